@@ -1,0 +1,1 @@
+"""The shared runtime: what every service needs and no service owns."""

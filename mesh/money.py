@@ -1,0 +1,100 @@
+"""Money: integers of minor units inside, exact decimal strings in major units at every boundary. The only place that converts.
+
+Digits per currency are those of ISO 4217. A number is refused by a pattern before any Decimal or int is built from it: `int(Decimal("1e3000000"))`
+keeps a CPU busy for minutes.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import total_ordering
+
+from mesh.errors import InvalidArgument
+
+# Digits after the point, ISO 4217. Currencies that are not listed here are refused.
+_EXPONENTS: dict[str, int] = {
+    **dict.fromkeys(("BIF", "CLP", "DJF", "GNF", "JPY", "KMF", "KRW", "PYG", "RWF", "UGX", "VND", "VUV", "XAF", "XOF", "XPF"), 0),
+    **dict.fromkeys(("BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"), 3),
+    **dict.fromkeys(("AED", "ARS", "AUD", "BRL", "CAD", "CHF", "CNY", "CZK", "DKK", "EGP", "EUR", "GBP", "HKD", "HUF", "IDR", "ILS", "INR", "MXN",
+                     "MYR", "NOK", "NZD", "PHP", "PLN", "RUB", "SAR", "SEK", "SGD", "THB", "TRY", "TWD", "USD", "ZAR"), 2),
+}
+DEFAULT_CURRENCY = "CNY"
+DIGITS_MAX = 15  # of the whole number: keeps every sum of a day far below 2**63 minor units
+
+_AMOUNT = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,3}))?", re.ASCII)
+
+
+def currency_exponent(currency: str, *, field: str = "currency") -> int:
+    """Digits after the point of a currency.
+
+    Raises:
+        InvalidArgument: the currency is not one we know; names `field`.
+    """
+    try:
+        return _EXPONENTS[currency]
+    except KeyError:
+        raise InvalidArgument.of(field, "unknown currency, expected an ISO 4217 code such as CNY") from None
+
+
+@total_ordering
+@dataclass(frozen=True, slots=True)
+class Money:
+    """An amount of minor units of one currency. Comparing or adding two currencies is a programming error and raises ValueError."""
+
+    minor: int
+    currency: str
+
+    @classmethod
+    def zero(cls, currency: str) -> Money:
+        """Nothing, in a currency."""
+        return cls(0, currency)
+
+    @classmethod
+    def parse(cls, text: str, currency: str, *, field: str = "amount", currency_field: str = "currency", allow_zero: bool = False) -> Money:
+        """Reads an amount in major units, e.g. "99.99".
+
+        Raises:
+            InvalidArgument: sign, exponent, NaN, more digits than the currency has, more than 15 digits, zero unless allowed, unknown currency.
+        """
+        exponent = currency_exponent(currency, field=currency_field)
+        match = _AMOUNT.fullmatch(text)
+        if match is None:
+            raise InvalidArgument.of(field, 'expected a decimal string in major units such as "99.99"')
+        whole, fraction = match[1], match[2] or ""
+        if len(fraction.rstrip("0")) > exponent:
+            raise InvalidArgument.of(field, f"{currency} has {exponent} digits after the point")
+        if len(whole) + len(fraction) > DIGITS_MAX:
+            raise InvalidArgument.of(field, f"more than {DIGITS_MAX} digits")
+        minor = int(whole + fraction[:exponent].ljust(exponent, "0"))
+        if minor == 0 and not allow_zero:
+            raise InvalidArgument.of(field, "must be greater than zero")
+        return cls(minor, currency)
+
+    def format(self) -> str:
+        """The amount in major units with the currency's digits, e.g. "99.90"; a negative amount has a leading minus."""
+        exponent = currency_exponent(self.currency)
+        sign = "-" if self.minor < 0 else ""
+        digits = str(abs(self.minor)).rjust(exponent + 1, "0")
+        return f"{sign}{digits[:-exponent]}.{digits[-exponent:]}" if exponent else f"{sign}{digits}"
+
+    def times(self, count: int) -> Money:
+        """This amount `count` times."""
+        return Money(self.minor * count, self.currency)
+
+    def __add__(self, other: Money) -> Money:
+        return Money(self.minor + self._same_currency(other), self.currency)
+
+    def __sub__(self, other: Money) -> Money:
+        return Money(self.minor - self._same_currency(other), self.currency)
+
+    def __lt__(self, other: Money) -> bool:
+        return self.minor < self._same_currency(other)
+
+    def __str__(self) -> str:
+        return f"{self.format()} {self.currency}"
+
+    def _same_currency(self, other: Money) -> int:
+        if other.currency != self.currency:
+            raise ValueError(f"{self.currency} and {other.currency} do not mix")
+        return other.minor
