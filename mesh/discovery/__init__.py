@@ -74,7 +74,7 @@ class Registrar(Protocol):
             tls: whether the port speaks TLS.
 
         Raises:
-            Unavailable: the registry did not answer in time; the caller decides whether to go on (it is retried in the background).
+            Unavailable: the registry did not answer in time; the caller decides whether to go on; it is retried behind its back.
         """
         ...
 
