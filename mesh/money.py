@@ -62,11 +62,11 @@ class Money:
         if match is None:
             raise InvalidArgument.of(field, 'expected a decimal string in major units such as "99.99"')
         whole, fraction = match[1], match[2] or ""
-        if len(fraction.rstrip("0")) > exponent:
+        if len(fraction) > exponent:
             raise InvalidArgument.of(field, f"{currency} has {exponent} digits after the point")
         if len(whole) + len(fraction) > DIGITS_MAX:
             raise InvalidArgument.of(field, f"more than {DIGITS_MAX} digits")
-        minor = int(whole + fraction[:exponent].ljust(exponent, "0"))
+        minor = int(whole + fraction.ljust(exponent, "0"))
         if minor == 0 and not allow_zero:
             raise InvalidArgument.of(field, "must be greater than zero")
         return cls(minor, currency)

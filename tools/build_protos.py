@@ -14,17 +14,17 @@ from pathlib import Path
 
 from google.protobuf import descriptor_pb2, duration_pb2, field_mask_pb2, timestamp_pb2
 from grpc_tools import protoc
-from protovalidate._gen.buf.validate.validate_pb import _DESC  # noqa: PLC2701  private, hence the pin
+from protovalidate._gen.buf.validate.validate_pb import _DESC  # private, hence the pin
 
 ROOT = Path(__file__).resolve().parent.parent
 PROTOS = ROOT / "protos"
 GENERATED = ROOT / "generated"
 WELL_KNOWN = Path(protoc.__file__).parent / "_proto"
 
-VALIDATE_SHIM = '''"""buf.validate as the protovalidate wheel carries it: adds its descriptor to the default pool, so that generated modules can import it."""
+VALIDATE_SHIM = '''"""buf.validate from the protovalidate wheel: adds its descriptor to the default pool, where generated modules look for it."""
 
 from google.protobuf import descriptor_pool as _pool
-from google.protobuf import descriptor_pb2, duration_pb2, field_mask_pb2, timestamp_pb2  # noqa: F401  its imports must be in the pool first
+from google.protobuf import descriptor_pb2, duration_pb2, field_mask_pb2, timestamp_pb2  # noqa: F401  its imports go first
 from protovalidate._gen.buf.validate.validate_pb import _DESC as _desc
 
 DESCRIPTOR = _pool.Default().AddSerializedFile(bytes(_desc.proto.to_binary()))

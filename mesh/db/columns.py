@@ -1,0 +1,52 @@
+"""Column types that mean the same on every database."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import BigInteger, Dialect, Integer, MetaData, String
+from sqlalchemy.dialects import mysql
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+
+# An autoincrementing key: SQLite only counts up an INTEGER PRIMARY KEY.
+BigInt = BigInteger().with_variant(Integer, "sqlite")
+
+
+def Identifier(length: int) -> TypeEngine[str]:
+    """A string that is compared byte for byte. MySQL's default collations hold 'abc' and 'ABC' for equal; SQLite compares bytes anyway."""
+    exact = mysql.VARCHAR(length, charset="ascii", collation="ascii_bin")
+    return String(length).with_variant(exact, "mysql", "mariadb")
+
+
+class UtcMillis(TypeDecorator[datetime]):
+    """An aware UTC datetime, stored as milliseconds since 1970: MariaDB cuts DATETIME fractions that MySQL rounds, and SQLite has no such type."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:  # noqa: ARG002  SQLAlchemy's signature
+        """Refuses naive datetimes: they would be stored as if they were UTC."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("naive datetime")
+        return (value - _EPOCH) // _MILLISECOND
+
+    def process_result_value(self, value: Any | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002  SQLAlchemy's signature
+        """Milliseconds back to a datetime."""
+        return None if value is None else _EPOCH + int(value) * _MILLISECOND
+
+
+def metadata_with_names() -> MetaData:
+    """A MetaData whose constraints all have names, so that a violation can be told from another."""
+    return MetaData(naming_convention={
+        "pk": "pk_%(table_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    })

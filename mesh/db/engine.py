@@ -1,0 +1,98 @@
+"""Opening a database: everything that a connection must be told before its first statement."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, MetaData, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from mesh.db.transactions import Database
+
+# A statement or a lock that takes longer than this is given up by the server itself: a cancelled statement otherwise runs on and keeps its locks.
+STATEMENT_SECONDS_MAX = 5
+LOCK_WAIT_SECONDS_MAX = 3
+# Below wait_timeout of any server we met (MySQL's default is 8 h), so that idle connections are ours to close.
+RECYCLE_SECONDS = 1800
+_COM_SET_OPTION = 0x1B
+_MULTI_STATEMENTS_OFF = struct.pack("<H", 1)
+
+
+def open_database(url: str, metadata: MetaData, *, pool_size: int = 16, unit_timeout_seconds: float = 5.0,
+                  retry_constraints: Iterable[str] = ()) -> Database:
+    """Opens a database lazily: no connection is made before the first use.
+
+    Args:
+        url: `mysql+aiomysql://…` or `sqlite+aiosqlite:///path`.
+        metadata: the tables of the service; names constraints in errors.
+        pool_size: connections at most, for writing and for reading each.
+        unit_timeout_seconds: longest duration of one attempt of a transaction.
+        retry_constraints: unique constraints whose violation only means that somebody was quicker: the transaction runs again and finds the row.
+    """
+    parsed = make_url(url)
+    writer, reader = _sqlite(parsed, pool_size) if parsed.get_backend_name() == "sqlite" else _mysql(parsed, pool_size)
+    return Database(writer=writer, reader=reader, metadata=metadata, unit_timeout_seconds=unit_timeout_seconds,
+                    retry_constraints=frozenset({"pk_receipt", "pk_inbox", *retry_constraints}))
+
+
+def _mysql(url: URL, pool_size: int) -> tuple[AsyncEngine, AsyncEngine]:
+    url = url.update_query_dict({"charset": "utf8mb4"})
+    options: dict[str, Any] = {
+        "pool_size": pool_size, "max_overflow": 0, "pool_timeout": 2.0, "pool_recycle": RECYCLE_SECONDS,
+        "connect_args": {"connect_timeout": 2},
+    }
+    writer = create_async_engine(url, isolation_level="READ COMMITTED", **options)
+    # Reads are single statements: autocommit saves the ROLLBACK that would end a transaction.
+    reader = create_async_engine(url, isolation_level="AUTOCOMMIT", skip_autocommit_rollback=True, **options)
+    for engine in (writer, reader):
+        event.listen(engine.sync_engine, "connect", _prepare_mysql)
+    return writer, reader
+
+
+def _prepare_mysql(connection: Any, _record: Any) -> None:
+    cursor = connection.cursor()
+    cursor.execute("SELECT VERSION()")
+    is_mariadb = "MariaDB" in cursor.fetchone()[0]
+    limit = f"max_statement_time={STATEMENT_SECONDS_MAX}" if is_mariadb else f"max_execution_time={STATEMENT_SECONDS_MAX * 1000}"
+    cursor.execute(f"SET SESSION sql_mode='STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ENGINE_SUBSTITUTION,ERROR_FOR_DIVISION_BY_ZERO', "
+                   f"innodb_lock_wait_timeout={LOCK_WAIT_SECONDS_MAX}, {limit}")
+    cursor.close()
+    connection.run_async(_forbid_multi_statements)
+
+
+async def _forbid_multi_statements(connection: Any) -> None:
+    """aiomysql always asks for CLIENT.MULTI_STATEMENTS; this takes it back, so that no injected `; DROP TABLE` ever runs."""
+    await connection._execute_command(_COM_SET_OPTION, _MULTI_STATEMENTS_OFF)  # noqa: SLF001  aiomysql has no public way; its version is pinned
+    await connection._read_packet()  # noqa: SLF001
+
+
+def _sqlite(url: URL, pool_size: int) -> tuple[AsyncEngine, AsyncEngine]:
+    if url.database and url.database != ":memory:":
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    # One writer at a time is all that SQLite can do; more connections would only wait for each other.
+    writer = create_async_engine(url, pool_size=1, max_overflow=0, pool_timeout=10.0)
+    reader = create_async_engine(url, pool_size=pool_size, max_overflow=0, pool_timeout=2.0)
+    for engine, begin in ((writer, "BEGIN IMMEDIATE"), (reader, "BEGIN")):
+        event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+        event.listen(engine.sync_engine, "begin", _begin_with(begin))
+    return writer, reader
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    # sqlite3's own transaction control begins lazily and loses updates (read, then upgrade); we say BEGIN ourselves.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_with(statement: str) -> Any:
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql(statement)
+
+    return begin

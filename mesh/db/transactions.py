@@ -1,0 +1,164 @@
+"""Running a unit of work: whole or not at all, at most so long, again when the database asks for it, and never cut by a cancelled call."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import structlog
+from sqlalchemy import CursorResult, MetaData, Table
+from sqlalchemy.dialects import mysql, sqlite
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from mesh.db.violations import ConstraintViolated, Fault, classify, violated_constraint
+from mesh.errors import Conflict, OutcomeUnknown, Unavailable
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+ATTEMPTS = 6           # a deadlock has a winner each time; six losses in a row are an overload, which the caller should hear of
+BACKOFF_SECONDS = 0.01  # first pause; doubled with jitter, so that two losers do not meet again
+DRAIN_SECONDS = 10.0    # longest wait for running transactions at shutdown
+
+log = structlog.get_logger()
+_jitter = random.Random()  # noqa: S311  spreads retries, protects nothing
+
+
+class StaleRow(Exception):
+    """A conditional UPDATE found its row changed. The transaction is rolled back and runs again."""
+
+
+class Database:
+    """Runs transactions. Safe for any number of tasks of one event loop."""
+
+    def __init__(self, *, writer: AsyncEngine, reader: AsyncEngine, metadata: MetaData, unit_timeout_seconds: float,
+                 retry_constraints: frozenset[str]) -> None:
+        self._writer = writer
+        self._reader = reader
+        self._metadata = metadata
+        self._unit_timeout_seconds = unit_timeout_seconds
+        self._retry_constraints = retry_constraints
+        self._running: set[asyncio.Task[Any]] = set()
+
+    @property
+    def engine(self) -> AsyncEngine:
+        """The writing engine, for migrations and tests."""
+        return self._writer
+
+    async def run(self, work: Callable[Concatenate[AsyncConnection, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Runs `work(tx, …)` in one transaction (READ COMMITTED; BEGIN IMMEDIATE on SQLite) and returns what it returned.
+
+        `work` may run several times, so it changes nothing but the database. A cancelled caller does not cut it: grpc.aio cancels handlers when
+        clients go away, and a transaction that is cut during its commit leaves nobody who knows its outcome.
+
+        Raises:
+            ConstraintViolated: a named constraint refused a row; rolled back.
+            Conflict: lost against other transactions `ATTEMPTS` times; nothing was done.
+            OutcomeUnknown: no answer to the commit; ask by id.
+            Unavailable: no connection, or no answer before the commit; nothing was done.
+        """
+        task = asyncio.create_task(self._attempt_repeatedly(lambda tx: work(tx, *args, **kwargs)))
+        self._running.add(task)
+        task.add_done_callback(self._finished)
+        return await asyncio.shield(task)
+
+    async def read(self, work: Callable[Concatenate[AsyncConnection, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Runs `work(tx, …)` for reading only, outside any transaction: each statement sees what is committed when it starts.
+
+        Raises:
+            Unavailable: no connection, or no answer in time.
+        """
+        for attempt in range(2):  # once more when a pooled connection turns out to be dead
+            try:
+                async with asyncio.timeout(self._unit_timeout_seconds), self._reader.connect() as connection:
+                    return await work(connection, *args, **kwargs)
+            except DBAPIError as error:
+                fault = classify(error)
+                if fault not in (Fault.RETRY, Fault.LOST, Fault.AWAY):
+                    raise
+                if attempt or fault is Fault.AWAY:
+                    raise Unavailable("the database is unavailable") from error
+            except (TimeoutError, PoolTimeoutError) as error:
+                raise Unavailable("the database does not answer") from error
+        raise AssertionError("unreachable")
+
+    async def close(self) -> None:
+        """Waits for running transactions (at most DRAIN_SECONDS), then closes all connections."""
+        if self._running:
+            await asyncio.wait(self._running, timeout=DRAIN_SECONDS)
+        await self._writer.dispose()
+        await self._reader.dispose()
+
+    def _finished(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        if not task.cancelled():
+            task.exception()  # a caller that was cancelled never looks; without this asyncio complains
+
+    async def _attempt_repeatedly(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        for attempt in range(ATTEMPTS):
+            try:
+                return await self._attempt(work)
+            except StaleRow:
+                pass
+            except DBAPIError as error:
+                match classify(error):
+                    case Fault.CONSTRAINT:
+                        name = violated_constraint(error, self._metadata)
+                        if not name:
+                            raise
+                        if name not in self._retry_constraints:
+                            raise ConstraintViolated(name) from error
+                    case Fault.AWAY:
+                        raise Unavailable("the database is unavailable") from error
+                    case Fault.UNEXPECTED:
+                        raise
+                    case Fault.RETRY | Fault.LOST:
+                        log.info("transaction_retried", attempt=attempt + 1, cause=str(error.orig)[:200])
+            await asyncio.sleep(BACKOFF_SECONDS * 2**attempt * _jitter.uniform(0.5, 1.5))
+        raise Conflict
+
+    async def _attempt(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        committing = False
+        try:
+            async with asyncio.timeout(self._unit_timeout_seconds), self._writer.connect() as connection:
+                await connection.begin()
+                result = await work(connection)
+                committing = True
+                await connection.commit()
+                return result
+        except DBAPIError as error:
+            if committing and classify(error) in (Fault.LOST, Fault.UNEXPECTED):
+                raise OutcomeUnknown from error
+            raise
+        except PoolTimeoutError as error:
+            raise Unavailable("the database is busy") from error
+        except TimeoutError as error:
+            if committing:
+                raise OutcomeUnknown from error
+            raise Unavailable("the database does not answer") from error
+
+
+def expect_one(result: CursorResult[Any]) -> None:
+    """Checks that a conditional UPDATE changed its row.
+
+    Raises:
+        StaleRow: it did not; `Database.run` runs the transaction again.
+    """
+    if result.rowcount != 1:
+        raise StaleRow
+
+
+async def insert_if_absent(tx: AsyncConnection, table: Table, values: Mapping[str, Any]) -> None:
+    """Inserts a row unless one with its primary key is there, and leaves that one as it is. On MySQL the row is locked either way.
+
+    Not INSERT IGNORE: that one also swallows truncation and bad values.
+    """
+    if tx.dialect.name == "sqlite":
+        await tx.execute(sqlite.insert(table).values(**values).on_conflict_do_nothing())
+        return
+    key = next(iter(table.primary_key))
+    await tx.execute(mysql.insert(table).values(**values).on_duplicate_key_update({key.name: table.c[key.name]}))

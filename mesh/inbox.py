@@ -1,0 +1,26 @@
+"""What a consumer has already done: one row per (consumer, event), written in the transaction of the effect."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import Column, Table, insert, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mesh.db import Identifier, UtcMillis, metadata_with_names
+
+INBOX = Table(
+    "inbox", metadata_with_names(),
+    Column("consumer", Identifier(64), primary_key=True),
+    Column("event_id", Identifier(64), primary_key=True),
+    Column("handled_at", UtcMillis, nullable=False),
+)
+
+
+async def first_time(tx: AsyncConnection, *, consumer: str, event_id: str, now: datetime) -> bool:
+    """True exactly once per (consumer, event_id). Two at once collide on the key `pk_inbox`; the loser's transaction runs again and hears False."""
+    seen = await tx.execute(select(INBOX.c.event_id).where(INBOX.c.consumer == consumer, INBOX.c.event_id == event_id))
+    if seen.first() is not None:
+        return False
+    await tx.execute(insert(INBOX).values(consumer=consumer, event_id=event_id, handled_at=now))
+    return True

@@ -1,0 +1,182 @@
+"""What must leave this service after a commit: rows written in the transaction of the change, delivered by a relay until they are answered.
+
+Delivery is at least once. A row is claimed by pushing its `due_at` into the future, sent with no transaction open, and settled in a transaction that
+also writes whatever the answer means here. Only a definite refusal makes a row DEAD (an alert); an absent or confused receiver never does. Rows are
+claimed per destination, so that a dead receiver blocks nobody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+import structlog
+from prometheus_client import Counter
+from sqlalchemy import CheckConstraint, Column, Index, Integer, LargeBinary, Row, String, Table, bindparam, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mesh.clock import Clock
+from mesh.db import BigInt, Database, Identifier, UtcMillis, metadata_with_names
+from mesh.errors import MeshError, RemoteError
+from mesh.failpoints import failpoint
+
+LEASE = timedelta(seconds=30)         # longer than any delivery's deadline: a living relay always settles before its claim ends
+BACKOFF_FIRST = timedelta(seconds=1)
+BACKOFF_MAX = timedelta(minutes=5)    # a receiver that comes back after an hour is served within five minutes
+BATCH = 100
+CONCURRENCY = 16                      # deliveries under way at once per relay
+
+log = structlog.get_logger()
+_DELIVERED = Counter("paymesh_outbox_delivered_total", "Messages answered by their receiver.", ["destination"])
+_DEAD = Counter("paymesh_outbox_dead_total", "Messages that a receiver refused for good; each needs a person.", ["destination"])
+
+OUTBOX = Table(
+    "outbox", metadata_with_names(),
+    Column("id", BigInt, primary_key=True, autoincrement=True),
+    Column("event_id", Identifier(40), nullable=False, unique=True),
+    Column("destination", Identifier(64), nullable=False),
+    Column("tag", Identifier(64), nullable=False),
+    Column("aggregate_id", Identifier(40), nullable=False),
+    Column("payload", LargeBinary(60_000), nullable=False),
+    Column("trace_id", Identifier(32), nullable=False),
+    Column("state", String(8), nullable=False),
+    Column("due_at", UtcMillis, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("last_error", String(200), nullable=False),
+    Column("created_at", UtcMillis, nullable=False),
+    CheckConstraint("state IN ('NEW', 'DONE', 'DEAD')", name="state"),
+    # The claim reads it in order: without `id` at the end MySQL sorts, and a sort locks every row that it reads.
+    Index("ix_outbox_claim", "destination", "state", "due_at", "id"),
+    Index("ix_outbox_aggregate_id", "aggregate_id"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One row on its way. `payload` is JSON."""
+
+    event_id: str
+    destination: str
+    tag: str
+    aggregate_id: str
+    payload: Mapping[str, Any]
+    trace_id: str
+    due_at: datetime
+    created_at: datetime
+    attempts: int = 0
+
+
+Settlement = Callable[[AsyncConnection], Awaitable[None]]
+
+
+class Destination(Protocol):
+    """Where messages go."""
+
+    @property
+    def name(self) -> str:
+        """Value of `destination` in the outbox."""
+        ...
+
+    async def send(self, message: Message) -> Settlement | None:
+        """Delivers one message under a deadline of its own and says what the answer means here: a step for the transaction that settles the row.
+
+        Raises:
+            MeshError: not delivered. Only a RemoteError that is definite gives the message up.
+        """
+        ...
+
+
+async def put(tx: AsyncConnection, *messages: Message) -> None:
+    """Writes messages in the transaction of the change that they tell of."""
+    await tx.execute(insert(OUTBOX), [{
+        "event_id": message.event_id, "destination": message.destination, "tag": message.tag, "aggregate_id": message.aggregate_id,
+        "payload": json.dumps(message.payload, separators=(",", ":"), ensure_ascii=False).encode(), "trace_id": message.trace_id, "state": "NEW",
+        "due_at": message.due_at, "attempts": 0, "last_error": "", "created_at": message.created_at,
+    } for message in messages])
+
+
+class Relay:
+    """Delivers the messages of one destination. Any number may run at once, in any number of processes."""
+
+    def __init__(self, *, db: Database, destination: Destination, clock: Clock) -> None:
+        self._db = db
+        self._destination = destination
+        self._clock = clock
+        self._delivered = _DELIVERED.labels(destination.name)
+        self._dead = _DEAD.labels(destination.name)
+
+    async def run_once(self) -> int:
+        """Claims and delivers what is due; returns how many messages were claimed."""
+        messages = await self._db.run(self._claim)
+        failpoint("outbox.relay.after_claim")
+        gate = asyncio.Semaphore(CONCURRENCY)
+
+        async def deliver(message: Message) -> None:
+            async with gate:
+                await self.deliver(message)
+
+        async with asyncio.TaskGroup() as group:
+            for message in messages:
+                group.create_task(deliver(message))
+        return len(messages)
+
+    async def deliver(self, message: Message) -> bool:
+        """One step of the relay: sends a message and settles its row. True when it was answered. The request path takes this step too, right after
+        its commit; the row is due only later, so that the two rarely meet, and when they do only one settles."""
+        try:
+            settlement = await self._destination.send(message)
+        except RemoteError as error:
+            if error.is_definite:
+                await self._db.run(self._bury, message, error)
+            else:
+                await self._db.run(self._postpone, message, error)
+            return False
+        except MeshError as error:
+            await self._db.run(self._postpone, message, error)
+            return False
+        failpoint("outbox.relay.after_send")
+        await self._db.run(self._settle, message, settlement)
+        failpoint("outbox.relay.after_settle")
+        self._delivered.inc()
+        return True
+
+    async def _claim(self, tx: AsyncConnection) -> list[Message]:
+        now = self._clock.now()
+        rows = (await tx.execute(claim_statement(self._destination.name, now))).all()
+        if rows:
+            claimed = update(OUTBOX).where(OUTBOX.c.id.in_(bindparam("ids", expanding=True)))
+            await tx.execute(claimed.values(due_at=now + LEASE, attempts=OUTBOX.c.attempts + 1), {"ids": [row.id for row in rows]})
+        return [_message(row) for row in rows]
+
+    async def _settle(self, tx: AsyncConnection, message: Message, settlement: Settlement | None) -> None:
+        done = await tx.execute(update(OUTBOX).where(OUTBOX.c.event_id == message.event_id, OUTBOX.c.state == "NEW").values(state="DONE"))
+        if done.rowcount == 1 and settlement is not None:
+            await settlement(tx)
+
+    async def _postpone(self, tx: AsyncConnection, message: Message, error: MeshError) -> None:
+        pause = min(BACKOFF_FIRST * 2 ** min(message.attempts, 12), BACKOFF_MAX)
+        await tx.execute(update(OUTBOX).where(OUTBOX.c.event_id == message.event_id, OUTBOX.c.state == "NEW")
+                         .values(due_at=self._clock.now() + pause, last_error=error.message[:200]))
+        log.info("outbox_postponed", destination=message.destination, tag=message.tag, aggregate_id=message.aggregate_id, reason=error.reason)
+
+    async def _bury(self, tx: AsyncConnection, message: Message, error: RemoteError) -> None:
+        await tx.execute(update(OUTBOX).where(OUTBOX.c.event_id == message.event_id, OUTBOX.c.state == "NEW")
+                         .values(state="DEAD", last_error=f"{error.reason}: {error.message}"[:200]))
+        self._dead.inc()
+        log.error("outbox_dead", alert=True, destination=message.destination, tag=message.tag, aggregate_id=message.aggregate_id,
+                  event_id=message.event_id, reason=error.reason)
+
+
+def claim_statement(destination: str, now: datetime) -> Any:
+    """The query that claims due rows; a test reads its EXPLAIN."""
+    return (select(OUTBOX).where(OUTBOX.c.destination == destination, OUTBOX.c.state == "NEW", OUTBOX.c.due_at <= now)
+            .order_by(OUTBOX.c.due_at, OUTBOX.c.id).limit(BATCH).with_for_update(skip_locked=True))
+
+
+def _message(row: Row[Any]) -> Message:
+    return Message(event_id=row.event_id, destination=row.destination, tag=row.tag, aggregate_id=row.aggregate_id, payload=json.loads(row.payload),
+                   trace_id=row.trace_id, due_at=row.due_at, created_at=row.created_at, attempts=row.attempts)

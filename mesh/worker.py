@@ -1,0 +1,63 @@
+"""Background work: a `run_once() -> int` that does what there is to do, and one loop that all of them share."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+
+import structlog
+from prometheus_client import Counter
+
+FAILURE_PAUSE_SECONDS_MAX = 30.0  # a database that comes back is used again within half a minute
+
+log = structlog.get_logger()
+_ITEMS = Counter("paymesh_worker_items_total", "Things that a worker did.", ["worker"])
+_FAILURES = Counter("paymesh_worker_failures_total", "Rounds of a worker that ended in an exception.", ["worker"])
+_jitter = random.Random()  # noqa: S311  spreads replicas, protects nothing
+
+
+class Worker:
+    """Calls `run_once` again at once while it finds work, else after `idle_seconds` (with jitter) or when somebody calls `wake`."""
+
+    def __init__(self, name: str, run_once: Callable[[], Awaitable[int]], *, idle_seconds: float) -> None:
+        self.name = name
+        self._run_once = run_once
+        self._idle_seconds = idle_seconds
+        self._wake = asyncio.Event()
+        self._stopping = False
+        self._items = _ITEMS.labels(name)
+        self._failures = _FAILURES.labels(name)
+
+    def wake(self) -> None:
+        """There is work: do not wait for the pause to end."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Ends the loop after the present item, never inside one."""
+        self._stopping = True
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Works until `stop`. A failure is logged and followed by a growing pause; it ends nothing."""
+        failures = 0
+        while not self._stopping:
+            self._wake.clear()
+            try:
+                done = await self._run_once()
+                failures = 0
+            except Exception:
+                failures += 1
+                done = 0
+                self._failures.inc()
+                log.exception("worker_failed", worker=self.name, failures=failures)
+            self._items.inc(done)
+            if done == 0 and not self._stopping:
+                await self._pause(min(self._idle_seconds * 2**failures, max(FAILURE_PAUSE_SECONDS_MAX, self._idle_seconds)))
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds * _jitter.uniform(0.8, 1.2)):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
