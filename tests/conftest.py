@@ -1,0 +1,174 @@
+"""What every test may ask for: real servers of its own, fresh databases, processes that end with it.
+
+Servers start when the first test asks and end with the run. A missing real component is a loud skip, and an error when CI is set.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.processes import Processes
+from tests.processes import free_port as find_free_port
+from tests.servers import MariaDB, Redis, server_folder
+
+FOLDERS = ("unit", "contract", "integration", "e2e")
+_SETTINGS = ("PAYMESH_", "PAYMENT_RPC_", "ORDER_RPC_", "SECKILL_RPC_", "GATEWAY_", "SANDBOX_", "CONSUL_HTTP_")
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy", "no_proxy", "no_grpc_proxy")
+PROOF = bool(os.environ.get("PAYMESH_PROOF"))
+
+
+def _forget_surroundings() -> None:
+    """Removes settings of the shell that started the tests, before anything reads them; traffic goes to loopback only, so no proxy either."""
+    for name in list(os.environ):
+        if name.startswith(_SETTINGS) or name.lower() in _PROXIES:
+            del os.environ[name]
+
+
+_forget_surroundings()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test's marker is its folder."""
+    here = Path(__file__).parent
+    for item in items:
+        folder = item.path.relative_to(here).parts[0] if item.path.is_relative_to(here) else ""
+        if folder in FOLDERS:
+            item.add_marker(folder)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failure shows the end of the logs of the processes it is about."""
+    report = yield
+    processes = getattr(item, "funcargs", {}).get("processes")
+    if report.failed and isinstance(processes, Processes):
+        report.sections += [(f"log of {process.name} ({process.log_path})", process.log_tail()) for process in processes.started]
+    return report
+
+
+@pytest.fixture(scope="session")
+def proof() -> bool:
+    """True under `make proof`: crash matrices and round counts run whole."""
+    return PROOF
+
+
+@pytest.fixture(scope="session")
+def rounds() -> Callable[[int, int], int]:
+    """`rounds(quick, whole)`: how often a test repeats itself, in `make test` and in `make proof`."""
+    return lambda quick, whole: whole if PROOF else quick
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A loopback port that nobody listens on."""
+    return find_free_port()
+
+
+@pytest.fixture(scope="session")
+def free_ports() -> Callable[[int], list[int]]:
+    """`free_ports(n)`: that many different ones."""
+    return lambda count: [find_free_port() for _ in range(count)]
+
+
+@pytest.fixture
+def processes(tmp_path: Path) -> Iterator[Processes]:
+    """Starts processes that end with the test; their logs lie in `tmp_path` and a failure shows them."""
+    started = Processes(tmp_path / "logs")
+    yield started
+    started.destroy()
+
+
+@pytest.fixture(scope="session")
+def mariadb_server() -> Iterator[MariaDB]:
+    """The MariaDB of this test run. Do not kill it: `own_mariadb` is for that."""
+    server = MariaDB(server_folder())
+    try:
+        yield server.start()
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def own_mariadb() -> Iterator[MariaDB]:
+    """A MariaDB of this test alone (0.6 s), to be killed, frozen and started again."""
+    server = MariaDB(server_folder())
+    try:
+        yield server.start()
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def mariadb_url_factory(mariadb_server: MariaDB) -> Iterator[Callable[[], str]]:
+    """`mariadb_url_factory()`: the URL of a fresh, empty MariaDB database; as many as the test needs, dropped after it."""
+    urls: list[str] = []
+
+    def fresh() -> str:
+        urls.append(mariadb_server.create_database())
+        return urls[-1]
+    yield fresh
+    for url in urls:
+        mariadb_server.drop_database(url)
+
+
+@pytest.fixture(params=["sqlite", "mariadb"])
+def dialect(request: pytest.FixtureRequest) -> str:
+    """Runs the test once per kind of database."""
+    return str(request.param)
+
+
+@pytest.fixture
+def database_url_factory(dialect: str, request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], str]:
+    """`database_url_factory()`: the URL of a fresh, empty database of the present `dialect`; as many as the test needs (one per service)."""
+    if dialect == "mariadb":
+        factory: Callable[[], str] = request.getfixturevalue("mariadb_url_factory")
+        return factory
+    numbers = iter(range(1, 1000))
+    return lambda: f"sqlite+aiosqlite:///{tmp_path / f'database-{next(numbers)}.db'}"
+
+
+@pytest.fixture
+def database_url(database_url_factory: Callable[[], str]) -> str:
+    """The URL of a fresh, empty database; the test runs once on SQLite and once on MariaDB."""
+    return database_url_factory()
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[Redis]:
+    """The Redis of this test run. Do not kill it: `own_redis` is for that."""
+    server = Redis(server_folder())
+    try:
+        yield server.start()
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def own_redis() -> Iterator[Redis]:
+    """A Redis of this test alone, to be killed, frozen and started again."""
+    server = Redis(server_folder())
+    try:
+        yield server.start()
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def redis_url(redis_server: Redis) -> str:
+    """The URL of an empty Redis."""
+    redis_server.flush()
+    return redis_server.url
+
+
+@pytest.fixture(scope="session")
+def consul_agent() -> Iterator[Any]:
+    """The Consul agent of this test run; what it is stands in tests/consul_agent.py."""
+    from tests.consul_agent import running_agent
+
+    with running_agent() as agent:
+        yield agent
