@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from tests.processes import Processes
@@ -30,6 +31,10 @@ def _forget_surroundings() -> None:
 
 
 _forget_surroundings()
+# No deadline per example: two busy cores are no defect. Always the same examples in CI, so that a red run can be repeated.
+hypothesis.settings.register_profile("paymesh", deadline=None, derandomize=bool(os.environ.get("CI")) and not PROOF,
+                                     max_examples=2000 if PROOF else 100)
+hypothesis.settings.load_profile("paymesh")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

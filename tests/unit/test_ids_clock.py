@@ -1,0 +1,64 @@
+"""Time and identifiers: what every stored row relies on."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from mesh.clock import SystemClock
+from mesh.ids import Ids, UlidIds
+from tests.fakes import EPOCH, FakeClock, FakeIds
+
+IDENTIFIER = re.compile(r"[A-Z]{1,6}[0-9A-HJKMNP-TV-Z]{26}", re.ASCII)  # Crockford's base 32 has no I, L, O, U
+
+
+def test_the_system_clock_is_aware_utc_and_cut_to_milliseconds() -> None:
+    before = datetime.now(UTC)
+    now = SystemClock().now()
+    assert now.tzinfo is UTC
+    assert now.microsecond % 1000 == 0
+    assert before - timedelta(milliseconds=1) <= now <= datetime.now(UTC)
+
+
+@pytest.mark.parametrize("ids", [UlidIds(FakeClock()), FakeIds()], ids=["real", "fake"])
+@pytest.mark.parametrize("prefix", ["PAY", "ORD", "RF", "ATTEMP"])
+def test_an_identifier_is_its_prefix_and_a_ulid_of_at_most_32_characters(ids: Ids, prefix: str) -> None:
+    made = ids.new(prefix)
+    assert made.startswith(prefix)
+    assert len(made) <= 32
+    assert IDENTIFIER.fullmatch(made)
+
+
+@pytest.mark.parametrize("ids", [UlidIds(FakeClock()), FakeIds()], ids=["real", "fake"])
+def test_ten_thousand_identifiers_of_one_moment_are_different(ids: Ids) -> None:
+    assert len({ids.new("PAY") for _ in range(10_000)}) == 10_000
+
+
+def test_identifiers_sort_by_the_time_of_their_creation() -> None:
+    clock = FakeClock()
+    ids = UlidIds(clock)
+    made = []
+    for _ in range(50):
+        made.append(ids.new("PAY"))
+        clock.advance(0.001)
+    assert made == sorted(made)
+
+
+def test_an_identifier_carries_the_time_of_its_clock_and_not_of_the_machine() -> None:
+    then = UlidIds(FakeClock(datetime(2030, 1, 1, tzinfo=UTC))).new("PAY")
+    now = UlidIds(FakeClock(EPOCH)).new("PAY")
+    assert now < then
+    assert now[3:13] == UlidIds(FakeClock(EPOCH)).new("ORD")[3:13]
+
+
+def test_the_fake_clock_moves_only_when_told() -> None:
+    clock = FakeClock()
+    assert clock.now() == clock.now() == EPOCH
+    clock.advance(90)
+    assert clock.now() - EPOCH == timedelta(seconds=90)
+    clock.advance(-90)
+    assert clock.now() == EPOCH
+    clock.set(datetime(2027, 1, 1, tzinfo=UTC))
+    assert clock.now().year == 2027
