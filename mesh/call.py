@@ -1,0 +1,125 @@
+"""The call that is being served: who asks, until when, under which trace and idempotency key. The pipeline fills it, use cases and clients read it.
+
+One context variable holds one object, because each context variable that is set per call is measurable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from enum import StrEnum
+from time import monotonic
+
+from mesh.errors import PermissionDenied
+from mesh.trace import Trace
+
+
+class Role(StrEnum):
+    """What a caller is for one call. Widest first: ADMIN, MERCHANT, USER, PUBLIC; SERVICE stands apart."""
+
+    PUBLIC = "public"      # anybody
+    USER = "user"          # a buyer, (merchant_id, subject)
+    MERCHANT = "merchant"  # works for the shop merchant_id
+    ADMIN = "admin"        # our own staff
+    SERVICE = "service"    # a sibling process, by its caller token
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Which rows a caller may see: rows whose merchant_id and user_id equal those given here. None does not filter."""
+
+    merchant_id: str | None
+    user_id: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who calls, with the one role that the method admitted."""
+
+    role: Role
+    subject: str = ""       # `sub` of the user token, or the service's name
+    merchant_id: str = ""   # tenant of the user token; "" for a service
+    service: str = ""       # name in the caller token; "" without one
+    on_behalf_of: str = ""  # user for whom a service calls
+    roles: frozenset[Role] = frozenset()
+
+    def scope(self) -> Scope:
+        """Filters for `visible_to`.
+
+        Raises:
+            PermissionDenied: an anonymous caller owns nothing.
+        """
+        match self.role:
+            case Role.USER:
+                return Scope(self.merchant_id, self.subject)
+            case Role.MERCHANT:
+                return Scope(self.merchant_id, None)
+            case Role.ADMIN | Role.SERVICE:
+                return Scope(None, None)
+            case _:
+                raise PermissionDenied
+
+
+NOBODY = Caller(role=Role.PUBLIC)
+
+
+@dataclass(slots=True)
+class Call:
+    """One call on its way through the pipeline. `deadline` is on the monotonic clock."""
+
+    trace: Trace
+    deadline: float
+    caller: Caller = NOBODY
+    idempotency_key: str = ""
+    request_id: str = ""
+    trailing: list[tuple[str, str | bytes]] = field(default_factory=list)
+
+    def remaining_seconds(self) -> float:
+        """Time until the deadline; negative after it."""
+        return self.deadline - monotonic()
+
+
+CURRENT: ContextVar[Call | None] = ContextVar("paymesh_call", default=None)
+
+
+def current_call() -> Call | None:
+    """The call that is being served, or None in a worker or test."""
+    return CURRENT.get()
+
+
+def current_caller() -> Caller:
+    """Who calls; NOBODY (role PUBLIC) outside of a call."""
+    call = CURRENT.get()
+    return NOBODY if call is None else call.caller
+
+
+def current_idempotency_key() -> str:
+    """The idempotency key of the call, or "" when it came without one or its method takes none."""
+    call = CURRENT.get()
+    return "" if call is None else call.idempotency_key
+
+
+def current_trace_id() -> str:
+    """The trace id of the call, or "" outside of a call."""
+    call = CURRENT.get()
+    return "" if call is None else call.trace.trace_id
+
+
+def mark_replayed() -> None:
+    """Tells the client that the answer is that of an earlier call with the same key: trailing metadata x-paymesh-idempotent-replayed."""
+    call = CURRENT.get()
+    if call is not None:
+        call.trailing.append(("x-paymesh-idempotent-replayed", "true"))
+
+
+@contextmanager
+def calling(*, caller: Caller = NOBODY, timeout_seconds: float, idempotency_key: str = "", trace: Trace | None = None) -> Iterator[Call]:
+    """Runs a block as a call of its own: workers give themselves a deadline and a trace with it."""
+    call = Call(trace=trace or Trace.start(), deadline=monotonic() + timeout_seconds, caller=caller, idempotency_key=idempotency_key)
+    token = CURRENT.set(call)
+    try:
+        yield call
+    finally:
+        CURRENT.reset(token)

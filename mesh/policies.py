@@ -1,0 +1,291 @@
+"""What every method declares about itself in the contract, read once at start. A method whose declaration is missing or does not make sense stops the
+process before it serves anything: there is no default access."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor, ServiceDescriptor
+from google.protobuf.descriptor_pb2 import MethodOptions
+from google.protobuf.message import Message
+from paymesh.options.v1 import options_pb2
+
+from mesh.call import Role
+
+DEFAULT_MERCHANT = "mall"  # our own shop: the tenant of whoever names none
+
+_ROLES = {
+    options_pb2.ROLE_PUBLIC: Role.PUBLIC,
+    options_pb2.ROLE_USER: Role.USER,
+    options_pb2.ROLE_MERCHANT: Role.MERCHANT,
+    options_pb2.ROLE_ADMIN: Role.ADMIN,
+    options_pb2.ROLE_SERVICE: Role.SERVICE,
+}
+
+
+class PolicyInvalid(ValueError):
+    """The declaration of a method is missing or contradicts itself. The message names the method."""
+
+
+class OwnershipKind(StrEnum):
+    """How a method reaches only what is the caller's."""
+
+    NONE = "none"                    # nothing belongs to anybody
+    REQUEST_FIELD = "request_field"  # the request names the owner, checked against the token
+    RESOURCE = "resource"            # the row has the owner, loaded with visible_to
+
+
+class Idempotency(StrEnum):
+    """What an idempotency key means for a method."""
+
+    NONE = "none"          # ignored
+    OPTIONAL = "optional"  # the first final answer is replayed
+    REQUIRED = "required"  # refused without one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """One way in."""
+
+    role: Role
+    callers: frozenset[str]  # for SERVICE: who
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ownership:
+    """Whose data."""
+
+    kind: OwnershipKind
+    user_field: str
+    merchant_field: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """A token bucket per caller."""
+
+    per_second: int
+    burst: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatusByEnum:
+    """HTTP status of a success by the value of a response field."""
+
+    field: str
+    value: str
+    status: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeaderBinding:
+    """A request field filled from a header (lower case) or metadata of the same name."""
+
+    header: str
+    field: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpPolicy:
+    """What google.api.http cannot say."""
+
+    success_status: int
+    status_by_enum: tuple[StatusByEnum, ...]
+    headers: tuple[HeaderBinding, ...]
+    max_body_bytes: int  # 0: the gateway's default
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MethodPolicy:
+    """Everything that a method declares."""
+
+    path: str       # "/paymesh.payment.v1.PaymentService/Charge"
+    service: str    # "paymesh.payment.v1.PaymentService"
+    method: str     # "Charge"
+    package: str    # "paymesh.payment.v1": domain of its error reasons
+    served_by: str  # "payment_rpc"
+    rules: tuple[Rule, ...]
+    ownership: Ownership
+    timeout_seconds: float
+    idempotency: Idempotency
+    limit: Limit | None
+    http: HttpPolicy
+    development_only: bool
+    repeatable: bool      # NO_SIDE_EFFECTS or IDEMPOTENT: may be sent twice without a key
+    side_effects: bool    # False for NO_SIDE_EFFECTS
+    server_streaming: bool
+
+    @property
+    def roles(self) -> frozenset[Role]:
+        """Roles that some rule admits."""
+        return frozenset(rule.role for rule in self.rules)
+
+    @property
+    def service_callers(self) -> frozenset[str]:
+        """Services that some rule admits."""
+        return frozenset[str]().union(*(rule.callers for rule in self.rules))
+
+
+def load_policies(service: ServiceDescriptor) -> dict[str, MethodPolicy]:
+    """The policies of a service's methods by path.
+
+    Raises:
+        PolicyInvalid: a method without a sensible policy, named; every bad method in one message.
+    """
+    policies, problems = {}, []
+    for method in service.methods:
+        try:
+            policy = policy_of(method)
+        except PolicyInvalid as problem:
+            problems.append(str(problem))
+        else:
+            policies[policy.path] = policy
+    if problems:
+        raise PolicyInvalid("; ".join(problems))
+    return policies
+
+
+def policy_of(method: MethodDescriptor) -> MethodPolicy:
+    """The policy of one method.
+
+    Raises:
+        PolicyInvalid: it is missing or contradicts itself.
+    """
+    service = method.containing_service
+    options = method.GetOptions()
+    if not options.HasExtension(options_pb2.policy):
+        raise PolicyInvalid(f"{method.full_name}: has no paymesh.options.v1.policy")
+    declared = options.Extensions[options_pb2.policy]
+    ownership = _ownership(method, declared)
+    return MethodPolicy(
+        path=f"/{service.full_name}/{method.name}", service=service.full_name, method=method.name, package=service.file.package,
+        served_by=_served_by(service), rules=_rules(method, declared), ownership=ownership, timeout_seconds=_timeout(method, declared),
+        idempotency=_idempotency(method, declared),
+        limit=Limit(per_second=declared.limit.per_second, burst=declared.limit.burst) if declared.HasField("limit") else None,
+        http=_http(method, declared), development_only=declared.development_only,
+        repeatable=options.idempotency_level in {MethodOptions.NO_SIDE_EFFECTS, MethodOptions.IDEMPOTENT},
+        side_effects=options.idempotency_level != MethodOptions.NO_SIDE_EFFECTS, server_streaming=method.server_streaming,
+    )
+
+
+def _rules(method: MethodDescriptor, declared: options_pb2.Policy) -> tuple[Rule, ...]:
+    if not declared.rules:
+        raise PolicyInvalid(f"{method.full_name}: admits nobody, give it at least one rule")
+    rules = []
+    for rule in declared.rules:
+        role = _ROLES.get(rule.role)
+        if role is None:
+            raise PolicyInvalid(f"{method.full_name}: a rule without a role")
+        if (role is Role.SERVICE) != bool(rule.callers):
+            raise PolicyInvalid(f"{method.full_name}: `callers` stand with ROLE_SERVICE and only there")
+        rules.append(Rule(role=role, callers=frozenset(rule.callers)))
+    return tuple(rules)
+
+
+def _ownership(method: MethodDescriptor, declared: options_pb2.Policy) -> Ownership:
+    kinds = {options_pb2.OWNERSHIP_KIND_NONE: OwnershipKind.NONE, options_pb2.OWNERSHIP_KIND_REQUEST_FIELD: OwnershipKind.REQUEST_FIELD,
+             options_pb2.OWNERSHIP_KIND_RESOURCE: OwnershipKind.RESOURCE}
+    kind = kinds.get(declared.ownership.kind)
+    if kind is None:
+        raise PolicyInvalid(f"{method.full_name}: says nothing about ownership")
+    user_field, merchant_field = declared.ownership.user_field, declared.ownership.merchant_field
+    if kind is OwnershipKind.REQUEST_FIELD and not (user_field or merchant_field):
+        raise PolicyInvalid(f"{method.full_name}: OWNERSHIP_KIND_REQUEST_FIELD names no field")
+    if kind is not OwnershipKind.REQUEST_FIELD and user_field:
+        raise PolicyInvalid(f"{method.full_name}: user_field stands with OWNERSHIP_KIND_REQUEST_FIELD only")
+    for path in filter(None, (user_field, merchant_field)):
+        _check_text_field(method, path)
+    return Ownership(kind=kind, user_field=user_field, merchant_field=merchant_field)
+
+
+def _check_text_field(method: MethodDescriptor, path: str) -> None:
+    field: FieldDescriptor | None = None
+    message: Descriptor | None = method.input_type
+    for name in path.split("."):
+        field = message.fields_by_name.get(name) if message is not None else None
+        if field is None or field.is_repeated:
+            raise PolicyInvalid(f"{method.full_name}: {method.input_type.full_name} has no single field {path}")
+        message = field.message_type
+    if field is None or field.type != FieldDescriptor.TYPE_STRING:
+        raise PolicyInvalid(f"{method.full_name}: {path} is not a string")
+
+
+def _timeout(method: MethodDescriptor, declared: options_pb2.Policy) -> float:
+    seconds = declared.timeout.seconds + declared.timeout.nanos / 1e9
+    if not 0 < seconds <= 3600:
+        raise PolicyInvalid(f"{method.full_name}: timeout must be more than 0 s and at most an hour")
+    return seconds
+
+
+def _idempotency(method: MethodDescriptor, declared: options_pb2.Policy) -> Idempotency:
+    kinds = {options_pb2.IDEMPOTENCY_NONE: Idempotency.NONE, options_pb2.IDEMPOTENCY_OPTIONAL: Idempotency.OPTIONAL,
+             options_pb2.IDEMPOTENCY_REQUIRED: Idempotency.REQUIRED}
+    kind = kinds.get(declared.idempotency)
+    if kind is None:
+        raise PolicyInvalid(f"{method.full_name}: says nothing about idempotency")
+    return kind
+
+
+def _http(method: MethodDescriptor, declared: options_pb2.Policy) -> HttpPolicy:
+    http = declared.http
+    for binding in http.headers:
+        _check_text_field(method, binding.field)
+    return HttpPolicy(
+        success_status=http.success_status or 200,
+        status_by_enum=tuple(StatusByEnum(field=rule.field, value=rule.value, status=rule.status) for rule in http.status_by_enum),
+        headers=tuple(HeaderBinding(header=binding.header.lower(), field=binding.field) for binding in http.headers),
+        max_body_bytes=http.max_body_bytes,
+    )
+
+
+def _served_by(service: ServiceDescriptor) -> str:
+    served_by: str = service.GetOptions().Extensions[options_pb2.served_by]
+    if not served_by:
+        raise PolicyInvalid(f"{service.full_name}: has no paymesh.options.v1.served_by")
+    return served_by
+
+
+# A request's fingerprint
+
+
+def fingerprint(message: Message) -> dict[str, str]:
+    """The meaning of a request as flat text: path of every set field marked `fingerprint` -> canonical value. A marked message field counts with
+    all of its leaves. Sensitive fields never appear, marked or not. Fields at their default are left out: a field added later changes nothing."""
+    return dict(_marked(message, prefix="", inherited=False))
+
+
+def _marked(message: Message, *, prefix: str, inherited: bool) -> Iterator[tuple[str, str]]:
+    for field, value in message.ListFields():
+        policy = field.GetOptions().Extensions[options_pb2.field]
+        if policy.sensitive:
+            continue
+        marked = inherited or policy.fingerprint
+        for path, item in _items(field, value, f"{prefix}{field.name}"):
+            if isinstance(item, Message):
+                yield from _marked(item, prefix=f"{path}.", inherited=marked)
+            elif marked:
+                yield path, _canonical(field, item)
+
+
+def _items(field: FieldDescriptor, value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if not field.is_repeated:
+        yield path, value
+    elif field.message_type is not None and field.message_type.GetOptions().map_entry:
+        for key in sorted(value):
+            yield f"{path}[{key}]", value[key]
+    else:
+        for index, item in enumerate(value):
+            yield f"{path}[{index}]", item
+
+
+def _canonical(field: FieldDescriptor, value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, bytes):
+        return value.hex()
+    if field.enum_type is not None and value in field.enum_type.values_by_number:
+        return str(field.enum_type.values_by_number[value].name)
+    return str(value)

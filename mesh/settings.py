@@ -1,0 +1,122 @@
+"""Configuration of a process: read once in `__main__`, frozen, every bad value reported together, no value ever printed.
+
+A setting is read from `<SERVICE>_<NAME>` (e.g. `PAYMENT_RPC_PORT`) and, where that is absent, from `PAYMESH_<NAME>`. A service adds its own
+settings by subclassing and gives `service` its name as default. Secrets are files, never values in the environment: environments are inherited.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, EnvSettingsSource, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+COMMON_PREFIX = "PAYMESH_"
+SECRET_BYTES_MIN = 32  # a shorter HMAC-SHA256 key is weaker than the hash (RFC 7518, 3.2)
+
+
+def read_secret(path: Path) -> bytes:
+    """The secret in a file, without surrounding white space.
+
+    Raises:
+        ValueError: fewer than 32 bytes. OSError: the file cannot be read.
+    """
+    secret = path.read_bytes().strip()
+    if len(secret) < SECRET_BYTES_MIN:
+        raise ValueError(f"{path}: a secret has at least {SECRET_BYTES_MIN} bytes")
+    return secret
+
+
+def is_loopback(host: str) -> bool:
+    """True for 127.0.0.0/8, ::1 and "localhost": traffic that never leaves the machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _default_database_url(values: dict[str, Any]) -> str:
+    return f"sqlite+aiosqlite:///{values.get('var_dir', 'var')}/{values.get('service', 'mesh')}.db"
+
+
+class MeshSettings(BaseSettings):
+    """What every process needs to know. Raises pydantic.ValidationError that names every bad setting."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, env_ignore_empty=True,
+                                      arbitrary_types_allowed=False)
+
+    service: str = Field("mesh", pattern=r"^[a-z][a-z0-9_]{0,31}$")
+    environment: Literal["development", "test", "production"] = "development"
+    var_dir: Path = Path("var")
+
+    host: str = "127.0.0.1"
+    advertise_host: str | None = None                       # what others connect to; None means `host`
+    port: int = Field(0, ge=0, le=65535)                    # 0 means any free one
+    metrics_port: int = Field(0, ge=0, le=65535)
+
+    database_url: str = Field(default_factory=_default_database_url, repr=False)  # repr: it holds a password
+    redis_url: str | None = Field(None, repr=False)
+
+    discovery: Literal["static", "consul"] = "static"
+    static_targets: dict[str, list[str]] = {}               # {"order_rpc": ["127.0.0.1:9906"]}
+    consul_address: str = "127.0.0.1:8500"
+    consul_token: SecretStr | None = None
+
+    tls_cert_file: Path | None = None
+    tls_key_file: Path | None = None
+    tls_ca_file: Path | None = None                         # set: peers must show a certificate of this CA
+    allow_plaintext: bool = False                           # plaintext beyond loopback
+
+    user_token_issuer: str = Field("paymesh", min_length=1)
+    user_token_jwks_file: Path | None = None                # public keys: RS256, ES256, EdDSA
+    user_token_secret_file: Path | None = None              # HS256; never in production
+    caller_key_file: Path | None = None                     # our Ed25519 private key, PEM
+    caller_keys_dir: Path | None = None                     # `<service>.pub.pem` of every service that may call us
+    page_token_secret_file: Path | None = None
+
+    failpoints: str = ""                                    # named crash points; environment=test only
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_json: bool = True
+    drain_seconds: float = Field(0.2, ge=0, le=30)          # between "not serving" and closing the door; watchers hear of it within 50 ms
+    grace_seconds: float = Field(25, ge=0, le=300)          # how long running calls may take to end
+
+    @classmethod
+    def settings_customise_sources(cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource,
+                                   env_settings: PydanticBaseSettingsSource, dotenv_settings: PydanticBaseSettingsSource,
+                                   file_secret_settings: PydanticBaseSettingsSource) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then the service's own variables, then those of the whole mesh. Nothing else: no dotenv, no secrets directory."""
+        del env_settings, dotenv_settings, file_secret_settings
+        service = settings_cls.model_fields["service"].default
+        if isinstance(init_settings, InitSettingsSource):
+            service = init_settings.init_kwargs.get("service", service)
+        return (init_settings, EnvSettingsSource(settings_cls, env_prefix=f"{str(service).upper()}_"),
+                EnvSettingsSource(settings_cls, env_prefix=COMMON_PREFIX))
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        problems = []
+        if self.environment == "production" and self.user_token_secret_file is not None:
+            problems.append("user_token_secret_file: HS256 user tokens are for development and test; use user_token_jwks_file")
+        if self.environment != "test" and self.failpoints:
+            problems.append("failpoints: crash points exist only with environment=test")
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            problems.append("tls_cert_file and tls_key_file go together")
+        if self.tls_ca_file is not None and self.tls_cert_file is None:
+            problems.append("tls_ca_file needs tls_cert_file and tls_key_file")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    @property
+    def is_development(self) -> bool:
+        """True where development_only methods and open reflection are served."""
+        return self.environment in {"development", "test"}
+
+    @property
+    def advertised_host(self) -> str:
+        """What others connect to."""
+        return self.advertise_host or self.host

@@ -1,0 +1,220 @@
+"""Refusals on the wire: `MeshError` to `google.rpc.Status` and back. What a reason means (gRPC code, HTTP status, business code) stands beside the
+enum value of the same name in the contract; a reason that the contract does not know is never sent, it becomes INTERNAL."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import grpc
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import EnumDescriptor
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2
+from paymesh.common.v1 import errors_pb2 as common_errors
+from paymesh.options.v1 import options_pb2
+
+from mesh.errors import DeadlineExceeded, MeshError, MoneyError, NeighbourUnavailable, Outcome, RemoteError
+
+COMMON = "paymesh.common.v1"
+DETAILS_KEY = "grpc-status-details-bin"
+# HTTP/2 peers accept 8 KiB of header fields by default (grpc.max_metadata_size), base64 adds a third, and other trailers want room.
+STATUS_BYTES_MAX = 5000
+FIELDS_MAX = 32
+TEXT_MAX = 300
+
+STATUS_CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorSpec:
+    """What a reason means."""
+
+    domain: str  # proto package of the enum
+    reason: str
+    grpc_code: int
+    http_status: int
+    business_code: str
+    message: str
+
+
+class RemoteMoneyError(RemoteError):
+    """A sibling service refused something about money.
+
+    Attributes:
+        outcome: what happened to the money; None when the sibling named one that we do not know.
+        safe_to_retry: as the sibling said.
+        payment_id: the payment, or "".
+    """
+
+    outcome: Outcome | None = None
+    safe_to_retry: bool = False
+    payment_id: str = ""
+
+
+class ErrorCatalogue:
+    """The error reasons of some proto packages and of the common one."""
+
+    def __init__(self, enums: Iterable[EnumDescriptor]) -> None:
+        """Raises ValueError for a reason without a specification."""
+        self._specs: dict[tuple[str, str], ErrorSpec] = {}
+        for enum in enums:
+            for spec in _read(enum):
+                self._specs[spec.domain, spec.reason] = spec
+
+    @classmethod
+    def of_packages(cls, packages: Iterable[str], *, pool: DescriptorPool | None = None) -> ErrorCatalogue:
+        """The reasons of `<package>.ErrorReason` for each package that has one, and the common ones."""
+        enums = []
+        for package in {*packages, COMMON}:
+            if pool is None:
+                _import_errors(package)
+            try:
+                enums.append((pool or descriptor_pool.Default()).FindEnumTypeByName(f"{package}.ErrorReason"))
+            except KeyError:
+                continue  # a package without reasons of its own
+        return cls(enums)
+
+    def find(self, domain: str, reason: str) -> ErrorSpec | None:
+        """The meaning of a reason in a domain, else in the common one."""
+        return self._specs.get((domain, reason)) or self._specs.get((COMMON, reason))
+
+    def __iter__(self) -> Iterator[ErrorSpec]:
+        return iter(self._specs.values())
+
+
+def _import_errors(package: str) -> None:
+    module = f"{package}.errors_pb2"
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as missing:
+        if missing.name is None or not module.startswith(missing.name):
+            raise
+
+
+def _read(enum: EnumDescriptor) -> Iterable[ErrorSpec]:
+    for value in enum.values:
+        if value.number == 0:
+            continue
+        if not value.GetOptions().HasExtension(options_pb2.error):
+            raise ValueError(f"{enum.full_name}.{value.name} has no paymesh.options.v1.error")
+        declared = value.GetOptions().Extensions[options_pb2.error]
+        if declared.grpc_code not in STATUS_CODES or declared.grpc_code == 0:
+            raise ValueError(f"{enum.full_name}.{value.name} has no gRPC error code")
+        yield ErrorSpec(domain=enum.file.package, reason=value.name.removeprefix("ERROR_REASON_"), grpc_code=declared.grpc_code,
+                        http_status=declared.http_status, business_code=declared.business_code, message=declared.message)
+
+
+# Outward
+
+
+def internal_status(trace_id: str) -> status_pb2.Status:
+    """What a peer hears of something that we did not expect: where to look in our log, and nothing else."""
+    status = status_pb2.Status(code=13, message="internal error")
+    status.details.add().Pack(error_details_pb2.ErrorInfo(reason="INTERNAL", domain=COMMON, metadata={"trace_id": trace_id}))
+    return status
+
+
+def to_status(error: MeshError, *, package: str, catalogue: ErrorCatalogue) -> status_pb2.Status | None:
+    """The wire form of a refusal of a service of `package`; None when the contract does not know its reason."""
+    if isinstance(error, RemoteError) and not isinstance(error, NeighbourUnavailable):
+        return _status(error, domain=error.domain, code=error.grpc_code)
+    spec = catalogue.find(package, error.reason)
+    if spec is None:
+        return None
+    return _status(error, domain=spec.domain, code=spec.grpc_code)
+
+
+def _status(error: MeshError, *, domain: str, code: int) -> status_pb2.Status:
+    status = status_pb2.Status(code=code, message=error.message[:TEXT_MAX])
+    status.details.add().Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=domain, metadata=_bounded(error.metadata)))
+    if isinstance(error, MoneyError | RemoteMoneyError):
+        outcome = common_errors.Outcome.Value(f"OUTCOME_{error.outcome}") if error.outcome else common_errors.OUTCOME_UNSPECIFIED
+        status.details.add().Pack(common_errors.MoneyOutcome(outcome=outcome, safe_to_retry=error.safe_to_retry, payment_id=error.payment_id))
+    if error.retry_after_seconds is not None:
+        info = error_details_pb2.RetryInfo()
+        info.retry_delay.FromNanoseconds(int(error.retry_after_seconds * 1e9))
+        status.details.add().Pack(info)
+    room = STATUS_BYTES_MAX - status.ByteSize()
+    bad = error_details_pb2.BadRequest()
+    for field, problem in _bounded(error.fields).items():
+        room -= len(field.encode()) + len(problem.encode()) + 16
+        if room < 0:
+            break
+        bad.field_violations.add(field=field, description=problem)
+    if bad.field_violations:
+        status.details.add().Pack(bad)
+    return status
+
+
+def _bounded(pairs: Mapping[str, str]) -> dict[str, str]:
+    bounded: dict[str, str] = {}
+    room = STATUS_BYTES_MAX // 2
+    for name, value in list(pairs.items())[:FIELDS_MAX]:
+        text = value[:TEXT_MAX]
+        room -= len(name.encode()) + len(text.encode())
+        if room < 0:
+            break
+        bounded[name] = text
+    return bounded
+
+
+# Inward
+
+_COMMON_REASONS = {3: "INVALID_ARGUMENT", 5: "NOT_FOUND", 7: "PERMISSION_DENIED", 10: "CONFLICT", 12: "UNIMPLEMENTED", 16: "UNAUTHENTICATED"}
+
+
+def from_rpc_error(error: grpc.aio.AioRpcError) -> MeshError:
+    """What a failed call means to its caller: `DeadlineExceeded` when no answer came in time, `NeighbourUnavailable` when nobody answered at all,
+    else a `RemoteError` with the sibling's own reason. The text of transport errors (addresses!) is not kept."""
+    code = int(error.code().value[0])
+    status = _details(error)
+    info = error_details_pb2.ErrorInfo()
+    if status is None or not any(detail.Unpack(info) for detail in status.details):
+        return _without_details(code)
+    if info.reason == "DEADLINE_EXCEEDED" and info.domain == COMMON:
+        return DeadlineExceeded()
+    return _remote(status, info, code)
+
+
+def _details(error: grpc.aio.AioRpcError) -> status_pb2.Status | None:
+    for key, value in error.trailing_metadata() or ():
+        if key == DETAILS_KEY and isinstance(value, bytes):
+            try:
+                return status_pb2.Status.FromString(value)
+            except DecodeError:
+                return None
+    return None
+
+
+def _without_details(code: int) -> MeshError:
+    match code:
+        case 4:
+            return DeadlineExceeded()
+        case 1 | 8 | 14:  # the transport, or a server that sheds load before it looks at a call
+            return NeighbourUnavailable(grpc_code=code)
+        case _:
+            return RemoteError(remote_reason=_COMMON_REASONS.get(code, "INTERNAL"), domain=COMMON, grpc_code=code)
+
+
+def _remote(status: status_pb2.Status, info: error_details_pb2.ErrorInfo, code: int) -> RemoteError:
+    bad, retry, money = error_details_pb2.BadRequest(), error_details_pb2.RetryInfo(), common_errors.MoneyOutcome()
+    has_money = False
+    for detail in status.details:
+        has_money = detail.Unpack(money) or has_money
+        detail.Unpack(bad)
+        detail.Unpack(retry)
+    remote = (RemoteMoneyError if has_money else RemoteError)(
+        status.message, remote_reason=info.reason, domain=info.domain, grpc_code=code,
+        fields={violation.field: violation.description for violation in bad.field_violations},
+        retry_after_seconds=retry.retry_delay.ToNanoseconds() / 1e9 if retry.HasField("retry_delay") else None,
+    )
+    remote.metadata = dict(info.metadata)
+    if isinstance(remote, RemoteMoneyError):
+        name = common_errors.Outcome.Name(money.outcome).removeprefix("OUTCOME_") if money.outcome in common_errors.Outcome.values() else ""
+        remote.outcome = Outcome(name) if name in Outcome.__members__ else None
+        remote.safe_to_retry = money.safe_to_retry
+        remote.payment_id = money.payment_id
+    return remote
