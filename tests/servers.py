@@ -94,6 +94,7 @@ class MariaDB:
                 self._process.wait_for(self._answers, "answer of MariaDB")
                 break
             except AssertionError:
+                self._process.destroy()
                 if attempt == START_ATTEMPTS - 1 or not is_new:
                     raise
                 self.port = 0
@@ -219,6 +220,7 @@ class Redis:
                 self._process.wait_for(self._answers, "answer of Redis")
                 break
             except AssertionError:
+                self._process.destroy()
                 if attempt == START_ATTEMPTS - 1 or not is_new:
                     raise
                 self.port = 0

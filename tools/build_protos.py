@@ -1,11 +1,13 @@
 """Compiles protos/ into generated/ from wheels alone: stubs, types and a descriptor set with imports and comments.
 
 google.api comes from googleapis-common-protos; buf.validate is read out of the protovalidate wheel (a private descriptor, so the version is
-pinned) and handed to protoc as a descriptor set. Run by `make protos`; CI runs it too and fails when the result differs from what is committed.
+pinned) and handed to protoc as a descriptor set. `make protos` writes only what changed; `--check` writes nothing and fails when generated/ is
+not exactly what protos/ say.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import sysconfig
@@ -41,11 +43,13 @@ def validate_descriptor_set() -> bytes:
 
 
 def run_protoc(*arguments: str) -> None:
-    """Runs protoc in this process; its messages go to stderr.
+    """Runs protoc in this process, with the plugins of this environment; its messages go to stderr.
 
     Raises:
         SystemExit: when a proto does not compile.
     """
+    if os.environ["PATH"].split(os.pathsep)[0] != sysconfig.get_path("scripts"):
+        os.environ["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]])
     if protoc.main(["protoc", *arguments]) != 0:
         sys.exit("protoc failed")
 
@@ -57,25 +61,50 @@ def write_packages(folder: Path) -> None:
     (folder / "py.typed").write_text("")
 
 
-def main() -> None:
-    """Rebuilds generated/ from scratch."""
+def build(target: Path) -> None:
+    """Compiles everything into an empty folder."""
     sources = sorted(str(path) for path in PROTOS.rglob("*.proto"))
-    shutil.rmtree(GENERATED / "paymesh", ignore_errors=True)
-    shutil.rmtree(GENERATED / "buf", ignore_errors=True)
-    validate_package = GENERATED / "buf" / "validate"
+    validate_package = target / "buf" / "validate"
     validate_package.mkdir(parents=True)
-    (GENERATED / "paymesh").mkdir()
+    (target / "paymesh").mkdir()
     with tempfile.TemporaryDirectory() as work:
         validate_set = Path(work) / "validate.binpb"
         validate_set.write_bytes(validate_descriptor_set())
         includes = [f"-I{PROTOS}", f"-I{WELL_KNOWN}", f"-I{sysconfig.get_path('purelib')}", f"--descriptor_set_in={validate_set}"]
-        run_protoc(*includes, f"--python_out={GENERATED}", f"--grpc_python_out={GENERATED}", f"--mypy_out=quiet:{GENERATED}",
-                   f"--mypy_grpc_out=quiet:{GENERATED}", *sources)
+        run_protoc(*includes, f"--python_out={target}", f"--grpc_python_out={target}", f"--mypy_out=quiet:{target}",
+                   f"--mypy_grpc_out=quiet:{target}", *sources)
         run_protoc(*includes, "--include_imports", "--include_source_info",
-                   f"--descriptor_set_out={GENERATED / 'paymesh' / 'descriptors.binpb'}", *sources)
-    write_packages(GENERATED / "paymesh")
-    write_packages(GENERATED / "buf")
+                   f"--descriptor_set_out={target / 'paymesh' / 'descriptors.binpb'}", *sources)
+    write_packages(target / "paymesh")
+    write_packages(target / "buf")
     (validate_package / "validate_pb2.py").write_text(VALIDATE_SHIM)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Relative path -> bytes of every file that this program writes."""
+    return {str(path.relative_to(folder)): path.read_bytes() for package in ("paymesh", "buf") for path in sorted((folder / package).rglob("*"))
+            if path.is_file() and "__pycache__" not in path.parts}
+
+
+def main() -> None:
+    """Brings generated/ in line with protos/, or with --check says whether it is."""
+    with tempfile.TemporaryDirectory() as work:
+        build(Path(work))
+        wanted, present = contents(Path(work)), contents(GENERATED)
+    drift = sorted(name for name in wanted.keys() | present.keys() if wanted.get(name) != present.get(name))
+    if "--check" in sys.argv[1:]:
+        if drift:
+            sys.exit("generated/ is not what protos/ say, run `make protos` and commit:\n" + "\n".join(f"  generated/{name}" for name in drift))
+        return
+    for name in drift:
+        path = GENERATED / name
+        if name in wanted:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(wanted[name])
+        else:
+            path.unlink()
+            if not any(entry.name != "__pycache__" for entry in path.parent.iterdir()):
+                shutil.rmtree(path.parent)
 
 
 if __name__ == "__main__":
