@@ -1,0 +1,75 @@
+# Everything runs from $(VENV), which follows the lock files. `make` alone explains itself.
+SHELL         := /bin/bash
+.SHELLFLAGS   := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS     += --no-builtin-rules
+.NOTPARALLEL:
+
+VENV ?= .venv
+ARGS ?=
+BIN  := $(VENV)/bin
+export PYTHON
+
+COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+           --no-emit-package paymesh-stubs --custom-compile-command "make locks" --group build pyproject.toml
+
+.PHONY: help run demo test unit proof protos lint fmt check drift bench install servers locks clean
+
+help: ## explain the targets
+	@awk 'BEGIN {FS = ":.*## "; print "make TARGET [PYTHON=python3.12] [ARGS=...]\n"} /^[a-z]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: $(VENV)/.runtime ## start the whole mesh here, print its URLs, stop it with Ctrl-C
+	@exec $(BIN)/paymesh up $(ARGS)
+
+demo: $(VENV)/.runtime ## buy something end to end from the mesh that `make run` started
+	@exec $(BIN)/paymesh demo $(ARGS)
+
+test: $(VENV)/.dev servers ## run every test, on SQLite and on MariaDB, Redis and Consul (ARGS="-k refund")
+	@$(BIN)/python -m pytest $(ARGS)
+
+unit: $(VENV)/.dev ## run the tests that need nothing but Python
+	@$(BIN)/python -m pytest tests/unit $(ARGS)
+
+proof: $(VENV)/.dev servers ## run every test with whole crash matrices and round counts
+	@PAYMESH_PROOF=1 $(BIN)/python -m pytest --timeout 3600 $(ARGS)
+
+protos: $(VENV)/.dev ## rebuild generated/ from protos/
+	@$(BIN)/python tools/build_protos.py
+
+lint: $(VENV)/.dev ## ruff, mypy --strict, import contracts
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+fmt: $(VENV)/.dev ## repair what ruff can repair
+	@$(BIN)/ruff check --fix-only .
+
+drift: $(VENV)/.dev ## generated/ is what protos/ say, and protos/ follow buf's rules
+	@$(BIN)/python tools/build_protos.py --check
+	@$(BIN)/buf lint generated/paymesh/descriptors.binpb
+
+check: lint drift test ## everything that CI runs
+
+bench: $(VENV)/.dev servers ## measure, each number beside its limit
+	@$(BIN)/python -m bench $(ARGS)
+
+install: $(VENV)/.dev ## make the environment for developers
+
+servers:
+	@tools/install-test-servers
+
+locks: $(VENV)/.dev ## rewrite the lock files (ARGS=--upgrade for newer versions)
+	@$(COMPILE) -o requirements.lock $(ARGS)
+	@$(COMPILE) -o requirements-dev.lock --group dev -c requirements.lock $(ARGS)
+
+clean: ## remove what can be rebuilt; var/ (databases, keys, logs) stays
+	@rm -rf $(VENV) build dist *.egg-info generated/build generated/*.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.runtime: requirements.lock pyproject.toml generated/pyproject.toml
+	@tools/make-venv $(VENV) requirements.lock
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.lock requirements.lock pyproject.toml generated/pyproject.toml
+	@tools/make-venv $(VENV) requirements-dev.lock
+	@touch $(VENV)/.runtime $@
