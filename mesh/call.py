@@ -74,6 +74,7 @@ class Call:
     caller: Caller = NOBODY
     idempotency_key: str = ""
     request_id: str = ""
+    refusal: str = ""  # reason with which it ended, for the log
     trailing: list[tuple[str, str | bytes]] = field(default_factory=list)
 
     def remaining_seconds(self) -> float:

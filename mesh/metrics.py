@@ -1,6 +1,6 @@
 """Metrics of a process: counters of calls in and out in the registry of prometheus_client, and the port on which a scraper reads all of them.
 
-Children are bound once per method and code, not per call. The port is served on the loop of the process: a loop that hangs shows as a scrape that fails.
+Children are bound once per method and code, not per call. The port is served on the loop of the process: a loop that hangs is a scrape that fails.
 """
 
 from __future__ import annotations

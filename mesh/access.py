@@ -1,0 +1,100 @@
+"""Who may do what: the rules and the ownership of one method, applied to a caller and a request."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from google.protobuf.message import Message
+
+from mesh.auth import CallerClaims, UserClaims
+from mesh.call import NOBODY, Caller, Role
+from mesh.errors import NotFound, PermissionDenied, Unauthenticated
+from mesh.policies import DEFAULT_MERCHANT, MethodPolicy, OwnershipKind
+
+_WIDEST_FIRST = (Role.ADMIN, Role.MERCHANT, Role.USER)
+
+
+class TextField:
+    """A singular string field somewhere in a message, by its path."""
+
+    __slots__ = ("_last", "_parents", "path")
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        *parents, self._last = path.split(".")
+        self._parents = tuple(parents)
+
+    def get(self, message: Message) -> str:
+        """The value; "" when a message on the way is not set."""
+        value: Any = message
+        for name in self._parents:
+            value = getattr(value, name)
+        return str(getattr(value, self._last))
+
+    def set(self, message: Message, text: str) -> None:
+        """Sets the value and every message on the way."""
+        target: Any = message
+        for name in self._parents:
+            target = getattr(target, name)
+        setattr(target, self._last, text)
+
+
+class Access:
+    """The door of one method."""
+
+    __slots__ = ("_kind", "_merchant", "_public", "_services", "_user", "_user_roles")
+
+    def __init__(self, policy: MethodPolicy) -> None:
+        self._user_roles = tuple(role for role in _WIDEST_FIRST if role in policy.roles)
+        self._public = Role.PUBLIC in policy.roles
+        self._services = policy.service_callers
+        self._kind = policy.ownership.kind
+        self._user = TextField(policy.ownership.user_field) if policy.ownership.user_field else None
+        self._merchant = TextField(policy.ownership.merchant_field) if policy.ownership.merchant_field else None
+
+    def admit(self, user: UserClaims | None, service: CallerClaims | None) -> Caller:
+        """The caller with the widest role that the method admits. A person's token decides before that of the service which passes it on, so that a
+        service gains nothing by a user's call and a user nothing by the service that carries it.
+
+        Raises:
+            Unauthenticated: nobody is known and the method is not public. PermissionDenied: somebody is known and no rule admits them.
+        """
+        if user is not None:
+            callers = user.callers
+            for role in self._user_roles:
+                caller = callers.get(role)
+                if caller is not None:
+                    return caller
+        if service is not None and service.service in self._services:
+            return service.caller
+        if self._public:
+            return NOBODY if user is None else user.callers[Role.PUBLIC]
+        if user is None and service is None:
+            raise Unauthenticated
+        raise PermissionDenied
+
+    def own(self, request: Message, caller: Caller) -> None:
+        """Fills the owner's fields from the caller, or refuses a request that names somebody else.
+
+        Raises:
+            PermissionDenied: the request names another owner; names the field.
+            NotFound: it names another tenant on a method that looks up a row, so that nobody learns which tenants exist.
+        """
+        role = caller.role
+        if self._merchant is not None:
+            bound = role is Role.USER or role is Role.MERCHANT
+            if bound and self._kind is not OwnershipKind.NONE:
+                self._bind(self._merchant, request, caller.merchant_id)
+            elif not self._merchant.get(request):
+                self._merchant.set(request, (caller.merchant_id if role is not Role.ADMIN else "") or DEFAULT_MERCHANT)
+        if self._user is not None and role is Role.USER:
+            self._bind(self._user, request, caller.subject)
+
+    def _bind(self, field: TextField, request: Message, owner: str) -> None:
+        named = field.get(request)
+        if not named:
+            field.set(request, owner)
+        elif named != owner:
+            if self._kind is OwnershipKind.RESOURCE:
+                raise NotFound
+            raise PermissionDenied(f"{field.path}: is not the caller's", fields={field.path: "is not the caller's"})

@@ -1,0 +1,308 @@
+"""The one chain around every served call: errors > trace and metrics > deadline > authentication > access > validation > handler.
+
+Each handler is wrapped once, at start, with everything that belongs to its method. No exception passes it: a refusal becomes a status with
+details, the unexpected INTERNAL with a trace id, a stray cancellation ABORTED (grpc.aio would leave the client waiting for ever).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from time import monotonic
+from typing import Any, Final, TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+from google.rpc import status_pb2
+from grpc.aio import AbortError
+
+from mesh.access import Access, TextField
+from mesh.auth import CallerTokens, UserTokens
+from mesh.call import CURRENT, Call, current_idempotency_key, mark_replayed
+from mesh.errors import (
+    Conflict,
+    DeadlineExceeded,
+    IdempotencyKeyMissing,
+    InvalidArgument,
+    MeshError,
+    NeighbourUnavailable,
+    NotFound,
+    RemoteError,
+    TokenInvalid,
+)
+from mesh.logs import CallLog, get_logger
+from mesh.metrics import ServerMethodMetrics
+from mesh.policies import Idempotency, MethodPolicy
+from mesh.trace import Trace
+from mesh.validation import validate, warm_up
+from mesh.wire_errors import DETAILS_KEY, STATUS_CODES, ErrorCatalogue, internal_status, to_status
+
+__all__ = ["Pipeline", "current_idempotency_key", "mark_replayed"]
+
+AUTHORIZATION: Final = "authorization"
+CALLER: Final = "x-paymesh-caller"
+IDEMPOTENCY_KEY: Final = "idempotency-key"
+TRACEPARENT: Final = "traceparent"
+REQUEST_ID: Final = "x-request-id"
+
+_READ_ONCE = frozenset({AUTHORIZATION, CALLER, IDEMPOTENCY_KEY, TRACEPARENT, REQUEST_ID})
+_NAMES = {AUTHORIZATION: "Authorization", IDEMPOTENCY_KEY: "Idempotency-Key"}
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_LABEL = re.compile(r"[\x20-\x7e]{1,128}")
+# A sibling that refuses *us* says nothing about our caller: to the caller it is our fault.
+_REFUSES_US = frozenset({7, 16})
+_CANCELLED = 1
+_NO_TRACE = Trace("0" * 32, "0" * 16, sampled=False)
+_Answer = TypeVar("_Answer")
+
+log = get_logger()
+
+
+class Unimplemented(MeshError):
+    """The method is not implemented."""
+
+    reason = "UNIMPLEMENTED"
+
+
+class Pipeline:
+    """Wraps handlers. One per server."""
+
+    def __init__(self, *, user_tokens: UserTokens, caller_tokens: CallerTokens, catalogue: ErrorCatalogue, is_development: bool,
+                 call_log: CallLog) -> None:
+        self.user_tokens = user_tokens
+        self.caller_tokens = caller_tokens
+        self.catalogue = catalogue
+        self.is_development = is_development
+        self.call_log = call_log
+
+    def wrap(self, policy: MethodPolicy, handler: grpc.RpcMethodHandler[Any, Any],
+             request_class: type[Message]) -> grpc.RpcMethodHandler[Any, Any]:
+        """The handler that grpc.aio gets. Raises ValueError for a method that takes a stream."""
+        if handler.request_streaming:
+            raise ValueError(f"{policy.path}: streaming requests are not served")
+        warm_up(request_class())
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(_Method(self, policy, handler, handler.unary_stream).serve_stream)
+        return grpc.unary_unary_rpc_method_handler(_Method(self, policy, handler, handler.unary_unary).serve_unary)
+
+
+class _Method:
+    """One method with everything bound."""
+
+    __slots__ = ("_access", "_behaviour", "_call_log", "_caller_tokens", "_catalogue", "_cut", "_gone", "_headers", "_idempotency", "_metrics",
+                 "_package", "_parse", "_path", "_serialize", "_timeout_seconds", "_user_tokens")
+
+    def __init__(self, pipeline: Pipeline, policy: MethodPolicy, handler: grpc.RpcMethodHandler[Any, Any], behaviour: Any) -> None:
+        self._path = policy.path
+        self._package = policy.package
+        self._catalogue = pipeline.catalogue
+        self._user_tokens = pipeline.user_tokens
+        self._caller_tokens = pipeline.caller_tokens
+        self._call_log = pipeline.call_log
+        self._access = Access(policy)
+        self._headers = tuple((binding.header, TextField(binding.field)) for binding in policy.http.headers)
+        self._idempotency = policy.idempotency
+        self._timeout_seconds = policy.timeout_seconds
+        # A handler that moves money or stock is never cut by us: its answer would be lost, not its effect.
+        self._cut = policy.idempotency is Idempotency.NONE
+        self._gone = policy.development_only and not pipeline.is_development
+        self._metrics = ServerMethodMetrics(policy.service, policy.method)
+        self._parse: Callable[[bytes], Any] = handler.request_deserializer or bytes
+        self._serialize: Callable[[Any], bytes] = handler.response_serializer or bytes
+        expected = inspect.isasyncgenfunction if policy.server_streaming else inspect.iscoroutinefunction
+        # The base classes that protoc generates have plain functions.
+        missing: Any = _unimplemented_stream if policy.server_streaming else _unimplemented
+        self._behaviour: Any = behaviour if expected(behaviour) else missing
+
+    async def serve_unary(self, raw: bytes, context: Any) -> bytes:
+        """One request, one answer."""
+        started = monotonic()
+        call = Call(trace=_NO_TRACE, deadline=started + self._timeout_seconds)
+        self._metrics.running.inc()
+        code = 0
+        try:
+            request, cut_seconds = self._admit(raw, context, call, started)
+            if cut_seconds is None:
+                response = await self._behaviour(request, context)
+            else:
+                response = await _within(cut_seconds, self._behaviour(request, context))
+            answer = self._serialize(response)
+            if call.trailing:
+                context.set_trailing_metadata(tuple(call.trailing))
+        except BaseException as error:
+            code, status = self._refusal(error, context, call)
+            if status is not None:
+                await _abort(context, status)
+            raise
+        else:
+            return answer
+        finally:
+            self._ended(call, code, started)
+
+    async def serve_stream(self, raw: bytes, context: Any) -> None:
+        """One request, many answers."""
+        started = monotonic()
+        call = Call(trace=_NO_TRACE, deadline=started + self._timeout_seconds)
+        self._metrics.running.inc()
+        code = 0
+        try:
+            request, cut_seconds = self._admit(raw, context, call, started)
+            await _within(cut_seconds, self._send_all(self._behaviour(request, context), context))
+            if call.trailing:
+                context.set_trailing_metadata(tuple(call.trailing))
+        except BaseException as error:
+            code, status = self._refusal(error, context, call)
+            if status is not None:
+                await _abort(context, status)
+            raise
+        finally:
+            self._ended(call, code, started)
+
+    async def _send_all(self, responses: Any, context: Any) -> None:
+        async with aclosing(responses):
+            async for response in responses:
+                await context.write(self._serialize(response))
+
+    def _admit(self, raw: bytes, context: Any, call: Call, started: float) -> tuple[Any, float | None]:
+        """The request of a caller who may make it, and after how many seconds the handler is cut (None: by nobody but the client)."""
+        CURRENT.set(call)  # every call runs in a task of its own, nothing to reset
+        values: dict[str, str] = {}
+        twice = ""
+        for key, value in context.invocation_metadata():
+            if key in _READ_ONCE:
+                if key in values:
+                    twice = key
+                values[key] = value
+        call.trace = Trace.start(values.get(TRACEPARENT))
+        cut_seconds = self._deadline(context, call, started)
+        if self._gone:
+            raise NotFound
+        if twice and twice != TRACEPARENT:  # two traces make a new one; anything else that comes twice may be read differently by somebody
+            raise InvalidArgument.of(_NAMES.get(twice, twice), "sent twice")
+        self._identify(call, values)
+        request = self._request(raw)
+        if self._headers:
+            self._fill_from_headers(request, context)
+        self._access.own(request, call.caller)
+        if self._idempotency is not Idempotency.NONE:
+            call.idempotency_key = self._idempotency_key(values.get(IDEMPOTENCY_KEY))
+        validate(request)
+        return request, cut_seconds
+
+    def _deadline(self, context: Any, call: Call, started: float) -> float | None:
+        remaining: float | None = context.time_remaining()
+        if remaining is None or remaining > self._timeout_seconds:
+            return self._timeout_seconds if self._cut else None
+        if remaining <= 0:
+            raise DeadlineExceeded
+        call.deadline = started + remaining
+        return None  # grpc.aio cancels the handler at the client's deadline
+
+    def _identify(self, call: Call, values: dict[str, str]) -> None:
+        request_id = values.get(REQUEST_ID)
+        if request_id is not None and _LABEL.fullmatch(request_id):
+            call.request_id = request_id
+        authorization, caller_token = values.get(AUTHORIZATION), values.get(CALLER)
+        user = service = None
+        if authorization is not None:
+            if authorization[:7].lower() != "bearer ":
+                raise TokenInvalid("The token is invalid (scheme).")
+            user = self._user_tokens.verify(authorization[7:])
+        if caller_token is not None:
+            service = self._caller_tokens.verify(caller_token)
+        call.caller = self._access.admit(user, service)
+
+    def _request(self, raw: bytes) -> Any:
+        try:
+            return self._parse(raw)
+        except DecodeError:
+            raise InvalidArgument("The request is not a message of this method.") from None
+
+    def _fill_from_headers(self, request: Any, context: Any) -> None:
+        metadata: dict[str, str] = dict(context.invocation_metadata())
+        for header, field in self._headers:
+            value = metadata.get(header)
+            if isinstance(value, str) and not field.get(request):
+                field.set(request, value)
+
+    def _idempotency_key(self, key: str | None) -> str:
+        if key is None:
+            if self._idempotency is Idempotency.REQUIRED:
+                raise IdempotencyKeyMissing
+            return ""
+        if _KEY.fullmatch(key) is None:
+            raise InvalidArgument.of("Idempotency-Key", "expected 1 to 255 printable ASCII characters without spaces")
+        return key
+
+    def _refusal(self, error: BaseException, context: Any, call: Call) -> tuple[int, status_pb2.Status | None]:
+        """gRPC code and what to send; None to let the exception go on its way."""
+        match error:
+            case AbortError():  # a handler of somebody else that aborts by itself
+                code = context.code()
+                return (int(code.value[0]) if code is not None else 13), None
+            case asyncio.CancelledError():
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():  # the client went away, its deadline passed, or the server stops
+                    call.refusal = "CANCELLED"
+                    return _CANCELLED, None
+                log.error("stray_cancellation", method=self._path, exc_info=error)
+                status = self._status(Conflict("The call was interrupted, try again."), call)
+            case MeshError():
+                status = self._status(error, call)
+            case Exception():
+                status = self._unexpected(error, call)
+            case _:
+                return 13, None
+        return status.code, status
+
+    def _status(self, error: MeshError, call: Call) -> status_pb2.Status:
+        if isinstance(error, RemoteError) and not isinstance(error, NeighbourUnavailable) and error.grpc_code in _REFUSES_US:
+            log.error("sibling_refuses_us", method=self._path, domain=error.domain, reason=error.reason)
+            return self._internal(call)
+        status = to_status(error, package=self._package, catalogue=self._catalogue)
+        if status is None:
+            return self._unexpected(error, call)
+        call.refusal = error.reason
+        return status
+
+    def _unexpected(self, error: BaseException, call: Call) -> status_pb2.Status:
+        log.error("unexpected", method=self._path, exc_info=error)
+        return self._internal(call)
+
+    @staticmethod
+    def _internal(call: Call) -> status_pb2.Status:
+        call.refusal = "INTERNAL"
+        return internal_status(call.trace.trace_id)
+
+    def _ended(self, call: Call, code: int, started: float) -> None:
+        seconds = monotonic() - started
+        self._metrics.running.dec()
+        self._metrics.ended(code, seconds)
+        self._call_log.write(self._path, code, seconds, call)
+
+
+async def _within(seconds: float | None, work: Awaitable[_Answer]) -> _Answer:
+    try:
+        async with asyncio.timeout(seconds) as cut:
+            return await work
+    except TimeoutError:
+        if cut.expired():
+            raise DeadlineExceeded from None
+        raise
+
+
+async def _abort(context: Any, status: status_pb2.Status) -> None:
+    """Sends a refusal; always raises."""
+    await context.abort(STATUS_CODES[status.code], status.message, ((DETAILS_KEY, status.SerializeToString()),))
+
+
+async def _unimplemented(_request: Any, _context: Any) -> Any:
+    raise Unimplemented
+
+
+async def _unimplemented_stream(_request: Any, _context: Any) -> AsyncIterator[Any]:
+    raise Unimplemented
+    yield

@@ -1,0 +1,269 @@
+"""A server of the mesh: one port, one event loop, every method behind the pipeline, health always, reflection for those who may look."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
+
+import grpc
+from google.protobuf import descriptor_pool, message_factory
+from google.protobuf.descriptor import ServiceDescriptor
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha._async import ReflectionServicer
+
+from mesh.auth import CallerTokens, Role, UserTokens
+from mesh.clock import Clock
+from mesh.discovery import Endpoint, Registrar
+from mesh.errors import MeshError, PermissionDenied, TokenInvalid, Unauthenticated
+from mesh.health import Health
+from mesh.ids import Ids
+from mesh.logs import CallLog, get_logger
+from mesh.metrics import MetricsPort
+from mesh.pipeline import AUTHORIZATION, Pipeline
+from mesh.policies import MethodPolicy, PolicyInvalid, load_policies
+from mesh.settings import MeshSettings
+from mesh.trace import Trace
+from mesh.transport import CONCURRENT_CALLS_MAX, SERVER_OPTIONS, server_credentials
+from mesh.wire_errors import DETAILS_KEY, STATUS_CODES, ErrorCatalogue, internal_status, to_status
+
+log = get_logger()
+
+_Handlers: TypeAlias = "Mapping[str, grpc.RpcMethodHandler[Any, Any]]"  # text: generic in the stubs only
+_REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"].full_name
+_HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+
+
+class _Capture:
+    """Stands in for a server while generated code registers a servicer."""
+
+    def __init__(self) -> None:
+        self.generic: dict[str, grpc.ServiceRpcHandler] = {}
+        self.registered: dict[str, _Handlers] = {}
+
+    def add_generic_rpc_handlers(self, handlers: Iterable[Any]) -> None:
+        for handler in handlers:
+            if isinstance(handler, grpc.ServiceRpcHandler):
+                self.generic[handler.service_name() or ""] = handler
+
+    def add_registered_method_handlers(self, service_name: str, method_handlers: _Handlers) -> None:
+        self.registered[service_name] = method_handlers
+
+    def services(self) -> Iterable[str]:
+        return {**self.generic, **self.registered}
+
+    def handler(self, policy: MethodPolicy) -> grpc.RpcMethodHandler[Any, Any] | None:
+        registered = self.registered.get(policy.service)
+        if registered is not None:
+            return registered.get(policy.method)
+        return self.generic[policy.service].service(_CallDetails(policy.path))
+
+
+class _CallDetails(grpc.HandlerCallDetails):
+    def __init__(self, method: str) -> None:
+        self.method = method
+        self.invocation_metadata = ()
+
+
+class MeshServer:
+    """Serves servicers. `add` them, `start`, `stop`. Must be made inside the running loop."""
+
+    def __init__(self, settings: MeshSettings, *, clock: Clock, ids: Ids, user_tokens: UserTokens | None = None,
+                 caller_tokens: CallerTokens | None = None) -> None:
+        """Tokens come from the settings unless they are given.
+
+        Raises:
+            ValueError: a key file that is not what it should be.
+        """
+        self._settings = settings
+        self._user_tokens = user_tokens or UserTokens.from_settings(settings, clock=clock)
+        self._caller_tokens = caller_tokens or CallerTokens.from_settings(settings, clock=clock, ids=ids)
+        self._capture = _Capture()
+        self._server: grpc.aio.Server | None = None
+        self._health = Health(())
+        self._metrics = MetricsPort()
+        self._stopped = False
+        self.port = 0
+        self.policies: dict[str, MethodPolicy] = {}
+
+    def add(self, add_to_server: Callable[[Any, Any], None], servicer: object) -> None:
+        """Takes a servicer and the generated function that registers it, e.g. `add(add_PaymentServiceServicer_to_server, servicer)`."""
+        add_to_server(servicer, self._capture)
+
+    @property
+    def metrics_port(self) -> int:
+        """Where /metrics is served; 0 before `start`."""
+        return self._metrics.port
+
+    @property
+    def services(self) -> tuple[str, ...]:
+        """Full names of the proto services."""
+        return tuple(sorted(self._capture.services()))
+
+    @property
+    def caller_tokens(self) -> CallerTokens:
+        """The tokens by which this process names itself; for its `MeshChannel`s."""
+        return self._caller_tokens
+
+    async def start(self) -> None:
+        """Opens the ports and serves. Nothing is served when anything is wrong.
+
+        Raises:
+            PolicyInvalid: methods without a valid policy, all of them named. PlaintextRefused: no TLS beyond loopback.
+            OSError or RuntimeError: a port is taken, a file cannot be read.
+        """
+        descriptors = [descriptor_pool.Default().FindServiceByName(name) for name in self.services]
+        self.policies = _load_all(descriptors)
+        self._health = Health(self.services)
+        self._server = server = grpc.aio.server(options=list(SERVER_OPTIONS), maximum_concurrent_rpcs=CONCURRENT_CALLS_MAX)
+        catalogue = ErrorCatalogue.of_packages({policy.package for policy in self.policies.values()})
+        pipeline = Pipeline(user_tokens=self._user_tokens, caller_tokens=self._caller_tokens, catalogue=catalogue,
+                            is_development=self._settings.is_development,
+                            call_log=CallLog(self._settings.service, level=self._settings.log_level))
+        for descriptor in descriptors:
+            self._wrap(descriptor, pipeline, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(self._reflection(catalogue), server)
+        self.port = self._open_port(server)
+        await self._metrics.start(self._settings.host, self._settings.metrics_port)
+        await server.start()
+        self._health.serve()
+        log.info("serving", host=self._settings.host, port=self.port, metrics_port=self.metrics_port, services=list(self.services))
+
+    async def stop(self, grace_seconds: float | None = None, *, registrar: Registrar | None = None) -> None:
+        """Says NOT_SERVING, withdraws the announcement, waits until callers know, lets running calls end, closes. Idempotent."""
+        if self._server is None or self._stopped:
+            return
+        self._stopped = True
+        self._health.stop_serving()
+        if registrar is not None:
+            await registrar.deregister()
+            await asyncio.sleep(self._settings.drain_seconds)
+        self._health.end_watches()
+        await self._server.stop(self._settings.grace_seconds if grace_seconds is None else grace_seconds)
+        await self._metrics.stop()
+        log.info("stopped", port=self.port)
+
+    def _wrap(self, descriptor: ServiceDescriptor, pipeline: Pipeline, server: grpc.aio.Server) -> None:
+        wrapped = {}
+        for method in descriptor.methods:
+            policy = self.policies[f"/{descriptor.full_name}/{method.name}"]
+            handler = self._capture.handler(policy)
+            if handler is None:
+                raise PolicyInvalid(f"{method.full_name}: the servicer has no handler for it")
+            wrapped[method.name] = pipeline.wrap(policy, handler, message_factory.GetMessageClass(method.input_type))
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(descriptor.full_name, wrapped),))
+        server.add_registered_method_handlers(descriptor.full_name, wrapped)
+
+    def _open_port(self, server: grpc.aio.Server) -> int:
+        credentials = server_credentials(self._settings)
+        host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
+        address = f"{host}:{self._settings.port}"
+        return server.add_insecure_port(address) if credentials is None else server.add_secure_port(address, credentials)
+
+    def _reflection(self, catalogue: ErrorCatalogue) -> ReflectionServicer:
+        names = (*self.services, _HEALTH, _REFLECTION)
+        if self._settings.is_development:
+            return ReflectionServicer(names)
+        return _GuardedReflection(names, self._user_tokens, catalogue)
+
+
+class _GuardedReflection(ReflectionServicer):  # type: ignore[misc]  # the package has no types
+    """Reflection for admins."""
+
+    def __init__(self, names: Sequence[str], user_tokens: UserTokens, catalogue: ErrorCatalogue) -> None:
+        super().__init__(names)
+        self._user_tokens = user_tokens
+        self._catalogue = catalogue
+
+    async def ServerReflectionInfo(self, request_iterator: Any, context: Any) -> Any:
+        """As the base, after a look at the caller."""
+        try:
+            self._check(context)
+        except MeshError as refusal:
+            status = to_status(refusal, package="", catalogue=self._catalogue) or internal_status(Trace.start().trace_id)
+            await context.abort(STATUS_CODES[status.code], status.message, ((DETAILS_KEY, status.SerializeToString()),))
+        async for response in super().ServerReflectionInfo(request_iterator, context):
+            yield response
+
+    def _check(self, context: Any) -> None:
+        tokens = [value for key, value in context.invocation_metadata() if key == AUTHORIZATION]
+        if not tokens:
+            raise Unauthenticated
+        if len(tokens) > 1 or tokens[0][:7].lower() != "bearer ":
+            raise TokenInvalid
+        if Role.ADMIN not in self._user_tokens.verify(tokens[0][7:]).roles:
+            raise PermissionDenied
+
+
+def _load_all(descriptors: Iterable[ServiceDescriptor]) -> dict[str, MethodPolicy]:
+    policies: dict[str, MethodPolicy] = {}
+    problems = []
+    for descriptor in descriptors:
+        try:
+            policies.update(load_policies(descriptor))
+        except PolicyInvalid as problem:
+            problems.append(str(problem))
+    if problems:
+        raise PolicyInvalid("; ".join(problems))
+    return policies
+
+
+class Runs(Protocol):
+    """Background work; `mesh.worker.Worker` is one."""
+
+    async def run(self) -> None:
+        """Works until `stop`."""
+        ...
+
+    def stop(self) -> None:
+        """Ends `run` after the present item."""
+        ...
+
+
+async def serve(settings: MeshSettings, server: MeshServer, registrar: Registrar, *, workers: Sequence[Runs] = (), version: str = "",
+                closers: Sequence[Callable[[], Any]] = ()) -> None:
+    """The main loop of a process: start, register, work until SIGTERM or SIGINT (or a worker breaks), then the same backwards.
+
+    Args:
+        workers: run beside the server; stopped after the last call has ended.
+        closers: async functions, awaited in order at the end: channels, then databases.
+
+    Raises:
+        Whatever broke a worker, and what `MeshServer.start` raises.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    tasks: list[asyncio.Task[None]] = []
+    try:
+        await server.start()
+        tasks = [asyncio.create_task(worker.run()) for worker in workers]
+        for task in tasks:
+            task.add_done_callback(lambda _: stop.set())
+        await _register(settings, server, registrar, version)
+        await stop.wait()
+    finally:
+        await server.stop(registrar=registrar)
+        for worker in workers:
+            worker.stop()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        for close in closers:
+            await close()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+
+
+async def _register(settings: MeshSettings, server: MeshServer, registrar: Registrar, version: str) -> None:
+    meta = {"version": version, "metrics_port": str(server.metrics_port)}
+    try:
+        await registrar.register(service=settings.service, endpoint=Endpoint(settings.advertised_host, server.port), grpc_services=server.services,
+                                 meta=meta, tls=settings.tls_cert_file is not None)
+    except MeshError as problem:  # Consul is not on the path of a request; it is tried again in the background
+        log.warning("not_registered", problem=problem.message)

@@ -1,0 +1,125 @@
+"""How bytes travel: TLS from the settings, plaintext only where it cannot be overheard, and the options of channels and ports."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+
+from mesh.errors import MeshError
+from mesh.logs import get_logger
+from mesh.settings import MeshSettings, is_loopback
+
+log = get_logger()
+
+Options = Sequence[tuple[str, int | str]]
+
+SERVER_OPTIONS: Final[Options] = (
+    ("grpc.so_reuseport", 0),                                # the default lets two processes bind one port silently
+    ("grpc.max_concurrent_streams", 4096),                   # memory per connection; unbounded by default
+    ("grpc.max_receive_message_length", 1024 * 1024),
+    ("grpc.max_send_message_length", 16 * 1024 * 1024),
+    ("grpc.max_metadata_size", 16 * 1024),                   # a token of 8 KiB and error details fit; above it a random share is refused
+    ("grpc.absolute_max_metadata_size", 32 * 1024),
+    ("grpc.keepalive_time_ms", 60_000),                      # finds dead clients; 2 h by default
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),  # 5 min by default: would turn our clients away for their keepalive
+    ("grpc.server_handshake_timeout_ms", 10_000),            # 2 min by default
+)
+CONCURRENT_CALLS_MAX = 2000  # sheds load before memory does; health watches count too
+
+CLIENT_OPTIONS: Final[Options] = (
+    # round_robin looks at health although it has one address; no timeout (fires early in C-core) and no retries (ours go to another replica).
+    ("grpc.service_config", '{"loadBalancingConfig":[{"round_robin":{}}],"healthCheckConfig":{"serviceName":""}}'),
+    ("grpc.service_config_disable_resolution", 1),
+    ("grpc.use_local_subchannel_pool", 1),                   # channels to one target would share one connection
+    ("grpc.initial_reconnect_backoff_ms", 100),              # a restarted server is found at once, not after up to 2 min
+    ("grpc.min_reconnect_backoff_ms", 1000),                 # also the shortest connect timeout: not below a TLS handshake
+    ("grpc.max_reconnect_backoff_ms", 2000),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.client_idle_timeout_ms", 2**31 - 1),              # an idle channel makes a cold first call
+    ("grpc.enable_http_proxy", 0),                           # http_proxy in the environment would reroute the mesh
+    ("grpc.max_receive_message_length", 16 * 1024 * 1024),
+    ("grpc.max_metadata_size", 16 * 1024),
+    ("grpc.absolute_max_metadata_size", 32 * 1024),
+)
+
+
+class PlaintextRefused(MeshError):
+    """Plaintext beyond loopback needs allow_plaintext, or tls_cert_file, tls_key_file and tls_ca_file."""
+
+
+def certificate_name(service: str) -> str:
+    """The name in a service's certificate: "payment_rpc" is payment-rpc.paymesh.internal."""
+    return f"{service.replace('_', '-')}.paymesh.internal"
+
+
+def server_credentials(settings: MeshSettings) -> grpc.ServerCredentials | None:
+    """Credentials of our port, or None for plaintext. With a CA, clients must show a certificate of it. Certificates are read again when their
+    files change, so that rotation needs no restart.
+
+    Raises:
+        PlaintextRefused: no TLS on an address that others reach. OSError: a file cannot be read.
+    """
+    if settings.tls_cert_file is None or settings.tls_key_file is None:
+        _check_plaintext(settings, settings.host)
+        return None
+    files = _CertificateFiles(settings.tls_cert_file, settings.tls_key_file, settings.tls_ca_file)
+    fetch: Any = files.changed  # may answer None, which the stubs do not know
+    return grpc.dynamic_ssl_server_credentials(files.configuration(), fetch, require_client_authentication=settings.tls_ca_file is not None)
+
+
+class _CertificateFiles:
+    def __init__(self, cert: Path, key: Path, ca: Path | None) -> None:
+        self._cert, self._key, self._ca = cert, key, ca
+        self._seen = self._times()
+
+    def configuration(self) -> grpc.ServerCertificateConfiguration:
+        roots = self._ca.read_bytes() if self._ca is not None else None
+        return grpc.ssl_server_certificate_configuration([(self._key.read_bytes(), self._cert.read_bytes())], root_certificates=roots)
+
+    def changed(self) -> grpc.ServerCertificateConfiguration | None:
+        """Called by grpc for every handshake; None keeps what it has."""
+        try:
+            times = self._times()
+            if times == self._seen:
+                return None
+            configuration = self.configuration()
+        except OSError as problem:  # half-way through a rotation: the old certificate still serves
+            log.warning("certificates_unreadable", problem=str(problem))
+            return None
+        self._seen = times
+        return configuration
+
+    def _times(self) -> tuple[int, ...]:
+        return tuple(file.stat().st_mtime_ns for file in (self._cert, self._key, self._ca) if file is not None)
+
+
+def client_credentials(settings: MeshSettings) -> grpc.ChannelCredentials | None:
+    """Credentials of our channels, or None for plaintext. With a CA of ours we show our certificate and trust nobody else.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    if settings.tls_cert_file is None or settings.tls_key_file is None:
+        return None
+    roots = settings.tls_ca_file.read_bytes() if settings.tls_ca_file is not None else None
+    return grpc.ssl_channel_credentials(roots, settings.tls_key_file.read_bytes(), settings.tls_cert_file.read_bytes())
+
+
+def _check_plaintext(settings: MeshSettings, host: str) -> None:
+    if is_loopback(host):
+        return
+    if not settings.allow_plaintext:
+        raise PlaintextRefused(f"{host}: {PlaintextRefused.__doc__}")
+    log.warning("PLAINTEXT", host=host, warning="tokens and amounts travel readable; allow_plaintext is for networks that are private by other means")
+
+
+def may_speak_plaintext(settings: MeshSettings, host: str) -> bool:
+    """Whether tokens may be sent to a host without TLS."""
+    return settings.allow_plaintext or is_loopback(host)
