@@ -1,0 +1,9 @@
+"""The JSON dialect of the gateway, compiled once per message descriptor: snake_case out, every spelling of the contract in, number literals digit
+for digit, nothing unknown, nothing twice. `google.protobuf.json_format` is the oracle of its tests wherever the two dialects agree."""
+
+from gateway.codec.decoder import Decoders
+from gateway.codec.dialect import Mismatch, UnsupportedField
+from gateway.codec.encoder import Encoders
+from gateway.codec.reader import NumberLiteral, read_json
+
+__all__ = ["Decoders", "Encoders", "Mismatch", "NumberLiteral", "UnsupportedField", "read_json"]

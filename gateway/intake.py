@@ -1,0 +1,159 @@
+"""What arrives, read with a limit on everything: which headers count, how large a body may be and how long it may take. No route is known here."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final
+
+from gateway.refusals import BodyTooLarge, MalformedBody, RequestTimeout, UnsupportedMediaType
+from mesh.errors import InvalidArgument, TokenInvalid
+from mesh.trace import Trace
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
+_JSON: Final = re.compile(rb'application/json(?:\s*;\s*charset="?utf-?8"?)?\s*;?', re.IGNORECASE)
+_BEARER: Final = re.compile(rb"Bearer +([\x21-\x7e]+)", re.IGNORECASE)
+
+
+class ClientGone(Exception):
+    """The client hung up before its request was whole; nobody is there to hear an answer."""
+
+
+class Request:
+    """One HTTP request without its body."""
+
+    __slots__ = ("_repeated", "_scope", "headers", "method", "query", "raw_path", "request_id", "trace")
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+        self.method: str = scope["method"]
+        self.raw_path: bytes = scope["raw_path"]
+        self.query: bytes = scope["query_string"]
+        headers: dict[bytes, bytes] = {}
+        repeated: set[bytes] | None = None
+        for name, value in scope["headers"]:
+            if name in headers:
+                repeated = repeated or set()
+                repeated.add(name)
+            headers[name] = value
+        self.headers = headers
+        self._repeated = repeated
+        self.trace = Trace.start(self._label(b"traceparent"))
+        given = headers.get(b"x-request-id")
+        self.request_id = given.decode("ascii") if given is not None and _REQUEST_ID.fullmatch(given) else f"req-{self.trace.span_id}"
+
+    @property
+    def client(self) -> str:
+        """The address of the client (or what a trusted proxy says of it)."""
+        client = self._scope.get("client")
+        return client[0] if client else ""
+
+    def single(self, name: bytes) -> bytes | None:
+        """A header that may stand once, or None.
+
+        Raises:
+            InvalidArgument: it stands twice; which one counts is then anybody's guess.
+        """
+        if self._repeated and name in self._repeated:
+            raise InvalidArgument.of(name.decode("ascii"), "is given twice")
+        return self.headers.get(name)
+
+    def bearer(self) -> str | None:
+        """The bearer token, or None when there is no Authorization header.
+
+        Raises:
+            TokenInvalid: another scheme, or two of them.
+        """
+        header = self.headers.get(b"authorization")
+        if header is None:
+            return None
+        match = _BEARER.fullmatch(header)
+        if match is None or (self._repeated and b"authorization" in self._repeated):
+            raise TokenInvalid("Authorization must be one bearer token.")
+        return match[1].decode("ascii")
+
+    def _label(self, name: bytes) -> str | None:
+        value = self.headers.get(name)
+        return value.decode("latin-1") if value is not None else None
+
+    @property
+    def has_body(self) -> bool:
+        """Whether the head announces a body."""
+        return self.headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in self.headers
+
+    def json_type(self) -> None:
+        """Makes sure that the body says it is JSON.
+
+        Raises:
+            UnsupportedMediaType: it says something else, nothing, or that it is compressed.
+        """
+        content_type = self.single(b"content-type")
+        if content_type is None or _JSON.fullmatch(content_type.strip()) is None:
+            raise UnsupportedMediaType(fields={"content-type": "must be application/json"})
+        self.uncompressed()
+
+    def uncompressed(self) -> None:
+        """Makes sure that the body is not compressed: a small one may be huge inside.
+
+        Raises:
+            UnsupportedMediaType: it is.
+        """
+        if self.headers.get(b"content-encoding", b"identity").lower() != b"identity":
+            raise UnsupportedMediaType("Compressed bodies are not taken.", fields={"content-encoding": "must be identity"})
+
+    def no_body(self) -> None:
+        """Makes sure that a path without body gets none.
+
+        Raises:
+            MalformedBody: it does.
+        """
+        if self.has_body:
+            raise MalformedBody.of("", "is not taken here")
+
+
+async def read_body(request: Request, receive: Receive, *, bytes_max: int, seconds_max: float) -> bytes:
+    """The whole body.
+
+    Raises:
+        BodyTooLarge: by its announced length or by what really came. RequestTimeout: it did not end in time. ClientGone: the client hung up.
+    """
+    announced = request.headers.get(b"content-length", b"0")
+    if len(announced) > 12 or int(announced) > bytes_max:  # the parser lets digits through only
+        raise _too_large(bytes_max)
+    try:
+        async with asyncio.timeout(seconds_max):
+            message = await receive()
+            body: bytes = _chunk(message)
+            if not message.get("more_body", False):
+                if len(body) > bytes_max:
+                    raise _too_large(bytes_max)
+                return body
+            chunks, length = [body], len(body)
+            while message.get("more_body", False):
+                if length > bytes_max:
+                    raise _too_large(bytes_max)
+                message = await receive()
+                chunks.append(_chunk(message))
+                length += len(chunks[-1])
+    except TimeoutError:
+        raise RequestTimeout from None
+    if length > bytes_max:
+        raise _too_large(bytes_max)
+    return b"".join(chunks)
+
+
+def _chunk(message: Message) -> bytes:
+    if message["type"] != "http.request":
+        raise ClientGone
+    chunk: bytes = message.get("body", b"")
+    return chunk
+
+
+def _too_large(bytes_max: int) -> BodyTooLarge:
+    return BodyTooLarge(fields={"body": f"must be at most {bytes_max} bytes"})

@@ -1,0 +1,232 @@
+"""The document: one operation for each door of each method, with who may call it, what it answers and how it refuses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from typing import Any, Final
+
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+
+from gateway.codec.dialect import HTTP_BODY, field_policy
+from gateway.openapi.comments import read_comments
+from gateway.openapi.schemas import Schemas, is_required
+from gateway.schema import HttpRule, Method, Schema, body_type, find_field
+from mesh.call import Role
+from mesh.policies import Idempotency
+from mesh.wire_errors import COMMON, ErrorSpec
+
+Node = dict[str, Any]
+
+TRACE_ID: Final[Node] = {"type": "string", "pattern": "^[0-9a-f]{32}$", "description": "W3C trace id; also in the header traceparent."}
+_DESCRIPTION: Final = """Payments, orders and flash sales over HTTP. Every method here is a gRPC method of the same name.
+
+Answers are `{"code": "00000", "message": "success", "data": …, "trace_id": "…"}`. A refusal has the fitting HTTP status, its business code,
+`data: null` and `details` with a `reason`, which is the stable contract. Amounts are decimal strings in major units. `X-Request-Id` and `traceparent`
+are honoured and returned.
+"""
+# Which common reasons a method may answer, by what it has.
+_ALWAYS: Final = ("INVALID_ARGUMENT", "REQUEST_TIMEOUT", "HEADERS_TOO_LARGE", "INTERNAL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "NEIGHBOUR_UNAVAILABLE")
+_TOKEN: Final = ("UNAUTHENTICATED", "TOKEN_EXPIRED", "TOKEN_INVALID", "PERMISSION_DENIED")
+_BODY: Final = ("MALFORMED_BODY", "UNSUPPORTED_MEDIA_TYPE", "BODY_TOO_LARGE")
+_EFFECT: Final = ("CONFLICT", "OUTCOME_UNKNOWN")
+_KEY: Final = ("IDEMPOTENCY_KEY_IN_USE", "IDEMPOTENCY_KEY_REUSED")
+
+
+def build_document(schema: Schema, *, development: bool) -> Node:
+    """The OpenAPI 3.1 document of every routed method; methods of development only where `development` is true."""
+    comments = read_comments(schema.files)
+    builder = _Builder(schema, comments)
+    paths: dict[str, Node] = {}
+    tags: dict[str, Node] = {}
+    for method in schema.routed(development=development):
+        service = method.descriptor.containing_service
+        tags[service.name] = {"name": service.name, "description": comments.get(service.full_name, "")}
+        for index, rule in enumerate(method.rules):
+            path = rule.template.text
+            paths.setdefault(path, {})[rule.verb.lower()] = builder.operation(method, rule, index)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "paymesh", "version": metadata.version("paymesh"), "description": _DESCRIPTION},
+        "servers": [{"url": "/"}],
+        "tags": list(tags.values()),
+        "paths": paths,
+        "components": {"schemas": dict(sorted((builder.schemas.components | {"Error": _error_schema()}).items())),
+                       "examples": dict(sorted(builder.examples.items())),
+                       "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT",
+                                                      "description": "A user token: `typ: at+jwt`, `iss`, `aud: paymesh`, `exp`, `sub`, `roles`."}}},
+    }
+
+
+class _Builder:
+    def __init__(self, schema: Schema, comments: Mapping[str, str]) -> None:
+        self._schema = schema
+        self._comments = comments
+        self.schemas = Schemas(comments)
+        self.examples: dict[str, Node] = {}
+
+    def operation(self, method: Method, rule: HttpRule, index: int) -> Node:
+        """One operation object."""
+        descriptor = method.descriptor
+        comment = self._comments.get(descriptor.full_name, descriptor.name)
+        roles = sorted(role.name for role in method.policy.roles - {Role.SERVICE})
+        operation: Node = {
+            "operationId": f"{descriptor.containing_service.name}_{descriptor.name}" + (f"_{index + 1}" if index else ""),
+            "tags": [descriptor.containing_service.name],
+            "summary": re.split(r"(?<=[.:;]) ", comment, maxsplit=1)[0].rstrip(".:;"),
+            "description": self._describe(method, index, comment, roles),
+            "security": [{"bearer": []}] if "PUBLIC" not in roles else [],
+            "parameters": list(self._parameters(method, rule)),
+            "responses": self._responses(method, rule),
+        }
+        if rule.body:
+            operation["requestBody"] = self._request_body(method, rule)
+        return operation
+
+    def _describe(self, method: Method, index: int, comment: str, roles: list[str]) -> str:
+        lines = [comment, f"Roles: {', '.join(roles)}. gRPC: `{method.policy.path[1:]}`, at most {method.policy.timeout_seconds:g} s."]
+        if method.policy.limit is not None:
+            lines.append(f"Limit for each caller: {method.policy.limit.per_second} per second, {method.policy.limit.burst} at once.")
+        if index:
+            canonical = method.rules[0]
+            lines.append(f"Another address of `{canonical.verb} {canonical.template.text}`.")
+        return "\n\n".join(lines)
+
+    def _parameters(self, method: Method, rule: HttpRule) -> Iterator[Node]:
+        taken = {rule.body} if rule.body else set()
+        for path in rule.template.variables:
+            taken.add(".".join(path))
+            yield self._parameter(method.input_type, path, where="path", required=True)
+        for binding in method.policy.http.headers:
+            taken.add(binding.field)
+            yield self._parameter(method.input_type, tuple(binding.field.split(".")), where="header", name=binding.header.title())
+        if method.policy.idempotency is not Idempotency.NONE:
+            yield {"name": "Idempotency-Key", "in": "header", "required": method.policy.idempotency is Idempotency.REQUIRED,
+                   "description": "The same key gives the first final answer again.", "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"}}
+        if rule.body != "*":
+            for path in _query_paths(method.input_type, (), taken):
+                yield self._parameter(method.input_type, path, where="query")
+
+    def _parameter(self, message: Descriptor, path: tuple[str, ...], *, where: str, name: str = "", required: bool = False) -> Node:
+        field = find_field(message, path)
+        if field is None:
+            raise LookupError(".".join(path))
+        schema = self.schemas.field(field, "in")
+        if schema.get("type") == ["string", "number"]:
+            schema["type"] = "string"  # a query string knows no numbers
+        parameter: Node = {"name": name or ".".join(path), "in": where, "required": required or is_required(field), "schema": schema}
+        if "description" in schema:
+            parameter["description"] = schema.pop("description")
+        return parameter
+
+    def _request_body(self, method: Method, rule: HttpRule) -> Node:
+        body = body_type(method.input_type, rule.body)
+        if body is None:
+            field = self.schemas.field(method.input_type.fields_by_name[rule.body], "in")
+            return {"required": True, "content": {"application/json": {"schema": field}}}
+        if body.full_name == HTTP_BODY:
+            return {"required": True, "content": {"*/*": {"schema": {}}}}
+        without = {path[0] for path in rule.template.variables if len(path) == 1}
+        schema = self.schemas.object(body, "in", without=without) if rule.body == "*" and without else self.schemas.message(body, "in")
+        return {"required": True, "content": {"application/json": {"schema": schema}}}
+
+    def _responses(self, method: Method, rule: HttpRule) -> Node:
+        responses: dict[str, Node] = {}
+        http = method.policy.http
+        statuses = {http.success_status: "Success."}
+        statuses |= {choice.status: f"Success with {choice.field} {choice.value}." for choice in http.status_by_enum}
+        for status, text in statuses.items():
+            responses[str(status)] = self._success(method, rule, text)
+        by_status: dict[int, list[ErrorSpec]] = {}
+        for spec in self._errors(method, rule):
+            by_status.setdefault(spec.http_status, []).append(spec)
+        for status, specs in sorted(by_status.items()):
+            responses[str(status)] = self._refusal(specs)
+        return responses
+
+    def _success(self, method: Method, rule: HttpRule, text: str) -> Node:
+        headers: Node = {"X-Request-Id": {"schema": {"type": "string"}}, "traceparent": {"schema": {"type": "string"}}}
+        if method.policy.idempotency is not Idempotency.NONE:
+            headers["Idempotent-Replayed"] = {"description": "Present on the answer of an earlier call with the same key.",
+                                              "schema": {"type": "string", "enum": ["true"]}}
+        body = body_type(method.output_type, rule.response_body or "*")
+        if body is not None and body.full_name == HTTP_BODY:
+            return {"description": text, "headers": headers, "content": {"*/*": {"schema": {}}}}
+        data = self.schemas.field(method.output_type.fields_by_name[rule.response_body], "out") if rule.response_body else \
+            self.schemas.message(method.output_type, "out")
+        envelope = {"type": "object", "required": ["code", "message", "data", "trace_id"], "properties": {
+            "code": {"const": "00000"}, "message": {"const": "success"}, "data": data, "trace_id": TRACE_ID}}
+        return {"description": text, "headers": headers, "content": {"application/json": {"schema": envelope}}}
+
+    def _refusal(self, specs: list[ErrorSpec]) -> Node:
+        examples: dict[str, Node] = {}
+        for spec in specs:
+            key = f"{spec.domain}.{spec.reason}"
+            examples[key.removeprefix("paymesh.")] = {"$ref": f"#/components/examples/{key}"}
+            self.examples[key] = {"summary": spec.reason, "value": {"code": spec.business_code, "message": spec.message, "data": None,
+                                                                    "details": {"reason": spec.reason}, "trace_id": "0" * 31 + "1"}}
+        lines = [f"`{spec.business_code}` {spec.reason}: {spec.message}" for spec in specs]
+        return {"description": "\n\n".join(lines),
+                "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}, "examples": examples}}}
+
+    def _errors(self, method: Method, rule: HttpRule) -> Iterator[ErrorSpec]:
+        policy = method.policy
+        reasons = [*_ALWAYS]
+        if Role.PUBLIC not in policy.roles:
+            reasons += _TOKEN
+        if rule.body:
+            reasons += _BODY
+        if policy.side_effects:
+            reasons += _EFFECT
+        if policy.idempotency is not Idempotency.NONE:
+            reasons += _KEY
+        if policy.idempotency is Idempotency.REQUIRED:
+            reasons.append("IDEMPOTENCY_KEY_MISSING")
+        if policy.limit is not None:
+            reasons.append("RATE_LIMITED")
+        if "page_token" in method.input_type.fields_by_name:
+            reasons.append("PAGE_TOKEN_INVALID")
+        for spec in self._schema.errors:
+            if spec.domain == policy.package or (spec.domain == COMMON and spec.reason in reasons):
+                yield spec
+
+
+def _query_paths(message: Descriptor, prefix: tuple[str, ...], taken: set[str]) -> Iterator[tuple[str, ...]]:
+    for field in message.fields:
+        path = (*prefix, field.name)
+        if ".".join(path) in taken or field_policy(field).sensitive:
+            continue
+        if _is_message(field):
+            if field.message_type is not None and not field.is_repeated and len(path) < 4:
+                yield from _query_paths(field.message_type, path, taken)
+        else:
+            yield path
+
+
+def _is_message(field: FieldDescriptor) -> bool:
+    return field.message_type is not None and field.message_type.full_name not in {"google.protobuf.Timestamp", "google.protobuf.Duration"}
+
+
+def _error_schema() -> Node:
+    return {
+        "type": "object", "description": "A refusal.", "required": ["code", "message", "data", "details", "trace_id"],
+        "properties": {
+            "code": {"type": "string", "description": "Business code."},
+            "message": {"type": "string", "description": "For people."},
+            "data": {"type": "null"},
+            "details": {
+                "type": "object", "required": ["reason"], "properties": {
+                    "reason": {"type": "string", "description": "The stable contract."},
+                    "fields": {"type": "array", "items": {"type": "object", "required": ["field", "description"], "properties": {
+                        "field": {"type": "string"}, "description": {"type": "string"}}}},
+                    "retry_after_ms": {"type": "integer", "minimum": 0},
+                    "outcome": {"type": "string", "description": "What happened to the money.",
+                                "enum": ["UNSPECIFIED", "NOT_ATTEMPTED", "DECLINED", "TECH_FAILED", "UNKNOWN", "PENDING", "CAPTURED"]},
+                    "safe_to_retry": {"type": "boolean", "description": "The same request may be sent again without any risk of paying twice."},
+                    "payment_id": {"type": "string"},
+                    "metadata": {"type": "object", "additionalProperties": {"type": "string"}},
+                }},
+            "trace_id": TRACE_ID,
+        },
+    }

@@ -1,0 +1,156 @@
+"""What the gateway itself refuses, as reasons of the common contract, and how any refusal looks over HTTP: status, business code, envelope, headers.
+A reason that the contract does not know is answered by its gRPC code alone, without its text."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, Final
+
+import msgspec
+
+from gateway.answers import Answer, Headers
+from mesh.errors import MeshError, MoneyError, NeighbourUnavailable, RemoteError, Unauthenticated
+from mesh.wire_errors import COMMON, ErrorCatalogue, ErrorSpec, RemoteMoneyError
+
+
+class MalformedBody(MeshError):
+    """Malformed request body."""
+
+    reason = "MALFORMED_BODY"
+
+    @classmethod
+    def of(cls, field: str, problem: str) -> MalformedBody:
+        """The refusal of one place of the body; the body itself when `field` is ""."""
+        place = field or "body"
+        return cls(f"{place}: {problem}", fields={place: problem})
+
+
+class UnsupportedMediaType(MeshError):
+    """Content-Type must be application/json in UTF-8."""
+
+    reason = "UNSUPPORTED_MEDIA_TYPE"
+
+
+class BodyTooLarge(MeshError):
+    """The request body is too large."""
+
+    reason = "BODY_TOO_LARGE"
+
+
+class RequestTimeout(MeshError):
+    """The request took too long to arrive."""
+
+    reason = "REQUEST_TIMEOUT"
+
+
+class HeadersTooLarge(MeshError):
+    """The request header fields are too large."""
+
+    reason = "HEADERS_TOO_LARGE"
+
+
+class MethodNotAllowed(MeshError):
+    """The path is not answered with this method.
+
+    Attributes:
+        allow: value of the header Allow.
+    """
+
+    reason = "METHOD_NOT_ALLOWED"
+    allow: str = ""
+
+
+class RateLimited(MeshError):
+    """Too many requests."""
+
+    reason = "RATE_LIMITED"
+
+
+class Internal(MeshError):
+    """Internal error."""
+
+    reason: ClassVar[str] = "INTERNAL"
+
+
+# When a sibling names a reason that our contract does not have (it is newer than we are), its gRPC code still says what happened.
+_BY_GRPC_CODE: Final = {
+    1: "CANCELLED", 3: "INVALID_ARGUMENT", 4: "DEADLINE_EXCEEDED", 5: "NOT_FOUND", 6: "CONFLICT", 7: "PERMISSION_DENIED", 8: "RATE_LIMITED",
+    9: "CONFLICT", 10: "CONFLICT", 11: "INVALID_ARGUMENT", 12: "UNIMPLEMENTED", 14: "UNAVAILABLE", 16: "UNAUTHENTICATED",
+}
+_CHALLENGE: Final = b'Bearer realm="paymesh"'
+
+
+class Refusals:
+    """Turns refusals into answers."""
+
+    def __init__(self, catalogue: ErrorCatalogue) -> None:
+        """Raises ValueError when the common contract lacks a reason that the gateway needs."""
+        self._catalogue = catalogue
+        self._internal = self._common("INTERNAL")
+        self._by_code = {code: self._common(reason) for code, reason in _BY_GRPC_CODE.items()}
+
+    def answer(self, error: MeshError, *, package: str, trace_id: str, credentials: bool = False) -> Answer:
+        """The answer to a refused request.
+
+        Args:
+            error: what was refused.
+            package: proto package of the method, the home of the reasons that the gateway may raise for it.
+            trace_id: stands in the envelope.
+            credentials: whether the request had any; only then a 401 says that they are wrong.
+        """
+        spec = self._spec(error, package)
+        known = spec.reason == error.reason
+        details = self._details(error, spec, known=known)
+        body = {"code": spec.business_code, "message": _message(error, spec) if known else spec.message, "data": None, "details": details,
+                "trace_id": trace_id}
+        return Answer(spec.http_status, msgspec.json.encode(body), headers=_headers(error, spec, credentials=credentials), reason=spec.reason)
+
+    def internal(self, trace_id: str) -> Answer:
+        """The answer to a defect: where to look in our log, and nothing else."""
+        return self.answer(Internal(), package=COMMON, trace_id=trace_id)
+
+    def _common(self, reason: str) -> ErrorSpec:
+        spec = self._catalogue.find(COMMON, reason)
+        if spec is None:
+            raise ValueError(f"{COMMON} has no reason {reason}")
+        return spec
+
+    def _spec(self, error: MeshError, package: str) -> ErrorSpec:
+        if isinstance(error, RemoteError):
+            return self._catalogue.find(error.domain, error.reason) or self._by_code.get(error.grpc_code, self._internal)
+        return self._catalogue.find(package, error.reason) or self._internal
+
+    def _details(self, error: MeshError, spec: ErrorSpec, *, known: bool) -> dict[str, object]:
+        details: dict[str, object] = {"reason": spec.reason}
+        if not known:
+            return details
+        if error.fields:
+            details["fields"] = [{"field": field, "description": problem} for field, problem in error.fields.items()]
+        if error.retry_after_seconds is not None:
+            details["retry_after_ms"] = round(error.retry_after_seconds * 1000)
+        if isinstance(error, MoneyError | RemoteMoneyError):
+            details["outcome"] = error.outcome.value if error.outcome else "UNSPECIFIED"
+            details["safe_to_retry"] = error.safe_to_retry
+            if error.payment_id:
+                details["payment_id"] = error.payment_id
+        metadata = {name: value for name, value in error.metadata.items() if name != "trace_id"}
+        if metadata:
+            details["metadata"] = metadata
+        return details
+
+
+def _message(error: MeshError, spec: ErrorSpec) -> str:
+    """The text of the refusal, or that of the contract where the refusal brought none of its own."""
+    default = (type(error).__doc__ or "").strip().split("\n", 1)[0]
+    return spec.message if isinstance(error, NeighbourUnavailable) or error.message == default else error.message
+
+
+def _headers(error: MeshError, spec: ErrorSpec, *, credentials: bool) -> Headers:
+    headers: Headers = []
+    if error.retry_after_seconds is not None:
+        headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_seconds))))
+    if spec.http_status == 401 and (isinstance(error, Unauthenticated | RemoteError)):
+        headers.append((b"www-authenticate", _CHALLENGE + (b', error="invalid_token"' if credentials else b"")))
+    if isinstance(error, MethodNotAllowed):
+        headers.append((b"allow", error.allow.encode()))
+    return headers

@@ -1,0 +1,230 @@
+"""The contract as the gateway reads it: the committed descriptor set in a pool of its own, its methods with their HTTP rules and policies, and its
+error reasons. Everything that could go wrong with an annotation is found here, at start-up, in one list; a gateway whose contract is broken does not
+start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, Final
+
+import buf.validate.validate_pb2  # noqa: F401  registers the extensions, so that field rules are readable from options
+from google.api import annotations_pb2, http_pb2
+from google.protobuf import descriptor_pb2, message_factory
+from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor, ServiceDescriptor
+from google.protobuf.descriptor_pool import DescriptorPool
+
+from gateway.codec import Decoders, Encoders, UnsupportedField
+from gateway.codec.dialect import HTTP_BODY, enum_names_in, field_policy, spellings
+from gateway.routes import PathTemplate, TemplateInvalid
+from mesh.call import Role
+from mesh.policies import MethodPolicy, PolicyInvalid, policy_of
+from mesh.wire_errors import ErrorCatalogue
+
+_VERBS_WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
+_OUR_PACKAGES: Final = "paymesh."
+
+
+class SchemaInvalid(Exception):
+    """The contract breaks a rule of the gateway. The message lists every problem."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpRule:
+    """One HTTP door of a method."""
+
+    verb: str                # "GET", "POST" …
+    template: PathTemplate
+    body: str                # "" none, "*" the whole request, else the name of a field
+    response_body: str       # "" the whole response, else the name of a field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """One method of the contract."""
+
+    descriptor: MethodDescriptor
+    policy: MethodPolicy
+    rules: tuple[HttpRule, ...]  # the canonical one first; none for methods between services
+
+    @property
+    def input_type(self) -> Descriptor:
+        """The request message."""
+        return self.descriptor.input_type
+
+    @property
+    def output_type(self) -> Descriptor:
+        """The response message."""
+        return self.descriptor.output_type
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schema:
+    """The whole contract."""
+
+    files: tuple[descriptor_pb2.FileDescriptorProto, ...]  # with comments, in order of import
+    methods: tuple[Method, ...]
+    errors: ErrorCatalogue
+    encoders: Encoders
+    decoders: Decoders
+
+    def routed(self, *, development: bool) -> Iterator[Method]:
+        """The methods that have a door, without those of development elsewhere."""
+        return (method for method in self.methods if method.rules and (development or not method.policy.development_only))
+
+
+def message_class(descriptor: Descriptor) -> Any:
+    """The class of a message of the private pool."""
+    return message_factory.GetMessageClass(descriptor)
+
+
+def load_schema(descriptor_set: bytes | None = None) -> Schema:
+    """Reads a FileDescriptorSet, the committed one by default.
+
+    Raises:
+        SchemaInvalid: a method without policy, a rule that does not bind, two routes for one path, a door to a method between services …
+    """
+    if descriptor_set is None:
+        descriptor_set = resources.files("paymesh").joinpath("descriptors.binpb").read_bytes()
+    files = tuple(descriptor_pb2.FileDescriptorSet.FromString(descriptor_set).file)
+    pool = DescriptorPool()
+    for file in files:
+        pool.Add(file)
+    problems: list[str] = []
+    encoders, decoders = Encoders(), Decoders()
+    methods: list[Method] = []
+    for service in _services(pool, files):
+        for descriptor in service.methods:
+            try:
+                method = Method(descriptor=descriptor, policy=policy_of(descriptor), rules=_http_rules(descriptor))
+            except (PolicyInvalid, TemplateInvalid) as problem:
+                problems.append(str(problem))
+                continue
+            problems += (f"{descriptor.full_name}: {problem}" for problem in _lint(method, encoders, decoders))
+            methods.append(method)
+    packages = {method.policy.package for method in methods}
+    if problems:
+        raise SchemaInvalid("; ".join(problems))
+    return Schema(files=files, methods=tuple(methods), errors=ErrorCatalogue.of_packages(packages, pool=pool), encoders=encoders, decoders=decoders)
+
+
+def _services(pool: DescriptorPool, files: tuple[descriptor_pb2.FileDescriptorProto, ...]) -> Iterator[ServiceDescriptor]:
+    for file in files:
+        if file.package.startswith(_OUR_PACKAGES):
+            for service in file.service:
+                yield pool.FindServiceByName(f"{file.package}.{service.name}")
+
+
+def _http_rules(descriptor: MethodDescriptor) -> tuple[HttpRule, ...]:
+    options = descriptor.GetOptions()
+    if not options.HasExtension(annotations_pb2.http):
+        return ()
+    declared = options.Extensions[annotations_pb2.http]
+    return tuple(_http_rule(descriptor, rule) for rule in (declared, *declared.additional_bindings))
+
+
+def _http_rule(descriptor: MethodDescriptor, declared: http_pb2.HttpRule) -> HttpRule:
+    verb = declared.WhichOneof("pattern")
+    if verb is None or verb == "custom":
+        raise TemplateInvalid(f"{descriptor.full_name}: a rule has one of get, put, post, delete, patch")
+    return HttpRule(verb=verb.upper(), template=PathTemplate.parse(getattr(declared, verb)), body=declared.body, response_body=declared.response_body)
+
+
+# The lint: each function yields problems of one method.
+
+
+def _lint(method: Method, encoders: Encoders, decoders: Decoders) -> Iterator[str]:
+    if not method.rules:
+        return
+    if method.policy.roles == {Role.SERVICE}:
+        yield "is only for services and must not have google.api.http"
+    if method.policy.server_streaming or method.descriptor.client_streaming:
+        yield "streams are not carried over HTTP"
+    yield from _lint_policy(method)
+    yield from _lint_spellings(method.input_type, set())
+    for rule in method.rules:
+        for problem in _lint_rule(method, rule, encoders, decoders):
+            yield f"{rule.verb} {rule.template.text}: {problem}"
+
+
+def _lint_policy(method: Method) -> Iterator[str]:
+    http = method.policy.http
+    for status in (http.success_status, *(rule.status for rule in http.status_by_enum)):
+        if not 200 <= status <= 299:
+            yield f"{status} is not a status of a success"
+    for rule in http.status_by_enum:
+        field = find_field(method.output_type, tuple(rule.field.split(".")))
+        if field is None or field.enum_type is None or field.is_repeated:
+            yield f"status_by_enum: {rule.field} is not an enum of {method.output_type.full_name}"
+        elif rule.value not in enum_names_in(field.enum_type):
+            yield f"status_by_enum: {rule.value} is not a value of {field.enum_type.full_name}"
+
+
+def _lint_spellings(message: Descriptor, seen: set[str]) -> Iterator[str]:
+    """Two fields of one message must not answer to one spelling."""
+    if message.full_name in seen or message.full_name.startswith("google."):
+        return
+    seen.add(message.full_name)
+    owner: dict[str, str] = {}
+    for field in message.fields:
+        for name in spellings(field):
+            other = owner.setdefault(name, field.name)
+            if other != field.name:
+                yield f"{message.full_name}: {name} means both {other} and {field.name}"
+        if field_policy(field).number_ok and field.type != FieldDescriptor.TYPE_STRING:
+            yield f"{field.full_name}: number_ok is for strings"
+        if field.message_type is not None:
+            yield from _lint_spellings(field.message_type, seen)
+
+
+def _lint_rule(method: Method, rule: HttpRule, encoders: Encoders, decoders: Decoders) -> Iterator[str]:
+    if rule.body and rule.verb not in _VERBS_WITH_BODY:
+        yield f"{rule.verb} has no body"
+    for path in (*rule.template.variables, *(tuple(header.field.split(".")) for header in method.policy.http.headers)):
+        field = find_field(method.input_type, path)
+        if field is None or field.is_repeated or field.message_type is not None:
+            yield f"{'.'.join(path)} is not a single value of {method.input_type.full_name}"
+        elif field_policy(field).sensitive:
+            yield f"{'.'.join(path)} is sensitive and must not stand in a path or header"
+    if len(set(rule.template.variables)) != len(rule.template.variables):
+        yield "a variable stands twice"
+    try:
+        body = body_type(method.input_type, rule.body)
+        if body is not None and body.full_name != HTTP_BODY:
+            decoders.of(body)
+        answer = body_type(method.output_type, rule.response_body or "*")
+        if answer is not None and answer.full_name != HTTP_BODY:
+            encoders.of(answer)
+    except (LookupError, UnsupportedField) as problem:
+        yield str(problem).strip("'\"")
+
+
+def find_field(message: Descriptor, path: tuple[str, ...]) -> FieldDescriptor | None:
+    """The field at the end of a path of single messages, or None."""
+    field: FieldDescriptor | None = None
+    for name in path:
+        if field is not None:
+            if field.message_type is None or field.is_repeated:
+                return None
+            message = field.message_type
+        field = message.fields_by_name.get(name)
+        if field is None:
+            return None
+    return field
+
+
+def body_type(message: Descriptor, body: str) -> Descriptor | None:
+    """The message that a body ("*" or the name of a field) holds; None for no body or one that is not a message.
+
+    Raises:
+        LookupError: when there is no such field.
+    """
+    if body == "*":
+        return message
+    if not body:
+        return None
+    field = message.fields_by_name.get(body)
+    if field is None:
+        raise LookupError(f"{message.full_name} has no field {body}")
+    return None if field.is_repeated else field.message_type
