@@ -1,0 +1,1 @@
+"""Products, their stock and the orders of buyers, in one database. Speaks `paymesh.order.v1`."""

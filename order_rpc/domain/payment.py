@@ -1,0 +1,117 @@
+"""What an order makes of a payment. payment_rpc sends snapshots, in any order and any number of times; the first one with money decides, once."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import assert_never
+
+from mesh.errors import InvalidArgument
+from mesh.money import Money
+from order_rpc.domain.order import Order, OrderState
+
+# States of a payment in which its money is here; the other states are payment_rpc's own affair, so they are no enum of ours.
+_MONEY_STATES = frozenset({"SUCCESS", "LATE_SUCCESS"})
+_STATE_NAME = re.compile(r"[A-Z_]{1,32}", re.ASCII)
+
+
+class Disposition(StrEnum):
+    """What an order did with a payment."""
+
+    APPLIED = "APPLIED"                              # the order took it and is PAID by it
+    ALREADY = "ALREADY"                              # it was PAID by this payment before
+    REVIVED = "REVIVED"                              # a cancelled order took it and is PAID again
+    REFUSED_CANCELLED = "REFUSED_CANCELLED"          # the order is cancelled; the money goes back
+    REFUSED_PAID_BY_OTHER = "REFUSED_PAID_BY_OTHER"  # another payment paid the order; the money goes back
+    NOTED = "NOTED"                                  # a snapshot that decides nothing; never stored
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaymentSnapshot:
+    """What payment_rpc knows of a payment at one version of it."""
+
+    payment_id: str
+    version: int
+    state: str
+    captured: Money
+    refunded: Money
+    refund_reserved: Money
+
+    @classmethod
+    def parse(cls, *, payment_id: str, version: int, state: str, captured: str, refunded: str, refund_reserved: str,
+              currency: str) -> PaymentSnapshot:
+        """Reads a snapshot as it comes over the wire, amounts in major units.
+
+        Raises:
+            InvalidArgument: an amount is none of that currency, or the state is no name; names the field.
+        """
+        if _STATE_NAME.fullmatch(state) is None:
+            raise InvalidArgument.of("payment.state", "expected the name of a state such as SUCCESS")
+
+        def money(field: str, amount: str) -> Money:
+            return Money.parse(amount, currency, field=f"payment.{field}", currency_field="payment.currency", allow_zero=True)
+
+        return cls(payment_id=payment_id, version=version, state=state, captured=money("captured", captured), refunded=money("refunded", refunded),
+                   refund_reserved=money("refund_reserved", refund_reserved))
+
+    @property
+    def has_money(self) -> bool:
+        """True when this snapshot is one that decides."""
+        return self.state in _MONEY_STATES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownPayment:
+    """A payment of an order as we heard of it last, and what the order did with it."""
+
+    payment_id: str
+    version: int
+    state: str
+    disposition: Disposition | None  # None until it is decided, then for ever the same
+    created_at: datetime
+    updated_at: datetime
+
+    @classmethod
+    def first_heard(cls, snapshot: PaymentSnapshot, *, at: datetime) -> KnownPayment:
+        """A payment that we did not know before."""
+        return cls(payment_id=snapshot.payment_id, version=snapshot.version, state=snapshot.state, disposition=None, created_at=at, updated_at=at)
+
+    def heard(self, snapshot: PaymentSnapshot, *, at: datetime) -> KnownPayment:
+        """This payment after a newer snapshot; its disposition stays."""
+        return replace(self, version=snapshot.version, state=snapshot.state, updated_at=at)
+
+    @property
+    def answer(self) -> Disposition:
+        """What payment_rpc hears of it."""
+        return self.disposition or Disposition.NOTED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What becomes of an order by a snapshot with money."""
+
+    order: Order
+    disposition: Disposition | None  # None: undecided, because the money is not what the order costs
+    shortfall: str = ""              # why a person must look at it
+
+
+def decide(order: Order, snapshot: PaymentSnapshot, *, at: datetime) -> Decision:
+    """What an order does with a payment whose money is here.
+
+    Money that is less than the order costs, or of another currency, never pays it: the order stays as it is and a person is told.
+    """
+    match order.state:
+        case OrderState.PENDING_PAYMENT | OrderState.CANCELLING:
+            if snapshot.captured.currency != order.amount.currency or snapshot.captured < order.amount:
+                shortfall = f"captured {snapshot.captured} for an order of {order.amount}"
+                return Decision(order=order, disposition=None, shortfall=shortfall)
+            return Decision(order=order.pay(payment_id=snapshot.payment_id, at=at), disposition=Disposition.APPLIED)
+        case OrderState.PAID | OrderState.SHIPPED | OrderState.COMPLETED | OrderState.REFUNDED:
+            is_ours = order.paid_payment_id == snapshot.payment_id
+            return Decision(order=order, disposition=Disposition.ALREADY if is_ours else Disposition.REFUSED_PAID_BY_OTHER)
+        case OrderState.CANCELLED:
+            return Decision(order=order, disposition=Disposition.REFUSED_CANCELLED)
+        case _:
+            assert_never(order.state)

@@ -1,0 +1,81 @@
+"""A product: what a shop sells, at which price, and how many units are there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from mesh.money import Money
+from order_rpc.domain.errors import OutOfStock, PriceChanged, ProductAlreadyExists
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stock:
+    """Units of one SKU. Their sum changes only when somebody sets `available`."""
+
+    available: int  # may be ordered
+    reserved: int   # held by unpaid orders
+    sold: int       # held by paid orders
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Product:
+    """One thing to buy, identified by (merchant_id, sku_id)."""
+
+    merchant_id: str
+    sku_id: str
+    name: str
+    price: Money
+    first_available: int  # the stock that it was created with: part of what "the same content again" means
+    stock: Stock
+    created_at: datetime
+    updated_at: datetime
+
+    @classmethod
+    def create(cls, *, merchant_id: str, sku_id: str, name: str, price: Money, available: int, at: datetime) -> Product:
+        """A new product with its first stock."""
+        return cls(merchant_id=merchant_id, sku_id=sku_id, name=name, price=price, first_available=available,
+                   stock=Stock(available=available, reserved=0, sold=0), created_at=at, updated_at=at)
+
+    def require_same_content(self, other: Product) -> None:
+        """Checks that another creation of this product asks for what is there.
+
+        Raises:
+            ProductAlreadyExists: it does not; names the differing fields as the request calls them.
+        """
+        pairs = {
+            "name": (self.name, other.name),
+            "price": (self.price.minor, other.price.minor),
+            "currency": (self.price.currency, other.price.currency),
+            "available": (self.first_available, other.first_available),
+        }
+        differing = sorted(field for field, (ours, theirs) in pairs.items() if ours != theirs)
+        if differing:
+            raise ProductAlreadyExists(
+                f"product {self.sku_id} exists with another {', '.join(differing)}",
+                fields=dict.fromkeys(differing, "differs from the product that exists"), sku_id=self.sku_id)
+
+    def require_price(self, seen: str, *, field: str) -> None:
+        """Checks the unit price that a client saw, in major units; "" stands for a client that does not say.
+
+        Raises:
+            PriceChanged: it is not the price now. InvalidArgument: it is no amount of this product's currency; names `field`.
+        """
+        if seen and Money.parse(seen, self.price.currency, field=field, allow_zero=True) != self.price:
+            raise PriceChanged(f"the price of {self.sku_id} is {self.price}", fields={field: f"the price is {self.price.format()}"},
+                               sku_id=self.sku_id, price=self.price.format(), currency=self.price.currency)
+
+    def require_available(self, quantity: int) -> None:
+        """Refuses early what the conditional UPDATE of the stock would refuse anyway: a sold-out product costs no writes.
+
+        Raises:
+            OutOfStock: fewer units are left.
+        """
+        if self.stock.available < quantity:
+            raise out_of_stock(self.sku_id, self.stock.available)
+
+
+def out_of_stock(sku_id: str, available: int) -> OutOfStock:
+    """The refusal, with which SKU and how many units are left."""
+    message = f"only {available} units of {sku_id} are left" if available else f"{sku_id} is sold out"
+    return OutOfStock(message, fields={"items": message}, sku_id=sku_id, available=available)

@@ -1,0 +1,151 @@
+"""The tables. Invariants stand here too: states by CHECK, stock never below zero, one row per key. Every key begins with the tenant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, ForeignKeyConstraint, Index, Integer, String, Table
+from sqlalchemy.dialects import mysql
+
+from mesh.db import BigInt, Identifier, UtcMillis, metadata_with_names
+from mesh.inbox import INBOX
+from mesh.outbox import OUTBOX
+from mesh.receipts import RECEIPT
+from order_rpc.domain.order import OrderState
+from order_rpc.domain.payment import Disposition
+
+metadata = metadata_with_names()
+for _table in (RECEIPT, OUTBOX, INBOX):
+    _table.to_metadata(metadata)
+
+_MERCHANT = Identifier(32)
+_SKU = Identifier(64)
+_USER = Identifier(64)
+_ORDER = Identifier(32)
+_PAYMENT = Identifier(32)
+_CURRENCY = Identifier(3)
+_STATE = Identifier(32)
+# For people, in any script; latin1 is still the default of many servers.
+_TEXT = String(200).with_variant(mysql.VARCHAR(200, charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb")
+
+RESERVED, COMMITTED, RELEASED = "RESERVED", "COMMITTED", "RELEASED"
+
+
+def one_of(column: str, values: Iterable[str]) -> str:
+    """A CHECK that a column holds one of a closed set."""
+    return f"{column} IN ({', '.join(repr(str(value)) for value in values)})"
+
+
+PRODUCT = Table(
+    "product", metadata,
+    Column("merchant_id", _MERCHANT, primary_key=True),
+    Column("sku_id", _SKU, primary_key=True),
+    Column("name", _TEXT, nullable=False),
+    Column("price_minor", BigInteger, nullable=False),
+    Column("currency", _CURRENCY, nullable=False),
+    Column("first_available", BigInteger, nullable=False),
+    Column("created_at", UtcMillis, nullable=False),
+    Column("updated_at", UtcMillis, nullable=False),
+    CheckConstraint("price_minor >= 0", name="price"),
+)
+
+STOCK = Table(
+    "stock", metadata,
+    Column("merchant_id", _MERCHANT, primary_key=True),
+    Column("sku_id", _SKU, primary_key=True),
+    Column("available", BigInteger, nullable=False),
+    Column("reserved", BigInteger, nullable=False),
+    Column("sold", BigInteger, nullable=False),
+    ForeignKeyConstraint(["merchant_id", "sku_id"], ["product.merchant_id", "product.sku_id"]),
+    CheckConstraint("available >= 0", name="available"),
+    CheckConstraint("reserved >= 0", name="reserved"),
+    CheckConstraint("sold >= 0", name="sold"),
+)
+
+# Not "order": that is a word of SQL.
+ORDERS = Table(
+    "orders", metadata,
+    Column("merchant_id", _MERCHANT, primary_key=True),
+    Column("order_id", _ORDER, primary_key=True),
+    Column("user_id", _USER, nullable=False),
+    Column("state", _STATE, nullable=False),
+    Column("amount_minor", BigInteger, nullable=False),
+    Column("currency", _CURRENCY, nullable=False),
+    Column("paid_payment_id", _PAYMENT, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("created_at", UtcMillis, nullable=False),
+    Column("expires_at", UtcMillis, nullable=False),
+    Column("paid_at", UtcMillis, nullable=True),
+    Column("updated_at", UtcMillis, nullable=False),
+    CheckConstraint(one_of("state", OrderState), name="state"),
+    CheckConstraint("amount_minor >= 0", name="amount"),
+    CheckConstraint("(state IN ('PENDING_PAYMENT', 'CANCELLING', 'CANCELLED')) = (paid_at IS NULL)", name="paid_at"),
+    CheckConstraint("paid_at IS NOT NULL OR paid_payment_id = ''", name="paid_payment_id"),
+    # One per filter of ListOrders, in the order of the list: each page is one range of one index, nothing is sorted.
+    Index("ix_orders_merchant", "merchant_id", "created_at", "order_id"),
+    Index("ix_orders_state", "merchant_id", "state", "created_at", "order_id"),
+    Index("ix_orders_user", "merchant_id", "user_id", "created_at", "order_id"),
+    Index("ix_orders_user_state", "merchant_id", "user_id", "state", "created_at", "order_id"),
+)
+
+ORDER_ITEM = Table(
+    "order_item", metadata,
+    Column("merchant_id", _MERCHANT, primary_key=True),
+    Column("order_id", _ORDER, primary_key=True),
+    Column("sku_id", _SKU, primary_key=True),
+    Column("name", _TEXT, nullable=False),
+    Column("unit_price_minor", BigInteger, nullable=False),
+    Column("quantity", Integer, nullable=False),
+    Column("amount_minor", BigInteger, nullable=False),
+    ForeignKeyConstraint(["merchant_id", "order_id"], ["orders.merchant_id", "orders.order_id"]),
+    CheckConstraint("quantity > 0", name="quantity"),
+    CheckConstraint("amount_minor = unit_price_minor * quantity", name="amount"),
+)
+
+# No foreign key to stock: its check would take a shared lock on the row that the same transaction updates, a deadlock between two buyers.
+RESERVATION = Table(
+    "reservation", metadata,
+    Column("merchant_id", _MERCHANT, primary_key=True),
+    Column("order_id", _ORDER, primary_key=True),
+    Column("sku_id", _SKU, primary_key=True),
+    Column("generation", Integer, primary_key=True, autoincrement=False),
+    Column("quantity", Integer, nullable=False),
+    Column("state", _STATE, nullable=False),
+    Column("created_at", UtcMillis, nullable=False),
+    Column("updated_at", UtcMillis, nullable=False),
+    ForeignKeyConstraint(["merchant_id", "order_id"], ["orders.merchant_id", "orders.order_id"]),
+    CheckConstraint("quantity > 0", name="quantity"),
+    CheckConstraint(one_of("state", (RESERVED, COMMITTED, RELEASED)), name="state"),
+)
+
+PAYMENT_DISPOSITION = Table(
+    "payment_disposition", metadata,
+    Column("merchant_id", _MERCHANT, primary_key=True),
+    Column("order_id", _ORDER, primary_key=True),
+    Column("payment_id", _PAYMENT, primary_key=True),
+    Column("payment_version", BigInteger, nullable=False),
+    Column("payment_state", _STATE, nullable=False),
+    Column("disposition", _STATE, nullable=True),
+    Column("created_at", UtcMillis, nullable=False),
+    Column("updated_at", UtcMillis, nullable=False),
+    ForeignKeyConstraint(["merchant_id", "order_id"], ["orders.merchant_id", "orders.order_id"]),
+    CheckConstraint(one_of("disposition", (value for value in Disposition if value is not Disposition.NOTED)), name="disposition"),
+)
+
+ORDER_AUDIT = Table(
+    "order_audit", metadata,
+    Column("id", BigInt, primary_key=True, autoincrement=True),
+    Column("merchant_id", _MERCHANT, nullable=False),
+    Column("order_id", _ORDER, nullable=False),
+    Column("from_state", _STATE, nullable=False),
+    Column("to_state", _STATE, nullable=False),
+    Column("event", _STATE, nullable=False),
+    Column("event_id", Identifier(64), nullable=False),
+    Column("operator", Identifier(80), nullable=False),
+    Column("remark", _TEXT, nullable=False),
+    Column("trace_id", Identifier(32), nullable=False),
+    Column("needs_attention", Boolean, nullable=False),
+    Column("created_at", UtcMillis, nullable=False),
+    ForeignKeyConstraint(["merchant_id", "order_id"], ["orders.merchant_id", "orders.order_id"]),
+    Index("ix_order_audit_order_id", "merchant_id", "order_id", "id"),
+)
