@@ -60,7 +60,8 @@ class FakeConsul:
     Attributes:
         token: what a request must show; "" for no access control.
         failure: (status, text) that everything is answered with.
-        hangs: whether requests are taken and never answered.
+        hangs: whether requests are taken and not answered until this ends.
+        holds_registrations: whether registrations alone are.
         hides: whether every list of replicas is empty.
         garbage: body that every list of replicas is answered with.
         leaderless: whether only stale reads are answered.
@@ -74,6 +75,7 @@ class FakeConsul:
         self.token = token
         self.failure: tuple[int, str] | None = None
         self.hangs = False
+        self.holds_registrations = False
         self.hides = False
         self.garbage: str | None = None
         self.leaderless = False
@@ -82,7 +84,7 @@ class FakeConsul:
         self.index = 10
         self.requests: list[Request] = []
         self._services: dict[str, _Service] = {}
-        self._maintenance: set[str] = set()
+        self._maintenance: set[str] = set()  # outlives a registration: nobody promises that replacing checks ends it
         self._disturbances = 0
         self._happened = asyncio.Condition()
         self._server: asyncio.Server | None = None
@@ -94,9 +96,10 @@ class FakeConsul:
         return f"127.0.0.1:{self._port}"
 
     async def start(self) -> Self:
-        """Listens; after `stop`, on the same port again."""
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", self._port)
-        self._port = self._server.sockets[0].getsockname()[1]
+        """Listens, if it does not yet; after `stop`, on the same port again."""
+        if self._server is None:
+            self._server = await asyncio.start_server(self._connected, "127.0.0.1", self._port)
+            self._port = self._server.sockets[0].getsockname()[1]
         return self
 
     async def stop(self) -> None:
@@ -140,12 +143,6 @@ class FakeConsul:
         self.index += 1
         await self._notify()
 
-    async def maintain(self, service_id: str) -> None:
-        """Puts a service into maintenance, which outlives its registration."""
-        self._maintenance.add(service_id)
-        self.index += 1
-        await self._notify()
-
     def matching(self, condition: Callable[[Request], bool]) -> list[Request]:
         """The requests so far that fulfil a condition."""
         return [request for request in self.requests if condition(request)]
@@ -180,8 +177,8 @@ class FakeConsul:
             writer.transport.abort()
 
     async def _answer(self, request: Request) -> tuple[int, dict[str, str], str]:
-        if self.hangs:
-            await asyncio.Event().wait()
+        async with self._happened:
+            await self._happened.wait_for(lambda: not (self.hangs or (self.holds_registrations and request.is_registration)))
         if self.failure is not None:
             return self.failure[0], {}, self.failure[1]
         if self.token and request.token != self.token:
@@ -203,8 +200,9 @@ class FakeConsul:
                     await self._notify()
                 return 200, {}, ""
             case "PUT", "maintenance":
-                assert request.query["enable"] == "false"
-                self._maintenance.discard(name)
+                if name not in self._services:
+                    return 404, {}, "No service registered"
+                (self._maintenance.add if request.query["enable"] == "true" else self._maintenance.discard)(name)
                 self.index += 1
                 await self._notify()
                 return 200, {}, ""
@@ -219,13 +217,13 @@ class FakeConsul:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_seconds(query["wait"])), self._happened:
                     await self._happened.wait_for(lambda: self.index > known or self._disturbances > before)
-        if self.hangs:
-            await asyncio.Event().wait()
+        async with self._happened:
+            await self._happened.wait_for(lambda: not self.hangs)
         if self.failure is not None:
             return self.failure[0], {}, self.failure[1]
         is_stale = "stale" in query
         if self.leaderless and not is_stale:
-            return *NO_LEADER[:1], {}, NO_LEADER[1]
+            return NO_LEADER[0], {}, NO_LEADER[1]
         found = [] if self.hides else [entry for service_id, entry in self._services.items() if entry.definition["Name"] == name
                                        and all(entry.passing) and service_id not in self._maintenance]
         body = self.garbage if self.garbage is not None else json.dumps([{
@@ -264,7 +262,7 @@ class FakeConsul:
                 except grpc.aio.AioRpcError:
                     passes = False
                 failures = 0 if passes else failures + 1
-                now = passes or (service.passing[number] and failures <= check.get("FailuresBeforeCritical", 0))
+                now = passes or (service.passing[number] and failures < check.get("FailuresBeforeCritical", 0))
                 if now != service.passing[number]:
                     service.passing[number] = now
                     self.index += 1

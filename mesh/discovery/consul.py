@@ -21,7 +21,9 @@ from mesh.discovery.static import StaticWatch
 
 log = structlog.get_logger(__name__)
 
-WAIT_SECONDS = 55.0               # of a blocking query: below the 60 s after which proxies cut silent connections
+# Of a blocking query. Short, because it also limits how long we do not notice an agent that hangs, or one that restarted between two queries: it
+# counts from below and would answer only when the wait is over.
+WAIT_SECONDS = 15.0
 PACE_SECONDS = 1.0                # between queries that are answered at once, after a burst of PACE_BURST
 PACE_BURST = 2
 BACKOFF_SECONDS = 1.0

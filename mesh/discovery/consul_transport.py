@@ -121,6 +121,8 @@ class AsyncConsul(base.Consul):  # type: ignore[misc]  # python-consul has no ty
         """
         # The library's own constructor is not called: it lets CONSUL_HTTP_* override what it is given and refuses to start when
         # CONSUL_HTTP_ADDR is a URL, which Consul's own tools accept.
+        if "/" in address:
+            raise ValueError(f"expected host:port, got {address!r}")
         agent = Endpoint.parse(address)
         self._token_header = token or ""
         self._grace_seconds = grace_seconds
