@@ -179,6 +179,11 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> MeshError:
     return _remote(status, info, code)
 
 
+def has_details(error: grpc.aio.AioRpcError) -> bool:
+    """Whether a failure was answered by one of our servers, rather than made up by the transport."""
+    return any(key == DETAILS_KEY for key, _ in error.trailing_metadata() or ())
+
+
 def _details(error: grpc.aio.AioRpcError) -> status_pb2.Status | None:
     for key, value in error.trailing_metadata() or ():
         if key == DETAILS_KEY and isinstance(value, bytes):

@@ -1,0 +1,313 @@
+"""Calls to a sibling service: `MeshChannel` stands where generated stubs expect a channel.
+
+Every call has a deadline (the method's, shortened on each hop), names this process, goes to the least loaded live replica, and is repeated on
+another one only when the contract says that a repetition does no harm. What comes back is an answer or a `MeshError`, never an AioRpcError.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Iterable
+from time import monotonic
+from typing import Any, Final, Self
+
+import grpc
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor_pool import DescriptorPool
+from grpc.aio import AioRpcError
+
+from mesh.auth import CallerTokens
+from mesh.call import CURRENT, Call, Caller, Role
+from mesh.discovery import Discovery, Endpoint
+from mesh.errors import DeadlineExceeded, MeshError, NeighbourUnavailable, RemoteError
+from mesh.logs import get_logger
+from mesh.metrics import ClientMethodMetrics
+from mesh.pipeline import CALLER, IDEMPOTENCY_KEY, REQUEST_ID, TRACEPARENT
+from mesh.policies import Idempotency, policy_of
+from mesh.replicas import FAIL_FAST_SECONDS, Replica, Replicas, RetryBudget
+from mesh.settings import MeshSettings
+from mesh.trace import Trace
+from mesh.transport import CLIENT_OPTIONS, certificate_name, client_credentials, may_speak_plaintext
+from mesh.wire_errors import from_rpc_error, has_details
+
+HOP_SECONDS: Final = 0.02         # kept back from our own deadline, so that we can still answer when a sibling uses all of its time
+CALL_SECONDS_MIN: Final = 0.002   # with less a call would only make work that nobody waits for
+ATTEMPTS_MAX = 3
+BACKOFF_SECONDS = 0.05            # doubled for the third attempt; only when there is no other replica
+
+_UNAVAILABLE = 14
+_CANCELLED = 1
+
+Metadata = Iterable[tuple[str, str | bytes]]
+log = get_logger()
+
+
+class _Method:
+    __slots__ = ("keyed", "metrics", "path", "repeatable", "timeout_seconds")
+
+    def __init__(self, target: str, path: str, pool: DescriptorPool) -> None:
+        service, _, name = path.strip("/").rpartition("/")
+        policy = policy_of(pool.FindServiceByName(service).methods_by_name[name])
+        self.path = path
+        self.timeout_seconds = policy.timeout_seconds
+        self.repeatable = policy.repeatable
+        self.keyed = policy.idempotency is not Idempotency.NONE  # a key makes a call repeatable only where the server looks at it
+        self.metrics = ClientMethodMetrics(target, f"{service}/{name}")
+
+
+class MeshChannel(grpc.aio.Channel):
+    """A channel to all replicas of one service. Must be made inside the running loop; connects at once, in the background."""
+
+    def __init__(self, service: str, *, settings: MeshSettings, discovery: Discovery, caller_tokens: CallerTokens | None = None,
+                 pool: DescriptorPool | None = None, fail_fast_seconds: float = FAIL_FAST_SECONDS, rng: random.Random | None = None) -> None:
+        """
+        Args:
+            service: name of the process, e.g. "order_rpc".
+            caller_tokens: names this process when it has a key.
+            pool: where the methods are described; the generated modules by default.
+        """
+        self._service = service
+        self._settings = settings
+        self._caller_tokens = caller_tokens if caller_tokens is not None and caller_tokens.can_sign else None
+        self._pool = pool or descriptor_pool.Default()
+        self._credentials = client_credentials(settings)
+        self._methods: dict[str, _Method] = {}
+        self._budget = RetryBudget()
+        self._rng = rng or random.Random()  # noqa: S311 - jitter
+        self._replicas = Replicas(service, discovery.watch(service), self._connect, fail_fast_seconds=fail_fast_seconds, rng=rng)
+
+    # What generated stubs use
+
+    def unary_unary(self, method: str, request_serializer: Callable[[Any], bytes] | None = None,
+                    response_deserializer: Callable[[bytes], Any] | None = None, _registered_method: bool | None = False) -> Any:  # noqa: FBT001, FBT002 - grpc's signature
+        """A callable `(request, *, timeout=None, metadata=None)` that returns an awaitable of the answer. Raises PolicyInvalid or KeyError for a
+        method that the contract does not describe."""
+        bound = self._method(method)
+        serialize, deserialize = request_serializer or bytes, response_deserializer or bytes
+
+        async def call(request: Any, *, timeout: float | None = None, metadata: Metadata | None = None, **_ignored: Any) -> Any:
+            answer, _ = await self._call(bound, serialize(request), metadata or (), timeout, want_trailing=False)
+            return deserialize(answer)
+
+        return call
+
+    def unary_stream(self, method: str, request_serializer: Callable[[Any], bytes] | None = None,
+                     response_deserializer: Callable[[bytes], Any] | None = None, _registered_method: bool | None = False) -> Any:  # noqa: FBT001, FBT002 - grpc's signature
+        """A callable that returns an async iterator of the answers. Never repeated."""
+        bound = self._method(method)
+        serialize, deserialize = request_serializer or bytes, response_deserializer or bytes
+
+        async def call(request: Any, *, timeout: float | None = None, metadata: Metadata | None = None, **_ignored: Any) -> AsyncIterator[Any]:
+            async for answer in self._stream(bound, serialize(request), metadata or (), timeout):
+                yield deserialize(answer)
+
+        return call
+
+    def stream_unary(self, *_args: Any, **_options: Any) -> Any:
+        """Not offered: the pipeline serves no streaming requests. Stubs may still be built."""
+        return _not_offered
+
+    def stream_stream(self, *_args: Any, **_options: Any) -> Any:
+        """Not offered, as stream_unary."""
+        return _not_offered
+
+    # What the gateway uses
+
+    async def call(self, path: str, request: bytes, *, metadata: Metadata = (), timeout: float | None = None) -> tuple[bytes, Metadata]:
+        """Calls a method by its path with bytes.
+
+        Returns:
+            The answer's bytes and the trailing metadata.
+
+        Raises:
+            RemoteError: the sibling refused. NeighbourUnavailable: nobody answered. DeadlineExceeded: not in time.
+            PolicyInvalid, KeyError: a method that the contract does not describe.
+        """
+        return await self._call(self._method(path), request, metadata, timeout, want_trailing=True)
+
+    def stream(self, path: str, request: bytes, *, metadata: Metadata = (), timeout: float | None = None) -> AsyncIterator[bytes]:
+        """As `call`, for a method with many answers."""
+        return self._stream(self._method(path), request, metadata, timeout)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a replica is connected and says SERVING."""
+        return self._replicas.any_ready
+
+    # The rest of grpc.aio.Channel
+
+    async def channel_ready(self) -> None:
+        """Waits until a replica is ready.
+
+        Raises:
+            NeighbourUnavailable: nobody was reachable for longer than a second.
+        """
+        await self._replicas.pick(float("inf"))
+
+    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:  # noqa: ARG002, FBT001, FBT002 - grpc's signature
+        """READY or TRANSIENT_FAILURE; connecting is not up to the caller."""
+        return grpc.ChannelConnectivity.READY if self.is_ready else grpc.ChannelConnectivity.TRANSIENT_FAILURE
+
+    async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
+        """Not offered: use `channel_ready`."""
+        raise NotImplementedError
+
+    async def close(self, grace: float | None = None) -> None:
+        """Closes every connection; running calls get `grace` seconds."""
+        await self._replicas.close(grace)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self.close()
+
+    # Inside
+
+    def _method(self, path: str) -> _Method:
+        method = self._methods.get(path)
+        if method is None:
+            method = self._methods[path] = _Method(self._service, path, self._pool)
+        return method
+
+    def _connect(self, endpoint: Endpoint) -> grpc.aio.Channel | None:
+        options = [*CLIENT_OPTIONS, ("grpc.primary_user_agent", f"paymesh-{self._settings.service}")]
+        if self._credentials is not None:
+            options.append(("grpc.ssl_target_name_override", certificate_name(self._service)))
+            return grpc.aio.secure_channel(str(endpoint), self._credentials, options=options)
+        if not may_speak_plaintext(self._settings, endpoint.host):
+            log.error("plaintext_refused", target=self._service, endpoint=str(endpoint))
+            return None
+        return grpc.aio.insecure_channel(str(endpoint), options=options)
+
+    def _deadline(self, method: _Method, timeout: float | None, call: Call | None) -> float:
+        now = monotonic()
+        deadline = now + (method.timeout_seconds if timeout is None else min(timeout, method.timeout_seconds))
+        if call is not None:
+            deadline = min(deadline, call.deadline - HOP_SECONDS)
+        if deadline - now < CALL_SECONDS_MIN:
+            raise DeadlineExceeded
+        return deadline
+
+    def _headers(self, call: Call | None, metadata: Metadata) -> list[tuple[str, str | bytes]]:
+        headers = list(metadata)
+        given = {key for key, _ in headers}
+        if TRACEPARENT not in given:
+            headers.append((TRACEPARENT, (call.trace if call is not None else Trace.start()).traceparent()))
+        if call is not None and call.request_id and REQUEST_ID not in given:
+            headers.append((REQUEST_ID, call.request_id))
+        if self._caller_tokens is not None:
+            person = "" if call is None else _person(call.caller)
+            headers.append((CALLER, self._caller_tokens.sign(self._service, on_behalf_of=person)))
+        return headers
+
+    async def _call(self, method: _Method, request: bytes, metadata: Metadata, timeout: float | None, *,
+                    want_trailing: bool) -> tuple[bytes, Metadata]:
+        started = monotonic()
+        call = CURRENT.get()
+        code = _CANCELLED
+        try:
+            deadline = self._deadline(method, timeout, call)
+            headers = self._headers(call, metadata)
+            repeatable = method.repeatable or (method.keyed and any(key == IDEMPOTENCY_KEY for key, _ in headers))
+            result = await self._attempts(method, request, headers, deadline, repeatable=repeatable, want_trailing=want_trailing)
+            code = 0
+        except MeshError as error:
+            code = error.grpc_code if isinstance(error, RemoteError) else 4
+            raise
+        else:
+            return result
+        finally:
+            method.metrics.ended(code, monotonic() - started)
+
+    async def _attempts(self, method: _Method, request: bytes, headers: list[tuple[str, str | bytes]], deadline: float, *, repeatable: bool,
+                        want_trailing: bool) -> tuple[bytes, Metadata]:
+        self._budget.called()
+        tried: list[Replica] = []
+        while True:
+            replica = await self._replicas.pick(deadline, tried)
+            if replica in tried:  # there is no other
+                await self._back_off(len(tried), deadline)
+            try:
+                return await self._attempt(replica, method, request, headers, deadline, want_trailing=want_trailing)
+            except RemoteError as error:
+                if not (repeatable and _worth_repeating(error) and len(tried) < ATTEMPTS_MAX - 1 and self._budget.take()):
+                    raise
+                tried.append(replica)
+                if deadline - monotonic() < CALL_SECONDS_MIN:
+                    raise
+                method.metrics.retries.inc()
+
+    async def _back_off(self, attempts: int, deadline: float) -> None:
+        pause = self._rng.uniform(0, BACKOFF_SECONDS * 2 ** (attempts - 1))
+        await asyncio.sleep(min(pause, max(0.0, deadline - monotonic())))
+
+    async def _attempt(self, replica: Replica, method: _Method, request: bytes, headers: list[tuple[str, str | bytes]], deadline: float, *,
+                       want_trailing: bool) -> tuple[bytes, Metadata]:
+        callable_ = replica.calls.get(method.path)
+        if callable_ is None:
+            callable_ = replica.calls[method.path] = replica.channel.unary_unary(method.path)
+        started = monotonic()
+        healthy: bool | None = None
+        replica.in_flight += 1
+        try:
+            rpc = callable_(request, timeout=deadline - started, metadata=headers)
+            answer = await rpc
+            trailing = tuple(await rpc.trailing_metadata()) if want_trailing else ()
+            healthy = True
+        except AioRpcError as problem:
+            error = from_rpc_error(problem)
+            healthy = not isinstance(error, NeighbourUnavailable | DeadlineExceeded) or has_details(problem)
+            raise error from problem
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise NeighbourUnavailable(grpc_code=_CANCELLED) from None  # the channel was closed under the call
+        else:
+            return answer, trailing
+        finally:
+            replica.in_flight -= 1
+            self._replicas.ended(replica, monotonic() - started, healthy=healthy)
+
+    async def _stream(self, method: _Method, request: bytes, metadata: Metadata, timeout: float | None) -> AsyncIterator[bytes]:
+        call = CURRENT.get()
+        deadline = self._deadline(method, timeout, call)
+        headers = self._headers(call, metadata)
+        replica = await self._replicas.pick(deadline)
+        started = monotonic()
+        code = _CANCELLED
+        replica.in_flight += 1
+        callable_: Any = replica.channel.unary_stream(method.path)
+        rpc = callable_(request, timeout=deadline - started, metadata=headers)
+        try:
+            async for answer in rpc:
+                yield answer
+            code = 0
+        except AioRpcError as problem:
+            error = from_rpc_error(problem)
+            code = error.grpc_code if isinstance(error, RemoteError) else 4
+            raise error from problem
+        finally:
+            rpc.cancel()
+            replica.in_flight -= 1
+            method.metrics.ended(code, monotonic() - started)
+
+
+def _person(caller: Caller) -> str:
+    """For whom we call: tenant and subject of the user who started it, passed on from service to service."""
+    match caller.role:
+        case Role.USER | Role.MERCHANT | Role.ADMIN:
+            return f"{caller.merchant_id}/{caller.subject}"
+        case _:
+            return caller.on_behalf_of
+
+
+def _worth_repeating(error: RemoteError) -> bool:
+    """UNAVAILABLE of the sibling itself. What the sibling says about *its* neighbours it has repeated by itself; repeating that multiplies."""
+    return isinstance(error, NeighbourUnavailable) or (error.grpc_code == _UNAVAILABLE and error.reason != "NEIGHBOUR_UNAVAILABLE")
+
+
+def _not_offered(*_args: Any, **_options: Any) -> Any:
+    raise NotImplementedError("streaming requests are not offered")

@@ -1,0 +1,248 @@
+"""The replicas of one service: a channel to each, and which of them takes the next call.
+
+The set follows discovery at run time and never becomes empty by an empty answer. A replica is picked by two random choices on in-flight calls and
+latency; only those that are connected and say SERVING take part, and those that fail too often are left out for a while, but never more than half.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Collection
+from math import inf, sqrt
+from time import monotonic
+from typing import Any, Final
+
+from grpc import ChannelConnectivity
+from grpc.aio import Channel
+
+from mesh.discovery import Endpoint, Watch
+from mesh.errors import NeighbourUnavailable
+from mesh.logs import get_logger
+from mesh.metrics import CLIENT_EJECTIONS, CLIENT_REPLICAS
+
+FAIL_FAST_SECONDS: Final = 1.0      # how long nobody may be reachable before calls fail at once; covers a restart and a mesh that just starts
+FORCE_SECONDS = 1.0                 # a replica that was not picked for this long is tried again: its latency may be old news
+DRAIN_SECONDS_MAX = 30.0            # a removed replica may finish its calls
+WATCH_PAUSE_SECONDS = 1.0           # after a watch that broke
+SMOOTHING = 0.2                     # weight of the newest call
+SUCCESS_MIN = 0.5                   # below it a replica is left out
+SUCCESS_AFTER_EJECTION = 0.7        # two more failures leave it out again
+EJECTION_SECONDS = 5.0              # doubled each time
+EJECTION_SECONDS_MAX = 60.0
+
+log = get_logger()
+
+
+class Replica:
+    """One endpoint, its channel and what we know of it."""
+
+    __slots__ = ("calls", "channel", "ejected_until", "ejections", "endpoint", "failing_since", "in_flight", "latency_seconds", "picked_at", "ready",
+                 "success", "watcher")
+
+    def __init__(self, endpoint: Endpoint, channel: Channel) -> None:
+        self.endpoint = endpoint
+        self.channel = channel
+        self.calls: dict[str, Any] = {}          # path -> multicallable of bytes
+        self.ready = False
+        self.failing_since: float | None = None  # first failure to connect since it was last ready
+        self.in_flight = 0
+        self.latency_seconds = 0.0
+        self.success = 1.0
+        self.picked_at = 0.0
+        self.ejected_until = 0.0
+        self.ejections = 0
+        self.watcher: asyncio.Task[None] | None = None
+
+    def load(self) -> float:
+        """What a further call here would cost."""
+        return sqrt(self.latency_seconds + 0.001) * (self.in_flight + 1)
+
+
+class Replicas:
+    """Everybody who serves `service`. Must be made inside the running loop."""
+
+    def __init__(self, service: str, watch: Watch, connect: Callable[[Endpoint], Channel | None], *, fail_fast_seconds: float = FAIL_FAST_SECONDS,
+                 now: Callable[[], float] = monotonic, rng: random.Random | None = None) -> None:
+        self._service = service
+        self._watch = watch
+        self._connect = connect
+        self._fail_fast_seconds = fail_fast_seconds
+        self._now = now
+        self._rng = rng or random.Random()  # noqa: S311 - spreads load, protects nothing
+        self._all: dict[Endpoint, Replica] = {}
+        self._ready: list[Replica] = []
+        self._ejection_ends = 0.0
+        self._empty_since: float | None = None  # from the first call that found no endpoint
+        self._changed = asyncio.Event()
+        self._gauge = CLIENT_REPLICAS.labels(service)
+        self._ejections = CLIENT_EJECTIONS.labels(service)
+        self._draining: set[asyncio.Task[None]] = set()
+        self._follower = asyncio.create_task(self._follow())
+
+    @property
+    def any_ready(self) -> bool:
+        """Whether a call would be sent at once."""
+        return bool(self._ready)
+
+    async def pick(self, deadline: float, tried: Collection[Replica] = ()) -> Replica:
+        """Who takes the next call; somebody that is not in `tried` where there is a choice. Waits for the first connection until the deadline.
+
+        Raises:
+            NeighbourUnavailable: nobody was reachable for longer than a second, or until the deadline. Nothing was sent.
+        """
+        while True:
+            replica = self._choose(tried)
+            if replica is not None:
+                replica.picked_at = self._now()
+                return replica
+            until = min(deadline, self._hopeless_at())
+            if self._now() >= until:
+                raise NeighbourUnavailable(f"no replica of {self._service} is reachable")
+            changed = self._changed
+            try:
+                async with asyncio.timeout(until - self._now()):
+                    await changed.wait()
+            except TimeoutError:
+                continue
+
+    def _choose(self, tried: Collection[Replica]) -> Replica | None:
+        ready = self._ready
+        if tried or self._ejection_ends:
+            now = self._now()
+            ready = [replica for replica in ready if replica.ejected_until <= now and replica not in tried] or ready
+            if now > self._ejection_ends:
+                self._ejection_ends = 0.0
+        count = len(ready)
+        if count < 2:
+            return ready[0] if ready else None
+        first = int(self._rng.random() * count)
+        second = (first + 1 + int(self._rng.random() * (count - 1))) % count
+        better, other = ready[first], ready[second]
+        if other.load() < better.load():
+            better, other = other, better
+        return other if self._now() - other.picked_at > FORCE_SECONDS and other.in_flight == 0 else better
+
+    def _hopeless_at(self) -> float:
+        """When waiting becomes pointless."""
+        if not self._all:
+            if self._empty_since is None:
+                self._empty_since = self._now()
+            return self._empty_since + self._fail_fast_seconds
+        since = [replica.failing_since for replica in self._all.values()]
+        return max(inf if moment is None else moment for moment in since) + self._fail_fast_seconds
+
+    def ended(self, replica: Replica, seconds: float, *, healthy: bool | None) -> None:
+        """A call ended; `healthy` None when it says nothing about the replica."""
+        if healthy is None:
+            return
+        replica.success += SMOOTHING * (healthy - replica.success)
+        if healthy:
+            replica.latency_seconds += SMOOTHING * (seconds - replica.latency_seconds)
+            if replica.ejections and replica.success > 1 - SMOOTHING / 2:
+                replica.ejections = 0
+        elif replica.success < SUCCESS_MIN:
+            self._eject(replica)
+
+    def _eject(self, replica: Replica) -> None:
+        now = self._now()
+        ejected = sum(1 for other in self._ready if other.ejected_until > now)
+        if replica.ejected_until > now or (ejected + 1) * 2 > len(self._ready):
+            return
+        pause = min(EJECTION_SECONDS * 2**replica.ejections, EJECTION_SECONDS_MAX)
+        replica.ejections += 1
+        replica.success = SUCCESS_AFTER_EJECTION
+        replica.ejected_until = now + pause
+        self._ejection_ends = max(self._ejection_ends, replica.ejected_until)
+        self._ejections.inc()
+        log.warning("replica_ejected", target=self._service, endpoint=str(replica.endpoint), seconds=pause)
+
+    async def _follow(self) -> None:
+        self._apply(self._watch.current())
+        while True:
+            try:
+                self._apply(await self._watch.changed())
+            except Exception:
+                log.exception("watch_failed", target=self._service)
+                await asyncio.sleep(WATCH_PAUSE_SECONDS)
+
+    def _apply(self, endpoints: frozenset[Endpoint]) -> None:
+        if not endpoints:
+            log.warning("no_endpoints", target=self._service, kept=len(self._all))  # nobody there is less likely than a registry that lost its memory
+            return
+        self._empty_since = None
+        for endpoint in self._all.keys() - endpoints:
+            replica = self._all.pop(endpoint)
+            task = asyncio.create_task(self._drain(replica))
+            self._draining.add(task)
+            task.add_done_callback(self._draining.discard)
+        for endpoint in endpoints - self._all.keys():
+            channel = self._connect(endpoint)
+            if channel is not None:
+                replica = self._all[endpoint] = Replica(endpoint, channel)
+                replica.watcher = asyncio.create_task(self._observe(replica))
+        self._recount()
+
+    async def _observe(self, replica: Replica) -> None:
+        while True:
+            state = replica.channel.get_state(try_to_connect=True)
+            replica.ready = state is ChannelConnectivity.READY
+            if replica.ready:
+                replica.failing_since = None
+            elif state is ChannelConnectivity.TRANSIENT_FAILURE and replica.failing_since is None:
+                replica.failing_since = self._now()
+            self._recount()
+            if state is ChannelConnectivity.SHUTDOWN:
+                return
+            await replica.channel.wait_for_state_change(state)
+
+    def _recount(self) -> None:
+        self._ready = [replica for replica in self._all.values() if replica.ready]
+        self._gauge.set(len(self._ready))
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _drain(self, replica: Replica) -> None:
+        if replica.watcher is not None:
+            replica.watcher.cancel()
+        await replica.channel.close(DRAIN_SECONDS_MAX)
+
+    async def close(self, grace_seconds: float | None) -> None:
+        """Stops following and closes every channel."""
+        await self._watch.close()
+        watchers = [replica.watcher for replica in self._all.values() if replica.watcher is not None]
+        for task in (self._follower, *watchers, *self._draining):
+            task.cancel()
+        await asyncio.gather(self._follower, *watchers, *self._draining, return_exceptions=True)
+        await asyncio.gather(*(replica.channel.close(grace_seconds) for replica in self._all.values()))
+        self._all.clear()
+        self._recount()
+
+
+class RetryBudget:
+    """Keeps retries a small share of the calls, so that a service in trouble is not hit harder: a tenth of recent calls, and ten at any time."""
+
+    SHARE = 0.1
+    TOKENS_MIN = 10.0
+    TOKENS_MAX = 100.0
+    REFILL_PER_SECOND = 1.0
+
+    def __init__(self, *, now: Callable[[], float] = monotonic) -> None:
+        self._now = now
+        self._tokens = self.TOKENS_MIN
+        self._at = now()
+
+    def called(self) -> None:
+        """A first attempt was made."""
+        self._tokens = min(self.TOKENS_MAX, self._tokens + self.SHARE)
+
+    def take(self) -> bool:
+        """Whether a further attempt may be made."""
+        now = self._now()
+        if self._tokens < self.TOKENS_MIN:
+            self._tokens = min(self.TOKENS_MIN, self._tokens + (now - self._at) * self.REFILL_PER_SECOND)
+        self._at = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
