@@ -1,0 +1,77 @@
+"""Page tokens: where a list goes on, signed, and good only for the list and filter that they were made for. A token is not a secret; it is not to be
+forged, because its key goes into a query."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import msgspec
+from itsdangerous import BadData, URLSafeSerializer
+
+from mesh.errors import PageTokenInvalid
+from mesh.settings import SECRET_BYTES_MIN, MeshSettings, read_secret
+
+PAGE_SIZE_DEFAULT = 20
+PAGE_SIZE_MAX = 100
+
+Key = str | int
+
+
+class PageTokens:
+    """Makes and reads the page tokens of one service."""
+
+    def __init__(self, secret: bytes) -> None:
+        """Raises ValueError for a secret below 32 bytes."""
+        if len(secret) < SECRET_BYTES_MIN:
+            raise ValueError(f"a secret for page tokens has at least {SECRET_BYTES_MIN} bytes")
+        self._serializer = URLSafeSerializer(secret, salt="paymesh.page_token", signer_kwargs={"digest_method": hashlib.sha256})
+
+    @classmethod
+    def from_settings(cls, settings: MeshSettings) -> PageTokens:
+        """Reads page_token_secret_file. All replicas of a service share it.
+
+        Raises:
+            ValueError: the setting is missing or the secret too short. OSError: the file cannot be read.
+        """
+        if settings.page_token_secret_file is None:
+            raise ValueError("page_token_secret_file is not set")
+        return cls(read_secret(settings.page_token_secret_file))
+
+    def encode(self, *, list_name: str, filter: Mapping[str, str], key: Sequence[Key]) -> str:  # noqa: A002 - the word of AIP-160
+        """The token of the page that starts after the row with this key.
+
+        Args:
+            list_name: the method, e.g. "ListOrders".
+            filter: everything that selects the rows: tenant, user, state; not page_size.
+            key: values of the ORDER BY columns of the last row of the page before.
+        """
+        return str(self._serializer.dumps([_digest(list_name, filter), *key]))
+
+    def decode(self, token: str, *, list_name: str, filter: Mapping[str, str], types: Sequence[type[Key]]) -> tuple[Key, ...] | None:  # noqa: A002 - as above
+        """The key after which the page starts; None for an empty token, the first page.
+
+        Raises:
+            PageTokenInvalid: not made by us, for another list or filter, or with a key of other types.
+        """
+        if not token:
+            return None
+        try:
+            content = self._serializer.loads(token)
+        except BadData:
+            raise PageTokenInvalid from None
+        if not (isinstance(content, list) and len(content) == len(types) + 1 and content[0] == _digest(list_name, filter)):
+            raise PageTokenInvalid
+        key = tuple(content[1:])
+        if any(type(value) is not expected for value, expected in zip(key, types, strict=True)):
+            raise PageTokenInvalid
+        return key
+
+
+def page_size(requested: int) -> int:
+    """Rows of a page: 20 when nothing was asked, at most 100."""
+    return min(requested, PAGE_SIZE_MAX) if requested > 0 else PAGE_SIZE_DEFAULT
+
+
+def _digest(list_name: str, filter_: Mapping[str, str]) -> str:
+    return hashlib.sha256(msgspec.json.encode([list_name, sorted(filter_.items())])).hexdigest()[:16]
