@@ -1,0 +1,101 @@
+"""HTTP calls that are shown while they are made: method, path, short body, status, answer."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import httpx
+from rich.console import Console
+from rich.markup import escape
+
+_POLL_SECONDS = 0.1
+_SHOWN_CHARACTERS = 400
+
+
+class DemoFailed(Exception):
+    """A step did not do what it should; the message says which and what came instead."""
+
+
+class Conversation:
+    """Calls a gateway as one after another caller and prints what is said."""
+
+    def __init__(self, client: httpx.Client, console: Console) -> None:
+        self._client = client
+        self._console = console
+
+    def heading(self, text: str) -> None:
+        """Starts a chapter."""
+        self._console.print(f"\n[bold]{escape(text)}[/]")
+
+    def note(self, text: str) -> None:
+        """Says something between calls."""
+        self._console.print(f"  {escape(text)}", soft_wrap=True)
+
+    def call(self, method: str, path: str, *, token: str, expect: int, body: Mapping[str, Any] | None = None,
+             headers: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """Makes one call and returns the `data` of its answer.
+
+        Raises:
+            DemoFailed: another status than `expect`, or no envelope. httpx.HTTPError: no answer.
+        """
+        answer, data = self._call(method, path, token=token, body=body, headers=headers or {})
+        self._show(method, path, body=body, headers=headers or {}, answer=answer)
+        if answer.status_code != expect or data is None:
+            raise DemoFailed(f"{method} {path}: expected HTTP {expect}, got {answer.status_code}: {answer.text[:_SHOWN_CHARACTERS]}")
+        return data
+
+    def poll(self, path: str, *, token: str, until: Callable[[Mapping[str, Any]], bool], what: str, timeout_seconds: float) -> dict[str, Any]:
+        """GETs a path until its `data` is as wanted; shows the last call only.
+
+        Raises:
+            DemoFailed: not within `timeout_seconds`, or an error. httpx.HTTPError: no answer.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            answer, data = self._call("GET", path, token=token, body=None, headers={})
+            if data is not None and until(data):
+                self._show("GET", path, body=None, headers={}, answer=answer)
+                return data
+            if answer.status_code >= 400 or time.monotonic() > deadline:
+                self._show("GET", path, body=None, headers={}, answer=answer)
+                raise DemoFailed(f"GET {path}: not {what} within {timeout_seconds:g} s")
+            time.sleep(_POLL_SECONDS)
+
+    def page(self, method: str, url: str) -> httpx.Response:
+        """Asks for a page as a browser does, following redirects.
+
+        Raises:
+            DemoFailed: an error page. httpx.HTTPError: no answer.
+        """
+        answer = self._client.request(method, url, follow_redirects=True)
+        kind = answer.headers.get("content-type", "")
+        self._console.print(f"  [cyan]{method}[/] {escape(url)}\n    [green]{answer.status_code}[/] {escape(kind)}", soft_wrap=True)
+        if answer.status_code != 200:
+            raise DemoFailed(f"{method} {url}: HTTP {answer.status_code}")
+        return answer
+
+    def _call(self, method: str, path: str, *, token: str, body: Mapping[str, Any] | None,
+              headers: Mapping[str, str]) -> tuple[httpx.Response, dict[str, Any] | None]:
+        answer = self._client.request(method, path, json=body, headers={"authorization": f"Bearer {token}", **headers})
+        try:
+            envelope = answer.json()
+        except ValueError:
+            return answer, None
+        data = envelope.get("data") if isinstance(envelope, dict) and envelope.get("code") == "00000" else None
+        return answer, data if isinstance(data, dict) else None
+
+    def _show(self, method: str, path: str, *, body: Mapping[str, Any] | None, headers: Mapping[str, str], answer: httpx.Response) -> None:
+        said = "".join(f"  [dim]{escape(name)}: {escape(value)}[/]" for name, value in headers.items())
+        self._console.print(f"  [cyan]{method}[/] {escape(path)}{said}", soft_wrap=True)
+        if body is not None:
+            self._console.print(f"    {_short(json.dumps(body))}", soft_wrap=True)
+        colour = "green" if answer.is_success else "red"
+        replayed = "  [dim]Idempotent-Replayed: true[/]" if answer.headers.get("idempotent-replayed") == "true" else ""
+        self._console.print(f"    [{colour}]{answer.status_code}[/] {_short(answer.text)}{replayed}", soft_wrap=True)
+
+
+def _short(text: str) -> str:
+    return escape(text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + " …")

@@ -1,0 +1,36 @@
+"""`paymesh migrate`: brings the databases to the schema of this code."""
+
+from __future__ import annotations
+
+import click
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from mesh import migrations
+from mesh.cli.options import installation_option, load_settings
+from mesh.supervisor.installation import Installation, InstallationUnusable
+from mesh.supervisor.plan import SERVERS
+
+
+@click.command()
+@installation_option
+@click.option("--service", "services", multiple=True, type=click.Choice(SERVERS), default=SERVERS, show_default=True, help="May be repeated.")
+@click.option("--database-url", help="Instead of <SERVICE>_DATABASE_URL; with one --service only.")
+def migrate(installation: Installation, services: tuple[str, ...], database_url: str | None) -> None:
+    """Brings the databases to the newest schema; creates it in empty ones. Running it again changes nothing."""
+    if database_url and len(services) != 1:
+        raise click.UsageError("--database-url belongs to one service: name it with --service")
+    try:
+        installation.prepare()
+    except InstallationUnusable as problem:
+        raise click.ClickException(str(problem)) from None
+    for service in services:
+        url = database_url or load_settings(service, var_dir=installation.var_dir).database_url
+        try:
+            shown = make_url(url).render_as_string(hide_password=True)
+            migrations.upgrade(service, url)
+        except ArgumentError as problem:
+            raise click.ClickException(f"{service}: the database URL is not usable: {problem}") from None
+        except (SQLAlchemyError, OSError) as problem:
+            raise click.ClickException(f"{service}: {shown}: {problem}") from None
+        click.echo(f"{service}: {shown} is up to date")

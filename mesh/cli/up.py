@@ -1,0 +1,98 @@
+"""`paymesh up`: the whole mesh on this machine, from an empty directory to printed URLs, until Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from dataclasses import replace
+
+import click
+from alembic.util import CommandError
+from rich.console import Console
+from sqlalchemy.exc import SQLAlchemyError
+
+from mesh.cli.options import installation_option
+from mesh.cli.screen import Screen
+from mesh.supervisor.installation import Installation, InstallationBusy, InstallationUnusable
+from mesh.supervisor.plan import MeshPlan, PlanRefused, plan_mesh
+from mesh.supervisor.processes import StartFailed, Supervisor
+
+START_SECONDS_MAX = 90.0
+
+
+@click.command()
+@installation_option
+@click.option("--payment-replicas", type=click.IntRange(1, 16), default=1, show_default=True,
+              help="Processes of payment_rpc; more than one needs MySQL.")
+@click.option("--order-replicas", type=click.IntRange(1, 16), default=1, show_default=True,
+              help="Processes of order_rpc; more than one needs MySQL.")
+@click.option("--discovery", type=click.Choice(["static", "consul"]), envvar="PAYMESH_DISCOVERY",
+              help="How services find each other.  [default: static]")
+@click.option("--verbose", "-v", is_flag=True, help="Show the logs of all processes.")
+def up(installation: Installation, payment_replicas: int, order_replicas: int, discovery: str | None, verbose: bool) -> None:  # noqa: FBT001  # click
+    """Runs the whole mesh on this machine until Ctrl-C.
+
+    Ports: GATEWAY_PORT (8080), PAYMENT_RPC_PORT (9907), ORDER_RPC_PORT (9906), SANDBOX_PORT (8090), PAYMESH_REDIS_PORT (any free one); 0 takes any
+    free one. Databases: PAYMENT_RPC_DATABASE_URL and ORDER_RPC_DATABASE_URL (SQLite below the var directory). Redis: PAYMESH_REDIS_URL, else one of
+    our own.
+    """
+    try:
+        installation.prepare()
+        installation.lock()  # held until this process ends
+        plan = plan_mesh(installation, replicas={"payment_rpc": payment_replicas, "order_rpc": order_replicas}, discovery=discovery)
+    except (InstallationBusy, InstallationUnusable, PlanRefused) as refusal:
+        raise click.ClickException(str(refusal)) from None
+    screen = Screen(Console(highlight=False), installation, plan)
+    if not asyncio.run(_run(installation, plan, screen, verbose=verbose)):
+        raise SystemExit(1)
+
+
+async def _run(installation: Installation, plan: MeshPlan, screen: Screen, *, verbose: bool) -> bool:
+    """Returns False when the mesh did not start."""
+    stop = asyncio.Event()
+    supervisor = Supervisor(log_dir=installation.log_dir, on_event=screen.on_event, on_line=screen.on_line if verbose else None)
+
+    def on_signal() -> None:
+        if stop.is_set():
+            supervisor.kill()  # a second Ctrl-C: no more patience
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, on_signal)
+    screen.pids_changed = lambda: installation.write_running(replace(plan.running, pids=supervisor.pids))
+    starting = asyncio.create_task(_start(supervisor, plan, screen))
+    stopped = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait((starting, stopped), return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+            screen.show_urls()
+            await stopped
+    except (StartFailed, CommandError, SQLAlchemyError, OSError) as problem:
+        screen.show_failure(problem)
+        return False
+    finally:
+        screen.stopping()
+        starting.cancel()
+        stopped.cancel()
+        await asyncio.gather(starting, stopped, return_exceptions=True)
+        await supervisor.stop()
+        installation.clear_running()
+        screen.stopped()
+    return True
+
+
+async def _start(supervisor: Supervisor, plan: MeshPlan, screen: Screen) -> None:
+    """All at once; only what has a database waits for its schema."""
+    supervisor.start([process for process in plan.processes if not process.needs_schema])
+    await asyncio.to_thread(_migrate, plan)
+    screen.schema_done()
+    supervisor.start([process for process in plan.processes if process.needs_schema])
+    await supervisor.wait_healthy(timeout_seconds=START_SECONDS_MAX)
+
+
+def _migrate(plan: MeshPlan) -> None:
+    from mesh import migrations  # noqa: PLC0415  # loads Alembic while the first processes start
+
+    for service, url in plan.database_urls.items():
+        migrations.upgrade(service, url)

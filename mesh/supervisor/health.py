@@ -1,0 +1,108 @@
+"""Whether a process answers: the gRPC health service of a server, an HTTP path that answers 200, a Redis that takes commands.
+
+A probe never raises and never waits longer than `PROBE_SECONDS_MAX`: no answer is the answer no.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+PROBE_SECONDS_MAX = 2.0
+_NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # http_proxy in the environment is not about us
+CHANNEL_OPTIONS = (("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1))
+
+
+class Probe(Protocol):
+    """Asks one process how it is."""
+
+    async def __call__(self) -> str:
+        """ "" when it is well, else what is wrong, for people."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class HttpProbe:
+    """Well when `url` answers 200."""
+
+    url: str
+
+    async def __call__(self) -> str:
+        """See `Probe`."""
+        return await asyncio.to_thread(self._ask)
+
+    def _ask(self) -> str:
+        try:
+            with _NO_PROXY.open(self.url, timeout=PROBE_SECONDS_MAX) as answer:  # the URL is our own plan's
+                return "" if answer.status == 200 else f"HTTP {answer.status}"
+        except urllib.error.HTTPError as refusal:
+            return f"HTTP {refusal.code}: {refusal.read(200).decode(errors='replace')}"
+        except (OSError, ValueError) as problem:
+            return str(problem)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrpcProbe:
+    """Well when the health service at `address` says SERVING.
+
+    Attributes:
+        ca_file: with TLS, who signed the server's certificate.
+        cert_file, key_file: with mTLS, what we show.
+    """
+
+    address: str
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+
+    async def __call__(self) -> str:
+        """See `Probe`."""
+        import grpc  # noqa: PLC0415  # heavy: the services start while this loads
+        from grpc_health.v1 import health_pb2, health_pb2_grpc  # noqa: PLC0415
+
+        try:
+            credentials = tls_credentials(ca_file=self.ca_file, cert_file=self.cert_file, key_file=self.key_file)
+            async with (grpc.aio.secure_channel(self.address, credentials, options=CHANNEL_OPTIONS) if credentials
+                        else grpc.aio.insecure_channel(self.address, options=CHANNEL_OPTIONS)) as channel:
+                answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=PROBE_SECONDS_MAX)
+        except grpc.aio.AioRpcError as refusal:
+            return f"{refusal.code().name}: {refusal.details()}"
+        except OSError as problem:
+            return str(problem)  # a certificate that cannot be read
+        status = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+        return "" if status == "SERVING" else status
+
+
+def tls_credentials(*, ca_file: Path | None, cert_file: Path | None, key_file: Path | None) -> Any:
+    """What a gRPC client shows and whom it believes; None when the servers speak plaintext. Raises OSError for a file that cannot be read."""
+    if cert_file is None:
+        return None
+    import grpc  # noqa: PLC0415  # heavy, see above
+
+    return grpc.ssl_channel_credentials(*(file.read_bytes() if file else None for file in (ca_file, key_file, cert_file)))
+
+
+@dataclass(frozen=True, slots=True)
+class RedisProbe:
+    """Well when the server at `url` answers PING."""
+
+    url: str = field(repr=False)  # holds a password
+
+    async def __call__(self) -> str:
+        """See `Probe`."""
+        from redis.exceptions import RedisError  # noqa: PLC0415  # heavy, see above
+
+        from mesh.redis_client import open_redis  # noqa: PLC0415
+
+        redis = open_redis(self.url)
+        try:
+            await redis.ping()
+        except (RedisError, OSError, TimeoutError) as problem:
+            return str(problem) or type(problem).__name__
+        finally:
+            await redis.aclose()
+        return ""

