@@ -11,9 +11,18 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import StrEnum
 from time import monotonic
+from typing import Final
 
 from mesh.errors import PermissionDenied
 from mesh.trace import Trace
+
+# gRPC metadata of the mesh.
+AUTHORIZATION: Final = "authorization"         # "Bearer " and a user token
+CALLER: Final = "x-paymesh-caller"             # token of the calling service
+IDEMPOTENCY_KEY: Final = "idempotency-key"
+TRACEPARENT: Final = "traceparent"
+REQUEST_ID: Final = "x-request-id"
+REPLAYED: Final = "x-paymesh-idempotent-replayed"  # trailing: the answer is that of an earlier call
 
 
 class Role(StrEnum):
@@ -109,10 +118,10 @@ def current_trace_id() -> str:
 
 
 def mark_replayed() -> None:
-    """Tells the client that the answer is that of an earlier call with the same key: trailing metadata x-paymesh-idempotent-replayed."""
+    """Tells the client that the answer is that of an earlier call with the same key, in trailing metadata."""
     call = CURRENT.get()
     if call is not None:
-        call.trailing.append(("x-paymesh-idempotent-replayed", "true"))
+        call.trailing.append((REPLAYED, "true"))
 
 
 @contextmanager

@@ -18,12 +18,11 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from grpc.aio import AioRpcError
 
 from mesh.auth import CallerTokens
-from mesh.call import CURRENT, Call, Caller, Role
+from mesh.call import CALLER, CURRENT, IDEMPOTENCY_KEY, REQUEST_ID, TRACEPARENT, Call, Caller, Role
 from mesh.discovery import Discovery, Endpoint
 from mesh.errors import DeadlineExceeded, MeshError, NeighbourUnavailable, RemoteError
 from mesh.logs import get_logger
 from mesh.metrics import ClientMethodMetrics
-from mesh.pipeline import CALLER, IDEMPOTENCY_KEY, REQUEST_ID, TRACEPARENT
 from mesh.policies import Idempotency, policy_of
 from mesh.replicas import FAIL_FAST_SECONDS, Replica, Replicas, RetryBudget
 from mesh.settings import MeshSettings

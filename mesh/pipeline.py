@@ -12,7 +12,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from time import monotonic
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -21,7 +21,7 @@ from grpc.aio import AbortError
 
 from mesh.access import Access, TextField
 from mesh.auth import CallerTokens, UserTokens
-from mesh.call import CURRENT, Call, current_idempotency_key, mark_replayed
+from mesh.call import AUTHORIZATION, CALLER, CURRENT, IDEMPOTENCY_KEY, REQUEST_ID, TRACEPARENT, Call, current_idempotency_key, mark_replayed
 from mesh.errors import (
     Conflict,
     DeadlineExceeded,
@@ -41,12 +41,6 @@ from mesh.validation import validate, warm_up
 from mesh.wire_errors import DETAILS_KEY, STATUS_CODES, ErrorCatalogue, internal_status, to_status
 
 __all__ = ["Pipeline", "current_idempotency_key", "mark_replayed"]
-
-AUTHORIZATION: Final = "authorization"
-CALLER: Final = "x-paymesh-caller"
-IDEMPOTENCY_KEY: Final = "idempotency-key"
-TRACEPARENT: Final = "traceparent"
-REQUEST_ID: Final = "x-request-id"
 
 _READ_ONCE = frozenset({AUTHORIZATION, CALLER, IDEMPOTENCY_KEY, TRACEPARENT, REQUEST_ID})
 _NAMES = {AUTHORIZATION: "Authorization", IDEMPOTENCY_KEY: "Idempotency-Key"}

@@ -15,6 +15,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
 from mesh.auth import CallerTokens, Role, UserTokens
+from mesh.call import AUTHORIZATION
 from mesh.clock import Clock
 from mesh.discovery import Endpoint, Registrar
 from mesh.errors import MeshError, PermissionDenied, TokenInvalid, Unauthenticated
@@ -22,7 +23,7 @@ from mesh.health import Health
 from mesh.ids import Ids
 from mesh.logs import CallLog, get_logger
 from mesh.metrics import MetricsPort
-from mesh.pipeline import AUTHORIZATION, Pipeline
+from mesh.pipeline import Pipeline
 from mesh.policies import MethodPolicy, PolicyInvalid, load_policies
 from mesh.settings import MeshSettings
 from mesh.trace import Trace
