@@ -109,6 +109,11 @@ class Relay:
         self._delivered = _DELIVERED.labels(destination.name)
         self._dead = _DEAD.labels(destination.name)
 
+    @property
+    def name(self) -> str:
+        """Name of the destination."""
+        return self._destination.name
+
     async def run_once(self) -> int:
         """Claims and delivers what is due; returns how many messages were claimed."""
         messages = await self._db.run(self._claim)

@@ -20,6 +20,7 @@ from mesh.errors import IdempotencyKeyReused
 
 MONEY_RETENTION = timedelta(days=7)     # longer than any client's retries, shorter than any dispute; business uniqueness holds for ever
 OTHER_RETENTION = timedelta(hours=24)
+PURGE_BATCH = 500
 
 RECEIPT = Table(
     "receipt", metadata_with_names(),
@@ -56,18 +57,15 @@ class Receipt:
     answer: str | None
 
 
-async def find(tx: AsyncConnection, key: ReceiptKey, *, fingerprint: Mapping[str, str], now: datetime) -> Receipt | None:
-    """The receipt of an earlier call, or None when this is the first.
+async def find(tx: AsyncConnection, key: ReceiptKey, *, fingerprint: Mapping[str, str]) -> Receipt | None:
+    """The receipt of an earlier call, or None when this is the first. A receipt counts until it is purged.
 
     Raises:
         IdempotencyKeyReused: the key was used with another request; names the differing fields.
     """
-    columns = (RECEIPT.c.resource_id, RECEIPT.c.answer, RECEIPT.c.fingerprint, RECEIPT.c.expires_at)
+    columns = (RECEIPT.c.resource_id, RECEIPT.c.answer, RECEIPT.c.fingerprint)
     row = (await tx.execute(select(*columns).where(_is(key)))).first()
     if row is None:
-        return None
-    if row.expires_at <= now:
-        await tx.execute(delete(RECEIPT).where(_is(key)))
         return None
     first: dict[str, str] = json.loads(row.fingerprint)
     differing = sorted(name for name in first.keys() | fingerprint.keys() if first.get(name) != fingerprint.get(name))
@@ -89,6 +87,16 @@ async def claim(tx: AsyncConnection, key: ReceiptKey, *, fingerprint: Mapping[st
 async def finish(tx: AsyncConnection, *, resource_id: str, answer: str) -> None:
     """Writes the first final answer into every RUNNING receipt of a row. A DONE receipt keeps its answer."""
     await tx.execute(update(RECEIPT).where(RECEIPT.c.resource_id == resource_id, RECEIPT.c.state == "RUNNING").values(state="DONE", answer=answer))
+
+
+async def purge(tx: AsyncConnection, *, now: datetime) -> int:
+    """Deletes up to PURGE_BATCH receipts whose time is over; returns how many. RUNNING ones stay: their row has no final answer yet."""
+    over = (await tx.execute(select(RECEIPT).where(RECEIPT.c.expires_at <= now, RECEIPT.c.state == "DONE").order_by(RECEIPT.c.expires_at)
+                             .limit(PURGE_BATCH))).all()
+    for row in over:
+        await tx.execute(delete(RECEIPT).where(_is(ReceiptKey(merchant_id=row.merchant_id, caller=row.caller, method=row.method,
+                                                              key=row.idempotency_key))))
+    return len(over)
 
 
 def _is(key: ReceiptKey) -> ColumnElement[bool]:

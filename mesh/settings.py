@@ -65,6 +65,7 @@ class MeshSettings(BaseSettings):
     static_targets: dict[str, list[str]] = {}               # {"order_rpc": ["127.0.0.1:9906"]}
     consul_address: str = "127.0.0.1:8500"
     consul_token: SecretStr | None = None
+    consul_check_interval_seconds: float = Field(5, ge=1, le=60)
 
     tls_cert_file: Path | None = None
     tls_key_file: Path | None = None

@@ -1,0 +1,1 @@
+"""Takes money for orders: payments, attempts at channels, the ledger."""

@@ -1,0 +1,81 @@
+"""`python -m payment_rpc`: the composition root. Settings, database, channels, use cases, servicers, workers, server; until SIGTERM or Ctrl-C."""
+
+from __future__ import annotations
+
+import sys
+
+import uvloop
+from paymesh.payment.v1 import callback_pb2_grpc, payment_pb2_grpc
+
+from mesh import failpoints, logs, migrations
+from mesh.client import MeshChannel
+from mesh.clock import SystemClock
+from mesh.db import open_database
+from mesh.discovery.opening import open_discovery, open_registrar
+from mesh.errors import MeshError
+from mesh.ids import UlidIds
+from mesh.paging import PageTokens
+from mesh.redis_client import open_redis
+from mesh.server import MeshServer, serve
+from mesh.settings import read_secret
+from payment_rpc.app import PaymentApp, Times
+from payment_rpc.channels.sandbox import PUBLISHED_MD5_SECRET, SandboxChannel
+from payment_rpc.neighbours import Orders
+from payment_rpc.servicer.callbacks import CallbackServicer
+from payment_rpc.servicer.payments import PaymentServicer
+from payment_rpc.settings import PaymentSettings
+from payment_rpc.tables import metadata
+
+
+async def run(settings: PaymentSettings) -> None:
+    """Serves until SIGTERM or SIGINT.
+
+    Raises:
+        MeshError: the database is away, or its schema is not the one of this code.
+        ValueError, OSError: a setting or a file is not what it should be.
+    """
+    clock = SystemClock()
+    ids = UlidIds(clock)
+    db = open_database(settings.database_url, metadata, pool_size=settings.database_pool_size, retry_constraints=("uq_payment_live_slot",))
+    await migrations.check_current(settings.service, db.engine)
+    server = MeshServer(settings, clock=clock, ids=ids)
+    discovery = open_discovery(settings)
+    order_channel = MeshChannel("order_rpc", settings=settings, discovery=discovery, caller_tokens=server.caller_tokens)
+    redis = open_redis(settings.redis_url) if settings.redis_url else None
+    sandbox = _sandbox(settings)
+    app = PaymentApp(
+        db=db, clock=clock, ids=ids, orders=Orders(order_channel), channels={sandbox.name: sandbox}, redis=redis,
+        times=Times(channel_timeout_seconds=settings.channel_timeout_seconds, attempt_lease_seconds=settings.attempt_lease_seconds,
+                    scan_interval_seconds=settings.scan_interval_seconds, scan_batch_size=settings.scan_batch_size),
+        return_urls={merchant: tuple(prefixes) for merchant, prefixes in settings.return_urls.items()})
+    server.add(payment_pb2_grpc.add_PaymentServiceServicer_to_server, PaymentServicer(
+        charging=app.charging, reading=app.reading, page_tokens=PageTokens.from_settings(settings)))
+    server.add(callback_pb2_grpc.add_CallbackServiceServicer_to_server, CallbackServicer(app.callbacks))
+    closers = [order_channel.close, discovery.close, sandbox.aclose, db.close]
+    if redis is not None:
+        closers.append(redis.aclose)
+    await serve(settings, server, open_registrar(settings), workers=app.workers, closers=closers)
+
+
+def _sandbox(settings: PaymentSettings) -> SandboxChannel:
+    api_key = read_secret(settings.sandbox_api_key_file).decode()
+    callback_file, md5_file = settings.sandbox_callback_secret_file, settings.sandbox_md5_secret_file
+    return SandboxChannel(
+        base_url=settings.sandbox_url, api_key=api_key,
+        callback_secret=read_secret(callback_file).decode() if callback_file else api_key,
+        md5_secret=read_secret(md5_file).decode() if md5_file else PUBLISHED_MD5_SECRET)
+
+
+def main() -> None:
+    """Reads the settings and serves."""
+    try:
+        settings = PaymentSettings()
+        failpoints.arm(settings.failpoints, environment=settings.environment)
+        logs.configure(settings.service, settings.log_level, json=settings.log_json)
+        uvloop.run(run(settings))
+    except (MeshError, ValueError, OSError) as error:  # pydantic's ValidationError is a ValueError and shows no values
+        sys.exit(f"payment_rpc: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""The use cases of payment_rpc, put together. `__main__` gives it what is real, tests give it clocks, channels and neighbours of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Protocol
+
+from redis.asyncio import Redis
+
+from mesh.clock import Clock
+from mesh.db import Database
+from mesh.events import StreamDestination
+from mesh.ids import Ids
+from mesh.outbox import Relay
+from mesh.worker import Worker
+from payment_rpc.cache import PaymentCache
+from payment_rpc.channels import Channel
+from payment_rpc.usecases.asking import Asking
+from payment_rpc.usecases.callbacks import Callbacks
+from payment_rpc.usecases.charging import Charging, ChargingLimits, OrderReader
+from payment_rpc.usecases.closing import Closing
+from payment_rpc.usecases.dispositions import OrderDestination, OrderUpdates
+from payment_rpc.usecases.facts import Facts
+from payment_rpc.usecases.messages import PAYMENT_TOPIC
+from payment_rpc.usecases.reading import Reading
+from payment_rpc.usecases.starting import Starting
+from payment_rpc.workers import make_workers
+
+
+class OrderService(OrderReader, OrderUpdates, Protocol):
+    """order_rpc as payment_rpc sees it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Times:
+    """The times that a deployment chooses; see PaymentSettings."""
+
+    channel_timeout_seconds: float
+    attempt_lease_seconds: float
+    scan_interval_seconds: float
+    scan_batch_size: int
+
+
+class PaymentApp:
+    """Use cases and workers over one database."""
+
+    def __init__(self, *, db: Database, clock: Clock, ids: Ids, orders: OrderService, channels: Mapping[str, Channel], redis: Redis | None,
+                 times: Times, return_urls: Mapping[str, tuple[str, ...]]) -> None:
+        cache = PaymentCache(redis, clock)
+        self.order_relay = Relay(db=db, destination=OrderDestination(orders=orders, clock=clock, ids=ids), clock=clock)
+        relays = [self.order_relay]
+        if redis is not None:
+            relays.append(Relay(db=db, destination=StreamDestination(redis, PAYMENT_TOPIC), clock=clock))
+        self.facts = Facts(db=db, clock=clock, ids=ids, cache=cache)
+        self.asking = Asking(db=db, clock=clock, facts=self.facts, channels=channels, batch=times.scan_batch_size,
+                             timeout_seconds=times.channel_timeout_seconds)
+        self.closing = Closing(db=db, clock=clock, asking=self.asking)
+        self.charging = Charging(
+            db=db, clock=clock, orders=orders, facts=self.facts, asking=self.asking, closing=self.closing, channels=channels,
+            starting=Starting(db=db, clock=clock, ids=ids, lease=timedelta(seconds=times.attempt_lease_seconds)),
+            tell_order=self.order_relay.deliver,
+            limits=ChargingLimits(channel_timeout_seconds=times.channel_timeout_seconds, return_urls=return_urls))
+        self.reading = Reading(db=db, cache=cache)
+        self.callbacks = Callbacks(db=db, clock=clock, facts=self.facts, asking=self.asking, channels=channels,
+                                   timeout_seconds=times.channel_timeout_seconds)
+        self.workers: list[Worker] = make_workers(db=db, clock=clock, asking=self.asking, closing=self.closing, relays=relays,
+                                                  idle_seconds=times.scan_interval_seconds)

@@ -1,0 +1,109 @@
+"""The read cache of payments: a view that may be absent, old by seconds, and never wrong about its owner.
+
+An entry is written only over an older version of the payment, and says itself until when it may be believed: a day for states that hardly
+ever change, five seconds otherwise. Callers check the owner after reading; SERVICE callers never read it (PROTOCOLS 1, Reads).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime, timedelta
+from typing import cast
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from mesh.clock import Clock
+from payment_rpc.domain.payment import Payment, PaymentState
+from payment_rpc.domain.snapshot import from_json, to_json
+
+SETTLED_SECONDS = 24 * 3600   # source 002
+MOVING_SECONDS = 5
+_SETTLED = frozenset({PaymentState.SUCCESS, PaymentState.FAILED, PaymentState.CLOSED, PaymentState.LATE_REFUNDED})
+COMMAND_SECONDS_MAX = 0.3
+AWAY = timedelta(seconds=1)   # after a failure Redis is left alone for so long, so that its absence costs one timeout a second and no more
+
+# KEYS[1] entry; ARGV version, fresh until (ms), payment. Keeps the newer version; the version outlives its freshness, so that a slow reader cannot
+# put an old payment back.
+_PUT = """
+local version = redis.call('HGET', KEYS[1], 'version')
+if version and tonumber(version) > tonumber(ARGV[1]) then return 0 end
+redis.call('HSET', KEYS[1], 'version', ARGV[1], 'fresh_until', ARGV[2], 'payment', ARGV[3])
+redis.call('EXPIRE', KEYS[1], ARGV[4])
+return 1
+"""
+
+log = structlog.get_logger()
+
+
+class PaymentCache:
+    """Payments by id, and the payment of an order for five seconds. Without Redis every read is a miss."""
+
+    def __init__(self, redis: Redis | None, clock: Clock) -> None:
+        self._redis = redis
+        self._clock = clock
+        self._put = redis.register_script(_PUT) if redis is not None else None
+        self._away_until: datetime | None = None
+
+    async def get(self, payment_id: str) -> Payment | None:
+        """A payment that is fresh enough, or None."""
+        return await self._get(f"payment:{payment_id}")
+
+    async def get_of_order(self, merchant_id: str, order_id: str) -> Payment | None:
+        """The payment that an order showed within the last seconds, or None."""
+        return await self._get(f"payment:order:{merchant_id}:{order_id}")
+
+    async def put(self, payment: Payment) -> None:
+        """Keeps a payment as it was read or written; fails silently, because a cache failure is not an error."""
+        seconds = SETTLED_SECONDS if payment.state in _SETTLED else MOVING_SECONDS
+        await self._set(f"payment:{payment.payment_id}", payment, fresh_seconds=seconds)
+
+    async def put_of_order(self, payment: Payment) -> None:
+        """Keeps what an order showed. Another payment may take its place at any time, hence only for seconds."""
+        await self._set(f"payment:order:{payment.merchant_id}:{payment.order_id}", payment, fresh_seconds=MOVING_SECONDS)
+
+    async def forget_order(self, merchant_id: str, order_id: str) -> None:
+        """The order shows another payment from now on."""
+        if self._redis is None or self._is_away():
+            return
+        try:
+            async with asyncio.timeout(COMMAND_SECONDS_MAX):
+                await self._redis.delete(f"payment:order:{merchant_id}:{order_id}")
+        except (RedisError, OSError, TimeoutError) as error:
+            self._missed(error)
+
+    async def _get(self, key: str) -> Payment | None:
+        if self._redis is None or self._is_away():
+            return None
+        try:
+            async with asyncio.timeout(COMMAND_SECONDS_MAX):
+                fresh_until, text = cast("list[bytes | None]", await self._redis.hmget(key, ["fresh_until", "payment"]))
+        except (RedisError, OSError, TimeoutError) as error:
+            self._missed(error)
+            return None
+        if text is None or fresh_until is None or int(fresh_until) <= self._now_ms():
+            return None
+        try:
+            return from_json(text.decode())
+        except (ValueError, KeyError, TypeError):
+            return None  # written by another release
+
+    async def _set(self, key: str, payment: Payment, *, fresh_seconds: int) -> None:
+        if self._put is None or self._is_away():
+            return
+        try:
+            async with asyncio.timeout(COMMAND_SECONDS_MAX):
+                await self._put(keys=[key], args=[payment.version, self._now_ms() + fresh_seconds * 1000, to_json(payment), SETTLED_SECONDS])
+        except (RedisError, OSError, TimeoutError) as error:
+            self._missed(error)
+
+    def _is_away(self) -> bool:
+        return self._away_until is not None and self._clock.now() < self._away_until
+
+    def _missed(self, error: Exception) -> None:
+        self._away_until = self._clock.now() + AWAY
+        log.warning("cache_away", cause=type(error).__name__)
+
+    def _now_ms(self) -> int:
+        return round(self._clock.now().timestamp() * 1000)

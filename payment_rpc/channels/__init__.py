@@ -1,0 +1,142 @@
+"""Payment channels: who moves money for us. A channel answers with facts about an attempt; it never raises for trouble on the way.
+
+The fact is as strong as what was seen: NOT_SENT only when it is proven that the call never left, UNKNOWN for everything that may have happened.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol
+
+from mesh.money import Money
+from payment_rpc.domain.payment import NextAction
+
+
+class ChannelStatus(StrEnum):
+    """What a channel says, or fails to say, about an attempt."""
+
+    CAPTURED = "CAPTURED"    # money moved
+    DECLINED = "DECLINED"    # finally no; nothing moved
+    FAILED = "FAILED"        # the channel failed and says that nothing moved
+    PENDING = "PENDING"      # waits for the buyer or the channel
+    CLOSED = "CLOSED"        # nothing moved, nothing ever will
+    NOT_FOUND = "NOT_FOUND"  # the channel does not know the attempt (yet)
+    UNKNOWN = "UNKNOWN"      # no answer that can be believed: money may have moved
+    NOT_SENT = "NOT_SENT"    # this call of charge or checkout did not reach the channel, or was refused before it was looked at
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelFact:
+    """What a channel says about one attempt.
+
+    Attributes:
+        attempt_id: ours.
+        amount: what the channel says it moved or will move; compare it. None when it does not say.
+        trade_no: the channel's number, or "".
+        reason: why no money moved, as a reason of our catalogue (CARD_DECLINED, INSUFFICIENT_FUNDS, CHANNEL_FAILED, PAYMENT_CLOSED,
+            CHANNEL_UNAVAILABLE), or "".
+        message: for people; never holds a secret.
+        occurred_at: when it ended at the channel, by the channel's clock.
+        next_action: while PENDING.
+    """
+
+    attempt_id: str
+    status: ChannelStatus
+    amount: Money | None = None
+    trade_no: str = ""
+    reason: str = ""
+    message: str = ""
+    occurred_at: datetime | None = None
+    next_action: NextAction | None = None
+
+
+class CardDetails(Protocol):
+    """What a card channel needs of a card."""
+
+    @property
+    def number(self) -> str:
+        """Digits only."""
+        ...
+
+    @property
+    def cvv(self) -> str:
+        """Three or four digits."""
+        ...
+
+    @property
+    def expiration_year(self) -> int:
+        """Four digits."""
+        ...
+
+    @property
+    def expiration_month(self) -> int:
+        """1 to 12."""
+        ...
+
+
+class Channel(Protocol):
+    """One payment channel.
+
+    Every call is idempotent by `attempt_id`, our own id. `timeout_seconds` bounds the whole call; when it is over the fact is UNKNOWN. A cancelled
+    call raises CancelledError and leaves the same doubt. NOT_SENT speaks of one call: on a resend it says nothing about the first.
+    """
+
+    @property
+    def name(self) -> str:
+        """As in `channel` of a payment."""
+        ...
+
+    @property
+    def closable(self) -> bool:
+        """True when `close` works and leaves a tombstone for ids that the channel does not know."""
+        ...
+
+    async def charge(self, *, attempt_id: str, amount: Money, card: CardDetails, expires_at: datetime | None, timeout_seconds: float) -> ChannelFact:
+        """Charges a card."""
+        ...
+
+    async def checkout(self, *, attempt_id: str, amount: Money, subject: str, return_url: str, expires_at: datetime, timeout_seconds: float,
+                       ) -> ChannelFact:
+        """Opens a cashier page; the fact is PENDING with a next action."""
+        ...
+
+    async def query(self, attempt_id: str, *, timeout_seconds: float) -> ChannelFact:
+        """What became of an attempt: never NOT_SENT, because a question that did not arrive says nothing about the attempt."""
+        ...
+
+    async def close(self, attempt_id: str, *, timeout_seconds: float) -> ChannelFact:
+        """Closes an attempt: CLOSED, or how it ended before. Never NOT_SENT."""
+        ...
+
+    def verify_callback(self, *, body: bytes, timestamp: str, signature: str, now: datetime) -> ChannelFact:
+        """Reads a callback after its signature over the raw bytes is checked in constant time.
+
+        Args:
+            timestamp: milliseconds since 1970 as digits; at most 5 minutes from `now`.
+
+        Raises:
+            SignatureInvalid: forged, altered, or too old or too new.
+            InvalidArgument: genuine, but not about any attempt.
+        """
+        ...
+
+    def verify_hint(self, *, payment_id: str, callback_status: str, timestamp: str, nonce: str, signature: str) -> None:
+        """Checks a callback of source 001. A verified one proves nothing but that it is time to ask the channel.
+
+        Raises:
+            SignatureInvalid: forged, or a field is not of its fixed form.
+        """
+        ...
+
+    async def sign(self, *, attempt_id: str, payment_id: str, callback_status: str, timestamp: str, nonce: str, timeout_seconds: float) -> str:
+        """Lets the channel record an outcome as its truth and sign it for `verify_hint`. Development only.
+
+        Raises:
+            PaymentNotFound: the channel does not know the attempt.
+            PaymentStateInvalid: the attempt ended otherwise.
+            PermissionDenied: the channel does not do that.
+            ChannelUnavailable: no usable answer; asking again is safe.
+        """
+        ...

@@ -1,0 +1,335 @@
+"""The sandbox as a channel: an HTTP client that turns every way a call can end into a fact, and believes no answer that it does not understand."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import json
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+from urllib.parse import quote
+
+import httpx
+import msgspec
+import structlog
+
+from mesh.errors import InvalidArgument, MeshError, PermissionDenied
+from mesh.money import Money
+from payment_rpc.channels import CardDetails, ChannelFact, ChannelStatus
+from payment_rpc.domain.errors import ChannelUnavailable, PaymentNotFound, PaymentStateInvalid, SignatureInvalid
+from payment_rpc.domain.payment import NextAction
+
+PUBLISHED_MD5_SECRET = "ymall-payment-secret-key-2024"  # noqa: S105  # source 001 prints it in its README
+
+_FRESHNESS = timedelta(minutes=5)
+_CONNECT_SECONDS_MAX = 2.0      # a channel that does not even take the connection: better to know that nothing was sent
+_ANSWER_BYTES_MAX = 64 * 1024   # answers have about 500 bytes
+_TRADE_NO_MAX = 64              # as wide as our column
+_MESSAGE_MAX = 255
+_MILLISECONDS = re.compile(r"[0-9]{13}")
+_NONCE = re.compile(r"[A-Za-z][A-Za-z0-9]{0,63}")
+_PAYMENT_ID = re.compile(r"[A-Za-z0-9_-]{1,32}")
+_CASHIER_URL = re.compile(r"https?://[!-~]{1,2040}")
+_HINT_STATUSES = frozenset({"SUCCESS", "FAILED"})
+_STATUSES = {status.value: status for status in (
+    ChannelStatus.CAPTURED, ChannelStatus.DECLINED, ChannelStatus.FAILED, ChannelStatus.PENDING, ChannelStatus.CLOSED)}
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+# Of these httpx says that no byte of the request was written.
+_BEFORE_SENDING = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+# Of these the sandbox's documentation says that it looked at nothing and recorded nothing.
+_REFUSED_UNSEEN = frozenset({(400, "invalid_request"), (401, "unauthorized")})
+
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)  # what msgspec raises for bytes that are not the struct
+
+_log = structlog.get_logger(__name__)
+
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+
+
+class _Transaction(msgspec.Struct, frozen=True, kw_only=True):
+    """A transaction as the sandbox answers it, and as its callbacks tell it. Fields that we do not know are passed over."""
+
+    attempt_id: str
+    trade_no: str
+    status: str
+    amount: str | None
+    currency: str | None
+    decline_code: str = ""
+    message: str = ""
+    finished_at: Moment | None = None
+    occurred_at: Moment | None = None
+    cashier_url: str | None = None
+
+
+class _ErrorDetail(msgspec.Struct, frozen=True):
+    code: str
+
+
+class _ErrorAnswer(msgspec.Struct, frozen=True):
+    error: _ErrorDetail
+
+
+class _SignatureAnswer(msgspec.Struct, frozen=True):
+    signature: str
+
+
+class _Callback(msgspec.Struct, frozen=True):
+    attempt_id: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
+
+
+class _NotSent(Exception):
+    """Proven: the request did not leave, or was refused unseen."""
+
+
+class _Unclear(Exception):
+    """Nobody knows what the channel did."""
+
+
+class SandboxChannel:
+    """The adapter to sandbox/. One for the whole process: it keeps connections open. `aclose` it."""
+
+    def __init__(self, *, base_url: str, api_key: str, callback_secret: str, md5_secret: str = PUBLISHED_MD5_SECRET,
+                 client: httpx.AsyncClient | None = None) -> None:
+        """
+        Args:
+            base_url: from configuration only.
+            callback_secret: HMAC key of callbacks.
+            client: for tests; its base URL, redirects and proxies are then the caller's affair.
+        """
+        self._base_url = base_url.rstrip("/")
+        self._headers = {"authorization": f"Bearer {api_key}", "content-type": "application/json", "accept-encoding": "identity"}
+        self._callback_secret = callback_secret.encode()
+        self._md5_secret = md5_secret
+        self._client = client or httpx.AsyncClient(
+            trust_env=False, follow_redirects=False,  # the environment has no say in where card numbers go, nor has the answer
+            limits=httpx.Limits(max_connections=200, max_keepalive_connections=50, keepalive_expiry=30))
+
+    @property
+    def name(self) -> str:
+        """As in `channel` of a payment."""
+        return "sandbox"
+
+    @property
+    def closable(self) -> bool:
+        """`close` leaves tombstones."""
+        return True
+
+    async def aclose(self) -> None:
+        """Closes the connections."""
+        await self._client.aclose()
+
+    async def charge(self, *, attempt_id: str, amount: Money, card: CardDetails, expires_at: datetime | None, timeout_seconds: float) -> ChannelFact:
+        """Charges a card."""
+        body = {
+            "attempt_id": attempt_id, "amount": amount.format(), "currency": amount.currency,
+            "card": {"number": card.number, "cvv": card.cvv, "expiration_year": card.expiration_year, "expiration_month": card.expiration_month},
+            "expires_at": None if expires_at is None else expires_at.isoformat(),
+        }
+        return await self._open("/v1/charges", body, attempt_id=attempt_id, timeout_seconds=timeout_seconds)
+
+    async def checkout(self, *, attempt_id: str, amount: Money, subject: str, return_url: str, expires_at: datetime, timeout_seconds: float,
+                       ) -> ChannelFact:
+        """Opens a cashier page; the fact is PENDING with REDIRECT_URL."""
+        body = {"attempt_id": attempt_id, "amount": amount.format(), "currency": amount.currency, "subject": subject, "return_url": return_url,
+                "expires_at": expires_at.isoformat()}
+        return await self._open("/v1/checkouts", body, attempt_id=attempt_id, timeout_seconds=timeout_seconds)
+
+    async def query(self, attempt_id: str, *, timeout_seconds: float) -> ChannelFact:
+        """What became of an attempt; NOT_FOUND when the sandbox does not know it."""
+        return await self._ask("GET", f"/v1/transactions/{quote(attempt_id, safe='')}", attempt_id=attempt_id, timeout_seconds=timeout_seconds)
+
+    async def close(self, attempt_id: str, *, timeout_seconds: float) -> ChannelFact:
+        """Closes an attempt, with a tombstone when the sandbox does not know it."""
+        return await self._ask("POST", f"/v1/transactions/{quote(attempt_id, safe='')}/close", attempt_id=attempt_id, timeout_seconds=timeout_seconds)
+
+    def verify_callback(self, *, body: bytes, timestamp: str, signature: str, now: datetime) -> ChannelFact:
+        """Reads a callback after checking hex HMAC-SHA256(secret, timestamp + "." + body)."""
+        expected = hmac.new(self._callback_secret, timestamp.encode("utf-8", "replace") + b"." + body, hashlib.sha256).hexdigest()
+        if not hmac.compare_digest(expected.encode(), signature.encode("utf-8", "replace")):
+            raise SignatureInvalid
+        if not _MILLISECONDS.fullmatch(timestamp):
+            raise SignatureInvalid("the timestamp is not in milliseconds")
+        if abs(now - (_EPOCH + timedelta(milliseconds=int(timestamp)))) > _FRESHNESS:
+            raise SignatureInvalid("the timestamp is more than 5 minutes off")
+        try:
+            attempt_id = msgspec.json.decode(body, type=_Callback).attempt_id
+        except _UNREADABLE:
+            raise InvalidArgument.of("body", "not a callback of this channel") from None
+        try:
+            return _read_transaction(body, attempt_id=attempt_id)
+        except _Unclear as problem:
+            return self._unknown(attempt_id, problem)
+
+    def verify_hint(self, *, payment_id: str, callback_status: str, timestamp: str, nonce: str, signature: str) -> None:
+        """Checks UPPER(MD5(callback_status + nonce + payment_id + timestamp + secret)). The text has no separators, so only fixed forms keep a
+        character from moving into the next field: `SUCCESSa` + `bc123` has the signature of `SUCCESS` + `abc123`."""
+        if (callback_status not in _HINT_STATUSES or not _NONCE.fullmatch(nonce) or not _MILLISECONDS.fullmatch(timestamp)
+                or not _PAYMENT_ID.fullmatch(payment_id)):
+            raise SignatureInvalid
+        text = callback_status + nonce + payment_id + timestamp + self._md5_secret
+        expected = hashlib.md5(text.encode(), usedforsecurity=False).hexdigest().upper()
+        if not hmac.compare_digest(expected.encode(), signature.encode("utf-8", "replace")):
+            raise SignatureInvalid
+
+    async def sign(self, *, attempt_id: str, payment_id: str, callback_status: str, timestamp: str, nonce: str, timeout_seconds: float) -> str:
+        """Lets the sandbox record an outcome as its truth and sign it."""
+        body = {"payment_id": payment_id, "callback_status": callback_status, "timestamp": timestamp, "nonce": nonce}
+        path = f"/v1/transactions/{quote(attempt_id, safe='')}/signature"
+        try:
+            status_code, content = await self._exchange("POST", path, body, timeout_seconds=timeout_seconds)
+        except (_NotSent, _Unclear):
+            raise ChannelUnavailable("the channel did not sign") from None
+        if status_code != httpx.codes.OK:
+            raise _not_signed(status_code, _error_code(content))
+        try:
+            return msgspec.json.decode(content, type=_SignatureAnswer).signature
+        except _UNREADABLE:
+            raise ChannelUnavailable("the channel did not sign") from None
+
+    async def _open(self, path: str, body: Mapping[str, object], *, attempt_id: str, timeout_seconds: float) -> ChannelFact:
+        """A call that may move money."""
+        try:
+            status_code, content = await self._exchange("POST", path, body, timeout_seconds=timeout_seconds)
+            if status_code == httpx.codes.OK or (status_code, _error_code(content)) not in _REFUSED_UNSEEN:
+                return _read_answer(status_code, content, attempt_id=attempt_id)
+            problem = f"refused with {status_code}"
+        except _NotSent as error:
+            problem = str(error)
+        except _Unclear as error:
+            return self._unknown(attempt_id, error)
+        _log.error("channel_not_reached", channel=self.name, attempt_id=attempt_id, problem=problem)
+        return ChannelFact(attempt_id=attempt_id, status=ChannelStatus.NOT_SENT, reason="CHANNEL_UNAVAILABLE", message=problem)
+
+    async def _ask(self, method: str, path: str, *, attempt_id: str, timeout_seconds: float) -> ChannelFact:
+        """A call that moves no money: whatever goes wrong with it tells nothing about the attempt."""
+        try:
+            status_code, content = await self._exchange(method, path, None, timeout_seconds=timeout_seconds)
+            if status_code == httpx.codes.NOT_FOUND and _error_code(content) == "not_found":
+                return ChannelFact(attempt_id=attempt_id, status=ChannelStatus.NOT_FOUND)
+            return _read_answer(status_code, content, attempt_id=attempt_id)
+        except (_NotSent, _Unclear) as error:
+            return self._unknown(attempt_id, error)
+
+    async def _exchange(self, method: str, path: str, body: Mapping[str, object] | None, *, timeout_seconds: float) -> tuple[int, bytes]:
+        """One request and its answer, status code and body.
+
+        Raises:
+            _NotSent: no byte of the request left. _Unclear: it may have arrived.
+        """
+        if timeout_seconds <= 0:
+            raise _NotSent("no time left")
+        connect_seconds = min(timeout_seconds, _CONNECT_SECONDS_MAX)
+        timeout = httpx.Timeout(timeout_seconds, connect=connect_seconds, pool=connect_seconds)
+        content = None if body is None else json.dumps(body).encode()
+        try:
+            # httpx limits each step; the sum has its limit here.
+            async with asyncio.timeout(timeout_seconds), self._client.stream(
+                    method, self._base_url + path, content=content, headers=self._headers, timeout=timeout) as response:
+                return response.status_code, await _read(response)
+        except _BEFORE_SENDING as error:
+            raise _NotSent(type(error).__name__) from None
+        except TimeoutError:
+            raise _Unclear("no answer in time") from None
+        except httpx.HTTPError as error:  # its text may quote what was sent
+            raise _Unclear(type(error).__name__) from None
+
+    def _unknown(self, attempt_id: str, problem: Exception) -> ChannelFact:
+        _log.warning("channel_answer_unknown", channel=self.name, attempt_id=attempt_id, problem=str(problem))
+        return ChannelFact(attempt_id=attempt_id, status=ChannelStatus.UNKNOWN, message=str(problem))
+
+
+async def _read(response: httpx.Response) -> bytes:
+    content = bytearray()
+    async for chunk in response.aiter_raw():  # raw: nothing that inflates
+        content += chunk
+        if len(content) > _ANSWER_BYTES_MAX:
+            raise _Unclear("the answer is too long")
+    return bytes(content)
+
+
+def _read_answer(status_code: int, content: bytes, *, attempt_id: str) -> ChannelFact:
+    if status_code != httpx.codes.OK:
+        raise _Unclear(f"answered {status_code} {_error_code(content)}".rstrip())
+    return _read_transaction(content, attempt_id=attempt_id)
+
+
+def _read_transaction(content: bytes, *, attempt_id: str) -> ChannelFact:
+    """The fact in an answer.
+
+    Raises:
+        _Unclear: it is not one, or not about this attempt.
+    """
+    try:
+        answer = msgspec.json.decode(content, type=_Transaction)
+    except _UNREADABLE:
+        raise _Unclear("the answer is not a transaction") from None
+    if answer.attempt_id != attempt_id:
+        raise _Unclear("the answer is about another attempt")
+    status = _STATUSES.get(answer.status)
+    if status is None:
+        raise _Unclear("the answer has an unknown status")
+    amount = _read_amount(answer)
+    if amount is None and status is not ChannelStatus.CLOSED:
+        raise _Unclear("the answer has no amount")
+    if len(answer.trade_no) > _TRADE_NO_MAX or (not answer.trade_no and status is ChannelStatus.CAPTURED):
+        raise _Unclear("the answer has no usable trade number")
+    return ChannelFact(
+        attempt_id=attempt_id, status=status, amount=amount, trade_no=answer.trade_no, reason=_reason(status, answer.decline_code),
+        message=answer.message[:_MESSAGE_MAX], occurred_at=answer.finished_at or answer.occurred_at, next_action=_next_action(status, answer))
+
+
+def _read_amount(answer: _Transaction) -> Money | None:
+    """The amount; None for a tombstone."""
+    if answer.amount is None or answer.currency is None:
+        if answer.amount is answer.currency:
+            return None
+        raise _Unclear("amount and currency go together")
+    try:
+        return Money.parse(answer.amount, answer.currency)
+    except InvalidArgument:
+        raise _Unclear("the amount cannot be read") from None
+
+
+def _next_action(status: ChannelStatus, answer: _Transaction) -> NextAction | None:
+    if status is not ChannelStatus.PENDING or answer.cashier_url is None:
+        return None
+    if not _CASHIER_URL.fullmatch(answer.cashier_url):  # it is shown to the buyer's browser
+        raise _Unclear("the cashier address is not one")
+    return NextAction(kind="REDIRECT_URL", value=answer.cashier_url)
+
+
+def _reason(status: ChannelStatus, decline_code: str) -> str:
+    """Our catalogue's reason. CARD_INVALID is not among them: it says that nothing was sent, and a card that the issuer refuses was."""
+    match status:
+        case ChannelStatus.DECLINED:
+            return "INSUFFICIENT_FUNDS" if decline_code == "insufficient_funds" else "CARD_DECLINED"
+        case ChannelStatus.FAILED:
+            return "CHANNEL_FAILED"
+        case ChannelStatus.CLOSED:
+            return "PAYMENT_CLOSED"
+        case _:
+            return ""
+
+
+def _error_code(content: bytes) -> str:
+    """`error.code` of a documented refusal, or ""."""
+    try:
+        return msgspec.json.decode(content, type=_ErrorAnswer).error.code
+    except _UNREADABLE:
+        return ""
+
+
+def _not_signed(status_code: int, code: str) -> MeshError:
+    match (status_code, code):
+        case (404, "not_found"):
+            return PaymentNotFound("the channel does not know this payment")
+        case (409, "conflict"):
+            return PaymentStateInvalid("the payment ended otherwise at the channel")
+        case (403, "disabled"):
+            return PermissionDenied("the channel signs on request in development only")
+        case _:
+            return ChannelUnavailable("the channel did not sign")

@@ -1,0 +1,1 @@
+"""What is true of payments, whoever calls and wherever it is stored. No I/O, no clock."""

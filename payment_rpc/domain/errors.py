@@ -1,0 +1,129 @@
+"""The refusals of payment_rpc. Reasons are values of `paymesh.payment.v1.ErrorReason` without their prefix."""
+
+from __future__ import annotations
+
+from mesh.errors import MoneyError, Outcome
+
+
+class CardInvalid(MoneyError):
+    """Card details are invalid."""
+
+    reason = "CARD_INVALID"
+
+
+class OrderAlreadyPaid(MoneyError):
+    """The order is already paid."""
+
+    reason = "ORDER_ALREADY_PAID"
+    default_safe_to_retry = False
+
+
+class PaymentNotFound(MoneyError):
+    """There is no such payment."""
+
+    reason = "PAYMENT_NOT_FOUND"
+
+
+class OrderNotFound(MoneyError):
+    """There is no such order."""
+
+    reason = "ORDER_NOT_FOUND"
+
+
+class PaymentInProgress(MoneyError):
+    """Another payment of this order is in progress."""
+
+    reason = "PAYMENT_IN_PROGRESS"
+
+
+class AmountMismatch(MoneyError):
+    """The amount differs from the order's."""
+
+    reason = "AMOUNT_MISMATCH"
+
+
+class CurrencyMismatch(MoneyError):
+    """The currency differs from the order's."""
+
+    reason = "CURRENCY_MISMATCH"
+
+
+class OrderNotPayable(MoneyError):
+    """The order cannot be paid."""
+
+    reason = "ORDER_NOT_PAYABLE"
+    default_safe_to_retry = False
+
+
+class CardDeclined(MoneyError):
+    """The card was declined."""
+
+    reason = "CARD_DECLINED"
+    default_outcome = Outcome.DECLINED
+
+
+class InsufficientFunds(MoneyError):
+    """The card has insufficient funds."""
+
+    reason = "INSUFFICIENT_FUNDS"
+    default_outcome = Outcome.DECLINED
+
+
+class ChannelFailed(MoneyError):
+    """The payment channel could not process the payment."""
+
+    reason = "CHANNEL_FAILED"
+    default_outcome = Outcome.TECH_FAILED
+
+
+class ChannelUnavailable(MoneyError):
+    """The payment channel is unavailable; nothing was sent."""
+
+    reason = "CHANNEL_UNAVAILABLE"
+
+
+class PaymentClosed(MoneyError):
+    """The payment was closed before money moved."""
+
+    reason = "PAYMENT_CLOSED"
+
+
+class ChannelNotSupported(MoneyError):
+    """There is no such payment channel."""
+
+    reason = "CHANNEL_NOT_SUPPORTED"
+
+
+class PaymentMethodNotSupported(MoneyError):
+    """There is no such payment method."""
+
+    reason = "PAYMENT_METHOD_NOT_SUPPORTED"
+
+
+class ReturnUrlNotAllowed(MoneyError):
+    """The return_url is not on the merchant's allow-list."""
+
+    reason = "RETURN_URL_NOT_ALLOWED"
+
+
+class SignatureInvalid(MoneyError):
+    """签名验证失败: the signature cannot be verified."""
+
+    reason = "SIGNATURE_INVALID"
+    default_safe_to_retry = False
+
+
+class PaymentStateInvalid(MoneyError):
+    """The payment's state does not allow this."""
+
+    reason = "PAYMENT_STATE_INVALID"
+    default_outcome = Outcome.UNKNOWN
+    default_safe_to_retry = False
+
+
+class PaymentConflicted(MoneyError):
+    """The channel reports an amount that is not ours; a person is looking at it."""
+
+    reason = "PAYMENT_CONFLICTED"
+    default_outcome = Outcome.CAPTURED
+    default_safe_to_retry = False

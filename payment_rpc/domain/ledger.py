@@ -1,0 +1,107 @@
+"""Double-entry postings. A transaction balances per currency or cannot be made; its key is the business fact, so that a fact is booked once.
+
+Accounts and postings are those of reference/payments.md 3. Hashes are chained per payment: a head that all payments share would make them wait for
+each other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass
+from enum import StrEnum
+
+from mesh.money import Money
+
+
+class Side(StrEnum):
+    """Debit or credit."""
+
+    DEBIT = "D"
+    CREDIT = "C"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Posting:
+    """One line: an account, a side, an amount above zero."""
+
+    account: str
+    side: Side
+    amount: Money
+
+    def __post_init__(self) -> None:
+        if self.amount.minor <= 0:
+            raise ValueError("a posting moves more than nothing")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerTransaction:
+    """Postings that belong together.
+
+    Attributes:
+        key: the business fact, unique for ever, e.g. `attempt:ATT…:captured`.
+        kind: what happened, for reports.
+    """
+
+    key: str
+    kind: str
+    payment_id: str
+    postings: tuple[Posting, ...]
+
+    def __post_init__(self) -> None:
+        balance: Counter[str] = Counter()
+        for posting in self.postings:
+            balance[posting.amount.currency] += posting.amount.minor if posting.side is Side.DEBIT else -posting.amount.minor
+        if not self.postings or any(balance.values()):
+            raise ValueError(f"ledger transaction {self.key} does not balance")
+
+    def hash(self, previous: str) -> str:
+        """SHA-256 over the hash before it and everything it says; hex."""
+        parts = [previous, self.key, self.kind, self.payment_id]
+        for posting in self.postings:
+            parts += [posting.account, posting.side, str(posting.amount.minor), posting.amount.currency]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def captured(*, attempt_id: str, payment_id: str, channel: str, merchant_id: str, amount: Money) -> LedgerTransaction:
+    """Money in time: the channel owes it to us, we owe it to the merchant."""
+    return _move(key=f"attempt:{attempt_id}:captured", kind="CAPTURED", payment_id=payment_id, amount=amount,
+                 debit=channel_receivable(channel), credit=merchant_payable(merchant_id))
+
+
+def captured_unapplied(*, attempt_id: str, payment_id: str, channel: str, amount: Money) -> LedgerTransaction:
+    """Money that belongs to no live payment: late, a second capture, or not the amount that we asked for."""
+    return _move(key=f"attempt:{attempt_id}:captured", kind="CAPTURED_UNAPPLIED", payment_id=payment_id, amount=amount,
+                 debit=channel_receivable(channel), credit=unapplied_receipts(channel))
+
+
+def taken_by_order(*, payment_id: str, version: int, channel: str, merchant_id: str, amount: Money) -> LedgerTransaction:
+    """The order took late money."""
+    return _move(key=f"payment:{payment_id}:v{version}:taken", kind="LATE_TAKEN", payment_id=payment_id, amount=amount,
+                 debit=unapplied_receipts(channel), credit=merchant_payable(merchant_id))
+
+
+def refused_by_order(*, payment_id: str, version: int, channel: str, merchant_id: str, amount: Money) -> LedgerTransaction:
+    """The order refused money, or another payment took its place."""
+    return _move(key=f"payment:{payment_id}:v{version}:refused", kind="REFUSED", payment_id=payment_id, amount=amount,
+                 debit=merchant_payable(merchant_id), credit=unapplied_receipts(channel))
+
+
+def channel_receivable(channel: str) -> str:
+    """What a channel owes us (debit-normal)."""
+    return f"channel_receivable:{channel}"
+
+
+def merchant_payable(merchant_id: str) -> str:
+    """What we owe a merchant (credit-normal)."""
+    return f"merchant_payable:{merchant_id}"
+
+
+def unapplied_receipts(channel: str) -> str:
+    """Money that no live payment owns (credit-normal)."""
+    return f"unapplied_receipts:{channel}"
+
+
+def _move(*, key: str, kind: str, payment_id: str, amount: Money, debit: str, credit: str) -> LedgerTransaction:
+    return LedgerTransaction(key=key, kind=kind, payment_id=payment_id, postings=(
+        Posting(account=debit, side=Side.DEBIT, amount=amount), Posting(account=credit, side=Side.CREDIT, amount=amount)))

@@ -1,0 +1,66 @@
+"""The sibling services that payment_rpc asks: order_rpc. Protobuf ends here."""
+
+from __future__ import annotations
+
+from datetime import UTC
+from typing import Any
+
+from paymesh.order.v1 import order_pb2, order_pb2_grpc
+
+from mesh.errors import RemoteError
+from mesh.money import Money
+from payment_rpc.domain.errors import OrderNotFound
+from payment_rpc.domain.order import OrderToPay
+from payment_rpc.domain.payment import Disposition
+
+DISPOSITIONS = {
+    order_pb2.DISPOSITION_APPLIED: Disposition.APPLIED,
+    order_pb2.DISPOSITION_ALREADY: Disposition.ALREADY,
+    order_pb2.DISPOSITION_REVIVED: Disposition.REVIVED,
+    order_pb2.DISPOSITION_REFUSED_CANCELLED: Disposition.REFUSED_CANCELLED,
+    order_pb2.DISPOSITION_REFUSED_PAID_BY_OTHER: Disposition.REFUSED_PAID_BY_OTHER,
+}
+
+
+class Orders:
+    """order_rpc as payment_rpc sees it."""
+
+    def __init__(self, channel: Any) -> None:
+        self._stub: Any = order_pb2_grpc.OrderServiceStub(channel)
+
+    async def get(self, *, merchant_id: str, order_id: str) -> OrderToPay:
+        """An order.
+
+        Raises:
+            OrderNotFound: there is none.
+            NeighbourUnavailable: order_rpc does not answer; nothing was done.
+        """
+        try:
+            answer = await self._stub.GetOrder(order_pb2.GetOrderRequest(merchant_id=merchant_id, order_id=order_id))
+        except RemoteError as error:
+            if error.reason == "ORDER_NOT_FOUND":
+                raise OrderNotFound from error
+            raise
+        order = answer.order
+        return OrderToPay(
+            order_id=order.order_id, merchant_id=order.merchant_id, user_id=order.user_id,
+            amount=Money.parse(order.amount, order.currency, allow_zero=True),
+            state=order_pb2.OrderState.Name(order.state).removeprefix("ORDER_STATE_"), expires_at=order.expires_at.ToDatetime(tzinfo=UTC))
+
+    async def update_status(self, snapshot: dict[str, Any], *, event_id: str) -> Disposition | None:
+        """Tells an order what became of its payment; None when the snapshot decided nothing.
+
+        Args:
+            snapshot: `merchant_id`, `order_id`, `wants_paid` and the fields of PaymentSnapshot.
+            event_id: id of the outbox row.
+
+        Raises:
+            RemoteError: not taken.
+        """
+        payment = order_pb2.PaymentSnapshot(**{name: snapshot[name] for name in (
+            "payment_id", "version", "state", "captured", "refunded", "refund_reserved", "currency")})
+        request = order_pb2.UpdateOrderStatusRequest(
+            merchant_id=snapshot["merchant_id"], order_id=snapshot["order_id"], event_id=event_id, payment=payment,
+            status=order_pb2.ORDER_STATE_PAID if snapshot["wants_paid"] else order_pb2.ORDER_STATE_UNSPECIFIED)
+        answer = await self._stub.UpdateOrderStatus(request)
+        return DISPOSITIONS.get(answer.disposition)

@@ -1,0 +1,40 @@
+"""CallbackService: what channels tell us."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from google.api import httpbody_pb2
+from paymesh.payment.v1 import callback_pb2, callback_pb2_grpc
+
+from payment_rpc.servicer.messages import STATES
+from payment_rpc.usecases.callbacks import CallbackResult, Callbacks, Hint
+
+# The bytes that the sandbox takes for "never tell me again".
+ACKNOWLEDGED = b"success"
+_RESULTS = {result: callback_pb2.CallbackResult.Value(f"CALLBACK_RESULT_{result}") for result in CallbackResult}
+_MESSAGES = {CallbackResult.PROCESSED: "回调处理成功: processed", CallbackResult.IGNORED: "重复回调，已忽略: nothing to change"}
+
+
+class CallbackServicer(callback_pb2_grpc.CallbackServiceServicer):
+    """The door for channels."""
+
+    def __init__(self, callbacks: Callbacks) -> None:
+        self._callbacks = callbacks
+
+    async def HandleCallback(self, request: callback_pb2.HandleCallbackRequest, context: Any) -> callback_pb2.HandleCallbackResponse:
+        """Applies a callback and acknowledges it after the commit."""
+        await self._callbacks.handle(channel=request.channel, body=request.body.data, timestamp=request.timestamp, signature=request.signature)
+        return callback_pb2.HandleCallbackResponse(body=httpbody_pb2.HttpBody(content_type="text/plain", data=ACKNOWLEDGED))
+
+    async def MockCallback(self, request: callback_pb2.MockCallbackRequest, context: Any) -> callback_pb2.MockCallbackResponse:
+        """Takes a callback of source 001 as a hint."""
+        hint = Hint(payment_id=request.payment_id, callback_status=request.callback_status, timestamp=request.timestamp, nonce=request.nonce)
+        result, payment = await self._callbacks.handle_hint(hint, signature=request.signature)
+        return callback_pb2.MockCallbackResponse(result=_RESULTS[result], message=_MESSAGES[result], payment_id=payment.payment_id,
+                                                 current_status=STATES[payment.state])
+
+    async def GenerateSignature(self, request: callback_pb2.GenerateSignatureRequest, context: Any) -> callback_pb2.GenerateSignatureResponse:
+        """Lets the sandbox record and sign an outcome."""
+        hint = Hint(payment_id=request.payment_id, callback_status=request.callback_status, timestamp=request.timestamp, nonce=request.nonce)
+        return callback_pb2.GenerateSignatureResponse(signature=await self._callbacks.sign_hint(hint))

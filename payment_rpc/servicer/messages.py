@@ -1,0 +1,44 @@
+"""Payments as messages of the contract."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from paymesh.common.v1 import errors_pb2
+from paymesh.payment.v1 import payment_pb2
+
+from payment_rpc.domain.payment import Payment, PaymentState
+
+STATES = {state: payment_pb2.PaymentState.Value(f"PAYMENT_STATE_{state}") for state in PaymentState}
+
+
+def payment_message(payment: Payment) -> payment_pb2.Payment:
+    """A payment as callers see it."""
+    message = payment_pb2.Payment(
+        payment_id=payment.payment_id, order_id=payment.order_id, merchant_id=payment.merchant_id, user_id=payment.user_id,
+        amount=payment.amount.format(), currency=payment.amount.currency, state=STATES[payment.state], payment_method=payment.payment_method,
+        channel=payment.channel, channel_trade_no=payment.channel_trade_no, captured=payment.captured.format(), refunded=payment.refunded.format(),
+        refund_reserved=payment.refund_reserved.format(), outcome=errors_pb2.Outcome.Value(f"OUTCOME_{payment.outcome}"), version=payment.version,
+        paid_at=_timestamp(payment.paid_at), expires_at=_timestamp(payment.expires_at), created_at=_timestamp(payment.created_at),
+        updated_at=_timestamp(payment.updated_at))
+    if payment.next_action is not None:
+        message.next_action.kind = payment_pb2.NextActionKind.Value(f"NEXT_ACTION_KIND_{payment.next_action.kind}")
+        message.next_action.value = payment.next_action.value
+    if payment.card is not None:
+        message.card.brand = payment.card.brand
+        message.card.last_four = payment.card.last_four
+        message.card.expiration_year = payment.card.expiration_year
+        message.card.expiration_month = payment.card.expiration_month
+    if payment.failure is not None:
+        message.failure.reason = payment.failure.reason
+        message.failure.message = payment.failure.message
+    return message
+
+
+def _timestamp(moment: datetime | None) -> Timestamp | None:
+    if moment is None:
+        return None
+    stamp = Timestamp()
+    stamp.FromDatetime(moment)
+    return stamp

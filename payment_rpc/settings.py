@@ -1,0 +1,39 @@
+"""Configuration of payment_rpc, read once in `__main__` from PAYMENT_RPC_* and PAYMESH_*."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from mesh.settings import MeshSettings
+
+
+class PaymentSettings(MeshSettings):
+    """What payment_rpc needs to know beyond what every process does.
+
+    Attributes:
+        database_pool_size: connections for writing, and as many for reading.
+        channel_timeout_seconds: longest wait for a channel while a buyer waits; afterwards the payment is PAYING and asked for.
+        attempt_lease_seconds: how long an attempt may be under way before "not found" at the channel means that it is lost. Longer than the call's
+            deadline.
+        scan_interval_seconds: pause between rounds of questions, expiries and deliveries that found nothing to do.
+        scan_batch_size: attempts asked for in one round.
+        sandbox_url: where the sandbox listens; configuration, because callers never choose where we connect.
+        sandbox_api_key_file: our key there. sandbox_callback_secret_file: HMAC key of its callbacks; None: the API key.
+        sandbox_md5_secret_file: of source 001's rule; None: the published one.
+        return_urls: per merchant, prefixes of the URLs to which a cashier may send a buyer back.
+    """
+
+    service: str = "payment_rpc"
+    port: int = Field(9907, ge=0, le=65535)
+    database_pool_size: int = Field(16, ge=1, le=200)
+    channel_timeout_seconds: float = Field(6, gt=0, le=60)
+    attempt_lease_seconds: float = Field(20, gt=0, le=600)
+    scan_interval_seconds: float = Field(1, gt=0, le=600)
+    scan_batch_size: int = Field(100, ge=1, le=1000)
+    sandbox_url: str = Field("http://127.0.0.1:8090", pattern=r"^https?://[!-~]{1,200}$")
+    sandbox_api_key_file: Path
+    sandbox_callback_secret_file: Path | None = None
+    sandbox_md5_secret_file: Path | None = None
+    return_urls: dict[str, list[str]] = {"mall": ["http://127.0.0.1:8080/", "http://localhost:8080/"]}

@@ -1,0 +1,92 @@
+"""Rows of attempts."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Row, bindparam, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mesh.db import expect_one
+from mesh.money import Money
+from payment_rpc.domain.attempt import Attempt, AttemptState
+from payment_rpc.domain.errors import PaymentNotFound
+from payment_rpc.tables import ATTEMPT
+
+_ALL = tuple(ATTEMPT.c)
+_INSERT = insert(ATTEMPT)
+# What never changes is not written again.
+_FIXED = frozenset({"attempt_id", "payment_id", "merchant_id", "channel", "amount_minor", "currency", "created_at"})
+_UPDATE = (update(ATTEMPT).where(ATTEMPT.c.attempt_id == bindparam("key"), ATTEMPT.c.version == bindparam("read_version"))
+           .values({column.name: bindparam(f"new_{column.name}") for column in _ALL if column.name not in _FIXED}))
+_OF_PAYMENT = select(*_ALL).where(ATTEMPT.c.payment_id == bindparam("payment")).order_by(ATTEMPT.c.attempt_id)
+
+
+async def insert_attempt(tx: AsyncConnection, attempt: Attempt) -> None:
+    """Adds an attempt."""
+    await tx.execute(_INSERT, _values(attempt))
+
+
+async def save_attempt(tx: AsyncConnection, attempt: Attempt, *, read_version: int) -> None:
+    """Writes an attempt that was read at `read_version`.
+
+    Raises:
+        StaleRow: somebody changed it since.
+    """
+    values = {f"new_{name}": value for name, value in _values(attempt).items() if name not in _FIXED}
+    expect_one(await tx.execute(_UPDATE, {"key": attempt.attempt_id, "read_version": read_version, **values}))
+
+
+async def attempts_of(tx: AsyncConnection, payment_id: str) -> list[Attempt]:
+    """The attempts of a payment, oldest first. The payment's lock covers them."""
+    return [_attempt(row) for row in (await tx.execute(_OF_PAYMENT, {"payment": payment_id})).all()]
+
+
+async def get_attempt(tx: AsyncConnection, attempt_id: str) -> Attempt:
+    """One attempt.
+
+    Raises:
+        PaymentNotFound: there is none.
+    """
+    row = (await tx.execute(select(*_ALL).where(ATTEMPT.c.attempt_id == attempt_id))).first()
+    if row is None:
+        raise PaymentNotFound
+    return _attempt(row)
+
+
+async def claim_due(tx: AsyncConnection, *, now: datetime, limit: int) -> list[Attempt]:
+    """Open attempts whose channel is to be asked now, each moved to its next question; rows that another worker holds are passed over."""
+    rows = (await tx.execute(due_statement(now, limit))).all()
+    due = [_attempt(row) for row in rows]
+    claimed = [attempt.ask_later(at=now) for attempt in due]
+    for before, after in zip(due, claimed, strict=True):
+        await save_attempt(tx, after, read_version=before.version)
+    return claimed
+
+
+def due_statement(now: datetime, limit: int) -> Any:
+    """The query that claims due attempts; a test reads its EXPLAIN."""
+    return (select(*_ALL).where(ATTEMPT.c.next_query_at <= now).order_by(ATTEMPT.c.next_query_at, ATTEMPT.c.attempt_id).limit(limit)
+            .with_for_update(skip_locked=True))
+
+
+def _attempt(row: Row[Any]) -> Attempt:
+    return Attempt(
+        attempt_id=row.attempt_id, payment_id=row.payment_id, merchant_id=row.merchant_id, channel=row.channel, state=AttemptState(row.state),
+        amount=Money(row.amount_minor, row.currency),
+        captured=None if row.captured_minor is None else Money(row.captured_minor, row.captured_currency),
+        channel_trade_no=row.channel_trade_no, sends=row.sends, lease_until=row.lease_until, next_query_at=row.next_query_at,
+        queries=row.queries, version=row.version, created_at=row.created_at, updated_at=row.updated_at)
+
+
+def _values(attempt: Attempt) -> dict[str, Any]:
+    captured = attempt.captured
+    return {
+        "attempt_id": attempt.attempt_id, "payment_id": attempt.payment_id, "merchant_id": attempt.merchant_id, "channel": attempt.channel,
+        "state": attempt.state, "amount_minor": attempt.amount.minor, "currency": attempt.amount.currency,
+        "captured_minor": captured.minor if captured else None, "captured_currency": captured.currency if captured else None,
+        "channel_trade_no": attempt.channel_trade_no, "sends": attempt.sends, "lease_until": attempt.lease_until,
+        "next_query_at": attempt.next_query_at, "queries": attempt.queries, "version": attempt.version, "created_at": attempt.created_at,
+        "updated_at": attempt.updated_at,
+    }

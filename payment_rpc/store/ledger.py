@@ -1,0 +1,38 @@
+"""Rows of the ledger and of what needs a person. Only ever inserted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+
+from sqlalchemy import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mesh.db import insert_if_absent
+from payment_rpc.domain.ledger import LedgerTransaction
+from payment_rpc.domain.payment import Payment
+from payment_rpc.tables import ATTENTION, LEDGER_POSTING, LEDGER_TRANSACTION
+
+_TRANSACTION = insert(LEDGER_TRANSACTION)
+_POSTING = insert(LEDGER_POSTING)
+
+
+async def book(tx: AsyncConnection, payment: Payment, booking: LedgerTransaction, *, at: datetime) -> Payment:
+    """Books a transaction at the end of its payment's chain and returns the payment with the new head, still to be saved.
+
+    The payment is locked by the caller, so the chain has one writer. A fact that was booked before violates `uq_ledger_transaction_business_key`.
+    """
+    head = booking.hash(payment.ledger_head)
+    await tx.execute(_TRANSACTION, {
+        "business_key": booking.key, "kind": booking.kind, "payment_id": booking.payment_id, "previous_hash": payment.ledger_head, "hash": head,
+        "booked_at": at})
+    await tx.execute(_POSTING, [{
+        "business_key": booking.key, "seq": seq, "account": posting.account, "side": posting.side, "amount_minor": posting.amount.minor,
+        "currency": posting.amount.currency} for seq, posting in enumerate(booking.postings)])
+    return replace(payment, ledger_head=head)
+
+
+async def call_attention(tx: AsyncConnection, *, kind: str, payment_id: str, subject: str, detail: str, at: datetime) -> None:
+    """Files something for a person, once per kind and subject."""
+    await insert_if_absent(tx, ATTENTION, {
+        "attention_key": f"{kind}:{subject}", "kind": kind, "payment_id": payment_id, "detail": detail, "created_at": at, "resolved_at": None})

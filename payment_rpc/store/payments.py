@@ -1,0 +1,188 @@
+"""Rows of payments and order gates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Row, and_, bindparam, insert, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mesh.call import Caller
+from mesh.db import expect_one, insert_if_absent
+from mesh.errors import Outcome
+from mesh.money import Money
+from payment_rpc.domain.card import CardSummary
+from payment_rpc.domain.errors import PaymentNotFound
+from payment_rpc.domain.payment import Disposition, Failure, NextAction, Payment, PaymentState
+from payment_rpc.tables import ORDER_GATE, PAYMENT
+
+_ALL = tuple(PAYMENT.c)
+_INSERT = insert(PAYMENT)
+_BY_ID = select(*_ALL).where(PAYMENT.c.payment_id == bindparam("id"))
+_LOCK_BY_ID = _BY_ID.with_for_update()
+# What never changes is not written again.
+_FIXED = frozenset({"payment_id", "merchant_id", "order_id", "user_id", "amount_minor", "currency", "payment_method", "channel", "card_brand",
+                    "card_last_four", "card_expiration_year", "card_expiration_month", "expires_at", "created_at"})
+_UPDATE = (update(PAYMENT).where(PAYMENT.c.payment_id == bindparam("key"), PAYMENT.c.version == bindparam("read_version"))
+           .values({column.name: bindparam(f"new_{column.name}") for column in _ALL if column.name not in _FIXED}))
+# What an order's gate and its payments say about a new payment, in one statement.
+_STANDING = (
+    select(ORDER_GATE.c.state.label("gate"), *_ALL)
+    .select_from(ORDER_GATE.outerjoin(PAYMENT, and_(
+        PAYMENT.c.merchant_id == ORDER_GATE.c.merchant_id, PAYMENT.c.order_id == ORDER_GATE.c.order_id,
+        or_(PAYMENT.c.live_slot == 1, and_(PAYMENT.c.state == PaymentState.LATE_SUCCESS, PAYMENT.c.disposition.is_(None))))))
+    .where(ORDER_GATE.c.merchant_id == bindparam("merchant"), ORDER_GATE.c.order_id == bindparam("order"))
+)
+
+
+async def enter_gate(tx: AsyncConnection, *, merchant_id: str, order_id: str, at: datetime) -> tuple[bool, list[Payment]]:
+    """Locks the gate of an order (made OPEN when it is absent) and tells whether it is open and which payments stand in the way of a new one:
+    the one with the slot, and late money that the order has not answered. Comes before every insert of a payment or an attempt."""
+    await insert_if_absent(tx, ORDER_GATE, {"merchant_id": merchant_id, "order_id": order_id, "state": "OPEN", "updated_at": at})
+    rows = (await tx.execute(_STANDING, {"merchant": merchant_id, "order": order_id})).all()
+    return rows[0].gate == "OPEN", [_payment(row) for row in rows if row.payment_id is not None]
+
+
+async def insert_payment(tx: AsyncConnection, payment: Payment) -> None:
+    """Adds a payment. Violates `uq_payment_live_slot` when the order has a live one."""
+    await tx.execute(_INSERT, _values(payment))
+
+
+async def save_payment(tx: AsyncConnection, payment: Payment, *, read_version: int) -> None:
+    """Writes a payment that was read at `read_version`.
+
+    Raises:
+        StaleRow: somebody changed it since.
+    """
+    values = {f"new_{name}": value for name, value in _values(payment).items() if name not in _FIXED}
+    expect_one(await tx.execute(_UPDATE, {"key": payment.payment_id, "read_version": read_version, **values}))
+
+
+async def lock_payment(tx: AsyncConnection, payment_id: str) -> Payment:
+    """One payment, locked, whoever owns it: for facts of channels and answers of order_rpc.
+
+    Raises:
+        PaymentNotFound: there is none.
+    """
+    row = (await tx.execute(_LOCK_BY_ID, {"id": payment_id})).first()
+    if row is None:
+        raise PaymentNotFound
+    return _payment(row)
+
+
+async def read_payment(tx: AsyncConnection, payment_id: str) -> Payment:
+    """One payment, not locked, whoever owns it: for workers.
+
+    Raises:
+        PaymentNotFound: there is none.
+    """
+    row = (await tx.execute(_BY_ID, {"id": payment_id})).first()
+    if row is None:
+        raise PaymentNotFound
+    return _payment(row)
+
+
+async def lock_with_slot_holder(tx: AsyncConnection, *, payment_id: str, merchant_id: str, order_id: str) -> tuple[Payment, Payment | None]:
+    """A payment and the other payment of its order that holds the slot, if any; locked in the order of their ids."""
+    others = and_(PAYMENT.c.merchant_id == merchant_id, PAYMENT.c.order_id == order_id, PAYMENT.c.live_slot == 1)
+    query = select(*_ALL).where(or_(PAYMENT.c.payment_id == payment_id, others)).order_by(PAYMENT.c.payment_id).with_for_update()
+    payments = {row.payment_id: _payment(row) for row in (await tx.execute(query)).all()}
+    payment = payments.pop(payment_id, None)
+    if payment is None:
+        raise PaymentNotFound
+    return payment, next(iter(payments.values()), None)
+
+
+async def get_payment(tx: AsyncConnection, payment_id: str, *, visible_to: Caller) -> Payment:
+    """One payment of the caller's.
+
+    Raises:
+        PaymentNotFound: there is none, or it is somebody else's.
+    """
+    row = (await tx.execute(_BY_ID, {"id": payment_id})).first()
+    if row is None or not may_see(_payment(row), visible_to):
+        raise PaymentNotFound
+    return _payment(row)
+
+
+async def get_of_order(tx: AsyncConnection, *, merchant_id: str, order_id: str, visible_to: Caller) -> Payment:
+    """The live or successful payment of an order, else its newest.
+
+    Raises:
+        PaymentNotFound: there is none, or it is somebody else's.
+    """
+    query = select(*_ALL).where(_of_order(merchant_id, order_id)).order_by(PAYMENT.c.payment_id.desc())
+    payments = [payment for payment in map(_payment, (await tx.execute(query)).all()) if may_see(payment, visible_to)]
+    if not payments:
+        raise PaymentNotFound
+    return next((payment for payment in payments if payment.holds_slot), payments[0])
+
+
+async def list_of_order(tx: AsyncConnection, *, merchant_id: str, order_id: str, before: str | None, limit: int,
+                        visible_to: Caller) -> Sequence[Payment]:
+    """Payments of an order, newest first, those older than the payment id `before`; at most `limit`."""
+    condition = _of_order(merchant_id, order_id)
+    scope = visible_to.scope()
+    if scope.merchant_id is not None:
+        condition = and_(condition, PAYMENT.c.merchant_id == scope.merchant_id)
+    if scope.user_id is not None:
+        condition = and_(condition, PAYMENT.c.user_id == scope.user_id)
+    if before is not None:
+        condition = and_(condition, PAYMENT.c.payment_id < before)
+    query = select(*_ALL).where(condition).order_by(PAYMENT.c.payment_id.desc()).limit(limit)
+    return [_payment(row) for row in (await tx.execute(query)).all()]
+
+
+async def claim_expired(tx: AsyncConnection, *, now: datetime, limit: int) -> list[Payment]:
+    """Payments still PAYING past their deadline, locked; rows that another worker holds are passed over."""
+    query = (select(*_ALL).where(PAYMENT.c.state == PaymentState.PAYING, PAYMENT.c.expires_at <= now)
+             .order_by(PAYMENT.c.expires_at, PAYMENT.c.payment_id).limit(limit).with_for_update(skip_locked=True))
+    return [_payment(row) for row in (await tx.execute(query)).all()]
+
+
+def may_see(payment: Payment, caller: Caller) -> bool:
+    """Whether a payment is within the caller's scope."""
+    scope = caller.scope()
+    return scope.merchant_id in (None, payment.merchant_id) and scope.user_id in (None, payment.user_id)
+
+
+def _of_order(merchant_id: str, order_id: str) -> ColumnElement[bool]:
+    return and_(PAYMENT.c.merchant_id == merchant_id, PAYMENT.c.order_id == order_id)
+
+
+def _payment(row: Row[Any]) -> Payment:
+    currency = row.currency
+    return Payment(
+        payment_id=row.payment_id, merchant_id=row.merchant_id, order_id=row.order_id, user_id=row.user_id,
+        amount=Money(row.amount_minor, currency), captured=Money(row.captured_minor, currency), refunded=Money(row.refunded_minor, currency),
+        refund_reserved=Money(row.refund_reserved_minor, currency), disputed=Money(row.disputed_minor, currency),
+        state=PaymentState(row.state), holds_slot=row.live_slot == 1, payment_method=row.payment_method, channel=row.channel,
+        channel_trade_no=row.channel_trade_no, outcome=Outcome(row.outcome),
+        disposition=None if row.disposition is None else Disposition(row.disposition),
+        failure=None if row.failure_reason is None else Failure(reason=row.failure_reason, message=row.failure_message),
+        card=None if row.card_brand is None else CardSummary(
+            brand=row.card_brand, last_four=row.card_last_four, expiration_year=row.card_expiration_year,
+            expiration_month=row.card_expiration_month),
+        next_action=None if row.next_action_kind is None else NextAction(kind=row.next_action_kind, value=row.next_action_value),
+        ledger_head=row.ledger_head, version=row.version, paid_at=row.paid_at, expires_at=row.expires_at, created_at=row.created_at,
+        updated_at=row.updated_at)
+
+
+def _values(payment: Payment) -> dict[str, Any]:
+    failure, card, action = payment.failure, payment.card, payment.next_action
+    return {
+        "payment_id": payment.payment_id, "merchant_id": payment.merchant_id, "order_id": payment.order_id, "user_id": payment.user_id,
+        "amount_minor": payment.amount.minor, "currency": payment.amount.currency, "captured_minor": payment.captured.minor,
+        "refunded_minor": payment.refunded.minor, "refund_reserved_minor": payment.refund_reserved.minor,
+        "disputed_minor": payment.disputed.minor, "state": payment.state, "live_slot": 1 if payment.holds_slot else None,
+        "payment_method": payment.payment_method, "channel": payment.channel, "channel_trade_no": payment.channel_trade_no,
+        "outcome": payment.outcome, "disposition": payment.disposition,
+        "failure_reason": failure.reason[:64] if failure else None, "failure_message": failure.message[:200] if failure else None,
+        "card_brand": card.brand if card else None, "card_last_four": card.last_four if card else None,
+        "card_expiration_year": card.expiration_year if card else None, "card_expiration_month": card.expiration_month if card else None,
+        "next_action_kind": action.kind if action else None, "next_action_value": action.value if action else None,
+        "ledger_head": payment.ledger_head, "version": payment.version, "paid_at": payment.paid_at, "expires_at": payment.expires_at,
+        "created_at": payment.created_at, "updated_at": payment.updated_at,
+    }

@@ -1,0 +1,134 @@
+"""The tables of payment_rpc. Invariants that the database can hold stand here too, under names that errors carry."""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, CheckConstraint, Column, Index, Integer, SmallInteger, String, Table, Text, UniqueConstraint
+
+from mesh.db import BigInt, Identifier, UtcMillis, metadata_with_names
+from mesh.inbox import INBOX
+from mesh.outbox import OUTBOX
+from mesh.receipts import RECEIPT
+
+metadata = metadata_with_names()
+for shared in (RECEIPT, OUTBOX, INBOX):
+    shared.to_metadata(metadata)
+
+PAYMENT = Table(
+    "payment", metadata,
+    Column("payment_id", Identifier(32), primary_key=True),
+    Column("merchant_id", Identifier(32), nullable=False),
+    Column("order_id", Identifier(32), nullable=False),
+    Column("user_id", Identifier(64), nullable=False),
+    Column("amount_minor", BigInteger, nullable=False),
+    Column("currency", Identifier(3), nullable=False),
+    Column("captured_minor", BigInteger, nullable=False),
+    Column("refunded_minor", BigInteger, nullable=False),
+    Column("refund_reserved_minor", BigInteger, nullable=False),
+    Column("disputed_minor", BigInteger, nullable=False),
+    Column("state", Identifier(16), nullable=False),
+    Column("live_slot", SmallInteger, nullable=True),
+    Column("payment_method", Identifier(32), nullable=False),
+    Column("channel", Identifier(32), nullable=False),
+    Column("channel_trade_no", String(64), nullable=False),
+    Column("outcome", Identifier(16), nullable=False),
+    Column("disposition", Identifier(24), nullable=True),
+    Column("failure_reason", String(64), nullable=True),
+    Column("failure_message", String(200), nullable=True),
+    Column("card_brand", String(16), nullable=True),
+    Column("card_last_four", String(4), nullable=True),
+    Column("card_expiration_year", Integer, nullable=True),
+    Column("card_expiration_month", Integer, nullable=True),
+    Column("next_action_kind", String(16), nullable=True),
+    Column("next_action_value", Text, nullable=True),
+    Column("ledger_head", Identifier(64), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("paid_at", UtcMillis, nullable=True),
+    Column("expires_at", UtcMillis, nullable=False),
+    Column("created_at", UtcMillis, nullable=False),
+    Column("updated_at", UtcMillis, nullable=False),
+    # One live payment per order: NULLs do not collide.
+    UniqueConstraint("merchant_id", "order_id", "live_slot", name="uq_payment_live_slot"),
+    CheckConstraint("amount_minor > 0", name="amount"),
+    CheckConstraint("captured_minor >= 0 AND refunded_minor >= 0 AND refund_reserved_minor >= 0 AND disputed_minor >= 0", name="not_negative"),
+    CheckConstraint("refunded_minor + refund_reserved_minor + disputed_minor <= captured_minor", name="refund_cap"),
+    CheckConstraint("state IN ('INIT', 'PAYING', 'SUCCESS', 'FAILED', 'CLOSING', 'CLOSED', 'CONFLICTED', 'LATE_SUCCESS', 'LATE_REFUNDED')",
+                    name="state"),
+    CheckConstraint("live_slot IS NULL OR (live_slot = 1 AND state IN ('INIT', 'PAYING', 'CLOSING', 'SUCCESS'))", name="slot"),
+    CheckConstraint("state NOT IN ('SUCCESS', 'LATE_SUCCESS') OR captured_minor = amount_minor", name="captured"),
+    Index("ix_payment_order", "merchant_id", "order_id", "payment_id"),
+    Index("ix_payment_expiry", "state", "expires_at", "payment_id"),
+)
+
+ATTEMPT = Table(
+    "attempt", metadata,
+    Column("attempt_id", Identifier(32), primary_key=True),
+    Column("payment_id", Identifier(32), nullable=False),
+    Column("merchant_id", Identifier(32), nullable=False),
+    Column("channel", Identifier(32), nullable=False),
+    Column("state", Identifier(16), nullable=False),
+    Column("amount_minor", BigInteger, nullable=False),
+    Column("currency", Identifier(3), nullable=False),
+    Column("captured_minor", BigInteger, nullable=True),
+    Column("captured_currency", Identifier(3), nullable=True),
+    Column("channel_trade_no", String(64), nullable=False),
+    Column("sends", Integer, nullable=False),
+    Column("lease_until", UtcMillis, nullable=False),
+    Column("next_query_at", UtcMillis, nullable=True),
+    Column("queries", Integer, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("created_at", UtcMillis, nullable=False),
+    Column("updated_at", UtcMillis, nullable=False),
+    CheckConstraint("state IN ('SENT', 'PENDING', 'UNKNOWN', 'CAPTURED', 'DECLINED', 'TECH_FAILED', 'NOT_ATTEMPTED', 'CLOSED')", name="state"),
+    CheckConstraint("(state = 'CAPTURED') = (captured_minor IS NOT NULL)", name="captured"),
+    CheckConstraint("(state IN ('SENT', 'PENDING', 'UNKNOWN')) = (next_query_at IS NOT NULL)", name="asked"),
+    Index("ix_attempt_payment", "payment_id", "attempt_id"),
+    Index("ix_attempt_due", "next_query_at", "attempt_id"),
+)
+
+# Open until order_rpc decides that nobody may pay any more; every new payment locks it first (PROTOCOLS 1, Closing).
+ORDER_GATE = Table(
+    "order_gate", metadata,
+    Column("merchant_id", Identifier(32), primary_key=True),
+    Column("order_id", Identifier(32), primary_key=True),
+    Column("state", Identifier(8), nullable=False),
+    Column("updated_at", UtcMillis, nullable=False),
+    CheckConstraint("state IN ('OPEN', 'CLOSED')", name="state"),
+)
+
+LEDGER_TRANSACTION = Table(
+    "ledger_transaction", metadata,
+    Column("id", BigInt, primary_key=True, autoincrement=True),
+    Column("business_key", Identifier(96), nullable=False),
+    Column("kind", Identifier(32), nullable=False),
+    Column("payment_id", Identifier(32), nullable=False),
+    Column("previous_hash", Identifier(64), nullable=False),
+    Column("hash", Identifier(64), nullable=False),
+    Column("booked_at", UtcMillis, nullable=False),
+    UniqueConstraint("business_key", name="uq_ledger_transaction_business_key"),
+    Index("ix_ledger_transaction_payment", "payment_id", "id"),
+)
+
+LEDGER_POSTING = Table(
+    "ledger_posting", metadata,
+    Column("business_key", Identifier(96), primary_key=True),
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("account", Identifier(96), nullable=False),
+    Column("side", Identifier(1), nullable=False),
+    Column("amount_minor", BigInteger, nullable=False),
+    Column("currency", Identifier(3), nullable=False),
+    CheckConstraint("amount_minor > 0", name="amount"),
+    CheckConstraint("side IN ('D', 'C')", name="side"),
+    Index("ix_ledger_posting_account", "account", "currency"),
+)
+
+# What needs a person, parked where it blocks nothing.
+ATTENTION = Table(
+    "attention", metadata,
+    Column("attention_key", Identifier(96), primary_key=True),
+    Column("kind", Identifier(32), nullable=False),
+    Column("payment_id", Identifier(32), nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("created_at", UtcMillis, nullable=False),
+    Column("resolved_at", UtcMillis, nullable=True),
+    Index("ix_attention_open", "resolved_at", "created_at"),
+)

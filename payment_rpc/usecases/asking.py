@@ -1,0 +1,74 @@
+"""Asking channels what became of attempts: the repair of everything that a crash, a lost answer or a lost callback leaves behind.
+
+An attempt that its channel does not know is only lost once nobody can be sending it any more; the channel is then made to promise (a tombstone)
+that it will never take it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mesh.clock import Clock
+from mesh.db import Database
+from payment_rpc.channels import Channel, ChannelStatus
+from payment_rpc.domain.attempt import Attempt
+from payment_rpc.domain.payment import PaymentState
+from payment_rpc.store import attempts, payments
+from payment_rpc.usecases.facts import Applied, Facts
+
+log = structlog.get_logger()
+
+
+class Asking:
+    """Queries and closes attempts at their channels and applies the answers."""
+
+    def __init__(self, *, db: Database, clock: Clock, facts: Facts, channels: Mapping[str, Channel], batch: int, timeout_seconds: float) -> None:
+        self._db = db
+        self._clock = clock
+        self._facts = facts
+        self._channels = channels
+        self._batch = batch
+        self._timeout_seconds = timeout_seconds
+
+    async def run_once(self) -> int:
+        """Asks for every attempt that is due; returns how many. A round that fails for one attempt goes on with the next."""
+        due = await self._db.run(self._claim)
+        for attempt in due:
+            try:
+                await self._ask(attempt)
+            except Exception:
+                log.exception("asking_failed", attempt_id=attempt.attempt_id, payment_id=attempt.payment_id)
+        return len(due)
+
+    async def query(self, attempt: Attempt) -> Applied:
+        """Asks the channel now. An attempt that it does not know, and that nobody can be sending any more, is closed there and lost."""
+        channel = self._channels[attempt.channel]
+        news = await channel.query(attempt.attempt_id, timeout_seconds=self._timeout_seconds)
+        if news.status is ChannelStatus.NOT_FOUND and attempt.lease_until <= self._clock.now():
+            return await self.close(attempt)
+        return await self._facts.apply(news)
+
+    async def is_unknown_to_channel(self, attempt: Attempt) -> bool:
+        """Asks the channel now and applies what it says; True when it has never heard of the attempt."""
+        news = await self._channels[attempt.channel].query(attempt.attempt_id, timeout_seconds=self._timeout_seconds)
+        if news.status is ChannelStatus.NOT_FOUND:
+            return True
+        await self._facts.apply(news)
+        return False
+
+    async def close(self, attempt: Attempt) -> Applied:
+        """Closes the attempt at its channel, where a tombstone keeps it closed, and applies the answer: CLOSED, or how it ended before."""
+        return await self._facts.apply(await self._channels[attempt.channel].close(attempt.attempt_id, timeout_seconds=self._timeout_seconds))
+
+    async def _ask(self, attempt: Attempt) -> None:
+        payment = await self._db.read(payments.read_payment, attempt.payment_id)
+        if payment.state is PaymentState.CLOSING:
+            await self.close(attempt)
+        else:
+            await self.query(attempt)
+
+    async def _claim(self, tx: AsyncConnection) -> list[Attempt]:
+        return await attempts.claim_due(tx, now=self._clock.now(), limit=self._batch)

@@ -1,0 +1,276 @@
+"""Taking money: charging a card and opening a cashier, in the steps of PROTOCOLS 1.
+
+1. check the request, read the order. 2. tx1 writes payment and attempt. 3. the channel is called with no transaction open. 4. its answer is applied.
+5. the order is told at once. A call that died anywhere is finished by the same key, by a callback or by the workers, through the same methods.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import NoReturn, Protocol
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mesh.call import Caller, mark_replayed
+from mesh.clock import Clock
+from mesh.db import Database
+from mesh.errors import MoneyError
+from mesh.failpoints import failpoint
+from mesh.outbox import Message
+from mesh.receipts import ReceiptKey
+from payment_rpc.channels import Channel, ChannelFact
+from payment_rpc.domain.attempt import OPEN, Attempt
+from payment_rpc.domain.card import Card
+from payment_rpc.domain.errors import (
+    CardDeclined,
+    ChannelFailed,
+    ChannelNotSupported,
+    ChannelUnavailable,
+    InsufficientFunds,
+    PaymentClosed,
+    PaymentConflicted,
+    PaymentInProgress,
+    PaymentMethodNotSupported,
+    ReturnUrlNotAllowed,
+)
+from payment_rpc.domain.order import OrderToPay, canonical_amount
+from payment_rpc.domain.payment import CASHIER, CREDIT_CARD, Payment, PaymentState
+from payment_rpc.domain.snapshot import from_json
+from payment_rpc.store import attempts, payments
+from payment_rpc.usecases.asking import Asking
+from payment_rpc.usecases.closing import Closing
+from payment_rpc.usecases.facts import Applied, Facts
+from payment_rpc.usecases.starting import IN_PROGRESS_RETRY_SECONDS, NewPayment, Standing, Starting
+
+FAST_PATH_SECONDS = 0.5  # longest wait of a buyer for the order to hear of the money; the relay goes on without him
+_CHANNEL_NAMES = {"": "sandbox", "mock": "sandbox"}  # MOCK is source 001's name
+_FAILURES: dict[str, type[MoneyError]] = {
+    failure.reason: failure for failure in (CardDeclined, InsufficientFunds, ChannelFailed, ChannelUnavailable, PaymentClosed)}
+
+log = structlog.get_logger()
+
+
+class OrderReader(Protocol):
+    """The part of order_rpc that shows orders."""
+
+    async def get(self, *, merchant_id: str, order_id: str) -> OrderToPay:
+        """An order, or OrderNotFound."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Charge:
+    """A card charge as it was asked for. `key` is the idempotency key, "" without one."""
+
+    merchant_id: str
+    order_id: str
+    user_id: str
+    amount: str
+    currency: str
+    payment_method: str
+    number: str
+    cvv: str
+    expiration_year: int
+    expiration_month: int
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreatePayment:
+    """A payment at a cashier as it was asked for. `amount` and `currency` may be empty."""
+
+    merchant_id: str
+    order_id: str
+    user_id: str
+    amount: str
+    currency: str
+    channel: str
+    return_url: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChargingLimits:
+    """Times and lists that a deployment chooses.
+
+    Attributes:
+        channel_timeout_seconds: longest wait for a channel; then the outcome is UNKNOWN and the buyer hears PAYING.
+        return_urls: prefixes of return URLs per merchant.
+    """
+
+    channel_timeout_seconds: float
+    return_urls: Mapping[str, tuple[str, ...]]
+
+
+Send = Callable[[Payment, Attempt], Awaitable[ChannelFact]]
+
+
+class Charging:
+    """Takes money for orders."""
+
+    def __init__(self, *, db: Database, clock: Clock, orders: OrderReader, starting: Starting, facts: Facts, asking: Asking, closing: Closing,
+                 channels: Mapping[str, Channel], tell_order: Callable[[Message], Awaitable[bool]], limits: ChargingLimits) -> None:
+        self._db = db
+        self._clock = clock
+        self._orders = orders
+        self._starting = starting
+        self._facts = facts
+        self._asking = asking
+        self._closing = closing
+        self._channels = channels
+        self._tell_order = tell_order
+        self._limits = limits
+
+    async def charge(self, command: Charge, caller: Caller) -> Payment:
+        """Charges a card and returns the payment: SUCCESS, or PAYING while the outcome is unknown.
+
+        Raises:
+            CardInvalid, InvalidArgument, PaymentMethodNotSupported, IdempotencyKeyReused, OrderNotFound, OrderAlreadyPaid, OrderNotPayable,
+            AmountMismatch, CurrencyMismatch, PaymentInProgress, NeighbourUnavailable: nothing was sent.
+            CardDeclined, InsufficientFunds, ChannelFailed, ChannelUnavailable, PaymentClosed: the payment ended without money.
+        """
+        if command.payment_method not in ("", CREDIT_CARD):
+            raise PaymentMethodNotSupported(f"payment_method: {CREDIT_CARD} is the only one", fields={"payment_method": "unknown"})
+        card = Card.parse(number=command.number, cvv=command.cvv, expiration_year=command.expiration_year,
+                          expiration_month=command.expiration_month, today=self._clock.now().date())
+        summary = card.summary()
+        fingerprint = {
+            "order_id": command.order_id, "amount": canonical_amount(command.amount), "currency": command.currency,
+            "payment_method": CREDIT_CARD, "credit_card": f"{summary.brand} {summary.last_four} {summary.expiration_year}-{summary.expiration_month}"}
+        channel = self._channels["sandbox"]
+
+        async def send(payment: Payment, attempt: Attempt) -> ChannelFact:
+            return await channel.charge(attempt_id=attempt.attempt_id, amount=payment.amount, card=card, expires_at=payment.expires_at,
+                                        timeout_seconds=self._limits.channel_timeout_seconds)
+
+        receipt = _receipt(caller, "Charge", command.key, command.merchant_id)
+        standing = await self._starting.earlier(receipt, fingerprint)
+        if standing is None:
+            order = await self._orders.get(merchant_id=command.merchant_id, order_id=command.order_id)
+            order.check(user_id=command.user_id, amount=command.amount, currency=command.currency, now=self._clock.now())
+            failpoint("payment.charge.before_tx1")
+            standing = await self._start(NewPayment(order=order, payment_method=CREDIT_CARD, channel=channel.name, card=summary, receipt=receipt,
+                                                    fingerprint=fingerprint))
+        return await self._finish(standing, send)
+
+    async def create_payment(self, command: CreatePayment, caller: Caller) -> Payment:
+        """Opens a cashier and returns the payment with the buyer's next action. Asked again for the same order and channel it returns the same one.
+
+        Raises:
+            ChannelNotSupported, ReturnUrlNotAllowed and the refusals of `charge`.
+        """
+        name = _CHANNEL_NAMES.get(command.channel.lower(), command.channel)
+        channel = self._channels.get(name)
+        if channel is None:
+            raise ChannelNotSupported(f"channel: there is no channel {command.channel!r}", fields={"channel": "unknown"})
+        if command.return_url and not command.return_url.startswith(self._limits.return_urls.get(command.merchant_id, ())):
+            raise ReturnUrlNotAllowed("return_url: not on the allow-list", fields={"return_url": "not on the merchant's allow-list"})
+        fingerprint = {
+            "order_id": command.order_id, "amount": canonical_amount(command.amount), "currency": command.currency, "channel": name,
+            "return_url": command.return_url}
+
+        async def send(payment: Payment, attempt: Attempt) -> ChannelFact:
+            return await channel.checkout(attempt_id=attempt.attempt_id, amount=payment.amount, subject=f"Order {payment.order_id}",
+                                          return_url=command.return_url, expires_at=payment.expires_at,
+                                          timeout_seconds=self._limits.channel_timeout_seconds)
+
+        receipt = _receipt(caller, "CreatePayment", command.key, command.merchant_id)
+        standing = await self._starting.earlier(receipt, fingerprint)
+        if standing is None:
+            order = await self._orders.get(merchant_id=command.merchant_id, order_id=command.order_id)
+            order.check(user_id=command.user_id, amount=command.amount, currency=command.currency, now=self._clock.now())
+            standing = await self._start(NewPayment(order=order, payment_method=CASHIER, channel=name, card=None, receipt=receipt,
+                                                    fingerprint=fingerprint))
+        return await self._finish(standing, send)
+
+    async def _start(self, new: NewPayment) -> Standing:
+        """tx1, after whatever stands in the way was closed if it may be."""
+        standing = await self._starting.start(new)
+        failpoint("payment.charge.after_tx1" if new.payment_method == CREDIT_CARD else "payment.cashier.after_tx1")
+        if standing.in_the_way is None:
+            return standing
+        other = standing.in_the_way
+        if other.payment_method == CASHIER == new.payment_method and other.channel == new.channel and other.state is PaymentState.PAYING:
+            return Standing(earlier_id=other.payment_id)
+        if other.payment_method == CASHIER:
+            await self._closing.close(other.payment_id)
+            standing = await self._starting.start(new)
+        if standing.in_the_way is not None:
+            raise PaymentInProgress(payment_id=standing.in_the_way.payment_id, retry_after_seconds=IN_PROGRESS_RETRY_SECONDS)
+        return standing
+
+    async def _finish(self, standing: Standing, send: Send) -> Payment:
+        if standing.payment is not None and standing.attempt is not None:
+            return answer_of(await self._send(standing.payment, standing.attempt, send, first_send=True))
+        if standing.replayed:
+            mark_replayed()
+        if standing.answer is not None:
+            return answer_of(from_json(standing.answer))
+        return answer_of(await self._resume(standing.earlier_id, send))
+
+    async def _send(self, payment: Payment, attempt: Attempt, send: Send, *, first_send: bool) -> Payment:
+        """The channel call, what it means, and the order's first news of it."""
+        news = await send(payment, attempt)
+        failpoint("payment.charge.after_channel")
+        applied = await self._facts.apply(news, first_send=first_send)
+        return await self._tell(applied)
+
+    async def _tell(self, applied: Applied) -> Payment:
+        if applied.to_order is not None:
+            try:
+                async with asyncio.timeout(FAST_PATH_SECONDS):
+                    await self._tell_order(applied.to_order)
+            except TimeoutError:
+                log.info("order_told_later", payment_id=applied.payment.payment_id)
+            except Exception:
+                log.exception("order_told_later", payment_id=applied.payment.payment_id)
+        return applied.payment
+
+    async def _resume(self, payment_id: str, send: Send) -> Payment:
+        """An earlier call began this payment. While it may still be sending, the present state is the answer; after that we ask, and send again under
+        the same attempt id only what the channel has never seen."""
+        payment, attempt = await self._db.read(_payment_and_open_attempt, payment_id)
+        if attempt is None or payment.state is not PaymentState.PAYING or attempt.lease_until > self._clock.now():
+            return payment
+        if payment.payment_method == CASHIER and payment.next_action is not None:
+            return payment
+        if await self._asking.is_unknown_to_channel(attempt):
+            renewed = await self._starting.renew(payment, (await self._db.read(attempts.get_attempt, attempt.attempt_id)))
+            if renewed is not None:
+                return await self._send(payment, renewed, send, first_send=False)
+        return await self._db.read(payments.read_payment, payment_id)
+
+
+def answer_of(payment: Payment) -> Payment:
+    """The payment as an answer, or the refusal that it ended with.
+
+    Raises:
+        CardDeclined, InsufficientFunds, ChannelFailed, ChannelUnavailable, PaymentClosed, PaymentConflicted: it ended without money of ours.
+    """
+    if payment.state is PaymentState.CONFLICTED:
+        raise PaymentConflicted(payment_id=payment.payment_id)
+    if payment.state in (PaymentState.FAILED, PaymentState.CLOSED):
+        _refuse(payment)
+    return payment
+
+
+def _refuse(payment: Payment) -> NoReturn:
+    failure = payment.failure
+    unnamed = PaymentClosed if payment.state is PaymentState.CLOSED else ChannelFailed
+    kind = _FAILURES.get(failure.reason, unnamed) if failure else unnamed
+    # Every way to end without money leaves the order free: a new payment cannot pay it twice.
+    raise kind(failure.message if failure and failure.reason in _FAILURES else "", payment_id=payment.payment_id, outcome=payment.outcome,
+               safe_to_retry=True)
+
+
+async def _payment_and_open_attempt(tx: AsyncConnection, payment_id: str) -> tuple[Payment, Attempt | None]:
+    payment = await payments.read_payment(tx, payment_id)
+    found = await attempts.attempts_of(tx, payment_id)
+    return payment, next((attempt for attempt in reversed(found) if attempt.state in OPEN), None)
+
+
+def _receipt(caller: Caller, method: str, key: str, merchant_id: str) -> ReceiptKey | None:
+    return ReceiptKey(merchant_id=merchant_id, caller=f"{caller.role}:{caller.subject}", method=method, key=key) if key else None

@@ -1,0 +1,103 @@
+"""What an order's answer means for a payment. The order decides once whether it takes the money; a refusal makes it late money that goes back."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mesh import outbox
+from mesh.clock import Clock
+from mesh.ids import Ids
+from mesh.outbox import Message, Settlement
+from payment_rpc.domain import ledger as bookings
+from payment_rpc.domain.payment import Disposition, Payment, PaymentState
+from payment_rpc.store import attempts, ledger, payments
+from payment_rpc.usecases.messages import ORDER_DESTINATION, order_message
+
+log = structlog.get_logger()
+
+
+class OrderUpdates(Protocol):
+    """The part of order_rpc that hears of payments."""
+
+    async def update_status(self, snapshot: dict[str, Any], *, event_id: str) -> Disposition | None:
+        """Delivers a snapshot; None when it decided nothing."""
+        ...
+
+
+class OrderDestination:
+    """Delivers snapshots to order_rpc and settles what it answers, in the transaction that marks the message done."""
+
+    name = ORDER_DESTINATION
+
+    def __init__(self, *, orders: OrderUpdates, clock: Clock, ids: Ids) -> None:
+        self._orders = orders
+        self._clock = clock
+        self._ids = ids
+
+    async def send(self, message: Message) -> Settlement | None:
+        """Sends one snapshot.
+
+        Raises:
+            RemoteError: not answered, or refused for good.
+        """
+        disposition = await self._orders.update_status(dict(message.payload), event_id=message.event_id)
+        if disposition is None:
+            if message.payload["wants_paid"]:
+                log.error("payment_not_decided", alert=True, payment_id=message.aggregate_id)
+            return None
+
+        async def settle(tx: AsyncConnection) -> None:
+            await self._settle(tx, message, disposition)
+
+        return settle
+
+    async def _settle(self, tx: AsyncConnection, message: Message, disposition: Disposition) -> None:
+        payment, holder = await payments.lock_with_slot_holder(
+            tx, payment_id=message.aggregate_id, merchant_id=message.payload["merchant_id"], order_id=message.payload["order_id"])
+        if not payment.awaits_order:
+            return
+        if disposition.is_refusal:
+            await self._refuse(tx, payment, disposition)
+            return
+        if holder is not None:  # the slot is free before it is taken
+            await self._hand_over(tx, holder)
+        await self._take(tx, payment, disposition)
+
+    async def _take(self, tx: AsyncConnection, payment: Payment, disposition: Disposition) -> None:
+        now = self._clock.now()
+        taken = payment.take(disposition, at=now)
+        if payment.state is PaymentState.LATE_SUCCESS:
+            taken = await ledger.book(tx, taken, bookings.taken_by_order(
+                payment_id=payment.payment_id, version=taken.version, channel=payment.channel, merchant_id=payment.merchant_id,
+                amount=payment.captured), at=now)
+        await payments.save_payment(tx, taken, read_version=payment.version)
+
+    async def _refuse(self, tx: AsyncConnection, payment: Payment, disposition: Disposition) -> None:
+        now = self._clock.now()
+        refused = payment.refuse(disposition, at=now)
+        if payment.state is PaymentState.SUCCESS:
+            refused = await self._book_refusal(tx, payment, refused)
+        await payments.save_payment(tx, refused, read_version=payment.version)
+        await ledger.call_attention(tx, kind="REFUND_DUE", payment_id=payment.payment_id, subject=payment.payment_id,
+                                    detail=f"the order answered {disposition}: {payment.captured} must go back", at=now)
+        log.error("payment_refused_by_order", alert=True, payment_id=payment.payment_id, disposition=disposition.value)
+
+    async def _hand_over(self, tx: AsyncConnection, holder: Payment) -> None:
+        now = self._clock.now()
+        given_up = holder.give_up_slot(at=now)
+        if holder.state is PaymentState.SUCCESS:
+            given_up = await self._book_refusal(tx, holder, given_up)
+            await outbox.put(tx, order_message(given_up, ids=self._ids, at=now))
+        else:
+            for attempt in await attempts.attempts_of(tx, holder.payment_id):
+                if attempt.next_query_at is not None:
+                    await attempts.save_attempt(tx, attempt.ask_now(at=now), read_version=attempt.version)
+        await payments.save_payment(tx, given_up, read_version=holder.version)
+
+    async def _book_refusal(self, tx: AsyncConnection, payment: Payment, refused: Payment) -> Payment:
+        return await ledger.book(tx, refused, bookings.refused_by_order(
+            payment_id=payment.payment_id, version=refused.version, channel=payment.channel, merchant_id=payment.merchant_id,
+            amount=payment.captured), at=self._clock.now())

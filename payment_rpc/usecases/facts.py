@@ -1,0 +1,120 @@
+"""Applying what a channel says: one transaction for attempt, payment, ledger, messages and receipt, whoever brought the news."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mesh import outbox, receipts
+from mesh.clock import Clock
+from mesh.db import Database
+from mesh.failpoints import failpoint
+from mesh.ids import Ids
+from mesh.outbox import Message
+from payment_rpc.cache import PaymentCache
+from payment_rpc.channels import ChannelFact, ChannelStatus
+from payment_rpc.domain.attempt import OPEN, Attempt
+from payment_rpc.domain.errors import PaymentNotFound
+from payment_rpc.domain.facts import Decision, Fact, FactKind, apply_channel_fact
+from payment_rpc.domain.payment import UNDECIDED, Payment, PaymentState
+from payment_rpc.domain.snapshot import to_json
+from payment_rpc.store import attempts, ledger, payments
+from payment_rpc.usecases.messages import ORDER_DESTINATION, messages_of
+
+log = structlog.get_logger()
+
+_KINDS = {
+    ChannelStatus.CAPTURED: FactKind.CAPTURED,
+    ChannelStatus.DECLINED: FactKind.DECLINED,
+    ChannelStatus.FAILED: FactKind.TECH_FAILED,
+    ChannelStatus.PENDING: FactKind.PENDING,
+    ChannelStatus.CLOSED: FactKind.CLOSED,
+    ChannelStatus.NOT_FOUND: FactKind.UNKNOWN,
+    ChannelStatus.UNKNOWN: FactKind.UNKNOWN,
+    ChannelStatus.NOT_SENT: FactKind.UNKNOWN,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    """A payment after a fact. `to_order` is the message that order_rpc must get now, when there is one."""
+
+    payment: Payment
+    attempt: Attempt
+    changed: bool
+    to_order: Message | None
+
+
+class Facts:
+    """Applies facts of channels."""
+
+    def __init__(self, *, db: Database, clock: Clock, ids: Ids, cache: PaymentCache) -> None:
+        self._db = db
+        self._clock = clock
+        self._ids = ids
+        self._cache = cache
+
+    async def apply(self, news: ChannelFact, *, first_send: bool = False) -> Applied:
+        """Applies what a channel said about one of our attempts. The same news again changes nothing.
+
+        Args:
+            first_send: this is the answer to the only send of the attempt, so "not sent" proves that the channel never got it.
+
+        Raises:
+            PaymentNotFound: the attempt is not one of ours.
+        """
+        fact = Fact(kind=_kind(news, first_send=first_send), amount=news.amount, trade_no=news.trade_no, occurred_at=news.occurred_at,
+                    reason=news.reason, message=news.message, next_action=news.next_action)
+        applied = await self._db.run(self._write, news.attempt_id, fact)
+        failpoint("payment.fact.after_commit")
+        if applied.changed:
+            await self._cache.put(applied.payment)
+        return applied
+
+    async def _write(self, tx: AsyncConnection, attempt_id: str, fact: Fact) -> Applied:
+        now = self._clock.now()
+        payment_id = (await attempts.get_attempt(tx, attempt_id)).payment_id
+        payment = await payments.lock_payment(tx, payment_id)
+        siblings = await attempts.attempts_of(tx, payment_id)
+        attempt = next((sibling for sibling in siblings if sibling.attempt_id == attempt_id), None)
+        if attempt is None:
+            raise PaymentNotFound
+        others_open = any(sibling.state in OPEN for sibling in siblings if sibling is not attempt)
+        decision = apply_channel_fact(payment, attempt, fact, others_open=others_open, at=now)
+        if not decision.changes(payment, attempt):
+            return Applied(payment=payment, attempt=attempt, changed=False, to_order=None)
+        return await self._save(tx, payment, attempt, decision)
+
+    async def _save(self, tx: AsyncConnection, payment: Payment, attempt: Attempt, decision: Decision) -> Applied:
+        now = self._clock.now()
+        after = decision.payment
+        if decision.attempt is not attempt:
+            await attempts.save_attempt(tx, decision.attempt, read_version=attempt.version)
+        if decision.booking is not None:
+            if after is payment:  # a second capture: the payment stays as it is, only its chain of bookings grows
+                after = replace(payment, version=payment.version + 1, updated_at=now)
+            after = await ledger.book(tx, after, decision.booking, at=now)
+        if decision.attention:
+            log.error("attention", alert=True, kind=decision.attention, payment_id=payment.payment_id, attempt_id=attempt.attempt_id)
+            await ledger.call_attention(tx, kind=decision.attention, payment_id=payment.payment_id, subject=attempt.attempt_id,
+                                        detail=f"{decision.attempt.captured} under {decision.attempt.channel_trade_no}", at=now)
+        if after is not payment:
+            await payments.save_payment(tx, after, read_version=payment.version)
+        messages = messages_of(after, before=payment.state, ids=self._ids, at=now)
+        if messages:
+            await outbox.put(tx, *messages)
+        if payment.state in UNDECIDED and after.state not in UNDECIDED and after.state is not PaymentState.CONFLICTED:
+            await receipts.finish(tx, resource_id=after.payment_id, answer=to_json(after))
+        failpoint("payment.fact.before_commit")
+        to_order = messages[0] if messages and messages[0].destination == ORDER_DESTINATION else None
+        return Applied(payment=after, attempt=decision.attempt, changed=True, to_order=to_order)
+
+
+def _kind(news: ChannelFact, *, first_send: bool) -> FactKind:
+    if first_send and news.status is ChannelStatus.NOT_SENT:
+        return FactKind.NOT_ATTEMPTED
+    if news.status is ChannelStatus.CLOSED and news.amount is None:  # a tombstone: the channel never saw the attempt and never will
+        return FactKind.LOST
+    return _KINDS[news.status]

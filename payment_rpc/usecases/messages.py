@@ -1,0 +1,54 @@
+"""What a change of a payment tells others: order_rpc by RPC, because it must arrive; whoever listens on PAYMENT_TOPIC by event."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from mesh.call import current_trace_id
+from mesh.events import destination
+from mesh.ids import Ids
+from mesh.outbox import Message
+from payment_rpc.domain.payment import MONEY, Payment, PaymentState
+
+ORDER_DESTINATION = "order_rpc"
+PAYMENT_TOPIC = "PAYMENT_TOPIC"
+EVENT_VERSION = "1.0"
+# The request path delivers at once; the relay takes over when that did not happen.
+FAST_PATH_HEAD_START = timedelta(seconds=5)
+
+
+def messages_of(payment: Payment, *, before: PaymentState, ids: Ids, at: datetime) -> list[Message]:
+    """The messages of a change from state `before`: first the one for order_rpc, when there is one."""
+    if payment.state is before:
+        return []
+    if payment.state in MONEY and before not in MONEY:
+        return [order_message(payment, ids=ids, at=at), _event(payment, "PAYMENT_SUCCEEDED", ids=ids, at=at, facts={
+            "channel_trade_no": payment.channel_trade_no, "paid_at": _rfc3339(payment.paid_at or at)})]
+    if payment.state in (PaymentState.FAILED, PaymentState.CLOSED):
+        return [_event(payment, "PAYMENT_FAILED", ids=ids, at=at, facts={"reason": payment.failure.reason if payment.failure else "PAYMENT_CLOSED"})]
+    return []
+
+
+def order_message(payment: Payment, *, ids: Ids, at: datetime) -> Message:
+    """The snapshot of a payment for its order."""
+    return Message(
+        event_id=ids.new("EVT"), destination=ORDER_DESTINATION, tag="UpdateOrderStatus", aggregate_id=payment.payment_id,
+        trace_id=current_trace_id(), due_at=at + FAST_PATH_HEAD_START, created_at=at, payload={
+            "merchant_id": payment.merchant_id, "order_id": payment.order_id, "payment_id": payment.payment_id, "version": payment.version,
+            "state": payment.state.value, "captured": payment.captured.format(), "refunded": payment.refunded.format(),
+            "refund_reserved": payment.refund_reserved.format(), "currency": payment.amount.currency, "wants_paid": payment.state in MONEY})
+
+
+def _event(payment: Payment, tag: str, *, ids: Ids, at: datetime, facts: dict[str, Any]) -> Message:
+    event_id, trace_id = ids.new("EVT"), current_trace_id()
+    return Message(
+        event_id=event_id, destination=destination(PAYMENT_TOPIC), tag=tag, aggregate_id=payment.payment_id, trace_id=trace_id, due_at=at,
+        created_at=at, payload={
+            "event_id": event_id, "payment_id": payment.payment_id, "order_id": payment.order_id, "merchant_id": payment.merchant_id,
+            "user_id": payment.user_id, "amount": payment.amount.format(), "currency": payment.amount.currency, "channel": payment.channel,
+            **facts, "event_time": _rfc3339(at), "trace_id": trace_id, "version": EVENT_VERSION})
+
+
+def _rfc3339(moment: datetime) -> str:
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

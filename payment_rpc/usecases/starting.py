@@ -1,0 +1,119 @@
+"""Starting a payment: receipt, order gate, payment and attempt in one transaction, before any channel is called (PROTOCOLS 1, tx1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mesh import receipts
+from mesh.clock import Clock
+from mesh.db import Database
+from mesh.ids import Ids
+from mesh.receipts import ReceiptKey
+from payment_rpc.domain.attempt import Attempt
+from payment_rpc.domain.card import CardSummary
+from payment_rpc.domain.errors import OrderAlreadyPaid, OrderNotPayable, PaymentInProgress
+from payment_rpc.domain.order import OrderToPay
+from payment_rpc.domain.payment import UNDECIDED, Payment, PaymentState
+from payment_rpc.store import attempts, payments
+
+IN_PROGRESS_RETRY_SECONDS = 2.0  # a card answers within a second or two
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewPayment:
+    """What is about to be started, and the receipt that makes it happen once (None without an idempotency key)."""
+
+    order: OrderToPay
+    payment_method: str
+    channel: str
+    card: CardSummary | None
+    receipt: ReceiptKey | None
+    fingerprint: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """Where a request for a new payment stands: started by this call, answered or begun by an earlier one, or in the way of one."""
+
+    payment: Payment | None = None
+    attempt: Attempt | None = None    # to be sent by this call
+    answer: str | None = None         # the first final answer of an earlier call with the same key
+    earlier_id: str = ""              # the payment that an earlier call began
+    replayed: bool = False            # that call had the same idempotency key
+    in_the_way: Payment | None = None
+
+
+class Starting:
+    """Writes payments that are about to be sent."""
+
+    def __init__(self, *, db: Database, clock: Clock, ids: Ids, lease: timedelta) -> None:
+        self._db = db
+        self._clock = clock
+        self._ids = ids
+        self._lease = lease
+
+    async def earlier(self, receipt: ReceiptKey | None, fingerprint: Mapping[str, str]) -> Standing | None:
+        """What an earlier call with the same key left, or None. Asks nobody else, so a replay works while order_rpc is away.
+
+        Raises:
+            IdempotencyKeyReused: the key was used with another request.
+        """
+        return None if receipt is None else await self._db.read(self._find_earlier, receipt, fingerprint)
+
+    async def start(self, new: NewPayment) -> Standing:
+        """tx1. Two calls for one order meet at its gate: one starts, the other finds it in its way.
+
+        Raises:
+            OrderAlreadyPaid, OrderNotPayable, PaymentInProgress, IdempotencyKeyReused: named refusals; nothing was written.
+        """
+        return await self._db.run(self._start, new)
+
+    async def renew(self, payment: Payment, attempt: Attempt) -> Attempt | None:
+        """Takes an attempt whose lease is over, to send it once more under the same id; None when it has a result, its payment is being closed, or
+        somebody else took it."""
+        return await self._db.run(self._renew, payment, attempt)
+
+    async def _find_earlier(self, tx: AsyncConnection, receipt: ReceiptKey, fingerprint: Mapping[str, str]) -> Standing | None:
+        found = await receipts.find(tx, receipt, fingerprint=fingerprint)
+        return None if found is None else Standing(answer=found.answer, earlier_id=found.resource_id, replayed=True)
+
+    async def _start(self, tx: AsyncConnection, new: NewPayment) -> Standing:
+        now = self._clock.now()
+        order = new.order
+        if new.receipt is not None and (earlier := await self._find_earlier(tx, new.receipt, new.fingerprint)):
+            return earlier
+        is_open, standing = await payments.enter_gate(tx, merchant_id=order.merchant_id, order_id=order.order_id, at=now)
+        for payment in standing:
+            if payment.state is PaymentState.SUCCESS:
+                raise OrderAlreadyPaid(payment_id=payment.payment_id)
+            if payment.state not in UNDECIDED:  # late money that the order has not answered yet
+                raise PaymentInProgress(payment_id=payment.payment_id, retry_after_seconds=IN_PROGRESS_RETRY_SECONDS)
+        if not is_open:
+            raise OrderNotPayable("The order was closed.", order_state="CLOSED")
+        if standing:
+            return Standing(in_the_way=standing[0])
+        payment = Payment.start(
+            payment_id=self._ids.new("PAY"), merchant_id=order.merchant_id, order_id=order.order_id, user_id=order.user_id, amount=order.amount,
+            payment_method=new.payment_method, channel=new.channel, card=new.card, expires_at=order.expires_at, at=now)
+        attempt = Attempt.start(attempt_id=self._ids.new("ATT"), payment_id=payment.payment_id, merchant_id=order.merchant_id, channel=new.channel,
+                                amount=order.amount, lease=self._lease, at=now)
+        await payments.insert_payment(tx, payment)
+        await attempts.insert_attempt(tx, attempt)
+        if new.receipt is not None:
+            await receipts.claim(tx, new.receipt, fingerprint=new.fingerprint, resource_id=payment.payment_id, now=now)
+        return Standing(payment=payment, attempt=attempt)
+
+    async def _renew(self, tx: AsyncConnection, payment: Payment, attempt: Attempt) -> Attempt | None:
+        now = self._clock.now()
+        is_open, _ = await payments.enter_gate(tx, merchant_id=payment.merchant_id, order_id=payment.order_id, at=now)
+        locked = await payments.lock_payment(tx, payment.payment_id)
+        present = await attempts.get_attempt(tx, attempt.attempt_id)
+        if not is_open or locked.state is not PaymentState.PAYING or present.version != attempt.version or present.lease_until > now:
+            return None
+        renewed = present.resend(lease=self._lease, at=now)
+        await attempts.save_attempt(tx, renewed, read_version=present.version)
+        return renewed

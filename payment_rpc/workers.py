@@ -1,0 +1,29 @@
+"""The background work of payment_rpc: everything that finishes what a call began."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mesh import receipts
+from mesh.clock import Clock
+from mesh.db import Database
+from mesh.outbox import Relay
+from mesh.worker import Worker
+from payment_rpc.usecases.asking import Asking
+from payment_rpc.usecases.closing import Closing
+
+PURGE_SECONDS = 600.0  # receipts live for days
+
+
+def make_workers(*, db: Database, clock: Clock, asking: Asking, closing: Closing, relays: Sequence[Relay], idle_seconds: float) -> list[Worker]:
+    """One worker per kind of work."""
+
+    async def purge() -> int:
+        return await db.run(receipts.purge, now=clock.now())
+
+    return [
+        Worker("ask_channels", asking.run_once, idle_seconds=idle_seconds),
+        Worker("expire_payments", closing.expire_once, idle_seconds=idle_seconds),
+        Worker("purge_receipts", purge, idle_seconds=PURGE_SECONDS),
+        *(Worker(f"relay_{relay.name}", relay.run_once, idle_seconds=idle_seconds) for relay in relays),
+    ]
