@@ -253,10 +253,8 @@ async def check_health(services: dict[str, MeshSettings], running: RunningMesh |
         return [ok("mesh", "not running; paymesh up starts it")]
     probes: dict[str, Probe] = {"gateway": HttpProbe(f"{running.urls['gateway']}/readyz"), "sandbox": HttpProbe(f"{running.urls['sandbox']}/healthz")}
     for service, addresses in running.grpc.items():
-        settings = services[service]
         for address in addresses:
-            probes[f"{service} {address}"] = GrpcProbe(address=address, ca_file=settings.tls_ca_file, cert_file=settings.tls_cert_file,
-                                                       key_file=settings.tls_key_file)
+            probes[f"{service} {address}"] = GrpcProbe(address, services[service])
     answers = await asyncio.gather(*(probe() for probe in probes.values()))
     return [failure(f"health {name}", answer, f"look into {name.partition(' ')[0]}.log below the log directory") if answer else
             ok(f"health {name}", "well") for name, answer in zip(probes, answers, strict=True)]

@@ -18,8 +18,9 @@ from mesh.cli.options import installation_option, load_settings, need_running
 from mesh.cli.token import open_issuer
 from mesh.clock import SystemClock
 from mesh.ids import UlidIds
-from mesh.supervisor.health import CHANNEL_OPTIONS, tls_credentials
+from mesh.supervisor.health import CHANNEL_OPTIONS
 from mesh.supervisor.installation import Installation
+from mesh.transport import client_credentials
 
 PAID_SECONDS_MAX = 20.0
 GRPC_SECONDS_MAX = 5.0
@@ -115,8 +116,7 @@ class _Purchases:
     def ask_by_grpc(self, order_id: str, *, address: str) -> None:
         """The same payment through a gRPC stub."""
         self._conversation.heading("The same payment by gRPC")
-        settings = load_settings("payment_rpc")
-        credentials = tls_credentials(ca_file=settings.tls_ca_file, cert_file=settings.tls_cert_file, key_file=settings.tls_key_file)
+        credentials = client_credentials(load_settings("payment_rpc"))
         with (grpc.secure_channel(address, credentials, CHANNEL_OPTIONS) if credentials
               else grpc.insecure_channel(address, CHANNEL_OPTIONS)) as channel:
             answer = payment_pb2_grpc.PaymentServiceStub(channel).GetPaymentByOrderId(

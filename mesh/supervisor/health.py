@@ -9,8 +9,9 @@ import asyncio
 import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
+
+from mesh.settings import MeshSettings
 
 PROBE_SECONDS_MAX = 2.0
 _NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # http_proxy in the environment is not about us
@@ -45,27 +46,22 @@ class HttpProbe:
             return str(problem)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class GrpcProbe:
-    """Well when the health service at `address` says SERVING.
-
-    Attributes:
-        ca_file: with TLS, who signed the server's certificate.
-        cert_file, key_file: with mTLS, what we show.
-    """
+    """Well when the health service at `address` says SERVING. `settings` say how it speaks TLS."""
 
     address: str
-    ca_file: Path | None = None
-    cert_file: Path | None = None
-    key_file: Path | None = None
+    settings: MeshSettings = field(repr=False)
 
     async def __call__(self) -> str:
         """See `Probe`."""
         import grpc  # noqa: PLC0415  # heavy: the services start while this loads
         from grpc_health.v1 import health_pb2, health_pb2_grpc  # noqa: PLC0415
 
+        from mesh.transport import client_credentials  # noqa: PLC0415
+
         try:
-            credentials = tls_credentials(ca_file=self.ca_file, cert_file=self.cert_file, key_file=self.key_file)
+            credentials = client_credentials(self.settings)
             async with (grpc.aio.secure_channel(self.address, credentials, options=CHANNEL_OPTIONS) if credentials
                         else grpc.aio.insecure_channel(self.address, options=CHANNEL_OPTIONS)) as channel:
                 answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=PROBE_SECONDS_MAX)
@@ -75,15 +71,6 @@ class GrpcProbe:
             return str(problem)  # a certificate that cannot be read
         status = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
         return "" if status == "SERVING" else status
-
-
-def tls_credentials(*, ca_file: Path | None, cert_file: Path | None, key_file: Path | None) -> Any:
-    """What a gRPC client shows and whom it believes; None when the servers speak plaintext. Raises OSError for a file that cannot be read."""
-    if cert_file is None:
-        return None
-    import grpc  # noqa: PLC0415  # heavy, see above
-
-    return grpc.ssl_channel_credentials(*(file.read_bytes() if file else None for file in (ca_file, key_file, cert_file)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -171,7 +171,9 @@ class _Builder:
                              "SANDBOX_CALLBACK_SECRET_FILE": str(installation.secret_file("sandbox_callback")),
                              "SANDBOX_CALLBACK_URL": f"http://{self._address('gateway')}/api/v1/callbacks/sandbox"}
             case "payment_rpc":
+                shop = [f"http://{self._address('gateway')}/", f"http://localhost:{self._ports['gateway'][0]}/"]
                 defaults |= {"PAYMENT_RPC_SANDBOX_URL": f"http://{self._address('sandbox')}",
+                             "PAYMENT_RPC_RETURN_URLS": json.dumps({"mall": shop}),
                              "PAYMENT_RPC_SANDBOX_API_KEY_FILE": str(installation.secret_file("sandbox_api")),
                              "PAYMENT_RPC_SANDBOX_CALLBACK_SECRET_FILE": str(installation.secret_file("sandbox_callback"))}
             case _:
@@ -186,8 +188,7 @@ class _Builder:
             case "sandbox":
                 return HttpProbe(f"http://{address}/healthz")
             case _:
-                settings = self._settings[service]
-                return GrpcProbe(address=address, ca_file=settings.tls_ca_file, cert_file=settings.tls_cert_file, key_file=settings.tls_key_file)
+                return GrpcProbe(address, self._settings[service])
 
     def _addresses(self, service: str) -> list[str]:
         host = self._settings[service].host

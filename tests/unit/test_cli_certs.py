@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from cryptography import x509
+
+from mesh.cli import paymesh
+from mesh.settings import MeshSettings
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(paymesh, ["certs", *arguments])
+
+
+def test_the_printed_settings_are_usable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = run("--out", str(tmp_path / "tls"), "--service", "payment_rpc", "--service", "gateway")
+    assert result.exit_code == 0, result.output
+    for line in result.output.split():
+        name, _, value = line.partition("=")
+        monkeypatch.setenv(name, value)
+    settings = MeshSettings(service="payment_rpc")
+    assert settings.tls_cert_file
+    assert settings.tls_key_file
+    assert settings.tls_ca_file
+    certificate = x509.load_pem_x509_certificate(settings.tls_cert_file.read_bytes())
+    certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(settings.tls_ca_file.read_bytes()))
+    assert stat.S_IMODE(settings.tls_key_file.stat().st_mode) == 0o600
+
+
+def test_the_authority_stays_and_certificates_are_fresh(tmp_path: Path) -> None:
+    run("--out", str(tmp_path), "--service", "gateway")
+    before = {name: (tmp_path / name).read_bytes() for name in ("ca.pem", "ca.key", "gateway.pem")}
+    assert run("--out", str(tmp_path), "--service", "gateway").exit_code == 0
+    after = {name: (tmp_path / name).read_bytes() for name in before}
+    assert [name for name in before if before[name] != after[name]] == ["gateway.pem"]
+
+
+@pytest.mark.parametrize("name", ["../x", "", "Payment", "a b"])
+def test_a_name_that_is_no_service_is_refused(tmp_path: Path, name: str) -> None:
+    result = run("--out", str(tmp_path / "tls"), "--service", name)
+    assert result.exit_code == 2
+    assert "--service" in result.output
+    assert not (tmp_path / "tls").exists()
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = run("--out", str(tmp_path / "file" / "tls"))
+    assert result.exit_code == 1
+    assert "file" in result.output
+    assert "Traceback" not in result.output
