@@ -36,4 +36,4 @@ class PaymentSettings(MeshSettings):
     sandbox_api_key_file: Path
     sandbox_callback_secret_file: Path | None = None
     sandbox_md5_secret_file: Path | None = None
-    return_urls: dict[str, list[str]] = {"mall": ["http://127.0.0.1:8080/", "http://localhost:8080/"]}
+    return_urls: dict[str, list[str]] = Field(default_factory=lambda: {"mall": ["http://127.0.0.1:8080/", "http://localhost:8080/"]})

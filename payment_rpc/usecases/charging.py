@@ -22,7 +22,7 @@ from mesh.failpoints import failpoint
 from mesh.outbox import Message
 from mesh.receipts import ReceiptKey
 from payment_rpc.channels import Channel, ChannelFact
-from payment_rpc.domain.attempt import OPEN, Attempt
+from payment_rpc.domain.attempt import OPEN, Attempt, AttemptState
 from payment_rpc.domain.card import Card
 from payment_rpc.domain.errors import (
     CardDeclined,
@@ -46,6 +46,8 @@ from payment_rpc.usecases.facts import Applied, Facts
 from payment_rpc.usecases.starting import IN_PROGRESS_RETRY_SECONDS, NewPayment, Standing, Starting
 
 FAST_PATH_SECONDS = 0.5  # longest wait of a buyer for the order to hear of the money; the relay goes on without him
+# How often a repeated call looks whether the first one has its answer: two seconds in all (PROTOCOLS 2).
+ANSWER_PAUSES_SECONDS = (0.02, 0.04, 0.08, 0.16, *[0.2] * 8, 0.1)
 _CHANNEL_NAMES = {"": "sandbox", "mock": "sandbox"}  # MOCK is source 001's name
 _FAILURES: dict[str, type[MoneyError]] = {
     failure.reason: failure for failure in (CardDeclined, InsufficientFunds, ChannelFailed, ChannelUnavailable, PaymentClosed)}
@@ -232,16 +234,27 @@ class Charging:
     async def _resume(self, payment_id: str, send: Send) -> Payment:
         """An earlier call began this payment. While it may still be sending, the present state is the answer; after that we ask, and send again under
         the same attempt id only what the channel has never seen."""
-        payment, attempt = await self._db.read(_payment_and_open_attempt, payment_id)
-        if attempt is None or payment.state is not PaymentState.PAYING or attempt.lease_until > self._clock.now():
-            return payment
-        if payment.payment_method == CASHIER and payment.next_action is not None:
+        payment, attempt = await self._wait_for_answer(payment_id)
+        if attempt is None or attempt.lease_until > self._clock.now():
             return payment
         if await self._asking.is_unknown_to_channel(attempt):
             renewed = await self._starting.renew(payment, (await self._db.read(attempts.get_attempt, attempt.attempt_id)))
             if renewed is not None:
                 return await self._send(payment, renewed, send, first_send=False)
         return await self._db.read(payments.read_payment, payment_id)
+
+
+    async def _wait_for_answer(self, payment_id: str) -> tuple[Payment, Attempt | None]:
+        """The payment, and its open attempt while there is no answer to give. The call that is sending it gets a moment to finish, so that a hundred
+        clicks at once get one answer."""
+        for pause_seconds in ANSWER_PAUSES_SECONDS:
+            payment, attempt = await self._db.read(_payment_and_open_attempt, payment_id)
+            if attempt is None or payment.state is not PaymentState.PAYING or payment.next_action is not None:
+                return payment, None
+            if attempt.lease_until <= self._clock.now() or attempt.state is not AttemptState.SENT:
+                return payment, attempt
+            await asyncio.sleep(pause_seconds)
+        return payment, attempt
 
 
 def answer_of(payment: Payment) -> Payment:
