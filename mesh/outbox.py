@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import structlog
 from prometheus_client import Counter
-from sqlalchemy import CheckConstraint, Column, Index, Integer, LargeBinary, Row, String, Table, bindparam, insert, select, update
+from sqlalchemy import CheckConstraint, Column, Index, Integer, Row, String, Table, Text, bindparam, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.clock import Clock
@@ -41,7 +41,7 @@ OUTBOX = Table(
     Column("destination", Identifier(64), nullable=False),
     Column("tag", Identifier(64), nullable=False),
     Column("aggregate_id", Identifier(40), nullable=False),
-    Column("payload", LargeBinary(60_000), nullable=False),
+    Column("payload", Text, nullable=False),
     Column("trace_id", Identifier(32), nullable=False),
     Column("state", String(8), nullable=False),
     Column("due_at", UtcMillis, nullable=False),
@@ -94,7 +94,7 @@ async def put(tx: AsyncConnection, *messages: Message) -> None:
     """Writes messages in the transaction of the change that they tell of."""
     await tx.execute(insert(OUTBOX), [{
         "event_id": message.event_id, "destination": message.destination, "tag": message.tag, "aggregate_id": message.aggregate_id,
-        "payload": json.dumps(message.payload, separators=(",", ":"), ensure_ascii=False).encode(), "trace_id": message.trace_id, "state": "NEW",
+        "payload": json.dumps(message.payload, separators=(",", ":"), ensure_ascii=False), "trace_id": message.trace_id, "state": "NEW",
         "due_at": message.due_at, "attempts": 0, "last_error": "", "created_at": message.created_at,
     } for message in messages])
 

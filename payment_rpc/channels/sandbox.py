@@ -19,6 +19,7 @@ import structlog
 from mesh.errors import InvalidArgument, MeshError, PermissionDenied
 from mesh.money import Money
 from payment_rpc.channels import CardDetails, ChannelFact, ChannelStatus
+from payment_rpc.channels.connections import Connections, ConnectionsBusy
 from payment_rpc.domain.errors import ChannelUnavailable, PaymentNotFound, PaymentStateInvalid, SignatureInvalid
 from payment_rpc.domain.payment import NextAction
 
@@ -38,8 +39,8 @@ _STATUSES = {status.value: status for status in (
     ChannelStatus.CAPTURED, ChannelStatus.DECLINED, ChannelStatus.FAILED, ChannelStatus.PENDING, ChannelStatus.CLOSED)}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-# Of these httpx says that no byte of the request was written.
-_BEFORE_SENDING = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+# Of these it is known that no byte of the request was written.
+_BEFORE_SENDING = (ConnectionsBusy, httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 # Of these the sandbox's documentation says that it looked at nothing and recorded nothing.
 _REFUSED_UNSEEN = frozenset({(400, "invalid_request"), (401, "unauthorized")})
 
@@ -92,21 +93,18 @@ class _Unclear(Exception):
 class SandboxChannel:
     """The adapter to sandbox/. One for the whole process: it keeps connections open. `aclose` it."""
 
-    def __init__(self, *, base_url: str, api_key: str, callback_secret: str, md5_secret: str = PUBLISHED_MD5_SECRET,
-                 client: httpx.AsyncClient | None = None) -> None:
+    def __init__(self, *, base_url: str, api_key: str, callback_secret: str, md5_secret: str = PUBLISHED_MD5_SECRET) -> None:
         """
         Args:
             base_url: from configuration only.
             callback_secret: HMAC key of callbacks.
-            client: for tests; its base URL, redirects and proxies are then the caller's affair.
+            md5_secret: of source 001's rule.
         """
         self._base_url = base_url.rstrip("/")
         self._headers = {"authorization": f"Bearer {api_key}", "content-type": "application/json", "accept-encoding": "identity"}
         self._callback_secret = callback_secret.encode()
         self._md5_secret = md5_secret
-        self._client = client or httpx.AsyncClient(
-            trust_env=False, follow_redirects=False,  # the environment has no say in where card numbers go, nor has the answer
-            limits=httpx.Limits(max_connections=200, max_keepalive_connections=50, keepalive_expiry=30))
+        self._connections = Connections()
 
     @property
     def name(self) -> str:
@@ -120,7 +118,7 @@ class SandboxChannel:
 
     async def aclose(self) -> None:
         """Closes the connections."""
-        await self._client.aclose()
+        await self._connections.aclose()
 
     async def charge(self, *, attempt_id: str, amount: Money, card: CardDetails, expires_at: datetime | None, timeout_seconds: float) -> ChannelFact:
         """Charges a card."""
@@ -227,8 +225,9 @@ class SandboxChannel:
         content = None if body is None else json.dumps(body).encode()
         try:
             # httpx limits each step; the sum has its limit here.
-            async with asyncio.timeout(timeout_seconds), self._client.stream(
-                    method, self._base_url + path, content=content, headers=self._headers, timeout=timeout) as response:
+            async with asyncio.timeout(timeout_seconds), self._connections.stream(
+                    method, self._base_url + path, content=content, headers=self._headers, timeout=timeout,
+                    wait_seconds=connect_seconds) as response:
                 return response.status_code, await _read(response)
         except _BEFORE_SENDING as error:
             raise _NotSent(type(error).__name__) from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import mysql
@@ -13,7 +15,7 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-_OPTIONS = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin"}
+_OPTIONS: dict[str, Any] = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin"}
 
 
 def upgrade() -> None:
@@ -58,7 +60,7 @@ def _create_mesh_tables() -> None:
     op.create_table(
         "outbox",
         sa.Column("id", BigInt, autoincrement=True, nullable=False), _id("event_id", 40), _id("destination", 64), _id("tag", 64),
-        _id("aggregate_id", 40), sa.Column("payload", sa.LargeBinary(60_000), nullable=False), _id("trace_id", 32),
+        _id("aggregate_id", 40), sa.Column("payload", sa.Text, nullable=False), _id("trace_id", 32),
         sa.Column("state", sa.String(8), nullable=False), _time("due_at"), sa.Column("attempts", sa.Integer, nullable=False),
         sa.Column("last_error", sa.String(200), nullable=False), _time("created_at"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_outbox")),

@@ -54,7 +54,7 @@ def _create_mesh_tables() -> None:
     op.create_index("ix_receipt_expires_at", "receipt", ["expires_at"])
     op.create_table(
         "outbox", sa.Column("id", BigInt, nullable=False, autoincrement=True), _id("event_id", 40), _id("destination", 64), _id("tag", 64),
-        _id("aggregate_id", 40), sa.Column("payload", sa.LargeBinary(60_000), nullable=False), _id("trace_id", 32),
+        _id("aggregate_id", 40), sa.Column("payload", sa.Text, nullable=False), _id("trace_id", 32),
         sa.Column("state", sa.String(8), nullable=False), _at("due_at"), sa.Column("attempts", sa.Integer, nullable=False),
         sa.Column("last_error", sa.String(200), nullable=False), _at("created_at"),
         sa.PrimaryKeyConstraint("id", name="pk_outbox"), sa.UniqueConstraint("event_id", name="uq_outbox_event_id"),
