@@ -1,0 +1,168 @@
+"""The channel over HTTP: read, call, answer. `/v1/*` takes our key only; `/cashier/*` is for people."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections.abc import Awaitable, Callable
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from sandbox import cashier, wire
+from sandbox.channel import SimulatedChannel
+from sandbox.domain import InvalidRequest, Refusal, Transaction, TransactionNotFound, Unauthorized
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+Sleep = Callable[[float], Awaitable[None]]
+
+_BODY_BYTES_MAX = 16 * 1024
+_BODY_SECONDS_MAX = 5.0  # uvicorn waits for a slow body for ever
+_PAGE_MAX = 1000
+
+
+class Api:
+    """The endpoints."""
+
+    def __init__(self, channel: SimulatedChannel, *, api_key: str, public_base_url: str, shop_name: str, slow_seconds: float, sleep: Sleep) -> None:
+        self._channel = channel
+        self._authorization = f"Bearer {api_key}".encode()
+        self._public_base_url = public_base_url.rstrip("/")
+        self._shop_name = shop_name
+        self._slow_seconds = slow_seconds
+        self._sleep = sleep
+
+    def app(self) -> Starlette:
+        """The ASGI application."""
+        guarded = self._guarded
+        return Starlette(
+            max_body_size=_BODY_BYTES_MAX,
+            exception_handlers={Refusal: _refused, HTTPException: _http_refused},
+            routes=[
+                Route("/v1/charges", guarded(self.charge), methods=["POST"]),
+                Route("/v1/checkouts", guarded(self.checkout), methods=["POST"]),
+                Route("/v1/transactions", guarded(self.list_transactions), methods=["GET"]),
+                Route("/v1/transactions/{attempt_id}", guarded(self.query), methods=["GET"]),
+                Route("/v1/transactions/{attempt_id}/close", guarded(self.close), methods=["POST"]),
+                Route("/v1/transactions/{attempt_id}/signature", guarded(self.sign), methods=["POST"]),
+                Route("/cashier/{token}", self.show_cashier, methods=["GET"]),
+                Route("/cashier/{token}/pay", self.press_pay, methods=["POST"]),
+                Route("/cashier/{token}/fail", self.press_fail, methods=["POST"]),
+                Route("/healthz", self.healthz, methods=["GET"]),
+            ],
+        )
+
+    async def charge(self, request: Request) -> Response:
+        """POST /v1/charges."""
+        body = wire.decode(await _body(request), wire.ChargeRequest)
+        transaction, is_slow = await self._channel.charge(
+            attempt_id=body.attempt_id, amount=wire.money(body.amount, body.currency), card=body.card.card(), expires_at=body.expires_at)
+        if is_slow:  # the money has moved; only the answer is late
+            await self._sleep(self._slow_seconds)
+        return self._answer(transaction)
+
+    async def checkout(self, request: Request) -> Response:
+        """POST /v1/checkouts."""
+        body = wire.decode(await _body(request), wire.CheckoutRequest)
+        return self._answer(await self._channel.checkout(
+            attempt_id=body.attempt_id, amount=wire.money(body.amount, body.currency), subject=body.subject, return_url=body.return_url,
+            expires_at=body.expires_at))
+
+    async def query(self, request: Request) -> Response:
+        """GET /v1/transactions/{attempt_id}."""
+        return self._answer(await self._channel.query(request.path_params["attempt_id"]))
+
+    async def close(self, request: Request) -> Response:
+        """POST /v1/transactions/{attempt_id}/close."""
+        return self._answer(await self._channel.close(request.path_params["attempt_id"]))
+
+    async def sign(self, request: Request) -> Response:
+        """POST /v1/transactions/{attempt_id}/signature."""
+        body = wire.decode(await _body(request), wire.SignatureRequest)
+        return JSONResponse({"signature": await self._channel.sign(request.path_params["attempt_id"], body)})
+
+    async def list_transactions(self, request: Request) -> Response:
+        """GET /v1/transactions?limit=&after=."""
+        limit = _natural(request, "limit", default=100)
+        rows = await self._channel.list_transactions(after=_natural(request, "after", default=0), limit=min(limit, _PAGE_MAX))
+        return JSONResponse({
+            "transactions": [wire.transaction_json(transaction, cashier_url=self._cashier_url(transaction)) for _, transaction in rows],
+            "next_after": rows[-1][0] if rows else None,
+        })
+
+    async def show_cashier(self, request: Request) -> Response:
+        """GET /cashier/{token}."""
+        try:
+            return cashier.page(await self._channel.find_cashier(request.path_params["token"]), shop_name=self._shop_name)
+        except TransactionNotFound:
+            return cashier.not_found(shop_name=self._shop_name)
+
+    async def press_pay(self, request: Request) -> Response:
+        """POST /cashier/{token}/pay."""
+        return await self._press(request.path_params["token"], pay=True)
+
+    async def press_fail(self, request: Request) -> Response:
+        """POST /cashier/{token}/fail."""
+        return await self._press(request.path_params["token"], pay=False)
+
+    async def healthz(self, request: Request) -> Response:  # noqa: ARG002  # the framework's signature
+        """GET /healthz: answers when the file does."""
+        await self._channel.list_transactions(after=0, limit=0)
+        return JSONResponse({"status": "ok"})
+
+    async def _press(self, token: str, *, pay: bool) -> Response:
+        try:
+            transaction = await self._channel.press(token, pay=pay)
+        except TransactionNotFound:
+            return cashier.not_found(shop_name=self._shop_name)
+        # Back to the page, so that reloading it does not press again.
+        return RedirectResponse(f"/cashier/{transaction.cashier_token}", status_code=303)
+
+    def _answer(self, transaction: Transaction) -> Response:
+        return JSONResponse(wire.transaction_json(transaction, cashier_url=self._cashier_url(transaction)))
+
+    def _cashier_url(self, transaction: Transaction) -> str | None:
+        return f"{self._public_base_url}/cashier/{transaction.cashier_token}" if transaction.cashier_token else None
+
+    def _guarded(self, endpoint: Endpoint) -> Endpoint:
+        async def guard(request: Request) -> Response:
+            given = request.headers.get("authorization", "").encode("latin-1", "replace")
+            if not hmac.compare_digest(given, self._authorization):
+                raise Unauthorized("the API key is missing or wrong")
+            return await endpoint(request)
+
+        return guard
+
+
+async def _body(request: Request) -> bytes:
+    try:
+        async with asyncio.timeout(_BODY_SECONDS_MAX):
+            return await request.body()
+    except TimeoutError:
+        raise HTTPException(408, "the body did not arrive in time") from None
+
+
+def _natural(request: Request, name: str, *, default: int) -> int:
+    text = request.query_params.get(name, str(default))
+    if not (text.isascii() and text.isdigit() and len(text) <= 15):
+        raise InvalidRequest(f"{name}: expected a whole number")
+    return int(text)
+
+
+async def _refused(request: Request, error: Exception) -> Response:  # noqa: ARG001  # the framework's signature
+    if not isinstance(error, Refusal):
+        raise error
+    return _error(error.http_status, error.code, str(error))
+
+
+async def _http_refused(request: Request, error: Exception) -> Response:  # noqa: ARG001  # the framework's signature
+    if not isinstance(error, HTTPException):
+        raise error
+    return _error(error.status_code, "http", error.detail, headers=dict(error.headers or {}))
+
+
+def _error(status_code: int, code: str, message: str, *, headers: dict[str, str] | None = None) -> Response:
+    return JSONResponse({"error": {"code": code, "message": message}}, status_code=status_code, headers=headers)

@@ -1,0 +1,46 @@
+"""The HTTP server of the sandbox, the same for `__main__` and for tests."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+from starlette.applications import Starlette
+
+_BACKLOG = 1024
+_KEEP_ALIVE_SECONDS = 75  # longer than any client of ours keeps an idle connection: a request never meets a closing one
+_SHUTDOWN_SECONDS = 2     # a slow card's answer is not waited for
+
+
+class SandboxServer(uvicorn.Server):
+    """uvicorn that leaves signals to `__main__`: its own handling raises them again after a clean end."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Captures none."""
+        yield
+
+    def stop(self) -> None:
+        """Takes no more requests and ends."""
+        self.should_exit = True
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket: whoever connects from now on is answered as soon as the server runs.
+
+    Raises:
+        OSError: the port is taken.
+    """
+    listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=_BACKLOG)
+    # Inherited by every connection. asyncio sets it only on sockets that it made itself; without it each answer waits 40 ms for an ACK, because
+    # uvicorn writes head and body apart.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
+
+
+def make_server(app: Starlette) -> SandboxServer:
+    """A server of `app`; run it with `serve(sockets=[listener])`. No access log: cashier addresses are credentials."""
+    return SandboxServer(uvicorn.Config(app, lifespan="off", ws="none", access_log=False, log_config=None, server_header=False, proxy_headers=False,
+                                        timeout_keep_alive=_KEEP_ALIVE_SECONDS, timeout_graceful_shutdown=_SHUTDOWN_SECONDS))

@@ -1,0 +1,111 @@
+"""The sandbox put together: file, channel, callbacks and HTTP, from plain values. `__main__` and tests build it here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import structlog
+from starlette.applications import Starlette
+
+from mesh.clock import Clock
+from mesh.ids import Ids
+from sandbox.app import Api, Sleep
+from sandbox.channel import ChannelRules, SimulatedChannel
+from sandbox.deliveries import Deliveries
+from sandbox.store import Store
+
+_log = structlog.get_logger(__name__)
+
+IDLE_SECONDS = 0.5  # how late a retry or an expiry may be noticed; fresh callbacks wake the worker at once
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxConfig:
+    """What a sandbox needs to know; secrets are resolved already.
+
+    Attributes:
+        api_key: of /v1/*.
+        callback_url: who gets callbacks; None: nobody, and none are recorded.
+        callback_secret: HMAC key of callbacks.
+        callback_retry_seconds: pauses between deliveries; one delivery more than pauses, then it is given up.
+        md5_secret: of source 001's rule.
+        public_base_url: what cashier links start with.
+    """
+
+    database_file: Path
+    api_key: str
+    public_base_url: str
+    callback_secret: str
+    md5_secret: str
+    callback_url: str | None = None
+    callback_retry_seconds: tuple[float, ...] = (1, 5, 30, 120, 600, 3600)
+    signed_callback_delay_seconds: float = 60
+    allow_signatures: bool = False
+    slow_seconds: float = 15
+    shop_name: str = "paymesh mall"
+
+    def __repr__(self) -> str:
+        return "SandboxConfig(hidden)"
+
+
+class Sandbox:
+    """A running sandbox. `app` serves it; `run_once` does what is due in the background; `run` does so until it is cancelled."""
+
+    def __init__(self, *, app: Starlette, channel: SimulatedChannel, deliveries: Deliveries, wake: asyncio.Event) -> None:
+        self.app = app
+        self._channel = channel
+        self._deliveries = deliveries
+        self._wake = wake
+
+    async def run_once(self) -> int:
+        """Closes what nobody paid in time and sends the callbacks that are due; answers how many of both."""
+        return await self._channel.expire_due() + await self._deliveries.run_once()
+
+    async def run(self) -> None:
+        """Does `run_once` for ever. A failure is logged and tried again: a full disk must not end callbacks."""
+        while True:
+            self._wake.clear()
+            try:
+                done = await self.run_once()
+            except Exception:  # noqa: BLE001  # the loop of a worker outlives whatever happens in one round
+                _log.exception("background round failed")
+                done = 0
+            if done == 0:
+                try:
+                    await asyncio.wait_for(self._wake.wait(), IDLE_SECONDS)
+                except TimeoutError:
+                    continue
+
+
+@asynccontextmanager
+async def open_sandbox(config: SandboxConfig, *, clock: Clock, ids: Ids, new_token: Callable[[], str], sleep: Sleep = asyncio.sleep,
+                       ) -> AsyncIterator[Sandbox]:
+    """Opens the file and puts the parts together; closes them after.
+
+    Args:
+        new_token: makes the unguessable part of a cashier address.
+        sleep: waits for a number of seconds; holds back the answer of the slow card.
+    """
+    store = Store(config.database_file)
+    await store.open()
+    wake = asyncio.Event()
+    limits = httpx.Limits(max_connections=32, max_keepalive_connections=4)
+    try:
+        # Never through a proxy of the environment, never to where the receiver sends us.
+        async with httpx.AsyncClient(trust_env=False, follow_redirects=False, timeout=None, limits=limits) as client:  # noqa: S113  # Deliveries sets one deadline over all of it
+            channel = SimulatedChannel(
+                store, clock=clock, ids=ids, new_token=new_token, wake_deliveries=wake.set, rules=ChannelRules(
+                    owes_callbacks=config.callback_url is not None, allow_signatures=config.allow_signatures, md5_secret=config.md5_secret,
+                    signed_callback_delay_seconds=config.signed_callback_delay_seconds))
+            deliveries = Deliveries(store, client, clock=clock, url=config.callback_url, secret=config.callback_secret,
+                                    retry_seconds=config.callback_retry_seconds)
+            api = Api(channel, api_key=config.api_key, public_base_url=config.public_base_url, shop_name=config.shop_name,
+                      slow_seconds=config.slow_seconds, sleep=sleep)
+            yield Sandbox(app=api.app(), channel=channel, deliveries=deliveries, wake=wake)
+    finally:
+        await store.close()

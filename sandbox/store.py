@@ -1,0 +1,224 @@
+"""The channel's own SQLite file: transactions and the callbacks that it still owes.
+
+One connection on one thread of its own: each function given to `run` is one transaction, and none sees another halfway. An outcome and its
+callback are written together. The journal is a WAL with synchronous=NORMAL: what is committed survives kill -9 of the process; a power cut may
+take the last commits of this simulator, never a part of one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
+
+from mesh.money import Money
+from sandbox.domain import Kind, OutcomeDiffers, Status, Transaction
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Tx = sqlite3.Connection
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+_BUSY_TIMEOUT_SECONDS = 5.0  # only another process on the same file, e.g. a person with the sqlite3 shell, makes us wait
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS transactions (
+    seq           INTEGER PRIMARY KEY AUTOINCREMENT,
+    attempt_id    TEXT NOT NULL UNIQUE,
+    kind          TEXT NOT NULL CHECK (kind IN ('CHARGE', 'CHECKOUT', 'TOMBSTONE')),
+    trade_no      TEXT NOT NULL UNIQUE,
+    status        TEXT NOT NULL CHECK (status IN ('PENDING', 'CAPTURED', 'DECLINED', 'FAILED', 'CLOSED')),
+    amount_minor  INTEGER CHECK (amount_minor > 0),
+    currency      TEXT,
+    created_ms    INTEGER NOT NULL,
+    finished_ms   INTEGER,
+    expires_ms    INTEGER,
+    decline_code  TEXT NOT NULL,
+    message       TEXT NOT NULL,
+    card_brand    TEXT NOT NULL,
+    card_last4    TEXT NOT NULL CHECK (length(card_last4) <= 4),
+    subject       TEXT NOT NULL,
+    return_url    TEXT NOT NULL,
+    cashier_token TEXT UNIQUE,
+    CHECK ((status = 'PENDING') = (finished_ms IS NULL)),
+    CHECK ((kind = 'TOMBSTONE') = (amount_minor IS NULL)),
+    CHECK ((amount_minor IS NULL) = (currency IS NULL)),
+    CHECK (kind <> 'TOMBSTONE' OR status = 'CLOSED')
+) STRICT;
+CREATE INDEX IF NOT EXISTS transactions_open ON transactions (expires_ms) WHERE status = 'PENDING';
+CREATE TABLE IF NOT EXISTS deliveries (
+    event_id   TEXT PRIMARY KEY,
+    body       BLOB NOT NULL,
+    state      TEXT NOT NULL CHECK (state IN ('DUE', 'DONE', 'GIVEN_UP')),
+    due_ms     INTEGER NOT NULL,
+    attempts   INTEGER NOT NULL,
+    last_error TEXT NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS deliveries_due ON deliveries (due_ms) WHERE state = 'DUE';
+"""
+_COLUMNS = ("attempt_id, kind, trade_no, status, amount_minor, currency, created_ms, finished_ms, expires_ms, decline_code, message, "
+            "card_brand, card_last4, subject, return_url, cashier_token")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """A callback that is owed, and how often it was tried."""
+
+    event_id: str
+    body: bytes
+    attempts: int
+
+
+class Store:
+    """The file. `open` before use, `close` after."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sandbox-store")
+        self._connection: sqlite3.Connection | None = None
+
+    async def open(self) -> None:
+        """Opens the file and makes the tables where they are missing."""
+        self._connection = await asyncio.get_running_loop().run_in_executor(self._thread, self._connect)
+
+    async def close(self) -> None:
+        """Waits for the transaction that runs, then closes the file."""
+        if self._connection is not None:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._connection.close)
+            self._connection = None
+        self._thread.shutdown()
+
+    async def run(self, function: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Runs `function(tx, …)` as one transaction: all of it is committed before this returns, or none of it. Cancelling the caller does not
+        stop a transaction that has begun."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: self._transact(lambda tx: function(tx, *args, **kwargs)))
+
+    def _connect(self) -> sqlite3.Connection:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        # Opened and used on the one thread; closed there too.
+        connection = sqlite3.connect(self._path, timeout=_BUSY_TIMEOUT_SECONDS, isolation_level=None)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.executescript(_SCHEMA)
+        return connection
+
+    def _transact(self, function: Callable[[Tx], T]) -> T:
+        if self._connection is None:
+            raise RuntimeError("the store is not open")
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            result = function(self._connection)
+            self._connection.execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+        return result
+
+
+def find(tx: Tx, attempt_id: str) -> Transaction | None:
+    """The transaction of an attempt id."""
+    return _one(tx, "attempt_id = ?", attempt_id)
+
+
+def find_by_cashier_token(tx: Tx, token: str) -> Transaction | None:
+    """The transaction whose cashier page this is."""
+    return _one(tx, "cashier_token = ?", token)
+
+
+def list_due(tx: Tx, *, now: datetime, limit: int) -> list[Transaction]:
+    """Transactions that wait for a payer whose time is over, oldest deadline first."""
+    rows = tx.execute(f"SELECT {_COLUMNS} FROM transactions WHERE status = 'PENDING' AND expires_ms <= ? "  # noqa: S608  # own constants
+                      "ORDER BY expires_ms LIMIT ?", (_ms(now), limit))
+    return [_transaction(row) for row in rows]
+
+
+def list_transactions(tx: Tx, *, after: int, limit: int) -> list[tuple[int, Transaction]]:
+    """Transactions behind a position in the order in which they came, with their positions."""
+    rows = tx.execute(f"SELECT seq, {_COLUMNS} FROM transactions WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit))  # noqa: S608  # own constants
+    return [(row[0], _transaction(row[1:])) for row in rows]
+
+
+def insert(tx: Tx, transaction: Transaction) -> None:
+    """Adds a transaction. A second one with its attempt id is refused by the table."""
+    amount = transaction.amount
+    values = (
+        transaction.attempt_id, transaction.kind, transaction.trade_no, transaction.status, amount.minor if amount else None,
+        amount.currency if amount else None, _ms(transaction.created_at), _ms_or_none(transaction.finished_at), _ms_or_none(transaction.expires_at),
+        transaction.decline_code, transaction.message, transaction.card_brand, transaction.card_last4, transaction.subject, transaction.return_url,
+        transaction.cashier_token or None,
+    )
+    tx.execute(f"INSERT INTO transactions ({_COLUMNS}) VALUES ({', '.join('?' * len(values))})", values)  # noqa: S608  # own constants
+
+
+def save_outcome(tx: Tx, transaction: Transaction) -> None:
+    """Writes the end of a transaction that is still open.
+
+    Raises:
+        OutcomeDiffers: it is not.
+    """
+    changed = tx.execute(
+        "UPDATE transactions SET status = ?, decline_code = ?, message = ?, finished_ms = ? WHERE attempt_id = ? AND status = 'PENDING'",
+        (transaction.status, transaction.decline_code, transaction.message, _ms_or_none(transaction.finished_at), transaction.attempt_id))
+    if changed.rowcount != 1:
+        raise OutcomeDiffers("the transaction is not open")
+
+
+def insert_delivery(tx: Tx, *, event_id: str, body: bytes, due_at: datetime) -> None:
+    """Owes a callback."""
+    tx.execute("INSERT INTO deliveries (event_id, body, state, due_ms, attempts, last_error) VALUES (?, ?, 'DUE', ?, 0, '')",
+               (event_id, body, _ms(due_at)))
+
+
+def list_due_deliveries(tx: Tx, *, now: datetime, limit: int) -> list[Delivery]:
+    """Callbacks whose time has come, the longest due first."""
+    rows = tx.execute("SELECT event_id, body, attempts FROM deliveries WHERE state = 'DUE' AND due_ms <= ? ORDER BY due_ms LIMIT ?",
+                      (_ms(now), limit))
+    return [Delivery(event_id=event_id, body=body, attempts=attempts) for event_id, body, attempts in rows]
+
+
+def save_delivered(tx: Tx, event_id: str) -> None:
+    """The receiver took it."""
+    tx.execute("UPDATE deliveries SET state = 'DONE', attempts = attempts + 1, last_error = '' WHERE event_id = ?", (event_id,))
+
+
+def save_undelivered(tx: Tx, event_id: str, *, error: str, due_at: datetime | None) -> None:
+    """The receiver did not take it; it is tried again at `due_at`, or never when that is None."""
+    tx.execute("UPDATE deliveries SET state = ?, due_ms = coalesce(?, due_ms), attempts = attempts + 1, last_error = ? WHERE event_id = ?",
+               ("GIVEN_UP" if due_at is None else "DUE", _ms_or_none(due_at), error, event_id))
+
+
+def _one(tx: Tx, condition: str, value: str) -> Transaction | None:
+    row = tx.execute(f"SELECT {_COLUMNS} FROM transactions WHERE {condition}", (value,)).fetchone()  # noqa: S608  # own constants
+    return None if row is None else _transaction(row)
+
+
+def _transaction(row: tuple[str, str, str, str, int | None, str | None, int, int | None, int | None, str, str, str, str, str, str, str | None],
+                 ) -> Transaction:
+    (attempt_id, kind, trade_no, status, minor, currency, created_ms, finished_ms, expires_ms, decline_code, message, brand, last4, subject,
+     return_url, token) = row
+    return Transaction(
+        attempt_id=attempt_id, kind=Kind(kind), trade_no=trade_no, status=Status(status),
+        amount=None if minor is None or currency is None else Money(minor, currency), created_at=_time(created_ms),
+        finished_at=None if finished_ms is None else _time(finished_ms), expires_at=None if expires_ms is None else _time(expires_ms),
+        decline_code=decline_code, message=message, card_brand=brand, card_last4=last4, subject=subject, return_url=return_url,
+        cashier_token=token or "",
+    )
+
+
+def _ms(moment: datetime) -> int:
+    return (moment - _EPOCH) // _MILLISECOND
+
+
+def _ms_or_none(moment: datetime | None) -> int | None:
+    return None if moment is None else _ms(moment)
+
+
+def _time(milliseconds: int) -> datetime:
+    return _EPOCH + milliseconds * _MILLISECOND
