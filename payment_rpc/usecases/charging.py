@@ -280,8 +280,9 @@ def _refuse(payment: Payment) -> NoReturn:
 
 
 async def _payment_and_open_attempt(tx: AsyncConnection, payment_id: str) -> tuple[Payment, Attempt | None]:
-    payment = await payments.read_payment(tx, payment_id)
+    # Attempts first: each statement sees what is committed when it starts, so a payment that is read later is never older than its attempts.
     found = await attempts.attempts_of(tx, payment_id)
+    payment = await payments.read_payment(tx, payment_id)
     return payment, next((attempt for attempt in reversed(found) if attempt.state in OPEN), None)
 
 

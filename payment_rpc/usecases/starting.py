@@ -84,9 +84,10 @@ class Starting:
     async def _start(self, tx: AsyncConnection, new: NewPayment) -> Standing:
         now = self._clock.now()
         order = new.order
+        is_open, standing = await payments.enter_gate(tx, merchant_id=order.merchant_id, order_id=order.order_id, at=now)
+        # Behind the gate: the call that was here before us has committed its receipt.
         if new.receipt is not None and (earlier := await self._find_earlier(tx, new.receipt, new.fingerprint)):
             return earlier
-        is_open, standing = await payments.enter_gate(tx, merchant_id=order.merchant_id, order_id=order.order_id, at=now)
         for payment in standing:
             if payment.state is PaymentState.SUCCESS:
                 raise OrderAlreadyPaid(payment_id=payment.payment_id)
