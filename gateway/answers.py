@@ -3,6 +3,7 @@ google.api.HttpBody."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -19,6 +20,8 @@ from mesh.policies import StatusByEnum
 Headers = list[tuple[bytes, bytes]]
 
 JSON: Final = b"application/json"
+_BYTES: Final = b"application/octet-stream"
+_HEADER: Final = re.compile(r"[\x20-\x7e]{1,200}")
 _SUCCESS: Final = b'{"code":"00000","message":"success","data":'
 _TRACE: Final = b',"trace_id":"'
 _END: Final = b'"}'
@@ -65,7 +68,7 @@ class Answers:
                 break
         if self._raw is not None:
             body = self._raw(message)
-            return Answer(status, body.data, content_type=body.content_type.encode("latin-1", "replace") or b"application/octet-stream")
+            return Answer(status, body.data, content_type=body.content_type.encode() if _HEADER.fullmatch(body.content_type) else _BYTES)
         return Answer(status, envelope(self._data(message), trace_id))
 
 

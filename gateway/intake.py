@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
 from gateway.refusals import BodyTooLarge, MalformedBody, RequestTimeout, UnsupportedMediaType
+from mesh.call import NOBODY, Caller
 from mesh.errors import InvalidArgument, TokenInvalid
 from mesh.trace import Trace
 
@@ -28,7 +29,7 @@ class ClientGone(Exception):
 class Request:
     """One HTTP request without its body."""
 
-    __slots__ = ("_repeated", "_scope", "headers", "method", "query", "raw_path", "request_id", "trace")
+    __slots__ = ("_repeated", "_scope", "caller", "headers", "method", "query", "raw_path", "request_id", "safe_to_retry", "trace")
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
@@ -44,6 +45,8 @@ class Request:
             headers[name] = value
         self.headers = headers
         self._repeated = repeated
+        self.caller: Caller = NOBODY             # set by whoever verifies the token
+        self.safe_to_retry: bool | None = None   # set by whoever is about to cause effects: whether a repetition cannot do them twice
         self.trace = Trace.start(self._label(b"traceparent"))
         given = headers.get(b"x-request-id")
         self.request_id = given.decode("ascii") if given is not None and _REQUEST_ID.fullmatch(given) else f"req-{self.trace.span_id}"

@@ -9,7 +9,7 @@ from typing import ClassVar, Final
 import msgspec
 
 from gateway.answers import Answer, Headers
-from mesh.errors import MeshError, MoneyError, NeighbourUnavailable, RemoteError, Unauthenticated
+from mesh.errors import DeadlineExceeded, MeshError, MoneyError, NeighbourUnavailable, RemoteError, Unauthenticated
 from mesh.wire_errors import COMMON, ErrorCatalogue, ErrorSpec, RemoteMoneyError
 
 
@@ -89,7 +89,7 @@ class Refusals:
         self._internal = self._common("INTERNAL")
         self._by_code = {code: self._common(reason) for code, reason in _BY_GRPC_CODE.items()}
 
-    def answer(self, error: MeshError, *, package: str, trace_id: str, credentials: bool = False) -> Answer:
+    def answer(self, error: MeshError, *, package: str, trace_id: str, credentials: bool = False, safe_to_retry: bool | None = None) -> Answer:
         """The answer to a refused request.
 
         Args:
@@ -97,10 +97,14 @@ class Refusals:
             package: proto package of the method, the home of the reasons that the gateway may raise for it.
             trace_id: stands in the envelope.
             credentials: whether the request had any; only then a 401 says that they are wrong.
+            safe_to_retry: for a method with effects, whether sending the request again cannot do them twice; None when there are none. Told when
+                no answer came, because then nobody knows what happened.
         """
         spec = self._spec(error, package)
         known = spec.reason == error.reason
         details = self._details(error, spec, known=known)
+        if safe_to_retry is not None and isinstance(error, NeighbourUnavailable | DeadlineExceeded):
+            details |= {"outcome": "UNKNOWN", "safe_to_retry": safe_to_retry}
         body = {"code": spec.business_code, "message": _message(error, spec) if known else spec.message, "data": None, "details": details,
                 "trace_id": trace_id}
         return Answer(spec.http_status, msgspec.json.encode(body), headers=_headers(error, spec, credentials=credentials), reason=spec.reason)

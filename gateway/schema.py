@@ -64,6 +64,7 @@ class Schema:
     """The whole contract."""
 
     files: tuple[descriptor_pb2.FileDescriptorProto, ...]  # with comments, in order of import
+    pool: DescriptorPool
     methods: tuple[Method, ...]
     errors: ErrorCatalogue
     encoders: Encoders
@@ -106,7 +107,8 @@ def load_schema(descriptor_set: bytes | None = None) -> Schema:
     packages = {method.policy.package for method in methods}
     if problems:
         raise SchemaInvalid("; ".join(problems))
-    return Schema(files=files, methods=tuple(methods), errors=ErrorCatalogue.of_packages(packages, pool=pool), encoders=encoders, decoders=decoders)
+    return Schema(files=files, pool=pool, methods=tuple(methods), errors=ErrorCatalogue.of_packages(packages, pool=pool),
+                  encoders=encoders, decoders=decoders)
 
 
 def _services(pool: DescriptorPool, files: tuple[descriptor_pb2.FileDescriptorProto, ...]) -> Iterator[ServiceDescriptor]:

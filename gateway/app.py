@@ -1,0 +1,126 @@
+"""The ASGI application: finds the door, lets it serve, and puts what every answer has around what it gives. Every exception ends here: a refusal as
+its answer, a defect as INTERNAL with a trace id, a client that hung up as a line in the log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from time import monotonic
+from typing import Final
+
+from gateway.answers import Answer
+from gateway.cors import Cors
+from gateway.docs import docs_pages
+from gateway.doors import Door, Target, Upstream
+from gateway.intake import ClientGone, Receive, Request, Scope, Send
+from gateway.limits import RateLimit
+from gateway.openapi import build_document
+from gateway.pages import Health, Page, document_page
+from gateway.refusals import MethodNotAllowed, Refusals
+from gateway.routes import PathTemplate, Router
+from gateway.schema import Schema
+from gateway.settings import GatewaySettings
+from gateway.telemetry import IN_FLIGHT, Telemetry
+from mesh.auth import UserTokens
+from mesh.errors import MeshError, NotFound, Unavailable
+from mesh.logs import get_logger
+from mesh.wire_errors import COMMON
+
+_CLIENT_GONE: Final = 499
+_OVERLOAD_SECONDS: Final = 1.0
+
+log = get_logger()
+
+
+class Gateway:
+    """The door from outside."""
+
+    def __init__(self, schema: Schema, *, settings: GatewaySettings, upstreams: Mapping[str, Upstream], user_tokens: UserTokens,
+                 telemetry: Telemetry) -> None:
+        """
+        Args:
+            upstreams: who serves each process name of the contract, e.g. "payment_rpc".
+
+        Raises:
+            KeyError: a method is served by a process that is not in `upstreams`. TemplateInvalid: two routes answer one path.
+        """
+        self.health = Health(upstreams)
+        self.refusals = Refusals(schema.errors)
+        self._telemetry = telemetry
+        self._cors = Cors(settings.cors_origins)
+        self._unknown = Page("", _refuse_path)
+        self._router: Router[Target] = Router()
+        for page in (Page("/healthz", self.health.alive), Page("/readyz", self.health.ready), *docs_pages(),
+                     document_page(build_document(schema, development=settings.is_development))):
+            self._router.add("GET", PathTemplate.parse(page.route), page)
+        for method in schema.routed(development=settings.is_development):
+            limit = RateLimit(method.policy.limit, now=monotonic) if method.policy.limit is not None else None
+            for rule in method.rules:
+                door = Door(method, rule, schema=schema, upstream=upstreams[method.policy.served_by], user_tokens=user_tokens, settings=settings,
+                            limit=limit)
+                self._router.add(rule.verb, rule.template, door)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One HTTP request."""
+        started = monotonic()
+        request = Request(scope)
+        target, values = self._find(request)
+        status, refusal = _CLIENT_GONE, ""
+        IN_FLIGHT.inc()
+        try:
+            try:
+                answer = await target.serve(request, receive, values)
+            except MeshError as error:
+                answer = self.refusals.answer(error, package=target.package, trace_id=request.trace.trace_id,
+                                              credentials=b"authorization" in request.headers, safe_to_retry=request.safe_to_retry)
+            except ClientGone:
+                return
+            except Exception as error:
+                log.error("unexpected", route=target.route, trace_id=request.trace.trace_id, exc_info=error)
+                answer = self.refusals.internal(request.trace.trace_id)
+            status, refusal = answer.status, answer.reason
+            await self._send(request, answer, send)
+        finally:
+            IN_FLIGHT.dec()
+            self._telemetry.ended(request, route=target.route, status=status, refusal=refusal, seconds=monotonic() - started)
+
+    async def overloaded(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  the shape of an ASGI application
+        """Answers instead of the application when there are too many connections."""
+        request = Request(scope)
+        refusal = Unavailable("Too many connections.", retry_after_seconds=_OVERLOAD_SECONDS)
+        answer = self.refusals.answer(refusal, package=COMMON, trace_id=request.trace.trace_id)
+        answer.headers.append((b"connection", b"close"))
+        await self._send(request, answer, send)
+
+    def _find(self, request: Request) -> tuple[Target, tuple[bytes, ...]]:
+        """What stands at the path for the verb, with the raw values of its variables; a page that says so when nothing does."""
+        match = self._router.match(request.raw_path)
+        if match is None:
+            return self._unknown, ()
+        target = match.leaf.targets.get("GET" if request.method == "HEAD" else request.method)
+        if target is not None:
+            return target, match.values
+        allow = match.leaf.allow()
+        if request.method == "OPTIONS":
+            return Page("", lambda request: self._cors.options(request, allow)), ()
+        return Page("", lambda request: _refuse_verb(request, allow)), ()
+
+    async def _send(self, request: Request, answer: Answer, send: Send) -> None:
+        body = answer.body
+        headers = [(b"x-request-id", request.request_id.encode()), (b"traceparent", request.trace.traceparent().encode()),
+                   (b"x-content-type-options", b"nosniff"), *answer.headers, *self._cors.headers(request)]
+        if answer.content_type:
+            headers += [(b"content-type", answer.content_type), (b"content-length", b"%d" % len(body))]
+        if not any(name == b"cache-control" for name, _ in answer.headers):
+            headers.append((b"cache-control", b"no-store"))
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
+def _refuse_path(_request: Request) -> Answer:
+    raise NotFound("No such path.")
+
+
+def _refuse_verb(request: Request, allow: str) -> Answer:
+    refusal = MethodNotAllowed(f"{request.method} is not among {allow}.")
+    refusal.allow = allow
+    raise refusal

@@ -1,0 +1,40 @@
+"""Which web pages may call: exact origins from the settings, never a wildcard. Callers bring bearer tokens, never cookies, so credentials are not
+allowed across origins at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from gateway.answers import Answer, Headers
+from gateway.intake import Request
+
+_ALLOWED_HEADERS: Final = b"authorization, content-type, idempotency-key, x-request-id, traceparent"
+_EXPOSED_HEADERS: Final = b"x-request-id, traceparent, idempotent-replayed, retry-after, www-authenticate"
+_PREFLIGHT_SECONDS: Final = b"600"  # what browsers take at most without asking again
+
+
+class Cors:
+    """The allow-list."""
+
+    def __init__(self, origins: Iterable[str]) -> None:
+        self._headers: dict[bytes, Headers] = {
+            origin.encode(): [(b"access-control-allow-origin", origin.encode()), (b"access-control-expose-headers", _EXPOSED_HEADERS)]
+            for origin in origins}
+        self._vary: Headers = [(b"vary", b"Origin")] if self._headers else []
+
+    def headers(self, request: Request) -> Headers:
+        """What an answer says to the browser of a page; nothing to a stranger's."""
+        if not self._headers:
+            return self._vary
+        origin = request.headers.get(b"origin")
+        return self._vary + self._headers.get(origin, []) if origin is not None else self._vary
+
+    def options(self, request: Request, allow: str) -> Answer:
+        """The answer to OPTIONS on a known path: the verbs, and for a page on the list what it may send."""
+        headers: Headers = [(b"allow", allow.encode())]
+        asks = b"access-control-request-method" in request.headers
+        if asks and request.headers.get(b"origin", b"") in self._headers:
+            headers += [(b"access-control-allow-methods", allow.encode()), (b"access-control-allow-headers", _ALLOWED_HEADERS),
+                        (b"access-control-max-age", _PREFLIGHT_SECONDS)]
+        return Answer(204, b"", content_type=b"", headers=headers)

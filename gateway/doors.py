@@ -1,0 +1,139 @@
+"""One HTTP rule of one method, with everything bound at start: who may come in, how often, what is read, what is sent on, what goes back. There is no
+code for any single method here; a new RPC with its annotations is a new door."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Iterable
+from time import monotonic
+from typing import Final, Protocol
+
+from gateway.answers import Answer, Answers
+from gateway.binding import Binder
+from gateway.intake import Receive, Request, read_body
+from gateway.limits import RateLimit
+from gateway.schema import HttpRule, Method, Schema
+from gateway.settings import GatewaySettings
+from mesh.access import Access
+from mesh.auth import UserTokens
+from mesh.call import AUTHORIZATION, CURRENT, IDEMPOTENCY_KEY, REPLAYED, Call, Caller
+from mesh.client import HOP_SECONDS
+from mesh.errors import IdempotencyKeyMissing, InvalidArgument
+from mesh.policies import Idempotency
+
+Metadata = Iterable[tuple[str, str | bytes]]
+
+_KEY: Final = re.compile(rb"[\x21-\x7e]{1,255}")  # as in the pipeline of every server
+
+
+class Upstream(Protocol):
+    """Whoever serves a method; `mesh.client.MeshChannel` is one."""
+
+    async def call(self, path: str, request: bytes, *, metadata: Metadata = ...) -> tuple[bytes, Metadata]:
+        """The answer's bytes and its trailing metadata. Raises MeshError."""
+        ...
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether somebody would take a call now."""
+        ...
+
+
+class Target(Protocol):
+    """What stands at a route."""
+
+    @property
+    def route(self) -> str:
+        """The template, for metrics and the log."""
+        ...
+
+    @property
+    def package(self) -> str:
+        """Proto package whose error reasons apply."""
+        ...
+
+    async def serve(self, request: Request, receive: Receive, values: tuple[bytes, ...]) -> Answer:
+        """The answer to a request. Raises MeshError."""
+        ...
+
+
+class Door:
+    """Serves one HTTP rule."""
+
+    def __init__(self, method: Method, rule: HttpRule, *, schema: Schema, upstream: Upstream, user_tokens: UserTokens, settings: GatewaySettings,
+                 limit: RateLimit | None) -> None:
+        """Takes `limit` from outside, because all doors of a method share it."""
+        policy = method.policy
+        self.route = rule.template.text
+        self.package = policy.package
+        self._path = policy.path
+        self._timeout_seconds = policy.timeout_seconds + HOP_SECONDS  # the channel keeps HOP_SECONDS back
+        self._call: Callable[..., Awaitable[tuple[bytes, Metadata]]] = upstream.call
+        self._user_tokens = user_tokens
+        self._access = Access(policy)
+        self._limit = limit
+        self._idempotency = policy.idempotency
+        self._side_effects = policy.side_effects
+        self._repeatable = policy.repeatable
+        self._binder = Binder(method, rule, schema.decoders)
+        self._answers = Answers(method, rule, schema.encoders)
+        self._body_bytes_max = policy.http.max_body_bytes or settings.body_bytes_max
+        self._body_seconds_max = settings.request_body_seconds
+
+    async def serve(self, request: Request, receive: Receive, values: tuple[bytes, ...]) -> Answer:
+        """Authenticates, limits, translates, calls, translates back."""
+        metadata: list[tuple[str, str | bytes]] = []
+        caller = request.caller = self._admit(request, metadata)
+        if self._limit is not None:
+            self._limit.take(f"{caller.merchant_id}/{caller.subject}" if caller.subject else request.client)
+        key = self._idempotency_key(request, metadata)
+        body, content_type = await self._read(request, receive)
+        message = self._binder.bind(values=values, query=request.query, headers=request.headers, body=body, content_type=content_type)
+        if self._side_effects:
+            request.safe_to_retry = self._repeatable or bool(key)
+        call = Call(trace=request.trace, deadline=monotonic() + self._timeout_seconds, caller=caller, idempotency_key=key,
+                    request_id=request.request_id)
+        token = CURRENT.set(call)
+        try:
+            response, trailing = await self._call(self._path, message, metadata=metadata)
+        finally:
+            CURRENT.reset(token)
+        answer = self._answers.success(response, request.trace.trace_id)
+        for name, _ in trailing:
+            if name == REPLAYED:
+                answer.headers.append((b"idempotent-replayed", b"true"))
+        return answer
+
+    def _admit(self, request: Request, metadata: list[tuple[str, str | bytes]]) -> Caller:
+        """Who calls. The server that is called looks again by itself; here a stranger is turned away before anything is read."""
+        bearer = request.bearer()
+        if bearer is None:
+            return self._access.admit(None, None)
+        metadata.append((AUTHORIZATION, f"Bearer {bearer}"))
+        return self._access.admit(self._user_tokens.verify(bearer), None)
+
+    def _idempotency_key(self, request: Request, metadata: list[tuple[str, str | bytes]]) -> str:
+        if self._idempotency is Idempotency.NONE:
+            return ""
+        key = request.single(b"idempotency-key")
+        if key is None:
+            if self._idempotency is Idempotency.REQUIRED:
+                raise IdempotencyKeyMissing
+            return ""
+        if _KEY.fullmatch(key) is None:
+            raise InvalidArgument.of("Idempotency-Key", "expected 1 to 255 printable ASCII characters without spaces")
+        text = key.decode("ascii")
+        metadata.append((IDEMPOTENCY_KEY, text))
+        return text
+
+    async def _read(self, request: Request, receive: Receive) -> tuple[bytes, bytes]:
+        binder = self._binder
+        if not binder.has_body:
+            request.no_body()
+            return b"", b""
+        if binder.is_raw:
+            request.uncompressed()
+        elif request.has_body:
+            request.json_type()
+        body = await read_body(request, receive, bytes_max=self._body_bytes_max, seconds_max=self._body_seconds_max) if request.has_body else b""
+        return body, request.headers.get(b"content-type", b"") if binder.is_raw else b""

@@ -1,0 +1,81 @@
+"""The gateway's port: uvicorn with our limits, on a socket of ours, stopped by whoever started it. uvicorn's own signal handlers and log settings
+stay out of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import socket
+from collections.abc import Iterator
+from typing import Final
+
+import uvicorn
+
+from gateway.app import Gateway
+from gateway.protocol import Rules, bounded
+from gateway.settings import GatewaySettings
+from mesh.logs import get_logger
+
+_BACKLOG: Final = 4096
+
+log = get_logger()
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals belong to the process, not to one of its ports."""
+        yield
+
+
+class GatewayServer:
+    """Serves a gateway. `start`, `stop`."""
+
+    def __init__(self, gateway: Gateway, settings: GatewaySettings) -> None:
+        self._gateway = gateway
+        self._settings = settings
+        rules = Rules(head_bytes_max=settings.head_bytes_max, head_seconds=settings.request_head_seconds, body_seconds=settings.request_body_seconds,
+                      connections_max=settings.connections_max, overloaded=gateway.overloaded, refusals=gateway.refusals)
+        # What strangers send must not fill the log: uvicorn warns about each broken request.
+        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+        self._server = _Server(uvicorn.Config(
+            gateway, http=bounded(rules), ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
+            proxy_headers=bool(settings.trusted_proxies), forwarded_allow_ips=settings.trusted_proxies,
+            timeout_keep_alive=math.ceil(settings.keep_alive_seconds), timeout_graceful_shutdown=math.ceil(settings.grace_seconds),
+            ssl_certfile=settings.https_cert_file, ssl_keyfile=settings.https_key_file))
+        self._task: asyncio.Task[None] | None = None
+        self.port = 0
+
+    async def start(self) -> None:
+        """Opens the port and serves.
+
+        Raises:
+            OSError: the port is taken, or a certificate cannot be read.
+        """
+        listener = _listen(self._settings.host, self._settings.port)
+        self.port = listener.getsockname()[1]
+        self._server.config.load()
+        self._server.lifespan = self._server.config.lifespan_class(self._server.config)
+        await self._server.startup(sockets=[listener])
+        self._task = asyncio.create_task(self._server.main_loop())
+        log.info("serving", host=self._settings.host, port=self.port)
+
+    async def stop(self) -> None:
+        """Says that it is not ready, waits until load balancers know, lets running requests end, closes. Idempotent."""
+        if self._task is None or self._gateway.health.stopping:
+            return
+        self._gateway.health.stopping = True
+        await asyncio.sleep(self._settings.drain_seconds)
+        self._server.should_exit = True
+        await self._task
+        await self._server.shutdown()
+        log.info("stopped", port=self.port)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    listener.settimeout(0)
+    return listener
