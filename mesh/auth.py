@@ -17,6 +17,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import jwt
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
@@ -268,11 +269,24 @@ def read_jwks(document: bytes) -> dict[str, _Key]:
         key_type, reader = _JWK_READERS.get(jwk.alg, ("", None))
         if reader is None or jwk.kty != key_type or jwk.use != "sig" or jwk.d is not None or not jwk.kid or jwk.kid in keys:
             raise ValueError(f"JWKS: key {jwk.kid!r} is not a public RS256, ES256 or EdDSA key of its own")
-        material = reader.from_jwk(bytes(raw).decode())
-        if isinstance(material, RSAPublicKey) and material.key_size < RSA_BITS_MIN:
-            raise ValueError(f"JWKS: key {jwk.kid!r} has fewer than {RSA_BITS_MIN} bits")
+        try:
+            material = reader.from_jwk(bytes(raw).decode())
+        except jwt.PyJWTError as problem:
+            raise ValueError(f"JWKS: key {jwk.kid!r}: {problem}") from None
+        if not _is_strong(material):
+            raise ValueError(f"JWKS: key {jwk.kid!r} is not RSA with {RSA_BITS_MIN} bits or more, P-256 or Ed25519")
         keys[jwk.kid] = _Key(jwk.alg, material)
     return keys
+
+
+def _is_strong(key: object) -> bool:
+    match key:
+        case RSAPublicKey():
+            return key.key_size >= RSA_BITS_MIN
+        case EllipticCurvePublicKey():
+            return key.curve.name == "secp256r1"
+        case _:
+            return isinstance(key, Ed25519PublicKey)
 
 
 class UserTokenIssuer:

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from mesh.settings import MeshSettings, is_loopback, read_secret
+
+
+class PaymentSettings(MeshSettings):
+    service: str = "payment_rpc"
+    sandbox_url: str = "http://127.0.0.1:8090"
+
+
+def test_a_services_own_variable_wins_over_that_of_the_mesh(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PAYMESH_HOST", "127.0.0.2")
+    monkeypatch.setenv("PAYMESH_PORT", "1")
+    monkeypatch.setenv("PAYMENT_RPC_PORT", "9907")
+    monkeypatch.setenv("PAYMENT_RPC_SANDBOX_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("ORDER_RPC_PORT", "9906")
+    settings = PaymentSettings()
+    assert (settings.host, settings.port, settings.sandbox_url) == ("127.0.0.2", 9907, "http://127.0.0.1:1")
+
+
+def test_the_services_name_may_be_an_argument(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORDER_RPC_PORT", "9906")
+    assert MeshSettings(service="order_rpc").port == 9906
+
+
+def test_an_argument_wins_over_every_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PAYMENT_RPC_PORT", "9907")
+    assert PaymentSettings(port=0).port == 0
+
+
+def test_an_empty_variable_is_no_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PAYMENT_RPC_PORT", "")
+    monkeypatch.setenv("PAYMESH_PORT", "7")
+    assert PaymentSettings().port == 7
+
+
+def test_static_targets_are_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PAYMESH_STATIC_TARGETS", '{"order_rpc": ["127.0.0.1:9906", "127.0.0.1:9916"]}')
+    assert MeshSettings().static_targets == {"order_rpc": ["127.0.0.1:9906", "127.0.0.1:9916"]}
+
+
+def test_the_database_is_a_file_of_the_service_below_var() -> None:
+    assert PaymentSettings(var_dir=Path("/x")).database_url == "sqlite+aiosqlite:////x/payment_rpc.db"
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValidationError):
+        PaymentSettings().port = 1  # type: ignore[misc]
+
+
+def test_every_bad_setting_is_named_at_once_and_no_value_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PAYMENT_RPC_PORT", "70000")
+    monkeypatch.setenv("PAYMESH_ENVIRONMENT", "prod-s3cr3t")
+    monkeypatch.setenv("PAYMESH_LOG_LEVEL", "LOUD")
+    with pytest.raises(ValidationError) as refused:
+        PaymentSettings()
+    for name in ("port", "environment", "log_level"):
+        assert name in str(refused.value)
+    assert "s3cr3t" not in str(refused.value)
+    assert "70000" not in str(refused.value)
+
+
+def test_passwords_in_urls_and_tokens_are_not_shown() -> None:
+    settings = MeshSettings(database_url="mysql+aiomysql://root:hunter2@db/x", redis_url="redis://:hunter2@r", consul_token="hunter2")
+    assert "hunter2" not in repr(settings)
+    assert "hunter2" not in str(settings)
+
+
+def test_production_refuses_shared_secrets_for_user_tokens() -> None:
+    with pytest.raises(ValidationError, match="user_token_secret_file"):
+        MeshSettings(environment="production", user_token_secret_file=Path("x"))
+    assert MeshSettings(environment="test", user_token_secret_file=Path("x")).user_token_secret_file == Path("x")
+
+
+@pytest.mark.parametrize("environment", ["development", "production"])
+def test_crash_points_are_for_tests_only(environment: str) -> None:
+    with pytest.raises(ValidationError, match="failpoints"):
+        MeshSettings(environment=environment, failpoints="payment.charge.after_tx1")  # type: ignore[arg-type]
+
+
+def test_half_a_tls_configuration_is_refused() -> None:
+    with pytest.raises(ValidationError, match="go together"):
+        MeshSettings(tls_cert_file=Path("x"))
+    with pytest.raises(ValidationError, match="tls_ca_file"):
+        MeshSettings(tls_ca_file=Path("x"))
+
+
+def test_an_unknown_argument_is_refused() -> None:
+    with pytest.raises(ValidationError, match="prot"):
+        MeshSettings(prot=1)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(("host", "answer"), [
+    ("127.0.0.1", True), ("127.8.8.8", True), ("::1", True), ("localhost", True),
+    ("0.0.0.0", False), ("10.0.0.1", False), ("::", False), ("example.org", False), ("localhost.example.org", False), ("", False),
+])
+def test_loopback_is_what_never_leaves_the_machine(host: str, answer: bool) -> None:
+    assert is_loopback(host) is answer
+
+
+def test_a_short_secret_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_bytes(b"x" * 31 + b"\n")
+    with pytest.raises(ValueError, match="32 bytes"):
+        read_secret(file)
+    file.write_bytes(b"x" * 32 + b"\n")
+    assert read_secret(file) == b"x" * 32
