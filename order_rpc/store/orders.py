@@ -26,6 +26,10 @@ _AnyRow = Row[*tuple[Any, ...]]
 _WHOLE = select(*_HEAD, *_LINE).join(
     ORDER_ITEM, (ORDER_ITEM.c.merchant_id == ORDERS.c.merchant_id) & (ORDER_ITEM.c.order_id == ORDERS.c.order_id))
 
+# By whether a page shows one buyer and whether it shows one state.
+_INDEXES = {(False, False): "ix_orders_merchant", (False, True): "ix_orders_state", (True, False): "ix_orders_user",
+            (True, True): "ix_orders_user_state"}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrderPage:
@@ -99,7 +103,11 @@ def page_statement(page: OrderPage, *, visible_to: Caller) -> Select[Any]:
         created_at, order_id = page.after
         # In this form MySQL starts reading at the position; of (a < x OR (a = x AND b < y)) alone it makes two ranges and a sort.
         filters += [ORDERS.c.created_at <= created_at, or_(ORDERS.c.created_at < created_at, ORDERS.c.order_id < order_id)]
-    return select(*_HEAD).where(*filters).order_by(ORDERS.c.created_at.desc(), ORDERS.c.order_id.desc()).limit(page.limit)
+    statement = select(*_HEAD).where(*filters).order_by(ORDERS.c.created_at.desc(), ORDERS.c.order_id.desc()).limit(page.limit)
+    # Left alone, the optimizer reads an index of fewer columns from its newest row on: at 200 000 orders a page in the middle took 50 times longer.
+    is_of_a_buyer = bool(page.user_id) or visible_to.scope().user_id is not None
+    hint = f"FORCE INDEX ({_INDEXES[is_of_a_buyer, page.state is not None]})"
+    return statement.with_hint(ORDERS, hint, "mysql").with_hint(ORDERS, hint, "mariadb")
 
 
 async def list_orders(tx: AsyncConnection, page: OrderPage, *, visible_to: Caller) -> list[Order]:

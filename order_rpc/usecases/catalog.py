@@ -14,6 +14,7 @@ from mesh.call import Caller, mark_replayed
 from mesh.clock import Clock
 from mesh.db import Database
 from mesh.money import Money
+from mesh.paging import PageTokens, page_size
 from mesh.receipts import ReceiptKey
 from order_rpc.domain.product import Product, Stock
 from order_rpc.store import catalog
@@ -33,11 +34,21 @@ class CreateProduct:
     fingerprint: Mapping[str, str]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListProducts:
+    """Which products to show: those of a merchant, by SKU."""
+
+    merchant_id: str
+    page_size: int   # 0 means the default
+    page_token: str  # "" means the first page
+
+
 class Catalog:
     """CreateProduct, ListProducts, GetProduct, SetStock."""
 
-    def __init__(self, *, db: Database, clock: Clock) -> None:
+    def __init__(self, *, db: Database, clock: Clock, page_tokens: PageTokens) -> None:
         self._db = db
+        self._page_tokens = page_tokens
         self._clock = clock
 
     async def create_product(self, command: CreateProduct, caller: Caller) -> Product:
@@ -59,9 +70,21 @@ class Catalog:
         """
         return await self._db.read(catalog.get_product, merchant_id=merchant_id, sku_id=sku_id)
 
-    async def list_products(self, *, merchant_id: str, after_sku_id: str, limit: int) -> tuple[Product, ...]:
-        """Products of a merchant by SKU, beginning after `after_sku_id`."""
-        return tuple(await self._db.read(catalog.list_products, merchant_id=merchant_id, after_sku_id=after_sku_id, limit=limit))
+    async def list_products(self, query: ListProducts) -> tuple[tuple[Product, ...], str]:
+        """One page of products and the token of the next one, "" after the last.
+
+        Raises:
+            PageTokenInvalid: the token was not made by us, or for another list or merchant.
+        """
+        selection = {"merchant_id": query.merchant_id}
+        limit = page_size(query.page_size)
+        after = self._page_tokens.decode(query.page_token, list_name="ListProducts", filter=selection, types=(str,))
+        found = await self._db.read(catalog.list_products, merchant_id=query.merchant_id, after_sku_id=str(after[0]) if after else "",
+                                    limit=limit + 1)
+        shown, rest = tuple(found[:limit]), found[limit:]
+        if not rest:
+            return shown, ""
+        return shown, self._page_tokens.encode(list_name="ListProducts", filter=selection, key=(shown[-1].sku_id,))
 
     async def set_stock(self, *, merchant_id: str, sku_id: str, available: int, caller: Caller) -> Product:
         """Sets how many units may be ordered from now on; reserved and sold units stay as they are.
@@ -75,7 +98,7 @@ class Catalog:
         now = self._clock.now()
         key = ReceiptKey(merchant_id=command.merchant_id, caller=operator(caller), method="CreateProduct", key=command.idempotency_key)
         if key.key:
-            receipt = await receipts.find(tx, key, fingerprint=command.fingerprint, now=now)
+            receipt = await receipts.find(tx, key, fingerprint=command.fingerprint)
             if receipt is not None and receipt.answer is not None:
                 return _from_answer(receipt.answer), True
         wanted = Product.create(merchant_id=command.merchant_id, sku_id=command.sku_id, name=command.name, price=command.price,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -15,6 +15,7 @@ from mesh.clock import Clock
 from mesh.db import Database
 from mesh.failpoints import failpoint
 from mesh.ids import Ids
+from mesh.paging import PageTokens, page_size
 from mesh.receipts import ReceiptKey
 from order_rpc.domain.order import NewLine, Order, OrderState, Verb, price_lines
 from order_rpc.store import catalog, orders, stock
@@ -35,12 +36,24 @@ class CreateOrder:
     fingerprint: Mapping[str, str]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListOrders:
+    """Which orders to show: those of a merchant, newest first."""
+
+    merchant_id: str
+    user_id: str               # "" shows those of every buyer
+    state: OrderState | None   # None shows every state
+    page_size: int             # 0 means the default
+    page_token: str            # "" means the first page
+
+
 class Orders:
     """CreateOrder, GetOrder, ListOrders."""
 
-    def __init__(self, *, db: Database, clock: Clock, ids: Ids, payment_window: timedelta) -> None:
+    def __init__(self, *, db: Database, clock: Clock, ids: Ids, page_tokens: PageTokens, payment_window: timedelta) -> None:
         """`payment_window`: how long a buyer may take to pay."""
         self._db = db
+        self._page_tokens = page_tokens
         self._clock = clock
         self._ids = ids
         self._payment_window = payment_window
@@ -65,15 +78,29 @@ class Orders:
         """
         return await self._db.read(orders.load_order, merchant_id=merchant_id, order_id=order_id, visible_to=caller)
 
-    async def list(self, page: OrderPage, caller: Caller) -> tuple[Order, ...]:
-        """One page of orders, newest first; those that are not the caller's are not in it."""
-        return tuple(await self._db.read(orders.list_orders, page, visible_to=caller))
+    async def list(self, query: ListOrders, caller: Caller) -> tuple[tuple[Order, ...], str]:
+        """One page of orders and the token of the next one, "" after the last. Orders that are not the caller's are not in it.
+
+        Raises:
+            PageTokenInvalid: the token was not made by us, or for another list or filter.
+        """
+        selection = {"merchant_id": query.merchant_id, "user_id": query.user_id, "state": query.state or ""}
+        limit = page_size(query.page_size)
+        after = self._page_tokens.decode(query.page_token, list_name="ListOrders", filter=selection, types=(int, str))
+        page = OrderPage(merchant_id=query.merchant_id, user_id=query.user_id, state=query.state, limit=limit + 1,
+                         after=None if after is None else (datetime.fromtimestamp(int(after[0]) / 1000, UTC), str(after[1])))
+        found = await self._db.read(orders.list_orders, page, visible_to=caller)
+        shown, rest = tuple(found[:limit]), found[limit:]
+        if not rest:
+            return shown, ""
+        key = (round(shown[-1].created_at.timestamp() * 1000), shown[-1].order_id)
+        return shown, self._page_tokens.encode(list_name="ListOrders", filter=selection, key=key)
 
     async def _create(self, tx: AsyncConnection, command: CreateOrder, caller: Caller) -> tuple[Order, bool]:
         now = self._clock.now()
         key = ReceiptKey(merchant_id=command.merchant_id, caller=operator(caller), method="CreateOrder", key=command.idempotency_key)
         if key.key:
-            receipt = await receipts.find(tx, key, fingerprint=command.fingerprint, now=now)
+            receipt = await receipts.find(tx, key, fingerprint=command.fingerprint)
             if receipt is not None:
                 order = await orders.load_order(tx, merchant_id=command.merchant_id, order_id=receipt.resource_id, visible_to=caller)
                 return _as_answered(order, receipt.answer or "{}"), True

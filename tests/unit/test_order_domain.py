@@ -51,8 +51,8 @@ def order(state: OrderState = S.PENDING_PAYMENT, *, amount: str = "99.99", paid_
     return replace(placed, state=state, paid_payment_id=paid_by)
 
 
-def snapshot(payment_id: str = "PAY1", *, state: str = "SUCCESS", captured: str = "99.99", currency: str = "CNY", version: int = 3) -> PaymentSnapshot:
-    return PaymentSnapshot.parse(payment_id=payment_id, version=version, state=state, captured=captured, refunded="0", refund_reserved="0",
+def snapshot(*, state: str = "SUCCESS", captured: str = "99.99", currency: str = "CNY", version: int = 3) -> PaymentSnapshot:
+    return PaymentSnapshot.parse(payment_id="PAY1", version=version, state=state, captured=captured, refunded="0", refund_reserved="0",
                                  currency=currency)
 
 
