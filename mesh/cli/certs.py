@@ -28,9 +28,10 @@ def certs(directory: Path, services: tuple[str, ...]) -> None:
     directory = directory.absolute()
     authority = CertificateAuthority(directory, clock=SystemClock())
     try:
-        click.echo(f"PAYMESH_TLS_CA_FILE={authority.ensure()}")
+        authority.ensure()
         for service in services:
             files = authority.issue(service)
+            click.echo(f"{service.upper()}_TLS_CA_FILE={files.ca}")
             click.echo(f"{service.upper()}_TLS_CERT_FILE={files.cert}")
             click.echo(f"{service.upper()}_TLS_KEY_FILE={files.key}")
     except (OSError, TypeError, ValueError) as problem:

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 PRIVATE_DIRECTORY = 0o700
 PRIVATE_FILE = 0o600
-CALLERS = ("payment_rpc", "order_rpc", "gateway")  # services with a caller key of their own
+CALLERS = ("payment_rpc", "order_rpc")  # services with a caller key of their own; the gateway only passes users' tokens on
 SECRETS = ("user_token", "page_token", "redis", "sandbox_api", "sandbox_callback")
 _SECRET_BYTES = 32
 _LOCK_ATTEMPTS = 3

@@ -19,7 +19,7 @@ from sqlalchemy.exc import ArgumentError
 
 from mesh.settings import MeshSettings
 from mesh.supervisor.health import GrpcProbe, HttpProbe, RedisProbe
-from mesh.supervisor.installation import Installation, RunningMesh
+from mesh.supervisor.installation import CALLERS, Installation, RunningMesh
 from mesh.supervisor.processes import STOP_SECONDS, ProcessPlan
 from mesh.supervisor.redis_server import find_redis_server, write_redis_config
 
@@ -163,7 +163,7 @@ class _Builder:
         defaults: dict[str, str] = {}
         if service in SERVERS:
             own[f"{prefix}_DATABASE_URL"] = self._settings[service].database_url
-        if service in _WITH_METRICS:
+        if service in CALLERS:
             defaults[f"{prefix}_CALLER_KEY_FILE"] = str(installation.caller_key_file(service))
         match service:
             case "sandbox":

@@ -1,0 +1,206 @@
+"""The whole mesh as processes: each planned as `paymesh up` plans it, but started, killed and restarted one by one by the test."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from mesh import migrations
+from mesh.auth import UserTokenIssuer
+from mesh.clock import SystemClock
+from mesh.ids import UlidIds
+from mesh.settings import read_secret
+from mesh.supervisor.installation import Installation
+from mesh.supervisor.plan import plan_mesh
+from mesh.supervisor.processes import ProcessPlan
+from tests.processes import Process, Processes
+
+FREE_PORTS = {"GATEWAY_PORT": "0", "PAYMENT_RPC_PORT": "0", "ORDER_RPC_PORT": "0", "SANDBOX_PORT": "0"}
+GOOD_CARD = "4242424242424242"
+DECLINED_CARD = "4000000000000002"
+DEADLINE_SECONDS = 30.0
+POLL_SECONDS = 0.05
+
+
+@contextlib.contextmanager
+def environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Sets variables of this process for a while: what the user of `paymesh up` would have set."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def wait_until(condition: Callable[[], Any], what: str, *, timeout_seconds: float = DEADLINE_SECONDS) -> Any:
+    """Asks until the answer is true, and returns it.
+
+    Raises:
+        AssertionError: not within `timeout_seconds`.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    while not (answer := condition()):
+        assert time.monotonic() < deadline, f"no {what} within {timeout_seconds} s"
+        time.sleep(POLL_SECONDS)
+    return answer
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the gateway said."""
+
+    status: int
+    code: str
+    data: Any
+    headers: httpx.Headers
+    text: str
+
+    @classmethod
+    def of(cls, response: httpx.Response) -> Answer:
+        envelope = response.json()
+        return cls(response.status_code, envelope["code"], envelope["data"], response.headers, response.text)
+
+
+class Person:
+    """Somebody with a token who speaks HTTP to the gateway."""
+
+    def __init__(self, gateway_url: str, token: str) -> None:
+        self.token = token
+        self._client = httpx.Client(base_url=gateway_url, timeout=20, trust_env=False, verify=False, headers={"authorization": f"Bearer {token}"})
+
+    def close(self) -> None:
+        self._client.close()
+
+    def get(self, path: str, **query: Any) -> Answer:
+        return Answer.of(self._client.get(path, params=query))
+
+    def post(self, path: str, body: Any, **headers: str) -> Answer:
+        return Answer.of(self._client.post(path, json=body, headers={name.replace("_", "-"): value for name, value in headers.items()}))
+
+    def order(self, sku_id: str, quantity: int = 1) -> dict[str, Any]:
+        answer = self.post("/api/v1/orders", {"items": [{"sku_id": sku_id, "quantity": quantity}]})
+        assert answer.status == 201, answer.text
+        return dict(answer.data)
+
+    def charge(self, order: Mapping[str, Any], *, number: str = GOOD_CARD, key: str = "") -> Answer:
+        headers = {"idempotency_key": key} if key else {}
+        return self.post("/api/v1/payments/charge", charge_body(order, number=number), **headers)
+
+    def state_of(self, order_id: str) -> str:
+        answer = self.get(f"/api/v1/orders/{order_id}")
+        assert answer.status == 200, answer.text
+        return str(answer.data["state"])
+
+    def wait_paid(self, order_id: str, *, timeout_seconds: float = DEADLINE_SECONDS) -> None:
+        wait_until(lambda: self.state_of(order_id) == "PAID", f"order {order_id} PAID", timeout_seconds=timeout_seconds)
+
+
+def charge_body(order: Mapping[str, Any], *, number: str = GOOD_CARD) -> dict[str, Any]:
+    """A charge of the order's amount."""
+    return {"order_id": order["order_id"], "amount": order["amount"],
+            "credit_card": {"credit_card_number": number, "credit_card_cvv": "123", "credit_card_expiration_month": 12,
+                            "credit_card_expiration_year": SystemClock().now().year + 2}}
+
+
+class SandboxBooks:
+    """What the channel itself has recorded."""
+
+    def __init__(self, url: str, api_key: str) -> None:
+        self._client = httpx.Client(base_url=url, timeout=5, trust_env=False, headers={"authorization": f"Bearer {api_key}"})
+
+    def close(self) -> None:
+        self._client.close()
+
+    def transactions(self) -> list[dict[str, Any]]:
+        """All of them, oldest first."""
+        found: list[dict[str, Any]] = []
+        after = 0
+        while after is not None:
+            answer = self._client.get("/v1/transactions", params={"after": after, "limit": 1000})
+            answer.raise_for_status()
+            page = answer.json()
+            found += page["transactions"]
+            after = page["next_after"]
+        return found
+
+
+class MeshProcesses:
+    """A mesh in a folder of its own. Nothing runs until `start`."""
+
+    def __init__(self, folder: Path, processes: Processes, *, env: Mapping[str, str] | None = None, replicas: Mapping[str, int] | None = None,
+                 discovery: str = "static") -> None:
+        self._given = {**FREE_PORTS, **(env or {})}
+        self._processes = processes
+        self._people: list[Person] = []
+        self._numbers = itertools.count(1)
+        self.installation = Installation(folder / "var").prepare()
+        with environment(self._given):
+            self.plan = plan_mesh(self.installation, replicas=replicas or {}, discovery=discovery)
+        self.gateway_url = self.plan.running.urls["gateway"]
+        self._plans: dict[str, ProcessPlan] = {plan.name: plan for plan in self.plan.processes}
+        self.names = tuple(self._plans)
+        self.running: dict[str, Process] = {}
+        clock = SystemClock()
+        self._issuer = UserTokenIssuer(read_secret(self.installation.secret_file("user_token")), clock=clock, ids=UlidIds(clock))
+        self.books = SandboxBooks(self.plan.running.urls["sandbox"], read_secret(self.installation.secret_file("sandbox_api")).decode())
+
+    def migrate(self) -> None:
+        """Makes the databases."""
+        for service, url in self.plan.database_urls.items():
+            migrations.upgrade(service, url)
+
+    def start(self, *names: str, env: Mapping[str, str] | None = None) -> None:
+        """Starts processes (all without names), each with more environment; does not wait."""
+        for name in names or tuple(self._plans):
+            plan = self._plans[name]
+            self.running[name] = self._processes.command(*plan.command, env={**self._given, **plan.env, **(env or {})}, name=name)
+
+    def wait_ready(self, *names: str) -> None:
+        """Waits until processes (all without names) are well."""
+        for name in names or tuple(self.running):
+            plan = self._plans[name]
+            self.running[name].wait_for(lambda plan=plan: asyncio.run(plan.probe()) == "", "health")
+
+    def stop(self) -> None:
+        """SIGTERM to all at once, and their ends; each must end well."""
+        for process in self.running.values():
+            process.signal(15)
+        codes = {name: process.wait() for name, process in self.running.items()}
+        assert set(codes.values()) <= {0}, codes
+
+    def person(self, subject: str = "alice", **facts: Any) -> Person:
+        """Somebody with a fresh token; `roles` and `merchant_id` as for the issuer."""
+        self._people.append(Person(self.gateway_url, self._issuer.issue(subject, **facts)))
+        return self._people[-1]
+
+    def product(self, *, price: str = "100.00", available: int = 1000) -> str:
+        """A new product, as soon as the gateway reaches order_rpc; returns its SKU."""
+        sku_id = f"SKU-{next(self._numbers)}"
+        merchant = self.person("merchant", roles=["merchant"])
+
+        def created() -> bool:
+            with contextlib.suppress(httpx.TransportError):
+                return merchant.post("/api/v1/products", {"sku_id": sku_id, "name": "A mug", "price": price, "available": available}).status == 201
+            return False
+        wait_until(created, "product")
+        return sku_id
+
+    def close(self) -> None:
+        """Closes connections of the test; processes belong to `Processes`."""
+        for person in self._people:
+            person.close()
+        self.books.close()

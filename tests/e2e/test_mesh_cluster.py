@@ -1,0 +1,211 @@
+"""The mesh as a cluster: MariaDB, Redis, Consul, two replicas of each server, mTLS. A replica that dies or leaves costs no call that may be
+repeated."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+import pytest
+from click.testing import CliRunner
+
+from mesh.cli import paymesh
+from tests.consul_agent import Agent, AgentTls, start_agent
+from tests.e2e.mesh_processes import Answer, MeshProcesses, Person, wait_until
+from tests.processes import Processes
+from tests.servers import MariaDB, Redis
+
+SERVERS = ("payment_rpc", "order_rpc")
+WORKERS = 3
+CALLS_MIN = 25  # of every worker after each disturbance
+
+
+@pytest.fixture(scope="module")
+def module_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
+    processes = Processes(tmp_path_factory.mktemp("logs"))
+    yield processes
+    processes.destroy()
+
+
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The settings that `paymesh certs` prints; the agent has a certificate of its own."""
+    folder = tmp_path_factory.mktemp("tls")
+    services = [part for service in ("payment_rpc", "order_rpc", "gateway", "consul") for part in ("--service", service)]
+    result = CliRunner().invoke(paymesh, ["certs", "--out", str(folder), *services])
+    assert result.exit_code == 0, result.output
+    return dict(line.split("=", 1) for line in result.output.split())
+
+
+@pytest.fixture(scope="module")
+def agent(tls: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
+    shown = AgentTls(ca_file=Path(tls["CONSUL_TLS_CA_FILE"]), cert_file=Path(tls["CONSUL_TLS_CERT_FILE"]), key_file=Path(tls["CONSUL_TLS_KEY_FILE"]),
+                     server_name="localhost")
+    with start_agent(tmp_path_factory.mktemp("consul"), tls=shown) as agent:
+        yield agent
+
+
+@dataclass
+class Cluster:
+    """A running cluster and its registry."""
+
+    mesh: MeshProcesses
+    agent: Agent
+
+    def passing(self, service: str) -> set[str]:
+        """Addresses that Consul's health checks find well."""
+        answer = httpx.get(f"http://{self.agent.address}/v1/health/service/{service}", params={"passing": "1"}, trust_env=False)
+        return {f"{entry['Service']['Address']}:{entry['Service']['Port']}" for entry in answer.json()}
+
+    def registered(self, service: str) -> set[str]:
+        """Addresses that are registered, well or not."""
+        answer = httpx.get(f"http://{self.agent.address}/v1/catalog/service/{service}", trust_env=False)
+        return {f"{entry['ServiceAddress']}:{entry['ServicePort']}" for entry in answer.json()}
+
+    def wait_passing(self) -> None:
+        for service in SERVERS:
+            expected = set(self.mesh.plan.running.grpc[service])
+            wait_until(lambda service=service, expected=expected: self.passing(service) == expected, f"replicas of {service} passing in Consul")
+
+
+@pytest.fixture(scope="module")
+def database_urls(mariadb_server: MariaDB) -> Iterator[dict[str, str]]:
+    urls = {service: mariadb_server.create_database() for service in SERVERS}
+    yield urls
+    for url in urls.values():
+        mariadb_server.drop_database(url)
+
+
+@pytest.fixture(scope="module")
+def settings(database_urls: dict[str, str], redis_server: Redis, agent: Agent, tls: dict[str, str]) -> dict[str, str]:
+    """What the user of this cluster has set."""
+    return {**{name: value for name, value in tls.items() if not name.startswith("CONSUL_")},
+            **{f"{service.upper()}_DATABASE_URL": url for service, url in database_urls.items()},
+            "PAYMESH_REDIS_URL": redis_server.url, "PAYMESH_CONSUL_ADDRESS": agent.address, "PAYMESH_CONSUL_CHECK_INTERVAL_SECONDS": "1"}
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory, module_processes: Processes, agent: Agent, settings: dict[str, str]) -> Iterator[Cluster]:
+    mesh = MeshProcesses(tmp_path_factory.mktemp("mesh"), module_processes, discovery="consul", replicas=dict.fromkeys(SERVERS, 2), env=settings)
+    mesh.migrate()
+    mesh.start()
+    mesh.wait_ready()
+    cluster = Cluster(mesh, agent)
+    cluster.wait_passing()
+    yield cluster
+    mesh.close()
+    module_processes.destroy()
+
+
+class Traffic:
+    """Buyers who repeat nothing: what fails for them has failed."""
+
+    def __init__(self, mesh: MeshProcesses) -> None:
+        self._mesh = mesh
+        self._sku_id = mesh.product(available=100_000)
+        self._calls: Counter[int] = Counter()
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._work, args=(number,)) for number in range(WORKERS)]
+        self.failures: list[str] = []
+        self.charged: list[tuple[Person, str]] = []
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(30)
+            assert not thread.is_alive()
+
+    def flow(self) -> None:
+        """Waits until every buyer made a number of calls from now on."""
+        before = Counter(self._calls)
+        wait_until(lambda: self.failures or all(self._calls[number] - before[number] >= CALLS_MIN for number in range(WORKERS)), "traffic")
+        assert self.failures == []
+
+    def _work(self, number: int) -> None:
+        buyers = self._buyers(number)
+        try:
+            while not self._stop.is_set():
+                self._buy(number, next(buyers))
+        except Exception as problem:  # noqa: BLE001  # the thread's end is the test's failure
+            self.failures.append(repr(problem))
+
+    def _buyers(self, number: int) -> Iterator[Person]:
+        """A new person every few purchases: each may only make some calls a second."""
+        for index in itertools.count():
+            person = self._mesh.person(f"buyer-{id(self)}-{number}-{index}")
+            yield from itertools.repeat(person, 20)
+
+    def _buy(self, number: int, person: Person) -> None:
+        purchase = f"{number}-{self._calls[number]}"
+        order = self._see(number, "order", 201, person.post(
+            "/api/v1/orders", {"items": [{"sku_id": self._sku_id, "quantity": 1}]}, idempotency_key=f"order-{purchase}"))
+        self._see(number, "charge", 200, person.charge(order, key=f"charge-{purchase}"))
+        self.charged.append((person, order["order_id"]))
+        self._see(number, "order read", 200, person.get(f"/api/v1/orders/{order['order_id']}"))
+        self._see(number, "payment read", 200, person.get(f"/api/v1/payments/order/{order['order_id']}"))
+
+    def _see(self, number: int, what: str, status: int, answer: Answer) -> Any:
+        self._calls[number] += 1
+        if answer.status not in {status, 202}:  # 202: the replica died while it asked the channel; the payment goes on
+            self.failures.append(f"{what}: {answer.text}")
+        return answer.data
+
+
+@pytest.fixture
+def traffic(cluster: Cluster) -> Traffic:
+    return Traffic(cluster.mesh)
+
+
+def test_both_replicas_of_each_server_pass_their_checks_by_mtls(cluster: Cluster) -> None:
+    for service in SERVERS:
+        assert len(cluster.passing(service)) == 2
+        for address in cluster.passing(service):
+            with pytest.raises(httpx.TransportError):
+                httpx.get(f"https://{address}", verify=False, trust_env=False)  # without a certificate nobody gets in
+
+
+def test_kill_9_of_one_replica_of_each_fails_no_call_that_may_be_repeated(cluster: Cluster, traffic: Traffic) -> None:
+    mesh = cluster.mesh
+    with traffic:
+        traffic.flow()
+        for service in SERVERS:
+            mesh.running[f"{service}-2"].kill()
+            traffic.flow()
+        for service in SERVERS:
+            mesh.start(f"{service}-2")
+        mesh.wait_ready()
+        traffic.flow()
+    cluster.wait_passing()
+    for person, order_id in traffic.charged:
+        person.wait_paid(order_id)
+    captured = [transaction for transaction in mesh.books.transactions() if transaction["status"] == "CAPTURED"]
+    assert len(captured) == len(traffic.charged)  # nobody paid twice
+
+
+def test_sigterm_withdraws_a_replica_before_it_ends_and_fails_no_call(cluster: Cluster, traffic: Traffic) -> None:
+    mesh = cluster.mesh
+    with traffic:
+        traffic.flow()
+        for service in SERVERS:
+            left, leaving = mesh.plan.running.grpc[service]
+            assert mesh.running[f"{service}-2"].terminate() == 0
+            assert cluster.registered(service) == {left} != {leaving}
+            traffic.flow()
+    assert traffic.failures == []
+
+
+def test_the_last_sigterm_leaves_nothing_in_the_registry(cluster: Cluster) -> None:
+    cluster.mesh.stop()
+    for service in SERVERS:
+        assert cluster.registered(service) == set()
