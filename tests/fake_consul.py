@@ -27,7 +27,7 @@ class Request:
     method: str
     path: str
     query: dict[str, str]
-    token: str
+    token: str | None
     body: bytes
 
     @property
@@ -286,7 +286,7 @@ async def _read(reader: asyncio.StreamReader) -> Request:
     headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:] if line)}
     url = urlsplit(target)
     return Request(method=method, path=unquote(url.path), query=dict(parse_qsl(url.query, keep_blank_values=True)),
-                   token=headers.get("x-consul-token", ""), body=await reader.readexactly(int(headers.get("content-length", "0"))))
+                   token=headers.get("x-consul-token"), body=await reader.readexactly(int(headers.get("content-length", "0"))))
 
 
 def _write(writer: asyncio.StreamWriter, status: int, headers: dict[str, str], body: str) -> None:

@@ -287,9 +287,8 @@ class ConsulRegistrar:
     async def _announce(self) -> None:
         service_id = self._registration["ID"]
         await self._consul.register(self._registration)
-        if not self._announced:
-            # A maintenance that was set on the process before us. One that an operator sets on this process stays.
-            await self._consul.end_maintenance(service_id)
+        # Left by the process before us: the agent keeps it over restarts. One that an operator sets later stays, the agent knows us then.
+        await self._consul.end_maintenance(service_id)
         self._announced = True
         log.info("consul_registered", id=service_id)
 

@@ -84,7 +84,7 @@ async def recover(fake: FakeConsul) -> None:
 @pytest.mark.parametrize("fail", [refuse, hang, lose_leader, list_nothing, say_null, talk_html, talk_another_dialect, say_a_number])
 async def test_a_watch_keeps_its_last_good_set_while_consul_fails_and_follows_it_afterwards(fake, stage, fail):
     await fake.replace("order_rpc", "127.0.0.1:7001", "127.0.0.1:7002")
-    watch = stage.discovery(fake, wait_seconds=0.05, grace_seconds=0.2).open_watch("order_rpc")
+    watch = stage.discovery(fake, wait_seconds=0.05, grace_seconds=1).open_watch("order_rpc")
     await watch.run_once()
     assert (watch.current(), watch.degraded) == (PRESENT, False)
     await fail(fake)
@@ -198,6 +198,15 @@ async def test_too_old_an_answer_without_a_leader_is_better_than_nobody_to_call(
     assert (watch.current(), watch.degraded) == (endpoints(7001), True)
 
 
+async def test_too_old_an_answer_that_is_empty_does_not_replace_a_snapshot(fake, stage):
+    await fake.replace("order_rpc", "127.0.0.1:7001")
+    await stage.discovery(fake).open_watch("order_rpc").run_once()
+    await fake.change(last_contact_ms=60_000, leaderless=True, hides=True)
+    restarted = stage.discovery(fake).open_watch("order_rpc")
+    await restarted.run_once()
+    assert (restarted.current(), restarted.degraded) == (endpoints(7001), True)
+
+
 async def test_a_service_without_a_port_is_nobody_to_call(fake, stage):
     await fake.change(garbage='[{"Node": {"Address": "127.0.0.1"}, "Service": {"Address": "", "Port": 0}},'
                               ' {"Node": {"Address": "127.0.0.9"}, "Service": {"Address": "", "Port": 7001}}]')
@@ -264,6 +273,15 @@ async def test_a_disk_that_refuses_costs_the_snapshot_alone(fake, stage, tmp_pat
     watch = stage.discovery(fake, snapshot_folder=tmp_path / "file").open_watch("order_rpc")
     await watch.run_once()
     assert (watch.current(), watch.degraded) == (endpoints(7001), False)
+
+
+async def test_an_answer_without_a_change_writes_nothing(fake, stage, tmp_path):
+    await fake.replace("order_rpc", "127.0.0.1:7001")
+    watch = stage.discovery(fake, snapshot_folder=tmp_path, wait_seconds=0.01).open_watch("order_rpc")
+    await watch.run_once()
+    (tmp_path / "order_rpc.json").unlink()
+    await watch.run_once()
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_saving_leaves_one_file_for_each_service(fake, stage, tmp_path):

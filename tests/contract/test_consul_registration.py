@@ -53,18 +53,19 @@ async def test_a_server_starts_while_consul_is_away_and_is_announced_when_it_com
 
 async def test_a_consul_that_hangs_holds_no_server_up(fake, stage):
     await fake.change(hangs=True)
+    before = asyncio.all_tasks()
     made = stage.registrar(fake, start_seconds=0.1, stop_seconds=0.1)
     with pytest.raises(Unavailable, match=r"within 0\.1 s"):
         await register(made)
     async with asyncio.timeout(2):  # far below the deadline of a request, 5 s
         await made.deregister()
+    assert not [task for task in asyncio.all_tasks() - before if task.get_name() == "consul-registrar"]
 
 
 async def test_a_withdrawal_that_fails_raises_nothing(fake, stage):
     made = stage.registrar(fake)
-    with contextlib.suppress(ConsulUnavailable):
-        await fake.change(failure=NO_LEADER)
-        await register(made)
+    await made.register(service="order_rpc", endpoint=HERE, grpc_services=(), meta={}, tls=False)
+    await fake.change(failure=NO_LEADER)
     await made.deregister()
     assert fake.matching(lambda request: request.is_withdrawal)
 
@@ -158,7 +159,7 @@ async def test_every_request_carries_the_token_as_a_header_and_none_in_its_url(s
 
 async def test_a_client_without_a_token_sends_no_header(fake, stage):
     await stage.operator(fake).knows("order_rpc-127.0.0.1-1")
-    assert [request.token for request in fake.requests] == [""]
+    assert [request.token for request in fake.requests] == [None]
 
 
 async def test_variables_of_the_environment_neither_move_nor_stop_the_client(fake, stage, monkeypatch):
@@ -166,10 +167,12 @@ async def test_variables_of_the_environment_neither_move_nor_stop_the_client(fak
                         "HTTP_PROXY": "http://127.0.0.1:9", "ALL_PROXY": "http://127.0.0.1:9"}.items():
         monkeypatch.setenv(name, value)
     assert await stage.operator(fake).knows("order_rpc-127.0.0.1-1") is False
-    assert [request.token for request in fake.requests] == [""]
+    assert [request.token for request in fake.requests] == [None]
 
 
 async def test_an_agent_that_sends_a_byte_at_a_time_does_not_hold_a_request_beyond_its_deadline():
+    given_up = asyncio.Event()
+
     async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
         with contextlib.suppress(ConnectionError):
@@ -177,6 +180,7 @@ async def test_an_agent_that_sends_a_byte_at_a_time_does_not_hold_a_request_beyo
                 writer.write(b" ")
                 await writer.drain()
                 await asyncio.sleep(0.01)
+        given_up.set()
 
     server = await asyncio.start_server(drip, "127.0.0.1", 0)
     consul = AsyncConsul(f"127.0.0.1:{server.sockets[0].getsockname()[1]}", grace_seconds=0.2)
@@ -186,6 +190,7 @@ async def test_an_agent_that_sends_a_byte_at_a_time_does_not_hold_a_request_beyo
     finally:
         await consul.close()
         server.close()
+    await asyncio.wait_for(given_up.wait(), 5)
 
 
 async def test_a_blocking_query_may_take_its_wait_and_a_sixteenth_and_the_grace(fake):
