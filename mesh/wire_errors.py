@@ -20,8 +20,10 @@ from mesh.errors import DeadlineExceeded, MeshError, MoneyError, NeighbourUnavai
 
 COMMON = "paymesh.common.v1"
 DETAILS_KEY = "grpc-status-details-bin"
-# HTTP/2 peers accept 8 KiB of header fields by default (grpc.max_metadata_size), base64 adds a third, and other trailers want room.
-STATUS_BYTES_MAX = 5000
+# HTTP/2 peers accept 8 KiB of header fields by default (grpc.max_metadata_size). Base64 adds a third to the details, and the message travels a
+# second time, percent-encoded: nine bytes for a Chinese character.
+STATUS_BYTES_MAX = 4000
+MESSAGE_MAX = 200
 FIELDS_MAX = 32
 TEXT_MAX = 300
 
@@ -128,7 +130,7 @@ def to_status(error: MeshError, *, package: str, catalogue: ErrorCatalogue) -> s
 
 
 def _status(error: MeshError, *, domain: str, code: int) -> status_pb2.Status:
-    status = status_pb2.Status(code=code, message=error.message[:TEXT_MAX])
+    status = status_pb2.Status(code=code, message=error.message[:MESSAGE_MAX])
     status.details.add().Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=domain, metadata=_bounded(error.metadata)))
     if isinstance(error, MoneyError | RemoteMoneyError):
         outcome = common_errors.Outcome.Value(f"OUTCOME_{error.outcome}") if error.outcome else common_errors.OUTCOME_UNSPECIFIED
