@@ -38,9 +38,9 @@ class PathTemplate:
         """
         if not text.startswith("/"):
             raise TemplateInvalid(f"{text}: a path starts with /")
-        path, _, verb = text.rpartition(":") if ":" in text.rsplit("/", 1)[1] else (text, "", "")
-        if verb and not _LITERAL.fullmatch(verb):
-            raise TemplateInvalid(f"{text}: {verb} is not a verb")
+        path, colon, verb = text.rpartition(":") if ":" in text.rsplit("/", 1)[1] else (text, "", "")
+        if colon and not _LITERAL.fullmatch(verb):
+            raise TemplateInvalid(f"{text}: {verb!r} is not a verb")
         segments: list[str | None] = []
         variables: list[tuple[str, ...]] = []
         for part in path[1:].split("/"):
@@ -115,8 +115,7 @@ class Router(Generic[Target]):
         fixed = self._fixed.get(raw_path)
         if fixed is not None:
             return fixed
-        segments = raw_path.split(b"/")
-        return next(_walk(self._root, segments, 1, ()), None) if segments[0] == b"" else None
+        return next(_walk(self._root, raw_path.split(b"/"), 1, ()), None) if raw_path.startswith(b"/") else None
 
     def __iter__(self) -> Iterator[Target]:
         waiting = [self._root]
@@ -140,14 +139,14 @@ def _walk(node: _Node[Target], segments: list[bytes], position: int, values: tup
             yield from _walk(node.variable, segments, position + 1, (*values, segment))
         return
     stem, _, verb = segment.rpartition(b":")
-    for text, after in ((segment, b""), (stem, verb)):
+    readings = [(segment, b""), (stem, verb)] if verb else [(segment, b"")]  # `a:` has no verb: it is no more than a value
+    for text, after in readings:
         literal = node.literals.get(text)
         if literal is not None and after in literal.leaves:
             yield Match(literal.leaves[after], values)
     if node.variable is not None:
-        for text, after in ((stem, verb), (segment, b"")):
-            # `a:` has an empty verb and is no more than a value.
-            if text and after in node.variable.leaves and (after or text is segment):
+        for text, after in reversed(readings):
+            if text and after in node.variable.leaves:
                 yield Match(node.variable.leaves[after], (*values, text))
 
 

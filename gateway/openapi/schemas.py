@@ -54,7 +54,7 @@ class Schemas:
         if direction == "in":
             schema["additionalProperties"] = False
             example = {field.name: value for field in fields if (value := example_of(field)) is not None}
-            if example:
+            if example and example.keys() >= set(required):
                 schema["examples"] = [example]
         return schema
 

@@ -24,6 +24,12 @@ POOL = SCHEMA.pool
 ENCODERS, DECODERS = SCHEMA.encoders, SCHEMA.decoders
 
 
+LOOSE_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**65), 2**65) | st.text(max_size=5)
+    | st.sampled_from(["12", "-3", "COLOUR_CODE_RED", "2026-01-31T12:00:00Z", "1.5s", "AAA=", "true"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["1", "true", "k9_one"]), inner, max_size=2))
+
+
 def message_class(descriptor: Descriptor) -> Any:
     return message_factory.GetMessageClass(descriptor)
 
@@ -207,11 +213,7 @@ class TestAgreesWithTheOracle:
         assert decoded(EVERY, msgspec.json.encode(tree), EVERY_DECODERS) == message
         assert decoded(EVERY, json_format.MessageToJson(message).encode(), EVERY_DECODERS) == message
 
-    @given(st.dictionaries(st.sampled_from([field.name for field in EVERY.fields] + [field.json_name for field in EVERY.fields]),
-                           st.recursive(st.none() | st.booleans() | st.integers(-(2**65), 2**65) | st.text(max_size=5) | st.sampled_from(
-                               ["12", "-3", "COLOUR_CODE_RED", "2026-01-31T12:00:00Z", "1.5s", "AAA=", "true"]),
-                               lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["1", "true", "k9_one"]), inner, max_size=2)),
-                           max_size=3))
+    @given(st.dictionaries(st.sampled_from([name for field in EVERY.fields for name in (field.name, field.json_name)]), LOOSE_VALUES, max_size=3))
     def test_whatever_both_take_means_the_same(self, tree: dict[str, Any]) -> None:
         body = json.dumps(tree).encode()
         try:
@@ -224,8 +226,9 @@ class TestAgreesWithTheOracle:
 
 class TestNumbers:
     @pytest.mark.parametrize(("literal", "text"), [
-        ("100.0", "100.0"), ("100.00", "100.00"), ("123", "123"), ("0", "0"), ("99.990000000000001", "99.990000000000001"), ("-1", "-1"), ("-1.50", "-1.50"),
-        ("4111111111111111", "4111111111111111"), ("123456789012345678901234567890", "123456789012345678901234567890"), ('"007"', "007"), ('"NaN"', "NaN"),
+        ("100.0", "100.0"), ("100.00", "100.00"), ("123", "123"), ("0", "0"), ("99.990000000000001", "99.990000000000001"), ("-1", "-1"),
+        ("-1.50", "-1.50"), ("4111111111111111", "4111111111111111"), ("123456789012345678901234567890", "123456789012345678901234567890"),
+        ('"007"', "007"), ('"NaN"', "NaN"),
     ])
     def test_a_number_stands_in_a_string_field_digit_for_digit(self, literal: str, text: str) -> None:
         message = decoded(POOL.FindMessageTypeByName(CHARGE), b'{"amount": %s}' % literal.encode())
@@ -251,7 +254,8 @@ class TestNumbers:
         message = decoded(POOL.FindMessageTypeByName(CHARGE), b'{"order_id": "a-0", "amount": -0.5}')
         assert (message.order_id, message.amount) == ("a-0", "-0.5")
 
-    @pytest.mark.parametrize("literal", ["2030.0", "2.03e3", '"2030.0"', '" 2030"', '"2_030"', '"２０３０"', "true", '""', "2147483648", '"-2147483649"'])
+    @pytest.mark.parametrize("literal", ["2030.0", "2.03e3", '"2030.0"', '" 2030"', '"2_030"', '"２０３０"', "true", '""', "2147483648",
+                                         '"-2147483649"'])
     def test_an_integer_field_takes_only_integers_of_its_width(self, literal: str) -> None:
         assert refusal(CHARGE, f'{{"credit_card": {{"credit_card_expiration_year": {literal}}}}}').field == "credit_card.credit_card_expiration_year"
 
@@ -361,8 +365,8 @@ class TestDocuments:
                 read_json((opening * depth + ("1" if opening != "[" else "") + closing * depth).encode())
 
     def test_refusals_never_repeat_a_value(self) -> None:
-        for body in ('{"credit_card": {"credit_card_number": [4111111111111111]}}', '{"credit_card": {"credit_card_expiration_year": "4111111111111111"}}'):
-            assert "4111" not in refusal(CHARGE, body).problem
+        for member in ('"credit_card_number": [4111111111111111]', '"credit_card_expiration_year": "4111111111111111"'):
+            assert "4111" not in refusal(CHARGE, f'{{"credit_card": {{{member}}}}}').problem
 
 
 class TestTimes:
@@ -374,8 +378,9 @@ class TestTimes:
         at = decoded(EVERY, json.dumps({"at": text}).encode(), EVERY_DECODERS).at
         assert (at.seconds, at.nanos) == (seconds, nanos)
 
-    @pytest.mark.parametrize("text", ["2026-01-31", "2026-01-31T12:00:00", "2026-02-30T12:00:00Z", "2026-01-31T12:00:60Z", "2026-01-31 12:00:00Z", "",
-                                      "2026-01-31T12:00:00.1234567890Z", "0000-01-01T00:00:00Z", "9999-12-31T23:59:59-01:00", "２026-01-31T12:00:00Z", 1, True])
+    @pytest.mark.parametrize("text", ["2026-01-31", "2026-01-31T12:00:00", "2026-02-30T12:00:00Z", "2026-01-31T12:00:60Z", "2026-01-31 12:00:00Z",
+                                      "2026-01-31T12:00:00.1234567890Z", "0000-01-01T00:00:00Z", "9999-12-31T23:59:59-01:00",
+                                      "２026-01-31T12:00:00Z", "", 1, True])
     def test_anything_else_is_no_time(self, text: object) -> None:
         with pytest.raises(Mismatch) as caught:
             decoded(EVERY, json.dumps({"at": text}).encode(), EVERY_DECODERS)

@@ -1,0 +1,109 @@
+"""The OpenAPI document: valid, complete, and the same as what the gateway does."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import jsonschema
+import pytest
+from openapi_spec_validator import validate
+
+from gateway.openapi import build_document
+from gateway.schema import load_schema, message_class
+
+SCHEMA = load_schema()
+DOCUMENT = build_document(SCHEMA, development=True)
+
+
+def operation(method: str, path: str) -> Any:
+    return DOCUMENT["paths"][path][method]
+
+
+def test_the_document_is_valid_openapi_3_1_and_json() -> None:
+    validate(DOCUMENT)
+    assert json.loads(json.dumps(DOCUMENT))["openapi"] == "3.1.0"
+
+
+def test_every_door_stands_in_it_and_nothing_else() -> None:
+    doors = {(rule.verb.lower(), rule.template.text) for method in SCHEMA.routed(development=True) for rule in method.rules}
+    assert {(verb, path) for path, verbs in DOCUMENT["paths"].items() for verb in verbs} == doors
+    identifiers = [entry["operationId"] for verbs in DOCUMENT["paths"].values() for entry in verbs.values()]
+    assert len(set(identifiers)) == len(identifiers)
+
+
+def test_methods_of_development_stand_only_in_developments_document() -> None:
+    assert "/payments/generate-signature" in DOCUMENT["paths"]
+    assert "/payments/generate-signature" not in build_document(SCHEMA, development=False)["paths"]
+
+
+def test_every_field_operation_and_service_has_its_comment() -> None:
+    for verbs in DOCUMENT["paths"].values():
+        for entry in verbs.values():
+            assert entry["summary"]
+            assert len(entry["description"]) > len(entry["summary"])
+    for name, schema in DOCUMENT["components"]["schemas"].items():
+        if name != "Error":
+            assert all(field.get("description") for field in schema.get("properties", {}).values()), name
+    assert all(tag["description"] for tag in DOCUMENT["tags"])
+
+
+def test_public_methods_need_no_token_and_the_others_do() -> None:
+    assert operation("get", "/api/v1/products")["security"] == []
+    assert operation("post", "/api/v1/orders")["security"] == [{"bearer": []}]
+    assert "401" in operation("post", "/api/v1/orders")["responses"]
+    assert "401" not in operation("get", "/api/v1/products")["responses"]
+
+
+def test_rules_of_the_contract_become_rules_of_the_schema() -> None:
+    charge = DOCUMENT["components"]["schemas"]["paymesh.payment.v1.ChargeRequest.Input"]
+    assert charge["required"] == ["amount", "order_id"]
+    assert charge["additionalProperties"] is False
+    assert charge["properties"]["amount"]["pattern"] == r"^[0-9]{1,15}(\.[0-9]{1,3})?$"
+    assert "orderNo" in charge["properties"]["order_id"]["description"]
+    page_size = next(parameter for parameter in operation("get", "/api/v1/orders")["parameters"] if parameter["name"] == "page_size")
+    assert (page_size["in"], page_size["required"], page_size["schema"]["minimum"], page_size["schema"]["maximum"]) == ("query", False, 0, 100)
+
+
+def test_sensitive_fields_are_only_written() -> None:
+    card = DOCUMENT["components"]["schemas"]["paymesh.payment.v1.CreditCard.Input"]
+    assert all(field["writeOnly"] for field in card["properties"].values())
+
+
+@pytest.mark.parametrize(("status", "code"), [("400", "4004001"), ("409", "4005002"), ("402", "C0301"), ("401", "A0201"), ("429", "A0501"),
+                                              ("413", "A0105"), ("503", "C0100"), ("422", "A0402")])
+def test_errors_stand_with_their_business_codes(status: str, code: str) -> None:
+    assert f"`{code}`" in operation("post", "/api/v1/payments/charge")["responses"][status]["description"]
+
+
+def test_statuses_of_success_are_those_of_the_policy() -> None:
+    assert {"200", "202"} <= set(operation("post", "/api/v1/payments/charge")["responses"])
+    assert "201" in operation("post", "/api/v1/orders")["responses"]
+    assert "200" not in operation("post", "/api/v1/orders")["responses"]
+
+
+def test_a_path_variable_is_not_asked_for_in_the_body() -> None:
+    schema = operation("put", "/api/v1/products/{sku_id}/stock")["requestBody"]["content"]["application/json"]["schema"]
+    assert list(schema["properties"]) == ["available", "merchant_id"]
+
+
+def test_raw_bytes_have_no_schema_and_their_headers_are_parameters() -> None:
+    callback = operation("post", "/api/v1/callbacks/{channel}")
+    assert callback["requestBody"]["content"] == {"*/*": {"schema": {}}}
+    assert {parameter["name"] for parameter in callback["parameters"]} == {"channel", "X-Channel-Timestamp", "X-Channel-Signature"}
+
+
+def test_examples_satisfy_their_own_schemas() -> None:
+    for name, schema in DOCUMENT["components"]["schemas"].items():
+        for example in schema.get("examples", []):
+            jsonschema.Draft202012Validator({"$ref": f"#/components/schemas/{name}", "components": DOCUMENT["components"]}).validate(example)
+    for example in DOCUMENT["components"]["examples"].values():
+        jsonschema.Draft202012Validator(DOCUMENT["components"]["schemas"]["Error"]).validate(example["value"])
+
+
+def test_what_the_gateway_writes_satisfies_the_schema_of_its_answer() -> None:
+    for method in SCHEMA.routed(development=True):
+        name = method.output_type.full_name
+        if name in DOCUMENT["components"]["schemas"]:
+            tree = SCHEMA.encoders.of(method.output_type)(message_class(method.output_type)())
+            jsonschema.Draft202012Validator({"$ref": f"#/components/schemas/{name}", "components": DOCUMENT["components"]}).validate(tree)
