@@ -23,6 +23,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from mesh.errors import MeshError
+from tests.servers import missing
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("mesh", "payment_rpc", "order_rpc", "gateway", "sandbox")
@@ -76,9 +77,10 @@ def nodes(*folders: str) -> Iterator[tuple[str, ast.AST]]:
 
 @cache
 def tracked_files() -> tuple[Path, ...]:
-    listed = subprocess.run(["git", "-c", "safe.directory=*", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
-    if listed.returncode != 0:
-        pytest.skip(f"not a git checkout: {listed.stderr.strip()}")
+    try:
+        listed = subprocess.run(["git", "-c", "safe.directory=*", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as problem:
+        missing("git, or a checkout,", hint=str(problem))
     return tuple(path for name in listed.stdout.split("\0") if name and (path := ROOT / name).is_file())
 
 
