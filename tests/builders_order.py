@@ -8,23 +8,33 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import Table, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+import order_rpc.app
+from mesh.auth import CallerTokens, UserTokenIssuer, UserTokens
 from mesh.call import Caller, Role
+from mesh.client import MeshChannel
 from mesh.db import Database, open_database
+from mesh.discovery.static import StaticDiscovery
 from mesh.money import Money
 from mesh.paging import PageTokens
+from mesh.server import MeshServer
+from mesh.settings import MeshSettings
+from order_rpc.app import RETRY_CONSTRAINTS
 from order_rpc.domain.order import NewLine, Order, OrderState
 from order_rpc.domain.payment import PaymentSnapshot
 from order_rpc.domain.product import Product
+from order_rpc.settings import OrderSettings
 from order_rpc.tables import ORDERS, STOCK, metadata
-from order_rpc.usecases.catalog import Catalog, CreateProduct
-from order_rpc.usecases.orders import CreateOrder, Orders
-from order_rpc.usecases.payments import Answer, Payments, UpdateOrderStatus
+from order_rpc.usecases.catalog import CreateProduct
+from order_rpc.usecases.orders import CreateOrder
+from order_rpc.usecases.payments import Answer, UpdateOrderStatus
 from tests.fakes import FakeClock, FakeIds
 
 PAGE_TOKEN_SECRET = b"page tokens of order_rpc in tests"
+USER_SECRET = b"user tokens of order_rpc in tests"
 PAYMENT_WINDOW = timedelta(minutes=30)
 PAYMENT_RPC = Caller(role=Role.SERVICE, subject="payment_rpc", service="payment_rpc")
 ADMIN = Caller(role=Role.ADMIN, subject="root", merchant_id="mall")
@@ -53,10 +63,9 @@ class OrderApp:
     ids: FakeIds = field(default_factory=FakeIds)
 
     def __post_init__(self) -> None:
-        page_tokens = PageTokens(PAGE_TOKEN_SECRET)
-        self.catalog = Catalog(db=self.db, clock=self.clock, page_tokens=page_tokens)
-        self.orders = Orders(db=self.db, clock=self.clock, ids=self.ids, page_tokens=page_tokens, payment_window=PAYMENT_WINDOW)
-        self.payments = Payments(db=self.db, clock=self.clock, ids=self.ids)
+        self.real = order_rpc.app.OrderApp(db=self.db, clock=self.clock, ids=self.ids, page_tokens=PageTokens(PAGE_TOKEN_SECRET), redis=None,
+                                           payment_window=PAYMENT_WINDOW, scan_interval_seconds=1)
+        self.catalog, self.orders, self.payments = self.real.catalog, self.real.orders, self.real.payments
 
     async def product(self, sku_id: str = "mug", price: str = "10.00", *, currency: str = "CNY", available: int = 100, merchant_id: str = "mall",
                       name: str = "A mug", key: str = "", caller: Caller | None = None) -> Product:
@@ -111,10 +120,54 @@ class OrderApp:
 @asynccontextmanager
 async def order_app(database_url: str) -> AsyncIterator[OrderApp]:
     """The use cases on a database that is created here."""
-    db = open_database(database_url, metadata, retry_constraints=["pk_product"])
+    db = open_database(database_url, metadata, retry_constraints=RETRY_CONSTRAINTS)
     try:
         async with db.engine.begin() as connection:
             await connection.run_sync(metadata.create_all)
         yield OrderApp(db)
     finally:
         await db.close()
+
+
+class RunningOrderRpc:
+    """order_rpc behind a real port, and what a caller needs to reach it."""
+
+    def __init__(self, app: OrderApp, server: MeshServer, payment_rpc: CallerTokens) -> None:
+        self.app = app
+        self.address = f"127.0.0.1:{server.port}"
+        self.payment_rpc = payment_rpc  # caller tokens of payment_rpc that this server accepts
+        self._users = UserTokenIssuer(USER_SECRET, clock=app.clock, ids=app.ids)
+
+    def bearer(self, subject: str = "u1", *roles: str, merchant_id: str = "mall") -> tuple[str, str]:
+        """Metadata of a person: a buyer unless roles are named."""
+        return "authorization", f"Bearer {self._users.issue(subject, roles=roles or ('user',), merchant_id=merchant_id)}"
+
+    @asynccontextmanager
+    async def channel(self, caller_tokens: CallerTokens | None = None) -> AsyncIterator[MeshChannel]:
+        """A channel for generated stubs; with caller tokens it is that service's."""
+        settings = MeshSettings(service="tests", environment="test")
+        discovery = StaticDiscovery({"order_rpc": [self.address]})
+        channel = MeshChannel("order_rpc", settings=settings, discovery=discovery, caller_tokens=caller_tokens)
+        try:
+            await channel.channel_ready()
+            yield channel
+        finally:
+            await channel.close()
+            await discovery.close()
+
+
+@asynccontextmanager
+async def running_order_rpc(database_url: str) -> AsyncIterator[RunningOrderRpc]:
+    """order_rpc in this process, on a free port. Its clock stands still until a test moves `app.clock`."""
+    async with order_app(database_url) as app:
+        key = Ed25519PrivateKey.generate()
+        payment_rpc = CallerTokens("payment_rpc", clock=app.clock, ids=app.ids, private_key=key)
+        known = CallerTokens("order_rpc", clock=app.clock, ids=app.ids, public_keys={"payment_rpc": key.public_key()})
+        users = UserTokens.from_secret(USER_SECRET, clock=app.clock)
+        server = MeshServer(OrderSettings(environment="test", port=0), clock=app.clock, ids=app.ids, user_tokens=users, caller_tokens=known)
+        app.real.add_to(server)
+        await server.start()
+        try:
+            yield RunningOrderRpc(app, server, payment_rpc)
+        finally:
+            await server.stop(0)

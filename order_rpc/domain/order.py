@@ -158,3 +158,10 @@ def price_lines(items: Iterable[NewLine], products: Mapping[str, Product]) -> tu
         product.require_available(quantities[sku_id])
         lines.append(OrderLine(sku_id=sku_id, name=product.name, unit_price=product.price, quantity=quantities[sku_id]))
     return tuple(lines)
+
+
+def canonical_amount(text: str) -> str:
+    """The one spelling of an amount whose currency is not known yet: "09.90", "9.900" and "9.9" are the same."""
+    whole, _, fraction = text.partition(".")
+    fraction = fraction.rstrip("0")
+    return (whole.lstrip("0") or "0") + (f".{fraction}" if fraction else "")

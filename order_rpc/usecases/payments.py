@@ -13,6 +13,7 @@ from mesh import inbox, outbox
 from mesh.call import Caller, current_trace_id
 from mesh.clock import Clock
 from mesh.db import Database
+from mesh.errors import InvalidArgument
 from mesh.failpoints import failpoint
 from mesh.ids import Ids
 from order_rpc.domain.order import Order, OrderState, Verb
@@ -35,6 +36,7 @@ class UpdateOrderStatus:
     order_id: str
     event_id: str
     payment: PaymentSnapshot
+    wanted: OrderState | None = None  # what payment_rpc asks for; the snapshot decides
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +59,10 @@ class Payments:
         """Takes one message. The first snapshot of a payment with money decides what the order does with it; every other one is noted.
 
         Raises:
-            OrderNotFound: there is no such order.
+            OrderNotFound: there is no such order. InvalidArgument: it asks for a state that no payment brings.
         """
+        if command.wanted not in {None, OrderState.PAID}:
+            raise InvalidArgument.of("status", "a payment can only ask for PAID")
         answer, shortfall = await self._db.run(self._update_status, command, caller)
         failpoint("order.update_status.after_commit")
         if shortfall:

@@ -1,0 +1,59 @@
+"""`python -m order_rpc`: the composition root. Settings, database, use cases, servicers, workers, server; until SIGTERM or Ctrl-C."""
+
+from __future__ import annotations
+
+import sys
+from datetime import timedelta
+
+import uvloop
+
+from mesh import failpoints, logs, migrations
+from mesh.clock import SystemClock
+from mesh.db import open_database
+from mesh.discovery.opening import open_registrar
+from mesh.errors import MeshError
+from mesh.ids import UlidIds
+from mesh.paging import PageTokens
+from mesh.redis_client import open_redis
+from mesh.server import MeshServer, serve
+from order_rpc.app import RETRY_CONSTRAINTS, OrderApp
+from order_rpc.settings import OrderSettings
+from order_rpc.tables import metadata
+
+
+async def run(settings: OrderSettings) -> None:
+    """Serves until SIGTERM or SIGINT.
+
+    Raises:
+        MeshError: the database is away, or its schema is not the one of this code.
+        ValueError, OSError: a setting or a file is not what it should be.
+    """
+    clock = SystemClock()
+    ids = UlidIds(clock)
+    db = open_database(settings.database_url, metadata, pool_size=settings.database_pool_size, retry_constraints=RETRY_CONSTRAINTS)
+    await migrations.check_current("order_rpc", db.engine)
+    redis = open_redis(settings.redis_url) if settings.redis_url else None
+    app = OrderApp(
+        db=db, clock=clock, ids=ids, page_tokens=PageTokens.from_settings(settings), redis=redis,
+        payment_window=timedelta(minutes=settings.payment_window_minutes), scan_interval_seconds=settings.scan_interval_seconds)
+    server = MeshServer(settings, clock=clock, ids=ids)
+    app.add_to(server)
+    closers = [db.close]
+    if redis is not None:
+        closers.append(redis.aclose)
+    await serve(settings, server, open_registrar(settings), workers=app.workers, closers=closers)
+
+
+def main() -> None:
+    """Reads the settings and serves."""
+    try:
+        settings = OrderSettings()
+        failpoints.arm(settings.failpoints, environment=settings.environment)
+        logs.configure(settings.service, settings.log_level, json=settings.log_json)
+        uvloop.run(run(settings))
+    except (MeshError, ValueError, OSError) as error:  # pydantic's ValidationError is a ValueError and shows no values
+        sys.exit(f"order_rpc: {error}")
+
+
+if __name__ == "__main__":
+    main()
