@@ -20,7 +20,7 @@ from grpc.aio import AioRpcError
 from mesh.auth import CallerTokens
 from mesh.call import CALLER, CURRENT, IDEMPOTENCY_KEY, REQUEST_ID, TRACEPARENT, Call, Caller, Role
 from mesh.discovery import Discovery, Endpoint
-from mesh.errors import DeadlineExceeded, MeshError, NeighbourUnavailable, RemoteError
+from mesh.errors import DeadlineExceeded, InvalidArgument, MeshError, NeighbourUnavailable, RemoteError
 from mesh.logs import get_logger
 from mesh.metrics import ClientMethodMetrics
 from mesh.policies import Idempotency, policy_of
@@ -191,7 +191,11 @@ class MeshChannel(grpc.aio.Channel):
 
     def _headers(self, call: Call | None, metadata: Metadata) -> list[tuple[str, str | bytes]]:
         headers = list(metadata)
-        given = {key for key, _ in headers}
+        given = set()
+        for key, value in headers:
+            given.add(key)
+            if isinstance(value, str) and not (value.isascii() and value.isprintable()):  # grpc would fail with an internal error
+                raise InvalidArgument.of(key, "expected printable ASCII characters")
         if TRACEPARENT not in given:
             headers.append((TRACEPARENT, (call.trace if call is not None else Trace.start()).traceparent()))
         if call is not None and call.request_id and REQUEST_ID not in given:
@@ -213,7 +217,7 @@ class MeshChannel(grpc.aio.Channel):
             result = await self._attempts(method, request, headers, deadline, repeatable=repeatable, want_trailing=want_trailing)
             code = 0
         except MeshError as error:
-            code = error.grpc_code if isinstance(error, RemoteError) else 4
+            code = _grpc_code(error)
             raise
         else:
             return result
@@ -286,7 +290,7 @@ class MeshChannel(grpc.aio.Channel):
             code = 0
         except AioRpcError as problem:
             error = from_rpc_error(problem)
-            code = error.grpc_code if isinstance(error, RemoteError) else 4
+            code = _grpc_code(error)
             raise error from problem
         finally:
             rpc.cancel()
@@ -301,6 +305,16 @@ def _person(caller: Caller) -> str:
             return f"{caller.merchant_id}/{caller.subject}"
         case _:
             return caller.on_behalf_of
+
+
+def _grpc_code(error: MeshError) -> int:
+    match error:
+        case RemoteError():
+            return error.grpc_code
+        case DeadlineExceeded():
+            return 4
+        case _:
+            return 3
 
 
 def _worth_repeating(error: RemoteError) -> bool:

@@ -6,6 +6,7 @@ still logs facts by name, one by one; the mask is the second guard.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import sys
@@ -66,6 +67,23 @@ def _add_trace(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> M
     return event
 
 
+class _StandardError:
+    """Standard error as it is at the time of a line. A reader that went away costs the line, never the call that wrote it."""
+
+    def write(self, text: str) -> int:
+        try:
+            return sys.stderr.write(text)
+        except (OSError, ValueError):
+            return 0
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.flush()
+
+
+_STDERR: Any = _StandardError()
+
+
 def configure(service: str, level: str = "INFO", *, json: bool = True) -> None:
     """Sets up structlog and routes the standard library's loggers through it. Call once, before the first line."""
 
@@ -80,8 +98,8 @@ def configure(service: str, level: str = "INFO", *, json: bool = True) -> None:
     last: structlog.typing.Processor = structlog.processors.JSONRenderer(serializer=_json) if json else structlog.dev.ConsoleRenderer()
     numeric = logging.getLevelNamesMapping()[level]
     structlog.configure(processors=[*before, last], wrapper_class=structlog.make_filtering_bound_logger(numeric),
-                        logger_factory=structlog.PrintLoggerFactory(sys.stderr), cache_logger_on_first_use=True)
-    handler = logging.StreamHandler(sys.stderr)
+                        logger_factory=structlog.PrintLoggerFactory(_STDERR), cache_logger_on_first_use=False)
+    handler = logging.StreamHandler(_STDERR)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=before, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, last]))
     logging.basicConfig(handlers=[handler], level=max(numeric, logging.WARNING), force=True)
@@ -117,7 +135,7 @@ class CallLog:
     def __init__(self, service: str, *, level: str = "INFO", stream: TextIO | None = None) -> None:
         self._service = service
         self._silent = logging.getLevelNamesMapping()[level] > logging.INFO
-        self._stream = stream or sys.stderr
+        self._stream = stream or _STDERR
         self._encode = msgspec.json.Encoder().encode
 
     def write(self, method: str, code: int, seconds: float, call: Call) -> None:

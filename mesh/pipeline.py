@@ -49,6 +49,7 @@ _LABEL = re.compile(r"[\x20-\x7e]{1,128}")
 # A sibling that refuses *us* says nothing about our caller: to the caller it is our fault.
 _REFUSES_US = frozenset({7, 16})
 _CANCELLED = 1
+_ROUNDING_SECONDS = 0.2  # grpc-timeout is rounded up, by 100 ms above 10 s: a client with the method's own timeout needs no second timer
 _NO_TRACE = Trace("0" * 32, "0" * 16, sampled=False)
 _Answer = TypeVar("_Answer")
 
@@ -188,11 +189,11 @@ class _Method:
 
     def _deadline(self, context: Any, call: Call, started: float) -> float | None:
         remaining: float | None = context.time_remaining()
-        if remaining is None or remaining > self._timeout_seconds:
+        if remaining is None or remaining > self._timeout_seconds + _ROUNDING_SECONDS:
             return self._timeout_seconds if self._cut else None
         if remaining <= 0:
             raise DeadlineExceeded
-        call.deadline = started + remaining
+        call.deadline = started + min(remaining, self._timeout_seconds)
         return None  # grpc.aio cancels the handler at the client's deadline
 
     def _identify(self, call: Call, values: dict[str, str]) -> None:

@@ -85,7 +85,6 @@ class MeshServer:
         self._server: grpc.aio.Server | None = None
         self._health = Health(())
         self._metrics = MetricsPort()
-        self._stopped = False
         self.port = 0
         self.policies: dict[str, MethodPolicy] = {}
 
@@ -115,8 +114,16 @@ class MeshServer:
             PolicyInvalid: methods without a valid policy, all of them named. PlaintextRefused: no TLS beyond loopback.
             OSError or RuntimeError: a port is taken, a file cannot be read.
         """
+        try:
+            await self._start()
+        except BaseException:
+            await self._close(None)
+            raise
+
+    async def _start(self) -> None:
         descriptors = [descriptor_pool.Default().FindServiceByName(name) for name in self.services]
         self.policies = _load_all(descriptors)
+        credentials = server_credentials(self._settings)
         self._health = Health(self.services)
         self._server = server = grpc.aio.server(options=list(SERVER_OPTIONS), maximum_concurrent_rpcs=CONCURRENT_CALLS_MAX)
         catalogue = ErrorCatalogue.of_packages({policy.package for policy in self.policies.values()})
@@ -127,7 +134,7 @@ class MeshServer:
             self._wrap(descriptor, pipeline, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(self._reflection(catalogue), server)
-        self.port = self._open_port(server)
+        self.port = self._open_port(server, credentials)
         await self._metrics.start(self._settings.host, self._settings.metrics_port)
         await server.start()
         self._health.serve()
@@ -135,17 +142,21 @@ class MeshServer:
 
     async def stop(self, grace_seconds: float | None = None, *, registrar: Registrar | None = None) -> None:
         """Says NOT_SERVING, withdraws the announcement, waits until callers know, lets running calls end, closes. Idempotent."""
-        if self._server is None or self._stopped:
+        if self._server is None:
             return
-        self._stopped = True
         self._health.stop_serving()
         if registrar is not None:
             await registrar.deregister()
             await asyncio.sleep(self._settings.drain_seconds)
         self._health.end_watches()
-        await self._server.stop(self._settings.grace_seconds if grace_seconds is None else grace_seconds)
-        await self._metrics.stop()
+        await self._close(self._settings.grace_seconds if grace_seconds is None else grace_seconds)
         log.info("stopped", port=self.port)
+
+    async def _close(self, grace_seconds: float | None) -> None:
+        server, self._server = self._server, None
+        if server is not None:
+            await server.stop(grace_seconds)
+        await self._metrics.stop()
 
     def _wrap(self, descriptor: ServiceDescriptor, pipeline: Pipeline, server: grpc.aio.Server) -> None:
         wrapped = {}
@@ -158,8 +169,7 @@ class MeshServer:
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(descriptor.full_name, wrapped),))
         server.add_registered_method_handlers(descriptor.full_name, wrapped)
 
-    def _open_port(self, server: grpc.aio.Server) -> int:
-        credentials = server_credentials(self._settings)
+    def _open_port(self, server: grpc.aio.Server, credentials: grpc.ServerCredentials | None) -> int:
         host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
         address = f"{host}:{self._settings.port}"
         return server.add_insecure_port(address) if credentials is None else server.add_secure_port(address, credentials)

@@ -1,0 +1,618 @@
+"""A real server and bare gRPC clients: what a peer sees of every step of the pipeline."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf import descriptor_pool
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from prometheus_client import REGISTRY
+
+from mesh import logs
+from mesh.call import current_call, mark_replayed
+from mesh.certificates import CertificateAuthority
+from mesh.errors import Conflict, MeshError, NeighbourUnavailable, NotFound, RemoteError
+from mesh.policies import PolicyInvalid
+from mesh.server import MeshServer
+from mesh.transport import PlaintextRefused
+from mesh.wire_errors import RemoteMoneyError, from_rpc_error
+from tests.echo import PACKAGE, SERVICE, Echo, EchoRequest, Stub, World, add_echo, echo_file, path, plain_channel
+from tests.unit.test_wire_errors import EchoRefused, EchoUnpaid, Unheard
+
+FOREVER = 3600
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+async def refusal(call: Any) -> RemoteError:
+    """The refusal with which a call ends; other endings fail."""
+    with pytest.raises(grpc.aio.AioRpcError) as failed:
+        await asyncio.wait_for(call, 10)
+    error = from_rpc_error(failed.value)
+    assert isinstance(error, RemoteError), error
+    return error
+
+
+@contextlib.asynccontextmanager
+async def stub_of(world: World, servicer: Echo | None = None, **changes: Any) -> Any:
+    async with world.running(servicer, **changes) as server, plain_channel(server.port) as channel:
+        yield Stub(channel)
+
+
+def raising(error: BaseException) -> Echo:
+    async def do(_request: Any, _context: Any) -> None:
+        raise error
+
+    return Echo(do)
+
+
+# Who calls
+
+
+async def test_a_handler_learns_who_calls(world: World) -> None:
+    async with stub_of(world) as stub:
+        answer = await stub.Own(EchoRequest(text="hi"), metadata=[world.bearer("alice", merchant_id="acme")])
+        assert (answer.text, answer.role, answer.subject, answer.user_id, answer.merchant_id) == ("hi", "user", "alice", "alice", "acme")
+        answer = await stub.Own(EchoRequest(), metadata=[world.bearer("root", roles=["user", "admin"])])
+        assert (answer.role, answer.user_id, answer.merchant_id) == ("admin", "", "mall")
+        answer = await stub.Command(EchoRequest(), metadata=[world.service("order_rpc", on_behalf_of="mall/alice")])
+        assert (answer.role, answer.subject, answer.on_behalf_of) == ("service", "order_rpc", "mall/alice")
+        answer = await stub.Browse(EchoRequest())
+        assert (answer.role, answer.subject) == ("public", "")
+
+
+@pytest.mark.parametrize(("method", "metadata", "reason", "code"), [
+    ("Own", [], "UNAUTHENTICATED", 16),
+    ("Own", [("authorization", "")], "TOKEN_INVALID", 16),
+    ("Own", [("authorization", "Basic YWxpY2U6cHc=")], "TOKEN_INVALID", 16),
+    ("Own", [("authorization", "Bearer")], "TOKEN_INVALID", 16),
+    ("Own", [("authorization", "Bearer x.y.z")], "TOKEN_INVALID", 16),
+    ("Own", ["bearer", "bearer"], "INVALID_ARGUMENT", 3),
+    ("Browse", [("authorization", "Bearer x.y.z")], "TOKEN_INVALID", 16),
+    ("Browse", [("x-paymesh-caller", "x.y.z")], "TOKEN_INVALID", 16),
+    ("Command", [], "UNAUTHENTICATED", 16),
+    ("Command", ["admin"], "PERMISSION_DENIED", 7),
+    ("Command", ["payment_rpc"], "PERMISSION_DENIED", 7),
+    ("Command", ["stranger"], "TOKEN_INVALID", 16),
+    ("Command", ["for another"], "TOKEN_INVALID", 16),
+    ("Command", ["order_rpc", "order_rpc"], "INVALID_ARGUMENT", 3),
+    ("Command", ["user as caller"], "TOKEN_INVALID", 16),
+    ("Own", ["caller as user"], "TOKEN_INVALID", 16),
+    ("Write", ["admin"], "PERMISSION_DENIED", 7),
+    ("WriteWithKey", ["bearer"], "IDEMPOTENCY_KEY_MISSING", 3),
+    ("WriteWithKey", ["bearer", ("idempotency-key", "a"), ("idempotency-key", "b")], "INVALID_ARGUMENT", 3),
+])
+async def test_a_call_without_the_right_tokens_never_reaches_the_handler(world: World, method: str, metadata: list[Any], reason: str,
+                                                                         code: int) -> None:
+    made = {
+        "bearer": world.bearer(), "admin": world.bearer(roles=["admin"]), "order_rpc": world.service("order_rpc"),
+        "payment_rpc": world.service("payment_rpc"), "stranger": world.service("stranger"),
+        "for another": world.service("order_rpc", target="payment_rpc"),
+        "user as caller": ("x-paymesh-caller", world.bearer(roles=["admin"])[1].removeprefix("Bearer ")),
+        "caller as user": ("authorization", f"Bearer {world.service('order_rpc')[1]}"),
+    }
+    echo = Echo()
+    async with stub_of(world, echo) as stub:
+        error = await refusal(getattr(stub, method)(EchoRequest(), metadata=[made.get(item, item) for item in metadata]))
+    assert (error.reason, error.grpc_code, echo.calls) == (reason, code, [])
+
+
+async def test_a_request_for_somebody_else_never_reaches_the_handler(world: World) -> None:
+    echo = Echo()
+    async with stub_of(world, echo) as stub:
+        error = await refusal(stub.Own(EchoRequest(user_id="bob"), metadata=[world.bearer("alice")]))
+        assert (error.reason, list(error.fields)) == ("PERMISSION_DENIED", ["user_id"])
+        error = await refusal(stub.Find(EchoRequest(merchant_id="acme"), metadata=[world.bearer("alice")]))
+        assert error.reason == "NOT_FOUND"
+    assert echo.calls == []
+
+
+async def test_the_development_only_is_not_found_in_production(world: World) -> None:
+    async with stub_of(world) as stub:
+        assert (await stub.Toy(EchoRequest(text="hi"))).text == "hi"
+    echo = Echo()
+    async with stub_of(world, echo, environment="production") as stub:
+        assert (await refusal(stub.Toy(EchoRequest()))).reason == "NOT_FOUND"
+    assert echo.calls == []
+
+
+# What is asked
+
+
+async def test_broken_bytes_are_the_callers_fault_and_only_after_its_token(world: World) -> None:
+    async with world.running() as server, plain_channel(server.port) as channel:
+        call = channel.unary_unary(path("Own"))
+        assert (await refusal(call(b"\xff\xff\xff", metadata=[world.bearer()]))).reason == "INVALID_ARGUMENT"
+        assert (await refusal(call(b"\xff\xff\xff"))).reason == "UNAUTHENTICATED"
+
+
+async def test_every_broken_rule_is_named_with_its_field_and_no_value(world: World) -> None:
+    async with stub_of(world) as stub:
+        error = await refusal(stub.Own(EchoRequest(text="S3CR3T", times=99), metadata=[world.bearer()]))
+    assert error.reason == "INVALID_ARGUMENT"
+    assert set(error.fields) == {"text", "times"}
+    assert "S3CR3T" not in f"{error.message}{error.fields}"
+
+
+async def test_an_idempotency_key_is_printable_and_reaches_the_handler_where_it_means_something(world: World) -> None:
+    async with stub_of(world) as stub:
+        token = world.bearer()
+        assert (await stub.Write(EchoRequest(), metadata=[token, ("idempotency-key", "k-1")])).key == "k-1"
+        assert (await stub.Write(EchoRequest(), metadata=[token])).key == ""
+        assert (await stub.Own(EchoRequest(), metadata=[token, ("idempotency-key", "k-1")])).key == ""
+        for bad in ("", "a b", "x" * 256):
+            error = await refusal(stub.Write(EchoRequest(), metadata=[token, ("idempotency-key", bad)]))
+            assert (error.reason, list(error.fields)) == ("INVALID_ARGUMENT", ["Idempotency-Key"])
+        assert (await stub.Write(EchoRequest(), metadata=[token, ("idempotency-key", "x" * 255)])).key == "x" * 255
+
+
+async def test_a_bound_header_fills_its_field_unless_the_request_has_it(world: World) -> None:
+    async with stub_of(world) as stub:
+        assert (await stub.Quick(EchoRequest(), metadata=[("x-echo-note", "from the header")])).note == "from the header"
+        assert (await stub.Quick(EchoRequest(inner={"note": "own"}), metadata=[("x-echo-note", "from the header")])).note == "own"
+
+
+async def test_a_replay_is_told_in_trailing_metadata(world: World) -> None:
+    async def do(_request: Any, _context: Any) -> None:
+        mark_replayed()
+
+    async with stub_of(world, Echo(do)) as stub:
+        call = stub.Write(EchoRequest(), metadata=[world.bearer()])
+        await call
+        assert dict(await call.trailing_metadata())["x-paymesh-idempotent-replayed"] == "true"
+    async with stub_of(world) as stub:
+        call = stub.Write(EchoRequest(), metadata=[world.bearer()])
+        await call
+        assert "x-paymesh-idempotent-replayed" not in dict(await call.trailing_metadata())
+
+
+# What goes wrong
+
+
+@pytest.mark.parametrize("error", [ValueError("secret dsn mysql://root:pw@h/"), KeyError("pw"), Unheard("pw"), OSError(2, "pw"), RecursionError("pw"),
+                                   TimeoutError("pw"), StopAsyncIteration("pw"), AssertionError("pw")], ids=lambda error: type(error).__name__)
+async def test_what_we_did_not_expect_is_internal_with_a_trace_id_and_nothing_else(world: World, error: Exception) -> None:
+    async with stub_of(world, raising(error)) as stub:
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await stub.Browse(EchoRequest(), metadata=[("traceparent", f"00-{'a' * 32}-{'b' * 16}-01")])
+    remote = from_rpc_error(failed.value)
+    assert isinstance(remote, RemoteError)
+    assert (remote.reason, remote.message, remote.metadata, failed.value.details()) == (
+        "INTERNAL", "internal error", {"trace_id": "a" * 32}, "internal error")
+    assert "pw" not in str(failed.value.trailing_metadata())
+
+
+async def test_a_wrong_answer_of_a_handler_is_internal_too(world: World) -> None:
+    class Wrong(Echo):
+        async def answer(self, method: str, request: Any, context: Any) -> Any:
+            return {"pw": 1}
+
+    async with stub_of(world, Wrong()) as stub:
+        assert (await refusal(stub.Browse(EchoRequest()))).reason == "INTERNAL"
+
+
+async def test_a_refusal_keeps_its_domain_reason_and_facts(world: World) -> None:
+    async with stub_of(world, raising(EchoRefused("not now", left=3))) as stub:
+        error = await refusal(stub.Browse(EchoRequest()))
+    assert (error.reason, error.domain, error.grpc_code, error.message, error.metadata) == ("ECHO_REFUSED", PACKAGE, 9, "not now", {"left": "3"})
+    async with stub_of(world, raising(EchoUnpaid(payment_id="PAY1", safe_to_retry=False))) as stub:
+        error = await refusal(stub.Browse(EchoRequest()))
+    assert isinstance(error, RemoteMoneyError)
+    assert (error.payment_id, error.safe_to_retry) == ("PAY1", False)
+
+
+async def test_a_siblings_refusal_passes_unless_it_refused_us(world: World) -> None:
+    passing = RemoteError("sold out", remote_reason="OUT_OF_STOCK", domain="paymesh.order.v1", grpc_code=9)
+    async with stub_of(world, raising(passing)) as stub:
+        error = await refusal(stub.Browse(EchoRequest()))
+    assert (error.reason, error.domain, error.grpc_code) == ("OUT_OF_STOCK", "paymesh.order.v1", 9)
+    async with stub_of(world, raising(NeighbourUnavailable())) as stub:
+        assert (await refusal(stub.Browse(EchoRequest()))).reason == "NEIGHBOUR_UNAVAILABLE"
+    for code in (7, 16):
+        ours = RemoteError(remote_reason="TOKEN_INVALID", domain="paymesh.common.v1", grpc_code=code)
+        async with stub_of(world, raising(ours)) as stub:
+            assert (await refusal(stub.Browse(EchoRequest()))).reason == "INTERNAL"
+
+
+async def test_a_stray_cancellation_is_aborted_and_never_a_client_that_hangs(world: World) -> None:
+    async def do(_request: Any, _context: Any) -> None:
+        task = asyncio.create_task(asyncio.sleep(FOREVER))
+        asyncio.get_running_loop().call_soon(task.cancel)
+        await task
+
+    async with stub_of(world, Echo(do)) as stub:
+        error = await refusal(stub.Browse(EchoRequest()))
+        assert (error.reason, error.grpc_code) == ("CONFLICT", 10)
+        error = await refusal(anext(aiter(stub.Count(EchoRequest(times=1), metadata=[world.bearer()]))))
+        assert error.reason == "CONFLICT"
+
+
+async def test_a_client_that_goes_away_cancels_the_handler(world: World) -> None:
+    running, ended = asyncio.Event(), asyncio.Event()
+
+    async def do(_request: Any, _context: Any) -> None:
+        running.set()
+        try:
+            await asyncio.sleep(FOREVER)
+        except asyncio.CancelledError:
+            ended.set()
+            raise
+
+    async with stub_of(world, Echo(do)) as stub:
+        call = stub.Write(EchoRequest(), metadata=[world.bearer()])
+        async with asyncio.timeout(10):
+            waiting = asyncio.ensure_future(call)
+            await running.wait()
+            call.cancel()
+            await ended.wait()
+        with contextlib.suppress(asyncio.CancelledError):
+            await waiting
+
+
+async def test_a_method_without_a_handler_of_its_own_is_unimplemented(world: World) -> None:
+    from paymesh.order.v1 import order_pb2, order_pb2_grpc
+
+    server = world.server()
+    server.add(order_pb2_grpc.add_OrderServiceServicer_to_server, order_pb2_grpc.OrderServiceServicer())
+    await server.start()
+    async with plain_channel(server.port) as channel:
+        call = order_pb2_grpc.OrderServiceStub(channel).GetOrder(order_pb2.GetOrderRequest(order_id="o"), metadata=[world.bearer()])
+        assert (await refusal(call)).reason == "UNIMPLEMENTED"
+    await server.stop(0)
+
+
+async def test_a_handler_may_abort_by_itself(world: World) -> None:
+    async def do(_request: Any, context: Any) -> None:
+        await context.abort(grpc.StatusCode.ALREADY_EXISTS, "own words")
+
+    async with stub_of(world, Echo(do)) as stub:
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await stub.Browse(EchoRequest())
+    assert (failed.value.code(), failed.value.details()) == (grpc.StatusCode.ALREADY_EXISTS, "own words")
+
+
+# Time
+
+
+async def test_the_deadline_is_the_smaller_of_the_methods_and_the_clients(world: World) -> None:
+    async with stub_of(world) as stub:
+        assert 2900 < (await stub.Browse(EchoRequest())).remaining_ms <= 3000
+        assert 2900 < (await stub.Browse(EchoRequest(), timeout=60)).remaining_ms <= 3000
+        assert (await stub.Browse(EchoRequest(), timeout=1)).remaining_ms <= 1020  # grpc-timeout is rounded up
+
+
+async def test_a_slow_read_is_cut_at_the_methods_timeout(world: World) -> None:
+    cut = asyncio.Event()
+
+    async def do(_request: Any, _context: Any) -> None:
+        try:
+            await asyncio.sleep(FOREVER)
+        except asyncio.CancelledError:
+            cut.set()
+            raise
+
+    async with stub_of(world, Echo(do)) as stub:
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await asyncio.wait_for(stub.Quick(EchoRequest()), 10)
+    assert failed.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert cut.is_set()
+
+
+async def test_a_handler_that_takes_keys_is_not_cut_by_us(world: World) -> None:
+    async def do(_request: Any, _context: Any) -> None:
+        call = current_call()
+        assert call is not None
+        await asyncio.sleep(call.remaining_seconds() + 0.1)  # past the method's 150 ms
+
+    async with stub_of(world, Echo(do)) as stub:
+        answer = await stub.WriteWithKey(EchoRequest(), metadata=[world.bearer(), ("idempotency-key", "k")])
+    assert answer.remaining_ms < 0
+
+
+async def test_a_timeout_of_the_handlers_own_is_not_taken_for_the_deadline(world: World) -> None:
+    async def do(_request: Any, _context: Any) -> None:
+        async with asyncio.timeout(0.001):
+            await asyncio.sleep(FOREVER)
+
+    async with stub_of(world, Echo(do)) as stub:
+        assert (await refusal(stub.Browse(EchoRequest()))).reason == "INTERNAL"
+
+
+# Streams
+
+
+async def test_a_stream_goes_through_the_same_door(world: World) -> None:
+    echo = Echo()
+    async with stub_of(world, echo) as stub:
+        answers = [answer async for answer in stub.Count(EchoRequest(times=3), metadata=[world.bearer("alice")])]
+        assert [(answer.text, answer.user_id) for answer in answers] == [("0", "alice"), ("1", "alice"), ("2", "alice")]
+        echo.calls.clear()
+        assert (await refusal(anext(aiter(stub.Count(EchoRequest(times=1)))))).reason == "UNAUTHENTICATED"
+        assert (await refusal(anext(aiter(stub.Count(EchoRequest(times=99), metadata=[world.bearer()]))))).reason == "INVALID_ARGUMENT"
+        assert echo.calls == []
+
+
+async def test_a_stream_that_breaks_ends_with_its_refusal(world: World) -> None:
+    async def do(_request: Any, _context: Any) -> None:
+        if len(echo.calls) == 2:
+            raise Conflict
+
+    echo = Echo(do)
+    async with stub_of(world, echo) as stub:
+        stream = aiter(stub.Count(EchoRequest(times=3), metadata=[world.bearer()]))
+        assert (await anext(stream)).text == "0"
+        assert (await refusal(anext(stream))).reason == "CONFLICT"
+
+
+# Start
+
+
+@pytest.mark.parametrize("registered", [True, False])
+async def test_a_method_without_a_policy_stops_the_start_and_is_named(world: World, registered: bool) -> None:
+    server = world.server()
+    server.add(lambda servicer, target: add_echo(servicer, target, service="BrokenService", registered=registered), Echo())
+    with pytest.raises(PolicyInvalid, match=rf"{PACKAGE}\.BrokenService\.Undeclared"):
+        await server.start()
+    await server.stop(0)
+
+
+async def test_a_method_without_a_handler_stops_the_start_and_is_named(world: World) -> None:
+    server = MeshServer(world.settings(), clock=world.clock, ids=world.ids)
+    server.add(lambda servicer, target: add_echo(servicer, target, leave_out=["Find"]), Echo())
+    with pytest.raises(PolicyInvalid, match=rf"{SERVICE}\.Find"):
+        await server.start()
+    await server.stop(0)
+
+
+async def test_old_stubs_that_register_generic_handlers_only_are_served_alike(world: World) -> None:
+    server = MeshServer(world.settings(), clock=world.clock, ids=world.ids)
+    server.add(lambda servicer, target: add_echo(servicer, target, registered=False), Echo())
+    await server.start()
+    async with plain_channel(server.port) as channel:
+        assert (await refusal(Stub(channel).Own(EchoRequest()))).reason == "UNAUTHENTICATED"
+    await server.stop(0)
+
+
+async def test_two_servers_do_not_share_a_port(world: World) -> None:
+    async with world.running() as server:
+        with pytest.raises(RuntimeError):
+            await world.server(port=server.port).start()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+async def test_plaintext_beyond_loopback_is_refused(world: World, host: str) -> None:
+    with pytest.raises(PlaintextRefused, match="allow_plaintext"):
+        await world.server(host=host).start()
+
+
+async def test_plaintext_beyond_loopback_is_possible_and_loud(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("echo_rpc")
+    server = world.server(host="0.0.0.0", allow_plaintext=True)
+    await server.start()
+    await server.stop(0)
+    assert '"event":"PLAINTEXT"' in capsys.readouterr().err
+
+
+# Health, reflection, metrics, logs
+
+
+async def test_health_follows_the_life_of_the_server(world: World) -> None:
+    server = world.server()
+    await server.start()
+    async with plain_channel(server.port) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        for name in ("", SERVICE):
+            assert (await stub.Check(health_pb2.HealthCheckRequest(service=name))).status == health_pb2.HealthCheckResponse.SERVING
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await stub.Check(health_pb2.HealthCheckRequest(service="nobody"))
+        assert failed.value.code() is grpc.StatusCode.NOT_FOUND
+        watch = stub.Watch(health_pb2.HealthCheckRequest(service=SERVICE))
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        async with asyncio.timeout(5):  # far less than the grace: an open watch does not hold up the end
+            stopping = asyncio.create_task(server.stop(60))
+            assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+            assert await watch.read() is grpc.aio.EOF
+            await stopping
+
+
+async def test_the_end_waits_for_running_calls(world: World) -> None:
+    running, go_on = asyncio.Event(), asyncio.Event()
+
+    async def do(_request: Any, _context: Any) -> None:
+        running.set()
+        await go_on.wait()
+
+    server = world.server(Echo(do))
+    await server.start()
+    async with plain_channel(server.port) as channel:
+        call = asyncio.ensure_future(Stub(channel).Browse(EchoRequest(text="late")))
+        await running.wait()
+        stopping = asyncio.create_task(server.stop(10))
+        await asyncio.sleep(0)
+        assert not stopping.done()
+        go_on.set()
+        assert (await call).text == "late"
+        await stopping
+
+
+async def reflected(port: int, metadata: list[tuple[str, str]]) -> set[str]:
+    async with plain_channel(port) as channel:
+        stream = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(metadata=metadata)
+        await stream.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+        answer = await stream.read()
+        if answer is grpc.aio.EOF:
+            await stream  # raises
+        stream.cancel()
+        return {service.name for service in answer.list_services_response.service}
+
+
+async def test_reflection_is_open_in_development(world: World) -> None:
+    async with world.running(environment="development") as server:
+        assert await reflected(server.port, []) == {SERVICE, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
+
+
+async def test_reflection_is_for_admins_in_production(world: World) -> None:
+    async with world.running(environment="production") as server:
+        assert SERVICE in await reflected(server.port, [world.bearer(roles=["admin"])])
+        for metadata, code in (([], "UNAUTHENTICATED"), ([world.bearer(roles=["user", "merchant"])], "PERMISSION_DENIED"),
+                               ([("authorization", "Bearer x")], "UNAUTHENTICATED"), ([("authorization", "Basic x")], "UNAUTHENTICATED"),
+                               ([world.bearer(roles=["admin"])] * 2, "UNAUTHENTICATED"), ([world.service("order_rpc")], "UNAUTHENTICATED")):
+            with pytest.raises(grpc.aio.AioRpcError) as failed:
+                await reflected(server.port, metadata)
+            assert failed.value.code().name == code
+
+
+async def http_get(port: int, request: bytes) -> bytes:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(request)
+    answer = await asyncio.wait_for(reader.read(), 10)
+    writer.close()
+    await writer.wait_closed()
+    return answer
+
+
+async def test_metrics_are_served_on_a_port_of_their_own(world: World) -> None:
+    def handled(method: str, code: str) -> float:
+        return REGISTRY.get_sample_value("paymesh_server_handled_total", {"service": SERVICE, "method": method, "code": code}) or 0
+
+    before = handled("Browse", "OK"), handled("Own", "UNAUTHENTICATED")
+    async with world.running() as server, plain_channel(server.port) as channel:
+        await Stub(channel).Browse(EchoRequest())
+        await refusal(Stub(channel).Own(EchoRequest()))
+        assert server.metrics_port not in {0, server.port}
+        head, _, body = (await http_get(server.metrics_port, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200")
+        assert b"paymesh_server_handled_total" in body
+        assert (await http_get(server.metrics_port, b"GET / HTTP/1.1\r\n\r\n")).startswith(b"HTTP/1.1 404")
+        assert (await http_get(server.metrics_port, b"nonsense\r\n\r\n")).startswith(b"HTTP/1.1 404")
+    assert (handled("Browse", "OK"), handled("Own", "UNAUTHENTICATED")) == (before[0] + 1, before[1] + 1)
+    assert REGISTRY.get_sample_value("paymesh_server_in_flight", {"service": SERVICE, "method": "Browse"}) == 0
+
+
+async def test_a_call_is_one_line_of_json_with_its_trace_and_without_its_content(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    trace = f"00-{'a' * 32}-{'b' * 16}-01"
+    async with stub_of(world) as stub:
+        answer = await stub.Own(EchoRequest(text="hush"), metadata=[world.bearer("alice"), ("traceparent", trace), ("x-request-id", "req-1")])
+        await refusal(stub.Own(EchoRequest(text="HUSH"), metadata=[world.bearer("alice"), ("traceparent", "broken")]))
+    assert answer.trace_id == "a" * 32
+    err = capsys.readouterr().err
+    lines = [json.loads(line) for line in err.splitlines() if '"event":"call"' in line]
+    assert [(line["method"], line["code"], line["role"], line["subject"]) for line in lines] == [
+        (path("Own"), 0, "user", "alice"), (path("Own"), 3, "user", "alice")]
+    assert (lines[0]["trace_id"], lines[0]["request_id"], lines[0]["ms"] < 1000) == ("a" * 32, "req-1", True)
+    assert lines[1]["reason"] == "INVALID_ARGUMENT"
+    assert len(lines[1]["trace_id"]) == 32
+    assert lines[1]["trace_id"] != "a" * 32
+    assert "hush" not in err.lower()
+    assert "Bearer" not in err
+
+
+async def test_a_traceback_is_logged_once_without_secrets(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("echo_rpc")
+    error = ValueError("cannot reach mysql://root:hunter2@db/x with Bearer abc.def.ghi for 4111 1111 1111 1111")
+    async with stub_of(world, raising(error)) as stub:
+        remote = await refusal(stub.Browse(EchoRequest()))
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    [line] = [line for line in lines if line["event"] == "unexpected"]
+    assert "ValueError: cannot reach mysql://***@db/x with Bearer *** for ***" in line["exception"]
+    assert line["trace_id"] == remote.metadata["trace_id"]
+    assert "hunter2" not in json.dumps(lines)
+
+
+def test_secrets_are_masked_by_name_and_messages_are_never_written_out() -> None:
+    out = io.StringIO()
+    log = logs.CallLog("x", stream=out)
+    assert log is not None
+    event = {"event": "e", "authorization": "a", "credit_card": "4111", "user_token": "t", "page_token_secret_file": "f", "order_id": "ORD1",
+             "request": EchoRequest(text="hush"), "nested": {"password": "p", "list": ["Bearer abc"]}, "ms": 1.5, "n": 20261120101112}
+    assert logs._redact(None, "", dict(event)) == {
+        "event": "e", "authorization": "***", "credit_card": "***", "user_token": "***", "page_token_secret_file": "***", "order_id": "ORD1",
+        "request": f"<{PACKAGE}.EchoRequest>", "nested": {"password": "***", "list": ["Bearer ***"]}, "ms": 1.5, "n": 20261120101112}
+
+
+# TLS
+
+
+@pytest.fixture
+def tls(world: World) -> dict[str, Any]:
+    """Settings of echo_rpc with mTLS."""
+    authority = CertificateAuthority(world.folder / "tls", clock=world.clock)
+    authority.ensure()
+    files = authority.issue("echo_rpc")
+    return {"tls_cert_file": files.cert, "tls_key_file": files.key, "tls_ca_file": files.ca}
+
+
+def credentials(folder: Path, name: str | None, roots: Path) -> grpc.ChannelCredentials:
+    key, cert = ((folder / f"{name}.key").read_bytes(), (folder / f"{name}.pem").read_bytes()) if name else (None, None)
+    return grpc.ssl_channel_credentials(roots.read_bytes(), key, cert)
+
+
+async def browse(port: int, creds: grpc.ChannelCredentials, name: str = "echo-rpc.paymesh.internal") -> str:
+    options = [("grpc.ssl_target_name_override", name), ("grpc.use_local_subchannel_pool", 1)]
+    async with grpc.aio.secure_channel(f"127.0.0.1:{port}", creds, options=options) as channel:
+        return (await Stub(channel).Browse(EchoRequest(text="tls"), timeout=10)).text
+
+
+async def test_both_sides_show_certificates_of_the_ca(world: World, tls: dict[str, Any]) -> None:
+    folder = world.folder / "tls"
+    CertificateAuthority(folder, clock=world.clock).issue("order_rpc")
+    foreign = CertificateAuthority(world.folder / "foreign", clock=world.clock)
+    foreign.ensure()
+    foreign.issue("order_rpc")
+    async with world.running(host="127.0.0.1", **tls) as server:
+        assert await browse(server.port, credentials(folder, "order_rpc", folder / "ca.pem")) == "tls"
+        for name, wrong in {
+            "no certificate": credentials(folder, None, folder / "ca.pem"),
+            "certificate of another CA": credentials(world.folder / "foreign", "order_rpc", folder / "ca.pem"),
+            "server of another CA": credentials(folder, "order_rpc", world.folder / "foreign" / "ca.pem"),
+        }.items():
+            with pytest.raises(grpc.aio.AioRpcError) as failed:
+                await browse(server.port, wrong)
+            assert failed.value.code() is grpc.StatusCode.UNAVAILABLE, name
+        with pytest.raises(grpc.aio.AioRpcError):
+            await browse(server.port, credentials(folder, "order_rpc", folder / "ca.pem"), name="payment-rpc.paymesh.internal")
+        async with plain_channel(server.port) as channel:
+            with pytest.raises(grpc.aio.AioRpcError) as failed:
+                await Stub(channel).Browse(EchoRequest(), timeout=10)
+            assert failed.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_renewed_certificate_is_shown_without_a_restart(world: World, tls: dict[str, Any]) -> None:
+    folder = world.folder / "tls"
+    authority = CertificateAuthority(folder, clock=world.clock)
+    authority.issue("order_rpc")
+    async with world.running(**tls) as server:
+        mine = credentials(folder, "order_rpc", folder / "ca.pem")
+        assert await browse(server.port, mine) == "tls"
+        (folder / "ca.pem").unlink()
+        (folder / "ca.key").unlink()
+        authority.ensure()
+        authority.issue("echo_rpc")
+        with pytest.raises(grpc.aio.AioRpcError):
+            await browse(server.port, mine)
+        authority.issue("order_rpc")
+        assert await browse(server.port, credentials(folder, "order_rpc", folder / "ca.pem")) == "tls"
+
+
+async def test_private_keys_are_for_their_owner_alone(world: World, tls: dict[str, Any]) -> None:
+    assert [(file.name, oct(file.stat().st_mode & 0o777)) for file in sorted((world.folder / "tls").iterdir()) if file.suffix == ".key"] == [
+        ("ca.key", "0o600"), ("echo_rpc.key", "0o600")]
+
+
+def test_the_descriptor_of_the_test_contract_is_in_the_default_pool() -> None:
+    assert descriptor_pool.Default().FindServiceByName(SERVICE) is echo_file().services_by_name["EchoService"]
+
+
+def test_refusals_of_the_pipeline_are_mesh_errors() -> None:
+    assert issubclass(NotFound, MeshError)
