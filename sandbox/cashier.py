@@ -31,7 +31,7 @@ _HEADERS = {
 _RETURN_AFTER_SECONDS = 5
 _BUTTONS = """<form method="post" action="{path}/pay"><button class="pay" type="submit">Pay {amount}</button></form>
 <form method="post" action="{path}/fail"><button class="fail" type="submit">Fail</button></form>
-<p class="hint">Simulated: no money moves. Open until {expires_at}.</p>"""
+<p class="hint">Simulated: no money moves. Open until <time>{expires_at}</time>.</p>"""
 
 
 def page(transaction: Transaction, *, shop_name: str) -> HTMLResponse:
@@ -48,7 +48,7 @@ def page(transaction: Transaction, *, shop_name: str) -> HTMLResponse:
     else:
         expires_at = "" if transaction.expires_at is None else f"{transaction.expires_at:%Y-%m-%d %H:%M} UTC"
         body = _BUTTONS.format(path=f"/cashier/{html.escape(transaction.cashier_token)}", amount=amount, expires_at=expires_at)
-    facts = {"Order": transaction.subject, "Number": transaction.trade_no}
+    facts = {"For": transaction.subject, "Number": transaction.trade_no}
     rows = "".join(f"<dt>{name}</dt><dd>{html.escape(value)}</dd>" for name, value in facts.items())
     return _render(title=title, shop_name=shop_name, amount=amount, rows=rows, body=body + back, refresh=refresh, status_code=200)
 

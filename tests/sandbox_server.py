@@ -1,19 +1,25 @@
-"""A sandbox inside a test: the real one, on a real socket, with the test's clock."""
+"""A sandbox inside a test: the real one, on a real socket, with the test's clock; and what tests of channels say to it over and over."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from mesh.clock import Clock
 from mesh.ids import Ids
+from mesh.money import Money
+from payment_rpc.channels import Channel, ChannelFact
 from payment_rpc.channels.sandbox import SandboxChannel
+from payment_rpc.domain.card import Card
 from sandbox.server import listen, make_server
 from sandbox.service import Sandbox, SandboxConfig, open_sandbox
 from tests.fakes import FakeClock, FakeIds
@@ -21,6 +27,9 @@ from tests.fakes import FakeClock, FakeIds
 API_KEY = "test-api-key-0123456789abcdef0123"
 CALLBACK_SECRET = "test-callback-secret-0123456789ab"
 MD5_SECRET = "ymall-payment-secret-key-2024"
+PRICE = Money(9999, "CNY")
+PATIENCE = 5.0
+VECTOR = {"payment_id": "PAY202401011234567890", "timestamp": "1704067200000", "nonce": "abc123"}  # of source 001
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +41,109 @@ class RunningSandbox:
 
     def channel(self, *, api_key: str = API_KEY) -> SandboxChannel:
         """An adapter to it; close it with `aclose`."""
-        return SandboxChannel(base_url=self.base_url, api_key=api_key, callback_secret=CALLBACK_SECRET, md5_secret=MD5_SECRET)
+        return adapter_to(self.base_url, api_key=api_key)
+
+    async def listed(self, *, after: int = 0, limit: int = 100) -> dict[str, Any]:
+        """A page of its transactions, newest last."""
+        async with httpx.AsyncClient(trust_env=False) as client:
+            answer = await client.get(f"{self.base_url}/v1/transactions", params={"after": after, "limit": limit},
+                                      headers={"authorization": f"Bearer {API_KEY}"})
+        assert answer.status_code == 200
+        page: dict[str, Any] = answer.json()
+        return page
+
+
+def adapter_to(base_url: str, *, api_key: str = API_KEY) -> SandboxChannel:
+    """payment_rpc's adapter; close it with `aclose`."""
+    return SandboxChannel(base_url=base_url, api_key=api_key, callback_secret=CALLBACK_SECRET, md5_secret=MD5_SECRET)
+
+
+def card(number: str = "4242424242424242") -> Card:
+    """A card; the number decides what happens."""
+    return Card(number=number, cvv="737", expiration_year=2031, expiration_month=8)
+
+
+async def charge(channel: Channel, attempt_id: str = "ATT1", number: str = "4242424242424242", *, amount: Money = PRICE,
+                 timeout_seconds: float = PATIENCE, expires_at: Any = None) -> ChannelFact:
+    """Charges a card."""
+    return await channel.charge(attempt_id=attempt_id, amount=amount, card=card(number), expires_at=expires_at, timeout_seconds=timeout_seconds)
+
+
+async def checkout(channel: Channel, clock: Clock, attempt_id: str = "ATT1", *, amount: Money = PRICE, subject: str = "Order ORD1",
+                   return_url: str = "http://shop.test/done", lives_seconds: float = 1800) -> ChannelFact:
+    """Opens a cashier page."""
+    return await channel.checkout(attempt_id=attempt_id, amount=amount, subject=subject, return_url=return_url, timeout_seconds=PATIENCE,
+                                  expires_at=clock.now() + timedelta(seconds=lives_seconds))
+
+
+def cashier_url(fact: ChannelFact) -> str:
+    """Where a person goes on."""
+    assert fact.next_action is not None
+    assert fact.next_action.kind == "REDIRECT_URL"
+    return fact.next_action.value
+
+
+def http_answer(body: bytes, *, status: str = "200 OK", headers: str = "") -> bytes:
+    """The bytes of an HTTP answer."""
+    return f"HTTP/1.1 {status}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n{headers}\r\n".encode() + body
+
+
+@asynccontextmanager
+async def raw_server(handler: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]) -> AsyncIterator[str]:
+    """A TCP server of a few lines on a free port; its address as a base URL."""
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def run(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        try:
+            await handler(reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            tasks.discard(task)
+            writer.close()
+
+    server = await asyncio.start_server(run, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+        for task in list(tasks):
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class Receiver:
+    """The shop's callback address: keeps what came, answers what it is told to, else `success`."""
+
+    def __init__(self) -> None:
+        self.answers: list[bytes] = []
+        self.requests: list[tuple[dict[str, str], bytes]] = []
+        self.url = ""
+
+    async def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One delivery."""
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:] if line)}
+        body = await reader.readexactly(int(headers["content-length"]))
+        self.requests.append((headers, body))
+        writer.write(self.answers.pop(0) if self.answers else http_answer(b"success"))
+        await writer.drain()
+
+    def bodies(self) -> list[bytes]:
+        """What came, byte for byte."""
+        return [body for _, body in self.requests]
+
+
+@asynccontextmanager
+async def running_receiver() -> AsyncIterator[Receiver]:
+    """A receiver that listens."""
+    shop = Receiver()
+    async with raw_server(shop.take) as base_url:
+        shop.url = f"{base_url}/api/v1/callbacks/sandbox"
+        yield shop
 
 
 def config(folder: Path, **changes: Any) -> SandboxConfig:
@@ -65,7 +176,16 @@ async def running_sandbox(folder: Path, *, clock: Clock | None = None, ids: Ids 
         server = make_server(sandbox.app)
         task = asyncio.create_task(server.serve(sockets=[listener]))
         try:
+            async with httpx.AsyncClient(trust_env=False) as client:
+                assert (await client.get(f"{base_url}/healthz")).status_code == 200
             yield RunningSandbox(base_url=base_url, sandbox=sandbox)
-        finally:
-            server.stop()
-            await task
+        finally:  # at once: uvicorn's own way takes 0.2 s, and every test would
+            task.cancel()
+            for listening in server.servers:
+                listening.close()
+            for connection in list(server.server_state.connections):
+                connection.transport.abort()
+            left = {task, *server.server_state.tasks}
+            for handler in server.server_state.tasks:
+                handler.cancel()
+            await asyncio.gather(*left, return_exceptions=True)

@@ -14,8 +14,8 @@ from contextlib import asynccontextmanager
 
 import httpx
 
-CONNECTIONS_MAX = 200            # calls in flight; more wait
-_KEEPALIVE_SECONDS = 30.0        # shorter than the channel keeps an idle connection, so that no request meets a closing one
+CONNECTIONS_MAX = 200      # calls in flight; more wait
+_KEEPALIVE_SECONDS = 30.0  # shorter than the channel keeps an idle connection, so that no request meets a closing one
 
 
 class ConnectionsBusy(Exception):
@@ -31,7 +31,7 @@ def _tls() -> ssl.SSLContext:
 class Connections:
     """A stack of clients with one connection each: the one used last is used next, so the rest may fall idle and are opened again when needed."""
 
-    def __init__(self, *, connections_max: int = CONNECTIONS_MAX) -> None:
+    def __init__(self, *, connections_max: int) -> None:
         self._free: list[httpx.AsyncClient] = []
         self._slots = asyncio.Semaphore(connections_max)
 

@@ -19,7 +19,7 @@ import structlog
 from mesh.errors import InvalidArgument, MeshError, PermissionDenied
 from mesh.money import Money
 from payment_rpc.channels import CardDetails, ChannelFact, ChannelStatus
-from payment_rpc.channels.connections import Connections, ConnectionsBusy
+from payment_rpc.channels.connections import CONNECTIONS_MAX, Connections, ConnectionsBusy
 from payment_rpc.domain.errors import ChannelUnavailable, PaymentNotFound, PaymentStateInvalid, SignatureInvalid
 from payment_rpc.domain.payment import NextAction
 
@@ -93,18 +93,20 @@ class _Unclear(Exception):
 class SandboxChannel:
     """The adapter to sandbox/. One for the whole process: it keeps connections open. `aclose` it."""
 
-    def __init__(self, *, base_url: str, api_key: str, callback_secret: str, md5_secret: str = PUBLISHED_MD5_SECRET) -> None:
+    def __init__(self, *, base_url: str, api_key: str, callback_secret: str, md5_secret: str = PUBLISHED_MD5_SECRET,
+                 connections_max: int = CONNECTIONS_MAX) -> None:
         """
         Args:
             base_url: from configuration only.
             callback_secret: HMAC key of callbacks.
             md5_secret: of source 001's rule.
+            connections_max: calls in flight; more wait for at most 2 s.
         """
         self._base_url = base_url.rstrip("/")
         self._headers = {"authorization": f"Bearer {api_key}", "content-type": "application/json", "accept-encoding": "identity"}
         self._callback_secret = callback_secret.encode()
         self._md5_secret = md5_secret
-        self._connections = Connections()
+        self._connections = Connections(connections_max=connections_max)
 
     @property
     def name(self) -> str:
@@ -220,7 +222,7 @@ class SandboxChannel:
         """
         if timeout_seconds <= 0:
             raise _NotSent("no time left")
-        connect_seconds = min(timeout_seconds, _CONNECT_SECONDS_MAX)
+        connect_seconds = min(timeout_seconds / 2, _CONNECT_SECONDS_MAX)  # waiting and connecting end before the call does: then it was not sent
         timeout = httpx.Timeout(timeout_seconds, connect=connect_seconds, pool=connect_seconds)
         content = None if body is None else json.dumps(body).encode()
         try:
