@@ -8,6 +8,8 @@ import signal
 import socket
 import sys
 
+import uvloop
+
 from mesh import logs
 from mesh.clock import SystemClock
 from mesh.ids import UlidIds
@@ -43,7 +45,7 @@ def main() -> None:
         config = settings.config(port=listener.getsockname()[1])
     except (ValueError, OSError) as error:  # pydantic's ValidationError is a ValueError and shows no values
         sys.exit(f"sandbox: {error}")
-    asyncio.run(serve(config, listener))
+    uvloop.run(serve(config, listener))
 
 
 if __name__ == "__main__":
