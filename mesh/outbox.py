@@ -54,6 +54,9 @@ OUTBOX = Table(
     Index("ix_outbox_aggregate_id", "aggregate_id"),
 )
 
+_INSERT = insert(OUTBOX)
+_SETTLE = update(OUTBOX).where(OUTBOX.c.event_id == bindparam("event"), OUTBOX.c.state == "NEW").values(state="DONE")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
@@ -92,7 +95,7 @@ class Destination(Protocol):
 
 async def put(tx: AsyncConnection, *messages: Message) -> None:
     """Writes messages in the transaction of the change that they tell of."""
-    await tx.execute(insert(OUTBOX), [{
+    await tx.execute(_INSERT, [{
         "event_id": message.event_id, "destination": message.destination, "tag": message.tag, "aggregate_id": message.aggregate_id,
         "payload": json.dumps(message.payload, separators=(",", ":"), ensure_ascii=False), "trace_id": message.trace_id, "state": "NEW",
         "due_at": message.due_at, "attempts": 0, "last_error": "", "created_at": message.created_at,
@@ -158,7 +161,7 @@ class Relay:
         return [_message(row) for row in rows]
 
     async def _settle(self, tx: AsyncConnection, message: Message, settlement: Settlement | None) -> None:
-        done = await tx.execute(update(OUTBOX).where(OUTBOX.c.event_id == message.event_id, OUTBOX.c.state == "NEW").values(state="DONE"))
+        done = await tx.execute(_SETTLE, {"event": message.event_id})
         if done.rowcount == 1 and settlement is not None:
             await settlement(tx)
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import Column, ColumnElement, Index, String, Table, Text, and_, delete, insert, select, update
+from sqlalchemy import Column, Index, String, Table, Text, and_, bindparam, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.db import Identifier, UtcMillis, metadata_with_names
@@ -37,6 +37,15 @@ RECEIPT = Table(
     Index("ix_receipt_resource_id", "resource_id"),
     Index("ix_receipt_expires_at", "expires_at"),
 )
+
+# Statements of the request path are built once: building one costs as much as sending it.
+_IS = and_(RECEIPT.c.merchant_id == bindparam("merchant_id"), RECEIPT.c.caller == bindparam("caller"), RECEIPT.c.method == bindparam("method"),
+           RECEIPT.c.idempotency_key == bindparam("key"))
+_FIND = select(RECEIPT.c.resource_id, RECEIPT.c.answer, RECEIPT.c.fingerprint).where(_IS)
+_INSERT = insert(RECEIPT)
+_FINISH = (update(RECEIPT).where(RECEIPT.c.resource_id == bindparam("resource"), RECEIPT.c.state == "RUNNING")
+           .values(state="DONE", answer=bindparam("first_answer")))
+_DELETE = delete(RECEIPT).where(_IS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +72,7 @@ async def find(tx: AsyncConnection, key: ReceiptKey, *, fingerprint: Mapping[str
     Raises:
         IdempotencyKeyReused: the key was used with another request; names the differing fields.
     """
-    columns = (RECEIPT.c.resource_id, RECEIPT.c.answer, RECEIPT.c.fingerprint)
-    row = (await tx.execute(select(*columns).where(_is(key)))).first()
+    row = (await tx.execute(_FIND, asdict(key))).first()
     if row is None:
         return None
     first: dict[str, str] = json.loads(row.fingerprint)
@@ -77,16 +85,15 @@ async def find(tx: AsyncConnection, key: ReceiptKey, *, fingerprint: Mapping[str
 async def claim(tx: AsyncConnection, key: ReceiptKey, *, fingerprint: Mapping[str, str], resource_id: str, now: datetime,
                 retention: timedelta = MONEY_RETENTION, answer: str | None = None) -> None:
     """Writes the receipt of a first call, bound to the row that this transaction creates; DONE at once when there is an answer."""
-    values = {
+    await tx.execute(_INSERT, {
+        "merchant_id": key.merchant_id, "caller": key.caller, "method": key.method, "idempotency_key": key.key,
         "state": "RUNNING" if answer is None else "DONE", "fingerprint": json.dumps(dict(fingerprint), sort_keys=True),
-        "resource_id": resource_id, "answer": answer, "created_at": now, "expires_at": now + retention,
-    }
-    await tx.execute(insert(RECEIPT).values(merchant_id=key.merchant_id, caller=key.caller, method=key.method, idempotency_key=key.key, **values))
+        "resource_id": resource_id, "answer": answer, "created_at": now, "expires_at": now + retention})
 
 
 async def finish(tx: AsyncConnection, *, resource_id: str, answer: str) -> None:
     """Writes the first final answer into every RUNNING receipt of a row. A DONE receipt keeps its answer."""
-    await tx.execute(update(RECEIPT).where(RECEIPT.c.resource_id == resource_id, RECEIPT.c.state == "RUNNING").values(state="DONE", answer=answer))
+    await tx.execute(_FINISH, {"resource": resource_id, "first_answer": answer})
 
 
 async def purge(tx: AsyncConnection, *, now: datetime) -> int:
@@ -94,11 +101,6 @@ async def purge(tx: AsyncConnection, *, now: datetime) -> int:
     over = (await tx.execute(select(RECEIPT).where(RECEIPT.c.expires_at <= now, RECEIPT.c.state == "DONE").order_by(RECEIPT.c.expires_at)
                              .limit(PURGE_BATCH))).all()
     for row in over:
-        await tx.execute(delete(RECEIPT).where(_is(ReceiptKey(merchant_id=row.merchant_id, caller=row.caller, method=row.method,
-                                                              key=row.idempotency_key))))
+        key = ReceiptKey(merchant_id=row.merchant_id, caller=row.caller, method=row.method, key=row.idempotency_key)
+        await tx.execute(_DELETE, asdict(key))
     return len(over)
-
-
-def _is(key: ReceiptKey) -> ColumnElement[bool]:
-    return and_(RECEIPT.c.merchant_id == key.merchant_id, RECEIPT.c.caller == key.caller, RECEIPT.c.method == key.method,
-                RECEIPT.c.idempotency_key == key.key)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import structlog
-from sqlalchemy import CursorResult, MetaData, Table
+from sqlalchemy import CursorResult, Executable, MetaData, Table
 from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -157,8 +158,12 @@ async def insert_if_absent(tx: AsyncConnection, table: Table, values: Mapping[st
 
     Not INSERT IGNORE: that one also swallows truncation and bad values.
     """
-    if tx.dialect.name == "sqlite":
-        await tx.execute(sqlite.insert(table).values(**values).on_conflict_do_nothing())
-        return
+    await tx.execute(_insert_if_absent(table, tx.dialect.name), dict(values))
+
+
+@functools.cache
+def _insert_if_absent(table: Table, dialect: str) -> Executable:
+    if dialect == "sqlite":
+        return sqlite.insert(table).on_conflict_do_nothing()
     key = next(iter(table.primary_key))
-    await tx.execute(mysql.insert(table).values(**values).on_duplicate_key_update({key.name: table.c[key.name]}))
+    return mysql.insert(table).on_duplicate_key_update({key.name: table.c[key.name]})

@@ -20,6 +20,8 @@ _INSERT = insert(ATTEMPT)
 _FIXED = frozenset({"attempt_id", "payment_id", "merchant_id", "channel", "amount_minor", "currency", "created_at"})
 _UPDATE = (update(ATTEMPT).where(ATTEMPT.c.attempt_id == bindparam("key"), ATTEMPT.c.version == bindparam("read_version"))
            .values({column.name: bindparam(f"new_{column.name}") for column in _ALL if column.name not in _FIXED}))
+_BY_ID = select(*_ALL).where(ATTEMPT.c.attempt_id == bindparam("id"))
+_PAYMENT_ID = select(ATTEMPT.c.payment_id).where(ATTEMPT.c.attempt_id == bindparam("id"))
 _OF_PAYMENT = select(*_ALL).where(ATTEMPT.c.payment_id == bindparam("payment")).order_by(ATTEMPT.c.attempt_id)
 
 
@@ -49,10 +51,22 @@ async def get_attempt(tx: AsyncConnection, attempt_id: str) -> Attempt:
     Raises:
         PaymentNotFound: there is none.
     """
-    row = (await tx.execute(select(*_ALL).where(ATTEMPT.c.attempt_id == attempt_id))).first()
+    row = (await tx.execute(_BY_ID, {"id": attempt_id})).first()
     if row is None:
         raise PaymentNotFound
     return _attempt(row)
+
+
+async def payment_id_of(tx: AsyncConnection, attempt_id: str) -> str:
+    """The payment that an attempt belongs to.
+
+    Raises:
+        PaymentNotFound: there is no such attempt.
+    """
+    payment_id: str | None = (await tx.execute(_PAYMENT_ID, {"id": attempt_id})).scalar()
+    if payment_id is None:
+        raise PaymentNotFound
+    return payment_id
 
 
 async def claim_due(tx: AsyncConnection, *, now: datetime, limit: int) -> list[Attempt]:

@@ -22,6 +22,9 @@ _ALL = tuple(PAYMENT.c)
 _INSERT = insert(PAYMENT)
 _BY_ID = select(*_ALL).where(PAYMENT.c.payment_id == bindparam("id"))
 _LOCK_BY_ID = _BY_ID.with_for_update()
+# One range of one index: an OR over two keys makes MySQL read, and lock, the whole table.
+_LOCK_ORDER = (select(*_ALL).where(PAYMENT.c.merchant_id == bindparam("merchant"), PAYMENT.c.order_id == bindparam("order"))
+               .order_by(PAYMENT.c.payment_id).with_for_update())
 # What never changes is not written again.
 _FIXED = frozenset({"payment_id", "merchant_id", "order_id", "user_id", "amount_minor", "currency", "payment_method", "channel", "card_brand",
                     "card_last_four", "card_expiration_year", "card_expiration_month", "expires_at", "created_at"})
@@ -85,14 +88,13 @@ async def read_payment(tx: AsyncConnection, payment_id: str) -> Payment:
 
 
 async def lock_with_slot_holder(tx: AsyncConnection, *, payment_id: str, merchant_id: str, order_id: str) -> tuple[Payment, Payment | None]:
-    """A payment and the other payment of its order that holds the slot, if any; locked in the order of their ids."""
-    others = and_(PAYMENT.c.merchant_id == merchant_id, PAYMENT.c.order_id == order_id, PAYMENT.c.live_slot == 1)
-    query = select(*_ALL).where(or_(PAYMENT.c.payment_id == payment_id, others)).order_by(PAYMENT.c.payment_id).with_for_update()
-    payments = {row.payment_id: _payment(row) for row in (await tx.execute(query)).all()}
+    """A payment and the other payment of its order that holds the slot, if any; all payments of the order are locked, in the order of their ids."""
+    rows = (await tx.execute(_LOCK_ORDER, {"merchant": merchant_id, "order": order_id})).all()
+    payments = {row.payment_id: _payment(row) for row in rows}
     payment = payments.pop(payment_id, None)
     if payment is None:
         raise PaymentNotFound
-    return payment, next(iter(payments.values()), None)
+    return payment, next((other for other in payments.values() if other.holds_slot), None)
 
 
 async def get_payment(tx: AsyncConnection, payment_id: str, *, visible_to: Caller) -> Payment:

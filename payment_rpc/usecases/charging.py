@@ -217,7 +217,7 @@ class Charging:
         """The channel call, what it means, and the order's first news of it."""
         news = await send(payment, attempt)
         failpoint("payment.charge.after_channel")
-        applied = await self._facts.apply(news, first_send=first_send)
+        applied = await self._facts.apply(news, payment_id=payment.payment_id, first_send=first_send)
         return await self._tell(applied)
 
     async def _tell(self, applied: Applied) -> Payment:

@@ -16,7 +16,6 @@ from mesh.outbox import Message
 from payment_rpc.cache import PaymentCache
 from payment_rpc.channels import ChannelFact, ChannelStatus
 from payment_rpc.domain.attempt import OPEN, Attempt
-from payment_rpc.domain.errors import PaymentNotFound
 from payment_rpc.domain.facts import Decision, Fact, FactKind, apply_channel_fact
 from payment_rpc.domain.payment import UNDECIDED, Payment, PaymentState
 from payment_rpc.domain.snapshot import to_json
@@ -56,10 +55,11 @@ class Facts:
         self._ids = ids
         self._cache = cache
 
-    async def apply(self, news: ChannelFact, *, first_send: bool = False) -> Applied:
+    async def apply(self, news: ChannelFact, *, payment_id: str = "", first_send: bool = False) -> Applied:
         """Applies what a channel said about one of our attempts. The same news again changes nothing.
 
         Args:
+            payment_id: the payment of the attempt, where the caller knows it; "" to look it up.
             first_send: this is the answer to the only send of the attempt, so "not sent" proves that the channel never got it.
 
         Raises:
@@ -67,20 +67,18 @@ class Facts:
         """
         fact = Fact(kind=_kind(news, first_send=first_send), amount=news.amount, trade_no=news.trade_no, occurred_at=news.occurred_at,
                     reason=news.reason, message=news.message, next_action=news.next_action)
-        applied = await self._db.run(self._write, news.attempt_id, fact)
+        applied = await self._db.run(self._write, payment_id, news.attempt_id, fact)
         failpoint("payment.fact.after_commit")
         if applied.changed:
             await self._cache.put(applied.payment)
         return applied
 
-    async def _write(self, tx: AsyncConnection, attempt_id: str, fact: Fact) -> Applied:
+    async def _write(self, tx: AsyncConnection, payment_id: str, attempt_id: str, fact: Fact) -> Applied:
         now = self._clock.now()
-        payment_id = (await attempts.get_attempt(tx, attempt_id)).payment_id
+        payment_id = payment_id or await attempts.payment_id_of(tx, attempt_id)
         payment = await payments.lock_payment(tx, payment_id)
         siblings = await attempts.attempts_of(tx, payment_id)
-        attempt = next((sibling for sibling in siblings if sibling.attempt_id == attempt_id), None)
-        if attempt is None:
-            raise PaymentNotFound
+        attempt = next(sibling for sibling in siblings if sibling.attempt_id == attempt_id)
         others_open = any(sibling.state in OPEN for sibling in siblings if sibling is not attempt)
         decision = apply_channel_fact(payment, attempt, fact, others_open=others_open, at=now)
         if not decision.changes(payment, attempt):

@@ -1,0 +1,120 @@
+"""`make bench`: prints every measurement beside its limit. Private servers on free ports, nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import uvloop
+from rich.console import Console
+from rich.table import Table
+
+from bench import charge, http, rpc
+from bench.machine import describe
+from bench.processes import Server, server
+from bench.servers import SECRET_FILE
+from mesh import logs
+from tests.processes import free_port
+from tests.servers import MariaDB, Redis, server_folder
+
+GATEWAY_START_SECONDS = 30
+console = Console()
+
+
+def main() -> None:
+    """Everything, in order."""
+    logs.configure("bench", "ERROR", json=False)
+    console.print(f"paymesh bench on {describe()}")
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        secret_file = Path(folder) / "secret"
+        secret_file.write_text(secrets.token_hex(32))
+        environment = {SECRET_FILE: str(secret_file), "PAYMESH_VAR_DIR": folder}
+        tokens = rpc.make_tokens(secret_file)
+        redis = Redis(server_folder())
+        stack.callback(redis.stop)
+        environment["BENCH_REDIS_URL"] = redis.start().url
+        servers = [stack.enter_context(server(kind, environment)) for kind in ("echo", "pipeline", "payment", "cached")]
+        with console.status("RPC: bare echo, pipeline, real reads; in turn"):
+            _report_rpc(uvloop.run(rpc.measure(servers, tokens)))
+        upstream = servers[1]
+        doors = [stack.enter_context(server("passthrough", {**environment, "BENCH_UPSTREAM_PORT": str(upstream.port)})),
+                 stack.enter_context(_gateway(upstream, environment))]
+        with console.status("HTTP: pass-through and gateway; in turn"):
+            _report_http(uvloop.run(http.measure(doors, tokens)))
+    _charge()
+
+
+def _charge() -> None:
+    mariadb = MariaDB(Path(tempfile.mkdtemp(prefix="paymesh-bench-"))).start()
+    try:
+        with console.status("Charge, the same statements, two statements; in turn"):
+            rates, statements, commits = uvloop.run(charge.measure(mariadb.create_database()))
+    finally:
+        mariadb.stop()
+    table = Table("Charge on MariaDB (16 connections, durable commits)", "per second", "of same statements", "of two statements", "goal")
+    for name, rate in rates.items():
+        goal = "0.6 of same statements" if name == "charge" else ""
+        table.add_row(name, f"{rate:.0f}", f"{rate / rates['same statements']:.2f}", f"{rate / rates['two statements']:.2f}", goal)
+    console.print(table)
+    console.print(f"one charge: {statements} statements in {commits} transactions")
+
+
+def _report_rpc(results: dict[str, tuple[float, float]]) -> None:
+    limit_rate, limit_cost = results["echo"]
+    table = Table("GetPaymentByOrderId, 10 000 tokens", "calls/s", "of echo", "server CPU µs/call", "added µs", "goal")
+    names = {"echo": "bare grpc.aio echo (the limit)", "pipeline": "whole pipeline, fixed answer", "payment": "real read, SQLite",
+             "cached": "real read, Redis cache"}
+    for name, (rate, cost) in results.items():
+        goal = "added ≤ 35 µs" if name == "pipeline" else ""
+        table.add_row(names[name], f"{rate:.0f}", f"{rate / limit_rate:.2f}", f"{cost:.0f}", f"{cost - limit_cost:+.0f}", goal)
+    console.print(table)
+
+
+def _report_http(results: dict[str, tuple[float, float]]) -> None:
+    limit_rate, limit_cost = results["passthrough"]
+    table = Table("HTTP in front of the same server", "requests/s", "of pass-through", "CPU µs/request", "ratio", "goal")
+    for name, (rate, cost) in results.items():
+        goal = "CPU ≤ 1.25 × pass-through" if name == "gateway" else ""
+        table.add_row(name, f"{rate:.0f}", f"{rate / limit_rate:.2f}", f"{cost:.0f}", f"{cost / limit_cost:.2f}", goal)
+    console.print(table)
+
+
+@contextmanager
+def _gateway(upstream: Server, environment: dict[str, str]) -> Iterator[Server]:
+    port = free_port()
+    targets = json.dumps({"payment_rpc": [f"127.0.0.1:{upstream.port}"], "order_rpc": []})
+    process = subprocess.Popen([sys.executable, "-m", "gateway"], env={
+        **os.environ, **environment, "GATEWAY_PORT": str(port), "PAYMESH_STATIC_TARGETS": targets, "PAYMESH_LOG_LEVEL": "WARNING",
+        "PAYMESH_USER_TOKEN_SECRET_FILE": environment[SECRET_FILE]})
+    try:
+        _wait_for(f"http://127.0.0.1:{port}/healthz")
+        yield Server(name="gateway", port=port, pid=process.pid)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _wait_for(url: str) -> None:
+    end = time.monotonic() + GATEWAY_START_SECONDS
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=1):
+                return
+        except (urllib.error.URLError, OSError):
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""Starting the servers under measurement and stopping exactly those."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """A running server: where it listens and which process it is."""
+
+    name: str
+    port: int
+    pid: int
+
+
+@contextmanager
+def server(kind: str, environment: Mapping[str, str]) -> Iterator[Server]:
+    """Runs `python -m bench.servers KIND` until the end of the block; it ends by itself when we do, because its input ends."""
+    process = subprocess.Popen([sys.executable, "-m", "bench.servers", kind], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                               env={**os.environ, **environment}, text=True)
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"bench.servers {kind} did not start")
+        yield Server(name=kind, port=int(line), pid=process.pid)
+    finally:
+        process.kill()
+        process.wait()
