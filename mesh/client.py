@@ -253,7 +253,7 @@ class MeshChannel(grpc.aio.Channel):
             callable_ = replica.calls[method.path] = replica.channel.unary_unary(method.path)
         started = monotonic()
         healthy: bool | None = None
-        replica.in_flight += 1
+        replica.begin(started)
         try:
             rpc = callable_(request, timeout=deadline - started, metadata=headers)
             answer = await rpc
@@ -271,8 +271,9 @@ class MeshChannel(grpc.aio.Channel):
         else:
             return answer, trailing
         finally:
-            replica.in_flight -= 1
-            self._replicas.ended(replica, monotonic() - started, healthy=healthy)
+            ended = monotonic()
+            replica.end(ended)
+            self._replicas.ended(replica, ended - started, healthy=healthy)
 
     async def _stream(self, method: _Method, request: bytes, metadata: Metadata, timeout: float | None) -> AsyncIterator[bytes]:
         call = CURRENT.get()
@@ -281,7 +282,7 @@ class MeshChannel(grpc.aio.Channel):
         replica = await self._replicas.pick(deadline)
         started = monotonic()
         code = _CANCELLED
-        replica.in_flight += 1
+        replica.begin(started)
         callable_: Any = replica.channel.unary_stream(method.path)
         rpc = callable_(request, timeout=deadline - started, metadata=headers)
         try:
@@ -294,8 +295,9 @@ class MeshChannel(grpc.aio.Channel):
             raise error from problem
         finally:
             rpc.cancel()
-            replica.in_flight -= 1
-            method.metrics.ended(code, monotonic() - started)
+            ended = monotonic()
+            replica.end(ended)
+            method.metrics.ended(code, ended - started)
 
 
 def _person(caller: Caller) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from math import inf, sqrt
 from time import monotonic
 from typing import Any, Final
@@ -22,6 +23,7 @@ from mesh.logs import get_logger
 from mesh.metrics import CLIENT_EJECTIONS, CLIENT_REPLICAS
 
 FAIL_FAST_SECONDS: Final = 1.0      # how long nobody may be reachable before calls fail at once; covers a restart and a mesh that just starts
+STALE_SECONDS = 0.02                # how long a connection that just broke may still be taken for a live one
 FORCE_SECONDS = 1.0                 # a replica that was not picked for this long is tried again: its latency may be old news
 DRAIN_SECONDS_MAX = 30.0            # a removed replica may finish its calls
 WATCH_PAUSE_SECONDS = 1.0           # after a watch that broke
@@ -37,8 +39,8 @@ log = get_logger()
 class Replica:
     """One endpoint, its channel and what we know of it."""
 
-    __slots__ = ("calls", "channel", "ejected_until", "ejections", "endpoint", "failing_since", "in_flight", "latency_seconds", "picked_at", "ready",
-                 "success", "watcher")
+    __slots__ = ("calls", "channel", "ejected_until", "ejections", "endpoint", "failing_since", "in_flight", "latency_seconds", "picked_at",
+                 "progress_at", "ready", "success", "watcher")
 
     def __init__(self, endpoint: Endpoint, channel: Channel) -> None:
         self.endpoint = endpoint
@@ -50,13 +52,26 @@ class Replica:
         self.latency_seconds = 0.0
         self.success = 1.0
         self.picked_at = 0.0
+        self.progress_at = 0.0                   # it was idle, or a call ended
         self.ejected_until = 0.0
         self.ejections = 0
         self.watcher: asyncio.Task[None] | None = None
 
-    def load(self) -> float:
-        """What a further call here would cost."""
-        return sqrt(self.latency_seconds + 0.001) * (self.in_flight + 1)
+    def begin(self, now: float) -> None:
+        """A call goes here."""
+        if not self.in_flight:
+            self.progress_at = now
+        self.in_flight += 1
+
+    def end(self, now: float) -> None:
+        """A call came back, with whatever."""
+        self.in_flight -= 1
+        self.progress_at = now
+
+    def load(self, now: float) -> float:
+        """What a further call here would cost. A replica that hangs has no latency yet: the time since it last answered stands in."""
+        stalled = now - self.progress_at if self.in_flight else 0.0
+        return sqrt(max(self.latency_seconds, stalled) + 0.001) * (self.in_flight + 1)
 
 
 class Replicas:
@@ -93,23 +108,28 @@ class Replicas:
         """
         while True:
             replica = self._choose(tried)
+            pause = inf
             if replica is not None:
-                replica.picked_at = self._now()
-                return replica
+                # The channel knows of a broken connection before the task that observes it: a call sent now would fail, unsent.
+                if replica.channel.get_state() is ChannelConnectivity.READY:
+                    replica.picked_at = self._now()
+                    return replica
+                tried = (*tried, replica)
+                if len(tried) < len(self._ready):
+                    continue
+                pause = STALE_SECONDS
             until = min(deadline, self._hopeless_at())
             if self._now() >= until:
                 raise NeighbourUnavailable(f"no replica of {self._service} is reachable")
             changed = self._changed
-            try:
-                async with asyncio.timeout(until - self._now()):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(pause, until - self._now())):
                     await changed.wait()
-            except TimeoutError:
-                continue
 
     def _choose(self, tried: Collection[Replica]) -> Replica | None:
         ready = self._ready
+        now = self._now()
         if tried or self._ejection_ends:
-            now = self._now()
             ready = [replica for replica in ready if replica.ejected_until <= now and replica not in tried] or ready
             if now > self._ejection_ends:
                 self._ejection_ends = 0.0
@@ -119,9 +139,9 @@ class Replicas:
         first = int(self._rng.random() * count)
         second = (first + 1 + int(self._rng.random() * (count - 1))) % count
         better, other = ready[first], ready[second]
-        if other.load() < better.load():
+        if other.load(now) < better.load(now):
             better, other = other, better
-        return other if self._now() - other.picked_at > FORCE_SECONDS and other.in_flight == 0 else better
+        return other if now - other.picked_at > FORCE_SECONDS and other.in_flight == 0 else better
 
     def _hopeless_at(self) -> float:
         """When waiting becomes pointless."""
@@ -222,27 +242,28 @@ class Replicas:
 class RetryBudget:
     """Keeps retries a small share of the calls, so that a service in trouble is not hit harder: a tenth of recent calls, and ten at any time."""
 
-    SHARE = 0.1
-    TOKENS_MIN = 10.0
-    TOKENS_MAX = 100.0
-    REFILL_PER_SECOND = 1.0
+    CALLS_PER_RETRY = 10
+    RETRIES_MIN = 10
+    RETRIES_MAX = 100
+    REFILL_PER_SECOND = 1
 
     def __init__(self, *, now: Callable[[], float] = monotonic) -> None:
         self._now = now
-        self._tokens = self.TOKENS_MIN
+        self._credit: float = self.RETRIES_MIN * self.CALLS_PER_RETRY  # in calls
         self._at = now()
 
     def called(self) -> None:
         """A first attempt was made."""
-        self._tokens = min(self.TOKENS_MAX, self._tokens + self.SHARE)
+        self._credit = min(self.RETRIES_MAX * self.CALLS_PER_RETRY, self._credit + 1)
 
     def take(self) -> bool:
         """Whether a further attempt may be made."""
         now = self._now()
-        if self._tokens < self.TOKENS_MIN:
-            self._tokens = min(self.TOKENS_MIN, self._tokens + (now - self._at) * self.REFILL_PER_SECOND)
+        least = self.RETRIES_MIN * self.CALLS_PER_RETRY
+        if self._credit < least:
+            self._credit = min(least, self._credit + (now - self._at) * self.REFILL_PER_SECOND * self.CALLS_PER_RETRY)
         self._at = now
-        if self._tokens < 1:
+        if self._credit < self.CALLS_PER_RETRY:
             return False
-        self._tokens -= 1
+        self._credit -= self.CALLS_PER_RETRY
         return True

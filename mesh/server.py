@@ -147,7 +147,7 @@ class MeshServer:
         self._health.stop_serving()
         if registrar is not None:
             await registrar.deregister()
-            await asyncio.sleep(self._settings.drain_seconds)
+        await asyncio.sleep(self._settings.drain_seconds)
         self._health.end_watches()
         await self._close(self._settings.grace_seconds if grace_seconds is None else grace_seconds)
         log.info("stopped", port=self.port)
