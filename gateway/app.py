@@ -52,12 +52,14 @@ class Gateway:
         for page in (Page("/healthz", self.health.alive), Page("/readyz", self.health.ready), *docs_pages(),
                      document_page(build_document(schema, development=settings.is_development))):
             self._router.add("GET", PathTemplate.parse(page.route), page)
-        for method in schema.routed(development=settings.is_development):
+        for method in schema.routed(development=True):
+            hidden = method.policy.development_only and not settings.is_development
             limit = RateLimit(method.policy.limit, now=monotonic) if method.policy.limit is not None else None
             for rule in method.rules:
                 door = Door(method, rule, schema=schema, upstream=upstreams[method.policy.served_by], user_tokens=user_tokens, settings=settings,
                             limit=limit)
-                self._router.add(rule.verb, rule.template, door)
+                # A hidden path is still known, so that it does not become the variable of another one.
+                self._router.add(rule.verb, rule.template, self._unknown if hidden else door)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One HTTP request."""

@@ -16,7 +16,7 @@ from gateway.schema import HttpRule, Method, Schema
 from gateway.settings import GatewaySettings
 from mesh.access import Access
 from mesh.auth import UserTokens
-from mesh.call import AUTHORIZATION, CURRENT, IDEMPOTENCY_KEY, REPLAYED, Call, Caller
+from mesh.call import AUTHORIZATION, CURRENT, IDEMPOTENCY_KEY, REPLAYED, Call, Caller, Role
 from mesh.client import HOP_SECONDS
 from mesh.errors import IdempotencyKeyMissing, InvalidArgument
 from mesh.policies import Idempotency
@@ -76,6 +76,7 @@ class Door:
         self._side_effects = policy.side_effects
         self._repeatable = policy.repeatable
         self._binder = Binder(method, rule, schema.decoders)
+        self._strict_binder = Binder(method, rule, schema.strict_decoders)
         self._answers = Answers(method, rule, schema.encoders)
         self._body_bytes_max = policy.http.max_body_bytes or settings.body_bytes_max
         self._body_seconds_max = settings.request_body_seconds
@@ -88,7 +89,8 @@ class Door:
             self._limit.take(f"{caller.merchant_id}/{caller.subject}" if caller.subject else request.client)
         key = self._idempotency_key(request, metadata)
         body, content_type = await self._read(request, receive)
-        message = self._binder.bind(values=values, query=request.query, headers=request.headers, body=body, content_type=content_type)
+        binder = self._strict_binder if caller.role is Role.MERCHANT else self._binder
+        message = binder.bind(values=values, query=request.query, headers=request.headers, body=body, content_type=content_type)
         if self._side_effects:
             request.safe_to_retry = self._repeatable or bool(key)
         call = Call(trace=request.trace, deadline=monotonic() + self._timeout_seconds, caller=caller, idempotency_key=key,

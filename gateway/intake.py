@@ -98,7 +98,7 @@ class Request:
         """
         content_type = self.single(b"content-type")
         if content_type is None or _JSON.fullmatch(content_type.strip()) is None:
-            raise UnsupportedMediaType(fields={"content-type": "must be application/json"})
+            raise UnsupportedMediaType.of("content-type", "must be application/json in UTF-8")
         self.uncompressed()
 
     def uncompressed(self) -> None:
@@ -108,7 +108,7 @@ class Request:
             UnsupportedMediaType: it is.
         """
         if self.headers.get(b"content-encoding", b"identity").lower() != b"identity":
-            raise UnsupportedMediaType("Compressed bodies are not taken.", fields={"content-encoding": "must be identity"})
+            raise UnsupportedMediaType.of("content-encoding", "compressed bodies are not taken")
 
     def no_body(self) -> None:
         """Makes sure that a path without body gets none.
@@ -159,4 +159,4 @@ def _chunk(message: Message) -> bytes:
 
 
 def _too_large(bytes_max: int) -> BodyTooLarge:
-    return BodyTooLarge(fields={"body": f"must be at most {bytes_max} bytes"})
+    return BodyTooLarge.of("body", f"must be at most {bytes_max} bytes")

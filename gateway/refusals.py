@@ -4,7 +4,7 @@ A reason that the contract does not know is answered by its gRPC code alone, wit
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Self
 
 import msgspec
 
@@ -13,25 +13,29 @@ from mesh.errors import DeadlineExceeded, MeshError, MoneyError, NeighbourUnavai
 from mesh.wire_errors import COMMON, ErrorCatalogue, ErrorSpec, RemoteMoneyError
 
 
-class MalformedBody(MeshError):
-    """Malformed request body."""
-
-    reason = "MALFORMED_BODY"
+class _OfField(MeshError):
+    """A refusal of one place of a request."""
 
     @classmethod
-    def of(cls, field: str, problem: str) -> MalformedBody:
-        """The refusal of one place of the body; the body itself when `field` is ""."""
+    def of(cls, field: str, problem: str) -> Self:
+        """Names the place in the text and in `fields`; the body itself when `field` is ""."""
         place = field or "body"
         return cls(f"{place}: {problem}", fields={place: problem})
 
 
-class UnsupportedMediaType(MeshError):
+class MalformedBody(_OfField):
+    """Malformed request body."""
+
+    reason = "MALFORMED_BODY"
+
+
+class UnsupportedMediaType(_OfField):
     """Content-Type must be application/json in UTF-8."""
 
     reason = "UNSUPPORTED_MEDIA_TYPE"
 
 
-class BodyTooLarge(MeshError):
+class BodyTooLarge(_OfField):
     """The request body is too large."""
 
     reason = "BODY_TOO_LARGE"

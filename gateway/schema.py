@@ -69,6 +69,7 @@ class Schema:
     errors: ErrorCatalogue
     encoders: Encoders
     decoders: Decoders
+    strict_decoders: Decoders  # for merchants, who must write amounts as strings: a number of theirs may be minor units
 
     def routed(self, *, development: bool) -> Iterator[Method]:
         """The methods that have a door, without those of development elsewhere."""
@@ -108,7 +109,7 @@ def load_schema(descriptor_set: bytes | None = None) -> Schema:
     if problems:
         raise SchemaInvalid("; ".join(problems))
     return Schema(files=files, pool=pool, methods=tuple(methods), errors=ErrorCatalogue.of_packages(packages, pool=pool),
-                  encoders=encoders, decoders=decoders)
+                  encoders=encoders, decoders=decoders, strict_decoders=Decoders(numbers=False))
 
 
 def _services(pool: DescriptorPool, files: tuple[descriptor_pb2.FileDescriptorProto, ...]) -> Iterator[ServiceDescriptor]:

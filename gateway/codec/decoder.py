@@ -35,7 +35,9 @@ _URL_SAFE: Final = str.maketrans("-_", "+/")
 class Decoders:
     """The decoders of a descriptor pool."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, numbers: bool = True) -> None:
+        """`numbers` says whether a JSON number is taken where the contract has number_ok."""
+        self._numbers = numbers
         self._compiled: dict[str, Decoder] = {}
 
     def of(self, descriptor: Descriptor) -> Decoder:
@@ -122,7 +124,7 @@ class Decoders:
             case FieldDescriptor.TYPE_BYTES:
                 return _bytes
             case _:
-                return _string_or_number if field_policy(field).number_ok else _string
+                return _string_or_number if self._numbers and field_policy(field).number_ok else _string
 
     def _map(self, key: FieldDescriptor, value: FieldDescriptor) -> _Convert:
         key_of = self.text_of(key)
