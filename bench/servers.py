@@ -147,7 +147,8 @@ async def _real_servicer(redis: Any) -> PaymentServicer:
 
 
 async def _is_filled(tx: Any) -> bool:
-    last = await payments.list_of_order(tx, merchant_id="mall", order_id=order_of(USERS - 1), before=None, limit=1, visible_to=Caller(role=Role.ADMIN))
+    admin = Caller(role=Role.ADMIN)
+    last = await payments.list_of_order(tx, merchant_id="mall", order_id=order_of(USERS - 1), before=None, limit=1, visible_to=admin)
     return bool(last)
 
 
