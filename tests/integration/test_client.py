@@ -22,7 +22,6 @@ from mesh.discovery import Endpoint
 from mesh.discovery.static import StaticDiscovery
 from mesh.errors import DeadlineExceeded, InvalidArgument, NeighbourUnavailable, RemoteError, Unavailable
 from mesh.policies import PolicyInvalid
-from mesh.replicas import RetryBudget
 from mesh.server import MeshServer
 from mesh.trace import Trace
 from tests.echo import SERVICE, Echo, EchoRequest, EchoResponse, Stub, World, eventually, path
@@ -246,25 +245,6 @@ async def test_calls_spread_over_the_replicas(world: World) -> None:
     assert min(counts) >= 15
 
 
-async def test_a_busy_replica_gets_fewer_calls(world: World) -> None:
-    go_on = asyncio.Event()
-
-    async def do(_request: Any, _context: Any) -> None:
-        await go_on.wait()
-
-    busy, idle = Echo(do), Echo()
-    async with mesh_of(world, busy, idle) as mesh:
-        await mesh.all_ready()
-        waiting: list[asyncio.Task[Any]] = []
-        while not busy.calls:
-            waiting.append(asyncio.create_task(mesh.stub.Browse(EchoRequest())))
-            await asyncio.sleep(0.001)
-        for _ in range(20):
-            await mesh.stub.Browse(EchoRequest(), timeout=2)  # would hang on the busy one
-        go_on.set()
-        await asyncio.gather(*waiting)
-
-
 async def test_a_killed_replica_fails_no_repeatable_call(world: World) -> None:
     async with mesh_of(world, Echo(), Echo()) as mesh:
         await mesh.all_ready()
@@ -359,20 +339,6 @@ async def test_retries_stay_within_a_budget(world: World) -> None:
                 await mesh.stub.Browse(EchoRequest())
     attempts = len(first.calls) + len(second.calls) + len(third.calls)
     assert 30 + 10 <= attempts <= 30 + 10 + 3 + 2  # ten at once, a tenth of thirty, what comes back in the seconds that it takes
-
-
-def test_the_budget_is_a_tenth_of_the_calls_and_ten_at_any_time() -> None:
-    now = 0.0
-    budget = RetryBudget(now=lambda: now)
-    assert sum(budget.take() for _ in range(50)) == 10
-    for _ in range(100):
-        budget.called()
-    assert sum(budget.take() for _ in range(50)) == 10
-    now = 3.0
-    assert sum(budget.take() for _ in range(50)) == 3
-    for _ in range(100_000):
-        budget.called()
-    assert sum(budget.take() for _ in range(500)) == 100
 
 
 async def test_replicas_come_and_go_at_run_time(world: World) -> None:
