@@ -20,13 +20,14 @@ from payment_rpc.domain.snapshot import from_json, to_json
 
 SETTLED_SECONDS = 24 * 3600   # source 002
 MOVING_SECONDS = 5
-_SETTLED = frozenset({PaymentState.SUCCESS, PaymentState.FAILED, PaymentState.CLOSED, PaymentState.LATE_REFUNDED})
+_SETTLED = frozenset({PaymentState.FAILED, PaymentState.CLOSED, PaymentState.LATE_REFUNDED})
 COMMAND_SECONDS_MAX = 0.3
 AWAY = timedelta(seconds=1)   # after a failure Redis is left alone for so long, so that its absence costs one timeout a second and no more
 
-# KEYS[1] entry; ARGV version, fresh until (ms), payment. Keeps the newer version; the version outlives its freshness, so that a slow reader cannot
-# put an old payment back.
+# KEYS[1] entry, KEYS[2] an entry to forget, if any; ARGV version, fresh until (ms), payment, life (s). Keeps the newer version; the version outlives
+# its freshness, so that a slow reader cannot put an old payment back.
 _PUT = """
+if KEYS[2] then redis.call('DEL', KEYS[2]) end
 local version = redis.call('HGET', KEYS[1], 'version')
 if version and tonumber(version) > tonumber(ARGV[1]) then return 0 end
 redis.call('HSET', KEYS[1], 'version', ARGV[1], 'fresh_until', ARGV[2], 'payment', ARGV[3])
@@ -48,30 +49,26 @@ class PaymentCache:
 
     async def get(self, payment_id: str) -> Payment | None:
         """A payment that is fresh enough, or None."""
-        return await self._get(f"payment:{payment_id}")
+        found = await self._get(_key(payment_id))
+        return found if found is not None and found.payment_id == payment_id else None
 
     async def get_of_order(self, merchant_id: str, order_id: str) -> Payment | None:
         """The payment that an order showed within the last seconds, or None."""
-        return await self._get(f"payment:order:{merchant_id}:{order_id}")
+        found = await self._get(_order_key(merchant_id, order_id))
+        return found if found is not None and (found.merchant_id, found.order_id) == (merchant_id, order_id) else None
 
     async def put(self, payment: Payment) -> None:
         """Keeps a payment as it was read or written; fails silently, because a cache failure is not an error."""
-        seconds = SETTLED_SECONDS if payment.state in _SETTLED else MOVING_SECONDS
-        await self._set(f"payment:{payment.payment_id}", payment, fresh_seconds=seconds)
+        await self._set(payment, _key(payment.payment_id), fresh_seconds=SETTLED_SECONDS if _is_settled(payment) else MOVING_SECONDS)
+
+    async def put_changed(self, payment: Payment) -> None:
+        """Keeps a payment that has just changed, and forgets which one its order showed."""
+        await self._set(payment, _key(payment.payment_id), _order_key(payment.merchant_id, payment.order_id),
+                        fresh_seconds=SETTLED_SECONDS if _is_settled(payment) else MOVING_SECONDS)
 
     async def put_of_order(self, payment: Payment) -> None:
         """Keeps what an order showed. Another payment may take its place at any time, hence only for seconds."""
-        await self._set(f"payment:order:{payment.merchant_id}:{payment.order_id}", payment, fresh_seconds=MOVING_SECONDS)
-
-    async def forget_order(self, merchant_id: str, order_id: str) -> None:
-        """The order shows another payment from now on."""
-        if self._redis is None or self._is_away():
-            return
-        try:
-            async with asyncio.timeout(COMMAND_SECONDS_MAX):
-                await self._redis.delete(f"payment:order:{merchant_id}:{order_id}")
-        except (RedisError, OSError, TimeoutError) as error:
-            self._missed(error)
+        await self._set(payment, _order_key(payment.merchant_id, payment.order_id), fresh_seconds=MOVING_SECONDS)
 
     async def _get(self, key: str) -> Payment | None:
         if self._redis is None or self._is_away():
@@ -82,19 +79,19 @@ class PaymentCache:
         except (RedisError, OSError, TimeoutError) as error:
             self._missed(error)
             return None
-        if text is None or fresh_until is None or int(fresh_until) <= self._now_ms():
+        if text is None or fresh_until is None:
             return None
         try:
-            return from_json(text.decode())
-        except (ValueError, KeyError, TypeError):
+            return from_json(text.decode()) if int(fresh_until) > self._now_ms() else None
+        except (ValueError, KeyError, TypeError, AttributeError):
             return None  # written by another release
 
-    async def _set(self, key: str, payment: Payment, *, fresh_seconds: int) -> None:
+    async def _set(self, payment: Payment, *keys: str, fresh_seconds: int) -> None:
         if self._put is None or self._is_away():
             return
         try:
             async with asyncio.timeout(COMMAND_SECONDS_MAX):
-                await self._put(keys=[key], args=[payment.version, self._now_ms() + fresh_seconds * 1000, to_json(payment), SETTLED_SECONDS])
+                await self._put(keys=keys, args=[payment.version, self._now_ms() + fresh_seconds * 1000, to_json(payment), SETTLED_SECONDS])
         except (RedisError, OSError, TimeoutError) as error:
             self._missed(error)
 
@@ -107,3 +104,16 @@ class PaymentCache:
 
     def _now_ms(self) -> int:
         return round(self._clock.now().timestamp() * 1000)
+
+
+def _is_settled(payment: Payment) -> bool:
+    """Whether it hardly ever changes. A SUCCESS does as long as the order may refuse it."""
+    return payment.state in _SETTLED or (payment.state is PaymentState.SUCCESS and payment.disposition is not None)
+
+
+def _key(payment_id: str) -> str:
+    return f"payment:{payment_id}"
+
+
+def _order_key(merchant_id: str, order_id: str) -> str:
+    return f"payment:order:{merchant_id}:{order_id}"

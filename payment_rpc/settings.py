@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field
 
 from mesh.settings import MeshSettings
+
+UrlPrefix = Annotated[str, Field(pattern=r"^https?://[!-.0-~]+/[!-~]*$")]
 
 
 class PaymentSettings(MeshSettings):
@@ -22,7 +25,8 @@ class PaymentSettings(MeshSettings):
         sandbox_url: where the sandbox listens; configuration, because callers never choose where we connect.
         sandbox_api_key_file: our key there. sandbox_callback_secret_file: HMAC key of its callbacks; None: the API key.
         sandbox_md5_secret_file: of source 001's rule; None: the published one.
-        return_urls: per merchant, prefixes of the URLs to which a cashier may send a buyer back.
+        return_urls: per merchant, prefixes of the URLs to which a cashier may send a buyer back. Each has a host and a slash after it: the prefix
+            https://shop.example would admit https://shop.example.evil.
     """
 
     service: str = "payment_rpc"
@@ -36,4 +40,4 @@ class PaymentSettings(MeshSettings):
     sandbox_api_key_file: Path
     sandbox_callback_secret_file: Path | None = None
     sandbox_md5_secret_file: Path | None = None
-    return_urls: dict[str, list[str]] = Field(default_factory=lambda: {"mall": ["http://127.0.0.1:8080/", "http://localhost:8080/"]})
+    return_urls: dict[str, list[UrlPrefix]] = Field(default_factory=lambda: {"mall": ["http://127.0.0.1:8080/", "http://localhost:8080/"]})

@@ -137,7 +137,13 @@ class Payment:
         return self.to(PaymentState.CLOSING, at=at)
 
     def capture(self, amount: Money, *, trade_no: str, at: datetime, paid_at: datetime) -> Payment:
-        """Money for this payment arrived. With the slot it is a SUCCESS, without it LATE_SUCCESS: the order decides."""
+        """Money for this payment arrived. With the slot it is a SUCCESS, without it LATE_SUCCESS: the order decides.
+
+        Raises:
+            PaymentStateInvalid: it has its money.
+        """
+        if self.captured.minor:
+            raise PaymentStateInvalid("the payment has its money", payment_id=self.payment_id)
         in_time = self.holds_slot and self.state in (PaymentState.PAYING, PaymentState.CLOSING)
         changed = self.to(PaymentState.SUCCESS if in_time else PaymentState.LATE_SUCCESS, at=at)
         return replace(changed, captured=self.captured + amount, channel_trade_no=trade_no, outcome=Outcome.CAPTURED, paid_at=paid_at, failure=None,

@@ -47,8 +47,10 @@ class Asking:
         """Asks the channel now. An attempt that it does not know, and that nobody can be sending any more, is closed there and lost."""
         channel = self._channels[attempt.channel]
         news = await channel.query(attempt.attempt_id, timeout_seconds=self._timeout_seconds)
-        if news.status is ChannelStatus.NOT_FOUND and attempt.lease_until <= self._clock.now():
-            return await self.close(attempt)
+        if news.status is ChannelStatus.NOT_FOUND:
+            present = await self._db.read(attempts.get_attempt, attempt.attempt_id)  # a repeated call may have taken it since it was read
+            if present.lease_until <= self._clock.now():
+                return await self.close(present)
         return await self._facts.apply(news)
 
     async def is_unknown_to_channel(self, attempt: Attempt) -> bool:

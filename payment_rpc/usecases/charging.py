@@ -7,8 +7,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NoReturn, Protocol
 
 import structlog
@@ -17,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mesh.call import Caller, mark_replayed
 from mesh.clock import Clock
 from mesh.db import Database
-from mesh.errors import MoneyError
+from mesh.errors import Conflict, MoneyError, OutcomeUnknown, Unavailable
 from mesh.failpoints import failpoint
 from mesh.outbox import Message
 from mesh.receipts import ReceiptKey
@@ -48,6 +49,7 @@ from payment_rpc.usecases.starting import IN_PROGRESS_RETRY_SECONDS, NewPayment,
 FAST_PATH_SECONDS = 0.5  # longest wait of a buyer for the order to hear of the money; the relay goes on without him
 # How often a repeated call looks whether the first one has its answer: two seconds in all (PROTOCOLS 2).
 ANSWER_PAUSES_SECONDS = (0.02, 0.04, 0.08, 0.16, *[0.2] * 8, 0.1)
+_RETURN_URL = re.compile(r"https?://[!-~]{1,500}")
 _CHANNEL_NAMES = {"": "sandbox", "mock": "sandbox"}  # MOCK is source 001's name
 _FAILURES: dict[str, type[MoneyError]] = {
     failure.reason: failure for failure in (CardDeclined, InsufficientFunds, ChannelFailed, ChannelUnavailable, PaymentClosed)}
@@ -73,8 +75,8 @@ class Charge:
     amount: str
     currency: str
     payment_method: str
-    number: str
-    cvv: str
+    number: str = field(repr=False)
+    cvv: str = field(repr=False)
     expiration_year: int
     expiration_month: int
     key: str
@@ -156,7 +158,7 @@ class Charging:
             failpoint("payment.charge.before_tx1")
             standing = await self._start(NewPayment(order=order, payment_method=CREDIT_CARD, channel=channel.name, card=summary, receipt=receipt,
                                                     fingerprint=fingerprint))
-        return await self._finish(standing, send)
+        return await self._finish(standing, send, receipt, fingerprint)
 
     async def create_payment(self, command: CreatePayment, caller: Caller) -> Payment:
         """Opens a cashier and returns the payment with the buyer's next action. Asked again for the same order and channel it returns the same one.
@@ -168,8 +170,7 @@ class Charging:
         channel = self._channels.get(name)
         if channel is None:
             raise ChannelNotSupported(f"channel: there is no channel {command.channel!r}", fields={"channel": "unknown"})
-        if command.return_url and not command.return_url.startswith(self._limits.return_urls.get(command.merchant_id, ())):
-            raise ReturnUrlNotAllowed("return_url: not on the allow-list", fields={"return_url": "not on the merchant's allow-list"})
+        self._check_return_url(command)
         fingerprint = {
             "order_id": command.order_id, "amount": canonical_amount(command.amount), "currency": command.currency, "channel": name,
             "return_url": command.return_url}
@@ -186,7 +187,12 @@ class Charging:
             order.check(user_id=command.user_id, amount=command.amount, currency=command.currency, now=self._clock.now())
             standing = await self._start(NewPayment(order=order, payment_method=CASHIER, channel=name, card=None, receipt=receipt,
                                                     fingerprint=fingerprint))
-        return await self._finish(standing, send)
+        return await self._finish(standing, send, receipt, fingerprint)
+
+    def _check_return_url(self, command: CreatePayment) -> None:
+        allowed = self._limits.return_urls.get(command.merchant_id, ())
+        if command.return_url and not (_RETURN_URL.fullmatch(command.return_url) and command.return_url.startswith(allowed)):
+            raise ReturnUrlNotAllowed("return_url: not on the allow-list", fields={"return_url": "not on the merchant's allow-list"})
 
     async def _start(self, new: NewPayment) -> Standing:
         """tx1, after whatever stands in the way was closed if it may be."""
@@ -194,30 +200,37 @@ class Charging:
         failpoint("payment.charge.after_tx1" if new.payment_method == CREDIT_CARD else "payment.cashier.after_tx1")
         if standing.in_the_way is None:
             return standing
-        other = standing.in_the_way
-        if other.payment_method == CASHIER == new.payment_method and other.channel == new.channel and other.state is PaymentState.PAYING:
-            return Standing(earlier_id=other.payment_id)
-        if other.payment_method == CASHIER:
-            await self._closing.close(other.payment_id)
+        if standing.in_the_way.payment_method == CASHIER:
+            await self._closing.close(standing.in_the_way.payment_id)
             standing = await self._starting.start(new)
         if standing.in_the_way is not None:
             raise PaymentInProgress(payment_id=standing.in_the_way.payment_id, retry_after_seconds=IN_PROGRESS_RETRY_SECONDS)
         return standing
 
-    async def _finish(self, standing: Standing, send: Send) -> Payment:
+    async def _finish(self, standing: Standing, send: Send, receipt: ReceiptKey | None, fingerprint: Mapping[str, str]) -> Payment:
         if standing.payment is not None and standing.attempt is not None:
             return answer_of(await self._send(standing.payment, standing.attempt, send, first_send=True))
         if standing.replayed:
             mark_replayed()
-        if standing.answer is not None:
-            return answer_of(from_json(standing.answer))
-        return answer_of(await self._resume(standing.earlier_id, send))
+        if standing.answer is None:
+            payment = await self._resume(standing.earlier_id, send)
+            # The row may have gone on since its first final answer, which is what every call with this key gets.
+            again = await self._starting.earlier(receipt, fingerprint) if standing.replayed else None
+            if again is None or again.answer is None:
+                return answer_of(payment)
+            standing = again
+        return answer_of(from_json(standing.answer or ""))
 
     async def _send(self, payment: Payment, attempt: Attempt, send: Send, *, first_send: bool) -> Payment:
         """The channel call, what it means, and the order's first news of it."""
         news = await send(payment, attempt)
         failpoint("payment.charge.after_channel")
-        applied = await self._facts.apply(news, payment_id=payment.payment_id, first_send=first_send)
+        try:
+            applied = await self._facts.apply(news, payment_id=payment.payment_id, first_send=first_send)
+        except (Unavailable, OutcomeUnknown, Conflict):
+            # The channel was called: from here on nobody may hear that nothing was done. A callback or the workers write down what it said.
+            log.exception("fact_written_later", payment_id=payment.payment_id, attempt_id=attempt.attempt_id)
+            return payment
         return await self._tell(applied)
 
     async def _tell(self, applied: Applied) -> Payment:
@@ -242,7 +255,6 @@ class Charging:
             if renewed is not None:
                 return await self._send(payment, renewed, send, first_send=False)
         return await self._db.read(payments.read_payment, payment_id)
-
 
     async def _wait_for_answer(self, payment_id: str) -> tuple[Payment, Attempt | None]:
         """The payment, and its open attempt while there is no answer to give. The call that is sending it gets a moment to finish, so that a hundred

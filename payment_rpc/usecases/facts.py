@@ -60,7 +60,8 @@ class Facts:
 
         Args:
             payment_id: the payment of the attempt, where the caller knows it; "" to look it up.
-            first_send: this is the answer to the only send of the attempt, so "not sent" proves that the channel never got it.
+            first_send: this is the answer to the first send of the attempt; unless it was sent again meanwhile, "not sent" proves that the channel
+                never got it.
 
         Raises:
             PaymentNotFound: the attempt is not one of ours.
@@ -70,7 +71,7 @@ class Facts:
         applied = await self._db.run(self._write, payment_id, news.attempt_id, fact)
         failpoint("payment.fact.after_commit")
         if applied.changed:
-            await self._cache.put(applied.payment)
+            await self._cache.put_changed(applied.payment)
         return applied
 
     async def _write(self, tx: AsyncConnection, payment_id: str, attempt_id: str, fact: Fact) -> Applied:
@@ -79,8 +80,14 @@ class Facts:
         payment = await payments.lock_payment(tx, payment_id)
         siblings = await attempts.attempts_of(tx, payment_id)
         attempt = next(sibling for sibling in siblings if sibling.attempt_id == attempt_id)
+        if fact.kind is FactKind.NOT_ATTEMPTED and attempt.sends > 1:  # ours did not leave, another one of the same attempt may have
+            fact = replace(fact, kind=FactKind.UNKNOWN)
         others_open = any(sibling.state in OPEN for sibling in siblings if sibling is not attempt)
         decision = apply_channel_fact(payment, attempt, fact, others_open=others_open, at=now)
+        if decision.attention:
+            log.error("attention", alert=True, kind=decision.attention, payment_id=payment_id, attempt_id=attempt_id)
+            await ledger.call_attention(tx, kind=decision.attention, payment_id=payment_id, subject=attempt_id,
+                                        detail=f"{fact.amount} under {fact.trade_no}", at=now)
         if not decision.changes(payment, attempt):
             return Applied(payment=payment, attempt=attempt, changed=False, to_order=None)
         return await self._save(tx, payment, attempt, decision)
@@ -94,10 +101,6 @@ class Facts:
             if after is payment:  # a second capture: the payment stays as it is, only its chain of bookings grows
                 after = replace(payment, version=payment.version + 1, updated_at=now)
             after = await ledger.book(tx, after, decision.booking, at=now)
-        if decision.attention:
-            log.error("attention", alert=True, kind=decision.attention, payment_id=payment.payment_id, attempt_id=attempt.attempt_id)
-            await ledger.call_attention(tx, kind=decision.attention, payment_id=payment.payment_id, subject=attempt.attempt_id,
-                                        detail=f"{decision.attempt.captured} under {decision.attempt.channel_trade_no}", at=now)
         if after is not payment:
             await payments.save_payment(tx, after, read_version=payment.version)
         messages = messages_of(after, before=payment.state, ids=self._ids, at=now)

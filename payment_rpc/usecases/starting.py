@@ -10,14 +10,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh import receipts
 from mesh.clock import Clock
-from mesh.db import Database
+from mesh.db import Database, StaleRow
 from mesh.ids import Ids
 from mesh.receipts import ReceiptKey
 from payment_rpc.domain.attempt import Attempt
 from payment_rpc.domain.card import CardSummary
 from payment_rpc.domain.errors import OrderAlreadyPaid, OrderNotPayable, PaymentInProgress
 from payment_rpc.domain.order import OrderToPay
-from payment_rpc.domain.payment import UNDECIDED, Payment, PaymentState
+from payment_rpc.domain.payment import CASHIER, UNDECIDED, Payment, PaymentState
 from payment_rpc.store import attempts, payments
 
 IN_PROGRESS_RETRY_SECONDS = 2.0  # a card answers within a second or two
@@ -96,7 +96,7 @@ class Starting:
         if not is_open:
             raise OrderNotPayable("The order was closed.", order_state="CLOSED")
         if standing:
-            return Standing(in_the_way=standing[0])
+            return await self._join(tx, standing[0], new)
         payment = Payment.start(
             payment_id=self._ids.new("PAY"), merchant_id=order.merchant_id, order_id=order.order_id, user_id=order.user_id, amount=order.amount,
             payment_method=new.payment_method, channel=new.channel, card=new.card, expires_at=order.expires_at, at=now)
@@ -107,6 +107,17 @@ class Starting:
         if new.receipt is not None:
             await receipts.claim(tx, new.receipt, fingerprint=new.fingerprint, resource_id=payment.payment_id, now=now)
         return Standing(payment=payment, attempt=attempt)
+
+    async def _join(self, tx: AsyncConnection, live: Payment, new: NewPayment) -> Standing:
+        """A cashier that waits for its buyer is the answer to a second call for one, and bound to that call's key too; any other live payment is in
+        the way."""
+        if not (live.payment_method == CASHIER == new.payment_method and live.channel == new.channel and live.state is PaymentState.PAYING):
+            return Standing(in_the_way=live)
+        if new.receipt is not None:
+            if (await payments.lock_payment(tx, live.payment_id)).version != live.version:
+                raise StaleRow
+            await receipts.claim(tx, new.receipt, fingerprint=new.fingerprint, resource_id=live.payment_id, now=self._clock.now())
+        return Standing(earlier_id=live.payment_id)
 
     async def _renew(self, tx: AsyncConnection, payment: Payment, attempt: Attempt) -> Attempt | None:
         now = self._clock.now()
