@@ -10,6 +10,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, MetaData
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from mesh.errors import Unavailable
@@ -30,10 +31,13 @@ async def _upgrade(service: str, database_url: str) -> None:
 
 
 async def check_current(service: str, engine: AsyncEngine) -> None:
-    """Raises Unavailable with the command to run when the schema is not the one of this code."""
+    """Raises Unavailable when the database is away, or with the command to run when its schema is not the one of this code."""
     expected = ScriptDirectory.from_config(_config(service, None)).get_current_head()
-    async with engine.connect() as connection:
-        present = await connection.run_sync(lambda sync: MigrationContext.configure(sync).get_current_revision())
+    try:
+        async with engine.connect() as connection:
+            present = await connection.run_sync(lambda sync: MigrationContext.configure(sync).get_current_revision())
+    except DBAPIError as error:
+        raise Unavailable(f"the database of {service} is unavailable: {error.orig}") from error
     if present != expected:
         raise Unavailable(f"the database of {service} is at revision {present}, this code needs {expected}: run `paymesh migrate`")
 

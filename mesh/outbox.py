@@ -125,7 +125,10 @@ class Relay:
 
         async def deliver(message: Message) -> None:
             async with gate:
-                await self.deliver(message)
+                try:
+                    await self.deliver(message)
+                except Exception:  # its claim ends and it is tried again; the others of this round go on
+                    log.exception("outbox_delivery_failed", destination=message.destination, tag=message.tag, event_id=message.event_id)
 
         async with asyncio.TaskGroup() as group:
             for message in messages:

@@ -10,6 +10,7 @@ import structlog
 from prometheus_client import Counter
 
 FAILURE_PAUSE_SECONDS_MAX = 30.0  # a database that comes back is used again within half a minute
+_DOUBLINGS_MAX = 16               # far beyond the longest pause; without a limit the number outgrows a float after a night's outage
 
 log = structlog.get_logger()
 _ITEMS = Counter("paymesh_worker_items_total", "Things that a worker did.", ["worker"])
@@ -53,7 +54,8 @@ class Worker:
                 log.exception("worker_failed", worker=self.name, failures=failures)
             self._items.inc(done)
             if done == 0 and not self._stopping:
-                await self._pause(min(self._idle_seconds * 2**failures, max(FAILURE_PAUSE_SECONDS_MAX, self._idle_seconds)))
+                longest = max(FAILURE_PAUSE_SECONDS_MAX, self._idle_seconds)
+                await self._pause(min(self._idle_seconds * 2 ** min(failures, _DOUBLINGS_MAX), longest))
 
     async def _pause(self, seconds: float) -> None:
         try:

@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from mesh.db.violations import ConstraintViolated, Fault, classify, violated_constraint
+from mesh.db.violations import ConstraintViolated, Fault, classify, nothing_committed, violated_constraint
 from mesh.errors import Conflict, OutcomeUnknown, Unavailable
 
 P = ParamSpec("P")
@@ -132,7 +132,7 @@ class Database:
                 await connection.commit()
                 return result
         except DBAPIError as error:
-            if committing and classify(error) in (Fault.LOST, Fault.UNEXPECTED):
+            if committing and not nothing_committed(error):
                 raise OutcomeUnknown from error
             raise
         except PoolTimeoutError as error:

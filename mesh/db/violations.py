@@ -14,10 +14,12 @@ _MYSQL_RETRY = frozenset({1213, 1205, 1020, 3572, 1317, 1969, 3024})
 _MYSQL_LOST = frozenset({1053, 1927, 2006, 2013, 2014, 2045, 2055, 4031})
 # No connection could be made, or the server cannot write.
 _MYSQL_AWAY = frozenset({1021, 1040, 1045, 1114, 1129, 1203, 1290, 1836, 2002, 2003, 2005})
+# Answers to a COMMIT that say that it did not happen: deadlock, lock wait, snapshot conflict, read-only server.
+_MYSQL_UNDONE_AT_COMMIT = frozenset({1213, 1205, 1020, 1290, 1836})
 _MYSQL_DUPLICATE = 1062
 _MYSQL_CHECK = frozenset({3819, 4025})
 
-_DUPLICATE_KEY = re.compile(r"for key '(?:[^'.]+\.)?([^'.]+)'")
+_DUPLICATE_KEY = re.compile(r"for key '(?:[^'.]+\.)?([^'.]+)'$")  # at the end: the value before it may hold anything
 _CHECK_NAME = re.compile(r"(?:CONSTRAINT|Check constraint) [`'](?:[^`'.]+\.)?([^`']+)[`']")
 _INSERT_TABLE = re.compile(r"(?:INSERT INTO|UPDATE) [`\"]?(\w+)")
 _SQLITE_UNIQUE = re.compile(r"UNIQUE constraint failed: (.+)$")
@@ -65,6 +67,15 @@ def classify(error: DBAPIError) -> Fault:
     if "disk" in text or "readonly" in text or "unable to open" in text:
         return Fault.AWAY
     return Fault.LOST if error.connection_invalidated else Fault.UNEXPECTED
+
+
+def nothing_committed(error: DBAPIError) -> bool:
+    """Whether an error that answers a COMMIT proves that nothing was committed. An interrupted or lost COMMIT proves nothing."""
+    code = _mysql_code(error)
+    if code is not None:
+        return code in _MYSQL_UNDONE_AT_COMMIT
+    text = str(error.orig)
+    return isinstance(error, IntegrityError) or "locked" in text or "busy" in text or "full" in text
 
 
 def violated_constraint(error: DBAPIError, metadata: MetaData) -> str:
