@@ -2,54 +2,102 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
-from sqlalchemy import Table, select
+from sqlalchemy import Table, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.call import Caller
-from mesh.db import Database, open_database
-from mesh.errors import NeighbourUnavailable
+from mesh.db import Database, insert_if_absent, open_database
+from mesh.errors import NeighbourUnavailable, Outcome
 from mesh.money import Money
 from order_rpc.domain.errors import OrderNotFound as NoSuchOrder
-from order_rpc.domain.order import Order
+from order_rpc.domain.order import Order, OrderState
 from order_rpc.domain.payment import PaymentSnapshot
 from order_rpc.usecases.payments import UpdateOrderStatus
 from payment_rpc.app import PaymentApp, Times
 from payment_rpc.channels import ChannelFact, ChannelStatus
 from payment_rpc.channels.sandbox import SandboxChannel
+from payment_rpc.domain.attempt import OPEN, Attempt, AttemptState
+from payment_rpc.domain.card import CardSummary
 from payment_rpc.domain.errors import OrderNotFound
+from payment_rpc.domain.ledger import Posting, Side
 from payment_rpc.domain.order import OrderToPay
-from payment_rpc.domain.payment import Disposition, Payment
-from payment_rpc.tables import metadata
+from payment_rpc.domain.payment import CREDIT_CARD, LIVE, MONEY, Disposition, Payment, PaymentState
+from payment_rpc.store import payments
+from payment_rpc.tables import ATTEMPT, ATTENTION, LEDGER_POSTING, LEDGER_TRANSACTION, ORDER_GATE, metadata
 from payment_rpc.usecases.charging import Charge, CreatePayment
 from tests.builders_order import PAYMENT_RPC, OrderApp, buyer, order_app
-from tests.fakes import FakeClock, FakeIds
-from tests.sandbox_server import API_KEY, RunningSandbox, running_sandbox
+from tests.fakes import EPOCH, FakeClock, FakeIds
+from tests.sandbox_server import API_KEY, CALLBACK_SECRET, RunningSandbox, http_answer, raw_server, running_sandbox
 
 VISA = "4242424242424242"
+MASTERCARD = "5555555555554444"
 DECLINED = "4000000000000002"
 INSUFFICIENT = "4000000000009995"
 PROCESSING_ERROR = "4000000000000119"
 LEASE_SECONDS = 20.0
+HEAD_START_SECONDS = 5.0  # before a message for order_rpc is due
 TIMES = Times(channel_timeout_seconds=2.0, attempt_lease_seconds=LEASE_SECONDS, scan_interval_seconds=1.0, scan_batch_size=100)
+PRICE = Money(10000, "CNY")
+
+Hook = Callable[[], Awaitable[None]]
+
+
+def a_payment(state: PaymentState = PaymentState.PAYING, **changes: Any) -> Payment:
+    """A payment of 100.00 CNY in a state, as it would lie in its row."""
+    started = Payment.start(payment_id="PAY1", merchant_id="mall", order_id="ORD1", user_id="u1", amount=PRICE, payment_method=CREDIT_CARD,
+                            channel="sandbox", expires_at=EPOCH + timedelta(minutes=30), at=EPOCH,
+                            card=CardSummary(brand="visa", last_four="4242", expiration_year=2030, expiration_month=12))
+    money = {"captured": PRICE, "outcome": Outcome.CAPTURED, "paid_at": EPOCH, "channel_trade_no": "T0"} if state in MONEY else {}
+    if state is PaymentState.LATE_REFUNDED:
+        money = {"captured": PRICE, "refunded": PRICE, "outcome": Outcome.CAPTURED, "paid_at": EPOCH}
+    return replace(started, **{"state": state, "holds_slot": state in LIVE, **money, **changes})
+
+
+def an_attempt(state: AttemptState = AttemptState.SENT, **changes: Any) -> Attempt:
+    """An attempt of `a_payment` in a state, as it would lie in its row."""
+    started = Attempt.start(attempt_id="ATT1", payment_id="PAY1", merchant_id="mall", channel="sandbox", amount=PRICE,
+                            lease=timedelta(seconds=LEASE_SECONDS), at=EPOCH)
+    rest: dict[str, Any] = {} if state in OPEN else {"next_query_at": None}
+    if state is AttemptState.CAPTURED:
+        rest |= {"captured": PRICE, "channel_trade_no": "T0"}
+    return replace(started, **{"state": state, **rest, **changes})
+
+
+def balance_of(postings: list[dict[str, Any]] | tuple[Posting, ...]) -> dict[str, int]:
+    """Debit minus credit per currency."""
+    balance: dict[str, int] = {}
+    for posting in postings:
+        if isinstance(posting, Posting):
+            side, minor, currency = posting.side, posting.amount.minor, posting.amount.currency
+        else:
+            side, minor, currency = posting["side"], posting["amount_minor"], posting["currency"]
+        balance[currency] = balance.get(currency, 0) + (minor if side == Side.DEBIT else -minor)
+    return balance
 
 
 class OrdersInProcess:
-    """order_rpc without the wire; `away` makes it unreachable."""
+    """order_rpc without the wire; `away` makes it unreachable, `before_update` runs before each news of a payment, `answer` replaces what it says."""
 
     def __init__(self, app: OrderApp) -> None:
         self._app = app
         self.away = False
-        self.updates = 0
+        self.gets = 0
+        self.updates: list[dict[str, Any]] = []
+        self.before_update: Hook | None = None
+        self.answer: Disposition | None = None
 
     async def get(self, *, merchant_id: str, order_id: str) -> OrderToPay:
         self._reach()
+        self.gets += 1
         try:
             order = await self._app.orders.get(merchant_id=merchant_id, order_id=order_id, caller=PAYMENT_RPC)
         except NoSuchOrder as error:
@@ -58,8 +106,12 @@ class OrdersInProcess:
                           expires_at=order.expires_at)
 
     async def update_status(self, snapshot: dict[str, Any], *, event_id: str) -> Disposition | None:
+        if self.before_update is not None:
+            await self.before_update()
         self._reach()
-        self.updates += 1
+        self.updates.append(snapshot)
+        if self.answer is not None:
+            return self.answer
         payment = PaymentSnapshot.parse(**{name: snapshot[name] for name in (
             "payment_id", "version", "state", "captured", "refunded", "refund_reserved", "currency")})
         answer = await self._app.payments.update_status(UpdateOrderStatus(
@@ -72,25 +124,59 @@ class OrdersInProcess:
 
 
 class UnreliableChannel(SandboxChannel):
-    """The adapter to the sandbox with a bad line: `lose_answers` lets calls arrive and forgets what came back, `unreachable` lets none leave,
-    `before_charge` runs before each charge."""
+    """The adapter to the sandbox with a bad line.
+
+    `lose_answers` lets calls arrive and forgets what came back, `unreachable` lets none leave. `before_charge` runs before each charge or checkout,
+    `after_charge` between its arrival and its answer, `after_query` between a question's answer and its use. `instead` replaces the next answers.
+    """
 
     lose_answers = False
     unreachable = False
-    before_charge: Callable[[], Awaitable[None]] | None = None
+    before_charge: Hook | None = None
+    after_charge: Hook | None = None
+    after_query: Hook | None = None
+    charges = 0
+    queries = 0
+    closes = 0
 
     async def charge(self, *, attempt_id: str, amount: Money, card: Any, expires_at: Any, timeout_seconds: float) -> ChannelFact:
-        if self.before_charge is not None:
-            await self.before_charge()
-        if self.unreachable:
-            return ChannelFact(attempt_id=attempt_id, status=ChannelStatus.NOT_SENT, reason="CHANNEL_UNAVAILABLE")
-        fact = await super().charge(attempt_id=attempt_id, amount=amount, card=card, expires_at=expires_at, timeout_seconds=timeout_seconds)
-        return ChannelFact(attempt_id=attempt_id, status=ChannelStatus.UNKNOWN) if self.lose_answers else fact
+        return await self._open_badly(attempt_id, super().charge(
+            attempt_id=attempt_id, amount=amount, card=card, expires_at=expires_at, timeout_seconds=timeout_seconds))
+
+    async def checkout(self, *, attempt_id: str, amount: Money, subject: str, return_url: str, expires_at: Any, timeout_seconds: float,
+                       ) -> ChannelFact:
+        return await self._open_badly(attempt_id, super().checkout(
+            attempt_id=attempt_id, amount=amount, subject=subject, return_url=return_url, expires_at=expires_at, timeout_seconds=timeout_seconds))
 
     async def query(self, attempt_id: str, *, timeout_seconds: float) -> ChannelFact:
+        self.queries += 1
         if self.unreachable:
             return ChannelFact(attempt_id=attempt_id, status=ChannelStatus.UNKNOWN)
-        return await super().query(attempt_id, timeout_seconds=timeout_seconds)
+        fact = await super().query(attempt_id, timeout_seconds=timeout_seconds)
+        if self.after_query is not None:
+            hook, self.after_query = self.after_query, None
+            await hook()
+        return fact
+
+    async def close(self, attempt_id: str, *, timeout_seconds: float) -> ChannelFact:
+        self.closes += 1
+        if self.unreachable:
+            return ChannelFact(attempt_id=attempt_id, status=ChannelStatus.UNKNOWN)
+        return await super().close(attempt_id, timeout_seconds=timeout_seconds)
+
+    async def _open_badly(self, attempt_id: str, call: Any) -> ChannelFact:
+        try:
+            if self.before_charge is not None:
+                await self.before_charge()
+            if self.unreachable:
+                return ChannelFact(attempt_id=attempt_id, status=ChannelStatus.NOT_SENT, reason="CHANNEL_UNAVAILABLE")
+            self.charges += 1
+            fact = await call
+        finally:
+            call.close()
+        if self.after_charge is not None:
+            await self.after_charge()
+        return ChannelFact(attempt_id=attempt_id, status=ChannelStatus.UNKNOWN) if self.lose_answers else fact
 
 
 @dataclass
@@ -105,6 +191,8 @@ class PaymentWorld:
     sandbox: RunningSandbox
     clock: FakeClock
     ids: FakeIds
+    folder: Path
+    make_app: Callable[..., PaymentApp]
 
     async def order(self, price: str = "100.00", *, quantity: int = 1, caller: Caller | None = None, currency: str = "CNY") -> Order:
         """An order for one fresh SKU."""
@@ -113,32 +201,53 @@ class PaymentWorld:
         await self.order_side.product(sku_id, price, available=1000, merchant_id=merchant_id, currency=currency)
         return await self.order_side.order((sku_id, quantity), caller=caller)
 
-    async def charge(self, order: Order, *, number: str = VISA, key: str = "", caller: Caller | None = None, **changes: Any) -> Payment:
+    async def charge(self, order: Order, *, number: str = VISA, key: str = "", caller: Caller | None = None, app: PaymentApp | None = None,
+                     **changes: Any) -> Payment:
+        """Charges a card for an order, as its buyer unless somebody else is named."""
         caller = caller or buyer(order.user_id, order.merchant_id)
         values: dict[str, Any] = {
             "merchant_id": order.merchant_id, "order_id": order.order_id, "user_id": caller.subject, "amount": order.amount.format(), "currency": "",
             "payment_method": "", "number": number, "cvv": "123", "expiration_year": 2030, "expiration_month": 12, "key": key, **changes}
-        return await self.app.charging.charge(Charge(**values), caller)
+        return await (app or self.app).charging.charge(Charge(**values), caller)
 
     async def cashier(self, order: Order, *, key: str = "", caller: Caller | None = None, **changes: Any) -> Payment:
+        """Opens a cashier for an order."""
         caller = caller or buyer(order.user_id, order.merchant_id)
         values: dict[str, Any] = {
             "merchant_id": order.merchant_id, "order_id": order.order_id, "user_id": caller.subject, "amount": "", "currency": "", "channel": "",
             "return_url": "", "key": key, **changes}
         return await self.app.charging.create_payment(CreatePayment(**values), caller)
 
-    async def press(self, payment: Payment, button: str = "pay") -> None:
-        """The buyer presses a button of the cashier page."""
+    async def press(self, payment: Payment, button: str = "pay") -> str:
+        """The buyer presses a button of the cashier page; what he reads then."""
         assert payment.next_action is not None
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(trust_env=False, follow_redirects=True) as client:
             answer = await client.post(f"{payment.next_action.value}/{button}")
             assert answer.status_code < 400, answer.text
+            return answer.text
+
+    async def callbacks(self) -> int:
+        """The sandbox sends the callbacks that it owes; how many."""
+        return await self.sandbox.sandbox.run_once()
+
+    async def finish(self, *, rounds: int = 4) -> None:
+        """Time passes and the workers do what there is to do."""
+        for _ in range(rounds):
+            self.clock.advance(LEASE_SECONDS + 1)
+            await self.app.closing.expire_once()
+            await self.app.asking.run_once()
+            self.clock.advance(HEAD_START_SECONDS + 1)
+            await self.app.order_relay.run_once()
 
     async def at_sandbox(self) -> list[dict[str, Any]]:
         """Everything that the sandbox knows."""
         async with httpx.AsyncClient(trust_env=False, headers={"authorization": f"Bearer {API_KEY}"}) as client:
-            answer = await client.get(f"{self.sandbox.base_url}/v1/transactions", params={"limit": 100})
+            answer = await client.get(f"{self.sandbox.base_url}/v1/transactions", params={"limit": 1000})
             return list(answer.json()["transactions"])
+
+    async def captured_at_sandbox(self) -> list[str]:
+        """Attempts for which the sandbox took money."""
+        return [transaction["attempt_id"] for transaction in await self.at_sandbox() if transaction["status"] == "CAPTURED"]
 
     async def rows(self, table: Table) -> list[dict[str, Any]]:
         """Every row of a table of payment_rpc, by primary key."""
@@ -147,25 +256,94 @@ class PaymentWorld:
         return await self.db.read(read)
 
     async def payment(self, payment_id: str) -> Payment:
-        from payment_rpc.store import payments
-
+        """A payment as its row is now."""
         return await self.db.read(payments.read_payment, payment_id)
+
+    async def order_state(self, order: Order) -> OrderState:
+        """The state of an order now."""
+        return (await self.order_side.orders.get(merchant_id=order.merchant_id, order_id=order.order_id, caller=PAYMENT_RPC)).state
+
+    async def execute(self, statement: Any) -> None:
+        """One statement in a transaction of its own."""
+        async def run(tx: AsyncConnection) -> None:
+            await tx.execute(statement)
+        await self.db.run(run)
+
+    async def close_gate(self, order: Order) -> list[Payment]:
+        """What ClosePayment does first: the gate is CLOSED from the commit on. Returns the payments that the order has in that moment."""
+        async def close(tx: AsyncConnection) -> list[Payment]:
+            key = {"merchant_id": order.merchant_id, "order_id": order.order_id}
+            await insert_if_absent(tx, ORDER_GATE, {**key, "state": "OPEN", "updated_at": self.clock.now()})
+            await tx.execute(update(ORDER_GATE).where(ORDER_GATE.c.merchant_id == order.merchant_id, ORDER_GATE.c.order_id == order.order_id)
+                             .values(state="CLOSED"))
+            return list(await payments.list_of_order(tx, **key, before=None, limit=100, visible_to=PAYMENT_RPC))
+        return await self.db.run(close)
+
+    async def ledger_problems(self) -> list[str]:
+        """What is wrong with the books: unbalanced or broken chains, captures that are not booked exactly once, money that no row has."""
+        problems = []
+        transactions, postings = await self.rows(LEDGER_TRANSACTION), await self.rows(LEDGER_POSTING)
+        heads: dict[str, str] = {}
+        for transaction in transactions:
+            own = [posting for posting in postings if posting["business_key"] == transaction["business_key"]]
+            if not own or any(balance_of(own).values()):
+                problems.append(f"{transaction['business_key']} does not balance")
+            if transaction["previous_hash"] != heads.get(transaction["payment_id"], ""):
+                problems.append(f"{transaction['business_key']} is not the next of its chain")
+            heads[transaction["payment_id"]] = transaction["hash"]
+        for payment_id, head in heads.items():
+            if (await self.payment(payment_id)).ledger_head != head:
+                problems.append(f"{payment_id} has another head")
+        captured = sorted(f"attempt:{row['attempt_id']}:captured" for row in await self.rows(ATTEMPT) if row["state"] == "CAPTURED")
+        booked = sorted(row["business_key"] for row in transactions if row["kind"].startswith("CAPTURED"))
+        if captured != booked:
+            problems.append(f"captured {captured}, booked {booked}")
+        return problems
+
+    async def attention(self) -> list[tuple[str, str]]:
+        """(kind, subject) of what waits for a person."""
+        return [(row["kind"], row["attention_key"].partition(":")[2]) for row in await self.rows(ATTENTION)]
 
 
 @asynccontextmanager
-async def payment_world(payment_url: str, order_url: str, folder: Path, *, redis: Any = None) -> AsyncIterator[PaymentWorld]:
-    """Builds the shop on two fresh databases; the sandbox's file lies in `folder`."""
+async def payment_world(payment_url: str, order_url: str, folder: Path, *, redis: Any = None, channel_timeout_seconds: float = 0,
+                        ) -> AsyncIterator[PaymentWorld]:
+    """Builds the shop on two fresh databases; the sandbox's file lies in `folder`. Its callbacks arrive when the test calls `callbacks()`."""
     async with AsyncExitStack() as stack:
         order_side = await stack.enter_async_context(order_app(order_url))
         clock, ids = order_side.clock, order_side.ids
-        sandbox = await stack.enter_async_context(running_sandbox(folder, clock=clock, ids=FakeIds()))
+        apps: list[PaymentApp] = []
+
+        async def take_callback(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(await _callback(apps[0], reader))
+            await writer.drain()
+
+        shop_url = await stack.enter_async_context(raw_server(take_callback))
+        sandbox = await stack.enter_async_context(running_sandbox(folder, clock=clock, ids=FakeIds(), callback_url=f"{shop_url}/callbacks"))
         db = open_database(payment_url, metadata, retry_constraints=("uq_payment_live_slot",))
         stack.push_async_callback(db.close)
         async with db.engine.begin() as connection:
             await connection.run_sync(metadata.create_all)
-        channel = UnreliableChannel(base_url=sandbox.base_url, api_key=API_KEY, callback_secret="test-callback-secret-0123456789ab")
+        channel = UnreliableChannel(base_url=sandbox.base_url, api_key=API_KEY, callback_secret=CALLBACK_SECRET)
         stack.push_async_callback(channel.aclose)
         orders = OrdersInProcess(order_side)
-        app = PaymentApp(db=db, clock=clock, ids=ids, orders=orders, channels={"sandbox": channel}, redis=redis, times=TIMES,
-                         return_urls={"mall": ("https://shop.test/",)})
-        yield PaymentWorld(db=db, app=app, order_side=order_side, orders=orders, channel=channel, sandbox=sandbox, clock=clock, ids=ids)
+        times = replace(TIMES, channel_timeout_seconds=channel_timeout_seconds or TIMES.channel_timeout_seconds)
+
+        def make_app(**changes: Any) -> PaymentApp:
+            values: dict[str, Any] = {
+                "db": db, "clock": clock, "ids": ids, "orders": orders, "channels": {"sandbox": channel}, "redis": redis, "times": times,
+                "return_urls": {"mall": ("https://shop.test/",)}, **changes}
+            return PaymentApp(**values)
+
+        apps.append(make_app())
+        yield PaymentWorld(db=db, app=apps[0], order_side=order_side, orders=orders, channel=channel, sandbox=sandbox, clock=clock, ids=ids,
+                           folder=folder, make_app=make_app)
+
+
+async def _callback(app: PaymentApp, reader: asyncio.StreamReader) -> bytes:
+    """What the gateway and the servicer do with a callback."""
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+    headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:] if line)}
+    body = await reader.readexactly(int(headers["content-length"]))
+    await app.callbacks.handle(channel="sandbox", body=body, timestamp=headers["x-channel-timestamp"], signature=headers["x-channel-signature"])
+    return http_answer(b"success")
