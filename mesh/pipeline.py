@@ -43,7 +43,8 @@ from mesh.wire_errors import DETAILS_KEY, STATUS_CODES, ErrorCatalogue, internal
 __all__ = ["Pipeline", "current_idempotency_key", "mark_replayed"]
 
 _READ_ONCE = frozenset({AUTHORIZATION, CALLER, IDEMPOTENCY_KEY, TRACEPARENT, REQUEST_ID})
-_NAMES = {AUTHORIZATION: "Authorization", IDEMPOTENCY_KEY: "Idempotency-Key"}
+_NEVER_TWICE = frozenset({AUTHORIZATION, CALLER, IDEMPOTENCY_KEY})
+_KEY_HEADER = "Idempotency-Key"
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _LABEL = re.compile(r"[\x20-\x7e]{1,128}")
 # A sibling that refuses *us* says nothing about our caller: to the caller it is our fault.
@@ -168,15 +169,18 @@ class _Method:
         twice = ""
         for key, value in context.invocation_metadata():
             if key in _READ_ONCE:
-                if key in values:
+                if key not in values:
+                    values[key] = value
+                elif key in _NEVER_TWICE:
                     twice = key
-                values[key] = value
+                else:  # labels: two are as good as none
+                    values[key] = ""
         call.trace = Trace.start(values.get(TRACEPARENT))
         cut_seconds = self._deadline(context, call, started)
         if self._gone:
             raise NotFound
-        if twice and twice != TRACEPARENT:  # two traces make a new one; anything else that comes twice may be read differently by somebody
-            raise InvalidArgument.of(_NAMES.get(twice, twice), "sent twice")
+        if twice:  # somebody on the way may have read the other one
+            raise InvalidArgument.of(_KEY_HEADER, "sent twice") if twice == IDEMPOTENCY_KEY else TokenInvalid("The token is invalid (sent twice).")
         self._identify(call, values)
         request = self._request(raw)
         if self._headers:
@@ -229,7 +233,7 @@ class _Method:
                 raise IdempotencyKeyMissing
             return ""
         if _KEY.fullmatch(key) is None:
-            raise InvalidArgument.of("Idempotency-Key", "expected 1 to 255 printable ASCII characters without spaces")
+            raise InvalidArgument.of(_KEY_HEADER, "expected 1 to 255 printable ASCII characters without spaces")
         return key
 
     def _refusal(self, error: BaseException, context: Any, call: Call) -> tuple[int, status_pb2.Status | None]:

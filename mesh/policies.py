@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor, ServiceDescriptor
@@ -259,15 +260,21 @@ def fingerprint(message: Message) -> dict[str, str]:
 
 def _marked(message: Message, *, prefix: str, inherited: bool) -> Iterator[tuple[str, str]]:
     for field, value in message.ListFields():
-        policy = field.GetOptions().Extensions[options_pb2.field]
-        if policy.sensitive:
+        sensitive, own = _fingerprint_policy(field)
+        if sensitive:
             continue
-        marked = inherited or policy.fingerprint
+        marked = inherited or own
         for path, item in _items(field, value, f"{prefix}{field.name}"):
             if isinstance(item, Message):
                 yield from _marked(item, prefix=f"{path}.", inherited=marked)
             elif marked:
                 yield path, _canonical(field, item)
+
+
+@cache  # reading an option costs more than the rest of a fingerprint
+def _fingerprint_policy(field: FieldDescriptor) -> tuple[bool, bool]:
+    policy = field.GetOptions().Extensions[options_pb2.field]
+    return policy.sensitive, policy.fingerprint
 
 
 def _items(field: FieldDescriptor, value: Any, path: str) -> Iterator[tuple[str, Any]]:

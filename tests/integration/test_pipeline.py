@@ -78,7 +78,8 @@ async def test_a_handler_learns_who_calls(world: World) -> None:
     ("Own", [("authorization", "Basic YWxpY2U6cHc=")], "TOKEN_INVALID", 16),
     ("Own", [("authorization", "Bearer")], "TOKEN_INVALID", 16),
     ("Own", [("authorization", "Bearer x.y.z")], "TOKEN_INVALID", 16),
-    ("Own", ["bearer", "bearer"], "INVALID_ARGUMENT", 3),
+    ("Own", ["bearer", "bearer"], "TOKEN_INVALID", 16),
+    ("Own", ["bearer", "admin", ("x-request-id", "a"), ("x-request-id", "b")], "TOKEN_INVALID", 16),
     ("Browse", [("authorization", "Bearer x.y.z")], "TOKEN_INVALID", 16),
     ("Browse", [("x-paymesh-caller", "x.y.z")], "TOKEN_INVALID", 16),
     ("Command", [], "UNAUTHENTICATED", 16),
@@ -86,7 +87,7 @@ async def test_a_handler_learns_who_calls(world: World) -> None:
     ("Command", ["payment_rpc"], "PERMISSION_DENIED", 7),
     ("Command", ["stranger"], "TOKEN_INVALID", 16),
     ("Command", ["for another"], "TOKEN_INVALID", 16),
-    ("Command", ["order_rpc", "order_rpc"], "INVALID_ARGUMENT", 3),
+    ("Command", ["order_rpc", "order_rpc"], "TOKEN_INVALID", 16),
     ("Command", ["user as caller"], "TOKEN_INVALID", 16),
     ("Own", ["caller as user"], "TOKEN_INVALID", 16),
     ("Write", ["admin"], "PERMISSION_DENIED", 7),
@@ -504,7 +505,8 @@ async def test_a_call_is_one_line_of_json_with_its_trace_and_without_its_content
     trace = f"00-{'a' * 32}-{'b' * 16}-01"
     async with stub_of(world) as stub:
         answer = await stub.Own(EchoRequest(text="hush"), metadata=[world.bearer("alice"), ("traceparent", trace), ("x-request-id", "req-1")])
-        await refusal(stub.Own(EchoRequest(text="HUSH"), metadata=[world.bearer("alice"), ("traceparent", "broken")]))
+        labels = [("traceparent", "broken"), ("x-request-id", "req-2"), ("x-request-id", "req-3")]
+        await refusal(stub.Own(EchoRequest(text="HUSH"), metadata=[world.bearer("alice"), *labels]))
     assert answer.trace_id == "a" * 32
     err = capsys.readouterr().err
     lines = [json.loads(line) for line in err.splitlines() if '"event":"call"' in line]
@@ -512,6 +514,7 @@ async def test_a_call_is_one_line_of_json_with_its_trace_and_without_its_content
         (path("Own"), 0, "user", "alice"), (path("Own"), 3, "user", "alice")]
     assert (lines[0]["trace_id"], lines[0]["request_id"], lines[0]["ms"] < 1000) == ("a" * 32, "req-1", True)
     assert lines[1]["reason"] == "INVALID_ARGUMENT"
+    assert "request_id" not in lines[1]
     assert len(lines[1]["trace_id"]) == 32
     assert lines[1]["trace_id"] != "a" * 32
     assert "hush" not in err.lower()
