@@ -1,0 +1,162 @@
+"""The loop of all workers: on while there is work, pauses that grow with failures and end with a wake, and an end between two items."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
+
+from mesh import worker as worker_module
+from mesh.worker import FAILURE_PAUSE_SECONDS_MAX, Worker
+
+FOREVER = 3600.0
+
+
+class Pauses:
+    """Stands in for the passing of time: a pause is noted and over at once, unless `endless`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seconds: list[float] = []
+        monkeypatch.setattr(worker_module._jitter, "uniform", lambda low, high: 1.0)
+        self._real = asyncio.timeout
+        monkeypatch.setattr(worker_module.asyncio, "timeout", self._note)
+
+    def _note(self, seconds: float | None) -> asyncio.Timeout:
+        assert seconds is not None
+        self.seconds.append(seconds)
+        return self._real(0)
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> Pauses:
+    return Pauses(monkeypatch)
+
+
+def with_outcomes(name: str, *outcomes: int | Exception, idle_seconds: float = 1) -> tuple[Worker, list[int]]:
+    """A worker whose rounds end so, and which is stopped in the round after the last one; and the number of its rounds so far."""
+    left, seen = list(outcomes), [0]
+
+    async def run_once() -> int:
+        seen[0] += 1
+        if not left:
+            worker.stop()
+            return 0
+        outcome = left.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    worker = Worker(name, run_once, idle_seconds=idle_seconds)
+    return worker, seen
+
+
+def value(name: str, worker: str) -> float:
+    return REGISTRY.get_sample_value(name, {"worker": worker}) or 0
+
+
+async def test_it_goes_on_at_once_while_there_is_work_and_pauses_when_there_is_none(pauses: Pauses) -> None:
+    worker, seen = with_outcomes("w1", 3, 1, 0, 2, idle_seconds=0.7)
+    await worker.run()
+    assert (seen[0], pauses.seconds) == (5, [0.7])
+    assert value("paymesh_worker_items_total", "w1") == 6
+
+
+async def test_failures_are_logged_counted_and_followed_by_longer_pauses_up_to_half_a_minute(pauses: Pauses) -> None:
+    worker, _ = with_outcomes("w2", *[RuntimeError("database")] * 8, 0, RuntimeError("again"))
+    with capture_logs() as logs:
+        await worker.run()
+    assert pauses.seconds == [2, 4, 8, 16, FAILURE_PAUSE_SECONDS_MAX, 30, 30, 30, 1, 2]  # a good round forgets them
+    assert [entry["failures"] for entry in logs] == [1, 2, 3, 4, 5, 6, 7, 8, 1]
+    assert value("paymesh_worker_failures_total", "w2") == 9
+
+
+async def test_a_worker_survives_any_number_of_failures(pauses: Pauses) -> None:
+    worker, seen = with_outcomes("w3", *[RuntimeError("database")] * 1200)
+    with capture_logs():
+        await worker.run()
+    assert seen[0] == 1201
+
+
+async def test_a_worker_with_long_pauses_does_not_hurry_because_it_failed(pauses: Pauses) -> None:
+    worker, _ = with_outcomes("w4", RuntimeError("database"), idle_seconds=600)
+    with capture_logs():
+        await worker.run()
+    assert pauses.seconds == [600]
+
+
+async def test_a_wake_ends_the_pause() -> None:
+    entered, seen = asyncio.Event(), [0]
+
+    async def run_once() -> int:
+        seen[0] += 1
+        entered.set()
+        return 0
+    worker = Worker("w5", run_once, idle_seconds=FOREVER)
+    task = asyncio.create_task(worker.run())
+    async with asyncio.timeout(5):
+        await entered.wait()
+        entered.clear()
+        worker.wake()
+        await entered.wait()
+        worker.stop()
+        await task
+    assert seen[0] == 2
+
+
+async def test_a_wake_during_a_round_is_not_lost() -> None:
+    seen = [0]
+
+    async def run_once() -> int:
+        seen[0] += 1
+        if seen[0] == 1:
+            worker.wake()
+        else:
+            worker.stop()
+        return 0
+    worker = Worker("w6", run_once, idle_seconds=FOREVER)
+    async with asyncio.timeout(5):
+        await worker.run()
+    assert seen[0] == 2
+
+
+async def test_stop_ends_the_loop_after_the_item_and_never_inside_one() -> None:
+    inside, go_on, finished = asyncio.Event(), asyncio.Event(), []
+
+    async def run_once() -> int:
+        inside.set()
+        await go_on.wait()
+        finished.append(1)
+        return 1
+    worker = Worker("w7", run_once, idle_seconds=FOREVER)
+    task = asyncio.create_task(worker.run())
+    async with asyncio.timeout(5):
+        await inside.wait()
+        worker.stop()
+        await asyncio.sleep(0)
+        assert not task.done()
+        go_on.set()
+        await task
+    assert finished == [1]
+
+
+async def test_stop_during_a_pause_and_before_the_start_end_it_too() -> None:
+    worker, _ = with_outcomes("w8", 0, 0, idle_seconds=FOREVER)
+    task = asyncio.create_task(worker.run())
+    async with asyncio.timeout(5):
+        await asyncio.sleep(0)
+        worker.stop()
+        await task
+        await worker.run()
+
+
+async def test_a_cancelled_worker_ends() -> None:
+    async def run_once() -> int:
+        await asyncio.Event().wait()
+        return 0
+    task = asyncio.create_task(Worker("w9", run_once, idle_seconds=FOREVER).run())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
