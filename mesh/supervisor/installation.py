@@ -52,7 +52,7 @@ class RunningMesh:
     grpc: dict[str, list[str]] = field(default_factory=dict)
     metrics: dict[str, str] = field(default_factory=dict)
     pids: dict[str, int] = field(default_factory=dict)
-    redis_url: str = ""
+    redis_url: str = field(default="", repr=False)  # holds a password
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,11 +167,12 @@ def test_buf_curl_asks_for_a_payment_with_a_bearer_token_and_health_answers_serv
         assert json.loads(buf("-d", "{}", f"http://{addresses[0]}/grpc.health.v1.Health/Check")) == {"status": "SERVING"}
 
 
-def test_what_a_stranger_needs_is_served_without_a_token(running: RunningMesh) -> None:
+def test_what_a_stranger_needs_is_served_without_a_token(running: RunningMesh, sku_id: str) -> None:
     with httpx.Client(base_url=running.urls["gateway"], trust_env=False) as anybody:
         assert anybody.get("/healthz").status_code == anybody.get("/readyz").status_code == 200
         assert "swagger" in anybody.get("/docs", follow_redirects=True).text.lower()
         assert anybody.get("/openapi.json").json()["openapi"].startswith("3.1")
+        assert Answer.of(anybody.get(f"/api/v1/products/{sku_id}")).data["merchant_id"] == "mall"  # no merchant: our own shop
         for address in running.metrics.values():
             assert "paymesh" in anybody.get(f"http://{address}/metrics").text
 
@@ -192,7 +193,7 @@ def test_a_killed_service_comes_back_and_ctrl_c_leaves_no_process(mesh: Mesh, ru
     order_rpc = running.pids["order_rpc"]
     subprocess.run(["kill", "-9", str(order_rpc)], check=True)
     mesh.up.wait_for_log("order_rpc died")
-    wait_until(lambda: alice.get(f"/api/v1/products/{sku_id}").status == 200, "answer of the new order_rpc")
+    wait_until(lambda: alice.post("/api/v1/orders", {"items": [{"sku_id": sku_id, "quantity": 1}]}).status == 201, "answer of the new order_rpc")
     assert mesh.installation.running().pids["order_rpc"] != order_rpc
 
     assert mesh.up.interrupt() == 0
