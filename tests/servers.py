@@ -144,7 +144,7 @@ class MariaDB:
         self.folder.mkdir(parents=True, exist_ok=True)
         done = subprocess.run(
             [install, "--no-defaults", *self._user(), f"--datadir={self.folder / 'data'}", "--auth-root-authentication-method=normal",
-             "--skip-test-db", "--skip-name-resolve", "--innodb-log-file-size=16M"],
+             "--skip-test-db", "--skip-name-resolve", "--force", "--innodb-log-file-size=16M"],  # --force: the host need not know its own name
             capture_output=True, text=True, check=False, cwd=self.folder)
         assert done.returncode == 0, done.stdout + done.stderr
 
