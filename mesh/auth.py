@@ -55,7 +55,6 @@ class _Header(msgspec.Struct, frozen=True):
     alg: str
     typ: str
     kid: str = ""
-    crit: Any = None
 
 
 class _TimeClaims(msgspec.Struct, frozen=True, kw_only=True):
@@ -142,8 +141,6 @@ def _verified(token: str, keys: Mapping[str, _Key], token_type: str, payload_typ
         raise _invalid("form") from None
     if header.typ != token_type:
         raise _invalid("type")
-    if header.crit is not None:
-        raise _invalid("form")
     key = keys.get(header.kid)
     if key is None:
         raise _invalid("key")
@@ -247,7 +244,6 @@ class _Jwk(msgspec.Struct, frozen=True):
     kty: str
     alg: str
     use: str = "sig"
-    d: Any = None
 
 
 class _Jwks(msgspec.Struct, frozen=True):
@@ -267,7 +263,7 @@ def read_jwks(document: bytes) -> dict[str, _Key]:
     for raw in msgspec.json.decode(document, type=_Jwks).keys:
         jwk = msgspec.json.decode(raw, type=_Jwk)
         key_type, reader = _JWK_READERS.get(jwk.alg, ("", None))
-        if reader is None or jwk.kty != key_type or jwk.use != "sig" or jwk.d is not None or not jwk.kid or jwk.kid in keys:
+        if reader is None or jwk.kty != key_type or jwk.use != "sig" or not jwk.kid or jwk.kid in keys:
             raise ValueError(f"JWKS: key {jwk.kid!r} is not a public RS256, ES256 or EdDSA key of its own")
         try:
             material = reader.from_jwk(bytes(raw).decode())

@@ -37,7 +37,7 @@ _REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"].ful
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 
-class _Capture:
+class Capture:
     """Stands in for a server while generated code registers a servicer."""
 
     def __init__(self) -> None:
@@ -81,7 +81,7 @@ class MeshServer:
         self._settings = settings
         self._user_tokens = user_tokens or UserTokens.from_settings(settings, clock=clock)
         self._caller_tokens = caller_tokens or CallerTokens.from_settings(settings, clock=clock, ids=ids)
-        self._capture = _Capture()
+        self._capture = Capture()
         self._server: grpc.aio.Server | None = None
         self._health = Health(())
         self._metrics = MetricsPort()

@@ -17,14 +17,16 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from prometheus_client import REGISTRY
 
 from mesh import logs
+from mesh.auth import UserTokens
 from mesh.call import current_call, mark_replayed
 from mesh.certificates import CertificateAuthority
 from mesh.errors import Conflict, MeshError, NeighbourUnavailable, NotFound, RemoteError
-from mesh.policies import PolicyInvalid
-from mesh.server import MeshServer
+from mesh.pipeline import Pipeline
+from mesh.policies import PolicyInvalid, load_policies
+from mesh.server import Capture, MeshServer
 from mesh.transport import PlaintextRefused
-from mesh.wire_errors import RemoteMoneyError, from_rpc_error
-from tests.echo import PACKAGE, SERVICE, Echo, EchoRequest, Stub, World, add_echo, echo_file, path, plain_channel
+from mesh.wire_errors import ErrorCatalogue, RemoteMoneyError, from_rpc_error
+from tests.echo import PACKAGE, SECRET, SERVICE, Echo, EchoRequest, Stub, World, add_echo, echo_file, path, plain_channel
 from tests.unit.test_wire_errors import EchoRefused, EchoUnpaid, Unheard
 
 FOREVER = 3600
@@ -239,7 +241,13 @@ async def test_a_stray_cancellation_is_aborted_and_never_a_client_that_hangs(wor
         assert error.reason == "CONFLICT"
 
 
+def handled(method: str, code: str) -> float:
+    """How often a method of echo_rpc ended with a code in this process."""
+    return REGISTRY.get_sample_value("paymesh_server_handled_total", {"service": SERVICE, "method": method, "code": code}) or 0
+
+
 async def test_a_client_that_goes_away_cancels_the_handler(world: World) -> None:
+    before = handled("Write", "CANCELLED")
     running, ended = asyncio.Event(), asyncio.Event()
 
     async def do(_request: Any, _context: Any) -> None:
@@ -259,6 +267,7 @@ async def test_a_client_that_goes_away_cancels_the_handler(world: World) -> None
             await ended.wait()
         with contextlib.suppress(asyncio.CancelledError):
             await waiting
+    assert handled("Write", "CANCELLED") == before + 1
 
 
 async def test_a_method_without_a_handler_of_its_own_is_unimplemented(world: World) -> None:
@@ -291,6 +300,32 @@ async def test_the_deadline_is_the_smaller_of_the_methods_and_the_clients(world:
         assert 2900 < (await stub.Browse(EchoRequest())).remaining_ms <= 3000
         assert 2900 < (await stub.Browse(EchoRequest(), timeout=60)).remaining_ms <= 3000
         assert (await stub.Browse(EchoRequest(), timeout=1)).remaining_ms <= 1020  # grpc-timeout is rounded up
+
+
+async def test_a_call_whose_time_is_over_starts_no_work(world: World) -> None:
+    class Late:
+        """A call as grpc.aio hands it over when its deadline passed on the way."""
+
+        async def abort(self, code: grpc.StatusCode, _details: str, _trailing: Any) -> None:
+            self.code = code
+            raise grpc.aio.AbortError
+
+        def invocation_metadata(self) -> Any:
+            return ()
+
+        def time_remaining(self) -> float:
+            return 0.0
+
+    echo, late = Echo(), Late()
+    pipeline = Pipeline(user_tokens=UserTokens.from_secret(SECRET, clock=world.clock), caller_tokens=world.caller_tokens("echo_rpc"),
+                        catalogue=ErrorCatalogue.of_packages({PACKAGE}), is_development=True, call_log=logs.CallLog("echo_rpc", level="ERROR"))
+    capture = Capture()
+    add_echo(echo, capture)
+    policy = load_policies(echo_file().services_by_name["EchoService"])[path("Browse")]
+    handler = pipeline.wrap(policy, capture.handler(policy), EchoRequest)
+    with pytest.raises(grpc.aio.AbortError):
+        await handler.unary_unary(b"", late)
+    assert (late.code, echo.calls) == (grpc.StatusCode.DEADLINE_EXCEEDED, [])
 
 
 async def test_a_slow_read_is_cut_at_the_methods_timeout(world: World) -> None:
@@ -484,9 +519,6 @@ async def http_get(port: int, request: bytes) -> bytes:
 
 
 async def test_metrics_are_served_on_a_port_of_their_own(world: World) -> None:
-    def handled(method: str, code: str) -> float:
-        return REGISTRY.get_sample_value("paymesh_server_handled_total", {"service": SERVICE, "method": method, "code": code}) or 0
-
     before = handled("Browse", "OK"), handled("Own", "UNAUTHENTICATED")
     async with world.running() as server, plain_channel(server.port) as channel:
         await Stub(channel).Browse(EchoRequest())

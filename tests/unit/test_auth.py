@@ -103,7 +103,7 @@ def test_times_are_not_exotic_json(tokens: UserTokens, literal: bytes) -> None:
 
 @pytest.mark.parametrize("changes", [
     {"iss": "paymes"}, {"iss": "paymesh2"}, {"iss": ["paymesh"]}, {"iss": ""},
-    {"aud": "payment_rpc"}, {"aud": "paymes"}, {"aud": []}, {"aud": ["other"]}, {"aud": {"paymesh": 1}}, {"aud": [1]},
+    {"aud": "payment_rpc"}, {"aud": "paymes"}, {"aud": "paymesh2"}, {"aud": []}, {"aud": ["other"]}, {"aud": {"paymesh": 1}}, {"aud": [1]},
     {"sub": ""}, {"sub": 7}, {"sub": "a" * 65}, {"sub": "a\x00b"}, {"sub": "a\nb"}, {"sub": "ä"}, {"sub": "a b"}, {"sub": "alice\n"},
     {"jti": ""}, {"jti": 7}, {"jti": "x" * 129},
     {"merchant_id": ""}, {"merchant_id": "Acme"}, {"merchant_id": "a" * 33}, {"merchant_id": "a\n"}, {"merchant_id": 1}, {"merchant_id": None},
@@ -276,11 +276,13 @@ def test_a_public_key_is_no_hmac_secret(keyed: UserTokens) -> None:
     [jwk("RS256", kid=ABSENT)], [jwk("RS256", kid="")], [jwk("RS256", alg=ABSENT)], [jwk("RS256", alg="RS512")], [jwk("RS256", alg="HS256")],
     [jwk("RS256", alg="ES256")], [jwk("RS256", use="enc")], [jwk("RS256"), jwk("EdDSA", kid="RS256")],
     [json.loads(READERS["EdDSA"].to_jwk(ED)) | {"kid": "x", "alg": "EdDSA"}],
+    [json.loads(READERS["RS256"].to_jwk(RSA)) | {"kid": "x", "alg": "RS256"}],
+    [json.loads(READERS["ES256"].to_jwk(EC)) | {"kid": "x", "alg": "ES256"}],
     [{"kty": "oct", "k": part(SECRET), "kid": "x", "alg": "HS256"}],
     [jwk("RS256", rsa.generate_private_key(public_exponent=65537, key_size=1024))],
     [jwk("ES256", ec.generate_private_key(ec.SECP384R1()))],
-], ids=["no kid", "empty kid", "no alg", "RS512", "alg HS256", "alg of another type", "for encryption", "kid twice", "private", "symmetric",
-        "1024 bits", "P-384"])
+], ids=["no kid", "empty kid", "no alg", "RS512", "alg HS256", "alg of another type", "for encryption", "kid twice",
+        "private EdDSA", "private RSA", "private EC", "symmetric", "1024 bits", "P-384"])
 def test_a_key_set_with_an_unfit_key_is_refused(keys: list[dict[str, Any]]) -> None:
     with pytest.raises(ValueError):
         read_jwks(text({"keys": keys}))
@@ -318,7 +320,8 @@ def test_a_service_names_itself_to_one_target(clock: FakeClock) -> None:
 
 
 @pytest.mark.parametrize("changes", [
-    {"aud": "order_rpc"}, {"aud": ABSENT}, {"aud": "paymesh"}, {"iss": "payment_rpc"}, {"iss": "stranger"}, {"sub": "payment_rpc"}, {"exp": ABSENT},
+    {"aud": "order_rpc"}, {"aud": ABSENT}, {"aud": "paymesh"}, {"iss": "payment_rpc"}, {"iss": "stranger"}, {"sub": "payment_rpc"},
+    {"iss": "payment_rpc", "sub": "payment_rpc"}, {"exp": ABSENT},
     {"exp": NOW + 301}, {"exp": str(NOW + 300)}, {"iat": NOW + 31}, {"jti": ABSENT}, {"on_behalf_of": 1}, {"on_behalf_of": "x" * 129},
     {"key": "payment_rpc"}, {"key": "stranger"}, {"header": {"kid": "stranger"}}, {"header": {"kid": "payment_rpc"}}, {"header": {"kid": ""}},
     {"header": {"typ": "at+jwt"}}, {"header": {"typ": "JWT"}},
