@@ -127,3 +127,42 @@ class PaymentConflicted(MoneyError):
     reason = "PAYMENT_CONFLICTED"
     default_outcome = Outcome.CAPTURED
     default_safe_to_retry = False
+
+
+class RefundNotFound(MoneyError):
+    """There is no such refund."""
+
+    reason = "REFUND_NOT_FOUND"
+
+
+class RefundNotAllowed(MoneyError):
+    """This payment has nothing to refund."""
+
+    reason = "REFUND_NOT_ALLOWED"
+    default_safe_to_retry = False
+
+
+class RefundExceedsRefundable(MoneyError):
+    """More than can be refunded."""
+
+    reason = "REFUND_EXCEEDS_REFUNDABLE"
+
+
+class RefundFailed(MoneyError):
+    """The channel refused the refund."""
+
+    reason = "REFUND_FAILED"
+    default_outcome = Outcome.DECLINED
+
+
+class InsufficientBalance(MoneyError):
+    """余额不足: the wallet has not enough money."""
+
+    reason = "INSUFFICIENT_BALANCE"
+
+
+class RequestCanceled(MoneyError):
+    """The request was taken back by its idempotency key before it arrived."""
+
+    reason = "REQUEST_CANCELED"
+    default_safe_to_retry = False

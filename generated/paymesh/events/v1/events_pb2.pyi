@@ -282,3 +282,79 @@ class OrderPaidEvent(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___OrderPaidEvent: _TypeAlias = OrderPaidEvent  # noqa: Y015
+
+@_typing.final
+class RefundEvent(_message.Message):
+    """Tags REFUND_SUCCEEDED and REFUND_FAILED on PAYMENT_TOPIC: a refund ended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    REFUND_ID_FIELD_NUMBER: _builtins.int
+    PAYMENT_ID_FIELD_NUMBER: _builtins.int
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    MERCHANT_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    CURRENCY_FIELD_NUMBER: _builtins.int
+    CHANNEL_FIELD_NUMBER: _builtins.int
+    CHANNEL_REFUND_NO_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    EVENT_TIME_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    event_id: _builtins.str
+    """Unique; the same id is the same event."""
+    refund_id: _builtins.str
+    """The refund."""
+    payment_id: _builtins.str
+    """The payment."""
+    order_id: _builtins.str
+    """The order."""
+    merchant_id: _builtins.str
+    """The tenant."""
+    user_id: _builtins.str
+    """The buyer."""
+    amount: _builtins.str
+    """What went back, or did not, in major units."""
+    currency: _builtins.str
+    """ISO 4217."""
+    channel: _builtins.str
+    """The channel."""
+    channel_refund_no: _builtins.str
+    """The channel's number of the refund."""
+    reason: _builtins.str
+    """Why it failed; empty on success."""
+    trace_id: _builtins.str
+    """W3C trace id of the call that caused it."""
+    version: _builtins.str
+    """"1.0"."""
+    @_builtins.property
+    def event_time(self) -> _timestamp_pb2.Timestamp:
+        """When we learnt it."""
+
+    def __init__(
+        self,
+        *,
+        event_id: _builtins.str = ...,
+        refund_id: _builtins.str = ...,
+        payment_id: _builtins.str = ...,
+        order_id: _builtins.str = ...,
+        merchant_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        amount: _builtins.str = ...,
+        currency: _builtins.str = ...,
+        channel: _builtins.str = ...,
+        channel_refund_no: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        event_time: _timestamp_pb2.Timestamp | None = ...,
+        trace_id: _builtins.str = ...,
+        version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event_time", b"event_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "channel", b"channel", "channel_refund_no", b"channel_refund_no", "currency", b"currency", "event_id", b"event_id", "event_time", b"event_time", "merchant_id", b"merchant_id", "order_id", b"order_id", "payment_id", b"payment_id", "reason", b"reason", "refund_id", b"refund_id", "trace_id", b"trace_id", "user_id", b"user_id", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefundEvent: _TypeAlias = RefundEvent  # noqa: Y015

@@ -437,6 +437,7 @@ class PaymentSnapshot(_message.Message):
     REFUNDED_FIELD_NUMBER: _builtins.int
     REFUND_RESERVED_FIELD_NUMBER: _builtins.int
     CURRENCY_FIELD_NUMBER: _builtins.int
+    REFUNDS_FIELD_NUMBER: _builtins.int
     payment_id: _builtins.str
     """The payment."""
     version: _builtins.int
@@ -451,6 +452,10 @@ class PaymentSnapshot(_message.Message):
     """Money on its way back."""
     currency: _builtins.str
     """ISO 4217."""
+    @_builtins.property
+    def refunds(self) -> _containers.RepeatedCompositeFieldContainer[Global___RefundSnapshot]:
+        """Every refund of the payment, so that the newest snapshot alone tells everything."""
+
     def __init__(
         self,
         *,
@@ -461,14 +466,53 @@ class PaymentSnapshot(_message.Message):
         refunded: _builtins.str = ...,
         refund_reserved: _builtins.str = ...,
         currency: _builtins.str = ...,
+        refunds: _abc.Iterable[Global___RefundSnapshot] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["captured", b"captured", "currency", b"currency", "payment_id", b"payment_id", "refund_reserved", b"refund_reserved", "refunded", b"refunded", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["captured", b"captured", "currency", b"currency", "payment_id", b"payment_id", "refund_reserved", b"refund_reserved", "refunded", b"refunded", "refunds", b"refunds", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PaymentSnapshot: _TypeAlias = PaymentSnapshot  # noqa: Y015
+
+@_typing.final
+class RefundSnapshot(_message.Message):
+    """What payment_rpc knows of one refund of a payment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REFUND_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    refund_id: _builtins.str
+    """The refund."""
+    request_id: _builtins.str
+    """The id under which it was asked for; empty when order_rpc did not ask."""
+    state: _builtins.str
+    """Name of its state without prefix, e.g. "SUCCESS"."""
+    amount: _builtins.str
+    """How much, in major units of the payment's currency."""
+    reason: _builtins.str
+    """Why it FAILED or was REVERSED; empty otherwise."""
+    def __init__(
+        self,
+        *,
+        refund_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        state: _builtins.str = ...,
+        amount: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "reason", b"reason", "refund_id", b"refund_id", "request_id", b"request_id", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefundSnapshot: _TypeAlias = RefundSnapshot  # noqa: Y015
 
 @_typing.final
 class UpdateOrderStatusRequest(_message.Message):

@@ -62,6 +62,22 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The state of a payment does not allow this step."""
     ERROR_REASON_PAYMENT_CONFLICTED: _ErrorReason.ValueType  # 19
     """The channel took an amount that is not ours; the money is parked and a person looks at it."""
+    ERROR_REASON_REFUND_NOT_FOUND: _ErrorReason.ValueType  # 20
+    """There is no such refund, or it is not the caller's."""
+    ERROR_REASON_REFUND_NOT_ALLOWED: _ErrorReason.ValueType  # 21
+    """The payment holds no money that could go back."""
+    ERROR_REASON_REFUND_EXCEEDS_REFUNDABLE: _ErrorReason.ValueType  # 22
+    """More than was captured and is not refunded, reserved or disputed; metadata has what is left."""
+    ERROR_REASON_REFUND_FAILED: _ErrorReason.ValueType  # 23
+    """The channel refused the refund."""
+    ERROR_REASON_INSUFFICIENT_BALANCE: _ErrorReason.ValueType  # 24
+    """The wallet has not enough money (source 003: 余额不足)."""
+    ERROR_REASON_REQUEST_CANCELED: _ErrorReason.ValueType  # 25
+    """The call was taken back by its idempotency key before it arrived."""
+    ERROR_REASON_RECONCILIATION_NOT_FOUND: _ErrorReason.ValueType  # 26
+    """There is no such statement import or difference."""
+    ERROR_REASON_DIFFERENCE_STATE_INVALID: _ErrorReason.ValueType  # 27
+    """The difference is resolved already, or the action does not fit its kind."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Reasons of payment_rpc. MoneyOutcome stands beside every one of them."""
@@ -106,4 +122,20 @@ ERROR_REASON_PAYMENT_STATE_INVALID: ErrorReason.ValueType  # 18
 """The state of a payment does not allow this step."""
 ERROR_REASON_PAYMENT_CONFLICTED: ErrorReason.ValueType  # 19
 """The channel took an amount that is not ours; the money is parked and a person looks at it."""
+ERROR_REASON_REFUND_NOT_FOUND: ErrorReason.ValueType  # 20
+"""There is no such refund, or it is not the caller's."""
+ERROR_REASON_REFUND_NOT_ALLOWED: ErrorReason.ValueType  # 21
+"""The payment holds no money that could go back."""
+ERROR_REASON_REFUND_EXCEEDS_REFUNDABLE: ErrorReason.ValueType  # 22
+"""More than was captured and is not refunded, reserved or disputed; metadata has what is left."""
+ERROR_REASON_REFUND_FAILED: ErrorReason.ValueType  # 23
+"""The channel refused the refund."""
+ERROR_REASON_INSUFFICIENT_BALANCE: ErrorReason.ValueType  # 24
+"""The wallet has not enough money (source 003: 余额不足)."""
+ERROR_REASON_REQUEST_CANCELED: ErrorReason.ValueType  # 25
+"""The call was taken back by its idempotency key before it arrived."""
+ERROR_REASON_RECONCILIATION_NOT_FOUND: ErrorReason.ValueType  # 26
+"""There is no such statement import or difference."""
+ERROR_REASON_DIFFERENCE_STATE_INVALID: ErrorReason.ValueType  # 27
+"""The difference is resolved already, or the action does not fit its kind."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

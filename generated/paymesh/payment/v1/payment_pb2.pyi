@@ -101,6 +101,38 @@ NEXT_ACTION_KIND_CLIENT_SECRET: NextActionKind.ValueType  # 3
 """Hand `value` to the channel's SDK."""
 Global___NextActionKind: _TypeAlias = NextActionKind  # noqa: Y015
 
+class _CloseResult:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CloseResultEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CloseResult.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CLOSE_RESULT_UNSPECIFIED: _CloseResult.ValueType  # 0
+    """Never sent."""
+    CLOSE_RESULT_ALREADY_PAID: _CloseResult.ValueType  # 1
+    """The order is paid: `payment` says by what. Comes before every other result."""
+    CLOSE_RESULT_CLOSING: _CloseResult.ValueType  # 2
+    """A channel has not answered yet: ask again after retry_after_ms."""
+    CLOSE_RESULT_CONFLICTED: _CloseResult.ValueType  # 3
+    """The channel holds money that is not ours to count; it blocks nothing."""
+    CLOSE_RESULT_CLOSED: _CloseResult.ValueType  # 4
+    """Nobody paid and nobody will."""
+
+class CloseResult(_CloseResult, metaclass=_CloseResultEnumTypeWrapper):
+    """What became of the payments of an order."""
+
+CLOSE_RESULT_UNSPECIFIED: CloseResult.ValueType  # 0
+"""Never sent."""
+CLOSE_RESULT_ALREADY_PAID: CloseResult.ValueType  # 1
+"""The order is paid: `payment` says by what. Comes before every other result."""
+CLOSE_RESULT_CLOSING: CloseResult.ValueType  # 2
+"""A channel has not answered yet: ask again after retry_after_ms."""
+CLOSE_RESULT_CONFLICTED: CloseResult.ValueType  # 3
+"""The channel holds money that is not ours to count; it blocks nothing."""
+CLOSE_RESULT_CLOSED: CloseResult.ValueType  # 4
+"""Nobody paid and nobody will."""
+Global___CloseResult: _TypeAlias = CloseResult  # noqa: Y015
+
 @_typing.final
 class NextAction(_message.Message):
     """The next step of a buyer."""
@@ -361,7 +393,7 @@ class ChargeRequest(_message.Message):
     user_id: _builtins.str
     """The buyer; filled from the token when empty, refused when it is somebody else."""
     payment_method: _builtins.str
-    """"credit_card", the default."""
+    """"credit_card" (the default), or "balance": the buyer's wallet, without a card."""
     currency: _builtins.str
     """ISO 4217; empty means the order's currency."""
     merchant_id: _builtins.str
@@ -430,6 +462,7 @@ class CreatePaymentRequest(_message.Message):
     RETURN_URL_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
     MERCHANT_ID_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
     """The order to pay."""
     amount: _builtins.str
@@ -444,6 +477,10 @@ class CreatePaymentRequest(_message.Message):
     """The buyer; filled from the token when empty."""
     merchant_id: _builtins.str
     """The tenant; filled from the token when empty."""
+    @_builtins.property
+    def order(self) -> Global___OrderData:
+        """The order, from order_rpc only."""
+
     def __init__(
         self,
         *,
@@ -454,14 +491,51 @@ class CreatePaymentRequest(_message.Message):
         return_url: _builtins.str = ...,
         user_id: _builtins.str = ...,
         merchant_id: _builtins.str = ...,
+        order: Global___OrderData | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "channel", b"channel", "currency", b"currency", "merchant_id", b"merchant_id", "order_id", b"order_id", "return_url", b"return_url", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "channel", b"channel", "currency", b"currency", "merchant_id", b"merchant_id", "order", b"order", "order_id", b"order_id", "return_url", b"return_url", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CreatePaymentRequest: _TypeAlias = CreatePaymentRequest  # noqa: Y015
+
+@_typing.final
+class OrderData(_message.Message):
+    """What order_rpc knows of the order that it wants paid. Only from order_rpc; refused from anybody else."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    CURRENCY_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """The buyer."""
+    amount: _builtins.str
+    """What is owed, in major units."""
+    currency: _builtins.str
+    """ISO 4217."""
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp:
+        """When it must be paid."""
+
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        amount: _builtins.str = ...,
+        currency: _builtins.str = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "currency", b"currency", "expires_at", b"expires_at", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OrderData: _TypeAlias = OrderData  # noqa: Y015
 
 @_typing.final
 class CreatePaymentResponse(_message.Message):
@@ -486,6 +560,222 @@ class CreatePaymentResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CreatePaymentResponse: _TypeAlias = CreatePaymentResponse  # noqa: Y015
+
+@_typing.final
+class CancelPaymentRequest(_message.Message):
+    """Request of CancelPayment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAYMENT_ID_FIELD_NUMBER: _builtins.int
+    payment_id: _builtins.str
+    """The payment."""
+    def __init__(
+        self,
+        *,
+        payment_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["payment_id", b"payment_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelPaymentRequest: _TypeAlias = CancelPaymentRequest  # noqa: Y015
+
+@_typing.final
+class CancelPaymentResponse(_message.Message):
+    """Answer of CancelPayment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAYMENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def payment(self) -> Global___Payment:
+        """The payment: CLOSED, or CLOSING while the channel has not answered."""
+
+    def __init__(
+        self,
+        *,
+        payment: Global___Payment | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelPaymentResponse: _TypeAlias = CancelPaymentResponse  # noqa: Y015
+
+@_typing.final
+class ClosePaymentRequest(_message.Message):
+    """Request of ClosePayment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MERCHANT_ID_FIELD_NUMBER: _builtins.int
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    OP_ID_FIELD_NUMBER: _builtins.int
+    merchant_id: _builtins.str
+    """The tenant."""
+    order_id: _builtins.str
+    """The order."""
+    op_id: _builtins.str
+    """The caller's id of this decision; the same id is the same decision."""
+    def __init__(
+        self,
+        *,
+        merchant_id: _builtins.str = ...,
+        order_id: _builtins.str = ...,
+        op_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["merchant_id", b"merchant_id", "op_id", b"op_id", "order_id", b"order_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClosePaymentRequest: _TypeAlias = ClosePaymentRequest  # noqa: Y015
+
+@_typing.final
+class ClosePaymentResponse(_message.Message):
+    """Answer of ClosePayment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULT_FIELD_NUMBER: _builtins.int
+    PAYMENT_FIELD_NUMBER: _builtins.int
+    RETRY_AFTER_MS_FIELD_NUMBER: _builtins.int
+    result: Global___CloseResult.ValueType
+    """What became of them."""
+    retry_after_ms: _builtins.int
+    """When to ask again, with CLOSING."""
+    @_builtins.property
+    def payment(self) -> Global___Payment:
+        """The payment that paid, with ALREADY_PAID."""
+
+    def __init__(
+        self,
+        *,
+        result: Global___CloseResult.ValueType = ...,
+        payment: Global___Payment | None = ...,
+        retry_after_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment", "result", b"result", "retry_after_ms", b"retry_after_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClosePaymentResponse: _TypeAlias = ClosePaymentResponse  # noqa: Y015
+
+@_typing.final
+class CancelByIdempotencyKeyRequest(_message.Message):
+    """Request of CancelByIdempotencyKey."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METHOD_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    MERCHANT_ID_FIELD_NUMBER: _builtins.int
+    method: _builtins.str
+    """Method of the lost call: "Charge", "CreatePayment" or "TopUp"."""
+    idempotency_key: _builtins.str
+    """Its idempotency key."""
+    merchant_id: _builtins.str
+    """The tenant; filled from the token when empty."""
+    def __init__(
+        self,
+        *,
+        method: _builtins.str = ...,
+        idempotency_key: _builtins.str = ...,
+        merchant_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "merchant_id", b"merchant_id", "method", b"method"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelByIdempotencyKeyRequest: _TypeAlias = CancelByIdempotencyKeyRequest  # noqa: Y015
+
+@_typing.final
+class CancelByIdempotencyKeyResponse(_message.Message):
+    """Answer of CancelByIdempotencyKey."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAYMENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def payment(self) -> Global___Payment:
+        """The payment that the call began, as it is now; absent when the call never arrived and never will."""
+
+    def __init__(
+        self,
+        *,
+        payment: Global___Payment | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelByIdempotencyKeyResponse: _TypeAlias = CancelByIdempotencyKeyResponse  # noqa: Y015
+
+@_typing.final
+class ResolveConflictRequest(_message.Message):
+    """Request of ResolveConflict."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAYMENT_ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    payment_id: _builtins.str
+    """The payment."""
+    state: Global___PaymentState.ValueType
+    """PAYMENT_STATE_LATE_SUCCESS or PAYMENT_STATE_FAILED."""
+    reason: _builtins.str
+    """Why; kept."""
+    def __init__(
+        self,
+        *,
+        payment_id: _builtins.str = ...,
+        state: Global___PaymentState.ValueType = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["payment_id", b"payment_id", "reason", b"reason", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolveConflictRequest: _TypeAlias = ResolveConflictRequest  # noqa: Y015
+
+@_typing.final
+class ResolveConflictResponse(_message.Message):
+    """Answer of ResolveConflict."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAYMENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def payment(self) -> Global___Payment:
+        """The payment."""
+
+    def __init__(
+        self,
+        *,
+        payment: Global___Payment | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolveConflictResponse: _TypeAlias = ResolveConflictResponse  # noqa: Y015
 
 @_typing.final
 class GetPaymentRequest(_message.Message):

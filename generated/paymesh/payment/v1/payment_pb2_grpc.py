@@ -45,6 +45,26 @@ class PaymentServiceStub:
                 request_serializer=paymesh_dot_payment_dot_v1_dot_payment__pb2.CreatePaymentRequest.SerializeToString,
                 response_deserializer=paymesh_dot_payment_dot_v1_dot_payment__pb2.CreatePaymentResponse.FromString,
                 _registered_method=True)
+        self.CancelPayment = channel.unary_unary(
+                '/paymesh.payment.v1.PaymentService/CancelPayment',
+                request_serializer=paymesh_dot_payment_dot_v1_dot_payment__pb2.CancelPaymentRequest.SerializeToString,
+                response_deserializer=paymesh_dot_payment_dot_v1_dot_payment__pb2.CancelPaymentResponse.FromString,
+                _registered_method=True)
+        self.ClosePayment = channel.unary_unary(
+                '/paymesh.payment.v1.PaymentService/ClosePayment',
+                request_serializer=paymesh_dot_payment_dot_v1_dot_payment__pb2.ClosePaymentRequest.SerializeToString,
+                response_deserializer=paymesh_dot_payment_dot_v1_dot_payment__pb2.ClosePaymentResponse.FromString,
+                _registered_method=True)
+        self.CancelByIdempotencyKey = channel.unary_unary(
+                '/paymesh.payment.v1.PaymentService/CancelByIdempotencyKey',
+                request_serializer=paymesh_dot_payment_dot_v1_dot_payment__pb2.CancelByIdempotencyKeyRequest.SerializeToString,
+                response_deserializer=paymesh_dot_payment_dot_v1_dot_payment__pb2.CancelByIdempotencyKeyResponse.FromString,
+                _registered_method=True)
+        self.ResolveConflict = channel.unary_unary(
+                '/paymesh.payment.v1.PaymentService/ResolveConflict',
+                request_serializer=paymesh_dot_payment_dot_v1_dot_payment__pb2.ResolveConflictRequest.SerializeToString,
+                response_deserializer=paymesh_dot_payment_dot_v1_dot_payment__pb2.ResolveConflictResponse.FromString,
+                _registered_method=True)
         self.GetPayment = channel.unary_unary(
                 '/paymesh.payment.v1.PaymentService/GetPayment',
                 request_serializer=paymesh_dot_payment_dot_v1_dot_payment__pb2.GetPaymentRequest.SerializeToString,
@@ -76,7 +96,36 @@ class PaymentServiceServicer:
 
     def CreatePayment(self, request, context):
         """Starts a payment at a cashier or third party: the answer says what the buyer does next. Calling it again for the same order and channel
-        returns the same payment.
+        returns the same payment. order_rpc sends the order's data along and is not asked back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelPayment(self, request, context):
+        """Closes a payment of the buyer's that is not paid yet. The order stays payable.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ClosePayment(self, request, context):
+        """Closes the gate of an order and every live payment of it: nobody may pay it from now on. One answer per order, always OK. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelByIdempotencyKey(self, request, context):
+        """Takes back a call whose answer was lost. An unknown key leaves a tombstone: the call is refused when it arrives after all. A call that began is
+        closed when it can be, and its payment is answered as it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResolveConflict(self, request, context):
+        """Decides a CONFLICTED payment: LATE_SUCCESS when the order may have the money or it goes back, FAILED when it was given back or written off.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -115,6 +164,26 @@ def add_PaymentServiceServicer_to_server(servicer, server):
                     servicer.CreatePayment,
                     request_deserializer=paymesh_dot_payment_dot_v1_dot_payment__pb2.CreatePaymentRequest.FromString,
                     response_serializer=paymesh_dot_payment_dot_v1_dot_payment__pb2.CreatePaymentResponse.SerializeToString,
+            ),
+            'CancelPayment': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelPayment,
+                    request_deserializer=paymesh_dot_payment_dot_v1_dot_payment__pb2.CancelPaymentRequest.FromString,
+                    response_serializer=paymesh_dot_payment_dot_v1_dot_payment__pb2.CancelPaymentResponse.SerializeToString,
+            ),
+            'ClosePayment': grpc.unary_unary_rpc_method_handler(
+                    servicer.ClosePayment,
+                    request_deserializer=paymesh_dot_payment_dot_v1_dot_payment__pb2.ClosePaymentRequest.FromString,
+                    response_serializer=paymesh_dot_payment_dot_v1_dot_payment__pb2.ClosePaymentResponse.SerializeToString,
+            ),
+            'CancelByIdempotencyKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelByIdempotencyKey,
+                    request_deserializer=paymesh_dot_payment_dot_v1_dot_payment__pb2.CancelByIdempotencyKeyRequest.FromString,
+                    response_serializer=paymesh_dot_payment_dot_v1_dot_payment__pb2.CancelByIdempotencyKeyResponse.SerializeToString,
+            ),
+            'ResolveConflict': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResolveConflict,
+                    request_deserializer=paymesh_dot_payment_dot_v1_dot_payment__pb2.ResolveConflictRequest.FromString,
+                    response_serializer=paymesh_dot_payment_dot_v1_dot_payment__pb2.ResolveConflictResponse.SerializeToString,
             ),
             'GetPayment': grpc.unary_unary_rpc_method_handler(
                     servicer.GetPayment,
@@ -187,6 +256,114 @@ class PaymentService:
             '/paymesh.payment.v1.PaymentService/CreatePayment',
             paymesh_dot_payment_dot_v1_dot_payment__pb2.CreatePaymentRequest.SerializeToString,
             paymesh_dot_payment_dot_v1_dot_payment__pb2.CreatePaymentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelPayment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.payment.v1.PaymentService/CancelPayment',
+            paymesh_dot_payment_dot_v1_dot_payment__pb2.CancelPaymentRequest.SerializeToString,
+            paymesh_dot_payment_dot_v1_dot_payment__pb2.CancelPaymentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClosePayment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.payment.v1.PaymentService/ClosePayment',
+            paymesh_dot_payment_dot_v1_dot_payment__pb2.ClosePaymentRequest.SerializeToString,
+            paymesh_dot_payment_dot_v1_dot_payment__pb2.ClosePaymentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelByIdempotencyKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.payment.v1.PaymentService/CancelByIdempotencyKey',
+            paymesh_dot_payment_dot_v1_dot_payment__pb2.CancelByIdempotencyKeyRequest.SerializeToString,
+            paymesh_dot_payment_dot_v1_dot_payment__pb2.CancelByIdempotencyKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResolveConflict(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.payment.v1.PaymentService/ResolveConflict',
+            paymesh_dot_payment_dot_v1_dot_payment__pb2.ResolveConflictRequest.SerializeToString,
+            paymesh_dot_payment_dot_v1_dot_payment__pb2.ResolveConflictResponse.FromString,
             options,
             channel_credentials,
             insecure,

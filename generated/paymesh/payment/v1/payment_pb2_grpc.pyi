@@ -39,8 +39,18 @@ class PaymentServiceStub:
     """
     CreatePayment: _grpc.UnaryUnaryMultiCallable[_payment_pb2.CreatePaymentRequest, _payment_pb2.CreatePaymentResponse]
     """Starts a payment at a cashier or third party: the answer says what the buyer does next. Calling it again for the same order and channel
-    returns the same payment.
+    returns the same payment. order_rpc sends the order's data along and is not asked back.
     """
+    CancelPayment: _grpc.UnaryUnaryMultiCallable[_payment_pb2.CancelPaymentRequest, _payment_pb2.CancelPaymentResponse]
+    """Closes a payment of the buyer's that is not paid yet. The order stays payable."""
+    ClosePayment: _grpc.UnaryUnaryMultiCallable[_payment_pb2.ClosePaymentRequest, _payment_pb2.ClosePaymentResponse]
+    """Closes the gate of an order and every live payment of it: nobody may pay it from now on. One answer per order, always OK. Idempotent."""
+    CancelByIdempotencyKey: _grpc.UnaryUnaryMultiCallable[_payment_pb2.CancelByIdempotencyKeyRequest, _payment_pb2.CancelByIdempotencyKeyResponse]
+    """Takes back a call whose answer was lost. An unknown key leaves a tombstone: the call is refused when it arrives after all. A call that began is
+    closed when it can be, and its payment is answered as it is.
+    """
+    ResolveConflict: _grpc.UnaryUnaryMultiCallable[_payment_pb2.ResolveConflictRequest, _payment_pb2.ResolveConflictResponse]
+    """Decides a CONFLICTED payment: LATE_SUCCESS when the order may have the money or it goes back, FAILED when it was given back or written off."""
     GetPayment: _grpc.UnaryUnaryMultiCallable[_payment_pb2.GetPaymentRequest, _payment_pb2.GetPaymentResponse]
     """Shows one payment."""
     GetPaymentByOrderId: _grpc.UnaryUnaryMultiCallable[_payment_pb2.GetPaymentByOrderIdRequest, _payment_pb2.GetPaymentByOrderIdResponse]
@@ -59,8 +69,18 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
     """
     CreatePayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.CreatePaymentRequest, _payment_pb2.CreatePaymentResponse]  # type: ignore[assignment]
     """Starts a payment at a cashier or third party: the answer says what the buyer does next. Calling it again for the same order and channel
-    returns the same payment.
+    returns the same payment. order_rpc sends the order's data along and is not asked back.
     """
+    CancelPayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.CancelPaymentRequest, _payment_pb2.CancelPaymentResponse]  # type: ignore[assignment]
+    """Closes a payment of the buyer's that is not paid yet. The order stays payable."""
+    ClosePayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.ClosePaymentRequest, _payment_pb2.ClosePaymentResponse]  # type: ignore[assignment]
+    """Closes the gate of an order and every live payment of it: nobody may pay it from now on. One answer per order, always OK. Idempotent."""
+    CancelByIdempotencyKey: _aio.UnaryUnaryMultiCallable[_payment_pb2.CancelByIdempotencyKeyRequest, _payment_pb2.CancelByIdempotencyKeyResponse]  # type: ignore[assignment]
+    """Takes back a call whose answer was lost. An unknown key leaves a tombstone: the call is refused when it arrives after all. A call that began is
+    closed when it can be, and its payment is answered as it is.
+    """
+    ResolveConflict: _aio.UnaryUnaryMultiCallable[_payment_pb2.ResolveConflictRequest, _payment_pb2.ResolveConflictResponse]  # type: ignore[assignment]
+    """Decides a CONFLICTED payment: LATE_SUCCESS when the order may have the money or it goes back, FAILED when it was given back or written off."""
     GetPayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.GetPaymentRequest, _payment_pb2.GetPaymentResponse]  # type: ignore[assignment]
     """Shows one payment."""
     GetPaymentByOrderId: _aio.UnaryUnaryMultiCallable[_payment_pb2.GetPaymentByOrderIdRequest, _payment_pb2.GetPaymentByOrderIdResponse]  # type: ignore[assignment]
@@ -88,8 +108,42 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_payment_pb2.CreatePaymentResponse, _abc.Awaitable[_payment_pb2.CreatePaymentResponse]]:
         """Starts a payment at a cashier or third party: the answer says what the buyer does next. Calling it again for the same order and channel
-        returns the same payment.
+        returns the same payment. order_rpc sends the order's data along and is not asked back.
         """
+
+    @_abc_1.abstractmethod
+    def CancelPayment(
+        self,
+        request: _payment_pb2.CancelPaymentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payment_pb2.CancelPaymentResponse, _abc.Awaitable[_payment_pb2.CancelPaymentResponse]]:
+        """Closes a payment of the buyer's that is not paid yet. The order stays payable."""
+
+    @_abc_1.abstractmethod
+    def ClosePayment(
+        self,
+        request: _payment_pb2.ClosePaymentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payment_pb2.ClosePaymentResponse, _abc.Awaitable[_payment_pb2.ClosePaymentResponse]]:
+        """Closes the gate of an order and every live payment of it: nobody may pay it from now on. One answer per order, always OK. Idempotent."""
+
+    @_abc_1.abstractmethod
+    def CancelByIdempotencyKey(
+        self,
+        request: _payment_pb2.CancelByIdempotencyKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payment_pb2.CancelByIdempotencyKeyResponse, _abc.Awaitable[_payment_pb2.CancelByIdempotencyKeyResponse]]:
+        """Takes back a call whose answer was lost. An unknown key leaves a tombstone: the call is refused when it arrives after all. A call that began is
+        closed when it can be, and its payment is answered as it is.
+        """
+
+    @_abc_1.abstractmethod
+    def ResolveConflict(
+        self,
+        request: _payment_pb2.ResolveConflictRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_payment_pb2.ResolveConflictResponse, _abc.Awaitable[_payment_pb2.ResolveConflictResponse]]:
+        """Decides a CONFLICTED payment: LATE_SUCCESS when the order may have the money or it goes back, FAILED when it was given back or written off."""
 
     @_abc_1.abstractmethod
     def GetPayment(

@@ -1,0 +1,147 @@
+"""A refund: one return of money against one attempt. What is on its way back is reserved on the payment before any channel is asked, so that refunds never
+exceed what was captured, however many are asked for at once (PROTOCOLS 1, Refunds).
+
+A refund of a second capture (`stands_alone`) is capped by its attempt and appears in no column of the payment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from mesh.money import Money
+from payment_rpc.domain.attempt import QUERY_PAUSES
+from payment_rpc.domain.errors import PaymentStateInvalid, RefundExceedsRefundable, RefundNotAllowed
+from payment_rpc.domain.payment import MONEY, Failure, Payment, PaymentState
+
+
+class RefundState(StrEnum):
+    """States of a refund."""
+
+    CREATED = "CREATED"      # reserved; the channel was not asked
+    SUBMITTED = "SUBMITTED"  # sent, or about to be
+    PENDING = "PENDING"      # the channel decides later
+    UNKNOWN = "UNKNOWN"      # no readable answer
+    SUCCESS = "SUCCESS"      # the money went back
+    FAILED = "FAILED"        # the channel refused it
+    REVERSED = "REVERSED"    # it went back and bounced
+    CANCELED = "CANCELED"    # taken back before it was sent
+
+
+OPEN = frozenset({RefundState.CREATED, RefundState.SUBMITTED, RefundState.PENDING, RefundState.UNKNOWN})
+NEXT: dict[RefundState, frozenset[RefundState]] = {
+    RefundState.CREATED: frozenset({RefundState.SUBMITTED, RefundState.CANCELED}),
+    RefundState.SUBMITTED: frozenset({RefundState.SUCCESS, RefundState.FAILED, RefundState.PENDING, RefundState.UNKNOWN}),
+    RefundState.PENDING: frozenset({RefundState.SUCCESS, RefundState.FAILED, RefundState.PENDING}),
+    RefundState.UNKNOWN: frozenset({RefundState.SUCCESS, RefundState.FAILED, RefundState.PENDING}),
+    RefundState.FAILED: frozenset({RefundState.SUCCESS}),     # only on evidence of money out
+    RefundState.SUCCESS: frozenset({RefundState.REVERSED}),   # it bounced
+    RefundState.REVERSED: frozenset(),
+    RefundState.CANCELED: frozenset(),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refund:
+    """One return of money.
+
+    Attributes:
+        attempt_id: whose capture goes back.
+        request_id: the caller's own id, unique per merchant; "" without one. `auto:…` for ours.
+        automatic: made because the order refused the money; a failure of it needs a person.
+        stands_alone: of a second capture; see the module.
+        lease_until: until then somebody may be sending it.
+        next_query_at: when to ask the channel (or send it) next; None once it is final.
+    """
+
+    refund_id: str
+    payment_id: str
+    attempt_id: str
+    merchant_id: str
+    order_id: str
+    user_id: str
+    channel: str
+    amount: Money
+    state: RefundState
+    reason: str
+    request_id: str
+    automatic: bool
+    stands_alone: bool
+    needs_attention: bool
+    channel_refund_no: str
+    failure: Failure | None
+    lease_until: datetime
+    next_query_at: datetime | None
+    queries: int
+    version: int
+    refunded_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
+
+    @classmethod
+    def start(cls, payment: Payment, *, refund_id: str, attempt_id: str, channel: str, amount: Money, reason: str, request_id: str, automatic: bool,
+              stands_alone: bool = False, at: datetime) -> Refund:
+        """A reserved refund, to be sent at once."""
+        return cls(refund_id=refund_id, payment_id=payment.payment_id, attempt_id=attempt_id, merchant_id=payment.merchant_id,
+                   order_id=payment.order_id, user_id=payment.user_id, channel=channel, amount=amount, state=RefundState.CREATED, reason=reason,
+                   request_id=request_id, automatic=automatic, stands_alone=stands_alone, needs_attention=False, channel_refund_no="", failure=None,
+                   lease_until=at, next_query_at=at, queries=0, version=1, refunded_at=None, created_at=at, updated_at=at)
+
+    def submit(self, *, lease: timedelta, at: datetime) -> Refund:
+        """It is sent now, under its id, which never changes; the channel keeps the first one that it got.
+
+        Raises:
+            PaymentStateInvalid: it has a result.
+        """
+        if self.state not in OPEN:
+            raise PaymentStateInvalid(f"a refund in state {self.state} is not sent", payment_id=self.payment_id)
+        state = RefundState.SUBMITTED if self.state is RefundState.CREATED else self.state
+        return replace(self._changed(at), state=state, lease_until=at + lease, next_query_at=at + lease)
+
+    def ask_later(self, *, at: datetime) -> Refund:
+        """The channel is asked now; the next question follows after the schedule's pause."""
+        pause = QUERY_PAUSES[min(self.queries, len(QUERY_PAUSES) - 1)]
+        return replace(self._changed(at), queries=self.queries + 1, next_query_at=at + pause)
+
+    def to(self, target: RefundState, *, at: datetime) -> Refund:
+        """A transition.
+
+        Raises:
+            PaymentStateInvalid: it does not exist.
+        """
+        if target not in NEXT[self.state]:
+            raise PaymentStateInvalid(f"a refund in state {self.state} does not become {target}", payment_id=self.payment_id)
+        pause = QUERY_PAUSES[min(self.queries, len(QUERY_PAUSES) - 1)]
+        due = min(self.next_query_at or at + pause, at + pause) if target in OPEN else None
+        return replace(self._changed(at), state=target, next_query_at=due)
+
+    def _changed(self, at: datetime) -> Refund:
+        return replace(self, version=self.version + 1, updated_at=at)
+
+
+def refundable(payment: Payment) -> Money:
+    """What may still go back: captured − refunded − reserved − disputed."""
+    return payment.captured - payment.refunded - payment.refund_reserved - payment.disputed
+
+
+def reserve(payment: Payment, amount: Money | None, *, at: datetime) -> tuple[Payment, Money]:
+    """Reserves a refund on a payment: the payment after it and the amount (everything that is left for None).
+
+    Raises:
+        RefundNotAllowed: the payment holds no money of the buyer's.
+        RefundExceedsRefundable: more than is left, or nothing is left.
+    """
+    if payment.state not in MONEY:
+        raise RefundNotAllowed(f"A payment in state {payment.state} has nothing to refund.", payment_id=payment.payment_id)
+    left = refundable(payment)
+    wanted = left if amount is None else amount
+    if wanted.minor <= 0 or wanted > left:
+        raise RefundExceedsRefundable(f"amount: at most {left} can be refunded", payment_id=payment.payment_id, refundable=left.format(),
+                                      fields={"amount": f"at most {left} can be refunded"})
+    return replace(payment, refund_reserved=payment.refund_reserved + wanted, version=payment.version + 1, updated_at=at), wanted
+
+
+def is_given_back(payment: Payment) -> bool:
+    """True for late money of which nothing is left."""
+    return payment.state is PaymentState.LATE_SUCCESS and payment.captured.minor > 0 and payment.refunded >= payment.captured
