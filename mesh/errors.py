@@ -119,6 +119,12 @@ class IdempotencyKeyReused(MeshError):
     reason = "IDEMPOTENCY_KEY_REUSED"
 
 
+class RequestCanceled(MeshError):
+    """The call was taken back by its idempotency key before it came."""
+
+    reason = "REQUEST_CANCELED"
+
+
 class PageTokenInvalid(MeshError):
     """The page_token was not made by us, or for another list or filter."""
 

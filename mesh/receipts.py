@@ -16,7 +16,7 @@ from sqlalchemy import Column, Index, String, Table, Text, and_, bindparam, dele
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.db import Identifier, UtcMillis, metadata_with_names
-from mesh.errors import IdempotencyKeyReused
+from mesh.errors import IdempotencyKeyReused, RequestCanceled
 
 MONEY_RETENTION = timedelta(days=7)     # longer than any client's retries, shorter than any dispute; business uniqueness holds for ever
 OTHER_RETENTION = timedelta(hours=24)
@@ -71,10 +71,13 @@ async def find(tx: AsyncConnection, key: ReceiptKey, *, fingerprint: Mapping[str
 
     Raises:
         IdempotencyKeyReused: the key was used with another request; names the differing fields.
+        RequestCanceled: the call was taken back before it came.
     """
     row = (await tx.execute(_FIND, asdict(key))).first()
     if row is None:
         return None
+    if not row.resource_id:
+        raise RequestCanceled
     first: dict[str, str] = json.loads(row.fingerprint)
     differing = sorted(name for name in first.keys() | fingerprint.keys() if first.get(name) != fingerprint.get(name))
     if differing:
@@ -89,6 +92,17 @@ async def claim(tx: AsyncConnection, key: ReceiptKey, *, fingerprint: Mapping[st
         "merchant_id": key.merchant_id, "caller": key.caller, "method": key.method, "idempotency_key": key.key,
         "state": "RUNNING" if answer is None else "DONE", "fingerprint": json.dumps(dict(fingerprint), sort_keys=True),
         "resource_id": resource_id, "answer": answer, "created_at": now, "expires_at": now + retention})
+
+
+async def find_or_bury(tx: AsyncConnection, key: ReceiptKey, *, now: datetime) -> str | None:
+    """The resource of an earlier call with this key; None when there was none, and then there never will be: a tombstone refuses the call."""
+    row = (await tx.execute(_FIND, asdict(key))).first()
+    if row is not None:
+        return row.resource_id or None
+    await tx.execute(_INSERT, {
+        "merchant_id": key.merchant_id, "caller": key.caller, "method": key.method, "idempotency_key": key.key, "state": "DONE", "fingerprint": "{}",
+        "resource_id": "", "answer": None, "created_at": now, "expires_at": now + MONEY_RETENTION})
+    return None
 
 
 async def finish(tx: AsyncConnection, *, resource_id: str, answer: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, Index, Integer, SmallInteger, String, Table, Text, UniqueConstraint
+from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, Index, Integer, SmallInteger, String, Table, Text, UniqueConstraint
 
 from mesh.db import BigInt, Identifier, UtcMillis, metadata_with_names
 from mesh.inbox import INBOX
@@ -83,6 +83,43 @@ ATTEMPT = Table(
     CheckConstraint("(state IN ('SENT', 'PENDING', 'UNKNOWN')) = (next_query_at IS NOT NULL)", name="asked"),
     Index("ix_attempt_payment", "payment_id", "attempt_id"),
     Index("ix_attempt_due", "next_query_at", "attempt_id"),
+)
+
+REFUND = Table(
+    "refund", metadata,
+    Column("refund_id", Identifier(32), primary_key=True),
+    Column("payment_id", Identifier(32), nullable=False),
+    Column("attempt_id", Identifier(32), nullable=False),
+    Column("merchant_id", Identifier(32), nullable=False),
+    Column("order_id", Identifier(32), nullable=False),
+    Column("user_id", Identifier(64), nullable=False),
+    Column("channel", Identifier(32), nullable=False),
+    Column("amount_minor", BigInteger, nullable=False),
+    Column("currency", Identifier(3), nullable=False),
+    Column("state", Identifier(16), nullable=False),
+    Column("reason", String(200), nullable=False),
+    Column("request_id", Identifier(64), nullable=True),
+    Column("automatic", Boolean, nullable=False),
+    Column("stands_alone", Boolean, nullable=False),
+    Column("above_cap", Boolean, nullable=False),
+    Column("needs_attention", Boolean, nullable=False),
+    Column("channel_refund_no", String(64), nullable=False),
+    Column("failure_reason", String(64), nullable=True),
+    Column("failure_message", String(200), nullable=True),
+    Column("lease_until", UtcMillis, nullable=False),
+    Column("next_query_at", UtcMillis, nullable=True),
+    Column("queries", Integer, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("refunded_at", UtcMillis, nullable=True),
+    Column("created_at", UtcMillis, nullable=False),
+    Column("updated_at", UtcMillis, nullable=False),
+    UniqueConstraint("merchant_id", "request_id", name="uq_refund_request_id"),
+    CheckConstraint("amount_minor > 0", name="amount"),
+    CheckConstraint("state IN ('CREATED', 'SUBMITTED', 'PENDING', 'UNKNOWN', 'SUCCESS', 'FAILED', 'REVERSED', 'CANCELED')", name="state"),
+    CheckConstraint("(state IN ('CREATED', 'SUBMITTED', 'PENDING', 'UNKNOWN')) = (next_query_at IS NOT NULL)", name="asked"),
+    Index("ix_refund_payment", "payment_id", "refund_id"),
+    Index("ix_refund_order", "merchant_id", "order_id", "refund_id"),
+    Index("ix_refund_due", "next_query_at", "refund_id"),
 )
 
 # Open until order_rpc decides that nobody may pay any more; every new payment locks it first (PROTOCOLS 1, Closing).

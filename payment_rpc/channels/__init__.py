@@ -52,6 +52,30 @@ class ChannelFact:
     next_action: NextAction | None = None
 
 
+class RefundChannelStatus(StrEnum):
+    """What a channel says, or fails to say, about a refund."""
+
+    SUCCESS = "SUCCESS"      # the money left
+    FAILED = "FAILED"        # finally no; nothing left
+    PENDING = "PENDING"      # accepted, decided later
+    REVERSED = "REVERSED"    # it left and came back
+    NOT_FOUND = "NOT_FOUND"  # the channel does not know the refund (yet)
+    UNKNOWN = "UNKNOWN"      # no answer that can be believed
+    NOT_SENT = "NOT_SENT"    # this call did not reach the channel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefundChannelFact:
+    """What a channel says about one refund, under our own id."""
+
+    refund_id: str
+    status: RefundChannelStatus
+    channel_refund_no: str = ""
+    reason: str = ""
+    message: str = ""
+    occurred_at: datetime | None = None
+
+
 class CardDetails(Protocol):
     """What a card channel needs of a card."""
 
@@ -108,6 +132,14 @@ class Channel(Protocol):
 
     async def close(self, attempt_id: str, *, timeout_seconds: float) -> ChannelFact:
         """Closes an attempt: CLOSED, or how it ended before. Never NOT_SENT."""
+        ...
+
+    async def refund(self, *, refund_id: str, attempt_id: str, amount: Money, reason: str, timeout_seconds: float) -> RefundChannelFact:
+        """Gives back a part of what was captured under an attempt. Idempotent by `refund_id`, our own id."""
+        ...
+
+    async def query_refund(self, refund_id: str, *, timeout_seconds: float) -> RefundChannelFact:
+        """What became of a refund: never NOT_SENT."""
         ...
 
     def verify_callback(self, *, body: bytes, timestamp: str, signature: str, now: datetime) -> ChannelFact:

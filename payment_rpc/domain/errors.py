@@ -159,10 +159,3 @@ class InsufficientBalance(MoneyError):
     """余额不足: the wallet has not enough money."""
 
     reason = "INSUFFICIENT_BALANCE"
-
-
-class RequestCanceled(MoneyError):
-    """The request was taken back by its idempotency key before it arrived."""
-
-    reason = "REQUEST_CANCELED"
-    default_safe_to_retry = False

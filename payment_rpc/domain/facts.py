@@ -58,6 +58,7 @@ class Decision:
         return self.payment is not payment or self.attempt is not attempt
 
 
+SECOND_CAPTURE = "SECOND_CAPTURE"
 LOST_BEFORE_CHANNEL = Failure(reason="LOST_BEFORE_CHANNEL", message="the payment never reached the channel")
 _ENDINGS = {
     FactKind.DECLINED: (AttemptState.DECLINED, PaymentState.FAILED, Outcome.DECLINED),
@@ -104,7 +105,7 @@ def _captured(payment: Payment, attempt: Attempt, fact: Fact, *, at: datetime) -
     parked = ledger.captured_unapplied(attempt_id=attempt.attempt_id, payment_id=payment.payment_id, channel=attempt.channel, amount=fact.amount)
     has_money = payment.captured.minor > 0 or payment.state in (PaymentState.CONFLICTED, PaymentState.LATE_REFUNDED)
     if has_money:
-        return Decision(payment=payment, attempt=taken, booking=parked, attention="SECOND_CAPTURE")
+        return Decision(payment=payment, attempt=taken, booking=parked, attention=SECOND_CAPTURE)
     if fact.amount != payment.amount:
         return Decision(payment=payment.park(at=at), attempt=taken, booking=parked, attention="AMOUNT_CONFLICT")
     paid = payment.capture(fact.amount, trade_no=fact.trade_no, at=at, paid_at=fact.occurred_at or at)

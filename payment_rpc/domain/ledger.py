@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from mesh.money import Money
+from payment_rpc.domain.payment import Payment, PaymentState
 
 
 class Side(StrEnum):
@@ -85,6 +86,51 @@ def refused_by_order(*, payment_id: str, version: int, channel: str, merchant_id
     """The order refused money, or another payment took its place."""
     return _move(key=f"payment:{payment_id}:v{version}:refused", kind="REFUSED", payment_id=payment_id, amount=amount,
                  debit=merchant_payable(merchant_id), credit=unapplied_receipts(channel))
+
+
+def refund_reserved(*, refund_id: str, payment_id: str, channel: str, held_by: str, amount: Money) -> LedgerTransaction:
+    """Money is promised back: whoever holds it owes it to the refund."""
+    return _move(key=f"refund:{refund_id}:reserved", kind="REFUND_RESERVED", payment_id=payment_id, amount=amount,
+                 debit=held_by, credit=refund_payable(channel))
+
+
+def refund_released(*, refund_id: str, payment_id: str, channel: str, held_by: str, amount: Money) -> LedgerTransaction:
+    """The channel refused the refund, or it was taken back: the promise is off."""
+    return _move(key=f"refund:{refund_id}:released", kind="REFUND_RELEASED", payment_id=payment_id, amount=amount,
+                 debit=refund_payable(channel), credit=held_by)
+
+
+def refunded(*, refund_id: str, payment_id: str, channel: str, amount: Money) -> LedgerTransaction:
+    """The channel paid it out of what it owes us."""
+    return _move(key=f"refund:{refund_id}:success", kind="REFUNDED", payment_id=payment_id, amount=amount,
+                 debit=refund_payable(channel), credit=channel_receivable(channel))
+
+
+def refunded_directly(*, refund_id: str, payment_id: str, channel: str, source: str, amount: Money) -> LedgerTransaction:
+    """Money left for a refund whose reservation was gone."""
+    return _move(key=f"refund:{refund_id}:success", kind="REFUNDED_LATE", payment_id=payment_id, amount=amount,
+                 debit=source, credit=channel_receivable(channel))
+
+
+def refund_bounced(*, refund_id: str, payment_id: str, channel: str, held_by: str, amount: Money) -> LedgerTransaction:
+    """It came back."""
+    return _move(key=f"refund:{refund_id}:bounced", kind="REFUND_REVERSED", payment_id=payment_id, amount=amount,
+                 debit=channel_receivable(channel), credit=held_by)
+
+
+def holder(payment: Payment, *, stands_alone: bool, channel: str) -> str:
+    """The account that holds the money of a payment now: the merchant's once the order has it, nobody's before and after a refusal."""
+    if stands_alone or payment.state is not PaymentState.SUCCESS:
+        return unapplied_receipts(channel)
+    return merchant_payable(payment.merchant_id)
+
+
+LOSS = "loss"  # money out that nothing covers, with a reason beside it
+
+
+def refund_payable(channel: str) -> str:
+    """Refunds that are promised and not confirmed (credit-normal)."""
+    return f"refund_payable:{channel}"
 
 
 def channel_receivable(channel: str) -> str:

@@ -179,6 +179,10 @@ class Payment:
             case _:
                 raise PaymentStateInvalid(f"a payment in state {self.state} holds no slot", payment_id=self.payment_id)
 
+    def touched(self, *, at: datetime) -> Payment:
+        """The same payment one version later: something that hangs on it changed."""
+        return self._changed(at)
+
     def to(self, target: PaymentState, *, at: datetime) -> Payment:
         """The transition itself.
 

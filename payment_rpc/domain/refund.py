@@ -1,5 +1,5 @@
-"""A refund: one return of money against one attempt. What is on its way back is reserved on the payment before any channel is asked, so that refunds never
-exceed what was captured, however many are asked for at once (PROTOCOLS 1, Refunds).
+"""A refund: one return of money against one attempt. What is on its way back is reserved on the payment before any channel is asked, so that refunds
+never exceed what was captured, however many are asked for at once (PROTOCOLS 1, Refunds).
 
 A refund of a second capture (`stands_alone`) is capped by its attempt and appears in no column of the payment.
 """
@@ -51,6 +51,7 @@ class Refund:
         request_id: the caller's own id, unique per merchant; "" without one. `auto:…` for ours.
         automatic: made because the order refused the money; a failure of it needs a person.
         stands_alone: of a second capture; see the module.
+        above_cap: money out that no capture covered: booked to `loss`, in no column of the payment.
         lease_until: until then somebody may be sending it.
         next_query_at: when to ask the channel (or send it) next; None once it is final.
     """
@@ -68,6 +69,7 @@ class Refund:
     request_id: str
     automatic: bool
     stands_alone: bool
+    above_cap: bool
     needs_attention: bool
     channel_refund_no: str
     failure: Failure | None
@@ -85,8 +87,8 @@ class Refund:
         """A reserved refund, to be sent at once."""
         return cls(refund_id=refund_id, payment_id=payment.payment_id, attempt_id=attempt_id, merchant_id=payment.merchant_id,
                    order_id=payment.order_id, user_id=payment.user_id, channel=channel, amount=amount, state=RefundState.CREATED, reason=reason,
-                   request_id=request_id, automatic=automatic, stands_alone=stands_alone, needs_attention=False, channel_refund_no="", failure=None,
-                   lease_until=at, next_query_at=at, queries=0, version=1, refunded_at=None, created_at=at, updated_at=at)
+                   request_id=request_id, automatic=automatic, stands_alone=stands_alone, above_cap=False, needs_attention=False,
+                   channel_refund_no="", failure=None, lease_until=at, next_query_at=at, queries=0, version=1, refunded_at=None, created_at=at, updated_at=at)
 
     def submit(self, *, lease: timedelta, at: datetime) -> Refund:
         """It is sent now, under its id, which never changes; the channel keeps the first one that it got.
@@ -142,6 +144,7 @@ def reserve(payment: Payment, amount: Money | None, *, at: datetime) -> tuple[Pa
     return replace(payment, refund_reserved=payment.refund_reserved + wanted, version=payment.version + 1, updated_at=at), wanted
 
 
-def is_given_back(payment: Payment) -> bool:
-    """True for late money of which nothing is left."""
-    return payment.state is PaymentState.LATE_SUCCESS and payment.captured.minor > 0 and payment.refunded >= payment.captured
+def settled(payment: Payment) -> Payment:
+    """Late money of which nothing is left is LATE_REFUNDED; any other payment is as it was."""
+    given_back = payment.state is PaymentState.LATE_SUCCESS and payment.captured.minor > 0 and payment.refunded >= payment.captured
+    return replace(payment, state=PaymentState.LATE_REFUNDED) if given_back else payment

@@ -20,8 +20,8 @@ def payment_message(payment: Payment) -> payment_pb2.Payment:
         amount=payment.amount.format(), currency=payment.amount.currency, state=STATES[payment.state], payment_method=payment.payment_method,
         channel=payment.channel, channel_trade_no=payment.channel_trade_no, captured=payment.captured.format(), refunded=payment.refunded.format(),
         refund_reserved=payment.refund_reserved.format(), outcome=errors_pb2.Outcome.Value(f"OUTCOME_{payment.outcome}"), version=payment.version,
-        paid_at=_timestamp(payment.paid_at), expires_at=_timestamp(payment.expires_at), created_at=_timestamp(payment.created_at),
-        updated_at=_timestamp(payment.updated_at))
+        paid_at=timestamp(payment.paid_at), expires_at=timestamp(payment.expires_at), created_at=timestamp(payment.created_at),
+        updated_at=timestamp(payment.updated_at))
     if payment.next_action is not None:
         message.next_action.kind = payment_pb2.NextActionKind.Value(f"NEXT_ACTION_KIND_{payment.next_action.kind}")
         message.next_action.value = payment.next_action.value
@@ -36,7 +36,8 @@ def payment_message(payment: Payment) -> payment_pb2.Payment:
     return message
 
 
-def _timestamp(moment: datetime | None) -> Timestamp | None:
+def timestamp(moment: datetime | None) -> Timestamp | None:
+    """A moment as the contract writes it; None stays unset."""
     if moment is None:
         return None
     stamp = Timestamp()

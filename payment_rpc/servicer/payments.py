@@ -8,16 +8,25 @@ from paymesh.payment.v1 import payment_pb2, payment_pb2_grpc
 
 from mesh.call import current_caller, current_idempotency_key
 from mesh.paging import PageTokens, page_size
-from payment_rpc.servicer.messages import payment_message
+from payment_rpc.servicer.messages import STATES, payment_message
 from payment_rpc.usecases.charging import Charge, Charging, CreatePayment
+from payment_rpc.usecases.closing import CloseResult, Closing
+from payment_rpc.usecases.conflicts import Conflicts
 from payment_rpc.usecases.reading import Reading
+from payment_rpc.usecases.taking_back import TakingBack
+
+CLOSING_RETRY_MS = 2000  # a channel answers within a second or two
 
 
 class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
     """Takes and shows payments."""
 
-    def __init__(self, *, charging: Charging, reading: Reading, page_tokens: PageTokens) -> None:
+    def __init__(self, *, charging: Charging, closing: Closing, taking_back: TakingBack, conflicts: Conflicts, reading: Reading,
+                 page_tokens: PageTokens) -> None:
         self._charging = charging
+        self._closing = closing
+        self._taking_back = taking_back
+        self._conflicts = conflicts
         self._reading = reading
         self._page_tokens = page_tokens
 
@@ -37,6 +46,31 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
             merchant_id=request.merchant_id, order_id=request.order_id, user_id=request.user_id, amount=request.amount, currency=request.currency,
             channel=request.channel, return_url=request.return_url, key=current_idempotency_key()), current_caller())
         return payment_pb2.CreatePaymentResponse(payment=payment_message(payment))
+
+    async def CancelPayment(self, request: payment_pb2.CancelPaymentRequest, context: Any) -> payment_pb2.CancelPaymentResponse:
+        """Closes one payment of the caller's."""
+        return payment_pb2.CancelPaymentResponse(payment=payment_message(await self._closing.cancel(request.payment_id, current_caller())))
+
+    async def ClosePayment(self, request: payment_pb2.ClosePaymentRequest, context: Any) -> payment_pb2.ClosePaymentResponse:
+        """Closes an order's gate and its live payments."""
+        closed = await self._closing.close_order(merchant_id=request.merchant_id, order_id=request.order_id)
+        return payment_pb2.ClosePaymentResponse(
+            result=payment_pb2.CloseResult.Value(f"CLOSE_RESULT_{closed.result}"),
+            payment=None if closed.payment is None else payment_message(closed.payment),
+            retry_after_ms=CLOSING_RETRY_MS if closed.result is CloseResult.CLOSING else 0)
+
+    async def CancelByIdempotencyKey(self, request: payment_pb2.CancelByIdempotencyKeyRequest,
+                                     context: Any) -> payment_pb2.CancelByIdempotencyKeyResponse:
+        """Takes back a call whose answer was lost."""
+        payment = await self._taking_back.take_back(method=request.method, key=request.idempotency_key, merchant_id=request.merchant_id,
+                                                    caller=current_caller())
+        return payment_pb2.CancelByIdempotencyKeyResponse(payment=None if payment is None else payment_message(payment))
+
+    async def ResolveConflict(self, request: payment_pb2.ResolveConflictRequest, context: Any) -> payment_pb2.ResolveConflictResponse:
+        """Decides a CONFLICTED payment."""
+        state = next(state for state, number in STATES.items() if number == request.state)
+        payment = await self._conflicts.resolve(request.payment_id, state=state, reason=request.reason, caller=current_caller())
+        return payment_pb2.ResolveConflictResponse(payment=payment_message(payment))
 
     async def GetPayment(self, request: payment_pb2.GetPaymentRequest, context: Any) -> payment_pb2.GetPaymentResponse:
         """Shows one payment."""

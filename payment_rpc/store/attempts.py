@@ -12,6 +12,7 @@ from mesh.db import expect_one
 from mesh.money import Money
 from payment_rpc.domain.attempt import Attempt, AttemptState
 from payment_rpc.domain.errors import PaymentNotFound
+from payment_rpc.domain.payment import Payment
 from payment_rpc.tables import ATTEMPT
 
 _ALL = tuple(ATTEMPT.c)
@@ -67,6 +68,12 @@ async def payment_id_of(tx: AsyncConnection, attempt_id: str) -> str:
     if payment_id is None:
         raise PaymentNotFound
     return payment_id
+
+
+async def capturing_attempt(tx: AsyncConnection, payment: Payment) -> str | None:
+    """The attempt whose capture is the payment's money (not a second capture), or None."""
+    captured = [attempt for attempt in await attempts_of(tx, payment.payment_id) if attempt.state is AttemptState.CAPTURED]
+    return next((attempt.attempt_id for attempt in captured if attempt.channel_trade_no == payment.channel_trade_no), None)
 
 
 async def claim_due(tx: AsyncConnection, *, now: datetime, limit: int) -> list[Attempt]:

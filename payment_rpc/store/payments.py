@@ -48,6 +48,19 @@ async def enter_gate(tx: AsyncConnection, *, merchant_id: str, order_id: str, at
     return rows[0].gate == "OPEN", [_payment(row) for row in rows if row.payment_id is not None]
 
 
+async def close_gate(tx: AsyncConnection, *, merchant_id: str, order_id: str, at: datetime) -> None:
+    """Closes the gate of an order: no payment of it is ever inserted after this commit."""
+    await insert_if_absent(tx, ORDER_GATE, {"merchant_id": merchant_id, "order_id": order_id, "state": "CLOSED", "updated_at": at})
+    await tx.execute(update(ORDER_GATE).where(ORDER_GATE.c.merchant_id == merchant_id, ORDER_GATE.c.order_id == order_id, ORDER_GATE.c.state == "OPEN")
+                     .values(state="CLOSED", updated_at=at))
+
+
+async def all_of_order(tx: AsyncConnection, *, merchant_id: str, order_id: str) -> list[Payment]:
+    """Every payment of an order, oldest first, whoever owns it."""
+    query = select(*_ALL).where(_of_order(merchant_id, order_id)).order_by(PAYMENT.c.payment_id)
+    return [_payment(row) for row in (await tx.execute(query)).all()]
+
+
 async def insert_payment(tx: AsyncConnection, payment: Payment) -> None:
     """Adds a payment. Violates `uq_payment_live_slot` when the order has a live one."""
     await tx.execute(_INSERT, _values(payment))

@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from mesh.call import Caller
 from mesh.clock import Clock
 from mesh.db import Database
 from mesh.failpoints import failpoint
 from payment_rpc.domain.attempt import OPEN, Attempt
-from payment_rpc.domain.payment import Payment, PaymentState
+from payment_rpc.domain.errors import PaymentStateInvalid
+from payment_rpc.domain.payment import UNDECIDED, Payment, PaymentState
 from payment_rpc.store import attempts, payments
 from payment_rpc.usecases.asking import Asking
 
 EXPIRY_BATCH = 100
+
+
+class CloseResult(StrEnum):
+    """What became of the payments of an order, by precedence."""
+
+    ALREADY_PAID = "ALREADY_PAID"  # the order is paid, or may still take late money
+    CLOSING = "CLOSING"            # a channel has not answered: ask again
+    CONFLICTED = "CONFLICTED"      # money that is not ours; it blocks nothing
+    CLOSED = "CLOSED"              # nobody paid and nobody will
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderClosed:
+    """The one answer of an order. `payment` comes with ALREADY_PAID."""
+
+    result: CloseResult
+    payment: Payment | None = None
 
 
 class Closing:
@@ -31,9 +54,37 @@ class Closing:
             payment = (await self._asking.close(attempt)).payment
         return payment
 
+    async def cancel(self, payment_id: str, caller: Caller) -> Payment:
+        """Closes a payment of the caller's; the order stays payable.
+
+        Raises:
+            PaymentNotFound: there is none, or it is somebody else's.
+            PaymentStateInvalid: money has moved.
+        """
+        payment = await self._db.read(payments.get_payment, payment_id, visible_to=caller)
+        if payment.state in UNDECIDED:
+            payment = await self.close(payment_id)
+        if payment.state not in (PaymentState.CLOSING, PaymentState.CLOSED, PaymentState.FAILED):
+            raise PaymentStateInvalid(f"A payment in state {payment.state} cannot be cancelled.", payment_id=payment_id, outcome=payment.outcome)
+        return payment
+
+    async def close_order(self, *, merchant_id: str, order_id: str) -> OrderClosed:
+        """Closes the gate of an order and then its live payments: nobody may pay it from now on (PROTOCOLS 1, Closing). Asked again it answers what is
+        true then."""
+        found = await self._db.run(self._close_gate, merchant_id, order_id)
+        failpoint("payment.gate.after_closed")
+        for payment in found:
+            if payment.state in UNDECIDED:
+                await self.close(payment.payment_id)
+        return verdict(await self._db.read(payments.all_of_order, merchant_id=merchant_id, order_id=order_id))
+
     async def expire_once(self) -> int:
         """Moves payments past their deadline to CLOSING; their attempts are closed at the channel by the next round of questions."""
         return await self._db.run(self._expire)
+
+    async def _close_gate(self, tx: AsyncConnection, merchant_id: str, order_id: str) -> list[Payment]:
+        await payments.close_gate(tx, merchant_id=merchant_id, order_id=order_id, at=self._clock.now())
+        return await payments.all_of_order(tx, merchant_id=merchant_id, order_id=order_id)
 
     async def _begin(self, tx: AsyncConnection, payment_id: str) -> tuple[Payment, list[Attempt]]:
         payment = await payments.lock_payment(tx, payment_id)
@@ -57,3 +108,14 @@ class Closing:
             if attempt.state in OPEN:
                 await attempts.save_attempt(tx, attempt.ask_now(at=now), read_version=attempt.version)
         return closing
+
+
+def verdict(of_order: Sequence[Payment]) -> OrderClosed:
+    """What the payments of an order mean for closing it. Money that the order refused is on its way back and closes nothing."""
+    for payment in of_order:
+        if payment.state is PaymentState.SUCCESS or payment.awaits_order:
+            return OrderClosed(result=CloseResult.ALREADY_PAID, payment=payment)
+    states = {payment.state for payment in of_order}
+    if states & UNDECIDED:
+        return OrderClosed(result=CloseResult.CLOSING)
+    return OrderClosed(result=CloseResult.CONFLICTED if PaymentState.CONFLICTED in states else CloseResult.CLOSED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Protocol
 
 import structlog
@@ -13,8 +14,10 @@ from mesh.ids import Ids
 from mesh.outbox import Message, Settlement
 from payment_rpc.domain import ledger as bookings
 from payment_rpc.domain.payment import Disposition, Payment, PaymentState
-from payment_rpc.store import attempts, ledger, payments
+from payment_rpc.domain.refund import Refund, refundable, reserve, settled
+from payment_rpc.store import attempts, ledger, payments, refunds
 from payment_rpc.usecases.messages import ORDER_DESTINATION, order_message
+from payment_rpc.usecases.refunds import add_refund
 
 log = structlog.get_logger()
 
@@ -69,28 +72,39 @@ class OrderDestination:
     async def _take(self, tx: AsyncConnection, payment: Payment, disposition: Disposition) -> None:
         now = self._clock.now()
         taken = payment.take(disposition, at=now)
-        if payment.state is PaymentState.LATE_SUCCESS:
+        left = refundable(payment)
+        if payment.state is PaymentState.LATE_SUCCESS and left.minor > 0:
             taken = await ledger.book(tx, taken, bookings.taken_by_order(
-                payment_id=payment.payment_id, version=taken.version, channel=payment.channel, merchant_id=payment.merchant_id,
-                amount=payment.captured), at=now)
+                payment_id=payment.payment_id, version=taken.version, channel=payment.channel, merchant_id=payment.merchant_id, amount=left), at=now)
         await payments.save_payment(tx, taken, read_version=payment.version)
 
     async def _refuse(self, tx: AsyncConnection, payment: Payment, disposition: Disposition) -> None:
+        """Late money: what is left of it goes back by itself, in the same transaction; from now on every refund of it counts as automatic."""
         now = self._clock.now()
         refused = payment.refuse(disposition, at=now)
         if payment.state is PaymentState.SUCCESS:
             refused = await self._book_refusal(tx, payment, refused)
-        await payments.save_payment(tx, refused, read_version=payment.version)
-        await ledger.call_attention(tx, kind="REFUND_DUE", payment_id=payment.payment_id, subject=payment.payment_id,
-                                    detail=f"the order answered {disposition}: {payment.captured} must go back", at=now)
-        log.error("payment_refused_by_order", alert=True, payment_id=payment.payment_id, disposition=disposition.value)
+        for refund in await refunds.refunds_of(tx, payment.payment_id):
+            if not refund.automatic:
+                marked = replace(refund, automatic=True, version=refund.version + 1, updated_at=now)
+                await refunds.save_refund(tx, marked, read_version=refund.version)
+        if refundable(refused).minor == 0:
+            await payments.save_payment(tx, settled(refused), read_version=payment.version)
+            return
+        attempt_id = await attempts.capturing_attempt(tx, payment)
+        reserved, amount = reserve(refused, None, at=now)
+        refund = Refund.start(payment, refund_id=self._ids.new("RF"), attempt_id=attempt_id or "", channel=payment.channel, amount=amount,
+                              reason=f"the order answered {disposition}", request_id=f"auto:{payment.payment_id}", automatic=True, at=now)
+        await add_refund(tx, reserved, refund, held_by=bookings.unapplied_receipts(payment.channel), read_version=payment.version, at=now)
+        log.warning("payment_refused_by_order", payment_id=payment.payment_id, disposition=disposition.value, refund_id=refund.refund_id)
 
     async def _hand_over(self, tx: AsyncConnection, holder: Payment) -> None:
         now = self._clock.now()
         given_up = holder.give_up_slot(at=now)
         if holder.state is PaymentState.SUCCESS:
             given_up = await self._book_refusal(tx, holder, given_up)
-            await outbox.put(tx, order_message(given_up, ids=self._ids, at=now))
+            given_up = settled(given_up)
+            await outbox.put(tx, order_message(given_up, await refunds.refunds_of(tx, holder.payment_id), ids=self._ids, at=now))
         else:
             for attempt in await attempts.attempts_of(tx, holder.payment_id):
                 if attempt.next_query_at is not None:
@@ -98,6 +112,9 @@ class OrderDestination:
         await payments.save_payment(tx, given_up, read_version=holder.version)
 
     async def _book_refusal(self, tx: AsyncConnection, payment: Payment, refused: Payment) -> Payment:
+        left = refundable(payment)  # what is reserved or gone has left the merchant's account already
+        if left.minor == 0:
+            return refused
         return await ledger.book(tx, refused, bookings.refused_by_order(
-            payment_id=payment.payment_id, version=refused.version, channel=payment.channel, merchant_id=payment.merchant_id,
-            amount=payment.captured), at=self._clock.now())
+            payment_id=payment.payment_id, version=refused.version, channel=payment.channel, merchant_id=payment.merchant_id, amount=left),
+            at=self._clock.now())

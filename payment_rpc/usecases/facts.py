@@ -16,10 +16,12 @@ from mesh.outbox import Message
 from payment_rpc.cache import PaymentCache
 from payment_rpc.channels import ChannelFact, ChannelStatus
 from payment_rpc.domain.attempt import OPEN, Attempt
-from payment_rpc.domain.facts import Decision, Fact, FactKind, apply_channel_fact
+from payment_rpc.domain.facts import SECOND_CAPTURE, Decision, Fact, FactKind, apply_channel_fact
+from payment_rpc.domain.ledger import refund_reserved, unapplied_receipts
 from payment_rpc.domain.payment import UNDECIDED, Payment, PaymentState
+from payment_rpc.domain.refund import Refund
 from payment_rpc.domain.snapshot import to_json
-from payment_rpc.store import attempts, ledger, payments
+from payment_rpc.store import attempts, ledger, payments, refunds
 from payment_rpc.usecases.messages import ORDER_DESTINATION, messages_of
 
 log = structlog.get_logger()
@@ -101,6 +103,8 @@ class Facts:
             if after is payment:  # a second capture: the payment stays as it is, only its chain of bookings grows
                 after = replace(payment, version=payment.version + 1, updated_at=now)
             after = await ledger.book(tx, after, decision.booking, at=now)
+        if decision.attention == SECOND_CAPTURE:
+            after = await self._give_back(tx, after, decision.attempt)
         if after is not payment:
             await payments.save_payment(tx, after, read_version=payment.version)
         messages = messages_of(after, before=payment.state, ids=self._ids, at=now)
@@ -111,6 +115,18 @@ class Facts:
         failpoint("payment.fact.before_commit")
         to_order = messages[0] if messages and messages[0].destination == ORDER_DESTINATION else None
         return Applied(payment=after, attempt=decision.attempt, changed=True, to_order=to_order)
+
+    async def _give_back(self, tx: AsyncConnection, payment: Payment, attempt: Attempt) -> Payment:
+        """A second capture goes back by itself, capped by its attempt alone; the worker submits it."""
+        now = self._clock.now()
+        if attempt.captured is None:
+            raise ValueError("a second capture has an amount")
+        refund = Refund.start(payment, refund_id=self._ids.new("RF"), attempt_id=attempt.attempt_id, channel=attempt.channel, amount=attempt.captured,
+                              reason="captured twice", request_id=f"auto:{attempt.attempt_id}", automatic=True, stands_alone=True, at=now)
+        await refunds.insert_refund(tx, refund)
+        return await ledger.book(tx, payment, refund_reserved(
+            refund_id=refund.refund_id, payment_id=payment.payment_id, channel=refund.channel,
+            held_by=unapplied_receipts(refund.channel), amount=refund.amount), at=now)
 
 
 def _kind(news: ChannelFact, *, first_send: bool) -> FactKind:

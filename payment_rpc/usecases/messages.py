@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -10,6 +11,7 @@ from mesh.events import destination
 from mesh.ids import Ids
 from mesh.outbox import Message
 from payment_rpc.domain.payment import MONEY, Payment, PaymentState
+from payment_rpc.domain.refund import Refund, RefundState
 
 ORDER_DESTINATION = "order_rpc"
 PAYMENT_TOPIC = "PAYMENT_TOPIC"
@@ -30,14 +32,32 @@ def messages_of(payment: Payment, *, before: PaymentState, ids: Ids, at: datetim
     return []
 
 
-def order_message(payment: Payment, *, ids: Ids, at: datetime) -> Message:
-    """The snapshot of a payment for its order."""
+def order_message(payment: Payment, refunds: Sequence[Refund] = (), *, ids: Ids, at: datetime) -> Message:
+    """The snapshot of a payment and its refunds for its order. Refunds of second captures are no affair of the order's."""
     return Message(
         event_id=ids.new("EVT"), destination=ORDER_DESTINATION, tag="UpdateOrderStatus", aggregate_id=payment.payment_id,
         trace_id=current_trace_id(), due_at=at + FAST_PATH_HEAD_START, created_at=at, payload={
             "merchant_id": payment.merchant_id, "order_id": payment.order_id, "payment_id": payment.payment_id, "version": payment.version,
             "state": payment.state.value, "captured": payment.captured.format(), "refunded": payment.refunded.format(),
-            "refund_reserved": payment.refund_reserved.format(), "currency": payment.amount.currency, "wants_paid": payment.state in MONEY})
+            "refund_reserved": payment.refund_reserved.format(), "currency": payment.amount.currency, "wants_paid": payment.state in MONEY,
+            "refunds": [{"refund_id": refund.refund_id, "request_id": refund.request_id, "state": refund.state.value,
+                         "amount": refund.amount.format(), "reason": refund.failure.reason if refund.failure else ""}
+                        for refund in refunds if not refund.stands_alone]})
+
+
+def refund_events(refund: Refund, *, before: RefundState, ids: Ids, at: datetime) -> list[Message]:
+    """The event of a refund that ended, or none."""
+    tags = {RefundState.SUCCESS: "REFUND_SUCCEEDED", RefundState.FAILED: "REFUND_FAILED", RefundState.REVERSED: "REFUND_REVERSED"}
+    if refund.state is before or refund.state not in tags:
+        return []
+    event_id, trace_id = ids.new("EVT"), current_trace_id()
+    return [Message(
+        event_id=event_id, destination=destination(PAYMENT_TOPIC), tag=tags[refund.state], aggregate_id=refund.payment_id, trace_id=trace_id,
+        due_at=at, created_at=at, payload={
+            "event_id": event_id, "refund_id": refund.refund_id, "payment_id": refund.payment_id, "order_id": refund.order_id,
+            "merchant_id": refund.merchant_id, "user_id": refund.user_id, "amount": refund.amount.format(), "currency": refund.amount.currency,
+            "channel": refund.channel, "channel_refund_no": refund.channel_refund_no, "reason": refund.failure.reason if refund.failure else "",
+            "event_time": _rfc3339(at), "trace_id": trace_id, "version": EVENT_VERSION})]
 
 
 def _event(payment: Payment, tag: str, *, ids: Ids, at: datetime, facts: dict[str, Any]) -> Message:

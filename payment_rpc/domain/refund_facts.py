@@ -1,0 +1,128 @@
+"""`apply_refund_fact`: the one place where news of a channel changes a refund and, with it, the amounts of its payment.
+
+Pure, like `apply_channel_fact`. The same fact again changes nothing. Money that left although the reservation was free again is booked to `loss` when
+another refund took its place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import assert_never
+
+from payment_rpc.domain import ledger
+from payment_rpc.domain.ledger import LedgerTransaction
+from payment_rpc.domain.payment import Failure, Payment
+from payment_rpc.domain.refund import OPEN, Refund, RefundState, refundable, settled
+
+
+class RefundFactKind(StrEnum):
+    """What a channel can tell of a refund."""
+
+    SUCCESS = "SUCCESS"    # the money left
+    FAILED = "FAILED"      # no, finally
+    PENDING = "PENDING"    # decided later
+    UNKNOWN = "UNKNOWN"    # no readable answer
+    REVERSED = "REVERSED"  # it came back
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefundFact:
+    """One piece of news about a refund."""
+
+    kind: RefundFactKind
+    channel_refund_no: str = ""
+    occurred_at: datetime | None = None
+    reason: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefundDecision:
+    """What the rows become. `attention` names what a person must look at, "" for nothing."""
+
+    payment: Payment
+    refund: Refund
+    booking: LedgerTransaction | None = None
+    attention: str = ""
+
+    def changes(self, refund: Refund) -> bool:
+        """False when everything was so before."""
+        return self.refund is not refund
+
+
+def apply_refund_fact(payment: Payment, refund: Refund, fact: RefundFact, *, at: datetime) -> RefundDecision:
+    """What a fact makes of a refund and its payment."""
+    same = RefundDecision(payment=payment, refund=refund)
+    match fact.kind:
+        case RefundFactKind.SUCCESS:
+            if refund.state in OPEN and refund.state is not RefundState.CREATED:
+                return _succeeded(payment, refund, fact, at=at)
+            return _left_after_all(payment, refund, fact, at=at) if refund.state is RefundState.FAILED else same
+        case RefundFactKind.FAILED:
+            return _failed(payment, refund, fact, at=at) if refund.state in OPEN and refund.state is not RefundState.CREATED else same
+        case RefundFactKind.PENDING:
+            if refund.state not in (RefundState.SUBMITTED, RefundState.UNKNOWN):
+                return same
+            pending = replace(refund.to(RefundState.PENDING, at=at), channel_refund_no=fact.channel_refund_no or refund.channel_refund_no)
+            return RefundDecision(payment=payment, refund=pending)
+        case RefundFactKind.UNKNOWN:
+            return RefundDecision(payment=payment, refund=refund.to(RefundState.UNKNOWN, at=at)) if refund.state is RefundState.SUBMITTED else same
+        case RefundFactKind.REVERSED:
+            return _bounced(payment, refund, fact, at=at) if refund.state is RefundState.SUCCESS else same
+        case _:
+            assert_never(fact.kind)
+
+
+def _succeeded(payment: Payment, refund: Refund, fact: RefundFact, *, at: datetime) -> RefundDecision:
+    done = _gone(refund, fact, at=at)
+    booking = ledger.refunded(refund_id=refund.refund_id, payment_id=payment.payment_id, channel=refund.channel, amount=refund.amount)
+    if refund.stands_alone:
+        return RefundDecision(payment=payment, refund=done, booking=booking)
+    moved = replace(payment, refund_reserved=payment.refund_reserved - refund.amount, refunded=payment.refunded + refund.amount,
+                    version=payment.version + 1, updated_at=at)
+    return RefundDecision(payment=settled(moved), refund=done, booking=booking)
+
+
+def _failed(payment: Payment, refund: Refund, fact: RefundFact, *, at: datetime) -> RefundDecision:
+    failed = replace(refund.to(RefundState.FAILED, at=at), failure=Failure(reason=fact.reason or "REFUND_FAILED", message=fact.message),
+                     needs_attention=refund.automatic)
+    booking = ledger.refund_released(refund_id=refund.refund_id, payment_id=payment.payment_id, channel=refund.channel,
+                                     held_by=ledger.holder(payment, stands_alone=refund.stands_alone, channel=refund.channel), amount=refund.amount)
+    moved = payment if refund.stands_alone else replace(payment, refund_reserved=payment.refund_reserved - refund.amount,
+                                                        version=payment.version + 1, updated_at=at)
+    return RefundDecision(payment=moved, refund=failed, booking=booking, attention="REFUND_FAILED" if refund.automatic else "")
+
+
+def _left_after_all(payment: Payment, refund: Refund, fact: RefundFact, *, at: datetime) -> RefundDecision:
+    """Evidence of money out for a refund that we held for failed."""
+    done = _gone(refund, fact, at=at)
+    fits = refund.stands_alone or refundable(payment) >= refund.amount
+    source = ledger.holder(payment, stands_alone=refund.stands_alone, channel=refund.channel) if fits else ledger.LOSS
+    booking = ledger.refunded_directly(refund_id=refund.refund_id, payment_id=payment.payment_id, channel=refund.channel, source=source,
+                                       amount=refund.amount)
+    if not fits:
+        return RefundDecision(payment=payment, refund=replace(done, above_cap=True, needs_attention=True), booking=booking, attention="REFUNDED_ABOVE_CAP")
+    if refund.stands_alone:
+        return RefundDecision(payment=payment, refund=done, booking=booking)
+    moved = replace(payment, refunded=payment.refunded + refund.amount, version=payment.version + 1, updated_at=at)
+    return RefundDecision(payment=settled(moved), refund=done, booking=booking)
+
+
+def _bounced(payment: Payment, refund: Refund, fact: RefundFact, *, at: datetime) -> RefundDecision:
+    held_by = ledger.LOSS if refund.above_cap else ledger.holder(payment, stands_alone=refund.stands_alone, channel=refund.channel)
+    back = replace(refund.to(RefundState.REVERSED, at=at), failure=Failure(reason=fact.reason or "REFUND_REVERSED", message=fact.message),
+                   needs_attention=True)
+    booking = ledger.refund_bounced(refund_id=refund.refund_id, payment_id=payment.payment_id, channel=refund.channel, held_by=held_by,
+                                    amount=refund.amount)
+    counted = not refund.stands_alone and not refund.above_cap
+    moved = payment
+    if counted:
+        moved = replace(payment, refunded=payment.refunded - refund.amount, version=payment.version + 1, updated_at=at)
+    return RefundDecision(payment=moved, refund=back, booking=booking, attention="REFUND_REVERSED")
+
+
+def _gone(refund: Refund, fact: RefundFact, *, at: datetime) -> Refund:
+    return replace(refund.to(RefundState.SUCCESS, at=at), channel_refund_no=fact.channel_refund_no or refund.channel_refund_no,
+                   refunded_at=fact.occurred_at or at, failure=None)

@@ -1,0 +1,136 @@
+"""Rows of refunds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Row, and_, bindparam, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mesh.call import Caller
+from mesh.db import expect_one
+from mesh.money import Money
+from payment_rpc.domain.errors import RefundNotFound
+from payment_rpc.domain.payment import Failure
+from payment_rpc.domain.refund import Refund, RefundState
+from payment_rpc.tables import REFUND
+
+_ALL = tuple(REFUND.c)
+_INSERT = insert(REFUND)
+_BY_ID = select(*_ALL).where(REFUND.c.refund_id == bindparam("id"))
+_OF_PAYMENT = select(*_ALL).where(REFUND.c.payment_id == bindparam("payment")).order_by(REFUND.c.refund_id)
+_BY_REQUEST = select(*_ALL).where(REFUND.c.merchant_id == bindparam("merchant"), REFUND.c.request_id == bindparam("request"))
+# What never changes is not written again.
+_FIXED = frozenset({"refund_id", "payment_id", "attempt_id", "merchant_id", "order_id", "user_id", "channel", "amount_minor", "currency", "reason",
+                    "request_id", "stands_alone", "created_at"})
+_UPDATE = (update(REFUND).where(REFUND.c.refund_id == bindparam("key"), REFUND.c.version == bindparam("read_version"))
+           .values({column.name: bindparam(f"new_{column.name}") for column in _ALL if column.name not in _FIXED}))
+
+
+async def insert_refund(tx: AsyncConnection, refund: Refund) -> None:
+    """Adds a refund. Violates `uq_refund_request_id` when the merchant used the request id before."""
+    await tx.execute(_INSERT, _values(refund))
+
+
+async def save_refund(tx: AsyncConnection, refund: Refund, *, read_version: int) -> None:
+    """Writes a refund that was read at `read_version`.
+
+    Raises:
+        StaleRow: somebody changed it since.
+    """
+    values = {f"new_{name}": value for name, value in _values(refund).items() if name not in _FIXED}
+    expect_one(await tx.execute(_UPDATE, {"key": refund.refund_id, "read_version": read_version, **values}))
+
+
+async def read_refund(tx: AsyncConnection, refund_id: str) -> Refund:
+    """One refund, whoever owns it. The lock of its payment covers it.
+
+    Raises:
+        RefundNotFound: there is none.
+    """
+    row = (await tx.execute(_BY_ID, {"id": refund_id})).first()
+    if row is None:
+        raise RefundNotFound
+    return _refund(row)
+
+
+async def get_refund(tx: AsyncConnection, refund_id: str, *, visible_to: Caller) -> Refund:
+    """One refund of the caller's.
+
+    Raises:
+        RefundNotFound: there is none, or it is somebody else's.
+    """
+    refund = await read_refund(tx, refund_id)
+    scope = visible_to.scope()
+    if scope.merchant_id not in (None, refund.merchant_id) or scope.user_id not in (None, refund.user_id):
+        raise RefundNotFound
+    return refund
+
+
+async def find_by_request(tx: AsyncConnection, *, merchant_id: str, request_id: str) -> Refund | None:
+    """The refund that was asked for under a request id."""
+    row = (await tx.execute(_BY_REQUEST, {"merchant": merchant_id, "request": request_id})).first()
+    return None if row is None else _refund(row)
+
+
+async def refunds_of(tx: AsyncConnection, payment_id: str) -> list[Refund]:
+    """The refunds of a payment, oldest first."""
+    return [_refund(row) for row in (await tx.execute(_OF_PAYMENT, {"payment": payment_id})).all()]
+
+
+async def list_refunds(tx: AsyncConnection, *, payment_id: str, merchant_id: str, order_id: str, before: str | None, limit: int,
+                       visible_to: Caller) -> Sequence[Refund]:
+    """Refunds of a payment or of an order, newest first, older than the refund id `before`; at most `limit`."""
+    of_order = and_(REFUND.c.merchant_id == merchant_id, REFUND.c.order_id == order_id)
+    condition = REFUND.c.payment_id == payment_id if payment_id else of_order
+    scope = visible_to.scope()
+    if scope.merchant_id is not None:
+        condition = and_(condition, REFUND.c.merchant_id == scope.merchant_id)
+    if scope.user_id is not None:
+        condition = and_(condition, REFUND.c.user_id == scope.user_id)
+    if before is not None:
+        condition = and_(condition, REFUND.c.refund_id < before)
+    query = select(*_ALL).where(condition).order_by(REFUND.c.refund_id.desc()).limit(limit)
+    return [_refund(row) for row in (await tx.execute(query)).all()]
+
+
+async def claim_due(tx: AsyncConnection, *, now: datetime, limit: int) -> list[Refund]:
+    """Open refunds that are to be sent or asked for now, each moved to its next question; rows that another worker holds are passed over."""
+    due = [_refund(row) for row in (await tx.execute(due_statement(now, limit))).all()]
+    claimed = [refund.ask_later(at=now) for refund in due]
+    for before, after in zip(due, claimed, strict=True):
+        await save_refund(tx, after, read_version=before.version)
+    return claimed
+
+
+def due_statement(now: datetime, limit: int) -> Any:
+    """The query that claims due refunds; a test reads its EXPLAIN."""
+    return (select(*_ALL).where(REFUND.c.next_query_at <= now).order_by(REFUND.c.next_query_at, REFUND.c.refund_id).limit(limit)
+            .with_for_update(skip_locked=True))
+
+
+def _refund(row: Row[Any]) -> Refund:
+    return Refund(
+        refund_id=row.refund_id, payment_id=row.payment_id, attempt_id=row.attempt_id, merchant_id=row.merchant_id, order_id=row.order_id,
+        user_id=row.user_id, channel=row.channel, amount=Money(row.amount_minor, row.currency), state=RefundState(row.state), reason=row.reason,
+        request_id=row.request_id or "", automatic=bool(row.automatic), stands_alone=bool(row.stands_alone), above_cap=bool(row.above_cap),
+        needs_attention=bool(row.needs_attention), channel_refund_no=row.channel_refund_no,
+        failure=None if row.failure_reason is None else Failure(reason=row.failure_reason, message=row.failure_message),
+        lease_until=row.lease_until, next_query_at=row.next_query_at, queries=row.queries, version=row.version, refunded_at=row.refunded_at,
+        created_at=row.created_at, updated_at=row.updated_at)
+
+
+def _values(refund: Refund) -> dict[str, Any]:
+    failure = refund.failure
+    return {
+        "refund_id": refund.refund_id, "payment_id": refund.payment_id, "attempt_id": refund.attempt_id, "merchant_id": refund.merchant_id,
+        "order_id": refund.order_id, "user_id": refund.user_id, "channel": refund.channel, "amount_minor": refund.amount.minor,
+        "currency": refund.amount.currency, "state": refund.state, "reason": refund.reason[:200], "request_id": refund.request_id or None,
+        "automatic": refund.automatic, "stands_alone": refund.stands_alone, "above_cap": refund.above_cap,
+        "needs_attention": refund.needs_attention, "channel_refund_no": refund.channel_refund_no,
+        "failure_reason": failure.reason[:64] if failure else None, "failure_message": failure.message[:200] if failure else None,
+        "lease_until": refund.lease_until, "next_query_at": refund.next_query_at, "queries": refund.queries, "version": refund.version,
+        "refunded_at": refund.refunded_at, "created_at": refund.created_at, "updated_at": refund.updated_at,
+    }

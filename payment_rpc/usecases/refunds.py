@@ -1,0 +1,269 @@
+"""Giving money back: reserve and commit first, then the channel, then the fact. What a crash leaves is finished by `run_once`, under the same id."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mesh import outbox, receipts
+from mesh.call import Caller, mark_replayed
+from mesh.clock import Clock
+from mesh.db import Database
+from mesh.errors import Conflict, IdempotencyKeyReused, OutcomeUnknown, Unavailable
+from mesh.failpoints import failpoint
+from mesh.ids import Ids
+from mesh.money import Money
+from mesh.receipts import ReceiptKey
+from payment_rpc.cache import PaymentCache
+from payment_rpc.channels import Channel, RefundChannelFact, RefundChannelStatus
+from payment_rpc.domain import ledger as bookings
+from payment_rpc.domain.errors import CurrencyMismatch, PaymentNotFound, RefundFailed, RefundNotAllowed
+from payment_rpc.domain.order import canonical_amount
+from payment_rpc.domain.payment import Payment
+from payment_rpc.domain.refund import OPEN, Refund, RefundState, refundable, reserve
+from payment_rpc.domain.refund_facts import RefundFact, RefundFactKind, apply_refund_fact
+from payment_rpc.domain.refund_snapshot import from_json, to_json
+from payment_rpc.store import attempts, ledger, payments, refunds
+from payment_rpc.usecases.messages import order_message, refund_events
+
+BATCH = 100
+_KINDS = {
+    RefundChannelStatus.SUCCESS: RefundFactKind.SUCCESS,
+    RefundChannelStatus.FAILED: RefundFactKind.FAILED,
+    RefundChannelStatus.PENDING: RefundFactKind.PENDING,
+    RefundChannelStatus.REVERSED: RefundFactKind.REVERSED,
+    RefundChannelStatus.UNKNOWN: RefundFactKind.UNKNOWN,
+    RefundChannelStatus.NOT_FOUND: RefundFactKind.UNKNOWN,
+    RefundChannelStatus.NOT_SENT: RefundFactKind.UNKNOWN,
+}
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateRefund:
+    """A refund as it was asked for. `amount` "" means everything that is left; `request_id` and `key` may be ""."""
+
+    payment_id: str
+    amount: str
+    currency: str
+    reason: str
+    request_id: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefundPreview:
+    """What a refund would do."""
+
+    amount: Money
+    refundable: Money
+    refundable_after: Money
+    fee_returned: Money
+    postings: tuple[bookings.Posting, ...]
+
+
+class Refunds:
+    """Gives money back."""
+
+    def __init__(self, *, db: Database, clock: Clock, ids: Ids, cache: PaymentCache, channels: Mapping[str, Channel], lease: timedelta,
+                 timeout_seconds: float) -> None:
+        self._db = db
+        self._clock = clock
+        self._ids = ids
+        self._cache = cache
+        self._channels = channels
+        self._lease = lease
+        self._timeout_seconds = timeout_seconds
+
+    async def create(self, command: CreateRefund, caller: Caller) -> Refund:
+        """Reserves a refund, submits it and returns it as it stands then; the same request again returns the same refund.
+
+        Raises:
+            PaymentNotFound, RefundNotAllowed, RefundExceedsRefundable, CurrencyMismatch, InvalidArgument, IdempotencyKeyReused: nothing was reserved.
+            RefundFailed: the channel refused it; the reservation is free again.
+        """
+        refund, is_new = await self._db.run(self._reserve, command, caller)
+        if not is_new:
+            mark_replayed()
+            return _answer_of(refund)
+        failpoint("payment.refund.after_tx1")
+        return _answer_of(await self._send(refund))
+
+    async def preview(self, *, payment_id: str, amount: str, caller: Caller) -> RefundPreview:
+        """What `create` would reserve and book, without doing it.
+
+        Raises:
+            PaymentNotFound, RefundNotAllowed, RefundExceedsRefundable, InvalidArgument.
+        """
+        payment = await self._db.read(payments.get_payment, payment_id, visible_to=caller)
+        after, wanted = reserve(payment, _amount(amount, payment), at=self._clock.now())
+        held_by = bookings.holder(payment, stands_alone=False, channel=payment.channel)
+        steps = (bookings.refund_reserved(refund_id="preview", payment_id=payment_id, channel=payment.channel, held_by=held_by, amount=wanted),
+                 bookings.refunded(refund_id="preview", payment_id=payment_id, channel=payment.channel, amount=wanted))
+        return RefundPreview(amount=wanted, refundable=refundable(payment), refundable_after=refundable(after),
+                             fee_returned=bookings.fee_share(payment.fee, captured=payment.captured, before=payment.refunded, amount=wanted),
+                             postings=tuple(posting for step in steps for posting in step.postings))
+
+    async def get(self, refund_id: str, caller: Caller) -> Refund:
+        """One refund, or RefundNotFound."""
+        return await self._db.read(refunds.get_refund, refund_id, visible_to=caller)
+
+    async def list_refunds(self, *, payment_id: str, merchant_id: str, order_id: str, before: str | None, limit: int, caller: Caller) -> Sequence[Refund]:
+        """Refunds of a payment or an order, newest first, older than the refund id `before`."""
+        return await self._db.read(refunds.list_refunds, payment_id=payment_id, merchant_id=merchant_id, order_id=order_id, before=before,
+                                   limit=limit, visible_to=caller)
+
+    async def run_once(self) -> int:
+        """Sends what was not sent and asks for what has no result; returns how many. One that fails does not keep the others waiting."""
+        due = await self._db.run(self._claim)
+        for refund in due:
+            try:
+                await self._advance(refund)
+            except Exception:
+                log.exception("refund_not_advanced", refund_id=refund.refund_id)
+        return len(due)
+
+    async def apply(self, news: RefundChannelFact) -> Refund:
+        """Applies what a channel said about a refund. The same news again changes nothing.
+
+        Raises:
+            RefundNotFound: it is not one of ours.
+        """
+        fact = RefundFact(kind=_KINDS[news.status], channel_refund_no=news.channel_refund_no, occurred_at=news.occurred_at, reason=news.reason,
+                          message=news.message)
+        refund, payment = await self._db.run(self._write, news.refund_id, fact)
+        failpoint("payment.refund_fact.after_commit")
+        if payment is not None:
+            await self._cache.put_changed(payment)
+        return refund
+
+    async def _advance(self, refund: Refund) -> None:
+        if refund.state is RefundState.CREATED:
+            await self._send(await self._db.run(self._submit, refund))
+            return
+        news = await self._channels[refund.channel].query_refund(refund.refund_id, timeout_seconds=self._timeout_seconds)
+        if news.status is RefundChannelStatus.NOT_FOUND and refund.lease_until <= self._clock.now():
+            await self._send(await self._db.run(self._submit, refund))  # lost before the channel: once more, under the same id
+        else:
+            await self.apply(news)
+
+    async def _send(self, refund: Refund) -> Refund:
+        news = await self._channels[refund.channel].refund(
+            refund_id=refund.refund_id, attempt_id=refund.attempt_id, amount=refund.amount, reason=refund.reason,
+            timeout_seconds=self._timeout_seconds)
+        failpoint("payment.refund.after_channel")
+        try:
+            return await self.apply(news)
+        except (Unavailable, OutcomeUnknown, Conflict):
+            log.exception("refund_fact_written_later", refund_id=refund.refund_id)
+            return refund
+
+    async def _reserve(self, tx: AsyncConnection, command: CreateRefund, caller: Caller) -> tuple[Refund, bool]:
+        now = self._clock.now()
+        payment = await payments.lock_payment(tx, command.payment_id)
+        if not payments.may_see(payment, caller):
+            raise PaymentNotFound
+        fingerprint = {"payment_id": command.payment_id, "amount": canonical_amount(command.amount), "currency": command.currency,
+                       "request_id": command.request_id}
+        receipt = _receipt(caller, command.key, payment.merchant_id)
+        earlier = await self._find_earlier(tx, command, payment, receipt, fingerprint)
+        if earlier is not None:
+            return earlier, False
+        if command.currency and command.currency != payment.amount.currency:
+            problem = f"the payment is in {payment.amount.currency}"
+            raise CurrencyMismatch(f"currency: {problem}", fields={"currency": problem}, payment_id=payment.payment_id)
+        reserved, amount = reserve(payment, _amount(command.amount, payment), at=now)
+        attempt_id = await attempts.capturing_attempt(tx, payment)
+        if attempt_id is None:
+            raise RefundNotAllowed(payment_id=payment.payment_id)
+        refund = Refund.start(
+            payment, refund_id=self._ids.new("RF"), attempt_id=attempt_id, channel=payment.channel, amount=amount, reason=command.reason,
+            request_id=command.request_id, automatic=payment.disposition is not None and payment.disposition.is_refusal, at=now,
+        ).submit(lease=self._lease, at=now)
+        await add_refund(tx, reserved, refund, held_by=bookings.holder(payment, stands_alone=False, channel=payment.channel),
+                         read_version=payment.version, at=now)
+        await outbox.put(tx, order_message(reserved, await refunds.refunds_of(tx, payment.payment_id), ids=self._ids, at=now))
+        if receipt is not None:
+            await receipts.claim(tx, receipt, fingerprint=fingerprint, resource_id=refund.refund_id, now=now)
+        return refund, True
+
+    async def _find_earlier(self, tx: AsyncConnection, command: CreateRefund, payment: Payment, receipt: ReceiptKey | None,
+                            fingerprint: Mapping[str, str]) -> Refund | None:
+        if receipt is not None and (found := await receipts.find(tx, receipt, fingerprint=fingerprint)):
+            return from_json(found.answer) if found.answer else await refunds.read_refund(tx, found.resource_id)
+        if not command.request_id:
+            return None
+        earlier = await refunds.find_by_request(tx, merchant_id=payment.merchant_id, request_id=command.request_id)
+        if earlier is None:
+            return None
+        differing = [name for name, differs in (
+            ("payment_id", earlier.payment_id != payment.payment_id),
+            ("amount", command.amount != "" and _amount(command.amount, payment) != earlier.amount)) if differs]
+        if differing:
+            raise IdempotencyKeyReused("The request_id was used for another refund.", fields=dict.fromkeys(differing, "differs from that refund"))
+        return earlier
+
+    async def _submit(self, tx: AsyncConnection, refund: Refund) -> Refund:
+        await payments.lock_payment(tx, refund.payment_id)
+        present = await refunds.read_refund(tx, refund.refund_id)
+        submitted = present.submit(lease=self._lease, at=self._clock.now())
+        await refunds.save_refund(tx, submitted, read_version=present.version)
+        return submitted
+
+    async def _write(self, tx: AsyncConnection, refund_id: str, fact: RefundFact) -> tuple[Refund, Payment | None]:
+        now = self._clock.now()
+        payment = await payments.lock_payment(tx, (await refunds.read_refund(tx, refund_id)).payment_id)
+        refund = await refunds.read_refund(tx, refund_id)
+        decision = apply_refund_fact(payment, refund, fact, at=now)
+        if not decision.changes(refund):
+            return refund, None
+        await refunds.save_refund(tx, decision.refund, read_version=refund.version)
+        after = decision.payment
+        if decision.booking is not None:
+            after = await ledger.book(tx, after if after is not payment else payment.touched(at=now), decision.booking, at=now)
+        if decision.attention:
+            log.error("attention", alert=True, kind=decision.attention, payment_id=payment.payment_id, refund_id=refund_id)
+            await ledger.call_attention(tx, kind=decision.attention, payment_id=payment.payment_id, subject=refund_id,
+                                        detail=f"refund of {refund.amount}: {decision.refund.state}", at=now)
+        if after is not payment:
+            await payments.save_payment(tx, after, read_version=payment.version)
+        messages = refund_events(decision.refund, before=refund.state, ids=self._ids, at=now)
+        if not refund.stands_alone:
+            messages.append(order_message(after, await refunds.refunds_of(tx, payment.payment_id), ids=self._ids, at=now))
+        if messages:
+            await outbox.put(tx, *messages)
+        if refund.state in OPEN and decision.refund.state not in OPEN:
+            await receipts.finish(tx, resource_id=refund_id, answer=to_json(decision.refund))
+        failpoint("payment.refund_fact.before_commit")
+        return decision.refund, after
+
+    async def _claim(self, tx: AsyncConnection) -> list[Refund]:
+        return await refunds.claim_due(tx, now=self._clock.now(), limit=BATCH)
+
+
+async def add_refund(tx: AsyncConnection, payment: Payment, refund: Refund, *, held_by: str, read_version: int, at: datetime) -> Payment:
+    """Writes a reserved refund with its posting and the payment that it is reserved on."""
+    booked = await ledger.book(tx, payment, bookings.refund_reserved(
+        refund_id=refund.refund_id, payment_id=payment.payment_id, channel=refund.channel, held_by=held_by, amount=refund.amount), at=at)
+    await payments.save_payment(tx, booked, read_version=read_version)
+    await refunds.insert_refund(tx, refund)
+    return booked
+
+
+def _answer_of(refund: Refund) -> Refund:
+    if refund.state is RefundState.FAILED:
+        raise RefundFailed(refund.failure.message if refund.failure else "", payment_id=refund.payment_id, refund_id=refund.refund_id)
+    return refund
+
+
+def _amount(text: str, payment: Payment) -> Money | None:
+    return Money.parse(text, payment.amount.currency) if text else None
+
+
+def _receipt(caller: Caller, key: str, merchant_id: str) -> ReceiptKey | None:
+    return ReceiptKey(merchant_id=merchant_id, caller=f"{caller.role}:{caller.subject}", method="CreateRefund", key=key) if key else None

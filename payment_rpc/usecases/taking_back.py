@@ -1,0 +1,35 @@
+"""Taking back a call by its idempotency key, for a client that never got an answer: what began is closed, what never arrived never will (PROTOCOLS 2)."""
+
+from __future__ import annotations
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mesh import receipts
+from mesh.call import Caller
+from mesh.clock import Clock
+from mesh.db import Database
+from mesh.receipts import ReceiptKey
+from payment_rpc.domain.payment import UNDECIDED, Payment
+from payment_rpc.store import payments
+from payment_rpc.usecases.closing import Closing
+
+
+class TakingBack:
+    """Cancels by idempotency key."""
+
+    def __init__(self, *, db: Database, clock: Clock, closing: Closing) -> None:
+        self._db = db
+        self._clock = clock
+        self._closing = closing
+
+    async def take_back(self, *, method: str, key: str, merchant_id: str, caller: Caller) -> Payment | None:
+        """The payment that the call began, closed if it could be; None when the call never came. It is refused when it comes after all."""
+        receipt = ReceiptKey(merchant_id=merchant_id, caller=f"{caller.role}:{caller.subject}", method=method, key=key)
+        payment_id = await self._db.run(self._find_or_bury, receipt)
+        if payment_id is None:
+            return None
+        payment = await self._db.read(payments.get_payment, payment_id, visible_to=caller)
+        return await self._closing.close(payment_id) if payment.state in UNDECIDED else payment
+
+    async def _find_or_bury(self, tx: AsyncConnection, receipt: ReceiptKey) -> str | None:
+        return await receipts.find_or_bury(tx, receipt, now=self._clock.now())
