@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 import uvloop
-from paymesh.payment.v1 import callback_pb2_grpc, payment_pb2_grpc
+from paymesh.payment.v1 import callback_pb2_grpc, payment_pb2_grpc, refund_pb2_grpc
 
 from mesh import failpoints, logs, migrations
 from mesh.client import MeshChannel
@@ -23,6 +23,7 @@ from payment_rpc.channels.sandbox import PUBLISHED_MD5_SECRET, SandboxChannel
 from payment_rpc.neighbours import Orders
 from payment_rpc.servicer.callbacks import CallbackServicer
 from payment_rpc.servicer.payments import PaymentServicer
+from payment_rpc.servicer.refunds import RefundServicer
 from payment_rpc.settings import PaymentSettings
 from payment_rpc.tables import metadata
 
@@ -49,7 +50,9 @@ async def run(settings: PaymentSettings) -> None:
                     scan_interval_seconds=settings.scan_interval_seconds, scan_batch_size=settings.scan_batch_size),
         return_urls={merchant: tuple(prefixes) for merchant, prefixes in settings.return_urls.items()})
     server.add(payment_pb2_grpc.add_PaymentServiceServicer_to_server, PaymentServicer(
-        charging=app.charging, reading=app.reading, page_tokens=PageTokens.from_settings(settings)))
+        charging=app.charging, closing=app.closing, taking_back=app.taking_back, conflicts=app.conflicts, reading=app.reading, page_tokens=PageTokens.from_settings(settings)))
+    server.add(refund_pb2_grpc.add_RefundServiceServicer_to_server, RefundServicer(
+        refunds=app.refunds, page_tokens=PageTokens.from_settings(settings)))
     server.add(callback_pb2_grpc.add_CallbackServiceServicer_to_server, CallbackServicer(app.callbacks))
     closers = [order_channel.close, discovery.close, sandbox.aclose, db.close]
     if redis is not None:

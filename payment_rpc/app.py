@@ -21,11 +21,14 @@ from payment_rpc.usecases.asking import Asking
 from payment_rpc.usecases.callbacks import Callbacks
 from payment_rpc.usecases.charging import Charging, ChargingLimits, OrderReader
 from payment_rpc.usecases.closing import Closing
+from payment_rpc.usecases.conflicts import Conflicts
 from payment_rpc.usecases.dispositions import OrderDestination, OrderUpdates
 from payment_rpc.usecases.facts import Facts
 from payment_rpc.usecases.messages import PAYMENT_TOPIC
 from payment_rpc.usecases.reading import Reading
+from payment_rpc.usecases.refunds import Refunds
 from payment_rpc.usecases.starting import Starting
+from payment_rpc.usecases.taking_back import TakingBack
 from payment_rpc.workers import make_workers
 
 
@@ -62,8 +65,13 @@ class PaymentApp:
             starting=Starting(db=db, clock=clock, ids=ids, lease=timedelta(seconds=times.attempt_lease_seconds)),
             tell_order=self.order_relay.deliver,
             limits=ChargingLimits(channel_timeout_seconds=times.channel_timeout_seconds, return_urls=return_urls))
+        self.refunds = Refunds(db=db, clock=clock, ids=ids, cache=cache, channels=channels, lease=timedelta(seconds=times.attempt_lease_seconds),
+                               timeout_seconds=times.channel_timeout_seconds)
+        self.taking_back = TakingBack(db=db, clock=clock, closing=self.closing)
+        self.conflicts = Conflicts(db=db, clock=clock, ids=ids)
         self.reading = Reading(db=db, cache=cache)
         self.callbacks = Callbacks(db=db, clock=clock, facts=self.facts, asking=self.asking, channels=channels,
                                    timeout_seconds=times.channel_timeout_seconds)
-        self.workers: list[Worker] = make_workers(db=db, clock=clock, asking=self.asking, closing=self.closing, relays=relays,
+        self.workers: list[Worker] = make_workers(db=db, clock=clock, asking=self.asking, closing=self.closing, refunds=self.refunds,
+                                                  relays=relays,
                                                   idle_seconds=times.scan_interval_seconds)

@@ -25,6 +25,7 @@ PAYMENT = Table(
     Column("refunded_minor", BigInteger, nullable=False),
     Column("refund_reserved_minor", BigInteger, nullable=False),
     Column("disputed_minor", BigInteger, nullable=False),
+    Column("fee_minor", BigInteger, nullable=False, server_default="0"),
     Column("state", Identifier(16), nullable=False),
     Column("live_slot", SmallInteger, nullable=True),
     Column("payment_method", Identifier(32), nullable=False),

@@ -11,11 +11,12 @@ from mesh.outbox import Relay
 from mesh.worker import Worker
 from payment_rpc.usecases.asking import Asking
 from payment_rpc.usecases.closing import Closing
+from payment_rpc.usecases.refunds import Refunds
 
 PURGE_SECONDS = 600.0  # receipts live for days
 
 
-def make_workers(*, db: Database, clock: Clock, asking: Asking, closing: Closing, relays: Sequence[Relay], idle_seconds: float) -> list[Worker]:
+def make_workers(*, db: Database, clock: Clock, asking: Asking, closing: Closing, refunds: Refunds, relays: Sequence[Relay], idle_seconds: float) -> list[Worker]:
     """One worker per kind of work."""
 
     async def purge() -> int:
@@ -23,6 +24,7 @@ def make_workers(*, db: Database, clock: Clock, asking: Asking, closing: Closing
 
     return [
         Worker("ask_channels", asking.run_once, idle_seconds=idle_seconds),
+        Worker("advance_refunds", refunds.run_once, idle_seconds=idle_seconds),
         Worker("expire_payments", closing.expire_once, idle_seconds=idle_seconds),
         Worker("purge_receipts", purge, idle_seconds=PURGE_SECONDS),
         *(Worker(f"relay_{relay.name}", relay.run_once, idle_seconds=idle_seconds) for relay in relays),

@@ -40,6 +40,7 @@ class ChannelFact:
         message: for people; never holds a secret.
         occurred_at: when it ended at the channel, by the channel's clock.
         next_action: while PENDING.
+        fee: what the channel keeps of a capture; None when it does not say.
     """
 
     attempt_id: str
@@ -50,6 +51,7 @@ class ChannelFact:
     message: str = ""
     occurred_at: datetime | None = None
     next_action: NextAction | None = None
+    fee: Money | None = None
 
 
 class RefundChannelStatus(StrEnum):
@@ -74,6 +76,7 @@ class RefundChannelFact:
     reason: str = ""
     message: str = ""
     occurred_at: datetime | None = None
+    fee_returned: Money | None = None
 
 
 class CardDetails(Protocol):

@@ -5,7 +5,7 @@ Pure: it takes the rows as they are and says what they become, what is booked an
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import assert_never
@@ -42,6 +42,7 @@ class Fact:
     reason: str = ""
     message: str = ""
     next_action: NextAction | None = None
+    fee: Money | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +52,7 @@ class Decision:
     payment: Payment
     attempt: Attempt
     booking: LedgerTransaction | None = None
+    fee_booking: LedgerTransaction | None = None
     attention: str = ""
 
     def changes(self, payment: Payment, attempt: Attempt) -> bool:
@@ -109,11 +111,15 @@ def _captured(payment: Payment, attempt: Attempt, fact: Fact, *, at: datetime) -
     if fact.amount != payment.amount:
         return Decision(payment=payment.park(at=at), attempt=taken, booking=parked, attention="AMOUNT_CONFLICT")
     paid = payment.capture(fact.amount, trade_no=fact.trade_no, at=at, paid_at=fact.occurred_at or at)
+    fee_booking = None
+    if fact.fee is not None and fact.fee.minor > 0 and fact.fee.currency == payment.amount.currency:
+        paid = replace(paid, fee=fact.fee)
+        fee_booking = ledger.fee_charged(attempt_id=attempt.attempt_id, payment_id=payment.payment_id, channel=attempt.channel, fee=fact.fee)
     if paid.state is PaymentState.LATE_SUCCESS:
-        return Decision(payment=paid, attempt=taken, booking=parked)
+        return Decision(payment=paid, attempt=taken, booking=parked, fee_booking=fee_booking)
     booking = ledger.captured(attempt_id=attempt.attempt_id, payment_id=payment.payment_id, channel=attempt.channel,
                               merchant_id=payment.merchant_id, amount=fact.amount)
-    return Decision(payment=paid, attempt=taken, booking=booking)
+    return Decision(payment=paid, attempt=taken, booking=booking, fee_booking=fee_booking)
 
 
 def _ended(payment: Payment, attempt: Attempt, fact: Fact, *, others_open: bool, at: datetime) -> Decision:

@@ -88,6 +88,27 @@ def refused_by_order(*, payment_id: str, version: int, channel: str, merchant_id
                  debit=merchant_payable(merchant_id), credit=unapplied_receipts(channel))
 
 
+def fee_charged(*, attempt_id: str, payment_id: str, channel: str, fee: Money) -> LedgerTransaction:
+    """The channel keeps a fee of a capture."""
+    return _move(key=f"attempt:{attempt_id}:fee", kind="FEE", payment_id=payment_id, amount=fee,
+                 debit=channel_fee_expense(channel), credit=channel_receivable(channel))
+
+
+def fee_returned(*, refund_id: str, payment_id: str, channel: str, fee: Money) -> LedgerTransaction:
+    """The channel gives a part of its fee back with a refund."""
+    return _move(key=f"refund:{refund_id}:fee", kind="FEE_RETURNED", payment_id=payment_id, amount=fee,
+                 debit=channel_receivable(channel), credit=channel_fee_expense(channel))
+
+
+def fee_share(fee: Money, *, captured: Money, before: Money, amount: Money) -> Money:
+    """The share of a fee that belongs to a refund of `amount` after `before` was refunded: cumulative pro rata, so that all shares of a full refund
+    add up to the fee exactly and never exceed it on the way."""
+    if captured.minor == 0:
+        return Money.zero(fee.currency)
+    upto = fee.minor * (before.minor + amount.minor) // captured.minor
+    return Money(upto - fee.minor * before.minor // captured.minor, fee.currency)
+
+
 def refund_reserved(*, refund_id: str, payment_id: str, channel: str, held_by: str, amount: Money) -> LedgerTransaction:
     """Money is promised back: whoever holds it owes it to the refund."""
     return _move(key=f"refund:{refund_id}:reserved", kind="REFUND_RESERVED", payment_id=payment_id, amount=amount,
@@ -126,6 +147,11 @@ def holder(payment: Payment, *, stands_alone: bool, channel: str) -> str:
 
 
 LOSS = "loss"  # money out that nothing covers, with a reason beside it
+
+
+def channel_fee_expense(channel: str) -> str:
+    """What channels cost us (debit-normal)."""
+    return f"channel_fee_expense:{channel}"
 
 
 def refund_payable(channel: str) -> str:

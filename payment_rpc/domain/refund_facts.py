@@ -11,6 +11,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import assert_never
 
+from mesh.money import Money
 from payment_rpc.domain import ledger
 from payment_rpc.domain.ledger import LedgerTransaction
 from payment_rpc.domain.payment import Failure, Payment
@@ -36,6 +37,7 @@ class RefundFact:
     occurred_at: datetime | None = None
     reason: str = ""
     message: str = ""
+    fee_returned: Money | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +47,7 @@ class RefundDecision:
     payment: Payment
     refund: Refund
     booking: LedgerTransaction | None = None
+    fee_booking: LedgerTransaction | None = None
     attention: str = ""
 
     def changes(self, refund: Refund) -> bool:
@@ -78,11 +81,14 @@ def apply_refund_fact(payment: Payment, refund: Refund, fact: RefundFact, *, at:
 def _succeeded(payment: Payment, refund: Refund, fact: RefundFact, *, at: datetime) -> RefundDecision:
     done = _gone(refund, fact, at=at)
     booking = ledger.refunded(refund_id=refund.refund_id, payment_id=payment.payment_id, channel=refund.channel, amount=refund.amount)
+    fee_booking = None
+    if fact.fee_returned is not None and fact.fee_returned.minor > 0:
+        fee_booking = ledger.fee_returned(refund_id=refund.refund_id, payment_id=payment.payment_id, channel=refund.channel, fee=fact.fee_returned)
     if refund.stands_alone:
-        return RefundDecision(payment=payment, refund=done, booking=booking)
+        return RefundDecision(payment=payment, refund=done, booking=booking, fee_booking=fee_booking)
     moved = replace(payment, refund_reserved=payment.refund_reserved - refund.amount, refunded=payment.refunded + refund.amount,
                     version=payment.version + 1, updated_at=at)
-    return RefundDecision(payment=settled(moved), refund=done, booking=booking)
+    return RefundDecision(payment=settled(moved), refund=done, booking=booking, fee_booking=fee_booking)
 
 
 def _failed(payment: Payment, refund: Refund, fact: RefundFact, *, at: datetime) -> RefundDecision:

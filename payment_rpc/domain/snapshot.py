@@ -11,7 +11,7 @@ from mesh.money import Money
 from payment_rpc.domain.card import CardSummary
 from payment_rpc.domain.payment import Disposition, Failure, NextAction, Payment, PaymentState
 
-_MONEY = ("amount", "captured", "refunded", "refund_reserved", "disputed")
+_MONEY = ("amount", "captured", "refunded", "refund_reserved", "disputed", "fee")
 _TIMES = ("paid_at", "expires_at", "created_at", "updated_at")
 _VALUES: dict[str, Any] = {"failure": Failure, "card": CardSummary, "next_action": NextAction}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime
 
-from sqlalchemy import func, insert, update
+from sqlalchemy import insert, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.db import insert_if_absent
@@ -41,4 +41,4 @@ async def call_attention(tx: AsyncConnection, *, kind: str, payment_id: str, sub
 async def resolve_attention(tx: AsyncConnection, *, payment_id: str, at: datetime, note: str) -> None:
     """Marks what was filed for a payment as dealt with, and keeps who said so and why."""
     await tx.execute(update(ATTENTION).where(ATTENTION.c.payment_id == payment_id, ATTENTION.c.resolved_at.is_(None))
-                     .values(resolved_at=at, detail=func.concat(ATTENTION.c.detail, f" | {note}")))
+                     .values(resolved_at=at, detail=ATTENTION.c.detail + f" | {note}"))

@@ -69,7 +69,7 @@ class Facts:
             PaymentNotFound: the attempt is not one of ours.
         """
         fact = Fact(kind=_kind(news, first_send=first_send), amount=news.amount, trade_no=news.trade_no, occurred_at=news.occurred_at,
-                    reason=news.reason, message=news.message, next_action=news.next_action)
+                    reason=news.reason, message=news.message, next_action=news.next_action, fee=news.fee)
         applied = await self._db.run(self._write, payment_id, news.attempt_id, fact)
         failpoint("payment.fact.after_commit")
         if applied.changed:
@@ -103,6 +103,8 @@ class Facts:
             if after is payment:  # a second capture: the payment stays as it is, only its chain of bookings grows
                 after = replace(payment, version=payment.version + 1, updated_at=now)
             after = await ledger.book(tx, after, decision.booking, at=now)
+        if decision.fee_booking is not None:
+            after = await ledger.book(tx, after, decision.fee_booking, at=now)
         if decision.attention == SECOND_CAPTURE:
             after = await self._give_back(tx, after, decision.attempt)
         if after is not payment:

@@ -135,7 +135,7 @@ class Refunds:
             RefundNotFound: it is not one of ours.
         """
         fact = RefundFact(kind=_KINDS[news.status], channel_refund_no=news.channel_refund_no, occurred_at=news.occurred_at, reason=news.reason,
-                          message=news.message)
+                          message=news.message, fee_returned=news.fee_returned)
         refund, payment = await self._db.run(self._write, news.refund_id, fact)
         failpoint("payment.refund_fact.after_commit")
         if payment is not None:
@@ -226,6 +226,8 @@ class Refunds:
         after = decision.payment
         if decision.booking is not None:
             after = await ledger.book(tx, after if after is not payment else payment.touched(at=now), decision.booking, at=now)
+        if decision.fee_booking is not None:
+            after = await ledger.book(tx, after, decision.fee_booking, at=now)
         if decision.attention:
             log.error("attention", alert=True, kind=decision.attention, payment_id=payment.payment_id, refund_id=refund_id)
             await ledger.call_attention(tx, kind=decision.attention, payment_id=payment.payment_id, subject=refund_id,

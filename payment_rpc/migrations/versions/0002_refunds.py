@@ -1,4 +1,4 @@
-"""Refunds."""
+"""Refunds, and the channel's fee of a payment."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ _OPTIONS: dict[str, Any] = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4"
 
 def upgrade() -> None:
     """Brings the schema here."""
+    op.add_column("payment", sa.Column("fee_minor", sa.BigInteger, nullable=False, server_default="0"))
     op.create_table(
         "refund", _id("refund_id", 32), _id("payment_id", 32), _id("attempt_id", 32), _id("merchant_id", 32), _id("order_id", 32),
         _id("user_id", 64), _id("channel", 32), sa.Column("amount_minor", sa.BigInteger, nullable=False), _id("currency", 3), _id("state", 16),
@@ -43,6 +44,8 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Takes it back."""
     op.drop_table("refund")
+    with op.batch_alter_table("payment") as payment:
+        payment.drop_column("fee_minor")
 
 
 def _id(name: str, length: int, *, nullable: bool = False) -> sa.Column[str]:

@@ -77,6 +77,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The method is not served here."""
     ERROR_REASON_PAGE_TOKEN_INVALID: _ErrorReason.ValueType  # 25
     """The page token was not made by us, or for another list or filter."""
+    ERROR_REASON_REQUEST_CANCELED: _ErrorReason.ValueType  # 26
+    """The call was taken back by its idempotency key before it came."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Reasons that do not belong to one service. Business codes follow the A/B/C scheme of source 001."""
@@ -133,6 +135,8 @@ ERROR_REASON_UNIMPLEMENTED: ErrorReason.ValueType  # 24
 """The method is not served here."""
 ERROR_REASON_PAGE_TOKEN_INVALID: ErrorReason.ValueType  # 25
 """The page token was not made by us, or for another list or filter."""
+ERROR_REASON_REQUEST_CANCELED: ErrorReason.ValueType  # 26
+"""The call was taken back by its idempotency key before it came."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 class _Outcome:

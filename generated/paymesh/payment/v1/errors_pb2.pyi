@@ -72,11 +72,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The channel refused the refund."""
     ERROR_REASON_INSUFFICIENT_BALANCE: _ErrorReason.ValueType  # 24
     """The wallet has not enough money (source 003: 余额不足)."""
-    ERROR_REASON_REQUEST_CANCELED: _ErrorReason.ValueType  # 25
-    """The call was taken back by its idempotency key before it arrived."""
-    ERROR_REASON_RECONCILIATION_NOT_FOUND: _ErrorReason.ValueType  # 26
+    ERROR_REASON_RECONCILIATION_NOT_FOUND: _ErrorReason.ValueType  # 25
     """There is no such statement import or difference."""
-    ERROR_REASON_DIFFERENCE_STATE_INVALID: _ErrorReason.ValueType  # 27
+    ERROR_REASON_DIFFERENCE_STATE_INVALID: _ErrorReason.ValueType  # 26
     """The difference is resolved already, or the action does not fit its kind."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -132,10 +130,8 @@ ERROR_REASON_REFUND_FAILED: ErrorReason.ValueType  # 23
 """The channel refused the refund."""
 ERROR_REASON_INSUFFICIENT_BALANCE: ErrorReason.ValueType  # 24
 """The wallet has not enough money (source 003: 余额不足)."""
-ERROR_REASON_REQUEST_CANCELED: ErrorReason.ValueType  # 25
-"""The call was taken back by its idempotency key before it arrived."""
-ERROR_REASON_RECONCILIATION_NOT_FOUND: ErrorReason.ValueType  # 26
+ERROR_REASON_RECONCILIATION_NOT_FOUND: ErrorReason.ValueType  # 25
 """There is no such statement import or difference."""
-ERROR_REASON_DIFFERENCE_STATE_INVALID: ErrorReason.ValueType  # 27
+ERROR_REASON_DIFFERENCE_STATE_INVALID: ErrorReason.ValueType  # 26
 """The difference is resolved already, or the action does not fit its kind."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
