@@ -59,7 +59,7 @@ class Connections:
         self._path = url.path.rstrip("/")
         self._headers = "".join(f"{name}: {_one_line(value)}\r\n" for name, value in {"host": url.netloc, **headers}.items())
         self._slots = asyncio.Semaphore(connections_max)
-        self._idle: list[tuple[_Connection, float]] = []
+        self._idle: list[_Connection] = []
 
     async def request(self, method: str, path: str, *, body: bytes | None, connect_seconds: float) -> Answer:
         """Sends a request and waits for its answer; the caller bounds the whole. A cancelled call closes its connection.
@@ -82,7 +82,8 @@ class Connections:
             head = f"{method} {self._path}{path} HTTP/1.1\r\n{self._headers}{length}\r\n".encode("ascii")
             answer = await connection.exchange(head + (body or b""))
             if connection.is_open:
-                self._idle.append((connection, asyncio.get_running_loop().time()))
+                connection.idle_since_seconds = asyncio.get_running_loop().time()
+                self._idle.append(connection)
             return answer
         finally:
             self._slots.release()
@@ -90,14 +91,14 @@ class Connections:
     async def aclose(self) -> None:
         """Closes what is idle. Call it when no call is in flight any more."""
         while self._idle:
-            self._idle.pop()[0].close()
+            self._idle.pop().close()
         await asyncio.sleep(0)  # closing takes one turn of the loop
 
     def _take(self) -> _Connection | None:
-        oldest = asyncio.get_running_loop().time() - _KEEPALIVE_SECONDS
+        oldest_seconds = asyncio.get_running_loop().time() - _KEEPALIVE_SECONDS
         while self._idle:
-            connection, idle_since = self._idle.pop()
-            if connection.is_open and idle_since > oldest:
+            connection = self._idle.pop()
+            if connection.is_open and connection.idle_since_seconds > oldest_seconds:
                 return connection
             connection.close()
         return None
@@ -116,6 +117,8 @@ class Connections:
 
 class _Connection(asyncio.Protocol):
     """One connection: one exchange at a time; closed by whatever is not a whole answer to the present request."""
+
+    idle_since_seconds: float = 0  # by the loop's clock
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None

@@ -151,7 +151,7 @@ async def test_a_connection_that_the_channel_closed_is_opened_again() -> None:
         pool = Connections(url, headers={})
         for number in (1, 2, 3):
             await pool.request("GET", "/", body=None, connect_seconds=2)
-            while pool._idle[-1][0].is_open:  # noqa: ASYNC110  # until the news of the end is here; nobody has an event for it
+            while pool._idle[-1].is_open:  # noqa: ASYNC110  # until the news of the end is here; nobody has an event for it
                 await asyncio.sleep(0)
             assert server.connections == number
         await pool.aclose()
