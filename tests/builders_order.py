@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import Table, insert, select, update
@@ -32,6 +33,8 @@ from order_rpc.usecases.catalog import CreateProduct
 from order_rpc.usecases.orders import CreateOrder
 from order_rpc.usecases.payments import Answer, UpdateOrderStatus
 from tests.fakes import FakeClock, FakeIds
+
+T = TypeVar("T")
 
 PAGE_TOKEN_SECRET = b"page tokens of order_rpc in tests"
 USER_SECRET = b"user tokens of order_rpc in tests"
@@ -66,6 +69,13 @@ class OrderApp:
         self.real = order_rpc.app.OrderApp(db=self.db, clock=self.clock, ids=self.ids, page_tokens=PageTokens(PAGE_TOKEN_SECRET), redis=None,
                                            payment_window=PAYMENT_WINDOW, scan_interval_seconds=1)
         self.catalog, self.orders, self.payments = self.real.catalog, self.real.orders, self.real.payments
+
+    async def at_once(self, *calls: Awaitable[T]) -> list[T]:
+        """Runs calls side by side, on connections that are open already: otherwise the first is done before the second has connected."""
+        async with AsyncExitStack() as stack:
+            for _ in range(self.db.engine.pool.size()):
+                await stack.enter_async_context(self.db.engine.begin())
+        return await asyncio.gather(*calls)
 
     async def product(self, sku_id: str = "mug", price: str = "10.00", *, currency: str = "CNY", available: int = 100, merchant_id: str = "mall",
                       name: str = "A mug", key: str = "", caller: Caller | None = None) -> Product:

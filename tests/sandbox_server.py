@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -113,6 +114,19 @@ async def raw_server(handler: Callable[[asyncio.StreamReader, asyncio.StreamWrit
         for task in list(tasks):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def transaction(**changes: Any) -> bytes:
+    """What a sandbox answers about a capture."""
+    return json.dumps({"attempt_id": "ATT1", "trade_no": "SBX1", "status": "CAPTURED", "amount": "99.99", "currency": "CNY", "decline_code": "",
+                       "message": "", "finished_at": "2026-11-20T12:00:00Z", "cashier_url": None, **changes}).encode()
+
+
+async def swallow(reader: asyncio.StreamReader) -> None:
+    """Reads a request to its end."""
+    head = (await reader.readuntil(b"\r\n\r\n")).lower()
+    length = head.partition(b"content-length: ")[2].partition(b"\r")[0]
+    await reader.readexactly(int(length or b"0"))
 
 
 class Receiver:

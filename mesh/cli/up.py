@@ -83,11 +83,11 @@ async def _run(installation: Installation, plan: MeshPlan, screen: Screen, *, ve
 
 
 async def _start(supervisor: Supervisor, plan: MeshPlan, screen: Screen) -> None:
-    """All at once; only what has a database waits for its schema."""
-    supervisor.start([process for process in plan.processes if not process.needs_schema])
+    """Redis and the sandbox while the databases get their schema, then all others at once."""
+    supervisor.start([process for process in plan.processes if process.is_early])
     await asyncio.to_thread(_migrate, plan)
     screen.schema_done()
-    supervisor.start([process for process in plan.processes if process.needs_schema])
+    supervisor.start([process for process in plan.processes if not process.is_early])
     await supervisor.wait_healthy(timeout_seconds=START_SECONDS_MAX)
 
 

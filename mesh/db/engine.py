@@ -18,6 +18,8 @@ STATEMENT_SECONDS_MAX = 5
 LOCK_WAIT_SECONDS_MAX = 3
 # Below wait_timeout of any server we met (MySQL's default is 8 h), so that idle connections are ours to close.
 RECYCLE_SECONDS = 1800
+# Database.run ends every transaction itself: the pool's own ROLLBACK after each of them would be a trip to the server for nothing.
+_DATABASE_RUN_RESETS = None
 _COM_SET_OPTION = 0x1B
 _MULTI_STATEMENTS_OFF = struct.pack("<H", 1)
 
@@ -45,7 +47,7 @@ def _mysql(url: URL, pool_size: int) -> tuple[AsyncEngine, AsyncEngine]:
         "pool_size": pool_size, "max_overflow": 0, "pool_timeout": 2.0, "pool_recycle": RECYCLE_SECONDS,
         "connect_args": {"connect_timeout": 2},
     }
-    writer = create_async_engine(url, isolation_level="READ COMMITTED", **options)
+    writer = create_async_engine(url, isolation_level="READ COMMITTED", pool_reset_on_return=_DATABASE_RUN_RESETS, **options)
     # Reads are single statements: autocommit saves the ROLLBACK that would end a transaction.
     reader = create_async_engine(url, isolation_level="AUTOCOMMIT", skip_autocommit_rollback=True, **options)
     for engine in (writer, reader):
@@ -74,7 +76,7 @@ def _sqlite(url: URL, pool_size: int) -> tuple[AsyncEngine, AsyncEngine]:
     if url.database and url.database != ":memory:":
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
     # One writer at a time is all that SQLite can do; more connections would only wait for each other.
-    writer = create_async_engine(url, pool_size=1, max_overflow=0, pool_timeout=10.0)
+    writer = create_async_engine(url, pool_size=1, max_overflow=0, pool_timeout=10.0, pool_reset_on_return=_DATABASE_RUN_RESETS)
     reader = create_async_engine(url, pool_size=pool_size, max_overflow=0, pool_timeout=2.0)
     for engine, begin in ((writer, "BEGIN IMMEDIATE"), (reader, "BEGIN")):
         event.listen(engine.sync_engine, "connect", _prepare_sqlite)

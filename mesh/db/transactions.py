@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import functools
 import random
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Concatenate, ParamSpec, TypeVar, assert_never
 
 import structlog
 from sqlalchemy import CursorResult, Executable, MetaData, Table
@@ -24,6 +25,7 @@ T = TypeVar("T")
 ATTEMPTS = 6           # a deadlock has a winner each time; six losses in a row are an overload, which the caller should hear of
 BACKOFF_SECONDS = 0.01  # first pause; doubled with jitter, so that two losers do not meet again
 DRAIN_SECONDS = 10.0    # longest wait for running transactions at shutdown
+RELEASE_SECONDS_MAX = 1.0  # longest goodbye to a connection that is given up
 
 log = structlog.get_logger()
 _jitter = random.Random()  # noqa: S311  spreads retries, protects nothing
@@ -59,7 +61,7 @@ class Database:
         Raises:
             ConstraintViolated: a named constraint refused a row; rolled back.
             Conflict: lost against other transactions `ATTEMPTS` times; nothing was done.
-            OutcomeUnknown: no answer to the commit; ask by id.
+            OutcomeUnknown: no answer to the commit, or one that proves nothing; ask by id.
             Unavailable: no connection, or no answer before the commit; nothing was done.
         """
         task = asyncio.create_task(self._attempt_repeatedly(lambda tx: work(tx, *args, **kwargs)))
@@ -101,31 +103,42 @@ class Database:
 
     async def _attempt_repeatedly(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         for attempt in range(ATTEMPTS):
+            is_lost = False
             try:
                 return await self._attempt(work)
             except StaleRow:
                 pass
             except DBAPIError as error:
-                match classify(error):
-                    case Fault.CONSTRAINT:
-                        name = violated_constraint(error, self._metadata)
-                        if not name:
-                            raise
-                        if name not in self._retry_constraints:
-                            raise ConstraintViolated(name) from error
-                    case Fault.AWAY:
-                        raise Unavailable("the database is unavailable") from error
-                    case Fault.UNEXPECTED:
-                        raise
-                    case Fault.RETRY | Fault.LOST:
-                        log.info("transaction_retried", attempt=attempt + 1, cause=str(error.orig)[:200])
-            await asyncio.sleep(BACKOFF_SECONDS * 2**attempt * _jitter.uniform(0.5, 1.5))
-        raise Conflict
+                is_lost = self._fault_to_repeat(error) is Fault.LOST
+                log.info("transaction_retried", attempt=attempt + 1, cause=str(error.orig)[:200])
+            if attempt < ATTEMPTS - 1:
+                await asyncio.sleep(BACKOFF_SECONDS * 2**attempt * _jitter.uniform(0.5, 1.5))
+        raise Unavailable("the database breaks every connection") if is_lost else Conflict
+
+    def _fault_to_repeat(self, error: DBAPIError) -> Fault:
+        """The kind of an error after which the transaction runs again; raises what the caller has to hear of any other."""
+        fault = classify(error)
+        match fault:
+            case Fault.CONSTRAINT:
+                name = violated_constraint(error, self._metadata)
+                if not name:
+                    raise error
+                if name not in self._retry_constraints:
+                    raise ConstraintViolated(name) from error
+            case Fault.AWAY:
+                raise Unavailable("the database is unavailable") from error
+            case Fault.UNEXPECTED:
+                raise error
+            case Fault.RETRY | Fault.LOST:
+                pass
+            case _:
+                assert_never(fault)
+        return fault
 
     async def _attempt(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         committing = False
         try:
-            async with asyncio.timeout(self._unit_timeout_seconds), self._writer.connect() as connection:
+            async with asyncio.timeout(self._unit_timeout_seconds), self._connected() as connection:
                 await connection.begin()
                 result = await work(connection)
                 committing = True
@@ -141,6 +154,33 @@ class Database:
             if committing:
                 raise OutcomeUnknown from error
             raise Unavailable("the database does not answer") from error
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[AsyncConnection]:
+        """A connection to write with, rolled back unless it was committed. SQLAlchemy's own context manager cannot be interrupted while it rolls
+        back, and on a half-open connection that takes for ever; this one gives such a connection up, and the server undoes what it left."""
+        connection = await self._writer.connect().start()
+        is_clean = False
+        try:
+            try:
+                yield connection
+            except Exception:
+                await connection.rollback()
+                is_clean = True
+                raise
+            is_clean = not connection.in_transaction()
+        finally:
+            await self._release(connection, is_clean=is_clean)
+
+    @staticmethod
+    async def _release(connection: AsyncConnection, *, is_clean: bool) -> None:
+        try:
+            async with asyncio.timeout(RELEASE_SECONDS_MAX):
+                if not is_clean:
+                    await connection.invalidate()
+                await connection.close()
+        except (DBAPIError, TimeoutError) as error:
+            log.warning("connection_given_up", cause=str(error)[:200])
 
 
 def expect_one(result: CursorResult[Any]) -> None:

@@ -80,8 +80,8 @@ def nothing_committed(error: DBAPIError) -> bool:
 
 def violated_constraint(error: DBAPIError, metadata: MetaData) -> str:
     """Name of the constraint that refused a row, as our MetaData calls it; "" when it is not one of ours."""
-    text = str(error.orig)
     code = _mysql_code(error)
+    text = str(error.orig if code is None else getattr(error.orig, "args", (0, ""))[-1])
     if code == _MYSQL_DUPLICATE:
         found = _DUPLICATE_KEY.search(text)
         name = found[1] if found else ""

@@ -102,7 +102,7 @@ class _Builder:
                        self._metrics_port(service), f"{service.upper()}_METRICS_PORT")
                    for name, service, index in services if service in _WITH_METRICS}
         processes = [ProcessPlan(name=name, command=(sys.executable, "-m", service), probe=self._probe(service, index),
-                                 needs_schema=service in SERVERS,
+                                 is_early=service == "sandbox",  # the gateway would only wait, and look again later than it could
                                  env={**environment, **self._own_environment(service, index), **_metrics_environment(service, metrics.get(name))})
                      for name, service, index in services]
         urls = {"gateway": f"http://{self._address('gateway')}", "sandbox": f"http://{self._address('sandbox')}"}
@@ -136,7 +136,7 @@ class _Builder:
         password = self._installation.secret_file("redis").read_text()
         config = write_redis_config(self._installation.redis_dir, port=port, password=password)
         url = f"redis://:{password}@127.0.0.1:{port}/0"
-        return url, [ProcessPlan(name="redis", command=(binary, str(config)), probe=RedisProbe(url))]
+        return url, [ProcessPlan(name="redis", command=(binary, str(config)), probe=RedisProbe(url), is_early=True)]
 
     def _environment(self, redis_url: str) -> dict[str, str]:
         """What every process is told, where the user has not said otherwise."""

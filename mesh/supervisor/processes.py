@@ -36,14 +36,14 @@ class ProcessPlan:
         command: program and arguments.
         env: on top of the supervisor's environment.
         probe: how to see that it is well.
-        needs_schema: True when its database must be migrated before it starts.
+        is_early: True when it starts before the databases have their schema; it and what uses it then start side by side.
     """
 
     name: str
     command: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict, repr=False)  # holds passwords
     probe: Probe
-    needs_schema: bool = False
+    is_early: bool = False
 
 
 class EventKind(StrEnum):

@@ -12,23 +12,23 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated
 from urllib.parse import quote
 
-import httpx
 import msgspec
 import structlog
 
 from mesh.errors import InvalidArgument, MeshError, PermissionDenied
 from mesh.money import Money
 from payment_rpc.channels import CardDetails, ChannelFact, ChannelStatus
-from payment_rpc.channels.connections import CONNECTIONS_MAX, Connections, ConnectionsBusy
+from payment_rpc.channels.connections import CONNECTIONS_MAX, Connections, Lost, NotSent
 from payment_rpc.domain.errors import ChannelUnavailable, PaymentNotFound, PaymentStateInvalid, SignatureInvalid
 from payment_rpc.domain.payment import NextAction
 
 PUBLISHED_MD5_SECRET = "ymall-payment-secret-key-2024"  # noqa: S105  # source 001 prints it in its README
 
+_OK = 200
+_NOT_FOUND = 404
 _FRESHNESS = timedelta(minutes=5)
-_CONNECT_SECONDS_MAX = 2.0      # a channel that does not even take the connection: better to know that nothing was sent
-_ANSWER_BYTES_MAX = 64 * 1024   # answers have about 500 bytes
-_TRADE_NO_MAX = 64              # as wide as our column
+_CONNECT_SECONDS_MAX = 2.0  # a channel that does not even take the connection: better to know that nothing was sent
+_TRADE_NO_MAX = 64  # as wide as our column
 _MESSAGE_MAX = 255
 _MILLISECONDS = re.compile(r"[0-9]{13}")
 _NONCE = re.compile(r"[A-Za-z][A-Za-z0-9]{0,63}")
@@ -39,8 +39,6 @@ _STATUSES = {status.value: status for status in (
     ChannelStatus.CAPTURED, ChannelStatus.DECLINED, ChannelStatus.FAILED, ChannelStatus.PENDING, ChannelStatus.CLOSED)}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-# Of these it is known that no byte of the request was written.
-_BEFORE_SENDING = (ConnectionsBusy, httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 # Of these the sandbox's documentation says that it looked at nothing and recorded nothing.
 _REFUSED_UNSEEN = frozenset({(400, "invalid_request"), (401, "unauthorized")})
 
@@ -82,12 +80,8 @@ class _Callback(msgspec.Struct, frozen=True):
     attempt_id: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
 
 
-class _NotSent(Exception):
-    """Proven: the request did not leave, or was refused unseen."""
-
-
 class _Unclear(Exception):
-    """Nobody knows what the channel did."""
+    """An answer came that cannot be believed."""
 
 
 class SandboxChannel:
@@ -102,11 +96,10 @@ class SandboxChannel:
             md5_secret: of source 001's rule.
             connections_max: calls in flight; more wait for at most 2 s.
         """
-        self._base_url = base_url.rstrip("/")
-        self._headers = {"authorization": f"Bearer {api_key}", "content-type": "application/json", "accept-encoding": "identity"}
         self._callback_secret = callback_secret.encode()
         self._md5_secret = md5_secret
-        self._connections = Connections(connections_max=connections_max)
+        headers = {"authorization": f"Bearer {api_key}", "content-type": "application/json", "accept-encoding": "identity"}
+        self._connections = Connections(base_url, headers=headers, connections_max=connections_max)
 
     @property
     def name(self) -> str:
@@ -181,9 +174,9 @@ class SandboxChannel:
         path = f"/v1/transactions/{quote(attempt_id, safe='')}/signature"
         try:
             status_code, content = await self._exchange("POST", path, body, timeout_seconds=timeout_seconds)
-        except (_NotSent, _Unclear):
+        except (NotSent, Lost):
             raise ChannelUnavailable("the channel did not sign") from None
-        if status_code != httpx.codes.OK:
+        if status_code != _OK:
             raise _not_signed(status_code, _error_code(content))
         try:
             return msgspec.json.decode(content, type=_SignatureAnswer).signature
@@ -194,12 +187,12 @@ class SandboxChannel:
         """A call that may move money."""
         try:
             status_code, content = await self._exchange("POST", path, body, timeout_seconds=timeout_seconds)
-            if status_code == httpx.codes.OK or (status_code, _error_code(content)) not in _REFUSED_UNSEEN:
+            if status_code == _OK or (status_code, _error_code(content)) not in _REFUSED_UNSEEN:
                 return _read_answer(status_code, content, attempt_id=attempt_id)
             problem = f"refused with {status_code}"
-        except _NotSent as error:
+        except NotSent as error:
             problem = str(error)
-        except _Unclear as error:
+        except (Lost, _Unclear) as error:
             return self._unknown(attempt_id, error)
         _log.error("channel_not_reached", channel=self.name, attempt_id=attempt_id, problem=problem)
         return ChannelFact(attempt_id=attempt_id, status=ChannelStatus.NOT_SENT, reason="CHANNEL_UNAVAILABLE", message=problem)
@@ -208,52 +201,37 @@ class SandboxChannel:
         """A call that moves no money: whatever goes wrong with it tells nothing about the attempt."""
         try:
             status_code, content = await self._exchange(method, path, None, timeout_seconds=timeout_seconds)
-            if status_code == httpx.codes.NOT_FOUND and _error_code(content) == "not_found":
+            if status_code == _NOT_FOUND and _error_code(content) == "not_found":
                 return ChannelFact(attempt_id=attempt_id, status=ChannelStatus.NOT_FOUND)
             return _read_answer(status_code, content, attempt_id=attempt_id)
-        except (_NotSent, _Unclear) as error:
+        except (NotSent, Lost, _Unclear) as error:
             return self._unknown(attempt_id, error)
 
     async def _exchange(self, method: str, path: str, body: Mapping[str, object] | None, *, timeout_seconds: float) -> tuple[int, bytes]:
         """One request and its answer, status code and body.
 
         Raises:
-            _NotSent: no byte of the request left. _Unclear: it may have arrived.
+            NotSent: no byte of the request left. Lost: it may have arrived.
         """
         if timeout_seconds <= 0:
-            raise _NotSent("no time left")
-        connect_seconds = min(timeout_seconds / 2, _CONNECT_SECONDS_MAX)  # waiting and connecting end before the call does: then it was not sent
-        timeout = httpx.Timeout(timeout_seconds, connect=connect_seconds, pool=connect_seconds)
+            raise NotSent("no time left")
+        # Waiting and connecting end before the whole does: then it is known that nothing was sent.
+        connect_seconds = min(timeout_seconds / 2, _CONNECT_SECONDS_MAX)
         content = None if body is None else json.dumps(body).encode()
         try:
-            # httpx limits each step; the sum has its limit here.
-            async with asyncio.timeout(timeout_seconds), self._connections.stream(
-                    method, self._base_url + path, content=content, headers=self._headers, timeout=timeout,
-                    wait_seconds=connect_seconds) as response:
-                return response.status_code, await _read(response)
-        except _BEFORE_SENDING as error:
-            raise _NotSent(type(error).__name__) from None
+            async with asyncio.timeout(timeout_seconds):
+                answer = await self._connections.request(method, path, body=content, connect_seconds=connect_seconds)
         except TimeoutError:
-            raise _Unclear("no answer in time") from None
-        except httpx.HTTPError as error:  # its text may quote what was sent
-            raise _Unclear(type(error).__name__) from None
+            raise Lost("no answer in time") from None
+        return answer.status_code, answer.body
 
     def _unknown(self, attempt_id: str, problem: Exception) -> ChannelFact:
         _log.warning("channel_answer_unknown", channel=self.name, attempt_id=attempt_id, problem=str(problem))
         return ChannelFact(attempt_id=attempt_id, status=ChannelStatus.UNKNOWN, message=str(problem))
 
 
-async def _read(response: httpx.Response) -> bytes:
-    content = bytearray()
-    async for chunk in response.aiter_raw():  # raw: nothing that inflates
-        content += chunk
-        if len(content) > _ANSWER_BYTES_MAX:
-            raise _Unclear("the answer is too long")
-    return bytes(content)
-
-
 def _read_answer(status_code: int, content: bytes, *, attempt_id: str) -> ChannelFact:
-    if status_code != httpx.codes.OK:
+    if status_code != _OK:
         raise _Unclear(f"answered {status_code} {_error_code(content)}".rstrip())
     return _read_transaction(content, attempt_id=attempt_id)
 

@@ -124,6 +124,14 @@ async def test_the_same_attempt_with_another_amount_is_unknown_and_changes_nothi
     assert await channel.query("ATT1", timeout_seconds=PATIENCE) == first
 
 
+async def test_a_checkout_and_a_charge_do_not_share_an_attempt(channel: SandboxChannel, running: RunningSandbox, clock: FakeClock) -> None:
+    opened = await checkout(channel, clock)
+    assert (await checkout(channel, clock, amount=Money(9998, "CNY"))).status is ChannelStatus.UNKNOWN
+    assert (await charge(channel)).status is ChannelStatus.UNKNOWN
+    assert await channel.query("ATT1", timeout_seconds=PATIENCE) == opened
+    assert len((await running.listed())["transactions"]) == 1
+
+
 async def test_a_charge_after_its_deadline_never_captures(channel: SandboxChannel, clock: FakeClock) -> None:
     fact = await charge(channel, expires_at=clock.now())
     assert (fact.status, fact.reason) == (ChannelStatus.CLOSED, "PAYMENT_CLOSED")

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import socket
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,8 +17,6 @@ from payment_rpc.domain.errors import ChannelUnavailable
 from tests.fakes import FakeClock
 from tests.processes import free_port
 from tests.sandbox_server import (
-    API_KEY,
-    CALLBACK_SECRET,
     PATIENCE,
     PRICE,
     VECTOR,
@@ -31,6 +27,8 @@ from tests.sandbox_server import (
     http_answer,
     raw_server,
     running_sandbox,
+    swallow,
+    transaction,
 )
 
 
@@ -110,13 +108,6 @@ async def test_no_time_left_means_nothing_was_sent(running: RunningSandbox, cloc
     assert (await running.listed())["transactions"] == []
 
 
-async def swallow(reader: asyncio.StreamReader) -> None:
-    """Reads a request to its end."""
-    head = (await reader.readuntil(b"\r\n\r\n")).lower()
-    length = head.partition(b"content-length: ")[2].partition(b"\r")[0]
-    await reader.readexactly(int(length or b"0"))
-
-
 async def test_a_connection_reset_after_the_request_leaves_doubt(clock: FakeClock) -> None:
     async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await swallow(reader)
@@ -146,11 +137,6 @@ async def test_a_server_that_drips_leaves_doubt_in_time(clock: FakeClock) -> Non
 
     async with raw_server(drip) as url:
         await assert_facts(url, clock, opening=ChannelStatus.UNKNOWN, timeout_seconds=0.3)
-
-
-def transaction(**changes: Any) -> bytes:
-    return json.dumps({"attempt_id": "ATT1", "trade_no": "SBX1", "status": "CAPTURED", "amount": "99.99", "currency": "CNY", "decline_code": "",
-                       "message": "", "finished_at": "2026-11-20T12:00:00Z", "cashier_url": None, **changes}).encode()
 
 
 GARBAGE = {
@@ -231,48 +217,3 @@ async def test_the_environment_does_not_choose_a_proxy(running: RunningSandbox, 
     channel = running.channel()
     assert (await charge(channel)).status is ChannelStatus.CAPTURED
     await channel.aclose()
-
-
-# Connections
-
-
-async def test_calls_one_after_another_share_one_connection(clock: FakeClock) -> None:
-    connections = 0
-
-    async def keep_alive(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal connections
-        connections += 1
-        while True:
-            await swallow(reader)
-            writer.write(f"HTTP/1.1 200 OK\r\ncontent-length: {len(transaction())}\r\n\r\n".encode() + transaction())
-            await writer.drain()
-
-    async with raw_server(keep_alive) as url:
-        channel = adapter_to(url)
-        for _ in range(10):
-            assert (await charge(channel)).status is ChannelStatus.CAPTURED
-        assert connections == 1
-        assert {fact.status for fact in await asyncio.gather(*(charge(channel) for _ in range(10)))} == {ChannelStatus.CAPTURED}
-        assert 1 < connections <= 10
-        await channel.aclose()
-
-
-async def test_a_call_that_finds_no_free_connection_was_not_sent(clock: FakeClock) -> None:
-    arrived, released = asyncio.Event(), asyncio.Event()
-
-    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await swallow(reader)
-        arrived.set()
-        await released.wait()
-        writer.write(http_answer(transaction()))
-        await writer.drain()
-
-    async with raw_server(hang) as url:
-        channel = SandboxChannel(base_url=url, api_key=API_KEY, callback_secret=CALLBACK_SECRET, connections_max=1)
-        first = asyncio.create_task(charge(channel))
-        await arrived.wait()
-        assert (await charge(channel, timeout_seconds=1)).status is ChannelStatus.NOT_SENT
-        released.set()
-        assert (await first).status is ChannelStatus.CAPTURED
-        assert (await charge(channel)).status is ChannelStatus.CAPTURED  # the place is free again
-        await channel.aclose()

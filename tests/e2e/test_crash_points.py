@@ -94,7 +94,7 @@ class Crash:
         wait_until(lambda: self.payment() is not None or self.answers_not_found(), "answer of the new payment_rpc")
 
     def let_claims_end(self) -> None:
-        """A minute passes for the outbox of the dead process: the times are moved instead of waited for."""
+        """A minute passes for what lies in the outbox: the times are moved instead of waited for."""
         url = self.mesh.plan.database_urls["payment_rpc"]
         with sqlite3.connect(url.removeprefix("sqlite+aiosqlite:///")) as database:
             database.execute("UPDATE outbox SET due_at = due_at - 60000 WHERE state = 'NEW'")
@@ -129,6 +129,7 @@ class Crash:
         if payment["state"] == "SUCCESS":
             assert [capture["amount"] for capture in self.captures()] == [self.order["amount"]] == [payment["captured"]]
             assert payment["channel_trade_no"] == self.captures()[0]["trade_no"]
+            self.let_claims_end()
             self.alice.wait_paid(self.order_id)
         else:
             assert self.captures() == []

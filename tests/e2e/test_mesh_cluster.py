@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import grpc
 import httpx
 import pytest
 from click.testing import CliRunner
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from mesh.cli import paymesh
 from tests.consul_agent import Agent, AgentTls, start_agent
@@ -167,12 +169,24 @@ def traffic(cluster: Cluster) -> Traffic:
     return Traffic(cluster.mesh)
 
 
-def test_both_replicas_of_each_server_pass_their_checks_by_mtls(cluster: Cluster) -> None:
+def health(address: str, tls: dict[str, str], *, shown: str | None) -> str:
+    """What the health service answers to somebody who trusts our CA and shows the certificate of `shown`, or none."""
+    cert, key = (Path(tls[f"{shown.upper()}_TLS_{part}_FILE"]).read_bytes() for part in ("CERT", "KEY")) if shown else (None, None)
+    credentials = grpc.ssl_channel_credentials(Path(tls["GATEWAY_TLS_CA_FILE"]).read_bytes(), key, cert)
+    with grpc.secure_channel(address, credentials) as channel:
+        try:
+            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
+        except grpc.RpcError as refusal:
+            return refusal.code().name
+    return health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+
+
+def test_both_replicas_of_each_server_pass_their_checks_and_let_nobody_in_without_a_certificate(cluster: Cluster, tls: dict[str, str]) -> None:
     for service in SERVERS:
-        assert len(cluster.passing(service)) == 2
+        assert cluster.passing(service) == set(cluster.mesh.plan.running.grpc[service])
         for address in cluster.passing(service):
-            with pytest.raises(httpx.TransportError):
-                httpx.get(f"https://{address}", verify=False, trust_env=False)  # without a certificate nobody gets in
+            assert health(address, tls, shown="gateway") == "SERVING"
+            assert health(address, tls, shown=None) == "UNAVAILABLE"
 
 
 def test_kill_9_of_one_replica_of_each_fails_no_call_that_may_be_repeated(cluster: Cluster, traffic: Traffic) -> None:

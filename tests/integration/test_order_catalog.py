@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -53,13 +52,13 @@ async def test_other_content_is_refused_by_field_and_changes_nothing(app: OrderA
 
 
 async def test_fifty_creations_at_once_make_one_product(app: OrderApp) -> None:
-    answers = await asyncio.gather(*(app.product() for _ in range(50)))
+    answers = await app.at_once(*(app.product() for _ in range(50)))
     assert all(answer == answers[0] for answer in answers)
     assert len(await app.rows(STOCK)) == 1
 
 
 async def test_fifty_creations_with_one_key_make_one_product_and_equal_answers(app: OrderApp) -> None:
-    answers = await asyncio.gather(*(app.product(key="k") for _ in range(50)))
+    answers = await app.at_once(*(app.product(key="k") for _ in range(50)))
     assert all(answer == answers[0] for answer in answers)
     assert len(await app.rows(RECEIPT)) == 1
 

@@ -149,7 +149,7 @@ async def test_fifty_buyers_of_twenty_units_make_twenty_orders(app: OrderApp) ->
             return (await app.order(caller=buyer(f"u{number}"))).state
         except OutOfStock as refusal:
             return refusal.reason
-    results = Counter(await asyncio.gather(*(buy(number) for number in range(50))))
+    results = Counter(await app.at_once(*(buy(number) for number in range(50))))
     assert results == {"PENDING_PAYMENT": 20, "OUT_OF_STOCK": 30}
     assert await app.stock() == (0, 20, 0)
     assert len(await app.rows(ORDERS)) == len(await app.rows(RESERVATION)) == len(await app.rows(OUTBOX)) == 20
@@ -169,7 +169,7 @@ async def test_mixed_baskets_in_any_order_meet_no_deadlock_and_every_unit_is_acc
             return refusal.reason
         return "ORDERED"
     with capture_logs() as logs:
-        results = Counter(await asyncio.gather(*(buy(number) for number in range(rounds(60, 200)))))
+        results = Counter(await app.at_once(*(buy(number) for number in range(rounds(60, 200)))))
     assert [entry for entry in logs if entry["event"] == "transaction_retried"] == []  # two who wait for each other are a deadlock
     assert set(results) == {"ORDERED", "OUT_OF_STOCK"}
     reserved: Counter[str] = Counter()
@@ -180,7 +180,7 @@ async def test_mixed_baskets_in_any_order_meet_no_deadlock_and_every_unit_is_acc
 
 async def test_one_key_fifty_times_in_parallel_makes_one_order_and_equal_answers(app: OrderApp) -> None:
     await app.product()
-    answers = await asyncio.gather(*(app.order(("mug", 2), key="k") for _ in range(50)))
+    answers = await app.at_once(*(app.order(("mug", 2), key="k") for _ in range(50)))
     assert all(answer == answers[0] for answer in answers)
     assert len(await app.rows(ORDERS)) == len(await app.rows(RECEIPT)) == 1
     assert await app.stock() == (98, 2, 0)

@@ -154,14 +154,14 @@ async def full(mariadb_url_factory: Callable[[], str]) -> AsyncIterator[OrderApp
         await app.insert(STOCK, [{
             "merchant_id": ("mall", "tea_house")[number % 2], "sku_id": f"sku-{number}", "available": 1, "reserved": 0, "sold": 0}
             for number in range(ROWS)])
-        async with app.db.engine.connect() as connection:
+        async with app.db.engine.begin() as connection:
             await connection.execute(text("ANALYZE TABLE orders, product, stock"))
         yield app
 
 
 async def explain(app: OrderApp, statement: Any) -> list[dict[str, Any]]:
     compiled = statement.compile(dialect=mysql.dialect(), compile_kwargs={"literal_binds": True})
-    async with app.db.engine.connect() as connection:
+    async with app.db.engine.begin() as connection:
         return [dict(row._mapping) for row in await connection.execute(text(f"EXPLAIN {str(compiled).replace(':', chr(92) + ':')}"))]
 
 

@@ -3,7 +3,6 @@ does."""
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 
@@ -11,6 +10,7 @@ import pytest
 from google.protobuf import json_format
 from paymesh.events.v1 import events_pb2
 from sqlalchemy import select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 from structlog.testing import capture_logs
 
 from mesh import failpoints
@@ -23,7 +23,7 @@ from mesh.outbox import OUTBOX
 from order_rpc.domain.errors import OrderNotFound
 from order_rpc.domain.order import Order, OrderState
 from order_rpc.domain.payment import Disposition
-from order_rpc.store import orders
+from order_rpc.store import orders, payments, stock
 from order_rpc.tables import ORDER_AUDIT, ORDERS, PAYMENT_DISPOSITION, RESERVATION, STOCK
 from order_rpc.usecases.payments import Answer
 from tests.builders_order import PAYMENT_RPC, OrderApp, buyer, order_app, snapshot
@@ -139,7 +139,7 @@ async def test_the_same_event_with_other_content_changes_nothing(app: OrderApp, 
 
 
 async def test_one_event_fifty_times_in_parallel_changes_the_order_once(app: OrderApp, order: Order) -> None:
-    answers = await asyncio.gather(*(app.tell(order, snapshot(), event_id="EVT-1") for _ in range(50)))
+    answers = await app.at_once(*(app.tell(order, snapshot(), event_id="EVT-1") for _ in range(50)))
     assert set(answers) == {Answer(disposition=D.APPLIED, state=S.PAID)}
     assert (await load(app, order)).version == 2
     assert await app.stock() == (99, 0, 1)
@@ -148,14 +148,14 @@ async def test_one_event_fifty_times_in_parallel_changes_the_order_once(app: Ord
 
 
 async def test_one_payment_by_fifty_events_in_parallel_changes_the_order_once(app: OrderApp, order: Order) -> None:
-    answers = await asyncio.gather(*(app.tell(order, snapshot()) for _ in range(50)))
+    answers = await app.at_once(*(app.tell(order, snapshot()) for _ in range(50)))
     assert set(answers) == {Answer(disposition=D.APPLIED, state=S.PAID)}
     assert (await load(app, order)).version == 2
     assert await app.stock() == (99, 0, 1)
 
 
 async def test_of_many_payments_at_once_one_pays_the_order_and_the_others_are_refused(app: OrderApp, order: Order) -> None:
-    answers = await asyncio.gather(*(app.tell(order, snapshot(f"PAY{number}")) for number in range(20)))
+    answers = await app.at_once(*(app.tell(order, snapshot(f"PAY{number}")) for number in range(20)))
     assert Counter(answer.disposition for answer in answers) == {D.APPLIED: 1, D.REFUSED_PAID_BY_OTHER: 19}
     [winner] = [number for number, answer in enumerate(answers) if answer.disposition is D.APPLIED]
     assert (await load(app, order)).paid_payment_id == f"PAY{winner}"
@@ -222,7 +222,7 @@ async def test_a_crash_after_the_commit_is_answered_by_the_next_delivery(app: Or
 async def test_payments_and_new_orders_of_one_product_do_not_block_each_other(app: OrderApp) -> None:
     waiting = [await app.order(("mug", 1), caller=buyer(f"u{number}")) for number in range(20)]
     with capture_logs() as logs:
-        await asyncio.gather(*(app.tell(each, snapshot(f"PAY{number}")) for number, each in enumerate(waiting)),
+        await app.at_once(*(app.tell(each, snapshot(f"PAY{number}")) for number, each in enumerate(waiting)),
                              *(app.order(("mug", 1), caller=buyer(f"v{number}")) for number in range(20)))
     assert [entry for entry in logs if entry["event"] == "transaction_retried"] == []
     assert await app.stock() == (60, 20, 20)
@@ -239,6 +239,32 @@ async def test_an_order_that_changed_since_it_was_read_is_not_overwritten(app: O
         await app.db.run(save)
     assert len(attempts) > 1
     assert await load(app, order) == order
+
+
+async def test_units_that_are_not_reserved_cannot_be_sold(app: OrderApp, order: Order) -> None:
+    async def commit(tx: AsyncConnection) -> None:
+        await stock.commit(tx, order, at=app.clock.now())
+    await app.execute(update(STOCK).values(reserved=0, sold=1))  # the reservation says otherwise
+    with pytest.raises(Conflict):
+        await app.db.run(commit)
+    assert [row["state"] for row in await app.rows(RESERVATION)] == ["RESERVED"]
+    await app.execute(update(STOCK).values(reserved=1, sold=0))
+    await app.execute(update(RESERVATION).values(state="RELEASED"))  # the stock says otherwise
+    with pytest.raises(Conflict):
+        await app.db.run(commit)
+    assert await app.stock() == (99, 1, 0)
+
+
+async def test_a_payment_that_changed_since_it_was_read_is_not_overwritten(app: OrderApp, order: Order) -> None:
+    await app.tell(order, snapshot(state="PAYING", version=4))
+
+    async def save(tx: AsyncConnection) -> None:
+        known = await payments.find_payment(tx, order, payment_id="PAY1")
+        assert known is not None
+        await payments.save_payment(tx, order, known.heard(snapshot(version=9), at=app.clock.now()), read_version=3)
+    with pytest.raises(Conflict):
+        await app.db.run(save)
+    assert await decided(app) == [("PAY1", 4, "PAYING", None)]
 
 
 @pytest.mark.parametrize("broken", [

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from mesh.cli import paymesh
+from mesh.cli.demo import _Forms
+from mesh.supervisor.installation import Installation
+
+PAGE = """<form method="post" action="/c/x/pay"><button class="pay" type="submit">Pay ¥ 100.00</button></form>
+<form method="post" action="/c/x/fail"><button>Fail</button></form><button>Outside</button>"""
+
+
+@pytest.fixture
+def installation(tmp_path: Path) -> Installation:
+    return Installation(tmp_path / "var").prepare()
+
+
+@pytest.fixture
+def gateway_url() -> Iterator[str]:
+    """A gateway that refuses everything."""
+    class Refusing(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_response(503)
+            self.end_headers()
+            self.wfile.write(b'{"code":"B0002","message":"database away","data":null}')
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Refusing) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def run(installation: Installation, *arguments: str) -> Result:
+    return CliRunner().invoke(paymesh, ["demo", "--var-dir", str(installation.var_dir), *arguments])
+
+
+def test_without_a_running_mesh_the_way_to_one_is_told(installation: Installation) -> None:
+    result = run(installation)
+    assert result.exit_code == 1
+    assert "make run" in result.output
+
+
+def test_a_gateway_that_is_away_is_named(installation: Installation, free_port: int) -> None:
+    result = run(installation, "--gateway", f"http://127.0.0.1:{free_port}", "--grpc", f"127.0.0.1:{free_port}")
+    assert result.exit_code == 1
+    assert f"http://127.0.0.1:{free_port}" in result.output
+    assert "Traceback" not in result.output
+
+
+def test_the_step_that_failed_is_named_with_what_came_instead(installation: Installation, gateway_url: str) -> None:
+    result = run(installation, "--gateway", gateway_url, "--grpc", "127.0.0.1:1")
+    assert result.exit_code == 1
+    assert "POST /api/v1/products: expected HTTP 201, got 503" in result.output
+    assert "database away" in result.output
+
+
+def test_the_buttons_of_a_page_are_found_with_their_forms() -> None:
+    assert _Forms.of(PAGE) == {"Pay": ("POST", "/c/x/pay"), "Fail": ("POST", "/c/x/fail")}
