@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import UTC
 from typing import Any
 
 from paymesh.payment.v1 import payment_pb2, payment_pb2_grpc
 
-from mesh.call import current_caller, current_idempotency_key
+from mesh.call import Role, current_caller, current_idempotency_key
+from mesh.errors import InvalidArgument
+from mesh.money import Money
 from mesh.paging import PageTokens, page_size
+from payment_rpc.domain.order import OrderToPay
 from payment_rpc.servicer.messages import STATES, payment_message
 from payment_rpc.usecases.charging import Charge, Charging, CreatePayment
 from payment_rpc.usecases.closing import CloseResult, Closing
@@ -43,8 +47,8 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
     async def CreatePayment(self, request: payment_pb2.CreatePaymentRequest, context: Any) -> payment_pb2.CreatePaymentResponse:
         """Opens a cashier."""
         payment = await self._charging.create_payment(CreatePayment(
-            merchant_id=request.merchant_id, order_id=request.order_id, user_id=request.user_id, amount=request.amount, currency=request.currency,
-            channel=request.channel, return_url=request.return_url, key=current_idempotency_key()), current_caller())
+            merchant_id=request.merchant_id, order_id=request.order_id, user_id=request.user_id or request.order.user_id, amount=request.amount, currency=request.currency,
+            channel=request.channel, return_url=request.return_url, key=current_idempotency_key(), order=_order_data(request)), current_caller())
         return payment_pb2.CreatePaymentResponse(payment=payment_message(payment))
 
     async def CancelPayment(self, request: payment_pb2.CancelPaymentRequest, context: Any) -> payment_pb2.CancelPaymentResponse:
@@ -92,3 +96,15 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
         page, more = found[:size], len(found) > size
         token = self._page_tokens.encode(list_name="ListPayments", filter=scope, key=[page[-1].payment_id]) if more else ""
         return payment_pb2.ListPaymentsResponse(payments=[payment_message(payment) for payment in page], next_page_token=token)
+
+
+def _order_data(request: payment_pb2.CreatePaymentRequest) -> OrderToPay | None:
+    """The order that order_rpc sends along. Anybody else's would let him choose his own price."""
+    if not request.HasField("order"):
+        return None
+    if current_caller().role is not Role.SERVICE:
+        raise InvalidArgument.of("order", "only order_rpc sends it")
+    order = request.order
+    return OrderToPay(order_id=request.order_id, merchant_id=request.merchant_id, user_id=order.user_id,
+                      amount=Money.parse(order.amount, order.currency, field="order.amount"), state="PENDING_PAYMENT",
+                      expires_at=order.expires_at.ToDatetime(tzinfo=UTC))

@@ -84,7 +84,7 @@ class Charge:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreatePayment:
-    """A payment at a cashier as it was asked for. `amount` and `currency` may be empty."""
+    """A payment at a cashier as it was asked for. `amount` and `currency` may be empty; `order` comes from order_rpc, which is not asked back."""
 
     merchant_id: str
     order_id: str
@@ -94,6 +94,7 @@ class CreatePayment:
     channel: str
     return_url: str
     key: str
+    order: OrderToPay | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,7 +184,7 @@ class Charging:
         receipt = _receipt(caller, "CreatePayment", command.key, command.merchant_id)
         standing = await self._starting.earlier(receipt, fingerprint)
         if standing is None:
-            order = await self._orders.get(merchant_id=command.merchant_id, order_id=command.order_id)
+            order = command.order or await self._orders.get(merchant_id=command.merchant_id, order_id=command.order_id)
             order.check(user_id=command.user_id, amount=command.amount, currency=command.currency, now=self._clock.now())
             standing = await self._start(NewPayment(order=order, payment_method=CASHIER, channel=name, card=None, receipt=receipt,
                                                     fingerprint=fingerprint))
