@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 
 import click
 from rich.console import Console
@@ -16,6 +17,7 @@ from mesh.clock import SystemClock
 from mesh.supervisor.installation import Installation
 from mesh.supervisor.plan import DEFAULT_PORTS, SERVERS
 
+FILE_COLUMNS = 180  # a file is as wide as the text
 _COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.FAILURE: "bold red"}
 
 
@@ -29,8 +31,7 @@ def doctor(installation: Installation) -> None:
         table.add_column(heading, overflow="fold")
     for finding in findings:
         table.add_row(f"[{_COLOURS[finding.level]}]{finding.level}[/]", *map(escape, (finding.what, finding.fact, finding.advice)))
-    console = Console(highlight=False)
-    console.print(table, width=None if console.is_terminal else 200)
+    Console(highlight=False, width=None if sys.stdout.isatty() else FILE_COLUMNS).print(table)
     if any(finding.level is Level.FAILURE for finding in findings):
         raise SystemExit(1)
 

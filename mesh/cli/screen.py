@@ -38,7 +38,7 @@ class Screen:
         if self._phase == "starting" and not self._progress.disable:
             self._advance(event)
         elif line := self._line(event):
-            self._console.print(line)
+            self._console.print(line, soft_wrap=True)
 
     def on_line(self, name: str, line: str) -> None:
         """Shows what a process printed."""
