@@ -134,8 +134,8 @@ class MeshServer:
             self._wrap(descriptor, pipeline, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(self._reflection(catalogue), server)
-        self.port = self._open_port(server, credentials)
         await self._metrics.start(self._settings.host, self._settings.metrics_port)
+        self.port = self._open_port(server, credentials)  # last: grpc gives the port of a server that never started back when it pleases
         await server.start()
         self._health.serve()
         log.info("serving", host=self._settings.host, port=self.port, metrics_port=self.metrics_port, services=list(self.services))

@@ -237,9 +237,9 @@ async def _judge_database(connection: AsyncConnection, *, what: str, shown: str,
     return findings + list(_clock_of(what, float(row.seconds), now))
 
 
-async def check_consul(settings: MeshSettings) -> list[Finding]:
+async def check_consul(settings: MeshSettings, running: RunningMesh | None = None) -> list[Finding]:
     """Whether the agent answers, when services are found through it."""
-    if settings.discovery != "consul":
+    if (running.discovery if running else settings.discovery) != "consul":
         return [ok("discovery", "static addresses")]
     problem = await HttpProbe(f"http://{settings.consul_address}/v1/status/leader")()
     if problem:

@@ -45,6 +45,6 @@ async def _examine(installation: Installation) -> list[Finding]:
     for group in await asyncio.gather(
             checks.check_redis(common.redis_url or (running.redis_url if running else None), now),
             *(checks.check_database(service, services[service].database_url, now) for service in SERVERS),
-            checks.check_consul(common), checks.check_health(services, running)):
+            checks.check_consul(common, running), checks.check_health(services, running)):
         findings += group
     return findings

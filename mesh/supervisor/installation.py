@@ -44,6 +44,7 @@ class RunningMesh:
         grpc: service -> addresses "host:port" of its replicas.
         metrics: process -> "host:port".
         pids: process -> its present process id.
+        discovery: "static" or "consul".
         redis_url: "" without Redis.
     """
 
@@ -52,6 +53,7 @@ class RunningMesh:
     grpc: dict[str, list[str]] = field(default_factory=dict)
     metrics: dict[str, str] = field(default_factory=dict)
     pids: dict[str, int] = field(default_factory=dict)
+    discovery: str = "static"
     redis_url: str = field(default="", repr=False)  # holds a password
 
 

@@ -109,7 +109,7 @@ class _Builder:
         return MeshPlan(
             processes=(*redis, *processes), warnings=tuple(self._warnings), settings=self._common,
             database_urls={service: self._settings[service].database_url for service in SERVERS},
-            running=RunningMesh(supervisor_pid=os.getpid(), urls=urls, redis_url=redis_url,
+            running=RunningMesh(supervisor_pid=os.getpid(), urls=urls, redis_url=redis_url, discovery=self._discovery,
                                 grpc={service: self._addresses(service) for service in SERVERS},
                                 metrics={name: f"127.0.0.1:{port}" for name, port in metrics.items()}))
 

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, Select, insert, select, update
+from sqlalchemy import Row, Select, bindparam, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.call import Caller
@@ -21,12 +21,12 @@ _COLUMNS = (
     PRODUCT.c.created_at, PRODUCT.c.updated_at, STOCK.c.available, STOCK.c.reserved, STOCK.c.sold,
 )
 _PRODUCTS = select(*_COLUMNS).join(STOCK, (STOCK.c.merchant_id == PRODUCT.c.merchant_id) & (STOCK.c.sku_id == PRODUCT.c.sku_id))
+_BY_SKU = _PRODUCTS.where(PRODUCT.c.merchant_id == bindparam("merchant"), PRODUCT.c.sku_id.in_(bindparam("skus", expanding=True)))
 
 
 async def find_product(tx: AsyncConnection, *, merchant_id: str, sku_id: str) -> Product | None:
     """A product, or None."""
-    row = (await tx.execute(_PRODUCTS.where(PRODUCT.c.merchant_id == merchant_id, PRODUCT.c.sku_id == sku_id))).first()
-    return None if row is None else _product(row)
+    return (await find_products(tx, merchant_id=merchant_id, sku_ids=[sku_id])).get(sku_id)
 
 
 async def get_product(tx: AsyncConnection, *, merchant_id: str, sku_id: str) -> Product:
@@ -43,7 +43,7 @@ async def get_product(tx: AsyncConnection, *, merchant_id: str, sku_id: str) -> 
 
 async def find_products(tx: AsyncConnection, *, merchant_id: str, sku_ids: Collection[str]) -> dict[str, Product]:
     """Those of the named products that exist, by SKU."""
-    rows = await tx.execute(_PRODUCTS.where(PRODUCT.c.merchant_id == merchant_id, PRODUCT.c.sku_id.in_(sku_ids)))
+    rows = await tx.execute(_BY_SKU, {"merchant": merchant_id, "skus": list(sku_ids)})
     return {row.sku_id: _product(row) for row in rows}
 
 

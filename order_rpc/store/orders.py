@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, and_, insert, or_, select, true, update
+from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, insert, or_, select, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.call import Caller
@@ -25,6 +25,14 @@ _LINE = (ORDER_ITEM.c.sku_id, ORDER_ITEM.c.name, ORDER_ITEM.c.unit_price_minor, 
 _AnyRow = Row[*tuple[Any, ...]]
 _WHOLE = select(*_HEAD, *_LINE).join(
     ORDER_ITEM, (ORDER_ITEM.c.merchant_id == ORDERS.c.merchant_id) & (ORDER_ITEM.c.order_id == ORDERS.c.order_id))
+_BY_ID = _WHOLE.where(ORDERS.c.merchant_id == bindparam("merchant"), ORDERS.c.order_id == bindparam("order")).order_by(ORDER_ITEM.c.sku_id)
+_BY_ID_LOCKED = _BY_ID.with_for_update()
+_INSERT_ORDER = insert(ORDERS)
+_INSERT_ITEM = insert(ORDER_ITEM)
+_INSERT_AUDIT = insert(ORDER_AUDIT)
+_SAVE = update(ORDERS).where(
+    ORDERS.c.merchant_id == bindparam("merchant"), ORDERS.c.order_id == bindparam("order"), ORDERS.c.version == bindparam("read_version"),
+).values({name: bindparam(f"new_{name}") for name in ("state", "paid_payment_id", "version", "paid_at", "updated_at")})
 
 # By whether a page shows one buyer and whether it shows one state.
 _INDEXES = {(False, False): "ix_orders_merchant", (False, True): "ix_orders_state", (True, False): "ix_orders_user",
@@ -58,11 +66,12 @@ class AuditRow:
 
 async def insert_order(tx: AsyncConnection, order: Order) -> None:
     """Writes a new order with its lines."""
-    await tx.execute(insert(ORDERS).values(
-        merchant_id=order.merchant_id, order_id=order.order_id, user_id=order.user_id, state=order.state, amount_minor=order.amount.minor,
-        currency=order.amount.currency, paid_payment_id=order.paid_payment_id, version=order.version, created_at=order.created_at,
-        expires_at=order.expires_at, paid_at=order.paid_at, updated_at=order.updated_at))
-    await tx.execute(insert(ORDER_ITEM), [{
+    await tx.execute(_INSERT_ORDER, {
+        "merchant_id": order.merchant_id, "order_id": order.order_id, "user_id": order.user_id, "state": order.state,
+        "amount_minor": order.amount.minor, "currency": order.amount.currency, "paid_payment_id": order.paid_payment_id, "version": order.version,
+        "created_at": order.created_at, "expires_at": order.expires_at, "paid_at": order.paid_at, "updated_at": order.updated_at,
+    })
+    await tx.execute(_INSERT_ITEM, [{
         "merchant_id": order.merchant_id, "order_id": order.order_id, "sku_id": line.sku_id, "name": line.name,
         "unit_price_minor": line.unit_price.minor, "quantity": line.quantity, "amount_minor": line.amount.minor,
     } for line in order.lines])
@@ -74,9 +83,9 @@ async def load_order(tx: AsyncConnection, *, merchant_id: str, order_id: str, vi
     Raises:
         OrderNotFound: there is none, or it is not the caller's.
     """
-    wanted = _WHOLE.where(ORDERS.c.merchant_id == merchant_id, ORDERS.c.order_id == order_id, _visible(visible_to)).order_by(ORDER_ITEM.c.sku_id)
-    rows = (await tx.execute(wanted.with_for_update() if for_update else wanted)).all()
-    if not rows:
+    scope = visible_to.scope()
+    rows = (await tx.execute(_BY_ID_LOCKED if for_update else _BY_ID, {"merchant": merchant_id, "order": order_id})).all()
+    if not rows or scope.merchant_id not in {None, rows[0].merchant_id} or scope.user_id not in {None, rows[0].user_id}:
         raise OrderNotFound
     return _order(rows[0], rows)
 
@@ -87,9 +96,10 @@ async def save_order(tx: AsyncConnection, order: Order, *, read_version: int) ->
     Raises:
         StaleRow: the order is not at `read_version` any more.
     """
-    this = and_(ORDERS.c.merchant_id == order.merchant_id, ORDERS.c.order_id == order.order_id, ORDERS.c.version == read_version)
-    expect_one(await tx.execute(update(ORDERS).where(this).values(
-        state=order.state, paid_payment_id=order.paid_payment_id, version=order.version, paid_at=order.paid_at, updated_at=order.updated_at)))
+    expect_one(await tx.execute(_SAVE, {
+        "merchant": order.merchant_id, "order": order.order_id, "read_version": read_version, "new_state": order.state,
+        "new_paid_payment_id": order.paid_payment_id, "new_version": order.version, "new_paid_at": order.paid_at,
+        "new_updated_at": order.updated_at}))
 
 
 def page_statement(page: OrderPage, *, visible_to: Caller) -> Select[Any]:
@@ -126,7 +136,7 @@ async def list_orders(tx: AsyncConnection, page: OrderPage, *, visible_to: Calle
 
 async def append_audit(tx: AsyncConnection, order: Order, *rows: AuditRow, at: datetime) -> None:
     """Adds to the history of an order, in the transaction of the step."""
-    await tx.execute(insert(ORDER_AUDIT), [{
+    await tx.execute(_INSERT_AUDIT, [{
         "merchant_id": order.merchant_id, "order_id": order.order_id, "from_state": row.from_state, "to_state": row.to_state, "event": row.event,
         "event_id": row.event_id, "operator": row.operator, "remark": row.remark, "trace_id": row.trace_id,
         "needs_attention": row.needs_attention, "created_at": at,

@@ -116,10 +116,13 @@ async def test_a_refused_order_leaves_nothing_and_its_key_may_be_used_again(app:
     assert (await app.order(("mug", 1), key="k")).state is OrderState.PENDING_PAYMENT
 
 
-async def test_a_second_product_that_is_gone_when_its_units_are_taken_gives_back_the_first(app: OrderApp) -> None:
-    a, b = await app.product("a", available=5), await app.product("b", available=2)
+@pytest.mark.parametrize("price", ["10.00", "0"])  # reserved; sold at once
+async def test_a_second_product_that_is_gone_when_its_units_are_taken_gives_back_the_first(app: OrderApp, price: str) -> None:
+    a, b = await app.product("a", price, available=5), await app.product("b", price, available=2)
     lines = tuple(OrderLine(sku_id=each.sku_id, name=each.name, unit_price=each.price, quantity=3) for each in (a, b))
     order = Order.place(merchant_id="mall", order_id="ORD1", user_id="u1", lines=lines, at=EPOCH, expires_at=EPOCH)
+    if price == "0":
+        order = order.pay(payment_id="", at=EPOCH)
 
     async def write(tx: AsyncConnection) -> None:  # what CreateOrder does after its look at the shelf
         await orders.insert_order(tx, order)

@@ -426,6 +426,17 @@ async def test_two_servers_do_not_share_a_port(world: World) -> None:
             await world.server(port=server.port).start()
 
 
+async def test_a_start_that_fails_gives_back_what_it_opened(world: World) -> None:
+    async with world.running() as other:
+        half = world.server(port=other.port)
+        with pytest.raises(RuntimeError):
+            await half.start()
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", half.metrics_port)
+        with pytest.raises(OSError, match="in use"):
+            await world.server(metrics_port=other.metrics_port).start()
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
 async def test_plaintext_beyond_loopback_is_refused(world: World, host: str) -> None:
     with pytest.raises(PlaintextRefused, match="allow_plaintext"):

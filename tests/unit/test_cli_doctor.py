@@ -83,6 +83,8 @@ async def test_clocks_that_are_apart_are_told() -> None:
 async def test_a_consul_that_does_not_answer_fails(free_port: int) -> None:
     assert levels(await checks.check_consul(MeshSettings(discovery="consul", consul_address=f"127.0.0.1:{free_port}"))) == {Level.FAILURE}
     assert levels(await checks.check_consul(MeshSettings())) == {Level.OK}
+    running = RunningMesh(supervisor_pid=1, discovery="consul")  # by `paymesh up --discovery consul`
+    assert levels(await checks.check_consul(MeshSettings(consul_address=f"127.0.0.1:{free_port}"), running)) == {Level.FAILURE}
 
 
 @pytest.mark.parametrize("url", ["nonsense", "mysql+nosuchdriver://u@h/d", "mysql+aiomysql://u:hidden@127.0.0.1:{port}/d"])

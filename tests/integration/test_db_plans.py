@@ -1,0 +1,127 @@
+"""How MariaDB finds rows: every query of a worker and of a call goes through its index, in order, so that a claim locks what it takes and nothing
+else, and a call costs the same when there are many rows."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import event, insert, text
+from sqlalchemy.dialects import mysql
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mesh import outbox, receipts
+from mesh.call import Caller, Role
+from mesh.db import Database, open_database
+from mesh.outbox import Message
+from mesh.receipts import ReceiptKey
+from payment_rpc.domain.attempt import AttemptState
+from payment_rpc.domain.payment import PaymentState
+from payment_rpc.store import attempts, payments
+from payment_rpc.tables import ATTEMPT, ORDER_GATE, PAYMENT, metadata
+from tests.builders_payment import a_payment, an_attempt
+from tests.fakes import EPOCH
+
+pytestmark = pytest.mark.parametrize("dialect", ["mariadb"], indirect=True)
+ROWS = 3000
+ADMIN = Caller(role=Role.ADMIN, subject="root")
+
+
+@pytest.fixture
+async def db(database_url: str) -> AsyncIterator[Database]:
+    """A database with enough rows for the optimizer to mean it."""
+    db = open_database(database_url, metadata)
+    async with db.engine.begin() as connection:
+        await connection.run_sync(metadata.create_all)
+        await connection.execute(insert(PAYMENT), [payments._values(a_payment(
+            PaymentState.PAYING if number % 10 == 0 else PaymentState.FAILED, payment_id=f"PAY{number:05}", order_id=f"ORD{number // 3:05}",
+            holds_slot=number % 30 == 0, expires_at=EPOCH + timedelta(seconds=number))) for number in range(ROWS)])
+        await connection.execute(insert(ATTEMPT), [attempts._values(an_attempt(
+            AttemptState.UNKNOWN if number % 10 == 0 else AttemptState.DECLINED, attempt_id=f"ATT{number:05}", payment_id=f"PAY{number:05}",
+            **({"next_query_at": EPOCH + timedelta(seconds=number)} if number % 10 == 0 else {}))) for number in range(ROWS)])
+        await connection.execute(insert(ORDER_GATE), [
+            {"merchant_id": "mall", "order_id": f"ORD{number:05}", "state": "OPEN", "updated_at": EPOCH} for number in range(ROWS // 3)])
+    for number in range(0, ROWS, 500):
+        await db.run(outbox.put, *(Message(
+            event_id=f"EVT{number + offset:05}", destination=("order_rpc", "stream:X")[offset % 2], tag="t", aggregate_id="PAY1", payload={},
+            trace_id="", due_at=EPOCH + timedelta(seconds=number + offset), created_at=EPOCH) for offset in range(500)))
+    await _execute(db, "UPDATE outbox SET state = 'DONE' WHERE id % 3 = 0")
+    await _execute(db, "ANALYZE TABLE payment, attempt, outbox, order_gate, receipt")
+    yield db
+    await db.close()
+
+
+async def _execute(db: Database, sql: str) -> list[Any]:
+    async def run(tx: AsyncConnection) -> list[Any]:
+        return list((await tx.execute(text(sql))).all()) if not sql.startswith("UPDATE") else [await tx.execute(text(sql))]
+    return await db.run(run)
+
+
+async def plan(db: Database, statement: Any) -> list[Any]:
+    """EXPLAIN of a statement of SQLAlchemy."""
+    compiled = statement.compile(dialect=mysql.dialect(), compile_kwargs={"literal_binds": True})
+    return await _execute(db, f"EXPLAIN {compiled}".replace("%%", "%"))
+
+
+async def statements(db: Database, work: Any, *args: Any, **kwargs: Any) -> list[list[Any]]:
+    """EXPLAIN of every SELECT and UPDATE that a piece of work sends, by table."""
+    seen: list[tuple[str, Any]] = []
+
+    def note(_connection: Any, _cursor: Any, sql: str, parameters: Any, _context: Any, _many: bool) -> None:
+        if sql.lstrip().startswith(("SELECT", "UPDATE")):
+            seen.append((sql, parameters))
+    event.listen(db.engine.sync_engine, "before_cursor_execute", note)
+    try:
+        await db.run(work, *args, **kwargs)
+    finally:
+        event.remove(db.engine.sync_engine, "before_cursor_execute", note)
+    plans = []
+    for sql, parameters in seen:
+        async def explain(tx: AsyncConnection, sql: str = sql, parameters: Any = parameters) -> list[Any]:
+            return list((await tx.exec_driver_sql(f"EXPLAIN {sql}", parameters)).all())
+        plans.append(await db.run(explain))
+    assert plans
+    return plans
+
+
+def uses(rows: list[Any], key: str) -> None:
+    """One table, through this index, in its order, without a temporary table."""
+    [row] = rows
+    assert row.key == key, row
+    assert "filesort" not in (row.Extra or ""), row
+    assert "temporary" not in (row.Extra or ""), row
+
+
+async def test_workers_and_lists_go_through_their_index_in_its_order(db: Database) -> None:
+    soon = EPOCH + timedelta(seconds=200)
+    uses(await plan(db, outbox.claim_statement("order_rpc", soon)), "ix_outbox_claim")
+    uses(await plan(db, attempts.due_statement(soon, 100)), "ix_attempt_due")
+    [rows] = await statements(db, payments.claim_expired, now=soon, limit=100)
+    uses(rows, "ix_payment_expiry")
+    for before in (None, "PAY00040"):
+        [rows] = await statements(db, payments.list_of_order, merchant_id="mall", order_id="ORD00013", before=before, limit=21, visible_to=ADMIN)
+        uses(rows, "ix_payment_order")
+    [rows] = await statements(db, payments.lock_with_slot_holder, payment_id="PAY00040", merchant_id="mall", order_id="ORD00013")
+    uses(rows, "ix_payment_order")  # locks are taken in the order of the index
+
+
+async def test_nothing_that_a_call_does_reads_more_than_its_own_rows(db: Database) -> None:
+    for work, arguments in (
+            (payments.enter_gate, {"merchant_id": "mall", "order_id": "ORD00013", "at": EPOCH}),
+            (payments.get_of_order, {"merchant_id": "mall", "order_id": "ORD00013", "visible_to": ADMIN}),
+            (payments.lock_payment, {"payment_id": "PAY00040"}),
+            (payments.save_payment, {"payment": a_payment(payment_id="PAY00040"), "read_version": 1}),
+            (attempts.attempts_of, {"payment_id": "PAY00040"}),
+            (attempts.payment_id_of, {"attempt_id": "ATT00040"}),
+            (attempts.get_attempt, {"attempt_id": "ATT00040"}),
+            (attempts.save_attempt, {"attempt": an_attempt(AttemptState.UNKNOWN, attempt_id="ATT00040"), "read_version": 1}),
+            (receipts.find, {"key": ReceiptKey(merchant_id="mall", caller="user:u1", method="Charge", key="k"), "fingerprint": {}}),
+            (receipts.finish, {"resource_id": "PAY00040", "answer": "x"})):
+        for rows in await statements(db, work, **arguments):
+            for row in rows:
+                extra = row.Extra or ""
+                assert row.type in ("const", "eq_ref", "ref", "range") or "after reading const tables" in extra, (work.__name__, row)
+                assert int(row.rows or 0) <= 4, (work.__name__, row)
+                assert "filesort" not in extra, (work.__name__, row)

@@ -1,0 +1,344 @@
+"""The outbox on real databases: every message is delivered until it is answered, by any number of relays, and none stands in another's way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import Column, Table, insert, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+from structlog.testing import capture_logs
+
+from mesh import failpoints, outbox
+from mesh.db import ConstraintViolated, Database, Identifier, metadata_with_names, open_database
+from mesh.errors import DeadlineExceeded, MeshError, NeighbourUnavailable, RemoteError, Unavailable
+from mesh.failpoints import FailpointRaised
+from mesh.outbox import BACKOFF_MAX, BATCH, CONCURRENCY, LEASE, OUTBOX, Message, Relay, Settlement
+from tests.fakes import EPOCH, FakeClock
+
+metadata = metadata_with_names()
+OUTBOX.to_metadata(metadata)
+EFFECT = Table("effect", metadata, Column("event_id", Identifier(40), primary_key=True))
+PATIENCE = 20
+
+
+class Receiver:
+    """A destination that does what the test says and remembers what it got."""
+
+    def __init__(self, name: str = "order_rpc") -> None:
+        self.name = name
+        self.got: list[Message] = []
+        self.do: Callable[[Message], Awaitable[None]] | None = None
+        self.with_effect = False
+
+    async def send(self, message: Message) -> Settlement | None:
+        self.got.append(message)
+        if self.do is not None:
+            await self.do(message)
+
+        async def settle(tx: AsyncConnection) -> None:
+            await tx.execute(insert(EFFECT).values(event_id=message.event_id))
+        return settle if self.with_effect else None
+
+    def refuse(self, error: MeshError) -> None:
+        async def do(_message: Message) -> None:
+            raise error
+        self.do = do
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+async def db(database_url: str) -> AsyncIterator[Database]:
+    db = open_database(database_url, metadata)
+    async with db.engine.begin() as connection:
+        await connection.run_sync(metadata.create_all)
+    yield db
+    await db.close()
+
+
+@pytest.fixture
+def receiver() -> Receiver:
+    return Receiver()
+
+
+@pytest.fixture
+def relay(db: Database, receiver: Receiver, clock: FakeClock) -> Relay:
+    return Relay(db=db, destination=receiver, clock=clock)
+
+
+@pytest.fixture
+def armed() -> Iterator[None]:
+    yield
+    failpoints.arm("", environment="test")
+
+
+def message(number: int = 1, **changes: Any) -> Message:
+    values = {"event_id": f"EVT{number:03}", "destination": "order_rpc", "tag": "UpdateOrderStatus", "aggregate_id": "PAY1", "trace_id": "t" * 32,
+              "payload": {"n": number, "name": "茶"}, "due_at": EPOCH, "created_at": EPOCH, **changes}
+    return Message(**values)
+
+
+async def put(db: Database, *messages: Message) -> None:
+    await db.run(outbox.put, *messages)
+
+
+async def rows(db: Database) -> list[Any]:
+    async def read(tx: AsyncConnection) -> list[Any]:
+        return list((await tx.execute(select(OUTBOX).order_by(OUTBOX.c.id))).all())
+    return await db.read(read)
+
+
+async def states(db: Database) -> list[str]:
+    return [row.state for row in await rows(db)]
+
+
+async def test_a_message_arrives_as_it_was_written_and_is_done(db: Database, relay: Relay, receiver: Receiver) -> None:
+    await put(db, message(1), message(2))
+    assert await relay.run_once() == 2
+    assert sorted(receiver.got, key=lambda got: got.event_id) == [message(1), message(2)]
+    assert await states(db) == ["DONE", "DONE"]
+    assert await relay.run_once() == 0
+
+
+async def test_a_message_of_a_transaction_that_fails_was_never_there(db: Database, relay: Relay) -> None:
+    async def fail(tx: AsyncConnection) -> None:
+        await outbox.put(tx, message())
+        raise Unavailable
+    with pytest.raises(Unavailable):
+        await db.run(fail)
+    assert await relay.run_once() == 0
+
+
+async def test_nothing_is_sent_before_it_is_due(db: Database, relay: Relay, receiver: Receiver, clock: FakeClock) -> None:
+    await put(db, message(1, due_at=EPOCH + timedelta(seconds=5)))
+    assert await relay.run_once() == 0
+    clock.advance(5)
+    assert await relay.run_once() == 1
+
+
+async def test_a_claimed_message_is_left_alone_until_its_lease_ends(db: Database, relay: Relay, receiver: Receiver, clock: FakeClock) -> None:
+    entered, release = asyncio.Event(), asyncio.Event()
+
+    async def hang(_message: Message) -> None:
+        entered.set()
+        await release.wait()
+    receiver.do = hang
+    await put(db, message())
+    slow = asyncio.create_task(relay.run_once())
+    await asyncio.wait_for(entered.wait(), PATIENCE)
+    other = Relay(db=db, destination=Receiver(), clock=clock)
+    clock.advance(LEASE.total_seconds() - 0.001)
+    assert await other.run_once() == 0
+    clock.advance(0.001)
+    assert await other.run_once() == 1
+    release.set()
+    await slow
+    assert await states(db) == ["DONE"]
+
+
+async def test_relays_at_once_take_every_message_once(db: Database, clock: FakeClock) -> None:
+    await put(db, *(message(number) for number in range(2 * BATCH + 50)))
+    receiver = Receiver()
+    relays = [Relay(db=db, destination=receiver, clock=clock) for _ in range(4)]
+    claimed = 0
+    while round_of := sum(await asyncio.wait_for(asyncio.gather(*(relay.run_once() for relay in relays)), PATIENCE)):
+        claimed += round_of
+    assert claimed == 2 * BATCH + 50
+    assert set(Counter(got.event_id for got in receiver.got).values()) == {1}
+    assert set(await states(db)) == {"DONE"}
+
+
+@pytest.mark.parametrize("dialect", ["mariadb"], indirect=True)
+async def test_a_claim_passes_over_rows_that_another_one_holds(db: Database, relay: Relay) -> None:
+    await put(db, *(message(number) for number in range(BATCH + 5)))
+    held, release = asyncio.Event(), asyncio.Event()
+
+    async def hold(tx: AsyncConnection) -> int:
+        claimed = (await tx.execute(outbox.claim_statement("order_rpc", EPOCH))).all()
+        held.set()
+        await release.wait()
+        return len(claimed)
+    holder = asyncio.create_task(db.run(hold))
+    await asyncio.wait_for(held.wait(), PATIENCE)
+    assert await asyncio.wait_for(relay.run_once(), PATIENCE) == 5  # the rest, at once
+    await asyncio.wait_for(put(db, message(900)), PATIENCE)         # and business goes on
+    release.set()
+    assert await holder == BATCH
+
+
+async def test_the_effect_of_an_answer_and_the_end_of_its_message_are_one(db: Database, relay: Relay, receiver: Receiver, clock: FakeClock) -> None:
+    receiver.with_effect = True
+    await put(db, message(1))
+    await db.run(lambda tx: tx.execute(insert(EFFECT).values(event_id="EVT001")))  # so the effect fails
+    with capture_logs() as logs:
+        assert await relay.run_once() == 1
+    assert [entry["event"] for entry in logs] == ["outbox_delivery_failed"]
+    assert await states(db) == ["NEW"]
+
+
+async def test_two_deliveries_of_one_message_settle_once(db: Database, relay: Relay, receiver: Receiver, clock: FakeClock) -> None:
+    receiver.with_effect = True  # a second effect would violate its key
+    await put(db, message())
+    assert await asyncio.wait_for(asyncio.gather(*(relay.deliver(message()) for _ in range(8))), PATIENCE) == [True] * 8
+    assert len(receiver.got) == 8
+    assert await states(db) == ["DONE"]
+    assert await relay.run_once() == 0
+
+
+async def test_a_message_that_nobody_expected_to_fail_stands_in_nobodys_way(db: Database, relay: Relay, receiver: Receiver, clock: FakeClock) -> None:
+    async def poison(got: Message) -> None:
+        if got.event_id == "EVT003":
+            raise ZeroDivisionError("secret")
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    receiver.do = poison
+    await put(db, *(message(number) for number in range(10)))
+    with capture_logs() as logs:
+        assert await relay.run_once() == 10
+    assert (await states(db)).count("DONE") == 9
+    assert [(entry["event"], entry["event_id"], entry["log_level"]) for entry in logs] == [("outbox_delivery_failed", "EVT003", "error")]
+    clock.advance(LEASE.total_seconds())
+    receiver.do = None
+    assert await relay.run_once() == 1
+    assert set(await states(db)) == {"DONE"}
+
+
+def remote(code: int) -> RemoteError:
+    return RemoteError("no", remote_reason="SOME_REASON", domain="paymesh.order.v1", grpc_code=code)
+
+
+async def test_a_definite_refusal_is_dead_and_an_alert(db: Database, relay: Relay, receiver: Receiver, clock: FakeClock) -> None:
+    definite = (3, 5, 6, 9, 11, 12)
+
+    async def refuse(got: Message) -> None:
+        raise remote(got.payload["n"])
+    receiver.do = refuse
+    await put(db, *(message(code) for code in definite))
+    with capture_logs() as logs:
+        assert await relay.run_once() == len(definite)
+    assert [(row.state, row.last_error) for row in await rows(db)] == [("DEAD", "SOME_REASON: no")] * len(definite)
+    assert sorted((entry["event"], entry["alert"], entry["event_id"]) for entry in logs) == [
+        ("outbox_dead", True, f"EVT{code:03}") for code in definite]
+    clock.advance(10 * BACKOFF_MAX.total_seconds())
+    assert await relay.run_once() == 0
+
+
+async def test_an_absent_or_confused_receiver_never_kills_a_message(db: Database, relay: Relay, receiver: Receiver, clock: FakeClock) -> None:
+    errors: list[MeshError] = [*(remote(code) for code in (1, 2, 4, 7, 8, 10, 13, 14, 15, 16)), NeighbourUnavailable("away"), DeadlineExceeded(),
+                               Unavailable()]
+
+    async def fail(got: Message) -> None:
+        raise errors[got.payload["n"]]
+    receiver.do = fail
+    await put(db, *(message(number) for number in range(len(errors))))
+    for _ in range(3):
+        assert await relay.run_once() == len(errors)
+        clock.advance(BACKOFF_MAX.total_seconds())
+    assert {(row.state, row.attempts) for row in await rows(db)} == {("NEW", 3)}
+    receiver.do = None
+    assert await relay.run_once() == len(errors)
+    assert set(await states(db)) == {"DONE"}
+
+
+async def test_pauses_grow_and_stay_below_five_minutes(db: Database, relay: Relay, receiver: Receiver, clock: FakeClock) -> None:
+    receiver.refuse(NeighbourUnavailable("away"))
+    await put(db, message())
+    pauses = []
+    for _ in range(11):
+        await relay.run_once()
+        [row] = await rows(db)
+        pauses.append((row.due_at - clock.now()).total_seconds())
+        clock.set(row.due_at)
+    assert pauses == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
+
+
+async def test_the_request_path_delivers_at_once_and_leaves_the_rest_to_the_relay(db: Database, relay: Relay, receiver: Receiver,
+                                                                                 clock: FakeClock) -> None:
+    first, second = message(1, due_at=EPOCH + timedelta(seconds=5)), message(2, due_at=EPOCH + timedelta(seconds=5))
+    await put(db, first, second)
+    assert await relay.deliver(first) is True
+    receiver.refuse(NeighbourUnavailable("away"))
+    assert await relay.deliver(second) is False
+    assert await states(db) == ["DONE", "NEW"]
+    receiver.do = None
+    clock.advance(1)
+    assert await relay.run_once() == 1
+    assert set(await states(db)) == {"DONE"}
+
+
+async def test_a_dead_destination_blocks_no_other(db: Database, clock: FakeClock) -> None:
+    dead, alive = Receiver("order_rpc"), Receiver("seckill_rpc")
+    hang = asyncio.Event()
+
+    async def wait(_message: Message) -> None:
+        await hang.wait()
+    dead.do = wait
+    await put(db, *(message(number) for number in range(BATCH + 1)), message(900, destination="seckill_rpc"))
+    stuck = asyncio.create_task(Relay(db=db, destination=dead, clock=clock).run_once())
+    assert await asyncio.wait_for(Relay(db=db, destination=alive, clock=clock).run_once(), PATIENCE) == 1
+    assert [got.event_id for got in alive.got] == ["EVT900"]
+    hang.set()
+    await asyncio.wait_for(stuck, PATIENCE)
+
+
+async def test_a_few_deliveries_are_under_way_at_once_and_not_all(db: Database, relay: Relay, receiver: Receiver) -> None:
+    running, most = [0], [0]
+
+    async def note(_message: Message) -> None:
+        running[0] += 1
+        most[0] = max(most[0], running[0])
+        for _ in range(5):
+            await asyncio.sleep(0)
+        running[0] -= 1
+    receiver.do = note
+    await put(db, *(message(number) for number in range(40)))
+    await relay.run_once()
+    assert 1 < most[0] <= CONCURRENCY
+
+
+async def test_what_is_due_longest_goes_first_and_a_round_is_limited(db: Database, relay: Relay, receiver: Receiver, clock: FakeClock) -> None:
+    await put(db, *(message(number, due_at=EPOCH - timedelta(seconds=number)) for number in range(BATCH + 20)))
+    assert await relay.run_once() == BATCH
+    assert {got.event_id for got in receiver.got} == {f"EVT{number:03}" for number in range(20, BATCH + 20)}
+
+
+@pytest.mark.usefixtures("armed")
+@pytest.mark.parametrize("point", ["after_claim", "after_send"])
+async def test_a_crash_before_the_answer_is_settled_delivers_again(db: Database, relay: Relay, receiver: Receiver, clock: FakeClock,
+                                                                 point: str) -> None:
+    await put(db, message())
+    failpoints.arm(f"outbox.relay.{point}=raise", environment="test")
+    with capture_logs():
+        await asyncio.gather(relay.run_once(), return_exceptions=True)
+    assert await states(db) == ["NEW"]
+    assert await relay.run_once() == 0
+    clock.advance(LEASE.total_seconds())
+    assert await relay.run_once() == 1
+    assert await states(db) == ["DONE"]
+    assert len(receiver.got) == (2 if point == "after_send" else 1)
+
+
+@pytest.mark.usefixtures("armed")
+async def test_a_crash_after_the_answer_is_settled_delivers_nothing_again(db: Database, relay: Relay, receiver: Receiver, clock: FakeClock) -> None:
+    await put(db, message())
+    failpoints.arm("outbox.relay.after_settle=raise", environment="test")
+    with pytest.raises(FailpointRaised):
+        await relay.deliver(message())
+    clock.advance(LEASE.total_seconds())
+    assert await relay.run_once() == 0
+    assert len(receiver.got) == 1
+
+
+async def test_an_event_has_one_row(db: Database) -> None:
+    await put(db, message())
+    with pytest.raises(ConstraintViolated) as violated:
+        await put(db, message())
+    assert violated.value.name == "uq_outbox_event_id"
