@@ -358,3 +358,247 @@ class RefundEvent(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RefundEvent: _TypeAlias = RefundEvent  # noqa: Y015
+
+@_typing.final
+class OrderCancelledEvent(_message.Message):
+    """Tag ORDER_CANCELLED on ORDER_TOPIC: nobody paid; its units are free again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    MERCHANT_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    CURRENCY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    EVENT_TIME_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    event_id: _builtins.str
+    """Unique; the same id is the same event."""
+    order_id: _builtins.str
+    """The order."""
+    merchant_id: _builtins.str
+    """The tenant."""
+    user_id: _builtins.str
+    """The buyer."""
+    amount: _builtins.str
+    """Total in major units."""
+    currency: _builtins.str
+    """ISO 4217."""
+    reason: _builtins.str
+    """Why, for people."""
+    trace_id: _builtins.str
+    """W3C trace id of the call that caused it."""
+    version: _builtins.str
+    """"1.0"."""
+    @_builtins.property
+    def event_time(self) -> _timestamp_pb2.Timestamp:
+        """When it happened."""
+
+    def __init__(
+        self,
+        *,
+        event_id: _builtins.str = ...,
+        order_id: _builtins.str = ...,
+        merchant_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        amount: _builtins.str = ...,
+        currency: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        event_time: _timestamp_pb2.Timestamp | None = ...,
+        trace_id: _builtins.str = ...,
+        version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event_time", b"event_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "currency", b"currency", "event_id", b"event_id", "event_time", b"event_time", "merchant_id", b"merchant_id", "order_id", b"order_id", "reason", b"reason", "trace_id", b"trace_id", "user_id", b"user_id", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OrderCancelledEvent: _TypeAlias = OrderCancelledEvent  # noqa: Y015
+
+@_typing.final
+class OrderShippedEvent(_message.Message):
+    """Tag ORDER_SHIPPED on ORDER_TOPIC."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    MERCHANT_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    CURRENCY_FIELD_NUMBER: _builtins.int
+    CARRIER_FIELD_NUMBER: _builtins.int
+    TRACKING_NUMBER_FIELD_NUMBER: _builtins.int
+    EVENT_TIME_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    event_id: _builtins.str
+    """Unique; the same id is the same event."""
+    order_id: _builtins.str
+    """The order."""
+    merchant_id: _builtins.str
+    """The tenant."""
+    user_id: _builtins.str
+    """The buyer."""
+    amount: _builtins.str
+    """Total in major units."""
+    currency: _builtins.str
+    """ISO 4217."""
+    carrier: _builtins.str
+    """Who carries it."""
+    tracking_number: _builtins.str
+    """The carrier's number."""
+    trace_id: _builtins.str
+    """W3C trace id of the call that caused it."""
+    version: _builtins.str
+    """"1.0"."""
+    @_builtins.property
+    def event_time(self) -> _timestamp_pb2.Timestamp:
+        """When it happened."""
+
+    def __init__(
+        self,
+        *,
+        event_id: _builtins.str = ...,
+        order_id: _builtins.str = ...,
+        merchant_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        amount: _builtins.str = ...,
+        currency: _builtins.str = ...,
+        carrier: _builtins.str = ...,
+        tracking_number: _builtins.str = ...,
+        event_time: _timestamp_pb2.Timestamp | None = ...,
+        trace_id: _builtins.str = ...,
+        version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event_time", b"event_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "carrier", b"carrier", "currency", b"currency", "event_id", b"event_id", "event_time", b"event_time", "merchant_id", b"merchant_id", "order_id", b"order_id", "trace_id", b"trace_id", "tracking_number", b"tracking_number", "user_id", b"user_id", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OrderShippedEvent: _TypeAlias = OrderShippedEvent  # noqa: Y015
+
+@_typing.final
+class OrderCompletedEvent(_message.Message):
+    """Tag ORDER_COMPLETED on ORDER_TOPIC: it arrived."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    MERCHANT_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    CURRENCY_FIELD_NUMBER: _builtins.int
+    EVENT_TIME_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    event_id: _builtins.str
+    """Unique; the same id is the same event."""
+    order_id: _builtins.str
+    """The order."""
+    merchant_id: _builtins.str
+    """The tenant."""
+    user_id: _builtins.str
+    """The buyer."""
+    amount: _builtins.str
+    """Total in major units."""
+    currency: _builtins.str
+    """ISO 4217."""
+    trace_id: _builtins.str
+    """W3C trace id of the call that caused it."""
+    version: _builtins.str
+    """"1.0"."""
+    @_builtins.property
+    def event_time(self) -> _timestamp_pb2.Timestamp:
+        """When it happened."""
+
+    def __init__(
+        self,
+        *,
+        event_id: _builtins.str = ...,
+        order_id: _builtins.str = ...,
+        merchant_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        amount: _builtins.str = ...,
+        currency: _builtins.str = ...,
+        event_time: _timestamp_pb2.Timestamp | None = ...,
+        trace_id: _builtins.str = ...,
+        version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event_time", b"event_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "currency", b"currency", "event_id", b"event_id", "event_time", b"event_time", "merchant_id", b"merchant_id", "order_id", b"order_id", "trace_id", b"trace_id", "user_id", b"user_id", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OrderCompletedEvent: _TypeAlias = OrderCompletedEvent  # noqa: Y015
+
+@_typing.final
+class OrderRefundedEvent(_message.Message):
+    """Tag ORDER_REFUNDED on ORDER_TOPIC: all money went back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    MERCHANT_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    CURRENCY_FIELD_NUMBER: _builtins.int
+    PAYMENT_ID_FIELD_NUMBER: _builtins.int
+    REFUNDED_AMOUNT_FIELD_NUMBER: _builtins.int
+    EVENT_TIME_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    event_id: _builtins.str
+    """Unique; the same id is the same event."""
+    order_id: _builtins.str
+    """The order."""
+    merchant_id: _builtins.str
+    """The tenant."""
+    user_id: _builtins.str
+    """The buyer."""
+    amount: _builtins.str
+    """Total in major units."""
+    currency: _builtins.str
+    """ISO 4217."""
+    payment_id: _builtins.str
+    """The payment."""
+    refunded_amount: _builtins.str
+    """Money that went back, in major units."""
+    trace_id: _builtins.str
+    """W3C trace id of the call that caused it."""
+    version: _builtins.str
+    """"1.0"."""
+    @_builtins.property
+    def event_time(self) -> _timestamp_pb2.Timestamp:
+        """When it happened."""
+
+    def __init__(
+        self,
+        *,
+        event_id: _builtins.str = ...,
+        order_id: _builtins.str = ...,
+        merchant_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        amount: _builtins.str = ...,
+        currency: _builtins.str = ...,
+        payment_id: _builtins.str = ...,
+        refunded_amount: _builtins.str = ...,
+        event_time: _timestamp_pb2.Timestamp | None = ...,
+        trace_id: _builtins.str = ...,
+        version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event_time", b"event_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "currency", b"currency", "event_id", b"event_id", "event_time", b"event_time", "merchant_id", b"merchant_id", "order_id", b"order_id", "payment_id", b"payment_id", "refunded_amount", b"refunded_amount", "trace_id", b"trace_id", "user_id", b"user_id", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OrderRefundedEvent: _TypeAlias = OrderRefundedEvent  # noqa: Y015

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -19,31 +20,75 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _StockMovementKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StockMovementKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StockMovementKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STOCK_MOVEMENT_KIND_UNSPECIFIED: _StockMovementKind.ValueType  # 0
+    """Never stored."""
+    STOCK_MOVEMENT_KIND_INITIAL: _StockMovementKind.ValueType  # 1
+    """The first stock of a product."""
+    STOCK_MOVEMENT_KIND_SET: _StockMovementKind.ValueType  # 2
+    """Somebody counted and set it."""
+    STOCK_MOVEMENT_KIND_ADJUST: _StockMovementKind.ValueType  # 3
+    """Somebody added or took away."""
+    STOCK_MOVEMENT_KIND_ALLOCATE: _StockMovementKind.ValueType  # 4
+    """A flash sale took units."""
+    STOCK_MOVEMENT_KIND_RETURN_ALLOCATION: _StockMovementKind.ValueType  # 5
+    """A flash sale gave units back."""
+    STOCK_MOVEMENT_KIND_REFUND: _StockMovementKind.ValueType  # 6
+    """A refund brought units back."""
+
+class StockMovementKind(_StockMovementKind, metaclass=_StockMovementKindEnumTypeWrapper):
+    """What a movement of stock was."""
+
+STOCK_MOVEMENT_KIND_UNSPECIFIED: StockMovementKind.ValueType  # 0
+"""Never stored."""
+STOCK_MOVEMENT_KIND_INITIAL: StockMovementKind.ValueType  # 1
+"""The first stock of a product."""
+STOCK_MOVEMENT_KIND_SET: StockMovementKind.ValueType  # 2
+"""Somebody counted and set it."""
+STOCK_MOVEMENT_KIND_ADJUST: StockMovementKind.ValueType  # 3
+"""Somebody added or took away."""
+STOCK_MOVEMENT_KIND_ALLOCATE: StockMovementKind.ValueType  # 4
+"""A flash sale took units."""
+STOCK_MOVEMENT_KIND_RETURN_ALLOCATION: StockMovementKind.ValueType  # 5
+"""A flash sale gave units back."""
+STOCK_MOVEMENT_KIND_REFUND: StockMovementKind.ValueType  # 6
+"""A refund brought units back."""
+Global___StockMovementKind: _TypeAlias = StockMovementKind  # noqa: Y015
+
 @_typing.final
 class Stock(_message.Message):
-    """Units of one SKU. available + reserved + sold is everything that was ever set."""
+    """Units of one SKU. available + reserved + sold + allocated is everything that people put there."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     AVAILABLE_FIELD_NUMBER: _builtins.int
     RESERVED_FIELD_NUMBER: _builtins.int
     SOLD_FIELD_NUMBER: _builtins.int
+    ALLOCATED_FIELD_NUMBER: _builtins.int
     available: _builtins.int
     """May be ordered."""
     reserved: _builtins.int
     """Held by unpaid orders."""
     sold: _builtins.int
     """Held by paid orders."""
+    allocated: _builtins.int
+    """Handed to flash sales, and not back."""
     def __init__(
         self,
         *,
         available: _builtins.int = ...,
         reserved: _builtins.int = ...,
         sold: _builtins.int = ...,
+        allocated: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "reserved", b"reserved", "sold", b"sold"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocated", b"allocated", "available", b"available", "reserved", b"reserved", "sold", b"sold"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -63,6 +108,7 @@ class Product(_message.Message):
     STOCK_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
+    ON_SALE_FIELD_NUMBER: _builtins.int
     sku_id: _builtins.str
     """The shop's own id of the thing."""
     merchant_id: _builtins.str
@@ -73,6 +119,8 @@ class Product(_message.Message):
     """Price of one unit in major units."""
     currency: _builtins.str
     """ISO 4217."""
+    on_sale: _builtins.bool
+    """Whether it may be ordered."""
     @_builtins.property
     def stock(self) -> Global___Stock:
         """Its stock."""
@@ -96,14 +144,75 @@ class Product(_message.Message):
         stock: Global___Stock | None = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,
+        on_sale: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "stock", b"stock", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "currency", b"currency", "merchant_id", b"merchant_id", "name", b"name", "price", b"price", "sku_id", b"sku_id", "stock", b"stock", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "currency", b"currency", "merchant_id", b"merchant_id", "name", b"name", "on_sale", b"on_sale", "price", b"price", "sku_id", b"sku_id", "stock", b"stock", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Product: _TypeAlias = Product  # noqa: Y015
+
+@_typing.final
+class StockMovement(_message.Message):
+    """One change of the units available, never changed afterwards. What orders hold stands with the orders."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MOVEMENT_ID_FIELD_NUMBER: _builtins.int
+    SKU_ID_FIELD_NUMBER: _builtins.int
+    MERCHANT_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    QUANTITY_FIELD_NUMBER: _builtins.int
+    AVAILABLE_AFTER_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    OPERATOR_FIELD_NUMBER: _builtins.int
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    movement_id: _builtins.int
+    """Ascends."""
+    sku_id: _builtins.str
+    """The product."""
+    merchant_id: _builtins.str
+    """The tenant."""
+    kind: Global___StockMovementKind.ValueType
+    """What it was."""
+    quantity: _builtins.int
+    """Units added; negative for units taken."""
+    available_after: _builtins.int
+    """Units available afterwards."""
+    reason: _builtins.str
+    """Why."""
+    operator: _builtins.str
+    """Who, e.g. "merchant:clerk"."""
+    reference: _builtins.str
+    """Refund, activity or order that it is about."""
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp:
+        """When."""
+
+    def __init__(
+        self,
+        *,
+        movement_id: _builtins.int = ...,
+        sku_id: _builtins.str = ...,
+        merchant_id: _builtins.str = ...,
+        kind: Global___StockMovementKind.ValueType = ...,
+        quantity: _builtins.int = ...,
+        available_after: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        operator: _builtins.str = ...,
+        reference: _builtins.str = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["available_after", b"available_after", "created_at", b"created_at", "kind", b"kind", "merchant_id", b"merchant_id", "movement_id", b"movement_id", "operator", b"operator", "quantity", b"quantity", "reason", b"reason", "reference", b"reference", "sku_id", b"sku_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StockMovement: _TypeAlias = StockMovement  # noqa: Y015
 
 @_typing.final
 class CreateProductRequest(_message.Message):
@@ -117,6 +226,7 @@ class CreateProductRequest(_message.Message):
     CURRENCY_FIELD_NUMBER: _builtins.int
     AVAILABLE_FIELD_NUMBER: _builtins.int
     MERCHANT_ID_FIELD_NUMBER: _builtins.int
+    ON_SALE_FIELD_NUMBER: _builtins.int
     sku_id: _builtins.str
     """The shop's own id of the thing."""
     name: _builtins.str
@@ -129,6 +239,8 @@ class CreateProductRequest(_message.Message):
     """Units to start with."""
     merchant_id: _builtins.str
     """The tenant; filled from a merchant's token when empty."""
+    on_sale: _builtins.bool
+    """Whether it may be ordered; absent means yes."""
     def __init__(
         self,
         *,
@@ -138,12 +250,15 @@ class CreateProductRequest(_message.Message):
         currency: _builtins.str = ...,
         available: _builtins.int = ...,
         merchant_id: _builtins.str = ...,
+        on_sale: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_on_sale", b"_on_sale", "on_sale", b"on_sale"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "currency", b"currency", "merchant_id", b"merchant_id", "name", b"name", "price", b"price", "sku_id", b"sku_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_on_sale", b"_on_sale", "available", b"available", "currency", b"currency", "merchant_id", b"merchant_id", "name", b"name", "on_sale", b"on_sale", "price", b"price", "sku_id", b"sku_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__on_sale: _TypeAlias = _typing.Literal["on_sale"]  # noqa: Y015
+    _WhichOneofArgType__on_sale: _TypeAlias = _typing.Literal["_on_sale", b"_on_sale"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__on_sale) -> _WhichOneofReturnType__on_sale | None: ...
 
 Global___CreateProductRequest: _TypeAlias = CreateProductRequest  # noqa: Y015
 
@@ -332,3 +447,246 @@ class SetStockResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SetStockResponse: _TypeAlias = SetStockResponse  # noqa: Y015
+
+@_typing.final
+class UpdateProductRequest(_message.Message):
+    """Request of UpdateProduct. What is absent stays."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SKU_ID_FIELD_NUMBER: _builtins.int
+    MERCHANT_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    PRICE_FIELD_NUMBER: _builtins.int
+    ON_SALE_FIELD_NUMBER: _builtins.int
+    sku_id: _builtins.str
+    """The product."""
+    merchant_id: _builtins.str
+    """The tenant; filled from a merchant's token when empty."""
+    name: _builtins.str
+    """1 to 200 characters."""
+    price: _builtins.str
+    """Price of one unit in the product's currency; "0" is allowed."""
+    on_sale: _builtins.bool
+    """Whether it may be ordered."""
+    def __init__(
+        self,
+        *,
+        sku_id: _builtins.str = ...,
+        merchant_id: _builtins.str = ...,
+        name: _builtins.str | None = ...,
+        price: _builtins.str | None = ...,
+        on_sale: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_name", b"_name", "_on_sale", b"_on_sale", "_price", b"_price", "name", b"name", "on_sale", b"on_sale", "price", b"price"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_name", b"_name", "_on_sale", b"_on_sale", "_price", b"_price", "merchant_id", b"merchant_id", "name", b"name", "on_sale", b"on_sale", "price", b"price", "sku_id", b"sku_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__name: _TypeAlias = _typing.Literal["name"]  # noqa: Y015
+    _WhichOneofArgType__name: _TypeAlias = _typing.Literal["_name", b"_name"]  # noqa: Y015
+    _WhichOneofReturnType__on_sale: _TypeAlias = _typing.Literal["on_sale"]  # noqa: Y015
+    _WhichOneofArgType__on_sale: _TypeAlias = _typing.Literal["_on_sale", b"_on_sale"]  # noqa: Y015
+    _WhichOneofReturnType__price: _TypeAlias = _typing.Literal["price"]  # noqa: Y015
+    _WhichOneofArgType__price: _TypeAlias = _typing.Literal["_price", b"_price"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__name) -> _WhichOneofReturnType__name | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__on_sale) -> _WhichOneofReturnType__on_sale | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__price) -> _WhichOneofReturnType__price | None: ...
+
+Global___UpdateProductRequest: _TypeAlias = UpdateProductRequest  # noqa: Y015
+
+@_typing.final
+class UpdateProductResponse(_message.Message):
+    """Answer of UpdateProduct."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRODUCT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def product(self) -> Global___Product:
+        """The product."""
+
+    def __init__(
+        self,
+        *,
+        product: Global___Product | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["product", b"product"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["product", b"product"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateProductResponse: _TypeAlias = UpdateProductResponse  # noqa: Y015
+
+@_typing.final
+class GetStockRequest(_message.Message):
+    """Request of GetStock."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SKU_ID_FIELD_NUMBER: _builtins.int
+    MERCHANT_ID_FIELD_NUMBER: _builtins.int
+    sku_id: _builtins.str
+    """The product."""
+    merchant_id: _builtins.str
+    """The tenant; empty means "mall"."""
+    def __init__(
+        self,
+        *,
+        sku_id: _builtins.str = ...,
+        merchant_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["merchant_id", b"merchant_id", "sku_id", b"sku_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetStockRequest: _TypeAlias = GetStockRequest  # noqa: Y015
+
+@_typing.final
+class GetStockResponse(_message.Message):
+    """Answer of GetStock."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STOCK_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def stock(self) -> Global___Stock:
+        """Its units."""
+
+    def __init__(
+        self,
+        *,
+        stock: Global___Stock | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["stock", b"stock"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["stock", b"stock"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetStockResponse: _TypeAlias = GetStockResponse  # noqa: Y015
+
+@_typing.final
+class AdjustStockRequest(_message.Message):
+    """Request of AdjustStock."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SKU_ID_FIELD_NUMBER: _builtins.int
+    MERCHANT_ID_FIELD_NUMBER: _builtins.int
+    QUANTITY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    sku_id: _builtins.str
+    """The product."""
+    merchant_id: _builtins.str
+    """The tenant; filled from a merchant's token when empty."""
+    quantity: _builtins.int
+    """Units to add; negative takes away. Not zero."""
+    reason: _builtins.str
+    """Why; kept."""
+    def __init__(
+        self,
+        *,
+        sku_id: _builtins.str = ...,
+        merchant_id: _builtins.str = ...,
+        quantity: _builtins.int = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["merchant_id", b"merchant_id", "quantity", b"quantity", "reason", b"reason", "sku_id", b"sku_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdjustStockRequest: _TypeAlias = AdjustStockRequest  # noqa: Y015
+
+@_typing.final
+class AdjustStockResponse(_message.Message):
+    """Answer of AdjustStock."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MOVEMENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def movement(self) -> Global___StockMovement:
+        """What was written."""
+
+    def __init__(
+        self,
+        *,
+        movement: Global___StockMovement | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["movement", b"movement"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["movement", b"movement"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdjustStockResponse: _TypeAlias = AdjustStockResponse  # noqa: Y015
+
+@_typing.final
+class ListStockMovementsRequest(_message.Message):
+    """Request of ListStockMovements."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SKU_ID_FIELD_NUMBER: _builtins.int
+    MERCHANT_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    sku_id: _builtins.str
+    """The product."""
+    merchant_id: _builtins.str
+    """The tenant; filled from a merchant's token when empty."""
+    page_size: _builtins.int
+    """0 means 20; more than 100 is refused."""
+    page_token: _builtins.str
+    """next_page_token of the page before."""
+    def __init__(
+        self,
+        *,
+        sku_id: _builtins.str = ...,
+        merchant_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["merchant_id", b"merchant_id", "page_size", b"page_size", "page_token", b"page_token", "sku_id", b"sku_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListStockMovementsRequest: _TypeAlias = ListStockMovementsRequest  # noqa: Y015
+
+@_typing.final
+class ListStockMovementsResponse(_message.Message):
+    """Answer of ListStockMovements."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MOVEMENTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def movements(self) -> _containers.RepeatedCompositeFieldContainer[Global___StockMovement]:
+        """Newest first."""
+
+    def __init__(
+        self,
+        *,
+        movements: _abc.Iterable[Global___StockMovement] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["movements", b"movements", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListStockMovementsResponse: _TypeAlias = ListStockMovementsResponse  # noqa: Y015

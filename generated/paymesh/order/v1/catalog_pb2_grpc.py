@@ -55,6 +55,26 @@ class CatalogServiceStub:
                 request_serializer=paymesh_dot_order_dot_v1_dot_catalog__pb2.SetStockRequest.SerializeToString,
                 response_deserializer=paymesh_dot_order_dot_v1_dot_catalog__pb2.SetStockResponse.FromString,
                 _registered_method=True)
+        self.UpdateProduct = channel.unary_unary(
+                '/paymesh.order.v1.CatalogService/UpdateProduct',
+                request_serializer=paymesh_dot_order_dot_v1_dot_catalog__pb2.UpdateProductRequest.SerializeToString,
+                response_deserializer=paymesh_dot_order_dot_v1_dot_catalog__pb2.UpdateProductResponse.FromString,
+                _registered_method=True)
+        self.GetStock = channel.unary_unary(
+                '/paymesh.order.v1.CatalogService/GetStock',
+                request_serializer=paymesh_dot_order_dot_v1_dot_catalog__pb2.GetStockRequest.SerializeToString,
+                response_deserializer=paymesh_dot_order_dot_v1_dot_catalog__pb2.GetStockResponse.FromString,
+                _registered_method=True)
+        self.AdjustStock = channel.unary_unary(
+                '/paymesh.order.v1.CatalogService/AdjustStock',
+                request_serializer=paymesh_dot_order_dot_v1_dot_catalog__pb2.AdjustStockRequest.SerializeToString,
+                response_deserializer=paymesh_dot_order_dot_v1_dot_catalog__pb2.AdjustStockResponse.FromString,
+                _registered_method=True)
+        self.ListStockMovements = channel.unary_unary(
+                '/paymesh.order.v1.CatalogService/ListStockMovements',
+                request_serializer=paymesh_dot_order_dot_v1_dot_catalog__pb2.ListStockMovementsRequest.SerializeToString,
+                response_deserializer=paymesh_dot_order_dot_v1_dot_catalog__pb2.ListStockMovementsResponse.FromString,
+                _registered_method=True)
 
 
 class CatalogServiceServicer:
@@ -89,6 +109,34 @@ class CatalogServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateProduct(self, request, context):
+        """Changes the name, the price or whether a product is on sale. Orders that exist keep what they have.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetStock(self, request, context):
+        """Shows the units of a product.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AdjustStock(self, request, context):
+        """Adds units to those available, or takes some away, with a reason that is kept.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListStockMovements(self, request, context):
+        """Lists what people and flash sales did to the units of a product, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CatalogServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -111,6 +159,26 @@ def add_CatalogServiceServicer_to_server(servicer, server):
                     servicer.SetStock,
                     request_deserializer=paymesh_dot_order_dot_v1_dot_catalog__pb2.SetStockRequest.FromString,
                     response_serializer=paymesh_dot_order_dot_v1_dot_catalog__pb2.SetStockResponse.SerializeToString,
+            ),
+            'UpdateProduct': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateProduct,
+                    request_deserializer=paymesh_dot_order_dot_v1_dot_catalog__pb2.UpdateProductRequest.FromString,
+                    response_serializer=paymesh_dot_order_dot_v1_dot_catalog__pb2.UpdateProductResponse.SerializeToString,
+            ),
+            'GetStock': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStock,
+                    request_deserializer=paymesh_dot_order_dot_v1_dot_catalog__pb2.GetStockRequest.FromString,
+                    response_serializer=paymesh_dot_order_dot_v1_dot_catalog__pb2.GetStockResponse.SerializeToString,
+            ),
+            'AdjustStock': grpc.unary_unary_rpc_method_handler(
+                    servicer.AdjustStock,
+                    request_deserializer=paymesh_dot_order_dot_v1_dot_catalog__pb2.AdjustStockRequest.FromString,
+                    response_serializer=paymesh_dot_order_dot_v1_dot_catalog__pb2.AdjustStockResponse.SerializeToString,
+            ),
+            'ListStockMovements': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListStockMovements,
+                    request_deserializer=paymesh_dot_order_dot_v1_dot_catalog__pb2.ListStockMovementsRequest.FromString,
+                    response_serializer=paymesh_dot_order_dot_v1_dot_catalog__pb2.ListStockMovementsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -222,6 +290,114 @@ class CatalogService:
             '/paymesh.order.v1.CatalogService/SetStock',
             paymesh_dot_order_dot_v1_dot_catalog__pb2.SetStockRequest.SerializeToString,
             paymesh_dot_order_dot_v1_dot_catalog__pb2.SetStockResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateProduct(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.order.v1.CatalogService/UpdateProduct',
+            paymesh_dot_order_dot_v1_dot_catalog__pb2.UpdateProductRequest.SerializeToString,
+            paymesh_dot_order_dot_v1_dot_catalog__pb2.UpdateProductResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetStock(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.order.v1.CatalogService/GetStock',
+            paymesh_dot_order_dot_v1_dot_catalog__pb2.GetStockRequest.SerializeToString,
+            paymesh_dot_order_dot_v1_dot_catalog__pb2.GetStockResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AdjustStock(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.order.v1.CatalogService/AdjustStock',
+            paymesh_dot_order_dot_v1_dot_catalog__pb2.AdjustStockRequest.SerializeToString,
+            paymesh_dot_order_dot_v1_dot_catalog__pb2.AdjustStockResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListStockMovements(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.order.v1.CatalogService/ListStockMovements',
+            paymesh_dot_order_dot_v1_dot_catalog__pb2.ListStockMovementsRequest.SerializeToString,
+            paymesh_dot_order_dot_v1_dot_catalog__pb2.ListStockMovementsResponse.FromString,
             options,
             channel_credentials,
             insecure,

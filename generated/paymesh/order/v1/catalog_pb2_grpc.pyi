@@ -41,6 +41,14 @@ class CatalogServiceStub:
     """Shows one product."""
     SetStock: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.SetStockRequest, _catalog_pb2.SetStockResponse]
     """Sets how many units are available for sale; reserved and sold units stay as they are."""
+    UpdateProduct: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.UpdateProductRequest, _catalog_pb2.UpdateProductResponse]
+    """Changes the name, the price or whether a product is on sale. Orders that exist keep what they have."""
+    GetStock: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.GetStockRequest, _catalog_pb2.GetStockResponse]
+    """Shows the units of a product."""
+    AdjustStock: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.AdjustStockRequest, _catalog_pb2.AdjustStockResponse]
+    """Adds units to those available, or takes some away, with a reason that is kept."""
+    ListStockMovements: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.ListStockMovementsRequest, _catalog_pb2.ListStockMovementsResponse]
+    """Lists what people and flash sales did to the units of a product, newest first."""
 
 @_typing.type_check_only
 class CatalogServiceAsyncStub(CatalogServiceStub):
@@ -55,6 +63,14 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     """Shows one product."""
     SetStock: _aio.UnaryUnaryMultiCallable[_catalog_pb2.SetStockRequest, _catalog_pb2.SetStockResponse]  # type: ignore[assignment]
     """Sets how many units are available for sale; reserved and sold units stay as they are."""
+    UpdateProduct: _aio.UnaryUnaryMultiCallable[_catalog_pb2.UpdateProductRequest, _catalog_pb2.UpdateProductResponse]  # type: ignore[assignment]
+    """Changes the name, the price or whether a product is on sale. Orders that exist keep what they have."""
+    GetStock: _aio.UnaryUnaryMultiCallable[_catalog_pb2.GetStockRequest, _catalog_pb2.GetStockResponse]  # type: ignore[assignment]
+    """Shows the units of a product."""
+    AdjustStock: _aio.UnaryUnaryMultiCallable[_catalog_pb2.AdjustStockRequest, _catalog_pb2.AdjustStockResponse]  # type: ignore[assignment]
+    """Adds units to those available, or takes some away, with a reason that is kept."""
+    ListStockMovements: _aio.UnaryUnaryMultiCallable[_catalog_pb2.ListStockMovementsRequest, _catalog_pb2.ListStockMovementsResponse]  # type: ignore[assignment]
+    """Lists what people and flash sales did to the units of a product, newest first."""
 
 class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
     """What a shop sells, and how much of it is there."""
@@ -90,5 +106,37 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_pb2.SetStockResponse, _abc.Awaitable[_catalog_pb2.SetStockResponse]]:
         """Sets how many units are available for sale; reserved and sold units stay as they are."""
+
+    @_abc_1.abstractmethod
+    def UpdateProduct(
+        self,
+        request: _catalog_pb2.UpdateProductRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_pb2.UpdateProductResponse, _abc.Awaitable[_catalog_pb2.UpdateProductResponse]]:
+        """Changes the name, the price or whether a product is on sale. Orders that exist keep what they have."""
+
+    @_abc_1.abstractmethod
+    def GetStock(
+        self,
+        request: _catalog_pb2.GetStockRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_pb2.GetStockResponse, _abc.Awaitable[_catalog_pb2.GetStockResponse]]:
+        """Shows the units of a product."""
+
+    @_abc_1.abstractmethod
+    def AdjustStock(
+        self,
+        request: _catalog_pb2.AdjustStockRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_pb2.AdjustStockResponse, _abc.Awaitable[_catalog_pb2.AdjustStockResponse]]:
+        """Adds units to those available, or takes some away, with a reason that is kept."""
+
+    @_abc_1.abstractmethod
+    def ListStockMovements(
+        self,
+        request: _catalog_pb2.ListStockMovementsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_catalog_pb2.ListStockMovementsResponse, _abc.Awaitable[_catalog_pb2.ListStockMovementsResponse]]:
+        """Lists what people and flash sales did to the units of a product, newest first."""
 
 def add_CatalogServiceServicer_to_server(servicer: CatalogServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

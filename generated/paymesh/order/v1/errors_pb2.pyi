@@ -42,6 +42,26 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """Fewer units may not be set than are reserved or sold."""
     ERROR_REASON_TOTAL_TOO_LARGE: _ErrorReason.ValueType  # 9
     """The total of the order is larger than an amount may be."""
+    ERROR_REASON_ORDER_ALREADY_PAID: _ErrorReason.ValueType  # 10
+    """The order is paid; metadata has the payment id. Refund it instead."""
+    ERROR_REASON_PRODUCT_NOT_ON_SALE: _ErrorReason.ValueType  # 11
+    """The shop does not sell it at present; metadata has sku_id."""
+    ERROR_REASON_REFUND_NOT_ALLOWED: _ErrorReason.ValueType  # 12
+    """The order has no money that could go back, or none by this payment."""
+    ERROR_REASON_REFUND_EXCEEDS_REFUNDABLE: _ErrorReason.ValueType  # 13
+    """More money or more units than are left; metadata has what is left."""
+    ERROR_REASON_REFUND_NOT_FOUND: _ErrorReason.ValueType  # 14
+    """The order has no such refund request."""
+    ERROR_REASON_REFUND_STATE_INVALID: _ErrorReason.ValueType  # 15
+    """The refund request is decided already."""
+    ERROR_REASON_ORDER_EXPIRED: _ErrorReason.ValueType  # 16
+    """The time to pay is over."""
+    ERROR_REASON_FULL_REFUND_OPEN: _ErrorReason.ValueType  # 17
+    """All money of the order is on its way back: it is not shipped any more."""
+    ERROR_REASON_ALLOCATION_MISMATCH: _ErrorReason.ValueType  # 18
+    """The id of an allocation was used for other content."""
+    ERROR_REASON_ALLOCATION_EXCEEDED: _ErrorReason.ValueType  # 19
+    """More units come back than the activity holds."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Reasons of order_rpc."""
@@ -66,4 +86,24 @@ ERROR_REASON_STOCK_STATE_INVALID: ErrorReason.ValueType  # 8
 """Fewer units may not be set than are reserved or sold."""
 ERROR_REASON_TOTAL_TOO_LARGE: ErrorReason.ValueType  # 9
 """The total of the order is larger than an amount may be."""
+ERROR_REASON_ORDER_ALREADY_PAID: ErrorReason.ValueType  # 10
+"""The order is paid; metadata has the payment id. Refund it instead."""
+ERROR_REASON_PRODUCT_NOT_ON_SALE: ErrorReason.ValueType  # 11
+"""The shop does not sell it at present; metadata has sku_id."""
+ERROR_REASON_REFUND_NOT_ALLOWED: ErrorReason.ValueType  # 12
+"""The order has no money that could go back, or none by this payment."""
+ERROR_REASON_REFUND_EXCEEDS_REFUNDABLE: ErrorReason.ValueType  # 13
+"""More money or more units than are left; metadata has what is left."""
+ERROR_REASON_REFUND_NOT_FOUND: ErrorReason.ValueType  # 14
+"""The order has no such refund request."""
+ERROR_REASON_REFUND_STATE_INVALID: ErrorReason.ValueType  # 15
+"""The refund request is decided already."""
+ERROR_REASON_ORDER_EXPIRED: ErrorReason.ValueType  # 16
+"""The time to pay is over."""
+ERROR_REASON_FULL_REFUND_OPEN: ErrorReason.ValueType  # 17
+"""All money of the order is on its way back: it is not shipped any more."""
+ERROR_REASON_ALLOCATION_MISMATCH: ErrorReason.ValueType  # 18
+"""The id of an allocation was used for other content."""
+ERROR_REASON_ALLOCATION_EXCEEDED: ErrorReason.ValueType  # 19
+"""More units come back than the activity holds."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

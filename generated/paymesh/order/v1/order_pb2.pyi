@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from paymesh.payment.v1 import payment_pb2 as _payment_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -104,6 +105,378 @@ DISPOSITION_NOTED: Disposition.ValueType  # 6
 """A snapshot that decides nothing."""
 Global___Disposition: _TypeAlias = Disposition  # noqa: Y015
 
+class _PayStatus:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PayStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PayStatus.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PAY_STATUS_UNSPECIFIED: _PayStatus.ValueType  # 0
+    """Never sent."""
+    PAY_STATUS_UNPAID: _PayStatus.ValueType  # 1
+    """No money yet, or never."""
+    PAY_STATUS_PAID: _PayStatus.ValueType  # 2
+    """Paid."""
+    PAY_STATUS_PARTIALLY_REFUNDED: _PayStatus.ValueType  # 3
+    """A part of the money went back."""
+    PAY_STATUS_REFUNDED: _PayStatus.ValueType  # 4
+    """All money went back."""
+
+class PayStatus(_PayStatus, metaclass=_PayStatusEnumTypeWrapper):
+    """Whether an order has its money. Derived."""
+
+PAY_STATUS_UNSPECIFIED: PayStatus.ValueType  # 0
+"""Never sent."""
+PAY_STATUS_UNPAID: PayStatus.ValueType  # 1
+"""No money yet, or never."""
+PAY_STATUS_PAID: PayStatus.ValueType  # 2
+"""Paid."""
+PAY_STATUS_PARTIALLY_REFUNDED: PayStatus.ValueType  # 3
+"""A part of the money went back."""
+PAY_STATUS_REFUNDED: PayStatus.ValueType  # 4
+"""All money went back."""
+Global___PayStatus: _TypeAlias = PayStatus  # noqa: Y015
+
+class _ShippingStatus:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ShippingStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ShippingStatus.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SHIPPING_STATUS_UNSPECIFIED: _ShippingStatus.ValueType  # 0
+    """Never sent."""
+    SHIPPING_STATUS_PENDING: _ShippingStatus.ValueType  # 1
+    """Nothing to ship yet, or any more."""
+    SHIPPING_STATUS_PREPARING: _ShippingStatus.ValueType  # 2
+    """Paid; the shop packs it."""
+    SHIPPING_STATUS_SHIPPED: _ShippingStatus.ValueType  # 3
+    """On its way."""
+    SHIPPING_STATUS_DELIVERED: _ShippingStatus.ValueType  # 4
+    """It arrived."""
+
+class ShippingStatus(_ShippingStatus, metaclass=_ShippingStatusEnumTypeWrapper):
+    """Where the goods of an order are. Derived."""
+
+SHIPPING_STATUS_UNSPECIFIED: ShippingStatus.ValueType  # 0
+"""Never sent."""
+SHIPPING_STATUS_PENDING: ShippingStatus.ValueType  # 1
+"""Nothing to ship yet, or any more."""
+SHIPPING_STATUS_PREPARING: ShippingStatus.ValueType  # 2
+"""Paid; the shop packs it."""
+SHIPPING_STATUS_SHIPPED: ShippingStatus.ValueType  # 3
+"""On its way."""
+SHIPPING_STATUS_DELIVERED: ShippingStatus.ValueType  # 4
+"""It arrived."""
+Global___ShippingStatus: _TypeAlias = ShippingStatus  # noqa: Y015
+
+class _RefundStatus:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RefundStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RefundStatus.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REFUND_STATUS_UNSPECIFIED: _RefundStatus.ValueType  # 0
+    """Never sent."""
+    REFUND_STATUS_NONE: _RefundStatus.ValueType  # 1
+    """Nobody asked for one."""
+    REFUND_STATUS_REQUESTED: _RefundStatus.ValueType  # 2
+    """One waits for the shop."""
+    REFUND_STATUS_PENDING: _RefundStatus.ValueType  # 3
+    """Money is on its way back."""
+    REFUND_STATUS_PARTIAL: _RefundStatus.ValueType  # 4
+    """A part went back."""
+    REFUND_STATUS_REFUNDED: _RefundStatus.ValueType  # 5
+    """Everything went back."""
+    REFUND_STATUS_FAILED: _RefundStatus.ValueType  # 6
+    """One failed and nothing went back."""
+    REFUND_STATUS_BOUNCED: _RefundStatus.ValueType  # 7
+    """Money that went back came back again: a person looks at it."""
+
+class RefundStatus(_RefundStatus, metaclass=_RefundStatusEnumTypeWrapper):
+    """Where refunds of an order stand. Derived from all of them."""
+
+REFUND_STATUS_UNSPECIFIED: RefundStatus.ValueType  # 0
+"""Never sent."""
+REFUND_STATUS_NONE: RefundStatus.ValueType  # 1
+"""Nobody asked for one."""
+REFUND_STATUS_REQUESTED: RefundStatus.ValueType  # 2
+"""One waits for the shop."""
+REFUND_STATUS_PENDING: RefundStatus.ValueType  # 3
+"""Money is on its way back."""
+REFUND_STATUS_PARTIAL: RefundStatus.ValueType  # 4
+"""A part went back."""
+REFUND_STATUS_REFUNDED: RefundStatus.ValueType  # 5
+"""Everything went back."""
+REFUND_STATUS_FAILED: RefundStatus.ValueType  # 6
+"""One failed and nothing went back."""
+REFUND_STATUS_BOUNCED: RefundStatus.ValueType  # 7
+"""Money that went back came back again: a person looks at it."""
+Global___RefundStatus: _TypeAlias = RefundStatus  # noqa: Y015
+
+class _RefundRequestState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RefundRequestStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RefundRequestState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REFUND_REQUEST_STATE_UNSPECIFIED: _RefundRequestState.ValueType  # 0
+    """Never stored."""
+    REFUND_REQUEST_STATE_REQUESTED: _RefundRequestState.ValueType  # 1
+    """Waits for the shop."""
+    REFUND_REQUEST_STATE_APPROVED: _RefundRequestState.ValueType  # 2
+    """Being carried out by payment_rpc."""
+    REFUND_REQUEST_STATE_REJECTED: _RefundRequestState.ValueType  # 3
+    """The shop said no."""
+    REFUND_REQUEST_STATE_SUCCEEDED: _RefundRequestState.ValueType  # 4
+    """The money went back."""
+    REFUND_REQUEST_STATE_FAILED: _RefundRequestState.ValueType  # 5
+    """It was refused; the reason says why."""
+    REFUND_REQUEST_STATE_BOUNCED: _RefundRequestState.ValueType  # 6
+    """It went back and came back again."""
+
+class RefundRequestState(_RefundRequestState, metaclass=_RefundRequestStateEnumTypeWrapper):
+    """State of one refund of an order."""
+
+REFUND_REQUEST_STATE_UNSPECIFIED: RefundRequestState.ValueType  # 0
+"""Never stored."""
+REFUND_REQUEST_STATE_REQUESTED: RefundRequestState.ValueType  # 1
+"""Waits for the shop."""
+REFUND_REQUEST_STATE_APPROVED: RefundRequestState.ValueType  # 2
+"""Being carried out by payment_rpc."""
+REFUND_REQUEST_STATE_REJECTED: RefundRequestState.ValueType  # 3
+"""The shop said no."""
+REFUND_REQUEST_STATE_SUCCEEDED: RefundRequestState.ValueType  # 4
+"""The money went back."""
+REFUND_REQUEST_STATE_FAILED: RefundRequestState.ValueType  # 5
+"""It was refused; the reason says why."""
+REFUND_REQUEST_STATE_BOUNCED: RefundRequestState.ValueType  # 6
+"""It went back and came back again."""
+Global___RefundRequestState: _TypeAlias = RefundRequestState  # noqa: Y015
+
+class _StockSource:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StockSourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StockSource.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STOCK_SOURCE_UNSPECIFIED: _StockSource.ValueType  # 0
+    """Never stored."""
+    STOCK_SOURCE_CATALOG: _StockSource.ValueType  # 1
+    """The shelf: reserved with the order."""
+    STOCK_SOURCE_ACTIVITY: _StockSource.ValueType  # 2
+    """A flash sale that took them from the shelf before."""
+
+class StockSource(_StockSource, metaclass=_StockSourceEnumTypeWrapper):
+    """Whose units an order line takes."""
+
+STOCK_SOURCE_UNSPECIFIED: StockSource.ValueType  # 0
+"""Never stored."""
+STOCK_SOURCE_CATALOG: StockSource.ValueType  # 1
+"""The shelf: reserved with the order."""
+STOCK_SOURCE_ACTIVITY: StockSource.ValueType  # 2
+"""A flash sale that took them from the shelf before."""
+Global___StockSource: _TypeAlias = StockSource  # noqa: Y015
+
+@_typing.final
+class Address(_message.Message):
+    """Where goods go."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECIPIENT_FIELD_NUMBER: _builtins.int
+    PHONE_FIELD_NUMBER: _builtins.int
+    COUNTRY_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
+    CITY_FIELD_NUMBER: _builtins.int
+    STREET_FIELD_NUMBER: _builtins.int
+    POSTAL_CODE_FIELD_NUMBER: _builtins.int
+    recipient: _builtins.str
+    """Who receives them."""
+    phone: _builtins.str
+    """Digits, spaces, dashes, parentheses and a leading plus."""
+    country: _builtins.str
+    """ISO 3166-1 alpha-2."""
+    region: _builtins.str
+    """Province or state."""
+    city: _builtins.str
+    """City."""
+    street: _builtins.str
+    """District, street, number, flat."""
+    postal_code: _builtins.str
+    """Empty where there is none."""
+    def __init__(
+        self,
+        *,
+        recipient: _builtins.str = ...,
+        phone: _builtins.str = ...,
+        country: _builtins.str = ...,
+        region: _builtins.str = ...,
+        city: _builtins.str = ...,
+        street: _builtins.str = ...,
+        postal_code: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["city", b"city", "country", b"country", "phone", b"phone", "postal_code", b"postal_code", "recipient", b"recipient", "region", b"region", "street", b"street"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Address: _TypeAlias = Address  # noqa: Y015
+
+@_typing.final
+class RefundItem(_message.Message):
+    """Units of a line that go back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SKU_ID_FIELD_NUMBER: _builtins.int
+    QUANTITY_FIELD_NUMBER: _builtins.int
+    sku_id: _builtins.str
+    """The product."""
+    quantity: _builtins.int
+    """Units."""
+    def __init__(
+        self,
+        *,
+        sku_id: _builtins.str = ...,
+        quantity: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["quantity", b"quantity", "sku_id", b"sku_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefundItem: _TypeAlias = RefundItem  # noqa: Y015
+
+@_typing.final
+class RefundRequest(_message.Message):
+    """One refund of an order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    MERCHANT_ID_FIELD_NUMBER: _builtins.int
+    PAYMENT_ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    CURRENCY_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REFUND_ID_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    UPDATED_AT_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """"RRQ" and a ULID; the id of the refund when somebody asked payment_rpc directly."""
+    order_id: _builtins.str
+    """The order."""
+    merchant_id: _builtins.str
+    """The tenant."""
+    payment_id: _builtins.str
+    """Whose money it is."""
+    state: Global___RefundRequestState.ValueType
+    """Where it stands."""
+    amount: _builtins.str
+    """How much, in major units."""
+    currency: _builtins.str
+    """ISO 4217."""
+    reason: _builtins.str
+    """Why, for people."""
+    refund_id: _builtins.str
+    """payment_rpc's id of it; empty before."""
+    failure: _builtins.str
+    """Why it FAILED, was REJECTED or BOUNCED."""
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___RefundItem]:
+        """Units that come back to the shop; empty for a refund of an amount."""
+
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was asked for."""
+
+    @_builtins.property
+    def updated_at(self) -> _timestamp_pb2.Timestamp:
+        """When it last changed."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        order_id: _builtins.str = ...,
+        merchant_id: _builtins.str = ...,
+        payment_id: _builtins.str = ...,
+        state: Global___RefundRequestState.ValueType = ...,
+        amount: _builtins.str = ...,
+        currency: _builtins.str = ...,
+        items: _abc.Iterable[Global___RefundItem] | None = ...,
+        reason: _builtins.str = ...,
+        refund_id: _builtins.str = ...,
+        failure: _builtins.str = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+        updated_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "updated_at", b"updated_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "created_at", b"created_at", "currency", b"currency", "failure", b"failure", "items", b"items", "merchant_id", b"merchant_id", "order_id", b"order_id", "payment_id", b"payment_id", "reason", b"reason", "refund_id", b"refund_id", "request_id", b"request_id", "state", b"state", "updated_at", b"updated_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefundRequest: _TypeAlias = RefundRequest  # noqa: Y015
+
+@_typing.final
+class TimelineEntry(_message.Message):
+    """One step of an order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FROM_STATE_FIELD_NUMBER: _builtins.int
+    TO_STATE_FIELD_NUMBER: _builtins.int
+    EVENT_FIELD_NUMBER: _builtins.int
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    OPERATOR_FIELD_NUMBER: _builtins.int
+    REMARK_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    from_state: Global___OrderState.ValueType
+    """State before; unspecified at the creation."""
+    to_state: Global___OrderState.ValueType
+    """State after."""
+    event: _builtins.str
+    """What happened, e.g. "PAY", "SHIP", "REFUND_REQUESTED"."""
+    event_id: _builtins.str
+    """Message or call that caused it."""
+    operator: _builtins.str
+    """Who did it, e.g. "merchant:clerk"; a buyer sees the role of others only."""
+    remark: _builtins.str
+    """Details for people."""
+    trace_id: _builtins.str
+    """W3C trace id of the call."""
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp:
+        """When."""
+
+    def __init__(
+        self,
+        *,
+        from_state: Global___OrderState.ValueType = ...,
+        to_state: Global___OrderState.ValueType = ...,
+        event: _builtins.str = ...,
+        event_id: _builtins.str = ...,
+        operator: _builtins.str = ...,
+        remark: _builtins.str = ...,
+        trace_id: _builtins.str = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "event", b"event", "event_id", b"event_id", "from_state", b"from_state", "operator", b"operator", "remark", b"remark", "to_state", b"to_state", "trace_id", b"trace_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TimelineEntry: _TypeAlias = TimelineEntry  # noqa: Y015
+
 @_typing.final
 class OrderItem(_message.Message):
     """One line of an order, as it was when it was ordered."""
@@ -115,6 +488,7 @@ class OrderItem(_message.Message):
     UNIT_PRICE_FIELD_NUMBER: _builtins.int
     QUANTITY_FIELD_NUMBER: _builtins.int
     AMOUNT_FIELD_NUMBER: _builtins.int
+    STOCK_SOURCE_FIELD_NUMBER: _builtins.int
     sku_id: _builtins.str
     """The product."""
     name: _builtins.str
@@ -125,6 +499,8 @@ class OrderItem(_message.Message):
     """Units."""
     amount: _builtins.str
     """unit_price × quantity."""
+    stock_source: Global___StockSource.ValueType
+    """Where its units come from."""
     def __init__(
         self,
         *,
@@ -133,10 +509,11 @@ class OrderItem(_message.Message):
         unit_price: _builtins.str = ...,
         quantity: _builtins.int = ...,
         amount: _builtins.str = ...,
+        stock_source: Global___StockSource.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "name", b"name", "quantity", b"quantity", "sku_id", b"sku_id", "unit_price", b"unit_price"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "name", b"name", "quantity", b"quantity", "sku_id", b"sku_id", "stock_source", b"stock_source", "unit_price", b"unit_price"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -161,6 +538,20 @@ class Order(_message.Message):
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
     PAID_AT_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
+    ITEMS_AMOUNT_FIELD_NUMBER: _builtins.int
+    SHIPPING_AMOUNT_FIELD_NUMBER: _builtins.int
+    DISCOUNT_AMOUNT_FIELD_NUMBER: _builtins.int
+    PAY_STATUS_FIELD_NUMBER: _builtins.int
+    SHIPPING_STATUS_FIELD_NUMBER: _builtins.int
+    REFUND_STATUS_FIELD_NUMBER: _builtins.int
+    REFUNDED_AMOUNT_FIELD_NUMBER: _builtins.int
+    SHIPPING_ADDRESS_FIELD_NUMBER: _builtins.int
+    CARRIER_FIELD_NUMBER: _builtins.int
+    TRACKING_NUMBER_FIELD_NUMBER: _builtins.int
+    SHIPPED_AT_FIELD_NUMBER: _builtins.int
+    COMPLETED_AT_FIELD_NUMBER: _builtins.int
+    CANCELLED_AT_FIELD_NUMBER: _builtins.int
+    CLIENT_REQUEST_ID_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
     """"ORD" and a ULID. Source spellings: orderNo, order_no."""
     merchant_id: _builtins.str
@@ -170,13 +561,33 @@ class Order(_message.Message):
     state: Global___OrderState.ValueType
     """Where it stands."""
     amount: _builtins.str
-    """Sum of the lines in major units."""
+    """What is owed, in major units: lines + shipping − discount."""
     currency: _builtins.str
     """ISO 4217."""
     paid_payment_id: _builtins.str
     """The payment that paid it; empty before."""
     version: _builtins.int
     """Raised by every change."""
+    items_amount: _builtins.str
+    """Sum of the lines."""
+    shipping_amount: _builtins.str
+    """What shipping costs."""
+    discount_amount: _builtins.str
+    """What the shop takes off."""
+    pay_status: Global___PayStatus.ValueType
+    """Whether it has its money."""
+    shipping_status: Global___ShippingStatus.ValueType
+    """Where its goods are."""
+    refund_status: Global___RefundStatus.ValueType
+    """Where its refunds stand."""
+    refunded_amount: _builtins.str
+    """Money that went back."""
+    carrier: _builtins.str
+    """Who carries it; empty before it is shipped."""
+    tracking_number: _builtins.str
+    """The carrier's number."""
+    client_request_id: _builtins.str
+    """The client's own id of it."""
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___OrderItem]:
         """The lines, by SKU."""
@@ -197,6 +608,22 @@ class Order(_message.Message):
     def updated_at(self) -> _timestamp_pb2.Timestamp:
         """When it last changed."""
 
+    @_builtins.property
+    def shipping_address(self) -> Global___Address:
+        """Where it goes."""
+
+    @_builtins.property
+    def shipped_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was shipped."""
+
+    @_builtins.property
+    def completed_at(self) -> _timestamp_pb2.Timestamp:
+        """When it arrived."""
+
+    @_builtins.property
+    def cancelled_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was cancelled."""
+
     def __init__(
         self,
         *,
@@ -213,10 +640,24 @@ class Order(_message.Message):
         expires_at: _timestamp_pb2.Timestamp | None = ...,
         paid_at: _timestamp_pb2.Timestamp | None = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,
+        items_amount: _builtins.str = ...,
+        shipping_amount: _builtins.str = ...,
+        discount_amount: _builtins.str = ...,
+        pay_status: Global___PayStatus.ValueType = ...,
+        shipping_status: Global___ShippingStatus.ValueType = ...,
+        refund_status: Global___RefundStatus.ValueType = ...,
+        refunded_amount: _builtins.str = ...,
+        shipping_address: Global___Address | None = ...,
+        carrier: _builtins.str = ...,
+        tracking_number: _builtins.str = ...,
+        shipped_at: _timestamp_pb2.Timestamp | None = ...,
+        completed_at: _timestamp_pb2.Timestamp | None = ...,
+        cancelled_at: _timestamp_pb2.Timestamp | None = ...,
+        client_request_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "expires_at", b"expires_at", "paid_at", b"paid_at", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancelled_at", b"cancelled_at", "completed_at", b"completed_at", "created_at", b"created_at", "expires_at", b"expires_at", "paid_at", b"paid_at", "shipped_at", b"shipped_at", "shipping_address", b"shipping_address", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "created_at", b"created_at", "currency", b"currency", "expires_at", b"expires_at", "items", b"items", "merchant_id", b"merchant_id", "order_id", b"order_id", "paid_at", b"paid_at", "paid_payment_id", b"paid_payment_id", "state", b"state", "updated_at", b"updated_at", "user_id", b"user_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "cancelled_at", b"cancelled_at", "carrier", b"carrier", "client_request_id", b"client_request_id", "completed_at", b"completed_at", "created_at", b"created_at", "currency", b"currency", "discount_amount", b"discount_amount", "expires_at", b"expires_at", "items", b"items", "items_amount", b"items_amount", "merchant_id", b"merchant_id", "order_id", b"order_id", "paid_at", b"paid_at", "paid_payment_id", b"paid_payment_id", "pay_status", b"pay_status", "refund_status", b"refund_status", "refunded_amount", b"refunded_amount", "shipped_at", b"shipped_at", "shipping_address", b"shipping_address", "shipping_amount", b"shipping_amount", "shipping_status", b"shipping_status", "state", b"state", "tracking_number", b"tracking_number", "updated_at", b"updated_at", "user_id", b"user_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -261,13 +702,21 @@ class CreateOrderRequest(_message.Message):
     ITEMS_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
     MERCHANT_ID_FIELD_NUMBER: _builtins.int
+    CLIENT_REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SHIPPING_ADDRESS_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """The buyer; filled from the token when empty."""
     merchant_id: _builtins.str
     """The tenant; filled from the token when empty."""
+    client_request_id: _builtins.str
+    """The client's own id of the order, unique per buyer for ever: the same id again answers the order that is there."""
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___NewOrderItem]:
         """1 to 100 lines; the same SKU twice is added up."""
+
+    @_builtins.property
+    def shipping_address(self) -> Global___Address:
+        """Where it goes; may be set later, before it is paid."""
 
     def __init__(
         self,
@@ -275,10 +724,12 @@ class CreateOrderRequest(_message.Message):
         items: _abc.Iterable[Global___NewOrderItem] | None = ...,
         user_id: _builtins.str = ...,
         merchant_id: _builtins.str = ...,
+        client_request_id: _builtins.str = ...,
+        shipping_address: Global___Address | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["shipping_address", b"shipping_address"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "merchant_id", b"merchant_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_request_id", b"client_request_id", "items", b"items", "merchant_id", b"merchant_id", "shipping_address", b"shipping_address", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -359,6 +810,586 @@ class GetOrderResponse(_message.Message):
 Global___GetOrderResponse: _TypeAlias = GetOrderResponse  # noqa: Y015
 
 @_typing.final
+class CancelOrderRequest(_message.Message):
+    """Request of CancelOrder."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    MERCHANT_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    """The order."""
+    merchant_id: _builtins.str
+    """The tenant; filled from the token when empty."""
+    reason: _builtins.str
+    """Why, for people."""
+    def __init__(
+        self,
+        *,
+        order_id: _builtins.str = ...,
+        merchant_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["merchant_id", b"merchant_id", "order_id", b"order_id", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelOrderRequest: _TypeAlias = CancelOrderRequest  # noqa: Y015
+
+@_typing.final
+class CancelOrderResponse(_message.Message):
+    """Answer of CancelOrder."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def order(self) -> Global___Order:
+        """The order: CANCELLED or CANCELLING."""
+
+    def __init__(
+        self,
+        *,
+        order: Global___Order | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelOrderResponse: _TypeAlias = CancelOrderResponse  # noqa: Y015
+
+@_typing.final
+class PayOrderRequest(_message.Message):
+    """Request of PayOrder."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    MERCHANT_ID_FIELD_NUMBER: _builtins.int
+    CHANNEL_FIELD_NUMBER: _builtins.int
+    RETURN_URL_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    """The order."""
+    merchant_id: _builtins.str
+    """The tenant; filled from the token when empty."""
+    channel: _builtins.str
+    """Empty means "sandbox"."""
+    return_url: _builtins.str
+    """Where the cashier sends the buyer afterwards; must be on the merchant's allow-list."""
+    def __init__(
+        self,
+        *,
+        order_id: _builtins.str = ...,
+        merchant_id: _builtins.str = ...,
+        channel: _builtins.str = ...,
+        return_url: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "merchant_id", b"merchant_id", "order_id", b"order_id", "return_url", b"return_url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PayOrderRequest: _TypeAlias = PayOrderRequest  # noqa: Y015
+
+@_typing.final
+class PayOrderResponse(_message.Message):
+    """Answer of PayOrder."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAYMENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def payment(self) -> _payment_pb2.Payment:
+        """The payment with its next_action."""
+
+    def __init__(
+        self,
+        *,
+        payment: _payment_pb2.Payment | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PayOrderResponse: _TypeAlias = PayOrderResponse  # noqa: Y015
+
+@_typing.final
+class RefundOrderRequest(_message.Message):
+    """Request of RefundOrder. Lines or an amount; neither means everything that is left, with all units."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    MERCHANT_ID_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    """The order."""
+    merchant_id: _builtins.str
+    """The tenant; filled from the token when empty."""
+    amount: _builtins.str
+    """Money without goods."""
+    reason: _builtins.str
+    """Why, for people."""
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___RefundItem]:
+        """Units that go back; their price goes back too."""
+
+    def __init__(
+        self,
+        *,
+        order_id: _builtins.str = ...,
+        merchant_id: _builtins.str = ...,
+        items: _abc.Iterable[Global___RefundItem] | None = ...,
+        amount: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "items", b"items", "merchant_id", b"merchant_id", "order_id", b"order_id", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefundOrderRequest: _TypeAlias = RefundOrderRequest  # noqa: Y015
+
+@_typing.final
+class RefundOrderResponse(_message.Message):
+    """Answer of RefundOrder."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REFUND_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def refund(self) -> Global___RefundRequest:
+        """The refund."""
+
+    def __init__(
+        self,
+        *,
+        refund: Global___RefundRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["refund", b"refund"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["refund", b"refund"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefundOrderResponse: _TypeAlias = RefundOrderResponse  # noqa: Y015
+
+@_typing.final
+class ApproveRefundRequest(_message.Message):
+    """Request of ApproveRefund."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    MERCHANT_ID_FIELD_NUMBER: _builtins.int
+    REMARK_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    """The order."""
+    request_id: _builtins.str
+    """The refund."""
+    merchant_id: _builtins.str
+    """The tenant; filled from the token when empty."""
+    remark: _builtins.str
+    """For people."""
+    def __init__(
+        self,
+        *,
+        order_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        merchant_id: _builtins.str = ...,
+        remark: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["merchant_id", b"merchant_id", "order_id", b"order_id", "remark", b"remark", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApproveRefundRequest: _TypeAlias = ApproveRefundRequest  # noqa: Y015
+
+@_typing.final
+class ApproveRefundResponse(_message.Message):
+    """Answer of ApproveRefund."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REFUND_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def refund(self) -> Global___RefundRequest:
+        """The refund."""
+
+    def __init__(
+        self,
+        *,
+        refund: Global___RefundRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["refund", b"refund"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["refund", b"refund"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApproveRefundResponse: _TypeAlias = ApproveRefundResponse  # noqa: Y015
+
+@_typing.final
+class RejectRefundRequest(_message.Message):
+    """Request of RejectRefund."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    MERCHANT_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    """The order."""
+    request_id: _builtins.str
+    """The refund."""
+    merchant_id: _builtins.str
+    """The tenant; filled from the token when empty."""
+    reason: _builtins.str
+    """Why; the buyer reads it."""
+    def __init__(
+        self,
+        *,
+        order_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        merchant_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["merchant_id", b"merchant_id", "order_id", b"order_id", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RejectRefundRequest: _TypeAlias = RejectRefundRequest  # noqa: Y015
+
+@_typing.final
+class RejectRefundResponse(_message.Message):
+    """Answer of RejectRefund."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REFUND_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def refund(self) -> Global___RefundRequest:
+        """The refund."""
+
+    def __init__(
+        self,
+        *,
+        refund: Global___RefundRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["refund", b"refund"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["refund", b"refund"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RejectRefundResponse: _TypeAlias = RejectRefundResponse  # noqa: Y015
+
+@_typing.final
+class ListOrderRefundsRequest(_message.Message):
+    """Request of ListOrderRefunds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    MERCHANT_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    """The order."""
+    merchant_id: _builtins.str
+    """The tenant; filled from the token when empty."""
+    page_size: _builtins.int
+    """0 means 20; more than 100 is refused."""
+    page_token: _builtins.str
+    """next_page_token of the page before."""
+    def __init__(
+        self,
+        *,
+        order_id: _builtins.str = ...,
+        merchant_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["merchant_id", b"merchant_id", "order_id", b"order_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListOrderRefundsRequest: _TypeAlias = ListOrderRefundsRequest  # noqa: Y015
+
+@_typing.final
+class ListOrderRefundsResponse(_message.Message):
+    """Answer of ListOrderRefunds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REFUNDS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def refunds(self) -> _containers.RepeatedCompositeFieldContainer[Global___RefundRequest]:
+        """Oldest first."""
+
+    def __init__(
+        self,
+        *,
+        refunds: _abc.Iterable[Global___RefundRequest] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "refunds", b"refunds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListOrderRefundsResponse: _TypeAlias = ListOrderRefundsResponse  # noqa: Y015
+
+@_typing.final
+class ShipOrderRequest(_message.Message):
+    """Request of ShipOrder."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    MERCHANT_ID_FIELD_NUMBER: _builtins.int
+    CARRIER_FIELD_NUMBER: _builtins.int
+    TRACKING_NUMBER_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    """The order."""
+    merchant_id: _builtins.str
+    """The tenant; filled from the token when empty."""
+    carrier: _builtins.str
+    """Who carries it."""
+    tracking_number: _builtins.str
+    """The carrier's number."""
+    def __init__(
+        self,
+        *,
+        order_id: _builtins.str = ...,
+        merchant_id: _builtins.str = ...,
+        carrier: _builtins.str = ...,
+        tracking_number: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["carrier", b"carrier", "merchant_id", b"merchant_id", "order_id", b"order_id", "tracking_number", b"tracking_number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShipOrderRequest: _TypeAlias = ShipOrderRequest  # noqa: Y015
+
+@_typing.final
+class ShipOrderResponse(_message.Message):
+    """Answer of ShipOrder."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def order(self) -> Global___Order:
+        """The order."""
+
+    def __init__(
+        self,
+        *,
+        order: Global___Order | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShipOrderResponse: _TypeAlias = ShipOrderResponse  # noqa: Y015
+
+@_typing.final
+class CompleteOrderRequest(_message.Message):
+    """Request of CompleteOrder."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    MERCHANT_ID_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    """The order."""
+    merchant_id: _builtins.str
+    """The tenant; filled from the token when empty."""
+    def __init__(
+        self,
+        *,
+        order_id: _builtins.str = ...,
+        merchant_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["merchant_id", b"merchant_id", "order_id", b"order_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompleteOrderRequest: _TypeAlias = CompleteOrderRequest  # noqa: Y015
+
+@_typing.final
+class CompleteOrderResponse(_message.Message):
+    """Answer of CompleteOrder."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def order(self) -> Global___Order:
+        """The order."""
+
+    def __init__(
+        self,
+        *,
+        order: Global___Order | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompleteOrderResponse: _TypeAlias = CompleteOrderResponse  # noqa: Y015
+
+@_typing.final
+class SetShippingAddressRequest(_message.Message):
+    """Request of SetShippingAddress."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    MERCHANT_ID_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    """The order."""
+    merchant_id: _builtins.str
+    """The tenant; filled from the token when empty."""
+    @_builtins.property
+    def address(self) -> Global___Address:
+        """Where it goes."""
+
+    def __init__(
+        self,
+        *,
+        order_id: _builtins.str = ...,
+        merchant_id: _builtins.str = ...,
+        address: Global___Address | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["address", b"address"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "merchant_id", b"merchant_id", "order_id", b"order_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetShippingAddressRequest: _TypeAlias = SetShippingAddressRequest  # noqa: Y015
+
+@_typing.final
+class SetShippingAddressResponse(_message.Message):
+    """Answer of SetShippingAddress."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def order(self) -> Global___Order:
+        """The order."""
+
+    def __init__(
+        self,
+        *,
+        order: Global___Order | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetShippingAddressResponse: _TypeAlias = SetShippingAddressResponse  # noqa: Y015
+
+@_typing.final
+class GetOrderTimelineRequest(_message.Message):
+    """Request of GetOrderTimeline."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    MERCHANT_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    """The order."""
+    merchant_id: _builtins.str
+    """The tenant; filled from the token when empty."""
+    page_size: _builtins.int
+    """0 means 20; more than 100 is refused."""
+    page_token: _builtins.str
+    """next_page_token of the page before."""
+    def __init__(
+        self,
+        *,
+        order_id: _builtins.str = ...,
+        merchant_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["merchant_id", b"merchant_id", "order_id", b"order_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetOrderTimelineRequest: _TypeAlias = GetOrderTimelineRequest  # noqa: Y015
+
+@_typing.final
+class GetOrderTimelineResponse(_message.Message):
+    """Answer of GetOrderTimeline."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___TimelineEntry]:
+        """Oldest first."""
+
+    def __init__(
+        self,
+        *,
+        entries: _abc.Iterable[Global___TimelineEntry] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetOrderTimelineResponse: _TypeAlias = GetOrderTimelineResponse  # noqa: Y015
+
+@_typing.final
 class ListOrdersRequest(_message.Message):
     """Request of ListOrders."""
 
@@ -369,6 +1400,8 @@ class ListOrdersRequest(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    CREATED_FROM_FIELD_NUMBER: _builtins.int
+    CREATED_BEFORE_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """The buyer; a buyer's own id when empty."""
     merchant_id: _builtins.str
@@ -379,6 +1412,14 @@ class ListOrdersRequest(_message.Message):
     """0 means 20; more than 100 is refused."""
     page_token: _builtins.str
     """next_page_token of the page before."""
+    @_builtins.property
+    def created_from(self) -> _timestamp_pb2.Timestamp:
+        """Only orders created then or later."""
+
+    @_builtins.property
+    def created_before(self) -> _timestamp_pb2.Timestamp:
+        """Only orders created before."""
+
     def __init__(
         self,
         *,
@@ -387,10 +1428,12 @@ class ListOrdersRequest(_message.Message):
         state: Global___OrderState.ValueType = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        created_from: _timestamp_pb2.Timestamp | None = ...,
+        created_before: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_before", b"created_before", "created_from", b"created_from"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["merchant_id", b"merchant_id", "page_size", b"page_size", "page_token", b"page_token", "state", b"state", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_before", b"created_before", "created_from", b"created_from", "merchant_id", b"merchant_id", "page_size", b"page_size", "page_token", b"page_token", "state", b"state", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -50,6 +50,56 @@ class OrderServiceStub:
                 request_serializer=paymesh_dot_order_dot_v1_dot_order__pb2.ListOrdersRequest.SerializeToString,
                 response_deserializer=paymesh_dot_order_dot_v1_dot_order__pb2.ListOrdersResponse.FromString,
                 _registered_method=True)
+        self.CancelOrder = channel.unary_unary(
+                '/paymesh.order.v1.OrderService/CancelOrder',
+                request_serializer=paymesh_dot_order_dot_v1_dot_order__pb2.CancelOrderRequest.SerializeToString,
+                response_deserializer=paymesh_dot_order_dot_v1_dot_order__pb2.CancelOrderResponse.FromString,
+                _registered_method=True)
+        self.PayOrder = channel.unary_unary(
+                '/paymesh.order.v1.OrderService/PayOrder',
+                request_serializer=paymesh_dot_order_dot_v1_dot_order__pb2.PayOrderRequest.SerializeToString,
+                response_deserializer=paymesh_dot_order_dot_v1_dot_order__pb2.PayOrderResponse.FromString,
+                _registered_method=True)
+        self.RefundOrder = channel.unary_unary(
+                '/paymesh.order.v1.OrderService/RefundOrder',
+                request_serializer=paymesh_dot_order_dot_v1_dot_order__pb2.RefundOrderRequest.SerializeToString,
+                response_deserializer=paymesh_dot_order_dot_v1_dot_order__pb2.RefundOrderResponse.FromString,
+                _registered_method=True)
+        self.ApproveRefund = channel.unary_unary(
+                '/paymesh.order.v1.OrderService/ApproveRefund',
+                request_serializer=paymesh_dot_order_dot_v1_dot_order__pb2.ApproveRefundRequest.SerializeToString,
+                response_deserializer=paymesh_dot_order_dot_v1_dot_order__pb2.ApproveRefundResponse.FromString,
+                _registered_method=True)
+        self.RejectRefund = channel.unary_unary(
+                '/paymesh.order.v1.OrderService/RejectRefund',
+                request_serializer=paymesh_dot_order_dot_v1_dot_order__pb2.RejectRefundRequest.SerializeToString,
+                response_deserializer=paymesh_dot_order_dot_v1_dot_order__pb2.RejectRefundResponse.FromString,
+                _registered_method=True)
+        self.ListOrderRefunds = channel.unary_unary(
+                '/paymesh.order.v1.OrderService/ListOrderRefunds',
+                request_serializer=paymesh_dot_order_dot_v1_dot_order__pb2.ListOrderRefundsRequest.SerializeToString,
+                response_deserializer=paymesh_dot_order_dot_v1_dot_order__pb2.ListOrderRefundsResponse.FromString,
+                _registered_method=True)
+        self.ShipOrder = channel.unary_unary(
+                '/paymesh.order.v1.OrderService/ShipOrder',
+                request_serializer=paymesh_dot_order_dot_v1_dot_order__pb2.ShipOrderRequest.SerializeToString,
+                response_deserializer=paymesh_dot_order_dot_v1_dot_order__pb2.ShipOrderResponse.FromString,
+                _registered_method=True)
+        self.CompleteOrder = channel.unary_unary(
+                '/paymesh.order.v1.OrderService/CompleteOrder',
+                request_serializer=paymesh_dot_order_dot_v1_dot_order__pb2.CompleteOrderRequest.SerializeToString,
+                response_deserializer=paymesh_dot_order_dot_v1_dot_order__pb2.CompleteOrderResponse.FromString,
+                _registered_method=True)
+        self.SetShippingAddress = channel.unary_unary(
+                '/paymesh.order.v1.OrderService/SetShippingAddress',
+                request_serializer=paymesh_dot_order_dot_v1_dot_order__pb2.SetShippingAddressRequest.SerializeToString,
+                response_deserializer=paymesh_dot_order_dot_v1_dot_order__pb2.SetShippingAddressResponse.FromString,
+                _registered_method=True)
+        self.GetOrderTimeline = channel.unary_unary(
+                '/paymesh.order.v1.OrderService/GetOrderTimeline',
+                request_serializer=paymesh_dot_order_dot_v1_dot_order__pb2.GetOrderTimelineRequest.SerializeToString,
+                response_deserializer=paymesh_dot_order_dot_v1_dot_order__pb2.GetOrderTimelineResponse.FromString,
+                _registered_method=True)
         self.UpdateOrderStatus = channel.unary_unary(
                 '/paymesh.order.v1.OrderService/UpdateOrderStatus',
                 request_serializer=paymesh_dot_order_dot_v1_dot_order__pb2.UpdateOrderStatusRequest.SerializeToString,
@@ -82,6 +132,78 @@ class OrderServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CancelOrder(self, request, context):
+        """Cancels an order that nobody paid: CANCELLED, or CANCELLING (HTTP 202) while payment_rpc closes its payments. An order that turns out to be
+        paid is refused with ORDER_ALREADY_PAID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PayOrder(self, request, context):
+        """Starts a payment of the order at a channel and says what the buyer does next. Calling it again for the same channel returns the same payment.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RefundOrder(self, request, context):
+        """Gives money back: for lines, of an amount, or everything that is left. At once when a shop or an admin asks or the order is not shipped yet;
+        otherwise a request that the shop approves. Money that is still on its way back is HTTP 202.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ApproveRefund(self, request, context):
+        """Approves a refund that a buyer requested.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RejectRefund(self, request, context):
+        """Rejects a refund that a buyer requested.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListOrderRefunds(self, request, context):
+        """Lists every refund of an order, oldest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ShipOrder(self, request, context):
+        """Hands a paid order to a carrier. Refused while all of its money is on its way back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CompleteOrder(self, request, context):
+        """Says that an order arrived.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetShippingAddress(self, request, context):
+        """Sets where an order goes, before it is paid.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetOrderTimeline(self, request, context):
+        """Shows what happened to an order, oldest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def UpdateOrderStatus(self, request, context):
         """Tells the order what became of one of its payments. Business refusals are OK answers with a disposition, decided once per payment by its first
         snapshot in state SUCCESS or LATE_SUCCESS; every other snapshot is NOTED. Idempotent by event_id and by payment.
@@ -107,6 +229,56 @@ def add_OrderServiceServicer_to_server(servicer, server):
                     servicer.ListOrders,
                     request_deserializer=paymesh_dot_order_dot_v1_dot_order__pb2.ListOrdersRequest.FromString,
                     response_serializer=paymesh_dot_order_dot_v1_dot_order__pb2.ListOrdersResponse.SerializeToString,
+            ),
+            'CancelOrder': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelOrder,
+                    request_deserializer=paymesh_dot_order_dot_v1_dot_order__pb2.CancelOrderRequest.FromString,
+                    response_serializer=paymesh_dot_order_dot_v1_dot_order__pb2.CancelOrderResponse.SerializeToString,
+            ),
+            'PayOrder': grpc.unary_unary_rpc_method_handler(
+                    servicer.PayOrder,
+                    request_deserializer=paymesh_dot_order_dot_v1_dot_order__pb2.PayOrderRequest.FromString,
+                    response_serializer=paymesh_dot_order_dot_v1_dot_order__pb2.PayOrderResponse.SerializeToString,
+            ),
+            'RefundOrder': grpc.unary_unary_rpc_method_handler(
+                    servicer.RefundOrder,
+                    request_deserializer=paymesh_dot_order_dot_v1_dot_order__pb2.RefundOrderRequest.FromString,
+                    response_serializer=paymesh_dot_order_dot_v1_dot_order__pb2.RefundOrderResponse.SerializeToString,
+            ),
+            'ApproveRefund': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApproveRefund,
+                    request_deserializer=paymesh_dot_order_dot_v1_dot_order__pb2.ApproveRefundRequest.FromString,
+                    response_serializer=paymesh_dot_order_dot_v1_dot_order__pb2.ApproveRefundResponse.SerializeToString,
+            ),
+            'RejectRefund': grpc.unary_unary_rpc_method_handler(
+                    servicer.RejectRefund,
+                    request_deserializer=paymesh_dot_order_dot_v1_dot_order__pb2.RejectRefundRequest.FromString,
+                    response_serializer=paymesh_dot_order_dot_v1_dot_order__pb2.RejectRefundResponse.SerializeToString,
+            ),
+            'ListOrderRefunds': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListOrderRefunds,
+                    request_deserializer=paymesh_dot_order_dot_v1_dot_order__pb2.ListOrderRefundsRequest.FromString,
+                    response_serializer=paymesh_dot_order_dot_v1_dot_order__pb2.ListOrderRefundsResponse.SerializeToString,
+            ),
+            'ShipOrder': grpc.unary_unary_rpc_method_handler(
+                    servicer.ShipOrder,
+                    request_deserializer=paymesh_dot_order_dot_v1_dot_order__pb2.ShipOrderRequest.FromString,
+                    response_serializer=paymesh_dot_order_dot_v1_dot_order__pb2.ShipOrderResponse.SerializeToString,
+            ),
+            'CompleteOrder': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompleteOrder,
+                    request_deserializer=paymesh_dot_order_dot_v1_dot_order__pb2.CompleteOrderRequest.FromString,
+                    response_serializer=paymesh_dot_order_dot_v1_dot_order__pb2.CompleteOrderResponse.SerializeToString,
+            ),
+            'SetShippingAddress': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetShippingAddress,
+                    request_deserializer=paymesh_dot_order_dot_v1_dot_order__pb2.SetShippingAddressRequest.FromString,
+                    response_serializer=paymesh_dot_order_dot_v1_dot_order__pb2.SetShippingAddressResponse.SerializeToString,
+            ),
+            'GetOrderTimeline': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetOrderTimeline,
+                    request_deserializer=paymesh_dot_order_dot_v1_dot_order__pb2.GetOrderTimelineRequest.FromString,
+                    response_serializer=paymesh_dot_order_dot_v1_dot_order__pb2.GetOrderTimelineResponse.SerializeToString,
             ),
             'UpdateOrderStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.UpdateOrderStatus,
@@ -196,6 +368,276 @@ class OrderService:
             '/paymesh.order.v1.OrderService/ListOrders',
             paymesh_dot_order_dot_v1_dot_order__pb2.ListOrdersRequest.SerializeToString,
             paymesh_dot_order_dot_v1_dot_order__pb2.ListOrdersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelOrder(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.order.v1.OrderService/CancelOrder',
+            paymesh_dot_order_dot_v1_dot_order__pb2.CancelOrderRequest.SerializeToString,
+            paymesh_dot_order_dot_v1_dot_order__pb2.CancelOrderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PayOrder(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.order.v1.OrderService/PayOrder',
+            paymesh_dot_order_dot_v1_dot_order__pb2.PayOrderRequest.SerializeToString,
+            paymesh_dot_order_dot_v1_dot_order__pb2.PayOrderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RefundOrder(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.order.v1.OrderService/RefundOrder',
+            paymesh_dot_order_dot_v1_dot_order__pb2.RefundOrderRequest.SerializeToString,
+            paymesh_dot_order_dot_v1_dot_order__pb2.RefundOrderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApproveRefund(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.order.v1.OrderService/ApproveRefund',
+            paymesh_dot_order_dot_v1_dot_order__pb2.ApproveRefundRequest.SerializeToString,
+            paymesh_dot_order_dot_v1_dot_order__pb2.ApproveRefundResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RejectRefund(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.order.v1.OrderService/RejectRefund',
+            paymesh_dot_order_dot_v1_dot_order__pb2.RejectRefundRequest.SerializeToString,
+            paymesh_dot_order_dot_v1_dot_order__pb2.RejectRefundResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListOrderRefunds(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.order.v1.OrderService/ListOrderRefunds',
+            paymesh_dot_order_dot_v1_dot_order__pb2.ListOrderRefundsRequest.SerializeToString,
+            paymesh_dot_order_dot_v1_dot_order__pb2.ListOrderRefundsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ShipOrder(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.order.v1.OrderService/ShipOrder',
+            paymesh_dot_order_dot_v1_dot_order__pb2.ShipOrderRequest.SerializeToString,
+            paymesh_dot_order_dot_v1_dot_order__pb2.ShipOrderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompleteOrder(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.order.v1.OrderService/CompleteOrder',
+            paymesh_dot_order_dot_v1_dot_order__pb2.CompleteOrderRequest.SerializeToString,
+            paymesh_dot_order_dot_v1_dot_order__pb2.CompleteOrderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetShippingAddress(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.order.v1.OrderService/SetShippingAddress',
+            paymesh_dot_order_dot_v1_dot_order__pb2.SetShippingAddressRequest.SerializeToString,
+            paymesh_dot_order_dot_v1_dot_order__pb2.SetShippingAddressResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetOrderTimeline(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.order.v1.OrderService/GetOrderTimeline',
+            paymesh_dot_order_dot_v1_dot_order__pb2.GetOrderTimelineRequest.SerializeToString,
+            paymesh_dot_order_dot_v1_dot_order__pb2.GetOrderTimelineResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,30 @@ class OrderServiceStub:
     """Shows one order."""
     ListOrders: _grpc.UnaryUnaryMultiCallable[_order_pb2.ListOrdersRequest, _order_pb2.ListOrdersResponse]
     """Lists orders, newest first: a buyer's own, a merchant's, or any for an admin."""
+    CancelOrder: _grpc.UnaryUnaryMultiCallable[_order_pb2.CancelOrderRequest, _order_pb2.CancelOrderResponse]
+    """Cancels an order that nobody paid: CANCELLED, or CANCELLING (HTTP 202) while payment_rpc closes its payments. An order that turns out to be
+    paid is refused with ORDER_ALREADY_PAID.
+    """
+    PayOrder: _grpc.UnaryUnaryMultiCallable[_order_pb2.PayOrderRequest, _order_pb2.PayOrderResponse]
+    """Starts a payment of the order at a channel and says what the buyer does next. Calling it again for the same channel returns the same payment."""
+    RefundOrder: _grpc.UnaryUnaryMultiCallable[_order_pb2.RefundOrderRequest, _order_pb2.RefundOrderResponse]
+    """Gives money back: for lines, of an amount, or everything that is left. At once when a shop or an admin asks or the order is not shipped yet;
+    otherwise a request that the shop approves. Money that is still on its way back is HTTP 202.
+    """
+    ApproveRefund: _grpc.UnaryUnaryMultiCallable[_order_pb2.ApproveRefundRequest, _order_pb2.ApproveRefundResponse]
+    """Approves a refund that a buyer requested."""
+    RejectRefund: _grpc.UnaryUnaryMultiCallable[_order_pb2.RejectRefundRequest, _order_pb2.RejectRefundResponse]
+    """Rejects a refund that a buyer requested."""
+    ListOrderRefunds: _grpc.UnaryUnaryMultiCallable[_order_pb2.ListOrderRefundsRequest, _order_pb2.ListOrderRefundsResponse]
+    """Lists every refund of an order, oldest first."""
+    ShipOrder: _grpc.UnaryUnaryMultiCallable[_order_pb2.ShipOrderRequest, _order_pb2.ShipOrderResponse]
+    """Hands a paid order to a carrier. Refused while all of its money is on its way back."""
+    CompleteOrder: _grpc.UnaryUnaryMultiCallable[_order_pb2.CompleteOrderRequest, _order_pb2.CompleteOrderResponse]
+    """Says that an order arrived."""
+    SetShippingAddress: _grpc.UnaryUnaryMultiCallable[_order_pb2.SetShippingAddressRequest, _order_pb2.SetShippingAddressResponse]
+    """Sets where an order goes, before it is paid."""
+    GetOrderTimeline: _grpc.UnaryUnaryMultiCallable[_order_pb2.GetOrderTimelineRequest, _order_pb2.GetOrderTimelineResponse]
+    """Shows what happened to an order, oldest first."""
     UpdateOrderStatus: _grpc.UnaryUnaryMultiCallable[_order_pb2.UpdateOrderStatusRequest, _order_pb2.UpdateOrderStatusResponse]
     """Tells the order what became of one of its payments. Business refusals are OK answers with a disposition, decided once per payment by its first
     snapshot in state SUCCESS or LATE_SUCCESS; every other snapshot is NOTED. Idempotent by event_id and by payment.
@@ -55,6 +79,30 @@ class OrderServiceAsyncStub(OrderServiceStub):
     """Shows one order."""
     ListOrders: _aio.UnaryUnaryMultiCallable[_order_pb2.ListOrdersRequest, _order_pb2.ListOrdersResponse]  # type: ignore[assignment]
     """Lists orders, newest first: a buyer's own, a merchant's, or any for an admin."""
+    CancelOrder: _aio.UnaryUnaryMultiCallable[_order_pb2.CancelOrderRequest, _order_pb2.CancelOrderResponse]  # type: ignore[assignment]
+    """Cancels an order that nobody paid: CANCELLED, or CANCELLING (HTTP 202) while payment_rpc closes its payments. An order that turns out to be
+    paid is refused with ORDER_ALREADY_PAID.
+    """
+    PayOrder: _aio.UnaryUnaryMultiCallable[_order_pb2.PayOrderRequest, _order_pb2.PayOrderResponse]  # type: ignore[assignment]
+    """Starts a payment of the order at a channel and says what the buyer does next. Calling it again for the same channel returns the same payment."""
+    RefundOrder: _aio.UnaryUnaryMultiCallable[_order_pb2.RefundOrderRequest, _order_pb2.RefundOrderResponse]  # type: ignore[assignment]
+    """Gives money back: for lines, of an amount, or everything that is left. At once when a shop or an admin asks or the order is not shipped yet;
+    otherwise a request that the shop approves. Money that is still on its way back is HTTP 202.
+    """
+    ApproveRefund: _aio.UnaryUnaryMultiCallable[_order_pb2.ApproveRefundRequest, _order_pb2.ApproveRefundResponse]  # type: ignore[assignment]
+    """Approves a refund that a buyer requested."""
+    RejectRefund: _aio.UnaryUnaryMultiCallable[_order_pb2.RejectRefundRequest, _order_pb2.RejectRefundResponse]  # type: ignore[assignment]
+    """Rejects a refund that a buyer requested."""
+    ListOrderRefunds: _aio.UnaryUnaryMultiCallable[_order_pb2.ListOrderRefundsRequest, _order_pb2.ListOrderRefundsResponse]  # type: ignore[assignment]
+    """Lists every refund of an order, oldest first."""
+    ShipOrder: _aio.UnaryUnaryMultiCallable[_order_pb2.ShipOrderRequest, _order_pb2.ShipOrderResponse]  # type: ignore[assignment]
+    """Hands a paid order to a carrier. Refused while all of its money is on its way back."""
+    CompleteOrder: _aio.UnaryUnaryMultiCallable[_order_pb2.CompleteOrderRequest, _order_pb2.CompleteOrderResponse]  # type: ignore[assignment]
+    """Says that an order arrived."""
+    SetShippingAddress: _aio.UnaryUnaryMultiCallable[_order_pb2.SetShippingAddressRequest, _order_pb2.SetShippingAddressResponse]  # type: ignore[assignment]
+    """Sets where an order goes, before it is paid."""
+    GetOrderTimeline: _aio.UnaryUnaryMultiCallable[_order_pb2.GetOrderTimelineRequest, _order_pb2.GetOrderTimelineResponse]  # type: ignore[assignment]
+    """Shows what happened to an order, oldest first."""
     UpdateOrderStatus: _aio.UnaryUnaryMultiCallable[_order_pb2.UpdateOrderStatusRequest, _order_pb2.UpdateOrderStatusResponse]  # type: ignore[assignment]
     """Tells the order what became of one of its payments. Business refusals are OK answers with a disposition, decided once per payment by its first
     snapshot in state SUCCESS or LATE_SUCCESS; every other snapshot is NOTED. Idempotent by event_id and by payment.
@@ -86,6 +134,90 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_order_pb2.ListOrdersResponse, _abc.Awaitable[_order_pb2.ListOrdersResponse]]:
         """Lists orders, newest first: a buyer's own, a merchant's, or any for an admin."""
+
+    @_abc_1.abstractmethod
+    def CancelOrder(
+        self,
+        request: _order_pb2.CancelOrderRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_order_pb2.CancelOrderResponse, _abc.Awaitable[_order_pb2.CancelOrderResponse]]:
+        """Cancels an order that nobody paid: CANCELLED, or CANCELLING (HTTP 202) while payment_rpc closes its payments. An order that turns out to be
+        paid is refused with ORDER_ALREADY_PAID.
+        """
+
+    @_abc_1.abstractmethod
+    def PayOrder(
+        self,
+        request: _order_pb2.PayOrderRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_order_pb2.PayOrderResponse, _abc.Awaitable[_order_pb2.PayOrderResponse]]:
+        """Starts a payment of the order at a channel and says what the buyer does next. Calling it again for the same channel returns the same payment."""
+
+    @_abc_1.abstractmethod
+    def RefundOrder(
+        self,
+        request: _order_pb2.RefundOrderRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_order_pb2.RefundOrderResponse, _abc.Awaitable[_order_pb2.RefundOrderResponse]]:
+        """Gives money back: for lines, of an amount, or everything that is left. At once when a shop or an admin asks or the order is not shipped yet;
+        otherwise a request that the shop approves. Money that is still on its way back is HTTP 202.
+        """
+
+    @_abc_1.abstractmethod
+    def ApproveRefund(
+        self,
+        request: _order_pb2.ApproveRefundRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_order_pb2.ApproveRefundResponse, _abc.Awaitable[_order_pb2.ApproveRefundResponse]]:
+        """Approves a refund that a buyer requested."""
+
+    @_abc_1.abstractmethod
+    def RejectRefund(
+        self,
+        request: _order_pb2.RejectRefundRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_order_pb2.RejectRefundResponse, _abc.Awaitable[_order_pb2.RejectRefundResponse]]:
+        """Rejects a refund that a buyer requested."""
+
+    @_abc_1.abstractmethod
+    def ListOrderRefunds(
+        self,
+        request: _order_pb2.ListOrderRefundsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_order_pb2.ListOrderRefundsResponse, _abc.Awaitable[_order_pb2.ListOrderRefundsResponse]]:
+        """Lists every refund of an order, oldest first."""
+
+    @_abc_1.abstractmethod
+    def ShipOrder(
+        self,
+        request: _order_pb2.ShipOrderRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_order_pb2.ShipOrderResponse, _abc.Awaitable[_order_pb2.ShipOrderResponse]]:
+        """Hands a paid order to a carrier. Refused while all of its money is on its way back."""
+
+    @_abc_1.abstractmethod
+    def CompleteOrder(
+        self,
+        request: _order_pb2.CompleteOrderRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_order_pb2.CompleteOrderResponse, _abc.Awaitable[_order_pb2.CompleteOrderResponse]]:
+        """Says that an order arrived."""
+
+    @_abc_1.abstractmethod
+    def SetShippingAddress(
+        self,
+        request: _order_pb2.SetShippingAddressRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_order_pb2.SetShippingAddressResponse, _abc.Awaitable[_order_pb2.SetShippingAddressResponse]]:
+        """Sets where an order goes, before it is paid."""
+
+    @_abc_1.abstractmethod
+    def GetOrderTimeline(
+        self,
+        request: _order_pb2.GetOrderTimelineRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_order_pb2.GetOrderTimelineResponse, _abc.Awaitable[_order_pb2.GetOrderTimelineResponse]]:
+        """Shows what happened to an order, oldest first."""
 
     @_abc_1.abstractmethod
     def UpdateOrderStatus(
