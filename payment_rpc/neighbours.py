@@ -51,14 +51,15 @@ class Orders:
         """Tells an order what became of its payment; None when the snapshot decided nothing.
 
         Args:
-            snapshot: `merchant_id`, `order_id`, `wants_paid` and the fields of PaymentSnapshot.
+            snapshot: `merchant_id`, `order_id`, `wants_paid` and the fields of PaymentSnapshot with its refunds.
             event_id: id of the outbox row.
 
         Raises:
             RemoteError: not taken.
         """
-        payment = order_pb2.PaymentSnapshot(**{name: snapshot[name] for name in (
-            "payment_id", "version", "state", "captured", "refunded", "refund_reserved", "currency")})
+        payment = order_pb2.PaymentSnapshot(
+            **{name: snapshot[name] for name in ("payment_id", "version", "state", "captured", "refunded", "refund_reserved", "currency")},
+            refunds=[order_pb2.RefundSnapshot(**refund) for refund in snapshot.get("refunds", ())])
         request = order_pb2.UpdateOrderStatusRequest(
             merchant_id=snapshot["merchant_id"], order_id=snapshot["order_id"], event_id=event_id, payment=payment,
             status=order_pb2.ORDER_STATE_PAID if snapshot["wants_paid"] else order_pb2.ORDER_STATE_UNSPECIFIED)

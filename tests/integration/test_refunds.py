@@ -1,0 +1,264 @@
+"""Refunds on real databases: reserve, submit, and whatever the channel makes of it. Money that left never exceeds money that came."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mesh.call import Caller, Role
+from mesh.errors import IdempotencyKeyReused, InvalidArgument
+from mesh.money import Money
+from payment_rpc.channels import RefundChannelFact, RefundChannelStatus
+from payment_rpc.domain.errors import CurrencyMismatch, PaymentNotFound, RefundExceedsRefundable, RefundFailed, RefundNotAllowed
+from payment_rpc.domain.payment import Disposition, Payment, PaymentState
+from payment_rpc.domain.refund import Refund, RefundState
+from payment_rpc.tables import ATTENTION, LEDGER_POSTING, PAYMENT, REFUND
+from payment_rpc.usecases.refunds import CreateRefund
+from tests.builders_payment import LEASE_SECONDS, PaymentWorld, UnreliableChannel, balance_of, payment_world
+
+CLERK = Caller(role=Role.MERCHANT, subject="clerk", merchant_id="mall")
+STRANGER = Caller(role=Role.MERCHANT, subject="clerk", merchant_id="other")
+
+
+class RefundLine:
+    """The channel's refunds, scripted: `outcomes` answers the next submissions, `truth` is what it knows by then."""
+
+    def __init__(self, channel: UnreliableChannel, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.truth: dict[str, RefundChannelStatus] = {}
+        self.amounts: dict[str, Money] = {}
+        self.submissions: list[str] = []
+        self.next_status = RefundChannelStatus.SUCCESS
+        self.lose_answers = False
+        self.unreachable = False
+        monkeypatch.setattr(channel, "refund", self.refund, raising=False)
+        monkeypatch.setattr(channel, "query_refund", self.query_refund, raising=False)
+
+    async def refund(self, *, refund_id: str, attempt_id: str, amount: Money, reason: str, timeout_seconds: float) -> RefundChannelFact:
+        if self.unreachable:
+            return RefundChannelFact(refund_id=refund_id, status=RefundChannelStatus.NOT_SENT)
+        self.submissions.append(refund_id)
+        self.truth.setdefault(refund_id, self.next_status)
+        self.amounts[refund_id] = amount
+        return self._answer(refund_id, lost=self.lose_answers)
+
+    async def query_refund(self, refund_id: str, *, timeout_seconds: float) -> RefundChannelFact:
+        if refund_id not in self.truth:
+            return RefundChannelFact(refund_id=refund_id, status=RefundChannelStatus.NOT_FOUND)
+        return self._answer(refund_id, lost=False)
+
+    def _answer(self, refund_id: str, *, lost: bool) -> RefundChannelFact:
+        status = RefundChannelStatus.UNKNOWN if lost else self.truth[refund_id]
+        return RefundChannelFact(refund_id=refund_id, status=status, channel_refund_no=f"SR{refund_id[-6:]}", reason="refused" if status == "FAILED" else "")
+
+
+@pytest.fixture
+async def world(database_url_factory: Callable[[], str], tmp_path: Path) -> AsyncIterator[PaymentWorld]:
+    async with payment_world(database_url_factory(), database_url_factory(), tmp_path) as world:
+        yield world
+
+
+@pytest.fixture
+def line(world: PaymentWorld, monkeypatch: pytest.MonkeyPatch) -> RefundLine:
+    return RefundLine(world.channel, monkeypatch)
+
+
+async def paid(world: PaymentWorld, price: str = "100.00") -> Payment:
+    return await world.charge(await world.order(price))
+
+
+async def refund(world: PaymentWorld, payment: Payment, amount: str = "", *, caller: Caller = CLERK, **changes: Any) -> Refund:
+    values: dict[str, Any] = {"payment_id": payment.payment_id, "amount": amount, "currency": "", "reason": "", "request_id": "", "key": "", **changes}
+    return await world.app.refunds.create(CreateRefund(**values), caller)
+
+
+async def columns(world: PaymentWorld, payment: Payment) -> tuple[str, str, str]:
+    now = await world.payment(payment.payment_id)
+    return now.captured.format(), now.refunded.format(), now.refund_reserved.format()
+
+
+async def account(world: PaymentWorld, name: str) -> int:
+    """Debit minus credit of an account."""
+    return sum(row["amount_minor"] if row["side"] == "D" else -row["amount_minor"] for row in await world.rows(LEDGER_POSTING)
+               if row["account"].startswith(name))
+
+
+async def test_everything_goes_back_when_no_amount_is_said(world: PaymentWorld, line: RefundLine) -> None:
+    payment = await paid(world)
+    done = await refund(world, payment)
+    assert (done.state, done.amount.format()) == (RefundState.SUCCESS, "100.00")
+    assert await columns(world, payment) == ("100.00", "100.00", "0.00")
+    assert (await world.payment(payment.payment_id)).state is PaymentState.SUCCESS
+    assert not any(balance_of(await world.rows(LEDGER_POSTING)).values())
+    assert [await account(world, name) for name in ("channel_receivable", "merchant_payable", "refund_payable")] == [
+        await account(world, "channel_fee_expense") * -1, 0, 0]
+
+
+async def test_several_partial_refunds_add_up_to_the_payment_and_not_above_it(world: PaymentWorld, line: RefundLine) -> None:
+    payment = await paid(world)
+    for amount in ("60.00", "30.00"):
+        await refund(world, payment, amount)
+    with pytest.raises(RefundExceedsRefundable) as refusal:
+        await refund(world, payment, "10.01")
+    assert refusal.value.metadata["refundable"] == "10.00"
+    assert refusal.value.fields.keys() == {"amount"}
+    await refund(world, payment, "10.00")
+    with pytest.raises(RefundExceedsRefundable):
+        await refund(world, payment)
+
+
+async def test_eight_refunds_of_sixty_at_once_never_exceed_a_hundred(world: PaymentWorld, line: RefundLine, rounds: Callable[[int, int], int]) -> None:
+    for _ in range(rounds(4, 40)):
+        payment = await paid(world)
+        answers = await asyncio.gather(*(refund(world, payment, "60.00") for _ in range(8)), return_exceptions=True)
+        assert sorted(type(answer).__name__ for answer in answers) == ["Refund", *["RefundExceedsRefundable"] * 7]
+        assert await columns(world, payment) == ("100.00", "60.00", "0.00")
+
+
+@pytest.mark.parametrize("again", ["key", "request_id"])
+async def test_the_same_request_again_is_the_same_refund(world: PaymentWorld, line: RefundLine, again: str) -> None:
+    payment = await paid(world)
+    first = await refund(world, payment, "40.00", **{again: "r-1"})
+    second = await refund(world, payment, "40", **{again: "r-1"})
+    assert (second.refund_id, second.state) == (first.refund_id, RefundState.SUCCESS)
+    with pytest.raises(IdempotencyKeyReused) as refusal:
+        await refund(world, payment, "50.00", **{again: "r-1"})
+    assert "amount" in refusal.value.fields
+    assert line.submissions == [first.refund_id]
+
+
+async def test_twenty_equal_requests_at_once_make_one_refund(world: PaymentWorld, line: RefundLine) -> None:
+    payment = await paid(world)
+    answers = await asyncio.gather(*(refund(world, payment, "40.00", request_id="r-1") for _ in range(20)))
+    assert len({answer.refund_id for answer in answers}) == 1
+    assert await columns(world, payment) == ("100.00", "40.00", "0.00")
+
+
+async def test_a_refused_refund_frees_its_reservation(world: PaymentWorld, line: RefundLine) -> None:
+    payment = await paid(world)
+    line.next_status = RefundChannelStatus.FAILED
+    with pytest.raises(RefundFailed) as refusal:
+        await refund(world, payment, "40.00", key="k")
+    assert refusal.value.payment_id == payment.payment_id
+    with pytest.raises(RefundFailed):
+        await refund(world, payment, "40.00", key="k")
+    assert await columns(world, payment) == ("100.00", "0.00", "0.00")
+    assert await account(world, "refund_payable") == 0
+    line.next_status = RefundChannelStatus.SUCCESS
+    assert (await refund(world, payment, "100.00")).state is RefundState.SUCCESS
+
+
+async def test_an_unknown_refund_stays_reserved_and_is_asked_for(world: PaymentWorld, line: RefundLine) -> None:
+    payment = await paid(world)
+    line.lose_answers = True
+    unknown = await refund(world, payment, "40.00")
+    assert unknown.state is RefundState.UNKNOWN
+    assert await columns(world, payment) == ("100.00", "0.00", "40.00")
+    with pytest.raises(RefundExceedsRefundable):
+        await refund(world, payment, "60.01")
+    world.clock.advance(LEASE_SECONDS)
+    await world.app.refunds.run_once()
+    assert await columns(world, payment) == ("100.00", "40.00", "0.00")
+    assert line.submissions == [unknown.refund_id]
+
+
+async def test_a_refund_lost_before_the_channel_is_sent_again_under_its_id(world: PaymentWorld, line: RefundLine) -> None:
+    payment = await paid(world)
+    line.unreachable = True
+    lost = await refund(world, payment, "40.00")
+    assert lost.state is RefundState.UNKNOWN
+    line.unreachable = False
+    world.clock.advance(LEASE_SECONDS)
+    await world.app.refunds.run_once()
+    assert line.submissions == [lost.refund_id]
+    assert await columns(world, payment) == ("100.00", "40.00", "0.00")
+
+
+async def test_a_bounced_refund_is_visible_and_the_money_is_here_again(world: PaymentWorld, line: RefundLine) -> None:
+    payment = await paid(world)
+    done = await refund(world, payment, "40.00")
+    bounced = await world.app.refunds.apply(RefundChannelFact(refund_id=done.refund_id, status=RefundChannelStatus.REVERSED))
+    assert (bounced.state, bounced.needs_attention) == (RefundState.REVERSED, True)
+    assert await columns(world, payment) == ("100.00", "0.00", "0.00")
+    assert [row["kind"] for row in await world.rows(ATTENTION)] == ["REFUND_REVERSED"]
+    assert await world.app.refunds.apply(RefundChannelFact(refund_id=done.refund_id, status=RefundChannelStatus.REVERSED)) == bounced
+
+
+async def test_money_that_left_after_all_above_the_cap_is_a_loss(world: PaymentWorld, line: RefundLine) -> None:
+    payment = await paid(world)
+    line.next_status = RefundChannelStatus.FAILED
+    with pytest.raises(RefundFailed) as refusal:
+        await refund(world, payment, "60.00")
+    line.next_status = RefundChannelStatus.SUCCESS
+    await refund(world, payment, "60.00")
+    late = await world.app.refunds.apply(RefundChannelFact(refund_id=refusal.value.metadata["refund_id"], status=RefundChannelStatus.SUCCESS))
+    assert (late.state, late.above_cap) == (RefundState.SUCCESS, True)
+    assert await columns(world, payment) == ("100.00", "60.00", "0.00")
+    assert await account(world, "loss") == 6000
+    assert not any(balance_of(await world.rows(LEDGER_POSTING)).values())
+
+
+async def test_a_payment_that_the_order_refused_goes_back_by_itself(world: PaymentWorld, line: RefundLine) -> None:
+    world.orders.answer = Disposition.REFUSED_CANCELLED
+    payment = await paid(world)
+    assert (await world.payment(payment.payment_id)).state is PaymentState.LATE_SUCCESS
+    rows = await world.rows(REFUND)
+    assert [(row["request_id"], row["state"], bool(row["automatic"])) for row in rows] == [(f"auto:{payment.payment_id}", "CREATED", True)]
+    await world.app.refunds.run_once()
+    assert (await world.payment(payment.payment_id)).state is PaymentState.LATE_REFUNDED
+    assert await columns(world, payment) == ("100.00", "100.00", "0.00")
+    assert [await account(world, name) for name in ("unapplied_receipts", "refund_payable", "merchant_payable")] == [0, 0, 0]
+
+
+async def test_an_automatic_refund_that_fails_calls_a_person(world: PaymentWorld, line: RefundLine) -> None:
+    world.orders.answer = Disposition.REFUSED_PAID_BY_OTHER
+    line.next_status = RefundChannelStatus.FAILED
+    payment = await paid(world)
+    await world.app.refunds.run_once()
+    assert [(row["state"], bool(row["needs_attention"])) for row in await world.rows(REFUND)] == [("FAILED", True)]
+    assert "REFUND_FAILED" in {row["kind"] for row in await world.rows(ATTENTION)}
+    assert (await world.payment(payment.payment_id)).state is PaymentState.LATE_SUCCESS
+
+
+@pytest.mark.parametrize(("caller", "changes", "error"), [
+    (STRANGER, {}, PaymentNotFound),
+    (CLERK, {"payment_id": "PAYnone"}, PaymentNotFound),
+    (CLERK, {"currency": "USD"}, CurrencyMismatch),
+    (CLERK, {"amount": "0"}, InvalidArgument),
+    (CLERK, {"amount": "0.001"}, InvalidArgument),
+])
+async def test_bad_requests_reserve_nothing(world: PaymentWorld, line: RefundLine, caller: Caller, changes: dict[str, str], error: type[Exception]) -> None:
+    payment = await paid(world)
+    with pytest.raises(error):
+        await refund(world, payment, caller=caller, **changes)
+    assert await columns(world, payment) == ("100.00", "0.00", "0.00")
+    assert await world.rows(REFUND) == []
+
+
+async def test_a_payment_without_money_cannot_be_refunded(world: PaymentWorld, line: RefundLine) -> None:
+    waiting = await world.cashier(await world.order())
+    with pytest.raises(RefundNotAllowed):
+        await refund(world, waiting, "1.00")
+
+
+async def test_a_preview_says_what_would_happen_and_moves_nothing(world: PaymentWorld, line: RefundLine) -> None:
+    payment = await paid(world)
+    before = await world.rows(PAYMENT)
+    preview = await world.app.refunds.preview(payment_id=payment.payment_id, amount="30.00", caller=CLERK)
+    assert (preview.amount.format(), preview.refundable.format(), preview.refundable_after.format()) == ("30.00", "100.00", "70.00")
+    assert not any(balance_of(preview.postings).values())
+    assert await world.rows(PAYMENT) == before
+
+
+async def test_every_change_of_a_refund_tells_the_order_all_refunds_of_the_payment(world: PaymentWorld, line: RefundLine) -> None:
+    payment = await paid(world)
+    await refund(world, payment, "10.00", request_id="a")
+    await refund(world, payment, "20.00", request_id="b")
+    world.clock.advance(10)
+    await world.app.order_relay.run_once()
+    newest = max(world.orders.updates, key=lambda snapshot: snapshot["version"])
+    assert [(told["request_id"], told["state"], told["amount"]) for told in newest["refunds"]] == [("a", "SUCCESS", "10.00"), ("b", "SUCCESS", "20.00")]
+    assert newest["refunded"] == "30.00"
