@@ -50,7 +50,8 @@ async def run(settings: PaymentSettings) -> None:
                     scan_interval_seconds=settings.scan_interval_seconds, scan_batch_size=settings.scan_batch_size),
         return_urls={merchant: tuple(prefixes) for merchant, prefixes in settings.return_urls.items()})
     server.add(payment_pb2_grpc.add_PaymentServiceServicer_to_server, PaymentServicer(
-        charging=app.charging, closing=app.closing, taking_back=app.taking_back, conflicts=app.conflicts, reading=app.reading, page_tokens=PageTokens.from_settings(settings)))
+        charging=app.charging, closing=app.closing, taking_back=app.taking_back, conflicts=app.conflicts, reading=app.reading,
+        page_tokens=PageTokens.from_settings(settings)))
     server.add(refund_pb2_grpc.add_RefundServiceServicer_to_server, RefundServicer(
         refunds=app.refunds, page_tokens=PageTokens.from_settings(settings)))
     server.add(callback_pb2_grpc.add_CallbackServiceServicer_to_server, CallbackServicer(app.callbacks))

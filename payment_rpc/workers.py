@@ -16,7 +16,8 @@ from payment_rpc.usecases.refunds import Refunds
 PURGE_SECONDS = 600.0  # receipts live for days
 
 
-def make_workers(*, db: Database, clock: Clock, asking: Asking, closing: Closing, refunds: Refunds, relays: Sequence[Relay], idle_seconds: float) -> list[Worker]:
+def make_workers(*, db: Database, clock: Clock, asking: Asking, closing: Closing, refunds: Refunds, relays: Sequence[Relay],
+                 idle_seconds: float) -> list[Worker]:
     """One worker per kind of work."""
 
     async def purge() -> int:

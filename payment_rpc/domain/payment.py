@@ -116,7 +116,8 @@ class Payment:
         """A payment that is about to be sent: PAYING, holding the slot of its order."""
         zero = Money.zero(amount.currency)
         return cls(payment_id=payment_id, merchant_id=merchant_id, order_id=order_id, user_id=user_id, amount=amount, captured=zero, refunded=zero,
-                   refund_reserved=zero, disputed=zero, fee=zero, state=PaymentState.PAYING, holds_slot=True, payment_method=payment_method, channel=channel,
+                   refund_reserved=zero, disputed=zero, fee=zero, state=PaymentState.PAYING, holds_slot=True,
+                   payment_method=payment_method, channel=channel,
                    channel_trade_no="", outcome=Outcome.UNKNOWN, disposition=None, failure=None, card=card, next_action=None, ledger_head="",
                    version=1, paid_at=None, expires_at=expires_at, created_at=at, updated_at=at)
 

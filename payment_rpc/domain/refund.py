@@ -88,7 +88,8 @@ class Refund:
         return cls(refund_id=refund_id, payment_id=payment.payment_id, attempt_id=attempt_id, merchant_id=payment.merchant_id,
                    order_id=payment.order_id, user_id=payment.user_id, channel=channel, amount=amount, state=RefundState.CREATED, reason=reason,
                    request_id=request_id, automatic=automatic, stands_alone=stands_alone, above_cap=False, needs_attention=False,
-                   channel_refund_no="", failure=None, lease_until=at, next_query_at=at, queries=0, version=1, refunded_at=None, created_at=at, updated_at=at)
+                   channel_refund_no="", failure=None, lease_until=at, next_query_at=at, queries=0, version=1, refunded_at=None,
+                   created_at=at, updated_at=at)
 
     def submit(self, *, lease: timedelta, at: datetime) -> Refund:
         """It is sent now, under its id, which never changes; the channel keeps the first one that it got.

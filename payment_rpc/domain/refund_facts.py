@@ -109,7 +109,8 @@ def _left_after_all(payment: Payment, refund: Refund, fact: RefundFact, *, at: d
     booking = ledger.refunded_directly(refund_id=refund.refund_id, payment_id=payment.payment_id, channel=refund.channel, source=source,
                                        amount=refund.amount)
     if not fits:
-        return RefundDecision(payment=payment, refund=replace(done, above_cap=True, needs_attention=True), booking=booking, attention="REFUNDED_ABOVE_CAP")
+        lost = replace(done, above_cap=True, needs_attention=True)
+        return RefundDecision(payment=payment, refund=lost, booking=booking, attention="REFUNDED_ABOVE_CAP")
     if refund.stands_alone:
         return RefundDecision(payment=payment, refund=done, booking=booking)
     moved = replace(payment, refunded=payment.refunded + refund.amount, version=payment.version + 1, updated_at=at)

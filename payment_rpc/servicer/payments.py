@@ -47,7 +47,8 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
     async def CreatePayment(self, request: payment_pb2.CreatePaymentRequest, context: Any) -> payment_pb2.CreatePaymentResponse:
         """Opens a cashier."""
         payment = await self._charging.create_payment(CreatePayment(
-            merchant_id=request.merchant_id, order_id=request.order_id, user_id=request.user_id or request.order.user_id, amount=request.amount, currency=request.currency,
+            merchant_id=request.merchant_id, order_id=request.order_id, user_id=request.user_id or request.order.user_id,
+            amount=request.amount, currency=request.currency,
             channel=request.channel, return_url=request.return_url, key=current_idempotency_key(), order=_order_data(request)), current_caller())
         return payment_pb2.CreatePaymentResponse(payment=payment_message(payment))
 

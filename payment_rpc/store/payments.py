@@ -61,8 +61,8 @@ async def enter_gate(tx: AsyncConnection, *, merchant_id: str, order_id: str, at
 async def close_gate(tx: AsyncConnection, *, merchant_id: str, order_id: str, at: datetime) -> None:
     """Closes the gate of an order: no payment of it is ever inserted after this commit."""
     await insert_if_absent(tx, ORDER_GATE, {"merchant_id": merchant_id, "order_id": order_id, "state": "CLOSED", "updated_at": at})
-    await tx.execute(update(ORDER_GATE).where(ORDER_GATE.c.merchant_id == merchant_id, ORDER_GATE.c.order_id == order_id, ORDER_GATE.c.state == "OPEN")
-                     .values(state="CLOSED", updated_at=at))
+    still_open = and_(ORDER_GATE.c.merchant_id == merchant_id, ORDER_GATE.c.order_id == order_id, ORDER_GATE.c.state == "OPEN")
+    await tx.execute(update(ORDER_GATE).where(still_open).values(state="CLOSED", updated_at=at))
 
 
 async def all_of_order(tx: AsyncConnection, *, merchant_id: str, order_id: str) -> list[Payment]:
@@ -202,7 +202,8 @@ def _values(payment: Payment) -> dict[str, Any]:
         "payment_id": payment.payment_id, "merchant_id": payment.merchant_id, "order_id": payment.order_id, "user_id": payment.user_id,
         "amount_minor": payment.amount.minor, "currency": payment.amount.currency, "captured_minor": payment.captured.minor,
         "refunded_minor": payment.refunded.minor, "refund_reserved_minor": payment.refund_reserved.minor,
-        "disputed_minor": payment.disputed.minor, "fee_minor": payment.fee.minor, "state": payment.state, "live_slot": 1 if payment.holds_slot else None,
+        "disputed_minor": payment.disputed.minor, "fee_minor": payment.fee.minor, "state": payment.state,
+        "live_slot": 1 if payment.holds_slot else None,
         "payment_method": payment.payment_method, "channel": payment.channel, "channel_trade_no": payment.channel_trade_no,
         "outcome": payment.outcome, "disposition": payment.disposition,
         "failure_reason": failure.reason[:64] if failure else None, "failure_message": failure.message[:200] if failure else None,

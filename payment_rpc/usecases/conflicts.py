@@ -53,10 +53,11 @@ class Conflicts:
             resolved = payment.end(PaymentState.FAILED, outcome=payment.outcome, failure=Failure(reason="CONFLICT_RESOLVED", message=reason), at=now)
         await ledger.resolve_attention(tx, payment_id=payment_id, at=now, note=f"{actor}: {reason}")
         for attempt in parked:
-            if attempt.captured is None or await refunds.find_by_request(tx, merchant_id=payment.merchant_id, request_id=f"auto:{attempt.attempt_id}"):
+            request_id = f"auto:{attempt.attempt_id}"
+            if attempt.captured is None or await refunds.find_by_request(tx, merchant_id=payment.merchant_id, request_id=request_id):
                 continue
             refund = Refund.start(payment, refund_id=self._ids.new("RF"), attempt_id=attempt.attempt_id, channel=attempt.channel,
-                                  amount=attempt.captured, reason=reason, request_id=f"auto:{attempt.attempt_id}", automatic=True,
+                                  amount=attempt.captured, reason=reason, request_id=request_id, automatic=True,
                                   stands_alone=True, at=now)
             await refunds.insert_refund(tx, refund)
             resolved = await ledger.book(tx, resolved, bookings.refund_reserved(

@@ -113,7 +113,8 @@ class Refunds:
         """One refund, or RefundNotFound."""
         return await self._db.read(refunds.get_refund, refund_id, visible_to=caller)
 
-    async def list_refunds(self, *, payment_id: str, merchant_id: str, order_id: str, before: str | None, limit: int, caller: Caller) -> Sequence[Refund]:
+    async def list_refunds(self, *, payment_id: str, merchant_id: str, order_id: str, before: str | None, limit: int,
+                           caller: Caller) -> Sequence[Refund]:
         """Refunds of a payment or an order, newest first, older than the refund id `before`."""
         return await self._db.read(refunds.list_refunds, payment_id=payment_id, merchant_id=merchant_id, order_id=order_id, before=before,
                                    limit=limit, visible_to=caller)

@@ -52,7 +52,8 @@ class RefundLine:
 
     def _answer(self, refund_id: str, *, lost: bool) -> RefundChannelFact:
         status = RefundChannelStatus.UNKNOWN if lost else self.truth[refund_id]
-        return RefundChannelFact(refund_id=refund_id, status=status, channel_refund_no=f"SR{refund_id[-6:]}", reason="refused" if status == "FAILED" else "")
+        reason = "refused" if status == "FAILED" else ""
+        return RefundChannelFact(refund_id=refund_id, status=status, channel_refund_no=f"SR{refund_id[-6:]}", reason=reason)
 
 
 @pytest.fixture
@@ -71,7 +72,8 @@ async def paid(world: PaymentWorld, price: str = "100.00") -> Payment:
 
 
 async def refund(world: PaymentWorld, payment: Payment, amount: str = "", *, caller: Caller = CLERK, **changes: Any) -> Refund:
-    values: dict[str, Any] = {"payment_id": payment.payment_id, "amount": amount, "currency": "", "reason": "", "request_id": "", "key": "", **changes}
+    values: dict[str, Any] = {"payment_id": payment.payment_id, "amount": amount, "currency": "", "reason": "", "request_id": "", "key": "",
+                              **changes}
     return await world.app.refunds.create(CreateRefund(**values), caller)
 
 
@@ -110,7 +112,8 @@ async def test_several_partial_refunds_add_up_to_the_payment_and_not_above_it(wo
         await refund(world, payment)
 
 
-async def test_eight_refunds_of_sixty_at_once_never_exceed_a_hundred(world: PaymentWorld, line: RefundLine, rounds: Callable[[int, int], int]) -> None:
+async def test_eight_refunds_of_sixty_at_once_never_exceed_a_hundred(world: PaymentWorld, line: RefundLine,
+                                                                          rounds: Callable[[int, int], int]) -> None:
     for _ in range(rounds(4, 40)):
         payment = await paid(world)
         answers = await asyncio.gather(*(refund(world, payment, "60.00") for _ in range(8)), return_exceptions=True)
@@ -230,7 +233,8 @@ async def test_an_automatic_refund_that_fails_calls_a_person(world: PaymentWorld
     (CLERK, {"amount": "0"}, InvalidArgument),
     (CLERK, {"amount": "0.001"}, InvalidArgument),
 ])
-async def test_bad_requests_reserve_nothing(world: PaymentWorld, line: RefundLine, caller: Caller, changes: dict[str, str], error: type[Exception]) -> None:
+async def test_bad_requests_reserve_nothing(world: PaymentWorld, line: RefundLine, caller: Caller, changes: dict[str, str],
+                                              error: type[Exception]) -> None:
     payment = await paid(world)
     with pytest.raises(error):
         await refund(world, payment, caller=caller, **changes)
@@ -260,5 +264,6 @@ async def test_every_change_of_a_refund_tells_the_order_all_refunds_of_the_payme
     world.clock.advance(10)
     await world.app.order_relay.run_once()
     newest = max(world.orders.updates, key=lambda snapshot: snapshot["version"])
-    assert [(told["request_id"], told["state"], told["amount"]) for told in newest["refunds"]] == [("a", "SUCCESS", "10.00"), ("b", "SUCCESS", "20.00")]
+    told = [(refund["request_id"], refund["state"], refund["amount"]) for refund in newest["refunds"]]
+    assert told == [("a", "SUCCESS", "10.00"), ("b", "SUCCESS", "20.00")]
     assert newest["refunded"] == "30.00"

@@ -1,0 +1,130 @@
+"""Closing orders and payments: one answer per order, by precedence; money that comes late is never dropped."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from mesh.errors import RequestCanceled
+from order_rpc.domain.order import OrderState
+from payment_rpc.domain.errors import MoneyError, OrderNotPayable, PaymentNotFound, PaymentStateInvalid
+from payment_rpc.domain.payment import Payment, PaymentState
+from payment_rpc.tables import PAYMENT
+from payment_rpc.usecases.closing import CloseResult, OrderClosed
+from tests.builders_order import buyer
+from tests.builders_payment import DECLINED, PaymentWorld, payment_world
+
+
+@pytest.fixture
+async def world(database_url_factory: Callable[[], str], tmp_path: Path) -> AsyncIterator[PaymentWorld]:
+    async with payment_world(database_url_factory(), database_url_factory(), tmp_path) as world:
+        yield world
+
+
+async def close(world: PaymentWorld, order_id: str) -> OrderClosed:
+    return await world.app.closing.close_order(merchant_id="mall", order_id=order_id)
+
+
+async def test_an_order_that_nobody_tried_to_pay_is_closed_for_good(world: PaymentWorld) -> None:
+    order = await world.order()
+    assert (await close(world, order.order_id)).result is CloseResult.CLOSED
+    with pytest.raises(OrderNotPayable):
+        await world.charge(order)
+    assert await world.at_sandbox() == []
+
+
+async def test_a_paid_order_answers_by_what(world: PaymentWorld) -> None:
+    payment = await world.charge(order := await world.order())
+    closed = await close(world, order.order_id)
+    assert closed.result is CloseResult.ALREADY_PAID
+    assert closed.payment is not None
+    assert closed.payment.payment_id == payment.payment_id
+
+
+async def test_a_waiting_cashier_payment_is_closed_at_the_channel_too(world: PaymentWorld) -> None:
+    payment = await world.cashier(order := await world.order())
+    assert (await close(world, order.order_id)).result is CloseResult.CLOSED
+    assert (await world.payment(payment.payment_id)).state is PaymentState.CLOSED
+    assert [transaction["status"] for transaction in await world.at_sandbox()] == ["CLOSED"]
+    assert (await close(world, order.order_id)).result is CloseResult.CLOSED
+
+
+async def test_a_failed_payment_does_not_keep_an_order_open(world: PaymentWorld) -> None:
+    order = await world.order()
+    with pytest.raises(MoneyError):
+        await world.charge(order, number=DECLINED)
+    assert (await close(world, order.order_id)).result is CloseResult.CLOSED
+
+
+async def test_a_channel_that_does_not_answer_keeps_the_order_closing(world: PaymentWorld) -> None:
+    world.channel.lose_answers = True
+    payment = await world.charge(order := await world.order())
+    assert payment.state is PaymentState.PAYING
+    world.channel.unreachable = True
+    assert (await close(world, order.order_id)).result is CloseResult.CLOSING
+    world.channel.unreachable = world.channel.lose_answers = False
+    closed = await close(world, order.order_id)
+    assert closed.result is CloseResult.ALREADY_PAID
+    assert (await world.payment(payment.payment_id)).state is PaymentState.SUCCESS
+
+
+async def test_closing_races_with_charges_and_nobody_is_charged_behind_it(world: PaymentWorld, rounds: Callable[[int, int], int]) -> None:
+    for _ in range(rounds(8, 200)):
+        order = await world.order()
+        charge, closed = await asyncio.gather(world.charge(order), close(world, order.order_id), return_exceptions=True)
+        await world.finish()
+        final = await close(world, order.order_id)
+        captured = [row for row in await world.rows(PAYMENT) if row["order_id"] == order.order_id and row["captured_minor"]]
+        if isinstance(charge, OrderNotPayable):
+            assert (final.result, captured) == (CloseResult.CLOSED, [])
+        else:
+            assert final.result is (CloseResult.ALREADY_PAID if captured else CloseResult.CLOSED)
+        if isinstance(closed, OrderClosed) and closed.result is CloseResult.CLOSED:
+            assert captured == []
+
+
+async def test_a_buyer_cancels_his_payment_and_may_pay_again(world: PaymentWorld) -> None:
+    payment = await world.cashier(order := await world.order())
+    closed = await world.app.closing.cancel(payment.payment_id, buyer())
+    assert closed.state is PaymentState.CLOSED
+    assert (await world.charge(order)).state is PaymentState.SUCCESS
+
+
+async def test_a_paid_payment_cannot_be_cancelled_and_somebody_elses_is_not_there(world: PaymentWorld) -> None:
+    payment = await world.charge(await world.order())
+    with pytest.raises(PaymentStateInvalid):
+        await world.app.closing.cancel(payment.payment_id, buyer())
+    with pytest.raises(PaymentNotFound):
+        await world.app.closing.cancel(payment.payment_id, buyer("u2"))
+
+
+async def take_back(world: PaymentWorld, key: str) -> Payment | None:
+    return await world.app.taking_back.take_back(method="Charge", key=key, merchant_id="mall", caller=buyer())
+
+
+async def test_a_call_that_is_taken_back_before_it_came_is_refused_when_it_comes(world: PaymentWorld) -> None:
+    order = await world.order()
+    assert await take_back(world, "k") is None
+    with pytest.raises(RequestCanceled):
+        await world.charge(order, key="k")
+    assert await world.at_sandbox() == []
+    assert (await world.charge(order, key="other")).state is PaymentState.SUCCESS
+
+
+async def test_a_call_that_began_is_answered_as_it_is(world: PaymentWorld) -> None:
+    payment = await world.charge(await world.order(), key="k")
+    taken_back = await take_back(world, "k")
+    assert taken_back is not None
+    assert (taken_back.payment_id, taken_back.state) == (payment.payment_id, PaymentState.SUCCESS)
+
+
+async def test_money_that_comes_after_the_order_was_cancelled_goes_back(world: PaymentWorld) -> None:
+    world.channel.lose_answers = True
+    payment = await world.charge(order := await world.order())
+    await world.order_side.force_state(order, OrderState.CANCELLED)
+    world.channel.lose_answers = False
+    await world.finish()
+    assert (await world.payment(payment.payment_id)).state in (PaymentState.LATE_SUCCESS, PaymentState.LATE_REFUNDED)
