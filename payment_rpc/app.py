@@ -70,7 +70,7 @@ class PaymentApp:
         self.taking_back = TakingBack(db=db, clock=clock, closing=self.closing)
         self.conflicts = Conflicts(db=db, clock=clock, ids=ids)
         self.reading = Reading(db=db, cache=cache)
-        self.callbacks = Callbacks(db=db, clock=clock, facts=self.facts, asking=self.asking, channels=channels,
+        self.callbacks = Callbacks(db=db, clock=clock, facts=self.facts, refunds=self.refunds, asking=self.asking, channels=channels,
                                    timeout_seconds=times.channel_timeout_seconds)
         self.workers: list[Worker] = make_workers(db=db, clock=clock, asking=self.asking, closing=self.closing, refunds=self.refunds,
                                                   relays=relays,

@@ -5,19 +5,24 @@ from __future__ import annotations
 import asyncio
 import hmac
 from collections.abc import Awaitable, Callable
+from typing import assert_never
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from sandbox import cashier, wire
 from sandbox.channel import SimulatedChannel
 from sandbox.domain import InvalidRequest, Refusal, Transaction, TransactionNotFound, Unauthorized
+from sandbox.misbehaviour import Answer
+from sandbox.refunding import RefundDesk
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 Sleep = Callable[[float], Awaitable[None]]
+Deliver = Callable[[], Awaitable[int]]
 
 _BODY_BYTES_MAX = 16 * 1024
 _BODY_SECONDS_MAX = 5.0  # uvicorn waits for a slow body for ever
@@ -27,8 +32,15 @@ _PAGE_MAX = 1000
 class Api:
     """The endpoints."""
 
-    def __init__(self, channel: SimulatedChannel, *, api_key: str, public_base_url: str, shop_name: str, slow_seconds: float, sleep: Sleep) -> None:
+    def __init__(self, channel: SimulatedChannel, refunds: RefundDesk, *, api_key: str, public_base_url: str, shop_name: str, slow_seconds: float,
+                 sleep: Sleep, deliver: Deliver) -> None:
+        """
+        Args:
+            deliver: sends the callbacks that are due, for those that come before the answer.
+        """
         self._channel = channel
+        self._refunds = refunds
+        self._deliver = deliver
         self._authorization = f"Bearer {api_key}".encode()
         self._public_base_url = public_base_url.rstrip("/")
         self._shop_name = shop_name
@@ -48,6 +60,9 @@ class Api:
                 Route("/v1/transactions/{attempt_id}", guarded(self.query), methods=["GET"]),
                 Route("/v1/transactions/{attempt_id}/close", guarded(self.close), methods=["POST"]),
                 Route("/v1/transactions/{attempt_id}/signature", guarded(self.sign), methods=["POST"]),
+                Route("/v1/transactions/{attempt_id}/refunds", guarded(self.list_refunds), methods=["GET"]),
+                Route("/v1/refunds", guarded(self.refund), methods=["POST"]),
+                Route("/v1/refunds/{refund_id}", guarded(self.query_refund), methods=["GET"]),
                 Route("/cashier/{token}", self.show_cashier, methods=["GET"]),
                 Route("/cashier/{token}/pay", self.press_pay, methods=["POST"]),
                 Route("/cashier/{token}/fail", self.press_fail, methods=["POST"]),
@@ -58,18 +73,34 @@ class Api:
     async def charge(self, request: Request) -> Response:
         """POST /v1/charges."""
         body = wire.decode(await _body(request), wire.ChargeRequest)
-        transaction, is_slow = await self._channel.charge(
+        said = await self._channel.charge(
             attempt_id=body.attempt_id, amount=wire.money(body.amount, body.currency), card=body.card.card(), expires_at=body.expires_at)
-        if is_slow:  # the money has moved; only the answer is late
-            await self._sleep(self._slow_seconds)
-        return self._answer(transaction)
+        if said.callback_first:
+            await self._deliver()
+        return await self._answer_badly(self._json(said.transaction), said.answer)
 
     async def checkout(self, request: Request) -> Response:
         """POST /v1/checkouts."""
         body = wire.decode(await _body(request), wire.CheckoutRequest)
-        return self._answer(await self._channel.checkout(
+        said = await self._channel.checkout(
             attempt_id=body.attempt_id, amount=wire.money(body.amount, body.currency), subject=body.subject, return_url=body.return_url,
-            expires_at=body.expires_at))
+            expires_at=body.expires_at)
+        return await self._answer_badly(self._json(said.transaction), said.answer)
+
+    async def refund(self, request: Request) -> Response:
+        """POST /v1/refunds."""
+        body = wire.decode(await _body(request), wire.RefundRequest)
+        refund, answer = await self._refunds.refund(refund_id=body.refund_id, attempt_id=body.attempt_id,
+                                                    amount=wire.money(body.amount, body.currency), reason=body.reason)
+        return await self._answer_badly(wire.refund_json(refund), answer)
+
+    async def query_refund(self, request: Request) -> Response:
+        """GET /v1/refunds/{refund_id}."""
+        return JSONResponse(wire.refund_json(await self._refunds.query(request.path_params["refund_id"])))
+
+    async def list_refunds(self, request: Request) -> Response:
+        """GET /v1/transactions/{attempt_id}/refunds, oldest first."""
+        return JSONResponse({"refunds": [wire.refund_json(refund) for refund in await self._refunds.list_of(request.path_params["attempt_id"])]})
 
     async def query(self, request: Request) -> Response:
         """GET /v1/transactions/{attempt_id}."""
@@ -122,7 +153,27 @@ class Api:
         return RedirectResponse(f"/cashier/{transaction.cashier_token}", status_code=303)
 
     def _answer(self, transaction: Transaction) -> Response:
-        return JSONResponse(wire.transaction_json(transaction, cashier_url=self._cashier_url(transaction)))
+        return JSONResponse(self._json(transaction))
+
+    async def _answer_badly(self, content: dict[str, object], answer: Answer) -> Response:
+        """Whatever was to be done is done; only the answer suffers."""
+        match answer:
+            case Answer.PLAIN:
+                return JSONResponse(content)
+            case Answer.SLOW | Answer.LATE:
+                await self._sleep(self._slow_seconds if answer is Answer.LATE else self._slow_seconds / 10)
+                return JSONResponse(content)
+            case Answer.LOST:
+                return BrokenResponse(content)
+            case Answer.GARBAGE:
+                return HTMLResponse("<html><body><h1>Welcome to nginx!</h1></body></html>")
+            case Answer.ERROR:
+                return _error(500, "internal", "something went wrong")
+            case _:
+                assert_never(answer)
+
+    def _json(self, transaction: Transaction) -> dict[str, object]:
+        return wire.transaction_json(transaction, cashier_url=self._cashier_url(transaction))
 
     def _cashier_url(self, transaction: Transaction) -> str | None:
         return f"{self._public_base_url}/cashier/{transaction.cashier_token}" if transaction.cashier_token else None
@@ -135,6 +186,15 @@ class Api:
             return await endpoint(request)
 
         return guard
+
+
+class BrokenResponse(JSONResponse):
+    """An answer that breaks off in the middle, and its connection with it."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  # the framework's signature
+        """Sends half of it. The server notices that the rest does not come and closes."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": bytes(self.body[:len(self.body) // 2]), "more_body": True})
 
 
 async def _body(request: Request) -> bytes:

@@ -10,19 +10,22 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from sandbox.domain import CAPTURED, Outcome, Status
+from sandbox.misbehaviour import REFUND_CARDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Behaviour:
-    """What happens to a charge: the place where further bad behaviour goes.
+    """What happens to a charge because of its card; because of its amount: misbehaviour.py.
 
     Attributes:
         outcome: what is committed before anything is answered.
         is_slow: True when the answer is held back by `slow_seconds` after the commit.
+        refund_card: the name of how its refunds go, or "".
     """
 
     outcome: Outcome
     is_slow: bool = False
+    refund_card: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +68,7 @@ _BY_NUMBER: dict[str, Behaviour] = {
     "4000000000000119": Behaviour(
         outcome=Outcome(status=Status.FAILED, decline_code="processing_error", message="the channel failed; no money moved")),
     SLOW_CARD: Behaviour(outcome=CAPTURED, is_slow=True),
+    **{number: Behaviour(outcome=CAPTURED, refund_card=name) for number, name in REFUND_CARDS.items()},
 }
 _BRANDS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("visa", re.compile(r"4")),

@@ -6,34 +6,44 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from mesh.clock import Clock
 from mesh.ids import Ids
 from mesh.money import Money
-from sandbox import store, wire
+from sandbox import misbehaviour, store, wire
 from sandbox.cards import Card, behaviour_of
 from sandbox.domain import (
     CAPTURED,
     CLOSED_BY_SHOP,
+    DECLINED_FIRST,
     EXPIRED,
+    REFUSED_BY_BANK,
     REFUSED_BY_PAYER,
     REFUSED_BY_SIGNATURE,
+    Breakdown,
     InvalidRequest,
     Kind,
+    NotClosable,
     Outcome,
     OutcomeDiffers,
     SignatureDisabled,
     Status,
     Transaction,
     TransactionNotFound,
+    fee_of,
 )
+from sandbox.misbehaviour import GOOD, Answer, Misbehaviour
 from sandbox.signatures import sign_hint
-from sandbox.store import Store, Tx
+from sandbox.store import Scheduled, Store, Tx
+from sandbox.telling import Telling
 
-_EXPIRE_BATCH = 100  # keeps one transaction of the background worker short
+END, PAY_AFTER_ALL, SECOND_CAPTURE = "END", "PAY_AFTER_ALL", "SECOND_CAPTURE"  # what is scheduled of a transaction
+_BATCH = 100  # keeps one transaction of the background worker short
 _ATTEMPT_ID = re.compile(wire.ATTEMPT_ID)
+_ATTEMPT_ID_MAX = 64
+_AGAIN = "-2"  # ends the attempt id of a second capture
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,13 +51,15 @@ class ChannelRules:
     """What configuration decides.
 
     Attributes:
-        owes_callbacks: False when nobody is configured to receive them; then none are recorded.
+        misbehaves: True in development: amounts and cards may ask for trouble.
+        fee_basis_points: what is kept of each capture.
         allow_signatures: True in development: an outcome may be recorded by asking for its signature.
         md5_secret: of source 001's rule.
         signed_callback_delay_seconds: how long the callback of a signed outcome waits: whoever asked for the signature delivers the hint first.
     """
 
-    owes_callbacks: bool
+    misbehaves: bool
+    fee_basis_points: int
     allow_signatures: bool
     md5_secret: str
     signed_callback_delay_seconds: float
@@ -56,33 +68,45 @@ class ChannelRules:
         return "ChannelRules(hidden)"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """What a shop is told after a charge or checkout, and how well it hears it."""
+
+    transaction: Transaction
+    answer: Answer = Answer.PLAIN
+    callback_first: bool = False
+
+
 class SimulatedChannel:
     """The channel's truth."""
 
-    def __init__(self, channel_store: Store, *, clock: Clock, ids: Ids, new_token: Callable[[], str], rules: ChannelRules,
+    def __init__(self, channel_store: Store, *, clock: Clock, ids: Ids, new_token: Callable[[], str], rules: ChannelRules, telling: Telling,
                  wake_deliveries: Callable[[], None]) -> None:
         self._store = channel_store
         self._clock = clock
         self._ids = ids
         self._new_token = new_token
         self._rules = rules
+        self._telling = telling
         self._wake_deliveries = wake_deliveries
 
-    async def charge(self, *, attempt_id: str, amount: Money, card: Card, expires_at: datetime | None) -> tuple[Transaction, bool]:
-        """Charges a card. The second value is True when the answer has to be late.
+    async def charge(self, *, attempt_id: str, amount: Money, card: Card, expires_at: datetime | None) -> Said:
+        """Charges a card.
 
         Raises:
             AttemptReused: the attempt id was used for something else.
+            Breakdown: on demand; nothing was recorded.
         """
-        answer = await self._store.run(self._charge, attempt_id=attempt_id, amount=amount, card=card, expires_at=expires_at)
+        said = await self._store.run(self._charge, attempt_id=attempt_id, amount=amount, card=card, expires_at=expires_at)
         self._wake_deliveries()
-        return answer
+        return said
 
-    async def checkout(self, *, attempt_id: str, amount: Money, subject: str, return_url: str, expires_at: datetime) -> Transaction:
+    async def checkout(self, *, attempt_id: str, amount: Money, subject: str, return_url: str, expires_at: datetime) -> Said:
         """Opens a cashier page.
 
         Raises:
             AttemptReused: the attempt id was used for something else.
+            Breakdown: on demand; nothing was recorded.
         """
         return await self._store.run(self._checkout, attempt_id=attempt_id, amount=amount, subject=subject, return_url=return_url,
                                      expires_at=expires_at)
@@ -100,10 +124,17 @@ class SimulatedChannel:
         return await self._store.run(store.list_transactions, after=after, limit=limit)
 
     async def close(self, attempt_id: str) -> Transaction:
-        """Closes what is open. An id that is not known becomes a tombstone; what ended before stays as it is."""
+        """Closes what is open. An id that is not known becomes a tombstone; what ended before stays as it is.
+
+        Raises:
+            NotClosable: this one may still be paid, and may be so for ever.
+        """
         if not _ATTEMPT_ID.match(attempt_id):
             raise InvalidRequest("attempt_id: 1 to 64 letters, digits, - or _")
-        return await self._store.run(self._close, attempt_id)
+        closed = await self._store.run(self._close, attempt_id)
+        if closed is None:
+            raise NotClosable("this payment cannot be closed")
+        return closed
 
     async def find_cashier(self, token: str) -> Transaction:
         """The transaction of a cashier page.
@@ -141,31 +172,63 @@ class SimulatedChannel:
         """Closes what nobody paid in time; answers how many."""
         return await self._store.run(self._expire_due)
 
-    def _charge(self, tx: Tx, *, attempt_id: str, amount: Money, card: Card, expires_at: datetime | None) -> tuple[Transaction, bool]:
+    def take_scheduled(self, tx: Tx, scheduled: Scheduled) -> None:
+        """What was going to happen to a transaction happens, unless it has ended otherwise."""
+        transaction = store.find(tx, scheduled.subject)
+        if transaction is None or transaction.amount is None:
+            return
+        behaviour = misbehaviour.of_payment(transaction.amount)  # it began, so it ends, whatever the switch says now
+        match scheduled.what:
+            case "END" if not transaction.is_final:
+                self._end(tx, transaction, CAPTURED if behaviour.ends_later is Status.CAPTURED else REFUSED_BY_BANK)
+            case "PAY_AFTER_ALL" if not transaction.is_final:  # its close was refused
+                self._end(tx, transaction, CAPTURED)
+            case "PAY_AFTER_ALL" if transaction.status is not Status.CAPTURED:
+                captured = behaviour.captured(transaction.amount)
+                paid = transaction.pay_after_all(at=self._clock.now(), captured=captured, fee=self._fee(captured))
+                store.save_outcome(tx, paid, before=transaction.status)
+                self._tell(tx, paid, behaviour)
+            case "SECOND_CAPTURE":
+                self._capture_again(tx, transaction, behaviour)
+
+    def _charge(self, tx: Tx, *, attempt_id: str, amount: Money, card: Card, expires_at: datetime | None) -> Said:
         known = self._find(tx, attempt_id)
         if known is not None:
             known.must_match(kind=Kind.CHARGE, amount=amount)
-            return known, False
+            return Said(transaction=known)
         now = self._clock.now()
+        by_amount, by_card = self._behaviour(amount), behaviour_of(card, now=now)
+        if not by_amount.is_recorded:
+            raise Breakdown("broken on demand; nothing was recorded")
         opened = Transaction(attempt_id=attempt_id, kind=Kind.CHARGE, trade_no=self._ids.new("SBX"), status=Status.PENDING, amount=amount,
-                             created_at=now, expires_at=expires_at, card_brand=card.brand, card_last4=card.last4)
-        behaviour = behaviour_of(card, now=now)
-        ended = opened.finish(EXPIRED if opened.is_due(now) else behaviour.outcome, at=now)
-        store.insert(tx, ended)
-        self._owe_callback(tx, ended)
-        return ended, behaviour.is_slow
+                             created_at=now, expires_at=expires_at if by_amount.expires else None, card_brand=card.brand, card_last4=card.last4,
+                             refund_card=by_card.refund_card)
+        store.insert(tx, opened)
+        if opened.is_due(now):
+            self._end(tx, opened, EXPIRED)
+        elif by_amount.ends_later is None or by_card.outcome.status is not Status.CAPTURED:
+            self._end(tx, opened, by_card.outcome)
+        elif by_amount.ends_later is not Status.PENDING:
+            store.schedule(tx, what=END, subject=attempt_id, due_at=now + timedelta(seconds=by_amount.later_seconds))
+        return Said(transaction=self._known(tx, attempt_id), answer=Answer.LATE if by_card.is_slow else by_amount.answer,
+                    callback_first=by_amount.callback_first)
 
-    def _checkout(self, tx: Tx, *, attempt_id: str, amount: Money, subject: str, return_url: str, expires_at: datetime) -> Transaction:
+    def _checkout(self, tx: Tx, *, attempt_id: str, amount: Money, subject: str, return_url: str, expires_at: datetime) -> Said:
         known = self._find(tx, attempt_id)
         if known is not None:
             known.must_match(kind=Kind.CHECKOUT, amount=amount)
-            return known
+            return Said(transaction=known)
+        behaviour = self._behaviour(amount)
+        if not behaviour.is_recorded:
+            raise Breakdown("broken on demand; nothing was recorded")
         store.insert(tx, Transaction(
             attempt_id=attempt_id, kind=Kind.CHECKOUT, trade_no=self._ids.new("SBX"), status=Status.PENDING, amount=amount,
-            created_at=self._clock.now(), expires_at=expires_at, subject=subject, return_url=return_url, cashier_token=self._new_token()))
-        return self._known(tx, attempt_id)
+            created_at=self._clock.now(), expires_at=expires_at if behaviour.expires else None, subject=subject, return_url=return_url,
+            cashier_token=self._new_token()))
+        return Said(transaction=self._known(tx, attempt_id), answer=behaviour.answer)
 
-    def _close(self, tx: Tx, attempt_id: str) -> Transaction:
+    def _close(self, tx: Tx, attempt_id: str) -> Transaction | None:
+        """The transaction after it, or None: it cannot be closed."""
         known = self._find(tx, attempt_id)
         now = self._clock.now()
         if known is None:
@@ -175,6 +238,10 @@ class SimulatedChannel:
             return tombstone
         if known.is_final:
             return known
+        behaviour = self._behaviour_of(known)
+        self._pay_after_all(tx, known, behaviour)
+        if not behaviour.closable:
+            return None
         closed = known.finish(CLOSED_BY_SHOP, at=now)
         store.save_outcome(tx, closed)  # no callback: the shop asked for it
         return closed
@@ -194,7 +261,7 @@ class SimulatedChannel:
             raise OutcomeDiffers(f"the transaction is {transaction.status}")
 
     def _expire_due(self, tx: Tx) -> int:
-        due = store.list_due(tx, now=self._clock.now(), limit=_EXPIRE_BATCH)
+        due = store.list_due(tx, now=self._clock.now(), limit=_BATCH)
         for transaction in due:
             self._end(tx, transaction, EXPIRED)
         return len(due)
@@ -220,14 +287,50 @@ class SimulatedChannel:
         return self._end(tx, transaction, EXPIRED) if transaction.is_due(self._clock.now()) else transaction
 
     def _end(self, tx: Tx, transaction: Transaction, outcome: Outcome, *, callback_delay_seconds: float = 0) -> Transaction:
-        ended = transaction.finish(outcome, at=self._clock.now())
+        now = self._clock.now()
+        behaviour = self._behaviour_of(transaction)
+        if outcome.status is Status.CAPTURED and transaction.amount is not None:
+            if behaviour.declines:
+                outcome = DECLINED_FIRST
+            captured = behaviour.captured(transaction.amount)
+            ended = transaction.finish(outcome, at=now, captured=captured, fee=self._fee(captured))
+            if behaviour.second_capture_seconds is not None:
+                store.schedule(tx, what=SECOND_CAPTURE, subject=transaction.attempt_id,
+                               due_at=now + timedelta(seconds=behaviour.second_capture_seconds))
+        else:
+            ended = transaction.finish(outcome, at=now)
         store.save_outcome(tx, ended)
-        self._owe_callback(tx, ended, delay_seconds=callback_delay_seconds)
+        if outcome in (DECLINED_FIRST, EXPIRED):
+            self._pay_after_all(tx, ended, behaviour)
+        self._tell(tx, ended, behaviour, delay_seconds=callback_delay_seconds)
         return ended
 
-    def _owe_callback(self, tx: Tx, transaction: Transaction, *, delay_seconds: float = 0) -> None:
-        if not self._rules.owes_callbacks:
+    def _pay_after_all(self, tx: Tx, transaction: Transaction, behaviour: Misbehaviour) -> None:
+        if behaviour.paid_after_all_seconds is not None:
+            store.schedule(tx, what=PAY_AFTER_ALL, subject=transaction.attempt_id,
+                           due_at=self._clock.now() + timedelta(seconds=behaviour.paid_after_all_seconds))
+
+    def _capture_again(self, tx: Tx, first: Transaction, behaviour: Misbehaviour) -> None:
+        """The same buyer is charged once more, as another trade. It says whose duplicate it is, because the shop has never heard of it."""
+        again_id = f"{first.attempt_id[:_ATTEMPT_ID_MAX - len(_AGAIN)]}{_AGAIN}"
+        if first.amount is None or store.find(tx, again_id) is not None:
             return
-        event_id = self._ids.new("EVT")
-        store.insert_delivery(tx, event_id=event_id, body=wire.callback_body(transaction, event_id=event_id),
-                              due_at=self._clock.now() + timedelta(seconds=delay_seconds))
+        now, captured = self._clock.now(), behaviour.captured(first.amount)
+        again = replace(first, attempt_id=again_id, trade_no=self._ids.new("SBX"), status=Status.PENDING, captured=None, fee=None, created_at=now,
+                        finished_at=None, cashier_token="", duplicate_of=first.attempt_id)
+        paid = again.finish(CAPTURED, at=now, captured=captured, fee=self._fee(captured))
+        store.insert(tx, paid)
+        self._tell(tx, paid, behaviour)
+
+    def _tell(self, tx: Tx, transaction: Transaction, behaviour: Misbehaviour, *, delay_seconds: float = 0) -> None:
+        self._telling.owe(tx, lambda event_id: wire.callback_body(transaction, event_id=event_id), times=behaviour.callbacks,
+                          delay_seconds=delay_seconds)
+
+    def _behaviour_of(self, transaction: Transaction) -> Misbehaviour:
+        return GOOD if transaction.amount is None else self._behaviour(transaction.amount)
+
+    def _behaviour(self, amount: Money) -> Misbehaviour:
+        return misbehaviour.of_payment(amount) if self._rules.misbehaves else GOOD
+
+    def _fee(self, captured: Money) -> Money:
+        return fee_of(captured, basis_points=self._rules.fee_basis_points)

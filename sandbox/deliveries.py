@@ -35,13 +35,15 @@ class Deliveries:
         self._url = url
         self._secret = secret
         self._retry_seconds = tuple(retry_seconds)
+        self._one_round = asyncio.Lock()  # the worker and a charge whose callback comes first would send the same twice
 
     async def run_once(self) -> int:
         """Sends what is due, once; answers how many were tried."""
         if self._url is None:
             return 0
-        due = await self._store.run(store.list_due_deliveries, now=self._clock.now(), limit=_BATCH)
-        await asyncio.gather(*(self._deliver(delivery, self._url) for delivery in due))
+        async with self._one_round:
+            due = await self._store.run(store.list_due_deliveries, now=self._clock.now(), limit=_BATCH)
+            await asyncio.gather(*(self._deliver(delivery, self._url) for delivery in due))
         return len(due)
 
     async def _deliver(self, delivery: Delivery, url: str) -> None:

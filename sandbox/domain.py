@@ -1,8 +1,10 @@
-"""What the channel keeps true: a transaction leaves PENDING once, and money moves only on the way to CAPTURED.
+"""What the channel keeps true: a transaction leaves PENDING once, and money moves only on the way to CAPTURED and on the way of a refund.
 
-    PENDING -> CAPTURED | DECLINED | FAILED | CLOSED
+    PENDING -> CAPTURED | DECLINED | FAILED | CLOSED        CLOSED, DECLINED -> CAPTURED as a misbehaviour only
+    refund PENDING -> SUCCESS | FAILED                      SUCCESS -> REVERSED (it bounced)
 
-An attempt id that was closed before the channel knew it is CLOSED from its first moment (a tombstone): it can never capture.
+An attempt id that was closed before the channel knew it is CLOSED from its first moment (a tombstone): it can never capture. Refunds never exceed
+what was captured.
 """
 
 from __future__ import annotations
@@ -38,6 +40,23 @@ NEXT: dict[Status, frozenset[Status]] = {
     Status.DECLINED: frozenset(),
     Status.FAILED: frozenset(),
     Status.CLOSED: frozenset(),
+}
+
+
+class RefundStatus(StrEnum):
+    """Where a refund stands."""
+
+    PENDING = "PENDING"    # accepted; decided later
+    SUCCESS = "SUCCESS"    # the money left
+    FAILED = "FAILED"      # refused; nothing left
+    REVERSED = "REVERSED"  # it left and came back
+
+
+NEXT_REFUND: dict[RefundStatus, frozenset[RefundStatus]] = {
+    RefundStatus.PENDING: frozenset({RefundStatus.SUCCESS, RefundStatus.FAILED}),
+    RefundStatus.SUCCESS: frozenset({RefundStatus.REVERSED}),
+    RefundStatus.FAILED: frozenset(),
+    RefundStatus.REVERSED: frozenset(),
 }
 
 
@@ -78,6 +97,27 @@ class AttemptReused(Refusal):
     http_status = 409
 
 
+class RefundNotFound(Refusal):
+    """The channel does not know this refund id."""
+
+    code = "not_found"
+    http_status = 404
+
+
+class RefundReused(Refusal):
+    """The refund id was used for another amount or attempt."""
+
+    code = "conflict"
+    http_status = 409
+
+
+class NotClosable(Refusal):
+    """This payment cannot be closed: it may still be paid."""
+
+    code = "not_closable"
+    http_status = 409
+
+
 class OutcomeDiffers(Refusal):
     """The transaction ended otherwise; another outcome is not signed."""
 
@@ -90,6 +130,13 @@ class SignatureDisabled(Refusal):
 
     code = "disabled"
     http_status = 403
+
+
+class Breakdown(Refusal):
+    """The channel broke down, on demand."""
+
+    code = "internal"
+    http_status = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +157,8 @@ CAPTURED = Outcome(status=Status.CAPTURED, message="captured")
 CLOSED_BY_SHOP = Outcome(status=Status.CLOSED, decline_code="closed", message="closed by the shop")
 EXPIRED = Outcome(status=Status.CLOSED, decline_code="expired", message="the deadline passed before anybody paid")
 REFUSED_BY_PAYER = Outcome(status=Status.DECLINED, decline_code="refused_by_payer", message="the payer refused at the cashier")
+REFUSED_BY_BANK = Outcome(status=Status.DECLINED, decline_code="card_declined", message="declined by the bank, later")
+DECLINED_FIRST = Outcome(status=Status.DECLINED, decline_code="card_declined", message="declined, it seems")
 REFUSED_BY_SIGNATURE = Outcome(status=Status.DECLINED, decline_code="card_declined", message="declined on request of a signature")
 
 
@@ -120,9 +169,13 @@ class Transaction:
     Attributes:
         attempt_id: the shop's id, our idempotency key.
         trade_no: our own number.
-        amount: None for a tombstone only.
-        finished_at: when it left PENDING.
+        amount: what the shop asked for; None for a tombstone only.
+        captured: what was taken, once it was.
+        fee: what the channel keeps of it.
+        finished_at: when it left PENDING, or was paid after all.
         cashier_token: unguessable; whoever has it may press the buttons.
+        refund_card: the name of how its card's refunds go, or "".
+        duplicate_of: the attempt id under which the same buyer was charged first, or "".
     """
 
     attempt_id: str
@@ -140,25 +193,50 @@ class Transaction:
     subject: str = ""
     return_url: str = ""
     cashier_token: str = ""
+    captured: Money | None = None
+    fee: Money | None = None
+    refund_card: str = ""
+    duplicate_of: str = ""
 
     @property
     def is_final(self) -> bool:
-        """True when nothing can change any more."""
+        """True when it has left PENDING."""
         return not NEXT[self.status]
+
+    @property
+    def shown_amount(self) -> Money | None:
+        """What was taken, or will be."""
+        return self.captured or self.amount
 
     def is_due(self, now: datetime) -> bool:
         """True when it waits for a payer whose time is over."""
         return not self.is_final and self.expires_at is not None and now >= self.expires_at
 
-    def finish(self, outcome: Outcome, *, at: datetime) -> Transaction:
+    def finish(self, outcome: Outcome, *, at: datetime, captured: Money | None = None, fee: Money | None = None) -> Transaction:
         """The transaction after its end.
+
+        Args:
+            captured: when that is not the amount that was asked for.
+            fee: of a capture; None: nothing.
 
         Raises:
             OutcomeDiffers: it ended before.
         """
         if outcome.status not in NEXT[self.status]:
             raise OutcomeDiffers(f"the transaction is {self.status}, not open")
-        return replace(self, status=outcome.status, decline_code=outcome.decline_code, message=outcome.message, finished_at=at)
+        ended = replace(self, status=outcome.status, decline_code=outcome.decline_code, message=outcome.message, finished_at=at)
+        return _taken(ended, captured, fee) if outcome.status is Status.CAPTURED else ended
+
+    def pay_after_all(self, *, at: datetime, captured: Money | None = None, fee: Money | None = None) -> Transaction:
+        """Money moves although everybody was told that it will not.
+
+        Raises:
+            OutcomeDiffers: it is open, or captured.
+        """
+        if self.status not in (Status.CLOSED, Status.DECLINED) or self.amount is None:
+            raise OutcomeDiffers(f"the transaction is {self.status}")
+        paid = replace(self, status=Status.CAPTURED, decline_code="", message="captured after all", finished_at=at)
+        return _taken(paid, captured, fee)
 
     def must_match(self, *, kind: Kind, amount: Money) -> None:
         """Checks a repetition. A tombstone matches everything: that is its use.
@@ -170,3 +248,74 @@ class Transaction:
             return
         if self.kind is not kind or self.amount != amount:
             raise AttemptReused(f"attempt_id {self.attempt_id} was used for a {self.kind.lower()} of {self.amount}")
+
+
+def _taken(transaction: Transaction, captured: Money | None, fee: Money | None) -> Transaction:
+    taken = captured or transaction.amount
+    if taken is None:
+        raise OutcomeDiffers("a tombstone never captures")
+    return replace(transaction, captured=taken, fee=fee or Money.zero(taken.currency))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refund:
+    """One return of money, under the shop's id.
+
+    Attributes:
+        refund_no: our own number.
+        reason: the shop's words.
+        code: why no money left, or why it came back, lower_snake_case; "" otherwise.
+        fee_returned: the part of the fee that went back with it; None until it was a SUCCESS.
+        finished_at: when it left PENDING.
+    """
+
+    refund_id: str
+    refund_no: str
+    attempt_id: str
+    amount: Money
+    reason: str
+    status: RefundStatus
+    created_at: datetime
+    code: str = ""
+    message: str = ""
+    fee_returned: Money | None = None
+    finished_at: datetime | None = None
+    reversed_at: datetime | None = None
+
+    @property
+    def occurred_at(self) -> datetime:
+        """When it became what it is."""
+        return self.reversed_at or self.finished_at or self.created_at
+
+    def to(self, status: RefundStatus, *, at: datetime, code: str = "", message: str = "", fee_returned: Money | None = None) -> Refund:
+        """The refund after a step.
+
+        Raises:
+            OutcomeDiffers: there is no such step.
+        """
+        if status not in NEXT_REFUND[self.status]:
+            raise OutcomeDiffers(f"the refund is {self.status}")
+        changed = replace(self, status=status, code=code, message=message)
+        if status is RefundStatus.REVERSED:
+            return replace(changed, reversed_at=at)  # what came back of the fee stays
+        return replace(changed, finished_at=at, fee_returned=fee_returned)
+
+    def must_match(self, *, attempt_id: str, amount: Money) -> None:
+        """Checks a repetition.
+
+        Raises:
+            RefundReused: it is not the same request.
+        """
+        if (self.attempt_id, self.amount) != (attempt_id, amount):
+            raise RefundReused(f"refund_id {self.refund_id} was used for {self.amount} of {self.attempt_id}")
+
+
+def fee_of(captured: Money, *, basis_points: int) -> Money:
+    """What the channel keeps of a capture; half up."""
+    return Money((captured.minor * basis_points + 5_000) // 10_000, captured.currency)
+
+
+def fee_share(fee: Money, *, captured: Money, refunded: Money, returned: Money) -> Money:
+    """The part of a fee that goes back when `refunded` is out in all and `returned` of the fee went back before. Cumulative: the parts of a whole
+    refund add up to the fee exactly, also when a refund on the way bounced; its part stays returned."""
+    return Money(max(0, fee.minor * refunded.minor // captured.minor - returned.minor), fee.currency)

@@ -17,7 +17,10 @@ from mesh.ids import Ids
 from sandbox.app import Api, Sleep
 from sandbox.channel import ChannelRules, SimulatedChannel
 from sandbox.deliveries import Deliveries
+from sandbox.future import Future
+from sandbox.refunding import RefundDesk
 from sandbox.store import Store
+from sandbox.telling import Telling
 
 _log = structlog.get_logger(__name__)
 
@@ -35,6 +38,8 @@ class SandboxConfig:
         callback_retry_seconds: pauses between deliveries; one delivery more than pauses, then it is given up.
         md5_secret: of source 001's rule.
         public_base_url: what cashier links start with.
+        allow_misbehaviour: amounts and cards may ask for trouble, and statements may be spoiled.
+        fee_basis_points: what is kept of each capture, in hundredths of a per cent.
     """
 
     database_file: Path
@@ -46,6 +51,8 @@ class SandboxConfig:
     callback_retry_seconds: tuple[float, ...] = (1, 5, 30, 120, 600, 3600)
     signed_callback_delay_seconds: float = 60
     allow_signatures: bool = False
+    allow_misbehaviour: bool = False
+    fee_basis_points: int = 60
     slow_seconds: float = 15
     shop_name: str = "paymesh mall"
 
@@ -56,15 +63,16 @@ class SandboxConfig:
 class Sandbox:
     """A running sandbox. `app` serves it; `run_once` does what is due in the background; `run` does so until it is cancelled."""
 
-    def __init__(self, *, app: Starlette, channel: SimulatedChannel, deliveries: Deliveries, wake: asyncio.Event) -> None:
+    def __init__(self, *, app: Starlette, channel: SimulatedChannel, future: Future, deliveries: Deliveries, wake: asyncio.Event) -> None:
         self.app = app
+        self._future = future
         self._channel = channel
         self._deliveries = deliveries
         self._wake = wake
 
     async def run_once(self) -> int:
-        """Closes what nobody paid in time and sends the callbacks that are due; answers how many of both."""
-        return await self._channel.expire_due() + await self._deliveries.run_once()
+        """Closes what nobody paid in time, lets happen what is due to happen and sends the callbacks that are due; answers how many of all."""
+        return await self._channel.expire_due() + await self._future.run_once() + await self._deliveries.run_once()
 
     async def run(self) -> None:
         """Does `run_once` for ever. A failure is logged and tried again: a full disk must not end callbacks."""
@@ -98,14 +106,16 @@ async def open_sandbox(config: SandboxConfig, *, clock: Clock, ids: Ids, new_tok
     try:
         # Never through a proxy of the environment, never to where the receiver sends us.
         async with httpx.AsyncClient(trust_env=False, follow_redirects=False, timeout=None, limits=limits) as client:  # noqa: S113  # Deliveries sets one deadline over all of it
+            telling = Telling(clock=clock, ids=ids, is_on=config.callback_url is not None)
             channel = SimulatedChannel(
-                store, clock=clock, ids=ids, new_token=new_token, wake_deliveries=wake.set, rules=ChannelRules(
-                    owes_callbacks=config.callback_url is not None, allow_signatures=config.allow_signatures, md5_secret=config.md5_secret,
-                    signed_callback_delay_seconds=config.signed_callback_delay_seconds))
+                store, clock=clock, ids=ids, new_token=new_token, telling=telling, wake_deliveries=wake.set, rules=ChannelRules(
+                    misbehaves=config.allow_misbehaviour, fee_basis_points=config.fee_basis_points, allow_signatures=config.allow_signatures,
+                    md5_secret=config.md5_secret, signed_callback_delay_seconds=config.signed_callback_delay_seconds))
+            refunds = RefundDesk(store, clock=clock, ids=ids, telling=telling, misbehaves=config.allow_misbehaviour, wake_deliveries=wake.set)
             deliveries = Deliveries(store, client, clock=clock, url=config.callback_url, secret=config.callback_secret,
                                     retry_seconds=config.callback_retry_seconds)
-            api = Api(channel, api_key=config.api_key, public_base_url=config.public_base_url, shop_name=config.shop_name,
-                      slow_seconds=config.slow_seconds, sleep=sleep)
-            yield Sandbox(app=api.app(), channel=channel, deliveries=deliveries, wake=wake)
+            api = Api(channel, refunds, api_key=config.api_key, public_base_url=config.public_base_url, shop_name=config.shop_name,
+                      slow_seconds=config.slow_seconds, sleep=sleep, deliver=deliveries.run_once)
+            yield Sandbox(app=api.app(), channel=channel, future=Future(store, channel, refunds, clock=clock), deliveries=deliveries, wake=wake)
     finally:
         await store.close()

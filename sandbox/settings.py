@@ -29,6 +29,8 @@ class SandboxSettings(MeshSettings):
         signed_callback_delay_seconds: how long the callback of an outcome that was recorded for a signature leaves the hint the first word.
         md5_secret_file: of source 001's rule; None: the published one.
         allow_signatures: serve POST …/signature; None: outside production.
+        allow_misbehaviour: amounts and cards may ask for trouble, and statements may be spoiled; None: outside production.
+        fee_basis_points: what is kept of each capture, in hundredths of a per cent, half up.
         public_base_url: what cashier links start with; None: the address it listens on.
         slow_seconds: how late the answer about the slow card is.
     """
@@ -43,6 +45,8 @@ class SandboxSettings(MeshSettings):
     signed_callback_delay_seconds: float = Field(60, ge=0, le=86_400)
     md5_secret_file: Path | None = None
     allow_signatures: bool | None = None
+    allow_misbehaviour: bool | None = None
+    fee_basis_points: int = Field(60, ge=0, le=1000)
     public_base_url: str | None = Field(None, pattern=_WEB_URL)
     slow_seconds: float = Field(15, ge=0, le=300)
     shop_name: str = Field("paymesh mall", min_length=1, max_length=64)
@@ -74,6 +78,8 @@ class SandboxSettings(MeshSettings):
             signed_callback_delay_seconds=self.signed_callback_delay_seconds,
             md5_secret=read_secret(self.md5_secret_file).decode() if self.md5_secret_file else PUBLISHED_MD5_SECRET,
             allow_signatures=self.is_development if self.allow_signatures is None else self.allow_signatures,
+            allow_misbehaviour=self.is_development if self.allow_misbehaviour is None else self.allow_misbehaviour,
+            fee_basis_points=self.fee_basis_points,
             slow_seconds=self.slow_seconds,
             shop_name=self.shop_name,
         )

@@ -1,4 +1,4 @@
-"""The channel's own SQLite file: transactions and the callbacks that it still owes.
+"""The channel's own SQLite file: transactions, refunds, the callbacks that it still owes and what is going to happen.
 
 One connection on one thread of its own: each function given to `run` is one transaction, and none sees another halfway. An outcome and its
 callback are written together. The journal is a WAL with synchronous=NORMAL: what is committed survives kill -9 of the process; a power cut may
@@ -14,10 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from mesh.money import Money
-from sandbox.domain import Kind, OutcomeDiffers, Status, Transaction
+from sandbox.domain import Kind, OutcomeDiffers, Refund, RefundStatus, Status, Transaction
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -62,8 +62,60 @@ CREATE TABLE IF NOT EXISTS deliveries (
 ) STRICT;
 CREATE INDEX IF NOT EXISTS deliveries_due ON deliveries (due_ms) WHERE state = 'DUE';
 """
+# Steps from one version of the file to the next; `user_version` counts them. The schema above is version 0.
+_STEPS = ("""
+ALTER TABLE transactions ADD COLUMN captured_minor INTEGER;
+ALTER TABLE transactions ADD COLUMN captured_currency TEXT;
+ALTER TABLE transactions ADD COLUMN fee_minor INTEGER;
+ALTER TABLE transactions ADD COLUMN refund_card TEXT NOT NULL DEFAULT '';
+ALTER TABLE transactions ADD COLUMN duplicate_of TEXT NOT NULL DEFAULT '';
+UPDATE transactions SET captured_minor = amount_minor, captured_currency = currency, fee_minor = 0 WHERE status = 'CAPTURED';
+CREATE INDEX transactions_captured ON transactions (finished_ms) WHERE status = 'CAPTURED';
+CREATE TABLE refunds (
+    seq          INTEGER PRIMARY KEY AUTOINCREMENT,
+    refund_id    TEXT NOT NULL UNIQUE,
+    refund_no    TEXT NOT NULL UNIQUE,
+    attempt_id   TEXT NOT NULL,
+    status       TEXT NOT NULL CHECK (status IN ('PENDING', 'SUCCESS', 'FAILED', 'REVERSED')),
+    amount_minor INTEGER NOT NULL CHECK (amount_minor > 0),
+    currency     TEXT NOT NULL,
+    reason       TEXT NOT NULL,
+    code         TEXT NOT NULL,
+    message      TEXT NOT NULL,
+    fee_minor    INTEGER,
+    created_ms   INTEGER NOT NULL,
+    finished_ms  INTEGER,
+    reversed_ms  INTEGER,
+    CHECK ((status = 'PENDING') = (finished_ms IS NULL)),
+    CHECK ((status = 'REVERSED') = (reversed_ms IS NOT NULL)),
+    CHECK ((status IN ('SUCCESS', 'REVERSED')) = (fee_minor IS NOT NULL))
+) STRICT;
+CREATE INDEX refunds_attempt ON refunds (attempt_id);
+CREATE INDEX refunds_finished ON refunds (finished_ms);
+CREATE INDEX refunds_reversed ON refunds (reversed_ms) WHERE status = 'REVERSED';
+CREATE TABLE scheduled (
+    seq     INTEGER PRIMARY KEY AUTOINCREMENT,
+    what    TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    due_ms  INTEGER NOT NULL,
+    step    INTEGER NOT NULL,
+    UNIQUE (what, subject, step)
+) STRICT;
+CREATE INDEX scheduled_due ON scheduled (due_ms);
+CREATE TABLE statements (
+    date TEXT PRIMARY KEY,
+    body BLOB NOT NULL
+) STRICT;
+CREATE TABLE shifted_lines (
+    seq  INTEGER PRIMARY KEY AUTOINCREMENT,
+    date TEXT NOT NULL,
+    line TEXT NOT NULL
+) STRICT;
+""",)
 _COLUMNS = ("attempt_id, kind, trade_no, status, amount_minor, currency, created_ms, finished_ms, expires_ms, decline_code, message, "
-            "card_brand, card_last4, subject, return_url, cashier_token")
+            "card_brand, card_last4, subject, return_url, cashier_token, captured_minor, captured_currency, fee_minor, refund_card, duplicate_of")
+_REFUND_COLUMNS = ("refund_id, refund_no, attempt_id, status, amount_minor, currency, reason, code, message, fee_minor, created_ms, finished_ms, "
+                   "reversed_ms")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +125,16 @@ class Delivery:
     event_id: str
     body: bytes
     attempts: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scheduled:
+    """Something that is going to happen to a subject (an attempt id or a refund id)."""
+
+    number: int
+    what: str
+    subject: str
+    step: int
 
 
 class Store:
@@ -106,6 +168,9 @@ class Store:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.executescript(_SCHEMA)
+        version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+        for number, step in enumerate(_STEPS[version:], start=version + 1):
+            connection.executescript(f"BEGIN IMMEDIATE; {step} PRAGMA user_version = {number}; COMMIT;")
         return connection
 
     def _transact(self, function: Callable[[Tx], T]) -> T:
@@ -147,31 +212,86 @@ def list_transactions(tx: Tx, *, after: int, limit: int) -> list[tuple[int, Tran
 
 def insert(tx: Tx, transaction: Transaction) -> None:
     """Adds a transaction. A second one with its attempt id is refused by the table."""
-    amount = transaction.amount
+    amount, captured, fee = transaction.amount, transaction.captured, transaction.fee
     values = (
         transaction.attempt_id, transaction.kind, transaction.trade_no, transaction.status, amount.minor if amount else None,
         amount.currency if amount else None, _ms(transaction.created_at), _ms_or_none(transaction.finished_at), _ms_or_none(transaction.expires_at),
         transaction.decline_code, transaction.message, transaction.card_brand, transaction.card_last4, transaction.subject, transaction.return_url,
-        transaction.cashier_token or None,
+        transaction.cashier_token or None, captured.minor if captured else None, captured.currency if captured else None, fee.minor if fee else None,
+        transaction.refund_card, transaction.duplicate_of,
     )
     tx.execute(f"INSERT INTO transactions ({_COLUMNS}) VALUES ({', '.join('?' * len(values))})", values)  # noqa: S608  # own constants
 
 
-def save_outcome(tx: Tx, transaction: Transaction) -> None:
-    """Writes the end of a transaction that is still open.
+def save_outcome(tx: Tx, transaction: Transaction, *, before: Status = Status.PENDING) -> None:
+    """Writes what a transaction became that is still what it was before.
+
+    Raises:
+        OutcomeDiffers: it is not.
+    """
+    captured, fee = transaction.captured, transaction.fee
+    changed = tx.execute(
+        "UPDATE transactions SET status = ?, decline_code = ?, message = ?, finished_ms = ?, captured_minor = ?, captured_currency = ?, "
+        "fee_minor = ? WHERE attempt_id = ? AND status = ?",
+        (transaction.status, transaction.decline_code, transaction.message, _ms_or_none(transaction.finished_at),
+         captured.minor if captured else None, captured.currency if captured else None, fee.minor if fee else None, transaction.attempt_id, before))
+    if changed.rowcount != 1:
+        raise OutcomeDiffers(f"the transaction is not {before}")
+
+
+def find_refund(tx: Tx, refund_id: str) -> Refund | None:
+    """The refund of a refund id."""
+    found = list_refunds(tx, "refund_id = ?", refund_id)
+    return found[0] if found else None
+
+
+def refunds_of(tx: Tx, attempt_id: str) -> list[Refund]:
+    """Everything that was asked back of an attempt, oldest first."""
+    return list_refunds(tx, "attempt_id = ?", attempt_id)
+
+
+def list_refunds(tx: Tx, condition: str, *values: object) -> list[Refund]:
+    """Refunds under a condition of ours, oldest first."""
+    rows = tx.execute(f"SELECT {_REFUND_COLUMNS} FROM refunds WHERE {condition} ORDER BY seq", values)  # noqa: S608  # own constants
+    return [_refund(row) for row in rows]
+
+
+def insert_refund(tx: Tx, refund: Refund) -> None:
+    """Adds a refund. A second one with its refund id is refused by the table."""
+    values = (refund.refund_id, refund.refund_no, refund.attempt_id, refund.status, refund.amount.minor, refund.amount.currency, refund.reason,
+              refund.code, refund.message, refund.fee_returned.minor if refund.fee_returned else None, _ms(refund.created_at),
+              _ms_or_none(refund.finished_at), _ms_or_none(refund.reversed_at))
+    tx.execute(f"INSERT INTO refunds ({_REFUND_COLUMNS}) VALUES ({', '.join('?' * len(values))})", values)  # noqa: S608  # own constants
+
+
+def save_refund(tx: Tx, refund: Refund, *, before: RefundStatus) -> None:
+    """Writes a step of a refund that is still what it was before.
 
     Raises:
         OutcomeDiffers: it is not.
     """
     changed = tx.execute(
-        "UPDATE transactions SET status = ?, decline_code = ?, message = ?, finished_ms = ? WHERE attempt_id = ? AND status = 'PENDING'",
-        (transaction.status, transaction.decline_code, transaction.message, _ms_or_none(transaction.finished_at), transaction.attempt_id))
+        "UPDATE refunds SET status = ?, code = ?, message = ?, fee_minor = ?, finished_ms = ?, reversed_ms = ? WHERE refund_id = ? AND status = ?",
+        (refund.status, refund.code, refund.message, refund.fee_returned.minor if refund.fee_returned else None, _ms_or_none(refund.finished_at),
+         _ms_or_none(refund.reversed_at), refund.refund_id, before))
     if changed.rowcount != 1:
-        raise OutcomeDiffers("the transaction is not open")
+        raise OutcomeDiffers(f"the refund is not {before}")
+
+
+def schedule(tx: Tx, *, what: str, subject: str, due_at: datetime, step: int = 0) -> None:
+    """Lets something happen later. The same thing twice happens once."""
+    tx.execute("INSERT OR IGNORE INTO scheduled (what, subject, due_ms, step) VALUES (?, ?, ?, ?)", (what, subject, _ms(due_at), step))
+
+
+def take_scheduled(tx: Tx, *, now: datetime, limit: int) -> list[Scheduled]:
+    """What happens now, in order; taken off the list by the transaction that lets it happen."""
+    rows = tx.execute("SELECT seq, what, subject, step FROM scheduled WHERE due_ms <= ? ORDER BY due_ms, seq LIMIT ?", (_ms(now), limit)).fetchall()
+    tx.executemany("DELETE FROM scheduled WHERE seq = ?", [row[:1] for row in rows])
+    return [Scheduled(number=number, what=what, subject=subject, step=step) for number, what, subject, step in rows]
 
 
 def insert_delivery(tx: Tx, *, event_id: str, body: bytes, due_at: datetime) -> None:
-    """Owes a callback."""
+    """Owes a callback. `event_id` names the delivery here; what the shop reads stands in the body."""
     tx.execute("INSERT INTO deliveries (event_id, body, state, due_ms, attempts, last_error) VALUES (?, ?, 'DUE', ?, 0, '')",
                (event_id, body, _ms(due_at)))
 
@@ -199,17 +319,28 @@ def _one(tx: Tx, condition: str, value: str) -> Transaction | None:
     return None if row is None else _transaction(row)
 
 
-def _transaction(row: tuple[str, str, str, str, int | None, str | None, int, int | None, int | None, str, str, str, str, str, str, str | None],
-                 ) -> Transaction:
+def _transaction(row: tuple[Any, ...]) -> Transaction:
     (attempt_id, kind, trade_no, status, minor, currency, created_ms, finished_ms, expires_ms, decline_code, message, brand, last4, subject,
-     return_url, token) = row
+     return_url, token, captured_minor, captured_currency, fee_minor, refund_card, duplicate_of) = row
     return Transaction(
-        attempt_id=attempt_id, kind=Kind(kind), trade_no=trade_no, status=Status(status),
-        amount=None if minor is None or currency is None else Money(minor, currency), created_at=_time(created_ms),
-        finished_at=None if finished_ms is None else _time(finished_ms), expires_at=None if expires_ms is None else _time(expires_ms),
-        decline_code=decline_code, message=message, card_brand=brand, card_last4=last4, subject=subject, return_url=return_url,
-        cashier_token=token or "",
+        attempt_id=attempt_id, kind=Kind(kind), trade_no=trade_no, status=Status(status), amount=_money(minor, currency),
+        created_at=_time(created_ms), finished_at=_time_or_none(finished_ms), expires_at=_time_or_none(expires_ms), decline_code=decline_code,
+        message=message, card_brand=brand, card_last4=last4, subject=subject, return_url=return_url, cashier_token=token or "",
+        captured=_money(captured_minor, captured_currency), fee=_money(fee_minor, captured_currency), refund_card=refund_card,
+        duplicate_of=duplicate_of,
     )
+
+
+def _refund(row: tuple[Any, ...]) -> Refund:
+    (refund_id, refund_no, attempt_id, status, minor, currency, reason, code, message, fee_minor, created_ms, finished_ms, reversed_ms) = row
+    return Refund(
+        refund_id=refund_id, refund_no=refund_no, attempt_id=attempt_id, status=RefundStatus(status), amount=Money(minor, currency), reason=reason,
+        code=code, message=message, fee_returned=_money(fee_minor, currency), created_at=_time(created_ms), finished_at=_time_or_none(finished_ms),
+        reversed_at=_time_or_none(reversed_ms))
+
+
+def _money(minor: int | None, currency: str | None) -> Money | None:
+    return None if minor is None or currency is None else Money(minor, currency)
 
 
 def _ms(moment: datetime) -> int:
@@ -222,3 +353,7 @@ def _ms_or_none(moment: datetime | None) -> int | None:
 
 def _time(milliseconds: int) -> datetime:
     return _EPOCH + milliseconds * _MILLISECOND
+
+
+def _time_or_none(milliseconds: int | None) -> datetime | None:
+    return None if milliseconds is None else _time(milliseconds)

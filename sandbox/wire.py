@@ -11,7 +11,7 @@ import msgspec
 from mesh.errors import InvalidArgument
 from mesh.money import Money
 from sandbox import cards
-from sandbox.domain import InvalidRequest, Status, Transaction
+from sandbox.domain import InvalidRequest, Refund, Status, Transaction
 
 R = TypeVar("R", bound=msgspec.Struct)
 
@@ -58,6 +58,16 @@ class CheckoutRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     return_url: Annotated[str, msgspec.Meta(pattern=r"^(https?://[!-~]{1,500})?\Z")] = ""  # shown as a link: no other scheme
 
 
+class RefundRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Body of POST /v1/refunds."""
+
+    refund_id: AttemptId
+    attempt_id: AttemptId
+    amount: str
+    currency: str
+    reason: Annotated[str, msgspec.Meta(max_length=256)] = ""
+
+
 class SignatureRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Body of POST /v1/transactions/{attempt_id}/signature. The fixed patterns keep the fields of an unseparated text apart."""
 
@@ -93,7 +103,7 @@ def money(amount: str, currency: str) -> Money:
 
 def transaction_json(transaction: Transaction, *, cashier_url: str | None) -> dict[str, object]:
     """A transaction as every endpoint answers it. Amount and currency are null for a tombstone."""
-    amount = transaction.amount
+    amount, fee = transaction.shown_amount, transaction.fee
     return {
         "attempt_id": transaction.attempt_id,
         "trade_no": transaction.trade_no,
@@ -101,8 +111,10 @@ def transaction_json(transaction: Transaction, *, cashier_url: str | None) -> di
         "status": transaction.status,
         "amount": amount.format() if amount else None,
         "currency": amount.currency if amount else None,
+        "fee": fee.format() if fee else None,
         "decline_code": transaction.decline_code,
         "message": transaction.message,
+        "duplicate_of": transaction.duplicate_of,
         "card": {"brand": transaction.card_brand, "last4": transaction.card_last4} if transaction.card_last4 else None,
         "created_at": _rfc3339(transaction.created_at),
         "expires_at": _rfc3339(transaction.expires_at),
@@ -112,20 +124,54 @@ def transaction_json(transaction: Transaction, *, cashier_url: str | None) -> di
     }
 
 
+def refund_json(refund: Refund) -> dict[str, object]:
+    """A refund as every endpoint answers it. `fee_returned` is null until it was a SUCCESS."""
+    return {
+        "refund_id": refund.refund_id,
+        "refund_no": refund.refund_no,
+        "attempt_id": refund.attempt_id,
+        "status": refund.status,
+        "amount": refund.amount.format(),
+        "currency": refund.amount.currency,
+        "fee_returned": refund.fee_returned.format() if refund.fee_returned else None,
+        "code": refund.code,
+        "message": refund.message,
+        "reason": refund.reason,
+        "created_at": _rfc3339(refund.created_at),
+        "finished_at": _rfc3339(refund.finished_at),
+        "reversed_at": _rfc3339(refund.reversed_at),
+        "occurred_at": _rfc3339(refund.occurred_at),
+    }
+
+
 def callback_body(transaction: Transaction, *, event_id: str) -> bytes:
     """The bytes of a callback: written once, so that every delivery carries the same."""
-    amount = transaction.amount
-    return json.dumps({
+    amount, fee = transaction.shown_amount, transaction.fee
+    return _compact({
         "event_id": event_id,
+        "kind": "payment",
         "attempt_id": transaction.attempt_id,
         "trade_no": transaction.trade_no,
         "status": transaction.status,
         "amount": amount.format() if amount else None,
         "currency": amount.currency if amount else None,
+        "fee": fee.format() if fee else None,
         "decline_code": transaction.decline_code,
         "message": transaction.message,
+        "duplicate_of": transaction.duplicate_of,
         "occurred_at": _rfc3339(transaction.finished_at),
-    }, separators=(",", ":")).encode()
+    })
+
+
+def refund_callback_body(refund: Refund, *, event_id: str) -> bytes:
+    """The bytes of a callback about a refund."""
+    told = ("refund_id", "attempt_id", "refund_no", "status", "amount", "currency", "fee_returned", "reason", "code", "message", "occurred_at")
+    shown = refund_json(refund)
+    return _compact({"event_id": event_id, "kind": "refund", **{name: shown[name] for name in told}})
+
+
+def _compact(content: dict[str, object]) -> bytes:
+    return json.dumps(content, separators=(",", ":")).encode()
 
 
 def _rfc3339(moment: datetime | None) -> str | None:

@@ -18,7 +18,7 @@ import httpx
 from mesh.clock import Clock
 from mesh.ids import Ids
 from mesh.money import Money
-from payment_rpc.channels import Channel, ChannelFact
+from payment_rpc.channels import Channel, ChannelFact, RefundChannelFact
 from payment_rpc.channels.sandbox import SandboxChannel
 from payment_rpc.domain.card import Card
 from sandbox.server import listen, make_server
@@ -75,6 +75,12 @@ async def checkout(channel: Channel, clock: Clock, attempt_id: str = "ATT1", *, 
     """Opens a cashier page."""
     return await channel.checkout(attempt_id=attempt_id, amount=amount, subject=subject, return_url=return_url, timeout_seconds=PATIENCE,
                                   expires_at=clock.now() + timedelta(seconds=lives_seconds))
+
+
+async def refund(channel: Channel, refund_id: str = "RF1", attempt_id: str = "ATT1", *, amount: Money = PRICE, reason: str = "changed my mind",
+                 timeout_seconds: float = PATIENCE) -> RefundChannelFact:
+    """Asks for a refund."""
+    return await channel.refund(refund_id=refund_id, attempt_id=attempt_id, amount=amount, reason=reason, timeout_seconds=timeout_seconds)
 
 
 def cashier_url(fact: ChannelFact) -> str:
@@ -164,7 +170,7 @@ def config(folder: Path, **changes: Any) -> SandboxConfig:
     """What a sandbox in a test knows, unless the test says otherwise."""
     values: dict[str, Any] = {
         "database_file": folder / "sandbox.db", "api_key": API_KEY, "public_base_url": "http://cashier.test", "callback_secret": CALLBACK_SECRET,
-        "md5_secret": MD5_SECRET, "allow_signatures": True, **changes}
+        "md5_secret": MD5_SECRET, "allow_signatures": True, "allow_misbehaviour": True, **changes}
     return SandboxConfig(**values)
 
 

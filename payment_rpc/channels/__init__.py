@@ -24,6 +24,7 @@ class ChannelStatus(StrEnum):
     CLOSED = "CLOSED"        # nothing moved, nothing ever will
     NOT_FOUND = "NOT_FOUND"  # the channel does not know the attempt (yet)
     UNKNOWN = "UNKNOWN"      # no answer that can be believed: money may have moved
+    NOT_CLOSABLE = "NOT_CLOSABLE"  # answer to close: this attempt cannot be closed; it may be paid until its deadline and some time after
     NOT_SENT = "NOT_SENT"    # this call of charge or checkout did not reach the channel, or was refused before it was looked at
 
 
@@ -41,6 +42,7 @@ class ChannelFact:
         occurred_at: when it ended at the channel, by the channel's clock.
         next_action: while PENDING.
         fee: what the channel keeps of a capture; None when it does not say.
+        duplicate_of: the attempt of ours whose buyer was charged once more under this attempt id, which the channel made; "" for our own attempts.
     """
 
     attempt_id: str
@@ -52,6 +54,7 @@ class ChannelFact:
     occurred_at: datetime | None = None
     next_action: NextAction | None = None
     fee: Money | None = None
+    duplicate_of: str = ""
 
 
 class RefundChannelStatus(StrEnum):
@@ -68,7 +71,15 @@ class RefundChannelStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefundChannelFact:
-    """What a channel says about one refund, under our own id."""
+    """What a channel says about one refund, under our own id.
+
+    Attributes:
+        reason: why no money left, or why it came back, as a reason of our catalogue (REFUND_FAILED, REFUND_NOT_ALLOWED, REFUND_EXCEEDS_REFUNDABLE,
+            CURRENCY_MISMATCH, REFUND_REVERSED), or "".
+        message: for people.
+        occurred_at: when it became what it is, by the channel's clock.
+        fee_returned: what came back of the fee with it; None when the channel does not say.
+    """
 
     refund_id: str
     status: RefundChannelStatus
@@ -134,7 +145,7 @@ class Channel(Protocol):
         ...
 
     async def close(self, attempt_id: str, *, timeout_seconds: float) -> ChannelFact:
-        """Closes an attempt: CLOSED, or how it ended before. Never NOT_SENT."""
+        """Closes an attempt: CLOSED, how it ended before, or NOT_CLOSABLE. Never NOT_SENT."""
         ...
 
     async def refund(self, *, refund_id: str, attempt_id: str, amount: Money, reason: str, timeout_seconds: float) -> RefundChannelFact:
@@ -145,15 +156,15 @@ class Channel(Protocol):
         """What became of a refund: never NOT_SENT."""
         ...
 
-    def verify_callback(self, *, body: bytes, timestamp: str, signature: str, now: datetime) -> ChannelFact:
-        """Reads a callback after its signature over the raw bytes is checked in constant time.
+    def verify_callback(self, *, body: bytes, timestamp: str, signature: str, now: datetime) -> ChannelFact | RefundChannelFact:
+        """Reads a callback about an attempt or a refund after its signature over the raw bytes is checked in constant time.
 
         Args:
             timestamp: milliseconds since 1970 as digits; at most 5 minutes from `now`.
 
         Raises:
             SignatureInvalid: forged, altered, or too old or too new.
-            InvalidArgument: genuine, but not about any attempt.
+            InvalidArgument: genuine, but about neither an attempt nor a refund.
         """
         ...
 

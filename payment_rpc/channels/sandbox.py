@@ -9,7 +9,6 @@ import json
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
 from urllib.parse import quote
 
 import msgspec
@@ -17,71 +16,28 @@ import structlog
 
 from mesh.errors import InvalidArgument, MeshError, PermissionDenied
 from mesh.money import Money
-from payment_rpc.channels import CardDetails, ChannelFact, ChannelStatus
+from payment_rpc.channels import CardDetails, ChannelFact, ChannelStatus, RefundChannelFact, RefundChannelStatus
+from payment_rpc.channels import sandbox_answers as answers
 from payment_rpc.channels.connections import CONNECTIONS_MAX, Connections, Lost, NotSent
+from payment_rpc.channels.sandbox_answers import Unclear
 from payment_rpc.domain.errors import ChannelUnavailable, PaymentNotFound, PaymentStateInvalid, SignatureInvalid
-from payment_rpc.domain.payment import NextAction
 
 PUBLISHED_MD5_SECRET = "ymall-payment-secret-key-2024"  # noqa: S105  # source 001 prints it in its README
 
-_OK = 200
 _NOT_FOUND = 404
+_NOT_CLOSABLE = (409, "not_closable")
 _FRESHNESS = timedelta(minutes=5)
 _CONNECT_SECONDS_MAX = 2.0  # a channel that does not even take the connection: better to know that nothing was sent
-_TRADE_NO_MAX = 64  # as wide as our column
-_MESSAGE_MAX = 255
 _MILLISECONDS = re.compile(r"[0-9]{13}")
 _NONCE = re.compile(r"[A-Za-z][A-Za-z0-9]{0,63}")
 _PAYMENT_ID = re.compile(r"[A-Za-z0-9_-]{1,32}")
-_CASHIER_URL = re.compile(r"https?://[!-~]{1,2040}")
 _HINT_STATUSES = frozenset({"SUCCESS", "FAILED"})
-_STATUSES = {status.value: status for status in (
-    ChannelStatus.CAPTURED, ChannelStatus.DECLINED, ChannelStatus.FAILED, ChannelStatus.PENDING, ChannelStatus.CLOSED)}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 # Of these the sandbox's documentation says that it looked at nothing and recorded nothing.
 _REFUSED_UNSEEN = frozenset({(400, "invalid_request"), (401, "unauthorized")})
 
-_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)  # what msgspec raises for bytes that are not the struct
-
 _log = structlog.get_logger(__name__)
-
-Moment = Annotated[datetime, msgspec.Meta(tz=True)]
-
-
-class _Transaction(msgspec.Struct, frozen=True, kw_only=True):
-    """A transaction as the sandbox answers it, and as its callbacks tell it. Fields that we do not know are passed over."""
-
-    attempt_id: str
-    trade_no: str
-    status: str
-    amount: str | None
-    currency: str | None
-    decline_code: str = ""
-    message: str = ""
-    finished_at: Moment | None = None
-    occurred_at: Moment | None = None
-    cashier_url: str | None = None
-
-
-class _ErrorDetail(msgspec.Struct, frozen=True):
-    code: str
-
-
-class _ErrorAnswer(msgspec.Struct, frozen=True):
-    error: _ErrorDetail
-
-
-class _SignatureAnswer(msgspec.Struct, frozen=True):
-    signature: str
-
-
-class _Callback(msgspec.Struct, frozen=True):
-    attempt_id: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
-
-
-class _Unclear(Exception):
-    """An answer came that cannot be believed."""
 
 
 class SandboxChannel:
@@ -135,11 +91,38 @@ class SandboxChannel:
         """What became of an attempt; NOT_FOUND when the sandbox does not know it."""
         return await self._ask("GET", f"/v1/transactions/{quote(attempt_id, safe='')}", attempt_id=attempt_id, timeout_seconds=timeout_seconds)
 
+    async def refund(self, *, refund_id: str, attempt_id: str, amount: Money, reason: str, timeout_seconds: float) -> RefundChannelFact:
+        """Gives back a part of what was captured under an attempt."""
+        body = {"refund_id": refund_id, "attempt_id": attempt_id, "amount": amount.format(), "currency": amount.currency, "reason": reason}
+        try:
+            status_code, content = await self._exchange("POST", "/v1/refunds", body, timeout_seconds=timeout_seconds)
+            if (status_code, answers.error_code(content)) not in _REFUSED_UNSEEN:
+                _must_be_ok(status_code, content)
+                return answers.read_refund(content, refund_id=refund_id, attempt_id=attempt_id, amount=amount)
+            problem = f"refused with {status_code}"
+        except NotSent as error:
+            problem = str(error)
+        except (Lost, Unclear) as error:
+            return self._refund_unknown(refund_id, error)
+        _log.error("channel_not_reached", channel=self.name, refund_id=refund_id, problem=problem)
+        return RefundChannelFact(refund_id=refund_id, status=RefundChannelStatus.NOT_SENT, reason="CHANNEL_UNAVAILABLE", message=problem)
+
+    async def query_refund(self, refund_id: str, *, timeout_seconds: float) -> RefundChannelFact:
+        """What became of a refund; NOT_FOUND when the sandbox does not know it."""
+        try:
+            status_code, content = await self._exchange("GET", f"/v1/refunds/{quote(refund_id, safe='')}", None, timeout_seconds=timeout_seconds)
+            if status_code == _NOT_FOUND and answers.error_code(content) == "not_found":
+                return RefundChannelFact(refund_id=refund_id, status=RefundChannelStatus.NOT_FOUND)
+            _must_be_ok(status_code, content)
+            return answers.read_refund(content, refund_id=refund_id)
+        except (NotSent, Lost, Unclear) as error:
+            return self._refund_unknown(refund_id, error)
+
     async def close(self, attempt_id: str, *, timeout_seconds: float) -> ChannelFact:
-        """Closes an attempt, with a tombstone when the sandbox does not know it."""
+        """Closes an attempt, with a tombstone when the sandbox does not know it; NOT_CLOSABLE when the sandbox does not close this one."""
         return await self._ask("POST", f"/v1/transactions/{quote(attempt_id, safe='')}/close", attempt_id=attempt_id, timeout_seconds=timeout_seconds)
 
-    def verify_callback(self, *, body: bytes, timestamp: str, signature: str, now: datetime) -> ChannelFact:
+    def verify_callback(self, *, body: bytes, timestamp: str, signature: str, now: datetime) -> ChannelFact | RefundChannelFact:
         """Reads a callback after checking hex HMAC-SHA256(secret, timestamp + "." + body)."""
         expected = hmac.new(self._callback_secret, timestamp.encode("utf-8", "replace") + b"." + body, hashlib.sha256).hexdigest()
         if not hmac.compare_digest(expected.encode(), signature.encode("utf-8", "replace")):
@@ -149,13 +132,22 @@ class SandboxChannel:
         if abs(now - (_EPOCH + timedelta(milliseconds=int(timestamp)))) > _FRESHNESS:
             raise SignatureInvalid("the timestamp is more than 5 minutes off")
         try:
-            attempt_id = msgspec.json.decode(body, type=_Callback).attempt_id
-        except _UNREADABLE:
+            about = msgspec.json.decode(body, type=answers.Callback)
+        except answers.UNREADABLE:
             raise InvalidArgument.of("body", "not a callback of this channel") from None
-        try:
-            return _read_transaction(body, attempt_id=attempt_id)
-        except _Unclear as problem:
-            return self._unknown(attempt_id, problem)
+        match about.kind:
+            case "payment":
+                try:
+                    return answers.read_transaction(body, attempt_id=about.attempt_id)
+                except Unclear as problem:
+                    return self._unknown(about.attempt_id, problem)
+            case "refund" if about.refund_id:
+                try:
+                    return answers.read_refund(body, refund_id=about.refund_id)
+                except Unclear as problem:
+                    return self._refund_unknown(about.refund_id, problem)
+            case _:
+                raise InvalidArgument.of("body", "about neither a payment nor a refund")
 
     def verify_hint(self, *, payment_id: str, callback_status: str, timestamp: str, nonce: str, signature: str) -> None:
         """Checks UPPER(MD5(callback_status + nonce + payment_id + timestamp + secret)). The text has no separators, so only fixed forms keep a
@@ -176,23 +168,23 @@ class SandboxChannel:
             status_code, content = await self._exchange("POST", path, body, timeout_seconds=timeout_seconds)
         except (NotSent, Lost):
             raise ChannelUnavailable("the channel did not sign") from None
-        if status_code != _OK:
-            raise _not_signed(status_code, _error_code(content))
+        if status_code != answers.OK:
+            raise _not_signed(status_code, answers.error_code(content))
         try:
-            return msgspec.json.decode(content, type=_SignatureAnswer).signature
-        except _UNREADABLE:
+            return answers.read_signature(content)
+        except Unclear:
             raise ChannelUnavailable("the channel did not sign") from None
 
     async def _open(self, path: str, body: Mapping[str, object], *, attempt_id: str, timeout_seconds: float) -> ChannelFact:
         """A call that may move money."""
         try:
             status_code, content = await self._exchange("POST", path, body, timeout_seconds=timeout_seconds)
-            if status_code == _OK or (status_code, _error_code(content)) not in _REFUSED_UNSEEN:
+            if status_code == answers.OK or (status_code, answers.error_code(content)) not in _REFUSED_UNSEEN:
                 return _read_answer(status_code, content, attempt_id=attempt_id)
             problem = f"refused with {status_code}"
         except NotSent as error:
             problem = str(error)
-        except (Lost, _Unclear) as error:
+        except (Lost, Unclear) as error:
             return self._unknown(attempt_id, error)
         _log.error("channel_not_reached", channel=self.name, attempt_id=attempt_id, problem=problem)
         return ChannelFact(attempt_id=attempt_id, status=ChannelStatus.NOT_SENT, reason="CHANNEL_UNAVAILABLE", message=problem)
@@ -201,10 +193,12 @@ class SandboxChannel:
         """A call that moves no money: whatever goes wrong with it tells nothing about the attempt."""
         try:
             status_code, content = await self._exchange(method, path, None, timeout_seconds=timeout_seconds)
-            if status_code == _NOT_FOUND and _error_code(content) == "not_found":
+            if status_code == _NOT_FOUND and answers.error_code(content) == "not_found":
                 return ChannelFact(attempt_id=attempt_id, status=ChannelStatus.NOT_FOUND)
+            if (status_code, answers.error_code(content)) == _NOT_CLOSABLE:
+                return ChannelFact(attempt_id=attempt_id, status=ChannelStatus.NOT_CLOSABLE)
             return _read_answer(status_code, content, attempt_id=attempt_id)
-        except (NotSent, Lost, _Unclear) as error:
+        except (NotSent, Lost, Unclear) as error:
             return self._unknown(attempt_id, error)
 
     async def _exchange(self, method: str, path: str, body: Mapping[str, object] | None, *, timeout_seconds: float) -> tuple[int, bytes]:
@@ -225,81 +219,23 @@ class SandboxChannel:
             raise Lost("no answer in time") from None
         return answer.status_code, answer.body
 
+    def _refund_unknown(self, refund_id: str, problem: Exception) -> RefundChannelFact:
+        _log.warning("channel_answer_unknown", channel=self.name, refund_id=refund_id, problem=str(problem))
+        return RefundChannelFact(refund_id=refund_id, status=RefundChannelStatus.UNKNOWN, message=str(problem))
+
     def _unknown(self, attempt_id: str, problem: Exception) -> ChannelFact:
         _log.warning("channel_answer_unknown", channel=self.name, attempt_id=attempt_id, problem=str(problem))
         return ChannelFact(attempt_id=attempt_id, status=ChannelStatus.UNKNOWN, message=str(problem))
 
 
 def _read_answer(status_code: int, content: bytes, *, attempt_id: str) -> ChannelFact:
-    if status_code != _OK:
-        raise _Unclear(f"answered {status_code} {_error_code(content)}".rstrip())
-    return _read_transaction(content, attempt_id=attempt_id)
+    _must_be_ok(status_code, content)
+    return answers.read_transaction(content, attempt_id=attempt_id)
 
 
-def _read_transaction(content: bytes, *, attempt_id: str) -> ChannelFact:
-    """The fact in an answer.
-
-    Raises:
-        _Unclear: it is not one, or not about this attempt.
-    """
-    try:
-        answer = msgspec.json.decode(content, type=_Transaction)
-    except _UNREADABLE:
-        raise _Unclear("the answer is not a transaction") from None
-    if answer.attempt_id != attempt_id:
-        raise _Unclear("the answer is about another attempt")
-    status = _STATUSES.get(answer.status)
-    if status is None:
-        raise _Unclear("the answer has an unknown status")
-    amount = _read_amount(answer)
-    if amount is None and status is not ChannelStatus.CLOSED:
-        raise _Unclear("the answer has no amount")
-    if len(answer.trade_no) > _TRADE_NO_MAX or (not answer.trade_no and status is ChannelStatus.CAPTURED):
-        raise _Unclear("the answer has no usable trade number")
-    return ChannelFact(
-        attempt_id=attempt_id, status=status, amount=amount, trade_no=answer.trade_no, reason=_reason(status, answer.decline_code),
-        message=answer.message[:_MESSAGE_MAX], occurred_at=answer.finished_at or answer.occurred_at, next_action=_next_action(status, answer))
-
-
-def _read_amount(answer: _Transaction) -> Money | None:
-    """The amount; None for a tombstone."""
-    if answer.amount is None or answer.currency is None:
-        if answer.amount is answer.currency:
-            return None
-        raise _Unclear("amount and currency go together")
-    try:
-        return Money.parse(answer.amount, answer.currency)
-    except InvalidArgument:
-        raise _Unclear("the amount cannot be read") from None
-
-
-def _next_action(status: ChannelStatus, answer: _Transaction) -> NextAction | None:
-    if status is not ChannelStatus.PENDING or answer.cashier_url is None:
-        return None
-    if not _CASHIER_URL.fullmatch(answer.cashier_url):  # it is shown to the buyer's browser
-        raise _Unclear("the cashier address is not one")
-    return NextAction(kind="REDIRECT_URL", value=answer.cashier_url)
-
-
-def _reason(status: ChannelStatus, decline_code: str) -> str:
-    """Our catalogue's reason. CARD_INVALID is not among them: it says that nothing was sent, and a card that the issuer refuses was."""
-    match status:
-        case ChannelStatus.DECLINED:
-            return "INSUFFICIENT_FUNDS" if decline_code == "insufficient_funds" else "CARD_DECLINED"
-        case ChannelStatus.FAILED:
-            return "CHANNEL_FAILED"
-        case ChannelStatus.CLOSED:
-            return "PAYMENT_CLOSED"
-        case _:
-            return ""
-
-
-def _error_code(content: bytes) -> str:
-    """`error.code` of a documented refusal, or ""."""
-    try:
-        return msgspec.json.decode(content, type=_ErrorAnswer).error.code
-    except _UNREADABLE:
-        return ""
+def _must_be_ok(status_code: int, content: bytes) -> None:
+    if status_code != answers.OK:
+        raise Unclear(f"answered {status_code} {answers.error_code(content)}".rstrip())
 
 
 def _not_signed(status_code: int, code: str) -> MeshError:

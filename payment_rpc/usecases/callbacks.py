@@ -10,13 +10,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.clock import Clock
 from mesh.db import Database
-from payment_rpc.channels import Channel
+from payment_rpc.channels import Channel, RefundChannelFact
 from payment_rpc.domain.attempt import Attempt
 from payment_rpc.domain.errors import ChannelNotSupported
 from payment_rpc.domain.payment import Payment
 from payment_rpc.store import attempts, payments
 from payment_rpc.usecases.asking import Asking
 from payment_rpc.usecases.facts import Facts
+from payment_rpc.usecases.refunds import Refunds
 
 MOCK_CHANNEL = "sandbox"  # plays the MOCK channel of source 001
 
@@ -41,10 +42,12 @@ class Hint:
 class Callbacks:
     """Takes callbacks."""
 
-    def __init__(self, *, db: Database, clock: Clock, facts: Facts, asking: Asking, channels: Mapping[str, Channel], timeout_seconds: float) -> None:
+    def __init__(self, *, db: Database, clock: Clock, facts: Facts, refunds: Refunds, asking: Asking, channels: Mapping[str, Channel],
+                 timeout_seconds: float) -> None:
         self._db = db
         self._clock = clock
         self._facts = facts
+        self._refunds = refunds
         self._asking = asking
         self._channels = channels
         self._timeout_seconds = timeout_seconds
@@ -53,13 +56,17 @@ class Callbacks:
         """Applies a callback; returns after the commit, so that an acknowledged one is never lost.
 
         Raises:
-            ChannelNotSupported: no such channel. SignatureInvalid: forged, altered or stale. PaymentNotFound: not about an attempt of ours.
+            ChannelNotSupported: no such channel. SignatureInvalid: forged, altered or stale. PaymentNotFound, RefundNotFound: not about an
+                attempt or refund of ours.
         """
         if channel not in self._channels:
             raise ChannelNotSupported
         news = self._channels[channel].verify_callback(body=body, timestamp=timestamp, signature=signature, now=self._clock.now())
-        applied = await self._facts.apply(news)
-        return CallbackResult.PROCESSED if applied.changed else CallbackResult.IGNORED
+        if isinstance(news, RefundChannelFact):
+            _, changed = await self._refunds.take(news)
+        else:
+            changed = (await self._facts.apply(news)).changed
+        return CallbackResult.PROCESSED if changed else CallbackResult.IGNORED
 
     async def handle_hint(self, hint: Hint, *, signature: str) -> tuple[CallbackResult, Payment]:
         """Asks the channel because a verified hint says that there is news.
@@ -70,6 +77,8 @@ class Callbacks:
         self._channels[MOCK_CHANNEL].verify_hint(payment_id=hint.payment_id, callback_status=hint.callback_status, timestamp=hint.timestamp,
                                                  nonce=hint.nonce, signature=signature)
         attempt = await self._db.read(_newest_attempt, hint.payment_id)
+        if attempt.channel not in self._channels:  # paid out of a wallet
+            raise ChannelNotSupported
         applied = await self._asking.query(attempt)
         return CallbackResult.PROCESSED if applied.changed else CallbackResult.IGNORED, applied.payment
 

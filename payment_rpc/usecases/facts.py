@@ -35,6 +35,7 @@ _KINDS = {
     ChannelStatus.NOT_FOUND: FactKind.UNKNOWN,
     ChannelStatus.UNKNOWN: FactKind.UNKNOWN,
     ChannelStatus.NOT_SENT: FactKind.UNKNOWN,
+    ChannelStatus.NOT_CLOSABLE: FactKind.UNKNOWN,
 }
 
 

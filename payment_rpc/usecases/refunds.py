@@ -135,13 +135,18 @@ class Refunds:
         Raises:
             RefundNotFound: it is not one of ours.
         """
+        refund, _ = await self.take(news)
+        return refund
+
+    async def take(self, news: RefundChannelFact) -> tuple[Refund, bool]:
+        """`apply`, and whether the news changed anything."""
         fact = RefundFact(kind=_KINDS[news.status], channel_refund_no=news.channel_refund_no, occurred_at=news.occurred_at, reason=news.reason,
                           message=news.message, fee_returned=news.fee_returned)
         refund, payment = await self._db.run(self._write, news.refund_id, fact)
         failpoint("payment.refund_fact.after_commit")
         if payment is not None:
             await self._cache.put_changed(payment)
-        return refund
+        return refund, payment is not None
 
     async def _advance(self, refund: Refund) -> None:
         if refund.state is RefundState.CREATED:

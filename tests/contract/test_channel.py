@@ -78,7 +78,7 @@ async def receiver() -> AsyncIterator[Receiver]:
 async def test_a_good_card_captures_the_amount(channel: SandboxChannel, clock: FakeClock) -> None:
     fact = await charge(channel)
     assert fact == ChannelFact(attempt_id="ATT1", status=ChannelStatus.CAPTURED, amount=PRICE, trade_no=fact.trade_no, message="captured",
-                               occurred_at=clock.now())
+                               occurred_at=clock.now(), fee=Money(60, "CNY"))
     assert fact.trade_no.startswith("SBX")
     assert len(fact.trade_no) <= 32
     assert await channel.query("ATT1", timeout_seconds=PATIENCE) == fact

@@ -1,0 +1,216 @@
+"""What the sandbox writes, read: answers and callbacks become facts, and what does not make sense becomes `Unclear`, never a guess."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Annotated
+
+import msgspec
+
+from mesh.errors import InvalidArgument
+from mesh.money import Money
+from payment_rpc.channels import ChannelFact, ChannelStatus, RefundChannelFact, RefundChannelStatus
+from payment_rpc.domain.payment import NextAction
+
+OK = 200
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)  # what msgspec raises for bytes that are not the struct
+
+_TRADE_NO_MAX = 64  # as wide as our column
+_MESSAGE_MAX = 200  # as wide as our column
+_CASHIER_URL = re.compile(r"https?://[!-~]{1,2040}")
+_STATUSES = {status.value: status for status in (
+    ChannelStatus.CAPTURED, ChannelStatus.DECLINED, ChannelStatus.FAILED, ChannelStatus.PENDING, ChannelStatus.CLOSED)}
+_REFUND_STATUSES = {status.value: status for status in (
+    RefundChannelStatus.SUCCESS, RefundChannelStatus.FAILED, RefundChannelStatus.PENDING, RefundChannelStatus.REVERSED)}
+_REFUND_REASONS = {
+    "not_captured": "REFUND_NOT_ALLOWED", "currency_mismatch": "CURRENCY_MISMATCH", "amount_exceeds_captured": "REFUND_EXCEEDS_REFUNDABLE"}
+
+Id = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+
+
+class _Transaction(msgspec.Struct, frozen=True, kw_only=True):
+    """A transaction as the sandbox answers it, and as its callbacks tell it. Fields that we do not know are passed over."""
+
+    attempt_id: str
+    trade_no: str
+    status: str
+    amount: str | None
+    currency: str | None
+    fee: str | None = None
+    decline_code: str = ""
+    message: str = ""
+    duplicate_of: str = ""
+    finished_at: Moment | None = None
+    occurred_at: Moment | None = None
+    cashier_url: str | None = None
+
+
+class _Refund(msgspec.Struct, frozen=True, kw_only=True):
+    """A refund as the sandbox answers it, and as its callbacks tell it."""
+
+    refund_id: str
+    attempt_id: str
+    refund_no: str
+    status: str
+    amount: str
+    currency: str
+    fee_returned: str | None = None
+    code: str = ""
+    message: str = ""
+    occurred_at: Moment | None = None
+
+
+class _ErrorDetail(msgspec.Struct, frozen=True):
+    code: str
+
+
+class _ErrorAnswer(msgspec.Struct, frozen=True):
+    error: _ErrorDetail
+
+
+class _SignatureAnswer(msgspec.Struct, frozen=True):
+    signature: str
+
+
+class Callback(msgspec.Struct, frozen=True):
+    """What a callback is about. Without a kind it is about a payment."""
+
+    attempt_id: Id
+    kind: str = "payment"
+    refund_id: Id = ""
+
+
+class Unclear(Exception):
+    """An answer came that cannot be believed."""
+
+
+def read_transaction(content: bytes, *, attempt_id: str) -> ChannelFact:
+    """The fact in an answer.
+
+    Raises:
+        Unclear: it is not one, or not about this attempt.
+    """
+    try:
+        answer = msgspec.json.decode(content, type=_Transaction)
+    except UNREADABLE:
+        raise Unclear("the answer is not a transaction") from None
+    if answer.attempt_id != attempt_id:
+        raise Unclear("the answer is about another attempt")
+    status = _STATUSES.get(answer.status)
+    if status is None:
+        raise Unclear("the answer has an unknown status")
+    amount = _read_amount(answer)
+    if amount is None and status is not ChannelStatus.CLOSED:
+        raise Unclear("the answer has no amount")
+    if len(answer.trade_no) > _TRADE_NO_MAX or (not answer.trade_no and status is ChannelStatus.CAPTURED):
+        raise Unclear("the answer has no usable trade number")
+    return ChannelFact(
+        attempt_id=attempt_id, status=status, amount=amount, trade_no=answer.trade_no, reason=_reason(status, answer.decline_code),
+        message=answer.message[:_MESSAGE_MAX], occurred_at=answer.finished_at or answer.occurred_at, next_action=_next_action(status, answer),
+        fee=None if amount is None else _read_fee(answer.fee, amount.currency), duplicate_of=answer.duplicate_of)
+
+
+def read_refund(content: bytes, *, refund_id: str, attempt_id: str = "", amount: Money | None = None) -> RefundChannelFact:
+    """The fact in an answer about a refund.
+
+    Args:
+        attempt_id: whose refund it must be; "" when that is not known here. amount: what it must be about; None: not known.
+
+    Raises:
+        Unclear: it is not one, or about something else.
+    """
+    try:
+        answer = msgspec.json.decode(content, type=_Refund)
+    except UNREADABLE:
+        raise Unclear("the answer is not a refund") from None
+    if answer.refund_id != refund_id or attempt_id not in ("", answer.attempt_id):
+        raise Unclear("the answer is about another refund")
+    status = _REFUND_STATUSES.get(answer.status)
+    if status is None:
+        raise Unclear("the answer has an unknown status")
+    try:
+        told = Money.parse(answer.amount, answer.currency)
+    except InvalidArgument:
+        raise Unclear("the amount cannot be read") from None
+    if amount not in (None, told):
+        raise Unclear("the answer is about another amount")
+    if len(answer.refund_no) > _TRADE_NO_MAX or not answer.refund_no:
+        raise Unclear("the answer has no usable refund number")
+    return RefundChannelFact(refund_id=refund_id, status=status, channel_refund_no=answer.refund_no, reason=_refund_reason(status, answer.code),
+                             message=answer.message[:_MESSAGE_MAX], occurred_at=answer.occurred_at,
+                             fee_returned=_read_fee(answer.fee_returned, told.currency))
+
+
+def read_signature(content: bytes) -> str:
+    """The signature in an answer.
+
+    Raises:
+        Unclear: there is none.
+    """
+    try:
+        return msgspec.json.decode(content, type=_SignatureAnswer).signature
+    except UNREADABLE:
+        raise Unclear("the answer is not a signature") from None
+
+
+def error_code(content: bytes) -> str:
+    """`error.code` of a documented refusal, or ""."""
+    try:
+        return msgspec.json.decode(content, type=_ErrorAnswer).error.code
+    except UNREADABLE:
+        return ""
+
+
+def _read_amount(answer: _Transaction) -> Money | None:
+    """The amount; None for a tombstone."""
+    if answer.amount is None or answer.currency is None:
+        if answer.amount is answer.currency:
+            return None
+        raise Unclear("amount and currency go together")
+    try:
+        return Money.parse(answer.amount, answer.currency)
+    except InvalidArgument:
+        raise Unclear("the amount cannot be read") from None
+
+
+def _read_fee(fee: str | None, currency: str) -> Money | None:
+    """A fee; one that cannot be read makes the answer no less true about the money."""
+    if fee is None:
+        return None
+    try:
+        return Money.parse(fee, currency, allow_zero=True)
+    except InvalidArgument:
+        return None
+
+
+def _next_action(status: ChannelStatus, answer: _Transaction) -> NextAction | None:
+    if status is not ChannelStatus.PENDING or answer.cashier_url is None:
+        return None
+    if not _CASHIER_URL.fullmatch(answer.cashier_url):  # it is shown to the buyer's browser
+        raise Unclear("the cashier address is not one")
+    return NextAction(kind="REDIRECT_URL", value=answer.cashier_url)
+
+
+def _reason(status: ChannelStatus, decline_code: str) -> str:
+    """Our catalogue's reason. CARD_INVALID is not among them: it says that nothing was sent, and a card that the issuer refuses was."""
+    match status:
+        case ChannelStatus.DECLINED:
+            return "INSUFFICIENT_FUNDS" if decline_code == "insufficient_funds" else "CARD_DECLINED"
+        case ChannelStatus.FAILED:
+            return "CHANNEL_FAILED"
+        case ChannelStatus.CLOSED:
+            return "PAYMENT_CLOSED"
+        case _:
+            return ""
+
+
+def _refund_reason(status: RefundChannelStatus, code: str) -> str:
+    match status:
+        case RefundChannelStatus.FAILED:
+            return _REFUND_REASONS.get(code, "REFUND_FAILED")
+        case RefundChannelStatus.REVERSED:
+            return "REFUND_REVERSED"
+        case _:
+            return ""
