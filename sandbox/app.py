@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from typing import assert_never
 
 from starlette.applications import Starlette
@@ -19,6 +20,7 @@ from sandbox.channel import SimulatedChannel
 from sandbox.domain import InvalidRequest, Refusal, Transaction, TransactionNotFound, Unauthorized
 from sandbox.misbehaviour import Answer
 from sandbox.refunding import RefundDesk
+from sandbox.statements import Statements, parse_date
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 Sleep = Callable[[float], Awaitable[None]]
@@ -32,14 +34,15 @@ _PAGE_MAX = 1000
 class Api:
     """The endpoints."""
 
-    def __init__(self, channel: SimulatedChannel, refunds: RefundDesk, *, api_key: str, public_base_url: str, shop_name: str, slow_seconds: float,
-                 sleep: Sleep, deliver: Deliver) -> None:
+    def __init__(self, channel: SimulatedChannel, refunds: RefundDesk, statements: Statements, *, api_key: str, public_base_url: str, shop_name: str,
+                 slow_seconds: float, sleep: Sleep, deliver: Deliver) -> None:
         """
         Args:
             deliver: sends the callbacks that are due, for those that come before the answer.
         """
         self._channel = channel
         self._refunds = refunds
+        self._statements = statements
         self._deliver = deliver
         self._authorization = f"Bearer {api_key}".encode()
         self._public_base_url = public_base_url.rstrip("/")
@@ -63,6 +66,8 @@ class Api:
                 Route("/v1/transactions/{attempt_id}/refunds", guarded(self.list_refunds), methods=["GET"]),
                 Route("/v1/refunds", guarded(self.refund), methods=["POST"]),
                 Route("/v1/refunds/{refund_id}", guarded(self.query_refund), methods=["GET"]),
+                Route("/v1/statements/{date}", guarded(self.statement), methods=["GET"]),
+                Route("/v1/statements/{date}/plant", guarded(self.plant), methods=["POST"]),
                 Route("/cashier/{token}", self.show_cashier, methods=["GET"]),
                 Route("/cashier/{token}/pay", self.press_pay, methods=["POST"]),
                 Route("/cashier/{token}/fail", self.press_fail, methods=["POST"]),
@@ -101,6 +106,17 @@ class Api:
     async def list_refunds(self, request: Request) -> Response:
         """GET /v1/transactions/{attempt_id}/refunds, oldest first."""
         return JSONResponse({"refunds": [wire.refund_json(refund) for refund in await self._refunds.list_of(request.path_params["attempt_id"])]})
+
+    async def statement(self, request: Request) -> Response:
+        """GET /v1/statements/{date}."""
+        body = await self._statements.statement(parse_date(request.path_params["date"]))
+        return Response(body, media_type="text/csv; charset=utf-8")
+
+    async def plant(self, request: Request) -> Response:
+        """POST /v1/statements/{date}/plant."""
+        body = wire.decode(await _body(request), wire.PlantRequest)
+        planted = await self._statements.plant(parse_date(request.path_params["date"]), count=body.count, seed=str(body.seed), kinds=body.kinds)
+        return JSONResponse({"planted": [asdict(difference) for difference in planted]})
 
     async def query(self, request: Request) -> Response:
         """GET /v1/transactions/{attempt_id}."""

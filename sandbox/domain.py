@@ -125,11 +125,29 @@ class OutcomeDiffers(Refusal):
     http_status = 409
 
 
-class SignatureDisabled(Refusal):
-    """Outcomes by signature are for development."""
+class Disabled(Refusal):
+    """This is for development."""
 
     code = "disabled"
     http_status = 403
+
+
+class SignatureDisabled(Disabled):
+    """Outcomes by signature are for development."""
+
+
+class StatementNotReady(Refusal):
+    """The day is not over."""
+
+    code = "not_ready"
+    http_status = 409
+
+
+class AlreadyPlanted(Refusal):
+    """The statement is spoiled already, and stays as it is."""
+
+    code = "conflict"
+    http_status = 409
 
 
 class Breakdown(Refusal):

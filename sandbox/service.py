@@ -6,7 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import time
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import httpx
 import structlog
@@ -19,6 +21,7 @@ from sandbox.channel import ChannelRules, SimulatedChannel
 from sandbox.deliveries import Deliveries
 from sandbox.future import Future
 from sandbox.refunding import RefundDesk
+from sandbox.statements import StatementRules, Statements
 from sandbox.store import Store
 from sandbox.telling import Telling
 
@@ -40,6 +43,7 @@ class SandboxConfig:
         public_base_url: what cashier links start with.
         allow_misbehaviour: amounts and cards may ask for trouble, and statements may be spoiled.
         fee_basis_points: what is kept of each capture, in hundredths of a per cent.
+        statement_time_zone: whose days statements are of. statement_cut_off: when such a day begins there.
     """
 
     database_file: Path
@@ -53,6 +57,8 @@ class SandboxConfig:
     allow_signatures: bool = False
     allow_misbehaviour: bool = False
     fee_basis_points: int = 60
+    statement_time_zone: str = "Asia/Shanghai"
+    statement_cut_off: time = time(0)
     slow_seconds: float = 15
     shop_name: str = "paymesh mall"
 
@@ -112,9 +118,11 @@ async def open_sandbox(config: SandboxConfig, *, clock: Clock, ids: Ids, new_tok
                     misbehaves=config.allow_misbehaviour, fee_basis_points=config.fee_basis_points, allow_signatures=config.allow_signatures,
                     md5_secret=config.md5_secret, signed_callback_delay_seconds=config.signed_callback_delay_seconds))
             refunds = RefundDesk(store, clock=clock, ids=ids, telling=telling, misbehaves=config.allow_misbehaviour, wake_deliveries=wake.set)
+            statements = Statements(store, clock=clock, rules=StatementRules(
+                time_zone=ZoneInfo(config.statement_time_zone), cut_off=config.statement_cut_off, may_be_spoiled=config.allow_misbehaviour))
             deliveries = Deliveries(store, client, clock=clock, url=config.callback_url, secret=config.callback_secret,
                                     retry_seconds=config.callback_retry_seconds)
-            api = Api(channel, refunds, api_key=config.api_key, public_base_url=config.public_base_url, shop_name=config.shop_name,
+            api = Api(channel, refunds, statements, api_key=config.api_key, public_base_url=config.public_base_url, shop_name=config.shop_name,
                       slow_seconds=config.slow_seconds, sleep=sleep, deliver=deliveries.run_once)
             yield Sandbox(app=api.app(), channel=channel, future=Future(store, channel, refunds, clock=clock), deliveries=deliveries, wake=wake)
     finally:

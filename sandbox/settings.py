@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import time
 from pathlib import Path
 from typing import Annotated, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mesh.settings import MeshSettings, is_loopback, read_secret
 from sandbox.service import SandboxConfig
@@ -31,6 +33,7 @@ class SandboxSettings(MeshSettings):
         allow_signatures: serve POST …/signature; None: outside production.
         allow_misbehaviour: amounts and cards may ask for trouble, and statements may be spoiled; None: outside production.
         fee_basis_points: what is kept of each capture, in hundredths of a per cent, half up.
+        statement_time_zone: whose days statements are of, an IANA name. statement_cut_off: when such a day begins there.
         public_base_url: what cashier links start with; None: the address it listens on.
         slow_seconds: how late the answer about the slow card is.
     """
@@ -47,6 +50,8 @@ class SandboxSettings(MeshSettings):
     allow_signatures: bool | None = None
     allow_misbehaviour: bool | None = None
     fee_basis_points: int = Field(60, ge=0, le=1000)
+    statement_time_zone: str = "Asia/Shanghai"
+    statement_cut_off: time = time(0)
     public_base_url: str | None = Field(None, pattern=_WEB_URL)
     slow_seconds: float = Field(15, ge=0, le=300)
     shop_name: str = Field("paymesh mall", min_length=1, max_length=64)
@@ -56,6 +61,14 @@ class SandboxSettings(MeshSettings):
         if not is_loopback(self.host) and not self.allow_plaintext:
             raise ValueError("host: the sandbox speaks plain HTTP, so it stays on loopback unless allow_plaintext is set")
         return self
+
+    @field_validator("statement_time_zone")
+    @classmethod
+    def _must_be_a_zone(cls, name: str) -> str:
+        try:
+            return ZoneInfo(name).key
+        except (ZoneInfoNotFoundError, OSError):  # a directory of the database is an OSError
+            raise ValueError("no such time zone") from None
 
     def config(self, *, port: int) -> SandboxConfig:
         """The settings with secrets read and defaults resolved.
@@ -80,6 +93,8 @@ class SandboxSettings(MeshSettings):
             allow_signatures=self.is_development if self.allow_signatures is None else self.allow_signatures,
             allow_misbehaviour=self.is_development if self.allow_misbehaviour is None else self.allow_misbehaviour,
             fee_basis_points=self.fee_basis_points,
+            statement_time_zone=self.statement_time_zone,
+            statement_cut_off=self.statement_cut_off,
             slow_seconds=self.slow_seconds,
             shop_name=self.shop_name,
         )

@@ -278,6 +278,44 @@ def save_refund(tx: Tx, refund: Refund, *, before: RefundStatus) -> None:
         raise OutcomeDiffers(f"the refund is not {before}")
 
 
+def captured_between(tx: Tx, begins: datetime, ends: datetime) -> list[Transaction]:
+    """What was captured from a moment on and before another."""
+    rows = tx.execute(f"SELECT {_COLUMNS} FROM transactions WHERE status = 'CAPTURED' AND finished_ms >= ? AND finished_ms < ? "  # noqa: S608  # own constants
+                      "ORDER BY finished_ms, seq", (_ms(begins), _ms(ends)))
+    return [_transaction(row) for row in rows]
+
+
+def refunds_finished_between(tx: Tx, begins: datetime, ends: datetime) -> list[Refund]:
+    """Refunds that left or were refused from a moment on and before another."""
+    return list_refunds(tx, "finished_ms >= ? AND finished_ms < ?", _ms(begins), _ms(ends))
+
+
+def refunds_reversed_between(tx: Tx, begins: datetime, ends: datetime) -> list[Refund]:
+    """Refunds that came back from a moment on and before another."""
+    return list_refunds(tx, "status = 'REVERSED' AND reversed_ms >= ? AND reversed_ms < ?", _ms(begins), _ms(ends))
+
+
+def find_statement(tx: Tx, date: str) -> bytes | None:
+    """The spoiled statement of a day, if it is."""
+    row = tx.execute("SELECT body FROM statements WHERE date = ?", (date,)).fetchone()
+    return None if row is None else bytes(row[0])
+
+
+def insert_statement(tx: Tx, *, date: str, body: bytes) -> None:
+    """Keeps a spoiled statement."""
+    tx.execute("INSERT INTO statements (date, body) VALUES (?, ?)", (date, body))
+
+
+def shifted_lines(tx: Tx, date: str) -> list[str]:
+    """Lines that were moved to a day, as JSON."""
+    return [row[0] for row in tx.execute("SELECT line FROM shifted_lines WHERE date = ? ORDER BY seq", (date,))]
+
+
+def insert_shifted_line(tx: Tx, *, date: str, line: str) -> None:
+    """Moves a line to a day."""
+    tx.execute("INSERT INTO shifted_lines (date, line) VALUES (?, ?)", (date, line))
+
+
 def schedule(tx: Tx, *, what: str, subject: str, due_at: datetime, step: int = 0) -> None:
     """Lets something happen later. The same thing twice happens once."""
     tx.execute("INSERT OR IGNORE INTO scheduled (what, subject, due_ms, step) VALUES (?, ?, ?, ?)", (what, subject, _ms(due_at), step))

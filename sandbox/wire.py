@@ -68,6 +68,14 @@ class RefundRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reason: Annotated[str, msgspec.Meta(max_length=256)] = ""
 
 
+class PlantRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Body of POST /v1/statements/{date}/plant. Without kinds: all of them in turn."""
+
+    count: Annotated[int, msgspec.Meta(ge=1, le=1000)]
+    seed: int | str = 0
+    kinds: tuple[str, ...] = ()
+
+
 class SignatureRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Body of POST /v1/transactions/{attempt_id}/signature. The fixed patterns keep the fields of an unseparated text apart."""
 

@@ -6,7 +6,7 @@ The fact is as strong as what was seen: NOT_SENT only when it is proven that the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from enum import StrEnum
 from typing import Protocol
 
@@ -154,6 +154,14 @@ class Channel(Protocol):
 
     async def query_refund(self, refund_id: str, *, timeout_seconds: float) -> RefundChannelFact:
         """What became of a refund: never NOT_SENT."""
+        ...
+
+    async def statement(self, date: date, *, timeout_seconds: float) -> bytes:
+        """The channel's own file of one of its days, as it is; whoever reads it knows the channel's format.
+
+        Raises:
+            ChannelUnavailable: there is none yet, or no usable answer; asking again is safe.
+        """
         ...
 
     def verify_callback(self, *, body: bytes, timestamp: str, signature: str, now: datetime) -> ChannelFact | RefundChannelFact:

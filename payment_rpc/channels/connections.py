@@ -61,12 +61,14 @@ class Connections:
         self._slots = asyncio.Semaphore(connections_max)
         self._idle: list[_Connection] = []
 
-    async def request(self, method: str, path: str, *, body: bytes | None, connect_seconds: float) -> Answer:
+    async def request(self, method: str, path: str, *, body: bytes | None, connect_seconds: float,
+                      answer_bytes_max: int = ANSWER_BYTES_MAX) -> Answer:
         """Sends a request and waits for its answer; the caller bounds the whole. A cancelled call closes its connection.
 
         Args:
             path: quoted already; behind the path of the base URL.
             connect_seconds: of waiting for a free place, and again of connecting.
+            answer_bytes_max: of head and body together; a longer answer is lost.
 
         Raises:
             NotSent: no place became free, or no connection. Lost: it was reset, was too long, or was not HTTP.
@@ -80,7 +82,7 @@ class Connections:
             connection = self._take() or await self._connect(connect_seconds)
             length = "" if body is None and method == "GET" else f"content-length: {len(body or b'')}\r\n"
             head = f"{method} {self._path}{path} HTTP/1.1\r\n{self._headers}{length}\r\n".encode("ascii")
-            answer = await connection.exchange(head + (body or b""))
+            answer = await connection.exchange(head + (body or b""), answer_bytes_max=answer_bytes_max)
             if connection.is_open:
                 connection.idle_since_seconds = asyncio.get_running_loop().time()
                 self._idle.append(connection)
@@ -126,6 +128,7 @@ class _Connection(asyncio.Protocol):
         self._parser: httptools.HttpResponseParser | None = None
         self._body = bytearray()
         self._received = 0
+        self._received_max = 0
 
     @property
     def is_open(self) -> bool:
@@ -137,7 +140,7 @@ class _Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    async def exchange(self, request: bytes) -> Answer:
+    async def exchange(self, request: bytes, *, answer_bytes_max: int) -> Answer:
         """Sends a request on an open connection and waits for its answer.
 
         Raises:
@@ -149,6 +152,7 @@ class _Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._body.clear()
         self._received = 0
+        self._received_max = answer_bytes_max
         self._transport.write(request)
         try:
             return await self._answer
@@ -168,7 +172,7 @@ class _Connection(asyncio.Protocol):
             self.close()  # nobody asked
             return
         self._received += len(data)
-        if self._received > ANSWER_BYTES_MAX:
+        if self._received > self._received_max:
             self._fail("the answer is too long")
             return
         try:

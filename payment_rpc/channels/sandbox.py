@@ -8,7 +8,7 @@ import hmac
 import json
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from urllib.parse import quote
 
 import msgspec
@@ -18,7 +18,7 @@ from mesh.errors import InvalidArgument, MeshError, PermissionDenied
 from mesh.money import Money
 from payment_rpc.channels import CardDetails, ChannelFact, ChannelStatus, RefundChannelFact, RefundChannelStatus
 from payment_rpc.channels import sandbox_answers as answers
-from payment_rpc.channels.connections import CONNECTIONS_MAX, Connections, Lost, NotSent
+from payment_rpc.channels.connections import ANSWER_BYTES_MAX, CONNECTIONS_MAX, Connections, Lost, NotSent
 from payment_rpc.channels.sandbox_answers import Unclear
 from payment_rpc.domain.errors import ChannelUnavailable, PaymentNotFound, PaymentStateInvalid, SignatureInvalid
 
@@ -27,6 +27,7 @@ PUBLISHED_MD5_SECRET = "ymall-payment-secret-key-2024"  # noqa: S105  # source 0
 _NOT_FOUND = 404
 _NOT_CLOSABLE = (409, "not_closable")
 _FRESHNESS = timedelta(minutes=5)
+_STATEMENT_BYTES_MAX = 64 * 1024 * 1024  # of a day; a line has about 150
 _CONNECT_SECONDS_MAX = 2.0  # a channel that does not even take the connection: better to know that nothing was sent
 _MILLISECONDS = re.compile(r"[0-9]{13}")
 _NONCE = re.compile(r"[A-Za-z][A-Za-z0-9]{0,63}")
@@ -175,6 +176,18 @@ class SandboxChannel:
         except Unclear:
             raise ChannelUnavailable("the channel did not sign") from None
 
+    async def statement(self, date: date, *, timeout_seconds: float) -> bytes:
+        """The channel's file of a day."""
+        try:
+            status_code, content = await self._exchange("GET", f"/v1/statements/{date.isoformat()}", None, timeout_seconds=timeout_seconds,
+                                                        answer_bytes_max=_STATEMENT_BYTES_MAX)
+        except (NotSent, Lost) as error:
+            raise ChannelUnavailable(f"no statement: {error}") from None
+        if status_code == answers.OK:
+            return content
+        code = answers.error_code(content)
+        raise ChannelUnavailable("the channel's day is not over" if code == "not_ready" else f"no statement: answered {status_code} {code}".rstrip())
+
     async def _open(self, path: str, body: Mapping[str, object], *, attempt_id: str, timeout_seconds: float) -> ChannelFact:
         """A call that may move money."""
         try:
@@ -201,7 +214,8 @@ class SandboxChannel:
         except (NotSent, Lost, Unclear) as error:
             return self._unknown(attempt_id, error)
 
-    async def _exchange(self, method: str, path: str, body: Mapping[str, object] | None, *, timeout_seconds: float) -> tuple[int, bytes]:
+    async def _exchange(self, method: str, path: str, body: Mapping[str, object] | None, *, timeout_seconds: float,
+                        answer_bytes_max: int = ANSWER_BYTES_MAX) -> tuple[int, bytes]:
         """One request and its answer, status code and body.
 
         Raises:
@@ -214,7 +228,8 @@ class SandboxChannel:
         content = None if body is None else json.dumps(body).encode()
         try:
             async with asyncio.timeout(timeout_seconds):
-                answer = await self._connections.request(method, path, body=content, connect_seconds=connect_seconds)
+                answer = await self._connections.request(method, path, body=content, connect_seconds=connect_seconds,
+                                                         answer_bytes_max=answer_bytes_max)
         except TimeoutError:
             raise Lost("no answer in time") from None
         return answer.status_code, answer.body

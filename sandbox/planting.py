@@ -1,0 +1,175 @@
+"""Differences planted into a statement, and the list of them: whoever compares statements is scored by found / planted.
+
+Every difference has lines of its own, and makes exactly one finding. A seed chooses; the same seed on the same lines chooses the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from mesh.money import Money
+from sandbox.domain import InvalidRequest
+from sandbox.statement_file import Line, LineType, Planted
+
+_ONE = 100  # minor units that an amount is off by
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """A kind of difference.
+
+    Attributes:
+        finds: what it should be called when it is found.
+        on: the type of line that it needs.
+        spoil: what the file shows instead of the line: nothing, a changed line, or the line and more. Gets the line and an unused number.
+        shifts: the line is shown on the next day.
+    """
+
+    finds: str
+    on: LineType
+    spoil: Callable[[Line, str], tuple[Line, ...]]
+    shifts: bool = False
+
+
+def _changed(**change: Callable[[Line], str]) -> Callable[[Line, str], tuple[Line, ...]]:
+    return lambda line, _number: (replace(line, **{field: make(line) for field, make in change.items()}),)
+
+
+def _gone(_line: Line, _number: str) -> tuple[Line, ...]:
+    return ()
+
+
+def _off(minor: int) -> Callable[[Line], str]:
+    def shift(line: Line) -> str:
+        amount = Money.parse(line.amount, line.currency)
+        by = minor if amount.minor > abs(minor) else 1  # never down to nothing
+        return Money(amount.minor + by, line.currency).format()
+    return shift
+
+
+def _fee_off(line: Line) -> str:
+    return Money(Money.parse(line.fee, line.currency, allow_zero=True).minor + _ONE, line.currency).format()
+
+
+def _other_currency(line: Line) -> str:
+    return "EUR" if line.currency == "USD" else "USD"
+
+
+def _unknown_capture(line: Line, number: str) -> tuple[Line, ...]:
+    return line, replace(line, trade_no=f"SBX{number}", attempt_id=f"ATT{number}")
+
+
+def _second_charge(line: Line, number: str) -> tuple[Line, ...]:
+    return line, replace(line, trade_no=f"SBX{number}")
+
+
+def _unknown_refund(line: Line, number: str) -> tuple[Line, ...]:
+    return line, replace(line, type=LineType.REFUND, trade_no=f"SBR{number}", refund_id=f"RF{number}", amount=_part(line), fee=_nothing(line))
+
+
+def _console_refund(line: Line, number: str) -> tuple[Line, ...]:
+    return line, replace(line, type=LineType.REFUND, trade_no=f"SBR{number}", refund_id="", amount=_part(line), fee=_nothing(line))
+
+
+def _unknown_fee(line: Line, number: str) -> tuple[Line, ...]:
+    return line, replace(line, type=LineType.FEE, trade_no=f"SBF{number}", attempt_id="", amount=_part(line), fee=_nothing(line))
+
+
+def _unreadable(line: Line, number: str) -> tuple[Line, ...]:
+    return line, replace(line, trade_no=f"SBX{number}", attempt_id=f"ATT{number}", amount="n/a")
+
+
+def _part(line: Line) -> str:
+    return Money(max(1, Money.parse(line.amount, line.currency).minor // 10), line.currency).format()
+
+
+def _nothing(line: Line) -> str:
+    return Money.zero(line.currency).format()
+
+
+KINDS: dict[str, Kind] = {
+    "missing_line": Kind(finds="MISSING_CHANNEL", on=LineType.CAPTURE, spoil=_gone),
+    "extra_line": Kind(finds="MISSING_LOCAL", on=LineType.CAPTURE, spoil=_unknown_capture),
+    "amount_over": Kind(finds="AMOUNT_MISMATCH", on=LineType.CAPTURE, spoil=_changed(amount=_off(_ONE))),
+    "amount_under": Kind(finds="AMOUNT_MISMATCH", on=LineType.CAPTURE, spoil=_changed(amount=_off(-_ONE))),
+    "wrong_currency": Kind(finds="CURRENCY_MISMATCH", on=LineType.CAPTURE, spoil=_changed(currency=_other_currency)),
+    "wrong_fee": Kind(finds="FEE_MISMATCH", on=LineType.CAPTURE, spoil=_changed(fee=_fee_off)),
+    "unknown_fee": Kind(finds="FEE_MISMATCH", on=LineType.CAPTURE, spoil=_unknown_fee),
+    "duplicate_line": Kind(finds="DUPLICATE_LINE", on=LineType.CAPTURE, spoil=lambda line, _number: (line, line)),
+    "duplicate_charge": Kind(finds="DUPLICATE_CHARGE", on=LineType.CAPTURE, spoil=_second_charge),
+    "unknown_trade_no": Kind(finds="REFERENCE_MISMATCH", on=LineType.CAPTURE, spoil=lambda line, number: (replace(line, trade_no=f"SBX{number}"),)),
+    "next_day": Kind(finds="CUTOFF_SHIFT", on=LineType.CAPTURE, spoil=_gone, shifts=True),
+    "unreadable_line": Kind(finds="UNREADABLE_LINE", on=LineType.CAPTURE, spoil=_unreadable),
+    "console_refund": Kind(finds="STATUS_MISMATCH", on=LineType.CAPTURE, spoil=_console_refund),
+    "extra_refund": Kind(finds="REFUND_MISSING_LOCAL", on=LineType.CAPTURE, spoil=_unknown_refund),
+    "missing_refund": Kind(finds="REFUND_MISSING_CHANNEL", on=LineType.REFUND, spoil=_gone),
+    "refund_amount": Kind(finds="REFUND_AMOUNT_MISMATCH", on=LineType.REFUND, spoil=_changed(amount=_off(_ONE))),
+    "refund_status": Kind(finds="STATUS_MISMATCH", on=LineType.REFUND, spoil=_changed(type=lambda _line: LineType.REFUND_REVERSED)),
+}
+
+
+class Spoiler:
+    """Spoils one file."""
+
+    def __init__(self, lines: Sequence[Line], *, seed: str, next_day: datetime) -> None:
+        """
+        Args:
+            next_day: when the next day begins, in the channel's time zone.
+        """
+        self._seed = seed
+        self._next_day = next_day
+        self._lines = list(lines)
+        self._free = sorted(range(len(self._lines)), key=lambda place: self._digest(f"line:{place}"))
+        self._spoiled: dict[int, tuple[str, tuple[Line, ...]]] = {}
+        self._shifted: list[Line] = []
+
+    def spoil(self, count: int, *, kinds: Sequence[str]) -> None:
+        """Plants differences of the kinds in turn.
+
+        Raises:
+            InvalidRequest: no such kind, or too few lines.
+        """
+        unknown = [kind for kind in kinds if kind not in KINDS]
+        if unknown:
+            raise InvalidRequest(f"kinds: not one of {', '.join(KINDS)}")
+        turn = sorted(kinds or KINDS, key=self._digest)
+        while len(self._spoiled) < count:
+            before = len(self._spoiled)
+            for kind in turn:
+                if len(self._spoiled) < count:
+                    self._spoil_one(kind)
+            if len(self._spoiled) == before:
+                raise InvalidRequest(f"count: the statement has lines for {before} of these differences")
+
+    def result(self) -> tuple[list[Line], list[Planted], list[Line]]:
+        """What the file shows, what was planted, and what the next day's file shows besides its own."""
+        shown: list[Line] = []
+        planted: list[Planted] = []
+        for place, line in enumerate(self._lines):
+            if place not in self._spoiled:
+                shown.append(line)
+                continue
+            kind, instead = self._spoiled[place]
+            shown += instead
+            added = len(instead) > 1
+            planted.append(Planted(kind=kind, finds=KINDS[kind].finds, line_no=len(shown) if instead else None,
+                                   was=None if added and kind != "duplicate_line" else line, shows=instead[-1] if instead else None))
+        return shown, planted, self._shifted
+
+    def _spoil_one(self, name: str) -> None:
+        kind = KINDS[name]
+        place = next((place for place in self._free if self._lines[place].type == kind.on), None)
+        if place is None:
+            return
+        self._free.remove(place)
+        line = self._lines[place]
+        self._spoiled[place] = (name, kind.spoil(line, self._digest(f"number:{place}")[:26].upper()))
+        if kind.shifts:
+            late = self._next_day + timedelta(seconds=len(self._shifted) + 1)
+            self._shifted.append(replace(line, occurred_at=late.isoformat(timespec="milliseconds")))
+
+    def _digest(self, purpose: str) -> str:
+        return hashlib.sha256(f"{self._seed}:{purpose}".encode()).hexdigest()

@@ -1,0 +1,129 @@
+"""The channel's day as a CSV file: captures, refunds and refunds that bounced, in the channel's time zone from cut-off to cut-off.
+
+A day that is over never changes. Spoiled on demand (planting.py), the spoiled file is kept, so that it reads the same for ever too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import date, datetime, time, timedelta
+from zoneinfo import ZoneInfo
+
+from mesh.clock import Clock
+from mesh.money import Money
+from sandbox import store
+from sandbox.domain import AlreadyPlanted, Disabled, InvalidRequest, Refund, RefundStatus, StatementNotReady, Transaction
+from sandbox.planting import Spoiler
+from sandbox.statement_file import Line, LineType, Planted, render
+from sandbox.store import Store, Tx
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatementRules:
+    """What configuration decides: the channel's days, and whether they may be spoiled."""
+
+    time_zone: ZoneInfo
+    cut_off: time
+    may_be_spoiled: bool
+
+    def day(self, date: date) -> tuple[datetime, datetime]:
+        """When a day begins and when the next one does."""
+        begins = datetime.combine(date, self.cut_off, tzinfo=self.time_zone)
+        return begins, datetime.combine(date + timedelta(days=1), self.cut_off, tzinfo=self.time_zone)
+
+
+class Statements:
+    """Writes statements."""
+
+    def __init__(self, channel_store: Store, *, clock: Clock, rules: StatementRules) -> None:
+        self._store = channel_store
+        self._clock = clock
+        self._rules = rules
+
+    async def statement(self, date: date) -> bytes:
+        """The file of a day.
+
+        Raises:
+            StatementNotReady: the day is not over.
+        """
+        self._must_be_over(date)
+        return await self._store.run(self._statement, date)
+
+    async def plant(self, date: date, *, count: int, seed: str, kinds: Sequence[str]) -> list[Planted]:
+        """Spoils the file of a day once and tells how. The same seed on the same day spoils the same.
+
+        Raises:
+            Disabled: not in production. StatementNotReady: the day is not over. AlreadyPlanted: it is spoiled already.
+            InvalidRequest: a kind that does not exist, or too few lines.
+        """
+        if not self._rules.may_be_spoiled:
+            raise Disabled("statements are spoiled in development only")
+        self._must_be_over(date)
+        return await self._store.run(self._plant, date, count, seed, kinds)
+
+    def _must_be_over(self, date: date) -> None:
+        if self._clock.now() < self._rules.day(date)[1]:
+            raise StatementNotReady(f"the statement of {date} is made when that day is over")
+
+    def _statement(self, tx: Tx, date: date) -> bytes:
+        return store.find_statement(tx, date.isoformat()) or render(self._lines(tx, date))
+
+    def _plant(self, tx: Tx, date: date, count: int, seed: str, kinds: Sequence[str]) -> list[Planted]:
+        if store.find_statement(tx, date.isoformat()) is not None:
+            raise AlreadyPlanted(f"the statement of {date} is spoiled already")
+        next_day = self._rules.day(date)[1]
+        spoiler = Spoiler(self._lines(tx, date), seed=seed, next_day=next_day)
+        spoiler.spoil(count, kinds=kinds)
+        shown, planted, shifted = spoiler.result()
+        store.insert_statement(tx, date=date.isoformat(), body=render(shown))
+        for line in shifted:
+            store.insert_shifted_line(tx, date=(date + timedelta(days=1)).isoformat(), line=json.dumps(asdict(line)))
+        return planted
+
+    def _lines(self, tx: Tx, date: date) -> list[Line]:
+        begins, ends = self._rules.day(date)
+        captures, finished, bounced = (store.captured_between(tx, begins, ends), store.refunds_finished_between(tx, begins, ends),
+                                       store.refunds_reversed_between(tx, begins, ends))
+        lines = [self._capture(transaction) for transaction in captures]
+        lines += [self._refund(refund) for refund in finished if refund.status is not RefundStatus.FAILED]
+        lines += [self._bounce(refund) for refund in bounced]
+        lines += [Line(**json.loads(line)) for line in store.shifted_lines(tx, date.isoformat())]
+        return sorted(lines, key=lambda line: (line.occurred_at, line.type, line.trade_no))  # one zone, one width: text sorts as time
+
+    def _capture(self, transaction: Transaction) -> Line:
+        captured, fee = transaction.captured, transaction.fee
+        if captured is None or fee is None or transaction.finished_at is None:
+            raise ValueError("a capture has an amount, a fee and a time")
+        return Line(type=LineType.CAPTURE, trade_no=transaction.trade_no, attempt_id=transaction.attempt_id, refund_id="",
+                    amount=captured.format(), currency=captured.currency, fee=fee.format(), occurred_at=self._local(transaction.finished_at))
+
+    def _refund(self, refund: Refund) -> Line:
+        fee = refund.fee_returned or Money.zero(refund.amount.currency)
+        return Line(type=LineType.REFUND, trade_no=refund.refund_no, attempt_id=refund.attempt_id, refund_id=refund.refund_id,
+                    amount=refund.amount.format(), currency=refund.amount.currency, fee=fee.format(),
+                    occurred_at=self._local(refund.finished_at or refund.created_at))
+
+    def _bounce(self, refund: Refund) -> Line:
+        return Line(type=LineType.REFUND_REVERSED, trade_no=refund.refund_no, attempt_id=refund.attempt_id, refund_id=refund.refund_id,
+                    amount=refund.amount.format(), currency=refund.amount.currency, fee=Money.zero(refund.amount.currency).format(),
+                    occurred_at=self._local(refund.occurred_at))
+
+    def _local(self, moment: datetime) -> str:
+        return moment.astimezone(self._rules.time_zone).isoformat(timespec="milliseconds")
+
+
+def parse_date(text: str) -> date:
+    """A day of a path.
+
+    Raises:
+        InvalidRequest: not YYYY-MM-DD.
+    """
+    try:
+        day = date.fromisoformat(text)
+    except ValueError:
+        raise InvalidRequest("date: expected YYYY-MM-DD") from None
+    if day.isoformat() != text or not date.min < day < date.max:  # 20261120 and 2026-W47-5 are dates too
+        raise InvalidRequest("date: expected YYYY-MM-DD")
+    return day
