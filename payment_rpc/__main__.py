@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 import uvloop
-from paymesh.payment.v1 import callback_pb2_grpc, payment_pb2_grpc, refund_pb2_grpc
+from paymesh.payment.v1 import callback_pb2_grpc, ledger_pb2_grpc, payment_pb2_grpc, refund_pb2_grpc
 
 from mesh import failpoints, logs, migrations
 from mesh.client import MeshChannel
@@ -24,6 +24,7 @@ from payment_rpc.neighbours import Orders
 from payment_rpc.servicer.callbacks import CallbackServicer
 from payment_rpc.servicer.payments import PaymentServicer
 from payment_rpc.servicer.refunds import RefundServicer
+from payment_rpc.servicer.wallets import WalletServicer
 from payment_rpc.settings import PaymentSettings
 from payment_rpc.tables import metadata
 
@@ -54,6 +55,8 @@ async def run(settings: PaymentSettings) -> None:
         page_tokens=PageTokens.from_settings(settings)))
     server.add(refund_pb2_grpc.add_RefundServiceServicer_to_server, RefundServicer(
         refunds=app.refunds, page_tokens=PageTokens.from_settings(settings)))
+    server.add(ledger_pb2_grpc.add_WalletServiceServicer_to_server, WalletServicer(
+        charging=app.charging, wallets=app.wallets, clock=clock, page_tokens=PageTokens.from_settings(settings)))
     server.add(callback_pb2_grpc.add_CallbackServiceServicer_to_server, CallbackServicer(app.callbacks))
     closers = [order_channel.close, discovery.close, sandbox.aclose, db.close]
     if redis is not None:

@@ -29,6 +29,7 @@ from payment_rpc.usecases.reading import Reading
 from payment_rpc.usecases.refunds import Refunds
 from payment_rpc.usecases.starting import Starting
 from payment_rpc.usecases.taking_back import TakingBack
+from payment_rpc.usecases.wallets import Wallets
 from payment_rpc.workers import make_workers
 
 
@@ -63,13 +64,14 @@ class PaymentApp:
         self.charging = Charging(
             db=db, clock=clock, orders=orders, facts=self.facts, asking=self.asking, closing=self.closing, channels=channels,
             starting=Starting(db=db, clock=clock, ids=ids, lease=timedelta(seconds=times.attempt_lease_seconds)),
-            tell_order=self.order_relay.deliver,
+            tell_order=self.order_relay.deliver, cache=cache,
             limits=ChargingLimits(channel_timeout_seconds=times.channel_timeout_seconds, return_urls=return_urls))
         self.refunds = Refunds(db=db, clock=clock, ids=ids, cache=cache, channels=channels, lease=timedelta(seconds=times.attempt_lease_seconds),
                                timeout_seconds=times.channel_timeout_seconds)
         self.taking_back = TakingBack(db=db, clock=clock, closing=self.closing)
         self.conflicts = Conflicts(db=db, clock=clock, ids=ids)
         self.reading = Reading(db=db, cache=cache)
+        self.wallets = Wallets(db=db)
         self.callbacks = Callbacks(db=db, clock=clock, facts=self.facts, refunds=self.refunds, asking=self.asking, channels=channels,
                                    timeout_seconds=times.channel_timeout_seconds)
         self.workers: list[Worker] = make_workers(db=db, clock=clock, asking=self.asking, closing=self.closing, refunds=self.refunds,

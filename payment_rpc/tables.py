@@ -150,13 +150,46 @@ LEDGER_POSTING = Table(
     "ledger_posting", metadata,
     Column("business_key", Identifier(96), primary_key=True),
     Column("seq", Integer, primary_key=True, autoincrement=False),
-    Column("account", Identifier(96), nullable=False),
+    Column("account", Identifier(128), nullable=False),
     Column("side", Identifier(1), nullable=False),
     Column("amount_minor", BigInteger, nullable=False),
     Column("currency", Identifier(3), nullable=False),
     CheckConstraint("amount_minor > 0", name="amount"),
     CheckConstraint("side IN ('D', 'C')", name="side"),
     Index("ix_ledger_posting_account", "account", "currency"),
+)
+
+# What a buyer can spend. Changed by conditional UPDATE only; the ledger's customer_wallet is the same number.
+WALLET = Table(
+    "wallet", metadata,
+    Column("merchant_id", Identifier(32), primary_key=True),
+    Column("user_id", Identifier(64), primary_key=True),
+    Column("currency", Identifier(3), primary_key=True),
+    Column("balance_minor", BigInteger, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("updated_at", UtcMillis, nullable=False),
+    CheckConstraint("balance_minor >= 0", name="balance"),
+)
+
+WALLET_ENTRY = Table(
+    "wallet_entry", metadata,
+    Column("entry_id", Identifier(32), primary_key=True),
+    Column("merchant_id", Identifier(32), nullable=False),
+    Column("user_id", Identifier(64), nullable=False),
+    Column("currency", Identifier(3), nullable=False),
+    Column("seq", Integer, nullable=False),
+    Column("kind", Identifier(16), nullable=False),
+    Column("amount_minor", BigInteger, nullable=False),
+    Column("balance_after_minor", BigInteger, nullable=False),
+    Column("payment_id", Identifier(32), nullable=False),
+    Column("refund_id", Identifier(32), nullable=False),
+    Column("created_at", UtcMillis, nullable=False),
+    # The wallet's version with this entry: the order of changes, which ids made by several processes do not give.
+    UniqueConstraint("merchant_id", "user_id", "currency", "seq", name="uq_wallet_entry_seq"),
+    # One payment or refund changes a wallet once.
+    UniqueConstraint("payment_id", "refund_id", name="uq_wallet_entry_cause"),
+    CheckConstraint("(kind = 'SPENT' AND amount_minor < 0) OR (kind IN ('TOP_UP', 'REFUNDED') AND amount_minor > 0)", name="amount"),
+    CheckConstraint("balance_after_minor >= 0", name="balance_after"),
 )
 
 # What needs a person, parked where it blocks nothing.

@@ -15,7 +15,7 @@ from mesh.money import Money
 from payment_rpc.domain import ledger
 from payment_rpc.domain.attempt import OPEN, Attempt, AttemptState
 from payment_rpc.domain.ledger import LedgerTransaction
-from payment_rpc.domain.payment import UNDECIDED, Failure, NextAction, Payment, PaymentState
+from payment_rpc.domain.payment import TOP_UP, UNDECIDED, Disposition, Failure, NextAction, Payment, PaymentState
 
 
 class FactKind(StrEnum):
@@ -115,10 +115,11 @@ def _captured(payment: Payment, attempt: Attempt, fact: Fact, *, at: datetime) -
     if fact.fee is not None and fact.fee.minor > 0 and fact.fee.currency == payment.amount.currency:
         paid = replace(paid, fee=fact.fee)
         fee_booking = ledger.fee_charged(attempt_id=attempt.attempt_id, payment_id=payment.payment_id, channel=attempt.channel, fee=fact.fee)
+    if payment.payment_method == TOP_UP:  # a wallet takes money whenever it comes
+        paid = paid.take(Disposition.APPLIED, at=at)
     if paid.state is PaymentState.LATE_SUCCESS:
         return Decision(payment=paid, attempt=taken, booking=parked, fee_booking=fee_booking)
-    booking = ledger.captured(attempt_id=attempt.attempt_id, payment_id=payment.payment_id, channel=attempt.channel,
-                              merchant_id=payment.merchant_id, amount=fact.amount)
+    booking = ledger.capture_of(payment, attempt_id=attempt.attempt_id, channel=attempt.channel, amount=fact.amount)
     return Decision(payment=paid, attempt=taken, booking=booking, fee_booking=fee_booking)
 
 

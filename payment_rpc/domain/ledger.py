@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from mesh.money import Money
-from payment_rpc.domain.payment import Payment, PaymentState
+from payment_rpc.domain.payment import BALANCE, TOP_UP, WALLET, Payment, PaymentState
 
 
 class Side(StrEnum):
@@ -70,6 +70,24 @@ def captured(*, attempt_id: str, payment_id: str, channel: str, merchant_id: str
                  debit=channel_receivable(channel), credit=merchant_payable(merchant_id))
 
 
+def capture_of(payment: Payment, *, attempt_id: str, channel: str, amount: Money) -> LedgerTransaction:
+    """The booking of money that a payment was waiting for: for its merchant, from a channel or from the buyer's wallet, or into the wallet."""
+    wallet = customer_wallet(payment.merchant_id, payment.user_id)
+    if payment.payment_method == TOP_UP:
+        return _move(key=f"attempt:{attempt_id}:captured", kind="CAPTURED_TOP_UP", payment_id=payment.payment_id, amount=amount,
+                     debit=channel_receivable(channel), credit=wallet)
+    if payment.payment_method == BALANCE:
+        return _move(key=f"attempt:{attempt_id}:captured", kind="CAPTURED_BALANCE", payment_id=payment.payment_id, amount=amount,
+                     debit=wallet, credit=merchant_payable(payment.merchant_id))
+    return captured(attempt_id=attempt_id, payment_id=payment.payment_id, channel=channel, merchant_id=payment.merchant_id, amount=amount)
+
+
+def topped_up_late(payment: Payment) -> LedgerTransaction:
+    """A conflict about a top-up was resolved: the parked money is the buyer's."""
+    return _move(key=f"payment:{payment.payment_id}:topped_up", kind="TOPPED_UP", payment_id=payment.payment_id, amount=payment.captured,
+                 debit=unapplied_receipts(payment.channel), credit=customer_wallet(payment.merchant_id, payment.user_id))
+
+
 def captured_unapplied(*, attempt_id: str, payment_id: str, channel: str, amount: Money) -> LedgerTransaction:
     """Money that belongs to no live payment: late, a second capture, or not the amount that we asked for."""
     return _move(key=f"attempt:{attempt_id}:captured", kind="CAPTURED_UNAPPLIED", payment_id=payment_id, amount=amount,
@@ -121,10 +139,11 @@ def refund_released(*, refund_id: str, payment_id: str, channel: str, held_by: s
                  debit=refund_payable(channel), credit=held_by)
 
 
-def refunded(*, refund_id: str, payment_id: str, channel: str, amount: Money) -> LedgerTransaction:
-    """The channel paid it out of what it owes us."""
-    return _move(key=f"refund:{refund_id}:success", kind="REFUNDED", payment_id=payment_id, amount=amount,
-                 debit=refund_payable(channel), credit=channel_receivable(channel))
+def refunded(*, refund_id: str, payment: Payment, channel: str, amount: Money) -> LedgerTransaction:
+    """The channel paid it out of what it owes us, or it is in the buyer's wallet again."""
+    payer = customer_wallet(payment.merchant_id, payment.user_id) if channel == WALLET else channel_receivable(channel)
+    return _move(key=f"refund:{refund_id}:success", kind="REFUNDED", payment_id=payment.payment_id, amount=amount,
+                 debit=refund_payable(channel), credit=payer)
 
 
 def refunded_directly(*, refund_id: str, payment_id: str, channel: str, source: str, amount: Money) -> LedgerTransaction:
@@ -167,6 +186,11 @@ def channel_receivable(channel: str) -> str:
 def merchant_payable(merchant_id: str) -> str:
     """What we owe a merchant (credit-normal)."""
     return f"merchant_payable:{merchant_id}"
+
+
+def customer_wallet(merchant_id: str, user_id: str) -> str:
+    """What a buyer has with us (credit-normal, never below zero). Users belong to a tenant."""
+    return f"customer_wallet:{merchant_id}:{user_id}"
 
 
 def unapplied_receipts(channel: str) -> str:

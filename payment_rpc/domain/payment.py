@@ -46,6 +46,10 @@ MONEY = frozenset({PaymentState.SUCCESS, PaymentState.LATE_SUCCESS})            
 
 CREDIT_CARD = "credit_card"
 CASHIER = "cashier"
+BALANCE = "balance"  # out of the buyer's wallet
+TOP_UP = "top_up"    # into it; no order is paid, `order_id` is the payment's own id
+
+WALLET = "wallet"    # the channel of BALANCE: our own books, nobody to ask
 
 
 class Disposition(StrEnum):

@@ -13,7 +13,7 @@ from enum import StrEnum
 from mesh.money import Money
 from payment_rpc.domain.attempt import QUERY_PAUSES
 from payment_rpc.domain.errors import PaymentStateInvalid, RefundExceedsRefundable, RefundNotAllowed
-from payment_rpc.domain.payment import MONEY, Failure, Payment, PaymentState
+from payment_rpc.domain.payment import MONEY, TOP_UP, Failure, Payment, PaymentState
 
 
 class RefundState(StrEnum):
@@ -135,6 +135,8 @@ def reserve(payment: Payment, amount: Money | None, *, at: datetime) -> tuple[Pa
         RefundNotAllowed: the payment holds no money of the buyer's.
         RefundExceedsRefundable: more than is left, or nothing is left.
     """
+    if payment.payment_method == TOP_UP:
+        raise RefundNotAllowed("Money that was paid into a wallet is spent from there.", payment_id=payment.payment_id)
     if payment.state not in MONEY:
         raise RefundNotAllowed(f"A payment in state {payment.state} has nothing to refund.", payment_id=payment.payment_id)
     left = refundable(payment)

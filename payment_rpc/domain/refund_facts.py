@@ -80,7 +80,7 @@ def apply_refund_fact(payment: Payment, refund: Refund, fact: RefundFact, *, at:
 
 def _succeeded(payment: Payment, refund: Refund, fact: RefundFact, *, at: datetime) -> RefundDecision:
     done = _gone(refund, fact, at=at)
-    booking = ledger.refunded(refund_id=refund.refund_id, payment_id=payment.payment_id, channel=refund.channel, amount=refund.amount)
+    booking = ledger.refunded(refund_id=refund.refund_id, payment=payment, channel=refund.channel, amount=refund.amount)
     fee_booking = None
     if fact.fee_returned is not None and fact.fee_returned.minor > 0:
         fee_booking = ledger.fee_returned(refund_id=refund.refund_id, payment_id=payment.payment_id, channel=refund.channel, fee=fact.fee_returned)

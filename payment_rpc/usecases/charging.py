@@ -10,6 +10,7 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import NoReturn, Protocol
 
 import structlog
@@ -20,11 +21,13 @@ from mesh.clock import Clock
 from mesh.db import Database
 from mesh.errors import Conflict, MoneyError, OutcomeUnknown, Unavailable
 from mesh.failpoints import failpoint
+from mesh.money import DEFAULT_CURRENCY, Money
 from mesh.outbox import Message
 from mesh.receipts import ReceiptKey
+from payment_rpc.cache import PaymentCache
 from payment_rpc.channels import Channel, ChannelFact
 from payment_rpc.domain.attempt import OPEN, Attempt, AttemptState
-from payment_rpc.domain.card import Card
+from payment_rpc.domain.card import Card, CardSummary
 from payment_rpc.domain.errors import (
     CardDeclined,
     ChannelFailed,
@@ -38,7 +41,7 @@ from payment_rpc.domain.errors import (
     ReturnUrlNotAllowed,
 )
 from payment_rpc.domain.order import OrderToPay, canonical_amount
-from payment_rpc.domain.payment import CASHIER, CREDIT_CARD, Payment, PaymentState
+from payment_rpc.domain.payment import BALANCE, CASHIER, CREDIT_CARD, TOP_UP, WALLET, Payment, PaymentState
 from payment_rpc.domain.snapshot import from_json
 from payment_rpc.store import attempts, payments
 from payment_rpc.usecases.asking import Asking
@@ -49,6 +52,8 @@ from payment_rpc.usecases.starting import IN_PROGRESS_RETRY_SECONDS, NewPayment,
 FAST_PATH_SECONDS = 0.5  # longest wait of a buyer for the order to hear of the money; the relay goes on without him
 # How often a repeated call looks whether the first one has its answer: two seconds in all (PROTOCOLS 2).
 ANSWER_PAUSES_SECONDS = (0.02, 0.04, 0.08, 0.16, *[0.2] * 8, 0.1)
+CARD_CHANNEL = "sandbox"
+TOP_UP_LIFE = timedelta(minutes=30)  # as long as an order
 _RETURN_URL = re.compile(r"https?://[!-~]{1,500}")
 _CHANNEL_NAMES = {"": "sandbox", "mock": "sandbox"}  # MOCK is source 001's name
 _FAILURES: dict[str, type[MoneyError]] = {
@@ -79,6 +84,18 @@ class Charge:
     cvv: str = field(repr=False)
     expiration_year: int
     expiration_month: int
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopUp:
+    """A top-up as it was asked for. `currency` "" means CNY; `key` is the idempotency key."""
+
+    merchant_id: str
+    user_id: str
+    amount: str
+    currency: str
+    card: Card
     key: str
 
 
@@ -117,7 +134,8 @@ class Charging:
     """Takes money for orders."""
 
     def __init__(self, *, db: Database, clock: Clock, orders: OrderReader, starting: Starting, facts: Facts, asking: Asking, closing: Closing,
-                 channels: Mapping[str, Channel], tell_order: Callable[[Message], Awaitable[bool]], limits: ChargingLimits) -> None:
+                 cache: PaymentCache, channels: Mapping[str, Channel], tell_order: Callable[[Message], Awaitable[bool]],
+                 limits: ChargingLimits) -> None:
         self._db = db
         self._clock = clock
         self._orders = orders
@@ -127,30 +145,29 @@ class Charging:
         self._closing = closing
         self._channels = channels
         self._tell_order = tell_order
+        self._cache = cache
         self._limits = limits
 
     async def charge(self, command: Charge, caller: Caller) -> Payment:
-        """Charges a card and returns the payment: SUCCESS, or PAYING while the outcome is unknown.
+        """Charges a card, or the buyer's wallet, and returns the payment: SUCCESS, or PAYING while the outcome is unknown.
 
         Raises:
             CardInvalid, InvalidArgument, PaymentMethodNotSupported, IdempotencyKeyReused, OrderNotFound, OrderAlreadyPaid, OrderNotPayable,
-            AmountMismatch, CurrencyMismatch, PaymentInProgress, NeighbourUnavailable: nothing was sent.
+            AmountMismatch, CurrencyMismatch, PaymentInProgress, NeighbourUnavailable, InsufficientBalance: nothing was sent.
             CardDeclined, InsufficientFunds, ChannelFailed, ChannelUnavailable, PaymentClosed: the payment ended without money.
         """
+        if command.payment_method == BALANCE:
+            return await self._charge_balance(command, caller)
         if command.payment_method not in ("", CREDIT_CARD):
-            raise PaymentMethodNotSupported(f"payment_method: {CREDIT_CARD} is the only one", fields={"payment_method": "unknown"})
+            raise PaymentMethodNotSupported(f"payment_method: {CREDIT_CARD} or {BALANCE}", fields={"payment_method": "unknown"})
         card = Card.parse(number=command.number, cvv=command.cvv, expiration_year=command.expiration_year,
                           expiration_month=command.expiration_month, today=self._clock.now().date())
         summary = card.summary()
         fingerprint = {
             "order_id": command.order_id, "amount": canonical_amount(command.amount), "currency": command.currency,
-            "payment_method": CREDIT_CARD, "credit_card": f"{summary.brand} {summary.last_four} {summary.expiration_year}-{summary.expiration_month}"}
-        channel = self._channels["sandbox"]
-
-        async def send(payment: Payment, attempt: Attempt) -> ChannelFact:
-            return await channel.charge(attempt_id=attempt.attempt_id, amount=payment.amount, card=card, expires_at=payment.expires_at,
-                                        timeout_seconds=self._limits.channel_timeout_seconds)
-
+            "payment_method": CREDIT_CARD, "credit_card": _spelled(summary)}
+        channel = self._channels[CARD_CHANNEL]
+        send = self._card_sender(channel, card)
         receipt = _receipt(caller, "Charge", command.key, command.merchant_id)
         standing = await self._starting.earlier(receipt, fingerprint)
         if standing is None:
@@ -160,6 +177,46 @@ class Charging:
             standing = await self._start(NewPayment(order=order, payment_method=CREDIT_CARD, channel=channel.name, card=summary, receipt=receipt,
                                                     fingerprint=fingerprint))
         return await self._finish(standing, send, receipt, fingerprint)
+
+    async def top_up(self, command: TopUp, caller: Caller) -> Payment:
+        """Pays money into the caller's wallet by card and returns the payment: SUCCESS, or PAYING while the outcome is unknown.
+
+        Raises:
+            CardInvalid, InvalidArgument, IdempotencyKeyReused: nothing was sent.
+            CardDeclined, InsufficientFunds, ChannelFailed, ChannelUnavailable, PaymentClosed: the payment ended without money.
+        """
+        now = self._clock.now()
+        amount = Money.parse(command.amount, command.currency or DEFAULT_CURRENCY)
+        summary = command.card.summary()
+        fingerprint = {"amount": canonical_amount(command.amount), "currency": amount.currency, "credit_card": _spelled(summary)}
+        channel = self._channels[CARD_CHANNEL]
+        receipt = _receipt(caller, "TopUp", command.key, command.merchant_id)
+        standing = await self._starting.earlier(receipt, fingerprint)
+        if standing is None:
+            itself = OrderToPay(order_id="", merchant_id=command.merchant_id, user_id=command.user_id, amount=amount, state="PENDING_PAYMENT",
+                                expires_at=now + TOP_UP_LIFE)
+            standing = await self._start(NewPayment(order=itself, payment_method=TOP_UP, channel=channel.name, card=summary, receipt=receipt,
+                                                    fingerprint=fingerprint))
+        return await self._finish(standing, self._card_sender(channel, command.card), receipt, fingerprint)
+
+    async def _charge_balance(self, command: Charge, caller: Caller) -> Payment:
+        fingerprint = {"order_id": command.order_id, "amount": canonical_amount(command.amount), "currency": command.currency,
+                       "payment_method": BALANCE}
+        receipt = _receipt(caller, "Charge", command.key, command.merchant_id)
+        standing = await self._starting.earlier(receipt, fingerprint)
+        if standing is None:
+            order = await self._orders.get(merchant_id=command.merchant_id, order_id=command.order_id)
+            order.check(user_id=command.user_id, amount=command.amount, currency=command.currency, now=self._clock.now())
+            standing = await self._start(NewPayment(order=order, payment_method=BALANCE, channel=WALLET, card=None, receipt=receipt,
+                                                    fingerprint=fingerprint))
+        return await self._finish(standing, _never_sent, receipt, fingerprint)
+
+    def _card_sender(self, channel: Channel, card: Card) -> Send:
+        async def send(payment: Payment, attempt: Attempt) -> ChannelFact:
+            return await channel.charge(attempt_id=attempt.attempt_id, amount=payment.amount, card=card, expires_at=payment.expires_at,
+                                        timeout_seconds=self._limits.channel_timeout_seconds)
+
+        return send
 
     async def create_payment(self, command: CreatePayment, caller: Caller) -> Payment:
         """Opens a cashier and returns the payment with the buyer's next action. Asked again for the same order and channel it returns the same one.
@@ -198,7 +255,8 @@ class Charging:
     async def _start(self, new: NewPayment) -> Standing:
         """tx1, after whatever stands in the way was closed if it may be."""
         standing = await self._starting.start(new)
-        failpoint("payment.charge.after_tx1" if new.payment_method == CREDIT_CARD else "payment.cashier.after_tx1")
+        failpoint({CREDIT_CARD: "payment.charge.after_tx1", CASHIER: "payment.cashier.after_tx1", BALANCE: "payment.balance.after_commit",
+                   TOP_UP: "payment.top_up.after_tx1"}[new.payment_method])
         if standing.in_the_way is None:
             return standing
         if standing.in_the_way.payment_method == CASHIER:
@@ -209,6 +267,9 @@ class Charging:
         return standing
 
     async def _finish(self, standing: Standing, send: Send, receipt: ReceiptKey | None, fingerprint: Mapping[str, str]) -> Payment:
+        if standing.paid is not None:
+            await self._cache.put_changed(standing.paid.payment)
+            return await self._tell(standing.paid)
         if standing.payment is not None and standing.attempt is not None:
             return answer_of(await self._send(standing.payment, standing.attempt, send, first_send=True))
         if standing.replayed:
@@ -268,6 +329,14 @@ class Charging:
                 return payment, attempt
             await asyncio.sleep(pause_seconds)
         return payment, attempt
+
+
+async def _never_sent(payment: Payment, attempt: Attempt) -> ChannelFact:
+    raise ValueError(f"{payment.payment_id}: a wallet is no channel, {attempt.attempt_id} cannot be sent")
+
+
+def _spelled(card: CardSummary) -> str:
+    return f"{card.brand} {card.last_four} {card.expiration_year}-{card.expiration_month}"
 
 
 def answer_of(payment: Payment) -> Payment:

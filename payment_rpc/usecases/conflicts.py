@@ -12,9 +12,10 @@ from mesh.ids import Ids
 from payment_rpc.domain import ledger as bookings
 from payment_rpc.domain.attempt import AttemptState
 from payment_rpc.domain.errors import PaymentStateInvalid
-from payment_rpc.domain.payment import Failure, Payment, PaymentState
+from payment_rpc.domain.payment import TOP_UP, Disposition, Failure, Payment, PaymentState
 from payment_rpc.domain.refund import Refund
-from payment_rpc.store import attempts, ledger, payments, refunds
+from payment_rpc.domain.wallet import EntryKind
+from payment_rpc.store import attempts, ledger, payments, refunds, wallets
 
 log = structlog.get_logger()
 
@@ -49,6 +50,9 @@ class Conflicts:
                 raise PaymentStateInvalid("No capture of this payment has the amount that was owed.", payment_id=payment_id, outcome=payment.outcome)
             resolved = payment.capture(payment.amount, trade_no=exact.channel_trade_no, at=now, paid_at=now)
             parked = [attempt for attempt in parked if attempt is not exact]
+            if payment.payment_method == TOP_UP:  # no order to ask: it is the buyer's
+                resolved = await ledger.book(tx, resolved.take(Disposition.APPLIED, at=now), bookings.topped_up_late(resolved), at=now)
+                await wallets.credit(tx, resolved, resolved.captured, kind=EntryKind.TOP_UP, entry_id=self._ids.new("WE"), at=now)
         else:
             resolved = payment.end(PaymentState.FAILED, outcome=payment.outcome, failure=Failure(reason="CONFLICT_RESOLVED", message=reason), at=now)
         await ledger.resolve_attention(tx, payment_id=payment_id, at=now, note=f"{actor}: {reason}")

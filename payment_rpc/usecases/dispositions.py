@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any, Protocol
 
 import structlog
@@ -13,11 +14,11 @@ from mesh.clock import Clock
 from mesh.ids import Ids
 from mesh.outbox import Message, Settlement
 from payment_rpc.domain import ledger as bookings
-from payment_rpc.domain.payment import Disposition, Payment, PaymentState
+from payment_rpc.domain.payment import WALLET, Disposition, Payment, PaymentState
 from payment_rpc.domain.refund import Refund, refundable, reserve, settled
 from payment_rpc.store import attempts, ledger, payments, refunds
 from payment_rpc.usecases.messages import ORDER_DESTINATION, order_message
-from payment_rpc.usecases.refunds import add_refund
+from payment_rpc.usecases.refunds import add_refund, refund_into_wallet
 
 log = structlog.get_logger()
 
@@ -95,7 +96,11 @@ class OrderDestination:
         reserved, amount = reserve(refused, None, at=now)
         refund = Refund.start(payment, refund_id=self._ids.new("RF"), attempt_id=attempt_id or "", channel=payment.channel, amount=amount,
                               reason=f"the order answered {disposition}", request_id=f"auto:{payment.payment_id}", automatic=True, at=now)
+        if refund.channel == WALLET:
+            refund = refund.submit(lease=timedelta(0), at=now)
         await add_refund(tx, reserved, refund, held_by=bookings.unapplied_receipts(payment.channel), read_version=payment.version, at=now)
+        if refund.channel == WALLET:
+            await refund_into_wallet(tx, refund, ids=self._ids, at=now)
         log.warning("payment_refused_by_order", payment_id=payment.payment_id, disposition=disposition.value, refund_id=refund.refund_id)
 
     async def _hand_over(self, tx: AsyncConnection, holder: Payment) -> None:

@@ -18,10 +18,11 @@ from payment_rpc.channels import ChannelFact, ChannelStatus
 from payment_rpc.domain.attempt import OPEN, Attempt
 from payment_rpc.domain.facts import SECOND_CAPTURE, Decision, Fact, FactKind, apply_channel_fact
 from payment_rpc.domain.ledger import refund_reserved, unapplied_receipts
-from payment_rpc.domain.payment import UNDECIDED, Payment, PaymentState
+from payment_rpc.domain.payment import TOP_UP, UNDECIDED, Payment, PaymentState
 from payment_rpc.domain.refund import Refund
 from payment_rpc.domain.snapshot import to_json
-from payment_rpc.store import attempts, ledger, payments, refunds
+from payment_rpc.domain.wallet import EntryKind
+from payment_rpc.store import attempts, ledger, payments, refunds, wallets
 from payment_rpc.usecases.messages import ORDER_DESTINATION, messages_of
 
 log = structlog.get_logger()
@@ -106,6 +107,9 @@ class Facts:
             after = await ledger.book(tx, after, decision.booking, at=now)
         if decision.fee_booking is not None:
             after = await ledger.book(tx, after, decision.fee_booking, at=now)
+        gained = after.captured - payment.captured
+        if after.payment_method == TOP_UP and gained.minor > 0:
+            await wallets.credit(tx, after, gained, kind=EntryKind.TOP_UP, entry_id=self._ids.new("WE"), at=now)
         if decision.attention == SECOND_CAPTURE:
             after = await self._give_back(tx, after, decision.attempt)
         if after is not payment:

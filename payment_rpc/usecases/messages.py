@@ -10,7 +10,7 @@ from mesh.call import current_trace_id
 from mesh.events import destination
 from mesh.ids import Ids
 from mesh.outbox import Message
-from payment_rpc.domain.payment import MONEY, Payment, PaymentState
+from payment_rpc.domain.payment import MONEY, TOP_UP, Payment, PaymentState
 from payment_rpc.domain.refund import Refund, RefundState
 
 ORDER_DESTINATION = "order_rpc"
@@ -24,6 +24,8 @@ def messages_of(payment: Payment, *, before: PaymentState, ids: Ids, at: datetim
     """The messages of a change from state `before`: first the one for order_rpc, when there is one."""
     if payment.state is before:
         return []
+    if payment.payment_method == TOP_UP:
+        return _top_up_events(payment, ids=ids, at=at)
     if payment.state in MONEY and before not in MONEY:
         return [order_message(payment, ids=ids, at=at), _event(payment, "PAYMENT_SUCCEEDED", ids=ids, at=at, facts={
             "channel_trade_no": payment.channel_trade_no, "paid_at": _rfc3339(payment.paid_at or at)})]
@@ -58,6 +60,16 @@ def refund_events(refund: Refund, *, before: RefundState, ids: Ids, at: datetime
             "merchant_id": refund.merchant_id, "user_id": refund.user_id, "amount": refund.amount.format(), "currency": refund.amount.currency,
             "channel": refund.channel, "channel_refund_no": refund.channel_refund_no, "reason": refund.failure.reason if refund.failure else "",
             "event_time": _rfc3339(at), "trace_id": trace_id, "version": EVENT_VERSION})]
+
+
+def _top_up_events(payment: Payment, *, ids: Ids, at: datetime) -> list[Message]:
+    """Money into a wallet is no sale: tags of its own, and no order to tell."""
+    if payment.state is PaymentState.SUCCESS:
+        return [_event(payment, "WALLET_TOPPED_UP", ids=ids, at=at, facts={"channel_trade_no": payment.channel_trade_no})]
+    if payment.state in (PaymentState.FAILED, PaymentState.CLOSED):
+        reason = payment.failure.reason if payment.failure else "PAYMENT_CLOSED"
+        return [_event(payment, "WALLET_TOP_UP_FAILED", ids=ids, at=at, facts={"reason": reason})]
+    return []
 
 
 def _event(payment: Payment, tag: str, *, ids: Ids, at: datetime, facts: dict[str, Any]) -> Message:

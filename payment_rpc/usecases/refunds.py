@@ -23,11 +23,12 @@ from payment_rpc.channels import Channel, RefundChannelFact, RefundChannelStatus
 from payment_rpc.domain import ledger as bookings
 from payment_rpc.domain.errors import CurrencyMismatch, PaymentNotFound, RefundFailed, RefundNotAllowed
 from payment_rpc.domain.order import canonical_amount
-from payment_rpc.domain.payment import Payment
+from payment_rpc.domain.payment import WALLET, Payment
 from payment_rpc.domain.refund import OPEN, Refund, RefundState, refundable, reserve
 from payment_rpc.domain.refund_facts import RefundFact, RefundFactKind, apply_refund_fact
 from payment_rpc.domain.refund_snapshot import from_json, to_json
-from payment_rpc.store import attempts, ledger, payments, refunds
+from payment_rpc.domain.wallet import EntryKind
+from payment_rpc.store import attempts, ledger, payments, refunds, wallets
 from payment_rpc.usecases.messages import order_message, refund_events
 
 BATCH = 100
@@ -87,10 +88,13 @@ class Refunds:
             PaymentNotFound, RefundNotAllowed, RefundExceedsRefundable, CurrencyMismatch, InvalidArgument, IdempotencyKeyReused: nothing was reserved.
             RefundFailed: the channel refused it; the reservation is free again.
         """
-        refund, is_new = await self._db.run(self._reserve, command, caller)
+        refund, is_new, wallet_payment = await self._db.run(self._reserve, command, caller)
         if not is_new:
             mark_replayed()
             return _answer_of(refund)
+        if wallet_payment is not None:
+            await self._cache.put_changed(wallet_payment)
+            return refund
         failpoint("payment.refund.after_tx1")
         return _answer_of(await self._send(refund))
 
@@ -104,7 +108,7 @@ class Refunds:
         after, wanted = reserve(payment, _amount(amount, payment), at=self._clock.now())
         held_by = bookings.holder(payment, stands_alone=False, channel=payment.channel)
         steps = (bookings.refund_reserved(refund_id="preview", payment_id=payment_id, channel=payment.channel, held_by=held_by, amount=wanted),
-                 bookings.refunded(refund_id="preview", payment_id=payment_id, channel=payment.channel, amount=wanted))
+                 bookings.refunded(refund_id="preview", payment=payment, channel=payment.channel, amount=wanted))
         return RefundPreview(amount=wanted, refundable=refundable(payment), refundable_after=refundable(after),
                              fee_returned=bookings.fee_share(payment.fee, captured=payment.captured, before=payment.refunded, amount=wanted),
                              postings=tuple(posting for step in steps for posting in step.postings))
@@ -169,7 +173,8 @@ class Refunds:
             log.exception("refund_fact_written_later", refund_id=refund.refund_id)
             return refund
 
-    async def _reserve(self, tx: AsyncConnection, command: CreateRefund, caller: Caller) -> tuple[Refund, bool]:
+    async def _reserve(self, tx: AsyncConnection, command: CreateRefund, caller: Caller) -> tuple[Refund, bool, Payment | None]:
+        """The refund, whether it is new, and the payment when it went back into a wallet at once."""
         now = self._clock.now()
         payment = await payments.lock_payment(tx, command.payment_id)
         if not payments.may_see(payment, caller):
@@ -179,7 +184,7 @@ class Refunds:
         receipt = _receipt(caller, command.key, payment.merchant_id)
         earlier = await self._find_earlier(tx, command, payment, receipt, fingerprint)
         if earlier is not None:
-            return earlier, False
+            return earlier, False, None
         if command.currency and command.currency != payment.amount.currency:
             problem = f"the payment is in {payment.amount.currency}"
             raise CurrencyMismatch(f"currency: {problem}", fields={"currency": problem}, payment_id=payment.payment_id)
@@ -193,10 +198,13 @@ class Refunds:
         ).submit(lease=self._lease, at=now)
         await add_refund(tx, reserved, refund, held_by=bookings.holder(payment, stands_alone=False, channel=payment.channel),
                          read_version=payment.version, at=now)
-        await outbox.put(tx, order_message(reserved, await refunds.refunds_of(tx, payment.payment_id), ids=self._ids, at=now))
         if receipt is not None:
             await receipts.claim(tx, receipt, fingerprint=fingerprint, resource_id=refund.refund_id, now=now)
-        return refund, True
+        if refund.channel == WALLET:
+            done, after = await refund_into_wallet(tx, refund, ids=self._ids, at=now)
+            return done, True, after
+        await outbox.put(tx, order_message(reserved, await refunds.refunds_of(tx, payment.payment_id), ids=self._ids, at=now))
+        return refund, True, None
 
     async def _find_earlier(self, tx: AsyncConnection, command: CreateRefund, payment: Payment, receipt: ReceiptKey | None,
                             fingerprint: Mapping[str, str]) -> Refund | None:
@@ -222,33 +230,7 @@ class Refunds:
         return submitted
 
     async def _write(self, tx: AsyncConnection, refund_id: str, fact: RefundFact) -> tuple[Refund, Payment | None]:
-        now = self._clock.now()
-        payment = await payments.lock_payment(tx, (await refunds.read_refund(tx, refund_id)).payment_id)
-        refund = await refunds.read_refund(tx, refund_id)
-        decision = apply_refund_fact(payment, refund, fact, at=now)
-        if not decision.changes(refund):
-            return refund, None
-        await refunds.save_refund(tx, decision.refund, read_version=refund.version)
-        after = decision.payment
-        if decision.booking is not None:
-            after = await ledger.book(tx, after if after is not payment else payment.touched(at=now), decision.booking, at=now)
-        if decision.fee_booking is not None:
-            after = await ledger.book(tx, after, decision.fee_booking, at=now)
-        if decision.attention:
-            log.error("attention", alert=True, kind=decision.attention, payment_id=payment.payment_id, refund_id=refund_id)
-            await ledger.call_attention(tx, kind=decision.attention, payment_id=payment.payment_id, subject=refund_id,
-                                        detail=f"refund of {refund.amount}: {decision.refund.state}", at=now)
-        if after is not payment:
-            await payments.save_payment(tx, after, read_version=payment.version)
-        messages = refund_events(decision.refund, before=refund.state, ids=self._ids, at=now)
-        if not refund.stands_alone:
-            messages.append(order_message(after, await refunds.refunds_of(tx, payment.payment_id), ids=self._ids, at=now))
-        if messages:
-            await outbox.put(tx, *messages)
-        if refund.state in OPEN and decision.refund.state not in OPEN:
-            await receipts.finish(tx, resource_id=refund_id, answer=to_json(decision.refund))
-        failpoint("payment.refund_fact.before_commit")
-        return decision.refund, after
+        return await write_refund_fact(tx, refund_id, fact, ids=self._ids, at=self._clock.now())
 
     async def _claim(self, tx: AsyncConnection) -> list[Refund]:
         return await refunds.claim_due(tx, now=self._clock.now(), limit=BATCH)
@@ -261,6 +243,45 @@ async def add_refund(tx: AsyncConnection, payment: Payment, refund: Refund, *, h
     await payments.save_payment(tx, booked, read_version=read_version)
     await refunds.insert_refund(tx, refund)
     return booked
+
+
+async def write_refund_fact(tx: AsyncConnection, refund_id: str, fact: RefundFact, *, ids: Ids, at: datetime) -> tuple[Refund, Payment | None]:
+    """One transaction's work for refund, payment, wallet, ledger, messages and receipt. The payment is None when nothing changed."""
+    payment = await payments.lock_payment(tx, (await refunds.read_refund(tx, refund_id)).payment_id)
+    refund = await refunds.read_refund(tx, refund_id)
+    decision = apply_refund_fact(payment, refund, fact, at=at)
+    if not decision.changes(refund):
+        return refund, None
+    await refunds.save_refund(tx, decision.refund, read_version=refund.version)
+    after = decision.payment
+    if decision.booking is not None:
+        after = await ledger.book(tx, after if after is not payment else payment.touched(at=at), decision.booking, at=at)
+    if decision.fee_booking is not None:
+        after = await ledger.book(tx, after, decision.fee_booking, at=at)
+    if refund.channel == WALLET and decision.refund.state is RefundState.SUCCESS:
+        await wallets.credit(tx, after, refund.amount, kind=EntryKind.REFUNDED, entry_id=decision.refund.channel_refund_no, refund_id=refund_id,
+                             at=at)
+    if decision.attention:
+        log.error("attention", alert=True, kind=decision.attention, payment_id=payment.payment_id, refund_id=refund_id)
+        await ledger.call_attention(tx, kind=decision.attention, payment_id=payment.payment_id, subject=refund_id,
+                                    detail=f"refund of {refund.amount}: {decision.refund.state}", at=at)
+    if after is not payment:
+        await payments.save_payment(tx, after, read_version=payment.version)
+    messages = refund_events(decision.refund, before=refund.state, ids=ids, at=at)
+    if not refund.stands_alone:
+        messages.append(order_message(after, await refunds.refunds_of(tx, payment.payment_id), ids=ids, at=at))
+    if messages:
+        await outbox.put(tx, *messages)
+    if refund.state in OPEN and decision.refund.state not in OPEN:
+        await receipts.finish(tx, resource_id=refund_id, answer=to_json(decision.refund))
+    failpoint("payment.refund_fact.before_commit")
+    return decision.refund, after
+
+
+async def refund_into_wallet(tx: AsyncConnection, refund: Refund, *, ids: Ids, at: datetime) -> tuple[Refund, Payment | None]:
+    """Ends a submitted refund of a payment by balance, in the transaction that reserved it: our own books need no time to answer."""
+    fact = RefundFact(kind=RefundFactKind.SUCCESS, channel_refund_no=ids.new("WE"), occurred_at=at)
+    return await write_refund_fact(tx, refund.refund_id, fact, ids=ids, at=at)
 
 
 def _answer_of(refund: Refund) -> Refund:

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh import receipts
+from mesh import outbox, receipts
 from mesh.clock import Clock
 from mesh.db import Database, StaleRow
+from mesh.failpoints import failpoint
 from mesh.ids import Ids
 from mesh.receipts import ReceiptKey
 from payment_rpc.domain.attempt import Attempt
 from payment_rpc.domain.card import CardSummary
 from payment_rpc.domain.errors import OrderAlreadyPaid, OrderNotPayable, PaymentInProgress
+from payment_rpc.domain.facts import Fact, FactKind, apply_channel_fact
 from payment_rpc.domain.order import OrderToPay
-from payment_rpc.domain.payment import CASHIER, UNDECIDED, Payment, PaymentState
-from payment_rpc.store import attempts, payments
+from payment_rpc.domain.payment import BALANCE, CASHIER, UNDECIDED, Payment, PaymentState
+from payment_rpc.domain.snapshot import to_json
+from payment_rpc.store import attempts, ledger, payments, wallets
+from payment_rpc.usecases.facts import Applied
+from payment_rpc.usecases.messages import messages_of
 
 IN_PROGRESS_RETRY_SECONDS = 2.0  # a card answers within a second or two
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewPayment:
-    """What is about to be started, and the receipt that makes it happen once (None without an idempotency key)."""
+    """What is about to be started, and the receipt that makes it happen once (None without an idempotency key). An `order` without an id stands for
+    the payment itself: a top-up."""
 
     order: OrderToPay
     payment_method: str
@@ -41,6 +47,7 @@ class Standing:
 
     payment: Payment | None = None
     attempt: Attempt | None = None    # to be sent by this call
+    paid: Applied | None = None       # paid out of the buyer's wallet by this call
     answer: str | None = None         # the first final answer of an earlier call with the same key
     earlier_id: str = ""              # the payment that an earlier call began
     replayed: bool = False            # that call had the same idempotency key
@@ -68,7 +75,7 @@ class Starting:
         """tx1. Two calls for one order meet at its gate: one starts, the other finds it in its way.
 
         Raises:
-            OrderAlreadyPaid, OrderNotPayable, PaymentInProgress, IdempotencyKeyReused: named refusals; nothing was written.
+            OrderAlreadyPaid, OrderNotPayable, PaymentInProgress, IdempotencyKeyReused, InsufficientBalance: named refusals; nothing was written.
         """
         return await self._db.run(self._start, new)
 
@@ -83,7 +90,8 @@ class Starting:
 
     async def _start(self, tx: AsyncConnection, new: NewPayment) -> Standing:
         now = self._clock.now()
-        order = new.order
+        payment_id = self._ids.new("PAY")
+        order = new.order if new.order.order_id else replace(new.order, order_id=payment_id)
         is_open, standing = await payments.enter_gate(tx, merchant_id=order.merchant_id, order_id=order.order_id, at=now)
         # Behind the gate: the call that was here before us has committed its receipt.
         if new.receipt is not None and (earlier := await self._find_earlier(tx, new.receipt, new.fingerprint)):
@@ -98,15 +106,40 @@ class Starting:
         if standing:
             return await self._join(tx, standing[0], new)
         payment = Payment.start(
-            payment_id=self._ids.new("PAY"), merchant_id=order.merchant_id, order_id=order.order_id, user_id=order.user_id, amount=order.amount,
+            payment_id=payment_id, merchant_id=order.merchant_id, order_id=order.order_id, user_id=order.user_id, amount=order.amount,
             payment_method=new.payment_method, channel=new.channel, card=new.card, expires_at=order.expires_at, at=now)
         attempt = Attempt.start(attempt_id=self._ids.new("ATT"), payment_id=payment.payment_id, merchant_id=order.merchant_id, channel=new.channel,
                                 amount=order.amount, lease=self._lease, at=now)
+        if new.payment_method == BALANCE:
+            return Standing(paid=await self._spend(tx, payment, attempt, new))
         await payments.insert_payment(tx, payment)
         await attempts.insert_attempt(tx, attempt)
         if new.receipt is not None:
             await receipts.claim(tx, new.receipt, fingerprint=new.fingerprint, resource_id=payment.payment_id, now=now)
         return Standing(payment=payment, attempt=attempt)
+
+    async def _spend(self, tx: AsyncConnection, payment: Payment, attempt: Attempt, new: NewPayment) -> Applied:
+        """Pays out of the wallet, all in this transaction: there is no channel that could not answer.
+
+        Raises:
+            InsufficientBalance: nothing is written.
+        """
+        now = self._clock.now()
+        entry_id = self._ids.new("WE")
+        decision = apply_channel_fact(payment, attempt, Fact(kind=FactKind.CAPTURED, amount=payment.amount, trade_no=entry_id, occurred_at=now),
+                                      others_open=False, at=now)
+        if decision.booking is None:
+            raise ValueError("a payment out of a wallet is booked")
+        paid = await ledger.book(tx, decision.payment, decision.booking, at=now)
+        await payments.insert_payment(tx, paid)
+        await attempts.insert_attempt(tx, decision.attempt)
+        await wallets.spend(tx, paid, entry_id=entry_id, at=now)
+        messages = messages_of(paid, before=payment.state, ids=self._ids, at=now)
+        await outbox.put(tx, *messages)
+        if new.receipt is not None:
+            await receipts.claim(tx, new.receipt, fingerprint=new.fingerprint, resource_id=paid.payment_id, now=now, answer=to_json(paid))
+        failpoint("payment.balance.before_commit")
+        return Applied(payment=paid, attempt=decision.attempt, changed=True, to_order=messages[0])
 
     async def _join(self, tx: AsyncConnection, live: Payment, new: NewPayment) -> Standing:
         """A cashier that waits for its buyer is the answer to a second call for one, and bound to that call's key too; any other live payment is in
