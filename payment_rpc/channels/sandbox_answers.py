@@ -17,6 +17,7 @@ OK = 200
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)  # what msgspec raises for bytes that are not the struct
 
 _TRADE_NO_MAX = 64  # as wide as our column
+_OWN_ID_MAX = 32    # as wide as our column
 _MESSAGE_MAX = 200  # as wide as our column
 _CASHIER_URL = re.compile(r"https?://[!-~]{1,2040}")
 _STATUSES = {status.value: status for status in (
@@ -98,6 +99,8 @@ def read_transaction(content: bytes, *, attempt_id: str) -> ChannelFact:
         raise Unclear("the answer is not a transaction") from None
     if answer.attempt_id != attempt_id:
         raise Unclear("the answer is about another attempt")
+    if answer.duplicate_of and len(attempt_id) > _OWN_ID_MAX:
+        raise Unclear("the channel's own attempt id is too long")
     status = _STATUSES.get(answer.status)
     if status is None:
         raise Unclear("the answer has an unknown status")

@@ -106,15 +106,16 @@ def _captured(payment: Payment, attempt: Attempt, fact: Fact, *, at: datetime) -
     taken = attempt.capture(fact.amount, trade_no=fact.trade_no, at=at)
     parked = ledger.captured_unapplied(attempt_id=attempt.attempt_id, payment_id=payment.payment_id, channel=attempt.channel, amount=fact.amount)
     has_money = payment.captured.minor > 0 or payment.state in (PaymentState.CONFLICTED, PaymentState.LATE_REFUNDED)
-    if has_money:
-        return Decision(payment=payment, attempt=taken, booking=parked, attention=SECOND_CAPTURE)
-    if fact.amount != payment.amount:
-        return Decision(payment=payment.park(at=at), attempt=taken, booking=parked, attention="AMOUNT_CONFLICT")
-    paid = payment.capture(fact.amount, trade_no=fact.trade_no, at=at, paid_at=fact.occurred_at or at)
     fee_booking = None
-    if fact.fee is not None and fact.fee.minor > 0 and fact.fee.currency == payment.amount.currency:
-        paid = replace(paid, fee=fact.fee)
+    if fact.fee is not None and fact.fee.minor > 0:  # the channel keeps it of any capture, also of one that is not ours
         fee_booking = ledger.fee_charged(attempt_id=attempt.attempt_id, payment_id=payment.payment_id, channel=attempt.channel, fee=fact.fee)
+    if has_money:
+        return Decision(payment=payment, attempt=taken, booking=parked, fee_booking=fee_booking, attention=SECOND_CAPTURE)
+    if fact.amount != payment.amount:
+        return Decision(payment=payment.park(at=at), attempt=taken, booking=parked, fee_booking=fee_booking, attention="AMOUNT_CONFLICT")
+    paid = payment.capture(fact.amount, trade_no=fact.trade_no, at=at, paid_at=fact.occurred_at or at)
+    if fact.fee is not None and fee_booking is not None:
+        paid = replace(paid, fee=fact.fee)
     if payment.payment_method == TOP_UP:  # a wallet takes money whenever it comes
         paid = paid.take(Disposition.APPLIED, at=at)
     if paid.state is PaymentState.LATE_SUCCESS:

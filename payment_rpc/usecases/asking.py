@@ -7,17 +7,21 @@ that it will never take it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.clock import Clock
 from mesh.db import Database
-from payment_rpc.channels import Channel, ChannelStatus
+from payment_rpc.channels import Channel, ChannelFact, ChannelStatus
 from payment_rpc.domain.attempt import Attempt
 from payment_rpc.domain.payment import PaymentState
 from payment_rpc.store import attempts, payments
 from payment_rpc.usecases.facts import Applied, Facts
+
+# How long after a deadline a channel that cannot close may still take money in time.
+CLOSE_GRACE = timedelta(minutes=5)
 
 log = structlog.get_logger()
 
@@ -62,8 +66,30 @@ class Asking:
         return False
 
     async def close(self, attempt: Attempt) -> Applied:
-        """Closes the attempt at its channel, where a tombstone keeps it closed, and applies the answer: CLOSED, or how it ended before."""
-        return await self._facts.apply(await self._channels[attempt.channel].close(attempt.attempt_id, timeout_seconds=self._timeout_seconds))
+        """Closes the attempt at its channel, where a tombstone keeps it closed, and applies the answer: CLOSED, or how it ended before.
+
+        What cannot be closed there is asked for instead, and closed here when it has outlasted its deadline."""
+        channel = self._channels[attempt.channel]
+        if channel.closable:
+            news = await channel.close(attempt.attempt_id, timeout_seconds=self._timeout_seconds)
+            if news.status is not ChannelStatus.NOT_CLOSABLE:
+                return await self._facts.apply(news)
+        return await self._outlast(attempt)
+
+    async def _outlast(self, attempt: Attempt) -> Applied:
+        """Asked until its deadline and some grace are over, then CLOSED; what comes after that is late money. One that the channel does not know is
+        lost as soon as nobody can be sending it any more: there is no tombstone to wait for."""
+        news = await self._channels[attempt.channel].query(attempt.attempt_id, timeout_seconds=self._timeout_seconds)
+        now = self._clock.now()
+        if news.status is ChannelStatus.NOT_FOUND:
+            if (await self._db.read(attempts.get_attempt, attempt.attempt_id)).lease_until <= now:
+                news = ChannelFact(attempt_id=attempt.attempt_id, status=ChannelStatus.CLOSED)
+        elif news.status is ChannelStatus.PENDING:
+            payment = await self._db.read(payments.read_payment, attempt.payment_id)
+            if payment.expires_at + CLOSE_GRACE <= now:
+                news = ChannelFact(attempt_id=attempt.attempt_id, status=ChannelStatus.CLOSED, amount=attempt.amount, reason="PAYMENT_CLOSED",
+                                   message="nobody paid until the deadline")
+        return await self._facts.apply(news)
 
     async def _ask(self, attempt: Attempt) -> None:
         payment = await self._db.read(payments.read_payment, attempt.payment_id)

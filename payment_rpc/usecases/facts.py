@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -16,6 +17,7 @@ from mesh.outbox import Message
 from payment_rpc.cache import PaymentCache
 from payment_rpc.channels import ChannelFact, ChannelStatus
 from payment_rpc.domain.attempt import OPEN, Attempt
+from payment_rpc.domain.errors import PaymentNotFound
 from payment_rpc.domain.facts import SECOND_CAPTURE, Decision, Fact, FactKind, apply_channel_fact
 from payment_rpc.domain.ledger import refund_reserved, unapplied_receipts
 from payment_rpc.domain.payment import TOP_UP, UNDECIDED, Payment, PaymentState
@@ -72,18 +74,20 @@ class Facts:
         """
         fact = Fact(kind=_kind(news, first_send=first_send), amount=news.amount, trade_no=news.trade_no, occurred_at=news.occurred_at,
                     reason=news.reason, message=news.message, next_action=news.next_action, fee=news.fee)
-        applied = await self._db.run(self._write, payment_id, news.attempt_id, fact)
+        applied = await self._db.run(self._write, payment_id, news.attempt_id, fact, news.duplicate_of)
         failpoint("payment.fact.after_commit")
         if applied.changed:
             await self._cache.put_changed(applied.payment)
         return applied
 
-    async def _write(self, tx: AsyncConnection, payment_id: str, attempt_id: str, fact: Fact) -> Applied:
+    async def _write(self, tx: AsyncConnection, payment_id: str, attempt_id: str, fact: Fact, duplicate_of: str) -> Applied:
         now = self._clock.now()
-        payment_id = payment_id or await attempts.payment_id_of(tx, attempt_id)
+        payment_id = payment_id or await attempts.payment_id_of(tx, duplicate_of or attempt_id)
         payment = await payments.lock_payment(tx, payment_id)
         siblings = await attempts.attempts_of(tx, payment_id)
-        attempt = next(sibling for sibling in siblings if sibling.attempt_id == attempt_id)
+        attempt = next((sibling for sibling in siblings if sibling.attempt_id == attempt_id), None)
+        if attempt is None:
+            attempt = await self._add_duplicate(tx, payment, siblings, attempt_id, fact)
         if fact.kind is FactKind.NOT_ATTEMPTED and attempt.sends > 1:  # ours did not leave, another one of the same attempt may have
             fact = replace(fact, kind=FactKind.UNKNOWN)
         others_open = any(sibling.state in OPEN for sibling in siblings if sibling is not attempt)
@@ -95,6 +99,16 @@ class Facts:
         if not decision.changes(payment, attempt):
             return Applied(payment=payment, attempt=attempt, changed=False, to_order=None)
         return await self._save(tx, payment, attempt, decision)
+
+    async def _add_duplicate(self, tx: AsyncConnection, payment: Payment, siblings: list[Attempt], attempt_id: str, fact: Fact) -> Attempt:
+        """The channel charged the buyer once more, under an attempt id of its own: real money, so it gets a row like every capture."""
+        if fact.kind is not FactKind.CAPTURED:
+            raise PaymentNotFound
+        now = self._clock.now()
+        attempt = Attempt.start(attempt_id=attempt_id, payment_id=payment.payment_id, merchant_id=payment.merchant_id, channel=siblings[0].channel,
+                                amount=payment.amount, lease=timedelta(0), at=now)
+        await attempts.insert_attempt(tx, attempt)
+        return attempt
 
     async def _save(self, tx: AsyncConnection, payment: Payment, attempt: Attempt, decision: Decision) -> Applied:
         now = self._clock.now()
