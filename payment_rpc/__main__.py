@@ -22,6 +22,7 @@ from payment_rpc.app import PaymentApp, Times
 from payment_rpc.channels.sandbox import PUBLISHED_MD5_SECRET, SandboxChannel
 from payment_rpc.neighbours import Orders
 from payment_rpc.servicer.callbacks import CallbackServicer
+from payment_rpc.servicer.ledger import LedgerServicer
 from payment_rpc.servicer.payments import PaymentServicer
 from payment_rpc.servicer.refunds import RefundServicer
 from payment_rpc.servicer.wallets import WalletServicer
@@ -57,6 +58,7 @@ async def run(settings: PaymentSettings) -> None:
         refunds=app.refunds, page_tokens=PageTokens.from_settings(settings)))
     server.add(ledger_pb2_grpc.add_WalletServiceServicer_to_server, WalletServicer(
         charging=app.charging, wallets=app.wallets, clock=clock, page_tokens=PageTokens.from_settings(settings)))
+    server.add(ledger_pb2_grpc.add_LedgerServiceServicer_to_server, LedgerServicer(app.verifying))
     server.add(callback_pb2_grpc.add_CallbackServiceServicer_to_server, CallbackServicer(app.callbacks))
     closers = [order_channel.close, discovery.close, sandbox.aclose, db.close]
     if redis is not None:

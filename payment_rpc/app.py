@@ -29,6 +29,7 @@ from payment_rpc.usecases.reading import Reading
 from payment_rpc.usecases.refunds import Refunds
 from payment_rpc.usecases.starting import Starting
 from payment_rpc.usecases.taking_back import TakingBack
+from payment_rpc.usecases.verifying import Verifying
 from payment_rpc.usecases.wallets import Wallets
 from payment_rpc.workers import make_workers
 
@@ -72,6 +73,7 @@ class PaymentApp:
         self.conflicts = Conflicts(db=db, clock=clock, ids=ids)
         self.reading = Reading(db=db, cache=cache)
         self.wallets = Wallets(db=db)
+        self.verifying = Verifying(db=db)
         self.callbacks = Callbacks(db=db, clock=clock, facts=self.facts, refunds=self.refunds, asking=self.asking, channels=channels,
                                    timeout_seconds=times.channel_timeout_seconds)
         self.workers: list[Worker] = make_workers(db=db, clock=clock, asking=self.asking, closing=self.closing, refunds=self.refunds,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -58,10 +59,15 @@ class LedgerTransaction:
 
     def hash(self, previous: str) -> str:
         """SHA-256 over the hash before it and everything it says; hex."""
-        parts = [previous, self.key, self.kind, self.payment_id]
-        for posting in self.postings:
-            parts += [posting.account, posting.side, str(posting.amount.minor), posting.amount.currency]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        return chained_hash(previous, key=self.key, kind=self.kind, payment_id=self.payment_id, postings=self.postings)
+
+
+def chained_hash(previous: str, *, key: str, kind: str, payment_id: str, postings: Sequence[Posting]) -> str:
+    """The hash of a transaction at the end of a chain, whether it balances or not."""
+    parts = [previous, key, kind, payment_id]
+    for posting in postings:
+        parts += [posting.account, posting.side, str(posting.amount.minor), posting.amount.currency]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def captured(*, attempt_id: str, payment_id: str, channel: str, merchant_id: str, amount: Money) -> LedgerTransaction:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -44,6 +45,12 @@ async def save_attempt(tx: AsyncConnection, attempt: Attempt, *, read_version: i
 async def attempts_of(tx: AsyncConnection, payment_id: str) -> list[Attempt]:
     """The attempts of a payment, oldest first. The payment's lock covers them."""
     return [_attempt(row) for row in (await tx.execute(_OF_PAYMENT, {"payment": payment_id})).all()]
+
+
+async def attempts_of_payments(tx: AsyncConnection, payment_ids: Sequence[str]) -> list[Attempt]:
+    """The attempts of several payments."""
+    query = select(*_ALL).where(ATTEMPT.c.payment_id.in_(payment_ids)).order_by(ATTEMPT.c.attempt_id)
+    return [_attempt(row) for row in (await tx.execute(query)).all()]
 
 
 async def get_attempt(tx: AsyncConnection, attempt_id: str) -> Attempt:

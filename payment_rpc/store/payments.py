@@ -110,6 +110,18 @@ async def read_payment(tx: AsyncConnection, payment_id: str) -> Payment:
     return _payment(row)
 
 
+async def page_of_payments(tx: AsyncConnection, *, after: str, limit: int) -> list[Payment]:
+    """Payments by their ids, those after `after`, whoever owns them: for checks of everything."""
+    return [_payment(row) for row in (await tx.execute(select(*_ALL).where(PAYMENT.c.payment_id > after).order_by(PAYMENT.c.payment_id)
+                                                       .limit(limit))).all()]
+
+
+async def versions_of(tx: AsyncConnection, payment_ids: Sequence[str]) -> dict[str, int]:
+    """The present versions of payments."""
+    rows = await tx.execute(select(PAYMENT.c.payment_id, PAYMENT.c.version).where(PAYMENT.c.payment_id.in_(payment_ids)))
+    return {row.payment_id: row.version for row in rows}
+
+
 async def lock_with_slot_holder(tx: AsyncConnection, *, payment_id: str, merchant_id: str, order_id: str) -> tuple[Payment, Payment | None]:
     """A payment and the other payment of its order that holds the slot, if any; all payments of the order are locked, in the order of their ids."""
     rows = (await tx.execute(_LOCK_ORDER, {"merchant": merchant_id, "order": order_id})).all()

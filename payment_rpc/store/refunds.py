@@ -80,6 +80,12 @@ async def refunds_of(tx: AsyncConnection, payment_id: str) -> list[Refund]:
     return [_refund(row) for row in (await tx.execute(_OF_PAYMENT, {"payment": payment_id})).all()]
 
 
+async def refunds_of_payments(tx: AsyncConnection, payment_ids: Sequence[str]) -> list[Refund]:
+    """The refunds of several payments."""
+    query = select(*_ALL).where(REFUND.c.payment_id.in_(payment_ids)).order_by(REFUND.c.refund_id)
+    return [_refund(row) for row in (await tx.execute(query)).all()]
+
+
 async def list_refunds(tx: AsyncConnection, *, payment_id: str, merchant_id: str, order_id: str, before: str | None, limit: int,
                        visible_to: Caller) -> Sequence[Refund]:
     """Refunds of a payment or of an order, newest first, older than the refund id `before`; at most `limit`."""

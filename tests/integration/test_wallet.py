@@ -73,6 +73,7 @@ async def books_are_right(world: PaymentWorld) -> AsyncIterator[None]:
     """Whatever a test did, the ledger verifies."""
     yield
     assert await world.ledger_problems() == []
+    assert (await world.app.verifying.verify()).violations == ()
 
 
 async def test_a_buyer_without_a_top_up_has_an_empty_wallet(world: PaymentWorld) -> None:

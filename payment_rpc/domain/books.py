@@ -1,0 +1,171 @@
+"""What must be true of the ledger of one payment. Every posting belongs to a payment, so what holds of each of them holds of their sum, and no error
+is hidden by another one elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mesh.money import Money
+from payment_rpc.domain.attempt import Attempt, AttemptState
+from payment_rpc.domain.ledger import (
+    LOSS,
+    Posting,
+    Side,
+    chained_hash,
+    customer_wallet,
+    merchant_payable,
+    refund_payable,
+    unapplied_receipts,
+)
+from payment_rpc.domain.payment import TOP_UP, Payment, PaymentState
+from payment_rpc.domain.refund import OPEN, Refund, RefundState
+
+Balances = Counter[tuple[str, str]]  # credit minus debit by (account, currency)
+_CHECKED = frozenset({"customer_wallet", "loss", "merchant_payable", "refund_payable", "unapplied_receipts"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Booked:
+    """A ledger transaction as it lies in its rows, whether it is right or not."""
+
+    key: str
+    kind: str
+    previous_hash: str
+    hash: str
+    postings: tuple[Posting, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Books:
+    """A payment with everything that hangs on it, transactions in the order of their booking."""
+
+    payment: Payment
+    attempts: tuple[Attempt, ...]
+    refunds: tuple[Refund, ...]
+    transactions: tuple[Booked, ...]
+    wallet_entries: tuple[Money, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One thing that does not hold: the name of the rule, what it is about, one sentence."""
+
+    invariant: str
+    subject: str
+    detail: str
+
+
+def problems_of(books: Books) -> list[Problem]:
+    """What does not hold of a payment's books; empty when they are right."""
+    return [*_unbalanced(books), *_broken_chain(books), *_miscounted(books), *_wrong_captures(books), *_wrong_accounts(books)]
+
+
+def _unbalanced(books: Books) -> Iterator[Problem]:
+    for transaction in books.transactions:
+        balances: Counter[str] = Counter()
+        for posting in transaction.postings:
+            balances[posting.amount.currency] += _signed(posting)
+        for currency, minor in balances.items():
+            if minor:
+                yield Problem(invariant="transaction_balanced", subject=transaction.key, detail=f"credits exceed debits by {Money(minor, currency)}")
+        if not transaction.postings:
+            yield Problem(invariant="transaction_balanced", subject=transaction.key, detail="has no postings")
+
+
+def _broken_chain(books: Books) -> Iterator[Problem]:
+    payment_id, head = books.payment.payment_id, ""
+    for transaction in books.transactions:
+        if transaction.previous_hash != head:
+            yield Problem(invariant="hash_chain", subject=transaction.key, detail="does not continue the transaction before it")
+        head = chained_hash(transaction.previous_hash, key=transaction.key, kind=transaction.kind, payment_id=payment_id,
+                            postings=transaction.postings)
+        if transaction.hash != head:
+            yield Problem(invariant="hash_chain", subject=transaction.key, detail="says something else than when it was booked")
+            head = transaction.hash  # once is enough
+    if books.payment.ledger_head != head:
+        yield Problem(invariant="hash_chain", subject=payment_id, detail="its last transaction is not the one that the payment remembers")
+
+
+def _miscounted(books: Books) -> Iterator[Problem]:
+    """The amounts of the payment against its attempts and refunds."""
+    payment = books.payment
+    main = _main_attempt(books)
+    taken = main.captured if main is not None and main.captured is not None else Money.zero(payment.amount.currency)
+    counted = [refund for refund in books.refunds if not refund.stands_alone and not refund.above_cap]
+    for name, stored, rows in (
+            ("captured", payment.captured.minor, taken.minor),
+            ("refunded", payment.refunded.minor, sum(refund.amount.minor for refund in counted if refund.state is RefundState.SUCCESS)),
+            ("refund_reserved", payment.refund_reserved.minor, sum(refund.amount.minor for refund in counted if refund.state in OPEN))):
+        if stored != rows:
+            currency = payment.amount.currency
+            yield Problem(invariant=f"payment_{name}", subject=payment.payment_id,
+                          detail=f"the payment says {Money(stored, currency)}, its rows {Money(rows, currency)}")
+
+
+def _wrong_captures(books: Books) -> Iterator[Problem]:
+    """Each captured attempt is booked once with what was captured, and nothing else is booked as a capture."""
+    booked = {transaction.key: transaction for transaction in books.transactions if transaction.kind.startswith("CAPTURED")}
+    for attempt in books.attempts:
+        if attempt.state is not AttemptState.CAPTURED:
+            continue
+        transaction = booked.pop(f"attempt:{attempt.attempt_id}:captured", None)
+        if transaction is None:
+            yield Problem(invariant="capture_booked", subject=attempt.attempt_id, detail=f"{attempt.captured} was captured and not booked")
+        elif [posting.amount for posting in transaction.postings if posting.side is Side.DEBIT] != [attempt.captured]:
+            yield Problem(invariant="capture_booked", subject=attempt.attempt_id, detail=f"{attempt.captured} was captured, something else is booked")
+    for key in booked:
+        yield Problem(invariant="capture_booked", subject=key, detail="is booked and nothing was captured")
+
+
+def _wrong_accounts(books: Books) -> Iterator[Problem]:
+    actual: Balances = Counter()
+    for transaction in books.transactions:
+        for posting in transaction.postings:
+            if posting.account.partition(":")[0] in _CHECKED:
+                actual[posting.account, posting.amount.currency] += _signed(posting)
+    expected = _expected(books)
+    for account, currency in sorted(actual.keys() | expected.keys()):
+        is_, should = actual[account, currency], expected[account, currency]
+        if is_ != should:
+            yield Problem(invariant=account.partition(":")[0], subject=books.payment.payment_id,
+                          detail=f"{account} holds {Money(is_, currency)} for it, its rows say {Money(should, currency)}")
+
+
+def _expected(books: Books) -> Balances:
+    """What the rows say that the accounts hold for this payment."""
+    payment = books.payment
+    expected: Balances = Counter()
+    main = _main_attempt(books)
+    left = payment.captured - payment.refunded - payment.refund_reserved
+    if payment.payment_method != TOP_UP:
+        account = merchant_payable(payment.merchant_id) if payment.state is PaymentState.SUCCESS else unapplied_receipts(payment.channel)
+        expected[account, left.currency] += left.minor
+    for attempt in books.attempts:
+        if attempt.captured is not None and attempt is not main:
+            expected[unapplied_receipts(attempt.channel), attempt.captured.currency] += attempt.captured.minor
+    for refund in books.refunds:
+        currency, minor = refund.amount.currency, refund.amount.minor
+        if refund.state in OPEN:
+            expected[refund_payable(refund.channel), currency] += minor
+        if refund.stands_alone and (refund.state in OPEN or refund.state is RefundState.SUCCESS):
+            expected[unapplied_receipts(refund.channel), currency] -= minor
+        if refund.above_cap and refund.state is RefundState.SUCCESS:
+            expected[LOSS, currency] -= minor
+    for amount in books.wallet_entries:
+        expected[customer_wallet(payment.merchant_id, payment.user_id), amount.currency] += amount.minor
+    return expected
+
+
+def _main_attempt(books: Books) -> Attempt | None:
+    """The attempt whose capture is the payment's own money."""
+    if not books.payment.captured.minor:
+        return None
+    return next((attempt for attempt in books.attempts if attempt.state is AttemptState.CAPTURED
+                 and attempt.channel_trade_no == books.payment.channel_trade_no), None)
+
+
+def _signed(posting: Posting) -> int:
+    return posting.amount.minor if posting.side is Side.CREDIT else -posting.amount.minor

@@ -1,0 +1,96 @@
+"""Proving the books: everything that must hold of the ledger, recomputed from its rows, page by page, while payments go on."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mesh.db import Database
+from payment_rpc.domain.books import Books, Problem, problems_of
+from payment_rpc.store import books, payments
+
+PAGE = 200             # payments or wallets; their rows lie in memory at once
+ORPHANS_PAGE = 5000    # counted by the database
+VIOLATIONS_MAX = 1000
+LOOKS_MAX = 20         # at something that changes while it is read
+LOOK_PAUSE_SECONDS = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """What does not hold, and how much was looked at. Stops at VIOLATIONS_MAX."""
+
+    violations: tuple[Problem, ...]
+    transactions: int
+    postings: int
+
+
+class Verifying:
+    """Verifies the ledger. Reads only."""
+
+    def __init__(self, *, db: Database) -> None:
+        self._db = db
+
+    async def verify(self) -> Verification:
+        """Looks at every payment, wallet, transaction and posting."""
+        violations: list[Problem] = []
+        await self._verify_payments(violations)
+        await self._verify_wallets(violations)
+        counts = {kind: await self._find_orphans(kind, violations) for kind in ("transaction", "posting", "entry")}
+        return Verification(violations=tuple(violations[:VIOLATIONS_MAX]), transactions=counts["transaction"], postings=counts["posting"])
+
+    async def _verify_payments(self, violations: list[Problem]) -> None:
+        after = ""
+        while len(violations) < VIOLATIONS_MAX:
+            ready, changed, last = await self._db.read(_page, after)
+            if not last:
+                return
+            for own in [*ready, *[await self._settled(payment_id) for payment_id in changed]]:
+                violations += problems_of(own) if own is not None else ()
+            after = last
+            await asyncio.sleep(0)  # hashing a page is work; calls go first
+
+    async def _settled(self, payment_id: str) -> Books | None:
+        """One payment's books of one moment; None for a payment that changes faster than it can be read."""
+        for _ in range(LOOKS_MAX):
+            ready, _changed = await self._db.read(_one, payment_id)
+            if ready:
+                return ready[0]
+            await asyncio.sleep(LOOK_PAUSE_SECONDS)
+        return None
+
+    async def _verify_wallets(self, violations: list[Problem]) -> None:
+        after: books.WalletKey | None = ("", "", "")
+        while after is not None and len(violations) < VIOLATIONS_MAX:
+            found, changed, after = await self._db.read(books.check_wallets, after=after, limit=PAGE)
+            violations += found
+            for _ in range(LOOKS_MAX):
+                if not changed:
+                    break
+                await asyncio.sleep(LOOK_PAUSE_SECONDS)
+                found, changed, _last = await self._db.read(books.check_wallets, after=("", "", ""), limit=PAGE, only=changed)
+                violations += found
+
+    async def _find_orphans(self, kind: str, violations: list[Problem]) -> int:
+        total, after = 0, 0 if kind == "transaction" else ""
+        last: Any = after
+        while last is not None:
+            count, found, last = await self._db.read(books.count_and_find_orphans, kind, after=last, limit=ORPHANS_PAGE)
+            total += count
+            violations += found
+        return total
+
+
+async def _page(tx: AsyncConnection, after: str) -> tuple[list[Books], list[str], str]:
+    found = await payments.page_of_payments(tx, after=after, limit=PAGE)
+    if not found:
+        return [], [], ""
+    ready, changed = await books.read_books(tx, found)
+    return ready, changed, found[-1].payment_id
+
+
+async def _one(tx: AsyncConnection, payment_id: str) -> tuple[list[Books], list[str]]:
+    return await books.read_books(tx, [await payments.read_payment(tx, payment_id)])
