@@ -8,15 +8,17 @@ from datetime import timedelta
 import uvloop
 
 from mesh import failpoints, logs, migrations
+from mesh.client import MeshChannel
 from mesh.clock import SystemClock
 from mesh.db import open_database
-from mesh.discovery.opening import open_registrar
+from mesh.discovery.opening import open_discovery, open_registrar
 from mesh.errors import MeshError
 from mesh.ids import UlidIds
 from mesh.paging import PageTokens
 from mesh.redis_client import open_redis
 from mesh.server import MeshServer, serve
-from order_rpc.app import RETRY_CONSTRAINTS, OrderApp
+from order_rpc.app import RETRY_CONSTRAINTS, Choices, OrderApp
+from order_rpc.neighbours import Payments
 from order_rpc.settings import OrderSettings
 from order_rpc.tables import metadata
 
@@ -33,12 +35,16 @@ async def run(settings: OrderSettings) -> None:
     db = open_database(settings.database_url, metadata, pool_size=settings.database_pool_size, retry_constraints=RETRY_CONSTRAINTS)
     await migrations.check_current("order_rpc", db.engine)
     redis = open_redis(settings.redis_url) if settings.redis_url else None
-    app = OrderApp(
-        db=db, clock=clock, ids=ids, page_tokens=PageTokens.from_settings(settings), redis=redis,
-        payment_window=timedelta(minutes=settings.payment_window_minutes), scan_interval_seconds=settings.scan_interval_seconds)
     server = MeshServer(settings, clock=clock, ids=ids)
+    discovery = open_discovery(settings)
+    payment_channel = MeshChannel("payment_rpc", settings=settings, discovery=discovery, caller_tokens=server.caller_tokens)
+    app = OrderApp(
+        db=db, clock=clock, ids=ids, page_tokens=PageTokens.from_settings(settings), redis=redis, payments=Payments(payment_channel),
+        choices=Choices(
+            payment_window=timedelta(minutes=settings.payment_window_minutes), scan_interval_seconds=settings.scan_interval_seconds,
+            expiry_batch_size=settings.expiry_batch_size, hot_sku_group_size=settings.hot_sku_group_size, policies=settings.policies()))
     app.add_to(server)
-    closers = [db.close]
+    closers = [payment_channel.close, discovery.close, db.close]
     if redis is not None:
         closers.append(redis.aclose)
     await serve(settings, server, open_registrar(settings), workers=app.workers, closers=closers)

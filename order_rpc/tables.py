@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, ForeignKeyConstraint, Index, Integer, String, Table
+from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, ForeignKeyConstraint, Index, Integer, String, Table, Text, UniqueConstraint
 from sqlalchemy.dialects import mysql
 
 from mesh.db import BigInt, Identifier, UtcMillis, metadata_with_names
 from mesh.inbox import INBOX
 from mesh.outbox import OUTBOX
 from mesh.receipts import RECEIPT
-from order_rpc.domain.order import OrderState
+from order_rpc.domain.order import OrderState, StockSource
 from order_rpc.domain.payment import Disposition
+from order_rpc.domain.product import MovementKind
+from order_rpc.domain.refund import RefundState, RefundStatus
+from order_rpc.domain.statistics import Figure
 
 metadata = metadata_with_names()
 for _table in (RECEIPT, OUTBOX, INBOX):
@@ -23,6 +26,8 @@ _SKU = Identifier(64)
 _USER = Identifier(64)
 _ORDER = Identifier(32)
 _PAYMENT = Identifier(32)
+_ACTIVITY = Identifier(32)
+_REQUEST = Identifier(64)
 _CURRENCY = Identifier(3)
 _STATE = Identifier(32)
 # For people, in any script; latin1 is still the default of many servers.
@@ -44,6 +49,7 @@ PRODUCT = Table(
     Column("price_minor", BigInteger, nullable=False),
     Column("currency", _CURRENCY, nullable=False),
     Column("first_available", BigInteger, nullable=False),
+    Column("on_sale", Boolean(name="on_sale"), nullable=False),
     Column("created_at", UtcMillis, nullable=False),
     Column("updated_at", UtcMillis, nullable=False),
     CheckConstraint("price_minor >= 0", name="price"),
@@ -56,10 +62,54 @@ STOCK = Table(
     Column("available", BigInteger, nullable=False),
     Column("reserved", BigInteger, nullable=False),
     Column("sold", BigInteger, nullable=False),
+    Column("allocated", BigInteger, nullable=False),
     ForeignKeyConstraint(["merchant_id", "sku_id"], ["product.merchant_id", "product.sku_id"]),
     CheckConstraint("available >= 0", name="available"),
     CheckConstraint("reserved >= 0", name="reserved"),
     CheckConstraint("sold >= 0", name="sold"),
+    CheckConstraint("allocated >= 0", name="allocated"),
+)
+
+# What people, flash sales and refunds did to `available`; rows are only ever added. What orders hold stands in `reservation`.
+STOCK_MOVEMENT = Table(
+    "stock_movement", metadata,
+    Column("id", BigInt, primary_key=True, autoincrement=True),
+    Column("merchant_id", _MERCHANT, nullable=False),
+    Column("sku_id", _SKU, nullable=False),
+    Column("kind", _STATE, nullable=False),
+    Column("quantity", BigInteger, nullable=False),
+    Column("available_after", BigInteger, nullable=False),
+    Column("reason", _TEXT, nullable=False),
+    Column("operator", Identifier(80), nullable=False),
+    Column("reference", Identifier(64), nullable=False),
+    Column("trace_id", Identifier(32), nullable=False),
+    Column("created_at", UtcMillis, nullable=False),
+    CheckConstraint(one_of("kind", MovementKind), name="kind"),
+    Index("ix_stock_movement_sku_id", "merchant_id", "sku_id", "id"),
+)
+
+# Units of a flash sale. The activity lives in seckill_rpc.
+ALLOCATION = Table(
+    "allocation", metadata,
+    Column("merchant_id", _MERCHANT, primary_key=True),
+    Column("activity_id", _ACTIVITY, primary_key=True),
+    Column("sku_id", _SKU, nullable=False),
+    Column("allocated", BigInteger, nullable=False),
+    Column("returned", BigInteger, nullable=False),
+    Column("created_at", UtcMillis, nullable=False),
+    Column("updated_at", UtcMillis, nullable=False),
+    CheckConstraint("returned >= 0 AND returned <= allocated", name="returned"),
+)
+
+# One row per step of seckill_rpc: the same op_id is the same step, for ever.
+ALLOCATION_STEP = Table(
+    "allocation_step", metadata,
+    Column("merchant_id", _MERCHANT, primary_key=True),
+    Column("op_id", Identifier(64), primary_key=True),
+    Column("activity_id", _ACTIVITY, nullable=False),
+    Column("kind", _STATE, nullable=False),
+    Column("quantity", BigInteger, nullable=False),
+    Column("created_at", UtcMillis, nullable=False),
 )
 
 # Not "order": that is a word of SQL.
@@ -70,17 +120,37 @@ ORDERS = Table(
     Column("user_id", _USER, nullable=False),
     Column("state", _STATE, nullable=False),
     Column("amount_minor", BigInteger, nullable=False),
+    Column("shipping_minor", BigInteger, nullable=False),
+    Column("discount_minor", BigInteger, nullable=False),
+    Column("captured_minor", BigInteger, nullable=False),
+    Column("refunded_minor", BigInteger, nullable=False),
     Column("currency", _CURRENCY, nullable=False),
+    Column("refund_status", _STATE, nullable=False),
+    Column("client_request_id", _REQUEST, nullable=True),
+    Column("address", Text, nullable=True),  # JSON in ASCII
+    Column("carrier", _TEXT, nullable=False),
+    Column("tracking_number", Identifier(64), nullable=False),
+    Column("cancel_reason", _TEXT, nullable=False),
     Column("paid_payment_id", _PAYMENT, nullable=False),
     Column("version", BigInteger, nullable=False),
     Column("created_at", UtcMillis, nullable=False),
     Column("expires_at", UtcMillis, nullable=False),
     Column("paid_at", UtcMillis, nullable=True),
+    Column("shipped_at", UtcMillis, nullable=True),
+    Column("completed_at", UtcMillis, nullable=True),
+    Column("cancelled_at", UtcMillis, nullable=True),
     Column("updated_at", UtcMillis, nullable=False),
     CheckConstraint(one_of("state", OrderState), name="state"),
+    CheckConstraint(one_of("refund_status", RefundStatus), name="refund_status"),
+    CheckConstraint("shipping_minor >= 0 AND discount_minor >= 0", name="parts"),
+    CheckConstraint("captured_minor >= 0 AND refunded_minor >= 0", name="money"),
+    # NULL where the client gave none: NULLs are distinct everywhere.
+    UniqueConstraint("merchant_id", "user_id", "client_request_id", name="uq_orders_client_request_id"),
     CheckConstraint("amount_minor >= 0", name="amount"),
     CheckConstraint("(state IN ('PENDING_PAYMENT', 'CANCELLING', 'CANCELLED')) = (paid_at IS NULL)", name="paid_at"),
     CheckConstraint("paid_at IS NOT NULL OR paid_payment_id = ''", name="paid_payment_id"),
+    # What the expiry worker claims, in its order.
+    Index("ix_orders_expiry", "state", "expires_at", "merchant_id", "order_id"),
     # One per filter of ListOrders, in the order of the list: each page is one range of one index, nothing is sorted.
     Index("ix_orders_merchant", "merchant_id", "created_at", "order_id"),
     Index("ix_orders_state", "merchant_id", "state", "created_at", "order_id"),
@@ -97,9 +167,12 @@ ORDER_ITEM = Table(
     Column("unit_price_minor", BigInteger, nullable=False),
     Column("quantity", Integer, nullable=False),
     Column("amount_minor", BigInteger, nullable=False),
+    Column("stock_source", _STATE, nullable=False),
+    Column("activity_id", _ACTIVITY, nullable=False),
     ForeignKeyConstraint(["merchant_id", "order_id"], ["orders.merchant_id", "orders.order_id"]),
     CheckConstraint("quantity > 0", name="quantity"),
     CheckConstraint("amount_minor = unit_price_minor * quantity", name="amount"),
+    CheckConstraint(one_of("stock_source", StockSource), name="stock_source"),
 )
 
 # No foreign key to stock: its check would take a shared lock on the row that the same transaction updates, a deadlock between two buyers.
@@ -148,4 +221,73 @@ ORDER_AUDIT = Table(
     Column("created_at", UtcMillis, nullable=False),
     ForeignKeyConstraint(["merchant_id", "order_id"], ["orders.merchant_id", "orders.order_id"]),
     Index("ix_order_audit_order_id", "merchant_id", "order_id", "id"),
+)
+
+REFUND_REQUEST = Table(
+    "refund_request", metadata,
+    Column("merchant_id", _MERCHANT, primary_key=True),
+    Column("order_id", _ORDER, primary_key=True),
+    Column("request_id", Identifier(32), primary_key=True),
+    Column("payment_id", _PAYMENT, nullable=False),
+    Column("state", _STATE, nullable=False),
+    Column("amount_minor", BigInteger, nullable=False),
+    Column("currency", _CURRENCY, nullable=False),
+    Column("reason", _TEXT, nullable=False),
+    Column("refund_id", Identifier(32), nullable=False),
+    Column("failure", _TEXT, nullable=False),
+    Column("of_sale", Boolean(name="of_sale"), nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("succeeded_at", UtcMillis, nullable=True),
+    Column("bounced_at", UtcMillis, nullable=True),
+    Column("created_at", UtcMillis, nullable=False),
+    Column("updated_at", UtcMillis, nullable=False),
+    ForeignKeyConstraint(["merchant_id", "order_id"], ["orders.merchant_id", "orders.order_id"]),
+    CheckConstraint(one_of("state", RefundState), name="state"),
+    CheckConstraint("amount_minor > 0", name="amount"),
+)
+
+REFUND_LINE = Table(
+    "refund_line", metadata,
+    Column("merchant_id", _MERCHANT, primary_key=True),
+    Column("order_id", _ORDER, primary_key=True),
+    Column("request_id", Identifier(32), primary_key=True),
+    Column("sku_id", _SKU, primary_key=True),
+    Column("quantity", Integer, nullable=False),
+    CheckConstraint("quantity > 0", name="quantity"),
+)
+
+# Units that a refund brought back: once per refund and SKU, whatever is heard how often.
+STOCK_RETURN = Table(
+    "stock_return", metadata,
+    Column("merchant_id", _MERCHANT, primary_key=True),
+    Column("order_id", _ORDER, primary_key=True),
+    Column("request_id", Identifier(32), primary_key=True),
+    Column("sku_id", _SKU, primary_key=True),
+    Column("quantity", Integer, nullable=False),
+    Column("created_at", UtcMillis, nullable=False),
+    CheckConstraint("quantity > 0", name="quantity"),
+)
+
+# What happened in each quarter of an hour (every time zone of today is whole quarters away from UTC), folded from the entries below.
+STATISTIC = Table(
+    "statistic", metadata,
+    Column("merchant_id", _MERCHANT, primary_key=True),
+    Column("currency", _CURRENCY, primary_key=True),
+    Column("quarter", UtcMillis, primary_key=True, autoincrement=False),
+    Column("figure", _STATE, primary_key=True),
+    Column("count", BigInteger, nullable=False),
+    Column("amount_minor", BigInteger, nullable=False),
+    CheckConstraint(one_of("figure", Figure), name="figure"),
+)
+
+# Written with the change that they count, so that no two orders meet on a row of `statistic`. A worker folds them; who reads adds them himself.
+STATISTIC_ENTRY = Table(
+    "statistic_entry", metadata,
+    Column("id", BigInt, primary_key=True, autoincrement=True),
+    Column("merchant_id", _MERCHANT, nullable=False),
+    Column("currency", _CURRENCY, nullable=False),
+    Column("quarter", UtcMillis, nullable=False),
+    Column("figure", _STATE, nullable=False),
+    Column("count", BigInteger, nullable=False),
+    Column("amount_minor", BigInteger, nullable=False),
 )

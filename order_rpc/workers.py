@@ -1,28 +1,31 @@
-"""The background work of order_rpc: telling whoever wants to know, and forgetting receipts whose time is over."""
+"""The background work of order_rpc: what finishes what a call began, and what nobody calls for."""
 
 from __future__ import annotations
 
-from redis.asyncio import Redis
+from collections.abc import Sequence
 
 from mesh import receipts
 from mesh.clock import Clock
 from mesh.db import Database
-from mesh.events import StreamDestination
 from mesh.outbox import Relay
 from mesh.worker import Worker
-from order_rpc.usecases.events import TOPIC
+from order_rpc.usecases.cancelling import Cancelling
+from order_rpc.usecases.statistics import Statistics
 
 PURGE_SECONDS = 600.0  # receipts live for a day
+FOLD_SECONDS = 5.0     # readers add what is not folded yet; this only keeps them quick
 
 
-def make_workers(*, db: Database, clock: Clock, redis: Redis | None, idle_seconds: float) -> list[Worker]:
-    """One worker per kind of work. Without Redis events wait in the outbox."""
+def make_workers(*, db: Database, clock: Clock, cancelling: Cancelling, statistics: Statistics, relays: Sequence[Relay],
+                 idle_seconds: float) -> list[Worker]:
+    """One worker per kind of work. Without Redis there is no relay for events: they wait in the outbox."""
 
     async def purge() -> int:
         return await db.run(receipts.purge, now=clock.now())
 
-    workers = [Worker("purge_receipts", purge, idle_seconds=PURGE_SECONDS)]
-    if redis is not None:
-        relay = Relay(db=db, destination=StreamDestination(redis, TOPIC), clock=clock)
-        workers.append(Worker(f"relay_{TOPIC.lower()}", relay.run_once, idle_seconds=idle_seconds))
-    return workers
+    return [
+        Worker("purge_receipts", purge, idle_seconds=PURGE_SECONDS),
+        Worker("expire_orders", cancelling.expire_once, idle_seconds=idle_seconds),
+        Worker("fold_statistics", statistics.fold_once, idle_seconds=FOLD_SECONDS),
+        *(Worker(f"relay_{relay.name}", relay.run_once, idle_seconds=idle_seconds) for relay in relays),
+    ]

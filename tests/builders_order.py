@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from paymesh.payment.v1 import payment_pb2
 from sqlalchemy import Table, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -19,19 +20,24 @@ from mesh.call import Caller, Role
 from mesh.client import MeshChannel
 from mesh.db import Database, open_database
 from mesh.discovery.static import StaticDiscovery
+from mesh.errors import NeighbourUnavailable, RemoteError
 from mesh.money import Money
 from mesh.paging import PageTokens
 from mesh.server import MeshServer
 from mesh.settings import MeshSettings
-from order_rpc.app import RETRY_CONSTRAINTS
+from order_rpc.app import RETRY_CONSTRAINTS, Choices
+from order_rpc.domain.address import Address
 from order_rpc.domain.order import NewLine, Order, OrderState
-from order_rpc.domain.payment import PaymentSnapshot
+from order_rpc.domain.payment import CloseAnswer, CloseResult, PaymentSnapshot
+from order_rpc.domain.policy import MerchantPolicy
 from order_rpc.domain.product import Product
+from order_rpc.domain.refund import RefundLine, RefundRequest
 from order_rpc.settings import OrderSettings
-from order_rpc.tables import ORDERS, STOCK, metadata
+from order_rpc.tables import ORDER_AUDIT, ORDERS, RESERVATION, STOCK, STOCK_MOVEMENT, STOCK_RETURN, metadata
 from order_rpc.usecases.catalog import CreateProduct
 from order_rpc.usecases.orders import CreateOrder
 from order_rpc.usecases.payments import Answer, UpdateOrderStatus
+from order_rpc.usecases.refunding import RefundKey, RefundOrder
 from tests.fakes import FakeClock, FakeIds
 
 T = TypeVar("T")
@@ -52,9 +58,62 @@ def merchant(merchant_id: str = "mall", subject: str = "clerk") -> Caller:
 
 
 def snapshot(payment_id: str = "PAY1", *, version: int = 3, state: str = "SUCCESS", captured: str = "10.00", refunded: str = "0",
-             refund_reserved: str = "0", currency: str = "CNY") -> PaymentSnapshot:
+             refund_reserved: str = "0", currency: str = "CNY", refunds: Iterable[tuple[str, str, str, str, str]] = ()) -> PaymentSnapshot:
     return PaymentSnapshot.parse(payment_id=payment_id, version=version, state=state, captured=captured, refunded=refunded,
-                                 refund_reserved=refund_reserved, currency=currency)
+                                 refund_reserved=refund_reserved, currency=currency, refunds=refunds)
+
+
+def refusal(reason: str) -> RemoteError:
+    """A definite refusal of payment_rpc."""
+    return RemoteError(reason, remote_reason=reason, domain="paymesh.payment.v1", grpc_code=9)
+
+
+HOME = Address(recipient="王小明", phone="+86 138 0000 0000", country="CN", region="上海", city="上海", street="南京路 1", postal_code="200000")
+CLOSED = CloseAnswer(result=CloseResult.CLOSED, payment=None, retry_after_seconds=0)
+CLOSING = CloseAnswer(result=CloseResult.CLOSING, payment=None, retry_after_seconds=2)
+CONFLICTED = CloseAnswer(result=CloseResult.CONFLICTED, payment=None, retry_after_seconds=0)
+
+
+def already_paid(payment: PaymentSnapshot) -> CloseAnswer:
+    return CloseAnswer(result=CloseResult.ALREADY_PAID, payment=payment, retry_after_seconds=0)
+
+
+@dataclass
+class ScriptedPayments:
+    """payment_rpc as a test wants it: what it answers, and what it was asked."""
+
+    away: bool = False
+    close_answer: CloseAnswer = CLOSED
+    refund_refusal: RemoteError | None = None
+    closes: list[tuple[str, str]] = field(default_factory=list)          # (order_id, op_id)
+    refunds: dict[str, dict[str, str]] = field(default_factory=dict)     # what it took, by request_id
+    payments: list[tuple[Order, str, str]] = field(default_factory=list)  # (order, channel, return_url)
+
+    async def close_payment(self, *, merchant_id: str, order_id: str, op_id: str) -> CloseAnswer:
+        del merchant_id
+        self._reach()
+        self.closes.append((order_id, op_id))
+        return self.close_answer
+
+    async def create_refund(self, *, payment_id: str, amount: str, currency: str, reason: str, request_id: str) -> str:
+        self._reach()
+        if self.refund_refusal is not None:
+            raise self.refund_refusal
+        self.refunds[request_id] = {"payment_id": payment_id, "amount": amount, "currency": currency, "reason": reason}
+        return self.refund_id(request_id)
+
+    async def create_payment(self, order: Order, *, channel: str, return_url: str) -> Any:
+        self._reach()
+        self.payments.append((order, channel, return_url))
+        return payment_pb2.Payment(payment_id="PAY1", order_id=order.order_id, amount=order.amount.format(), state=payment_pb2.PAYMENT_STATE_PAYING)
+
+    @staticmethod
+    def refund_id(request_id: str) -> str:
+        return f"RF{request_id[-20:]}"
+
+    def _reach(self) -> None:
+        if self.away:
+            raise NeighbourUnavailable("payment_rpc is away")
 
 
 @dataclass
@@ -64,11 +123,20 @@ class OrderApp:
     db: Database
     clock: FakeClock = field(default_factory=FakeClock)
     ids: FakeIds = field(default_factory=FakeIds)
+    payment_rpc: ScriptedPayments = field(default_factory=ScriptedPayments)
+    policies: dict[str, MerchantPolicy] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.real = order_rpc.app.OrderApp(db=self.db, clock=self.clock, ids=self.ids, page_tokens=PageTokens(PAGE_TOKEN_SECRET), redis=None,
-                                           payment_window=PAYMENT_WINDOW, scan_interval_seconds=1)
+        self.real = self.make()
         self.catalog, self.orders, self.payments = self.real.catalog, self.real.orders, self.real.payments
+        self.cancelling, self.refunding, self.shipping = self.real.cancelling, self.real.refunding, self.real.shipping
+        self.paying, self.statistics, self.allocating = self.real.paying, self.real.statistics, self.real.allocating
+
+    def make(self, *, redis: Any = None, **choices: Any) -> order_rpc.app.OrderApp:
+        """Another order_rpc on the same database."""
+        values: dict[str, Any] = {"payment_window": PAYMENT_WINDOW, "scan_interval_seconds": 1, "policies": self.policies, **choices}
+        return order_rpc.app.OrderApp(db=self.db, clock=self.clock, ids=self.ids, page_tokens=PageTokens(PAGE_TOKEN_SECRET), redis=redis,
+                                      payments=self.payment_rpc, choices=Choices(**values))
 
     async def at_once(self, *calls: Awaitable[T]) -> list[T]:
         """Runs calls side by side, on connections that are open already: otherwise the first is done before the second has connected."""
@@ -84,14 +152,97 @@ class OrderApp:
                                 available=available, idempotency_key=key, fingerprint=fingerprint)
         return await self.catalog.create_product(command, caller or merchant(merchant_id))
 
-    async def order(self, *items: tuple[str, int] | tuple[str, int, str], caller: Caller | None = None, key: str = "") -> Order:
+    async def order(self, *items: tuple[str, int] | tuple[str, int, str], caller: Caller | None = None, key: str = "", client_request_id: str = "",
+                    address: Address | None = None, app: order_rpc.app.OrderApp | None = None) -> Order:
         """Orders `(sku_id, quantity[, unit_price])`; one mug when nothing is said."""
         caller = caller or buyer()
         lines = tuple(NewLine(sku_id=item[0], quantity=item[1], unit_price=item[2] if len(item) > 2 else "") for item in items or [("mug", 1)])
         names = ("sku_id", "quantity", "unit_price")
         fingerprint = {f"items[{at}].{name}": str(getattr(line, name)) for at, line in enumerate(lines) for name in names}
-        command = CreateOrder(merchant_id=caller.merchant_id, user_id=caller.subject, items=lines, idempotency_key=key, fingerprint=fingerprint)
-        return await self.orders.create(command, caller)
+        command = CreateOrder(merchant_id=caller.merchant_id, user_id=caller.subject, items=lines, idempotency_key=key, fingerprint=fingerprint,
+                              client_request_id=client_request_id, address=address)
+        return await (app or self.real).orders.create(command, caller)
+
+    async def paid_order(self, *items: tuple[str, int] | tuple[str, int, str], payment_id: str = "PAY1", caller: Caller | None = None) -> Order:
+        """An order that was paid by a payment, which is at version 3 then."""
+        order = await self.order(*items, caller=caller)
+        await self.tell(order, snapshot(payment_id, captured=order.amount.format(), currency=order.amount.currency))
+        return await self.load(order)
+
+    async def load(self, order: Order) -> Order:
+        """An order as it is now."""
+        return await self.orders.get(merchant_id=order.merchant_id, order_id=order.order_id, caller=PAYMENT_RPC)
+
+    async def cancel(self, order: Order, *, caller: Caller | None = None, reason: str = "changed my mind", app: order_rpc.app.OrderApp | None = None,
+                     ) -> Order:
+        """Cancels an order, as its buyer unless somebody else is named."""
+        return await (app or self.real).cancelling.cancel(merchant_id=order.merchant_id, order_id=order.order_id, reason=reason,
+                                                          caller=caller or buyer(order.user_id, order.merchant_id))
+
+    async def expire(self, *, app: order_rpc.app.OrderApp | None = None) -> int:
+        """One round of the expiry worker."""
+        return await (app or self.real).cancelling.expire_once()
+
+    async def relay(self) -> int:
+        """One round of the deliveries to payment_rpc."""
+        return await self.real.payment_relay.run_once()
+
+    async def ship(self, order: Order, *, caller: Caller | None = None, carrier: str = "SF", tracking_number: str = "T1") -> Order:
+        return await self.shipping.ship(merchant_id=order.merchant_id, order_id=order.order_id, carrier=carrier, tracking_number=tracking_number,
+                                        caller=caller or merchant(order.merchant_id))
+
+    async def complete(self, order: Order, *, caller: Caller | None = None) -> Order:
+        return await self.shipping.complete(merchant_id=order.merchant_id, order_id=order.order_id, caller=caller or buyer(order.user_id))
+
+    async def refund(self, order: Order, *lines: tuple[str, int], amount: str = "", caller: Caller | None = None, key: str = "",
+                     reason: str = "broken") -> RefundRequest:
+        """Asks for a refund, as the buyer unless somebody else is named."""
+        command = RefundOrder(merchant_id=order.merchant_id, order_id=order.order_id, amount=amount, reason=reason, idempotency_key=key,
+                              lines=tuple(RefundLine(sku_id=sku_id, quantity=quantity) for sku_id, quantity in lines),
+                              fingerprint={"amount": amount, "items": str(lines)})
+        return await self.refunding.refund(command, caller or buyer(order.user_id, order.merchant_id))
+
+    async def approve(self, refund: RefundRequest, *, caller: Caller | None = None) -> RefundRequest:
+        key = RefundKey(merchant_id=refund.merchant_id, order_id=refund.order_id, request_id=refund.request_id)
+        return await self.refunding.approve(key, remark="", caller=caller or merchant(refund.merchant_id))
+
+    async def reject(self, refund: RefundRequest, *, caller: Caller | None = None) -> RefundRequest:
+        key = RefundKey(merchant_id=refund.merchant_id, order_id=refund.order_id, request_id=refund.request_id)
+        return await self.refunding.reject(key, reason="it is used", caller=caller or merchant(refund.merchant_id))
+
+    async def refunds(self, order: Order) -> list[RefundRequest]:
+        """Every refund of an order, oldest first."""
+        found, _ = await self.refunding.list_refunds(merchant_id=order.merchant_id, order_id=order.order_id, requested_size=100, page_token="",
+                                                     caller=PAYMENT_RPC)
+        return list(found)
+
+    async def tell_refund(self, order: Order, *refunds: tuple[RefundRequest, str], version: int, refunded: str, captured: str = "",
+                          payment_id: str = "PAY1", state: str = "SUCCESS", event_id: str = "") -> Answer:
+        """What payment_rpc tells of refunds: (refund, its state there)."""
+        told = [(self.payment_rpc.refund_id(refund.request_id), refund.request_id, name, refund.amount.format(), "why" if name != "SUCCESS" else "")
+                for refund, name in refunds]
+        return await self.tell(order, snapshot(payment_id, version=version, state=state, captured=captured or order.amount.format(),
+                                               refunded=refunded, refunds=told), event_id=event_id)
+
+    async def steps(self, order: Order) -> list[str]:
+        """What happened to an order, in its order."""
+        return [row["event"] for row in await self.rows(ORDER_AUDIT) if row["order_id"] == order.order_id]
+
+    async def stock_problems(self) -> list[str]:
+        """Units that are not accounted for: every shelf holds what people put there, reservations and returns explain what orders hold."""
+        problems = []
+        reservations, returns, moves = await self.rows(RESERVATION), await self.rows(STOCK_RETURN), await self.rows(STOCK_MOVEMENT)
+        for shelf in await self.rows(STOCK):
+            def units(rows: list[dict[str, Any]], shelf: dict[str, Any] = shelf, **wanted: str) -> int:
+                key = ("merchant_id", "sku_id")
+                return sum(row["quantity"] for row in rows if all(row[name] == shelf[name] for name in key)
+                           and all(row[name] == value for name, value in wanted.items()))
+            put_there = sum(units(moves, kind=kind) for kind in ("INITIAL", "SET", "ADJUST"))
+            expected = {"reserved": units(reservations, state="RESERVED"), "sold": units(reservations, state="COMMITTED") - units(returns)}
+            problems += [f"{shelf['sku_id']}: {shelf[name]} {name}, not {count}" for name, count in expected.items() if shelf[name] != count]
+            if shelf["available"] + shelf["reserved"] + shelf["sold"] + shelf["allocated"] != put_there:
+                problems.append(f"{shelf['sku_id']}: {put_there} units were put there, the shelf has {shelf}")
+        return problems
 
     async def tell(self, order: Order, payment: PaymentSnapshot, *, event_id: str = "") -> Answer:
         """What payment_rpc does; every call is a new event unless it has an id."""
@@ -128,13 +279,13 @@ class OrderApp:
 
 
 @asynccontextmanager
-async def order_app(database_url: str) -> AsyncIterator[OrderApp]:
+async def order_app(database_url: str, *, policies: dict[str, MerchantPolicy] | None = None) -> AsyncIterator[OrderApp]:
     """The use cases on a database that is created here."""
     db = open_database(database_url, metadata, retry_constraints=RETRY_CONSTRAINTS)
     try:
         async with db.engine.begin() as connection:
             await connection.run_sync(metadata.create_all)
-        yield OrderApp(db)
+        yield OrderApp(db, policies=policies or {})
     finally:
         await db.close()
 

@@ -89,6 +89,24 @@ class Database:
                 raise Unavailable("the database does not answer") from error
         raise AssertionError("unreachable")
 
+    async def read_at_one_moment(self, work: Callable[Concatenate[AsyncConnection, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Runs `work(tx, …)` for reading only, as long as it takes: all of its statements see what was committed when the first one started. For
+        reports; a reader of a few rows wants `read`.
+
+        Raises:
+            Unavailable: no connection, or it broke.
+        """
+        try:
+            async with self._reader.connect() as connection:
+                if connection.dialect.name != "sqlite":  # where a transaction always sees one moment
+                    await connection.execution_options(isolation_level="REPEATABLE READ")
+                async with connection.begin():
+                    return await work(connection, *args, **kwargs)
+        except (DBAPIError, PoolTimeoutError) as error:
+            if isinstance(error, DBAPIError) and classify(error) is Fault.UNEXPECTED:
+                raise
+            raise Unavailable("the database is unavailable") from error
+
     async def close(self) -> None:
         """Waits for running transactions (at most DRAIN_SECONDS), then closes all connections."""
         if self._running:

@@ -51,3 +51,69 @@ class TotalTooLarge(InvalidArgument):
     """The total of the order is larger than an amount may be."""
 
     reason = "TOTAL_TOO_LARGE"
+
+
+class OrderAlreadyPaid(MeshError):
+    """The order is paid. `metadata` has payment_id."""
+
+    reason = "ORDER_ALREADY_PAID"
+
+
+class OrderExpired(MeshError):
+    """The time to pay is over."""
+
+    reason = "ORDER_EXPIRED"
+
+
+class ProductNotOnSale(MeshError):
+    """The shop does not sell it at present. `metadata` has sku_id."""
+
+    reason = "PRODUCT_NOT_ON_SALE"
+
+
+class StockStateInvalid(MeshError):
+    """Fewer units are available than are to be taken away. `metadata` has sku_id and available."""
+
+    reason = "STOCK_STATE_INVALID"
+
+
+class RefundNotAllowed(MeshError):
+    """The order has no money that could go back."""
+
+    reason = "REFUND_NOT_ALLOWED"
+
+
+class RefundExceedsRefundable(MeshError):
+    """More money or more units than are left. `metadata` has what is left."""
+
+    reason = "REFUND_EXCEEDS_REFUNDABLE"
+
+
+class RefundNotFound(NotFound):
+    """The order has no such refund."""
+
+    reason = "REFUND_NOT_FOUND"
+
+
+class RefundStateInvalid(MeshError):
+    """The refund is decided already. `metadata` has state."""
+
+    reason = "REFUND_STATE_INVALID"
+
+
+class FullRefundOpen(MeshError):
+    """All money of the order is on its way back: it is not shipped any more."""
+
+    reason = "FULL_REFUND_OPEN"
+
+
+class AllocationMismatch(MeshError):
+    """The id of this step was used for other content. `metadata` has op_id."""
+
+    reason = "ALLOCATION_MISMATCH"
+
+
+class AllocationExceeded(MeshError):
+    """More units come back than the activity holds. `metadata` has held."""
+
+    reason = "ALLOCATION_EXCEEDED"

@@ -10,8 +10,11 @@ from enum import StrEnum
 from types import MappingProxyType
 
 from mesh.money import DIGITS_MAX, Money
+from order_rpc.domain.address import Address
 from order_rpc.domain.errors import CurrencyMixed, OrderStateInvalid, ProductNotFound, TotalTooLarge
+from order_rpc.domain.policy import PLAIN, MerchantPolicy
 from order_rpc.domain.product import Product
+from order_rpc.domain.refund import RefundStatus
 
 _MINOR_MAX = 10**DIGITS_MAX - 1
 
@@ -66,6 +69,31 @@ def next_state(state: OrderState, verb: Verb) -> OrderState:
         raise OrderStateInvalid(f"{verb} is not possible in state {state}", state=state, verb=verb) from None
 
 
+class StockSource(StrEnum):
+    """Whose units a line takes."""
+
+    CATALOG = "CATALOG"    # the shelf: reserved with the order
+    ACTIVITY = "ACTIVITY"  # a flash sale, which took them from the shelf before
+
+
+class PayStatus(StrEnum):
+    """Whether an order has its money."""
+
+    UNPAID = "UNPAID"
+    PAID = "PAID"
+    PARTIALLY_REFUNDED = "PARTIALLY_REFUNDED"
+    REFUNDED = "REFUNDED"
+
+
+class ShippingStatus(StrEnum):
+    """Where the goods of an order are."""
+
+    PENDING = "PENDING"      # nothing to ship yet, or any more
+    PREPARING = "PREPARING"  # the shop packs it
+    SHIPPED = "SHIPPED"
+    DELIVERED = "DELIVERED"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewLine:
     """One line as the client asks for it."""
@@ -83,6 +111,8 @@ class OrderLine:
     name: str
     unit_price: Money
     quantity: int
+    stock_source: StockSource = StockSource.CATALOG
+    activity_id: str = ""  # the flash sale whose unit it is
 
     @property
     def amount(self) -> Money:
@@ -97,36 +127,156 @@ class Order:
     merchant_id: str
     order_id: str
     user_id: str
+    client_request_id: str       # the client's own id of it, "" without one
     state: OrderState
-    amount: Money                # sum of the lines, computed once
+    amount: Money                # lines + shipping − discount, computed once
+    shipping: Money
+    discount: Money
     lines: tuple[OrderLine, ...]  # by SKU, ascending
+    address: Address | None
     paid_payment_id: str         # "" before, and when there was nothing to pay
+    captured: Money              # by that payment
+    refunded: Money              # of that payment
+    refund_status: RefundStatus  # derived from all refunds of that payment
+    carrier: str                 # "" before it is shipped
+    tracking_number: str
+    cancel_reason: str
     version: int                 # raised by every change
     created_at: datetime
     expires_at: datetime         # must be paid until then
     paid_at: datetime | None
+    shipped_at: datetime | None
+    completed_at: datetime | None
+    cancelled_at: datetime | None
     updated_at: datetime
 
     @classmethod
-    def place(cls, *, merchant_id: str, order_id: str, user_id: str, lines: tuple[OrderLine, ...], at: datetime, expires_at: datetime) -> Order:
+    def place(cls, *, merchant_id: str, order_id: str, user_id: str, lines: tuple[OrderLine, ...], at: datetime, expires_at: datetime,
+              policy: MerchantPolicy = PLAIN, address: Address | None = None, client_request_id: str = "") -> Order:
         """A new order that waits for its money.
 
         Raises:
             TotalTooLarge: its total has more digits than an amount may have.
         """
-        total = sum((line.amount for line in lines), Money.zero(lines[0].unit_price.currency))
-        if total.minor > _MINOR_MAX:
+        items = sum((line.amount for line in lines), Money.zero(lines[0].unit_price.currency))
+        shipping, discount, zero = policy.shipping_for(items), policy.discount_for(items), Money.zero(items.currency)
+        if (items + shipping).minor > _MINOR_MAX:
             raise TotalTooLarge(fields={"items": f"their total has more than {DIGITS_MAX} digits"})
-        return cls(merchant_id=merchant_id, order_id=order_id, user_id=user_id, state=OrderState.PENDING_PAYMENT, amount=total, lines=lines,
-                   paid_payment_id="", version=1, created_at=at, expires_at=expires_at, paid_at=None, updated_at=at)
+        return cls(merchant_id=merchant_id, order_id=order_id, user_id=user_id, client_request_id=client_request_id,
+                   state=OrderState.PENDING_PAYMENT, amount=items + shipping - discount, shipping=shipping, discount=discount, lines=lines,
+                   address=address, paid_payment_id="", captured=zero, refunded=zero, refund_status=RefundStatus.NONE, carrier="",
+                   tracking_number="", cancel_reason="", version=1, created_at=at, expires_at=expires_at, paid_at=None, shipped_at=None,
+                   completed_at=None, cancelled_at=None, updated_at=at)
 
-    def pay(self, *, payment_id: str, at: datetime) -> Order:
+    @property
+    def items_amount(self) -> Money:
+        """Sum of the lines."""
+        return self.amount - self.shipping + self.discount
+
+    @property
+    def is_of_activity(self) -> bool:
+        """True for an order of a flash sale."""
+        return any(line.stock_source is StockSource.ACTIVITY for line in self.lines)
+
+    @property
+    def shelf_lines(self) -> tuple[OrderLine, ...]:
+        """The lines whose units the shelf holds for it."""
+        return tuple(line for line in self.lines if line.stock_source is StockSource.CATALOG)
+
+    @property
+    def pay_status(self) -> PayStatus:
+        """Whether it has its money."""
+        if self.paid_at is None:
+            return PayStatus.UNPAID
+        if self.state is OrderState.REFUNDED:
+            return PayStatus.REFUNDED
+        return PayStatus.PARTIALLY_REFUNDED if self.refunded.minor > 0 else PayStatus.PAID
+
+    @property
+    def shipping_status(self) -> ShippingStatus:
+        """Where its goods are."""
+        if self.completed_at is not None:
+            return ShippingStatus.DELIVERED
+        if self.shipped_at is not None:
+            return ShippingStatus.SHIPPED
+        return ShippingStatus.PREPARING if self.state is OrderState.PAID else ShippingStatus.PENDING
+
+    def pay(self, *, payment_id: str, at: datetime, captured: Money | None = None) -> Order:
         """This order, paid by a payment; `payment_id` is "" when there was nothing to pay.
 
         Raises:
             OrderStateInvalid: it waits for no money.
         """
-        return replace(self, state=next_state(self.state, Verb.PAY), paid_payment_id=payment_id, paid_at=at, updated_at=at, version=self.version + 1)
+        paid = self._step(Verb.PAY, at)
+        return replace(paid, paid_payment_id=payment_id, captured=captured or self.captured, paid_at=at)
+
+    def revive(self, *, payment_id: str, at: datetime, captured: Money) -> Order:
+        """This cancelled order, paid by late money after all.
+
+        Raises:
+            OrderStateInvalid: it is not cancelled.
+        """
+        revived = self._step(Verb.REVIVE, at)
+        return replace(revived, paid_payment_id=payment_id, captured=captured, paid_at=at)
+
+    def begin_cancel(self, *, reason: str, at: datetime) -> Order:
+        """This order, whose payments are to be closed.
+
+        Raises:
+            OrderStateInvalid: it is paid or cancelled.
+        """
+        return replace(self._step(Verb.BEGIN_CANCEL, at), cancel_reason=reason)
+
+    def cancel(self, *, at: datetime) -> Order:
+        """This order after payment_rpc said that nobody can pay it any more.
+
+        Raises:
+            OrderStateInvalid: no cancel was begun, or it was paid.
+        """
+        return replace(self._step(Verb.CANCEL, at), cancelled_at=at)
+
+    def ship(self, *, carrier: str, tracking_number: str, at: datetime) -> Order:
+        """This order on its way.
+
+        Raises:
+            OrderStateInvalid: it is not PAID.
+        """
+        return replace(self._step(Verb.SHIP, at), carrier=carrier, tracking_number=tracking_number, shipped_at=at)
+
+    def complete(self, *, at: datetime) -> Order:
+        """This order, arrived.
+
+        Raises:
+            OrderStateInvalid: it is not on its way.
+        """
+        return replace(self._step(Verb.COMPLETE, at), completed_at=at)
+
+    def refund(self, *, at: datetime) -> Order:
+        """This order after all of its money went back.
+
+        Raises:
+            OrderStateInvalid: it has no money.
+        """
+        return self._step(Verb.REFUND, at)
+
+    def send_to(self, address: Address, *, at: datetime) -> Order:
+        """This order with another address.
+
+        Raises:
+            OrderStateInvalid: it does not wait for money any more.
+        """
+        if self.state is not OrderState.PENDING_PAYMENT:
+            raise OrderStateInvalid(f"the address is fixed in state {self.state}", state=self.state, verb="SET_SHIPPING_ADDRESS")
+        return self if address == self.address else replace(self, address=address, version=self.version + 1, updated_at=at)
+
+    def with_refunds(self, *, refunded: Money, status: RefundStatus, at: datetime) -> Order:
+        """This order with what is known of its refunds now; itself when that is nothing new."""
+        if (refunded, status) == (self.refunded, self.refund_status):
+            return self
+        return replace(self, refunded=refunded, refund_status=status, version=self.version + 1, updated_at=at)
+
+    def _step(self, verb: Verb, at: datetime) -> Order:
+        return replace(self, state=next_state(self.state, verb), updated_at=at, version=self.version + 1)
 
 
 def price_lines(items: Iterable[NewLine], products: Mapping[str, Product]) -> tuple[OrderLine, ...]:
@@ -137,7 +287,7 @@ def price_lines(items: Iterable[NewLine], products: Mapping[str, Product]) -> tu
         products: the products of the merchant by SKU; those that do not exist are absent.
 
     Raises:
-        ProductNotFound, CurrencyMixed, PriceChanged: the first line that is refused. OutOfStock: the first SKU.
+        ProductNotFound, ProductNotOnSale, CurrencyMixed, PriceChanged: the first line that is refused. OutOfStock: the first SKU.
     """
     quantities: dict[str, int] = {}
     currency = ""
@@ -146,6 +296,7 @@ def price_lines(items: Iterable[NewLine], products: Mapping[str, Product]) -> tu
         if product is None:
             field = f"items[{position}].sku_id"
             raise ProductNotFound(f"there is no product {item.sku_id}", fields={field: "no such product"}, sku_id=item.sku_id)
+        product.require_on_sale(field=f"items[{position}].sku_id")
         currency = currency or product.price.currency
         if product.price.currency != currency:
             problem = f"is sold in {product.price.currency}, the lines before in {currency}"

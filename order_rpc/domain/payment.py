@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
@@ -11,9 +12,12 @@ from typing import assert_never
 from mesh.errors import InvalidArgument
 from mesh.money import Money
 from order_rpc.domain.order import Order, OrderState
+from order_rpc.domain.refund import RefundSnapshot, RefundState
 
 # States of a payment in which its money is here; the other states are payment_rpc's own affair, so they are no enum of ours.
 _MONEY_STATES = frozenset({"SUCCESS", "LATE_SUCCESS"})
+# What a refund of payment_rpc is to an order; whatever else it may become is still on its way.
+_REFUND_STATES = {"SUCCESS": RefundState.SUCCEEDED, "FAILED": RefundState.FAILED, "CANCELED": RefundState.FAILED, "REVERSED": RefundState.BOUNCED}
 _STATE_NAME = re.compile(r"[A-Z_]{1,32}", re.ASCII)
 
 
@@ -38,11 +42,15 @@ class PaymentSnapshot:
     captured: Money
     refunded: Money
     refund_reserved: Money
+    refunds: tuple[RefundSnapshot, ...] = ()
 
     @classmethod
     def parse(cls, *, payment_id: str, version: int, state: str, captured: str, refunded: str, refund_reserved: str,
-              currency: str) -> PaymentSnapshot:
+              currency: str, refunds: Iterable[tuple[str, str, str, str, str]] = ()) -> PaymentSnapshot:
         """Reads a snapshot as it comes over the wire, amounts in major units.
+
+        Args:
+            refunds: refund_id, request_id, state, amount and reason of each.
 
         Raises:
             InvalidArgument: an amount is none of that currency, or the state is no name; names the field.
@@ -54,12 +62,39 @@ class PaymentSnapshot:
             return Money.parse(amount, currency, field=f"payment.{field}", currency_field="payment.currency", allow_zero=True)
 
         return cls(payment_id=payment_id, version=version, state=state, captured=money("captured", captured), refunded=money("refunded", refunded),
-                   refund_reserved=money("refund_reserved", refund_reserved))
+                   refund_reserved=money("refund_reserved", refund_reserved), refunds=tuple(RefundSnapshot(
+                       refund_id=refund_id, request_id=request_id, state=_REFUND_STATES.get(name, RefundState.APPROVED),
+                       amount=money(f"refunds[{position}].amount", amount), reason=reason)
+                       for position, (refund_id, request_id, name, amount, reason) in enumerate(refunds)))
 
     @property
     def has_money(self) -> bool:
         """True when this snapshot is one that decides."""
         return self.state in _MONEY_STATES
+
+    def can_revive(self, order: Order) -> bool:
+        """True when what is left of this payment pays a cancelled order. Orders of flash sales stay cancelled: their unit is sold again."""
+        if self.captured.currency != order.amount.currency or order.is_of_activity:
+            return False
+        return self.captured - self.refunded - self.refund_reserved >= order.amount
+
+
+class CloseResult(StrEnum):
+    """What payment_rpc says of the payments of an order. Names equal `paymesh.payment.v1.CloseResult`."""
+
+    ALREADY_PAID = "ALREADY_PAID"  # one of them succeeded
+    CLOSING = "CLOSING"            # a channel has not answered: ask again
+    CONFLICTED = "CONFLICTED"      # money that is not ours; it blocks nothing
+    CLOSED = "CLOSED"              # nobody paid and nobody will
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloseAnswer:
+    """The answer to ClosePayment. `payment` comes with ALREADY_PAID."""
+
+    result: CloseResult
+    payment: PaymentSnapshot | None
+    retry_after_seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,8 +132,8 @@ class Decision:
     shortfall: str = ""              # why a person must look at it
 
 
-def decide(order: Order, snapshot: PaymentSnapshot, *, at: datetime) -> Decision:
-    """What an order does with a payment whose money is here.
+def decide(order: Order, snapshot: PaymentSnapshot, *, at: datetime, revives: bool = False) -> Decision:
+    """What an order does with a payment whose money is here. `revives`: the merchant wants a cancelled order back, and its units are there.
 
     Money that is less than the order costs, or of another currency, never pays it: the order stays as it is and a person is told.
     """
@@ -107,10 +142,13 @@ def decide(order: Order, snapshot: PaymentSnapshot, *, at: datetime) -> Decision
             if snapshot.captured.currency != order.amount.currency or snapshot.captured < order.amount:
                 shortfall = f"captured {snapshot.captured} for an order of {order.amount}"
                 return Decision(order=order, disposition=None, shortfall=shortfall)
-            return Decision(order=order.pay(payment_id=snapshot.payment_id, at=at), disposition=Disposition.APPLIED)
+            return Decision(order=order.pay(payment_id=snapshot.payment_id, at=at, captured=snapshot.captured),
+                            disposition=Disposition.APPLIED)
         case OrderState.PAID | OrderState.SHIPPED | OrderState.COMPLETED | OrderState.REFUNDED:
             is_ours = order.paid_payment_id == snapshot.payment_id
             return Decision(order=order, disposition=Disposition.ALREADY if is_ours else Disposition.REFUSED_PAID_BY_OTHER)
+        case OrderState.CANCELLED if revives and snapshot.can_revive(order):
+            return Decision(order=order.revive(payment_id=snapshot.payment_id, at=at, captured=snapshot.captured), disposition=Disposition.REVIVED)
         case OrderState.CANCELLED:
             return Decision(order=order, disposition=Disposition.REFUSED_CANCELLED)
         case _:

@@ -4,18 +4,47 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 
 from mesh.money import Money
-from order_rpc.domain.errors import OutOfStock, PriceChanged, ProductAlreadyExists
+from order_rpc.domain.errors import OutOfStock, PriceChanged, ProductAlreadyExists, ProductNotOnSale
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stock:
-    """Units of one SKU. Their sum changes only when somebody sets `available`."""
+    """Units of one SKU. Their sum changes only when somebody sets or adjusts `available`."""
 
     available: int  # may be ordered
     reserved: int   # held by unpaid orders
     sold: int       # held by paid orders
+    allocated: int = 0  # handed to flash sales, and not back
+
+
+class MovementKind(StrEnum):
+    """What a movement of stock was."""
+
+    INITIAL = "INITIAL"                      # the first stock of a product
+    SET = "SET"                              # somebody counted
+    ADJUST = "ADJUST"                        # somebody added or took away
+    ALLOCATE = "ALLOCATE"                    # a flash sale took units
+    RETURN_ALLOCATION = "RETURN_ALLOCATION"  # a flash sale gave units back
+    REFUND = "REFUND"                        # a refund brought units back
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Movement:
+    """One change of the units available, as it stands in the log for ever. What orders hold stands with the orders."""
+
+    movement_id: int  # 0 before it is written; ascends
+    merchant_id: str
+    sku_id: str
+    kind: MovementKind
+    quantity: int     # units added, negative for units taken
+    available_after: int
+    reason: str
+    operator: str
+    reference: str    # refund, activity or order that it is about
+    created_at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,15 +55,16 @@ class Product:
     sku_id: str
     name: str
     price: Money
+    on_sale: bool
     first_available: int  # the stock that it was created with: part of what "the same content again" means
     stock: Stock
     created_at: datetime
     updated_at: datetime
 
     @classmethod
-    def create(cls, *, merchant_id: str, sku_id: str, name: str, price: Money, available: int, at: datetime) -> Product:
+    def create(cls, *, merchant_id: str, sku_id: str, name: str, price: Money, available: int, at: datetime, on_sale: bool = True) -> Product:
         """A new product with its first stock."""
-        return cls(merchant_id=merchant_id, sku_id=sku_id, name=name, price=price, first_available=available,
+        return cls(merchant_id=merchant_id, sku_id=sku_id, name=name, price=price, on_sale=on_sale, first_available=available,
                    stock=Stock(available=available, reserved=0, sold=0), created_at=at, updated_at=at)
 
     def require_same_content(self, other: Product) -> None:
@@ -64,6 +94,15 @@ class Product:
         if seen and Money.parse(seen, self.price.currency, field=field, allow_zero=True) != self.price:
             raise PriceChanged(f"the price of {self.sku_id} is {self.price}", fields={field: f"the price is {self.price.format()}"},
                                sku_id=self.sku_id, price=self.price.format(), currency=self.price.currency)
+
+    def require_on_sale(self, *, field: str) -> None:
+        """Checks that the shop sells it at present.
+
+        Raises:
+            ProductNotOnSale: it does not; names `field`.
+        """
+        if not self.on_sale:
+            raise ProductNotOnSale(f"{self.sku_id} is not on sale", fields={field: "is not on sale"}, sku_id=self.sku_id)
 
     def require_available(self, quantity: int) -> None:
         """Refuses early what the conditional UPDATE of the stock would refuse anyway: a sold-out product costs no writes.

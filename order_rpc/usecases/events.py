@@ -11,6 +11,10 @@ from order_rpc.domain.order import Order
 TOPIC = "ORDER_TOPIC"
 ORDER_CREATED = "ORDER_CREATED"
 ORDER_PAID = "ORDER_PAID"
+ORDER_CANCELLED = "ORDER_CANCELLED"
+ORDER_SHIPPED = "ORDER_SHIPPED"
+ORDER_COMPLETED = "ORDER_COMPLETED"
+ORDER_REFUNDED = "ORDER_REFUNDED"
 _VERSION = "1.0"
 
 
@@ -27,9 +31,37 @@ def order_paid(order: Order, *, event_id: str, trace_id: str) -> Message:
     return _message(ORDER_PAID, order, payload, at=paid_at)
 
 
+def order_cancelled(order: Order, *, event_id: str, trace_id: str) -> Message:
+    """ORDER_CANCELLED."""
+    return _event(ORDER_CANCELLED, order, {"reason": order.cancel_reason}, event_id=event_id, trace_id=trace_id)
+
+
+def order_shipped(order: Order, *, event_id: str, trace_id: str) -> Message:
+    """ORDER_SHIPPED."""
+    facts = {"carrier": order.carrier, "tracking_number": order.tracking_number}
+    return _event(ORDER_SHIPPED, order, facts, event_id=event_id, trace_id=trace_id)
+
+
+def order_completed(order: Order, *, event_id: str, trace_id: str) -> Message:
+    """ORDER_COMPLETED."""
+    return _event(ORDER_COMPLETED, order, {}, event_id=event_id, trace_id=trace_id)
+
+
+def order_refunded(order: Order, *, event_id: str, trace_id: str) -> Message:
+    """ORDER_REFUNDED."""
+    facts = {"payment_id": order.paid_payment_id, "refunded_amount": order.refunded.format()}
+    return _event(ORDER_REFUNDED, order, facts, event_id=event_id, trace_id=trace_id)
+
+
 def rfc3339(moment: datetime) -> str:
     """A time as JSON writes a Timestamp: UTC, milliseconds, Z."""
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _event(tag: str, order: Order, facts: dict[str, str], *, event_id: str, trace_id: str) -> Message:
+    """An event of the step that an order just took."""
+    payload = _facts(order, event_id=event_id, trace_id=trace_id, event_time=order.updated_at) | facts
+    return _message(tag, order, payload, at=order.updated_at)
 
 
 def _facts(order: Order, *, event_id: str, trace_id: str, event_time: datetime) -> dict[str, str]:

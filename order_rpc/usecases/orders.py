@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -13,14 +13,24 @@ from mesh import outbox, receipts
 from mesh.call import Caller, current_trace_id, mark_replayed
 from mesh.clock import Clock
 from mesh.db import Database
+from mesh.errors import IdempotencyKeyReused, MeshError
 from mesh.failpoints import failpoint
 from mesh.ids import Ids
+from mesh.outbox import Message
 from mesh.paging import PageTokens, page_size
 from mesh.receipts import ReceiptKey
+from order_rpc.domain.address import Address
 from order_rpc.domain.order import NewLine, Order, OrderState, Verb, price_lines
-from order_rpc.store import catalog, orders, stock
-from order_rpc.store.orders import AuditRow, OrderPage
+from order_rpc.domain.policy import PLAIN, MerchantPolicy
+from order_rpc.domain.product import Product
+from order_rpc.domain.refund import RefundStatus
+from order_rpc.domain.statistics import Entry, Figure, entries_of_payment, entry
+from order_rpc.store import audit, catalog, orders, statistics, stock
+from order_rpc.store.audit import AuditRow
+from order_rpc.store.orders import OrderPage
 from order_rpc.usecases.events import order_created, order_paid
+from order_rpc.usecases.grouping import Grouping
+from order_rpc.usecases.journal import operator
 
 CREATED = "CREATE"  # what the audit calls the birth of an order; its other events are verbs
 
@@ -32,8 +42,10 @@ class CreateOrder:
     merchant_id: str
     user_id: str
     items: tuple[NewLine, ...]
-    idempotency_key: str           # "" makes a new order with every call
+    idempotency_key: str           # "" leaves it to the client_request_id
     fingerprint: Mapping[str, str]
+    client_request_id: str = ""    # with neither every call makes a new order
+    address: Address | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,26 +57,55 @@ class ListOrders:
     state: OrderState | None   # None shows every state
     page_size: int             # 0 means the default
     page_token: str            # "" means the first page
+    created_from: datetime | None = None
+    created_before: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wish:
+    """A command with who sent it."""
+
+    command: CreateOrder
+    caller: Caller
+    trace_id: str
+
+    @property
+    def key(self) -> ReceiptKey:
+        return ReceiptKey(merchant_id=self.command.merchant_id, caller=operator(self.caller), method="CreateOrder", key=self.command.idempotency_key)
+
+
+_Placed = tuple[Order, bool]  # whether it is the answer of an earlier call
 
 
 class Orders:
     """CreateOrder, GetOrder, ListOrders."""
 
-    def __init__(self, *, db: Database, clock: Clock, ids: Ids, page_tokens: PageTokens, payment_window: timedelta) -> None:
-        """`payment_window`: how long a buyer may take to pay."""
+    def __init__(self, *, db: Database, clock: Clock, ids: Ids, page_tokens: PageTokens, payment_window: timedelta,
+                 policies: Mapping[str, MerchantPolicy], group_max: int) -> None:
+        """`payment_window`: how long a buyer may take to pay. `group_max`: how many orders of one product share a transaction, 1 for none."""
         self._db = db
         self._page_tokens = page_tokens
         self._clock = clock
         self._ids = ids
         self._payment_window = payment_window
+        self._policies = policies
+        self._grouping: Grouping[tuple[str, str], _Wish, _Placed] = Grouping(self._create_group, group_max=group_max)
 
     async def create(self, command: CreateOrder, caller: Caller) -> Order:
-        """Makes an order and reserves its units; with an idempotency key at most once, later calls get the first answer.
+        """Makes an order and reserves its units; with an idempotency key at most once, later calls get the first answer. The same client_request_id
+        finds the order that is there, as it is now.
 
         Raises:
-            ProductNotFound, CurrencyMixed, PriceChanged, OutOfStock, TotalTooLarge, IdempotencyKeyReused: nothing was done.
+            ProductNotFound, ProductNotOnSale, CurrencyMixed, PriceChanged, OutOfStock, TotalTooLarge, IdempotencyKeyReused: nothing was done.
         """
-        order, is_replay = await self._db.run(self._create, command, caller)
+        wish = _Wish(command=command, caller=caller, trace_id=current_trace_id())
+        if self._grouping.group_max > 1 and len(command.items) == 1:
+            identity = f"{command.user_id}/{command.idempotency_key}/{command.client_request_id}"
+            is_repeatable = bool(command.idempotency_key or command.client_request_id)
+            key = (command.merchant_id, command.items[0].sku_id)
+            order, is_replay = await self._grouping.do(key, wish, apart=identity if is_repeatable else "")
+        else:
+            order, is_replay = await self._create_alone(wish)
         failpoint("order.create.after_commit")
         if is_replay:
             mark_replayed()
@@ -84,10 +125,12 @@ class Orders:
         Raises:
             PageTokenInvalid: the token was not made by us, or for another list or filter.
         """
-        selection = {"merchant_id": query.merchant_id, "user_id": query.user_id, "state": query.state or ""}
+        selection = {"merchant_id": query.merchant_id, "user_id": query.user_id, "state": query.state or "",
+                     "created_from": _text(query.created_from), "created_before": _text(query.created_before)}
         limit = page_size(query.page_size)
         after = self._page_tokens.decode(query.page_token, list_name="ListOrders", filter=selection, types=(int, str))
         page = OrderPage(merchant_id=query.merchant_id, user_id=query.user_id, state=query.state, limit=limit + 1,
+                         created_from=query.created_from, created_before=query.created_before,
                          after=None if after is None else (datetime.fromtimestamp(int(after[0]) / 1000, UTC), str(after[1])))
         found = await self._db.read(orders.list_orders, page, visible_to=caller)
         shown, rest = tuple(found[:limit]), found[limit:]
@@ -96,56 +139,124 @@ class Orders:
         key = (round(shown[-1].created_at.timestamp() * 1000), shown[-1].order_id)
         return shown, self._page_tokens.encode(list_name="ListOrders", filter=selection, key=key)
 
-    async def _create(self, tx: AsyncConnection, command: CreateOrder, caller: Caller) -> tuple[Order, bool]:
+    async def _create_alone(self, wish: _Wish) -> _Placed:
+        [result] = await self._create_group([wish])
+        if isinstance(result, MeshError):
+            raise result
+        return result
+
+    async def _create_group(self, wishes: Sequence[_Wish]) -> Sequence[_Placed | MeshError]:
+        return await self._db.run(self._create, wishes)
+
+    async def _create(self, tx: AsyncConnection, wishes: Sequence[_Wish]) -> Sequence[_Placed | MeshError]:
+        """Creates orders that share a transaction. A wish that is refused before anything is written does not keep the others from theirs; too few
+        units refuse all of them.
+
+        Raises:
+            OutOfStock: fewer units are left than all of them want.
+        """
         now = self._clock.now()
-        key = ReceiptKey(merchant_id=command.merchant_id, caller=operator(caller), method="CreateOrder", key=command.idempotency_key)
-        if key.key:
-            receipt = await receipts.find(tx, key, fingerprint=command.fingerprint)
-            if receipt is not None:
-                order = await orders.load_order(tx, merchant_id=command.merchant_id, order_id=receipt.resource_id, visible_to=caller)
-                return _as_answered(order, receipt.answer or "{}"), True
-        sku_ids = {item.sku_id for item in command.items}
-        products = await catalog.find_products(tx, merchant_id=command.merchant_id, sku_ids=sku_ids)
-        lines = price_lines(command.items, products)
-        order = Order.place(merchant_id=command.merchant_id, order_id=self._ids.new("ORD"), user_id=command.user_id, lines=lines, at=now,
-                            expires_at=now + self._payment_window)
-        if order.amount.minor == 0:
-            order = order.pay(payment_id="", at=now)
-        if key.key:
-            await receipts.claim(tx, key, fingerprint=command.fingerprint, resource_id=order.order_id, now=now,
-                                 retention=receipts.OTHER_RETENTION, answer=_answer(order))
-        await orders.insert_order(tx, order)
-        await self._tell(tx, order, caller)
-        await stock.hold(tx, order)  # last, because everybody who wants the same product waits from here until the commit
+        results: list[_Placed | MeshError] = []
+        placed: list[tuple[_Wish, Order]] = []
+        for wish in wishes:
+            try:
+                order, is_replay = await self._place(tx, wish, now)
+            except MeshError as refusal:
+                results.append(refusal)
+            else:
+                results.append((order, is_replay))
+                if not is_replay:
+                    placed.append((wish, order))
+        if placed:
+            await self._write(tx, placed, now)
         failpoint("order.create.before_commit")
-        return order, False
+        return results
 
-    async def _tell(self, tx: AsyncConnection, order: Order, caller: Caller) -> None:
-        trace_id = current_trace_id()
-        messages = [order_created(order, event_id=self._ids.new("EVT"), trace_id=trace_id)]
-        steps = [("", OrderState.PENDING_PAYMENT, CREATED)]
+    async def _place(self, tx: AsyncConnection, wish: _Wish, now: datetime) -> _Placed:
+        command = wish.command
+        receipt = await receipts.find(tx, wish.key, fingerprint=command.fingerprint) if command.idempotency_key else None
+        if receipt is not None:
+            order = await orders.load_order(tx, merchant_id=command.merchant_id, order_id=receipt.resource_id, visible_to=wish.caller)
+            return _as_answered(order, receipt.answer or "{}"), True
+        if command.client_request_id:
+            earlier = await orders.find_by_request(tx, merchant_id=command.merchant_id, user_id=command.user_id,
+                                                   client_request_id=command.client_request_id)
+            if earlier is not None:
+                _require_same(earlier, command)
+                return earlier, True
+        products = await self._products(tx, command)
+        order = Order.place(merchant_id=command.merchant_id, order_id=self._ids.new("ORD"), user_id=command.user_id,
+                            lines=price_lines(command.items, products), at=now, expires_at=now + self._payment_window,
+                            policy=self._policies.get(command.merchant_id, PLAIN), address=command.address,
+                            client_request_id=command.client_request_id)
+        return order if order.amount.minor else order.pay(payment_id="", at=now), False
+
+    @staticmethod
+    async def _products(tx: AsyncConnection, command: CreateOrder) -> dict[str, Product]:
+        return await catalog.find_products(tx, merchant_id=command.merchant_id, sku_ids={item.sku_id for item in command.items})
+
+    async def _write(self, tx: AsyncConnection, placed: Sequence[tuple[_Wish, Order]], now: datetime) -> None:
+        for wish, order in placed:
+            if wish.key.key:
+                await receipts.claim(tx, wish.key, fingerprint=wish.command.fingerprint, resource_id=order.order_id, now=now,
+                                     retention=receipts.OTHER_RETENTION, answer=_answer(order))
+        created = [order for _, order in placed]
+        await orders.insert_orders(tx, *created)
+        told = [step for wish, order in placed for step in self.birth(order, operator=operator(wish.caller), trace_id=wish.trace_id)]
+        await audit.append_audits(tx, [(order, row) for order, row, _ in told], at=now)
+        await outbox.put(tx, *(message for _, _, message in told))
+        await statistics.add(tx, [each for order in created for each in figures_of_birth(order)])
+        # Last, because everybody who wants the same product waits from here until the commit.
+        for is_paid in (False, True):
+            held = [order for order in created if (order.state is OrderState.PAID) is is_paid]
+            if held:
+                await stock.hold(tx, *held)
+
+    def birth(self, order: Order, *, operator: str, trace_id: str) -> Sequence[tuple[Order, AuditRow, Message]]:
+        """The lines of the history of a new order, each with its event."""
+        steps = [("", OrderState.PENDING_PAYMENT, CREATED, order_created)]
         if order.state is OrderState.PAID:
-            messages.append(order_paid(order, event_id=self._ids.new("EVT"), trace_id=trace_id))
-            steps.append((OrderState.PENDING_PAYMENT, OrderState.PAID, Verb.PAY))
-        rows = [AuditRow(from_state=before, to_state=after, event=event, event_id=message.event_id, operator=operator(caller), trace_id=trace_id)
-                for (before, after, event), message in zip(steps, messages, strict=True)]
-        await orders.append_audit(tx, order, *rows, at=order.created_at)
-        await outbox.put(tx, *messages)
+            steps.append((OrderState.PENDING_PAYMENT, OrderState.PAID, Verb.PAY, order_paid))
+        told = []
+        for before, after, event, make in steps:
+            message = make(order, event_id=self._ids.new("EVT"), trace_id=trace_id)
+            told.append((order, AuditRow(from_state=before, to_state=after, event=event, event_id=message.event_id, operator=operator,
+                                         trace_id=trace_id), message))
+        return told
 
 
-def operator(caller: Caller) -> str:
-    """Who it was, in receipts and in the audit: no two callers share it, even when a service and a buyer have the same name."""
-    return f"{caller.role}:{caller.subject}"
+def figures_of_birth(order: Order) -> list[Entry]:
+    """What a new order counts."""
+    created = entry(order, Figure.CREATED, at=order.created_at)
+    return [created, *(entries_of_payment(order, at=order.created_at) if order.state is OrderState.PAID else [])]
+
+
+def _require_same(order: Order, command: CreateOrder) -> None:
+    wanted: dict[str, int] = {}
+    for item in command.items:
+        wanted[item.sku_id] = wanted.get(item.sku_id, 0) + item.quantity
+    if wanted != {line.sku_id: line.quantity for line in order.lines}:
+        problem = "differs from the order with this client_request_id"
+        raise IdempotencyKeyReused("The client_request_id was used for another order.", fields={"items": problem})
+
+
+def _text(moment: datetime | None) -> str:
+    return "" if moment is None else moment.isoformat()
 
 
 def _answer(order: Order) -> str:
     """What a replay cannot read from the row, because it may have changed since."""
-    return json.dumps({"state": order.state, "version": order.version})
+    address = None if order.address is None else asdict(order.address)
+    return json.dumps({"state": order.state, "version": order.version, "address": address})
 
 
 def _as_answered(order: Order, answer: str) -> Order:
     """The order as the first call saw it. Everything but these fields never changes."""
     first = json.loads(answer)
     state = OrderState(first["state"])
+    address = first.get("address")
+    zero = order.amount - order.amount
     return replace(order, state=state, version=first["version"], paid_payment_id="", updated_at=order.created_at,
-                   paid_at=order.created_at if state is OrderState.PAID else None)
+                   paid_at=order.created_at if state is OrderState.PAID else None, address=None if address is None else Address(**address),
+                   captured=zero, refunded=zero, refund_status=RefundStatus.NONE, carrier="", tracking_number="", cancel_reason="",
+                   shipped_at=None, completed_at=None, cancelled_at=None)

@@ -125,7 +125,7 @@ async def test_a_second_product_that_is_gone_when_its_units_are_taken_gives_back
         order = order.pay(payment_id="", at=EPOCH)
 
     async def write(tx: AsyncConnection) -> None:  # what CreateOrder does after its look at the shelf
-        await orders.insert_order(tx, order)
+        await orders.insert_orders(tx, order)
         await stock.hold(tx, order)
     with pytest.raises(OutOfStock) as refusal:
         await app.db.run(write)

@@ -145,14 +145,16 @@ async def full(mariadb_url_factory: Callable[[], str]) -> AsyncIterator[OrderApp
         states = [S.PENDING_PAYMENT, S.CANCELLING, S.CANCELLED]
         await app.insert(ORDERS, [{
             "merchant_id": ("mall", "tea_house")[number % 2], "order_id": f"ORD{number:026d}", "user_id": f"u{number % 31}",
-            "state": states[number % 7 % 3], "amount_minor": 1, "currency": "CNY", "paid_payment_id": "", "version": 1,
+            "state": states[number % 7 % 3], "amount_minor": 1, "shipping_minor": 0, "discount_minor": 0, "captured_minor": 0, "refunded_minor": 0,
+            "currency": "CNY", "refund_status": "NONE", "carrier": "", "tracking_number": "", "cancel_reason": "", "paid_payment_id": "",
+            "version": 1,
             "created_at": EPOCH + timedelta(seconds=number // 3),
             "expires_at": EPOCH, "paid_at": None, "updated_at": EPOCH} for number in range(ROWS)])
         await app.insert(PRODUCT, [{
             "merchant_id": ("mall", "tea_house")[number % 2], "sku_id": f"sku-{number}", "name": "A mug", "price_minor": 1, "currency": "CNY",
-            "first_available": 1, "created_at": EPOCH, "updated_at": EPOCH} for number in range(ROWS)])
+            "first_available": 1, "on_sale": True, "created_at": EPOCH, "updated_at": EPOCH} for number in range(ROWS)])
         await app.insert(STOCK, [{
-            "merchant_id": ("mall", "tea_house")[number % 2], "sku_id": f"sku-{number}", "available": 1, "reserved": 0, "sold": 0}
+            "merchant_id": ("mall", "tea_house")[number % 2], "sku_id": f"sku-{number}", "available": 1, "reserved": 0, "sold": 0, "allocated": 0}
             for number in range(ROWS)])
         async with app.db.engine.begin() as connection:
             await connection.execute(text("ANALYZE TABLE orders, product, stock"))

@@ -127,7 +127,7 @@ async def test_an_older_or_equal_version_changes_nothing_and_hears_what_was_deci
 async def test_a_newer_version_after_the_decision_is_kept_and_answered_with_it(app: OrderApp, order: Order) -> None:
     await app.tell(order, snapshot(version=3))
     paid = await load(app, order)
-    assert (await app.tell(order, snapshot(version=4, state="SUCCESS", refunded="10.00"))).disposition is D.APPLIED
+    assert (await app.tell(order, snapshot(version=4, state="SUCCESS", refund_reserved="10.00"))).disposition is D.APPLIED
     assert await decided(app) == [("PAY1", 4, "SUCCESS", "APPLIED")]
     assert await load(app, order) == paid
 
@@ -185,7 +185,7 @@ async def test_money_that_is_not_the_price_pays_nothing_and_calls_a_person(app: 
     assert "PAY1" in item["remark"]
     assert "10.00 CNY" in item["remark"]
     assert [(entry["event"], entry["alert"], entry["order_id"]) for entry in logs if entry["log_level"] == "error"] == [
-        ("payment_shortfall", True, order.order_id)]
+        ("order_needs_attention", True, order.order_id)]
     assert (await app.tell(order, snapshot(version=4))).disposition is D.APPLIED  # the rest of the money came
 
 

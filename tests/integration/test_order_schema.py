@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -85,7 +86,8 @@ def test_a_database_of_another_revision_is_refused_with_the_command_to_run(datab
 def test_the_process_refuses_to_start_without_its_schema_and_says_what_to_do(tmp_path: Path) -> None:
     secret = tmp_path / "page_token.secret"
     secret.write_text("p" * 32)
-    environment = {"PATH": "", "PAYMESH_VAR_DIR": str(tmp_path), "PAYMESH_PAGE_TOKEN_SECRET_FILE": str(secret), "ORDER_RPC_PORT": "0"}
+    environment = {"PATH": "", "PYTHONPATH": os.pathsep.join(sys.path), "PAYMESH_VAR_DIR": str(tmp_path),
+                   "PAYMESH_PAGE_TOKEN_SECRET_FILE": str(secret), "ORDER_RPC_PORT": "0"}
     ended = subprocess.run([sys.executable, "-m", "order_rpc"], env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 1
     assert "order_rpc: the database of order_rpc is at revision None" in ended.stderr

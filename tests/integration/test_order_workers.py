@@ -17,7 +17,6 @@ from mesh.receipts import RECEIPT
 from mesh.redis_client import open_redis
 from mesh.worker import Worker
 from order_rpc.tables import ORDERS
-from order_rpc.workers import make_workers
 from tests import servers
 from tests.builders_order import OrderApp, order_app, snapshot
 
@@ -33,7 +32,7 @@ async def app(database_url: str) -> AsyncIterator[OrderApp]:
 async def workers_of(app: OrderApp, redis_url: str) -> AsyncIterator[tuple[Redis, list[Worker]]]:
     redis = open_redis(redis_url)
     try:
-        yield redis, make_workers(db=app.db, clock=app.clock, redis=redis, idle_seconds=0.01)
+        yield redis, app.make(redis=redis, scan_interval_seconds=0.01).workers
     finally:
         await redis.aclose()
 
@@ -45,7 +44,7 @@ async def entries(redis: Redis) -> list[dict[bytes, bytes]]:
 async def test_events_of_an_order_stand_on_the_stream_once_and_are_messages_of_the_contract(app: OrderApp, redis_url: str) -> None:
     order = await app.order()
     await app.tell(order, snapshot())
-    async with workers_of(app, redis_url) as (redis, [_, relay]):
+    async with workers_of(app, redis_url) as (redis, [*_, relay]):
         assert await relay._run_once() == 2
         assert await relay._run_once() == 0
         told = await entries(redis)
@@ -58,7 +57,7 @@ async def test_events_of_an_order_stand_on_the_stream_once_and_are_messages_of_t
 
 
 async def test_orders_go_on_while_redis_is_away_and_their_events_arrive_when_it_returns(app: OrderApp, own_redis: servers.Redis) -> None:
-    async with workers_of(app, own_redis.url) as (redis, [_, relay]):
+    async with workers_of(app, own_redis.url) as (redis, [*_, relay]):
         own_redis.kill()
         order = await app.order()
         assert await relay._run_once() == 1
@@ -72,12 +71,13 @@ async def test_orders_go_on_while_redis_is_away_and_their_events_arrive_when_it_
 
 async def test_without_redis_events_wait_in_the_outbox(app: OrderApp) -> None:
     await app.order()
-    assert [worker.name for worker in make_workers(db=app.db, clock=app.clock, redis=None, idle_seconds=1)] == ["purge_receipts"]
+    names = [worker.name for worker in app.make().workers]
+    assert names == ["purge_receipts", "expire_orders", "fold_statistics", "relay_payment_rpc"]
     assert [row["state"] for row in await app.rows(OUTBOX)] == ["NEW"]
 
 
 async def test_a_receipt_lives_for_a_day(app: OrderApp) -> None:
-    [purge] = make_workers(db=app.db, clock=app.clock, redis=None, idle_seconds=1)
+    purge = app.make().workers[0]
     first = await app.order(key="k")
     app.clock.advance(24 * 3600 - 1)
     assert await purge._run_once() == 0
@@ -90,7 +90,7 @@ async def test_a_receipt_lives_for_a_day(app: OrderApp) -> None:
 
 
 async def test_the_relay_works_by_itself(app: OrderApp, redis_url: str) -> None:
-    async with workers_of(app, redis_url) as (redis, [_, relay]):
+    async with workers_of(app, redis_url) as (redis, [*_, relay]):
         running = asyncio.create_task(relay.run())
         order = await app.order()
         while not (told := await entries(redis)):  # asks until it is there; the time limit of the test ends it

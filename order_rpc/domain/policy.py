@@ -1,0 +1,43 @@
+"""What a merchant decides for all of its orders: what shipping costs, what it takes off, and what becomes of late money."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from mesh.money import Money
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PriceRule:
+    """An amount that depends on what the lines of an order cost. Both amounts are of one currency."""
+
+    amount: Money
+    threshold: Money | None  # shipping: free from here on; discount: only from here on; None: always
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MerchantPolicy:
+    """The rules of one merchant. The rules without a word: free shipping, no discount, late money goes back."""
+
+    revives_if_stock: bool = False  # late money revives a cancelled order while there is stock
+    shipping: Mapping[str, PriceRule] = field(default_factory=lambda: MappingProxyType({}))  # by currency
+    discount: Mapping[str, PriceRule] = field(default_factory=lambda: MappingProxyType({}))  # by currency
+
+    def shipping_for(self, items: Money) -> Money:
+        """What shipping costs for lines of that price."""
+        rule = self.shipping.get(items.currency)
+        if rule is None or (rule.threshold is not None and items >= rule.threshold):
+            return Money.zero(items.currency)
+        return rule.amount
+
+    def discount_for(self, items: Money) -> Money:
+        """What is taken off lines of that price; never more than they cost."""
+        rule = self.discount.get(items.currency)
+        if rule is None or (rule.threshold is not None and items < rule.threshold):
+            return Money.zero(items.currency)
+        return min(rule.amount, items)
+
+
+PLAIN = MerchantPolicy()

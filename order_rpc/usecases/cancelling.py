@@ -1,0 +1,79 @@
+"""Cancelling an order that nobody paid. CANCELLING is committed first, then payment_rpc is asked to close the payments, and only its answer cancels
+the order and frees its units: whoever cancels, a buyer who pays in that moment is never cancelled (PROTOCOLS 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mesh.call import Caller
+from mesh.clock import Clock
+from mesh.db import Database
+from mesh.failpoints import failpoint
+from mesh.ids import Ids
+from mesh.outbox import Message
+from order_rpc.domain.errors import OrderAlreadyPaid
+from order_rpc.domain.order import Order, OrderState, Verb
+from order_rpc.store import orders
+from order_rpc.usecases.journal import ORDER_RPC, Cause, Journal
+from order_rpc.usecases.to_payment_rpc import HEAD_START, close_message, deliver_at_once
+
+EXPIRED = "not paid in time"  # cancel_reason of an expired order
+
+
+class Cancelling:
+    """CancelOrder, and the end of the time to pay."""
+
+    def __init__(self, *, db: Database, clock: Clock, ids: Ids, journal: Journal, deliver: Callable[[Message], Awaitable[bool]],
+                 batch: int) -> None:
+        """`batch`: how many orders one round of the expiry worker takes."""
+        self._db = db
+        self._clock = clock
+        self._ids = ids
+        self._journal = journal
+        self._deliver = deliver
+        self._batch = batch
+
+    async def cancel(self, *, merchant_id: str, order_id: str, reason: str, caller: Caller) -> Order:
+        """Cancels an order of the caller's: CANCELLED, or CANCELLING while payment_rpc has not answered.
+
+        Raises:
+            OrderNotFound: there is none, or it is somebody else's. OrderAlreadyPaid: it is paid, maybe in this very moment.
+        """
+        order, message = await self._db.run(self._begin, merchant_id, order_id, reason, caller)
+        failpoint("order.cancel.after_begin")
+        if message is not None:
+            await deliver_at_once(self._deliver, message)
+            order = await self._db.read(orders.load_order, merchant_id=merchant_id, order_id=order_id, visible_to=caller)
+        if order.state not in (OrderState.CANCELLING, OrderState.CANCELLED):
+            raise OrderAlreadyPaid(payment_id=order.paid_payment_id)
+        return order
+
+    async def expire_once(self) -> int:
+        """Begins to cancel orders whose time to pay is over; returns how many. Any number of processes may do so at once."""
+        count = await self._db.run(self._expire)
+        failpoint("order.expire.after_commit")
+        return count
+
+    async def _begin(self, tx: AsyncConnection, merchant_id: str, order_id: str, reason: str, caller: Caller) -> tuple[Order, Message | None]:
+        now = self._clock.now()
+        order = await orders.load_order(tx, merchant_id=merchant_id, order_id=order_id, visible_to=caller, for_update=True)
+        if order.state is not OrderState.PENDING_PAYMENT:
+            return order, None
+        return await self._close(tx, order, reason=reason, cause=self._journal.cause(caller), at=now, due_at=now + HEAD_START)
+
+    async def _expire(self, tx: AsyncConnection) -> int:
+        now = self._clock.now()
+        expired = await orders.claim_expired(tx, now=now, limit=self._batch, visible_to=ORDER_RPC)
+        for order in expired:
+            await self._close(tx, order, reason=EXPIRED, cause=self._journal.cause(ORDER_RPC), at=now, due_at=now)
+        failpoint("order.expire.before_commit")
+        return len(expired)
+
+    async def _close(self, tx: AsyncConnection, order: Order, *, reason: str, cause: Cause, at: datetime, due_at: datetime) -> tuple[Order, Message]:
+        closing = order.begin_cancel(reason=reason, at=at)
+        message = close_message(closing, ids=self._ids, at=at, due_at=due_at)
+        await self._journal.step(tx, order, closing, event=Verb.BEGIN_CANCEL, cause=cause, at=at, remark=reason, messages=[message])
+        return closing, message

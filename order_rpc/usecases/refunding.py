@@ -1,0 +1,192 @@
+"""Refunds that somebody asks order_rpc for: planned under the order's lock, written with the message that carries them out, told by snapshots."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mesh import outbox, receipts
+from mesh.call import Caller, Role, mark_replayed
+from mesh.clock import Clock
+from mesh.db import Database
+from mesh.failpoints import failpoint
+from mesh.ids import Ids
+from mesh.outbox import Message
+from mesh.paging import PageTokens, page_size
+from mesh.receipts import ReceiptKey
+from order_rpc.domain.errors import RefundExceedsRefundable
+from order_rpc.domain.order import Order, OrderState
+from order_rpc.domain.refund import RefundLine, RefundRequest, RefundState, status_of
+from order_rpc.domain.refund_plan import money_left, plan_refund, require_refundable
+from order_rpc.store import orders, refunds
+from order_rpc.usecases.journal import Journal, operator
+from order_rpc.usecases.to_payment_rpc import deliver_at_once, refund_message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefundOrder:
+    """A refund as it was asked for: lines, an amount in major units, or neither for everything that is left."""
+
+    merchant_id: str
+    order_id: str
+    lines: tuple[RefundLine, ...]
+    amount: str
+    reason: str
+    idempotency_key: str
+    fingerprint: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefundKey:
+    """Which refund. `merchant_id` was checked against the caller."""
+
+    merchant_id: str
+    order_id: str
+    request_id: str
+
+
+class Refunding:
+    """RefundOrder, ApproveRefund, RejectRefund, ListOrderRefunds."""
+
+    def __init__(self, *, db: Database, clock: Clock, ids: Ids, journal: Journal, page_tokens: PageTokens,
+                 deliver: Callable[[Message], Awaitable[bool]]) -> None:
+        self._db = db
+        self._clock = clock
+        self._ids = ids
+        self._journal = journal
+        self._page_tokens = page_tokens
+        self._deliver = deliver
+
+    async def refund(self, command: RefundOrder, caller: Caller) -> RefundRequest:
+        """Asks for a refund and returns it as it stands then: on its way, or REQUESTED when the shop has to approve it first.
+
+        Raises:
+            OrderNotFound, RefundNotAllowed, RefundExceedsRefundable, InvalidArgument, IdempotencyKeyReused: nothing was done.
+        """
+        refund, message, is_replay = await self._db.run(self._request, command, caller)
+        failpoint("order.refund.after_commit")
+        if is_replay:
+            mark_replayed()
+        return await self._carried_out(refund, message, caller)
+
+    async def approve(self, key: RefundKey, *, remark: str, caller: Caller) -> RefundRequest:
+        """Approves a refund that a buyer requested and returns it as it stands then.
+
+        Raises:
+            OrderNotFound, RefundNotFound: there is none of that id in the caller's shop. RefundStateInvalid: it was rejected.
+            RefundNotAllowed, RefundExceedsRefundable: the money is gone since.
+        """
+        refund, message = await self._db.run(self._approve, key, remark, caller)
+        failpoint("order.refund.after_commit")
+        return await self._carried_out(refund, message, caller)
+
+    async def reject(self, key: RefundKey, *, reason: str, caller: Caller) -> RefundRequest:
+        """Rejects a refund that a buyer requested.
+
+        Raises:
+            OrderNotFound, RefundNotFound: there is none of that id in the caller's shop. RefundStateInvalid: it was approved.
+        """
+        return await self._db.run(self._reject, key, reason, caller)
+
+    async def list_refunds(self, *, merchant_id: str, order_id: str, requested_size: int, page_token: str,
+                           caller: Caller) -> tuple[tuple[RefundRequest, ...], str]:
+        """One page of the refunds of an order, oldest first, and the token of the next one.
+
+        Raises:
+            OrderNotFound, PageTokenInvalid.
+        """
+        selection = {"merchant_id": merchant_id, "order_id": order_id}
+        limit = page_size(requested_size)
+        after = self._page_tokens.decode(page_token, list_name="ListOrderRefunds", filter=selection, types=(str,))
+
+        async def read(tx: AsyncConnection) -> list[RefundRequest]:
+            order = await orders.load_order(tx, merchant_id=merchant_id, order_id=order_id, visible_to=caller)
+            return await refunds.refunds_of(tx, order, after=str(after[0]) if after else "", limit=limit + 1)
+
+        found = await self._db.read(read)
+        shown, rest = tuple(found[:limit]), found[limit:]
+        token = self._page_tokens.encode(list_name="ListOrderRefunds", filter=selection, key=(shown[-1].request_id,)) if rest else ""
+        return shown, token
+
+    async def _carried_out(self, refund: RefundRequest, message: Message | None, caller: Caller) -> RefundRequest:
+        if message is None:
+            return refund
+        await deliver_at_once(self._deliver, message)
+
+        async def read(tx: AsyncConnection) -> RefundRequest:
+            order = await orders.load_order(tx, merchant_id=refund.merchant_id, order_id=refund.order_id, visible_to=caller)
+            return refunds.find(await refunds.refunds_of(tx, order), refund.request_id)
+
+        return await self._db.read(read)
+
+    async def _request(self, tx: AsyncConnection, command: RefundOrder, caller: Caller) -> tuple[RefundRequest, Message | None, bool]:
+        now = self._clock.now()
+        key = ReceiptKey(merchant_id=command.merchant_id, caller=operator(caller), method="RefundOrder", key=command.idempotency_key)
+        receipt = await receipts.find(tx, key, fingerprint=command.fingerprint) if key.key else None
+        order = await orders.load_order(tx, merchant_id=command.merchant_id, order_id=command.order_id, visible_to=caller, for_update=True)
+        known = await refunds.refunds_of(tx, order)
+        if receipt is not None:
+            return refunds.find(known, receipt.resource_id), None, True
+        is_buyer = caller.role is Role.USER
+        amount, lines = plan_refund(order, _of_sale(order, known), lines=command.lines, amount=command.amount, with_requested=is_buyer)
+        is_at_once = not is_buyer or order.state is OrderState.PAID
+        refund = RefundRequest(
+            merchant_id=order.merchant_id, order_id=order.order_id, request_id=self._ids.new("RRQ"), payment_id=order.paid_payment_id,
+            state=RefundState.APPROVED if is_at_once else RefundState.REQUESTED, amount=amount, lines=lines, reason=command.reason, refund_id="",
+            failure="", of_sale=False, version=1, succeeded_at=None, bounced_at=None, created_at=now, updated_at=now)
+        await refunds.insert_refund(tx, refund)
+        if key.key:
+            await receipts.claim(tx, key, fingerprint=command.fingerprint, resource_id=refund.request_id, now=now, answer="")
+        event = "REFUND_APPROVED" if is_at_once else "REFUND_REQUESTED"
+        message = await self._write(tx, order, [*known, refund], refund, event=event, remark=command.reason, caller=caller, at=now)
+        failpoint("order.refund.before_commit")
+        return refund, message, False
+
+    async def _approve(self, tx: AsyncConnection, key: RefundKey, remark: str, caller: Caller) -> tuple[RefundRequest, Message | None]:
+        order, known, refund = await self._lock(tx, key, caller)
+        if refund.state not in (RefundState.REQUESTED, RefundState.REJECTED):
+            return refund, None  # approved before
+        now = self._clock.now()
+        approved = refund.to(RefundState.APPROVED, at=now)
+        require_refundable(order)
+        others = [each for each in _of_sale(order, known) if each is not refund]
+        left = money_left(order, others, with_requested=False)
+        if approved.amount > left:
+            raise RefundExceedsRefundable(f"{left} can be refunded", refundable=left.format(), currency=left.currency)
+        await refunds.save_refund(tx, approved, read_version=refund.version)
+        return approved, await self._write(tx, order, [*others, approved], approved, event="REFUND_APPROVED", remark=remark, caller=caller, at=now)
+
+    async def _reject(self, tx: AsyncConnection, key: RefundKey, reason: str, caller: Caller) -> RefundRequest:
+        order, known, refund = await self._lock(tx, key, caller)
+        if refund.state is RefundState.REJECTED:
+            return refund
+        now = self._clock.now()
+        rejected = refund.to(RefundState.REJECTED, at=now, failure=reason)
+        await refunds.save_refund(tx, rejected, read_version=refund.version)
+        others = [each for each in _of_sale(order, known) if each is not refund]
+        await self._write(tx, order, [*others, rejected], rejected, event="REFUND_REJECTED", remark=reason, caller=caller, at=now)
+        return rejected
+
+    async def _lock(self, tx: AsyncConnection, key: RefundKey, caller: Caller) -> tuple[Order, list[RefundRequest], RefundRequest]:
+        order = await orders.load_order(tx, merchant_id=key.merchant_id, order_id=key.order_id, visible_to=caller, for_update=True)
+        known = await refunds.refunds_of(tx, order)
+        return order, known, refunds.find(known, key.request_id)
+
+    async def _write(self, tx: AsyncConnection, order: Order, known: list[RefundRequest], refund: RefundRequest, *, event: str, remark: str,
+                     caller: Caller, at: datetime) -> Message | None:
+        status = status_of(_of_sale(order, known), captured=order.captured, refunded=order.refunded)
+        after = order.with_refunds(refunded=order.refunded, status=status, at=at)
+        await self._journal.step(tx, order, after, event=event, cause=self._journal.cause(caller), at=at,
+                                 remark=f"{refund.request_id} {refund.amount} {remark}".rstrip())
+        if refund.state is not RefundState.APPROVED:
+            return None
+        message = refund_message(replace(refund, reason=refund.reason or remark), ids=self._ids, at=at)
+        await outbox.put(tx, message)
+        return message
+
+
+def _of_sale(order: Order, known: list[RefundRequest]) -> list[RefundRequest]:
+    return [refund for refund in known if refund.payment_id == order.paid_payment_id]

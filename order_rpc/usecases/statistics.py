@@ -1,0 +1,121 @@
+"""What a shop earns, by day. The figures are kept by the transactions that they count; here they are folded, shown and, when somebody doubts them,
+counted again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mesh.clock import Clock
+from mesh.db import Database
+from mesh.errors import InvalidArgument
+from order_rpc.domain.statistics import DayStatistics, Entry, Figure, by_day, day_begins, quarter_of, zone
+from order_rpc.store import statistics
+
+DAYS_MAX = 366
+RECOUNT_BATCH = 2000
+CORRECTIONS_BATCH = 500
+
+_Key = tuple[str, str, datetime, Figure]
+_Sums = dict[_Key, list[int]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """One day in every currency that it has."""
+
+    day: date
+    time_zone: str
+    days: tuple[DayStatistics, ...]
+
+
+class Statistics:
+    """ListOrderStatistics, GetDailySummary, and the work behind them."""
+
+    def __init__(self, *, db: Database, clock: Clock) -> None:
+        self._db = db
+        self._clock = clock
+
+    async def list_days(self, *, merchant_id: str, first: str, last: str, time_zone: str, currency: str) -> tuple[DayStatistics, ...]:
+        """The days from `first` to `last` (YYYY-MM-DD) of a time zone that have orders, by day and currency.
+
+        Raises:
+            InvalidArgument: no such day or time zone, or more than 366 days.
+        """
+        begin, end, tz = _day(first, field="from_date"), _day(last, field="to_date"), zone(time_zone)
+        if not 0 <= (end - begin).days < DAYS_MAX:
+            raise InvalidArgument.of("to_date", f"expected {DAYS_MAX} days at most, the first one first")
+        entries = await self._db.read(statistics.figures, merchant_id=merchant_id, begin=day_begins(begin, tz),
+                                      end=day_begins(end + timedelta(days=1), tz), currency=currency)
+        return tuple(by_day(entries, tz))
+
+    async def daily_summary(self, *, merchant_id: str, day: str, time_zone: str) -> Summary:
+        """One day of a time zone; "" is today.
+
+        Raises:
+            InvalidArgument: no such day or time zone.
+        """
+        tz = zone(time_zone)
+        wanted = _day(day, field="date") if day else self._clock.now().astimezone(tz).date()
+        days = await self.list_days(merchant_id=merchant_id, first=wanted.isoformat(), last=wanted.isoformat(), time_zone=time_zone, currency="")
+        return Summary(day=wanted, time_zone=time_zone or "UTC", days=days)
+
+    async def fold_once(self) -> int:
+        """Moves entries into the sums; returns how many."""
+        return await self._db.run(statistics.fold)
+
+    async def rebuild(self, *, progress: Callable[[int, int], None]) -> int:
+        """Counts everything again and adds what the figures lack, while orders go on; returns how many figures were wrong. Run one at a time.
+
+        Both counts are of one moment, and a difference is added like any other entry, so that nothing that happens meanwhile is lost.
+
+        Args:
+            progress: hears how many orders are counted and how many there are.
+        """
+        corrections = await self._db.read_at_one_moment(_compare, progress)
+        for begin in range(0, len(corrections), CORRECTIONS_BATCH):
+            await self._db.run(statistics.add, corrections[begin:begin + CORRECTIONS_BATCH])
+        return len(corrections)
+
+
+async def _compare(tx: AsyncConnection, progress: Callable[[int, int], None]) -> list[Entry]:
+    """What is missing from the figures; negative where they hold too much."""
+    total = await statistics.count_orders(tx)
+    sums: _Sums = {}
+    for each in await statistics.everything(tx):
+        _add(sums, (each.merchant_id, each.currency, each.quarter, each.figure), -each.count, -each.amount_minor)
+    done, after = 0, ("", "")
+    while rows := await statistics.orders_after(tx, after=after, limit=RECOUNT_BATCH):
+        for row in rows:
+            moments = {Figure.CREATED: row.created_at, Figure.PAID: row.paid_at, Figure.CANCELLED: row.cancelled_at,
+                       Figure.CONVERTED: row.created_at if row.paid_at is not None else None}
+            for figure, moment in moments.items():
+                if moment is not None:
+                    _add(sums, (row.merchant_id, row.currency, quarter_of(moment), figure), 1, row.amount_minor)
+        done, after = done + len(rows), (rows[-1].merchant_id, rows[-1].order_id)
+        progress(done, total)
+    for row in await statistics.refunds_that_left(tx):
+        for moment, sign in ((row.succeeded_at, 1), (row.bounced_at, -1)):
+            if moment is not None:
+                _add(sums, (row.merchant_id, row.currency, quarter_of(moment), Figure.REFUNDED), sign, sign * row.amount_minor)
+    return [Entry(merchant_id=merchant_id, currency=currency, quarter=quarter, figure=figure, count=count, amount_minor=amount)
+            for (merchant_id, currency, quarter, figure), (count, amount) in sums.items() if count or amount]
+
+
+def _add(sums: _Sums, key: _Key, count: int, amount_minor: int) -> None:
+    figure = sums.setdefault(key, [0, 0])
+    figure[0] += count
+    figure[1] += amount_minor
+
+
+def _day(text: str, *, field: str) -> date:
+    try:
+        day = date.fromisoformat(text)
+    except ValueError:
+        raise InvalidArgument.of(field, "expected a day such as 2026-11-20") from None
+    if not 1970 <= day.year < 9999:  # the days that times in milliseconds have
+        raise InvalidArgument.of(field, "expected a day after 1970")
+    return day

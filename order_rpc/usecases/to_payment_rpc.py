@@ -1,0 +1,191 @@
+"""What must reach payment_rpc: closing the payments of an order, giving money back. Written with the decision, sent from the outbox until it is
+answered; what the answer means is written in the transaction that marks the message done."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+from typing import Any, Protocol, assert_never
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mesh.call import current_trace_id
+from mesh.clock import Clock
+from mesh.errors import RemoteError, Unavailable
+from mesh.failpoints import failpoint
+from mesh.ids import Ids
+from mesh.outbox import Message, Settlement
+from order_rpc.domain.order import Order, OrderState, Verb
+from order_rpc.domain.payment import CloseAnswer, CloseResult
+from order_rpc.domain.refund import RefundRequest, RefundState, status_of
+from order_rpc.domain.statistics import Figure, entry
+from order_rpc.store import orders, refunds, stock
+from order_rpc.usecases.events import order_cancelled
+from order_rpc.usecases.journal import ORDER_RPC, Cause, Journal
+from order_rpc.usecases.taking import Taking
+
+PAYMENT_RPC = "payment_rpc"
+SECKILL_RPC = "seckill_rpc"
+CLOSE_PAYMENT = "ClosePayment"
+CREATE_REFUND = "CreateRefund"
+RETURN_STOCK = "ReturnStock"
+# The request path delivers at once; the relay takes over when that did not happen.
+HEAD_START = timedelta(seconds=5)
+FAST_PATH_SECONDS = 4.0
+
+log = structlog.get_logger()
+
+
+class PaymentService(Protocol):
+    """payment_rpc as order_rpc sees it."""
+
+    async def close_payment(self, *, merchant_id: str, order_id: str, op_id: str) -> CloseAnswer:
+        """Closes every payment of an order, or RemoteError."""
+        ...
+
+    async def create_refund(self, *, payment_id: str, amount: str, currency: str, reason: str, request_id: str) -> str:
+        """Gives money back and returns the refund's id, or RemoteError. The same request_id is the same refund."""
+        ...
+
+    async def create_payment(self, order: Order, *, channel: str, return_url: str) -> Any:
+        """Starts a payment and returns it as the message that the buyer gets, or RemoteError."""
+        ...
+
+
+class StillClosing(Unavailable):
+    """A channel has not answered yet."""
+
+
+def close_message(order: Order, *, ids: Ids, at: datetime, due_at: datetime) -> Message:
+    """Closes the payments of an order. Its event_id is the id of the decision."""
+    return Message(event_id=ids.new("OP"), destination=PAYMENT_RPC, tag=CLOSE_PAYMENT, aggregate_id=order.order_id, trace_id=current_trace_id(),
+                   due_at=due_at, created_at=at, payload={"merchant_id": order.merchant_id, "order_id": order.order_id})
+
+
+def refund_message(refund: RefundRequest, *, ids: Ids, at: datetime) -> Message:
+    """Gives the money of an approved refund back."""
+    return Message(event_id=ids.new("OP"), destination=PAYMENT_RPC, tag=CREATE_REFUND, aggregate_id=refund.order_id, trace_id=current_trace_id(),
+                   due_at=at + HEAD_START, created_at=at, payload={
+                       "merchant_id": refund.merchant_id, "order_id": refund.order_id, "request_id": refund.request_id,
+                       "payment_id": refund.payment_id, "amount": refund.amount.format(), "currency": refund.amount.currency,
+                       "reason": refund.reason})
+
+
+def return_stock_message(order: Order, *, ids: Ids, at: datetime) -> Message:
+    """Gives the unit of a cancelled order of a flash sale back to the sale."""
+    return Message(event_id=ids.new("OP"), destination=SECKILL_RPC, tag=RETURN_STOCK, aggregate_id=order.order_id, trace_id=current_trace_id(),
+                   due_at=at, created_at=at, payload={"merchant_id": order.merchant_id, "order_id": order.order_id,
+                                                      "activity_id": order.lines[0].activity_id})
+
+
+async def deliver_at_once(deliver: Callable[[Message], Awaitable[bool]], message: Message) -> None:
+    """The relay's own step on the request path, for a few seconds. Whatever comes of it, the relay finishes it."""
+    try:
+        async with asyncio.timeout(FAST_PATH_SECONDS):
+            await deliver(message)
+    except TimeoutError:
+        log.info("payment_rpc_told_later", tag=message.tag, order_id=message.aggregate_id)
+    except Exception:
+        log.exception("payment_rpc_told_later", tag=message.tag, order_id=message.aggregate_id)
+
+
+class PaymentDestination:
+    """Delivers to payment_rpc and settles what it answers."""
+
+    name = PAYMENT_RPC
+
+    def __init__(self, *, payments: PaymentService, taking: Taking, journal: Journal, clock: Clock, ids: Ids) -> None:
+        self._payments = payments
+        self._taking = taking
+        self._journal = journal
+        self._clock = clock
+        self._ids = ids
+
+    async def send(self, message: Message) -> Settlement | None:
+        """Sends one message.
+
+        Raises:
+            StillClosing: payment_rpc is not done with it. RemoteError: not answered, or refused for good.
+        """
+        return await (self._close(message) if message.tag == CLOSE_PAYMENT else self._refund(message))
+
+    async def _close(self, message: Message) -> Settlement:
+        answer = await self._payments.close_payment(merchant_id=message.payload["merchant_id"], order_id=message.payload["order_id"],
+                                                    op_id=message.event_id)
+        if answer.result is CloseResult.CLOSING:
+            raise StillClosing(retry_after_seconds=answer.retry_after_seconds)
+
+        async def settle(tx: AsyncConnection) -> None:
+            await self._settle_close(tx, message, answer)
+
+        return settle
+
+    async def _refund(self, message: Message) -> Settlement:
+        refused: RemoteError | None = None
+        refund_id = ""
+        wanted = {name: message.payload[name] for name in ("payment_id", "amount", "currency", "reason", "request_id")}
+        try:
+            refund_id = await self._payments.create_refund(**wanted)
+        except RemoteError as error:
+            if not error.is_definite:
+                raise
+            refused = error
+
+        async def settle(tx: AsyncConnection) -> None:
+            await self._settle_refund(tx, message, refund_id, refused)
+
+        return settle
+
+    async def _settle_close(self, tx: AsyncConnection, message: Message, answer: CloseAnswer) -> None:
+        now, cause = self._clock.now(), Cause(event_id=message.event_id, operator=PAYMENT_RPC)
+        order = await _locked(tx, message)
+        if order.state is not OrderState.CANCELLING:  # its payment was quicker
+            return
+        match answer.result:
+            case CloseResult.ALREADY_PAID:
+                if answer.payment is None:
+                    raise Unavailable("payment_rpc names no payment")
+                taken = await self._taking.take(tx, order, answer.payment, cause=cause, at=now)
+                for problem in taken.alerts:
+                    log.error("order_needs_attention", alert=True, merchant_id=order.merchant_id, order_id=order.order_id, problem=problem)
+            case CloseResult.CLOSED | CloseResult.CONFLICTED:
+                await self._cancel(tx, order, cause=cause, remark=answer.result, at=now)
+            case CloseResult.CLOSING:
+                raise StillClosing
+            case _:
+                assert_never(answer.result)
+        failpoint("order.cancel.before_commit")
+
+    async def _cancel(self, tx: AsyncConnection, order: Order, *, cause: Cause, remark: str, at: datetime) -> None:
+        cancelled = order.cancel(at=at)
+        back = [return_stock_message(cancelled, ids=self._ids, at=at)] if cancelled.is_of_activity else []
+        await self._journal.step(tx, order, cancelled, event=Verb.CANCEL, cause=cause, at=at, remark=remark, tells=order_cancelled, messages=back,
+                                 counts=[entry(cancelled, Figure.CANCELLED, at=at)])
+        await stock.release(tx, cancelled, at=at)
+
+    async def _settle_refund(self, tx: AsyncConnection, message: Message, refund_id: str, refused: RemoteError | None) -> None:
+        """Success is told by snapshots alone; here a refund learns its id, or that it was refused for good."""
+        now = self._clock.now()
+        order = await _locked(tx, message)
+        known = await refunds.refunds_of(tx, order)
+        refund = refunds.find(known, message.payload["request_id"])
+        if refund.state is not RefundState.APPROVED:
+            return
+        if refused is None:
+            named = refund.named(refund_id, at=now)
+            if named is not refund:
+                await refunds.save_refund(tx, named, read_version=refund.version)
+            return
+        failed = refund.to(RefundState.FAILED, at=now, failure=refused.reason)
+        await refunds.save_refund(tx, failed, read_version=refund.version)
+        of_sale = [failed if each is refund else each for each in known if each.payment_id == order.paid_payment_id]
+        after = order.with_refunds(refunded=order.refunded, status=status_of(of_sale, captured=order.captured, refunded=order.refunded), at=now)
+        cause = Cause(event_id=message.event_id, operator=PAYMENT_RPC)
+        await self._journal.step(tx, order, after, event="REFUND_FAILED", cause=cause, at=now, remark=f"{refund.request_id} {refused.reason}")
+
+
+async def _locked(tx: AsyncConnection, message: Message) -> Order:
+    return await orders.load_order(tx, merchant_id=message.payload["merchant_id"], order_id=message.payload["order_id"], visible_to=ORDER_RPC,
+                                   for_update=True)
