@@ -67,7 +67,7 @@ class SandboxSettings(MeshSettings):
     def _must_be_a_zone(cls, name: str) -> str:
         try:
             return ZoneInfo(name).key
-        except (ZoneInfoNotFoundError, OSError):  # a directory of the database is an OSError
+        except (ZoneInfoNotFoundError, OSError, ValueError):  # not there, a directory, outside of the database
             raise ValueError("no such time zone") from None
 
     def config(self, *, port: int) -> SandboxConfig:

@@ -87,7 +87,9 @@ class Facts:
         siblings = await attempts.attempts_of(tx, payment_id)
         attempt = next((sibling for sibling in siblings if sibling.attempt_id == attempt_id), None)
         if attempt is None:
-            attempt = await self._add_duplicate(tx, payment, siblings, attempt_id, fact)
+            if not duplicate_of or fact.kind is not FactKind.CAPTURED:
+                raise PaymentNotFound
+            attempt = await self._add_duplicate(tx, payment, siblings[0], attempt_id)
         if fact.kind is FactKind.NOT_ATTEMPTED and attempt.sends > 1:  # ours did not leave, another one of the same attempt may have
             fact = replace(fact, kind=FactKind.UNKNOWN)
         others_open = any(sibling.state in OPEN for sibling in siblings if sibling is not attempt)
@@ -100,13 +102,10 @@ class Facts:
             return Applied(payment=payment, attempt=attempt, changed=False, to_order=None)
         return await self._save(tx, payment, attempt, decision)
 
-    async def _add_duplicate(self, tx: AsyncConnection, payment: Payment, siblings: list[Attempt], attempt_id: str, fact: Fact) -> Attempt:
+    async def _add_duplicate(self, tx: AsyncConnection, payment: Payment, sibling: Attempt, attempt_id: str) -> Attempt:
         """The channel charged the buyer once more, under an attempt id of its own: real money, so it gets a row like every capture."""
-        if fact.kind is not FactKind.CAPTURED:
-            raise PaymentNotFound
-        now = self._clock.now()
-        attempt = Attempt.start(attempt_id=attempt_id, payment_id=payment.payment_id, merchant_id=payment.merchant_id, channel=siblings[0].channel,
-                                amount=payment.amount, lease=timedelta(0), at=now)
+        attempt = Attempt.start(attempt_id=attempt_id, payment_id=payment.payment_id, merchant_id=payment.merchant_id, channel=sibling.channel,
+                                amount=payment.amount, lease=timedelta(0), at=self._clock.now())
         await attempts.insert_attempt(tx, attempt)
         return attempt
 

@@ -20,7 +20,9 @@ from sandbox.domain import (
     OutcomeDiffers,
     Status,
     Transaction,
+    fee_share,
 )
+from sandbox.misbehaviour import GOOD, GOOD_REFUND, PAYMENTS, REFUNDS, of_payment, of_refund
 from sandbox.settings import SandboxSettings
 from sandbox.signatures import sign_callback, sign_hint
 
@@ -156,8 +158,39 @@ def test_settings_come_from_the_environment(key_file: Path, tmp_path: Path, monk
     assert (settings.port, resolved.callback_secret, resolved.callback_retry_seconds) == (0, "c" * 32, (0.1, 2))
 
 
-def test_signatures_on_request_are_off_in_production(key_file: Path) -> None:
-    assert not SandboxSettings(api_key_file=key_file, environment="production").config(port=1).allow_signatures
+def test_signatures_on_request_and_misbehaviour_are_off_in_production(key_file: Path) -> None:
+    resolved = SandboxSettings(api_key_file=key_file, environment="production").config(port=1)
+    assert (resolved.allow_signatures, resolved.allow_misbehaviour) == (False, False)
+    assert SandboxSettings(api_key_file=key_file).config(port=1).allow_misbehaviour
+
+
+def test_the_channels_day_is_a_setting(key_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SANDBOX_STATEMENT_CUT_OFF", "22:30")
+    monkeypatch.setenv("SANDBOX_STATEMENT_TIME_ZONE", "UTC")
+    resolved = SandboxSettings(api_key_file=key_file).config(port=1)
+    assert (resolved.statement_time_zone, resolved.statement_cut_off.isoformat()) == ("UTC", "22:30:00")
+    for name in ("Mars/Olympus", "../etc/passwd", "", "Asia"):
+        with pytest.raises(ValidationError, match="statement_time_zone"):
+            SandboxSettings(api_key_file=key_file, statement_time_zone=name)
+
+
+@pytest.mark.parametrize("parts", [(10_000,), (1, 9_999), (3_333, 3_333, 3_334), (1,) * 10_000])
+def test_the_parts_of_a_fee_add_up_whatever_the_refunds(parts: tuple[int, ...]) -> None:
+    fee, captured, out, returned = Money(61, "CNY"), Money(10_000, "CNY"), 0, 0
+    for part in parts:
+        out += part
+        share = fee_share(fee, captured=captured, refunded=Money(out, "CNY"), returned=Money(returned, "CNY"))
+        returned += share.minor
+        assert 0 <= returned * 10_000 <= fee.minor * out
+    assert returned == fee.minor
+
+
+def test_a_misbehaviour_depends_on_the_last_four_digits_alone() -> None:
+    assert of_payment(Money(7701, "CNY")) == of_payment(Money(1_007_701, "JPY")) == PAYMENTS[7701][1]
+    assert of_payment(Money(77_010, "CNY")) == of_payment(Money(7741, "CNY")) == GOOD
+    assert of_refund(Money(7741, "CNY"), card="refund_bounces") == REFUNDS[7741][1]
+    assert of_refund(Money(100, "CNY"), card="refund_bounces") == REFUNDS[7742][1]
+    assert of_refund(Money(7701, "CNY"), card="") == GOOD_REFUND
 
 
 def test_the_sandbox_does_not_leave_loopback_by_itself(key_file: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import sqlite3
 from collections.abc import AsyncIterator
@@ -15,7 +16,7 @@ import pytest
 
 from mesh.money import Money
 from sandbox import store
-from sandbox.domain import CAPTURED, Kind, OutcomeDiffers, Status, Transaction
+from sandbox.domain import CAPTURED, Kind, OutcomeDiffers, Refund, RefundStatus, Status, Transaction
 from sandbox.server import listen
 from sandbox.store import Store, Tx
 
@@ -104,3 +105,65 @@ def test_connections_inherit_immediate_sending() -> None:
     with listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()) as client, listener.accept()[0] as accepted:
         assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
         assert client.getpeername() == listener.getsockname()
+
+
+async def test_a_file_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> None:
+    path = tmp_path / "sandbox.db"
+    with contextlib.closing(sqlite3.connect(path)) as old:
+        old.executescript(store._SCHEMA)
+        old.execute("INSERT INTO transactions (attempt_id, kind, trade_no, status, amount_minor, currency, created_ms, finished_ms, decline_code, "
+                    "message, card_brand, card_last4, subject, return_url) VALUES ('ATT1', 'CHARGE', 'SBX1', 'CAPTURED', 9999, 'CNY', 1, 2, '', '', "
+                    "'visa', '4242', '', '')")
+        old.commit()
+    for _ in range(2):  # the second time there is nothing to do
+        file = Store(path)
+        await file.open()
+        found = await file.run(store.find, "ATT1")
+        assert found is not None
+        assert (found.captured, found.fee) == (Money(9999, "CNY"), Money(0, "CNY"))
+        await file.close()
+
+
+REFUND = Refund(refund_id="RF1", refund_no="SBR1", attempt_id="ATT1", amount=Money(100, "CNY"), reason="r", status=RefundStatus.PENDING,
+                created_at=NOW)
+
+
+@pytest.mark.parametrize("refund", [
+    REFUND, REFUND.to(RefundStatus.SUCCESS, at=NOW, fee_returned=Money(1, "CNY")),
+    REFUND.to(RefundStatus.FAILED, at=NOW, code="refused", message="m"),
+    REFUND.to(RefundStatus.SUCCESS, at=NOW, fee_returned=Money(1, "CNY")).to(RefundStatus.REVERSED, at=NOW, code="bounced"),
+])
+async def test_a_refund_is_read_back_as_it_was_written(opened: Store, refund: Refund) -> None:
+    await opened.run(store.insert_refund, refund)
+    assert await opened.run(store.find_refund, "RF1") == refund
+
+
+@pytest.mark.parametrize("change", [
+    {"refund_no": "SBR2"}, {"refund_id": "RF2"},
+    {"refund_id": "RF2", "refund_no": "SBR2", "amount": Money(0, "CNY")},
+    {"refund_id": "RF2", "refund_no": "SBR2", "status": RefundStatus.SUCCESS},                          # gone, but when?
+    {"refund_id": "RF2", "refund_no": "SBR2", "status": RefundStatus.SUCCESS, "finished_at": NOW},      # gone, and its fee?
+    {"refund_id": "RF2", "refund_no": "SBR2", "fee_returned": Money(1, "CNY")},                         # not gone, but its fee
+    {"refund_id": "RF2", "refund_no": "SBR2", "reversed_at": NOW},
+])
+async def test_the_table_refuses_refunds_that_must_not_be(opened: Store, change: dict[str, Any]) -> None:
+    await opened.run(store.insert_refund, REFUND)
+    with pytest.raises(sqlite3.IntegrityError):
+        await opened.run(store.insert_refund, replace(REFUND, **change))
+
+
+async def test_two_steps_of_one_refund_are_refused_by_the_update_itself(opened: Store) -> None:
+    await opened.run(store.insert_refund, REFUND)
+    done = REFUND.to(RefundStatus.SUCCESS, at=NOW, fee_returned=Money(0, "CNY"))
+    await opened.run(store.save_refund, done, before=RefundStatus.PENDING)
+    with pytest.raises(OutcomeDiffers):
+        await opened.run(store.save_refund, REFUND.to(RefundStatus.FAILED, at=NOW), before=RefundStatus.PENDING)
+
+
+async def test_what_is_scheduled_happens_once_in_order_and_not_before(opened: Store) -> None:
+    for what, seconds in (("B", 2), ("A", 1), ("A", 9), ("C", 3)):
+        await opened.run(store.schedule, what=what, subject="ATT1", due_at=NOW + timedelta(seconds=seconds))
+    taken = [scheduled.what for scheduled in await opened.run(store.take_scheduled, now=NOW + timedelta(seconds=2), limit=10)]
+    assert taken == ["A", "B"]
+    assert await opened.run(store.take_scheduled, now=NOW + timedelta(seconds=2), limit=10) == []
+    assert [scheduled.what for scheduled in await opened.run(store.take_scheduled, now=NOW + timedelta(days=1), limit=10)] == ["C"]
