@@ -25,9 +25,12 @@ from tests.sandbox_server import (
     cashier_url,
     charge,
     checkout,
+    http_answer,
+    raw_server,
     refund,
     running_receiver,
     running_sandbox,
+    swallow,
 )
 
 IMPATIENCE = 0.5
@@ -100,10 +103,32 @@ async def test_a_callback_comes_as_often_as_the_amount_says_with_the_same_bytes(
     assert len(set(receiver.bodies())) == min(times, 1)
 
 
-async def test_a_callback_can_come_before_the_answer_and_comes_once(channel: SandboxChannel, running: RunningSandbox, receiver: Receiver) -> None:
-    fact, *_ = await asyncio.gather(charge(channel, amount=price(7705)), *(running.sandbox.run_once() for _ in range(5)))
-    assert fact.status is CAPTURED
-    assert [json.loads(body)["status"] for body in receiver.bodies()] == ["CAPTURED"]
+async def test_a_callback_can_come_before_the_answer_and_the_worker_does_not_send_it_too(tmp_path: Path, clock: FakeClock) -> None:
+    arrived, taken = asyncio.Event(), asyncio.Event()
+    requests = 0
+
+    async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal requests
+        await swallow(reader)
+        requests += 1
+        arrived.set()
+        await taken.wait()
+        writer.write(http_answer(b"success"))
+        await writer.drain()
+
+    async with raw_server(hold) as url, running_sandbox(tmp_path, clock=clock, callback_url=url) as running:
+        channel = running.channel()
+        paying = asyncio.create_task(charge(channel, amount=price(7705)))
+        async with asyncio.timeout(PATIENCE):
+            await arrived.wait()
+        worker = asyncio.create_task(running.sandbox.run_once())
+        for _ in range(5):
+            await running.listed()  # the file has answered the worker before it answers this
+        assert not paying.done()
+        taken.set()
+        assert (await paying).status is CAPTURED
+        assert (await worker, requests) == (0, 1)
+        await channel.aclose()
 
 
 async def test_a_receiver_that_is_away_does_not_keep_the_answer_back(tmp_path: Path, clock: FakeClock) -> None:
