@@ -34,6 +34,7 @@ from order_rpc.domain.product import Product
 from order_rpc.domain.refund import RefundLine, RefundRequest
 from order_rpc.settings import OrderSettings
 from order_rpc.tables import ORDER_AUDIT, ORDERS, RESERVATION, STOCK, STOCK_MOVEMENT, STOCK_RETURN, metadata
+from order_rpc.usecases.allocating import SeckillOrder
 from order_rpc.usecases.catalog import CreateProduct
 from order_rpc.usecases.orders import CreateOrder
 from order_rpc.usecases.payments import Answer, UpdateOrderStatus
@@ -46,6 +47,7 @@ PAGE_TOKEN_SECRET = b"page tokens of order_rpc in tests"
 USER_SECRET = b"user tokens of order_rpc in tests"
 PAYMENT_WINDOW = timedelta(minutes=30)
 PAYMENT_RPC = Caller(role=Role.SERVICE, subject="payment_rpc", service="payment_rpc")
+SECKILL_RPC = Caller(role=Role.SERVICE, subject="seckill_rpc", service="seckill_rpc")
 ADMIN = Caller(role=Role.ADMIN, subject="root", merchant_id="mall")
 
 
@@ -168,6 +170,14 @@ class OrderApp:
         order = await self.order(*items, caller=caller)
         await self.tell(order, snapshot(payment_id, captured=order.amount.format(), currency=order.amount.currency))
         return await self.load(order)
+
+    async def seckill_order(self, order_id: str, *, sku_id: str = "mug", price: str = "5.00", user_id: str = "u1") -> Order:
+        """An order of a flash sale, as seckill_rpc sends it."""
+        [reason] = await self.allocating.create_orders([SeckillOrder(
+            order_id=order_id, merchant_id="mall", user_id=user_id, activity_id="ACT1", sku_id=sku_id,
+            price=Money.parse(price, "CNY", allow_zero=True))], SECKILL_RPC)
+        assert reason == ""
+        return await self.orders.get(merchant_id="mall", order_id=order_id, caller=PAYMENT_RPC)
 
     async def load(self, order: Order) -> Order:
         """An order as it is now."""

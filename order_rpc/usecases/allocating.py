@@ -90,9 +90,9 @@ class Allocating:
     async def _allocate(self, tx: AsyncConnection, command: Allocate, caller: Caller) -> int:
         now = self._clock.now()
         step = Step(merchant_id=command.merchant_id, op_id=command.op_id, activity_id=command.activity_id, kind="ALLOCATE", quantity=command.quantity)
-        is_new = await self._is_new(tx, step)
         product = await catalog.get_product(tx, merchant_id=command.merchant_id, sku_id=command.sku_id)
         held = await allocations.lock_allocation(tx, merchant_id=command.merchant_id, activity_id=command.activity_id, sku_id=command.sku_id, at=now)
+        is_new = await self._is_new(tx, step)  # under the lock: two calls with one id meet there
         if held is None or held.sku_id != command.sku_id:
             raise AllocationMismatch(f"activity {command.activity_id} is of another product", op_id=command.op_id)
         if not is_new:
@@ -111,8 +111,8 @@ class Allocating:
     async def _give_back(self, tx: AsyncConnection, command: GiveBack, caller: Caller) -> int:
         now = self._clock.now()
         step = Step(merchant_id=command.merchant_id, op_id=command.op_id, activity_id=command.activity_id, kind="RETURN", quantity=command.quantity)
-        is_new = await self._is_new(tx, step)
         held = await allocations.lock_allocation(tx, merchant_id=command.merchant_id, activity_id=command.activity_id, at=now)
+        is_new = await self._is_new(tx, step)
         left = 0 if held is None else held.allocated - held.returned
         if is_new and left < command.quantity:
             raise AllocationExceeded(f"activity {command.activity_id} holds {left} units", held=left)
