@@ -113,7 +113,8 @@ class OrdersInProcess:
         if self.answer is not None:
             return self.answer
         payment = PaymentSnapshot.parse(**{name: snapshot[name] for name in (
-            "payment_id", "version", "state", "captured", "refunded", "refund_reserved", "currency")})
+            "payment_id", "version", "state", "captured", "refunded", "refund_reserved", "currency")},
+            refunds=[tuple(refund[name] for name in ("refund_id", "request_id", "state", "amount", "reason")) for refund in snapshot["refunds"]])
         answer = await self._app.payments.update_status(UpdateOrderStatus(
             merchant_id=snapshot["merchant_id"], order_id=snapshot["order_id"], payment=payment, event_id=event_id), PAYMENT_RPC)
         return None if answer.disposition.value == "NOTED" else Disposition(answer.disposition.value)

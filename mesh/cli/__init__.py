@@ -13,6 +13,7 @@ _COMMANDS = {
     "token": "Prints a user token for development.",
     "certs": "Makes a private CA and certificates for TLS between services.",
     "migrate": "Brings the databases to the newest schema.",
+    "audit": "Proves that money, orders and stock agree.",
     "doctor": "Looks for what keeps the mesh from running well.",
 }
 

@@ -1,0 +1,116 @@
+"""`paymesh audit`: proves that money, orders and stock agree, within each service, across their databases and with the channel."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import sys
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from mesh.cli.databases import open_databases
+from mesh.cli.options import installation_option
+from mesh.clock import SystemClock
+from mesh.db import Database
+from mesh.errors import MeshError
+from mesh.proof import Allowance, OrderKey, Violation, compare
+from mesh.supervisor.installation import Installation
+
+FILE_COLUMNS = 180
+PAGE = 500
+SECOND_LOOK_SECONDS = 1.0  # two databases are never read at one moment: what is wrong is wrong twice
+
+
+@click.command()
+@installation_option
+@click.option("--strict", is_flag=True, help="For a system at rest: nothing may be unfinished, no message undelivered.")
+@click.option("--sandbox-url", envvar="PAYMENT_RPC_SANDBOX_URL", show_envvar=True,
+              help="Where the sandbox answers.  [default: that of the mesh that runs on --var-dir; without one the channel is not compared]")
+@click.option("--sandbox-key-file", type=click.Path(dir_okay=False, path_type=Path), envvar="PAYMENT_RPC_SANDBOX_API_KEY_FILE", show_envvar=True,
+              help="Our key there.  [default: that of the installation]")
+def audit(installation: Installation, *, strict: bool, sandbox_url: str | None, sandbox_key_file: Path | None) -> None:
+    """Proves that money, orders and stock agree. Exits 1 when something does not hold, 2 when it cannot tell."""
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else FILE_COLUMNS)
+    running = installation.running()
+    url = sandbox_url or (running.urls.get("sandbox") if running else None)
+    try:
+        api_key = (sandbox_key_file or installation.secret_file("sandbox_api")).read_text().strip() if url else ""
+        found = asyncio.run(_audit(installation, strict=strict, sandbox_url=url or "", api_key=api_key))
+    except (MeshError, OSError) as problem:
+        console.print(f"[bold red]cannot tell[/] {escape(str(problem))}", soft_wrap=True)
+        raise SystemExit(2) from None
+    if url is None:
+        console.print("[yellow]the channel was not compared: no mesh is running here; name it with --sandbox-url[/]")
+    if not found:
+        console.print(f"[bold green]everything holds[/]{' at rest' if strict else ''}")
+        return
+    console.print(_table(found))
+    console.print(f"[bold red]{len(found)} things do not hold[/]")
+    raise SystemExit(1)
+
+
+def _table(found: Iterable[tuple[str, Violation]]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("where", "check", "about", "what"):
+        table.add_column(heading, overflow="fold")
+    for where, violation in found:
+        table.add_row(where, f"[red]{violation.check}[/]", escape(violation.subject), escape(violation.detail))
+    return table
+
+
+async def _audit(installation: Installation, *, strict: bool, sandbox_url: str, api_key: str) -> list[tuple[str, Violation]]:
+    async with AsyncExitStack() as stack:
+        databases = await open_databases(stack, installation)
+        return [found async for found in audit_databases(databases, Allowance(now=SystemClock().now(), strict=strict),
+                                                         sandbox_url=sandbox_url, api_key=api_key)]
+
+
+async def audit_databases(databases: dict[str, Database], allowance: Allowance, *, sandbox_url: str, api_key: str,
+                          ) -> AsyncIterator[tuple[str, Violation]]:
+    """Everything that does not hold, each with where it was found. Without `sandbox_url` the channel is not asked.
+
+    Raises:
+        Unavailable: a database or the channel does not answer.
+    """
+    proofs = {service: importlib.import_module(f"{service}.proof") for service in databases}
+    for service, db in databases.items():
+        async for violation in proofs[service].violations(db, allowance):
+            yield service, violation
+    async for violation in _across(databases, proofs, allowance):
+        yield "across", violation
+    if sandbox_url:
+        async for violation in proofs["payment_rpc"].channel_violations(databases["payment_rpc"], allowance, base_url=sandbox_url, api_key=api_key):
+            yield "channel", violation
+
+
+async def _across(databases: dict[str, Database], proofs: dict[str, Any], allowance: Allowance) -> AsyncIterator[Violation]:
+    """From both sides, because an order may lack its payment and a payment its order. What is wrong is looked at twice."""
+    orders, payments = proofs["order_rpc"], proofs["payment_rpc"]
+    order_db, payment_db = databases["order_rpc"], databases["payment_rpc"]
+    suspects: set[OrderKey] = set()
+
+    async def look(keys: Iterable[OrderKey]) -> list[tuple[OrderKey, Violation]]:
+        wanted = list(keys)
+        ours = {order.key: order for order in await orders.orders_of(order_db, wanted)}
+        return list(compare(ours, await payments.payments_of_orders(payment_db, allowance, wanted)))
+
+    after: OrderKey = ("", "")
+    while page := await orders.orders_page(order_db, after=after, limit=PAGE):
+        suspects |= {key for key, _ in await look(order.key for order in page)}
+        after = page[-1].key
+    last = ""
+    while batch := await payments.payments_page(payment_db, allowance, after=last, limit=PAGE):
+        suspects |= {key for key, _ in await look({payment.key for payment in batch})}
+        last = batch[-1].payment_id
+    if suspects:
+        await asyncio.sleep(0 if allowance.strict else SECOND_LOOK_SECONDS)
+        for start in range(0, len(suspects), PAGE):
+            for _key, violation in await look(sorted(suspects)[start:start + PAGE]):
+                yield violation

@@ -1,0 +1,60 @@
+"""`paymesh audit` as a person runs it: a table and an exit code."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from mesh.cli import paymesh
+
+VIOLATED = 1
+CANNOT_TELL = 2
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PAYMENT_RPC_DATABASE_URL", "ORDER_RPC_DATABASE_URL", "PAYMESH_DATABASE_URL", "PAYMENT_RPC_SANDBOX_URL",
+                 "PAYMENT_RPC_SANDBOX_API_KEY_FILE", "PAYMESH_VAR_DIR"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def run(tmp_path: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(paymesh, [*arguments, "--var-dir", str(tmp_path / "var")])
+
+
+def test_an_installation_of_which_everything_holds(tmp_path: Path) -> None:
+    assert run(tmp_path, "migrate").exit_code == 0
+    for arguments in (("audit",), ("audit", "--strict")):
+        result = run(tmp_path, *arguments)
+        assert result.exit_code == 0, result.output
+        assert "everything holds" in result.output
+        assert "the channel was not compared" in result.output
+
+
+def test_an_installation_where_a_unit_is_missing(tmp_path: Path) -> None:
+    run(tmp_path, "migrate")
+    with sqlite3.connect(tmp_path / "var" / "order_rpc.db") as database:
+        database.execute("INSERT INTO product (merchant_id, sku_id, name, price_minor, currency, first_available, on_sale, created_at, updated_at) "
+                         "VALUES ('mall', 'mug', 'Mug', 500, 'CNY', 10, 1, 0, 0)")
+        database.execute("INSERT INTO stock (merchant_id, sku_id, available, reserved, sold, allocated) VALUES ('mall', 'mug', 8, 1, 1, 0)")
+    database.close()
+    result = run(tmp_path, "audit")
+    assert result.exit_code == VIOLATED
+    assert "1 units are reserved, orders reserve 0" in result.output
+    assert "2 things do not hold" in result.output
+
+
+def test_without_a_database_nothing_is_proved(tmp_path: Path) -> None:
+    result = run(tmp_path, "audit")
+    assert result.exit_code == CANNOT_TELL
+    assert "cannot tell" in result.output
+
+
+def test_without_the_channel_nothing_is_proved_of_it(tmp_path: Path, free_port: int) -> None:
+    run(tmp_path, "migrate")
+    result = run(tmp_path, "audit", "--sandbox-url", f"http://127.0.0.1:{free_port}")
+    assert result.exit_code == CANNOT_TELL
+    assert "the sandbox at" in result.output
