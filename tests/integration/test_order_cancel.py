@@ -3,6 +3,7 @@ moment is never cancelled."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -35,7 +36,6 @@ from tests.builders_order import (
     refusal,
     snapshot,
 )
-import contextlib
 
 D, S = Disposition, OrderState
 

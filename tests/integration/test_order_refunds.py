@@ -3,6 +3,7 @@ once."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import AsyncIterator, Iterator
 
@@ -23,7 +24,6 @@ from order_rpc.domain.policy import MerchantPolicy, PriceRule
 from order_rpc.domain.refund import RefundState, RefundStatus
 from order_rpc.tables import ORDER_AUDIT, REFUND_REQUEST, STOCK_MOVEMENT, STOCK_RETURN
 from tests.builders_order import ADMIN, OrderApp, buyer, merchant, order_app, refusal, snapshot
-import contextlib
 
 R, S = RefundState, OrderState
 
