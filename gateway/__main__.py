@@ -6,6 +6,7 @@ import asyncio
 import signal
 from contextlib import AsyncExitStack
 
+from prometheus_client import REGISTRY
 from pydantic import ValidationError
 
 from gateway.app import Gateway
@@ -40,8 +41,11 @@ async def run(settings: GatewaySettings, *, schema: Schema) -> None:
                     for service in sorted({method.policy.served_by for method in schema.methods if method.rules})}
         for channel in channels.values():
             stack.push_async_callback(channel.close)
+        telemetry = Telemetry(clock=clock, service=settings.service, log_level=settings.log_level)
+        stack.callback(telemetry.flush)
+        REGISTRY.register(telemetry)
         gateway = Gateway(schema, settings=settings, upstreams=channels, user_tokens=UserTokens.from_settings(settings, clock=clock),
-                          telemetry=Telemetry(clock=clock, service=settings.service, log_level=settings.log_level))
+                          telemetry=telemetry)
         server = GatewayServer(gateway, settings)
         await server.start()
         stack.push_async_callback(server.stop)

@@ -39,7 +39,7 @@ _START: Final = b"""window.ui = SwaggerUIBundle({url: "/openapi.json", dom_id: "
 _CONTENT_POLICY: Final = (b"default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; "
                           b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
 _POLICY: Final[Headers] = [(b"content-security-policy", _CONTENT_POLICY), (b"referrer-policy", b"no-referrer"), (b"x-frame-options", b"DENY")]
-_KEPT: Final[Headers] = [(b"cache-control", b"public, max-age=3600")]
+_KEEP: Final = b"public, max-age=3600"
 
 
 def docs_pages() -> Iterator[Page]:
@@ -47,14 +47,14 @@ def docs_pages() -> Iterator[Page]:
     folder = _assets_folder()
     if folder is None:
         return
-    yield _static("/docs", _INDEX, b"text/html; charset=utf-8", _POLICY)
-    yield _static("/docs/start.js", _START, b"text/javascript; charset=utf-8", _KEPT)
+    yield Page("/docs", lambda _request: Answer(200, _INDEX, content_type=b"text/html; charset=utf-8", headers=[*_POLICY]))
+    yield _static("/docs/start.js", _START, b"text/javascript; charset=utf-8")
     for name, content_type in _ASSETS.items():
-        yield _static(f"/docs/{name}", (folder / name).read_bytes(), content_type, _KEPT)
+        yield _static(f"/docs/{name}", (folder / name).read_bytes(), content_type)
 
 
-def _static(route: str, body: bytes, content_type: bytes, headers: Headers) -> Page:
-    return Page(route, lambda _request: Answer(200, body, content_type=content_type, headers=[*headers]))
+def _static(route: str, body: bytes, content_type: bytes) -> Page:
+    return Page(route, lambda _request: Answer(200, body, content_type=content_type, keep=_KEEP))
 
 
 def _assets_folder() -> Path | None:

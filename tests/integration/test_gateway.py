@@ -14,7 +14,7 @@ import httpx
 import pytest
 import pytest_asyncio
 from paymesh.payment.v1 import payment_pb2
-from prometheus_client import REGISTRY, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 
 from mesh.call import mark_replayed
 from mesh.errors import Conflict, MoneyError, NotFound, Outcome
@@ -131,7 +131,7 @@ async def test_nothing_else_of_the_head_goes_in(world: World) -> None:
         "x-paymesh-caller": "forged", "x-paymesh-idempotent-replayed": "true", "X-PayMesh-Role": "admin", "cookie": "a=b",
         "x-forwarded-for": "1.2.3.4", "grpc-timeout": "1n", "x-user-id": "bob", "accept-language": "zh"})
     ours = {name for name in world.shop.metadata if name not in {"user-agent", "grpc-accept-encoding", "accept-encoding"}}
-    assert ours == {"authorization", "traceparent", "x-request-id"}
+    assert ours == {"authorization", "traceparent"}
 
 
 async def test_the_deadline_of_the_method_is_the_deadline_of_the_call(world: World) -> None:
@@ -512,9 +512,12 @@ async def test_series_have_routes_and_not_paths(world: World) -> None:
     await world.call("GET", "/api/v1/orders/ORD-77")
     await world.call("GET", "/nothing/ORD-77")
     await world.raw(b"BREW / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
-    text = generate_latest(REGISTRY).decode()
+    registry = CollectorRegistry()
+    registry.register(world.telemetry)
+    text = generate_latest(registry).decode()
     assert 'paymesh_gateway_requests_total{route="/api/v1/orders/{order_id}",status="200",verb="GET"}' in text
     assert 'paymesh_gateway_requests_total{route="",status="404",verb="GET"}' in text
+    assert 'paymesh_gateway_request_seconds_bucket{le="+Inf",route="/api/v1/orders/{order_id}",verb="GET"}' in text
     assert "ORD-77" not in text
     assert "BREW" not in text
     assert "paymesh_gateway_in_flight 0.0" in text

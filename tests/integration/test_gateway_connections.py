@@ -1,4 +1,4 @@
-"""The gateway's port under bad manners: whoever is slow, silent, huge or broken is cut off, hears why where it still listens, and costs nobody else."""
+"""The gateway under bad manners: whoever is slow, silent, huge or broken is cut off, hears why where it still listens, and costs nobody else."""
 
 from __future__ import annotations
 
