@@ -12,6 +12,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
@@ -39,8 +40,8 @@ TOKEN_BYTES_MAX = 8192
 LEEWAY_SECONDS = 30                # clocks of two machines
 USER_LIFETIME_SECONDS_MAX = 24 * 3600
 CALLER_LIFETIME_SECONDS = 300
-CALLER_REUSE_SECONDS = 200         # a caller token is sent at most this long, so that it never arrives expired
-REMEMBER_SECONDS = 60              # how long a verified token is believed without looking again
+CALLER_REUSE_TIME = timedelta(seconds=200)  # a caller token is sent at most this long, so that it never arrives expired
+REMEMBER_TIME = timedelta(minutes=1)  # how long a verified token is believed without looking again
 REMEMBER_MAX = 100_000             # about 100 MB with tokens of 700 bytes
 RSA_BITS_MIN = 2048
 
@@ -111,24 +112,30 @@ class _Key:
 class _Remembered(Generic[_Claims]):
     """Verified tokens by their text; the least recently used goes first."""
 
+    __slots__ = ("_entries", "_size")
+
     def __init__(self, size: int) -> None:
-        self._entries: OrderedDict[str, tuple[float, _Claims]] = OrderedDict()
+        self._entries: OrderedDict[str, tuple[datetime, _Claims]] = OrderedDict()
         self._size = size
 
-    def get(self, token: str, now_seconds: float) -> _Claims | None:
+    def get(self, token: str, now: datetime) -> _Claims | None:
         entry = self._entries.get(token)
         if entry is None:
             return None
-        if entry[0] <= now_seconds:
+        if entry[0] <= now:
             del self._entries[token]
             return None
         self._entries.move_to_end(token)
         return entry[1]
 
-    def put(self, token: str, until_seconds: float, claims: _Claims) -> None:
+    def put(self, token: str, claims: _Claims, *, until: datetime) -> None:
         if len(self._entries) >= self._size:
             self._entries.popitem(last=False)
-        self._entries[token] = (until_seconds, claims)
+        self._entries[token] = (until, claims)
+
+
+def _believed_until(now: datetime, expires_at_seconds: int) -> datetime:
+    return min(now + REMEMBER_TIME, datetime.fromtimestamp(expires_at_seconds, UTC))
 
 
 def _verified(token: str, keys: Mapping[str, _Key], token_type: str, payload_type: type[_Payload]) -> tuple[_Header, _Payload]:
@@ -213,16 +220,16 @@ class UserTokens:
         Raises:
             TokenExpired: it was good once. TokenInvalid: anything else.
         """
-        now_seconds = self._clock.now().timestamp()
-        known = self._remembered.get(token, now_seconds)
+        now = self._clock.now()
+        known = self._remembered.get(token, now)
         if known is not None:
             return known
         _, payload = _verified(token, self._keys, USER_TYPE, _UserPayload)
-        _judge(payload, issuer=self._issuer, audience=AUDIENCE, lifetime_seconds_max=USER_LIFETIME_SECONDS_MAX, now_seconds=now_seconds)
+        _judge(payload, issuer=self._issuer, audience=AUDIENCE, lifetime_seconds_max=USER_LIFETIME_SECONDS_MAX, now_seconds=now.timestamp())
         if _MERCHANT.fullmatch(payload.merchant_id) is None:
             raise _invalid("merchant")
         claims = _user_claims(payload)
-        self._remembered.put(token, min(payload.exp, now_seconds + REMEMBER_SECONDS), claims)
+        self._remembered.put(token, claims, until=_believed_until(now, payload.exp))
         return claims
 
 
@@ -345,15 +352,15 @@ class CallerTokens:
         """
         if self._private_key is None:
             raise ValueError("caller_key_file is not set")
-        now = self._clock.now().timestamp()
+        now = self._clock.now()
         known = self._signed.get(f"{target} {on_behalf_of}", now)
         if known is not None:
             return known
-        issued = int(now)
+        issued = int(now.timestamp())
         payload = {"iss": self._service, "aud": target, "iat": issued, "nbf": issued, "exp": issued + CALLER_LIFETIME_SECONDS, "sub": self._service,
                    "jti": self._ids.new("T"), **({"on_behalf_of": on_behalf_of} if on_behalf_of else {})}
         token = jwt.encode(payload, self._private_key, algorithm="EdDSA", headers={"typ": CALLER_TYPE, "kid": self._service})
-        self._signed.put(f"{target} {on_behalf_of}", issued + CALLER_REUSE_SECONDS, token)
+        self._signed.put(f"{target} {on_behalf_of}", token, until=now + CALLER_REUSE_TIME)
         return token
 
     def verify(self, token: str) -> CallerClaims:
@@ -362,18 +369,18 @@ class CallerTokens:
         Raises:
             TokenExpired: it was good once. TokenInvalid: anything else.
         """
-        now_seconds = self._clock.now().timestamp()
-        known = self._remembered.get(token, now_seconds)
+        now = self._clock.now()
+        known = self._remembered.get(token, now)
         if known is not None:
             return known
         header, payload = _verified(token, self._keys, CALLER_TYPE, _CallerPayload)
-        _judge(payload, issuer=header.kid, audience=self._service, lifetime_seconds_max=CALLER_LIFETIME_SECONDS, now_seconds=now_seconds)
+        _judge(payload, issuer=header.kid, audience=self._service, lifetime_seconds_max=CALLER_LIFETIME_SECONDS, now_seconds=now.timestamp())
         if payload.sub != payload.iss or len(payload.on_behalf_of) > 128:
             raise _invalid("subject")
         caller = Caller(role=Role.SERVICE, subject=payload.iss, service=payload.iss, on_behalf_of=payload.on_behalf_of,
                         roles=frozenset({Role.SERVICE}))
         claims = CallerClaims(service=payload.iss, on_behalf_of=payload.on_behalf_of, expires_at_seconds=payload.exp, caller=caller)
-        self._remembered.put(token, min(payload.exp, now_seconds + REMEMBER_SECONDS), claims)
+        self._remembered.put(token, claims, until=_believed_until(now, payload.exp))
         return claims
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from time import monotonic
 from typing import Final
@@ -84,7 +84,7 @@ class Call:
     idempotency_key: str = ""
     request_id: str = ""
     refusal: str = ""  # reason with which it ended, for the log
-    trailing: list[tuple[str, str | bytes]] = field(default_factory=list)
+    trailing: tuple[tuple[str, str | bytes], ...] = ()  # metadata to send with the answer
 
     def remaining_seconds(self) -> float:
         """Time until the deadline; negative after it."""
@@ -121,7 +121,7 @@ def mark_replayed() -> None:
     """Tells the client that the answer is that of an earlier call with the same key, in trailing metadata."""
     call = CURRENT.get()
     if call is not None:
-        call.trailing.append((REPLAYED, "true"))
+        call.trailing = (*call.trailing, (REPLAYED, "true"))
 
 
 @contextmanager

@@ -34,10 +34,10 @@ from mesh.errors import (
     TokenInvalid,
 )
 from mesh.logs import CallLog, get_logger
-from mesh.metrics import ServerMethodMetrics
+from mesh.metrics import SERVED
 from mesh.policies import Idempotency, MethodPolicy
 from mesh.trace import Trace
-from mesh.validation import validate, warm_up
+from mesh.validation import broken_rules, violations_of, warm_up
 from mesh.wire_errors import DETAILS_KEY, STATUS_CODES, ErrorCatalogue, internal_status, to_status
 
 __all__ = ["Pipeline", "current_idempotency_key", "mark_replayed"]
@@ -51,7 +51,7 @@ _LABEL = re.compile(r"[\x20-\x7e]{1,128}")
 _REFUSES_US = frozenset({7, 16})
 _CANCELLED = 1
 _ROUNDING_SECONDS = 0.2  # grpc-timeout is rounded up, by 100 ms above 10 s: a client with the method's own timeout needs no second timer
-_NO_TRACE = Trace("0" * 32, "0" * 16, sampled=False)
+_NO_TRACE = Trace("0" * 32, sampled=False)
 _Answer = TypeVar("_Answer")
 
 log = get_logger()
@@ -88,8 +88,8 @@ class Pipeline:
 class _Method:
     """One method with everything bound."""
 
-    __slots__ = ("_access", "_behaviour", "_call_log", "_caller_tokens", "_catalogue", "_cut", "_gone", "_headers", "_idempotency", "_metrics",
-                 "_package", "_parse", "_path", "_serialize", "_timeout_seconds", "_user_tokens")
+    __slots__ = ("_access", "_behaviour", "_call_log", "_caller_tokens", "_catalogue", "_cut_seconds", "_gone", "_headers", "_idempotency",
+                 "_metrics", "_package", "_parse", "_path", "_serialize", "_timeout_seconds", "_user_tokens")
 
     def __init__(self, pipeline: Pipeline, policy: MethodPolicy, handler: grpc.RpcMethodHandler[Any, Any], behaviour: Any) -> None:
         self._path = policy.path
@@ -103,9 +103,9 @@ class _Method:
         self._idempotency = policy.idempotency
         self._timeout_seconds = policy.timeout_seconds
         # A handler that moves money or stock is never cut by us: its answer would be lost, not its effect.
-        self._cut = policy.idempotency is Idempotency.NONE
+        self._cut_seconds = policy.timeout_seconds if policy.idempotency is Idempotency.NONE else None
         self._gone = policy.development_only and not pipeline.is_development
-        self._metrics = ServerMethodMetrics(policy.service, policy.method)
+        self._metrics = SERVED.of(policy.service, policy.method)
         self._parse: Callable[[bytes], Any] = handler.request_deserializer or bytes
         self._serialize: Callable[[Any], bytes] = handler.response_serializer or bytes
         expected = inspect.isasyncgenfunction if policy.server_streaming else inspect.iscoroutinefunction
@@ -117,7 +117,7 @@ class _Method:
         """One request, one answer."""
         started = monotonic()
         call = Call(trace=_NO_TRACE, deadline=started + self._timeout_seconds)
-        self._metrics.running.inc()
+        self._metrics.begun += 1
         code = 0
         try:
             request, cut_seconds = self._admit(raw, context, call, started)
@@ -127,7 +127,7 @@ class _Method:
                 response = await _within(cut_seconds, self._behaviour(request, context))
             answer = self._serialize(response)
             if call.trailing:
-                context.set_trailing_metadata(tuple(call.trailing))
+                context.set_trailing_metadata(call.trailing)
         except BaseException as error:
             code, status = self._refusal(error, context, call)
             if status is not None:
@@ -142,13 +142,13 @@ class _Method:
         """One request, many answers."""
         started = monotonic()
         call = Call(trace=_NO_TRACE, deadline=started + self._timeout_seconds)
-        self._metrics.running.inc()
+        self._metrics.begun += 1
         code = 0
         try:
             request, cut_seconds = self._admit(raw, context, call, started)
             await _within(cut_seconds, self._send_all(self._behaviour(request, context), context))
             if call.trailing:
-                context.set_trailing_metadata(tuple(call.trailing))
+                context.set_trailing_metadata(call.trailing)
         except BaseException as error:
             code, status = self._refusal(error, context, call)
             if status is not None:
@@ -165,6 +165,37 @@ class _Method:
     def _admit(self, raw: bytes, context: Any, call: Call, started: float) -> tuple[Any, float | None]:
         """The request of a caller who may make it, and after how many seconds the handler is cut (None: by nobody but the client)."""
         CURRENT.set(call)  # every call runs in a task of its own, nothing to reset
+        values = self._read(context, call)
+        cut_seconds = None
+        remaining: float | None = context.time_remaining()
+        if remaining is None or remaining > self._timeout_seconds + _ROUNDING_SECONDS:
+            cut_seconds = self._cut_seconds
+        elif remaining <= 0:
+            raise DeadlineExceeded
+        elif remaining < self._timeout_seconds:  # grpc.aio cancels the handler at the client's deadline
+            call.deadline = started + remaining
+        if self._gone:
+            raise NotFound
+        authorization, caller_token = values.get(AUTHORIZATION), values.get(CALLER)
+        user = None if authorization is None else self._user_tokens.verify(_bearer(authorization))
+        service = None if caller_token is None else self._caller_tokens.verify(caller_token)
+        call.caller = self._access.admit(user, service)
+        try:
+            request = self._parse(raw)
+        except DecodeError:
+            raise InvalidArgument("The request is not a message of this method.") from None
+        if self._headers:
+            self._fill_from_headers(request, context)
+        self._access.own(request, call.caller)
+        if self._idempotency is not Idempotency.NONE:
+            call.idempotency_key = self._idempotency_key(values.get(IDEMPOTENCY_KEY))
+        violations = violations_of(request)
+        if violations:
+            raise broken_rules(violations)
+        return request, cut_seconds
+
+    @staticmethod
+    def _read(context: Any, call: Call) -> dict[str, str]:
         values: dict[str, str] = {}
         twice = ""
         for key, value in context.invocation_metadata():
@@ -176,49 +207,11 @@ class _Method:
                 else:  # labels: two are as good as none
                     values[key] = ""
         call.trace = Trace.start(values.get(TRACEPARENT))
-        cut_seconds = self._deadline(context, call, started)
-        if self._gone:
-            raise NotFound
+        if REQUEST_ID in values and _LABEL.fullmatch(values[REQUEST_ID]):
+            call.request_id = values[REQUEST_ID]
         if twice:  # somebody on the way may have read the other one
             raise InvalidArgument.of(_KEY_HEADER, "sent twice") if twice == IDEMPOTENCY_KEY else TokenInvalid("The token is invalid (sent twice).")
-        self._identify(call, values)
-        request = self._request(raw)
-        if self._headers:
-            self._fill_from_headers(request, context)
-        self._access.own(request, call.caller)
-        if self._idempotency is not Idempotency.NONE:
-            call.idempotency_key = self._idempotency_key(values.get(IDEMPOTENCY_KEY))
-        validate(request)
-        return request, cut_seconds
-
-    def _deadline(self, context: Any, call: Call, started: float) -> float | None:
-        remaining: float | None = context.time_remaining()
-        if remaining is None or remaining > self._timeout_seconds + _ROUNDING_SECONDS:
-            return self._timeout_seconds if self._cut else None
-        if remaining <= 0:
-            raise DeadlineExceeded
-        call.deadline = started + min(remaining, self._timeout_seconds)
-        return None  # grpc.aio cancels the handler at the client's deadline
-
-    def _identify(self, call: Call, values: dict[str, str]) -> None:
-        request_id = values.get(REQUEST_ID)
-        if request_id is not None and _LABEL.fullmatch(request_id):
-            call.request_id = request_id
-        authorization, caller_token = values.get(AUTHORIZATION), values.get(CALLER)
-        user = service = None
-        if authorization is not None:
-            if authorization[:7].lower() != "bearer ":
-                raise TokenInvalid("The token is invalid (scheme).")
-            user = self._user_tokens.verify(authorization[7:])
-        if caller_token is not None:
-            service = self._caller_tokens.verify(caller_token)
-        call.caller = self._access.admit(user, service)
-
-    def _request(self, raw: bytes) -> Any:
-        try:
-            return self._parse(raw)
-        except DecodeError:
-            raise InvalidArgument("The request is not a message of this method.") from None
+        return values
 
     def _fill_from_headers(self, request: Any, context: Any) -> None:
         metadata: dict[str, str] = dict(context.invocation_metadata())
@@ -277,10 +270,16 @@ class _Method:
         return internal_status(call.trace.trace_id)
 
     def _ended(self, call: Call, code: int, started: float) -> None:
-        seconds = monotonic() - started
-        self._metrics.running.dec()
+        ended = monotonic()
+        seconds = ended - started
         self._metrics.ended(code, seconds)
-        self._call_log.write(self._path, code, seconds, call)
+        self._call_log.write(self._path, code, ended, seconds, call)
+
+
+def _bearer(authorization: str) -> str:
+    if authorization[:7].lower() != "bearer ":
+        raise TokenInvalid("The token is invalid (scheme).")
+    return authorization[7:]
 
 
 async def _within(seconds: float | None, work: Awaitable[_Answer]) -> _Answer:

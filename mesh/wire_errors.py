@@ -186,6 +186,15 @@ def has_details(error: grpc.aio.AioRpcError) -> bool:
     return any(key == DETAILS_KEY for key, _ in error.trailing_metadata() or ())
 
 
+# What C-core's balancing policies say when they had no connection to give a call. A server that answers has details, and never these words.
+_NO_CONNECTION = ("connections to all backends failing", "failed to connect to all addresses")
+
+
+def never_sent(error: grpc.aio.AioRpcError) -> bool:
+    """Whether it is certain that a failed call never left this process. The status alone does not tell; without the words we take it for sent."""
+    return not has_details(error) and (error.details() or "").startswith(_NO_CONNECTION)
+
+
 def _details(error: grpc.aio.AioRpcError) -> status_pb2.Status | None:
     for key, value in error.trailing_metadata() or ():
         if key == DETAILS_KEY and isinstance(value, bytes):
