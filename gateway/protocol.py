@@ -19,7 +19,7 @@ from mesh.errors import InvalidArgument, MeshError
 from mesh.trace import Trace
 from mesh.wire_errors import COMMON
 
-_PARTING_SECONDS: Final = 2.0  # how long a refused client may take to read why
+PARTING_SECONDS: Final = 2.0  # how long a refused client may take to read why
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,7 +189,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _part(self, refusal: MeshError) -> None:
-        """Says why, then closes: at once when the client closes its side, at the latest after _PARTING_SECONDS."""
+        """Says why, then closes: at once when the client closes its side, at the latest after PARTING_SECONDS."""
         self._parting = True
         cycle = self.cycle
         if cycle is not None and not cycle.response_complete:
@@ -204,7 +204,7 @@ class BoundedProtocol(HttpToolsProtocol):
             b"\r\nx-content-type-options: nosniff\r\nconnection: close\r\n\r\n", answer.body)))
         if self.transport.can_write_eof():
             self.transport.write_eof()
-        self._arm(_PARTING_SECONDS, self.transport.abort)
+        self._arm(PARTING_SECONDS, self.transport.abort)
 
 
 def bounded(rules: Rules) -> type[BoundedProtocol]:

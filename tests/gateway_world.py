@@ -225,3 +225,15 @@ async def gateway_world(folder: Path, **settings: Any) -> AsyncIterator[World]:
             await channel.close()
         await discovery.close()
         await server.stop(0)
+
+
+def refused(answer: httpx.Response, status: int, reason: str, *fields: str) -> dict[str, Any]:
+    """The body of a refusal, which has to be one with these facts."""
+    body: dict[str, Any] = answer.json()
+    assert (answer.status_code, body["details"]["reason"]) == (status, reason), answer.text
+    assert body["data"] is None
+    assert body["code"] != "00000"
+    assert len(body["trace_id"]) == 32
+    assert [entry["field"] for entry in body["details"].get("fields", [])] == list(fields), answer.text
+    assert all(field in body["message"] for field in fields)
+    return body

@@ -14,6 +14,7 @@ import pytest
 import pytest_asyncio
 from paymesh.payment.v1 import payment_pb2
 
+from gateway.protocol import PARTING_SECONDS
 from tests.gateway_world import World, gateway_world
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -47,6 +48,21 @@ async def answer(reader: asyncio.StreamReader) -> tuple[int, dict[str, Any]]:
     return int(head.split(b" ", 2)[1]), json.loads(await reader.readexactly(length))
 
 
+@asynccontextmanager
+async def dripping(writer: asyncio.StreamWriter) -> AsyncIterator[None]:
+    """Sends a byte now and then, as a slow client does."""
+    async def drip() -> None:
+        while True:
+            await asyncio.sleep(HEAD_SECONDS / 8)  # the manner of the client; nothing is awaited with it
+            writer.write(b"a")
+
+    task = asyncio.create_task(drip())
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
 def post(world: World) -> bytes:
     return POST % world.token().encode()
 
@@ -67,17 +83,9 @@ async def test_a_head_that_does_not_end_is_408(world: World, start: bytes) -> No
 
 async def test_a_head_byte_by_byte_gets_no_more_time(world: World) -> None:
     async with connection(world) as (reader, writer):
-        async def drip() -> None:
-            while True:
-                writer.write(b"a")
-                await asyncio.sleep(HEAD_SECONDS / 8)  # the client under test is slow; nothing is awaited with it
-
         writer.write(b"GET /healthz HTTP/1.1\r\nx-a: ")
-        dripping = asyncio.create_task(drip())
-        try:
+        async with dripping(writer):
             assert (await answer(reader))[0] == 408
-        finally:
-            dripping.cancel()
 
 
 async def test_the_second_head_of_a_connection_has_to_end_too(world: World) -> None:
@@ -112,8 +120,8 @@ async def test_a_body_that_does_not_end_is_408(world: World) -> None:
 
 
 async def test_the_unread_rest_of_a_body_is_waited_for_and_not_for_ever(world: World) -> None:
-    async with connection(world) as (reader, writer):
-        writer.write(b"POST /nothing HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+    async with connection(world) as (reader, writer), dripping(writer):
+        writer.write(b"POST /nothing HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n{")
         assert (await answer(reader))[0] == 404
         assert await reader.read() == b""
 
@@ -171,7 +179,8 @@ async def test_what_is_not_http_is_400_and_closed(world: World, bad: bytes) -> N
         status, body = await answer(reader)
         assert status == 400
         assert body["details"]["reason"] in {"INVALID_ARGUMENT", "MALFORMED_BODY"}
-        assert await reader.read() == b""
+        async with asyncio.timeout(PARTING_SECONDS / 2):  # our side is closed at once, the connection when the client has read
+            assert await reader.read() == b""
 
 
 async def test_a_broken_chunk_is_400(world: World) -> None:
