@@ -173,7 +173,10 @@ class MeshServer:
     def _open_port(self, server: grpc.aio.Server, credentials: grpc.ServerCredentials | None) -> int:
         host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
         address = f"{host}:{self._settings.port}"
-        return server.add_insecure_port(address) if credentials is None else server.add_secure_port(address, credentials)
+        try:
+            return server.add_insecure_port(address) if credentials is None else server.add_secure_port(address, credentials)
+        except RuntimeError as problem:  # grpc's word for a port that somebody else has
+            raise OSError(f"port: cannot listen on {address}") from problem
 
     def _reflection(self, catalogue: ErrorCatalogue) -> ReflectionServicer:
         names = (*self.services, _HEALTH, _REFLECTION)

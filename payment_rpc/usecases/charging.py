@@ -226,7 +226,7 @@ class Charging:
         news = await send(payment, attempt)
         failpoint("payment.charge.after_channel")
         try:
-            applied = await self._facts.apply(news, payment_id=payment.payment_id, first_send=first_send)
+            applied = await self._facts.apply(news, payment_id=payment.payment_id, first_send=first_send, told_by_caller=True)
         except (Unavailable, OutcomeUnknown, Conflict):
             # The channel was called: from here on nobody may hear that nothing was done. A callback or the workers write down what it said.
             log.exception("fact_written_later", payment_id=payment.payment_id, attempt_id=attempt.attempt_id)
