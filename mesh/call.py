@@ -74,7 +74,7 @@ class Caller:
 NOBODY = Caller(role=Role.PUBLIC)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Call:
     """One call on its way through the pipeline. `deadline` is on the monotonic clock."""
 
@@ -83,6 +83,7 @@ class Call:
     caller: Caller = NOBODY
     idempotency_key: str = ""
     request_id: str = ""
+    cut: bool = False  # the pipeline ended it at its deadline
     refusal: str = ""  # reason with which it ended, for the log
     trailing: tuple[tuple[str, str | bytes], ...] = ()  # metadata to send with the answer
 

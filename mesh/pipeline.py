@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import inspect
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -52,7 +52,6 @@ _REFUSES_US = frozenset({7, 16})
 _CANCELLED = 1
 _ROUNDING_SECONDS = 0.2  # grpc-timeout is rounded up, by 100 ms above 10 s: a client with the method's own timeout needs no second timer
 _NO_TRACE = Trace("0" * 32, sampled=False)
-_Answer = TypeVar("_Answer")
 
 log = get_logger()
 
@@ -85,11 +84,47 @@ class Pipeline:
         return grpc.unary_unary_rpc_method_handler(_Method(self, policy, handler, handler.unary_unary).serve_unary)
 
 
+class Running:
+    """Calls of one method that are cut at their deadline. As all have the same timeout, the oldest is due first: one timer serves them all, where a
+    timer for each would cost as much as the rest of the pipeline."""
+
+    __slots__ = ("_calls", "_timer")
+
+    def __init__(self) -> None:
+        self._calls: dict[Call, asyncio.Task[Any]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self, call: Call) -> None:
+        """The running task serves a call."""
+        task = asyncio.current_task()
+        if task is not None:
+            self._calls[call] = task
+            if self._timer is None:
+                self._arm(call)
+
+    def end(self, call: Call) -> None:
+        """It has ended, or was never begun."""
+        self._calls.pop(call, None)
+
+    def _arm(self, call: Call) -> None:
+        self._timer = asyncio.get_running_loop().call_later(call.remaining_seconds(), self._cut)
+
+    def _cut(self) -> None:
+        self._timer = None
+        for call, task in self._calls.items():
+            if call.remaining_seconds() > 0:
+                self._arm(call)
+                return
+            if not call.cut:
+                call.cut = True
+                task.cancel()
+
+
 class _Method:
     """One method with everything bound."""
 
-    __slots__ = ("_access", "_behaviour", "_call_log", "_caller_tokens", "_catalogue", "_cut_seconds", "_gone", "_headers", "_idempotency",
-                 "_metrics", "_package", "_parse", "_path", "_serialize", "_timeout_seconds", "_user_tokens")
+    __slots__ = ("_access", "_behaviour", "_call_log", "_caller_tokens", "_catalogue", "_cut", "_gone", "_headers", "_idempotency",
+                 "_metrics", "_package", "_parse", "_path", "_running", "_serialize", "_timeout_seconds", "_user_tokens")
 
     def __init__(self, pipeline: Pipeline, policy: MethodPolicy, handler: grpc.RpcMethodHandler[Any, Any], behaviour: Any) -> None:
         self._path = policy.path
@@ -103,7 +138,8 @@ class _Method:
         self._idempotency = policy.idempotency
         self._timeout_seconds = policy.timeout_seconds
         # A handler that moves money or stock is never cut by us: its answer would be lost, not its effect.
-        self._cut_seconds = policy.timeout_seconds if policy.idempotency is Idempotency.NONE else None
+        self._cut = policy.idempotency is Idempotency.NONE
+        self._running = Running()
         self._gone = policy.development_only and not pipeline.is_development
         self._metrics = SERVED.of(policy.service, policy.method)
         self._parse: Callable[[bytes], Any] = handler.request_deserializer or bytes
@@ -120,11 +156,8 @@ class _Method:
         self._metrics.begun += 1
         code = 0
         try:
-            request, cut_seconds = self._admit(raw, context, call, started)
-            if cut_seconds is None:
-                response = await self._behaviour(request, context)
-            else:
-                response = await _within(cut_seconds, self._behaviour(request, context))
+            request = self._admit(raw, context, call, started)
+            response = await self._behaviour(request, context)
             answer = self._serialize(response)
             if call.trailing:
                 context.set_trailing_metadata(call.trailing)
@@ -145,8 +178,10 @@ class _Method:
         self._metrics.begun += 1
         code = 0
         try:
-            request, cut_seconds = self._admit(raw, context, call, started)
-            await _within(cut_seconds, self._send_all(self._behaviour(request, context), context))
+            request = self._admit(raw, context, call, started)
+            async with aclosing(self._behaviour(request, context)) as responses:
+                async for response in responses:
+                    await context.write(self._serialize(response))
             if call.trailing:
                 context.set_trailing_metadata(call.trailing)
         except BaseException as error:
@@ -157,19 +192,14 @@ class _Method:
         finally:
             self._ended(call, code, started)
 
-    async def _send_all(self, responses: Any, context: Any) -> None:
-        async with aclosing(responses):
-            async for response in responses:
-                await context.write(self._serialize(response))
-
-    def _admit(self, raw: bytes, context: Any, call: Call, started: float) -> tuple[Any, float | None]:
-        """The request of a caller who may make it, and after how many seconds the handler is cut (None: by nobody but the client)."""
+    def _admit(self, raw: bytes, context: Any, call: Call, started: float) -> Any:
+        """The request of a caller who may make it."""
         CURRENT.set(call)  # every call runs in a task of its own, nothing to reset
         values = self._read(context, call)
-        cut_seconds = None
         remaining: float | None = context.time_remaining()
         if remaining is None or remaining > self._timeout_seconds + _ROUNDING_SECONDS:
-            cut_seconds = self._cut_seconds
+            if self._cut:
+                self._running.begin(call)
         elif remaining <= 0:
             raise DeadlineExceeded
         elif remaining < self._timeout_seconds:  # grpc.aio cancels the handler at the client's deadline
@@ -192,7 +222,7 @@ class _Method:
         violations = violations_of(request)
         if violations:
             raise broken_rules(violations)
-        return request, cut_seconds
+        return request
 
     @staticmethod
     def _read(context: Any, call: Call) -> dict[str, str]:
@@ -237,11 +267,15 @@ class _Method:
                 return (int(code.value[0]) if code is not None else 13), None
             case asyncio.CancelledError():
                 task = asyncio.current_task()
-                if task is not None and task.cancelling():  # the client went away, its deadline passed, or the server stops
+                remaining = 0 if task is None else task.uncancel() if call.cut else task.cancelling()
+                if remaining:  # the client went away, its deadline passed, or the server stops
                     call.refusal = "CANCELLED"
                     return _CANCELLED, None
-                log.error("stray_cancellation", method=self._path, exc_info=error)
-                status = self._status(Conflict("The call was interrupted, try again."), call)
+                if call.cut:
+                    status = self._status(DeadlineExceeded(), call)
+                else:
+                    log.error("stray_cancellation", method=self._path, exc_info=error)
+                    status = self._status(Conflict("The call was interrupted, try again."), call)
             case MeshError():
                 status = self._status(error, call)
             case Exception():
@@ -272,6 +306,8 @@ class _Method:
     def _ended(self, call: Call, code: int, started: float) -> None:
         ended = monotonic()
         seconds = ended - started
+        if self._cut:
+            self._running.end(call)
         self._metrics.ended(code, seconds)
         self._call_log.write(self._path, code, ended, seconds, call)
 
@@ -280,16 +316,6 @@ def _bearer(authorization: str) -> str:
     if authorization[:7].lower() != "bearer ":
         raise TokenInvalid("The token is invalid (scheme).")
     return authorization[7:]
-
-
-async def _within(seconds: float | None, work: Awaitable[_Answer]) -> _Answer:
-    try:
-        async with asyncio.timeout(seconds) as cut:
-            return await work
-    except TimeoutError:
-        if cut.expired():
-            raise DeadlineExceeded from None
-        raise
 
 
 async def _abort(context: Any, status: status_pb2.Status) -> None:

@@ -113,7 +113,7 @@ class MeshServer:
 
         Raises:
             PolicyInvalid: methods without a valid policy, all of them named. PlaintextRefused: no TLS beyond loopback.
-            OSError or RuntimeError: a port is taken, a file cannot be read.
+            OSError: a port is taken, a file cannot be read.
         """
         try:
             await self._start()
