@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import grpc
@@ -18,12 +19,13 @@ from prometheus_client import REGISTRY
 
 from mesh import logs
 from mesh.auth import UserTokens
-from mesh.call import current_call, mark_replayed
+from mesh.call import Call, current_call, mark_replayed
 from mesh.certificates import CertificateAuthority
 from mesh.errors import Conflict, DeadlineExceeded, MeshError, NeighbourUnavailable, NotFound, RemoteError
-from mesh.pipeline import Pipeline
+from mesh.pipeline import Pipeline, Running
 from mesh.policies import PolicyInvalid, load_policies
 from mesh.server import Capture, MeshServer
+from mesh.trace import Trace
 from mesh.transport import PlaintextRefused
 from mesh.wire_errors import ErrorCatalogue, RemoteMoneyError, from_rpc_error, has_details
 from tests.echo import PACKAGE, SECRET, SERVICE, Echo, EchoRequest, Stub, World, add_echo, echo_file, path, plain_channel
@@ -366,6 +368,18 @@ async def test_a_call_that_ends_in_time_is_not_cut_later(world: World) -> None:
         with pytest.raises(grpc.aio.AioRpcError):
             await asyncio.wait_for(first, 10)
         assert (await stub.Quick(EchoRequest(text="after"))).text == "after"
+
+
+async def test_calls_that_ended_are_forgotten_by_the_timer() -> None:
+    running = Running()
+    call = Call(trace=Trace.start(), deadline=monotonic() + 60)
+    running.begin(call)
+    assert running._calls == {call: asyncio.current_task()}
+    running.end(call)
+    running.end(call)
+    assert running._calls == {}
+    assert running._timer is not None
+    running._timer.cancel()
 
 
 async def test_a_client_that_leaves_while_it_is_cut_is_still_a_client_that_left(world: World) -> None:
