@@ -146,6 +146,7 @@ class BoundedProtocol(HttpToolsProtocol):
         cycle.message_event.set()
         if not cycle.keep_alive:
             self.transport.close()
+            self._arm(self.timeout_keep_alive, self._close_late)
         cycle.on_response()
 
     # uvicorn's own decisions
@@ -156,16 +157,10 @@ class BoundedProtocol(HttpToolsProtocol):
             self._part(InvalidArgument(msg) if self._head_open or self.cycle is None else MalformedBody(msg))
 
     def timeout_keep_alive_handler(self) -> None:
-        """Nothing came for a while. A client that is still reading may go on; one that has stopped is cut off."""
+        """Nothing came for a while."""
         self.timeout_keep_alive_task = None
-        unsent = self.transport.get_write_buffer_size()
-        if unsent and unsent != self._unsent_bytes:
-            self._unsent_bytes = unsent
-            self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
-        elif unsent:
-            self.transport.abort()
-        else:
-            self.transport.close()
+        self.transport.close()
+        self._close_late()
 
     def _unsupported_upgrade_warning(self) -> None:
         """Whoever wants WebSockets gets HTTP; a line per attempt would let strangers fill the log."""
@@ -187,6 +182,15 @@ class BoundedProtocol(HttpToolsProtocol):
             self._part(RequestTimeout())
         else:
             self.transport.close()
+
+    def _close_late(self) -> None:
+        """The connection is closing. A client that still reads its answer may go on; one that has stopped is cut off."""
+        unsent = self.transport.get_write_buffer_size()
+        if unsent and unsent != self._unsent_bytes:
+            self._unsent_bytes = unsent
+            self._arm(self.timeout_keep_alive, self._close_late)
+        elif unsent:
+            self.transport.abort()
 
     def _part(self, refusal: MeshError) -> None:
         """Says why, then closes: at once when the client closes its side, at the latest after PARTING_SECONDS."""

@@ -151,6 +151,10 @@ class World:
         """Where the gateway listens."""
         return self.gateway.port
 
+    def clients(self) -> set[Any]:
+        """Addresses of the open connections."""
+        return {connection.client for connection in self.gateway._server.server_state.connections}
+
     def lines(self) -> list[dict[str, Any]]:
         """The request log."""
         self.telemetry.flush()

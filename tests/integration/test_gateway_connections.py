@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,9 +13,11 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
-from paymesh.payment.v1 import payment_pb2
+from google.api import httpbody_pb2
+from paymesh.payment.v1 import callback_pb2, payment_pb2
 
 from gateway.protocol import PARTING_SECONDS
+from tests.echo import eventually
 from tests.gateway_world import World, gateway_world
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -190,6 +193,21 @@ async def test_a_broken_chunk_is_400(world: World) -> None:
         writer.write(b"ZZ\r\n")
         assert (await answer(reader))[0] == 400
         assert await reader.read() == b""
+
+
+@pytest.mark.parametrize("manner", [b"keep-alive", b"close"])
+async def test_a_client_that_does_not_read_its_answer_is_cut_off(world: World, manner: bytes) -> None:
+    async def huge(_request: Any, _context: Any) -> Any:
+        return callback_pb2.HandleCallbackResponse(body=httpbody_pb2.HttpBody(data=bytes(12 * 1024 * 1024)))  # more than the kernel takes
+
+    world.shop.does["HandleCallback"] = huge
+    deaf = socket.socket()
+    deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    deaf.connect(("127.0.0.1", world.port))
+    with deaf:
+        deaf.sendall(b"POST /api/v1/callbacks/x HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\nconnection: %s\r\n\r\n" % manner)
+        await eventually(lambda: deaf.getsockname() in world.clients())
+        await eventually(lambda: deaf.getsockname() not in world.clients())
 
 
 async def test_an_early_refusal_asks_for_no_body(world: World) -> None:
