@@ -43,8 +43,6 @@ from mesh.wire_errors import DETAILS_KEY, STATUS_CODES, ErrorCatalogue, internal
 __all__ = ["Pipeline", "current_idempotency_key", "mark_replayed"]
 
 _READ_ONCE = frozenset({AUTHORIZATION, CALLER, IDEMPOTENCY_KEY, TRACEPARENT, REQUEST_ID})
-_NEVER_TWICE = frozenset({AUTHORIZATION, CALLER, IDEMPOTENCY_KEY})
-_KEY_HEADER = "Idempotency-Key"
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _LABEL = re.compile(r"[\x20-\x7e]{1,128}")
 # A sibling that refuses *us* says nothing about our caller: to the caller it is our fault.
@@ -227,20 +225,13 @@ class _Method:
     @staticmethod
     def _read(context: Any, call: Call) -> dict[str, str]:
         values: dict[str, str] = {}
-        twice = ""
         for key, value in context.invocation_metadata():
             if key in _READ_ONCE:
-                if key not in values:
-                    values[key] = value
-                elif key in _NEVER_TWICE:
-                    twice = key
-                else:  # labels: two are as good as none
-                    values[key] = ""
+                # What comes twice is broken, whichever is right: somebody on the way may have read the other one.
+                values[key] = "" if key in values else value
         call.trace = Trace.start(values.get(TRACEPARENT))
         if REQUEST_ID in values and _LABEL.fullmatch(values[REQUEST_ID]):
             call.request_id = values[REQUEST_ID]
-        if twice:  # somebody on the way may have read the other one
-            raise InvalidArgument.of(_KEY_HEADER, "sent twice") if twice == IDEMPOTENCY_KEY else TokenInvalid("The token is invalid (sent twice).")
         return values
 
     def _fill_from_headers(self, request: Any, context: Any) -> None:
@@ -256,7 +247,7 @@ class _Method:
                 raise IdempotencyKeyMissing
             return ""
         if _KEY.fullmatch(key) is None:
-            raise InvalidArgument.of(_KEY_HEADER, "expected 1 to 255 printable ASCII characters without spaces")
+            raise InvalidArgument.of("Idempotency-Key", "expected 1 to 255 printable ASCII characters without spaces")
         return key
 
     def _refusal(self, error: BaseException, context: Any, call: Call) -> tuple[int, status_pb2.Status | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import io
 import json
 from pathlib import Path
@@ -28,7 +29,7 @@ from mesh.server import Capture, MeshServer
 from mesh.trace import Trace
 from mesh.transport import PlaintextRefused
 from mesh.wire_errors import ErrorCatalogue, RemoteMoneyError, from_rpc_error, has_details
-from tests.echo import PACKAGE, SECRET, SERVICE, Echo, EchoRequest, Stub, World, add_echo, echo_file, path, plain_channel
+from tests.echo import PACKAGE, SECRET, SERVICE, Echo, EchoRequest, Stub, World, add_echo, echo_file, eventually, path, plain_channel
 from tests.unit.test_wire_errors import EchoRefused, EchoUnpaid, Unheard
 
 FOREVER = 3600
@@ -368,6 +369,38 @@ async def test_a_call_that_ends_in_time_is_not_cut_later(world: World) -> None:
         with pytest.raises(grpc.aio.AioRpcError):
             await asyncio.wait_for(first, 10)
         assert (await stub.Quick(EchoRequest(text="after"))).text == "after"
+
+
+async def test_the_later_of_two_slow_calls_is_cut_too(world: World) -> None:
+    reached = asyncio.Event()
+
+    async def do(_request: Any, _context: Any) -> None:
+        reached.set()
+        await asyncio.sleep(FOREVER)
+
+    async with stub_of(world, Echo(do)) as stub:
+        first = asyncio.ensure_future(stub.Quick(EchoRequest()))
+        await reached.wait()
+        second = asyncio.ensure_future(stub.Quick(EchoRequest()))
+        for call in (first, second):
+            with pytest.raises(grpc.aio.AioRpcError) as failed:
+                await asyncio.wait_for(call, 10)
+            assert isinstance(from_rpc_error(failed.value), DeadlineExceeded)
+
+
+async def test_nothing_keeps_a_call_that_has_ended(world: World) -> None:
+    def alive() -> int:
+        gc.collect()
+        return sum(isinstance(thing, Call) for thing in gc.get_objects())
+
+    async with world.running() as server, plain_channel(server.port) as channel:
+        await Stub(channel).Quick(EchoRequest())
+        server._call_log.flush()
+        before = alive()
+        for _ in range(10):
+            await Stub(channel).Quick(EchoRequest())
+        server._call_log.flush()
+        await eventually(lambda: alive() <= before)  # the last one may still be on its way out
 
 
 async def test_calls_that_ended_are_forgotten_by_the_timer() -> None:
