@@ -127,6 +127,7 @@ class Charging:
         self._channels = channels
         self._tell_order = tell_order
         self._limits = limits
+        self._waits: dict[str, asyncio.Task[tuple[Payment, Attempt | None]]] = {}
 
     async def charge(self, command: Charge, caller: Caller) -> Payment:
         """Charges a card and returns the payment: SUCCESS, or PAYING while the outcome is unknown.
@@ -258,7 +259,19 @@ class Charging:
 
     async def _wait_for_answer(self, payment_id: str) -> tuple[Payment, Attempt | None]:
         """The payment, and its open attempt while there is no answer to give. The call that is sending it gets a moment to finish, so that a hundred
-        clicks at once get one answer."""
+        clicks at once get one answer; they look together, not each for himself."""
+        task = self._waits.get(payment_id)
+        if task is None:
+            task = self._waits[payment_id] = asyncio.create_task(self._look_for_answer(payment_id))
+            task.add_done_callback(lambda done: self._looked(payment_id, done))
+        return await asyncio.shield(task)
+
+    def _looked(self, payment_id: str, done: asyncio.Task[tuple[Payment, Attempt | None]]) -> None:
+        del self._waits[payment_id]
+        if not done.cancelled():
+            done.exception()  # whoever waited has it; when all of them went away nobody asks
+
+    async def _look_for_answer(self, payment_id: str) -> tuple[Payment, Attempt | None]:
         for pause_seconds in ANSWER_PAUSES_SECONDS:
             payment, attempt = await self._db.read(_payment_and_open_attempt, payment_id)
             if attempt is None or payment.state is not PaymentState.PAYING or payment.next_action is not None:
