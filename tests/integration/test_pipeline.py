@@ -371,21 +371,25 @@ async def test_a_call_that_ends_in_time_is_not_cut_later(world: World) -> None:
         assert (await stub.Quick(EchoRequest(text="after"))).text == "after"
 
 
-async def test_the_later_of_two_slow_calls_is_cut_too(world: World) -> None:
-    reached = asyncio.Event()
+async def test_the_timer_goes_from_call_to_call() -> None:
+    running = Running()
 
-    async def do(_request: Any, _context: Any) -> None:
-        reached.set()
-        await asyncio.sleep(FOREVER)
+    async def work(call: Call) -> None:
+        running.begin(call)
+        try:
+            await asyncio.sleep(FOREVER)
+        finally:
+            running.end(call)
 
-    async with stub_of(world, Echo(do)) as stub:
-        first = asyncio.ensure_future(stub.Quick(EchoRequest()))
-        await reached.wait()
-        second = asyncio.ensure_future(stub.Quick(EchoRequest()))
-        for call in (first, second):
-            with pytest.raises(grpc.aio.AioRpcError) as failed:
-                await asyncio.wait_for(call, 10)
-            assert isinstance(from_rpc_error(failed.value), DeadlineExceeded)
+    calls = [Call(trace=Trace.start(), deadline=monotonic() + seconds) for seconds in (0.01, 0.1, 60)]
+    tasks = [asyncio.create_task(work(call)) for call in calls]
+    async with asyncio.timeout(10):
+        await asyncio.wait(tasks[:2])
+    assert [call.cut for call in calls] == [True, True, False]
+    tasks[2].cancel()
+    await asyncio.wait(tasks)
+    assert running._timer is not None
+    running._timer.cancel()
 
 
 async def test_nothing_keeps_a_call_that_has_ended(world: World) -> None:
