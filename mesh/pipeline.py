@@ -162,7 +162,7 @@ class _Method:
         except BaseException as error:
             code, status = self._refusal(error, context, call)
             if status is not None:
-                await _abort(context, status)
+                await _abort(context, status, call)
             raise
         else:
             return answer
@@ -185,7 +185,7 @@ class _Method:
         except BaseException as error:
             code, status = self._refusal(error, context, call)
             if status is not None:
-                await _abort(context, status)
+                await _abort(context, status, call)
             raise
         finally:
             self._ended(call, code, started)
@@ -309,9 +309,9 @@ def _bearer(authorization: str) -> str:
     return authorization[7:]
 
 
-async def _abort(context: Any, status: status_pb2.Status) -> None:
-    """Sends a refusal; always raises."""
-    await context.abort(STATUS_CODES[status.code], status.message, ((DETAILS_KEY, status.SerializeToString()),))
+async def _abort(context: Any, status: status_pb2.Status, call: Call) -> None:
+    """Sends a refusal, with what the call has to say besides; always raises."""
+    await context.abort(STATUS_CODES[status.code], status.message, ((DETAILS_KEY, status.SerializeToString()), *call.trailing))
 
 
 async def _unimplemented(_request: Any, _context: Any) -> Any:

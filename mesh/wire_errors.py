@@ -16,6 +16,7 @@ from google.rpc import error_details_pb2, status_pb2
 from paymesh.common.v1 import errors_pb2 as common_errors
 from paymesh.options.v1 import options_pb2
 
+from mesh.call import REPLAYED
 from mesh.errors import DeadlineExceeded, MeshError, MoneyError, NeighbourUnavailable, Outcome, RemoteError
 
 COMMON = "paymesh.common.v1"
@@ -178,7 +179,9 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> MeshError:
         return _without_details(code)
     if info.reason == "DEADLINE_EXCEEDED" and info.domain == COMMON:
         return DeadlineExceeded()
-    return _remote(status, info, code)
+    remote = _remote(status, info, code)
+    remote.is_replayed = any(key == REPLAYED for key, _ in error.trailing_metadata() or ())
+    return remote
 
 
 def has_details(error: grpc.aio.AioRpcError) -> bool:

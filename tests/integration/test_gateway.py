@@ -107,6 +107,16 @@ async def test_keys_and_traces_travel_and_come_back(world: World) -> None:
     assert (metadata["idempotency-key"], metadata["x-request-id"], metadata["traceparent"].split("-")[1]) == ("key-1", "mine-1", trace_id)
 
 
+async def test_a_replayed_refusal_says_so_too(world: World) -> None:
+    async def declined(_request: Any, _context: Any) -> Any:
+        mark_replayed()
+        raise CardDeclined(payment_id="PAY1")
+
+    world.shop.does["Charge"] = declined
+    answer = await world.call("POST", CHARGE, json={"amount": "1.00", "order_id": "ORD1"}, headers={"idempotency-key": "key-3"})
+    assert (answer.status_code, answer.headers["idempotent-replayed"]) == (402, "true")
+
+
 async def test_a_first_answer_is_not_called_a_replay(world: World) -> None:
     answer = await world.call("POST", CHARGE, json={"amount": "1.00", "order_id": "ORD1"}, headers={"idempotency-key": "key-2"})
     assert "idempotent-replayed" not in answer.headers
