@@ -15,7 +15,7 @@ from typing import NoReturn, Protocol
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh.call import Caller, mark_replayed
+from mesh.call import Caller, current_call, mark_replayed
 from mesh.clock import Clock
 from mesh.db import Database
 from mesh.errors import Conflict, MoneyError, OutcomeUnknown, Unavailable
@@ -46,6 +46,7 @@ from payment_rpc.usecases.closing import Closing
 from payment_rpc.usecases.facts import Applied, Facts
 from payment_rpc.usecases.starting import IN_PROGRESS_RETRY_SECONDS, NewPayment, Standing, Starting
 
+WRITE_DOWN_SECONDS = 1.0  # of the caller's deadline, kept for writing down what the channel said and telling the order
 FAST_PATH_SECONDS = 0.5  # longest wait of a buyer for the order to hear of the money; the relay goes on without him
 # How often a repeated call looks whether the first one has its answer: two seconds in all (PROTOCOLS 2).
 ANSWER_PAUSES_SECONDS = (0.02, 0.04, 0.08, 0.16, *[0.2] * 8, 0.1)
@@ -149,7 +150,7 @@ class Charging:
 
         async def send(payment: Payment, attempt: Attempt) -> ChannelFact:
             return await channel.charge(attempt_id=attempt.attempt_id, amount=payment.amount, card=card, expires_at=payment.expires_at,
-                                        timeout_seconds=self._limits.channel_timeout_seconds)
+                                        timeout_seconds=self._channel_seconds())
 
         receipt = _receipt(caller, "Charge", command.key, command.merchant_id)
         standing = await self._starting.earlier(receipt, fingerprint)
@@ -179,7 +180,7 @@ class Charging:
         async def send(payment: Payment, attempt: Attempt) -> ChannelFact:
             return await channel.checkout(attempt_id=attempt.attempt_id, amount=payment.amount, subject=f"Order {payment.order_id}",
                                           return_url=command.return_url, expires_at=payment.expires_at,
-                                          timeout_seconds=self._limits.channel_timeout_seconds)
+                                          timeout_seconds=self._channel_seconds())
 
         receipt = _receipt(caller, "CreatePayment", command.key, command.merchant_id)
         standing = await self._starting.earlier(receipt, fingerprint)
@@ -189,6 +190,11 @@ class Charging:
             standing = await self._start(NewPayment(order=order, payment_method=CASHIER, channel=name, card=None, receipt=receipt,
                                                     fingerprint=fingerprint))
         return await self._finish(standing, send, receipt, fingerprint)
+
+    def _channel_seconds(self) -> float:
+        """How long a channel may take: what the caller's deadline leaves of it. Without time nothing is sent."""
+        call, longest = current_call(), self._limits.channel_timeout_seconds
+        return longest if call is None else min(longest, call.remaining_seconds() - WRITE_DOWN_SECONDS)
 
     def _check_return_url(self, command: CreatePayment) -> None:
         allowed = self._limits.return_urls.get(command.merchant_id, ())

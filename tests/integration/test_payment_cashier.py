@@ -304,6 +304,17 @@ def test_a_prefix_names_a_whole_host(tmp_path: Path, prefix: str, *, is_good: bo
             PaymentSettings(**settings)
 
 
+@pytest.mark.parametrize(("lease_seconds", "is_good"), [(6.5, True), (6, False), (1, False)])
+def test_a_lease_covers_the_call_that_it_is_for(tmp_path: Path, lease_seconds: float, *, is_good: bool) -> None:
+    settings: dict[str, Any] = {"database_url": "sqlite+aiosqlite:///x", "sandbox_api_key_file": tmp_path / "key", "channel_timeout_seconds": 6,
+                                "attempt_lease_seconds": lease_seconds}
+    if is_good:
+        PaymentSettings(**settings)
+    else:
+        with pytest.raises(ValueError, match="attempt_lease_seconds"):
+            PaymentSettings(**settings)
+
+
 async def test_an_unknown_channel_and_a_wrong_amount_are_refused_by_the_name_of_the_field(world: PaymentWorld) -> None:
     order = await world.order()
     with pytest.raises(ChannelNotSupported) as refused:

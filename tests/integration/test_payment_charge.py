@@ -455,6 +455,31 @@ async def test_a_buyer_waits_half_a_second_for_the_order_and_no_longer(world: Pa
     assert await world.order_state(order) is OrderState.PAID
 
 
+async def test_while_the_request_tells_the_order_the_relay_leaves_the_message_alone(world: PaymentWorld) -> None:
+    order, claimed = await world.order(), []
+
+    async def relay_meanwhile() -> None:
+        world.orders.before_update = None
+        claimed.append(await world.app.order_relay.run_once())
+    world.orders.before_update = relay_meanwhile
+    await world.charge(order)
+    assert (claimed, len(world.orders.updates)) == ([0], 1)
+
+
+async def test_a_channel_gets_what_is_left_of_the_deadline_and_nothing_is_sent_without_time(world: PaymentWorld) -> None:
+    order = await world.order()
+    with calling(caller=buyer(), timeout_seconds=0.5), pytest.raises(ChannelUnavailable) as refused:
+        await world.charge(order)
+    assert (refused.value.outcome, refused.value.safe_to_retry, await world.at_sandbox()) == (Outcome.NOT_ATTEMPTED, True, [])
+    with calling(caller=buyer(), timeout_seconds=2.5):
+        await world.charge(order)
+    opened = await world.cashier(await world.order())
+    assert opened.next_action is not None
+    nothing_left, what_is_left, no_deadline = world.channel.timeouts_seconds
+    assert nothing_left < 0 < what_is_left <= 1.5
+    assert no_deadline == 2.0
+
+
 async def test_a_channel_that_cannot_be_reached_has_taken_nothing_and_may_be_asked_again(world: PaymentWorld) -> None:
     order = await world.order()
     world.channel.unreachable = True

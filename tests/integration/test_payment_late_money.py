@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from mesh import outbox
 from mesh.errors import MoneyError, NeighbourUnavailable, RemoteError
 from mesh.money import Money
 from mesh.outbox import OUTBOX
@@ -24,6 +25,7 @@ from payment_rpc.domain.payment import Disposition, PaymentState
 from payment_rpc.store import attempts
 from payment_rpc.tables import ATTEMPT, LEDGER_POSTING, LEDGER_TRANSACTION, PAYMENT
 from payment_rpc.usecases.facts import Applied
+from payment_rpc.usecases.messages import order_message
 from tests.builders_payment import DECLINED, LEASE_SECONDS, PRICE, PaymentWorld, an_attempt, payment_world
 
 S, D = PaymentState, Disposition
@@ -215,6 +217,20 @@ async def test_an_answer_that_is_delivered_twice_is_settled_once(world: PaymentW
     taken = await world.payment(payment_id)
     assert (taken.state, taken.version) == (S.SUCCESS, applied.payment.version + 1)
     assert await books(world) == (10000, 0)
+
+
+async def test_news_of_a_payment_that_is_decided_changes_nothing_more(world: PaymentWorld) -> None:
+    order = await world.order()
+    late_id = await declined(world, order)
+    paid = await world.charge(order)
+    await capture(world, late_id)
+    await relay(world)
+    before = [await world.rows(table) for table in (PAYMENT, LEDGER_TRANSACTION)]
+    for payment_id in (paid.payment_id, late_id):  # one taken, one refused; their news is sent once more under another event id
+        again = order_message(await world.payment(payment_id), ids=world.ids, at=world.clock.now())
+        await world.db.run(outbox.put, again)
+        assert await world.app.order_relay.deliver(again)
+    assert [await world.rows(table) for table in (PAYMENT, LEDGER_TRANSACTION)] == before
 
 
 async def test_a_second_capture_is_real_money_that_no_column_of_the_payment_shows(world: PaymentWorld) -> None:

@@ -126,7 +126,7 @@ async def test_before_the_lease_ends_the_same_key_hears_that_the_payment_is_unde
     await crashed(world, "payment.charge.after_tx1", order, key="k1")
     monkeypatch.setattr("payment_rpc.usecases.charging.ANSWER_PAUSES_SECONDS", (0.0, 0.0))
     answer = await world.charge(order, key="k1")
-    assert (answer.state, answer.outcome, world.channel.charges) == (S.PAYING, Outcome.UNKNOWN, 0)
+    assert (answer.state, answer.outcome, world.channel.charges, world.channel.queries) == (S.PAYING, Outcome.UNKNOWN, 0, 0)
 
 
 @pytest.mark.parametrize("order_of_arrival", ["worker first", "retry first", "both at once"])
@@ -440,6 +440,28 @@ async def test_a_worker_passes_over_attempts_that_another_one_holds(world: Payme
     assert await asyncio.wait_for(world.app.asking.run_once(), 2) == 2  # well before a lock wait would end
     release.set()
     assert await holder == 1
+
+
+async def test_an_attempt_whose_question_hangs_stands_in_nobodys_way(world: PaymentWorld) -> None:
+    for _ in range(3):
+        await crashed(world, "payment.charge.after_channel", await world.order())
+    world.clock.advance(LEASE_SECONDS)
+    hung, others_done, released = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def hang() -> None:
+        hung.set()
+        await released.wait()
+    world.channel.after_query = hang
+    working = asyncio.create_task(world.app.asking.run_once())
+    await asyncio.wait_for(hung.wait(), 5)
+    async with asyncio.timeout(5):
+        while not others_done.is_set():
+            if sorted(row["state"] for row in await world.rows(PAYMENT)) == ["PAYING", "SUCCESS", "SUCCESS"]:
+                others_done.set()
+    released.set()
+    assert await working == 3
+    await world.finish()
+    await nothing_is_wrong(world)
 
 
 async def test_an_attempt_that_cannot_be_asked_for_stands_in_nobodys_way(world: PaymentWorld) -> None:
