@@ -241,6 +241,20 @@ async def test_an_attempt_that_has_a_result_is_not_sent_again(world: PaymentWorl
     assert world.channel.charges == 0
 
 
+async def test_an_attempt_of_a_payment_that_is_being_closed_is_not_sent_again(world: PaymentWorld) -> None:
+    order = await world.order()
+    await crashed(world, "payment.charge.after_tx1", order, key="k1")
+    world.clock.advance(LEASE_SECONDS)
+    world.channel.unreachable = True
+    closing = await world.app.closing.close((await only_payment(world)).payment_id)
+    assert closing.state is S.CLOSING
+    fresh = await world.db.read(attempts.get_attempt, (await only_attempt(world))["attempt_id"])
+    assert await world.app.charging._starting.renew(closing, fresh) is None
+    world.channel.unreachable = False
+    answer = await world.charge(order, key="k1")
+    assert (answer.state, world.channel.charges) == (S.CLOSING, 0)
+
+
 async def test_a_retry_of_a_closed_order_sends_nothing(world: PaymentWorld) -> None:
     order = await world.order()
     await crashed(world, "payment.charge.after_tx1", order, key="k1")
