@@ -1,15 +1,18 @@
-"""Starts the gateway: settings, contract, discovery, channels, application, port; and ends it in the opposite order on SIGTERM or SIGINT."""
+"""`python -m gateway`: the composition root. Settings, contract, discovery, channels, application, port; until SIGTERM or Ctrl-C, then the same
+backwards."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 from contextlib import AsyncExitStack
 
-from pydantic import ValidationError
+import uvloop
+from prometheus_client import REGISTRY
 
 from gateway.app import Gateway
-from gateway.schema import Schema, load_schema
+from gateway.schema import SchemaInvalid, load_schema
 from gateway.server import GatewayServer
 from gateway.settings import GatewaySettings
 from gateway.telemetry import Telemetry
@@ -17,15 +20,19 @@ from mesh import logs
 from mesh.auth import UserTokens
 from mesh.client import MeshChannel
 from mesh.clock import SystemClock
-from mesh.discovery import Discovery
-from mesh.discovery.consul import ConsulDiscovery
-from mesh.discovery.static import StaticDiscovery
+from mesh.discovery.opening import open_discovery
 from mesh.metrics import MetricsPort
 
 
-async def run(settings: GatewaySettings, *, schema: Schema) -> None:
-    """Serves until SIGTERM or SIGINT."""
+async def run(settings: GatewaySettings) -> None:
+    """Serves until SIGTERM or SIGINT.
+
+    Raises:
+        SchemaInvalid: the contract breaks a rule of the gateway. ValueError, OSError: a setting or a file is not what it should be.
+    """
     clock = SystemClock()
+    schema = load_schema()
+    user_tokens = UserTokens.from_settings(settings, clock=clock)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -33,47 +40,29 @@ async def run(settings: GatewaySettings, *, schema: Schema) -> None:
         metrics = MetricsPort()
         await metrics.start(settings.host, settings.metrics_port)
         stack.push_async_callback(metrics.stop)
-        discovery = _discovery(settings)
+        discovery = open_discovery(settings)
         stack.push_async_callback(discovery.close)
-        # No caller token: no rule of the contract admits the gateway itself, and what it may pass on is the user's own token.
-        channels = {service: MeshChannel(service, settings=settings, discovery=discovery, pool=schema.pool)
-                    for service in sorted({method.policy.served_by for method in schema.methods if method.rules})}
+        # No caller token: no rule of the contract admits the gateway itself, and what it passes on is the user's own token.
+        channels = {service: MeshChannel(service, settings=settings, discovery=discovery, pool=schema.pool) for service in schema.served_by}
         for channel in channels.values():
             stack.push_async_callback(channel.close)
-        gateway = Gateway(schema, settings=settings, upstreams=channels, user_tokens=UserTokens.from_settings(settings, clock=clock),
-                          telemetry=Telemetry(clock=clock, service=settings.service, log_level=settings.log_level))
-        server = GatewayServer(gateway, settings)
+        telemetry = Telemetry(clock=clock, service=settings.service, log_level=settings.log_level)
+        REGISTRY.register(telemetry)
+        stack.callback(telemetry.flush)
+        server = GatewayServer(Gateway(schema, settings=settings, upstreams=channels, user_tokens=user_tokens, telemetry=telemetry), settings)
         await server.start()
         stack.push_async_callback(server.stop)
         await stop.wait()
 
 
-def _discovery(settings: GatewaySettings) -> Discovery:
-    match settings.discovery:
-        case "static":
-            return StaticDiscovery(settings.static_targets)
-        case "consul":
-            token = settings.consul_token.get_secret_value() if settings.consul_token is not None else None
-            return ConsulDiscovery(address=settings.consul_address, token=token, snapshot_folder=settings.var_dir / "discovery")
-
-
 def main() -> None:
-    """The process.
-
-    Raises:
-        SystemExit: the settings are wrong.
-    """
+    """Reads the settings and serves."""
     try:
         settings = GatewaySettings()
-    except ValidationError as problem:
-        raise SystemExit(str(problem)) from None
-    logs.configure(settings.service, settings.log_level, json=settings.log_json)
-    try:
-        import uvloop  # noqa: PLC0415  not on every platform
-    except ImportError:
-        asyncio.run(run(settings, schema=load_schema()))
-    else:
-        uvloop.run(run(settings, schema=load_schema()))
+        logs.configure(settings.service, settings.log_level, json=settings.log_json)
+        uvloop.run(run(settings))
+    except (SchemaInvalid, ValueError, OSError) as error:  # pydantic's ValidationError is a ValueError and shows no values
+        sys.exit(f"gateway: {error}")
 
 
 if __name__ == "__main__":

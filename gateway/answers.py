@@ -36,6 +36,7 @@ class Answer:
     content_type: bytes = JSON
     headers: Headers = field(default_factory=list)
     reason: str = ""  # of a refusal, for the log
+    keep: bytes = b"no-store"  # value of Cache-Control: answers are somebody's own
 
 
 def envelope(data: object, trace_id: str) -> bytes:

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from time import monotonic
 from typing import Final
 
-from gateway.answers import Answer
+from gateway.answers import Answer, Headers
 from gateway.cors import Cors
 from gateway.docs import docs_pages
 from gateway.doors import Door, Target, Upstream
-from gateway.intake import ClientGone, Receive, Request, Scope, Send
+from gateway.intake import WHOLE_ANSWER, ClientGone, Receive, Request, Scope, Send
 from gateway.limits import RateLimit
 from gateway.openapi import build_document
 from gateway.pages import Health, Page, document_page
@@ -19,7 +19,7 @@ from gateway.refusals import MethodNotAllowed, Refusals
 from gateway.routes import PathTemplate, Router
 from gateway.schema import Schema
 from gateway.settings import GatewaySettings
-from gateway.telemetry import IN_FLIGHT, Telemetry
+from gateway.telemetry import Telemetry
 from mesh.auth import UserTokens
 from mesh.errors import MeshError, NotFound, Unavailable
 from mesh.logs import get_logger
@@ -27,6 +27,7 @@ from mesh.wire_errors import COMMON
 
 _CLIENT_GONE: Final = 499
 _OVERLOAD_SECONDS: Final = 1.0
+_NO_SNIFFING: Final = (b"x-content-type-options", b"nosniff")
 
 log = get_logger()
 
@@ -67,7 +68,7 @@ class Gateway:
         request = Request(scope)
         target, values = self._find(request)
         status, refusal = _CLIENT_GONE, ""
-        IN_FLIGHT.inc()
+        self._telemetry.running += 1
         try:
             try:
                 answer = await target.serve(request, receive, values)
@@ -80,9 +81,13 @@ class Gateway:
                 log.error("unexpected", route=target.route, trace_id=request.trace.trace_id, exc_info=error)
                 answer = self.refusals.internal(request.trace.trace_id)
             status, refusal = answer.status, answer.reason
-            await self._send(request, answer, send)
+            headers = self._headers(request, answer)
+            whole = scope.get(WHOLE_ANSWER)
+            if whole is not None:
+                await whole(status, headers, answer.body)
+            else:
+                await _send(send, status, headers, answer.body)
         finally:
-            IN_FLIGHT.dec()
             self._telemetry.ended(request, route=target.route, status=status, refusal=refusal, seconds=monotonic() - started)
 
     async def overloaded(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  the shape of an ASGI application
@@ -90,8 +95,7 @@ class Gateway:
         request = Request(scope)
         refusal = Unavailable("Too many connections.", retry_after_seconds=_OVERLOAD_SECONDS)
         answer = self.refusals.answer(refusal, package=COMMON, trace_id=request.trace.trace_id)
-        answer.headers.append((b"connection", b"close"))
-        await self._send(request, answer, send)
+        await _send(send, answer.status, [*self._headers(request, answer), (b"connection", b"close")], answer.body)
 
     def _find(self, request: Request) -> tuple[Target, tuple[bytes, ...]]:
         """What stands at the path for the verb, with the raw values of its variables; a page that says so when nothing does."""
@@ -106,16 +110,17 @@ class Gateway:
             return Page("", lambda request: self._cors.options(request, allow)), ()
         return Page("", lambda request: _refuse_verb(request, allow)), ()
 
-    async def _send(self, request: Request, answer: Answer, send: Send) -> None:
-        body = answer.body
-        headers = [(b"x-request-id", request.request_id.encode()), (b"traceparent", request.trace.traceparent().encode()),
-                   (b"x-content-type-options", b"nosniff"), *answer.headers, *self._cors.headers(request)]
+    def _headers(self, request: Request, answer: Answer) -> Headers:
+        headers = [_NO_SNIFFING, (b"cache-control", answer.keep), (b"x-request-id", request.request_id.encode()),
+                   (b"traceparent", request.trace.traceparent().encode()), *answer.headers, *self._cors.headers(request)]
         if answer.content_type:
-            headers += [(b"content-type", answer.content_type), (b"content-length", b"%d" % len(body))]
-        if not any(name == b"cache-control" for name, _ in answer.headers):
-            headers.append((b"cache-control", b"no-store"))
-        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+            headers += ((b"content-type", answer.content_type), (b"content-length", b"%d" % len(answer.body)))
+        return headers
+
+
+async def _send(send: Send, status: int, headers: Headers, body: bytes) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 def _refuse_path(_request: Request) -> Answer:

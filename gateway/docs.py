@@ -1,5 +1,4 @@
-"""Swagger UI at /docs from the files of an installed package: no internet, no inline script, and a policy that lets the page load nothing else. Where
-the package is not installed the path does not exist."""
+"""Swagger UI at /docs from the files of an installed package: no internet, no inline script, and a policy that lets the page load nothing else."""
 
 from __future__ import annotations
 
@@ -39,28 +38,28 @@ _START: Final = b"""window.ui = SwaggerUIBundle({url: "/openapi.json", dom_id: "
 _CONTENT_POLICY: Final = (b"default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; "
                           b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
 _POLICY: Final[Headers] = [(b"content-security-policy", _CONTENT_POLICY), (b"referrer-policy", b"no-referrer"), (b"x-frame-options", b"DENY")]
-_KEPT: Final[Headers] = [(b"cache-control", b"public, max-age=3600")]
+_KEEP: Final = b"public, max-age=3600"
 
 
 def docs_pages() -> Iterator[Page]:
-    """/docs and everything that it loads; nothing when the package is not installed."""
+    """/docs and everything that it loads.
+
+    Raises:
+        OSError: the package is not installed, or carries other files.
+    """
+    yield Page("/docs", lambda _request: Answer(200, _INDEX, content_type=b"text/html; charset=utf-8", headers=[*_POLICY]))
+    yield _static("/docs/start.js", _START, b"text/javascript; charset=utf-8")
     folder = _assets_folder()
-    if folder is None:
-        return
-    yield _static("/docs", _INDEX, b"text/html; charset=utf-8", _POLICY)
-    yield _static("/docs/start.js", _START, b"text/javascript; charset=utf-8", _KEPT)
     for name, content_type in _ASSETS.items():
-        yield _static(f"/docs/{name}", (folder / name).read_bytes(), content_type, _KEPT)
+        yield _static(f"/docs/{name}", (folder / name).read_bytes(), content_type)
 
 
-def _static(route: str, body: bytes, content_type: bytes, headers: Headers) -> Page:
-    return Page(route, lambda _request: Answer(200, body, content_type=content_type, headers=[*headers]))
+def _static(route: str, body: bytes, content_type: bytes) -> Page:
+    return Page(route, lambda _request: Answer(200, body, content_type=content_type, keep=_KEEP))
 
 
-def _assets_folder() -> Path | None:
-    # The package is located, not imported: only its files are of use.
-    spec = find_spec(_PACKAGE)
+def _assets_folder() -> Path:
+    spec = find_spec(_PACKAGE)  # located, not imported: only its files are of use
     if spec is None or not spec.submodule_search_locations:
-        return None
-    folder = Path(next(iter(spec.submodule_search_locations))) / "static"
-    return folder if all((folder / name).is_file() for name in _ASSETS) else None
+        raise FileNotFoundError("swagger-ui-py is not installed")
+    return Path(next(iter(spec.submodule_search_locations))) / "static"

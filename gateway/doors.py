@@ -94,7 +94,7 @@ class Door:
         if self._side_effects:
             request.safe_to_retry = self._repeatable or bool(key)
         call = Call(trace=request.trace, deadline=monotonic() + self._timeout_seconds, caller=caller, idempotency_key=key,
-                    request_id=request.request_id)
+                    request_id=request.given_id)
         token = CURRENT.set(call)
         try:
             response, trailing = await self._call(self._path, message, metadata=metadata)

@@ -17,9 +17,11 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
+# Key of an ASGI scope: a server that has it takes a whole answer (status, headers, body) at once.
+WHOLE_ANSWER: Final = "paymesh.whole_answer"
+
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
 _JSON: Final = re.compile(rb'application/json(?:\s*;\s*charset="?utf-?8"?)?\s*;?', re.IGNORECASE)
-_BEARER: Final = re.compile(rb"Bearer +([\x21-\x7e]+)", re.IGNORECASE)
 
 
 class ClientGone(Exception):
@@ -29,7 +31,7 @@ class ClientGone(Exception):
 class Request:
     """One HTTP request without its body."""
 
-    __slots__ = ("_repeated", "_scope", "caller", "headers", "method", "query", "raw_path", "request_id", "safe_to_retry", "trace")
+    __slots__ = ("_repeated", "_scope", "caller", "given_id", "headers", "method", "query", "raw_path", "request_id", "safe_to_retry", "trace")
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
@@ -49,7 +51,8 @@ class Request:
         self.safe_to_retry: bool | None = None   # set by whoever is about to cause effects: whether a repetition cannot do them twice
         self.trace = Trace.start(self._label(b"traceparent"))
         given = headers.get(b"x-request-id")
-        self.request_id = given.decode("ascii") if given is not None and _REQUEST_ID.fullmatch(given) else f"req-{self.trace.span_id}"
+        self.given_id = given.decode("ascii") if given is not None and _REQUEST_ID.fullmatch(given) else ""
+        self.request_id = self.given_id or f"req-{self.trace.span_id}"  # whoever sees the trace knows the latter
 
     @property
     def client(self) -> str:
@@ -76,10 +79,10 @@ class Request:
         header = self.headers.get(b"authorization")
         if header is None:
             return None
-        match = _BEARER.fullmatch(header)
-        if match is None or (self._repeated and b"authorization" in self._repeated):
+        scheme, _, token = header.partition(b" ")
+        if scheme.lower() != b"bearer" or not token.isascii() or token.split() != [token] or (self._repeated and b"authorization" in self._repeated):
             raise TokenInvalid("Authorization must be one bearer token.")
-        return match[1].decode("ascii")
+        return token.decode("ascii")
 
     def _label(self, name: bytes) -> str | None:
         value = self.headers.get(name)

@@ -157,6 +157,8 @@ def _headers(error: MeshError, spec: ErrorSpec, *, credentials: bool) -> Headers
     headers: Headers = []
     if error.retry_after_seconds is not None:
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_seconds))))
+    if isinstance(error, RemoteError) and error.is_replayed:
+        headers.append((b"idempotent-replayed", b"true"))
     if spec.http_status == 401 and (isinstance(error, Unauthenticated | RemoteError)):
         headers.append((b"www-authenticate", _CHALLENGE + (b', error="invalid_token"' if credentials else b"")))
     if isinstance(error, MethodNotAllowed):

@@ -115,7 +115,7 @@ class Router(Generic[Target]):
         fixed = self._fixed.get(raw_path)
         if fixed is not None:
             return fixed
-        return next(_walk(self._root, raw_path.split(b"/"), 1, ()), None) if raw_path.startswith(b"/") else None
+        return _walk(self._root, raw_path.split(b"/"), 1, ()) if raw_path.startswith(b"/") else None
 
     def __iter__(self) -> Iterator[Target]:
         waiting = [self._root]
@@ -128,26 +128,33 @@ class Router(Generic[Target]):
                 yield from leaf.targets.values()
 
 
-def _walk(node: _Node[Target], segments: list[bytes], position: int, values: tuple[bytes, ...]) -> Iterator[Match[Target]]:
-    """Every way to read the rest of a path, the most literal first."""
+def _walk(node: _Node[Target], segments: list[bytes], position: int, values: tuple[bytes, ...]) -> Match[Target] | None:
+    """The most literal way to read the rest of a path."""
     segment = segments[position]
-    if position + 1 < len(segments):
-        literal = node.literals.get(segment)
-        if literal is not None:
-            yield from _walk(literal, segments, position + 1, values)
-        if node.variable is not None and segment:
-            yield from _walk(node.variable, segments, position + 1, (*values, segment))
-        return
+    if position + 1 == len(segments):
+        return _last(node, segment, values)
+    literal = node.literals.get(segment)
+    if literal is not None:
+        match = _walk(literal, segments, position + 1, values)
+        if match is not None:
+            return match
+    if node.variable is not None and segment:
+        return _walk(node.variable, segments, position + 1, (*values, segment))
+    return None
+
+
+def _last(node: _Node[Target], segment: bytes, values: tuple[bytes, ...]) -> Match[Target] | None:
     stem, _, verb = segment.rpartition(b":")
-    readings = [(segment, b""), (stem, verb)] if verb else [(segment, b"")]  # `a:` has no verb: it is no more than a value
+    readings = ((segment, b""), (stem, verb)) if verb else ((segment, b""),)  # `a:` has no verb: it is no more than a value
     for text, after in readings:
         literal = node.literals.get(text)
         if literal is not None and after in literal.leaves:
-            yield Match(literal.leaves[after], values)
+            return Match(literal.leaves[after], values)
     if node.variable is not None:
         for text, after in reversed(readings):
             if text and after in node.variable.leaves:
-                yield Match(node.variable.leaves[after], (*values, text))
+                return Match(node.variable.leaves[after], (*values, text))
+    return None
 
 
 def decode_value(raw: bytes) -> str:

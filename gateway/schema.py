@@ -71,6 +71,11 @@ class Schema:
     decoders: Decoders
     strict_decoders: Decoders  # for merchants, who must write amounts as strings: a number of theirs may be minor units
 
+    @property
+    def served_by(self) -> tuple[str, ...]:
+        """The processes behind the doors, e.g. "payment_rpc"."""
+        return tuple(sorted({method.policy.served_by for method in self.methods if method.rules}))
+
     def routed(self, *, development: bool) -> Iterator[Method]:
         """The methods that have a door, without those of development elsewhere."""
         return (method for method in self.methods if method.rules and (development or not method.policy.development_only))

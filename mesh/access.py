@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
 from google.protobuf.message import Message
@@ -17,19 +19,13 @@ _WIDEST_FIRST = (Role.ADMIN, Role.MERCHANT, Role.USER)
 class TextField:
     """A singular string field somewhere in a message, by its path."""
 
-    __slots__ = ("_last", "_parents", "path")
+    __slots__ = ("_last", "_parents", "get", "path")
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self.get: Callable[[Any], str] = attrgetter(path)  # "" when a message on the way is not set
         *parents, self._last = path.split(".")
         self._parents = tuple(parents)
-
-    def get(self, message: Message) -> str:
-        """The value; "" when a message on the way is not set."""
-        value: Any = message
-        for name in self._parents:
-            value = getattr(value, name)
-        return str(getattr(value, self._last))
 
     def set(self, message: Message, text: str) -> None:
         """Sets the value and every message on the way."""
@@ -84,17 +80,17 @@ class Access:
         if self._merchant is not None:
             bound = role is Role.USER or role is Role.MERCHANT
             if bound and self._kind is not OwnershipKind.NONE:
-                self._bind(self._merchant, request, caller.merchant_id)
+                if self._merchant.get(request) != caller.merchant_id:
+                    self._bind(self._merchant, request, caller.merchant_id)
             elif not self._merchant.get(request):
                 self._merchant.set(request, (caller.merchant_id if role is not Role.ADMIN else "") or DEFAULT_MERCHANT)
-        if self._user is not None and role is Role.USER:
+        if self._user is not None and role is Role.USER and self._user.get(request) != caller.subject:
             self._bind(self._user, request, caller.subject)
 
     def _bind(self, field: TextField, request: Message, owner: str) -> None:
-        named = field.get(request)
-        if not named:
+        if not field.get(request):
             field.set(request, owner)
-        elif named != owner:
-            if self._kind is OwnershipKind.RESOURCE:
-                raise NotFound
+        elif self._kind is OwnershipKind.RESOURCE:
+            raise NotFound
+        else:
             raise PermissionDenied(f"{field.path}: is not the caller's", fields={field.path: "is not the caller's"})

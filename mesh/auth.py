@@ -9,10 +9,10 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import monotonic
 from typing import Any, Final, Generic, TypeVar
 
 import jwt
@@ -109,26 +109,33 @@ class _Key:
 
 
 class _Remembered(Generic[_Claims]):
-    """Verified tokens by their text; the least recently used goes first."""
+    """Tokens by their text, each until its moment, in two generations: what was used since the older one was filled is kept, the rest goes when the
+    younger one is full. A hit in the younger touches nothing else, which an ordered cache would have to."""
 
-    def __init__(self, size: int) -> None:
-        self._entries: OrderedDict[str, tuple[float, _Claims]] = OrderedDict()
-        self._size = size
+    __slots__ = ("_now", "_old", "_size", "_young")
 
-    def get(self, token: str, now_seconds: float) -> _Claims | None:
-        entry = self._entries.get(token)
+    def __init__(self, size: int, now: Callable[[], float]) -> None:
+        self._size = size // 2
+        self._now = now  # monotonic seconds
+        self._young: dict[str, tuple[float, _Claims]] = {}
+        self._old: dict[str, tuple[float, _Claims]] = {}
+
+    def get(self, token: str) -> _Claims | None:
+        entry = self._young.get(token)
         if entry is None:
-            return None
-        if entry[0] <= now_seconds:
-            del self._entries[token]
-            return None
-        self._entries.move_to_end(token)
-        return entry[1]
+            entry = self._old.get(token)
+            if entry is None:
+                return None
+            self._keep(token, entry)
+        return entry[1] if self._now() < entry[0] else None
 
-    def put(self, token: str, until_seconds: float, claims: _Claims) -> None:
-        if len(self._entries) >= self._size:
-            self._entries.popitem(last=False)
-        self._entries[token] = (until_seconds, claims)
+    def put(self, token: str, claims: _Claims, *, seconds: float) -> None:
+        self._keep(token, (self._now() + seconds, claims))
+
+    def _keep(self, token: str, entry: tuple[float, _Claims]) -> None:
+        if len(self._young) >= self._size:
+            self._old, self._young = self._young, {}
+        self._young[token] = entry
 
 
 def _verified(token: str, keys: Mapping[str, _Key], token_type: str, payload_type: type[_Payload]) -> tuple[_Header, _Payload]:
@@ -182,11 +189,12 @@ def _unbase64(text: str) -> bytes:
 class UserTokens:
     """Verifies user tokens."""
 
-    def __init__(self, keys: Mapping[str, _Key], *, clock: Clock, issuer: str, remember_max: int = REMEMBER_MAX) -> None:
+    def __init__(self, keys: Mapping[str, _Key], *, clock: Clock, issuer: str, remember_max: int = REMEMBER_MAX,
+                 monotonic: Callable[[], float] = monotonic) -> None:
         self._keys = keys
         self._clock = clock
         self._issuer = issuer
-        self._remembered: _Remembered[UserClaims] = _Remembered(remember_max)
+        self._remembered: _Remembered[UserClaims] = _Remembered(remember_max, monotonic)
 
     @classmethod
     def from_settings(cls, settings: MeshSettings, *, clock: Clock) -> UserTokens:
@@ -203,9 +211,9 @@ class UserTokens:
         return cls(keys, clock=clock, issuer=settings.user_token_issuer)
 
     @classmethod
-    def from_secret(cls, secret: bytes, *, clock: Clock, issuer: str = "paymesh") -> UserTokens:
+    def from_secret(cls, secret: bytes, *, clock: Clock, issuer: str = "paymesh", monotonic: Callable[[], float] = monotonic) -> UserTokens:
         """HS256 with one secret of at least 32 bytes."""
-        return cls({"": _secret_key(secret)}, clock=clock, issuer=issuer)
+        return cls({"": _secret_key(secret)}, clock=clock, issuer=issuer, monotonic=monotonic)
 
     def verify(self, token: str) -> UserClaims:
         """The claims of a token.
@@ -213,16 +221,16 @@ class UserTokens:
         Raises:
             TokenExpired: it was good once. TokenInvalid: anything else.
         """
-        now_seconds = self._clock.now().timestamp()
-        known = self._remembered.get(token, now_seconds)
+        known = self._remembered.get(token)
         if known is not None:
             return known
+        now_seconds = self._clock.now().timestamp()
         _, payload = _verified(token, self._keys, USER_TYPE, _UserPayload)
         _judge(payload, issuer=self._issuer, audience=AUDIENCE, lifetime_seconds_max=USER_LIFETIME_SECONDS_MAX, now_seconds=now_seconds)
         if _MERCHANT.fullmatch(payload.merchant_id) is None:
             raise _invalid("merchant")
         claims = _user_claims(payload)
-        self._remembered.put(token, min(payload.exp, now_seconds + REMEMBER_SECONDS), claims)
+        self._remembered.put(token, claims, seconds=min(REMEMBER_SECONDS, payload.exp - now_seconds))
         return claims
 
 
@@ -307,14 +315,14 @@ class CallerTokens:
     """Signs the tokens by which this process names itself to siblings, and verifies theirs."""
 
     def __init__(self, service: str, *, clock: Clock, ids: Ids, private_key: Ed25519PrivateKey | None = None,
-                 public_keys: Mapping[str, Ed25519PublicKey] | None = None) -> None:
+                 public_keys: Mapping[str, Ed25519PublicKey] | None = None, monotonic: Callable[[], float] = monotonic) -> None:
         self._service = service
         self._clock = clock
         self._ids = ids
         self._private_key = private_key
         self._keys = {name: _Key("EdDSA", key) for name, key in (public_keys or {}).items()}
-        self._remembered: _Remembered[CallerClaims] = _Remembered(REMEMBER_MAX)
-        self._signed: _Remembered[str] = _Remembered(REMEMBER_MAX)
+        self._remembered: _Remembered[CallerClaims] = _Remembered(REMEMBER_MAX, monotonic)
+        self._signed: _Remembered[str] = _Remembered(REMEMBER_MAX, monotonic)
 
     @classmethod
     def from_settings(cls, settings: MeshSettings, *, clock: Clock, ids: Ids) -> CallerTokens:
@@ -345,15 +353,14 @@ class CallerTokens:
         """
         if self._private_key is None:
             raise ValueError("caller_key_file is not set")
-        now = self._clock.now().timestamp()
-        known = self._signed.get(f"{target} {on_behalf_of}", now)
+        known = self._signed.get(f"{target} {on_behalf_of}")
         if known is not None:
             return known
-        issued = int(now)
+        issued = int(self._clock.now().timestamp())
         payload = {"iss": self._service, "aud": target, "iat": issued, "nbf": issued, "exp": issued + CALLER_LIFETIME_SECONDS, "sub": self._service,
                    "jti": self._ids.new("T"), **({"on_behalf_of": on_behalf_of} if on_behalf_of else {})}
         token = jwt.encode(payload, self._private_key, algorithm="EdDSA", headers={"typ": CALLER_TYPE, "kid": self._service})
-        self._signed.put(f"{target} {on_behalf_of}", issued + CALLER_REUSE_SECONDS, token)
+        self._signed.put(f"{target} {on_behalf_of}", token, seconds=CALLER_REUSE_SECONDS)
         return token
 
     def verify(self, token: str) -> CallerClaims:
@@ -362,10 +369,10 @@ class CallerTokens:
         Raises:
             TokenExpired: it was good once. TokenInvalid: anything else.
         """
-        now_seconds = self._clock.now().timestamp()
-        known = self._remembered.get(token, now_seconds)
+        known = self._remembered.get(token)
         if known is not None:
             return known
+        now_seconds = self._clock.now().timestamp()
         header, payload = _verified(token, self._keys, CALLER_TYPE, _CallerPayload)
         _judge(payload, issuer=header.kid, audience=self._service, lifetime_seconds_max=CALLER_LIFETIME_SECONDS, now_seconds=now_seconds)
         if payload.sub != payload.iss or len(payload.on_behalf_of) > 128:
@@ -373,7 +380,7 @@ class CallerTokens:
         caller = Caller(role=Role.SERVICE, subject=payload.iss, service=payload.iss, on_behalf_of=payload.on_behalf_of,
                         roles=frozenset({Role.SERVICE}))
         claims = CallerClaims(service=payload.iss, on_behalf_of=payload.on_behalf_of, expires_at_seconds=payload.exp, caller=caller)
-        self._remembered.put(token, min(payload.exp, now_seconds + REMEMBER_SECONDS), claims)
+        self._remembered.put(token, claims, seconds=min(REMEMBER_SECONDS, payload.exp - now_seconds))
         return claims
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from time import monotonic
 from typing import Final
@@ -74,7 +74,7 @@ class Caller:
 NOBODY = Caller(role=Role.PUBLIC)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Call:
     """One call on its way through the pipeline. `deadline` is on the monotonic clock."""
 
@@ -83,8 +83,9 @@ class Call:
     caller: Caller = NOBODY
     idempotency_key: str = ""
     request_id: str = ""
+    cut: bool = False  # the pipeline ended it at its deadline
     refusal: str = ""  # reason with which it ended, for the log
-    trailing: list[tuple[str, str | bytes]] = field(default_factory=list)
+    trailing: tuple[tuple[str, str | bytes], ...] = ()  # metadata to send with the answer
 
     def remaining_seconds(self) -> float:
         """Time until the deadline; negative after it."""
@@ -121,7 +122,7 @@ def mark_replayed() -> None:
     """Tells the client that the answer is that of an earlier call with the same key, in trailing metadata."""
     call = CURRENT.get()
     if call is not None:
-        call.trailing.append((REPLAYED, "true"))
+        call.trailing = (*call.trailing, (REPLAYED, "true"))
 
 
 @contextmanager

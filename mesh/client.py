@@ -22,13 +22,13 @@ from mesh.call import CALLER, CURRENT, IDEMPOTENCY_KEY, REQUEST_ID, TRACEPARENT,
 from mesh.discovery import Discovery, Endpoint
 from mesh.errors import DeadlineExceeded, InvalidArgument, MeshError, NeighbourUnavailable, RemoteError
 from mesh.logs import get_logger
-from mesh.metrics import ClientMethodMetrics
+from mesh.metrics import CALLED
 from mesh.policies import Idempotency, policy_of
 from mesh.replicas import FAIL_FAST_SECONDS, Replica, Replicas, RetryBudget
 from mesh.settings import MeshSettings
 from mesh.trace import Trace
 from mesh.transport import CLIENT_OPTIONS, certificate_name, client_credentials, may_speak_plaintext
-from mesh.wire_errors import from_rpc_error, has_details
+from mesh.wire_errors import from_rpc_error, has_details, never_sent
 
 HOP_SECONDS: Final = 0.02         # kept back from our own deadline, so that we can still answer when a sibling uses all of its time
 CALL_SECONDS_MIN: Final = 0.002   # with less a call would only make work that nobody waits for
@@ -42,6 +42,10 @@ Metadata = Iterable[tuple[str, str | bytes]]
 log = get_logger()
 
 
+class _NeverSent(NeighbourUnavailable):
+    """A connection broke between the choice of a replica and the call: any call may go elsewhere."""
+
+
 class _Method:
     __slots__ = ("keyed", "metrics", "path", "repeatable", "timeout_seconds")
 
@@ -52,7 +56,7 @@ class _Method:
         self.timeout_seconds = policy.timeout_seconds
         self.repeatable = policy.repeatable
         self.keyed = policy.idempotency is not Idempotency.NONE  # a key makes a call repeatable only where the server looks at it
-        self.metrics = ClientMethodMetrics(target, f"{service}/{name}")
+        self.metrics = CALLED.of(target, f"{service}/{name}")
 
 
 class MeshChannel(grpc.aio.Channel):
@@ -210,6 +214,7 @@ class MeshChannel(grpc.aio.Channel):
         started = monotonic()
         call = CURRENT.get()
         code = _CANCELLED
+        method.metrics.begun += 1
         try:
             deadline = self._deadline(method, timeout, call)
             headers = self._headers(call, metadata)
@@ -235,12 +240,14 @@ class MeshChannel(grpc.aio.Channel):
             try:
                 return await self._attempt(replica, method, request, headers, deadline, want_trailing=want_trailing)
             except RemoteError as error:
-                if not (repeatable and _worth_repeating(error) and len(tried) < ATTEMPTS_MAX - 1 and self._budget.take()):
+                if len(tried) >= ATTEMPTS_MAX - 1:
+                    raise
+                if not isinstance(error, _NeverSent) and not (repeatable and _worth_repeating(error) and self._budget.take()):
                     raise
                 tried.append(replica)
                 if deadline - monotonic() < CALL_SECONDS_MIN:
                     raise
-                method.metrics.retries.inc()
+                method.metrics.retried += 1
 
     async def _back_off(self, attempts: int, deadline: float) -> None:
         pause = self._rng.uniform(0, BACKOFF_SECONDS * 2 ** (attempts - 1))
@@ -260,7 +267,7 @@ class MeshChannel(grpc.aio.Channel):
             trailing = tuple(await rpc.trailing_metadata()) if want_trailing else ()
             healthy = True
         except AioRpcError as problem:
-            error = from_rpc_error(problem)
+            error = _NeverSent() if never_sent(problem) else from_rpc_error(problem)
             healthy = not isinstance(error, NeighbourUnavailable | DeadlineExceeded) or has_details(problem)
             raise error from problem
         except asyncio.CancelledError:
@@ -282,6 +289,7 @@ class MeshChannel(grpc.aio.Channel):
         replica = await self._replicas.pick(deadline)
         started = monotonic()
         code = _CANCELLED
+        method.metrics.begun += 1
         replica.begin(started)
         callable_: Any = replica.channel.unary_stream(method.path)
         rpc = callable_(request, timeout=deadline - started, metadata=headers)

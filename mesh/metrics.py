@@ -1,70 +1,100 @@
-"""Metrics of a process: counters of calls in and out in the registry of prometheus_client, and the port on which a scraper reads all of them.
+"""Metrics of a process: the series of calls in and out, and the port on which a scraper reads them and everything else in the registry.
 
-Children are bound once per method and code, not per call. The port is served on the loop of the process: a loop that hangs is a scrape that fails.
+A call touches plain numbers of its method; families are made when somebody scrapes. Metric objects of prometheus_client would cost a call ten
+function calls and as many locks. The port is served on the loop of the process: nothing changes meanwhile, and a loop that hangs is a scrape that
+fails.
 """
 
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
 from typing import Final
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
 
 from mesh.wire_errors import STATUS_CODES
 
 REQUEST_SECONDS_MAX = 5.0  # a scraper that is slower than this is cut off
 REQUEST_BYTES_MAX = 16384
 
-_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-_SERVER_HANDLED = Counter("paymesh_server_handled_total", "Calls that ended, by gRPC code.", ["service", "method", "code"])
-_SERVER_SECONDS = Histogram("paymesh_server_handling_seconds", "Time in the server.", ["service", "method"], buckets=_BUCKETS)
-_SERVER_RUNNING = Gauge("paymesh_server_in_flight", "Calls that run now.", ["service", "method"])
-_CLIENT_HANDLED = Counter("paymesh_client_handled_total", "Calls that ended, by gRPC code.", ["target", "method", "code"])
-_CLIENT_SECONDS = Histogram("paymesh_client_handling_seconds", "Time until the answer, attempts included.", ["target", "method"], buckets=_BUCKETS)
-_CLIENT_RETRIES = Counter("paymesh_client_retries_total", "Second and third attempts.", ["target", "method"])
+_BOUNDS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 CLIENT_REPLICAS: Final = Gauge("paymesh_client_replicas", "Replicas that take calls.", ["target"])
 CLIENT_EJECTIONS: Final = Counter("paymesh_client_ejections_total", "Replicas that were left out for a while after failures.", ["target"])
 
 
-class ServerMethodMetrics:
-    """The series of one served method."""
+class CallMetrics:
+    """The numbers of one method. `begun` and `retried` are raised by whoever calls."""
 
-    __slots__ = ("_codes", "_labels", "running", "seconds")
+    __slots__ = ("begun", "buckets", "codes", "done", "retried", "seconds")
 
-    def __init__(self, service: str, method: str) -> None:
-        self._labels = (service, method)
-        self._codes: dict[int, Counter] = {}
-        self.running = _SERVER_RUNNING.labels(service, method)
-        self.seconds = _SERVER_SECONDS.labels(service, method)
-
-    def ended(self, code: int, seconds: float) -> None:
-        """A call ended with a gRPC code."""
-        counter = self._codes.get(code)
-        if counter is None:
-            counter = self._codes[code] = _SERVER_HANDLED.labels(*self._labels, STATUS_CODES[code].name)
-        counter.inc()
-        self.seconds.observe(seconds)
-
-
-class ClientMethodMetrics:
-    """The series of one called method."""
-
-    __slots__ = ("_codes", "_labels", "retries", "seconds")
-
-    def __init__(self, target: str, method: str) -> None:
-        self._labels = (target, method)
-        self._codes: dict[int, Counter] = {}
-        self.retries = _CLIENT_RETRIES.labels(target, method)
-        self.seconds = _CLIENT_SECONDS.labels(target, method)
+    def __init__(self) -> None:
+        self.begun = 0
+        self.done = 0
+        self.retried = 0
+        self.seconds = 0.0
+        self.buckets = [0] * (len(_BOUNDS_SECONDS) + 1)
+        self.codes: dict[int, int] = {}
 
     def ended(self, code: int, seconds: float) -> None:
         """A call ended with a gRPC code."""
-        counter = self._codes.get(code)
-        if counter is None:
-            counter = self._codes[code] = _CLIENT_HANDLED.labels(*self._labels, STATUS_CODES[code].name)
-        counter.inc()
-        self.seconds.observe(seconds)
+        self.done += 1
+        self.seconds += seconds
+        self.buckets[bisect_left(_BOUNDS_SECONDS, seconds)] += 1
+        self.codes[code] = self.codes.get(code, 0) + 1
+
+
+class CallSeries(Collector):
+    """The numbers of every method on one side, as a collector. Children are made once per method and shared by whoever names the same one."""
+
+    def __init__(self, side: str, peer: str) -> None:
+        """`side` is "server" or "client", `peer` the name of the first label; the second is "method"."""
+        self._side = side
+        self._labels = [peer, "method"]
+        self._methods: dict[tuple[str, str], CallMetrics] = {}
+
+    def of(self, peer: str, method: str) -> CallMetrics:
+        """The numbers of one method."""
+        return self._methods.setdefault((peer, method), CallMetrics())
+
+    def describe(self) -> Iterable[Metric]:
+        """The families without samples."""
+        return self._families()
+
+    def collect(self) -> Iterator[Metric]:
+        """The families as they are now."""
+        handled, seconds, running, retries = self._families()
+        for labels, numbers in self._methods.items():
+            for code, count in numbers.codes.items():
+                handled.add_metric([*labels, STATUS_CODES[code].name], count)
+            seconds.add_metric(labels, list(_cumulative(numbers.buckets)), numbers.seconds)
+            running.add_metric(labels, numbers.begun - numbers.done)
+            retries.add_metric(labels, numbers.retried)
+        yield from (handled, seconds, running, retries) if self._side == "client" else (handled, seconds, running)
+
+    def _families(self) -> tuple[CounterMetricFamily, HistogramMetricFamily, GaugeMetricFamily, CounterMetricFamily]:
+        name = f"paymesh_{self._side}"
+        return (CounterMetricFamily(f"{name}_handled", "Calls that ended, by gRPC code.", labels=[*self._labels, "code"]),
+                HistogramMetricFamily(f"{name}_handling_seconds", "Time until the end of a call, attempts included.", labels=self._labels),
+                GaugeMetricFamily(f"{name}_in_flight", "Calls that run now.", labels=self._labels),
+                CounterMetricFamily(f"{name}_retries", "Second and third attempts.", labels=self._labels))
+
+
+def _cumulative(buckets: list[int]) -> Iterator[tuple[str, float]]:
+    total = 0
+    for bound, count in zip([*map(str, _BOUNDS_SECONDS), "+Inf"], buckets, strict=True):
+        total += count
+        yield bound, total
+
+
+SERVED: Final = CallSeries("server", "service")
+CALLED: Final = CallSeries("client", "target")
+REGISTRY.register(SERVED)
+REGISTRY.register(CALLED)
 
 
 class MetricsPort:

@@ -20,7 +20,7 @@ _EXPONENTS: dict[str, int] = {
                      "MYR", "NOK", "NZD", "PHP", "PLN", "RUB", "SAR", "SEK", "SGD", "THB", "TRY", "TWD", "USD", "ZAR"), 2),
 }
 DEFAULT_CURRENCY = "CNY"
-DIGITS_MAX = 15  # of the whole number: keeps every sum of a day far below 2**63 minor units
+DIGITS_MAX = 15  # of the amount as it is written out: keeps every sum of a day far below 2**63 minor units
 
 _AMOUNT = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,3}))?", re.ASCII)
 
@@ -64,7 +64,7 @@ class Money:
         whole, fraction = match[1], match[2] or ""
         if len(fraction) > exponent:
             raise InvalidArgument.of(field, f"{currency} has {exponent} digits after the point")
-        if len(whole) + len(fraction) > DIGITS_MAX:
+        if len(whole) + exponent > DIGITS_MAX:
             raise InvalidArgument.of(field, f"more than {DIGITS_MAX} digits")
         minor = int(whole + fraction.ljust(exponent, "0"))
         if minor == 0 and not allow_zero:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import inspect
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -34,25 +34,22 @@ from mesh.errors import (
     TokenInvalid,
 )
 from mesh.logs import CallLog, get_logger
-from mesh.metrics import ServerMethodMetrics
+from mesh.metrics import SERVED
 from mesh.policies import Idempotency, MethodPolicy
 from mesh.trace import Trace
-from mesh.validation import validate, warm_up
+from mesh.validation import broken_rules, violations_of, warm_up
 from mesh.wire_errors import DETAILS_KEY, STATUS_CODES, ErrorCatalogue, internal_status, to_status
 
 __all__ = ["Pipeline", "current_idempotency_key", "mark_replayed"]
 
 _READ_ONCE = frozenset({AUTHORIZATION, CALLER, IDEMPOTENCY_KEY, TRACEPARENT, REQUEST_ID})
-_NEVER_TWICE = frozenset({AUTHORIZATION, CALLER, IDEMPOTENCY_KEY})
-_KEY_HEADER = "Idempotency-Key"
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _LABEL = re.compile(r"[\x20-\x7e]{1,128}")
 # A sibling that refuses *us* says nothing about our caller: to the caller it is our fault.
 _REFUSES_US = frozenset({7, 16})
 _CANCELLED = 1
 _ROUNDING_SECONDS = 0.2  # grpc-timeout is rounded up, by 100 ms above 10 s: a client with the method's own timeout needs no second timer
-_NO_TRACE = Trace("0" * 32, "0" * 16, sampled=False)
-_Answer = TypeVar("_Answer")
+_NO_TRACE = Trace("0" * 32, sampled=False)
 
 log = get_logger()
 
@@ -85,11 +82,47 @@ class Pipeline:
         return grpc.unary_unary_rpc_method_handler(_Method(self, policy, handler, handler.unary_unary).serve_unary)
 
 
+class Running:
+    """Calls of one method that are cut at their deadline. As all have the same timeout, the oldest is due first: one timer serves them all, where a
+    timer for each would cost as much as the rest of the pipeline."""
+
+    __slots__ = ("_calls", "_timer")
+
+    def __init__(self) -> None:
+        self._calls: dict[Call, asyncio.Task[Any]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self, call: Call) -> None:
+        """The running task serves a call."""
+        task = asyncio.current_task()
+        if task is not None:
+            self._calls[call] = task
+            if self._timer is None:
+                self._arm(call)
+
+    def end(self, call: Call) -> None:
+        """It has ended, or was never begun."""
+        self._calls.pop(call, None)
+
+    def _arm(self, call: Call) -> None:
+        self._timer = asyncio.get_running_loop().call_later(call.remaining_seconds(), self._cut)
+
+    def _cut(self) -> None:
+        self._timer = None
+        for call, task in self._calls.items():
+            if call.remaining_seconds() > 0:
+                self._arm(call)
+                return
+            if not call.cut:
+                call.cut = True
+                task.cancel()
+
+
 class _Method:
     """One method with everything bound."""
 
-    __slots__ = ("_access", "_behaviour", "_call_log", "_caller_tokens", "_catalogue", "_cut", "_gone", "_headers", "_idempotency", "_metrics",
-                 "_package", "_parse", "_path", "_serialize", "_timeout_seconds", "_user_tokens")
+    __slots__ = ("_access", "_behaviour", "_call_log", "_caller_tokens", "_catalogue", "_cut", "_gone", "_headers", "_idempotency",
+                 "_metrics", "_package", "_parse", "_path", "_running", "_serialize", "_timeout_seconds", "_user_tokens")
 
     def __init__(self, pipeline: Pipeline, policy: MethodPolicy, handler: grpc.RpcMethodHandler[Any, Any], behaviour: Any) -> None:
         self._path = policy.path
@@ -104,8 +137,9 @@ class _Method:
         self._timeout_seconds = policy.timeout_seconds
         # A handler that moves money or stock is never cut by us: its answer would be lost, not its effect.
         self._cut = policy.idempotency is Idempotency.NONE
+        self._running = Running()
         self._gone = policy.development_only and not pipeline.is_development
-        self._metrics = ServerMethodMetrics(policy.service, policy.method)
+        self._metrics = SERVED.of(policy.service, policy.method)
         self._parse: Callable[[bytes], Any] = handler.request_deserializer or bytes
         self._serialize: Callable[[Any], bytes] = handler.response_serializer or bytes
         expected = inspect.isasyncgenfunction if policy.server_streaming else inspect.iscoroutinefunction
@@ -117,21 +151,18 @@ class _Method:
         """One request, one answer."""
         started = monotonic()
         call = Call(trace=_NO_TRACE, deadline=started + self._timeout_seconds)
-        self._metrics.running.inc()
+        self._metrics.begun += 1
         code = 0
         try:
-            request, cut_seconds = self._admit(raw, context, call, started)
-            if cut_seconds is None:
-                response = await self._behaviour(request, context)
-            else:
-                response = await _within(cut_seconds, self._behaviour(request, context))
+            request = self._admit(raw, context, call, started)
+            response = await self._behaviour(request, context)
             answer = self._serialize(response)
             if call.trailing:
-                context.set_trailing_metadata(tuple(call.trailing))
+                context.set_trailing_metadata(call.trailing)
         except BaseException as error:
             code, status = self._refusal(error, context, call)
             if status is not None:
-                await _abort(context, status)
+                await _abort(context, status, call)
             raise
         else:
             return answer
@@ -142,83 +173,66 @@ class _Method:
         """One request, many answers."""
         started = monotonic()
         call = Call(trace=_NO_TRACE, deadline=started + self._timeout_seconds)
-        self._metrics.running.inc()
+        self._metrics.begun += 1
         code = 0
         try:
-            request, cut_seconds = self._admit(raw, context, call, started)
-            await _within(cut_seconds, self._send_all(self._behaviour(request, context), context))
+            request = self._admit(raw, context, call, started)
+            async with aclosing(self._behaviour(request, context)) as responses:
+                async for response in responses:
+                    await context.write(self._serialize(response))
             if call.trailing:
-                context.set_trailing_metadata(tuple(call.trailing))
+                context.set_trailing_metadata(call.trailing)
         except BaseException as error:
             code, status = self._refusal(error, context, call)
             if status is not None:
-                await _abort(context, status)
+                await _abort(context, status, call)
             raise
         finally:
             self._ended(call, code, started)
 
-    async def _send_all(self, responses: Any, context: Any) -> None:
-        async with aclosing(responses):
-            async for response in responses:
-                await context.write(self._serialize(response))
-
-    def _admit(self, raw: bytes, context: Any, call: Call, started: float) -> tuple[Any, float | None]:
-        """The request of a caller who may make it, and after how many seconds the handler is cut (None: by nobody but the client)."""
+    def _admit(self, raw: bytes, context: Any, call: Call, started: float) -> Any:
+        """The request of a caller who may make it."""
         CURRENT.set(call)  # every call runs in a task of its own, nothing to reset
-        values: dict[str, str] = {}
-        twice = ""
-        for key, value in context.invocation_metadata():
-            if key in _READ_ONCE:
-                if key not in values:
-                    values[key] = value
-                elif key in _NEVER_TWICE:
-                    twice = key
-                else:  # labels: two are as good as none
-                    values[key] = ""
-        call.trace = Trace.start(values.get(TRACEPARENT))
-        cut_seconds = self._deadline(context, call, started)
+        values = self._read(context, call)
+        remaining: float | None = context.time_remaining()
+        if remaining is None or remaining > self._timeout_seconds + _ROUNDING_SECONDS:
+            if self._cut:
+                self._running.begin(call)
+        elif remaining <= 0:
+            raise DeadlineExceeded
+        elif remaining < self._timeout_seconds:  # grpc.aio cancels the handler at the client's deadline
+            call.deadline = started + remaining
         if self._gone:
             raise NotFound
-        if twice:  # somebody on the way may have read the other one
-            raise InvalidArgument.of(_KEY_HEADER, "sent twice") if twice == IDEMPOTENCY_KEY else TokenInvalid("The token is invalid (sent twice).")
-        self._identify(call, values)
-        request = self._request(raw)
+        authorization, caller_token = values.get(AUTHORIZATION), values.get(CALLER)
+        user = None if authorization is None else self._user_tokens.verify(_bearer(authorization))
+        service = None if caller_token is None else self._caller_tokens.verify(caller_token)
+        call.caller = self._access.admit(user, service)
+        try:
+            request = self._parse(raw)
+        except DecodeError:
+            raise InvalidArgument("The request is not a message of this method.") from None
         if self._headers:
             self._fill_from_headers(request, context)
         self._access.own(request, call.caller)
         if self._idempotency is not Idempotency.NONE:
             call.idempotency_key = self._idempotency_key(values.get(IDEMPOTENCY_KEY))
-        validate(request)
-        return request, cut_seconds
+        violations = violations_of(request)
+        if violations:
+            raise broken_rules(violations)
+        return request
 
-    def _deadline(self, context: Any, call: Call, started: float) -> float | None:
-        remaining: float | None = context.time_remaining()
-        if remaining is None or remaining > self._timeout_seconds + _ROUNDING_SECONDS:
-            return self._timeout_seconds if self._cut else None
-        if remaining <= 0:
-            raise DeadlineExceeded
-        call.deadline = started + min(remaining, self._timeout_seconds)
-        return None  # grpc.aio cancels the handler at the client's deadline
-
-    def _identify(self, call: Call, values: dict[str, str]) -> None:
-        request_id = values.get(REQUEST_ID)
-        if request_id is not None and _LABEL.fullmatch(request_id):
-            call.request_id = request_id
-        authorization, caller_token = values.get(AUTHORIZATION), values.get(CALLER)
-        user = service = None
-        if authorization is not None:
-            if authorization[:7].lower() != "bearer ":
-                raise TokenInvalid("The token is invalid (scheme).")
-            user = self._user_tokens.verify(authorization[7:])
-        if caller_token is not None:
-            service = self._caller_tokens.verify(caller_token)
-        call.caller = self._access.admit(user, service)
-
-    def _request(self, raw: bytes) -> Any:
-        try:
-            return self._parse(raw)
-        except DecodeError:
-            raise InvalidArgument("The request is not a message of this method.") from None
+    @staticmethod
+    def _read(context: Any, call: Call) -> dict[str, str]:
+        values: dict[str, str] = {}
+        for key, value in context.invocation_metadata():
+            if key in _READ_ONCE:
+                # What comes twice is broken, whichever is right: somebody on the way may have read the other one.
+                values[key] = "" if key in values else value
+        call.trace = Trace.start(values.get(TRACEPARENT))
+        if REQUEST_ID in values and _LABEL.fullmatch(values[REQUEST_ID]):
+            call.request_id = values[REQUEST_ID]
+        return values
 
     def _fill_from_headers(self, request: Any, context: Any) -> None:
         metadata: dict[str, str] = dict(context.invocation_metadata())
@@ -233,7 +247,7 @@ class _Method:
                 raise IdempotencyKeyMissing
             return ""
         if _KEY.fullmatch(key) is None:
-            raise InvalidArgument.of(_KEY_HEADER, "expected 1 to 255 printable ASCII characters without spaces")
+            raise InvalidArgument.of("Idempotency-Key", "expected 1 to 255 printable ASCII characters without spaces")
         return key
 
     def _refusal(self, error: BaseException, context: Any, call: Call) -> tuple[int, status_pb2.Status | None]:
@@ -244,11 +258,15 @@ class _Method:
                 return (int(code.value[0]) if code is not None else 13), None
             case asyncio.CancelledError():
                 task = asyncio.current_task()
-                if task is not None and task.cancelling():  # the client went away, its deadline passed, or the server stops
+                remaining = 0 if task is None else task.uncancel() if call.cut else task.cancelling()
+                if remaining:  # the client went away, its deadline passed, or the server stops
                     call.refusal = "CANCELLED"
                     return _CANCELLED, None
-                log.error("stray_cancellation", method=self._path, exc_info=error)
-                status = self._status(Conflict("The call was interrupted, try again."), call)
+                if call.cut:
+                    status = self._status(DeadlineExceeded(), call)
+                else:
+                    log.error("stray_cancellation", method=self._path, exc_info=error)
+                    status = self._status(Conflict("The call was interrupted, try again."), call)
             case MeshError():
                 status = self._status(error, call)
             case Exception():
@@ -277,25 +295,23 @@ class _Method:
         return internal_status(call.trace.trace_id)
 
     def _ended(self, call: Call, code: int, started: float) -> None:
-        seconds = monotonic() - started
-        self._metrics.running.dec()
+        ended = monotonic()
+        seconds = ended - started
+        if self._cut:
+            self._running.end(call)
         self._metrics.ended(code, seconds)
-        self._call_log.write(self._path, code, seconds, call)
+        self._call_log.write(self._path, code, ended, seconds, call)
 
 
-async def _within(seconds: float | None, work: Awaitable[_Answer]) -> _Answer:
-    try:
-        async with asyncio.timeout(seconds) as cut:
-            return await work
-    except TimeoutError:
-        if cut.expired():
-            raise DeadlineExceeded from None
-        raise
+def _bearer(authorization: str) -> str:
+    if authorization[:7].lower() != "bearer ":
+        raise TokenInvalid("The token is invalid (scheme).")
+    return authorization[7:]
 
 
-async def _abort(context: Any, status: status_pb2.Status) -> None:
-    """Sends a refusal; always raises."""
-    await context.abort(STATUS_CODES[status.code], status.message, ((DETAILS_KEY, status.SerializeToString()),))
+async def _abort(context: Any, status: status_pb2.Status, call: Call) -> None:
+    """Sends a refusal, with what the call has to say besides; always raises."""
+    await context.abort(STATUS_CODES[status.code], status.message, ((DETAILS_KEY, status.SerializeToString()), *call.trailing))
 
 
 async def _unimplemented(_request: Any, _context: Any) -> Any:

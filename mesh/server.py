@@ -85,6 +85,7 @@ class MeshServer:
         self._server: grpc.aio.Server | None = None
         self._health = Health(())
         self._metrics = MetricsPort()
+        self._call_log = CallLog(settings.service, level=settings.log_level)
         self.port = 0
         self.policies: dict[str, MethodPolicy] = {}
 
@@ -112,7 +113,7 @@ class MeshServer:
 
         Raises:
             PolicyInvalid: methods without a valid policy, all of them named. PlaintextRefused: no TLS beyond loopback.
-            OSError or RuntimeError: a port is taken, a file cannot be read.
+            OSError: a port is taken, a file cannot be read.
         """
         try:
             await self._start()
@@ -128,8 +129,7 @@ class MeshServer:
         self._server = server = grpc.aio.server(options=list(SERVER_OPTIONS), maximum_concurrent_rpcs=CONCURRENT_CALLS_MAX)
         catalogue = ErrorCatalogue.of_packages({policy.package for policy in self.policies.values()})
         pipeline = Pipeline(user_tokens=self._user_tokens, caller_tokens=self._caller_tokens, catalogue=catalogue,
-                            is_development=self._settings.is_development,
-                            call_log=CallLog(self._settings.service, level=self._settings.log_level))
+                            is_development=self._settings.is_development, call_log=self._call_log)
         for descriptor in descriptors:
             self._wrap(descriptor, pipeline, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -156,6 +156,7 @@ class MeshServer:
         server, self._server = self._server, None
         if server is not None:
             await server.stop(grace_seconds)
+        self._call_log.flush()
         await self._metrics.stop()
 
     def _wrap(self, descriptor: ServiceDescriptor, pipeline: Pipeline, server: grpc.aio.Server) -> None:
@@ -172,7 +173,10 @@ class MeshServer:
     def _open_port(self, server: grpc.aio.Server, credentials: grpc.ServerCredentials | None) -> int:
         host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
         address = f"{host}:{self._settings.port}"
-        return server.add_insecure_port(address) if credentials is None else server.add_secure_port(address, credentials)
+        try:
+            return server.add_insecure_port(address) if credentials is None else server.add_secure_port(address, credentials)
+        except RuntimeError as problem:  # grpc's word for a port that somebody else has
+            raise OSError(f"port: cannot listen on {address}") from problem
 
     def _reflection(self, catalogue: ErrorCatalogue) -> ReflectionServicer:
         names = (*self.services, _HEALTH, _REFLECTION)

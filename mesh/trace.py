@@ -4,34 +4,41 @@ from __future__ import annotations
 
 import random
 import re
-from dataclasses import dataclass
 
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?", re.ASCII)
+LENGTH_MAX = 128  # 55 today; later versions may append
+
+# Neither id is all zero, and version ff is none.
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]([0-9a-f])(?:-.*)?", re.ASCII)
+_SAMPLED = frozenset("13579bdf")
 _BITS = random.Random()  # noqa: S311 - ids of traces are labels, not secrets; the system's source costs a system call per id
 
 
-@dataclass(frozen=True, slots=True)
 class Trace:
     """Where a call stands in its trace."""
 
-    trace_id: str   # 32 hex digits, never all zero
-    span_id: str    # 16 hex digits: this hop
-    sampled: bool
+    __slots__ = ("_span_id", "sampled", "trace_id")
+
+    def __init__(self, trace_id: str, *, sampled: bool) -> None:
+        self.trace_id = trace_id  # 32 hex digits, never all zero
+        self.sampled = sampled
+        self._span_id = ""
 
     @classmethod
     def start(cls, traceparent: str | None = None) -> Trace:
         """A new hop of the trace in a `traceparent`; a new trace where there is none or a broken one."""
-        if traceparent is not None and len(traceparent) <= 128:
+        if traceparent is not None and len(traceparent) <= LENGTH_MAX:
             match = _TRACEPARENT.fullmatch(traceparent)
-            if match is not None and match[1].strip("0") and match[2].strip("0") and not traceparent.startswith("ff"):
-                return cls(match[1], new_span_id(), bool(int(match[3], 16) & 1))
-        return cls(f"{_BITS.getrandbits(128) or 1:032x}", new_span_id(), False)  # noqa: FBT003 - unsampled unless somebody above asks
+            if match is not None:
+                return cls(match[1], sampled=match[2] in _SAMPLED)
+        return cls(f"{_BITS.getrandbits(128) or 1:032x}", sampled=False)
+
+    @property
+    def span_id(self) -> str:
+        """16 hex digits: this hop. Made when first asked for: most calls make no further hop."""
+        if not self._span_id:
+            self._span_id = f"{_BITS.getrandbits(64) or 1:016x}"
+        return self._span_id
 
     def traceparent(self) -> str:
         """What the next hop gets."""
         return f"00-{self.trace_id}-{self.span_id}-{'01' if self.sampled else '00'}"
-
-
-def new_span_id() -> str:
-    """16 hex digits, never all zero."""
-    return f"{_BITS.getrandbits(64) or 1:016x}"

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 from google.protobuf.message import Message
-from protovalidate import Validator
+from protovalidate import Validator, Violation
 
 from mesh.errors import InvalidArgument
 
 _VALIDATOR = Validator()  # compiles a message's rules at its first use and keeps them
 
 
-def validate(message: Message) -> None:
-    """Checks every rule of a message.
+violations_of: Final[Callable[[Message], list[Violation]]] = _VALIDATOR.collect_violations  # every broken rule of a message
 
-    Raises:
-        InvalidArgument: `fields` has each broken field (dotted path, indexes in brackets) and its rule; values are never told.
-    """
-    violations = _VALIDATOR.collect_violations(message)
-    if violations:
-        fields: dict[str, str] = {}
-        for violation in violations:
-            proto = violation.proto
-            fields.setdefault(_path(proto), proto.message or proto.rule_id)
-        raise InvalidArgument("; ".join(f"{path}: {problem}" if path else problem for path, problem in fields.items()), fields=fields)
+
+def broken_rules(violations: Sequence[Violation]) -> InvalidArgument:
+    """The refusal that names each broken field (dotted path, indexes in brackets) and its rule. Values are never told."""
+    fields: dict[str, str] = {}
+    for violation in violations:
+        proto = violation.proto
+        fields.setdefault(_path(proto), proto.message or proto.rule_id)
+    return InvalidArgument("; ".join(f"{path}: {problem}" if path else problem for path, problem in fields.items()), fields=fields)
 
 
 def warm_up(message: Message) -> None:

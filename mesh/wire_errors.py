@@ -16,6 +16,7 @@ from google.rpc import error_details_pb2, status_pb2
 from paymesh.common.v1 import errors_pb2 as common_errors
 from paymesh.options.v1 import options_pb2
 
+from mesh.call import REPLAYED
 from mesh.errors import DeadlineExceeded, MeshError, MoneyError, NeighbourUnavailable, Outcome, RemoteError
 
 COMMON = "paymesh.common.v1"
@@ -178,12 +179,23 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> MeshError:
         return _without_details(code)
     if info.reason == "DEADLINE_EXCEEDED" and info.domain == COMMON:
         return DeadlineExceeded()
-    return _remote(status, info, code)
+    remote = _remote(status, info, code)
+    remote.is_replayed = any(key == REPLAYED for key, _ in error.trailing_metadata() or ())
+    return remote
 
 
 def has_details(error: grpc.aio.AioRpcError) -> bool:
     """Whether a failure was answered by one of our servers, rather than made up by the transport."""
     return any(key == DETAILS_KEY for key, _ in error.trailing_metadata() or ())
+
+
+# What C-core's balancing policies say when they had no connection to give a call. A server that answers has details, and never these words.
+_NO_CONNECTION = ("connections to all backends failing", "failed to connect to all addresses")
+
+
+def never_sent(error: grpc.aio.AioRpcError) -> bool:
+    """Whether it is certain that a failed call never left this process. The status alone does not tell; without the words we take it for sent."""
+    return not has_details(error) and (error.details() or "").startswith(_NO_CONNECTION)
 
 
 def _details(error: grpc.aio.AioRpcError) -> status_pb2.Status | None:

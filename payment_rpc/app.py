@@ -31,7 +31,7 @@ from payment_rpc.usecases.starting import Starting
 from payment_rpc.usecases.taking_back import TakingBack
 from payment_rpc.usecases.verifying import Verifying
 from payment_rpc.usecases.wallets import Wallets
-from payment_rpc.workers import make_workers
+from payment_rpc.workers import make_workers, relay_worker
 
 
 class OrderService(OrderReader, OrderUpdates, Protocol):
@@ -58,7 +58,7 @@ class PaymentApp:
         relays = [self.order_relay]
         if redis is not None:
             relays.append(Relay(db=db, destination=StreamDestination(redis, PAYMENT_TOPIC), clock=clock))
-        self.facts = Facts(db=db, clock=clock, ids=ids, cache=cache)
+        self.facts = Facts(db=db, clock=clock, ids=ids, cache=cache, wake_relay=self._wake_order_relay)
         self.asking = Asking(db=db, clock=clock, facts=self.facts, channels=channels, batch=times.scan_batch_size,
                              timeout_seconds=times.channel_timeout_seconds)
         self.closing = Closing(db=db, clock=clock, asking=self.asking)
@@ -79,3 +79,8 @@ class PaymentApp:
         self.workers: list[Worker] = make_workers(db=db, clock=clock, asking=self.asking, closing=self.closing, refunds=self.refunds,
                                                   relays=relays,
                                                   idle_seconds=times.scan_interval_seconds)
+
+    def _wake_order_relay(self) -> None:
+        for worker in self.workers:
+            if worker.name == relay_worker(self.order_relay):
+                worker.wake()

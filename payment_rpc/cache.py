@@ -68,7 +68,8 @@ class PaymentCache:
 
     async def put_of_order(self, payment: Payment) -> None:
         """Keeps what an order showed. Another payment may take its place at any time, hence only for seconds."""
-        await self._set(payment, _order_key(payment.merchant_id, payment.order_id), fresh_seconds=MOVING_SECONDS)
+        # Gone with its freshness: versions of two payments of an order do not compare, so no older entry may outlive its time.
+        await self._set(payment, _order_key(payment.merchant_id, payment.order_id), fresh_seconds=MOVING_SECONDS, life_seconds=MOVING_SECONDS)
 
     async def _get(self, key: str) -> Payment | None:
         if self._redis is None or self._is_away():
@@ -86,12 +87,12 @@ class PaymentCache:
         except (ValueError, KeyError, TypeError, AttributeError):
             return None  # written by another release
 
-    async def _set(self, payment: Payment, *keys: str, fresh_seconds: int) -> None:
+    async def _set(self, payment: Payment, *keys: str, fresh_seconds: int, life_seconds: int = SETTLED_SECONDS) -> None:
         if self._put is None or self._is_away():
             return
         try:
             async with asyncio.timeout(COMMAND_SECONDS_MAX):
-                await self._put(keys=keys, args=[payment.version, self._now_ms() + fresh_seconds * 1000, to_json(payment), SETTLED_SECONDS])
+                await self._put(keys=keys, args=[payment.version, self._now_ms() + fresh_seconds * 1000, to_json(payment), life_seconds])
         except (RedisError, OSError, TimeoutError) as error:
             self._missed(error)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mesh.settings import MeshSettings
 
@@ -18,8 +18,8 @@ class PaymentSettings(MeshSettings):
     Attributes:
         database_pool_size: connections for writing, and as many for reading.
         channel_timeout_seconds: longest wait for a channel while a buyer waits; afterwards the payment is PAYING and asked for.
-        attempt_lease_seconds: how long an attempt may be under way before "not found" at the channel means that it is lost. Longer than the call's
-            deadline.
+        attempt_lease_seconds: how long an attempt may be under way before "not found" at the channel means that it is lost. Longer than
+            channel_timeout_seconds.
         scan_interval_seconds: pause between rounds of questions, expiries and deliveries that found nothing to do.
         scan_batch_size: attempts asked for in one round.
         sandbox_url: where the sandbox listens; configuration, because callers never choose where we connect.
@@ -41,3 +41,9 @@ class PaymentSettings(MeshSettings):
     sandbox_callback_secret_file: Path | None = None
     sandbox_md5_secret_file: Path | None = None
     return_urls: dict[str, list[UrlPrefix]] = Field(default_factory=lambda: {"mall": ["http://127.0.0.1:8080/", "http://localhost:8080/"]})
+
+    @model_validator(mode="after")
+    def _lease_covers_the_call(self) -> Self:
+        if self.attempt_lease_seconds <= self.channel_timeout_seconds:
+            raise ValueError("attempt_lease_seconds: must be longer than channel_timeout_seconds, or attempts are given up while they are sent")
+        return self

@@ -28,5 +28,10 @@ def make_workers(*, db: Database, clock: Clock, asking: Asking, closing: Closing
         Worker("advance_refunds", refunds.run_once, idle_seconds=idle_seconds),
         Worker("expire_payments", closing.expire_once, idle_seconds=idle_seconds),
         Worker("purge_receipts", purge, idle_seconds=PURGE_SECONDS),
-        *(Worker(f"relay_{relay.name}", relay.run_once, idle_seconds=idle_seconds) for relay in relays),
+        *(Worker(relay_worker(relay), relay.run_once, idle_seconds=idle_seconds) for relay in relays),
     ]
+
+
+def relay_worker(relay: Relay) -> str:
+    """Name of the worker that runs a relay."""
+    return f"relay_{relay.name}"

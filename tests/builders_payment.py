@@ -128,7 +128,7 @@ class UnreliableChannel(SandboxChannel):
     """The adapter to the sandbox with a bad line.
 
     `lose_answers` lets calls arrive and forgets what came back, `unreachable` lets none leave. `before_charge` runs before each charge or checkout,
-    `after_charge` between its arrival and its answer, `after_query` between a question's answer and its use. `instead` replaces the next answers.
+    `after_charge` between its arrival and its answer, `after_query` between a question's answer and its use.
     """
 
     lose_answers = False
@@ -140,12 +140,18 @@ class UnreliableChannel(SandboxChannel):
     queries = 0
     closes = 0
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.timeouts_seconds: list[float] = []  # of charges and checkouts
+
     async def charge(self, *, attempt_id: str, amount: Money, card: Any, expires_at: Any, timeout_seconds: float) -> ChannelFact:
+        self.timeouts_seconds.append(timeout_seconds)
         return await self._open_badly(attempt_id, super().charge(
             attempt_id=attempt_id, amount=amount, card=card, expires_at=expires_at, timeout_seconds=timeout_seconds))
 
     async def checkout(self, *, attempt_id: str, amount: Money, subject: str, return_url: str, expires_at: Any, timeout_seconds: float,
                        ) -> ChannelFact:
+        self.timeouts_seconds.append(timeout_seconds)
         return await self._open_badly(attempt_id, super().checkout(
             attempt_id=attempt_id, amount=amount, subject=subject, return_url=return_url, expires_at=expires_at, timeout_seconds=timeout_seconds))
 

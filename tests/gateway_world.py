@@ -135,13 +135,14 @@ class _Catalog(catalog_pb2_grpc.CatalogServiceServicer):
 class World:
     """What a test holds in its hands."""
 
-    def __init__(self, *, clock: FakeClock, shop: Shop, server: MeshServer, discovery: StaticDiscovery, gateway: GatewayServer, log: io.StringIO,
-                 client: httpx.AsyncClient) -> None:
+    def __init__(self, *, clock: FakeClock, shop: Shop, server: MeshServer, discovery: StaticDiscovery, gateway: GatewayServer, telemetry: Telemetry,
+                 log: io.StringIO, client: httpx.AsyncClient) -> None:
         self.clock = clock
         self.shop = shop
         self.server = server
         self.discovery = discovery
         self.gateway = gateway
+        self.telemetry = telemetry
         self.client = client
         self._log = log
 
@@ -150,8 +151,13 @@ class World:
         """Where the gateway listens."""
         return self.gateway.port
 
+    def clients(self) -> set[Any]:
+        """Addresses of the open connections."""
+        return {connection.client for connection in self.gateway._server.server_state.connections}
+
     def lines(self) -> list[dict[str, Any]]:
         """The request log."""
+        self.telemetry.flush()
         return [json.loads(line) for line in self._log.getvalue().splitlines()]
 
     def token(self, subject: str = "alice", *, roles: tuple[str, ...] = ("user",), merchant_id: str = "mall", lifetime_seconds: int = 3600) -> str:
@@ -205,15 +211,17 @@ async def gateway_world(folder: Path, **settings: Any) -> AsyncIterator[World]:
     discovery = StaticDiscovery({"payment_rpc": [address], "order_rpc": [address]})
     channels = {service: MeshChannel(service, settings=options, discovery=discovery, pool=SCHEMA.pool, fail_fast_seconds=0.2)
                 for service in ("payment_rpc", "order_rpc")}
+    telemetry = Telemetry(clock=clock, stream=log)
     application = Gateway(SCHEMA, settings=options, upstreams=channels, user_tokens=UserTokens.from_secret(SECRET, clock=clock),
-                          telemetry=Telemetry(clock=clock, stream=log))
+                          telemetry=telemetry)
     gateway = GatewayServer(application, options)
     await gateway.start()
     client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.port}", timeout=10, trust_env=False)
     try:
         for channel in channels.values():
             await channel.channel_ready()
-        yield World(clock=clock, shop=shop, server=server, discovery=discovery, gateway=gateway, log=log, client=client)
+        yield World(clock=clock, shop=shop, server=server, discovery=discovery, gateway=gateway, telemetry=telemetry, log=log,
+                    client=client)
     finally:
         await client.aclose()
         await gateway.stop()
@@ -221,3 +229,15 @@ async def gateway_world(folder: Path, **settings: Any) -> AsyncIterator[World]:
             await channel.close()
         await discovery.close()
         await server.stop(0)
+
+
+def refused(answer: httpx.Response, status: int, reason: str, *fields: str) -> dict[str, Any]:
+    """The body of a refusal, which has to be one with these facts."""
+    body: dict[str, Any] = answer.json()
+    assert (answer.status_code, body["details"]["reason"]) == (status, reason), answer.text
+    assert body["data"] is None
+    assert body["code"] != "00000"
+    assert len(body["trace_id"]) == 32
+    assert [entry["field"] for entry in body["details"].get("fields", [])] == list(fields), answer.text
+    assert all(field in body["message"] for field in fields)
+    return body

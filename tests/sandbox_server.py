@@ -106,8 +106,8 @@ async def raw_server(handler: Callable[[asyncio.StreamReader, asyncio.StreamWrit
         tasks.add(task)
         try:
             await handler(reader, writer)
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # the client left, or the test has ended
         finally:
             tasks.discard(task)
             writer.close()
@@ -147,7 +147,7 @@ class Receiver:
         """One delivery."""
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:] if line)}
-        body = await reader.readexactly(int(headers["content-length"]))
+        body = await reader.readexactly(int(headers.get("content-length", "0")))
         self.requests.append((headers, body))
         writer.write(self.answers.pop(0) if self.answers else http_answer(b"success"))
         await writer.drain()

@@ -16,6 +16,8 @@ _DURATION: Final = re.compile(r"(-?)([0-9]{1,12})(?:\.([0-9]{1,9}))?s")
 _DURATION_SECONDS_MAX: Final = 315_576_000_000  # 10 000 years, the limit of google.protobuf.Duration
 _SECONDS_MIN: Final = -62_135_596_800           # 0001-01-01T00:00:00Z
 _SECONDS_MAX: Final = 253_402_300_799           # 9999-12-31T23:59:59Z
+_SECONDS: Final = tuple(f"{second:02d}" for second in range(60))           # tables are three times as fast as formatting
+_MILLIS: Final = ("Z", *(f".{milli:03d}Z" for milli in range(1, 1000)))
 
 
 def _fraction(nanos: int) -> str:
@@ -46,11 +48,14 @@ def timestamp_text(message: Any) -> str:
         ValueError: when it is outside of the years 1 to 9999 or its nanos are out of range.
     """
     nanos: int = message.nanos
-    minute, second = divmod(message.seconds, 60)
+    seconds: int = message.seconds
+    minute, second = divmod(seconds, 60)
     if not 0 <= nanos <= 999_999_999:
         raise ValueError("nanos of a Timestamp are out of range")
     try:
-        return f"{_minute_text(minute)}{second:02d}{_fraction(nanos)}Z"
+        if nanos % 1_000_000 == 0:  # ours all are
+            return _minute_text(minute) + _SECONDS[second] + _MILLIS[nanos // 1_000_000]
+        return f"{_minute_text(minute)}{_SECONDS[second]}{_fraction(nanos)}Z"
     except OverflowError:
         raise ValueError("seconds of a Timestamp are out of range") from None
 

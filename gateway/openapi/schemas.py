@@ -115,7 +115,7 @@ class Schemas:
         policy = field_policy(field)
         notes = [schema["description"]] if "description" in schema else []
         if policy.number_ok:
-            notes.append("A JSON number is taken digit for digit; exponents are refused.")
+            notes.append("A JSON number is taken digit for digit, except from merchants; exponents are refused.")
         others = [name for name in spellings(field)[1:] if name != field.name]
         if others:
             notes.append(f"Also accepted as {', '.join(others)}.")

@@ -77,7 +77,7 @@ def _sqlite(url: URL, pool_size: int) -> tuple[AsyncEngine, AsyncEngine]:
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
     # One writer at a time is all that SQLite can do; more connections would only wait for each other.
     writer = create_async_engine(url, pool_size=1, max_overflow=0, pool_timeout=10.0, pool_reset_on_return=_DATABASE_RUN_RESETS)
-    reader = create_async_engine(url, pool_size=pool_size, max_overflow=0, pool_timeout=2.0)
+    reader = create_async_engine(url, pool_size=pool_size, max_overflow=0, pool_timeout=5.0)
     for engine, begin in ((writer, "BEGIN IMMEDIATE"), (reader, "BEGIN")):
         event.listen(engine.sync_engine, "connect", _prepare_sqlite)
         event.listen(engine.sync_engine, "begin", _begin_with(begin))

@@ -22,8 +22,7 @@ _ALL = tuple(PAYMENT.c)
 
 
 def _in_order(query: Select[Any]) -> Select[Any]:
-    """Reads the payments of an order by their ids. Left to itself MySQL takes the key of the slot and sorts, so that rows are locked in another order
-    than the one that is asked for, or it visits the late money of every order."""
+    """Reads the payments of an order by their ids. Left to itself MySQL takes the key of the slot and sorts, or visits everybody's late money."""
     for dialect in ("mysql", "mariadb"):
         query = query.with_hint(PAYMENT, "FORCE INDEX (ix_payment_order)", dialect)
     return query
@@ -32,9 +31,10 @@ def _in_order(query: Select[Any]) -> Select[Any]:
 _INSERT = insert(PAYMENT)
 _BY_ID = select(*_ALL).where(PAYMENT.c.payment_id == bindparam("id"))
 _LOCK_BY_ID = _BY_ID.with_for_update()
-# One range of one index: an OR over two keys makes MySQL read, and lock, the whole table.
-_LOCK_ORDER = _in_order(select(*_ALL).where(PAYMENT.c.merchant_id == bindparam("merchant"), PAYMENT.c.order_id == bindparam("order"))
-                        .order_by(PAYMENT.c.payment_id).with_for_update())
+_OF_ORDER = select(*_ALL).where(PAYMENT.c.merchant_id == bindparam("merchant"), PAYMENT.c.order_id == bindparam("order"))
+_HOLDER = _OF_ORDER.where(PAYMENT.c.live_slot == 1)
+_LOCK_HOLDER = _HOLDER.with_for_update()
+_NEWEST = _in_order(_OF_ORDER.order_by(PAYMENT.c.payment_id.desc()).limit(1))
 # What never changes is not written again.
 _FIXED = frozenset({"payment_id", "merchant_id", "order_id", "user_id", "amount_minor", "currency", "payment_method", "channel", "card_brand",
                     "card_last_four", "card_expiration_year", "card_expiration_month", "expires_at", "created_at"})
@@ -122,14 +122,11 @@ async def versions_of(tx: AsyncConnection, payment_ids: Sequence[str]) -> dict[s
     return {row.payment_id: row.version for row in rows}
 
 
-async def lock_with_slot_holder(tx: AsyncConnection, *, payment_id: str, merchant_id: str, order_id: str) -> tuple[Payment, Payment | None]:
-    """A payment and the other payment of its order that holds the slot, if any; all payments of the order are locked, in the order of their ids."""
-    rows = (await tx.execute(_LOCK_ORDER, {"merchant": merchant_id, "order": order_id})).all()
-    payments = {row.payment_id: _payment(row) for row in rows}
-    payment = payments.pop(payment_id, None)
-    if payment is None:
-        raise PaymentNotFound
-    return payment, next((other for other in payments.values() if other.holds_slot), None)
+async def lock_slot_holder(tx: AsyncConnection, *, merchant_id: str, order_id: str) -> Payment | None:
+    """The payment that holds the slot of an order, locked. Only for whoever holds the lock of late money of that order: nobody holds a live payment
+    and waits for a late one, so the two never wait for each other."""
+    row = (await tx.execute(_LOCK_HOLDER, {"merchant": merchant_id, "order": order_id})).first()
+    return None if row is None else _payment(row)
 
 
 async def get_payment(tx: AsyncConnection, payment_id: str, *, visible_to: Caller) -> Payment:
@@ -150,11 +147,11 @@ async def get_of_order(tx: AsyncConnection, *, merchant_id: str, order_id: str, 
     Raises:
         PaymentNotFound: there is none, or it is somebody else's.
     """
-    query = _in_order(select(*_ALL).where(_of_order(merchant_id, order_id)).order_by(PAYMENT.c.payment_id.desc()))
-    payments = [payment for payment in map(_payment, (await tx.execute(query)).all()) if may_see(payment, visible_to)]
-    if not payments:
+    order = {"merchant": merchant_id, "order": order_id}
+    row = (await tx.execute(_HOLDER, order)).first() or (await tx.execute(_NEWEST, order)).first()
+    if row is None or not may_see(_payment(row), visible_to):
         raise PaymentNotFound
-    return next((payment for payment in payments if payment.holds_slot), payments[0])
+    return _payment(row)
 
 
 async def list_of_order(tx: AsyncConnection, *, merchant_id: str, order_id: str, before: str | None, limit: int,

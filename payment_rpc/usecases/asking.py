@@ -6,6 +6,7 @@ that it will never take it.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from datetime import timedelta
 
@@ -22,6 +23,7 @@ from payment_rpc.usecases.facts import Applied, Facts
 
 # How long after a deadline a channel that cannot close may still take money in time.
 CLOSE_GRACE = timedelta(minutes=5)
+CONCURRENCY = 8  # questions under way at once: one that gets no answer holds up only its own place
 
 log = structlog.get_logger()
 
@@ -38,13 +40,20 @@ class Asking:
         self._timeout_seconds = timeout_seconds
 
     async def run_once(self) -> int:
-        """Asks for every attempt that is due; returns how many. A round that fails for one attempt goes on with the next."""
+        """Asks for every attempt that is due; returns how many. One that fails or hangs stands in no other's way."""
         due = await self._db.run(self._claim)
-        for attempt in due:
-            try:
-                await self._ask(attempt)
-            except Exception:
-                log.exception("asking_failed", attempt_id=attempt.attempt_id, payment_id=attempt.payment_id)
+        gate = asyncio.Semaphore(CONCURRENCY)
+
+        async def ask(attempt: Attempt) -> None:
+            async with gate:
+                try:
+                    await self._ask(attempt)
+                except Exception:
+                    log.exception("asking_failed", attempt_id=attempt.attempt_id, payment_id=attempt.payment_id)
+
+        async with asyncio.TaskGroup() as group:
+            for attempt in due:
+                group.create_task(ask(attempt))
         return len(due)
 
     async def query(self, attempt: Attempt) -> Applied:

@@ -16,7 +16,7 @@ from typing import NoReturn, Protocol
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh.call import Caller, mark_replayed
+from mesh.call import Caller, current_call, mark_replayed
 from mesh.clock import Clock
 from mesh.db import Database
 from mesh.errors import Conflict, MoneyError, OutcomeUnknown, Unavailable
@@ -49,6 +49,7 @@ from payment_rpc.usecases.closing import Closing
 from payment_rpc.usecases.facts import Applied, Facts
 from payment_rpc.usecases.starting import IN_PROGRESS_RETRY_SECONDS, NewPayment, Standing, Starting
 
+WRITE_DOWN_SECONDS = 1.0  # of the caller's deadline, kept for writing down what the channel said and telling the order
 FAST_PATH_SECONDS = 0.5  # longest wait of a buyer for the order to hear of the money; the relay goes on without him
 # How often a repeated call looks whether the first one has its answer: two seconds in all (PROTOCOLS 2).
 ANSWER_PAUSES_SECONDS = (0.02, 0.04, 0.08, 0.16, *[0.2] * 8, 0.1)
@@ -147,6 +148,7 @@ class Charging:
         self._tell_order = tell_order
         self._cache = cache
         self._limits = limits
+        self._waits: dict[str, asyncio.Task[tuple[Payment, Attempt | None]]] = {}
 
     async def charge(self, command: Charge, caller: Caller) -> Payment:
         """Charges a card, or the buyer's wallet, and returns the payment: SUCCESS, or PAYING while the outcome is unknown.
@@ -214,7 +216,7 @@ class Charging:
     def _card_sender(self, channel: Channel, card: Card) -> Send:
         async def send(payment: Payment, attempt: Attempt) -> ChannelFact:
             return await channel.charge(attempt_id=attempt.attempt_id, amount=payment.amount, card=card, expires_at=payment.expires_at,
-                                        timeout_seconds=self._limits.channel_timeout_seconds)
+                                        timeout_seconds=self._channel_seconds())
 
         return send
 
@@ -236,7 +238,7 @@ class Charging:
         async def send(payment: Payment, attempt: Attempt) -> ChannelFact:
             return await channel.checkout(attempt_id=attempt.attempt_id, amount=payment.amount, subject=f"Order {payment.order_id}",
                                           return_url=command.return_url, expires_at=payment.expires_at,
-                                          timeout_seconds=self._limits.channel_timeout_seconds)
+                                          timeout_seconds=self._channel_seconds())
 
         receipt = _receipt(caller, "CreatePayment", command.key, command.merchant_id)
         standing = await self._starting.earlier(receipt, fingerprint)
@@ -246,6 +248,11 @@ class Charging:
             standing = await self._start(NewPayment(order=order, payment_method=CASHIER, channel=name, card=None, receipt=receipt,
                                                     fingerprint=fingerprint))
         return await self._finish(standing, send, receipt, fingerprint)
+
+    def _channel_seconds(self) -> float:
+        """How long a channel may take: what the caller's deadline leaves of it. Without time nothing is sent."""
+        call, longest = current_call(), self._limits.channel_timeout_seconds
+        return longest if call is None else min(longest, call.remaining_seconds() - WRITE_DOWN_SECONDS)
 
     def _check_return_url(self, command: CreatePayment) -> None:
         allowed = self._limits.return_urls.get(command.merchant_id, ())
@@ -288,7 +295,7 @@ class Charging:
         news = await send(payment, attempt)
         failpoint("payment.charge.after_channel")
         try:
-            applied = await self._facts.apply(news, payment_id=payment.payment_id, first_send=first_send)
+            applied = await self._facts.apply(news, payment_id=payment.payment_id, first_send=first_send, told_by_caller=True)
         except (Unavailable, OutcomeUnknown, Conflict):
             # The channel was called: from here on nobody may hear that nothing was done. A callback or the workers write down what it said.
             log.exception("fact_written_later", payment_id=payment.payment_id, attempt_id=attempt.attempt_id)
@@ -320,7 +327,19 @@ class Charging:
 
     async def _wait_for_answer(self, payment_id: str) -> tuple[Payment, Attempt | None]:
         """The payment, and its open attempt while there is no answer to give. The call that is sending it gets a moment to finish, so that a hundred
-        clicks at once get one answer."""
+        clicks at once get one answer; they look together, not each for himself."""
+        task = self._waits.get(payment_id)
+        if task is None:
+            task = self._waits[payment_id] = asyncio.create_task(self._look_for_answer(payment_id))
+            task.add_done_callback(lambda done: self._looked(payment_id, done))
+        return await asyncio.shield(task)
+
+    def _looked(self, payment_id: str, done: asyncio.Task[tuple[Payment, Attempt | None]]) -> None:
+        del self._waits[payment_id]
+        if not done.cancelled():
+            done.exception()  # whoever waited has it; when all of them went away nobody asks
+
+    async def _look_for_answer(self, payment_id: str) -> tuple[Payment, Attempt | None]:
         for pause_seconds in ANSWER_PAUSES_SECONDS:
             payment, attempt = await self._db.read(_payment_and_open_attempt, payment_id)
             if attempt is None or payment.state is not PaymentState.PAYING or payment.next_action is not None:

@@ -59,15 +59,16 @@ class OrderDestination:
         return settle
 
     async def _settle(self, tx: AsyncConnection, message: Message, disposition: Disposition) -> None:
-        payment, holder = await payments.lock_with_slot_holder(
-            tx, payment_id=message.aggregate_id, merchant_id=message.payload["merchant_id"], order_id=message.payload["order_id"])
+        payment = await payments.lock_payment(tx, message.aggregate_id)
         if not payment.awaits_order:
             return
         if disposition.is_refusal:
             await self._refuse(tx, payment, disposition)
             return
-        if holder is not None:  # the slot is free before it is taken
-            await self._hand_over(tx, holder)
+        if not payment.holds_slot:  # the slot is free before it is taken
+            holder = await payments.lock_slot_holder(tx, merchant_id=payment.merchant_id, order_id=payment.order_id)
+            if holder is not None:
+                await self._hand_over(tx, holder)
         await self._take(tx, payment, disposition)
 
     async def _take(self, tx: AsyncConnection, payment: Payment, disposition: Disposition) -> None:

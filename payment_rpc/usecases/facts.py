@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -25,7 +26,7 @@ from payment_rpc.domain.refund import Refund
 from payment_rpc.domain.snapshot import to_json
 from payment_rpc.domain.wallet import EntryKind
 from payment_rpc.store import attempts, ledger, payments, refunds, wallets
-from payment_rpc.usecases.messages import ORDER_DESTINATION, messages_of
+from payment_rpc.usecases.messages import FAST_PATH_HEAD_START, ORDER_DESTINATION, messages_of
 
 log = structlog.get_logger()
 
@@ -55,13 +56,14 @@ class Applied:
 class Facts:
     """Applies facts of channels."""
 
-    def __init__(self, *, db: Database, clock: Clock, ids: Ids, cache: PaymentCache) -> None:
+    def __init__(self, *, db: Database, clock: Clock, ids: Ids, cache: PaymentCache, wake_relay: Callable[[], None]) -> None:
         self._db = db
         self._clock = clock
         self._ids = ids
         self._cache = cache
+        self._wake_relay = wake_relay
 
-    async def apply(self, news: ChannelFact, *, payment_id: str = "", first_send: bool = False) -> Applied:
+    async def apply(self, news: ChannelFact, *, payment_id: str = "", first_send: bool = False, told_by_caller: bool = False) -> Applied:
         """Applies what a channel said about one of our attempts. The same news again changes nothing.
 
         Args:
@@ -69,18 +71,24 @@ class Facts:
             first_send: this is the answer to the first send of the attempt; unless it was sent again meanwhile, "not sent" proves that the channel
                 never got it.
 
+            told_by_caller: the caller delivers `to_order` itself, right after this; otherwise the relay is woken to do it.
+
         Raises:
             PaymentNotFound: the attempt is not one of ours.
         """
         fact = Fact(kind=_kind(news, first_send=first_send), amount=news.amount, trade_no=news.trade_no, occurred_at=news.occurred_at,
                     reason=news.reason, message=news.message, next_action=news.next_action, fee=news.fee)
-        applied = await self._db.run(self._write, payment_id, news.attempt_id, fact, news.duplicate_of)
+        head_start = FAST_PATH_HEAD_START if told_by_caller else timedelta(0)
+        applied = await self._db.run(self._write, payment_id, news.attempt_id, fact, duplicate_of=news.duplicate_of, head_start=head_start)
         failpoint("payment.fact.after_commit")
         if applied.changed:
             await self._cache.put_changed(applied.payment)
+        if applied.to_order is not None and not told_by_caller:
+            self._wake_relay()
         return applied
 
-    async def _write(self, tx: AsyncConnection, payment_id: str, attempt_id: str, fact: Fact, duplicate_of: str) -> Applied:
+    async def _write(self, tx: AsyncConnection, payment_id: str, attempt_id: str, fact: Fact, *, duplicate_of: str,
+                     head_start: timedelta) -> Applied:
         now = self._clock.now()
         payment_id = payment_id or await attempts.payment_id_of(tx, duplicate_of or attempt_id)
         payment = await payments.lock_payment(tx, payment_id)
@@ -100,7 +108,7 @@ class Facts:
                                         detail=f"{fact.amount} under {fact.trade_no}", at=now)
         if not decision.changes(payment, attempt):
             return Applied(payment=payment, attempt=attempt, changed=False, to_order=None)
-        return await self._save(tx, payment, attempt, decision)
+        return await self._save(tx, payment, attempt, decision, head_start)
 
     async def _add_duplicate(self, tx: AsyncConnection, payment: Payment, sibling: Attempt, attempt_id: str) -> Attempt:
         """The channel charged the buyer once more, under an attempt id of its own: real money, so it gets a row like every capture."""
@@ -109,7 +117,7 @@ class Facts:
         await attempts.insert_attempt(tx, attempt)
         return attempt
 
-    async def _save(self, tx: AsyncConnection, payment: Payment, attempt: Attempt, decision: Decision) -> Applied:
+    async def _save(self, tx: AsyncConnection, payment: Payment, attempt: Attempt, decision: Decision, head_start: timedelta) -> Applied:
         now = self._clock.now()
         after = decision.payment
         if decision.attempt is not attempt:
@@ -127,7 +135,7 @@ class Facts:
             after = await self._give_back(tx, after, decision.attempt)
         if after is not payment:
             await payments.save_payment(tx, after, read_version=payment.version)
-        messages = messages_of(after, before=payment.state, ids=self._ids, at=now)
+        messages = messages_of(after, before=payment.state, ids=self._ids, at=now, head_start=head_start)
         if messages:
             await outbox.put(tx, *messages)
         if payment.state in UNDECIDED and after.state not in UNDECIDED and after.state is not PaymentState.CONFLICTED:

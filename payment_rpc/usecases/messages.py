@@ -16,29 +16,29 @@ from payment_rpc.domain.refund import Refund, RefundState
 ORDER_DESTINATION = "order_rpc"
 PAYMENT_TOPIC = "PAYMENT_TOPIC"
 EVENT_VERSION = "1.0"
-# The request path delivers at once; the relay takes over when that did not happen.
+# How long the relay leaves a message to the request that delivers it itself.
 FAST_PATH_HEAD_START = timedelta(seconds=5)
 
 
-def messages_of(payment: Payment, *, before: PaymentState, ids: Ids, at: datetime) -> list[Message]:
+def messages_of(payment: Payment, *, before: PaymentState, ids: Ids, at: datetime, head_start: timedelta) -> list[Message]:
     """The messages of a change from state `before`: first the one for order_rpc, when there is one."""
     if payment.state is before:
         return []
     if payment.payment_method == TOP_UP:
         return _top_up_events(payment, ids=ids, at=at)
     if payment.state in MONEY and before not in MONEY:
-        return [order_message(payment, ids=ids, at=at), _event(payment, "PAYMENT_SUCCEEDED", ids=ids, at=at, facts={
+        return [order_message(payment, ids=ids, at=at, head_start=head_start), _event(payment, "PAYMENT_SUCCEEDED", ids=ids, at=at, facts={
             "channel_trade_no": payment.channel_trade_no, "paid_at": _rfc3339(payment.paid_at or at)})]
     if payment.state in (PaymentState.FAILED, PaymentState.CLOSED):
         return [_event(payment, "PAYMENT_FAILED", ids=ids, at=at, facts={"reason": payment.failure.reason if payment.failure else "PAYMENT_CLOSED"})]
     return []
 
 
-def order_message(payment: Payment, refunds: Sequence[Refund] = (), *, ids: Ids, at: datetime) -> Message:
+def order_message(payment: Payment, refunds: Sequence[Refund] = (), *, ids: Ids, at: datetime, head_start: timedelta = timedelta(0)) -> Message:
     """The snapshot of a payment and its refunds for its order. Refunds of second captures are no affair of the order's."""
     return Message(
         event_id=ids.new("EVT"), destination=ORDER_DESTINATION, tag="UpdateOrderStatus", aggregate_id=payment.payment_id,
-        trace_id=current_trace_id(), due_at=at + FAST_PATH_HEAD_START, created_at=at, payload={
+        trace_id=current_trace_id(), due_at=at + head_start, created_at=at, payload={
             "merchant_id": payment.merchant_id, "order_id": payment.order_id, "payment_id": payment.payment_id, "version": payment.version,
             "state": payment.state.value, "captured": payment.captured.format(), "refunded": payment.refunded.format(),
             "refund_reserved": payment.refund_reserved.format(), "currency": payment.amount.currency, "wants_paid": payment.state in MONEY,

@@ -23,7 +23,7 @@ from payment_rpc.domain.payment import BALANCE, CASHIER, UNDECIDED, Payment, Pay
 from payment_rpc.domain.snapshot import to_json
 from payment_rpc.store import attempts, ledger, payments, wallets
 from payment_rpc.usecases.facts import Applied
-from payment_rpc.usecases.messages import messages_of
+from payment_rpc.usecases.messages import FAST_PATH_HEAD_START, messages_of
 
 IN_PROGRESS_RETRY_SECONDS = 2.0  # a card answers within a second or two
 
@@ -134,7 +134,7 @@ class Starting:
         await payments.insert_payment(tx, paid)
         await attempts.insert_attempt(tx, decision.attempt)
         await wallets.spend(tx, paid, entry_id=entry_id, at=now)
-        messages = messages_of(paid, before=payment.state, ids=self._ids, at=now)
+        messages = messages_of(paid, before=payment.state, ids=self._ids, at=now, head_start=FAST_PATH_HEAD_START)
         await outbox.put(tx, *messages)
         if new.receipt is not None:
             await receipts.claim(tx, new.receipt, fingerprint=new.fingerprint, resource_id=paid.payment_id, now=now, answer=to_json(paid))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -93,22 +94,25 @@ async def test_a_connection_that_said_too_much_is_not_used_again(first: bytes) -
 
 
 async def test_what_comes_unasked_is_no_answer_to_the_next_request() -> None:
-    spoke = asyncio.Event()
+    answered, hung_up = asyncio.Event(), asyncio.Event()
 
     async def chatter(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await swallow(reader)
         writer.write(KEPT_OPEN)
         await writer.drain()
-        writer.write(http_answer(transaction(amount="0.01")))
-        await writer.drain()
-        await reader.read()  # until the adapter hangs up
-        spoke.set()
-        await swallow(reader)
+        await answered.wait()
+        if not hung_up.is_set():
+            writer.write(http_answer(transaction(amount="0.01")))
+            await writer.drain()
+            with contextlib.suppress(ConnectionResetError):
+                assert await reader.read() == b""
+            hung_up.set()
 
     async with raw_server(chatter) as url:
         channel = adapter_to(url)
         await charge(channel)
-        await asyncio.wait_for(spoke.wait(), 5)
+        answered.set()
+        await asyncio.wait_for(hung_up.wait(), 5)
         fact = await charge(channel)
         assert (fact.status, fact.amount and fact.amount.minor) == (ChannelStatus.CAPTURED, 9999)
         await channel.aclose()
@@ -135,6 +139,22 @@ async def test_a_late_answer_is_not_taken_for_the_next_request() -> None:
         release.set()
         fact = await charge(channel)
         assert (calls, fact.amount and fact.amount.minor) == (2, 9999)
+        await channel.aclose()
+
+
+async def test_a_call_that_ran_out_of_time_hangs_up() -> None:
+    hung_up = asyncio.Event()
+
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await swallow(reader)
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b""
+        hung_up.set()
+
+    async with raw_server(hang) as url:
+        channel = adapter_to(url)
+        assert (await charge(channel, timeout_seconds=0.3)).status is ChannelStatus.UNKNOWN
+        await asyncio.wait_for(hung_up.wait(), 5)
         await channel.aclose()
 
 

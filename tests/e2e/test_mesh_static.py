@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -199,7 +200,7 @@ def test_a_second_up_on_the_same_directory_is_refused(mesh: Mesh) -> None:
 
 def test_a_killed_service_comes_back_and_ctrl_c_leaves_no_process(mesh: Mesh, running: RunningMesh, alice: Person, sku_id: str) -> None:
     order_rpc = running.pids["order_rpc"]
-    subprocess.run(["kill", "-9", str(order_rpc)], check=True)
+    os.kill(order_rpc, signal.SIGKILL)
     mesh.up.wait_for_log("order_rpc died")
     wait_until(lambda: alice.post("/api/v1/orders", {"items": [{"sku_id": sku_id, "quantity": 1}]}).status == 201, "answer of the new order_rpc")
     assert mesh.installation.running().pids["order_rpc"] != order_rpc

@@ -24,6 +24,7 @@ from mesh.errors import DeadlineExceeded, InvalidArgument, NeighbourUnavailable,
 from mesh.policies import PolicyInvalid
 from mesh.server import MeshServer
 from mesh.trace import Trace
+from mesh.wire_errors import never_sent
 from tests.echo import SERVICE, Echo, EchoRequest, EchoResponse, Stub, World, eventually, path
 
 FOREVER = 3600
@@ -112,7 +113,7 @@ async def test_the_gateway_calls_with_bytes_and_gets_trailing_metadata(world: Wo
     async def do(_request: Any, context: Any) -> None:
         call = current_call()
         assert call is not None
-        call.trailing.append(("x-test", "1"))
+        call.trailing = (("x-test", "1"),)
 
     async with mesh_of(world, Echo(do)) as mesh:
         raw, trailing = await mesh.channel.call(path("Own"), EchoRequest(text="hi").SerializeToString(), metadata=[world.bearer("alice")])
@@ -429,6 +430,41 @@ async def test_a_draining_server_fails_no_call(world: World) -> None:
         await eventually(lambda: done["calls"] > after + 100)
         stop.set()
         await asyncio.gather(*clients)
+
+
+async def test_a_call_that_never_left_is_told_from_one_that_may_have_arrived(world: World) -> None:
+    reached = asyncio.Event()
+
+    async def do(_request: Any, _context: Any) -> None:
+        reached.set()
+        await asyncio.sleep(FOREVER)
+
+    async with mesh_of(world, Echo(do)) as mesh:
+        await mesh.all_ready()
+        [replica] = mesh.channel._replicas._all.values()
+        call = replica.channel.unary_unary(path("Once"))(b"", timeout=10)
+        await reached.wait()
+        await die(mesh.servers[0])
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await call
+        assert not never_sent(failed.value)
+        await eventually(lambda: replica.channel.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE)
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await replica.channel.unary_unary(path("Once"))(b"", timeout=10)
+        assert never_sent(failed.value)
+
+
+async def test_a_call_that_never_left_goes_elsewhere_even_when_it_may_not_be_repeated(world: World) -> None:
+    first, second = Echo(), Echo()
+    async with mesh_of(world, first, second) as mesh:
+        await mesh.all_ready()
+        broken = next(iter(mesh.channel._replicas._all.values()))
+        nowhere = grpc.aio.insecure_channel("127.0.0.1:1")
+        broken.calls[path("Once")] = nowhere.unary_unary(path("Once"))  # its connection broke after it was chosen
+        for _ in range(10):
+            await mesh.stub.Once(EchoRequest())
+        await nowhere.close()
+    assert len(first.calls) + len(second.calls) == 10
 
 
 async def test_a_failing_replica_is_left_out_but_never_more_than_half(world: World) -> None:

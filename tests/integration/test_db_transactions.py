@@ -92,6 +92,20 @@ async def test_fifty_increments_at_once_are_fifty(db: Database) -> None:
     assert await db.read(balance) == 50
 
 
+@pytest.mark.parametrize("dialect", ["sqlite"], indirect=True)
+async def test_two_processes_on_one_file_wait_for_each_other_instead_of_running_again(database_url: str, db: Database) -> None:
+    async with opened(database_url) as other:
+        async def increment(tx: AsyncConnection) -> None:
+            found = await balance(tx)
+            await asyncio.sleep(0)
+            await tx.execute(update(ACCOUNT).where(ACCOUNT.c.account_id == "a").values(balance=found + 1))
+        await db.run(open_account)
+        with capture_logs() as logs:
+            await asyncio.gather(*(side.run(increment) for side in (db, other) for _ in range(20)))
+        assert await db.read(balance) == 40
+        assert logs == []
+
+
 async def test_conditional_updates_lose_nothing_and_the_losers_hear_of_it(db: Database) -> None:
     async def increment(tx: AsyncConnection) -> None:
         row = (await tx.execute(select(ACCOUNT).where(ACCOUNT.c.account_id == "a"))).one()

@@ -6,19 +6,17 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncIterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import pytest_asyncio
 from paymesh.payment.v1 import payment_pb2
-from prometheus_client import REGISTRY, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 
 from mesh.call import mark_replayed
-from mesh.errors import Conflict, MoneyError, NotFound, Outcome
-from tests.gateway_world import PAYMENT, World, gateway_world
+from mesh.errors import Conflict, MoneyError, Outcome
+from tests.gateway_world import PAYMENT, World, gateway_world, refused
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -38,18 +36,6 @@ async def world(shared: World) -> World:
     shared.shop.requests.clear()
     shared.shop.does.clear()
     return shared
-
-
-def refused(answer: httpx.Response, status: int, reason: str, *fields: str) -> dict[str, Any]:
-    """The body of a refusal, which has to be one with these facts."""
-    body: dict[str, Any] = answer.json()
-    assert (answer.status_code, body["details"]["reason"]) == (status, reason), answer.text
-    assert body["data"] is None
-    assert body["code"] != "00000"
-    assert len(body["trace_id"]) == 32
-    assert [entry["field"] for entry in body["details"].get("fields", [])] == list(fields), answer.text
-    assert all(field in body["message"] for field in fields)
-    return body
 
 
 # What works
@@ -121,6 +107,16 @@ async def test_keys_and_traces_travel_and_come_back(world: World) -> None:
     assert (metadata["idempotency-key"], metadata["x-request-id"], metadata["traceparent"].split("-")[1]) == ("key-1", "mine-1", trace_id)
 
 
+async def test_a_replayed_refusal_says_so_too(world: World) -> None:
+    async def declined(_request: Any, _context: Any) -> Any:
+        mark_replayed()
+        raise CardDeclined(payment_id="PAY1")
+
+    world.shop.does["Charge"] = declined
+    answer = await world.call("POST", CHARGE, json={"amount": "1.00", "order_id": "ORD1"}, headers={"idempotency-key": "key-3"})
+    assert (answer.status_code, answer.headers["idempotent-replayed"]) == (402, "true")
+
+
 async def test_a_first_answer_is_not_called_a_replay(world: World) -> None:
     answer = await world.call("POST", CHARGE, json={"amount": "1.00", "order_id": "ORD1"}, headers={"idempotency-key": "key-2"})
     assert "idempotent-replayed" not in answer.headers
@@ -131,7 +127,7 @@ async def test_nothing_else_of_the_head_goes_in(world: World) -> None:
         "x-paymesh-caller": "forged", "x-paymesh-idempotent-replayed": "true", "X-PayMesh-Role": "admin", "cookie": "a=b",
         "x-forwarded-for": "1.2.3.4", "grpc-timeout": "1n", "x-user-id": "bob", "accept-language": "zh"})
     ours = {name for name in world.shop.metadata if name not in {"user-agent", "grpc-accept-encoding", "accept-encoding"}}
-    assert ours == {"authorization", "traceparent", "x-request-id"}
+    assert ours == {"authorization", "traceparent"}
 
 
 async def test_the_deadline_of_the_method_is_the_deadline_of_the_call(world: World) -> None:
@@ -166,202 +162,6 @@ async def test_a_client_that_goes_away_does_not_cancel_what_it_started(world: Wo
         await world.call("GET", "/healthz", token=None)  # the gateway has seen the connection end
         finish.set()
         await finished.wait()
-
-
-# Who may
-
-
-@pytest.mark.parametrize(("headers", "reason"), [
-    ([], "UNAUTHENTICATED"), (["Basic YTpi"], "TOKEN_INVALID"), (["Bearer"], "TOKEN_INVALID"), (["Bearer nonsense"], "TOKEN_INVALID"),
-    (["Bearer a.b.c"], "TOKEN_INVALID"), (["Bearer a", "Bearer b"], "TOKEN_INVALID"),
-])
-async def test_no_token_is_401_and_says_how(world: World, headers: list[str], reason: str) -> None:
-    answer = await world.client.get("/api/v1/orders", headers=[("authorization", value) for value in headers])
-    refused(answer, 401, reason)
-    assert answer.headers["www-authenticate"].startswith("Bearer")
-    assert world.shop.requests == []
-
-
-@pytest.mark.parametrize(("changes", "reason"), [
-    ({"exp": None}, "TOKEN_INVALID"), ({"aud": "another"}, "TOKEN_INVALID"), ({"aud": None}, "TOKEN_INVALID"), ({"iss": "evil"}, "TOKEN_INVALID"),
-    ({"exp": 1}, "TOKEN_INVALID"), ({"sub": ""}, "TOKEN_INVALID"), ({"nbf": 4_000_000_000}, "TOKEN_INVALID"), ({"exp": "soon"}, "TOKEN_INVALID"),
-])
-async def test_a_token_with_other_claims_is_401(world: World, changes: dict[str, Any], reason: str) -> None:
-    token = world.signed(world.claims(**changes))
-    refused(await world.call("GET", "/api/v1/orders", token=token), 401, reason)
-    assert world.shop.requests == []
-
-
-async def test_an_expired_token_is_told_apart(world: World) -> None:
-    now = int(world.clock.now().timestamp())
-    token = world.signed(world.claims(iat=now - 200, nbf=now - 200, exp=now - 100))
-    refused(await world.call("GET", "/api/v1/orders", token=token), 401, "TOKEN_EXPIRED")
-
-
-async def test_a_forged_token_is_401(world: World) -> None:
-    for token in (world.signed(world.claims(), key=b"another secret with more than 32 bytes"), world.signed(world.claims(), algorithm="none"),
-                  world.signed(world.claims(), typ="JWT"), world.token()[:-2] + "xx"):
-        refused(await world.call("GET", "/api/v1/orders", token=token), 401, "TOKEN_INVALID")
-    assert world.shop.requests == []
-
-
-async def test_a_bad_token_is_refused_on_public_paths_too(world: World) -> None:
-    refused(await world.call("GET", "/api/v1/products", token="a.b.c"), 401, "TOKEN_INVALID")
-
-
-async def test_a_role_that_no_rule_admits_is_403(world: World) -> None:
-    refused(await world.call("POST", "/api/v1/products", json={"sku_id": "A", "name": "A", "price": "1"}), 403, "PERMISSION_DENIED")
-    assert world.shop.requests == []
-
-
-async def test_a_method_between_services_has_no_path(world: World) -> None:
-    for path in ("/paymesh.order.v1.OrderService/UpdateOrderStatus", "/api/v1/orders/ORD1/status"):
-        refused(await world.call("POST", path, json={}), 404, "NOT_FOUND")
-
-
-async def test_somebody_elses_order_is_refused_by_the_server_and_shown_as_such(world: World) -> None:
-    async def hidden(_request: Any, _context: Any) -> Any:
-        raise NotFound("order not found")
-
-    world.shop.does["GetOrder"] = hidden
-    refused(await world.call("GET", "/api/v1/orders/ORD2"), 404, "NOT_FOUND")
-    body = refused(await world.call("POST", CHARGE, json={"amount": "1.00", "order_id": "O", "user_id": "bob"}), 403, "PERMISSION_DENIED", "user_id")
-    assert body["code"] == "A0203"
-
-
-async def test_a_merchant_writes_amounts_as_strings(world: World) -> None:
-    product = {"sku_id": "A", "name": "A", "price": 9999, "available": 1}
-    refused(await world.call("POST", "/api/v1/products", token=world.token(roles=("merchant",)), json=product), 400, "MALFORMED_BODY", "price")
-    assert (await world.call("POST", "/api/v1/products", token=world.token(roles=("admin",)), json=product)).status_code == 201
-    assert world.shop.request.price == "9999"
-
-
-# Bad input
-
-
-def send(content: bytes, **headers: str) -> dict[str, Any]:
-    return {"content": content, "headers": {"content-type": "application/json", **headers}}
-
-
-@pytest.mark.parametrize(("content", "fields"), [
-    (b'{"amount": "1", "order_id": "O", "nothing": 1}', ["nothing"]),
-    (b'{"amount": "1", "order_id": "O", "credit_card": {"pin": 1}}', ["credit_card.pin"]),
-    (b'{"amount": "1", "order_id": "O", "amount": "2"}', ["amount"]),
-    (b'{"amount": "1", "order_id": "O", "orderNo": "P"}', ["orderNo"]),
-    (b'{"amount": true, "order_id": "O"}', ["amount"]),
-    (b'{"amount": 1e3, "order_id": "O"}', ["amount"]),
-    (b'{"amount": ["1"], "order_id": "O"}', ["amount"]),
-    (b'{"amount": "1", "order_id": "O", "credit_card": "4111"}', ["credit_card"]),
-    (b'{"amount": "1", "order_id": "O", "credit_card": {"credit_card_expiration_year": "soon"}}', ["credit_card.credit_card_expiration_year"]),
-    (b'{"amount": NaN, "order_id": "O"}', ["body"]),
-    (b'{"amount": "1", "order_id": "O"', ["body"]),
-    (b'{"amount": "1", "order_id": "O"} {}', ["body"]),
-    (b'{"amount": "\xff", "order_id": "O"}', ["body"]),
-    (b'{"amount": "\\ud800", "order_id": "O"}', ["body"]),
-    (b"[" * 1000 + b"]" * 1000, ["body"]),
-    (b'{"credit_card":' * 1000 + b"1" + b"}" * 1000, ["body"]),
-    (b"[]", ["body"]), (b"null", ["body"]), (b'"x"', ["body"]), (b"   ", ["body"]),
-])
-async def test_a_bad_body_is_400_and_names_its_place(world: World, content: bytes, fields: list[str]) -> None:
-    refused(await world.call("POST", CHARGE, **send(content)), 400, "MALFORMED_BODY", *fields)
-    assert world.shop.requests == []
-
-
-async def test_an_empty_body_is_400(world: World) -> None:
-    refused(await world.call("POST", CHARGE, content=b""), 400, "MALFORMED_BODY", "body")
-    refused(await world.call("POST", CHARGE, **send(b"")), 400, "MALFORMED_BODY", "body")
-    assert world.shop.requests == []
-
-
-@pytest.mark.parametrize("amount", ["-1", "1e3", "0.0001", "NaN", "1234567890123456", "1.", ".5", " 1", "1,5", "", "１"])
-async def test_an_amount_of_another_form_is_refused_by_the_contracts_rule(world: World, amount: str) -> None:
-    refused(await world.call("POST", CHARGE, json={"amount": amount, "order_id": "O"}), 400, "INVALID_ARGUMENT", "amount")
-    assert world.shop.requests == []
-
-
-async def test_a_number_with_too_many_digits_is_not_rounded_into_shape(world: World) -> None:
-    refused(await world.call("POST", CHARGE, **send(b'{"amount": 99.990000000000001, "order_id": "O"}')), 400, "INVALID_ARGUMENT", "amount")
-    assert world.shop.requests == []
-
-
-@pytest.mark.parametrize("headers", [{"content-type": "text/plain"}, {"content-type": "application/x-www-form-urlencoded"}, {"content-type": ""}, {},
-                                     {"content-type": "application/json; charset=gbk"}])
-async def test_another_content_type_is_415(world: World, headers: dict[str, str]) -> None:
-    refused(await world.call("POST", CHARGE, content=b"{}", headers=headers), 415, "UNSUPPORTED_MEDIA_TYPE", "content-type")
-    assert world.shop.requests == []
-
-
-async def test_a_compressed_body_is_415(world: World) -> None:
-    refused(await world.call("POST", CHARGE, **send(b"{}", **{"content-encoding": "gzip"})), 415, "UNSUPPORTED_MEDIA_TYPE", "content-encoding")
-
-
-async def test_a_body_of_2_mib_is_413_whether_announced_or_chunked(world: World) -> None:
-    async def chunks() -> AsyncIterator[bytes]:
-        for _ in range(32):
-            yield b" " * 65536
-
-    big = b'{"amount": "' + b"1" * 2 * 1024 * 1024 + b'"}'
-    refused(await world.call("POST", CHARGE, **send(big)), 413, "BODY_TOO_LARGE", "body")
-    refused(await world.call("POST", CHARGE, content=chunks(), headers={"content-type": "application/json"}), 413, "BODY_TOO_LARGE", "body")
-    assert world.shop.requests == []
-
-
-async def test_a_method_may_have_a_smaller_body(world: World) -> None:
-    refused(await world.call("POST", "/api/v1/callbacks/sandbox", token=None, content=b"x" * 65537), 413, "BODY_TOO_LARGE", "body")
-    assert (await world.call("POST", "/api/v1/callbacks/sandbox", token=None, content=b"x" * 65536)).status_code == 200
-
-
-async def test_a_body_where_none_belongs_is_400(world: World) -> None:
-    refused(await world.client.request("GET", "/api/v1/orders", headers=world.bearer(), content=b"{}"), 400, "MALFORMED_BODY", "body")
-
-
-@pytest.mark.parametrize(("query", "field"), [("nothing=1", "nothing"), ("page_size=many", "page_size"), ("page_size=1&pageSize=2", "pageSize"),
-                                              ("state=GONE", "state"), ("page_size=10000", "page_size"), ("page_size=-1", "page_size")])
-async def test_a_bad_query_is_400_and_names_its_parameter(world: World, query: str, field: str) -> None:
-    refused(await world.call("GET", f"/api/v1/orders?{query}"), 400, "INVALID_ARGUMENT", field)
-    assert world.shop.requests == []
-
-
-@pytest.mark.parametrize("path", ["/api/v1/products/%ff", "/api/v1/products/a%20b", "/api/v1/products/a%2Fb", "/api/v1/products/%2e%2e%2Fx"])
-async def test_a_bad_value_in_the_path_is_400(world: World, path: str) -> None:
-    refused(await world.call("GET", path), 400, "INVALID_ARGUMENT", "sku_id")
-    assert world.shop.requests == []
-
-
-@pytest.mark.parametrize("key", ["", "a b", "k" * 256, "ключ".encode("cp1251").decode("latin-1")])
-async def test_a_bad_idempotency_key_is_400(world: World, key: str) -> None:
-    headers = [("authorization", f"Bearer {world.token()}"), ("idempotency-key", key)]
-    answer = await world.client.post(CHARGE, json={"amount": "1", "order_id": "O"}, headers=httpx.Headers(headers, encoding="latin-1"))
-    refused(answer, 400, "INVALID_ARGUMENT", "Idempotency-Key")
-    assert world.shop.requests == []
-
-
-async def test_two_idempotency_keys_are_400(world: World) -> None:
-    headers = [("authorization", f"Bearer {world.token()}"), ("idempotency-key", "a"), ("idempotency-key", "b")]
-    refused(await world.client.post(CHARGE, json={"amount": "1", "order_id": "O"}, headers=headers), 400, "INVALID_ARGUMENT", "idempotency-key")
-
-
-@pytest.mark.parametrize("path", ["/", "/nothing", "/api/v1/orders/", "/api//v1/orders", "/api/v1/orders/a/b", "/API/v1/orders",
-                                  "/api/v1/../v1/orders"])
-async def test_an_unknown_path_is_404(world: World, path: str) -> None:
-    answer = await world.raw(f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
-    assert answer.startswith(b"HTTP/1.1 404 ")
-    assert b'"reason":"NOT_FOUND"' in answer
-
-
-@pytest.mark.parametrize(("method", "path", "allow"), [
-    ("DELETE", "/api/v1/orders", "GET, HEAD, OPTIONS, POST"), ("GET", CHARGE, "OPTIONS, POST"), ("POST", "/api/v1/orders/ORD1", "GET, HEAD, OPTIONS"),
-    ("GET", "/payments/mock-callback", "OPTIONS, POST"), ("POST", "/healthz", "GET, HEAD, OPTIONS"), ("PATCH", "/openapi.json", "GET, HEAD, OPTIONS"),
-])
-async def test_a_known_path_with_another_verb_is_405_and_says_which(world: World, method: str, path: str, allow: str) -> None:
-    answer = await world.call(method, path)
-    refused(answer, 405, "METHOD_NOT_ALLOWED")
-    assert answer.headers["allow"] == allow
-
-
-async def test_no_header_changes_the_verb(world: World) -> None:
-    answer = await world.call("POST", "/api/v1/orders/ORD1", headers={"x-http-method-override": "GET"})
-    refused(answer, 405, "METHOD_NOT_ALLOWED")
 
 
 # What servers refuse
@@ -475,7 +275,6 @@ async def test_the_document_is_served(world: World) -> None:
     assert "/payments/generate-signature" in answer.json()["paths"]
 
 
-@pytest.mark.skipif(find_spec("swagger_ui") is None, reason="swagger-ui-py is not installed")
 async def test_swagger_ui_comes_from_this_machine_and_may_load_nothing_else(world: World) -> None:
     page = await world.client.get("/docs")
     assert page.headers["content-type"] == "text/html; charset=utf-8"
@@ -511,12 +310,15 @@ async def test_a_line_per_request_has_no_secret_in_it(world: World) -> None:
 async def test_series_have_routes_and_not_paths(world: World) -> None:
     await world.call("GET", "/api/v1/orders/ORD-77")
     await world.call("GET", "/nothing/ORD-77")
-    await world.raw(b"BREW / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
-    text = generate_latest(REGISTRY).decode()
+    await world.call("PROPFIND", "/nothing")  # the parser knows 40 verbs
+    registry = CollectorRegistry()
+    registry.register(world.telemetry)
+    text = generate_latest(registry).decode()
     assert 'paymesh_gateway_requests_total{route="/api/v1/orders/{order_id}",status="200",verb="GET"}' in text
     assert 'paymesh_gateway_requests_total{route="",status="404",verb="GET"}' in text
+    assert 'paymesh_gateway_request_seconds_bucket{le="+Inf",route="/api/v1/orders/{order_id}",verb="GET"}' in text
     assert "ORD-77" not in text
-    assert "BREW" not in text
+    assert "PROPFIND" not in text
     assert "paymesh_gateway_in_flight 0.0" in text
 
 
@@ -530,12 +332,14 @@ async def test_a_server_that_is_away_is_503_without_an_address(tmp_path: Path) -
         read = await world.call("GET", "/payments/PAY1")
         write = await world.call("POST", CHARGE, json={"amount": "1", "order_id": "O"})
         keyed = await world.call("POST", CHARGE, json={"amount": "1", "order_id": "O"}, headers={"idempotency-key": "k"})
+        stranger = await world.call("GET", "/payments/PAY1", token=None)
         ready = await world.client.get("/readyz")
         alive = await world.client.get("/healthz")
     assert "outcome" not in refused(read, 503, "NEIGHBOUR_UNAVAILABLE")["details"]
     assert refused(write, 503, "NEIGHBOUR_UNAVAILABLE")["details"] == {
         "reason": "NEIGHBOUR_UNAVAILABLE", "outcome": "UNKNOWN", "safe_to_retry": False}
     assert refused(keyed, 503, "NEIGHBOUR_UNAVAILABLE")["details"]["safe_to_retry"] is True
+    refused(stranger, 401, "UNAUTHENTICATED")  # nobody has to be there to turn a stranger away
     assert refused(ready, 503, "UNAVAILABLE")["details"]["metadata"] == {"services": "order_rpc,payment_rpc"}
     assert alive.status_code == 200
     assert all(address not in answer.text for answer in (read, write, keyed))
@@ -546,3 +350,11 @@ async def test_production_hides_what_is_for_development(tmp_path: Path) -> None:
         refused(await world.call("GET", "/payments/generate-signature?payment_id=P"), 404, "NOT_FOUND")
         assert "/payments/generate-signature" not in (await world.client.get("/openapi.json")).json()["paths"]
         assert world.shop.requests == []
+
+
+async def test_only_a_trusted_proxy_says_who_the_client_is(world: World, tmp_path: Path) -> None:
+    await world.client.get("/healthz", headers={"x-forwarded-for": "203.0.113.9"})
+    assert world.lines()[-1]["client"] == "127.0.0.1"
+    async with gateway_world(tmp_path, trusted_proxies=["127.0.0.1"]) as behind:
+        await behind.client.get("/healthz", headers={"x-forwarded-for": "203.0.113.9"})
+        assert behind.lines()[-1]["client"] == "203.0.113.9"

@@ -1,9 +1,10 @@
-"""The gateway's port under bad manners: whoever is slow, silent, huge or broken is cut off, hears why where it still listens, and costs nobody else."""
+"""The gateway under bad manners: whoever is slow, silent, huge or broken is cut off, hears why where it still listens, and costs nobody else."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,8 +13,11 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
-from paymesh.payment.v1 import payment_pb2
+from google.api import httpbody_pb2
+from paymesh.payment.v1 import callback_pb2, payment_pb2
 
+from gateway.protocol import PARTING_SECONDS
+from tests.echo import eventually
 from tests.gateway_world import World, gateway_world
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -47,6 +51,21 @@ async def answer(reader: asyncio.StreamReader) -> tuple[int, dict[str, Any]]:
     return int(head.split(b" ", 2)[1]), json.loads(await reader.readexactly(length))
 
 
+@asynccontextmanager
+async def dripping(writer: asyncio.StreamWriter) -> AsyncIterator[None]:
+    """Sends a byte now and then, as a slow client does."""
+    async def drip() -> None:
+        while True:
+            await asyncio.sleep(HEAD_SECONDS / 8)  # the manner of the client; nothing is awaited with it
+            writer.write(b"a")
+
+    task = asyncio.create_task(drip())
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
 def post(world: World) -> bytes:
     return POST % world.token().encode()
 
@@ -67,17 +86,9 @@ async def test_a_head_that_does_not_end_is_408(world: World, start: bytes) -> No
 
 async def test_a_head_byte_by_byte_gets_no_more_time(world: World) -> None:
     async with connection(world) as (reader, writer):
-        async def drip() -> None:
-            while True:
-                writer.write(b"a")
-                await asyncio.sleep(HEAD_SECONDS / 8)  # the client under test is slow; nothing is awaited with it
-
         writer.write(b"GET /healthz HTTP/1.1\r\nx-a: ")
-        dripping = asyncio.create_task(drip())
-        try:
+        async with dripping(writer):
             assert (await answer(reader))[0] == 408
-        finally:
-            dripping.cancel()
 
 
 async def test_the_second_head_of_a_connection_has_to_end_too(world: World) -> None:
@@ -112,8 +123,8 @@ async def test_a_body_that_does_not_end_is_408(world: World) -> None:
 
 
 async def test_the_unread_rest_of_a_body_is_waited_for_and_not_for_ever(world: World) -> None:
-    async with connection(world) as (reader, writer):
-        writer.write(b"POST /nothing HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+    async with connection(world) as (reader, writer), dripping(writer):
+        writer.write(b"POST /nothing HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n{")
         assert (await answer(reader))[0] == 404
         assert await reader.read() == b""
 
@@ -171,7 +182,8 @@ async def test_what_is_not_http_is_400_and_closed(world: World, bad: bytes) -> N
         status, body = await answer(reader)
         assert status == 400
         assert body["details"]["reason"] in {"INVALID_ARGUMENT", "MALFORMED_BODY"}
-        assert await reader.read() == b""
+        async with asyncio.timeout(PARTING_SECONDS / 2):  # our side is closed at once, the connection when the client has read
+            assert await reader.read() == b""
 
 
 async def test_a_broken_chunk_is_400(world: World) -> None:
@@ -181,6 +193,21 @@ async def test_a_broken_chunk_is_400(world: World) -> None:
         writer.write(b"ZZ\r\n")
         assert (await answer(reader))[0] == 400
         assert await reader.read() == b""
+
+
+@pytest.mark.parametrize("manner", [b"keep-alive", b"close"])
+async def test_a_client_that_does_not_read_its_answer_is_cut_off(world: World, manner: bytes) -> None:
+    async def huge(_request: Any, _context: Any) -> Any:
+        return callback_pb2.HandleCallbackResponse(body=httpbody_pb2.HttpBody(data=bytes(12 * 1024 * 1024)))  # more than the kernel takes
+
+    world.shop.does["HandleCallback"] = huge
+    deaf = socket.socket()
+    deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    deaf.connect(("127.0.0.1", world.port))
+    with deaf:
+        deaf.sendall(b"POST /api/v1/callbacks/x HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\nconnection: %s\r\n\r\n" % manner)
+        await eventually(lambda: deaf.getsockname() in world.clients())
+        await eventually(lambda: deaf.getsockname() not in world.clients())
 
 
 async def test_an_early_refusal_asks_for_no_body(world: World) -> None:
@@ -209,8 +236,10 @@ async def test_500_slow_clients_keep_nobody_waiting(world: World) -> None:
         answers = await asyncio.gather(*(world.client.get("/healthz") for _ in range(20)))
         assert {found.status_code for found in answers} == {200}
         async with asyncio.timeout(20):
-            for reader, _ in slow:
-                assert (await answer(reader))[0] == 408
+            heads = [await reader.read() for reader, _ in slow]
+        # On a busy machine the time of some is over before their first byte is read: they are cut off without a word.
+        assert all(head == b"" or head.startswith(b"HTTP/1.1 408 ") for head in heads)
+        assert any(heads)
     finally:
         for _, writer in slow:
             writer.transport.abort()
@@ -243,7 +272,7 @@ async def test_a_running_request_ends_before_the_gateway_does(tmp_path: Path) ->
                 try:
                     async with connection(world):
                         pass
-                except ConnectionRefusedError:
+                except (ConnectionRefusedError, ConnectionResetError):
                     break  # the door is closed
             finish.set()
             assert (await running).json()["data"]["payment_id"] == "PAY1"

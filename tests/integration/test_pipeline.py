@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import io
 import json
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import grpc
@@ -18,15 +20,16 @@ from prometheus_client import REGISTRY
 
 from mesh import logs
 from mesh.auth import UserTokens
-from mesh.call import current_call, mark_replayed
+from mesh.call import Call, current_call, mark_replayed
 from mesh.certificates import CertificateAuthority
-from mesh.errors import Conflict, MeshError, NeighbourUnavailable, NotFound, RemoteError
-from mesh.pipeline import Pipeline
+from mesh.errors import Conflict, DeadlineExceeded, MeshError, NeighbourUnavailable, NotFound, RemoteError
+from mesh.pipeline import Pipeline, Running
 from mesh.policies import PolicyInvalid, load_policies
 from mesh.server import Capture, MeshServer
+from mesh.trace import Trace
 from mesh.transport import PlaintextRefused
-from mesh.wire_errors import ErrorCatalogue, RemoteMoneyError, from_rpc_error
-from tests.echo import PACKAGE, SECRET, SERVICE, Echo, EchoRequest, Stub, World, add_echo, echo_file, path, plain_channel
+from mesh.wire_errors import ErrorCatalogue, RemoteMoneyError, from_rpc_error, has_details
+from tests.echo import PACKAGE, SECRET, SERVICE, Echo, EchoRequest, Stub, World, add_echo, echo_file, eventually, path, plain_channel
 from tests.unit.test_wire_errors import EchoRefused, EchoUnpaid, Unheard
 
 FOREVER = 3600
@@ -338,11 +341,98 @@ async def test_a_slow_read_is_cut_at_the_methods_timeout(world: World) -> None:
             cut.set()
             raise
 
+    before = handled("Quick", "DEADLINE_EXCEEDED")
     async with stub_of(world, Echo(do)) as stub:
-        with pytest.raises(grpc.aio.AioRpcError) as failed:
-            await asyncio.wait_for(stub.Quick(EchoRequest()), 10)
-    assert failed.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert cut.is_set()
+        for _ in range(2):  # the timer is set again after it went off
+            cut.clear()
+            calls = [stub.Quick(EchoRequest()), stub.Quick(EchoRequest(), timeout=60)]
+            for call in calls:
+                with pytest.raises(grpc.aio.AioRpcError) as failed:
+                    await asyncio.wait_for(call, 10)
+                assert isinstance(from_rpc_error(failed.value), DeadlineExceeded)
+                assert has_details(failed.value)
+            assert cut.is_set()
+    assert handled("Quick", "DEADLINE_EXCEEDED") == before + 4
+
+
+async def test_a_call_that_ends_in_time_is_not_cut_later(world: World) -> None:
+    release = asyncio.Event()
+
+    async def do(request: Any, _context: Any) -> None:
+        if request.text == "wait":
+            await release.wait()
+
+    async with stub_of(world, Echo(do)) as stub:
+        first = asyncio.ensure_future(stub.Quick(EchoRequest(text="wait")))
+        for _ in range(5):
+            assert (await stub.Quick(EchoRequest(text="now"))).text == "now"
+        with pytest.raises(grpc.aio.AioRpcError):
+            await asyncio.wait_for(first, 10)
+        assert (await stub.Quick(EchoRequest(text="after"))).text == "after"
+
+
+async def test_the_timer_goes_from_call_to_call() -> None:
+    running = Running()
+
+    async def work(call: Call) -> None:
+        running.begin(call)
+        try:
+            await asyncio.sleep(FOREVER)
+        finally:
+            running.end(call)
+
+    calls = [Call(trace=Trace.start(), deadline=monotonic() + seconds) for seconds in (0.01, 0.1, 60)]
+    tasks = [asyncio.create_task(work(call)) for call in calls]
+    async with asyncio.timeout(10):
+        await asyncio.wait(tasks[:2])
+    assert [call.cut for call in calls] == [True, True, False]
+    tasks[2].cancel()
+    await asyncio.wait(tasks)
+    assert running._timer is not None
+    running._timer.cancel()
+
+
+async def test_nothing_keeps_a_call_that_has_ended(world: World) -> None:
+    def alive() -> int:
+        gc.collect()
+        return sum(isinstance(thing, Call) for thing in gc.get_objects())
+
+    async with world.running() as server, plain_channel(server.port) as channel:
+        await Stub(channel).Quick(EchoRequest())
+        server._call_log.flush()
+        before = alive()
+        for _ in range(10):
+            await Stub(channel).Quick(EchoRequest())
+        server._call_log.flush()
+        await eventually(lambda: alive() <= before)  # the last one may still be on its way out
+
+
+async def test_calls_that_ended_are_forgotten_by_the_timer() -> None:
+    running = Running()
+    call = Call(trace=Trace.start(), deadline=monotonic() + 60)
+    running.begin(call)
+    assert running._calls == {call: asyncio.current_task()}
+    running.end(call)
+    running.end(call)
+    assert running._calls == {}
+    assert running._timer is not None
+    running._timer.cancel()
+
+
+async def test_a_client_that_leaves_while_it_is_cut_is_still_a_client_that_left(world: World) -> None:
+    async def do(_request: Any, _context: Any) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        try:
+            await asyncio.sleep(FOREVER)
+        finally:
+            task.cancel()  # the second reason, while the first is under way
+
+    before = handled("Quick", "CANCELLED")
+    async with stub_of(world, Echo(do)) as stub:
+        with pytest.raises(grpc.aio.AioRpcError):
+            await asyncio.wait_for(stub.Quick(EchoRequest(), timeout=0.5), 10)
+    assert handled("Quick", "CANCELLED") == before + 1
 
 
 async def test_a_handler_that_takes_keys_is_not_cut_by_us(world: World) -> None:
@@ -422,14 +512,14 @@ async def test_old_stubs_that_register_generic_handlers_only_are_served_alike(wo
 
 async def test_two_servers_do_not_share_a_port(world: World) -> None:
     async with world.running() as server:
-        with pytest.raises(RuntimeError):
+        with pytest.raises(OSError, match="cannot listen"):
             await world.server(port=server.port).start()
 
 
 async def test_a_start_that_fails_gives_back_what_it_opened(world: World) -> None:
     async with world.running() as other:
         half = world.server(port=other.port)
-        with pytest.raises(RuntimeError):
+        with pytest.raises(OSError, match="cannot listen"):
             await half.start()
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection("127.0.0.1", half.metrics_port)

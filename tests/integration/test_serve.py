@@ -103,6 +103,6 @@ async def test_a_start_that_fails_closes_what_was_opened(world: World) -> None:
         closed.set()
 
     async with world.running() as other:
-        with pytest.raises(RuntimeError):
+        with pytest.raises(OSError, match="cannot listen"):
             await serve(world.settings(), world.server(port=other.port), StaticRegistrar(), closers=[close])
     assert closed.is_set()

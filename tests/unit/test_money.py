@@ -65,6 +65,7 @@ def test_an_amount_is_read_digit_for_digit_and_written_with_the_digits_of_its_cu
     ("-Infinity", "CNY", "decimal string"),
     ("1234567890123456", "CNY", "decimal string"),
     ("12345678901234.56", "CNY", "more than 15 digits"),
+    ("99999999999999", "CNY", "more than 15 digits"),  # it would be written out as 99999999999999.00
     ("1234567890123.456", "KWD", "more than 15 digits"),
     ("", "CNY", "decimal string"),
     (" ", "CNY", "decimal string"),

@@ -34,7 +34,7 @@ def test_an_order_in_yen_is_paid_without_digits_after_the_point() -> None:
     check(YEN, amount="100", currency="JPY")
 
 
-@pytest.mark.parametrize("amount", ["99.99", "100.01", "1", "10000", "0.01", "999999999999999"])
+@pytest.mark.parametrize("amount", ["99.99", "100.01", "1", "10000", "0.01", "9999999999999"])
 def test_another_amount_is_refused_by_the_name_of_the_field(amount: str) -> None:
     with pytest.raises(AmountMismatch) as refused:
         check(amount=amount)

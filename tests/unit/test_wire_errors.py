@@ -31,7 +31,17 @@ from mesh.errors import (
     Unauthenticated,
     Unavailable,
 )
-from mesh.wire_errors import COMMON, DETAILS_KEY, ErrorCatalogue, RemoteMoneyError, from_rpc_error, has_details, internal_status, to_status
+from mesh.wire_errors import (
+    COMMON,
+    DETAILS_KEY,
+    ErrorCatalogue,
+    RemoteMoneyError,
+    from_rpc_error,
+    has_details,
+    internal_status,
+    never_sent,
+    to_status,
+)
 from tests.echo import PACKAGE, echo_file
 
 echo_file()
@@ -180,6 +190,13 @@ def test_a_siblings_own_deadline_is_a_deadline_to_us() -> None:
 def test_an_answer_of_a_server_is_told_from_one_of_the_transport() -> None:
     assert has_details(failed(14, internal_status("x")))
     assert not has_details(failed(14))
+
+
+def test_only_the_transport_can_say_that_a_call_never_left() -> None:
+    words = "connections to all backends failing; last error: x"
+    assert never_sent(failed(14, text=words))
+    assert not never_sent(failed(14, internal_status("x"), text=words))
+    assert not never_sent(failed(14, text="Socket closed"))
 
 
 def test_the_catalogue_knows_business_codes() -> None:
