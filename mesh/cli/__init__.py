@@ -14,6 +14,8 @@ _COMMANDS = {
     "certs": "Makes a private CA and certificates for TLS between services.",
     "migrate": "Brings the databases to the newest schema.",
     "audit": "Proves that money, orders and stock agree.",
+    "explain": "Tells what happened to an order and what happens next.",
+    "stats": "Counts the figures of orders again.",
     "doctor": "Looks for what keeps the mesh from running well.",
 }
 

@@ -1,5 +1,6 @@
 """Proof that order_rpc is right, for `paymesh audit` and `paymesh explain`, which find these functions by name. Reads only."""
 
 from order_rpc.proof.audit import orders_of, orders_page, violations
+from order_rpc.proof.story import find_order, story
 
-__all__ = ["orders_of", "orders_page", "violations"]
+__all__ = ["find_order", "orders_of", "orders_page", "story", "violations"]

@@ -2,5 +2,6 @@
 
 from payment_rpc.proof.audit import payments_of_orders, payments_page, violations
 from payment_rpc.proof.channel import channel_violations
+from payment_rpc.proof.story import find_order, story
 
-__all__ = ["channel_violations", "payments_of_orders", "payments_page", "violations"]
+__all__ = ["channel_violations", "find_order", "payments_of_orders", "payments_page", "story", "violations"]

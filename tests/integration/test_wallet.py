@@ -14,6 +14,8 @@ import pytest
 from mesh.call import Caller, Role
 from mesh.errors import IdempotencyKeyReused, InvalidArgument
 from mesh.money import Money
+from mesh.outbox import OUTBOX
+from mesh.receipts import RECEIPT
 from order_rpc.domain.order import OrderState
 from payment_rpc.channels import ChannelFact, ChannelStatus
 from payment_rpc.channels.sandbox import PUBLISHED_MD5_SECRET
@@ -24,7 +26,7 @@ from payment_rpc.domain.payment import BALANCE, TOP_UP, Disposition, Payment, Pa
 from payment_rpc.domain.refund import RefundState
 from payment_rpc.domain.wallet import EntryKind
 from payment_rpc.store import attempts
-from payment_rpc.tables import ATTEMPT, LEDGER_TRANSACTION, OUTBOX, PAYMENT, RECEIPT, REFUND, WALLET, WALLET_ENTRY
+from payment_rpc.tables import ATTEMPT, LEDGER_TRANSACTION, PAYMENT, REFUND, WALLET, WALLET_ENTRY
 from payment_rpc.usecases.callbacks import Hint
 from payment_rpc.usecases.charging import TOP_UP_LIFE, TopUp
 from payment_rpc.usecases.refunds import CreateRefund

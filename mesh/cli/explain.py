@@ -1,0 +1,102 @@
+"""`paymesh explain`: one story of an order from both databases, in the order in which it happened, for whoever has the buyer on the phone."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import sys
+from contextlib import AsyncExitStack
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from mesh.cli.databases import open_databases
+from mesh.cli.options import installation_option
+from mesh.db import Database
+from mesh.errors import MeshError
+from mesh.proof import OrderKey
+from mesh.story import Line, Next, Story, Who
+from mesh.supervisor.installation import Installation
+
+FILE_COLUMNS = 180
+_TIME = "%Y-%m-%d %H:%M:%S"
+_COLOURS = {Who.ORDER: "cyan", Who.DECISION: "cyan", Who.PAYMENT: "blue", Who.CHANNEL: "magenta", Who.LEDGER: "green", Who.REFUND: "yellow",
+            Who.MESSAGE: "dim", Who.PERSON: "bold red"}
+
+
+@click.command()
+@installation_option
+@click.argument("name", metavar="PAYMENT_ID|ORDER_ID")
+@click.option("--merchant", help="Tenant, where several have an order of this id.")
+def explain(installation: Installation, *, name: str, merchant: str | None) -> None:
+    """Tells what happened to an order and what happens next. Ids of attempts and refunds are understood too. Times are UTC."""
+    try:
+        stories = asyncio.run(_read(installation, name, merchant))
+    except MeshError as problem:
+        raise click.ClickException(problem.message) from None
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else FILE_COLUMNS)
+    if not stories:
+        raise click.ClickException(f"nobody knows {name}")
+    if len(stories) > 1:
+        raise click.UsageError(f"several tenants have an order {name}: name one with --merchant: {', '.join(sorted(key[0] for key in stories))}")
+    tell(console, next(iter(stories.values())))
+
+
+async def _read(installation: Installation, name: str, merchant: str | None) -> dict[OrderKey, Story]:
+    async with AsyncExitStack() as stack:
+        return await read_stories(await open_databases(stack, installation), name, merchant=merchant)
+
+
+async def read_stories(databases: dict[str, Database], name: str, *, merchant: str | None = None) -> dict[OrderKey, Story]:
+    """The stories of every order that a name may mean.
+
+    Raises:
+        Unavailable: a database does not answer.
+    """
+    proofs = {service: importlib.import_module(f"{service}.proof") for service in databases}
+    keys: set[OrderKey] = set()
+    for service, db in databases.items():
+        keys |= set(await proofs[service].find_order(db, name))
+    stories = {}
+    for key in keys:
+        if merchant in (None, key[0]):
+            parts = [await proofs[service].story(db, key) for service, db in databases.items()]
+            stories[key] = merge([part for part in parts if part is not None])
+    return stories
+
+
+def merge(parts: list[Story]) -> Story:
+    """One story of several, in the order in which things happened; the order before its payments."""
+    return Story(headlines=tuple(headline for part in reversed(parts) for headline in part.headlines),
+                 lines=tuple(sorted((line for part in parts for line in part.lines), key=lambda line: (line.at, line.who))),
+                 nexts=tuple(sorted((then for part in parts for then in part.nexts), key=_when)))
+
+
+def tell(console: Console, story: Story) -> None:
+    """Prints a story."""
+    for headline in story.headlines:
+        console.print(f"[bold]{escape(headline)}[/]", soft_wrap=True)
+    console.print("\nWhat happened")
+    console.print(_table([(line.at.strftime(_TIME), _by(line), escape(line.text)) for line in story.lines]))
+    console.print("\nWhat happens next")
+    if story.nexts:
+        console.print(_table([(then.at.strftime(_TIME) if then.at else "[bold red]by hand[/]", "", escape(then.text)) for then in story.nexts]))
+    else:
+        console.print("Nothing: all of it is final.")
+
+
+def _by(line: Line) -> str:
+    return f"[{_COLOURS[line.who]}]{'order' if line.who is Who.DECISION else line.who.name.lower()}[/]"
+
+
+def _when(then: Next) -> tuple[bool, float]:
+    return then.at is not None, then.at.timestamp() if then.at else 0.0
+
+
+def _table(rows: list[tuple[str, str, str]]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for row in rows:
+        table.add_row(*row)
+    return table

@@ -1,0 +1,184 @@
+"""What payment_rpc knows about an order, in words for a support person. Payments keep no diary; attempts, bookings, refunds and messages are one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, assert_never
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mesh.db import Database
+from mesh.money import Money
+from mesh.proof import OrderKey
+from mesh.story import Line, Next, Story, Who, messages_about
+from payment_rpc.domain.attempt import OPEN, Attempt, AttemptState
+from payment_rpc.domain.payment import BALANCE, CASHIER, TOP_UP, UNDECIDED, Disposition, Payment, PaymentState
+from payment_rpc.domain.refund import OPEN as OPEN_REFUND
+from payment_rpc.domain.refund import Refund, RefundState
+from payment_rpc.store import attempts, payments, refunds
+from payment_rpc.tables import ATTEMPT, ATTENTION, LEDGER_POSTING, LEDGER_TRANSACTION, PAYMENT, REFUND
+from payment_rpc.usecases.messages import ORDER_DESTINATION
+
+_REFUSALS = {
+    Disposition.REFUSED_CANCELLED: "the order refused it, because it was cancelled",
+    Disposition.REFUSED_PAID_BY_OTHER: "the order refused it, because another payment had paid it",
+}
+_BOOKED = {
+    "CAPTURED": "{amount} came in and is the merchant's.",
+    "CAPTURED_BALANCE": "{amount} left the buyer's wallet and is the merchant's.",
+    "CAPTURED_TOP_UP": "{amount} came in and is in the buyer's wallet.",
+    "CAPTURED_UNAPPLIED": "{amount} came in, but not for a payment that was waiting for it: it is parked, nobody's yet.",
+    "TOPPED_UP": "The parked {amount} is in the buyer's wallet.",
+    "FEE": "The channel keeps a fee of {amount}.",
+    "FEE_RETURNED": "The channel gives {amount} of its fee back.",
+    "LATE_TAKEN": "The order took the late money: {amount} is the merchant's.",
+    "REFUSED": "The order did not take the money: {amount} is parked, to go back.",
+    "REFUND_RESERVED": "{amount} is set aside for a refund.",
+    "REFUND_RELEASED": "The refund of {amount} came to nothing; the money is where it was before.",
+    "REFUNDED": "{amount} went back to the buyer.",
+    "REFUNDED_LATE": "{amount} went back to the buyer after all, although the refund counted as failed.",
+    "REFUND_REVERSED": "{amount} came back from the buyer's bank.",
+}
+_ATTEMPT_ENDS = {
+    AttemptState.CAPTURED: "The channel took {captured}, number {trade_no} (attempt {id}).",
+    AttemptState.DECLINED: "The channel declined attempt {id}.",
+    AttemptState.TECH_FAILED: "The channel failed; nothing was taken (attempt {id}).",
+    AttemptState.NOT_ATTEMPTED: "The channel was never reached (attempt {id}).",
+    AttemptState.CLOSED: "Attempt {id} was closed at the channel; nothing was taken.",
+    AttemptState.PENDING: "The channel waits for the buyer (attempt {id}).",
+    AttemptState.UNKNOWN: "No answer came from the channel: it may have taken the money or not (attempt {id}).",
+    AttemptState.SENT: "Attempt {id} is on its way to the channel.",
+}
+
+
+async def find_order(db: Database, name: str) -> list[OrderKey]:
+    """The orders that a payment, attempt, refund or order id of ours belongs to."""
+    return await db.read(_find_order, name)
+
+
+async def story(db: Database, key: OrderKey) -> Story:
+    """Everything about the payments of an order."""
+    return await db.read(_story, key)
+
+
+async def _find_order(tx: AsyncConnection, name: str) -> list[OrderKey]:
+    columns = select(PAYMENT.c.merchant_id, PAYMENT.c.order_id).distinct()
+    for query in (columns.where(PAYMENT.c.payment_id == name), columns.where(PAYMENT.c.order_id == name),
+                  columns.select_from(PAYMENT.join(ATTEMPT, ATTEMPT.c.payment_id == PAYMENT.c.payment_id)).where(ATTEMPT.c.attempt_id == name),
+                  columns.select_from(PAYMENT.join(REFUND, REFUND.c.payment_id == PAYMENT.c.payment_id)).where(REFUND.c.refund_id == name)):
+        if rows := (await tx.execute(query)).all():
+            return [(row.merchant_id, row.order_id) for row in rows]
+    return []
+
+
+async def _story(tx: AsyncConnection, key: OrderKey) -> Story:
+    found = await payments.all_of_order(tx, merchant_id=key[0], order_id=key[1])
+    ids = [payment.payment_id for payment in found]
+    own_attempts, own_refunds = await attempts.attempts_of_payments(tx, ids), await refunds.refunds_of_payments(tx, ids)
+    told, to_tell = await messages_about(tx, ids, receivers={ORDER_DESTINATION: "The order"})
+    attention = (await tx.execute(select(ATTENTION).where(ATTENTION.c.payment_id.in_(ids)).order_by(ATTENTION.c.created_at))).all()
+    lines = [line for payment in found for line in _payment_lines(payment)]
+    lines += [line for attempt in own_attempts for line in _attempt_lines(attempt)]
+    lines += [line for refund in own_refunds for line in _refund_lines(refund)]
+    lines += [*await _ledger_lines(tx, ids), *told, *_attention_lines(attention)]
+    nexts = [*(n for payment in found for n in _payment_nexts(payment)), *(n for attempt in own_attempts for n in _attempt_nexts(attempt)),
+             *(n for refund in own_refunds for n in _refund_nexts(refund)), *to_tell,
+             *(Next(at=None, text=f"A person must look at {row.kind} of {row.payment_id}: {row.detail}.") for row in attention
+               if not row.resolved_at)]
+    return Story(headlines=tuple(map(headline, found)), lines=tuple(lines), nexts=tuple(nexts))
+
+
+def headline(payment: Payment) -> str:
+    """How a payment stands, in one sentence."""
+    return f"Payment {payment.payment_id}: {_standing(payment)}."
+
+
+def _standing(payment: Payment) -> str:
+    refusal = _REFUSALS.get(payment.disposition) if payment.disposition else None
+    match payment.state:
+        case PaymentState.INIT | PaymentState.PAYING:
+            return f"{payment.amount} is not decided yet; the channel has the last word"
+        case PaymentState.CLOSING:
+            return f"{payment.amount} is being taken back; the channel has not answered yet"
+        case PaymentState.SUCCESS if payment.payment_method == TOP_UP:
+            return f"{payment.captured} was paid into the buyer's wallet"
+        case PaymentState.SUCCESS:
+            back = f", {payment.refunded} of it went back" if payment.refunded.minor else ""
+            waits = "" if payment.disposition else "; the order has not heard of it yet"
+            return f"{payment.captured} was paid{back}{waits}"
+        case PaymentState.FAILED | PaymentState.CLOSED:
+            why = f" ({payment.failure.message or payment.failure.reason})" if payment.failure else ""
+            return f"ended without money{why}"
+        case PaymentState.CONFLICTED:
+            return f"the channel took something else than {payment.amount}; the money is parked until a person decides"
+        case PaymentState.LATE_SUCCESS if refusal is None:
+            return f"{payment.captured} came late; the order has not said whether it takes it"
+        case PaymentState.LATE_SUCCESS:
+            return f"{payment.captured} was paid, {refusal}; {payment.refunded} of it is back with the buyer and the rest is on its way"
+        case PaymentState.LATE_REFUNDED:
+            return f"{payment.captured} was paid, {refusal or 'the order did not take it'}; all of it went back to the buyer"
+        case _:
+            assert_never(payment.state)
+
+
+def _payment_lines(payment: Payment) -> Iterator[Line]:
+    how = {BALANCE: "out of the wallet", TOP_UP: "into the wallet, by card", CASHIER: f"at the cashier of {payment.channel}"}.get(
+        payment.payment_method, f"by card {payment.card.brand} …{payment.card.last_four}" if payment.card else "by card")
+    yield Line(at=payment.created_at, who=Who.PAYMENT, text=f"The buyer began to pay {payment.amount} {how}: payment {payment.payment_id}.")
+
+
+def _attempt_lines(attempt: Attempt) -> Iterator[Line]:
+    text = _ATTEMPT_ENDS[attempt.state].format(captured=attempt.captured, trade_no=attempt.channel_trade_no, id=attempt.attempt_id)
+    asked = f" We asked {attempt.queries} times." if attempt.queries else ""
+    again = f" It was sent {attempt.sends} times, under one id." if attempt.sends > 1 else ""
+    yield Line(at=attempt.updated_at, who=Who.CHANNEL, text=text + asked + again)
+
+
+def _refund_lines(refund: Refund) -> Iterator[Line]:
+    by_itself = "by itself " if refund.automatic else ""
+    why = f": {refund.reason}" if refund.reason else ""
+    yield Line(at=refund.created_at, who=Who.REFUND, text=f"A refund of {refund.amount} was begun {by_itself}({refund.refund_id}){why}.")
+    match refund.state:
+        case RefundState.SUCCESS:
+            number = f", number {refund.channel_refund_no}" if refund.channel_refund_no else ""
+            yield Line(at=refund.refunded_at or refund.updated_at, who=Who.REFUND, text=f"Refund {refund.refund_id} is done{number}.")
+        case RefundState.FAILED | RefundState.REVERSED | RefundState.CANCELED:
+            said = f": {refund.failure.message or refund.failure.reason}" if refund.failure else ""
+            what = {RefundState.FAILED: "was refused", RefundState.REVERSED: "bounced"}.get(refund.state, "was taken back")
+            yield Line(at=refund.updated_at, who=Who.REFUND, text=f"Refund {refund.refund_id} {what}{said}.")
+        case _:
+            waits = "was not sent yet" if refund.state is RefundState.CREATED else f"is {refund.state}: the channel has not said its last word"
+            yield Line(at=refund.updated_at, who=Who.REFUND, text=f"Refund {refund.refund_id} {waits}.")
+
+
+async def _ledger_lines(tx: AsyncConnection, ids: Sequence[str]) -> list[Line]:
+    rows = (await tx.execute(select(LEDGER_TRANSACTION, LEDGER_POSTING.c.amount_minor, LEDGER_POSTING.c.currency).join(
+        LEDGER_POSTING, LEDGER_POSTING.c.business_key == LEDGER_TRANSACTION.c.business_key).where(
+        LEDGER_TRANSACTION.c.payment_id.in_(ids), LEDGER_POSTING.c.side == "D").order_by(LEDGER_TRANSACTION.c.id))).all()
+    return [Line(at=row.booked_at, who=Who.LEDGER, text=_BOOKED.get(row.kind, f"{row.kind}: {{amount}}.").format(
+        amount=Money(row.amount_minor, row.currency))) for row in rows]
+
+
+def _attention_lines(rows: Sequence[Any]) -> Iterator[Line]:
+    for row in rows:
+        yield Line(at=row.created_at, who=Who.PERSON, text=f"A person was called: {row.kind}.")
+        if row.resolved_at:
+            yield Line(at=row.resolved_at, who=Who.PERSON, text=f"A person decided: {row.detail}.")
+
+
+def _payment_nexts(payment: Payment) -> Iterator[Next]:
+    if payment.state in UNDECIDED and payment.state is not PaymentState.CLOSING:
+        yield Next(at=payment.expires_at, text=f"Payment {payment.payment_id} is closed if it is not paid by then.")
+
+
+def _attempt_nexts(attempt: Attempt) -> Iterator[Next]:
+    if attempt.state in OPEN and attempt.next_query_at is not None:
+        yield Next(at=attempt.next_query_at, text=f"The channel is asked what became of attempt {attempt.attempt_id}.")
+
+
+def _refund_nexts(refund: Refund) -> Iterator[Next]:
+    if refund.state is RefundState.CREATED and refund.next_query_at is not None:
+        yield Next(at=refund.next_query_at, text=f"Refund {refund.refund_id} is sent to the channel.")
+    elif refund.state in OPEN_REFUND and refund.next_query_at is not None:
+        yield Next(at=refund.next_query_at, text=f"The channel is asked what became of refund {refund.refund_id}.")
