@@ -134,7 +134,8 @@ class JoinedWorld:
                 problems += [f"{row['payment_id']} is {row['state']}" for row in payments if row["state"] in MONEY]
             case _:
                 problems.append(f"{order.order_id} is {order.state}, {[row['state'] for row in payments]}")
-        open_refunds = [row["refund_id"] for row in await self.money.rows(REFUND) if row["state"] not in ("SUCCESS", "FAILED", "REVERSED", "CANCELED")]
+        ended = ("SUCCESS", "FAILED", "REVERSED", "CANCELED")
+        open_refunds = [row["refund_id"] for row in await self.money.rows(REFUND) if row["state"] not in ended]
         return problems + [f"refund {refund_id} is open" for refund_id in open_refunds]
 
 

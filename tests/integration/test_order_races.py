@@ -1,5 +1,5 @@
-"""Orders against money, both services real: whoever cancels, expires, pays, refunds or loses an answer in the same moment, an order ends PAID with its
-units sold or CANCELLED with its units free and no money kept."""
+"""Orders against money, both services real: whoever cancels, expires, pays, refunds or loses an answer in the same moment, an order ends PAID with
+its units sold or CANCELLED with its units free and no money kept."""
 
 from __future__ import annotations
 
@@ -51,11 +51,8 @@ async def later(steps: int, work: Coroutine[Any, Any, Any]) -> Any:
 async def race(world: JoinedWorld, chance: random.Random, *, by_expiry: bool) -> Order:
     """One order that is paid and cancelled in the same moment."""
     order = await world.money.order()
-    pay: Coroutine[Any, Any, Any]
-    if chance.random() < 0.5:
-        pay = world.money.charge(order)
-    else:
-        pay = world.money.press(await world.money.cashier(order))
+    by_card = chance.random() < 0.5
+    pay: Coroutine[Any, Any, Any] = world.money.charge(order) if by_card else world.money.press(await world.money.cashier(order))
     world.money.channel.lose_answers = chance.random() < 0.2
     world.payment_rpc.lose_answers = chance.random() < 0.2
     world.money.orders.away = chance.random() < 0.2
