@@ -16,7 +16,6 @@ _COMMANDS = {
     "audit": "Proves that money, orders and stock agree.",
     "explain": "Tells what happened to an order and what happens next.",
     "stats": "Counts the figures of orders again.",
-    "stats": "Counts the figures of orders again.",
     "doctor": "Looks for what keeps the mesh from running well.",
 }
 
