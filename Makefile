@@ -33,8 +33,9 @@ unit: $(VENV)/.dev ## run the tests that need nothing but Python
 proof: $(VENV)/.dev servers ## run every test with whole crash matrices and round counts
 	@PAYMESH_PROOF=1 $(BIN)/python -m pytest --timeout 3600 $(ARGS)
 
-protos: $(VENV)/.dev ## rebuild generated/ from protos/
+protos: $(VENV)/.dev ## rebuild generated/ from protos/ and docs/states.md from the transition tables
 	@$(BIN)/python tools/build_protos.py
+	@$(BIN)/python tools/build_states.py
 
 lint: $(VENV)/.dev ## ruff, mypy --strict, import contracts
 	@$(BIN)/ruff check .
@@ -44,8 +45,9 @@ lint: $(VENV)/.dev ## ruff, mypy --strict, import contracts
 fmt: $(VENV)/.dev ## repair what ruff can repair
 	@$(BIN)/ruff check --fix-only .
 
-drift: $(VENV)/.dev ## generated/ is what protos/ say, and protos/ follow buf's rules
+drift: $(VENV)/.dev ## generated/ and docs/ are what protos/ and tables say, and protos/ follow buf's rules
 	@$(BIN)/python tools/build_protos.py --check
+	@$(BIN)/python tools/build_states.py --check
 	@$(BIN)/buf lint generated/paymesh/descriptors.binpb
 
 check: lint drift test ## everything that CI runs
