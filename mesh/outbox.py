@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -54,6 +54,7 @@ OUTBOX = Table(
     Index("ix_outbox_aggregate_id", "aggregate_id"),
 )
 
+STATES = ("NEW", "DONE", "DEAD")
 _INSERT = insert(OUTBOX)
 _SETTLE = update(OUTBOX).where(OUTBOX.c.event_id == bindparam("event"), OUTBOX.c.state == "NEW").values(state="DONE")
 
@@ -71,6 +72,20 @@ class Message:
     due_at: datetime
     created_at: datetime
     attempts: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """One row as an operator sees it, without its payload."""
+
+    event_id: str
+    destination: str
+    tag: str
+    aggregate_id: str
+    state: str
+    due_at: datetime
+    attempts: int
+    last_error: str
 
 
 Settlement = Callable[[AsyncConnection], Awaitable[None]]
@@ -100,6 +115,20 @@ async def put(tx: AsyncConnection, *messages: Message) -> None:
         "payload": json.dumps(message.payload, separators=(",", ":"), ensure_ascii=False), "trace_id": message.trace_id, "state": "NEW",
         "due_at": message.due_at, "attempts": 0, "last_error": "", "created_at": message.created_at,
     } for message in messages])
+
+
+async def list_messages(tx: AsyncConnection, *, states: Sequence[str], limit: int) -> list[Shown]:
+    """Messages in some states, oldest first."""
+    row = OUTBOX.c
+    rows = await tx.execute(select(row.event_id, row.destination, row.tag, row.aggregate_id, row.state, row.due_at, row.attempts, row.last_error)
+                            .where(row.state.in_(states)).order_by(row.id).limit(limit))
+    return [Shown(**found) for found in rows.mappings()]
+
+
+async def replay(tx: AsyncConnection, *, event_id: str, now: datetime) -> bool:
+    """Makes a message due now, whatever became of it before; False when there is none. Receivers are idempotent by its id."""
+    done = await tx.execute(update(OUTBOX).where(OUTBOX.c.event_id == event_id).values(state="NEW", due_at=now, attempts=0))
+    return done.rowcount == 1
 
 
 class Relay:

@@ -16,6 +16,7 @@ _COMMANDS = {
     "audit": "Proves that money, orders and stock agree.",
     "explain": "Tells what happened to an order and what happens next.",
     "stats": "Counts the figures of orders again.",
+    "outbox": "Lists messages between services and sends them once more.",
     "doctor": "Looks for what keeps the mesh from running well.",
 }
 
