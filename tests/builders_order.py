@@ -303,10 +303,11 @@ async def order_app(database_url: str, *, policies: dict[str, MerchantPolicy] | 
 class RunningOrderRpc:
     """order_rpc behind a real port, and what a caller needs to reach it."""
 
-    def __init__(self, app: OrderApp, server: MeshServer, payment_rpc: CallerTokens) -> None:
+    def __init__(self, app: OrderApp, server: MeshServer, payment_rpc: CallerTokens, seckill_rpc: CallerTokens) -> None:
         self.app = app
         self.address = f"127.0.0.1:{server.port}"
         self.payment_rpc = payment_rpc  # caller tokens of payment_rpc that this server accepts
+        self.seckill_rpc = seckill_rpc
         self._users = UserTokenIssuer(USER_SECRET, clock=app.clock, ids=app.ids)
 
     def bearer(self, subject: str = "u1", *roles: str, merchant_id: str = "mall") -> tuple[str, str]:
@@ -331,14 +332,14 @@ class RunningOrderRpc:
 async def running_order_rpc(database_url: str) -> AsyncIterator[RunningOrderRpc]:
     """order_rpc in this process, on a free port. Its clock stands still until a test moves `app.clock`."""
     async with order_app(database_url) as app:
-        key = Ed25519PrivateKey.generate()
-        payment_rpc = CallerTokens("payment_rpc", clock=app.clock, ids=app.ids, private_key=key)
-        known = CallerTokens("order_rpc", clock=app.clock, ids=app.ids, public_keys={"payment_rpc": key.public_key()})
+        keys = {service: Ed25519PrivateKey.generate() for service in ("payment_rpc", "seckill_rpc")}
+        callers = {service: CallerTokens(service, clock=app.clock, ids=app.ids, private_key=key) for service, key in keys.items()}
+        known = CallerTokens("order_rpc", clock=app.clock, ids=app.ids, public_keys={service: key.public_key() for service, key in keys.items()})
         users = UserTokens.from_secret(USER_SECRET, clock=app.clock)
         server = MeshServer(OrderSettings(environment="test", port=0), clock=app.clock, ids=app.ids, user_tokens=users, caller_tokens=known)
         app.real.add_to(server)
         await server.start()
         try:
-            yield RunningOrderRpc(app, server, payment_rpc)
+            yield RunningOrderRpc(app, server, **callers)
         finally:
             await server.stop(0)

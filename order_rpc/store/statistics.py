@@ -82,11 +82,16 @@ async def count_orders(tx: AsyncConnection) -> int:
 
 async def orders_after(tx: AsyncConnection, *, after: tuple[str, str], limit: int) -> Sequence[Row[*tuple[Any, ...]]]:
     """What counts of orders, by key, beginning after (merchant_id, order_id)."""
+    return (await tx.execute(orders_statement(after=after, limit=limit))).all()
+
+
+def orders_statement(*, after: tuple[str, str], limit: int) -> Select[Any]:
+    """The query of `orders_after`; a test reads its EXPLAIN."""
     merchant_id, order_id = after
     beyond = and_(ORDERS.c.merchant_id >= merchant_id, or_(ORDERS.c.merchant_id > merchant_id, ORDERS.c.order_id > order_id))
     wanted = (ORDERS.c.merchant_id, ORDERS.c.order_id, ORDERS.c.currency, ORDERS.c.amount_minor, ORDERS.c.created_at, ORDERS.c.paid_at,
               ORDERS.c.cancelled_at)
-    return (await tx.execute(select(*wanted).where(beyond).order_by(ORDERS.c.merchant_id, ORDERS.c.order_id).limit(limit))).all()
+    return select(*wanted).where(beyond).order_by(ORDERS.c.merchant_id, ORDERS.c.order_id).limit(limit)
 
 
 async def refunds_that_left(tx: AsyncConnection) -> Sequence[Row[*tuple[Any, ...]]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import product
 from typing import Any
 
@@ -12,13 +12,14 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.dialects import mysql
 
+from mesh import outbox
 from mesh.call import NOBODY, Caller, Role
 from mesh.errors import PageTokenInvalid, PermissionDenied
 from mesh.paging import PageTokens
 from order_rpc.domain.order import Order, OrderState
-from order_rpc.store import catalog, orders
+from order_rpc.store import catalog, orders, statistics
 from order_rpc.store.orders import OrderPage
-from order_rpc.tables import ORDERS, PRODUCT, STOCK
+from order_rpc.tables import ORDERS, PRODUCT, STOCK, STOCK_MOVEMENT
 from order_rpc.usecases.orders import ListOrders
 from tests.builders_order import ADMIN, PAGE_TOKEN_SECRET, OrderApp, buyer, merchant, order_app
 from tests.fakes import EPOCH
@@ -34,8 +35,10 @@ async def app(database_url: str) -> AsyncIterator[OrderApp]:
         yield app
 
 
-def query(merchant_id: str = "mall", *, user_id: str = "", state: OrderState | None = None, page_size: int = 0, page_token: str = "") -> ListOrders:
-    return ListOrders(merchant_id=merchant_id, user_id=user_id, state=state, page_size=page_size, page_token=page_token)
+def query(merchant_id: str = "mall", *, user_id: str = "", state: OrderState | None = None, page_size: int = 0, page_token: str = "",
+          created_from: datetime | None = None, created_before: datetime | None = None) -> ListOrders:
+    return ListOrders(merchant_id=merchant_id, user_id=user_id, state=state, page_size=page_size, page_token=page_token, created_from=created_from,
+                      created_before=created_before)
 
 
 async def pages(app: OrderApp, wanted: ListOrders, caller: Caller) -> list[list[str]]:
@@ -83,6 +86,20 @@ async def test_filters_choose_by_buyer_and_state(app: OrderApp) -> None:
     assert await pages(app, query(user_id="u2", state=S.PAID), merchant()) == [[]]
 
 
+async def test_filters_choose_by_time_from_the_first_moment_to_before_the_last(app: OrderApp) -> None:
+    ids = [order.order_id for order in await some_orders(app)]  # created at seconds 0, 1, 2, 2, 2, 3, 4
+
+    def at(seconds: int) -> datetime:
+        return EPOCH + timedelta(seconds=seconds)
+    assert await pages(app, query(created_from=at(2), page_size=2), ADMIN) == [[ids[6], ids[5]], [ids[4], ids[3]], [ids[2]]]
+    assert await pages(app, query(created_before=at(2)), ADMIN) == [[ids[1], ids[0]]]
+    assert await pages(app, query(created_from=at(2), created_before=at(3), user_id="u1"), ADMIN) == [[ids[3], ids[2]]]
+    assert await pages(app, query(created_from=at(2), created_before=at(3), state=S.PAID), ADMIN) == [[ids[3]]]
+    _, token = await app.orders.list(query(created_from=at(2), page_size=1), ADMIN)
+    with pytest.raises(PageTokenInvalid):
+        await app.orders.list(query(created_from=at(1), page_size=1, page_token=token), ADMIN)
+
+
 async def test_new_orders_do_not_move_the_pages_that_follow(app: OrderApp) -> None:
     ids = [order.order_id for order in reversed(await some_orders(app))]
     _, token = await app.orders.list(query(page_size=3), ADMIN)
@@ -121,7 +138,7 @@ async def test_nobody_sees_no_list(app: OrderApp) -> None:
 async def test_a_page_token_is_good_for_its_own_list_only(app: OrderApp) -> None:
     await some_orders(app)
     _, token = await app.orders.list(query(user_id="u1", page_size=1), ADMIN)
-    selection = {"merchant_id": "mall", "user_id": "u1", "state": ""}
+    selection = {"merchant_id": "mall", "user_id": "u1", "state": "", "created_from": "", "created_before": ""}
     forged = PageTokens(b"another secret of thirty-two bytes").encode(list_name="ListOrders", filter=selection, key=[0, "ORD"])
     other_list = PageTokens(PAGE_TOKEN_SECRET).encode(list_name="ListPayments", filter=selection, key=[0, "ORD"])
     other_key = PageTokens(PAGE_TOKEN_SECRET).encode(list_name="ListOrders", filter=selection, key=["0", "ORD"])
@@ -156,8 +173,11 @@ async def full(mariadb_url_factory: Callable[[], str]) -> AsyncIterator[OrderApp
         await app.insert(STOCK, [{
             "merchant_id": ("mall", "tea_house")[number % 2], "sku_id": f"sku-{number}", "available": 1, "reserved": 0, "sold": 0, "allocated": 0}
             for number in range(ROWS)])
+        await app.insert(STOCK_MOVEMENT, [{
+            "merchant_id": "mall", "sku_id": f"sku-{number % 50}", "kind": "ADJUST", "quantity": 1, "available_after": 1, "reason": "",
+            "operator": "", "reference": "", "trace_id": "", "created_at": EPOCH} for number in range(ROWS)])
         async with app.db.engine.begin() as connection:
-            await connection.execute(text("ANALYZE TABLE orders, product, stock"))
+            await connection.execute(text("ANALYZE TABLE orders, product, stock, stock_movement"))
         yield app
 
 
@@ -180,6 +200,32 @@ async def test_every_page_of_orders_is_read_from_an_index_in_its_order(full: Ord
         assert step["key"] == "ix_orders" + (by_user + by_state or "_merchant"), (page, step)
         # A range begins at the position; a ref would read everything that is newer.
         assert step["type"] == ("ref" if after is None else "range"), (page, step)
+
+
+async def test_every_page_of_a_period_is_read_from_an_index_in_its_order(full: OrderApp) -> None:
+    for user_id, state, after, caller in COMBINATIONS:
+        page = OrderPage(merchant_id="mall", user_id=user_id, state=state, after=after, limit=21, created_from=EPOCH + timedelta(seconds=100),
+                         created_before=EPOCH + timedelta(seconds=600))
+        [step] = await explain(full, orders.page_statement(page, visible_to=caller))
+        assert "filesort" not in step["Extra"], (page, step)
+        assert step["type"] == "range", (page, step)
+
+
+async def test_what_workers_claim_is_read_from_an_index_in_its_order(full: OrderApp) -> None:
+    [expired] = await explain(full, orders.expired_statement(EPOCH + timedelta(seconds=5), 100))
+    assert (expired["key"], "filesort" in expired["Extra"]) == ("ix_orders_expiry", False), expired
+    [entries] = await explain(full, statistics.fold_statement())
+    assert (entries["key"], "filesort" in entries["Extra"]) == ("PRIMARY", False), entries
+    [sent] = await explain(full, outbox.claim_statement("payment_rpc", EPOCH))
+    assert (sent["key"], "filesort" in sent["Extra"]) == ("ix_outbox_claim", False), sent
+
+
+async def test_histories_and_movements_are_read_from_an_index_in_their_order(full: OrderApp) -> None:
+    for before in (None, 1500):
+        [step] = await explain(full, catalog.movements_statement(merchant_id="mall", sku_id="sku-0", before=before, limit=21))
+        assert (step["key"], "filesort" in step["Extra"]) == ("ix_stock_movement_sku_id", False), step
+    recount = await explain(full, statistics.orders_statement(after=("mall", POSITION[1]), limit=100))
+    assert [(step["key"], "filesort" in step["Extra"]) for step in recount] == [("PRIMARY", False)]
 
 
 async def test_every_page_of_products_is_read_from_the_key_in_its_order(full: OrderApp) -> None:

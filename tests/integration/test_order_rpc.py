@@ -7,7 +7,17 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from paymesh.order.v1 import catalog_pb2, catalog_pb2_grpc, order_pb2, order_pb2_grpc
+from google.protobuf.timestamp_pb2 import Timestamp
+from paymesh.order.v1 import (
+    allocation_pb2,
+    allocation_pb2_grpc,
+    catalog_pb2,
+    catalog_pb2_grpc,
+    order_pb2,
+    order_pb2_grpc,
+    statistics_pb2,
+    statistics_pb2_grpc,
+)
 
 from mesh.errors import RemoteError
 from order_rpc.domain.order import OrderState
@@ -25,12 +35,14 @@ class Client:
     """The generated stubs on one channel, as one person or as payment_rpc."""
 
     def __init__(self, channel: Any, *metadata: tuple[str, str]) -> None:
-        self._orders: Any = order_pb2_grpc.OrderServiceStub(channel)
-        self._catalog: Any = catalog_pb2_grpc.CatalogServiceStub(channel)
+        self._stubs: list[tuple[Any, Any]] = [
+            (order_pb2_grpc.OrderServiceStub(channel), order_pb2), (catalog_pb2_grpc.CatalogServiceStub(channel), catalog_pb2),
+            (allocation_pb2_grpc.AllocationServiceStub(channel), allocation_pb2),
+            (statistics_pb2_grpc.StatisticsServiceStub(channel), statistics_pb2)]
         self._metadata = metadata
 
     def __getattr__(self, method: str) -> Any:
-        stub, messages = (self._orders, order_pb2) if hasattr(self._orders, method) else (self._catalog, catalog_pb2)
+        stub, messages = next(each for each in self._stubs if hasattr(each[0], method))
 
         async def call(*, key: str = "", **fields: Any) -> Any:
             metadata = [*self._metadata, *([("idempotency-key", key)] if key else [])]
@@ -40,7 +52,8 @@ class Client:
 
 @pytest.fixture
 async def people(server: RunningOrderRpc) -> AsyncIterator[dict[str, Client]]:
-    async with server.channel() as channel, server.channel(server.payment_rpc) as of_payment_rpc:
+    as_payment_rpc, as_seckill_rpc = server.channel(server.payment_rpc), server.channel(server.seckill_rpc)
+    async with server.channel() as channel, as_payment_rpc as of_payment_rpc, as_seckill_rpc as of_seckill_rpc:
         yield {
             "nobody": Client(channel),
             "buyer": Client(channel, server.bearer("u1")),
@@ -50,6 +63,7 @@ async def people(server: RunningOrderRpc) -> AsyncIterator[dict[str, Client]]:
             "other merchant": Client(channel, server.bearer("clerk", "merchant", merchant_id="tea_house")),
             "admin": Client(channel, server.bearer("root", "admin")),
             "payment_rpc": Client(of_payment_rpc),
+            "seckill_rpc": Client(of_seckill_rpc),
         }
 
 
@@ -285,3 +299,174 @@ async def test_business_refusals_of_a_payment_are_answers(server: RunningOrderRp
         answer = await people["payment_rpc"].UpdateOrderStatus(merchant_id="mall", order_id=order.order_id, event_id=f"EVT-{number}",
                                                                payment=snapshot())
         assert (answer.disposition, order_pb2.OrderState.Name(answer.state)) == (disposition, f"ORDER_STATE_{state}")
+
+
+# The rest of an order's life, through the port.
+
+ADDRESS = order_pb2.Address(recipient="王小明", phone="+86 138 0000 0000", country="CN", region="上海", city="上海", street="南京路 1",
+                            postal_code="200000")
+
+
+async def paid(server: RunningOrderRpc, people: dict[str, Client], quantity: int = 2) -> order_pb2.Order:
+    order = (await people["buyer"].CreateOrder(items=[item("mug", quantity)])).order
+    await people["payment_rpc"].UpdateOrderStatus(merchant_id="mall", order_id=order.order_id, event_id=server.app.ids.new("EVT"),
+                                                  payment=snapshot(captured=order.amount))
+    return (await people["buyer"].GetOrder(order_id=order.order_id)).order
+
+
+async def test_an_order_is_paid_shipped_and_arrives(server: RunningOrderRpc, people: dict[str, Client]) -> None:
+    await server.app.product("mug", "9.90", available=5)
+    order = (await people["buyer"].CreateOrder(items=[item()], client_request_id="c1", shipping_address=ADDRESS)).order
+    assert (order.shipping_address, order.client_request_id, order.items_amount, order.shipping_amount, order.discount_amount) == (
+        ADDRESS, "c1", "9.90", "0.00", "0.00")
+    assert (order.pay_status, order.shipping_status, order.refund_status, order.items[0].stock_source) == (
+        order_pb2.PAY_STATUS_UNPAID, order_pb2.SHIPPING_STATUS_PENDING, order_pb2.REFUND_STATUS_NONE, order_pb2.STOCK_SOURCE_CATALOG)
+    moved = order_pb2.Address(recipient="A", phone="1234567", country="DE", city="Berlin", street="Weg 1")
+    assert (await people["buyer"].SetShippingAddress(order_id=order.order_id, address=moved)).order.shipping_address == moved
+    payment = (await people["buyer"].PayOrder(order_id=order.order_id, channel="sandbox")).payment
+    assert (payment.payment_id, payment.order_id, payment.amount) == ("PAY1", order.order_id, "9.90")
+    order = await paid(server, people)
+    shipped = (await people["merchant"].ShipOrder(order_id=order.order_id, carrier="SF", tracking_number="T1")).order
+    assert (shipped.state, shipped.shipping_status, shipped.HasField("shipped_at")) == (
+        order_pb2.ORDER_STATE_SHIPPED, order_pb2.SHIPPING_STATUS_SHIPPED, True)
+    assert (await people["buyer"].CompleteOrder(order_id=order.order_id)).order.shipping_status == order_pb2.SHIPPING_STATUS_DELIVERED
+    entries = (await people["buyer"].GetOrderTimeline(order_id=order.order_id)).entries
+    assert [(entry.event, entry.operator) for entry in entries] == [
+        ("CREATE", "user:u1"), ("PAY", "payment_rpc"), ("SHIP", "merchant"), ("COMPLETE", "user:u1")]
+
+
+async def test_an_order_is_cancelled_or_says_why_not(server: RunningOrderRpc, people: dict[str, Client]) -> None:
+    await server.app.product("mug", "9.90", available=5)
+    order = (await people["buyer"].CreateOrder(items=[item()])).order
+    cancelled = (await people["buyer"].CancelOrder(order_id=order.order_id, reason="no")).order
+    assert (cancelled.state, cancelled.HasField("cancelled_at")) == (order_pb2.ORDER_STATE_CANCELLED, True)
+    refused = await refusal(people["buyer"].CancelOrder(order_id=(await paid(server, people)).order_id))
+    assert (refused.reason, refused.grpc_code, refused.metadata["payment_id"]) == ("ORDER_ALREADY_PAID", 9, "PAY1")
+
+
+async def test_a_refund_is_asked_for_approved_and_listed(server: RunningOrderRpc, people: dict[str, Client]) -> None:
+    await server.app.product("mug", "9.90", available=5)
+    order = await paid(server, people)
+    await people["merchant"].ShipOrder(order_id=order.order_id, carrier="SF", tracking_number="T1")
+    one = order_pb2.RefundItem(sku_id="mug", quantity=1)
+    asked = (await people["buyer"].RefundOrder(order_id=order.order_id, items=[one], reason="broken")).refund
+    assert (asked.state, asked.amount, asked.currency) == (order_pb2.REFUND_REQUEST_STATE_REQUESTED, "9.90", "CNY")
+    assert (await refusal(people["buyer"].ApproveRefund(order_id=order.order_id, request_id=asked.request_id))).reason == "PERMISSION_DENIED"
+    approved = (await people["merchant"].ApproveRefund(order_id=order.order_id, request_id=asked.request_id)).refund
+    assert (approved.state, approved.refund_id != "") == (order_pb2.REFUND_REQUEST_STATE_APPROVED, True)
+    told = order_pb2.RefundSnapshot(refund_id=approved.refund_id, request_id=asked.request_id, state="SUCCESS", amount="9.90")
+    await people["payment_rpc"].UpdateOrderStatus(merchant_id="mall", order_id=order.order_id, event_id="EVT-9",
+                                                  payment=snapshot(version=9, refunded="9.90", refunds=[told]))
+    assert [refund.state for refund in (await people["buyer"].ListOrderRefunds(order_id=order.order_id)).refunds] == [
+        order_pb2.REFUND_REQUEST_STATE_SUCCEEDED]
+    second = (await people["buyer"].RefundOrder(order_id=order.order_id, amount="1")).refund
+    assert (await people["merchant"].RejectRefund(order_id=order.order_id, request_id=second.request_id, reason="used")).refund.failure == "used"
+    assert (await people["buyer"].GetOrder(order_id=order.order_id)).order.refunded_amount == "9.90"
+
+
+async def test_a_shop_keeps_its_shelf_and_its_figures(server: RunningOrderRpc, people: dict[str, Client]) -> None:
+    await people["merchant"].CreateProduct(sku_id="mug", name="A mug", price="9.90", available=5, on_sale=False)
+    assert (await refusal(people["buyer"].CreateOrder(items=[item()]))).reason == "PRODUCT_NOT_ON_SALE"
+    changed = (await people["merchant"].UpdateProduct(sku_id="mug", on_sale=True, price="8.8")).product
+    assert (changed.on_sale, changed.price, changed.name) == (True, "8.80", "A mug")
+    movement = (await people["merchant"].AdjustStock(sku_id="mug", quantity=-2, reason="broken", key="k")).movement
+    assert (movement.kind, movement.available_after) == (catalog_pb2.STOCK_MOVEMENT_KIND_ADJUST, 3)
+    assert (await people["merchant"].AdjustStock(sku_id="mug", quantity=-2, reason="broken", key="k")).movement == movement
+    assert (await people["nobody"].GetStock(sku_id="mug")).stock.available == 3
+    assert [each.quantity for each in (await people["merchant"].ListStockMovements(sku_id="mug")).movements] == [-2, 5]
+    await paid(server, people, quantity=1)
+    [day] = (await people["merchant"].GetDailySummary(date="2026-11-20", time_zone="Asia/Shanghai")).summaries
+    assert (day.order_count, day.paid_amount, day.average_paid_amount, day.conversion) == (1, "8.80", "8.80", "1.0000")
+    days = (await people["merchant"].ListOrderStatistics(from_date="2026-11-01", to_date="2026-11-30")).days
+    assert [each.date for each in days] == ["2026-11-20"]
+    assert len((await people["other merchant"].GetDailySummary(date="2026-11-20")).summaries) == 0
+    since = Timestamp(seconds=int(server.app.clock.now().timestamp()) + 1)
+    assert len((await people["merchant"].ListOrders(created_from=since)).orders) == 0
+    assert len((await people["merchant"].ListOrders(created_before=since)).orders) == 1
+
+
+async def test_a_flash_sale_takes_units_and_writes_orders(server: RunningOrderRpc, people: dict[str, Client]) -> None:
+    await server.app.product("mug", "9.90", available=5)
+    seckill = people["seckill_rpc"]
+    assert (await seckill.AllocateStock(op_id="OP1", merchant_id="mall", activity_id="ACT1", sku_id="mug", quantity=3)).allocated == 3
+    wanted = [allocation_pb2.SeckillOrder(order_id=f"ORDS{number}", merchant_id="mall", user_id=f"u{number}", activity_id="ACT1",
+                                          sku_id="mug" if number else "gone", price="0.99", currency="CNY") for number in range(3)]
+    answers = (await seckill.CreateSeckillOrders(orders=wanted)).answers
+    assert [(answer.order_id, answer.result, answer.reason) for answer in answers] == [
+        ("ORDS0", allocation_pb2.SECKILL_ORDER_RESULT_REFUSED, "PRODUCT_NOT_FOUND"), ("ORDS1", allocation_pb2.SECKILL_ORDER_RESULT_CREATED, ""),
+        ("ORDS2", allocation_pb2.SECKILL_ORDER_RESULT_CREATED, "")]
+    assert (await people["buyer"].GetOrder(order_id="ORDS1")).order.items[0].stock_source == order_pb2.STOCK_SOURCE_ACTIVITY
+    assert (await seckill.ReturnAllocation(op_id="ACT1", merchant_id="mall", activity_id="ACT1", quantity=1)).returned == 1
+    stock = (await people["nobody"].GetStock(sku_id="mug")).stock
+    assert (stock.available, stock.allocated) == (3, 2)
+
+
+BAD_CALLS = [
+    ("buyer", "CreateOrder", {"items": [item()], "shipping_address": order_pb2.Address(recipient="A", phone="x", country="CN", city="B", street="C")},
+     "shipping_address.phone"),
+    ("buyer", "CreateOrder", {"items": [item()], "shipping_address": order_pb2.Address(recipient="A", phone="12345", country="China", city="B",
+                                                                                       street="C")}, "shipping_address.country"),
+    ("buyer", "CreateOrder", {"items": [item()], "client_request_id": "a b"}, "client_request_id"),
+    ("buyer", "SetShippingAddress", {"order_id": "ORD1"}, "address"),
+    ("buyer", "RefundOrder", {"order_id": "ORD1", "amount": "-1"}, "amount"),
+    ("buyer", "RefundOrder", {"order_id": "ORD1", "items": [order_pb2.RefundItem(sku_id="mug", quantity=0)]}, "items[0].quantity"),
+    ("merchant", "RejectRefund", {"order_id": "ORD1", "request_id": "R"}, "reason"),
+    ("merchant", "ShipOrder", {"order_id": "ORD1", "carrier": "SF", "tracking_number": "T 1"}, "tracking_number"),
+    ("merchant", "ShipOrder", {"order_id": "ORD1", "carrier": "", "tracking_number": "T1"}, "carrier"),
+    ("merchant", "AdjustStock", {"sku_id": "mug", "quantity": 0, "reason": "x"}, "quantity"),
+    ("merchant", "AdjustStock", {"sku_id": "mug", "quantity": 1}, "reason"),
+    ("merchant", "GetDailySummary", {"date": "20.11.2026"}, "date"),
+    ("merchant", "GetDailySummary", {"date": "2026-02-30"}, "date"),
+    ("merchant", "GetDailySummary", {"time_zone": "Nowhere/Nowhere"}, "time_zone"),
+    ("merchant", "ListOrders", {"created_from": Timestamp(seconds=10**15)}, "created_from"),
+    ("seckill_rpc", "CreateSeckillOrders", {"orders": []}, "orders"),
+    ("seckill_rpc", "AllocateStock", {"op_id": "", "merchant_id": "mall", "activity_id": "A", "sku_id": "mug", "quantity": 1}, "op_id"),
+]
+
+
+async def test_bad_calls_are_refused_with_their_field(server: RunningOrderRpc, people: dict[str, Client]) -> None:
+    for who, method, fields, field in BAD_CALLS:
+        refused = await refusal(getattr(people[who], method)(**fields))
+        assert (refused.reason, list(refused.fields)) == ("INVALID_ARGUMENT", [field]), (method, fields)
+    both = await refusal(people["buyer"].RefundOrder(order_id="ORD1", amount="1", items=[order_pb2.RefundItem(sku_id="mug", quantity=1)]))
+    assert both.reason == "INVALID_ARGUMENT"
+
+
+@pytest.mark.parametrize(("who", "method", "fields", "reason"), [
+    ("nobody", "CancelOrder", {}, "UNAUTHENTICATED"), ("payment_rpc", "CancelOrder", {}, "PERMISSION_DENIED"),
+    ("other buyer", "CancelOrder", {}, "ORDER_NOT_FOUND"), ("other merchant", "CancelOrder", {}, "ORDER_NOT_FOUND"),
+    ("merchant", "PayOrder", {}, "PERMISSION_DENIED"), ("other buyer", "PayOrder", {}, "ORDER_NOT_FOUND"),
+    ("other buyer", "RefundOrder", {}, "ORDER_NOT_FOUND"), ("other merchant", "RefundOrder", {}, "ORDER_NOT_FOUND"),
+    ("buyer", "ApproveRefund", {"request_id": "R"}, "PERMISSION_DENIED"), ("other merchant", "ApproveRefund", {"request_id": "R"}, "ORDER_NOT_FOUND"),
+    ("buyer", "RejectRefund", {"request_id": "R", "reason": "x"}, "PERMISSION_DENIED"),
+    ("merchant", "RejectRefund", {"request_id": "R", "reason": "x"}, "REFUND_NOT_FOUND"),
+    ("buyer", "ShipOrder", {"carrier": "SF", "tracking_number": "T1"}, "PERMISSION_DENIED"),
+    ("other merchant", "ShipOrder", {"carrier": "SF", "tracking_number": "T1"}, "ORDER_NOT_FOUND"),
+    ("other buyer", "CompleteOrder", {}, "ORDER_NOT_FOUND"), ("other buyer", "SetShippingAddress", {"address": ADDRESS}, "ORDER_NOT_FOUND"),
+    ("merchant", "SetShippingAddress", {"address": ADDRESS}, "PERMISSION_DENIED"),
+    ("other buyer", "GetOrderTimeline", {}, "ORDER_NOT_FOUND"), ("other merchant", "ListOrderRefunds", {}, "ORDER_NOT_FOUND"),
+])
+async def test_an_order_is_led_by_those_whom_it_concerns(server: RunningOrderRpc, people: dict[str, Client], *, who: str, method: str,
+                                                         fields: dict[str, Any], reason: str) -> None:
+    await server.app.product("mug", available=5)
+    order_id = (await people["buyer"].CreateOrder(items=[item()])).order.order_id
+    assert (await refusal(getattr(people[who], method)(order_id=order_id, **fields))).reason == reason
+    assert (await people["buyer"].GetOrder(order_id=order_id)).order.version == 1
+
+
+@pytest.mark.parametrize(("who", "method", "fields", "reason"), [
+    ("buyer", "UpdateProduct", {"sku_id": "mug"}, "PERMISSION_DENIED"), ("other merchant", "UpdateProduct", {"sku_id": "mug"}, "PRODUCT_NOT_FOUND"),
+    ("buyer", "AdjustStock", {"sku_id": "mug", "quantity": 1, "reason": "x"}, "PERMISSION_DENIED"),
+    ("other merchant", "AdjustStock", {"sku_id": "mug", "quantity": 1, "reason": "x", "merchant_id": "mall"}, "PERMISSION_DENIED"),
+    ("buyer", "ListStockMovements", {"sku_id": "mug"}, "PERMISSION_DENIED"), ("buyer", "GetDailySummary", {}, "PERMISSION_DENIED"),
+    ("nobody", "ListOrderStatistics", {"from_date": "2026-11-20", "to_date": "2026-11-20"}, "UNAUTHENTICATED"),
+    ("merchant", "GetDailySummary", {"merchant_id": "tea_house"}, "PERMISSION_DENIED"),
+    ("payment_rpc", "AllocateStock", {"op_id": "O", "merchant_id": "mall", "activity_id": "A", "sku_id": "mug", "quantity": 1}, "PERMISSION_DENIED"),
+    ("admin", "ReturnAllocation", {"op_id": "O", "merchant_id": "mall", "activity_id": "A", "quantity": 1}, "PERMISSION_DENIED"),
+    ("seckill_rpc", "UpdateOrderStatus", {"merchant_id": "mall", "order_id": "ORD1", "event_id": "E", "payment": snapshot()}, "PERMISSION_DENIED"),
+])
+async def test_a_shop_and_its_sales_are_led_by_those_whom_they_concern(server: RunningOrderRpc, people: dict[str, Client], *, who: str, method: str,
+                                                                       fields: dict[str, Any], reason: str) -> None:
+    await server.app.product("mug", available=5)
+    assert (await refusal(getattr(people[who], method)(**fields))).reason == reason
+    assert await server.app.stock() == (5, 0, 0)
