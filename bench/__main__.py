@@ -19,7 +19,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from bench import charge, http, rpc
+from bench import charge, http, orders, rpc
 from bench.machine import describe
 from bench.processes import Server, server
 from bench.servers import SECRET_FILE
@@ -52,6 +52,27 @@ def main() -> None:
         with console.status("HTTP: pass-through and gateway; in turn"):
             _report_http(uvloop.run(http.measure(doors, tokens)))
     _charge()
+    _orders()
+
+
+def _orders() -> None:
+    mariadb = MariaDB(Path(tempfile.mkdtemp(prefix="paymesh-bench-"))).start()
+    try:
+        with console.status("Orders of one hot product, alone and in groups; in turn"):
+            rates = uvloop.run(orders.measure_hot_product(mariadb.create_database()))
+        with console.status("A million orders, page by page"):
+            pages = uvloop.run(orders.measure_pages(mariadb.create_database()))
+    finally:
+        mariadb.stop()
+    table = Table(f"Orders of one product on MariaDB ({orders.BUYERS} buyers at once)", "orders/s", "of one by one")
+    for group, rate in rates.items():
+        table.add_row("one by one" if group == 1 else f"up to {group} in a transaction", f"{rate:.0f}", f"{rate / rates[1]:.2f}")
+    console.print(table)
+    table = Table(f"ListOrders, {orders.ORDERS:,} orders", "page", "ms", "of the first", "goal")
+    for name, times in pages.items():
+        for page, milliseconds in times.items():
+            table.add_row(name, f"{page}", f"{milliseconds:.2f}", f"{milliseconds / times[1]:.2f}", "≤ 1.20" if page == 1000 else "")
+    console.print(table)
 
 
 def _charge() -> None:

@@ -1,0 +1,112 @@
+"""Prints what happens to orders: a consumer of ORDER_TOPIC with an inbox.
+
+    python -m examples.order_events --redis-url redis://127.0.0.1:6379/0 --inbox var/order_events.db
+
+An event may come twice (the relay, a consumer that died) and in another order than it happened. So the effect and the id of the event are written in
+one transaction, here a line and its key in one row, and the entry is acknowledged after the commit: whatever dies in between, each event is written
+once. Entries that a dead consumer held are taken over by the next one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import signal
+import sqlite3
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+TOPIC = "ORDER_TOPIC"
+GROUP = "order_events_example"
+BATCH = 100
+BLOCK_MILLISECONDS = 1000
+TAKE_OVER_MILLISECONDS = 60_000  # an entry that somebody has held for so long is nobody's
+
+
+class Inbox:
+    """What was printed: one row per event, written with its effect."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._db = sqlite3.connect(path, isolation_level=None)
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("CREATE TABLE IF NOT EXISTS inbox (event_id TEXT PRIMARY KEY, line TEXT NOT NULL)")
+
+    def take(self, event_id: str, line: str) -> bool:
+        """Writes an event; False when it was written before."""
+        return self._db.execute("INSERT INTO inbox VALUES (?, ?) ON CONFLICT DO NOTHING", (event_id, line)).rowcount == 1
+
+    def close(self) -> None:
+        """Ends."""
+        self._db.close()
+
+
+def line_of(fields: dict[bytes, bytes]) -> str:
+    """An event as a line for people."""
+    event: dict[str, Any] = json.loads(fields[b"payload"])
+    facts = " ".join(f"{name}={event[name]}" for name in ("reason", "carrier", "tracking_number", "payment_id", "refunded_amount") if event.get(name))
+    return f"{event['event_time']} {fields[b'tag'].decode():<16} {event['order_id']} {event['amount']} {event['currency']} {facts}".rstrip()
+
+
+class Consumer:
+    """One reader of the group. Any number may run; each entry goes to one of them."""
+
+    def __init__(self, redis: Redis, inbox: Inbox, *, name: str) -> None:
+        self._redis = redis
+        self._inbox = inbox
+        self._name = name
+        self._cursor: bytes | str = "0-0"
+
+    async def run_once(self, *, block_milliseconds: int = BLOCK_MILLISECONDS) -> list[str]:
+        """Takes over what a dead consumer held, reads what is new, and returns the lines that were new."""
+        try:
+            self._cursor, held, *_ = await self._redis.xautoclaim(TOPIC, GROUP, self._name, TAKE_OVER_MILLISECONDS, self._cursor, count=BATCH)
+            new = await self._redis.xreadgroup(GROUP, self._name, {TOPIC: ">"}, count=BATCH, block=block_milliseconds)
+        except ResponseError as error:
+            if "NOGROUP" not in str(error):
+                raise
+            await self._redis.xgroup_create(TOPIC, GROUP, id="0", mkstream=True)  # from the first event on, also after Redis lost the group
+            return []
+        entries = [*held, *(entry for _, read in new or () for entry in read)]
+        return [line for entry_id, fields in entries if (line := await self._take(entry_id, fields))]
+
+    async def _take(self, entry_id: bytes, fields: dict[bytes, bytes]) -> str:
+        line = line_of(fields)
+        is_new = self._inbox.take(fields[b"event_id"].decode(), line)
+        await self._redis.xack(TOPIC, GROUP, entry_id)
+        return line if is_new else ""
+
+
+async def run(redis_url: str, inbox_path: Path, name: str) -> None:
+    """Prints until Ctrl-C."""
+    ended = asyncio.Event()
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(signal_number, ended.set)
+    redis = Redis.from_url(redis_url, socket_timeout=10)
+    with closing(Inbox(inbox_path)) as inbox:
+        consumer = Consumer(redis, inbox, name=name)
+        while not ended.is_set():
+            for line in await consumer.run_once():
+                sys.stdout.write(line + "\n")
+                sys.stdout.flush()
+    await redis.aclose()
+
+
+def main() -> None:
+    """Reads the arguments and runs."""
+    parser = argparse.ArgumentParser(description="Prints what happens to orders.")
+    parser.add_argument("--redis-url", default="redis://127.0.0.1:6379/0")
+    parser.add_argument("--inbox", type=Path, default=Path("var/order_events.db"))
+    parser.add_argument("--name", default="consumer-1", help="name within the group; a consumer that comes back under its name goes on with its own")
+    arguments = parser.parse_args()
+    asyncio.run(run(arguments.redis_url, arguments.inbox, arguments.name))
+
+
+if __name__ == "__main__":
+    main()
