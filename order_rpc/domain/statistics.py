@@ -60,7 +60,10 @@ class DayStatistics:
     def conversion(self) -> str:
         """Share of the orders created that day that were ever paid, four digits; "" without orders."""
         count = self.created[0]
-        return f"{self.converted / count:.4f}" if count else ""
+        if not count:
+            return ""
+        ten_thousandths = (2 * 10_000 * self.converted + count) // (2 * count)  # rounded to the nearest
+        return f"{ten_thousandths // 10_000}.{ten_thousandths % 10_000:04d}"
 
 
 def quarter_of(moment: datetime) -> datetime:
