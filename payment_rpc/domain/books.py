@@ -25,6 +25,7 @@ from payment_rpc.domain.refund import OPEN, Refund, RefundState
 
 Balances = Counter[tuple[str, str]]  # credit minus debit by (account, currency)
 _CHECKED = frozenset({"customer_wallet", "loss", "merchant_payable", "refund_payable", "unapplied_receipts"})
+_NEVER_NEGATIVE = frozenset({"refund_payable", "unapplied_receipts"})  # a wallet is checked as a whole: payments take from it what others paid in
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +127,9 @@ def _wrong_accounts(books: Books) -> Iterator[Problem]:
         for posting in transaction.postings:
             if posting.account.partition(":")[0] in _CHECKED:
                 actual[posting.account, posting.amount.currency] += _signed(posting)
+    for (account, currency), minor in sorted(actual.items()):
+        if minor < 0 and account.partition(":")[0] in _NEVER_NEGATIVE:
+            yield Problem(invariant="never_negative", subject=books.payment.payment_id, detail=f"{account} holds {Money(minor, currency)} for it")
     expected = _expected(books)
     for account, currency in sorted(actual.keys() | expected.keys()):
         is_, should = actual[account, currency], expected[account, currency]

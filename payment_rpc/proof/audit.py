@@ -57,7 +57,7 @@ def _nobodys_work() -> list[tuple[str, Select[Any], str]]:
     """States that no worker, message or person will ever end."""
     open_attempt = select(_A.attempt_id).where(_A.payment_id == _P.payment_id, _A.state.in_(attempts.OPEN)).exists()
     told = select(_O.event_id).where(_O.aggregate_id == _P.payment_id, _O.destination == ORDER_DESTINATION, _O.state == "NEW").exists()
-    given_back = select(_R.refund_id).where(_R.attempt_id == _A.attempt_id, _R.stands_alone).exists()
+    given_back = select(_R.refund_id).where(_R.payment_id == _A.payment_id, _R.attempt_id == _A.attempt_id, _R.stands_alone).exists()
     left = _P.captured_minor - _P.refunded_minor - _P.refund_reserved_minor
     return [
         ("payment_abandoned", select(_P.payment_id, _P.state).where(_P.state.in_(UNDECIDED), ~open_attempt),

@@ -13,7 +13,7 @@ from mesh.money import Money
 from mesh.proof import OrderKey
 from mesh.story import Line, Next, Story, Who, messages_about
 from payment_rpc.domain.attempt import OPEN, Attempt, AttemptState
-from payment_rpc.domain.payment import BALANCE, CASHIER, TOP_UP, UNDECIDED, Disposition, Payment, PaymentState
+from payment_rpc.domain.payment import BALANCE, CASHIER, TOP_UP, UNDECIDED, WALLET, Disposition, Payment, PaymentState
 from payment_rpc.domain.refund import OPEN as OPEN_REFUND
 from payment_rpc.domain.refund import Refund, RefundState
 from payment_rpc.store import attempts, payments, refunds
@@ -129,6 +129,8 @@ def _payment_lines(payment: Payment) -> Iterator[Line]:
 
 
 def _attempt_lines(attempt: Attempt) -> Iterator[Line]:
+    if attempt.channel == WALLET:  # its booking says it all
+        return
     text = _ATTEMPT_ENDS[attempt.state].format(captured=attempt.captured, trade_no=attempt.channel_trade_no, id=attempt.attempt_id)
     asked = f" We asked {attempt.queries} times." if attempt.queries else ""
     again = f" It was sent {attempt.sends} times, under one id." if attempt.sends > 1 else ""

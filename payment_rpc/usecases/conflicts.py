@@ -5,6 +5,7 @@ from __future__ import annotations
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from mesh import outbox
 from mesh.call import Caller
 from mesh.clock import Clock
 from mesh.db import Database
@@ -13,9 +14,10 @@ from payment_rpc.domain import ledger as bookings
 from payment_rpc.domain.attempt import AttemptState
 from payment_rpc.domain.errors import PaymentStateInvalid
 from payment_rpc.domain.payment import TOP_UP, Disposition, Failure, Payment, PaymentState
-from payment_rpc.domain.refund import Refund
+from payment_rpc.domain.refund import Refund, RefundState
 from payment_rpc.domain.wallet import EntryKind
 from payment_rpc.store import attempts, ledger, payments, refunds, wallets
+from payment_rpc.usecases.messages import order_message
 
 log = structlog.get_logger()
 
@@ -45,9 +47,12 @@ class Conflicts:
             raise PaymentStateInvalid(f"A payment in state {payment.state} is not in conflict.", payment_id=payment_id, outcome=payment.outcome)
         parked = [attempt for attempt in await attempts.attempts_of(tx, payment_id) if attempt.state is AttemptState.CAPTURED]
         if state is PaymentState.LATE_SUCCESS:
-            exact = next((attempt for attempt in parked if attempt.captured == payment.amount), None)
+            going_back = {refund.attempt_id for refund in await refunds.refunds_of(tx, payment_id)
+                          if refund.state not in (RefundState.FAILED, RefundState.CANCELED)}
+            exact = next((attempt for attempt in parked if attempt.captured == payment.amount and attempt.attempt_id not in going_back), None)
             if exact is None:
-                raise PaymentStateInvalid("No capture of this payment has the amount that was owed.", payment_id=payment_id, outcome=payment.outcome)
+                raise PaymentStateInvalid("No capture that is still here has the amount that was owed.", payment_id=payment_id,
+                                          outcome=payment.outcome)
             resolved = payment.capture(payment.amount, trade_no=exact.channel_trade_no, at=now, paid_at=now)
             parked = [attempt for attempt in parked if attempt is not exact]
             if payment.payment_method == TOP_UP:  # no order to ask: it is the buyer's
@@ -68,4 +73,6 @@ class Conflicts:
                 refund_id=refund.refund_id, payment_id=payment_id, channel=refund.channel, held_by=bookings.unapplied_receipts(refund.channel),
                 amount=refund.amount), at=now)
         await payments.save_payment(tx, resolved, read_version=payment.version)
+        if resolved.awaits_order:
+            await outbox.put(tx, order_message(resolved, await refunds.refunds_of(tx, payment_id), ids=self._ids, at=now))
         return resolved

@@ -130,6 +130,8 @@ TAMPERED = [
     ("a lost wallet", delete(WALLET), "entry_belongs"),
     ("a lost payment", delete(PAYMENT).where(PAYMENT.c.payment_method == "balance"), "transaction_belongs"),
     ("a loss that nobody made", update(LEDGER_POSTING).where(LEDGER_POSTING.c.account == "merchant_payable:mall").values(account="loss"), "loss"),
+    ("money out of nothing", update(LEDGER_POSTING).where(LEDGER_POSTING.c.account == "merchant_payable:mall", LEDGER_POSTING.c.side == "D").values(
+        account="unapplied_receipts:sandbox"), "never_negative"),
     ("an invented transaction", insert(LEDGER_TRANSACTION).values(
         business_key="x", kind="CAPTURED", payment_id="PAYnone", previous_hash="", hash="", booked_at=None), "transaction_belongs"),
 ]

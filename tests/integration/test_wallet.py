@@ -17,11 +17,19 @@ from mesh.money import Money
 from mesh.outbox import OUTBOX
 from mesh.receipts import RECEIPT
 from order_rpc.domain.order import OrderState
-from payment_rpc.channels import ChannelFact, ChannelStatus
+from payment_rpc.channels import ChannelFact, ChannelStatus, RefundChannelStatus
 from payment_rpc.channels.sandbox import PUBLISHED_MD5_SECRET
 from payment_rpc.domain.attempt import Attempt
 from payment_rpc.domain.card import Card
-from payment_rpc.domain.errors import CardDeclined, ChannelNotSupported, InsufficientBalance, OrderAlreadyPaid, OrderNotPayable, RefundNotAllowed
+from payment_rpc.domain.errors import (
+    CardDeclined,
+    ChannelNotSupported,
+    InsufficientBalance,
+    OrderAlreadyPaid,
+    OrderNotPayable,
+    PaymentStateInvalid,
+    RefundNotAllowed,
+)
 from payment_rpc.domain.payment import BALANCE, TOP_UP, Disposition, Payment, PaymentState
 from payment_rpc.domain.refund import RefundState
 from payment_rpc.domain.wallet import EntryKind
@@ -32,6 +40,7 @@ from payment_rpc.usecases.charging import TOP_UP_LIFE, TopUp
 from payment_rpc.usecases.refunds import CreateRefund
 from tests.builders_order import ADMIN, buyer
 from tests.builders_payment import DECLINED, LEASE_SECONDS, PRICE, VISA, PaymentWorld, payment_world
+from tests.integration.test_refunds import RefundLine
 
 CLERK = Caller(role=Role.MERCHANT, subject="clerk", merchant_id="mall")
 
@@ -168,23 +177,54 @@ async def test_a_second_capture_of_a_top_up_goes_back_and_is_not_credited(world:
     assert [row["request_id"] for row in await world.rows(REFUND)] == ["auto:ATTsecond"]
 
 
-@pytest.mark.parametrize(("state", "left"), [(PaymentState.LATE_SUCCESS, "100.00"), (PaymentState.FAILED, "0.00")])
-async def test_a_conflict_about_a_top_up_is_credited_or_goes_back(world: PaymentWorld, state: PaymentState, left: str) -> None:
+async def conflicting_top_up(world: PaymentWorld) -> tuple[str, str]:
+    """A top-up that failed and for which the channel then took 0.01; its payment and its attempt."""
     with pytest.raises(CardDeclined) as refusal:
         await top_up(world, number=DECLINED)
-    attempt_id = (await world.rows(ATTEMPT))[0]["attempt_id"]
-    if state is PaymentState.LATE_SUCCESS:  # a first, odd capture, and then the right one
-        odd = Attempt.start(attempt_id="ATTodd", payment_id=refusal.value.payment_id, merchant_id="mall", channel="sandbox", amount=PRICE,
-                            lease=timedelta(seconds=1), at=world.clock.now())
-        await world.db.run(attempts.insert_attempt, odd)
-        await world.app.facts.apply(ChannelFact(attempt_id="ATTodd", status=ChannelStatus.CAPTURED, amount=Money(1, "CNY"), trade_no="T8"))
-        await world.app.facts.apply(ChannelFact(attempt_id=attempt_id, status=ChannelStatus.CAPTURED, amount=PRICE, trade_no="T9"))
-    else:
-        await world.app.facts.apply(ChannelFact(attempt_id=attempt_id, status=ChannelStatus.CAPTURED, amount=Money(1, "CNY"), trade_no="T8"))
+    attempt_id = str((await world.rows(ATTEMPT))[0]["attempt_id"])
+    await world.app.facts.apply(ChannelFact(attempt_id=attempt_id, status=ChannelStatus.CAPTURED, amount=Money(1, "CNY"), trade_no="T8"))
+    return refusal.value.payment_id, attempt_id
+
+
+async def test_a_conflict_about_a_top_up_goes_back(world: PaymentWorld) -> None:
+    payment_id, _ = await conflicting_top_up(world)
+    resolved = await world.app.conflicts.resolve(payment_id, state=PaymentState.FAILED, reason="seen", caller=ADMIN)
+    assert resolved.state is PaymentState.FAILED
     assert await balance(world) == "0.00"
-    resolved = await world.app.conflicts.resolve(refusal.value.payment_id, state=state, reason="seen", caller=ADMIN)
-    assert resolved.state is (PaymentState.SUCCESS if state is PaymentState.LATE_SUCCESS else PaymentState.FAILED)
-    assert await balance(world) == left
+
+
+async def test_a_conflict_about_a_top_up_is_credited_when_what_was_owed_is_here(world: PaymentWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    payment_id, _ = await conflicting_top_up(world)
+    exact = Attempt.start(attempt_id="ATTexact", payment_id=payment_id, merchant_id="mall", channel="sandbox", amount=PRICE,
+                          lease=timedelta(seconds=1), at=world.clock.now())
+    await world.db.run(attempts.insert_attempt, exact)
+    await world.app.facts.apply(ChannelFact(attempt_id="ATTexact", status=ChannelStatus.CAPTURED, amount=PRICE, trade_no="T9"))
+    with pytest.raises(PaymentStateInvalid):  # it is on its way back, as a second capture
+        await world.app.conflicts.resolve(payment_id, state=PaymentState.LATE_SUCCESS, reason="seen", caller=ADMIN)
+    line = RefundLine(world.channel, monkeypatch)
+    line.next_status = RefundChannelStatus.FAILED
+    await world.app.refunds.run_once()
+    assert await balance(world) == "0.00"
+    resolved = await world.app.conflicts.resolve(payment_id, state=PaymentState.LATE_SUCCESS, reason="seen", caller=ADMIN)
+    assert (resolved.state, resolved.disposition) == (PaymentState.SUCCESS, Disposition.APPLIED)
+    assert await balance(world) == "100.00"
+
+
+async def test_an_order_is_asked_about_a_conflict_that_turned_out_to_be_its_money(world: PaymentWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    order = await world.order()
+    payment = await world.cashier(order)
+    attempt_id = str((await world.rows(ATTEMPT))[0]["attempt_id"])
+    await world.app.facts.apply(ChannelFact(attempt_id=attempt_id, status=ChannelStatus.CAPTURED, amount=Money(1, "CNY"), trade_no="T8"))
+    exact = Attempt.start(attempt_id="ATTexact", payment_id=payment.payment_id, merchant_id="mall", channel="sandbox", amount=PRICE,
+                          lease=timedelta(seconds=1), at=world.clock.now())
+    await world.db.run(attempts.insert_attempt, exact)
+    await world.app.facts.apply(ChannelFact(attempt_id="ATTexact", status=ChannelStatus.CAPTURED, amount=PRICE, trade_no="T9"))
+    RefundLine(world.channel, monkeypatch).next_status = RefundChannelStatus.FAILED
+    await world.app.refunds.run_once()
+    await world.app.conflicts.resolve(payment.payment_id, state=PaymentState.LATE_SUCCESS, reason="seen", caller=ADMIN)
+    await world.app.order_relay.run_once()
+    assert await world.order_state(order) is OrderState.PAID
+    assert (await world.payment(payment.payment_id)).state is PaymentState.SUCCESS
 
 
 async def test_money_in_a_wallet_is_not_refunded_to_the_card(world: PaymentWorld) -> None:
