@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 import uvloop
-from paymesh.payment.v1 import callback_pb2_grpc, ledger_pb2_grpc, payment_pb2_grpc, refund_pb2_grpc
+from paymesh.payment.v1 import callback_pb2_grpc, ledger_pb2_grpc, payment_pb2_grpc, reconciliation_pb2_grpc, refund_pb2_grpc
 
 from mesh import failpoints, logs, migrations
 from mesh.client import MeshChannel
@@ -20,10 +20,12 @@ from mesh.server import MeshServer, serve
 from mesh.settings import read_secret
 from payment_rpc.app import PaymentApp, Times
 from payment_rpc.channels.sandbox import PUBLISHED_MD5_SECRET, SandboxChannel
+from payment_rpc.domain.statement import ChannelDay
 from payment_rpc.neighbours import Orders
 from payment_rpc.servicer.callbacks import CallbackServicer
 from payment_rpc.servicer.ledger import LedgerServicer
 from payment_rpc.servicer.payments import PaymentServicer
+from payment_rpc.servicer.reconciliation import ReconciliationServicer
 from payment_rpc.servicer.refunds import RefundServicer
 from payment_rpc.servicer.wallets import WalletServicer
 from payment_rpc.settings import PaymentSettings
@@ -50,7 +52,8 @@ async def run(settings: PaymentSettings) -> None:
         db=db, clock=clock, ids=ids, orders=Orders(order_channel), channels={sandbox.name: sandbox}, redis=redis,
         times=Times(channel_timeout_seconds=settings.channel_timeout_seconds, attempt_lease_seconds=settings.attempt_lease_seconds,
                     scan_interval_seconds=settings.scan_interval_seconds, scan_batch_size=settings.scan_batch_size),
-        return_urls={merchant: tuple(prefixes) for merchant, prefixes in settings.return_urls.items()})
+        return_urls={merchant: tuple(prefixes) for merchant, prefixes in settings.return_urls.items()},
+        statement_day=ChannelDay(time_zone=settings.statement_time_zone, cut_off=settings.statement_cut_off))
     server.add(payment_pb2_grpc.add_PaymentServiceServicer_to_server, PaymentServicer(
         charging=app.charging, closing=app.closing, taking_back=app.taking_back, conflicts=app.conflicts, reading=app.reading,
         page_tokens=PageTokens.from_settings(settings)))
@@ -59,6 +62,8 @@ async def run(settings: PaymentSettings) -> None:
     server.add(ledger_pb2_grpc.add_WalletServiceServicer_to_server, WalletServicer(
         charging=app.charging, wallets=app.wallets, clock=clock, page_tokens=PageTokens.from_settings(settings)))
     server.add(ledger_pb2_grpc.add_LedgerServiceServicer_to_server, LedgerServicer(app.verifying))
+    server.add(reconciliation_pb2_grpc.add_ReconciliationServiceServicer_to_server, ReconciliationServicer(
+        reconciliation=app.reconciliation, page_tokens=PageTokens.from_settings(settings)))
     server.add(callback_pb2_grpc.add_CallbackServiceServicer_to_server, CallbackServicer(app.callbacks))
     closers = [order_channel.close, discovery.close, sandbox.aclose, db.close]
     if redis is not None:

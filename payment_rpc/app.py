@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import time, timedelta
 from typing import Protocol
+from zoneinfo import ZoneInfo
 
 from redis.asyncio import Redis
 
@@ -17,6 +18,7 @@ from mesh.outbox import Relay
 from mesh.worker import Worker
 from payment_rpc.cache import PaymentCache
 from payment_rpc.channels import Channel
+from payment_rpc.domain.statement import ChannelDay
 from payment_rpc.usecases.asking import Asking
 from payment_rpc.usecases.callbacks import Callbacks
 from payment_rpc.usecases.charging import Charging, ChargingLimits, OrderReader
@@ -26,12 +28,15 @@ from payment_rpc.usecases.dispositions import OrderDestination, OrderUpdates
 from payment_rpc.usecases.facts import Facts
 from payment_rpc.usecases.messages import PAYMENT_TOPIC
 from payment_rpc.usecases.reading import Reading
+from payment_rpc.usecases.reconciliation import Reconciliation
 from payment_rpc.usecases.refunds import Refunds
 from payment_rpc.usecases.starting import Starting
 from payment_rpc.usecases.taking_back import TakingBack
 from payment_rpc.usecases.verifying import Verifying
 from payment_rpc.usecases.wallets import Wallets
-from payment_rpc.workers import make_workers, relay_worker
+from payment_rpc.workers import IMPORT_WORKER, make_workers, relay_worker
+
+SHANGHAI_DAY = ChannelDay(time_zone=ZoneInfo("Asia/Shanghai"), cut_off=time(0))
 
 
 class OrderService(OrderReader, OrderUpdates, Protocol):
@@ -52,7 +57,7 @@ class PaymentApp:
     """Use cases and workers over one database."""
 
     def __init__(self, *, db: Database, clock: Clock, ids: Ids, orders: OrderService, channels: Mapping[str, Channel], redis: Redis | None,
-                 times: Times, return_urls: Mapping[str, tuple[str, ...]]) -> None:
+                 times: Times, return_urls: Mapping[str, tuple[str, ...]], statement_day: ChannelDay = SHANGHAI_DAY) -> None:
         cache = PaymentCache(redis, clock)
         self.order_relay = Relay(db=db, destination=OrderDestination(orders=orders, clock=clock, ids=ids), clock=clock)
         relays = [self.order_relay]
@@ -74,13 +79,19 @@ class PaymentApp:
         self.reading = Reading(db=db, cache=cache)
         self.wallets = Wallets(db=db)
         self.verifying = Verifying(db=db)
+        self.reconciliation = Reconciliation(
+            db=db, clock=clock, ids=ids, cache=cache, channels=channels, facts=self.facts, refunds=self.refunds, day=statement_day,
+            timeout_seconds=times.channel_timeout_seconds, wake_worker=lambda: self._wake(IMPORT_WORKER))
         self.callbacks = Callbacks(db=db, clock=clock, facts=self.facts, refunds=self.refunds, asking=self.asking, channels=channels,
                                    timeout_seconds=times.channel_timeout_seconds)
         self.workers: list[Worker] = make_workers(db=db, clock=clock, asking=self.asking, closing=self.closing, refunds=self.refunds,
-                                                  relays=relays,
+                                                  reconciliation=self.reconciliation, relays=relays,
                                                   idle_seconds=times.scan_interval_seconds)
 
     def _wake_order_relay(self) -> None:
+        self._wake(relay_worker(self.order_relay))
+
+    def _wake(self, name: str) -> None:
         for worker in self.workers:
-            if worker.name == relay_worker(self.order_relay):
+            if worker.name == name:
                 worker.wake()

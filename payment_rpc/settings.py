@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import time
 from pathlib import Path
 from typing import Annotated, Self
+from zoneinfo import ZoneInfo
 
 from pydantic import Field, model_validator
 
@@ -25,6 +27,7 @@ class PaymentSettings(MeshSettings):
         sandbox_url: where the sandbox listens; configuration, because callers never choose where we connect.
         sandbox_api_key_file: our key there. sandbox_callback_secret_file: HMAC key of its callbacks; None: the API key.
         sandbox_md5_secret_file: of source 001's rule; None: the published one.
+        statement_time_zone, statement_cut_off: how the channel counts the days of its statements.
         return_urls: per merchant, prefixes of the URLs to which a cashier may send a buyer back. Each has a host and a slash after it: the prefix
             https://shop.example would admit https://shop.example.evil.
     """
@@ -40,6 +43,8 @@ class PaymentSettings(MeshSettings):
     sandbox_api_key_file: Path
     sandbox_callback_secret_file: Path | None = None
     sandbox_md5_secret_file: Path | None = None
+    statement_time_zone: ZoneInfo = ZoneInfo("Asia/Shanghai")
+    statement_cut_off: time = time(0)
     return_urls: dict[str, list[UrlPrefix]] = Field(default_factory=lambda: {"mall": ["http://127.0.0.1:8080/", "http://localhost:8080/"]})
 
     @model_validator(mode="after")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, Index, Integer, SmallInteger, String, Table, Text, UniqueConstraint
+from sqlalchemy.dialects.mysql import LONGTEXT
 
 from mesh.db import BigInt, Identifier, UtcMillis, metadata_with_names
 from mesh.inbox import INBOX
@@ -79,11 +80,13 @@ ATTEMPT = Table(
     Column("version", Integer, nullable=False),
     Column("created_at", UtcMillis, nullable=False),
     Column("updated_at", UtcMillis, nullable=False),
+    Column("captured_at", UtcMillis, nullable=True),
     CheckConstraint("state IN ('SENT', 'PENDING', 'UNKNOWN', 'CAPTURED', 'DECLINED', 'TECH_FAILED', 'NOT_ATTEMPTED', 'CLOSED')", name="state"),
     CheckConstraint("(state = 'CAPTURED') = (captured_minor IS NOT NULL)", name="captured"),
     CheckConstraint("(state IN ('SENT', 'PENDING', 'UNKNOWN')) = (next_query_at IS NOT NULL)", name="asked"),
     Index("ix_attempt_payment", "payment_id", "attempt_id"),
     Index("ix_attempt_due", "next_query_at", "attempt_id"),
+    Index("ix_attempt_captured", "channel", "captured_at", "attempt_id"),
 )
 
 REFUND = Table(
@@ -121,6 +124,7 @@ REFUND = Table(
     Index("ix_refund_payment", "payment_id", "refund_id"),
     Index("ix_refund_order", "merchant_id", "order_id", "refund_id"),
     Index("ix_refund_due", "next_query_at", "refund_id"),
+    Index("ix_refund_refunded", "channel", "refunded_at", "refund_id"),
 )
 
 # Open until order_rpc decides that nobody may pay any more; every new payment locks it first (PROTOCOLS 1, Closing).
@@ -202,4 +206,56 @@ ATTENTION = Table(
     Column("created_at", UtcMillis, nullable=False),
     Column("resolved_at", UtcMillis, nullable=True),
     Index("ix_attention_open", "resolved_at", "created_at"),
+)
+
+# A statement as it was fetched (deflated, base64: aiomysql cannot send bytes), and how far it is compared.
+STATEMENT_IMPORT = Table(
+    "statement_import", metadata,
+    Column("import_id", Identifier(32), primary_key=True),
+    Column("channel", Identifier(32), nullable=False),
+    Column("statement_date", Identifier(10), nullable=False),
+    Column("content_hash", Identifier(64), nullable=False),
+    Column("content", Text().with_variant(LONGTEXT, "mysql", "mariadb"), nullable=False),
+    Column("state", Identifier(8), nullable=False),
+    Column("line_count", Integer, nullable=False),
+    Column("processed", Integer, nullable=False),
+    Column("line_errors", Text, nullable=False),
+    Column("error", String(500), nullable=False),
+    Column("created_at", UtcMillis, nullable=False),
+    Column("finished_at", UtcMillis, nullable=True),
+    # The same bytes are imported once.
+    UniqueConstraint("channel", "statement_date", "content_hash", name="uq_statement_import_content"),
+    CheckConstraint("state IN ('RUNNING', 'DONE', 'FAILED')", name="state"),
+    Index("ix_statement_import_state", "state", "import_id"),
+)
+
+STATEMENT_DIFFERENCE = Table(
+    "statement_difference", metadata,
+    Column("difference_id", Identifier(32), primary_key=True),
+    Column("difference_key", Identifier(64), nullable=False),
+    Column("import_id", Identifier(32), nullable=False),
+    Column("channel", Identifier(32), nullable=False),
+    Column("kind", Identifier(32), nullable=False),
+    Column("reason", String(700), nullable=False),
+    Column("line_no", Integer, nullable=False),
+    Column("payment_id", Identifier(32), nullable=False),
+    Column("attempt_id", String(64), nullable=False),
+    Column("refund_id", String(64), nullable=False),
+    Column("channel_trade_no", String(64), nullable=False),
+    Column("statement_minor", BigInteger, nullable=True),
+    Column("statement_currency", Identifier(3), nullable=True),
+    Column("book_minor", BigInteger, nullable=True),
+    Column("book_currency", Identifier(3), nullable=True),
+    Column("state", Identifier(8), nullable=False),
+    Column("action", Identifier(32), nullable=False),
+    Column("actor", String(64), nullable=False),
+    Column("resolution_reason", String(500), nullable=False),
+    Column("created_at", UtcMillis, nullable=False),
+    Column("resolved_at", UtcMillis, nullable=True),
+    # What was found is found once, however often a statement comes.
+    UniqueConstraint("difference_key", name="uq_statement_difference_key"),
+    CheckConstraint("state IN ('OPEN', 'RESOLVED')", name="state"),
+    CheckConstraint("(state = 'RESOLVED') = (resolved_at IS NOT NULL)", name="resolved"),
+    Index("ix_statement_difference_import", "import_id", "difference_id"),
+    Index("ix_statement_difference_state", "state", "difference_id"),
 )

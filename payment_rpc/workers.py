@@ -11,13 +11,15 @@ from mesh.outbox import Relay
 from mesh.worker import Worker
 from payment_rpc.usecases.asking import Asking
 from payment_rpc.usecases.closing import Closing
+from payment_rpc.usecases.reconciliation import Reconciliation
 from payment_rpc.usecases.refunds import Refunds
 
+IMPORT_WORKER = "import_statements"
 PURGE_SECONDS = 600.0  # receipts live for days
 
 
-def make_workers(*, db: Database, clock: Clock, asking: Asking, closing: Closing, refunds: Refunds, relays: Sequence[Relay],
-                 idle_seconds: float) -> list[Worker]:
+def make_workers(*, db: Database, clock: Clock, asking: Asking, closing: Closing, refunds: Refunds, reconciliation: Reconciliation,
+                 relays: Sequence[Relay], idle_seconds: float) -> list[Worker]:
     """One worker per kind of work."""
 
     async def purge() -> int:
@@ -27,6 +29,7 @@ def make_workers(*, db: Database, clock: Clock, asking: Asking, closing: Closing
         Worker("ask_channels", asking.run_once, idle_seconds=idle_seconds),
         Worker("advance_refunds", refunds.run_once, idle_seconds=idle_seconds),
         Worker("expire_payments", closing.expire_once, idle_seconds=idle_seconds),
+        Worker(IMPORT_WORKER, reconciliation.run_once, idle_seconds=idle_seconds),
         Worker("purge_receipts", purge, idle_seconds=PURGE_SECONDS),
         *(Worker(relay_worker(relay), relay.run_once, idle_seconds=idle_seconds) for relay in relays),
     ]

@@ -52,6 +52,7 @@ class Attempt:
         lease_until: until then somebody may still be sending it, and the channel's "not found" means nothing.
         next_query_at: when to ask the channel next; None once the result is final.
         queries: how often it was asked.
+        captured_at: when money moved, by the channel's clock: its day at the channel. None before, and for captures older than this field.
     """
 
     attempt_id: str
@@ -69,6 +70,7 @@ class Attempt:
     version: int
     created_at: datetime
     updated_at: datetime
+    captured_at: datetime | None = None
 
     @classmethod
     def start(cls, *, attempt_id: str, payment_id: str, merchant_id: str, channel: str, amount: Money, lease: timedelta, at: datetime) -> Attempt:
@@ -104,9 +106,9 @@ class Attempt:
         due = min(self.next_query_at or at + pause, at + pause) if target in OPEN else None
         return replace(self._changed(at), state=target, next_query_at=due)
 
-    def capture(self, amount: Money, *, trade_no: str, at: datetime) -> Attempt:
+    def capture(self, amount: Money, *, trade_no: str, at: datetime, captured_at: datetime | None = None) -> Attempt:
         """The channel moved money under this attempt."""
-        return replace(self.to(AttemptState.CAPTURED, at=at), captured=amount, channel_trade_no=trade_no)
+        return replace(self.to(AttemptState.CAPTURED, at=at), captured=amount, channel_trade_no=trade_no, captured_at=captured_at or at)
 
     def _changed(self, at: datetime) -> Attempt:
         return replace(self, version=self.version + 1, updated_at=at)

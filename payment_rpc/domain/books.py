@@ -12,6 +12,7 @@ from mesh.money import Money
 from payment_rpc.domain.attempt import Attempt, AttemptState
 from payment_rpc.domain.ledger import (
     LOSS,
+    WRITTEN_OFF,
     Posting,
     Side,
     chained_hash,
@@ -150,6 +151,10 @@ def _expected(books: Books) -> Balances:
     for attempt in books.attempts:
         if attempt.captured is not None and attempt is not main:
             expected[unapplied_receipts(attempt.channel), attempt.captured.currency] += attempt.captured.minor
+    for transaction in books.transactions:
+        for posting in transaction.postings:
+            if transaction.kind == WRITTEN_OFF and posting.account == LOSS:  # a person decided it, with a name and a reason
+                expected[LOSS, posting.amount.currency] += _signed(posting)
     for refund in books.refunds:
         currency, minor = refund.amount.currency, refund.amount.minor
         if refund.state in OPEN:

@@ -155,6 +155,19 @@ class RefundFailed(MoneyError):
     default_outcome = Outcome.DECLINED
 
 
+class ReconciliationNotFound(MoneyError):
+    """There is no such statement import or difference."""
+
+    reason = "RECONCILIATION_NOT_FOUND"
+
+
+class DifferenceStateInvalid(MoneyError):
+    """The difference is resolved already, or the action does not fit its kind."""
+
+    reason = "DIFFERENCE_STATE_INVALID"
+    default_safe_to_retry = False
+
+
 class InsufficientBalance(MoneyError):
     """余额不足: the wallet has not enough money."""
 

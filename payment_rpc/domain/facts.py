@@ -103,7 +103,7 @@ def _captured(payment: Payment, attempt: Attempt, fact: Fact, *, at: datetime) -
     if attempt.state is AttemptState.CAPTURED:
         is_known = (fact.amount, fact.trade_no) == (attempt.captured, attempt.channel_trade_no)
         return Decision(payment=payment, attempt=attempt, attention="" if is_known else "CAPTURE_CONTRADICTED")
-    taken = attempt.capture(fact.amount, trade_no=fact.trade_no, at=at)
+    taken = attempt.capture(fact.amount, trade_no=fact.trade_no, captured_at=fact.occurred_at, at=at)
     parked = ledger.captured_unapplied(attempt_id=attempt.attempt_id, payment_id=payment.payment_id, channel=attempt.channel, amount=fact.amount)
     has_money = payment.captured.minor > 0 or payment.state in (PaymentState.CONFLICTED, PaymentState.LATE_REFUNDED)
     fee_booking = None

@@ -171,6 +171,7 @@ def holder(payment: Payment, *, stands_alone: bool, channel: str) -> str:
     return merchant_payable(payment.merchant_id)
 
 
+WRITTEN_OFF = "RECON_WRITTEN_OFF"  # kind of a transaction that ends a difference with a statement
 LOSS = "loss"  # money out that nothing covers, with a reason beside it
 
 

@@ -105,7 +105,7 @@ def _attempt(row: Row[Any]) -> Attempt:
         amount=Money(row.amount_minor, row.currency),
         captured=None if row.captured_minor is None else Money(row.captured_minor, row.captured_currency),
         channel_trade_no=row.channel_trade_no, sends=row.sends, lease_until=row.lease_until, next_query_at=row.next_query_at,
-        queries=row.queries, version=row.version, created_at=row.created_at, updated_at=row.updated_at)
+        queries=row.queries, version=row.version, created_at=row.created_at, updated_at=row.updated_at, captured_at=row.captured_at)
 
 
 def _values(attempt: Attempt) -> dict[str, Any]:
@@ -116,5 +116,5 @@ def _values(attempt: Attempt) -> dict[str, Any]:
         "captured_minor": captured.minor if captured else None, "captured_currency": captured.currency if captured else None,
         "channel_trade_no": attempt.channel_trade_no, "sends": attempt.sends, "lease_until": attempt.lease_until,
         "next_query_at": attempt.next_query_at, "queries": attempt.queries, "version": attempt.version, "created_at": attempt.created_at,
-        "updated_at": attempt.updated_at,
+        "updated_at": attempt.updated_at, "captured_at": attempt.captured_at,
     }

@@ -1,0 +1,132 @@
+"""A channel's statement as its file says it. Good rows go on beside bad ones, which are told by line; only a file that is not whole is refused."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
+from enum import StrEnum
+from zoneinfo import ZoneInfo
+
+from mesh.errors import InvalidArgument
+from mesh.money import Money
+
+COLUMNS = ("line_no", "type", "trade_no", "attempt_id", "refund_id", "amount", "currency", "fee", "occurred_at")
+BYTES_MAX = 24 * 1024 * 1024  # deflated it fits into a packet of MariaDB
+_ID_MAX = 64
+_ID = re.compile(r"[A-Za-z0-9_-]{0,64}")  # ids come back to the channel in paths
+_SHOWN_MAX = 500
+
+
+class StatementUnreadable(Exception):
+    """The file as a whole cannot be used: cut off, or not a statement."""
+
+
+class LineType(StrEnum):
+    """What a line says of its amount."""
+
+    CAPTURE = "CAPTURE"                  # taken from a buyer; `fee` was kept of it
+    REFUND = "REFUND"                    # given back; `fee` came back to us
+    REFUND_REVERSED = "REFUND_REVERSED"  # a refund came back
+    FEE = "FEE"                          # kept for something that is no capture
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """A line that can be read."""
+
+    line_no: int
+    type: LineType
+    trade_no: str
+    attempt_id: str
+    refund_id: str
+    amount: Money
+    fee: Money
+    occurred_at: datetime
+
+    @property
+    def content(self) -> tuple[object, ...]:
+        """All that it says; two lines with one content are one line twice."""
+        return (self.type, self.trade_no, self.attempt_id, self.refund_id, self.amount, self.fee, self.occurred_at)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BadLine:
+    """A line that cannot be read, and why; its ids as far as they are there."""
+
+    line_no: int
+    problem: str
+    text: str
+    attempt_id: str = ""
+    refund_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelDay:
+    """How a channel counts its days: from cut-off to cut-off in its time zone."""
+
+    time_zone: ZoneInfo
+    cut_off: time
+
+    def bounds(self, day: date) -> tuple[datetime, datetime]:
+        """When a day begins and when the next one does."""
+        begins = datetime.combine(day, self.cut_off, tzinfo=self.time_zone)
+        return begins, datetime.combine(day + timedelta(days=1), self.cut_off, tzinfo=self.time_zone)
+
+
+def parse_statement(content: bytes) -> tuple[Line | BadLine, ...]:
+    """Reads a file, line by line.
+
+    Raises:
+        StatementUnreadable: too long, not UTF-8, another header, or no END with the number of lines.
+    """
+    if len(content) > BYTES_MAX:
+        raise StatementUnreadable(f"more than {BYTES_MAX} bytes")
+    try:
+        rows = list(csv.reader(io.StringIO(content.decode("utf-8"), newline=""), strict=True))
+    except UnicodeDecodeError:
+        raise StatementUnreadable("not UTF-8") from None
+    except csv.Error as error:
+        raise StatementUnreadable(f"not CSV: {error}") from None
+    if not rows or tuple(rows[0]) != COLUMNS:
+        raise StatementUnreadable(f"the first line is not {','.join(COLUMNS)}")
+    if len(rows) < 2 or rows[-1][:1] != ["END"]:
+        raise StatementUnreadable("cut off: the last line is not END")
+    lines = tuple(_line(number, row) for number, row in enumerate((row for row in rows[1:-1] if row[:1] != ["SUM"]), start=1))
+    if rows[-1][1:] != [str(len(lines))]:
+        raise StatementUnreadable(f"cut off: END says {','.join(rows[-1][1:])} lines, there are {len(lines)}")
+    return lines
+
+
+def _line(number: int, row: Sequence[str]) -> Line | BadLine:
+    text = ",".join(row)[:_SHOWN_MAX]
+    if len(row) != len(COLUMNS):
+        return BadLine(line_no=number, problem=f"{len(row)} fields instead of {len(COLUMNS)}", text=text)
+    field = dict(zip(COLUMNS, row, strict=True))
+    ids = {name: field[name] for name in ("attempt_id", "refund_id")}
+
+    def bad(problem: str) -> BadLine:
+        return BadLine(line_no=number, problem=problem, text=text, **{name: value[:_ID_MAX] for name, value in ids.items()})
+
+    if field["line_no"] != str(number):
+        return bad(f"line_no: expected {number}")
+    if field["type"] not in LineType.__members__:
+        return bad(f"type: not one of {', '.join(LineType)}")
+    strange = next((name for name in ("trade_no", "attempt_id", "refund_id") if not _ID.fullmatch(field[name])), None)
+    if strange:
+        return bad(f"{strange}: not up to {_ID_MAX} letters, digits, _ and -")
+    try:
+        amount = Money.parse(field["amount"], field["currency"])
+        fee = Money.parse(field["fee"], field["currency"], field="fee", allow_zero=True)
+    except InvalidArgument as error:
+        return bad(str(error))
+    try:
+        occurred_at = datetime.fromisoformat(field["occurred_at"])
+    except ValueError:
+        return bad("occurred_at: not RFC 3339")
+    if occurred_at.tzinfo is None:
+        return bad("occurred_at: has no time zone")
+    return Line(line_no=number, type=LineType(field["type"]), trade_no=field["trade_no"], amount=amount, fee=fee, occurred_at=occurred_at, **ids)
