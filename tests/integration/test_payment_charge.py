@@ -549,7 +549,8 @@ async def test_the_payload_of_a_message_is_what_order_rpc_reads(world: PaymentWo
     [row] = [row for row in await world.rows(OUTBOX) if row["destination"] == "order_rpc"]
     assert json.loads(row["payload"]) == {
         "merchant_id": "mall", "order_id": order.order_id, "payment_id": payment.payment_id, "version": payment.version, "state": "SUCCESS",
-        "captured": "100.00", "refunded": "0.00", "refund_reserved": "0.00", "currency": "CNY", "wants_paid": True}
+        "captured": "100.00", "refunded": "0.00", "refund_reserved": "0.00", "currency": "CNY", "wants_paid": True,
+        "refunds": []}
 
 
 def test_every_table_is_scanned_for_cards() -> None:

@@ -23,7 +23,7 @@ from payment_rpc.domain.attempt import Attempt
 from payment_rpc.domain.errors import CardDeclined, OrderAlreadyPaid, PaymentConflicted, PaymentInProgress
 from payment_rpc.domain.payment import Disposition, PaymentState
 from payment_rpc.store import attempts
-from payment_rpc.tables import ATTEMPT, LEDGER_POSTING, LEDGER_TRANSACTION, PAYMENT
+from payment_rpc.tables import ATTEMPT, LEDGER_POSTING, LEDGER_TRANSACTION, PAYMENT, REFUND
 from payment_rpc.usecases.facts import Applied
 from payment_rpc.usecases.messages import order_message
 from tests.builders_payment import DECLINED, LEASE_SECONDS, PRICE, PaymentWorld, an_attempt, payment_world
@@ -73,6 +73,14 @@ async def books(world: PaymentWorld) -> tuple[int, int]:
     return await account(world, "merchant_payable:mall"), await account(world, "unapplied_receipts:sandbox")
 
 
+async def goes_back(world: PaymentWorld, payment_id: str) -> None:
+    """All of a payment that the order refused is reserved for one automatic refund; no person is needed."""
+    [refund] = [row for row in await world.rows(REFUND) if row["payment_id"] == payment_id]
+    assert (refund["request_id"], refund["amount_minor"], bool(refund["automatic"])) == (f"auto:{payment_id}", 10000, True)
+    assert await account(world, "refund_payable:sandbox") == 10000
+    assert await world.attention() == []
+
+
 async def test_late_money_that_the_order_takes_becomes_its_payment(world: PaymentWorld) -> None:
     order = await world.order()
     payment_id = await declined(world, order)
@@ -111,9 +119,9 @@ async def test_late_money_of_an_order_that_another_payment_paid_goes_back(world:
     late = await world.payment(late_id)
     assert (late.state, late.disposition, late.holds_slot, late.captured) == (S.LATE_SUCCESS, D.REFUSED_PAID_BY_OTHER, False, PRICE)
     assert (await world.payment(paid.payment_id)).state is S.SUCCESS
-    assert await books(world) == (10000, 10000)
-    assert await world.attention() == [("REFUND_DUE", late_id)]
-    assert [(entry["event"], entry["alert"]) for entry in logs if entry["log_level"] == "error"] == [("payment_refused_by_order", True)]
+    assert await books(world) == (10000, 0)
+    await goes_back(world, late_id)
+    assert [entry["event"] for entry in logs if entry["log_level"] == "warning"] == ["payment_refused_by_order"]
     assert await world.order_state(order) is OrderState.PAID
     with pytest.raises(OrderAlreadyPaid):
         await world.charge(order)
@@ -130,9 +138,9 @@ async def test_a_success_that_a_cancelled_order_refuses_is_late_money(world: Pay
     assert answer.state is S.SUCCESS  # what the channel said; the order's answer came after it
     refused = await world.payment(answer.payment_id)
     assert (refused.state, refused.disposition, refused.holds_slot, refused.captured) == (S.LATE_SUCCESS, D.REFUSED_CANCELLED, False, PRICE)
-    assert await books(world) == (0, 10000)
-    assert [row["kind"] for row in await world.rows(LEDGER_TRANSACTION)] == ["CAPTURED", "REFUSED"]
-    assert await world.attention() == [("REFUND_DUE", answer.payment_id)]
+    assert await books(world) == (0, 0)
+    assert [row["kind"] for row in await world.rows(LEDGER_TRANSACTION)] == ["CAPTURED", "REFUSED", "REFUND_RESERVED"]
+    await goes_back(world, answer.payment_id)
     assert await world.charge(order, key="k1") == answer  # the first final answer stays
 
 
@@ -163,8 +171,8 @@ async def test_money_of_a_payment_that_lost_its_slot_is_late_money(world: Paymen
     assert (second.state, second.holds_slot) == (S.LATE_SUCCESS, False)
     await relay(world)
     assert (await world.payment(waiting.payment_id)).disposition is D.REFUSED_PAID_BY_OTHER
-    assert await world.attention() == [("REFUND_DUE", waiting.payment_id)]
-    assert await books(world) == (10000, 10000)
+    await goes_back(world, waiting.payment_id)
+    assert await books(world) == (10000, 0)
 
 
 async def test_of_two_successes_the_one_that_the_order_takes_gets_the_slot(world: PaymentWorld) -> None:
@@ -184,8 +192,8 @@ async def test_of_two_successes_the_one_that_the_order_takes_gets_the_slot(world
     assert (given_up.state, given_up.disposition, given_up.holds_slot) == (S.LATE_SUCCESS, None, False)
     await world.finish(rounds=2)
     assert (await world.payment(early.payment_id)).disposition is D.REFUSED_PAID_BY_OTHER
-    assert await world.attention() == [("REFUND_DUE", early.payment_id)]
-    assert await books(world) == (10000, 10000)
+    await goes_back(world, early.payment_id)
+    assert await books(world) == (10000, 0)
     assert {row["state"] for row in await world.rows(OUTBOX) if row["destination"] == "order_rpc"} == {"DONE"}
 
 
@@ -245,7 +253,8 @@ async def test_a_second_capture_is_real_money_that_no_column_of_the_payment_show
     assert (after.state, after.captured, after.channel_trade_no, after.disposition) == (S.SUCCESS, PRICE, before.channel_trade_no, D.APPLIED)
     assert after.version == before.version + 1  # its chain of bookings grew
     assert await world.attention() == [("SECOND_CAPTURE", "ATT9")]
-    assert await books(world) == (10000, 10000)
+    assert await books(world) == (10000, 0)
+    assert [(row["request_id"], bool(row["stands_alone"])) for row in await world.rows(REFUND)] == [("auto:ATT9", True)]
     assert applied.to_order is None
     again = await world.app.facts.apply(ChannelFact(attempt_id="ATT9", status=ChannelStatus.CAPTURED, amount=PRICE, trade_no="T9"))
     assert (again.changed, await world.attention()) == (False, [("SECOND_CAPTURE", "ATT9")])

@@ -37,7 +37,8 @@ ATTENTION = {"captures_less": ["AMOUNT_CONFLICT"], "captures_more": ["AMOUNT_CON
 
 @pytest.fixture
 async def world(database_url_factory: Callable[[], str], tmp_path: Path) -> AsyncIterator[PaymentWorld]:
-    async with payment_world(database_url_factory(), database_url_factory(), tmp_path, channel_timeout_seconds=0.4) as world:
+    async with payment_world(database_url_factory(), database_url_factory(), tmp_path, channel_timeout_seconds=0.4,
+                             fee_basis_points=60) as world:
         yield world
 
 
