@@ -313,7 +313,8 @@ class PaymentWorld:
 
 
 @asynccontextmanager
-async def payment_world(payment_url: str, order_url: str, folder: Path, *, redis: Any = None, channel_timeout_seconds: float = 0, fee_basis_points: int = 0,
+async def payment_world(payment_url: str, order_url: str, folder: Path, *, redis: Any = None, channel_timeout_seconds: float = 0,
+                        fee_basis_points: int = 0,
                         ) -> AsyncIterator[PaymentWorld]:
     """Builds the shop on two fresh databases; the sandbox's file lies in `folder`. Its callbacks arrive when the test calls `callbacks()`."""
     async with AsyncExitStack() as stack:
@@ -326,7 +327,8 @@ async def payment_world(payment_url: str, order_url: str, folder: Path, *, redis
             await writer.drain()
 
         shop_url = await stack.enter_async_context(raw_server(take_callback))
-        sandbox = await stack.enter_async_context(running_sandbox(folder, clock=clock, ids=FakeIds(), callback_url=f"{shop_url}/callbacks", fee_basis_points=fee_basis_points))
+        sandbox = await stack.enter_async_context(running_sandbox(folder, clock=clock, ids=FakeIds(), callback_url=f"{shop_url}/callbacks",
+                                                                    fee_basis_points=fee_basis_points))
         db = open_database(payment_url, metadata, retry_constraints=("uq_payment_live_slot",))
         stack.push_async_callback(db.close)
         async with db.engine.begin() as connection:
