@@ -82,7 +82,8 @@ async def count_orders(tx: AsyncConnection) -> int:
 
 async def orders_after(tx: AsyncConnection, *, after: tuple[str, str], limit: int) -> Sequence[Row[*tuple[Any, ...]]]:
     """What counts of orders, by key, beginning after (merchant_id, order_id)."""
-    return (await tx.execute(orders_statement(after=after, limit=limit))).all()
+    rows: Sequence[Row[*tuple[Any, ...]]] = (await tx.execute(orders_statement(after=after, limit=limit))).all()
+    return rows
 
 
 def orders_statement(*, after: tuple[str, str], limit: int) -> Select[Any]:
