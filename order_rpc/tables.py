@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, ForeignKeyConstraint, Index, Integer, String, Table, Text, UniqueConstraint
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    true,
+)
 from sqlalchemy.dialects import mysql
 
 from mesh.db import BigInt, Identifier, UtcMillis, metadata_with_names
@@ -49,7 +62,7 @@ PRODUCT = Table(
     Column("price_minor", BigInteger, nullable=False),
     Column("currency", _CURRENCY, nullable=False),
     Column("first_available", BigInteger, nullable=False),
-    Column("on_sale", Boolean(name="on_sale"), nullable=False),
+    Column("on_sale", Boolean(name="on_sale"), nullable=False, server_default=true()),
     Column("created_at", UtcMillis, nullable=False),
     Column("updated_at", UtcMillis, nullable=False),
     CheckConstraint("price_minor >= 0", name="price"),
@@ -62,7 +75,7 @@ STOCK = Table(
     Column("available", BigInteger, nullable=False),
     Column("reserved", BigInteger, nullable=False),
     Column("sold", BigInteger, nullable=False),
-    Column("allocated", BigInteger, nullable=False),
+    Column("allocated", BigInteger, nullable=False, server_default="0"),
     ForeignKeyConstraint(["merchant_id", "sku_id"], ["product.merchant_id", "product.sku_id"]),
     CheckConstraint("available >= 0", name="available"),
     CheckConstraint("reserved >= 0", name="reserved"),
@@ -120,17 +133,17 @@ ORDERS = Table(
     Column("user_id", _USER, nullable=False),
     Column("state", _STATE, nullable=False),
     Column("amount_minor", BigInteger, nullable=False),
-    Column("shipping_minor", BigInteger, nullable=False),
-    Column("discount_minor", BigInteger, nullable=False),
-    Column("captured_minor", BigInteger, nullable=False),
-    Column("refunded_minor", BigInteger, nullable=False),
+    Column("shipping_minor", BigInteger, nullable=False, server_default="0"),
+    Column("discount_minor", BigInteger, nullable=False, server_default="0"),
+    Column("captured_minor", BigInteger, nullable=False, server_default="0"),
+    Column("refunded_minor", BigInteger, nullable=False, server_default="0"),
     Column("currency", _CURRENCY, nullable=False),
-    Column("refund_status", _STATE, nullable=False),
+    Column("refund_status", _STATE, nullable=False, server_default=RefundStatus.NONE.value),
     Column("client_request_id", _REQUEST, nullable=True),
     Column("address", Text, nullable=True),  # JSON in ASCII
-    Column("carrier", _TEXT, nullable=False),
-    Column("tracking_number", Identifier(64), nullable=False),
-    Column("cancel_reason", _TEXT, nullable=False),
+    Column("carrier", _TEXT, nullable=False, server_default=""),
+    Column("tracking_number", Identifier(64), nullable=False, server_default=""),
+    Column("cancel_reason", _TEXT, nullable=False, server_default=""),
     Column("paid_payment_id", _PAYMENT, nullable=False),
     Column("version", BigInteger, nullable=False),
     Column("created_at", UtcMillis, nullable=False),
@@ -167,8 +180,8 @@ ORDER_ITEM = Table(
     Column("unit_price_minor", BigInteger, nullable=False),
     Column("quantity", Integer, nullable=False),
     Column("amount_minor", BigInteger, nullable=False),
-    Column("stock_source", _STATE, nullable=False),
-    Column("activity_id", _ACTIVITY, nullable=False),
+    Column("stock_source", _STATE, nullable=False, server_default=StockSource.CATALOG.value),
+    Column("activity_id", _ACTIVITY, nullable=False, server_default=""),
     ForeignKeyConstraint(["merchant_id", "order_id"], ["orders.merchant_id", "orders.order_id"]),
     CheckConstraint("quantity > 0", name="quantity"),
     CheckConstraint("amount_minor = unit_price_minor * quantity", name="amount"),
