@@ -124,7 +124,9 @@ class Request:
 
     @staticmethod
     async def list(world: PaymentWorld, caller: Caller, *, order_id: str, page_size: int = 0, page_token: str = "", merchant_id: str = "mall") -> Any:
-        servicer = PaymentServicer(charging=world.app.charging, reading=world.app.reading, page_tokens=PageTokens(b"p" * 32))
+        app = world.app
+        servicer = PaymentServicer(charging=app.charging, closing=app.closing, taking_back=app.taking_back, conflicts=app.conflicts,
+                                   reading=app.reading, page_tokens=PageTokens(b"p" * 32))
         with calling(caller=caller, timeout_seconds=5):
             return await servicer.ListPayments(payment_pb2.ListPaymentsRequest(
                 merchant_id=merchant_id, order_id=order_id, page_size=page_size, page_token=page_token), None)

@@ -28,8 +28,8 @@ def stored_payments(draw: st.DrawFn) -> Payment:
     cards = st.builds(CardSummary, brand=texts, last_four=texts, expiration_year=st.integers(2026, 2099), expiration_month=st.integers(1, 12))
     return draw(st.builds(
         Payment, payment_id=texts, merchant_id=texts, order_id=texts, user_id=texts, amount=money, captured=money, refunded=money,
-        refund_reserved=money, disputed=money, state=st.sampled_from(PaymentState), holds_slot=st.booleans(), payment_method=texts, channel=texts,
-        channel_trade_no=texts, outcome=st.sampled_from(Outcome), disposition=st.none() | st.sampled_from(Disposition),
+        refund_reserved=money, disputed=money, fee=money, state=st.sampled_from(PaymentState), holds_slot=st.booleans(), payment_method=texts,
+        channel=texts, channel_trade_no=texts, outcome=st.sampled_from(Outcome), disposition=st.none() | st.sampled_from(Disposition),
         failure=st.none() | st.builds(Failure, reason=texts, message=texts), card=st.none() | cards,
         next_action=st.none() | st.builds(NextAction, kind=texts, value=texts), ledger_head=texts, version=st.integers(1, 10**6),
         paid_at=st.none() | moments, expires_at=moments, created_at=moments, updated_at=moments))
