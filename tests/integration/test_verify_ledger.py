@@ -24,7 +24,7 @@ from tests.integration.test_wallet import spend, top_up
 
 @pytest.fixture
 async def world(database_url_factory: Callable[[], str], tmp_path: Path) -> AsyncIterator[PaymentWorld]:
-    async with payment_world(database_url_factory(), database_url_factory(), tmp_path) as world:
+    async with payment_world(database_url_factory(), database_url_factory(), tmp_path, fee_basis_points=60) as world:
         yield world
 
 
