@@ -109,8 +109,7 @@ class Crash:
 
     def wait_final(self) -> dict[str, Any]:
         """The payment of the order as it ends. Asked for by its id: what an order shows may be seconds old."""
-        payment = self.payment()
-        assert payment is not None
+        payment = wait_until(self.payment, f"payment after {self.point}")  # a process that has just come up may refuse a call or two
 
         def final() -> dict[str, Any] | None:
             answer = self.alice.get(f"/api/v1/payments/{payment['payment_id']}")
