@@ -262,7 +262,7 @@ class Payment(_message.Message):
     state: Global___PaymentState.ValueType
     """Where it stands."""
     payment_method: _builtins.str
-    """"credit_card" or "cashier"."""
+    """"credit_card", "cashier", "balance" (the wallet) or "top_up" (into the wallet)."""
     channel: _builtins.str
     """The channel, e.g. "sandbox"."""
     channel_trade_no: _builtins.str
