@@ -602,3 +602,67 @@ class OrderRefundedEvent(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___OrderRefundedEvent: _TypeAlias = OrderRefundedEvent  # noqa: Y015
+
+@_typing.final
+class ActivityEvent(_message.Message):
+    """Tags ACTIVITY_OPENED, ACTIVITY_PAUSED, ACTIVITY_CLOSING and ACTIVITY_CLOSED on SECKILL_TOPIC: a flash sale changed its state."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    ACTIVITY_ID_FIELD_NUMBER: _builtins.int
+    MERCHANT_ID_FIELD_NUMBER: _builtins.int
+    SKU_ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    REV_FIELD_NUMBER: _builtins.int
+    SOLD_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    EVENT_TIME_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    event_id: _builtins.str
+    """Unique; the same id is the same event."""
+    activity_id: _builtins.str
+    """The activity."""
+    merchant_id: _builtins.str
+    """The tenant."""
+    sku_id: _builtins.str
+    """The product."""
+    state: _builtins.str
+    """The state it is in now."""
+    rev: _builtins.int
+    """Counts the changes; the larger one is the newer."""
+    sold: _builtins.int
+    """Units with a live order."""
+    total: _builtins.int
+    """Units that it offers."""
+    trace_id: _builtins.str
+    """W3C trace id of the call that caused it."""
+    version: _builtins.str
+    """"1.0"."""
+    @_builtins.property
+    def event_time(self) -> _timestamp_pb2.Timestamp:
+        """When it happened."""
+
+    def __init__(
+        self,
+        *,
+        event_id: _builtins.str = ...,
+        activity_id: _builtins.str = ...,
+        merchant_id: _builtins.str = ...,
+        sku_id: _builtins.str = ...,
+        state: _builtins.str = ...,
+        rev: _builtins.int = ...,
+        sold: _builtins.int = ...,
+        total: _builtins.int = ...,
+        event_time: _timestamp_pb2.Timestamp | None = ...,
+        trace_id: _builtins.str = ...,
+        version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event_time", b"event_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activity_id", b"activity_id", "event_id", b"event_id", "event_time", b"event_time", "merchant_id", b"merchant_id", "rev", b"rev", "sku_id", b"sku_id", "sold", b"sold", "state", b"state", "total", b"total", "trace_id", b"trace_id", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ActivityEvent: _TypeAlias = ActivityEvent  # noqa: Y015
