@@ -1,0 +1,1 @@
+"""What seckill_rpc does: the order of effects on one screen."""
