@@ -42,6 +42,20 @@ POINTS = (
     "outbox.relay.after_settle",
     "order.update_status.before_commit",
     "order.update_status.after_commit",
+    "seckill.publish.after_row",
+    "seckill.publish.after_allocate",
+    "seckill.publish.after_clear",
+    "seckill.publish.after_open",
+    "seckill.publish.after_load",
+    "seckill.rebuild.after_hold",
+    "seckill.rebuild.after_fence",
+    "seckill.rebuild.after_parts",
+    "seckill.rebuild.after_publish",
+    "seckill.rebuild.after_carry",
+    "seckill.close.after_row",
+    "seckill.close.after_drained",
+    "seckill.close.after_closed",
+    "seckill.close.after_drop",
 )
 
 
