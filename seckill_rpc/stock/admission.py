@@ -1,0 +1,67 @@
+"""Admission: who gets a place in the line. One script call for many buyers; what it answers is true at that instant by Redis' own clock."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+from seckill_rpc.stock.keys import Keys
+from seckill_rpc.stock.scripts import ScriptName, Scripts
+
+QUEUED_SECONDS = 600     # how long a 0 lives: far longer than a line takes, and short enough that a 0 whose place was lost is not told for ever
+LINE_MAX = 300_000       # 30 000 orders a second for ten seconds: queueing what cannot be served in time is a lie
+CLICKS_MAX = 500         # per call: some 5 ms of Redis, which serves nobody else meanwhile
+
+
+class AdmitCode(IntEnum):
+    """What became of a click."""
+
+    QUEUED = 0         # it has a place (or is an entry of the draw); detail: the order id
+    REPLAY_QUEUED = 1  # it had one already; detail: its order id, made for the first time it came
+    SOLD_OUT = 2
+    LIMIT = 3          # the buyer has what he may have; detail: units he holds or waits for
+    NOT_STARTED = 4    # detail: milliseconds until the start
+    ENDED = 5          # or closing, or closed
+    NOT_READY = 6      # not published, being rebuilt, or older than min_epoch: ask again with the same request id
+    BUSY = 7           # the line is full, or Redis has no memory; nothing was taken
+    REPLAY_LIVE = 8    # it has become an order already; detail: the order id
+    PAUSED = 9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Click:
+    """One buyer's click, with the order id that it will have if it is admitted."""
+
+    user_id: str
+    request_id: str
+    order_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admission:
+    """The answer to one click; what `detail` is stands with the codes, else it is empty."""
+
+    code: AdmitCode
+    detail: str
+
+
+async def admit(scripts: Scripts, keys: Keys, clicks: Sequence[Click], *, min_epoch: int = 0, line_max: int = LINE_MAX,
+                queued_seconds: int = QUEUED_SECONDS) -> tuple[int, list[Admission]]:
+    """Lets buyers into the line of an activity: the epoch in Redis (0: none) and one answer per click, in order.
+
+    Args:
+        clicks: at most CLICKS_MAX; the same click twice is a replay.
+        min_epoch: 0 for buyers. The row's epoch when a consumer admits entries of an older epoch again: those came in time once, so window, pause,
+            closing and the line's length do not count any more, and a draw is over for them.
+        line_max: entries in the line, above which the answer is BUSY.
+
+    Raises:
+        RedisError: whether they were admitted is unknown; the same request ids find out.
+    """
+    args: list[str | int] = [len(clicks), queued_seconds, line_max, min_epoch]
+    for click in clicks:
+        args += (click.user_id, click.request_id, click.order_id)
+    views = [keys.view(click.user_id) for click in clicks]
+    reply = await scripts.run(ScriptName.ADMIT, [keys.meta, keys.users, keys.line, keys.entries, *views], args)
+    return int(reply[0]), [Admission(code=AdmitCode(int(reply[i])), detail=str(reply[i + 1])) for i in range(1, len(reply), 2)]

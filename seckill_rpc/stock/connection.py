@@ -1,0 +1,40 @@
+"""The Redis of flash sales: no eviction, or entries of the line vanish in silence; an append-only file, or a restart forgets who was admitted. Every
+command is sent twice at most; a timeout means unknown, and the same request id finds out."""
+
+from __future__ import annotations
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+COMMAND_SECONDS_MAX = 2.0   # a rebuild's chunk of 1000 rows takes milliseconds; a Redis that needs longer is away
+BLOCK_MS_MAX = 1000         # of XREADGROUP: less than the deadline of a command
+RETRIES = 1                 # the pooled connection may be a dead one after a restart of Redis; every script may run twice
+CONNECTIONS_MAX = 32
+
+
+class UnsafeRedis(Exception):
+    """This Redis may lose what it was told; the message says which setting."""
+
+
+def open_stock(url: str, *, command_seconds: float = COMMAND_SECONDS_MAX) -> Redis:
+    """Opens a client lazily, as `Scripts` and the rest of this package need it: answers are text."""
+    pool = BlockingConnectionPool.from_url(
+        url, max_connections=CONNECTIONS_MAX, timeout=command_seconds, socket_timeout=command_seconds, socket_connect_timeout=command_seconds,
+        retry=Retry(NoBackoff(), RETRIES), retry_on_timeout=False, decode_responses=True, encoding_errors="replace",
+    )
+    return Redis.from_pool(pool)
+
+
+async def require_safe(redis: Redis, *, durable: bool) -> None:
+    """Refuses a Redis that evicts keys, or (`durable`) one without an append-only file.
+
+    Raises:
+        UnsafeRedis: it does.
+        RedisError: it did not answer.
+    """
+    policy = (await redis.config_get("maxmemory-policy")).get("maxmemory-policy")
+    if policy != "noeviction":
+        raise UnsafeRedis(f"maxmemory-policy is {policy}, flash sales need noeviction")
+    if durable and (await redis.config_get("appendonly")).get("appendonly") != "yes":
+        raise UnsafeRedis("appendonly is off: a restart would forget who was admitted")

@@ -1,0 +1,34 @@
+"""Who rebuilds an activity: one at a time, as long as it lives. A lease saves work and nothing else; what is published is guarded by its epoch."""
+
+from __future__ import annotations
+
+from seckill_rpc.stock.keys import Keys
+from seckill_rpc.stock.scripts import Scripts
+
+LEASE_MS = 3000   # a rebuild renews it with every chunk; one that died is followed by the next after this time
+
+
+class Lease:
+    """The leases of all activities on one Redis. Every method raises RedisError when Redis does not answer."""
+
+    def __init__(self, scripts: Scripts) -> None:
+        self._redis = scripts.redis
+
+    async def take(self, keys: Keys, holder: str, *, force: bool = False) -> bool:
+        """Takes or renews it; False when somebody else has it. `force` takes it away from him."""
+        name = keys.rebuilder
+        if await self._redis.set(name, holder, px=LEASE_MS, nx=not force):
+            return True
+        if await self._redis.get(name) != holder:
+            return False
+        await self._redis.pexpire(name, LEASE_MS)
+        return True
+
+    async def is_taken(self, keys: Keys) -> bool:
+        """Somebody rebuilds the activity now."""
+        return bool(await self._redis.exists(keys.rebuilder))
+
+    async def end(self, keys: Keys, holder: str) -> None:
+        """Gives it back."""
+        if await self._redis.get(keys.rebuilder) == holder:
+            await self._redis.delete(keys.rebuilder)
