@@ -26,13 +26,14 @@ from mesh.errors import MeshError
 from tests.servers import missing
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("mesh", "payment_rpc", "order_rpc", "gateway", "sandbox")
+PACKAGES = ("mesh", "payment_rpc", "order_rpc", "seckill_rpc", "gateway", "sandbox")
 FUNCTION_LINES_MAX = 60
 FILE_LINES_MAX = 400
 
 # Where the errors.proto of a package's refusals lies. What is raised for everybody is in common.
 COMMON = "paymesh.common.v1"
-ERROR_DOMAINS = {"mesh": (COMMON,), "gateway": (COMMON,), "payment_rpc": ("paymesh.payment.v1", COMMON), "order_rpc": ("paymesh.order.v1", COMMON)}
+ERROR_DOMAINS = {"mesh": (COMMON,), "gateway": (COMMON,), "payment_rpc": ("paymesh.payment.v1", COMMON), "order_rpc": ("paymesh.order.v1", COMMON),
+                 "seckill_rpc": ("paymesh.seckill.v1", COMMON)}
 
 AMBIENT = {"datetime.now", "datetime.utcnow", "datetime.today", "date.today", "time.time", "time.time_ns", "uuid.uuid1", "uuid.uuid4", "os.urandom"}
 AMBIENT_MODULES = {"random", "secrets", "uuid"}
@@ -45,6 +46,7 @@ MAY_ASK_THE_SYSTEM = {
     "mesh/client.py random": "spreads retries",
     "mesh/replicas.py random": "picks two endpoints to choose the less busy one from",
     "mesh/discovery/consul.py random": "spreads servers that register after an outage of Consul",
+    "seckill_rpc/stock/wakeups.py random": "spreads looks at Redis",
     "mesh/supervisor/installation.py secrets": "makes the keys of an installation; runs in the command line only",
     "mesh/supervisor/plan.py secrets": "makes passwords for one run; runs in the command line only",
 }
@@ -190,7 +192,7 @@ def annotations_in_seconds(tree: ast.Module) -> set[int]:
 
 def money_modules() -> tuple[Path, ...]:
     simulated = tuple(path for path in sources("sandbox") if path.stem in {"domain", "store", "channel", "wire"})
-    return (ROOT / "mesh/money.py", *(path for path in sources("payment_rpc", "order_rpc") if path.stem != "settings"), *simulated)
+    return (ROOT / "mesh/money.py", *(path for path in sources("payment_rpc", "order_rpc", "seckill_rpc") if path.stem != "settings"), *simulated)
 
 
 def test_no_float_comes_near_money() -> None:
@@ -205,7 +207,7 @@ def test_no_float_comes_near_money() -> None:
 
 def test_the_domain_never_divides_and_knows_no_fraction() -> None:
     found = []
-    for path in sources("payment_rpc/domain", "order_rpc/domain"):
+    for path in sources("payment_rpc/domain", "order_rpc/domain", "seckill_rpc/domain"):
         calls = [node for node in nodes_of(path) if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "fromtimestamp"]
         times = {id(inner) for call in calls for inner in ast.walk(call)}
         found += [f"{relative(path)}:{node.lineno}" for node in nodes_of(path) if id(node) not in times
@@ -217,7 +219,7 @@ def test_the_domain_never_divides_and_knows_no_fraction() -> None:
 # --- layers --------------------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("service", ["payment_rpc", "order_rpc"])
+@pytest.mark.parametrize("service", ["payment_rpc", "order_rpc", "seckill_rpc"])
 def test_the_domain_imports_the_standard_library_mesh_errors_and_mesh_money(service: str) -> None:
     ours = re.compile(rf"mesh\.(errors|money)|{service}\.domain(\..+)?")
     foreign = [f"{path}:{node.lineno} {name}" for path, node in nodes(f"{service}/domain") for name in imported(node)[:1]
