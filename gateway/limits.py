@@ -1,15 +1,12 @@
-"""Token buckets per caller and method, in this process. A bucket is one number, the time at which it would be full again (the generic cell rate
-algorithm), and the table of buckets has an end, so that a stranger with many addresses costs a fixed amount of memory."""
+"""The limits of methods, per caller, in this process."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
 
 from gateway.refusals import RateLimited
 from mesh.policies import Limit
-
-BUCKETS_MAX: Final = 100_000  # about 20 MB per limited method
+from mesh.token_buckets import BUCKETS_MAX, TokenBuckets
 
 
 class RateLimit:
@@ -21,13 +18,7 @@ class RateLimit:
         Raises:
             ValueError: a limit that lets nothing pass.
         """
-        if limit.per_second <= 0 or limit.burst <= 0:
-            raise ValueError("a limit needs per_second and burst")
-        self._interval_seconds = 1 / limit.per_second
-        self._burst_seconds = limit.burst / limit.per_second
-        self._now = now
-        self._buckets_max = buckets_max
-        self._full_at: dict[str, float] = {}  # the one touched last stands last
+        self._buckets = TokenBuckets(per_second=limit.per_second, burst=limit.burst, now=now, buckets_max=buckets_max)
 
     def take(self, caller: str) -> None:
         """Takes one token of a caller's bucket.
@@ -35,12 +26,6 @@ class RateLimit:
         Raises:
             RateLimited: it is empty; says when it will have one.
         """
-        now = self._now()
-        full_at = max(self._full_at.pop(caller, now), now) + self._interval_seconds
-        missing_seconds = full_at - now - self._burst_seconds
-        if missing_seconds > 1e-9:  # rounding of the sums above
-            self._full_at[caller] = full_at - self._interval_seconds
+        missing_seconds = self._buckets.take(caller)
+        if missing_seconds:
             raise RateLimited(retry_after_seconds=missing_seconds)
-        self._full_at[caller] = full_at
-        if len(self._full_at) > self._buckets_max:
-            del self._full_at[next(iter(self._full_at))]
