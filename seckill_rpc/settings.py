@@ -20,7 +20,6 @@ class SeckillSettings(MeshSettings):
         line_max: clicks that may stand in the line of one activity; more are told to come back. The rate at which orders are written, times the
             longest wait that a buyer should have.
         queued_seconds: how long Redis keeps the view of a buyer who stands in the line.
-        result_seconds: how long Redis keeps a final view and the tombstone of an activity that is CLOSED.
         result_grace_seconds: after which a place in the line that Redis does not know is decided by the database.
         scan_interval_seconds: pause between rounds of workers that found nothing to do.
         keeper_interval_seconds: pause between two comparisons of Redis with the database.
@@ -40,7 +39,6 @@ class SeckillSettings(MeshSettings):
     consumer_batch_size: int = Field(500, ge=1, le=500)
     line_max: int = Field(200_000, ge=1, le=10_000_000)
     queued_seconds: int = Field(600, ge=1, le=86_400)
-    result_seconds: int = Field(86_400, ge=60, le=30 * 86_400)
     result_grace_seconds: float = Field(10, gt=0, le=600)
     scan_interval_seconds: float = Field(0.5, gt=0, le=600)
     keeper_interval_seconds: float = Field(0.1, gt=0, le=10)

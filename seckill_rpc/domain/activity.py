@@ -58,6 +58,7 @@ TRANSITIONS: Mapping[tuple[ActivityState, ActivityVerb], ActivityState] = Mappin
 })
 # Redis has to know of it, and it may hold live orders.
 RUNNING = frozenset({ActivityState.OPEN, ActivityState.PAUSED, ActivityState.CLOSING})
+PROBLEM_LENGTH_MAX = 200
 
 
 def next_state(state: ActivityState, verb: ActivityVerb) -> ActivityState:
@@ -145,4 +146,13 @@ class Activity:
 
     def stuck(self, problem: str, *, at: datetime) -> Activity:
         """Says why it is not further; for people, so `rev` stays."""
-        return replace(self, problem=problem[:200], version=self.version + 1, updated_at=at)
+        return replace(self, problem=problem[:PROBLEM_LENGTH_MAX], version=self.version + 1, updated_at=at)
+
+    def draw_done(self, *, at: datetime) -> Activity:
+        """Every entry of the draw has its answer, or stands in the line."""
+        return replace(self, drawn=True, version=self.version + 1, updated_at=at)
+
+    def fence(self, *, published_epoch: int, at: datetime) -> Activity:
+        """In a new epoch, in which Redis is built anew: nothing of an older one is sold any more. `published_epoch`: Redis', which is only ahead
+        when the database was brought back from a copy."""
+        return replace(self, epoch=max(self.epoch, published_epoch) + 1, version=self.version + 1, updated_at=at)

@@ -45,6 +45,11 @@ class Keys:
         """Pub/sub channel: lines `<user> <view> <order>`."""
         return self._key("wakeups")
 
+    @property
+    def rebuilder(self) -> str:
+        """Who rebuilds the activity now; see `stock.lease`."""
+        return self._key("rebuilder")
+
     def building(self, epoch: int) -> str:
         """The users of an epoch that is being built; two rebuilders never share one."""
         return self._key(f"users:{epoch}")

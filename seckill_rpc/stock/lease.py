@@ -1,4 +1,5 @@
-"""Who rebuilds an activity: one at a time, as long as it lives. A lease saves work and nothing else; what is published is guarded by its epoch."""
+"""Who rebuilds an activity: one at a time, as long as it lives. A lease saves work; what is published is guarded by its epoch. It also tells a
+rebuilder that Redis was emptied under its hands: the lease is gone then, like everything that it has built."""
 
 from __future__ import annotations
 
@@ -15,14 +16,14 @@ class Lease:
         self._redis = scripts.redis
 
     async def take(self, keys: Keys, holder: str, *, force: bool = False) -> bool:
-        """Takes or renews it; False when somebody else has it. `force` takes it away from him."""
-        name = keys.rebuilder
-        if await self._redis.set(name, holder, px=LEASE_MS, nx=not force):
-            return True
-        if await self._redis.get(name) != holder:
+        """Begins; False when somebody else has it. `force` takes it away from him."""
+        return bool(await self._redis.set(keys.rebuilder, holder, px=LEASE_MS, nx=not force))
+
+    async def renew(self, keys: Keys, holder: str) -> bool:
+        """Goes on; False when it is not the holder's any more."""
+        if await self._redis.get(keys.rebuilder) != holder:
             return False
-        await self._redis.pexpire(name, LEASE_MS)
-        return True
+        return bool(await self._redis.pexpire(keys.rebuilder, LEASE_MS))
 
     async def is_taken(self, keys: Keys) -> bool:
         """Somebody rebuilds the activity now."""
