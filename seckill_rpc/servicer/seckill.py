@@ -1,0 +1,58 @@
+"""SeckillService: clicks and results of buyers, and units that come back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from paymesh.seckill.v1 import seckill_pb2, seckill_pb2_grpc
+
+from seckill_rpc.domain.result import MESSAGES, Result
+from seckill_rpc.usecases.clicking import Click, Clicking
+from seckill_rpc.usecases.results import Results
+from seckill_rpc.usecases.returning import Returning
+
+
+class SeckillServicer(seckill_pb2_grpc.SeckillServiceServicer):
+    """The buyers' side, and order_rpc's."""
+
+    def __init__(self, *, clicking: Clicking, results: Results, returning: Returning) -> None:
+        self._clicking = clicking
+        self._results = results
+        self._returning = returning
+
+    async def SeckillAction(self, request: seckill_pb2.SeckillActionRequest, context: Any) -> seckill_pb2.SeckillActionResponse:
+        """Asks for one unit."""
+        result = await self._clicking.click(Click(merchant_id=request.merchant_id, user_id=request.user_id, sku_id=request.sku_id,
+                                                  request_id=request.request_id, wait_seconds=request.wait_ms / 1000))
+        return seckill_pb2.SeckillActionResponse(result=_message(result))
+
+    async def SeckillResult(self, request: seckill_pb2.SeckillResultRequest, context: Any) -> seckill_pb2.SeckillResultResponse:
+        """What became of a buyer's clicks."""
+        result = await self._results.of_buyer(merchant_id=request.merchant_id, user_id=request.user_id, sku_id=request.sku_id, ticket=request.ticket,
+                                              wait_seconds=request.wait_ms / 1000)
+        return seckill_pb2.SeckillResultResponse(result=_message(result))
+
+    async def WatchSeckillResult(self, request: seckill_pb2.WatchSeckillResultRequest,
+                                 context: Any) -> AsyncIterator[seckill_pb2.WatchSeckillResultResponse]:
+        """The result now and when it is final."""
+        async for result in self._results.watch(request.ticket):
+            yield seckill_pb2.WatchSeckillResultResponse(result=_message(result))
+
+    async def ReturnStock(self, request: seckill_pb2.ReturnStockRequest, context: Any) -> seckill_pb2.ReturnStockResponse:
+        """Takes the unit of an order back."""
+        returned = await self._returning.return_unit(merchant_id=request.merchant_id, activity_id=request.activity_id, order_id=request.order_id)
+        return seckill_pb2.ReturnStockResponse(returned=returned)
+
+    async def GetTicketOrder(self, request: seckill_pb2.GetTicketOrderRequest, context: Any) -> seckill_pb2.GetTicketOrderResponse:
+        """Whose order a ticket is of, and whether it may still come."""
+        ticket, is_coming = await self._results.order_of_ticket(request.ticket)
+        return seckill_pb2.GetTicketOrderResponse(order_id=ticket.order_id, merchant_id=ticket.merchant_id, user_id=ticket.user_id,
+                                                  is_coming=is_coming)
+
+
+def _message(result: Result) -> seckill_pb2.Result:
+    return seckill_pb2.Result(
+        status=result.status, code=result.code, message=MESSAGES[result.code], order_id=result.order_id, activity_id=result.activity_id,
+        sku_id=result.sku_id, ticket=result.ticket, request_id=result.request_id, retry_after_ms=result.retry_after_ms,
+        starts_in_ms=result.starts_in_ms)

@@ -1,0 +1,181 @@
+"""SeckillAction: cheapest refusals first, then the door of the activity. Nothing here decides who gets a unit; that is the script's, and in the end
+the database's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+from prometheus_client import Counter
+from redis.exceptions import RedisError
+
+from mesh.clock import Clock
+from mesh.ids import Ids
+from mesh.token_buckets import TokenBuckets
+from seckill_rpc.domain.activity import Activity, ActivityState
+from seckill_rpc.domain.errors import SeckillBusy, SeckillNotReady
+from seckill_rpc.domain.result import Result, ResultCode, Status
+from seckill_rpc.domain.ticket import Ticket, Tickets
+from seckill_rpc.stock.admission import Admission, AdmitCode, admit
+from seckill_rpc.stock.admission import Click as StockClick
+from seckill_rpc.stock.keys import Keys
+from seckill_rpc.stock.scripts import Scripts
+from seckill_rpc.usecases.door import Door, Opened
+from seckill_rpc.usecases.known import Known
+from seckill_rpc.usecases.registry import Registry
+from seckill_rpc.usecases.results import ASK_AGAIN_MS, Results
+
+BUSY_SECONDS = 1.0
+NOT_READY_SECONDS = 0.3  # a rebuild takes about this long
+PAUSED_MS = 2000
+
+_CLICKS = Counter("paymesh_seckill_clicks_total", "Answers to clicks of buyers.", ["code"])
+_COUNTED = {code: _CLICKS.labels(code.name) for code in AdmitCode}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Click:
+    """One click. `request_id` "" gets a fresh one."""
+
+    merchant_id: str
+    user_id: str
+    sku_id: str
+    request_id: str
+    wait_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DoorSettings:
+    """See SeckillSettings."""
+
+    line_max: int
+    queued_seconds: int
+    batch_max: int
+    calls_max: int
+
+
+class Clicking:
+    """Takes clicks."""
+
+    def __init__(self, *, registry: Registry, scripts: Scripts, results: Results, known: Known, tickets: Tickets, ids: Ids, clock: Clock,
+                 buckets: TokenBuckets, doors: DoorSettings, monotonic: Callable[[], float], jitter: Callable[[], float]) -> None:
+        self._registry = registry
+        self._scripts = scripts
+        self._results = results
+        self._known = known
+        self._tickets = tickets
+        self._ids = ids
+        self._clock = clock
+        self._buckets = buckets
+        self._settings = doors
+        self._monotonic = monotonic
+        self._jitter = jitter
+        self._doors: dict[str, Door] = {}
+
+    async def click(self, click: Click) -> Result:
+        """Asks for one unit.
+
+        Raises:
+            ActivityNotFound: the product has no activity. SeckillBusy: too many in the line, or too many clicks of this buyer; nothing was taken.
+            SeckillNotReady: whether it counted is unknown; the same request id finds out.
+        """
+        missing_seconds = self._buckets.take(f"{click.merchant_id}/{click.user_id}")
+        if missing_seconds:
+            raise SeckillBusy("too many clicks", retry_after_seconds=missing_seconds)
+        activity = self._registry.find(click.merchant_id, click.sku_id)
+        if activity is None:
+            activity = await self._registry.current(click.merchant_id, click.sku_id)
+        if activity.state is ActivityState.CLOSED:
+            return await self._after_the_end(activity, click)
+        request_id = click.request_id or self._ids.new("CLK")
+        opened = await self._door(activity).click(StockClick(user_id=click.user_id, request_id=request_id, order_id=self._ids.new("ORD")))
+        _COUNTED[opened.admission.code].inc()
+        return await self._answer(activity, click, request_id, opened)
+
+    def open_door(self, activity: Activity) -> None:
+        """From now on `takes_part` is remembered for this activity."""
+        self._door(activity)
+
+    def takes_part(self, activity_id: str, user_id: str) -> None:
+        """A buyer stands in the line of an activity, or holds an order of it, wherever he was admitted."""
+        door = self._doors.get(activity_id)
+        if door is not None:
+            door.takes_part(user_id)
+
+    def knows_all(self, activity_id: str) -> None:
+        """`takes_part` was said of everybody, and will be."""
+        door = self._doors.get(activity_id)
+        if door is not None:
+            door.knows_all()
+
+    def hears_nothing(self, activity_id: str) -> None:
+        """Until `knows_all` is said again."""
+        door = self._doors.get(activity_id)
+        if door is not None:
+            door.hears_nothing()
+
+    async def _answer(self, activity: Activity, click: Click, request_id: str, opened: Opened) -> Result:
+        code = opened.admission.code
+        match code:
+            case AdmitCode.QUEUED | AdmitCode.REPLAY_QUEUED | AdmitCode.REPLAY_LIVE:
+                return await self._admitted(activity, click, request_id, opened)
+            case AdmitCode.LIMIT:
+                return replace(await self._results.present(activity, click.user_id), code=ResultCode.LIMIT, request_id=request_id)
+            case AdmitCode.SOLD_OUT | AdmitCode.ENDED | AdmitCode.PAUSED | AdmitCode.NOT_STARTED:
+                return _refused(activity, request_id, opened.admission)
+            case AdmitCode.NOT_READY:
+                raise SeckillNotReady(retry_after_seconds=NOT_READY_SECONDS * (1 + self._jitter()))
+            case AdmitCode.BUSY:
+                raise SeckillBusy(retry_after_seconds=BUSY_SECONDS * (1 + self._jitter()))
+            case _:
+                assert_never(code)
+
+    async def _admitted(self, activity: Activity, click: Click, request_id: str, opened: Opened) -> Result:
+        ticket = Ticket(activity.activity_id, click.merchant_id, click.sku_id, click.user_id, request_id, opened.order_id, epoch=opened.epoch,
+                        clicked_at_ms=int(self._clock.now().timestamp() * 1000))
+        signed = self._tickets.sign(ticket)
+        self._known.forget(activity.activity_id, click.user_id)
+        if opened.admission.code is AdmitCode.REPLAY_LIVE:
+            return Result(Status.HOLDER, ResultCode.BOUGHT, activity.activity_id, click.sku_id, opened.order_id, signed, request_id)
+        if click.wait_seconds > 0:
+            result = await self._results.of_click(ticket, wait_seconds=click.wait_seconds)
+            return replace(result, ticket=signed, request_id=request_id)
+        return Result(Status.QUEUED, ResultCode.QUEUED, activity.activity_id, click.sku_id, opened.order_id, signed, request_id,
+                      retry_after_ms=ASK_AGAIN_MS)
+
+    async def _after_the_end(self, activity: Activity, click: Click) -> Result:
+        """A CLOSED activity has nothing in Redis any more; a click of before finds its order in the database."""
+        if click.request_id:
+            order = await self._results.of_request(activity, user_id=click.user_id, request_id=click.request_id)
+            if order is not None:
+                return replace(order, request_id=click.request_id)
+        return _refused(activity, click.request_id, Admission(code=AdmitCode.ENDED, detail=""))
+
+    def _door(self, activity: Activity) -> Door:
+        door = self._doors.get(activity.activity_id)
+        if door is None:
+            door = self._doors[activity.activity_id] = self._make_door(activity)
+            running = {each.activity_id for each in self._registry.running()}
+            for gone in self._doors.keys() - running - {activity.activity_id}:
+                del self._doors[gone]
+        return door
+
+    def _make_door(self, activity: Activity) -> Door:
+        keys = Keys(activity_id=activity.activity_id, merchant_id=activity.merchant_id, sku_id=activity.sku_id)
+
+        async def ask(clicks: Sequence[StockClick]) -> tuple[int, Sequence[Admission]]:
+            try:
+                return await admit(self._scripts, keys, clicks, line_max=self._settings.line_max, queued_seconds=self._settings.queued_seconds)
+            except RedisError as error:
+                raise SeckillNotReady(retry_after_seconds=1.0) from error
+
+        return Door(ask, batch_max=self._settings.batch_max, calls_max=self._settings.calls_max, monotonic=self._monotonic, jitter=self._jitter)
+
+
+def _refused(activity: Activity, request_id: str, admission: Admission) -> Result:
+    code = {AdmitCode.SOLD_OUT: ResultCode.SOLD_OUT, AdmitCode.ENDED: ResultCode.ENDED, AdmitCode.PAUSED: ResultCode.PAUSED,
+            AdmitCode.NOT_STARTED: ResultCode.NOT_STARTED}[admission.code]
+    starts_in_ms = int(admission.detail) if admission.code is AdmitCode.NOT_STARTED else 0
+    return Result(Status.NEITHER, code, activity.activity_id, activity.sku_id, request_id=request_id, starts_in_ms=starts_in_ms,
+                  retry_after_ms=starts_in_ms or (PAUSED_MS if admission.code is AdmitCode.PAUSED else 0))

@@ -1,0 +1,70 @@
+"""Clicks of many buyers in one call of the admission script. At most a few calls are under way; what arrives meanwhile is the next one: no timer, so
+that a lone buyer waits for nobody, and full batches when it counts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+
+import structlog
+
+from seckill_rpc.domain.errors import SeckillNotReady
+from seckill_rpc.stock.admission import Admission, Click
+
+Admit = Callable[[Sequence[Click]], Awaitable[tuple[int, Sequence[Admission]]]]
+Admitted = tuple[int, Admission]  # epoch, what the script said
+
+log = structlog.get_logger()
+
+
+class Coalescer:
+    """The clicks on one activity in this process."""
+
+    def __init__(self, admit: Admit, *, batch_max: int, calls_max: int) -> None:
+        """`admit` takes up to `batch_max` clicks; up to `calls_max` calls of it are under way at once."""
+        self._admit = admit
+        self._batch_max = batch_max
+        self._calls_max = calls_max
+        self._waiting: deque[tuple[Click, asyncio.Future[Admitted]]] = deque()
+        self._calls: set[asyncio.Task[None]] = set()
+
+    @property
+    def is_idle(self) -> bool:
+        """True when nobody waits."""
+        return not self._waiting and not self._calls
+
+    async def submit(self, click: Click) -> Admitted:
+        """What the script says to a click. A caller that goes away takes only itself away, never the others of its batch.
+
+        Raises:
+            SeckillNotReady: no answer came; whether the click counted is unknown.
+        """
+        answer: asyncio.Future[Admitted] = asyncio.get_running_loop().create_future()
+        self._waiting.append((click, answer))
+        if len(self._calls) < self._calls_max:
+            call = asyncio.create_task(self._call())
+            self._calls.add(call)
+            call.add_done_callback(self._calls.discard)
+        return await answer
+
+    async def _call(self) -> None:
+        """Takes batches until nobody waits. The first one is taken when this task starts, not when it was made: by then the rest of the same tick
+        of the event loop has arrived."""
+        while self._waiting:
+            taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._batch_max))]
+            batch = [(click, answer) for click, answer in taken if not answer.done()]  # who went away before he was sent takes nothing
+            if not batch:
+                continue
+            try:
+                epoch, admissions = await self._admit([click for click, _ in batch])
+            except Exception as error:
+                if not isinstance(error, SeckillNotReady):
+                    log.exception("admission_failed")
+                for _, answer in batch:
+                    if not answer.done():
+                        answer.set_exception(SeckillNotReady(retry_after_seconds=1.0))
+            else:
+                for (_, answer), admission in zip(batch, admissions, strict=True):
+                    if not answer.done():
+                        answer.set_result((epoch, admission))

@@ -1,0 +1,92 @@
+"""The door of one activity in one process: refusals that everybody gets are remembered for a moment, so that a sold-out sale costs Redis a number of
+calls that depends on processes and not on buyers; everything else goes to the script, many clicks at once.
+
+A remembered refusal is never told to somebody who takes part: his repeated click has to find his order (a replay wins over every refusal).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from seckill_rpc.stock.admission import Admission, AdmitCode, Click
+from seckill_rpc.usecases.coalescer import Admit, Coalescer
+
+REFUSAL_SECONDS = 0.2         # life of a remembered refusal: a unit that comes back is sold a fifth of a second later at most
+JITTER = 0.5                  # of it, so that processes do not ask together
+NOT_STARTED_SECONDS_MAX = 1.0  # the window may be moved
+START_MARGIN_SECONDS = 0.05   # our clock may run this much slower than Redis' within that second
+PARTICIPANTS_MAX = 1_000_000  # about 100 MB; beyond it nobody is refused from memory any more
+_FOR_EVERYBODY = frozenset({AdmitCode.SOLD_OUT, AdmitCode.ENDED, AdmitCode.PAUSED, AdmitCode.NOT_STARTED})
+_TAKES_PART = frozenset({AdmitCode.QUEUED, AdmitCode.REPLAY_QUEUED, AdmitCode.REPLAY_LIVE, AdmitCode.LIMIT})
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What the door said. `epoch` is 0 when Redis was not asked."""
+
+    epoch: int
+    admission: Admission
+    order_id: str
+
+
+class Door:
+    """Where the clicks on one activity come in."""
+
+    def __init__(self, admit: Admit, *, batch_max: int, calls_max: int, monotonic: Callable[[], float], jitter: Callable[[], float]) -> None:
+        """`jitter` draws from 0 to 1."""
+        self._coalescer = Coalescer(admit, batch_max=batch_max, calls_max=calls_max)
+        self._monotonic = monotonic
+        self._jitter = jitter
+        self._participants: set[str] = set()
+        self._remembers_all = False
+        self._refusal = Admission(code=AdmitCode.NOT_READY, detail="")
+        self._refusal_until = 0.0
+
+    def takes_part(self, user_id: str) -> None:
+        """A buyer stands in the line or holds an order, here or anywhere."""
+        if len(self._participants) < PARTICIPANTS_MAX:
+            self._participants.add(user_id)
+        else:
+            self._remembers_all = False
+
+    def knows_all(self) -> None:
+        """From now on this process has heard of every buyer who takes part: refusals may be told from memory."""
+        self._remembers_all = len(self._participants) < PARTICIPANTS_MAX
+
+    def hears_nothing(self) -> None:
+        """Buyers may take part from now on without this process hearing of it."""
+        self._remembers_all = False
+        self._refusal_until = 0.0
+
+    async def click(self, click: Click) -> Opened:
+        """Lets one buyer in, or says why not.
+
+        Raises:
+            SeckillNotReady: Redis gave no answer.
+        """
+        now = self._monotonic()
+        if now < self._refusal_until and click.user_id not in self._participants:
+            return Opened(0, self._rest_of_refusal(now), "")
+        epoch, admission = await self._coalescer.submit(click)
+        if admission.code in _TAKES_PART:
+            self.takes_part(click.user_id)
+        elif admission.code in _FOR_EVERYBODY and self._remembers_all:
+            self._remember(admission)
+        return Opened(epoch, admission, admission.detail if admission.code in _TAKES_PART and admission.code is not AdmitCode.LIMIT else "")
+
+    def _remember(self, refusal: Admission) -> None:
+        seconds = REFUSAL_SECONDS * (1 - JITTER * self._jitter())
+        if refusal.code is AdmitCode.NOT_STARTED:
+            seconds = min(int(refusal.detail) / 1000 - START_MARGIN_SECONDS, NOT_STARTED_SECONDS_MAX)
+        self._refusal = refusal
+        self._refusal_until = self._monotonic() + seconds
+
+    def _rest_of_refusal(self, now: float) -> Admission:
+        if self._refusal.code is not AdmitCode.NOT_STARTED:
+            return self._refusal
+        # The remembered wait is counted down from the moment in which it was told.
+        told_ms = int(self._refusal.detail)
+        life = min(told_ms / 1000 - START_MARGIN_SECONDS, NOT_STARTED_SECONDS_MAX)
+        passed_ms = int((life - (self._refusal_until - now)) * 1000)
+        return Admission(code=AdmitCode.NOT_STARTED, detail=str(max(told_ms - passed_ms, 1)))

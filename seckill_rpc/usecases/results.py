@@ -1,0 +1,197 @@
+"""What became of a buyer's clicks. Redis is asked first; what Redis has lost is decided by the database, for ever, by a row that says no: an answer
+"waiting" always ends (PROTOCOLS 5)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
+
+from redis.exceptions import RedisError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mesh.clock import Clock
+from mesh.db import Database
+from seckill_rpc.domain.activity import Activity, ActivityState, AdmissionMode
+from seckill_rpc.domain.errors import SeckillNotReady, SeckillResultNotFound, TicketInvalid
+from seckill_rpc.domain.order import UnitOrder, UnitState, View
+from seckill_rpc.domain.result import Result, ResultCode, Status
+from seckill_rpc.domain.ticket import Ticket, Tickets
+from seckill_rpc.stock.keys import Keys
+from seckill_rpc.stock.views import Record, Views
+from seckill_rpc.stock.wakeups import Waiters
+from seckill_rpc.store import activities, batches, orders
+from seckill_rpc.store.batches import Row
+from seckill_rpc.usecases.known import Known
+from seckill_rpc.usecases.registry import Registry
+
+ASK_AGAIN_MS = 500        # what a buyer in the line is told; a batch takes milliseconds, an outage seconds
+LOOK_AGAIN_SECONDS = 0.1  # between two looks at one click of a buyer whose view is final because of another click
+WATCH_SECONDS = 110.0     # of one stream: it ends with an answer before its deadline ends it without
+DECIDED_BY_TICKET = 0     # batch_id of a refusal that no consumer wrote
+
+
+class Results:
+    """SeckillResult, WatchSeckillResult, GetTicketOrder."""
+
+    def __init__(self, *, db: Database, clock: Clock, registry: Registry, views: Views, waiters: Waiters, known: Known, tickets: Tickets,
+                 grace: timedelta, monotonic: Callable[[], float]) -> None:
+        """`grace`: for how long after its click a place in the line may be unknown to Redis before the database decides."""
+        self._db = db
+        self._clock = clock
+        self._registry = registry
+        self._views = views
+        self._waiters = waiters
+        self._known = known
+        self._tickets = tickets
+        self._grace = grace
+        self._monotonic = monotonic
+
+    async def of_buyer(self, *, merchant_id: str, user_id: str, sku_id: str, ticket: str, wait_seconds: float) -> Result:
+        """What a buyer is told of a product, after waiting for a final answer for a while; with a ticket, of that click.
+
+        Raises:
+            TicketInvalid: not ours, or not of this buyer and product. ActivityNotFound: the product has no activity. SeckillResultNotFound: no click
+                of his is known. SeckillNotReady: Redis does not answer and the database knows nothing final.
+        """
+        if ticket:
+            read = self._tickets.read(ticket)
+            if (read.merchant_id, read.user_id, read.sku_id) != (merchant_id, user_id, sku_id):
+                raise TicketInvalid
+            return await self.of_click(read, wait_seconds=wait_seconds)
+        activity = await self._registry.current(merchant_id, sku_id)
+        if activity.state is not ActivityState.CLOSED:  # its view is frozen then, and may be of the one before
+            known = self._known.find(activity.activity_id, user_id)
+            if known is None:
+                known = await self._told(activity, user_id, wait_seconds)
+            if known is not None:
+                return known
+        found = await self._by_rows(activity, user_id)
+        if found is None:
+            raise SeckillResultNotFound
+        return found
+
+    async def present(self, activity: Activity, user_id: str) -> Result:
+        """What a buyer of a running activity is told now, who is known to take part."""
+        told = self._known.find(activity.activity_id, user_id) or await self._told(activity, user_id, 0) or await self._by_rows(activity, user_id)
+        return told or _answer(activity, Status.QUEUED, ResultCode.QUEUED, retry_after_ms=ASK_AGAIN_MS)
+
+    async def of_request(self, activity: Activity, *, user_id: str, request_id: str) -> Result | None:
+        """The live order that a click of a closed activity became; None when it became none."""
+        rows = await self._db.read(orders.orders_of_user, activity_id=activity.activity_id, user_id=user_id)
+        mine = next((row for row in rows if row.state is UnitState.LIVE and row.request_id == request_id), None)
+        return None if mine is None else _answer(activity, Status.HOLDER, ResultCode.BOUGHT, order_id=mine.order_id)
+
+    async def of_click(self, ticket: Ticket, *, wait_seconds: float) -> Result:
+        """What became of one click, after waiting for a final answer for a while.
+
+        Raises:
+            SeckillNotReady: Redis does not answer and the database knows nothing final. ActivityNotFound: a ticket of another installation.
+        """
+        activity = await self._registry.by_id(ticket.activity_id)
+        end = self._monotonic() + wait_seconds
+        while True:
+            result = await self._of_click_now(activity, ticket)
+            rest = end - self._monotonic()
+            if result.is_final or rest <= 0:
+                return result
+            try:
+                told = await self._waiters.wait(_keys(activity), ticket.user_id, rest)
+            except RedisError:
+                told = None
+            if told is None or told.order_id != ticket.order_id:  # his view is of another click, or lost: this one is looked at by itself
+                await asyncio.sleep(min(LOOK_AGAIN_SECONDS, max(end - self._monotonic(), 0)))
+
+    async def watch(self, ticket: str) -> AsyncIterator[Result]:
+        """The result now, and the final one when it comes; at most for WATCH_SECONDS.
+
+        Raises:
+            TicketInvalid and what `of_click` raises.
+        """
+        read = self._tickets.read(ticket)
+        result = await self.of_click(read, wait_seconds=0)
+        yield result
+        if not result.is_final:
+            yield await self.of_click(read, wait_seconds=WATCH_SECONDS)
+
+    async def order_of_ticket(self, ticket: str) -> tuple[Ticket, bool]:
+        """Whose click it was, and whether its order exists or may still come.
+
+        Raises:
+            TicketInvalid and what `of_click` raises.
+        """
+        read = self._tickets.read(ticket)
+        return read, (await self.of_click(read, wait_seconds=0)).status is not Status.NEITHER
+
+    async def _told(self, activity: Activity, user_id: str, wait_seconds: float) -> Result | None:
+        """What Redis tells; None when it knows nothing. A 1 whose order it does not name is looked up."""
+        try:
+            told = await self._waiters.wait(_keys(activity), user_id, wait_seconds)
+        except RedisError:
+            return None
+        if told is None:
+            return None
+        match told.view:
+            case View.QUEUED:
+                return _answer(activity, Status.QUEUED, ResultCode.QUEUED, retry_after_ms=ASK_AGAIN_MS)
+            case View.NEITHER:
+                return _answer(activity, Status.NEITHER, _refused(activity))
+            case View.HOLDER if told.order_id:
+                return _answer(activity, Status.HOLDER, ResultCode.BOUGHT, order_id=told.order_id)
+            case _:
+                return None
+
+    async def _by_rows(self, activity: Activity, user_id: str) -> Result | None:
+        rows = await self._db.read(orders.orders_of_user, activity_id=activity.activity_id, user_id=user_id)
+        live = next((row for row in rows if row.state is UnitState.LIVE), None)
+        if live is not None:
+            result = _answer(activity, Status.HOLDER, ResultCode.BOUGHT, order_id=live.order_id)
+            self._known.learn(activity.activity_id, user_id, result)
+            return result
+        return _answer(activity, Status.NEITHER, _refused(activity)) if rows else None
+
+    async def _of_click_now(self, activity: Activity, ticket: Ticket) -> Result:
+        row = None
+        try:
+            record = await self._views.record(_keys(activity), ticket.user_id, ticket.request_id)
+        except RedisError:
+            record, row = None, await self._db.read(orders.find_order, ticket.order_id)
+            if row is None:
+                raise SeckillNotReady(retry_after_seconds=1.0) from None
+        if record is not None and record.order_id == ticket.order_id:
+            return self._of_record(activity, record)
+        row = row or await self._db.read(orders.find_order, ticket.order_id)
+        if row is None and self._clock.now().timestamp() * 1000 - ticket.clicked_at_ms > self._grace.total_seconds() * 1000:
+            row = await self._db.run(self._refuse, activity, ticket)
+        if row is None:
+            return _answer(activity, Status.QUEUED, ResultCode.QUEUED, order_id=ticket.order_id, retry_after_ms=ASK_AGAIN_MS)
+        if row.state is UnitState.LIVE:
+            return _answer(activity, Status.HOLDER, ResultCode.BOUGHT, order_id=ticket.order_id)
+        return _answer(activity, Status.NEITHER, _refused(activity))
+
+    @staticmethod
+    def _of_record(activity: Activity, record: Record) -> Result:
+        if record.view is View.HOLDER:
+            return _answer(activity, Status.HOLDER, ResultCode.BOUGHT, order_id=record.order_id)
+        return _answer(activity, Status.QUEUED, ResultCode.QUEUED, order_id=record.order_id, retry_after_ms=ASK_AGAIN_MS)
+
+    async def _refuse(self, tx: AsyncConnection, activity: Activity, ticket: Ticket) -> UnitOrder:
+        """Decides that a lost click is refused, unless somebody decided before: whoever commits first decides, and a consumer that finds the click in
+        the line after all finds this row too."""
+        present = await activities.find_activity(tx, activity.activity_id) or activity
+        lost = Row(order_id=ticket.order_id, user_id=ticket.user_id, request_id=ticket.request_id, slot=None)
+        rows = await batches.insert_refused(tx, [lost], activity_id=activity.activity_id, batch_id=DECIDED_BY_TICKET, epoch=present.epoch,
+                                            at=self._clock.now())
+        return rows[ticket.order_id]
+
+
+def _keys(activity: Activity) -> Keys:
+    return Keys(activity_id=activity.activity_id, merchant_id=activity.merchant_id, sku_id=activity.sku_id)
+
+
+def _refused(activity: Activity) -> ResultCode:
+    return ResultCode.NOT_DRAWN if activity.mode is AdmissionMode.DRAW else ResultCode.NOT_SERVED
+
+
+def _answer(activity: Activity, status: Status, code: ResultCode, *, order_id: str = "", retry_after_ms: int = 0) -> Result:
+    return Result(status, code, activity.activity_id, activity.sku_id, order_id, retry_after_ms=retry_after_ms)
