@@ -20,6 +20,7 @@ from mesh.money import Money
 from mesh.paging import PageTokens
 from order_rpc.app import RETRY_CONSTRAINTS, Choices, OrderApp
 from order_rpc.domain.order import NewLine, OrderState
+from order_rpc.domain.ticket import TicketOrder
 from order_rpc.tables import metadata
 from order_rpc.usecases.catalog import CreateProduct
 from order_rpc.usecases.orders import CreateOrder, ListOrders
@@ -51,7 +52,7 @@ _FILL_ITEMS = (
 
 
 class _Nobody:
-    """payment_rpc; the bench never asks it."""
+    """payment_rpc and seckill_rpc; the bench never asks them."""
 
     async def close_payment(self, **_: Any) -> Any:
         raise NotImplementedError
@@ -60,6 +61,12 @@ class _Nobody:
         raise NotImplementedError
 
     async def create_payment(self, *_: Any, **__: Any) -> Any:
+        raise NotImplementedError
+
+    async def return_stock(self, **_: Any) -> None:
+        raise NotImplementedError
+
+    async def ticket_order(self, ticket: str) -> TicketOrder:
         raise NotImplementedError
 
 
@@ -101,7 +108,7 @@ async def _open(database_url: str) -> Database:
 
 def _app(db: Database, group: int) -> OrderApp:
     clock = SystemClock()
-    return OrderApp(db=db, clock=clock, ids=UlidIds(clock), page_tokens=_TOKENS, redis=None, payments=_Nobody(), choices=Choices(
+    return OrderApp(db=db, clock=clock, ids=UlidIds(clock), page_tokens=_TOKENS, redis=None, payments=_Nobody(), seckill=_Nobody(), choices=Choices(
         payment_window=timedelta(minutes=30), scan_interval_seconds=1, hot_sku_group_size=group))
 
 

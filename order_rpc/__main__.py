@@ -18,7 +18,7 @@ from mesh.paging import PageTokens
 from mesh.redis_client import open_redis
 from mesh.server import MeshServer, serve
 from order_rpc.app import RETRY_CONSTRAINTS, Choices, OrderApp
-from order_rpc.neighbours import Payments
+from order_rpc.neighbours import Payments, Seckill
 from order_rpc.settings import OrderSettings
 from order_rpc.tables import metadata
 
@@ -38,13 +38,15 @@ async def run(settings: OrderSettings) -> None:
     server = MeshServer(settings, clock=clock, ids=ids)
     discovery = open_discovery(settings)
     payment_channel = MeshChannel("payment_rpc", settings=settings, discovery=discovery, caller_tokens=server.caller_tokens)
+    seckill_channel = MeshChannel("seckill_rpc", settings=settings, discovery=discovery, caller_tokens=server.caller_tokens)
     app = OrderApp(
         db=db, clock=clock, ids=ids, page_tokens=PageTokens.from_settings(settings), redis=redis, payments=Payments(payment_channel),
+        seckill=Seckill(seckill_channel),
         choices=Choices(
             payment_window=timedelta(minutes=settings.payment_window_minutes), scan_interval_seconds=settings.scan_interval_seconds,
             expiry_batch_size=settings.expiry_batch_size, hot_sku_group_size=settings.hot_sku_group_size, policies=settings.policies()))
     app.add_to(server)
-    closers = [payment_channel.close, discovery.close, db.close]
+    closers = [payment_channel.close, seckill_channel.close, discovery.close, db.close]
     if redis is not None:
         closers.append(redis.aclose)
     await serve(settings, server, open_registrar(settings), workers=app.workers, closers=closers)

@@ -36,6 +36,7 @@ from order_rpc.usecases.shipping import Shipping
 from order_rpc.usecases.statistics import Statistics
 from order_rpc.usecases.taking import Taking
 from order_rpc.usecases.to_payment_rpc import PaymentDestination, PaymentService
+from order_rpc.usecases.to_seckill_rpc import SeckillDestination, SeckillService
 from order_rpc.workers import make_workers
 
 # Somebody was quicker to create the same thing: the transaction runs again and finds it.
@@ -57,18 +58,18 @@ class OrderApp:
     """Use cases and workers over one database."""
 
     def __init__(self, *, db: Database, clock: Clock, ids: Ids, page_tokens: PageTokens, redis: Redis | None, payments: PaymentService,
-                 choices: Choices) -> None:
+                 seckill: SeckillService, choices: Choices) -> None:
         journal = Journal(ids)
         taking = Taking(journal=journal, refund_news=RefundNews(journal), policies=choices.policies)
         self.payment_relay = Relay(db=db, clock=clock, destination=PaymentDestination(
             payments=payments, taking=taking, journal=journal, clock=clock, ids=ids))
-        relays = [self.payment_relay]
+        relays = [self.payment_relay, Relay(db=db, clock=clock, destination=SeckillDestination(seckill))]
         if redis is not None:
             relays.append(Relay(db=db, destination=StreamDestination(redis, TOPIC), clock=clock))
         deliver = self.payment_relay.deliver
         self.catalog = Catalog(db=db, clock=clock, page_tokens=page_tokens)
         self.orders = Orders(db=db, clock=clock, ids=ids, page_tokens=page_tokens, payment_window=choices.payment_window, policies=choices.policies,
-                             group_max=choices.hot_sku_group_size)
+                             group_max=choices.hot_sku_group_size, seckill=seckill)
         self.payments = Payments(db=db, clock=clock, taking=taking)
         self.paying = Paying(db=db, clock=clock, payments=payments)
         self.cancelling = Cancelling(db=db, clock=clock, ids=ids, journal=journal, deliver=deliver, batch=choices.expiry_batch_size)

@@ -1,4 +1,4 @@
-"""The sibling services that order_rpc asks: payment_rpc. Protobuf ends here, but for the payment that PayOrder hands on to the buyer as it came."""
+"""The sibling services that order_rpc asks: payment_rpc and seckill_rpc. Protobuf ends here, but for the payment that PayOrder hands on to the buyer as it came."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from paymesh.payment.v1 import payment_pb2, payment_pb2_grpc, refund_pb2, refund_pb2_grpc
+from paymesh.seckill.v1 import seckill_pb2, seckill_pb2_grpc
 
 from order_rpc.domain.order import Order
 from order_rpc.domain.payment import CloseAnswer, CloseResult, PaymentSnapshot
+from order_rpc.domain.ticket import TicketOrder
 
 _RESULTS = {payment_pb2.CloseResult.Value(f"CLOSE_RESULT_{result}"): result for result in CloseResult}
 
@@ -54,6 +56,30 @@ class Payments:
         answer = await self._refunds.CreateRefund(refund_pb2.CreateRefundRequest(
             payment_id=payment_id, amount=amount, currency=currency, reason=reason, request_id=request_id))
         return str(answer.refund.refund_id)
+
+
+class Seckill:
+    """seckill_rpc as order_rpc sees it."""
+
+    def __init__(self, channel: Any) -> None:
+        self._stub: Any = seckill_pb2_grpc.SeckillServiceStub(channel)
+
+    async def return_stock(self, *, merchant_id: str, activity_id: str, order_id: str) -> None:
+        """Gives the unit of an order back to its activity.
+
+        Raises:
+            RemoteError: refused, or not answered.
+        """
+        await self._stub.ReturnStock(seckill_pb2.ReturnStockRequest(merchant_id=merchant_id, activity_id=activity_id, order_id=order_id))
+
+    async def ticket_order(self, ticket: str) -> TicketOrder:
+        """Whose order a ticket is of, and whether it may still come.
+
+        Raises:
+            RemoteError: not a ticket, or not answered.
+        """
+        answer = await self._stub.GetTicketOrder(seckill_pb2.GetTicketOrderRequest(ticket=ticket))
+        return TicketOrder(merchant_id=answer.merchant_id, order_id=answer.order_id, user_id=answer.user_id, is_coming=answer.is_coming)
 
 
 def _snapshot(payment: payment_pb2.Payment) -> PaymentSnapshot:

@@ -9,7 +9,7 @@ from paymesh.order.v1 import order_pb2, order_pb2_grpc
 
 from mesh.errors import RemoteError
 from mesh.money import Money
-from payment_rpc.domain.errors import OrderNotFound
+from payment_rpc.domain.errors import OrderCreating, OrderNotFound
 from payment_rpc.domain.order import OrderToPay
 from payment_rpc.domain.payment import Disposition
 
@@ -28,18 +28,21 @@ class Orders:
     def __init__(self, channel: Any) -> None:
         self._stub: Any = order_pb2_grpc.OrderServiceStub(channel)
 
-    async def get(self, *, merchant_id: str, order_id: str) -> OrderToPay:
+    async def get(self, *, merchant_id: str, order_id: str, seckill_ticket: str = "") -> OrderToPay:
         """An order.
 
         Raises:
-            OrderNotFound: there is none.
+            OrderNotFound: there is none. OrderCreating: the ticket is of this order, and order_rpc is still writing it.
             NeighbourUnavailable: order_rpc does not answer; nothing was done.
         """
         try:
-            answer = await self._stub.GetOrder(order_pb2.GetOrderRequest(merchant_id=merchant_id, order_id=order_id))
+            answer = await self._stub.GetOrder(order_pb2.GetOrderRequest(merchant_id=merchant_id, order_id=order_id,
+                                                                            seckill_ticket=seckill_ticket))
         except RemoteError as error:
             if error.reason == "ORDER_NOT_FOUND":
                 raise OrderNotFound from error
+            if error.reason == "ORDER_CREATING":
+                raise OrderCreating(retry_after_seconds=error.retry_after_seconds) from error
             raise
         order = answer.order
         return OrderToPay(

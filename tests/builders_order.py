@@ -32,6 +32,7 @@ from order_rpc.domain.payment import CloseAnswer, CloseResult, PaymentSnapshot
 from order_rpc.domain.policy import MerchantPolicy
 from order_rpc.domain.product import Product
 from order_rpc.domain.refund import RefundLine, RefundRequest
+from order_rpc.domain.ticket import TicketOrder
 from order_rpc.settings import OrderSettings
 from order_rpc.tables import ORDER_AUDIT, ORDERS, RESERVATION, STOCK, STOCK_MOVEMENT, STOCK_RETURN, metadata
 from order_rpc.usecases.allocating import SeckillOrder
@@ -119,6 +120,32 @@ class ScriptedPayments:
 
 
 @dataclass
+class ScriptedSeckill:
+    """seckill_rpc as a test wants it: what it knows of tickets, and which units came back."""
+
+    away: bool = False
+    refusal: RemoteError | None = None
+    tickets: dict[str, TicketOrder] = field(default_factory=dict)
+    returned: list[tuple[str, str, str]] = field(default_factory=list)  # (merchant_id, activity_id, order_id)
+
+    async def return_stock(self, *, merchant_id: str, activity_id: str, order_id: str) -> None:
+        self._reach()
+        if self.refusal is not None:
+            raise self.refusal
+        self.returned.append((merchant_id, activity_id, order_id))
+
+    async def ticket_order(self, ticket: str) -> TicketOrder:
+        self._reach()
+        if ticket not in self.tickets:
+            raise RemoteError("invalid ticket", remote_reason="TICKET_INVALID", domain="paymesh.seckill.v1", grpc_code=3)
+        return self.tickets[ticket]
+
+    def _reach(self) -> None:
+        if self.away:
+            raise NeighbourUnavailable("seckill_rpc is away")
+
+
+@dataclass
 class OrderApp:
     """The use cases of order_rpc and short ways to call them."""
 
@@ -126,6 +153,7 @@ class OrderApp:
     clock: FakeClock = field(default_factory=FakeClock)
     ids: FakeIds = field(default_factory=FakeIds)
     payment_rpc: ScriptedPayments = field(default_factory=ScriptedPayments)
+    seckill_rpc: ScriptedSeckill = field(default_factory=ScriptedSeckill)
     policies: dict[str, MerchantPolicy] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -138,7 +166,7 @@ class OrderApp:
         """Another order_rpc on the same database."""
         values: dict[str, Any] = {"payment_window": PAYMENT_WINDOW, "scan_interval_seconds": 1, "policies": self.policies, **choices}
         return order_rpc.app.OrderApp(db=self.db, clock=self.clock, ids=self.ids, page_tokens=PageTokens(PAGE_TOKEN_SECRET), redis=redis,
-                                      payments=self.payment_rpc, choices=Choices(**values))
+                                      payments=self.payment_rpc, seckill=self.seckill_rpc, choices=Choices(**values))
 
     async def at_once(self, *calls: Awaitable[T]) -> list[T]:
         """Runs calls side by side, on connections that are open already: otherwise the first is done before the second has connected."""

@@ -95,7 +95,7 @@ class OrdersInProcess:
         self.before_update: Hook | None = None
         self.answer: Disposition | None = None
 
-    async def get(self, *, merchant_id: str, order_id: str) -> OrderToPay:
+    async def get(self, *, merchant_id: str, order_id: str, seckill_ticket: str = "") -> OrderToPay:
         self._reach()
         self.gets += 1
         try:

@@ -117,3 +117,9 @@ class AllocationExceeded(MeshError):
     """More units come back than the activity holds. `metadata` has held."""
 
     reason = "ALLOCATION_EXCEEDED"
+
+
+class OrderCreating(MeshError):
+    """The order was won in a flash sale and is still on its way here. `retry_after_seconds` says when to ask again."""
+
+    reason = "ORDER_CREATING"

@@ -39,7 +39,8 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
 
     async def GetOrder(self, request: order_pb2.GetOrderRequest, context: Any) -> order_pb2.GetOrderResponse:
         """Shows one order."""
-        order = await self._orders.get(merchant_id=request.merchant_id, order_id=request.order_id, caller=current_caller())
+        order = await self._orders.get(merchant_id=request.merchant_id, order_id=request.order_id, caller=current_caller(),
+                                       seckill_ticket=request.seckill_ticket)
         return order_pb2.GetOrderResponse(order=order_message(order))
 
     async def ListOrders(self, request: order_pb2.ListOrdersRequest, context: Any) -> order_pb2.ListOrdersResponse:

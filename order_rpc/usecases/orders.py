@@ -13,13 +13,14 @@ from mesh import outbox, receipts
 from mesh.call import Caller, current_trace_id, mark_replayed
 from mesh.clock import Clock
 from mesh.db import Database
-from mesh.errors import IdempotencyKeyReused, MeshError
+from mesh.errors import IdempotencyKeyReused, MeshError, RemoteError
 from mesh.failpoints import failpoint
 from mesh.ids import Ids
 from mesh.outbox import Message
 from mesh.paging import PageTokens, page_size
 from mesh.receipts import ReceiptKey
 from order_rpc.domain.address import Address
+from order_rpc.domain.errors import OrderCreating, OrderNotFound
 from order_rpc.domain.order import NewLine, Order, OrderState, Verb, price_lines
 from order_rpc.domain.policy import PLAIN, MerchantPolicy
 from order_rpc.domain.product import Product
@@ -31,8 +32,10 @@ from order_rpc.store.orders import OrderPage
 from order_rpc.usecases.events import order_created, order_paid
 from order_rpc.usecases.grouping import Grouping
 from order_rpc.usecases.journal import operator
+from order_rpc.usecases.to_seckill_rpc import SeckillService
 
 CREATED = "CREATE"  # what the audit calls the birth of an order; its other events are verbs
+CREATING_SECONDS = 0.5  # a batch of a flash sale is here in milliseconds, unless somebody is away
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,9 +84,10 @@ class Orders:
     """CreateOrder, GetOrder, ListOrders."""
 
     def __init__(self, *, db: Database, clock: Clock, ids: Ids, page_tokens: PageTokens, payment_window: timedelta,
-                 policies: Mapping[str, MerchantPolicy], group_max: int) -> None:
+                 policies: Mapping[str, MerchantPolicy], group_max: int, seckill: SeckillService) -> None:
         """`payment_window`: how long a buyer may take to pay. `group_max`: how many orders of one product share a transaction, 1 for none."""
         self._db = db
+        self._seckill = seckill
         self._page_tokens = page_tokens
         self._clock = clock
         self._ids = ids
@@ -111,13 +115,30 @@ class Orders:
             mark_replayed()
         return order
 
-    async def get(self, *, merchant_id: str, order_id: str, caller: Caller) -> Order:
+    async def get(self, *, merchant_id: str, order_id: str, caller: Caller, seckill_ticket: str = "") -> Order:
         """One order.
 
         Raises:
-            OrderNotFound: there is none, or it is not the caller's.
+            OrderNotFound: there is none, or it is not the caller's. OrderCreating: the ticket is of this order, and it is still on its way here.
+            RemoteError: whether the ticket is good is unknown.
         """
-        return await self._db.read(orders.load_order, merchant_id=merchant_id, order_id=order_id, visible_to=caller)
+        try:
+            return await self._db.read(orders.load_order, merchant_id=merchant_id, order_id=order_id, visible_to=caller)
+        except OrderNotFound:
+            if seckill_ticket and await self._is_coming(seckill_ticket, merchant_id=merchant_id, order_id=order_id, caller=caller):
+                raise OrderCreating(retry_after_seconds=CREATING_SECONDS) from None
+            raise
+
+    async def _is_coming(self, ticket: str, *, merchant_id: str, order_id: str, caller: Caller) -> bool:
+        try:
+            expected = await self._seckill.ticket_order(ticket)
+        except RemoteError as error:
+            if error.is_definite:  # not a ticket of theirs
+                return False
+            raise
+        scope = caller.scope()
+        return (expected.is_coming and (expected.merchant_id, expected.order_id) == (merchant_id, order_id)
+                and scope.merchant_id in {None, expected.merchant_id} and scope.user_id in {None, expected.user_id})
 
     async def list(self, query: ListOrders, caller: Caller) -> tuple[tuple[Order, ...], str]:
         """One page of orders and the token of the next one, "" after the last. Orders that are not the caller's are not in it.

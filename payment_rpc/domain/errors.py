@@ -30,6 +30,12 @@ class OrderNotFound(MoneyError):
     reason = "ORDER_NOT_FOUND"
 
 
+class OrderCreating(MoneyError):
+    """The order was won in a flash sale and is still being written; charge again in a moment."""
+
+    reason = "ORDER_CREATING"
+
+
 class PaymentInProgress(MoneyError):
     """Another payment of this order is in progress."""
 

@@ -41,7 +41,7 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
             merchant_id=request.merchant_id, order_id=request.order_id, user_id=request.user_id, amount=request.amount, currency=request.currency,
             payment_method=request.payment_method, number=card.credit_card_number, cvv=card.credit_card_cvv,
             expiration_year=card.credit_card_expiration_year, expiration_month=card.credit_card_expiration_month, key=current_idempotency_key(),
-        ), current_caller())
+            seckill_ticket=request.seckill_ticket), current_caller())
         return payment_pb2.ChargeResponse(transaction_id=payment.payment_id, payment=payment_message(payment))
 
     async def CreatePayment(self, request: payment_pb2.CreatePaymentRequest, context: Any) -> payment_pb2.CreatePaymentResponse:

@@ -66,8 +66,8 @@ log = structlog.get_logger()
 class OrderReader(Protocol):
     """The part of order_rpc that shows orders."""
 
-    async def get(self, *, merchant_id: str, order_id: str) -> OrderToPay:
-        """An order, or OrderNotFound."""
+    async def get(self, *, merchant_id: str, order_id: str, seckill_ticket: str = "") -> OrderToPay:
+        """An order, or OrderNotFound, or OrderCreating when the ticket is of an order on its way."""
         ...
 
 
@@ -86,6 +86,7 @@ class Charge:
     expiration_year: int
     expiration_month: int
     key: str
+    seckill_ticket: str = ""  # of an order of a flash sale that order_rpc may not have yet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +174,7 @@ class Charging:
         receipt = _receipt(caller, "Charge", command.key, command.merchant_id)
         standing = await self._starting.earlier(receipt, fingerprint)
         if standing is None:
-            order = await self._orders.get(merchant_id=command.merchant_id, order_id=command.order_id)
+            order = await self._orders.get(merchant_id=command.merchant_id, order_id=command.order_id, seckill_ticket=command.seckill_ticket)
             order.check(user_id=command.user_id, amount=command.amount, currency=command.currency, now=self._clock.now())
             failpoint("payment.charge.before_tx1")
             standing = await self._start(NewPayment(order=order, payment_method=CREDIT_CARD, channel=channel.name, card=summary, receipt=receipt,
@@ -207,7 +208,7 @@ class Charging:
         receipt = _receipt(caller, "Charge", command.key, command.merchant_id)
         standing = await self._starting.earlier(receipt, fingerprint)
         if standing is None:
-            order = await self._orders.get(merchant_id=command.merchant_id, order_id=command.order_id)
+            order = await self._orders.get(merchant_id=command.merchant_id, order_id=command.order_id, seckill_ticket=command.seckill_ticket)
             order.check(user_id=command.user_id, amount=command.amount, currency=command.currency, now=self._clock.now())
             standing = await self._start(NewPayment(order=order, payment_method=BALANCE, channel=WALLET, card=None, receipt=receipt,
                                                     fingerprint=fingerprint))

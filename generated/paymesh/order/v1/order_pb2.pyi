@@ -767,19 +767,23 @@ class GetOrderRequest(_message.Message):
 
     ORDER_ID_FIELD_NUMBER: _builtins.int
     MERCHANT_ID_FIELD_NUMBER: _builtins.int
+    SECKILL_TICKET_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
     """The order."""
     merchant_id: _builtins.str
     """The tenant; filled from the token when empty."""
+    seckill_ticket: _builtins.str
+    """Ticket of SeckillAction, when the order comes from a flash sale; also the header X-Seckill-Ticket."""
     def __init__(
         self,
         *,
         order_id: _builtins.str = ...,
         merchant_id: _builtins.str = ...,
+        seckill_ticket: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["merchant_id", b"merchant_id", "order_id", b"order_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["merchant_id", b"merchant_id", "order_id", b"order_id", "seckill_ticket", b"seckill_ticket"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

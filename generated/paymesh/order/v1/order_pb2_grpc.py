@@ -119,7 +119,7 @@ class OrderServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetOrder(self, request, context):
-        """Shows one order.
+        """Shows one order. An order of a flash sale that is still on its way here is ORDER_CREATING for who shows its ticket.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,7 +36,7 @@ class OrderServiceStub:
     CreateOrder: _grpc.UnaryUnaryMultiCallable[_order_pb2.CreateOrderRequest, _order_pb2.CreateOrderResponse]
     """Creates an order: prices from the catalogue, stock reserved in the same transaction, to be paid within 30 minutes. A total of zero is PAID at once."""
     GetOrder: _grpc.UnaryUnaryMultiCallable[_order_pb2.GetOrderRequest, _order_pb2.GetOrderResponse]
-    """Shows one order."""
+    """Shows one order. An order of a flash sale that is still on its way here is ORDER_CREATING for who shows its ticket."""
     ListOrders: _grpc.UnaryUnaryMultiCallable[_order_pb2.ListOrdersRequest, _order_pb2.ListOrdersResponse]
     """Lists orders, newest first: a buyer's own, a merchant's, or any for an admin."""
     CancelOrder: _grpc.UnaryUnaryMultiCallable[_order_pb2.CancelOrderRequest, _order_pb2.CancelOrderResponse]
@@ -76,7 +76,7 @@ class OrderServiceAsyncStub(OrderServiceStub):
     CreateOrder: _aio.UnaryUnaryMultiCallable[_order_pb2.CreateOrderRequest, _order_pb2.CreateOrderResponse]  # type: ignore[assignment]
     """Creates an order: prices from the catalogue, stock reserved in the same transaction, to be paid within 30 minutes. A total of zero is PAID at once."""
     GetOrder: _aio.UnaryUnaryMultiCallable[_order_pb2.GetOrderRequest, _order_pb2.GetOrderResponse]  # type: ignore[assignment]
-    """Shows one order."""
+    """Shows one order. An order of a flash sale that is still on its way here is ORDER_CREATING for who shows its ticket."""
     ListOrders: _aio.UnaryUnaryMultiCallable[_order_pb2.ListOrdersRequest, _order_pb2.ListOrdersResponse]  # type: ignore[assignment]
     """Lists orders, newest first: a buyer's own, a merchant's, or any for an admin."""
     CancelOrder: _aio.UnaryUnaryMultiCallable[_order_pb2.CancelOrderRequest, _order_pb2.CancelOrderResponse]  # type: ignore[assignment]
@@ -125,7 +125,7 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _order_pb2.GetOrderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_order_pb2.GetOrderResponse, _abc.Awaitable[_order_pb2.GetOrderResponse]]:
-        """Shows one order."""
+        """Shows one order. An order of a flash sale that is still on its way here is ORDER_CREATING for who shows its ticket."""
 
     @_abc_1.abstractmethod
     def ListOrders(

@@ -386,6 +386,7 @@ class ChargeRequest(_message.Message):
     PAYMENT_METHOD_FIELD_NUMBER: _builtins.int
     CURRENCY_FIELD_NUMBER: _builtins.int
     MERCHANT_ID_FIELD_NUMBER: _builtins.int
+    SECKILL_TICKET_FIELD_NUMBER: _builtins.int
     amount: _builtins.str
     """Must equal the amount of the order."""
     order_id: _builtins.str
@@ -398,6 +399,8 @@ class ChargeRequest(_message.Message):
     """ISO 4217; empty means the order's currency."""
     merchant_id: _builtins.str
     """The tenant; filled from the token when empty."""
+    seckill_ticket: _builtins.str
+    """Ticket of SeckillAction, when the order comes from a flash sale; also the header X-Seckill-Ticket."""
     @_builtins.property
     def credit_card(self) -> Global___CreditCard:
         """The card."""
@@ -412,10 +415,11 @@ class ChargeRequest(_message.Message):
         payment_method: _builtins.str = ...,
         currency: _builtins.str = ...,
         merchant_id: _builtins.str = ...,
+        seckill_ticket: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["credit_card", b"credit_card"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "credit_card", b"credit_card", "currency", b"currency", "merchant_id", b"merchant_id", "order_id", b"order_id", "payment_method", b"payment_method", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "credit_card", b"credit_card", "currency", b"currency", "merchant_id", b"merchant_id", "order_id", b"order_id", "payment_method", b"payment_method", "seckill_ticket", b"seckill_ticket", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
