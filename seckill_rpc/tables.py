@@ -81,6 +81,8 @@ SECKILL_ORDER = Table(
     Column("batch_id", BigInteger, nullable=False),
     Column("epoch", BigInteger, nullable=False),
     Column("order_ready", Boolean(name="order_ready"), nullable=False, server_default=false()),
+    # How many inserts met this row. It makes MySQL count them: an UPDATE that changes nothing would look like a new row.
+    Column("collisions", Integer, nullable=False, server_default="0"),
     Column("created_at", UtcMillis, nullable=False),
     Column("updated_at", UtcMillis, nullable=False),
     UniqueConstraint("activity_id", "user_id", "slot", name="uq_seckill_order_slot"),

@@ -1,4 +1,4 @@
-"""Many orders of activities at once, on the way of every purchase: one INSERT for a whole batch, whose text is put together from cached pieces,
+"""Many orders of activities at once, on the way of every purchase: one INSERT for a whole batch, whose text is put together from ready pieces,
 because SQLAlchemy needs longer to compile a statement of 500 rows than the database to run it.
 
 Rows that are there already, or whose slot or request is taken, are left alone without an error: no INSERT IGNORE, which would store a mangled value
@@ -7,25 +7,41 @@ instead of refusing it, and no exception, which would end the transaction.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, bindparam, update
+from sqlalchemy import bindparam, delete, update
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh.db import UtcMillis
+from mesh.db import ConstraintViolated, UtcMillis
+from mesh.outbox import OUTBOX
 from seckill_rpc.domain.order import UnitOrder, UnitState
 from seckill_rpc.store import orders
 from seckill_rpc.tables import SECKILL_ORDER
 
-ROWS_MAX = 500  # of one INSERT; SQLite takes 32 766 parameters, and a packet of MySQL any number of these
-# Whoever violates one of these met a batch of somebody else: the transaction runs again and finds the row. For `open_database`.
-RETRY_CONSTRAINTS = ("pk_seckill_order", "uq_seckill_order_slot", "uq_seckill_order_live_request")
+ROWS_MAX = 500  # of one INSERT: SQLite takes 32 766 parameters
+
+_INTO = ("INSERT INTO seckill_order (order_id, activity_id, user_id, request_id, slot, live_request, state, batch_id, epoch, created_at, updated_at) "
+         "VALUES ")
+_COLUMNS = 11
+_ROW = "(" + ", ".join(["{mark}"] * _COLUMNS) + ")"
+_MARKS: Mapping[str, str] = MappingProxyType({"format": "%s", "qmark": "?"})
+# Both leave the row as it is. MySQL answers 1 for a new row and 2 for one that was there and changed; nothing tells an unchanged one from a new one.
+_IF_THERE: Mapping[str, str] = MappingProxyType({
+    "mysql": " ON DUPLICATE KEY UPDATE collisions = collisions + 1", "sqlite": " ON CONFLICT DO NOTHING"})
+_REFUSE = update(SECKILL_ORDER).where(SECKILL_ORDER.c.order_id.in_(bindparam("orders", expanding=True))).values(
+    state=UnitState.REFUSED, slot=None, live_request=None)
+_WITHDRAW = delete(OUTBOX).where(OUTBOX.c.event_id == bindparam("event"))
+_millis = UtcMillis()
+# Characters that a column cannot hold; values that are too long or too big are DataErrors anyway.
+_MYSQL_DATA = frozenset({1264, 1265, 1267, 1300, 1366, 1406, 3854, 3988})
 
 
-class Row(NamedTuple):
-    """What differs between the orders of a batch. `slot` None: REFUSED."""
+class NewOrder(NamedTuple):
+    """What differs between the orders of a batch. `slot` None: it is born REFUSED."""
 
     order_id: str
     user_id: str
@@ -33,20 +49,51 @@ class Row(NamedTuple):
     slot: int | None
 
 
-async def insert_live(tx: AsyncConnection, rows: Sequence[Row], *, activity_id: str, batch_id: int, epoch: int, at: datetime) -> bool:
-    """Writes LIVE orders. True when each of them was new; else some were left out, and who was not is told by the batch_id of the rows."""
-    raise NotImplementedError
+class Batch(NamedTuple):
+    """What the orders of a batch share. `batch_id` belongs to one transaction and tells its rows from those that were there before."""
+
+    activity_id: str
+    batch_id: int
+    epoch: int
+    at: datetime
 
 
-async def insert_refused(tx: AsyncConnection, rows: Sequence[Row], *, activity_id: str, batch_id: int, epoch: int, at: datetime,
-                         ) -> dict[str, UnitOrder]:
-    """Writes REFUSED orders where there is no row yet, and returns all of them as they are: whoever commits first decides."""
-    raise NotImplementedError
+async def insert_orders(tx: AsyncConnection, new: Sequence[NewOrder], batch: Batch) -> bool:
+    """Writes at most ROWS_MAX orders, leaving out those that meet a row: their own of an earlier delivery, or one that has their slot or request.
+    True when none was left out; else the `batch_id` of the rows tells which were written."""
+    dialect = tx.dialect
+    at = _millis.process_bind_param(batch.at, dialect)
+    shared = (batch.batch_id, batch.epoch, at, at)
+    live, refused = (UnitState.LIVE.value, *shared), (UnitState.REFUSED.value, *shared)
+    values: list[Any] = []
+    for order_id, user_id, request_id, slot in new:
+        values += order_id, batch.activity_id, user_id, request_id, slot
+        values += (None, *refused) if slot is None else (request_id, *live)
+    row = _ROW.format(mark=_MARKS[dialect.paramstyle])
+    text = _INTO + ", ".join([row] * len(new)) + _IF_THERE["sqlite" if dialect.name == "sqlite" else "mysql"]
+    written = await tx.exec_driver_sql(text, tuple(values))
+    return written.rowcount == len(new)
 
 
-async def refuse(tx: AsyncConnection, order_ids: Sequence[str], *, at: datetime) -> None:
-    """Turns LIVE orders of this very transaction into refusals."""
-    raise NotImplementedError
+async def insert_refused(tx: AsyncConnection, new: Sequence[NewOrder], batch: Batch) -> dict[str, UnitOrder]:
+    """Writes refusals where no row is yet, and returns all of these orders as they are now: whoever commits first decides."""
+    await insert_orders(tx, [order._replace(slot=None) for order in new], batch)
+    return await orders.find_orders(tx, [order.order_id for order in new])
 
 
-_ = (BigInteger, bindparam, update, UtcMillis, UnitState, orders, SECKILL_ORDER)
+async def turn_into_refusals(tx: AsyncConnection, order_ids: Sequence[str]) -> None:
+    """LIVE orders that this very transaction has written become REFUSED: there is no unit for them."""
+    await tx.execute(_REFUSE, {"orders": list(order_ids)})
+
+
+async def withdraw(tx: AsyncConnection, event_id: str) -> None:
+    """Takes a message back that this very transaction has put into the outbox."""
+    await tx.execute(_WITHDRAW, {"event": event_id})
+
+
+def is_data_error(error: BaseException) -> bool:
+    """Whether the database refused what was to be stored, and would refuse it again, though it works. An absent table or a full disk is none."""
+    if isinstance(error, DBAPIError):
+        code = next(iter(getattr(error.orig, "args", ())), None)
+        return isinstance(error, DataError | IntegrityError) or code in _MYSQL_DATA
+    return isinstance(error, ConstraintViolated | UnicodeError)

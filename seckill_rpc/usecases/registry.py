@@ -3,8 +3,7 @@ asked for every admission, has the last word anyway."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
+from mesh.clock import Monotonic, Seconds
 from mesh.db import Database
 from seckill_rpc.domain.activity import RUNNING, Activity
 from seckill_rpc.domain.errors import ActivityNotFound
@@ -17,12 +16,12 @@ LOOKED_UP_MAX = 10_000
 class Registry:
     """Knows which activity a product has."""
 
-    def __init__(self, *, db: Database, monotonic: Callable[[], float]) -> None:
+    def __init__(self, *, db: Database, monotonic: Monotonic) -> None:
         self._db = db
         self._monotonic = monotonic
         self._running: dict[tuple[str, str], Activity] = {}
         self._by_id: dict[str, Activity] = {}
-        self._looked_up: dict[tuple[str, str], tuple[float, Activity | None]] = {}
+        self._looked_up: dict[tuple[str, str], tuple[Seconds, Activity | None]] = {}
 
     def running(self) -> list[Activity]:
         """Those that are OPEN, PAUSED or CLOSING."""
@@ -38,7 +37,7 @@ class Registry:
 
     async def refresh(self) -> int:
         """Reads the running ones; a worker's round. Returns 0: there is never more to do at once."""
-        self._take(await self._db.read(activities.list_running))
+        self._take(await self._db.read(activities.running))
         return 0
 
     def learn(self, activity: Activity) -> None:
@@ -64,7 +63,7 @@ class Registry:
         now = self._monotonic()
         until, newest = self._looked_up.get(key, (0.0, None))
         if until <= now:
-            newest = await self._db.read(activities.find_newest_activity, merchant_id=merchant_id, sku_id=sku_id)
+            newest = await self._db.read(activities.newest_of, merchant_id=merchant_id, sku_id=sku_id)
             self._looked_up.pop(key, None)
             self._looked_up[key] = (now + UNKNOWN_SECONDS, newest)
             if len(self._looked_up) > LOOKED_UP_MAX:
@@ -79,10 +78,8 @@ class Registry:
         Raises:
             ActivityNotFound: there is none. Unavailable: the database is away.
         """
-        found = self._by_id.get(activity_id) or await self._db.read(activities.find_activity, activity_id)
-        if found is None:
-            raise ActivityNotFound
-        return found
+        known = self._by_id.get(activity_id)
+        return known if known is not None else await self._db.read(activities.get, activity_id=activity_id)
 
     def _take(self, running: list[Activity]) -> None:
         self._running = {(each.merchant_id, each.sku_id): each for each in running}

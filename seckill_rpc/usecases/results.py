@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from datetime import timedelta
 
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh.clock import Clock
+from mesh.clock import Clock, Monotonic, Seconds
 from mesh.db import Database
 from seckill_rpc.domain.activity import Activity, ActivityState, AdmissionMode
 from seckill_rpc.domain.errors import SeckillNotReady, SeckillResultNotFound, TicketInvalid
@@ -21,7 +21,7 @@ from seckill_rpc.stock.keys import Keys
 from seckill_rpc.stock.views import Record, Views
 from seckill_rpc.stock.wakeups import Waiters
 from seckill_rpc.store import activities, batches, orders
-from seckill_rpc.store.batches import Row
+from seckill_rpc.store.batches import Batch, NewOrder
 from seckill_rpc.usecases.known import Known
 from seckill_rpc.usecases.registry import Registry
 
@@ -35,7 +35,7 @@ class Results:
     """SeckillResult, WatchSeckillResult, GetTicketOrder."""
 
     def __init__(self, *, db: Database, clock: Clock, registry: Registry, views: Views, waiters: Waiters, known: Known, tickets: Tickets,
-                 grace: timedelta, monotonic: Callable[[], float]) -> None:
+                 grace: timedelta, monotonic: Monotonic) -> None:
         """`grace`: for how long after its click a place in the line may be unknown to Redis before the database decides."""
         self._db = db
         self._clock = clock
@@ -47,7 +47,7 @@ class Results:
         self._grace = grace
         self._monotonic = monotonic
 
-    async def of_buyer(self, *, merchant_id: str, user_id: str, sku_id: str, ticket: str, wait_seconds: float) -> Result:
+    async def of_buyer(self, *, merchant_id: str, user_id: str, sku_id: str, ticket: str, wait_seconds: Seconds) -> Result:
         """What a buyer is told of a product, after waiting for a final answer for a while; with a ticket, of that click.
 
         Raises:
@@ -82,7 +82,7 @@ class Results:
         mine = next((row for row in rows if row.state is UnitState.LIVE and row.request_id == request_id), None)
         return None if mine is None else _answer(activity, Status.HOLDER, ResultCode.BOUGHT, order_id=mine.order_id)
 
-    async def of_click(self, ticket: Ticket, *, wait_seconds: float) -> Result:
+    async def of_click(self, ticket: Ticket, *, wait_seconds: Seconds) -> Result:
         """What became of one click, after waiting for a final answer for a while.
 
         Raises:
@@ -123,7 +123,7 @@ class Results:
         read = self._tickets.read(ticket)
         return read, (await self.of_click(read, wait_seconds=0)).status is not Status.NEITHER
 
-    async def _told(self, activity: Activity, user_id: str, wait_seconds: float) -> Result | None:
+    async def _told(self, activity: Activity, user_id: str, wait_seconds: Seconds) -> Result | None:
         """What Redis tells; None when it knows nothing. A 1 whose order it does not name is looked up."""
         try:
             told = await self._waiters.wait(_keys(activity), user_id, wait_seconds)
@@ -178,10 +178,9 @@ class Results:
     async def _refuse(self, tx: AsyncConnection, activity: Activity, ticket: Ticket) -> UnitOrder:
         """Decides that a lost click is refused, unless somebody decided before: whoever commits first decides, and a consumer that finds the click in
         the line after all finds this row too."""
-        present = await activities.find_activity(tx, activity.activity_id) or activity
-        lost = Row(order_id=ticket.order_id, user_id=ticket.user_id, request_id=ticket.request_id, slot=None)
-        rows = await batches.insert_refused(tx, [lost], activity_id=activity.activity_id, batch_id=DECIDED_BY_TICKET, epoch=present.epoch,
-                                            at=self._clock.now())
+        present = await activities.get(tx, activity_id=activity.activity_id)
+        lost = NewOrder(order_id=ticket.order_id, user_id=ticket.user_id, request_id=ticket.request_id, slot=None)
+        rows = await batches.insert_refused(tx, [lost], Batch(activity.activity_id, DECIDED_BY_TICKET, present.epoch, self._clock.now()))
         return rows[ticket.order_id]
 
 

@@ -17,12 +17,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 import order_rpc.tables
 import payment_rpc.tables
+import seckill_rpc.tables
 from mesh import migrations
 from mesh.db import open_database
 from mesh.errors import Unavailable
 from tests.processes import free_port
 
-SERVICES = {"payment_rpc": payment_rpc.tables.metadata, "order_rpc": order_rpc.tables.metadata}
+SERVICES = {"payment_rpc": payment_rpc.tables.metadata, "order_rpc": order_rpc.tables.metadata,
+            "seckill_rpc": seckill_rpc.tables.metadata}
 Factory = Callable[[], str]
 
 
@@ -78,7 +80,7 @@ async def test_the_history_leads_to_the_tables_of_the_code(database_url_factory:
     by_history = await look(await migrated(service, database_url_factory()), shape)
     by_code = await look(await create_all(database_url_factory(), SERVICES[service]), shape)
     assert by_history == by_code
-    assert all(table["checks"] or name in ("receipt", "inbox", "attention", "ledger_transaction") or service == "order_rpc"
+    assert all(table["checks"] or name in ("receipt", "inbox", "attention", "ledger_transaction", "dead_entry") or service == "order_rpc"
                for name, table in by_code.items())
 
 

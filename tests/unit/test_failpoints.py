@@ -70,7 +70,7 @@ def test_a_process_dies_at_its_point(processes: Processes, action: str, number: 
 
 def test_every_point_that_is_named_is_passed_somewhere_and_the_other_way_round() -> None:
     passed: set[str] = set()
-    for folder in ("mesh", "payment_rpc", "order_rpc"):
+    for folder in ("mesh", "payment_rpc", "order_rpc", "seckill_rpc"):
         for path in sorted(Path(ROOT, folder).rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) == "failpoint":
