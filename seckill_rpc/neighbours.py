@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from paymesh.order.v1 import allocation_pb2, allocation_pb2_grpc
+from paymesh.order.v1 import allocation_pb2, allocation_pb2_grpc, catalog_pb2, catalog_pb2_grpc
 
 from seckill_rpc.domain.activity import Activity
 
@@ -15,6 +15,16 @@ class Allocations:
 
     def __init__(self, channel: Any) -> None:
         self._allocations: Any = allocation_pb2_grpc.AllocationServiceStub(channel)
+        self._catalog: Any = catalog_pb2_grpc.CatalogServiceStub(channel)
+
+    async def currency_of(self, activity: Activity) -> str:
+        """The currency in which the product of an activity is sold.
+
+        Raises:
+            RemoteError: there is no such product, or no answer.
+        """
+        answer = await self._catalog.GetProduct(catalog_pb2.GetProductRequest(merchant_id=activity.merchant_id, sku_id=activity.sku_id))
+        return str(answer.product.currency)
 
     async def allocate(self, activity: Activity, *, op_id: str) -> int:
         """Takes all units of an activity off the shelf; returns how many it was given in all. The same op_id is the same step.

@@ -128,6 +128,12 @@ async def running(tx: AsyncConnection) -> list[Activity]:
     return await in_states(tx, *sorted(RUNNING))
 
 
+async def closed_since(tx: AsyncConnection, since: datetime) -> list[Activity]:
+    """Activities that were open once and were CLOSED, or changed afterwards, since a moment."""
+    rows = await tx.execute(select(ACTIVITY).where(_ROW.state == ActivityState.CLOSED, _ROW.epoch > 0, _ROW.updated_at >= since))
+    return [_activity(row) for row in rows]
+
+
 def page_statement(page: ActivityPage, *, visible_to: Caller) -> Select[Any]:
     """The query of one page; a test reads its EXPLAIN."""
     filters = [_ROW.merchant_id == page.merchant_id, _visible(visible_to)]

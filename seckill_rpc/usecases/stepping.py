@@ -35,7 +35,8 @@ class Stepping:
         self._on_change = on_change
 
     async def step(self, activity_id: str, verb: ActivityVerb, *, merchant_id: str = "", visible_to: Caller | None = None,
-                   already: Collection[ActivityState] = (), problem: str = "", requires: Requires | None = None, tells: Tells | None = None) -> Activity:
+                   already: Collection[ActivityState] = (), problem: str = "", requires: Requires | None = None,
+                   tells: Tells | None = None) -> Activity:
         """The activity after a step; in one of the states `already` it is answered as it is. `visible_to` None: we ourselves.
 
         Raises:

@@ -1,0 +1,144 @@
+"""The keeper: compares what Redis says of every running activity with its row ten times a second, and repairs what differs. Every process has one;
+a lease and the epoch that was seen let one of them act."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+import structlog
+from prometheus_client import Counter, Gauge
+from redis.exceptions import RedisError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mesh.clock import Clock
+from mesh.db import Database
+from mesh.errors import MeshError
+from seckill_rpc.domain.activity import Activity, ActivityState
+from seckill_rpc.domain.watching import Counted, Published, Trigger, Watch
+from seckill_rpc.stock.lease import Lease
+from seckill_rpc.stock.loading import Loading
+from seckill_rpc.store import activities, give_backs
+from seckill_rpc.usecases.closing import Closing
+from seckill_rpc.usecases.rebuilding import Rebuilding, keys_of
+
+CLOSED_LATELY = timedelta(days=1)  # a copy of Redis is rarely older
+PATIENCE_SECONDS = 1.0             # with a rebuild: 100 000 orders take about as long
+
+REPAIRS: Final = Counter("paymesh_seckill_repairs_total", "What the keeper repaired in Redis.", ["trigger"])
+GAP: Final = Gauge("paymesh_seckill_conservation_gap", "Units too many (positive) or missing in Redis.", ["activity_id"])
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Row:
+    activity: Activity
+    counted: Counted
+
+
+class Keeping:
+    """Watches all running activities."""
+
+    def __init__(self, *, db: Database, clock: Clock, loading: Loading, lease: Lease, rebuilding: Rebuilding, closing: Closing,
+                 close_after_end: timedelta) -> None:
+        self._db = db
+        self._clock = clock
+        self._loading = loading
+        self._lease = lease
+        self._rebuilding = rebuilding
+        self._closing = closing
+        self._close_after_end = close_after_end
+        self._watches: dict[str, Watch] = {}
+        self._rebuilds: dict[str, asyncio.Task[bool]] = {}
+        self._run_id = ""
+
+    async def run_once(self) -> int:
+        """One comparison of every running activity; returns how many repairs were made. At most one rebuild per activity is under way; one that
+        takes longer goes on while the others are watched."""
+        for activity_id in [activity_id for activity_id, task in self._rebuilds.items() if task.done()]:
+            if problem := self._rebuilds.pop(activity_id).exception():
+                log.warning("seckill_rebuild_failed", activity_id=activity_id, cause=str(problem)[:200])
+        rows = await self._db.read_at_one_moment(self._read)
+        for gone in self._watches.keys() - rows.keys():
+            del self._watches[gone]
+            GAP.remove(gone)
+        try:
+            run_id = await self._loading.run_id()
+            now_ms = await self._loading.now_ms()
+            done = await self._drop_closed(run_id)
+            published = {activity_id: await self._published(row.activity) for activity_id, row in rows.items()}
+        except RedisError as problem:
+            log.info("seckill_keeper_waits", cause=str(problem)[:200])
+            return 0
+        later = await self._db.read_at_one_moment(self._read)
+        results = await asyncio.gather(*(
+            self._keep(row, published[activity_id], later.get(activity_id, row), run_id=run_id, now_ms=now_ms)
+            for activity_id, row in rows.items() if activity_id not in self._rebuilds))
+        return done + sum(results)
+
+    async def _keep(self, row: _Row, published: Published | None, later: _Row, *, run_id: str, now_ms: int) -> int:
+        activity = row.activity
+        watch = self._watches.setdefault(activity.activity_id, Watch())
+        at = self._clock.now()
+        trigger = watch.look(activity, published, run_id=run_id, at=at)
+        if trigger is None and published is not None and not published.is_being_rebuilt:
+            trigger = watch.weigh(activity, published, before=row.counted, after=later.counted, at=at)
+        GAP.labels(activity.activity_id).set(watch.gap)
+        try:
+            done = 0 if trigger is None else await self._repair(activity, trigger)
+            return done + await self._close_ended(activity, now_ms)
+        except (RedisError, MeshError) as problem:  # it is looked at again in a moment
+            log.warning("seckill_repair_failed", activity_id=activity.activity_id, trigger=trigger, cause=str(problem)[:200])
+            return 0
+
+    async def _repair(self, activity: Activity, trigger: Trigger) -> int:
+        if trigger is Trigger.STATE:
+            is_done = await self._loading.state(keys_of(activity), activity)
+        else:
+            log.warning("seckill_rebuild", activity_id=activity.activity_id, trigger=trigger, gap=self._watches[activity.activity_id].gap,
+                        alert=trigger is Trigger.CONSERVATION)
+            rebuild = asyncio.create_task(self._rebuilding.rebuild(activity.activity_id, seen_epoch=activity.epoch))
+            self._rebuilds[activity.activity_id] = rebuild
+            await asyncio.wait([rebuild], timeout=PATIENCE_SECONDS)
+            is_done = rebuild.done() and rebuild.result()
+            self._watches[activity.activity_id].forget()
+        if is_done:
+            REPAIRS.labels(trigger).inc()
+        return int(is_done)
+
+    async def _close_ended(self, activity: Activity, now_ms: int) -> int:
+        """By the clock that admits: nobody is let in any more since then, and a draw has had its time."""
+        is_over = now_ms >= (activity.ends_at + self._close_after_end).timestamp() * 1000
+        if not is_over or activity.state is ActivityState.CLOSING:
+            return 0
+        await self._closing.begin(activity.activity_id)
+        return 1
+
+    async def _drop_closed(self, run_id: str) -> int:
+        """Another Redis, or a start from an old copy, may know activities as open that are closed."""
+        if run_id == self._run_id:
+            return 0
+        dropped = 0
+        since = self._clock.now() - CLOSED_LATELY
+        for activity in await self._db.read(activities.closed_since, since):
+            dropped += await self._loading.drop(keys_of(activity), activity)
+        self._run_id = run_id
+        return dropped
+
+    async def _published(self, activity: Activity) -> Published | None:
+        keys = keys_of(activity)
+        is_being_rebuilt = await self._lease.is_taken(keys)  # before the rest: what a rebuild has left behind is seen after it
+        meta = await self._loading.meta(keys)
+        if meta is None and is_being_rebuilt:
+            return Published(epoch=0, rev=0, run_id="", is_held=True, stock=0, out=0, is_being_rebuilt=True)
+        return None if meta is None else Published(epoch=meta.epoch, rev=meta.rev, run_id=meta.run_id, is_held=meta.is_held, stock=meta.stock,
+                                                   out=meta.out, is_being_rebuilt=is_being_rebuilt)
+
+    @staticmethod
+    async def _read(tx: AsyncConnection) -> dict[str, _Row]:
+        return {activity.activity_id: _Row(activity=activity, counted=Counted(
+            total=activity.total, sold=activity.sold, giving_back=await give_backs.count_waiting(tx, activity_id=activity.activity_id)))
+            for activity in await activities.running(tx)}

@@ -1,0 +1,106 @@
+"""Taking the units of an activity off the shelf and opening it. Every step may be repeated, and is, by the same code: in the call, and by a worker
+after a crash. What the shelf refuses for good brings the draft back, with the reason."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Protocol
+
+import structlog
+from redis.exceptions import RedisError
+
+from mesh.clock import Clock
+from mesh.db import Database
+from mesh.errors import InvalidArgument, MeshError, RemoteError
+from mesh.failpoints import failpoint
+from seckill_rpc.domain.activity import RUNNING, Activity, ActivityState, ActivityVerb
+from seckill_rpc.stock.loading import Loading
+from seckill_rpc.store import activities
+from seckill_rpc.usecases.rebuilding import Rebuilding, keys_of
+from seckill_rpc.usecases.stepping import Stepping
+
+HEAD_START = timedelta(seconds=5)  # a worker takes over what a call has left for this long, and tries again as often
+NO_REDIS = "REDIS_UNAVAILABLE"
+# Where an activity may be when somebody else was quicker to open it.
+_BEYOND = frozenset({*RUNNING, ActivityState.CLOSED})
+
+log = structlog.get_logger()
+
+
+class Shelf(Protocol):
+    """order_rpc as a publication needs it."""
+
+    async def currency_of(self, activity: Activity) -> str:
+        """The currency of its product, or RemoteError."""
+        ...
+
+    async def allocate(self, activity: Activity, *, op_id: str) -> int:
+        """Takes all of its units off the shelf, or RemoteError. The same op_id is the same step."""
+        ...
+
+
+class Publishing:
+    """The way of an activity from PUBLISHING to OPEN."""
+
+    def __init__(self, *, db: Database, clock: Clock, stepping: Stepping, shelf: Shelf, loading: Loading, rebuilding: Rebuilding) -> None:
+        self._db = db
+        self._clock = clock
+        self._stepping = stepping
+        self._shelf = shelf
+        self._loading = loading
+        self._rebuilding = rebuilding
+
+    async def advance(self, activity: Activity) -> Activity:
+        """Goes on from PUBLISHING: OPEN, or still PUBLISHING with what it waits for.
+
+        Raises:
+            RemoteError, InvalidArgument: refused for good; it is a draft again.
+        """
+        failpoint("seckill.publish.after_row")
+        try:
+            return await self._open(activity)
+        except InvalidArgument as refusal:
+            await self._back_to_draft(activity, refusal)
+            raise
+        except RemoteError as refusal:
+            if not refusal.is_definite:
+                return await self._stepping.note(activity, f"{refusal.reason}: {refusal.message}")
+            await self._back_to_draft(activity, refusal)
+            raise
+        except RedisError:
+            return await self._stepping.note(activity, NO_REDIS)
+
+    async def run_once(self) -> int:
+        """Goes on with what calls have left; returns how many were opened or refused."""
+        before = self._clock.now() - HEAD_START
+        left = [each for each in await self._db.read(activities.in_states, ActivityState.PUBLISHING) if each.updated_at <= before]
+        done = 0
+        for activity in left:
+            try:
+                done += (await self.advance(activity)).state is not ActivityState.PUBLISHING
+            except (RemoteError, InvalidArgument) as refusal:
+                log.warning("seckill_publication_refused", activity_id=activity.activity_id, reason=refusal.reason)
+                done += 1
+        return done
+
+    async def _open(self, activity: Activity) -> Activity:
+        currency = await self._shelf.currency_of(activity)
+        if currency != activity.price.currency:
+            raise InvalidArgument.of("currency", f"{activity.sku_id} is sold in {currency}")
+        await self._shelf.allocate(activity, op_id=f"alloc:{activity.activity_id}")
+        failpoint("seckill.publish.after_allocate")
+        await self._loading.clear_views(keys_of(activity))
+        failpoint("seckill.publish.after_clear")
+        opened = await self._stepping.step(activity.activity_id, ActivityVerb.OPEN, already=_BEYOND)
+        failpoint("seckill.publish.after_open")
+        try:
+            # Not when somebody else has done so meanwhile: he may have buyers in his line.
+            await self._rebuilding.rebuild(activity.activity_id, seen_epoch=opened.epoch)
+        except (RedisError, MeshError) as problem:  # it is open; the keeper loads it as soon as Redis is there
+            log.warning("seckill_not_loaded", activity_id=activity.activity_id, cause=str(problem)[:200])
+        failpoint("seckill.publish.after_load")
+        return opened
+
+    async def _back_to_draft(self, activity: Activity, refusal: MeshError) -> None:
+        await self._stepping.step(activity.activity_id, ActivityVerb.REFUSE, already=frozenset({ActivityState.DRAFT, *_BEYOND}),
+                                  problem=f"{refusal.reason}: {refusal.message}")
