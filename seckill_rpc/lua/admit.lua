@@ -1,0 +1,94 @@
+-- admit.lua: lets a batch of buyers into the line of one activity, or into its draw. All or nothing per buyer; losers write nothing.
+--
+-- KEYS[1] seckill:{A}:meta     hash    epoch rev run state mode stock out start end limit [hold] [drawn]            (A: the activity's id)
+-- KEYS[2] seckill:{A}:users    hash    <user> units held or queued | <user>+ units held | <user>#<request> "0<order>" queued, "1<order>" live
+-- KEYS[3] seckill:{A}:q        stream  o order, u user, r request, e epoch; one entry is one order of one unit
+-- KEYS[4] seckill:{A}:entries  hash    <user> "<order> <request>"; entries of a draw
+-- KEYS[4+i]                    string  the view of buyer i: 1 holds a live order, else 0 queued, else 2
+-- ARGV[1] n buyers   [2] seconds that a 0 lives   [3] longest line
+-- ARGV[4] min_epoch: 0 for buyers. The row's epoch when a consumer admits entries of an older epoch again: they came in time once, so window, pause,
+--         closing and the line's length do not count, and a draw is over for them; hold, limit and stock do count.
+-- ARGV[5..] n times: user, request, order
+--
+-- Reply { epoch, code1, detail1, code2, detail2, ... }
+--   0 queued (its order)         1 replay: still queued (its order)    8 replay: live (its order)
+--   2 sold out                   3 limit (units held)                  4 not started (ms left)         5 ended      9 paused
+--   6 not ready: not published, being rebuilt, or older than min_epoch 7 the line is full, or no memory
+--
+-- Why it is so. Scripts do not roll back: all reads of a buyer come before his writes, and his first write (XADD; HSET of a draw) is the only one
+-- that can fail on healthy types, with the answer 7. A replay wins over every refusal: a lost answer is found again after the end, when everything
+-- is sold and during a pause. Losers write nothing, so robots cost no memory. A 0 is never written over the 1 of somebody who holds a live order.
+-- The clock is Redis' own. May run twice: the record of the request answers.
+-- Lines with [Gn] are guards: tests/integration/test_seckill_script_mutants.py takes each away and sees a test fail.
+local n, seconds, longest, min_epoch = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local meta = redis.call('HMGET', KEYS[1], 'epoch', 'stock', 'state', 'start', 'end', 'limit', 'hold', 'mode', 'drawn')
+local epoch, stock, state, starts, ends, limit = meta[1], tonumber(meta[2]), meta[3], tonumber(meta[4]), tonumber(meta[5]), tonumber(meta[6])
+local reply = { epoch or '0' }
+
+local function answer(i, code, detail)
+  reply[2 * i], reply[2 * i + 1] = code, detail or ''
+end
+
+local is_ready = epoch and stock
+if meta[7] then is_ready = false end                                      -- [G1] nobody overtakes those whom a rebuild still moves
+if epoch and tonumber(epoch) < min_epoch then is_ready = false end        -- [G2] else the old epoch's record would say "replay": the entry be lost
+if not is_ready then
+  for i = 1, n do answer(i, state == 'CLOSED' and 5 or 6) end
+  return reply
+end
+
+local is_again = min_epoch > 0
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+local is_draw = meta[8] == 'DRAW' and not is_again                        -- [G3] a winner who is admitted again has won already
+local refusal, reason = nil, nil
+if not is_again then                                                      -- [G4] who came in time once stays in time
+  if state == 'PAUSED' then refusal = 9                                   -- [G5]
+  elseif state ~= 'OPEN' or now >= ends then refusal = 5                  -- [G6]
+  elseif is_draw and meta[9] then refusal = 5                             -- [G7] a draw that has begun takes no entry, whatever the window says
+  elseif now < starts then refusal, reason = 4, tostring(starts - now) end -- [G8]
+end
+
+local room = is_again and n or longest - redis.call('XLEN', KEYS[3])
+local taken = 0
+
+-- One unit for buyer i: its place in the line, the record, the view.
+local function take(i, user, held, holds, record, order, request)
+  local added = redis.pcall('XADD', KEYS[3], '*', 'o', order, 'u', user, 'r', request, 'e', epoch)  -- [G9] first, and its failure is an answer
+  if type(added) == 'table' and added.err then return answer(i, 7) end
+  redis.call('HSET', KEYS[2], user, held + 1, record, '0' .. order)
+  if not holds then redis.call('SET', KEYS[4 + i], '0', 'EX', seconds) end -- [G10] a queued second unit leaves the first one's 1
+  taken, room = taken + 1, room - 1
+  answer(i, 0, order)
+end
+
+-- One entry for buyer i; its 0 lives until the draw.
+local function enter(i, user, order, request)
+  local entered = redis.pcall('HSET', KEYS[4], user, order .. ' ' .. request)
+  if type(entered) == 'table' and entered.err then return answer(i, 7) end
+  redis.call('SET', KEYS[4 + i], '0', 'EX', math.ceil((ends - now) / 1000) + seconds)
+  answer(i, 0, order)
+end
+
+for i = 1, n do
+  local user, request, order = ARGV[3 * i + 2], ARGV[3 * i + 3], ARGV[3 * i + 4]
+  local record = user .. '#' .. request
+  local known = redis.call('HMGET', KEYS[2], record, user, user .. '+')
+  local held = tonumber(known[2] or '0')
+  local entry = is_draw and redis.call('HGET', KEYS[4], user)
+  local entered_order, entered_request = string.match(entry or '', '^(.-) (.*)$')
+  if known[1] then                                                        -- [G11] a replay comes first
+    answer(i, string.sub(known[1], 1, 1) == '1' and 8 or 1, string.sub(known[1], 2))
+  elseif entered_request == request then answer(i, 1, entered_order)      -- [G12]
+  elseif refusal then answer(i, refusal, reason)
+  elseif entry or held >= limit then answer(i, 3, tostring(held))         -- [G13]
+  elseif is_draw then enter(i, user, order, request)
+  elseif stock - taken < 1 then answer(i, 2)                              -- [G14]
+  elseif room < 1 then answer(i, 7)                                       -- [G15]
+  else take(i, user, held, known[3], record, order, request) end
+end
+if taken > 0 then
+  redis.call('HINCRBY', KEYS[1], 'stock', -taken)
+  redis.call('HINCRBY', KEYS[1], 'out', taken)
+end
+return reply

@@ -1,0 +1,52 @@
+-- draw.lua: one portion of drawing lots: winners while there is stock, else losers. Run it until no entry is left.
+--
+-- KEYS[1] meta   [2] users   [3] line   [4] entries                                                                            (fields: admit.lua)
+-- ARGV[1] n   [2] seconds that a 0 lives   [3] seconds that a result lives   [4] channel of wake-ups
+-- ARGV[5] [6] what stands before and after a buyer in the key of his view: the script finds the buyers by itself (one Redis, no cluster)
+--
+-- Reply { winners, losers, entries left }; { 0, 0, -1 }: not now.
+--
+-- Why it is so. HRANDFIELD with a positive count answers distinct fields, each with the same chance, so the order of clicks does not count. A winner
+-- goes into the line exactly as admit.lua puts a first comer there (XADD first; the record, the stock), and leaves the entries in the same script:
+-- however often this is interrupted and repeated, he wins once and nobody is forgotten. Losers go only when no unit is left; what comes back later
+-- waits for the close. Who holds his unit already (a failover brought his entry back) does not win again. `drawn` shuts the door for good. While a
+-- rebuild holds the activity the stock is not reserved yet for those who have won already.
+local n, queued_seconds, seconds, channel, before, after = tonumber(ARGV[1]), ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local meta = redis.call('HMGET', KEYS[1], 'epoch', 'stock', 'state', 'end', 'hold', 'mode', 'limit')
+local epoch, stock, state, ends, limit = meta[1], tonumber(meta[2]), meta[3], tonumber(meta[4]), tonumber(meta[7])
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+local not_now = { 0, 0, -1 }
+if not epoch or not stock or meta[6] ~= 'DRAW' then return not_now end
+if meta[5] then return not_now end                                                         -- [G1]
+if state ~= 'CLOSING' and now < ends then return not_now end                               -- [G2]
+local begun = redis.pcall('HSET', KEYS[1], 'drawn', 1)                                     -- [G3] also finds out that there is no memory
+if type(begun) == 'table' and begun.err then return not_now end
+
+local winners, losers, told = 0, 0, {}
+local picked = redis.call('HRANDFIELD', KEYS[4], stock > 0 and math.min(n, stock) or n, 'WITHVALUES')  -- [G4] never more winners than units
+for i = 1, #picked, 2 do
+  local user, entry = picked[i], picked[i + 1]
+  local order, request = string.match(entry, '^(.-) (.*)$')
+  local view = before .. user .. after
+  local counts = redis.call('HMGET', KEYS[2], user, user .. '+')
+  local held = tonumber(counts[1] or '0')
+  if stock > 0 and order and held < limit then                                             -- [G5]
+    redis.call('XADD', KEYS[3], '*', 'o', order, 'u', user, 'r', request, 'e', epoch)
+    redis.call('HSET', KEYS[2], user, held + 1, user .. '#' .. request, '0' .. order)
+    redis.call('SET', view, '0', 'EX', queued_seconds)
+    winners = winners + 1
+  else
+    local said = counts[2] and '1' or counts[1] and '0' or '2'                             -- [G6] a holder keeps his 1
+    redis.call('SET', view, said, 'EX', seconds)
+    told[#told + 1] = user .. ' ' .. said .. ' '
+    losers = losers + 1
+  end
+  redis.call('HDEL', KEYS[4], user)                                                        -- [G7] wins or loses once
+end
+if winners > 0 then
+  redis.call('HINCRBY', KEYS[1], 'stock', -winners)
+  redis.call('HINCRBY', KEYS[1], 'out', winners)
+end
+if losers > 0 then redis.call('PUBLISH', channel, table.concat(told, '\n')) end
+return { winners, losers, redis.call('HLEN', KEYS[4]) }

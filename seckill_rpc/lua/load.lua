@@ -1,0 +1,107 @@
+-- load.lua: warm-up and rebuild (one thing), and the state that the row wants. ARGV[1] says which step.
+--
+-- KEYS[1] meta   [2] users   [3] seckill:{A}:users:<epoch>, being built   [4] line   [5] entries   [5+i] views (part, stale)     (fields: admit.lua)
+--
+-- hold                                          nobody is admitted until the next publish and its carry. Comes before the database's fence.
+-- part     epoch seconds, then field, value ... a portion of the users as the fenced row and its LIVE orders say (absolute values: <user> k,
+--                                               <user>+ k, <user>#<request> 1<order>); the views of KEYS[6..] become 1
+-- stale    epoch seconds                        the views of KEYS[6..], of buyers without a LIVE order, that say 1 become 2 (a failover revives such)
+-- publish  epoch rev state stock start end limit run group mode          hold stays until:
+-- carry    epoch cursor count group             moves queued entries of older epochs into this one: same order, same place, the unit reserved before
+--                                               any new click. Reply: the next cursor, or '' at the end: then hold is lifted
+-- state    rev state start end limit            pause, resume, closing: applied if the row's rev is newer; works without the rest of meta
+-- drop     epoch rev seconds                    the activity is CLOSED: only epoch, rev and CLOSED stay, for so long, as a tombstone
+--
+-- Reply (but carry): 1 done, 0 refused: somebody has published this epoch (or set this rev) or a newer one.
+--
+-- Why it is so. A slow rebuilder never overwrites a newer one (epoch). A rebuild that read the row before somebody paused it never opens it again
+-- (rev: the newer of both states stays), nor a CLOSED one (the tombstone keeps the epoch). The building key has the epoch in its name, so two
+-- rebuilders never mix their portions. The stream is kept, and carry moves its entries (XADD, XACK, XDEL in one script) before anybody else is
+-- admitted; without it the same click, repeated after a rebuild, got a second order id, and new buyers took the places of those who had been told 0.
+-- What carry leaves (live already, no unit, limit reached) the consumer finishes, or admits again, or refuses with a row. Entries of a draw take no
+-- units and survive every rebuild. A rebuilder that dies before the end leaves hold behind: the keeper sees it and rebuilds. That the sale was
+-- closed while Redis was lost no script can see: after publish the rebuilder reads the row once more, and drops if it is CLOSED.
+local step, meta, users, building, line, entries = ARGV[1], KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local FIRST_VIEW = 6
+local BUILDING_SECONDS = 600  -- what a dead rebuilder leaves goes by itself; a live one renews it with every portion
+
+local function carry(epoch, cursor, count, group)
+  local now = redis.call('HMGET', meta, 'epoch', 'stock', 'limit')
+  if now[1] ~= epoch then return 0 end                                                     -- [G1]
+  local stock, limit, moved, last = tonumber(now[2]), tonumber(now[3]), 0, ''
+  local found = redis.call('XRANGE', line, cursor == '' and '-' or '(' .. cursor, '+', 'COUNT', count)
+  for _, entry in ipairs(found) do
+    local f = {}
+    for i = 1, #entry[2], 2 do f[entry[2][i]] = entry[2][i + 1] end
+    local is_whole = f.o and f.u and f.r and tonumber(f.e or '')
+    if is_whole and tonumber(f.e) >= tonumber(epoch) then last = ''; break end             -- [G2] from here on stand the entries that were moved
+    last = entry[1]
+    if is_whole then
+      local record = f.u .. '#' .. f.r
+      local known = redis.call('HMGET', users, record, f.u)
+      local held = tonumber(known[2] or '0')
+      if not known[1] and held < limit and stock - moved > 0 then                          -- [G3]
+        redis.call('XADD', line, '*', 'o', f.o, 'u', f.u, 'r', f.r, 'e', epoch)
+        redis.call('XACK', line, group, entry[1])                                          -- [G4] else it would be pending for ever
+        redis.call('XDEL', line, entry[1])
+        redis.call('HSET', users, f.u, held + 1, record, '0' .. f.o)
+        moved = moved + 1
+      end
+    end
+  end
+  if moved > 0 then
+    redis.call('HINCRBY', meta, 'stock', -moved)
+    redis.call('HINCRBY', meta, 'out', moved)
+  end
+  if #found < tonumber(count) then last = '' end
+  if last == '' then redis.call('HDEL', meta, 'hold') end
+  return last
+end
+
+local function publish(epoch, rev, state, stock, starts, ends, limit, run, group, mode)
+  redis.call('DEL', users)
+  if redis.call('EXISTS', building) == 1 then
+    redis.call('RENAME', building, users)
+    redis.call('PERSIST', users)                                                           -- [G5]
+  end
+  redis.pcall('XGROUP', 'CREATE', line, group, '0', 'MKSTREAM')                            -- '0': entries from before the group was lost are read too
+  local known = redis.call('HGET', meta, 'rev')
+  if not known or tonumber(known) <= tonumber(rev) then                                    -- [G6]
+    redis.call('HSET', meta, 'rev', rev, 'state', state, 'start', starts, 'end', ends, 'limit', limit)
+  end
+  redis.call('HSET', meta, 'epoch', epoch, 'stock', stock, 'out', 0, 'run', run, 'mode', mode, 'hold', 1)  -- hold: until carry is done
+end
+
+if step == 'hold' then
+  if redis.call('EXISTS', meta) == 1 then redis.call('HSET', meta, 'hold', 1) end
+  return 1
+elseif step == 'state' then
+  local rev = redis.call('HGET', meta, 'rev')
+  if rev and tonumber(rev) >= tonumber(ARGV[2]) then return 0 end                          -- [G7]
+  redis.call('HSET', meta, 'rev', ARGV[2], 'state', ARGV[3], 'start', ARGV[4], 'end', ARGV[5], 'limit', ARGV[6])
+  return 1
+elseif step == 'carry' then
+  return carry(ARGV[2], ARGV[3], ARGV[4], ARGV[5])
+end
+
+local epoch = redis.call('HGET', meta, 'epoch')
+if epoch and tonumber(epoch) >= tonumber(ARGV[2]) then                                     -- [G8]
+  redis.call('DEL', building)
+  return 0
+end
+if step == 'part' then
+  for i = 4, #ARGV, 2 do redis.call('HSET', building, ARGV[i], ARGV[i + 1]) end
+  redis.call('EXPIRE', building, BUILDING_SECONDS)
+  for i = FIRST_VIEW, #KEYS do redis.call('SET', KEYS[i], '1', 'EX', ARGV[3]) end
+elseif step == 'stale' then
+  for i = FIRST_VIEW, #KEYS do
+    if redis.pcall('GET', KEYS[i]) == '1' then redis.call('SET', KEYS[i], '2', 'EX', ARGV[3]) end
+  end
+elseif step == 'publish' then
+  publish(unpack(ARGV, 2, 11))
+elseif step == 'drop' then
+  redis.call('DEL', meta, users, line, entries)
+  redis.call('HSET', meta, 'epoch', ARGV[2], 'rev', ARGV[3], 'state', 'CLOSED')
+  redis.call('EXPIRE', meta, ARGV[4])
+end
+return 1
