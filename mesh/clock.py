@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Protocol
+
+Seconds = float                     # a duration, or a moment of a monotonic clock
+Monotonic = Callable[[], Seconds]   # a clock that is never set, for durations
 
 
 class Clock(Protocol):

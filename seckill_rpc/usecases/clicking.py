@@ -3,14 +3,14 @@ the database's."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import assert_never
 
 from prometheus_client import Counter
 from redis.exceptions import RedisError
 
-from mesh.clock import Clock
+from mesh.clock import Clock, Monotonic, Seconds
 from mesh.ids import Ids
 from mesh.token_buckets import TokenBuckets
 from seckill_rpc.domain.activity import Activity, ActivityState
@@ -21,7 +21,7 @@ from seckill_rpc.stock.admission import Admission, AdmitCode, admit
 from seckill_rpc.stock.admission import Click as StockClick
 from seckill_rpc.stock.keys import Keys
 from seckill_rpc.stock.scripts import Scripts
-from seckill_rpc.usecases.door import Door, Opened
+from seckill_rpc.usecases.door import Door, Jitter, Opened
 from seckill_rpc.usecases.known import Known
 from seckill_rpc.usecases.registry import Registry
 from seckill_rpc.usecases.results import ASK_AGAIN_MS, Results
@@ -42,7 +42,7 @@ class Click:
     user_id: str
     sku_id: str
     request_id: str
-    wait_seconds: float
+    wait_seconds: Seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +59,7 @@ class Clicking:
     """Takes clicks."""
 
     def __init__(self, *, registry: Registry, scripts: Scripts, results: Results, known: Known, tickets: Tickets, ids: Ids, clock: Clock,
-                 buckets: TokenBuckets, doors: DoorSettings, monotonic: Callable[[], float], jitter: Callable[[], float]) -> None:
+                 buckets: TokenBuckets, doors: DoorSettings, monotonic: Monotonic, jitter: Jitter) -> None:
         self._registry = registry
         self._scripts = scripts
         self._results = results

@@ -1,7 +1,8 @@
 """The door of one activity in one process: refusals that everybody gets are remembered for a moment, so that a sold-out sale costs Redis a number of
 calls that depends on processes and not on buyers; everything else goes to the script, many clicks at once.
 
-A remembered refusal is never told to somebody who takes part: his repeated click has to find his order (a replay wins over every refusal).
+A remembered refusal is never told to somebody who takes part: his repeated click has to find his order (a replay wins over every refusal). This
+process hears of everybody whose click was decided, but not of those who still wait elsewhere; so nothing is remembered while anybody waits.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from mesh.clock import Monotonic, Seconds
 from seckill_rpc.stock.admission import Admission, AdmitCode, Click
 from seckill_rpc.usecases.coalescer import Admit, Coalescer
 
@@ -17,6 +19,7 @@ JITTER = 0.5                  # of it, so that processes do not ask together
 NOT_STARTED_SECONDS_MAX = 1.0  # the window may be moved
 START_MARGIN_SECONDS = 0.05   # our clock may run this much slower than Redis' within that second
 PARTICIPANTS_MAX = 1_000_000  # about 100 MB; beyond it nobody is refused from memory any more
+Jitter = Callable[[], Seconds]  # draws from 0 to 1
 _FOR_EVERYBODY = frozenset({AdmitCode.SOLD_OUT, AdmitCode.ENDED, AdmitCode.PAUSED, AdmitCode.NOT_STARTED})
 _TAKES_PART = frozenset({AdmitCode.QUEUED, AdmitCode.REPLAY_QUEUED, AdmitCode.REPLAY_LIVE, AdmitCode.LIMIT})
 
@@ -33,8 +36,7 @@ class Opened:
 class Door:
     """Where the clicks on one activity come in."""
 
-    def __init__(self, admit: Admit, *, batch_max: int, calls_max: int, monotonic: Callable[[], float], jitter: Callable[[], float]) -> None:
-        """`jitter` draws from 0 to 1."""
+    def __init__(self, admit: Admit, *, batch_max: int, calls_max: int, monotonic: Monotonic, jitter: Jitter) -> None:
         self._coalescer = Coalescer(admit, batch_max=batch_max, calls_max=calls_max)
         self._monotonic = monotonic
         self._jitter = jitter
@@ -71,7 +73,7 @@ class Door:
         epoch, admission = await self._coalescer.submit(click)
         if admission.code in _TAKES_PART:
             self.takes_part(click.user_id)
-        elif admission.code in _FOR_EVERYBODY and self._remembers_all:
+        elif admission.code in _FOR_EVERYBODY and self._remembers_all and (admission.code is AdmitCode.NOT_STARTED or admission.detail == "0"):
             self._remember(admission)
         return Opened(epoch, admission, admission.detail if admission.code in _TAKES_PART and admission.code is not AdmitCode.LIMIT else "")
 
@@ -82,7 +84,7 @@ class Door:
         self._refusal = refusal
         self._refusal_until = self._monotonic() + seconds
 
-    def _rest_of_refusal(self, now: float) -> Admission:
+    def _rest_of_refusal(self, now: Seconds) -> Admission:
         if self._refusal.code is not AdmitCode.NOT_STARTED:
             return self._refusal
         # The remembered wait is counted down from the moment in which it was told.

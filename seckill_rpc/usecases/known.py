@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
 
+from mesh.clock import Monotonic, Seconds
 from seckill_rpc.domain.result import Result
 
 KNOWN_SECONDS = 2.0
@@ -14,9 +14,9 @@ KNOWN_MAX = 100_000  # about 40 MB
 class Known:
     """A bounded memory of results by activity and buyer; the one learnt last goes last."""
 
-    def __init__(self, *, monotonic: Callable[[], float]) -> None:
+    def __init__(self, *, monotonic: Monotonic) -> None:
         self._monotonic = monotonic
-        self._results: OrderedDict[tuple[str, str], tuple[float, Result]] = OrderedDict()
+        self._results: OrderedDict[tuple[str, str], tuple[Seconds, Result]] = OrderedDict()
 
     def find(self, activity_id: str, user_id: str) -> Result | None:
         """A result that was learnt a moment ago."""
