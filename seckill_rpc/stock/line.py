@@ -93,7 +93,10 @@ class Line:
 
     async def deliveries(self, keys: Keys, entry_id: str) -> int:
         """How often a pending entry was handed out; 0 when it is not pending."""
-        pending: Any = await self._redis.xpending_range(keys.line, GROUP, entry_id, entry_id, 1)
+        try:
+            pending: Any = await self._redis.xpending_range(keys.line, GROUP, entry_id, entry_id, 1)
+        except ResponseError as error:
+            pending = _nothing_without_group(error)
         return int(pending[0]["times_delivered"]) if pending else 0
 
     async def drop(self, keys: Keys, entry_ids: Sequence[str]) -> None:
@@ -110,9 +113,8 @@ class Line:
         try:
             pending: Any = await self._redis.xpending(keys.line, GROUP)
         except ResponseError as error:
-            _nothing_without_group(error)
-            return length, 0
-        return length, int(pending["pending"])
+            pending = _nothing_without_group(error)
+        return length, int(pending["pending"]) if pending else 0
 
     async def finish(self, keys: Keys, finished: Sequence[Finished]) -> int:
         """Publishes what the database decided, removes the entries and wakes who waits; how many this call finished. May be repeated.
