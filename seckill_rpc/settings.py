@@ -34,7 +34,7 @@ class SeckillSettings(MeshSettings):
     service: str = "seckill_rpc"
     port: int = Field(9909, ge=0, le=65535)
     database_pool_size: int = Field(16, ge=1, le=200)
-    redis_timeout_seconds: float = Field(1.0, gt=0, le=30)
+    redis_timeout_seconds: float = Field(2.0, ge=1.5, le=30)
     consumers: int = Field(1, ge=0, le=16)
     consumer_batch_size: int = Field(500, ge=1, le=500)
     line_max: int = Field(200_000, ge=1, le=10_000_000)

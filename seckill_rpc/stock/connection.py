@@ -35,6 +35,6 @@ async def require_safe(redis: Redis, *, durable: bool) -> None:
     """
     policy = (await redis.config_get("maxmemory-policy")).get("maxmemory-policy")
     if policy != "noeviction":
-        raise UnsafeRedis(f"maxmemory-policy is {policy}, flash sales need noeviction")
+        raise UnsafeRedis(f"redis has maxmemory-policy {policy}: an evicted key makes a sale wrong; CONFIG SET maxmemory-policy noeviction")
     if durable and (await redis.config_get("appendonly")).get("appendonly") != "yes":
-        raise UnsafeRedis("appendonly is off: a restart would forget who was admitted")
+        raise UnsafeRedis("redis has appendonly no: a restart would forget who was admitted; CONFIG SET appendonly yes")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
@@ -107,9 +108,11 @@ class Waiters:
 class Wakeups:
     """The one subscription of this process, on a connection of its own. When it breaks it is made again; meanwhile waiters look by themselves."""
 
-    def __init__(self, redis: Redis, waiters: Waiters) -> None:
+    def __init__(self, redis: Redis, *, hear: Callable[[str, str], None], deafened: Callable[[], None] = lambda: None) -> None:
+        """`hear` gets the activity and the message, `deafened` is told when the subscription broke."""
         self._redis = redis
-        self._waiters = waiters
+        self._hear = hear
+        self._deafened = deafened
         self._is_stopping = False
         self.subscribed = asyncio.Event()
 
@@ -127,6 +130,7 @@ class Wakeups:
                 await asyncio.sleep(RECONNECT_SECONDS * _jitter.uniform(0.5, 1.5))
             finally:
                 self.subscribed.clear()
+                self._deafened()
 
     async def _listen(self) -> None:
         async with self._redis.pubsub() as subscription:
@@ -138,4 +142,4 @@ class Wakeups:
                 if message["type"] == "psubscribe":
                     self.subscribed.set()
                 elif message["type"] == "pmessage":
-                    self._waiters.tell(activity_of(message["channel"]), message["data"])
+                    self._hear(activity_of(message["channel"]), message["data"])

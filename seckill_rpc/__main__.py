@@ -1,0 +1,93 @@
+"""`python -m seckill_rpc`: the composition root. Settings, database, Redis, use cases, servicers, workers, server; until SIGTERM or Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from random import Random
+
+import uvloop
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from mesh import failpoints, logs, migrations
+from mesh.client import MeshChannel
+from mesh.clock import SystemClock
+from mesh.db import open_database
+from mesh.discovery.opening import open_discovery, open_registrar
+from mesh.errors import MeshError, Unavailable
+from mesh.ids import UlidIds
+from mesh.paging import PageTokens
+from mesh.server import MeshServer, serve
+from mesh.settings import read_secret
+from seckill_rpc.app import RETRY_CONSTRAINTS, SeckillApp
+from seckill_rpc.domain.ticket import Tickets
+from seckill_rpc.neighbours import Allocations
+from seckill_rpc.settings import SeckillSettings
+from seckill_rpc.stock.connection import UnsafeRedis, open_stock, require_safe
+from seckill_rpc.tables import metadata
+
+REDIS_ATTEMPTS = 20          # a Redis that starts beside us is there within seconds
+REDIS_PAUSE_SECONDS = 0.5
+
+
+async def run(settings: SeckillSettings) -> None:
+    """Serves until SIGTERM or SIGINT.
+
+    Raises:
+        MeshError: the database or Redis is away, or the schema is not the one of this code.
+        UnsafeRedis: Redis may lose what it is told.
+        ValueError, OSError: a setting or a file is not what it should be.
+    """
+    if not settings.redis_url:
+        raise ValueError("redis_url is not set: flash sales need a Redis; set PAYMESH_REDIS_URL")
+    if settings.ticket_secret_file is None:
+        raise ValueError("ticket_secret_file is not set")
+    clock = SystemClock()
+    ids = UlidIds(clock)
+    tickets = Tickets(read_secret(settings.ticket_secret_file))
+    db = open_database(settings.database_url, metadata, pool_size=settings.database_pool_size, retry_constraints=RETRY_CONSTRAINTS)
+    await migrations.check_current("seckill_rpc", db.engine)
+    redis = open_stock(settings.redis_url, command_seconds=settings.redis_timeout_seconds)
+    await check_redis(redis, is_durable=not settings.is_development)
+    server = MeshServer(settings, clock=clock, ids=ids)
+    discovery = open_discovery(settings)
+    order_channel = MeshChannel("order_rpc", settings=settings, discovery=discovery, caller_tokens=server.caller_tokens)
+    app = SeckillApp(db=db, redis=redis, clock=clock, monotonic=time.monotonic, jitter=Random().random, ids=ids,  # noqa: S311  spreads, protects nothing
+                     page_tokens=PageTokens.from_settings(settings), tickets=tickets, allocations=Allocations(order_channel), settings=settings)
+    await app.registry.refresh()
+    app.add_to(server)
+    await serve(settings, server, open_registrar(settings), workers=app.workers,
+                closers=[order_channel.close, discovery.close, db.close, redis.aclose])
+
+
+async def check_redis(redis: Redis, *, is_durable: bool) -> None:
+    """Waits a moment for Redis and refuses one that may lose what it is told.
+
+    Raises:
+        UnsafeRedis: it evicts keys, or (`is_durable`) has no append-only file. Unavailable: it does not answer.
+    """
+    for attempt in range(REDIS_ATTEMPTS):
+        try:
+            return await require_safe(redis, durable=is_durable)
+        except (RedisError, OSError) as problem:
+            if attempt == REDIS_ATTEMPTS - 1:
+                raise Unavailable(f"redis does not answer: {problem}") from problem
+        await asyncio.sleep(REDIS_PAUSE_SECONDS)
+    return None
+
+
+def main() -> None:
+    """Reads the settings and serves."""
+    try:
+        settings = SeckillSettings()
+        failpoints.arm(settings.failpoints, environment=settings.environment)
+        logs.configure(settings.service, settings.log_level, json=settings.log_json)
+        uvloop.run(run(settings))
+    except (MeshError, UnsafeRedis, ValueError, OSError) as error:  # pydantic's ValidationError is a ValueError and shows no values
+        sys.exit(f"seckill_rpc: {error}")
+
+
+if __name__ == "__main__":
+    main()
