@@ -12,6 +12,7 @@ from redis.exceptions import ResponseError
 from seckill_rpc.domain.activity import ActivityState, ActivityVerb, AdmissionMode
 from seckill_rpc.domain.order import Verdict, View
 from seckill_rpc.stock.admission import AdmitCode, Click, admit
+from seckill_rpc.stock.keys import GROUP
 from seckill_rpc.stock.line import Entry, Finished, GiveBack, Unit
 from seckill_rpc.stock.loading import LiveUnit
 from tests.seckill_stage import HOUR, Rebuild, Stage, plant
@@ -128,6 +129,7 @@ async def nobody_comes_during_a_pause_and_the_door_opens_again(stage: Stage) -> 
 async def what_is_not_published_is_not_ready(stage: Stage) -> None:
     epoch, [answer] = await admit(stage.scripts, stage.keys, [Click(user_id="u", request_id="a", order_id="ORD-A")])
     assert (epoch, answer.code) == (0, AdmitCode.NOT_READY)
+    await stage.loading.hold(stage.keys)
     assert await stage.redis.dbsize() == 0
 
 
@@ -138,6 +140,9 @@ async def a_state_without_stock_admits_nobody(stage: Stage) -> None:
     assert await stage.change(limit_per_user=2)
     assert await stage.code("u") is AdmitCode.NOT_READY
     assert await stage.loading.meta(stage.keys) is None, "so that the keeper rebuilds it"
+    await stage.rebuild()
+    await stage.redis.hdel(stage.keys.meta, "stock")           # by hand
+    assert await stage.code("u") is AdmitCode.NOT_READY
     await stage.rebuild()
     assert await stage.code("u") is AdmitCode.QUEUED
 
@@ -617,7 +622,7 @@ async def what_carry_leaves_the_consumer_decides(stage: Stage) -> None:
     await stage.open(total=3)
     for i in range(3):
         await stage.buy(f"u{i}", "a", f"ORD-{i}")
-    stage.rows.activity = stage.rows.change(total=1)           # Redis had admitted too many
+    stage.rows.change(total=1)           # Redis had admitted too many
     await stage.rebuild()
     await stage.check_law()
     assert await stage.queued() == ["ORD-1", "ORD-2", "ORD-0"]
@@ -637,6 +642,60 @@ async def carry_leaves_entries_that_nobody_of_us_wrote(stage: Stage) -> None:
     assert [entry.is_whole for entry in entries] == [False, False, True]
     await stage.line.drop(stage.keys, [entry.entry_id for entry in entries[:2]])
     await stage.settle(entries[2:])
+    await stage.check_rest()
+
+
+@scenario
+async def carry_leaves_an_order_that_is_live(stage: Stage) -> None:
+    await stage.open(limit=2)
+    await stage.buy("u", "a", "ORD-A")
+    finished, _ = stage.rows.decide(await stage.take())        # committed; the consumer sleeps
+    await stage.rebuild()
+    await stage.check_law()
+    assert await stage.line.finish(stage.keys, finished) == 1
+    await stage.check_rest()
+
+
+@scenario
+async def carry_leaves_what_is_over_the_limit(stage: Stage) -> None:
+    await stage.open()
+    await stage.sell("u", "a")
+    await stage.redis.hdel(stage.keys.users, "u", "u+", "u#a")  # forgotten, so the next click is admitted
+    await stage.redis.hincrby(stage.keys.meta, "stock", 1)
+    assert await stage.code("u", "b") is AdmitCode.QUEUED
+    await stage.rebuild()
+    await stage.check_law()
+    await stage.consume()
+    assert await stage.view("u") is View.HOLDER
+    await stage.check_rest()
+
+
+@scenario
+async def who_waits_comes_first_also_when_meta_alone_was_lost(stage: Stage) -> None:
+    await stage.open(total=1)
+    await stage.buy("u", "a", "ORD-A")
+    await stage.redis.delete(stage.keys.meta)
+    rebuild = await Rebuild(stage).fence()
+    await rebuild.build()
+    await rebuild.publish()
+    assert await stage.code("new") is AdmitCode.NOT_READY
+    await rebuild.carry()
+    assert await stage.code("new") is AdmitCode.SOLD_OUT
+    await stage.consume()
+    assert await stage.view("u") is View.HOLDER
+    await stage.check_rest()
+
+
+@scenario
+async def a_line_whose_group_was_lost_is_served_to_its_end(stage: Stage) -> None:
+    await stage.open()
+    for user in "uv":
+        await stage.buy(user)
+    await stage.redis.xgroup_destroy(stage.keys.line, GROUP)
+    stage.rows.change(total=1)
+    await stage.rebuild()
+    assert len(await stage.consume()) == 2
+    assert [await stage.view("u"), await stage.view("v")] == [View.HOLDER, View.NEITHER]
     await stage.check_rest()
 
 
@@ -675,6 +734,7 @@ async def what_a_dead_rebuilder_built_fades(stage: Stage) -> None:
 @scenario
 async def a_slow_rebuilder_publishes_nothing_after_a_newer_one(stage: Stage) -> None:
     await stage.open()
+    await stage.sell("holder", "a")
     slow = await Rebuild(stage).fence()
     await slow.build()
     await stage.rebuild()
@@ -792,9 +852,10 @@ async def a_one_without_an_order_becomes_two_and_nothing_else_changes(stage: Sta
     await stage.redis.set(stage.keys.view("stale"), View.HOLDER)
     await stage.redis.set(stage.keys.view("shop:mallory"), View.HOLDER)
     await stage.redis.set("seckill:result:shop/u:1001", View.HOLDER)
+    await stage.redis.hset(stage.keys.view("odd"), "x", "y")
     rebuild = await Rebuild(stage).fence()
     await stage.redis.set(stage.keys.view("loser"), View.NEITHER)
-    await stage.loading.stale(stage.keys, epoch=rebuild.row.epoch, users=["queued", "loser"])
+    await stage.loading.stale(stage.keys, epoch=rebuild.row.epoch, users=["odd", "queued", "loser"])
     await rebuild.finish()
     told = [await stage.view(user) for user in ("holder", "queued", "stale", "shop:mallory", "loser")]
     assert told == [View.HOLDER, View.QUEUED, View.NEITHER, View.NEITHER, View.NEITHER]
@@ -1021,6 +1082,17 @@ async def nobody_wins_twice_when_a_failover_brings_his_entry_back(stage: Stage) 
     drawn = [await stage.draw(10), await stage.draw(10)]        # one unit is left, so each takes one entry
     assert [portion and (portion.winners, portion.losers, portion.left) for portion in drawn] == [(0, 1, 1), (0, 1, 0)]
     assert await results(stage, users) == (2, 0)
+    await stage.check_rest()
+
+
+@scenario
+async def an_entry_that_nobody_of_us_wrote_wins_nothing(stage: Stage) -> None:
+    users = await open_draw(stage, total=3, entrants=2)
+    await stage.redis.hset(stage.keys.entries, "x", "nothing-of-ours")
+    assert await stage.code("x") is AdmitCode.LIMIT
+    await stage.end_window()
+    await stage.draw_all(1)
+    assert await results(stage, [*users, "x"]) == (2, 1)
     await stage.check_rest()
 
 

@@ -12,16 +12,18 @@
 --
 -- Reply { epoch, code1, detail1, code2, detail2, ... }
 --   0 queued (its order)         1 replay: still queued (its order)    8 replay: live (its order)
---   2 sold out                   3 limit (units held)                  4 not started (ms left)         5 ended      9 paused
+--   2 sold out (undecided)       3 limit (units held)                  4 not started (ms left)         5 ended (undecided)   9 paused (undecided)
 --   6 not ready: not published, being rebuilt, or older than min_epoch 7 the line is full, or no memory
+-- undecided: clicks that wait in the line or for the draw; "" while not published. Only when it is 0 may a process tell the refusal to others from
+-- memory: nobody's repeated click could have found a place any more but those of whom every process has heard.
 --
 -- Why it is so. Scripts do not roll back: all reads of a buyer come before his writes, and his first write (XADD; HSET of a draw) is the only one
 -- that can fail on healthy types, with the answer 7. A replay wins over every refusal: a lost answer is found again after the end, when everything
 -- is sold and during a pause. Losers write nothing, so robots cost no memory. A 0 is never written over the 1 of somebody who holds a live order.
 -- The clock is Redis' own. May run twice: the record of the request answers.
--- Lines with [Gn] are guards: tests/integration/test_seckill_script_mutants.py takes each away and sees a test fail.
+-- Lines marked as [guard] are there for one case each: tests/integration/test_seckill_script_mutants.py takes them away and sees a test fail.
 local n, seconds, longest, min_epoch = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local meta = redis.call('HMGET', KEYS[1], 'epoch', 'stock', 'state', 'start', 'end', 'limit', 'hold', 'mode', 'drawn')
+local meta = redis.call('HMGET', KEYS[1], 'epoch', 'stock', 'state', 'start', 'end', 'limit', 'hold', 'mode', 'drawn', 'out')
 local epoch, stock, state, starts, ends, limit = meta[1], tonumber(meta[2]), meta[3], tonumber(meta[4]), tonumber(meta[5]), tonumber(meta[6])
 local reply = { epoch or '0' }
 
@@ -30,41 +32,47 @@ local function answer(i, code, detail)
 end
 
 local is_ready = epoch and stock
-if meta[7] then is_ready = false end                                      -- [G1] nobody overtakes those whom a rebuild still moves
-if epoch and tonumber(epoch) < min_epoch then is_ready = false end        -- [G2] else the old epoch's record would say "replay": the entry be lost
+if meta[7] then is_ready = false end  -- [guard] nobody overtakes those whom a rebuild still moves
+if epoch and tonumber(epoch) < min_epoch then is_ready = false end  -- [guard] the old epoch's record would say "replay"
 if not is_ready then
-  for i = 1, n do answer(i, state == 'CLOSED' and 5 or 6) end
+  for i = 1, n do answer(i, state == 'CLOSED' and 5 or 6) end  -- [guard] who comes too late need not come again
   return reply
 end
 
 local is_again = min_epoch > 0
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-local is_draw = meta[8] == 'DRAW' and not is_again                        -- [G3] a winner who is admitted again has won already
+local is_draw = meta[8] == 'DRAW' and not is_again  -- [guard] a winner who is admitted again has won already
 local refusal, reason = nil, nil
-if not is_again then                                                      -- [G4] who came in time once stays in time
-  if state == 'PAUSED' then refusal = 9                                   -- [G5]
-  elseif state ~= 'OPEN' or now >= ends then refusal = 5                  -- [G6]
-  elseif is_draw and meta[9] then refusal = 5                             -- [G7] a draw that has begun takes no entry, whatever the window says
-  elseif now < starts then refusal, reason = 4, tostring(starts - now) end -- [G8]
+if not is_again then  -- [guard] who came in time once stays in time
+  if state == 'PAUSED' then refusal = 9  -- [guard]
+  elseif state ~= 'OPEN' or now >= ends then refusal = 5  -- [guard]
+  elseif is_draw and meta[9] then refusal = 5  -- [guard] a draw that has begun takes no entry, whatever the window says
+  elseif now < starts then refusal, reason = 4, tostring(starts - now) end -- [guard]
 end
 
-local room = is_again and n or longest - redis.call('XLEN', KEYS[3])
+-- Clicks that nothing has decided yet.
+local function undecided(taken)
+  return tostring(tonumber(meta[10] or '0') + taken + (is_draw and redis.call('HLEN', KEYS[4]) or 0))
+end
+if refusal and not reason then reason = undecided(0) end
+
+local room = is_again and n or longest - redis.call('XLEN', KEYS[3])  -- [guard]
 local taken = 0
 
 -- One unit for buyer i: its place in the line, the record, the view.
 local function take(i, user, held, holds, record, order, request)
-  local added = redis.pcall('XADD', KEYS[3], '*', 'o', order, 'u', user, 'r', request, 'e', epoch)  -- [G9] first, and its failure is an answer
+  local added = redis.pcall('XADD', KEYS[3], '*', 'o', order, 'u', user, 'r', request, 'e', epoch)  -- [guard] first, and its failure is an answer
   if type(added) == 'table' and added.err then return answer(i, 7) end
   redis.call('HSET', KEYS[2], user, held + 1, record, '0' .. order)
-  if not holds then redis.call('SET', KEYS[4 + i], '0', 'EX', seconds) end -- [G10] a queued second unit leaves the first one's 1
-  taken, room = taken + 1, room - 1
+  if not holds then redis.call('SET', KEYS[4 + i], '0', 'EX', seconds) end -- [guard] a queued second unit leaves the first one's 1
+  taken, room = taken + 1, room - 1  -- [guard]
   answer(i, 0, order)
 end
 
 -- One entry for buyer i; its 0 lives until the draw.
 local function enter(i, user, order, request)
-  local entered = redis.pcall('HSET', KEYS[4], user, order .. ' ' .. request)
+  local entered = redis.pcall('HSET', KEYS[4], user, order .. ' ' .. request)  -- [guard]
   if type(entered) == 'table' and entered.err then return answer(i, 7) end
   redis.call('SET', KEYS[4 + i], '0', 'EX', math.ceil((ends - now) / 1000) + seconds)
   answer(i, 0, order)
@@ -77,14 +85,14 @@ for i = 1, n do
   local held = tonumber(known[2] or '0')
   local entry = is_draw and redis.call('HGET', KEYS[4], user)
   local entered_order, entered_request = string.match(entry or '', '^(.-) (.*)$')
-  if known[1] then                                                        -- [G11] a replay comes first
+  if known[1] then  -- [guard] a replay comes first
     answer(i, string.sub(known[1], 1, 1) == '1' and 8 or 1, string.sub(known[1], 2))
-  elseif entered_request == request then answer(i, 1, entered_order)      -- [G12]
+  elseif entered_request == request then answer(i, 1, entered_order)  -- [guard]
   elseif refusal then answer(i, refusal, reason)
-  elseif entry or held >= limit then answer(i, 3, tostring(held))         -- [G13]
+  elseif entry or held >= limit then answer(i, 3, tostring(held))  -- [guard]
   elseif is_draw then enter(i, user, order, request)
-  elseif stock - taken < 1 then answer(i, 2)                              -- [G14]
-  elseif room < 1 then answer(i, 7)                                       -- [G15]
+  elseif stock - taken < 1 then answer(i, 2, undecided(taken))  -- [guard]
+  elseif room < 1 then answer(i, 7)  -- [guard]
   else take(i, user, held, known[3], record, order, request) end
 end
 if taken > 0 then

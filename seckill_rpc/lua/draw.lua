@@ -17,32 +17,32 @@ local epoch, stock, state, ends, limit = meta[1], tonumber(meta[2]), meta[3], to
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local not_now = { 0, 0, -1 }
-if not epoch or not stock or meta[6] ~= 'DRAW' then return not_now end
-if meta[5] then return not_now end                                                         -- [G1]
-if state ~= 'CLOSING' and now < ends then return not_now end                               -- [G2]
-local begun = redis.pcall('HSET', KEYS[1], 'drawn', 1)                                     -- [G3] also finds out that there is no memory
+if not epoch or not stock or meta[6] ~= 'DRAW' then return not_now end  -- [guard]
+if meta[5] then return not_now end  -- [guard]
+if state ~= 'CLOSING' and now < ends then return not_now end  -- [guard]
+local begun = redis.pcall('HSET', KEYS[1], 'drawn', 1)  -- [guard] also finds out that there is no memory
 if type(begun) == 'table' and begun.err then return not_now end
 
 local winners, losers, told = 0, 0, {}
-local picked = redis.call('HRANDFIELD', KEYS[4], stock > 0 and math.min(n, stock) or n, 'WITHVALUES')  -- [G4] never more winners than units
+local picked = redis.call('HRANDFIELD', KEYS[4], stock > 0 and math.min(n, stock) or n, 'WITHVALUES')  -- [guard] never more winners than units
 for i = 1, #picked, 2 do
   local user, entry = picked[i], picked[i + 1]
   local order, request = string.match(entry, '^(.-) (.*)$')
   local view = before .. user .. after
   local counts = redis.call('HMGET', KEYS[2], user, user .. '+')
   local held = tonumber(counts[1] or '0')
-  if stock > 0 and order and held < limit then                                             -- [G5]
+  if stock > 0 and order and held < limit then  -- [guard]
     redis.call('XADD', KEYS[3], '*', 'o', order, 'u', user, 'r', request, 'e', epoch)
     redis.call('HSET', KEYS[2], user, held + 1, user .. '#' .. request, '0' .. order)
     redis.call('SET', view, '0', 'EX', queued_seconds)
     winners = winners + 1
   else
-    local said = counts[2] and '1' or counts[1] and '0' or '2'                             -- [G6] a holder keeps his 1
+    local said = counts[2] and '1' or counts[1] and '0' or '2'  -- [guard] a holder keeps his 1
     redis.call('SET', view, said, 'EX', seconds)
     told[#told + 1] = user .. ' ' .. said .. ' '
     losers = losers + 1
   end
-  redis.call('HDEL', KEYS[4], user)                                                        -- [G7] wins or loses once
+  redis.call('HDEL', KEYS[4], user)  -- [guard] wins or loses once
 end
 if winners > 0 then
   redis.call('HINCRBY', KEYS[1], 'stock', -winners)

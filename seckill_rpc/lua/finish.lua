@@ -17,8 +17,8 @@
 -- falls while the buyer holds a live order, at any limit.
 local group, n, seconds, channel = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local back, settled, finished, told = 0, 0, 0, {}
-redis.call('HLEN', KEYS[1])  -- of another type: fails here, before an entry is removed
-redis.call('HLEN', KEYS[2])
+redis.call('HLEN', KEYS[1])  -- [guard] of another type: fails here, before an entry is removed
+redis.call('HLEN', KEYS[2])  -- [guard]
 
 -- One queued unit of the buyer is no more.
 local function forget(user)
@@ -34,15 +34,15 @@ local function settle(user, record, order, verdict, other_order, other_request)
     redis.call('HINCRBY', KEYS[2], live, 1)
     return order
   end
-  redis.call('HDEL', KEYS[2], record)                                                      -- [G1] the same request may try again
+  redis.call('HDEL', KEYS[2], record)  -- [guard] the same request may try again
   if verdict == 'D' then
-    if redis.call('HSETNX', KEYS[2], user .. '#' .. other_request, '1' .. other_order) == 1 then  -- [G2] counted once
+    if redis.call('HSETNX', KEYS[2], user .. '#' .. other_request, '1' .. other_order) == 1 then  -- [guard] counted once
       redis.call('HINCRBY', KEYS[2], live, 1)
       return other_order
     end
   end
   forget(user)
-  if verdict ~= 'P' then back = back + 1 end                                               -- [G3] phantom stock does not come back
+  if verdict ~= 'P' then back = back + 1 end  -- [guard] phantom stock does not come back
   return verdict == 'D' and other_order
 end
 
@@ -50,15 +50,15 @@ for i = 1, n do
   local b = 7 * i - 2
   local id, user, request, order, verdict, other_order, other_request = unpack(ARGV, b, b + 6)
   local record = user .. '#' .. request
-  if redis.call('XACK', KEYS[3], group, id) == 1 then                                      -- [G4]
+  if redis.call('XACK', KEYS[3], group, id) == 1 then  -- [guard]
     redis.call('XDEL', KEYS[3], id)
     finished = finished + 1
     local has
-    if redis.call('HGET', KEYS[2], record) == '0' .. order then                            -- [G5]
+    if redis.call('HGET', KEYS[2], record) == '0' .. order then  -- [guard]
       has = settle(user, record, order, verdict, other_order, other_request)
     end
     local counts = redis.call('HMGET', KEYS[2], user, user .. '+')
-    local view = counts[2] and '1' or counts[1] and '0' or '2'                             -- [G6] computed, so a 1 never falls
+    local view = counts[2] and '1' or counts[1] and '0' or '2'  -- [guard] computed, so a 1 never falls
     redis.call('SET', KEYS[3 + i], view, 'EX', seconds)
     told[#told + 1] = user .. ' ' .. view .. ' ' .. (view == '1' and has or '')
   end

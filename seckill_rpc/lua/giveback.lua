@@ -24,23 +24,23 @@ end
 for i = 1, n do
   local b = 4 * i
   local user, request, order, order_epoch = ARGV[b], ARGV[b + 1], ARGV[b + 2], tonumber(ARGV[b + 3])
-  if epoch < order_epoch then reply[i] = -1                                                -- [G1]
+  if epoch < order_epoch then reply[i] = -1  -- [guard]
   else
     local record = user .. '#' .. request
     local known = redis.call('HGET', KEYS[2], record)
     reply[i] = 0
-    if known and string.sub(known, 2) == order then                                        -- [G2]
-      redis.call('HDEL', KEYS[2], record)                                                  -- [G3]
+    if known and string.sub(known, 2) == order then  -- [guard]
+      redis.call('HDEL', KEYS[2], record)  -- [guard]
       less(user)
-      if string.sub(known, 1, 1) == '0' then unqueued = unqueued + 1                       -- [G4]
+      if string.sub(known, 1, 1) == '0' then unqueued = unqueued + 1  -- [guard]
       else less(user .. '+') end
       back = back + 1
       reply[i] = 1
     end
     local counts = redis.call('HMGET', KEYS[2], user, user .. '+')
-    if not is_closed                                                                       -- [G5]
-        and not counts[2]                                                                  -- [G6] another unit of his is live
-        and (reply[i] == 1 or redis.pcall('GET', KEYS[2 + i]) == '1') then                 -- [G7] a 1 that nothing holds up falls, however it came
+    if not is_closed  -- [guard]
+        and not counts[2]  -- [guard] another unit of his is live
+        and (reply[i] == 1 or redis.pcall('GET', KEYS[2 + i]) == '1') then  -- [guard] a 1 that nothing holds up falls, however it came
       local view = counts[1] and '0' or '2'
       redis.call('SET', KEYS[2 + i], view, 'EX', seconds)
       told[#told + 1] = user .. ' ' .. view .. ' '

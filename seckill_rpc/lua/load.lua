@@ -27,23 +27,23 @@ local BUILDING_SECONDS = 600  -- what a dead rebuilder leaves goes by itself; a 
 
 local function carry(epoch, cursor, count, group)
   local now = redis.call('HMGET', meta, 'epoch', 'stock', 'limit')
-  if now[1] ~= epoch then return 0 end                                                     -- [G1]
+  if now[1] ~= epoch then return 0 end  -- [guard]
   local stock, limit, moved, last = tonumber(now[2]), tonumber(now[3]), 0, ''
   local found = redis.call('XRANGE', line, cursor == '' and '-' or '(' .. cursor, '+', 'COUNT', count)
   for _, entry in ipairs(found) do
     local f = {}
     for i = 1, #entry[2], 2 do f[entry[2][i]] = entry[2][i + 1] end
     local is_whole = f.o and f.u and f.r and tonumber(f.e or '')
-    if is_whole and tonumber(f.e) >= tonumber(epoch) then last = ''; break end             -- [G2] from here on stand the entries that were moved
+    if is_whole and tonumber(f.e) >= tonumber(epoch) then last = ''; break end  -- from here on stand those that were moved
     last = entry[1]
     if is_whole then
       local record = f.u .. '#' .. f.r
       local known = redis.call('HMGET', users, record, f.u)
       local held = tonumber(known[2] or '0')
-      if not known[1] and held < limit and stock - moved > 0 then                          -- [G3]
+      if not known[1] and held < limit and stock - moved > 0 then  -- [guard] what the consumer decides about
         redis.call('XADD', line, '*', 'o', f.o, 'u', f.u, 'r', f.r, 'e', epoch)
-        redis.call('XACK', line, group, entry[1])                                          -- [G4] else it would be pending for ever
-        redis.call('XDEL', line, entry[1])
+        redis.call('XACK', line, group, entry[1])  -- [guard] else it would be pending for ever
+        redis.call('XDEL', line, entry[1])  -- [guard]
         redis.call('HSET', users, f.u, held + 1, record, '0' .. f.o)
         moved = moved + 1
       end
@@ -59,25 +59,25 @@ local function carry(epoch, cursor, count, group)
 end
 
 local function publish(epoch, rev, state, stock, starts, ends, limit, run, group, mode)
-  redis.call('DEL', users)
+  redis.call('DEL', users)  -- [guard]
   if redis.call('EXISTS', building) == 1 then
     redis.call('RENAME', building, users)
-    redis.call('PERSIST', users)                                                           -- [G5]
+    redis.call('PERSIST', users)  -- [guard]
   end
-  redis.pcall('XGROUP', 'CREATE', line, group, '0', 'MKSTREAM')                            -- '0': entries from before the group was lost are read too
+  redis.pcall('XGROUP', 'CREATE', line, group, '0', 'MKSTREAM')  -- [guard] '0': what came before the group was lost is read too
   local known = redis.call('HGET', meta, 'rev')
-  if not known or tonumber(known) <= tonumber(rev) then                                    -- [G6]
+  if not known or tonumber(known) <= tonumber(rev) then  -- [guard]
     redis.call('HSET', meta, 'rev', rev, 'state', state, 'start', starts, 'end', ends, 'limit', limit)
   end
-  redis.call('HSET', meta, 'epoch', epoch, 'stock', stock, 'out', 0, 'run', run, 'mode', mode, 'hold', 1)  -- hold: until carry is done
+  redis.call('HSET', meta, 'epoch', epoch, 'stock', stock, 'out', 0, 'run', run, 'mode', mode, 'hold', 1)  -- [guard] until carry is done
 end
 
 if step == 'hold' then
-  if redis.call('EXISTS', meta) == 1 then redis.call('HSET', meta, 'hold', 1) end
+  if redis.call('EXISTS', meta) == 1 then redis.call('HSET', meta, 'hold', 1) end  -- [guard]
   return 1
 elseif step == 'state' then
   local rev = redis.call('HGET', meta, 'rev')
-  if rev and tonumber(rev) >= tonumber(ARGV[2]) then return 0 end                          -- [G7]
+  if rev and tonumber(rev) >= tonumber(ARGV[2]) then return 0 end  -- [guard]
   redis.call('HSET', meta, 'rev', ARGV[2], 'state', ARGV[3], 'start', ARGV[4], 'end', ARGV[5], 'limit', ARGV[6])
   return 1
 elseif step == 'carry' then
@@ -85,23 +85,23 @@ elseif step == 'carry' then
 end
 
 local epoch = redis.call('HGET', meta, 'epoch')
-if epoch and tonumber(epoch) >= tonumber(ARGV[2]) then                                     -- [G8]
-  redis.call('DEL', building)
+if epoch and tonumber(epoch) >= tonumber(ARGV[2]) then  -- [guard]
+  redis.call('DEL', building)  -- [guard]
   return 0
 end
 if step == 'part' then
   for i = 4, #ARGV, 2 do redis.call('HSET', building, ARGV[i], ARGV[i + 1]) end
-  redis.call('EXPIRE', building, BUILDING_SECONDS)
+  redis.call('EXPIRE', building, BUILDING_SECONDS)  -- [guard]
   for i = FIRST_VIEW, #KEYS do redis.call('SET', KEYS[i], '1', 'EX', ARGV[3]) end
 elseif step == 'stale' then
   for i = FIRST_VIEW, #KEYS do
-    if redis.pcall('GET', KEYS[i]) == '1' then redis.call('SET', KEYS[i], '2', 'EX', ARGV[3]) end
+    if redis.pcall('GET', KEYS[i]) == '1' then redis.call('SET', KEYS[i], '2', 'EX', ARGV[3]) end  -- [guard]
   end
 elseif step == 'publish' then
   publish(unpack(ARGV, 2, 11))
 elseif step == 'drop' then
   redis.call('DEL', meta, users, line, entries)
   redis.call('HSET', meta, 'epoch', ARGV[2], 'rev', ARGV[3], 'state', 'CLOSED')
-  redis.call('EXPIRE', meta, ARGV[4])
+  redis.call('EXPIRE', meta, ARGV[4])  -- [guard]
 end
 return 1
