@@ -200,10 +200,12 @@ class SeckillWorld:
         return order_id
 
     async def forget(self, user_id: str) -> None:
-        """Redis loses what it knew of a buyer and his units, as after a failover; the numbers stay."""
+        """Redis forgets that a buyer ever came, as after a failover to a replica that had not heard of it: his units are in its stock again."""
         users: Any = await self.redis.hgetall(self.keys.users)
         names = [name for name in users if name in {user_id, f"{user_id}+"} or name.startswith(f"{user_id}#")]
         await self.redis.hdel(self.keys.users, *names)
+        await self.redis.hincrby(self.keys.meta, "stock", int(users[user_id]))
+        await self.redis.delete(self.keys.view(user_id))
 
     # --- those who work -------------------------------------------------------------------------------------------------------------------------
 
