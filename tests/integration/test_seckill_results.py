@@ -1,0 +1,199 @@
+"""SeckillResult: an answer "waiting" always ends, whatever Redis loses; a ticket makes it definite; a 1 is never lost while the order lives."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from seckill_rpc.domain.activity import AdmissionMode
+from seckill_rpc.domain.errors import ActivityNotFound, SeckillResultNotFound, TicketInvalid
+from seckill_rpc.domain.result import ResultCode, Status
+from seckill_rpc.domain.ticket import Tickets
+from tests.builders_seckill import SeckillWorld, seckill_world
+from tests.seckill_front import GRACE, front
+
+PAST_GRACE = GRACE.total_seconds() + 1
+
+
+@pytest.fixture
+async def world(database_url: str, redis_url: str) -> AsyncIterator[SeckillWorld]:
+    async with seckill_world(database_url, redis_url) as world:
+        yield world
+
+
+async def test_the_result_of_a_buyer_follows_his_click(world: SeckillWorld) -> None:
+    await world.open(total=1)
+    async with front(world) as door:
+        with pytest.raises(SeckillResultNotFound):
+            await door.result("u1")
+        mine = await door.click("u1")
+        assert (await door.result("u1")).status is Status.QUEUED
+        await world.consume()
+        assert (await door.result("u1")).order_id == mine.order_id
+        door.monotonic.now += 10  # from Redis and the rows again, not from memory
+        assert (await door.result("u1")).order_id == mine.order_id
+
+
+async def test_who_waits_is_woken_by_the_result(world: SeckillWorld) -> None:
+    await world.open(total=1)
+    async with front(world) as door:
+        mine = await door.click("u1")
+        waiting = asyncio.create_task(door.result("u1", wait_seconds=30))
+        by_ticket = asyncio.create_task(door.result("u1", ticket=mine.ticket, wait_seconds=30))
+        await asyncio.sleep(0)
+        await world.consume()
+        async with asyncio.timeout(10):
+            assert (await waiting).order_id == mine.order_id
+            assert (await by_ticket).order_id == mine.order_id
+
+
+async def test_a_result_that_does_not_come_is_still_waiting(world: SeckillWorld) -> None:
+    await world.open(total=1)
+    async with front(world) as door:
+        mine = await door.click("u1")
+        assert (await door.result("u1", wait_seconds=0.05)).status is Status.QUEUED
+        assert (await door.result("u1", ticket=mine.ticket, wait_seconds=0.05)).status is Status.QUEUED
+
+
+async def test_after_redis_lost_everything_a_winner_is_still_a_winner(world: SeckillWorld) -> None:
+    await world.open(total=2)
+    async with front(world) as door:
+        mine = await door.click("u1")
+        await world.consume()
+        await world.redis.flushall()
+        door.monotonic.now += 10
+        assert (await door.result("u1")).order_id == mine.order_id
+        assert (await door.result("u1", ticket=mine.ticket)).order_id == mine.order_id
+
+
+async def test_a_place_that_redis_lost_ends_as_2_after_the_grace_and_for_ever(world: SeckillWorld) -> None:
+    await world.open(total=2)
+    async with front(world) as door:
+        mine = await door.click("u1")
+        await world.redis.flushall()
+        assert (await door.result("u1", ticket=mine.ticket)).status is Status.QUEUED  # perhaps it is only late
+        world.clock.advance(PAST_GRACE)
+        lost = await door.result("u1", ticket=mine.ticket)
+        assert (lost.status, lost.code) == (Status.NEITHER, ResultCode.NOT_SERVED)
+        assert await world.states() == {mine.order_id: "REFUSED"}
+        # The entry turns up after all, as from a replica that had it: the row has decided.
+        await world.rebuild()
+        await world.plant("u1", "a", mine.order_id)
+        await world.consume()
+        assert (await door.result("u1", ticket=mine.ticket)).status is Status.NEITHER
+        assert (await world.row()).sold == 0
+
+
+async def test_a_place_that_is_still_in_the_line_is_not_taken_away_by_waiting(world: SeckillWorld) -> None:
+    await world.open(total=2)
+    async with front(world) as door:
+        mine = await door.click("u1")
+        world.clock.advance(PAST_GRACE)  # nobody consumed: the database was away
+        assert (await door.result("u1", ticket=mine.ticket)).status is Status.QUEUED
+        await world.consume()
+        assert (await door.result("u1", ticket=mine.ticket)).order_id == mine.order_id
+
+
+async def test_a_unit_that_went_back_ends_as_2_and_can_be_won_again(world: SeckillWorld) -> None:
+    await world.open(total=1)
+    async with front(world) as door:
+        first = await door.click("u1", "a")
+        await world.consume()
+        assert await world.give_back(first.order_id)
+        await world.relay()
+        door.monotonic.now += 10
+        assert (await door.result("u1")).status is Status.NEITHER
+        assert (await door.result("u1", ticket=first.ticket)).status is Status.NEITHER
+        again = await door.click("u1", "a")
+        await world.consume()
+        assert again.order_id != first.order_id
+        door.monotonic.now += 10
+        assert (await door.result("u1")).order_id == again.order_id
+        assert (await door.result("u1", ticket=first.ticket)).status is Status.NEITHER
+
+
+async def test_each_of_two_clicks_has_its_own_result(world: SeckillWorld) -> None:
+    await world.open(total=5, limit=2)
+    async with front(world) as door:
+        first = await door.click("u1", "a")
+        await world.consume()
+        second = await door.click("u1", "b")
+        assert (await door.result("u1", ticket=first.ticket)).order_id == first.order_id
+        assert (await door.result("u1", ticket=second.ticket, wait_seconds=0.05)).status is Status.QUEUED
+        waiting = asyncio.create_task(door.result("u1", ticket=second.ticket, wait_seconds=30))
+        await asyncio.sleep(0)
+        await world.consume()
+        async with asyncio.timeout(10):
+            assert (await waiting).order_id == second.order_id
+
+
+async def test_the_results_of_a_closed_sale_come_from_its_rows(world: SeckillWorld) -> None:
+    await world.open(total=1)
+    async with front(world) as door:
+        mine = await door.click("u1")
+        await world.consume()
+        await world.close()
+        await door.registry.refresh()
+        assert (await door.result("u1")).order_id == mine.order_id
+        with pytest.raises(SeckillResultNotFound):
+            await door.result("u2")
+        await world.give_back(mine.order_id)
+        assert (await door.result("u1")).status is Status.NEITHER
+        assert (await door.result("u1", ticket=mine.ticket)).status is Status.NEITHER
+
+
+async def test_a_ticket_is_good_for_its_buyer_and_product_only(world: SeckillWorld) -> None:
+    await world.open(total=5)
+    async with front(world) as door:
+        mine = await door.click("u1")
+        with pytest.raises(TicketInvalid):
+            await door.result("u2", ticket=mine.ticket)
+        with pytest.raises(TicketInvalid):
+            await door.result("u1", ticket=mine.ticket, sku_id="1002")
+        forged = Tickets(b"f" * 32).sign(door.tickets.read(mine.ticket))
+        for wrong in (forged, mine.ticket[:-2], mine.ticket + "A", "", "ü", "=" * 100, "A" * 43):
+            if wrong:
+                with pytest.raises(TicketInvalid):
+                    await door.result("u1", ticket=wrong)
+
+
+async def test_watching_tells_the_result_now_and_when_it_is_final(world: SeckillWorld) -> None:
+    await world.open(total=1)
+    async with front(world) as door:
+        mine = await door.click("u1")
+        heard = []
+        async with asyncio.timeout(10):
+            async for result in door.results.watch(mine.ticket):
+                heard.append(result.status)
+                await world.consume()
+        assert heard == [Status.QUEUED, Status.HOLDER]
+        assert [result.order_id async for result in door.results.watch(mine.ticket)] == [mine.order_id]
+
+
+async def test_order_rpc_hears_whether_the_order_of_a_ticket_is_coming(world: SeckillWorld) -> None:
+    await world.open(total=1)
+    async with front(world) as door:
+        mine = await door.click("u1")
+        ticket, is_coming = await door.results.order_of_ticket(mine.ticket)
+        assert (ticket.order_id, ticket.user_id, is_coming) == (mine.order_id, "u1", True)
+        await world.consume()
+        assert (await door.results.order_of_ticket(mine.ticket))[1]
+        await world.give_back(mine.order_id)
+        await world.relay()
+        assert not (await door.results.order_of_ticket(mine.ticket))[1]
+
+
+async def test_an_entry_of_a_draw_waits_past_the_grace_until_it_is_drawn(world: SeckillWorld) -> None:
+    await world.open(total=1, mode=AdmissionMode.DRAW)
+    async with front(world) as door:
+        mine = await door.click("u1")
+        world.clock.advance(PAST_GRACE)
+        assert (await door.result("u1", ticket=mine.ticket)).status is Status.QUEUED
+
+
+async def test_a_product_without_a_sale_has_no_results(world: SeckillWorld) -> None:
+    async with front(world) as door:
+        with pytest.raises(ActivityNotFound):
+            await door.result()
