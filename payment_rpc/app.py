@@ -8,6 +8,7 @@ from datetime import time, timedelta
 from typing import Protocol
 from zoneinfo import ZoneInfo
 
+from paymesh.payment.v1 import callback_pb2_grpc, ledger_pb2_grpc, payment_pb2_grpc, reconciliation_pb2_grpc, refund_pb2_grpc
 from redis.asyncio import Redis
 
 from mesh.clock import Clock
@@ -15,10 +16,18 @@ from mesh.db import Database
 from mesh.events import StreamDestination
 from mesh.ids import Ids
 from mesh.outbox import Relay
+from mesh.paging import PageTokens
+from mesh.server import MeshServer
 from mesh.worker import Worker
 from payment_rpc.cache import PaymentCache
 from payment_rpc.channels import Channel
 from payment_rpc.domain.statement import ChannelDay
+from payment_rpc.servicer.callbacks import CallbackServicer
+from payment_rpc.servicer.ledger import LedgerServicer
+from payment_rpc.servicer.payments import PaymentServicer
+from payment_rpc.servicer.reconciliation import ReconciliationServicer
+from payment_rpc.servicer.refunds import RefundServicer
+from payment_rpc.servicer.wallets import WalletServicer
 from payment_rpc.usecases.asking import Asking
 from payment_rpc.usecases.callbacks import Callbacks
 from payment_rpc.usecases.charging import Charging, ChargingLimits, OrderReader
@@ -57,7 +66,10 @@ class PaymentApp:
     """Use cases and workers over one database."""
 
     def __init__(self, *, db: Database, clock: Clock, ids: Ids, orders: OrderService, channels: Mapping[str, Channel], redis: Redis | None,
-                 times: Times, return_urls: Mapping[str, tuple[str, ...]], statement_day: ChannelDay = SHANGHAI_DAY) -> None:
+                 times: Times, page_tokens: PageTokens, return_urls: Mapping[str, tuple[str, ...]],
+                 statement_day: ChannelDay = SHANGHAI_DAY) -> None:
+        self._clock = clock
+        self._page_tokens = page_tokens
         cache = PaymentCache(redis, clock)
         self.order_relay = Relay(db=db, destination=OrderDestination(orders=orders, clock=clock, ids=ids), clock=clock)
         relays = [self.order_relay]
@@ -87,6 +99,19 @@ class PaymentApp:
         self.workers: list[Worker] = make_workers(db=db, clock=clock, asking=self.asking, closing=self.closing, refunds=self.refunds,
                                                   reconciliation=self.reconciliation, relays=relays,
                                                   idle_seconds=times.scan_interval_seconds)
+
+    def add_to(self, server: MeshServer) -> None:
+        """Puts the services of payment_rpc behind a server's pipeline."""
+        server.add(payment_pb2_grpc.add_PaymentServiceServicer_to_server, PaymentServicer(
+            charging=self.charging, closing=self.closing, taking_back=self.taking_back, conflicts=self.conflicts, reading=self.reading,
+            page_tokens=self._page_tokens))
+        server.add(refund_pb2_grpc.add_RefundServiceServicer_to_server, RefundServicer(refunds=self.refunds, page_tokens=self._page_tokens))
+        server.add(ledger_pb2_grpc.add_WalletServiceServicer_to_server, WalletServicer(
+            charging=self.charging, wallets=self.wallets, clock=self._clock, page_tokens=self._page_tokens))
+        server.add(ledger_pb2_grpc.add_LedgerServiceServicer_to_server, LedgerServicer(self.verifying))
+        server.add(reconciliation_pb2_grpc.add_ReconciliationServiceServicer_to_server, ReconciliationServicer(
+            reconciliation=self.reconciliation, page_tokens=self._page_tokens))
+        server.add(callback_pb2_grpc.add_CallbackServiceServicer_to_server, CallbackServicer(self.callbacks))
 
     def _wake_order_relay(self) -> None:
         self._wake(relay_worker(self.order_relay))

@@ -20,30 +20,12 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.descriptor import MethodDescriptor
 from paymesh.options.v1 import options_pb2
 from paymesh.order.v1 import allocation_pb2, catalog_pb2, order_pb2, statistics_pb2
-from paymesh.payment.v1 import (
-    callback_pb2,
-    callback_pb2_grpc,
-    ledger_pb2,
-    ledger_pb2_grpc,
-    payment_pb2,
-    payment_pb2_grpc,
-    reconciliation_pb2,
-    reconciliation_pb2_grpc,
-    refund_pb2,
-    refund_pb2_grpc,
-)
+from paymesh.payment.v1 import callback_pb2, ledger_pb2, payment_pb2, reconciliation_pb2, refund_pb2
 
 from mesh.auth import CallerTokens, UserTokenIssuer, UserTokens
-from mesh.paging import PageTokens
 from mesh.server import MeshServer
 from mesh.settings import MeshSettings
 from mesh.wire_errors import from_rpc_error
-from payment_rpc.servicer.callbacks import CallbackServicer
-from payment_rpc.servicer.ledger import LedgerServicer
-from payment_rpc.servicer.payments import PaymentServicer
-from payment_rpc.servicer.reconciliation import ReconciliationServicer
-from payment_rpc.servicer.refunds import RefundServicer
-from payment_rpc.servicer.wallets import WalletServicer
 from tests.builders_payment import PaymentWorld, payment_world
 from tests.echo import plain_channel
 from tests.fakes import EPOCH, FakeClock, FakeIds
@@ -176,20 +158,6 @@ class Servers:
         return 0
 
 
-def add_payment_rpc(server: MeshServer, world: PaymentWorld) -> None:
-    app, page_tokens = world.app, PageTokens(b"page tokens of the access matrix")
-    server.add(payment_pb2_grpc.add_PaymentServiceServicer_to_server, PaymentServicer(
-        charging=app.charging, closing=app.closing, taking_back=app.taking_back, conflicts=app.conflicts, reading=app.reading,
-        page_tokens=page_tokens))
-    server.add(refund_pb2_grpc.add_RefundServiceServicer_to_server, RefundServicer(refunds=app.refunds, page_tokens=page_tokens))
-    server.add(ledger_pb2_grpc.add_WalletServiceServicer_to_server, WalletServicer(
-        charging=app.charging, wallets=app.wallets, clock=world.clock, page_tokens=page_tokens))
-    server.add(ledger_pb2_grpc.add_LedgerServiceServicer_to_server, LedgerServicer(app.verifying))
-    server.add(reconciliation_pb2_grpc.add_ReconciliationServiceServicer_to_server, ReconciliationServicer(
-        reconciliation=app.reconciliation, page_tokens=page_tokens))
-    server.add(callback_pb2_grpc.add_CallbackServiceServicer_to_server, CallbackServicer(app.callbacks))
-
-
 @asynccontextmanager
 async def running(folder: Path, *, environment: str = "test") -> AsyncIterator[Servers]:
     async with AsyncExitStack() as stack:
@@ -200,10 +168,7 @@ async def running(folder: Path, *, environment: str = "test") -> AsyncIterator[S
         for service in SERVICES:
             settings = MeshSettings(service=service, environment=environment, port=0, var_dir=folder)
             server = MeshServer(settings, clock=world.clock, ids=world.ids, user_tokens=tokens.users, caller_tokens=tokens.of(service))
-            if service == "payment_rpc":
-                add_payment_rpc(server, world)
-            else:
-                world.order_side.real.add_to(server)
+            (world.app if service == "payment_rpc" else world.order_side.real).add_to(server)
             await server.start()
             stack.push_async_callback(server.stop, 0)
             servers.running[service] = server
