@@ -6,15 +6,14 @@ that it will never take it.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from datetime import timedelta
 
-import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.clock import Clock
 from mesh.db import Database
+from mesh.worker import each
 from payment_rpc.channels import Channel, ChannelFact, ChannelStatus
 from payment_rpc.domain.attempt import Attempt
 from payment_rpc.domain.payment import PaymentState
@@ -23,9 +22,6 @@ from payment_rpc.usecases.facts import Applied, Facts
 
 # How long after a deadline a channel that cannot close may still take money in time.
 CLOSE_GRACE = timedelta(minutes=5)
-CONCURRENCY = 8  # questions under way at once: one that gets no answer holds up only its own place
-
-log = structlog.get_logger()
 
 
 class Asking:
@@ -41,20 +37,8 @@ class Asking:
 
     async def run_once(self) -> int:
         """Asks for every attempt that is due; returns how many. One that fails or hangs stands in no other's way."""
-        due = await self._db.run(self._claim)
-        gate = asyncio.Semaphore(CONCURRENCY)
-
-        async def ask(attempt: Attempt) -> None:
-            async with gate:
-                try:
-                    await self._ask(attempt)
-                except Exception:
-                    log.exception("asking_failed", attempt_id=attempt.attempt_id, payment_id=attempt.payment_id)
-
-        async with asyncio.TaskGroup() as group:
-            for attempt in due:
-                group.create_task(ask(attempt))
-        return len(due)
+        return await each(await self._db.run(self._claim), self._ask, failed="asking_failed",
+                          about=lambda attempt: {"attempt_id": attempt.attempt_id, "payment_id": attempt.payment_id})
 
     async def query(self, attempt: Attempt) -> Applied:
         """Asks the channel now. An attempt that it does not know, and that nobody can be sending any more, is closed there and lost."""

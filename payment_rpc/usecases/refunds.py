@@ -18,6 +18,7 @@ from mesh.failpoints import failpoint
 from mesh.ids import Ids
 from mesh.money import Money
 from mesh.receipts import ReceiptKey
+from mesh.worker import each
 from payment_rpc.cache import PaymentCache
 from payment_rpc.channels import Channel, RefundChannelFact, RefundChannelStatus
 from payment_rpc.domain import ledger as bookings
@@ -124,14 +125,10 @@ class Refunds:
                                    limit=limit, visible_to=caller)
 
     async def run_once(self) -> int:
-        """Sends what was not sent and asks for what has no result; returns how many. One that fails does not keep the others waiting."""
-        due = await self._db.run(self._claim)
-        for refund in due:
-            try:
-                await self._advance(refund)
-            except Exception:
-                log.exception("refund_not_advanced", refund_id=refund.refund_id)
-        return len(due)
+        """Sends what was not sent and asks for what has no result; returns how many. One that fails or hangs stands in no other's
+        way."""
+        return await each(await self._db.run(self._claim), self._advance, failed="refund_not_advanced",
+                          about=lambda refund: {"refund_id": refund.refund_id, "payment_id": refund.payment_id})
 
     async def apply(self, news: RefundChannelFact) -> Refund:
         """Applies what a channel said about a refund. The same news again changes nothing.

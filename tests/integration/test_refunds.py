@@ -226,6 +226,29 @@ async def test_an_automatic_refund_that_fails_calls_a_person(world: PaymentWorld
     assert (await world.payment(payment.payment_id)).state is PaymentState.LATE_SUCCESS
 
 
+async def test_a_refund_that_gets_no_answer_keeps_no_other_one_waiting(world: PaymentWorld, line: RefundLine,
+                                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    line.lose_answers = True
+    hung, *others = [await refund(world, await paid(world)) for _ in range(9)]
+    line.lose_answers = False
+    told, ended = asyncio.Event(), list[str]()
+
+    async def query_refund(refund_id: str, *, timeout_seconds: float) -> RefundChannelFact:
+        if refund_id == hung.refund_id:
+            await told.wait()  # until all of the others have their answer
+        ended.append(refund_id)
+        if len(ended) == len(others):
+            told.set()
+        return await line.query_refund(refund_id, timeout_seconds=timeout_seconds)
+
+    monkeypatch.setattr(world.channel, "query_refund", query_refund)
+    world.clock.advance(LEASE_SECONDS)
+    async with asyncio.timeout(10):
+        assert await world.app.refunds.run_once() == 9
+    assert ended[-1] == hung.refund_id
+    assert {row["state"] for row in await world.rows(REFUND)} == {"SUCCESS"}
+
+
 @pytest.mark.parametrize(("caller", "changes", "error"), [
     (STRANGER, {}, PaymentNotFound),
     (CLERK, {"payment_id": "PAYnone"}, PaymentNotFound),
