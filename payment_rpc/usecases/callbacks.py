@@ -63,7 +63,9 @@ class Callbacks:
             raise ChannelNotSupported
         news = self._channels[channel].verify_callback(body=body, timestamp=timestamp, signature=signature, now=self._clock.now())
         if isinstance(news, RefundChannelFact):
-            _, changed = await self._refunds.take(news)
+            _, payment = await self._db.run(self._refunds.write, news)
+            await self._refunds.announce(payment)
+            changed = payment is not None
         else:
             changed = (await self._facts.apply(news)).changed
         return CallbackResult.PROCESSED if changed else CallbackResult.IGNORED

@@ -136,18 +136,21 @@ class Refunds:
         Raises:
             RefundNotFound: it is not one of ours.
         """
-        refund, _ = await self.take(news)
+        refund, payment = await self._db.run(self.write, news)
+        await self.announce(payment)
         return refund
 
-    async def take(self, news: RefundChannelFact) -> tuple[Refund, bool]:
-        """`apply`, and whether the news changed anything."""
+    async def write(self, tx: AsyncConnection, news: RefundChannelFact) -> tuple[Refund, Payment | None]:
+        """`apply` inside a transaction of the caller's, who calls `announce` after its commit. The payment is None when nothing changed."""
         fact = RefundFact(kind=_KINDS[news.status], channel_refund_no=news.channel_refund_no, occurred_at=news.occurred_at, reason=news.reason,
                           message=news.message, fee_returned=news.fee_returned)
-        refund, payment = await self._db.run(self._write, news.refund_id, fact)
+        return await write_refund_fact(tx, news.refund_id, fact, ids=self._ids, at=self._clock.now())
+
+    async def announce(self, payment: Payment | None) -> None:
+        """What follows the commit of `write`."""
         failpoint("payment.refund_fact.after_commit")
         if payment is not None:
             await self._cache.put_changed(payment)
-        return refund, payment is not None
 
     async def _advance(self, refund: Refund) -> None:
         if refund.state is RefundState.CREATED:
@@ -225,9 +228,6 @@ class Refunds:
         submitted = present.submit(lease=self._lease, at=self._clock.now())
         await refunds.save_refund(tx, submitted, read_version=present.version)
         return submitted
-
-    async def _write(self, tx: AsyncConnection, refund_id: str, fact: RefundFact) -> tuple[Refund, Payment | None]:
-        return await write_refund_fact(tx, refund_id, fact, ids=self._ids, at=self._clock.now())
 
     async def _claim(self, tx: AsyncConnection) -> list[Refund]:
         return await refunds.claim_due(tx, now=self._clock.now(), limit=BATCH)
