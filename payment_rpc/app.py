@@ -21,6 +21,7 @@ from mesh.server import MeshServer
 from mesh.worker import Worker
 from payment_rpc.cache import PaymentCache
 from payment_rpc.channels import Channel
+from payment_rpc.domain.attempt import Schedule
 from payment_rpc.domain.statement import ChannelDay
 from payment_rpc.servicer.callbacks import CallbackServicer
 from payment_rpc.servicer.ledger import LedgerServicer
@@ -60,6 +61,8 @@ class Times:
     attempt_lease_seconds: float
     scan_interval_seconds: float
     scan_batch_size: int
+    scan_threshold_seconds: float = 0
+    close_grace_seconds: float = 300
 
 
 class PaymentApp:
@@ -71,21 +74,23 @@ class PaymentApp:
         self._clock = clock
         self._page_tokens = page_tokens
         cache = PaymentCache(redis, clock)
+        batch = times.scan_batch_size
+        schedule = Schedule(threshold=timedelta(seconds=times.scan_threshold_seconds), close_grace=timedelta(seconds=times.close_grace_seconds))
         self.order_relay = Relay(db=db, destination=OrderDestination(orders=orders, clock=clock, ids=ids), clock=clock)
         relays = [self.order_relay]
         if redis is not None:
             relays.append(Relay(db=db, destination=StreamDestination(redis, PAYMENT_TOPIC), clock=clock))
         self.facts = Facts(db=db, clock=clock, ids=ids, cache=cache, wake_relay=self._wake_order_relay)
-        self.asking = Asking(db=db, clock=clock, facts=self.facts, channels=channels, batch=times.scan_batch_size,
+        self.asking = Asking(db=db, clock=clock, facts=self.facts, channels=channels, schedule=schedule, batch=batch,
                              timeout_seconds=times.channel_timeout_seconds)
-        self.closing = Closing(db=db, clock=clock, asking=self.asking)
+        self.closing = Closing(db=db, clock=clock, asking=self.asking, batch=batch)
         self.charging = Charging(
             db=db, clock=clock, orders=orders, facts=self.facts, asking=self.asking, closing=self.closing, channels=channels,
             starting=Starting(db=db, clock=clock, ids=ids, lease=timedelta(seconds=times.attempt_lease_seconds)),
             tell_order=self.order_relay.deliver, cache=cache,
             limits=ChargingLimits(channel_timeout_seconds=times.channel_timeout_seconds, return_urls=return_urls))
         self.refunds = Refunds(db=db, clock=clock, ids=ids, cache=cache, channels=channels, lease=timedelta(seconds=times.attempt_lease_seconds),
-                               timeout_seconds=times.channel_timeout_seconds)
+                               batch=batch, timeout_seconds=times.channel_timeout_seconds)
         self.taking_back = TakingBack(db=db, clock=clock, closing=self.closing)
         self.conflicts = Conflicts(db=db, clock=clock, ids=ids)
         self.reading = Reading(db=db, cache=cache)

@@ -7,7 +7,6 @@ that it will never take it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -15,23 +14,22 @@ from mesh.clock import Clock
 from mesh.db import Database
 from mesh.worker import each
 from payment_rpc.channels import Channel, ChannelFact, ChannelStatus
-from payment_rpc.domain.attempt import Attempt
+from payment_rpc.domain.attempt import Attempt, Schedule
 from payment_rpc.domain.payment import PaymentState
 from payment_rpc.store import attempts, payments
 from payment_rpc.usecases.facts import Applied, Facts
-
-# How long after a deadline a channel that cannot close may still take money in time.
-CLOSE_GRACE = timedelta(minutes=5)
 
 
 class Asking:
     """Queries and closes attempts at their channels and applies the answers."""
 
-    def __init__(self, *, db: Database, clock: Clock, facts: Facts, channels: Mapping[str, Channel], batch: int, timeout_seconds: float) -> None:
+    def __init__(self, *, db: Database, clock: Clock, facts: Facts, channels: Mapping[str, Channel], schedule: Schedule, batch: int,
+                 timeout_seconds: float) -> None:
         self._db = db
         self._clock = clock
         self._facts = facts
         self._channels = channels
+        self._schedule = schedule
         self._batch = batch
         self._timeout_seconds = timeout_seconds
 
@@ -79,7 +77,7 @@ class Asking:
                 news = ChannelFact(attempt_id=attempt.attempt_id, status=ChannelStatus.CLOSED)
         elif news.status is ChannelStatus.PENDING:
             payment = await self._db.read(payments.read_payment, attempt.payment_id)
-            if payment.expires_at + CLOSE_GRACE <= now:
+            if payment.expires_at + self._schedule.close_grace <= now:
                 news = ChannelFact(attempt_id=attempt.attempt_id, status=ChannelStatus.CLOSED, amount=attempt.amount, reason="PAYMENT_CLOSED",
                                    message="nobody paid until the deadline")
         return await self._facts.apply(news)
@@ -92,4 +90,4 @@ class Asking:
             await self.query(attempt)
 
     async def _claim(self, tx: AsyncConnection) -> list[Attempt]:
-        return await attempts.claim_due(tx, now=self._clock.now(), limit=self._batch)
+        return await attempts.claim_due(tx, now=self._clock.now(), limit=self._batch, schedule=self._schedule)

@@ -18,8 +18,6 @@ from payment_rpc.domain.payment import UNDECIDED, Payment, PaymentState
 from payment_rpc.store import attempts, payments
 from payment_rpc.usecases.asking import Asking
 
-EXPIRY_BATCH = 100
-
 
 class CloseResult(StrEnum):
     """What became of the payments of an order, by precedence."""
@@ -41,10 +39,11 @@ class OrderClosed:
 class Closing:
     """Closes payments that nobody should pay any more."""
 
-    def __init__(self, *, db: Database, clock: Clock, asking: Asking) -> None:
+    def __init__(self, *, db: Database, clock: Clock, asking: Asking, batch: int) -> None:
         self._db = db
         self._clock = clock
         self._asking = asking
+        self._batch = batch
 
     async def close(self, payment_id: str) -> Payment:
         """Closes one payment at its channel and returns it as it is then: CLOSED, paid after all, or CLOSING while the channel does not answer."""
@@ -95,7 +94,7 @@ class Closing:
         return payment, [attempt for attempt in await attempts.attempts_of(tx, payment_id) if attempt.state in OPEN]
 
     async def _expire(self, tx: AsyncConnection) -> int:
-        expired = await payments.claim_expired(tx, now=self._clock.now(), limit=EXPIRY_BATCH)
+        expired = await payments.claim_expired(tx, now=self._clock.now(), limit=self._batch)
         for payment in expired:
             await self._to_closing(tx, payment)
         return len(expired)

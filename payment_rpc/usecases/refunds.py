@@ -32,7 +32,6 @@ from payment_rpc.domain.wallet import EntryKind
 from payment_rpc.store import attempts, ledger, payments, refunds, wallets
 from payment_rpc.usecases.messages import order_message, refund_events
 
-BATCH = 100
 _KINDS = {
     RefundChannelStatus.SUCCESS: RefundFactKind.SUCCESS,
     RefundChannelStatus.FAILED: RefundFactKind.FAILED,
@@ -73,13 +72,14 @@ class Refunds:
     """Gives money back."""
 
     def __init__(self, *, db: Database, clock: Clock, ids: Ids, cache: PaymentCache, channels: Mapping[str, Channel], lease: timedelta,
-                 timeout_seconds: float) -> None:
+                 batch: int, timeout_seconds: float) -> None:
         self._db = db
         self._clock = clock
         self._ids = ids
         self._cache = cache
         self._channels = channels
         self._lease = lease
+        self._batch = batch
         self._timeout_seconds = timeout_seconds
 
     async def create(self, command: CreateRefund, caller: Caller) -> Refund:
@@ -230,7 +230,7 @@ class Refunds:
         return submitted
 
     async def _claim(self, tx: AsyncConnection) -> list[Refund]:
-        return await refunds.claim_due(tx, now=self._clock.now(), limit=BATCH)
+        return await refunds.claim_due(tx, now=self._clock.now(), limit=self._batch)
 
 
 async def add_refund(tx: AsyncConnection, payment: Payment, refund: Refund, *, held_by: str, read_version: int, at: datetime) -> Payment:
