@@ -105,13 +105,14 @@ class Refunds:
         Raises:
             PaymentNotFound, RefundNotAllowed, RefundExceedsRefundable, InvalidArgument.
         """
-        payment = await self._db.read(payments.get_payment, payment_id, visible_to=caller)
+        payment, returned = await self._db.read(_payment_and_fees_returned, payment_id, caller)
         after, wanted = reserve(payment, _amount(amount, payment), at=self._clock.now())
         held_by = bookings.holder(payment, stands_alone=False, channel=payment.channel)
         steps = (bookings.refund_reserved(refund_id="preview", payment_id=payment_id, channel=payment.channel, held_by=held_by, amount=wanted),
                  bookings.refunded(refund_id="preview", payment=payment, channel=payment.channel, amount=wanted))
         return RefundPreview(amount=wanted, refundable=refundable(payment), refundable_after=refundable(after),
-                             fee_returned=bookings.fee_share(payment.fee, captured=payment.captured, before=payment.refunded, amount=wanted),
+                             fee_returned=bookings.fee_share(payment.fee, captured=payment.captured, refunded=payment.refunded + wanted,
+                                                             returned=returned),
                              postings=tuple(posting for step in steps for posting in step.postings))
 
     async def get(self, refund_id: str, caller: Caller) -> Refund:
@@ -279,6 +280,12 @@ async def refund_into_wallet(tx: AsyncConnection, refund: Refund, *, ids: Ids, a
     """Ends a submitted refund of a payment by balance, in the transaction that reserved it: our own books need no time to answer."""
     fact = RefundFact(kind=RefundFactKind.SUCCESS, channel_refund_no=ids.new("WE"), occurred_at=at)
     return await write_refund_fact(tx, refund.refund_id, fact, ids=ids, at=at)
+
+
+async def _payment_and_fees_returned(tx: AsyncConnection, payment_id: str, caller: Caller) -> tuple[Payment, Money]:
+    payment = await payments.get_payment(tx, payment_id, visible_to=caller)
+    own = [refund.refund_id for refund in await refunds.refunds_of(tx, payment_id) if not refund.stands_alone]
+    return payment, await ledger.fees_returned(tx, own, currency=payment.amount.currency)
 
 
 def _answer_of(refund: Refund) -> Refund:

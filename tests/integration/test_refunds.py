@@ -280,6 +280,25 @@ async def test_a_preview_says_what_would_happen_and_moves_nothing(world: Payment
     assert await world.rows(PAYMENT) == before
 
 
+async def test_a_preview_after_a_bounce_counts_the_fee_that_is_back_already(database_url_factory: Callable[[], str], tmp_path: Path) -> None:
+    async with payment_world(database_url_factory(), database_url_factory(), tmp_path, fee_basis_points=60) as world:
+        payment = await paid(world, "177.42")
+        previews = []
+        for amount in ("77.42", "100.00", "70.00"):  # the channel's name for the first one is refund_bounces
+            previews.append((await world.app.refunds.preview(payment_id=payment.payment_id, amount=amount, caller=CLERK)).fee_returned.minor)
+            await refund(world, payment, amount)
+            for _ in range(3):
+                world.clock.advance(3600)
+                await world.app.refunds.run_once()
+                await world.callbacks()
+        everything = await world.app.refunds.preview(payment_id=payment.payment_id, amount="", caller=CLERK)
+        assert [row["state"] for row in await world.rows(REFUND)] == ["REVERSED", "SUCCESS", "SUCCESS"]
+        booked = [row["amount_minor"] for row in await world.rows(LEDGER_POSTING) if row["business_key"].endswith(":fee") and row["side"] == "C"]
+    assert previews == [46, 13, 42]
+    assert sorted(booked[1:]) == sorted(previews)  # after the fee of the capture
+    assert everything.fee_returned.minor == 106 - sum(previews)
+
+
 async def test_every_change_of_a_refund_tells_the_order_all_refunds_of_the_payment(world: PaymentWorld, line: RefundLine) -> None:
     payment = await paid(world)
     await refund(world, payment, "10.00", request_id="a")
