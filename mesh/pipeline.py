@@ -36,6 +36,7 @@ from mesh.errors import (
 from mesh.logs import CallLog, get_logger
 from mesh.metrics import SERVED
 from mesh.policies import Idempotency, MethodPolicy
+from mesh.streams import ServedStreams
 from mesh.trace import Trace
 from mesh.validation import broken_rules, violations_of, warm_up
 from mesh.wire_errors import DETAILS_KEY, STATUS_CODES, ErrorCatalogue, internal_status, to_status
@@ -64,12 +65,13 @@ class Pipeline:
     """Wraps handlers. One per server."""
 
     def __init__(self, *, user_tokens: UserTokens, caller_tokens: CallerTokens, catalogue: ErrorCatalogue, is_development: bool,
-                 call_log: CallLog) -> None:
+                 call_log: CallLog, streams: ServedStreams) -> None:
         self.user_tokens = user_tokens
         self.caller_tokens = caller_tokens
         self.catalogue = catalogue
         self.is_development = is_development
         self.call_log = call_log
+        self.streams = streams
 
     def wrap(self, policy: MethodPolicy, handler: grpc.RpcMethodHandler[Any, Any],
              request_class: type[Message]) -> grpc.RpcMethodHandler[Any, Any]:
@@ -122,7 +124,7 @@ class _Method:
     """One method with everything bound."""
 
     __slots__ = ("_access", "_behaviour", "_call_log", "_caller_tokens", "_catalogue", "_cut", "_gone", "_headers", "_idempotency",
-                 "_metrics", "_package", "_parse", "_path", "_running", "_serialize", "_timeout_seconds", "_user_tokens")
+                 "_metrics", "_package", "_parse", "_path", "_running", "_serialize", "_streams", "_timeout_seconds", "_user_tokens")
 
     def __init__(self, pipeline: Pipeline, policy: MethodPolicy, handler: grpc.RpcMethodHandler[Any, Any], behaviour: Any) -> None:
         self._path = policy.path
@@ -131,6 +133,7 @@ class _Method:
         self._user_tokens = pipeline.user_tokens
         self._caller_tokens = pipeline.caller_tokens
         self._call_log = pipeline.call_log
+        self._streams = pipeline.streams
         self._access = Access(policy)
         self._headers = tuple((binding.header, TextField(binding.field)) for binding in policy.http.headers)
         self._idempotency = policy.idempotency
@@ -177,9 +180,7 @@ class _Method:
         code = 0
         try:
             request = self._admit(raw, context, call, started)
-            async with aclosing(self._behaviour(request, context)) as responses:
-                async for response in responses:
-                    await context.write(self._serialize(response))
+            await self._send_all(request, context)
             if call.trailing:
                 context.set_trailing_metadata(call.trailing)
         except BaseException as error:
@@ -189,6 +190,16 @@ class _Method:
             raise
         finally:
             self._ended(call, code, started)
+
+    async def _send_all(self, request: Any, context: Any) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - for the type: grpc.aio runs every handler in one
+        with self._streams.one(task):
+            # Tells the client that somebody took its call, however long the first answer takes.
+            await context.send_initial_metadata(())
+            async with aclosing(self._behaviour(request, context)) as responses:
+                async for response in responses:
+                    await context.write(self._serialize(response))
 
     def _admit(self, raw: bytes, context: Any, call: Call, started: float) -> Any:
         """The request of a caller who may make it."""
