@@ -99,10 +99,10 @@ class PaymentApp:
         self.reconciliation = Reconciliation(
             db=db, clock=clock, ids=ids, cache=cache, channels=channels, facts=self.facts, refunds=self.refunds, day=statement_day,
             timeout_seconds=times.channel_timeout_seconds, wake_worker=lambda: self._wake(IMPORT_WORKER))
-        self.callbacks = Callbacks(db=db, clock=clock, facts=self.facts, refunds=self.refunds, asking=self.asking, channels=channels,
-                                   timeout_seconds=times.channel_timeout_seconds)
+        self.callbacks = Callbacks(db=db, clock=clock, ids=ids, facts=self.facts, refunds=self.refunds, asking=self.asking,
+                                   channels=channels, timeout_seconds=times.channel_timeout_seconds)
         self.workers: list[Worker] = make_workers(db=db, clock=clock, asking=self.asking, closing=self.closing, refunds=self.refunds,
-                                                  reconciliation=self.reconciliation, relays=relays,
+                                                  callbacks=self.callbacks, reconciliation=self.reconciliation, relays=relays,
                                                   idle_seconds=times.scan_interval_seconds)
 
     def add_to(self, server: MeshServer) -> None:
