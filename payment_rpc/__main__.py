@@ -45,7 +45,8 @@ async def run(settings: PaymentSettings) -> None:
         db=db, clock=clock, ids=ids, orders=Orders(order_channel), channels={sandbox.name: sandbox}, redis=redis,
         times=Times(channel_timeout_seconds=settings.channel_timeout_seconds, attempt_lease_seconds=settings.attempt_lease_seconds,
                     scan_interval_seconds=settings.scan_interval_seconds, scan_batch_size=settings.scan_batch_size,
-                    scan_threshold_seconds=settings.scan_threshold_seconds, close_grace_seconds=settings.close_grace_seconds),
+                    scan_threshold_seconds=settings.scan_threshold_seconds, close_grace_seconds=settings.close_grace_seconds,
+                    scan_action_retention_days=settings.scan_action_retention_days),
         page_tokens=PageTokens.from_settings(settings),
         return_urls={merchant: tuple(prefixes) for merchant, prefixes in settings.return_urls.items()},
         statement_day=ChannelDay(time_zone=settings.statement_time_zone, cut_off=settings.statement_cut_off))

@@ -63,6 +63,7 @@ class Times:
     scan_batch_size: int
     scan_threshold_seconds: float = 0
     close_grace_seconds: float = 300
+    scan_action_retention_days: int = 30
 
 
 class PaymentApp:
@@ -103,7 +104,8 @@ class PaymentApp:
                                    channels=channels, timeout_seconds=times.channel_timeout_seconds)
         self.workers: list[Worker] = make_workers(db=db, clock=clock, asking=self.asking, closing=self.closing, refunds=self.refunds,
                                                   callbacks=self.callbacks, reconciliation=self.reconciliation, relays=relays,
-                                                  idle_seconds=times.scan_interval_seconds)
+                                                  idle_seconds=times.scan_interval_seconds,
+                                                  scan_action_retention=timedelta(days=times.scan_action_retention_days))
 
     def add_to(self, server: MeshServer) -> None:
         """Puts the services of payment_rpc behind a server's pipeline."""

@@ -299,3 +299,23 @@ CHANNEL_CALLBACK = Table(
     Index("ix_channel_callback_result", "result", "received_at"),
     Index("ix_channel_callback_expires_at", "expires_at"),
 )
+
+# What the background scan did about payments and refunds, and what came of it. Purged by age.
+SCAN_ACTION = Table(
+    "scan_action", metadata,
+    Column("id", BigInt, primary_key=True, autoincrement=True),
+    Column("payment_id", Identifier(32), nullable=False),
+    Column("attempt_id", Identifier(32), nullable=False),
+    Column("refund_id", Identifier(32), nullable=False),
+    Column("action", Identifier(16), nullable=False),
+    Column("state_before", Identifier(16), nullable=False),
+    Column("state_after", Identifier(16), nullable=False),
+    Column("result", Identifier(16), nullable=False),
+    Column("reason", String(64), nullable=False),
+    Column("duration_ms", Integer, nullable=False),
+    Column("acted_at", UtcMillis, nullable=False),
+    CheckConstraint("action IN ('QUERY', 'CLOSE', 'SUBMIT', 'NOTIFY')", name="action"),
+    CheckConstraint("duration_ms >= 0", name="duration"),
+    Index("ix_scan_action_payment", "payment_id", "id"),
+    Index("ix_scan_action_acted_at", "acted_at"),
+)

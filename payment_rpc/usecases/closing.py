@@ -15,7 +15,8 @@ from mesh.failpoints import failpoint
 from payment_rpc.domain.attempt import OPEN, Attempt
 from payment_rpc.domain.errors import PaymentStateInvalid
 from payment_rpc.domain.payment import UNDECIDED, Payment, PaymentState
-from payment_rpc.store import attempts, payments
+from payment_rpc.domain.scan import ScanAction, ScanStep, ScanSubject, entries
+from payment_rpc.store import attempts, payments, scan_actions
 from payment_rpc.usecases.asking import Asking
 
 
@@ -96,7 +97,9 @@ class Closing:
     async def _expire(self, tx: AsyncConnection) -> int:
         expired = await payments.claim_expired(tx, now=self._clock.now(), limit=self._batch)
         for payment in expired:
-            await self._to_closing(tx, payment)
+            closing, now = await self._to_closing(tx, payment), self._clock.now()
+            step = ScanStep(action=ScanAction.CLOSE, reason="DEADLINE", began_at=now, ended_at=now)
+            await scan_actions.add(tx, entries([step], ScanSubject(payment_id=payment.payment_id), before=payment.state, after=closing.state))
         return len(expired)
 
     async def _to_closing(self, tx: AsyncConnection, payment: Payment) -> Payment:

@@ -28,9 +28,10 @@ from payment_rpc.domain.payment import WALLET, Payment
 from payment_rpc.domain.refund import OPEN, Refund, RefundState, refundable, reserve
 from payment_rpc.domain.refund_facts import RefundFact, RefundFactKind, apply_refund_fact
 from payment_rpc.domain.refund_snapshot import from_json, to_json
+from payment_rpc.domain.scan import ScanAction, ScanStep, ScanSubject, entries
 from payment_rpc.domain.wallet import EntryKind
-from payment_rpc.store import attempts, ledger, payments, refunds, wallets
-from payment_rpc.usecases.messages import order_message, refund_events
+from payment_rpc.store import attempts, ledger, payments, refunds, scan_actions, wallets
+from payment_rpc.usecases.messages import ORDER_DESTINATION, order_message, refund_events
 
 _KINDS = {
     RefundChannelStatus.SUCCESS: RefundFactKind.SUCCESS,
@@ -131,21 +132,22 @@ class Refunds:
         return await each(await self._db.run(self._claim), self._advance, failed="refund_not_advanced",
                           about=lambda refund: {"refund_id": refund.refund_id, "payment_id": refund.payment_id})
 
-    async def apply(self, news: RefundChannelFact) -> Refund:
-        """Applies what a channel said about a refund. The same news again changes nothing.
+    async def apply(self, news: RefundChannelFact, *, steps: Sequence[ScanStep] = ()) -> Refund:
+        """Applies what a channel said about a refund. The same news again changes nothing. `steps` is what the background scan did to hear it; its
+        diary is written in the same transaction, also when nothing changed.
 
         Raises:
             RefundNotFound: it is not one of ours.
         """
-        refund, payment = await self._db.run(self.write, news)
+        refund, payment = await self._db.run(self.write, news, steps=steps)
         await self.announce(payment)
         return refund
 
-    async def write(self, tx: AsyncConnection, news: RefundChannelFact) -> tuple[Refund, Payment | None]:
+    async def write(self, tx: AsyncConnection, news: RefundChannelFact, *, steps: Sequence[ScanStep] = ()) -> tuple[Refund, Payment | None]:
         """`apply` inside a transaction of the caller's, who calls `announce` after its commit. The payment is None when nothing changed."""
         fact = RefundFact(kind=_KINDS[news.status], channel_refund_no=news.channel_refund_no, occurred_at=news.occurred_at, reason=news.reason,
                           message=news.message, fee_returned=news.fee_returned)
-        return await write_refund_fact(tx, news.refund_id, fact, ids=self._ids, at=self._clock.now())
+        return await write_refund_fact(tx, news.refund_id, fact, ids=self._ids, at=self._clock.now(), steps=steps)
 
     async def announce(self, payment: Payment | None) -> None:
         """What follows the commit of `write`."""
@@ -155,21 +157,30 @@ class Refunds:
 
     async def _advance(self, refund: Refund) -> None:
         if refund.state is RefundState.CREATED:
-            await self._send(await self._db.run(self._submit, refund))
+            await self._send(await self._db.run(self._submit, refund), by_scan=(refund.state, ()))
             return
+        began_at = self._clock.now()
         news = await self._channels[refund.channel].query_refund(refund.refund_id, timeout_seconds=self._timeout_seconds)
+        asked = ScanStep(action=ScanAction.QUERY, result=news.status, reason=news.reason, began_at=began_at, ended_at=self._clock.now())
         if news.status is RefundChannelStatus.NOT_FOUND and refund.lease_until <= self._clock.now():
-            await self._send(await self._db.run(self._submit, refund))  # lost before the channel: once more, under the same id
+            # Lost before the channel: once more, under the same id.
+            await self._send(await self._db.run(self._submit, refund), by_scan=(refund.state, (asked,)))
         else:
-            await self.apply(news)
+            await self.apply(news, steps=(asked,))
 
-    async def _send(self, refund: Refund) -> Refund:
+    async def _send(self, refund: Refund, *, by_scan: tuple[RefundState, Sequence[ScanStep]] | None = None) -> Refund:
+        """Submits a refund and applies the answer. `by_scan`: the state in which the background found it, and what it did before this."""
+        began_at = self._clock.now()
         news = await self._channels[refund.channel].refund(
             refund_id=refund.refund_id, attempt_id=refund.attempt_id, amount=refund.amount, reason=refund.reason,
             timeout_seconds=self._timeout_seconds)
         failpoint("payment.refund.after_channel")
+        steps: Sequence[ScanStep] = ()
+        if by_scan is not None:
+            steps = (*by_scan[1], ScanStep(action=ScanAction.SUBMIT, result=news.status, reason=news.reason, began_at=began_at,
+                                           ended_at=self._clock.now(), state_before=by_scan[0]))
         try:
-            return await self.apply(news)
+            return await self.apply(news, steps=steps)
         except (Unavailable, OutcomeUnknown, Conflict):
             log.exception("refund_fact_written_later", refund_id=refund.refund_id)
             return refund
@@ -243,12 +254,16 @@ async def add_refund(tx: AsyncConnection, payment: Payment, refund: Refund, *, h
     return booked
 
 
-async def write_refund_fact(tx: AsyncConnection, refund_id: str, fact: RefundFact, *, ids: Ids, at: datetime) -> tuple[Refund, Payment | None]:
-    """One transaction's work for refund, payment, wallet, ledger, messages and receipt. The payment is None when nothing changed."""
+async def write_refund_fact(tx: AsyncConnection, refund_id: str, fact: RefundFact, *, ids: Ids, at: datetime,
+                            steps: Sequence[ScanStep] = ()) -> tuple[Refund, Payment | None]:
+    """One transaction's work for refund, payment, wallet, ledger, messages, receipt and, with `steps`, the scan's diary. The payment is None when
+    nothing changed."""
     payment = await payments.lock_payment(tx, (await refunds.read_refund(tx, refund_id)).payment_id)
     refund = await refunds.read_refund(tx, refund_id)
     decision = apply_refund_fact(payment, refund, fact, at=at)
+    subject = ScanSubject(payment_id=payment.payment_id, attempt_id=refund.attempt_id, refund_id=refund_id)
     if not decision.changes(refund):
+        await scan_actions.add(tx, entries(steps, subject, before=refund.state, after=refund.state))
         return refund, None
     await refunds.save_refund(tx, decision.refund, read_version=refund.version)
     after = decision.payment
@@ -270,6 +285,8 @@ async def write_refund_fact(tx: AsyncConnection, refund_id: str, fact: RefundFac
         messages.append(order_message(after, await refunds.refunds_of(tx, payment.payment_id), ids=ids, at=at))
     if messages:
         await outbox.put(tx, *messages)
+    told = next((message.event_id for message in messages if message.destination == ORDER_DESTINATION), "")
+    await scan_actions.add(tx, entries(steps, subject, before=refund.state, after=decision.refund.state, event_id=told))
     if refund.state in OPEN and decision.refund.state not in OPEN:
         await receipts.finish(tx, resource_id=refund_id, answer=to_json(decision.refund))
     failpoint("payment.refund_fact.before_commit")

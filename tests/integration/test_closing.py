@@ -12,6 +12,7 @@ import pytest
 from mesh.errors import RequestCanceled
 from order_rpc.domain.order import OrderState
 from payment_rpc.app import PaymentApp
+from payment_rpc.channels import ChannelFact, ChannelStatus
 from payment_rpc.domain.errors import MoneyError, OrderNotPayable, PaymentNotFound, PaymentStateInvalid
 from payment_rpc.domain.payment import Payment, PaymentState
 from payment_rpc.tables import ATTEMPT, PAYMENT
@@ -146,7 +147,11 @@ async def ask_when_due(world: PaymentWorld, app: PaymentApp, payment: Payment) -
 async def test_what_a_channel_cannot_close_is_asked_for_and_closed_when_deadline_and_grace_are_over(
         world: PaymentWorld, monkeypatch: pytest.MonkeyPatch, grace_seconds: int) -> None:
     """Left to the schedule alone the last question before the deadline would put the next one off by an hour."""
+    async def query(attempt_id: str, *, timeout_seconds: float) -> ChannelFact:
+        return ChannelFact(attempt_id=attempt_id, status=ChannelStatus.PENDING)
+
     monkeypatch.setattr(type(world.channel), "closable", property(lambda _: False))
+    monkeypatch.setattr(world.channel, "query", query)
     app = world.make_app(times=replace(TIMES, close_grace_seconds=grace_seconds))
     payment = await world.cashier(order := await world.order())
     assert (await app.closing.close_order(merchant_id="mall", order_id=order.order_id)).result is CloseResult.CLOSING
