@@ -74,10 +74,11 @@ class TokenBucket:
 
     def take(self, now: datetime) -> bool:
         """True when there is a token; takes it."""
-        full_at = now if self._full_at is None else min(max(self._full_at, now), now + self._whole)  # a clock that is set back refills nothing
-        if full_at + self._every - now > self._whole:
+        # A clock that was set back leaves the bucket empty, not empty for as long as it was set back.
+        self._full_at = now if self._full_at is None else min(max(self._full_at, now), now + self._whole)
+        if self._full_at + self._every - now > self._whole:
             return False
-        self._full_at = full_at + self._every
+        self._full_at += self._every
         return True
 
 

@@ -128,14 +128,6 @@ async def test_another_amount_in_a_callback_is_parked(world: PaymentWorld) -> No
     assert await world.attention() == [("AMOUNT_CONFLICT", attempt_id)]
 
 
-async def test_twenty_equal_callbacks_at_once_change_one_thing(world: PaymentWorld) -> None:
-    payment, attempt_id = await waiting(world)
-    results = await asyncio.gather(*(deliver(world, callback(attempt_id)) for _ in range(20)))
-    assert sorted(results) == [CallbackResult.IGNORED] * 19 + [CallbackResult.PROCESSED]
-    assert (await world.payment(payment.payment_id)).version == payment.version + 1
-    assert (len(await world.rows(LEDGER_TRANSACTION)), await world.ledger_problems()) == (1, [])
-
-
 async def test_a_callback_that_overtakes_the_answer_is_the_answer(world: PaymentWorld) -> None:
     order = await world.order()
 
