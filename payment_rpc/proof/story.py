@@ -1,5 +1,5 @@
-"""What payment_rpc knows about an order, in words for a support person. Payments keep no diary; attempts, callbacks, bookings, refunds and
-messages are one."""
+"""What payment_rpc knows about an order, in words for a support person. Payments keep no diary; attempts, callbacks, the scan's actions,
+bookings, refunds and messages are one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from payment_rpc.domain.payment import BALANCE, CASHIER, TOP_UP, UNDECIDED, WALL
 from payment_rpc.domain.refund import OPEN as OPEN_REFUND
 from payment_rpc.domain.refund import Refund, RefundState
 from payment_rpc.proof.callbacks import callback_lines, callback_nexts
-from payment_rpc.store import attempts, callbacks, payments, refunds
+from payment_rpc.proof.scans import scan_lines
+from payment_rpc.store import attempts, callbacks, payments, refunds, scan_actions
 from payment_rpc.tables import ATTEMPT, ATTENTION, LEDGER_POSTING, LEDGER_TRANSACTION, PAYMENT, REFUND
 from payment_rpc.usecases.messages import ORDER_DESTINATION
 
@@ -83,6 +84,7 @@ async def _story(tx: AsyncConnection, key: OrderKey) -> Story:
     lines = [line for payment in found for line in _payment_lines(payment)]
     heard = await callbacks.callbacks_of_payments(tx, ids)
     lines += callback_lines(heard)
+    lines += scan_lines(await scan_actions.of_payments(tx, ids))
     lines += [line for attempt in own_attempts for line in _attempt_lines(attempt)]
     lines += [line for refund in own_refunds for line in _refund_lines(refund)]
     lines += [*await _ledger_lines(tx, ids), *told, *_attention_lines(attention)]
