@@ -333,25 +333,15 @@ class MeshChannel(grpc.aio.Channel):
                        deadline: float) -> AsyncGenerator[bytes]:
         """One attempt. A replica is busy with it until it has taken it: an open stream without news does not mean that the replica hangs."""
         started = monotonic()
-        taken = False
-        healthy: bool | None = None
-
-        def let_go() -> None:
-            nonlocal taken
-            if not taken:
-                taken = True
-                ended = monotonic()
-                replica.end(ended)
-                self._replicas.ended(replica, ended - started, healthy=healthy)
-
+        busy, healthy = True, None
         callable_: Any = replica.channel.unary_stream(method.path)
         replica.begin(started)
         rpc = callable_(request, timeout=deadline - started, metadata=headers)
         try:
             await rpc.initial_metadata()
             if not rpc.done():
-                healthy = True
-                let_go()
+                busy = False
+                self._let_go(replica, started, healthy=True)
             async for answer in rpc:
                 yield answer
             healthy = True
@@ -366,7 +356,13 @@ class MeshChannel(grpc.aio.Channel):
             raise NeighbourUnavailable(grpc_code=_CANCELLED) from None  # the channel was closed under the call
         finally:
             rpc.cancel()
-            let_go()
+            if busy:
+                self._let_go(replica, started, healthy=healthy)
+
+    def _let_go(self, replica: Replica, started: float, *, healthy: bool | None) -> None:
+        ended = monotonic()
+        replica.end(ended)
+        self._replicas.ended(replica, ended - started, healthy=healthy)
 
 
 def _person(caller: Caller) -> str:
