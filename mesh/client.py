@@ -19,7 +19,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from grpc.aio import AioRpcError
 
 from mesh.auth import CallerTokens
-from mesh.call import CALLER, CURRENT, IDEMPOTENCY_KEY, REQUEST_ID, TRACEPARENT, Call, Caller, Role
+from mesh.call import CALLER, CURRENT, IDEMPOTENCY_KEY, REQUEST_ID, TRACEPARENT, Call, Caller, Role, mark_effects
 from mesh.discovery import Discovery, Endpoint
 from mesh.errors import DeadlineExceeded, InvalidArgument, MeshError, NeighbourUnavailable, RemoteError
 from mesh.logs import get_logger
@@ -48,7 +48,7 @@ class _NeverSent(NeighbourUnavailable):
 
 
 class _Method:
-    __slots__ = ("keyed", "metrics", "path", "repeatable", "timeout_seconds")
+    __slots__ = ("effects", "keyed", "metrics", "path", "repeatable", "timeout_seconds")
 
     def __init__(self, target: str, path: str, pool: DescriptorPool) -> None:
         service, _, name = path.strip("/").rpartition("/")
@@ -56,6 +56,7 @@ class _Method:
         self.path = path
         self.timeout_seconds = policy.timeout_seconds
         self.repeatable = policy.repeatable
+        self.effects = policy.side_effects
         self.keyed = policy.idempotency is not Idempotency.NONE  # a key makes a call repeatable only where the server looks at it
         self.metrics = CALLED.of(target, f"{service}/{name}")
 
@@ -240,6 +241,8 @@ class MeshChannel(grpc.aio.Channel):
             replica = await self._replicas.pick(deadline, tried)
             if replica in tried:  # there is no other
                 await self._back_off(len(tried), deadline)
+            if method.effects:
+                mark_effects()
             try:
                 return await self._attempt(replica, method, request, headers, deadline, want_trailing=want_trailing)
             except RemoteError as error:
@@ -320,6 +323,8 @@ class MeshChannel(grpc.aio.Channel):
             replica = await self._replicas.pick(deadline, tried)
             if replica in tried:  # there is no other
                 await self._back_off(len(tried), deadline)
+            if method.effects:
+                mark_effects()
             answers = self._answers(replica, method, request, headers, deadline)
             try:
                 return await anext(answers, None), answers

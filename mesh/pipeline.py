@@ -25,11 +25,13 @@ from mesh.call import AUTHORIZATION, CALLER, CURRENT, IDEMPOTENCY_KEY, REQUEST_I
 from mesh.errors import (
     Conflict,
     DeadlineExceeded,
+    IdempotencyKeyInUse,
     IdempotencyKeyMissing,
     InvalidArgument,
     MeshError,
     NeighbourUnavailable,
     NotFound,
+    Outcome,
     RemoteError,
     TokenInvalid,
 )
@@ -39,7 +41,7 @@ from mesh.policies import Idempotency, MethodPolicy
 from mesh.streams import ServedStreams
 from mesh.trace import Trace
 from mesh.validation import broken_rules, violations_of, warm_up
-from mesh.wire_errors import DETAILS_KEY, STATUS_CODES, ErrorCatalogue, internal_status, to_status
+from mesh.wire_errors import DETAILS_KEY, STATUS_CODES, AboutMoney, ErrorCatalogue, internal_status, to_status
 
 __all__ = ["Pipeline", "current_idempotency_key", "mark_replayed"]
 
@@ -124,7 +126,8 @@ class _Method:
     """One method with everything bound."""
 
     __slots__ = ("_access", "_behaviour", "_call_log", "_caller_tokens", "_catalogue", "_cut", "_gone", "_headers", "_idempotency",
-                 "_metrics", "_package", "_parse", "_path", "_running", "_serialize", "_streams", "_timeout_seconds", "_user_tokens")
+                 "_metrics", "_moves_money", "_package", "_parse", "_path", "_repeatable", "_running", "_serialize", "_streams",
+                 "_timeout_seconds", "_user_tokens")
 
     def __init__(self, pipeline: Pipeline, policy: MethodPolicy, handler: grpc.RpcMethodHandler[Any, Any], behaviour: Any) -> None:
         self._path = policy.path
@@ -137,6 +140,8 @@ class _Method:
         self._access = Access(policy)
         self._headers = tuple((binding.header, TextField(binding.field)) for binding in policy.http.headers)
         self._idempotency = policy.idempotency
+        self._moves_money = policy.moves_money
+        self._repeatable = policy.repeatable
         self._timeout_seconds = policy.timeout_seconds
         # A handler that moves money or stock is never cut by us: its answer would be lost, not its effect.
         self._cut = policy.idempotency is Idempotency.NONE
@@ -289,21 +294,29 @@ class _Method:
     def _status(self, error: MeshError, call: Call) -> status_pb2.Status:
         if isinstance(error, RemoteError) and not isinstance(error, NeighbourUnavailable) and error.grpc_code in _REFUSES_US:
             log.error("sibling_refuses_us", method=self._path, domain=error.domain, reason=error.reason)
-            return self._internal(call)
-        status = to_status(error, package=self._package, catalogue=self._catalogue)
+            return self._internal(error, call)
+        status = to_status(error, package=self._package, catalogue=self._catalogue, money=self._money(error, call))
         if status is None:
             return self._unexpected(error, call)
         call.refusal = error.reason
         return status
 
+    def _money(self, error: BaseException, call: Call) -> AboutMoney | None:
+        """What a refusal says of money that says nothing of it itself. We write down what we are about to do before we ask anybody to move money, so
+        a call that committed nothing moved nothing. Any other may have; it is asked again with its key, or where repeating is harmless."""
+        if not self._moves_money:
+            return None
+        if not call.effects and not isinstance(error, IdempotencyKeyInUse):  # there another call with this key is at work
+            return AboutMoney(Outcome.NOT_ATTEMPTED, safe_to_retry=True)
+        return AboutMoney(Outcome.UNKNOWN, safe_to_retry=self._repeatable or bool(call.idempotency_key))
+
     def _unexpected(self, error: BaseException, call: Call) -> status_pb2.Status:
         log.error("unexpected", method=self._path, exc_info=error)
-        return self._internal(call)
+        return self._internal(error, call)
 
-    @staticmethod
-    def _internal(call: Call) -> status_pb2.Status:
+    def _internal(self, error: BaseException, call: Call) -> status_pb2.Status:
         call.refusal = "INTERNAL"
-        return internal_status(call.trace.trace_id)
+        return internal_status(call.trace.trace_id, money=self._money(error, call))
 
     def _ended(self, call: Call, code: int, started: float) -> None:
         ended = monotonic()
