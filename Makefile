@@ -7,6 +7,8 @@ MAKEFLAGS     += --no-builtin-rules
 
 VENV ?= .venv
 ARGS ?=
+# Test processes. Each has its own servers and mostly waits for them, so two fill two cores.
+TEST_PROCESSES ?= 2
 BIN  := $(VENV)/bin
 export PYTHON
 
@@ -25,7 +27,7 @@ demo: $(VENV)/.runtime ## buy something end to end from the mesh that `make run`
 	@exec $(BIN)/paymesh demo $(ARGS)
 
 test: $(VENV)/.dev servers ## run every test, on SQLite and on MariaDB, Redis and Consul (ARGS="-k refund")
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile $(ARGS)
 
 unit: $(VENV)/.dev ## run the tests that need nothing but Python
 	@$(BIN)/python -m pytest tests/unit $(ARGS)

@@ -24,6 +24,7 @@ from mesh.clock import SystemClock
 from mesh.db import Database, open_database
 from mesh.ids import UlidIds
 from mesh.money import Money
+from mesh.paging import PageTokens
 from payment_rpc.app import PaymentApp, Times
 from payment_rpc.channels import ChannelFact, ChannelStatus
 from payment_rpc.domain.order import OrderToPay
@@ -96,6 +97,7 @@ async def measure(url: str) -> tuple[dict[str, float], int, int]:
     async with db.engine.begin() as connection:
         await connection.run_sync(metadata.create_all)
     app = PaymentApp(db=db, clock=clock, ids=ids, orders=_Orders(), channels={"sandbox": _Channel()}, redis=None, return_urls={},  # type: ignore[dict-item]
+                     page_tokens=PageTokens(b"page tokens of the bench, never shown"),
                      times=Times(channel_timeout_seconds=5, attempt_lease_seconds=20, scan_interval_seconds=1, scan_batch_size=100))
 
     async def charge() -> None:

@@ -141,9 +141,12 @@ async def _real_servicer(redis: Any) -> PaymentServicer:
     if not (await db.read(_is_filled)):
         for first in range(0, USERS, 1000):
             await db.run(fill, first)
+    page_tokens = PageTokens.from_settings(settings)
     app = PaymentApp(db=db, clock=clock, ids=ids, orders=None, channels={}, redis=redis, return_urls={},  # type: ignore[arg-type]  only read from
+                     page_tokens=page_tokens,
                      times=Times(channel_timeout_seconds=1, attempt_lease_seconds=1, scan_interval_seconds=1, scan_batch_size=1))
-    return PaymentServicer(charging=app.charging, reading=app.reading, page_tokens=PageTokens.from_settings(settings))
+    return PaymentServicer(charging=app.charging, closing=app.closing, taking_back=app.taking_back, conflicts=app.conflicts, reading=app.reading,
+                           page_tokens=page_tokens)
 
 
 async def _is_filled(tx: Any) -> bool:

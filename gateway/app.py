@@ -4,6 +4,7 @@ its answer, a defect as INTERNAL with a trace id, a client that hung up as a lin
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from time import monotonic
 from typing import Final
 
@@ -19,6 +20,7 @@ from gateway.refusals import MethodNotAllowed, Refusals
 from gateway.routes import PathTemplate, Router
 from gateway.schema import Schema
 from gateway.settings import GatewaySettings
+from gateway.streams import EventAnswer, OpenStreams, StreamDoor, last_event
 from gateway.telemetry import Telemetry
 from mesh.auth import UserTokens
 from mesh.errors import MeshError, NotFound, Unavailable
@@ -46,6 +48,7 @@ class Gateway:
         """
         self.health = Health(upstreams)
         self.refusals = Refusals(schema.errors)
+        self.streams = OpenStreams(settings)
         self._telemetry = telemetry
         self._cors = Cors(settings.cors_origins)
         self._unknown = Page("", _refuse_path)
@@ -56,8 +59,9 @@ class Gateway:
         for method in schema.routed(development=True):
             hidden = method.policy.development_only and not settings.is_development
             limit = RateLimit(method.policy.limit, now=monotonic) if method.policy.limit is not None else None
+            make = partial(StreamDoor, streams=self.streams) if method.policy.server_streaming else Door
             for rule in method.rules:
-                door = Door(method, rule, schema=schema, upstream=upstreams[method.policy.served_by], user_tokens=user_tokens, settings=settings,
+                door = make(method, rule, schema=schema, upstream=upstreams[method.policy.served_by], user_tokens=user_tokens, settings=settings,
                             limit=limit)
                 # A hidden path is still known, so that it does not become the variable of another one.
                 self._router.add(rule.verb, rule.template, self._unknown if hidden else door)
@@ -73,8 +77,7 @@ class Gateway:
             try:
                 answer = await target.serve(request, receive, values)
             except MeshError as error:
-                answer = self.refusals.answer(error, package=target.package, trace_id=request.trace.trace_id,
-                                              credentials=b"authorization" in request.headers, safe_to_retry=request.safe_to_retry)
+                answer = self._refuse(error, request, target)
             except ClientGone:
                 return
             except Exception as error:
@@ -83,12 +86,40 @@ class Gateway:
             status, refusal = answer.status, answer.reason
             headers = self._headers(request, answer)
             whole = scope.get(WHOLE_ANSWER)
-            if whole is not None:
+            if isinstance(answer, EventAnswer):
+                status, refusal = await self._send_events(send, answer, headers, request=request, target=target)
+            elif whole is not None:
                 await whole(status, headers, answer.body)
             else:
                 await _send(send, status, headers, answer.body)
         finally:
             self._telemetry.ended(request, route=target.route, status=status, refusal=refusal, seconds=monotonic() - started)
+
+    async def _send_events(self, send: Send, answer: EventAnswer, headers: Headers, *, request: Request, target: Target) -> tuple[int, str]:
+        """Sends events until somebody ends it. Returns status and refusal for the log: the head is out, a late refusal is an event."""
+        refused: Answer | None = None
+        self._telemetry.streams += 1
+        try:
+            await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+            if request.method != "HEAD":
+                async for event in answer.events():
+                    await send({"type": "http.response.body", "body": event, "more_body": True})
+        except ClientGone:
+            return _CLIENT_GONE, ""
+        except MeshError as error:
+            refused = self._refuse(error, request, target)
+        except Exception as error:
+            log.error("unexpected", route=target.route, trace_id=request.trace.trace_id, exc_info=error)
+            refused = self.refusals.internal(request.trace.trace_id)
+        finally:
+            self._telemetry.streams -= 1
+            await answer.stream.close()
+        await send({"type": "http.response.body", "body": last_event(refusal=refused, trace_id=request.trace.trace_id)})
+        return answer.status, "" if refused is None else refused.reason
+
+    def _refuse(self, error: MeshError, request: Request, target: Target) -> Answer:
+        return self.refusals.answer(error, package=target.package, trace_id=request.trace.trace_id,
+                                    credentials=b"authorization" in request.headers, safe_to_retry=request.safe_to_retry)
 
     async def overloaded(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  the shape of an ASGI application
         """Answers instead of the application when there are too many connections."""

@@ -9,7 +9,7 @@ from typing import Final
 from gateway.answers import Answer, Headers
 from gateway.intake import Request
 
-_ALLOWED_HEADERS: Final = b"authorization, content-type, idempotency-key, x-request-id, traceparent"
+_ALLOWED_HEADERS: Final = b"authorization, content-type, idempotency-key, x-request-id, traceparent, last-event-id"
 _EXPOSED_HEADERS: Final = b"x-request-id, traceparent, idempotent-replayed, retry-after, www-authenticate"
 _PREFLIGHT_SECONDS: Final = b"600"  # what browsers take at most without asking again
 

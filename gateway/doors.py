@@ -4,7 +4,7 @@ code for any single method here; a new RPC with its annotations is a new door.""
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from time import monotonic
 from typing import Final, Protocol
 
@@ -31,6 +31,10 @@ class Upstream(Protocol):
 
     async def call(self, path: str, request: bytes, *, metadata: Metadata = ...) -> tuple[bytes, Metadata]:
         """The answer's bytes and its trailing metadata. Raises MeshError."""
+        ...
+
+    def stream(self, path: str, request: bytes, *, metadata: Metadata = ...) -> AsyncGenerator[bytes]:
+        """The answers' bytes of a method that has many. Raises MeshError; closing it cancels the call."""
         ...
 
     @property

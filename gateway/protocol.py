@@ -48,6 +48,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._piece_bytes = 0    # in the piece that the parser is fed now
         self._parting = False    # a refusal was sent; whatever still comes is thrown away
         self._unsent_bytes = 0
+        self._unread_bytes = 0
+        self._stall: asyncio.TimerHandle | None = None  # while the client reads too slowly for what we write
 
     # The transport's side
 
@@ -59,7 +61,19 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The client went away."""
         self._disarm()
+        self._end_stall()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The client does not read as fast as we write. A stream that waits for it must not wait for ever."""
+        super().pause_writing()
+        self._unread_bytes = self.transport.get_write_buffer_size()
+        self._stall = self.loop.call_later(self.timeout_keep_alive, self._stalled)
+
+    def resume_writing(self) -> None:
+        """The client has read."""
+        self._end_stall()
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         """Feeds the parser and watches how much of a head is still open."""
@@ -191,6 +205,19 @@ class BoundedProtocol(HttpToolsProtocol):
             self._arm(self.timeout_keep_alive, self._close_late)
         elif unsent:
             self.transport.abort()
+
+    def _stalled(self) -> None:
+        unread = self.transport.get_write_buffer_size()
+        if unread == self._unread_bytes:
+            self.transport.abort()
+        else:
+            self._unread_bytes = unread
+            self._stall = self.loop.call_later(self.timeout_keep_alive, self._stalled)
+
+    def _end_stall(self) -> None:
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
 
     def _part(self, refusal: MeshError) -> None:
         """Says why, then closes: at once when the client closes its side, at the latest after PARTING_SECONDS."""

@@ -19,7 +19,7 @@ from gateway.codec import Decoders, Encoders, UnsupportedField
 from gateway.codec.dialect import HTTP_BODY, enum_names_in, field_policy, spellings
 from gateway.routes import PathTemplate, TemplateInvalid
 from mesh.call import Role
-from mesh.policies import MethodPolicy, PolicyInvalid, policy_of
+from mesh.policies import Idempotency, MethodPolicy, PolicyInvalid, policy_of
 from mesh.wire_errors import ErrorCatalogue
 
 _VERBS_WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
@@ -147,8 +147,10 @@ def _lint(method: Method, encoders: Encoders, decoders: Decoders) -> Iterator[st
         return
     if method.policy.roles == {Role.SERVICE}:
         yield "is only for services and must not have google.api.http"
-    if method.policy.server_streaming or method.descriptor.client_streaming:
-        yield "streams are not carried over HTTP"
+    if method.descriptor.client_streaming:
+        yield "streaming requests are not carried over HTTP"
+    if method.policy.server_streaming:
+        yield from _lint_stream(method)
     yield from _lint_policy(method)
     yield from _lint_spellings(method.input_type, set())
     for rule in method.rules:
@@ -167,6 +169,21 @@ def _lint_policy(method: Method) -> Iterator[str]:
             yield f"status_by_enum: {rule.field} is not an enum of {method.output_type.full_name}"
         elif rule.value not in enum_names_in(field.enum_type):
             yield f"status_by_enum: {rule.value} is not a value of {field.enum_type.full_name}"
+
+
+def _lint_stream(method: Method) -> Iterator[str]:
+    """A stream is cancelled when its client goes away, has sent its head before it knows its answers, and is opened by whoever follows a link."""
+    policy = method.policy
+    if any(rule.verb != "GET" for rule in method.rules):
+        yield "a stream is opened by GET alone"
+    if policy.side_effects or policy.idempotency is not Idempotency.NONE:
+        yield "a stream has NO_SIDE_EFFECTS and takes no idempotency key"
+    if policy.http.success_status != 200 or policy.http.status_by_enum:
+        yield "a stream is always 200"
+    for rule in method.rules:
+        answer = body_type(method.output_type, rule.response_body or "*") if rule.response_body in {"", *method.output_type.fields_by_name} else None
+        if answer is not None and answer.full_name == HTTP_BODY:
+            yield "raw bytes are not events"
 
 
 def _lint_spellings(message: Descriptor, seen: set[str]) -> Iterator[str]:

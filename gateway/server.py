@@ -63,11 +63,13 @@ class GatewayServer:
         log.info("serving", host=self._settings.host, port=self.port)
 
     async def stop(self) -> None:
-        """Says that it is not ready, waits until load balancers know, lets running requests end, closes. Idempotent."""
+        """Says that it is not ready, waits until load balancers know, ends streams, lets running requests end, closes.
+        Idempotent."""
         if self._task is None or self._gateway.health.stopping:
             return
         self._gateway.health.stopping = True
         await asyncio.sleep(self._settings.drain_seconds)
+        self._gateway.streams.end()
         self._server.should_exit = True
         await self._task
         await self._server.shutdown()

@@ -72,6 +72,7 @@ class Telemetry(Collector):
         self._series: dict[tuple[str, str], _Series] = {}
         self._lines: list[bytes] = []
         self.running = 0
+        self.streams = 0
 
     def ended(self, request: Request, *, route: str, status: int, refusal: str, seconds: float) -> None:
         """A running request was answered, or its client went away (status 499). `route` is the template; "" for paths that we do not know."""
@@ -105,6 +106,7 @@ class Telemetry(Collector):
     def collect(self) -> Iterator[Metric]:
         """The series, for a scrape."""
         yield GaugeMetricFamily("paymesh_gateway_in_flight", "Requests that run now.", value=self.running)
+        yield GaugeMetricFamily("paymesh_gateway_open_streams", "Requests among them whose answer is a stream.", value=self.streams)
         requests = CounterMetricFamily("paymesh_gateway_requests", "Requests that ended, by route and status.", labels=["route", "verb", "status"])
         seconds = HistogramMetricFamily("paymesh_gateway_request_seconds", "Time from the headers to the answer.", labels=["route", "verb"])
         for (route, verb), series in self._series.items():

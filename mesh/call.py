@@ -84,6 +84,7 @@ class Call:
     idempotency_key: str = ""
     request_id: str = ""
     cut: bool = False  # the pipeline ended it at its deadline
+    effects: bool = False  # a transaction of it may be committed, or a sibling was asked for something with effects
     refusal: str = ""  # reason with which it ended, for the log
     trailing: tuple[tuple[str, str | bytes], ...] = ()  # metadata to send with the answer
 
@@ -116,6 +117,13 @@ def current_trace_id() -> str:
     """The trace id of the call, or "" outside of a call."""
     call = CURRENT.get()
     return "" if call is None else call.trace.trace_id
+
+
+def mark_effects() -> None:
+    """From here on a refusal of the call does not prove that nothing happened."""
+    call = CURRENT.get()
+    if call is not None:
+        call.effects = True
 
 
 def mark_replayed() -> None:

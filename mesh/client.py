@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable
+from contextlib import aclosing
 from time import monotonic
 from typing import Any, Final, Self
 
@@ -18,7 +19,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from grpc.aio import AioRpcError
 
 from mesh.auth import CallerTokens
-from mesh.call import CALLER, CURRENT, IDEMPOTENCY_KEY, REQUEST_ID, TRACEPARENT, Call, Caller, Role
+from mesh.call import CALLER, CURRENT, IDEMPOTENCY_KEY, REQUEST_ID, TRACEPARENT, Call, Caller, Role, mark_effects
 from mesh.discovery import Discovery, Endpoint
 from mesh.errors import DeadlineExceeded, InvalidArgument, MeshError, NeighbourUnavailable, RemoteError
 from mesh.logs import get_logger
@@ -47,7 +48,7 @@ class _NeverSent(NeighbourUnavailable):
 
 
 class _Method:
-    __slots__ = ("keyed", "metrics", "path", "repeatable", "timeout_seconds")
+    __slots__ = ("effects", "keyed", "metrics", "path", "repeatable", "timeout_seconds")
 
     def __init__(self, target: str, path: str, pool: DescriptorPool) -> None:
         service, _, name = path.strip("/").rpartition("/")
@@ -55,6 +56,7 @@ class _Method:
         self.path = path
         self.timeout_seconds = policy.timeout_seconds
         self.repeatable = policy.repeatable
+        self.effects = policy.side_effects
         self.keyed = policy.idempotency is not Idempotency.NONE  # a key makes a call repeatable only where the server looks at it
         self.metrics = CALLED.of(target, f"{service}/{name}")
 
@@ -97,13 +99,15 @@ class MeshChannel(grpc.aio.Channel):
 
     def unary_stream(self, method: str, request_serializer: Callable[[Any], bytes] | None = None,
                      response_deserializer: Callable[[bytes], Any] | None = None, _registered_method: bool | None = False) -> Any:  # noqa: FBT001, FBT002 - grpc's signature
-        """A callable that returns an async iterator of the answers. Never repeated."""
+        """A callable that returns an async iterator of the answers. Repeated as any other call until the first answer came, and never after it.
+        Whoever stops early closes the iterator (`contextlib.aclosing`); that cancels the call."""
         bound = self._method(method)
         serialize, deserialize = request_serializer or bytes, response_deserializer or bytes
 
-        async def call(request: Any, *, timeout: float | None = None, metadata: Metadata | None = None, **_ignored: Any) -> AsyncIterator[Any]:
-            async for answer in self._stream(bound, serialize(request), metadata or (), timeout):
-                yield deserialize(answer)
+        async def call(request: Any, *, timeout: float | None = None, metadata: Metadata | None = None, **_ignored: Any) -> AsyncGenerator[Any]:
+            async with aclosing(self._stream(bound, serialize(request), metadata or (), timeout)) as answers:
+                async for answer in answers:
+                    yield deserialize(answer)
 
         return call
 
@@ -129,8 +133,8 @@ class MeshChannel(grpc.aio.Channel):
         """
         return await self._call(self._method(path), request, metadata, timeout, want_trailing=True)
 
-    def stream(self, path: str, request: bytes, *, metadata: Metadata = (), timeout: float | None = None) -> AsyncIterator[bytes]:
-        """As `call`, for a method with many answers."""
+    def stream(self, path: str, request: bytes, *, metadata: Metadata = (), timeout: float | None = None) -> AsyncGenerator[bytes]:
+        """As `call`, for a method with many answers; see `unary_stream`."""
         return self._stream(self._method(path), request, metadata, timeout)
 
     @property
@@ -237,17 +241,23 @@ class MeshChannel(grpc.aio.Channel):
             replica = await self._replicas.pick(deadline, tried)
             if replica in tried:  # there is no other
                 await self._back_off(len(tried), deadline)
+            if method.effects:
+                mark_effects()
             try:
                 return await self._attempt(replica, method, request, headers, deadline, want_trailing=want_trailing)
             except RemoteError as error:
-                if len(tried) >= ATTEMPTS_MAX - 1:
-                    raise
-                if not isinstance(error, _NeverSent) and not (repeatable and _worth_repeating(error) and self._budget.take()):
+                if not self._may_go_on(error, tried, deadline, repeatable=repeatable):
                     raise
                 tried.append(replica)
-                if deadline - monotonic() < CALL_SECONDS_MIN:
-                    raise
                 method.metrics.retried += 1
+
+    def _may_go_on(self, error: RemoteError, tried: Collection[Replica], deadline: float, *, repeatable: bool) -> bool:
+        """Whether a call that failed may be sent again."""
+        if len(tried) >= ATTEMPTS_MAX - 1:
+            return False
+        if not isinstance(error, _NeverSent) and not (repeatable and _worth_repeating(error) and self._budget.take()):
+            return False
+        return deadline - monotonic() >= CALL_SECONDS_MIN
 
     async def _back_off(self, attempts: int, deadline: float) -> None:
         pause = self._rng.uniform(0, BACKOFF_SECONDS * 2 ** (attempts - 1))
@@ -282,30 +292,82 @@ class MeshChannel(grpc.aio.Channel):
             replica.end(ended)
             self._replicas.ended(replica, ended - started, healthy=healthy)
 
-    async def _stream(self, method: _Method, request: bytes, metadata: Metadata, timeout: float | None) -> AsyncIterator[bytes]:
-        call = CURRENT.get()
-        deadline = self._deadline(method, timeout, call)
-        headers = self._headers(call, metadata)
-        replica = await self._replicas.pick(deadline)
+    async def _stream(self, method: _Method, request: bytes, metadata: Metadata, timeout: float | None) -> AsyncGenerator[bytes]:
         started = monotonic()
+        call = CURRENT.get()
         code = _CANCELLED
         method.metrics.begun += 1
-        replica.begin(started)
+        try:
+            deadline = self._deadline(method, timeout, call)
+            headers = self._headers(call, metadata)
+            repeatable = method.repeatable or (method.keyed and any(key == IDEMPOTENCY_KEY for key, _ in headers))
+            first, rest = await self._first(method, request, headers, deadline, repeatable=repeatable)
+            async with aclosing(rest):
+                if first is not None:
+                    yield first
+                    async for answer in rest:
+                        yield answer
+            code = 0
+        except MeshError as error:
+            code = _grpc_code(error)
+            raise
+        finally:
+            method.metrics.ended(code, monotonic() - started)
+
+    async def _first(self, method: _Method, request: bytes, headers: list[tuple[str, str | bytes]], deadline: float, *,
+                     repeatable: bool) -> tuple[bytes | None, AsyncGenerator[bytes]]:
+        """The first answer of a stream, None when it has none, and the rest."""
+        self._budget.called()
+        tried: list[Replica] = []
+        while True:
+            replica = await self._replicas.pick(deadline, tried)
+            if replica in tried:  # there is no other
+                await self._back_off(len(tried), deadline)
+            if method.effects:
+                mark_effects()
+            answers = self._answers(replica, method, request, headers, deadline)
+            try:
+                return await anext(answers, None), answers
+            except RemoteError as error:
+                if not self._may_go_on(error, tried, deadline, repeatable=repeatable):
+                    raise
+                tried.append(replica)
+                method.metrics.retried += 1
+
+    async def _answers(self, replica: Replica, method: _Method, request: bytes, headers: list[tuple[str, str | bytes]],
+                       deadline: float) -> AsyncGenerator[bytes]:
+        """One attempt. A replica is busy with it until it has taken it: an open stream without news does not mean that the replica hangs."""
+        started = monotonic()
+        busy, healthy = True, None
         callable_: Any = replica.channel.unary_stream(method.path)
+        replica.begin(started)
         rpc = callable_(request, timeout=deadline - started, metadata=headers)
         try:
+            await rpc.initial_metadata()
+            if not rpc.done():
+                busy = False
+                self._let_go(replica, started, healthy=True)
             async for answer in rpc:
                 yield answer
-            code = 0
+            healthy = True
         except AioRpcError as problem:
-            error = from_rpc_error(problem)
-            code = _grpc_code(error)
+            error = _NeverSent() if never_sent(problem) else from_rpc_error(problem)
+            healthy = not isinstance(error, NeighbourUnavailable | DeadlineExceeded) or has_details(problem)
             raise error from problem
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise NeighbourUnavailable(grpc_code=_CANCELLED) from None  # the channel was closed under the call
         finally:
             rpc.cancel()
-            ended = monotonic()
-            replica.end(ended)
-            method.metrics.ended(code, ended - started)
+            if busy:
+                self._let_go(replica, started, healthy=healthy)
+
+    def _let_go(self, replica: Replica, started: float, *, healthy: bool | None) -> None:
+        ended = monotonic()
+        replica.end(ended)
+        self._replicas.ended(replica, ended - started, healthy=healthy)
 
 
 def _person(caller: Caller) -> str:

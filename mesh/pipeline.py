@@ -25,20 +25,23 @@ from mesh.call import AUTHORIZATION, CALLER, CURRENT, IDEMPOTENCY_KEY, REQUEST_I
 from mesh.errors import (
     Conflict,
     DeadlineExceeded,
+    IdempotencyKeyInUse,
     IdempotencyKeyMissing,
     InvalidArgument,
     MeshError,
     NeighbourUnavailable,
     NotFound,
+    Outcome,
     RemoteError,
     TokenInvalid,
 )
 from mesh.logs import CallLog, get_logger
 from mesh.metrics import SERVED
 from mesh.policies import Idempotency, MethodPolicy
+from mesh.streams import ServedStreams
 from mesh.trace import Trace
 from mesh.validation import broken_rules, violations_of, warm_up
-from mesh.wire_errors import DETAILS_KEY, STATUS_CODES, ErrorCatalogue, internal_status, to_status
+from mesh.wire_errors import DETAILS_KEY, STATUS_CODES, AboutMoney, ErrorCatalogue, internal_status, to_status
 
 __all__ = ["Pipeline", "current_idempotency_key", "mark_replayed"]
 
@@ -64,12 +67,13 @@ class Pipeline:
     """Wraps handlers. One per server."""
 
     def __init__(self, *, user_tokens: UserTokens, caller_tokens: CallerTokens, catalogue: ErrorCatalogue, is_development: bool,
-                 call_log: CallLog) -> None:
+                 call_log: CallLog, streams: ServedStreams) -> None:
         self.user_tokens = user_tokens
         self.caller_tokens = caller_tokens
         self.catalogue = catalogue
         self.is_development = is_development
         self.call_log = call_log
+        self.streams = streams
 
     def wrap(self, policy: MethodPolicy, handler: grpc.RpcMethodHandler[Any, Any],
              request_class: type[Message]) -> grpc.RpcMethodHandler[Any, Any]:
@@ -122,7 +126,8 @@ class _Method:
     """One method with everything bound."""
 
     __slots__ = ("_access", "_behaviour", "_call_log", "_caller_tokens", "_catalogue", "_cut", "_gone", "_headers", "_idempotency",
-                 "_metrics", "_package", "_parse", "_path", "_running", "_serialize", "_timeout_seconds", "_user_tokens")
+                 "_metrics", "_moves_money", "_package", "_parse", "_path", "_repeatable", "_running", "_serialize", "_streams",
+                 "_timeout_seconds", "_user_tokens")
 
     def __init__(self, pipeline: Pipeline, policy: MethodPolicy, handler: grpc.RpcMethodHandler[Any, Any], behaviour: Any) -> None:
         self._path = policy.path
@@ -131,9 +136,12 @@ class _Method:
         self._user_tokens = pipeline.user_tokens
         self._caller_tokens = pipeline.caller_tokens
         self._call_log = pipeline.call_log
+        self._streams = pipeline.streams
         self._access = Access(policy)
         self._headers = tuple((binding.header, TextField(binding.field)) for binding in policy.http.headers)
         self._idempotency = policy.idempotency
+        self._moves_money = policy.moves_money
+        self._repeatable = policy.repeatable
         self._timeout_seconds = policy.timeout_seconds
         # A handler that moves money or stock is never cut by us: its answer would be lost, not its effect.
         self._cut = policy.idempotency is Idempotency.NONE
@@ -177,9 +185,7 @@ class _Method:
         code = 0
         try:
             request = self._admit(raw, context, call, started)
-            async with aclosing(self._behaviour(request, context)) as responses:
-                async for response in responses:
-                    await context.write(self._serialize(response))
+            await self._send_all(request, context)
             if call.trailing:
                 context.set_trailing_metadata(call.trailing)
         except BaseException as error:
@@ -189,6 +195,16 @@ class _Method:
             raise
         finally:
             self._ended(call, code, started)
+
+    async def _send_all(self, request: Any, context: Any) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - for the type: grpc.aio runs every handler in one
+        with self._streams.one(task):
+            # Tells the client that somebody took its call, however long the first answer takes.
+            await context.send_initial_metadata(())
+            async with aclosing(self._behaviour(request, context)) as responses:
+                async for response in responses:
+                    await context.write(self._serialize(response))
 
     def _admit(self, raw: bytes, context: Any, call: Call, started: float) -> Any:
         """The request of a caller who may make it."""
@@ -278,21 +294,29 @@ class _Method:
     def _status(self, error: MeshError, call: Call) -> status_pb2.Status:
         if isinstance(error, RemoteError) and not isinstance(error, NeighbourUnavailable) and error.grpc_code in _REFUSES_US:
             log.error("sibling_refuses_us", method=self._path, domain=error.domain, reason=error.reason)
-            return self._internal(call)
-        status = to_status(error, package=self._package, catalogue=self._catalogue)
+            return self._internal(error, call)
+        status = to_status(error, package=self._package, catalogue=self._catalogue, money=self._money(error, call))
         if status is None:
             return self._unexpected(error, call)
         call.refusal = error.reason
         return status
 
+    def _money(self, error: BaseException, call: Call) -> AboutMoney | None:
+        """What a refusal says of money that says nothing of it itself. We write down what we are about to do before we ask anybody to move money, so
+        a call that committed nothing moved nothing. Any other may have; it is asked again with its key, or where repeating is harmless."""
+        if not self._moves_money:
+            return None
+        if not call.effects and not isinstance(error, IdempotencyKeyInUse):  # there another call with this key is at work
+            return AboutMoney(Outcome.NOT_ATTEMPTED, safe_to_retry=True)
+        return AboutMoney(Outcome.UNKNOWN, safe_to_retry=self._repeatable or bool(call.idempotency_key))
+
     def _unexpected(self, error: BaseException, call: Call) -> status_pb2.Status:
         log.error("unexpected", method=self._path, exc_info=error)
-        return self._internal(call)
+        return self._internal(error, call)
 
-    @staticmethod
-    def _internal(call: Call) -> status_pb2.Status:
+    def _internal(self, error: BaseException, call: Call) -> status_pb2.Status:
         call.refusal = "INTERNAL"
-        return internal_status(call.trace.trace_id)
+        return internal_status(call.trace.trace_id, money=self._money(error, call))
 
     def _ended(self, call: Call, code: int, started: float) -> None:
         ended = monotonic()

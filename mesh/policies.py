@@ -115,6 +115,7 @@ class MethodPolicy:
     limit: Limit | None
     http: HttpPolicy
     development_only: bool
+    moves_money: bool     # its refusals say what happened to the money
     repeatable: bool      # NO_SIDE_EFFECTS or IDEMPOTENT: may be sent twice without a key
     side_effects: bool    # False for NO_SIDE_EFFECTS
     server_streaming: bool
@@ -167,6 +168,7 @@ def policy_of(method: MethodDescriptor) -> MethodPolicy:
         idempotency=_idempotency(method, declared),
         limit=Limit(per_second=declared.limit.per_second, burst=declared.limit.burst) if declared.HasField("limit") else None,
         http=_http(method, declared), development_only=declared.development_only,
+        moves_money=declared.moves_money,
         repeatable=options.idempotency_level in {MethodOptions.NO_SIDE_EFFECTS, MethodOptions.IDEMPOTENT},
         side_effects=options.idempotency_level != MethodOptions.NO_SIDE_EFFECTS, server_streaming=method.server_streaming,
     )

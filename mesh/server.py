@@ -26,6 +26,7 @@ from mesh.metrics import MetricsPort
 from mesh.pipeline import Pipeline
 from mesh.policies import MethodPolicy, PolicyInvalid, load_policies
 from mesh.settings import MeshSettings
+from mesh.streams import ServedStreams
 from mesh.trace import Trace
 from mesh.transport import CONCURRENT_CALLS_MAX, SERVER_OPTIONS, server_credentials
 from mesh.wire_errors import DETAILS_KEY, STATUS_CODES, ErrorCatalogue, internal_status, to_status
@@ -84,6 +85,7 @@ class MeshServer:
         self._capture = Capture()
         self._server: grpc.aio.Server | None = None
         self._health = Health(())
+        self._streams = ServedStreams(settings.streams_max)
         self._metrics = MetricsPort()
         self._call_log = CallLog(settings.service, level=settings.log_level)
         self.port = 0
@@ -126,10 +128,11 @@ class MeshServer:
         self.policies = _load_all(descriptors)
         credentials = server_credentials(self._settings)
         self._health = Health(self.services)
-        self._server = server = grpc.aio.server(options=list(SERVER_OPTIONS), maximum_concurrent_rpcs=CONCURRENT_CALLS_MAX)
+        concurrent_calls_max = CONCURRENT_CALLS_MAX + self._settings.streams_max  # streams take no room of calls
+        self._server = server = grpc.aio.server(options=list(SERVER_OPTIONS), maximum_concurrent_rpcs=concurrent_calls_max)
         catalogue = ErrorCatalogue.of_packages({policy.package for policy in self.policies.values()})
         pipeline = Pipeline(user_tokens=self._user_tokens, caller_tokens=self._caller_tokens, catalogue=catalogue,
-                            is_development=self._settings.is_development, call_log=self._call_log)
+                            is_development=self._settings.is_development, call_log=self._call_log, streams=self._streams)
         for descriptor in descriptors:
             self._wrap(descriptor, pipeline, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -141,7 +144,7 @@ class MeshServer:
         log.info("serving", host=self._settings.host, port=self.port, metrics_port=self.metrics_port, services=list(self.services))
 
     async def stop(self, grace_seconds: float | None = None, *, registrar: Registrar | None = None) -> None:
-        """Says NOT_SERVING, withdraws the announcement, waits until callers know, lets running calls end, closes. Idempotent."""
+        """Says NOT_SERVING, withdraws the announcement, waits until callers know, ends streams, lets running calls end, closes. Idempotent."""
         if self._server is None:
             return
         self._health.stop_serving()
@@ -149,6 +152,7 @@ class MeshServer:
             await registrar.deregister()
         await asyncio.sleep(self._settings.drain_seconds)
         self._health.end_watches()
+        self._streams.end()
         await self._close(self._settings.grace_seconds if grace_seconds is None else grace_seconds)
         log.info("stopped", port=self.port)
 

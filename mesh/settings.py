@@ -82,6 +82,7 @@ class MeshSettings(BaseSettings):
     failpoints: str = ""                                    # named crash points; environment=test only
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_json: bool = True
+    streams_max: int = Field(2000, ge=0)                    # open streams; a further one is refused and may go to another replica
     drain_seconds: float = Field(0.2, ge=0, le=30)          # between "not serving" and closing the door; watchers hear of it within 50 ms
     grace_seconds: float = Field(25, ge=0, le=300)          # how long running calls may take to end
 

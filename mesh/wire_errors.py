@@ -113,29 +113,46 @@ def _read(enum: EnumDescriptor) -> Iterable[ErrorSpec]:
 # Outward
 
 
-def internal_status(trace_id: str) -> status_pb2.Status:
-    """What a peer hears of something that we did not expect: where to look in our log, and nothing else."""
+@dataclass(frozen=True, slots=True)
+class AboutMoney:
+    """What a refusal of a method that moves money says of it when the error itself says nothing."""
+
+    outcome: Outcome
+    safe_to_retry: bool
+
+
+def internal_status(trace_id: str, *, money: AboutMoney | None = None) -> status_pb2.Status:
+    """What a peer hears of something that we did not expect: where to look in our log, what happened to money, and nothing else."""
     status = status_pb2.Status(code=13, message="internal error")
     status.details.add().Pack(error_details_pb2.ErrorInfo(reason="INTERNAL", domain=COMMON, metadata={"trace_id": trace_id}))
+    if money is not None:
+        status.details.add().Pack(_money_outcome(money.outcome, safe_to_retry=money.safe_to_retry))
     return status
 
 
-def to_status(error: MeshError, *, package: str, catalogue: ErrorCatalogue) -> status_pb2.Status | None:
-    """The wire form of a refusal of a service of `package`; None when the contract does not know its reason."""
+def to_status(error: MeshError, *, package: str, catalogue: ErrorCatalogue, money: AboutMoney | None = None) -> status_pb2.Status | None:
+    """The wire form of a refusal of a service of `package`; None when the contract does not know its reason. `money`: what is told of money where
+    the error itself says nothing of it."""
     if isinstance(error, RemoteError) and not isinstance(error, NeighbourUnavailable):
-        return _status(error, domain=error.domain, code=error.grpc_code)
+        return _status(error, domain=error.domain, code=error.grpc_code, money=money)
     spec = catalogue.find(package, error.reason)
     if spec is None:
         return None
-    return _status(error, domain=spec.domain, code=spec.grpc_code)
+    return _status(error, domain=spec.domain, code=spec.grpc_code, money=money)
 
 
-def _status(error: MeshError, *, domain: str, code: int) -> status_pb2.Status:
+def _money_outcome(outcome: Outcome | None, *, safe_to_retry: bool, payment_id: str = "") -> common_errors.MoneyOutcome:
+    number = common_errors.Outcome.Value(f"OUTCOME_{outcome}") if outcome else common_errors.OUTCOME_UNSPECIFIED
+    return common_errors.MoneyOutcome(outcome=number, safe_to_retry=safe_to_retry, payment_id=payment_id)
+
+
+def _status(error: MeshError, *, domain: str, code: int, money: AboutMoney | None) -> status_pb2.Status:
     status = status_pb2.Status(code=code, message=error.message[:MESSAGE_MAX])
     status.details.add().Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=domain, metadata=_bounded(error.metadata)))
     if isinstance(error, MoneyError | RemoteMoneyError):
-        outcome = common_errors.Outcome.Value(f"OUTCOME_{error.outcome}") if error.outcome else common_errors.OUTCOME_UNSPECIFIED
-        status.details.add().Pack(common_errors.MoneyOutcome(outcome=outcome, safe_to_retry=error.safe_to_retry, payment_id=error.payment_id))
+        status.details.add().Pack(_money_outcome(error.outcome, safe_to_retry=error.safe_to_retry, payment_id=error.payment_id))
+    elif money is not None:
+        status.details.add().Pack(_money_outcome(money.outcome, safe_to_retry=money.safe_to_retry))
     if error.retry_after_seconds is not None:
         info = error_details_pb2.RetryInfo()
         info.retry_delay.FromNanoseconds(int(error.retry_after_seconds * 1e9))

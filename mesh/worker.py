@@ -1,16 +1,21 @@
-"""Background work: a `run_once() -> int` that does what there is to do, and one loop that all of them share."""
+"""Background work: a `run_once() -> int` that does what there is to do, one loop that all of them share, and one way to do many things at once."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TypeVar
 
 import structlog
 from prometheus_client import Counter
 
 FAILURE_PAUSE_SECONDS_MAX = 30.0  # a database that comes back is used again within half a minute
 _DOUBLINGS_MAX = 16               # far beyond the longest pause; without a limit the number outgrows a float after a night's outage
+
+AT_ONCE = 8                       # steps under way at once: one that gets no answer holds up only its own place
+
+Item = TypeVar("Item")
 
 log = structlog.get_logger()
 _ITEMS = Counter("paymesh_worker_items_total", "Things that a worker did.", ["worker"])
@@ -63,3 +68,24 @@ class Worker:
                 await self._wake.wait()
         except TimeoutError:
             pass
+
+
+async def each(items: Sequence[Item], step: Callable[[Item], Awaitable[object]], *, failed: str, about: Callable[[Item], Mapping[str, str]]) -> int:
+    """Takes a step for each item, eight at a time, and returns how many items there were. A step that fails or hangs stands in no other's way.
+
+    Args:
+        failed: the event that the log gets of a step that ends in an exception, with what `about` says of its item.
+    """
+    gate = asyncio.Semaphore(AT_ONCE)
+
+    async def take(item: Item) -> None:
+        async with gate:
+            try:
+                await step(item)
+            except Exception:
+                log.exception(failed, **about(item))
+
+    async with asyncio.TaskGroup() as group:
+        for item in items:
+            group.create_task(take(item))
+    return len(items)

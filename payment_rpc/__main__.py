@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 
 import uvloop
-from paymesh.payment.v1 import callback_pb2_grpc, ledger_pb2_grpc, payment_pb2_grpc, reconciliation_pb2_grpc, refund_pb2_grpc
 
 from mesh import failpoints, logs, migrations
 from mesh.client import MeshChannel
@@ -22,12 +21,6 @@ from payment_rpc.app import PaymentApp, Times
 from payment_rpc.channels.sandbox import PUBLISHED_MD5_SECRET, SandboxChannel
 from payment_rpc.domain.statement import ChannelDay
 from payment_rpc.neighbours import Orders
-from payment_rpc.servicer.callbacks import CallbackServicer
-from payment_rpc.servicer.ledger import LedgerServicer
-from payment_rpc.servicer.payments import PaymentServicer
-from payment_rpc.servicer.reconciliation import ReconciliationServicer
-from payment_rpc.servicer.refunds import RefundServicer
-from payment_rpc.servicer.wallets import WalletServicer
 from payment_rpc.settings import PaymentSettings
 from payment_rpc.tables import metadata
 
@@ -51,20 +44,13 @@ async def run(settings: PaymentSettings) -> None:
     app = PaymentApp(
         db=db, clock=clock, ids=ids, orders=Orders(order_channel), channels={sandbox.name: sandbox}, redis=redis,
         times=Times(channel_timeout_seconds=settings.channel_timeout_seconds, attempt_lease_seconds=settings.attempt_lease_seconds,
-                    scan_interval_seconds=settings.scan_interval_seconds, scan_batch_size=settings.scan_batch_size),
+                    scan_interval_seconds=settings.scan_interval_seconds, scan_batch_size=settings.scan_batch_size,
+                    scan_threshold_seconds=settings.scan_threshold_seconds, close_grace_seconds=settings.close_grace_seconds,
+                    scan_action_retention_days=settings.scan_action_retention_days),
+        page_tokens=PageTokens.from_settings(settings),
         return_urls={merchant: tuple(prefixes) for merchant, prefixes in settings.return_urls.items()},
         statement_day=ChannelDay(time_zone=settings.statement_time_zone, cut_off=settings.statement_cut_off))
-    server.add(payment_pb2_grpc.add_PaymentServiceServicer_to_server, PaymentServicer(
-        charging=app.charging, closing=app.closing, taking_back=app.taking_back, conflicts=app.conflicts, reading=app.reading,
-        page_tokens=PageTokens.from_settings(settings)))
-    server.add(refund_pb2_grpc.add_RefundServiceServicer_to_server, RefundServicer(
-        refunds=app.refunds, page_tokens=PageTokens.from_settings(settings)))
-    server.add(ledger_pb2_grpc.add_WalletServiceServicer_to_server, WalletServicer(
-        charging=app.charging, wallets=app.wallets, clock=clock, page_tokens=PageTokens.from_settings(settings)))
-    server.add(ledger_pb2_grpc.add_LedgerServiceServicer_to_server, LedgerServicer(app.verifying))
-    server.add(reconciliation_pb2_grpc.add_ReconciliationServiceServicer_to_server, ReconciliationServicer(
-        reconciliation=app.reconciliation, page_tokens=PageTokens.from_settings(settings)))
-    server.add(callback_pb2_grpc.add_CallbackServiceServicer_to_server, CallbackServicer(app.callbacks))
+    app.add_to(server)
     closers = [order_channel.close, discovery.close, sandbox.aclose, db.close]
     if redis is not None:
         closers.append(redis.aclose)

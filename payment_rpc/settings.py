@@ -23,7 +23,10 @@ class PaymentSettings(MeshSettings):
         attempt_lease_seconds: how long an attempt may be under way before "not found" at the channel means that it is lost. Longer than
             channel_timeout_seconds.
         scan_interval_seconds: pause between rounds of questions, expiries and deliveries that found nothing to do.
-        scan_batch_size: attempts asked for in one round.
+        scan_batch_size: attempts, refunds or expired payments taken in one round.
+        scan_threshold_seconds: age that an attempt has at least before the background asks for it; 0: its schedule alone decides.
+        close_grace_seconds: how long after a deadline a channel that cannot close may still take money in time.
+        scan_action_retention_days: how long the diary of the scan is kept.
         sandbox_url: where the sandbox listens; configuration, because callers never choose where we connect.
         sandbox_api_key_file: our key there. sandbox_callback_secret_file: HMAC key of its callbacks; None: the API key.
         sandbox_md5_secret_file: of source 001's rule; None: the published one.
@@ -39,6 +42,9 @@ class PaymentSettings(MeshSettings):
     attempt_lease_seconds: float = Field(20, gt=0, le=600)
     scan_interval_seconds: float = Field(1, gt=0, le=600)
     scan_batch_size: int = Field(100, ge=1, le=1000)
+    scan_threshold_seconds: float = Field(0, ge=0, le=86400)
+    close_grace_seconds: float = Field(300, ge=0, le=86400)
+    scan_action_retention_days: int = Field(30, ge=1, le=3650)
     sandbox_url: str = Field("http://127.0.0.1:8090", pattern=r"^https?://[!-~]{1,200}$")
     sandbox_api_key_file: Path
     sandbox_callback_secret_file: Path | None = None

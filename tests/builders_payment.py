@@ -18,6 +18,7 @@ from mesh.call import Caller
 from mesh.db import Database, insert_if_absent, open_database
 from mesh.errors import NeighbourUnavailable, Outcome
 from mesh.money import Money
+from mesh.paging import PageTokens
 from order_rpc.domain.errors import OrderNotFound as NoSuchOrder
 from order_rpc.domain.order import Order, OrderState
 from order_rpc.domain.payment import PaymentSnapshot
@@ -34,7 +35,7 @@ from payment_rpc.domain.payment import CREDIT_CARD, LIVE, MONEY, Disposition, Pa
 from payment_rpc.store import payments
 from payment_rpc.tables import ATTEMPT, ATTENTION, LEDGER_POSTING, LEDGER_TRANSACTION, ORDER_GATE, metadata
 from payment_rpc.usecases.charging import Charge, CreatePayment
-from tests.builders_order import PAYMENT_RPC, OrderApp, buyer, order_app
+from tests.builders_order import PAGE_TOKEN_SECRET, PAYMENT_RPC, OrderApp, buyer, order_app
 from tests.fakes import EPOCH, FakeClock, FakeIds
 from tests.sandbox_server import API_KEY, CALLBACK_SECRET, RunningSandbox, http_answer, raw_server, running_sandbox
 
@@ -341,7 +342,7 @@ async def payment_world(payment_url: str, order_url: str, folder: Path, *, redis
         def make_app(**changes: Any) -> PaymentApp:
             values: dict[str, Any] = {
                 "db": db, "clock": clock, "ids": ids, "orders": orders, "channels": {"sandbox": channel}, "redis": redis, "times": times,
-                "return_urls": {"mall": ("https://shop.test/",)}, **changes}
+                "page_tokens": PageTokens(PAGE_TOKEN_SECRET), "return_urls": {"mall": ("https://shop.test/",)}, **changes}
             return PaymentApp(**values)
 
         apps.append(make_app())

@@ -33,18 +33,23 @@ _DESCRIPTORS = _HERE.parent / "generated" / "paymesh" / "descriptors.binpb"
 
 
 @cache
+def compiled(proto: str) -> descriptor_pb2.FileDescriptorProto:
+    """A file of tests/protos, compiled against the committed contract."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out.binpb"
+        arguments = ["protoc", f"--descriptor_set_in={_DESCRIPTORS}", f"-I{_HERE / 'protos'}", f"--descriptor_set_out={out}", proto]
+        assert protoc.main(arguments) == 0
+        [file] = descriptor_pb2.FileDescriptorSet.FromString(out.read_bytes()).file
+    return file
+
+
+@cache
 def echo_file() -> Any:
     """Compiles echo.proto into the default pool, as a generated module would."""
     import buf.validate.validate_pb2  # noqa: F401 - as above
 
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "echo.binpb"
-        arguments = ["protoc", f"--descriptor_set_in={_DESCRIPTORS}", f"-I{_HERE / 'protos'}", f"--descriptor_set_out={out}", "echo.proto"]
-        assert protoc.main(arguments) == 0
-        files = descriptor_pb2.FileDescriptorSet.FromString(out.read_bytes())
     pool = descriptor_pool.Default()
-    for file in files.file:
-        pool.AddSerializedFile(file.SerializeToString())
+    pool.AddSerializedFile(compiled("echo.proto").SerializeToString())
     # mesh.wire_errors imports <package>.errors_pb2 to find its reasons, as for every service.
     sys.modules.setdefault(f"{PACKAGE}.errors_pb2", ModuleType("errors_pb2"))
     for name in ("paymesh.testing", PACKAGE):

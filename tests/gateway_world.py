@@ -17,7 +17,7 @@ from paymesh.order.v1 import catalog_pb2, catalog_pb2_grpc, order_pb2, order_pb2
 from paymesh.payment.v1 import callback_pb2, callback_pb2_grpc, payment_pb2, payment_pb2_grpc
 
 from gateway.app import Gateway
-from gateway.schema import load_schema
+from gateway.schema import Schema, load_schema
 from gateway.server import GatewayServer
 from gateway.settings import GatewaySettings
 from gateway.telemetry import Telemetry
@@ -198,21 +198,22 @@ class World:
 
 
 @asynccontextmanager
-async def gateway_world(folder: Path, **settings: Any) -> AsyncIterator[World]:
-    """A running gateway before a running server; ends both."""
+async def gateway_world(folder: Path, *, schema: Schema = SCHEMA, serve: Callable[[MeshServer], None] | None = None,
+                        **settings: Any) -> AsyncIterator[World]:
+    """A running gateway before a running server of the shop (or of what `serve` adds to it); ends both."""
     clock, ids, shop, log = FakeClock(), FakeIds(), Shop(), io.StringIO()
     tokens = UserTokens.from_secret(SECRET, clock=clock)
-    server = MeshServer(MeshSettings(service="payment_rpc", environment="test", var_dir=folder, drain_seconds=0, log_level="WARNING"), clock=clock,
-                        ids=ids, user_tokens=tokens)
-    shop.add_to(server)
+    behind = MeshSettings(service=schema.served_by[0], environment="test", var_dir=folder, drain_seconds=0, log_level="WARNING")
+    server = MeshServer(behind, clock=clock, ids=ids, user_tokens=tokens)
+    (serve or shop.add_to)(server)
     await server.start()
     options = GatewaySettings(**{"environment": "test", "port": 0, "var_dir": folder, "drain_seconds": 0, "grace_seconds": 5, **settings})
     address = f"127.0.0.1:{server.port}"
-    discovery = StaticDiscovery({"payment_rpc": [address], "order_rpc": [address]})
-    channels = {service: MeshChannel(service, settings=options, discovery=discovery, pool=SCHEMA.pool, fail_fast_seconds=0.2)
-                for service in ("payment_rpc", "order_rpc")}
+    discovery = StaticDiscovery({service: [address] for service in schema.served_by})
+    channels = {service: MeshChannel(service, settings=options, discovery=discovery, pool=schema.pool, fail_fast_seconds=0.2)
+                for service in schema.served_by}
     telemetry = Telemetry(clock=clock, stream=log)
-    application = Gateway(SCHEMA, settings=options, upstreams=channels, user_tokens=UserTokens.from_secret(SECRET, clock=clock),
+    application = Gateway(schema, settings=options, upstreams=channels, user_tokens=UserTokens.from_secret(SECRET, clock=clock),
                           telemetry=telemetry)
     gateway = GatewayServer(application, options)
     await gateway.start()

@@ -9,7 +9,7 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ MD5_SECRET = "ymall-payment-secret-key-2024"
 PRICE = Money(9999, "CNY")
 PATIENCE = 5.0
 VECTOR = {"payment_id": "PAY202401011234567890", "timestamp": "1704067200000", "nonce": "abc123"}  # of source 001
+VECTOR_AT = datetime(2024, 1, 1, tzinfo=UTC)  # the vector's timestamp
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,12 @@ _DESCRIPTION: Final = """Payments, orders and flash sales over HTTP. Every metho
 Answers are `{"code": "00000", "message": "success", "data": …, "trace_id": "…"}`. A refusal has the fitting HTTP status, its business code,
 `data: null` and `details` with a `reason`, which is the stable contract. Amounts are decimal strings in major units. `X-Request-Id` and `traceparent`
 are honoured and returned.
+
+A method with many answers is a stream of Server-Sent Events. Each answer is an event without a name (`onmessage` of `EventSource`): `id:` counts
+from 1, `data:` holds the envelope above on one line. A stream that is over ends with an event `end` whose envelope has no data; one that broke ends
+with an event `error` whose `data:` is the envelope of the refusal. What is refused before the first event is an ordinary refusal with its HTTP
+status. Comments (`: ping`) break long silence. `Last-Event-ID` is not looked at: a stream that is opened again begins anew. `EventSource` opens a
+stream again by itself: close it at `end`.
 """
 # Which common reasons a method may answer, by what it has.
 _ALWAYS: Final = ("INVALID_ARGUMENT", "REQUEST_TIMEOUT", "HEADERS_TOO_LARGE", "INTERNAL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "NEIGHBOUR_UNAVAILABLE")
@@ -88,6 +94,8 @@ class _Builder:
         lines = [comment, f"Roles: {', '.join(roles)}. gRPC: `{method.policy.path[1:]}`, at most {method.policy.timeout_seconds:g} s."]
         if method.policy.limit is not None:
             lines.append(f"Limit for each caller: {method.policy.limit.per_second} per second, {method.policy.limit.burst} at once.")
+        if method.policy.server_streaming:
+            lines.append("A stream of Server-Sent Events; the time is that of the whole stream.")
         if index:
             canonical = method.rules[0]
             lines.append(f"Another address of `{canonical.verb} {canonical.template.text}`.")
@@ -155,8 +163,11 @@ class _Builder:
             return {"description": text, "headers": headers, "content": {"*/*": {"schema": {}}}}
         data = self.schemas.field(method.output_type.fields_by_name[rule.response_body], "out") if rule.response_body else \
             self.schemas.message(method.output_type, "out")
-        envelope = {"type": "object", "required": ["code", "message", "data", "trace_id"], "properties": {
+        envelope: Node = {"type": "object", "required": ["code", "message", "data", "trace_id"], "properties": {
             "code": {"const": "00000"}, "message": {"const": "success"}, "data": data, "trace_id": TRACE_ID}}
+        if method.policy.server_streaming:
+            envelope["description"] = "What `data:` of an event holds."
+            return {"description": "Events.", "headers": headers, "content": {"text/event-stream": {"schema": envelope}}}
         return {"description": text, "headers": headers, "content": {"application/json": {"schema": envelope}}}
 
     def _refusal(self, specs: list[ErrorSpec]) -> Node:
@@ -183,7 +194,7 @@ class _Builder:
             reasons += _KEY
         if policy.idempotency is Idempotency.REQUIRED:
             reasons.append("IDEMPOTENCY_KEY_MISSING")
-        if policy.limit is not None:
+        if policy.limit is not None or policy.server_streaming:
             reasons.append("RATE_LIMITED")
         if "page_token" in method.input_type.fields_by_name:
             reasons.append("PAGE_TOKEN_INVALID")

@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from mesh.call import mark_effects
 from mesh.db.violations import ConstraintViolated, Fault, classify, nothing_committed, violated_constraint
 from mesh.errors import Conflict, OutcomeUnknown, Unavailable
 
@@ -67,7 +68,13 @@ class Database:
         task = asyncio.create_task(self._attempt_repeatedly(lambda tx: work(tx, *args, **kwargs)))
         self._running.add(task)
         task.add_done_callback(self._finished)
-        return await asyncio.shield(task)
+        try:
+            result = await asyncio.shield(task)
+        except (asyncio.CancelledError, OutcomeUnknown):  # whatever else it raises proves that nothing was committed
+            mark_effects()
+            raise
+        mark_effects()
+        return result
 
     async def read(self, work: Callable[Concatenate[AsyncConnection, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs `work(tx, …)` for reading only, outside any transaction: each statement sees what is committed when it starts.

@@ -54,7 +54,8 @@ class Cancelling:
     async def expire_once(self) -> int:
         """Begins to cancel orders whose time to pay is over; returns how many. Any number of processes may do so at once."""
         count = await self._db.run(self._expire)
-        failpoint("order.expire.after_commit")
+        if count:
+            failpoint("order.expire.after_commit")
         return count
 
     async def _begin(self, tx: AsyncConnection, merchant_id: str, order_id: str, reason: str, caller: Caller) -> tuple[Order, Message | None]:
@@ -69,7 +70,8 @@ class Cancelling:
         expired = await orders.claim_expired(tx, now=now, limit=self._batch, visible_to=ORDER_RPC)
         for order in expired:
             await self._close(tx, order, reason=EXPIRED, cause=self._journal.cause(ORDER_RPC), at=now, due_at=now)
-        failpoint("order.expire.before_commit")
+        if expired:
+            failpoint("order.expire.before_commit")
         return len(expired)
 
     async def _close(self, tx: AsyncConnection, order: Order, *, reason: str, cause: Cause, at: datetime, due_at: datetime) -> tuple[Order, Message]:

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from mesh.money import Money
+from payment_rpc.domain.callback import Subject
 from payment_rpc.domain.payment import NextAction
 
 
@@ -176,12 +177,23 @@ class Channel(Protocol):
         """
         ...
 
-    def verify_hint(self, *, payment_id: str, callback_status: str, timestamp: str, nonce: str, signature: str) -> None:
+    def subject_of(self, body: bytes) -> Subject:
+        """What a callback says that it is about, for the log: believed by nobody, empty where it says nothing that can be read."""
+        ...
+
+    def verify_hint(self, *, payment_id: str, callback_status: str, timestamp: str, nonce: str, signature: str, now: datetime) -> None:
         """Checks a callback of source 001. A verified one proves nothing but that it is time to ask the channel.
 
+        Args:
+            timestamp: milliseconds since 1970 as 13 digits; at most 5 minutes from `now`.
+
         Raises:
-            SignatureInvalid: forged, or a field is not of its fixed form.
+            SignatureInvalid: forged, too old or too new, or a field is not of its fixed form.
         """
+        ...
+
+    def subject_of_hint(self, *, payment_id: str, timestamp: str, nonce: str) -> Subject:
+        """What a callback of source 001 says that it is about, under the id by which source 001 knows it."""
         ...
 
     async def sign(self, *, attempt_id: str, payment_id: str, callback_status: str, timestamp: str, nonce: str, timeout_seconds: float) -> str:

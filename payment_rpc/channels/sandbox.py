@@ -20,6 +20,7 @@ from payment_rpc.channels import CardDetails, ChannelFact, ChannelStatus, Refund
 from payment_rpc.channels import sandbox_answers as answers
 from payment_rpc.channels.connections import ANSWER_BYTES_MAX, CONNECTIONS_MAX, Connections, Lost, NotSent
 from payment_rpc.channels.sandbox_answers import Unclear
+from payment_rpc.domain.callback import Subject
 from payment_rpc.domain.errors import ChannelUnavailable, PaymentNotFound, PaymentStateInvalid, SignatureInvalid
 
 PUBLISHED_MD5_SECRET = "ymall-payment-secret-key-2024"  # noqa: S105  # source 001 prints it in its README
@@ -128,10 +129,7 @@ class SandboxChannel:
         expected = hmac.new(self._callback_secret, timestamp.encode("utf-8", "replace") + b"." + body, hashlib.sha256).hexdigest()
         if not hmac.compare_digest(expected.encode(), signature.encode("utf-8", "replace")):
             raise SignatureInvalid
-        if not _MILLISECONDS.fullmatch(timestamp):
-            raise SignatureInvalid("the timestamp is not in milliseconds")
-        if abs(now - (_EPOCH + timedelta(milliseconds=int(timestamp)))) > _FRESHNESS:
-            raise SignatureInvalid("the timestamp is more than 5 minutes off")
+        _must_be_fresh(timestamp, now)
         try:
             about = msgspec.json.decode(body, type=answers.Callback)
         except answers.UNREADABLE:
@@ -150,7 +148,11 @@ class SandboxChannel:
             case _:
                 raise InvalidArgument.of("body", "about neither a payment nor a refund")
 
-    def verify_hint(self, *, payment_id: str, callback_status: str, timestamp: str, nonce: str, signature: str) -> None:
+    def subject_of(self, body: bytes) -> Subject:
+        """The ids in a callback."""
+        return answers.read_subject(body)
+
+    def verify_hint(self, *, payment_id: str, callback_status: str, timestamp: str, nonce: str, signature: str, now: datetime) -> None:
         """Checks UPPER(MD5(callback_status + nonce + payment_id + timestamp + secret)). The text has no separators, so only fixed forms keep a
         character from moving into the next field: `SUCCESSa` + `bc123` has the signature of `SUCCESS` + `abc123`."""
         if (callback_status not in _HINT_STATUSES or not _NONCE.fullmatch(nonce) or not _MILLISECONDS.fullmatch(timestamp)
@@ -160,6 +162,13 @@ class SandboxChannel:
         expected = hashlib.md5(text.encode(), usedforsecurity=False).hexdigest().upper()
         if not hmac.compare_digest(expected.encode(), signature.encode("utf-8", "replace")):
             raise SignatureInvalid
+        _must_be_fresh(timestamp, now)
+
+    def subject_of_hint(self, *, payment_id: str, timestamp: str, nonce: str) -> Subject:
+        """The payment, and the id that source 001 gives its callbacks: MD5(payment_id + timestamp + nonce). It is for people who look for it; ours
+        is the digest of all fields, because other fields can have the same text without separators."""
+        event_id = hashlib.md5((payment_id + timestamp + nonce).encode("utf-8", "replace"), usedforsecurity=False).hexdigest()
+        return Subject(event_id=event_id, payment_id=payment_id if _PAYMENT_ID.fullmatch(payment_id) else "")
 
     async def sign(self, *, attempt_id: str, payment_id: str, callback_status: str, timestamp: str, nonce: str, timeout_seconds: float) -> str:
         """Lets the sandbox record an outcome as its truth and sign it."""
@@ -241,6 +250,14 @@ class SandboxChannel:
     def _unknown(self, attempt_id: str, problem: Exception) -> ChannelFact:
         _log.warning("channel_answer_unknown", channel=self.name, attempt_id=attempt_id, problem=str(problem))
         return ChannelFact(attempt_id=attempt_id, status=ChannelStatus.UNKNOWN, message=str(problem))
+
+
+def _must_be_fresh(timestamp: str, now: datetime) -> None:
+    """Refuses what was signed long ago, or will be: a message that somebody overheard is good for minutes only."""
+    if not _MILLISECONDS.fullmatch(timestamp):
+        raise SignatureInvalid("the timestamp is not in milliseconds")
+    if abs(now - (_EPOCH + timedelta(milliseconds=int(timestamp)))) > _FRESHNESS:
+        raise SignatureInvalid("the timestamp is more than 5 minutes off")
 
 
 def _read_answer(status_code: int, content: bytes, *, attempt_id: str) -> ChannelFact:

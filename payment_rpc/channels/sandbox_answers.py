@@ -11,6 +11,7 @@ import msgspec
 from mesh.errors import InvalidArgument
 from mesh.money import Money
 from payment_rpc.channels import ChannelFact, ChannelStatus, RefundChannelFact, RefundChannelStatus
+from payment_rpc.domain.callback import Subject
 from payment_rpc.domain.payment import NextAction
 
 OK = 200
@@ -83,6 +84,14 @@ class Callback(msgspec.Struct, frozen=True):
     refund_id: Id = ""
 
 
+class _Named(msgspec.Struct, frozen=True):
+    """The ids in a callback, each where it is one."""
+
+    event_id: Id = ""
+    attempt_id: Id = ""
+    refund_id: Id = ""
+
+
 class Unclear(Exception):
     """An answer came that cannot be believed."""
 
@@ -144,6 +153,15 @@ def read_refund(content: bytes, *, refund_id: str, attempt_id: str = "", amount:
     return RefundChannelFact(refund_id=refund_id, status=status, channel_refund_no=answer.refund_no, reason=_refund_reason(status, answer.code),
                              message=answer.message[:_MESSAGE_MAX], occurred_at=answer.occurred_at,
                              fee_returned=_read_fee(answer.fee_returned, told.currency))
+
+
+def read_subject(body: bytes) -> Subject:
+    """What a callback says that it is about; empty when it says nothing that can be read. Says nothing about whether it is true."""
+    try:
+        named = msgspec.json.decode(body, type=_Named)
+    except UNREADABLE:
+        return Subject()
+    return Subject(event_id=named.event_id, attempt_id=named.attempt_id, refund_id=named.refund_id)
 
 
 def read_signature(content: bytes) -> str:

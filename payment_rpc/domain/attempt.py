@@ -44,6 +44,20 @@ QUERY_PAUSES = tuple(timedelta(seconds=seconds) for seconds in (5, 15, 45, 120, 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """What a deployment chooses of the schedule of questions.
+
+    Attributes:
+        threshold: age that an attempt has at least when it is asked for; until then its own call or a callback brings the answer. An attempt whose
+            payment is being closed is asked for at any age.
+        close_grace: how long after a deadline a channel that cannot close may still take money in time.
+    """
+
+    threshold: timedelta = timedelta(0)
+    close_grace: timedelta = timedelta(minutes=5)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
     """One call to one channel.
 
@@ -85,10 +99,15 @@ class Attempt:
             raise PaymentStateInvalid(f"an attempt in state {self.state} is not sent again", payment_id=self.payment_id)
         return replace(self._changed(at), sends=self.sends + 1, lease_until=at + lease, next_query_at=at + lease)
 
-    def ask_later(self, *, at: datetime) -> Attempt:
-        """The channel is asked now; the next question follows after the schedule's pause."""
-        pause = QUERY_PAUSES[min(self.queries, len(QUERY_PAUSES) - 1)]
-        return replace(self._changed(at), queries=self.queries + 1, next_query_at=at + pause)
+    def ask_later(self, *, at: datetime, last_chance: datetime) -> Attempt:
+        """The channel is asked now; the next question follows after the schedule's pause, or at `last_chance` when that comes first: from then on a
+        payment that nobody paid can be closed."""
+        due = at + QUERY_PAUSES[min(self.queries, len(QUERY_PAUSES) - 1)]
+        return replace(self._changed(at), queries=self.queries + 1, next_query_at=last_chance if at < last_chance < due else due)
+
+    def too_young(self, *, until: datetime, at: datetime) -> Attempt:
+        """The channel is not asked before `until`; that was no question."""
+        return replace(self._changed(at), next_query_at=until)
 
     def ask_now(self, *, at: datetime) -> Attempt:
         """The channel is asked at the next opportunity."""

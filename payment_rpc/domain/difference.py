@@ -16,7 +16,7 @@ from payment_rpc.domain.ledger import LOSS, WRITTEN_OFF, LedgerTransaction, Post
 
 
 class Kind(StrEnum):
-    """Kinds of reference/payments.md 7.4."""
+    """What a statement and our books can disagree about."""
 
     MISSING_LOCAL = "MISSING_LOCAL"                      # the channel has money that we do not know
     LOCAL_NOT_PAID = "LOCAL_NOT_PAID"                    # it captured, we hold the attempt for open or failed
@@ -33,6 +33,7 @@ class Kind(StrEnum):
     REFUND_MISSING_CHANNEL = "REFUND_MISSING_CHANNEL"
     REFUND_AMOUNT_MISMATCH = "REFUND_AMOUNT_MISMATCH"
     UNREADABLE_LINE = "UNREADABLE_LINE"
+    TOTAL_MISMATCH = "TOTAL_MISMATCH"                    # the statement's own SUM is not what its lines add up to
 
 
 class Action(StrEnum):

@@ -120,17 +120,21 @@ def fee_charged(*, attempt_id: str, payment_id: str, channel: str, fee: Money) -
 
 def fee_returned(*, refund_id: str, payment_id: str, channel: str, fee: Money) -> LedgerTransaction:
     """The channel gives a part of its fee back with a refund."""
-    return _move(key=f"refund:{refund_id}:fee", kind="FEE_RETURNED", payment_id=payment_id, amount=fee,
+    return _move(key=fee_returned_key(refund_id), kind="FEE_RETURNED", payment_id=payment_id, amount=fee,
                  debit=channel_receivable(channel), credit=channel_fee_expense(channel))
 
 
-def fee_share(fee: Money, *, captured: Money, before: Money, amount: Money) -> Money:
-    """The share of a fee that belongs to a refund of `amount` after `before` was refunded: cumulative pro rata, so that all shares of a full refund
-    add up to the fee exactly and never exceed it on the way."""
+def fee_returned_key(refund_id: str) -> str:
+    """Business key of what came back of a fee with a refund."""
+    return f"refund:{refund_id}:fee"
+
+
+def fee_share(fee: Money, *, captured: Money, refunded: Money, returned: Money) -> Money:
+    """The share of a fee that comes back when `refunded` is out in all and `returned` of the fee came back before. Cumulative pro rata: the shares of
+    a full refund add up to the fee exactly, also when a refund on the way bounced, whose share stays with us."""
     if captured.minor == 0:
         return Money.zero(fee.currency)
-    upto = fee.minor * (before.minor + amount.minor) // captured.minor
-    return Money(upto - fee.minor * before.minor // captured.minor, fee.currency)
+    return Money(max(0, fee.minor * refunded.minor // captured.minor - returned.minor), fee.currency)
 
 
 def refund_reserved(*, refund_id: str, payment_id: str, channel: str, held_by: str, amount: Money) -> LedgerTransaction:

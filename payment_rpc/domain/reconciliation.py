@@ -12,7 +12,7 @@ from mesh.money import Money
 from payment_rpc.domain.attempt import AttemptState
 from payment_rpc.domain.difference import Finding, Kind
 from payment_rpc.domain.refund import RefundState
-from payment_rpc.domain.statement import BadLine, Line, LineType
+from payment_rpc.domain.statement import BadLine, Line, LineType, Statement
 
 _REFUNDED = frozenset({RefundState.SUCCESS, RefundState.REVERSED})  # what bounced had left before
 
@@ -47,7 +47,7 @@ class OurRefund:
 class Matching:
     """One statement of one day against our books."""
 
-    def __init__(self, lines: Sequence[Line | BadLine], *, channel: str, date: str, bounds: tuple[datetime, datetime]) -> None:
+    def __init__(self, statement: Statement, *, channel: str, date: str, bounds: tuple[datetime, datetime]) -> None:
         self._channel = channel
         self._date = date
         self._begins, self._ends = bounds
@@ -55,7 +55,8 @@ class Matching:
         self._trades: set[tuple[str, str]] = set()
         self.attempt_ids: set[str] = set()
         self.refund_ids: set[str] = set()
-        for line in lines:
+        self.lines, self._bad_totals = statement.lines, statement.bad_totals
+        for line in statement.lines:
             if isinstance(line, Line):
                 self._firsts.setdefault(line.content, line.line_no)
             if isinstance(line, BadLine) or line.type is LineType.CAPTURE:
@@ -81,6 +82,12 @@ class Matching:
                 return self._found(line, Kind.FEE_MISMATCH, f"the channel kept a fee of {line.amount} that our books do not know", None)
             case _:
                 assert_never(line.type)
+
+    def wrong_totals(self) -> Iterator[Finding]:
+        """Totals of the statement that its own lines do not add up to: lines were lost, added or changed on the way, or by the channel."""
+        for total in self._bad_totals:
+            yield Finding(key=self._key("total", total.text, total.problem), kind=Kind.TOTAL_MISMATCH,
+                          reason=f"the statement's total is wrong: {total.problem}")
 
     def missing_captures(self, ours: Sequence[OurCapture], *, elsewhere: Mapping[str, str]) -> Iterator[Finding]:
         """Captures of the day that have no line. `elsewhere` gives the neighbour day in whose statement an attempt is."""

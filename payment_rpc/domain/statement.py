@@ -1,11 +1,12 @@
-"""A channel's statement as its file says it. Good rows go on beside bad ones, which are told by line; only a file that is not whole is refused."""
+"""A channel's statement as its file says it. Good rows go on beside bad ones, which are told by line; totals that the rows do not add up to are told
+beside them; only a file that is not whole is refused."""
 
 from __future__ import annotations
 
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from enum import StrEnum
@@ -19,6 +20,8 @@ BYTES_MAX = 24 * 1024 * 1024  # deflated it fits into a packet of MariaDB
 _ID_MAX = 64
 _ID = re.compile(r"[A-Za-z0-9_-]{0,64}")  # ids come back to the channel in paths
 _SHOWN_MAX = 500
+_SUM_FIELDS = 6  # SUM, type, currency, lines, amount, fee
+_COUNT = re.compile(r"[0-9]{1,9}")
 
 
 class StatementUnreadable(Exception):
@@ -65,6 +68,41 @@ class BadLine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Total:
+    lines: int
+    amount: Money
+    fee: Money
+
+    @classmethod
+    def read(cls, row: Sequence[str]) -> _Total | None:
+        if len(row) != _SUM_FIELDS or not _COUNT.fullmatch(row[3]):
+            return None
+        try:
+            return cls(lines=int(row[3]), amount=Money.parse(row[4], row[2], allow_zero=True), fee=Money.parse(row[5], row[2], allow_zero=True))
+        except InvalidArgument:
+            return None
+
+    def __str__(self) -> str:
+        return f"{self.lines} lines of {self.amount} with fees of {self.fee}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BadTotal:
+    """A SUM row that the lines do not add up to, or the SUM row that is missing, and how they differ; the row's text, "" without one."""
+
+    problem: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statement:
+    """A whole file."""
+
+    lines: tuple[Line | BadLine, ...]
+    bad_totals: tuple[BadTotal, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelDay:
     """How a channel counts its days: from cut-off to cut-off in its time zone."""
 
@@ -77,7 +115,7 @@ class ChannelDay:
         return begins, datetime.combine(day + timedelta(days=1), self.cut_off, tzinfo=self.time_zone)
 
 
-def parse_statement(content: bytes) -> tuple[Line | BadLine, ...]:
+def parse_statement(content: bytes) -> Statement:
     """Reads a file, line by line.
 
     Raises:
@@ -95,10 +133,58 @@ def parse_statement(content: bytes) -> tuple[Line | BadLine, ...]:
         raise StatementUnreadable(f"the first line is not {','.join(COLUMNS)}")
     if len(rows) < 2 or rows[-1][:1] != ["END"]:
         raise StatementUnreadable("cut off: the last line is not END")
-    lines = tuple(_line(number, row) for number, row in enumerate((row for row in rows[1:-1] if row[:1] != ["SUM"]), start=1))
+    sums, bodies = list[list[str]](), list[list[str]]()
+    for row in rows[1:-1]:
+        (sums if row[:1] == ["SUM"] else bodies).append(row)
+    lines = tuple(_line(number, row) for number, row in enumerate(bodies, start=1))
     if rows[-1][1:] != [str(len(lines))]:
         raise StatementUnreadable(f"cut off: END says {','.join(rows[-1][1:])} lines, there are {len(lines)}")
-    return lines
+    return Statement(lines=lines, bad_totals=tuple(_bad_totals(sums, _totals(bodies, lines))))
+
+
+def _totals(rows: Sequence[Sequence[str]], lines: Sequence[Line | BadLine]) -> dict[tuple[str, str], _Total]:
+    """Number, amount and fee per type and currency of all rows whose money can be read, whatever else is wrong with them."""
+    totals: dict[tuple[str, str], _Total] = {}
+    for row, line in zip(rows, lines, strict=True):
+        if isinstance(line, Line):
+            group, amount, fee = (str(line.type), line.amount.currency), line.amount, line.fee
+        elif (found := _money_of(row)) is not None:
+            group, amount, fee = found
+        else:
+            continue
+        before = totals.get(group, _Total(lines=0, amount=Money.zero(amount.currency), fee=Money.zero(amount.currency)))
+        totals[group] = _Total(lines=before.lines + 1, amount=before.amount + amount, fee=before.fee + fee)
+    return totals
+
+
+def _money_of(row: Sequence[str]) -> tuple[tuple[str, str], Money, Money] | None:
+    if len(row) != len(COLUMNS):
+        return None
+    field = dict(zip(COLUMNS, row, strict=True))
+    try:
+        return (field["type"], field["currency"]), Money.parse(field["amount"], field["currency"]), Money.parse(
+            field["fee"], field["currency"], allow_zero=True)
+    except InvalidArgument:
+        return None
+
+
+def _bad_totals(sums: Sequence[Sequence[str]], actual: dict[tuple[str, str], _Total]) -> Iterator[BadTotal]:
+    said: set[tuple[str, str]] = set()
+    for row in sums:
+        text = ",".join(row)[:_SHOWN_MAX]
+        total = _Total.read(row)
+        if total is None:
+            yield BadTotal(problem="cannot be read", text=text)
+            continue
+        group = (row[1], row[2])
+        there = actual.get(group, _Total(lines=0, amount=Money.zero(row[2]), fee=Money.zero(row[2])))
+        if group in said:
+            yield BadTotal(problem=f"a second total of {row[1]} in {row[2]}", text=text)
+        elif total != there:
+            yield BadTotal(problem=f"{row[1]} in {row[2]}: it says {total}, there are {there}", text=text)
+        said.add(group)
+    for line_type, currency in sorted(actual.keys() - said):
+        yield BadTotal(problem=f"{line_type} in {currency}: there are {actual[line_type, currency]}, and no total", text="")
 
 
 def _line(number: int, row: Sequence[str]) -> Line | BadLine:

@@ -13,18 +13,19 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.db import Database
 from mesh.outbox import OUTBOX
-from mesh.proof import OVERDUE, SETTLING, Allowance, OrderKey, PaymentFacts, Violation, check, check_outbox
+from mesh.proof import OVERDUE, SETTLING, UNDELIVERED, Allowance, OrderKey, PaymentFacts, Violation, check, check_outbox
 from mesh.receipts import RECEIPT
 from payment_rpc.domain import attempt as attempts
 from payment_rpc.domain import refund as refunds
 from payment_rpc.domain.attempt import AttemptState
+from payment_rpc.domain.callback import CallbackKind, CallbackResult
 from payment_rpc.domain.payment import MONEY, TOP_UP, UNDECIDED, Disposition, PaymentState
 from payment_rpc.domain.refund import RefundState
-from payment_rpc.tables import ATTEMPT, ATTENTION, PAYMENT, REFUND
+from payment_rpc.tables import ATTEMPT, ATTENTION, CHANNEL_CALLBACK, PAYMENT, REFUND
 from payment_rpc.usecases.messages import ORDER_DESTINATION
 from payment_rpc.usecases.verifying import Verifying
 
-_P, _A, _R, _N, _O = PAYMENT.c, ATTEMPT.c, REFUND.c, ATTENTION.c, OUTBOX.c
+_P, _A, _R, _N, _O, _C = PAYMENT.c, ATTEMPT.c, REFUND.c, ATTENTION.c, OUTBOX.c, CHANNEL_CALLBACK.c
 _REFUSALS = [disposition for disposition in Disposition if disposition.is_refusal]
 _WAITS_FOR_PERSON = select(_N.attention_key).where(_N.payment_id == _P.payment_id, _N.resolved_at.is_(None)).exists()
 
@@ -50,6 +51,14 @@ def _unfinished(allowance: Allowance) -> list[tuple[str, Select[Any], str]]:
          "it is {state}, and its channel was not asked when it was due; payment {payment_id}"),
         ("refund_late", select(_R.refund_id, _R.state, _R.payment_id).where(_R.next_query_at < late),
          "it is {state}, and its channel was not asked when it was due; payment {payment_id}"),
+        ("callback_late", select(_C.callback_id, _C.payment_id, _C.event_id).where(
+            _C.result == CallbackResult.RECEIVED, _C.received_at < late),
+         "it is genuine, and nobody did what it asked for; payment {payment_id}, event {event_id}"),
+        # A hint is not among these: its secret is published, so anybody can send one about nothing.
+        ("callback_unused", select(_C.callback_id, _C.channel, _C.event_id, _C.reason).where(
+            _C.result == CallbackResult.FAILED, _C.signature_valid, _C.kind == CallbackKind.CALLBACK,
+            _C.last_received_at < allowance.before(UNDELIVERED)),
+         "{channel} said it and it never counted, event {event_id}: {reason}"),
     ]
 
 

@@ -1,4 +1,5 @@
-"""What payment_rpc knows about an order, in words for a support person. Payments keep no diary; attempts, bookings, refunds and messages are one."""
+"""What payment_rpc knows about an order, in words for a support person. Payments keep no diary; attempts, callbacks, the scan's actions,
+bookings, refunds and messages are one."""
 
 from __future__ import annotations
 
@@ -16,7 +17,9 @@ from payment_rpc.domain.attempt import OPEN, Attempt, AttemptState
 from payment_rpc.domain.payment import BALANCE, CASHIER, TOP_UP, UNDECIDED, WALLET, Disposition, Payment, PaymentState
 from payment_rpc.domain.refund import OPEN as OPEN_REFUND
 from payment_rpc.domain.refund import Refund, RefundState
-from payment_rpc.store import attempts, payments, refunds
+from payment_rpc.proof.callbacks import callback_lines, callback_nexts
+from payment_rpc.proof.scans import scan_lines
+from payment_rpc.store import attempts, callbacks, payments, refunds, scan_actions
 from payment_rpc.tables import ATTEMPT, ATTENTION, LEDGER_POSTING, LEDGER_TRANSACTION, PAYMENT, REFUND
 from payment_rpc.usecases.messages import ORDER_DESTINATION
 
@@ -79,11 +82,14 @@ async def _story(tx: AsyncConnection, key: OrderKey) -> Story:
     told, to_tell = await messages_about(tx, ids, receivers={ORDER_DESTINATION: "The order"})
     attention = (await tx.execute(select(ATTENTION).where(ATTENTION.c.payment_id.in_(ids)).order_by(ATTENTION.c.created_at))).all()
     lines = [line for payment in found for line in _payment_lines(payment)]
+    heard = await callbacks.callbacks_of_payments(tx, ids)
+    lines += callback_lines(heard)
+    lines += scan_lines(await scan_actions.of_payments(tx, ids))
     lines += [line for attempt in own_attempts for line in _attempt_lines(attempt)]
     lines += [line for refund in own_refunds for line in _refund_lines(refund)]
     lines += [*await _ledger_lines(tx, ids), *told, *_attention_lines(attention)]
     nexts = [*(n for payment in found for n in _payment_nexts(payment)), *(n for attempt in own_attempts for n in _attempt_nexts(attempt)),
-             *(n for refund in own_refunds for n in _refund_nexts(refund)), *to_tell,
+             *(n for refund in own_refunds for n in _refund_nexts(refund)), *callback_nexts(heard), *to_tell,
              *(Next(at=None, text=f"A person must look at {row.kind} of {row.payment_id}: {row.detail}.") for row in attention
                if not row.resolved_at)]
     return Story(headlines=tuple(map(headline, found)), lines=tuple(lines), nexts=tuple(nexts))

@@ -7,12 +7,13 @@ from typing import Any
 from google.api import httpbody_pb2
 from paymesh.payment.v1 import callback_pb2, callback_pb2_grpc
 
+from payment_rpc.domain.callback import FINAL, CallbackResult
 from payment_rpc.servicer.messages import STATES
-from payment_rpc.usecases.callbacks import CallbackResult, Callbacks, Hint
+from payment_rpc.usecases.callbacks import Callbacks, Hint
 
 # The bytes that the sandbox takes for "never tell me again".
 ACKNOWLEDGED = b"success"
-_RESULTS = {result: callback_pb2.CallbackResult.Value(f"CALLBACK_RESULT_{result}") for result in CallbackResult}
+_RESULTS = {result: callback_pb2.CallbackResult.Value(f"CALLBACK_RESULT_{result}") for result in FINAL}
 _MESSAGES = {CallbackResult.PROCESSED: "回调处理成功: processed", CallbackResult.IGNORED: "重复回调，已忽略: nothing to change"}
 
 

@@ -11,10 +11,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.db import expect_one
 from mesh.money import Money
-from payment_rpc.domain.attempt import Attempt, AttemptState
+from payment_rpc.domain.attempt import Attempt, AttemptState, Schedule
 from payment_rpc.domain.errors import PaymentNotFound
-from payment_rpc.domain.payment import Payment
-from payment_rpc.tables import ATTEMPT
+from payment_rpc.domain.payment import Payment, PaymentState
+from payment_rpc.tables import ATTEMPT, PAYMENT
 
 _ALL = tuple(ATTEMPT.c)
 _INSERT = insert(ATTEMPT)
@@ -25,6 +25,9 @@ _UPDATE = (update(ATTEMPT).where(ATTEMPT.c.attempt_id == bindparam("key"), ATTEM
 _BY_ID = select(*_ALL).where(ATTEMPT.c.attempt_id == bindparam("id"))
 _PAYMENT_ID = select(ATTEMPT.c.payment_id).where(ATTEMPT.c.attempt_id == bindparam("id"))
 _OF_PAYMENT = select(*_ALL).where(ATTEMPT.c.payment_id == bindparam("payment")).order_by(ATTEMPT.c.attempt_id)
+
+_STANDING = select(PAYMENT.c.payment_id, PAYMENT.c.state, PAYMENT.c.expires_at).where(
+    PAYMENT.c.payment_id.in_(bindparam("payments", expanding=True)))
 
 
 async def insert_attempt(tx: AsyncConnection, attempt: Attempt) -> None:
@@ -83,13 +86,20 @@ async def capturing_attempt(tx: AsyncConnection, payment: Payment) -> str | None
     return next((attempt.attempt_id for attempt in captured if attempt.channel_trade_no == payment.channel_trade_no), None)
 
 
-async def claim_due(tx: AsyncConnection, *, now: datetime, limit: int) -> list[Attempt]:
+async def claim_due(tx: AsyncConnection, *, now: datetime, limit: int, schedule: Schedule) -> list[Attempt]:
     """Open attempts whose channel is to be asked now, each moved to its next question; rows that another worker holds are passed over."""
-    rows = (await tx.execute(due_statement(now, limit))).all()
-    due = [_attempt(row) for row in rows]
-    claimed = [attempt.ask_later(at=now) for attempt in due]
-    for before, after in zip(due, claimed, strict=True):
-        await save_attempt(tx, after, read_version=before.version)
+    due = [_attempt(row) for row in (await tx.execute(due_statement(now, limit))).all()]
+    if not due:
+        return []
+    of_payment = {row.payment_id: row for row in await tx.execute(_STANDING, {"payments": sorted({attempt.payment_id for attempt in due})})}
+    claimed = []
+    for attempt in due:
+        payment, old_enough = of_payment[attempt.payment_id], attempt.created_at + schedule.threshold
+        if old_enough > now and payment.state == PaymentState.PAYING:
+            await save_attempt(tx, attempt.too_young(until=old_enough, at=now), read_version=attempt.version)
+            continue
+        claimed.append(attempt.ask_later(at=now, last_chance=payment.expires_at + schedule.close_grace))
+        await save_attempt(tx, claimed[-1], read_version=attempt.version)
     return claimed
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from sqlalchemy import insert, update
+from sqlalchemy import func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.db import insert_if_absent
-from payment_rpc.domain.ledger import LedgerTransaction
+from mesh.money import Money
+from payment_rpc.domain.ledger import LedgerTransaction, Side, fee_returned_key
 from payment_rpc.domain.payment import Payment
 from payment_rpc.tables import ATTENTION, LEDGER_POSTING, LEDGER_TRANSACTION
 
+_P = LEDGER_POSTING.c
 _TRANSACTION = insert(LEDGER_TRANSACTION)
 _POSTING = insert(LEDGER_POSTING)
 
@@ -30,6 +33,13 @@ async def book(tx: AsyncConnection, payment: Payment, booking: LedgerTransaction
         "business_key": booking.key, "seq": seq, "account": posting.account, "side": posting.side, "amount_minor": posting.amount.minor,
         "currency": posting.amount.currency} for seq, posting in enumerate(booking.postings)])
     return replace(payment, ledger_head=head)
+
+
+async def fees_returned(tx: AsyncConnection, refund_ids: Sequence[str], *, currency: str) -> Money:
+    """What came back of fees with some refunds, whatever became of them later."""
+    keys = [fee_returned_key(refund_id) for refund_id in refund_ids]
+    minor = (await tx.execute(select(func.sum(_P.amount_minor)).where(_P.business_key.in_(keys), _P.side == Side.DEBIT))).scalar()
+    return Money(int(minor or 0), currency)
 
 
 async def call_attention(tx: AsyncConnection, *, kind: str, payment_id: str, subject: str, detail: str, at: datetime) -> None:

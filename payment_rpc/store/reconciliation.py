@@ -18,7 +18,7 @@ from mesh.money import Money
 from payment_rpc.domain.attempt import AttemptState
 from payment_rpc.domain.difference import Action, Difference, DifferenceState, Finding, Kind
 from payment_rpc.domain.errors import DifferenceStateInvalid, ReconciliationNotFound
-from payment_rpc.domain.ledger import Side
+from payment_rpc.domain.ledger import Side, fee_returned_key
 from payment_rpc.domain.reconciliation import OurCapture, OurRefund
 from payment_rpc.domain.refund import RefundState
 from payment_rpc.tables import ATTEMPT, LEDGER_POSTING, REFUND, STATEMENT_DIFFERENCE, STATEMENT_IMPORT
@@ -172,10 +172,10 @@ async def _captures(tx: AsyncConnection, condition: ColumnElement[bool], *, limi
 
 async def _refunds(tx: AsyncConnection, condition: ColumnElement[bool], *, limit: int | None) -> list[OurRefund]:
     rows = (await tx.execute(select(REFUND).where(condition).order_by(_R.refund_id).limit(limit))).all()
-    fees = await _fees(tx, [f"refund:{row.refund_id}:fee" for row in rows])
+    fees = await _fees(tx, [fee_returned_key(row.refund_id) for row in rows])
     return [OurRefund(
         refund_id=row.refund_id, payment_id=row.payment_id, attempt_id=row.attempt_id, state=RefundState(row.state),
-        amount=Money(row.amount_minor, row.currency), fee=fees.get(f"refund:{row.refund_id}:fee", Money.zero(row.currency)),
+        amount=Money(row.amount_minor, row.currency), fee=fees.get(fee_returned_key(row.refund_id), Money.zero(row.currency)),
         refund_no=row.channel_refund_no, refunded_at=row.refunded_at) for row in rows]
 
 

@@ -6,65 +6,42 @@ that it will never take it.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Mapping
-from datetime import timedelta
+from collections.abc import Awaitable, Mapping, Sequence
 
-import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.clock import Clock
 from mesh.db import Database
+from mesh.worker import each
 from payment_rpc.channels import Channel, ChannelFact, ChannelStatus
-from payment_rpc.domain.attempt import Attempt
+from payment_rpc.domain.attempt import Attempt, Schedule
 from payment_rpc.domain.payment import PaymentState
+from payment_rpc.domain.scan import ScanAction, ScanStep
 from payment_rpc.store import attempts, payments
 from payment_rpc.usecases.facts import Applied, Facts
-
-# How long after a deadline a channel that cannot close may still take money in time.
-CLOSE_GRACE = timedelta(minutes=5)
-CONCURRENCY = 8  # questions under way at once: one that gets no answer holds up only its own place
-
-log = structlog.get_logger()
 
 
 class Asking:
     """Queries and closes attempts at their channels and applies the answers."""
 
-    def __init__(self, *, db: Database, clock: Clock, facts: Facts, channels: Mapping[str, Channel], batch: int, timeout_seconds: float) -> None:
+    def __init__(self, *, db: Database, clock: Clock, facts: Facts, channels: Mapping[str, Channel], schedule: Schedule, batch: int,
+                 timeout_seconds: float) -> None:
         self._db = db
         self._clock = clock
         self._facts = facts
         self._channels = channels
+        self._schedule = schedule
         self._batch = batch
         self._timeout_seconds = timeout_seconds
 
     async def run_once(self) -> int:
         """Asks for every attempt that is due; returns how many. One that fails or hangs stands in no other's way."""
-        due = await self._db.run(self._claim)
-        gate = asyncio.Semaphore(CONCURRENCY)
-
-        async def ask(attempt: Attempt) -> None:
-            async with gate:
-                try:
-                    await self._ask(attempt)
-                except Exception:
-                    log.exception("asking_failed", attempt_id=attempt.attempt_id, payment_id=attempt.payment_id)
-
-        async with asyncio.TaskGroup() as group:
-            for attempt in due:
-                group.create_task(ask(attempt))
-        return len(due)
+        return await each(await self._db.run(self._claim), self._ask, failed="asking_failed",
+                          about=lambda attempt: {"attempt_id": attempt.attempt_id, "payment_id": attempt.payment_id})
 
     async def query(self, attempt: Attempt) -> Applied:
         """Asks the channel now. An attempt that it does not know, and that nobody can be sending any more, is closed there and lost."""
-        channel = self._channels[attempt.channel]
-        news = await channel.query(attempt.attempt_id, timeout_seconds=self._timeout_seconds)
-        if news.status is ChannelStatus.NOT_FOUND:
-            present = await self._db.read(attempts.get_attempt, attempt.attempt_id)  # a repeated call may have taken it since it was read
-            if present.lease_until <= self._clock.now():
-                return await self.close(present)
-        return await self._facts.apply(news)
+        return await self._query(attempt, _Diary(self._clock, is_kept=False))
 
     async def is_unknown_to_channel(self, attempt: Attempt) -> bool:
         """Asks the channel now and applies what it says; True when it has never heard of the attempt."""
@@ -78,34 +55,72 @@ class Asking:
         """Closes the attempt at its channel, where a tombstone keeps it closed, and applies the answer: CLOSED, or how it ended before.
 
         What cannot be closed there is asked for instead, and closed here when it has outlasted its deadline."""
+        return await self._close(attempt, _Diary(self._clock, is_kept=False))
+
+    async def _query(self, attempt: Attempt, diary: _Diary) -> Applied:
+        channel = self._channels[attempt.channel]
+        news = await diary.note(ScanAction.QUERY, channel.query(attempt.attempt_id, timeout_seconds=self._timeout_seconds))
+        if news.status is ChannelStatus.NOT_FOUND:
+            present = await self._db.read(attempts.get_attempt, attempt.attempt_id)  # a repeated call may have taken it since it was read
+            if present.lease_until <= self._clock.now():
+                return await self._close(present, diary)
+        return await self._facts.apply(news, steps=diary.steps)
+
+    async def _close(self, attempt: Attempt, diary: _Diary) -> Applied:
         channel = self._channels[attempt.channel]
         if channel.closable:
-            news = await channel.close(attempt.attempt_id, timeout_seconds=self._timeout_seconds)
+            news = await diary.note(ScanAction.CLOSE, channel.close(attempt.attempt_id, timeout_seconds=self._timeout_seconds))
             if news.status is not ChannelStatus.NOT_CLOSABLE:
-                return await self._facts.apply(news)
-        return await self._outlast(attempt)
+                return await self._facts.apply(news, steps=diary.steps)
+        return await self._outlast(attempt, diary)
 
-    async def _outlast(self, attempt: Attempt) -> Applied:
+    async def _outlast(self, attempt: Attempt, diary: _Diary) -> Applied:
         """Asked until its deadline and some grace are over, then CLOSED; what comes after that is late money. One that the channel does not know is
         lost as soon as nobody can be sending it any more: there is no tombstone to wait for."""
-        news = await self._channels[attempt.channel].query(attempt.attempt_id, timeout_seconds=self._timeout_seconds)
+        channel = self._channels[attempt.channel]
+        news = await diary.note(ScanAction.QUERY, channel.query(attempt.attempt_id, timeout_seconds=self._timeout_seconds))
         now = self._clock.now()
         if news.status is ChannelStatus.NOT_FOUND:
             if (await self._db.read(attempts.get_attempt, attempt.attempt_id)).lease_until <= now:
                 news = ChannelFact(attempt_id=attempt.attempt_id, status=ChannelStatus.CLOSED)
+                diary.decide(ScanAction.CLOSE, "LOST_BEFORE_CHANNEL")
         elif news.status is ChannelStatus.PENDING:
             payment = await self._db.read(payments.read_payment, attempt.payment_id)
-            if payment.expires_at + CLOSE_GRACE <= now:
+            if payment.expires_at + self._schedule.close_grace <= now:
                 news = ChannelFact(attempt_id=attempt.attempt_id, status=ChannelStatus.CLOSED, amount=attempt.amount, reason="PAYMENT_CLOSED",
                                    message="nobody paid until the deadline")
-        return await self._facts.apply(news)
+                diary.decide(ScanAction.CLOSE, "PAYMENT_CLOSED")
+        return await self._facts.apply(news, steps=diary.steps)
 
     async def _ask(self, attempt: Attempt) -> None:
-        payment = await self._db.read(payments.read_payment, attempt.payment_id)
+        payment, diary = await self._db.read(payments.read_payment, attempt.payment_id), _Diary(self._clock, is_kept=True)
         if payment.state is PaymentState.CLOSING:
-            await self.close(attempt)
+            await self._close(attempt, diary)
         else:
-            await self.query(attempt)
+            await self._query(attempt, diary)
 
     async def _claim(self, tx: AsyncConnection) -> list[Attempt]:
-        return await attempts.claim_due(tx, now=self._clock.now(), limit=self._batch)
+        return await attempts.claim_due(tx, now=self._clock.now(), limit=self._batch, schedule=self._schedule)
+
+
+class _Diary:
+    """What one round of the scan did about one attempt; what callers ask for is no scan and is not kept."""
+
+    def __init__(self, clock: Clock, *, is_kept: bool) -> None:
+        self._clock = clock
+        self._is_kept = is_kept
+        self._steps: list[ScanStep] = []
+
+    @property
+    def steps(self) -> Sequence[ScanStep]:
+        return self._steps if self._is_kept else ()
+
+    async def note(self, action: ScanAction, call: Awaitable[ChannelFact]) -> ChannelFact:
+        began_at = self._clock.now()
+        news = await call
+        self._steps.append(ScanStep(action=action, result=news.status, reason=news.reason, began_at=began_at, ended_at=self._clock.now()))
+        return news
+
+    def decide(self, action: ScanAction, reason: str) -> None:
+        now = self._clock.now()
+        self._steps.append(ScanStep(action=action, reason=reason, began_at=now, ended_at=now))

@@ -15,10 +15,9 @@ from mesh.failpoints import failpoint
 from payment_rpc.domain.attempt import OPEN, Attempt
 from payment_rpc.domain.errors import PaymentStateInvalid
 from payment_rpc.domain.payment import UNDECIDED, Payment, PaymentState
-from payment_rpc.store import attempts, payments
+from payment_rpc.domain.scan import ScanAction, ScanStep, ScanSubject, entries
+from payment_rpc.store import attempts, payments, scan_actions
 from payment_rpc.usecases.asking import Asking
-
-EXPIRY_BATCH = 100
 
 
 class CloseResult(StrEnum):
@@ -41,10 +40,11 @@ class OrderClosed:
 class Closing:
     """Closes payments that nobody should pay any more."""
 
-    def __init__(self, *, db: Database, clock: Clock, asking: Asking) -> None:
+    def __init__(self, *, db: Database, clock: Clock, asking: Asking, batch: int) -> None:
         self._db = db
         self._clock = clock
         self._asking = asking
+        self._batch = batch
 
     async def close(self, payment_id: str) -> Payment:
         """Closes one payment at its channel and returns it as it is then: CLOSED, paid after all, or CLOSING while the channel does not answer."""
@@ -95,9 +95,11 @@ class Closing:
         return payment, [attempt for attempt in await attempts.attempts_of(tx, payment_id) if attempt.state in OPEN]
 
     async def _expire(self, tx: AsyncConnection) -> int:
-        expired = await payments.claim_expired(tx, now=self._clock.now(), limit=EXPIRY_BATCH)
+        expired = await payments.claim_expired(tx, now=self._clock.now(), limit=self._batch)
         for payment in expired:
-            await self._to_closing(tx, payment)
+            closing, now = await self._to_closing(tx, payment), self._clock.now()
+            step = ScanStep(action=ScanAction.CLOSE, reason="DEADLINE", began_at=now, ended_at=now)
+            await scan_actions.add(tx, entries([step], ScanSubject(payment_id=payment.payment_id), before=payment.state, after=closing.state))
         return len(expired)
 
     async def _to_closing(self, tx: AsyncConnection, payment: Payment) -> Payment:

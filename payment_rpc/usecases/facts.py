@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -23,9 +23,10 @@ from payment_rpc.domain.facts import SECOND_CAPTURE, Decision, Fact, FactKind, a
 from payment_rpc.domain.ledger import refund_reserved, unapplied_receipts
 from payment_rpc.domain.payment import TOP_UP, UNDECIDED, Payment, PaymentState
 from payment_rpc.domain.refund import Refund
+from payment_rpc.domain.scan import ScanStep, ScanSubject, entries
 from payment_rpc.domain.snapshot import to_json
 from payment_rpc.domain.wallet import EntryKind
-from payment_rpc.store import attempts, ledger, payments, refunds, wallets
+from payment_rpc.store import attempts, ledger, payments, refunds, scan_actions, wallets
 from payment_rpc.usecases.messages import FAST_PATH_HEAD_START, ORDER_DESTINATION, messages_of
 
 log = structlog.get_logger()
@@ -63,7 +64,8 @@ class Facts:
         self._cache = cache
         self._wake_relay = wake_relay
 
-    async def apply(self, news: ChannelFact, *, payment_id: str = "", first_send: bool = False, told_by_caller: bool = False) -> Applied:
+    async def apply(self, news: ChannelFact, *, payment_id: str = "", first_send: bool = False, told_by_caller: bool = False,
+                    steps: Sequence[ScanStep] = ()) -> Applied:
         """Applies what a channel said about one of our attempts. The same news again changes nothing.
 
         Args:
@@ -72,30 +74,27 @@ class Facts:
                 never got it.
 
             told_by_caller: the caller delivers `to_order` itself, right after this; otherwise the relay is woken to do it.
+            steps: what the background scan did to hear this; its diary is written in the same transaction, also when nothing changed.
 
         Raises:
             PaymentNotFound: the attempt is not one of ours.
         """
-        fact = Fact(kind=_kind(news, first_send=first_send), amount=news.amount, trade_no=news.trade_no, occurred_at=news.occurred_at,
-                    reason=news.reason, message=news.message, next_action=news.next_action, fee=news.fee)
-        head_start = FAST_PATH_HEAD_START if told_by_caller else timedelta(0)
-        applied = await self._db.run(self._write, payment_id, news.attempt_id, fact, duplicate_of=news.duplicate_of, head_start=head_start)
-        failpoint("payment.fact.after_commit")
-        if applied.changed:
-            await self._cache.put_changed(applied.payment)
-        if applied.to_order is not None and not told_by_caller:
-            self._wake_relay()
+        applied = await self._db.run(self.write, news, payment_id=payment_id, first_send=first_send, told_by_caller=told_by_caller, steps=steps)
+        await self.announce(applied, told_by_caller=told_by_caller)
         return applied
 
-    async def _write(self, tx: AsyncConnection, payment_id: str, attempt_id: str, fact: Fact, *, duplicate_of: str,
-                     head_start: timedelta) -> Applied:
-        now = self._clock.now()
-        payment_id = payment_id or await attempts.payment_id_of(tx, duplicate_of or attempt_id)
+    async def write(self, tx: AsyncConnection, news: ChannelFact, *, payment_id: str = "", first_send: bool = False,
+                    told_by_caller: bool = False, steps: Sequence[ScanStep] = ()) -> Applied:
+        """`apply` inside a transaction of the caller's, who calls `announce` after its commit."""
+        fact = Fact(kind=_kind(news, first_send=first_send), amount=news.amount, trade_no=news.trade_no, occurred_at=news.occurred_at,
+                    reason=news.reason, message=news.message, next_action=news.next_action, fee=news.fee)
+        now, attempt_id = self._clock.now(), news.attempt_id
+        payment_id = payment_id or await attempts.payment_id_of(tx, news.duplicate_of or attempt_id)
         payment = await payments.lock_payment(tx, payment_id)
         siblings = await attempts.attempts_of(tx, payment_id)
         attempt = next((sibling for sibling in siblings if sibling.attempt_id == attempt_id), None)
         if attempt is None:
-            if not duplicate_of or fact.kind is not FactKind.CAPTURED:
+            if not news.duplicate_of or fact.kind is not FactKind.CAPTURED:
                 raise PaymentNotFound
             attempt = await self._add_duplicate(tx, payment, siblings[0], attempt_id)
         if fact.kind is FactKind.NOT_ATTEMPTED and attempt.sends > 1:  # ours did not leave, another one of the same attempt may have
@@ -106,9 +105,21 @@ class Facts:
             log.error("attention", alert=True, kind=decision.attention, payment_id=payment_id, attempt_id=attempt_id)
             await ledger.call_attention(tx, kind=decision.attention, payment_id=payment_id, subject=attempt_id,
                                         detail=f"{fact.amount} under {fact.trade_no}", at=now)
-        if not decision.changes(payment, attempt):
-            return Applied(payment=payment, attempt=attempt, changed=False, to_order=None)
-        return await self._save(tx, payment, attempt, decision, head_start)
+        if decision.changes(payment, attempt):
+            applied = await self._save(tx, payment, attempt, decision, FAST_PATH_HEAD_START if told_by_caller else timedelta(0))
+        else:
+            applied = Applied(payment=payment, attempt=attempt, changed=False, to_order=None)
+        await scan_actions.add(tx, entries(steps, ScanSubject(payment_id=payment_id, attempt_id=attempt_id), before=payment.state,
+                                           after=applied.payment.state, event_id=applied.to_order.event_id if applied.to_order else ""))
+        return applied
+
+    async def announce(self, applied: Applied, *, told_by_caller: bool = False) -> None:
+        """What follows the commit of `write`: the cache and the relay hear of it."""
+        failpoint("payment.fact.after_commit")
+        if applied.changed:
+            await self._cache.put_changed(applied.payment)
+        if applied.to_order is not None and not told_by_caller:
+            self._wake_relay()
 
     async def _add_duplicate(self, tx: AsyncConnection, payment: Payment, sibling: Attempt, attempt_id: str) -> Attempt:
         """The channel charged the buyer once more, under an attempt id of its own: real money, so it gets a row like every capture."""

@@ -27,7 +27,7 @@ from payment_rpc.domain.errors import ChannelNotSupported, ChannelUnavailable, P
 from payment_rpc.domain.ledger import Posting
 from payment_rpc.domain.payment import Payment
 from payment_rpc.domain.reconciliation import Matching, OurCapture, OurRefund
-from payment_rpc.domain.statement import BadLine, ChannelDay, Line, LineType, StatementUnreadable, parse_statement
+from payment_rpc.domain.statement import BadLine, ChannelDay, Line, LineType, Statement, StatementUnreadable, parse_statement
 from payment_rpc.store import ledger, payments
 from payment_rpc.store import reconciliation as store
 from payment_rpc.store.reconciliation import StatementImport
@@ -76,7 +76,7 @@ class Reconciliation:
         self._timeout_seconds = timeout_seconds
         self._wake_worker = wake_worker
         self._chunk = chunk
-        self._parsed: tuple[str, tuple[Line | BadLine, ...], Matching] | None = None  # of the import that is under way
+        self._parsed: tuple[str, Matching] | None = None  # of the import that is under way
 
     async def import_statement(self, channel: str, day: str) -> StatementImport:
         """Fetches a statement and lets the worker compare it. The same bytes again are the same import.
@@ -91,15 +91,16 @@ class Reconciliation:
         content = await self._channels[channel].statement(wanted, timeout_seconds=self._timeout_seconds)
         now = self._clock.now()
         state, error = "RUNNING", ""
-        lines: tuple[Line | BadLine, ...] = ()
+        statement = Statement(lines=(), bad_totals=())
         try:
-            lines = parse_statement(content)
+            statement = parse_statement(content)
         except StatementUnreadable as problem:
             state, error = "FAILED", str(problem)
-        bad = [f"line {line.line_no}: {line.problem}" for line in lines if isinstance(line, BadLine)]
+        bad = [*(f"SUM: {total.problem}" for total in statement.bad_totals),
+               *(f"line {line.line_no}: {line.problem}" for line in statement.lines if isinstance(line, BadLine))]
         found = await self._db.run(store.add_import, StatementImport(
             import_id=self._ids.new("IMP"), channel=channel, date=day, content_hash=hashlib.sha256(content).hexdigest(), state=state,
-            lines=len(lines), processed=0, differences=0, line_errors=tuple(bad[:LINE_ERRORS_SHOWN]), error=error, created_at=now,
+            lines=len(statement.lines), processed=0, differences=0, line_errors=tuple(bad[:LINE_ERRORS_SHOWN]), error=error, created_at=now,
             finished_at=now if error else None), b"" if error else content)
         self._wake_worker()
         return found
@@ -117,11 +118,12 @@ class Reconciliation:
         running = await self._db.read(store.next_running)
         if running is None:
             return 0
-        lines, matching = await self._open(running)
-        chunk = lines[running.processed:running.processed + self._chunk]
+        matching = await self._open(running)
+        chunk = matching.lines[running.processed:running.processed + self._chunk]
         if chunk and not await self._db.run(self._match, running, matching, chunk):
             return 1
-        if running.processed + len(chunk) >= len(lines):
+        if running.processed + len(chunk) >= len(matching.lines):
+            await self._db.run(self._file, running, list(matching.wrong_totals()))
             await self._file_missing(running, matching)
             await self._db.run(self._finish, running.import_id)
             self._parsed = None
@@ -168,11 +170,11 @@ class Reconciliation:
             raise InvalidArgument.of("date", f"the channel's day is not over before {ends.isoformat()}")
         return wanted
 
-    async def _open(self, running: StatementImport) -> tuple[tuple[Line | BadLine, ...], Matching]:
+    async def _open(self, running: StatementImport) -> Matching:
         if self._parsed is None or self._parsed[0] != running.import_id:
-            lines = parse_statement(await self._db.read(store.content_of, running.import_id))
-            self._parsed = (running.import_id, lines, Matching(lines, channel=running.channel, date=running.date, bounds=self._bounds(running)))
-        return self._parsed[1], self._parsed[2]
+            statement = parse_statement(await self._db.read(store.content_of, running.import_id))
+            self._parsed = (running.import_id, Matching(statement, channel=running.channel, date=running.date, bounds=self._bounds(running)))
+        return self._parsed[1]
 
     def _bounds(self, of: StatementImport) -> tuple[datetime, datetime]:
         return self._day.bounds(date.fromisoformat(of.date))
@@ -225,10 +227,10 @@ class Reconciliation:
         found: dict[str, str] = {}
         for neighbour in (date.fromisoformat(running.date) + timedelta(days=step) for step in (-1, 1)):
             try:
-                lines = parse_statement(await self._channels[running.channel].statement(neighbour, timeout_seconds=self._timeout_seconds))
+                found_there = parse_statement(await self._channels[running.channel].statement(neighbour, timeout_seconds=self._timeout_seconds))
             except (ChannelUnavailable, StatementUnreadable):
                 continue  # its own import finds the line and turns the difference into a CUTOFF_SHIFT
-            for line in lines:
+            for line in found_there.lines:
                 if isinstance(line, Line):
                     found[line.attempt_id if line.type is LineType.CAPTURE else line.refund_id] = neighbour.isoformat()
         return found

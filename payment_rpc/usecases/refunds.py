@@ -18,6 +18,7 @@ from mesh.failpoints import failpoint
 from mesh.ids import Ids
 from mesh.money import Money
 from mesh.receipts import ReceiptKey
+from mesh.worker import each
 from payment_rpc.cache import PaymentCache
 from payment_rpc.channels import Channel, RefundChannelFact, RefundChannelStatus
 from payment_rpc.domain import ledger as bookings
@@ -27,11 +28,11 @@ from payment_rpc.domain.payment import WALLET, Payment
 from payment_rpc.domain.refund import OPEN, Refund, RefundState, refundable, reserve
 from payment_rpc.domain.refund_facts import RefundFact, RefundFactKind, apply_refund_fact
 from payment_rpc.domain.refund_snapshot import from_json, to_json
+from payment_rpc.domain.scan import ScanAction, ScanStep, ScanSubject, entries
 from payment_rpc.domain.wallet import EntryKind
-from payment_rpc.store import attempts, ledger, payments, refunds, wallets
-from payment_rpc.usecases.messages import order_message, refund_events
+from payment_rpc.store import attempts, ledger, payments, refunds, scan_actions, wallets
+from payment_rpc.usecases.messages import ORDER_DESTINATION, order_message, refund_events
 
-BATCH = 100
 _KINDS = {
     RefundChannelStatus.SUCCESS: RefundFactKind.SUCCESS,
     RefundChannelStatus.FAILED: RefundFactKind.FAILED,
@@ -72,13 +73,14 @@ class Refunds:
     """Gives money back."""
 
     def __init__(self, *, db: Database, clock: Clock, ids: Ids, cache: PaymentCache, channels: Mapping[str, Channel], lease: timedelta,
-                 timeout_seconds: float) -> None:
+                 batch: int, timeout_seconds: float) -> None:
         self._db = db
         self._clock = clock
         self._ids = ids
         self._cache = cache
         self._channels = channels
         self._lease = lease
+        self._batch = batch
         self._timeout_seconds = timeout_seconds
 
     async def create(self, command: CreateRefund, caller: Caller) -> Refund:
@@ -104,13 +106,14 @@ class Refunds:
         Raises:
             PaymentNotFound, RefundNotAllowed, RefundExceedsRefundable, InvalidArgument.
         """
-        payment = await self._db.read(payments.get_payment, payment_id, visible_to=caller)
+        payment, returned = await self._db.read(_payment_and_fees_returned, payment_id, caller)
         after, wanted = reserve(payment, _amount(amount, payment), at=self._clock.now())
         held_by = bookings.holder(payment, stands_alone=False, channel=payment.channel)
         steps = (bookings.refund_reserved(refund_id="preview", payment_id=payment_id, channel=payment.channel, held_by=held_by, amount=wanted),
                  bookings.refunded(refund_id="preview", payment=payment, channel=payment.channel, amount=wanted))
         return RefundPreview(amount=wanted, refundable=refundable(payment), refundable_after=refundable(after),
-                             fee_returned=bookings.fee_share(payment.fee, captured=payment.captured, before=payment.refunded, amount=wanted),
+                             fee_returned=bookings.fee_share(payment.fee, captured=payment.captured, refunded=payment.refunded + wanted,
+                                                             returned=returned),
                              postings=tuple(posting for step in steps for posting in step.postings))
 
     async def get(self, refund_id: str, caller: Caller) -> Refund:
@@ -124,51 +127,60 @@ class Refunds:
                                    limit=limit, visible_to=caller)
 
     async def run_once(self) -> int:
-        """Sends what was not sent and asks for what has no result; returns how many. One that fails does not keep the others waiting."""
-        due = await self._db.run(self._claim)
-        for refund in due:
-            try:
-                await self._advance(refund)
-            except Exception:
-                log.exception("refund_not_advanced", refund_id=refund.refund_id)
-        return len(due)
+        """Sends what was not sent and asks for what has no result; returns how many. One that fails or hangs stands in no other's
+        way."""
+        return await each(await self._db.run(self._claim), self._advance, failed="refund_not_advanced",
+                          about=lambda refund: {"refund_id": refund.refund_id, "payment_id": refund.payment_id})
 
-    async def apply(self, news: RefundChannelFact) -> Refund:
-        """Applies what a channel said about a refund. The same news again changes nothing.
+    async def apply(self, news: RefundChannelFact, *, steps: Sequence[ScanStep] = ()) -> Refund:
+        """Applies what a channel said about a refund. The same news again changes nothing. `steps` is what the background scan did to hear it; its
+        diary is written in the same transaction, also when nothing changed.
 
         Raises:
             RefundNotFound: it is not one of ours.
         """
-        refund, _ = await self.take(news)
+        refund, payment = await self._db.run(self.write, news, steps=steps)
+        await self.announce(payment)
         return refund
 
-    async def take(self, news: RefundChannelFact) -> tuple[Refund, bool]:
-        """`apply`, and whether the news changed anything."""
+    async def write(self, tx: AsyncConnection, news: RefundChannelFact, *, steps: Sequence[ScanStep] = ()) -> tuple[Refund, Payment | None]:
+        """`apply` inside a transaction of the caller's, who calls `announce` after its commit. The payment is None when nothing changed."""
         fact = RefundFact(kind=_KINDS[news.status], channel_refund_no=news.channel_refund_no, occurred_at=news.occurred_at, reason=news.reason,
                           message=news.message, fee_returned=news.fee_returned)
-        refund, payment = await self._db.run(self._write, news.refund_id, fact)
+        return await write_refund_fact(tx, news.refund_id, fact, ids=self._ids, at=self._clock.now(), steps=steps)
+
+    async def announce(self, payment: Payment | None) -> None:
+        """What follows the commit of `write`."""
         failpoint("payment.refund_fact.after_commit")
         if payment is not None:
             await self._cache.put_changed(payment)
-        return refund, payment is not None
 
     async def _advance(self, refund: Refund) -> None:
         if refund.state is RefundState.CREATED:
-            await self._send(await self._db.run(self._submit, refund))
+            await self._send(await self._db.run(self._submit, refund), by_scan=(refund.state, ()))
             return
+        began_at = self._clock.now()
         news = await self._channels[refund.channel].query_refund(refund.refund_id, timeout_seconds=self._timeout_seconds)
+        asked = ScanStep(action=ScanAction.QUERY, result=news.status, reason=news.reason, began_at=began_at, ended_at=self._clock.now())
         if news.status is RefundChannelStatus.NOT_FOUND and refund.lease_until <= self._clock.now():
-            await self._send(await self._db.run(self._submit, refund))  # lost before the channel: once more, under the same id
+            # Lost before the channel: once more, under the same id.
+            await self._send(await self._db.run(self._submit, refund), by_scan=(refund.state, (asked,)))
         else:
-            await self.apply(news)
+            await self.apply(news, steps=(asked,))
 
-    async def _send(self, refund: Refund) -> Refund:
+    async def _send(self, refund: Refund, *, by_scan: tuple[RefundState, Sequence[ScanStep]] | None = None) -> Refund:
+        """Submits a refund and applies the answer. `by_scan`: the state in which the background found it, and what it did before this."""
+        began_at = self._clock.now()
         news = await self._channels[refund.channel].refund(
             refund_id=refund.refund_id, attempt_id=refund.attempt_id, amount=refund.amount, reason=refund.reason,
             timeout_seconds=self._timeout_seconds)
         failpoint("payment.refund.after_channel")
+        steps: Sequence[ScanStep] = ()
+        if by_scan is not None:
+            steps = (*by_scan[1], ScanStep(action=ScanAction.SUBMIT, result=news.status, reason=news.reason, began_at=began_at,
+                                           ended_at=self._clock.now(), state_before=by_scan[0]))
         try:
-            return await self.apply(news)
+            return await self.apply(news, steps=steps)
         except (Unavailable, OutcomeUnknown, Conflict):
             log.exception("refund_fact_written_later", refund_id=refund.refund_id)
             return refund
@@ -229,11 +241,8 @@ class Refunds:
         await refunds.save_refund(tx, submitted, read_version=present.version)
         return submitted
 
-    async def _write(self, tx: AsyncConnection, refund_id: str, fact: RefundFact) -> tuple[Refund, Payment | None]:
-        return await write_refund_fact(tx, refund_id, fact, ids=self._ids, at=self._clock.now())
-
     async def _claim(self, tx: AsyncConnection) -> list[Refund]:
-        return await refunds.claim_due(tx, now=self._clock.now(), limit=BATCH)
+        return await refunds.claim_due(tx, now=self._clock.now(), limit=self._batch)
 
 
 async def add_refund(tx: AsyncConnection, payment: Payment, refund: Refund, *, held_by: str, read_version: int, at: datetime) -> Payment:
@@ -245,12 +254,16 @@ async def add_refund(tx: AsyncConnection, payment: Payment, refund: Refund, *, h
     return booked
 
 
-async def write_refund_fact(tx: AsyncConnection, refund_id: str, fact: RefundFact, *, ids: Ids, at: datetime) -> tuple[Refund, Payment | None]:
-    """One transaction's work for refund, payment, wallet, ledger, messages and receipt. The payment is None when nothing changed."""
+async def write_refund_fact(tx: AsyncConnection, refund_id: str, fact: RefundFact, *, ids: Ids, at: datetime,
+                            steps: Sequence[ScanStep] = ()) -> tuple[Refund, Payment | None]:
+    """One transaction's work for refund, payment, wallet, ledger, messages, receipt and, with `steps`, the scan's diary. The payment is None when
+    nothing changed."""
     payment = await payments.lock_payment(tx, (await refunds.read_refund(tx, refund_id)).payment_id)
     refund = await refunds.read_refund(tx, refund_id)
     decision = apply_refund_fact(payment, refund, fact, at=at)
+    subject = ScanSubject(payment_id=payment.payment_id, attempt_id=refund.attempt_id, refund_id=refund_id)
     if not decision.changes(refund):
+        await scan_actions.add(tx, entries(steps, subject, before=refund.state, after=refund.state))
         return refund, None
     await refunds.save_refund(tx, decision.refund, read_version=refund.version)
     after = decision.payment
@@ -272,6 +285,8 @@ async def write_refund_fact(tx: AsyncConnection, refund_id: str, fact: RefundFac
         messages.append(order_message(after, await refunds.refunds_of(tx, payment.payment_id), ids=ids, at=at))
     if messages:
         await outbox.put(tx, *messages)
+    told = next((message.event_id for message in messages if message.destination == ORDER_DESTINATION), "")
+    await scan_actions.add(tx, entries(steps, subject, before=refund.state, after=decision.refund.state, event_id=told))
     if refund.state in OPEN and decision.refund.state not in OPEN:
         await receipts.finish(tx, resource_id=refund_id, answer=to_json(decision.refund))
     failpoint("payment.refund_fact.before_commit")
@@ -282,6 +297,12 @@ async def refund_into_wallet(tx: AsyncConnection, refund: Refund, *, ids: Ids, a
     """Ends a submitted refund of a payment by balance, in the transaction that reserved it: our own books need no time to answer."""
     fact = RefundFact(kind=RefundFactKind.SUCCESS, channel_refund_no=ids.new("WE"), occurred_at=at)
     return await write_refund_fact(tx, refund.refund_id, fact, ids=ids, at=at)
+
+
+async def _payment_and_fees_returned(tx: AsyncConnection, payment_id: str, caller: Caller) -> tuple[Payment, Money]:
+    payment = await payments.get_payment(tx, payment_id, visible_to=caller)
+    own = [refund.refund_id for refund in await refunds.refunds_of(tx, payment_id) if not refund.stands_alone]
+    return payment, await ledger.fees_returned(tx, own, currency=payment.amount.currency)
 
 
 def _answer_of(refund: Refund) -> Refund:

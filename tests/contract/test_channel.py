@@ -13,6 +13,7 @@ from mesh.errors import PermissionDenied
 from mesh.money import Money
 from payment_rpc.channels import ChannelFact, ChannelStatus
 from payment_rpc.channels.sandbox import SandboxChannel
+from payment_rpc.domain.callback import Subject
 from payment_rpc.domain.errors import ChannelUnavailable, PaymentNotFound, PaymentStateInvalid, SignatureInvalid
 from sandbox.cards import SLOW_CARD
 from sandbox.signatures import sign_hint
@@ -25,6 +26,7 @@ from tests.sandbox_server import (
     PATIENCE,
     PRICE,
     VECTOR,
+    VECTOR_AT,
     Receiver,
     RunningSandbox,
     adapter_to,
@@ -213,7 +215,7 @@ async def test_asking_for_a_signature_makes_the_outcome_true(channel: SandboxCha
     for _ in range(2):  # asking twice is asking once
         assert await channel.sign(attempt_id="ATT1", callback_status=callback_status, timeout_seconds=PATIENCE, **VECTOR) == signature
     assert (await channel.query("ATT1", timeout_seconds=PATIENCE)).status is status
-    channel.verify_hint(callback_status=callback_status, signature=signature, **VECTOR)
+    channel.verify_hint(callback_status=callback_status, signature=signature, now=VECTOR_AT, **VECTOR)
     other = "FAILED" if callback_status == "SUCCESS" else "SUCCESS"
     with pytest.raises(PaymentStateInvalid):
         await channel.sign(attempt_id="ATT1", callback_status=other, timeout_seconds=PATIENCE, **VECTOR)
@@ -269,17 +271,41 @@ async def test_signatures_on_request_can_be_switched_off(tmp_path: Path, clock: 
 def test_the_shift_attack_has_the_same_digest_and_is_refused(adapter: SandboxChannel, shifted: dict[str, str]) -> None:
     genuine = {"callback_status": "SUCCESS", **VECTOR}
     signature = "3B69D03EC12E2DE9C77777CC45944C50"
-    adapter.verify_hint(signature=signature, **genuine)
+    adapter.verify_hint(signature=signature, now=VECTOR_AT, **genuine)
     attack = {**genuine, **shifted}
     assert sign_hint(MD5_SECRET, **attack) == signature
     with pytest.raises(SignatureInvalid):
-        adapter.verify_hint(signature=signature, **attack)
+        adapter.verify_hint(signature=signature, now=VECTOR_AT, **attack)
 
 
 @pytest.mark.parametrize("signature", ["", "3b69d03ec12e2de9c77777cc45944c50", "CA819D5163EBF2441482804A39F7B642", "3B69", "Ü", "\ud800"])
 def test_a_wrong_hint_signature_is_refused(adapter: SandboxChannel, signature: str) -> None:
     with pytest.raises(SignatureInvalid):
-        adapter.verify_hint(callback_status="SUCCESS", signature=signature, **VECTOR)
+        adapter.verify_hint(callback_status="SUCCESS", signature=signature, now=VECTOR_AT, **VECTOR)
+
+
+@pytest.mark.parametrize("changes", [
+    {"callback_status": "SUCCESS", "signature": "3B69D03EC12E2DE9C77777CC45944C50"},
+    {"callback_status": "FAILED", "signature": "CA819D5163EBF2441482804A39F7B642"},
+    {"callback_status": "SUCCESS", "signature": "ABBDB55DACFAD5A10BD8922BE2788649", "payment_id": "RF202401011234567890"},  # refunds: the same rule
+])
+def test_the_vectors_of_source_001_are_good_for_five_minutes(adapter: SandboxChannel, clock: FakeClock, changes: dict[str, str]) -> None:
+    vector = {**VECTOR, **changes}
+    for is_fresh, shifts_seconds in ((True, (0, 300, -300)), (False, (300.001, -300.001, 10**8))):
+        for seconds in shifts_seconds:
+            clock.set(VECTOR_AT)
+            clock.advance(seconds)
+            if is_fresh:
+                adapter.verify_hint(now=clock.now(), **vector)
+            else:
+                with pytest.raises(SignatureInvalid, match="5 minutes off"):
+                    adapter.verify_hint(now=clock.now(), **vector)
+
+
+def test_a_hint_keeps_the_id_of_source_001_for_people_who_look_for_it(adapter: SandboxChannel) -> None:
+    assert adapter.subject_of_hint(**VECTOR) == Subject(event_id="9f9f30af6942c13186fe5c1e06e8e0b9", payment_id="PAY202401011234567890")
+    shifted = {**VECTOR, "timestamp": "170406720000", "nonce": "0abc123"}
+    assert adapter.subject_of_hint(**shifted) == adapter.subject_of_hint(**VECTOR)  # so it is no key
 
 
 # As a process

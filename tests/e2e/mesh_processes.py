@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import itertools
 import os
+import signal
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from mesh.settings import read_secret
 from mesh.supervisor.installation import Installation
 from mesh.supervisor.plan import plan_mesh
 from mesh.supervisor.processes import ProcessPlan
+from tests.e2e import armable
 from tests.processes import Process, Processes
 
 FREE_PORTS = {"GATEWAY_PORT": "0", "PAYMENT_RPC_PORT": "0", "ORDER_RPC_PORT": "0", "SANDBOX_PORT": "0"}
@@ -100,6 +103,14 @@ class Person:
         headers = {"idempotency_key": key} if key else {}
         return self.post("/api/v1/payments/charge", charge_body(order, number=number), **headers)
 
+    def top_up(self, amount: str, *, key: str) -> Answer:
+        return self.post("/api/v1/wallet/top-ups", {"amount": amount, "credit_card": card()}, idempotency_key=key)
+
+    def balance(self) -> str:
+        answer = self.get("/api/v1/wallet")
+        assert answer.status == 200, answer.text
+        return str(answer.data["balance"])
+
     def state_of(self, order_id: str) -> str:
         answer = self.get(f"/api/v1/orders/{order_id}")
         assert answer.status == 200, answer.text
@@ -111,9 +122,19 @@ class Person:
 
 def charge_body(order: Mapping[str, Any], *, number: str = GOOD_CARD) -> dict[str, Any]:
     """A charge of the order's amount."""
-    return {"order_id": order["order_id"], "amount": order["amount"],
-            "credit_card": {"credit_card_number": number, "credit_card_cvv": "123", "credit_card_expiration_month": 12,
-                            "credit_card_expiration_year": SystemClock().now().year + 2}}
+    return {"order_id": order["order_id"], "amount": order["amount"], "credit_card": card(number)}
+
+
+def card(number: str = GOOD_CARD) -> dict[str, Any]:
+    """A card; the number decides what happens."""
+    return {"credit_card_number": number, "credit_card_cvv": "123", "credit_card_expiration_month": 12,
+            "credit_card_expiration_year": SystemClock().now().year + 2}
+
+
+def press_pay(cashier_url: str) -> None:
+    """What the person at a cashier page does."""
+    answer = httpx.post(f"{cashier_url}/pay", timeout=5, follow_redirects=True, trust_env=False)
+    assert answer.status_code == 200, answer.text
 
 
 class SandboxBooks:
@@ -137,13 +158,20 @@ class SandboxBooks:
             after = page["next_after"]
         return found
 
+    def refunds(self, attempt_id: str) -> list[dict[str, Any]]:
+        """Those of one transaction, oldest first."""
+        answer = self._client.get(f"/v1/transactions/{attempt_id}/refunds")
+        answer.raise_for_status()
+        return list(answer.json()["refunds"])
+
 
 class MeshProcesses:
-    """A mesh in a folder of its own. Nothing runs until `start`."""
+    """A mesh in a folder of its own. Nothing runs until `start`. The crash points of the services named in `armable` can be armed while they run."""
 
     def __init__(self, folder: Path, processes: Processes, *, env: Mapping[str, str] | None = None, replicas: Mapping[str, int] | None = None,
-                 discovery: str = "static") -> None:
+                 discovery: str = "static", armable: Collection[str] = ()) -> None:
         self._given = {**FREE_PORTS, **(env or {})}
+        self._armable = armable
         self._processes = processes
         self._people: list[Person] = []
         self._numbers = itertools.count(1)
@@ -167,13 +195,26 @@ class MeshProcesses:
         """Starts processes (all without names), each with more environment; does not wait."""
         for name in names or tuple(self._plans):
             plan = self._plans[name]
-            self.running[name] = self._processes.command(*plan.command, env={**self._given, **plan.env, **(env or {})}, name=name)
+            command, more = plan.command, dict(env or {})
+            if name in self._armable:
+                command, more[armable.FILE] = (sys.executable, "-m", armable.__name__, name), str(self._points_file(name))
+            self.running[name] = self._processes.command(*command, env={**self._given, **plan.env, **more}, name=name)
 
     def wait_ready(self, *names: str) -> None:
         """Waits until processes (all without names) are well."""
         for name in names or tuple(self.running):
             plan = self._plans[name]
             self.running[name].wait_for(lambda plan=plan: asyncio.run(plan.probe()) == "", "health")
+
+    def arm(self, name: str, points: str) -> None:
+        """Arms crash points of a process that runs, in the words of `failpoints`; returns when they are armed."""
+        file = self._points_file(name)
+        file.write_text(points)
+        self.running[name].signal(signal.SIGUSR1)
+        self.running[name].wait_for(lambda: not file.exists(), f"arming of {points}")
+
+    def _points_file(self, name: str) -> Path:
+        return self.installation.var_dir / f"{name}.points"
 
     def stop(self) -> None:
         """SIGTERM to all at once, and their ends; each must end well."""

@@ -1,241 +1,108 @@
-"""kill -9 of payment_rpc after each step of a purchase. Whatever it leaves, somebody finishes: the order ends PAID, or the payment FAILED and the
-channel has promised never to take the money; never two captures."""
+"""Every crash point x kill -9 and SIGTERM. Whatever the process leaves, somebody finishes: within the scaled limits no row is unfinished, the same
+key gives the same payment, and the audit of the whole mesh finds nothing.
+
+`make proof` runs the whole matrix on SQLite and MariaDB. `make test` takes one story of each point of payment_rpc and a few of order_rpc, on SQLite;
+which ones, and how they die, depends on PMTEST_SEED.
+"""
 
 from __future__ import annotations
 
-import signal
-import sqlite3
-from collections.abc import Callable, Iterator
-from typing import Any
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import groupby
 
-import httpx
 import pytest
 
-from tests.e2e.mesh_processes import DECLINED_CARD, GOOD_CARD, Answer, MeshProcesses, Person, charge_body, wait_until
+from mesh.failpoints import POINTS
+from tests.conftest import PROOF
+from tests.e2e import order_crashes, payment_crashes
+from tests.e2e.crashes import RUNS, TIMES, Crash, CrashMesh, Mode, Run, Scenario, table
+from tests.e2e.mesh_processes import FREE_PORTS, MeshProcesses
 from tests.processes import Processes
 
-# Short leases and rounds: the tests wait for real time. The lease still covers the channel's timeout.
-TIMES = {"PAYMENT_RPC_ATTEMPT_LEASE_SECONDS": "2", "PAYMENT_RPC_CHANNEL_TIMEOUT_SECONDS": "1.5", "PAYMENT_RPC_SCAN_INTERVAL_SECONDS": "0.1"}
-FINAL = {"SUCCESS", "FAILED", "CLOSED"}
-
-# What a crash of a card charge leaves for the workers, step by step of PROTOCOLS 1. None: nothing was written, the buyer asks again.
-BY_WORKERS = {
-    "payment.charge.before_tx1": None,
-    "payment.charge.after_tx1": {"FAILED"},
-    "payment.charge.after_channel": {"SUCCESS"},
-    "payment.fact.before_commit": {"SUCCESS"},
-    "payment.fact.after_commit": {"SUCCESS"},
-    "outbox.relay.after_send": {"SUCCESS"},
-    "outbox.relay.after_settle": {"SUCCESS"},
-}
+SCENARIOS = [*payment_crashes.SCENARIOS, *order_crashes.SCENARIOS]
+SEED = os.environ.get("PMTEST_SEED", "1")
+ORDER_POINTS = 4  # of them in `make test`: tests/integration/test_order_process.py kills order_rpc too
 
 
-@pytest.fixture(scope="module")
-def module_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
+def matrix() -> list[tuple[Scenario, Mode]]:
+    """What this run runs."""
+    if PROOF:
+        return [(scenario, mode) for scenario in SCENARIOS for mode in Mode]
+    chance = random.Random(SEED)
+    by_point = sorted(payment_crashes.SCENARIOS, key=lambda scenario: scenario.point)
+    chosen = [chance.choice(list(group)) for _, group in groupby(by_point, key=lambda scenario: scenario.point)]
+    chosen += chance.sample(order_crashes.SCENARIOS, ORDER_POINTS)
+    return [(scenario, chance.choice(list(Mode))) for scenario in chosen]
+
+
+@pytest.fixture(scope="module", params=["sqlite", "mariadb"] if PROOF else ["sqlite"])
+def crash_mesh(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CrashMesh]:
+    urls: dict[str, str] = {}
+    if request.param == "mariadb":
+        server = request.getfixturevalue("mariadb_server")
+        urls = {f"{service}_DATABASE_URL": server.create_database() for service in ("PAYMENT_RPC", "ORDER_RPC")}
     processes = Processes(tmp_path_factory.mktemp("logs"))
-    yield processes
-    processes.destroy()
-
-
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory, module_processes: Processes) -> Iterator[MeshProcesses]:
-    mesh = MeshProcesses(tmp_path_factory.mktemp("mesh"), module_processes, env={"PAYMESH_ENVIRONMENT": "test", **TIMES})
+    mesh = MeshProcesses(tmp_path_factory.mktemp("mesh"), processes, env={"PAYMESH_ENVIRONMENT": "test", **TIMES, **urls},
+                         armable=("payment_rpc", "order_rpc"))
     mesh.migrate()
-    mesh.start(*(name for name in ("redis", "sandbox", "order_rpc", "gateway") if name in mesh.names))
-    mesh.wait_ready("sandbox", "order_rpc")
-    yield mesh
-    mesh.close()
+    crash_mesh = CrashMesh(mesh, request.param)
+    try:
+        crash_mesh.start()
+        yield crash_mesh
+    finally:
+        crash_mesh.close()
+        processes.destroy()
+        for url in urls.values():
+            server.drop_database(url)
 
 
-@pytest.fixture(scope="module")
-def alice(mesh: MeshProcesses) -> Person:
-    return mesh.person("alice")
+@pytest.mark.parametrize(("scenario", "mode"), [pytest.param(scenario, mode, id=f"{mode}-{scenario.name}") for scenario, mode in matrix()])
+def test_what_a_crash_leaves_is_finished(crash_mesh: CrashMesh, scenario: Scenario, mode: Mode) -> None:
+    try:
+        RUNS.append(Crash(crash_mesh, scenario, mode).run())
+    except BaseException as failure:
+        failure.add_note("\n\n".join(f"{name}\n{process.log_tail(15)}" for name, process in crash_mesh.processes.running.items()))
+        raise
 
 
-@pytest.fixture(scope="module")
-def sku_id(mesh: MeshProcesses) -> str:
-    return mesh.product()
+def test_the_command_finds_nothing_after_all_of_them(crash_mesh: CrashMesh) -> None:
+    mesh = crash_mesh.processes
+    command = [sys.executable, "-m", "mesh.cli", "audit", "--strict", "--var-dir", str(mesh.installation.var_dir),
+               "--sandbox-url", mesh.plan.running.urls["sandbox"], "--sandbox-key-file", str(mesh.installation.secret_file("sandbox_api"))]
+    urls = {f"{service.upper()}_DATABASE_URL": url for service, url in mesh.plan.database_urls.items()}
+    ended = subprocess.run(command, env={**os.environ, **FREE_PORTS, **urls}, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
-class Crash:
-    """One purchase whose payment_rpc dies at a point, and what became of it."""
-
-    def __init__(self, mesh: MeshProcesses, alice: Person, sku_id: str, *, point: str) -> None:
-        self.mesh = mesh
-        self.alice = alice
-        self.point = point
-        self.key = f"key-{point}-{len(mesh.books.transactions())}"
-        mesh.start("payment_rpc", env={"PAYMENT_RPC_FAILPOINTS": f"{point}=kill"})
-        mesh.wait_ready("payment_rpc", "gateway")
-        self.order = alice.order(sku_id)
-        self.known = {transaction["attempt_id"] for transaction in mesh.books.transactions()}
-
-    @property
-    def order_id(self) -> str:
-        return str(self.order["order_id"])
-
-    def charge(self, *, number: str = GOOD_CARD) -> Answer | None:
-        """The buyer's call, with the same key each time; None when no answer came."""
-        try:
-            return self.alice.charge(self.order, number=number, key=self.key)
-        except httpx.HTTPError:
-            return None
-
-    def die(self) -> None:
-        """The process ends at the point, by kill -9."""
-        process = self.mesh.running["payment_rpc"]
-        assert process.wait() == -signal.SIGKILL, process.log_tail()
-
-    def come_back(self) -> None:
-        """A new process, after outbox claims of the dead one are over."""
-        self.let_claims_end()
-        self.mesh.start("payment_rpc")
-        self.mesh.wait_ready("payment_rpc")
-        wait_until(lambda: self.payment() is not None or self.answers_not_found(), "answer of the new payment_rpc")
-
-    def let_claims_end(self) -> None:
-        """A minute passes for what lies in the outbox: the times are moved instead of waited for."""
-        url = self.mesh.plan.database_urls["payment_rpc"]
-        with sqlite3.connect(url.removeprefix("sqlite+aiosqlite:///")) as database:
-            database.execute("UPDATE outbox SET due_at = due_at - 60000 WHERE state = 'NEW'")
-        database.close()
-
-    def answers_not_found(self) -> bool:
-        return self.alice.get(f"/api/v1/payments/order/{self.order_id}").status == 404
-
-    def payment(self) -> dict[str, Any] | None:
-        answer = self.alice.get(f"/api/v1/payments/order/{self.order_id}")
-        return answer.data if answer.status == 200 else None
-
-    def wait_final(self) -> dict[str, Any]:
-        """The payment of the order as it ends. Asked for by its id: what an order shows may be seconds old."""
-        payment = wait_until(self.payment, f"payment after {self.point}")  # a process that has just come up may refuse a call or two
-
-        def final() -> dict[str, Any] | None:
-            answer = self.alice.get(f"/api/v1/payments/{payment['payment_id']}")
-            return answer.data if answer.status == 200 and answer.data["state"] in FINAL else None
-        return wait_until(final, f"final state after {self.point}")
-
-    def new_transactions(self) -> list[dict[str, Any]]:
-        return [transaction for transaction in self.mesh.books.transactions() if transaction["attempt_id"] not in self.known]
-
-    def captures(self) -> list[dict[str, Any]]:
-        return [transaction for transaction in self.new_transactions() if transaction["status"] == "CAPTURED"]
-
-    def assert_money_right(self, payment: dict[str, Any]) -> None:
-        """What we say and what the channel says agree, and the order agrees with both."""
-        assert all(transaction["status"] != "PENDING" for transaction in self.new_transactions())
-        if payment["state"] == "SUCCESS":
-            assert [capture["amount"] for capture in self.captures()] == [self.order["amount"]] == [payment["captured"]]
-            assert payment["channel_trade_no"] == self.captures()[0]["trade_no"]
-            self.let_claims_end()
-            self.alice.wait_paid(self.order_id)
-        else:
-            assert self.captures() == []
-            assert self.alice.state_of(self.order_id) == "PENDING_PAYMENT"
-
-    def assert_same_key_gives(self, payment: dict[str, Any]) -> None:
-        """The repeated call answers the same payment as it ended."""
-        answer = self.charge()
-        assert answer is not None
-        if payment["state"] == "SUCCESS":
-            assert (answer.status, answer.data["transaction_id"]) == (200, payment["payment_id"]), answer.text
-            assert answer.headers["idempotent-replayed"] == "true"
-        else:
-            assert answer.status >= 400, answer.text
-            assert payment["payment_id"] in answer.text
+def test_a_process_that_passes_its_point_alive_fails_the_run(crash_mesh: CrashMesh) -> None:
+    def story(crash: Crash) -> None:
+        crash.strike(lambda: crash.buyer.get("/api/v1/wallet"), death_seconds=0.1)
+    crash = Crash(crash_mesh, Scenario(point="payment.charge.after_tx1", variant="never", service="payment_rpc", story=story), Mode.KILL)
+    with pytest.raises(AssertionError, match="still runs"):
+        crash.run()
+    crash_mesh.processes.arm("payment_rpc", "")
 
 
-@pytest.fixture
-def crash_at(mesh: MeshProcesses, alice: Person, sku_id: str) -> Iterator[Callable[[str], Crash]]:
-    """`crash_at(point)`: a purchase with a payment_rpc that will die there. The next one starts with none running."""
-    yield lambda point: Crash(mesh, alice, sku_id, point=point)
-    mesh.running["payment_rpc"].destroy()
+def test_a_scenario_without_a_crash_fails_the_run(crash_mesh: CrashMesh) -> None:
+    crash = Crash(crash_mesh, Scenario(point="payment.charge.after_tx1", variant="nothing", service="payment_rpc", story=lambda _: None), Mode.KILL)
+    with pytest.raises(AssertionError, match="nothing was struck"):
+        crash.run()
 
 
-@pytest.mark.parametrize("point", BY_WORKERS)
-def test_the_workers_finish_what_a_crash_left(crash_at: Callable[[str], Crash], point: str) -> None:
-    crash = crash_at(point)
-    crash.charge()
-    crash.die()
-    crash.come_back()
-    expected = BY_WORKERS[point]
-    if expected is None:
-        assert crash.payment() is None
-        assert crash.new_transactions() == []
-        answer = crash.charge()
-        assert answer is not None
-        assert answer.status == 200, answer.text
-    payment = crash.wait_final()
-    assert payment["state"] in (expected or {"SUCCESS"})
-    crash.assert_money_right(payment)
-    if expected is not None:
-        crash.assert_same_key_gives(payment)
-    if payment["state"] != "SUCCESS":  # the order is free: a new charge pays it, once
-        new = crash.alice.post("/api/v1/payments/charge", charge_body(crash.order))
-        assert new.status == 200, new.text
-        crash.assert_money_right(new.data["payment"])
+def test_every_point_of_the_code_has_a_story() -> None:
+    assert {scenario.point for scenario in SCENARIOS} == set(POINTS)
+    assert len({(scenario.service, scenario.name) for scenario in SCENARIOS}) == len(SCENARIOS)
+    assert PROOF or {scenario.point for scenario, _ in matrix()} >= {point for point in POINTS if point.startswith("payment.")}
 
 
-@pytest.mark.parametrize("point", ["payment.charge.after_tx1", "payment.charge.after_channel", "payment.fact.before_commit"])
-def test_the_same_key_finishes_what_a_crash_left(crash_at: Callable[[str], Crash], point: str) -> None:
-    crash = crash_at(point)
-    crash.charge()
-    crash.die()
-    crash.come_back()
-    seen: set[str] = set()
-
-    def finished() -> bool:
-        answer = crash.charge()
-        if answer is None or answer.status >= 500:
-            return False
-        if answer.status >= 400:
-            return True
-        seen.add(answer.data["transaction_id"])
-        return answer.status == 200
-    wait_until(finished, f"final answer after {point}")
-    payment = crash.wait_final()
-    assert seen <= {payment["payment_id"]}
-    crash.assert_money_right(payment)
-    crash.assert_same_key_gives(payment)
-
-
-def test_a_relay_that_dies_with_the_news_in_its_hands_is_followed_by_another(crash_at: Callable[[str], Crash]) -> None:
-    crash = crash_at("payment.fact.after_commit")
-    crash.charge()
-    crash.die()
-    crash.let_claims_end()
-    crash.mesh.start("payment_rpc", env={"PAYMENT_RPC_FAILPOINTS": "outbox.relay.after_claim=kill"})
-    crash.die()
-    assert crash.alice.state_of(crash.order_id) == "PENDING_PAYMENT"
-    crash.come_back()
-    payment = crash.wait_final()
-    assert payment["state"] == "SUCCESS"
-    crash.assert_money_right(payment)
-
-
-def test_a_decline_that_was_not_written_down_is_found_again(crash_at: Callable[[str], Crash]) -> None:
-    crash = crash_at("payment.charge.after_channel")
-    crash.charge(number=DECLINED_CARD)
-    crash.die()
-    crash.come_back()
-    payment = crash.wait_final()
-    assert (payment["state"], payment["failure"]["reason"]) == ("FAILED", "CARD_DECLINED")
-    assert [transaction["status"] for transaction in crash.new_transactions()] == ["DECLINED"]
-    answer = crash.charge(number=DECLINED_CARD)
-    assert answer is not None
-    assert answer.status == 402, answer.text
-
-
-def test_a_cashier_that_was_not_opened_is_lost_for_good_and_another_opens(crash_at: Callable[[str], Crash]) -> None:
-    crash = crash_at("payment.cashier.after_tx1")
-    body = {"order_id": crash.order_id}
-    assert crash.alice.post("/api/v1/payments", body).status >= 500
-    crash.die()
-    crash.come_back()
-    payment = crash.wait_final()
-    assert payment["state"] == "FAILED"
-    opened = crash.alice.post("/api/v1/payments", body)
-    assert opened.status == 200, opened.text
-    assert opened.data["next_action"]["kind"] == "REDIRECT_URL"
-    assert [transaction["status"] for transaction in crash.new_transactions()] == ["CLOSED", "PENDING"]
+def test_the_table_counts_points_and_runs() -> None:
+    scenario = payment_crashes.SCENARIOS[0]
+    runs = [Run(scenario=scenario, mode=mode, dialect=dialect, rest_seconds=1.25) for mode in Mode for dialect in ("mariadb", "sqlite")]
+    lines = table(runs)
+    assert lines[0].split()[-9:] == ["seconds", "sqlite", "kill", "sqlite", "term", "mariadb", "kill", "mariadb", "term", "runs"][1:]
+    assert lines[1].split() == [scenario.name, "1.2", "1.2", "1.2", "1.2", "4"]
+    assert lines[2] == "4 runs of 1 scenarios at 1 points"

@@ -136,7 +136,7 @@ def test_the_curl_lines_of_source_001_pay_an_order(alice: Person, sku_id: str, r
     assert created.status == 200, created.text
     payment_id = created.data["payment_id"]
     with httpx.Client(base_url=running.urls["gateway"], trust_env=False) as anybody:  # neither line carries a token
-        facts = {"payNo": payment_id, "callbackStatus": "SUCCESS", "timestamp": "1704067200000", "nonce": "abc123"}
+        facts = {"payNo": payment_id, "callbackStatus": "SUCCESS", "timestamp": str(round(SystemClock().now().timestamp() * 1000)), "nonce": "abc123"}
         signed = Answer.of(anybody.get("/payments/generate-signature", params=facts))
         assert signed.status == 200, signed.text
         callback = Answer.of(anybody.post("/payments/mock-callback", json={

@@ -20,32 +20,14 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.descriptor import MethodDescriptor
 from paymesh.options.v1 import options_pb2
 from paymesh.order.v1 import allocation_pb2, catalog_pb2, order_pb2, statistics_pb2
-from paymesh.payment.v1 import (
-    callback_pb2,
-    callback_pb2_grpc,
-    ledger_pb2,
-    ledger_pb2_grpc,
-    payment_pb2,
-    payment_pb2_grpc,
-    reconciliation_pb2,
-    reconciliation_pb2_grpc,
-    refund_pb2,
-    refund_pb2_grpc,
-)
+from paymesh.payment.v1 import callback_pb2, ledger_pb2, payment_pb2, reconciliation_pb2, refund_pb2
 
 from mesh.auth import CallerTokens, UserTokenIssuer, UserTokens
-from mesh.paging import PageTokens
 from mesh.server import MeshServer
 from mesh.settings import MeshSettings
 from mesh.wire_errors import from_rpc_error
-from payment_rpc.servicer.callbacks import CallbackServicer
-from payment_rpc.servicer.ledger import LedgerServicer
-from payment_rpc.servicer.payments import PaymentServicer
-from payment_rpc.servicer.reconciliation import ReconciliationServicer
-from payment_rpc.servicer.refunds import RefundServicer
-from payment_rpc.servicer.wallets import WalletServicer
 from tests.builders_payment import PaymentWorld, payment_world
-from tests.echo import plain_channel
+from tests.echo import Echo, add_echo, echo_file, plain_channel
 from tests.fakes import EPOCH, FakeClock, FakeIds
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -148,6 +130,25 @@ class Tokens:
         ]
 
 
+async def code_of(channel: grpc.aio.Channel, method: MethodDescriptor, kind: Kind) -> int:
+    """The code with which a call with an empty request ends; 0 for a stream that has begun."""
+    make: Any = channel.unary_stream if method.server_streaming else channel.unary_unary
+    request, answer = message_factory.GetMessageClass(method.input_type), message_factory.GetMessageClass(method.output_type)
+    stub = make(f"/{method.containing_service.full_name}/{method.name}", request_serializer=request.SerializeToString,
+                response_deserializer=answer.FromString)
+    call = stub(request(), metadata=kind.metadata, timeout=10)
+    try:
+        await (call.read() if method.server_streaming else call)
+    except grpc.aio.AioRpcError as refusal:
+        if method.server_streaming and refusal.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return 0  # nobody refused it: it waits for something to tell
+        error: Any = from_rpc_error(refusal)
+        return int(error.grpc_code)
+    finally:
+        call.cancel()
+    return 0
+
+
 @dataclass
 class Servers:
     """The servers with their real servicers."""
@@ -159,35 +160,7 @@ class Servers:
 
     async def call(self, method: MethodDescriptor, kind: Kind) -> int:
         """The code with which a call with an empty request ends."""
-        channel = self.channels[served_by(method.containing_service)]
-        make: Any = channel.unary_stream if method.server_streaming else channel.unary_unary
-        request, answer = message_factory.GetMessageClass(method.input_type), message_factory.GetMessageClass(method.output_type)
-        stub = make(f"/{method.containing_service.full_name}/{method.name}", request_serializer=request.SerializeToString,
-                    response_deserializer=answer.FromString)
-        call = stub(request(), metadata=kind.metadata, timeout=10)
-        try:
-            if method.server_streaming:
-                await call.read()
-            else:
-                await call
-        except grpc.aio.AioRpcError as refusal:
-            error: Any = from_rpc_error(refusal)
-            return int(error.grpc_code)
-        return 0
-
-
-def add_payment_rpc(server: MeshServer, world: PaymentWorld) -> None:
-    app, page_tokens = world.app, PageTokens(b"page tokens of the access matrix")
-    server.add(payment_pb2_grpc.add_PaymentServiceServicer_to_server, PaymentServicer(
-        charging=app.charging, closing=app.closing, taking_back=app.taking_back, conflicts=app.conflicts, reading=app.reading,
-        page_tokens=page_tokens))
-    server.add(refund_pb2_grpc.add_RefundServiceServicer_to_server, RefundServicer(refunds=app.refunds, page_tokens=page_tokens))
-    server.add(ledger_pb2_grpc.add_WalletServiceServicer_to_server, WalletServicer(
-        charging=app.charging, wallets=app.wallets, clock=world.clock, page_tokens=page_tokens))
-    server.add(ledger_pb2_grpc.add_LedgerServiceServicer_to_server, LedgerServicer(app.verifying))
-    server.add(reconciliation_pb2_grpc.add_ReconciliationServiceServicer_to_server, ReconciliationServicer(
-        reconciliation=app.reconciliation, page_tokens=page_tokens))
-    server.add(callback_pb2_grpc.add_CallbackServiceServicer_to_server, CallbackServicer(app.callbacks))
+        return await code_of(self.channels[served_by(method.containing_service)], method, kind)
 
 
 @asynccontextmanager
@@ -200,10 +173,7 @@ async def running(folder: Path, *, environment: str = "test") -> AsyncIterator[S
         for service in SERVICES:
             settings = MeshSettings(service=service, environment=environment, port=0, var_dir=folder)
             server = MeshServer(settings, clock=world.clock, ids=world.ids, user_tokens=tokens.users, caller_tokens=tokens.of(service))
-            if service == "payment_rpc":
-                add_payment_rpc(server, world)
-            else:
-                world.order_side.real.add_to(server)
+            (world.app if service == "payment_rpc" else world.order_side.real).add_to(server)
             await server.start()
             stack.push_async_callback(server.stop, 0)
             servers.running[service] = server
@@ -228,6 +198,21 @@ async def test_every_method_admits_whom_its_rules_name_and_nobody_else(servers: 
             if not is_right:
                 wrong.append(f"{method.full_name} for {kind.name}: {code} instead of {wanted or 'admitted'}")
     assert wrong == []
+
+
+async def test_streams_are_judged_as_every_other_method(tmp_path: Path) -> None:
+    tokens = Tokens(FakeClock())
+    server = MeshServer(MeshSettings(service="echo_rpc", environment="test", port=0, var_dir=tmp_path, drain_seconds=0), clock=tokens.clock,
+                        ids=tokens.ids, user_tokens=tokens.users, caller_tokens=tokens.of("echo_rpc", key=Ed25519PrivateKey.generate()))
+    server.add(add_echo, Echo())
+    await server.start()
+    methods = [method for method in echo_file().services_by_name["EchoService"].methods if method.server_streaming]
+    kinds = tokens.kinds("echo_rpc")
+    async with plain_channel(server.port) as channel:
+        found = {(method.name, kind.name): await code_of(channel, method, kind) for method in methods for kind in kinds}
+    await server.stop(0)
+    assert found == {(method.name, kind.name): expected(method, kind) for method in methods for kind in kinds}
+    assert set(found.values()) == {0, UNAUTHENTICATED, PERMISSION_DENIED}
 
 
 async def test_every_method_of_the_contract_is_served_by_its_server(servers: Servers) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -630,3 +630,148 @@ def test_an_endpoint_is_written_as_it_is_read() -> None:
 
 def test_the_echo_service_is_the_one_called() -> None:
     assert path("Own").startswith(f"/{SERVICE}/")
+
+
+# Streams
+
+
+async def texts(stream: Any) -> list[str]:
+    return [answer.text async for answer in stream]
+
+
+async def test_a_stub_iterates_over_the_answers_as_whoever_it_calls_for(world: World) -> None:
+    async with mesh_of(world, Echo()) as mesh:
+        with calling(caller=Caller(role=Role.USER, subject="alice", merchant_id="acme"), timeout_seconds=5, trace=Trace.start()) as call:
+            answers = [answer async for answer in mesh.stub.Follow(EchoRequest(times=2))]
+        assert [answer.text for answer in answers] == ["0", "1"]
+        assert {(answer.role, answer.subject, answer.on_behalf_of, answer.trace_id) for answer in answers} == {
+            ("service", "order_rpc", "acme/alice", call.trace.trace_id)}
+        assert await texts(mesh.stub.Count(EchoRequest(times=3), metadata=[world.bearer()])) == ["0", "1", "2"]
+
+
+async def test_a_stream_has_the_deadline_of_its_method_shortened_on_each_hop(world: World) -> None:
+    async def do(_request: Any, _context: Any) -> None:
+        if echo.calls.count("Follow") > 1:
+            await asyncio.sleep(FOREVER)
+
+    echo = Echo(do)
+    async with mesh_of(world, echo) as mesh:
+        started = monotonic()
+        with pytest.raises(DeadlineExceeded):
+            await asyncio.wait_for(texts(mesh.stub.Follow(EchoRequest(times=2))), 10)
+        assert monotonic() - started < 2
+        echo.calls.clear()
+        with calling(timeout_seconds=0.2):
+            first = await anext(mesh.stub.Follow(EchoRequest(times=1)))
+        assert 0 < first.remaining_ms <= 180
+        with calling(timeout_seconds=0.01), pytest.raises(DeadlineExceeded):
+            await anext(mesh.stub.Follow(EchoRequest(times=1)))
+
+
+@pytest.mark.parametrize(("method", "served"), [("Follow", [1, 1]), ("Run", [1, 0])])
+async def test_a_stream_goes_elsewhere_before_its_first_answer_when_that_does_no_harm(world: World, method: str, served: list[int]) -> None:
+    async def away(_request: Any, _context: Any) -> None:
+        if len(bad.calls) + len(good.calls) == 1:
+            raise Unavailable
+
+    bad, good = Echo(away), Echo(away)
+    async with mesh_of(world, bad, good) as mesh:
+        await mesh.all_ready()
+        stream = getattr(mesh.stub, method)(EchoRequest(times=1))
+        if method == "Follow":
+            assert await texts(stream) == ["0"]
+        else:
+            with pytest.raises(RemoteError, match="unavailable"):
+                await texts(stream)
+        assert sorted((len(bad.calls), len(good.calls)), reverse=True) == served
+
+
+async def test_a_stream_is_never_repeated_after_its_first_answer(world: World) -> None:
+    async def do(_request: Any, _context: Any) -> None:
+        if len(one.calls) + len(two.calls) == 2:
+            raise Unavailable
+
+    one, two = Echo(do), Echo(do)
+    async with mesh_of(world, one, two) as mesh:
+        await mesh.all_ready()
+        stream = mesh.stub.Follow(EchoRequest(times=3))
+        assert (await anext(stream)).text == "0"
+        with pytest.raises(RemoteError) as refused:
+            await anext(stream)
+        assert refused.value.reason == "UNAVAILABLE"
+        assert len(one.calls) + len(two.calls) == 2
+
+
+async def test_streams_of_a_server_that_has_no_room_go_to_another(world: World) -> None:
+    async with AsyncExitStack() as stack:
+        full = await stack.enter_async_context(world.running(Echo(), streams_max=0))
+        free = await stack.enter_async_context(world.running(Echo()))
+        channel = MeshChannel("echo_rpc", settings=world.settings(service="order_rpc"),
+                              discovery=StaticDiscovery({"echo_rpc": [address(full), address(free)]}), rng=random.Random(1))
+        stack.push_async_callback(channel.close)
+        await eventually(lambda: len(channel._replicas._ready) == 2)
+        stub: Any = Stub(channel)
+        assert [await texts(stub.Follow(EchoRequest(times=1))) for _ in range(10)] == [["0"]] * 10
+
+
+async def test_whoever_stops_reading_cancels_the_stream(world: World) -> None:
+    ended = asyncio.Event()
+
+    async def do(_request: Any, _context: Any) -> None:
+        if len(echo.calls) == 2:
+            try:
+                await asyncio.sleep(FOREVER)
+            finally:
+                ended.set()
+
+    echo = Echo(do)
+    async with mesh_of(world, echo) as mesh:
+        async with aclosing(mesh.stub.Count(EchoRequest(times=2), metadata=[world.bearer()])) as stream:
+            assert (await anext(stream)).text == "0"
+            await eventually(lambda: len(echo.calls) == 2)
+        await asyncio.wait_for(ended.wait(), 10)
+
+
+async def test_an_open_stream_does_not_make_its_replica_look_busy(world: World) -> None:
+    async def do(_request: Any, _context: Any) -> None:
+        await asyncio.sleep(FOREVER)
+
+    echo = Echo(do)
+    async with mesh_of(world, echo) as mesh:
+        async with aclosing(mesh.stub.Run(EchoRequest(times=1))) as stream:
+            waiting = asyncio.create_task(anext(stream))
+            await eventually(lambda: len(echo.calls) == 1)
+            [replica] = mesh.channel._replicas._all.values()
+            await eventually(lambda: replica.in_flight == 0)
+            waiting.cancel()
+            with suppress(asyncio.CancelledError):
+                await waiting
+        assert replica.in_flight == 0
+
+
+async def test_a_channel_that_is_closed_under_a_stream_ends_it(world: World) -> None:
+    async def do(_request: Any, _context: Any) -> None:
+        if len(echo.calls) == 2:
+            await asyncio.sleep(FOREVER)
+
+    echo = Echo(do)
+    async with mesh_of(world, echo) as mesh:
+        stream = mesh.stub.Run(EchoRequest(times=2))
+        assert (await anext(stream)).text == "0"
+        await mesh.channel.close()
+        with pytest.raises(NeighbourUnavailable):
+            await asyncio.wait_for(anext(stream), 10)
+
+
+async def test_a_stream_that_a_dead_server_sent_is_unavailable(world: World) -> None:
+    async def do(_request: Any, _context: Any) -> None:
+        if len(echo.calls) == 2:
+            await asyncio.sleep(FOREVER)
+
+    echo = Echo(do)
+    async with mesh_of(world, echo) as mesh:
+        stream = mesh.stub.Count(EchoRequest(times=2), metadata=[world.bearer()])
+        assert (await anext(stream)).text == "0"
+        await die(mesh.servers[0])
+        with pytest.raises(NeighbourUnavailable):
+            await asyncio.wait_for(anext(stream), 10)

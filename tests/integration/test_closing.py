@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mesh.errors import RequestCanceled
 from order_rpc.domain.order import OrderState
+from payment_rpc.app import PaymentApp
+from payment_rpc.channels import ChannelFact, ChannelStatus
 from payment_rpc.domain.errors import MoneyError, OrderNotPayable, PaymentNotFound, PaymentStateInvalid
 from payment_rpc.domain.payment import Payment, PaymentState
-from payment_rpc.tables import PAYMENT
+from payment_rpc.tables import ATTEMPT, PAYMENT
 from payment_rpc.usecases.closing import CloseResult, OrderClosed
-from tests.builders_order import buyer
-from tests.builders_payment import DECLINED, PaymentWorld, payment_world
+from tests.builders_order import PAYMENT_WINDOW, buyer
+from tests.builders_payment import DECLINED, LEASE_SECONDS, TIMES, PaymentWorld, payment_world
 
 
 @pytest.fixture
@@ -128,3 +131,49 @@ async def test_money_that_comes_after_the_order_was_cancelled_goes_back(world: P
     world.channel.lose_answers = False
     await world.finish()
     assert (await world.payment(payment.payment_id)).state in (PaymentState.LATE_SUCCESS, PaymentState.LATE_REFUNDED)
+
+
+async def ask_when_due(world: PaymentWorld, app: PaymentApp, payment: Payment) -> list[float]:
+    """Lets the worker ask whenever the payment's attempt is due, until nothing is; the seconds since the payment began at which it asked."""
+    asked = []
+    while due := [row["next_query_at"] for row in await world.rows(ATTEMPT) if row["next_query_at"] is not None]:
+        world.clock.advance((due[0] - world.clock.now()).total_seconds())
+        assert await app.asking.run_once() == 1
+        asked.append((world.clock.now() - payment.created_at).total_seconds())
+    return asked
+
+
+@pytest.mark.parametrize("grace_seconds", [300, 60])
+async def test_what_a_channel_cannot_close_is_asked_for_and_closed_when_deadline_and_grace_are_over(
+        world: PaymentWorld, monkeypatch: pytest.MonkeyPatch, grace_seconds: int) -> None:
+    """Left to the schedule alone the last question before the deadline would put the next one off by an hour."""
+    async def query(attempt_id: str, *, timeout_seconds: float) -> ChannelFact:
+        return ChannelFact(attempt_id=attempt_id, status=ChannelStatus.PENDING)
+
+    monkeypatch.setattr(type(world.channel), "closable", property(lambda _: False))
+    monkeypatch.setattr(world.channel, "query", query)
+    app = world.make_app(times=replace(TIMES, close_grace_seconds=grace_seconds))
+    payment = await world.cashier(order := await world.order())
+    assert (await app.closing.close_order(merchant_id="mall", order_id=order.order_id)).result is CloseResult.CLOSING
+    asked = await ask_when_due(world, app, payment)
+    assert asked[-1] == PAYMENT_WINDOW.total_seconds() + grace_seconds
+    assert asked[:6] == [0, 5, 20, 65, 185, 485]
+    assert (await world.payment(payment.payment_id)).state is PaymentState.CLOSED
+    assert (await close(world, order.order_id)).result is CloseResult.CLOSED
+
+
+async def test_the_background_leaves_young_attempts_alone_unless_they_are_being_closed(world: PaymentWorld) -> None:
+    app = world.make_app(times=replace(TIMES, scan_threshold_seconds=300))
+    young, closing = await world.cashier(await world.order()), await world.cashier(order := await world.order())
+    world.channel.unreachable = True
+    await app.closing.close_order(merchant_id="mall", order_id=order.order_id)
+    world.channel.unreachable = False
+    for seconds, asked in ((5, 1), (LEASE_SECONDS, 0), (274, 0)):
+        world.clock.advance(seconds)
+        assert await app.asking.run_once() == asked
+    assert (await world.payment(closing.payment_id)).state is PaymentState.CLOSED
+    assert world.channel.queries == 0
+    world.clock.advance(1)  # five minutes old
+    await world.press(young)
+    assert await app.asking.run_once() == 1
+    assert (await world.payment(young.payment_id)).state is PaymentState.SUCCESS

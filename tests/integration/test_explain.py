@@ -16,6 +16,7 @@ from mesh.money import Money
 from payment_rpc.channels import ChannelFact, ChannelStatus
 from payment_rpc.domain.errors import CardDeclined
 from payment_rpc.tables import ATTEMPT, REFUND
+from tests.builders_order import PAYMENT_WINDOW
 from tests.builders_payment import DECLINED, LEASE_SECONDS, PaymentWorld, payment_world
 from tests.integration.test_refunds import refund
 from tests.integration.test_wallet import spend, top_up
@@ -84,6 +85,28 @@ async def test_a_payment_whose_outcome_nobody_knows_yet(world: PaymentWorld) -> 
     world.clock.advance(LEASE_SECONDS)
     await world.app.asking.run_once()
     in_this_order(await told(world, payment.payment_id), "We asked 1 times")
+
+
+async def test_what_the_scan_did_by_itself_is_told_with_what_it_changed(world: PaymentWorld) -> None:
+    world.channel.lose_answers = True
+    found, waiting = await world.charge(await world.order()), await world.cashier(await world.order())
+    world.channel.unreachable = True
+    for seconds in (5, 5, 15):
+        world.clock.advance(seconds)
+        await world.app.asking.run_once()
+    world.channel.unreachable = False
+    world.clock.advance(PAYMENT_WINDOW.total_seconds())
+    await world.app.closing.expire_once()
+    await world.app.asking.run_once()
+    in_this_order(
+        await told(world, found.payment_id), "The buyer began to pay",
+        "The scan asked the channel what became of attempt ATT.*: UNKNOWN; the payment stayed PAYING. "
+        r"So it was 3 times, the last one at 2026-11-20T12:00:25\+00:00",
+        r"The scan found that the time to pay is over \(DEADLINE\); the payment went from PAYING to CLOSING",
+        "The scan closed attempt ATT.* at the channel: CAPTURED; the payment went from CLOSING to SUCCESS",
+        "What the scan found goes to order_rpc as message EVT")
+    in_this_order(await told(world, waiting.payment_id), "The scan closed attempt ATT.* at the channel: CLOSED",
+                  "the payment went from CLOSING to CLOSED")
 
 
 async def test_an_order_that_is_away_is_told_later(world: PaymentWorld) -> None:

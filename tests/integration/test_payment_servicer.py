@@ -150,7 +150,8 @@ async def test_the_mock_callback_of_source_001_and_its_signature(servers: Server
     order = await servers.world.order()
     opened = await stub.CreatePayment(P.CreatePaymentRequest(order_id=order.order_id, channel="MOCK"), metadata=[servers.tokens.bearer("user")],
                                       timeout=10)
-    values = {"payment_id": opened.payment.payment_id, "callback_status": "SUCCESS", "timestamp": "1704067200000", "nonce": "abc123"}
+    now = str(round(servers.world.clock.now().timestamp() * 1000))
+    values = {"payment_id": opened.payment.payment_id, "callback_status": "SUCCESS", "timestamp": now, "nonce": "abc123"}
     signature = (await channel_stub.GenerateSignature(callback_pb2.GenerateSignatureRequest(**values), timeout=10)).signature
     assert signature == sign_hint(MD5_SECRET, **values)
     results = [await channel_stub.MockCallback(callback_pb2.MockCallbackRequest(**values, signature=signature), timeout=10) for _ in range(2)]

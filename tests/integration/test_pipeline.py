@@ -22,10 +22,11 @@ from mesh import logs
 from mesh.auth import UserTokens
 from mesh.call import Call, current_call, mark_replayed
 from mesh.certificates import CertificateAuthority
-from mesh.errors import Conflict, DeadlineExceeded, MeshError, NeighbourUnavailable, NotFound, RemoteError
+from mesh.errors import Conflict, DeadlineExceeded, MeshError, NeighbourUnavailable, NotFound, RemoteError, Unavailable
 from mesh.pipeline import Pipeline, Running
 from mesh.policies import PolicyInvalid, load_policies
 from mesh.server import Capture, MeshServer
+from mesh.streams import ServedStreams
 from mesh.trace import Trace
 from mesh.transport import PlaintextRefused
 from mesh.wire_errors import ErrorCatalogue, RemoteMoneyError, from_rpc_error, has_details
@@ -321,7 +322,8 @@ async def test_a_call_whose_time_is_over_starts_no_work(world: World) -> None:
 
     echo, late = Echo(), Late()
     pipeline = Pipeline(user_tokens=UserTokens.from_secret(SECRET, clock=world.clock), caller_tokens=world.caller_tokens("echo_rpc"),
-                        catalogue=ErrorCatalogue.of_packages({PACKAGE}), is_development=True, call_log=logs.CallLog("echo_rpc", level="ERROR"))
+                        catalogue=ErrorCatalogue.of_packages({PACKAGE}), is_development=True, call_log=logs.CallLog("echo_rpc", level="ERROR"),
+                        streams=ServedStreams(1))
     capture = Capture()
     add_echo(echo, capture)
     policy = load_policies(echo_file().services_by_name["EchoService"])[path("Browse")]
@@ -479,6 +481,123 @@ async def test_a_stream_that_breaks_ends_with_its_refusal(world: World) -> None:
         stream = aiter(stub.Count(EchoRequest(times=3), metadata=[world.bearer()]))
         assert (await anext(stream)).text == "0"
         assert (await refusal(anext(stream))).reason == "CONFLICT"
+
+
+async def counting(stub: Any, world: World) -> Any:
+    """An open stream that has given its first answer."""
+    stream = stub.Count(EchoRequest(times=2), metadata=[world.bearer()])
+    assert (await asyncio.wait_for(stream.read(), 10)).text == "0"
+    return stream
+
+
+class Stuck:
+    """An echo whose streams give one answer and then wait; says when a wait was ended."""
+
+    def __init__(self, *, swallows: bool = False) -> None:
+        self.ended = asyncio.Event()
+        self.echo = Echo(self._do)
+        self._swallows = swallows
+
+    async def _do(self, _request: Any, _context: Any) -> None:
+        if len(self.echo.calls) % 2 == 0:
+            try:
+                await asyncio.sleep(FOREVER)
+            except asyncio.CancelledError:
+                self.ended.set()
+                if not self._swallows:
+                    raise
+
+
+async def test_a_stream_is_counted_as_long_as_it_is_open(world: World) -> None:
+    labels = {"service": SERVICE, "method": "Count"}
+    before = handled("Count", "CANCELLED")
+    stuck = Stuck()
+    async with stub_of(world, stuck.echo) as stub:
+        stream = await counting(stub, world)
+        assert REGISTRY.get_sample_value("paymesh_server_in_flight", labels) == 1
+        stream.cancel()
+        await asyncio.wait_for(stuck.ended.wait(), 10)  # the client went away, the handler hears of it
+        await eventually(lambda: REGISTRY.get_sample_value("paymesh_server_in_flight", labels) == 0)
+        assert handled("Count", "CANCELLED") == before + 1
+
+
+async def test_a_stream_is_taken_before_its_first_answer(world: World) -> None:
+    async def do(_request: Any, _context: Any) -> None:
+        await asyncio.sleep(FOREVER)
+
+    async with stub_of(world, Echo(do)) as stub:
+        stream = stub.Count(EchoRequest(times=1), metadata=[world.bearer()])
+        await asyncio.wait_for(stream.initial_metadata(), 10)
+        assert not stream.done()
+        stream.cancel()
+
+
+async def test_a_stream_ends_at_the_deadline_of_its_method(world: World) -> None:
+    async with stub_of(world, Stuck().echo) as stub:
+        stream = stub.Follow(EchoRequest(times=2))
+        assert (await stream.read()).text == "0"
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await asyncio.wait_for(stream.read(), 10)
+        assert failed.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert has_details(failed.value)
+
+
+async def test_there_is_room_for_so_many_streams_and_calls_have_their_own(world: World) -> None:
+    stuck = Stuck()
+    async with stub_of(world, stuck.echo, streams_max=1) as stub:
+        stream = await counting(stub, world)
+        late = await refusal(stub.Count(EchoRequest(times=1), metadata=[world.bearer()]).read())
+        assert (late.reason, late.grpc_code) == ("UNAVAILABLE", 14)  # another replica may take it
+        stuck.echo.do = None
+        assert (await stub.Browse(EchoRequest(text="hi"))).text == "hi"
+        stream.cancel()
+        await asyncio.wait_for(stuck.ended.wait(), 10)
+        again = [answer.text async for answer in stub.Count(EchoRequest(times=2), metadata=[world.bearer()])]
+        assert again == ["0", "1"]
+
+
+@pytest.mark.parametrize("swallows", [False, True])
+async def test_the_end_of_a_server_is_the_end_of_its_streams(world: World, swallows: bool) -> None:
+    stuck = Stuck(swallows=swallows)
+    server = world.server(stuck.echo)
+    await server.start()
+    async with plain_channel(server.port) as channel:
+        stream = await counting(Stub(channel), world)
+        async with asyncio.timeout(10):  # far less than the grace
+            stopping = asyncio.create_task(server.stop(60))
+            if swallows:
+                assert (await stream.read()).text == "1"
+            assert (await refusal(stream.read())).reason == "UNAVAILABLE"
+            await stopping
+    assert stuck.ended.is_set()
+
+
+async def test_a_server_that_stops_begins_no_stream(world: World) -> None:
+    streams = ServedStreams(2)
+    task = asyncio.current_task()
+    assert task is not None
+    streams.end()
+    with pytest.raises(Unavailable), streams.one(task):
+        pytest.fail("begun")
+    assert len(streams) == 0
+
+
+async def test_a_client_that_left_before_the_server_stopped_is_not_answered(world: World) -> None:
+    streams, begun = ServedStreams(2), asyncio.Event()
+
+    async def serve() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        with streams.one(task):
+            begun.set()
+            await asyncio.sleep(FOREVER)
+
+    served = asyncio.create_task(serve())
+    await begun.wait()
+    served.cancel()
+    streams.end()
+    with pytest.raises(asyncio.CancelledError):
+        await served
 
 
 # Start

@@ -253,6 +253,37 @@ async def test_a_statement_that_was_cut_off_fails_and_a_whole_one_is_imported_af
     assert (await compare(world)).state == "DONE"
 
 
+class LosingChannel(UnreliableChannel):
+    """Loses the last line of statements and counts anew; only its totals remember."""
+
+    async def statement(self, date: Any, *, timeout_seconds: float) -> bytes:
+        rows = (await super().statement(date, timeout_seconds=timeout_seconds)).decode().splitlines()
+        lines = [row for row in rows[1:] if row[0].isdigit()]
+        return "\n".join([rows[0], *lines[:-1], *(row for row in rows if row.startswith("SUM")), f"END,{len(lines) - 1}"]).encode()
+
+
+async def test_a_total_that_the_lines_do_not_add_up_to_is_a_difference_for_a_person(world: PaymentWorld) -> None:
+    await paid(world)
+    await paid(world, "25.00")
+    world.clock.advance(DAY_SECONDS)
+    losing = LosingChannel(base_url=world.sandbox.base_url, api_key=API_KEY, callback_secret=CALLBACK_SECRET)
+    try:
+        app = world.make_app(channels={"sandbox": losing})
+        done = await compare(world, app=app)
+        assert await compare(world, app=app) == done
+    finally:
+        await losing.aclose()
+    sentence = "CAPTURE in CNY: it says 2 lines of 125.00 CNY with fees of 0.00 CNY, there are 1 lines of 100.00 CNY with fees of 0.00 CNY"
+    assert (done.state, done.lines, done.line_errors) == ("DONE", 1, (f"SUM: {sentence}",))
+    missing, wrong = sorted(await differences(world), key=lambda found: found.finding.kind)
+    assert (missing.finding.kind, wrong.finding.kind, wrong.finding.default_action) == ("MISSING_CHANNEL", "TOTAL_MISMATCH", "ATTENTION")
+    assert wrong.finding.reason == f"the statement's total is wrong: {sentence}"
+    with pytest.raises(DifferenceStateInvalid):
+        await resolve(world, wrong, "WRITE_OFF")
+    assert (await resolve(world, wrong)).difference.state == "RESOLVED"
+    assert "DIFFERENCE" in {kind for kind, _ in await world.attention()}
+
+
 async def test_the_service_imports_lists_in_pages_and_resolves(world: PaymentWorld) -> None:
     for _ in range(4):
         await paid(world)

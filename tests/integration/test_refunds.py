@@ -226,6 +226,29 @@ async def test_an_automatic_refund_that_fails_calls_a_person(world: PaymentWorld
     assert (await world.payment(payment.payment_id)).state is PaymentState.LATE_SUCCESS
 
 
+async def test_a_refund_that_gets_no_answer_keeps_no_other_one_waiting(world: PaymentWorld, line: RefundLine,
+                                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    line.lose_answers = True
+    hung, *others = [await refund(world, await paid(world)) for _ in range(9)]
+    line.lose_answers = False
+    told, ended = asyncio.Event(), list[str]()
+
+    async def query_refund(refund_id: str, *, timeout_seconds: float) -> RefundChannelFact:
+        if refund_id == hung.refund_id:
+            await told.wait()  # until all of the others have their answer
+        ended.append(refund_id)
+        if len(ended) == len(others):
+            told.set()
+        return await line.query_refund(refund_id, timeout_seconds=timeout_seconds)
+
+    monkeypatch.setattr(world.channel, "query_refund", query_refund)
+    world.clock.advance(LEASE_SECONDS)
+    async with asyncio.timeout(10):
+        assert await world.app.refunds.run_once() == 9
+    assert ended[-1] == hung.refund_id
+    assert {row["state"] for row in await world.rows(REFUND)} == {"SUCCESS"}
+
+
 @pytest.mark.parametrize(("caller", "changes", "error"), [
     (STRANGER, {}, PaymentNotFound),
     (CLERK, {"payment_id": "PAYnone"}, PaymentNotFound),
@@ -255,6 +278,25 @@ async def test_a_preview_says_what_would_happen_and_moves_nothing(world: Payment
     assert (preview.amount.format(), preview.refundable.format(), preview.refundable_after.format()) == ("30.00", "100.00", "70.00")
     assert not any(balance_of(preview.postings).values())
     assert await world.rows(PAYMENT) == before
+
+
+async def test_a_preview_after_a_bounce_counts_the_fee_that_is_back_already(database_url_factory: Callable[[], str], tmp_path: Path) -> None:
+    async with payment_world(database_url_factory(), database_url_factory(), tmp_path, fee_basis_points=60) as world:
+        payment = await paid(world, "177.42")
+        previews = []
+        for amount in ("77.42", "100.00", "70.00"):  # the channel's name for the first one is refund_bounces
+            previews.append((await world.app.refunds.preview(payment_id=payment.payment_id, amount=amount, caller=CLERK)).fee_returned.minor)
+            await refund(world, payment, amount)
+            for _ in range(3):
+                world.clock.advance(3600)
+                await world.app.refunds.run_once()
+                await world.callbacks()
+        everything = await world.app.refunds.preview(payment_id=payment.payment_id, amount="", caller=CLERK)
+        assert [row["state"] for row in await world.rows(REFUND)] == ["REVERSED", "SUCCESS", "SUCCESS"]
+        booked = [row["amount_minor"] for row in await world.rows(LEDGER_POSTING) if row["business_key"].endswith(":fee") and row["side"] == "C"]
+    assert previews == [46, 13, 42]
+    assert sorted(booked[1:]) == sorted(previews)  # after the fee of the capture
+    assert everything.fee_returned.minor == 106 - sum(previews)
 
 
 async def test_every_change_of_a_refund_tells_the_order_all_refunds_of_the_payment(world: PaymentWorld, line: RefundLine) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,13 @@ from tests.fakes import EPOCH, FakeClock, FakeIds
 
 SECRET = b"s" * 32
 NOW = int(EPOCH.timestamp())
-ABSENT = object()
+class Absent(Enum):
+    """Stands for a claim that is left out; the same name in every test process."""
+
+    ABSENT = "absent"
+
+
+ABSENT = Absent.ABSENT
 
 
 @pytest.fixture

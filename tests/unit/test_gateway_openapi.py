@@ -11,6 +11,7 @@ from openapi_spec_validator import validate
 
 from gateway.openapi import build_document
 from gateway.schema import load_schema, message_class
+from tests.ticker import ticker_schema
 
 SCHEMA = load_schema()
 DOCUMENT = build_document(SCHEMA, development=True)
@@ -107,3 +108,16 @@ def test_what_the_gateway_writes_satisfies_the_schema_of_its_answer() -> None:
         if name in DOCUMENT["components"]["schemas"]:
             tree = SCHEMA.encoders.of(method.output_type)(message_class(method.output_type)())
             jsonschema.Draft202012Validator({"$ref": f"#/components/schemas/{name}", "components": DOCUMENT["components"]}).validate(tree)
+
+
+def test_a_stream_is_described_by_its_events() -> None:
+    document = build_document(ticker_schema(), development=True)
+    validate(document)
+    watch = document["paths"]["/api/v1/ticks/{topic}"]["get"]
+    assert "Server-Sent Events" in watch["description"]
+    content = watch["responses"]["200"]["content"]
+    assert list(content) == ["text/event-stream"]
+    assert content["text/event-stream"]["schema"]["properties"]["data"] == {"$ref": "#/components/schemas/paymesh.ticking.v1.Tick"}
+    assert {"200", "400", "429", "503"} <= set(watch["responses"])
+    assert [parameter["name"] for parameter in watch["parameters"]] == ["topic", "ticks"]
+    assert "401" in document["paths"]["/api/v1/my/ticks"]["get"]["responses"]

@@ -12,6 +12,7 @@ from paymesh.options.v1 import options_pb2
 
 from gateway.routes import Router, TemplateInvalid
 from gateway.schema import Schema, SchemaInvalid, load_schema
+from tests.ticker import descriptor_set, ticker_schema
 
 Files = descriptor_pb2.FileDescriptorSet
 Options = descriptor_pb2.MethodOptions
@@ -146,10 +147,47 @@ def test_a_header_that_fills_a_sensitive_field_is_refused() -> None:
     assert "is sensitive" in broken(change)
 
 
-def test_a_stream_is_refused() -> None:
+def test_a_stream_of_requests_is_refused() -> None:
     changed = files()
-    method(changed, "GetPayment").server_streaming = True
-    with pytest.raises(SchemaInvalid, match="streams are not carried"):
+    method(changed, "GetPayment").client_streaming = True
+    with pytest.raises(SchemaInvalid, match="streaming requests are not carried"):
+        load_schema(changed.SerializeToString())
+
+
+def test_a_stream_of_answers_is_carried() -> None:
+    assert {found.policy.method: found.policy.server_streaming for found in ticker_schema().methods} == {"Watch": True, "WatchMine": True}
+
+
+def _by_post(options: Options) -> None:
+    options.Extensions[HTTP].post = "/api/v1/watch"
+
+
+def _with_effects(options: Options) -> None:
+    options.idempotency_level = Options.IDEMPOTENT
+
+
+def _with_key(options: Options) -> None:
+    options.Extensions[POLICY].idempotency = options_pb2.IDEMPOTENCY_OPTIONAL
+
+
+def _created(options: Options) -> None:
+    options.Extensions[POLICY].http.success_status = 201
+
+
+@pytest.mark.parametrize(("change", "problem"), [(_by_post, "opened by GET alone"), (_with_effects, "has NO_SIDE_EFFECTS"),
+                                                 (_with_key, "no idempotency key"), (_created, "is always 200")])
+def test_a_stream_that_http_cannot_carry_is_refused(change: Callable[[Options], None], problem: str) -> None:
+    changed = Files.FromString(descriptor_set())
+    change(method(changed, "Watch").options)
+    with pytest.raises(SchemaInvalid, match=problem):
+        load_schema(changed.SerializeToString())
+
+
+def test_a_stream_of_raw_bytes_is_refused() -> None:
+    changed = Files.FromString(descriptor_set())
+    method(changed, "Watch").output_type = ".google.api.HttpBody"
+    next(file for file in changed.file if file.name == "ticker.proto").dependency.append("google/api/httpbody.proto")
+    with pytest.raises(SchemaInvalid, match="raw bytes are not events"):
         load_schema(changed.SerializeToString())
 
 

@@ -72,7 +72,7 @@ def test_an_attempt_takes_the_steps_of_the_protocol_and_no_other(state: AttemptS
 def test_questions_get_rarer_and_never_stop() -> None:
     attempt, pauses = an_attempt(A.UNKNOWN), []
     for _ in range(11):
-        attempt = attempt.ask_later(at=EPOCH)
+        attempt = attempt.ask_later(at=EPOCH, last_chance=EPOCH)
         assert attempt.next_query_at is not None
         pauses.append((attempt.next_query_at - EPOCH).total_seconds())
     assert pauses == [5, 15, 45, 120, 300, 900, 3600, 21600, 86400, 86400, 86400]

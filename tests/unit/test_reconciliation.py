@@ -14,7 +14,7 @@ from payment_rpc.domain.difference import Action, Difference, DifferenceState, F
 from payment_rpc.domain.errors import DifferenceStateInvalid
 from payment_rpc.domain.reconciliation import Matching, OurCapture, OurRefund
 from payment_rpc.domain.refund import RefundState
-from payment_rpc.domain.statement import COLUMNS, BadLine, ChannelDay, Line, StatementUnreadable, parse_statement
+from payment_rpc.domain.statement import COLUMNS, BadLine, ChannelDay, Line, Statement, StatementUnreadable, parse_statement
 
 DAY = ChannelDay(time_zone=ZoneInfo("Asia/Shanghai"), cut_off=time(0))
 NOON = datetime(2026, 11, 20, 4, tzinfo=UTC)
@@ -36,7 +36,7 @@ def findings(*lines: str, capture: OurCapture | None = OUR_CAPTURE, refund: OurR
     matching = Matching(parsed, channel="sandbox", date="2026-11-20", bounds=DAY.bounds(date(2026, 11, 20)))
     captures = {capture.attempt_id: capture} if capture else {}
     refunds = {refund.refund_id: refund} if refund else {}
-    judged = [matching.judge(line, captures=captures, refunds=refunds) for line in parsed]
+    judged = [matching.judge(line, captures=captures, refunds=refunds) for line in parsed.lines]
     return [finding for finding in judged if finding is not None]
 
 
@@ -80,7 +80,7 @@ def test_a_capture_of_another_day_is_a_shift_and_has_the_key_of_the_missing_one(
     ours = replace(OUR_CAPTURE, captured_at=NOON - timedelta(days=1))
     (found,) = findings(CAPTURE, capture=ours)
     assert found.kind is Kind.CUTOFF_SHIFT
-    matching = Matching((), channel="sandbox", date="2026-11-19", bounds=DAY.bounds(date(2026, 11, 19)))
+    matching = Matching(Statement(lines=(), bad_totals=()), channel="sandbox", date="2026-11-19", bounds=DAY.bounds(date(2026, 11, 19)))
     (missing,) = matching.missing_captures([ours], elsewhere={})
     assert (missing.kind, missing.key) == (Kind.MISSING_CHANNEL, found.key)
 
@@ -91,7 +91,7 @@ def test_a_capture_of_another_day_is_a_shift_and_has_the_key_of_the_missing_one(
     (CAPTURE.replace("CAPTURE", "GIFT"), "type"), (CAPTURE + ",more", "10 fields"), (CAPTURE.replace("ATT1", "../refunds"), "attempt_id"),
 ])
 def test_a_bad_row_is_told_and_the_next_one_is_read(line: str, problem: str) -> None:
-    bad, good = parse_statement(statement(line, REFUND))
+    bad, good = parse_statement(statement(line, REFUND)).lines
     assert isinstance(bad, BadLine)
     assert problem in bad.problem
     assert isinstance(good, Line)
@@ -104,6 +104,44 @@ def test_a_bad_row_is_told_and_the_next_one_is_read(line: str, problem: str) -> 
 def test_a_file_that_is_not_whole_is_refused(content: bytes, problem: str) -> None:
     with pytest.raises(StatementUnreadable, match=problem):
         parse_statement(content)
+
+
+SUMS = ("SUM,CAPTURE,CNY,2,150.00,0.90", "SUM,REFUND,CNY,1,25.00,0.15")
+OTHER = CAPTURE.replace("100.00", "50.00").replace("0.60", "0.30").replace("ATT1", "ATT2")
+
+
+def with_totals(*sums: str, lines: tuple[str, ...] = (CAPTURE, OTHER, REFUND)) -> bytes:
+    return statement(*lines).replace(b"END", "\n".join([*sums, "END"]).encode())
+
+
+def test_totals_that_the_lines_add_up_to_are_fine() -> None:
+    assert parse_statement(with_totals(*SUMS)).bad_totals == ()
+    assert parse_statement(statement()).bad_totals == ()
+
+
+def test_a_line_without_money_counts_in_no_total_and_one_that_is_bad_otherwise_does() -> None:
+    assert parse_statement(with_totals(*SUMS, lines=(CAPTURE, OTHER, REFUND, CAPTURE.replace("100.00", "n/a")))).bad_totals == ()
+    assert parse_statement(with_totals(*SUMS, lines=(CAPTURE, OTHER.replace("2026-11-20T", "noon"), REFUND))).bad_totals == ()
+
+
+@pytest.mark.parametrize(("sums", "problem"), [
+    ((SUMS[0].replace(",2,", ",3,"), SUMS[1]), "it says 3 lines of 150.00 CNY with fees of 0.90 CNY, there are 2 lines of 150.00 CNY"),
+    ((SUMS[0].replace("150.00", "150.01"), SUMS[1]), "it says 2 lines of 150.01 CNY"),
+    ((SUMS[0].replace("0.90", "0.91"), SUMS[1]), "with fees of 0.91 CNY"),
+    (SUMS[:1], "REFUND in CNY: there are 1 lines of 25.00 CNY with fees of 0.15 CNY, and no total"),
+    ((*SUMS, "SUM,FEE,CNY,1,5.00,0.00"), "FEE in CNY: it says 1 lines of 5.00 CNY with fees of 0.00 CNY, there are 0 lines"),
+    ((*SUMS, SUMS[0]), "a second total of CAPTURE in CNY"),
+    ((*SUMS, "SUM,CAPTURE,CNY"), "cannot be read"), ((*SUMS, "SUM,CAPTURE,CNY,many,1.00,0.00"), "cannot be read"),
+    ((*SUMS, "SUM,CAPTURE,XXX,1,1.00,0.00"), "cannot be read"),
+])
+def test_a_total_that_the_lines_do_not_add_up_to_is_one_finding(sums: tuple[str, ...], problem: str) -> None:
+    parsed = parse_statement(with_totals(*sums))
+    assert len(parsed.lines) == 3
+    (total,) = parsed.bad_totals
+    assert problem in total.problem
+    (found,) = Matching(parsed, channel="sandbox", date="2026-11-20", bounds=DAY.bounds(date(2026, 11, 20))).wrong_totals()
+    assert (found.kind, found.default_action) == (Kind.TOTAL_MISMATCH, Action.ATTENTION)
+    assert problem in found.reason
 
 
 def test_a_days_bounds_follow_the_zone_and_the_cut_off() -> None:

@@ -9,7 +9,7 @@ from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from mesh import worker as worker_module
-from mesh.worker import FAILURE_PAUSE_SECONDS_MAX, Worker
+from mesh.worker import AT_ONCE, FAILURE_PAUSE_SECONDS_MAX, Worker, each
 
 FOREVER = 3600.0
 
@@ -160,3 +160,38 @@ async def test_a_cancelled_worker_ends() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_a_step_that_hangs_or_fails_stands_in_no_other_ones_way() -> None:
+    release, done = asyncio.Event(), list[str]()
+
+    async def step(item: str) -> None:
+        if item == "hangs":
+            await release.wait()
+        elif item == "fails":
+            raise RuntimeError("on purpose")
+        done.append(item)
+        if len(done) == 20:  # everybody else
+            release.set()
+
+    items = ["hangs", "fails", *(f"item {number}" for number in range(20))]
+    with capture_logs() as logs:
+        async with asyncio.timeout(10):
+            assert await each(items, step, failed="step_failed", about=lambda item: {"item": item}) == 22
+    assert sorted(done) == sorted({*items} - {"fails"})
+    assert [(entry["event"], entry["item"]) for entry in logs] == [("step_failed", "fails")]
+
+
+async def test_eight_steps_are_under_way_at_once_and_no_more() -> None:
+    under_way, most = 0, 0
+
+    async def step(_: int) -> None:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        for _turn in range(3):
+            await asyncio.sleep(0)
+        under_way -= 1
+
+    assert await each(range(50), step, failed="step_failed", about=lambda _: {}) == 50
+    assert most == AT_ONCE == 8

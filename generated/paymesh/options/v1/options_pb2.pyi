@@ -309,10 +309,13 @@ class Policy(_message.Message):
     LIMIT_FIELD_NUMBER: _builtins.int
     HTTP_FIELD_NUMBER: _builtins.int
     DEVELOPMENT_ONLY_FIELD_NUMBER: _builtins.int
+    MOVES_MONEY_FIELD_NUMBER: _builtins.int
     idempotency: Global___Idempotency.ValueType
     """What an idempotency key means."""
     development_only: _builtins.bool
     """Answered with NOT_FOUND unless the server runs with environment=development or test."""
+    moves_money: _builtins.bool
+    """It moves money, or decides where money goes: every refusal of it, for whatever reason, carries paymesh.common.v1.MoneyOutcome."""
     @_builtins.property
     def rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___Rule]:
         """Who may call. At least one rule."""
@@ -343,10 +346,11 @@ class Policy(_message.Message):
         limit: Global___Limit | None = ...,
         http: Global___Http | None = ...,
         development_only: _builtins.bool = ...,
+        moves_money: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["http", b"http", "limit", b"limit", "ownership", b"ownership", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["development_only", b"development_only", "http", b"http", "idempotency", b"idempotency", "limit", b"limit", "ownership", b"ownership", "rules", b"rules", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["development_only", b"development_only", "http", b"http", "idempotency", b"idempotency", "limit", b"limit", "moves_money", b"moves_money", "ownership", b"ownership", "rules", b"rules", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

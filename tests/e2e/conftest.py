@@ -1,0 +1,17 @@
+"""What the end of a run tells about crashes."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.register_assert_rewrite("tests.e2e.crashes", "tests.e2e.mesh_processes", "tests.e2e.payment_crashes", "tests.e2e.order_crashes")
+
+from tests.e2e.crashes import RUNS, table  # noqa: E402  what it imports explains its failures only when it is imported after that
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Crash points x ways to die x runs."""
+    if RUNS:
+        terminalreporter.section("crash points")
+        for line in table(RUNS):
+            terminalreporter.write_line(line)
