@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import timedelta
 
 from paymesh.seckill.v1 import activity_pb2_grpc, seckill_pb2_grpc
@@ -32,6 +31,7 @@ from seckill_rpc.usecases.audience import Audience
 from seckill_rpc.usecases.clicking import Clicking, DoorSettings
 from seckill_rpc.usecases.closing import Closing, DropDestination
 from seckill_rpc.usecases.consuming import ConsumerChoices, Consuming
+from seckill_rpc.usecases.door import Jitter
 from seckill_rpc.usecases.drawing import Drawing
 from seckill_rpc.usecases.events import TOPIC
 from seckill_rpc.usecases.keeping import Keeping
@@ -53,8 +53,8 @@ RETRY_CONSTRAINTS = ("pk_seckill_order", "uq_seckill_order_slot", "uq_seckill_or
 class SeckillApp:
     """Use cases and workers over one database and one Redis."""
 
-    def __init__(self, *, db: Database, redis: Redis, clock: Clock, monotonic: Monotonic, jitter: Callable[[], float], ids: Ids,
-                 page_tokens: PageTokens, tickets: Tickets, allocations: Allocations, settings: SeckillSettings) -> None:
+    def __init__(self, *, db: Database, redis: Redis, clock: Clock, monotonic: Monotonic, jitter: Jitter, ids: Ids, page_tokens: PageTokens,
+                 tickets: Tickets, allocations: Allocations, settings: SeckillSettings) -> None:
         """`redis`: of `open_stock`. `monotonic` and `jitter` (draws from 0 to 1): for waits and for spreading them."""
         self.scripts = Scripts(redis)
         self.line, self.loading, self.lease, self.views = Line(redis, self.scripts), Loading(self.scripts), Lease(self.scripts), Views(redis)
@@ -107,7 +107,7 @@ class SeckillApp:
         self.activities = Activities(db=db, clock=clock, ids=ids, page_tokens=page_tokens, stepping=self.stepping, publishing=self.publishing,
                                      closing=self.closing, loading=loading, line=line)
 
-    def _make_front(self, *, db: Database, redis: Redis, clock: Clock, monotonic: Monotonic, jitter: Callable[[], float], ids: Ids, tickets: Tickets,
+    def _make_front(self, *, db: Database, redis: Redis, clock: Clock, monotonic: Monotonic, jitter: Jitter, ids: Ids, tickets: Tickets,
                     settings: SeckillSettings) -> None:
         """What buyers meet."""
         known = Known(monotonic=monotonic)

@@ -884,7 +884,17 @@ async def a_long_list_of_orders_is_built_in_portions(stage: Stage) -> None:
     users = await stage.users()
     assert (len(users), users["u1249"], users["u1249+"], users["u7#r15"]) == (5000, "2", "2", "1ORD-15")
     assert len(await stage.loading.holders(stage.keys)) == 1250
+
+
+@scenario
+async def views_are_cleared_before_anything_is_published_and_never_after(stage: Stage) -> None:
+    for number in range(1250):
+        await stage.redis.set(stage.keys.view(f"u{number}"), "1")
     assert await stage.loading.clear_views(stage.keys) == 1250
+    await stage.open()
+    await stage.buy("u", "a", "ORD-A")
+    assert await stage.loading.clear_views(stage.keys) == 0
+    assert await stage.views.view(stage.keys, "u") is View.QUEUED
 
 
 @scenario

@@ -10,6 +10,7 @@
 -- carry    epoch cursor count group             moves queued entries of older epochs into this one: same order, same place, the unit reserved before
 --                                               any new click. Reply: the next cursor, or '' at the end: then hold is lifted
 -- state    rev state start end limit            pause, resume, closing: applied if the row's rev is newer; works without the rest of meta
+-- clear                                         the views of KEYS[6..] go, left by earlier activities; only while nothing is published. Reply: number
 -- drop     epoch rev seconds                    the activity is CLOSED: only epoch, rev and CLOSED stay, for so long, as a tombstone
 --
 -- Reply (but carry): 1 done, 0 refused: somebody has published this epoch (or set this rev) or a newer one.
@@ -82,6 +83,9 @@ elseif step == 'state' then
   return 1
 elseif step == 'carry' then
   return carry(ARGV[2], ARGV[3], ARGV[4], ARGV[5])
+elseif step == 'clear' then
+  if redis.call('EXISTS', meta) == 1 then return 0 end  -- [guard] somebody was quicker: these are results of buyers
+  return redis.call('UNLINK', unpack(KEYS, FIRST_VIEW))
 end
 
 local epoch = redis.call('HGET', meta, 'epoch')

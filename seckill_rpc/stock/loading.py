@@ -109,10 +109,12 @@ class Loading:
         return bool(await self._load(keys, "drop", activity.epoch, activity.rev, TOMBSTONE_SECONDS))
 
     async def clear_views(self, keys: Keys) -> int:
-        """Removes every view of the product, left by earlier activities; how many. Only while PUBLISHING: once OPEN they are buyers' results."""
+        """Removes every view of the product, left by earlier activities; how many. Nothing once something is published: they are buyers' results."""
         removed = 0
-        async for views in self._scan(keys):
-            removed += int(await self._redis.unlink(*views))
+        async for found in self._scan(keys):
+            for views in _chunks(found, CHUNK):
+                names = [keys.meta, keys.users, keys.building(0), keys.line, keys.entries, *views]
+                removed += int(await self._scripts.run(ScriptName.LOAD, names, ["clear"]))
         return removed
 
     async def holders(self, keys: Keys) -> set[str]:

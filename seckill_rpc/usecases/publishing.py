@@ -94,8 +94,8 @@ class Publishing:
         opened = await self._stepping.step(activity.activity_id, ActivityVerb.OPEN, already=_BEYOND)
         failpoint("seckill.publish.after_open")
         try:
-            # Not when somebody else has done so meanwhile: he may have buyers in his line.
-            await self._rebuilding.rebuild(activity.activity_id, seen_epoch=opened.epoch)
+            if await self._loading.meta(keys_of(activity)) is None:  # else somebody was quicker
+                await self._rebuilding.rebuild(activity.activity_id, seen_epoch=opened.epoch)
         except (RedisError, MeshError) as problem:  # it is open; the keeper loads it as soon as Redis is there
             log.warning("seckill_not_loaded", activity_id=activity.activity_id, cause=str(problem)[:200])
         failpoint("seckill.publish.after_load")

@@ -111,6 +111,7 @@ MUTANTS = [
     Mutant(LOAD, "redis.call('EXPIRE', building, BUILDING_SECONDS)", "", play.what_a_dead_rebuilder_built_fades),
     Mutant(LOAD, "if redis.pcall('GET', KEYS[i]) == '1' then", "if true then", play.a_one_without_an_order_becomes_two_and_nothing_else_changes),
     Mutant(LOAD, "redis.pcall('GET', KEYS[i])", "redis.call('GET', KEYS[i])", play.a_one_without_an_order_becomes_two_and_nothing_else_changes),
+    Mutant(LOAD, "if redis.call('EXISTS', meta) == 1 then return 0 end", "", play.views_are_cleared_before_anything_is_published_and_never_after),
     Mutant(LOAD, "redis.call('EXPIRE', meta, ARGV[4])", "", play.what_a_slow_rebuilder_opened_after_redis_was_lost_is_dropped),
     Mutant(LOAD, "redis.call('DEL', meta, users, line, entries)", "redis.call('DEL', meta, users, line)", play.closing_drops_the_entries),
     Mutant(LOAD, "'state', 'CLOSED')", "'x', '')", play.a_slow_rebuilder_never_opens_a_closed_activity),
