@@ -75,6 +75,38 @@ async def the_stock_ends_where_it_ends_in_one_call_too(stage: Stage) -> None:
 
 
 @scenario
+async def a_refusal_says_how_many_clicks_are_undecided(stage: Stage) -> None:
+    await stage.open(total=2)
+    clicks = [Click(user_id=f"u{i}", request_id="a", order_id=f"ORD-{i}") for i in range(3)]
+    _, answers = await admit(stage.scripts, stage.keys, clicks)
+    assert (answers[2].code, answers[2].detail) == (AdmitCode.SOLD_OUT, "2")
+    assert (await stage.buy("v")).detail == "2"
+    [first, second] = await stage.take()
+    await stage.settle([first])
+    assert (await stage.buy("v")).detail == "1"
+    await stage.loading.state(stage.keys, stage.rows.step(ActivityVerb.PAUSE))
+    paused = await stage.buy("v")
+    assert (paused.code, paused.detail) == (AdmitCode.PAUSED, "1")
+    await stage.settle([second])
+    await stage.loading.state(stage.keys, stage.rows.step(ActivityVerb.CLOSE))
+    ended = await stage.buy("v")
+    assert (ended.code, ended.detail) == (AdmitCode.ENDED, "0")
+
+
+@scenario
+async def a_refusal_of_a_draw_counts_its_entries(stage: Stage) -> None:
+    await open_draw(stage, total=1, entrants=3)
+    await stage.end_window()
+    late = await stage.buy("late")
+    assert (late.code, late.detail) == (AdmitCode.ENDED, "3")
+    await stage.draw(1)
+    assert (await stage.buy("late")).detail == "3", "two entries, and the winner in the line"
+    await stage.draw_all()
+    await stage.consume()
+    assert (await stage.buy("late")).detail == "0"
+
+
+@scenario
 async def one_call_may_hold_several_clicks_of_a_buyer(stage: Stage) -> None:
     await stage.open(limit=2)
     clicks = [Click(user_id="u", request_id=request, order_id=f"ORD-{i}") for i, request in enumerate(["a", "a", "b", "c"])]

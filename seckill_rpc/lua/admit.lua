@@ -53,7 +53,7 @@ end
 
 -- Clicks that nothing has decided yet.
 local function undecided(taken)
-  return tostring(tonumber(meta[10] or '0') + taken + (is_draw and redis.call('HLEN', KEYS[4]) or 0))
+  return tostring(tonumber(meta[10] or '0') + taken + (is_draw and redis.call('HLEN', KEYS[4]) or 0))  -- [guard]
 end
 if refusal and not reason then reason = undecided(0) end
 

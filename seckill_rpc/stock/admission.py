@@ -19,14 +19,14 @@ class AdmitCode(IntEnum):
 
     QUEUED = 0         # it has a place (or is an entry of the draw); detail: the order id
     REPLAY_QUEUED = 1  # it had one already; detail: its order id, made for the first time it came
-    SOLD_OUT = 2
+    SOLD_OUT = 2       # detail: clicks that nothing has decided yet
     LIMIT = 3          # the buyer has what he may have; detail: units he holds or waits for
     NOT_STARTED = 4    # detail: milliseconds until the start
-    ENDED = 5          # or closing, or closed
+    ENDED = 5          # or closing, or closed; detail: as with SOLD_OUT, or empty
     NOT_READY = 6      # not published, being rebuilt, or older than min_epoch: ask again with the same request id
     BUSY = 7           # the line is full, or Redis has no memory; nothing was taken
     REPLAY_LIVE = 8    # it has become an order already; detail: the order id
-    PAUSED = 9
+    PAUSED = 9         # detail: as with SOLD_OUT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,14 +12,16 @@ from dataclasses import dataclass
 import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeout
 
+from mesh.clock import Seconds
 from seckill_rpc.domain.order import View
 from seckill_rpc.stock.keys import WAKEUPS, Keys, activity_of
 from seckill_rpc.stock.views import Views
 
-WAITERS_MAX = 20_000         # per process: some 2 kB each, and as many looks a second when pub/sub is dead
+WAITERS_MAX = 20_000         # per process: as many looks at Redis a second, at some 40 us each
 LOOK_AGAIN_SECONDS = 1.0
-LISTEN_SECONDS = 1.0         # how soon `stop` ends the loop
+LISTEN_SECONDS = 1.0         # without news for so long, the connection is asked; also how soon `stop` ends the loop
 RECONNECT_SECONDS = 0.5
 
 log = structlog.get_logger()
@@ -42,7 +44,7 @@ class Told:
 class Waiters:
     """Everybody in this process who waits for a result."""
 
-    def __init__(self, views: Views, *, waiters_max: int = WAITERS_MAX, look_again_seconds: float = LOOK_AGAIN_SECONDS) -> None:
+    def __init__(self, views: Views, *, waiters_max: int = WAITERS_MAX, look_again_seconds: Seconds = LOOK_AGAIN_SECONDS) -> None:
         self._views = views
         self._waiters_max = waiters_max
         self._look_again_seconds = look_again_seconds
@@ -52,7 +54,7 @@ class Waiters:
     def __len__(self) -> int:
         return self._count
 
-    async def wait(self, keys: Keys, user_id: str, timeout: float) -> Told | None:
+    async def wait(self, keys: Keys, user_id: str, timeout: Seconds) -> Told | None:
         """Waits up to `timeout` seconds until the buyer is told something final, and returns what he is told then, which may still be QUEUED, or None
         when nothing is known of him. With waiters_max others waiting it answers at once. May be cancelled at any time.
 
@@ -69,10 +71,15 @@ class Waiters:
         self._count += 1
         try:
             while True:
-                told = await self._look_or_hear(keys, user_id, woken, is_last=loop.time() >= end)
-                if (told is not None and told.is_final) or loop.time() >= end:
-                    return told
-                await asyncio.wait((woken,), timeout=min(end - loop.time(), self._look_again_seconds * _jitter.uniform(0.8, 1.2)))
+                try:
+                    told = await self._look_or_hear(keys, user_id, woken)
+                except RedisError:
+                    if loop.time() >= end:
+                        raise
+                else:
+                    if (told is not None and told.is_final) or loop.time() >= end:
+                        return told
+                await asyncio.wait((woken,), timeout=max(0.0, min(end - loop.time(), self._look_again_seconds * _jitter.uniform(0.8, 1.2))))
         finally:
             self._count -= 1
             self._waiting[place].discard(woken)
@@ -89,15 +96,14 @@ class Waiters:
                     if not future.done():
                         future.set_result(Told(view=View(view), order_id=order_id))
 
-    async def _look_or_hear(self, keys: Keys, user_id: str, woken: asyncio.Future[Told], *, is_last: bool) -> Told | None:
-        if woken.done():
-            return woken.result()
+    async def _look_or_hear(self, keys: Keys, user_id: str, woken: asyncio.Future[Told]) -> Told | None:
+        found = None
         try:
-            found = await self._look(keys, user_id)
+            if not woken.done():
+                found = await self._look(keys, user_id)
         except RedisError:
-            if is_last and not woken.done():
+            if not woken.done():
                 raise
-            found = None
         return woken.result() if woken.done() else found
 
     async def _look(self, keys: Keys, user_id: str) -> Told | None:
@@ -108,11 +114,14 @@ class Waiters:
 class Wakeups:
     """The one subscription of this process, on a connection of its own. When it breaks it is made again; meanwhile waiters look by themselves."""
 
-    def __init__(self, redis: Redis, *, hear: Callable[[str, str], None], deafened: Callable[[], None] = lambda: None) -> None:
-        """`hear` gets the activity and the message, `deafened` is told when the subscription broke."""
+    def __init__(self, redis: Redis, *, hear: Callable[[str, str], None], deafened: Callable[[], None] = lambda: None,
+                 listen_seconds: Seconds = LISTEN_SECONDS, reconnect_seconds: Seconds = RECONNECT_SECONDS) -> None:
+        """`hear` gets the activity and the message, `deafened` is told when messages may have been lost."""
         self._redis = redis
         self._hear = hear
         self._deafened = deafened
+        self._listen_seconds = listen_seconds
+        self._reconnect_seconds = reconnect_seconds
         self._is_stopping = False
         self.subscribed = asyncio.Event()
 
@@ -127,19 +136,31 @@ class Wakeups:
                 await self._listen()
             except (RedisError, OSError) as error:
                 log.warning("wakeups_away", cause=type(error).__name__)
-                await asyncio.sleep(RECONNECT_SECONDS * _jitter.uniform(0.5, 1.5))
+                self._fall_silent()
+                await asyncio.sleep(self._reconnect_seconds * _jitter.uniform(0.5, 1.5))
             finally:
-                self.subscribed.clear()
-                self._deafened()
+                self._fall_silent()
+
+    def _fall_silent(self) -> None:
+        if self.subscribed.is_set():
+            self.subscribed.clear()
+            self._deafened()
 
     async def _listen(self) -> None:
         async with self._redis.pubsub() as subscription:
             await subscription.psubscribe(WAKEUPS)
+            is_asked = False  # a ping is on its way: a connection to a Redis that is frozen or gone looks like one without news
             while not self._is_stopping:
-                message = await subscription.get_message(timeout=LISTEN_SECONDS)
+                message = await subscription.get_message(timeout=self._listen_seconds)
                 if message is None:
+                    if is_asked:
+                        raise RedisTimeout("the subscription does not answer")
+                    await subscription.ping()
+                    is_asked = True
                     continue
+                is_asked = False
                 if message["type"] == "psubscribe":
+                    self._fall_silent()  # once more: redis-py has connected anew by itself
                     self.subscribed.set()
                 elif message["type"] == "pmessage":
                     self._hear(activity_of(message["channel"]), message["data"])

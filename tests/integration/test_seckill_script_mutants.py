@@ -61,6 +61,8 @@ MUTANTS = [
     Mutant(ADMIT, "stock - taken < 1", "stock < 1", play.the_stock_ends_where_it_ends_in_one_call_too),
     Mutant(ADMIT, "stock - taken < 1", "stock - taken < 0", play.the_stock_ends_where_it_ends_in_one_call_too),
     Mutant(ADMIT, "elseif room < 1 then", "elseif false then", play.a_full_line_is_busy_and_takes_nothing),
+    Mutant(ADMIT, "tonumber(meta[10] or '0') + taken +", "tonumber(meta[10] or '0') +", play.a_refusal_says_how_many_clicks_are_undecided),
+    Mutant(ADMIT, "(is_draw and redis.call('HLEN', KEYS[4]) or 0)", "0", play.a_refusal_of_a_draw_counts_its_entries),
     # what the database decided
     Mutant(FINISH, "redis.call('HLEN', KEYS[1])", "", play.a_planted_type_fails_before_anything_is_written),
     Mutant(FINISH, "redis.call('HLEN', KEYS[2])", "", play.a_planted_type_fails_before_anything_is_written),
