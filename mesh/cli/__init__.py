@@ -10,6 +10,7 @@ import click
 _COMMANDS = {
     "up": "Runs the whole mesh on this machine until Ctrl-C.",
     "demo": "Buys something from the running mesh, by card and at the cashier.",
+    "demo-seckill": "Runs a flash sale on the running mesh, to be watched.",
     "token": "Prints a user token for development.",
     "certs": "Makes a private CA and certificates for TLS between services.",
     "migrate": "Brings the databases to the newest schema.",
@@ -32,7 +33,8 @@ class _Lazy(click.Group):
         """Loads one command."""
         if cmd_name not in _COMMANDS:
             return None
-        command = getattr(importlib.import_module(f"mesh.cli.{cmd_name}"), cmd_name)
+        name = cmd_name.replace("-", "_")
+        command = getattr(importlib.import_module(f"mesh.cli.{name}"), name)
         if not isinstance(command, click.Command):
             raise TypeError(f"mesh.cli.{cmd_name} has no command")
         return command

@@ -13,6 +13,7 @@ from rich.markup import escape
 
 _POLL_SECONDS = 0.1
 _SHOWN_CHARACTERS = 400
+_NOT_YET = 503
 
 
 class DemoFailed(Exception):
@@ -47,20 +48,21 @@ class Conversation:
             raise DemoFailed(f"{method} {path}: expected HTTP {expect}, got {answer.status_code}: {answer.text[:_SHOWN_CHARACTERS]}")
         return data
 
-    def poll(self, path: str, *, token: str, until: Callable[[Mapping[str, Any]], bool], what: str, timeout_seconds: float) -> dict[str, Any]:
-        """GETs a path until its `data` is as wanted; shows the last call only.
+    def poll(self, path: str, *, token: str, until: Callable[[Mapping[str, Any]], bool], what: str, timeout_seconds: float,
+             headers: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """GETs a path until its `data` is as wanted; shows the last call only. HTTP 503 means "not yet".
 
         Raises:
             DemoFailed: not within `timeout_seconds`, or an error. httpx.HTTPError: no answer.
         """
         deadline = time.monotonic() + timeout_seconds
         while True:
-            answer, data = self._call("GET", path, token=token, body=None, headers={})
+            answer, data = self._call("GET", path, token=token, body=None, headers=headers or {})
             if data is not None and until(data):
-                self._show("GET", path, body=None, headers={}, answer=answer)
+                self._show("GET", path, body=None, headers=headers or {}, answer=answer)
                 return data
-            if answer.status_code >= 400 or time.monotonic() > deadline:
-                self._show("GET", path, body=None, headers={}, answer=answer)
+            if (answer.status_code >= 400 and answer.status_code != _NOT_YET) or time.monotonic() > deadline:
+                self._show("GET", path, body=None, headers=headers or {}, answer=answer)
                 raise DemoFailed(f"GET {path}: not {what} within {timeout_seconds:g} s")
             time.sleep(_POLL_SECONDS)
 
