@@ -1,5 +1,5 @@
-"""`paymesh demo-seckill`: a flash sale that people can watch. Ten thousand buyers click on a hundred units of the running mesh, a few winners pay, and
-the audit has the last word."""
+"""`paymesh demo-seckill`: a flash sale that people can watch. Ten thousand buyers click on a hundred units of the running mesh, a few winners pay,
+and the audit has the last word."""
 
 from __future__ import annotations
 
@@ -66,9 +66,7 @@ def demo_seckill(context: click.Context, installation: Installation, *, buyers: 
             with _progress(console) as progress:
                 asyncio.run(crowd.run(buyers, progress))
             console.print(_numbers(crowd, units))
-            expected = min(buyers, units)
-            if len(crowd.orders) != expected or crowd.statuses[0]:
-                raise DemoFailed(f"{len(crowd.orders)} buyers hold an order and {crowd.statuses[0]} have no final answer; {expected} should have won")
+            crowd.check(min(buyers, units))
             for user_id in list(crowd.orders)[:PAYERS]:
                 shop.pay(user_id, issuer.issue(user_id), crowd.orders[user_id])
         except DemoFailed as failure:
@@ -168,6 +166,11 @@ class _Crowd:
             self.milliseconds = int((time.monotonic() - started) * 1000)
             for channel in channels:
                 await channel.close()
+
+    def check(self, winners: int) -> None:
+        """Raises DemoFailed unless exactly so many won and everybody has a final answer."""
+        if len(self.orders) != winners or self.statuses[0]:
+            raise DemoFailed(f"{len(self.orders)} buyers hold an order and {self.statuses[0]} have no final answer; {winners} should have won")
 
     async def _buy(self, stub: Any, user_id: str) -> None:
         metadata = (("authorization", f"Bearer {self.issuer.issue(user_id)}"),)
