@@ -138,6 +138,16 @@ async def test_two_requests_of_one_buyer_get_slots_one_and_two_and_a_slot_that_c
     await world.check_rest()
 
 
+async def test_a_slot_that_came_back_between_others_is_the_next_one(world: SeckillWorld) -> None:
+    await world.open(limit=3)
+    bought = [await world.buy("u1", request) for request in "abc"]
+    await world.give_back(bought[1])
+    await world.relay()
+    again = await world.buy("u1", "d")
+    assert await world.slots("u1") == {bought[0]: 1, again: 2, bought[2]: 3}
+    await world.check_rest()
+
+
 async def test_a_buyer_whom_redis_forgot_gets_no_second_unit_and_keeps_his_first(world: SeckillWorld) -> None:
     await world.open(total=5)
     first = await world.buy("u1", "a")
@@ -198,13 +208,13 @@ async def test_a_new_batch_with_one_old_entry_counts_only_what_is_new(world: Sec
 async def test_the_guard_of_the_database_holds_when_redis_has_more_units_than_there_are(world: SeckillWorld) -> None:
     await world.open(total=3)
     await world.redis.hset(world.keys.meta, "stock", 50)
-    admitted = await world.clicks(*((f"u{user}", "a") for user in range(8)))
+    admitted = await world.clicks(*((f"u{user}", "a") for user in range(7, -1, -1)))
     await world.consume()
     states = await world.states()
     assert [states[each.detail] for each in admitted] == ["LIVE"] * 3 + ["REFUSED"] * 5  # who came first got them
     assert (await world.row()).sold == 3
     assert sorted(await world.told()) == sorted(each.detail for each in admitted[:3])
-    assert [await world.view(f"u{user}") for user in (0, 7)] == [View.HOLDER, View.NEITHER]
+    assert [await world.view(f"u{user}") for user in (7, 0)] == [View.HOLDER, View.NEITHER]
     await world.check_rest(law=False)
     meta = await world.loading.meta(world.keys)
     assert meta is not None
@@ -296,6 +306,7 @@ async def test_a_paused_or_closing_activity_serves_those_who_were_admitted(world
 async def test_after_the_close_an_entry_that_turns_up_is_refused(world: SeckillWorld) -> None:
     await world.open(total=2)
     await world.close()
+    await world.redis.flushdb()  # not even the tombstone says so
     await world.redis.xgroup_create(world.keys.line, "orders", "0", mkstream=True)
     await world.plant("u1", order_id="O1")
     await world.plant("u2", order_id="O2", epoch=2)
@@ -312,6 +323,21 @@ async def test_a_click_that_has_another_order_by_now_is_refused_under_its_old_on
     assert (await world.click("u1", "a", "NEW")).code is AdmitCode.QUEUED
     await world.consume()
     assert await world.states() == {"NEW": "LIVE", "OLD": "REFUSED"}
+    await world.check_rest()
+
+
+async def test_an_order_that_came_back_before_it_was_published_is_not_admitted_again(world: SeckillWorld) -> None:
+    await world.open(total=1)
+    await world.click("u1", "a", "O1")
+    failpoints.arm("seckill.consume.after_commit=raise", environment="test")
+    with pytest.raises(FailpointRaised):
+        await world.consumer.run_once()
+    await world.give_back("O1")
+    await world.publish(await world.fence(), carries=False)
+    await world.redis.hdel(world.keys.meta, "hold")
+    assert await world.consumer.run_once() == 1
+    assert await world.states() == {"O1": "RETURNED"}
+    await world.relay()
     await world.check_rest()
 
 
