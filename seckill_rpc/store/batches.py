@@ -96,8 +96,11 @@ async def withdraw(tx: AsyncConnection, event_id: str) -> None:
 
 
 def is_data_error(error: BaseException) -> bool:
-    """Whether the database refused what was to be stored, and would refuse it again, though it works. An absent table or a full disk is none."""
+    """Whether the database refused what was to be stored in an order, and would refuse it again, though it works. An absent table or a full disk is
+    none, nor is a constraint of another table: that would be a defect of ours, of which no entry is to blame."""
     if isinstance(error, DBAPIError):
         code = next(iter(getattr(error.orig, "args", ())), None)
         return isinstance(error, DataError | IntegrityError) or code in _MYSQL_DATA
-    return isinstance(error, ConstraintViolated | UnicodeError)
+    if isinstance(error, ConstraintViolated):
+        return error.name.partition("_")[2].startswith(SECKILL_ORDER.name)
+    return isinstance(error, UnicodeError)

@@ -13,6 +13,7 @@ from sqlalchemy import text
 from structlog.testing import capture_logs
 
 from mesh import failpoints
+from mesh.db import ConstraintViolated
 from mesh.errors import MeshError, Unavailable
 from mesh.failpoints import FailpointRaised
 from mesh.outbox import OUTBOX
@@ -219,6 +220,14 @@ async def test_the_guard_of_the_database_holds_when_redis_has_more_units_than_th
     meta = await world.loading.meta(world.keys)
     assert meta is not None
     assert meta.stock == 50 - 8  # a unit that never was does not come back
+
+
+async def test_who_came_first_gets_the_last_unit_though_his_slot_had_to_be_looked_for(world: SeckillWorld) -> None:
+    await world.open(total=2, limit=2)
+    await world.buy("u1", "a")
+    first, second = entry_of(world, "u1", "b"), entry_of(world, "u0", entry_id="1-2")
+    assert await verdicts(world, first, second) == [Verdict.LIVE, Verdict.PHANTOM]
+    await world.check_database()
 
 
 async def test_the_check_of_the_table_stands_behind_the_guard(world: SeckillWorld) -> None:
@@ -608,4 +617,6 @@ async def test_live_orders_are_read_in_chunks_without_a_sort(world: SeckillWorld
 def test_what_a_refusal_of_ours_means_is_no_fault_of_an_entry() -> None:
     assert not batches.is_data_error(MeshError("any"))
     assert not batches.is_data_error(OSError())
+    assert not batches.is_data_error(ConstraintViolated("ck_activity_sold"))
+    assert batches.is_data_error(ConstraintViolated("ck_seckill_order_slot"))
     assert batches.is_data_error(UnicodeEncodeError("ascii", "名", 0, 1, "no"))
