@@ -140,7 +140,7 @@ class Order:
     refund_status: RefundStatus  # derived from all refunds of that payment
     carrier: str                 # "" before it is shipped
     tracking_number: str
-    cancel_reason: str
+    cancel_reason: str           # of the cancel that is under way or done; "" again once it is paid after all
     version: int                 # raised by every change
     created_at: datetime
     expires_at: datetime         # must be paid until then
@@ -208,7 +208,7 @@ class Order:
             OrderStateInvalid: it waits for no money.
         """
         paid = self._step(Verb.PAY, at)
-        return replace(paid, paid_payment_id=payment_id, captured=captured or self.captured, paid_at=at)
+        return replace(paid, paid_payment_id=payment_id, captured=captured or self.captured, paid_at=at, cancel_reason="")
 
     def revive(self, *, payment_id: str, at: datetime, captured: Money) -> Order:
         """This cancelled order, paid by late money after all.
@@ -217,7 +217,7 @@ class Order:
             OrderStateInvalid: it is not cancelled.
         """
         revived = self._step(Verb.REVIVE, at)
-        return replace(revived, paid_payment_id=payment_id, captured=captured, paid_at=at)
+        return replace(revived, paid_payment_id=payment_id, captured=captured, paid_at=at, cancel_reason="")
 
     def begin_cancel(self, *, reason: str, at: datetime) -> Order:
         """This order, whose payments are to be closed.

@@ -15,6 +15,7 @@ from payment_rpc.domain.callback import Callback, CallbackKind, CallbackResult, 
 from payment_rpc.tables import ATTEMPT, CHANNEL_CALLBACK
 
 PURGE_BATCH = 500
+STORY_MAX = 500  # more than a person reads; a stranger who sends forgeries about one payment does not fill the memory of who looks at it
 
 _C = CHANNEL_CALLBACK.c
 _ALL = tuple(_C)
@@ -57,13 +58,13 @@ async def finish(tx: AsyncConnection, callback: Callback) -> None:
 
 async def list_unfinished(tx: AsyncConnection, *, before: datetime, limit: int) -> list[Callback]:
     """Messages that were received before a moment and of which nobody knows what became."""
-    query = (select(*_ALL).where(_C.result == CallbackResult.RECEIVED, _C.received_at < before).order_by(_C.received_at).limit(limit))
+    query = select(*_ALL).where(_C.result == CallbackResult.RECEIVED, _C.received_at < before).order_by(_C.received_at).limit(limit)
     return [_callback(row) for row in (await tx.execute(query)).all()]
 
 
 async def callbacks_of_payments(tx: AsyncConnection, payment_ids: Sequence[str]) -> list[Callback]:
-    """Messages about some payments, oldest first; among them those that only claim to be."""
-    query = select(*_ALL).where(_C.payment_id.in_(payment_ids)).order_by(_C.callback_id)
+    """Up to STORY_MAX messages about some payments: genuine ones, oldest first, then those that only claim to be."""
+    query = select(*_ALL).where(_C.payment_id.in_(payment_ids)).order_by(_C.signature_valid.desc(), _C.callback_id).limit(STORY_MAX)
     return [_callback(row) for row in (await tx.execute(query)).all()]
 
 

@@ -244,8 +244,7 @@ class Callbacks:
 
 async def _write_failed(tx: AsyncConnection, callback: Callback, *, reason: str, at: datetime) -> None:
     logged = await callbacks.arrive(tx, callback)
-    if logged.result not in FINAL:
-        await callbacks.finish(tx, logged.ended(CallbackResult.FAILED, reason=reason, about=callback.about, at=at))
+    await callbacks.finish(tx, logged.ended(CallbackResult.FAILED, reason=reason, about=callback.about, at=at))
 
 
 async def _newest_attempt(tx: AsyncConnection, payment_id: str) -> Attempt:

@@ -4,6 +4,7 @@ else, and a call costs the same when there are many rows."""
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -18,9 +19,10 @@ from mesh.db import Database, open_database
 from mesh.outbox import Message
 from mesh.receipts import ReceiptKey
 from payment_rpc.domain.attempt import AttemptState
+from payment_rpc.domain.callback import VERIFIED_RETENTION, Callback, CallbackKind, CallbackResult, Subject, received
 from payment_rpc.domain.payment import PaymentState
-from payment_rpc.store import attempts, payments
-from payment_rpc.tables import ATTEMPT, ORDER_GATE, PAYMENT, metadata
+from payment_rpc.store import attempts, callbacks, payments
+from payment_rpc.tables import ATTEMPT, CHANNEL_CALLBACK, ORDER_GATE, PAYMENT, metadata
 from tests.builders_payment import a_payment, an_attempt
 from tests.fakes import EPOCH
 
@@ -43,14 +45,22 @@ async def db(database_url: str) -> AsyncIterator[Database]:
             **({"next_query_at": EPOCH + timedelta(seconds=number)} if number % 10 == 0 else {}))) for number in range(ROWS)])
         await connection.execute(insert(ORDER_GATE), [
             {"merchant_id": "mall", "order_id": f"ORD{number:05}", "state": "OPEN", "updated_at": EPOCH} for number in range(ROWS // 3)])
+        await connection.execute(insert(CHANNEL_CALLBACK), [callbacks._values(a_callback(number)) for number in range(ROWS)])
     for number in range(0, ROWS, 500):
         await db.run(outbox.put, *(Message(
             event_id=f"EVT{number + offset:05}", destination=("order_rpc", "stream:X")[offset % 2], tag="t", aggregate_id="PAY1", payload={},
             trace_id="", due_at=EPOCH + timedelta(seconds=number + offset), created_at=EPOCH) for offset in range(500)))
     await _execute(db, "UPDATE outbox SET state = 'DONE' WHERE id % 3 = 0")
-    await _execute(db, "ANALYZE TABLE payment, attempt, outbox, order_gate, receipt")
+    await _execute(db, "ANALYZE TABLE payment, attempt, outbox, order_gate, receipt, channel_callback")
     yield db
     await db.close()
+
+
+def a_callback(number: int) -> Callback:
+    """A message of a channel; every tenth is still RECEIVED."""
+    came = received(callback_id=f"CB{number:05}", channel="sandbox", kind=CallbackKind.CALLBACK, body=str(number).encode(), timestamp="", nonce="",
+                    signature="", trace_id="", about=Subject(payment_id=f"PAY{number:05}"), at=EPOCH + timedelta(seconds=number))
+    return came if number % 10 == 0 else came.ended(CallbackResult.PROCESSED, reason="", about=came.about, at=came.received_at)
 
 
 async def _execute(db: Database, sql: str) -> list[Any]:
@@ -100,6 +110,10 @@ async def test_workers_and_lists_go_through_their_index_in_its_order(db: Databas
     uses(await plan(db, attempts.due_statement(soon, 100)), "ix_attempt_due")
     [rows] = await statements(db, payments.claim_expired, now=soon, limit=100)
     uses(rows, "ix_payment_expiry")
+    [rows] = await statements(db, callbacks.list_unfinished, before=soon, limit=100)
+    uses(rows, "ix_channel_callback_result")
+    rows, *_ = await statements(db, callbacks.purge, now=EPOCH + VERIFIED_RETENTION + timedelta(seconds=1))
+    uses(rows, "ix_channel_callback_expires_at")
     for before in (None, "PAY00040"):
         [rows] = await statements(db, payments.list_of_order, merchant_id="mall", order_id="ORD00013", before=before, limit=21, visible_to=ADMIN)
         uses(rows, "ix_payment_order")
@@ -116,6 +130,10 @@ async def test_nothing_that_a_call_does_reads_more_than_its_own_rows(db: Databas
             (attempts.payment_id_of, {"attempt_id": "ATT00040"}),
             (attempts.get_attempt, {"attempt_id": "ATT00040"}),
             (attempts.save_attempt, {"attempt": an_attempt(AttemptState.UNKNOWN, attempt_id="ATT00040"), "read_version": 1}),
+            (callbacks.arrive, {"callback": a_callback(40)}),
+            (callbacks.arrive, {"callback": replace(a_callback(40), callback_id="CB99999")}),
+            (callbacks.finish, {"callback": a_callback(41)}),
+            (callbacks.add_unverified, {"callback": replace(a_callback(1).refused("x"), callback_id="CBnew", about=Subject(attempt_id="ATT00040"))}),
             (receipts.find, {"key": ReceiptKey(merchant_id="mall", caller="user:u1", method="Charge", key="k"), "fingerprint": {}}),
             (receipts.finish, {"resource_id": "PAY00040", "answer": "x"})):
         for rows in await statements(db, work, **arguments):

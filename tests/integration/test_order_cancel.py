@@ -115,6 +115,7 @@ async def test_an_order_that_turns_out_to_be_paid_is_paid_and_the_cancel_is_refu
     assert refused.value.metadata == {"payment_id": "PAY1"}
     paid = await app.load(order)
     assert (paid.state, paid.paid_payment_id, await app.stock()) == (S.PAID, "PAY1", (98, 0, 2))
+    assert paid.cancel_reason == ""  # it was not cancelled: nobody may read that it was not paid in time
     # The message of that version comes later and finds it decided.
     assert (await app.tell(order, snapshot(captured="20.00", version=7))).disposition is D.APPLIED
     assert await app.steps(order) == ["CREATE", "BEGIN_CANCEL", "PAY"]

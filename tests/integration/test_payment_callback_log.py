@@ -27,7 +27,7 @@ from payment_rpc.domain.callback import BODY_BYTES_MAX, OTHER_RETENTION, UNVERIF
 from payment_rpc.domain.errors import PaymentNotFound, SignatureInvalid
 from payment_rpc.domain.payment import PaymentState
 from payment_rpc.tables import ATTEMPT, CHANNEL_CALLBACK, LEDGER_TRANSACTION
-from payment_rpc.usecases.callbacks import UNFINISHED_AFTER, UNVERIFIED_BURST, UNVERIFIED_EVERY
+from payment_rpc.usecases.callbacks import UNFINISHED_AFTER, UNVERIFIED_BURST, UNVERIFIED_EVERY, TokenBucket
 from sandbox.signatures import sign_callback
 from tests.builders_payment import PaymentWorld, payment_world
 from tests.integration.test_explain import in_this_order, told
@@ -366,6 +366,20 @@ async def test_a_hint_about_nothing_is_logged_with_its_reason(world: PaymentWorl
     assert (row["result"], row["payment_id"], row["reason"]) == ("FAILED", "PAY0", "PAYMENT_NOT_FOUND: There is no such payment.")
     world.clock.advance(timedelta(days=2).total_seconds())
     assert await findings(world) == []  # anybody can send one
+
+
+@ON_SQLITE
+async def test_hints_beyond_a_rate_still_ask_and_leave_no_row(world: PaymentWorld) -> None:
+    payment, _ = await waiting(world)
+    world.app.callbacks._hints = TokenBucket(burst=1, every=timedelta(minutes=1))
+    first, second = hint(payment.payment_id), hint(payment.payment_id, nonce="another")
+    await world.app.callbacks.handle_hint(first, signature=signed(first))
+    await world.press(payment)
+    with pytest.raises(PaymentNotFound):
+        await world.app.callbacks.handle_hint(hint("PAY0"), signature=signed(hint("PAY0")))
+    result, shown = await world.app.callbacks.handle_hint(second, signature=signed(second))
+    assert (result, shown.state) == (R.PROCESSED, S.SUCCESS)
+    assert [row["nonce"] for row in await logged(world)] == ["abc123"]
 
 
 async def die_while_asking(world: PaymentWorld, payment_id: str) -> None:
