@@ -79,7 +79,8 @@ class SeckillApp:
     def make_consumer(self, *, db: Database, clock: Clock, ids: Ids, settings: SeckillSettings) -> Consuming:
         """One more consumer of the lines, under a name of its own."""
         return Consuming(db=db, line=self.line, scripts=self.scripts, clock=clock, ids=ids, running=self.registry.running,
-                         choices=ConsumerChoices(name=ids.new("CON"), batch_size=settings.consumer_batch_size))
+                         choices=ConsumerChoices(name=ids.new("CON"), batch_size=settings.consumer_batch_size,
+                                                 queued_seconds=settings.queued_seconds))
 
     async def catch_up(self) -> int:
         """One round of learning who takes part in activities."""

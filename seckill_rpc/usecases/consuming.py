@@ -18,7 +18,7 @@ from mesh.db import Database
 from mesh.failpoints import failpoint
 from mesh.ids import Ids
 from seckill_rpc.domain.activity import Activity
-from seckill_rpc.stock.admission import AdmitCode, Click, admit
+from seckill_rpc.stock.admission import QUEUED_SECONDS, AdmitCode, Click, admit
 from seckill_rpc.stock.keys import Keys
 from seckill_rpc.stock.line import Entry, Finished, Line
 from seckill_rpc.stock.scripts import Scripts
@@ -48,6 +48,7 @@ class ConsumerChoices:
         min_idle_ms: how long an entry must have been with somebody to be taken over. Too short only costs work.
         deliveries_max: after so many deliveries an entry that fails alone, by its own data, is given up.
         activities_max: lines that are served at once.
+        queued_seconds: how long Redis keeps the view of a buyer who stands in the line.
     """
 
     name: str
@@ -57,6 +58,7 @@ class ConsumerChoices:
     min_idle_ms: int = 2000
     deliveries_max: int = 5
     activities_max: int = 8
+    queued_seconds: int = QUEUED_SECONDS
 
 
 @dataclass(slots=True)
@@ -168,7 +170,7 @@ class Consuming:
         if decided.is_closed:
             return await self._deciding.refuse(keys.activity_id, older, epoch=decided.epoch), 0
         clicks = [Click(user_id=entry.user_id, request_id=entry.request_id, order_id=entry.order_id) for entry in older]
-        _, admissions = await admit(self._scripts, keys, clicks, min_epoch=decided.epoch)
+        _, admissions = await admit(self._scripts, keys, clicks, min_epoch=decided.epoch, queued_seconds=self._choices.queued_seconds)
         failpoint("seckill.consume.after_readmit")
         copied, hopeless = [], []
         for entry, admission in zip(older, admissions, strict=True):
