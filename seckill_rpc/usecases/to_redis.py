@@ -81,8 +81,7 @@ class RedisDestination:
         return (await asyncio.shield(shared.call))[position]  # one that is cancelled does not take the others along
 
     async def _call(self, keys: Keys, shared: _Shared) -> list[int]:
-        await asyncio.sleep(0)  # everybody who is about to send joins
-        del self._gathering[keys.activity_id]
+        del self._gathering[keys.activity_id]  # a task starts a turn of the loop later: everybody who sends in this turn has joined
         try:
             answers = await self._line.give_back(keys, shared.units)
         except (RedisError, OSError) as error:
