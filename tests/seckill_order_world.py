@@ -3,7 +3,7 @@ is what starts after a crash: it knows nothing of what the one before had in mem
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -32,6 +32,7 @@ from seckill_rpc.stock.connection import open_stock
 from seckill_rpc.store import activities
 from seckill_rpc.tables import ACTIVITY, SECKILL_ORDER, metadata
 from seckill_rpc.usecases.activities import CreateActivity, Shown
+from seckill_rpc.usecases.consuming import ConsumerChoices, Consuming
 from seckill_rpc.usecases.rebuilding import keys_of
 from tests.builders_order import SECKILL_RPC, OrderApp, merchant, order_app
 from tests.fakes import FakeClock, FakeIds
@@ -98,14 +99,17 @@ class SeckillOrderWorld:
         self.ids = FakeIds()
         self.shelf = ShelfInProcess(self.orders)
         self.app = self.start()
-        self.clicks_made = 0
 
     def start(self, redis: Redis | None = None) -> SeckillApp:
         """Another process of seckill_rpc."""
         allocations: Any = self.shelf
-        return SeckillApp(db=self.db, redis=redis or self.redis, clock=self.clock, monotonic=lambda: self.clock.now().timestamp(),
-                          jitter=lambda: 0.5, ids=self.ids, page_tokens=PageTokens(SECRET), tickets=Tickets(SECRET), allocations=allocations,
-                          settings=self.settings)
+        app = SeckillApp(db=self.db, redis=redis or self.redis, clock=self.clock, monotonic=lambda: self.clock.now().timestamp(),
+                         jitter=lambda: 0.5, ids=self.ids, page_tokens=PageTokens(SECRET), tickets=Tickets(SECRET), allocations=allocations,
+                         settings=self.settings)
+        app.consumers[:] = [Consuming(  # one that does not wait for anybody
+            db=self.db, line=app.line, scripts=app.scripts, clock=self.clock, ids=self.ids, running=app.registry.running,
+            choices=ConsumerChoices(name=self.ids.new("CON"), block_ms=1, take_over_seconds=0, min_idle_ms=0))]
+        return app
 
     def restart(self) -> None:
         """The process died; the next one starts with nothing in memory, a while later."""
@@ -187,6 +191,19 @@ class SeckillOrderWorld:
             done += await self.app.keeping.run_once()
             self.clock.advance(seconds)
         return done
+
+    async def end_window(self, activity: Activity) -> Activity:
+        """Its end was a moment ago, by the clock of Redis; in the row and there."""
+        row = await self.load(activity)
+        await self.change(row, ends_at=await self.now(), rev=row.rev + 1)
+        row = await self.load(row)
+        await self.app.loading.state(keys_of(row), row)
+        return row
+
+    async def end_leases(self) -> None:
+        """Those who died while they rebuilt something are not waited for any more."""
+        if names := await self.redis.keys("seckill:*:rebuilder"):
+            await self.redis.delete(*names)
 
     async def settle(self, *, rounds: int = 4) -> None:
         """Time passes, and all workers do what there is to do."""
@@ -281,6 +298,18 @@ async def seckill_order_world(database_url: str, order_url: str, redis_url: str,
         failpoints.arm("", environment="test")
         await redis.aclose()
         await db.close()
+
+
+def before(thing: Any, name: str, action: Callable[[], Awaitable[Any]]) -> None:
+    """Does something right before a method of a thing runs for the next time."""
+    method = getattr(thing, name)
+
+    async def first(*args: Any, **kwargs: Any) -> Any:
+        setattr(thing, name, method)
+        await action()
+        return await method(*args, **kwargs)
+
+    setattr(thing, name, first)
 
 
 async def struck(call: Any) -> bool:
