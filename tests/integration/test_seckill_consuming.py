@@ -262,14 +262,17 @@ async def test_a_fenced_batch_sells_nothing_and_waits_for_the_new_epoch(world: S
     await world.check_rest()
 
 
+@pytest.mark.parametrize("total", [5, 0])
 @pytest.mark.parametrize("dialect", ["mariadb"], indirect=True)
-async def test_an_epoch_that_ends_between_reading_and_selling_is_noticed_by_the_guard(world: SeckillWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_epoch_that_ends_between_reading_and_selling_is_noticed_by_the_guard(world: SeckillWorld, monkeypatch: pytest.MonkeyPatch,
+                                                                                      total: int) -> None:
     await world.open(total=5)
     real, fenced = activities.sell, []
 
     async def late(tx: Any, **how: Any) -> bool:
         if not fenced:
             fenced.append(await world.fence())  # another connection: the row is not locked yet
+            await world.change(total=total)
         return await real(tx, **how)
     monkeypatch.setattr(activities, "sell", late)
     entry = entry_of(world, "u1")
@@ -406,6 +409,22 @@ async def test_two_batches_of_the_same_buyers_at_once_stay_within_their_limits(w
         await asyncio.gather(*(deciding(world).decide(activity.activity_id, batch) for batch in entries))
         assert (await world.row()).sold == 60
         await world.check_database()
+
+
+async def test_a_slot_that_is_taken_after_it_was_looked_for_is_looked_for_again(world: SeckillWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """InnoDB's locks let nobody in at this place; the code does not rely on it."""
+    await world.open(limit=2)
+    await world.buy("u1", "x")
+    real, others = orders.lock_live_orders, [NewOrder("C", "u1", "c", 2)]
+
+    async def slow(tx: Any, **which: Any) -> Any:
+        found = await real(tx, **which)
+        if others:
+            await batches.insert_orders(tx, [others.pop()], Batch(world.keys.activity_id, 1, 1, world.clock.now()))
+        return found
+    monkeypatch.setattr(orders, "lock_live_orders", slow)
+    assert await verdicts(world, entry_of(world, "u1", "b")) == [Verdict.LIVE]
+    await world.check_database()
 
 
 async def test_whoever_commits_first_decides_between_the_ticket_and_the_consumer(world: SeckillWorld) -> None:

@@ -13,7 +13,7 @@ from mesh import failpoints
 from mesh.errors import RemoteError
 from mesh.failpoints import FailpointRaised
 from mesh.outbox import OUTBOX
-from seckill_rpc.domain.activity import ActivityVerb
+from seckill_rpc.domain.activity import ActivityState, ActivityVerb
 from seckill_rpc.domain.errors import SeckillOrderNotFound
 from seckill_rpc.domain.order import UnitState, View
 from seckill_rpc.stock.admission import AdmitCode
@@ -267,6 +267,15 @@ async def test_a_close_that_read_the_row_before_a_unit_came_back_is_not_written(
     assert (await world.row()).total == 5
 
 
+async def test_a_step_of_a_row_that_has_changed_meanwhile_is_not_written(world: SeckillWorld) -> None:
+    await world.open(total=5)
+    before = await world.row()
+    await world.step(ActivityVerb.PAUSE)
+    with pytest.raises(Exception, match="Concurrent changes"):
+        await world.db.run(activities.save, before.step(ActivityVerb.CLOSE, at=world.clock.now()), read_version=before.version)
+    assert (await world.row()).state is ActivityState.PAUSED
+
+
 # --- order_rpc ----------------------------------------------------------------------------------------------------------------------------------
 
 
@@ -326,6 +335,7 @@ async def test_an_answer_that_leaves_orders_out_is_asked_for_again(world: Seckil
     world.order_rpc.silent_about = {"u2"}
     await world.relay()
     assert await outbox_states(world) == {"order_rpc": ["NEW"]}
+    assert (await world.rows(OUTBOX))[0]["last_error"] == "order_rpc said nothing of 1 orders"
     assert [row["order_ready"] for row in await world.rows()] == [False, False]
     world.order_rpc.silent_about = set()
     world.clock.advance(60)
