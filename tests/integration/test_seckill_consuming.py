@@ -414,7 +414,7 @@ async def test_two_batches_of_the_same_buyers_at_once_stay_within_their_limits(w
 async def test_a_slot_that_is_taken_after_it_was_looked_for_is_looked_for_again(world: SeckillWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """InnoDB's locks let nobody in at this place; the code does not rely on it."""
     await world.open(limit=2)
-    await world.buy("u1", "x")
+    first = await world.buy("u1", "x")
     real, others = orders.lock_live_orders, [NewOrder("C", "u1", "c", 2)]
 
     async def slow(tx: Any, **which: Any) -> Any:
@@ -423,7 +423,8 @@ async def test_a_slot_that_is_taken_after_it_was_looked_for_is_looked_for_again(
             await batches.insert_orders(tx, [others.pop()], Batch(world.keys.activity_id, 1, 1, world.clock.now()))
         return found
     monkeypatch.setattr(orders, "lock_live_orders", slow)
-    assert await verdicts(world, entry_of(world, "u1", "b")) == [Verdict.LIVE]
+    assert await verdicts(world, entry_of(world, "u1", "b", order_id="B")) == [Verdict.LIVE]
+    assert await world.slots("u1") == {first: 1, "B": 2}
     await world.check_database()
 
 
