@@ -46,7 +46,7 @@ class Gateway:
         Raises:
             KeyError: a method is served by a process that is not in `upstreams`. TemplateInvalid: two routes answer one path.
         """
-        self.health = Health(upstreams)
+        self.health = Health({name: upstream for name, upstream in upstreams.items() if name not in settings.absent_services})
         self.refusals = Refusals(schema.errors)
         self.streams = OpenStreams(settings)
         self._telemetry = telemetry

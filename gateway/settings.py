@@ -30,6 +30,7 @@ class GatewaySettings(MeshSettings):
     request_body_seconds: float = Field(10, gt=0, le=600)            # from the headers to the end of the body
     keep_alive_seconds: float = Field(30, gt=0, le=600)              # an idle connection is kept this long
     connections_max: int = Field(10_000, ge=1)                       # HTTP/1.1 has one running request per connection
+    absent_services: list[str] = Field(default_factory=list)         # that do not run in this mesh: /readyz does not wait for them
     stream_heartbeat_seconds: float = Field(15, gt=0, le=300)        # silence on a stream is broken this often
     streams_per_user_max: int = Field(10, ge=1)                      # open at once; `streams_max` of all processes bounds everybody together
     streams_per_address_max: int = Field(100, ge=1)                  # of callers without a token; many may share an address

@@ -82,6 +82,10 @@ ORDER_REFUND = {
     "FAILED BOUNCED": "evidence that it left, and it came back",
     "SUCCEEDED BOUNCED": "it came back from the buyer's bank",
 }
+UNIT = {
+    "LIVE RETURNED": "not paid in time, or cancelled: the unit is sold again",
+    "LIVE REFUSED": "order_rpc can never write the order: the unit is sold again",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +119,9 @@ def machines() -> list[Machine]:
     order = importlib.import_module("order_rpc.domain.order")
     verbs = _meanings("order_rpc/domain/order.py", order.Verb)
     order_edges = {(str(state), str(target)): f"{verb}: {verbs[verb]}" for (state, verb), target in order.TRANSITIONS.items()}
+    activity = importlib.import_module("seckill_rpc.domain.activity")
+    steps = _meanings("seckill_rpc/domain/activity.py", activity.ActivityVerb)
+    activity_edges = {(str(state), str(target)): f"{verb}: {steps[verb]}" for (state, verb), target in activity.TRANSITIONS.items()}
     return [
         _from_table("Payment", "payment_rpc.domain.payment", "PaymentState", PAYMENT,
                     "What one order owes. How much money moved stands in amounts, never in the state. INIT, PAYING, CLOSING and SUCCESS may hold the "
@@ -129,6 +136,11 @@ def machines() -> list[Machine]:
         _from_table("Refund of an order", "order_rpc.domain.refund", "RefundState", ORDER_REFUND,
                     "A refund as order_rpc sees it: asked for there or straight at payment_rpc, told by snapshots, of which the newest may skip "
                     "steps."),
+        Machine(title="Activity of a flash sale", source="seckill_rpc/domain/activity.py", edges=activity_edges,
+                introduction="Units of one product at a price of its own, for a while. What Redis says of it follows; the row is the truth.",
+                states=_meanings("seckill_rpc/domain/activity.py", activity.ActivityState)),
+        _from_table("Order of an activity", "seckill_rpc.domain.order", "UnitState", UNIT,
+                    "What became of a click that was admitted: a row, written once. A refusal is a row too, so that every answer about it is one."),
     ]
 
 
@@ -143,9 +155,9 @@ def _from_table(title: str, module_name: str, enum: str, causes: Mapping[str, st
     return Machine(title=title, introduction=introduction, source=path, states=states, edges=named)
 
 
-def _meanings(path: str, enum: Iterable[Any]) -> dict[str, str]:
-    """The comment beside each member."""
-    source = (ROOT / path).read_text()
+def _meanings(path: str, enum: Any) -> dict[str, str]:
+    """The comment beside each member of an enum."""
+    _, _, source = (ROOT / path).read_text().partition(f"class {enum.__name__}(")
     found = {}
     for member in enum:
         match = re.search(rf'^    {member.name} = "{member.value}" +# (.+)$', source, re.MULTILINE)
@@ -163,7 +175,7 @@ def document(all_machines: Iterable[Machine]) -> str:
 def _section(machine: Machine) -> str:
     order = {state: number for number, state in enumerate(machine.states)}
     edges = sorted(machine.edges, key=lambda edge: (order[edge[0]], order[edge[1]]))
-    starts = [state for state in machine.states if not any(target == state and source != state for source, target in edges)]
+    starts = [state for state in machine.states if not any(target == state and source != state for source, target in edges)] or list(order)[:1]
     ends = [state for state in machine.states if not any(source == state for source, _ in edges)]
     numbers = {edge: number for number, edge in enumerate(edges, 1)}
     diagram = ["```mermaid", "stateDiagram-v2", *(f"    [*] --> {state}" for state in starts),

@@ -26,20 +26,24 @@ START_SECONDS_MAX = 90.0
               help="Processes of payment_rpc; more than one needs MySQL.")
 @click.option("--order-replicas", type=click.IntRange(1, 16), default=1, show_default=True,
               help="Processes of order_rpc; more than one needs MySQL.")
+@click.option("--seckill-replicas", type=click.IntRange(1, 16), default=1, show_default=True,
+              help="Processes of seckill_rpc; more than one needs MySQL.")
 @click.option("--discovery", type=click.Choice(["static", "consul"]), envvar="PAYMESH_DISCOVERY",
               help="How services find each other.  [default: static]")
 @click.option("--verbose", "-v", is_flag=True, help="Show the logs of all processes.")
-def up(installation: Installation, payment_replicas: int, order_replicas: int, discovery: str | None, verbose: bool) -> None:  # noqa: FBT001  # click
+def up(installation: Installation, *, payment_replicas: int, order_replicas: int, seckill_replicas: int, discovery: str | None,
+       verbose: bool) -> None:
     """Runs the whole mesh on this machine until Ctrl-C.
 
-    Ports: GATEWAY_PORT (8080), PAYMENT_RPC_PORT (9907), ORDER_RPC_PORT (9906), SANDBOX_PORT (8090), PAYMESH_REDIS_PORT (any free one); 0 takes any
-    free one. Databases: PAYMENT_RPC_DATABASE_URL and ORDER_RPC_DATABASE_URL (SQLite below the var directory). Redis: PAYMESH_REDIS_URL, else one of
-    our own.
+    Ports: GATEWAY_PORT (8080), PAYMENT_RPC_PORT (9907), ORDER_RPC_PORT (9906), SECKILL_RPC_PORT (9909), SANDBOX_PORT (8090), PAYMESH_REDIS_PORT (any
+    free one); 0 takes any free one. Databases: PAYMENT_RPC_DATABASE_URL, ORDER_RPC_DATABASE_URL and SECKILL_RPC_DATABASE_URL (SQLite below the var
+    directory). Redis: PAYMESH_REDIS_URL, else one of our own; without any there is no flash sale.
     """
     try:
         installation.prepare()
         installation.lock()  # held until this process ends
-        plan = plan_mesh(installation, replicas={"payment_rpc": payment_replicas, "order_rpc": order_replicas}, discovery=discovery)
+        replicas = {"payment_rpc": payment_replicas, "order_rpc": order_replicas, "seckill_rpc": seckill_replicas}
+        plan = plan_mesh(installation, replicas=replicas, discovery=discovery)
     except (InstallationBusy, InstallationUnusable, PlanRefused) as refusal:
         raise click.ClickException(str(refusal)) from None
     screen = Screen(Console(highlight=False), installation, plan)

@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 PRIVATE_DIRECTORY = 0o700
 PRIVATE_FILE = 0o600
-CALLERS = ("payment_rpc", "order_rpc")  # services with a caller key of their own; the gateway only passes users' tokens on
-SECRETS = ("user_token", "page_token", "redis", "sandbox_api", "sandbox_callback")
+CALLERS = ("payment_rpc", "order_rpc", "seckill_rpc")  # services with a caller key of their own; the gateway only passes users' tokens on
+SECRETS = ("user_token", "page_token", "redis", "sandbox_api", "sandbox_callback", "seckill_ticket")
 _SECRET_BYTES = 32
 _LOCK_ATTEMPTS = 3
 _LOCK_PAUSE_SECONDS = 0.05

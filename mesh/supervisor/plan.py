@@ -23,9 +23,10 @@ from mesh.supervisor.installation import CALLERS, Installation, RunningMesh
 from mesh.supervisor.processes import STOP_SECONDS, ProcessPlan
 from mesh.supervisor.redis_server import find_redis_server, write_redis_config
 
-DEFAULT_PORTS = {"gateway": 8080, "payment_rpc": 9907, "order_rpc": 9906, "sandbox": 8090}
-SERVERS = ("payment_rpc", "order_rpc")   # the services that have a database
-_WITH_METRICS = ("payment_rpc", "order_rpc", "gateway")
+DEFAULT_PORTS = {"gateway": 8080, "payment_rpc": 9907, "order_rpc": 9906, "seckill_rpc": 9909, "sandbox": 8090}
+SERVERS = ("payment_rpc", "order_rpc", "seckill_rpc")   # the services that have a database
+NEEDS_REDIS = "seckill_rpc"
+_WITH_METRICS = (*SERVERS, "gateway")
 _PORT_ATTEMPTS = 1000
 
 S = TypeVar("S", bound=MeshSettings)
@@ -96,6 +97,8 @@ class _Builder:
             self._refuse_shared_sqlite(service, count)
             self._ports[service] = [self._port_of(service), *(self._free_port() for _ in range(1, count))]
         redis_url, redis = self._redis()
+        if not redis_url:
+            del self._ports[NEEDS_REDIS]
         services = list(self._services())
         environment = self._environment(redis_url)
         metrics = {name: self._free_port() if not self._metrics_port(service) or index else self._checked(
@@ -110,12 +113,12 @@ class _Builder:
             processes=(*redis, *processes), warnings=tuple(self._warnings), settings=self._common,
             database_urls={service: self._settings[service].database_url for service in SERVERS},
             running=RunningMesh(supervisor_pid=os.getpid(), urls=urls, redis_url=redis_url, discovery=self._discovery,
-                                grpc={service: self._addresses(service) for service in SERVERS},
+                                grpc=self._grpc(),
                                 metrics={name: f"127.0.0.1:{port}" for name, port in metrics.items()}))
 
     def _services(self) -> Iterator[tuple[str, str, int]]:
         """(process name, service, index of the replica); the slowest to start first."""
-        for service in sorted(DEFAULT_PORTS, key=["payment_rpc", "order_rpc", "gateway", "sandbox"].index):
+        for service in sorted(self._ports, key=["payment_rpc", "order_rpc", "seckill_rpc", "gateway", "sandbox"].index):
             for index in range(len(self._ports[service])):
                 yield service if index == 0 else f"{service}-{index + 1}", service, index
 
@@ -144,7 +147,7 @@ class _Builder:
         told = {
             "PAYMESH_VAR_DIR": str(installation.var_dir),
             "PAYMESH_DISCOVERY": self._discovery,
-            "PAYMESH_STATIC_TARGETS": json.dumps({service: self._addresses(service) for service in SERVERS}),
+            "PAYMESH_STATIC_TARGETS": json.dumps(self._grpc()),
             "PAYMESH_CALLER_KEYS_DIR": str(installation.public_keys_dir),
             "PAYMESH_PAGE_TOKEN_SECRET_FILE": str(installation.secret_file("page_token")),
             "PAYMESH_GRACE_SECONDS": f"{STOP_SECONDS - 2:g}",  # inside the supervisor's patience
@@ -176,6 +179,10 @@ class _Builder:
                              "PAYMENT_RPC_RETURN_URLS": json.dumps({"mall": shop}),
                              "PAYMENT_RPC_SANDBOX_API_KEY_FILE": str(installation.secret_file("sandbox_api")),
                              "PAYMENT_RPC_SANDBOX_CALLBACK_SECRET_FILE": str(installation.secret_file("sandbox_callback"))}
+            case "seckill_rpc":
+                defaults |= {"SECKILL_RPC_TICKET_SECRET_FILE": str(installation.secret_file("seckill_ticket"))}
+            case "gateway" if NEEDS_REDIS not in self._ports:
+                defaults |= {"GATEWAY_ABSENT_SERVICES": json.dumps([NEEDS_REDIS])}
             case _:
                 pass
         return own | {name: value for name, value in defaults.items() if name not in os.environ}
@@ -189,6 +196,10 @@ class _Builder:
                 return HttpProbe(f"http://{address}/healthz")
             case _:
                 return GrpcProbe(address, self._settings[service])
+
+    def _grpc(self) -> dict[str, list[str]]:
+        """Where the services are that run."""
+        return {service: self._addresses(service) for service in SERVERS if service in self._ports}
 
     def _addresses(self, service: str) -> list[str]:
         host = self._settings[service].host

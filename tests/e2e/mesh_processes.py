@@ -27,7 +27,7 @@ from mesh.supervisor.processes import ProcessPlan
 from tests.e2e import armable
 from tests.processes import Process, Processes
 
-FREE_PORTS = {"GATEWAY_PORT": "0", "PAYMENT_RPC_PORT": "0", "ORDER_RPC_PORT": "0", "SANDBOX_PORT": "0"}
+FREE_PORTS = {"GATEWAY_PORT": "0", "PAYMENT_RPC_PORT": "0", "ORDER_RPC_PORT": "0", "SECKILL_RPC_PORT": "0", "SANDBOX_PORT": "0"}
 GOOD_CARD = "4242424242424242"
 DECLINED_CARD = "4000000000000002"
 DEADLINE_SECONDS = 30.0

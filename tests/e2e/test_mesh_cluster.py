@@ -23,7 +23,7 @@ from tests.e2e.mesh_processes import Answer, MeshProcesses, Person, wait_until
 from tests.processes import Processes
 from tests.servers import MariaDB, Redis
 
-SERVERS = ("payment_rpc", "order_rpc")
+SERVERS = ("payment_rpc", "order_rpc", "seckill_rpc")
 WORKERS = 3
 CALLS_MIN = 25  # of every worker after each disturbance
 

@@ -266,7 +266,12 @@ async def test_no_answer_may_be_sniffed_or_kept(world: World) -> None:
 
 async def test_health_and_readiness(world: World) -> None:
     assert (await world.client.get("/healthz")).json()["data"] == {"status": "UP"}
-    assert (await world.client.get("/readyz")).json()["data"] == {"status": "READY", "services": ["order_rpc", "payment_rpc"]}
+    assert (await world.client.get("/readyz")).json()["data"] == {"status": "READY", "services": ["order_rpc", "payment_rpc", "seckill_rpc"]}
+
+
+async def test_nobody_waits_for_a_service_that_does_not_run_in_this_mesh(tmp_path: Path) -> None:
+    async with gateway_world(tmp_path, absent_services=["seckill_rpc"]) as world:
+        assert (await world.client.get("/readyz")).json()["data"] == {"status": "READY", "services": ["order_rpc", "payment_rpc"]}
 
 
 async def test_the_document_is_served(world: World) -> None:
@@ -340,7 +345,7 @@ async def test_a_server_that_is_away_is_503_without_an_address(tmp_path: Path) -
         "reason": "NEIGHBOUR_UNAVAILABLE", "outcome": "UNKNOWN", "safe_to_retry": False}
     assert refused(keyed, 503, "NEIGHBOUR_UNAVAILABLE")["details"]["safe_to_retry"] is True
     refused(stranger, 401, "UNAUTHENTICATED")  # nobody has to be there to turn a stranger away
-    assert refused(ready, 503, "UNAVAILABLE")["details"]["metadata"] == {"services": "order_rpc,payment_rpc"}
+    assert refused(ready, 503, "UNAVAILABLE")["details"]["metadata"] == {"services": "order_rpc,payment_rpc,seckill_rpc"}
     assert alive.status_code == 200
     assert all(address not in answer.text for answer in (read, write, keyed))
 

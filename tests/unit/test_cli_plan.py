@@ -11,7 +11,7 @@ from mesh.supervisor.installation import Installation
 from mesh.supervisor.plan import MeshPlan, PlanRefused, plan_mesh
 
 MYSQL = "mysql+aiomysql://u:hidden@127.0.0.1:3306/x"
-PORTS = {"GATEWAY_PORT": "0", "PAYMENT_RPC_PORT": "0", "ORDER_RPC_PORT": "0", "SANDBOX_PORT": "0"}
+PORTS = {"GATEWAY_PORT": "0", "PAYMENT_RPC_PORT": "0", "ORDER_RPC_PORT": "0", "SECKILL_RPC_PORT": "0", "SANDBOX_PORT": "0"}
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def env_of(plan: MeshPlan, name: str) -> dict[str, str]:
 
 def test_every_process_is_told_where_the_others_are(installation: Installation) -> None:
     plan = plan_mesh(installation, replicas={})
-    assert {process.name for process in plan.processes} - {"redis"} == {"payment_rpc", "order_rpc", "gateway", "sandbox"}
+    assert {process.name for process in plan.processes} - {"redis"} == {"payment_rpc", "order_rpc", "seckill_rpc", "gateway", "sandbox"}
     targets = json.loads(env_of(plan, "gateway")["PAYMESH_STATIC_TARGETS"])
     assert targets == plan.running.grpc
     assert targets["payment_rpc"] == [f"127.0.0.1:{env_of(plan, 'payment_rpc')['PAYMENT_RPC_PORT']}"]
@@ -39,7 +39,7 @@ def test_no_port_is_given_twice(installation: Installation, monkeypatch: pytest.
     monkeypatch.setenv("PAYMENT_RPC_DATABASE_URL", MYSQL)
     plan = plan_mesh(installation, replicas={"payment_rpc": 3})
     addresses = [*plan.running.urls.values(), *plan.running.metrics.values(), *(address for group in plan.running.grpc.values() for address in group)]
-    assert len({address.rpartition(":")[2] for address in addresses}) == len(addresses) == 2 + 5 + 4
+    assert len({address.rpartition(":")[2] for address in addresses}) == len(addresses) == 2 + 6 + 5
 
 
 def test_a_taken_port_is_named_with_its_setting(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,6 +83,13 @@ def test_consul_by_option(installation: Installation) -> None:
     assert env_of(plan_mesh(installation, replicas={}, discovery="consul"), "gateway")["PAYMESH_DISCOVERY"] == "consul"
 
 
+def test_the_flash_sale_has_its_ticket_secret_and_its_key(installation: Installation) -> None:
+    told = env_of(plan_mesh(installation, replicas={}), "seckill_rpc")
+    assert Path(told["SECKILL_RPC_TICKET_SECRET_FILE"]).read_bytes()
+    assert Path(told["SECKILL_RPC_CALLER_KEY_FILE"]).read_bytes()
+    assert told["PAYMESH_REDIS_URL"]
+
+
 def test_a_redis_of_the_user_is_taken(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PAYMESH_REDIS_URL", "redis://127.0.0.1:6379/3")
     plan = plan_mesh(installation, replicas={})
@@ -94,8 +101,11 @@ def test_a_redis_of_the_user_is_taken(installation: Installation, monkeypatch: p
 def test_without_any_redis_it_is_said_loudly(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "find_redis_server", lambda: None)
     plan = plan_mesh(installation, replicas={})
-    assert "redis" not in {process.name for process in plan.processes}
-    assert "WITHOUT" in plan.warnings[0]
+    assert {process.name for process in plan.processes} == {"payment_rpc", "order_rpc", "gateway", "sandbox"}
+    assert "WITHOUT flash sale" in plan.warnings[0]
+    assert "seckill_rpc" not in plan.running.grpc
+    assert json.loads(env_of(plan, "gateway")["GATEWAY_ABSENT_SERVICES"]) == ["seckill_rpc"], "the gateway would never be ready"
+    assert "GATEWAY_ABSENT_SERVICES" not in env_of(plan, "order_rpc")
 
 
 def test_our_own_redis_is_closed_and_never_evicts(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:

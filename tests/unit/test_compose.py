@@ -42,8 +42,8 @@ def settings_of(module: str) -> type[MeshSettings]:
     return next(kind for kind in vars(imported).values() if isinstance(kind, type) and issubclass(kind, MeshSettings) and kind is not MeshSettings)
 
 
-def test_the_four_processes_are_there() -> None:
-    assert sorted(OURS.values()) == ["gateway", "order_rpc", "payment_rpc", "payment_rpc", "sandbox"]
+def test_the_five_processes_are_there() -> None:
+    assert sorted(OURS.values()) == ["gateway", "order_rpc", "payment_rpc", "payment_rpc", "sandbox", "seckill_rpc"]
 
 
 @pytest.mark.parametrize(("name", "module"), OURS.items())
@@ -66,7 +66,7 @@ def test_every_variable_of_a_service_is_a_setting_that_it_accepts(name: str, mod
 
 def test_passwords_reach_the_services_as_urls(made: dict[str, Path]) -> None:
     told = run("with-infrastructure", "env", INFRASTRUCTURE_DIR=made["/infrastructure"])
-    for service in ("payment_rpc", "order_rpc"):
+    for service in ("payment_rpc", "order_rpc", "seckill_rpc"):
         password = (made["/infrastructure"] / service).read_text()
         assert re.fullmatch("[0-9a-f]{32}", password)
         assert f"{service.upper()}_DATABASE_URL=mysql+aiomysql://{service}:{password}@mysql:3306/{service}?charset=utf8mb4\n" in told
