@@ -13,6 +13,7 @@ from rich.markup import escape
 
 _POLL_SECONDS = 0.1
 _SHOWN_CHARACTERS = 400
+_HEADER_CHARACTERS = 40
 _NOT_YET = 503
 
 
@@ -90,7 +91,7 @@ class Conversation:
         return answer, data if isinstance(data, dict) else None
 
     def _show(self, method: str, path: str, *, body: Mapping[str, Any] | None, headers: Mapping[str, str], answer: httpx.Response) -> None:
-        said = "".join(f"  [dim]{escape(name)}: {escape(value)}[/]" for name, value in headers.items())
+        said = "".join(f"  [dim]{escape(name)}: {_short(value, _HEADER_CHARACTERS)}[/]" for name, value in headers.items())
         self._console.print(f"  [cyan]{method}[/] {escape(path)}{said}", soft_wrap=True)
         if body is not None:
             self._console.print(f"    {_short(json.dumps(body))}", soft_wrap=True)
@@ -99,5 +100,5 @@ class Conversation:
         self._console.print(f"    [{colour}]{answer.status_code}[/] {_short(answer.text)}{replayed}", soft_wrap=True)
 
 
-def _short(text: str) -> str:
-    return escape(text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + " …")
+def _short(text: str, characters: int = _SHOWN_CHARACTERS) -> str:
+    return escape(text if len(text) <= characters else text[:characters] + " …")
