@@ -119,7 +119,8 @@ class Gateway:
 
     def _refuse(self, error: MeshError, request: Request, target: Target) -> Answer:
         return self.refusals.answer(error, package=target.package, trace_id=request.trace.trace_id,
-                                    credentials=b"authorization" in request.headers, safe_to_retry=request.safe_to_retry)
+                                    credentials=b"authorization" in request.headers, safe_to_retry=request.safe_to_retry,
+                                    money_untouched=request.money_untouched)
 
     async def overloaded(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  the shape of an ASGI application
         """Answers instead of the application when there are too many connections."""

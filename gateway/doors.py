@@ -79,6 +79,7 @@ class Door:
         self._idempotency = policy.idempotency
         self._side_effects = policy.side_effects
         self._repeatable = policy.repeatable
+        self._moves_money = policy.moves_money
         self._binder = Binder(method, rule, schema.decoders)
         self._strict_binder = Binder(method, rule, schema.strict_decoders)
         self._answers = Answers(method, rule, schema.encoders)
@@ -88,6 +89,7 @@ class Door:
     async def serve(self, request: Request, receive: Receive, values: tuple[bytes, ...]) -> Answer:
         """Authenticates, limits, translates, calls, translates back."""
         metadata: list[tuple[str, str | bytes]] = []
+        request.money_untouched = self._moves_money
         caller = request.caller = self._admit(request, metadata)
         if self._limit is not None:
             self._limit.take(f"{caller.merchant_id}/{caller.subject}" if caller.subject else request.client)
@@ -97,6 +99,7 @@ class Door:
         message = binder.bind(values=values, query=request.query, headers=request.headers, body=body, content_type=content_type)
         if self._side_effects:
             request.safe_to_retry = self._repeatable or bool(key)
+        request.money_untouched = False
         call = Call(trace=request.trace, deadline=monotonic() + self._timeout_seconds, caller=caller, idempotency_key=key,
                     request_id=request.given_id)
         token = CURRENT.set(call)

@@ -31,7 +31,8 @@ class ClientGone(Exception):
 class Request:
     """One HTTP request without its body."""
 
-    __slots__ = ("_repeated", "_scope", "caller", "given_id", "headers", "method", "query", "raw_path", "request_id", "safe_to_retry", "trace")
+    __slots__ = ("_repeated", "_scope", "caller", "given_id", "headers", "method", "money_untouched", "query", "raw_path", "request_id",
+                 "safe_to_retry", "trace")
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
@@ -49,6 +50,7 @@ class Request:
         self._repeated = repeated
         self.caller: Caller = NOBODY             # set by whoever verifies the token
         self.safe_to_retry: bool | None = None   # set by whoever is about to cause effects: whether a repetition cannot do them twice
+        self.money_untouched = False             # True for a method that moves money until its call leaves
         self.trace = Trace.start(self._label(b"traceparent"))
         given = headers.get(b"x-request-id")
         self.given_id = given.decode("ascii") if given is not None and _REQUEST_ID.fullmatch(given) else ""

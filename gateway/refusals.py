@@ -93,7 +93,8 @@ class Refusals:
         self._internal = self._common("INTERNAL")
         self._by_code = {code: self._common(reason) for code, reason in _BY_GRPC_CODE.items()}
 
-    def answer(self, error: MeshError, *, package: str, trace_id: str, credentials: bool = False, safe_to_retry: bool | None = None) -> Answer:
+    def answer(self, error: MeshError, *, package: str, trace_id: str, credentials: bool = False, safe_to_retry: bool | None = None,
+               money_untouched: bool = False) -> Answer:
         """The answer to a refused request.
 
         Args:
@@ -103,12 +104,15 @@ class Refusals:
             credentials: whether the request had any; only then a 401 says that they are wrong.
             safe_to_retry: for a method with effects, whether sending the request again cannot do them twice; None when there are none. Told when
                 no answer came, because then nobody knows what happened.
+            money_untouched: the method moves money, and its call has not left us.
         """
         spec = self._spec(error, package)
         known = spec.reason == error.reason
         details = self._details(error, spec, known=known)
         if safe_to_retry is not None and isinstance(error, NeighbourUnavailable | DeadlineExceeded):
             details |= {"outcome": "UNKNOWN", "safe_to_retry": safe_to_retry}
+        elif money_untouched:
+            details |= {"outcome": "NOT_ATTEMPTED", "safe_to_retry": True}
         body = {"code": spec.business_code, "message": _message(error, spec) if known else spec.message, "data": None, "details": details,
                 "trace_id": trace_id}
         return Answer(spec.http_status, msgspec.json.encode(body), headers=_headers(error, spec, credentials=credentials), reason=spec.reason)

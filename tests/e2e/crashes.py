@@ -32,7 +32,8 @@ from tests.e2e.mesh_processes import Answer, MeshProcesses, Person, wait_until
 SERVICES = ("payment_rpc", "order_rpc")
 # Real times, scaled down: the lease of a payment attempt is 20 s otherwise, workers look every second. The lease still covers the channel's timeout.
 TIMES = {"PAYMENT_RPC_ATTEMPT_LEASE_SECONDS": "1.5", "PAYMENT_RPC_CHANNEL_TIMEOUT_SECONDS": "1.4", "PAYMENT_RPC_SCAN_INTERVAL_SECONDS": "0.1",
-         "ORDER_RPC_SCAN_INTERVAL_SECONDS": "0.1"}
+         "ORDER_RPC_SCAN_INTERVAL_SECONDS": "0.1", "SANDBOX_SLOW_SECONDS": "6"}
+SLOW_PRICE = "77.14"        # the sandbox answers after a tenth of its slow_seconds: longer than a server that stops drains
 REST_SECONDS = 20.0         # from the return of the process: the scaled limit of every state that is not final
 DEATH_SECONDS = 20.0
 CLAIM_MILLISECONDS = 60_000  # longer than a relay's claim
@@ -100,12 +101,13 @@ class CrashMesh:
         self.books = mesh.books
         self._engines: dict[str, Engine] = {service: create_engine(_blocking(mesh.plan.database_urls[service])) for service in SERVICES}
         self._people = 0
-        self.sku_id = ""
+        self.sku_id = self.slow_sku_id = ""
 
     def start(self) -> None:
         self.processes.start()
         self.processes.wait_ready()
         self.sku_id = self.processes.product(available=1_000_000)
+        self.slow_sku_id = self.processes.product(price=SLOW_PRICE)
         self.clerk = self.processes.person("clerk", roles=["merchant"])
 
     def close(self) -> None:
@@ -183,8 +185,9 @@ class Crash:
         rest_seconds = self._rest()
         return Run(scenario=self._scenario, mode=self.mode, dialect=self.mesh.dialect, rest_seconds=rest_seconds)
 
-    def order(self, quantity: int = 1) -> dict[str, Any]:
-        return self.buyer.order(self.mesh.sku_id, quantity)
+    def order(self, *, slow: bool = False) -> dict[str, Any]:
+        """An order of 100.00, or of an amount about which the channel takes its time."""
+        return self.buyer.order(self.mesh.slow_sku_id if slow else self.mesh.sku_id)
 
     def strike(self, call: Callable[[], Any], *, death_seconds: float = DEATH_SECONDS) -> Any:
         """Makes a call during which the process dies at the point, and lets it come back. Returns what the caller heard, None for nothing.
@@ -194,7 +197,7 @@ class Crash:
         wait_until(lambda: not self._deliveries_under_way(), "quiet outboxes")
         mesh, service = self.mesh.processes, self._scenario.service
         mesh.arm(service, f"{self._scenario.point}={self.mode}")
-        answer = attempt(call)
+        answer = attempt(call) if self.is_kill else call()
         process = mesh.running[service]
         code = process.wait(death_seconds)
         assert code == (-signal.SIGKILL if self.is_kill else 0), f"{service} ended with {code}\n{process.log_tail()}"

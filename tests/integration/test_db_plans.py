@@ -21,8 +21,9 @@ from mesh.receipts import ReceiptKey
 from payment_rpc.domain.attempt import AttemptState
 from payment_rpc.domain.callback import VERIFIED_RETENTION, Callback, CallbackKind, CallbackResult, Subject, received
 from payment_rpc.domain.payment import PaymentState
-from payment_rpc.store import attempts, callbacks, payments
-from payment_rpc.tables import ATTEMPT, CHANNEL_CALLBACK, ORDER_GATE, PAYMENT, metadata
+from payment_rpc.domain.scan import ScanAction, ScanEntry, ScanSubject
+from payment_rpc.store import attempts, callbacks, payments, scan_actions
+from payment_rpc.tables import ATTEMPT, CHANNEL_CALLBACK, ORDER_GATE, PAYMENT, SCAN_ACTION, metadata
 from tests.builders_payment import a_payment, an_attempt
 from tests.fakes import EPOCH
 
@@ -45,15 +46,22 @@ async def db(database_url: str) -> AsyncIterator[Database]:
             **({"next_query_at": EPOCH + timedelta(seconds=number)} if number % 10 == 0 else {}))) for number in range(ROWS)])
         await connection.execute(insert(ORDER_GATE), [
             {"merchant_id": "mall", "order_id": f"ORD{number:05}", "state": "OPEN", "updated_at": EPOCH} for number in range(ROWS // 3)])
+        await connection.execute(insert(SCAN_ACTION), [scan_actions._values(an_entry(number)) for number in range(ROWS)])
         await connection.execute(insert(CHANNEL_CALLBACK), [callbacks._values(a_callback(number)) for number in range(ROWS)])
     for number in range(0, ROWS, 500):
         await db.run(outbox.put, *(Message(
             event_id=f"EVT{number + offset:05}", destination=("order_rpc", "stream:X")[offset % 2], tag="t", aggregate_id="PAY1", payload={},
             trace_id="", due_at=EPOCH + timedelta(seconds=number + offset), created_at=EPOCH) for offset in range(500)))
     await _execute(db, "UPDATE outbox SET state = 'DONE' WHERE id % 3 = 0")
-    await _execute(db, "ANALYZE TABLE payment, attempt, outbox, order_gate, receipt, channel_callback")
+    await _execute(db, "ANALYZE TABLE payment, attempt, outbox, order_gate, receipt, channel_callback, scan_action")
     yield db
     await db.close()
+
+
+def an_entry(number: int) -> ScanEntry:
+    """A question of the scan."""
+    return ScanEntry(action=ScanAction.QUERY, subject=ScanSubject(payment_id=f"PAY{number // 3:05}"), state_before="PAYING", state_after="PAYING",
+                     result="UNKNOWN", reason="", duration=timedelta(0), at=EPOCH + timedelta(seconds=number))
 
 
 def a_callback(number: int) -> Callback:
@@ -114,6 +122,10 @@ async def test_workers_and_lists_go_through_their_index_in_its_order(db: Databas
     uses(rows, "ix_channel_callback_result")
     rows, *_ = await statements(db, callbacks.purge, now=EPOCH + VERIFIED_RETENTION + timedelta(seconds=1))
     uses(rows, "ix_channel_callback_expires_at")
+    rows, *_ = await statements(db, scan_actions.purge, before=EPOCH + timedelta(seconds=100))
+    uses(rows, "ix_scan_action_acted_at")
+    [rows] = await statements(db, scan_actions.of_payments, ["PAY00040"])
+    uses(rows, "ix_scan_action_payment")
     for before in (None, "PAY00040"):
         [rows] = await statements(db, payments.list_of_order, merchant_id="mall", order_id="ORD00013", before=before, limit=21, visible_to=ADMIN)
         uses(rows, "ix_payment_order")

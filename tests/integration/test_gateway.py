@@ -185,6 +185,22 @@ async def test_a_refusal_about_money_has_its_code_and_its_outcome(world: World) 
                                "metadata": {"channel_code": "51"}}
 
 
+@pytest.mark.parametrize(("status", "reason", "call"), [
+    (401, "UNAUTHENTICATED", {"json": {"amount": "1", "order_id": "O"}, "token": None}),
+    (400, "MALFORMED_BODY", {"content": b"{", "headers": {"content-type": "application/json"}}),
+    (400, "MALFORMED_BODY", {"json": {"amount": "1", "order_id": "O", "bribe": 1}}),
+    (400, "INVALID_ARGUMENT", {"json": {"amount": "1", "order_id": "O"}, "headers": {"idempotency-key": "a b"}}),
+    (415, "UNSUPPORTED_MEDIA_TYPE", {"content": b"<pay/>", "headers": {"content-type": "text/xml"}}),
+])
+async def test_what_is_refused_at_the_door_of_a_method_that_moves_money_moved_nothing(world: World, status: int, reason: str,
+                                                                                       call: dict[str, Any]) -> None:
+    answer = await world.call("POST", CHARGE, **call)
+    details = answer.json()["details"]
+    assert (answer.status_code, details["reason"], details["outcome"], details["safe_to_retry"]) == (status, reason, "NOT_ATTEMPTED", True)
+    read = refused(await world.call("GET", "/payments/PAY1", token=None), 401, "UNAUTHENTICATED")
+    assert "outcome" not in read["details"]
+
+
 async def test_a_retry_hint_becomes_a_header(world: World) -> None:
     async def busy(_request: Any, _context: Any) -> Any:
         raise Conflict(retry_after_seconds=1.2)
