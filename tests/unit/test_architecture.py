@@ -40,6 +40,7 @@ AMBIENT_MODULES = {"random", "secrets", "uuid"}
 MAY_ASK_THE_SYSTEM = {
     "mesh/clock.py datetime.now": "the one clock",
     "mesh/logs.py datetime.now": "a log line says when the machine wrote it, whatever clock the code was given",
+    "mesh/ids.py os.urandom": "identifiers are made of it",
     "mesh/trace.py random": "trace ids name calls, not things",
     "mesh/worker.py random": "spreads replicas that idle in step",
     "mesh/db/transactions.py random": "spreads transactions that met in a deadlock",

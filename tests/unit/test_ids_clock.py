@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -51,6 +53,33 @@ def test_an_identifier_carries_the_time_of_its_clock_and_not_of_the_machine() ->
     now = UlidIds(FakeClock(EPOCH)).new("PAY")
     assert now < then
     assert now[3:13] == UlidIds(FakeClock(EPOCH)).new("ORD")[3:13]
+
+
+def test_the_time_in_an_identifier_is_that_of_the_ulid_specification() -> None:
+    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=1469918176385)  # the specification's own example
+    assert UlidIds(FakeClock(moment)).new("PAY")[3:13] == "01ARYZ6S41"
+    assert UlidIds(FakeClock(datetime(1970, 1, 1, tzinfo=UTC))).new("PAY")[3:13] == "0000000000"
+
+
+def test_every_digit_of_the_random_part_is_as_likely_as_any_other() -> None:
+    ids = UlidIds(FakeClock())
+    counts = Counter(digit for _ in range(20_000) for digit in ids.new("PAY")[13:])
+    assert len(counts) == 32
+    assert all(9_000 < count < 11_000 for count in counts.values())  # 10 000 expected, deviation 98
+
+
+def test_a_forked_process_makes_identifiers_of_its_own() -> None:
+    ids = UlidIds(FakeClock())
+    ids.new("PAY")  # there is chance left over, which the child inherits
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(writing, ids.new("PAY").encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(reading, 100).decode() != ids.new("PAY")
+    os.close(reading)
+    os.close(writing)
 
 
 def test_the_fake_clock_moves_only_when_told() -> None:
