@@ -148,6 +148,45 @@ def test_the_curl_lines_of_source_001_pay_an_order(alice: Person, sku_id: str, r
     alice.wait_paid(order["order_id"])
 
 
+def test_a_flash_sale_is_bought_over_rest_from_the_click_to_paid(mesh: Mesh, running: RunningMesh, alice: Person, sku_id: str) -> None:
+    shop = Person(running.urls["gateway"], mesh.token("--sub", "m", "--role", "merchant"))
+    planned = shop.post("/api/v1/seckill/activities", {"sku_id": sku_id, "price": "9.90", "total": 1, "ends_at": "2099-01-01T00:00:00Z"})
+    assert planned.status == 201, planned.text
+    assert shop.post(f"/api/v1/seckill/activities/{planned.data['activity_id']}/publish", {}).data["state"] == "OPEN"
+
+    won = alice.post("/api/v1/seckill/action", {"sku_id": sku_id, "wait_ms": 3000}, idempotency_key="click-1")
+    assert (won.status, won.data["status"], won.data["code"], won.data["request_id"]) == (200, 1, "2000", "click-1"), won.text
+    result = alice.get("/api/v1/seckill/result", sku_id=sku_id)
+    assert (result.data["status"], result.data["order_id"]) == (1, won.data["order_id"]), result.text
+    with httpx.stream("GET", f"{running.urls['gateway']}/api/v1/seckill/result/watch", params={"ticket": won.data["ticket"]}, timeout=10,
+                      trust_env=False) as stream:
+        events = "".join(stream.iter_text())
+    assert stream.headers["content-type"].startswith("text/event-stream")
+    assert won.data["order_id"] in events
+    assert "event: end" in events
+
+    order = wait_until(lambda: alice.get(f"/api/v1/orders/{won.data['order_id']}").data, "order at order_rpc")
+    assert (order["state"], order["amount"]) == ("PENDING_PAYMENT", "9.90")
+    assert alice.charge(order).status == 200
+    alice.wait_paid(order["order_id"])
+
+    bob = Person(running.urls["gateway"], mesh.token("--sub", "bob"))
+    lost = bob.post("/api/v1/seckill/action", {"sku_id": sku_id})
+    assert (lost.status, lost.data["status"], lost.data["code"]) == (200, 2, "2001"), lost.text
+    closed = wait_until(lambda: shop.post(f"/api/v1/seckill/activities/{planned.data['activity_id']}/close", {}).data["state"] == "CLOSED", "close")
+    assert closed
+    again = alice.post("/api/v1/seckill/action", {"sku_id": sku_id}, idempotency_key="click-1")
+    assert (again.data["status"], again.data["order_id"]) == (1, order["order_id"]), again.text
+    shop.close()
+    bob.close()
+
+
+def test_the_shown_flash_sale_sells_exactly_what_there_is(mesh: Mesh) -> None:
+    demo = mesh.paymesh("demo-seckill", "--buyers", "500", "--units", "20")
+    assert demo.returncode == 0, demo.stdout + demo.stderr
+    assert "everything holds" in demo.stdout
+
+
 def test_buf_curl_lists_the_services_of_every_server_by_reflection(running: RunningMesh) -> None:
     expected = {"payment_rpc": {"paymesh.payment.v1.PaymentService", "paymesh.payment.v1.CallbackService"},
                 "order_rpc": {"paymesh.order.v1.OrderService", "paymesh.order.v1.CatalogService"}}
