@@ -77,7 +77,7 @@ async def test_an_order_is_written_told_of_sold_and_published(world: SeckillWorl
 
 
 async def test_three_units_go_to_three_of_a_thousand_buyers(world: SeckillWorld, rounds: Rounds) -> None:
-    for number in range(rounds(2, 20)):
+    for number in range(rounds(3, 100)):
         await world.open(total=3, sku_id=f"sku-{number}")
         consumers = [world.make_consumer(f"c{each}", batch_size=200, min_idle_ms=5) for each in range(2)]
         crowds = [world.clicks(*((f"u{user}", "a") for user in range(start, start + 50))) for start in range(0, 1000, 50)]
