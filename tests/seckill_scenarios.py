@@ -601,7 +601,7 @@ async def a_rebuild_keeps_orders_places_and_their_order(stage: Stage) -> None:
     holder = await stage.sell("holder", "a")
     for i in range(12):
         await stage.buy(f"u{i}", "a", f"ORD-{i}")
-    taken = await stage.line.read(stage.keys, "sleeper", count=4, block_ms=1)
+    taken = await stage.line.read(stage.keys, "sleeper", count=4, block_ms=0)
     assert len(taken) == 4
     rebuild = await Rebuild(stage).fence()
     await rebuild.build()

@@ -182,7 +182,7 @@ class Stage:
         return (await self.buy(user, request, **how)).code
 
     async def take(self, consumer: str = "one") -> list[Entry]:
-        return await self.line.read(self.keys, consumer, count=500, block_ms=1)
+        return await self.line.read(self.keys, consumer, count=500, block_ms=0)
 
     async def consume(self) -> list[Entry]:
         """Everything in the line, pending or not, until it is decided and published; what was in it."""
@@ -195,15 +195,16 @@ class Stage:
         return await self.line.finish(self.keys, finished + await self.readmit(again))
 
     async def readmit(self, entries: Sequence[Entry]) -> list[Finished]:
-        """Entries of an older epoch: into this one, or a refusal; those that are not ready stay pending."""
+        """Entries of an older epoch: into this one, or a refusal (also when the click has got another order meanwhile); those that are not ready stay
+        pending."""
         refused = []
         for entry in entries:
-            code = AdmitCode.ENDED
+            admission = Admission(code=AdmitCode.ENDED, detail="")
             if self.rows.activity.state is not ActivityState.CLOSED:
-                code = (await self.buy(entry.user_id, entry.request_id, entry.order_id, min_epoch=self.rows.activity.epoch)).code
-            if code in {AdmitCode.QUEUED, AdmitCode.REPLAY_QUEUED, AdmitCode.REPLAY_LIVE}:
+                admission = await self.buy(entry.user_id, entry.request_id, entry.order_id, min_epoch=self.rows.activity.epoch)
+            if admission.detail == entry.order_id:
                 await self.line.drop(self.keys, [entry.entry_id])
-            elif code is not AdmitCode.NOT_READY:
+            elif admission.code is not AdmitCode.NOT_READY:
                 refused.append(entry)
         return self.rows.refuse(refused)
 

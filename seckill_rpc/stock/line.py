@@ -69,14 +69,14 @@ class Line:
         self._scripts = scripts
 
     async def read(self, keys: Keys, consumer: str, *, count: int, block_ms: int) -> list[Entry]:
-        """Entries that nobody has taken yet, now pending with `consumer`; waits up to block_ms (1..BLOCK_MS_MAX) for the first. Empty also when the
-        activity has no line.
+        """Entries that nobody has taken yet, now pending with `consumer`; waits up to block_ms (0..BLOCK_MS_MAX; Redis rounds it up to 100) for the
+        first. Empty also when the activity has no line.
 
         Raises:
             RedisError: Redis did not answer; entries that it handed out are found by take_over.
         """
         try:
-            found: Any = await self._redis.xreadgroup(GROUP, consumer, {keys.line: ">"}, count=count, block=block_ms)
+            found: Any = await self._redis.xreadgroup(GROUP, consumer, {keys.line: ">"}, count=count, block=block_ms or None)
         except ResponseError as error:
             return _nothing_without_group(error)
         rows = next(iter(found.values())) if isinstance(found, dict) and found else found[0][1] if found else []
