@@ -211,7 +211,7 @@ class SeckillWorld:
 
     def make_consumer(self, name: str, **choices: Any) -> Consuming:
         """A consumer that takes over at once what others left."""
-        values: dict[str, Any] = {"batch_size": 500, "block_ms": 1, "take_over_seconds": 0, "min_idle_ms": 0, **choices}
+        values: dict[str, Any] = {"batch_size": 500, "block_ms": 0, "take_over_seconds": 0, "min_idle_ms": 0, **choices}
         return Consuming(db=self.db, line=self.line, scripts=self.scripts, clock=self.clock, ids=self.ids, running=lambda: self.opened,
                          choices=ConsumerChoices(name=name, **values))
 

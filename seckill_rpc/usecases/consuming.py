@@ -43,7 +43,7 @@ class ConsumerChoices:
     Attributes:
         name: of this consumer in the group, the same for the whole life of the process and nobody else's.
         batch_size: entries of one transaction, at most 500.
-        block_ms: how long a round waits for the first entry of a line.
+        block_ms: how long a round waits for the first entry of a line, when it is the only one.
         take_over_seconds: pause between two looks for entries that somebody took and did not finish.
         min_idle_ms: how long an entry must have been with somebody to be taken over. Too short only costs work.
         deliveries_max: after so many deliveries an entry that fails alone, by its own data, is given up.
@@ -91,8 +91,8 @@ class Consuming:
         """
         running = self._running()
         gate = asyncio.Semaphore(self._choices.activities_max)
-        # A line of its own may be waited for; of many, those that are empty must not hold up the others.
-        block_ms = self._choices.block_ms if len(running) <= self._choices.activities_max else 1
+        # The only line may be waited for; of several, one that is empty must not hold up the others.
+        block_ms = self._choices.block_ms if len(running) == 1 else 0
 
         async def one(activity: Activity) -> int:
             async with gate:
@@ -107,14 +107,15 @@ class Consuming:
             log.error("seckill_line_failed", exc_info=failure)
         return done
 
-    async def serve(self, activity: Activity, *, block_ms: int | None = None) -> int:
-        """Serves the line of one activity, for some rounds while it is long; returns how many entries left it."""
+    async def serve(self, activity: Activity, *, block_ms: int = 0) -> int:
+        """Serves the line of one activity, for some rounds while it is long; returns how many entries left it. Waits up to `block_ms` for the
+        first."""
         keys = Keys(activity_id=activity.activity_id, merchant_id=activity.merchant_id, sku_id=activity.sku_id)
         done = 0
         for _ in range(ROUNDS_MAX):
             entries = await self._take_over(keys)
             if not entries:
-                entries = await self._line.read(keys, self._choices.name, count=self._choices.batch_size, block_ms=block_ms or self._choices.block_ms)
+                entries = await self._line.read(keys, self._choices.name, count=self._choices.batch_size, block_ms=block_ms)
             if not entries:
                 break
             failpoint("seckill.consume.after_read")

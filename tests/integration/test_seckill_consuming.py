@@ -392,7 +392,7 @@ async def test_an_entry_that_two_consumers_decide_at_once_is_one_order(world: Se
     for number in range(rounds(5, 100)):
         await world.open(total=100, sku_id=f"sku-{number}")
         await world.clicks(*((f"u{user}", "a") for user in range(20)))
-        entries = await world.line.read(world.keys, "one", count=100, block_ms=1)
+        entries = await world.line.read(world.keys, "one", count=100, block_ms=0)
         decided = await asyncio.gather(*(deciding(world).decide(world.keys.activity_id, entries) for _ in range(3)))
         assert [[done.verdict for done in each.finished] for each in decided] == [[Verdict.LIVE] * 20] * 3
         finished = await asyncio.gather(*(world.line.finish(world.keys, each.finished) for each in decided))
@@ -597,7 +597,7 @@ async def test_entries_that_cannot_be_decided_do_not_hide_those_behind_them(worl
     for user in range(8):
         await world.plant(f"early{user}", epoch=7)
     await world.clicks(("u1", "a"), ("u2", "a"))
-    assert len(await world.line.read(world.keys, "dead", count=100, block_ms=1)) == 10
+    assert len(await world.line.read(world.keys, "dead", count=100, block_ms=0)) == 10
     assert await world.make_consumer("two", batch_size=4).run_once() == 2
     assert await world.line.waiting(world.keys) == (8, 8)
 
@@ -605,7 +605,7 @@ async def test_entries_that_cannot_be_decided_do_not_hide_those_behind_them(worl
 async def test_entries_that_a_living_consumer_has_are_left_to_it(world: SeckillWorld) -> None:
     await world.open(total=50)
     await world.click("u1")
-    await world.line.read(world.keys, "alive", count=100, block_ms=1)
+    await world.line.read(world.keys, "alive", count=100, block_ms=0)
     assert await world.make_consumer("two", min_idle_ms=60_000).run_once() == 0
     assert await world.states() == {}
 
