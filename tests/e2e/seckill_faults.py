@@ -1,0 +1,279 @@
+"""The fault matrix of the flash sale: what goes wrong while people buy, one `Scenario` each. The sale of every scenario is checked by the same
+invariants; what a scenario alone can see it notes in `sale.problems`. A scenario whose victim does not die fails."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from mesh.errors import MeshError
+from tests.e2e.seckill_invariants import Expected
+from tests.e2e.seckill_processes import POLL_SECONDS, SeckillProcesses, until
+from tests.e2e.seckill_sale import Sale
+
+Fault = Callable[[Sale], Awaitable[None]]
+A, B = "seckill_a", "seckill_b"
+SLOW_KEEPER = {"SECKILL_RPC_KEEPER_INTERVAL_SECONDS": "10"}  # after its first look it sees nothing for as long as the crowd is there
+SCENARIOS: list[Scenario] = []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """One row of the matrix.
+
+    Attributes:
+        fault: runs while the crowd clicks.
+        mode: of the crowd.
+        units, buyers: of a run in proof; a quick run has a fraction.
+        cancels: orders that watchers cancel while the sale goes on.
+        env: of the two processes, when it differs; they are restarted before and after.
+        runs: in proof. is_quick: a small one takes a few seconds.
+    """
+
+    name: str
+    fault: Fault
+    mode: str = "once"
+    units: int = 240
+    buyers: int = 640
+    limit: int = 1
+    cancels: int = 0
+    expected: Expected = field(default_factory=Expected)
+    env: dict[str, str] = field(default_factory=dict)
+    runs: int = 2
+    is_quick: bool = True
+
+
+def registering(scenarios: list[Scenario]) -> Callable[..., Callable[[Fault], Fault]]:
+    """A decorator `during(name, **choices)` that adds what happens during a sale to `scenarios`."""
+    def during(name: str, **choices: Any) -> Callable[[Fault], Fault]:
+        def register(fault: Fault) -> Fault:
+            scenarios.append(Scenario(name=name, fault=fault, **choices))
+            return fault
+        return register
+    return during
+
+
+during = registering(SCENARIOS)
+
+
+LOST = Expected(loses_places=True)
+
+
+# --- nothing happens ----------------------------------------------------------------------------------------------------------------------------
+
+
+@during("baseline")
+async def _baseline(_sale: Sale) -> None:
+    pass
+
+
+@during("limit 2, three clicks each, all doubled", limit=2, mode="triple", buyers=320)
+async def _limit(_sale: Sale) -> None:
+    pass
+
+
+@during("cancel storm, every unit that comes back is sold again", cancels=100)
+@during("cancel storm, limit 2, three clicks each", cancels=100, limit=2, mode="triple", buyers=320)
+async def _cancels(_sale: Sale) -> None:
+    pass
+
+
+# --- a process dies -----------------------------------------------------------------------------------------------------------------------------
+
+
+def _dies_at(point: str, *, hit: int) -> Fault:
+    async def fault(sale: Sale) -> None:
+        await sale.stage.arm(A, f"{point}=kill:{hit}")
+        await sale.progress(0.1)
+        await sale.stage.died(A)
+        await sale.stage.run_again(A)
+    return fault
+
+
+for _step in ("after_read", "after_insert", "after_update", "after_commit", "after_finish"):
+    during(f"consumer kill -9 {_step}")(_dies_at(f"seckill.consume.{_step}", hit=3))
+for _point in ("seckill.return.after_commit", "seckill.give_back.after_script"):
+    during(f"kill -9 {_point}", cancels=60)(_dies_at(_point, hit=2))
+for _point in ("outbox.relay.after_claim", "outbox.relay.after_send", "outbox.relay.after_settle"):
+    during(f"kill -9 {_point}", cancels=60)(_dies_at(_point, hit=4))
+
+
+@during("both processes kill -9, nobody serves for a second")
+async def _both_die(sale: Sale) -> None:
+    stage = sale.stage
+    await sale.progress(0.1)
+    stage.kill(A, B)
+    stage.run(A, wait=False)
+    await stage.run_again(B)
+    await until(lambda: '"serving"' in stage.running[A].log_text(), "start")
+
+
+@during("order_rpc kill -9 and away while orders wait", cancels=60)
+async def _order_rpc_dies(sale: Sale) -> None:
+    await sale.progress(0.1)
+    sale.stage.kill("order_rpc")
+    await sale.progress(0.4)
+    await sale.stage.run_again("order_rpc")
+
+
+@during("zombie consumer: stopped over a rebuild and cancels, then goes on", cancels=60)
+async def _zombie(sale: Sale) -> None:
+    zombie = sale.stage.running[A]
+    await sale.progress(0.1)
+    zombie.signal(19)  # SIGSTOP
+    try:
+        end = time.monotonic() + 2.5  # longer than an entry may be idle before somebody takes it over
+        sale.fronts = [B]
+        await sale.rebuild(B)
+        await until(lambda: time.monotonic() > end, "end of the sleep")
+    finally:
+        zombie.signal(18)  # SIGCONT
+        sale.fronts = [A, B]
+
+
+# --- the database goes away ---------------------------------------------------------------------------------------------------------------------
+
+
+@during("MariaDB kill -9 and restart")
+@during("cancel storm + MariaDB kill -9", cancels=60)
+async def _mariadb(sale: Sale) -> None:
+    await sale.progress(0.1)
+    sale.stage.mariadb.kill()
+    await sale.progress(0.2)
+    sale.stage.mariadb.start()
+
+
+# --- Redis forgets ------------------------------------------------------------------------------------------------------------------------------
+
+
+@during("Redis kill -9, AOF everysec", runs=5)
+@during("cancel storm + Redis kill -9, AOF everysec", cancels=60, runs=5)
+async def _redis(sale: Sale) -> None:
+    await sale.progress(0.15)
+    sale.stage.restart_redis(keep=True)
+
+
+@during("Redis kill -9, nothing kept", expected=LOST, runs=5)
+async def _redis_lost(sale: Sale) -> None:
+    await sale.progress(0.15)
+    sale.stage.restart_redis(keep=False)
+
+
+@during("FLUSHALL", expected=LOST, runs=5)
+@during("cancel storm + FLUSHALL", cancels=60, expected=LOST, runs=5)
+@during("FLUSHALL in a sale of 5000 units to 12 000 buyers", units=5000, buyers=12_000, expected=LOST, runs=1)
+async def _flush(sale: Sale) -> None:
+    await sale.progress(0.15)
+    sale.stage.redis.flush()
+
+
+async def _stale(sale: Sale) -> None:
+    await sale.progress(0.08)
+    copy = sale.stage.copy_redis()
+    await sale.progress(0.25)
+    sale.stage.restart_redis(keep=False, data=copy)
+
+
+@during("failover to a stale copy", expected=LOST, runs=5)
+@during("limit 2 + cancel storm + failover to a stale copy", expected=LOST, limit=2, mode="triple", buyers=320, cancels=60, runs=5)
+async def _failover(sale: Sale) -> None:
+    await _stale(sale)
+
+
+@during("failover to a stale copy that nobody notices", env=SLOW_KEEPER, runs=5, expected=Expected(loses_places=True, falls=True))
+async def _failover_unnoticed(sale: Sale) -> None:
+    await _stale(sale)
+
+
+# --- rebuilds -----------------------------------------------------------------------------------------------------------------------------------
+
+
+@during("live rebuild twice", runs=5)
+@during("cancel storm + live rebuild twice", cancels=60, runs=5)
+async def _rebuild_twice(sale: Sale) -> None:
+    for share in (0.1, 0.3):
+        await sale.progress(share)
+        if not await sale.rebuild():
+            sale.problems.append("no rebuild")
+
+
+@during("two rebuilders at once, twice", runs=5)
+async def _two_rebuilders(sale: Sale) -> None:
+    for share in (0.1, 0.3):
+        await sale.progress(share)
+        await asyncio.gather(sale.rebuild(A), sale.rebuild(B), sale.rebuild(A), return_exceptions=True)
+
+
+def _rebuilder_dies(point: str) -> Fault:
+    async def fault(sale: Sale) -> None:
+        await sale.progress(0.1)
+        await sale.stage.arm(A, f"seckill.rebuild.{point}=kill")
+        with contextlib.suppress(MeshError):
+            await sale.rebuild(A)
+        await sale.stage.died(A)
+        await sale.stage.run_again(A)
+    return fault
+
+
+for _step in ("after_hold", "after_fence", "after_parts", "after_publish", "after_carry"):
+    during(f"rebuilder kill -9 {_step}", runs=5)(_rebuilder_dies(_step))
+
+
+@during("consumer kill -9 after_readmit", expected=Expected(loses_places=True, gap=True), runs=5, units=100)
+async def _readmit(sale: Sale) -> None:
+    """More buyers stand in the line than there are units; a rebuild carries as many as there are; the others are admitted again, or refused."""
+    stage = sale.stage
+    sale.fronts = ["seckill_front"]
+    await stage.run_again("seckill_front")
+    stage.kill(A, B)
+    with stage.stock() as stock:
+        stock.hincrby(sale.keys.meta, "stock", 40)
+        await until(lambda: stock.xlen(sale.keys.line) > sale.units, "line that is longer than the stock")
+        await sale.rebuild("seckill_front")
+    process = stage.run(A, wait=False, SECKILL_RPC_FAILPOINTS="seckill.consume.after_readmit=kill")
+    await until(lambda: process.returncode is not None, "death after_readmit")
+    if process.returncode != -9:
+        sale.problems.append(f"ended with {process.returncode}")
+    stage.run(A, wait=False)
+    await stage.run_again(B)
+    sale.fronts = [A, B]
+
+
+# --- units are counted wrongly ------------------------------------------------------------------------------------------------------------------
+
+
+@during("units vanish from Redis by hand", expected=Expected(gap=True))
+async def _units_vanish(sale: Sale) -> None:
+    await sale.progress(0.1)
+    marks = sale.stage.log_marks()
+    with sale.stage.stock() as stock:
+        stock.hincrby(sale.keys.meta, "stock", -sale.units // 5)
+
+    def is_seen() -> bool:
+        return any(line.get("trigger") == "CONSERVATION" and line.get("activity_id") == sale.activity_id for line in sale.stage.logged(marks))
+    await until(is_seen, "keeper that finds the gap", seconds=20)
+
+
+@during("an entry is delivered to two consumers at once")
+async def _two_deliveries(sale: Sale) -> None:
+    """Whatever is pending with one consumer looks abandoned to the other, again and again."""
+    stolen = 0
+    with sale.stage.stock() as stock:
+        while sale.clicks_done < sale.clicks_planned * 0.9:
+            pending = stock.xpending_range(sale.keys.line, "orders", "-", "+", 100)
+            if pending:
+                stolen += len(stock.xclaim(sale.keys.line, "orders", "thief", 0, [each["message_id"] for each in pending], idle=60_000, justid=True))
+            await asyncio.sleep(POLL_SECONDS / 10)
+    if not stolen:
+        sale.problems.append("nothing was delivered twice")
+
+
+async def restore(stage: SeckillProcesses) -> None:
+    """Everything runs again as it does by default."""
+    stage.end("seckill_front")
+    stage.end("seckill_front_2")
+    await stage.ensure()

@@ -1,0 +1,139 @@
+"""The fault matrix of the flash sale on real Redis and MariaDB, as processes: whatever fails while people buy, nothing is sold twice, no unit is
+lost, and everybody gets an answer (PROTOCOLS 5).
+
+`make proof` runs every scenario, each with a rebuild at least five times. `make test` takes a few small ones; which, depends on PMTEST_SEED.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import re
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
+
+import pytest
+
+from mesh.failpoints import POINTS
+from tests.conftest import PROOF
+from tests.e2e import seckill_faults, seckill_life, seckill_troubles
+from tests.e2e.seckill_faults import Scenario, restore
+from tests.e2e.seckill_invariants import Invariants
+from tests.e2e.seckill_life import Story
+from tests.e2e.seckill_processes import BACKS, SeckillProcesses
+from tests.e2e.seckill_runs import RUNS, SaleRun
+from tests.e2e.seckill_sale import sale_of
+
+SCENARIOS = [*seckill_faults.SCENARIOS, *seckill_troubles.SCENARIOS]
+SEED = int(os.environ.get("PMTEST_SEED", "1"))
+ONLY = os.environ.get("PMTEST_SALES", "")    # a part of the names of the scenarios to run
+SIZE_MAX = int(os.environ.get("PMTEST_SALE_SIZE", "1000000"))
+RUNS_MAX = int(os.environ.get("PMTEST_SALE_RUNS", "100"))
+S = TypeVar("S", Scenario, Story)
+# Always; the rest of a quick run is drawn.
+QUICK = ("FLUSHALL", "an order expires: the unit is sold again, the same click makes a new order")
+QUICK_MORE = 1
+QUICK_SHARE = 3
+CROWD_SECONDS = 240.0
+
+
+def chosen(all_of_them: Sequence[S]) -> list[tuple[S, int]]:
+    """What this run runs, and how often."""
+    if ONLY:
+        return [(each, min(each.runs, RUNS_MAX)) for each in all_of_them if ONLY in each.name]
+    if PROOF:
+        return [(each, min(each.runs, RUNS_MAX)) for each in all_of_them]
+    drawn = random.Random(SEED).sample([each for each in all_of_them if each.is_quick and each.name not in QUICK], QUICK_MORE)
+    return [(each, 1) for each in all_of_them if each.name in QUICK or each in drawn]
+
+
+def params(all_of_them: Sequence[S]) -> list[Any]:
+    """The same as parameters of a test."""
+    return [pytest.param(each, runs, id=each.name.replace(" ", "_")) for each, runs in chosen(all_of_them)]
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeckillProcesses]:
+    processes = SeckillProcesses(tmp_path_factory.mktemp("sale"))
+    try:
+        processes.start()
+        yield processes
+    finally:
+        processes.close()
+
+
+async def play(stage: SeckillProcesses, scenario: Scenario, *, seed: int) -> SaleRun:
+    """One sale from its opening to its end.
+
+    Raises:
+        AssertionError: an invariant does not hold.
+    """
+    started = time.monotonic()
+    share = 1 if PROOF or ONLY else QUICK_SHARE
+    marks = stage.log_marks()
+    if scenario.env:
+        for name in BACKS:
+            stage.kill(name)
+            stage.run(name, wait=False, **scenario.env)
+        for name in BACKS:
+            stage.running[name].wait_for_log('"serving"')
+    async with sale_of(stage, units=scenario.units // share, buyers=scenario.buyers // share, limit=scenario.limit, seed=seed) as sale:
+        checks = Invariants(sale, scenario.expected, marks)
+        async with sale.watchers(cancels=scenario.cancels // share):
+            crowd = asyncio.create_task(sale.crowd(mode=scenario.mode))
+            try:
+                await scenario.fault(sale)
+                await asyncio.wait_for(crowd, CROWD_SECONDS)
+            finally:
+                crowd.cancel()
+        await restore(stage)
+        sold_out_by = time.monotonic()
+        if scenario.expected.sells_out:
+            await checks.sell_out()
+        problems = await checks.problems()
+        assert not problems, "\n".join([f"{scenario.name}, seed {seed}:", *problems, str(dict(sale.codes))])
+        problems = await checks.problems_after_close()
+        assert not problems, "\n".join([f"{scenario.name}, seed {seed}, closed:", *problems])
+        lost = sum(order_id not in checks.known_orders for order_id in sale.tickets)
+        now = time.monotonic()
+        return SaleRun(name=scenario.name, seconds=now - started, rest_seconds=now - sold_out_by, clicks=sum(sale.codes.values()),
+                       cancelled=len(sale.cancelled), lost=lost)
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(("scenario", "runs"), params(SCENARIOS))
+async def test_nothing_is_sold_twice_and_nobody_waits_for_ever(stage: SeckillProcesses, scenario: Scenario, runs: int) -> None:
+    try:
+        for number in range(runs):
+            RUNS.append(await play(stage, scenario, seed=SEED + number))
+    except BaseException as failure:
+        failure.add_note(stage.log_tails())
+        raise
+    finally:
+        await restore(stage)
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(("story", "runs"), params(seckill_life.STORIES))
+async def test_a_sale_lives_and_ends_as_its_rows_say(stage: SeckillProcesses, story: Story, runs: int) -> None:
+    try:
+        for number in range(runs):
+            started = time.monotonic()
+            await story.tell(stage, SEED + number, min(story.whole, SIZE_MAX) if PROOF else story.quick)
+            RUNS.append(SaleRun(name=story.name, seconds=time.monotonic() - started, rest_seconds=0, clicks=0, cancelled=0, lost=0))
+    except BaseException as failure:
+        failure.add_note(stage.log_tails())
+        raise
+    finally:
+        await restore(stage)
+
+
+def test_every_point_of_the_flash_sale_has_a_scenario() -> None:
+    names = " ".join(each.name for each in (*SCENARIOS, *seckill_life.STORIES))
+    for point in POINTS:
+        if point.startswith("seckill."):
+            _, what, step = point.split(".")
+            assert re.search(rf"kill -9 (seckill\.{what}\.)?{step}\b", names), point
+    assert len({each.name for each in (*SCENARIOS, *seckill_life.STORIES)}) == len(SCENARIOS) + len(seckill_life.STORIES)
