@@ -6,7 +6,7 @@ from __future__ import annotations
 import binascii
 import hmac
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from seckill_rpc.domain.errors import TicketInvalid
 
@@ -17,8 +17,7 @@ _FIELDS = 9
 _MAC_BYTES = 32
 
 
-@dataclass(frozen=True, slots=True)
-class Ticket:
+class Ticket(NamedTuple):
     """Who clicked what, and under which order id. `clicked_at_ms` is milliseconds since 1970 by the clock of the process that admitted."""
 
     activity_id: str

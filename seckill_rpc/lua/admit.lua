@@ -10,7 +10,7 @@
 --         closing and the line's length do not count, and a draw is over for them; hold, limit and stock do count.
 -- ARGV[5..] n times: user, request, order
 --
--- Reply { epoch, code1, detail1, code2, detail2, ... }
+-- Reply: lines epoch, code1, detail1, code2, detail2, ... as one text, which a client reads faster than a list; no id has a line break
 --   0 queued (its order)         1 replay: still queued (its order)    8 replay: live (its order)
 --   2 sold out (undecided)       3 limit (units held)                  4 not started (ms left)         5 ended (undecided)   9 paused (undecided)
 --   6 not ready: not published, being rebuilt, or older than min_epoch 7 the line is full, or no memory
@@ -36,7 +36,7 @@ if meta[7] then is_ready = false end  -- [guard] nobody overtakes those whom a r
 if epoch and tonumber(epoch) < min_epoch then is_ready = false end  -- [guard] the old epoch's record would say "replay"
 if not is_ready then
   for i = 1, n do answer(i, state == 'CLOSED' and 5 or 6) end  -- [guard] who comes too late need not come again
-  return reply
+  return table.concat(reply, '\n')
 end
 
 local is_again = min_epoch > 0
@@ -99,4 +99,4 @@ if taken > 0 then
   redis.call('HINCRBY', KEYS[1], 'stock', -taken)
   redis.call('HINCRBY', KEYS[1], 'out', taken)
 end
-return reply
+return table.concat(reply, '\n')

@@ -25,7 +25,9 @@ class SeckillServicer(seckill_pb2_grpc.SeckillServiceServicer):
         """Asks for one unit."""
         result = await self._clicking.click(Click(merchant_id=request.merchant_id, user_id=request.user_id, sku_id=request.sku_id,
                                                   request_id=request.request_id, wait_seconds=request.wait_ms / 1000))
-        return seckill_pb2.SeckillActionResponse(result=_message(result))
+        response = seckill_pb2.SeckillActionResponse()
+        _fill(response.result, result)
+        return response
 
     async def SeckillResult(self, request: seckill_pb2.SeckillResultRequest, context: Any) -> seckill_pb2.SeckillResultResponse:
         """What became of a buyer's clicks."""
@@ -52,7 +54,24 @@ class SeckillServicer(seckill_pb2_grpc.SeckillServiceServicer):
 
 
 def _message(result: Result) -> seckill_pb2.Result:
-    return seckill_pb2.Result(
-        status=result.status, code=result.code, message=MESSAGES[result.code], order_id=result.order_id, activity_id=result.activity_id,
-        sku_id=result.sku_id, ticket=result.ticket, request_id=result.request_id, retry_after_ms=result.retry_after_ms,
-        starts_in_ms=result.starts_in_ms)
+    message = seckill_pb2.Result()
+    _fill(message, result)
+    return message
+
+
+def _fill(message: seckill_pb2.Result, result: Result) -> None:
+    """Field by field, in place: half of what it costs by keywords and a copy."""
+    message.status = result.status
+    message.code = result.code
+    message.message = MESSAGES[result.code]
+    message.activity_id = result.activity_id
+    message.sku_id = result.sku_id
+    message.request_id = result.request_id
+    if result.order_id:
+        message.order_id = result.order_id
+    if result.ticket:
+        message.ticket = result.ticket
+    if result.retry_after_ms:
+        message.retry_after_ms = result.retry_after_ms
+    if result.starts_in_ms:
+        message.starts_in_ms = result.starts_in_ms

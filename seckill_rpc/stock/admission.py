@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 from seckill_rpc.stock.keys import Keys
 from seckill_rpc.stock.scripts import ScriptName, Scripts
@@ -29,8 +29,10 @@ class AdmitCode(IntEnum):
     PAUSED = 9         # detail: as with SOLD_OUT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Click:
+_CODES = {str(int(code)): code for code in AdmitCode}
+
+
+class Click(NamedTuple):
     """One buyer's click, with the order id that it will have if it is admitted."""
 
     user_id: str
@@ -38,8 +40,7 @@ class Click:
     order_id: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Admission:
+class Admission(NamedTuple):
     """The answer to one click; what `detail` is stands with the codes, else it is empty."""
 
     code: AdmitCode
@@ -61,7 +62,9 @@ async def admit(scripts: Scripts, keys: Keys, clicks: Sequence[Click], *, min_ep
     """
     args: list[str | int] = [len(clicks), queued_seconds, line_max, min_epoch]
     for click in clicks:
-        args += (click.user_id, click.request_id, click.order_id)
-    views = [keys.view(click.user_id) for click in clicks]
-    reply = await scripts.run(ScriptName.ADMIT, [keys.meta, keys.users, keys.line, keys.entries, *views], args)
-    return int(reply[0]), [Admission(code=AdmitCode(int(reply[i])), detail=str(reply[i + 1])) for i in range(1, len(reply), 2)]
+        args += click
+    before, after = keys.view_affixes
+    views = [f"{before}{click.user_id}{after}" for click in clicks]
+    reply: str = await scripts.run(ScriptName.ADMIT, [keys.meta, keys.users, keys.line, keys.entries, *views], args)
+    epoch, *answers = reply.split("\n")
+    return int(epoch), [Admission(_CODES[code], detail) for code, detail in zip(answers[::2], answers[1::2], strict=True)]

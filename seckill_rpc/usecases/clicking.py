@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import assert_never
+from typing import NamedTuple, assert_never
 
 from prometheus_client import Counter
 from redis.exceptions import RedisError
@@ -34,8 +34,7 @@ _CLICKS = Counter("paymesh_seckill_clicks_total", "Answers to clicks of buyers."
 _COUNTED = {code: _CLICKS.labels(code.name) for code in AdmitCode}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Click:
+class Click(NamedTuple):
     """One click. `request_id` "" gets a fresh one."""
 
     merchant_id: str
@@ -89,7 +88,12 @@ class Clicking:
         if activity.state is ActivityState.CLOSED:
             return await self._after_the_end(activity, click)
         request_id = click.request_id or self._ids.new("CLK")
-        opened = await self._door(activity).click(StockClick(user_id=click.user_id, request_id=request_id, order_id=self._ids.new("ORD")))
+        door = self._door(activity)
+        refusal = door.refusal(click.user_id)
+        if refusal is not None:
+            _COUNTED[refusal.code].inc()
+            return _refused(activity, request_id, refusal)
+        opened = await door.click(StockClick(click.user_id, request_id, self._ids.new("ORD")))
         _COUNTED[opened.admission.code].inc()
         return await self._answer(activity, click, request_id, opened)
 
@@ -173,9 +177,12 @@ class Clicking:
         return Door(ask, batch_max=self._settings.batch_max, calls_max=self._settings.calls_max, monotonic=self._monotonic, jitter=self._jitter)
 
 
+_REFUSALS = {AdmitCode.SOLD_OUT: ResultCode.SOLD_OUT, AdmitCode.ENDED: ResultCode.ENDED, AdmitCode.PAUSED: ResultCode.PAUSED,
+             AdmitCode.NOT_STARTED: ResultCode.NOT_STARTED}
+
+
 def _refused(activity: Activity, request_id: str, admission: Admission) -> Result:
-    code = {AdmitCode.SOLD_OUT: ResultCode.SOLD_OUT, AdmitCode.ENDED: ResultCode.ENDED, AdmitCode.PAUSED: ResultCode.PAUSED,
-            AdmitCode.NOT_STARTED: ResultCode.NOT_STARTED}[admission.code]
+    code = _REFUSALS[admission.code]
     starts_in_ms = int(admission.detail) if admission.code is AdmitCode.NOT_STARTED else 0
     return Result(Status.NEITHER, code, activity.activity_id, activity.sku_id, request_id=request_id, starts_in_ms=starts_in_ms,
                   retry_after_ms=starts_in_ms or (PAUSED_MS if admission.code is AdmitCode.PAUSED else 0))

@@ -8,7 +8,7 @@ process hears of everybody whose click was decided, but not of those who still w
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mesh.clock import Monotonic, Seconds
 from seckill_rpc.stock.admission import Admission, AdmitCode, Click
@@ -24,8 +24,7 @@ _FOR_EVERYBODY = frozenset({AdmitCode.SOLD_OUT, AdmitCode.ENDED, AdmitCode.PAUSE
 _TAKES_PART = frozenset({AdmitCode.QUEUED, AdmitCode.REPLAY_QUEUED, AdmitCode.REPLAY_LIVE, AdmitCode.LIMIT})
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+class Opened(NamedTuple):
     """What the door said. `epoch` is 0 when Redis was not asked."""
 
     epoch: int
@@ -61,21 +60,25 @@ class Door:
         self._remembers_all = False
         self._refusal_until = 0.0
 
+    def refusal(self, user_id: str) -> Admission | None:
+        """What everybody is told at this moment, unless this buyer takes part; None: he has to `click`."""
+        now = self._monotonic()
+        return self._rest_of_refusal(now) if now < self._refusal_until and user_id not in self._participants else None
+
     async def click(self, click: Click) -> Opened:
         """Lets one buyer in, or says why not.
 
         Raises:
             SeckillNotReady: Redis gave no answer.
         """
-        now = self._monotonic()
-        if now < self._refusal_until and click.user_id not in self._participants:
-            return Opened(0, self._rest_of_refusal(now), "")
         epoch, admission = await self._coalescer.submit(click)
-        if admission.code in _TAKES_PART:
+        code = admission.code
+        if code in _TAKES_PART:
             self.takes_part(click.user_id)
-        elif admission.code in _FOR_EVERYBODY and self._remembers_all and (admission.code is AdmitCode.NOT_STARTED or admission.detail == "0"):
+            return Opened(epoch, admission, "" if code is AdmitCode.LIMIT else admission.detail)
+        if code in _FOR_EVERYBODY and self._remembers_all and (code is AdmitCode.NOT_STARTED or admission.detail == "0"):
             self._remember(admission)
-        return Opened(epoch, admission, admission.detail if admission.code in _TAKES_PART and admission.code is not AdmitCode.LIMIT else "")
+        return Opened(epoch, admission, "")
 
     def _remember(self, refusal: Admission) -> None:
         seconds = REFUSAL_SECONDS * (1 - JITTER * self._jitter())
