@@ -90,6 +90,8 @@ class Consuming:
             what kept the database or Redis from working, when nothing else was done: the pause that follows is the worker's.
         """
         running = self._running()
+        for gone in self._looked.keys() - {activity.activity_id for activity in running}:
+            del self._looked[gone]
         gate = asyncio.Semaphore(self._choices.activities_max)
         # The only line may be waited for; of several, one that is empty must not hold up the others.
         block_ms = self._choices.block_ms if len(running) == 1 else 0
