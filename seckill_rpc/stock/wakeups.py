@@ -66,6 +66,8 @@ class Waiters:
         loop = asyncio.get_running_loop()
         end = loop.time() + timeout
         woken: asyncio.Future[Told] = loop.create_future()
+        task = asyncio.current_task()
+        cancelled_before = task.cancelling() if task is not None else 0
         place = (keys.activity_id, user_id)
         self._waiting[place].add(woken)
         self._count += 1
@@ -79,6 +81,8 @@ class Waiters:
                 else:
                     if (told is not None and told.is_final) or loop.time() >= end:
                         return told
+                if task is not None and task.cancelling() > cancelled_before:
+                    raise asyncio.CancelledError  # redis-py 8.1 swallows the cancellation of a command that is about to be answered
                 await asyncio.wait((woken,), timeout=max(0.0, min(end - loop.time(), self._look_again_seconds * _jitter.uniform(0.8, 1.2))))
         finally:
             self._count -= 1

@@ -122,11 +122,13 @@ async def test_a_cancelled_wait_leaves_nothing_and_takes_nobody_with_it(stage: S
     await stage.buy("u")
     async with listening(stage.redis, waiters), asyncio.TaskGroup() as tasks:
         stays = tasks.create_task(waiters.wait(stage.keys, "u", LONG))
-        goes = asyncio.create_task(waiters.wait(stage.keys, "u", LONG))
-        await eventually(lambda: len(waiters) == 2)
-        goes.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await goes
+        for steps in range(40):                  # at any moment of the look at Redis, and after it
+            goes = asyncio.create_task(waiters.wait(stage.keys, "u", LONG))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            goes.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asyncio.wait_for(asyncio.shield(goes), LONG / 2)
         assert len(waiters) == 1
         await stage.consume()
         assert (await stays) == Told(view=View.HOLDER, order_id="ORD1")
