@@ -84,6 +84,59 @@ class PaymentFacts:
         return self.merchant_id, self.order_id
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActivityFacts:
+    """An activity as seckill_rpc has it. `is_settling` while its units may be on their way from or to the shelf."""
+
+    activity_id: str
+    merchant_id: str
+    sku_id: str
+    state: str
+    offered: int
+    total: int
+    is_settling: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitFacts:
+    """An order of an activity as seckill_rpc has it. `is_written`: order_rpc answered; `is_settling`: it is still being told."""
+
+    order_id: str
+    merchant_id: str
+    activity_id: str
+    user_id: str
+    state: str
+    price_minor: int
+    currency: str
+    is_written: bool
+    is_settling: bool
+
+    @property
+    def key(self) -> OrderKey:
+        """Names it."""
+        return self.merchant_id, self.order_id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaleOrderFacts:
+    """An order of an activity as order_rpc has it. `is_settling` while the flash sale is still being told that its unit comes back."""
+
+    merchant_id: str
+    order_id: str
+    activity_id: str
+    user_id: str
+    state: str
+    quantity: int
+    price_minor: int
+    currency: str
+    is_settling: bool
+
+    @property
+    def key(self) -> OrderKey:
+        """Names it."""
+        return self.merchant_id, self.order_id
+
+
 class Proof(Protocol):
     """What every `<service>.proof` offers."""
 
@@ -130,6 +183,34 @@ def _compare_one(order: OrderFacts, payments: Sequence[PaymentFacts]) -> Iterato
             yield Violation(check=f"same_{name}", subject=order.order_id, detail=f"{name} is {ours} at the order and {theirs} at {paying.payment_id}")
     if order.state == "REFUNDED" and paying.refunded_minor != paying.captured_minor:
         yield Violation(check="order_refunded", subject=order.order_id, detail=f"it is REFUNDED, and {paying.payment_id} still has money of it")
+
+
+def compare_sale(units: Mapping[OrderKey, UnitFacts], orders: Mapping[OrderKey, SaleOrderFacts], keys: Iterable[OrderKey],
+                 ) -> Iterator[tuple[OrderKey, Violation]]:
+    """Orders of flash sales on both sides: each was decided before it was written, of the same buyer and price; a unit that came back has a
+    cancelled order, and no cancelled order keeps one."""
+    for key in keys:
+        unit, order = units.get(key), orders.get(key)
+        for check_name, detail in _compare_unit(unit, order):
+            yield key, Violation(check=check_name, subject=key[1], detail=detail)
+
+
+def _compare_unit(unit: UnitFacts | None, order: SaleOrderFacts | None) -> Iterator[tuple[str, str]]:
+    if order is None:
+        if unit is not None and unit.state == "LIVE" and not unit.is_settling:
+            yield "unit_has_order", "order_rpc does not have it"
+        return
+    if unit is None or unit.state == "REFUSED":
+        yield "order_has_unit", f"order_rpc has it as {order.state}, and the flash sale {'never decided it' if unit is None else 'refused it'}"
+        return
+    ours = (unit.activity_id, unit.user_id, unit.price_minor, unit.currency, 1)
+    theirs = (order.activity_id, order.user_id, order.price_minor, order.currency, order.quantity)
+    if ours != theirs:
+        yield "same_sale", f"it is {ours} in the flash sale and {theirs} in order_rpc"
+    if unit.state == "RETURNED" and order.state != "CANCELLED":
+        yield "unit_returned", f"its unit came back, and the order is {order.state}"
+    if unit.state == "LIVE" and order.state == "CANCELLED" and not order.is_settling:
+        yield "unit_returned", "the order is CANCELLED, and the flash sale does not have its unit back"
 
 
 async def check(db: Database, name: str, query: Select[Any], detail: str) -> list[Violation]:

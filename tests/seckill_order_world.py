@@ -3,12 +3,14 @@ is what starts after a crash: it knows nothing of what the one before had in mem
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
 from redis.asyncio import Redis
 from sqlalchemy import RowMapping, Table, select, update
 
@@ -16,12 +18,15 @@ from mesh import failpoints
 from mesh.call import Caller
 from mesh.db import Database, open_database
 from mesh.errors import InvalidArgument, MeshError, NeighbourUnavailable, NotFound, RemoteError
+from mesh.events import StreamDestination
 from mesh.failpoints import FailpointRaised
 from mesh.money import Money
-from mesh.outbox import OUTBOX
+from mesh.outbox import OUTBOX, Relay
 from mesh.paging import PageTokens
 from order_rpc.tables import ALLOCATION, ORDERS, STOCK
 from order_rpc.usecases.allocating import Allocate, GiveBack, SeckillOrder
+from order_rpc.usecases.events import TOPIC
+from order_rpc.usecases.to_seckill_rpc import SeckillDestination
 from seckill_rpc.app import RETRY_CONSTRAINTS, SeckillApp
 from seckill_rpc.domain.activity import Activity, ActivityState, AdmissionMode
 from seckill_rpc.domain.order import View
@@ -38,6 +43,8 @@ from tests.builders_order import SECKILL_RPC, OrderApp, merchant, order_app
 from tests.fakes import FakeClock, FakeIds
 
 SECRET = b"tickets and pages of seckill_rpc"
+# For tests of which many are alike, and of nothing that differs between databases: one of the two will do, except under `make proof`.
+on_one_database = pytest.mark.parametrize("dialect", ["sqlite", "mariadb"] if os.environ.get("PAYMESH_PROOF") else ["mariadb"])
 HOUR = timedelta(hours=1)
 _NOT_FOUND, _INVALID, _PRECONDITION = 5, 3, 9
 
@@ -94,10 +101,15 @@ class SeckillOrderWorld:
     clock: FakeClock
     orders: OrderApp
     settings: SeckillSettings
+    redis_url: str
 
     def __post_init__(self) -> None:
         self.ids = FakeIds()
         self.shelf = ShelfInProcess(self.orders)
+        self.orders.seckill_rpc.return_stock = self._return_stock  # type: ignore[method-assign]  # the real one instead of the scripted one
+        self.of_orders = [Relay(db=self.orders.db, clock=self.clock, destination=destination)
+                          for destination in (SeckillDestination(self.orders.seckill_rpc), StreamDestination(self.redis, TOPIC))]
+        self.databases: dict[str, Database] = {}  # by service, for those who look into all of them
         self.app = self.start()
 
     def start(self, redis: Redis | None = None) -> SeckillApp:
@@ -168,6 +180,14 @@ class SeckillOrderWorld:
         """order_rpc says that an order was not paid."""
         return await self.app.returning.return_unit(order_id=order_id, merchant_id=activity.merchant_id, activity_id=activity.activity_id)
 
+    async def cancel(self, order_id: str) -> None:
+        """A buyer cancels at order_rpc, which tells us."""
+        await self.orders.cancel(await self.orders.orders.get(merchant_id="mall", order_id=order_id, caller=SECKILL_RPC))
+        await self.relay()
+
+    async def _return_stock(self, *, merchant_id: str, activity_id: str, order_id: str) -> None:
+        await self.app.returning.return_unit(order_id=order_id, merchant_id=merchant_id, activity_id=activity_id)
+
     # --- time and workers -----------------------------------------------------------------------------------------------------------------------
 
     async def consume(self) -> int:
@@ -181,7 +201,7 @@ class SeckillOrderWorld:
     async def relay(self) -> None:
         """Delivers what is due."""
         for _ in range(20):
-            if not sum([await relay.run_once() for relay in self.app.relays]):
+            if not sum([await relay.run_once() for relay in (*self.app.relays, *self.of_orders)]):
                 return
 
     async def keep(self, *, rounds: int = 1, seconds: float = 0.2) -> int:
@@ -229,15 +249,19 @@ class SeckillOrderWorld:
 
     async def change(self, activity: Activity, **values: Any) -> None:
         """Changes a row behind everybody's back."""
-        async def work(tx: Any) -> None:
-            await tx.execute(update(ACTIVITY).where(ACTIVITY.c.activity_id == activity.activity_id).values(**values))
-        await self.db.run(work)
+        await self.execute(update(ACTIVITY).where(ACTIVITY.c.activity_id == activity.activity_id).values(**values))
 
     async def rows(self, table: Table = SECKILL_ORDER) -> list[RowMapping]:
         """Every row of a table of seckill_rpc."""
         async def work(tx: Any) -> list[RowMapping]:
             return list((await tx.execute(select(table).order_by(*table.primary_key))).mappings())
         return await self.db.read(work)
+
+    async def execute(self, statement: Any) -> None:
+        """One statement in a transaction of its own."""
+        async def work(tx: Any) -> None:
+            await tx.execute(statement)
+        await self.db.run(work)
 
     async def tags(self, destination: str = "stream:SECKILL_TOPIC") -> list[str]:
         """Tags of the messages for a destination, whatever became of them."""
@@ -293,7 +317,7 @@ async def seckill_order_world(database_url: str, order_url: str, redis_url: str,
             orders.clock.set(datetime.fromtimestamp(int(seconds), UTC))
             await orders.product("mug", "10.00", available=100)
             yield SeckillOrderWorld(db=db, redis=redis, clock=orders.clock, orders=orders,
-                                    settings=SeckillSettings(environment="test", **settings))
+                                    settings=SeckillSettings(environment="test", **settings), redis_url=redis_url)
     finally:
         failpoints.arm("", environment="test")
         await redis.aclose()

@@ -16,11 +16,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from mesh.cli.databases import open_databases
-from mesh.cli.options import installation_option
+from mesh.cli.options import installation_option, load_settings
 from mesh.clock import SystemClock
 from mesh.db import Database
 from mesh.errors import MeshError
-from mesh.proof import Allowance, OrderKey, Violation, compare
+from mesh.proof import ActivityFacts, Allowance, OrderKey, Violation, compare, compare_sale
 from mesh.supervisor.installation import Installation
 
 FILE_COLUMNS = 180
@@ -42,12 +42,15 @@ def audit(installation: Installation, *, strict: bool, sandbox_url: str | None, 
     url = sandbox_url or (running.urls.get("sandbox") if running else None)
     try:
         api_key = (sandbox_key_file or installation.secret_file("sandbox_api")).read_text().strip() if url else ""
-        found = asyncio.run(_audit(installation, strict=strict, sandbox_url=url or "", api_key=api_key))
+        redis_url = load_settings("seckill_rpc", var_dir=installation.var_dir).redis_url or (running.redis_url if running else "")
+        found = asyncio.run(_audit(installation, strict=strict, sandbox_url=url or "", api_key=api_key, redis_url=redis_url))
     except (MeshError, OSError) as problem:
         console.print(f"[bold red]cannot tell[/] {escape(str(problem))}", soft_wrap=True)
         raise SystemExit(2) from None
     if url is None:
         console.print("[yellow]the channel was not compared: no mesh is running here; name it with --sandbox-url[/]")
+    if not redis_url:
+        console.print("[yellow]Redis was not compared: no mesh is running here; name it with PAYMESH_REDIS_URL[/]")
     if not found:
         console.print(f"[bold green]everything holds[/]{' at rest' if strict else ''}")
         return
@@ -65,19 +68,19 @@ def _table(found: Iterable[tuple[str, Violation]]) -> Table:
     return table
 
 
-async def _audit(installation: Installation, *, strict: bool, sandbox_url: str, api_key: str) -> list[tuple[str, Violation]]:
+async def _audit(installation: Installation, *, strict: bool, sandbox_url: str, api_key: str, redis_url: str) -> list[tuple[str, Violation]]:
     async with AsyncExitStack() as stack:
         databases = await open_databases(stack, installation)
         return [found async for found in audit_databases(databases, Allowance(now=SystemClock().now(), strict=strict),
-                                                         sandbox_url=sandbox_url, api_key=api_key)]
+                                                         sandbox_url=sandbox_url, api_key=api_key, redis_url=redis_url)]
 
 
-async def audit_databases(databases: dict[str, Database], allowance: Allowance, *, sandbox_url: str, api_key: str,
+async def audit_databases(databases: dict[str, Database], allowance: Allowance, *, sandbox_url: str, api_key: str, redis_url: str = "",
                           ) -> AsyncIterator[tuple[str, Violation]]:
-    """Everything that does not hold, each with where it was found. Without `sandbox_url` the channel is not asked.
+    """Everything that does not hold, each with where it was found. Without `sandbox_url` the channel is not asked, without `redis_url` Redis is not.
 
     Raises:
-        Unavailable: a database or the channel does not answer.
+        Unavailable: a database, Redis or the channel does not answer.
     """
     proofs = {service: importlib.import_module(f"{service}.proof") for service in databases}
     for service, db in databases.items():
@@ -85,6 +88,12 @@ async def audit_databases(databases: dict[str, Database], allowance: Allowance, 
             yield service, violation
     async for violation in _across(databases, proofs, allowance):
         yield "across", violation
+    if "seckill_rpc" in databases:
+        async for violation in _across_sales(databases, proofs, allowance):
+            yield "across", violation
+        if redis_url:
+            async for violation in proofs["seckill_rpc"].stock_violations(databases["seckill_rpc"], allowance, redis_url=redis_url):
+                yield "redis", violation
     if sandbox_url:
         async for violation in proofs["payment_rpc"].channel_violations(databases["payment_rpc"], allowance, base_url=sandbox_url, api_key=api_key):
             yield "channel", violation
@@ -114,3 +123,48 @@ async def _across(databases: dict[str, Database], proofs: dict[str, Any], allowa
         for start in range(0, len(suspects), PAGE):
             for _key, violation in await look(sorted(suspects)[start:start + PAGE]):
                 yield violation
+
+
+async def _across_sales(databases: dict[str, Database], proofs: dict[str, Any], allowance: Allowance) -> AsyncIterator[Violation]:
+    """Activities against the shelf, their orders against those of order_rpc, from both sides. What is wrong is looked at twice."""
+    sales, orders = proofs["seckill_rpc"], proofs["order_rpc"]
+    sale_db, order_db = databases["seckill_rpc"], databases["order_rpc"]
+
+    async def look(keys: Iterable[OrderKey]) -> list[tuple[OrderKey, Violation]]:
+        wanted = list(keys)
+        theirs = {order.key: order for order in await orders.sale_orders_of(order_db, wanted)}  # first: an order is never before its unit
+        ours = {unit.key: unit for unit in await sales.units_of(sale_db, wanted)}
+        return list(compare_sale(ours, theirs, wanted))
+
+    suspects: set[OrderKey] = set()
+    last = ""
+    while units := await sales.units_page(sale_db, after=last, limit=PAGE):
+        suspects |= {key for key, _ in await look(unit.key for unit in units)}
+        last = units[-1].order_id
+    after: OrderKey = ("", "")
+    while page := await orders.sale_orders_page(order_db, after=after, limit=PAGE):
+        suspects |= {key for key, _ in await look(order.key for order in page)}
+        after = page[-1].key
+    activities = [activity async for activity in _wrongly_allocated(databases, proofs)]
+    if suspects or activities:
+        await asyncio.sleep(0 if allowance.strict else SECOND_LOOK_SECONDS)
+        for start in range(0, len(suspects), PAGE):
+            for _key, violation in await look(sorted(suspects)[start:start + PAGE]):
+                yield violation
+        names = {activity.activity_id for activity, _ in activities}
+        async for activity, given in _wrongly_allocated(databases, proofs):
+            if activity.activity_id in names:
+                yield Violation(check="units_allocated", subject=activity.activity_id,
+                                detail=f"it is {activity.state} with {activity.total} units, and the shelf gave it {given}")
+
+
+async def _wrongly_allocated(databases: dict[str, Database], proofs: dict[str, Any]) -> AsyncIterator[tuple[ActivityFacts, int]]:
+    """Activities that do not have the units that the shelf gave them."""
+    last = ""
+    while page := await proofs["seckill_rpc"].activities_page(databases["seckill_rpc"], after=last, limit=PAGE):
+        given = await proofs["order_rpc"].allocations_of(databases["order_rpc"], [(each.merchant_id, each.activity_id) for each in page])
+        for activity in page:
+            units = given.get((activity.merchant_id, activity.activity_id), 0)
+            if units != activity.total and not activity.is_settling:
+                yield activity, units
+        last = page[-1].activity_id

@@ -17,7 +17,7 @@ from seckill_rpc.domain.errors import ActivityAlreadyOpen, ActivityNotFound, Act
 from seckill_rpc.stock.admission import AdmitCode
 from seckill_rpc.usecases.activities import ListActivities
 from tests.builders_order import merchant
-from tests.seckill_order_world import SeckillOrderWorld, seckill_order_world, struck
+from tests.seckill_order_world import SeckillOrderWorld, on_one_database, seckill_order_world, struck
 from tests.servers import Redis as RedisServer
 
 DRAFT, PUBLISHING, OPEN, PAUSED, CLOSING, CLOSED = ActivityState
@@ -197,6 +197,7 @@ async def test_the_shelf_refuses_and_the_draft_is_back_with_the_reason(world: Se
     assert (shown.activity.state, shown.activity.problem) == (OPEN, "")
 
 
+@on_one_database
 async def test_a_worker_brings_a_draft_back_too(world: SeckillOrderWorld) -> None:
     activity = await world.draft(total=101)
     world.shelf.away = True
@@ -267,6 +268,7 @@ async def test_a_product_has_one_activity_at_a_time(world: SeckillOrderWorld) ->
     assert (await world.verb("publish", second)).activity.state is OPEN
 
 
+@on_one_database
 async def test_a_new_activity_of_a_product_begins_without_the_results_of_the_last_one(world: SeckillOrderWorld) -> None:
     first = await world.opened()
     await world.buy(first, "u1")
@@ -286,6 +288,7 @@ async def test_the_same_idempotency_key_answers_the_activity_that_is_there(world
         await world.draft(key="k1", total=11)
 
 
+@on_one_database
 async def test_a_window_that_makes_no_sense_is_refused(world: SeckillOrderWorld) -> None:
     for window in ({"starts_in": timedelta(0), "ends_in": timedelta(0)}, {"starts_in": timedelta(hours=-2), "ends_in": timedelta(hours=-1)}):
         with pytest.raises(InvalidArgument):
@@ -297,6 +300,7 @@ async def test_a_window_that_makes_no_sense_is_refused(world: SeckillOrderWorld)
     assert (await world.load(late)).state is DRAFT
 
 
+@on_one_database
 async def test_another_shop_sees_and_changes_nothing(world: SeckillOrderWorld) -> None:
     activity = await world.opened()
     stranger = merchant("other")
@@ -326,6 +330,7 @@ async def test_a_list_shows_each_activity_once_newest_first_with_its_numbers(wor
     assert len(drafts) == 4
 
 
+@on_one_database
 async def test_a_pause_is_told_to_redis_at_once_and_serves_who_stands_in_the_line(world: SeckillOrderWorld) -> None:
     activity = await world.opened()
     await world.click(activity, "u1")
@@ -337,6 +342,7 @@ async def test_a_pause_is_told_to_redis_at_once_and_serves_who_stands_in_the_lin
     assert (await world.click(activity, "u2")).code is AdmitCode.QUEUED
 
 
+@on_one_database
 async def test_a_verb_counts_although_redis_did_not_hear_it(world: SeckillOrderWorld) -> None:
     """The row is the truth; the keeper tells Redis."""
     activity = await world.opened()
@@ -347,6 +353,7 @@ async def test_a_verb_counts_although_redis_did_not_hear_it(world: SeckillOrderW
     assert await world.keep() == 0
 
 
+@on_one_database
 async def test_verbs_while_redis_is_away_are_kept_for_it(database_url_factory: Callable[[], str], own_redis: RedisServer) -> None:
     async with seckill_order_world(database_url_factory(), database_url_factory(), own_redis.url) as world:
         paused, published = await world.opened(), await world.draft(sku_id="cup")

@@ -12,7 +12,7 @@ from seckill_rpc.domain.order import View
 from seckill_rpc.stock.admission import AdmitCode
 from seckill_rpc.stock.draw import Drawn, draw
 from seckill_rpc.usecases import drawing
-from tests.seckill_order_world import SeckillOrderWorld, seckill_order_world
+from tests.seckill_order_world import SeckillOrderWorld, on_one_database, seckill_order_world
 
 
 @pytest.fixture
@@ -66,6 +66,7 @@ async def test_a_close_draws_first(world: SeckillOrderWorld) -> None:
     assert await world.problems(activity) == []
 
 
+@on_one_database
 async def test_everybody_wins_where_there_are_enough_units_and_the_rest_goes_back(world: SeckillOrderWorld) -> None:
     activity = await entered(world, total=10, entrants=3)
     await world.verb("close", activity)
@@ -74,6 +75,7 @@ async def test_everybody_wins_where_there_are_enough_units_and_the_rest_goes_bac
     assert await world.shelf_units() == (97, 3)
 
 
+@on_one_database
 async def test_a_draw_that_dies_between_portions_goes_on(world: SeckillOrderWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     activity = await entered(world, total=4, entrants=12)
     await world.end_window(activity)
@@ -95,6 +97,7 @@ async def test_a_draw_that_dies_between_portions_goes_on(world: SeckillOrderWorl
     assert await world.problems(activity) == []
 
 
+@on_one_database
 async def test_a_rebuild_keeps_the_entries_and_nothing_is_drawn_meanwhile(world: SeckillOrderWorld) -> None:
     activity = await entered(world, total=4, entrants=12)
     await world.end_window(activity)
@@ -108,6 +111,7 @@ async def test_a_rebuild_keeps_the_entries_and_nothing_is_drawn_meanwhile(world:
     assert await world.problems(activity) == []
 
 
+@on_one_database
 async def test_a_unit_that_comes_back_after_the_draw_goes_to_the_shelf_with_the_close(world: SeckillOrderWorld) -> None:
     activity = await entered(world, total=2, entrants=5)
     await world.end_window(activity)

@@ -14,7 +14,7 @@ from seckill_rpc.domain.activity import Activity, ActivityState
 from seckill_rpc.domain.watching import Trigger
 from seckill_rpc.stock.admission import AdmitCode
 from seckill_rpc.usecases.rebuilding import keys_of
-from tests.seckill_order_world import SeckillOrderWorld, before, seckill_order_world, struck
+from tests.seckill_order_world import SeckillOrderWorld, before, on_one_database, seckill_order_world, struck
 from tests.servers import Redis as RedisServer
 
 Damage = Callable[[SeckillOrderWorld, Activity], Awaitable[object]]
@@ -65,6 +65,7 @@ DAMAGES: dict[str, tuple[Damage, Trigger, int]] = {
 }
 
 
+@on_one_database
 @pytest.mark.parametrize("damage", DAMAGES)
 async def test_what_goes_wrong_is_repaired_after_its_time_and_once(world: SeckillOrderWorld, damage: str) -> None:
     hurt, trigger, tenths = DAMAGES[damage]
@@ -87,6 +88,7 @@ async def test_what_goes_wrong_is_repaired_after_its_time_and_once(world: Seckil
     assert (await world.click(activity, "u2")).code is AdmitCode.QUEUED
 
 
+@on_one_database
 async def test_an_older_state_is_told_again_without_a_rebuild(world: SeckillOrderWorld) -> None:
     activity = await world.opened()
     await world.change(activity, state=ActivityState.PAUSED, rev=activity.rev + 1)
@@ -97,6 +99,7 @@ async def test_an_older_state_is_told_again_without_a_rebuild(world: SeckillOrde
     assert (await world.click(activity, "u1")).code is AdmitCode.PAUSED
 
 
+@on_one_database
 async def test_the_gap_can_be_watched_and_goes_with_the_activity(world: SeckillOrderWorld) -> None:
     activity = await world.opened()
     await world.keep()
@@ -110,6 +113,7 @@ async def test_the_gap_can_be_watched_and_goes_with_the_activity(world: SeckillO
     assert gap(activity) is None
 
 
+@on_one_database
 async def test_a_damage_that_was_mended_in_time_is_no_reason(world: SeckillOrderWorld) -> None:
     activity = await world.opened()
     for change in (1, -1, 1, -1):
@@ -177,6 +181,7 @@ async def test_a_busy_sale_gives_no_false_alarm(world: SeckillOrderWorld, rounds
     assert await world.problems(activity) == []
 
 
+@on_one_database
 async def test_a_rebuild_that_is_under_way_is_left_alone(world: SeckillOrderWorld) -> None:
     activity = await world.opened()
     other = world.start()
@@ -206,6 +211,7 @@ async def test_keepers_of_many_processes_rebuild_once(world: SeckillOrderWorld, 
         assert await world.problems(activity) == []
 
 
+@on_one_database
 async def test_a_rebuild_that_takes_long_keeps_no_other_activity_waiting(world: SeckillOrderWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("seckill_rpc.usecases.keeping.PATIENCE_SECONDS", 0.01)
     await world.orders.product("cup", "10.00", available=100)
@@ -241,6 +247,7 @@ async def test_an_activity_is_closed_when_its_end_is_over_by_the_clock_of_redis(
     assert await world.problems(activity) == []
 
 
+@on_one_database
 async def test_a_paused_activity_ends_too(world: SeckillOrderWorld) -> None:
     activity = await world.opened()
     await world.verb("pause", activity)
@@ -249,6 +256,7 @@ async def test_a_paused_activity_ends_too(world: SeckillOrderWorld) -> None:
     assert (await world.load(activity)).state is ActivityState.CLOSED
 
 
+@on_one_database
 async def test_an_old_copy_of_redis_opens_no_closed_activity(database_url_factory: Callable[[], str], own_redis: RedisServer) -> None:
     async with seckill_order_world(database_url_factory(), database_url_factory(), own_redis.url) as world:
         activity = await world.opened()
@@ -267,6 +275,7 @@ async def test_an_old_copy_of_redis_opens_no_closed_activity(database_url_factor
         assert await world.problems(activity) == []
 
 
+@on_one_database
 async def test_a_keeper_waits_for_a_redis_that_is_away(database_url_factory: Callable[[], str], own_redis: RedisServer) -> None:
     async with seckill_order_world(database_url_factory(), database_url_factory(), own_redis.url) as world:
         activity = await world.opened()

@@ -18,7 +18,7 @@ from seckill_rpc.stock.admission import AdmitCode
 from seckill_rpc.store import activities
 from seckill_rpc.usecases import rebuilding
 from seckill_rpc.usecases.rebuilding import Progress, RebuildStep, keys_of
-from tests.seckill_order_world import SeckillOrderWorld, before, seckill_order_world
+from tests.seckill_order_world import SeckillOrderWorld, before, on_one_database, seckill_order_world
 from tests.servers import Redis as RedisServer
 
 POINTS = ("after_hold", "after_fence", "after_parts", "after_publish", "after_carry")
@@ -77,6 +77,7 @@ async def test_an_emptied_redis_knows_everything_again(world: SeckillOrderWorld)
     assert (await world.click(activity, "u2", "c")).code is AdmitCode.QUEUED
 
 
+@on_one_database
 async def test_long_lists_of_holders_are_read_and_built_in_portions(world: SeckillOrderWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """The orders of one buyer never fall into two portions: his numbers are absolute."""
     monkeypatch.setattr(rebuilding, "CHUNK", 3)
@@ -92,6 +93,7 @@ async def test_long_lists_of_holders_are_read_and_built_in_portions(world: Secki
     assert await world.problems(activity) == []
 
 
+@on_one_database
 async def test_a_one_without_an_order_becomes_two(world: SeckillOrderWorld) -> None:
     activity = await world.opened()
     await world.buy(activity, "u1")
@@ -100,6 +102,7 @@ async def test_a_one_without_an_order_becomes_two(world: SeckillOrderWorld) -> N
     assert [await world.view(activity, user_id) for user_id in ("u1", "nobody")] == [View.HOLDER, View.NEITHER]
 
 
+@on_one_database
 @pytest.mark.parametrize("point", POINTS)
 async def test_a_rebuild_that_dies_at_any_step_is_followed_by_another(world: SeckillOrderWorld, point: str) -> None:
     activity = await world.opened(total=10)
@@ -150,6 +153,7 @@ async def test_rebuilders_that_run_at_once_leave_one_truth(world: SeckillOrderWo
     assert (await world.load(activity)).sold == 2
 
 
+@on_one_database
 async def test_a_rebuild_for_what_was_seen_does_nothing_when_it_is_over(world: SeckillOrderWorld) -> None:
     activity = await world.opened()
     assert await rebuild(world, activity, seen_epoch=activity.epoch - 1) == (False, [RebuildStep.SUPERSEDED])
@@ -195,6 +199,7 @@ async def test_a_unit_that_comes_back_during_a_rebuild_is_neither_lost_nor_doubl
             await world.relay()
 
 
+@on_one_database
 @pytest.mark.parametrize("step", ["hold", "part", "publish", "carry"])
 async def test_a_pause_wins_over_a_running_rebuild(world: SeckillOrderWorld, step: str) -> None:
     activity = await world.opened()
@@ -204,6 +209,7 @@ async def test_a_pause_wins_over_a_running_rebuild(world: SeckillOrderWorld, ste
     assert (await world.click(activity, "u2")).code is AdmitCode.PAUSED
 
 
+@on_one_database
 async def test_a_pause_wins_although_redis_was_emptied_after_it(world: SeckillOrderWorld) -> None:
     """Redis heard of the pause and forgot it; only a last look at the row can tell."""
     activity = await world.opened()
@@ -217,6 +223,7 @@ async def test_a_pause_wins_although_redis_was_emptied_after_it(world: SeckillOr
     assert (await world.click(activity, "u1")).code is AdmitCode.PAUSED
 
 
+@on_one_database
 async def test_a_close_wins_over_a_slow_rebuild(world: SeckillOrderWorld) -> None:
     for is_lost in (False, True):
         activity = await world.opened()
@@ -235,6 +242,7 @@ async def test_a_close_wins_over_a_slow_rebuild(world: SeckillOrderWorld) -> Non
         assert (await world.click(activity, "u1")).code is AdmitCode.ENDED, f"redis lost the tombstone: {is_lost}"
 
 
+@on_one_database
 async def test_an_emptied_redis_opens_no_paused_and_no_closed_sale(world: SeckillOrderWorld) -> None:
     paused = await world.opened()
     await world.verb("pause", paused)
@@ -249,6 +257,7 @@ async def test_an_emptied_redis_opens_no_paused_and_no_closed_sale(world: Seckil
     assert (await world.load(closed)).state is ActivityState.CLOSED
 
 
+@on_one_database
 async def test_a_redis_that_starts_anew_opens_no_paused_sale(database_url_factory: Callable[[], str], own_redis: RedisServer) -> None:
     async with seckill_order_world(database_url_factory(), database_url_factory(), own_redis.url) as world:
         activity = await world.opened()
@@ -263,6 +272,7 @@ async def test_a_redis_that_starts_anew_opens_no_paused_sale(database_url_factor
         assert await world.problems(activity) == []
 
 
+@on_one_database
 async def test_an_old_copy_of_redis_sells_no_unit_twice(database_url_factory: Callable[[], str], own_redis: RedisServer) -> None:
     """A failover to a replica that lags: it has the places and the stock of a while ago."""
     async with seckill_order_world(database_url_factory(), database_url_factory(), own_redis.url) as world:
@@ -339,6 +349,7 @@ async def test_a_sale_goes_on_while_it_is_rebuilt(world: SeckillOrderWorld, roun
     assert await world.problems(activity) == []
 
 
+@on_one_database
 async def test_an_operator_hears_how_far_it_is(world: SeckillOrderWorld) -> None:
     activity = await world.opened()
     await world.buy(activity, "u1")
@@ -352,6 +363,7 @@ async def test_an_operator_hears_how_far_it_is(world: SeckillOrderWorld) -> None
     assert [message.step for message in heard] == [activity_pb2.REBUILD_STEP_SUPERSEDED]
 
 
+@on_one_database
 async def test_a_rebuild_goes_on_when_who_asked_for_it_hangs_up(world: SeckillOrderWorld) -> None:
     activity = await world.opened()
     servicer = ActivityServicer(activities=world.app.activities, rebuilding=world.app.rebuilding)
@@ -365,6 +377,7 @@ async def test_a_rebuild_goes_on_when_who_asked_for_it_hangs_up(world: SeckillOr
     assert (meta.epoch, meta.is_held) == (activity.epoch + 1, False)
 
 
+@on_one_database
 async def test_redis_ahead_of_a_database_that_was_brought_back_is_passed(world: SeckillOrderWorld) -> None:
     activity = await world.opened()
     await world.redis.hset(keys_of(activity).meta, "epoch", activity.epoch + 5)
