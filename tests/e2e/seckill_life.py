@@ -294,6 +294,48 @@ async def _triple(stage: SeckillProcesses, seed: int, size: int) -> None:
             await _all_is_well(sale, checks)
 
 
+@story("the checker finds whatever is wrong")
+async def _planted(stage: SeckillProcesses, seed: int, _size: int) -> None:
+    async with sale_of(stage, units=6, buyers=12, seed=seed) as sale:
+        checks = Invariants(sale, Expected(), stage.log_marks())
+        await sale.crowd()
+        await checks.sell_out()
+        await _all_is_well(sale, checks, closes=False)
+        live, keys = checks.live_orders[0], sale.keys
+        free = next(user for user in sale.users if user not in {order.user_id for order in checks.live_orders})
+        order, activity = {"order": live.order_id}, {"activity": sale.activity_id}
+        wrong_rows = [
+            ("I1", "seckill_rpc", "UPDATE activity SET sold = sold {} 1 WHERE activity_id = :activity", ("-", "+"), activity),
+            ("I11", "seckill_rpc", "UPDATE activity SET sold = sold {} 1 WHERE activity_id = :activity", ("-", "+"), activity),
+            ("I2", "seckill_rpc", "UPDATE seckill_order SET slot = slot {} 1 WHERE order_id = :order", ("+", "-"), order),
+            ("live order", "order_rpc", "UPDATE orders SET state = '{}' WHERE order_id = :order", ("CANCELLED", "PENDING_PAYMENT"), order),
+            ("the activity was given", "order_rpc", "UPDATE stock SET available = available {} 1 WHERE sku_id = :sku", ("-", "+"),
+             {"sku": sale.sku_id}),
+        ]
+        for finds, service, statement, (wrong, right), values in wrong_rows:
+            stage.change(service, statement.format(wrong), **values)
+            assert any(found.startswith(finds) for found in checks.problems_on_record()), finds
+            stage.change(service, statement.format(right), **values)
+        with stage.stock() as stock:
+            record, value = f"{live.user_id}#{live.request_id}", f"1{live.order_id}"
+            wrong_keys: list[tuple[str, Callable[[], object], Callable[[], object]]] = [
+                ("I3", lambda: stock.set(keys.view(live.user_id), "2"), lambda: stock.set(keys.view(live.user_id), "1")),
+                ("I3", lambda: stock.set(keys.view(free), "1"), lambda: stock.set(keys.view(free), "2")),
+                ("I4", lambda: stock.set(keys.view(free), "0"), lambda: stock.set(keys.view(free), "2")),
+                ("I6", lambda: stock.hincrby(keys.meta, "stock", 1), lambda: stock.hincrby(keys.meta, "stock", -1)),
+                ("I12", lambda: stock.hdel(keys.users, record), lambda: stock.hset(keys.users, record, value)),
+                ("I5", lambda: sale.turned_down.add(live.order_id), sale.turned_down.clear),
+                ("I8", lambda: sale.orders_of_click[free, "x"].update({"one", "two"}), lambda: sale.orders_of_click.pop((free, "x"))),
+                ("I8", lambda: sale.tickets.update(nobody=(free, "x", "")), lambda: sale.tickets.pop("nobody")),
+                ("I5", lambda: sale.bought.update(nobody=free), lambda: sale.bought.pop("nobody")),
+            ]
+            for finds, spoil, mend in wrong_keys:
+                spoil()
+                assert any(found.startswith(finds) for found in checks.problems_on_record()), finds
+                mend()
+        await _all_is_well(sale, checks)
+
+
 @story("sold out: Redis stays as big as it is, and is asked a number of times that does not depend on buyers", quick=3000, whole=1_000_000)
 async def _sold_out(stage: SeckillProcesses, seed: int, size: int) -> None:
     async with sale_of(stage, units=5, buyers=20, seed=seed) as sale:

@@ -33,9 +33,8 @@ SIZE_MAX = int(os.environ.get("PMTEST_SALE_SIZE", "1000000"))
 RUNS_MAX = int(os.environ.get("PMTEST_SALE_RUNS", "100"))
 S = TypeVar("S", Scenario, Story)
 # Always; the rest of a quick run is drawn.
-QUICK = ("FLUSHALL", "an order expires: the unit is sold again, the same click makes a new order")
+QUICK = ("FLUSHALL in a sale of 5000 units to 12 000 buyers", "an order expires: the unit is sold again, the same click makes a new order")
 QUICK_MORE = 1
-QUICK_SHARE = 3
 CROWD_SECONDS = 240.0
 
 
@@ -71,7 +70,7 @@ async def play(stage: SeckillProcesses, scenario: Scenario, *, seed: int) -> Sal
         AssertionError: an invariant does not hold.
     """
     started = time.monotonic()
-    share = 1 if PROOF or ONLY else QUICK_SHARE
+    share = 1 if PROOF or ONLY else scenario.share
     marks = stage.log_marks()
     if scenario.env:
         for name in BACKS:
