@@ -143,8 +143,8 @@ class Line:
 
 
 def _nothing_without_group(error: ResponseError) -> list[Entry]:
-    """No line yet, or not any more: nobody stands in it."""
-    if not str(error).startswith("NOGROUP"):
+    """No line yet, or not any more: nobody stands in it. UNBLOCKED: it was dropped while we waited, as by every close."""
+    if not str(error).startswith(("NOGROUP", "UNBLOCKED")):
         raise error
     return []
 
