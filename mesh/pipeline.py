@@ -126,7 +126,7 @@ class _Method:
     """One method with everything bound."""
 
     __slots__ = ("_access", "_behaviour", "_call_log", "_caller_tokens", "_catalogue", "_cut", "_gone", "_headers", "_idempotency",
-                 "_metrics", "_moves_money", "_package", "_parse", "_path", "_repeatable", "_running", "_serialize", "_streams",
+                 "_metrics", "_moves_money", "_names", "_package", "_parse", "_path", "_repeatable", "_running", "_serialize", "_streams",
                  "_timeout_seconds", "_user_tokens")
 
     def __init__(self, pipeline: Pipeline, policy: MethodPolicy, handler: grpc.RpcMethodHandler[Any, Any], behaviour: Any) -> None:
@@ -139,6 +139,7 @@ class _Method:
         self._streams = pipeline.streams
         self._access = Access(policy)
         self._headers = tuple((binding.header, TextField(binding.field)) for binding in policy.http.headers)
+        self._names = _READ_ONCE.union(header for header, _ in self._headers)
         self._idempotency = policy.idempotency
         self._moves_money = policy.moves_money
         self._repeatable = policy.repeatable
@@ -229,7 +230,7 @@ class _Method:
         except DecodeError:
             raise InvalidArgument("The request is not a message of this method.") from None
         if self._headers:
-            self._fill_from_headers(request, context)
+            self._fill_from_headers(request, values)
         self._access.own(request, call.caller)
         if self._idempotency is not Idempotency.NONE:
             call.idempotency_key = self._idempotency_key(values.get(IDEMPOTENCY_KEY))
@@ -238,11 +239,11 @@ class _Method:
             raise broken_rules(violations)
         return request
 
-    @staticmethod
-    def _read(context: Any, call: Call) -> dict[str, str]:
+    def _read(self, context: Any, call: Call) -> dict[str, str]:
         values: dict[str, str] = {}
-        for key, value in context.invocation_metadata():
-            if key in _READ_ONCE:
+        names = self._names
+        for key, value in context.invocation_metadata():  # asked for once: grpc makes the whole of it anew each time
+            if key in names:
                 # What comes twice is broken, whichever is right: somebody on the way may have read the other one.
                 values[key] = "" if key in values else value
         call.trace = Trace.start(values.get(TRACEPARENT))
@@ -250,10 +251,9 @@ class _Method:
             call.request_id = values[REQUEST_ID]
         return values
 
-    def _fill_from_headers(self, request: Any, context: Any) -> None:
-        metadata: dict[str, str] = dict(context.invocation_metadata())
+    def _fill_from_headers(self, request: Any, values: dict[str, str]) -> None:
         for header, field in self._headers:
-            value = metadata.get(header)
+            value = values.get(header)
             if isinstance(value, str) and not field.get(request):
                 field.set(request, value)
 

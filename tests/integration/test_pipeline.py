@@ -170,6 +170,11 @@ async def test_a_bound_header_fills_its_field_unless_the_request_has_it(world: W
         assert (await stub.Quick(EchoRequest(inner={"note": "own"}), metadata=[("x-echo-note", "from the header")])).note == "own"
 
 
+async def test_a_bound_header_that_comes_twice_fills_nothing(world: World) -> None:
+    async with stub_of(world) as stub:
+        assert (await stub.Quick(EchoRequest(), metadata=[("x-echo-note", "one"), ("x-echo-note", "other")])).note == ""
+
+
 async def test_a_replay_is_told_in_trailing_metadata(world: World) -> None:
     async def do(_request: Any, _context: Any) -> None:
         mark_replayed()
