@@ -48,4 +48,4 @@ class SeckillSettings(MeshSettings):
     coalescer_calls_max: int = Field(2, ge=1, le=16)
     clicks_per_second: float = Field(5, gt=0, le=1000)
     clicks_burst: int = Field(10, ge=1, le=1000)
-    waiters_max: int = Field(20_000, ge=1, le=1_000_000)
+    waiters_max: int = Field(5000, ge=1, le=1_000_000)

@@ -144,10 +144,23 @@ class Deciding:
                 new.append(entry)
             else:
                 said.as_row(order)
+        await self._point_at_live_orders(tx, batch.activity_id, current, said)
         if rest:
             new += await self._write_rest(tx, activity, rest, batch, said)
         there = {entry.order_id for entry in new}
         return [entry for order_id, entry in current.items() if order_id in there]
+
+    @staticmethod
+    async def _point_at_live_orders(tx: AsyncConnection, activity_id: str, current: Mapping[str, Entry], said: _Said) -> None:
+        """A refusal of an earlier delivery may have been that of a duplicate, whose finish never came: Redis may still not know the order that its
+        buyer holds. To name one that it knows changes nothing."""
+        refused = [entry for order_id, entry in current.items() if said.verdicts.get(order_id, ("",))[0] is Verdict.REFUSED]
+        if not refused:
+            return
+        held = await orders.lock_live_orders(tx, activity_id=activity_id, user_ids=sorted({entry.user_id for entry in refused}))
+        for entry in refused:
+            if other := next(iter(held.get(entry.user_id, ())), None):
+                said.verdicts[entry.order_id] = (Verdict.DUPLICATE, other.order_id, other.request_id)
 
     async def _write_rest(self, tx: AsyncConnection, activity: Activity, rest: Sequence[Entry], batch: Batch, said: _Said) -> list[Entry]:
         """Entries whose slot or request somebody has: the smallest free slot, or the answer that their buyer holds an order already. Returns those

@@ -17,6 +17,7 @@ from seckill_rpc.usecases.coalescer import Admit, Coalescer
 REFUSAL_SECONDS = 0.2         # life of a remembered refusal: a unit that comes back is sold a fifth of a second later at most
 JITTER = 0.5                  # of it, so that processes do not ask together
 NOT_STARTED_SECONDS_MAX = 1.0  # the window may be moved
+QUIET_SECONDS = 0.1           # after the last undecided click: what was published about it has been heard by then
 START_MARGIN_SECONDS = 0.05   # our clock may run this much slower than Redis' within that second
 PARTICIPANTS_MAX = 1_000_000  # about 100 MB; beyond it nobody is refused from memory any more
 Jitter = Callable[[], Seconds]  # draws from 0 to 1
@@ -43,6 +44,7 @@ class Door:
         self._remembers_all = False
         self._refusal = Admission(code=AdmitCode.NOT_READY, detail="")
         self._refusal_until = 0.0
+        self._quiet_since: Seconds | None = None
 
     def takes_part(self, user_id: str) -> None:
         """A buyer stands in the line or holds an order, here or anywhere."""
@@ -74,11 +76,24 @@ class Door:
         epoch, admission = await self._coalescer.submit(click)
         code = admission.code
         if code in _TAKES_PART:
+            self._quiet_since = None
             self.takes_part(click.user_id)
             return Opened(epoch, admission, "" if code is AdmitCode.LIMIT else admission.detail)
-        if code in _FOR_EVERYBODY and self._remembers_all and (code is AdmitCode.NOT_STARTED or admission.detail == "0"):
+        if code in _FOR_EVERYBODY and self._remembers_all and self._is_quiet(admission):
             self._remember(admission)
         return Opened(epoch, admission, "")
+
+    def _is_quiet(self, refusal: Admission) -> bool:
+        """Nothing has been undecided for a moment."""
+        if refusal.code is AdmitCode.NOT_STARTED:
+            return True
+        if refusal.detail != "0":
+            self._quiet_since = None
+            return False
+        now = self._monotonic()
+        if self._quiet_since is None:
+            self._quiet_since = now
+        return now - self._quiet_since >= QUIET_SECONDS
 
     def _remember(self, refusal: Admission) -> None:
         seconds = REFUSAL_SECONDS * (1 - JITTER * self._jitter())

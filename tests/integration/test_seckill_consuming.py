@@ -160,6 +160,21 @@ async def test_a_buyer_whom_redis_forgot_gets_no_second_unit_and_keeps_his_first
     await world.check_rest()
 
 
+async def test_a_duplicate_that_was_refused_before_a_crash_still_tells_redis_of_the_order_it_forgot(world: SeckillWorld) -> None:
+    await world.open(total=5)
+    first = await world.buy("u1", "a")
+    await world.forget("u1")
+    second = (await world.click("u1", "b")).detail
+    failpoints.arm("seckill.consume.after_commit=raise", environment="test")
+    with pytest.raises(FailpointRaised):
+        await world.consumer.run_once()
+    failpoints.arm("", environment="test")
+    await world.consume()
+    assert await world.states() == {first: "LIVE", second: "REFUSED"}
+    assert await world.view("u1") is View.HOLDER
+    await world.check_rest()
+
+
 async def test_the_same_request_twice_is_one_unit_though_a_second_would_be_allowed(world: SeckillWorld) -> None:
     await world.open(total=5, limit=2)
     first = await world.buy("u1", "a")
