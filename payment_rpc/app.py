@@ -35,6 +35,7 @@ from payment_rpc.usecases.charging import Charging, ChargingLimits, OrderReader
 from payment_rpc.usecases.closing import Closing
 from payment_rpc.usecases.conflicts import Conflicts
 from payment_rpc.usecases.dispositions import OrderDestination, OrderUpdates
+from payment_rpc.usecases.events import EventDestination
 from payment_rpc.usecases.facts import Facts
 from payment_rpc.usecases.messages import PAYMENT_TOPIC
 from payment_rpc.usecases.reading import Reading
@@ -80,7 +81,8 @@ class PaymentApp:
         self.order_relay = Relay(db=db, destination=OrderDestination(orders=orders, clock=clock, ids=ids), clock=clock)
         relays = [self.order_relay]
         if redis is not None:
-            relays.append(Relay(db=db, destination=StreamDestination(redis, PAYMENT_TOPIC), clock=clock))
+            relays.append(Relay(db=db, clock=clock, destination=EventDestination(
+                stream=StreamDestination(redis, PAYMENT_TOPIC), db=db, cache=cache)))
         self.facts = Facts(db=db, clock=clock, ids=ids, cache=cache, wake_relay=self._wake_order_relay)
         self.asking = Asking(db=db, clock=clock, facts=self.facts, channels=channels, schedule=schedule, batch=batch,
                              timeout_seconds=times.channel_timeout_seconds)

@@ -339,4 +339,5 @@ def given_back_once(crash: Crash, order: Mapping[str, Any], payment: Mapping[str
         (done["refund_id"], "SUCCESS", amount)]
     [after] = crash.payments(order)
     assert (after["state"], after["captured"], after["refunded"]) == ("SUCCESS", PRICE, amount)
+    wait_until(lambda: crash.clerk.get(f"/api/v1/payments/{payment['payment_id']}").data["refunded"] == amount, "cache that knows of the refund")
     wait_until(lambda: crash.buyer.get(f"/api/v1/orders/{order['order_id']}").data["refunded_amount"] == amount, "order that knows of the refund")

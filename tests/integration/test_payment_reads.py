@@ -15,8 +15,10 @@ import pytest
 from paymesh.payment.v1 import payment_pb2
 from structlog.testing import capture_logs
 
+from mesh import failpoints
 from mesh.call import Caller, Role, calling
 from mesh.errors import PageTokenInvalid, PermissionDenied
+from mesh.failpoints import FailpointRaised
 from mesh.paging import PageTokens
 from mesh.redis_client import COMMAND_SECONDS_MAX, open_redis
 from order_rpc.domain.order import OrderState
@@ -27,6 +29,7 @@ from payment_rpc.domain.payment import Disposition, Payment, PaymentState
 from payment_rpc.servicer.payments import PaymentServicer
 from payment_rpc.store import payments
 from payment_rpc.tables import ATTEMPT, PAYMENT
+from payment_rpc.usecases.refunds import CreateRefund
 from tests.builders_order import ADMIN, buyer, merchant
 from tests.builders_payment import DECLINED, PRICE, PaymentWorld, a_payment, payment_world
 from tests.fakes import FakeClock
@@ -177,6 +180,25 @@ async def test_a_service_reads_the_row_and_never_the_cache(cached: PaymentWorld)
     for read in (cached.app.reading.get, lambda _, caller: by_order(cached, paid, caller)):
         assert (await read(paid.payment_id, buyer())).failure is None  # from the cache
         assert (await read(paid.payment_id, ORDER_RPC)).failure is not None
+
+
+async def test_a_change_whose_author_died_reaches_the_cache_with_its_event(cached: PaymentWorld) -> None:
+    paid = await cached.charge(await cached.order())
+    [relay] = [worker for worker in cached.app.workers if worker.name == "relay_stream:PAYMENT_TOPIC"]
+    await relay._run_once()
+    cached.clock.advance(6)
+    assert (await cached.app.reading.get(paid.payment_id, buyer())).disposition is Disposition.APPLIED  # from now on believed for a day
+    failpoints.arm("payment.refund_fact.after_commit=raise", environment="test")
+    try:
+        with pytest.raises(FailpointRaised):
+            await cached.app.refunds.create(CreateRefund(payment_id=paid.payment_id, amount="30.00", currency="", reason="", request_id="", key=""),
+                                            merchant())
+    finally:
+        failpoints.arm("", environment="test")
+    cached.clock.advance(6)
+    assert (await cached.app.reading.get(paid.payment_id, buyer())).refunded.format() == "0.00"
+    await relay._run_once()
+    assert (await cached.app.reading.get(paid.payment_id, buyer())).refunded.format() == "30.00"
 
 
 async def test_what_moves_is_believed_for_seconds_and_what_is_settled_for_a_day(cached: PaymentWorld) -> None:

@@ -1,5 +1,5 @@
-"""What must hold, in one place: in every state (`broken_now`) and in every state at rest (`broken_at_rest`). What may never be done at all is noted
-by the transactions themselves with `World.wrong`."""
+"""What must hold, in one place: in every state (`broken_now`) and in every state at rest (`broken_at_rest`). What may never be done at all
+the transactions note themselves, with `World.wrong`; `broken_now` tells it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,16 @@ from tests.protocol_model.world import WITHOUT_MONEY, AtChannel, Stock, World
 class Broken(StrEnum):
     """The invariants, as what is said when one does not hold."""
 
+    # may never be done; the transactions note it
+    CHARGED_CANCELLED = "a cancelled order was charged"
+    CHARGED_AGAIN = "an order was charged again although its money is here"
+    TWO_LIVE = "an order has two live payments"
+    SENT_AFTER_END = "an attempt was sent again after its payment ended"
+    OTHER_ANSWER = "the same key got another final answer"
+    CLOSED_THOUGH_PAID = "an order was told that nobody paid although its money is here"
+    TOOK_REFUSED = "an order took money that it had refused"
+    REVIVED_BY_LEAVING = "an order was revived by money that was on its way back"
+    SHIPPED_WHILE_LEAVING = "an order was shipped while its money was on its way back"
     # in every state
     OVER_REFUNDED = "refunds of a payment exceed what it captured"
     OVER_REFUNDED_AT_CHANNEL = "the channel gave back more than it captured"

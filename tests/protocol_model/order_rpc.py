@@ -8,6 +8,7 @@ from order_rpc.domain.order import OrderState as O
 from payment_rpc.domain.payment import Disposition
 from payment_rpc.domain.refund import RefundState
 from payment_rpc.usecases.closing import CloseResult
+from tests.protocol_model.invariants import Broken
 from tests.protocol_model.world import MONEY, PAID, REFUSALS, Snapshot, Stock, World
 
 T = TypeVar("T")
@@ -61,9 +62,9 @@ def _decide(world: World, news: Snapshot) -> Disposition:
             if rules.revive_one_tx and world.shop.available < 1:
                 return Disposition.REFUSED_CANCELLED
             if world.payments[p].disposition in REFUSALS:
-                world.wrong("an order took money that it had refused")
+                world.wrong(Broken.TOOK_REFUSED)
             if captured - refunded - reserved < world.scenario.amount:
-                world.wrong("an order was revived by money that was on its way back")
+                world.wrong(Broken.REVIVED_BY_LEAVING)
             world.order_to(O.PAID)
             order.paid_by = p
             if rules.revive_one_tx:
@@ -107,4 +108,4 @@ def ship(world: World) -> None:
     """Handed to a carrier."""
     world.order_to(O.SHIPPED)
     if refund_is_open(world):
-        world.wrong("an order was shipped while its money was on its way back")
+        world.wrong(Broken.SHIPPED_WHILE_LEAVING)

@@ -6,6 +6,7 @@ from payment_rpc.domain.attempt import AttemptState as A
 from payment_rpc.domain.payment import Disposition
 from payment_rpc.domain.payment import PaymentState as S
 from payment_rpc.usecases.closing import CloseResult
+from tests.protocol_model.invariants import Broken
 from tests.protocol_model.outbox import put_message, snapshot
 from tests.protocol_model.refunds import close_if_all_is_back, refund_rest, reserve, stand_alone
 from tests.protocol_model.world import MONEY, OPEN, REFUSALS, UNDECIDED, WITHOUT_MONEY, Fact, Payment, World
@@ -60,12 +61,12 @@ def insert(world: World, p: int) -> None:
     if payment.state is not None or (world.rules.live_slot and any(other.slot for other in world.payments)):
         return
     if world.order.state.value == "CANCELLED":
-        world.wrong("a cancelled order was charged")
+        world.wrong(Broken.CHARGED_CANCELLED)
     if any(other.state in MONEY and other.disposition not in REFUSALS and other.captured > other.refunded + other.reserved
            for other in world.payments):
-        world.wrong("an order was charged again although its money is here")
+        world.wrong(Broken.CHARGED_AGAIN)
     if any(other.state in UNDECIDED for other in world.payments):
-        world.wrong("an order has two live payments")
+        world.wrong(Broken.TWO_LIVE)
     payment.slot = True
     world.payment_to(payment, S.PAYING)
     if p == world.scenario.balance:
@@ -98,7 +99,7 @@ def send_again(world: World, a: int) -> None:
     """The same key came again and the channel knows nothing: once more, under the same attempt id."""
     attempt = world.attempts[a]
     if world.payments[attempt.payment].state is not S.PAYING:
-        world.wrong("an attempt was sent again after its payment ended")
+        world.wrong(Broken.SENT_AFTER_END)
     other = next((b for b in world.attempts_of(attempt.payment) if world.attempts[b].state is None), a)
     send(world, a if world.rules.same_attempt_id else other)
 
@@ -188,7 +189,7 @@ def repeat_key(world: World, p: int) -> None:
     payment = world.payments[p]
     answer = answer_of(payment)
     if payment.told and payment.told != answer:
-        world.wrong("the same key got another final answer")
+        world.wrong(Broken.OTHER_ANSWER)
     if answer != "PAYING":
         payment.told = payment.told or answer
 
@@ -215,7 +216,7 @@ def close_order(world: World) -> None:
     else:
         result = CloseResult.CONFLICTED if conflict else CloseResult.CLOSED
     if paid and result is not CloseResult.ALREADY_PAID:
-        world.wrong("an order was told that nobody paid although its money is here")
+        world.wrong(Broken.CLOSED_THOUGH_PAID)
     world.call("close answer", result, *(snapshot(world, paid[0]) if result is CloseResult.ALREADY_PAID else ()))
 
 

@@ -22,6 +22,8 @@ from tests.protocol_model.search import explore, walk_seed, walk_steps
 from tests.protocol_model.story import tell
 from tests.protocol_model.world import Edge, World
 
+pytestmark = pytest.mark.timeout(3600)  # seconds of work, all of it processor time: on a machine that is busy with others it may take long
+
 Rounds = Callable[[int, int], int]
 STATES_MAX = 1_000_000
 
