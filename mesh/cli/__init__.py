@@ -16,6 +16,7 @@ _COMMANDS = {
     "migrate": "Brings the databases to the newest schema.",
     "audit": "Proves that money, orders and stock agree.",
     "explain": "Tells what happened to an order and what happens next.",
+    "seckill": "Lists flash sales and builds anew what Redis knows of one.",
     "stats": "Counts the figures of orders again.",
     "outbox": "Lists messages between services and sends them once more.",
     "doctor": "Looks for what keeps the mesh from running well.",
