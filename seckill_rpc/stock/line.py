@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
@@ -17,8 +17,7 @@ from seckill_rpc.stock.scripts import ScriptName, Scripts
 RESULT_SECONDS = 24 * 3600   # how long a final 1 or 2 is told; afterwards the database is asked
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class Entry(NamedTuple):
     """One entry of the line."""
 
     entry_id: str
@@ -33,8 +32,7 @@ class Entry:
         return bool(self.order_id and self.user_id and self.request_id and self.epoch > 0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finished:
+class Finished(NamedTuple):
     """What the database decided about an entry. `other_*`: with DUPLICATE, the live order that the buyer holds and the click it was made for."""
 
     entry: Entry
@@ -123,10 +121,13 @@ class Line:
             RedisError: unknown; the entries are delivered again, and the database answers the same.
         """
         args: list[str | int] = [GROUP, len(finished), RESULT_SECONDS, keys.wakeups]
+        before, after = keys.view_affixes
+        views: list[str] = []
         for done in finished:
             entry = done.entry
-            args += (entry.entry_id, entry.user_id, entry.request_id, entry.order_id, done.verdict, done.other_order_id, done.other_request_id)
-        views = [keys.view(done.entry.user_id) for done in finished]
+            args += (entry.entry_id, entry.user_id, entry.request_id, entry.order_id, done.verdict.value, done.other_order_id,
+                     done.other_request_id)
+            views.append(f"{before}{entry.user_id}{after}")
         return int(await self._scripts.run(ScriptName.FINISH, [keys.meta, keys.users, keys.line, *views], args))
 
     async def give_back(self, keys: Keys, units: Sequence[Unit]) -> list[int]:
@@ -155,6 +156,6 @@ def _entries(rows: Sequence[tuple[str, Mapping[str, str] | None]]) -> list[Entry
 
 
 def _entry(entry_id: str, fields: Mapping[str, str]) -> Entry:
-    epoch = fields.get("e", "")
-    return Entry(entry_id=entry_id, order_id=fields.get("o", ""), user_id=fields.get("u", ""), request_id=fields.get("r", ""),
-                 epoch=int(epoch) if epoch.isascii() and epoch.isdigit() else 0)
+    get = fields.get
+    epoch = get("e", "")
+    return Entry(entry_id, get("o", ""), get("u", ""), get("r", ""), int(epoch) if epoch.isascii() and epoch.isdigit() else 0)
