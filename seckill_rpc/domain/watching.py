@@ -48,13 +48,10 @@ class Counted:
     sold: int
     giving_back: int
 
-    def surplus(self, published: Published) -> int:
-        """Units that are too many in Redis at least."""
-        return max(0, published.stock + published.out + self.sold - self.total)
-
-    def shortage(self, published: Published) -> int:
-        """Units that are missing in Redis at least."""
-        return max(0, self.total - self.sold - self.giving_back - published.stock - published.out)
+    def gap(self, published: Published) -> int:
+        """Units that are too many in Redis (positive) or missing (negative), at least; those on their way back may explain the rest."""
+        there = published.stock + published.out + self.sold - self.total
+        return there if there > 0 else min(0, there + self.giving_back)
 
 
 class Watch:
@@ -90,7 +87,8 @@ class Watch:
         if published.is_held or published.epoch != activity.epoch or published.epoch != self._epoch:
             self._gaps.clear()
             self._epoch = published.epoch
-        self.gap = (min(before.surplus(published), after.surplus(published)) - min(before.shortage(published), after.shortage(published)))
+        gaps = before.gap(published), after.gap(published)
+        self.gap = min(gaps) if min(gaps) > 0 else min(0, max(gaps))  # what both show
         if published.is_held or published.epoch != activity.epoch:
             self.gap = 0
         if self.gap == 0 or (self._gaps and (self._gaps[-1][1] > 0) != (self.gap > 0)):

@@ -61,7 +61,7 @@ class Keeping:
         for activity_id in [activity_id for activity_id, task in self._rebuilds.items() if task.done()]:
             if problem := self._rebuilds.pop(activity_id).exception():
                 log.warning("seckill_rebuild_failed", activity_id=activity_id, cause=str(problem)[:200])
-        rows = await self._db.read_at_one_moment(self._read)
+        rows = await self._db.read_at_one_moment(self._read) if await self._db.read(activities.running) else {}
         for gone in self._watches.keys() - rows.keys():
             del self._watches[gone]
             GAP.remove(gone)
@@ -73,7 +73,9 @@ class Keeping:
         except RedisError as problem:
             log.info("seckill_keeper_waits", cause=str(problem)[:200])
             return 0
-        later = await self._db.read_at_one_moment(self._read)
+        # Only where there seems to be a gap: most of the time there is none.
+        is_suspect = any(each is not None and rows[activity_id].counted.gap(each) for activity_id, each in published.items())
+        later = await self._db.read_at_one_moment(self._read) if is_suspect else rows
         results = await asyncio.gather(*(
             self._keep(row, published[activity_id], later.get(activity_id, row), run_id=run_id, now_ms=now_ms)
             for activity_id, row in rows.items() if activity_id not in self._rebuilds))
@@ -92,6 +94,9 @@ class Keeping:
             return done + await self._close_ended(activity, now_ms)
         except (RedisError, MeshError) as problem:  # it is looked at again in a moment
             log.warning("seckill_repair_failed", activity_id=activity.activity_id, trigger=trigger, cause=str(problem)[:200])
+            return 0
+        except Exception:  # a defect of ours, but one activity must not keep the others from being watched
+            log.exception("seckill_repair_failed", activity_id=activity.activity_id, trigger=trigger)
             return 0
 
     async def _repair(self, activity: Activity, trigger: Trigger) -> int:

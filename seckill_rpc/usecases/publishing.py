@@ -71,16 +71,26 @@ class Publishing:
             return await self._stepping.note(activity, NO_REDIS)
 
     async def run_once(self) -> int:
-        """Goes on with what calls have left; returns how many were opened or refused."""
+        """Goes on with what calls have left; returns how many were opened or refused.
+
+        Raises:
+            what kept one from going on, when nothing else was done: the pause that follows is the worker's.
+        """
         before = self._clock.now() - HEAD_START
         left = [each for each in await self._db.read(activities.in_states, ActivityState.PUBLISHING) if each.updated_at <= before]
         done = 0
+        failures: list[Exception] = []
         for activity in left:
             try:
                 done += (await self.advance(activity)).state is not ActivityState.PUBLISHING
             except (RemoteError, InvalidArgument) as refusal:
                 log.warning("seckill_publication_refused", activity_id=activity.activity_id, reason=refusal.reason)
                 done += 1
+            except Exception as failure:  # noqa: BLE001  raised below; the others go on all the same
+                failures.append(failure)
+                log.warning("seckill_publication_failed", activity_id=activity.activity_id, cause=str(failure)[:200])
+        if failures and not done:
+            raise failures[0]
         return done
 
     async def _open(self, activity: Activity) -> Activity:
