@@ -1,7 +1,12 @@
-"""`make bench`: prints every measurement beside its limit. Private servers on free ports, nothing left behind."""
+"""`make bench`: prints every measurement beside its limit. Private servers on free ports, nothing left behind.
+
+    python -m bench [PART…]    rpc, charge, orders, seckill (or seckill-action, seckill-drain, seckill-orders, seckill-wait, seckill-rebuild)
+    python -m bench --quick    flash sales with fewer rounds and shorter lines, to see that it works; its numbers mean little
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import secrets
@@ -19,7 +24,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from bench import charge, http, orders, rpc
+from bench import charge, http, orders, rpc, seckill_report
 from bench.machine import describe
 from bench.processes import Server, server
 from bench.servers import SECRET_FILE
@@ -32,9 +37,23 @@ console = Console()
 
 
 def main() -> None:
-    """Everything, in order."""
+    """The parts that were named, or all, in order."""
+    parts: dict[str, seckill_report.Part] = {"rpc": _rpc, "charge": _charge, "orders": _orders, **seckill_report.PARTS}
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Prints every measurement beside its limit.")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join([*parts, 'seckill'])}; all of them by default")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, shorter lines")
+    arguments = parser.parse_args()
+    chosen = [part for name in arguments.parts or parts for part in (seckill_report.PARTS if name == "seckill" else [name])]
+    if unknown := set(chosen) - set(parts):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}")
     logs.configure("bench", "ERROR", json=False)
     console.print(f"paymesh bench on {describe()}")
+    for name in chosen:
+        parts[name](quick=arguments.quick)
+
+
+def _rpc(*, quick: bool) -> None:
+    del quick
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         secret_file = Path(folder) / "secret"
         secret_file.write_text(secrets.token_hex(32))
@@ -51,11 +70,10 @@ def main() -> None:
                  stack.enter_context(_gateway(upstream, environment))]
         with console.status("HTTP: pass-through and gateway; in turn"):
             _report_http(uvloop.run(http.measure(doors, tokens)))
-    _charge()
-    _orders()
 
 
-def _orders() -> None:
+def _orders(*, quick: bool) -> None:
+    del quick
     mariadb = MariaDB(Path(tempfile.mkdtemp(prefix="paymesh-bench-"))).start()
     try:
         with console.status("Orders of one hot product, alone and in groups; in turn"):
@@ -75,7 +93,8 @@ def _orders() -> None:
     console.print(table)
 
 
-def _charge() -> None:
+def _charge(*, quick: bool) -> None:
+    del quick
     mariadb = MariaDB(Path(tempfile.mkdtemp(prefix="paymesh-bench-"))).start()
     try:
         with console.status("Charge, the same statements, two statements; in turn"):

@@ -43,7 +43,8 @@ _FRESH = re.compile(r"\b(?:PAY|ATT|ORD|EVT|TRD|key-)[0-9A-Z]{10,}|\b[0-9a-f]{64}
 class _Orders:
     """Orders without a network: the bench is about the database."""
 
-    async def get(self, *, merchant_id: str, order_id: str) -> OrderToPay:
+    async def get(self, *, merchant_id: str, order_id: str, seckill_ticket: str = "") -> OrderToPay:
+        del seckill_ticket
         return OrderToPay(order_id=order_id, merchant_id=merchant_id, user_id="user-1", amount=Money(9999, "CNY"), state="PENDING_PAYMENT",
                           expires_at=SystemClock().now() + timedelta(minutes=30))
 

@@ -20,15 +20,15 @@ class Server:
 
 
 @contextmanager
-def server(kind: str, environment: Mapping[str, str]) -> Iterator[Server]:
-    """Runs `python -m bench.servers KIND` until the end of the block; it ends by itself when we do, because its input ends."""
-    process = subprocess.Popen([sys.executable, "-m", "bench.servers", kind], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+def server(kind: str, environment: Mapping[str, str], *, module: str = "bench.servers") -> Iterator[Server]:
+    """Runs `python -m MODULE KIND` until the end of the block; it ends by itself when we do, because its input ends."""
+    process = subprocess.Popen([sys.executable, "-m", module, kind], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                env={**os.environ, **environment}, text=True)
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
         if not line:
-            raise RuntimeError(f"bench.servers {kind} did not start")
+            raise RuntimeError(f"{module} {kind} did not start")
         yield Server(name=kind, port=int(line), pid=process.pid)
     finally:
         process.kill()
