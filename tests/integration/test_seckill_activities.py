@@ -16,6 +16,7 @@ from seckill_rpc.domain.activity import Activity, ActivityState
 from seckill_rpc.domain.errors import ActivityAlreadyOpen, ActivityNotFound, ActivityStateInvalid
 from seckill_rpc.stock.admission import AdmitCode
 from seckill_rpc.usecases.activities import ListActivities
+from seckill_rpc.usecases.rebuilding import keys_of
 from tests.builders_order import merchant
 from tests.seckill_order_world import SeckillOrderWorld, on_one_database, seckill_order_world, struck
 from tests.servers import Redis as RedisServer
@@ -176,6 +177,19 @@ async def test_a_close_that_dies_at_any_step_is_finished_by_a_worker(world: Seck
     assert (await world.load(activity)).state is CLOSED
     assert await world.shelf_units() == (99, 1)
     assert await world.problems(activity) == []
+
+
+@on_one_database
+async def test_the_tombstone_of_a_closed_activity_is_left_by_the_relay_alone(world: SeckillOrderWorld) -> None:
+    """The keeper of a new process would leave it too."""
+    activity = await world.opened()
+    failpoints.arm("seckill.close.after_closed=raise", environment="test")
+    assert await struck(world.verb("close", activity))
+    world.restart()
+    await world.relay()
+    meta = await world.app.loading.meta(keys_of(activity))
+    assert meta is not None
+    assert meta.state == "CLOSED"
 
 
 async def test_the_shelf_refuses_and_the_draft_is_back_with_the_reason(world: SeckillOrderWorld) -> None:
