@@ -136,7 +136,7 @@ async def _close_under_load(stage: SeckillProcesses, seed: int, _size: int) -> N
         problems = await checks.problems_after_close()
         assert not problems, problems
         first, first_units = sale.activity_id, checks.live_orders
-        told = await sale.click("too late", "l")
+        told = await sale.click("too-late", "l")
         assert told is not None, told
         assert (told.status, told.code) == (2, "2005"), told
         # The next sale of the same product begins with clean views, and the first one cannot touch them.

@@ -4,12 +4,13 @@ each started, armed, frozen, killed and restarted by itself. Nothing of it is st
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.exc import DBAPIError
 
 from mesh import migrations
 from mesh.auth import UserTokenIssuer
@@ -190,6 +192,17 @@ class SeckillProcesses:
         """One statement behind the back of a service."""
         with self._engines[service].begin() as connection:
             connection.execute(text(statement), values)
+
+    @contextlib.contextmanager
+    def locked(self, service: str, statement: str, **values: Any) -> Iterator[None]:
+        """Holds the rows of a SELECT … FOR UPDATE until the end of the block, or of the server."""
+        connection = self._engines[service].connect()
+        try:
+            connection.execute(text(statement), values)
+            yield
+        finally:
+            with contextlib.suppress(DBAPIError):
+                connection.close()
 
     def let_claims_end(self) -> None:
         """Minutes pass for what lies in the outboxes: the times are moved instead of waited for."""

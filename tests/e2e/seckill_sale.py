@@ -19,19 +19,21 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from paymesh.order.v1 import catalog_pb2, catalog_pb2_grpc, order_pb2, order_pb2_grpc
 from paymesh.payment.v1 import payment_pb2, payment_pb2_grpc
 from paymesh.seckill.v1 import activity_pb2, activity_pb2_grpc, seckill_pb2, seckill_pb2_grpc
+from sqlalchemy.exc import DBAPIError
 
 from mesh.client import MeshChannel
 from mesh.discovery.static import StaticDiscovery
 from mesh.errors import MeshError, RemoteError
 from mesh.settings import MeshSettings
 from seckill_rpc.stock.keys import Keys
-from tests.e2e.seckill_processes import BACKS, POLL_SECONDS, SeckillProcesses
+from tests.e2e.seckill_processes import BACKS, POLL_SECONDS, SeckillProcesses, until
 
 HOUR = timedelta(hours=1)
 SHELF = 1_000_000            # units of the product outside the sale
 CROWD = 32                   # buyers who click at the same moment
 AGAIN_SECONDS = 0.1          # before a click is repeated that got no answer
-CALL_SECONDS = 4.0
+CALL_SECONDS = 5.0           # as the contract says
+LEAP_SECONDS = 3.0           # after so long, minutes have passed for what lies in the outboxes
 # No word about the click: the same request id finds out.
 UNKNOWN = frozenset({"SECKILL_NOT_READY", "SECKILL_BUSY", "NEIGHBOUR_UNAVAILABLE", "UNAVAILABLE", "DEADLINE_EXCEEDED", "OUTCOME_UNKNOWN"})
 _skus = itertools.count(1)
@@ -68,10 +70,12 @@ class Sale:
         self.bought: dict[str, str] = {}                                # order -> buyer who was told 1
         self.cancelled: set[str] = set()                                # somebody asked for it
         self.codes: Counter[str] = Counter()
-        self.fallen: list[str] = []                                     # told 1, then something less, without a cancel
+        self.fallen: list[str] = []                                     # told 1, then 2, without a cancel
+        self.queued_again: list[str] = []                               # told 1, then 0
         self.turned_down: set[str] = set()                              # their own tickets were told 2
         self.problems: list[str] = []                                   # what a scenario itself saw
         self.notes: dict[str, str] = {}
+        self.begins = asyncio.Event()                                   # the crowd waits for it
         self._moved = asyncio.Condition()
         self.clicks_done = 0
         self.clicks_planned = 1
@@ -151,10 +155,10 @@ class Sale:
             answer = await self.front(at).SeckillAction(
                 seckill_pb2.SeckillActionRequest(sku_id=self.sku_id, request_id=request, wait_ms=wait_ms), metadata=self.bearer(user),
                 timeout=CALL_SECONDS)
-        except RemoteError as error:
+        except MeshError as error:
             self.codes[error.reason] += 1
-            if error.reason not in UNKNOWN and error.is_definite:
-                self.problems.append(f"{user} was refused: {error.reason} {error.message}")
+            if error.reason not in UNKNOWN:
+                raise AssertionError(f"the click {request!r} of {user} was refused: {error.reason} {error.message}") from error
             return None
         told = _told(answer.result)
         self.codes[told.code] += 1
@@ -172,7 +176,7 @@ class Sale:
             answer = await self.front(at).SeckillResult(
                 seckill_pb2.SeckillResultRequest(sku_id=self.sku_id, ticket=ticket, wait_ms=wait_ms), metadata=self.bearer(user),
                 timeout=CALL_SECONDS + 2)
-        except RemoteError as error:
+        except MeshError as error:
             self.codes[f"result {error.reason}"] += 1
             return Told(2, "-", "") if error.reason == "SECKILL_RESULT_NOT_FOUND" else None
         told = _told(answer.result)
@@ -187,8 +191,8 @@ class Sale:
             try:
                 await self._stub(order_pb2_grpc.OrderServiceStub, "order_rpc").CancelOrder(
                     order_pb2.CancelOrderRequest(order_id=order_id, reason="changed my mind"), metadata=self.bearer(user), timeout=8)
-            except RemoteError as error:
-                if error.reason == "ORDER_STATE_INVALID":  # paid, or cancelled before
+            except MeshError as error:
+                if isinstance(error, RemoteError) and error.is_definite and error.reason != "ORDER_NOT_FOUND":  # paid, or cancelled before
                     return
             else:
                 return
@@ -196,13 +200,13 @@ class Sale:
 
     async def pay(self, user: str, order_id: str) -> str:
         """Charges a good card; the state of the payment or the reason of a refusal."""
-        card = payment_pb2.CreditCard(credit_card_number="4242424242424242", credit_card_cvv=123, credit_card_expiration_month=12,
+        card = payment_pb2.CreditCard(credit_card_number="4242424242424242", credit_card_cvv="123", credit_card_expiration_month=12,
                                       credit_card_expiration_year=datetime.now(UTC).year + 2)
         try:
             answer = await self._stub(payment_pb2_grpc.PaymentServiceStub, "payment_rpc").Charge(
                 payment_pb2.ChargeRequest(amount="5.00", order_id=order_id, credit_card=card), timeout=12,
                 metadata=[*self.bearer(user), ("idempotency-key", order_id)])
-        except RemoteError as error:
+        except MeshError as error:
             return str(error.reason)
         return str(answer.payment.state)
 
@@ -213,6 +217,7 @@ class Sale:
         waiting = iter(plan)
 
         async def somebody() -> None:
+            await self.begins.wait()
             for user, requests in waiting:
                 await asyncio.gather(*(self.click(user, request) for request in requests))
                 async with self._moved:
@@ -226,32 +231,50 @@ class Sale:
             await self._moved.wait_for(lambda: self.clicks_done >= share * self.clicks_planned)
 
     @asynccontextmanager
-    async def watchers(self, count: int = 2, *, cancels: int = 0) -> AsyncIterator[None]:
-        """Buyers who look at what became of their clicks, again and again; up to `cancels` of them cancel."""
+    async def watchers(self, count: int = 4, *, cancels: int = 0) -> AsyncIterator[None]:
+        """Buyers who look at what became of their clicks, again and again; up to `cancels` of them cancel. Meanwhile minutes pass for what lies in
+        the outboxes."""
         is_done = asyncio.Event()
-        left = [cancels]
+        cancelling: set[asyncio.Task[None]] = set()
 
         async def watch() -> None:
             while not is_done.is_set():
                 known = list(self.tickets)
-                if known:
-                    await self._look(known[self.chance.randrange(len(known))], left)
+                if known and (held := await self._look(known[self.chance.randrange(len(known))])) and len(cancelling) < cancels:
+                    cancelling.add(asyncio.create_task(self.cancel(*held)))
                 await asyncio.sleep(POLL_SECONDS / 4)
+
+        async def pass_time() -> None:
+            while not is_done.is_set():
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(is_done.wait(), LEAP_SECONDS)
+                with contextlib.suppress(DBAPIError):
+                    self.stage.let_claims_end()
         tasks = [asyncio.create_task(watch()) for _ in range(count)]
+        passing = asyncio.create_task(pass_time())
         try:
             yield
+            await asyncio.gather(*cancelling)
         finally:
             is_done.set()
-            await asyncio.gather(*tasks)
+            await asyncio.gather(*tasks, passing)
+
+    @asynccontextmanager
+    async def line_grows(self, entries: int = 16) -> AsyncIterator[None]:
+        """Buyers stand in the line: somebody holds the row that consumers need for their commits, until the end of the block."""
+        with self.stage.locked("seckill_rpc", "SELECT 1 FROM activity WHERE activity_id = :activity FOR UPDATE", activity=self.activity_id):
+            with self.stage.stock() as stock:
+                await until(lambda: int(stock.xlen(self.keys.line)) >= entries, "line", seconds=10)
+            yield
 
     async def reached(self, condition: Callable[[], Awaitable[Any]], what: str, *, seconds: float = 40.0) -> Any:
         """Asks until the answer is true; minutes pass for what lies in the outboxes while it waits."""
-        deadline, next_leap = time.monotonic() + seconds, time.monotonic() + 3
+        deadline, next_leap = time.monotonic() + seconds, time.monotonic() + LEAP_SECONDS
         while not (answer := await condition()):
             assert time.monotonic() < deadline, f"no {what} within {seconds} s"
             if time.monotonic() > next_leap:
                 self.stage.let_claims_end()
-                next_leap = time.monotonic() + 3
+                next_leap = time.monotonic() + LEAP_SECONDS
             await asyncio.sleep(0.1)
         return answer
 
@@ -261,8 +284,8 @@ class Sale:
         while True:
             try:
                 return await call()
-            except RemoteError as error:
-                if error.is_definite or time.monotonic() > deadline:
+            except MeshError as error:
+                if (isinstance(error, RemoteError) and error.is_definite) or time.monotonic() > deadline:
                     raise
             await asyncio.sleep(AGAIN_SECONDS)
 
@@ -308,20 +331,20 @@ class Sale:
         chance.shuffle(plan)
         return plan
 
-    async def _look(self, order_id: str, left: list[int]) -> None:
+    async def _look(self, order_id: str) -> tuple[str, str] | None:
+        """A buyer looks once; who and which order, when it is his and he has not cancelled it."""
         user, _, ticket = self.tickets[order_id]
         was_bought = order_id in self.bought and order_id not in self.cancelled
         asked_by_ticket = self.chance.random() < 0.5
         told = await self.result(user, ticket=ticket if asked_by_ticket else "")
         if told is None:
-            return
+            return None
         if asked_by_ticket and told.status == 2:
             self.turned_down.add(order_id)
-        if was_bought and told.status != 1 and order_id not in self.cancelled and self.limit == 1:
-            self.fallen.append(f"{user} held {order_id} and was told {told.status} {told.code}")
-        if left[0] > 0 and order_id in self.bought and order_id not in self.cancelled:
-            left[0] -= 1
-            await self.cancel(user, order_id)
+        is_his = order_id in self.bought and order_id not in self.cancelled
+        if was_bought and is_his and told.status != 1 and self.limit == 1:
+            (self.fallen if told.status == 2 else self.queued_again).append(f"{user} held {order_id} and was told {told.status} {told.code}")
+        return (user, order_id) if is_his else None
 
 
 def _told(result: Any) -> Told:
@@ -341,6 +364,7 @@ async def sale_of(stage: SeckillProcesses, *, units: int, buyers: int, limit: in
     try:
         if opens:
             await sale.open()
+        sale.begins.set()
         yield sale
     finally:
         sale.is_over = True
