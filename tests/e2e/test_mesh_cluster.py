@@ -39,7 +39,7 @@ def module_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proce
 def tls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The settings that `paymesh certs` prints; the agent has a certificate of its own."""
     folder = tmp_path_factory.mktemp("tls")
-    services = [part for service in ("payment_rpc", "order_rpc", "gateway", "consul") for part in ("--service", service)]
+    services = [part for service in (*SERVERS, "gateway", "consul") for part in ("--service", service)]
     result = CliRunner().invoke(paymesh, ["certs", "--out", str(folder), *services])
     assert result.exit_code == 0, result.output
     return dict(line.split("=", 1) for line in result.output.split())
