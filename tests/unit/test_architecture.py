@@ -38,7 +38,7 @@ ERROR_DOMAINS = {"mesh": (COMMON,), "gateway": (COMMON,), "payment_rpc": ("payme
 AMBIENT = {"datetime.now", "datetime.utcnow", "datetime.today", "date.today", "time.time", "time.time_ns", "uuid.uuid1", "uuid.uuid4", "os.urandom"}
 AMBIENT_MODULES = {"random", "secrets", "uuid"}
 MAY_ASK_THE_SYSTEM = {
-    "mesh/clock.py datetime.now": "the one clock",
+    "mesh/clock.py time.time_ns": "the one clock",
     "mesh/logs.py datetime.now": "a log line says when the machine wrote it, whatever clock the code was given",
     "mesh/ids.py os.urandom": "identifiers are made of it",
     "mesh/trace.py random": "trace ids name calls, not things",
