@@ -30,7 +30,7 @@ def coming(order_id: str = "ORDS1", user_id: str = "u1", merchant_id: str = "mal
 async def relay(app: OrderApp) -> list[str]:
     """Delivers to seckill_rpc; the states of its messages afterwards."""
     [worker] = [worker for worker in app.real.workers if worker.name == f"relay_{DESTINATION}"]
-    await worker._run_once()  # noqa: SLF001  the round that the loop would make
+    await worker._run_once()
     return [row["state"] for row in await app.rows(OUTBOX) if row["destination"] == DESTINATION]
 
 
