@@ -1,4 +1,5 @@
-"""The sibling services that order_rpc asks: payment_rpc and seckill_rpc. Protobuf ends here, but for the payment that PayOrder hands on to the buyer as it came."""
+"""The sibling services that order_rpc asks: payment_rpc and seckill_rpc. Protobuf ends here, but for the payment that PayOrder hands on to the buyer
+as it came."""
 
 from __future__ import annotations
 
