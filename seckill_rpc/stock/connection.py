@@ -1,5 +1,5 @@
 """The Redis of flash sales: no eviction, or entries of the line vanish in silence; an append-only file, or a restart forgets who was admitted. Every
-command is sent twice at most; a timeout means unknown, and the same request id finds out."""
+command is sent twice at most, and never again after a timeout: that means unknown, and the same request id finds out while the buyer waits."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, Final
 from redis.asyncio import BlockingConnectionPool, Connection, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as ConnectionBroken
 
 COMMAND_SECONDS_MAX = 2.0   # a rebuild's chunk of 1000 rows takes milliseconds; a Redis that needs longer is away
 BLOCK_MS_MAX = 1000         # of XREADGROUP: less than the deadline of a command
@@ -38,7 +39,7 @@ def open_stock(url: str, *, command_seconds: float = COMMAND_SECONDS_MAX) -> Red
     pool = BlockingConnectionPool.from_url(
         url, connection_class=PlainConnection, max_connections=CONNECTIONS_MAX,
         timeout=command_seconds, socket_timeout=command_seconds, socket_connect_timeout=command_seconds,
-        retry=Retry(NoBackoff(), RETRIES), retry_on_timeout=False, decode_responses=True, encoding_errors="replace",
+        retry=Retry(NoBackoff(), RETRIES, supported_errors=(ConnectionBroken,)), decode_responses=True, encoding_errors="replace",
     )
     return Redis.from_pool(pool)
 
