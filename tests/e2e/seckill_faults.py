@@ -39,8 +39,8 @@ class Scenario:
     name: str
     fault: Fault
     mode: str = "once"
-    units: int = 240
-    buyers: int = 640
+    units: int = 320
+    buyers: int = 700
     limit: int = 1
     cancels: int = 0
     expected: Expected = field(default_factory=Expected)
@@ -76,13 +76,13 @@ async def _baseline(_sale: Sale) -> None:
     pass
 
 
-@during("limit 2, three clicks each, all doubled", limit=2, mode="triple", buyers=320)
+@during("limit 2, three clicks each, all doubled", limit=2, mode="triple", buyers=360)
 async def _limit(_sale: Sale) -> None:
     pass
 
 
 @during("cancel storm, every unit that comes back is sold again", cancels=100)
-@during("cancel storm, limit 2, three clicks each", cancels=100, limit=2, mode="triple", buyers=320)
+@during("cancel storm, limit 2, three clicks each", cancels=100, limit=2, mode="triple", buyers=360)
 async def _cancels(_sale: Sale) -> None:
     pass
 
@@ -166,6 +166,7 @@ async def _redis(sale: Sale) -> None:
 @during("Redis kill -9, nothing kept", expected=LOST, runs=5)
 async def _redis_lost(sale: Sale) -> None:
     await sale.progress(0.1)
+    sale.loses = True
     async with sale.line_grows():
         sale.stage.restart_redis(keep=False)
 
@@ -175,26 +176,28 @@ async def _redis_lost(sale: Sale) -> None:
 @during("FLUSHALL in a sale of 5000 units to 12 000 buyers", units=5000, buyers=12_000, expected=LOST, share=24)
 async def _flush(sale: Sale) -> None:
     await sale.progress(0.1)
+    sale.loses = True
     async with sale.line_grows():
         sale.stage.redis.flush()
 
 
 async def _stale(sale: Sale) -> None:
-    await sale.progress(0.05)
+    await sale.progress(0.03)
     async with sale.line_grows():
         copy = sale.stage.copy_redis()
-    await sale.progress(0.2)
+    await sale.progress(0.12)
+    sale.loses = True
     async with sale.line_grows():
         sale.stage.restart_redis(keep=False, data=copy)
 
 
 @during("failover to a stale copy", expected=LOST, runs=5)
-@during("limit 2 + cancel storm + failover to a stale copy", expected=LOST, limit=2, mode="triple", buyers=320, cancels=100, runs=5)
+@during("limit 2 + cancel storm + failover to a stale copy", expected=LOST, limit=2, mode="triple", buyers=360, cancels=100, runs=5)
 async def _failover(sale: Sale) -> None:
     await _stale(sale)
 
 
-@during("failover to a stale copy that nobody notices", env=SLOW_KEEPER, units=120, buyers=320, runs=5, is_quick=False,
+@during("failover to a stale copy that nobody notices", env=SLOW_KEEPER, units=200, buyers=440, runs=5, is_quick=False,
         expected=Expected(loses_places=True, falls=True))
 async def _failover_unnoticed(sale: Sale) -> None:
     await _stale(sale)
@@ -210,7 +213,7 @@ async def _failover_unnoticed(sale: Sale) -> None:
 @during("live rebuild twice", runs=5)
 @during("cancel storm + live rebuild twice", cancels=100, runs=5)
 async def _rebuild_twice(sale: Sale) -> None:
-    for share in (0.05, 0.2):
+    for share in (0.03, 0.12):
         await sale.progress(share)
         async with sale.line_grows():  # somebody has to be carried into the new epoch
             rebuild = asyncio.create_task(sale.rebuild())
@@ -221,7 +224,7 @@ async def _rebuild_twice(sale: Sale) -> None:
 
 @during("two rebuilders at once, twice", runs=5)
 async def _two_rebuilders(sale: Sale) -> None:
-    for share in (0.05, 0.2):
+    for share in (0.03, 0.12):
         await sale.progress(share)
         async with sale.line_grows():
             rebuilds = asyncio.gather(sale.rebuild(A), sale.rebuild(B), sale.rebuild(A), return_exceptions=True)

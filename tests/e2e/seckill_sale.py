@@ -25,12 +25,13 @@ from mesh.client import MeshChannel
 from mesh.discovery.static import StaticDiscovery
 from mesh.errors import MeshError, RemoteError
 from mesh.settings import MeshSettings
-from seckill_rpc.stock.keys import Keys
+from seckill_rpc.stock.keys import GROUP, Keys
 from tests.e2e.seckill_processes import BACKS, POLL_SECONDS, SeckillProcesses, until
 
 HOUR = timedelta(hours=1)
 SHELF = 1_000_000            # units of the product outside the sale
-CROWD = 32                   # buyers who click at the same moment
+CROWD = 32                   # buyers who click at the same moment, at most; fewer where that would sell out before anything can fail
+UNITS_PER_CLICKER = 8
 AGAIN_SECONDS = 0.1          # before a click is repeated that got no answer
 CALL_SECONDS = 5.0           # as the contract says
 LEAP_SECONDS = 3.0           # after so long, minutes have passed for what lies in the outboxes
@@ -74,7 +75,8 @@ class Sale:
         self.queued_again: list[str] = []                               # told 1, then 0
         self.turned_down: set[str] = set()                              # their own tickets were told 2
         self.problems: list[str] = []                                   # what a scenario itself saw
-        self.notes: dict[str, str] = {}
+        self.notes: list[str] = []                                      # for the table at the end
+        self.loses = False                                              # the fault takes places away that were promised
         self.begins = asyncio.Event()                                   # the crowd waits for it
         self._moved = asyncio.Condition()
         self.clicks_done = 0
@@ -223,7 +225,7 @@ class Sale:
                 async with self._moved:
                     self.clicks_done += 1
                     self._moved.notify_all()
-        await asyncio.gather(*(somebody() for _ in range(CROWD)))
+        await asyncio.gather(*(somebody() for _ in range(max(4, min(CROWD, self.units // UNITS_PER_CLICKER)))))
 
     async def progress(self, share: float) -> None:
         """Waits until this share of the crowd has been there."""
@@ -260,11 +262,15 @@ class Sale:
             await asyncio.gather(*tasks, passing)
 
     @asynccontextmanager
-    async def line_grows(self, entries: int = 16) -> AsyncIterator[None]:
-        """Buyers stand in the line: somebody holds the row that consumers need for their commits, until the end of the block."""
+    async def line_grows(self, entries: int = 6) -> AsyncIterator[None]:
+        """So many buyers stand in the line of whom no consumer has heard: somebody holds the row that consumers need for their commits, until the
+        end of the block."""
         with self.stage.locked("seckill_rpc", "SELECT 1 FROM activity WHERE activity_id = :activity FOR UPDATE", activity=self.activity_id):
             with self.stage.stock() as stock:
-                await until(lambda: int(stock.xlen(self.keys.line)) >= entries, "line", seconds=10)
+                def unheard() -> int:
+                    pending: Any = stock.xpending(self.keys.line, GROUP)
+                    return int(stock.xlen(self.keys.line)) - int(pending["pending"])
+                await until(lambda: unheard() >= entries, "line", seconds=10)
             yield
 
     async def reached(self, condition: Callable[[], Awaitable[Any]], what: str, *, seconds: float = 40.0) -> Any:

@@ -149,7 +149,7 @@ async def _pay_or_cancel(sale: Sale) -> None:
     await asyncio.gather(*(race(order_id, user) for order_id, user in racers))
     states = sale.stage.rows("order_rpc", "SELECT state, COUNT(*) AS orders FROM orders WHERE order_id IN :orders GROUP BY state",
                              orders=tuple(order_id for order_id, _ in racers))
-    sale.notes["race"] = ", ".join(f"{row.state} {row.orders}" for row in states)
+    sale.notes += [f"{row.orders} {row.state}" for row in states]
 
 
 @during("order_rpc refuses orders for a while", expected=Expected(refuses=True))
