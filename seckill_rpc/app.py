@@ -20,6 +20,7 @@ from seckill_rpc.neighbours import Allocations
 from seckill_rpc.servicer.activities import ActivityServicer
 from seckill_rpc.servicer.seckill import SeckillServicer
 from seckill_rpc.settings import SeckillSettings
+from seckill_rpc.stock.lane import Lane
 from seckill_rpc.stock.lease import Lease
 from seckill_rpc.stock.line import Line
 from seckill_rpc.stock.loading import Loading
@@ -116,7 +117,8 @@ class SeckillApp:
         self.results = Results(db=db, clock=clock, registry=self.registry, views=self.views, waiters=waiters, known=known, tickets=tickets,
                                grace=timedelta(seconds=settings.result_grace_seconds), monotonic=monotonic)
         self.clicking = Clicking(
-            registry=self.registry, scripts=self.scripts, results=self.results, known=known, tickets=tickets, ids=ids, clock=clock,
+            registry=self.registry, scripts=Scripts(redis, execute=Lane(redis, command_seconds=settings.redis_timeout_seconds).execute),
+            results=self.results, known=known, tickets=tickets, ids=ids, clock=clock,
             buckets=TokenBuckets(per_second=settings.clicks_per_second, burst=settings.clicks_burst, now=monotonic),
             doors=DoorSettings(line_max=settings.line_max, queued_seconds=settings.queued_seconds, batch_max=settings.coalescer_batch_max,
                                calls_max=settings.coalescer_calls_max), monotonic=monotonic, jitter=jitter)

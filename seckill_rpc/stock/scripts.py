@@ -4,7 +4,7 @@ a repetition like the first time."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib import resources
@@ -12,6 +12,8 @@ from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
+
+Execute = Callable[..., Awaitable[Any]]
 
 
 class ScriptName(StrEnum):
@@ -34,11 +36,13 @@ class Scripts:
     """Runs the scripts on one Redis, whose client must decode answers (`open_stock`).
 
     Args:
+        execute: another way to send a command than the client's own, e.g. `Lane.execute`.
         texts: other texts than those of lua/, for tests that take guards away.
     """
 
-    def __init__(self, redis: Redis, texts: dict[ScriptName, str] | None = None) -> None:
+    def __init__(self, redis: Redis, texts: dict[ScriptName, str] | None = None, *, execute: Execute | None = None) -> None:
         self.redis = redis
+        self._execute: Execute = execute or redis.execute_command
         texts = {name: script_text(name) for name in ScriptName} | (texts or {})
         self._scripts = {name: _Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()) for name, text in texts.items()}
 
@@ -50,9 +54,9 @@ class Scripts:
         """
         script = self._scripts[name]
         try:
-            return await self.redis.evalsha(script.sha, len(keys), *keys, *args)
+            return await self._execute("EVALSHA", script.sha, len(keys), *keys, *args)
         except NoScriptError:
-            return await self.redis.eval(script.text, len(keys), *keys, *args)
+            return await self._execute("EVAL", script.text, len(keys), *keys, *args)
 
 
 def script_text(name: ScriptName) -> str:
