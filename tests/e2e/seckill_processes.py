@@ -37,6 +37,7 @@ BACKS = ("seckill_a", "seckill_b")   # they take clicks and do everything else t
 FRONT = "seckill_front"              # only takes clicks; started by scenarios that need it
 FRONTS = (*BACKS, FRONT, "seckill_front_2")
 SECRET = b"user tokens of a sale in tests, 32 bytes"
+API_KEY = b"a" * 32
 GRACE_SECONDS = 2.0
 START_SECONDS = 60.0
 POLL_SECONDS = 0.02
@@ -79,6 +80,7 @@ class SeckillProcesses:
         clock = _EarlyClock()
         self.users = UserTokenIssuer(SECRET, clock=clock, ids=UlidIds(clock))
         self.addresses = {name: f"127.0.0.1:{free_port()}" for name in ("sandbox", "payment_rpc", "order_rpc", *FRONTS)}
+        self.database_urls: dict[str, str] = {}
         self._engines: dict[str, Engine] = {}
         self._env: dict[str, str] = {}
 
@@ -238,7 +240,7 @@ class SeckillProcesses:
                "PAYMESH_STATIC_TARGETS": json.dumps({"payment_rpc": [self.addresses["payment_rpc"]], "order_rpc": [self.addresses["order_rpc"]],
                                                      "seckill_rpc": [self.addresses[name] for name in BACKS]}), **TIMES}
         for name, setting, secret in [("user", "PAYMESH_USER_TOKEN_SECRET_FILE", SECRET), ("page", "PAYMESH_PAGE_TOKEN_SECRET_FILE", b"p" * 32),
-                                      ("ticket", "SECKILL_RPC_TICKET_SECRET_FILE", b"t" * 32), ("api", "SANDBOX_API_KEY_FILE", b"a" * 32)]:
+                                      ("ticket", "SECKILL_RPC_TICKET_SECRET_FILE", b"t" * 32), ("api", "SANDBOX_API_KEY_FILE", API_KEY)]:
             (self.folder / f"{name}.secret").write_bytes(secret)
             env[setting] = str(self.folder / f"{name}.secret")
         env["PAYMENT_RPC_SANDBOX_API_KEY_FILE"] = env["SANDBOX_API_KEY_FILE"]
@@ -251,7 +253,7 @@ class SeckillProcesses:
         for service in DATABASES:
             url = self.mariadb.create_database()
             migrations.upgrade(service, url)
-            env[f"{service.upper()}_DATABASE_URL"] = url
+            env[f"{service.upper()}_DATABASE_URL"] = self.database_urls[service] = url
             self._engines[service] = create_engine(url.replace("mysql+aiomysql", "mysql+pymysql"), pool_size=2, pool_pre_ping=True)
         self._env = env
 

@@ -12,20 +12,30 @@ import random
 import re
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack
+from types import ModuleType
 from typing import Any, TypeVar
 
 import pytest
 
+import order_rpc.tables
+import payment_rpc.tables
+import seckill_rpc.tables
+from mesh.cli.audit import audit_databases
+from mesh.clock import SystemClock
+from mesh.db import Database, open_database
 from mesh.failpoints import POINTS
+from mesh.proof import Allowance
 from tests.conftest import PROOF
 from tests.e2e import seckill_faults, seckill_life, seckill_troubles
 from tests.e2e.seckill_faults import Scenario, restore
 from tests.e2e.seckill_invariants import Invariants
 from tests.e2e.seckill_life import Story
-from tests.e2e.seckill_processes import BACKS, SeckillProcesses
+from tests.e2e.seckill_processes import API_KEY, BACKS, SeckillProcesses
 from tests.e2e.seckill_runs import RUNS, SaleRun
 from tests.e2e.seckill_sale import sale_of
 
+TABLES: dict[str, ModuleType] = {"seckill_rpc": seckill_rpc.tables, "order_rpc": order_rpc.tables, "payment_rpc": payment_rpc.tables}
 SCENARIOS = [*seckill_faults.SCENARIOS, *seckill_troubles.SCENARIOS]
 SEED = int(os.environ.get("PMTEST_SEED", "1"))
 ONLY = os.environ.get("PMTEST_SALES", "")    # a part of the names of the scenarios to run
@@ -96,12 +106,26 @@ async def play(stage: SeckillProcesses, scenario: Scenario, *, seed: int) -> Sal
             await checks.sell_out()
         problems = await checks.problems()
         assert not problems, "\n".join([f"{scenario.name}, seed {seed}:", *problems, str(dict(sale.codes))])
+        found = await audited(stage)
+        assert not found, "\n".join([f"{scenario.name}, seed {seed}, audit:", *found])
         assert checks.lost or not sale.loses, "Redis lost nobody's place: nothing was tested"
         problems = await checks.problems_after_close()
         assert not problems, "\n".join([f"{scenario.name}, seed {seed}, closed:", *problems])
         now = time.monotonic()
         return SaleRun(name=scenario.name, seconds=now - started, rest_seconds=now - sold_out_by, clicks=sum(sale.codes.values()),
                        cancelled=len(sale.cancelled), lost=checks.lost, note=", ".join(sale.notes))
+
+
+async def audited(stage: SeckillProcesses) -> list[str]:
+    """What `paymesh audit --strict` finds."""
+    async with AsyncExitStack() as stack:
+        databases: dict[str, Database] = {}
+        for service, url in stage.database_urls.items():
+            databases[service] = open_database(url, TABLES[service].metadata, pool_size=2)
+            stack.push_async_callback(databases[service].close)
+        allowance = Allowance(now=SystemClock().now(), strict=True)
+        return [f"{where}: {found.check} {found.subject}: {found.detail}" async for where, found in audit_databases(
+            databases, allowance, sandbox_url=f"http://{stage.addresses['sandbox']}", api_key=API_KEY.decode(), redis_url=stage.redis.url)]
 
 
 @pytest.mark.timeout(1200)
@@ -130,6 +154,10 @@ async def test_a_sale_lives_and_ends_as_its_rows_say(stage: SeckillProcesses, st
         raise
     finally:
         await restore(stage)
+
+
+async def test_the_audit_finds_nothing_after_all_of_them(stage: SeckillProcesses) -> None:
+    assert await audited(stage) == []
 
 
 def test_every_point_of_the_flash_sale_has_a_scenario() -> None:
