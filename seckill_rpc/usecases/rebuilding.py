@@ -7,9 +7,11 @@ or a `hold`, and the keeper begins another one. A slow one finds a newer epoch a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any, TypeVar
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -25,6 +27,8 @@ from seckill_rpc.stock.loading import LiveUnit, Loading
 from seckill_rpc.store import activities, orders
 
 CHUNK = 5000  # rows per read
+HEARTBEAT_SECONDS = 1.0  # a third of a lease
+_T = TypeVar("_T")
 
 log = structlog.get_logger()
 
@@ -120,7 +124,7 @@ class _Run:
             raise _Superseded
         loading, keys = self._loading, self.keys
         self._tell(RebuildStep.HOLD)
-        said_to_hold = await loading.holders(keys)
+        said_to_hold = await self._while_alive(loading.holders(keys))
         run_id = await loading.run_id()  # before anything is built: a Redis that starts anew meanwhile is noticed by its new id
         known = await loading.meta(keys)
         await self._must_live()
@@ -131,7 +135,7 @@ class _Run:
         self._tell(RebuildStep.FENCE)
         failpoint("seckill.rebuild.after_fence")
         # One moment after the fence: nothing is sold in this epoch before it is published, and what comes back after this moment finds its record.
-        row, units = await self._db.read_at_one_moment(self._read)
+        row, units = await self._while_alive(self._db.read_at_one_moment(self._read))
         await self._build(units, said_to_hold)
         failpoint("seckill.rebuild.after_parts")
         if not await loading.publish(keys, row, run_id=run_id):
@@ -176,7 +180,7 @@ class _Run:
             self.done = start = end
             self._tell(RebuildStep.HOLDERS, done=end, total=len(units))
         said_to_hold.difference_update(unit.user_id for unit in units)
-        if not await self._loading.stale(self.keys, epoch=self.epoch, users=said_to_hold):
+        if not await self._while_alive(self._loading.stale(self.keys, epoch=self.epoch, users=said_to_hold)):
             raise _Superseded
         await self._must_live()
 
@@ -200,6 +204,18 @@ class _Run:
             await self._loading.drop(self.keys, now)
         elif now.rev > published.rev:
             await self._loading.state(self.keys, now)
+
+    async def _while_alive(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """The result of work that may take longer than a lease lives; it is given up when the lease is gone."""
+        task = asyncio.create_task(work)
+        try:
+            while not (await asyncio.wait((task,), timeout=HEARTBEAT_SECONDS))[0]:
+                await self._must_live()
+            return task.result()
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.wait((task,))
 
     async def _must_live(self) -> None:
         """Goes on only while nobody else rebuilds, and says that this one lives."""
