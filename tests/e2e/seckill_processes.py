@@ -38,7 +38,7 @@ FRONT = "seckill_front"              # only takes clicks; started by scenarios t
 FRONTS = (*BACKS, FRONT, "seckill_front_2")
 SECRET = b"user tokens of a sale in tests, 32 bytes"
 API_KEY = b"a" * 32
-GRACE_SECONDS = 2.0
+GRACE_SECONDS = 5.0    # longer than it takes until somebody goes on with the rebuild of one who died
 START_SECONDS = 60.0
 POLL_SECONDS = 0.02
 # Real times, scaled down.

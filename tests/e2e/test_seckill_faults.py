@@ -12,7 +12,7 @@ import random
 import re
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -24,6 +24,7 @@ import seckill_rpc.tables
 from mesh.cli.audit import audit_databases
 from mesh.clock import SystemClock
 from mesh.db import Database, open_database
+from mesh.errors import Unavailable
 from mesh.failpoints import POINTS
 from mesh.proof import Allowance
 from tests.conftest import PROOF
@@ -47,6 +48,7 @@ S = TypeVar("S", Scenario, Story)
 QUICK = ("FLUSHALL in a sale of 5000 units to 12 000 buyers", "an order expires: the unit is sold again, the same click makes a new order")
 QUICK_MORE = 1
 CROWD_SECONDS = 240.0
+AUDITS_MAX = 3
 
 
 def chosen(all_of_them: Sequence[S]) -> list[tuple[S, int]]:
@@ -118,6 +120,13 @@ async def play(stage: SeckillProcesses, scenario: Scenario, *, seed: int) -> Sal
 
 async def audited(stage: SeckillProcesses) -> list[str]:
     """What `paymesh audit --strict` finds."""
+    for _ in range(AUDITS_MAX - 1):
+        with suppress(Unavailable):  # a machine with too much to do
+            return await _audited(stage)
+    return await _audited(stage)
+
+
+async def _audited(stage: SeckillProcesses) -> list[str]:
     async with AsyncExitStack() as stack:
         databases: dict[str, Database] = {}
         for service, url in stage.database_urls.items():
