@@ -17,6 +17,7 @@ from seckill_rpc.usecases.coalescer import Admit, Coalescer
 REFUSAL_SECONDS = 0.2         # life of a remembered refusal: a unit that comes back is sold a fifth of a second later at most
 JITTER = 0.5                  # of it, so that processes do not ask together
 NOT_STARTED_SECONDS_MAX = 1.0  # the window may be moved
+ASKING_SECONDS = 0.05         # how much longer it lives for the others while one click asks whether it still holds
 QUIET_SECONDS = 0.1           # after the last undecided click: what was published about it has been heard by then
 START_MARGIN_SECONDS = 0.05   # our clock may run this much slower than Redis' within that second
 PARTICIPANTS_MAX = 1_000_000  # about 100 MB; beyond it nobody is refused from memory any more
@@ -43,7 +44,9 @@ class Door:
         self._participants: set[str] = set()
         self._remembers_all = False
         self._refusal = Admission(code=AdmitCode.NOT_READY, detail="")
+        self._told_at = 0.0
         self._refusal_until = 0.0
+        self._is_asked = False
         self._quiet_since: Seconds | None = None
 
     def takes_part(self, user_id: str) -> None:
@@ -63,9 +66,17 @@ class Door:
         self._refusal_until = 0.0
 
     def refusal(self, user_id: str) -> Admission | None:
-        """What everybody is told at this moment, unless this buyer takes part; None: he has to `click`."""
+        """What everybody is told at this moment, unless this buyer takes part; None: he has to `click`. When its life is over one buyer asks for
+        all."""
+        if user_id in self._participants:
+            return None
         now = self._monotonic()
-        return self._rest_of_refusal(now) if now < self._refusal_until and user_id not in self._participants else None
+        if now < self._refusal_until:
+            return self._rest_of_refusal(now)
+        if not self._is_asked and now < self._refusal_until + ASKING_SECONDS:
+            self._is_asked = True  # once: a Redis that does not answer makes no refusal older
+            self._refusal_until = now + ASKING_SECONDS
+        return None
 
     async def click(self, click: Click) -> Opened:
         """Lets one buyer in, or says why not.
@@ -77,10 +88,14 @@ class Door:
         code = admission.code
         if code in _TAKES_PART:
             self._quiet_since = None
+            if code is AdmitCode.QUEUED:
+                self._refusal_until = 0.0  # there are units again
             self.takes_part(click.user_id)
             return Opened(epoch, admission, "" if code is AdmitCode.LIMIT else admission.detail)
         if code in _FOR_EVERYBODY and self._remembers_all and self._is_quiet(admission):
             self._remember(admission)
+        else:
+            self._refusal_until = 0.0  # it does not hold any more
         return Opened(epoch, admission, "")
 
     def _is_quiet(self, refusal: Admission) -> bool:
@@ -100,13 +115,12 @@ class Door:
         if refusal.code is AdmitCode.NOT_STARTED:
             seconds = min(int(refusal.detail) / 1000 - START_MARGIN_SECONDS, NOT_STARTED_SECONDS_MAX)
         self._refusal = refusal
-        self._refusal_until = self._monotonic() + seconds
+        self._is_asked = False
+        self._told_at = self._monotonic()
+        self._refusal_until = self._told_at + seconds
 
     def _rest_of_refusal(self, now: Seconds) -> Admission:
         if self._refusal.code is not AdmitCode.NOT_STARTED:
             return self._refusal
-        # The remembered wait is counted down from the moment in which it was told.
-        told_ms = int(self._refusal.detail)
-        life = min(told_ms / 1000 - START_MARGIN_SECONDS, NOT_STARTED_SECONDS_MAX)
-        passed_ms = int((life - (self._refusal_until - now)) * 1000)
-        return Admission(code=AdmitCode.NOT_STARTED, detail=str(max(told_ms - passed_ms, 1)))
+        left_ms = int(self._refusal.detail) - int((now - self._told_at) * 1000)
+        return Admission(code=AdmitCode.NOT_STARTED, detail=str(max(left_ms, 1)))

@@ -93,6 +93,41 @@ async def test_sold_out_is_told_from_memory_and_costs_one_call_in_its_time(world
         assert await door.script_calls() == before + 1
 
 
+async def test_when_the_memory_of_sold_out_ends_one_buyer_asks_for_all(world: SeckillWorld) -> None:
+    await world.open(total=1)
+    async with front(world) as door:
+        await door.click("winner")
+        await world.consume()
+        for number in range(2):
+            await door.click(f"early loser{number}")
+            door.monotonic.now += 0.1
+        await door.click("who made it remember")
+        before = await door.script_calls()
+        door.monotonic.now += 0.12  # its life of 0.2 s is just over
+        answers = await asyncio.gather(*(door.click(f"loser{number}") for number in range(100)))
+        assert {answer.code for answer in answers} == {ResultCode.SOLD_OUT}
+        assert await door.script_calls() == before + 1
+
+
+async def test_a_redis_that_is_away_makes_no_refusal_older(world: SeckillWorld) -> None:
+    await world.open(total=1)
+    async with front(world) as door:
+        await door.click("winner")
+        await world.consume()
+        for number in range(3):
+            await door.click(f"early loser{number}")
+            door.monotonic.now += 0.1
+        door.monotonic.now += 0.01  # the life of what the second of them made it remember is just over
+        await world.redis.set(world.keys.meta, "broken")  # every script fails
+        with pytest.raises(SeckillNotReady):
+            await door.click("asks for all")
+        assert (await door.click("hears while he asks")).code is ResultCode.SOLD_OUT
+        door.monotonic.now += 0.051
+        for user_id in ("asks for himself", "asks for himself too"):
+            with pytest.raises(SeckillNotReady):
+                await door.click(user_id)
+
+
 async def test_a_winner_never_hears_sold_out_from_memory_wherever_he_clicks_again(world: SeckillWorld) -> None:
     await world.open(total=1)
     async with front(world) as here, front(world) as there:
