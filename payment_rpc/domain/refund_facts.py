@@ -1,7 +1,7 @@
 """`apply_refund_fact`: the one place where news of a channel changes a refund and, with it, the amounts of its payment.
 
 Pure, like `apply_channel_fact`. The same fact again changes nothing. Money that left although the reservation was free again is booked to `loss` when
-another refund took its place.
+another refund took its place. A bounce is two pieces of news where nobody heard of the first one (`steps_of`).
 """
 
 from __future__ import annotations
@@ -55,8 +55,21 @@ class RefundDecision:
         return self.refund is not refund
 
 
+def steps_of(refund: Refund, fact: RefundFact) -> tuple[RefundFact, ...]:
+    """A fact as the pieces of news that are applied one after another, in one transaction.
+
+    What bounced has left: where its success was never heard, it is told first. That is so too for a refund that we hold for FAILED. The bounce is
+    evidence that the money was out for a while, against what the channel said before, and it is here again: the books show both ways, no amount
+    changes, and a person looks at the channel that contradicts itself.
+    """
+    was_sent = refund.state in OPEN and refund.state is not RefundState.CREATED
+    if fact.kind is RefundFactKind.REVERSED and (was_sent or refund.state is RefundState.FAILED):
+        return replace(fact, kind=RefundFactKind.SUCCESS), fact
+    return (fact,)
+
+
 def apply_refund_fact(payment: Payment, refund: Refund, fact: RefundFact, *, at: datetime) -> RefundDecision:
-    """What a fact makes of a refund and its payment."""
+    """What one piece of news, see `steps_of`, makes of a refund and its payment."""
     same = RefundDecision(payment=payment, refund=refund)
     match fact.kind:
         case RefundFactKind.SUCCESS:
