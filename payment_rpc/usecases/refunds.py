@@ -262,10 +262,11 @@ async def write_refund_fact(tx: AsyncConnection, refund_id: str, fact: RefundFac
     payment = await payments.lock_payment(tx, (await refunds.read_refund(tx, refund_id)).payment_id)
     refund = await refunds.read_refund(tx, refund_id)
     subject = ScanSubject(payment_id=payment.payment_id, attempt_id=refund.attempt_id, refund_id=refund_id)
+    is_kept = refund.stands_alone and await attempts.capturing_attempt(tx, payment) == refund.attempt_id
     after, done = payment, refund
     messages: list[Message] = []
     for step in steps_of(refund, fact):
-        decision = apply_refund_fact(after, done, step, at=at)
+        decision = apply_refund_fact(after, done, step, is_kept=is_kept, at=at)
         if not decision.changes(done):
             continue
         after = await _carry_out(tx, after, done, decision, at=at)
