@@ -10,11 +10,14 @@ from pathlib import Path
 import pytest
 
 from mesh.money import Money
+from mesh.proof import Allowance
 from order_rpc.domain.order import Order, OrderState
 from payment_rpc.channels import ChannelFact, ChannelStatus, RefundChannelFact, RefundChannelStatus
 from payment_rpc.domain.attempt import Attempt
-from payment_rpc.domain.payment import Payment, PaymentState
+from payment_rpc.domain.errors import ChannelFailed, PaymentConflicted
+from payment_rpc.domain.payment import Disposition, Payment, PaymentState
 from payment_rpc.domain.refund import RefundState
+from payment_rpc.proof.audit import violations
 from payment_rpc.store import attempts
 from payment_rpc.tables import ATTEMPT, LEDGER_POSTING, REFUND
 from tests.builders_order import ADMIN
@@ -99,3 +102,32 @@ async def test_a_capture_that_nobody_kept_goes_back_after_all_without_a_loss(wor
     assert (refund.state, refund.above_cap) == (RefundState.SUCCESS, False)
     assert await account(world, "loss") == 0
     await nothing_is_wrong(world)
+
+
+async def test_the_key_of_a_conflict_hears_that_it_failed_whatever_is_captured_later(world: PaymentWorld) -> None:
+    order, payment = await conflicted(world, key="k1")
+    with pytest.raises(PaymentConflicted):
+        await world.cashier(order, key="k1")
+    await world.app.conflicts.resolve(payment.payment_id, state=S.FAILED, reason="give it back", caller=ADMIN)
+    late = Attempt.start(attempt_id="ATTlate", payment_id=payment.payment_id, merchant_id="mall", channel="sandbox", amount=PRICE,
+                         lease=timedelta(seconds=1), at=world.clock.now())
+    for happens in (None, world.db.run(attempts.insert_attempt, late), captured(world, "ATTlate", trade_no="LATE"), world.app.order_relay.run_once()):
+        if happens is not None:
+            await happens
+        with pytest.raises(ChannelFailed) as heard:
+            await world.cashier(order, key="k1")
+        assert (heard.value.payment_id, heard.value.safe_to_retry) == (payment.payment_id, True)
+    assert ((await world.payment(payment.payment_id)).state, await world.order_state(order)) == (S.SUCCESS, OrderState.PAID)
+    assert [found async for found in violations(world.db, Allowance(now=world.clock.now(), strict=False))] == []
+
+
+async def test_the_key_of_a_conflict_hears_what_was_kept_for_ever(world: PaymentWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    order, payment = await conflicted(world, key="k1")
+    await captured_exactly(world, payment, RefundLine(world.channel, monkeypatch))
+    resolved = await world.app.conflicts.resolve(payment.payment_id, state=S.LATE_SUCCESS, reason="keep it", caller=ADMIN)
+    assert await world.cashier(order, key="k1") == resolved
+    world.orders.answer = Disposition.REFUSED_CANCELLED
+    await world.app.order_relay.run_once()
+    await world.app.refunds.run_once()
+    assert (await world.payment(payment.payment_id)).state is S.LATE_REFUNDED
+    assert await world.cashier(order, key="k1") == resolved
