@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import importlib
 import sys
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from mesh.cli.options import installation_option, load_settings
 from mesh.clock import SystemClock
 from mesh.db import Database
 from mesh.errors import MeshError
-from mesh.proof import ActivityFacts, Allowance, OrderKey, Violation, compare, compare_sale
+from mesh.proof import ActivityFacts, Allowance, OrderKey, Violation, compare, compare_sale, waiting_events
 from mesh.supervisor.installation import Installation
+from mesh.supervisor.redis_server import redis_config
 
 FILE_COLUMNS = 180
 PAGE = 500
@@ -43,7 +45,7 @@ def audit(installation: Installation, *, strict: bool, sandbox_url: str | None, 
     try:
         api_key = (sandbox_key_file or installation.secret_file("sandbox_api")).read_text().strip() if url else ""
         redis_url = load_settings("seckill_rpc", var_dir=installation.var_dir).redis_url or (running.redis_url if running else "")
-        found = asyncio.run(_audit(installation, strict=strict, sandbox_url=url or "", api_key=api_key, redis_url=redis_url))
+        found, waiting = asyncio.run(_audit(installation, strict=strict, sandbox_url=url or "", api_key=api_key, redis_url=redis_url))
     except (MeshError, OSError) as problem:
         console.print(f"[bold red]cannot tell[/] {escape(str(problem))}", soft_wrap=True)
         raise SystemExit(2) from None
@@ -51,6 +53,9 @@ def audit(installation: Installation, *, strict: bool, sandbox_url: str | None, 
         console.print("[yellow]the channel was not compared: no mesh is running here; name it with --sandbox-url[/]")
     if not redis_url:
         console.print("[yellow]Redis was not compared: no mesh is running here; name it with PAYMESH_REDIS_URL[/]")
+    for service, events in waiting.items():
+        console.print(f"[yellow]{events} events of {service} wait in its outbox: without Redis nobody publishes them; if it has one, name it with "
+                      "PAYMESH_REDIS_URL[/]", soft_wrap=True)
     if not found:
         console.print(f"[bold green]everything holds[/]{' at rest' if strict else ''}")
         return
@@ -68,23 +73,37 @@ def _table(found: Iterable[tuple[str, Violation]]) -> Table:
     return table
 
 
-async def _audit(installation: Installation, *, strict: bool, sandbox_url: str, api_key: str, redis_url: str) -> list[tuple[str, Violation]]:
+async def _audit(installation: Installation, *, strict: bool, sandbox_url: str, api_key: str, redis_url: str,
+                 ) -> tuple[list[tuple[str, Violation]], dict[str, int]]:
+    """What does not hold, and how many events wait at each service without Redis."""
     async with AsyncExitStack() as stack:
         databases = await open_databases(stack, installation)
-        return [found async for found in audit_databases(databases, Allowance(now=SystemClock().now(), strict=strict),
-                                                         sandbox_url=sandbox_url, api_key=api_key, redis_url=redis_url)]
+        without_redis = {service for service in databases if not _has_redis(service, installation)}
+        found = [found async for found in audit_databases(databases, Allowance(now=SystemClock().now(), strict=strict), sandbox_url=sandbox_url,
+                                                          api_key=api_key, redis_url=redis_url, without_redis=without_redis)]
+        waiting = {service: await waiting_events(databases[service]) for service in sorted(without_redis)}
+        return found, {service: events for service, events in waiting.items() if events}
+
+
+def _has_redis(service: str, installation: Installation) -> bool:
+    """Whether a service publishes events: by its settings, else as the mesh here runs, or ran last."""
+    running = installation.running()
+    of_mesh = running.redis_url != "" if running else redis_config(installation.redis_dir).exists()
+    return bool(load_settings(service, var_dir=installation.var_dir).redis_url) or of_mesh
 
 
 async def audit_databases(databases: dict[str, Database], allowance: Allowance, *, sandbox_url: str, api_key: str, redis_url: str = "",
-                          ) -> AsyncIterator[tuple[str, Violation]]:
+                          without_redis: Collection[str] = ()) -> AsyncIterator[tuple[str, Violation]]:
     """Everything that does not hold, each with where it was found. Without `sandbox_url` the channel is not asked, without `redis_url` Redis is not.
+    Events of the services `without_redis` may wait for ever.
 
     Raises:
         Unavailable: a database, Redis or the channel does not answer.
     """
     proofs = {service: importlib.import_module(f"{service}.proof") for service in databases}
     for service, db in databases.items():
-        async for violation in proofs[service].violations(db, allowance):
+        own = replace(allowance, events_wait=service in without_redis)
+        async for violation in proofs[service].violations(db, own):
             yield service, violation
     async for violation in _across(databases, proofs, allowance):
         yield "across", violation

@@ -23,9 +23,14 @@ def find_redis_server() -> str | None:
     return None
 
 
+def redis_config(data_dir: Path) -> Path:
+    """Where the configuration of our own server lies, once one was started."""
+    return data_dir / "redis.conf"
+
+
 def write_redis_config(data_dir: Path, *, port: int, password: str) -> Path:
     """Writes the configuration of our own server and returns its path. A file, because a command line shows the password to everybody."""
-    path = data_dir / "redis.conf"
+    path = redis_config(data_dir)
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write("\n".join((

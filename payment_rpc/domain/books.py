@@ -159,7 +159,7 @@ def _expected(books: Books) -> Balances:
         currency, minor = refund.amount.currency, refund.amount.minor
         if refund.state in OPEN:
             expected[refund_payable(refund.channel), currency] += minor
-        if refund.stands_alone and (refund.state in OPEN or refund.state is RefundState.SUCCESS):
+        if refund.stands_alone and not refund.above_cap and (refund.state in OPEN or refund.state is RefundState.SUCCESS):
             expected[unapplied_receipts(refund.channel), currency] -= minor
         if refund.above_cap and refund.state is RefundState.SUCCESS:
             expected[LOSS, currency] -= minor

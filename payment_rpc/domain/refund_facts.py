@@ -1,7 +1,8 @@
 """`apply_refund_fact`: the one place where news of a channel changes a refund and, with it, the amounts of its payment.
 
 Pure, like `apply_channel_fact`. The same fact again changes nothing. Money that left although the reservation was free again is booked to `loss` when
-another refund took its place.
+another refund took its place, or when an operator made the capture the payment's own meanwhile (`is_kept`). A bounce is two pieces of news where
+nobody heard of the first one (`steps_of`).
 """
 
 from __future__ import annotations
@@ -55,14 +56,28 @@ class RefundDecision:
         return self.refund is not refund
 
 
-def apply_refund_fact(payment: Payment, refund: Refund, fact: RefundFact, *, at: datetime) -> RefundDecision:
-    """What a fact makes of a refund and its payment."""
+def steps_of(refund: Refund, fact: RefundFact) -> tuple[RefundFact, ...]:
+    """A fact as the pieces of news that are applied one after another, in one transaction.
+
+    What bounced has left: where its success was never heard, it is told first. That is so too for a refund that we hold for FAILED. The bounce is
+    evidence that the money was out for a while, against what the channel said before, and it is here again: the books show both ways, no amount
+    changes, and a person looks at the channel that contradicts itself.
+    """
+    was_sent = refund.state in OPEN and refund.state is not RefundState.CREATED
+    if fact.kind is RefundFactKind.REVERSED and (was_sent or refund.state is RefundState.FAILED):
+        return replace(fact, kind=RefundFactKind.SUCCESS), fact
+    return (fact,)
+
+
+def apply_refund_fact(payment: Payment, refund: Refund, fact: RefundFact, *, is_kept: bool, at: datetime) -> RefundDecision:
+    """What one piece of news, see `steps_of`, makes of a refund and its payment. `is_kept`: the capture that it gives back is the payment's money
+    and not, as a refund that stands alone takes it to be, nobody's."""
     same = RefundDecision(payment=payment, refund=refund)
     match fact.kind:
         case RefundFactKind.SUCCESS:
             if refund.state in OPEN and refund.state is not RefundState.CREATED:
                 return _succeeded(payment, refund, fact, at=at)
-            return _left_after_all(payment, refund, fact, at=at) if refund.state is RefundState.FAILED else same
+            return _left_after_all(payment, refund, fact, is_kept=is_kept, at=at) if refund.state is RefundState.FAILED else same
         case RefundFactKind.FAILED:
             return _failed(payment, refund, fact, at=at) if refund.state in OPEN and refund.state is not RefundState.CREATED else same
         case RefundFactKind.PENDING:
@@ -101,10 +116,11 @@ def _failed(payment: Payment, refund: Refund, fact: RefundFact, *, at: datetime)
     return RefundDecision(payment=moved, refund=failed, booking=booking, attention="REFUND_FAILED" if refund.automatic else "")
 
 
-def _left_after_all(payment: Payment, refund: Refund, fact: RefundFact, *, at: datetime) -> RefundDecision:
-    """Evidence of money out for a refund that we held for failed."""
+def _left_after_all(payment: Payment, refund: Refund, fact: RefundFact, *, is_kept: bool, at: datetime) -> RefundDecision:
+    """Evidence of money out for a refund that we held for failed. Where its capture is the payment's by now, the order has that money: what left is
+    ours to miss, and a person decides what becomes of the order."""
     done = _gone(refund, fact, at=at)
-    fits = refund.stands_alone or refundable(payment) >= refund.amount
+    fits = not is_kept if refund.stands_alone else refundable(payment) >= refund.amount
     source = ledger.holder(payment, stands_alone=refund.stands_alone, channel=refund.channel) if fits else ledger.LOSS
     booking = ledger.refunded_directly(refund_id=refund.refund_id, payment_id=payment.payment_id, channel=refund.channel, source=source,
                                        amount=refund.amount)

@@ -77,16 +77,16 @@ class Asking:
     async def _outlast(self, attempt: Attempt, diary: _Diary) -> Applied:
         """Asked until its deadline and some grace are over, then CLOSED; what comes after that is late money. One that the channel does not know is
         lost as soon as nobody can be sending it any more: there is no tombstone to wait for."""
-        channel = self._channels[attempt.channel]
+        channel, asked_at = self._channels[attempt.channel], self._clock.now()  # what ends while the channel answers says nothing of its answer
         news = await diary.note(ScanAction.QUERY, channel.query(attempt.attempt_id, timeout_seconds=self._timeout_seconds))
-        now = self._clock.now()
         if news.status is ChannelStatus.NOT_FOUND:
-            if (await self._db.read(attempts.get_attempt, attempt.attempt_id)).lease_until <= now:
+            present = await self._db.read(attempts.get_attempt, attempt.attempt_id)  # a repeated call may have taken it since it was read
+            if present.lease_until <= asked_at:
                 news = ChannelFact(attempt_id=attempt.attempt_id, status=ChannelStatus.CLOSED)
                 diary.decide(ScanAction.CLOSE, "LOST_BEFORE_CHANNEL")
         elif news.status is ChannelStatus.PENDING:
             payment = await self._db.read(payments.read_payment, attempt.payment_id)
-            if payment.expires_at + self._schedule.close_grace <= now:
+            if payment.expires_at + self._schedule.close_grace <= asked_at:
                 news = ChannelFact(attempt_id=attempt.attempt_id, status=ChannelStatus.CLOSED, amount=attempt.amount, reason="PAYMENT_CLOSED",
                                    message="nobody paid until the deadline")
                 diary.decide(ScanAction.CLOSE, "PAYMENT_CLOSED")

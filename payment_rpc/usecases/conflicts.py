@@ -5,7 +5,7 @@ from __future__ import annotations
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh import outbox
+from mesh import outbox, receipts
 from mesh.call import Caller
 from mesh.clock import Clock
 from mesh.db import Database
@@ -15,6 +15,7 @@ from payment_rpc.domain.attempt import AttemptState
 from payment_rpc.domain.errors import PaymentStateInvalid
 from payment_rpc.domain.payment import TOP_UP, Disposition, Failure, Payment, PaymentState
 from payment_rpc.domain.refund import Refund, RefundState
+from payment_rpc.domain.snapshot import to_json
 from payment_rpc.domain.wallet import EntryKind
 from payment_rpc.store import attempts, ledger, payments, refunds, wallets
 from payment_rpc.usecases.messages import order_message
@@ -31,8 +32,8 @@ class Conflicts:
         self._ids = ids
 
     async def resolve(self, payment_id: str, *, state: PaymentState, reason: str, caller: Caller) -> Payment:
-        """Ends a conflict. FAILED: every parked capture goes back under `auto:<attempt_id>`. LATE_SUCCESS is only for a capture of exactly what was
-        owed.
+        """Ends a conflict, and answers the key of its payment with that end. FAILED: every parked capture goes back under `auto:<attempt_id>`.
+        LATE_SUCCESS is only for a capture of exactly what was owed.
 
         Raises:
             PaymentNotFound, PaymentStateInvalid: nothing was done.
@@ -73,6 +74,7 @@ class Conflicts:
                 refund_id=refund.refund_id, payment_id=payment_id, channel=refund.channel, held_by=bookings.unapplied_receipts(refund.channel),
                 amount=refund.amount), at=now)
         await payments.save_payment(tx, resolved, read_version=payment.version)
+        await receipts.finish(tx, resource_id=payment_id, answer=to_json(resolved))  # whatever the channel captures later: the key hears this
         if resolved.awaits_order:
             await outbox.put(tx, order_message(resolved, await refunds.refunds_of(tx, payment_id), ids=self._ids, at=now))
         return resolved

@@ -17,6 +17,7 @@ from mesh.errors import Conflict, IdempotencyKeyReused, OutcomeUnknown, Unavaila
 from mesh.failpoints import failpoint
 from mesh.ids import Ids
 from mesh.money import Money
+from mesh.outbox import Message
 from mesh.receipts import ReceiptKey
 from mesh.worker import each
 from payment_rpc.cache import PaymentCache
@@ -26,7 +27,7 @@ from payment_rpc.domain.errors import CurrencyMismatch, PaymentNotFound, RefundF
 from payment_rpc.domain.order import canonical_amount
 from payment_rpc.domain.payment import WALLET, Payment
 from payment_rpc.domain.refund import OPEN, Refund, RefundState, refundable, reserve
-from payment_rpc.domain.refund_facts import RefundFact, RefundFactKind, apply_refund_fact
+from payment_rpc.domain.refund_facts import RefundDecision, RefundFact, RefundFactKind, apply_refund_fact, steps_of
 from payment_rpc.domain.refund_snapshot import from_json, to_json
 from payment_rpc.domain.scan import ScanAction, ScanStep, ScanSubject, entries
 from payment_rpc.domain.wallet import EntryKind
@@ -260,11 +261,34 @@ async def write_refund_fact(tx: AsyncConnection, refund_id: str, fact: RefundFac
     nothing changed."""
     payment = await payments.lock_payment(tx, (await refunds.read_refund(tx, refund_id)).payment_id)
     refund = await refunds.read_refund(tx, refund_id)
-    decision = apply_refund_fact(payment, refund, fact, at=at)
     subject = ScanSubject(payment_id=payment.payment_id, attempt_id=refund.attempt_id, refund_id=refund_id)
-    if not decision.changes(refund):
+    is_kept = refund.stands_alone and await attempts.capturing_attempt(tx, payment) == refund.attempt_id
+    after, done = payment, refund
+    messages: list[Message] = []
+    for step in steps_of(refund, fact):
+        decision = apply_refund_fact(after, done, step, is_kept=is_kept, at=at)
+        if not decision.changes(done):
+            continue
+        after = await _carry_out(tx, after, done, decision, at=at)
+        messages += refund_events(decision.refund, before=done.state, ids=ids, at=at)
+        done = decision.refund
+    if done is refund:
         await scan_actions.add(tx, entries(steps, subject, before=refund.state, after=refund.state))
         return refund, None
+    if not refund.stands_alone:  # one snapshot says everything, however many steps there were
+        messages.append(order_message(after, await refunds.refunds_of(tx, payment.payment_id), ids=ids, at=at))
+    if messages:
+        await outbox.put(tx, *messages)
+    told = next((message.event_id for message in messages if message.destination == ORDER_DESTINATION), "")
+    await scan_actions.add(tx, entries(steps, subject, before=refund.state, after=done.state, event_id=told))
+    if refund.state in OPEN and done.state not in OPEN:
+        await receipts.finish(tx, resource_id=refund_id, answer=to_json(done))
+    failpoint("payment.refund_fact.before_commit")
+    return done, after
+
+
+async def _carry_out(tx: AsyncConnection, payment: Payment, refund: Refund, decision: RefundDecision, *, at: datetime) -> Payment:
+    """Writes what one piece of news made of a refund; the payment after it."""
     await refunds.save_refund(tx, decision.refund, read_version=refund.version)
     after = decision.payment
     if decision.booking is not None:
@@ -272,25 +296,15 @@ async def write_refund_fact(tx: AsyncConnection, refund_id: str, fact: RefundFac
     if decision.fee_booking is not None:
         after = await ledger.book(tx, after, decision.fee_booking, at=at)
     if refund.channel == WALLET and decision.refund.state is RefundState.SUCCESS:
-        await wallets.credit(tx, after, refund.amount, kind=EntryKind.REFUNDED, entry_id=decision.refund.channel_refund_no, refund_id=refund_id,
-                             at=at)
+        await wallets.credit(tx, after, refund.amount, kind=EntryKind.REFUNDED, entry_id=decision.refund.channel_refund_no,
+                             refund_id=refund.refund_id, at=at)
     if decision.attention:
-        log.error("attention", alert=True, kind=decision.attention, payment_id=payment.payment_id, refund_id=refund_id)
-        await ledger.call_attention(tx, kind=decision.attention, payment_id=payment.payment_id, subject=refund_id,
+        log.error("attention", alert=True, kind=decision.attention, payment_id=payment.payment_id, refund_id=refund.refund_id)
+        await ledger.call_attention(tx, kind=decision.attention, payment_id=payment.payment_id, subject=refund.refund_id,
                                     detail=f"refund of {refund.amount}: {decision.refund.state}", at=at)
     if after is not payment:
         await payments.save_payment(tx, after, read_version=payment.version)
-    messages = refund_events(decision.refund, before=refund.state, ids=ids, at=at)
-    if not refund.stands_alone:
-        messages.append(order_message(after, await refunds.refunds_of(tx, payment.payment_id), ids=ids, at=at))
-    if messages:
-        await outbox.put(tx, *messages)
-    told = next((message.event_id for message in messages if message.destination == ORDER_DESTINATION), "")
-    await scan_actions.add(tx, entries(steps, subject, before=refund.state, after=decision.refund.state, event_id=told))
-    if refund.state in OPEN and decision.refund.state not in OPEN:
-        await receipts.finish(tx, resource_id=refund_id, answer=to_json(decision.refund))
-    failpoint("payment.refund_fact.before_commit")
-    return decision.refund, after
+    return after
 
 
 async def refund_into_wallet(tx: AsyncConnection, refund: Refund, *, ids: Ids, at: datetime) -> tuple[Refund, Payment | None]:

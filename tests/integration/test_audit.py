@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from mesh.cli.audit import audit_databases
 from mesh.errors import Unavailable
 from mesh.money import Money
 from mesh.outbox import OUTBOX
-from mesh.proof import Allowance
+from mesh.proof import Allowance, waiting_events
 from mesh.receipts import RECEIPT
 from order_rpc.domain.order import OrderState
 from payment_rpc.channels import ChannelFact, ChannelStatus
@@ -37,11 +37,13 @@ async def world(database_url_factory: Callable[[], str], tmp_path: Path) -> Asyn
         yield world
 
 
-async def audited(world: PaymentWorld, *, strict: bool = False, channel: bool = True) -> list[tuple[str, str, str]]:
+async def audited(world: PaymentWorld, *, strict: bool = False, channel: bool = True,
+                  without_redis: Collection[str] = ()) -> list[tuple[str, str, str]]:
     """(where, check, subject) of everything that does not hold."""
     databases = {"payment_rpc": world.db, "order_rpc": world.order_side.db}
     return [(where, found.check, found.subject) async for where, found in audit_databases(
-        databases, Allowance(now=world.clock.now(), strict=strict), sandbox_url=world.sandbox.base_url if channel else "", api_key=API_KEY)]
+        databases, Allowance(now=world.clock.now(), strict=strict), sandbox_url=world.sandbox.base_url if channel else "", api_key=API_KEY,
+        without_redis=without_redis)]
 
 
 async def at_rest(world: PaymentWorld) -> None:
@@ -100,6 +102,20 @@ async def test_news_on_their_way_are_forgiven_for_a_while_and_never_strictly(wor
     assert "outbox_late" in {check for _, check, _ in strict}
     world.clock.advance(11 * 60)
     assert ("across", "paid_once", payment.payment_id) in await audited(world)
+
+
+async def test_events_wait_where_nobody_publishes_them_and_other_messages_do_not(world: PaymentWorld) -> None:
+    await world.charge(await world.order())
+    await world.finish()
+    world.clock.advance(2 * 24 * 3600)
+    both = ("payment_rpc", "order_rpc")
+    assert {(where, check) for where, check, _ in await audited(world)} == {(service, "outbox_late") for service in both}
+    assert [where for where, *_ in await audited(world, without_redis=["order_rpc"])] == ["payment_rpc"]
+    for strict in (False, True):
+        assert await audited(world, strict=strict, without_redis=both) == []
+    assert [await waiting_events(db) for db in (world.db, world.order_side.db)] == [1, 2]
+    await world.execute(update(OUTBOX).where(OUTBOX.c.destination == "order_rpc").values(state="NEW"))
+    assert [(where, check) for where, check, _ in await audited(world, without_redis=both)] == [("payment_rpc", "outbox_late")]
 
 
 PAID_ORDER = ORDERS.c.state == OrderState.PAID

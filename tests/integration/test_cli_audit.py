@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from mesh.cli import paymesh
+from mesh.supervisor.redis_server import redis_config
 
 VIOLATED = 1
 CANNOT_TELL = 2
@@ -17,7 +18,7 @@ CANNOT_TELL = 2
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("PAYMENT_RPC_DATABASE_URL", "ORDER_RPC_DATABASE_URL", "PAYMESH_DATABASE_URL", "PAYMENT_RPC_SANDBOX_URL",
-                 "PAYMENT_RPC_SANDBOX_API_KEY_FILE", "PAYMESH_VAR_DIR"):
+                 "PAYMENT_RPC_SANDBOX_API_KEY_FILE", "PAYMESH_VAR_DIR", "PAYMESH_REDIS_URL", "PAYMENT_RPC_REDIS_URL", "ORDER_RPC_REDIS_URL"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -45,6 +46,28 @@ def test_an_installation_where_a_unit_is_missing(tmp_path: Path) -> None:
     assert result.exit_code == VIOLATED
     assert "1 units are reserved, orders reserve 0" in result.output
     assert "2 things do not hold" in result.output
+
+
+def test_events_that_wait_for_a_redis_are_counted_and_late_where_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(tmp_path, "migrate")
+    with sqlite3.connect(tmp_path / "var" / "payment_rpc.db") as database:
+        database.execute("INSERT INTO outbox (event_id, destination, tag, aggregate_id, payload, trace_id, state, due_at, attempts, last_error, "
+                         "created_at) VALUES ('EVT1', 'stream:PAYMENT_TOPIC', 'PAYMENT_SUCCEEDED', 'PAY1', '{}', '', 'NEW', 0, 0, '', 0)")
+    database.close()
+    for arguments in (("audit",), ("audit", "--strict")):
+        result = run(tmp_path, *arguments)
+        assert result.exit_code == 0, result.output
+        assert "1 events of payment_rpc wait in its outbox" in result.output
+        assert "order_rpc" not in result.output
+    config = redis_config(tmp_path / "var" / "redis")  # a mesh with a Redis of its own ran here
+    config.touch()
+    found_here = run(tmp_path, "audit")
+    config.unlink()
+    monkeypatch.setenv("PAYMESH_REDIS_URL", "redis://127.0.0.1:6379/0")
+    for result in (found_here, run(tmp_path, "audit")):
+        assert result.exit_code == VIOLATED
+        assert "outbox_late" in result.output
+        assert "wait in its outbox" not in result.output
 
 
 def test_without_a_database_nothing_is_proved(tmp_path: Path) -> None:

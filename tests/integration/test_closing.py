@@ -15,6 +15,7 @@ from payment_rpc.app import PaymentApp
 from payment_rpc.channels import ChannelFact, ChannelStatus
 from payment_rpc.domain.errors import MoneyError, OrderNotPayable, PaymentNotFound, PaymentStateInvalid
 from payment_rpc.domain.payment import Payment, PaymentState
+from payment_rpc.store import attempts
 from payment_rpc.tables import ATTEMPT, PAYMENT
 from payment_rpc.usecases.closing import CloseResult, OrderClosed
 from tests.builders_order import PAYMENT_WINDOW, buyer
@@ -160,6 +161,28 @@ async def test_what_a_channel_cannot_close_is_asked_for_and_closed_when_deadline
     assert asked[:6] == [0, 5, 20, 65, 185, 485]
     assert (await world.payment(payment.payment_id)).state is PaymentState.CLOSED
     assert (await close(world, order.order_id)).result is CloseResult.CLOSED
+
+
+@pytest.mark.parametrize(("asked_seconds", "then"), [(LEASE_SECONDS - 1, PaymentState.PAYING), (LEASE_SECONDS, PaymentState.FAILED)])
+async def test_what_a_channel_does_not_know_is_lost_only_when_the_lease_was_over_before_it_was_asked(
+        world: PaymentWorld, monkeypatch: pytest.MonkeyPatch, asked_seconds: float, then: PaymentState) -> None:
+    """A channel without tombstones is asked about a charge that is on its way, and takes its time to answer."""
+    monkeypatch.setattr(type(world.channel), "closable", property(lambda _: False))
+    asked = []
+
+    async def answers_slowly() -> None:
+        world.clock.advance(2)
+
+    async def is_asked_for_on_its_way() -> None:
+        [row] = await world.rows(ATTEMPT)
+        world.clock.advance(asked_seconds)
+        world.channel.after_query = answers_slowly
+        asked.append(await world.app.asking.close(await world.db.read(attempts.get_attempt, row["attempt_id"])))
+
+    world.channel.before_charge = is_asked_for_on_its_way
+    paid = await world.charge(await world.order())
+    assert [(applied.attempt.lease_until < world.clock.now(), applied.payment.state) for applied in asked] == [(True, then)]
+    assert paid.state is (PaymentState.SUCCESS if then is PaymentState.PAYING else PaymentState.LATE_SUCCESS)
 
 
 async def test_the_background_leaves_young_attempts_alone_unless_they_are_being_closed(world: PaymentWorld) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,15 @@ from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor
 from google.rpc import error_details_pb2, status_pb2
 from paymesh.common.v1 import errors_pb2 as common
+from paymesh.order.v1 import order_pb2, order_pb2_grpc
 from paymesh.payment.v1 import payment_pb2 as pb
 from paymesh.payment.v1 import payment_pb2_grpc
 
+import order_rpc.app
 import payment_rpc.domain.errors
 from mesh import errors
+from mesh.client import MeshChannel
+from mesh.discovery.static import StaticDiscovery
 from mesh.errors import (
     Conflict,
     DeadlineExceeded,
@@ -32,13 +37,17 @@ from mesh.errors import (
     RemoteError,
     Unavailable,
 )
+from mesh.paging import PageTokens
 from mesh.server import MeshServer
 from mesh.settings import MeshSettings
 from mesh.wire_errors import DETAILS_KEY
+from order_rpc.app import Choices
+from order_rpc.neighbours import Payments
 from payment_rpc.tables import ORDER_GATE
+from tests.builders_order import PAYMENT_WINDOW
 from tests.builders_payment import PaymentWorld, payment_world
 from tests.echo import plain_channel
-from tests.integration.test_access_matrix import Tokens, contract, policy, running, served_by
+from tests.integration.test_access_matrix import SERVICES, Servers, Tokens, contract, policy, running, served_by
 
 # What has effects in payment_rpc and moves no money: news of channels, statements, a signature for tests.
 NO_MONEY = {"HandleCallback", "MockCallback", "GenerateSignature", "ImportStatement"}
@@ -136,15 +145,16 @@ async def line(tmp_path: Path) -> AsyncIterator[Line]:
             await server.stop(0)
 
 
-def money_methods() -> list[MethodDescriptor]:
-    return [method for method in contract() if policy(method).moves_money]
+def money_methods(service: str) -> list[MethodDescriptor]:
+    return [method for method in contract() if policy(method).moves_money and served_by(method.containing_service) == service]
 
 
-def test_every_method_of_payment_rpc_with_effects_says_whether_it_moves_money() -> None:
+def test_every_method_with_effects_says_whether_it_moves_money() -> None:
     with_effects = {method.name for method in contract() if served_by(method.containing_service) == "payment_rpc"
                     and method.GetOptions().idempotency_level != method.GetOptions().NO_SIDE_EFFECTS}
-    assert {method.name for method in money_methods()} == with_effects - NO_MONEY
+    assert {method.name for method in money_methods("payment_rpc")} == with_effects - NO_MONEY
     assert with_effects > NO_MONEY
+    assert {method.name for method in money_methods("order_rpc")} == {"PayOrder", "RefundOrder", "ApproveRefund"}
 
 
 async def test_each_refusal_of_payment_rpc_keeps_its_own_words(line: Line) -> None:
@@ -219,13 +229,14 @@ async def test_an_interrupted_call_may_have_moved_money_once_it_has_begun_a_tran
 
 async def test_whatever_is_refused_before_a_method_begins_moved_nothing(tmp_path: Path) -> None:
     async with running(tmp_path) as servers:
-        channel, tokens = servers.channels["payment_rpc"], servers.tokens
+        tokens = servers.tokens
         everybody = [tokens.bearer("user", "merchant", "admin")]
-        methods = money_methods()
-        assert len(methods) == 9
+        methods = [method for service in SERVICES for method in money_methods(service)]
+        assert len(methods) == 12
         for method in methods:
             admitted = [tokens.caller("order_rpc", "payment_rpc")] if method.name == "ClosePayment" else everybody
             empty = message_factory.GetMessageClass(method.input_type)().SerializeToString()
+            channel = servers.channels[served_by(method.containing_service)]
             call = channel.unary_unary(f"/{method.containing_service.full_name}/{method.name}", request_serializer=bytes)
             for code, metadata, body in ((16, [], empty), (16, [tokens.bearer("user", secret=b"x" * 32)], empty), (7, [tokens.bearer()], empty),
                                          (3, admitted, b"\xff"), (3, [*admitted, ("idempotency-key", "a b")], empty)):
@@ -242,3 +253,48 @@ async def test_an_order_that_cannot_be_read_left_no_money_behind(tmp_path: Path)
         wire = await refused(stub.Charge(pb.ChargeRequest(amount="100.00", order_id=order.order_id, credit_card=CARD),
                                          metadata=[servers.tokens.bearer("user")], timeout=10))
         assert (wire.reason, *wire.said) == ("NEIGHBOUR_UNAVAILABLE", *UNTOUCHED)
+
+
+@asynccontextmanager
+async def order_rpc_before(servers: Servers) -> AsyncIterator[Any]:
+    """A stub of an order_rpc that reaches the running payment_rpc over the wire."""
+    side, tokens = servers.world.order_side, servers.tokens
+    settings = MeshSettings(service="order_rpc", environment="test", port=0, var_dir=servers.world.folder)
+    discovery = StaticDiscovery({"payment_rpc": [f"127.0.0.1:{servers.running['payment_rpc'].port}"]})
+    server = MeshServer(settings, clock=side.clock, ids=side.ids, user_tokens=tokens.users, caller_tokens=tokens.of("order_rpc"))
+    async with MeshChannel("payment_rpc", settings=settings, discovery=discovery, caller_tokens=tokens.of("order_rpc")) as payments:
+        order_rpc.app.OrderApp(db=side.db, clock=side.clock, ids=side.ids, page_tokens=PageTokens(b"p" * 32), redis=None, payments=Payments(payments),
+                               choices=Choices(payment_window=PAYMENT_WINDOW, scan_interval_seconds=1)).add_to(server)
+        await server.start()
+        try:
+            async with plain_channel(server.port) as channel:
+                yield order_pb2_grpc.OrderServiceStub(channel)
+        finally:
+            await server.stop(0)
+
+
+async def test_an_order_that_is_not_paid_or_refunded_says_what_happened_to_the_money(tmp_path: Path) -> None:
+    async with running(tmp_path) as servers, order_rpc_before(servers) as stub:
+        order, metadata = await servers.world.order(), [servers.tokens.bearer("user")]
+
+        async def pay(order_id: str, **changes: str) -> Wire:
+            return await refused(stub.PayOrder(order_pb2.PayOrderRequest(order_id=order_id, **changes), metadata=metadata, timeout=10))
+
+        wire = await pay("ORDnone")
+        assert (wire.reason, *wire.said) == ("ORDER_NOT_FOUND", *UNTOUCHED)
+        wire = await refused(stub.RefundOrder(order_pb2.RefundOrderRequest(order_id=order.order_id, reason="x"), metadata=metadata, timeout=10))
+        assert (wire.reason, *wire.said) == ("REFUND_NOT_ALLOWED", *UNTOUCHED)
+        wire = await pay(order.order_id, return_url="https://elsewhere.test/")  # payment_rpc's own words
+        assert (wire.reason, *wire.said) == ("RETURN_URL_NOT_ALLOWED", *UNTOUCHED)
+        deaths = []
+
+        async def dies() -> None:
+            deaths.append(asyncio.create_task(servers.running["payment_rpc"].stop(0)))
+            await asyncio.Event().wait()
+
+        servers.world.channel.before_charge = dies
+        wire = await pay(order.order_id)
+        assert (wire.reason, *wire.said) == ("NEIGHBOUR_UNAVAILABLE", Outcome.UNKNOWN, True)  # asked again it is the same payment
+        await asyncio.gather(*deaths)
+        wire = await pay(order.order_id)
+        assert (wire.reason, *wire.said) == ("NEIGHBOUR_UNAVAILABLE", *UNTOUCHED)  # nobody was there to be asked

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import pytest
 from mesh.call import Caller, Role
 from mesh.errors import IdempotencyKeyReused, InvalidArgument
 from mesh.money import Money
+from mesh.outbox import OUTBOX
+from mesh.receipts import RECEIPT
 from payment_rpc.channels import RefundChannelFact, RefundChannelStatus
 from payment_rpc.domain.errors import CurrencyMismatch, PaymentNotFound, RefundExceedsRefundable, RefundFailed, RefundNotAllowed
 from payment_rpc.domain.payment import Disposition, Payment, PaymentState
@@ -188,6 +192,52 @@ async def test_a_bounced_refund_is_visible_and_the_money_is_here_again(world: Pa
     assert await columns(world, payment) == ("100.00", "0.00", "0.00")
     assert [row["kind"] for row in await world.rows(ATTENTION)] == ["REFUND_REVERSED"]
     assert await world.app.refunds.apply(RefundChannelFact(refund_id=done.refund_id, status=RefundChannelStatus.REVERSED)) == bounced
+
+
+async def test_a_bounce_whose_success_was_never_heard_is_both(world: PaymentWorld, line: RefundLine) -> None:
+    booked, told, answers = {}, {}, {}
+    for before in ("SUCCESS", "SUBMITTED", "PENDING", "UNKNOWN", "FAILED"):
+        payment = await paid(world)
+        line.lose_answers = before == "UNKNOWN"
+        line.next_status = RefundChannelStatus.REVERSED if before == "SUBMITTED" else RefundChannelStatus(before)
+        with suppress(RefundFailed):
+            await refund(world, payment, "40.00", key=before)
+        [refund_id] = [row["refund_id"] for row in await world.rows(REFUND) if row["payment_id"] == payment.payment_id]
+        for _ in range(2):
+            bounced = await world.app.refunds.apply(RefundChannelFact(refund_id=refund_id, status=RefundChannelStatus.REVERSED))
+            assert (bounced.state, bounced.needs_attention, bounced.refunded_at is None) == (RefundState.REVERSED, True, False)
+        assert await columns(world, payment) == ("100.00", "0.00", "0.00")
+        booked[before] = {(row["business_key"].rpartition(":")[2], row["account"], row["side"], row["amount_minor"])
+                          for row in await world.rows(LEDGER_POSTING) if refund_id in row["business_key"]}
+        told[before] = sorted(row["tag"] for row in await world.rows(OUTBOX) if refund_id in row["payload"] and row["destination"] != "order_rpc")
+        [answers[before]] = [json.loads(row["answer"])["state"] for row in await world.rows(RECEIPT) if row["idempotency_key"] == before]
+        assert sorted(await world.attention()) == sorted(("REFUND_REVERSED", row["refund_id"]) for row in await world.rows(REFUND))
+    heard, refused = booked["SUCCESS"], booked.pop("FAILED")
+    assert booked == dict.fromkeys(booked, heard)
+    assert len(heard) == 6  # reserved, gone, bounced
+    assert {(name, account) for name, account, side, _ in refused if side == "D"} == {
+        ("reserved", "merchant_payable:mall"), ("released", "refund_payable:sandbox"), ("success", "merchant_payable:mall"),
+        ("bounced", "channel_receivable:sandbox")}
+    assert told == {**{before: ["REFUND_REVERSED", "REFUND_SUCCEEDED"] for before in booked},
+                    "FAILED": ["REFUND_FAILED", "REFUND_REVERSED", "REFUND_SUCCEEDED"]}
+    assert answers == {**dict.fromkeys(booked, "REVERSED"), "SUCCESS": "SUCCESS", "FAILED": "FAILED"}  # the first final answer
+    assert await world.ledger_problems() == []
+
+
+async def test_a_bounce_nobody_expected_tells_the_order_once_and_takes_the_share_of_the_fee(world: PaymentWorld, line: RefundLine) -> None:
+    payment = await paid(world)
+    line.lose_answers = True
+    lost = await refund(world, payment)
+    world.clock.advance(10)
+    await world.app.order_relay.run_once()
+    heard = len(world.orders.updates)
+    await world.app.refunds.apply(RefundChannelFact(refund_id=lost.refund_id, status=RefundChannelStatus.REVERSED, fee_returned=Money(60, "CNY")))
+    await world.app.order_relay.run_once()
+    [snapshot] = world.orders.updates[heard:]
+    assert (snapshot["refunded"], snapshot["refund_reserved"]) == ("0.00", "0.00")
+    assert [refund["state"] for refund in snapshot["refunds"]] == ["REVERSED"]
+    assert [row["amount_minor"] for row in await world.rows(LEDGER_POSTING) if row["business_key"] == f"refund:{lost.refund_id}:fee"] == [60, 60]
+    assert await world.ledger_problems() == []
 
 
 async def test_money_that_left_after_all_above_the_cap_is_a_loss(world: PaymentWorld, line: RefundLine) -> None:
