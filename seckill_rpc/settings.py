@@ -20,7 +20,8 @@ class SeckillSettings(MeshSettings):
         line_max: clicks that may stand in the line of one activity; more are told to come back. The rate at which orders are written, times the
             longest wait that a buyer should have.
         queued_seconds: how long Redis keeps the view of a buyer who stands in the line.
-        result_grace_seconds: after which a place in the line that Redis does not know is decided by the database.
+        result_grace_seconds: after which a place in the line that Redis does not know is decided by the database. Below some 5 s,
+            the time until the rebuild after one that died, places are refused that it would have carried.
         scan_interval_seconds: pause between rounds of workers that found nothing to do.
         keeper_interval_seconds: pause between two comparisons of Redis with the database.
         close_after_end_seconds: how long after its end, by the clock of Redis, an activity is closed by itself.

@@ -63,7 +63,7 @@ class Lane:
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         wire.waiting.append(answer)  # nothing is awaited between this and the writing, so that answers come in the order of the questions
         try:
-            await wire.connection.send_packed_command(wire.connection.pack_command(*command), check_health=False)
+            await self._send(wire, command)
             if wire.reader is None:
                 wire.reader = asyncio.create_task(self._read(wire))
             return await answer
@@ -73,6 +73,13 @@ class Lane:
             # A deadline that has passed says that the connection is no good; whoever else gives up must not leave his answer to the next one.
             await self._break(wire)
             raise
+
+    @staticmethod
+    async def _send(wire: _Wire, command: tuple[str | int, ...]) -> None:
+        try:
+            await wire.connection.send_packed_command(wire.connection.pack_command(*command), check_health=False)
+        except RuntimeError as error:  # what uvloop says of a transport that was closed a moment ago
+            raise ConnectionError("the connection to redis is closed") from error
 
     async def _read(self, wire: _Wire) -> None:
         """Hands out answers until nobody waits."""

@@ -11,6 +11,7 @@ from sqlalchemy import update
 from mesh import migrations
 from mesh.cli import paymesh
 from mesh.db import open_database
+from mesh.supervisor.plan import SERVERS
 from order_rpc.app import RETRY_CONSTRAINTS
 from order_rpc.tables import STATISTIC, metadata
 from tests.builders_order import OrderApp
@@ -26,7 +27,7 @@ def test_figures_are_counted_again_and_the_result_is_told(tmp_path: Path) -> Non
     code, output = run(tmp_path)
     assert code == 2
     assert "paymesh migrate" in output
-    for service in ("payment_rpc", "order_rpc"):
+    for service in SERVERS:
         migrations.upgrade(service, f"sqlite+aiosqlite:///{tmp_path}/{service}.db")
 
     async def shop() -> None:

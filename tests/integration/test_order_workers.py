@@ -72,7 +72,7 @@ async def test_orders_go_on_while_redis_is_away_and_their_events_arrive_when_it_
 async def test_without_redis_events_wait_in_the_outbox(app: OrderApp) -> None:
     await app.order()
     names = [worker.name for worker in app.make().workers]
-    assert names == ["purge_receipts", "expire_orders", "fold_statistics", "relay_payment_rpc"]
+    assert names == ["purge_receipts", "expire_orders", "fold_statistics", "relay_payment_rpc", "relay_seckill_rpc"]
     assert [row["state"] for row in await app.rows(OUTBOX)] == ["NEW"]
 
 
