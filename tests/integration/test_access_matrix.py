@@ -166,19 +166,22 @@ class Servers:
 
 
 @asynccontextmanager
-async def running(folder: Path, redis_url: str, *, environment: str = "test") -> AsyncIterator[Servers]:
+async def running(folder: Path, redis_url: str = "", *, environment: str = "test") -> AsyncIterator[Servers]:
+    """Every server on databases of its own; seckill_rpc only with a Redis."""
     async with AsyncExitStack() as stack:
         world = await stack.enter_async_context(payment_world(
             f"sqlite+aiosqlite:///{folder / 'payment.db'}", f"sqlite+aiosqlite:///{folder / 'order.db'}", folder))
-        seckill = await stack.enter_async_context(seckill_order_world(
-            f"sqlite+aiosqlite:///{folder / 'seckill.db'}", f"sqlite+aiosqlite:///{folder / 'shelf.db'}", redis_url))
-        apps: dict[str, Any] = {"payment_rpc": world.app, "order_rpc": world.order_side.real, "seckill_rpc": seckill.app}
+        apps: dict[str, Any] = {"payment_rpc": world.app, "order_rpc": world.order_side.real}
+        if redis_url:
+            seckill = await stack.enter_async_context(seckill_order_world(
+                f"sqlite+aiosqlite:///{folder / 'seckill.db'}", f"sqlite+aiosqlite:///{folder / 'shelf.db'}", redis_url))
+            apps["seckill_rpc"] = seckill.app
         tokens = Tokens(world.clock)
         servers = Servers(world=world, tokens=tokens, running={}, channels={})
-        for service in SERVICES:
+        for service, app in apps.items():
             settings = MeshSettings(service=service, environment=environment, port=0, var_dir=folder)
             server = MeshServer(settings, clock=world.clock, ids=world.ids, user_tokens=tokens.users, caller_tokens=tokens.of(service))
-            apps[service].add_to(server)
+            app.add_to(server)
             await server.start()
             stack.push_async_callback(server.stop, 0)
             servers.running[service] = server
