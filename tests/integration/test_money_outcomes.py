@@ -264,7 +264,7 @@ async def order_rpc_before(servers: Servers) -> AsyncIterator[Any]:
     server = MeshServer(settings, clock=side.clock, ids=side.ids, user_tokens=tokens.users, caller_tokens=tokens.of("order_rpc"))
     async with MeshChannel("payment_rpc", settings=settings, discovery=discovery, caller_tokens=tokens.of("order_rpc")) as payments:
         order_rpc.app.OrderApp(db=side.db, clock=side.clock, ids=side.ids, page_tokens=PageTokens(b"p" * 32), redis=None, payments=Payments(payments),
-                               choices=Choices(payment_window=PAYMENT_WINDOW, scan_interval_seconds=1)).add_to(server)
+                               seckill=side.seckill_rpc, choices=Choices(payment_window=PAYMENT_WINDOW, scan_interval_seconds=1)).add_to(server)
         await server.start()
         try:
             async with plain_channel(server.port) as channel:
