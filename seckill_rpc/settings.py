@@ -36,7 +36,7 @@ class SeckillSettings(MeshSettings):
     port: int = Field(9909, ge=0, le=65535)
     database_pool_size: int = Field(16, ge=1, le=200)
     redis_timeout_seconds: float = Field(2.0, ge=1.5, le=30)
-    consumers: int = Field(2, ge=0, le=16)  # one publishes while the other waits for the database
+    consumers: int = Field(1, ge=0, le=16)
     consumer_batch_size: int = Field(500, ge=1, le=500)
     line_max: int = Field(200_000, ge=1, le=10_000_000)
     queued_seconds: int = Field(600, ge=1, le=86_400)
