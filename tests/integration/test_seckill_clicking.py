@@ -138,7 +138,12 @@ async def test_a_winner_never_hears_sold_out_from_memory_wherever_he_clicks_agai
                 await here.has_heard.wait()
                 await there.has_heard.wait()
             for door in (here, there, later):
-                assert (await door.click("loser")).code is ResultCode.SOLD_OUT
+                for number in range(2):
+                    assert (await door.click(f"loser{number}")).code is ResultCode.SOLD_OUT
+                    door.monotonic.now += 0.1
+                calls = await door.script_calls()
+                assert (await door.click("told from memory")).code is ResultCode.SOLD_OUT
+                assert await door.script_calls() == calls
                 again = await door.click("winner", "a")
                 assert (again.status, again.order_id) == (Status.HOLDER, mine.order_id)
 
@@ -147,7 +152,9 @@ async def test_nothing_is_refused_from_memory_while_a_click_is_undecided(world: 
     await world.open(total=1)
     async with front(world) as here, front(world) as there:
         mine = await here.click("winner", "a")
-        assert (await there.click("loser")).code is ResultCode.SOLD_OUT
+        for number in range(2):
+            assert (await there.click(f"loser{number}")).code is ResultCode.SOLD_OUT
+            there.monotonic.now += 0.1
         again = await there.click("winner", "a")  # no process but the first has heard of him yet
         assert (again.status, again.order_id) == (Status.QUEUED, mine.order_id)
 
@@ -159,8 +166,42 @@ async def test_a_process_that_hears_nothing_refuses_nobody_from_memory(world: Se
         await world.consume()
         deaf = Front(world)
         await deaf.registry.refresh()
-        assert (await deaf.click("loser")).code is ResultCode.SOLD_OUT
+        for number in range(2):
+            assert (await deaf.click(f"loser{number}")).code is ResultCode.SOLD_OUT
+            deaf.monotonic.now += 0.1
         assert (await deaf.click("winner", "a")).order_id == mine.order_id
+
+
+async def test_a_process_whose_subscription_broke_refuses_nobody_from_memory(world: SeckillWorld) -> None:
+    await world.open(total=1)
+    async with front(world) as door:
+        await door.click("winner")
+        await world.consume()
+        for number in range(2):
+            await door.click(f"early loser{number}")
+            door.monotonic.now += 0.1
+        before = await door.script_calls()
+        await door.click("told from memory")
+        assert await door.script_calls() == before
+        door.audience.deafened()
+        for number in range(4):
+            assert (await door.click(f"loser{number}")).code is ResultCode.SOLD_OUT
+            door.monotonic.now += 0.1
+        assert await door.script_calls() == before + 4
+
+
+async def test_nothing_is_refused_from_memory_until_what_was_published_has_been_heard(world: SeckillWorld) -> None:
+    activity = await world.open(total=1)
+    async with front(world) as here:
+        mine = await here.click("winner", "a")
+        await world.consume()
+        late = Front(world)  # it listens, but what is said of the winner has not come through yet
+        await late.registry.refresh()
+        late.clicking.open_door(activity)
+        late.clicking.knows_all(activity.activity_id)
+        assert (await late.click("loser")).code is ResultCode.SOLD_OUT
+        again = await late.click("winner", "a")
+        assert (again.status, again.order_id) == (Status.HOLDER, mine.order_id)
 
 
 async def test_a_unit_that_comes_back_is_sold_within_the_life_of_the_memory(world: SeckillWorld) -> None:
@@ -192,6 +233,7 @@ async def test_a_paused_an_ended_and_a_closed_sale_say_so(world: SeckillWorld) -
         assert (await door.click("u3")).code is ResultCode.ENDED
         again = await door.click("u1", "a")
         assert (again.status, again.order_id) == (Status.HOLDER, mine.order_id)
+        assert (await door.click("u1", "b")).code is ResultCode.ENDED
 
 
 async def test_too_many_clicks_of_one_buyer_are_refused_and_take_nothing(world: SeckillWorld) -> None:

@@ -19,7 +19,7 @@ from mesh.failpoints import FailpointRaised
 from mesh.outbox import OUTBOX
 from seckill_rpc.domain.activity import ActivityVerb
 from seckill_rpc.domain.errors import ActivityNotFound
-from seckill_rpc.domain.order import Verdict, View
+from seckill_rpc.domain.order import UnitState, Verdict, View
 from seckill_rpc.stock.admission import AdmitCode
 from seckill_rpc.stock.line import Entry, Finished
 from seckill_rpc.store import activities, batches, orders
@@ -318,6 +318,34 @@ async def test_who_stood_in_the_line_of_an_older_epoch_is_admitted_again_as_long
     await world.check_rest()
 
 
+async def test_an_entry_whose_copy_stands_in_the_line_leaves_it(world: SeckillWorld) -> None:
+    await world.open(total=2)
+    await world.clicks(("u1", "a", "O1"), ("u2", "a", "O2"))
+    await world.publish(await world.fence(), carries=False)
+    await world.redis.hdel(world.keys.meta, "hold")
+    assert await world.consumer.run_once() == 2
+    assert await world.line.waiting(world.keys) == (2, 0)
+    await world.consume()
+    assert await world.states() == {"O1": "LIVE", "O2": "LIVE"}
+    await world.check_rest()
+
+
+async def test_who_cannot_be_admitted_again_for_want_of_memory_stays_in_the_line(world: SeckillWorld) -> None:
+    await world.open(total=2)
+    await world.click("u1", "a", "O1")
+    await world.publish(await world.fence(), carries=False)
+    await world.redis.hdel(world.keys.meta, "hold")
+    await world.redis.config_set("maxmemory", 1)
+    try:
+        assert await world.consumer.run_once() == 0
+    finally:
+        await world.redis.config_set("maxmemory", 0)
+    assert await world.states() == {}
+    await world.consume()
+    assert await world.states() == {"O1": "LIVE"}
+    await world.check_rest()
+
+
 async def test_a_paused_or_closing_activity_serves_those_who_were_admitted(world: SeckillWorld) -> None:
     await world.open(total=2)
     await world.clicks(("u1", "a", "O1"), ("u2", "a", "O2"))
@@ -440,6 +468,24 @@ async def test_a_slot_that_is_taken_after_it_was_looked_for_is_looked_for_again(
     monkeypatch.setattr(orders, "lock_live_orders", slow)
     assert await verdicts(world, entry_of(world, "u1", "b", order_id="B")) == [Verdict.LIVE]
     assert await world.slots("u1") == {first: 1, "B": 2}
+    await world.check_database()
+
+
+async def test_an_order_that_became_live_after_it_was_looked_for_is_not_refused(world: SeckillWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The slot was free for a moment, and another delivery of the same entry was quicker."""
+    await world.open()
+    first = await world.buy("u1", "x")
+    real, others = orders.lock_live_orders, [NewOrder("B", "u1", "b", 1)]
+
+    async def slow(tx: Any, **which: Any) -> Any:
+        found = await real(tx, **which)
+        if others:
+            await orders.leave_live(tx, order_id=first, to=UnitState.RETURNED, at=world.clock.now())
+            await batches.insert_orders(tx, [others.pop()], Batch(world.keys.activity_id, 1, 1, world.clock.now()))
+        return found
+    monkeypatch.setattr(orders, "lock_live_orders", slow)
+    assert await verdicts(world, entry_of(world, "u1", "b", order_id="B")) == [Verdict.DUPLICATE]
+    assert await world.states() == {first: "LIVE", "B": "REFUSED"}  # decided again, without what was written in between
     await world.check_database()
 
 

@@ -15,7 +15,7 @@ from seckill_rpc.domain.activity import Activity, ActivityState
 from seckill_rpc.domain.order import View
 from seckill_rpc.servicer.activities import ActivityServicer
 from seckill_rpc.stock.admission import AdmitCode
-from seckill_rpc.store import activities
+from seckill_rpc.store import activities, orders
 from seckill_rpc.usecases import rebuilding
 from seckill_rpc.usecases.rebuilding import Progress, RebuildStep, keys_of
 from tests.seckill_order_world import SeckillOrderWorld, before, on_one_database, seckill_order_world
@@ -199,6 +199,37 @@ async def test_a_unit_that_comes_back_during_a_rebuild_is_neither_lost_nor_doubl
             await world.relay()
 
 
+@pytest.mark.parametrize("dialect", ["mariadb"], indirect=True)
+async def test_a_unit_that_comes_back_while_the_orders_are_read_is_not_lost(world: SeckillOrderWorld) -> None:
+    """The row was read before and the orders after it: unless both are of one moment, Redis has neither the unit nor its holder."""
+    activity = await world.opened(total=10)
+    [order_id] = await world.buy(activity, "u1")
+    await world.relay()
+    before(orders, "list_holders", lambda: world.return_unit(activity, order_id))
+    assert (await rebuild(world, activity))[0]
+    assert (await world.load(activity)).sold == 0
+    world.clock.advance(10)
+    await world.relay()
+    assert await world.problems(activity) == []
+
+
+@on_one_database
+async def test_nobody_is_let_in_between_the_hold_and_the_end_of_a_rebuild(world: SeckillOrderWorld) -> None:
+    activity = await world.opened(total=10)
+    await world.buy(activity, "u1")
+    told: list[AdmitCode] = []
+
+    async def knock() -> None:
+        told.append((await world.click(activity, "u2", f"r{len(told)}")).code)
+
+    before(world.db, "run", knock)  # the fence
+    for step in ("part", "publish", "carry"):
+        before(world.app.loading, step, knock)
+    assert (await rebuild(world, activity))[0]
+    assert told == [AdmitCode.NOT_READY] * 4
+    assert (await world.click(activity, "u2")).code is AdmitCode.QUEUED
+
+
 @on_one_database
 @pytest.mark.parametrize("step", ["hold", "part", "publish", "carry"])
 async def test_a_pause_wins_over_a_running_rebuild(world: SeckillOrderWorld, step: str) -> None:
@@ -268,6 +299,27 @@ async def test_a_redis_that_starts_anew_opens_no_paused_sale(database_url_factor
         assert (await world.click(activity, "u2")).code is AdmitCode.PAUSED
         assert await world.keep() == 1, "another run of Redis: what it has may be old"
         assert (await world.click(activity, "u2")).code is AdmitCode.PAUSED
+        await world.relay()
+        assert await world.problems(activity) == []
+
+
+@on_one_database
+async def test_a_redis_that_starts_anew_during_a_rebuild_is_noticed(database_url_factory: Callable[[], str], own_redis: RedisServer) -> None:
+    async with seckill_order_world(database_url_factory(), database_url_factory(), own_redis.url) as world:
+        activity = await world.opened()
+        await world.buy(activity, "u1")
+
+        async def start_anew() -> None:
+            own_redis.kill()
+            own_redis.start()
+
+        before(world.app.loading, "publish", start_anew)
+        await rebuild(world, activity)
+        meta = await world.app.loading.meta(keys_of(activity))
+        assert meta is not None
+        assert meta.run_id != await world.app.loading.run_id(), "what was built before may be lost"
+        await world.end_leases()
+        assert await world.keep() == 1
         await world.relay()
         assert await world.problems(activity) == []
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from seckill_rpc.domain.activity import AdmissionMode
-from seckill_rpc.domain.errors import ActivityNotFound, SeckillResultNotFound, TicketInvalid
+from seckill_rpc.domain.errors import ActivityNotFound, SeckillNotReady, SeckillResultNotFound, TicketInvalid
 from seckill_rpc.domain.result import ResultCode, Status
 from seckill_rpc.domain.ticket import Tickets
 from tests.builders_seckill import SeckillWorld, seckill_world
@@ -92,6 +92,22 @@ async def test_a_place_that_is_still_in_the_line_is_not_taken_away_by_waiting(wo
         mine = await door.click("u1")
         world.clock.advance(PAST_GRACE)  # nobody consumed: the database was away
         assert (await door.result("u1", ticket=mine.ticket)).status is Status.QUEUED
+        await world.consume()
+        assert (await door.result("u1", ticket=mine.ticket)).order_id == mine.order_id
+
+
+async def test_a_redis_that_does_not_answer_takes_nobodys_place_away(world: SeckillWorld) -> None:
+    await world.open(total=2)
+    async with front(world) as door:
+        mine = await door.click("u1")
+        world.clock.advance(PAST_GRACE)
+        users = await world.redis.hgetall(world.keys.users)
+        await world.redis.set(world.keys.users, "broken")  # whoever asks for a record gets an error
+        with pytest.raises(SeckillNotReady):
+            await door.result("u1", ticket=mine.ticket)
+        assert await world.states() == {}
+        await world.redis.delete(world.keys.users)
+        await world.redis.hset(world.keys.users, mapping=users)
         await world.consume()
         assert (await door.result("u1", ticket=mine.ticket)).order_id == mine.order_id
 
