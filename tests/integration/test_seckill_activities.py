@@ -227,9 +227,19 @@ async def test_a_worker_brings_a_draft_back_too(world: SeckillOrderWorld) -> Non
 
 async def test_an_answer_that_was_lost_takes_no_units_twice(world: SeckillOrderWorld) -> None:
     activity = await world.draft(total=10)
-    world.shelf.lose_answers = True
+    allocate = world.shelf.allocate
+
+    async def unheard(activity: Activity, *, op_id: str) -> int:
+        world.shelf.lose_answers = True
+        try:
+            return await allocate(activity, op_id=op_id)
+        finally:
+            world.shelf.lose_answers = False
+
+    world.shelf.allocate = unheard  # type: ignore[method-assign]  # the product's currency is heard
     assert (await world.verb("publish", activity)).activity.state is PUBLISHING
-    world.shelf.lose_answers = False
+    assert await world.shelf_units() == (90, 10)
+    world.shelf.allocate = allocate  # type: ignore[method-assign]
     assert (await world.verb("publish", activity)).activity.state is OPEN
     assert await world.shelf_units() == (90, 10)
 

@@ -212,6 +212,19 @@ async def test_keepers_of_many_processes_rebuild_once(world: SeckillOrderWorld, 
 
 
 @on_one_database
+async def test_a_keeper_that_comes_late_rebuilds_nothing(world: SeckillOrderWorld) -> None:
+    """Another one saw the same and has repaired it, lease and all, before this one begins."""
+    activity = await world.opened()
+    other = world.start()
+    await world.relay()
+    await lost(world, activity)
+    before(world.app.rebuilding, "rebuild", lambda: other.rebuilding.rebuild(activity.activity_id))
+    assert await world.keep() == 0
+    assert (await world.load(activity)).epoch == activity.epoch + 1
+    assert await world.problems(activity) == []
+
+
+@on_one_database
 async def test_a_rebuild_that_takes_long_keeps_no_other_activity_waiting(world: SeckillOrderWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("seckill_rpc.usecases.keeping.PATIENCE_SECONDS", 0.01)
     await world.orders.product("cup", "10.00", available=100)

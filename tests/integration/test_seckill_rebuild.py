@@ -313,7 +313,7 @@ async def test_a_redis_that_starts_anew_during_a_rebuild_is_noticed(database_url
             own_redis.kill()
             own_redis.start()
 
-        before(world.app.loading, "publish", start_anew)
+        before(world.app.loading, "stale", start_anew)  # the holders are built already
         await rebuild(world, activity)
         meta = await world.app.loading.meta(keys_of(activity))
         assert meta is not None
