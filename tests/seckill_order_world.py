@@ -3,7 +3,6 @@ is what starts after a crash: it knows nothing of what the one before had in mem
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -40,11 +39,12 @@ from seckill_rpc.usecases.activities import CreateActivity, Shown
 from seckill_rpc.usecases.consuming import ConsumerChoices, Consuming
 from seckill_rpc.usecases.rebuilding import keys_of
 from tests.builders_order import SECKILL_RPC, OrderApp, merchant, order_app
+from tests.conftest import PROOF
 from tests.fakes import FakeClock, FakeIds
 
 SECRET = b"tickets and pages of seckill_rpc"
 # For tests of which many are alike, and of nothing that differs between databases: one of the two will do, except under `make proof`.
-on_one_database = pytest.mark.parametrize("dialect", ["sqlite", "mariadb"] if os.environ.get("PAYMESH_PROOF") else ["mariadb"])
+on_one_database = pytest.mark.parametrize("dialect", ["sqlite", "mariadb"] if PROOF else ["mariadb"])
 HOUR = timedelta(hours=1)
 _NOT_FOUND, _INVALID, _PRECONDITION = 5, 3, 9
 
