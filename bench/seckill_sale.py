@@ -14,7 +14,7 @@ from mesh.money import Money
 from seckill_rpc.app import RETRY_CONSTRAINTS
 from seckill_rpc.domain.activity import Activity, ActivityVerb, AdmissionMode
 from seckill_rpc.stock.admission import AdmitCode, Click, admit
-from seckill_rpc.stock.keys import Keys
+from seckill_rpc.stock.keys import Keys, keys_of
 from seckill_rpc.stock.lease import Lease
 from seckill_rpc.stock.line import Line
 from seckill_rpc.stock.loading import Loading
@@ -22,7 +22,7 @@ from seckill_rpc.stock.scripts import Scripts
 from seckill_rpc.store import activities
 from seckill_rpc.tables import metadata
 from seckill_rpc.usecases.consuming import ConsumerChoices, Consuming
-from seckill_rpc.usecases.rebuilding import Rebuilding, keys_of
+from seckill_rpc.usecases.rebuilding import Rebuilding
 
 HOUR = timedelta(hours=1)
 BATCH = 500

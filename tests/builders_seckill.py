@@ -23,7 +23,7 @@ from seckill_rpc.domain.activity import Activity, ActivityState, ActivityVerb, A
 from seckill_rpc.domain.order import View
 from seckill_rpc.stock.admission import Admission, AdmitCode, Click, admit
 from seckill_rpc.stock.connection import open_stock
-from seckill_rpc.stock.keys import Keys
+from seckill_rpc.stock.keys import Keys, keys_of
 from seckill_rpc.stock.line import Line
 from seckill_rpc.stock.loading import LiveUnit, Loading
 from seckill_rpc.stock.scripts import Scripts
@@ -104,8 +104,7 @@ class SeckillWorld:
     @property
     def keys(self) -> Keys:
         """Of the activity that was opened last."""
-        last = self.opened[-1]
-        return Keys(activity_id=last.activity_id, merchant_id=last.merchant_id, sku_id=last.sku_id)
+        return keys_of(self.opened[-1])
 
     def plan(self, *, total: int = 10, limit: int = 1, sku_id: str = "1001", merchant_id: str = "mall", price: str = "9.90",
              mode: AdmissionMode = AdmissionMode.FIRST_COME) -> Activity:
@@ -125,7 +124,7 @@ class SeckillWorld:
 
     async def publish(self, activity: Activity, *, units: Iterable[LiveUnit] = (), carries: bool = True) -> None:
         """Loads an epoch into Redis, as a rebuild ends."""
-        keys = Keys(activity_id=activity.activity_id, merchant_id=activity.merchant_id, sku_id=activity.sku_id)
+        keys = keys_of(activity)
         assert await self.loading.part(keys, epoch=activity.epoch, units=units)
         assert await self.loading.publish(keys, activity, run_id=await self.loading.run_id())
         if carries:

@@ -33,11 +33,11 @@ from seckill_rpc.domain.ticket import Tickets
 from seckill_rpc.settings import SeckillSettings
 from seckill_rpc.stock.admission import Admission, AdmitCode, Click, admit
 from seckill_rpc.stock.connection import open_stock
+from seckill_rpc.stock.keys import keys_of
 from seckill_rpc.store import activities
 from seckill_rpc.tables import ACTIVITY, SECKILL_ORDER, metadata
 from seckill_rpc.usecases.activities import CreateActivity, Shown
 from seckill_rpc.usecases.consuming import ConsumerChoices, Consuming
-from seckill_rpc.usecases.rebuilding import keys_of
 from tests.builders_order import SECKILL_RPC, OrderApp, merchant, order_app
 from tests.conftest import PROOF
 from tests.fakes import FakeClock, FakeIds

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from redis.exceptions import RedisError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.db import Database
 from mesh.errors import Unavailable
@@ -14,15 +13,13 @@ from mesh.proof import OVERDUE, Allowance, Violation
 from seckill_rpc.domain.activity import Activity
 from seckill_rpc.domain.order import View
 from seckill_rpc.stock.connection import open_stock
-from seckill_rpc.stock.keys import Keys
+from seckill_rpc.stock.keys import Keys, keys_of
 from seckill_rpc.stock.line import Line
 from seckill_rpc.stock.loading import Loading, Meta
 from seckill_rpc.stock.scripts import Scripts
 from seckill_rpc.stock.views import Views
 from seckill_rpc.store import activities, orders
 from seckill_rpc.store.orders import Holder
-
-CHUNK = 5000
 
 
 async def stock_violations(db: Database, allowance: Allowance, *, redis_url: str) -> AsyncIterator[Violation]:
@@ -52,7 +49,7 @@ class _Proof:
 
     async def of(self, db: Database, activity: Activity) -> list[tuple[str, str]]:
         """(check, what does not hold) of one activity."""
-        keys = Keys(activity_id=activity.activity_id, merchant_id=activity.merchant_id, sku_id=activity.sku_id)
+        keys = keys_of(activity)
         meta = await self._loading.meta(keys)
         if meta is None:
             return [("published", "redis does not know it")] if self._allowance.strict else []
@@ -60,7 +57,7 @@ class _Proof:
         if self._allowance.strict:
             found += self._numbers(activity, meta)
             found += await self._empty(keys)
-            found += await self._holders(keys, await db.read(_holders, activity.activity_id))
+            found += await self._holders(keys, await db.read(orders.all_holders, activity_id=activity.activity_id))
         return found
 
     def _numbers(self, activity: Activity, meta: Meta) -> list[tuple[str, str]]:
@@ -99,10 +96,3 @@ class _Proof:
         problems += [("views_right", f"{user_id} holds an order and is not told {View.HOLDER}") for user_id in untold[:3]]
         problems += [("views_right", f"{user_id} holds no order and is told {View.HOLDER}") for user_id in sorted(told - owners)[:3]]
         return problems
-
-
-async def _holders(tx: AsyncConnection, activity_id: str) -> list[Holder]:
-    found: list[Holder] = []
-    while chunk := await orders.list_holders(tx, activity_id=activity_id, after=(found[-1].user_id, found[-1].slot) if found else None, limit=CHUNK):
-        found += chunk
-    return found

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mesh.policies import DEFAULT_MERCHANT
+from seckill_rpc.domain.activity import Activity
 
 GROUP = "orders"           # the consumer group of every line
 WAKEUPS = "seckill:{*}:wakeups"
@@ -84,6 +85,11 @@ class Keys:
 
     def _key(self, name: str) -> str:
         return f"seckill:{{{self.activity_id}}}:{name}"
+
+
+def keys_of(activity: Activity) -> Keys:
+    """Where an activity lies in Redis."""
+    return Keys(activity_id=activity.activity_id, merchant_id=activity.merchant_id, sku_id=activity.sku_id)
 
 
 def activity_of(channel: str) -> str:

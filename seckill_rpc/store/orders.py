@@ -25,6 +25,9 @@ _LEAVE_LIVE = update(SECKILL_ORDER).where(_ROW.order_id == bindparam("order"), _
 _READY = update(SECKILL_ORDER).where(_ROW.order_id.in_(bindparam("orders", expanding=True))).values(order_ready=True, updated_at=bindparam("at"))
 
 
+CHUNK = 5000  # holders per statement
+
+
 class Holder(NamedTuple):
     """A live order as a rebuild needs it; there are a hundred thousand."""
 
@@ -72,6 +75,14 @@ def holders_statement(*, activity_id: str, after: tuple[str, int] | None, limit:
 async def list_holders(tx: AsyncConnection, *, activity_id: str, after: tuple[str, int] | None, limit: int) -> list[Holder]:
     """A chunk of the live orders of an activity by user and slot, after a position (user and slot of the last one seen)."""
     return [Holder(*row) for row in await tx.execute(holders_statement(activity_id=activity_id, after=after, limit=limit))]
+
+
+async def all_holders(tx: AsyncConnection, *, activity_id: str) -> list[Holder]:
+    """Every live order of an activity by user and slot, read in chunks. They belong to one moment only in a transaction that sees one."""
+    found: list[Holder] = []
+    while chunk := await list_holders(tx, activity_id=activity_id, after=(found[-1].user_id, found[-1].slot) if found else None, limit=CHUNK):
+        found += chunk
+    return found
 
 
 async def leave_live(tx: AsyncConnection, *, order_id: str, to: UnitState, at: datetime) -> bool:

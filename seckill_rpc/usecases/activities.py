@@ -21,13 +21,13 @@ from mesh.paging import PageTokens, page_size
 from mesh.receipts import ReceiptKey
 from seckill_rpc.domain.activity import RUNNING, Activity, ActivityState, ActivityVerb, AdmissionMode
 from seckill_rpc.domain.errors import ActivityStateInvalid
+from seckill_rpc.stock.keys import keys_of
 from seckill_rpc.stock.line import Line
 from seckill_rpc.stock.loading import Loading
 from seckill_rpc.store import activities
 from seckill_rpc.store.activities import ActivityPage
 from seckill_rpc.usecases.closing import Closing
 from seckill_rpc.usecases.publishing import Publishing
-from seckill_rpc.usecases.rebuilding import keys_of
 from seckill_rpc.usecases.stepping import Stepping
 
 log = structlog.get_logger()

@@ -19,7 +19,7 @@ from seckill_rpc.domain.result import Result, ResultCode, Status
 from seckill_rpc.domain.ticket import Ticket, Tickets
 from seckill_rpc.stock.admission import Admission, AdmitCode, admit
 from seckill_rpc.stock.admission import Click as StockClick
-from seckill_rpc.stock.keys import Keys
+from seckill_rpc.stock.keys import keys_of
 from seckill_rpc.stock.scripts import Scripts
 from seckill_rpc.usecases.door import Door, Jitter, Opened
 from seckill_rpc.usecases.known import Known
@@ -166,7 +166,7 @@ class Clicking:
         return door
 
     def _make_door(self, activity: Activity) -> Door:
-        keys = Keys(activity_id=activity.activity_id, merchant_id=activity.merchant_id, sku_id=activity.sku_id)
+        keys = keys_of(activity)
 
         async def ask(clicks: Sequence[StockClick]) -> tuple[int, Sequence[Admission]]:
             try:

@@ -17,12 +17,13 @@ from mesh.failpoints import failpoint
 from mesh.ids import Ids
 from mesh.outbox import Message, Settlement
 from seckill_rpc.domain.activity import Activity, ActivityState, ActivityVerb, AdmissionMode
+from seckill_rpc.stock.keys import keys_of
 from seckill_rpc.stock.line import Line
 from seckill_rpc.stock.loading import Loading
 from seckill_rpc.store import activities, give_backs
 from seckill_rpc.usecases.drawing import Drawing
 from seckill_rpc.usecases.publishing import NO_REDIS
-from seckill_rpc.usecases.rebuilding import Rebuilding, keys_of
+from seckill_rpc.usecases.rebuilding import Rebuilding
 from seckill_rpc.usecases.stepping import Stepping
 from seckill_rpc.usecases.to_order_rpc import return_allocation_message
 

@@ -19,7 +19,7 @@ from mesh.failpoints import failpoint
 from mesh.ids import Ids
 from seckill_rpc.domain.activity import Activity
 from seckill_rpc.stock.admission import QUEUED_SECONDS, AdmitCode, Click, admit
-from seckill_rpc.stock.keys import Keys
+from seckill_rpc.stock.keys import Keys, keys_of
 from seckill_rpc.stock.line import Entry, Finished, Line
 from seckill_rpc.stock.scripts import Scripts
 from seckill_rpc.store.batches import is_data_error
@@ -112,7 +112,7 @@ class Consuming:
     async def serve(self, activity: Activity, *, block_ms: int = 0) -> int:
         """Serves the line of one activity, for some rounds while it is long; returns how many entries left it. Waits up to `block_ms` for the
         first."""
-        keys = Keys(activity_id=activity.activity_id, merchant_id=activity.merchant_id, sku_id=activity.sku_id)
+        keys = keys_of(activity)
         done = 0
         for _ in range(ROUNDS_MAX):
             entries = await self._take_over(keys)

@@ -27,7 +27,7 @@ _TAKES_PART = frozenset({AdmitCode.QUEUED, AdmitCode.REPLAY_QUEUED, AdmitCode.RE
 
 
 class Opened(NamedTuple):
-    """What the door said. `epoch` is 0 when Redis was not asked."""
+    """What the script said. `order_id`: of a click that has a place or an order, else ""."""
 
     epoch: int
     admission: Admission

@@ -11,10 +11,10 @@ from mesh.clock import Clock
 from mesh.db import Database
 from seckill_rpc.domain.activity import RUNNING, Activity, ActivityState, AdmissionMode
 from seckill_rpc.stock.draw import draw
+from seckill_rpc.stock.keys import keys_of
 from seckill_rpc.stock.loading import Loading
 from seckill_rpc.stock.scripts import Scripts
 from seckill_rpc.store import activities
-from seckill_rpc.usecases.rebuilding import keys_of
 
 log = structlog.get_logger()
 

@@ -18,11 +18,12 @@ from mesh.db import Database
 from mesh.errors import MeshError
 from seckill_rpc.domain.activity import Activity, ActivityState
 from seckill_rpc.domain.watching import Counted, Published, Trigger, Watch
+from seckill_rpc.stock.keys import keys_of
 from seckill_rpc.stock.lease import Lease
 from seckill_rpc.stock.loading import Loading
 from seckill_rpc.store import activities, give_backs
 from seckill_rpc.usecases.closing import Closing
-from seckill_rpc.usecases.rebuilding import Rebuilding, keys_of
+from seckill_rpc.usecases.rebuilding import Rebuilding
 
 CLOSED_LATELY = timedelta(days=1)  # a copy of Redis is rarely older
 PATIENCE_SECONDS = 1.0             # with a rebuild: 100 000 orders take about as long

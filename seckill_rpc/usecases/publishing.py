@@ -14,9 +14,10 @@ from mesh.db import Database
 from mesh.errors import InvalidArgument, MeshError, RemoteError
 from mesh.failpoints import failpoint
 from seckill_rpc.domain.activity import RUNNING, Activity, ActivityState, ActivityVerb
+from seckill_rpc.stock.keys import keys_of
 from seckill_rpc.stock.loading import Loading
 from seckill_rpc.store import activities
-from seckill_rpc.usecases.rebuilding import Rebuilding, keys_of
+from seckill_rpc.usecases.rebuilding import Rebuilding
 from seckill_rpc.usecases.stepping import Stepping
 
 HEAD_START = timedelta(seconds=5)  # a worker takes over what a call has left for this long, and tries again as often

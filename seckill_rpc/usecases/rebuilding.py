@@ -21,12 +21,12 @@ from mesh.db import Database
 from mesh.failpoints import failpoint
 from mesh.ids import Ids
 from seckill_rpc.domain.activity import RUNNING, Activity, ActivityState
-from seckill_rpc.stock.keys import Keys
+from seckill_rpc.stock.keys import keys_of
 from seckill_rpc.stock.lease import Lease
 from seckill_rpc.stock.loading import LiveUnit, Loading
 from seckill_rpc.store import activities, orders
 
-CHUNK = 5000  # rows per read
+CHUNK = 5000  # live orders per part
 HEARTBEAT_SECONDS = 1.0  # a third of a lease
 _T = TypeVar("_T")
 
@@ -59,11 +59,6 @@ OnProgress = Callable[[Progress], None]
 
 class _Superseded(Exception):
     """Somebody else is newer, or there is nothing to rebuild."""
-
-
-def keys_of(activity: Activity) -> Keys:
-    """Where an activity lies in Redis."""
-    return Keys(activity_id=activity.activity_id, merchant_id=activity.merchant_id, sku_id=activity.sku_id)
 
 
 class Rebuilding:
@@ -160,12 +155,8 @@ class _Run:
         row = await activities.get(tx, activity_id=self._activity.activity_id)
         if row.epoch != self.epoch or row.state not in RUNNING:
             raise _Superseded
-        units: list[LiveUnit] = []
-        after: tuple[str, int] | None = None
-        while chunk := await orders.list_holders(tx, activity_id=row.activity_id, after=after, limit=CHUNK):
-            units += [LiveUnit(user_id=each.user_id, request_id=each.request_id, order_id=each.order_id) for each in chunk]
-            after = chunk[-1].user_id, chunk[-1].slot
-        return row, units
+        holders = await orders.all_holders(tx, activity_id=row.activity_id)
+        return row, [LiveUnit(user_id=each.user_id, request_id=each.request_id, order_id=each.order_id) for each in holders]
 
     async def _build(self, units: list[LiveUnit], said_to_hold: set[str]) -> None:
         """Writes the holders of the live orders, and takes the 1 from those who have none."""

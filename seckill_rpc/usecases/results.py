@@ -17,7 +17,7 @@ from seckill_rpc.domain.errors import SeckillNotReady, SeckillResultNotFound, Ti
 from seckill_rpc.domain.order import UnitOrder, UnitState, View
 from seckill_rpc.domain.result import Result, ResultCode, Status
 from seckill_rpc.domain.ticket import Ticket, Tickets
-from seckill_rpc.stock.keys import Keys
+from seckill_rpc.stock.keys import keys_of
 from seckill_rpc.stock.views import Record, Views
 from seckill_rpc.stock.wakeups import Waiters
 from seckill_rpc.store import activities, batches, orders
@@ -96,7 +96,7 @@ class Results:
             if result.is_final or rest <= 0:
                 return result
             try:
-                told = await self._waiters.wait(_keys(activity), ticket.user_id, rest)
+                told = await self._waiters.wait(keys_of(activity), ticket.user_id, rest)
             except RedisError:
                 told = None
             if told is None or told.order_id != ticket.order_id:  # his view is of another click, or lost: this one is looked at by itself
@@ -126,7 +126,7 @@ class Results:
     async def _told(self, activity: Activity, user_id: str, wait_seconds: Seconds) -> Result | None:
         """What Redis tells; None when it knows nothing. A 1 whose order it does not name is looked up."""
         try:
-            told = await self._waiters.wait(_keys(activity), user_id, wait_seconds)
+            told = await self._waiters.wait(keys_of(activity), user_id, wait_seconds)
         except RedisError:
             return None
         if told is None:
@@ -153,7 +153,7 @@ class Results:
     async def _of_click_now(self, activity: Activity, ticket: Ticket) -> Result:
         row = None
         try:
-            record = await self._views.record(_keys(activity), ticket.user_id, ticket.request_id)
+            record = await self._views.record(keys_of(activity), ticket.user_id, ticket.request_id)
         except RedisError:
             record, row = None, await self._db.read(orders.find_order, ticket.order_id)
             if row is None:
@@ -182,10 +182,6 @@ class Results:
         lost = NewOrder(order_id=ticket.order_id, user_id=ticket.user_id, request_id=ticket.request_id, slot=None)
         rows = await batches.insert_refused(tx, [lost], Batch(activity.activity_id, DECIDED_BY_TICKET, present.epoch, self._clock.now()))
         return rows[ticket.order_id]
-
-
-def _keys(activity: Activity) -> Keys:
-    return Keys(activity_id=activity.activity_id, merchant_id=activity.merchant_id, sku_id=activity.sku_id)
 
 
 def _refused(activity: Activity) -> ResultCode:

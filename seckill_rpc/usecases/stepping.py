@@ -40,7 +40,7 @@ class Stepping:
         """The activity after a step; in one of the states `already` it is answered as it is. `visible_to` None: we ourselves.
 
         Raises:
-                ActivityNotFound: there is none that the caller may see. ActivityStateInvalid: its state allows no such step.
+            ActivityNotFound: there is none that the caller may see. ActivityStateInvalid: its state allows no such step.
             ActivityAlreadyOpen: its product has another one.
         """
         try:

@@ -15,8 +15,8 @@ from order_rpc.usecases.catalog import AdjustStock
 from seckill_rpc.domain.activity import Activity, ActivityState
 from seckill_rpc.domain.errors import ActivityAlreadyOpen, ActivityNotFound, ActivityStateInvalid
 from seckill_rpc.stock.admission import AdmitCode
+from seckill_rpc.stock.keys import keys_of
 from seckill_rpc.usecases.activities import ListActivities
-from seckill_rpc.usecases.rebuilding import keys_of
 from tests.builders_order import merchant
 from tests.seckill_order_world import SeckillOrderWorld, on_one_database, seckill_order_world, struck
 from tests.servers import Redis as RedisServer

@@ -16,8 +16,8 @@ from order_rpc.domain.order import OrderState
 from order_rpc.tables import ALLOCATION, ORDERS
 from payment_rpc.tables import metadata as payment_metadata
 from seckill_rpc.domain.activity import Activity, ActivityState
+from seckill_rpc.stock.keys import keys_of
 from seckill_rpc.tables import DEAD_ENTRY, SECKILL_ORDER
-from seckill_rpc.usecases.rebuilding import keys_of
 from tests.builders_order import SECKILL_RPC
 from tests.seckill_order_world import SeckillOrderWorld, on_one_database, seckill_order_world
 

@@ -11,6 +11,7 @@ from seckill_rpc.domain.activity import Activity, ActivityState, AdmissionMode
 from seckill_rpc.domain.order import View
 from seckill_rpc.stock.admission import AdmitCode
 from seckill_rpc.stock.draw import Drawn, draw
+from seckill_rpc.stock.keys import keys_of
 from seckill_rpc.usecases import drawing
 from tests.seckill_order_world import SeckillOrderWorld, on_one_database, seckill_order_world
 
@@ -101,7 +102,7 @@ async def test_a_draw_that_dies_between_portions_goes_on(world: SeckillOrderWorl
 async def test_a_rebuild_keeps_the_entries_and_nothing_is_drawn_meanwhile(world: SeckillOrderWorld) -> None:
     activity = await entered(world, total=4, entrants=12)
     await world.end_window(activity)
-    await world.app.loading.hold(drawing.keys_of(activity))
+    await world.app.loading.hold(keys_of(activity))
     assert await world.app.drawing.run_once() == 0
     assert await world.keep(rounds=8) == 1
     assert await world.app.drawing.run_once() == 1

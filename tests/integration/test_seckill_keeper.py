@@ -13,7 +13,7 @@ from mesh import failpoints
 from seckill_rpc.domain.activity import Activity, ActivityState
 from seckill_rpc.domain.watching import Trigger
 from seckill_rpc.stock.admission import AdmitCode
-from seckill_rpc.usecases.rebuilding import keys_of
+from seckill_rpc.stock.keys import keys_of
 from tests.seckill_order_world import SeckillOrderWorld, before, on_one_database, seckill_order_world, struck
 from tests.servers import Redis as RedisServer
 

@@ -15,9 +15,10 @@ from seckill_rpc.domain.activity import Activity, ActivityState
 from seckill_rpc.domain.order import View
 from seckill_rpc.servicer.activities import ActivityServicer
 from seckill_rpc.stock.admission import AdmitCode
+from seckill_rpc.stock.keys import keys_of
 from seckill_rpc.store import activities, orders
 from seckill_rpc.usecases import rebuilding
-from seckill_rpc.usecases.rebuilding import Progress, RebuildStep, keys_of
+from seckill_rpc.usecases.rebuilding import Progress, RebuildStep
 from tests.seckill_order_world import SeckillOrderWorld, before, on_one_database, seckill_order_world
 from tests.servers import Redis as RedisServer
 
@@ -81,6 +82,7 @@ async def test_an_emptied_redis_knows_everything_again(world: SeckillOrderWorld)
 async def test_long_lists_of_holders_are_read_and_built_in_portions(world: SeckillOrderWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """The orders of one buyer never fall into two portions: his numbers are absolute."""
     monkeypatch.setattr(rebuilding, "CHUNK", 3)
+    monkeypatch.setattr(orders, "CHUNK", 3)
     activity = await world.opened(total=20, limit=2)
     await world.clicks(activity, *((f"u{number}", request) for number in range(8) for request in ("a", "b")))
     await world.consume()
