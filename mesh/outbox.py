@@ -7,7 +7,6 @@ claimed per destination, so that a dead receiver blocks nobody else.
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from mesh.clock import Clock
 from mesh.db import BigInt, Database, Identifier, UtcMillis, metadata_with_names
 from mesh.errors import MeshError, RemoteError
 from mesh.failpoints import failpoint
+from mesh.worker import each
 
 LEASE = timedelta(seconds=30)         # longer than any delivery's deadline: a living relay always settles before its claim ends
 BACKOFF_FIRST = timedelta(seconds=1)
@@ -151,19 +151,9 @@ class Relay:
         messages = await self._db.run(self._claim)
         if messages:
             failpoint("outbox.relay.after_claim")
-        gate = asyncio.Semaphore(CONCURRENCY)
-
-        async def deliver(message: Message) -> None:
-            async with gate:
-                try:
-                    await self.deliver(message)
-                except Exception:  # its claim ends and it is tried again; the others of this round go on
-                    log.exception("outbox_delivery_failed", destination=message.destination, tag=message.tag, event_id=message.event_id)
-
-        async with asyncio.TaskGroup() as group:
-            for message in messages:
-                group.create_task(deliver(message))
-        return len(messages)
+        # The claim of one that fails ends, and it is tried again; the others of this round go on.
+        return await each(messages, self.deliver, failed="outbox_delivery_failed", at_once=CONCURRENCY, about=lambda message: {
+            "destination": message.destination, "tag": message.tag, "event_id": message.event_id})
 
     async def deliver(self, message: Message) -> bool:
         """One step of the relay: sends a message and settles its row. True when it was answered. The request path takes this step too, right after

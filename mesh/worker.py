@@ -70,13 +70,14 @@ class Worker:
             pass
 
 
-async def each(items: Sequence[Item], step: Callable[[Item], Awaitable[object]], *, failed: str, about: Callable[[Item], Mapping[str, str]]) -> int:
-    """Takes a step for each item, eight at a time, and returns how many items there were. A step that fails or hangs stands in no other's way.
+async def each(items: Sequence[Item], step: Callable[[Item], Awaitable[object]], *, failed: str, about: Callable[[Item], Mapping[str, str]],
+               at_once: int = AT_ONCE) -> int:
+    """Takes a step for each item, `at_once` at a time, and returns how many items there were. A step that fails or hangs stands in no other's way.
 
     Args:
         failed: the event that the log gets of a step that ends in an exception, with what `about` says of its item.
     """
-    gate = asyncio.Semaphore(AT_ONCE)
+    gate = asyncio.Semaphore(at_once)
 
     async def take(item: Item) -> None:
         async with gate:
