@@ -86,19 +86,26 @@ def balance_of(postings: list[dict[str, Any]] | tuple[Posting, ...]) -> dict[str
 
 
 class OrdersInProcess:
-    """order_rpc without the wire; `away` makes it unreachable, `before_update` runs before each news of a payment, `answer` replaces what it says."""
+    """order_rpc without the wire; `away` makes it unreachable, `answer` replaces what it says.
+
+    `before_get` runs once before an order is read, `before_update` before each news of a payment.
+    """
 
     def __init__(self, app: OrderApp) -> None:
         self._app = app
         self.away = False
         self.gets = 0
         self.updates: list[dict[str, Any]] = []
+        self.before_get: Hook | None = None
         self.before_update: Hook | None = None
         self.answer: Disposition | None = None
 
     async def get(self, *, merchant_id: str, order_id: str, seckill_ticket: str = "") -> OrderToPay:
         self._reach()
         self.gets += 1
+        if self.before_get is not None:
+            hook, self.before_get = self.before_get, None
+            await hook()
         try:
             order = await self._app.orders.get(merchant_id=merchant_id, order_id=order_id, caller=PAYMENT_RPC)
         except NoSuchOrder as error:

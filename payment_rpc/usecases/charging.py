@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mesh.call import Caller, current_call, mark_replayed
 from mesh.clock import Clock
 from mesh.db import Database
-from mesh.errors import Conflict, MoneyError, OutcomeUnknown, Unavailable
+from mesh.errors import Conflict, MeshError, MoneyError, OutcomeUnknown, Unavailable
 from mesh.failpoints import failpoint
 from mesh.money import DEFAULT_CURRENCY, Money
 from mesh.outbox import Message
@@ -172,13 +172,7 @@ class Charging:
         channel = self._channels[CARD_CHANNEL]
         send = self._card_sender(channel, card)
         receipt = _receipt(caller, "Charge", command.key, command.merchant_id)
-        standing = await self._starting.earlier(receipt, fingerprint)
-        if standing is None:
-            order = await self._orders.get(merchant_id=command.merchant_id, order_id=command.order_id, seckill_ticket=command.seckill_ticket)
-            order.check(user_id=command.user_id, amount=command.amount, currency=command.currency, now=self._clock.now())
-            failpoint("payment.charge.before_tx1")
-            standing = await self._start(NewPayment(order=order, payment_method=CREDIT_CARD, channel=channel.name, card=summary, receipt=receipt,
-                                                    fingerprint=fingerprint))
+        standing = await self._begin(command, receipt, fingerprint, payment_method=CREDIT_CARD, channel=channel.name, card=summary)
         return await self._finish(standing, send, receipt, fingerprint)
 
     async def top_up(self, command: TopUp, caller: Caller) -> Payment:
@@ -206,12 +200,7 @@ class Charging:
         fingerprint = {"order_id": command.order_id, "amount": canonical_amount(command.amount), "currency": command.currency,
                        "payment_method": BALANCE}
         receipt = _receipt(caller, "Charge", command.key, command.merchant_id)
-        standing = await self._starting.earlier(receipt, fingerprint)
-        if standing is None:
-            order = await self._orders.get(merchant_id=command.merchant_id, order_id=command.order_id, seckill_ticket=command.seckill_ticket)
-            order.check(user_id=command.user_id, amount=command.amount, currency=command.currency, now=self._clock.now())
-            standing = await self._start(NewPayment(order=order, payment_method=BALANCE, channel=WALLET, card=None, receipt=receipt,
-                                                    fingerprint=fingerprint))
+        standing = await self._begin(command, receipt, fingerprint, payment_method=BALANCE, channel=WALLET)
         return await self._finish(standing, _never_sent, receipt, fingerprint)
 
     def _card_sender(self, channel: Channel, card: Card) -> Send:
@@ -242,13 +231,31 @@ class Charging:
                                           timeout_seconds=self._channel_seconds())
 
         receipt = _receipt(caller, "CreatePayment", command.key, command.merchant_id)
-        standing = await self._starting.earlier(receipt, fingerprint)
-        if standing is None:
-            order = command.order or await self._orders.get(merchant_id=command.merchant_id, order_id=command.order_id)
-            order.check(user_id=command.user_id, amount=command.amount, currency=command.currency, now=self._clock.now())
-            standing = await self._start(NewPayment(order=order, payment_method=CASHIER, channel=name, card=None, receipt=receipt,
-                                                    fingerprint=fingerprint))
+        standing = await self._begin(command, receipt, fingerprint, payment_method=CASHIER, channel=name)
         return await self._finish(standing, send, receipt, fingerprint)
+
+    async def _begin(self, command: Charge | CreatePayment, receipt: ReceiptKey | None, fingerprint: Mapping[str, str], *, payment_method: str,
+                     channel: str, card: CardSummary | None = None) -> Standing:
+        """What an earlier call with this key left; when there was none, a new payment of the order, which this buyer may pay now."""
+        if (earlier := await self._starting.earlier(receipt, fingerprint)) is not None:
+            return earlier
+        try:
+            order = await self._order(command)
+            order.check(user_id=command.user_id, amount=command.amount, currency=command.currency, now=self._clock.now())
+        except MeshError:
+            # The first call with this key may have begun, and even paid, between our two looks: then this one is its repetition.
+            if (earlier := await self._starting.earlier(receipt, fingerprint)) is None:
+                raise
+            return earlier
+        if payment_method == CREDIT_CARD:
+            failpoint("payment.charge.before_tx1")
+        return await self._start(NewPayment(order=order, payment_method=payment_method, channel=channel, card=card, receipt=receipt,
+                                            fingerprint=fingerprint))
+
+    async def _order(self, command: Charge | CreatePayment) -> OrderToPay:
+        if isinstance(command, CreatePayment):
+            return command.order or await self._orders.get(merchant_id=command.merchant_id, order_id=command.order_id)
+        return await self._orders.get(merchant_id=command.merchant_id, order_id=command.order_id, seckill_ticket=command.seckill_ticket)
 
     def _channel_seconds(self) -> float:
         """How long a channel may take: what the caller's deadline leaves of it. Without time nothing is sent."""

@@ -244,6 +244,34 @@ async def test_fifty_charges_with_one_key_at_once_get_one_answer(world: PaymentW
     assert len(await world.at_sandbox()) == len(await world.rows(LEDGER_TRANSACTION)) == len(await world.rows(RECEIPT)) == 1
 
 
+@pytest.mark.parametrize("opened", ["charge", "cashier"])
+async def test_a_call_that_reads_the_order_after_another_with_its_key_paid_it_gets_the_same_answer(world: PaymentWorld, opened: str) -> None:
+    order = await world.order()
+    open_it = {"charge": world.charge, "cashier": world.cashier}[opened]
+    first: list[Payment] = []
+
+    async def overtake() -> None:
+        first.append(await open_it(order, key="k1"))
+        if opened == "cashier":
+            await world.press(first[0])
+            await world.finish(rounds=1)
+    world.orders.before_get = overtake
+    again = await open_it(order, key="k1")
+    assert again.payment_id == first[0].payment_id
+    assert await world.order_state(order) is OrderState.PAID
+    assert await world.captured_at_sandbox() == [row["attempt_id"] for row in await world.rows(ATTEMPT)]
+
+
+async def test_another_request_under_the_key_of_the_one_that_paid_meanwhile_hears_of_the_key(world: PaymentWorld) -> None:
+    order = await world.order()
+
+    async def overtake() -> None:
+        await world.charge(order, key="k1")
+    world.orders.before_get = overtake
+    with pytest.raises(IdempotencyKeyReused):
+        await world.charge(order, key="k1", number=MASTERCARD)
+
+
 async def test_fifty_declined_charges_with_one_key_at_once_get_one_refusal(world: PaymentWorld) -> None:
     order = await world.order()
     outcomes = await asyncio.gather(*(world.charge(order, key="k1", number=DECLINED) for _ in range(50)), return_exceptions=True)
