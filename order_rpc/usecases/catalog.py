@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mesh import receipts
 from mesh.call import Caller, current_trace_id, mark_replayed
 from mesh.clock import Clock
-from mesh.db import Database
+from mesh.db import Database, StaleRow
 from mesh.money import Money
 from mesh.paging import PageTokens, page_size
 from mesh.receipts import ReceiptKey
@@ -156,13 +156,14 @@ class Catalog:
     async def _create_product(self, tx: AsyncConnection, command: CreateProduct, caller: Caller) -> tuple[Product, bool]:
         now = self._clock.now()
         key = ReceiptKey(merchant_id=command.merchant_id, caller=operator(caller), method="CreateProduct", key=command.idempotency_key)
+        # Before the receipt: a product that another call with this key has made is never seen without its receipt.
+        product = await catalog.find_product(tx, merchant_id=command.merchant_id, sku_id=command.sku_id)
         if key.key:
             receipt = await receipts.find(tx, key, fingerprint=command.fingerprint)
             if receipt is not None and receipt.answer is not None:
                 return _from_answer(receipt.answer), True
         wanted = Product.create(merchant_id=command.merchant_id, sku_id=command.sku_id, name=command.name, price=command.price,
                                 available=command.available, at=now, on_sale=command.on_sale)
-        product = await catalog.find_product(tx, merchant_id=command.merchant_id, sku_id=command.sku_id)
         if product is None:
             product = wanted
             await catalog.insert_product(tx, product)
@@ -209,6 +210,8 @@ class Catalog:
         stock = await catalog.lock_stock(tx, merchant_id=command.merchant_id, sku_id=command.sku_id)
         left = stock.available + command.quantity
         if left < 0:
+            if key.key and await receipts.find(tx, key, fingerprint=command.fingerprint):
+                raise StaleRow  # another call with this key took them while this one waited for the shelf: run again, to give its answer
             raise StockStateInvalid(f"only {stock.available} units of {command.sku_id} are available",
                                     fields={"quantity": f"{stock.available} are available"}, sku_id=command.sku_id, available=stock.available)
         movement = await catalog.move_stock(tx, self._movement(product, MovementKind.ADJUST, quantity=command.quantity, available_after=left,

@@ -195,6 +195,8 @@ class Orders:
 
     async def _place(self, tx: AsyncConnection, wish: _Wish, now: datetime) -> _Placed:
         command = wish.command
+        # Before the receipt: products that changed since another call with this key bought them are never seen without its receipt.
+        products = await self._products(tx, command)
         receipt = await receipts.find(tx, wish.key, fingerprint=command.fingerprint) if command.idempotency_key else None
         if receipt is not None:
             order = await orders.load_order(tx, merchant_id=command.merchant_id, order_id=receipt.resource_id, visible_to=wish.caller)
@@ -205,7 +207,6 @@ class Orders:
             if earlier is not None:
                 _require_same(earlier, command)
                 return earlier, True
-        products = await self._products(tx, command)
         order = Order.place(merchant_id=command.merchant_id, order_id=self._ids.new("ORD"), user_id=command.user_id,
                             lines=price_lines(command.items, products), at=now, expires_at=now + self._payment_window,
                             policy=self._policies.get(command.merchant_id, PLAIN), address=command.address,

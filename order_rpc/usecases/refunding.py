@@ -125,8 +125,9 @@ class Refunding:
     async def _request(self, tx: AsyncConnection, command: RefundOrder, caller: Caller) -> tuple[RefundRequest, Message | None, bool]:
         now = self._clock.now()
         key = ReceiptKey(merchant_id=command.merchant_id, caller=operator(caller), method="RefundOrder", key=command.idempotency_key)
-        receipt = await receipts.find(tx, key, fingerprint=command.fingerprint) if key.key else None
         order = await orders.load_order(tx, merchant_id=command.merchant_id, order_id=command.order_id, visible_to=caller, for_update=True)
+        # Behind the lock: the call that was here before us has committed its receipt, and the whole of what could be refunded may be its doing.
+        receipt = await receipts.find(tx, key, fingerprint=command.fingerprint) if key.key else None
         known = await refunds.refunds_of(tx, order)
         if receipt is not None:
             return refunds.find(known, receipt.resource_id), None, True

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 from google.protobuf import json_format
@@ -293,6 +293,13 @@ async def test_one_key_twenty_times_in_parallel_makes_one_refund(app: OrderApp, 
     assert list(call.trailing) == [("x-paymesh-idempotent-replayed", "true")]
     with pytest.raises(IdempotencyKeyReused):
         await app.refund(order, amount="2.00", key="k")
+
+
+async def test_the_whole_refund_asked_at_once_with_one_key_is_one_answer(app: OrderApp, rounds: Callable[[int, int], int]) -> None:
+    for number in range(rounds(5, 100)):
+        order = await app.paid_order(("mug", 1), payment_id=f"PAY-{number}")
+        refunds = await app.at_once(*(app.refund(order, key=f"k{number}") for _ in range(8)))
+        assert len({refund.request_id for refund in refunds}) == 1
 
 
 async def test_refunds_at_once_never_exceed_what_was_paid(app: OrderApp, order: Order) -> None:

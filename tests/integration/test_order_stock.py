@@ -83,6 +83,13 @@ async def test_an_adjustment_with_a_key_happens_once(app: OrderApp) -> None:
         await adjust(app, 6, key="k")
 
 
+async def test_all_units_taken_away_with_one_key_at_once_are_one_answer(app: OrderApp, rounds: Callable[[int, int], int]) -> None:
+    for number in range(rounds(5, 100)):
+        await app.product(f"mug{number}", available=3)
+        answers = await app.at_once(*(adjust(app, -3, sku_id=f"mug{number}", key=f"k{number}") for _ in range(8)))
+        assert answers == [answers[0]] * 8
+
+
 async def test_adjustments_at_once_all_count(app: OrderApp) -> None:
     await app.product(available=0)
     await app.at_once(*(adjust(app, 1) for _ in range(30)))
