@@ -25,7 +25,7 @@ from mesh.client import MeshChannel
 from mesh.discovery.static import StaticDiscovery
 from mesh.errors import MeshError, RemoteError
 from mesh.settings import MeshSettings
-from seckill_rpc.stock.keys import GROUP, Keys
+from seckill_rpc.stock.keys import Keys
 from tests.e2e.seckill_processes import BACKS, POLL_SECONDS, SeckillProcesses, until
 
 HOUR = timedelta(hours=1)
@@ -34,6 +34,7 @@ CROWD = 32                   # buyers who click at the same moment, at most; few
 UNITS_PER_CLICKER = 8
 AGAIN_SECONDS = 0.1          # before a click is repeated that got no answer
 CALL_SECONDS = 5.0           # as the contract says
+DEAF_SECONDS = 0.1           # a consumer that took nothing for so long waits for its commit, most likely
 LEAP_SECONDS = 3.0           # after so long, minutes have passed for what lies in the outboxes
 # No word about the click: the same request id finds out.
 UNKNOWN = frozenset({"SECKILL_NOT_READY", "SECKILL_BUSY", "NEIGHBOUR_UNAVAILABLE", "UNAVAILABLE", "DEADLINE_EXCEEDED", "OUTCOME_UNKNOWN"})
@@ -263,14 +264,19 @@ class Sale:
 
     @asynccontextmanager
     async def line_grows(self, entries: int = 6) -> AsyncIterator[None]:
-        """So many buyers stand in the line of whom no consumer has heard: somebody holds the row that consumers need for their commits, until the
-        end of the block."""
+        """So many buyers stand in the line of whom no consumer has heard, and no consumer is about to hear of them: somebody holds the row that
+        consumers need for their commits, until the end of the block, and all of them wait for it."""
         with self.stage.locked("seckill_rpc", "SELECT 1 FROM activity WHERE activity_id = :activity FOR UPDATE", activity=self.activity_id):
-            with self.stage.stock() as stock:
-                def unheard() -> int:
-                    pending: Any = stock.xpending(self.keys.line, GROUP)
-                    return int(stock.xlen(self.keys.line)) - int(pending["pending"])
-                await until(lambda: unheard() >= entries, "line", seconds=10)
+            with self.stage.stock() as stock, stock.pipeline(transaction=True) as at_once:
+                last_heard, heard_at = "", time.monotonic()
+
+                def grew() -> bool:
+                    nonlocal last_heard, heard_at
+                    length, [group] = at_once.xlen(self.keys.line).xinfo_groups(self.keys.line).execute()
+                    if group["last-delivered-id"] != last_heard:
+                        last_heard, heard_at = group["last-delivered-id"], time.monotonic()
+                    return length - group["pending"] >= entries and time.monotonic() - heard_at >= DEAF_SECONDS
+                await until(grew, "line", seconds=10)
             yield
 
     async def reached(self, condition: Callable[[], Awaitable[Any]], what: str, *, seconds: float = 40.0) -> Any:

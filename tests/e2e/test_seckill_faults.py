@@ -49,6 +49,7 @@ QUICK = ("FLUSHALL in a sale of 5000 units to 12 000 buyers", "an order expires:
 QUICK_MORE = 1
 CROWD_SECONDS = 240.0
 AUDITS_MAX = 3
+TRIES = 3
 
 
 def chosen(all_of_them: Sequence[S]) -> list[tuple[S, int]]:
@@ -66,6 +67,10 @@ def params(all_of_them: Sequence[S]) -> list[Any]:
     return [pytest.param(each, runs, id=each.name.replace(" ", "_")) for each, runs in chosen(all_of_them)]
 
 
+class NothingLost(Exception):
+    """All that Redis forgot was in the database already."""
+
+
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeckillProcesses]:
     processes = SeckillProcesses(tmp_path_factory.mktemp("sale"))
@@ -80,7 +85,7 @@ async def play(stage: SeckillProcesses, scenario: Scenario, *, seed: int) -> Sal
     """One sale from its opening to its end.
 
     Raises:
-        AssertionError: an invariant does not hold.
+        AssertionError: an invariant does not hold. NothingLost: the fault took nothing from anybody, so it was not tested.
     """
     started = time.monotonic()
     share = SHARE or (1 if PROOF or ONLY else scenario.share)
@@ -110,12 +115,21 @@ async def play(stage: SeckillProcesses, scenario: Scenario, *, seed: int) -> Sal
         assert not problems, "\n".join([f"{scenario.name}, seed {seed}:", *problems, str(dict(sale.codes))])
         found = await audited(stage)
         assert not found, "\n".join([f"{scenario.name}, seed {seed}, audit:", *found])
-        assert checks.lost or not sale.loses, "Redis lost nobody's place: nothing was tested"
+        if sale.loses and not checks.lost:
+            raise NothingLost(f"{scenario.name}, seed {seed}: Redis lost nobody's place")
         problems = await checks.problems_after_close()
         assert not problems, "\n".join([f"{scenario.name}, seed {seed}, closed:", *problems])
         now = time.monotonic()
         return SaleRun(name=scenario.name, seconds=now - started, rest_seconds=now - sold_out_by, clicks=sum(sale.codes.values()),
                        cancelled=len(sale.cancelled), lost=checks.lost, note=", ".join(sale.notes))
+
+
+async def play_until_tested(stage: SeckillProcesses, scenario: Scenario, *, seed: int) -> SaleRun:
+    """`play`, up to TRIES times while the fault comes too late to take anything from anybody."""
+    for number in range(TRIES - 1):
+        with suppress(NothingLost):
+            return await play(stage, scenario, seed=seed + number * 1000)
+    return await play(stage, scenario, seed=seed + (TRIES - 1) * 1000)
 
 
 async def audited(stage: SeckillProcesses) -> list[str]:
@@ -142,7 +156,7 @@ async def _audited(stage: SeckillProcesses) -> list[str]:
 async def test_nothing_is_sold_twice_and_nobody_waits_for_ever(stage: SeckillProcesses, scenario: Scenario, runs: int) -> None:
     try:
         for number in range(runs):
-            RUNS.append(await play(stage, scenario, seed=SEED + number))
+            RUNS.append(await play_until_tested(stage, scenario, seed=SEED + number))
     except BaseException as failure:
         failure.add_note(stage.log_tails())
         raise
