@@ -16,10 +16,11 @@ _BITS = random.Random()  # noqa: S311 - ids of traces are labels, not secrets; t
 class Trace:
     """Where a call stands in its trace."""
 
-    __slots__ = ("_span_id", "sampled", "trace_id")
+    __slots__ = ("_span_id", "_trace_id", "sampled")
 
-    def __init__(self, trace_id: str, *, sampled: bool) -> None:
-        self.trace_id = trace_id  # 32 hex digits, never all zero
+    def __init__(self, trace_id: str = "", *, sampled: bool) -> None:
+        """With a trace id of 32 hex digits; with "" it begins a new trace."""
+        self._trace_id = trace_id
         self.sampled = sampled
         self._span_id = ""
 
@@ -30,7 +31,14 @@ class Trace:
             match = _TRACEPARENT.fullmatch(traceparent)
             if match is not None:
                 return cls(match[1], sampled=match[2] in _SAMPLED)
-        return cls(f"{_BITS.getrandbits(128) or 1:032x}", sampled=False)
+        return cls(sampled=False)
+
+    @property
+    def trace_id(self) -> str:
+        """32 hex digits, never all zero. Made when first asked for: by then many lines of the log are written in a row, outside of the calls."""
+        if not self._trace_id:
+            self._trace_id = f"{_BITS.getrandbits(128) or 1:032x}"
+        return self._trace_id
 
     @property
     def span_id(self) -> str:
