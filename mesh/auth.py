@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -41,7 +41,7 @@ USER_LIFETIME_SECONDS_MAX = 24 * 3600
 CALLER_LIFETIME_SECONDS = 300
 CALLER_REUSE_SECONDS = 200         # a caller token is sent at most this long, so that it never arrives expired
 REMEMBER_SECONDS = 60              # how long a verified token is believed without looking again
-REMEMBER_MAX = 100_000             # about 100 MB with tokens of 700 bytes
+REMEMBER_MAX = 100_000             # about 100 MB with tokens of 700 bytes, and as much again when everybody repeats requests
 RSA_BITS_MIN = 2048
 
 _SUBJECT = re.compile(r"[A-Za-z0-9_.:@-]{1,64}", re.ASCII)
@@ -82,7 +82,8 @@ _Claims = TypeVar("_Claims")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserClaims:
-    """A verified user token. `callers` has the caller that it makes for every role that it holds (and PUBLIC)."""
+    """A verified user token. `callers` has the caller that it makes for every role that it holds (and PUBLIC), `asked` what the pipeline worked out
+    about requests that it came with, for as long as the token is remembered."""
 
     subject: str
     merchant_id: str
@@ -90,6 +91,7 @@ class UserClaims:
     expires_at_seconds: int
     token_id: str
     callers: Mapping[Role, Caller] = field(repr=False, compare=False)
+    asked: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

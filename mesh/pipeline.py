@@ -20,7 +20,7 @@ from google.rpc import status_pb2
 from grpc.aio import AbortError
 
 from mesh.access import Access, TextField
-from mesh.auth import CallerTokens, UserTokens
+from mesh.auth import Caller, CallerClaims, CallerTokens, UserClaims, UserTokens
 from mesh.call import AUTHORIZATION, CALLER, CURRENT, IDEMPOTENCY_KEY, REQUEST_ID, TRACEPARENT, Call, current_idempotency_key, mark_replayed
 from mesh.errors import (
     Conflict,
@@ -53,6 +53,8 @@ _REFUSES_US = frozenset({7, 16})
 _CANCELLED = 1
 _ROUNDING_SECONDS = 0.2  # grpc-timeout is rounded up, by 100 ms above 10 s: a client with the method's own timeout needs no second timer
 _NO_TRACE = Trace("0" * 32, sampled=False)
+ASKED_BYTES_MAX = 256  # of a request that is remembered with its caller's token
+ASKED_MAX = 4          # requests remembered with a token
 
 log = get_logger()
 
@@ -125,7 +127,7 @@ class Running:
 class _Method:
     """One method with everything bound."""
 
-    __slots__ = ("_access", "_behaviour", "_call_log", "_caller_tokens", "_catalogue", "_cut", "_gone", "_headers", "_idempotency",
+    __slots__ = ("_access", "_behaviour", "_bound", "_call_log", "_caller_tokens", "_catalogue", "_cut", "_gone", "_headers", "_idempotency",
                  "_metrics", "_moves_money", "_names", "_package", "_parse", "_path", "_repeatable", "_running", "_serialize", "_streams",
                  "_timeout_seconds", "_user_tokens")
 
@@ -139,7 +141,8 @@ class _Method:
         self._streams = pipeline.streams
         self._access = Access(policy)
         self._headers = tuple((binding.header, TextField(binding.field)) for binding in policy.http.headers)
-        self._names = _READ_ONCE.union(header for header, _ in self._headers)
+        self._bound = frozenset(header for header, _ in self._headers)
+        self._names = _READ_ONCE | self._bound
         self._idempotency = policy.idempotency
         self._moves_money = policy.moves_money
         self._repeatable = policy.repeatable
@@ -224,16 +227,39 @@ class _Method:
         authorization, caller_token = values.get(AUTHORIZATION), values.get(CALLER)
         user = None if authorization is None else self._user_tokens.verify(_bearer(authorization))
         service = None if caller_token is None else self._caller_tokens.verify(caller_token)
-        call.caller = self._access.admit(user, service)
+        if self._idempotency is not Idempotency.NONE:
+            call.caller = self._access.admit(user, service)
+            call.idempotency_key = self._idempotency_key(values.get(IDEMPOTENCY_KEY))
+        elif user is not None and len(raw) <= ASKED_BYTES_MAX and self._bound.isdisjoint(values):
+            return self._as_before(raw, call, user, service)
+        else:
+            call.caller = self._access.admit(user, service)
+        return self._checked(raw, values, call.caller)
+
+    def _as_before(self, raw: bytes, call: Call, user: UserClaims, service: CallerClaims | None) -> Any:
+        """The request of somebody who may have asked the very same before: people click and poll again and again, and who may ask, whose it is and
+        whether it is well formed follow from the bytes and the tokens alone. The message is shared, so handlers must not write into it."""
+        key = (self, raw, "" if service is None else service.service)
+        asked = user.asked.get(key)
+        if asked is None:
+            call.caller = self._access.admit(user, service)
+            request = self._checked(raw, {}, call.caller)
+            if len(user.asked) >= ASKED_MAX:
+                user.asked.clear()
+            user.asked[key] = (call.caller, request)
+            return request
+        call.caller, request = asked
+        return request
+
+    def _checked(self, raw: bytes, values: dict[str, str], caller: Caller) -> Any:
+        """The request, with what headers and the caller's claims say, when it keeps the rules of the contract."""
         try:
             request = self._parse(raw)
         except DecodeError:
             raise InvalidArgument("The request is not a message of this method.") from None
         if self._headers:
             self._fill_from_headers(request, values)
-        self._access.own(request, call.caller)
-        if self._idempotency is not Idempotency.NONE:
-            call.idempotency_key = self._idempotency_key(values.get(IDEMPOTENCY_KEY))
+        self._access.own(request, caller)
         violations = violations_of(request)
         if violations:
             raise broken_rules(violations)

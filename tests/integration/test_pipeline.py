@@ -23,7 +23,7 @@ from mesh.auth import UserTokens
 from mesh.call import Call, current_call, mark_replayed
 from mesh.certificates import CertificateAuthority
 from mesh.errors import Conflict, DeadlineExceeded, MeshError, NeighbourUnavailable, NotFound, RemoteError, Unavailable
-from mesh.pipeline import Pipeline, Running
+from mesh.pipeline import ASKED_BYTES_MAX, ASKED_MAX, Pipeline, Running
 from mesh.policies import PolicyInvalid, load_policies
 from mesh.server import Capture, MeshServer
 from mesh.streams import ServedStreams
@@ -173,6 +173,53 @@ async def test_a_bound_header_fills_its_field_unless_the_request_has_it(world: W
 async def test_a_bound_header_that_comes_twice_fills_nothing(world: World) -> None:
     async with stub_of(world) as stub:
         assert (await stub.Quick(EchoRequest(), metadata=[("x-echo-note", "one"), ("x-echo-note", "other")])).note == ""
+
+
+async def test_the_same_bytes_are_everybodys_own_request(world: World) -> None:
+    async with stub_of(world) as stub:
+        alice, bob, root = world.bearer("alice"), world.bearer("bob", merchant_id="acme"), world.bearer("root", roles=["admin"])
+        for _ in range(3):
+            answers = [await stub.Find(EchoRequest(text="hi"), metadata=[token]) for token in (alice, bob, root)]
+            assert [(answer.text, answer.role, answer.subject, answer.merchant_id) for answer in answers] == [
+                ("hi", "user", "alice", "mall"), ("hi", "user", "bob", "acme"), ("hi", "admin", "root", "mall")]
+            carried = await stub.Find(EchoRequest(text="hi"), metadata=[alice, world.service("order_rpc")])
+            assert (carried.role, carried.subject) == ("user", "alice")
+
+
+async def test_what_a_token_may_ask_is_another_thing_for_each_method_and_each_service_that_carries_it(world: World) -> None:
+    async with stub_of(world) as stub:
+        public = world.bearer("nobody", roles=[])
+        for _ in range(3):
+            assert (await stub.Browse(EchoRequest(), metadata=[public])).role == "public"
+            assert (await refusal(stub.Find(EchoRequest(), metadata=[public]))).reason == "PERMISSION_DENIED"
+            assert (await stub.Find(EchoRequest(), metadata=[public, world.service("order_rpc")])).role == "service"
+
+
+async def test_a_request_that_was_refused_once_is_refused_again(world: World) -> None:
+    async with stub_of(world) as stub:
+        token = world.bearer("alice")
+        for _ in range(3):
+            assert (await refusal(stub.Own(EchoRequest(times=99), metadata=[token]))).reason == "INVALID_ARGUMENT"
+            assert (await refusal(stub.Own(EchoRequest(user_id="bob"), metadata=[token]))).reason == "PERMISSION_DENIED"
+            assert (await stub.Own(EchoRequest(), metadata=[token])).user_id == "alice"
+
+
+async def test_a_bound_header_fills_a_request_that_came_without_it_before(world: World) -> None:
+    async with stub_of(world) as stub:
+        token = world.bearer("alice")
+        for note in ("", "one", "", "other"):
+            assert (await stub.Quick(EchoRequest(), metadata=[token, *([("x-echo-note", note)] if note else [])])).note == note
+
+
+async def test_few_and_small_requests_are_remembered_with_a_token(world: World) -> None:
+    async with world.running() as server, plain_channel(server.port) as channel:
+        stub, token = Stub(channel), world.bearer("alice")
+        for number in range(3 * ASKED_MAX):
+            await stub.Find(EchoRequest(text="a" * number), metadata=[token])
+        await stub.Find(EchoRequest(text="x", inner={"note": "y" * ASKED_BYTES_MAX}), metadata=[token])
+        await stub.Write(EchoRequest(text="x"), metadata=[token])
+        asked = server._user_tokens.verify(token[1].removeprefix("Bearer ")).asked  # what a stranger could fill memory with
+        assert [key[1] for key in asked] == [EchoRequest(text="a" * number).SerializeToString() for number in range(2 * ASKED_MAX, 3 * ASKED_MAX)]
 
 
 async def test_a_replay_is_told_in_trailing_metadata(world: World) -> None:

@@ -228,6 +228,28 @@ def test_the_domain_imports_the_standard_library_mesh_errors_and_mesh_money(serv
     assert foreign == []
 
 
+WRITES_INTO_A_MESSAGE = {"append", "add", "extend", "insert", "pop", "remove", "update", "clear", "CopyFrom", "MergeFrom", "MergeFromString",
+                         "ParseFromString", "Clear", "ClearField", "SetInParent"}
+
+
+def test_no_servicer_writes_into_its_request() -> None:
+    """The pipeline gives the same message to whoever sends the same bytes with the same token."""
+    writes = []
+    for service in ("payment_rpc", "order_rpc", "seckill_rpc"):
+        for name, node in nodes(f"{service}/servicer"):
+            targets = node.targets if isinstance(node, ast.Assign | ast.Delete) else [node.target] if isinstance(node, ast.AugAssign) else []
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in WRITES_INTO_A_MESSAGE:
+                targets = [node.func]
+            writes += [f"{name}:{node.lineno}" for target in targets if not isinstance(target, ast.Name) and _root(target) == "request"]
+    assert writes == []
+
+
+def _root(node: ast.expr) -> str:
+    while isinstance(node, ast.Attribute | ast.Subscript):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else ""
+
+
 # --- contract ------------------------------------------------------------------------------------------------------------------------------
 
 
