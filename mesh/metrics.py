@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
+from enum import IntEnum
 from typing import Final
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge
@@ -95,6 +96,26 @@ SERVED: Final = CallSeries("server", "service")
 CALLED: Final = CallSeries("client", "target")
 REGISTRY.register(SERVED)
 REGISTRY.register(CALLED)
+
+
+class Tally(Collector):
+    """A counter by one label whose values are known: `counts` are plain numbers, raised by whoever counts."""
+
+    def __init__(self, name: str, documentation: str, label: str, values: Iterable[IntEnum]) -> None:
+        self.counts = dict.fromkeys(values, 0)
+        self._family = (name, documentation)
+        self._label = label
+
+    def describe(self) -> Iterable[Metric]:
+        """The family without samples."""
+        return [CounterMetricFamily(*self._family, labels=[self._label])]
+
+    def collect(self) -> Iterator[Metric]:
+        """The family as it is now."""
+        family = CounterMetricFamily(*self._family, labels=[self._label])
+        for value, count in self.counts.items():
+            family.add_metric([value.name], count)
+        yield family
 
 
 class MetricsPort:

@@ -4,9 +4,9 @@ codes 2001 and 2002 are those of source 001."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from types import MappingProxyType
+from typing import NamedTuple
 
 
 class Status(IntEnum):
@@ -44,13 +44,13 @@ MESSAGES: Mapping[ResultCode, str] = MappingProxyType({
 })
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(NamedTuple):
     """An answer about one buyer and one product.
 
     Attributes:
         order_id: the order that he holds, or will hold while he is QUEUED; "" otherwise.
         ticket: only in the answer to a click that stands in the line or won.
+        request_id: of a click; "" when it came without one and was refused.
         retry_after_ms: when asking again makes sense; 0 when the answer is final.
         starts_in_ms: with NOT_STARTED, by the clock that admits.
     """

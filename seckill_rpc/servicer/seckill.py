@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import lru_cache
 from typing import Any
 
 from paymesh.seckill.v1 import seckill_pb2, seckill_pb2_grpc
@@ -23,11 +24,8 @@ class SeckillServicer(seckill_pb2_grpc.SeckillServiceServicer):
 
     async def SeckillAction(self, request: seckill_pb2.SeckillActionRequest, context: Any) -> seckill_pb2.SeckillActionResponse:
         """Asks for one unit."""
-        result = await self._clicking.click(Click(merchant_id=request.merchant_id, user_id=request.user_id, sku_id=request.sku_id,
-                                                  request_id=request.request_id, wait_seconds=request.wait_ms / 1000))
-        response = seckill_pb2.SeckillActionResponse()
-        _fill(response.result, result)
-        return response
+        result = await self._clicking.click(Click(request.merchant_id, request.user_id, request.sku_id, request.request_id, request.wait_ms / 1000))
+        return _answer_of(result) if result.request_id or result.starts_in_ms else _same_for_many(result)
 
     async def SeckillResult(self, request: seckill_pb2.SeckillResultRequest, context: Any) -> seckill_pb2.SeckillResultResponse:
         """What became of a buyer's clicks."""
@@ -51,6 +49,16 @@ class SeckillServicer(seckill_pb2_grpc.SeckillServiceServicer):
         ticket, is_coming = await self._results.order_of_ticket(request.ticket)
         return seckill_pb2.GetTicketOrderResponse(order_id=ticket.order_id, merchant_id=ticket.merchant_id, user_id=ticket.user_id,
                                                   is_coming=is_coming)
+
+
+def _answer_of(result: Result) -> seckill_pb2.SeckillActionResponse:
+    response = seckill_pb2.SeckillActionResponse()
+    _fill(response.result, result)
+    return response
+
+
+# What everybody hears who comes too late: made once, whoever asks.
+_same_for_many = lru_cache(maxsize=256)(_answer_of)
 
 
 def _message(result: Result) -> seckill_pb2.Result:

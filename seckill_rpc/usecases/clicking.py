@@ -4,14 +4,15 @@ the database's."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple, assert_never
 
-from prometheus_client import Counter
+from prometheus_client import REGISTRY
 from redis.exceptions import RedisError
 
 from mesh.clock import Clock, Monotonic, Seconds
 from mesh.ids import Ids
+from mesh.metrics import Tally
 from mesh.token_buckets import TokenBuckets
 from seckill_rpc.domain.activity import Activity, ActivityState
 from seckill_rpc.domain.errors import SeckillBusy, SeckillNotReady
@@ -23,6 +24,7 @@ from seckill_rpc.stock.keys import keys_of
 from seckill_rpc.stock.scripts import Scripts
 from seckill_rpc.usecases.door import Door, Jitter, Opened
 from seckill_rpc.usecases.known import Known
+from seckill_rpc.usecases.pace import Pace
 from seckill_rpc.usecases.registry import Registry
 from seckill_rpc.usecases.results import ASK_AGAIN_MS, Results
 
@@ -30,12 +32,12 @@ BUSY_SECONDS = 1.0
 NOT_READY_SECONDS = 0.3  # a rebuild takes about this long
 PAUSED_MS = 2000
 
-_CLICKS = Counter("paymesh_seckill_clicks_total", "Answers to clicks of buyers.", ["code"])
-_COUNTED = {code: _CLICKS.labels(code.name) for code in AdmitCode}
+_CLICKS = Tally("paymesh_seckill_clicks", "Answers to clicks of buyers.", "code", AdmitCode)
+REGISTRY.register(_CLICKS)
 
 
 class Click(NamedTuple):
-    """One click. `request_id` "" gets a fresh one."""
+    """One click. `request_id` "" gets a fresh one when it is let in."""
 
     merchant_id: str
     user_id: str
@@ -70,6 +72,7 @@ class Clicking:
         self._settings = doors
         self._monotonic = monotonic
         self._jitter = jitter
+        self._pace = Pace()
         self._doors: dict[str, Door] = {}
 
     async def click(self, click: Click) -> Result:
@@ -87,14 +90,15 @@ class Clicking:
             activity = await self._registry.current(click.merchant_id, click.sku_id)
         if activity.state is ActivityState.CLOSED:
             return await self._after_the_end(activity, click)
-        request_id = click.request_id or self._ids.new("CLK")
         door = self._door(activity)
         refusal = door.refusal(click.user_id)
         if refusal is not None:
-            _COUNTED[refusal.code].inc()
-            return _refused(activity, request_id, refusal)
+            _CLICKS.counts[refusal.code] += 1
+            await self._pace.turn()
+            return _refused(activity, click.request_id, refusal)
+        request_id = click.request_id or self._ids.new("CLK")
         opened = await door.click(StockClick(click.user_id, request_id, self._ids.new("ORD")))
-        _COUNTED[opened.admission.code].inc()
+        _CLICKS.counts[opened.admission.code] += 1
         return await self._answer(activity, click, request_id, opened)
 
     def open_door(self, activity: Activity) -> None:
@@ -125,9 +129,9 @@ class Clicking:
             case AdmitCode.QUEUED | AdmitCode.REPLAY_QUEUED | AdmitCode.REPLAY_LIVE:
                 return await self._admitted(activity, click, request_id, opened)
             case AdmitCode.LIMIT:
-                return replace(await self._results.present(activity, click.user_id), code=ResultCode.LIMIT, request_id=request_id)
+                return (await self._results.present(activity, click.user_id))._replace(code=ResultCode.LIMIT, request_id=request_id)
             case AdmitCode.SOLD_OUT | AdmitCode.ENDED | AdmitCode.PAUSED | AdmitCode.NOT_STARTED:
-                return _refused(activity, request_id, opened.admission)
+                return _refused(activity, click.request_id, opened.admission)
             case AdmitCode.NOT_READY:
                 raise SeckillNotReady(retry_after_seconds=NOT_READY_SECONDS * (1 + self._jitter()))
             case AdmitCode.BUSY:
@@ -144,7 +148,7 @@ class Clicking:
             return Result(Status.HOLDER, ResultCode.BOUGHT, activity.activity_id, click.sku_id, opened.order_id, signed, request_id)
         if click.wait_seconds > 0:
             result = await self._results.of_click(ticket, wait_seconds=click.wait_seconds)
-            return replace(result, ticket=signed, request_id=request_id)
+            return result._replace(ticket=signed, request_id=request_id)
         return Result(Status.QUEUED, ResultCode.QUEUED, activity.activity_id, click.sku_id, opened.order_id, signed, request_id,
                       retry_after_ms=ASK_AGAIN_MS)
 
@@ -153,7 +157,7 @@ class Clicking:
         if click.request_id:
             order = await self._results.of_request(activity, user_id=click.user_id, request_id=click.request_id)
             if order is not None:
-                return replace(order, request_id=click.request_id)
+                return order._replace(request_id=click.request_id)
         return _refused(activity, click.request_id, Admission(code=AdmitCode.ENDED, detail=""))
 
     def _door(self, activity: Activity) -> Door:

@@ -1,5 +1,6 @@
 """Clicks of many buyers in one call of the admission script. At most a few calls are under way, and they begin at least PACE_SECONDS apart; what
-arrives meanwhile is the next one. A lone buyer waits for nobody; when it counts, batches are full."""
+arrives meanwhile is the next one. A lone buyer waits for nobody; when it counts, batches are full. Without the pace nearly every click would be a
+call of its own, at several times the work: Redis answers sooner than the next click arrives."""
 
 from __future__ import annotations
 
@@ -11,10 +12,7 @@ import structlog
 
 from seckill_rpc.domain.errors import SeckillNotReady
 from seckill_rpc.stock.admission import Admission, Click
-
-# Redis answers sooner than the next click arrives, so without it nearly every click would be a call of its own, at several times the work. Small
-# beside what a click waits for under that load.
-PACE_SECONDS = 0.002
+from seckill_rpc.usecases.pace import PACE_SECONDS
 
 Admit = Callable[[Sequence[Click]], Awaitable[tuple[int, Sequence[Admission]]]]
 Admitted = tuple[int, Admission]  # epoch, what the script said

@@ -8,10 +8,12 @@ from collections import Counter
 from collections.abc import AsyncIterator
 
 import pytest
+from prometheus_client import REGISTRY
 
 from seckill_rpc.domain.activity import ActivityVerb
 from seckill_rpc.domain.errors import ActivityNotFound, SeckillBusy, SeckillNotReady
 from seckill_rpc.domain.result import ResultCode, Status
+from seckill_rpc.usecases.pace import PACE_SECONDS
 from tests.builders_seckill import SeckillWorld, seckill_world
 from tests.seckill_front import Front, front
 
@@ -91,6 +93,24 @@ async def test_sold_out_is_told_from_memory_and_costs_one_call_in_its_time(world
         door.monotonic.now += 1
         assert (await door.click("late loser")).code is ResultCode.SOLD_OUT
         assert await door.script_calls() == before + 1
+
+
+async def test_refusals_from_memory_are_told_together_and_counted(world: SeckillWorld) -> None:
+    def sold_out() -> float:
+        return REGISTRY.get_sample_value("paymesh_seckill_clicks_total", {"code": "SOLD_OUT"}) or 0.0
+    await world.open(total=1)
+    async with front(world) as door:
+        await door.click("winner")
+        await world.consume()
+        for number in range(2):
+            await door.click(f"early loser{number}")
+            door.monotonic.now += 0.1
+        before, clock = sold_out(), asyncio.get_running_loop().time
+        began = clock()
+        for number in range(5):
+            await door.click(f"loser{number}")
+        assert clock() - began >= 4 * PACE_SECONDS * 0.9  # the clock of the loop is coarse
+        assert sold_out() == before + 5
 
 
 async def test_when_the_memory_of_sold_out_ends_one_buyer_asks_for_all(world: SeckillWorld) -> None:

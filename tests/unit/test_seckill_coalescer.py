@@ -9,7 +9,8 @@ import pytest
 
 from seckill_rpc.domain.errors import SeckillNotReady
 from seckill_rpc.stock.admission import Admission, AdmitCode, Click
-from seckill_rpc.usecases.coalescer import PACE_SECONDS, Coalescer
+from seckill_rpc.usecases.coalescer import Coalescer
+from seckill_rpc.usecases.pace import PACE_SECONDS
 
 
 class Script:

@@ -47,7 +47,7 @@ class Result(_message.Message):
     ticket: _builtins.str
     """Signed proof of the click; makes SeckillResult definite even after a disaster, and admits to WatchSeckillResult. Only with SeckillAction."""
     request_id: _builtins.str
-    """The click's id: the one that was sent, or the one that was made for it."""
+    """The click's id: the one that was sent, or the one that was made for it when it was let in; empty when a click without one was refused."""
     retry_after_ms: _builtins.int
     """When asking again makes sense; 0 when the result is final."""
     starts_in_ms: _builtins.int
