@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 from prometheus_client import REGISTRY
@@ -22,6 +23,19 @@ from tests.seckill_front import Front, front
 async def world(database_url: str, redis_url: str) -> AsyncIterator[SeckillWorld]:
     async with seckill_world(database_url, redis_url) as world:
         yield world
+
+
+@asynccontextmanager
+async def sold_out(world: SeckillWorld, *, losers: int = 2) -> AsyncIterator[Front]:
+    """A process that was told so, a tenth of a second apart, and remembers it since the second time."""
+    await world.open(total=1)
+    async with front(world) as door:
+        await door.click("winner")
+        await world.consume()
+        for number in range(losers):
+            await door.click(f"early loser{number}")
+            door.monotonic.now += 0.1
+        yield door
 
 
 async def test_a_click_stands_in_the_line_and_is_served(world: SeckillWorld) -> None:
@@ -96,31 +110,19 @@ async def test_sold_out_is_told_from_memory_and_costs_one_call_in_its_time(world
 
 
 async def test_refusals_from_memory_are_told_together_and_counted(world: SeckillWorld) -> None:
-    def sold_out() -> float:
+    def told() -> float:
         return REGISTRY.get_sample_value("paymesh_seckill_clicks_total", {"code": "SOLD_OUT"}) or 0.0
-    await world.open(total=1)
-    async with front(world) as door:
-        await door.click("winner")
-        await world.consume()
-        for number in range(2):
-            await door.click(f"early loser{number}")
-            door.monotonic.now += 0.1
-        before, clock = sold_out(), asyncio.get_running_loop().time
+    async with sold_out(world) as door:
+        before, clock = told(), asyncio.get_running_loop().time
         began = clock()
         for number in range(5):
             await door.click(f"loser{number}")
         assert clock() - began >= 4 * PACE_SECONDS * 0.9  # the clock of the loop is coarse
-        assert sold_out() == before + 5
+        assert told() == before + 5
 
 
 async def test_when_the_memory_of_sold_out_ends_one_buyer_asks_for_all(world: SeckillWorld) -> None:
-    await world.open(total=1)
-    async with front(world) as door:
-        await door.click("winner")
-        await world.consume()
-        for number in range(2):
-            await door.click(f"early loser{number}")
-            door.monotonic.now += 0.1
+    async with sold_out(world) as door:
         await door.click("who made it remember")
         before = await door.script_calls()
         door.monotonic.now += 0.12  # its life of 0.2 s is just over
@@ -130,13 +132,7 @@ async def test_when_the_memory_of_sold_out_ends_one_buyer_asks_for_all(world: Se
 
 
 async def test_a_redis_that_is_away_makes_no_refusal_older(world: SeckillWorld) -> None:
-    await world.open(total=1)
-    async with front(world) as door:
-        await door.click("winner")
-        await world.consume()
-        for number in range(3):
-            await door.click(f"early loser{number}")
-            door.monotonic.now += 0.1
+    async with sold_out(world, losers=3) as door:
         door.monotonic.now += 0.01  # the life of what the second of them made it remember is just over
         await world.redis.set(world.keys.meta, "broken")  # every script fails
         with pytest.raises(SeckillNotReady):
@@ -193,13 +189,7 @@ async def test_a_process_that_hears_nothing_refuses_nobody_from_memory(world: Se
 
 
 async def test_a_process_whose_subscription_broke_refuses_nobody_from_memory(world: SeckillWorld) -> None:
-    await world.open(total=1)
-    async with front(world) as door:
-        await door.click("winner")
-        await world.consume()
-        for number in range(2):
-            await door.click(f"early loser{number}")
-            door.monotonic.now += 0.1
+    async with sold_out(world) as door:
         before = await door.script_calls()
         await door.click("told from memory")
         assert await door.script_calls() == before
