@@ -321,6 +321,14 @@ def package_of(refusal: type[MeshError]) -> str:
     return refusal.__module__.split(".")[0]
 
 
+def test_no_rule_of_the_contract_asks_what_time_it_is() -> None:
+    """What was found right once stays right: the pipeline checks the same request of the same caller once."""
+    rule, of_time = re.compile(r"buf\.validate|expression"), re.compile(r"\bnow\b|lt_now|gt_now|\bwithin\b")
+    asking = [f"{relative(path)}:{number}" for path in sorted((ROOT / "protos" / "paymesh").rglob("*.proto"))
+              for number, line in enumerate(path.read_text().splitlines(), 1) if rule.search(line) and of_time.search(line)]
+    assert asking == []
+
+
 def test_every_reason_that_code_raises_stands_in_the_contract() -> None:
     unknown = [f"{refusal.__module__}.{refusal.__qualname__}: {refusal.reason}" for refusal in refusals()
                if not any(refusal.reason in contract_reasons(domain) for domain in ERROR_DOMAINS[package_of(refusal)])]
