@@ -11,8 +11,9 @@ import os
 import random
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, suppress
+from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -50,6 +51,7 @@ QUICK_MORE = 1
 CROWD_SECONDS = 240.0
 AUDITS_MAX = 3
 TRIES = 3
+SALES_PER_STAGE = 30
 
 
 def chosen(all_of_them: Sequence[S]) -> list[tuple[S, int]]:
@@ -71,14 +73,41 @@ class NothingLost(Exception):
     """All that Redis forgot was in the database already."""
 
 
+class Stages:
+    """One set of processes and databases after the other: the audit after each sale reads all that is there, so an old one is slow."""
+
+    def __init__(self, folder: Callable[[], Path]) -> None:
+        self._folder = folder
+        self._stage: SeckillProcesses | None = None
+        self._began_at = 0
+
+    def current(self) -> SeckillProcesses:
+        """The running one, or a fresh one after SALES_PER_STAGE."""
+        if self._stage is not None and len(RUNS) - self._began_at >= SALES_PER_STAGE:
+            self.close()
+        if self._stage is None:
+            self._stage, self._began_at = SeckillProcesses(self._folder()), len(RUNS)
+            self._stage.start()
+        return self._stage
+
+    def close(self) -> None:
+        if self._stage is not None:
+            self._stage.close()
+            self._stage = None
+
+
 @pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeckillProcesses]:
-    processes = SeckillProcesses(tmp_path_factory.mktemp("sale"))
+def stages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stages]:
+    stages = Stages(lambda: tmp_path_factory.mktemp("sale"))
     try:
-        processes.start()
-        yield processes
+        yield stages
     finally:
-        processes.close()
+        stages.close()
+
+
+@pytest.fixture
+def stage(stages: Stages) -> SeckillProcesses:
+    return stages.current()
 
 
 async def play(stage: SeckillProcesses, scenario: Scenario, *, seed: int) -> SaleRun:
