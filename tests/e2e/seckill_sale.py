@@ -51,6 +51,10 @@ class Told:
     ticket: str = ""
 
 
+class Untested(Exception):
+    """The fault came too late to do any harm."""
+
+
 class Sale:
     """One activity, its buyers, and what they heard."""
 
@@ -265,7 +269,11 @@ class Sale:
     @asynccontextmanager
     async def line_grows(self, entries: int = 6) -> AsyncIterator[None]:
         """So many buyers stand in the line of whom no consumer has heard, and no consumer is about to hear of them: somebody holds the row that
-        consumers need for their commits, until the end of the block, and all of them wait for it."""
+        consumers need for their commits, until the end of the block, and all of them wait for it.
+
+        Raises:
+            Untested: everybody has clicked and was heard.
+        """
         with self.stage.locked("seckill_rpc", "SELECT 1 FROM activity WHERE activity_id = :activity FOR UPDATE", activity=self.activity_id):
             with self.stage.stock() as stock, stock.pipeline(transaction=True) as at_once:
                 last_heard, heard_at = "", time.monotonic()
@@ -275,7 +283,10 @@ class Sale:
                     length, [group] = at_once.xlen(self.keys.line).xinfo_groups(self.keys.line).execute()
                     if group["last-delivered-id"] != last_heard:
                         last_heard, heard_at = group["last-delivered-id"], time.monotonic()
-                    return length - group["pending"] >= entries and time.monotonic() - heard_at >= DEAF_SECONDS
+                    stand = length - group["pending"]
+                    if stand < entries and self.clicks_done >= self.clicks_planned:
+                        raise Untested(f"everybody has been there, {stand} stand in the line")
+                    return stand >= entries and time.monotonic() - heard_at >= DEAF_SECONDS
                 await until(grew, "line", seconds=10)
             yield
 
