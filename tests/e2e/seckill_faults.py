@@ -182,9 +182,11 @@ async def _flush(sale: Sale) -> None:
 
 
 async def _stale(sale: Sale) -> None:
+    await sale.lets_come(0.5)
     await sale.progress(0.03)
     async with sale.line_grows():
         copy = sale.stage.copy_redis()
+    await sale.lets_come(1.0)
     await sale.progress(0.12)
     sale.loses = True
     async with sale.line_grows():
@@ -213,7 +215,8 @@ async def _failover_unnoticed(sale: Sale) -> None:
 @during("live rebuild twice", runs=5)
 @during("cancel storm + live rebuild twice", cancels=100, runs=5)
 async def _rebuild_twice(sale: Sale) -> None:
-    for share in (0.03, 0.12):
+    for share, may_come in ((0.03, 0.5), (0.12, 1.0)):
+        await sale.lets_come(may_come)
         await sale.progress(share)
         async with sale.line_grows():  # somebody has to be carried into the new epoch
             rebuild = asyncio.create_task(sale.rebuild())
@@ -224,7 +227,8 @@ async def _rebuild_twice(sale: Sale) -> None:
 
 @during("two rebuilders at once, twice", runs=5)
 async def _two_rebuilders(sale: Sale) -> None:
-    for share in (0.03, 0.12):
+    for share, may_come in ((0.03, 0.5), (0.12, 1.0)):
+        await sale.lets_come(may_come)
         await sale.progress(share)
         async with sale.line_grows():
             rebuilds = asyncio.gather(sale.rebuild(A), sale.rebuild(B), sale.rebuild(A), return_exceptions=True)

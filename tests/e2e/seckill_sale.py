@@ -84,8 +84,10 @@ class Sale:
         self.loses = False                                              # the fault takes places away that were promised
         self.begins = asyncio.Event()                                   # the crowd waits for it
         self._moved = asyncio.Condition()
+        self.clicks_begun = 0
         self.clicks_done = 0
         self.clicks_planned = 1
+        self._share = 1.0                                               # of the crowd that may come
         self.is_over = False
 
     @property
@@ -226,11 +228,20 @@ class Sale:
         async def somebody() -> None:
             await self.begins.wait()
             for user, requests in waiting:
+                async with self._moved:
+                    await self._moved.wait_for(lambda: self.clicks_begun < self._share * self.clicks_planned)
+                    self.clicks_begun += 1
                 await asyncio.gather(*(self.click(user, request) for request in requests))
                 async with self._moved:
                     self.clicks_done += 1
                     self._moved.notify_all()
         await asyncio.gather(*(somebody() for _ in range(max(4, min(CROWD, self.units // UNITS_PER_CLICKER)))))
+
+    async def lets_come(self, share: float) -> None:
+        """From now on this share of the crowd may come; the rest waits, so that a fault finds it later."""
+        async with self._moved:
+            self._share = share
+            self._moved.notify_all()
 
     async def progress(self, share: float) -> None:
         """Waits until this share of the crowd has been there."""
