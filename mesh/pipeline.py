@@ -227,13 +227,12 @@ class _Method:
         authorization, caller_token = values.get(AUTHORIZATION), values.get(CALLER)
         user = None if authorization is None else self._user_tokens.verify(_bearer(authorization))
         service = None if caller_token is None else self._caller_tokens.verify(caller_token)
-        if self._idempotency is not Idempotency.NONE:
-            call.caller = self._access.admit(user, service)
-            call.idempotency_key = self._idempotency_key(values.get(IDEMPOTENCY_KEY))
-        elif user is not None and len(raw) <= ASKED_BYTES_MAX and self._bound.isdisjoint(values):
+        takes_key = self._idempotency is not Idempotency.NONE
+        if not takes_key and user is not None and len(raw) <= ASKED_BYTES_MAX and self._bound.isdisjoint(values):
             return self._as_before(raw, call, user, service)
-        else:
-            call.caller = self._access.admit(user, service)
+        call.caller = self._access.admit(user, service)
+        if takes_key:
+            call.idempotency_key = self._idempotency_key(values.get(IDEMPOTENCY_KEY))
         return self._checked(raw, values, call.caller)
 
     def _as_before(self, raw: bytes, call: Call, user: UserClaims, service: CallerClaims | None) -> Any:
