@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from paymesh.payment.v1 import payment_pb2
-from sqlalchemy import Table, insert, select, update
+from sqlalchemy import Table, event, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.util import await_only
 
 import order_rpc.app
 from mesh.auth import CallerTokens, UserTokenIssuer, UserTokens
@@ -174,6 +175,21 @@ class OrderApp:
             for _ in range(self.db.engine.pool.size()):
                 await stack.enter_async_context(self.db.engine.begin())
         return await asyncio.gather(*calls)
+
+    @contextmanager
+    def overtaken(self, by: Callable[[], Awaitable[object]], *, before: str) -> Iterator[None]:
+        """The first transaction that comes to a statement with this text is overtaken there: `by` runs and commits on another connection."""
+        waiting = [by]
+
+        def overtake(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+            if before in statement and waiting:
+                await_only(waiting.pop()())
+        event.listen(self.db.engine.sync_engine, "before_cursor_execute", overtake)
+        try:
+            yield
+        finally:
+            event.remove(self.db.engine.sync_engine, "before_cursor_execute", overtake)
+        assert not waiting, f"no statement with {before!r}"
 
     async def product(self, sku_id: str = "mug", price: str = "10.00", *, currency: str = "CNY", available: int = 100, merchant_id: str = "mall",
                       name: str = "A mug", key: str = "", caller: Caller | None = None) -> Product:

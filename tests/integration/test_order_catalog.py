@@ -12,8 +12,9 @@ from mesh.errors import IdempotencyKeyReused, PageTokenInvalid
 from mesh.paging import PageTokens
 from mesh.receipts import RECEIPT
 from order_rpc.domain.errors import ProductAlreadyExists, ProductNotFound
+from order_rpc.domain.product import Product
 from order_rpc.tables import PRODUCT, STOCK
-from order_rpc.usecases.catalog import ListProducts
+from order_rpc.usecases.catalog import ListProducts, UpdateProduct
 from tests.builders_order import ADMIN, OrderApp, merchant, order_app
 
 
@@ -61,6 +62,17 @@ async def test_fifty_creations_with_one_key_make_one_product_and_equal_answers(a
     answers = await app.at_once(*(app.product(key="k") for _ in range(50)))
     assert all(answer == answers[0] for answer in answers)
     assert len(await app.rows(RECEIPT)) == 1
+
+
+@pytest.mark.parametrize("dialect", ["mariadb"])  # on SQLite one transaction runs at a time
+async def test_a_creation_that_another_with_its_key_overtakes_gets_its_answer_though_the_product_changed(app: OrderApp) -> None:
+    made: list[Product] = []
+
+    async def create_and_change() -> None:
+        made.append(await app.product(key="k"))
+        await app.catalog.update_product(UpdateProduct(merchant_id="mall", sku_id="mug", price="12.00"), merchant())
+    with app.overtaken(create_and_change, before="FROM product"):
+        assert [await app.product(key="k")] == made
 
 
 async def test_a_replay_with_a_key_answers_the_product_as_it_was_then_and_says_so(app: OrderApp) -> None:

@@ -25,6 +25,7 @@ from order_rpc.domain.errors import CurrencyMixed, OrderNotFound, OutOfStock, Pr
 from order_rpc.domain.order import Order, OrderLine, OrderState
 from order_rpc.store import orders, stock
 from order_rpc.tables import ORDER_AUDIT, ORDER_ITEM, ORDERS, RESERVATION
+from order_rpc.usecases.catalog import UpdateProduct
 from tests.builders_order import ADMIN, PAYMENT_RPC, PAYMENT_WINDOW, OrderApp, buyer, merchant, order_app
 from tests.fakes import EPOCH
 
@@ -187,6 +188,18 @@ async def test_one_key_fifty_times_in_parallel_makes_one_order_and_equal_answers
     assert all(answer == answers[0] for answer in answers)
     assert len(await app.rows(ORDERS)) == len(await app.rows(RECEIPT)) == 1
     assert await app.stock() == (98, 2, 0)
+
+
+@pytest.mark.parametrize("dialect", ["mariadb"])  # on SQLite one transaction runs at a time
+async def test_an_order_that_another_with_its_key_overtakes_is_that_one_though_the_product_left_the_shop(app: OrderApp) -> None:
+    await app.product()
+    made: list[Order] = []
+
+    async def order_and_close() -> None:
+        made.append(await app.order(key="k"))
+        await app.catalog.update_product(UpdateProduct(merchant_id="mall", sku_id="mug", on_sale=False), merchant())
+    with app.overtaken(order_and_close, before="FROM product"):
+        assert [await app.order(key="k")] == made
 
 
 async def test_without_a_key_every_call_makes_a_new_order(app: OrderApp) -> None:
