@@ -141,6 +141,11 @@ class SeckillWorld:
             return after
         return await self.db.run(work)
 
+    async def begin_epoch_uncarried(self) -> None:
+        """As a rebuild leaves it that died before it carried the line: admissions go on in a new epoch, who stood in the line has the older one."""
+        await self.publish(await self.fence(), carries=False)
+        await self.redis.hdel(self.keys.meta, "hold")
+
     async def step(self, verb: ActivityVerb) -> Activity:
         """A step of the row alone; Redis is not told."""
         async def work(tx: Any) -> Activity:

@@ -269,7 +269,7 @@ async def _readmit(sale: Sale) -> None:
     sale.fronts = ["seckill_front"]
     await stage.run_again("seckill_front")
     stage.kill(A, B)
-    sale.begins.set()
+    await sale.lets_come(1.0)
     with stage.stock() as stock:
         stock.hincrby(sale.keys.meta, "stock", 40)
         await until(lambda: stock.xlen(sale.keys.line) > sale.units, "line that is longer than the stock")

@@ -82,7 +82,6 @@ class Sale:
         self.problems: list[str] = []                                   # what a scenario itself saw
         self.notes: list[str] = []                                      # for the table at the end
         self.loses = False                                              # the fault takes places away that were promised
-        self.begins = asyncio.Event()                                   # the crowd waits for it
         self._moved = asyncio.Condition()
         self.clicks_begun = 0
         self.clicks_done = 0
@@ -226,7 +225,6 @@ class Sale:
         waiting = iter(plan)
 
         async def somebody() -> None:
-            await self.begins.wait()
             for user, requests in waiting:
                 async with self._moved:
                     await self._moved.wait_for(lambda: self.clicks_begun < self._share * self.clicks_planned)
@@ -398,7 +396,6 @@ async def sale_of(stage: SeckillProcesses, *, units: int, buyers: int, limit: in
     try:
         if opens:
             await sale.open()
-        sale.begins.set()
         yield sale
     finally:
         sale.is_over = True

@@ -27,7 +27,7 @@ async def _backlog(sale: Sale) -> None:
     stage = sale.stage
     await stage.run_again(FRONT, SECKILL_RPC_LINE_MAX=str(LINE_MAX))
     sale.fronts = [FRONT]
-    sale.begins.set()
+    await sale.lets_come(1.0)
     stage.mariadb.kill()
     try:
         await until(lambda: sale.codes["SECKILL_BUSY"] > 0, "BUSY")
@@ -58,7 +58,7 @@ async def _lost_answers(sale: Sale) -> None:
     async with fault_proxy(sale.stage.redis.port) as proxy:
         await sale.stage.run_again(FRONT, SECKILL_RPC_REDIS_URL=f"redis://127.0.0.1:{proxy.port}/0")
         sale.fronts = [FRONT]
-        sale.begins.set()
+        await sale.lets_come(1.0)
         for loss, times in [(Loss.ANSWER, 1), (Loss.ANSWER, 2), (Loss.ANSWER_SILENTLY, 1), (Loss.REQUEST, 2), (Loss.ANSWER, 1)]:
             proxy.lose(b"EVALSHA", loss, times=times)
             await until(lambda: proxy.has_struck or sale.clicks_done == sale.clicks_planned, "answer that is lost", seconds=60)

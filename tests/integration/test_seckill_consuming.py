@@ -309,8 +309,7 @@ async def test_an_entry_of_an_epoch_that_the_row_has_not_reached_waits(world: Se
 async def test_who_stood_in_the_line_of_an_older_epoch_is_admitted_again_as_long_as_there_are_units(world: SeckillWorld) -> None:
     await world.open(total=2)
     await world.clicks(("u1", "a", "O1"), ("u2", "a", "O2"))
-    await world.publish(await world.fence(), carries=False)
-    await world.redis.hdel(world.keys.meta, "hold")
+    await world.begin_epoch_uncarried()
     late = await world.plant("u3", order_id="O3", epoch=1)
     await world.consume()
     assert await world.states() == {"O1": "LIVE", "O2": "LIVE", late: "REFUSED"}
@@ -321,8 +320,7 @@ async def test_who_stood_in_the_line_of_an_older_epoch_is_admitted_again_as_long
 async def test_an_entry_whose_copy_stands_in_the_line_leaves_it(world: SeckillWorld) -> None:
     await world.open(total=2)
     await world.clicks(("u1", "a", "O1"), ("u2", "a", "O2"))
-    await world.publish(await world.fence(), carries=False)
-    await world.redis.hdel(world.keys.meta, "hold")
+    await world.begin_epoch_uncarried()
     assert await world.consumer.run_once() == 2
     assert await world.line.waiting(world.keys) == (2, 0)
     await world.consume()
@@ -333,8 +331,7 @@ async def test_an_entry_whose_copy_stands_in_the_line_leaves_it(world: SeckillWo
 async def test_who_cannot_be_admitted_again_for_want_of_memory_stays_in_the_line(world: SeckillWorld) -> None:
     await world.open(total=2)
     await world.click("u1", "a", "O1")
-    await world.publish(await world.fence(), carries=False)
-    await world.redis.hdel(world.keys.meta, "hold")
+    await world.begin_epoch_uncarried()
     await world.redis.config_set("maxmemory", 1)
     try:
         assert await world.consumer.run_once() == 0
@@ -351,8 +348,7 @@ async def test_a_paused_or_closing_activity_serves_those_who_were_admitted(world
     await world.clicks(("u1", "a", "O1"), ("u2", "a", "O2"))
     for verb in (ActivityVerb.PAUSE, ActivityVerb.CLOSE):
         await world.loading.state(world.keys, await world.step(verb))
-    await world.publish(await world.fence(), carries=False)
-    await world.redis.hdel(world.keys.meta, "hold")
+    await world.begin_epoch_uncarried()
     await world.consume()
     assert await world.states() == {"O1": "LIVE", "O2": "LIVE"}
     await world.check_rest()
@@ -373,8 +369,7 @@ async def test_after_the_close_an_entry_that_turns_up_is_refused(world: SeckillW
 async def test_a_click_that_has_another_order_by_now_is_refused_under_its_old_one(world: SeckillWorld) -> None:
     await world.open(total=5)
     await world.click("u1", "a", "OLD")
-    await world.publish(await world.fence(), carries=False)
-    await world.redis.hdel(world.keys.meta, "hold")
+    await world.begin_epoch_uncarried()
     assert (await world.click("u1", "a", "NEW")).code is AdmitCode.QUEUED
     await world.consume()
     assert await world.states() == {"NEW": "LIVE", "OLD": "REFUSED"}
@@ -388,8 +383,7 @@ async def test_an_order_that_came_back_before_it_was_published_is_not_admitted_a
     with pytest.raises(FailpointRaised):
         await world.consumer.run_once()
     await world.give_back("O1")
-    await world.publish(await world.fence(), carries=False)
-    await world.redis.hdel(world.keys.meta, "hold")
+    await world.begin_epoch_uncarried()
     assert await world.consumer.run_once() == 1
     assert await world.states() == {"O1": "RETURNED"}
     await world.relay()
@@ -420,8 +414,7 @@ async def test_whatever_a_crash_leaves_is_delivered_again_and_has_no_second_effe
 async def test_a_crash_after_admitting_again_has_no_second_effect(world: SeckillWorld) -> None:
     await world.open(total=2)
     await world.clicks(("u1", "a", "O1"), ("u2", "a", "O2"))
-    await world.publish(await world.fence(), carries=False)
-    await world.redis.hdel(world.keys.meta, "hold")
+    await world.begin_epoch_uncarried()
     failpoints.arm("seckill.consume.after_readmit=raise", environment="test")
     with pytest.raises(FailpointRaised):
         await world.consumer.run_once()
