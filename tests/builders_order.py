@@ -19,7 +19,7 @@ import order_rpc.app
 from mesh.auth import CallerTokens, UserTokenIssuer, UserTokens
 from mesh.call import Caller, Role
 from mesh.client import MeshChannel
-from mesh.db import Database, open_database
+from mesh.db import Database
 from mesh.discovery.static import StaticDiscovery
 from mesh.errors import NeighbourUnavailable, RemoteError
 from mesh.money import Money
@@ -41,6 +41,7 @@ from order_rpc.usecases.catalog import CreateProduct
 from order_rpc.usecases.orders import CreateOrder
 from order_rpc.usecases.payments import Answer, UpdateOrderStatus
 from order_rpc.usecases.refunding import RefundKey, RefundOrder
+from tests.databases import open_patiently
 from tests.fakes import FakeClock, FakeIds
 
 T = TypeVar("T")
@@ -335,7 +336,7 @@ class OrderApp:
 @asynccontextmanager
 async def order_app(database_url: str, *, policies: dict[str, MerchantPolicy] | None = None) -> AsyncIterator[OrderApp]:
     """The use cases on a database that is created here."""
-    db = open_database(database_url, metadata, retry_constraints=RETRY_CONSTRAINTS)
+    db = open_patiently(database_url, metadata, retry_constraints=RETRY_CONSTRAINTS)
     try:
         async with db.engine.begin() as connection:
             await connection.run_sync(metadata.create_all)

@@ -15,7 +15,7 @@ from sqlalchemy import Table, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.call import Caller
-from mesh.db import Database, insert_if_absent, open_database
+from mesh.db import Database, insert_if_absent
 from mesh.errors import NeighbourUnavailable, Outcome
 from mesh.money import Money
 from mesh.paging import PageTokens
@@ -36,6 +36,7 @@ from payment_rpc.store import payments
 from payment_rpc.tables import ATTEMPT, ATTENTION, LEDGER_POSTING, LEDGER_TRANSACTION, ORDER_GATE, metadata
 from payment_rpc.usecases.charging import Charge, CreatePayment
 from tests.builders_order import PAGE_TOKEN_SECRET, PAYMENT_RPC, OrderApp, buyer, order_app
+from tests.databases import open_patiently
 from tests.fakes import EPOCH, FakeClock, FakeIds
 from tests.sandbox_server import API_KEY, CALLBACK_SECRET, RunningSandbox, http_answer, raw_server, running_sandbox
 
@@ -337,7 +338,7 @@ async def payment_world(payment_url: str, order_url: str, folder: Path, *, redis
         shop_url = await stack.enter_async_context(raw_server(take_callback))
         sandbox = await stack.enter_async_context(running_sandbox(folder, clock=clock, ids=FakeIds(), callback_url=f"{shop_url}/callbacks",
                                                                     fee_basis_points=fee_basis_points))
-        db = open_database(payment_url, metadata, retry_constraints=("uq_payment_live_slot",))
+        db = open_patiently(payment_url, metadata, retry_constraints=("uq_payment_live_slot",))
         stack.push_async_callback(db.close)
         async with db.engine.begin() as connection:
             await connection.run_sync(metadata.create_all)

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from sqlalchemy import RowMapping, Table, select, update
 
 from mesh.call import Caller, Role
-from mesh.db import Database, open_database
+from mesh.db import Database
 from mesh.errors import NeighbourUnavailable, RemoteError
 from mesh.money import Money
 from mesh.outbox import OUTBOX, Relay
@@ -34,6 +34,7 @@ from seckill_rpc.usecases.consuming import ConsumerChoices, Consuming
 from seckill_rpc.usecases.returning import Returning
 from seckill_rpc.usecases.to_order_rpc import OrderRpcDestination
 from seckill_rpc.usecases.to_redis import RedisDestination
+from tests.databases import open_patiently
 from tests.fakes import FakeClock, FakeIds
 
 HOUR = timedelta(hours=1)
@@ -313,7 +314,7 @@ class SeckillWorld:
 @asynccontextmanager
 async def seckill_world(database_url: str, redis_url: str) -> AsyncIterator[SeckillWorld]:
     """A database that is created here and an empty Redis, without an activity."""
-    db = open_database(database_url, metadata)
+    db = open_patiently(database_url, metadata)
     redis = open_stock(redis_url)
     try:
         async with db.engine.begin() as connection:

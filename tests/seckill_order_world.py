@@ -15,7 +15,7 @@ from sqlalchemy import RowMapping, Table, select, update
 
 from mesh import failpoints
 from mesh.call import Caller
-from mesh.db import Database, open_database
+from mesh.db import Database
 from mesh.errors import InvalidArgument, MeshError, NeighbourUnavailable, NotFound, RemoteError
 from mesh.events import StreamDestination
 from mesh.failpoints import FailpointRaised
@@ -40,6 +40,7 @@ from seckill_rpc.usecases.activities import CreateActivity, Shown
 from seckill_rpc.usecases.consuming import ConsumerChoices, Consuming
 from tests.builders_order import SECKILL_RPC, OrderApp, merchant, order_app
 from tests.conftest import PROOF
+from tests.databases import open_patiently
 from tests.fakes import FakeClock, FakeIds
 
 SECRET = b"tickets and pages of seckill_rpc"
@@ -307,7 +308,7 @@ class SeckillOrderWorld:
 @asynccontextmanager
 async def seckill_order_world(database_url: str, order_url: str, redis_url: str, **settings: Any) -> AsyncIterator[SeckillOrderWorld]:
     """Fresh databases, an empty Redis, and a mug of which the shelf has 100."""
-    db = open_database(database_url, metadata, retry_constraints=RETRY_CONSTRAINTS)
+    db = open_patiently(database_url, metadata, retry_constraints=RETRY_CONSTRAINTS)
     redis = open_stock(redis_url)
     try:
         async with db.engine.begin() as connection:

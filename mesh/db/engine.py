@@ -25,7 +25,7 @@ _MULTI_STATEMENTS_OFF = struct.pack("<H", 1)
 
 
 def open_database(url: str, metadata: MetaData, *, pool_size: int = 16, unit_timeout_seconds: float = 5.0,
-                  retry_constraints: Iterable[str] = ()) -> Database:
+                  pool_timeout_seconds: float = 2.0, retry_constraints: Iterable[str] = ()) -> Database:
     """Opens a database lazily: no connection is made before the first use.
 
     Args:
@@ -33,18 +33,19 @@ def open_database(url: str, metadata: MetaData, *, pool_size: int = 16, unit_tim
         metadata: the tables of the service; names constraints in errors.
         pool_size: connections at most, for writing and for reading each.
         unit_timeout_seconds: longest duration of one attempt of a transaction.
+        pool_timeout_seconds: longest wait for a free connection of MySQL. SQLite's writer has one connection and its own limit.
         retry_constraints: unique constraints whose violation only means that somebody was quicker: the transaction runs again and finds the row.
     """
     parsed = make_url(url)
-    writer, reader = _sqlite(parsed, pool_size) if parsed.get_backend_name() == "sqlite" else _mysql(parsed, pool_size)
+    writer, reader = _sqlite(parsed, pool_size) if parsed.get_backend_name() == "sqlite" else _mysql(parsed, pool_size, pool_timeout_seconds)
     return Database(writer=writer, reader=reader, metadata=metadata, unit_timeout_seconds=unit_timeout_seconds,
                     retry_constraints=frozenset({"pk_receipt", "pk_inbox", *retry_constraints}))
 
 
-def _mysql(url: URL, pool_size: int) -> tuple[AsyncEngine, AsyncEngine]:
+def _mysql(url: URL, pool_size: int, pool_timeout_seconds: float) -> tuple[AsyncEngine, AsyncEngine]:
     url = url.update_query_dict({"charset": "utf8mb4"})
     options: dict[str, Any] = {
-        "pool_size": pool_size, "max_overflow": 0, "pool_timeout": 2.0, "pool_recycle": RECYCLE_SECONDS,
+        "pool_size": pool_size, "max_overflow": 0, "pool_timeout": pool_timeout_seconds, "pool_recycle": RECYCLE_SECONDS,
         "connect_args": {"connect_timeout": 2},
     }
     writer = create_async_engine(url, isolation_level="READ COMMITTED", pool_reset_on_return=_DATABASE_RUN_RESETS, **options)
