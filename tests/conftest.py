@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,18 @@ def _forget_surroundings() -> None:
 
 
 _forget_surroundings()
+# Chooses what a run tries of sets that are too long for every run: mutants, crash points, faults. Another one each
+# time; the processes of one run share it.
+SEED = os.environ.setdefault("PMTEST_SEED", f"{datetime.now(UTC):%Y%m%d%H%M%S}")
 # No deadline per example: two busy cores are no defect. Always the same examples in CI, so that a red run can be repeated.
 hypothesis.settings.register_profile("paymesh", deadline=None, derandomize=bool(os.environ.get("CI")) and not PROOF,
                                      max_examples=2000 if PROOF else 100)
 hypothesis.settings.load_profile("paymesh")
+
+
+def pytest_report_header() -> str:
+    """How to repeat this run."""
+    return f"PMTEST_SEED={SEED}"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -4,31 +4,18 @@ and the test that must fail with it. The name of a mutant is the sentence of the
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
-
-@dataclass(frozen=True, slots=True)
-class Edit:
-    """`old` occurs once in a file of seckill_rpc and becomes `new`."""
-
-    path: str
-    old: str
-    new: str
+from tests.code_mutants import Edit, Mutant
 
 
-@dataclass(frozen=True, slots=True)
-class Mutant:
-    """Edits that break a sentence; then `test` (below tests/, as pytest names it) fails. A second edit takes away what stands behind the first: with
-    it nobody could see that the first is gone."""
-
-    sentence: str
-    test: str
-    edits: tuple[Edit, ...]
+def _edit(path: str, old: str, new: str) -> Edit:
+    """A change of a file below seckill_rpc."""
+    return Edit(f"seckill_rpc/{path}", old, new)
 
 
 def _mutant(path: str, sentence: str, *, old: str, new: str, fails: str, behind: Edit | None = None) -> Mutant:
-    return Mutant(sentence, fails, (Edit(path, old, new), *(() if behind is None else (behind,))))
+    return Mutant(sentence, fails, (_edit(path, old, new), *(() if behind is None else (behind,))))
 
 
 def _test(module: str, name: str, *, on: str = "sqlite") -> str:
@@ -123,7 +110,7 @@ _DECISION = [  # the transaction of a batch
     _deciding("an entry of a closed activity is refused whatever its epoch", old="(is_closed or entry.epoch < activity.epoch)",
               new="(entry.epoch < activity.epoch)", fails=_in_consuming("test_after_the_close_an_entry_that_turns_up_is_refused")),
     _deciding("nothing of a closed activity is sold", old="current = {} if is_closed else {", new="current = {",
-              behind=Edit("domain/activity.py", "total=self.sold, epoch", "total=self.total, epoch"),
+              behind=_edit("domain/activity.py", "total=self.sold, epoch", "total=self.total, epoch"),
               fails=_in_consuming("test_after_the_close_an_entry_that_turns_up_is_refused")),
     _deciding("an older entry that has its row keeps that answer", old="        if older:\n", new="        if False:\n",
               fails=_in_consuming("test_an_order_that_came_back_before_it_was_published_is_not_admitted_again")),
@@ -150,7 +137,7 @@ _DECISION = [  # the transaction of a batch
               fails=_in_consuming("test_when_nothing_is_left_no_message_is_sent_and_duplicates_of_phantoms_are_phantoms")),
     _deciding("the epoch is read again under the lock when the guard refuses", old="if activity.epoch != batch.epoch:", new="if False:",
               fails=_in_consuming("test_an_epoch_that_ends_between_reading_and_selling_is_noticed_by_the_guard", on="mariadb-0")),
-    _deciding("what is left is sold or nothing is", behind=Edit("usecases/deciding.py", "if activity.epoch != batch.epoch:", "if False:"),
+    _deciding("what is left is sold or nothing is", behind=_edit("usecases/deciding.py", "if activity.epoch != batch.epoch:", "if False:"),
               old="            if not await activities.sell(tx, activity_id=batch.activity_id, epoch=batch.epoch, units=len(kept)):",
               new="            if False:", fails=_in_consuming(
                   "test_an_epoch_that_ends_between_reading_and_selling_is_noticed_by_the_guard", on="mariadb-5")),

@@ -24,7 +24,7 @@ from tests.e2e.mesh_processes import FREE_PORTS, MeshProcesses
 from tests.processes import Processes
 
 SCENARIOS = [*payment_crashes.SCENARIOS, *order_crashes.SCENARIOS]
-SEED = os.environ.get("PMTEST_SEED", "1")
+SEED = os.environ["PMTEST_SEED"]
 ORDER_POINTS = 4  # of them in `make test`: tests/integration/test_order_process.py kills order_rpc too
 
 

@@ -39,7 +39,7 @@ from tests.e2e.seckill_sale import Untested, sale_of
 
 TABLES: dict[str, ModuleType] = {"seckill_rpc": seckill_rpc.tables, "order_rpc": order_rpc.tables, "payment_rpc": payment_rpc.tables}
 SCENARIOS = [*seckill_faults.SCENARIOS, *seckill_troubles.SCENARIOS]
-SEED = int(os.environ.get("PMTEST_SEED", "1"))
+SEED = int(os.environ["PMTEST_SEED"])
 ONLY = os.environ.get("PMTEST_SALES", "")    # a part of the names of the scenarios to run
 SIZE_MAX = int(os.environ.get("PMTEST_SALE_SIZE", "1000000"))
 SHARE = int(os.environ.get("PMTEST_SALE_SHARE", "0"))  # so much smaller than in proof; 0 leaves it to the kind of run
