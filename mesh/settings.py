@@ -1,7 +1,8 @@
 """Configuration of a process: read once in `__main__`, frozen, every bad value reported together, no value ever printed.
 
 A setting is read from `<SERVICE>_<NAME>` (e.g. `PAYMENT_RPC_PORT`) and, where that is absent, from `PAYMESH_<NAME>`. A service adds its own
-settings by subclassing and gives `service` its name as default. Secrets are files, never values in the environment: environments are inherited.
+settings by subclassing and gives `service` its name as default. Secrets are files: environments are inherited. A password may stand in a URL for
+development; `database_password_file`, `redis_password_file` and `consul_token_file` keep it out of the environment.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 from pathlib import Path
 from typing import Any, Literal, Self
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
@@ -27,6 +29,51 @@ def read_secret(path: Path) -> bytes:
     if len(secret) < SECRET_BYTES_MIN:
         raise ValueError(f"{path}: a secret has at least {SECRET_BYTES_MIN} bytes")
     return secret
+
+
+def read_password(path: Path) -> str:
+    """The password or token in a file, without surrounding white space.
+
+    Raises:
+        ValueError: the file is empty or not text. OSError: it cannot be read.
+    """
+    password = path.read_text(encoding="utf-8").strip()
+    if not password:
+        raise ValueError(f"{path} is empty")
+    return password
+
+
+def _set_database_password(values: dict[str, Any], password: str) -> None:
+    url = values.get("database_url")
+    if not url:
+        raise ValueError("needs database_url")
+    values["database_url"] = _with_password(url, password)
+
+
+def _set_redis_passwords(values: dict[str, Any], password: str) -> None:
+    names = [name for name in values if name.endswith("redis_url") and values[name]]
+    if not names:
+        raise ValueError("needs redis_url")
+    values.update({name: _with_password(values[name], password) for name in names})
+
+
+def _set_consul_token(values: dict[str, Any], token: str) -> None:
+    if values.get("consul_token"):
+        raise ValueError("consul_token is set too, which of them counts?")
+    values["consul_token"] = token
+
+
+def _with_password(url: str, password: str) -> str:
+    """A URL with this password, whatever it had before.
+
+    Raises:
+        ValueError: it names no server.
+    """
+    parts = urlsplit(url)
+    if not parts.hostname:
+        raise ValueError("the URL names no server that would ask for a password")
+    user, _, server = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}:{quote(password, safe='')}@{server}"))
 
 
 def is_loopback(host: str) -> bool:
@@ -59,12 +106,15 @@ class MeshSettings(BaseSettings):
     metrics_port: int = Field(0, ge=0, le=65535)
 
     database_url: str = Field(default_factory=_default_database_url, repr=False)  # repr: it holds a password
+    database_password_file: Path | None = None              # replaces the password in `database_url`
     redis_url: str | None = Field(None, repr=False)
+    redis_password_file: Path | None = None                 # replaces the password in every `…redis_url`
 
     discovery: Literal["static", "consul"] = "static"
     static_targets: dict[str, list[str]] = {}               # {"order_rpc": ["127.0.0.1:9906"]}
     consul_address: str = "127.0.0.1:8500"
     consul_token: SecretStr | None = None
+    consul_token_file: Path | None = None                   # instead of `consul_token`
     consul_check_interval_seconds: float = Field(5, ge=1, le=60)
 
     tls_cert_file: Path | None = None
@@ -97,6 +147,22 @@ class MeshSettings(BaseSettings):
             service = init_settings.init_kwargs.get("service", service)
         return (init_settings, EnvSettingsSource(settings_cls, env_prefix=f"{str(service).upper()}_"),
                 EnvSettingsSource(settings_cls, env_prefix=COMMON_PREFIX))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_secrets_of_files(cls, values: dict[str, Any]) -> dict[str, Any]:
+        values = dict(values)
+        problems = []
+        for setting, apply in (("database_password_file", _set_database_password), ("redis_password_file", _set_redis_passwords),
+                               ("consul_token_file", _set_consul_token)):
+            if values.get(setting):
+                try:
+                    apply(values, read_password(Path(values[setting])))
+                except (OSError, ValueError) as problem:
+                    problems.append(f"{setting}: {problem}")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return values
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:

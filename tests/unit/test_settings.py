@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from redis import Redis
+from sqlalchemy import make_url
 
 from mesh.settings import MeshSettings, is_loopback, read_secret
 
@@ -69,6 +71,43 @@ def test_passwords_in_urls_and_tokens_are_not_shown() -> None:
     settings = MeshSettings(database_url="mysql+aiomysql://root:hunter2@db/x", redis_url="redis://:hunter2@r", consul_token="hunter2")
     assert "hunter2" not in repr(settings)
     assert "hunter2" not in str(settings)
+
+
+def test_passwords_come_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, password in (("database", "p@ss/w:rd#1"), ("redis", "hunter 2"), ("consul", "token-3")):
+        (tmp_path / name).write_text(f"{password}\n")
+    monkeypatch.setenv("PAYMENT_RPC_DATABASE_URL", "mysql+aiomysql://shop:old@db:3306/x?charset=utf8mb4")
+    monkeypatch.setenv("PAYMENT_RPC_DATABASE_PASSWORD_FILE", str(tmp_path / "database"))
+    monkeypatch.setenv("PAYMESH_REDIS_URL", "rediss://r:6379/2")
+    monkeypatch.setenv("PAYMESH_REDIS_PASSWORD_FILE", str(tmp_path / "redis"))
+    monkeypatch.setenv("PAYMESH_CONSUL_TOKEN_FILE", str(tmp_path / "consul"))
+    settings = PaymentSettings()
+    url = make_url(settings.database_url)
+    assert (url.username, url.password, url.host, url.database, url.query["charset"]) == ("shop", "p@ss/w:rd#1", "db", "x", "utf8mb4")
+    redis = Redis.from_url(settings.redis_url or "")
+    assert redis.connection_pool.connection_kwargs | {"password": "hunter 2", "host": "r", "db": 2} == redis.connection_pool.connection_kwargs
+    assert settings.consul_token is not None
+    assert settings.consul_token.get_secret_value() == "token-3"
+    assert "hunter" not in repr(settings)
+
+
+@pytest.mark.parametrize(("setting", "rest"), [
+    ("database_password_file", {}), ("database_password_file", {"database_url": "sqlite+aiosqlite:////x/y.db"}),
+    ("redis_password_file", {}), ("consul_token_file", {"consul_token": "another"}),
+])
+def test_a_password_that_nobody_asks_for_is_refused(tmp_path: Path, setting: str, rest: dict[str, str]) -> None:
+    (tmp_path / "secret").write_text("hunter2")
+    with pytest.raises(ValidationError, match=setting) as refused:
+        MeshSettings(**{setting: tmp_path / "secret"}, **rest)
+    assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize("content", [None, b"", b" \n", b"\xff\xfe"], ids=["absent", "empty", "blank", "binary"])
+def test_a_password_file_that_holds_none_is_refused(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "secret").write_bytes(content)
+    with pytest.raises(ValidationError, match="redis_password_file"):
+        MeshSettings(redis_url="redis://r", redis_password_file=tmp_path / "secret")
 
 
 def test_production_refuses_shared_secrets_for_user_tokens() -> None:
