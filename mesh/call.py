@@ -54,6 +54,12 @@ class Caller:
     on_behalf_of: str = ""  # user for whom a service calls
     roles: frozenset[Role] = frozenset()
 
+    @property
+    def key(self) -> str:
+        """Who this is for idempotency: the same for a person whatever role admitted the call, and nobody else's. A token that gained a role still
+        is its person's, so a repeated call finds what the first one did."""
+        return f"service:{self.service}" if self.role is Role.SERVICE else f"{self.merchant_id}/{self.subject}"
+
     def scope(self) -> Scope:
         """Filters for `visible_to`.
 

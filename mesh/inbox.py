@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import Column, Table, insert, select
+from sqlalchemy import Column, Index, Table, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.db import Identifier, UtcMillis, metadata_with_names
@@ -14,6 +14,7 @@ INBOX = Table(
     Column("consumer", Identifier(64), primary_key=True),
     Column("event_id", Identifier(64), primary_key=True),
     Column("handled_at", UtcMillis, nullable=False),
+    Index("ix_inbox_handled_at", "handled_at"),
 )
 
 

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import structlog
 from prometheus_client import Counter
 from sqlalchemy import CheckConstraint, Column, Index, Integer, Row, String, Table, Text, bindparam, insert, select, update
+from sqlalchemy.dialects.mysql import MEDIUMTEXT
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.clock import Clock
@@ -41,7 +42,7 @@ OUTBOX = Table(
     Column("destination", Identifier(64), nullable=False),
     Column("tag", Identifier(64), nullable=False),
     Column("aggregate_id", Identifier(40), nullable=False),
-    Column("payload", Text, nullable=False),
+    Column("payload", Text().with_variant(MEDIUMTEXT, "mysql", "mariadb"), nullable=False),
     Column("trace_id", Identifier(32), nullable=False),
     Column("state", String(8), nullable=False),
     Column("due_at", UtcMillis, nullable=False),
@@ -52,6 +53,7 @@ OUTBOX = Table(
     # The claim reads it in order: without `id` at the end MySQL sorts, and a sort locks every row that it reads.
     Index("ix_outbox_claim", "destination", "state", "due_at", "id"),
     Index("ix_outbox_aggregate_id", "aggregate_id"),
+    Index("ix_outbox_state", "state", "id"),  # lists for operators and the purge
 )
 
 STATES = ("NEW", "DONE", "DEAD")

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import Column, Index, String, Table, Text, and_, bindparam, delete, insert, select, update
+from sqlalchemy import CheckConstraint, Column, Index, String, Table, Text, and_, bindparam, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.db import Identifier, UtcMillis, metadata_with_names
@@ -25,7 +25,7 @@ PURGE_BATCH = 500
 RECEIPT = Table(
     "receipt", metadata_with_names(),
     Column("merchant_id", Identifier(32), primary_key=True),
-    Column("caller", Identifier(80), primary_key=True),
+    Column("caller", Identifier(128), primary_key=True),
     Column("method", Identifier(64), primary_key=True),
     Column("idempotency_key", Identifier(255), primary_key=True),
     Column("state", String(8), nullable=False),
@@ -34,6 +34,7 @@ RECEIPT = Table(
     Column("answer", Text, nullable=True),
     Column("created_at", UtcMillis, nullable=False),
     Column("expires_at", UtcMillis, nullable=False),
+    CheckConstraint("state IN ('RUNNING', 'DONE')", name="state"),
     Index("ix_receipt_resource_id", "resource_id"),
     Index("ix_receipt_expires_at", "expires_at"),
 )
@@ -50,7 +51,7 @@ _DELETE = delete(RECEIPT).where(_IS)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReceiptKey:
-    """Who used which key on which method. The caller is part of it: two buyers with one key never meet."""
+    """Who used which key on which method. `caller` is `Caller.key`: two people with one key never meet, one person with two roles is one."""
 
     merchant_id: str
     caller: str

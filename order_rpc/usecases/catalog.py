@@ -155,7 +155,7 @@ class Catalog:
 
     async def _create_product(self, tx: AsyncConnection, command: CreateProduct, caller: Caller) -> tuple[Product, bool]:
         now = self._clock.now()
-        key = ReceiptKey(merchant_id=command.merchant_id, caller=operator(caller), method="CreateProduct", key=command.idempotency_key)
+        key = ReceiptKey(merchant_id=command.merchant_id, caller=caller.key, method="CreateProduct", key=command.idempotency_key)
         # Before the receipt: a product that another call with this key has made is never seen without its receipt.
         product = await catalog.find_product(tx, merchant_id=command.merchant_id, sku_id=command.sku_id)
         if key.key:
@@ -201,7 +201,7 @@ class Catalog:
 
     async def _adjust_stock(self, tx: AsyncConnection, command: AdjustStock, caller: Caller) -> tuple[Movement, bool]:
         now = self._clock.now()
-        key = ReceiptKey(merchant_id=command.merchant_id, caller=operator(caller), method="AdjustStock", key=command.idempotency_key)
+        key = ReceiptKey(merchant_id=command.merchant_id, caller=caller.key, method="AdjustStock", key=command.idempotency_key)
         receipt = await receipts.find(tx, key, fingerprint=command.fingerprint) if key.key else None
         if receipt is not None and receipt.answer is not None:
             return _movement_from_answer(receipt.answer), True

@@ -31,7 +31,7 @@ class Cause:
 
 
 def operator(caller: Caller) -> str:
-    """Who it was, in receipts and in the audit: no two callers share it, even when a service and a buyer have the same name."""
+    """Who it was and in which role, for the audit: a service and a buyer of one name differ."""
     return f"{caller.role}:{caller.subject}"
 
 

@@ -74,7 +74,7 @@ class _Wish:
 
     @property
     def key(self) -> ReceiptKey:
-        return ReceiptKey(merchant_id=self.command.merchant_id, caller=operator(self.caller), method="CreateOrder", key=self.command.idempotency_key)
+        return ReceiptKey(merchant_id=self.command.merchant_id, caller=self.caller.key, method="CreateOrder", key=self.command.idempotency_key)
 
 
 _Placed = tuple[Order, bool]  # whether it is the answer of an earlier call

@@ -22,7 +22,7 @@ from order_rpc.domain.order import Order, OrderState
 from order_rpc.domain.refund import RefundLine, RefundRequest, RefundState, status_of
 from order_rpc.domain.refund_plan import money_left, plan_refund, require_refundable
 from order_rpc.store import orders, refunds
-from order_rpc.usecases.journal import Journal, operator
+from order_rpc.usecases.journal import Journal
 from order_rpc.usecases.to_payment_rpc import deliver_at_once, refund_message
 
 
@@ -124,7 +124,7 @@ class Refunding:
 
     async def _request(self, tx: AsyncConnection, command: RefundOrder, caller: Caller) -> tuple[RefundRequest, Message | None, bool]:
         now = self._clock.now()
-        key = ReceiptKey(merchant_id=command.merchant_id, caller=operator(caller), method="RefundOrder", key=command.idempotency_key)
+        key = ReceiptKey(merchant_id=command.merchant_id, caller=caller.key, method="RefundOrder", key=command.idempotency_key)
         order = await orders.load_order(tx, merchant_id=command.merchant_id, order_id=command.order_id, visible_to=caller, for_update=True)
         # Behind the lock: the call that was here before us has committed its receipt, and the whole of what could be refunded may be its doing.
         receipt = await receipts.find(tx, key, fingerprint=command.fingerprint) if key.key else None

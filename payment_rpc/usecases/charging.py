@@ -396,4 +396,4 @@ async def _payment_and_open_attempt(tx: AsyncConnection, payment_id: str) -> tup
 
 
 def _receipt(caller: Caller, method: str, key: str, merchant_id: str) -> ReceiptKey | None:
-    return ReceiptKey(merchant_id=merchant_id, caller=f"{caller.role}:{caller.subject}", method=method, key=key) if key else None
+    return ReceiptKey(merchant_id=merchant_id, caller=caller.key, method=method, key=key) if key else None

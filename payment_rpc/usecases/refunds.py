@@ -330,4 +330,4 @@ def _amount(text: str, payment: Payment) -> Money | None:
 
 
 def _receipt(caller: Caller, key: str, merchant_id: str) -> ReceiptKey | None:
-    return ReceiptKey(merchant_id=merchant_id, caller=f"{caller.role}:{caller.subject}", method="CreateRefund", key=key) if key else None
+    return ReceiptKey(merchant_id=merchant_id, caller=caller.key, method="CreateRefund", key=key) if key else None

@@ -25,7 +25,7 @@ class TakingBack:
 
     async def take_back(self, *, method: str, key: str, merchant_id: str, caller: Caller) -> Payment | None:
         """The payment that the call began, closed if it could be; None when the call never came. It is refused when it comes after all."""
-        receipt = ReceiptKey(merchant_id=merchant_id, caller=f"{caller.role}:{caller.subject}", method=method, key=key)
+        receipt = ReceiptKey(merchant_id=merchant_id, caller=caller.key, method=method, key=key)
         payment_id = await self._db.run(self._find_or_bury, receipt)
         if payment_id is None:
             return None

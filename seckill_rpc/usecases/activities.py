@@ -179,7 +179,7 @@ class Activities:
 
     async def _create(self, tx: AsyncConnection, command: CreateActivity, caller: Caller) -> tuple[Activity, bool]:
         now = self._clock.now()
-        key = ReceiptKey(merchant_id=command.merchant_id, caller=f"{caller.role}:{caller.subject}", method="CreateActivity",
+        key = ReceiptKey(merchant_id=command.merchant_id, caller=caller.key, method="CreateActivity",
                          key=command.idempotency_key)
         receipt = await receipts.find(tx, key, fingerprint=command.fingerprint) if key.key else None
         if receipt is not None:

@@ -19,7 +19,7 @@ from mesh.inbox import INBOX
 from mesh.receipts import MONEY_RETENTION, PURGE_BATCH, RECEIPT, Receipt, ReceiptKey
 from tests.fakes import EPOCH
 
-KEY = ReceiptKey(merchant_id="mall", caller="user:u1", method="Charge", key="k1")
+KEY = ReceiptKey(merchant_id="mall", caller="mall/u1", method="Charge", key="k1")
 FIRST = {"order_id": "ORD1", "amount": "100"}
 
 
@@ -93,7 +93,7 @@ async def test_a_field_that_is_missing_differs_too(db: Database) -> None:
 
 async def test_a_key_belongs_to_its_merchant_caller_and_method(db: Database) -> None:
     await claim(db)
-    for other in ({"merchant_id": "tea"}, {"caller": "user:u2"}, {"caller": "merchant:u1"}, {"method": "CreatePayment"}, {"key": "K1"}):
+    for other in ({"merchant_id": "tea"}, {"caller": "mall/u2"}, {"caller": "tea/u1"}, {"method": "CreatePayment"}, {"key": "K1"}):
         assert await find(db, replace(KEY, **other), amount="999") is None, other
         await claim(db, replace(KEY, **other), resource_id="PAY2")
         assert await find(db) == Receipt(resource_id="PAY1", answer=None)
