@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -53,12 +54,14 @@ class Story:
     nexts: tuple[Next, ...]
 
 
-async def messages_about(tx: AsyncConnection, ids: Sequence[str], *, receivers: dict[str, str]) -> tuple[list[Line], list[Next]]:
-    """What others were told about some things, and what they will be told. `receivers` names the destinations that matter to people."""
+async def messages_about(tx: AsyncConnection, ids: Sequence[str], *, receivers: dict[str, str],
+                         newest: int | None = None) -> tuple[list[Line], list[Next]]:
+    """What others were told about some things, and what they will be told. `receivers` names the destinations that matter to people; of many messages
+    the `newest` are read."""
     lines, nexts = [], []
-    rows = await tx.execute(select(OUTBOX).where(OUTBOX.c.aggregate_id.in_(ids), OUTBOX.c.destination.in_(receivers)).order_by(OUTBOX.c.id))
-    for row in rows:
-        receiver, payload = receivers[row.destination], json.loads(row.payload)
+    query = select(OUTBOX).where(OUTBOX.c.aggregate_id.in_(ids), OUTBOX.c.destination.in_(receivers)).order_by(OUTBOX.c.id.desc()).limit(newest)
+    for row in reversed((await tx.execute(query)).all()):
+        receiver, payload = receivers[row.destination], _payload(row.payload)
         about = f"{row.aggregate_id} is {payload['state']}" if "state" in payload else f"{row.tag} for {row.aggregate_id}"
         lines.append(Line(at=row.created_at, who=Who.MESSAGE, text={
             "DONE": f"{receiver} was told: {about}.", "NEW": f"{receiver} is to be told: {about}.",
@@ -69,3 +72,12 @@ async def messages_about(tx: AsyncConnection, ids: Sequence[str], *, receivers: 
         if row.state == "DEAD":
             nexts.append(Next(at=None, text=f"{receiver} must be told by hand: paymesh outbox replay {row.event_id}"))
     return lines, nexts
+
+
+def _payload(text: str) -> dict[str, Any]:
+    """What a message says; nothing where it cannot be read, so that one spoilt row does not hide the story."""
+    try:
+        payload = json.loads(text)
+    except ValueError:
+        return {}
+    return payload if isinstance(payload, dict) else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Sequence
 
 import click
@@ -57,4 +58,13 @@ def paymesh() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the console script."""
+    _speak_any_encoding()
     paymesh(args=arguments, prog_name="paymesh")
+
+
+def _speak_any_encoding() -> None:
+    """Characters that the encoding of the terminal lacks (LANG=C, latin-1) are shown as escapes instead of ending the command."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")

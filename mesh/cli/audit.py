@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import sys
 from collections.abc import AsyncIterator, Collection, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -12,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from mesh.cli.databases import open_databases
 from mesh.cli.options import installation_option, load_settings
+from mesh.cli.terminal import Terminal, shown, table
 from mesh.clock import SystemClock
 from mesh.db import Database
 from mesh.errors import MeshError
@@ -25,7 +23,6 @@ from mesh.proof import ActivityFacts, Allowance, OrderKey, Violation, compare, c
 from mesh.supervisor.installation import Installation
 from mesh.supervisor.redis_server import redis_config
 
-FILE_COLUMNS = 180
 PAGE = 500
 SECOND_LOOK_SECONDS = 1.0  # two databases are never read at one moment: what is wrong is wrong twice
 
@@ -39,7 +36,7 @@ SECOND_LOOK_SECONDS = 1.0  # two databases are never read at one moment: what is
               help="Our key there.  [default: that of the installation]")
 def audit(installation: Installation, *, strict: bool, sandbox_url: str | None, sandbox_key_file: Path | None) -> None:
     """Proves that money, orders and stock agree. Exits 1 when something does not hold, 2 when it cannot tell."""
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else FILE_COLUMNS)
+    console = Terminal()
     running = installation.running()
     url = sandbox_url or (running.urls.get("sandbox") if running else None)
     try:
@@ -47,7 +44,7 @@ def audit(installation: Installation, *, strict: bool, sandbox_url: str | None, 
         redis_url = load_settings("seckill_rpc", var_dir=installation.var_dir).redis_url or (running.redis_url if running else "")
         found, waiting = asyncio.run(_audit(installation, strict=strict, sandbox_url=url or "", api_key=api_key, redis_url=redis_url))
     except (MeshError, OSError) as problem:
-        console.print(f"[bold red]cannot tell[/] {escape(str(problem))}", soft_wrap=True)
+        console.print(f"[bold red]cannot tell[/] {shown(problem)}", soft_wrap=True)
         raise SystemExit(2) from None
     if url is None:
         console.print("[yellow]the channel was not compared: no mesh is running here; name it with --sandbox-url[/]")
@@ -59,18 +56,16 @@ def audit(installation: Installation, *, strict: bool, sandbox_url: str | None, 
     if not found:
         console.print(f"[bold green]everything holds[/]{' at rest' if strict else ''}")
         return
-    console.print(_table(found))
+    console.show(_table(found))
     console.print(f"[bold red]{len(found)} things do not hold[/]")
     raise SystemExit(1)
 
 
 def _table(found: Iterable[tuple[str, Violation]]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for heading in ("where", "check", "about", "what"):
-        table.add_column(heading, overflow="fold")
+    rows = table("where", "check", "about", "what", whole=("where", "check", "about"))
     for where, violation in found:
-        table.add_row(where, f"[red]{violation.check}[/]", escape(violation.subject), escape(violation.detail))
-    return table
+        rows.add_row(where, f"[red]{violation.check}[/]", shown(violation.subject), shown(violation.detail))
+    return rows
 
 
 async def _audit(installation: Installation, *, strict: bool, sandbox_url: str, api_key: str, redis_url: str,

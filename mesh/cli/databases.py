@@ -11,7 +11,7 @@ from mesh.db import Database, open_database
 from mesh.supervisor.installation import Installation
 from mesh.supervisor.plan import SERVERS
 
-STATEMENT_SECONDS_MAX = 120.0  # a check of a large table takes its time; no buyer waits for it
+STATEMENT_SECONDS_MAX = 600.0  # a check of a large table takes its time; no buyer waits for it
 
 
 async def open_databases(stack: AsyncExitStack, installation: Installation) -> dict[str, Database]:
@@ -24,7 +24,7 @@ async def open_databases(stack: AsyncExitStack, installation: Installation) -> d
     for service in SERVERS:
         metadata = importlib.import_module(f"{service}.tables").metadata
         db = open_database(load_settings(service, var_dir=installation.var_dir).database_url, metadata, pool_size=2,
-                           unit_timeout_seconds=STATEMENT_SECONDS_MAX)
+                           unit_timeout_seconds=STATEMENT_SECONDS_MAX, statement_seconds=STATEMENT_SECONDS_MAX)
         stack.push_async_callback(db.close)
         await migrations.check_current(service, db.engine)
         databases[service] = db

@@ -11,10 +11,10 @@ import click
 import grpc
 import httpx
 from paymesh.payment.v1 import payment_pb2, payment_pb2_grpc
-from rich.console import Console
 
 from mesh.cli.conversation import Conversation, DemoFailed
 from mesh.cli.options import installation_option, load_settings, need_running
+from mesh.cli.terminal import Terminal
 from mesh.cli.token import open_issuer
 from mesh.clock import SystemClock
 from mesh.ids import UlidIds
@@ -40,7 +40,7 @@ def demo(installation: Installation, gateway_url: str | None, grpc_address: str 
         grpc_address = grpc_address or running.grpc["payment_rpc"][0]
     issuer = open_issuer(installation)
     clock = SystemClock()
-    console = Console(highlight=False)
+    console = Terminal()
     with httpx.Client(base_url=gateway_url, timeout=15, trust_env=False) as client:  # trust_env: a proxy is not about us
         shop = _Purchases(Conversation(client, console), merchant=issuer.issue("demo-merchant", roles=["merchant"]), user=issuer.issue("alice"),
                           run_id=UlidIds(clock).new(""), expiration_year=clock.now().year + 2)

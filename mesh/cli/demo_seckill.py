@@ -24,6 +24,7 @@ from mesh.auth import UserTokenIssuer
 from mesh.cli.audit import audit
 from mesh.cli.conversation import Conversation, DemoFailed
 from mesh.cli.options import installation_option, load_settings, need_running
+from mesh.cli.terminal import Terminal
 from mesh.cli.token import open_issuer
 from mesh.clock import SystemClock
 from mesh.ids import UlidIds
@@ -56,7 +57,7 @@ def demo_seckill(context: click.Context, installation: Installation, *, buyers: 
     if not running.grpc.get("seckill_rpc"):
         raise click.ClickException("this mesh runs without flash sale: it has no Redis")
     issuer = open_issuer(installation)
-    console = Console(highlight=False)
+    console = Terminal()
     with httpx.Client(base_url=running.urls["gateway"], timeout=15, trust_env=False) as client:
         shop = _Shop(Conversation(client, console), merchant=issuer.issue("demo-merchant", roles=["merchant"]), clock=SystemClock())
         try:

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 
 import click
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from mesh.cli import checks
 from mesh.cli.checks import Finding, Level
 from mesh.cli.options import installation_option, load_settings
+from mesh.cli.terminal import Terminal, shown, table
 from mesh.clock import SystemClock
 from mesh.supervisor.installation import Installation
 from mesh.supervisor.plan import DEFAULT_PORTS, SERVERS
 
-FILE_COLUMNS = 180  # a file is as wide as the text
 _COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.FAILURE: "bold red"}
 
 
@@ -26,12 +22,10 @@ _COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.FAILURE: "bold red
 def doctor(installation: Installation) -> None:
     """Looks for what keeps the mesh from running well. Exits 1 when something does."""
     findings = asyncio.run(_examine(installation))
-    table = Table(box=None, pad_edge=False)
-    for heading in ("", "what", "seen", "what to do"):
-        table.add_column(heading, overflow="fold")
+    rows = table("", "what", "seen", "what to do")
     for finding in findings:
-        table.add_row(f"[{_COLOURS[finding.level]}]{finding.level}[/]", *map(escape, (finding.what, finding.fact, finding.advice)))
-    Console(highlight=False, width=None if sys.stdout.isatty() else FILE_COLUMNS).print(table)
+        rows.add_row(f"[{_COLOURS[finding.level]}]{finding.level}[/]", *map(shown, (finding.what, finding.fact, finding.advice)))
+    Terminal().show(rows)
     if any(finding.level is Level.FAILURE for finding in findings):
         raise SystemExit(1)
 

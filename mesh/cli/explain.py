@@ -1,26 +1,26 @@
-"""`paymesh explain`: one story of an order from both databases, in the order in which it happened, for whoever has the buyer on the phone."""
+"""`paymesh explain`: one story of an order from all databases, in the order in which it happened, for whoever has the buyer on the phone.
+Every id that we print leads to it; flash sales and products have stories of their own.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import importlib
-import sys
 from contextlib import AsyncExitStack
+from typing import Any
 
 import click
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from mesh.cli.databases import open_databases
 from mesh.cli.options import installation_option
+from mesh.cli.terminal import Terminal, shown
 from mesh.db import Database
 from mesh.errors import MeshError
 from mesh.proof import OrderKey
 from mesh.story import Line, Next, Story, Who
 from mesh.supervisor.installation import Installation
 
-FILE_COLUMNS = 180
 _TIME = "%Y-%m-%d %H:%M:%S"
 _COLOURS = {Who.ORDER: "cyan", Who.DECISION: "cyan", Who.PAYMENT: "blue", Who.CHANNEL: "magenta", Who.LEDGER: "green", Who.REFUND: "yellow",
             Who.MESSAGE: "dim", Who.PERSON: "bold red"}
@@ -28,20 +28,29 @@ _COLOURS = {Who.ORDER: "cyan", Who.DECISION: "cyan", Who.PAYMENT: "blue", Who.CH
 
 @click.command()
 @installation_option
-@click.argument("name", metavar="PAYMENT_ID|ORDER_ID")
+@click.argument("name", metavar="ID")
 @click.option("--merchant", help="Tenant, where several have an order of this id.")
 def explain(installation: Installation, *, name: str, merchant: str | None) -> None:
-    """Tells what happened to an order and what happens next. Ids of attempts and refunds are understood too. Times are UTC."""
+    """Tells what happened to an order and what happens next. Times are UTC.
+
+    ID may be of an order, a payment, an attempt, a refund, a refund request, a callback, an event or a message, a number of the channel, a trace id;
+    of a flash sale; or a SKU.
+    """
     try:
         stories = asyncio.run(_read(installation, name, merchant))
     except MeshError as problem:
         raise click.ClickException(problem.message) from None
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else FILE_COLUMNS)
     if not stories:
         raise click.ClickException(f"nobody knows {name}")
     if len(stories) > 1:
-        raise click.UsageError(f"several tenants have an order {name}: name one with --merchant: {', '.join(sorted(key[0] for key in stories))}")
-    tell(console, next(iter(stories.values())))
+        raise click.UsageError(_choose(name, sorted(stories)))
+    tell(Terminal(), next(iter(stories.values())))
+
+
+def _choose(name: str, keys: list[OrderKey]) -> str:
+    if len({key[0] for key in keys}) == len(keys):
+        return f"several tenants have an order {name}: name one with --merchant: {', '.join(key[0] for key in keys)}"
+    return f"{name} is about several: {', '.join(key[1] for key in keys)}"
 
 
 async def _read(installation: Installation, name: str, merchant: str | None) -> dict[OrderKey, Story]:
@@ -50,11 +59,13 @@ async def _read(installation: Installation, name: str, merchant: str | None) -> 
 
 
 async def read_stories(databases: dict[str, Database], name: str, *, merchant: str | None = None) -> dict[OrderKey, Story]:
-    """The stories of every order that a name may mean.
+    """The stories of every order that a name may mean, by tenant and order; of a flash sale or a product by tenant and its own id.
 
     Raises:
         Unavailable: a database does not answer.
     """
+    if not name or not name.isascii():  # ids are; MariaDB does not compare what its columns cannot hold
+        return {}
     proofs = {service: importlib.import_module(f"{service}.proof") for service in databases}
     keys: set[OrderKey] = set()
     for service, db in databases.items():
@@ -64,6 +75,15 @@ async def read_stories(databases: dict[str, Database], name: str, *, merchant: s
         if merchant in (None, key[0]):
             parts = [await proofs[service].story(db, key) for service, db in databases.items()]
             stories[key] = merge([part for part in parts if part is not None])
+    return stories or await _other_stories(databases, proofs, name, merchant)
+
+
+async def _other_stories(databases: dict[str, Database], proofs: dict[str, Any], name: str, merchant: str | None) -> dict[OrderKey, Story]:
+    """Of what is no order."""
+    stories: dict[OrderKey, Story] = {}
+    for service, db in databases.items():
+        if hasattr(proofs[service], "other_stories"):
+            stories |= {key: story for key, story in (await proofs[service].other_stories(db, name)).items() if merchant in (None, key[0])}
     return stories
 
 
@@ -74,15 +94,15 @@ def merge(parts: list[Story]) -> Story:
                  nexts=tuple(sorted((then for part in parts for then in part.nexts), key=_when)))
 
 
-def tell(console: Console, story: Story) -> None:
+def tell(console: Terminal, story: Story) -> None:
     """Prints a story."""
     for headline in story.headlines:
-        console.print(f"[bold]{escape(headline)}[/]", soft_wrap=True)
+        console.print(f"[bold]{shown(headline)}[/]", soft_wrap=True)
     console.print("\nWhat happened")
-    console.print(_table([(line.at.strftime(_TIME), _by(line), escape(line.text)) for line in story.lines]))
+    console.show(_table([(line.at.strftime(_TIME), _by(line), shown(line.text)) for line in story.lines]))
     console.print("\nWhat happens next")
     if story.nexts:
-        console.print(_table([(then.at.strftime(_TIME) if then.at else "[bold red]by hand[/]", "", escape(then.text)) for then in story.nexts]))
+        console.show(_table([(then.at.strftime(_TIME) if then.at else "[bold red]by hand[/]", "", shown(then.text)) for then in story.nexts]))
     else:
         console.print("Nothing: all of it is final.")
 
@@ -96,7 +116,10 @@ def _when(then: Next) -> tuple[bool, float]:
 
 
 def _table(rows: list[tuple[str, str, str]]) -> Table:
-    table = Table.grid(padding=(0, 2))
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True)
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
     for row in rows:
-        table.add_row(*row)
-    return table
+        grid.add_row(*row)
+    return grid

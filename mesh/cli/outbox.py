@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import TypeVar
 
 import click
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from mesh import outbox as messages
 from mesh.cli.databases import open_databases
 from mesh.cli.options import installation_option
+from mesh.cli.terminal import Terminal, shown, table
 from mesh.clock import SystemClock
 from mesh.db import Database
 from mesh.errors import MeshError
@@ -23,7 +20,6 @@ from mesh.outbox import STATES, Shown
 from mesh.supervisor.installation import Installation
 from mesh.supervisor.plan import SERVERS
 
-FILE_COLUMNS = 180
 _TIME = "%Y-%m-%d %H:%M:%S"
 _COLOURS = {"NEW": "yellow", "DONE": "green", "DEAD": "bold red"}
 T = TypeVar("T")
@@ -46,15 +42,18 @@ def list_messages(installation: Installation, *, state: str | None, services: tu
     async def read(databases: Mapping[str, Database]) -> dict[str, list[Shown]]:
         return {service: await databases[service].read(messages.list_messages, states=wanted, limit=limit) for service in services}
 
-    table = Table(box=None, pad_edge=False)
-    for heading in ("service", "state", "event", "to", "what", "about", "attempts", "next attempt", "last error"):
-        table.add_column(heading, overflow="fold")
+    rows = table("service", "state", "event", "to", "what", "about", "attempts", "next attempt", "last error",
+                 whole=("service", "state", "event", "about", "next attempt"))
     for service, found in _with_databases(installation, read).items():
         for row in found:
-            table.add_row(service, f"[{_COLOURS[row.state]}]{row.state}[/]", row.event_id, row.destination, row.tag, row.aggregate_id,
-                          str(row.attempts), row.due_at.strftime(_TIME) if row.state == "NEW" else "", escape(row.last_error))
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else FILE_COLUMNS)
-    console.print(table if table.row_count else "nothing")
+            rows.add_row(service, f"[{_COLOURS[row.state]}]{row.state}[/]", shown(row.event_id), shown(row.destination), shown(row.tag),
+                         shown(row.aggregate_id), str(row.attempts), row.due_at.strftime(_TIME) if row.state == "NEW" else "",
+                         shown(row.last_error))
+    console = Terminal()
+    if rows.row_count:
+        console.show(rows)
+    else:
+        console.print("nothing")
 
 
 @outbox.command()

@@ -10,12 +10,11 @@ from typing import Any
 import click
 import grpc
 from paymesh.seckill.v1 import activity_pb2, activity_pb2_grpc
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from mesh.auth import UserTokenIssuer
 from mesh.cli.options import installation_option, load_settings, need_running
+from mesh.cli.terminal import Terminal, shown, table
 from mesh.cli.token import open_issuer
 from mesh.errors import RemoteError
 from mesh.policies import DEFAULT_MERCHANT
@@ -41,16 +40,18 @@ def seckill() -> None:
 def list_activities(installation: Installation, merchant: str) -> None:
     """Lists activities with their live numbers, newest first."""
     found = _ask(installation, lambda stub, metadata: _list(stub, metadata, merchant))
-    table = Table(box=None, pad_edge=False)
-    for heading in ("activity", "product", "state", "sold", "of", "left", "in the line", ""):
-        table.add_column(heading)
+    rows = table("activity", "product", "state", "sold", "of", "left", "in the line", "", whole=("activity", "product", "state"))
     for activity in found:
         state = activity_pb2.ActivityState.Name(activity.state).removeprefix("ACTIVITY_STATE_")
         live = activity.live if activity.HasField("live") else None
         held = "being rebuilt" if live is not None and not live.is_admitting else activity.problem
-        table.add_row(activity.activity_id, activity.sku_id, state, str(activity.sold), str(activity.total),
-                      "" if live is None else str(live.stock), "" if live is None else str(live.queued), held)
-    Console(highlight=False).print(table if found else "no activities")
+        rows.add_row(shown(activity.activity_id), shown(activity.sku_id), state, str(activity.sold), str(activity.total),
+                     "" if live is None else str(live.stock), "" if live is None else str(live.queued), shown(held))
+    console = Terminal()
+    if found:
+        console.show(rows)
+    else:
+        console.print("no activities")
 
 
 @seckill.command()
@@ -58,7 +59,7 @@ def list_activities(installation: Installation, merchant: str) -> None:
 @click.argument("activity_id")
 def rebuild(installation: Installation, activity_id: str) -> None:
     """Builds what Redis knows of an activity anew from the database, while it sells. Nobody loses a place."""
-    console = Console(highlight=False)
+    console = Terminal()
     with Progress(TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console) as progress:
         last = _ask(installation, lambda stub, metadata: _rebuild(stub, metadata, activity_id, progress))
     if last.step == activity_pb2.REBUILD_STEP_DONE:

@@ -8,11 +8,11 @@ from contextlib import AsyncExitStack
 
 import click
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mesh.cli.databases import open_databases
 from mesh.cli.options import installation_option
+from mesh.cli.terminal import Terminal, shown
 from mesh.clock import SystemClock
 from mesh.errors import MeshError
 from mesh.supervisor.installation import Installation
@@ -27,11 +27,11 @@ def stats() -> None:
 @installation_option
 def rebuild(installation: Installation) -> None:
     """Counts every order again and adds what the figures lack, while orders go on. Run one at a time."""
-    console = Console(highlight=False)
+    console = Terminal()
     try:
         wrong = asyncio.run(_rebuild(installation, console))
     except MeshError as problem:
-        console.print(f"[bold red]cannot count[/] {escape(str(problem))}", soft_wrap=True)
+        console.print(f"[bold red]cannot count[/] {shown(problem)}", soft_wrap=True)
         raise SystemExit(2) from None
     console.print(f"{wrong} figures were wrong and are right now" if wrong else "every figure was right")
 

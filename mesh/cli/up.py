@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import click
 from alembic.util import CommandError
-from rich.console import Console
 from sqlalchemy.exc import SQLAlchemyError
 
 from mesh.cli.options import installation_option
 from mesh.cli.screen import Screen
+from mesh.cli.terminal import Terminal
 from mesh.supervisor.installation import Installation, InstallationBusy, InstallationUnusable
 from mesh.supervisor.plan import MeshPlan, PlanRefused, plan_mesh
 from mesh.supervisor.processes import StartFailed, Supervisor
@@ -46,7 +46,7 @@ def up(installation: Installation, *, payment_replicas: int, order_replicas: int
         plan = plan_mesh(installation, replicas=replicas, discovery=discovery)
     except (InstallationBusy, InstallationUnusable, PlanRefused) as refusal:
         raise click.ClickException(str(refusal)) from None
-    screen = Screen(Console(highlight=False), installation, plan)
+    screen = Screen(Terminal(), installation, plan)
     if not asyncio.run(_run(installation, plan, screen, verbose=verbose)):
         raise SystemExit(1)
 

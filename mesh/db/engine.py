@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ _MULTI_STATEMENTS_OFF = struct.pack("<H", 1)
 
 
 def open_database(url: str, metadata: MetaData, *, pool_size: int = 16, unit_timeout_seconds: float = 5.0,
-                  pool_timeout_seconds: float = 2.0, retry_constraints: Iterable[str] = ()) -> Database:
+                  pool_timeout_seconds: float = 2.0, retry_constraints: Iterable[str] = (),
+                  statement_seconds: float = STATEMENT_SECONDS_MAX) -> Database:
     """Opens a database lazily: no connection is made before the first use.
 
     Args:
@@ -35,14 +36,18 @@ def open_database(url: str, metadata: MetaData, *, pool_size: int = 16, unit_tim
         unit_timeout_seconds: longest duration of one attempt of a transaction.
         pool_timeout_seconds: longest wait for a free connection of MySQL. SQLite's writer has one connection and its own limit.
         retry_constraints: unique constraints whose violation only means that somebody was quicker: the transaction runs again and finds the row.
+        statement_seconds: longest duration of one statement on MySQL and MariaDB; the server itself ends it.
     """
     parsed = make_url(url)
-    writer, reader = _sqlite(parsed, pool_size) if parsed.get_backend_name() == "sqlite" else _mysql(parsed, pool_size, pool_timeout_seconds)
+    if parsed.get_backend_name() == "sqlite":
+        writer, reader = _sqlite(parsed, pool_size)
+    else:
+        writer, reader = _mysql(parsed, pool_size, pool_timeout_seconds, statement_seconds)
     return Database(writer=writer, reader=reader, metadata=metadata, unit_timeout_seconds=unit_timeout_seconds,
                     retry_constraints=frozenset({"pk_receipt", "pk_inbox", *retry_constraints}))
 
 
-def _mysql(url: URL, pool_size: int, pool_timeout_seconds: float) -> tuple[AsyncEngine, AsyncEngine]:
+def _mysql(url: URL, pool_size: int, pool_timeout_seconds: float, statement_seconds: float) -> tuple[AsyncEngine, AsyncEngine]:
     url = url.update_query_dict({"charset": "utf8mb4"})
     options: dict[str, Any] = {
         "pool_size": pool_size, "max_overflow": 0, "pool_timeout": pool_timeout_seconds, "pool_recycle": RECYCLE_SECONDS,
@@ -52,15 +57,22 @@ def _mysql(url: URL, pool_size: int, pool_timeout_seconds: float) -> tuple[Async
     # Reads are single statements: autocommit saves the ROLLBACK that would end a transaction.
     reader = create_async_engine(url, isolation_level="AUTOCOMMIT", skip_autocommit_rollback=True, **options)
     for engine in (writer, reader):
-        event.listen(engine.sync_engine, "connect", _prepare_mysql)
+        event.listen(engine.sync_engine, "connect", _prepare_mysql(statement_seconds))
     return writer, reader
 
 
-def _prepare_mysql(connection: Any, _record: Any) -> None:
+def _prepare_mysql(statement_seconds: float) -> Callable[[Any, Any], None]:
+    def prepare(connection: Any, _record: Any) -> None:
+        _set_session(connection, statement_seconds)
+
+    return prepare
+
+
+def _set_session(connection: Any, statement_seconds: float) -> None:
     cursor = connection.cursor()
     cursor.execute("SELECT VERSION()")
     is_mariadb = "MariaDB" in cursor.fetchone()[0]
-    limit = f"max_statement_time={STATEMENT_SECONDS_MAX}" if is_mariadb else f"max_execution_time={STATEMENT_SECONDS_MAX * 1000}"
+    limit = f"max_statement_time={statement_seconds}" if is_mariadb else f"max_execution_time={round(statement_seconds * 1000)}"
     cursor.execute(f"SET SESSION sql_mode='STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ENGINE_SUBSTITUTION,ERROR_FOR_DIVISION_BY_ZERO', "
                    f"innodb_lock_wait_timeout={LOCK_WAIT_SECONDS_MAX}, {limit}")
     cursor.close()

@@ -2,6 +2,6 @@
 
 from order_rpc.proof.audit import orders_of, orders_page, violations
 from order_rpc.proof.sales import allocations_of, sale_orders_of, sale_orders_page
-from order_rpc.proof.story import find_order, story
+from order_rpc.proof.story import find_order, other_stories, story
 
-__all__ = ["allocations_of", "find_order", "orders_of", "orders_page", "sale_orders_of", "sale_orders_page", "story", "violations"]
+__all__ = ["allocations_of", "find_order", "orders_of", "orders_page", "other_stories", "sale_orders_of", "sale_orders_page", "story", "violations"]

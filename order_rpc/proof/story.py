@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.db import Database
 from mesh.money import Money
+from mesh.outbox import OUTBOX
 from mesh.proof import OrderKey
 from mesh.story import Line, Next, Story, Who, messages_about
 from order_rpc.domain.order import OrderState
-from order_rpc.tables import ORDER_AUDIT, ORDERS, PAYMENT_DISPOSITION, REFUND_REQUEST
+from order_rpc.tables import ORDER_AUDIT, ORDERS, PAYMENT_DISPOSITION, PRODUCT, REFUND_REQUEST, STOCK, STOCK_MOVEMENT
 
+ORDERS_MAX = 20      # a trace id may lead to several
+MOVEMENTS_MAX = 200  # more than a person reads
 _STANDING = {
     OrderState.PENDING_PAYMENT: "waits for its money",
     OrderState.PAID: "is paid",
@@ -34,11 +37,49 @@ _DECISIONS = {
 
 
 async def find_order(db: Database, name: str) -> list[OrderKey]:
-    """The orders with an id; several tenants may use the same."""
-    async def find(tx: AsyncConnection) -> list[OrderKey]:
-        rows = await tx.execute(select(ORDERS.c.merchant_id, ORDERS.c.order_id).where(ORDERS.c.order_id == name).order_by(ORDERS.c.merchant_id))
-        return [(row.merchant_id, row.order_id) for row in rows]
-    return await db.read(find)
+    """The orders that something belongs to: an order (several tenants may use the same id), a refund or a request for one, a message, a step of an
+    order by the event or the call that caused it."""
+    return await db.read(_find, name)
+
+
+async def _find(tx: AsyncConnection, name: str) -> list[OrderKey]:
+    of_message = OUTBOX.join(ORDERS, ORDERS.c.order_id == OUTBOX.c.aggregate_id)
+    for table, of, condition in (
+            (ORDERS, ORDERS, ORDERS.c.order_id == name),
+            (REFUND_REQUEST, REFUND_REQUEST, or_(REFUND_REQUEST.c.request_id == name, REFUND_REQUEST.c.refund_id == name)),
+            (ORDERS, of_message, OUTBOX.c.event_id == name),
+            (ORDER_AUDIT, ORDER_AUDIT, or_(ORDER_AUDIT.c.event_id == name, ORDER_AUDIT.c.trace_id == name)),
+            (ORDERS, of_message, OUTBOX.c.trace_id == name)):
+        columns = table.c.merchant_id, table.c.order_id
+        if rows := (await tx.execute(select(*columns).select_from(of).where(condition).distinct().order_by(*columns).limit(ORDERS_MAX))).all():
+            return [(row.merchant_id, row.order_id) for row in rows]
+    return []
+
+
+async def other_stories(db: Database, name: str) -> dict[OrderKey, Story]:
+    """The stories of products by tenant and SKU: their units, and what people, flash sales and refunds did to them."""
+    return await db.read(_products, name)
+
+
+async def _products(tx: AsyncConnection, name: str) -> dict[OrderKey, Story]:
+    found = (await tx.execute(select(PRODUCT, STOCK.c.available, STOCK.c.reserved, STOCK.c.sold, STOCK.c.allocated).join(
+        STOCK, (STOCK.c.merchant_id == PRODUCT.c.merchant_id) & (STOCK.c.sku_id == PRODUCT.c.sku_id)).where(PRODUCT.c.sku_id == name))).all()
+    stories = {}
+    for row in found:
+        log = STOCK_MOVEMENT.c
+        moved = (await tx.execute(select(STOCK_MOVEMENT).where(log.merchant_id == row.merchant_id, log.sku_id == name)
+                                  .order_by(log.id.desc()).limit(MOVEMENTS_MAX))).all()
+        price = Money(row.price_minor, row.currency)
+        headline = (f"Product {name} ({row.name}) of {row.merchant_id} at {price}: {row.available} units may be bought, {row.reserved} are reserved, "
+                    f"{row.sold} are sold, {row.allocated} belong to flash sales.")
+        stories[row.merchant_id, name] = Story(headlines=(headline,), lines=tuple(map(_moved, reversed(moved))), nexts=())
+    return stories
+
+
+def _moved(step: Any) -> Line:
+    why = f" ({step.reason or step.reference})" if step.reason or step.reference else ""
+    return Line(at=step.created_at, who=Who.ORDER,
+                text=f"{step.kind} of {step.quantity:+} by {step.operator or 'nobody named'}{why}: {step.available_after} may be bought.")
 
 
 async def story(db: Database, key: OrderKey) -> Story | None:

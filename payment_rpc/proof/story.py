@@ -6,11 +6,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, assert_never
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.db import Database
 from mesh.money import Money
+from mesh.outbox import OUTBOX
 from mesh.proof import OrderKey
 from mesh.story import Line, Next, Story, Who, messages_about
 from payment_rpc.domain.attempt import OPEN, Attempt, AttemptState
@@ -20,9 +21,20 @@ from payment_rpc.domain.refund import Refund, RefundState
 from payment_rpc.proof.callbacks import callback_lines, callback_nexts
 from payment_rpc.proof.scans import scan_lines
 from payment_rpc.store import attempts, callbacks, payments, refunds, scan_actions
-from payment_rpc.tables import ATTEMPT, ATTENTION, LEDGER_POSTING, LEDGER_TRANSACTION, PAYMENT, REFUND
+from payment_rpc.tables import (
+    ATTEMPT,
+    ATTENTION,
+    CHANNEL_CALLBACK,
+    LEDGER_POSTING,
+    LEDGER_TRANSACTION,
+    PAYMENT,
+    REFUND,
+    STATEMENT_DIFFERENCE,
+    WALLET_ENTRY,
+)
 from payment_rpc.usecases.messages import ORDER_DESTINATION
 
+ORDERS_MAX = 20  # a trace id may lead to several
 _REFUSALS = {
     Disposition.REFUSED_CANCELLED: "the order refused it, because it was cancelled",
     Disposition.REFUSED_PAID_BY_OTHER: "the order refused it, because another payment had paid it",
@@ -56,7 +68,8 @@ _ATTEMPT_ENDS = {
 
 
 async def find_order(db: Database, name: str) -> list[OrderKey]:
-    """The orders that a payment, attempt, refund or order id of ours belongs to."""
+    """The orders that something of ours belongs to: a payment, an attempt, a refund, an order, a number of the channel, a callback, a message, a call
+    by its trace id."""
     return await db.read(_find_order, name)
 
 
@@ -68,11 +81,31 @@ async def story(db: Database, key: OrderKey) -> Story:
 async def _find_order(tx: AsyncConnection, name: str) -> list[OrderKey]:
     columns = select(PAYMENT.c.merchant_id, PAYMENT.c.order_id).distinct()
     for query in (columns.where(PAYMENT.c.payment_id == name), columns.where(PAYMENT.c.order_id == name),
-                  columns.select_from(PAYMENT.join(ATTEMPT, ATTEMPT.c.payment_id == PAYMENT.c.payment_id)).where(ATTEMPT.c.attempt_id == name),
-                  columns.select_from(PAYMENT.join(REFUND, REFUND.c.payment_id == PAYMENT.c.payment_id)).where(REFUND.c.refund_id == name)):
-        if rows := (await tx.execute(query)).all():
+                  *(columns.select_from(PAYMENT.join(table, table.c.payment_id == PAYMENT.c.payment_id)).where(*condition)
+                    for table, *condition in _leads(name))):
+        if rows := (await tx.execute(query.limit(ORDERS_MAX))).all():
+            return [(row.merchant_id, row.order_id) for row in rows]
+    told = OUTBOX.join(PAYMENT, OUTBOX.c.aggregate_id == PAYMENT.c.payment_id)
+    refunded = OUTBOX.join(REFUND, OUTBOX.c.aggregate_id == REFUND.c.refund_id)
+    for query in (columns.select_from(told).where(or_(OUTBOX.c.event_id == name, OUTBOX.c.trace_id == name)),
+                  select(REFUND.c.merchant_id, REFUND.c.order_id).distinct().select_from(refunded).where(
+                      or_(OUTBOX.c.event_id == name, OUTBOX.c.trace_id == name))):
+        if rows := (await tx.execute(query.limit(ORDERS_MAX))).all():
             return [(row.merchant_id, row.order_id) for row in rows]
     return []
+
+
+def _leads(name: str) -> Iterator[tuple[Any, ...]]:
+    """Tables with a payment, and the condition under which one of their rows is meant; those with an index first."""
+    yield ATTEMPT, ATTEMPT.c.attempt_id == name
+    yield REFUND, REFUND.c.refund_id == name
+    yield CHANNEL_CALLBACK, CHANNEL_CALLBACK.c.callback_id == name
+    yield WALLET_ENTRY, WALLET_ENTRY.c.entry_id == name
+    yield STATEMENT_DIFFERENCE, STATEMENT_DIFFERENCE.c.difference_id == name
+    yield ATTEMPT, ATTEMPT.c.channel_trade_no == name
+    yield REFUND, REFUND.c.channel_refund_no == name
+    yield REFUND, REFUND.c.request_id == name
+    yield CHANNEL_CALLBACK, or_(CHANNEL_CALLBACK.c.event_id == name, CHANNEL_CALLBACK.c.trace_id == name), CHANNEL_CALLBACK.c.signature_valid
 
 
 async def _story(tx: AsyncConnection, key: OrderKey) -> Story:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.db import Database
 from mesh.money import Money
+from mesh.outbox import OUTBOX
 from mesh.proof import OrderKey
-from mesh.story import Line, Next, Story, Who
+from mesh.story import Line, Next, Story, Who, messages_about
 from seckill_rpc.domain.order import UnitState
 from seckill_rpc.tables import ACTIVITY, SECKILL_ORDER
 
+_TIME = "%Y-%m-%d %H:%M:%S"
+MESSAGES_MAX = 100  # of a flash sale; one with many orders has one per batch
 _STANDING = {
     UnitState.LIVE: "holds a unit",
     UnitState.RETURNED: "gave its unit back",
@@ -28,6 +31,36 @@ async def find_order(db: Database, name: str) -> list[OrderKey]:
             ACTIVITY, ACTIVITY.c.activity_id == SECKILL_ORDER.c.activity_id).where(SECKILL_ORDER.c.order_id == name))
         return [(row.merchant_id, row.order_id) for row in rows]
     return await db.read(find)
+
+
+async def other_stories(db: Database, name: str) -> dict[OrderKey, Story]:
+    """The story of a flash sale by tenant and id; also of the one that a message, or the call with a trace id, was about."""
+    return await db.read(_activities, name)
+
+
+async def _activities(tx: AsyncConnection, name: str) -> dict[OrderKey, Story]:
+    told = select(OUTBOX.c.aggregate_id).where(or_(OUTBOX.c.event_id == name, OUTBOX.c.trace_id == name)).limit(1).scalar_subquery()
+    for condition in (ACTIVITY.c.activity_id == name, ACTIVITY.c.activity_id == told):
+        row: Any = (await tx.execute(select(ACTIVITY).where(condition))).first()
+        if row is not None:
+            return {(row.merchant_id, row.activity_id): await _of_activity(tx, row)}
+    return {}
+
+
+async def _of_activity(tx: AsyncConnection, row: Any) -> Story:
+    clicks = await tx.execute(select(SECKILL_ORDER.c.state, func.count().label("times")).where(SECKILL_ORDER.c.activity_id == row.activity_id)
+                              .group_by(SECKILL_ORDER.c.state))
+    counted = {click.state: click.times for click in clicks}
+    orders = ", ".join(f"{counted[state]} {state}" for state in UnitState if state in counted) or "none"
+    told, to_tell = await messages_about(tx, [row.activity_id], receivers={"order_rpc": "The order service"}, newest=MESSAGES_MAX)
+    problem = f" Its problem: {row.problem}." if row.problem else ""
+    price = Money(row.price_minor, row.currency)
+    headline = (f"Flash sale {row.activity_id} of {row.sku_id} at {row.merchant_id} for {price} is {row.state}: {row.sold} of {row.total} units are "
+                f"sold, {row.offered} were planned, {row.limit_per_user} per buyer.{problem}")
+    made = f"The flash sale was made, to run from {row.starts_at:{_TIME}} to {row.ends_at:{_TIME}}."
+    changed = f"It changed last: version {row.version}, epoch {row.epoch}. Its clicks: {orders}."
+    return Story(headlines=(headline,), lines=(Line(at=row.created_at, who=Who.PERSON, text=made),
+                                               Line(at=row.updated_at, who=Who.DECISION, text=changed), *told), nexts=tuple(to_tell))
 
 
 async def story(db: Database, key: OrderKey) -> Story | None:

@@ -8,14 +8,16 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from mesh.cli.explain import read_stories, tell
+from mesh.cli.terminal import Terminal
 from mesh.errors import NeighbourUnavailable
 from mesh.money import Money
+from mesh.outbox import OUTBOX
+from order_rpc.tables import ORDER_AUDIT, REFUND_REQUEST
 from payment_rpc.channels import ChannelFact, ChannelStatus
 from payment_rpc.domain.errors import CardDeclined
-from payment_rpc.tables import ATTEMPT, REFUND
+from payment_rpc.tables import ATTEMPT, CHANNEL_CALLBACK, REFUND, WALLET_ENTRY
 from tests.builders_order import PAYMENT_WINDOW
 from tests.builders_payment import DECLINED, LEASE_SECONDS, PaymentWorld, payment_world
 from tests.integration.test_refunds import refund
@@ -33,7 +35,7 @@ async def told(world: PaymentWorld, name: str) -> str:
     stories = await read_stories({"payment_rpc": world.db, "order_rpc": world.order_side.db}, name)
     assert len(stories) == 1
     out = io.StringIO()
-    tell(Console(file=out, width=400, highlight=False), next(iter(stories.values())))
+    tell(Terminal(file=out, width=400), next(iter(stories.values())))
     return out.getvalue()
 
 
@@ -151,3 +153,52 @@ async def test_a_wallet_has_a_story_without_an_order_and_one_with(world: Payment
 
 async def test_a_name_that_nobody_knows_has_no_story(world: PaymentWorld) -> None:
     assert await read_stories({"payment_rpc": world.db, "order_rpc": world.order_side.db}, "PAYnone") == {}
+
+
+async def test_every_id_that_is_printed_leads_to_the_story(world: PaymentWorld) -> None:
+    order = await world.order()
+    waiting = await world.cashier(order)
+    await world.press(waiting)
+    await world.callbacks()
+    await world.finish()
+    await world.order_side.refund(await world.order_side.load(order), amount="10.00")
+    await refund(world, await world.payment(waiting.payment_id), "40.00")
+    await world.app.refunds.run_once()
+    await world.finish(rounds=3)
+    story = await told(world, order.order_id)
+    in_this_order(story, "Refund RF.* is done")
+    names = [row[column] for table, columns in ((ATTEMPT, ("attempt_id", "payment_id", "channel_trade_no")),
+                                                (REFUND, ("refund_id", "channel_refund_no", "request_id")),
+                                                (CHANNEL_CALLBACK, ("callback_id", "event_id", "trace_id")), (OUTBOX, ("event_id", "trace_id")))
+             for row in await world.rows(table) for column in columns]
+    names += [row[column] for table, columns in ((REFUND_REQUEST, ("request_id", "refund_id")), (OUTBOX, ("event_id", "trace_id")),
+                                                 (ORDER_AUDIT, ("event_id", "trace_id")))
+              for row in await world.order_side.rows(table) for column in columns]
+    assert len({name for name in names if name}) > 12
+    for name in set(names) - {"", None}:
+        assert await told(world, name) == story, name
+
+
+async def test_a_wallet_entry_leads_to_its_payment(world: PaymentWorld) -> None:
+    payment = await top_up(world)
+    [entry] = await world.rows(WALLET_ENTRY)
+    assert await told(world, entry["entry_id"]) == await told(world, payment.payment_id)
+
+
+async def test_a_product_has_a_story_of_its_own(world: PaymentWorld) -> None:
+    order = await world.order()
+    in_this_order(await told(world, order.lines[0].sku_id), "Product .* of mall at 100.00 CNY: .* units may be bought, 1 are reserved")
+
+
+async def test_what_a_buyer_wrote_does_not_command_the_terminal(world: PaymentWorld) -> None:
+    order = await world.order()
+    await world.order_side.cancel(order, reason="\x1b]0;pwned\x07\x1b[2J\x9b31m[red]PAID[/]\n2026-01-01 forged\u202e")
+    text = await told(world, order.order_id)
+    assert not any(dangerous in text for dangerous in "\x1b\x07\x9b\u202e")
+    assert r"\x1b]0;pwned\x07\x1b[2J\x9b31m[red]PAID[/]\n2026-01-01 forged\u202e" in text
+
+
+@pytest.mark.parametrize("name", ["Zoë", "\u202eDRO", "x" * 5000, "'; DROP TABLE orders", "", "%"])
+async def test_a_strange_name_is_nobodys(world: PaymentWorld, name: str) -> None:
+    await world.order()
+    assert await read_stories({"payment_rpc": world.db, "order_rpc": world.order_side.db}, name) == {}

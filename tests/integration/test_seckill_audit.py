@@ -187,3 +187,11 @@ async def test_an_order_of_a_sale_is_explained_with_its_click(world: SeckillOrde
     [told] = (await read_stories(world.databases, order_id)).values()
     assert any("gave its unit back" in line.text for line in told.lines)
     assert any("clicked (a) for mug" in line.text for line in told.lines)
+
+
+async def test_a_sale_has_a_story_of_its_own(world: SeckillOrderWorld) -> None:
+    activity = await sold_in_part(world)
+    [told] = (await read_stories(world.databases, activity.activity_id)).values()
+    assert "2 of 3 units are sold" in told.headlines[0]
+    assert any("2 LIVE, 1 RETURNED" in line.text for line in told.lines)
+    assert await read_stories(world.databases, activity.activity_id, merchant="other") == {}
