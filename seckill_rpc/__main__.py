@@ -50,7 +50,7 @@ async def run(settings: SeckillSettings) -> None:
     db = open_database(settings.database_url, metadata, pool_size=settings.database_pool_size, retry_constraints=RETRY_CONSTRAINTS)
     await migrations.check_current("seckill_rpc", db.engine)
     redis = open_stock(settings.redis_url, command_seconds=settings.redis_timeout_seconds)
-    await check_redis(redis, is_durable=not settings.is_development)
+    await check_redis(redis, is_durable=not settings.is_development, is_vouched_for=settings.redis_vouched)
     server = MeshServer(settings, clock=clock, ids=ids)
     discovery = open_discovery(settings)
     order_channel = MeshChannel("order_rpc", settings=settings, discovery=discovery, caller_tokens=server.caller_tokens)
@@ -62,15 +62,15 @@ async def run(settings: SeckillSettings) -> None:
                 closers=[order_channel.close, discovery.close, db.close, redis.aclose])
 
 
-async def check_redis(redis: Redis, *, is_durable: bool) -> None:
+async def check_redis(redis: Redis, *, is_durable: bool, is_vouched_for: bool = False) -> None:
     """Waits a moment for Redis and refuses one that may lose what it is told.
 
     Raises:
-        UnsafeRedis: it evicts keys, or (`is_durable`) has no append-only file. Unavailable: it does not answer.
+        UnsafeRedis: it evicts keys, is a cluster, or (`is_durable`) has no append-only file. Unavailable: it does not answer.
     """
     for attempt in range(REDIS_ATTEMPTS):
         try:
-            return await require_safe(redis, durable=is_durable)
+            return await require_safe(redis, durable=is_durable, vouched=is_vouched_for)
         except (RedisError, OSError) as problem:
             if attempt == REDIS_ATTEMPTS - 1:
                 raise Unavailable(f"redis does not answer: {problem}") from problem

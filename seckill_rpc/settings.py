@@ -15,6 +15,8 @@ class SeckillSettings(MeshSettings):
     Attributes:
         database_pool_size: connections for writing, and as many for reading.
         redis_timeout_seconds: how long Redis may take for one command; what comes later is "unknown" and found out by the same request_id.
+        redis_vouched: the operator answers for a Redis that does not tell whether it evicts keys and survives a restart, or that survives one by
+            other means than an append-only file (managed servers with replicas).
         consumers: workers of this process that turn the line into orders; 0 makes it a front that only admits.
         consumer_batch_size: entries of the line that one transaction decides.
         line_max: clicks that may stand in the line of one activity; more are told to come back. The rate at which orders are written, times the
@@ -36,6 +38,7 @@ class SeckillSettings(MeshSettings):
     port: int = Field(9909, ge=0, le=65535)
     database_pool_size: int = Field(16, ge=1, le=200)
     redis_timeout_seconds: float = Field(2.0, ge=1.5, le=30)
+    redis_vouched: bool = False
     consumers: int = Field(1, ge=0, le=16)
     consumer_batch_size: int = Field(500, ge=1, le=500)
     line_max: int = Field(200_000, ge=1, le=10_000_000)

@@ -5,6 +5,7 @@ Servers start when the first test asks and end with the run. A missing real comp
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable, Generator, Iterator
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+import uvloop
 
 from tests.processes import Processes
 from tests.processes import free_port as find_free_port
@@ -53,6 +55,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         folder = item.path.relative_to(here).parts[0] if item.path.is_relative_to(here) else ""
         if folder in FOLDERS:
             item.add_marker(folder)
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """asyncio's loop; `@pytest.mark.asyncio(loop_factories=["uvloop", "asyncio"])` runs a test on the loop of production too."""
+    marker = item.get_closest_marker("asyncio")
+    if marker is None or "loop_factories" not in marker.kwargs:
+        return {"asyncio": asyncio.new_event_loop}
+    return {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
 
 
 @pytest.hookimpl(wrapper=True)

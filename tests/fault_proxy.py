@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -33,20 +35,35 @@ class _Line:
     def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
         self.client = client
         self.server = server
+        self.is_stranded = False           # nothing passes any more, and nobody is told
         self.is_deaf = False               # answers are read and thrown away
         self.instead: bytes | None = None  # what the client gets for the next answer; b"" breaks the connection
 
-    def cut(self) -> None:
-        self.client.transport.abort()
-        self.server.transport.abort()
+    def cut(self, *, by_reset: bool) -> None:
+        end(self.client, by_reset=by_reset)
+        end(self.server, by_reset=False)
+
+
+def end(writer: asyncio.StreamWriter, *, by_reset: bool) -> None:
+    """Ends a connection at once: by a reset (RST), as a load balancer does with what was idle for too long, or in order (FIN)."""
+    if by_reset and not writer.transport.is_closing():
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
 
 
 class FaultProxy:
-    """Stands before a server. Without faults it only passes on."""
+    """Stands before a server. Without faults it only passes on.
+
+    Attributes:
+        target_port: where new connections go; another one is a failover that leaves the old connections where they are.
+        breaks_by_reset: what breaks is reset (RST) instead of being closed in order (FIN).
+    """
 
     def __init__(self, target_port: int) -> None:
         self.port = 0
-        self._target_port = target_port
+        self.target_port = target_port
+        self.breaks_by_reset = False
+        self.connections_taken = 0
         self._lines: set[_Line] = set()
         self._faults: list[_Fault] = []
         self._flows = asyncio.Event()
@@ -74,10 +91,15 @@ class FaultProxy:
         """What was held back passes."""
         self._flows.set()
 
+    def strand(self) -> None:
+        """Connections that are open now pass nothing any more, and nobody is told, as when a NAT has forgotten them; new ones work."""
+        for line in self._lines:
+            line.is_stranded = True
+
     def cut(self) -> None:
         """Breaks every connection; new ones are taken."""
         for line in list(self._lines):
-            line.cut()
+            line.cut(by_reset=self.breaks_by_reset)
 
     def refuse(self, *, refuses: bool = True) -> None:
         """Breaks every connection, and new ones at once."""
@@ -86,11 +108,12 @@ class FaultProxy:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One client."""
+        self.connections_taken += 1
         if self._refuses:
-            writer.transport.abort()
+            end(writer, by_reset=self.breaks_by_reset)
             return
         try:
-            server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
+            server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self.target_port)
         except OSError:
             writer.transport.abort()
             return
@@ -98,18 +121,20 @@ class FaultProxy:
         self._lines.add(line)
         try:
             await asyncio.gather(self._requests(line, reader), self._answers(line, server_reader))
-        except (ConnectionError, asyncio.IncompleteReadError):
+        except (ConnectionError, asyncio.IncompleteReadError, RuntimeError):  # RuntimeError: uvloop, of a closed connection
             pass
         finally:
-            line.cut()
+            line.cut(by_reset=self.breaks_by_reset)
             self._lines.discard(line)
 
     async def _requests(self, line: _Line, reader: asyncio.StreamReader) -> None:
         while data := await reader.read(_CHUNK_BYTES):
             await self._flows.wait()
+            if line.is_stranded:
+                continue
             fault = self._fault_of(data)
             if fault is not None and fault.loss is Loss.REQUEST:
-                line.cut()
+                line.cut(by_reset=self.breaks_by_reset)
                 return
             if fault is not None:
                 line.is_deaf, line.instead = fault.loss is Loss.ANSWER_SILENTLY, fault.instead
@@ -120,11 +145,11 @@ class FaultProxy:
     async def _answers(self, line: _Line, reader: asyncio.StreamReader) -> None:
         while data := await reader.read(_CHUNK_BYTES):
             await self._flows.wait()
-            if line.is_deaf:
+            if line.is_deaf or line.is_stranded:
                 continue
             answer, line.instead = data if line.instead is None else line.instead, None
             if not answer:  # the server has done it; nobody will hear of it
-                line.cut()
+                line.cut(by_reset=self.breaks_by_reset)
                 return
             line.client.write(answer)
             await line.client.drain()

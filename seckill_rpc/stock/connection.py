@@ -5,23 +5,27 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from redis.asyncio import BlockingConnectionPool, Connection, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as ConnectionBroken
+import structlog
+from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ResponseError
+
+from mesh.redis_client import SafeConnection, SafeTlsConnection, open_pool
 
 COMMAND_SECONDS_MAX = 2.0   # a rebuild's chunk of 1000 rows takes milliseconds; a Redis that needs longer is away
 BLOCK_MS_MAX = 1000         # of XREADGROUP: less than the deadline of a command
-RETRIES = 1                 # the pooled connection may be a dead one after a restart of Redis; every script may run twice
-CONNECTIONS_MAX = 32
+RETRIES = 1                 # a connection may break at any time, and every script may run twice
+MEMORY_SHARE_MAX = 0.8      # above it Redis soon refuses clicks and repairs
 _PLAIN: Final = frozenset({str, int})
+
+log = structlog.get_logger()
 
 
 class UnsafeRedis(Exception):
     """This Redis may lose what it was told; the message says which setting."""
 
 
-class PlainConnection(Connection):
+class _PlainPacking(AbstractConnection):
     """Packs a command of plain texts and whole numbers in one go: a batch of clicks has hundreds of them, and redis-py makes bytes of each alone."""
 
     def pack_command(self, *args: Any) -> list[bytes]:
@@ -34,25 +38,61 @@ class PlainConnection(Connection):
         return super().pack_command(*args)
 
 
+class PlainConnection(_PlainPacking, SafeConnection):
+    """Over TCP."""
+
+
+class PlainTlsConnection(_PlainPacking, SafeTlsConnection):
+    """Over TLS."""
+
+
 def open_stock(url: str, *, command_seconds: float = COMMAND_SECONDS_MAX) -> Redis:
     """Opens a client lazily, as `Scripts` and the rest of this package need it: answers are text."""
-    pool = BlockingConnectionPool.from_url(
-        url, connection_class=PlainConnection, max_connections=CONNECTIONS_MAX,
-        timeout=command_seconds, socket_timeout=command_seconds, socket_connect_timeout=command_seconds,
-        retry=Retry(NoBackoff(), RETRIES, supported_errors=(ConnectionBroken,)), decode_responses=True, encoding_errors="replace",
-    )
-    return Redis.from_pool(pool)
+    return Redis.from_pool(open_pool(url, command_seconds=command_seconds, retries=RETRIES, plain=PlainConnection, tls=PlainTlsConnection,
+                                     decode_responses=True, encoding_errors="replace"))
 
 
-async def require_safe(redis: Redis, *, durable: bool) -> None:
-    """Refuses a Redis that evicts keys, or (`durable`) one without an append-only file.
+async def require_safe(redis: Redis, *, durable: bool, vouched: bool = False) -> None:
+    """Refuses a Redis that evicts keys, or (`durable`) one without an append-only file, or a Redis Cluster. What it is stands in INFO: managed
+    servers have no CONFIG.
+
+    Args:
+        vouched: the operator answers for what the server does not tell, and for a durability other than an append-only file.
 
     Raises:
-        UnsafeRedis: it does.
+        UnsafeRedis: it is one of these, or does not tell and nobody vouches.
         RedisError: it did not answer.
     """
-    policy = (await redis.config_get("maxmemory-policy")).get("maxmemory-policy")
-    if policy != "noeviction":
+    try:
+        facts: dict[str, Any] = await redis.info()
+    except ResponseError as error:  # a server that hides INFO; without an answer at all it is another error
+        facts = {}
+        log.warning("redis_tells_nothing", cause=str(error)[:200])
+    if facts.get("redis_mode") == "cluster" or facts.get("cluster_enabled") == 1:
+        raise UnsafeRedis("redis is a Redis Cluster, and a sale needs all of its keys on one server: use one without cluster mode")
+    policy, append_only = facts.get("maxmemory_policy"), facts.get("aof_enabled")
+    if policy not in {"noeviction", None}:
         raise UnsafeRedis(f"redis has maxmemory-policy {policy}: an evicted key makes a sale wrong; CONFIG SET maxmemory-policy noeviction")
-    if durable and (await redis.config_get("appendonly")).get("appendonly") != "yes":
-        raise UnsafeRedis("redis has appendonly no: a restart would forget who was admitted; CONFIG SET appendonly yes")
+    doubts = []
+    if policy is None:
+        doubts.append("it does not tell its maxmemory-policy, which has to be noeviction")
+    if durable and append_only is None:
+        doubts.append("it does not tell whether it has an append-only file, and a restart must not forget who was admitted")
+    elif durable and append_only != 1:
+        doubts.append("it has appendonly no: a restart would forget who was admitted; CONFIG SET appendonly yes")
+    if doubts and not vouched:
+        raise UnsafeRedis(f"redis is not known to be safe: {'; '.join(doubts)}. If you know that it is, set SECKILL_RPC_REDIS_VOUCHED=true")
+    if doubts:
+        log.warning("redis_vouched_for", doubts=doubts)
+    warn_of_memory(facts)
+
+
+def warn_of_memory(facts: dict[str, Any]) -> None:
+    """Logs an alert when little memory is left: a full Redis that evicts nothing refuses every click.
+
+    Args:
+        facts: of INFO memory.
+    """
+    limit, used = int(facts.get("maxmemory") or 0), int(facts.get("used_memory") or 0)
+    if limit and used > limit * MEMORY_SHARE_MAX:
+        log.error("redis_memory_low", alert=True, used_bytes=used, limit_bytes=limit)

@@ -26,8 +26,8 @@ class _Wire:
 
     @property
     def is_open(self) -> bool:
-        """False when somebody, or Redis, has closed it."""
-        return not self.is_broken and bool(self.connection.is_connected)
+        """False when somebody, or Redis, has closed it, or when Redis changed sides."""
+        return not self.is_broken and bool(self.connection.is_usable)
 
 
 class Lane:
@@ -52,6 +52,8 @@ class Lane:
                         return await self._ask(command)
                 return await self._ask(command)
         except TimeoutError as error:
+            if self._wire is not None:
+                self._wire.connection.distrust_all()
             raise exceptions.TimeoutError("redis did not answer in time") from error
         except OSError as error:
             raise exceptions.ConnectionError("the connection to redis broke") from error
@@ -63,7 +65,7 @@ class Lane:
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         wire.waiting.append(answer)  # nothing is awaited between this and the writing, so that answers come in the order of the questions
         try:
-            await self._send(wire, command)
+            await wire.connection.send_packed_command(wire.connection.pack_command(*command), check_health=False)
             if wire.reader is None:
                 wire.reader = asyncio.create_task(self._read(wire))
             return await answer
@@ -73,13 +75,6 @@ class Lane:
             # A deadline that has passed says that the connection is no good; whoever else gives up must not leave his answer to the next one.
             await self._break(wire)
             raise
-
-    @staticmethod
-    async def _send(wire: _Wire, command: tuple[str | int, ...]) -> None:
-        try:
-            await wire.connection.send_packed_command(wire.connection.pack_command(*command), check_health=False)
-        except RuntimeError as error:  # what uvloop says of a transport that was closed a moment ago
-            raise ConnectionError("the connection to redis is closed") from error
 
     async def _read(self, wire: _Wire) -> None:
         """Hands out answers until nobody waits."""

@@ -53,7 +53,7 @@ async def test_who_goes_away_does_not_leave_his_answer_to_the_next(client: Clien
 class Answering:
     """A connection whose answers have arrived."""
 
-    is_connected = True
+    is_usable = True
 
     def __init__(self, *answers: str) -> None:
         self._answers = list(answers)
