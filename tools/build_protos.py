@@ -1,8 +1,7 @@
 """Compiles protos/ into generated/ from wheels alone: stubs, types and a descriptor set with imports and comments.
 
-google.api comes from googleapis-common-protos; buf.validate is read out of the protovalidate wheel (a private descriptor, so the version is
-pinned) and handed to protoc as a descriptor set. `make protos` writes only what changed; `--check` writes nothing and fails when generated/ is
-not exactly what protos/ say.
+What ours import from others is brought into protos/ first (vendored_protos.py). `make protos` writes only what changed; `--check` writes nothing and
+fails when protos/ or generated/ are not exactly as they would be written.
 """
 
 from __future__ import annotations
@@ -14,9 +13,8 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
-from google.protobuf import descriptor_pb2, duration_pb2, field_mask_pb2, timestamp_pb2
 from grpc_tools import protoc
-from protovalidate._gen.buf.validate.validate_pb import _DESC  # private, hence the pin
+from vendored_protos import vendored
 
 ROOT = Path(__file__).resolve().parent.parent
 PROTOS = ROOT / "protos"
@@ -31,15 +29,6 @@ from protovalidate._gen.buf.validate.validate_pb import _DESC as _desc
 
 DESCRIPTOR = _pool.Default().AddSerializedFile(bytes(_desc.proto.to_binary()))
 '''
-
-
-def validate_descriptor_set() -> bytes:
-    """A FileDescriptorSet with buf/validate/validate.proto and what it imports."""
-    files = descriptor_pb2.FileDescriptorSet()
-    for module in (descriptor_pb2, duration_pb2, field_mask_pb2, timestamp_pb2):
-        module.DESCRIPTOR.CopyToProto(files.file.add())
-    files.file.append(descriptor_pb2.FileDescriptorProto.FromString(bytes(_DESC.proto.to_binary())))
-    return files.SerializeToString()
 
 
 def run_protoc(*arguments: str) -> None:
@@ -62,19 +51,16 @@ def write_packages(folder: Path) -> None:
 
 
 def build(target: Path) -> None:
-    """Compiles everything into an empty folder."""
-    sources = sorted(str(path) for path in PROTOS.rglob("*.proto"))
+    """Compiles our protos into an empty folder."""
+    sources = sorted(str(path) for path in (PROTOS / "paymesh").rglob("*.proto"))
     validate_package = target / "buf" / "validate"
     validate_package.mkdir(parents=True)
     (target / "paymesh").mkdir()
-    with tempfile.TemporaryDirectory() as work:
-        validate_set = Path(work) / "validate.binpb"
-        validate_set.write_bytes(validate_descriptor_set())
-        includes = [f"-I{PROTOS}", f"-I{WELL_KNOWN}", f"-I{sysconfig.get_path('purelib')}", f"--descriptor_set_in={validate_set}"]
-        run_protoc(*includes, f"--python_out={target}", f"--grpc_python_out={target}", f"--mypy_out=quiet:{target}",
-                   f"--mypy_grpc_out=quiet:{target}", *sources)
-        run_protoc(*includes, "--include_imports", "--include_source_info",
-                   f"--descriptor_set_out={target / 'paymesh' / 'descriptors.binpb'}", *sources)
+    includes = [f"-I{PROTOS}", f"-I{WELL_KNOWN}"]
+    run_protoc(*includes, f"--python_out={target}", f"--grpc_python_out={target}", f"--mypy_out=quiet:{target}",
+               f"--mypy_grpc_out=quiet:{target}", *sources)
+    run_protoc(*includes, "--include_imports", "--include_source_info",
+               f"--descriptor_set_out={target / 'paymesh' / 'descriptors.binpb'}", *sources)
     write_packages(target / "paymesh")
     write_packages(target / "buf")
     (validate_package / "validate_pb2.py").write_text(VALIDATE_SHIM)
@@ -87,7 +73,13 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def main() -> None:
-    """Brings generated/ in line with protos/, or with --check says whether it is."""
+    """Brings the vendored protos and generated/ in line with wheels and protos/, or with --check says whether they are."""
+    stale = {name: text for name, text in vendored().items() if not (PROTOS / name).exists() or (PROTOS / name).read_text() != text}
+    if stale and "--check" in sys.argv[1:]:
+        sys.exit("protos of others are not what their wheels say, run `make protos` and commit:\n" + "\n".join(f"  protos/{name}" for name in stale))
+    for name, text in stale.items():
+        (PROTOS / name).parent.mkdir(parents=True, exist_ok=True)
+        (PROTOS / name).write_text(text)
     with tempfile.TemporaryDirectory() as work:
         build(Path(work))
         wanted, present = contents(Path(work)), contents(GENERATED)
