@@ -25,18 +25,18 @@ from mesh.errors import DeadlineExceeded, InvalidArgument, MeshError, NeighbourU
 from mesh.logs import get_logger
 from mesh.metrics import CALLED
 from mesh.policies import Idempotency, policy_of
-from mesh.replicas import FAIL_FAST_SECONDS, Replica, Replicas, RetryBudget
+from mesh.replicas import FAIL_FAST_SECONDS, Replica, Replicas
+from mesh.retries import RetryBudget, speaks_well_of_replica, worth_repeating
 from mesh.settings import MeshSettings
 from mesh.trace import Trace
 from mesh.transport import CLIENT_OPTIONS, certificate_name, client_credentials, may_speak_plaintext
-from mesh.wire_errors import from_rpc_error, has_details, never_sent
+from mesh.wire_errors import from_rpc_error, never_sent
 
 HOP_SECONDS: Final = 0.02         # kept back from our own deadline, so that we can still answer when a sibling uses all of its time
 CALL_SECONDS_MIN: Final = 0.002   # with less a call would only make work that nobody waits for
 ATTEMPTS_MAX = 3
 BACKOFF_SECONDS = 0.05            # doubled for the third attempt; only when there is no other replica
 
-_UNAVAILABLE = 14
 _CANCELLED = 1
 
 Metadata = Iterable[tuple[str, str | bytes]]
@@ -255,7 +255,8 @@ class MeshChannel(grpc.aio.Channel):
         """Whether a call that failed may be sent again."""
         if len(tried) >= ATTEMPTS_MAX - 1:
             return False
-        if not isinstance(error, _NeverSent) and not (repeatable and _worth_repeating(error) and self._budget.take()):
+        unserved = isinstance(error, _NeverSent) or error.is_unserved
+        if not unserved and not (repeatable and worth_repeating(error) and self._budget.take()):
             return False
         return deadline - monotonic() >= CALL_SECONDS_MIN
 
@@ -278,7 +279,7 @@ class MeshChannel(grpc.aio.Channel):
             healthy = True
         except AioRpcError as problem:
             error = _NeverSent() if never_sent(problem) else from_rpc_error(problem)
-            healthy = not isinstance(error, NeighbourUnavailable | DeadlineExceeded) or has_details(problem)
+            healthy = speaks_well_of_replica(error, problem)
             raise error from problem
         except asyncio.CancelledError:
             task = asyncio.current_task()
@@ -352,7 +353,7 @@ class MeshChannel(grpc.aio.Channel):
             healthy = True
         except AioRpcError as problem:
             error = _NeverSent() if never_sent(problem) else from_rpc_error(problem)
-            healthy = not isinstance(error, NeighbourUnavailable | DeadlineExceeded) or has_details(problem)
+            healthy = speaks_well_of_replica(error, problem)
             raise error from problem
         except asyncio.CancelledError:
             task = asyncio.current_task()
@@ -387,11 +388,6 @@ def _grpc_code(error: MeshError) -> int:
             return 4
         case _:
             return 3
-
-
-def _worth_repeating(error: RemoteError) -> bool:
-    """UNAVAILABLE of the sibling itself. What the sibling says about *its* neighbours it has repeated by itself; repeating that multiplies."""
-    return isinstance(error, NeighbourUnavailable) or (error.grpc_code == _UNAVAILABLE and error.reason != "NEIGHBOUR_UNAVAILABLE")
 
 
 def _not_offered(*_args: Any, **_options: Any) -> Any:

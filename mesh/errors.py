@@ -162,9 +162,11 @@ class RemoteError(MeshError):
         domain: proto package of the reason, e.g. "paymesh.order.v1".
         grpc_code: number of the gRPC status.
         is_replayed: it is the answer of an earlier call with the same idempotency key.
+        is_unserved: the sibling refused before it looked at the call, so any call may go to another replica.
     """
 
     is_replayed = False
+    is_unserved = False
 
     def __init__(self, message: str = "", *, remote_reason: str, domain: str, grpc_code: int, fields: Mapping[str, str] | None = None,
                  retry_after_seconds: float | None = None, **metadata: str | int) -> None:

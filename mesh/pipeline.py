@@ -55,6 +55,7 @@ _ROUNDING_SECONDS = 0.2  # grpc-timeout is rounded up, by 100 ms above 10 s: a c
 _NO_TRACE = Trace("0" * 32, sampled=False)
 ASKED_BYTES_MAX = 256  # of a request that is remembered with its caller's token
 ASKED_MAX = 4          # requests remembered with a token
+ASKED_ENTRY_BYTES = 1536  # message, key and slots of one, measured and rounded up
 
 log = get_logger()
 
@@ -246,6 +247,7 @@ class _Method:
             if len(user.asked) >= ASKED_MAX:
                 user.asked.clear()
             user.asked[key] = (call.caller, request)
+            user.charge(len(raw) + ASKED_ENTRY_BYTES)
             return request
         call.caller, request = asked
         return request

@@ -237,33 +237,3 @@ class Replicas:
         await asyncio.gather(*(replica.channel.close(grace_seconds) for replica in self._all.values()))
         self._all.clear()
         self._recount()
-
-
-class RetryBudget:
-    """Keeps retries a small share of the calls, so that a service in trouble is not hit harder: a tenth of recent calls, and ten at any time."""
-
-    CALLS_PER_RETRY = 10
-    RETRIES_MIN = 10
-    RETRIES_MAX = 100
-    REFILL_PER_SECOND = 1
-
-    def __init__(self, *, now: Callable[[], float] = monotonic) -> None:
-        self._now = now
-        self._credit: float = self.RETRIES_MIN * self.CALLS_PER_RETRY  # in calls
-        self._at = now()
-
-    def called(self) -> None:
-        """A first attempt was made."""
-        self._credit = min(self.RETRIES_MAX * self.CALLS_PER_RETRY, self._credit + 1)
-
-    def take(self) -> bool:
-        """Whether a further attempt may be made."""
-        now = self._now()
-        least = self.RETRIES_MIN * self.CALLS_PER_RETRY
-        if self._credit < least:
-            self._credit = min(least, self._credit + (now - self._at) * self.REFILL_PER_SECOND * self.CALLS_PER_RETRY)
-        self._at = now
-        if self._credit < self.CALLS_PER_RETRY:
-            return False
-        self._credit -= self.CALLS_PER_RETRY
-        return True

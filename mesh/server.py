@@ -17,6 +17,7 @@ from grpc_reflection.v1alpha._async import ReflectionServicer
 from mesh.auth import CallerTokens, Role, UserTokens
 from mesh.call import AUTHORIZATION
 from mesh.clock import Clock
+from mesh.clock_skew import ClockWatch
 from mesh.discovery import Endpoint, Registrar
 from mesh.errors import MeshError, PermissionDenied, TokenInvalid, Unauthenticated
 from mesh.health import Health
@@ -80,8 +81,9 @@ class MeshServer:
             ValueError: a key file that is not what it should be.
         """
         self._settings = settings
-        self._user_tokens = user_tokens or UserTokens.from_settings(settings, clock=clock)
-        self._caller_tokens = caller_tokens or CallerTokens.from_settings(settings, clock=clock, ids=ids)
+        self.clock_watch = ClockWatch()
+        self._user_tokens = user_tokens or UserTokens.from_settings(settings, clock=clock, watch=self.clock_watch)
+        self._caller_tokens = caller_tokens or CallerTokens.from_settings(settings, clock=clock, ids=ids, watch=self.clock_watch)
         self._capture = Capture()
         self._server: grpc.aio.Server | None = None
         self._health = Health(())

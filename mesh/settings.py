@@ -8,6 +8,7 @@ development; `database_password_file`, `redis_password_file` and `consul_token_f
 from __future__ import annotations
 
 import ipaddress
+import re
 from pathlib import Path
 from typing import Any, Literal, Self
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -16,19 +17,28 @@ from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 COMMON_PREFIX = "PAYMESH_"
+_TEXT = re.compile(rb"[\x20-\x7e]+")
 SECRET_BYTES_MIN = 32  # a shorter HMAC-SHA256 key is weaker than the hash (RFC 7518, 3.2)
 
 
 def read_secret(path: Path) -> bytes:
-    """The secret in a file, without surrounding white space.
+    """The secret in a file by which we sign; see `read_secrets`."""
+    return read_secrets(path)[0]
+
+
+def read_secrets(path: Path) -> tuple[bytes, ...]:
+    """The secrets in a file, one per line: the first signs, all of them verify. With two, one takes over from the other
+    while both live. A file that is no text is one secret.
 
     Raises:
-        ValueError: fewer than 32 bytes. OSError: the file cannot be read.
+        ValueError: no secret, or one with fewer than 32 bytes. OSError: the file cannot be read.
     """
-    secret = path.read_bytes().strip()
-    if len(secret) < SECRET_BYTES_MIN:
+    content = path.read_bytes().strip()
+    lines = [line.strip() for line in content.splitlines() if line.strip()]
+    secrets_ = lines if content.isascii() and all(_TEXT.fullmatch(line) for line in lines) else [content]
+    if not secrets_ or any(len(secret) < SECRET_BYTES_MIN for secret in secrets_):
         raise ValueError(f"{path}: a secret has at least {SECRET_BYTES_MIN} bytes")
-    return secret
+    return tuple(secrets_)
 
 
 def read_password(path: Path) -> str:
@@ -123,8 +133,16 @@ class MeshSettings(BaseSettings):
     allow_plaintext: bool = False                           # plaintext beyond loopback
 
     user_token_issuer: str = Field("paymesh", min_length=1)
+    user_token_audience: str = Field("paymesh", min_length=1)
+    user_token_types: list[str] = Field(["at+jwt"], min_length=1)  # `typ`; providers that do not follow RFC 9068 write "JWT"
+    user_token_roles_claims: list[str] = Field(["roles"], min_length=1)  # e.g. ["realm_access.roles"] or ["permissions", "scope"]
+    user_token_role_names: dict[str, Literal["user", "merchant", "admin"]] = {}  # the provider's word -> ours, besides our own
+    user_token_default_role: Literal["", "user"] = ""       # of a token without a role of ours
+    user_token_merchant_claim: str = Field("merchant_id", min_length=1)
+    user_token_default_merchant: str = Field("", pattern=r"^[a-z0-9_-]{0,32}$")  # of buyers without that claim; "": they are refused
     user_token_jwks_file: Path | None = None                # public keys: RS256, ES256, EdDSA
     user_token_secret_file: Path | None = None              # HS256; never in production
+    user_tokens_revoked_file: Path | None = None            # see mesh/revocations.py; need not be there
     caller_key_file: Path | None = None                     # our Ed25519 private key, PEM
     caller_keys_dir: Path | None = None                     # `<service>.pub.pem` of every service that may call us
     page_token_secret_file: Path | None = None

@@ -17,6 +17,7 @@ from paymesh.common.v1 import errors_pb2 as common_errors
 from paymesh.options.v1 import options_pb2
 
 from mesh.call import REPLAYED
+from mesh.clock_skew import UNSERVED
 from mesh.errors import DeadlineExceeded, MeshError, MoneyError, NeighbourUnavailable, Outcome, RemoteError
 
 COMMON = "paymesh.common.v1"
@@ -183,6 +184,7 @@ def _bounded(pairs: Mapping[str, str]) -> dict[str, str]:
 
 # Inward
 
+_UNAVAILABLE = 14
 _COMMON_REASONS = {3: "INVALID_ARGUMENT", 5: "NOT_FOUND", 7: "PERMISSION_DENIED", 10: "CONFLICT", 12: "UNIMPLEMENTED", 16: "UNAUTHENTICATED"}
 
 
@@ -248,6 +250,7 @@ def _remote(status: status_pb2.Status, info: error_details_pb2.ErrorInfo, code: 
         retry_after_seconds=retry.retry_delay.ToNanoseconds() / 1e9 if retry.HasField("retry_delay") else None,
     )
     remote.metadata = dict(info.metadata)
+    remote.is_unserved = code == _UNAVAILABLE and remote.metadata.pop(UNSERVED, "") != ""  # said to us, not to our callers
     if isinstance(remote, RemoteMoneyError):
         name = common_errors.Outcome.Name(money.outcome).removeprefix("OUTCOME_") if money.outcome in common_errors.Outcome.values() else ""
         remote.outcome = Outcome(name) if name in Outcome.__members__ else None

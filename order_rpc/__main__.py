@@ -10,6 +10,7 @@ import uvloop
 from mesh import failpoints, logs, migrations
 from mesh.client import MeshChannel
 from mesh.clock import SystemClock
+from mesh.database_clock import clock_worker
 from mesh.db import open_database
 from mesh.discovery.opening import open_discovery, open_registrar
 from mesh.errors import MeshError
@@ -49,7 +50,8 @@ async def run(settings: OrderSettings) -> None:
     closers = [payment_channel.close, seckill_channel.close, discovery.close, db.close]
     if redis is not None:
         closers.append(redis.aclose)
-    await serve(settings, server, open_registrar(settings), workers=app.workers, closers=closers)
+    workers = [*app.workers, clock_worker(db, clock=clock, watch=server.clock_watch)]
+    await serve(settings, server, open_registrar(settings), workers=workers, closers=closers)
 
 
 def main() -> None:

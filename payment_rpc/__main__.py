@@ -9,6 +9,7 @@ import uvloop
 from mesh import failpoints, logs, migrations
 from mesh.client import MeshChannel
 from mesh.clock import SystemClock
+from mesh.database_clock import clock_worker
 from mesh.db import open_database
 from mesh.discovery.opening import open_discovery, open_registrar
 from mesh.errors import MeshError
@@ -54,7 +55,8 @@ async def run(settings: PaymentSettings) -> None:
     closers = [order_channel.close, discovery.close, sandbox.aclose, db.close]
     if redis is not None:
         closers.append(redis.aclose)
-    await serve(settings, server, open_registrar(settings), workers=app.workers, closers=closers)
+    workers = [*app.workers, clock_worker(db, clock=clock, watch=server.clock_watch)]
+    await serve(settings, server, open_registrar(settings), workers=workers, closers=closers)
 
 
 def _sandbox(settings: PaymentSettings) -> SandboxChannel:

@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 from mesh import failpoints, logs, migrations
 from mesh.client import MeshChannel
 from mesh.clock import SystemClock
+from mesh.database_clock import clock_worker
 from mesh.db import open_database
 from mesh.discovery.opening import open_discovery, open_registrar
 from mesh.errors import MeshError, Unavailable
@@ -58,7 +59,7 @@ async def run(settings: SeckillSettings) -> None:
                      page_tokens=PageTokens.from_settings(settings), tickets=tickets, allocations=Allocations(order_channel), settings=settings)
     await app.registry.refresh()
     app.add_to(server)
-    await serve(settings, server, open_registrar(settings), workers=app.workers,
+    await serve(settings, server, open_registrar(settings), workers=[*app.workers, clock_worker(db, clock=clock, watch=server.clock_watch)],
                 closers=[order_channel.close, discovery.close, db.close, redis.aclose])
 
 

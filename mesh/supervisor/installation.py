@@ -91,6 +91,11 @@ class Installation:
         """The file of one of `SECRETS`."""
         return self.keys_dir / f"{name}.secret"
 
+    @property
+    def revoked_file(self) -> Path:
+        """User tokens that are not believed any more; need not be there."""
+        return self.keys_dir / "revoked-tokens.jsonl"
+
     def caller_key_file(self, service: str) -> Path:
         """The Ed25519 private key of a service, PEM."""
         return self.keys_dir / f"{service}.pem"

@@ -149,6 +149,7 @@ class _Builder:
             "PAYMESH_DISCOVERY": self._discovery,
             "PAYMESH_STATIC_TARGETS": json.dumps(self._grpc()),
             "PAYMESH_CALLER_KEYS_DIR": str(installation.public_keys_dir),
+            "PAYMESH_USER_TOKENS_REVOKED_FILE": str(installation.revoked_file),
             "PAYMESH_PAGE_TOKEN_SECRET_FILE": str(installation.secret_file("page_token")),
             "PAYMESH_GRACE_SECONDS": f"{STOP_SECONDS - 2:g}",  # inside the supervisor's patience
             "PAYMESH_REDIS_URL": redis_url,

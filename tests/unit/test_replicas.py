@@ -14,7 +14,8 @@ from grpc import ChannelConnectivity
 from mesh.discovery import Endpoint
 from mesh.discovery.static import StaticDiscovery
 from mesh.errors import NeighbourUnavailable
-from mesh.replicas import EJECTION_SECONDS, Replica, Replicas, RetryBudget
+from mesh.replicas import EJECTION_SECONDS, Replica, Replicas
+from mesh.retries import RetryBudget
 
 READY, CONNECTING, FAILING = ChannelConnectivity.READY, ChannelConnectivity.CONNECTING, ChannelConnectivity.TRANSIENT_FAILURE
 

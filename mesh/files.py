@@ -1,0 +1,92 @@
+"""Files that are replaced while a process runs: keys, certificates, lists. They are read again when they change.
+
+A look costs one `stat` per file, so it is taken on the way of a call, at most once a second. What cannot be read keeps the value that was there: a
+rotation that is half done must not stop a process that works.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from time import monotonic
+from typing import Generic, TypeVar
+
+from mesh.logs import get_logger
+
+LOOK_SECONDS = 1.0
+
+Value = TypeVar("Value")
+Signature = tuple[tuple[str, int, int, int, int] | tuple[str], ...]
+
+log = get_logger()
+
+
+def signature_of(files: Iterable[Path]) -> Signature:
+    """What differs when one of these files was replaced, written or removed."""
+    found: list[tuple[str, int, int, int, int] | tuple[str]] = []
+    for file in files:
+        try:
+            status = file.stat()
+        except OSError:
+            found.append((str(file),))
+        else:
+            found.append((str(file), status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino))
+    return tuple(found)
+
+
+class Reloaded(Generic[Value]):
+    """What files hold. `version` counts how often it was read, for whoever keeps something that follows from it."""
+
+    __slots__ = ("_files", "_look_at", "_name", "_now", "_read", "_signature", "value", "version")
+
+    def __init__(
+        self,
+        name: str,
+        read: Callable[[], Value],
+        files: Callable[[], Iterable[Path]],
+        *,
+        now: Callable[[], float] = monotonic,
+    ) -> None:
+        """
+        Args:
+            name: what it is, for the log.
+            read: reads the files; raises OSError or ValueError.
+            files: which files they are; asked at each look, because a directory may get new ones.
+            now: monotonic seconds.
+
+        Raises:
+            OSError, ValueError: what `read` raises. There is no earlier value to keep.
+        """
+        self._name = name
+        self._read = read
+        self._files = files
+        self._now = now
+        self._look_at = now() + LOOK_SECONDS
+        self._signature = signature_of(files())  # before reading: what changes meanwhile is read again
+        self.value = read()
+        self.version = 1
+
+    def get(self) -> Value:
+        """The value, read again when a file changed."""
+        if self._now() >= self._look_at:
+            self._look()
+        return self.value
+
+    def _look(self) -> None:
+        self._look_at = self._now() + LOOK_SECONDS
+        signature = signature_of(self._files())
+        if signature == self._signature:
+            return
+        self._signature = signature
+        try:
+            self.value = self._read()
+        except (OSError, ValueError) as problem:
+            log.error("files_not_taken", alert=True, what=self._name, problem=str(problem))
+            return
+        self.version += 1
+        log.info("files_read_again", what=self._name)
+
+
+def fixed(value: Value) -> Reloaded[Value]:
+    """A value that comes from no file."""
+    return Reloaded("", lambda: value, tuple)

@@ -1,0 +1,69 @@
+"""What both kinds of tokens have in common: their form, their type and a signature by a key of ours. The algorithm comes from our own key record,
+never from the token."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+import jwt
+import msgspec
+
+from mesh.claims import Claims, invalid, read_claims
+from mesh.jwks import Key
+
+TOKEN_BYTES_MAX = 8192
+REMEMBER_SECONDS: Final = 60  # how long a verified token is believed without looking again
+
+_COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", re.ASCII)
+_JWS = jwt.PyJWS()
+
+
+class Header(msgspec.Struct, frozen=True):
+    alg: str
+    typ: str
+    kid: str = ""
+
+
+def verified(token: str, keys: Mapping[str, Key], token_types: frozenset[str]) -> tuple[Header, Claims, dict[str, Any]]:
+    """Header and claims of a token whose form, type and signature are right. Claims are typed, not yet judged."""
+    if len(token) > TOKEN_BYTES_MAX or _COMPACT.fullmatch(token) is None:
+        raise invalid("form")
+    try:
+        header = msgspec.json.decode(_unbase64(token[: token.index(".")]), type=Header)
+    except (msgspec.MsgspecError, binascii.Error, ValueError, RecursionError):
+        raise invalid("form") from None
+    if header.typ.lower().removeprefix("application/") not in token_types:  # RFC 7515, 4.1.9
+        raise invalid("type")
+    key = keys.get(header.kid)
+    if key is None:
+        raise invalid("key")
+    for material in (key.material, *key.previous):
+        try:
+            payload = _JWS.decode_complete(token, material, algorithms=[key.algorithm])["payload"]
+        except (jwt.PyJWTError, ValueError, TypeError):
+            continue
+        return header, *read_claims(payload)
+    raise invalid("signature")
+
+
+def judge(claims: Claims, *, issuer: str, audience: str, lifetime_seconds_max: int) -> None:
+    """What does not depend on our clock."""
+    if claims.iss != issuer:
+        raise invalid("issuer")
+    if audience not in ([claims.aud] if isinstance(claims.aud, str) else claims.aud):
+        raise invalid("audience")
+    if not 0 < claims.exp - claims.iat <= lifetime_seconds_max:
+        raise invalid("lifetime")
+
+
+def begins(claims: Claims) -> float:
+    """The moment before which a token is not good, in seconds since 1970."""
+    return max(claims.iat, claims.nbf or 0)
+
+
+def _unbase64(text: str) -> bytes:
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
