@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Final
 
-import buf.validate.validate_pb2  # noqa: F401  registers the extensions, so that field rules are readable from options
+import paymesh.validate_rules  # noqa: F401  registers the extensions, so that field rules are readable from options
 from google.api import annotations_pb2, http_pb2
 from google.protobuf import descriptor_pb2, message_factory
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor, ServiceDescriptor

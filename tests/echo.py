@@ -46,7 +46,7 @@ def compiled(proto: str) -> descriptor_pb2.FileDescriptorProto:
 @cache
 def echo_file() -> Any:
     """Compiles echo.proto into the default pool, as a generated module would."""
-    import buf.validate.validate_pb2  # noqa: F401 - as above
+    import paymesh.validate_rules  # noqa: F401 - as above
 
     pool = descriptor_pool.Default()
     pool.AddSerializedFile(compiled("echo.proto").SerializeToString())

@@ -11,9 +11,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import buf.validate.validate_pb2  # noqa: F401 - puts what ticker.proto imports into the pool
 import grpc
 import httpx
+import paymesh.validate_rules  # noqa: F401 - puts what ticker.proto imports into the pool
 from google.api import annotations_pb2  # noqa: F401 - as above
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from paymesh.options.v1 import options_pb2  # noqa: F401 - as above

@@ -14,21 +14,30 @@ import tempfile
 from pathlib import Path
 
 from grpc_tools import protoc
-from vendored_protos import vendored
+from vendored_protos import validate_descriptor, vendored
 
 ROOT = Path(__file__).resolve().parent.parent
 PROTOS = ROOT / "protos"
 GENERATED = ROOT / "generated"
 WELL_KNOWN = Path(protoc.__file__).parent / "_proto"
 
-VALIDATE_SHIM = '''"""buf.validate from the protovalidate wheel: adds its descriptor to the default pool, where generated modules look for it."""
+# buf.validate needs no package of its own: its descriptor is all that generated modules look for. So the stubs neither depend on protovalidate nor
+# own the top-level name `buf`.
+VALIDATE_MODULE = '''"""Registers buf/validate/validate.proto, which generated modules import, where nobody else has."""
 
-from google.protobuf import descriptor_pool as _pool
+from pathlib import Path
+
 from google.protobuf import descriptor_pb2, duration_pb2, field_mask_pb2, timestamp_pb2  # noqa: F401  its imports go first
-from protovalidate._gen.buf.validate.validate_pb import _DESC as _desc
+from google.protobuf import descriptor_pool as _pool
 
-DESCRIPTOR = _pool.Default().AddSerializedFile(bytes(_desc.proto.to_binary()))
+_NAME = "buf/validate/validate.proto"
+
+try:
+    DESCRIPTOR = _pool.Default().FindFileByName(_NAME)
+except KeyError:
+    DESCRIPTOR = _pool.Default().AddSerializedFile(Path(__file__).with_name("validate_rules.binpb").read_bytes())
 '''
+_VALIDATE_IMPORT = b"from buf.validate import validate_pb2 as"
 
 
 def run_protoc(*arguments: str) -> None:
@@ -53,8 +62,6 @@ def write_packages(folder: Path) -> None:
 def build(target: Path) -> None:
     """Compiles our protos into an empty folder."""
     sources = sorted(str(path) for path in (PROTOS / "paymesh").rglob("*.proto"))
-    validate_package = target / "buf" / "validate"
-    validate_package.mkdir(parents=True)
     (target / "paymesh").mkdir()
     includes = [f"-I{PROTOS}", f"-I{WELL_KNOWN}"]
     run_protoc(*includes, f"--python_out={target}", f"--grpc_python_out={target}", f"--mypy_out=quiet:{target}",
@@ -62,13 +69,15 @@ def build(target: Path) -> None:
     run_protoc(*includes, "--include_imports", "--include_source_info",
                f"--descriptor_set_out={target / 'paymesh' / 'descriptors.binpb'}", *sources)
     write_packages(target / "paymesh")
-    write_packages(target / "buf")
-    (validate_package / "validate_pb2.py").write_text(VALIDATE_SHIM)
+    (target / "paymesh" / "validate_rules.py").write_text(VALIDATE_MODULE)
+    (target / "paymesh" / "validate_rules.binpb").write_bytes(validate_descriptor().SerializeToString(deterministic=True))
+    for module in (target / "paymesh").rglob("*_pb2.py"):
+        module.write_bytes(module.read_bytes().replace(_VALIDATE_IMPORT, b"from paymesh import validate_rules as"))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Relative path -> bytes of every file that this program writes."""
-    return {str(path.relative_to(folder)): path.read_bytes() for package in ("paymesh", "buf") for path in sorted((folder / package).rglob("*"))
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted((folder / "paymesh").rglob("*"))
             if path.is_file() and "__pycache__" not in path.parts}
 
 
