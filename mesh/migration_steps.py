@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import mysql
 
-from mesh.db import Identifier
+from mesh.db import BigInt, Identifier
 
+_OPTIONS: dict[str, Any] = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin"}
 _ROLES = ("user", "merchant", "admin")
 
 
@@ -32,6 +35,27 @@ def downgrade_to_first_version() -> None:
     with op.batch_alter_table("receipt") as receipt:
         receipt.drop_constraint(op.f("ck_receipt_state"), type_="check")
         receipt.alter_column("caller", existing_type=Identifier(128), type_=Identifier(80), existing_nullable=False)
+
+
+def chain_logs(*logs: str) -> None:
+    """Makes the heads of chains, and room for the places in them. The columns are added at once, without a copy of the table."""
+    op.create_table(
+        "log_chain", sa.Column("log", Identifier(32), nullable=False), sa.Column("entity", Identifier(160), nullable=False),
+        sa.Column("length", sa.BigInteger, nullable=False), sa.Column("purged", sa.BigInteger, nullable=False),
+        sa.Column("hash", Identifier(64), nullable=False), sa.PrimaryKeyConstraint("log", "entity", name="pk_log_chain"),
+        sa.CheckConstraint("purged >= 0 AND purged <= length", name=op.f("ck_log_chain_purged")), **_OPTIONS)
+    for log in logs:
+        op.add_column(log, sa.Column("chain_seq", BigInt, nullable=True))
+        op.add_column(log, sa.Column("chain_hash", Identifier(64), nullable=True))
+
+
+def unchain_logs(*logs: str) -> None:
+    """Takes it back."""
+    for log in logs:
+        with op.batch_alter_table(log) as table:
+            table.drop_column("chain_hash")
+            table.drop_column("chain_seq")
+    op.drop_table("log_chain")
 
 
 def _name_people() -> None:

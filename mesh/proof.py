@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.db import Database
 from mesh.events import destination
+from mesh.log_chain import Log, broken_chains
 from mesh.outbox import OUTBOX
 
 FOUND_MAX = 100  # per check: a person looks at the first, not at the thousandth
@@ -239,6 +240,13 @@ async def check_outbox(db: Database, allowance: Allowance) -> AsyncIterator[Viol
     for violation in await check(db, "outbox_late", waiting if allowance.strict else waiting.where(late),
                                  "{tag} about {aggregate_id} has not reached {destination} after {attempts} attempts: {last_error}"):
         yield violation
+
+
+async def check_logs(db: Database, *logs: Log) -> AsyncIterator[Violation]:
+    """Every chained log says what was written, all of it and nothing else."""
+    for log in logs:
+        async for broken in broken_chains(db, log):
+            yield Violation(check="log_chained", subject=broken.entity, detail=f"its {broken.log}: {broken.detail}")
 
 
 async def waiting_events(db: Database) -> int:

@@ -7,6 +7,7 @@ the winner's receipt.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -57,6 +58,11 @@ class ReceiptKey:
     caller: str
     method: str
     key: str
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over all of it; hex. What a row remembers of the call that made it."""
+        return hashlib.sha256(f"{self.merchant_id}\n{self.caller}\n{self.method}\n{self.key}".encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

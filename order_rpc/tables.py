@@ -22,6 +22,7 @@ from sqlalchemy.dialects import mysql
 
 from mesh.db import BigInt, Identifier, UtcMillis, metadata_with_names
 from mesh.inbox import INBOX
+from mesh.log_chain import LOG_CHAIN, Log, chain_columns
 from mesh.outbox import OUTBOX
 from mesh.receipts import RECEIPT
 from order_rpc.domain.order import OrderState, StockSource
@@ -31,7 +32,7 @@ from order_rpc.domain.refund import RefundState, RefundStatus
 from order_rpc.domain.statistics import Figure
 
 metadata = metadata_with_names()
-for _table in (RECEIPT, OUTBOX, INBOX):
+for _table in (RECEIPT, OUTBOX, INBOX, LOG_CHAIN):
     _table.to_metadata(metadata)
 
 _MERCHANT = Identifier(32)
@@ -97,6 +98,7 @@ STOCK_MOVEMENT = Table(
     Column("reference", Identifier(64), nullable=False),
     Column("trace_id", Identifier(32), nullable=False),
     Column("created_at", UtcMillis, nullable=False),
+    *chain_columns(),
     CheckConstraint(one_of("kind", MovementKind), name="kind"),
     Index("ix_stock_movement_sku_id", "merchant_id", "sku_id", "id"),
 )
@@ -232,6 +234,7 @@ ORDER_AUDIT = Table(
     Column("trace_id", Identifier(32), nullable=False),
     Column("needs_attention", Boolean, nullable=False),
     Column("created_at", UtcMillis, nullable=False),
+    *chain_columns(),
     ForeignKeyConstraint(["merchant_id", "order_id"], ["orders.merchant_id", "orders.order_id"]),
     Index("ix_order_audit_order_id", "merchant_id", "order_id", "id"),
 )
@@ -304,3 +307,9 @@ STATISTIC_ENTRY = Table(
     Column("count", BigInteger, nullable=False),
     Column("amount_minor", BigInteger, nullable=False),
 )
+
+# Logs that are evidence; each row continues the one before it.
+MOVEMENT_LOG = Log(table=STOCK_MOVEMENT, key="id", entity=("merchant_id", "sku_id"), said=(
+    "merchant_id", "sku_id", "kind", "quantity", "available_after", "reason", "operator", "reference", "trace_id", "created_at"))
+AUDIT_LOG = Log(table=ORDER_AUDIT, key="id", entity=("merchant_id", "order_id"), said=(
+    "merchant_id", "order_id", "from_state", "to_state", "event", "event_id", "operator", "remark", "trace_id", "needs_attention", "created_at"))

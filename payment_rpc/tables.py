@@ -7,11 +7,12 @@ from sqlalchemy.dialects.mysql import LONGTEXT
 
 from mesh.db import BigInt, Identifier, UtcMillis, metadata_with_names
 from mesh.inbox import INBOX
+from mesh.log_chain import LOG_CHAIN, Log, chain_columns
 from mesh.outbox import OUTBOX
 from mesh.receipts import RECEIPT
 
 metadata = metadata_with_names()
-for shared in (RECEIPT, OUTBOX, INBOX):
+for shared in (RECEIPT, OUTBOX, INBOX, LOG_CHAIN):
     shared.to_metadata(metadata)
 
 PAYMENT = Table(
@@ -43,6 +44,9 @@ PAYMENT = Table(
     Column("next_action_kind", String(16), nullable=True),
     Column("next_action_value", Text, nullable=True),
     Column("ledger_head", Identifier(64), nullable=False),
+    # Which idempotency key began it (a digest), NULL for none; and a digest of this row with the version that it was written in. For the audit.
+    Column("receipt_digest", Identifier(64), nullable=True),
+    Column("seal", Identifier(80), nullable=True),
     Column("version", Integer, nullable=False),
     Column("paid_at", UtcMillis, nullable=True),
     Column("expires_at", UtcMillis, nullable=False),
@@ -87,6 +91,7 @@ ATTEMPT = Table(
     Index("ix_attempt_payment", "payment_id", "attempt_id"),
     Index("ix_attempt_due", "next_query_at", "attempt_id"),
     Index("ix_attempt_captured", "channel", "captured_at", "attempt_id"),
+    Index("ix_attempt_trade_no", "channel_trade_no"),
 )
 
 REFUND = Table(
@@ -125,6 +130,7 @@ REFUND = Table(
     Index("ix_refund_order", "merchant_id", "order_id", "refund_id"),
     Index("ix_refund_due", "next_query_at", "refund_id"),
     Index("ix_refund_refunded", "channel", "refunded_at", "refund_id"),
+    Index("ix_refund_channel_refund_no", "channel_refund_no"),
 )
 
 # Open until order_rpc decides that nobody may pay any more; every new payment locks it first (PROTOCOLS 1, Closing).
@@ -188,6 +194,7 @@ WALLET_ENTRY = Table(
     Column("payment_id", Identifier(32), nullable=False),
     Column("refund_id", Identifier(32), nullable=False),
     Column("created_at", UtcMillis, nullable=False),
+    *chain_columns(),
     # The wallet's version with this entry: the order of changes, which ids made by several processes do not give.
     UniqueConstraint("merchant_id", "user_id", "currency", "seq", name="uq_wallet_entry_seq"),
     # One payment or refund changes a wallet once.
@@ -287,6 +294,7 @@ CHANNEL_CALLBACK = Table(
     Column("last_received_at", UtcMillis, nullable=False),
     Column("finished_at", UtcMillis, nullable=True),
     Column("expires_at", UtcMillis, nullable=False),
+    *chain_columns(),
     # An event counts once: NULLs do not collide.
     UniqueConstraint("channel", "dedupe_key", name="uq_channel_callback_dedupe"),
     CheckConstraint("kind IN ('CALLBACK', 'HINT')", name="kind"),
@@ -314,8 +322,18 @@ SCAN_ACTION = Table(
     Column("reason", String(64), nullable=False),
     Column("duration_ms", Integer, nullable=False),
     Column("acted_at", UtcMillis, nullable=False),
+    *chain_columns(),
     CheckConstraint("action IN ('QUERY', 'CLOSE', 'SUBMIT', 'NOTIFY')", name="action"),
     CheckConstraint("duration_ms >= 0", name="duration"),
     Index("ix_scan_action_payment", "payment_id", "id"),
     Index("ix_scan_action_acted_at", "acted_at"),
 )
+
+# Logs that are evidence; each row continues the one before it. A genuine callback is a chain of its own: nobody waits for it.
+WALLET_LOG = Log(table=WALLET_ENTRY, key="entry_id", entity=("merchant_id", "currency", "user_id"), said=(
+    "entry_id", "merchant_id", "user_id", "currency", "seq", "kind", "amount_minor", "balance_after_minor", "payment_id", "refund_id", "created_at"))
+SCAN_LOG = Log(table=SCAN_ACTION, key="id", entity=("payment_id",), said=(
+    "payment_id", "attempt_id", "refund_id", "action", "state_before", "state_after", "result", "reason", "duration_ms", "acted_at"))
+CALLBACK_LOG = Log(table=CHANNEL_CALLBACK, key="callback_id", entity=("callback_id",), said=(
+    "callback_id", "channel", "kind", "dedupe_key", "payload", "payload_encoding", "payload_bytes", "payload_digest", "sent_timestamp", "nonce",
+    "signature_digest", "signature_valid", "trace_id", "received_at"))

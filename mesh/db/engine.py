@@ -44,7 +44,7 @@ def open_database(url: str, metadata: MetaData, *, pool_size: int = 16, unit_tim
     else:
         writer, reader = _mysql(parsed, pool_size, pool_timeout_seconds, statement_seconds)
     return Database(writer=writer, reader=reader, metadata=metadata, unit_timeout_seconds=unit_timeout_seconds,
-                    retry_constraints=frozenset({"pk_receipt", "pk_inbox", *retry_constraints}))
+                    retry_constraints=frozenset({"pk_receipt", "pk_inbox", "pk_log_chain", *retry_constraints}))
 
 
 def _mysql(url: URL, pool_size: int, pool_timeout_seconds: float, statement_seconds: float) -> tuple[AsyncEngine, AsyncEngine]:

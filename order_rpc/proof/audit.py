@@ -13,12 +13,14 @@ from sqlalchemy import ColumnElement, Select, and_, case, func, or_, select, tup
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.db import Database
-from mesh.proof import OVERDUE, Allowance, OrderFacts, OrderKey, Violation, check, check_outbox
+from mesh.proof import OVERDUE, Allowance, OrderFacts, OrderKey, Violation, check, check_logs, check_outbox
 from order_rpc.domain.order import OrderState, StockSource
 from order_rpc.domain.payment import Disposition
 from order_rpc.tables import (
     ALLOCATION,
+    AUDIT_LOG,
     COMMITTED,
+    MOVEMENT_LOG,
     ORDER_AUDIT,
     ORDER_ITEM,
     ORDERS,
@@ -38,6 +40,8 @@ _O, _I, _R, _S, _H, _D = ORDERS.c, ORDER_ITEM.c, RESERVATION.c, STOCK.c, ORDER_A
 async def violations(db: Database, allowance: Allowance) -> AsyncIterator[Violation]:
     """Everything that does not hold."""
     async for violation in check_outbox(db, allowance):
+        yield violation
+    async for violation in check_logs(db, AUDIT_LOG, MOVEMENT_LOG):
         yield violation
     for name, query, detail in [*_unfinished(allowance), *_orders(), *_reservations(), *_stock()]:
         for violation in await check(db, name, query, detail):

@@ -9,8 +9,9 @@ from datetime import datetime
 from sqlalchemy import insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from mesh.log_chain import chained
 from order_rpc.domain.order import Order, OrderState
-from order_rpc.tables import ORDER_AUDIT
+from order_rpc.tables import AUDIT_LOG, ORDER_AUDIT
 
 _INSERT = insert(ORDER_AUDIT)
 REMARK_LENGTH_MAX = 200
@@ -46,11 +47,13 @@ async def append_audit(tx: AsyncConnection, order: Order, *rows: AuditRow, at: d
 
 async def append_audits(tx: AsyncConnection, rows: Sequence[tuple[Order, AuditRow]], *, at: datetime) -> None:
     """Adds to the histories of several orders."""
-    await tx.execute(_INSERT, [{
+    lines = [{
         "merchant_id": order.merchant_id, "order_id": order.order_id, "from_state": row.from_state, "to_state": row.to_state, "event": row.event,
         "event_id": row.event_id, "operator": row.operator, "remark": row.remark[:REMARK_LENGTH_MAX], "trace_id": row.trace_id,
         "needs_attention": row.needs_attention, "created_at": at,
-    } for order, row in rows])
+    } for order, row in rows]
+    # The order is locked, or made by this transaction: nobody else writes to its history now.
+    await tx.execute(_INSERT, await chained(tx, AUDIT_LOG, lines, begins=all(not row.from_state for _, row in rows)))
 
 
 async def history(tx: AsyncConnection, order: Order, *, after: int, limit: int) -> list[PastStep]:

@@ -11,10 +11,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.call import Caller
 from mesh.db import expect_one
+from mesh.log_chain import chained
 from mesh.money import Money
 from order_rpc.domain.errors import ProductNotFound
 from order_rpc.domain.product import Movement, MovementKind, Product, Stock
-from order_rpc.tables import PRODUCT, STOCK, STOCK_MOVEMENT
+from order_rpc.tables import MOVEMENT_LOG, PRODUCT, STOCK, STOCK_MOVEMENT
 
 _COLUMNS = (
     PRODUCT.c.merchant_id, PRODUCT.c.sku_id, PRODUCT.c.name, PRODUCT.c.price_minor, PRODUCT.c.currency, PRODUCT.c.first_available,
@@ -107,10 +108,11 @@ async def move_stock(tx: AsyncConnection, movement: Movement, *, trace_id: str) 
 
 async def log_movement(tx: AsyncConnection, movement: Movement, *, trace_id: str) -> Movement:
     """Adds one line to the log of a shelf."""
-    written: Any = await tx.execute(insert(STOCK_MOVEMENT).values(
-        merchant_id=movement.merchant_id, sku_id=movement.sku_id, kind=movement.kind, quantity=movement.quantity,
-        available_after=movement.available_after, reason=movement.reason, operator=movement.operator, reference=movement.reference,
-        trace_id=trace_id, created_at=movement.created_at))
+    [line] = await chained(tx, MOVEMENT_LOG, [{
+        "merchant_id": movement.merchant_id, "sku_id": movement.sku_id, "kind": movement.kind, "quantity": movement.quantity,
+        "available_after": movement.available_after, "reason": movement.reason, "operator": movement.operator, "reference": movement.reference,
+        "trace_id": trace_id, "created_at": movement.created_at}], begins=movement.kind is MovementKind.INITIAL)
+    written: Any = await tx.execute(insert(STOCK_MOVEMENT).values(line))
     return replace(movement, movement_id=int(written.inserted_primary_key[0]))
 
 

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.db import Database
 from mesh.outbox import OUTBOX
-from mesh.proof import OVERDUE, SETTLING, UNDELIVERED, Allowance, OrderKey, PaymentFacts, Violation, check, check_outbox
+from mesh.proof import OVERDUE, SETTLING, UNDELIVERED, Allowance, OrderKey, PaymentFacts, Violation, check, check_logs, check_outbox
 from mesh.receipts import RECEIPT
 from payment_rpc.domain import attempt as attempts
 from payment_rpc.domain import refund as refunds
@@ -21,7 +21,7 @@ from payment_rpc.domain.attempt import AttemptState
 from payment_rpc.domain.callback import CallbackKind, CallbackResult
 from payment_rpc.domain.payment import MONEY, TOP_UP, UNDECIDED, Disposition, PaymentState
 from payment_rpc.domain.refund import RefundState
-from payment_rpc.tables import ATTEMPT, ATTENTION, CHANNEL_CALLBACK, PAYMENT, REFUND
+from payment_rpc.tables import ATTEMPT, ATTENTION, CALLBACK_LOG, CHANNEL_CALLBACK, PAYMENT, REFUND, SCAN_LOG, WALLET_LOG
 from payment_rpc.usecases.messages import ORDER_DESTINATION
 from payment_rpc.usecases.verifying import Verifying
 
@@ -35,6 +35,8 @@ async def violations(db: Database, allowance: Allowance) -> AsyncIterator[Violat
     for problem in (await Verifying(db=db).verify()).violations:
         yield Violation(check=f"ledger_{problem.invariant}", subject=problem.subject, detail=problem.detail)
     async for violation in check_outbox(db, allowance):
+        yield violation
+    async for violation in check_logs(db, WALLET_LOG, SCAN_LOG, CALLBACK_LOG):
         yield violation
     for name, query, detail in [*_unfinished(allowance), *_nobodys_work(), *_impossible()]:
         for violation in await check(db, name, query, detail):

@@ -7,12 +7,13 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, bindparam, delete, insert, select, update
+from sqlalchemy import Row, bindparam, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from mesh import log_chain
 from mesh.db import insert_if_absent
 from payment_rpc.domain.callback import Callback, CallbackKind, CallbackResult, Subject
-from payment_rpc.tables import ATTEMPT, CHANNEL_CALLBACK
+from payment_rpc.tables import ATTEMPT, CALLBACK_LOG, CHANNEL_CALLBACK
 
 PURGE_BATCH = 500
 STORY_MAX = 500  # more than a person reads; a stranger who sends forgeries about one payment does not fill the memory of who looks at it
@@ -32,9 +33,11 @@ _PAYMENT_OF = select(ATTEMPT.c.payment_id).where(ATTEMPT.c.attempt_id == bindpar
 async def arrive(tx: AsyncConnection, callback: Callback) -> Callback:
     """Writes a verified message down, or counts its delivery when it came before; returns it as its row is now. The row stays locked until the end
     of the transaction: of equal messages at once, one goes on and the others wait to see what became of it."""
-    await insert_if_absent(tx, CHANNEL_CALLBACK, _values(callback))
+    values = log_chain.first(CALLBACK_LOG, _values(callback))
+    await insert_if_absent(tx, CHANNEL_CALLBACK, values)
     row = (await tx.execute(_LOCK_BY_KEY, {"of_channel": callback.channel, "key": callback.dedupe_key})).one()
     if row.callback_id == callback.callback_id:
+        await log_chain.begin(tx, CALLBACK_LOG, values)
         return callback
     await tx.execute(_AGAIN, {"id": row.callback_id, "now": callback.received_at})
     return _callback(row)
@@ -73,7 +76,7 @@ async def purge(tx: AsyncConnection, *, now: datetime) -> int:
     query = select(_C.callback_id).where(_C.expires_at <= now).order_by(_C.expires_at).limit(PURGE_BATCH)
     over = (await tx.execute(query)).scalars().all()
     if over:
-        await tx.execute(delete(CHANNEL_CALLBACK).where(_C.callback_id.in_(over)))
+        await log_chain.purge(tx, CALLBACK_LOG, over)
     return len(over)
 
 

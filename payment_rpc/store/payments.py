@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -12,7 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mesh.call import Caller
 from mesh.db import expect_one, insert_if_absent
 from mesh.errors import Outcome
+from mesh.log_chain import plain
 from mesh.money import Money
+from mesh.receipts import ReceiptKey
 from payment_rpc.domain.card import CardSummary
 from payment_rpc.domain.errors import PaymentNotFound
 from payment_rpc.domain.payment import Disposition, Failure, NextAction, Payment, PaymentState
@@ -36,8 +40,9 @@ _HOLDER = _OF_ORDER.where(PAYMENT.c.live_slot == 1)
 _LOCK_HOLDER = _HOLDER.with_for_update()
 _NEWEST = _in_order(_OF_ORDER.order_by(PAYMENT.c.payment_id.desc()).limit(1))
 # What never changes is not written again.
-_FIXED = frozenset({"payment_id", "merchant_id", "order_id", "user_id", "amount_minor", "currency", "payment_method", "channel", "card_brand",
-                    "card_last_four", "card_expiration_year", "card_expiration_month", "expires_at", "created_at"})
+_FIXED = frozenset({"payment_id", "receipt_digest", "merchant_id", "order_id", "user_id", "amount_minor", "currency", "payment_method", "channel",
+                    "card_brand", "card_last_four", "card_expiration_year", "card_expiration_month", "expires_at", "created_at"})
+_SEALED = tuple(column.name for column in _ALL if column.name not in ("seal", "receipt_digest"))
 _UPDATE = (update(PAYMENT).where(PAYMENT.c.payment_id == bindparam("key"), PAYMENT.c.version == bindparam("read_version"))
            .values({column.name: bindparam(f"new_{column.name}") for column in _ALL if column.name not in _FIXED}))
 # What an order's gate and its payments say about a new payment, in one statement.
@@ -71,9 +76,9 @@ async def all_of_order(tx: AsyncConnection, *, merchant_id: str, order_id: str) 
     return [_payment(row) for row in (await tx.execute(query)).all()]
 
 
-async def insert_payment(tx: AsyncConnection, payment: Payment) -> None:
-    """Adds a payment. Violates `uq_payment_live_slot` when the order has a live one."""
-    await tx.execute(_INSERT, _values(payment))
+async def insert_payment(tx: AsyncConnection, payment: Payment, *, receipt: ReceiptKey | None = None) -> None:
+    """Adds a payment, and the key of the call that began it. Violates `uq_payment_live_slot` when the order has a live one."""
+    await tx.execute(_INSERT, {**_values(payment), "receipt_digest": None if receipt is None else receipt.digest})
 
 
 async def save_payment(tx: AsyncConnection, payment: Payment, *, read_version: int) -> None:
@@ -205,7 +210,18 @@ def _payment(row: Row[Any]) -> Payment:
         updated_at=row.updated_at)
 
 
+def seal_of(values: Mapping[str, Any]) -> str:
+    """What `seal` says of a row: its version, and a digest of everything that payment_rpc wrote."""
+    said = [plain(values[name]) for name in _SEALED]
+    return f"{values['version']}:{hashlib.sha256(json.dumps(said, separators=(',', ':')).encode()).hexdigest()}"
+
+
 def _values(payment: Payment) -> dict[str, Any]:
+    values = _written(payment)
+    return {**values, "seal": seal_of(values)}
+
+
+def _written(payment: Payment) -> dict[str, Any]:
     failure, card, action = payment.failure, payment.card, payment.next_action
     return {
         "payment_id": payment.payment_id, "merchant_id": payment.merchant_id, "order_id": payment.order_id, "user_id": payment.user_id,

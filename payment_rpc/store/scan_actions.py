@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Row, delete, insert, select
+from sqlalchemy import Row, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from mesh import log_chain
 from payment_rpc.domain.scan import ScanAction, ScanEntry, ScanSubject
-from payment_rpc.tables import SCAN_ACTION
+from payment_rpc.tables import SCAN_ACTION, SCAN_LOG
 
 PURGE_BATCH = 1000
 _S = SCAN_ACTION.c
@@ -21,7 +22,7 @@ _MILLISECOND = timedelta(milliseconds=1)
 async def add(tx: AsyncConnection, entries: Sequence[ScanEntry]) -> None:
     """Writes what was done; nothing for nothing."""
     if entries:
-        await tx.execute(_INSERT, [_values(entry) for entry in entries])
+        await tx.execute(_INSERT, await log_chain.chained(tx, SCAN_LOG, [_values(entry) for entry in entries]))
 
 
 async def of_payments(tx: AsyncConnection, payment_ids: Sequence[str]) -> list[ScanEntry]:
@@ -33,7 +34,7 @@ async def purge(tx: AsyncConnection, *, before: datetime) -> int:
     """Deletes up to PURGE_BATCH rows of before a moment; returns how many."""
     old = (await tx.execute(select(_S.id).where(_S.acted_at < before).order_by(_S.acted_at).limit(PURGE_BATCH))).scalars().all()
     if old:
-        await tx.execute(delete(SCAN_ACTION).where(_S.id.in_(old)))
+        await log_chain.purge(tx, SCAN_LOG, old)
     return len(old)
 
 

@@ -11,11 +11,12 @@ from sqlalchemy import Row, bindparam, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.db import insert_if_absent
+from mesh.log_chain import chained
 from mesh.money import Money
 from payment_rpc.domain.errors import InsufficientBalance
 from payment_rpc.domain.payment import Payment
 from payment_rpc.domain.wallet import EntryKind, Wallet, WalletEntry
-from payment_rpc.tables import WALLET, WALLET_ENTRY
+from payment_rpc.tables import WALLET, WALLET_ENTRY, WALLET_LOG
 
 _KEY = (WALLET.c.merchant_id == bindparam("merchant"), WALLET.c.user_id == bindparam("user"), WALLET.c.currency == bindparam("money"))
 _READ = select(WALLET).where(*_KEY)
@@ -67,10 +68,10 @@ async def _change(tx: AsyncConnection, payment: Payment, amount: Money, *, kind:
     if changed.rowcount != 1:
         raise InsufficientBalance
     after = (await tx.execute(_READ, key)).one()  # ours until the commit: the UPDATE holds the row
-    await tx.execute(_ENTRY, {
+    await tx.execute(_ENTRY, await chained(tx, WALLET_LOG, [{
         "entry_id": entry_id, "merchant_id": payment.merchant_id, "user_id": payment.user_id, "currency": amount.currency, "seq": after.version,
         "kind": kind, "amount_minor": amount.minor, "balance_after_minor": after.balance_minor, "payment_id": payment.payment_id,
-        "refund_id": refund_id, "created_at": at})
+        "refund_id": refund_id, "created_at": at}], begins=after.version == 1))
 
 
 def _entry(row: Row[Any]) -> WalletEntry:

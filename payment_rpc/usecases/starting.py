@@ -112,7 +112,7 @@ class Starting:
                                 amount=order.amount, lease=self._lease, at=now)
         if new.payment_method == BALANCE:
             return Standing(paid=await self._spend(tx, payment, attempt, new))
-        await payments.insert_payment(tx, payment)
+        await payments.insert_payment(tx, payment, receipt=new.receipt)
         await attempts.insert_attempt(tx, attempt)
         if new.receipt is not None:
             await receipts.claim(tx, new.receipt, fingerprint=new.fingerprint, resource_id=payment.payment_id, now=now)
@@ -131,7 +131,7 @@ class Starting:
         if decision.booking is None:
             raise ValueError("a payment out of a wallet is booked")
         paid = await ledger.book(tx, decision.payment, decision.booking, at=now)
-        await payments.insert_payment(tx, paid)
+        await payments.insert_payment(tx, paid, receipt=new.receipt)
         await attempts.insert_attempt(tx, decision.attempt)
         await wallets.spend(tx, paid, entry_id=entry_id, at=now)
         messages = messages_of(paid, before=payment.state, ids=self._ids, at=now, head_start=FAST_PATH_HEAD_START)
