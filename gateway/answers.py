@@ -24,7 +24,7 @@ _BYTES: Final = b"application/octet-stream"
 _HEADER: Final = re.compile(r"[\x20-\x7e]{1,200}")
 _SUCCESS: Final = b'{"code":"00000","message":"success","data":'
 _TRACE: Final = b',"trace_id":"'
-_END: Final = b'"}'
+_END: Final = b'"}\n'
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Answer:
 
 
 def envelope(data: object, trace_id: str) -> bytes:
-    """The body of a success."""
+    """The body of a success. It ends with a newline, so that a shell's prompt stands on a line of its own."""
     return b"".join((_SUCCESS, msgspec.json.encode(data), _TRACE, trace_id.encode(), _END))
 
 

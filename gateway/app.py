@@ -29,6 +29,7 @@ from mesh.wire_errors import COMMON
 
 _CLIENT_GONE: Final = 499
 _OVERLOAD_SECONDS: Final = 1.0
+_VERBS: Final = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
 _NO_SNIFFING: Final = (b"x-content-type-options", b"nosniff")
 
 log = get_logger()
@@ -131,6 +132,8 @@ class Gateway:
 
     def _find(self, request: Request) -> tuple[Target, tuple[bytes, ...]]:
         """What stands at the path for the verb, with the raw values of its variables; a page that says so when nothing does."""
+        if request.raw_path == b"*":  # the target of OPTIONS that means the whole server
+            return Page("", lambda request: self._cors.options(request, _VERBS)), ()
         match = self._router.match(request.raw_path)
         if match is None:
             return self._unknown, ()

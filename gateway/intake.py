@@ -93,7 +93,7 @@ class Request:
     @property
     def has_body(self) -> bool:
         """Whether the head announces a body."""
-        return self.headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in self.headers
+        return b"transfer-encoding" in self.headers or self.headers.get(b"content-length", b"").strip(b"0") != b""
 
     def json_type(self) -> None:
         """Makes sure that the body says it is JSON.
@@ -131,7 +131,7 @@ async def read_body(request: Request, receive: Receive, *, bytes_max: int, secon
     Raises:
         BodyTooLarge: by its announced length or by what really came. RequestTimeout: it did not end in time. ClientGone: the client hung up.
     """
-    announced = request.headers.get(b"content-length", b"0")
+    announced = request.headers.get(b"content-length", b"").lstrip(b"0") or b"0"
     if len(announced) > 12 or int(announced) > bytes_max:  # the parser lets digits through only
         raise _too_large(bytes_max)
     try:

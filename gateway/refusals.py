@@ -53,6 +53,24 @@ class HeadersTooLarge(MeshError):
     reason = "HEADERS_TOO_LARGE"
 
 
+class ExpectationFailed(MeshError):
+    """The only expectation that is met is 100-continue."""
+
+    reason = "EXPECTATION_FAILED"
+
+
+class HttpVersionUnsupported(MeshError):
+    """HTTP/1.1 and HTTP/1.0 are spoken here."""
+
+    reason = "HTTP_VERSION_UNSUPPORTED"
+
+
+class Unimplemented(MeshError):
+    """Not implemented."""
+
+    reason = "UNIMPLEMENTED"
+
+
 class MethodNotAllowed(MeshError):
     """The path is not answered with this method.
 
@@ -115,7 +133,7 @@ class Refusals:
             details |= {"outcome": "NOT_ATTEMPTED", "safe_to_retry": True}
         body = {"code": spec.business_code, "message": _message(error, spec) if known else spec.message, "data": None, "details": details,
                 "trace_id": trace_id}
-        return Answer(spec.http_status, msgspec.json.encode(body), headers=_headers(error, spec, credentials=credentials), reason=spec.reason)
+        return Answer(spec.http_status, msgspec.json.encode(body) + b"\n", headers=_headers(error, spec, credentials=credentials), reason=spec.reason)
 
     def internal(self, trace_id: str) -> Answer:
         """The answer to a defect: where to look in our log, and nothing else."""

@@ -13,6 +13,7 @@ from urllib.parse import unquote_to_bytes
 Target = TypeVar("Target")
 
 _VARIABLE: Final = re.compile(r"\{([a-z][a-z0-9_]*(?:\.[a-z][a-z0-9_]*)*)\}")
+_DOT_SEGMENT: Final = re.compile(rb"/(?:\.|%2[eE]){1,2}(?:/|$)")
 _LITERAL: Final = re.compile(r"[A-Za-z0-9._~-]+")
 
 
@@ -111,10 +112,13 @@ class Router(Generic[Target]):
             self._fixed[template.text.encode()] = Match(leaf, ())
 
     def match(self, raw_path: bytes) -> Match[Target] | None:
-        """The leaf of a raw path (percent-encoded, without query), or None."""
+        """The leaf of a raw path (percent-encoded, without query), or None. A path with dot segments is none of ours, and they are not resolved: a
+        proxy in front that resolves them, and decides by what it found, must not see another path than we do."""
         fixed = self._fixed.get(raw_path)
         if fixed is not None:
             return fixed
+        if _DOT_SEGMENT.search(raw_path):
+            return None
         return _walk(self._root, raw_path.split(b"/"), 1, ()) if raw_path.startswith(b"/") else None
 
     def __iter__(self) -> Iterator[Target]:

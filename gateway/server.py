@@ -13,12 +13,14 @@ from typing import Final
 
 import uvicorn
 
+from gateway.acceptor import Acceptor
 from gateway.app import Gateway
 from gateway.protocol import Rules, bounded
 from gateway.settings import GatewaySettings
 from mesh.logs import get_logger
 
 _BACKLOG: Final = 4096
+_REFUSED_MAX: Final = 1000  # connections above connections_max that are told so; others are closed without a word
 
 log = get_logger()
 
@@ -37,7 +39,8 @@ class GatewayServer:
         self._gateway = gateway
         self._settings = settings
         rules = Rules(head_bytes_max=settings.head_bytes_max, head_seconds=settings.request_head_seconds, body_seconds=settings.request_body_seconds,
-                      connections_max=settings.connections_max, overloaded=gateway.overloaded, refusals=gateway.refusals)
+                      stalled_seconds=settings.stalled_answer_seconds, connections_max=settings.connections_max, overloaded=gateway.overloaded,
+                      refusals=gateway.refusals)
         # What strangers send must not fill the log: uvicorn warns about each broken request.
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
         self._server = _Server(uvicorn.Config(
@@ -46,7 +49,13 @@ class GatewayServer:
             timeout_keep_alive=math.ceil(settings.keep_alive_seconds), timeout_graceful_shutdown=math.ceil(settings.grace_seconds),
             ssl_certfile=settings.https_cert_file, ssl_keyfile=settings.https_key_file))
         self._task: asyncio.Task[None] | None = None
+        self._acceptor: Acceptor | None = None
         self.port = 0
+
+    @property
+    def keep_alive_seconds(self) -> int:
+        """How long an idle connection is kept."""
+        return self._server.config.timeout_keep_alive
 
     async def start(self) -> None:
         """Opens the port and serves.
@@ -54,23 +63,32 @@ class GatewayServer:
         Raises:
             OSError: the port is taken, or a certificate cannot be read.
         """
+        config, state = self._server.config, self._server.server_state
+        config.load()
         listener = _listen(self._settings.host, self._settings.port)
         self.port = listener.getsockname()[1]
-        self._server.config.load()
-        self._server.lifespan = self._server.config.lifespan_class(self._server.config)
-        await self._server.startup(sockets=[listener])
+        self._server.lifespan = config.lifespan_class(config)
+        self._server.servers = []  # it has no listener of its own
+
+        def connection() -> asyncio.Protocol:
+            made: asyncio.Protocol = config.http_protocol_class(config=config, server_state=state, app_state={})  # type: ignore[call-arg]
+            return made
+
+        self._acceptor = Acceptor(listener, connection, tls=config.ssl, handshake_seconds=self._settings.request_head_seconds,
+                                  has_room=lambda: len(state.connections) < self._settings.connections_max + _REFUSED_MAX)
         self._task = asyncio.create_task(self._server.main_loop())
         log.info("serving", host=self._settings.host, port=self.port)
 
     async def stop(self) -> None:
         """Says that it is not ready, waits until load balancers know, ends streams, lets running requests end, closes.
         Idempotent."""
-        if self._task is None or self._gateway.health.stopping:
+        if self._task is None or self._acceptor is None or self._gateway.health.stopping:
             return
         self._gateway.health.stopping = True
         await asyncio.sleep(self._settings.drain_seconds)
         self._gateway.streams.end()
         self._server.should_exit = True
+        await self._acceptor.close()
         await self._task
         await self._server.shutdown()
         log.info("stopped", port=self.port)

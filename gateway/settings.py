@@ -28,7 +28,10 @@ class GatewaySettings(MeshSettings):
     head_bytes_max: int = Field(32 * 1024, ge=1024, le=1024 * 1024)  # request line and headers
     request_head_seconds: float = Field(10, gt=0, le=120)            # from the first byte (or the connection) to the end of the headers
     request_body_seconds: float = Field(10, gt=0, le=600)            # from the headers to the end of the body
-    keep_alive_seconds: float = Field(30, gt=0, le=600)              # an idle connection is kept this long
+    # An idle connection is kept this long. It has to be longer than the idle time of a load balancer in front, or that one sends requests into
+    # connections that we are closing and answers 502: AWS has 60 s, Google Cloud 600 s.
+    keep_alive_seconds: float = Field(75, gt=0, le=3600)
+    stalled_answer_seconds: float = Field(30, gt=0, le=600)          # a client that reads nothing of its answer for so long is cut off
     connections_max: int = Field(10_000, ge=1)                       # HTTP/1.1 has one running request per connection
     absent_services: list[str] = Field(default_factory=list)         # that do not run in this mesh: /readyz does not wait for them
     stream_heartbeat_seconds: float = Field(15, gt=0, le=300)        # silence on a stream is broken this often

@@ -148,14 +148,14 @@ class EventAnswer(Answer):
                 yield _PING
             else:
                 number += 1
-                yield b"id: %d\ndata: %s\n\n" % (number, self.translate(response))
+                yield b"id: %d\ndata: %s\n\n" % (number, self.translate(response).rstrip())  # an event is one line
 
 
 def last_event(*, refusal: Answer | None, trace_id: str) -> bytes:
     """How a stream ended: an event `error` with the envelope of a refusal, else `end`."""
     if refusal is not None:
-        return b"event: error\ndata: %s\n\n" % refusal.body
-    return b"event: end\ndata: %s\n\n" % envelope(None, trace_id)
+        return b"event: error\ndata: %s\n\n" % refusal.body.rstrip()
+    return b"event: end\ndata: %s\n\n" % envelope(None, trace_id).rstrip()
 
 
 class StreamDoor(Door):

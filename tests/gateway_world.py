@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -185,12 +186,15 @@ class World:
             headers.setdefault("authorization", f"Bearer {token or self.token()}")
         return await self.client.request(method, path, headers=headers, **options)
 
-    async def raw(self, data: bytes, *, seconds_max: float = 10) -> bytes:
-        """Everything that the gateway answers to these bytes until it closes the connection."""
+    async def raw(self, *parts: bytes, seconds_max: float = 10) -> bytes:
+        """Everything that the gateway answers to these bytes until it closes the connection. Each part arrives by itself."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         try:
-            writer.write(data)
-            await writer.drain()
+            for number, part in enumerate(parts):
+                if number:
+                    await self.client.get("/healthz")  # what was sent before this has been read when it is answered
+                writer.write(part)
+                await writer.drain()
             async with asyncio.timeout(seconds_max):
                 return await reader.read()
         finally:
@@ -230,6 +234,11 @@ async def gateway_world(folder: Path, *, schema: Schema = SCHEMA, serve: Callabl
             await channel.close()
         await discovery.close()
         await server.stop(0)
+
+
+def statuses(answers: bytes) -> list[int]:
+    """The statuses of every answer on a connection."""
+    return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3}) ", answers)]
 
 
 def refused(answer: httpx.Response, status: int, reason: str, *fields: str) -> dict[str, Any]:

@@ -267,7 +267,7 @@ async def test_a_client_that_does_not_read_stops_its_server_and_is_cut_off(tmp_p
             made += 1
             yield Tick(text="x" * 500_000)
 
-    async with streams_of(tmp_path, keep_alive_seconds=1) as streams:
+    async with streams_of(tmp_path, stalled_answer_seconds=1) as streams:
         streams.ticker.does = flood
         deaf = socket.socket()
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

@@ -79,6 +79,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The page token was not made by us, or for another list or filter."""
     ERROR_REASON_REQUEST_CANCELED: _ErrorReason.ValueType  # 26
     """The call was taken back by its idempotency key before it came."""
+    ERROR_REASON_EXPECTATION_FAILED: _ErrorReason.ValueType  # 28
+    """The header Expect asks for something other than 100-continue."""
+    ERROR_REASON_HTTP_VERSION_UNSUPPORTED: _ErrorReason.ValueType  # 29
+    """The request line names another version of HTTP than 1.1 or 1.0."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Reasons that do not belong to one service. Business codes follow the A/B/C scheme of source 001."""
@@ -137,6 +141,10 @@ ERROR_REASON_PAGE_TOKEN_INVALID: ErrorReason.ValueType  # 25
 """The page token was not made by us, or for another list or filter."""
 ERROR_REASON_REQUEST_CANCELED: ErrorReason.ValueType  # 26
 """The call was taken back by its idempotency key before it came."""
+ERROR_REASON_EXPECTATION_FAILED: ErrorReason.ValueType  # 28
+"""The header Expect asks for something other than 100-continue."""
+ERROR_REASON_HTTP_VERSION_UNSUPPORTED: ErrorReason.ValueType  # 29
+"""The request line names another version of HTTP than 1.1 or 1.0."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 class _Outcome:
