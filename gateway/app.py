@@ -15,11 +15,12 @@ from gateway.doors import Door, Target, Upstream
 from gateway.intake import WHOLE_ANSWER, ClientGone, Receive, Request, Scope, Send
 from gateway.limits import RateLimit
 from gateway.openapi import build_document
-from gateway.pages import Health, Page, document_page
+from gateway.pages import Health, Page
 from gateway.refusals import MethodNotAllowed, Refusals
 from gateway.routes import PathTemplate, Router
 from gateway.schema import Schema
 from gateway.settings import GatewaySettings
+from gateway.static import StaticPage
 from gateway.streams import EventAnswer, OpenStreams, StreamDoor, last_event
 from gateway.telemetry import Telemetry
 from mesh.auth import UserTokens
@@ -51,11 +52,13 @@ class Gateway:
         self.refusals = Refusals(schema.errors)
         self.streams = OpenStreams(settings)
         self._telemetry = telemetry
-        self._cors = Cors(settings.cors_origins)
+        self._cors = Cors(settings.cors_origins, bound_headers=schema.bound_headers)
         self._unknown = Page("", _refuse_path)
         self._router: Router[Target] = Router()
-        for page in (Page("/healthz", self.health.alive), Page("/readyz", self.health.ready), *docs_pages(),
-                     document_page(build_document(schema, development=settings.is_development))):
+        pages: tuple[Page | StaticPage, ...] = (
+            Page("/healthz", self.health.alive), Page("/readyz", self.health.ready),
+            *docs_pages(build_document(schema, development=settings.is_development)))
+        for page in pages:
             self._router.add("GET", PathTemplate.parse(page.route), page)
         for method in schema.routed(development=True):
             hidden = method.policy.development_only and not settings.is_development

@@ -35,6 +35,7 @@ class Binder:
         self._variables = [(path, _text_reader(request, path, decoders)) for path in rule.template.variables]
         self._headers = [(binding.header.encode(), tuple(binding.field.split(".")), _text_reader(request, tuple(binding.field.split(".")), decoders))
                          for binding in method.policy.http.headers]
+        self.header_names = tuple(name for name, _, _ in self._headers)
         self._taken: dict[str, str] = {".".join(path): "is part of the path" for path in rule.template.variables}
         self._taken |= {binding.field: f"is taken from the header {binding.header}" for binding in method.policy.http.headers}
         self._query = {} if rule.body == "*" else dict(_query_parameters(request, decoders, skip={*self._taken, rule.body}))
@@ -49,7 +50,7 @@ class Binder:
         Args:
             values: raw values of the path's variables, in order.
             query: raw query string.
-            headers: of the request, names in lower case.
+            headers: those of `header_names` that the request has, each once.
             body: of the request; empty when the rule has none.
             content_type: of the body; used for raw bodies only.
 
@@ -129,12 +130,12 @@ def _body_reader(request: Descriptor, body: str, decoders: Decoders, *, raw: boo
         return lambda _body, _content_type: {}
     if raw:
         return _raw_reader("" if body == "*" else body)
-    if body == "*":
+    if body == "*":  # no body at all is the empty message: many commands say everything in their path
         decode = decoders.of(request)
-        return lambda text, _content_type: _from_json(text, decode)
+        return lambda text, _content_type: _from_json(text, decode) if text else {}
     name = body
     convert = decoders.value_of(request.fields_by_name[name])
-    return lambda text, _content_type: {name: _from_json(text, convert)}
+    return lambda text, _content_type: {name: _from_json(text, convert)} if text else {}
 
 
 def _raw_reader(name: str) -> _FromBody:
@@ -146,8 +147,8 @@ def _raw_reader(name: str) -> _FromBody:
 
 
 def _from_json(text: bytes, convert: Callable[[Any], Any]) -> Any:
-    if not text.strip():
-        raise MalformedBody.of("", "is required")
+    if text.isspace():
+        raise MalformedBody.of("", "is blank")
     try:
         value = read_json(text)
         if value is None:

@@ -1,14 +1,18 @@
-"""Swagger UI at /docs from the files of an installed package: no internet, no inline script, and a policy that lets the page load nothing else."""
+"""What people look at: a page at / that says what this is, and Swagger UI at /docs from the files of an installed package: no
+internet, no inline script, and a policy that lets the page load nothing else."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from gateway.answers import Answer, Headers
-from gateway.pages import Page
+import msgspec
+
+from gateway.answers import JSON, Headers
+from gateway.static import StaticPage, downloads_limit
 
 _PACKAGE: Final = "swagger_ui"  # the distribution swagger-ui-py carries Swagger UI 5, the first that renders OpenAPI 3.1
 _ASSETS: Final = {
@@ -16,6 +20,30 @@ _ASSETS: Final = {
     "swagger-ui-bundle.js": b"text/javascript; charset=utf-8",
     "favicon-32x32.png": b"image/png",
 }
+_HTML: Final = b"text/html; charset=utf-8"
+_HOME: Final = b"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>paymesh</title>
+<link rel="icon" type="image/png" href="/docs/favicon-32x32.png">
+<style>body{font:16px/1.5 system-ui,sans-serif;max-width:42rem;margin:4rem auto;padding:0 1rem}code{background:#eee;padding:0 .2em}</style>
+</head>
+<body>
+<h1>paymesh</h1>
+<p>Payments, orders and flash sales of an online shop, over HTTP and JSON. This is the API for programs; there is no shop to see here.</p>
+<ul>
+<li><a href="/docs">/docs</a>: every operation, to read and to try</li>
+<li><a href="/openapi.json">/openapi.json</a>: the same for machines (OpenAPI 3.1)</li>
+<li><a href="/api/v1/products">/api/v1/products</a>: what is on sale, without a token</li>
+<li><a href="/readyz">/readyz</a>: which services can be reached</li>
+</ul>
+<p>Everything else takes a token: <code>Authorization: Bearer &hellip;</code>. It comes from the shop's identity provider; a mesh for development
+makes one with <code>paymesh token --sub alice</code>.</p>
+</body>
+</html>
+"""
 _INDEX: Final = b"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -32,30 +60,32 @@ _INDEX: Final = b"""<!DOCTYPE html>
 </body>
 </html>
 """
-_START: Final = b"""window.ui = SwaggerUIBundle({url: "/openapi.json", dom_id: "#swagger-ui", deepLinking: true, validatorUrl: null});
+# Collapsed, because all operations unfolded are 64 screens; the token stays over a reload, in the storage of this origin.
+_START: Final = b"""window.ui = SwaggerUIBundle({
+  url: "/openapi.json", dom_id: "#swagger-ui", deepLinking: true, validatorUrl: null,
+  docExpansion: "none", filter: true, persistAuthorization: true, defaultModelsExpandDepth: -1, displayRequestDuration: true,
+});
 """
 # Swagger UI sets styles on elements and draws its icons from data: URLs.
 _CONTENT_POLICY: Final = (b"default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; "
                           b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
 _POLICY: Final[Headers] = [(b"content-security-policy", _CONTENT_POLICY), (b"referrer-policy", b"no-referrer"), (b"x-frame-options", b"DENY")]
-_KEEP: Final = b"public, max-age=3600"
 
 
-def docs_pages() -> Iterator[Page]:
-    """/docs and everything that it loads.
+def docs_pages(document: Mapping[str, object]) -> Iterator[StaticPage]:
+    """/, /docs with everything that it loads, and the OpenAPI document.
 
     Raises:
         OSError: the package is not installed, or carries other files.
     """
-    yield Page("/docs", lambda _request: Answer(200, _INDEX, content_type=b"text/html; charset=utf-8", headers=[*_POLICY]))
-    yield _static("/docs/start.js", _START, b"text/javascript; charset=utf-8")
+    page = partial(StaticPage, limit=downloads_limit())
+    yield page("/", _HOME, content_type=_HTML, headers=_POLICY)
+    yield page("/docs", _INDEX, content_type=_HTML, headers=_POLICY)
+    yield page("/docs/start.js", _START, content_type=b"text/javascript; charset=utf-8")
     folder = _assets_folder()
     for name, content_type in _ASSETS.items():
-        yield _static(f"/docs/{name}", (folder / name).read_bytes(), content_type)
-
-
-def _static(route: str, body: bytes, content_type: bytes) -> Page:
-    return Page(route, lambda _request: Answer(200, body, content_type=content_type, keep=_KEEP))
+        yield page(f"/docs/{name}", (folder / name).read_bytes(), content_type=content_type)
+    yield page("/openapi.json", msgspec.json.encode(document) + b"\n", content_type=JSON)
 
 
 def _assets_folder() -> Path:

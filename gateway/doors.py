@@ -11,7 +11,7 @@ from typing import Final, Protocol
 from gateway.answers import Answer, Answers
 from gateway.binding import Binder
 from gateway.intake import Receive, Request, read_body
-from gateway.limits import RateLimit
+from gateway.limits import RateLimit, bucket_of
 from gateway.schema import HttpRule, Method, Schema
 from gateway.settings import GatewaySettings
 from mesh.access import Access
@@ -92,11 +92,11 @@ class Door:
         request.money_untouched = self._moves_money
         caller = request.caller = self._admit(request, metadata)
         if self._limit is not None:
-            self._limit.take(f"{caller.merchant_id}/{caller.subject}" if caller.subject else request.client)
+            self._limit.take(bucket_of(caller, request.client))
         key = self._idempotency_key(request, metadata)
         body, content_type = await self._read(request, receive)
         binder = self._strict_binder if caller.role is Role.MERCHANT else self._binder
-        message = binder.bind(values=values, query=request.query, headers=request.headers, body=body, content_type=content_type)
+        message = binder.bind(values=values, query=request.query, headers=request.singles(binder.header_names), body=body, content_type=content_type)
         if self._side_effects:
             request.safe_to_retry = self._repeatable or bool(key)
         request.money_untouched = False

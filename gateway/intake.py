@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final
 
 from gateway.refusals import BodyTooLarge, MalformedBody, RequestTimeout, UnsupportedMediaType
@@ -52,7 +52,7 @@ class Request:
         self.safe_to_retry: bool | None = None   # set by whoever is about to cause effects: whether a repetition cannot do them twice
         self.money_untouched = False             # True for a method that moves money until its call leaves
         self.trace = Trace.start(self._label(b"traceparent"))
-        given = headers.get(b"x-request-id")
+        given = self.once(b"x-request-id")
         self.given_id = given.decode("ascii") if given is not None and _REQUEST_ID.fullmatch(given) else ""
         self.request_id = self.given_id or f"req-{self.trace.span_id}"  # whoever sees the trace knows the latter
 
@@ -72,6 +72,23 @@ class Request:
             raise InvalidArgument.of(name.decode("ascii"), "is given twice")
         return self.headers.get(name)
 
+    def singles(self, names: Iterable[bytes]) -> dict[bytes, bytes]:
+        """Those of some headers that are there.
+
+        Raises:
+            InvalidArgument: one of them stands twice.
+        """
+        found = {}
+        for name in names:
+            value = self.single(name)
+            if value is not None:
+                found[name] = value
+        return found
+
+    def once(self, name: bytes) -> bytes | None:
+        """A header that is not worth a refusal: None when it is absent or stands twice."""
+        return None if self._repeated and name in self._repeated else self.headers.get(name)
+
     def bearer(self) -> str | None:
         """The bearer token, or None when there is no Authorization header.
 
@@ -87,7 +104,7 @@ class Request:
         return token.decode("ascii")
 
     def _label(self, name: bytes) -> str | None:
-        value = self.headers.get(name)
+        value = self.once(name)
         return value.decode("latin-1") if value is not None else None
 
     @property
@@ -112,7 +129,7 @@ class Request:
         Raises:
             UnsupportedMediaType: it is.
         """
-        if self.headers.get(b"content-encoding", b"identity").lower() != b"identity":
+        if (self.single(b"content-encoding") or b"identity").lower() != b"identity":
             raise UnsupportedMediaType.of("content-encoding", "compressed bodies are not taken")
 
     def no_body(self) -> None:

@@ -3,10 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from ipaddress import IPv6Address, IPv6Network
+from typing import Final
 
 from gateway.refusals import RateLimited
+from mesh.call import Caller
 from mesh.policies import Limit
 from mesh.token_buckets import BUCKETS_MAX, TokenBuckets
+
+_IPV6_NETWORK: Final = 64  # bits: what one customer of an access provider has, all addresses of which he may use at once
+
+
+def bucket_of(caller: Caller, address: str) -> str:
+    """Whose share a request takes: its user's within his shop, or, of a stranger, his address; of IPv6 the network that one customer has."""
+    if caller.subject:
+        return f"{caller.merchant_id}/{caller.subject}"
+    if ":" not in address:
+        return address
+    try:
+        parsed = IPv6Address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(IPv6Network((parsed, _IPV6_NETWORK), strict=False))
 
 
 class RateLimit:

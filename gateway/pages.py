@@ -1,19 +1,19 @@
-"""The few paths that belong to the gateway itself: is the process alive, can it reach everybody, what does the contract say."""
+"""The few paths whose answer depends on this process alone: does it live, and whom can it reach."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Final
+from urllib.parse import parse_qsl
 
-import msgspec
-
-from gateway.answers import JSON, Answer, envelope
+from gateway.answers import Answer, envelope
 from gateway.doors import Upstream
 from gateway.intake import Receive, Request
-from mesh.errors import Unavailable
+from mesh.errors import InvalidArgument, Unavailable
 from mesh.wire_errors import COMMON
 
 _RETRY_SECONDS: Final = 1.0
+_SERVICES_MAX: Final = 20  # that one question may name
 
 
 class Page:
@@ -42,20 +42,34 @@ class Health:
         return Answer(200, envelope({"status": "UP"}, request.trace.trace_id))
 
     def ready(self, request: Request) -> Answer:
-        """200 when every service behind us has a live replica.
+        """200 while there is something that this process can serve, with the state of each service. `?service=NAME`, once or several times, asks
+        for these services instead: 200 when each of them has a live replica.
 
         Raises:
-            Unavailable: one has none, or this process is stopping; its metadata names them.
+            Unavailable: no service has a live replica, or one that was asked for has none, or this process is stopping; its metadata has the
+            state of each. InvalidArgument: the query asks for something else.
         """
-        away = [service for service, upstream in sorted(self._upstreams.items()) if not upstream.is_ready]
+        states = {service: "READY" if upstream.is_ready else "AWAY" for service, upstream in sorted(self._upstreams.items())}
+        asked = self._asked(request.query)
         if self.stopping:
-            raise Unavailable("The gateway is stopping.", retry_after_seconds=_RETRY_SECONDS)
-        if away:
-            raise Unavailable(f"No live replica of {', '.join(away)}.", retry_after_seconds=_RETRY_SECONDS, services=",".join(away))
-        return Answer(200, envelope({"status": "READY", "services": sorted(self._upstreams)}, request.trace.trace_id))
+            raise _not_ready("The gateway is stopping.", dict.fromkeys(states, "STOPPING"))
+        away = [service for service in asked or states if states[service] == "AWAY"]
+        if away and (asked or len(away) == len(states)):
+            raise _not_ready(f"No live replica of {', '.join(away)}.", states)
+        status = "READY" if "AWAY" not in states.values() else "DEGRADED"
+        return Answer(200, envelope({"status": status, "services": states}, request.trace.trace_id))
+
+    def _asked(self, query: bytes) -> list[str]:
+        try:
+            pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, max_num_fields=_SERVICES_MAX)
+        except ValueError:
+            pairs = [("", "")]
+        if any(name != "service" or value not in self._upstreams for name, value in pairs):
+            raise InvalidArgument.of("service", f"is one of {', '.join(sorted(self._upstreams))}")
+        return [value for _, value in pairs]
 
 
-def document_page(document: Mapping[str, object]) -> Page:
-    """/openapi.json, encoded once."""
-    body = msgspec.json.encode(document)
-    return Page("/openapi.json", lambda _request: Answer(200, body, content_type=JSON))
+def _not_ready(message: str, states: Mapping[str, str]) -> Unavailable:
+    refusal = Unavailable(message, retry_after_seconds=_RETRY_SECONDS)
+    refusal.metadata = dict(states)
+    return refusal

@@ -37,6 +37,8 @@ class PathTemplate:
         Raises:
             TemplateInvalid: wildcards, `{name=pattern}`, empty segments.
         """
+        if text == "/":
+            return cls("/", ("",), (), "")
         if not text.startswith("/"):
             raise TemplateInvalid(f"{text}: a path starts with /")
         path, colon, verb = text.rpartition(":") if ":" in text.rsplit("/", 1)[1] else (text, "", "")

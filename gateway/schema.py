@@ -76,6 +76,11 @@ class Schema:
         """The processes behind the doors, e.g. "payment_rpc"."""
         return tuple(sorted({method.policy.served_by for method in self.methods if method.rules}))
 
+    @property
+    def bound_headers(self) -> frozenset[str]:
+        """Headers that fill fields of requests, in lower case."""
+        return frozenset(binding.header for method in self.methods if method.rules for binding in method.policy.http.headers)
+
     def routed(self, *, development: bool) -> Iterator[Method]:
         """The methods that have a door, without those of development elsewhere."""
         return (method for method in self.methods if method.rules and (development or not method.policy.development_only))

@@ -13,6 +13,7 @@ from typing import Any, Final
 from gateway.answers import Answer, Headers, envelope
 from gateway.doors import Door, Upstream
 from gateway.intake import ClientGone, Receive, Request
+from gateway.limits import bucket_of
 from gateway.refusals import RateLimited
 from gateway.settings import GatewaySettings
 from mesh.call import CURRENT, Call, Role
@@ -42,9 +43,8 @@ class OpenStreams:
             raise _stopping()
         if len(self._open) >= self._settings.streams_max:
             raise Unavailable("Too many streams are open.", retry_after_seconds=_BUSY_SECONDS)
-        caller, address = request.caller, request.client
-        name, most = (f"{caller.merchant_id}/{caller.subject}", self._settings.streams_per_user_max) if caller.subject else \
-            (address, self._settings.streams_per_address_max)
+        name = bucket_of(request.caller, request.client)
+        most = self._settings.streams_per_user_max if request.caller.subject else self._settings.streams_per_address_max
         if self._callers[name] >= most:
             raise RateLimited("Too many streams of one caller are open.", retry_after_seconds=_BUSY_SECONDS)
         self._callers[name] += 1
@@ -172,10 +172,10 @@ class StreamDoor(Door):
         metadata: list[tuple[str, str | bytes]] = []
         caller = request.caller = self._admit(request, metadata)
         if self._limit is not None:
-            self._limit.take(f"{caller.merchant_id}/{caller.subject}" if caller.subject else request.client)
+            self._limit.take(bucket_of(caller, request.client))
         request.no_body()
         binder = self._strict_binder if caller.role is Role.MERCHANT else self._binder
-        message = binder.bind(values=values, query=request.query, headers=request.headers, body=b"", content_type=b"")
+        message = binder.bind(values=values, query=request.query, headers=request.singles(binder.header_names), body=b"", content_type=b"")
         call = Call(trace=request.trace, deadline=monotonic() + self._timeout_seconds, caller=caller, request_id=request.given_id)
         token = CURRENT.set(call)
         try:

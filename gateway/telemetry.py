@@ -4,6 +4,7 @@ header or a body in it, because any of these may hold what must stay secret."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sys
 from bisect import bisect_left
@@ -25,6 +26,7 @@ _BOUNDS: Final = (*(str(bound) for bound in _BUCKETS), "+Inf")
 _FLUSH_SECONDS: Final = 0.1
 _FLUSH_LINES: Final = 100
 _VERBS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_PROBES: Final = frozenset({"/healthz", "/readyz"})  # asked every few seconds by somebody whose log says what was answered
 
 
 class _Series:
@@ -66,7 +68,9 @@ class Telemetry(Collector):
     def __init__(self, *, clock: Clock, service: str = "gateway", log_level: str = "INFO", stream: TextIO | None = None) -> None:
         self._clock = clock
         self._service = service
-        self._silent = logging.getLevelNamesMapping()[log_level] > logging.INFO
+        level = logging.getLevelNamesMapping()[log_level]
+        self._silent = level > logging.INFO
+        self._tells_probes = level <= logging.DEBUG
         self._stream = stream or sys.stderr
         self._encode = msgspec.json.Encoder().encode
         self._series: dict[tuple[str, str], _Series] = {}
@@ -82,10 +86,12 @@ class Telemetry(Collector):
         if series is None:
             series = self._series[route, verb] = _Series()
         series.ended(status, seconds)
-        if not self._silent:
+        probe = route in _PROBES
+        if not self._silent and (self._tells_probes or not probe):
             caller = request.caller
-            self._keep(_Line("request", "info", self._service, self._clock.now(), verb, route, status, round(seconds * 1000, 3), caller.role.value,
-                             caller.subject, request.client, request.request_id, request.trace.trace_id, refusal))
+            level = "debug" if probe else "info"
+            self._keep(_Line("request", level, self._service, self._clock.now(), verb, route, status, round(seconds * 1000, 3),
+                             caller.role.value, caller.subject, request.client, request.request_id, request.trace.trace_id, refusal))
 
     def _keep(self, line: _Line) -> None:
         """Lines are written some at a time: a system call for each costs more than everything else here, because it gives up the interpreter."""
@@ -96,12 +102,13 @@ class Telemetry(Collector):
             self.flush()
 
     def flush(self) -> None:
-        """Writes the lines that wait."""
+        """Writes the lines that wait. A reader of the log that went away costs the lines, never a request or memory."""
         if self._lines:
-            self._lines.append(b"")
-            self._stream.write(b"\n".join(self._lines).decode())
-            self._stream.flush()
+            lines = b"\n".join([*self._lines, b""]).decode()
             self._lines.clear()
+            with contextlib.suppress(OSError, ValueError):  # ValueError: the stream is closed
+                self._stream.write(lines)
+                self._stream.flush()
 
     def collect(self) -> Iterator[Metric]:
         """The series, for a scrape."""

@@ -25,7 +25,7 @@ from mesh.errors import Unavailable
 from mesh.settings import MeshSettings
 from mesh.supervisor.health import GrpcProbe, HttpProbe, Probe
 from mesh.supervisor.installation import CALLERS, SECRETS, Installation, RunningMesh
-from mesh.supervisor.plan import DEFAULT_PORTS, is_port_free
+from mesh.supervisor.plan import DEFAULT_PORTS, is_port_free, readiness_url
 from mesh.supervisor.redis_server import find_redis_server
 
 PYTHON_MIN, PYTHON_END = (3, 11), (3, 14)
@@ -251,7 +251,8 @@ async def check_health(services: dict[str, MeshSettings], running: RunningMesh |
     """How the processes of the running mesh are."""
     if running is None:
         return [ok("mesh", "not running; paymesh up starts it")]
-    probes: dict[str, Probe] = {"gateway": HttpProbe(f"{running.urls['gateway']}/readyz"), "sandbox": HttpProbe(f"{running.urls['sandbox']}/healthz")}
+    probes: dict[str, Probe] = {
+        "gateway": HttpProbe(readiness_url(running.urls["gateway"], running.grpc)), "sandbox": HttpProbe(f"{running.urls['sandbox']}/healthz")}
     for service, addresses in running.grpc.items():
         for address in addresses:
             probes[f"{service} {address}"] = GrpcProbe(address, services[service])

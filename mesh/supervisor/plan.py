@@ -9,9 +9,10 @@ import os
 import secrets
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
+from urllib.parse import urlencode
 
 from pydantic import Field, ValidationError
 from sqlalchemy import make_url
@@ -30,6 +31,11 @@ _WITH_METRICS = (*SERVERS, "gateway")
 _PORT_ATTEMPTS = 1000
 
 S = TypeVar("S", bound=MeshSettings)
+
+
+def readiness_url(gateway: str, services: Iterable[str]) -> str:
+    """Where the gateway at a URL says 200 when it reaches each of these services, and not only one of them."""
+    return f"{gateway}/readyz?{urlencode([('service', service) for service in services])}"
 
 
 class PlanRefused(Exception):
@@ -192,7 +198,7 @@ class _Builder:
         address = self._addresses(service)[index]
         match service:
             case "gateway":
-                return HttpProbe(f"http://{address}/readyz")
+                return HttpProbe(readiness_url(f"http://{address}", self._grpc()))
             case "sandbox":
                 return HttpProbe(f"http://{address}/healthz")
             case _:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from mesh.call import mark_replayed
 from mesh.errors import Conflict, MoneyError, Outcome
-from tests.gateway_world import PAYMENT, World, gateway_world, refused
+from tests.gateway_world import PAYMENT, SCHEMA, World, gateway_world, refused
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -242,6 +243,39 @@ async def test_too_many_calls_are_429_for_that_caller_alone(world: World) -> Non
     assert (await world.call("POST", "/payments/mock-callback", json=body)).status_code == 200
 
 
+async def test_two_buyers_behind_one_address_have_a_share_each(world: World) -> None:
+    body = {"payment_id": "PAY1", "callback_status": "SUCCESS", "timestamp": "1" * 13, "nonce": "a"}
+
+    async def statuses_of(token: str, times: int) -> set[int]:
+        return {(await world.call("POST", "/payments/mock-callback", token=token, json=body)).status_code for _ in range(times)}
+
+    greedy = world.token("greedy")
+    calls = await asyncio.gather(*(world.call("POST", "/payments/mock-callback", token=greedy, json=body) for _ in range(150)))
+    assert {answer.status_code for answer in calls} == {200, 429}
+    assert await statuses_of(world.token("modest"), 3) == {200}
+    assert await statuses_of(world.token("greedy", merchant_id="another"), 3) == {200}  # the same name in another shop is somebody else
+
+
+async def test_a_header_that_fills_a_field_stands_once(world: World) -> None:
+    click = {"json": {"sku_id": "A"}, "headers": [("authorization", f"Bearer {world.token()}"), ("idempotency-key", "a"), ("Idempotency-Key", "a")]}
+    refused(await world.client.post("/api/v1/seckill/action", **click), 400, "INVALID_ARGUMENT", "idempotency-key")
+    for name in ("x-channel-signature", "x-channel-timestamp"):
+        answer = await world.client.post("/api/v1/callbacks/sandbox", content=b"x", headers=[(name, "1"), (name, "2")])
+        refused(answer, 400, "INVALID_ARGUMENT", name)
+    answer = await world.client.get("/api/v1/orders/ORD1", headers=[
+        ("authorization", f"Bearer {world.token()}"), ("x-seckill-ticket", "a"), ("x-seckill-ticket", "a")])
+    refused(answer, 400, "INVALID_ARGUMENT", "x-seckill-ticket")
+    assert world.shop.requests == []
+
+
+async def test_doubled_headers_that_only_label_a_request_are_ignored(world: World) -> None:
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e473{}-00f067aa0ba902b7-01"
+    answer = await world.client.get("/healthz", headers=[
+        ("x-request-id", "a"), ("x-request-id", "b"), ("traceparent", trace.format(1)), ("traceparent", trace.format(2))])
+    assert answer.headers["x-request-id"].startswith("req-")
+    assert "4bf92f3577b34da6a3ce929d0e0e473" not in answer.headers["traceparent"]
+
+
 # Browsers
 
 
@@ -252,7 +286,10 @@ async def test_a_page_on_the_list_may_call_and_read(world: World) -> None:
     assert (preflight.status_code, preflight.content) == (204, b"")
     assert preflight.headers["access-control-allow-origin"] == "https://shop.example"
     assert "POST" in preflight.headers["access-control-allow-methods"]
-    assert "authorization" in preflight.headers["access-control-allow-headers"]
+    allowed = preflight.headers["access-control-allow-headers"].split(", ")
+    bound = {header.header for method in SCHEMA.methods for header in method.policy.http.headers}
+    assert {"authorization", "content-type", "idempotency-key", "x-seckill-ticket", *bound} <= {*allowed}
+    assert len(allowed) == len({*allowed})
     answer = await world.call("GET", "/nothing", headers=origin)
     assert answer.headers["access-control-allow-origin"] == "https://shop.example"
     assert "access-control-allow-credentials" not in answer.headers
@@ -282,12 +319,82 @@ async def test_no_answer_may_be_sniffed_or_kept(world: World) -> None:
 
 async def test_health_and_readiness(world: World) -> None:
     assert (await world.client.get("/healthz")).json()["data"] == {"status": "UP"}
-    assert (await world.client.get("/readyz")).json()["data"] == {"status": "READY", "services": ["order_rpc", "payment_rpc", "seckill_rpc"]}
+    assert (await world.client.get("/readyz")).json()["data"] == {
+        "status": "READY", "services": {"order_rpc": "READY", "payment_rpc": "READY", "seckill_rpc": "READY"}}
+    assert (await world.client.get("/readyz?service=order_rpc&service=payment_rpc")).status_code == 200
+
+
+@pytest.mark.parametrize("query", ["service=nobody", "service=", "nothing=1", "service=order_rpc&a=b", "service=order_rpc&" * 30, "service=%ff"])
+async def test_readiness_is_asked_of_known_services_alone(world: World, query: str) -> None:
+    refused(await world.client.get(f"/readyz?{query}"), 400, "INVALID_ARGUMENT", "service")
 
 
 async def test_nobody_waits_for_a_service_that_does_not_run_in_this_mesh(tmp_path: Path) -> None:
     async with gateway_world(tmp_path, absent_services=["seckill_rpc"]) as world:
-        assert (await world.client.get("/readyz")).json()["data"] == {"status": "READY", "services": ["order_rpc", "payment_rpc"]}
+        assert (await world.client.get("/readyz")).json()["data"] == {
+            "status": "READY", "services": {"order_rpc": "READY", "payment_rpc": "READY"}}
+
+
+async def test_the_root_says_what_this_is_and_where_to_go(world: World) -> None:
+    page = await world.client.get("/")
+    assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    links = re.findall(r'href="(/[^"]*)"', page.text)
+    assert {"/docs", "/openapi.json", "/api/v1/products", "/readyz"} <= {*links}
+    for link in links:
+        assert (await world.client.get(link)).status_code == 200
+    assert "paymesh token" in page.text
+    refused(await world.client.get("/index.html"), 404, "NOT_FOUND")
+
+
+async def test_the_document_is_compressed_for_whoever_can_read_it(world: World) -> None:
+    plain = await world.client.get("/openapi.json", headers={"accept-encoding": "identity"})
+    packed = await world.client.get("/openapi.json", headers={"accept-encoding": "br, gzip;q=0.8"})
+    for refusal in ("gzip;q=0", "gzip; q=0.0, br", "deflate", "x-gzip-not"):
+        assert "content-encoding" not in (await world.client.get("/openapi.json", headers={"accept-encoding": refusal})).headers
+    assert "content-encoding" not in plain.headers
+    assert packed.headers["content-encoding"] == "gzip"
+    assert plain.json() == packed.json()
+    assert int(packed.headers["content-length"]) < int(plain.headers["content-length"]) / 5
+    assert all("Accept-Encoding" in answer.headers["vary"] for answer in (plain, packed))
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/openapi.json", "/docs/swagger-ui-bundle.js"])
+async def test_a_page_that_somebody_has_is_not_sent_again(world: World, path: str) -> None:
+    first = await world.client.get(path)
+    tag = first.headers["etag"]
+    assert first.headers["cache-control"] == "public, max-age=300"
+    for condition in (tag, f"W/{tag}", f'"other", {tag}'):
+        again = await world.client.get(path, headers={"if-none-match": condition})
+        assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag)
+    assert (await world.client.get(path, headers={"if-none-match": '"other"'})).status_code == 200
+    assert (await world.client.get(path, headers={"accept-encoding": "identity"})).headers["etag"] != tag
+
+
+async def test_large_pages_are_sent_to_one_address_only_so_often(tmp_path: Path) -> None:
+    async with gateway_world(tmp_path, trusted_proxies=["127.0.0.1"]) as world:
+        async def fetch(address: str) -> int:
+            return (await world.client.get("/openapi.json", headers={"x-forwarded-for": address})).status_code
+
+        counts = Counter(await asyncio.gather(*(fetch(f"2001:db8::{number:x}") for number in range(300))))  # addresses of one customer
+        assert counts[200] >= 100
+        assert counts[429] > 0
+        assert await fetch("2001:db8:0:1::1") == 200
+
+
+async def test_the_docs_keep_a_token_and_open_folded(world: World) -> None:
+    script = (await world.client.get("/docs/start.js")).text
+    for option in ('docExpansion: "none"', "filter: true", "persistAuthorization: true"):
+        assert option in script
+    description = (await world.client.get("/openapi.json")).json()["components"]["securitySchemes"]["bearer"]["description"]
+    assert "paymesh token" in description
+    assert "identity provider" in description
+
+
+async def test_an_answer_ends_with_a_newline(world: World) -> None:
+    for answer in (await world.call("GET", "/payments/PAY1"), await world.call("GET", "/nothing"), await world.client.get("/readyz"),
+                   await world.client.get("/openapi.json")):
+        assert answer.content.endswith(b"}\n")
+    assert (await world.raw(b"nonsense\r\n\r\n")).endswith(b"}\n")
 
 
 async def test_the_document_is_served(world: World) -> None:
@@ -361,7 +468,7 @@ async def test_a_server_that_is_away_is_503_without_an_address(tmp_path: Path) -
         "reason": "NEIGHBOUR_UNAVAILABLE", "outcome": "UNKNOWN", "safe_to_retry": False}
     assert refused(keyed, 503, "NEIGHBOUR_UNAVAILABLE")["details"]["safe_to_retry"] is True
     refused(stranger, 401, "UNAUTHENTICATED")  # nobody has to be there to turn a stranger away
-    assert refused(ready, 503, "UNAVAILABLE")["details"]["metadata"] == {"services": "order_rpc,payment_rpc,seckill_rpc"}
+    assert refused(ready, 503, "UNAVAILABLE")["details"]["metadata"] == dict.fromkeys(("order_rpc", "payment_rpc", "seckill_rpc"), "AWAY")
     assert alive.status_code == 200
     assert all(address not in answer.text for answer in (read, write, keyed))
 
@@ -374,8 +481,8 @@ async def test_production_hides_what_is_for_development(tmp_path: Path) -> None:
 
 
 async def test_only_a_trusted_proxy_says_who_the_client_is(world: World, tmp_path: Path) -> None:
-    await world.client.get("/healthz", headers={"x-forwarded-for": "203.0.113.9"})
+    await world.client.get("/docs", headers={"x-forwarded-for": "203.0.113.9"})
     assert world.lines()[-1]["client"] == "127.0.0.1"
     async with gateway_world(tmp_path, trusted_proxies=["127.0.0.1"]) as behind:
-        await behind.client.get("/healthz", headers={"x-forwarded-for": "203.0.113.9"})
+        await behind.client.get("/docs", headers={"x-forwarded-for": "203.0.113.9"})
         assert behind.lines()[-1]["client"] == "203.0.113.9"

@@ -8,7 +8,7 @@ import pytest
 
 from mesh.supervisor import plan as planning
 from mesh.supervisor.installation import Installation
-from mesh.supervisor.plan import MeshPlan, PlanRefused, plan_mesh
+from mesh.supervisor.plan import MeshPlan, PlanRefused, plan_mesh, readiness_url
 
 MYSQL = "mysql+aiomysql://u:hidden@127.0.0.1:3306/x"
 PORTS = {"GATEWAY_PORT": "0", "PAYMENT_RPC_PORT": "0", "ORDER_RPC_PORT": "0", "SECKILL_RPC_PORT": "0", "SANDBOX_PORT": "0"}
@@ -136,3 +136,8 @@ def test_production_is_not_run_by_up(installation: Installation, monkeypatch: py
     monkeypatch.setenv("PAYMESH_USER_TOKEN_SECRET_FILE", "")
     with pytest.raises(PlanRefused, match="PAYMESH_ENVIRONMENT"):
         plan_mesh(installation, replicas={})
+
+
+def test_the_gateway_is_well_when_it_reaches_every_service() -> None:
+    assert readiness_url("http://127.0.0.1:8080", ["order_rpc", "payment_rpc"]) == (
+        "http://127.0.0.1:8080/readyz?service=order_rpc&service=payment_rpc")

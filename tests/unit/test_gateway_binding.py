@@ -80,9 +80,22 @@ def test_a_body_may_repeat_the_path_and_must_not_contradict_it() -> None:
     assert refused(InvalidArgument, "SetStock", values=(b"A",), body=b'{"available": 5, "skuId": "B"}') == {"sku_id": "differs from the path"}
 
 
-@pytest.mark.parametrize("body", [b"", b"  ", b"\n"])
-def test_an_empty_body_is_required(body: bytes) -> None:
-    assert refused(MalformedBody, "Charge", body=body) == {"body": "is required"}
+def test_no_body_is_an_empty_message() -> None:
+    assert bind("CancelOrder", values=(b"ORD1",)).order_id == "ORD1"
+    assert bind("Charge") == message_class(SCHEMA.pool.FindMessageTypeByName("paymesh.payment.v1.ChargeRequest"))()
+
+
+@pytest.mark.parametrize("body", [b"  ", b"\n"])
+def test_a_blank_body_is_no_json(body: bytes) -> None:
+    assert refused(MalformedBody, "Charge", body=body) == {"body": "is blank"}
+
+
+def test_the_body_may_repeat_what_a_header_says_and_must_not_contradict_it() -> None:
+    ticket = {b"x-channel-timestamp": b"17"}
+    assert bind("SeckillAction", headers={b"idempotency-key": b"R1"}, body=b'{"sku_id": "A", "request_id": "R1"}').request_id == "R1"
+    problem = refused(InvalidArgument, "SeckillAction", headers={b"idempotency-key": b"R1"}, body=b'{"sku_id": "A", "request_id": "R2"}')
+    assert problem == {"request_id": "differs from the header idempotency-key"}
+    assert bind("HandleCallback", values=(b"sandbox",), headers=ticket).timestamp == "17"
 
 
 @pytest.mark.parametrize(("body", "fields"), [

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.limits import RateLimit
+from gateway.limits import RateLimit, bucket_of
 from gateway.refusals import RateLimited
+from mesh.call import Caller, Role
 from mesh.policies import Limit
 
 
@@ -91,3 +92,29 @@ def test_never_more_than_the_burst_and_the_rate_pass(per_second: int, burst: int
             continue
         passed += 1
         assert passed <= burst + (clock.now - 1000.0) * per_second + 1e-6
+
+
+def caller(subject: str, merchant_id: str = "mall") -> Caller:
+    return Caller(role=Role.USER if subject else Role.PUBLIC, subject=subject, merchant_id=merchant_id)
+
+
+@pytest.mark.parametrize(("one", "other", "same"), [
+    (("", "203.0.113.7"), ("", "203.0.113.7"), True),
+    (("", "203.0.113.7"), ("", "203.0.113.8"), False),
+    (("", "2001:db8::1"), ("", "2001:db8::ffff:ffff:ffff:2"), True),       # one customer of an access provider has the whole /64
+    (("", "2001:db8::1"), ("", "2001:db8:0:1::1"), False),
+    (("", "::ffff:203.0.113.7"), ("", "203.0.113.7"), True),                # the same address on a socket of both families
+    (("", "::ffff:203.0.113.7"), ("", "::ffff:203.0.113.8"), False),
+    (("", "fe80::1%eth0"), ("", "fe80::2%eth0"), True),
+    (("", "not:an:address"), ("", "not:an:other"), False),
+    (("alice", "203.0.113.7"), ("alice", "203.0.113.8"), True),
+    (("alice", "203.0.113.7"), ("bob", "203.0.113.7"), False),
+    (("alice", "203.0.113.7"), ("", "203.0.113.7"), False),
+])
+def test_whose_share_a_request_takes(one: tuple[str, str], other: tuple[str, str], *, same: bool) -> None:
+    buckets = [bucket_of(caller(subject), address) for subject, address in (one, other)]
+    assert (buckets[0] == buckets[1]) is same
+
+
+def test_a_name_in_another_shop_is_somebody_else() -> None:
+    assert bucket_of(caller("alice"), "1.2.3.4") != bucket_of(caller("alice", "another"), "1.2.3.4")
