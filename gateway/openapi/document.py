@@ -32,7 +32,7 @@ with an event `error` whose `data:` is the envelope of the refusal. What is refu
 status. Comments (`: ping`) break long silence. `Last-Event-ID` is not looked at: a stream that is opened again begins anew. `EventSource` opens a
 stream again by itself: close it at `end`.
 """
-_TOKEN_TEXT: Final = """A user token: a JWT with `iss`, `aud: paymesh`, `exp`, `sub`, `roles` and, for the tenant, `merchant_id`.
+_CREDENTIALS: Final = """A user token: a JWT with `iss`, `aud: paymesh`, `exp`, `sub`, `roles` and, for the tenant, `merchant_id`.
 
 It comes from the shop's identity provider, whose keys the mesh knows. A mesh for development makes one: `paymesh token --sub alice`, and for a
 shop's staff `paymesh token --sub clerk --role merchant`. Paste it here without the word `Bearer`."""
@@ -65,7 +65,7 @@ def build_document(schema: Schema, *, development: bool) -> Node:
         "components": {"schemas": dict(sorted((builder.schemas.components | {"Error": _error_schema()}).items())),
                        "examples": dict(sorted(builder.examples.items())),
                        "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT",
-                                                      "description": _TOKEN_TEXT}}},
+                                                      "description": _CREDENTIALS}}},
     }
 
 
