@@ -6,40 +6,28 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from gateway.answers import Headers
-from gateway.intake import WHOLE_ANSWER, Receive, Scope, Send
-from gateway.refusals import HeadersTooLarge, MalformedBody, Refusals, RequestTimeout
+from gateway.connection_rules import (
+    DISCARDED_BYTES_MAX,
+    FRAMING_BYTES_MAX,
+    HEADERS_MAX,
+    LARGE_BYTES,
+    PARTING_SECONDS,
+    PIPELINED_MAX,
+    Rules,
+)
+from gateway.intake import WHOLE_ANSWER, Scope
+from gateway.refusals import HeadersTooLarge, MalformedBody, RequestTimeout
 from gateway.request_head import body_framing, check_head, has_body, refusal_of_parser, split_target
 from mesh.errors import InvalidArgument, MeshError
 from mesh.trace import Trace
 from mesh.wire_errors import COMMON
-
-PARTING_SECONDS: Final = 2.0  # how long a refused client may take to read why
-HEADERS_MAX: Final = 200      # header fields of a head; trailer fields of a body
-PIPELINED_MAX: Final = 32     # requests of one connection that wait for their turn
-FRAMING_BYTES_MAX: Final = 64 * 1024        # of a body beyond twice its content: chunk sizes, chunk extensions, trailers
-DISCARDED_BYTES_MAX: Final = 16 * 1024**2   # of a body whose request was answered early
-_LARGE_BYTES: Final = 64 * 1024             # bodies of this size are not copied behind their head
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
-    """What a connection may do."""
-
-    head_bytes_max: int    # of a head, and of trailers
-    head_seconds: float    # a head, from the connection or its first byte
-    body_seconds: float    # a body, from the end of its head
-    stalled_seconds: float  # an answer of which the client reads nothing
-    connections_max: int
-    overloaded: Callable[[Scope, Receive, Send], Any]  # ASGI application that refuses
-    refusals: Refusals
 
 
 class _Refused(Exception):
@@ -302,7 +290,7 @@ class BoundedProtocol(HttpToolsProtocol):
         for name, value in headers:
             pieces += (name, b": ", value, b"\r\n")
         pieces.append(b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n")
-        large = len(body) >= _LARGE_BYTES
+        large = len(body) >= LARGE_BYTES
         if cycle.scope["method"] != "HEAD" and not large:
             pieces.append(body)
         self.transport.write(b"".join(pieces))

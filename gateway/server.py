@@ -9,13 +9,14 @@ import logging
 import math
 import socket
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 import uvicorn
 
 from gateway.acceptor import Acceptor
 from gateway.app import Gateway
-from gateway.protocol import Rules, bounded
+from gateway.connection_rules import Rules
+from gateway.protocol import bounded
 from gateway.settings import GatewaySettings
 from mesh.logs import get_logger
 
@@ -70,8 +71,10 @@ class GatewayServer:
         self._server.lifespan = config.lifespan_class(config)
         self._server.servers = []  # it has no listener of its own
 
+        protocol: Any = config.http_protocol_class
+
         def connection() -> asyncio.Protocol:
-            made: asyncio.Protocol = config.http_protocol_class(config=config, server_state=state, app_state={})  # type: ignore[call-arg]
+            made: asyncio.Protocol = protocol(config=config, server_state=state, app_state={})
             return made
 
         self._acceptor = Acceptor(listener, connection, tls=config.ssl, handshake_seconds=self._settings.request_head_seconds,

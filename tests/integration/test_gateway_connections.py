@@ -16,7 +16,7 @@ import pytest_asyncio
 from google.api import httpbody_pb2
 from paymesh.payment.v1 import callback_pb2, payment_pb2
 
-from gateway.protocol import PARTING_SECONDS
+from gateway.connection_rules import PARTING_SECONDS
 from tests.echo import eventually
 from tests.gateway_world import World, gateway_world
 
