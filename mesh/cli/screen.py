@@ -59,8 +59,9 @@ class Screen:
             table.add_row(f"[bold]{name}[/]", value)
         self._console.print("\n[bold green]paymesh is up[/]\n")
         self._console.print(table, soft_wrap=True)
-        self._console.print("\nbuy something   [cyan]make demo[/]\n"
-                            "a user token    [cyan]paymesh token --sub alice[/]\n"
+        self._console.print("\nbuy something   [cyan]make demo[/]          in a second terminal\n"
+                            "a flash sale    [cyan]make demo-seckill[/]  ten thousand buyers, a hundred units\n"
+                            "a user token    [cyan].venv/bin/paymesh token --sub alice[/]\n"
                             "stop            [cyan]Ctrl-C[/]\n")
 
     def _places(self, running: RunningMesh) -> Iterator[tuple[str, str]]:
@@ -68,6 +69,7 @@ class Screen:
         yield "gateway", gateway
         yield "API docs", f"{gateway}/docs"
         yield "OpenAPI", f"{gateway}/openapi.json"
+        yield "health", f"{gateway}/healthz {gateway}/readyz"
         yield "sandbox, cashier", running.urls["sandbox"]
         for service, addresses in running.grpc.items():
             yield f"gRPC {service}", " ".join(addresses)
@@ -114,7 +116,10 @@ class Screen:
             case EventKind.DIED:
                 return (f"[bold red]{event.name} died[/] after {event.seconds:.1f} s: {escape(event.detail)}; "
                         f"see {escape(str(self._installation.log_dir / event.name))}.log")
+            case EventKind.ENDED:
+                return f"[yellow]{event.name}[/] ended in good order after {event.seconds:.1f} s, somebody asked it to; it is started again"
             case EventKind.KILLED:
-                return f"[yellow]{event.name}[/] did not stop, killed"
+                return (f"[yellow]{event.name}[/] had not stopped {escape(event.detail)} and was killed; what it waited for stands in "
+                        f"{escape(str(self._installation.log_dir / event.name))}.log")
             case _:
                 return ""

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import os
 import signal
+import sys
+from contextlib import suppress
 from dataclasses import replace
+from typing import IO, TextIO, cast
 
 import click
 from alembic.util import CommandError
@@ -13,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from mesh.cli.options import installation_option
 from mesh.cli.screen import Screen
 from mesh.cli.terminal import Terminal
+from mesh.errors import MeshError
 from mesh.supervisor.installation import Installation, InstallationBusy, InstallationUnusable
 from mesh.supervisor.plan import MeshPlan, PlanRefused, plan_mesh
 from mesh.supervisor.processes import StartFailed, Supervisor
@@ -46,9 +52,41 @@ def up(installation: Installation, *, payment_replicas: int, order_replicas: int
         plan = plan_mesh(installation, replicas=replicas, discovery=discovery)
     except (InstallationBusy, InstallationUnusable, PlanRefused) as refusal:
         raise click.ClickException(str(refusal)) from None
-    screen = Screen(Terminal(), installation, plan)
+    os.umask(0o077)  # databases, logs and whatever else the processes make are the owner's alone
+    screen = Screen(Terminal(file=cast("IO[str]", _Listener(sys.stdout))), installation, plan)
     if not asyncio.run(_run(installation, plan, screen, verbose=verbose)):
         raise SystemExit(1)
+
+
+class _Listener(io.TextIOBase):
+    """Standard output, or nobody: a terminal or a pager that went away ends no process of the mesh."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]  # a plain attribute there
+        """That of the stream."""
+        return self._stream.encoding
+
+    def isatty(self) -> bool:
+        """Whether a person looks."""
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        """That of the stream: it tells how wide a terminal is."""
+        return self._stream.fileno()
+
+    def write(self, text: str) -> int:
+        """Writes where somebody listens."""
+        with suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Likewise."""
+        with suppress(OSError, ValueError):
+            self._stream.flush()
 
 
 async def _run(installation: Installation, plan: MeshPlan, screen: Screen, *, verbose: bool) -> bool:
@@ -72,7 +110,7 @@ async def _run(installation: Installation, plan: MeshPlan, screen: Screen, *, ve
             starting.result()
             screen.show_urls()
             await stopped
-    except (StartFailed, CommandError, SQLAlchemyError, OSError) as problem:
+    except (StartFailed, MeshError, CommandError, SQLAlchemyError, OSError) as problem:
         screen.show_failure(problem)
         return False
     finally:

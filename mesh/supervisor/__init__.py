@@ -5,5 +5,6 @@
     redis_server   which Redis server this machine has
     health         whether a process answers
     processes      starts, watches, restarts and stops the planned processes
+    log_files      what the processes wrote, for people
     leash          makes a process die with the one that started it
 """

@@ -145,7 +145,8 @@ class _Builder:
         password = self._installation.secret_file("redis").read_text()
         config = write_redis_config(self._installation.redis_dir, port=port, password=password)
         url = f"redis://:{password}@127.0.0.1:{port}/0"
-        return url, [ProcessPlan(name="redis", command=(binary, str(config)), probe=RedisProbe(url), is_early=True)]
+        return url, [ProcessPlan(name="redis", command=(binary, str(config)), probe=RedisProbe(url), is_early=True,
+                                 stops_last=True)]
 
     def _environment(self, redis_url: str) -> dict[str, str]:
         """What every process is told, where the user has not said otherwise."""
