@@ -5,10 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sys
 from contextlib import AsyncExitStack
 
-import uvloop
 from prometheus_client import REGISTRY
 
 from gateway.app import Gateway
@@ -16,12 +14,12 @@ from gateway.schema import SchemaInvalid, load_schema
 from gateway.server import GatewayServer
 from gateway.settings import GatewaySettings
 from gateway.telemetry import Telemetry
-from mesh import logs
 from mesh.auth import UserTokens
 from mesh.client import MeshChannel
 from mesh.clock import SystemClock
 from mesh.discovery.opening import open_discovery
 from mesh.metrics import MetricsPort
+from mesh.process import run_process
 
 
 async def run(settings: GatewaySettings) -> None:
@@ -57,12 +55,7 @@ async def run(settings: GatewaySettings) -> None:
 
 def main() -> None:
     """Reads the settings and serves."""
-    try:
-        settings = GatewaySettings()
-        logs.configure(settings.service, settings.log_level, json=settings.log_json)
-        uvloop.run(run(settings))
-    except (SchemaInvalid, ValueError, OSError) as error:  # pydantic's ValidationError is a ValueError and shows no values
-        sys.exit(f"gateway: {error}")
+    run_process(GatewaySettings, run, refusals=(SchemaInvalid,))
 
 
 if __name__ == "__main__":

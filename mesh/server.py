@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import grpc
@@ -31,6 +31,9 @@ from mesh.streams import ServedStreams
 from mesh.trace import Trace
 from mesh.transport import CONCURRENT_CALLS_MAX, SERVER_OPTIONS, server_credentials
 from mesh.wire_errors import DETAILS_KEY, STATUS_CODES, ErrorCatalogue, internal_status, to_status
+
+STOP_SECONDS = 1.0           # for each of what comes after the grace of running calls: their end, workers, connections
+STOP_TELL_SECONDS = 0.5      # an end that waits longer says what for
 
 log = get_logger()
 
@@ -268,17 +271,35 @@ async def serve(settings: MeshSettings, server: MeshServer, registrar: Registrar
         await _register(settings, server, registrar, version)
         await stop.wait()
     finally:
-        await server.stop(registrar=registrar)
+        until = loop.time() + settings.drain_seconds + settings.grace_seconds
+        await _within(server.stop(registrar=registrar), "calls", until=until + STOP_SECONDS)
         for worker in workers:
             worker.stop()
-        results = await asyncio.gather(*tasks, return_exceptions=True)
+        await _within(asyncio.gather(*tasks, return_exceptions=True), "workers", until=max(until, loop.time() + STOP_SECONDS))
+        results = [task.exception() for task in tasks if task.done() and not task.cancelled()]
+        until = loop.time() + STOP_SECONDS
         for close in closers:
-            await close()
+            await _within(close(), getattr(close, "__qualname__", "closing"), until=until)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
     for result in results:
         if isinstance(result, BaseException):
             raise result
+
+
+async def _within(work: Awaitable[Any], what: str, *, until: float) -> None:
+    """Waits for a part of the end, and says so when it takes long. What is not done at `until` (by the clock of the loop) is cancelled:
+    everything here survives a kill, and a process that does not end is killed."""
+    loop = asyncio.get_running_loop()
+    task = asyncio.ensure_future(work)
+    if not (await asyncio.wait((task,), timeout=STOP_TELL_SECONDS))[0]:
+        log.info("stop_waits", what=what, seconds_left=round(until - loop.time(), 1))
+        if not (await asyncio.wait((task,), timeout=max(0.0, until - loop.time())))[0]:
+            log.warning("stop_gave_up", what=what)
+            task.cancel()
+            await asyncio.wait((task,), timeout=STOP_TELL_SECONDS)
+            return
+    task.result()
 
 
 async def _register(settings: MeshSettings, server: MeshServer, registrar: Registrar, version: str) -> None:

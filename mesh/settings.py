@@ -10,10 +10,10 @@ from __future__ import annotations
 import ipaddress
 import re
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 from urllib.parse import quote, urlsplit, urlunsplit
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 COMMON_PREFIX = "PAYMESH_"
@@ -190,9 +190,9 @@ class MeshSettings(BaseSettings):
         if self.environment != "test" and self.failpoints:
             problems.append("failpoints: crash points exist only with environment=test")
         if (self.tls_cert_file is None) != (self.tls_key_file is None):
-            problems.append("tls_cert_file and tls_key_file go together")
+            problems.append("tls_cert_file: goes together with tls_key_file")
         if self.tls_ca_file is not None and self.tls_cert_file is None:
-            problems.append("tls_ca_file needs tls_cert_file and tls_key_file")
+            problems.append("tls_ca_file: needs tls_cert_file and tls_key_file")
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -206,3 +206,66 @@ class MeshSettings(BaseSettings):
     def advertised_host(self) -> str:
         """What others connect to."""
         return self.advertise_host or self.host
+
+
+class SettingsRefused(Exception):
+    """The environment has settings that are not usable; the message is a list for people: variables, never values.
+
+    Attributes:
+        problems: one line each, "PAYMENT_RPC_PORT: …".
+    """
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("the settings are not usable\n" + "\n".join(f"  {problem}" for problem in problems))
+        self.problems = problems
+
+
+S = TypeVar("S", bound=MeshSettings)
+_NAMED = re.compile(r"(?:Value error, )?([a-z][a-z0-9_]*): (.*)", re.DOTALL)
+_REWORDED = ((re.compile(r"^Input should be "), "should be "), (re.compile(r"^Field required$"), "is missing"),
+             (re.compile(r"^Value error, "), ""), (re.compile(r", unable to parse string as an? \w+$"), ""))
+
+
+def read_settings(kind: type[S], **given: Any) -> S:
+    """The settings of a process. All mistakes are found at once: each is set aside and the rest is looked at again.
+
+    Raises:
+        SettingsRefused: names the variables.
+    """
+    problems: list[str] = []
+    aside: dict[str, Any] = {}
+    while True:
+        try:
+            settings = kind(**{**given, **aside})
+        except ValidationError as error:
+            found = dict(_problems(error, kind, str(given.get("service", kind.model_fields["service"].default))))
+            new = {name: line for name, line in found.items() if name not in aside}
+            problems += [line for line in new.values() if line not in problems]
+            set_aside = {name: kind.model_fields[name].get_default(call_default_factory=True, validated_data={})
+                         for name in new if name in kind.model_fields and not kind.model_fields[name].is_required()}
+            if not set_aside:
+                raise SettingsRefused(problems) from None
+            aside |= set_aside
+            continue
+        if problems:
+            raise SettingsRefused(problems)
+        return settings
+
+
+def _problems(error: ValidationError, kind: type[MeshSettings], service: str) -> list[tuple[str, str]]:
+    """(setting or text, line) for each mistake."""
+    found = []
+    for problem in error.errors(include_input=False, include_url=False, include_context=False):
+        if problem["type"] == "default_factory_not_called":
+            continue  # follows from another mistake
+        message = problem["msg"]
+        name = str(problem["loc"][0]) if problem["loc"] else ""
+        parts = [message] if name else message.removeprefix("Value error, ").split("; ")
+        for part in parts:
+            named = _NAMED.fullmatch(part)
+            about, text = (named[1], named[2]) if named and not name and named[1] in kind.model_fields else (name, part)
+            for pattern, words in _REWORDED:
+                text = pattern.sub(words, text)
+            variable = f"{service}_{about}".upper()
+            found.append((about or text, f"{variable} (or {COMMON_PREFIX}{about.upper()}): {text}" if about else text))
+    return found

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from datetime import timedelta
 
-import uvloop
-
-from mesh import failpoints, logs, migrations
+from mesh import migrations
 from mesh.client import MeshChannel
 from mesh.clock import SystemClock
 from mesh.database_clock import clock_worker
 from mesh.db import open_database
 from mesh.discovery.opening import open_discovery, open_registrar
-from mesh.errors import MeshError
 from mesh.ids import UlidIds
 from mesh.paging import PageTokens
+from mesh.process import run_process
 from mesh.redis_client import open_redis
 from mesh.server import MeshServer, serve
 from order_rpc.app import RETRY_CONSTRAINTS, Choices, OrderApp
@@ -56,13 +53,7 @@ async def run(settings: OrderSettings) -> None:
 
 def main() -> None:
     """Reads the settings and serves."""
-    try:
-        settings = OrderSettings()
-        failpoints.arm(settings.failpoints, environment=settings.environment)
-        logs.configure(settings.service, settings.log_level, json=settings.log_json)
-        uvloop.run(run(settings))
-    except (MeshError, ValueError, OSError) as error:  # pydantic's ValidationError is a ValueError and shows no values
-        sys.exit(f"order_rpc: {error}")
+    run_process(OrderSettings, run)
 
 
 if __name__ == "__main__":

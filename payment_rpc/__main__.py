@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import sys
+import secrets
+from pathlib import Path
 
-import uvloop
-
-from mesh import failpoints, logs, migrations
+from mesh import logs, migrations
 from mesh.client import MeshChannel
 from mesh.clock import SystemClock
 from mesh.database_clock import clock_worker
 from mesh.db import open_database
 from mesh.discovery.opening import open_discovery, open_registrar
-from mesh.errors import MeshError
 from mesh.ids import UlidIds
 from mesh.paging import PageTokens
+from mesh.process import run_process
 from mesh.redis_client import open_redis
 from mesh.server import MeshServer, serve
 from mesh.settings import read_secret
@@ -60,23 +59,26 @@ async def run(settings: PaymentSettings) -> None:
 
 
 def _sandbox(settings: PaymentSettings) -> SandboxChannel:
-    api_key = read_secret(settings.sandbox_api_key_file).decode()
-    callback_file, md5_file = settings.sandbox_callback_secret_file, settings.sandbox_md5_secret_file
-    return SandboxChannel(
-        base_url=settings.sandbox_url, api_key=api_key,
-        callback_secret=read_secret(callback_file).decode() if callback_file else api_key,
-        md5_secret=read_secret(md5_file).decode() if md5_file else PUBLISHED_MD5_SECRET)
+    """The sandbox. A secret that is not set is nobody's: nothing is believed that is signed with it. The published secret of
+    source 001 counts in development alone."""
+    api_key = _secret(settings.sandbox_api_key_file) or secrets.token_hex(32)
+    md5_secret = _secret(settings.sandbox_md5_secret_file) or (PUBLISHED_MD5_SECRET if settings.is_development else secrets.token_hex(32))
+    if not settings.is_development:
+        if md5_secret == PUBLISHED_MD5_SECRET:
+            raise ValueError("sandbox_md5_secret_file: holds the published secret of source 001, which everybody can sign with")
+        if settings.sandbox_api_key_file is None:
+            logs.get_logger().warning("no_payment_channel", advice="sandbox_api_key_file is not set: only wallets pay")
+    return SandboxChannel(base_url=settings.sandbox_url, api_key=api_key, md5_secret=md5_secret,
+                          callback_secret=_secret(settings.sandbox_callback_secret_file) or api_key)
+
+
+def _secret(path: Path | None) -> str | None:
+    return read_secret(path).decode() if path else None
 
 
 def main() -> None:
     """Reads the settings and serves."""
-    try:
-        settings = PaymentSettings()
-        failpoints.arm(settings.failpoints, environment=settings.environment)
-        logs.configure(settings.service, settings.log_level, json=settings.log_json)
-        uvloop.run(run(settings))
-    except (MeshError, ValueError, OSError) as error:  # pydantic's ValidationError is a ValueError and shows no values
-        sys.exit(f"payment_rpc: {error}")
+    run_process(PaymentSettings, run)
 
 
 if __name__ == "__main__":

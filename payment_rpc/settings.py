@@ -28,8 +28,9 @@ class PaymentSettings(MeshSettings):
         close_grace_seconds: how long after a deadline a channel that cannot close may still take money in time.
         scan_action_retention_days: how long the diary of the scan is kept.
         sandbox_url: where the sandbox listens; configuration, because callers never choose where we connect.
-        sandbox_api_key_file: our key there. sandbox_callback_secret_file: HMAC key of its callbacks; None: the API key.
-        sandbox_md5_secret_file: of source 001's rule; None: the published one.
+        sandbox_api_key_file: our key there; None: no channel, only wallets pay.
+        sandbox_callback_secret_file: HMAC key of its callbacks; None: the API key.
+        sandbox_md5_secret_file: of source 001's rule; None: in development the published one, in production none that anybody knows.
         statement_time_zone, statement_cut_off: how the channel counts the days of its statements.
         return_urls: per merchant, prefixes of the URLs to which a cashier may send a buyer back. Each has a host and a slash after it: the prefix
             https://shop.example would admit https://shop.example.evil.
@@ -46,7 +47,7 @@ class PaymentSettings(MeshSettings):
     close_grace_seconds: float = Field(300, ge=0, le=86400)
     scan_action_retention_days: int = Field(30, ge=1, le=3650)
     sandbox_url: str = Field("http://127.0.0.1:8090", pattern=r"^https?://[!-~]{1,200}$")
-    sandbox_api_key_file: Path
+    sandbox_api_key_file: Path | None = None
     sandbox_callback_secret_file: Path | None = None
     sandbox_md5_secret_file: Path | None = None
     statement_time_zone: ZoneInfo = ZoneInfo("Asia/Shanghai")

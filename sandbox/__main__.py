@@ -6,13 +6,11 @@ import asyncio
 import secrets
 import signal
 import socket
-import sys
-
-import uvloop
 
 from mesh import logs
 from mesh.clock import SystemClock
 from mesh.ids import UlidIds
+from mesh.process import run_process
 from sandbox.server import listen, make_server
 from sandbox.service import SandboxConfig, open_sandbox
 from sandbox.settings import SandboxSettings
@@ -36,16 +34,15 @@ async def serve(config: SandboxConfig, listener: socket.socket) -> None:
             await asyncio.gather(background, return_exceptions=True)
 
 
+async def run(settings: SandboxSettings) -> None:
+    """Listens and serves. Raises ValueError or OSError for a port that is taken or a file that is not what it should be."""
+    listener = listen(settings.host, settings.port)
+    await serve(settings.config(port=listener.getsockname()[1]), listener)
+
+
 def main() -> None:
     """Reads the settings, listens, serves."""
-    try:
-        settings = SandboxSettings()
-        logs.configure(settings.service, settings.log_level, json=settings.log_json)
-        listener = listen(settings.host, settings.port)
-        config = settings.config(port=listener.getsockname()[1])
-    except (ValueError, OSError) as error:  # pydantic's ValidationError is a ValueError and shows no values
-        sys.exit(f"sandbox: {error}")
-    uvloop.run(serve(config, listener))
+    run_process(SandboxSettings, run)
 
 
 if __name__ == "__main__":

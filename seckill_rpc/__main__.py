@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from random import Random
 
-import uvloop
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from mesh import failpoints, logs, migrations
+from mesh import migrations
 from mesh.client import MeshChannel
 from mesh.clock import SystemClock
 from mesh.database_clock import clock_worker
 from mesh.db import open_database
 from mesh.discovery.opening import open_discovery, open_registrar
-from mesh.errors import MeshError, Unavailable
+from mesh.errors import Unavailable
 from mesh.ids import UlidIds
 from mesh.paging import PageTokens
+from mesh.process import run_process
 from mesh.server import MeshServer, serve
 from mesh.settings import read_secret
 from seckill_rpc.app import RETRY_CONSTRAINTS, SeckillApp
@@ -81,13 +80,7 @@ async def check_redis(redis: Redis, *, is_durable: bool, is_vouched_for: bool = 
 
 def main() -> None:
     """Reads the settings and serves."""
-    try:
-        settings = SeckillSettings()
-        failpoints.arm(settings.failpoints, environment=settings.environment)
-        logs.configure(settings.service, settings.log_level, json=settings.log_json)
-        uvloop.run(run(settings))
-    except (MeshError, UnsafeRedis, ValueError, OSError) as error:  # pydantic's ValidationError is a ValueError and shows no values
-        sys.exit(f"seckill_rpc: {error}")
+    run_process(SeckillSettings, run, refusals=(UnsafeRedis,))
 
 
 if __name__ == "__main__":

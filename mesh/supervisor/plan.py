@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
-from mesh.settings import MeshSettings
+from mesh.settings import MeshSettings, SettingsRefused
+from mesh.settings import read_settings as read_environment
 from mesh.supervisor.health import GrpcProbe, HttpProbe, RedisProbe
 from mesh.supervisor.installation import CALLERS, Installation, RunningMesh
 from mesh.supervisor.processes import STOP_SECONDS, ProcessPlan
@@ -158,7 +159,7 @@ class _Builder:
             "PAYMESH_CALLER_KEYS_DIR": str(installation.public_keys_dir),
             "PAYMESH_USER_TOKENS_REVOKED_FILE": str(installation.revoked_file),
             "PAYMESH_PAGE_TOKEN_SECRET_FILE": str(installation.secret_file("page_token")),
-            "PAYMESH_GRACE_SECONDS": f"{STOP_SECONDS - 2:g}",  # inside the supervisor's patience
+            "PAYMESH_GRACE_SECONDS": f"{STOP_SECONDS - 4:g}",  # and three more until a process has ended, inside our patience
             "PAYMESH_REDIS_URL": redis_url,
             "PYTHONUNBUFFERED": "1",
         }
@@ -248,14 +249,9 @@ def _metrics_environment(service: str, port: int | None) -> dict[str, str]:
 
 def _read(kind: type[S], **given: Any) -> S:
     try:
-        return kind(**given)
-    except ValidationError as error:
-        service = str(given.get("service", "mesh")).upper()
-        problems = []
-        for problem in error.errors(include_input=False, include_url=False, include_context=False):
-            name = str(problem["loc"][0]).upper() if problem["loc"] else ""
-            problems.append((f"{service}_{name} or PAYMESH_{name}: " if name else "") + problem["msg"])
-        raise PlanRefused("the settings are not usable\n" + "\n".join(f"  {problem}" for problem in problems)) from None
+        return read_environment(kind, **given)
+    except SettingsRefused as refusal:
+        raise PlanRefused(str(refusal)) from None
 
 
 def _is_sqlite(url: str) -> bool:

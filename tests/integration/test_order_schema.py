@@ -9,9 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from alembic.autogenerate import compare_metadata
-from alembic.runtime.migration import MigrationContext
-from sqlalchemy import CheckConstraint, Connection, inspect, text
+from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from mesh import migrations
@@ -29,29 +27,6 @@ def on_connection(url: str, work) -> object:
         finally:
             await engine.dispose()
     return asyncio.run(run())
-
-
-def differences(connection: Connection) -> list:
-    return compare_metadata(MigrationContext.configure(connection, opts={"compare_type": True}), metadata)
-
-
-def checks(connection: Connection) -> dict[str, set[str]]:
-    """Alembic does not compare CHECK constraints; their names are compared here."""
-    inspector = inspect(connection)
-    return {name: {str(check["name"]) for check in inspector.get_check_constraints(name)} for name in metadata.tables}
-
-
-def test_migrations_make_the_tables_of_the_code(database_url: str) -> None:
-    migrations.upgrade("order_rpc", database_url)
-    assert on_connection(database_url, differences) == []
-    assert on_connection(database_url, checks) == {
-        name: {str(check.name) for check in table.constraints if isinstance(check, CheckConstraint)} for name, table in metadata.tables.items()}
-
-
-def test_migrating_twice_changes_nothing(database_url: str) -> None:
-    migrations.upgrade("order_rpc", database_url)
-    migrations.upgrade("order_rpc", database_url)
-    assert on_connection(database_url, differences) == []
 
 
 def test_text_of_any_script_and_ids_of_any_case_survive_on_a_server_with_other_defaults(mariadb_url_factory) -> None:

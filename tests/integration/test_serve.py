@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from mesh import logs
 from mesh.discovery import Endpoint
 from mesh.discovery.static import StaticRegistrar
 from mesh.errors import Unavailable
@@ -106,3 +108,33 @@ async def test_a_start_that_fails_closes_what_was_opened(world: World) -> None:
         with pytest.raises(OSError, match="cannot listen"):
             await serve(world.settings(), world.server(port=other.port), StaticRegistrar(), closers=[close])
     assert closed.is_set()
+
+
+async def test_an_end_that_hangs_says_what_it_waits_for_and_ends(world: World, capfd: pytest.CaptureFixture[str]) -> None:
+    class Stuck:
+        async def run(self) -> None:
+            await asyncio.Event().wait()
+
+        def stop(self) -> None:
+            pass
+
+    async def connection_that_never_closes() -> None:
+        await asyncio.Event().wait()
+
+    closed = asyncio.Event()
+
+    async def close() -> None:
+        closed.set()
+
+    logs.configure("echo_rpc")
+    process = asyncio.create_task(serve(world.settings(grace_seconds=0.2), world.server(), StaticRegistrar(), workers=[Stuck()],
+                                        closers=[connection_that_never_closes, close]))
+    await eventually(lambda: "serving" in capfd.readouterr().err)
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.wait_for(process, 20)
+    assert closed.is_set(), "what comes after it is closed all the same"
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines() if line.startswith("{")]
+    assert next(line["what"] for line in lines if line["event"] == "stop_waits") == "workers"
+    gave_up = [line["what"] for line in lines if line["event"] == "stop_gave_up"]
+    assert gave_up[0] == "workers"
+    assert "connection_that_never_closes" in gave_up[1]

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from redis import Redis
 from sqlalchemy import make_url
 
-from mesh.settings import MeshSettings, is_loopback, read_secret
+from mesh.settings import MeshSettings, SettingsRefused, is_loopback, read_secret, read_settings
 
 
 class PaymentSettings(MeshSettings):
@@ -123,7 +123,7 @@ def test_crash_points_are_for_tests_only(environment: str) -> None:
 
 
 def test_half_a_tls_configuration_is_refused() -> None:
-    with pytest.raises(ValidationError, match="go together"):
+    with pytest.raises(ValidationError, match="goes together"):
         MeshSettings(tls_cert_file=Path("x"))
     with pytest.raises(ValidationError, match="tls_ca_file"):
         MeshSettings(tls_ca_file=Path("x"))
@@ -149,3 +149,39 @@ def test_a_short_secret_is_refused(tmp_path: Path) -> None:
         read_secret(file)
     file.write_bytes(b"x" * 32 + b"\n")
     assert read_secret(file) == b"x" * 32
+
+
+class SaleSettings(PaymentSettings):
+    scan_batch_size: int = 100
+
+
+def refused(kind: type[MeshSettings], **given: object) -> list[str]:
+    with pytest.raises(SettingsRefused) as refusal:
+        read_settings(kind, **given)
+    return refusal.value.problems
+
+
+def test_all_mistakes_are_one_list_in_the_words_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PAYMENT_RPC_PORT", "s3cr3t")
+    monkeypatch.setenv("PAYMENT_RPC_SCAN_BATCH_SIZE", "abc")
+    monkeypatch.setenv("PAYMESH_TLS_CERT_FILE", "/x")                 # found by a rule over several settings
+    monkeypatch.setenv("PAYMESH_DATABASE_PASSWORD_FILE", "/s3cr3t")    # found before any setting is looked at
+    problems = refused(SaleSettings)
+    assert [problem.partition(" ")[0] for problem in sorted(problems)] == [
+        "PAYMENT_RPC_DATABASE_PASSWORD_FILE", "PAYMENT_RPC_PORT", "PAYMENT_RPC_SCAN_BATCH_SIZE", "PAYMENT_RPC_TLS_CERT_FILE"]
+    told = "\n".join(problems)
+    assert "PAYMENT_RPC_PORT (or PAYMESH_PORT): should be a valid integer" in told
+    for unwanted in ("pydantic", "Input", "Value error", "type=", "validated data"):
+        assert unwanted not in told
+    assert told.count("s3cr3t") == 1  # the name of a file, not a value
+
+
+def test_a_missing_setting_is_called_missing() -> None:
+    class Needs(MeshSettings):
+        service: str = "payment_rpc"
+        key_file: Path
+    assert refused(Needs) == ["PAYMENT_RPC_KEY_FILE (or PAYMESH_KEY_FILE): is missing"]
+
+
+def test_settings_without_mistakes_are_read() -> None:
+    assert read_settings(SaleSettings, port=7).port == 7
