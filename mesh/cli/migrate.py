@@ -31,6 +31,6 @@ def migrate(installation: Installation, services: tuple[str, ...], database_url:
             migrations.upgrade(service, url)
         except ArgumentError as problem:
             raise click.ClickException(f"{service}: the database URL is not usable: {problem}") from None
-        except (SQLAlchemyError, OSError) as problem:
+        except (SQLAlchemyError, migrations.MigrationBusy, OSError) as problem:
             raise click.ClickException(f"{service}: {shown}: {problem}") from None
         click.echo(f"{service}: {shown} is up to date")
