@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 from pydantic import Field, model_validator
 
 from mesh.settings import MeshSettings
+from payment_rpc.domain.attempt import LEASE_MAX
 
 UrlPrefix = Annotated[str, Field(pattern=r"^https?://[!-.0-~]+/[!-~]*$")]
 
@@ -40,7 +41,7 @@ class PaymentSettings(MeshSettings):
     port: int = Field(9907, ge=0, le=65535)
     database_pool_size: int = Field(16, ge=1, le=200)
     channel_timeout_seconds: float = Field(6, gt=0, le=60)
-    attempt_lease_seconds: float = Field(20, gt=0, le=600)
+    attempt_lease_seconds: float = Field(20, gt=0, le=LEASE_MAX.total_seconds())
     scan_interval_seconds: float = Field(1, gt=0, le=600)
     scan_batch_size: int = Field(100, ge=1, le=1000)
     scan_threshold_seconds: float = Field(0, ge=0, le=86400)

@@ -15,10 +15,12 @@ from payment_rpc.store import scan_actions
 from payment_rpc.usecases.asking import Asking
 from payment_rpc.usecases.callbacks import Callbacks
 from payment_rpc.usecases.closing import Closing
+from payment_rpc.usecases.future_rows import FutureRows
 from payment_rpc.usecases.reconciliation import Reconciliation
 from payment_rpc.usecases.refunds import Refunds
 
 IMPORT_WORKER = "import_statements"
+FUTURE_SECONDS = 60.0  # how long a clock that was ahead may hold a row
 PURGE_SECONDS = 600.0  # what is purged lives for days
 
 
@@ -38,6 +40,7 @@ def make_workers(*, db: Database, clock: Clock, asking: Asking, closing: Closing
         Worker("expire_payments", closing.expire_once, idle_seconds=idle_seconds),
         Worker(IMPORT_WORKER, reconciliation.run_once, idle_seconds=idle_seconds),
         Worker("finish_callbacks", callbacks.run_once, idle_seconds=idle_seconds),
+        Worker("correct_future_rows", FutureRows(db=db, clock=clock).run_once, idle_seconds=FUTURE_SECONDS),
         Worker("purge_receipts", purge, idle_seconds=PURGE_SECONDS),
         Worker("purge_scan_actions", purge_scan_actions, idle_seconds=PURGE_SECONDS),
         *(Worker(relay_worker(relay), relay.run_once, idle_seconds=idle_seconds) for relay in relays),

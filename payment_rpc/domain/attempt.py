@@ -39,6 +39,8 @@ NEXT: dict[AttemptState, frozenset[AttemptState]] = {
     AttemptState.CAPTURED: frozenset(),
 }
 
+LEASE_MAX = timedelta(minutes=10)  # the longest that a deployment may choose
+
 # Pauses between queries of an attempt without a result (PROTOCOLS 1). The last one repeats for ever: the clock never fails a payment.
 QUERY_PAUSES = tuple(timedelta(seconds=seconds) for seconds in (5, 15, 45, 120, 300, 900, 3600, 21600, 86400))
 
@@ -128,6 +130,11 @@ class Attempt:
     def capture(self, amount: Money, *, trade_no: str, at: datetime, captured_at: datetime | None = None) -> Attempt:
         """The channel moved money under this attempt."""
         return replace(self.to(AttemptState.CAPTURED, at=at), captured=amount, channel_trade_no=trade_no, captured_at=captured_at or at)
+
+    def bring_back(self, *, error: timedelta, at: datetime) -> Attempt:
+        """Its times without the error of the clock that wrote them, which was ahead."""
+        due = None if self.next_query_at is None else self.next_query_at - error
+        return replace(self._changed(at), lease_until=self.lease_until - error, next_query_at=due)
 
     def _changed(self, at: datetime) -> Attempt:
         return replace(self, version=self.version + 1, updated_at=at)

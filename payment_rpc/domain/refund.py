@@ -119,6 +119,11 @@ class Refund:
         due = min(self.next_query_at or at + pause, at + pause) if target in OPEN else None
         return replace(self._changed(at), state=target, next_query_at=due)
 
+    def bring_back(self, *, error: timedelta, at: datetime) -> Refund:
+        """Its times without the error of the clock that wrote them, which was ahead."""
+        due = None if self.next_query_at is None else self.next_query_at - error
+        return replace(self._changed(at), lease_until=self.lease_until - error, next_query_at=due)
+
     def _changed(self, at: datetime) -> Refund:
         return replace(self, version=self.version + 1, updated_at=at)
 

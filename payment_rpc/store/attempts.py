@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Row, bindparam, insert, select, update
@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.db import expect_one
 from mesh.money import Money
-from payment_rpc.domain.attempt import Attempt, AttemptState, Schedule
+from payment_rpc.domain.attempt import LEASE_MAX, Attempt, AttemptState, Schedule
 from payment_rpc.domain.errors import PaymentNotFound
 from payment_rpc.domain.payment import Payment, PaymentState
 from payment_rpc.tables import ATTEMPT, PAYMENT
@@ -95,12 +95,26 @@ async def claim_due(tx: AsyncConnection, *, now: datetime, limit: int, schedule:
     claimed = []
     for attempt in due:
         payment, old_enough = of_payment[attempt.payment_id], attempt.created_at + schedule.threshold
-        if old_enough > now and payment.state == PaymentState.PAYING:
+        if now < old_enough <= now + schedule.threshold and payment.state == PaymentState.PAYING:  # not one of a fast clock
             await save_attempt(tx, attempt.too_young(until=old_enough, at=now), read_version=attempt.version)
             continue
         claimed.append(attempt.ask_later(at=now, last_chance=payment.expires_at + schedule.close_grace))
         await save_attempt(tx, claimed[-1], read_version=attempt.version)
     return claimed
+
+
+async def bring_back(tx: AsyncConnection, *, now: datetime, tolerance: timedelta, limit: int) -> int:
+    """Corrects open attempts that a process wrote whose clock was ahead by more than `tolerance`; returns how many."""
+    written = (ATTEMPT.c.updated_at > now + tolerance) | (ATTEMPT.c.lease_until > now + LEASE_MAX + tolerance)
+    query = select(ATTEMPT.c.attempt_id).where(ATTEMPT.c.next_query_at.is_not(None), written).limit(limit)
+    ids = (await tx.execute(query)).scalars().all()
+    if not ids:  # the usual case, without a lock
+        return 0
+    for row in (await tx.execute(select(*_ALL).where(ATTEMPT.c.attempt_id.in_(ids), written).with_for_update(skip_locked=True))).all():
+        before = _attempt(row)
+        error = max(before.updated_at - now, before.lease_until - now - LEASE_MAX)
+        await save_attempt(tx, before.bring_back(error=error, at=now), read_version=before.version)
+    return len(ids)
 
 
 def due_statement(now: datetime, limit: int) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Row, bindparam, insert, select, update
@@ -15,6 +15,7 @@ from mesh.db import insert_if_absent
 from payment_rpc.domain.callback import Callback, CallbackKind, CallbackResult, Subject
 from payment_rpc.tables import ATTEMPT, CALLBACK_LOG, CHANNEL_CALLBACK
 
+AHEAD_MAX = timedelta(seconds=90)  # a message cannot be so much younger than one that is old enough, but for a wrong clock
 PURGE_BATCH = 500
 STORY_MAX = 500  # more than a person reads; a stranger who sends forgeries about one payment does not fill the memory of who looks at it
 
@@ -60,8 +61,11 @@ async def finish(tx: AsyncConnection, callback: Callback) -> None:
 
 
 async def list_unfinished(tx: AsyncConnection, *, before: datetime, limit: int) -> list[Callback]:
-    """Messages that were received before a moment and of which nobody knows what became."""
-    query = select(*_ALL).where(_C.result == CallbackResult.RECEIVED, _C.received_at < before).order_by(_C.received_at).limit(limit)
+    """Messages that were received before a moment and of which nobody knows what became. One that seems to come from the
+    future was received by a process whose clock was ahead, and does not wait for its error."""
+    of_a_fast_clock = _C.received_at > before + AHEAD_MAX
+    query = (select(*_ALL).where(_C.result == CallbackResult.RECEIVED, (_C.received_at < before) | of_a_fast_clock)
+             .order_by(_C.received_at).limit(limit))
     return [_callback(row) for row in (await tx.execute(query)).all()]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Row, and_, bindparam, insert, select, update
@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mesh.call import Caller
 from mesh.db import expect_one
 from mesh.money import Money
+from payment_rpc.domain.attempt import LEASE_MAX
 from payment_rpc.domain.errors import RefundNotFound
 from payment_rpc.domain.payment import Failure
 from payment_rpc.domain.refund import Refund, RefundState
@@ -109,6 +110,20 @@ async def claim_due(tx: AsyncConnection, *, now: datetime, limit: int) -> list[R
     for before, after in zip(due, claimed, strict=True):
         await save_refund(tx, after, read_version=before.version)
     return claimed
+
+
+async def bring_back(tx: AsyncConnection, *, now: datetime, tolerance: timedelta, limit: int) -> int:
+    """Corrects open refunds that a process wrote whose clock was ahead by more than `tolerance`; returns how many."""
+    written = (REFUND.c.updated_at > now + tolerance) | (REFUND.c.lease_until > now + LEASE_MAX + tolerance)
+    query = select(REFUND.c.refund_id).where(REFUND.c.next_query_at.is_not(None), written).limit(limit)
+    ids = (await tx.execute(query)).scalars().all()
+    if not ids:  # the usual case, without a lock
+        return 0
+    for row in (await tx.execute(select(*_ALL).where(REFUND.c.refund_id.in_(ids), written).with_for_update(skip_locked=True))).all():
+        before = _refund(row)
+        error = max(before.updated_at - now, before.lease_until - now - LEASE_MAX)
+        await save_refund(tx, before.bring_back(error=error, at=now), read_version=before.version)
+    return len(ids)
 
 
 def due_statement(now: datetime, limit: int) -> Any:

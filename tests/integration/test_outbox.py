@@ -342,3 +342,40 @@ async def test_an_event_has_one_row(db: Database) -> None:
     with pytest.raises(ConstraintViolated) as violated:
         await put(db, message())
     assert violated.value.name == "uq_outbox_event_id"
+
+
+@pytest.mark.parametrize("ahead_seconds", [331, 3600, 86_400])
+async def test_a_message_that_a_clock_put_off_which_was_ahead_does_not_wait_for_its_whole_error(
+    db: Database, receiver: Receiver, clock: FakeClock, ahead_seconds: int
+) -> None:
+    fast = FakeClock(EPOCH + timedelta(seconds=ahead_seconds))
+    receiver.refuse(Unavailable())
+    await put(db, message(due_at=fast.now(), created_at=fast.now()))
+    await Relay(db=db, destination=receiver, clock=fast).run_once()
+    [row] = await rows(db)
+    assert row.due_at > fast.now()
+    receiver.do = None
+    relay = Relay(db=db, destination=receiver, clock=clock)
+    assert await relay.run_once() == 1
+    assert await states(db) == ["DONE"]
+
+
+async def test_a_message_that_waits_as_long_as_any_may_is_left_alone_and_the_look_ahead_is_a_minute_apart(
+    db: Database, relay: Relay, clock: FakeClock
+) -> None:
+    await put(db, message(1, due_at=EPOCH + BACKOFF_MAX + LEASE))
+    assert await relay.run_once() == 0
+    await put(db, message(2, due_at=EPOCH + timedelta(hours=1)))
+    clock.advance(59)
+    assert await relay.run_once() == 0
+    clock.advance(1)
+    assert await relay.run_once() == 1
+    assert await states(db) == ["NEW", "DONE"]
+
+
+async def test_a_clock_that_is_set_back_does_not_stop_the_look_ahead(db: Database, relay: Relay, clock: FakeClock) -> None:
+    clock.advance(7200)
+    assert await relay.run_once() == 0
+    clock.advance(-7200)
+    await put(db, message(due_at=EPOCH + timedelta(hours=2)))
+    assert await relay.run_once() == 1

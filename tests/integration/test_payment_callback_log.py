@@ -390,6 +390,17 @@ async def die_while_asking(world: PaymentWorld, payment_id: str) -> None:
         await world.app.callbacks.handle_hint(hint(payment_id), signature=signed(hint(payment_id)))
 
 
+@ON_SQLITE
+async def test_a_hint_that_a_fast_clock_received_does_not_wait_for_its_error(world: PaymentWorld) -> None:
+    payment, _ = await waiting(world)
+    await world.press(payment)
+    await die_while_asking(world, payment.payment_id)
+    world.clock.advance(-29)
+    assert await world.app.callbacks.run_once() == 0
+    world.clock.advance(-2)  # whoever received it was ahead of us by more than clocks may differ
+    assert await world.app.callbacks.run_once() == 1
+
+
 # For people
 
 

@@ -59,9 +59,9 @@ async def soon(world: PaymentWorld, payment_id: str, state: PaymentState) -> Non
 
 async def test_every_worker_finds_nothing_to_do_where_there_is_nothing(world: PaymentWorld) -> None:
     assert sorted(worker.name for worker in world.app.workers) == [
-        "advance_refunds", "ask_channels", "expire_payments", "finish_callbacks", "import_statements", "purge_receipts",
+        "advance_refunds", "ask_channels", "correct_future_rows", "expire_payments", "finish_callbacks", "import_statements", "purge_receipts",
         "purge_scan_actions", "relay_order_rpc", "relay_stream:PAYMENT_TOPIC"]
-    assert [await worker._run_once() for worker in world.app.workers] == [0] * 9
+    assert [await worker._run_once() for worker in world.app.workers] == [0] * 10
 
 
 async def test_without_redis_nobody_publishes_and_the_events_wait(world: PaymentWorld) -> None:

@@ -225,6 +225,18 @@ async def test_a_worker_brings_a_draft_back_too(world: SeckillOrderWorld) -> Non
     assert (await world.load(activity)).state is DRAFT
 
 
+@on_one_database
+async def test_a_worker_does_not_wait_for_the_error_of_a_clock_that_was_ahead(world: SeckillOrderWorld) -> None:
+    activity = await world.draft(total=10)
+    world.shelf.away = True
+    assert (await world.verb("publish", activity)).activity.state is PUBLISHING
+    world.shelf.away = False
+    world.clock.advance(-30)
+    assert await world.app.publishing.run_once() == 0
+    world.clock.advance(-1)
+    assert await world.app.publishing.run_once() == 1
+
+
 async def test_an_answer_that_was_lost_takes_no_units_twice(world: SeckillOrderWorld) -> None:
     activity = await world.draft(total=10)
     allocate = world.shelf.allocate
