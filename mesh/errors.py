@@ -178,8 +178,9 @@ class RemoteError(MeshError):
     @property
     def is_definite(self) -> bool:
         """True when the refusal proves that the call had no effect and a repetition will be refused too (gRPC INVALID_ARGUMENT, NOT_FOUND,
-        ALREADY_EXISTS, FAILED_PRECONDITION, OUT_OF_RANGE, UNIMPLEMENTED). Everything else is worth asking again."""
-        return self.grpc_code in {3, 5, 6, 9, 11, 12}
+        ALREADY_EXISTS, FAILED_PRECONDITION, OUT_OF_RANGE). Everything else is worth asking again: also UNIMPLEMENTED, which is what a sibling of
+        the version before says until it is upgraded."""
+        return self.grpc_code in {3, 5, 6, 9, 11}
 
 
 class NeighbourUnavailable(RemoteError):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import Column, Index, Table, insert, select
+from sqlalchemy import Column, Index, Table, delete, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.db import Identifier, UtcMillis, metadata_with_names
+
+PURGE_BATCH = 500
 
 INBOX = Table(
     "inbox", metadata_with_names(),
@@ -25,3 +27,12 @@ async def first_time(tx: AsyncConnection, *, consumer: str, event_id: str, now: 
         return False
     await tx.execute(insert(INBOX).values(consumer=consumer, event_id=event_id, handled_at=now))
     return True
+
+
+async def purge(tx: AsyncConnection, *, before: datetime) -> int:
+    """Forgets up to PURGE_BATCH events that were handled before a moment; returns how many."""
+    over = (await tx.execute(select(INBOX.c.consumer, INBOX.c.event_id).where(INBOX.c.handled_at < before).order_by(INBOX.c.handled_at)
+                             .limit(PURGE_BATCH))).all()
+    for row in over:
+        await tx.execute(delete(INBOX).where(INBOX.c.consumer == row.consumer, INBOX.c.event_id == row.event_id))
+    return len(over)

@@ -15,25 +15,28 @@ from typing import Any, Protocol
 
 import structlog
 from prometheus_client import Counter
-from sqlalchemy import CheckConstraint, Column, Index, Integer, Row, String, Table, Text, bindparam, insert, select, update
+from sqlalchemy import CheckConstraint, Column, Index, Integer, Row, String, Table, Text, bindparam, delete, insert, select, update
 from sqlalchemy.dialects.mysql import MEDIUMTEXT
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.clock import Clock
 from mesh.db import BigInt, Database, Identifier, UtcMillis, metadata_with_names
 from mesh.errors import MeshError, RemoteError
-from mesh.failpoints import failpoint
+from mesh.failpoints import FailpointRaised, failpoint
 from mesh.worker import each
 
-LEASE = timedelta(seconds=30)         # longer than any delivery's deadline: a living relay always settles before its claim ends
+LEASE = timedelta(seconds=30)         # more than twice any delivery's deadline
+RENEW_BELOW = LEASE / 2               # what is left of a claim when its delivery begins: less, and it is claimed once more before
 BACKOFF_FIRST = timedelta(seconds=1)
 BACKOFF_MAX = timedelta(minutes=5)    # a receiver that comes back after an hour is served within five minutes
 LOOK_AHEAD = timedelta(minutes=1)     # between two looks for rows that a clock which was ahead put off too far
 BATCH = 100
 CONCURRENCY = 16                      # deliveries under way at once per relay
+PURGE_BATCH = 500
 
 log = structlog.get_logger()
 _DELIVERED = Counter("paymesh_outbox_delivered_total", "Messages answered by their receiver.", ["destination"])
+_FAILED = Counter("paymesh_outbox_failed_total", "Deliveries that ended in an error of our own; the message is tried again.", ["destination"])
 _DEAD = Counter("paymesh_outbox_dead_total", "Messages that a receiver refused for good; each needs a person.", ["destination"])
 
 OUTBOX = Table(
@@ -123,15 +126,28 @@ async def put(tx: AsyncConnection, *messages: Message) -> None:
 async def list_messages(tx: AsyncConnection, *, states: Sequence[str], limit: int) -> list[Shown]:
     """Messages in some states, oldest first."""
     row = OUTBOX.c
-    rows = await tx.execute(select(row.event_id, row.destination, row.tag, row.aggregate_id, row.state, row.due_at, row.attempts, row.last_error)
-                            .where(row.state.in_(states)).order_by(row.id).limit(limit))
-    return [Shown(**found) for found in rows.mappings()]
+    found: list[Row[Any]] = []
+    for state in states:  # each in the order of its index: several at once would be sorted whole
+        found += (await tx.execute(select(OUTBOX).where(row.state == state).order_by(row.id).limit(limit))).all()
+    found.sort(key=lambda each: int(each.id))
+    return [Shown(event_id=each.event_id, destination=each.destination, tag=each.tag, aggregate_id=each.aggregate_id, state=each.state,
+                  due_at=each.due_at, attempts=each.attempts, last_error=each.last_error) for each in found[:limit]]
 
 
 async def replay(tx: AsyncConnection, *, event_id: str, now: datetime) -> bool:
-    """Makes a message due now, whatever became of it before; False when there is none. Receivers are idempotent by its id."""
+    """Makes a message due now, whatever became of it before; False when there is none (any more). Receivers are idempotent by its id."""
     done = await tx.execute(update(OUTBOX).where(OUTBOX.c.event_id == event_id).values(state="NEW", due_at=now, attempts=0))
     return done.rowcount == 1
+
+
+async def purge(tx: AsyncConnection, *, before: datetime) -> int:
+    """Deletes up to PURGE_BATCH delivered messages that were written before a moment; returns how many. What is not delivered stays."""
+    # By id, as the index has them: a condition on the time would read every message that is not old enough.
+    oldest = select(OUTBOX.c.id, OUTBOX.c.created_at).where(OUTBOX.c.state == "DONE").order_by(OUTBOX.c.id).limit(PURGE_BATCH)
+    over = [row.id for row in (await tx.execute(oldest)).all() if row.created_at < before]
+    if over:
+        await tx.execute(delete(OUTBOX).where(OUTBOX.c.id.in_(over), OUTBOX.c.state == "DONE"))
+    return len(over)
 
 
 class Relay:
@@ -143,6 +159,7 @@ class Relay:
         self._clock = clock
         self._looked_ahead_at = datetime.min.replace(tzinfo=UTC)
         self._delivered = _DELIVERED.labels(destination.name)
+        self._failed = _FAILED.labels(destination.name)
         self._dead = _DEAD.labels(destination.name)
 
     @property
@@ -152,34 +169,48 @@ class Relay:
 
     async def run_once(self) -> int:
         """Claims and delivers what is due; returns how many messages were claimed."""
-        messages = await self._db.run(self._claim)
+        messages, until = await self._db.run(self._claim)
         if messages:
             failpoint("outbox.relay.after_claim")
-        # The claim of one that fails ends, and it is tried again; the others of this round go on.
-        return await each(messages, self.deliver, failed="outbox_delivery_failed", at_once=CONCURRENCY, about=lambda message: {
+
+        async def deliver(message: Message) -> None:
+            if until - self._clock.now() >= RENEW_BELOW or await self._db.run(self._renew, message, until):
+                await self.deliver(message)
+
+        # Only the database can fail one here: its claim ends, and it is tried again; the others of this round go on.
+        return await each(messages, deliver, failed="outbox_delivery_failed", at_once=CONCURRENCY, about=lambda message: {
             "destination": message.destination, "tag": message.tag, "event_id": message.event_id})
 
     async def deliver(self, message: Message) -> bool:
         """One step of the relay: sends a message and settles its row. True when it was answered. The request path takes this step too, right after
-        its commit; the row is due only later, so that the two rarely meet, and when they do only one settles."""
+        its commit; the row is due only later, so that the two rarely meet, and when they do only one settles. Whatever goes wrong, also in the
+        settlement, is written into the row, which is tried again after a pause."""
         try:
             settlement = await self._destination.send(message)
+            failpoint("outbox.relay.after_send")
+            await self._db.run(self._settle, message, settlement)
         except RemoteError as error:
             if error.is_definite:
                 await self._db.run(self._bury, message, error)
             else:
-                await self._db.run(self._postpone, message, error)
+                await self._db.run(self._postpone, message, error.message, error.reason)
             return False
         except MeshError as error:
-            await self._db.run(self._postpone, message, error)
+            await self._db.run(self._postpone, message, error.message, error.reason)
             return False
-        failpoint("outbox.relay.after_send")
-        await self._db.run(self._settle, message, settlement)
+        except FailpointRaised:
+            raise
+        except Exception as error:
+            self._failed.inc()
+            log.exception("outbox_delivery_failed", alert=True, destination=message.destination, tag=message.tag, event_id=message.event_id)
+            # The text of an unforeseen error may hold anything: only its kind is kept.
+            await self._db.run(self._postpone, message, f"{type(error).__name__}: see the log", type(error).__name__)
+            return False
         failpoint("outbox.relay.after_settle")
         self._delivered.inc()
         return True
 
-    async def _claim(self, tx: AsyncConnection) -> list[Message]:
+    async def _claim(self, tx: AsyncConnection) -> tuple[list[Message], datetime]:
         now = self._clock.now()
         rows = (await tx.execute(claim_statement(self._destination.name, now))).all()
         if not rows and not self._looked_ahead_at <= now < self._looked_ahead_at + LOOK_AHEAD:
@@ -188,18 +219,32 @@ class Relay:
         if rows:
             claimed = update(OUTBOX).where(OUTBOX.c.id.in_(bindparam("ids", expanding=True)))
             await tx.execute(claimed.values(due_at=now + LEASE, attempts=OUTBOX.c.attempts + 1), {"ids": [row.id for row in rows]})
-        return [_message(row) for row in rows]
+        messages = []
+        for row in rows:
+            try:
+                messages.append(_message(row))
+            except ValueError:  # changed by hand, or by a fault of the disk: the others of this claim go on
+                await tx.execute(update(OUTBOX).where(OUTBOX.c.id == row.id).values(state="DEAD", last_error="its payload is no JSON"))
+                self._dead.inc()
+                log.error("outbox_dead", alert=True, destination=row.destination, tag=row.tag, aggregate_id=row.aggregate_id, event_id=row.event_id,
+                          reason="PAYLOAD_UNREADABLE")
+        return messages, now + LEASE
+
+    async def _renew(self, tx: AsyncConnection, message: Message, until: datetime) -> bool:
+        """Claims a message of a slow round once more; False when it is somebody else's by now."""
+        mine = (OUTBOX.c.event_id == message.event_id) & (OUTBOX.c.state == "NEW") & (OUTBOX.c.due_at == until)
+        return (await tx.execute(update(OUTBOX).where(mine).values(due_at=self._clock.now() + LEASE))).rowcount == 1
 
     async def _settle(self, tx: AsyncConnection, message: Message, settlement: Settlement | None) -> None:
         done = await tx.execute(_SETTLE, {"event": message.event_id})
         if done.rowcount == 1 and settlement is not None:
             await settlement(tx)
 
-    async def _postpone(self, tx: AsyncConnection, message: Message, error: MeshError) -> None:
+    async def _postpone(self, tx: AsyncConnection, message: Message, problem: str, reason: str) -> None:
         pause = min(BACKOFF_FIRST * 2 ** min(message.attempts, 12), BACKOFF_MAX)
         await tx.execute(update(OUTBOX).where(OUTBOX.c.event_id == message.event_id, OUTBOX.c.state == "NEW")
-                         .values(due_at=self._clock.now() + pause, last_error=error.message[:200]))
-        log.info("outbox_postponed", destination=message.destination, tag=message.tag, aggregate_id=message.aggregate_id, reason=error.reason)
+                         .values(due_at=self._clock.now() + pause, last_error=problem[:200]))
+        log.info("outbox_postponed", destination=message.destination, tag=message.tag, aggregate_id=message.aggregate_id, reason=reason)
 
     async def _bury(self, tx: AsyncConnection, message: Message, error: RemoteError) -> None:
         await tx.execute(update(OUTBOX).where(OUTBOX.c.event_id == message.event_id, OUTBOX.c.state == "NEW")

@@ -120,6 +120,8 @@ class MeshSettings(BaseSettings):
     redis_url: str | None = Field(None, repr=False)
     redis_password_file: Path | None = None                 # replaces the password in every `…redis_url`
 
+    delivered_retention_days: int = Field(14, ge=1, le=3650)  # how long delivered messages can be looked at and sent once more
+
     discovery: Literal["static", "consul"] = "static"
     static_targets: dict[str, list[str]] = {}               # {"order_rpc": ["127.0.0.1:9906"]}
     consul_address: str = "127.0.0.1:8500"

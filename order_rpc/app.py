@@ -60,7 +60,8 @@ class OrderApp:
     def __init__(self, *, db: Database, clock: Clock, ids: Ids, page_tokens: PageTokens, redis: Redis | None, payments: PaymentService,
                  seckill: SeckillService, choices: Choices) -> None:
         journal = Journal(ids)
-        taking = Taking(journal=journal, refund_news=RefundNews(journal), policies=choices.policies)
+        refund_news = RefundNews(journal)
+        taking = Taking(journal=journal, refund_news=refund_news, policies=choices.policies)
         self.payment_relay = Relay(db=db, clock=clock, destination=PaymentDestination(
             payments=payments, taking=taking, journal=journal, clock=clock, ids=ids))
         relays = [self.payment_relay, Relay(db=db, clock=clock, destination=SeckillDestination(seckill))]
@@ -73,7 +74,7 @@ class OrderApp:
         self.payments = Payments(db=db, clock=clock, taking=taking)
         self.paying = Paying(db=db, clock=clock, payments=payments)
         self.cancelling = Cancelling(db=db, clock=clock, ids=ids, journal=journal, deliver=deliver, batch=choices.expiry_batch_size)
-        self.refunding = Refunding(db=db, clock=clock, ids=ids, journal=journal, page_tokens=page_tokens, deliver=deliver)
+        self.refunding = Refunding(db=db, clock=clock, ids=ids, journal=journal, refund_news=refund_news, page_tokens=page_tokens, deliver=deliver)
         self.shipping = Shipping(db=db, clock=clock, journal=journal, page_tokens=page_tokens)
         self.statistics = Statistics(db=db, clock=clock)
         self.allocating = Allocating(db=db, clock=clock, orders=self.orders, payment_window=choices.payment_window)

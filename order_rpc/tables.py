@@ -20,7 +20,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import mysql
 
-from mesh.db import BigInt, Identifier, UtcMillis, metadata_with_names
+from mesh.db import BigInt, Identifier, UtcMillis, WideInteger, metadata_with_names
 from mesh.inbox import INBOX
 from mesh.log_chain import LOG_CHAIN, Log, chain_columns
 from mesh.outbox import OUTBOX
@@ -259,7 +259,7 @@ REFUND_REQUEST = Table(
     Column("updated_at", UtcMillis, nullable=False),
     ForeignKeyConstraint(["merchant_id", "order_id"], ["orders.merchant_id", "orders.order_id"]),
     CheckConstraint(one_of("state", RefundState), name="state"),
-    CheckConstraint("amount_minor > 0", name="amount"),
+    CheckConstraint("amount_minor >= 0", name="amount"),  # 0: units that cost nothing
 )
 
 REFUND_LINE = Table(
@@ -292,7 +292,7 @@ STATISTIC = Table(
     Column("quarter", UtcMillis, primary_key=True, autoincrement=False),
     Column("figure", _STATE, primary_key=True),
     Column("count", BigInteger, nullable=False),
-    Column("amount_minor", BigInteger, nullable=False),
+    Column("amount_minor", WideInteger, nullable=False),
     CheckConstraint(one_of("figure", Figure), name="figure"),
 )
 
@@ -305,7 +305,7 @@ STATISTIC_ENTRY = Table(
     Column("quarter", UtcMillis, nullable=False),
     Column("figure", _STATE, nullable=False),
     Column("count", BigInteger, nullable=False),
-    Column("amount_minor", BigInteger, nullable=False),
+    Column("amount_minor", WideInteger, nullable=False),
 )
 
 # Logs that are evidence; each row continues the one before it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from datetime import timedelta
 from pathlib import Path
 
 from mesh import logs, migrations
@@ -14,6 +15,7 @@ from mesh.discovery.opening import open_discovery, open_registrar
 from mesh.ids import UlidIds
 from mesh.paging import PageTokens
 from mesh.process import run_process
+from mesh.purge import purge_worker
 from mesh.redis_client import open_redis
 from mesh.server import MeshServer, serve
 from mesh.settings import read_secret
@@ -54,7 +56,8 @@ async def run(settings: PaymentSettings) -> None:
     closers = [order_channel.close, discovery.close, sandbox.aclose, db.close]
     if redis is not None:
         closers.append(redis.aclose)
-    workers = [*app.workers, clock_worker(db, clock=clock, watch=server.clock_watch)]
+    purging = purge_worker(db=db, clock=clock, retention=timedelta(days=settings.delivered_retention_days))
+    workers = [*app.workers, clock_worker(db, clock=clock, watch=server.clock_watch), purging]
     await serve(settings, server, open_registrar(settings), workers=workers, closers=closers)
 
 

@@ -108,6 +108,7 @@ REFUND = Table(
     Column("state", Identifier(16), nullable=False),
     Column("reason", String(200), nullable=False),
     Column("request_id", Identifier(64), nullable=True),
+    Column("automatic_of", Identifier(32), nullable=True),
     Column("automatic", Boolean, nullable=False),
     Column("stands_alone", Boolean, nullable=False),
     Column("above_cap", Boolean, nullable=False),
@@ -127,6 +128,8 @@ REFUND = Table(
     CheckConstraint("state IN ('CREATED', 'SUBMITTED', 'PENDING', 'UNKNOWN', 'SUCCESS', 'FAILED', 'REVERSED', 'CANCELED')", name="state"),
     CheckConstraint("(state IN ('CREATED', 'SUBMITTED', 'PENDING', 'UNKNOWN')) = (next_query_at IS NOT NULL)", name="asked"),
     Index("ix_refund_payment", "payment_id", "refund_id"),
+    # What we send back by ourselves goes back once, whatever ids callers choose: NULLs do not collide.
+    Index("uq_refund_automatic_of", "automatic_of", unique=True),
     Index("ix_refund_order", "merchant_id", "order_id", "refund_id"),
     Index("ix_refund_due", "next_query_at", "refund_id"),
     Index("ix_refund_refunded", "channel", "refunded_at", "refund_id"),

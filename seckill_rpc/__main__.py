@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from datetime import timedelta
 from random import Random
 
 from redis.asyncio import Redis
@@ -19,6 +20,7 @@ from mesh.errors import Unavailable
 from mesh.ids import UlidIds
 from mesh.paging import PageTokens
 from mesh.process import run_process
+from mesh.purge import purge_worker
 from mesh.server import MeshServer, serve
 from mesh.settings import read_secret
 from seckill_rpc.app import RETRY_CONSTRAINTS, SeckillApp
@@ -58,7 +60,8 @@ async def run(settings: SeckillSettings) -> None:
                      page_tokens=PageTokens.from_settings(settings), tickets=tickets, allocations=Allocations(order_channel), settings=settings)
     await app.registry.refresh()
     app.add_to(server)
-    await serve(settings, server, open_registrar(settings), workers=[*app.workers, clock_worker(db, clock=clock, watch=server.clock_watch)],
+    purging = purge_worker(db=db, clock=clock, retention=timedelta(days=settings.delivered_retention_days))
+    await serve(settings, server, open_registrar(settings), workers=[*app.workers, clock_worker(db, clock=clock, watch=server.clock_watch), purging],
                 closers=[order_channel.close, discovery.close, db.close, redis.aclose])
 
 

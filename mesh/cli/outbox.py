@@ -71,7 +71,7 @@ def replay(installation: Installation, *, event_id: str) -> None:
 
     service = _with_databases(installation, revive)
     if service is None:
-        raise click.ClickException(f"no service has a message {event_id}")
+        raise click.ClickException(f"no service has a message {event_id}; what was delivered is purged after a while (DELIVERED_RETENTION_DAYS)")
     click.echo(f"{service} sends {event_id} once more")
 
 

@@ -4,7 +4,7 @@ Every unit of work runs whole or not at all, under a time limit, in its own task
 database asks for it (deadlock, lock wait, a lost connection before the commit). What may have been committed is told apart from what was not.
 """
 
-from mesh.db.columns import BigInt, Identifier, UtcMillis, metadata_with_names
+from mesh.db.columns import BigInt, Identifier, UtcMillis, WideInteger, metadata_with_names
 from mesh.db.engine import open_database
 from mesh.db.transactions import Database, StaleRow, expect_one, insert_if_absent
 from mesh.db.violations import ConstraintViolated
@@ -16,6 +16,7 @@ __all__ = [
     "Identifier",
     "StaleRow",
     "UtcMillis",
+    "WideInteger",
     "expect_one",
     "insert_if_absent",
     "metadata_with_names",

@@ -11,9 +11,13 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
+_FIRST = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // _MILLISECOND  # an offset may lie beyond: year 1 at +08:00 is no year in UTC
+_LAST = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MILLISECOND
 
 # An autoincrementing key: SQLite only counts up an INTEGER PRIMARY KEY.
 BigInt = BigInteger().with_variant(Integer, "sqlite")
+# A whole number of 38 digits, for sums of amounts: 64 bits are too few for a determined tenant. SQLite goes on in floating point there.
+WideInteger = BigInteger().with_variant(mysql.DECIMAL(38, 0), "mysql", "mariadb")
 
 
 def Identifier(length: int) -> TypeEngine[str]:
@@ -34,11 +38,11 @@ class UtcMillis(TypeDecorator[datetime]):
             return None
         if value.tzinfo is None:
             raise ValueError("naive datetime")
-        return (value - _EPOCH) // _MILLISECOND
+        return min(max((value - _EPOCH) // _MILLISECOND, _FIRST), _LAST)
 
     def process_result_value(self, value: Any | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002  SQLAlchemy's signature
-        """Milliseconds back to a datetime."""
-        return None if value is None else _EPOCH + int(value) * _MILLISECOND
+        """Milliseconds back to a datetime; a number beyond the years 1 to 9999 is the nearest one in them, so that no row is unreadable."""
+        return None if value is None else _EPOCH + min(max(int(value), _FIRST), _LAST) * _MILLISECOND
 
 
 def metadata_with_names() -> MetaData:

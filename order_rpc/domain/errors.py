@@ -89,6 +89,12 @@ class RefundExceedsRefundable(MeshError):
     reason = "REFUND_EXCEEDS_REFUNDABLE"
 
 
+class RefundLimitReached(MeshError):
+    """The order has as many refunds as an order can have. `metadata` has the limit."""
+
+    reason = "REFUND_LIMIT_REACHED"
+
+
 class RefundNotFound(NotFound):
     """The order has no such refund."""
 

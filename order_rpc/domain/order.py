@@ -37,6 +37,7 @@ class Verb(StrEnum):
     PAY = "PAY"                    # a payment succeeded, or there is nothing to pay
     BEGIN_CANCEL = "BEGIN_CANCEL"  # by the buyer, an admin or the deadline
     CANCEL = "CANCEL"              # payment_rpc says that no payment can succeed any more
+    CANCEL_FREE = "CANCEL_FREE"    # by the buyer or the shop, of an order that cost nothing and is not shipped
     REVIVE = "REVIVE"              # late money on a cancelled order, and there is stock again
     SHIP = "SHIP"                  # handed to a carrier
     COMPLETE = "COMPLETE"          # arrived
@@ -49,6 +50,7 @@ TRANSITIONS: Mapping[tuple[OrderState, Verb], OrderState] = MappingProxyType({
     (OrderState.CANCELLING, Verb.PAY): OrderState.PAID,
     (OrderState.CANCELLING, Verb.CANCEL): OrderState.CANCELLED,
     (OrderState.CANCELLED, Verb.REVIVE): OrderState.PAID,
+    (OrderState.PAID, Verb.CANCEL_FREE): OrderState.CANCELLED,
     (OrderState.PAID, Verb.SHIP): OrderState.SHIPPED,
     (OrderState.PAID, Verb.REFUND): OrderState.REFUNDED,
     (OrderState.SHIPPED, Verb.COMPLETE): OrderState.COMPLETED,
@@ -179,6 +181,11 @@ class Order:
         return any(line.stock_source is StockSource.ACTIVITY for line in self.lines)
 
     @property
+    def is_free(self) -> bool:
+        """True for an order that nobody had to pay."""
+        return self.amount.minor == 0
+
+    @property
     def shelf_lines(self) -> tuple[OrderLine, ...]:
         """The lines whose units the shelf holds for it."""
         return tuple(line for line in self.lines if line.stock_source is StockSource.CATALOG)
@@ -234,6 +241,16 @@ class Order:
             OrderStateInvalid: no cancel was begun, or it was paid.
         """
         return replace(self._step(Verb.CANCEL, at), cancelled_at=at)
+
+    def cancel_free(self, *, reason: str, at: datetime) -> Order:
+        """This order that cost nothing, cancelled: there is no payment to close.
+
+        Raises:
+            OrderStateInvalid: it cost something, or it is not PAID.
+        """
+        if not self.is_free:
+            raise OrderStateInvalid("an order with money is refunded", state=self.state, verb=Verb.CANCEL_FREE)
+        return replace(self._step(Verb.CANCEL_FREE, at), cancel_reason=reason, paid_at=None, cancelled_at=at)
 
     def ship(self, *, carrier: str, tracking_number: str, at: datetime) -> Order:
         """This order on its way.

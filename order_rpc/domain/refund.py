@@ -33,6 +33,7 @@ NEXT: Mapping[RefundState, frozenset[RefundState]] = MappingProxyType({
     R.REJECTED: frozenset(),
     R.BOUNCED: frozenset(),
 })
+REFUNDS_MAX = 100  # of an order, not counting those that the shop rejected: as many as payment_rpc makes of a payment
 HOLDS_MONEY = frozenset({R.APPROVED, R.SUCCEEDED})
 HOLDS_UNITS = frozenset({R.APPROVED, R.SUCCEEDED, R.BOUNCED})  # a bounce sends money, not goods
 MONEY_LEFT = frozenset({R.SUCCEEDED, R.BOUNCED})

@@ -15,12 +15,12 @@ REFUNDABLE = frozenset({OrderState.PAID, OrderState.SHIPPED, OrderState.COMPLETE
 
 
 def require_refundable(order: Order) -> None:
-    """Checks that an order holds money of a payment.
+    """Checks that an order holds money of a payment, or units that cost nothing.
 
     Raises:
         RefundNotAllowed: it does not.
     """
-    if order.state not in REFUNDABLE or not order.paid_payment_id:
+    if order.state not in REFUNDABLE or not (order.paid_payment_id or order.is_free):
         raise RefundNotAllowed(f"an order in state {order.state} has no payment to refund", state=order.state)
 
 
@@ -60,12 +60,17 @@ def plan_refund(order: Order, refunds: Sequence[RefundRequest], *, lines: Sequen
         wanted = _worth(order, units, returned)
     else:
         wanted, returned = left, tuple(RefundLine(sku_id=sku_id, quantity=count) for sku_id, count in sorted(units.items()) if count)
-    if wanted.minor == 0 and left.minor > 0:
-        raise RefundNotAllowed("these units cost nothing", state=order.state)
+    if wanted.minor == 0 and returned and (lines or order.is_free):  # nothing to pay back: only the goods return
+        return wanted, returned
     if wanted > left or left.minor == 0:
         raise RefundExceedsRefundable(f"{left} can be refunded", fields={"amount": f"{left.format()} is left"}, refundable=left.format(),
                                       currency=left.currency)
     return wanted, returned
+
+
+def is_all_back(order: Order, refunds: Sequence[RefundRequest]) -> bool:
+    """True when no unit of an order is left to come back."""
+    return not any(_units_left(order, refunds, with_requested=False).values())
 
 
 def _units_left(order: Order, refunds: Sequence[RefundRequest], *, with_requested: bool) -> Counter[str]:

@@ -78,9 +78,9 @@ def entry(order: Order, figure: Figure, *, at: datetime, count: int = 1, amount:
                  amount_minor=amount.minor * count)
 
 
-def entries_of_payment(order: Order, *, at: datetime) -> list[Entry]:
-    """What an order counts that is paid now."""
-    return [entry(order, Figure.PAID, at=at), entry(order, Figure.CONVERTED, at=order.created_at)]
+def entries_of_payment(order: Order, *, at: datetime, count: int = 1) -> list[Entry]:
+    """What an order counts that is paid now. `count` -1: that was paid then, and is not paid any more."""
+    return [entry(order, Figure.PAID, at=at, count=count), entry(order, Figure.CONVERTED, at=order.created_at, count=count)]
 
 
 def zone(name: str) -> ZoneInfo:

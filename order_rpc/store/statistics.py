@@ -22,7 +22,8 @@ _SUM = STATISTIC.c
 _ADD = update(STATISTIC).where(
     _SUM.merchant_id == bindparam("merchant"), _SUM.currency == bindparam("in_currency"), _SUM.quarter == bindparam("in_quarter"),
     _SUM.figure == bindparam("of_figure"),
-).values(count=_SUM.count + bindparam("more", type_=BigInteger), amount_minor=_SUM.amount_minor + bindparam("more_minor", type_=BigInteger))
+).values(count=_SUM.count + bindparam("more", type_=BigInteger),
+         amount_minor=_SUM.amount_minor + bindparam("more_minor", type_=_SUM.amount_minor.type))
 
 
 async def add(tx: AsyncConnection, entries: Iterable[Entry]) -> None:
@@ -109,4 +110,4 @@ def _figures_of(table: Table) -> Select[Any]:
 def _entry(row: Any) -> Entry:
     values: Mapping[str, Any] = row._mapping  # noqa: SLF001  SQLAlchemy's public name for it; `row.count` is a method of tuples
     return Entry(merchant_id=values["merchant_id"], currency=values["currency"], quarter=values["quarter"], figure=Figure(values["figure"]),
-                 count=values["count"], amount_minor=values["amount_minor"])
+                 count=values["count"], amount_minor=int(values["amount_minor"]))

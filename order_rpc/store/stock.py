@@ -25,6 +25,9 @@ _RESERVED_HERE = update(RESERVATION).where(
     RESERVATION.c.merchant_id == bindparam("merchant"), RESERVATION.c.order_id == bindparam("order"), RESERVATION.c.state == RESERVED)
 _COMMIT_RESERVATIONS = _RESERVED_HERE.values(state=COMMITTED, updated_at=bindparam("at"))
 _RELEASE_RESERVATIONS = _RESERVED_HERE.values(state=RELEASED, updated_at=bindparam("at"))
+_RELEASE_COMMITTED = update(RESERVATION).where(
+    RESERVATION.c.merchant_id == bindparam("merchant"), RESERVATION.c.order_id == bindparam("order"), RESERVATION.c.state == COMMITTED,
+).values(state=RELEASED, updated_at=bindparam("at"))
 _THIS_STOCK = (STOCK.c.merchant_id == bindparam("merchant")) & (STOCK.c.sku_id == bindparam("sku"))
 _UNITS = bindparam("units", type_=BigInteger)
 _RESERVE = update(STOCK).where(_THIS_STOCK, STOCK.c.available >= _UNITS).values(
@@ -104,6 +107,19 @@ async def release(tx: AsyncConnection, order: Order, *, at: datetime) -> None:
         raise StaleRow
     for line in order.shelf_lines:
         expect_one(await tx.execute(_FREE_RESERVED, _parameters(order, line)))
+
+
+async def release_sold(tx: AsyncConnection, order: Order, *, at: datetime) -> None:
+    """Puts the sold units of an order that was just cancelled back on the shelf.
+
+    Raises:
+        StaleRow: not every unit was sold to it.
+    """
+    released = await tx.execute(_RELEASE_COMMITTED, {"merchant": order.merchant_id, "order": order.order_id, "at": at})
+    if released.rowcount != len(order.shelf_lines):
+        raise StaleRow
+    for line in order.shelf_lines:
+        expect_one(await tx.execute(_TAKE_BACK_SOLD, _parameters(order, line)))
 
 
 async def take_back(tx: AsyncConnection, order: Order, lines: Sequence[RefundLine]) -> dict[str, int]:

@@ -16,9 +16,11 @@ from mesh.ids import Ids
 from mesh.outbox import Message
 from order_rpc.domain.errors import OrderAlreadyPaid
 from order_rpc.domain.order import Order, OrderState, Verb
-from order_rpc.store import orders
+from order_rpc.domain.statistics import Figure, entries_of_payment, entry
+from order_rpc.store import orders, refunds, stock
+from order_rpc.usecases.events import order_cancelled
 from order_rpc.usecases.journal import ORDER_RPC, Cause, Journal
-from order_rpc.usecases.to_payment_rpc import HEAD_START, close_message, deliver_at_once
+from order_rpc.usecases.to_payment_rpc import HEAD_START, close_message, deliver_at_once, return_stock_message
 
 EXPIRED = "not paid in time"  # cancel_reason of an expired order
 
@@ -40,7 +42,8 @@ class Cancelling:
         """Cancels an order of the caller's: CANCELLED, or CANCELLING while payment_rpc has not answered.
 
         Raises:
-            OrderNotFound: there is none, or it is somebody else's. OrderAlreadyPaid: it is paid, maybe in this very moment.
+            OrderNotFound: there is none, or it is somebody else's. OrderAlreadyPaid: it is paid, maybe in this very moment. An order that cost
+                nothing is cancelled until it is shipped.
         """
         order, message = await self._db.run(self._begin, merchant_id, order_id, reason, caller)
         failpoint("order.cancel.after_begin")
@@ -61,6 +64,8 @@ class Cancelling:
     async def _begin(self, tx: AsyncConnection, merchant_id: str, order_id: str, reason: str, caller: Caller) -> tuple[Order, Message | None]:
         now = self._clock.now()
         order = await orders.load_order(tx, merchant_id=merchant_id, order_id=order_id, visible_to=caller, for_update=True)
+        if order.is_free and order.state is OrderState.PAID and not await refunds.refunds_of(tx, order, limit=1):
+            return await self._cancel_free(tx, order, reason=reason, caller=caller, at=now), None
         if order.state is not OrderState.PENDING_PAYMENT:
             return order, None
         return await self._close(tx, order, reason=reason, cause=self._journal.cause(caller), at=now, due_at=now + HEAD_START)
@@ -73,6 +78,16 @@ class Cancelling:
         if expired:
             failpoint("order.expire.before_commit")
         return len(expired)
+
+    async def _cancel_free(self, tx: AsyncConnection, order: Order, *, reason: str, caller: Caller, at: datetime) -> Order:
+        """Nothing was paid, so nobody is asked. An order of which units came back already goes on as a return."""
+        cancelled = order.cancel_free(reason=reason, at=at)
+        back = [return_stock_message(cancelled, ids=self._ids, at=at)] if cancelled.is_of_activity else []
+        counts = [entry(cancelled, Figure.CANCELLED, at=at), *entries_of_payment(order, at=order.paid_at or at, count=-1)]
+        await self._journal.step(tx, order, cancelled, event=Verb.CANCEL_FREE, cause=self._journal.cause(caller), at=at, remark=reason,
+                                 tells=order_cancelled, messages=back, counts=counts)
+        await stock.release_sold(tx, cancelled, at=at)
+        return cancelled
 
     async def _close(self, tx: AsyncConnection, order: Order, *, reason: str, cause: Cause, at: datetime, due_at: datetime) -> tuple[Order, Message]:
         closing = order.begin_cancel(reason=reason, at=at)

@@ -8,6 +8,7 @@ from datetime import datetime
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.call import current_trace_id
+from mesh.money import Money
 from order_rpc.domain.order import Order, Verb
 from order_rpc.domain.payment import PaymentSnapshot
 from order_rpc.domain.product import Movement, MovementKind
@@ -27,14 +28,17 @@ class RefundNews:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
 
-    async def hear(self, tx: AsyncConnection, order: Order, snapshot: PaymentSnapshot, *, cause: Cause,
+    async def hear(self, tx: AsyncConnection, order: Order, snapshot: PaymentSnapshot, *, is_newest: bool, cause: Cause,
                    at: datetime) -> tuple[Order, tuple[str, ...]]:
         """Applies what a snapshot says of refunds to a locked order; returns the order then and what a person must look at.
+
+        The sums of a snapshot that is not the newest are not looked at. A refund only goes forward: what is said of it counts whenever it comes.
 
         A refund of a payment that did not pay the order is recorded and changes nothing else.
         """
         is_of_sale = bool(order.paid_payment_id) and snapshot.payment_id == order.paid_payment_id
-        if not snapshot.refunds and not (is_of_sale and snapshot.refunded != order.refunded):
+        refunded = snapshot.refunded if is_newest else order.refunded
+        if not snapshot.refunds and not (is_of_sale and refunded != order.refunded):
             return order, ()
         known = await refunds.refunds_of(tx, order)
         alerts = []
@@ -52,14 +56,15 @@ class RefundNews:
             await refunds.save_refund(tx, heard, read_version=refund.version)
             known[known.index(refund)] = heard
             if heard.state is not refund.state:
-                await self._ended(tx, order, refund, heard, cause=cause, at=at)
+                await self.ended(tx, order, refund, heard, cause=cause, at=at)
             if heard.state is RefundState.BOUNCED:
                 alerts.append(f"refund {heard.refund_id} of {heard.amount} bounced: {heard.failure}")
         if is_of_sale:
-            order = await self._sum_up(tx, order, snapshot, known, cause=cause, at=at)
+            order = await self._sum_up(tx, order, refunded, known, cause=cause, at=at)
         return order, tuple(alerts)
 
-    async def _ended(self, tx: AsyncConnection, order: Order, before: RefundRequest, after: RefundRequest, *, cause: Cause, at: datetime) -> None:
+    async def ended(self, tx: AsyncConnection, order: Order, before: RefundRequest, after: RefundRequest, *, cause: Cause, at: datetime) -> None:
+        """Writes what follows from the end of a refund: history, figures, and goods that come back once."""
         is_bounced = after.state is RefundState.BOUNCED
         remark = f"{after.request_id} {after.amount} {after.failure}".rstrip()
         await self._journal.note(tx, order, order, event=_EVENTS[after.state], cause=cause, at=at, remark=remark, needs_attention=is_bounced)
@@ -81,14 +86,13 @@ class RefundNews:
                 available_after=available[line.sku_id], reason=refund.reason, operator=cause.operator, reference=refund.request_id, created_at=at),
                 trace_id=current_trace_id())
 
-    async def _sum_up(self, tx: AsyncConnection, before: Order, snapshot: PaymentSnapshot, known: Sequence[RefundRequest], *, cause: Cause,
+    async def _sum_up(self, tx: AsyncConnection, before: Order, refunded: Money, known: Sequence[RefundRequest], *, cause: Cause,
                       at: datetime) -> Order:
         of_sale = [refund for refund in known if refund.payment_id == before.paid_payment_id]
-        after = before.with_refunds(refunded=snapshot.refunded, at=at,
-                                    status=status_of(of_sale, captured=snapshot.captured, refunded=snapshot.refunded))
+        after = before.with_refunds(refunded=refunded, at=at, status=status_of(of_sale, captured=before.captured, refunded=refunded))
         if after.refund_status is RefundStatus.REFUNDED and after.state in REFUNDABLE:
             after = after.refund(at=at)
-            await self._journal.step(tx, before, after, event=Verb.REFUND, cause=cause, at=at, remark=snapshot.payment_id, tells=order_refunded)
+            await self._journal.step(tx, before, after, event=Verb.REFUND, cause=cause, at=at, remark=before.paid_payment_id, tells=order_refunded)
         elif after.version != before.version:
             await orders.save_order(tx, after, read_version=before.version)
         return after

@@ -17,12 +17,14 @@ from mesh.ids import Ids
 from mesh.outbox import Message
 from mesh.paging import PageTokens, page_size
 from mesh.receipts import ReceiptKey
-from order_rpc.domain.errors import RefundExceedsRefundable
-from order_rpc.domain.order import Order, OrderState
-from order_rpc.domain.refund import RefundLine, RefundRequest, RefundState, status_of
-from order_rpc.domain.refund_plan import money_left, plan_refund, require_refundable
+from order_rpc.domain.errors import RefundExceedsRefundable, RefundLimitReached
+from order_rpc.domain.order import Order, OrderState, Verb
+from order_rpc.domain.refund import REFUNDS_MAX, RefundLine, RefundRequest, RefundState, RefundStatus, status_of
+from order_rpc.domain.refund_plan import is_all_back, money_left, plan_refund, require_refundable
 from order_rpc.store import orders, refunds
+from order_rpc.usecases.events import order_refunded
 from order_rpc.usecases.journal import Journal
+from order_rpc.usecases.refund_news import RefundNews
 from order_rpc.usecases.to_payment_rpc import deliver_at_once, refund_message
 
 
@@ -51,12 +53,13 @@ class RefundKey:
 class Refunding:
     """RefundOrder, ApproveRefund, RejectRefund, ListOrderRefunds."""
 
-    def __init__(self, *, db: Database, clock: Clock, ids: Ids, journal: Journal, page_tokens: PageTokens,
+    def __init__(self, *, db: Database, clock: Clock, ids: Ids, journal: Journal, refund_news: RefundNews, page_tokens: PageTokens,
                  deliver: Callable[[Message], Awaitable[bool]]) -> None:
         self._db = db
         self._clock = clock
         self._ids = ids
         self._journal = journal
+        self._refund_news = refund_news
         self._page_tokens = page_tokens
         self._deliver = deliver
 
@@ -64,7 +67,7 @@ class Refunding:
         """Asks for a refund and returns it as it stands then: on its way, or REQUESTED when the shop has to approve it first.
 
         Raises:
-            OrderNotFound, RefundNotAllowed, RefundExceedsRefundable, InvalidArgument, IdempotencyKeyReused: nothing was done.
+            OrderNotFound, RefundNotAllowed, RefundExceedsRefundable, RefundLimitReached, InvalidArgument, IdempotencyKeyReused: nothing was done.
         """
         refund, message, is_replay = await self._db.run(self._request, command, caller)
         failpoint("order.refund.after_commit")
@@ -112,9 +115,10 @@ class Refunding:
         return shown, token
 
     async def _carried_out(self, refund: RefundRequest, message: Message | None, caller: Caller) -> RefundRequest:
-        if message is None:
+        if message is None and refund.amount.minor:
             return refund
-        await deliver_at_once(self._deliver, message)
+        if message is not None:
+            await deliver_at_once(self._deliver, message)
 
         async def read(tx: AsyncConnection) -> RefundRequest:
             order = await orders.load_order(tx, merchant_id=refund.merchant_id, order_id=refund.order_id, visible_to=caller)
@@ -132,6 +136,8 @@ class Refunding:
         if receipt is not None:
             return refunds.find(known, receipt.resource_id), None, True
         is_buyer = caller.role is Role.USER
+        if sum(each.state is not RefundState.REJECTED for each in known) >= REFUNDS_MAX:
+            raise RefundLimitReached(limit=REFUNDS_MAX)
         amount, lines = plan_refund(order, _of_sale(order, known), lines=command.lines, amount=command.amount, with_requested=is_buyer)
         is_at_once = not is_buyer or order.state is OrderState.PAID
         refund = RefundRequest(
@@ -184,9 +190,27 @@ class Refunding:
                                  remark=f"{refund.request_id} {refund.amount} {remark}".rstrip())
         if refund.state is not RefundState.APPROVED:
             return None
+        if refund.amount.minor == 0:
+            await self._return_free(tx, after, known, refund, caller=caller, at=at)
+            return None
         message = refund_message(replace(refund, reason=refund.reason or remark), ids=self._ids, at=at)
         await outbox.put(tx, message)
         return message
+
+    async def _return_free(self, tx: AsyncConnection, order: Order, known: list[RefundRequest], refund: RefundRequest, *, caller: Caller,
+                           at: datetime) -> None:
+        """Units that cost nothing come back at once: there is no money to wait for. An order that cost nothing ends with its last unit."""
+        cause, done = self._journal.cause(caller), refund.to(RefundState.SUCCEEDED, at=at, of_sale=True)
+        await refunds.save_refund(tx, done, read_version=refund.version)
+        await self._refund_news.ended(tx, order, refund, done, cause=cause, at=at)
+        now_known = _of_sale(order, [done if each is refund else each for each in known])
+        if order.is_free and is_all_back(order, now_known):
+            ended = order.with_refunds(refunded=order.refunded, status=RefundStatus.REFUNDED, at=at).refund(at=at)
+            await self._journal.step(tx, order, ended, event=Verb.REFUND, cause=cause, at=at, remark=refund.request_id, tells=order_refunded)
+            return
+        after = order.with_refunds(refunded=order.refunded, at=at, status=status_of(now_known, captured=order.captured, refunded=order.refunded))
+        if after is not order:
+            await orders.save_order(tx, after, read_version=order.version)
 
 
 def _of_sale(order: Order, known: list[RefundRequest]) -> list[RefundRequest]:

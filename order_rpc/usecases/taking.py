@@ -39,17 +39,18 @@ class Taking:
         self._policies = policies
 
     async def take(self, tx: AsyncConnection, order: Order, snapshot: PaymentSnapshot, *, cause: Cause, at: datetime) -> Taken:
-        """Applies a snapshot to a locked order. An older one than we know changes nothing and is answered with what was decided."""
+        """Applies a snapshot to a locked order. One that is older than we know tells of its refunds only, and is answered with what was decided."""
         known = await payments.find_payment(tx, order, payment_id=snapshot.payment_id)
-        if known is not None and known.version > snapshot.version:
-            return Taken(order=order, disposition=known.answer)
+        if known is not None and known.version > snapshot.version:  # old news of the payment, but its refunds may be new to us
+            after, alerts = await self._refund_news.hear(tx, order, snapshot, is_newest=False, cause=cause, at=at)
+            return Taken(order=after, disposition=known.answer, alerts=alerts)
         if known is not None and known.version == snapshot.version:
             heard, decision = known, Decision(order=order, disposition=known.disposition)
         else:
             heard, decision = await self._decide(tx, order, known, snapshot, at=at)
             await self._carry_out(tx, order, decision, snapshot, cause=cause, at=at)
         # Also at the same version: the answer to a close carries no refunds, the message of that version does.
-        after, alerts = await self._refund_news.hear(tx, decision.order, snapshot, cause=cause, at=at)
+        after, alerts = await self._refund_news.hear(tx, decision.order, snapshot, is_newest=True, cause=cause, at=at)
         if decision.shortfall:
             alerts = (*alerts, decision.shortfall)
         return Taken(order=after, disposition=heard.answer, alerts=alerts)

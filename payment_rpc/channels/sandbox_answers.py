@@ -12,13 +12,14 @@ from mesh.errors import InvalidArgument
 from mesh.money import Money
 from payment_rpc.channels import ChannelFact, ChannelStatus, RefundChannelFact, RefundChannelStatus
 from payment_rpc.domain.callback import Subject
+from payment_rpc.domain.moment import believable
 from payment_rpc.domain.payment import NextAction
 
 OK = 200
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)  # what msgspec raises for bytes that are not the struct
 
+_OWN_ID = re.compile(r"[A-Za-z0-9_-]{1,32}", re.ASCII)  # as wide as our column, and what it takes
 _TRADE_NO_MAX = 64  # as wide as our column
-_OWN_ID_MAX = 32    # as wide as our column
 _MESSAGE_MAX = 200  # as wide as our column
 _CASHIER_URL = re.compile(r"https?://[!-~]{1,2040}")
 _STATUSES = {status.value: status for status in (
@@ -108,8 +109,8 @@ def read_transaction(content: bytes, *, attempt_id: str) -> ChannelFact:
         raise Unclear("the answer is not a transaction") from None
     if answer.attempt_id != attempt_id:
         raise Unclear("the answer is about another attempt")
-    if answer.duplicate_of and len(attempt_id) > _OWN_ID_MAX:
-        raise Unclear("the channel's own attempt id is too long")
+    if answer.duplicate_of and not (_OWN_ID.fullmatch(attempt_id) and _OWN_ID.fullmatch(answer.duplicate_of)):
+        raise Unclear("an attempt id is none")
     status = _STATUSES.get(answer.status)
     if status is None:
         raise Unclear("the answer has an unknown status")
@@ -120,7 +121,8 @@ def read_transaction(content: bytes, *, attempt_id: str) -> ChannelFact:
         raise Unclear("the answer has no usable trade number")
     return ChannelFact(
         attempt_id=attempt_id, status=status, amount=amount, trade_no=answer.trade_no, reason=_reason(status, answer.decline_code),
-        message=answer.message[:_MESSAGE_MAX], occurred_at=answer.finished_at or answer.occurred_at, next_action=_next_action(status, answer),
+        message=answer.message[:_MESSAGE_MAX], occurred_at=believable(answer.finished_at, answer.occurred_at),
+        next_action=_next_action(status, answer),
         fee=None if amount is None else _read_fee(answer.fee, amount.currency), duplicate_of=answer.duplicate_of)
 
 
@@ -151,7 +153,7 @@ def read_refund(content: bytes, *, refund_id: str, attempt_id: str = "", amount:
     if len(answer.refund_no) > _TRADE_NO_MAX or not answer.refund_no:
         raise Unclear("the answer has no usable refund number")
     return RefundChannelFact(refund_id=refund_id, status=status, channel_refund_no=answer.refund_no, reason=_refund_reason(status, answer.code),
-                             message=answer.message[:_MESSAGE_MAX], occurred_at=answer.occurred_at,
+                             message=answer.message[:_MESSAGE_MAX], occurred_at=believable(answer.occurred_at),
                              fee_returned=_read_fee(answer.fee_returned, told.currency))
 
 

@@ -154,6 +154,13 @@ class RefundExceedsRefundable(MoneyError):
     reason = "REFUND_EXCEEDS_REFUNDABLE"
 
 
+class RefundLimitReached(MoneyError):
+    """The payment has as many refunds as a payment can have. `metadata` has the limit."""
+
+    reason = "REFUND_LIMIT_REACHED"
+    default_safe_to_retry = False
+
+
 class RefundFailed(MoneyError):
     """The channel refused the refund."""
 

@@ -29,6 +29,8 @@ class RefundState(StrEnum):
     CANCELED = "CANCELED"    # taken back before it was sent
 
 
+REFUNDS_MAX = 100  # that somebody asked for, per payment: everything that reads them together stays small
+
 OPEN = frozenset({RefundState.CREATED, RefundState.SUBMITTED, RefundState.PENDING, RefundState.UNKNOWN})
 NEXT: dict[RefundState, frozenset[RefundState]] = {
     RefundState.CREATED: frozenset({RefundState.SUBMITTED, RefundState.CANCELED}),
@@ -48,7 +50,8 @@ class Refund:
 
     Attributes:
         attempt_id: whose capture goes back.
-        request_id: the caller's own id, unique per merchant; "" without one. `auto:…` for ours.
+        request_id: the caller's own id, unique per merchant; "" without one.
+        automatic_of: payment or attempt whose money we send back by ourselves, once; "" for a refund that somebody asked for.
         automatic: made because the order refused the money; a failure of it needs a person.
         stands_alone: of a second capture; see the module.
         above_cap: money out that no capture covered: booked to `loss`, in no column of the payment.
@@ -67,6 +70,7 @@ class Refund:
     state: RefundState
     reason: str
     request_id: str
+    automatic_of: str
     automatic: bool
     stands_alone: bool
     above_cap: bool
@@ -82,12 +86,13 @@ class Refund:
     updated_at: datetime
 
     @classmethod
-    def start(cls, payment: Payment, *, refund_id: str, attempt_id: str, channel: str, amount: Money, reason: str, request_id: str, automatic: bool,
-              stands_alone: bool = False, at: datetime) -> Refund:
+    def start(cls, payment: Payment, *, refund_id: str, attempt_id: str, channel: str, amount: Money, reason: str, request_id: str = "",
+              automatic_of: str = "", automatic: bool = False, stands_alone: bool = False, at: datetime) -> Refund:
         """A reserved refund, to be sent at once."""
         return cls(refund_id=refund_id, payment_id=payment.payment_id, attempt_id=attempt_id, merchant_id=payment.merchant_id,
                    order_id=payment.order_id, user_id=payment.user_id, channel=channel, amount=amount, state=RefundState.CREATED, reason=reason,
-                   request_id=request_id, automatic=automatic, stands_alone=stands_alone, above_cap=False, needs_attention=False,
+                   request_id=request_id, automatic_of=automatic_of, automatic=automatic or automatic_of != "",
+                   stands_alone=stands_alone, above_cap=False, needs_attention=False,
                    channel_refund_no="", failure=None, lease_until=at, next_query_at=at, queries=0, version=1, refunded_at=None,
                    created_at=at, updated_at=at)
 

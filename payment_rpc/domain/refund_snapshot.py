@@ -25,7 +25,7 @@ def to_json(refund: Refund) -> str:
 
 def from_json(text: str) -> Refund:
     """The refund that `to_json` wrote."""
-    values = json.loads(text)
+    values = {"automatic_of": "", **json.loads(text)}  # receipts of before do not have it
     values["amount"] = Money(*values["amount"])
     values["state"] = RefundState(values["state"])
     values["failure"] = None if values["failure"] is None else Failure(reason=values["failure"][0], message=values["failure"][1])

@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 
 from mesh.errors import InvalidArgument
 from mesh.money import Money
+from payment_rpc.domain.moment import is_believable
 
 COLUMNS = ("line_no", "type", "trade_no", "attempt_id", "refund_id", "amount", "currency", "fee", "occurred_at")
 BYTES_MAX = 24 * 1024 * 1024  # deflated it fits into a packet of MariaDB
@@ -215,4 +216,6 @@ def _line(number: int, row: Sequence[str]) -> Line | BadLine:
         return bad("occurred_at: not RFC 3339")
     if occurred_at.tzinfo is None:
         return bad("occurred_at: has no time zone")
+    if not is_believable(occurred_at):
+        return bad("occurred_at: no time of this or the next century")
     return Line(line_no=number, type=LineType(field["type"]), trade_no=field["trade_no"], amount=amount, fee=fee, occurred_at=occurred_at, **ids)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Row, and_, bindparam, insert, select, update
+from sqlalchemy import Row, and_, bindparam, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.call import Caller
@@ -23,9 +23,11 @@ _INSERT = insert(REFUND)
 _BY_ID = select(*_ALL).where(REFUND.c.refund_id == bindparam("id"))
 _OF_PAYMENT = select(*_ALL).where(REFUND.c.payment_id == bindparam("payment")).order_by(REFUND.c.refund_id)
 _BY_REQUEST = select(*_ALL).where(REFUND.c.merchant_id == bindparam("merchant"), REFUND.c.request_id == bindparam("request"))
+_BY_SUBJECT = select(REFUND.c.refund_id).where(REFUND.c.automatic_of == bindparam("subject"))
+_COUNT = select(func.count()).where(REFUND.c.payment_id == bindparam("payment"), REFUND.c.automatic_of.is_(None))
 # What never changes is not written again.
 _FIXED = frozenset({"refund_id", "payment_id", "attempt_id", "merchant_id", "order_id", "user_id", "channel", "amount_minor", "currency", "reason",
-                    "request_id", "stands_alone", "created_at"})
+                    "request_id", "automatic_of", "stands_alone", "created_at"})
 _UPDATE = (update(REFUND).where(REFUND.c.refund_id == bindparam("key"), REFUND.c.version == bindparam("read_version"))
            .values({column.name: bindparam(f"new_{column.name}") for column in _ALL if column.name not in _FIXED}))
 
@@ -74,6 +76,16 @@ async def find_by_request(tx: AsyncConnection, *, merchant_id: str, request_id: 
     """The refund that was asked for under a request id."""
     row = (await tx.execute(_BY_REQUEST, {"merchant": merchant_id, "request": request_id})).first()
     return None if row is None else _refund(row)
+
+
+async def is_going_back(tx: AsyncConnection, subject: str) -> bool:
+    """True when we send the money of a payment or an attempt back by ourselves already."""
+    return (await tx.execute(_BY_SUBJECT, {"subject": subject})).first() is not None
+
+
+async def count_asked_for(tx: AsyncConnection, payment_id: str) -> int:
+    """How many refunds of a payment somebody asked for."""
+    return int((await tx.execute(_COUNT, {"payment": payment_id})).scalar_one())
 
 
 async def refunds_of(tx: AsyncConnection, payment_id: str) -> list[Refund]:
@@ -136,7 +148,8 @@ def _refund(row: Row[Any]) -> Refund:
     return Refund(
         refund_id=row.refund_id, payment_id=row.payment_id, attempt_id=row.attempt_id, merchant_id=row.merchant_id, order_id=row.order_id,
         user_id=row.user_id, channel=row.channel, amount=Money(row.amount_minor, row.currency), state=RefundState(row.state), reason=row.reason,
-        request_id=row.request_id or "", automatic=bool(row.automatic), stands_alone=bool(row.stands_alone), above_cap=bool(row.above_cap),
+        request_id=row.request_id or "", automatic_of=row.automatic_of or "",
+        automatic=bool(row.automatic), stands_alone=bool(row.stands_alone), above_cap=bool(row.above_cap),
         needs_attention=bool(row.needs_attention), channel_refund_no=row.channel_refund_no,
         failure=None if row.failure_reason is None else Failure(reason=row.failure_reason, message=row.failure_message),
         lease_until=row.lease_until, next_query_at=row.next_query_at, queries=row.queries, version=row.version, refunded_at=row.refunded_at,
@@ -149,6 +162,7 @@ def _values(refund: Refund) -> dict[str, Any]:
         "refund_id": refund.refund_id, "payment_id": refund.payment_id, "attempt_id": refund.attempt_id, "merchant_id": refund.merchant_id,
         "order_id": refund.order_id, "user_id": refund.user_id, "channel": refund.channel, "amount_minor": refund.amount.minor,
         "currency": refund.amount.currency, "state": refund.state, "reason": refund.reason[:200], "request_id": refund.request_id or None,
+        "automatic_of": refund.automatic_of or None,
         "automatic": refund.automatic, "stands_alone": refund.stands_alone, "above_cap": refund.above_cap,
         "needs_attention": refund.needs_attention, "channel_refund_no": refund.channel_refund_no,
         "failure_reason": failure.reason[:64] if failure else None, "failure_message": failure.message[:200] if failure else None,

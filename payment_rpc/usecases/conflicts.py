@@ -32,7 +32,7 @@ class Conflicts:
         self._ids = ids
 
     async def resolve(self, payment_id: str, *, state: PaymentState, reason: str, caller: Caller) -> Payment:
-        """Ends a conflict, and answers the key of its payment with that end. FAILED: every parked capture goes back under `auto:<attempt_id>`.
+        """Ends a conflict, and answers the key of its payment with that end. FAILED: every parked capture goes back by itself.
         LATE_SUCCESS is only for a capture of exactly what was owed.
 
         Raises:
@@ -63,12 +63,10 @@ class Conflicts:
             resolved = payment.end(PaymentState.FAILED, outcome=payment.outcome, failure=Failure(reason="CONFLICT_RESOLVED", message=reason), at=now)
         await ledger.resolve_attention(tx, payment_id=payment_id, at=now, note=f"{actor}: {reason}")
         for attempt in parked:
-            request_id = f"auto:{attempt.attempt_id}"
-            if attempt.captured is None or await refunds.find_by_request(tx, merchant_id=payment.merchant_id, request_id=request_id):
+            if attempt.captured is None or await refunds.is_going_back(tx, attempt.attempt_id):
                 continue
             refund = Refund.start(payment, refund_id=self._ids.new("RF"), attempt_id=attempt.attempt_id, channel=attempt.channel,
-                                  amount=attempt.captured, reason=reason, request_id=request_id, automatic=True,
-                                  stands_alone=True, at=now)
+                                  amount=attempt.captured, reason=reason, automatic_of=attempt.attempt_id, stands_alone=True, at=now)
             await refunds.insert_refund(tx, refund)
             resolved = await ledger.book(tx, resolved, bookings.refund_reserved(
                 refund_id=refund.refund_id, payment_id=payment_id, channel=refund.channel, held_by=bookings.unapplied_receipts(refund.channel),
@@ -76,5 +74,5 @@ class Conflicts:
         await payments.save_payment(tx, resolved, read_version=payment.version)
         await receipts.finish(tx, resource_id=payment_id, answer=to_json(resolved))  # whatever the channel captures later: the key hears this
         if resolved.awaits_order:
-            await outbox.put(tx, order_message(resolved, await refunds.refunds_of(tx, payment_id), ids=self._ids, at=now))
+            await outbox.put(tx, order_message(resolved, ids=self._ids, at=now))
         return resolved

@@ -96,7 +96,7 @@ class OrderDestination:
         attempt_id = await attempts.capturing_attempt(tx, payment)
         reserved, amount = reserve(refused, None, at=now)
         refund = Refund.start(payment, refund_id=self._ids.new("RF"), attempt_id=attempt_id or "", channel=payment.channel, amount=amount,
-                              reason=f"the order answered {disposition}", request_id=f"auto:{payment.payment_id}", automatic=True, at=now)
+                              reason=f"the order answered {disposition}", automatic_of=payment.payment_id, at=now)
         if refund.channel == WALLET:
             refund = refund.submit(lease=timedelta(0), at=now)
         await add_refund(tx, reserved, refund, held_by=bookings.unapplied_receipts(payment.channel), read_version=payment.version, at=now)
@@ -110,7 +110,7 @@ class OrderDestination:
         if holder.state is PaymentState.SUCCESS:
             given_up = await self._book_refusal(tx, holder, given_up)
             given_up = settled(given_up)
-            await outbox.put(tx, order_message(given_up, await refunds.refunds_of(tx, holder.payment_id), ids=self._ids, at=now))
+            await outbox.put(tx, order_message(given_up, ids=self._ids, at=now))
         else:
             for attempt in await attempts.attempts_of(tx, holder.payment_id):
                 if attempt.next_query_at is not None:

@@ -161,7 +161,7 @@ class Facts:
         if attempt.captured is None:
             raise ValueError("a second capture has an amount")
         refund = Refund.start(payment, refund_id=self._ids.new("RF"), attempt_id=attempt.attempt_id, channel=attempt.channel, amount=attempt.captured,
-                              reason="captured twice", request_id=f"auto:{attempt.attempt_id}", automatic=True, stands_alone=True, at=now)
+                              reason="captured twice", automatic_of=attempt.attempt_id, stands_alone=True, at=now)
         await refunds.insert_refund(tx, refund)
         return await ledger.book(tx, payment, refund_reserved(
             refund_id=refund.refund_id, payment_id=payment.payment_id, channel=refund.channel,

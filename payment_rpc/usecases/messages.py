@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -34,8 +33,9 @@ def messages_of(payment: Payment, *, before: PaymentState, ids: Ids, at: datetim
     return []
 
 
-def order_message(payment: Payment, refunds: Sequence[Refund] = (), *, ids: Ids, at: datetime, head_start: timedelta = timedelta(0)) -> Message:
-    """The snapshot of a payment and its refunds for its order. Refunds of second captures are no affair of the order's."""
+def order_message(payment: Payment, changed: Refund | None = None, *, ids: Ids, at: datetime, head_start: timedelta = timedelta(0)) -> Message:
+    """The snapshot of a payment for its order, with the refund that changed. Each change of a refund has a message of its own and the order keeps
+    what it heard, so a message stays small however many refunds there are."""
     return Message(
         event_id=ids.new("EVT"), destination=ORDER_DESTINATION, tag="UpdateOrderStatus", aggregate_id=payment.payment_id,
         trace_id=current_trace_id(), due_at=at + head_start, created_at=at, payload={
@@ -44,7 +44,7 @@ def order_message(payment: Payment, refunds: Sequence[Refund] = (), *, ids: Ids,
             "refund_reserved": payment.refund_reserved.format(), "currency": payment.amount.currency, "wants_paid": payment.state in MONEY,
             "refunds": [{"refund_id": refund.refund_id, "request_id": refund.request_id, "state": refund.state.value,
                          "amount": refund.amount.format(), "reason": refund.failure.reason if refund.failure else ""}
-                        for refund in refunds if not refund.stands_alone]})
+                        for refund in ([] if changed is None else [changed])]})
 
 
 def refund_events(refund: Refund, *, before: RefundState, ids: Ids, at: datetime) -> list[Message]:

@@ -23,10 +23,10 @@ from mesh.worker import each
 from payment_rpc.cache import PaymentCache
 from payment_rpc.channels import Channel, RefundChannelFact, RefundChannelStatus
 from payment_rpc.domain import ledger as bookings
-from payment_rpc.domain.errors import CurrencyMismatch, PaymentNotFound, RefundFailed, RefundNotAllowed
+from payment_rpc.domain.errors import CurrencyMismatch, PaymentNotFound, RefundFailed, RefundLimitReached, RefundNotAllowed
 from payment_rpc.domain.order import canonical_amount
 from payment_rpc.domain.payment import WALLET, Payment
-from payment_rpc.domain.refund import OPEN, Refund, RefundState, refundable, reserve
+from payment_rpc.domain.refund import OPEN, REFUNDS_MAX, Refund, RefundState, refundable, reserve
 from payment_rpc.domain.refund_facts import RefundDecision, RefundFact, RefundFactKind, apply_refund_fact, steps_of
 from payment_rpc.domain.refund_snapshot import from_json, to_json
 from payment_rpc.domain.scan import ScanAction, ScanStep, ScanSubject, entries
@@ -88,7 +88,8 @@ class Refunds:
         """Reserves a refund, submits it and returns it as it stands then; the same request again returns the same refund.
 
         Raises:
-            PaymentNotFound, RefundNotAllowed, RefundExceedsRefundable, CurrencyMismatch, InvalidArgument, IdempotencyKeyReused: nothing was reserved.
+            PaymentNotFound, RefundNotAllowed, RefundExceedsRefundable, RefundLimitReached, CurrencyMismatch, InvalidArgument, IdempotencyKeyReused:
+                nothing was reserved.
             RefundFailed: the channel refused it; the reservation is free again.
         """
         refund, is_new, wallet_payment = await self._db.run(self._reserve, command, caller)
@@ -202,6 +203,8 @@ class Refunds:
             problem = f"the payment is in {payment.amount.currency}"
             raise CurrencyMismatch(f"currency: {problem}", fields={"currency": problem}, payment_id=payment.payment_id)
         reserved, amount = reserve(payment, _amount(command.amount, payment), at=now)
+        if await refunds.count_asked_for(tx, payment.payment_id) >= REFUNDS_MAX:
+            raise RefundLimitReached(payment_id=payment.payment_id, limit=REFUNDS_MAX)
         attempt_id = await attempts.capturing_attempt(tx, payment)
         if attempt_id is None:
             raise RefundNotAllowed(payment_id=payment.payment_id)
@@ -216,7 +219,7 @@ class Refunds:
         if refund.channel == WALLET:
             done, after = await refund_into_wallet(tx, refund, ids=self._ids, at=now)
             return done, True, after
-        await outbox.put(tx, order_message(reserved, await refunds.refunds_of(tx, payment.payment_id), ids=self._ids, at=now))
+        await outbox.put(tx, order_message(reserved, refund, ids=self._ids, at=now))
         return refund, True, None
 
     async def _find_earlier(self, tx: AsyncConnection, command: CreateRefund, payment: Payment, receipt: ReceiptKey | None,
@@ -275,8 +278,8 @@ async def write_refund_fact(tx: AsyncConnection, refund_id: str, fact: RefundFac
     if done is refund:
         await scan_actions.add(tx, entries(steps, subject, before=refund.state, after=refund.state))
         return refund, None
-    if not refund.stands_alone:  # one snapshot says everything, however many steps there were
-        messages.append(order_message(after, await refunds.refunds_of(tx, payment.payment_id), ids=ids, at=at))
+    if not refund.stands_alone:  # one snapshot, however many steps there were
+        messages.append(order_message(after, done, ids=ids, at=at))
     if messages:
         await outbox.put(tx, *messages)
     told = next((message.event_id for message in messages if message.destination == ORDER_DESTINATION), "")

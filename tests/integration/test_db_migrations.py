@@ -169,3 +169,27 @@ async def test_receipts_of_roles_become_receipts_of_people_and_none_is_lost(data
     found = await look(database_url, lambda connection: dict(connection.execute(text("SELECT resource_id, caller FROM receipt")).all()))
     # One key of one person in two roles cannot be told apart any more: the first one is found, the other one is kept.
     assert found == {"PAY1": "mall/u1", "RF1": "mall/clerk", "RF2": "admin:clerk", "RF3": "mall/root", "PAY2": "service:order_rpc"}
+
+
+async def test_automatic_refunds_leave_the_ids_of_callers_and_planted_ones_stay_their_callers(database_url: str) -> None:
+    rows = {"RF1": ("PAY1", "ATT1", "auto:PAY1", True), "RF2": ("PAY2", "ATT2", "auto:ATT2", True), "RF3": ("PAY3", "ATT3", "auto:PAY9", False),
+            "RF4": ("PAY4", "ATT4", "auto:PAY4", False), "RF5": ("PAY5", "ATT5", "mine", True)}
+    async with engine_of(database_url) as engine, engine.begin() as connection:
+        await connection.run_sync(lambda sync: command.upgrade(migrations._config("payment_rpc", sync), "0008"))
+        for refund_id, (payment_id, attempt_id, request_id, automatic) in rows.items():
+            await connection.execute(text(
+                "INSERT INTO refund (refund_id, payment_id, attempt_id, merchant_id, order_id, user_id, channel, amount_minor, currency, state, "
+                "reason, request_id, automatic, stands_alone, above_cap, needs_attention, channel_refund_no, lease_until, queries, "
+                f"version, created_at, updated_at) VALUES ('{refund_id}', '{payment_id}', '{attempt_id}', "
+                "'mall', 'ORD1', 'u1', 'sandbox', 1, 'CNY', 'SUCCESS', '', "
+                f"'{request_id}', {automatic}, FALSE, FALSE, FALSE, '', 0, 0, 1, 0, 0)"))
+    await migrated("payment_rpc", database_url)
+
+    def found(connection: Connection) -> dict[str, tuple[str | None, str | None]]:
+        return {row.refund_id: (row.automatic_of, row.request_id)
+                for row in connection.execute(text("SELECT refund_id, automatic_of, request_id FROM refund"))}
+    assert await look(database_url, found) == {
+        "RF1": ("PAY1", None), "RF2": ("ATT2", None), "RF3": (None, "auto:PAY9"), "RF4": (None, "auto:PAY4"), "RF5": (None, "mine")}
+    async with engine_of(database_url) as engine, engine.begin() as connection:
+        await connection.run_sync(lambda sync: command.downgrade(migrations._config("payment_rpc", sync), "0008"))
+        assert dict((await connection.execute(text("SELECT refund_id, request_id FROM refund"))).all())["RF2"] == "auto:ATT2"

@@ -18,10 +18,18 @@ from mesh.errors import IdempotencyKeyReused
 from mesh.failpoints import FailpointRaised
 from mesh.money import Money
 from mesh.outbox import OUTBOX
-from order_rpc.domain.errors import FullRefundOpen, OrderNotFound, RefundExceedsRefundable, RefundNotAllowed, RefundNotFound, RefundStateInvalid
+from order_rpc.domain.errors import (
+    FullRefundOpen,
+    OrderNotFound,
+    RefundExceedsRefundable,
+    RefundLimitReached,
+    RefundNotAllowed,
+    RefundNotFound,
+    RefundStateInvalid,
+)
 from order_rpc.domain.order import Order, OrderState, PayStatus
 from order_rpc.domain.policy import MerchantPolicy, PriceRule
-from order_rpc.domain.refund import RefundState, RefundStatus
+from order_rpc.domain.refund import REFUNDS_MAX, RefundState, RefundStatus
 from order_rpc.tables import ORDER_AUDIT, REFUND_REQUEST, STOCK_MOVEMENT, STOCK_RETURN
 from tests.builders_order import ADMIN, OrderApp, buyer, merchant, order_app, refusal, snapshot
 
@@ -190,6 +198,28 @@ async def test_a_bounce_that_is_the_first_thing_heard_brings_goods_back_once(app
     await app.tell_refund(order, (refund, "SUCCESS"), version=5, refunded="10.00")  # late and old
     assert ((await app.load(order)).refund_status, await app.stock("mug")) == (RefundStatus.BOUNCED, (98, 0, 2))
     assert await app.stock_problems() == []
+
+
+@pytest.mark.parametrize("newest_first", [False, True])
+async def test_news_of_two_refunds_count_in_whatever_order_they_come(app: OrderApp, order: Order, newest_first: bool) -> None:
+    """Each message tells of the one refund that changed; the sums are those of the newest."""
+    mug, pen = await app.refund(order, ("mug", 3)), await app.refund(order, ("pen", 2))
+    messages = [(5, mug, "30.00"), (6, pen, "33.00")]
+    for version, refund, refunded in reversed(messages) if newest_first else messages:
+        await app.tell_refund(order, (refund, "SUCCESS"), version=version, refunded=refunded)
+    done = await app.load(order)
+    assert (done.state, done.refunded.format(), done.refund_status) == (S.REFUNDED, "33.00", RefundStatus.REFUNDED)
+    assert {refund.state for refund in await app.refunds(order)} == {R.SUCCEEDED}
+    assert (await app.stock("mug"), await app.stock("pen")) == ((100, 0, 0), (100, 0, 0))
+    assert await app.stock_problems() == []
+
+
+async def test_an_order_takes_a_hundred_refunds_and_refuses_one_more_by_name(app: OrderApp, order: Order) -> None:
+    for _ in range(REFUNDS_MAX):
+        await app.refund(order, amount="0.01")
+    with pytest.raises(RefundLimitReached) as refused:
+        await app.refund(order, amount="0.01")
+    assert (refused.value.reason, refused.value.metadata["limit"]) == ("REFUND_LIMIT_REACHED", "100")
 
 
 async def test_a_refund_that_payment_rpc_refuses_for_good_is_closed_with_the_reason(app: OrderApp, order: Order) -> None:

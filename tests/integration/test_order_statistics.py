@@ -56,6 +56,30 @@ async def test_a_day_counts_what_happened_in_it(app: OrderApp) -> None:
     assert (yen.created[1].format(), yen.paid, yen.average_paid.format(), yen.conversion) == ("100", (0, Money(0, "JPY")), "0", "0.0000")
 
 
+async def test_a_tenant_whose_sums_outgrow_64_bits_stops_nobodys_figures(app: OrderApp) -> None:
+    most = 2**63 - 1
+    await app.product("gold", "999999999999999", currency="JPY", merchant_id="evil")
+    await app.order(("gold", 1), caller=buyer("u9", "evil"))
+    await app.statistics.fold_once()
+    await app.execute(update(STATISTIC).where(STATISTIC.c.merchant_id == "evil").values(amount_minor=most))
+    await app.order(("gold", 1), caller=buyer("u9", "evil"))
+    await app.order()
+    while await app.statistics.fold_once():
+        pass
+    assert await app.rows(STATISTIC_ENTRY) == []
+    ours = await day(app)
+    assert ours is not None
+    assert (ours.created[0], ours.created[1].format()) == (1, "10.00")
+    summary = await app.statistics.daily_summary(merchant_id="evil", day="2026-11-20", time_zone="")
+    [theirs] = summary.days
+    assert theirs.created[0] == 2
+    if app.db.engine.dialect.name != "sqlite":  # which goes on in floating point
+        assert theirs.created[1].minor == most + 999999999999999
+        await rebuild(app)  # takes it down again, by more than 64 bits hold
+        [theirs] = (await app.statistics.daily_summary(merchant_id="evil", day="2026-11-20", time_zone="")).days
+        assert theirs.created[1].minor == 2 * 999999999999999
+
+
 async def test_folding_changes_no_figure(app: OrderApp) -> None:
     for _ in range(5):
         await app.paid_order()

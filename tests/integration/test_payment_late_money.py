@@ -76,7 +76,7 @@ async def books(world: PaymentWorld) -> tuple[int, int]:
 async def goes_back(world: PaymentWorld, payment_id: str) -> None:
     """All of a payment that the order refused is reserved for one automatic refund; no person is needed."""
     [refund] = [row for row in await world.rows(REFUND) if row["payment_id"] == payment_id]
-    assert (refund["request_id"], refund["amount_minor"], bool(refund["automatic"])) == (f"auto:{payment_id}", 10000, True)
+    assert (refund["automatic_of"], refund["amount_minor"], bool(refund["automatic"])) == (payment_id, 10000, True)
     assert await account(world, "refund_payable:sandbox") == 10000
     assert await world.attention() == []
 
@@ -254,7 +254,7 @@ async def test_a_second_capture_is_real_money_that_no_column_of_the_payment_show
     assert after.version == before.version + 1  # its chain of bookings grew
     assert await world.attention() == [("SECOND_CAPTURE", "ATT9")]
     assert await books(world) == (10000, 0)
-    assert [(row["request_id"], bool(row["stands_alone"])) for row in await world.rows(REFUND)] == [("auto:ATT9", True)]
+    assert [(row["automatic_of"], bool(row["stands_alone"])) for row in await world.rows(REFUND)] == [("ATT9", True)]
     assert applied.to_order is None
     again = await world.app.facts.apply(ChannelFact(attempt_id="ATT9", status=ChannelStatus.CAPTURED, amount=PRICE, trade_no="T9"))
     assert (again.changed, await world.attention()) == (False, [("SECOND_CAPTURE", "ATT9")])

@@ -178,3 +178,11 @@ async def test_an_event_whose_effect_failed_is_new_again(db: Database) -> None:
     for _ in range(2):
         with pytest.raises(ConstraintViolated):
             await db.run(handle)
+
+
+async def test_events_that_were_handled_are_forgotten_by_age(db: Database) -> None:
+    for number in range(3):
+        assert await db.run(inbox.first_time, consumer="c", event_id=f"EVT{number}", now=EPOCH + timedelta(days=number))
+    assert await db.run(inbox.purge, before=EPOCH + timedelta(days=2)) == 2
+    assert not await db.run(inbox.first_time, consumer="c", event_id="EVT2", now=EPOCH)
+    assert await db.run(inbox.first_time, consumer="c", event_id="EVT1", now=EPOCH)

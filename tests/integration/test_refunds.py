@@ -10,19 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from paymesh.payment.v1 import refund_pb2
 
 from mesh.call import Caller, Role
-from mesh.errors import IdempotencyKeyReused, InvalidArgument
+from mesh.errors import IdempotencyKeyReused, InvalidArgument, NeighbourUnavailable
 from mesh.money import Money
 from mesh.outbox import OUTBOX
 from mesh.receipts import RECEIPT
-from payment_rpc.channels import RefundChannelFact, RefundChannelStatus
-from payment_rpc.domain.errors import CurrencyMismatch, PaymentNotFound, RefundExceedsRefundable, RefundFailed, RefundNotAllowed
+from mesh.validation import violations_of
+from order_rpc.domain.order import OrderState
+from payment_rpc.channels import ChannelFact, ChannelStatus, RefundChannelFact, RefundChannelStatus
+from payment_rpc.domain.errors import CurrencyMismatch, PaymentNotFound, RefundExceedsRefundable, RefundFailed, RefundLimitReached, RefundNotAllowed
 from payment_rpc.domain.payment import Disposition, Payment, PaymentState
-from payment_rpc.domain.refund import Refund, RefundState
-from payment_rpc.tables import ATTENTION, LEDGER_POSTING, PAYMENT, REFUND
+from payment_rpc.domain.refund import REFUNDS_MAX, Refund, RefundState
+from payment_rpc.store import attempts
+from payment_rpc.tables import ATTEMPT, ATTENTION, LEDGER_POSTING, PAYMENT, REFUND
 from payment_rpc.usecases.refunds import CreateRefund
-from tests.builders_payment import LEASE_SECONDS, PaymentWorld, UnreliableChannel, balance_of, payment_world
+from tests.builders_order import PAYMENT_RPC
+from tests.builders_payment import LEASE_SECONDS, PRICE, PaymentWorld, UnreliableChannel, an_attempt, balance_of, payment_world
 
 CLERK = Caller(role=Role.MERCHANT, subject="clerk", merchant_id="mall")
 STRANGER = Caller(role=Role.MERCHANT, subject="clerk", merchant_id="other")
@@ -259,7 +264,7 @@ async def test_a_payment_that_the_order_refused_goes_back_by_itself(world: Payme
     payment = await paid(world)
     assert (await world.payment(payment.payment_id)).state is PaymentState.LATE_SUCCESS
     rows = await world.rows(REFUND)
-    assert [(row["request_id"], row["state"], bool(row["automatic"])) for row in rows] == [(f"auto:{payment.payment_id}", "CREATED", True)]
+    assert [(row["automatic_of"], row["state"], bool(row["automatic"])) for row in rows] == [(payment.payment_id, "CREATED", True)]
     await world.app.refunds.run_once()
     assert (await world.payment(payment.payment_id)).state is PaymentState.LATE_REFUNDED
     assert await columns(world, payment) == ("100.00", "100.00", "0.00")
@@ -349,13 +354,83 @@ async def test_a_preview_after_a_bounce_counts_the_fee_that_is_back_already(data
     assert everything.fee_returned.minor == 106 - sum(previews)
 
 
-async def test_every_change_of_a_refund_tells_the_order_all_refunds_of_the_payment(world: PaymentWorld, line: RefundLine) -> None:
+async def test_each_change_of_a_refund_tells_the_order_of_that_refund_and_the_sums(world: PaymentWorld, line: RefundLine) -> None:
     payment = await paid(world)
-    await refund(world, payment, "10.00", request_id="a")
-    await refund(world, payment, "20.00", request_id="b")
+    for name, amount in (("a", "10.00"), ("b", "20.00")):
+        await refund(world, payment, amount, request_id=name)
     world.clock.advance(10)
     await world.app.order_relay.run_once()
-    newest = max(world.orders.updates, key=lambda snapshot: snapshot["version"])
-    told = [(refund["request_id"], refund["state"], refund["amount"]) for refund in newest["refunds"]]
-    assert told == [("a", "SUCCESS", "10.00"), ("b", "SUCCESS", "20.00")]
-    assert newest["refunded"] == "30.00"
+    told = [[(refund["request_id"], refund["state"], refund["amount"]) for refund in snapshot["refunds"]]
+            for snapshot in sorted(world.orders.updates, key=lambda snapshot: int(snapshot["version"])) if snapshot["refunds"]]
+    assert told == [[("a", "SUBMITTED", "10.00")], [("a", "SUCCESS", "10.00")], [("b", "SUBMITTED", "20.00")], [("b", "SUCCESS", "20.00")]]
+    assert max(world.orders.updates, key=lambda snapshot: int(snapshot["version"]))["refunded"] == "30.00"
+
+
+async def test_a_payment_takes_a_hundred_refunds_and_refuses_one_more_by_name(world: PaymentWorld, line: RefundLine) -> None:
+    payment = await paid(world)
+    for _ in range(REFUNDS_MAX):
+        await refund(world, payment, "0.01")
+    with pytest.raises(RefundLimitReached) as refusal:
+        await refund(world, payment, "0.01")
+    assert (refusal.value.reason, refusal.value.metadata["limit"]) == ("REFUND_LIMIT_REACHED", "100")
+    assert await columns(world, payment) == ("100.00", "1.00", "0.00")
+    world.clock.advance(10)
+    while await world.app.order_relay.run_once():
+        pass
+    order = await world.order_side.orders.get(merchant_id="mall", order_id=payment.order_id, caller=PAYMENT_RPC)
+    assert (order.refunded.format(), order.refund_status.value) == ("1.00", "PARTIAL")
+
+
+async def test_a_payment_with_hundreds_of_refunds_of_before_still_tells_its_order_everything(world: PaymentWorld, line: RefundLine,
+                                                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a time without a limit: no message grows with the number of refunds."""
+    monkeypatch.setattr("payment_rpc.usecases.refunds.REFUNDS_MAX", 1000)
+    payment = await paid(world)
+    for _ in range(202):
+        await refund(world, payment, "0.01")
+    await refund(world, payment)
+    assert max(len(row["payload"]) for row in await world.rows(OUTBOX)) < 1000
+    world.clock.advance(10)
+    while await world.app.order_relay.run_once():
+        pass
+    order = await world.order_side.orders.get(merchant_id="mall", order_id=payment.order_id, caller=PAYMENT_RPC)
+    assert (order.state, order.refunded.format()) == (OrderState.REFUNDED, "100.00")
+
+
+@pytest.mark.parametrize("planted", ["the payment", "its attempt"])
+async def test_no_request_id_of_a_caller_keeps_refused_money_here(world: PaymentWorld, line: RefundLine, planted: str) -> None:
+    other, order = await paid(world), await world.order()
+
+    async def away() -> None:
+        raise NeighbourUnavailable("order_rpc is away")
+    world.orders.before_update = away
+    payment = await world.charge(order)
+    [attempt_id] = [row["attempt_id"] for row in await world.rows(ATTEMPT) if row["payment_id"] == payment.payment_id]
+    world.orders.before_update = None
+    # Past the contract, which refuses such ids: a row of a version before may have one.
+    await refund(world, other, "0.01", request_id=f"auto:{payment.payment_id if planted == 'the payment' else attempt_id}")
+    world.orders.answer = Disposition.REFUSED_CANCELLED
+    world.clock.advance(10)
+    await world.app.order_relay.run_once()
+    [back] = [row for row in await world.rows(REFUND) if row["payment_id"] == payment.payment_id]
+    assert (back["automatic_of"], back["request_id"], back["amount_minor"], bool(back["automatic"])) == (payment.payment_id, None, 10000, True)
+    second = an_attempt(attempt_id=attempt_id[:-1] + "x", payment_id=other.payment_id)
+    await refund(world, other, "0.01", request_id=f"auto:{second.attempt_id}")
+    await world.db.run(attempts.insert_attempt, second)
+    await world.app.facts.apply(ChannelFact(attempt_id=second.attempt_id, status=ChannelStatus.CAPTURED, amount=PRICE, trade_no="T9"))
+    assert [row["automatic_of"] for row in await world.rows(REFUND) if row["stands_alone"]] == [second.attempt_id]
+
+
+@pytest.mark.parametrize(("request_id", "is_taken"), [("auto:PAY1", False), ("auto:", False), ("auto", True), ("my-auto:1", True), ("", True)])
+def test_the_contract_refuses_request_ids_that_look_like_ours(request_id: str, is_taken: bool) -> None:
+    message = refund_pb2.CreateRefundRequest(payment_id="PAY1", request_id=request_id)
+    assert (violations_of(message) == []) is is_taken
+
+
+async def test_a_request_id_of_one_payment_is_refused_for_another(world: PaymentWorld, line: RefundLine) -> None:
+    one, other = await paid(world), await paid(world)
+    first = await refund(world, one, "10.00", request_id="a")
+    with pytest.raises(IdempotencyKeyReused) as refusal:
+        await refund(world, other, "10.00", request_id="a")
+    assert refusal.value.fields.keys() == {"payment_id"}
+    assert [row["refund_id"] for row in await world.rows(REFUND)] == [first.refund_id]

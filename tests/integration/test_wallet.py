@@ -174,7 +174,7 @@ async def test_a_second_capture_of_a_top_up_goes_back_and_is_not_credited(world:
     await world.db.run(attempts.insert_attempt, second)
     await world.app.facts.apply(ChannelFact(attempt_id="ATTsecond", status=ChannelStatus.CAPTURED, amount=PRICE, trade_no="T9"))
     assert await balance(world) == "100.00"
-    assert [row["request_id"] for row in await world.rows(REFUND)] == ["auto:ATTsecond"]
+    assert [row["automatic_of"] for row in await world.rows(REFUND)] == ["ATTsecond"]
 
 
 async def conflicting_top_up(world: PaymentWorld) -> tuple[str, str]:
@@ -316,7 +316,7 @@ async def test_a_payment_by_balance_that_the_order_refused_is_in_the_wallet_agai
     world.orders.answer = Disposition.REFUSED_CANCELLED
     paid = await spend(world, order)
     assert (await world.payment(paid.payment_id)).state is PaymentState.LATE_REFUNDED
-    assert [(row["request_id"], row["state"]) for row in await world.rows(REFUND)] == [(f"auto:{paid.payment_id}", "SUCCESS")]
+    assert [(row["automatic_of"], row["state"]) for row in await world.rows(REFUND)] == [(paid.payment_id, "SUCCESS")]
     assert await balance(world) == "100.00"
 
 

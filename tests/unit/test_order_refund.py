@@ -193,11 +193,14 @@ def test_an_order_without_money_is_not_refunded(state: OrderState) -> None:
         plan(order(state=state))
 
 
-def test_an_order_that_cost_nothing_and_units_that_cost_nothing_are_not_refunded() -> None:
+def test_units_that_cost_nothing_come_back_without_money() -> None:
     with pytest.raises(RefundNotAllowed):
         plan(replace(order(), paid_payment_id=""))
-    with pytest.raises(RefundNotAllowed):
-        plan(order(("gift", "0", 1), ("mug", "10", 1)), lines=(("gift", 1),))
+    assert plan(order(("gift", "0", 1), ("mug", "10", 1)), lines=(("gift", 1),)) == (Money.zero("CNY"), (RefundLine(sku_id="gift", quantity=1),))
+    free = replace(order(("gift", "0", 2)), paid_payment_id="")
+    assert plan(free) == (Money.zero("CNY"), (RefundLine(sku_id="gift", quantity=2),))
+    with pytest.raises(RefundExceedsRefundable):
+        plan(free, amount="0.01")
 
 
 def test_a_unit_that_is_not_in_the_order_is_refused_with_its_place() -> None:

@@ -62,6 +62,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The id of an allocation was used for other content."""
     ERROR_REASON_ALLOCATION_EXCEEDED: _ErrorReason.ValueType  # 19
     """More units come back than the activity holds."""
+    ERROR_REASON_REFUND_LIMIT_REACHED: _ErrorReason.ValueType  # 21
+    """The order has as many refunds as an order can have; metadata has the limit."""
     ERROR_REASON_ORDER_CREATING: _ErrorReason.ValueType  # 20
     """The order was won in a flash sale and is still being written; ask again in a moment."""
 
@@ -108,6 +110,8 @@ ERROR_REASON_ALLOCATION_MISMATCH: ErrorReason.ValueType  # 18
 """The id of an allocation was used for other content."""
 ERROR_REASON_ALLOCATION_EXCEEDED: ErrorReason.ValueType  # 19
 """More units come back than the activity holds."""
+ERROR_REASON_REFUND_LIMIT_REACHED: ErrorReason.ValueType  # 21
+"""The order has as many refunds as an order can have; metadata has the limit."""
 ERROR_REASON_ORDER_CREATING: ErrorReason.ValueType  # 20
 """The order was won in a flash sale and is still being written; ask again in a moment."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -1501,7 +1501,7 @@ class PaymentSnapshot(_message.Message):
     """ISO 4217."""
     @_builtins.property
     def refunds(self) -> _containers.RepeatedCompositeFieldContainer[Global___RefundSnapshot]:
-        """Every refund of the payment, so that the newest snapshot alone tells everything."""
+        """Refunds that changed at this version. Those of an older snapshot count too: a refund only ever goes forward."""
 
     def __init__(
         self,

@@ -76,6 +76,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """There is no such statement import or difference."""
     ERROR_REASON_DIFFERENCE_STATE_INVALID: _ErrorReason.ValueType  # 26
     """The difference is resolved already, or the action does not fit its kind."""
+    ERROR_REASON_REFUND_LIMIT_REACHED: _ErrorReason.ValueType  # 27
+    """The payment has as many refunds as a payment can have; metadata has the limit."""
     ERROR_REASON_ORDER_CREATING: _ErrorReason.ValueType  # 40
     """The order was won in a flash sale and order_rpc is still writing it; nothing was sent, charge again in a moment."""
 
@@ -136,6 +138,8 @@ ERROR_REASON_RECONCILIATION_NOT_FOUND: ErrorReason.ValueType  # 25
 """There is no such statement import or difference."""
 ERROR_REASON_DIFFERENCE_STATE_INVALID: ErrorReason.ValueType  # 26
 """The difference is resolved already, or the action does not fit its kind."""
+ERROR_REASON_REFUND_LIMIT_REACHED: ErrorReason.ValueType  # 27
+"""The payment has as many refunds as a payment can have; metadata has the limit."""
 ERROR_REASON_ORDER_CREATING: ErrorReason.ValueType  # 40
 """The order was won in a flash sale and order_rpc is still writing it; nothing was sent, charge again in a moment."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -221,7 +221,9 @@ class CreateRefundRequest(_message.Message):
     reason: _builtins.str
     """For people; at most 200 characters."""
     request_id: _builtins.str
-    """The caller's own id of the refund, unique per merchant for ever; order_rpc always sends one."""
+    """The caller's own id of the refund, unique per merchant for ever; order_rpc always sends one. `auto:` at its beginning is refused: refunds that
+    we make by ourselves were once named so.
+    """
     def __init__(
         self,
         *,
