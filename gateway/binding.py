@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from gateway.codec import Decoders, Mismatch, UnsupportedField, read_json
-from gateway.codec.dialect import HTTP_BODY, field_policy, spellings
+from gateway.codec.dialect import HTTP_BODY, field_policy, longest, spellings
 from gateway.refusals import MalformedBody
 from gateway.routes import decode_value
 from gateway.schema import HttpRule, Method, body_type, find_field, message_class
@@ -84,13 +84,16 @@ class Binder:
             parameter = self._query.get(name)
             if parameter is None:
                 raise InvalidArgument.of(Mismatch("", name).field, self._taken.get(name, "is not a query parameter of this path"))
-            path, read, repeated = parameter
+            path, read, most = parameter
             try:
                 value = read(text)
             except Mismatch as mismatch:
                 raise InvalidArgument.of(name, mismatch.problem) from None
-            if repeated:
-                _holder(arguments, path).setdefault(path[-1], []).append(value)
+            if most:
+                values = _holder(arguments, path).setdefault(path[-1], [])
+                values.append(value)
+                if len(values) > most:
+                    raise InvalidArgument.of(name, f"must have at most {most} items")
             elif path in seen:
                 raise InvalidArgument.of(name, "is given twice")
             else:
@@ -106,8 +109,8 @@ def _text_reader(request: Descriptor, path: Path, decoders: Decoders) -> _FromTe
 
 
 def _query_parameters(message: Descriptor, decoders: Decoders, *, skip: set[str], prefix: str = "", path: Path = ()
-                      ) -> Iterator[tuple[str, tuple[Path, _FromText, bool]]]:
-    """Every name that a query string may have, with the field that it means."""
+                      ) -> Iterator[tuple[str, tuple[Path, _FromText, int]]]:
+    """Every name that a query string may have, with the field that it means, and for a list how many items it may have (else 0)."""
     for field in message.fields:
         here = (*path, field.name)
         if ".".join(here) in skip or field_policy(field).sensitive:
@@ -115,7 +118,7 @@ def _query_parameters(message: Descriptor, decoders: Decoders, *, skip: set[str]
         for spelling in spellings(field):
             name = prefix + spelling
             try:
-                yield name, (here, decoders.text_of(field), field.is_repeated)
+                yield name, (here, decoders.text_of(field), (longest(field) or QUERY_PARAMETERS_MAX) if field.is_repeated else 0)
             except UnsupportedField:
                 if _is_plain_message(field) and field.message_type is not None and len(here) < _QUERY_DEPTH_MAX:
                     yield from _query_parameters(field.message_type, decoders, skip=skip, prefix=f"{name}.", path=here)

@@ -83,7 +83,7 @@ class Door:
         self._binder = Binder(method, rule, schema.decoders)
         self._strict_binder = Binder(method, rule, schema.strict_decoders)
         self._answers = Answers(method, rule, schema.encoders)
-        self._body_bytes_max = policy.http.max_body_bytes or settings.body_bytes_max
+        self._body_bytes_max = min(method.body_bytes_max, settings.body_bytes_max)
         self._body_seconds_max = settings.request_body_seconds
 
     async def serve(self, request: Request, receive: Receive, values: tuple[bytes, ...]) -> Answer:

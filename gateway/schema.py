@@ -16,7 +16,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescri
 from google.protobuf.descriptor_pool import DescriptorPool
 
 from gateway.codec import Decoders, Encoders, UnsupportedField
-from gateway.codec.dialect import HTTP_BODY, enum_names_in, field_policy, spellings
+from gateway.codec.dialect import HTTP_BODY, enum_names_in, field_policy, longest, map_entry, spellings
 from gateway.routes import PathTemplate, TemplateInvalid
 from mesh.call import Role
 from mesh.policies import Idempotency, MethodPolicy, PolicyInvalid, policy_of
@@ -24,6 +24,10 @@ from mesh.wire_errors import ErrorCatalogue
 
 _VERBS_WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
 _OUR_PACKAGES: Final = "paymesh."
+
+
+_SMALL_BYTES: Final = 16 * 1024   # of a request with a fixed number of fields
+_LISTS_BYTES: Final = 64 * 1024   # of one with lists
 
 
 class SchemaInvalid(Exception):
@@ -52,6 +56,11 @@ class Method:
     def input_type(self) -> Descriptor:
         """The request message."""
         return self.descriptor.input_type
+
+    @property
+    def body_bytes_max(self) -> int:
+        """The largest body that is read: what the method declares, else what its kind of request needs several times over."""
+        return self.policy.http.max_body_bytes or (_LISTS_BYTES if _has_list(self.input_type, ()) else _SMALL_BYTES)
 
     @property
     def output_type(self) -> Descriptor:
@@ -84,6 +93,13 @@ class Schema:
     def routed(self, *, development: bool) -> Iterator[Method]:
         """The methods that have a door, without those of development elsewhere."""
         return (method for method in self.methods if method.rules and (development or not method.policy.development_only))
+
+
+def _has_list(message: Descriptor, above: tuple[str, ...]) -> bool:
+    if message.full_name in above or message.full_name.startswith("google."):
+        return False
+    return any(field.is_repeated or (field.message_type is not None and _has_list(field.message_type, (*above, message.full_name)))
+               for field in message.fields)
 
 
 def message_class(descriptor: Descriptor) -> Any:
@@ -158,6 +174,7 @@ def _lint(method: Method, encoders: Encoders, decoders: Decoders) -> Iterator[st
         yield from _lint_stream(method)
     yield from _lint_policy(method)
     yield from _lint_spellings(method.input_type, set())
+    yield from _lint_lengths(method.input_type, set())
     for rule in method.rules:
         for problem in _lint_rule(method, rule, encoders, decoders):
             yield f"{rule.verb} {rule.template.text}: {problem}"
@@ -206,6 +223,18 @@ def _lint_spellings(message: Descriptor, seen: set[str]) -> Iterator[str]:
             yield f"{field.full_name}: number_ok is for strings"
         if field.message_type is not None:
             yield from _lint_spellings(field.message_type, seen)
+
+
+def _lint_lengths(message: Descriptor, seen: set[str]) -> Iterator[str]:
+    """What a caller may send has an end: each list and map says how long it may be."""
+    if message.full_name in seen or message.full_name.startswith("google."):
+        return
+    seen.add(message.full_name)
+    for field in message.fields:
+        if field.is_repeated and longest(field) is None:
+            yield f"{field.full_name}: needs max_items or max_pairs"
+        if field.message_type is not None and map_entry(field) is None:
+            yield from _lint_lengths(field.message_type, seen)
 
 
 def _lint_rule(method: Method, rule: HttpRule, encoders: Encoders, decoders: Decoders) -> Iterator[str]:

@@ -24,7 +24,7 @@ class GatewaySettings(MeshSettings):
     https_cert_file: Path | None = None                              # TLS towards clients, where no proxy in front does it
     https_key_file: Path | None = None
 
-    body_bytes_max: int = Field(1024 * 1024, ge=1024, le=64 * 1024 * 1024)  # a method's own max_body_bytes wins
+    body_bytes_max: int = Field(1024 * 1024, ge=1024, le=64 * 1024 * 1024)  # of any method; the contract says less for most
     head_bytes_max: int = Field(32 * 1024, ge=1024, le=1024 * 1024)  # request line and headers
     request_head_seconds: float = Field(10, gt=0, le=120)            # from the first byte (or the connection) to the end of the headers
     request_body_seconds: float = Field(10, gt=0, le=600)            # from the headers to the end of the body

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import jwt
 from google.api import httpbody_pb2
+from google.protobuf import descriptor_pool
 from paymesh.order.v1 import catalog_pb2, catalog_pb2_grpc, order_pb2, order_pb2_grpc
 from paymesh.payment.v1 import callback_pb2, callback_pb2_grpc, payment_pb2, payment_pb2_grpc
 
@@ -33,6 +34,7 @@ SECRET = b"a secret of the tests with enough bytes"
 PAYMENT = payment_pb2.Payment(payment_id="PAY1", order_id="ORD1", user_id="alice", merchant_id="mall", amount="100.00", currency="CNY",
                               state=payment_pb2.PAYMENT_STATE_SUCCESS, version=3)
 SCHEMA = load_schema()
+FIELD_RULES = descriptor_pool.Default().FindExtensionByName("buf.validate.field")
 
 Behaviour = Callable[[Any, Any], Awaitable[Any]]
 

@@ -11,7 +11,18 @@ from typing import Any, Final
 
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 
-from gateway.codec.dialect import DURATION, TIMESTAMP, Mismatch, UnsupportedField, enum_names_in, field_policy, map_entry, refuse_unspoken, spellings
+from gateway.codec.dialect import (
+    DURATION,
+    TIMESTAMP,
+    Mismatch,
+    UnsupportedField,
+    enum_names_in,
+    field_policy,
+    longest,
+    map_entry,
+    refuse_unspoken,
+    spellings,
+)
 from gateway.codec.reader import NumberLiteral
 from gateway.codec.times import duration_fields, timestamp_fields
 
@@ -65,9 +76,9 @@ class Decoders:
         """The decoder of one field's JSON value."""
         entry = map_entry(field)
         if entry is not None:
-            return self._map(*entry)
+            return self._map(*entry, most=longest(field))
         convert = self._single(field)
-        return _list_of(convert) if field.is_repeated else convert
+        return _list_of(convert, most=longest(field)) if field.is_repeated else convert
 
     def text_of(self, field: FieldDescriptor) -> Callable[[str], object]:
         """The decoder of one value of a field from the text of a path segment, query parameter or header.
@@ -126,13 +137,15 @@ class Decoders:
             case _:
                 return _string_or_number if self._numbers and field_policy(field).number_ok else _string
 
-    def _map(self, key: FieldDescriptor, value: FieldDescriptor) -> _Convert:
+    def _map(self, key: FieldDescriptor, value: FieldDescriptor, *, most: int | None) -> _Convert:
         key_of = self.text_of(key)
         convert = _never_null(self._single(value))
 
         def decode(tree: object) -> dict[Any, object]:
             if not isinstance(tree, dict):
                 raise Mismatch("must be an object")
+            if most is not None and len(tree) > most:
+                raise Mismatch(f"must have at most {most} entries")
             values: dict[Any, object] = {}
             for text, inner in tree.items():
                 try:
@@ -153,12 +166,14 @@ def _never_null(convert: _Convert) -> _Convert:
     return decode
 
 
-def _list_of(item: _Convert) -> _Convert:
+def _list_of(item: _Convert, *, most: int | None) -> _Convert:
     convert = _never_null(item)
 
     def decode(values: object) -> list[object]:
         if not isinstance(values, list):
             raise Mismatch("must be a list")
+        if most is not None and len(values) > most:  # before anything is made of an item
+            raise Mismatch(f"must have at most {most} items")
         done: list[object] = []
         for index, value in enumerate(values):
             try:

@@ -10,12 +10,11 @@ from typing import Any, Final, Literal
 
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 
-from gateway.codec.dialect import DURATION, HTTP_BODY, INT64, TIMESTAMP, enum_prefix, field_policy, map_entry, spellings
+from gateway.codec.dialect import DURATION, HTTP_BODY, INT64, TIMESTAMP, enum_prefix, field_policy, field_rules, map_entry, spellings
 
 Schema = dict[str, Any]
 Direction = Literal["in", "out"]
 
-_VALIDATE: Final = "buf.validate.field"
 _NUMERIC_RULES: Final = {"gte": "minimum", "lte": "maximum", "gt": "exclusiveMinimum", "lt": "exclusiveMaximum", "const": "const"}
 _STRING_RULES: Final = {"pattern": "pattern", "min_len": "minLength", "max_len": "maxLength", "const": "const"}
 _LIST_RULES: Final = {"min_items": "minItems", "max_items": "maxItems", "unique": "uniqueItems"}
@@ -60,7 +59,7 @@ class Schemas:
 
     def field(self, field: FieldDescriptor, direction: Direction) -> Schema:
         """The schema of a field with its rules, comment and example."""
-        rules = _rules(field)
+        rules = field_rules(field)
         entry = map_entry(field)
         if entry is not None:
             schema: Schema = {"type": "object", "additionalProperties": self._single(entry[1], direction)}
@@ -127,7 +126,7 @@ class Schemas:
 
 def is_required(field: FieldDescriptor) -> bool:
     """Whether the rules of a field refuse what stands for "absent": its default."""
-    rules = _rules(field)
+    rules = field_rules(field)
     if rules.get("required"):
         return True
     for kind, values in rules.items():
@@ -148,20 +147,6 @@ def example_of(field: FieldDescriptor) -> object:
         inner = {part.name: example for part in field.message_type.fields if (example := example_of(part)) is not None}
         value = inner or None
     return [value] if field.is_repeated and value is not None and not isinstance(value, list) else value
-
-
-def _rules(field: FieldDescriptor) -> dict[str, Any]:
-    """The buf.validate rules of a field: kind -> rule -> value."""
-    for extension, rules in field.GetOptions().ListFields():
-        if extension.full_name == _VALIDATE:
-            return {kind.name: _plain(value) for kind, value in rules.ListFields()}
-    return {}
-
-
-def _plain(value: Any) -> Any:
-    if not hasattr(value, "ListFields"):
-        return value
-    return {rule.name: list(content) if rule.is_repeated else content for rule, content in value.ListFields()}
 
 
 def _value_rules(rules: Mapping[str, Any]) -> Schema:

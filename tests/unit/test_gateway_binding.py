@@ -12,6 +12,7 @@ from gateway.binding import QUERY_PARAMETERS_MAX, Binder
 from gateway.refusals import MalformedBody
 from gateway.schema import load_schema, message_class
 from mesh.errors import InvalidArgument
+from tests.gateway_world import FIELD_RULES
 
 SCHEMA = load_schema()
 
@@ -141,7 +142,8 @@ class TestShapesThatTheContractDoesNotHaveYet:
         inner.field.add(name="deeper", number=3, type=11, label=1, type_name=".paymesh.odd.v1.Inner")
         outer = odd.message_type.add(name="Outer")
         outer.field.add(name="inner", number=1, type=11, label=1, type_name=".paymesh.odd.v1.Inner")
-        outer.field.add(name="tags", number=2, type=9, label=3)
+        tags = outer.field.add(name="tags", number=2, type=9, label=3)
+        tags.options.Extensions[FIELD_RULES].repeated.max_items = 3
         outer.field.add(name="since", number=3, type=11, label=1, type_name=".google.protobuf.Timestamp")
         outer.field.add(name="flag", number=4, type=8, label=1)
         outer.field.add(name="secret", number=5, type=9, label=1).options.Extensions[options_pb2.field].sensitive = True
@@ -188,3 +190,8 @@ class TestShapesThatTheContractDoesNotHaveYet:
 
     def test_a_body_that_is_a_list_fills_its_field(self) -> None:
         assert list(self.bind({"post": "/odd", "body": "tags"}, body=b'["a", "b"]').tags) == ["a", "b"]
+
+    def test_a_list_of_a_query_has_its_end_too(self) -> None:
+        assert len(self.bind({"get": "/odd"}, query=b"tags=a&tags=b&tags=c").tags) == 3
+        with pytest.raises(InvalidArgument, match="at most 3 items"):
+            self.bind({"get": "/odd"}, query=b"tags=a&tags=b&tags=c&tags=d")
