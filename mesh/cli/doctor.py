@@ -1,44 +1,56 @@
-"""`paymesh doctor`: looks for what keeps the mesh from running well, and says what to do."""
+"""`paymesh doctor`: says what is safe, what is unsafe and what is not there, and what to do about it."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 
 import click
 
-from mesh.cli import checks
+from mesh.cli import checks, safety
 from mesh.cli.checks import Finding, Level
-from mesh.cli.options import installation_option, load_settings
+from mesh.cli.options import installation_option
 from mesh.cli.terminal import Terminal, shown, table
 from mesh.clock import SystemClock
+from mesh.settings import MeshSettings
 from mesh.supervisor.installation import Installation
 from mesh.supervisor.plan import DEFAULT_PORTS, SERVERS
 
-_COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.FAILURE: "bold red"}
+_COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.UNSAFE: "bold red", Level.FAILURE: "bold red"}
 
 
 @click.command()
 @installation_option
 def doctor(installation: Installation) -> None:
-    """Looks for what keeps the mesh from running well. Exits 1 when something does."""
+    """Says what is safe, what is unsafe and what is not there. Exits 1 when something is unsafe or not there."""
     findings = asyncio.run(_examine(installation))
-    rows = table("", "what", "seen", "what to do")
+    rows = table("", "what", "seen", "what to do", whole=("",))
     for finding in findings:
         rows.add_row(f"[{_COLOURS[finding.level]}]{finding.level}[/]", *map(shown, (finding.what, finding.fact, finding.advice)))
     Terminal().show(rows)
-    if any(finding.level is Level.FAILURE for finding in findings):
+    bad = sum(finding.level in {Level.UNSAFE, Level.FAILURE} for finding in findings)
+    if bad:
+        click.echo(f"{bad} of {len(findings)} points are unsafe or not there")
         raise SystemExit(1)
 
 
 async def _examine(installation: Installation) -> list[Finding]:
-    common = load_settings(var_dir=installation.var_dir)
-    services = {service: load_settings(service, var_dir=installation.var_dir) for service in DEFAULT_PORTS}
+    """One check after the other: on a busy machine, checks that run side by side wait for each other and call that a failure."""
+    settings, findings = safety.read_all(installation.var_dir)
+    findings += safety.check_variables(os.environ)
+    findings += safety.check_production(settings)
+    findings += safety.check_limits(settings)
+    services: dict[str, MeshSettings] = {service: settings[service] for service in DEFAULT_PORTS if service in settings}
+    common = next(iter(settings.values()), None)
     running = installation.running()
     now = SystemClock().now()
-    findings = [*checks.check_python(), *checks.check_installation(installation), *checks.check_ports(services, running), *checks.check_clock(now)]
-    for group in await asyncio.gather(
-            checks.check_redis(common.redis_url or (running.redis_url if running else None), now),
-            *(checks.check_database(service, services[service].database_url, now) for service in SERVERS),
-            checks.check_consul(common, running), checks.check_health(services, running)):
-        findings += group
+    findings += [*checks.check_python(), *checks.check_installation(installation), *checks.check_ports(services, running), *checks.check_clock(now)]
+    redis = next((one.redis_url for one in (settings.get("seckill_rpc"), common) if one and one.redis_url), None)
+    findings += await checks.check_redis(redis or (running.redis_url if running else None), SystemClock().now())
+    for service in SERVERS:
+        if service in settings:
+            findings += await checks.check_database(service, settings[service].database_url, SystemClock().now())
+    if common:
+        findings += await checks.check_consul(common, running)
+    findings += await checks.check_health(services, running)
     return findings

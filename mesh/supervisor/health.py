@@ -1,6 +1,6 @@
 """Whether a process answers: the gRPC health service of a server, an HTTP path that answers 200, a Redis that takes commands.
 
-A probe never raises and never waits longer than `PROBE_SECONDS_MAX`: no answer is the answer no.
+A probe never raises and waits a bounded time: no answer is the answer no.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ class HttpProbe:
     """Well when `url` answers 200."""
 
     url: str
+    seconds_max: float = PROBE_SECONDS_MAX
 
     async def __call__(self) -> str:
         """See `Probe`."""
@@ -38,7 +39,7 @@ class HttpProbe:
 
     def _ask(self) -> str:
         try:
-            with _NO_PROXY.open(self.url, timeout=PROBE_SECONDS_MAX) as answer:  # the URL is our own plan's
+            with _NO_PROXY.open(self.url, timeout=self.seconds_max) as answer:  # the URL is our own plan's
                 return "" if answer.status == 200 else f"HTTP {answer.status}"
         except urllib.error.HTTPError as refusal:
             return f"HTTP {refusal.code}: {refusal.read(200).decode(errors='replace')}"
@@ -52,6 +53,7 @@ class GrpcProbe:
 
     address: str
     settings: MeshSettings = field(repr=False)
+    seconds_max: float = PROBE_SECONDS_MAX
 
     async def __call__(self) -> str:
         """See `Probe`."""
@@ -64,7 +66,7 @@ class GrpcProbe:
             credentials = client_credentials(self.settings)
             async with (grpc.aio.secure_channel(self.address, credentials, options=CHANNEL_OPTIONS) if credentials
                         else grpc.aio.insecure_channel(self.address, options=CHANNEL_OPTIONS)) as channel:
-                answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=PROBE_SECONDS_MAX)
+                answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=self.seconds_max)
         except grpc.aio.AioRpcError as refusal:
             return f"{refusal.code().name}: {refusal.details()}"
         except OSError as problem:

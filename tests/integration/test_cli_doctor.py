@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Callable
 from datetime import UTC, datetime
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from mesh import migrations
 from mesh.cli import checks
@@ -43,4 +47,22 @@ async def test_a_redis_of_ours_is_well_and_one_that_evicts_is_not(own_redis: Red
     assert {finding.level for finding in await checks.check_redis(own_redis.url, now())} == {Level.OK}
     with own_redis._client() as client:
         client.config_set("maxmemory-policy", "allkeys-lru")
-    assert Level.FAILURE in {finding.level for finding in await checks.check_redis(own_redis.url, now())}
+    assert Level.UNSAFE in {finding.level for finding in await checks.check_redis(own_redis.url, now())}
+
+
+async def test_a_redis_that_answers_slowly_is_slow_and_not_missing(own_redis: Redis) -> None:
+    own_redis.process.signal(signal.SIGSTOP)
+    asyncio.get_running_loop().call_later(1.0, own_redis.process.signal, signal.SIGCONT)  # three times the patience of a cache
+    assert {finding.level for finding in await checks.check_redis(own_redis.url, now())} <= {Level.OK, Level.WARNING}
+
+
+async def test_delivered_messages_that_nobody_deletes_are_told(database_url: str) -> None:
+    await asyncio.to_thread(migrations.upgrade, "order_rpc", database_url)
+    engine = create_async_engine(database_url)
+    async with engine.begin() as connection:
+        await connection.execute(text(
+            "INSERT INTO outbox (event_id, destination, tag, aggregate_id, payload, trace_id, state, due_at, attempts, last_error, created_at) "
+            "VALUES ('e', 'd', 't', 'a', '{}', '', 'DONE', 0, 1, '', :created)"), {"created": int((now().timestamp() - 70 * 86_400) * 1000)})
+    await engine.dispose()
+    findings = await checks.check_database("order_rpc", database_url, now())
+    assert [finding.what for finding in findings if finding.level is Level.WARNING] == ["purge of database order_rpc"]

