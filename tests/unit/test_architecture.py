@@ -52,6 +52,7 @@ MAY_ASK_THE_SYSTEM = {
     "mesh/supervisor/plan.py secrets": "makes passwords for one run; runs in the command line only",
 }
 MAY_READ_THE_ENVIRONMENT = {
+    "mesh/cli/doctor.py": "looks for names that are misspelt",
     "mesh/process.py": "looks for names that are misspelt",
     "mesh/supervisor/plan.py": "hands the user's environment on to the processes that it starts",
     "mesh/supervisor/processes.py": "hands the user's environment on to the processes that it starts",
