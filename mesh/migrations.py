@@ -23,8 +23,9 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Column, Connection, MetaData, String, Table, make_url, select, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
+from mesh.db import open_engine
 from mesh.errors import Unavailable
 
 LOCK_SECONDS_MAX = 600.0   # another `paymesh migrate` on the same database is waited for this long
@@ -58,7 +59,7 @@ async def _upgrade(service: str, database_url: str, lock_seconds: float) -> None
     is_sqlite = url.get_backend_name() == "sqlite"
     if is_sqlite:
         _make_private(url.database)
-    engine = create_async_engine(url, connect_args={"timeout": lock_seconds} if is_sqlite else {})
+    engine = open_engine(database_url, lock_seconds=lock_seconds)
     try:
         async with engine.connect() as connection:
             await (_upgrade_sqlite if is_sqlite else _upgrade_mysql)(service, connection, lock_seconds)

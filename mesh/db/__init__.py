@@ -5,14 +5,15 @@ database asks for it (deadlock, lock wait, a lost connection before the commit).
 """
 
 from mesh.db.columns import BigInt, Identifier, UtcMillis, WideInteger, metadata_with_names
-from mesh.db.engine import open_database
-from mesh.db.transactions import Database, StaleRow, expect_one, insert_if_absent
+from mesh.db.engine import open_database, open_engine
+from mesh.db.transactions import Database, DatabaseBusy, StaleRow, expect_one, insert_if_absent
 from mesh.db.violations import ConstraintViolated
 
 __all__ = [
     "BigInt",
     "ConstraintViolated",
     "Database",
+    "DatabaseBusy",
     "Identifier",
     "StaleRow",
     "UtcMillis",
@@ -21,4 +22,5 @@ __all__ = [
     "insert_if_absent",
     "metadata_with_names",
     "open_database",
+    "open_engine",
 ]

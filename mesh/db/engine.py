@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,16 @@ from sqlalchemy import Connection, MetaData, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from mesh.db.abandoned import IDLE_SECONDS_MAX, SESSION, SESSION_OF_SERVER, Session
+from mesh.db.mysql import connect_arguments
+from mesh.db.pooling import Pooling
 from mesh.db.transactions import Database
 
 # A statement or a lock that takes longer than this is given up by the server itself: a cancelled statement otherwise runs on and keeps its locks.
+# MySQL limits only SELECT in this way; `mesh.db.abandoned` ends the rest.
 STATEMENT_SECONDS_MAX = 5
 LOCK_WAIT_SECONDS_MAX = 3
-# Below wait_timeout of any server we met (MySQL's default is 8 h), so that idle connections are ours to close.
-RECYCLE_SECONDS = 1800
+RECYCLE_SECONDS = 1800  # an address that leads elsewhere by now is followed in the end
 # Database.run ends every transaction itself: the pool's own ROLLBACK after each of them would be a trip to the server for nothing.
 _DATABASE_RUN_RESETS = None
 _COM_SET_OPTION = 0x1B
@@ -39,44 +44,76 @@ def open_database(url: str, metadata: MetaData, *, pool_size: int = 16, unit_tim
         statement_seconds: longest duration of one statement on MySQL and MariaDB; the server itself ends it.
     """
     parsed = make_url(url)
+    pooling = None
     if parsed.get_backend_name() == "sqlite":
         writer, reader = _sqlite(parsed, pool_size)
     else:
-        writer, reader = _mysql(parsed, pool_size, pool_timeout_seconds, statement_seconds)
+        pooling = Pooling()
+        limits = _Limits(unit_seconds=unit_timeout_seconds, statement_seconds=statement_seconds, pool_seconds=pool_timeout_seconds)
+        writer, reader = _mysql(parsed, pool_size, limits, pooling)
     return Database(writer=writer, reader=reader, metadata=metadata, unit_timeout_seconds=unit_timeout_seconds,
-                    retry_constraints=frozenset({"pk_receipt", "pk_inbox", "pk_log_chain", *retry_constraints}))
+                    retry_constraints=frozenset({"pk_receipt", "pk_inbox", "pk_log_chain", *retry_constraints}), pooling=pooling)
 
 
-def _mysql(url: URL, pool_size: int, pool_timeout_seconds: float, statement_seconds: float) -> tuple[AsyncEngine, AsyncEngine]:
-    url = url.update_query_dict({"charset": "utf8mb4"})
+def open_engine(url: str, *, lock_seconds: float = 5.0) -> AsyncEngine:
+    """An engine for a tool: TLS as the URL says and errors as `open_database` has them, but no limits on what a statement may take.
+
+    Args:
+        lock_seconds: longest wait for another writer of a SQLite file.
+
+    Raises:
+        ValueError, ArgumentError: the URL, or a file that it names, is not what it should be.
+    """
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        return create_async_engine(parsed, connect_args={"timeout": lock_seconds})
+    parsed, arguments = connect_arguments(parsed, silence_seconds=None)
+    return create_async_engine(parsed, connect_args=arguments)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Limits:
+    unit_seconds: float
+    statement_seconds: float
+    pool_seconds: float
+
+    @property
+    def silence_seconds(self) -> float:
+        """A server that says nothing for longer is gone: it ends each statement by itself before that."""
+        return self.unit_seconds + self.statement_seconds
+
+
+def _mysql(url: URL, pool_size: int, limits: _Limits, pooling: Pooling) -> tuple[AsyncEngine, AsyncEngine]:
+    url, arguments = connect_arguments(url.update_query_dict({"charset": "utf8mb4"}), silence_seconds=limits.silence_seconds)
     options: dict[str, Any] = {
-        "pool_size": pool_size, "max_overflow": 0, "pool_timeout": pool_timeout_seconds, "pool_recycle": RECYCLE_SECONDS,
-        "connect_args": {"connect_timeout": 2},
+        "pool_size": pool_size, "max_overflow": 0, "pool_timeout": limits.pool_seconds, "pool_recycle": RECYCLE_SECONDS, "connect_args": arguments,
     }
     writer = create_async_engine(url, isolation_level="READ COMMITTED", pool_reset_on_return=_DATABASE_RUN_RESETS, **options)
     # Reads are single statements: autocommit saves the ROLLBACK that would end a transaction.
     reader = create_async_engine(url, isolation_level="AUTOCOMMIT", skip_autocommit_rollback=True, **options)
-    for engine in (writer, reader):
-        event.listen(engine.sync_engine, "connect", _prepare_mysql(statement_seconds))
+    # A writer whose client fell silent keeps its locks until then. MariaDB alone has such a limit, MySQL has wait_timeout.
+    idle = f", idle_transaction_timeout={ceil(2 * limits.unit_seconds)}"
+    for engine, more in ((writer, idle), (reader, "")):
+        event.listen(engine.sync_engine, "connect", _prepare_mysql(limits.statement_seconds, of_mariadb=more))
+        pooling.listen(engine)
     return writer, reader
 
 
-def _prepare_mysql(statement_seconds: float) -> Callable[[Any, Any], None]:
-    def prepare(connection: Any, _record: Any) -> None:
-        _set_session(connection, statement_seconds)
+def _prepare_mysql(statement_seconds: float, *, of_mariadb: str) -> Callable[[Any, Any], None]:
+    def prepare(connection: Any, record: Any) -> None:
+        cursor = connection.cursor()
+        cursor.execute(SESSION_OF_SERVER)
+        version, *server, number = cursor.fetchone()
+        record.info[SESSION] = Session(tuple(server), number)
+        limit = f"max_execution_time={round(statement_seconds * 1000)}"
+        if "MariaDB" in version:
+            limit = f"max_statement_time={statement_seconds}{of_mariadb}"
+        cursor.execute(f"SET SESSION sql_mode='STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ENGINE_SUBSTITUTION,ERROR_FOR_DIVISION_BY_ZERO', "
+                       f"innodb_lock_wait_timeout={LOCK_WAIT_SECONDS_MAX}, wait_timeout={IDLE_SECONDS_MAX}, {limit}")
+        cursor.close()
+        connection.run_async(_forbid_multi_statements)
 
     return prepare
-
-
-def _set_session(connection: Any, statement_seconds: float) -> None:
-    cursor = connection.cursor()
-    cursor.execute("SELECT VERSION()")
-    is_mariadb = "MariaDB" in cursor.fetchone()[0]
-    limit = f"max_statement_time={statement_seconds}" if is_mariadb else f"max_execution_time={round(statement_seconds * 1000)}"
-    cursor.execute(f"SET SESSION sql_mode='STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ENGINE_SUBSTITUTION,ERROR_FOR_DIVISION_BY_ZERO', "
-                   f"innodb_lock_wait_timeout={LOCK_WAIT_SECONDS_MAX}, {limit}")
-    cursor.close()
-    connection.run_async(_forbid_multi_statements)
 
 
 async def _forbid_multi_statements(connection: Any) -> None:

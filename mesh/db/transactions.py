@@ -10,13 +10,15 @@ from contextlib import asynccontextmanager
 from typing import Any, Concatenate, ParamSpec, TypeVar, assert_never
 
 import structlog
-from sqlalchemy import CursorResult, Executable, MetaData, Table
+from sqlalchemy import CursorResult, Executable, MetaData, Table, text
 from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from mesh.call import mark_effects
+from mesh.db.abandoned import SESSION, Abandoned, Session
+from mesh.db.pooling import Pooling
 from mesh.db.violations import ConstraintViolated, Fault, classify, nothing_committed, violated_constraint
 from mesh.errors import Conflict, OutcomeUnknown, Unavailable
 
@@ -36,16 +38,22 @@ class StaleRow(Exception):
     """A conditional UPDATE found its row changed. The transaction is rolled back and runs again."""
 
 
+class DatabaseBusy(Unavailable):
+    """The database is busy: no connection became free in time."""
+
+
 class Database:
     """Runs transactions. Safe for any number of tasks of one event loop."""
 
     def __init__(self, *, writer: AsyncEngine, reader: AsyncEngine, metadata: MetaData, unit_timeout_seconds: float,
-                 retry_constraints: frozenset[str]) -> None:
+                 retry_constraints: frozenset[str], pooling: Pooling | None) -> None:
         self._writer = writer
         self._reader = reader
         self._metadata = metadata
         self._unit_timeout_seconds = unit_timeout_seconds
         self._retry_constraints = retry_constraints
+        self._pooling = pooling
+        self._abandoned = Abandoned(self.read)
         self._running: set[asyncio.Task[Any]] = set()
 
     @property
@@ -84,11 +92,11 @@ class Database:
         """
         for attempt in range(2):  # once more when a pooled connection turns out to be dead
             try:
-                async with asyncio.timeout(self._unit_timeout_seconds), self._reader.connect() as connection:
+                async with self._borrowed(self._reader, self._unit_timeout_seconds) as connection:
                     return await work(connection, *args, **kwargs)
             except DBAPIError as error:
                 fault = classify(error)
-                if fault not in (Fault.RETRY, Fault.LOST, Fault.AWAY):
+                if fault in {Fault.CONSTRAINT, Fault.UNEXPECTED}:
                     raise
                 if attempt or fault is Fault.AWAY:
                     raise Unavailable("the database is unavailable") from error
@@ -98,26 +106,35 @@ class Database:
 
     async def read_at_one_moment(self, work: Callable[Concatenate[AsyncConnection, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs `work(tx, …)` for reading only, as long as it takes: all of its statements see what was committed when the first one started. For
-        reports; a reader of a few rows wants `read`.
+        reports; a reader of a few rows wants `read`. A server that falls silent ends it: each wait for an answer is limited.
 
         Raises:
             Unavailable: no connection, or it broke.
         """
         try:
-            async with self._reader.connect() as connection:
+            async with self._borrowed(self._reader, None) as connection:
                 if connection.dialect.name != "sqlite":  # where a transaction always sees one moment
                     await connection.execution_options(isolation_level="REPEATABLE READ")
                 async with connection.begin():
                     return await work(connection, *args, **kwargs)
         except (DBAPIError, PoolTimeoutError) as error:
-            if isinstance(error, DBAPIError) and classify(error) is Fault.UNEXPECTED:
+            if isinstance(error, DBAPIError) and classify(error) in {Fault.CONSTRAINT, Fault.UNEXPECTED}:
                 raise
             raise Unavailable("the database is unavailable") from error
+
+    async def check(self) -> None:
+        """Proves that a transaction may write: on MySQL that the server is no replica, on SQLite that the disk takes a page.
+
+        Raises:
+            DatabaseBusy: there was no room to find out. Unavailable: it may not, or nothing answered.
+        """
+        await self.run(_prove_writable)
 
     async def close(self) -> None:
         """Waits for running transactions (at most DRAIN_SECONDS), then closes all connections."""
         if self._running:
             await asyncio.wait(self._running, timeout=DRAIN_SECONDS)
+        await self._abandoned.close()
         await self._writer.dispose()
         await self._reader.dispose()
 
@@ -127,18 +144,21 @@ class Database:
             task.exception()  # a caller that was cancelled never looks; without this asyncio complains
 
     async def _attempt_repeatedly(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        fault = None
         for attempt in range(ATTEMPTS):
-            is_lost = False
+            before, fault = fault, None
             try:
                 return await self._attempt(work)
             except StaleRow:
                 pass
             except DBAPIError as error:
-                is_lost = self._fault_to_repeat(error) is Fault.LOST
+                fault = self._fault_to_repeat(error)
                 log.info("transaction_retried", attempt=attempt + 1, cause=str(error.orig)[:200])
+                if fault is before is Fault.MOVED:  # also on a new connection: nobody has taken its place yet
+                    raise Unavailable("the database takes no writes") from error
             if attempt < ATTEMPTS - 1:
                 await asyncio.sleep(BACKOFF_SECONDS * 2**attempt * _jitter.uniform(0.5, 1.5))
-        raise Unavailable("the database breaks every connection") if is_lost else Conflict
+        raise Unavailable("the database breaks every connection") if fault is Fault.LOST else Conflict
 
     def _fault_to_repeat(self, error: DBAPIError) -> Fault:
         """The kind of an error after which the transaction runs again; raises what the caller has to hear of any other."""
@@ -154,7 +174,7 @@ class Database:
                 raise Unavailable("the database is unavailable") from error
             case Fault.UNEXPECTED:
                 raise error
-            case Fault.RETRY | Fault.LOST:
+            case Fault.RETRY | Fault.LOST | Fault.MOVED:
                 pass
             case _:
                 assert_never(fault)
@@ -163,49 +183,83 @@ class Database:
     async def _attempt(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         committing = False
         try:
-            async with asyncio.timeout(self._unit_timeout_seconds), self._connected() as connection:
+            async with self._borrowed(self._writer, self._unit_timeout_seconds) as connection:
                 await connection.begin()
                 result = await work(connection)
                 committing = True
                 await connection.commit()
                 return result
-        except DBAPIError as error:
-            if committing and not nothing_committed(error):
-                raise OutcomeUnknown from error
-            raise
         except PoolTimeoutError as error:
-            raise Unavailable("the database is busy") from error
-        except TimeoutError as error:
-            if committing:
-                raise OutcomeUnknown from error
-            raise Unavailable("the database does not answer") from error
+            raise DatabaseBusy from error
+        except Exception as error:
+            if committing and not (isinstance(error, DBAPIError) and nothing_committed(error)):
+                raise OutcomeUnknown from error  # whatever it was: only the server's own word proves that nothing is there
+            if isinstance(error, TimeoutError):
+                raise Unavailable("the database does not answer") from error
+            raise
 
     @asynccontextmanager
-    async def _connected(self) -> AsyncIterator[AsyncConnection]:
-        """A connection to write with, rolled back unless it was committed. SQLAlchemy's own context manager cannot be interrupted while it rolls
-        back, and on a half-open connection that takes for ever; this one gives such a connection up, and the server undoes what it left."""
-        connection = await self._writer.connect().start()
-        is_clean = False
-        try:
-            try:
-                yield connection
-            except Exception:
-                await connection.rollback()
-                is_clean = True
-                raise
-            is_clean = not connection.in_transaction()
-        finally:
-            await self._release(connection, is_clean=is_clean)
+    async def _borrowed(self, engine: AsyncEngine, seconds: float | None) -> AsyncIterator[AsyncConnection]:
+        """A connection, to be used for at most so long (None: no limit but the driver's own). Afterwards it is rolled back unless it was committed.
 
-    @staticmethod
-    async def _release(connection: AsyncConnection, *, is_clean: bool) -> None:
+        SQLAlchemy's own context manager cannot be interrupted while it rolls back, and on a half-open connection that takes for ever; this one gives
+        such a connection up, and the server undoes what it left. Nothing that goes wrong then replaces the error of the block.
+        """
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        async with asyncio.timeout_at(started + (seconds or self._unit_timeout_seconds)):
+            connection = await engine.connect().start()
+        session: Session | None = connection.sync_connection.info.get(SESSION) if connection.sync_connection is not None else None
+        try:
+            async with asyncio.timeout_at(None if seconds is None else started + seconds):
+                yield connection
+        except TimeoutError:
+            await self._give_up(connection)
+            self._fell_silent(session if engine is self._writer else None)
+            raise
+        except Exception:
+            await self._give_back(connection)
+            raise
+        except BaseException:  # cancelled: what the server would still answer must not meet the next unit
+            await self._give_up(connection)
+            raise
+        await self._give_back(connection)
+
+    def _fell_silent(self, session: Session | None) -> None:
+        if self._pooling is not None:
+            self._pooling.fell_silent()
+        if session is not None:
+            self._abandoned.end(session)
+
+    async def _give_back(self, connection: AsyncConnection) -> None:
         try:
             async with asyncio.timeout(RELEASE_SECONDS_MAX):
-                if not is_clean:
-                    await connection.invalidate()
+                if connection.in_transaction():
+                    await connection.rollback()
                 await connection.close()
-        except (DBAPIError, TimeoutError) as error:
+        except Exception as error:  # noqa: BLE001  of a connection that is thrown away now
             log.warning("connection_given_up", cause=str(error)[:200])
+            await self._give_up(connection)
+
+    @staticmethod
+    async def _give_up(connection: AsyncConnection) -> None:
+        async def throw_away() -> None:
+            try:
+                async with asyncio.timeout(RELEASE_SECONDS_MAX):
+                    await connection.invalidate()
+                    await connection.close()
+            except Exception as error:  # noqa: BLE001  as above
+                log.warning("connection_not_closed", cause=str(error)[:200])
+
+        await asyncio.shield(asyncio.create_task(throw_away()))  # a second cancellation must not leave it half thrown away
+
+
+async def _prove_writable(tx: AsyncConnection) -> None:
+    if tx.dialect.name == "sqlite":
+        version = (await tx.execute(text("PRAGMA user_version"))).scalar_one()
+        await tx.execute(text(f"PRAGMA user_version = {int(version)}"))  # the same: it still is a page that has to be written
+    else:
+        await tx.execute(text("START TRANSACTION READ WRITE"))  # which a read-only server refuses, without a row being written
 
 
 def expect_one(result: CursorResult[Any]) -> None:

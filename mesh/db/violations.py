@@ -8,14 +8,18 @@ from enum import StrEnum
 from sqlalchemy import MetaData, UniqueConstraint
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-# Deadlock, lock wait timeout, snapshot conflict, statement time limits: everything is rolled back by us, nothing was done.
-_MYSQL_RETRY = frozenset({1213, 1205, 1020, 3572, 1317, 1969, 3024})
+# Numbers are of MySQL and MariaDB; MySQL 8 alone says 3024, 3032, 3101, 3169, 3572, 3819 and 4031, MariaDB alone 1927, 1969 and 4025.
+# Deadlock, lock wait timeout, snapshot conflict, statement time limits, a group that refused the commit: all is rolled back, nothing was done.
+_MYSQL_RETRY = frozenset({1213, 1205, 1020, 3572, 1317, 1969, 3024, 3101})
 # The connection is gone or the server is going: before a commit nothing was done.
-_MYSQL_LOST = frozenset({1053, 1927, 2006, 2013, 2014, 2045, 2055, 4031})
-# No connection could be made, or the server cannot write.
-_MYSQL_AWAY = frozenset({1021, 1040, 1045, 1114, 1129, 1203, 1290, 1836, 2002, 2003, 2005})
-# Answers to a COMMIT that say that it did not happen: deadlock, lock wait, snapshot conflict, read-only server.
-_MYSQL_UNDONE_AT_COMMIT = frozenset({1213, 1205, 1020, 1290, 1836})
+_MYSQL_LOST = frozenset({1053, 1077, 1079, 1152, 1158, 1159, 1160, 1161, 1184, 1927, 2006, 2013, 2014, 2045, 2055, 3169, 4031})
+# The server takes no writes (any more): read-only, offline, or outside of its cluster. Another one may be reached under the same name by now.
+_MYSQL_MOVED = frozenset({1047, 1290, 1792, 1836, 3032})
+# No connection could be made, or the server has no room: too many connections (of this user), no memory, a full disk, TLS that failed.
+_MYSQL_AWAY = frozenset({
+    1021, 1037, 1038, 1040, 1041, 1044, 1045, 1049, 1114, 1129, 1130, 1135, 1203, 1206, 1226, 1698, 2002, 2003, 2005, 2026, 3159})
+# Answers to a COMMIT that say that it did not happen: deadlock, lock wait, snapshot conflict, read-only server, a group that refused it.
+_MYSQL_UNDONE_AT_COMMIT = frozenset({1213, 1205, 1020, 3101}) | (_MYSQL_MOVED - {1047})
 _MYSQL_DUPLICATE = 1062
 _MYSQL_CHECK = frozenset({3819, 4025})
 
@@ -43,6 +47,7 @@ class Fault(StrEnum):
 
     RETRY = "RETRY"            # rolled back; the whole transaction may run again at once
     LOST = "LOST"              # the connection broke: nothing was done, unless it was during the commit
+    MOVED = "MOVED"            # the server takes no writes: nothing was done, and another one may be there on a new connection
     AWAY = "AWAY"              # no connection, or the server refuses writes
     CONSTRAINT = "CONSTRAINT"  # one of our constraints said no
     UNEXPECTED = "UNEXPECTED"  # a defect of ours
@@ -50,15 +55,9 @@ class Fault(StrEnum):
 
 def classify(error: DBAPIError) -> Fault:
     """The kind of an error of aiomysql/PyMySQL or sqlite3."""
-    code = _mysql_code(error)
-    if code is not None:
-        if code in _MYSQL_RETRY:
-            return Fault.RETRY
-        if code in _MYSQL_LOST:
-            return Fault.LOST
-        if code in _MYSQL_AWAY:
-            return Fault.AWAY
-        return Fault.CONSTRAINT if code == _MYSQL_DUPLICATE or code in _MYSQL_CHECK else Fault.UNEXPECTED
+    fault = classify_driver_error(error.orig)
+    if fault is not None:
+        return fault
     text = str(error.orig)
     if isinstance(error, IntegrityError):
         return Fault.CONSTRAINT
@@ -69,9 +68,20 @@ def classify(error: DBAPIError) -> Fault:
     return Fault.LOST if error.connection_invalidated else Fault.UNEXPECTED
 
 
+def classify_driver_error(error: BaseException | None) -> Fault | None:
+    """The kind of an error of MySQL by its number; None for one without a number."""
+    code = mysql_code(error)
+    if code is None:
+        return None
+    for codes, fault in ((_MYSQL_RETRY, Fault.RETRY), (_MYSQL_LOST, Fault.LOST), (_MYSQL_MOVED, Fault.MOVED), (_MYSQL_AWAY, Fault.AWAY)):
+        if code in codes:
+            return fault
+    return Fault.CONSTRAINT if code == _MYSQL_DUPLICATE or code in _MYSQL_CHECK else Fault.UNEXPECTED
+
+
 def nothing_committed(error: DBAPIError) -> bool:
     """Whether an error that answers a COMMIT proves that nothing was committed. An interrupted or lost COMMIT proves nothing."""
-    code = _mysql_code(error)
+    code = mysql_code(error.orig)
     if code is not None:
         return code in _MYSQL_UNDONE_AT_COMMIT
     text = str(error.orig)
@@ -80,7 +90,7 @@ def nothing_committed(error: DBAPIError) -> bool:
 
 def violated_constraint(error: DBAPIError, metadata: MetaData) -> str:
     """Name of the constraint that refused a row, as our MetaData calls it; "" when it is not one of ours."""
-    code = _mysql_code(error)
+    code = mysql_code(error.orig)
     text = str(error.orig if code is None else getattr(error.orig, "args", (0, ""))[-1])
     if code == _MYSQL_DUPLICATE:
         found = _DUPLICATE_KEY.search(text)
@@ -94,8 +104,9 @@ def violated_constraint(error: DBAPIError, metadata: MetaData) -> str:
     return _constraint_of_columns(found[1], metadata) if found else ""
 
 
-def _mysql_code(error: DBAPIError) -> int | None:
-    arguments = getattr(error.orig, "args", ())
+def mysql_code(error: BaseException | None) -> int | None:
+    """The number of a driver's error; None for one of sqlite3, or of the driver itself."""
+    arguments = getattr(error, "args", ())
     return arguments[0] if arguments and isinstance(arguments[0], int) else None
 
 

@@ -1,4 +1,5 @@
-"""MariaDB behind a line that loses things: what may have been committed is told apart from what was not, no deadline is missed, all of it heals."""
+"""MariaDB behind a line that loses things, on the loop of production and on asyncio's: what may have been committed is told apart from what was
+not, no deadline is missed, all of it heals."""
 
 from __future__ import annotations
 
@@ -18,6 +19,8 @@ from mesh.errors import InvalidArgument, OutcomeUnknown, Unavailable
 from tests.fault_proxy import FaultProxy, Loss, fault_proxy
 from tests.integration.test_db_transactions import accounts, metadata, open_account, opened
 from tests.servers import MariaDB
+
+pytestmark = pytest.mark.asyncio(loop_factories=["uvloop", "asyncio"])
 
 UNIT_SECONDS = 0.5
 PATIENCE_SECONDS = 3.0  # far below what a hung driver takes, far above a unit on a busy machine
@@ -53,9 +56,10 @@ async def direct(mariadb_url_factory: Callable[[], str]) -> AsyncIterator[tuple[
         yield db, url
 
 
-@pytest.fixture
-async def proxy(mariadb_server: MariaDB) -> AsyncIterator[FaultProxy]:
+@pytest.fixture(params=["RST", "FIN"])
+async def proxy(request: pytest.FixtureRequest, mariadb_server: MariaDB) -> AsyncIterator[FaultProxy]:
     async with fault_proxy(mariadb_server.port) as proxy:
+        proxy.breaks_by_reset = request.param == "RST"
         yield proxy
 
 

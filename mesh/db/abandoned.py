@@ -1,0 +1,89 @@
+"""Sessions that a server may still be working for although nobody waits for them any more.
+
+A unit that ran out of time gives its connection up, but the server hears of that only when it answers: until then a statement runs on (MySQL limits
+the time of SELECT only) and a transaction behind a dead network holds its locks. Such sessions are ended from another connection. Where that is not
+possible either, `wait_timeout`, set on every connection, ends what stays idle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
+
+import structlog
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mesh.db.violations import mysql_code
+from mesh.errors import MeshError
+
+IDLE_SECONDS_MAX = 120     # of a session; the server ends it then, whatever became of us
+RETRY_SECONDS = 1.0
+SESSION = "session"        # in the info of a pooled connection
+SESSION_OF_SERVER = "SELECT VERSION(), @@hostname, @@port, @@server_id, CONNECTION_ID()"
+_NO_SUCH_THREAD = 1094
+
+log = structlog.get_logger()
+
+
+class Session(NamedTuple):
+    """One connection as its server knows it. `server`: what tells servers apart, since another one may have the same number in use."""
+
+    server: tuple[str, int, int]
+    number: int
+
+
+class Abandoned:
+    """Ends sessions in the background; at most one task at a time."""
+
+    def __init__(self, read: Callable[[Callable[[AsyncConnection], Awaitable[None]]], Awaitable[None]]) -> None:
+        """`read` runs something on another connection of the same database, e.g. `Database.read`."""
+        self._read = read
+        self._since: dict[Session, float] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def end(self, session: Session) -> None:
+        """Nobody waits for this session any more."""
+        self._since[session] = asyncio.get_running_loop().time()
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run())
+
+    async def close(self) -> None:
+        """Leaves the rest to the server's own limits."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait((self._task,))
+
+    async def _run(self) -> None:
+        while self._since:
+            try:
+                await self._read(self._end_all)
+            except (MeshError, DBAPIError) as error:
+                log.info("abandoned_sessions_wait", count=len(self._since), cause=str(error)[:200])
+                await asyncio.sleep(RETRY_SECONDS)
+            oldest = asyncio.get_running_loop().time() - IDLE_SECONDS_MAX
+            for session in [session for session, since in self._since.items() if since < oldest]:
+                del self._since[session]
+
+    async def _end_all(self, connection: AsyncConnection) -> None:
+        _, *server, _ = (await connection.execute(text(SESSION_OF_SERVER))).one()
+        rows: Any = (await connection.execute(text("SHOW PROCESSLIST"))).all()
+        seconds = {int(row.Id): float(row.Time or 0) for row in rows}
+        for session, since in list(self._since.items()):
+            # Another server, or an idle time that is too short: the number belongs to somebody else by now.
+            elapsed = asyncio.get_running_loop().time() - since
+            if session.server == tuple(server) and seconds.get(session.number, -1.0) + 1 >= elapsed:
+                await self._kill(connection, session.number)
+            self._since.pop(session, None)
+
+    @staticmethod
+    async def _kill(connection: AsyncConnection, number: int) -> None:
+        try:
+            await connection.execute(text(f"KILL {int(number)}"))
+        except DBAPIError as error:
+            if mysql_code(error.orig) != _NO_SUCH_THREAD:
+                raise
+        else:
+            log.warning("abandoned_session_ended", session=number)

@@ -1,0 +1,77 @@
+"""What is known of the pooled connections of a MySQL database, so that none that died, or whose server changed sides, is handed out.
+
+A connection that this process knows to be closed is replaced when it is taken out of the pool, without asking the server. When the server says that
+it takes no writes any more (a failover that left it alive), every connection of both pools is replaced before its next use: readers would go on
+reading an old copy. When a deadline passes without an answer, connections that have been idle since are asked first: a network that forgot one has
+forgotten the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+from typing import Any
+
+from pymysql.err import MySQLError
+from sqlalchemy import event
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from mesh.db.violations import Fault, classify_driver_error
+
+ASK_SECONDS_MAX = 1.0  # of a connection that may be dead; far below what a unit may take, so that it still gets another one
+_OPENED, _HEARD = "opened", "heard"  # in the info of a pooled connection, by the clock of `monotonic`
+
+
+class Pooling:
+    """Shared by the pools of one database."""
+
+    def __init__(self) -> None:
+        self._moved_at = 0.0
+        self._silent_at = 0.0
+
+    def fell_silent(self) -> None:
+        """A deadline passed without an answer."""
+        self._silent_at = monotonic()
+
+    def listen(self, engine: AsyncEngine) -> None:
+        """Watches over the pool of an engine."""
+        event.listen(engine.sync_engine, "connect", self._opened)
+        event.listen(engine.sync_engine, "checkin", self._came_back)
+        event.listen(engine.sync_engine, "checkout", self._is_taken)
+        event.listen(engine.sync_engine, "handle_error", self._failed)
+
+    @staticmethod
+    def _opened(_connection: Any, record: Any) -> None:
+        record.info[_OPENED] = record.info[_HEARD] = monotonic()
+
+    @staticmethod
+    def _came_back(connection: Any, record: Any) -> None:
+        if connection is not None:  # None: it was given up
+            record.info[_HEARD] = monotonic()
+
+    def _is_taken(self, connection: Any, record: Any, _proxy: Any) -> None:
+        if not connection.driver_connection.is_quiet:
+            raise DisconnectionError("the connection was closed while it was idle")
+        if record.info[_OPENED] < self._moved_at:
+            raise DisconnectionError("its server takes no writes any more")
+        if record.info[_HEARD] < self._silent_at:
+            connection.run_async(_ask)
+            record.info[_HEARD] = monotonic()
+
+    def _failed(self, context: ExceptionContext) -> None:
+        fault = classify_driver_error(context.original_exception)
+        if fault is Fault.MOVED:
+            self._moved_at = monotonic()
+        if fault in {Fault.MOVED, Fault.LOST}:
+            context.is_disconnect = True  # SQLAlchemy knows only some of the numbers
+
+
+async def _ask(driver: Any) -> None:
+    try:
+        async with asyncio.timeout(ASK_SECONDS_MAX):
+            await driver.ping(reconnect=False)
+    except (MySQLError, TimeoutError) as error:
+        driver.close()
+        raise DisconnectionError("the connection died while it was idle") from error
