@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from sqlalchemy import text
@@ -16,9 +17,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.db import Database, open_database
 from mesh.errors import InvalidArgument, OutcomeUnknown, Unavailable
+from tests.echo import eventually
 from tests.fault_proxy import FaultProxy, Loss, fault_proxy
 from tests.integration.test_db_transactions import accounts, metadata, open_account, opened
-from tests.servers import MariaDB
+from tests.servers import MariaDB, server_folder
 
 pytestmark = pytest.mark.asyncio(loop_factories=["uvloop", "asyncio"])
 
@@ -226,3 +228,236 @@ async def test_a_killed_server_that_comes_back_is_used_again_without_help(own_ma
         results = await asyncio.wait_for(asyncio.gather(*(run(ping) for run in (db.run, db.read) for _ in range(8))), 20)
         assert results == [1] * 16
         assert await accounts(db) == [f"a{number}" for number in range(8)]
+
+
+# What died while nobody looked, and what dies in the middle
+
+
+async def warmed(db: Database, *, count: int) -> None:
+    """So many connections of each pool, idle."""
+    both = asyncio.Barrier(count)
+
+    async def meet(tx: AsyncConnection) -> None:
+        await ping(tx)
+        await both.wait()
+    for run in (db.run, db.read):
+        await asyncio.gather(*(run(meet) for _ in range(count)))
+
+
+async def test_a_crowd_of_connections_that_died_while_they_were_idle_costs_no_unit(direct: tuple[Database, str], proxy: FaultProxy) -> None:
+    async with behind(proxy, direct[1], pool_size=8, unit_timeout_seconds=5) as db:
+        for _ in range(3):
+            await warmed(db, count=8)
+            proxy.cut()
+            assert await asyncio.gather(*(run(ping) for run in (db.run, db.read) for _ in range(16))) == [1] * 32
+
+
+async def test_a_connection_that_dies_inside_a_unit_costs_only_the_time(direct: tuple[Database, str], proxy: FaultProxy, db: Database) -> None:
+    dies = [True]
+
+    async def dying(tx: AsyncConnection) -> None:
+        await open_account(tx)
+        if dies.pop():
+            dies.append(False)
+            proxy.cut()
+            driver: Any = (await tx.get_raw_connection()).driver_connection
+            await eventually(lambda: not driver.is_alive)
+        await ping(tx)
+    work, runs = counted(dying)
+    await in_time(db.run(work), units=2)
+    assert (len(runs), await accounts(direct[0])) == (2, ["a"])
+
+
+async def test_a_connection_that_dies_right_before_the_commit_leaves_the_outcome_open(direct: tuple[Database, str], proxy: FaultProxy,
+                                                                                     db: Database) -> None:
+    async def dying(tx: AsyncConnection) -> None:
+        await open_account(tx)
+        proxy.cut()
+    work, runs = counted(dying)
+    with pytest.raises(OutcomeUnknown):
+        await in_time(db.run(work))
+    assert (len(runs), await accounts(direct[0])) == (1, [])
+    assert await db.run(ping) == 1
+
+
+@pytest.mark.parametrize("error", [RuntimeError("unable to perform operation on <TCPTransport closed=True>"), ConnectionResetError(), ValueError()],
+                         ids=repr)
+async def test_whatever_a_driver_raises_during_a_commit_leaves_the_outcome_open(db: Database, monkeypatch: pytest.MonkeyPatch,
+                                                                                error: Exception) -> None:
+    async def break_off(_: AsyncConnection) -> None:
+        raise error
+    work, runs = counted(open_account)
+    with monkeypatch.context() as patched:
+        patched.setattr(AsyncConnection, "commit", break_off)
+        with pytest.raises(OutcomeUnknown):
+            await db.run(work)
+    assert len(runs) == 1
+    assert await db.run(ping) == 1
+
+
+async def test_a_rollback_that_fails_does_not_replace_what_went_wrong_first(proxy: FaultProxy, db: Database) -> None:
+    async def refuse_on_a_dead_line(tx: AsyncConnection) -> None:
+        await open_account(tx)
+        proxy.cut()
+        raise InvalidArgument.of("amount", "no")
+    with pytest.raises(InvalidArgument):
+        await in_time(db.run(refuse_on_a_dead_line))
+    proxy.lose(b"ROLLBACK", Loss.ANSWER_SILENTLY)
+    with pytest.raises(InvalidArgument):
+        await in_time(db.run(refuse), units=2)
+    assert proxy.has_struck
+    assert await db.run(ping) == 1
+
+
+@pytest.mark.parametrize("is_writing", [True, False])
+async def test_connections_that_a_middlebox_forgot_cost_one_deadline_and_not_one_each(direct: tuple[Database, str], proxy: FaultProxy, *,
+                                                                                      is_writing: bool) -> None:
+    async with behind(proxy, direct[1], pool_size=8, unit_timeout_seconds=2) as db:
+        await warmed(db, count=8)
+        proxy.strand()
+        with pytest.raises(Unavailable):
+            await (db.run if is_writing else db.read)(ping)
+        for run in (db.run, db.read):
+            assert [await run(ping) for _ in range(16)] == [1] * 16
+
+
+@pytest.mark.parametrize("greeting", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x00\x00\x00\x00", b"\x05\x00\x00\x00\x0a", b""])
+async def test_what_is_no_database_is_unavailable(greeting: bytes) -> None:
+    async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(greeting)
+        writer.close()
+    server = await asyncio.start_server(greet, "127.0.0.1", 0)
+    db = open_database(f"mysql+aiomysql://paymesh:paymesh@127.0.0.1:{server.sockets[0].getsockname()[1]}/x", metadata)
+    try:
+        for run in (db.run, db.read):
+            with pytest.raises(Unavailable):
+                await in_time(run(ping), units=20)
+    finally:
+        await db.close()
+        server.close()
+
+
+async def test_a_report_behind_a_line_that_froze_ends(direct: tuple[Database, str], proxy: FaultProxy) -> None:
+    async def report(tx: AsyncConnection) -> None:
+        await ping(tx)
+        proxy.freeze()
+        await ping(tx)
+    async with behind(proxy, direct[1], pool_size=1, statement_seconds=0.5) as db:
+        for _ in range(2):
+            with pytest.raises(Unavailable):
+                await in_time(db.read_at_one_moment(report), units=3)
+            proxy.thaw()
+            assert await db.read(ping) == 1
+
+
+async def test_a_caller_that_goes_away_during_a_read_costs_no_connection(direct: tuple[Database, str], proxy: FaultProxy) -> None:
+    async with behind(proxy, direct[1], pool_size=2) as db:
+        proxy.freeze()
+        readers = [asyncio.create_task(db.read(ping)) for _ in range(2)]
+        for _ in range(50):
+            await asyncio.sleep(0)
+        for reader in readers:
+            reader.cancel()
+        await asyncio.wait(readers, timeout=5)
+        proxy.thaw()
+        assert await asyncio.gather(*(db.read(ping) for _ in range(4))) == [1] * 4
+
+
+# Sessions that nobody waits for any more
+
+
+def sessions(server: MariaDB, statement: str) -> int:
+    """How many sessions are busy with a statement."""
+    with server._cursor() as cursor:
+        cursor.execute("SHOW PROCESSLIST")
+        return sum(statement in (row[7] or "") for row in cursor.fetchall())
+
+
+async def test_a_statement_that_ran_out_of_time_is_ended_at_the_server(direct: tuple[Database, str], mariadb_server: MariaDB) -> None:
+    async with opened(direct[1], unit_timeout_seconds=UNIT_SECONDS, statement_seconds=60) as db:
+        with pytest.raises(Unavailable):
+            await db.run(lambda tx: tx.execute(text("SELECT SLEEP(50)")))
+        await eventually(lambda: sessions(mariadb_server, "SLEEP(50)") == 0)
+
+
+async def test_a_transaction_behind_a_dead_line_gives_its_locks_back_soon(direct: tuple[Database, str], proxy: FaultProxy) -> None:
+    async with behind(proxy, direct[1], unit_timeout_seconds=1) as db:
+        async def lock_and_lose_the_line(tx: AsyncConnection) -> None:
+            await open_account(tx)
+            proxy.strand()
+            await ping(tx)
+        with pytest.raises(Unavailable):
+            await db.run(lock_and_lose_the_line)
+        await in_time(direct[0].run(open_account), units=10)
+    assert await accounts(direct[0]) == ["a"]
+
+
+# Servers that change sides, and servers without room
+
+
+@pytest.fixture
+def two(own_mariadb: MariaDB) -> Iterator[tuple[MariaDB, MariaDB]]:
+    """Two servers of this test alone."""
+    other = MariaDB(server_folder())
+    try:
+        yield own_mariadb, other.start()
+    finally:
+        other.stop()
+
+
+async def test_a_primary_that_became_read_only_is_left_at_once_by_readers_too(two: tuple[MariaDB, MariaDB]) -> None:
+    old, new = two
+    urls = [server.create_database() for server in two]
+    async with (opened(urls[0]) as before, opened(urls[1]) as after, fault_proxy(old.port) as proxy,
+            behind(proxy, urls[0], pool_size=8, unit_timeout_seconds=5) as db):
+        await warmed(db, count=8)
+        await before.run(open_account, "old")
+        old._execute("SET GLOBAL read_only = 1")
+        with pytest.raises(Unavailable):
+            await in_time(db.run(open_account, "nowhere"), units=2)
+        with pytest.raises(Unavailable):
+            await in_time(db.check(), units=2)
+        await warmed(db, count=8)
+        proxy.target_port = new.port
+        await asyncio.gather(*(db.run(open_account, f"a{number}") for number in range(16)))
+        everywhere = [f"a{number}" for number in sorted(map(str, range(16)))]
+        assert await asyncio.gather(*(accounts(db) for _ in range(16))) == [everywhere] * 16
+        assert await accounts(after) == everywhere
+        await db.check()
+
+
+async def test_a_server_that_takes_writes_again_is_used_again(own_mariadb: MariaDB) -> None:
+    async with opened(own_mariadb.create_database()) as db:
+        own_mariadb._execute("SET GLOBAL read_only = 1")
+        with pytest.raises(Unavailable):
+            await db.run(open_account)
+        assert await accounts(db) == []
+        own_mariadb._execute("SET GLOBAL read_only = 0")
+        await db.run(open_account)
+
+
+async def test_too_many_connections_of_our_user_are_no_defect_of_ours(own_mariadb: MariaDB) -> None:
+    url = own_mariadb.create_database()
+    own_mariadb._execute("ALTER USER paymesh@'%' WITH MAX_USER_CONNECTIONS 1")
+    db, other = open_database(url, metadata), open_database(url, metadata)
+    try:
+        assert await db.read(ping) == 1
+        for run in (other.run, other.read):
+            with pytest.raises(Unavailable):
+                await run(ping)
+        await db.close()
+        await eventually(lambda: sessions(own_mariadb, "") < 3)  # this question and the server's own
+        assert await other.run(ping) == 1
+    finally:
+        await db.close()
+        await other.close()
+
+
+async def test_a_password_is_sent_as_its_utf8(own_mariadb: MariaDB) -> None:
+    own_mariadb._execute("SET NAMES utf8mb4", "ALTER USER paymesh@'%' IDENTIFIED BY 'пароль é 密'")
+    url = own_mariadb.create_database().replace("paymesh:paymesh", f"paymesh:{quote('пароль é 密')}")
+    db = open_database(url, metadata)
+    try:
+        assert await db.run(ping) == 1
+    finally:
+        await db.close()
