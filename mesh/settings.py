@@ -11,7 +11,7 @@ import ipaddress
 import re
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
@@ -61,7 +61,7 @@ def _set_database_password(values: dict[str, Any], password: str) -> None:
 
 
 def _set_redis_passwords(values: dict[str, Any], password: str) -> None:
-    names = [name for name in values if name.endswith("redis_url") and values[name]]
+    names = [name for name in values if _is_redis_url(name) and values[name]]
     if not names:
         raise ValueError("needs redis_url")
     values.update({name: _with_password(values[name], password) for name in names})
@@ -84,6 +84,37 @@ def _with_password(url: str, password: str) -> str:
         raise ValueError("the URL names no server that would ask for a password")
     user, _, server = parts.netloc.rpartition("@")
     return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}:{quote(password, safe='')}@{server}"))
+
+
+# Which setting becomes which option of a URL's query; the names are those of SQLAlchemy and redis-py.
+_DATABASE_TLS = {"database_tls_ca_file": "ssl_ca", "database_tls_cert_file": "ssl_cert", "database_tls_key_file": "ssl_key"}
+_REDIS_TLS = {"redis_tls_ca_file": "ssl_ca_certs", "redis_tls_cert_file": "ssl_certfile", "redis_tls_key_file": "ssl_keyfile"}
+
+
+def _add_tls_files(values: dict[str, Any]) -> list[str]:
+    """Puts the TLS files into the URLs, which every tool and library reads; returns what is wrong with them."""
+    problems = []
+    for settings, is_meant, scheme in ((_DATABASE_TLS, "database_url".__eq__, "mysql"), (_REDIS_TLS, _is_redis_url, "rediss://")):
+        options = {option: str(values[setting]) for setting, option in settings.items() if values.get(setting)}
+        if not options:
+            continue
+        problems += [f"{setting}: no such file" for setting in settings if values.get(setting) and not Path(values[setting]).is_file()]
+        names = [name for name in values if is_meant(name) and values[name]]
+        fitting = [name for name in names if str(values[name]).startswith(scheme)]
+        if names != fitting or not names:  # a file that nobody uses is a misspelt URL, and a connection in the clear
+            problems.append(f"{next(iter(settings))}: every such URL has to begin with {scheme}")
+        values.update({name: _with_query(str(values[name]), options) for name in fitting})
+    return problems
+
+
+def _is_redis_url(name: str) -> bool:
+    return name.endswith("redis_url")
+
+
+def _with_query(url: str, options: dict[str, str]) -> str:
+    parts = urlsplit(url)
+    query = "&".join(filter(None, (parts.query, urlencode({**options}))))
+    return urlunsplit(parts._replace(query=query))
 
 
 def is_loopback(host: str) -> bool:
@@ -117,8 +148,15 @@ class MeshSettings(BaseSettings):
 
     database_url: str = Field(default_factory=_default_database_url, repr=False)  # repr: it holds a password
     database_password_file: Path | None = None              # replaces the password in `database_url`
-    redis_url: str | None = Field(None, repr=False)
+    database_tls_ca_file: Path | None = None                # set: TLS, and the server shows a certificate of this authority for its name
+    database_tls_cert_file: Path | None = None              # ours, where the server asks for one
+    database_tls_key_file: Path | None = None
+    redis_url: str | None = Field(None, repr=False)         # rediss:// is TLS
+    events_redis_url: str | None = Field(None, repr=False)  # for event streams; None means `redis_url`
     redis_password_file: Path | None = None                 # replaces the password in every `…redis_url`
+    redis_tls_ca_file: Path | None = None                   # authority of every rediss:// URL; None means the system's
+    redis_tls_cert_file: Path | None = None
+    redis_tls_key_file: Path | None = None
 
     delivered_retention_days: int = Field(14, ge=1, le=3650)  # how long delivered messages can be looked at and sent once more
 
@@ -180,6 +218,7 @@ class MeshSettings(BaseSettings):
                     apply(values, read_password(Path(values[setting])))
                 except (OSError, ValueError) as problem:
                     problems.append(f"{setting}: {problem}")
+        problems += _add_tls_files(values)
         if problems:
             raise ValueError("; ".join(problems))
         return values
@@ -203,6 +242,11 @@ class MeshSettings(BaseSettings):
     def is_development(self) -> bool:
         """True where development_only methods and open reflection are served."""
         return self.environment in {"development", "test"}
+
+    @property
+    def stream_redis_url(self) -> str | None:
+        """Where event streams go."""
+        return self.events_redis_url or self.redis_url
 
     @property
     def advertised_host(self) -> str:

@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn, Self
 
@@ -77,12 +78,14 @@ class MariaDB:
     Args:
         folder: for data, socket and log; short, because a socket's path has at most 107 characters.
         flush_log_at_commit: 1 as in production; 2 leaves the last second to the operating system, for tests about amounts of work.
+        options: more of the server's own.
     """
 
-    def __init__(self, folder: Path, *, flush_log_at_commit: int = 1) -> None:
+    def __init__(self, folder: Path, *, flush_log_at_commit: int = 1, options: Sequence[str] = ()) -> None:
         self.folder = folder
         self.port = 0
         self._flush_log_at_commit = flush_log_at_commit
+        self._options = options
         self._process: Process | None = None
         self._numbers = itertools.count(1)
         self._administrator: pymysql.Connection | None = None  # kept open: connecting costs 17 ms
@@ -172,7 +175,7 @@ class MariaDB:
             server, "--no-defaults", *self._user(), f"--datadir={self.folder / 'data'}", f"--socket={self.folder / 'socket'}",
             f"--pid-file={self.folder / 'pid'}", "--bind-address=127.0.0.1", f"--port={self.port}", "--skip-name-resolve", "--skip-log-bin",
             "--character-set-server=utf8mb4", "--innodb-log-file-size=16M", f"--innodb-flush-log-at-trx-commit={self._flush_log_at_commit}",
-            "--max-connections=500",
+            "--max-connections=500", *self._options,
         ]
 
     def _user(self) -> list[str]:
@@ -207,11 +210,13 @@ class Redis:
     Args:
         folder: for data and log.
         program: another server than the one that `find_redis` finds.
+        options: more of the server's own.
     """
 
-    def __init__(self, folder: Path, program: str | None = None) -> None:
+    def __init__(self, folder: Path, program: str | None = None, *, options: Sequence[str] = ()) -> None:
         self.folder = folder
         self._program = program
+        self._options = options
         self.port = 0
         self._process: Process | None = None
 
@@ -237,7 +242,7 @@ class Redis:
             self.port = self.port or free_port()
             self._process = Process(
                 server, "--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self.folder), "--appendonly", "yes",
-                "--appendfsync", "everysec", "--save", "", "--maxmemory-policy", "noeviction", "--daemonize", "no",
+                "--appendfsync", "everysec", "--save", "", "--maxmemory-policy", "noeviction", "--daemonize", "no", *self._options,
                 log_path=self.folder / "redis.log", name="redis-server", cwd=self.folder).start()
             try:
                 self._process.wait_for(self._answers, "answer of Redis")

@@ -2,8 +2,7 @@
 
 A connection that this process knows to be closed is replaced when it is taken out of the pool, without asking the server. When the server says that
 it takes no writes any more (a failover that left it alive), every connection of both pools is replaced before its next use: readers would go on
-reading an old copy. When a deadline passes without an answer, connections that have been idle since are asked first: a network that forgot one has
-forgotten the others.
+reading an old copy. When a deadline passes without an answer, the next connection is asked first; if it is silent too, all are replaced.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ class Pooling:
     """Shared by the pools of one database."""
 
     def __init__(self) -> None:
-        self._moved_at = 0.0
+        self._replaced_before = 0.0  # connections that were opened earlier are not used any more
         self._silent_at = 0.0
 
     def fell_silent(self) -> None:
@@ -54,16 +53,20 @@ class Pooling:
     def _is_taken(self, connection: Any, record: Any, _proxy: Any) -> None:
         if not connection.driver_connection.is_quiet:
             raise DisconnectionError("the connection was closed while it was idle")
-        if record.info[_OPENED] < self._moved_at:
-            raise DisconnectionError("its server takes no writes any more")
+        if record.info[_OPENED] < self._replaced_before:
+            raise DisconnectionError("its server takes no writes any more, or a network forgot its like")
         if record.info[_HEARD] < self._silent_at:
-            connection.run_async(_ask)
+            try:
+                connection.run_async(_ask)
+            except DisconnectionError:
+                self._replaced_before = monotonic()
+                raise
             record.info[_HEARD] = monotonic()
 
     def _failed(self, context: ExceptionContext) -> None:
         fault = classify_driver_error(context.original_exception)
         if fault is Fault.MOVED:
-            self._moved_at = monotonic()
+            self._replaced_before = monotonic()
         if fault in {Fault.MOVED, Fault.LOST}:
             context.is_disconnect = True  # SQLAlchemy knows only some of the numbers
 
