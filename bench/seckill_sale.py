@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 from typing import Any
 
@@ -21,6 +22,7 @@ from seckill_rpc.stock.loading import Loading
 from seckill_rpc.stock.scripts import Scripts
 from seckill_rpc.store import activities
 from seckill_rpc.tables import metadata
+from seckill_rpc.usecases.attention import Attention
 from seckill_rpc.usecases.consuming import ConsumerChoices, Consuming
 from seckill_rpc.usecases.rebuilding import Rebuilding
 
@@ -78,7 +80,7 @@ class Sale:
     def consumer(self) -> Consuming:
         """A consumer of this line alone."""
         return Consuming(db=self.db, line=self.line, scripts=self.scripts, clock=self.clock, ids=self.ids, running=lambda: [self.activity],
-                         choices=ConsumerChoices(name=self.ids.new("CON"), batch_size=BATCH))
+                         attention=Attention(monotonic=time.monotonic), choices=ConsumerChoices(name=self.ids.new("CON"), batch_size=BATCH))
 
     async def drain(self) -> None:
         """Serves the line until it is empty."""

@@ -4,11 +4,9 @@ stay out of it."""
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
 import socket
-from collections.abc import Iterator
 from typing import Any, Final
 
 import uvicorn
@@ -18,19 +16,13 @@ from gateway.app import Gateway
 from gateway.connection_rules import Rules
 from gateway.protocol import bounded
 from gateway.settings import GatewaySettings
+from mesh.http_server import HttpServer
 from mesh.logs import get_logger
 
 _BACKLOG: Final = 4096
 _REFUSED_MAX: Final = 1000  # connections above connections_max that are told so; others are closed without a word
 
 log = get_logger()
-
-
-class _Server(uvicorn.Server):
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Signals belong to the process, not to one of its ports."""
-        yield
 
 
 class GatewayServer:
@@ -44,7 +36,7 @@ class GatewayServer:
                       refusals=gateway.refusals)
         # What strangers send must not fill the log: uvicorn warns about each broken request.
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
-        self._server = _Server(uvicorn.Config(
+        self._server = HttpServer(uvicorn.Config(
             gateway, http=bounded(rules), ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
             proxy_headers=bool(settings.trusted_proxies), forwarded_allow_ips=settings.trusted_proxies,
             timeout_keep_alive=math.ceil(settings.keep_alive_seconds), timeout_graceful_shutdown=math.ceil(settings.grace_seconds),
@@ -90,7 +82,7 @@ class GatewayServer:
         self._gateway.health.stopping = True
         await asyncio.sleep(self._settings.drain_seconds)
         self._gateway.streams.end()
-        self._server.should_exit = True
+        self._server.stop()
         await self._acceptor.close()
         await self._task
         await self._server.shutdown()

@@ -10,6 +10,9 @@ from typing import TypeVar
 import structlog
 from prometheus_client import Counter
 
+from mesh.traffic import LOOKING, Traffic
+
+QUIET_SECONDS = 10.0              # between two looks while nobody uses this process: finds what others have left
 FAILURE_PAUSE_SECONDS_MAX = 30.0  # a database that comes back is used again within half a minute
 _DOUBLINGS_MAX = 16               # far beyond the longest pause; without a limit the number outgrows a float after a night's outage
 
@@ -24,16 +27,30 @@ _jitter = random.Random()  # noqa: S311  spreads replicas, protects nothing
 
 
 class Worker:
-    """Calls `run_once` again at once while it finds work, else after `idle_seconds` (with jitter) or when somebody calls `wake`."""
+    """Calls `run_once` again at once while it finds work, else after `idle_seconds` (with jitter) or when somebody calls `wake`.
 
-    def __init__(self, name: str, run_once: Callable[[], Awaitable[int]], *, idle_seconds: float) -> None:
+    With `traffic` it looks every QUIET_SECONDS only while nothing changes in this process, sooner when something is due.
+    """
+
+    def __init__(self, name: str, run_once: Callable[[], Awaitable[int]], *, idle_seconds: float | Callable[[], float],
+                 traffic: Traffic | None = None, due_in: Callable[[], Awaitable[float | None]] | None = None) -> None:
+        """
+        Args:
+            idle_seconds: pause after a round without work, or what tells it; while there is traffic, where `traffic` is given.
+            due_in: seconds until the next work is due as far as anybody can know, None when none is. It is asked instead of a round while all is
+                quiet, so it should cost less.
+        """
         self.name = name
         self._run_once = run_once
         self._idle_seconds = idle_seconds
+        self._traffic = traffic
+        self._due_in = due_in
         self._wake = asyncio.Event()
         self._stopping = False
         self._items = _ITEMS.labels(name)
         self._failures = _FAILURES.labels(name)
+        if traffic is not None:
+            traffic.on_first_change(self.wake)
 
     def wake(self) -> None:
         """There is work: do not wait for the pause to end."""
@@ -46,21 +63,44 @@ class Worker:
 
     async def run(self) -> None:
         """Works until `stop`. A failure is logged and followed by a growing pause; it ends nothing."""
+        LOOKING.set(True)
         failures = 0
         while not self._stopping:
             self._wake.clear()
             try:
-                done = await self._run_once()
+                done, pause = await self._round()
                 failures = 0
             except Exception:
                 failures += 1
-                done = 0
+                done, pause = 0, self._idle()
                 self._failures.inc()
                 log.exception("worker_failed", worker=self.name, failures=failures)
             self._items.inc(done)
             if done == 0 and not self._stopping:
-                longest = max(FAILURE_PAUSE_SECONDS_MAX, self._idle_seconds)
-                await self._pause(min(self._idle_seconds * 2 ** min(failures, _DOUBLINGS_MAX), longest))
+                longest = max(FAILURE_PAUSE_SECONDS_MAX, pause)
+                await self._pause(min(pause * 2 ** min(failures, _DOUBLINGS_MAX), longest))
+
+    async def _round(self) -> tuple[int, float]:
+        """How much was done, and the pause that follows when it was nothing."""
+        due = None
+        if self._traffic is not None and self._traffic.is_quiet and self._due_in is not None:
+            due = await self._due_in()
+            if due is None or due > 0:
+                return 0, self._quiet_pause(due)
+        done = await self._run_once()
+        if done and self._traffic is not None:
+            self._traffic.found_work()
+        return done, self._quiet_pause(due)
+
+    def _quiet_pause(self, due: float | None) -> float:
+        if self._traffic is None or not self._traffic.is_quiet:
+            return self._idle()
+        shortest = self._idle()
+        longest = max(QUIET_SECONDS, shortest)
+        return longest if due is None else min(longest, max(due, shortest))
+
+    def _idle(self) -> float:
+        return self._idle_seconds() if callable(self._idle_seconds) else self._idle_seconds
 
     async def _pause(self, seconds: float) -> None:
         try:

@@ -25,7 +25,7 @@ def make_workers(*, db: Database, clock: Clock, cancelling: Cancelling, statisti
 
     return [
         Worker("purge_receipts", purge, idle_seconds=PURGE_SECONDS),
-        Worker("expire_orders", cancelling.expire_once, idle_seconds=idle_seconds),
-        Worker("fold_statistics", statistics.fold_once, idle_seconds=FOLD_SECONDS),
-        *(Worker(f"relay_{relay.name}", relay.run_once, idle_seconds=idle_seconds) for relay in relays),
+        Worker("expire_orders", cancelling.expire_once, idle_seconds=idle_seconds, traffic=db.traffic, due_in=cancelling.due_in),
+        Worker("fold_statistics", statistics.fold_once, idle_seconds=FOLD_SECONDS, traffic=db.traffic),
+        *(Worker(f"relay_{relay.name}", relay.run_once, idle_seconds=idle_seconds, traffic=db.traffic, due_in=relay.due_in) for relay in relays),
     ]

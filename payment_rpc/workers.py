@@ -34,16 +34,17 @@ def make_workers(*, db: Database, clock: Clock, asking: Asking, closing: Closing
     async def purge_scan_actions() -> int:
         return await db.run(scan_actions.purge, before=clock.now() - scan_action_retention)
 
+    traffic = db.traffic
     return [
-        Worker("ask_channels", asking.run_once, idle_seconds=idle_seconds),
-        Worker("advance_refunds", refunds.run_once, idle_seconds=idle_seconds),
-        Worker("expire_payments", closing.expire_once, idle_seconds=idle_seconds),
-        Worker(IMPORT_WORKER, reconciliation.run_once, idle_seconds=idle_seconds),
-        Worker("finish_callbacks", callbacks.run_once, idle_seconds=idle_seconds),
+        Worker("ask_channels", asking.run_once, idle_seconds=idle_seconds, traffic=traffic, due_in=asking.due_in),
+        Worker("advance_refunds", refunds.run_once, idle_seconds=idle_seconds, traffic=traffic, due_in=refunds.due_in),
+        Worker("expire_payments", closing.expire_once, idle_seconds=idle_seconds, traffic=traffic, due_in=closing.due_in),
+        Worker(IMPORT_WORKER, reconciliation.run_once, idle_seconds=idle_seconds, traffic=traffic),
+        Worker("finish_callbacks", callbacks.run_once, idle_seconds=idle_seconds, traffic=traffic),
         Worker("correct_future_rows", FutureRows(db=db, clock=clock).run_once, idle_seconds=FUTURE_SECONDS),
         Worker("purge_receipts", purge, idle_seconds=PURGE_SECONDS),
         Worker("purge_scan_actions", purge_scan_actions, idle_seconds=PURGE_SECONDS),
-        *(Worker(relay_worker(relay), relay.run_once, idle_seconds=idle_seconds) for relay in relays),
+        *(Worker(relay_worker(relay), relay.run_once, idle_seconds=idle_seconds, traffic=traffic, due_in=relay.due_in) for relay in relays),
     ]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from mesh.clock import Clock
+from datetime import datetime
+
+from mesh.clock import Clock, Seconds
 from sandbox import store
 from sandbox.channel import SimulatedChannel
 from sandbox.refunding import STEP, RefundDesk
@@ -32,3 +34,11 @@ class Future:
             else:
                 self._channel.take_scheduled(tx, scheduled)
         return len(due)
+
+
+def due_in(tx: Tx, *, now: datetime) -> Seconds | None:
+    """Seconds until something happens by itself: a callback, what was scheduled, or the end of a payer's time. None when nothing will."""
+    row = tx.execute("SELECT min(due_ms) FROM (SELECT min(due_ms) AS due_ms FROM scheduled UNION ALL "
+                     "SELECT min(due_ms) FROM deliveries WHERE state = 'DUE' UNION ALL "
+                     "SELECT min(expires_ms) FROM transactions WHERE status = 'PENDING')").fetchone()
+    return None if row[0] is None else row[0] / 1000 - now.timestamp()

@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
-from collections.abc import Iterator
 
 import uvicorn
 from starlette.applications import Starlette
 
+from mesh.http_server import HttpServer
+
 _BACKLOG = 1024
 _KEEP_ALIVE_SECONDS = 75  # longer than any client of ours keeps an idle connection: a request never meets a closing one
 _SHUTDOWN_SECONDS = 2     # a slow card's answer is not waited for
-
-
-class SandboxServer(uvicorn.Server):
-    """uvicorn that leaves signals to `__main__`: its own handling raises them again after a clean end."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Captures none."""
-        yield
-
-    def stop(self) -> None:
-        """Takes no more requests and ends."""
-        self.should_exit = True
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -40,7 +27,7 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def make_server(app: Starlette) -> SandboxServer:
+def make_server(app: Starlette) -> HttpServer:
     """A server of `app`; run it with `serve(sockets=[listener])`. No access log: cashier addresses are credentials."""
-    return SandboxServer(uvicorn.Config(app, lifespan="off", ws="none", access_log=False, log_config=None, server_header=False, proxy_headers=False,
+    return HttpServer(uvicorn.Config(app, lifespan="off", ws="none", access_log=False, log_config=None, server_header=False, proxy_headers=False,
                                         timeout_keep_alive=_KEEP_ALIVE_SECONDS, timeout_graceful_shutdown=_SHUTDOWN_SECONDS))

@@ -11,21 +11,19 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import httpx
-import structlog
 from starlette.applications import Starlette
 
-from mesh.clock import Clock
+from mesh.clock import Clock, Seconds
 from mesh.ids import Ids
+from mesh.worker import Worker
 from sandbox.app import Api, Sleep
 from sandbox.channel import ChannelRules, SimulatedChannel
 from sandbox.deliveries import Deliveries
-from sandbox.future import Future
+from sandbox.future import Future, due_in
 from sandbox.refunding import RefundDesk
 from sandbox.statements import StatementRules, Statements
 from sandbox.store import Store
 from sandbox.telling import Telling
-
-_log = structlog.get_logger(__name__)
 
 IDLE_SECONDS = 0.5  # how late a retry or an expiry may be noticed; fresh callbacks wake the worker at once
 
@@ -69,12 +67,18 @@ class SandboxConfig:
 class Sandbox:
     """A running sandbox. `app` serves it; `run_once` does what is due in the background; `run` does so until it is cancelled."""
 
-    def __init__(self, *, app: Starlette, channel: SimulatedChannel, future: Future, deliveries: Deliveries, wake: asyncio.Event) -> None:
+    def __init__(self, *, app: Starlette, channel: SimulatedChannel, future: Future, deliveries: Deliveries, store: Store, clock: Clock) -> None:
         self.app = app
         self._future = future
         self._channel = channel
         self._deliveries = deliveries
-        self._wake = wake
+        self._store = store
+        self._clock = clock
+        self._worker = Worker("sandbox", self.run_once, idle_seconds=IDLE_SECONDS, traffic=store.traffic, due_in=self._due_in)
+
+    def wake(self) -> None:
+        """A callback is due."""
+        self._worker.wake()
 
     async def run_once(self) -> int:
         """Closes what nobody paid in time, lets happen what is due to happen and sends the callbacks that are due; answers how many of all."""
@@ -82,18 +86,10 @@ class Sandbox:
 
     async def run(self) -> None:
         """Does `run_once` for ever. A failure is logged and tried again: a full disk must not end callbacks."""
-        while True:
-            self._wake.clear()
-            try:
-                done = await self.run_once()
-            except Exception:  # noqa: BLE001  # the loop of a worker outlives whatever happens in one round
-                _log.exception("background round failed")
-                done = 0
-            if done == 0:
-                try:
-                    await asyncio.wait_for(self._wake.wait(), IDLE_SECONDS)
-                except TimeoutError:
-                    continue
+        await self._worker.run()
+
+    async def _due_in(self) -> Seconds | None:
+        return await self._store.run(due_in, now=self._clock.now())
 
 
 @asynccontextmanager
@@ -107,23 +103,27 @@ async def open_sandbox(config: SandboxConfig, *, clock: Clock, ids: Ids, new_tok
     """
     store = Store(config.database_file)
     await store.open()
-    wake = asyncio.Event()
     limits = httpx.Limits(max_connections=32, max_keepalive_connections=4)
     try:
         # Never through a proxy of the environment, never to where the receiver sends us.
         async with httpx.AsyncClient(trust_env=False, follow_redirects=False, timeout=None, limits=limits) as client:  # noqa: S113  # Deliveries sets one deadline over all of it
+            def wake() -> None:
+                sandbox.wake()
+
             telling = Telling(clock=clock, ids=ids, is_on=config.callback_url is not None)
             channel = SimulatedChannel(
-                store, clock=clock, ids=ids, new_token=new_token, telling=telling, wake_deliveries=wake.set, rules=ChannelRules(
+                store, clock=clock, ids=ids, new_token=new_token, telling=telling, wake_deliveries=wake, rules=ChannelRules(
                     misbehaves=config.allow_misbehaviour, fee_basis_points=config.fee_basis_points, allow_signatures=config.allow_signatures,
                     md5_secret=config.md5_secret, signed_callback_delay_seconds=config.signed_callback_delay_seconds))
-            refunds = RefundDesk(store, clock=clock, ids=ids, telling=telling, misbehaves=config.allow_misbehaviour, wake_deliveries=wake.set)
+            refunds = RefundDesk(store, clock=clock, ids=ids, telling=telling, misbehaves=config.allow_misbehaviour, wake_deliveries=wake)
             statements = Statements(store, clock=clock, rules=StatementRules(
                 time_zone=ZoneInfo(config.statement_time_zone), cut_off=config.statement_cut_off, may_be_spoiled=config.allow_misbehaviour))
             deliveries = Deliveries(store, client, clock=clock, url=config.callback_url, secret=config.callback_secret,
                                     retry_seconds=config.callback_retry_seconds)
             api = Api(channel, refunds, statements, api_key=config.api_key, public_base_url=config.public_base_url, shop_name=config.shop_name,
                       slow_seconds=config.slow_seconds, sleep=sleep, deliver=deliveries.run_once)
-            yield Sandbox(app=api.app(), channel=channel, future=Future(store, channel, refunds, clock=clock), deliveries=deliveries, wake=wake)
+            sandbox = Sandbox(app=api.app(), channel=channel, future=Future(store, channel, refunds, clock=clock), deliveries=deliveries, store=store,
+                              clock=clock)
+            yield sandbox
     finally:
         await store.close()

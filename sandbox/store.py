@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from mesh.money import Money
+from mesh.traffic import Traffic
 from sandbox.domain import Kind, OutcomeDiffers, Refund, RefundStatus, Status, Transaction
 
 P = ParamSpec("P")
@@ -144,6 +145,7 @@ class Store:
         self._path = path
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sandbox-store")
         self._connection: sqlite3.Connection | None = None
+        self.traffic = Traffic()
 
     async def open(self) -> None:
         """Opens the file and makes the tables where they are missing."""
@@ -157,9 +159,10 @@ class Store:
         self._thread.shutdown()
 
     async def run(self, function: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Runs `function(tx, …)` as one transaction: all of it is committed before this returns, or none of it. Cancelling the caller does not
-        stop a transaction that has begun."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: self._transact(lambda tx: function(tx, *args, **kwargs)))
+        """Runs `function(tx, …)` as one transaction, all of it or none; cancelling the caller does not stop one that has begun."""
+        result = await asyncio.get_running_loop().run_in_executor(self._thread, lambda: self._transact(lambda tx: function(tx, *args, **kwargs)))
+        self.traffic.changed()
+        return result
 
     def _connect(self) -> sqlite3.Connection:
         self._path.parent.mkdir(parents=True, exist_ok=True)

@@ -30,6 +30,7 @@ from seckill_rpc.stock.scripts import Scripts
 from seckill_rpc.stock.views import Views
 from seckill_rpc.store import activities, orders
 from seckill_rpc.tables import ACTIVITY, DEAD_ENTRY, SECKILL_ORDER, metadata
+from seckill_rpc.usecases.attention import Attention
 from seckill_rpc.usecases.consuming import ConsumerChoices, Consuming
 from seckill_rpc.usecases.returning import Returning
 from seckill_rpc.usecases.to_order_rpc import OrderRpcDestination
@@ -78,6 +79,16 @@ class ScriptedOrderRpc:
             raise NeighbourUnavailable("order_rpc is away")
         if self.refuses_calls is not None:
             raise self.refuses_calls
+
+
+class AlwaysAttentive(Attention):
+    """Looks closely at everything: a consumer of a test takes over what others left at once."""
+
+    def __init__(self) -> None:
+        super().__init__(monotonic=lambda: 0.0)
+
+    def is_on(self, activity_id: str) -> bool:
+        return bool(activity_id)
 
 
 class SeckillWorld:
@@ -216,9 +227,9 @@ class SeckillWorld:
 
     def make_consumer(self, name: str, **choices: Any) -> Consuming:
         """A consumer that takes over at once what others left."""
-        values: dict[str, Any] = {"batch_size": 500, "block_ms": 0, "take_over_seconds": 0, "min_idle_ms": 0, **choices}
+        values: dict[str, Any] = {"batch_size": 500, "block_ms": 0, "quiet_block_ms": 0, "take_over_seconds": 0, "min_idle_ms": 0, **choices}
         return Consuming(db=self.db, line=self.line, scripts=self.scripts, clock=self.clock, ids=self.ids, running=lambda: self.opened,
-                         choices=ConsumerChoices(name=name, **values))
+                         attention=AlwaysAttentive(), choices=ConsumerChoices(name=name, **values))
 
     async def consume(self) -> int:
         """Serves the line until there is nothing more to do; how many entries left it."""

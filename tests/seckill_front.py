@@ -19,7 +19,7 @@ from seckill_rpc.usecases.clicking import Click, Clicking, DoorSettings
 from seckill_rpc.usecases.known import Known
 from seckill_rpc.usecases.registry import Registry
 from seckill_rpc.usecases.results import Results
-from tests.builders_seckill import SeckillWorld
+from tests.builders_seckill import AlwaysAttentive, SeckillWorld
 
 SECRET = b"t" * 32
 GRACE = timedelta(seconds=10)
@@ -52,7 +52,8 @@ class Front:
                                  ids=world.ids, clock=world.clock, buckets=TokenBuckets(per_second=1000, burst=burst, now=self.monotonic),
                                  doors=DoorSettings(line_max=line_max, queued_seconds=600, batch_max=64, calls_max=2),
                                  monotonic=self.monotonic, jitter=lambda: 0.0)
-        self.audience = Audience(db=world.db, registry=self.registry, clicking=self.clicking, known=known, waiters=waiters)
+        self.audience = Audience(db=world.db, registry=self.registry, clicking=self.clicking, known=known, waiters=waiters,
+                                 attention=AlwaysAttentive())
         self.has_heard = asyncio.Event()
         self.wakeups = Wakeups(world.redis, hear=self._hear, deafened=self.audience.deafened)
 

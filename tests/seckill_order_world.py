@@ -39,6 +39,7 @@ from seckill_rpc.tables import ACTIVITY, SECKILL_ORDER, metadata
 from seckill_rpc.usecases.activities import CreateActivity, Shown
 from seckill_rpc.usecases.consuming import ConsumerChoices, Consuming
 from tests.builders_order import SECKILL_RPC, OrderApp, merchant, order_app
+from tests.builders_seckill import AlwaysAttentive
 from tests.conftest import PROOF
 from tests.databases import open_patiently
 from tests.fakes import FakeClock, FakeIds
@@ -121,7 +122,8 @@ class SeckillOrderWorld:
                          settings=self.settings)
         app.consumers[:] = [Consuming(  # one that does not wait for anybody
             db=self.db, line=app.line, scripts=app.scripts, clock=self.clock, ids=self.ids, running=app.registry.running,
-            choices=ConsumerChoices(name=self.ids.new("CON"), block_ms=1, take_over_seconds=0, min_idle_ms=0))]
+            attention=AlwaysAttentive(),
+            choices=ConsumerChoices(name=self.ids.new("CON"), block_ms=0, quiet_block_ms=0, take_over_seconds=0, min_idle_ms=0))]
         return app
 
     def restart(self) -> None:

@@ -448,6 +448,9 @@ async def a_message_names_the_buyer_the_view_and_the_order(stage: Stage) -> None
         await subscription.get_message(timeout=5)
         for user in "uv":
             await stage.buy(user, "a", f"ORD-{user}")
+        message = await subscription.get_message(ignore_subscribe_messages=True, timeout=5)
+        assert message is not None
+        assert message["data"] == "", "the line was empty"
         entries = await stage.take()
         finished, _ = stage.rows.decide(entries[:1])
         await stage.line.finish(stage.keys, finished + stage.rows.refuse(entries[1:]))
@@ -1239,3 +1242,52 @@ async def a_planted_line_is_removed_by_hand_and_nothing_was_lost(stage: Stage) -
     await plant(stage.redis, stage.keys)
     await stage.check_law()
     assert await stage.code("u") is AdmitCode.QUEUED
+
+
+@scenario
+async def a_click_that_finds_the_line_empty_is_told_to_all_and_others_are_not(stage: Stage) -> None:
+    await stage.open()
+    async with stage.redis.pubsub() as subscription:
+        await subscription.subscribe(stage.keys.wakeups)
+        await subscription.get_message(timeout=5)
+
+        async def heard() -> list[str]:
+            found = []
+            while (message := await subscription.get_message(ignore_subscribe_messages=True, timeout=0.05)) is not None:
+                found.append(message["data"])
+            return found
+        await stage.buy("u")
+        await stage.buy("v")
+        await stage.buy("u")
+        assert await heard() == [""]
+        await stage.consume()
+        await heard()
+        await stage.buy("w")
+        assert await heard() == [""]
+
+
+@scenario
+async def keys_of_another_kind_go_when_a_rebuild_begins(stage: Stage) -> None:
+    keys = stage.keys
+    for planted in (keys.meta, keys.users, keys.line, keys.entries):
+        await stage.redis.flushall()
+        await stage.open()
+        assert await stage.loading.has_whole_keys(keys)
+        await stage.redis.delete(planted)
+        await stage.redis.set(planted, "x")
+        assert not await stage.loading.has_whole_keys(keys)
+        assert await stage.rebuild()
+        assert await stage.code("u") is AdmitCode.QUEUED
+        await stage.consume()
+        await stage.check_rest()
+
+
+@scenario
+async def a_meta_whose_numbers_are_none_goes_when_a_rebuild_begins(stage: Stage) -> None:
+    for field in ("epoch", "rev"):
+        await stage.redis.flushall()
+        await stage.open()
+        await stage.redis.hset(stage.keys.meta, field, "x")
+        assert await stage.loading.meta(stage.keys) is None, "so that the keeper rebuilds it"
+        assert await stage.rebuild()
+        assert await stage.code("u") is AdmitCode.QUEUED

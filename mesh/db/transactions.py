@@ -21,6 +21,7 @@ from mesh.db.abandoned import SESSION, Abandoned, Session
 from mesh.db.pooling import Pooling
 from mesh.db.violations import ConstraintViolated, Fault, classify, nothing_committed, violated_constraint
 from mesh.errors import Conflict, OutcomeUnknown, Unavailable
+from mesh.traffic import Traffic
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -55,6 +56,7 @@ class Database:
         self._pooling = pooling
         self._abandoned = Abandoned(self.read)
         self._running: set[asyncio.Task[Any]] = set()
+        self.traffic = Traffic()
 
     @property
     def engine(self) -> AsyncEngine:
@@ -82,6 +84,7 @@ class Database:
             mark_effects()
             raise
         mark_effects()
+        self.traffic.changed()
         return result
 
     async def read(self, work: Callable[Concatenate[AsyncConnection, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:

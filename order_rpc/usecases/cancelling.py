@@ -9,7 +9,7 @@ from datetime import datetime
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.call import Caller
-from mesh.clock import Clock
+from mesh.clock import Clock, Seconds, seconds_until
 from mesh.db import Database
 from mesh.failpoints import failpoint
 from mesh.ids import Ids
@@ -53,6 +53,10 @@ class Cancelling:
         if order.state not in (OrderState.CANCELLING, OrderState.CANCELLED):
             raise OrderAlreadyPaid(payment_id=order.paid_payment_id)
         return order
+
+    async def due_in(self) -> Seconds | None:
+        """Seconds until the time to pay of the next order is over; None when none waits for money."""
+        return seconds_until(await self._db.read(orders.next_expiry), self._clock.now())
 
     async def expire_once(self) -> int:
         """Begins to cancel orders whose time to pay is over; returns how many. Any number of processes may do so at once."""

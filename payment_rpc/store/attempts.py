@@ -123,6 +123,18 @@ def due_statement(now: datetime, limit: int) -> Any:
             .with_for_update(skip_locked=True))
 
 
+def next_due_statement() -> Any:
+    """The query that finds when a channel is to be asked next; a test reads its EXPLAIN."""
+    return (select(ATTEMPT.c.next_query_at).where(ATTEMPT.c.next_query_at.is_not(None))
+            .order_by(ATTEMPT.c.next_query_at, ATTEMPT.c.attempt_id).limit(1))
+
+
+async def next_due(tx: AsyncConnection) -> datetime | None:
+    """When a channel is to be asked next; None when nothing is open."""
+    due_at: datetime | None = (await tx.execute(next_due_statement())).scalar_one_or_none()
+    return due_at
+
+
 def _attempt(row: Row[Any]) -> Attempt:
     return Attempt(
         attempt_id=row.attempt_id, payment_id=row.payment_id, merchant_id=row.merchant_id, channel=row.channel, state=AttemptState(row.state),

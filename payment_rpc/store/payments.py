@@ -181,6 +181,18 @@ async def claim_expired(tx: AsyncConnection, *, now: datetime, limit: int) -> li
     return [_payment(row) for row in (await tx.execute(query)).all()]
 
 
+def next_expiry_statement() -> Select[Any]:
+    """The query that finds the next deadline of a payment that is under way; a test reads its EXPLAIN."""
+    return (select(PAYMENT.c.expires_at).where(PAYMENT.c.state == PaymentState.PAYING)
+            .order_by(PAYMENT.c.expires_at, PAYMENT.c.payment_id).limit(1))
+
+
+async def next_expiry(tx: AsyncConnection) -> datetime | None:
+    """The next deadline of a payment that is under way; None when there is none."""
+    expires_at: datetime | None = (await tx.execute(next_expiry_statement())).scalar_one_or_none()
+    return expires_at
+
+
 def may_see(payment: Payment, caller: Caller) -> bool:
     """Whether a payment is within the caller's scope."""
     scope = caller.scope()

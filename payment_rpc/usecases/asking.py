@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh.clock import Clock
+from mesh.clock import Clock, Seconds, seconds_until
 from mesh.db import Database
 from mesh.worker import each
 from payment_rpc.channels import Channel, ChannelFact, ChannelStatus
@@ -33,6 +33,10 @@ class Asking:
         self._schedule = schedule
         self._batch = batch
         self._timeout_seconds = timeout_seconds
+
+    async def due_in(self) -> Seconds | None:
+        """Seconds until a channel is to be asked next; None when nothing is open."""
+        return seconds_until(await self._db.read(attempts.next_due), self._clock.now())
 
     async def run_once(self) -> int:
         """Asks for every attempt that is due; returns how many. One that fails or hangs stands in no other's way."""

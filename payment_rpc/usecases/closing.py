@@ -9,7 +9,7 @@ from enum import StrEnum
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.call import Caller
-from mesh.clock import Clock
+from mesh.clock import Clock, Seconds, seconds_until
 from mesh.db import Database
 from mesh.failpoints import failpoint
 from payment_rpc.domain.attempt import OPEN, Attempt
@@ -77,6 +77,10 @@ class Closing:
             if payment.state in UNDECIDED:
                 await self.close(payment.payment_id)
         return verdict(await self._db.read(payments.all_of_order, merchant_id=merchant_id, order_id=order_id))
+
+    async def due_in(self) -> Seconds | None:
+        """Seconds until the next deadline of a payment that is under way; None when there is none."""
+        return seconds_until(await self._db.read(payments.next_expiry), self._clock.now())
 
     async def expire_once(self) -> int:
         """Moves payments past their deadline to CLOSING; their attempts are closed at the channel by the next round of questions."""

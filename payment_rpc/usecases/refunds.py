@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh import outbox, receipts
 from mesh.call import Caller, mark_replayed
-from mesh.clock import Clock
+from mesh.clock import Clock, Seconds, seconds_until
 from mesh.db import Database
 from mesh.errors import Conflict, IdempotencyKeyReused, OutcomeUnknown, Unavailable
 from mesh.failpoints import failpoint
@@ -127,6 +127,10 @@ class Refunds:
         """Refunds of a payment or an order, newest first, older than the refund id `before`."""
         return await self._db.read(refunds.list_refunds, payment_id=payment_id, merchant_id=merchant_id, order_id=order_id, before=before,
                                    limit=limit, visible_to=caller)
+
+    async def due_in(self) -> Seconds | None:
+        """Seconds until a channel is to be asked next; None when nothing is open."""
+        return seconds_until(await self._db.read(refunds.next_due), self._clock.now())
 
     async def run_once(self) -> int:
         """Sends what was not sent and asks for what has no result; returns how many. One that fails or hangs stands in no other's

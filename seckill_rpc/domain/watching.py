@@ -23,13 +23,14 @@ class Trigger(StrEnum):
     RUN_ID = "RUN_ID"                # Redis started anew or another one took over: what it has may be old
     EPOCH = "EPOCH"                  # the row's epoch is not the published one, for LEFT
     HOLD = "HOLD"                    # nobody has lifted a hold, for LEFT
+    LINE = "LINE"                    # the line, or the group that reads it, is not there, for LEFT
     CONSERVATION = "CONSERVATION"    # units are missing or too many, for BROKEN
     STATE = "STATE"                  # Redis has an older rev: only the state is told again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """What Redis says. `is_being_rebuilt`: somebody is at it, and alive."""
+    """What Redis says. `is_being_rebuilt`: somebody is at it, and alive. `has_line`: as far as those who read it know."""
 
     epoch: int
     rev: int
@@ -38,6 +39,7 @@ class Published:
     stock: int
     out: int
     is_being_rebuilt: bool
+    has_line: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +78,8 @@ class Watch:
             return Trigger.EPOCH
         if self._lasts(Trigger.HOLD, is_so=published.is_held, at=at):
             return Trigger.HOLD
+        if self._lasts(Trigger.LINE, is_so=not published.has_line, at=at):
+            return Trigger.LINE
         return Trigger.STATE if published.rev < activity.rev else None
 
     def weigh(self, activity: Activity, published: Published, *, before: Counted, after: Counted, at: datetime) -> Trigger | None:

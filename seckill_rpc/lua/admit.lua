@@ -97,6 +97,8 @@ for i = 1, n do
 end
 if taken > 0 then
   redis.call('HINCRBY', KEYS[1], 'stock', -taken)
-  redis.call('HINCRBY', KEYS[1], 'out', taken)
+  if redis.call('HINCRBY', KEYS[1], 'out', taken) == taken then  -- [guard] the line was empty: whoever looks after it looks closely from now on
+    redis.call('PUBLISH', string.gsub(KEYS[1], 'meta$', 'wakeups'), '')
+  end
 end
 return table.concat(reply, '\n')

@@ -2,7 +2,8 @@
 --
 -- KEYS[1] meta   [2] users   [3] seckill:{A}:users:<epoch>, being built   [4] line   [5] entries   [5+i] views (part, stale)     (fields: admit.lua)
 --
--- hold                                          nobody is admitted until the next publish and its carry. Comes before the database's fence.
+-- hold                                          nobody is admitted until the next publish and its carry. Comes before the database's fence. Keys
+--                                               of another kind than we write, and a meta that is not one, go.
 -- part     epoch seconds, then field, value ... a portion of the users as the fenced row and its LIVE orders say (absolute values: <user> k,
 --                                               <user>+ k, <user>#<request> 1<order>); the views of KEYS[6..] become 1
 -- stale    epoch seconds                        the views of KEYS[6..], of buyers without a LIVE order, that say 1 become 2 (a failover revives such)
@@ -73,7 +74,18 @@ local function publish(epoch, rev, state, stock, starts, ends, limit, run, group
   redis.call('HSET', meta, 'epoch', epoch, 'stock', stock, 'out', 0, 'run', run, 'mode', mode, 'hold', 1)  -- [guard] until carry is done
 end
 
+-- Removes what nobody of us wrote: with it every later step would fail.
+local function heal()
+  local kinds = { [meta] = 'hash', [users] = 'hash', [line] = 'stream', [entries] = 'hash' }
+  for key, kind in pairs(kinds) do
+    if redis.call('TYPE', key).ok ~= kind then redis.call('DEL', key) end  -- [guard]
+  end
+  local known = redis.call('HMGET', meta, 'epoch', 'rev')
+  if (known[1] and not tonumber(known[1])) or (known[2] and not tonumber(known[2])) then redis.call('DEL', meta) end  -- [guard]
+end
+
 if step == 'hold' then
+  heal()
   if redis.call('EXISTS', meta) == 1 then redis.call('HSET', meta, 'hold', 1) end  -- [guard]
   return 1
 elseif step == 'state' then

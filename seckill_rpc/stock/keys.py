@@ -10,6 +10,7 @@ from seckill_rpc.domain.activity import Activity
 
 GROUP = "orders"           # the consumer group of every line
 WAKEUPS = "seckill:{*}:wakeups"
+NOTICES = "seckill:notices"  # pub/sub channel: ids of activities to which something happened
 _VIEW = "seckill:result:"
 
 
@@ -43,7 +44,7 @@ class Keys:
 
     @property
     def wakeups(self) -> str:
-        """Pub/sub channel: lines `<user> <view> <order>`."""
+        """Pub/sub channel: lines `<user> <view> <order>`; empty when the first click stands in a line that was empty."""
         return self._key("wakeups")
 
     @property

@@ -14,7 +14,16 @@ from seckill_rpc.domain.order import Verdict
 from seckill_rpc.stock.keys import GROUP, Keys
 from seckill_rpc.stock.scripts import ScriptName, Scripts
 
+WRONG_TYPE = "WRONGTYPE"     # how Redis begins its refusal of a command on a key of another kind
 RESULT_SECONDS = 24 * 3600   # how long a final 1 or 2 is told; afterwards the database is asked
+
+
+class LineLost(Exception):
+    """The line of an activity is not there, is no line, or has no group that reads it: it was never published, or somebody was at it."""
+
+    def __init__(self, activity_id: str) -> None:
+        super().__init__(activity_id)
+        self.activity_id = activity_id
 
 
 class Entry(NamedTuple):
@@ -79,6 +88,36 @@ class Line:
             return _nothing_without_group(error)
         rows = next(iter(found.values())) if isinstance(found, dict) and found else found[0][1] if found else []
         return _entries(rows)
+
+    async def read_all(self, lines: Sequence[Keys], consumer: str, *, count: int, block_ms: int) -> dict[str, list[Entry]]:
+        """Entries of many lines by activity, up to `count` of each, like `read`; waits up to block_ms until one of them has any.
+
+        Raises:
+            LineLost: one of them is not there, or has no consumer group; nothing was taken from the others.
+            RedisError: Redis did not answer; entries that it handed out are found by take_over.
+        """
+        of_line = {keys.line: keys for keys in lines}
+        try:
+            found: Any = await self._redis.xreadgroup(GROUP, consumer, dict.fromkeys(of_line, ">"), count=count, block=block_ms or None)
+        except ResponseError as error:
+            if str(error).startswith(("NOGROUP", WRONG_TYPE)):
+                for keys in lines:
+                    if not await self.has_group(keys):
+                        raise LineLost(keys.activity_id) from error
+            _nothing_without_group(error)
+            return {}
+        rows = found.items() if isinstance(found, dict) else found
+        return {of_line[name].activity_id: _entries(of_one[0] if isinstance(found, dict) and of_one else of_one) for name, of_one in rows}
+
+    async def has_group(self, keys: Keys) -> bool:
+        """Whether the line is there and has its consumer group."""
+        try:
+            await self._redis.xpending(keys.line, GROUP)
+        except ResponseError as error:
+            if not str(error).startswith(WRONG_TYPE):
+                _nothing_without_group(error)
+            return False
+        return True
 
     async def take_over(self, keys: Keys, consumer: str, *, min_idle_ms: int, cursor: str, count: int) -> tuple[str, list[Entry]]:
         """Entries that have been pending for min_idle_ms with anybody, from `cursor` ("0-0" first) on, and the next cursor. Carry it: starting at

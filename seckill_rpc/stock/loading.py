@@ -10,12 +10,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
+from redis.exceptions import ResponseError
+
 from seckill_rpc.domain.activity import Activity
 from seckill_rpc.domain.order import View
 from seckill_rpc.stock.keys import GROUP, Keys
-from seckill_rpc.stock.line import RESULT_SECONDS
+from seckill_rpc.stock.line import RESULT_SECONDS, WRONG_TYPE
 from seckill_rpc.stock.scripts import ScriptName, Scripts
 
+CLOSED = "CLOSED"          # state of a tombstone
+_NEEDED = frozenset({"epoch", "rev", "state", "stock", "out", "start", "end", "limit"})  # without one of them nobody can be admitted
 CHUNK = 1000               # fields, views or entries per call: a few ms of Redis, which serves buyers of other activities meanwhile
 SCAN_COUNT = 2000          # keys that Redis looks at per step
 TOMBSTONE_SECONDS = 7 * 24 * 3600   # longer than any rebuilder sleeps
@@ -126,12 +130,39 @@ class Loading:
         return found
 
     async def meta(self, keys: Keys) -> Meta | None:
-        """What Redis knows; None when it has lost the activity, or never had it."""
-        fields: Any = await self._redis.hgetall(keys.meta)
-        if "epoch" not in fields:
+        """What Redis knows; None when it has lost the activity, or never had it, or when what stands there is not what a publication writes."""
+        try:
+            fields: Any = await self._redis.hgetall(keys.meta)
+        except ResponseError as error:
+            if str(error).startswith(WRONG_TYPE):
+                return None
+            raise
+        if fields.get("state") != CLOSED and not fields.keys() >= _NEEDED:
             return None
-        return Meta(epoch=int(fields["epoch"]), rev=int(fields.get("rev", 0)), run_id=fields.get("run", ""), state=fields.get("state", ""),
-                    is_held="hold" in fields, stock=int(fields.get("stock", 0)), out=int(fields.get("out", 0)), has_drawn="drawn" in fields)
+        try:
+            return Meta(epoch=int(fields["epoch"]), rev=int(fields["rev"]), run_id=fields.get("run", ""), state=fields["state"],
+                        is_held="hold" in fields, stock=int(fields.get("stock", 0)), out=int(fields.get("out", 0)), has_drawn="drawn" in fields)
+        except (KeyError, ValueError):
+            return None
+
+    async def published_epoch(self, keys: Keys) -> int:
+        """The epoch that stands in Redis, also in a meta that lacks everything else; 0 when there is none."""
+        try:
+            epoch: Any = await self._redis.hget(keys.meta, "epoch")
+        except ResponseError as error:
+            if str(error).startswith(WRONG_TYPE):
+                return 0
+            raise
+        return int(epoch) if epoch and epoch.isascii() and epoch.isdigit() else 0
+
+    async def has_whole_keys(self, keys: Keys) -> bool:
+        """Whether each key of the activity is absent or of the kind that we write."""
+        kinds = {keys.meta: "hash", keys.users: "hash", keys.line: "stream", keys.entries: "hash"}
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for key in kinds:
+                pipe.type(key)
+            found: list[str] = await pipe.execute()
+        return all(kind in {"none", wanted} for kind, wanted in zip(found, kinds.values(), strict=True))
 
     async def entries(self, keys: Keys) -> int:
         """Entries of a draw that are neither winners nor losers yet."""

@@ -16,7 +16,7 @@ from redis.exceptions import TimeoutError as RedisTimeout
 
 from mesh.clock import Seconds
 from seckill_rpc.domain.order import View
-from seckill_rpc.stock.keys import WAKEUPS, Keys, activity_of
+from seckill_rpc.stock.keys import NOTICES, WAKEUPS, Keys, activity_of
 from seckill_rpc.stock.views import Views
 
 WAITERS_MAX = 20_000         # per process: as many looks at Redis a second, at some 40 us each
@@ -119,11 +119,20 @@ class Wakeups:
     """The one subscription of this process, on a connection of its own. When it breaks it is made again; meanwhile waiters look by themselves."""
 
     def __init__(self, redis: Redis, *, hear: Callable[[str, str], None], deafened: Callable[[], None] = lambda: None,
+                 subscribed: Callable[[], None] = lambda: None, noticed: Callable[[str], None] = lambda _: None,
                  listen_seconds: Seconds = LISTEN_SECONDS, reconnect_seconds: Seconds = RECONNECT_SECONDS) -> None:
-        """`hear` gets the activity and the message, `deafened` is told when messages may have been lost."""
+        """
+        Args:
+            hear: gets the activity and the message.
+            deafened: told when messages may have been lost from now on.
+            subscribed: told when messages come, after a time in which none came.
+            noticed: gets the activity of a notice.
+        """
         self._redis = redis
         self._hear = hear
         self._deafened = deafened
+        self._on_subscribed = subscribed
+        self._noticed = noticed
         self._listen_seconds = listen_seconds
         self._reconnect_seconds = reconnect_seconds
         self._is_stopping = False
@@ -152,7 +161,7 @@ class Wakeups:
 
     async def _listen(self) -> None:
         async with self._redis.pubsub() as subscription:
-            await subscription.psubscribe(WAKEUPS)
+            await subscription.psubscribe(WAKEUPS, NOTICES)
             is_asked = False  # a ping is on its way: a connection to a Redis that is frozen or gone looks like one without news
             while not self._is_stopping:
                 message = await subscription.get_message(timeout=self._listen_seconds)
@@ -163,8 +172,35 @@ class Wakeups:
                     is_asked = True
                     continue
                 is_asked = False
-                if message["type"] == "psubscribe":
+                if message["type"] == "psubscribe" and message["channel"] == NOTICES:  # the last of both
                     self._fall_silent()  # once more: redis-py has connected anew by itself
                     self.subscribed.set()
+                    self._on_subscribed()
+                elif message["type"] == "pmessage" and message["pattern"] == NOTICES:
+                    self._noticed(message["data"])
                 elif message["type"] == "pmessage":
                     self._hear(activity_of(message["channel"]), message["data"])
+
+
+class Notices:
+    """Tells all processes, also this one, that something happened to an activity. Nobody waits for it; slow rounds of
+    workers find what a lost notice would have told."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._waiting: set[str] = set()
+        self._task: asyncio.Task[None] | None = None
+
+    def tell(self, activity_id: str) -> None:
+        """Tells it soon. Activities of which much is told at once are told once."""
+        self._waiting.add(activity_id)
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._send())
+
+    async def _send(self) -> None:
+        while self._waiting:
+            activity_id = self._waiting.pop()
+            try:
+                await self._redis.publish(NOTICES, activity_id)
+            except (RedisError, OSError) as error:
+                log.info("notice_not_sent", activity_id=activity_id, cause=type(error).__name__)

@@ -11,6 +11,7 @@ from seckill_rpc.domain.order import View
 from seckill_rpc.domain.result import Result, ResultCode, Status
 from seckill_rpc.stock.wakeups import Waiters, Wakeups
 from seckill_rpc.store import orders
+from seckill_rpc.usecases.attention import Attention
 from seckill_rpc.usecases.clicking import Clicking
 from seckill_rpc.usecases.known import Known
 from seckill_rpc.usecases.registry import Registry
@@ -21,16 +22,20 @@ CHUNK = 5000
 class Audience:
     """Listens, and catches up on what was said before it listened."""
 
-    def __init__(self, *, db: Database, registry: Registry, clicking: Clicking, known: Known, waiters: Waiters) -> None:
+    def __init__(self, *, db: Database, registry: Registry, clicking: Clicking, known: Known, waiters: Waiters, attention: Attention) -> None:
         self._db = db
         self._registry = registry
         self._clicking = clicking
         self._known = known
         self._waiters = waiters
+        self._attention = attention
         self._caught_up: set[str] = set()
 
     def hear(self, activity_id: str, message: str) -> None:
-        """Lines `<user> <view> <order>`, as a script published them."""
+        """Lines `<user> <view> <order>`, as a script published them; none when a line that was empty is not any more."""
+        self._attention.look_at(activity_id)
+        if not message:
+            return
         self._waiters.tell(activity_id, message)
         for line in message.split("\n"):
             user_id, _, rest = line.partition(" ")

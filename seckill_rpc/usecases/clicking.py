@@ -3,12 +3,12 @@ the database's."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, assert_never
 
 from prometheus_client import REGISTRY
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from mesh.clock import Clock, Monotonic, Seconds
 from mesh.ids import Ids
@@ -60,7 +60,10 @@ class Clicking:
     """Takes clicks."""
 
     def __init__(self, *, registry: Registry, scripts: Scripts, results: Results, known: Known, tickets: Tickets, ids: Ids, clock: Clock,
-                 buckets: TokenBuckets, doors: DoorSettings, monotonic: Monotonic, jitter: Jitter) -> None:
+                 buckets: TokenBuckets, doors: DoorSettings, monotonic: Monotonic, jitter: Jitter,
+                 troubled: Callable[[str], None] = lambda _: None) -> None:
+        """`troubled`: hears of an activity that Redis does not admit anybody to although it should."""
+        self._troubled = troubled
         self._registry = registry
         self._scripts = scripts
         self._results = results
@@ -133,6 +136,7 @@ class Clicking:
             case AdmitCode.SOLD_OUT | AdmitCode.ENDED | AdmitCode.PAUSED | AdmitCode.NOT_STARTED:
                 return _refused(activity, click.request_id, opened.admission)
             case AdmitCode.NOT_READY:
+                self._troubled(activity.activity_id)
                 raise SeckillNotReady(retry_after_seconds=NOT_READY_SECONDS * (1 + self._jitter()))
             case AdmitCode.BUSY:
                 raise SeckillBusy(retry_after_seconds=BUSY_SECONDS * (1 + self._jitter()))
@@ -176,6 +180,8 @@ class Clicking:
             try:
                 return await admit(self._scripts, keys, clicks, line_max=self._settings.line_max, queued_seconds=self._settings.queued_seconds)
             except RedisError as error:
+                if isinstance(error, ResponseError):
+                    self._troubled(activity.activity_id)
                 raise SeckillNotReady(retry_after_seconds=1.0) from error
 
         return Door(ask, batch_max=self._settings.batch_max, calls_max=self._settings.calls_max, monotonic=self._monotonic, jitter=self._jitter)

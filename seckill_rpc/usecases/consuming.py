@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -17,16 +17,20 @@ from mesh.clock import Clock
 from mesh.db import Database
 from mesh.failpoints import failpoint
 from mesh.ids import Ids
+from mesh.worker import QUIET_SECONDS
 from seckill_rpc.domain.activity import Activity
 from seckill_rpc.stock.admission import QUEUED_SECONDS, AdmitCode, Click, admit
+from seckill_rpc.stock.connection import BLOCK_MS_MAX
 from seckill_rpc.stock.keys import Keys, keys_of
-from seckill_rpc.stock.line import Entry, Finished, Line
+from seckill_rpc.stock.line import Entry, Finished, Line, LineLost
 from seckill_rpc.stock.scripts import Scripts
 from seckill_rpc.store.batches import is_data_error
+from seckill_rpc.usecases.attention import Attention
 from seckill_rpc.usecases.deciding import Decided, Deciding
 
 # An activity has that many rounds of its own before the others are looked at again.
 ROUNDS_MAX = 20
+LOST_SECONDS = 0.2  # between two looks whether a line that was lost is there again
 # What the contract lets in. Anything else was not written by us; order_rpc would refuse the whole message in which it stands.
 _PLAUSIBLE = re.compile(r"[A-Za-z0-9_-]{1,32} [A-Za-z0-9_.:@-]{1,64} [A-Za-z0-9_.:-]{1,64}")
 _START = "0-0"
@@ -43,7 +47,8 @@ class ConsumerChoices:
     Attributes:
         name: of this consumer in the group, the same for the whole life of the process and nobody else's.
         batch_size: entries of one transaction, at most 500.
-        block_ms: how long a round waits for the first entry of a line, when it is the only one.
+        block_ms: how long a round waits for the first entry while something happens.
+        quiet_block_ms: the same while nothing does; an entry ends the wait at once.
         take_over_seconds: pause between two looks for entries that somebody took and did not finish.
         min_idle_ms: how long an entry must have been with somebody to be taken over. Too short only costs work.
         deliveries_max: after so many deliveries an entry that fails alone, by its own data, is given up.
@@ -53,7 +58,8 @@ class ConsumerChoices:
 
     name: str
     batch_size: int = 500
-    block_ms: int = 20
+    block_ms: int = 100
+    quiet_block_ms: int = BLOCK_MS_MAX
     take_over_seconds: float = 0.2
     min_idle_ms: int = 2000
     deliveries_max: int = 5
@@ -73,34 +79,59 @@ class Consuming:
     """Serves the lines of all activities that run."""
 
     def __init__(self, *, db: Database, line: Line, scripts: Scripts, clock: Clock, ids: Ids, running: Callable[[], Sequence[Activity]],
-                 choices: ConsumerChoices) -> None:
-        """`running`: the activities of this moment, e.g. `Registry.running`."""
+                 attention: Attention, choices: ConsumerChoices) -> None:
+        """`running`: the activities of this moment, e.g. `Registry.running`. `changed` tells when there are others."""
         self._line = line
         self._scripts = scripts
         self._clock = clock
         self._running = running
+        self._attention = attention
         self._choices = choices
+        self._changed = asyncio.Event()
+        self._reads: set[asyncio.Task[dict[str, list[Entry]]]] = set()
+        self._read_now: frozenset[str] = frozenset()
+        self._lost: set[str] = set()
         self._deciding = Deciding(db=db, clock=clock, ids=ids)
         self._looked: dict[str, _Looked] = {}
 
+    def changed(self) -> None:
+        """Other activities run than before: who waits for entries looks again."""
+        self._changed.set()
+
+    def pause_seconds(self) -> float:
+        """After a round in which nothing was done: hardly any, because a round waits in Redis, unless there is no line to wait for."""
+        running = {activity.activity_id for activity in self._running()}
+        if not running:
+            return QUIET_SECONDS
+        return LOST_SECONDS if running <= self._lost else 0.01
+
+    def has_lost_line(self, activity_id: str) -> bool:
+        """Whether the line of an activity was not there, or had no group, when it was read last."""
+        return activity_id in self._lost
+
     async def run_once(self) -> int:
-        """One round over every activity that runs; returns how many entries left their lines.
+        """One round over every activity that runs; returns how many entries left their lines. Waits a while when all lines are empty.
 
         Raises:
             what kept the database or Redis from working, when nothing else was done: the pause that follows is the worker's.
         """
-        running = self._running()
-        for gone in self._looked.keys() - {activity.activity_id for activity in running}:
+        self._changed.clear()
+        running = {activity.activity_id: activity for activity in self._running()}
+        for gone in self._looked.keys() - running.keys():
             del self._looked[gone]
+        self._lost &= running.keys()
+        left = await self._left_by_others(running.values())
+        found = await self._read(running.values(), may_wait=not left)
         gate = asyncio.Semaphore(self._choices.activities_max)
-        # The only line may be waited for; of several, one that is empty must not hold up the others.
-        block_ms = self._choices.block_ms if len(running) == 1 else 0
 
-        async def one(activity: Activity) -> int:
+        async def one(activity_id: str) -> int:
+            self._attention.look_at(activity_id)
             async with gate:
-                return await self.serve(activity, block_ms=block_ms)
+                return await self._serve(keys_of(running[activity_id]), [each for each in (left.get(activity_id), found.get(activity_id)) if each])
 
-        results = await asyncio.gather(*(one(activity) for activity in running), return_exceptions=True)
+        # One that has ended meanwhile: what was read of it is found by whoever learns that it goes on, or was dropped with its line.
+        results = await asyncio.gather(*(one(activity_id) for activity_id in running if activity_id in left or activity_id in found),
+                                       return_exceptions=True)
         done = sum(result for result in results if isinstance(result, int))
         failures = [result for result in results if isinstance(result, BaseException)]
         for failure in failures:
@@ -109,22 +140,92 @@ class Consuming:
             log.error("seckill_line_failed", exc_info=failure)
         return done
 
-    async def serve(self, activity: Activity, *, block_ms: int = 0) -> int:
-        """Serves the line of one activity, for some rounds while it is long; returns how many entries left it. Waits up to `block_ms` for the
-        first."""
-        keys = keys_of(activity)
+    async def serve(self, activity: Activity) -> int:
+        """Serves the line of one activity, for some rounds while it is long; returns how many entries left it."""
+        return await self._serve(keys_of(activity), [])
+
+    async def _serve(self, keys: Keys, portions: Sequence[list[Entry]]) -> int:
         done = 0
+        for entries in portions:
+            done += await self._handle(keys, entries)
+        if portions and len(portions[-1]) < self._choices.batch_size:
+            return done
         for _ in range(ROUNDS_MAX):
             entries = await self._take_over(keys)
             if not entries:
-                entries = await self._line.read(keys, self._choices.name, count=self._choices.batch_size, block_ms=block_ms)
+                entries = await self._line.read(keys, self._choices.name, count=self._choices.batch_size, block_ms=0)
             if not entries:
                 break
-            failpoint("seckill.consume.after_read")
             done += await self._handle(keys, entries)
             if len(entries) < self._choices.batch_size:
                 break
         return done
+
+    async def _left_by_others(self, running: Collection[Activity]) -> dict[str, list[Entry]]:
+        """Entries that somebody took and did not finish. Only where something happens: what is left of an activity keeps the keeper looking at it."""
+        found: dict[str, list[Entry]] = {}
+        for activity in running:
+            if self._attention.is_on(activity.activity_id) and (entries := await self._take_over(keys_of(activity))):
+                found[activity.activity_id] = entries
+        return found
+
+    async def _read(self, running: Collection[Activity], *, may_wait: bool) -> dict[str, list[Entry]]:
+        """New entries, by activity. A wait that is under way when other activities begin to run goes on beside the next one: whatever Redis hands out
+        is taken. A line that is lost is left out, and stops no other."""
+        found: dict[str, list[Entry]] = {}
+        for _ in range(len(running) + 1):
+            lines = [keys_of(activity) for activity in running if not await self._is_lost(activity)]
+            names = frozenset(keys.activity_id for keys in lines)
+            if names and (names != self._read_now or not self._reads or not may_wait):
+                self._read_now = names
+                self._begin_read(lines, block_ms=self._block_ms() if may_wait else 0)
+            if not self._reads:
+                break
+            await self._first_of_reads()
+            if not self._collect(found):
+                break
+        if found:
+            failpoint("seckill.consume.after_read")
+        return found
+
+    def _collect(self, found: dict[str, list[Entry]]) -> bool:
+        """Adds what the reads that have ended were handed; True when one of them met a line that is lost and none was handed anything."""
+        has_lost = False
+        for read in [read for read in self._reads if read.done()]:
+            self._reads.discard(read)
+            try:
+                for activity_id, entries in read.result().items():
+                    found.setdefault(activity_id, []).extend(entries)
+            except LineLost as lost:
+                has_lost = True
+                self._lost.add(lost.activity_id)
+                self._attention.suspect(lost.activity_id)
+                log.warning("seckill_line_lost", activity_id=lost.activity_id)
+        return has_lost and not found
+
+    def _begin_read(self, lines: Sequence[Keys], *, block_ms: int) -> None:
+        read = asyncio.create_task(self._line.read_all(lines, self._choices.name, count=self._choices.batch_size, block_ms=block_ms))
+        read.add_done_callback(_seen)
+        self._reads.add(read)
+
+    def _block_ms(self) -> int:
+        return self._choices.block_ms if self._attention.is_needed else self._choices.quiet_block_ms
+
+    async def _first_of_reads(self) -> None:
+        change = asyncio.create_task(self._changed.wait())
+        try:
+            await asyncio.wait({change, *self._reads}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            change.cancel()
+
+    async def _is_lost(self, activity: Activity) -> bool:
+        """Whether the line of an activity that was lost is still not there."""
+        if activity.activity_id not in self._lost:
+            return False
+        if not await self._line.has_group(keys_of(activity)):
+            return True
+        self._lost.discard(activity.activity_id)
+        return False
 
     async def _take_over(self, keys: Keys) -> list[Entry]:
         now = self._clock.now()
@@ -136,6 +237,8 @@ class Consuming:
         looked.cursor = cursor
         if cursor == _START:  # the end of the line; otherwise it goes on at once
             looked.again_at = now + timedelta(seconds=self._choices.take_over_seconds)
+        if entries:
+            failpoint("seckill.consume.after_read")
         return entries
 
     async def _handle(self, keys: Keys, entries: Sequence[Entry]) -> int:
@@ -219,3 +322,9 @@ class Consuming:
             if not can_have_row or not is_data_error(error):
                 raise
         return await self._deciding.give_up(keys.activity_id, entry, reason=reason, deliveries=deliveries, refuse=False)
+
+
+def _seen(read: asyncio.Task[dict[str, list[Entry]]]) -> None:
+    """One that ends after the last round is nobody's any more; what it was handed is taken over."""
+    if not read.cancelled():
+        read.exception()

@@ -7,7 +7,7 @@ import structlog
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh.clock import Clock
+from mesh.clock import Clock, Seconds, seconds_until
 from mesh.db import Database
 from seckill_rpc.domain.activity import RUNNING, Activity, ActivityState, AdmissionMode
 from seckill_rpc.stock.draw import draw
@@ -29,6 +29,13 @@ class Drawing:
         self._scripts = scripts
         self._loading = loading
         self._queued_seconds = queued_seconds
+
+    async def due_in(self) -> Seconds | None:
+        """Seconds until the next draw, by our clock; None when none is to be held."""
+        waiting = [each for each in await self._db.read(activities.running) if each.mode is AdmissionMode.DRAW and not each.drawn]
+        if any(each.state is ActivityState.CLOSING for each in waiting):
+            return 0.0
+        return seconds_until(min((each.ends_at for each in waiting), default=None), self._clock.now())
 
     async def run_once(self) -> int:
         """Draws every activity whose time has come; returns how many were finished."""

@@ -121,11 +121,11 @@ class _Run:
         self._tell(RebuildStep.HOLD)
         said_to_hold = await self._while_alive(loading.holders(keys))
         run_id = await loading.run_id()  # before anything is built: a Redis that starts anew meanwhile is noticed by its new id
-        known = await loading.meta(keys)
+        published_epoch = await loading.published_epoch(keys)
         await self._must_live()
         await loading.hold(keys)
         failpoint("seckill.rebuild.after_hold")
-        if not await self._db.run(self._fence, published_epoch=0 if known is None else known.epoch):
+        if not await self._db.run(self._fence, published_epoch=published_epoch):
             raise _Superseded
         self._tell(RebuildStep.FENCE)
         failpoint("seckill.rebuild.after_fence")

@@ -1,7 +1,9 @@
-"""The activities that run now, in the memory of this process. A click must not cost a query; a change is seen within one refresh, and Redis, which is
-asked for every admission, has the last word anyway."""
+"""The activities that run now, in the memory of this process. A click must not cost a query; a change is seen when it
+is told, at the latest with the next refresh, and Redis, which is asked for every admission, has the last word anyway."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from mesh.clock import Monotonic, Seconds
 from mesh.db import Database
@@ -22,6 +24,12 @@ class Registry:
         self._running: dict[tuple[str, str], Activity] = {}
         self._by_id: dict[str, Activity] = {}
         self._looked_up: dict[tuple[str, str], tuple[Seconds, Activity | None]] = {}
+        self._learnt_meanwhile: list[dict[str, Activity]] = []  # one for each refresh that is under way
+        self._listeners: list[Callable[[str], None]] = []
+
+    def on_change(self, listener: Callable[[str], None]) -> None:
+        """Has `listener` called with the id of every activity that begins to run, ends or changes, as soon as this process knows."""
+        self._listeners.append(listener)
 
     def running(self) -> list[Activity]:
         """Those that are OPEN, PAUSED or CLOSING."""
@@ -36,12 +44,24 @@ class Registry:
         return self._by_id.get(activity_id)
 
     async def refresh(self) -> int:
-        """Reads the running ones; a worker's round. Returns 0: there is never more to do at once."""
-        self._take(await self._db.read(activities.running))
+        """Reads the running ones; a worker's round. What this process learnt since the read began stays. Returns 0: there is never more to do at
+        once."""
+        meanwhile: dict[str, Activity] = {}
+        self._learnt_meanwhile.append(meanwhile)
+        try:
+            found = {each.activity_id: each for each in await self._db.read(activities.running)}
+        finally:
+            self._learnt_meanwhile.remove(meanwhile)
+        for learnt in meanwhile.values():
+            if learnt.activity_id not in found or found[learnt.activity_id].version < learnt.version:
+                found[learnt.activity_id] = learnt
+        self._take([each for each in found.values() if each.state in RUNNING])
         return 0
 
     def learn(self, activity: Activity) -> None:
         """Takes a change of this process at once."""
+        for meanwhile in self._learnt_meanwhile:
+            meanwhile[activity.activity_id] = activity
         known = self._by_id.get(activity.activity_id)
         if known is not None and known.version >= activity.version:
             return
@@ -64,6 +84,9 @@ class Registry:
         until, newest = self._looked_up.get(key, (0.0, None))
         if until <= now:
             newest = await self._db.read(activities.newest_of, merchant_id=merchant_id, sku_id=sku_id)
+            if newest is not None and newest.state in RUNNING:  # opened elsewhere, and we were not told
+                self.learn(newest)
+                return newest
             self._looked_up.pop(key, None)
             self._looked_up[key] = (now + UNKNOWN_SECONDS, newest)
             if len(self._looked_up) > LOOKED_UP_MAX:
@@ -82,5 +105,10 @@ class Registry:
         return known if known is not None else await self._db.read(activities.get, activity_id=activity_id)
 
     def _take(self, running: list[Activity]) -> None:
+        before = self._by_id
         self._running = {(each.merchant_id, each.sku_id): each for each in running}
         self._by_id = {each.activity_id: each for each in running}
+        changed = [each.activity_id for each in running if each.activity_id not in before or before[each.activity_id].version != each.version]
+        for activity_id in (*changed, *(before.keys() - self._by_id.keys())):
+            for listener in self._listeners:
+                listener(activity_id)

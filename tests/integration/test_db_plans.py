@@ -22,7 +22,7 @@ from payment_rpc.domain.attempt import AttemptState
 from payment_rpc.domain.callback import VERIFIED_RETENTION, Callback, CallbackKind, CallbackResult, Subject, received
 from payment_rpc.domain.payment import PaymentState
 from payment_rpc.domain.scan import ScanAction, ScanEntry, ScanSubject
-from payment_rpc.store import attempts, callbacks, payments, scan_actions
+from payment_rpc.store import attempts, callbacks, payments, refunds, scan_actions
 from payment_rpc.tables import ATTEMPT, CHANNEL_CALLBACK, ORDER_GATE, PAYMENT, SCAN_ACTION, metadata
 from tests.builders_payment import a_payment, an_attempt
 from tests.fakes import EPOCH
@@ -115,7 +115,11 @@ def uses(rows: list[Any], key: str) -> None:
 async def test_workers_and_lists_go_through_their_index_in_its_order(db: Database) -> None:
     soon = EPOCH + timedelta(seconds=200)
     uses(await plan(db, outbox.claim_statement("order_rpc", soon)), "ix_outbox_claim")
+    uses(await plan(db, outbox.next_due_statement("order_rpc")), "ix_outbox_claim")
     uses(await plan(db, attempts.due_statement(soon, 100)), "ix_attempt_due")
+    uses(await plan(db, attempts.next_due_statement()), "ix_attempt_due")
+    uses(await plan(db, refunds.next_due_statement()), "ix_refund_due")
+    uses(await plan(db, payments.next_expiry_statement()), "ix_payment_expiry")
     [rows] = await statements(db, payments.claim_expired, now=soon, limit=100)
     uses(rows, "ix_payment_expiry")
     [rows] = await statements(db, callbacks.list_unfinished, before=soon, limit=100)

@@ -60,6 +60,8 @@ MUTANTS = [
     Mutant(ADMIT, "elseif entry or held >= limit", "elseif entry", play.the_limit_counts_what_is_queued_and_what_is_held),
     Mutant(ADMIT, "stock - taken < 1", "stock < 1", play.the_stock_ends_where_it_ends_in_one_call_too),
     Mutant(ADMIT, "stock - taken < 1", "stock - taken < 0", play.the_stock_ends_where_it_ends_in_one_call_too),
+    Mutant(ADMIT, "if redis.call('HINCRBY', KEYS[1], 'out', taken) == taken then", "if redis.call('HINCRBY', KEYS[1], 'out', taken) < 0 then",
+           play.a_click_that_finds_the_line_empty_is_told_to_all_and_others_are_not),
     Mutant(ADMIT, "elseif room < 1 then", "elseif false then", play.a_full_line_is_busy_and_takes_nothing),
     Mutant(ADMIT, "tonumber(meta[10] or '0') + taken +", "tonumber(meta[10] or '0') +", play.a_refusal_says_how_many_clicks_are_undecided),
     Mutant(ADMIT, "(is_draw and redis.call('HLEN', KEYS[4]) or 0)", "0", play.a_refusal_of_a_draw_counts_its_entries),
@@ -87,6 +89,9 @@ MUTANTS = [
     Mutant(GIVE_BACK, " or redis.pcall('GET', KEYS[2 + i]) == '1'", "", play.a_one_that_nothing_holds_up_falls_with_a_give_back_that_was_counted),
     Mutant(GIVE_BACK, "redis.pcall('GET'", "redis.call('GET'", play.a_view_of_another_type_is_nobodys_answer_and_stops_nothing),
     # loading
+    Mutant(LOAD, "if redis.call('TYPE', key).ok ~= kind then redis.call('DEL', key) end", "", play.keys_of_another_kind_go_when_a_rebuild_begins),
+    Mutant(LOAD, "if (known[1] and not tonumber(known[1])) or (known[2] and not tonumber(known[2])) then redis.call('DEL', meta) end", "",
+           play.a_meta_whose_numbers_are_none_goes_when_a_rebuild_begins),
     Mutant(LOAD, "if now[1] ~= epoch then return 0 end", "", play.a_rebuilder_whose_epoch_was_replaced_carries_nothing_and_lifts_no_hold),
     Mutant(LOAD, "if not known[1] and held < limit", "if held < limit", play.carry_leaves_an_order_that_is_live),
     Mutant(LOAD, "known[1] and held < limit and stock", "known[1] and stock", play.carry_leaves_what_is_over_the_limit),

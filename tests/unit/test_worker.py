@@ -9,7 +9,8 @@ from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from mesh import worker as worker_module
-from mesh.worker import AT_ONCE, FAILURE_PAUSE_SECONDS_MAX, Worker, each
+from mesh.traffic import BUSY_SECONDS, LOOKING, Traffic
+from mesh.worker import AT_ONCE, FAILURE_PAUSE_SECONDS_MAX, QUIET_SECONDS, Worker, each
 
 FOREVER = 3600.0
 
@@ -195,3 +196,88 @@ async def test_eight_steps_are_under_way_at_once_and_no_more() -> None:
 
     assert await each(range(50), step, failed="step_failed", about=lambda _: {}) == 50
     assert most == AT_ONCE == 8
+
+
+class Quiet:
+    """A worker over traffic whose clock stands still until the test moves it; `due` is what `due_in` answers."""
+
+    def __init__(self, *outcomes: int, due: float | None = None) -> None:
+        self.seconds = 0.0
+        self.traffic = Traffic(now=lambda: self.seconds)
+        self.due, self.asked, self.rounds = due, 0, 0
+        self._outcomes = list(outcomes)
+        self._left = len(outcomes)
+        self.worker = Worker("quiet", self._run_once, idle_seconds=0.5, traffic=self.traffic, due_in=self._due_in)
+
+    def fall_quiet(self) -> None:
+        self.seconds += BUSY_SECONDS
+
+    async def _run_once(self) -> int:
+        self.rounds += 1
+        return self._next()
+
+    async def _due_in(self) -> float | None:
+        self.asked += 1
+        if self.due is None or self.due > 0:
+            self._next()
+        return self.due
+
+    def _next(self) -> int:
+        if not self._outcomes:
+            self.worker.stop()
+            return 0
+        return self._outcomes.pop(0)
+
+
+async def test_while_something_changes_a_worker_looks_as_often_as_it_was_told(pauses: Pauses) -> None:
+    quiet = Quiet(0, 0)
+    await quiet.worker.run()
+    assert (quiet.rounds, quiet.asked, pauses.seconds) == (3, 0, [0.5, 0.5])
+
+
+async def test_in_a_quiet_process_a_worker_only_asks_now_and_then_whether_something_is_due(pauses: Pauses) -> None:
+    quiet = Quiet(0, 0)
+    quiet.fall_quiet()
+    await quiet.worker.run()
+    assert (quiet.rounds, quiet.asked, pauses.seconds) == (0, 3, [QUIET_SECONDS] * 2)
+
+
+@pytest.mark.parametrize(("due", "pause"), [(3.0, 3.0), (0.01, 0.5), (3600.0, QUIET_SECONDS)])
+async def test_what_is_due_sooner_is_looked_for_when_it_is_due(pauses: Pauses, due: float, pause: float) -> None:
+    quiet = Quiet(0, due=due)
+    quiet.fall_quiet()
+    await quiet.worker.run()
+    assert (quiet.rounds, pauses.seconds) == (0, [pause])
+
+
+async def test_what_is_due_is_done_and_is_traffic(pauses: Pauses) -> None:
+    quiet = Quiet(1, 0, due=-1.0)
+    quiet.fall_quiet()
+    await quiet.worker.run()
+    assert (quiet.rounds, quiet.asked, pauses.seconds) == (3, 1, [0.5])  # others follow at the pace of traffic
+    assert not quiet.traffic.is_quiet
+
+
+async def test_the_first_change_after_a_quiet_time_wakes_and_later_ones_do_not() -> None:
+    seconds, woken = [0.0], list[float]()
+    traffic = Traffic(now=lambda: seconds[0])
+    traffic.on_first_change(lambda: woken.append(seconds[0]))
+    for at in (1.0, BUSY_SECONDS + 0.5, 30.0, 31.0):
+        seconds[0] = at
+        traffic.changed()
+    assert woken == [30.0]
+
+
+async def test_what_a_worker_does_while_it_looks_is_known_as_such() -> None:
+    seen = list[bool]()
+
+    async def run_once() -> int:
+        await asyncio.create_task(note())
+        worker.stop()
+        return 0
+
+    async def note() -> None:
+        seen.append(LOOKING.get())
+    worker = Worker("looks", run_once, idle_seconds=FOREVER)
+    await asyncio.create_task(worker.run())
+    assert (seen, LOOKING.get()) == ([True], False)
