@@ -214,7 +214,7 @@ _BACK = [  # units that come back, and what order_rpc says
 ]
 
 _HOLD = "        await loading.hold(keys)\n"
-_FENCE = """        if not await self._db.run(self._fence, published_epoch=0 if known is None else known.epoch):
+_FENCE = """        if not await self._db.run(self._fence, published_epoch=published_epoch):
             raise _Superseded
 """
 _REBUILD = [

@@ -125,7 +125,7 @@ class Line:
         try:
             reply: Any = await self._redis.xautoclaim(keys.line, GROUP, consumer, min_idle_ms, cursor, count=count)
         except ResponseError as error:
-            return "0-0", _nothing_without_group(error)
+            return "0-0", [] if str(error).startswith(WRONG_TYPE) else _nothing_without_group(error)  # `read_all` says which line is lost
         return str(reply[0]), _entries(reply[1])
 
     async def deliveries(self, keys: Keys, entry_id: str) -> int:
