@@ -8,7 +8,9 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
+
+from mesh.files import Reloaded
 
 HANDSHAKES_MAX: Final = 500    # at once; each costs about 60 KB
 _EXHAUSTED_SECONDS: Final = 0.1  # when the process has no file descriptor left
@@ -17,8 +19,8 @@ _EXHAUSTED_SECONDS: Final = 0.1  # when the process has no file descriptor left
 class Acceptor:
     """Accepts on one socket until it is closed."""
 
-    def __init__(self, listener: socket.socket, make: Callable[[], asyncio.Protocol], *, tls: ssl.SSLContext | None, handshake_seconds: float,
-                 has_room: Callable[[], bool], handshakes_max: int = HANDSHAKES_MAX) -> None:
+    def __init__(self, listener: socket.socket, make: Callable[[], asyncio.Protocol], *, tls: Reloaded[ssl.SSLContext] | None,
+                 handshake_seconds: float, has_room: Callable[[], bool], handshakes_max: int = HANDSHAKES_MAX) -> None:
         """
         Args:
             make: the protocol of a new connection.
@@ -57,9 +59,11 @@ class Acceptor:
 
     async def _begin(self, connection: socket.socket) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        timing = {"ssl_handshake_timeout": self._handshake_seconds} if self._tls is not None else {}
+        tls: dict[str, Any] = {}
+        if self._tls is not None:
+            tls = {"ssl": self._tls.get(), "ssl_handshake_timeout": self._handshake_seconds}
         try:
-            await asyncio.get_running_loop().connect_accepted_socket(self._make, connection, ssl=self._tls, **timing)
+            await asyncio.get_running_loop().connect_accepted_socket(self._make, connection, **tls)
         except (OSError, ssl.SSLError, asyncio.CancelledError):  # strangers break handshakes as they like
             connection.close()
 

@@ -16,6 +16,7 @@ from gateway.app import Gateway
 from gateway.connection_rules import Rules
 from gateway.protocol import bounded
 from gateway.settings import GatewaySettings
+from mesh.certificate_files import CertificatePaths, https_context
 from mesh.http_server import HttpServer
 from mesh.logs import get_logger
 
@@ -69,7 +70,11 @@ class GatewayServer:
             made: asyncio.Protocol = protocol(config=config, server_state=state, app_state={})
             return made
 
-        self._acceptor = Acceptor(listener, connection, tls=config.ssl, handshake_seconds=self._settings.request_head_seconds,
+        certificate, key = self._settings.https_cert_file, self._settings.https_key_file
+        tls = None
+        if config.ssl is not None and certificate is not None and key is not None:
+            tls = https_context(config.ssl, CertificatePaths(cert=certificate, key=key))
+        self._acceptor = Acceptor(listener, connection, tls=tls, handshake_seconds=self._settings.request_head_seconds,
                                   has_room=lambda: len(state.connections) < self._settings.connections_max + _REFUSED_MAX)
         self._task = asyncio.create_task(self._server.main_loop())
         log.info("serving", host=self._settings.host, port=self.port)

@@ -20,7 +20,8 @@ from grpc.aio import AioRpcError
 
 from mesh.auth import CallerTokens
 from mesh.call import CALLER, CURRENT, IDEMPOTENCY_KEY, REQUEST_ID, TRACEPARENT, Call, Caller, Role, mark_effects
-from mesh.discovery import Discovery, Endpoint
+from mesh.connector import Connector
+from mesh.discovery import Discovery
 from mesh.errors import DeadlineExceeded, InvalidArgument, MeshError, NeighbourUnavailable, RemoteError
 from mesh.logs import get_logger
 from mesh.metrics import CALLED
@@ -29,7 +30,6 @@ from mesh.replicas import FAIL_FAST_SECONDS, Replica, Replicas
 from mesh.retries import RetryBudget, speaks_well_of_replica, worth_repeating
 from mesh.settings import MeshSettings
 from mesh.trace import Trace
-from mesh.transport import CLIENT_OPTIONS, certificate_name, client_credentials, may_speak_plaintext
 from mesh.wire_errors import from_rpc_error, never_sent
 
 HOP_SECONDS: Final = 0.02         # kept back from our own deadline, so that we can still answer when a sibling uses all of its time
@@ -73,14 +73,14 @@ class MeshChannel(grpc.aio.Channel):
             pool: where the methods are described; the generated modules by default.
         """
         self._service = service
-        self._settings = settings
         self._caller_tokens = caller_tokens if caller_tokens is not None and caller_tokens.can_sign else None
         self._pool = pool or descriptor_pool.Default()
-        self._credentials = client_credentials(settings)
+        connector = Connector(service, settings)
         self._methods: dict[str, _Method] = {}
         self._budget = RetryBudget()
         self._rng = rng or random.Random()  # noqa: S311 - jitter
-        self._replicas = Replicas(service, discovery.watch(service), self._connect, fail_fast_seconds=fail_fast_seconds, rng=rng)
+        self._replicas = Replicas(service, discovery.watch(service), connector.connect, fail_fast_seconds=fail_fast_seconds, rng=rng)
+        self._renewal = asyncio.create_task(connector.follow_certificates(self._replicas.renew))
 
     # What generated stubs use
 
@@ -162,6 +162,7 @@ class MeshChannel(grpc.aio.Channel):
 
     async def close(self, grace: float | None = None) -> None:
         """Closes every connection; running calls get `grace` seconds."""
+        self._renewal.cancel()
         await self._replicas.close(grace)
 
     async def __aenter__(self) -> Self:
@@ -177,16 +178,6 @@ class MeshChannel(grpc.aio.Channel):
         if method is None:
             method = self._methods[path] = _Method(self._service, path, self._pool)
         return method
-
-    def _connect(self, endpoint: Endpoint) -> grpc.aio.Channel | None:
-        options = [*CLIENT_OPTIONS, ("grpc.primary_user_agent", f"paymesh-{self._settings.service}")]
-        if self._credentials is not None:
-            options.append(("grpc.ssl_target_name_override", certificate_name(self._service)))
-            return grpc.aio.secure_channel(str(endpoint), self._credentials, options=options)
-        if not may_speak_plaintext(self._settings, endpoint.host):
-            log.error("plaintext_refused", target=self._service, endpoint=str(endpoint))
-            return None
-        return grpc.aio.insecure_channel(str(endpoint), options=options)
 
     def _deadline(self, method: _Method, timeout: float | None, call: Call | None) -> float:
         now = monotonic()

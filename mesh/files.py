@@ -37,7 +37,7 @@ def signature_of(files: Iterable[Path]) -> Signature:
 class Reloaded(Generic[Value]):
     """What files hold. `version` counts how often it was read, for whoever keeps something that follows from it."""
 
-    __slots__ = ("_files", "_look_at", "_name", "_now", "_read", "_signature", "value", "version")
+    __slots__ = ("_files", "_look_at", "_look_seconds", "_name", "_now", "_read", "_signature", "value", "version")
 
     def __init__(
         self,
@@ -45,6 +45,7 @@ class Reloaded(Generic[Value]):
         read: Callable[[], Value],
         files: Callable[[], Iterable[Path]],
         *,
+        look_seconds: float | None = None,
         now: Callable[[], float] = monotonic,
     ) -> None:
         """
@@ -52,6 +53,7 @@ class Reloaded(Generic[Value]):
             name: what it is, for the log.
             read: reads the files; raises OSError or ValueError.
             files: which files they are; asked at each look, because a directory may get new ones.
+            look_seconds: how seldom they are looked at; None: LOOK_SECONDS.
             now: monotonic seconds.
 
         Raises:
@@ -61,7 +63,8 @@ class Reloaded(Generic[Value]):
         self._read = read
         self._files = files
         self._now = now
-        self._look_at = now() + LOOK_SECONDS
+        self._look_seconds = look_seconds
+        self._look_at = now() + self._pause()
         self._signature = signature_of(files())  # before reading: what changes meanwhile is read again
         self.value = read()
         self.version = 1
@@ -72,8 +75,11 @@ class Reloaded(Generic[Value]):
             self._look()
         return self.value
 
+    def _pause(self) -> float:
+        return LOOK_SECONDS if self._look_seconds is None else self._look_seconds
+
     def _look(self) -> None:
-        self._look_at = self._now() + LOOK_SECONDS
+        self._look_at = self._now() + self._pause()
         signature = signature_of(self._files())
         if signature == self._signature:
             return

@@ -86,6 +86,7 @@ class Replicas:
         self._now = now
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, protects nothing
         self._all: dict[Endpoint, Replica] = {}
+        self._successors: dict[Endpoint, Replica] = {}  # connected with newer credentials, not ready yet
         self._ready: list[Replica] = []
         self._ejection_ends = 0.0
         self._empty_since: float | None = None  # from the first call that found no endpoint
@@ -192,10 +193,10 @@ class Replicas:
             return
         self._empty_since = None
         for endpoint in self._all.keys() - endpoints:
-            replica = self._all.pop(endpoint)
-            task = asyncio.create_task(self._drain(replica))
-            self._draining.add(task)
-            task.add_done_callback(self._draining.discard)
+            self._retire(self._all.pop(endpoint))
+            successor = self._successors.pop(endpoint, None)
+            if successor is not None:
+                self._retire(successor)
         for endpoint in endpoints - self._all.keys():
             channel = self._connect(endpoint)
             if channel is not None:
@@ -203,12 +204,37 @@ class Replicas:
                 replica.watcher = asyncio.create_task(self._observe(replica))
         self._recount()
 
+    def renew(self) -> None:
+        """Connects to every replica once more, as connections are made now. Each new connection takes the place of the one before when it is ready:
+        until then the old one serves, if it can."""
+        for endpoint in self._all:
+            channel = self._connect(endpoint)
+            if channel is not None:
+                earlier = self._successors.pop(endpoint, None)
+                if earlier is not None:
+                    self._retire(earlier)
+                successor = self._successors[endpoint] = Replica(endpoint, channel)
+                successor.watcher = asyncio.create_task(self._observe(successor))
+
+    def _take_over(self, replica: Replica) -> None:
+        """A replica that is ready, in the place of the one before it if it has one."""
+        if self._successors.get(replica.endpoint) is replica:
+            del self._successors[replica.endpoint]
+            self._retire(self._all[replica.endpoint])
+            self._all[replica.endpoint] = replica
+
+    def _retire(self, replica: Replica) -> None:
+        task = asyncio.create_task(self._drain(replica))
+        self._draining.add(task)
+        task.add_done_callback(self._draining.discard)
+
     async def _observe(self, replica: Replica) -> None:
         while True:
             state = replica.channel.get_state(try_to_connect=True)
             replica.ready = state is ChannelConnectivity.READY
             if replica.ready:
                 replica.failing_since = None
+                self._take_over(replica)
             elif state is ChannelConnectivity.TRANSIENT_FAILURE and replica.failing_since is None:
                 replica.failing_since = self._now()
             self._recount()
@@ -230,10 +256,12 @@ class Replicas:
     async def close(self, grace_seconds: float | None) -> None:
         """Stops following and closes every channel."""
         await self._watch.close()
-        watchers = [replica.watcher for replica in self._all.values() if replica.watcher is not None]
+        replicas = [*self._all.values(), *self._successors.values()]
+        watchers = [replica.watcher for replica in replicas if replica.watcher is not None]
         for task in (self._follower, *watchers, *self._draining):
             task.cancel()
         await asyncio.gather(self._follower, *watchers, *self._draining, return_exceptions=True)
-        await asyncio.gather(*(replica.channel.close(grace_seconds) for replica in self._all.values()))
+        await asyncio.gather(*(replica.channel.close(grace_seconds) for replica in replicas))
         self._all.clear()
+        self._successors.clear()
         self._recount()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import grpc
 
+from mesh.certificate_files import CertificatePaths, CertificateSet
 from mesh.errors import MeshError
+from mesh.files import Reloaded
 from mesh.logs import get_logger
 from mesh.settings import MeshSettings, is_loopback
 
@@ -26,7 +27,7 @@ SERVER_OPTIONS: Final[Options] = (
     ("grpc.keepalive_time_ms", 60_000),                      # finds dead clients; 2 h by default
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),  # 5 min by default: would turn our clients away for their keepalive
+    ("grpc.http2.min_ping_interval_without_data_ms", 2_000),  # 5 min by default: would turn our clients away for their keepalive
     ("grpc.server_handshake_timeout_ms", 10_000),            # 2 min by default
 )
 CONCURRENT_CALLS_MAX = 2000  # sheds load before memory does; health watches count too
@@ -39,8 +40,8 @@ CLIENT_OPTIONS: Final[Options] = (
     ("grpc.initial_reconnect_backoff_ms", 100),              # a restarted server is found at once, not after up to 2 min
     ("grpc.min_reconnect_backoff_ms", 1000),                 # also the shortest connect timeout: not below a TLS handshake
     ("grpc.max_reconnect_backoff_ms", 2000),
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_time_ms", 5_000),                       # a host that is gone without a word is noticed within eight seconds
+    ("grpc.keepalive_timeout_ms", 3_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.client_idle_timeout_ms", 2**31 - 1),              # an idle channel makes a cold first call
     ("grpc.enable_http_proxy", 0),                           # http_proxy in the environment would reroute the mesh
@@ -64,52 +65,53 @@ def server_credentials(settings: MeshSettings) -> grpc.ServerCredentials | None:
     files change, so that rotation needs no restart.
 
     Raises:
-        PlaintextRefused: no TLS on an address that others reach. OSError: a file cannot be read.
+        PlaintextRefused: no TLS on an address that others reach. ValueError: certificate and key do not belong together.
+        OSError: a file cannot be read.
     """
-    if settings.tls_cert_file is None or settings.tls_key_file is None:
+    paths = CertificatePaths.of(settings)
+    if paths is None:
         _check_plaintext(settings, settings.host)
         return None
-    files = _CertificateFiles(settings.tls_cert_file, settings.tls_key_file, settings.tls_ca_file)
-    fetch: Any = files.changed  # may answer None, which the stubs do not know
-    return grpc.dynamic_ssl_server_credentials(files.configuration(), fetch, require_client_authentication=settings.tls_ca_file is not None)
+    certificates = Reloaded("certificate of the port", lambda: _server_configuration(paths.read()), paths.files, look_seconds=0)
+    shown = certificates.version
 
-
-class _CertificateFiles:
-    def __init__(self, cert: Path, key: Path, ca: Path | None) -> None:
-        self._cert, self._key, self._ca = cert, key, ca
-        self._seen = self._times()
-
-    def configuration(self) -> grpc.ServerCertificateConfiguration:
-        roots = self._ca.read_bytes() if self._ca is not None else None
-        return grpc.ssl_server_certificate_configuration([(self._key.read_bytes(), self._cert.read_bytes())], root_certificates=roots)
-
-    def changed(self) -> grpc.ServerCertificateConfiguration | None:
-        """Called by grpc for every handshake; None keeps what it has."""
-        try:
-            times = self._times()
-            if times == self._seen:
-                return None
-            configuration = self.configuration()
-        except OSError as problem:  # half-way through a rotation: the old certificate still serves
-            log.warning("certificates_unreadable", problem=str(problem))
+    def changed() -> grpc.ServerCertificateConfiguration | None:  # called by grpc for every handshake; None keeps what it has
+        nonlocal shown
+        configuration = certificates.get()
+        if certificates.version == shown:
             return None
-        self._seen = times
+        shown = certificates.version
         return configuration
 
-    def _times(self) -> tuple[int, ...]:
-        return tuple(file.stat().st_mtime_ns for file in (self._cert, self._key, self._ca) if file is not None)
+    fetch: Any = changed  # may answer None, which the stubs do not know
+    return grpc.dynamic_ssl_server_credentials(certificates.value, fetch, require_client_authentication=paths.ca is not None)
+
+
+def _server_configuration(files: CertificateSet) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(files.key, files.cert)], root_certificates=files.roots)
+
+
+def reloaded_client_credentials(settings: MeshSettings) -> Reloaded[grpc.ChannelCredentials] | None:
+    """Credentials of our channels, read again when their files change; None for plaintext. With a CA of ours we show our certificate and trust
+    nobody else. A channel keeps what it was made with: whoever holds one makes it anew.
+
+    Raises:
+        ValueError: certificate and key do not belong together. OSError: a file cannot be read.
+    """
+    paths = CertificatePaths.of(settings)
+    if paths is None:
+        return None
+    return Reloaded("certificate of our channels", lambda: _channel_credentials(paths.read()), paths.files)
 
 
 def client_credentials(settings: MeshSettings) -> grpc.ChannelCredentials | None:
-    """Credentials of our channels, or None for plaintext. With a CA of ours we show our certificate and trust nobody else.
+    """As `reloaded_client_credentials`, for a channel that lives for one command."""
+    credentials = reloaded_client_credentials(settings)
+    return None if credentials is None else credentials.value
 
-    Raises:
-        OSError: a file cannot be read.
-    """
-    if settings.tls_cert_file is None or settings.tls_key_file is None:
-        return None
-    roots = settings.tls_ca_file.read_bytes() if settings.tls_ca_file is not None else None
-    return grpc.ssl_channel_credentials(roots, settings.tls_key_file.read_bytes(), settings.tls_cert_file.read_bytes())
+
+def _channel_credentials(files: CertificateSet) -> grpc.ChannelCredentials:
+    return grpc.ssl_channel_credentials(files.roots, files.key, files.cert)
 
 
 def _check_plaintext(settings: MeshSettings, host: str) -> None:
