@@ -235,7 +235,7 @@ class MeshChannel(grpc.aio.Channel):
             if method.effects:
                 mark_effects()
             try:
-                return await self._attempt(replica, method, request, headers, deadline, want_trailing=want_trailing)
+                return await self._attempt(replica, method, request, headers, deadline, repeatable=repeatable, want_trailing=want_trailing)
             except RemoteError as error:
                 if not self._may_go_on(error, tried, deadline, repeatable=repeatable):
                     raise
@@ -256,15 +256,18 @@ class MeshChannel(grpc.aio.Channel):
         await asyncio.sleep(min(pause, max(0.0, deadline - monotonic())))
 
     async def _attempt(self, replica: Replica, method: _Method, request: bytes, headers: list[tuple[str, str | bytes]], deadline: float, *,
-                       want_trailing: bool) -> tuple[bytes, Metadata]:
+                       repeatable: bool, want_trailing: bool) -> tuple[bytes, Metadata]:
         callable_ = replica.calls.get(method.path)
         if callable_ is None:
             callable_ = replica.calls[method.path] = replica.channel.unary_unary(method.path)
         started = monotonic()
         healthy: bool | None = None
         replica.begin(started)
+        self._replicas.watch_calls()
+        rpc = callable_(request, timeout=deadline - started, metadata=headers)
+        if repeatable:
+            replica.abandonable.add(rpc)
         try:
-            rpc = callable_(request, timeout=deadline - started, metadata=headers)
             answer = await rpc
             trailing = tuple(await rpc.trailing_metadata()) if want_trailing else ()
             healthy = True
@@ -280,6 +283,7 @@ class MeshChannel(grpc.aio.Channel):
         else:
             return answer, trailing
         finally:
+            replica.abandonable.discard(rpc)
             ended = monotonic()
             replica.end(ended)
             self._replicas.ended(replica, ended - started, healthy=healthy)
@@ -317,7 +321,7 @@ class MeshChannel(grpc.aio.Channel):
                 await self._back_off(len(tried), deadline)
             if method.effects:
                 mark_effects()
-            answers = self._answers(replica, method, request, headers, deadline)
+            answers = self._answers(replica, method, request, headers, deadline, repeatable=repeatable)
             try:
                 return await anext(answers, None), answers
             except RemoteError as error:
@@ -327,15 +331,19 @@ class MeshChannel(grpc.aio.Channel):
                 method.metrics.retried += 1
 
     async def _answers(self, replica: Replica, method: _Method, request: bytes, headers: list[tuple[str, str | bytes]],
-                       deadline: float) -> AsyncGenerator[bytes]:
+                       deadline: float, *, repeatable: bool) -> AsyncGenerator[bytes]:
         """One attempt. A replica is busy with it until it has taken it: an open stream without news does not mean that the replica hangs."""
         started = monotonic()
         busy, healthy = True, None
         callable_: Any = replica.channel.unary_stream(method.path)
         replica.begin(started)
+        self._replicas.watch_calls()
         rpc = callable_(request, timeout=deadline - started, metadata=headers)
+        if repeatable:
+            replica.abandonable.add(rpc)
         try:
             await rpc.initial_metadata()
+            replica.abandonable.discard(rpc)
             if not rpc.done():
                 busy = False
                 self._let_go(replica, started, healthy=True)
@@ -353,6 +361,7 @@ class MeshChannel(grpc.aio.Channel):
             raise NeighbourUnavailable(grpc_code=_CANCELLED) from None  # the channel was closed under the call
         finally:
             rpc.cancel()
+            replica.abandonable.discard(rpc)
             if busy:
                 self._let_go(replica, started, healthy=healthy)
 

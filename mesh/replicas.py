@@ -14,8 +14,8 @@ from math import inf, sqrt
 from time import monotonic
 from typing import Any, Final
 
-from grpc import ChannelConnectivity
-from grpc.aio import Channel
+from grpc import ChannelConnectivity, StatusCode
+from grpc.aio import AioRpcError, Channel
 
 from mesh.discovery import Endpoint, Watch
 from mesh.errors import NeighbourUnavailable
@@ -27,11 +27,15 @@ STALE_SECONDS = 0.02                # how long a connection that just broke may 
 FORCE_SECONDS = 1.0                 # a replica that was not picked for this long is tried again: its latency may be old news
 DRAIN_SECONDS_MAX = 30.0            # a removed replica may finish its calls
 WATCH_PAUSE_SECONDS = 1.0           # after a watch that broke
+STALL_SECONDS = 1.0                 # a replica that answered none of its calls for so long is asked whether it lives
+PROBE_SECONDS = 2.0                 # and taken for hung when it says nothing for so long; longer than a busy event loop is silent
 SMOOTHING = 0.2                     # weight of the newest call
 SUCCESS_MIN = 0.5                   # below it a replica is left out
 SUCCESS_AFTER_EJECTION = 0.7        # two more failures leave it out again
 EJECTION_SECONDS = 5.0              # doubled each time
 EJECTION_SECONDS_MAX = 60.0
+
+_HEALTH_CHECK: Final = "/grpc.health.v1.Health/Check"
 
 log = get_logger()
 
@@ -39,8 +43,8 @@ log = get_logger()
 class Replica:
     """One endpoint, its channel and what we know of it."""
 
-    __slots__ = ("calls", "channel", "ejected_until", "ejections", "endpoint", "failing_since", "in_flight", "latency_seconds", "picked_at",
-                 "progress_at", "ready", "success", "watcher")
+    __slots__ = ("abandonable", "calls", "channel", "ejected_until", "ejections", "endpoint", "failing_since", "hung", "in_flight",
+                 "latency_seconds", "picked_at", "probe", "progress_at", "ready", "success", "watcher")
 
     def __init__(self, endpoint: Endpoint, channel: Channel) -> None:
         self.endpoint = endpoint
@@ -55,6 +59,9 @@ class Replica:
         self.progress_at = 0.0                   # it was idle, or a call ended
         self.ejected_until = 0.0
         self.ejections = 0
+        self.hung = False                        # connected, and silent: a process that is stopped, a network that swallows everything
+        self.abandonable: set[Any] = set()       # calls under way that may be made elsewhere
+        self.probe: asyncio.Task[None] | None = None
         self.watcher: asyncio.Task[None] | None = None
 
     def begin(self, now: float) -> None:
@@ -94,12 +101,51 @@ class Replicas:
         self._gauge = CLIENT_REPLICAS.labels(service)
         self._ejections = CLIENT_EJECTIONS.labels(service)
         self._draining: set[asyncio.Task[None]] = set()
+        self._next_look: asyncio.TimerHandle | None = None
         self._follower = asyncio.create_task(self._follow())
 
     @property
     def any_ready(self) -> bool:
-        """Whether a call would be sent at once."""
-        return bool(self._ready)
+        """Whether a call would be sent at once, and to somebody who answers as far as we know."""
+        return any(not replica.hung for replica in self._ready)
+
+    def watch_calls(self) -> None:
+        """A call is under way: until none is, replicas that answer nothing are looked for."""
+        if self._next_look is None:
+            self._next_look = asyncio.get_running_loop().call_later(STALL_SECONDS, self._look_for_stalls)
+
+    def _look_for_stalls(self) -> None:
+        self._next_look = None
+        stalled = self._now() - STALL_SECONDS
+        for replica in self._all.values():
+            if replica.in_flight and replica.progress_at <= stalled and replica.probe is None:
+                replica.probe = asyncio.create_task(self._probe(replica))
+        if any(replica.in_flight for replica in self._all.values()):
+            self.watch_calls()
+
+    async def _probe(self, replica: Replica) -> None:
+        """Asks a replica whether it lives, and again while it is silent. Calls that may be repeated do not wait for one that is."""
+        try:
+            while not await self._answers(replica) and replica.ready:
+                if not replica.hung:
+                    replica.hung = True
+                    log.warning("replica_hung", target=self._service, endpoint=str(replica.endpoint), seconds=STALL_SECONDS + PROBE_SECONDS)
+                    self._recount()
+                if self.any_ready:
+                    for rpc in list(replica.abandonable):
+                        rpc.cancel()
+        finally:
+            replica.probe, replica.hung = None, False
+            self._recount()
+
+    async def _answers(self, replica: Replica) -> bool:
+        """Whether a replica says anything at all in time."""
+        try:
+            check: Any = replica.channel.unary_unary(_HEALTH_CHECK)
+            await check(b"", timeout=PROBE_SECONDS)
+        except AioRpcError as problem:
+            return problem.code() is not StatusCode.DEADLINE_EXCEEDED
+        return True
 
     async def pick(self, deadline: float, tried: Collection[Replica] = ()) -> Replica:
         """Who takes the next call; somebody that is not in `tried` where there is a choice. Waits for the first connection until the deadline.
@@ -243,21 +289,25 @@ class Replicas:
             await replica.channel.wait_for_state_change(state)
 
     def _recount(self) -> None:
-        self._ready = [replica for replica in self._all.values() if replica.ready]
+        ready = [replica for replica in self._all.values() if replica.ready]
+        self._ready = [replica for replica in ready if not replica.hung] or ready  # one that hangs is better than none
         self._gauge.set(len(self._ready))
         self._changed.set()
         self._changed = asyncio.Event()
 
     async def _drain(self, replica: Replica) -> None:
-        if replica.watcher is not None:
-            replica.watcher.cancel()
+        for task in (replica.watcher, replica.probe):
+            if task is not None:
+                task.cancel()
         await replica.channel.close(DRAIN_SECONDS_MAX)
 
     async def close(self, grace_seconds: float | None) -> None:
         """Stops following and closes every channel."""
         await self._watch.close()
         replicas = [*self._all.values(), *self._successors.values()]
-        watchers = [replica.watcher for replica in replicas if replica.watcher is not None]
+        watchers = [task for replica in replicas for task in (replica.watcher, replica.probe) if task is not None]
+        if self._next_look is not None:
+            self._next_look.cancel()
         for task in (self._follower, *watchers, *self._draining):
             task.cancel()
         await asyncio.gather(self._follower, *watchers, *self._draining, return_exceptions=True)
