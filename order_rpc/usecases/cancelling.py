@@ -8,6 +8,7 @@ from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from mesh.batch_size import BatchSize
 from mesh.call import Caller
 from mesh.clock import Clock, Seconds, seconds_until
 from mesh.db import Database
@@ -36,7 +37,7 @@ class Cancelling:
         self._ids = ids
         self._journal = journal
         self._deliver = deliver
-        self._batch = batch
+        self._batch = BatchSize(batch)
 
     async def cancel(self, *, merchant_id: str, order_id: str, reason: str, caller: Caller) -> Order:
         """Cancels an order of the caller's: CANCELLED, or CANCELLING while payment_rpc has not answered.
@@ -60,7 +61,7 @@ class Cancelling:
 
     async def expire_once(self) -> int:
         """Begins to cancel orders whose time to pay is over; returns how many. Any number of processes may do so at once."""
-        count = await self._db.run(self._expire)
+        count = await self._batch.run(lambda rows: self._db.run(self._expire, rows))
         if count:
             failpoint("order.expire.after_commit")
         return count
@@ -74,9 +75,9 @@ class Cancelling:
             return order, None
         return await self._close(tx, order, reason=reason, cause=self._journal.cause(caller), at=now, due_at=now + HEAD_START)
 
-    async def _expire(self, tx: AsyncConnection) -> int:
+    async def _expire(self, tx: AsyncConnection, limit: int) -> int:
         now = self._clock.now()
-        expired = await orders.claim_expired(tx, now=now, limit=self._batch, visible_to=ORDER_RPC)
+        expired = await orders.claim_expired(tx, now=now, limit=limit, visible_to=ORDER_RPC)
         for order in expired:
             await self._close(tx, order, reason=EXPIRED, cause=self._journal.cause(ORDER_RPC), at=now, due_at=now)
         if expired:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh import outbox, receipts
+from mesh.batching import Batching
 from mesh.call import Caller, current_trace_id, mark_replayed
 from mesh.clock import Clock
 from mesh.db import Database
@@ -30,7 +31,6 @@ from order_rpc.store import audit, catalog, orders, statistics, stock
 from order_rpc.store.audit import AuditRow
 from order_rpc.store.orders import OrderPage
 from order_rpc.usecases.events import order_created, order_paid
-from order_rpc.usecases.grouping import Grouping
 from order_rpc.usecases.journal import operator
 from order_rpc.usecases.to_seckill_rpc import SeckillService
 
@@ -93,7 +93,7 @@ class Orders:
         self._ids = ids
         self._payment_window = payment_window
         self._policies = policies
-        self._grouping: Grouping[tuple[str, str], _Wish, _Placed] = Grouping(self._create_group, group_max=group_max)
+        self._batching: Batching[tuple[str, str], _Wish, _Placed] = Batching(self._create_group, batch_max=group_max)
 
     async def create(self, command: CreateOrder, caller: Caller) -> Order:
         """Makes an order and reserves its units; with an idempotency key at most once, later calls get the first answer. The same client_request_id
@@ -103,11 +103,11 @@ class Orders:
             ProductNotFound, ProductNotOnSale, CurrencyMixed, PriceChanged, OutOfStock, TotalTooLarge, IdempotencyKeyReused: nothing was done.
         """
         wish = _Wish(command=command, caller=caller, trace_id=current_trace_id())
-        if self._grouping.group_max > 1 and len(command.items) == 1:
+        if self._batching.batch_max > 1 and len(command.items) == 1:
             identity = f"{command.user_id}/{command.idempotency_key}/{command.client_request_id}"
             is_repeatable = bool(command.idempotency_key or command.client_request_id)
             key = (command.merchant_id, command.items[0].sku_id)
-            order, is_replay = await self._grouping.do(key, wish, apart=identity if is_repeatable else "")
+            order, is_replay = await self._batching.do(key, wish, apart=identity if is_repeatable else "")
         else:
             order, is_replay = await self._create_alone(wish)
         failpoint("order.create.after_commit")

@@ -47,11 +47,11 @@ class StatementImport:
     finished_at: datetime | None
 
 
-async def add_import(tx: AsyncConnection, new: StatementImport, content: bytes) -> StatementImport:
-    """Keeps a statement, unless the same bytes are here: then the import of those, as it is."""
+async def add_import(tx: AsyncConnection, new: StatementImport, content: str) -> StatementImport:
+    """Keeps a statement, as `packed` made it, unless the same bytes are here: then the import of those, as it is."""
     await insert_if_absent(tx, STATEMENT_IMPORT, {
         "import_id": new.import_id, "channel": new.channel, "statement_date": new.date, "content_hash": new.content_hash,
-        "content": base64.b64encode(zlib.compress(content)).decode(), "state": new.state, "line_count": new.lines, "processed": 0,
+        "content": content, "state": new.state, "line_count": new.lines, "processed": 0,
         "line_errors": json.dumps(new.line_errors, ensure_ascii=False), "error": new.error[:500], "created_at": new.created_at,
         "finished_at": new.finished_at})
     row = (await tx.execute(select(*_SHOWN, _COUNT).where(
@@ -73,9 +73,19 @@ async def next_running(tx: AsyncConnection) -> StatementImport | None:
     return None if row is None else _import(row)
 
 
-async def content_of(tx: AsyncConnection, import_id: str) -> bytes:
+async def content_of(tx: AsyncConnection, import_id: str) -> str:
+    """The statement as it is kept."""
+    return str((await tx.execute(select(_I.content).where(_I.import_id == import_id))).scalar_one())
+
+
+def packed(content: bytes) -> str:
+    """A statement as it is kept: deflated, base64. Takes as long as the file is large, so not inside a transaction."""
+    return base64.b64encode(zlib.compress(content)).decode()
+
+
+def unpacked(kept: str) -> bytes:
     """The statement as it was fetched."""
-    return zlib.decompress(base64.b64decode((await tx.execute(select(_I.content).where(_I.import_id == import_id))).scalar_one()))
+    return zlib.decompress(base64.b64decode(kept))
 
 
 async def advance(tx: AsyncConnection, running: StatementImport, *, processed: int) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from mesh.batch_size import BatchSize
 from mesh.clock import Clock, Seconds, seconds_until
 from mesh.db import Database
 from mesh.worker import each
@@ -31,7 +32,7 @@ class Asking:
         self._facts = facts
         self._channels = channels
         self._schedule = schedule
-        self._batch = batch
+        self._batch = BatchSize(batch)
         self._timeout_seconds = timeout_seconds
 
     async def due_in(self) -> Seconds | None:
@@ -40,7 +41,7 @@ class Asking:
 
     async def run_once(self) -> int:
         """Asks for every attempt that is due; returns how many. One that fails or hangs stands in no other's way."""
-        return await each(await self._db.run(self._claim), self._ask, failed="asking_failed",
+        return await each(await self._batch.run(lambda rows: self._db.run(self._claim, rows)), self._ask, failed="asking_failed",
                           about=lambda attempt: {"attempt_id": attempt.attempt_id, "payment_id": attempt.payment_id})
 
     async def query(self, attempt: Attempt) -> Applied:
@@ -103,8 +104,8 @@ class Asking:
         else:
             await self._query(attempt, diary)
 
-    async def _claim(self, tx: AsyncConnection) -> list[Attempt]:
-        return await attempts.claim_due(tx, now=self._clock.now(), limit=self._batch, schedule=self._schedule)
+    async def _claim(self, tx: AsyncConnection, limit: int) -> list[Attempt]:
+        return await attempts.claim_due(tx, now=self._clock.now(), limit=limit, schedule=self._schedule)
 
 
 class _Diary:

@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from mesh.batch_size import BatchSize
 from mesh.call import Caller
 from mesh.clock import Clock, Seconds, seconds_until
 from mesh.db import Database
@@ -44,7 +45,7 @@ class Closing:
         self._db = db
         self._clock = clock
         self._asking = asking
-        self._batch = batch
+        self._batch = BatchSize(batch)
 
     async def close(self, payment_id: str) -> Payment:
         """Closes one payment at its channel and returns it as it is then: CLOSED, paid after all, or CLOSING while the channel does not answer."""
@@ -84,7 +85,7 @@ class Closing:
 
     async def expire_once(self) -> int:
         """Moves payments past their deadline to CLOSING; their attempts are closed at the channel by the next round of questions."""
-        return await self._db.run(self._expire)
+        return await self._batch.run(lambda rows: self._db.run(self._expire, rows))
 
     async def _close_gate(self, tx: AsyncConnection, merchant_id: str, order_id: str) -> list[Payment]:
         await payments.close_gate(tx, merchant_id=merchant_id, order_id=order_id, at=self._clock.now())
@@ -98,8 +99,8 @@ class Closing:
             return payment, []
         return payment, [attempt for attempt in await attempts.attempts_of(tx, payment_id) if attempt.state in OPEN]
 
-    async def _expire(self, tx: AsyncConnection) -> int:
-        expired = await payments.claim_expired(tx, now=self._clock.now(), limit=self._batch)
+    async def _expire(self, tx: AsyncConnection, limit: int) -> int:
+        expired = await payments.claim_expired(tx, now=self._clock.now(), limit=limit)
         for payment in expired:
             closing, now = await self._to_closing(tx, payment), self._clock.now()
             step = ScanStep(action=ScanAction.CLOSE, reason="DEADLINE", began_at=now, ended_at=now)

@@ -38,8 +38,9 @@ class Conflicts:
         Raises:
             PaymentNotFound, PaymentStateInvalid: nothing was done.
         """
+        resolved = await self._db.run(self._resolve, payment_id, state, reason, caller.subject)
         log.warning("conflict_resolved", payment_id=payment_id, state=state.value, reason=reason, actor=caller.subject)
-        return await self._db.run(self._resolve, payment_id, state, reason, caller.subject)
+        return resolved
 
     async def _resolve(self, tx: AsyncConnection, payment_id: str, state: PaymentState, reason: str, actor: str) -> Payment:
         now = self._clock.now()

@@ -5,6 +5,7 @@ Nothing is ever made up: a difference is settled by asking the channel and apply
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ class Resolution:
 
 
 class Reconciliation:
-    """Imports statements and settles differences."""
+    """Imports statements and settles differences. Whatever takes as long as a file is large is done in a thread: buyers are served meanwhile."""
 
     def __init__(self, *, db: Database, clock: Clock, ids: Ids, cache: PaymentCache, channels: Mapping[str, Channel], facts: Facts, refunds: Refunds,
                  day: ChannelDay, timeout_seconds: float, wake_worker: Callable[[], None], chunk: int = CHUNK) -> None:
@@ -93,15 +94,15 @@ class Reconciliation:
         state, error = "RUNNING", ""
         statement = Statement(lines=(), bad_totals=())
         try:
-            statement = parse_statement(content)
+            statement = await asyncio.to_thread(parse_statement, content)
         except StatementUnreadable as problem:
             state, error = "FAILED", str(problem)
         bad = [*(f"SUM: {total.problem}" for total in statement.bad_totals),
                *(f"line {line.line_no}: {line.problem}" for line in statement.lines if isinstance(line, BadLine))]
         found = await self._db.run(store.add_import, StatementImport(
-            import_id=self._ids.new("IMP"), channel=channel, date=day, content_hash=hashlib.sha256(content).hexdigest(), state=state,
+            import_id=self._ids.new("IMP"), channel=channel, date=day, content_hash=await asyncio.to_thread(_digest, content), state=state,
             lines=len(statement.lines), processed=0, differences=0, line_errors=tuple(bad[:LINE_ERRORS_SHOWN]), error=error, created_at=now,
-            finished_at=now if error else None), b"" if error else content)
+            finished_at=now if error else None), await asyncio.to_thread(store.packed, b"" if error else content))
         self._wake_worker()
         return found
 
@@ -117,6 +118,7 @@ class Reconciliation:
         """Compares the next chunk of the oldest import that is not at its end; returns how many chunks that was."""
         running = await self._db.read(store.next_running)
         if running is None:
+            self._parsed = None  # another process may have finished the one that was parsed here
             return 0
         matching = await self._open(running)
         chunk = matching.lines[running.processed:running.processed + self._chunk]
@@ -143,7 +145,6 @@ class Reconciliation:
             return Resolution(difference=difference, effect=_would(action, difference.finding), postings=postings)
         if not command.reason.strip():
             raise InvalidArgument.of("reason", "needed to execute")
-        log.warning("difference_resolved", difference_id=difference.difference_id, action=action.value, actor=caller.subject, reason=command.reason)
         effect = _done(action, difference.finding)
         if action is Action.QUERY_CHANNEL:
             effect, settled = await self._ask(difference)
@@ -151,6 +152,7 @@ class Reconciliation:
                 await self._db.run(self._call_attention, difference, effect)
                 return Resolution(difference=difference, effect=f"{effect}; it stays open", postings=())
         after, payment = await self._db.run(self._close, difference, action, command.reason, caller.subject)
+        log.warning("difference_resolved", difference_id=difference.difference_id, action=action.value, actor=caller.subject, reason=command.reason)
         if payment is not None:
             await self._cache.put_changed(payment)
         return Resolution(difference=after, effect=effect, postings=postings)
@@ -172,8 +174,13 @@ class Reconciliation:
 
     async def _open(self, running: StatementImport) -> Matching:
         if self._parsed is None or self._parsed[0] != running.import_id:
-            statement = parse_statement(await self._db.read(store.content_of, running.import_id))
-            self._parsed = (running.import_id, Matching(statement, channel=running.channel, date=running.date, bounds=self._bounds(running)))
+            self._parsed = None  # never two of them at once
+            packed, bounds = await self._db.read(store.content_of, running.import_id), self._bounds(running)
+
+            def parse() -> Matching:
+                return Matching(parse_statement(store.unpacked(packed)), channel=running.channel, date=running.date, bounds=bounds)
+
+            self._parsed = (running.import_id, await asyncio.to_thread(parse))
         return self._parsed[1]
 
     def _bounds(self, of: StatementImport) -> tuple[datetime, datetime]:
@@ -227,7 +234,8 @@ class Reconciliation:
         found: dict[str, str] = {}
         for neighbour in (date.fromisoformat(running.date) + timedelta(days=step) for step in (-1, 1)):
             try:
-                found_there = parse_statement(await self._channels[running.channel].statement(neighbour, timeout_seconds=self._timeout_seconds))
+                content = await self._channels[running.channel].statement(neighbour, timeout_seconds=self._timeout_seconds)
+                found_there = await asyncio.to_thread(parse_statement, content)
             except (ChannelUnavailable, StatementUnreadable):
                 continue  # its own import finds the line and turns the difference into a CUTOFF_SHIFT
             for line in found_there.lines:
@@ -280,6 +288,10 @@ class Reconciliation:
             await ledger.call_attention(tx, kind="DIFFERENCE", payment_id=finding.payment_id, subject=difference.difference_id,
                                         detail=f"{finding.reason} | {actor}: {reason}", at=now)
         return after, None
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _would(action: Action, finding: Finding) -> str:

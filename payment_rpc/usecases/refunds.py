@@ -10,6 +10,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh import outbox, receipts
+from mesh.batch_size import BatchSize
 from mesh.call import Caller, mark_replayed
 from mesh.clock import Clock, Seconds, seconds_until
 from mesh.db import Database
@@ -81,7 +82,7 @@ class Refunds:
         self._cache = cache
         self._channels = channels
         self._lease = lease
-        self._batch = batch
+        self._batch = BatchSize(batch)
         self._timeout_seconds = timeout_seconds
 
     async def create(self, command: CreateRefund, caller: Caller) -> Refund:
@@ -135,7 +136,7 @@ class Refunds:
     async def run_once(self) -> int:
         """Sends what was not sent and asks for what has no result; returns how many. One that fails or hangs stands in no other's
         way."""
-        return await each(await self._db.run(self._claim), self._advance, failed="refund_not_advanced",
+        return await each(await self._batch.run(lambda rows: self._db.run(self._claim, rows)), self._advance, failed="refund_not_advanced",
                           about=lambda refund: {"refund_id": refund.refund_id, "payment_id": refund.payment_id})
 
     async def apply(self, news: RefundChannelFact, *, steps: Sequence[ScanStep] = ()) -> Refund:
@@ -249,8 +250,8 @@ class Refunds:
         await refunds.save_refund(tx, submitted, read_version=present.version)
         return submitted
 
-    async def _claim(self, tx: AsyncConnection) -> list[Refund]:
-        return await refunds.claim_due(tx, now=self._clock.now(), limit=self._batch)
+    async def _claim(self, tx: AsyncConnection, limit: int) -> list[Refund]:
+        return await refunds.claim_due(tx, now=self._clock.now(), limit=limit)
 
 
 async def add_refund(tx: AsyncConnection, payment: Payment, refund: Refund, *, held_by: str, read_version: int, at: datetime) -> Payment:
