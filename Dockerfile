@@ -21,7 +21,7 @@ RUN python -m pip install --no-deps --no-build-isolation ./generated . && python
 FROM python:${PYTHON_VERSION}-slim
 # Folders that become volumes: a new volume takes over owner and mode of the folder in the image.
 RUN useradd --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin paymesh \
-    && install -d -o paymesh -g paymesh /var/lib/paymesh /var/lib/sandbox /secrets /infrastructure
+    && install -d -o paymesh -g paymesh /var/lib/paymesh /var/lib/sandbox /secrets
 COPY --from=build /opt/paymesh /opt/paymesh
 COPY deploy/compose /opt/paymesh/deploy
 ENV PATH=/opt/paymesh/bin:/opt/paymesh/deploy:$PATH \

@@ -23,6 +23,11 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the packa
         self._changed = asyncio.Event()
         self._closing = False
 
+    @property
+    def is_serving(self) -> bool:
+        """Whether the whole process is SERVING."""
+        return bool(self._states[""] == SERVING)
+
     def serve(self) -> None:
         """Everything is SERVING."""
         self._set(SERVING)

