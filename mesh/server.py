@@ -20,6 +20,7 @@ from mesh.clock import Clock
 from mesh.clock_skew import ClockWatch
 from mesh.discovery import Endpoint, Registrar
 from mesh.errors import MeshError, PermissionDenied, TokenInvalid, Unauthenticated
+from mesh.extra_callers import admit
 from mesh.health import Health
 from mesh.ids import Ids
 from mesh.logs import CallLog, get_logger
@@ -130,7 +131,7 @@ class MeshServer:
 
     async def _start(self) -> None:
         descriptors = [descriptor_pool.Default().FindServiceByName(name) for name in self.services]
-        self.policies = _load_all(descriptors)
+        self.policies = admit(_load_all(descriptors), self._settings.extra_callers)
         credentials = server_credentials(self._settings)
         self._health = Health(self.services)
         concurrent_calls_max = CONCURRENT_CALLS_MAX + self._settings.streams_max  # streams take no room of calls

@@ -185,6 +185,7 @@ class MeshSettings(BaseSettings):
     user_tokens_revoked_file: Path | None = None            # see mesh/revocations.py; need not be there
     caller_key_file: Path | None = None                     # our Ed25519 private key, PEM
     caller_keys_dir: Path | None = None                     # `<service>.pub.pem` of every service that may call us
+    extra_callers: dict[str, list[str]] = {}                # {"billing": ["paymesh.payment.v1.PaymentService/GetPaymentByOrderId"]}
     page_token_secret_file: Path | None = None
 
     failpoints: str = ""                                    # named crash points; environment=test only
