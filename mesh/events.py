@@ -11,9 +11,19 @@ from redis.exceptions import RedisError
 
 from mesh.errors import Unavailable
 from mesh.outbox import Message, Settlement
+from mesh.redis_client import open_redis
 
-STREAM_LENGTH_MAX = 1_000_000  # roughly; older entries are replayed from the outbox
+STREAM_LENGTH_MAX = 100_000  # roughly, and 100 MB at some 0.8 KB each; consumers that fall further behind have lost what is older
 SEND_SECONDS_MAX = 1.0
+
+
+def open_events(url: str) -> Redis:
+    """A client for streams alone, opened lazily: what a cache gives up on is no reason to send an event twice.
+
+    Raises:
+        ValueError: no URL of a Redis.
+    """
+    return open_redis(url, command_seconds=SEND_SECONDS_MAX)
 
 
 class StreamDestination:

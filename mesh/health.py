@@ -22,6 +22,8 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the packa
         self._states = dict.fromkeys(("", *services), NOT_SERVING)
         self._changed = asyncio.Event()
         self._closing = False
+        self._is_started = False
+        self._is_usable = True
 
     @property
     def is_serving(self) -> bool:
@@ -29,12 +31,22 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the packa
         return bool(self._states[""] == SERVING)
 
     def serve(self) -> None:
-        """Everything is SERVING."""
-        self._set(SERVING)
+        """Everything is SERVING, as long as what the process needs can be used."""
+        self._is_started = True
+        self._tell()
 
     def stop_serving(self) -> None:
         """Everything is NOT_SERVING; watchers hear of it."""
-        self._set(NOT_SERVING)
+        self._is_started = False
+        self._tell()
+
+    def set_usable(self, is_usable: bool) -> None:  # noqa: FBT001  its one argument
+        """Whether what the process needs can be used; see `mesh.dependencies`."""
+        self._is_usable = is_usable
+        self._tell()
+
+    def _tell(self) -> None:
+        self._set(SERVING if self._is_started and self._is_usable else NOT_SERVING)
 
     def end_watches(self) -> None:
         """Lets every open watch end, and every later one after its first answer."""

@@ -30,6 +30,7 @@ RENEW_BELOW = LEASE / 2               # what is left of a claim when its deliver
 BACKOFF_FIRST = timedelta(seconds=1)
 BACKOFF_MAX = timedelta(minutes=5)    # a receiver that comes back after an hour is served within five minutes
 LOOK_AHEAD = timedelta(minutes=1)     # between two looks for rows that a clock which was ahead put off too far
+BACKOFF_SHARED_MAX = timedelta(seconds=30)  # of messages that share their fate: a process that starts anew does not know that one got through
 BATCH = 100
 CONCURRENCY = 16                      # deliveries under way at once per relay
 PURGE_BATCH = 500
@@ -153,10 +154,14 @@ async def purge(tx: AsyncConnection, *, before: datetime) -> int:
 class Relay:
     """Delivers the messages of one destination. Any number may run at once, in any number of processes."""
 
-    def __init__(self, *, db: Database, destination: Destination, clock: Clock) -> None:
+    def __init__(self, *, db: Database, destination: Destination, clock: Clock, shares_fate: bool = False) -> None:
+        """`shares_fate`: what keeps one message from being delivered keeps them all, as with a stream. While one fails, the rest is left in peace
+        and one per round is tried; when it gets through, nobody waits for the end of his pause."""
         self._db = db
         self._destination = destination
         self._clock = clock
+        self._shares_fate = shares_fate
+        self._is_away = False
         self._looked_ahead_at = datetime.min.replace(tzinfo=UTC)
         self._delivered = _DELIVERED.labels(destination.name)
         self._failed = _FAILED.labels(destination.name)
@@ -178,8 +183,9 @@ class Relay:
                 await self.deliver(message)
 
         # Only the database can fail one here: its claim ends, and it is tried again; the others of this round go on.
-        return await each(messages, deliver, failed="outbox_delivery_failed", at_once=CONCURRENCY, about=lambda message: {
+        count = await each(messages, deliver, failed="outbox_delivery_failed", at_once=CONCURRENCY, about=lambda message: {
             "destination": message.destination, "tag": message.tag, "event_id": message.event_id})
+        return 0 if self._is_away else count
 
     async def due_in(self) -> float | None:
         """Seconds until the next message is due, None when none is left. One that is due later than anybody puts off is looked at now."""
@@ -213,11 +219,14 @@ class Relay:
             return False
         failpoint("outbox.relay.after_settle")
         self._delivered.inc()
+        if self._is_away:
+            self._is_away = False
+            await self._db.run(self._hasten)
         return True
 
     async def _claim(self, tx: AsyncConnection) -> tuple[list[Message], datetime]:
         now = self._clock.now()
-        rows = (await tx.execute(claim_statement(self._destination.name, now))).all()
+        rows = (await tx.execute(claim_statement(self._destination.name, now, limit=1 if self._is_away else BATCH))).all()
         if not rows and not self._looked_ahead_at <= now < self._looked_ahead_at + LOOK_AHEAD:
             self._looked_ahead_at = now
             rows = (await tx.execute(ahead_statement(self._destination.name, now))).all()
@@ -245,8 +254,16 @@ class Relay:
         if done.rowcount == 1 and settlement is not None:
             await settlement(tx)
 
+    async def _hasten(self, tx: AsyncConnection) -> None:
+        """Makes what was postponed due now. A claim of another relay may be among it: that message goes out twice, which receivers stand."""
+        now = self._clock.now()
+        await tx.execute(update(OUTBOX).where(
+            OUTBOX.c.destination == self._destination.name, OUTBOX.c.state == "NEW", OUTBOX.c.last_error != "", OUTBOX.c.due_at > now,
+        ).values(due_at=now))
+
     async def _postpone(self, tx: AsyncConnection, message: Message, problem: str, reason: str) -> None:
-        pause = min(BACKOFF_FIRST * 2 ** min(message.attempts, 12), BACKOFF_MAX)
+        self._is_away = self._shares_fate
+        pause = min(BACKOFF_FIRST * 2 ** min(message.attempts, 12), BACKOFF_SHARED_MAX if self._shares_fate else BACKOFF_MAX)
         await tx.execute(update(OUTBOX).where(OUTBOX.c.event_id == message.event_id, OUTBOX.c.state == "NEW")
                          .values(due_at=self._clock.now() + pause, last_error=problem[:200]))
         log.info("outbox_postponed", destination=message.destination, tag=message.tag, aggregate_id=message.aggregate_id, reason=reason)
@@ -259,9 +276,9 @@ class Relay:
                   event_id=message.event_id, reason=error.reason)
 
 
-def claim_statement(destination: str, now: datetime) -> Any:
+def claim_statement(destination: str, now: datetime, *, limit: int = BATCH) -> Any:
     """The query that claims due rows; a test reads its EXPLAIN."""
-    return _claiming(OUTBOX.c.destination == destination, OUTBOX.c.state == "NEW", OUTBOX.c.due_at <= now)
+    return _claiming(OUTBOX.c.destination == destination, OUTBOX.c.state == "NEW", OUTBOX.c.due_at <= now, limit=limit)
 
 
 def ahead_statement(destination: str, now: datetime) -> Any:
@@ -271,10 +288,10 @@ def ahead_statement(destination: str, now: datetime) -> Any:
     return _claiming(OUTBOX.c.destination == destination, OUTBOX.c.state == "NEW", OUTBOX.c.due_at > longest)
 
 
-def _claiming(*conditions: ColumnElement[bool]) -> Any:
+def _claiming(*conditions: ColumnElement[bool], limit: int = BATCH) -> Any:
     # The hint: by the index of the states, or by a sort, it would lock rows that it does not take.
     hint = "FORCE INDEX (ix_outbox_claim)"
-    return (select(OUTBOX).where(*conditions).order_by(OUTBOX.c.due_at, OUTBOX.c.id).limit(BATCH).with_for_update(skip_locked=True)
+    return (select(OUTBOX).where(*conditions).order_by(OUTBOX.c.due_at, OUTBOX.c.id).limit(limit).with_for_update(skip_locked=True)
             .with_hint(OUTBOX, hint, "mysql").with_hint(OUTBOX, hint, "mariadb"))
 
 

@@ -149,6 +149,10 @@ class MeshServer:
         self._health.serve()
         log.info("serving", host=self._settings.host, port=self.port, metrics_port=self.metrics_port, services=list(self.services))
 
+    def set_usable(self, is_usable: bool) -> None:  # noqa: FBT001  its one argument
+        """Says NOT_SERVING while what this process needs cannot be used; for `mesh.dependencies`."""
+        self._health.set_usable(is_usable)
+
     async def stop(self, grace_seconds: float | None = None, *, registrar: Registrar | None = None) -> None:
         """Says NOT_SERVING, withdraws the announcement, waits until callers know, ends streams, lets running calls end, closes. Idempotent."""
         if self._server is None:

@@ -9,12 +9,13 @@ from mesh.client import MeshChannel
 from mesh.clock import SystemClock
 from mesh.database_clock import clock_worker
 from mesh.db import open_database
+from mesh.dependencies import Dependencies
 from mesh.discovery.opening import open_discovery, open_registrar
+from mesh.events import open_events
 from mesh.ids import UlidIds
 from mesh.paging import PageTokens
 from mesh.process import run_process
 from mesh.purge import purge_worker
-from mesh.redis_client import open_redis
 from mesh.server import MeshServer, serve
 from order_rpc.app import RETRY_CONSTRAINTS, Choices, OrderApp
 from order_rpc.neighbours import Payments, Seckill
@@ -33,24 +34,25 @@ async def run(settings: OrderSettings) -> None:
     ids = UlidIds(clock)
     db = open_database(settings.database_url, metadata, pool_size=settings.database_pool_size, retry_constraints=RETRY_CONSTRAINTS)
     await migrations.check_current("order_rpc", db.engine)
-    redis = open_redis(settings.redis_url) if settings.redis_url else None
+    events = open_events(settings.stream_redis_url) if settings.stream_redis_url else None
     server = MeshServer(settings, clock=clock, ids=ids)
     discovery = open_discovery(settings)
     payment_channel = MeshChannel("payment_rpc", settings=settings, discovery=discovery, caller_tokens=server.caller_tokens)
     seckill_channel = MeshChannel("seckill_rpc", settings=settings, discovery=discovery, caller_tokens=server.caller_tokens)
     app = OrderApp(
-        db=db, clock=clock, ids=ids, page_tokens=PageTokens.from_settings(settings), redis=redis, payments=Payments(payment_channel),
+        db=db, clock=clock, ids=ids, page_tokens=PageTokens.from_settings(settings), redis=events, payments=Payments(payment_channel),
         seckill=Seckill(seckill_channel),
         choices=Choices(
             payment_window=timedelta(minutes=settings.payment_window_minutes), scan_interval_seconds=settings.scan_interval_seconds,
             expiry_batch_size=settings.expiry_batch_size, hot_sku_group_size=settings.hot_sku_group_size, policies=settings.policies()))
     app.add_to(server)
     closers = [payment_channel.close, seckill_channel.close, discovery.close, db.close]
-    if redis is not None:
-        closers.append(redis.aclose)
+    if events is not None:
+        closers.append(events.aclose)
     purging = purge_worker(db=db, clock=clock, retention=timedelta(days=settings.delivered_retention_days))
-    workers = [*app.workers, clock_worker(db, clock=clock, watch=server.clock_watch), purging]
-    await serve(settings, server, open_registrar(settings), workers=workers, closers=closers)
+    dependencies = Dependencies({"database": db.check}, server.set_usable)
+    await serve(settings, server, open_registrar(settings), closers=closers,
+                workers=[*app.workers, clock_worker(db, clock=clock, watch=server.clock_watch), purging, dependencies])
 
 
 def main() -> None:

@@ -66,7 +66,7 @@ class OrderApp:
             payments=payments, taking=taking, journal=journal, clock=clock, ids=ids))
         relays = [self.payment_relay, Relay(db=db, clock=clock, destination=SeckillDestination(seckill))]
         if redis is not None:
-            relays.append(Relay(db=db, destination=StreamDestination(redis, TOPIC), clock=clock))
+            relays.append(Relay(db=db, destination=StreamDestination(redis, TOPIC), clock=clock, shares_fate=True))
         deliver = self.payment_relay.deliver
         self.catalog = Catalog(db=db, clock=clock, page_tokens=page_tokens)
         self.orders = Orders(db=db, clock=clock, ids=ids, page_tokens=page_tokens, payment_window=choices.payment_window, policies=choices.policies,

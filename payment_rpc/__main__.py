@@ -11,7 +11,9 @@ from mesh.client import MeshChannel
 from mesh.clock import SystemClock
 from mesh.database_clock import clock_worker
 from mesh.db import open_database
+from mesh.dependencies import Dependencies
 from mesh.discovery.opening import open_discovery, open_registrar
+from mesh.events import open_events
 from mesh.ids import UlidIds
 from mesh.paging import PageTokens
 from mesh.process import run_process
@@ -42,9 +44,10 @@ async def run(settings: PaymentSettings) -> None:
     discovery = open_discovery(settings)
     order_channel = MeshChannel("order_rpc", settings=settings, discovery=discovery, caller_tokens=server.caller_tokens)
     redis = open_redis(settings.redis_url) if settings.redis_url else None
+    events = open_events(settings.stream_redis_url) if settings.stream_redis_url else None
     sandbox = _sandbox(settings)
     app = PaymentApp(
-        db=db, clock=clock, ids=ids, orders=Orders(order_channel), channels={sandbox.name: sandbox}, redis=redis,
+        db=db, clock=clock, ids=ids, orders=Orders(order_channel), channels={sandbox.name: sandbox}, redis=redis, events=events,
         times=Times(channel_timeout_seconds=settings.channel_timeout_seconds, attempt_lease_seconds=settings.attempt_lease_seconds,
                     scan_interval_seconds=settings.scan_interval_seconds, scan_batch_size=settings.scan_batch_size,
                     scan_threshold_seconds=settings.scan_threshold_seconds, close_grace_seconds=settings.close_grace_seconds,
@@ -54,11 +57,11 @@ async def run(settings: PaymentSettings) -> None:
         statement_day=ChannelDay(time_zone=settings.statement_time_zone, cut_off=settings.statement_cut_off))
     app.add_to(server)
     closers = [order_channel.close, discovery.close, sandbox.aclose, db.close]
-    if redis is not None:
-        closers.append(redis.aclose)
+    closers += [client.aclose for client in (redis, events) if client is not None]
     purging = purge_worker(db=db, clock=clock, retention=timedelta(days=settings.delivered_retention_days))
-    workers = [*app.workers, clock_worker(db, clock=clock, watch=server.clock_watch), purging]
-    await serve(settings, server, open_registrar(settings), workers=workers, closers=closers)
+    dependencies = Dependencies({"database": db.check}, server.set_usable)
+    await serve(settings, server, open_registrar(settings), closers=closers,
+                workers=[*app.workers, clock_worker(db, clock=clock, watch=server.clock_watch), purging, dependencies])
 
 
 def _sandbox(settings: PaymentSettings) -> SandboxChannel:

@@ -72,7 +72,9 @@ class PaymentApp:
 
     def __init__(self, *, db: Database, clock: Clock, ids: Ids, orders: OrderService, channels: Mapping[str, Channel], redis: Redis | None,
                  times: Times, page_tokens: PageTokens, return_urls: Mapping[str, tuple[str, ...]],
-                 statement_day: ChannelDay = SHANGHAI_DAY) -> None:
+                 statement_day: ChannelDay = SHANGHAI_DAY, events: Redis | None = None) -> None:
+        """`redis`: of the cache. `events`: of event streams; None: the same."""
+        events = events or redis
         self._clock = clock
         self._page_tokens = page_tokens
         cache = PaymentCache(redis, clock)
@@ -80,9 +82,9 @@ class PaymentApp:
         schedule = Schedule(threshold=timedelta(seconds=times.scan_threshold_seconds), close_grace=timedelta(seconds=times.close_grace_seconds))
         self.order_relay = Relay(db=db, destination=OrderDestination(orders=orders, clock=clock, ids=ids), clock=clock)
         relays = [self.order_relay]
-        if redis is not None:
-            relays.append(Relay(db=db, clock=clock, destination=EventDestination(
-                stream=StreamDestination(redis, PAYMENT_TOPIC), db=db, cache=cache)))
+        if events is not None:
+            relays.append(Relay(db=db, clock=clock, shares_fate=True, destination=EventDestination(
+                stream=StreamDestination(events, PAYMENT_TOPIC), db=db, cache=cache)))
         self.facts = Facts(db=db, clock=clock, ids=ids, cache=cache, wake_relay=self._wake_order_relay)
         self.asking = Asking(db=db, clock=clock, facts=self.facts, channels=channels, schedule=schedule, batch=batch,
                              timeout_seconds=times.channel_timeout_seconds)

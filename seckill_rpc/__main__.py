@@ -15,8 +15,10 @@ from mesh.client import MeshChannel
 from mesh.clock import SystemClock
 from mesh.database_clock import clock_worker
 from mesh.db import open_database
+from mesh.dependencies import Dependencies
 from mesh.discovery.opening import open_discovery, open_registrar
 from mesh.errors import Unavailable
+from mesh.events import open_events
 from mesh.ids import UlidIds
 from mesh.paging import PageTokens
 from mesh.process import run_process
@@ -27,7 +29,7 @@ from seckill_rpc.app import RETRY_CONSTRAINTS, SeckillApp
 from seckill_rpc.domain.ticket import Tickets
 from seckill_rpc.neighbours import Allocations
 from seckill_rpc.settings import SeckillSettings
-from seckill_rpc.stock.connection import UnsafeRedis, open_stock, require_safe
+from seckill_rpc.stock.connection import StockCheck, UnsafeRedis, open_stock, require_safe
 from seckill_rpc.tables import metadata
 
 REDIS_ATTEMPTS = 20          # a Redis that starts beside us is there within seconds
@@ -53,16 +55,20 @@ async def run(settings: SeckillSettings) -> None:
     await migrations.check_current("seckill_rpc", db.engine)
     redis = open_stock(settings.redis_url, command_seconds=settings.redis_timeout_seconds)
     await check_redis(redis, is_durable=not settings.is_development, is_vouched_for=settings.redis_vouched)
+    events = open_events(settings.stream_redis_url or settings.redis_url)
     server = MeshServer(settings, clock=clock, ids=ids)
     discovery = open_discovery(settings)
     order_channel = MeshChannel("order_rpc", settings=settings, discovery=discovery, caller_tokens=server.caller_tokens)
     app = SeckillApp(db=db, redis=redis, clock=clock, monotonic=time.monotonic, jitter=Random().random, ids=ids,  # noqa: S311  spreads, protects nothing
-                     page_tokens=PageTokens.from_settings(settings), tickets=tickets, allocations=Allocations(order_channel), settings=settings)
+                     page_tokens=PageTokens.from_settings(settings), tickets=tickets, allocations=Allocations(order_channel), settings=settings,
+                     events=events)
     await app.registry.refresh()
     app.add_to(server)
     purging = purge_worker(db=db, clock=clock, retention=timedelta(days=settings.delivered_retention_days))
-    await serve(settings, server, open_registrar(settings), workers=[*app.workers, clock_worker(db, clock=clock, watch=server.clock_watch), purging],
-                closers=[order_channel.close, discovery.close, db.close, redis.aclose])
+    dependencies = Dependencies({"database": db.check, "redis": StockCheck(redis).ask}, server.set_usable)
+    await serve(settings, server, open_registrar(settings),
+                workers=[*app.workers, clock_worker(db, clock=clock, watch=server.clock_watch), purging, dependencies],
+                closers=[order_channel.close, discovery.close, db.close, redis.aclose, events.aclose])
 
 
 async def check_redis(redis: Redis, *, is_durable: bool, is_vouched_for: bool = False) -> None:

@@ -58,8 +58,9 @@ class SeckillApp:
     """Use cases and workers over one database and one Redis."""
 
     def __init__(self, *, db: Database, redis: Redis, clock: Clock, monotonic: Monotonic, jitter: Jitter, ids: Ids, page_tokens: PageTokens,
-                 tickets: Tickets, allocations: Allocations, settings: SeckillSettings) -> None:
-        """`redis`: of `open_stock`. `monotonic` and `jitter` (draws from 0 to 1): for waits and for spreading them."""
+                 tickets: Tickets, allocations: Allocations, settings: SeckillSettings, events: Redis | None = None) -> None:
+        """`redis`: of `open_stock`. `events`: of event streams; None: the same. `monotonic` and `jitter` (draws from 0 to 1): for waits and for
+        spreading them."""
         self.scripts = Scripts(redis)
         self.line, self.loading, self.lease, self.views = Line(redis, self.scripts), Loading(self.scripts), Lease(self.scripts), Views(redis)
         self.registry = Registry(db=db, monotonic=monotonic)
@@ -74,7 +75,7 @@ class SeckillApp:
             Relay(db=db, clock=clock, destination=OrderRpcDestination(db=db, allocations=allocations, returning=self.returning, clock=clock)),
             Relay(db=db, clock=clock, destination=RedisDestination(db=db, line=self.line)),
             Relay(db=db, clock=clock, destination=DropDestination(db=db, loading=self.loading)),
-            Relay(db=db, clock=clock, destination=StreamDestination(redis, TOPIC)),
+            Relay(db=db, clock=clock, destination=StreamDestination(events or redis, TOPIC), shares_fate=True),
         ]
         self._refresher = Worker("refresh_activities", self.registry.refresh, idle_seconds=settings.scan_interval_seconds, traffic=db.traffic)
         self._catcher = Worker("catch_up", self.catch_up, idle_seconds=QUIET_SECONDS)

@@ -16,6 +16,8 @@ COMMAND_SECONDS_MAX = 2.0   # a rebuild's chunk of 1000 rows takes milliseconds;
 BLOCK_MS_MAX = 1000         # of XREADGROUP: less than the deadline of a command
 RETRIES = 1                 # a connection may break at any time, and every script may run twice
 MEMORY_SHARE_MAX = 0.8      # above it Redis soon refuses clicks and repairs
+MEMORY_EVERY_CHECKS = 12
+_CHECK_KEY, _CHECK_SECONDS = "seckill:check", 60
 _PLAIN: Final = frozenset({str, int})
 
 log = structlog.get_logger()
@@ -87,6 +89,29 @@ async def require_safe(redis: Redis, *, durable: bool, vouched: bool = False) ->
     if doubts:
         log.warning("redis_vouched_for", doubts=doubts)
     warn_of_memory(facts)
+
+
+class StockCheck:
+    """Whether Redis takes clicks; now and then also how much memory it has left."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._asked = 0
+
+    async def ask(self) -> None:
+        """Writes something that is gone soon: a replica that lost its primary would still answer.
+
+        Raises:
+            RedisError: it does not answer, or takes no writes. A refusal of another kind, as for want of memory, is not told: whoever waits for a
+                result still gets it.
+        """
+        try:
+            await self._redis.set(_CHECK_KEY, "1", ex=_CHECK_SECONDS)
+            if self._asked % MEMORY_EVERY_CHECKS == 0:
+                warn_of_memory(await self._redis.info("memory"))
+        except ResponseError as refusal:
+            log.warning("redis_refuses", cause=str(refusal)[:200])
+        self._asked += 1
 
 
 def warn_of_memory(facts: dict[str, Any]) -> None:
