@@ -11,7 +11,7 @@ from gateway.refusals import Refusals
 
 PARTING_SECONDS: Final = 2.0  # how long a refused client may take to read why
 HEADERS_MAX: Final = 200      # header fields of a head; trailer fields of a body
-PIPELINED_MAX: Final = 32     # requests of one connection that wait for their turn
+PIPELINED_MAX: Final = 8      # requests of one connection that wait for their turn
 FRAMING_BYTES_MAX: Final = 64 * 1024        # of a body beyond twice its content: chunk sizes, chunk extensions, trailers
 DISCARDED_BYTES_MAX: Final = 16 * 1024**2   # of a body whose request was answered early
 LARGE_BYTES: Final = 64 * 1024             # bodies of this size are not copied behind their head

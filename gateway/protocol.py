@@ -284,6 +284,8 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         cycle.response_started = True
         cycle.waiting_for_100_continue = False
+        if status == 429 and self.pipeline:
+            cycle.keep_alive = False  # whoever asks faster than he may does not have a queue of refusals made for him
         pieces = [STATUS_LINE[status]]
         for name, value in self.server_state.default_headers:
             pieces += (name, b": ", value, b"\r\n")

@@ -22,7 +22,7 @@ _TAG: Final = re.compile(rb'(?:W/)?("[^"]*")')
 
 def downloads_limit() -> RateLimit:
     """How often one address may fetch pages of this kind, in all. They are large beside what a request for them costs the client."""
-    return RateLimit(Limit(per_second=20, burst=100), now=monotonic)
+    return RateLimit(Limit(per_second=20, burst=60), now=monotonic)
 
 
 class StaticPage:

@@ -376,7 +376,7 @@ async def test_large_pages_are_sent_to_one_address_only_so_often(tmp_path: Path)
             return (await world.client.get("/openapi.json", headers={"x-forwarded-for": address})).status_code
 
         counts = Counter(await asyncio.gather(*(fetch(f"2001:db8::{number:x}") for number in range(300))))  # addresses of one customer
-        assert counts[200] >= 100
+        assert counts[200] >= 60
         assert counts[429] > 0
         assert await fetch("2001:db8:0:1::1") == 200
 
