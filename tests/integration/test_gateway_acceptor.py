@@ -67,7 +67,8 @@ async def tls_port(folder: Path, *, handshake_seconds: float = 30, handshakes_ma
     context.load_cert_chain(files.cert, files.key)
     listener = socket.create_server(("127.0.0.1", 0), backlog=100)
     port = listener.getsockname()[1]
-    acceptor = Acceptor(listener, Greeter, tls=Reloaded("certificate", lambda: context, lambda: [files.cert]), handshake_seconds=handshake_seconds, handshakes_max=handshakes_max,
+    reloaded = Reloaded("certificate", lambda: context, lambda: [files.cert])
+    acceptor = Acceptor(listener, Greeter, tls=reloaded, handshake_seconds=handshake_seconds, handshakes_max=handshakes_max,
                         has_room=lambda: room is None or room[0])
     made = Port(acceptor, port, ssl.create_default_context(cafile=str(ca)))
     try:
