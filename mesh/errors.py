@@ -13,6 +13,8 @@ the enum value of the same name in the `errors.proto` of its service or of `paym
     ├── IdempotencyKeyMissing / IdempotencyKeyInUse / IdempotencyKeyReused
     ├── Conflict                   lost a race more often than we retry; nothing was done
     ├── Unavailable                not now; nothing was done
+    ├── RateLimited                too many calls of one caller
+    ├── RequestTooLarge            more bytes than a request of the method can have
     ├── OutcomeUnknown             the commit may or may not have happened
     ├── DeadlineExceeded           the answer did not come in time
     ├── RemoteError                a refusal of a sibling service, as it came over the wire
@@ -141,6 +143,18 @@ class Unavailable(MeshError):
     """The service is unavailable, nothing was done."""
 
     reason = "UNAVAILABLE"
+
+
+class RateLimited(MeshError):
+    """Too many requests."""
+
+    reason = "RATE_LIMITED"
+
+
+class RequestTooLarge(MeshError):
+    """The request is too large."""
+
+    reason = "BODY_TOO_LARGE"
 
 
 class OutcomeUnknown(MeshError):

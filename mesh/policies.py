@@ -14,6 +14,7 @@ from google.protobuf.descriptor_pb2 import MethodOptions
 from google.protobuf.message import Message
 from paymesh.options.v1 import options_pb2
 
+from mesh.bounds import BoundMissing, request_bytes_max
 from mesh.call import Role
 
 DEFAULT_MERCHANT = "mall"  # our own shop: the tenant of whoever names none
@@ -73,6 +74,15 @@ class Limit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """Calls that wait for news."""
+
+    per_caller: int
+    wait_field: str    # "": every call waits
+    caller_field: str  # stands for the caller when there is no token
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StatusByEnum:
     """HTTP status of a success by the value of a response field."""
 
@@ -113,6 +123,8 @@ class MethodPolicy:
     timeout_seconds: float
     idempotency: Idempotency
     limit: Limit | None
+    max_request_bytes: int  # on the wire
+    waiting: Waiting | None
     http: HttpPolicy
     development_only: bool
     moves_money: bool     # its refusals say what happened to the money
@@ -167,6 +179,7 @@ def policy_of(method: MethodDescriptor) -> MethodPolicy:
         served_by=_served_by(service), rules=_rules(method, declared), ownership=ownership, timeout_seconds=_timeout(method, declared),
         idempotency=_idempotency(method, declared),
         limit=Limit(per_second=declared.limit.per_second, burst=declared.limit.burst) if declared.HasField("limit") else None,
+        max_request_bytes=_max_request_bytes(method, declared), waiting=_waiting(method, declared),
         http=_http(method, declared), development_only=declared.development_only,
         moves_money=declared.moves_money,
         repeatable=options.idempotency_level in {MethodOptions.NO_SIDE_EFFECTS, MethodOptions.IDEMPOTENT},
@@ -242,6 +255,25 @@ def _http(method: MethodDescriptor, declared: options_pb2.Policy) -> HttpPolicy:
         headers=tuple(HeaderBinding(header=binding.header.lower(), field=binding.field) for binding in http.headers),
         max_body_bytes=http.max_body_bytes,
     )
+
+
+def _max_request_bytes(method: MethodDescriptor, declared: options_pb2.Policy) -> int:
+    try:
+        return request_bytes_max(method.input_type, declared.max_request_bytes)
+    except BoundMissing as problem:
+        raise PolicyInvalid(f"{method.full_name}: {problem}") from None
+
+
+def _waiting(method: MethodDescriptor, declared: options_pb2.Policy) -> Waiting | None:
+    if not declared.HasField("waiting"):
+        return None
+    waiting = declared.waiting
+    if not waiting.per_caller:
+        raise PolicyInvalid(f"{method.full_name}: waiting needs per_caller")
+    for name in filter(None, (waiting.wait_field, waiting.caller_field)):
+        if name not in method.input_type.fields_by_name:
+            raise PolicyInvalid(f"{method.full_name}: {method.input_type.full_name} has no field {name}")
+    return Waiting(per_caller=waiting.per_caller, wait_field=waiting.wait_field, caller_field=waiting.caller_field)
 
 
 def _served_by(service: ServiceDescriptor) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from google.protobuf.message import Message
@@ -10,24 +10,38 @@ from protovalidate import Validator, Violation
 
 from mesh.errors import InvalidArgument
 
+MISSING: Final = "is required"
+
 _VALIDATOR = Validator()  # compiles a message's rules at its first use and keeps them
 
 
 violations_of: Final[Callable[[Message], list[Violation]]] = _VALIDATOR.collect_violations  # every broken rule of a message
 
 
-def broken_rules(violations: Sequence[Violation]) -> InvalidArgument:
-    """The refusal that names each broken field (dotted path, indexes in brackets) and its rule. Values are never told."""
+NAMED_MAX: Final = 20  # broken fields that a refusal names
+
+
+def broken_rules(violations: Sequence[Violation], others: Mapping[str, str] | None = None) -> InvalidArgument:
+    """The refusal that names each broken field (dotted path, indexes in brackets) and its rule, at most 20 of them. Values are never told.
+    `others` are problems that were found besides, by path."""
     fields: dict[str, str] = {}
-    for violation in violations:
+    for violation in violations[:NAMED_MAX]:
         proto = violation.proto
-        fields.setdefault(_path(proto), proto.message or proto.rule_id)
+        fields.setdefault(_path(proto), MISSING if _is_missing(violation) else proto.message or proto.rule_id)
+    for path, problem in (others or {}).items():
+        if len(fields) < NAMED_MAX:
+            fields.setdefault(path, problem)
     return InvalidArgument("; ".join(f"{path}: {problem}" if path else problem for path, problem in fields.items()), fields=fields)
 
 
 def warm_up(message: Message) -> None:
     """Compiles the rules of a message type, so that the first call does not wait for it and a rule that does not compile stops the start."""
     _VALIDATOR.collect_violations(message)
+
+
+def _is_missing(violation: Violation) -> bool:
+    """Whether a text breaks its rule by not being there: to the caller that is no matter of patterns."""
+    return bool(violation.field_value == "" and not violation.proto.for_key)
 
 
 def _path(violation: Any) -> str:

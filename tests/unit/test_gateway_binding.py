@@ -135,18 +135,23 @@ class TestShapesThatTheContractDoesNotHaveYet:
     def binder(**rule: str) -> tuple[Binder, Any]:
         files = descriptor_pb2.FileDescriptorSet(file=SCHEMA.files)
         odd = descriptor_pb2.FileDescriptorProto(name="odd.proto", package="paymesh.odd.v1", syntax="proto3", dependency=[
-            "paymesh/options/v1/options.proto", "google/api/annotations.proto", "google/protobuf/timestamp.proto"])
+            "buf/validate/validate.proto", "paymesh/options/v1/options.proto", "google/api/annotations.proto", "google/protobuf/timestamp.proto"])
+        deeper = odd.message_type.add(name="Deeper")
         inner = odd.message_type.add(name="Inner")
-        inner.field.add(name="id", number=1, type=9, label=1)
+        for part in (deeper, inner):
+            part.field.add(name="id", number=1, type=9, label=1).options.Extensions[FIELD_RULES].string.max_len = 20
         inner.field.add(name="count", number=2, type=5, label=1)
-        inner.field.add(name="deeper", number=3, type=11, label=1, type_name=".paymesh.odd.v1.Inner")
+        inner.field.add(name="deeper", number=3, type=11, label=1, type_name=".paymesh.odd.v1.Deeper")
         outer = odd.message_type.add(name="Outer")
         outer.field.add(name="inner", number=1, type=11, label=1, type_name=".paymesh.odd.v1.Inner")
-        tags = outer.field.add(name="tags", number=2, type=9, label=3)
-        tags.options.Extensions[FIELD_RULES].repeated.max_items = 3
+        tags = outer.field.add(name="tags", number=2, type=9, label=3).options.Extensions[FIELD_RULES].repeated
+        tags.max_items = 3
+        tags.items.string.max_len = 20
         outer.field.add(name="since", number=3, type=11, label=1, type_name=".google.protobuf.Timestamp")
         outer.field.add(name="flag", number=4, type=8, label=1)
-        outer.field.add(name="secret", number=5, type=9, label=1).options.Extensions[options_pb2.field].sensitive = True
+        secret = outer.field.add(name="secret", number=5, type=9, label=1).options
+        secret.Extensions[options_pb2.field].sensitive = True
+        secret.Extensions[FIELD_RULES].string.max_len = 20
         service = odd.service.add(name="OddService")
         service.options.Extensions[options_pb2.served_by] = "order_rpc"
         method = service.method.add(name="Odd", input_type=".paymesh.odd.v1.Outer", output_type=".paymesh.odd.v1.Outer")

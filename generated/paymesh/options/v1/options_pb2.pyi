@@ -116,6 +116,30 @@ IDEMPOTENCY_REQUIRED: Idempotency.ValueType  # 3
 """A call without a key is refused with IDEMPOTENCY_KEY_MISSING."""
 Global___Idempotency: _TypeAlias = Idempotency  # noqa: Y015
 
+class _FreeText:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FreeTextEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FreeText.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FREE_TEXT_UNSPECIFIED: _FreeText.ValueType  # 0
+    """Not free text: the rules beside the field say all."""
+    FREE_TEXT_LINE: _FreeText.ValueType  # 1
+    """One line: no control characters, no line breaks, nothing that turns the direction of writing."""
+    FREE_TEXT_REMARK: _FreeText.ValueType  # 2
+    """As FREE_TEXT_LINE, and no card numbers: what people explain, remark and give as a reason."""
+
+class FreeText(_FreeText, metaclass=_FreeTextEnumTypeWrapper):
+    """What a text of people may hold."""
+
+FREE_TEXT_UNSPECIFIED: FreeText.ValueType  # 0
+"""Not free text: the rules beside the field say all."""
+FREE_TEXT_LINE: FreeText.ValueType  # 1
+"""One line: no control characters, no line breaks, nothing that turns the direction of writing."""
+FREE_TEXT_REMARK: FreeText.ValueType  # 2
+"""As FREE_TEXT_LINE, and no card numbers: what people explain, remark and give as a reason."""
+Global___FreeText: _TypeAlias = FreeText  # noqa: Y015
+
 @_typing.final
 class Rule(_message.Message):
     """One way to be admitted to a method; a method admits a caller that passes any of its rules."""
@@ -178,7 +202,9 @@ Global___Ownership: _TypeAlias = Ownership  # noqa: Y015
 
 @_typing.final
 class Limit(_message.Message):
-    """A token bucket per caller (per address for anonymous callers) in each gateway process."""
+    """A token bucket per caller in each process, at the gateway and at the servers. The caller is (merchant_id, sub) of a user token, for anonymous
+    callers the address (the /64 of an IPv6 address). Servers do not limit sibling services, nor anonymous calls that gateways pass on.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -297,6 +323,36 @@ class Http(_message.Message):
 Global___Http: _TypeAlias = Http  # noqa: Y015
 
 @_typing.final
+class Waiting(_message.Message):
+    """A method whose calls may wait for news. They are few per caller, so that nobody takes the room of the others."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PER_CALLER_FIELD_NUMBER: _builtins.int
+    WAIT_FIELD_FIELD_NUMBER: _builtins.int
+    CALLER_FIELD_FIELD_NUMBER: _builtins.int
+    per_caller: _builtins.int
+    """Calls that one caller may have waiting in one process, all methods together; a further one is refused with RATE_LIMITED. Required."""
+    wait_field: _builtins.str
+    """Name of the request field that says how long a call may wait; 0 in it does not wait. Empty: every call waits."""
+    caller_field: _builtins.str
+    """Name of the request field that stands for the caller when there is no token."""
+    def __init__(
+        self,
+        *,
+        per_caller: _builtins.int = ...,
+        wait_field: _builtins.str = ...,
+        caller_field: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller_field", b"caller_field", "per_caller", b"per_caller", "wait_field", b"wait_field"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Waiting: _TypeAlias = Waiting  # noqa: Y015
+
+@_typing.final
 class Policy(_message.Message):
     """Everything a method declares about itself."""
 
@@ -310,12 +366,16 @@ class Policy(_message.Message):
     HTTP_FIELD_NUMBER: _builtins.int
     DEVELOPMENT_ONLY_FIELD_NUMBER: _builtins.int
     MOVES_MONEY_FIELD_NUMBER: _builtins.int
+    MAX_REQUEST_BYTES_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
     idempotency: Global___Idempotency.ValueType
     """What an idempotency key means."""
     development_only: _builtins.bool
     """Answered with NOT_FOUND unless the server runs with environment=development or test."""
     moves_money: _builtins.bool
     """It moves money, or decides where money goes: every refusal of it, for whatever reason, carries paymesh.common.v1.MoneyOutcome."""
+    max_request_bytes: _builtins.int
+    """Largest request in bytes on the wire; 0 means what the bounds of its fields allow."""
     @_builtins.property
     def rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___Rule]:
         """Who may call. At least one rule."""
@@ -330,11 +390,15 @@ class Policy(_message.Message):
 
     @_builtins.property
     def limit(self) -> Global___Limit:
-        """Rate limit at the gateway; absent means none."""
+        """Rate limit at the gateway and at the servers; absent means none."""
 
     @_builtins.property
     def http(self) -> Global___Http:
         """HTTP details; only with google.api.http."""
+
+    @_builtins.property
+    def waiting(self) -> Global___Waiting:
+        """Its calls may wait for news."""
 
     def __init__(
         self,
@@ -347,10 +411,12 @@ class Policy(_message.Message):
         http: Global___Http | None = ...,
         development_only: _builtins.bool = ...,
         moves_money: _builtins.bool = ...,
+        max_request_bytes: _builtins.int = ...,
+        waiting: Global___Waiting | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["http", b"http", "limit", b"limit", "ownership", b"ownership", "timeout", b"timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["http", b"http", "limit", b"limit", "ownership", b"ownership", "timeout", b"timeout", "waiting", b"waiting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["development_only", b"development_only", "http", b"http", "idempotency", b"idempotency", "limit", b"limit", "moves_money", b"moves_money", "ownership", b"ownership", "rules", b"rules", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["development_only", b"development_only", "http", b"http", "idempotency", b"idempotency", "limit", b"limit", "max_request_bytes", b"max_request_bytes", "moves_money", b"moves_money", "ownership", b"ownership", "rules", b"rules", "timeout", b"timeout", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -367,6 +433,8 @@ class FieldPolicy(_message.Message):
     SENSITIVE_FIELD_NUMBER: _builtins.int
     FINGERPRINT_FIELD_NUMBER: _builtins.int
     EXAMPLE_FIELD_NUMBER: _builtins.int
+    MAX_BYTES_FIELD_NUMBER: _builtins.int
+    FREE_TEXT_FIELD_NUMBER: _builtins.int
     number_ok: _builtins.bool
     """For string fields: a JSON number is taken digit for digit (exponents are refused)."""
     sensitive: _builtins.bool
@@ -375,6 +443,10 @@ class FieldPolicy(_message.Message):
     """Part of the meaning of a request: the same idempotency key with another value of this field is an error that names the field."""
     example: _builtins.str
     """Example value for the OpenAPI document, as JSON."""
+    max_bytes: _builtins.int
+    """For message fields whose type is not ours: largest size in bytes."""
+    free_text: Global___FreeText.ValueType
+    """What people write in their own words. Judged where it enters; a sibling service that passes it on is not asked again."""
     @_builtins.property
     def json_alias(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Other spellings that JSON input and query strings may use, e.g. "orderNo". Never sent."""
@@ -387,10 +459,12 @@ class FieldPolicy(_message.Message):
         sensitive: _builtins.bool = ...,
         fingerprint: _builtins.bool = ...,
         example: _builtins.str = ...,
+        max_bytes: _builtins.int = ...,
+        free_text: Global___FreeText.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["example", b"example", "fingerprint", b"fingerprint", "json_alias", b"json_alias", "number_ok", b"number_ok", "sensitive", b"sensitive"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["example", b"example", "fingerprint", b"fingerprint", "free_text", b"free_text", "json_alias", b"json_alias", "max_bytes", b"max_bytes", "number_ok", b"number_ok", "sensitive", b"sensitive"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,7 +27,7 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from paymesh.options.v1 import options_pb2 as paymesh_dot_options_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n paymesh/seckill/v1/seckill.proto\x12\x12paymesh.seckill.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a paymesh/options/v1/options.proto\"\xd0\x01\n\x06Result\x12\x13\n\x06status\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x10\n\x08order_id\x18\x04 \x01(\t\x12\x13\n\x0b\x61\x63tivity_id\x18\x05 \x01(\t\x12\x0e\n\x06sku_id\x18\x06 \x01(\t\x12\x0e\n\x06ticket\x18\x07 \x01(\t\x12\x12\n\nrequest_id\x18\x08 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\t \x01(\x03\x12\x14\n\x0cstarts_in_ms\x18\n \x01(\x03\x42\t\n\x07_status\"\xa4\x02\n\x14SeckillActionRequest\x12\x42\n\x06sku_id\x18\x01 \x01(\tB2\xbaH\x1ar\x18\x32\x16^[A-Za-z0-9_.-]{1,64}$\xb2\xbb\x18\x11\n\x05skuId\x10\x01*\x06\"1001\"\x12\x31\n\x0bmerchant_id\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^([a-z0-9_-]{1,32})?$\x12\x41\n\x07user_id\x18\x03 \x01(\tB0\xbaH\x1fr\x1d\x32\x1b^([A-Za-z0-9_.:@-]{1,64})?$\xb2\xbb\x18\n\n\x06userId\x10\x01\x12\x35\n\nrequest_id\x18\x04 \x01(\tB!\xbaH\x1er\x1c\x32\x1a^([A-Za-z0-9_.:-]{1,64})?$\x12\x1b\n\x07wait_ms\x18\x05 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xb8\x17(\x00\"C\n\x15SeckillActionResponse\x12*\n\x06result\x18\x01 \x01(\x0b\x32\x1a.paymesh.seckill.v1.Result\"\x87\x02\n\x14SeckillResultRequest\x12\x42\n\x06sku_id\x18\x01 \x01(\tB2\xbaH\x1ar\x18\x32\x16^[A-Za-z0-9_.-]{1,64}$\xb2\xbb\x18\x11\n\x05skuId\x10\x01*\x06\"1001\"\x12\x31\n\x0bmerchant_id\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^([a-z0-9_-]{1,32})?$\x12\x41\n\x07user_id\x18\x03 \x01(\tB0\xbaH\x1fr\x1d\x32\x1b^([A-Za-z0-9_.:@-]{1,64})?$\xb2\xbb\x18\n\n\x06userId\x10\x01\x12\x18\n\x06ticket\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xd8\x04\x12\x1b\n\x07wait_ms\x18\x05 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x88\'(\x00\"C\n\x15SeckillResultResponse\x12*\n\x06result\x18\x01 \x01(\x0b\x32\x1a.paymesh.seckill.v1.Result\"7\n\x19WatchSeckillResultRequest\x12\x1a\n\x06ticket\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xd8\x04\"H\n\x1aWatchSeckillResultResponse\x12*\n\x06result\x18\x01 \x01(\x0b\x32\x1a.paymesh.seckill.v1.Result\"\xa7\x01\n\x12ReturnStockRequest\x12.\n\x08order_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{1,32}$\x12.\n\x0bmerchant_id\x18\x02 \x01(\tB\x19\xbaH\x16r\x14\x32\x12^[a-z0-9_-]{1,32}$\x12\x31\n\x0b\x61\x63tivity_id\x18\x03 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{1,32}$\"\'\n\x13ReturnStockResponse\x12\x10\n\x08returned\x18\x01 \x01(\x08\"3\n\x15GetTicketOrderRequest\x12\x1a\n\x06ticket\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xd8\x04\"c\n\x16GetTicketOrderResponse\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x13\n\x0bmerchant_id\x18\x02 \x01(\t\x12\x0f\n\x07user_id\x18\x03 \x01(\t\x12\x11\n\tis_coming\x18\x04 \x01(\x08\x32\x80\x07\n\x0eSeckillService\x12\xd8\x01\n\rSeckillAction\x12(.paymesh.seckill.v1.SeckillActionRequest\x1a).paymesh.seckill.v1.SeckillActionResponse\"r\xaa\xbb\x18\x45\n\x02\x08\x02\x12\x18\x08\x02\x12\x07user_id\x1a\x0bmerchant_id\x1a\x02\x08\x05 \x01\x32\x1f\x1a\x1d\n\x0fidempotency-key\x12\nrequest_id\x82\xd3\xe4\x93\x02#\"\x16/api/v1/seckill/action:\x01*b\x06result\x12\xb7\x01\n\rSeckillResult\x12(.paymesh.seckill.v1.SeckillResultRequest\x1a).paymesh.seckill.v1.SeckillResultResponse\"Q\x90\x02\x01\xaa\xbb\x18$\n\x02\x08\x02\x12\x18\x08\x02\x12\x07user_id\x1a\x0bmerchant_id\x1a\x02\x08\x08 \x01\x82\xd3\xe4\x93\x02 \x12\x16/api/v1/seckill/resultb\x06result\x12\xb8\x01\n\x12WatchSeckillResult\x12-.paymesh.seckill.v1.WatchSeckillResultRequest\x1a..paymesh.seckill.v1.WatchSeckillResultResponse\"A\x90\x02\x01\xaa\xbb\x18\x0e\n\x02\x08\x01\x12\x02\x08\x01\x1a\x02\x08x \x01\x82\xd3\xe4\x93\x02&\x12\x1c/api/v1/seckill/result/watchb\x06result0\x01\x12\x80\x01\n\x0bReturnStock\x12&.paymesh.seckill.v1.ReturnStockRequest\x1a\'.paymesh.seckill.v1.ReturnStockResponse\" \x90\x02\x02\xaa\xbb\x18\x19\n\r\x08\x05\x12\torder_rpc\x12\x02\x08\x01\x1a\x02\x08\x05 \x01\x12\x89\x01\n\x0eGetTicketOrder\x12).paymesh.seckill.v1.GetTicketOrderRequest\x1a*.paymesh.seckill.v1.GetTicketOrderResponse\" \x90\x02\x01\xaa\xbb\x18\x19\n\r\x08\x05\x12\torder_rpc\x12\x02\x08\x01\x1a\x02\x08\x02 \x01\x1a\x0f\xc2\xbb\x18\x0bseckill_rpcb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n paymesh/seckill/v1/seckill.proto\x12\x12paymesh.seckill.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a paymesh/options/v1/options.proto\"\xd0\x01\n\x06Result\x12\x13\n\x06status\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x10\n\x08order_id\x18\x04 \x01(\t\x12\x13\n\x0b\x61\x63tivity_id\x18\x05 \x01(\t\x12\x0e\n\x06sku_id\x18\x06 \x01(\t\x12\x0e\n\x06ticket\x18\x07 \x01(\t\x12\x12\n\nrequest_id\x18\x08 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\t \x01(\x03\x12\x14\n\x0cstarts_in_ms\x18\n \x01(\x03\x42\t\n\x07_status\"\xa4\x02\n\x14SeckillActionRequest\x12\x42\n\x06sku_id\x18\x01 \x01(\tB2\xbaH\x1ar\x18\x32\x16^[A-Za-z0-9_.-]{1,64}$\xb2\xbb\x18\x11\n\x05skuId\x10\x01*\x06\"1001\"\x12\x31\n\x0bmerchant_id\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^([a-z0-9_-]{1,32})?$\x12\x41\n\x07user_id\x18\x03 \x01(\tB0\xbaH\x1fr\x1d\x32\x1b^([A-Za-z0-9_.:@-]{1,64})?$\xb2\xbb\x18\n\n\x06userId\x10\x01\x12\x35\n\nrequest_id\x18\x04 \x01(\tB!\xbaH\x1er\x1c\x32\x1a^([A-Za-z0-9_.:-]{1,64})?$\x12\x1b\n\x07wait_ms\x18\x05 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xb8\x17(\x00\"C\n\x15SeckillActionResponse\x12*\n\x06result\x18\x01 \x01(\x0b\x32\x1a.paymesh.seckill.v1.Result\"\x94\x02\n\x14SeckillResultRequest\x12\x42\n\x06sku_id\x18\x01 \x01(\tB2\xbaH\x1ar\x18\x32\x16^[A-Za-z0-9_.-]{1,64}$\xb2\xbb\x18\x11\n\x05skuId\x10\x01*\x06\"1001\"\x12\x31\n\x0bmerchant_id\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^([a-z0-9_-]{1,32})?$\x12\x41\n\x07user_id\x18\x03 \x01(\tB0\xbaH\x1fr\x1d\x32\x1b^([A-Za-z0-9_.:@-]{1,64})?$\xb2\xbb\x18\n\n\x06userId\x10\x01\x12%\n\x06ticket\x18\x04 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[!-~]{0,600}$\x12\x1b\n\x07wait_ms\x18\x05 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x88\'(\x00\"C\n\x15SeckillResultResponse\x12*\n\x06result\x18\x01 \x01(\x0b\x32\x1a.paymesh.seckill.v1.Result\"B\n\x19WatchSeckillResultRequest\x12%\n\x06ticket\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[!-~]{1,600}$\"H\n\x1aWatchSeckillResultResponse\x12*\n\x06result\x18\x01 \x01(\x0b\x32\x1a.paymesh.seckill.v1.Result\"\xa7\x01\n\x12ReturnStockRequest\x12.\n\x08order_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{1,32}$\x12.\n\x0bmerchant_id\x18\x02 \x01(\tB\x19\xbaH\x16r\x14\x32\x12^[a-z0-9_-]{1,32}$\x12\x31\n\x0b\x61\x63tivity_id\x18\x03 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{1,32}$\"\'\n\x13ReturnStockResponse\x12\x10\n\x08returned\x18\x01 \x01(\x08\">\n\x15GetTicketOrderRequest\x12%\n\x06ticket\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[!-~]{1,600}$\"c\n\x16GetTicketOrderResponse\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x13\n\x0bmerchant_id\x18\x02 \x01(\t\x12\x0f\n\x07user_id\x18\x03 \x01(\t\x12\x11\n\tis_coming\x18\x04 \x01(\x08\x32\xac\x07\n\x0eSeckillService\x12\xe5\x01\n\rSeckillAction\x12(.paymesh.seckill.v1.SeckillActionRequest\x1a).paymesh.seckill.v1.SeckillActionResponse\"\x7f\xaa\xbb\x18R\n\x02\x08\x02\x12\x18\x08\x02\x12\x07user_id\x1a\x0bmerchant_id\x1a\x02\x08\x05 \x01\x32\x1f\x1a\x1d\n\x0fidempotency-key\x12\nrequest_idR\x0b\x08\n\x12\x07wait_ms\x82\xd3\xe4\x93\x02#\"\x16/api/v1/seckill/action:\x01*b\x06result\x12\xca\x01\n\rSeckillResult\x12(.paymesh.seckill.v1.SeckillResultRequest\x1a).paymesh.seckill.v1.SeckillResultResponse\"d\x90\x02\x01\xaa\xbb\x18\x37\n\x02\x08\x02\x12\x18\x08\x02\x12\x07user_id\x1a\x0bmerchant_id\x1a\x02\x08\x08 \x01*\x04\x08\x14\x10\x64R\x0b\x08\n\x12\x07wait_ms\x82\xd3\xe4\x93\x02 \x12\x16/api/v1/seckill/resultb\x06result\x12\xc4\x01\n\x12WatchSeckillResult\x12-.paymesh.seckill.v1.WatchSeckillResultRequest\x1a..paymesh.seckill.v1.WatchSeckillResultResponse\"M\x90\x02\x01\xaa\xbb\x18\x1a\n\x02\x08\x01\x12\x02\x08\x01\x1a\x02\x08x \x01R\n\x08\n\x1a\x06ticket\x82\xd3\xe4\x93\x02&\x12\x1c/api/v1/seckill/result/watchb\x06result0\x01\x12\x80\x01\n\x0bReturnStock\x12&.paymesh.seckill.v1.ReturnStockRequest\x1a\'.paymesh.seckill.v1.ReturnStockResponse\" \x90\x02\x02\xaa\xbb\x18\x19\n\r\x08\x05\x12\torder_rpc\x12\x02\x08\x01\x1a\x02\x08\x05 \x01\x12\x89\x01\n\x0eGetTicketOrder\x12).paymesh.seckill.v1.GetTicketOrderRequest\x1a*.paymesh.seckill.v1.GetTicketOrderResponse\" \x90\x02\x01\xaa\xbb\x18\x19\n\r\x08\x05\x12\torder_rpc\x12\x02\x08\x01\x1a\x02\x08\x02 \x01\x1a\x0f\xc2\xbb\x18\x0bseckill_rpcb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -51,11 +51,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SECKILLRESULTREQUEST'].fields_by_name['user_id']._loaded_options = None
   _globals['_SECKILLRESULTREQUEST'].fields_by_name['user_id']._serialized_options = b'\272H\037r\0352\033^([A-Za-z0-9_.:@-]{1,64})?$\262\273\030\n\n\006userId\020\001'
   _globals['_SECKILLRESULTREQUEST'].fields_by_name['ticket']._loaded_options = None
-  _globals['_SECKILLRESULTREQUEST'].fields_by_name['ticket']._serialized_options = b'\272H\005r\003\030\330\004'
+  _globals['_SECKILLRESULTREQUEST'].fields_by_name['ticket']._serialized_options = b'\272H\022r\0202\016^[!-~]{0,600}$'
   _globals['_SECKILLRESULTREQUEST'].fields_by_name['wait_ms']._loaded_options = None
   _globals['_SECKILLRESULTREQUEST'].fields_by_name['wait_ms']._serialized_options = b'\272H\007\032\005\030\210\'(\000'
   _globals['_WATCHSECKILLRESULTREQUEST'].fields_by_name['ticket']._loaded_options = None
-  _globals['_WATCHSECKILLRESULTREQUEST'].fields_by_name['ticket']._serialized_options = b'\272H\007r\005\020\001\030\330\004'
+  _globals['_WATCHSECKILLRESULTREQUEST'].fields_by_name['ticket']._serialized_options = b'\272H\022r\0202\016^[!-~]{1,600}$'
   _globals['_RETURNSTOCKREQUEST'].fields_by_name['order_id']._loaded_options = None
   _globals['_RETURNSTOCKREQUEST'].fields_by_name['order_id']._serialized_options = b'\272H\031r\0272\025^[A-Za-z0-9_-]{1,32}$'
   _globals['_RETURNSTOCKREQUEST'].fields_by_name['merchant_id']._loaded_options = None
@@ -63,15 +63,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RETURNSTOCKREQUEST'].fields_by_name['activity_id']._loaded_options = None
   _globals['_RETURNSTOCKREQUEST'].fields_by_name['activity_id']._serialized_options = b'\272H\031r\0272\025^[A-Za-z0-9_-]{1,32}$'
   _globals['_GETTICKETORDERREQUEST'].fields_by_name['ticket']._loaded_options = None
-  _globals['_GETTICKETORDERREQUEST'].fields_by_name['ticket']._serialized_options = b'\272H\007r\005\020\001\030\330\004'
+  _globals['_GETTICKETORDERREQUEST'].fields_by_name['ticket']._serialized_options = b'\272H\022r\0202\016^[!-~]{1,600}$'
   _globals['_SECKILLSERVICE']._loaded_options = None
   _globals['_SECKILLSERVICE']._serialized_options = b'\302\273\030\013seckill_rpc'
   _globals['_SECKILLSERVICE'].methods_by_name['SeckillAction']._loaded_options = None
-  _globals['_SECKILLSERVICE'].methods_by_name['SeckillAction']._serialized_options = b'\252\273\030E\n\002\010\002\022\030\010\002\022\007user_id\032\013merchant_id\032\002\010\005 \0012\037\032\035\n\017idempotency-key\022\nrequest_id\202\323\344\223\002#\"\026/api/v1/seckill/action:\001*b\006result'
+  _globals['_SECKILLSERVICE'].methods_by_name['SeckillAction']._serialized_options = b'\252\273\030R\n\002\010\002\022\030\010\002\022\007user_id\032\013merchant_id\032\002\010\005 \0012\037\032\035\n\017idempotency-key\022\nrequest_idR\013\010\n\022\007wait_ms\202\323\344\223\002#\"\026/api/v1/seckill/action:\001*b\006result'
   _globals['_SECKILLSERVICE'].methods_by_name['SeckillResult']._loaded_options = None
-  _globals['_SECKILLSERVICE'].methods_by_name['SeckillResult']._serialized_options = b'\220\002\001\252\273\030$\n\002\010\002\022\030\010\002\022\007user_id\032\013merchant_id\032\002\010\010 \001\202\323\344\223\002 \022\026/api/v1/seckill/resultb\006result'
+  _globals['_SECKILLSERVICE'].methods_by_name['SeckillResult']._serialized_options = b'\220\002\001\252\273\0307\n\002\010\002\022\030\010\002\022\007user_id\032\013merchant_id\032\002\010\010 \001*\004\010\024\020dR\013\010\n\022\007wait_ms\202\323\344\223\002 \022\026/api/v1/seckill/resultb\006result'
   _globals['_SECKILLSERVICE'].methods_by_name['WatchSeckillResult']._loaded_options = None
-  _globals['_SECKILLSERVICE'].methods_by_name['WatchSeckillResult']._serialized_options = b'\220\002\001\252\273\030\016\n\002\010\001\022\002\010\001\032\002\010x \001\202\323\344\223\002&\022\034/api/v1/seckill/result/watchb\006result'
+  _globals['_SECKILLSERVICE'].methods_by_name['WatchSeckillResult']._serialized_options = b'\220\002\001\252\273\030\032\n\002\010\001\022\002\010\001\032\002\010x \001R\n\010\n\032\006ticket\202\323\344\223\002&\022\034/api/v1/seckill/result/watchb\006result'
   _globals['_SECKILLSERVICE'].methods_by_name['ReturnStock']._loaded_options = None
   _globals['_SECKILLSERVICE'].methods_by_name['ReturnStock']._serialized_options = b'\220\002\002\252\273\030\031\n\r\010\005\022\torder_rpc\022\002\010\001\032\002\010\005 \001'
   _globals['_SECKILLSERVICE'].methods_by_name['GetTicketOrder']._loaded_options = None
@@ -83,21 +83,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SECKILLACTIONRESPONSE']._serialized_start=655
   _globals['_SECKILLACTIONRESPONSE']._serialized_end=722
   _globals['_SECKILLRESULTREQUEST']._serialized_start=725
-  _globals['_SECKILLRESULTREQUEST']._serialized_end=988
-  _globals['_SECKILLRESULTRESPONSE']._serialized_start=990
-  _globals['_SECKILLRESULTRESPONSE']._serialized_end=1057
-  _globals['_WATCHSECKILLRESULTREQUEST']._serialized_start=1059
-  _globals['_WATCHSECKILLRESULTREQUEST']._serialized_end=1114
-  _globals['_WATCHSECKILLRESULTRESPONSE']._serialized_start=1116
-  _globals['_WATCHSECKILLRESULTRESPONSE']._serialized_end=1188
-  _globals['_RETURNSTOCKREQUEST']._serialized_start=1191
-  _globals['_RETURNSTOCKREQUEST']._serialized_end=1358
-  _globals['_RETURNSTOCKRESPONSE']._serialized_start=1360
-  _globals['_RETURNSTOCKRESPONSE']._serialized_end=1399
-  _globals['_GETTICKETORDERREQUEST']._serialized_start=1401
-  _globals['_GETTICKETORDERREQUEST']._serialized_end=1452
-  _globals['_GETTICKETORDERRESPONSE']._serialized_start=1454
-  _globals['_GETTICKETORDERRESPONSE']._serialized_end=1553
-  _globals['_SECKILLSERVICE']._serialized_start=1556
-  _globals['_SECKILLSERVICE']._serialized_end=2452
+  _globals['_SECKILLRESULTREQUEST']._serialized_end=1001
+  _globals['_SECKILLRESULTRESPONSE']._serialized_start=1003
+  _globals['_SECKILLRESULTRESPONSE']._serialized_end=1070
+  _globals['_WATCHSECKILLRESULTREQUEST']._serialized_start=1072
+  _globals['_WATCHSECKILLRESULTREQUEST']._serialized_end=1138
+  _globals['_WATCHSECKILLRESULTRESPONSE']._serialized_start=1140
+  _globals['_WATCHSECKILLRESULTRESPONSE']._serialized_end=1212
+  _globals['_RETURNSTOCKREQUEST']._serialized_start=1215
+  _globals['_RETURNSTOCKREQUEST']._serialized_end=1382
+  _globals['_RETURNSTOCKRESPONSE']._serialized_start=1384
+  _globals['_RETURNSTOCKRESPONSE']._serialized_end=1423
+  _globals['_GETTICKETORDERREQUEST']._serialized_start=1425
+  _globals['_GETTICKETORDERREQUEST']._serialized_end=1487
+  _globals['_GETTICKETORDERRESPONSE']._serialized_start=1489
+  _globals['_GETTICKETORDERRESPONSE']._serialized_end=1588
+  _globals['_SECKILLSERVICE']._serialized_start=1591
+  _globals['_SECKILLSERVICE']._serialized_end=2531
 # @@protoc_insertion_point(module_scope)

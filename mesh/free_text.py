@@ -1,0 +1,114 @@
+"""What people write in their own words: names, addresses, reasons. It is shown on screens, terminals and statements, so it may hold nothing that
+steers them, and it is kept for years, so it may hold no card number.
+
+Judged where it enters. Services pass on what was written before these rules were, and a refund must not fail because of its reason.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from operator import attrgetter
+from typing import Any, Final
+
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+from paymesh.options.v1 import options_pb2
+
+from mesh.bounds import options_of
+
+# C0 and C1 controls with every line break, and what turns the direction of writing or hides text in it.
+_STEERING: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ufff9-\ufffb]")
+# Groups of digits as people write long numbers. Letters right beside them make an identifier of another kind.
+_RUN: Final = re.compile(r"(?<![A-Za-z\d])\d+(?:[ .\-\u00a0\u2009\u202f]{1,2}\d+)*(?![A-Za-z\d])")
+_GROUP: Final = re.compile(r"\d+")
+_DIGITS_MIN, _DIGITS_MAX = 13, 19
+# First digits and lengths of the card networks; what begins otherwise is a phone, an order or a tracking number more often than a card.
+_CARD: Final = re.compile(
+    r"4(?:\d{12}|\d{15}|\d{18})"                                                          # Visa
+    r"|(?:5[1-5]\d{2}|222[1-9]|22[3-9]\d|2[3-6]\d{2}|27[01]\d|2720)\d{12}"                  # Mastercard
+    r"|3[47]\d{13}"                                                                        # American Express
+    r"|3(?:0[0-5]\d|[689]\d{2})\d{10,15}"                                                  # Diners Club
+    r"|35(?:2[89]|[3-8]\d)\d{12,15}"                                                       # JCB
+    r"|(?:6011|64[4-9]\d|65\d{2}|62\d{2}|60\d{2}|8[12]\d{2})\d{12,15}"                     # Discover, UnionPay, RuPay
+    r"|(?:50|5[6-8]|63|67|69)\d{11,17}")                                                   # Maestro
+_ODD_TWICE: Final = (0, 2, 4, 6, 8, 1, 3, 5, 7, 9)
+
+STEERING_PROBLEM: Final = "must be one line without control characters"
+CARD_PROBLEM: Final = "must not hold a card number"
+
+
+def card_numbers(text: str) -> Iterator[tuple[int, int]]:
+    """Where a text holds what is, by its length, first digits and check digit, the number of a payment card: begin and end of each."""
+    for run in _RUN.finditer(text):
+        groups = [group.span() for group in _GROUP.finditer(text, *run.span())]
+        first = 0
+        while first < len(groups):
+            last = _card_in(text, groups, first)
+            if last is None:
+                first += 1
+            else:
+                yield groups[first][0], groups[last][1]
+                first = last + 1
+
+
+def _card_in(text: str, groups: list[tuple[int, int]], first: int) -> int | None:
+    """The last group of a card number that begins with the group `first`; an expiry date may stand right behind it."""
+    digits = ""
+    for last in range(first, len(groups)):
+        digits += "".join(str(int(digit)) for digit in text[slice(*groups[last])])  # ASCII ones of any script's
+        if len(digits) > _DIGITS_MAX:
+            return None
+        if len(digits) >= _DIGITS_MIN and _CARD.fullmatch(digits) and is_luhn(digits):
+            return last
+    return None
+
+
+def is_luhn(digits: str) -> bool:
+    """Whether the last digit is the check digit of the others (ISO/IEC 7812-1)."""
+    total = sum(_ODD_TWICE[int(digit)] if index % 2 else int(digit) for index, digit in enumerate(reversed(digits)))
+    return total % 10 == 0
+
+
+def masked(text: str) -> str:
+    """A text of somebody whom we cannot refuse, with all but the last four digits of card numbers replaced by asterisks."""
+    for begin, end in list(card_numbers(text)):
+        text = text[:begin] + re.sub(r"\d", "*", text[begin:end - 4]) + text[end - 4:]
+    return text
+
+
+def plain(text: str) -> str:
+    """A text of somebody whom we cannot refuse, with everything that steers a terminal replaced by U+FFFD, and without card numbers."""
+    return masked(_STEERING.sub("\ufffd", text))
+
+
+class FreeTexts:
+    """The free texts of one message type."""
+
+    def __init__(self, descriptor: Descriptor) -> None:
+        self._texts = tuple(_texts(descriptor, ""))
+
+    def __bool__(self) -> bool:
+        return bool(self._texts)
+
+    def problems(self, message: Message) -> dict[str, str]:
+        """Path -> what is wrong with the text there. Texts are never told."""
+        found: dict[str, str] = {}
+        for path, get, has_cards in self._texts:
+            text = get(message)
+            if _STEERING.search(text):
+                found[path] = STEERING_PROBLEM
+            elif not has_cards and next(card_numbers(text), None) is not None:
+                found[path] = CARD_PROBLEM
+        return found
+
+
+def _texts(descriptor: Descriptor, path: str) -> Iterator[tuple[str, Any, bool]]:
+    for field in descriptor.fields:
+        if field.is_repeated:
+            continue  # no list of a person's request holds free text; the test that walks the contract would tell
+        kind = options_of(field).free_text
+        if kind and field.type == FieldDescriptor.TYPE_STRING:
+            yield f"{path}{field.name}", attrgetter(f"{path}{field.name}"), kind == options_pb2.FREE_TEXT_LINE
+        elif field.message_type is not None and not field.message_type.full_name.startswith("google."):
+            yield from _texts(field.message_type, f"{path}{field.name}.")
