@@ -13,7 +13,7 @@ from enum import StrEnum
 from time import monotonic
 from typing import Final
 
-from mesh.errors import PermissionDenied
+from mesh.errors import MeshError, PermissionDenied
 from mesh.trace import Trace
 
 # gRPC metadata of the mesh.
@@ -89,7 +89,8 @@ class Call:
     caller: Caller = NOBODY
     idempotency_key: str = ""
     request_id: str = ""
-    cut: bool = False  # the pipeline ended it at its deadline
+    cut: MeshError | None = None  # with which the pipeline ended it: at its deadline, or for want of room
+    is_running: bool = False  # it takes room among the calls that run
     effects: bool = False  # a transaction of it may be committed, or a sibling was asked for something with effects
     refusal: str = ""  # reason with which it ended, for the log
     trailing: tuple[tuple[str, str | bytes], ...] = ()  # metadata to send with the answer

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import grpc
 
+from mesh.connections import Connections
 from mesh.discovery import Endpoint
 from mesh.logs import get_logger
 from mesh.settings import MeshSettings
@@ -25,16 +26,17 @@ class Connector:
         self._settings = settings
         self._credentials = reloaded_client_credentials(settings)
 
-    def connect(self, endpoint: Endpoint) -> grpc.aio.Channel | None:
-        """A channel to a replica; None where tokens would travel readable."""
+    def connect(self, endpoint: Endpoint) -> Connections | None:
+        """The connections to a replica; None where tokens would travel readable."""
         options = [*CLIENT_OPTIONS, ("grpc.primary_user_agent", f"paymesh-{self._settings.service}")]
         if self._credentials is not None:
             options.append(("grpc.ssl_target_name_override", certificate_name(self._service)))
-            return grpc.aio.secure_channel(str(endpoint), self._credentials.get(), options=options)
+            credentials = self._credentials
+            return Connections(lambda: grpc.aio.secure_channel(str(endpoint), credentials.get(), options=options))
         if not may_speak_plaintext(self._settings, endpoint.host):
             log.error("plaintext_refused", target=self._service, endpoint=str(endpoint))
             return None
-        return grpc.aio.insecure_channel(str(endpoint), options=options)
+        return Connections(lambda: grpc.aio.insecure_channel(str(endpoint), options=options))
 
     async def follow_certificates(self, changed: Callable[[], None]) -> None:
         """Calls `changed` whenever our certificates were replaced: a channel keeps those that it was made with. Without TLS it ends at once."""

@@ -4,15 +4,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
-from typing import Any
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from mesh.call import Call
+from mesh.errors import InvalidArgument
+from mesh.load import Load
+from mesh.trace import Trace
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+
+WATCHES_PER_CONNECTION_MAX: Final = 4  # a client of grpc has one for each service that it watches
+WATCHES_MAX: Final = 1000              # 8 KB each
+REQUEST_BYTES_MAX: Final = 256         # the name of a service
 
 
 class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the package has no types
@@ -21,6 +32,7 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the packa
     def __init__(self, services: Iterable[str]) -> None:
         self._states = dict.fromkeys(("", *services), NOT_SERVING)
         self._changed = asyncio.Event()
+        self._watches: Counter[str] = Counter()  # by connection
         self._closing = False
         self._is_started = False
         self._is_usable = True
@@ -29,6 +41,34 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the packa
     def is_serving(self) -> bool:
         """Whether the whole process is SERVING."""
         return bool(self._states[""] == SERVING)
+
+    def handlers(self, load: Load) -> Mapping[str, grpc.RpcMethodHandler[Any, Any]]:
+        """What is registered: as in the pipeline, a message that never comes has a time limit and a place among all that have not come."""
+
+        async def request_of(context: Any, request_class: Any) -> Any:
+            call = Call(trace=Trace.start(), deadline=0)
+            try:
+                raw = await load.message(context, call, is_known=False)
+                return request_class.FromString(raw[:REQUEST_BYTES_MAX + 1] if len(raw) > REQUEST_BYTES_MAX else raw)
+            except (DecodeError, InvalidArgument):
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "not a request of this method")
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if call.cut is None or (task is not None and task.uncancel()):
+                    raise
+                await context.abort(grpc.StatusCode.UNAVAILABLE, call.cut.message)
+
+        async def check(_messages: Any, context: Any) -> bytes:
+            return bytes((await self.Check(await request_of(context, health_pb2.HealthCheckRequest), context)).SerializeToString())
+
+        async def list_(_messages: Any, context: Any) -> bytes:
+            return bytes((await self.List(await request_of(context, health_pb2.HealthListRequest), context)).SerializeToString())
+
+        async def watch(_messages: Any, context: Any) -> None:
+            await self.Watch(await request_of(context, health_pb2.HealthCheckRequest), context)
+
+        return {"Check": grpc.stream_unary_rpc_method_handler(check), "List": grpc.stream_unary_rpc_method_handler(list_),
+                "Watch": grpc.stream_stream_rpc_method_handler(watch)}
 
     def serve(self) -> None:
         """Everything is SERVING, as long as what the process needs can be used."""
@@ -68,14 +108,33 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the packa
             await context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
         return health_pb2.HealthCheckResponse(status=state)
 
+    async def List(self, _request: Any, _context: Any) -> Any:
+        """The states of all services."""
+        return health_pb2.HealthListResponse(statuses={name: health_pb2.HealthCheckResponse(status=state) for name, state in self._states.items()})
+
     async def Watch(self, request: Any, context: Any) -> None:
-        """The state of a service now and whenever it changes."""
+        """The state of a service now and whenever it changes. A connection has a few watches and a process an end of them; clients of grpc to whom
+        watching is UNIMPLEMENTED go on without it."""
+        peer = context.peer()
+        if self._watches[peer] >= WATCHES_PER_CONNECTION_MAX:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many watches on one connection")
+        if self._watches.total() >= WATCHES_MAX:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "too many watches")
+        self._watches[peer] += 1
+        try:
+            await self._send_changes(request.service, context)
+        finally:
+            self._watches[peer] -= 1
+            if not self._watches[peer]:
+                del self._watches[peer]
+
+    async def _send_changes(self, service: str, context: Any) -> None:
         last = None
         while True:
             changed = self._changed
-            state = self._states.get(request.service, SERVICE_UNKNOWN)
+            state = self._states.get(service, SERVICE_UNKNOWN)
             if state != last:
-                await context.write(health_pb2.HealthCheckResponse(status=state))
+                await context.write(health_pb2.HealthCheckResponse(status=state).SerializeToString())
                 last = state
             if self._closing:
                 return

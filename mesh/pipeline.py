@@ -1,7 +1,10 @@
-"""The one chain around every served call: errors > trace and metrics > deadline > authentication > access > validation > handler.
+"""The one chain around every served call: errors > trace and metrics > deadline > authentication > access > limit > message > validation > handler.
 
 Each handler is wrapped once, at start, with everything that belongs to its method. No exception passes it: a refusal becomes a status with
 details, the unexpected INTERNAL with a trace id, a stray cancellation ABORTED (grpc.aio would leave the client waiting for ever).
+
+To grpc every method takes a stream: such a handler begins with the headers of a call, where a handler of one message would not be asked before the
+message has come. So a stranger is refused by the headers alone, and a message that never comes has a time limit.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from time import monotonic
 from typing import Any
@@ -20,8 +23,10 @@ from google.rpc import status_pb2
 from grpc.aio import AbortError
 
 from mesh.access import Access, TextField
-from mesh.auth import Caller, CallerClaims, CallerTokens, UserClaims, UserTokens
-from mesh.call import AUTHORIZATION, CALLER, CURRENT, IDEMPOTENCY_KEY, REQUEST_ID, TRACEPARENT, Call, current_idempotency_key, mark_replayed
+from mesh.auth import Caller, CallerTokens, UserTokens
+from mesh.bounds import CHECKED_FROM_BYTES, Bounds
+from mesh.call import AUTHORIZATION, CALLER, CURRENT, IDEMPOTENCY_KEY, REQUEST_ID, TRACEPARENT, Call, Role, current_idempotency_key, mark_replayed
+from mesh.deadlines import DeadlineQueue
 from mesh.errors import (
     Conflict,
     DeadlineExceeded,
@@ -33,8 +38,12 @@ from mesh.errors import (
     NotFound,
     Outcome,
     RemoteError,
+    RequestTooLarge,
     TokenInvalid,
 )
+from mesh.free_text import FreeTexts
+from mesh.limits import CallerLimit, Network
+from mesh.load import Load
 from mesh.logs import CallLog, get_logger
 from mesh.metrics import SERVED
 from mesh.policies import Idempotency, MethodPolicy
@@ -70,13 +79,16 @@ class Pipeline:
     """Wraps handlers. One per server."""
 
     def __init__(self, *, user_tokens: UserTokens, caller_tokens: CallerTokens, catalogue: ErrorCatalogue, is_development: bool,
-                 call_log: CallLog, streams: ServedStreams) -> None:
+                 call_log: CallLog, streams: ServedStreams, load: Load, relays: Sequence[Network] = ()) -> None:
+        """`relays` are the networks of our own gateways, see `CallerLimit`."""
         self.user_tokens = user_tokens
         self.caller_tokens = caller_tokens
         self.catalogue = catalogue
         self.is_development = is_development
         self.call_log = call_log
         self.streams = streams
+        self.load = load
+        self.relays = relays
 
     def wrap(self, policy: MethodPolicy, handler: grpc.RpcMethodHandler[Any, Any],
              request_class: type[Message]) -> grpc.RpcMethodHandler[Any, Any]:
@@ -85,54 +97,20 @@ class Pipeline:
             raise ValueError(f"{policy.path}: streaming requests are not served")
         warm_up(request_class())
         if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(_Method(self, policy, handler, handler.unary_stream).serve_stream)
-        return grpc.unary_unary_rpc_method_handler(_Method(self, policy, handler, handler.unary_unary).serve_unary)
-
-
-class Running:
-    """Calls of one method that are cut at their deadline. As all have the same timeout, the oldest is due first: one timer serves them all, where a
-    timer for each would cost as much as the rest of the pipeline."""
-
-    __slots__ = ("_calls", "_timer")
-
-    def __init__(self) -> None:
-        self._calls: dict[Call, asyncio.Task[Any]] = {}
-        self._timer: asyncio.TimerHandle | None = None
-
-    def begin(self, call: Call) -> None:
-        """The running task serves a call."""
-        task = asyncio.current_task()
-        if task is not None:
-            self._calls[call] = task
-            if self._timer is None:
-                self._arm(call)
-
-    def end(self, call: Call) -> None:
-        """It has ended, or was never begun."""
-        self._calls.pop(call, None)
-
-    def _arm(self, call: Call) -> None:
-        self._timer = asyncio.get_running_loop().call_later(call.remaining_seconds(), self._cut)
-
-    def _cut(self) -> None:
-        self._timer = None
-        for call, task in self._calls.items():
-            if call.remaining_seconds() > 0:
-                self._arm(call)
-                return
-            if not call.cut:
-                call.cut = True
-                task.cancel()
+            return grpc.stream_stream_rpc_method_handler(_Method(self, policy, handler, handler.unary_stream, request_class).serve_stream)
+        return grpc.stream_unary_rpc_method_handler(_Method(self, policy, handler, handler.unary_unary, request_class).serve_unary)
 
 
 class _Method:
     """One method with everything bound."""
 
-    __slots__ = ("_access", "_behaviour", "_bound", "_call_log", "_caller_tokens", "_catalogue", "_cut", "_gone", "_headers", "_idempotency",
-                 "_metrics", "_moves_money", "_names", "_package", "_parse", "_path", "_repeatable", "_running", "_serialize", "_streams",
-                 "_timeout_seconds", "_user_tokens")
+    __slots__ = ("_access", "_behaviour", "_bound", "_bounds", "_call_log", "_caller_tokens", "_catalogue", "_cut", "_free_texts", "_headers",
+                 "_idempotency", "_is_hidden", "_limit", "_load", "_metrics", "_moves_money", "_names", "_package", "_parse", "_path", "_repeatable",
+                 "_request_bytes_max", "_running", "_serialize", "_streams", "_timeout_seconds", "_user_tokens", "_waiting")
 
-    def __init__(self, pipeline: Pipeline, policy: MethodPolicy, handler: grpc.RpcMethodHandler[Any, Any], behaviour: Any) -> None:
+    def __init__(self, pipeline: Pipeline, policy: MethodPolicy, handler: grpc.RpcMethodHandler[Any, Any], behaviour: Any,
+                 request_class: type[Message]) -> None:
+        descriptor: Any = request_class.DESCRIPTOR
         self._path = policy.path
         self._package = policy.package
         self._catalogue = pipeline.catalogue
@@ -148,10 +126,16 @@ class _Method:
         self._moves_money = policy.moves_money
         self._repeatable = policy.repeatable
         self._timeout_seconds = policy.timeout_seconds
-        # A handler that moves money or stock is never cut by us: its answer would be lost, not its effect.
+        # A call with an idempotency key is not cut by us: what it answers stands in its receipt, and whoever has it at hand should send it.
         self._cut = policy.idempotency is Idempotency.NONE
-        self._running = Running()
-        self._gone = policy.development_only and not pipeline.is_development
+        self._running = DeadlineQueue()
+        self._load = pipeline.load
+        self._limit = CallerLimit(policy.limit, relays=pipeline.relays) if policy.limit is not None else None
+        self._waiting = policy.waiting
+        self._request_bytes_max = policy.max_request_bytes
+        self._bounds = Bounds(descriptor)
+        self._free_texts = FreeTexts(descriptor)
+        self._is_hidden = policy.development_only and not pipeline.is_development
         self._metrics = SERVED.of(policy.service, policy.method)
         self._parse: Callable[[bytes], Any] = handler.request_deserializer or bytes
         self._serialize: Callable[[Any], bytes] = handler.response_serializer or bytes
@@ -160,15 +144,19 @@ class _Method:
         missing: Any = _unimplemented_stream if policy.server_streaming else _unimplemented
         self._behaviour: Any = behaviour if expected(behaviour) else missing
 
-    async def serve_unary(self, raw: bytes, context: Any) -> bytes:
+    async def serve_unary(self, _messages: Any, context: Any) -> bytes:
         """One request, one answer."""
         started = monotonic()
         call = Call(trace=_NO_TRACE, deadline=started + self._timeout_seconds)
         self._metrics.begun += 1
         code = 0
         try:
-            request = self._admit(raw, context, call, started)
-            response = await self._behaviour(request, context)
+            request = await self._admit(context, call, is_stream=False)
+            if self._waiting is None or not self._may_wait(request):
+                response = await self._behaviour(request, context)
+            else:
+                with self._load.waits(self._waits_for(request, call.caller), self._waiting.per_caller):
+                    response = await self._behaviour(request, context)
             answer = self._serialize(response)
             if call.trailing:
                 context.set_trailing_metadata(call.trailing)
@@ -182,15 +170,15 @@ class _Method:
         finally:
             self._ended(call, code, started)
 
-    async def serve_stream(self, raw: bytes, context: Any) -> None:
+    async def serve_stream(self, _messages: Any, context: Any) -> None:
         """One request, many answers."""
         started = monotonic()
         call = Call(trace=_NO_TRACE, deadline=started + self._timeout_seconds)
         self._metrics.begun += 1
         code = 0
         try:
-            request = self._admit(raw, context, call, started)
-            await self._send_all(request, context)
+            request = await self._admit(context, call, is_stream=True)
+            await self._send_all(request, context, call)
             if call.trailing:
                 context.set_trailing_metadata(call.trailing)
         except BaseException as error:
@@ -201,69 +189,84 @@ class _Method:
         finally:
             self._ended(call, code, started)
 
-    async def _send_all(self, request: Any, context: Any) -> None:
+    async def _send_all(self, request: Any, context: Any, call: Call) -> None:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - for the type: grpc.aio runs every handler in one
-        with self._streams.one(task):
+        waiting = self._waiting
+        name, most = ("", 0) if waiting is None else (self._waits_for(request, call.caller), waiting.per_caller)
+        with self._streams.one(task, caller=name, caller_max=most):
             # Tells the client that somebody took its call, however long the first answer takes.
             await context.send_initial_metadata(())
             async with aclosing(self._behaviour(request, context)) as responses:
                 async for response in responses:
                     await context.write(self._serialize(response))
 
-    def _admit(self, raw: bytes, context: Any, call: Call, started: float) -> Any:
-        """The request of a caller who may make it."""
+    def _may_wait(self, request: Any) -> bool:
+        waiting = self._waiting
+        return waiting is not None and (not waiting.wait_field or getattr(request, waiting.wait_field) > 0)
+
+    def _waits_for(self, request: Any, caller: Caller) -> str:
+        """For whom a call waits."""
+        if caller.subject or self._waiting is None or not self._waiting.caller_field:
+            return f"{caller.merchant_id}/{caller.subject}"
+        return str(getattr(request, self._waiting.caller_field))
+
+    async def _admit(self, context: Any, call: Call, *, is_stream: bool) -> Any:
+        """The request of a caller who may make it. Nobody is waited for, and nothing is kept, before the headers have been judged."""
         CURRENT.set(call)  # every call runs in a task of its own, nothing to reset
         values = self._read(context, call)
         remaining: float | None = context.time_remaining()
         if remaining is None or remaining > self._timeout_seconds + _ROUNDING_SECONDS:
             if self._cut:
-                self._running.begin(call)
+                self._running.begin(call, call.deadline)
         elif remaining <= 0:
             raise DeadlineExceeded
         elif remaining < self._timeout_seconds:  # grpc.aio cancels the handler at the client's deadline
-            call.deadline = started + remaining
-        if self._gone:
+            call.deadline += remaining - self._timeout_seconds
+        if self._is_hidden:
             raise NotFound
         authorization, caller_token = values.get(AUTHORIZATION), values.get(CALLER)
         user = None if authorization is None else self._user_tokens.verify(_bearer(authorization))
         service = None if caller_token is None else self._caller_tokens.verify(caller_token)
-        takes_key = self._idempotency is not Idempotency.NONE
-        if not takes_key and user is not None and len(raw) <= ASKED_BYTES_MAX and self._bound.isdisjoint(values):
-            return self._as_before(raw, call, user, service)
         call.caller = self._access.admit(user, service)
+        if self._limit is not None:
+            self._limit.take(call.caller, context)
+        takes_key = self._idempotency is not Idempotency.NONE
         if takes_key:
             call.idempotency_key = self._idempotency_key(values.get(IDEMPOTENCY_KEY))
-        return self._checked(raw, values, call.caller)
-
-    def _as_before(self, raw: bytes, call: Call, user: UserClaims, service: CallerClaims | None) -> Any:
-        """The request of somebody who may have asked the very same before: people click and poll again and again, and who may ask, whose it is and
-        whether it is well formed follow from the bytes and the tokens alone. The message is shared, so handlers must not write into it."""
+        raw = await self._load.message(context, call, is_known=user is not None or service is not None)
+        if not is_stream:  # streams have room of their own
+            self._load.begin(call)
+        if takes_key or user is None or len(raw) > ASKED_BYTES_MAX or not self._bound.isdisjoint(values):
+            return self._checked(raw, values, call.caller)
+        # The message is shared by all who send the same bytes with the same token, so handlers must not write into it.
         key = (self, raw, "" if service is None else service.service)
-        asked = user.asked.get(key)
-        if asked is None:
-            call.caller = self._access.admit(user, service)
+        request = user.asked.get(key)
+        if request is None:
             request = self._checked(raw, {}, call.caller)
             if len(user.asked) >= ASKED_MAX:
                 user.asked.clear()
-            user.asked[key] = (call.caller, request)
+            user.asked[key] = request
             user.charge(len(raw) + ASKED_ENTRY_BYTES)
-            return request
-        call.caller, request = asked
         return request
 
     def _checked(self, raw: bytes, values: dict[str, str], caller: Caller) -> Any:
         """The request, with what headers and the caller's claims say, when it keeps the rules of the contract."""
+        if len(raw) > self._request_bytes_max:
+            raise RequestTooLarge(f"The request must be at most {self._request_bytes_max} bytes.")
         try:
             request = self._parse(raw)
         except DecodeError:
             raise InvalidArgument("The request is not a message of this method.") from None
+        if len(raw) > CHECKED_FROM_BYTES:
+            self._bounds.check(request)
         if self._headers:
             self._fill_from_headers(request, values)
         self._access.own(request, caller)
         violations = violations_of(request)
-        if violations:
-            raise broken_rules(violations)
+        problems = self._free_texts.problems(request) if self._free_texts and caller.role is not Role.SERVICE else {}
+        if violations or problems:
+            raise broken_rules(violations, problems)
         return request
 
     def _read(self, context: Any, call: Call) -> dict[str, str]:
@@ -301,12 +304,12 @@ class _Method:
                 return (int(code.value[0]) if code is not None else 13), None
             case asyncio.CancelledError():
                 task = asyncio.current_task()
-                remaining = 0 if task is None else task.uncancel() if call.cut else task.cancelling()
+                remaining = 0 if task is None else task.uncancel() if call.cut is not None else task.cancelling()
                 if remaining:  # the client went away, its deadline passed, or the server stops
                     call.refusal = "CANCELLED"
                     return _CANCELLED, None
-                if call.cut:
-                    status = self._status(DeadlineExceeded(), call)
+                if call.cut is not None:
+                    status = self._status(call.cut, call)
                 else:
                     log.error("stray_cancellation", method=self._path, exc_info=error)
                     status = self._status(Conflict("The call was interrupted, try again."), call)
@@ -350,6 +353,7 @@ class _Method:
         seconds = ended - started
         if self._cut:
             self._running.end(call)
+        self._load.end(call)
         self._metrics.ended(code, seconds)
         self._call_log.write(self._path, code, ended, seconds, call)
 

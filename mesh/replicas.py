@@ -15,8 +15,9 @@ from time import monotonic
 from typing import Any, Final
 
 from grpc import ChannelConnectivity, StatusCode
-from grpc.aio import AioRpcError, Channel
+from grpc.aio import AioRpcError
 
+from mesh.connections import Connections
 from mesh.discovery import Endpoint, Watch
 from mesh.errors import NeighbourUnavailable
 from mesh.logs import get_logger
@@ -46,7 +47,7 @@ class Replica:
     __slots__ = ("abandonable", "calls", "channel", "ejected_until", "ejections", "endpoint", "failing_since", "hung", "in_flight",
                  "latency_seconds", "picked_at", "probe", "progress_at", "ready", "success", "watcher")
 
-    def __init__(self, endpoint: Endpoint, channel: Channel) -> None:
+    def __init__(self, endpoint: Endpoint, channel: Connections) -> None:
         self.endpoint = endpoint
         self.channel = channel
         self.calls: dict[str, Any] = {}          # path -> multicallable of bytes
@@ -84,7 +85,7 @@ class Replica:
 class Replicas:
     """Everybody who serves `service`. Must be made inside the running loop."""
 
-    def __init__(self, service: str, watch: Watch, connect: Callable[[Endpoint], Channel | None], *, fail_fast_seconds: float = FAIL_FAST_SECONDS,
+    def __init__(self, service: str, watch: Watch, connect: Callable[[Endpoint], Connections | None], *, fail_fast_seconds: float = FAIL_FAST_SECONDS,
                  now: Callable[[], float] = monotonic, rng: random.Random | None = None) -> None:
         self._service = service
         self._watch = watch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
@@ -10,28 +11,26 @@ from typing import Any, Protocol, TypeAlias
 import grpc
 from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.descriptor import ServiceDescriptor
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from grpc_reflection.v1alpha._async import ReflectionServicer
+from grpc_health.v1 import health_pb2
 
-from mesh.auth import CallerTokens, Role, UserTokens
-from mesh.call import AUTHORIZATION
+from mesh.auth import CallerTokens, UserTokens
 from mesh.clock import Clock
 from mesh.clock_skew import ClockWatch
 from mesh.discovery import Endpoint, Registrar
-from mesh.errors import MeshError, PermissionDenied, TokenInvalid, Unauthenticated
+from mesh.errors import MeshError
 from mesh.extra_callers import admit
 from mesh.health import Health
 from mesh.ids import Ids
+from mesh.load import Load
 from mesh.logs import CallLog, get_logger
 from mesh.metrics import MetricsPort
 from mesh.pipeline import Pipeline
 from mesh.policies import MethodPolicy, PolicyInvalid, load_policies
+from mesh.reflection import Reflection
 from mesh.settings import MeshSettings
 from mesh.streams import ServedStreams
-from mesh.trace import Trace
-from mesh.transport import CONCURRENT_CALLS_MAX, SERVER_OPTIONS, server_credentials
-from mesh.wire_errors import DETAILS_KEY, STATUS_CODES, ErrorCatalogue, internal_status, to_status
+from mesh.transport import server_credentials, server_options
+from mesh.wire_errors import ErrorCatalogue
 
 STOP_SECONDS = 1.0           # for each of what comes after the grace of running calls: their end, workers, connections
 STOP_TELL_SECONDS = 0.5      # an end that waits longer says what for
@@ -39,8 +38,10 @@ STOP_TELL_SECONDS = 0.5      # an end that waits longer says what for
 log = get_logger()
 
 _Handlers: TypeAlias = "Mapping[str, grpc.RpcMethodHandler[Any, Any]]"  # text: generic in the stubs only
-_REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"].full_name
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+
+# grpc writes a traceback when an answer cannot be sent because its client hung up just now.
+logging.getLogger("grpc._cython.cygrpc").addFilter(lambda record: not record.getMessage().startswith("ExecuteBatchError raised in core"))
 
 
 class Capture:
@@ -93,6 +94,7 @@ class MeshServer:
         self._health = Health(())
         self._streams = ServedStreams(settings.streams_max)
         self._metrics = MetricsPort(is_serving=lambda: self._health.is_serving)
+        self.load = Load()
         self._call_log = CallLog(settings.service, level=settings.log_level)
         self.port = 0
         self.policies: dict[str, MethodPolicy] = {}
@@ -134,15 +136,18 @@ class MeshServer:
         self.policies = admit(_load_all(descriptors), self._settings.extra_callers)
         credentials = server_credentials(self._settings)
         self._health = Health(self.services)
-        concurrent_calls_max = CONCURRENT_CALLS_MAX + self._settings.streams_max  # streams take no room of calls
-        self._server = server = grpc.aio.server(options=list(SERVER_OPTIONS), maximum_concurrent_rpcs=concurrent_calls_max)
+        largest = max((policy.max_request_bytes for policy in self.policies.values()), default=0)
+        # No maximum_concurrent_rpcs: it counts calls whose message never comes. `Load` counts what each kind of call takes.
+        self._server = server = grpc.aio.server(options=server_options(max_request_bytes=largest))
         catalogue = ErrorCatalogue.of_packages({policy.package for policy in self.policies.values()})
         pipeline = Pipeline(user_tokens=self._user_tokens, caller_tokens=self._caller_tokens, catalogue=catalogue,
-                            is_development=self._settings.is_development, call_log=self._call_log, streams=self._streams)
+                            is_development=self._settings.is_development, call_log=self._call_log, streams=self._streams,
+                            load=self.load, relays=self._settings.relay_networks)
         for descriptor in descriptors:
             self._wrap(descriptor, pipeline, server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(self._reflection(catalogue), server)
+        reflection = Reflection((*self.services, _HEALTH), self._user_tokens, catalogue, is_open=self._settings.is_development)
+        for service, handlers in {_HEALTH: self._health.handlers(self.load), **reflection.handlers()}.items():
+            _register(server, service, handlers)
         await self._metrics.start(self._settings.host, self._settings.metrics_port)
         self.port = self._open_port(server, credentials)  # last: grpc gives the port of a server that never started back when it pleases
         await server.start()
@@ -181,8 +186,7 @@ class MeshServer:
             if handler is None:
                 raise PolicyInvalid(f"{method.full_name}: the servicer has no handler for it")
             wrapped[method.name] = pipeline.wrap(policy, handler, message_factory.GetMessageClass(method.input_type))
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(descriptor.full_name, wrapped),))
-        server.add_registered_method_handlers(descriptor.full_name, wrapped)
+        _register(server, descriptor.full_name, wrapped)
 
     def _open_port(self, server: grpc.aio.Server, credentials: grpc.ServerCredentials | None) -> int:
         host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
@@ -192,39 +196,10 @@ class MeshServer:
         except RuntimeError as problem:  # grpc's word for a port that somebody else has
             raise OSError(f"port: cannot listen on {address}") from problem
 
-    def _reflection(self, catalogue: ErrorCatalogue) -> ReflectionServicer:
-        names = (*self.services, _HEALTH, _REFLECTION)
-        if self._settings.is_development:
-            return ReflectionServicer(names)
-        return _GuardedReflection(names, self._user_tokens, catalogue)
 
-
-class _GuardedReflection(ReflectionServicer):  # type: ignore[misc]  # the package has no types
-    """Reflection for admins."""
-
-    def __init__(self, names: Sequence[str], user_tokens: UserTokens, catalogue: ErrorCatalogue) -> None:
-        super().__init__(names)
-        self._user_tokens = user_tokens
-        self._catalogue = catalogue
-
-    async def ServerReflectionInfo(self, request_iterator: Any, context: Any) -> Any:
-        """As the base, after a look at the caller."""
-        try:
-            self._check(context)
-        except MeshError as refusal:
-            status = to_status(refusal, package="", catalogue=self._catalogue) or internal_status(Trace.start().trace_id)
-            await context.abort(STATUS_CODES[status.code], status.message, ((DETAILS_KEY, status.SerializeToString()),))
-        async for response in super().ServerReflectionInfo(request_iterator, context):
-            yield response
-
-    def _check(self, context: Any) -> None:
-        tokens = [value for key, value in context.invocation_metadata() if key == AUTHORIZATION]
-        if not tokens:
-            raise Unauthenticated
-        if len(tokens) > 1 or tokens[0][:7].lower() != "bearer ":
-            raise TokenInvalid
-        if Role.ADMIN not in self._user_tokens.verify(tokens[0][7:]).roles:
-            raise PermissionDenied
+def _register(server: grpc.aio.Server, service: str, handlers: _Handlers) -> None:
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, dict(handlers)),))
+    server.add_registered_method_handlers(service, dict(handlers))
 
 
 def _load_all(descriptors: Iterable[ServiceDescriptor]) -> dict[str, MethodPolicy]:
@@ -273,7 +248,7 @@ async def serve(settings: MeshSettings, server: MeshServer, registrar: Registrar
         tasks = [asyncio.create_task(worker.run()) for worker in workers]
         for task in tasks:
             task.add_done_callback(lambda _: stop.set())
-        await _register(settings, server, registrar, version)
+        await _announce(settings, server, registrar, version)
         await stop.wait()
     finally:
         until = loop.time() + settings.drain_seconds + settings.grace_seconds
@@ -307,7 +282,7 @@ async def _within(work: Awaitable[Any], what: str, *, until: float) -> None:
     task.result()
 
 
-async def _register(settings: MeshSettings, server: MeshServer, registrar: Registrar, version: str) -> None:
+async def _announce(settings: MeshSettings, server: MeshServer, registrar: Registrar, version: str) -> None:
     meta = {"version": version, "metrics_port": str(server.metrics_port)}
     try:
         await registrar.register(service=settings.service, endpoint=Endpoint(settings.advertised_host, server.port), grpc_services=server.services,

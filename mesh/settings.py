@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, IPvAnyNetwork, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 COMMON_PREFIX = "PAYMESH_"
@@ -192,6 +192,7 @@ class MeshSettings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_json: bool = True
     streams_max: int = Field(2000, ge=0)                    # open streams; a further one is refused and may go to another replica
+    relay_networks: tuple[IPvAnyNetwork, ...] = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))  # our gateways
     drain_seconds: float = Field(0.2, ge=0, le=30)          # between "not serving" and closing the door; watchers hear of it within 50 ms
     grace_seconds: float = Field(25, ge=0, le=300)          # how long running calls may take to end
 

@@ -17,10 +17,18 @@ log = get_logger()
 
 Options = Sequence[tuple[str, int | str]]
 
+STREAMS_PER_CONNECTION_MAX: Final = 100  # RFC 9113 6.5.2 asks for no fewer
+
 SERVER_OPTIONS: Final[Options] = (
     ("grpc.so_reuseport", 0),                                # the default lets two processes bind one port silently
-    ("grpc.max_concurrent_streams", 4096),                   # memory per connection; unbounded by default
-    ("grpc.max_receive_message_length", 1024 * 1024),
+    ("grpc.max_concurrent_streams", STREAMS_PER_CONNECTION_MAX),  # a peer that wants more room has to pay with connections; unbounded by default
+    # Calls that grpc has not handed over yet. Beyond the first number it drops calls at random, whoever made them.
+    ("grpc.server.max_pending_requests", 4000),
+    ("grpc.server.max_pending_requests_hard_limit", 8000),
+    # No window for a request that grows with the speed of a connection: what nobody reads would be kept.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 65_536),
+    ("grpc.max_connection_idle_ms", 600_000),                # our clients watch health and are never idle
     ("grpc.max_send_message_length", 16 * 1024 * 1024),
     ("grpc.max_metadata_size", 16 * 1024),                   # a token of 8 KiB and error details fit; above it a random share is refused
     ("grpc.absolute_max_metadata_size", 32 * 1024),
@@ -30,7 +38,8 @@ SERVER_OPTIONS: Final[Options] = (
     ("grpc.http2.min_ping_interval_without_data_ms", 2_000),  # 5 min by default: would turn our clients away for their keepalive
     ("grpc.server_handshake_timeout_ms", 10_000),            # 2 min by default
 )
-CONCURRENT_CALLS_MAX = 2000  # sheds load before memory does; health watches count too
+
+_REQUEST_BYTES_MIN: Final = 4096  # reflection asks by names
 
 CLIENT_OPTIONS: Final[Options] = (
     # round_robin looks at health although it has one address; no timeout (fires early in C-core) and no retries (ours go to another replica).
@@ -53,6 +62,11 @@ CLIENT_OPTIONS: Final[Options] = (
 
 class PlaintextRefused(MeshError):
     """Plaintext beyond loopback needs allow_plaintext, or tls_cert_file, tls_key_file and tls_ca_file."""
+
+
+def server_options(*, max_request_bytes: int) -> list[tuple[str, int | str]]:
+    """Options of a port whose methods read requests of this size at most: grpc throws away what is larger before it is put together."""
+    return [*SERVER_OPTIONS, ("grpc.max_receive_message_length", max(max_request_bytes, _REQUEST_BYTES_MIN))]
 
 
 def certificate_name(service: str) -> str:

@@ -1,0 +1,79 @@
+"""The limits of methods at a server: the same buckets as at the gateway, for those who come past it."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import Any, Final
+from urllib.parse import unquote
+
+from mesh.call import Caller, Role
+from mesh.errors import RateLimited
+from mesh.policies import Limit
+from mesh.token_buckets import TokenBuckets
+
+_SITE_BITS: Final = 64  # of an IPv6 address; the rest is the subscriber's own to choose
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def network_of(address: str) -> str:
+    """Who an address stands for: itself, or the /64 of an IPv6 address. Text that is no address stands for itself."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv6Address):
+        if parsed.ipv4_mapped is not None:
+            return str(parsed.ipv4_mapped)
+        return str(ipaddress.ip_network((parsed, _SITE_BITS), strict=False))
+    return address
+
+
+def address_of(peer: str) -> str:
+    """The address in what grpc calls a peer: "ipv4:10.0.0.1:4711", "ipv6:%5B::1%5D:4711". Anything else stands for itself."""
+    kind, _, rest = unquote(peer).partition(":")
+    return rest.rpartition(":")[0].strip("[]") if kind in {"ipv4", "ipv6"} else peer
+
+
+class CallerLimit:
+    """The buckets of one method."""
+
+    def __init__(self, limit: Limit, *, relays: Sequence[Network] = (), now: Callable[[], float] = monotonic) -> None:
+        """
+        Args:
+            relays: networks of our own gateways: they pass on anonymous calls of many, which they have limited themselves.
+            now: a monotonic clock in seconds.
+
+        Raises:
+            ValueError: a limit that lets nothing pass.
+        """
+        self._buckets = TokenBuckets(per_second=limit.per_second, burst=limit.burst, now=now)
+        self._relays = relays
+
+    def take(self, caller: Caller, context: Any) -> None:
+        """Takes one token of the bucket of whoever calls. Siblings are not limited: what they do is done for somebody who was.
+
+        Raises:
+            RateLimited: it is empty; says when it will have one.
+        """
+        if caller.role is Role.SERVICE:
+            return
+        if caller.subject:
+            name = f"{caller.merchant_id}/{caller.subject}"
+        else:
+            address = address_of(context.peer())
+            if self._is_relay(address):
+                return
+            name = network_of(address)
+        missing_seconds = self._buckets.take(name)
+        if missing_seconds:
+            raise RateLimited(retry_after_seconds=missing_seconds)
+
+    def _is_relay(self, address: str) -> bool:
+        try:
+            parsed = ipaddress.ip_address(address)
+        except ValueError:
+            return False
+        return any(parsed in network for network in self._relays)
