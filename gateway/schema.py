@@ -16,7 +16,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescri
 from google.protobuf.descriptor_pool import DescriptorPool
 
 from gateway.codec import Decoders, Encoders, UnsupportedField
-from gateway.codec.dialect import HTTP_BODY, enum_names_in, field_policy, longest, map_entry, spellings
+from gateway.codec.dialect import HTTP_BODY, enum_names_in, field_policy, spellings
 from gateway.routes import PathTemplate, TemplateInvalid
 from mesh.call import Role
 from mesh.policies import Idempotency, MethodPolicy, PolicyInvalid, policy_of
@@ -174,7 +174,6 @@ def _lint(method: Method, encoders: Encoders, decoders: Decoders) -> Iterator[st
         yield from _lint_stream(method)
     yield from _lint_policy(method)
     yield from _lint_spellings(method.input_type, set())
-    yield from _lint_lengths(method.input_type, set())
     for rule in method.rules:
         for problem in _lint_rule(method, rule, encoders, decoders):
             yield f"{rule.verb} {rule.template.text}: {problem}"
@@ -223,18 +222,6 @@ def _lint_spellings(message: Descriptor, seen: set[str]) -> Iterator[str]:
             yield f"{field.full_name}: number_ok is for strings"
         if field.message_type is not None:
             yield from _lint_spellings(field.message_type, seen)
-
-
-def _lint_lengths(message: Descriptor, seen: set[str]) -> Iterator[str]:
-    """What a caller may send has an end: each list and map says how long it may be."""
-    if message.full_name in seen or message.full_name.startswith("google."):
-        return
-    seen.add(message.full_name)
-    for field in message.fields:
-        if field.is_repeated and longest(field) is None:
-            yield f"{field.full_name}: needs max_items or max_pairs"
-        if field.message_type is not None and map_entry(field) is None:
-            yield from _lint_lengths(field.message_type, seen)
 
 
 def _lint_rule(method: Method, rule: HttpRule, encoders: Encoders, decoders: Decoders) -> Iterator[str]:

@@ -48,7 +48,7 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the packa
         async def request_of(context: Any, request_class: Any) -> Any:
             call = Call(trace=Trace.start(), deadline=0)
             try:
-                raw = await load.message(context, call, is_known=False)
+                raw = await load.message(context, call, caller="")
                 return request_class.FromString(raw[:REQUEST_BYTES_MAX + 1] if len(raw) > REQUEST_BYTES_MAX else raw)
             except (DecodeError, InvalidArgument):
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "not a request of this method")

@@ -22,8 +22,8 @@ from mesh.errors import InvalidArgument, RateLimited, Unavailable
 
 RUNNING_MAX: Final = 2000            # calls; sheds load before memory does
 WAITING_MAX: Final = 1000            # calls that wait for news: half of the room of calls stays for those that do not
-ARRIVING_KNOWN_MAX: Final = 1000     # calls of somebody with a valid token whose message has not arrived
-ARRIVING_STRANGERS_MAX: Final = 200  # and of everybody else
+ARRIVING_MAX: Final = 2000           # calls whose message has not arrived
+ARRIVING_PER_CALLER_MAX: Final = 64  # of one caller, all strangers together being one: a half of a large message is kept for each
 MESSAGE_SECONDS_MAX: Final = 5.0     # from the headers of a call to its message; the two arrive together but for broken networks and attackers
 RETRY_SECONDS: Final = 1.0           # when it may be worth trying again
 OVERLOAD_SECONDS: Final = 5.0        # how long a server that turned a call away counts as overloaded
@@ -40,7 +40,7 @@ class Load:
         self._running_max = running_max
         self._waiting_max = waiting_max
         self._message_seconds_max = message_seconds_max
-        self._known, self._strangers = DeadlineQueue(), DeadlineQueue()
+        self._arriving = DeadlineQueue()
         self._waiting: Counter[str] = Counter()
         self._shed_at: float | None = None
         self.running = 0
@@ -53,28 +53,30 @@ class Load:
     @property
     def arriving(self) -> int:
         """Calls whose message has not arrived."""
-        return len(self._known) + len(self._strangers)
+        return len(self._arriving)
 
     @property
     def is_overloaded(self) -> bool:
         """Whether a call was turned away for want of room a moment ago."""
         return self._shed_at is not None and monotonic() - self._shed_at < OVERLOAD_SECONDS
 
-    async def message(self, context: Any, call: Call, *, is_known: bool) -> bytes:
+    async def message(self, context: Any, call: Call, *, caller: str) -> bytes:
         """The bytes of a call's only message. When too many wait for theirs, the oldest gives way: a message comes within milliseconds of its headers
-        or never.
+        or never. `caller` is "" for a stranger; siblings, whose name holds no slash, have room for all.
 
         Raises:
             InvalidArgument: the caller sent none. asyncio.CancelledError with `call.cut`: it did not come in time, or others needed the room.
         """
-        queue, most = (self._known, ARRIVING_KNOWN_MAX) if is_known else (self._strangers, ARRIVING_STRANGERS_MAX)
-        if len(queue) >= most:
-            queue.end_oldest(self._shed("arriving", "Too many calls without a message."))
-        queue.begin(call, monotonic() + self._message_seconds_max)
+        arriving = self._arriving
+        if arriving.count(caller) >= ARRIVING_PER_CALLER_MAX and ("/" in caller or not caller):
+            arriving.end_oldest(self._shed("arriving", "Too many calls without a message."), of=caller)
+        elif len(arriving) >= ARRIVING_MAX:
+            arriving.end_oldest(self._shed("arriving", "Too many calls without a message."))
+        arriving.begin(call, monotonic() + self._message_seconds_max, of=caller)
         try:
             raw = await context.read()
         finally:
-            queue.end(call)
+            arriving.end(call)
         if raw is EOF:
             raise InvalidArgument("The call has no message.")
         message: bytes = raw

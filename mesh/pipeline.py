@@ -23,7 +23,7 @@ from google.rpc import status_pb2
 from grpc.aio import AbortError
 
 from mesh.access import Access, TextField
-from mesh.auth import Caller, CallerTokens, UserTokens
+from mesh.auth import Caller, CallerClaims, CallerTokens, UserClaims, UserTokens
 from mesh.bounds import CHECKED_FROM_BYTES, Bounds
 from mesh.call import AUTHORIZATION, CALLER, CURRENT, IDEMPOTENCY_KEY, REQUEST_ID, TRACEPARENT, Call, Role, current_idempotency_key, mark_replayed
 from mesh.deadlines import DeadlineQueue
@@ -234,7 +234,7 @@ class _Method:
         takes_key = self._idempotency is not Idempotency.NONE
         if takes_key:
             call.idempotency_key = self._idempotency_key(values.get(IDEMPOTENCY_KEY))
-        raw = await self._load.message(context, call, is_known=user is not None or service is not None)
+        raw = await self._load.message(context, call, caller=_name(user, service))
         if not is_stream:  # streams have room of their own
             self._load.begin(call)
         if takes_key or user is None or len(raw) > ASKED_BYTES_MAX or not self._bound.isdisjoint(values):
@@ -356,6 +356,13 @@ class _Method:
         self._load.end(call)
         self._metrics.ended(code, seconds)
         self._call_log.write(self._path, code, ended, seconds, call)
+
+
+def _name(user: UserClaims | None, service: CallerClaims | None) -> str:
+    """Who takes room before it is known what for; "" for a stranger."""
+    if user is not None:
+        return f"{user.merchant_id}/{user.subject}"
+    return "" if service is None else service.service
 
 
 def _bearer(authorization: str) -> str:

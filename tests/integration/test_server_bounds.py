@@ -133,16 +133,19 @@ class Silent:
 
 
 async def test_who_waits_longest_for_its_message_gives_way_to_others_of_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mesh.load.ARRIVING_STRANGERS_MAX", 3)
+    monkeypatch.setattr("mesh.load.ARRIVING_PER_CALLER_MAX", 2)
+    monkeypatch.setattr("mesh.load.ARRIVING_MAX", 8)
     load = Load()
-    calls = [Call(trace=Trace.start(), deadline=0) for _ in range(6)]
+    callers = ("mall/alice", "", "", "", "", "mall/bob", "mall/alice", "mall/alice", "order_rpc", "order_rpc", "order_rpc", "mall/carol")
+    calls = [Call(trace=Trace.start(), deadline=0) for _ in callers]
     tasks = []
-    for number, call in enumerate(calls):
-        tasks.append(asyncio.create_task(load.message(Silent(), call, is_known=number == 0)))
+    for call, caller in zip(calls, callers, strict=True):
+        tasks.append(asyncio.create_task(load.message(Silent(), call, caller=caller)))
         await asyncio.sleep(0)
-    await asyncio.wait(tasks[1:3])
-    assert [isinstance(call.cut, Unavailable) for call in calls] == [False, True, True, False, False, False]
-    assert (load.arriving, load.is_overloaded) == (4, True)
+    gone = [number for number, call in enumerate(calls) if isinstance(call.cut, Unavailable)]
+    assert gone == [0, 1, 2, 3]  # alice's first by her third, two strangers by theirs, and the oldest of all when there was no room
+    await asyncio.wait([tasks[number] for number in gone])
+    assert (load.arriving, load.is_overloaded) == (8, True)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

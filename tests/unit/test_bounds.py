@@ -43,7 +43,7 @@ ALL = methods()
 @pytest.mark.parametrize("method", ALL, ids=lambda method: method.full_name)
 def test_every_list_map_text_and_bytes_of_a_request_has_a_bound(method: MethodDescriptor) -> None:
     bounds = Bounds(method.input_type)
-    assert bounds.bytes_max <= 256 * 1024
+    assert bounds.bytes_max <= (1024 if _only_siblings_call(method) else 72) * 1024
     assert policy_of(method).max_request_bytes >= bounds.bytes_max
 
 
