@@ -3,6 +3,7 @@ connections are opened when those that are open are nearly full. Most of the tim
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -42,8 +43,7 @@ class Connections:
 
     async def close(self, grace: float | None = None) -> None:
         """Closes all of them."""
-        for connection in self._open:
-            await connection.channel.close(grace)
+        await asyncio.gather(*(connection.channel.close(grace) for connection in self._open))
 
     def _roomiest(self) -> _Connection:
         first = self._open[0]
