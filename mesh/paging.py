@@ -10,7 +10,7 @@ import msgspec
 from itsdangerous import BadData, URLSafeSerializer
 
 from mesh.errors import PageTokenInvalid
-from mesh.settings import SECRET_BYTES_MIN, MeshSettings, read_secret
+from mesh.settings import SECRET_BYTES_MIN, MeshSettings, read_secrets
 
 PAGE_SIZE_DEFAULT = 20
 PAGE_SIZE_MAX = 100
@@ -21,11 +21,11 @@ Key = str | int
 class PageTokens:
     """Makes and reads the page tokens of one service."""
 
-    def __init__(self, secret: bytes) -> None:
-        """Raises ValueError for a secret below 32 bytes."""
-        if len(secret) < SECRET_BYTES_MIN:
+    def __init__(self, secret: bytes, *others: bytes) -> None:
+        """The first secret signs, all of them verify. Raises ValueError for a secret below 32 bytes."""
+        if any(len(each) < SECRET_BYTES_MIN for each in (secret, *others)):
             raise ValueError(f"a secret for page tokens has at least {SECRET_BYTES_MIN} bytes")
-        self._serializer = URLSafeSerializer(secret, salt="paymesh.page_token", signer_kwargs={"digest_method": hashlib.sha256})
+        self._serializer = URLSafeSerializer([*others, secret], salt="paymesh.page_token", signer_kwargs={"digest_method": hashlib.sha256})
 
     @classmethod
     def from_settings(cls, settings: MeshSettings) -> PageTokens:
@@ -36,7 +36,7 @@ class PageTokens:
         """
         if settings.page_token_secret_file is None:
             raise ValueError("page_token_secret_file is not set")
-        return cls(read_secret(settings.page_token_secret_file))
+        return cls(*read_secrets(settings.page_token_secret_file))
 
     def encode(self, *, list_name: str, filter: Mapping[str, str], key: Sequence[Key]) -> str:  # noqa: A002 - the word of AIP-160
         """The token of the page that starts after the row with this key.

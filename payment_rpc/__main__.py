@@ -20,7 +20,7 @@ from mesh.process import run_process
 from mesh.purge import purge_worker
 from mesh.redis_client import open_redis
 from mesh.server import MeshServer, serve
-from mesh.settings import read_secret
+from mesh.settings import read_secrets
 from payment_rpc.app import PaymentApp, Times
 from payment_rpc.channels.sandbox import PUBLISHED_MD5_SECRET, SandboxChannel
 from payment_rpc.domain.statement import ChannelDay
@@ -67,19 +67,21 @@ async def run(settings: PaymentSettings) -> None:
 def _sandbox(settings: PaymentSettings) -> SandboxChannel:
     """The sandbox. A secret that is not set is nobody's: nothing is believed that is signed with it. The published secret of
     source 001 counts in development alone."""
-    api_key = _secret(settings.sandbox_api_key_file) or secrets.token_hex(32)
-    md5_secret = _secret(settings.sandbox_md5_secret_file) or (PUBLISHED_MD5_SECRET if settings.is_development else secrets.token_hex(32))
+    api_key, *_ = _secrets(settings.sandbox_api_key_file) or [secrets.token_hex(32)]
+    unset = PUBLISHED_MD5_SECRET if settings.is_development else secrets.token_hex(32)
+    md5_secret, *other_md5_secrets = _secrets(settings.sandbox_md5_secret_file) or [unset]
+    callback_secret, *other_callback_secrets = _secrets(settings.sandbox_callback_secret_file) or [api_key]
     if not settings.is_development:
-        if md5_secret == PUBLISHED_MD5_SECRET:
+        if PUBLISHED_MD5_SECRET in {md5_secret, *other_md5_secrets}:
             raise ValueError("sandbox_md5_secret_file: holds the published secret of source 001, which everybody can sign with")
         if settings.sandbox_api_key_file is None:
             logs.get_logger().warning("no_payment_channel", advice="sandbox_api_key_file is not set: only wallets pay")
     return SandboxChannel(base_url=settings.sandbox_url, api_key=api_key, md5_secret=md5_secret,
-                          callback_secret=_secret(settings.sandbox_callback_secret_file) or api_key)
+                          callback_secret=callback_secret, other_callback_secrets=other_callback_secrets, other_md5_secrets=other_md5_secrets)
 
 
-def _secret(path: Path | None) -> str | None:
-    return read_secret(path).decode() if path else None
+def _secrets(path: Path | None) -> list[str]:
+    return [secret.decode() for secret in read_secrets(path)] if path else []
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ from mesh.paging import PageTokens
 from mesh.process import run_process
 from mesh.purge import purge_worker
 from mesh.server import MeshServer, serve
-from mesh.settings import read_secret
+from mesh.settings import read_secrets
 from seckill_rpc.app import RETRY_CONSTRAINTS, SeckillApp
 from seckill_rpc.domain.ticket import Tickets
 from seckill_rpc.neighbours import Allocations
@@ -50,7 +50,7 @@ async def run(settings: SeckillSettings) -> None:
         raise ValueError("ticket_secret_file is not set")
     clock = SystemClock()
     ids = UlidIds(clock)
-    tickets = Tickets(read_secret(settings.ticket_secret_file))
+    tickets = Tickets(*read_secrets(settings.ticket_secret_file))
     db = open_database(settings.database_url, metadata, pool_size=settings.database_pool_size, retry_constraints=RETRY_CONSTRAINTS)
     await migrations.check_current("seckill_rpc", db.engine)
     redis = open_stock(settings.redis_url, command_seconds=settings.redis_timeout_seconds)

@@ -7,7 +7,7 @@ import hashlib
 import hmac
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from urllib.parse import quote
 
@@ -46,16 +46,18 @@ class SandboxChannel:
     """The adapter to sandbox/. One for the whole process: it keeps connections open. `aclose` it."""
 
     def __init__(self, *, base_url: str, api_key: str, callback_secret: str, md5_secret: str = PUBLISHED_MD5_SECRET,
+                 other_callback_secrets: Sequence[str] = (), other_md5_secrets: Sequence[str] = (),
                  connections_max: int = CONNECTIONS_MAX) -> None:
         """
         Args:
             base_url: from configuration only.
             callback_secret: HMAC key of callbacks.
             md5_secret: of source 001's rule.
+            other_callback_secrets, other_md5_secrets: believed too, while one secret takes over from another.
             connections_max: calls in flight; more wait for at most 2 s.
         """
-        self._callback_secret = callback_secret.encode()
-        self._md5_secret = md5_secret
+        self._callback_secrets = [secret.encode() for secret in (callback_secret, *other_callback_secrets)]
+        self._md5_secrets = (md5_secret, *other_md5_secrets)
         headers = {"authorization": f"Bearer {api_key}", "content-type": "application/json", "accept-encoding": "identity"}
         self._connections = Connections(base_url, headers=headers, connections_max=connections_max)
 
@@ -126,9 +128,8 @@ class SandboxChannel:
 
     def verify_callback(self, *, body: bytes, timestamp: str, signature: str, now: datetime) -> ChannelFact | RefundChannelFact:
         """Reads a callback after checking hex HMAC-SHA256(secret, timestamp + "." + body)."""
-        expected = hmac.new(self._callback_secret, timestamp.encode("utf-8", "replace") + b"." + body, hashlib.sha256).hexdigest()
-        if not hmac.compare_digest(expected.encode(), signature.encode("utf-8", "replace")):
-            raise SignatureInvalid
+        signed = timestamp.encode("utf-8", "replace") + b"." + body
+        _must_be_one_of(signature, [hmac.new(secret, signed, hashlib.sha256).hexdigest() for secret in self._callback_secrets])
         _must_be_fresh(timestamp, now)
         try:
             about = msgspec.json.decode(body, type=answers.Callback)
@@ -158,10 +159,9 @@ class SandboxChannel:
         if (callback_status not in _HINT_STATUSES or not _NONCE.fullmatch(nonce) or not _MILLISECONDS.fullmatch(timestamp)
                 or not _PAYMENT_ID.fullmatch(payment_id)):
             raise SignatureInvalid
-        text = callback_status + nonce + payment_id + timestamp + self._md5_secret
-        expected = hashlib.md5(text.encode(), usedforsecurity=False).hexdigest().upper()
-        if not hmac.compare_digest(expected.encode(), signature.encode("utf-8", "replace")):
-            raise SignatureInvalid
+        text = callback_status + nonce + payment_id + timestamp
+        _must_be_one_of(signature, [
+            hashlib.md5((text + secret).encode(), usedforsecurity=False).hexdigest().upper() for secret in self._md5_secrets])
         _must_be_fresh(timestamp, now)
 
     def subject_of_hint(self, *, payment_id: str, timestamp: str, nonce: str) -> Subject:
@@ -250,6 +250,12 @@ class SandboxChannel:
     def _unknown(self, attempt_id: str, problem: Exception) -> ChannelFact:
         _log.warning("channel_answer_unknown", channel=self.name, attempt_id=attempt_id, problem=str(problem))
         return ChannelFact(attempt_id=attempt_id, status=ChannelStatus.UNKNOWN, message=str(problem))
+
+
+def _must_be_one_of(signature: str, expected: Sequence[str]) -> None:
+    given = signature.encode("utf-8", "replace")
+    if not any(hmac.compare_digest(each.encode(), given) for each in expected):
+        raise SignatureInvalid
 
 
 def _must_be_fresh(timestamp: str, now: datetime) -> None:

@@ -31,20 +31,20 @@ class Ticket(NamedTuple):
 
 
 class Tickets:
-    """Signs and reads tickets. All replicas share the secret."""
+    """Signs and reads tickets. All replicas share the secrets."""
 
-    def __init__(self, secret: bytes) -> None:
-        """Raises ValueError for a secret below 32 bytes."""
-        if len(secret) < SECRET_BYTES_MIN:
+    def __init__(self, secret: bytes, *others: bytes) -> None:
+        """The first secret signs, all of them are believed. Raises ValueError for a secret below 32 bytes."""
+        if any(len(each) < SECRET_BYTES_MIN for each in (secret, *others)):
             raise ValueError(f"a secret for tickets has at least {SECRET_BYTES_MIN} bytes")
-        self._secret = secret
+        self._secrets = (secret, *others)
 
     def sign(self, ticket: Ticket) -> str:
         """The ticket as the buyer keeps it: URL-safe text."""
         payload = _SEPARATOR.join((
             _VERSION, ticket.activity_id, ticket.merchant_id, ticket.sku_id, ticket.user_id, ticket.request_id, ticket.order_id, str(ticket.epoch),
             str(ticket.clicked_at_ms))).encode()
-        return urlsafe_b64encode(self._mac(payload) + payload).rstrip(b"=").decode()
+        return urlsafe_b64encode(_mac(self._secrets[0], payload) + payload).rstrip(b"=").decode()
 
     def read(self, text: str) -> Ticket:
         """What a ticket says.
@@ -57,7 +57,7 @@ class Tickets:
         except (binascii.Error, ValueError):
             raise TicketInvalid from None
         mac, payload = content[:_MAC_BYTES], content[_MAC_BYTES:]
-        if not hmac.compare_digest(mac, self._mac(payload)):
+        if not any(hmac.compare_digest(mac, _mac(secret, payload)) for secret in self._secrets):
             raise TicketInvalid
         fields = payload.decode().split(_SEPARATOR)
         if len(fields) != _FIELDS or fields[0] != _VERSION:
@@ -65,5 +65,6 @@ class Tickets:
         _, activity_id, merchant_id, sku_id, user_id, request_id, order_id, epoch, clicked_at_ms = fields
         return Ticket(activity_id, merchant_id, sku_id, user_id, request_id, order_id, int(epoch), int(clicked_at_ms))
 
-    def _mac(self, payload: bytes) -> bytes:
-        return hmac.digest(self._secret, payload, "sha256")
+
+def _mac(secret: bytes, payload: bytes) -> bytes:
+    return hmac.digest(secret, payload, "sha256")
