@@ -82,7 +82,11 @@ class Connections:
             connection = self._take() or await self._connect(connect_seconds)
             length = "" if body is None and method == "GET" else f"content-length: {len(body or b'')}\r\n"
             head = f"{method} {self._path}{path} HTTP/1.1\r\n{self._headers}{length}\r\n".encode("ascii")
-            answer = await connection.exchange(head + (body or b""), answer_bytes_max=answer_bytes_max)
+            try:
+                answer = await connection.exchange(head + (body or b""), answer_bytes_max=answer_bytes_max)
+            except BaseException:  # a deadline too: what broke or forgot this connection has not spared those that are idle
+                self._close_idle()
+                raise
             if connection.is_open:
                 connection.idle_since_seconds = asyncio.get_running_loop().time()
                 self._idle.append(connection)
@@ -92,9 +96,12 @@ class Connections:
 
     async def aclose(self) -> None:
         """Closes what is idle. Call it when no call is in flight any more."""
+        self._close_idle()
+        await asyncio.sleep(0)  # closing takes one turn of the loop
+
+    def _close_idle(self) -> None:
         while self._idle:
             self._idle.pop().close()
-        await asyncio.sleep(0)  # closing takes one turn of the loop
 
     def _take(self) -> _Connection | None:
         oldest_seconds = asyncio.get_running_loop().time() - _KEEPALIVE_SECONDS
@@ -112,7 +119,7 @@ class Connections:
                     _Connection, self._host, self._port, ssl=_tls() if self._is_tls else None)
         except TimeoutError:
             raise NotSent("no connection in time") from None
-        except OSError as error:  # refused, no such name, no route, TLS
+        except (OSError, RuntimeError) as error:  # refused, no such name, no route, TLS; RuntimeError: uvloop, of one that was reset meanwhile
             raise NotSent(f"no connection: {type(error).__name__}") from None
         return connection
 
@@ -144,10 +151,10 @@ class _Connection(asyncio.Protocol):
         """Sends a request on an open connection and waits for its answer.
 
         Raises:
-            Lost: as in `Connections.request`.
+            NotSent: it is closed. Lost: as in `Connections.request`.
         """
-        if self._transport is None:
-            raise Lost("the connection is closed")
+        if self._transport is None or self._transport.is_closing():  # a write would be an error of uvloop, and lost on asyncio
+            raise NotSent("the connection was closed as soon as it was open")
         self._answer = asyncio.get_running_loop().create_future()
         self._parser = httptools.HttpResponseParser(self)
         self._body.clear()
