@@ -31,6 +31,8 @@ from mesh.db import (
 )
 from mesh.db.transactions import ATTEMPTS
 from mesh.errors import Conflict, InvalidArgument, Unavailable
+from tests.echo import eventually
+from tests.servers import MariaDB
 
 metadata = metadata_with_names()
 ACCOUNT = Table(
@@ -366,6 +368,33 @@ async def test_a_folder_that_does_not_take_files_is_unavailable(tmp_path_factory
                 await asyncio.to_thread(thread.join, SECONDS)
 
 
+@pytest.mark.parametrize("dialect", ["sqlite"], indirect=True)
+async def test_a_full_disk_is_unavailable_and_nothing_is_there(database_url: str) -> None:
+    db = open_database(database_url, metadata)
+    event.listen(db.engine.sync_engine, "connect", lambda connection, _: connection.cursor().execute("PRAGMA max_page_count = 20"))
+    try:
+        async with db.engine.begin() as connection:
+            await connection.run_sync(metadata.create_all)
+
+        async def fill(tx: AsyncConnection) -> None:
+            await open_account(tx)
+            await tx.execute(insert(ENTRY).values(payload="x" * 1_000_000))
+        with pytest.raises(Unavailable):
+            await db.run(fill)
+        assert await accounts(db) == []
+        await db.run(open_account)
+        assert await accounts(db) == ["a"]
+    finally:
+        await db.close()
+
+
+@pytest.mark.parametrize("dialect", ["sqlite"], indirect=True)
+async def test_a_commit_is_on_the_disk_before_it_is_told(db: Database) -> None:
+    full = 2
+    async with db.engine.connect() as connection:
+        assert (await connection.execute(text("PRAGMA synchronous"))).scalar_one() == full
+
+
 # Rows that may be there
 
 
@@ -379,8 +408,15 @@ async def test_twenty_inserts_if_absent_leave_the_first_row_as_it_is(db: Databas
     assert await db.read(balance) == seen[0]
 
 
+def waiting_for_locks(server: MariaDB) -> int:
+    """How many transactions of the server wait for a row."""
+    with server._cursor() as cursor:
+        cursor.execute("SHOW ENGINE INNODB STATUS")  # not innodb_trx, which stays as it is while somebody looks often
+        return str(cursor.fetchone()[2]).count("LOCK WAIT")
+
+
 @pytest.mark.parametrize("dialect", ["mariadb"], indirect=True)
-async def test_an_insert_if_absent_locks_the_row_that_was_there(db: Database) -> None:
+async def test_an_insert_if_absent_locks_the_row_that_was_there(db: Database, mariadb_server: MariaDB) -> None:
     await db.run(open_account)
     held, release, order = asyncio.Event(), asyncio.Event(), []
 
@@ -394,7 +430,7 @@ async def test_an_insert_if_absent_locks_the_row_that_was_there(db: Database) ->
     first = asyncio.create_task(db.run(enter, "first"))
     await asyncio.wait_for(held.wait(), SECONDS)
     second = asyncio.create_task(db.run(enter, "second"))
-    await asyncio.sleep(0.1)  # it has to have reached the lock for the test to mean anything
+    await eventually(lambda: waiting_for_locks(mariadb_server) > 0, seconds=SECONDS)
     release.set()
     await asyncio.wait_for(asyncio.gather(first, second), SECONDS)
     assert order == ["first", "first", "second", "second"]
