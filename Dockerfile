@@ -8,7 +8,7 @@ ENV PATH=/opt/paymesh/bin:$PATH
 WORKDIR /src
 COPY requirements.lock ./
 RUN python -m pip install --require-hashes -r requirements.lock
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE ./
 COPY generated generated
 COPY mesh mesh
 COPY payment_rpc payment_rpc

@@ -1,10 +1,14 @@
 """Prints what happens to orders: a consumer of ORDER_TOPIC with an inbox.
 
-    python -m examples.order_events --redis-url redis://127.0.0.1:6379/0 --inbox var/order_events.db
+    python -m examples.order_events                                              the mesh that `make run` started
+    python -m examples.order_events --redis-url redis://127.0.0.1:6379/0         any other
 
 An event may come twice (the relay, a consumer that died) and in another order than it happened. So the effect and the id of the event are written in
 one transaction, here a line and its key in one row, and the entry is acknowledged after the commit: whatever dies in between, each event is written
 once. Entries that a dead consumer held are taken over by the next one.
+
+An entry that cannot be read (a newer format, a mistake) must not stop the others, and must not be lost: it is written to the table `dead_letter` with
+the reason, in the same way, and acknowledged. What is there waits for a person, or for a newer version of this program.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import signal
 import sqlite3
 import sys
@@ -37,10 +42,20 @@ class Inbox:
         self._db = sqlite3.connect(path, isolation_level=None)
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("CREATE TABLE IF NOT EXISTS inbox (event_id TEXT PRIMARY KEY, line TEXT NOT NULL)")
+        self._db.execute("CREATE TABLE IF NOT EXISTS dead_letter (entry_id TEXT PRIMARY KEY, fields TEXT NOT NULL, reason TEXT NOT NULL)")
 
     def take(self, event_id: str, line: str) -> bool:
         """Writes an event; False when it was written before."""
         return self._db.execute("INSERT INTO inbox VALUES (?, ?) ON CONFLICT DO NOTHING", (event_id, line)).rowcount == 1
+
+    def bury(self, entry_id: str, fields: dict[bytes, bytes], reason: str) -> None:
+        """Keeps an entry that cannot be read, for a person."""
+        text = json.dumps({name.decode(errors="replace"): value.decode(errors="replace") for name, value in fields.items()})
+        self._db.execute("INSERT INTO dead_letter VALUES (?, ?, ?) ON CONFLICT DO NOTHING", (entry_id, text, reason))
+
+    def dead_letters(self) -> list[tuple[str, str]]:
+        """(entry, reason) of what could not be read."""
+        return self._db.execute("SELECT entry_id, reason FROM dead_letter ORDER BY entry_id").fetchall()
 
     def close(self) -> None:
         """Ends."""
@@ -77,10 +92,15 @@ class Consumer:
         return [line for entry_id, fields in entries if (line := await self._take(entry_id, fields))]
 
     async def _take(self, entry_id: bytes, fields: dict[bytes, bytes]) -> str:
-        line = line_of(fields)
-        is_new = self._inbox.take(fields[b"event_id"].decode(), line)
+        try:
+            line, event_id = line_of(fields), fields[b"event_id"].decode()
+        except (ValueError, KeyError, TypeError, AttributeError) as problem:  # whatever an unreadable payload makes of the lines above
+            self._inbox.bury(entry_id.decode(), fields, repr(problem))
+            line = ""
+        else:
+            line = line if self._inbox.take(event_id, line) else ""
         await self._redis.xack(TOPIC, GROUP, entry_id)
-        return line if is_new else ""
+        return line
 
 
 async def run(redis_url: str, inbox_path: Path, name: str) -> None:
@@ -98,14 +118,26 @@ async def run(redis_url: str, inbox_path: Path, name: str) -> None:
     await redis.aclose()
 
 
+def redis_of_running_mesh(var_dir: Path) -> str:
+    """The address of its Redis, password included; "" when none runs. A consumer of your own gets both from your configuration."""
+    try:
+        return str(json.loads((var_dir / "mesh.json").read_bytes()).get("redis_url", ""))
+    except (OSError, ValueError):
+        return ""
+
+
 def main() -> None:
     """Reads the arguments and runs."""
     parser = argparse.ArgumentParser(description="Prints what happens to orders.")
-    parser.add_argument("--redis-url", default="redis://127.0.0.1:6379/0")
-    parser.add_argument("--inbox", type=Path, default=Path("var/order_events.db"))
+    parser.add_argument("--var-dir", type=Path, default=Path(os.environ.get("PAYMESH_VAR_DIR", "var")), help="of the mesh that `make run` started")
+    parser.add_argument("--redis-url", help="instead of that of the running mesh")
+    parser.add_argument("--inbox", type=Path, help="[default: order_events.db below the var directory]")
     parser.add_argument("--name", default="consumer-1", help="name within the group; a consumer that comes back under its name goes on with its own")
     arguments = parser.parse_args()
-    asyncio.run(run(arguments.redis_url, arguments.inbox, arguments.name))
+    redis_url = arguments.redis_url or redis_of_running_mesh(arguments.var_dir)
+    if not redis_url:
+        parser.error(f"no mesh with a Redis is running on {arguments.var_dir}: start it with `make run`, or give --redis-url")
+    asyncio.run(run(redis_url, arguments.inbox or arguments.var_dir / "order_events.db", arguments.name))
 
 
 if __name__ == "__main__":

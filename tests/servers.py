@@ -7,11 +7,13 @@ from a folder in memory.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import itertools
 import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn, Self
@@ -27,6 +29,7 @@ from tests.processes import Process, free_port
 MEMORY = Path("/dev/shm")
 MEMORY_BYTES_MIN = 2 * 1024**3  # containers often give 64 MiB, on which MariaDB fails in the middle of a test
 PREFIX = "paymesh-tests-"
+NEW_SECONDS = 60
 START_ATTEMPTS = 3              # another program may take the port between our look and the server's
 
 
@@ -38,16 +41,46 @@ def missing(component: str, *, hint: str) -> NoReturn:
     pytest.skip(message)
 
 
-def server_folder() -> Path:
+_locks: list[int] = []  # open until this process ends
+
+
+def server_folder(memory: Path = MEMORY) -> Path:
     """A fresh folder for server data, in memory where that is big enough; also removes what killed test runs left there."""
     parent = Path(tempfile.gettempdir())
-    if MEMORY.is_dir() and os.access(MEMORY, os.W_OK):
-        for left in MEMORY.glob(f"{PREFIX}*-*"):
-            if not Path("/proc", left.name.removeprefix(PREFIX).split("-")[0]).exists():
-                shutil.rmtree(left, ignore_errors=True)
-        if shutil.disk_usage(MEMORY).free >= MEMORY_BYTES_MIN:
-            parent = MEMORY
-    return Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=parent))
+    if memory.is_dir() and os.access(memory, os.W_OK):
+        for left in memory.glob(f"{PREFIX}*"):
+            _remove_if_left(left)
+        if shutil.disk_usage(memory).free >= MEMORY_BYTES_MIN:
+            parent = memory
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+    _locks.append(_lock(folder))
+    return folder
+
+
+def _lock(folder: Path) -> int:
+    """Takes a folder for the life of this process. A lock and no process id: containers may share memory and not process ids.
+
+    Raises:
+        BlockingIOError: a living process has it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _remove_if_left(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        if time.time() - folder.stat().st_mtime < NEW_SECONDS:
+            return  # its maker may not have locked it yet
+        descriptor = _lock(folder)
+        try:
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(descriptor)
 
 
 def find_program(*names: str) -> str | None:

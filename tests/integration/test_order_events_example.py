@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -57,3 +58,32 @@ async def test_the_program_prints_and_ends_when_it_is_told_to(redis: Redis, redi
     process = processes.module("examples.order_events", "--redis-url", redis_url, "--inbox", str(tmp_path / "inbox.db"))
     process.wait_for_log("ORDER_COMPLETED")
     assert process.terminate() == 0
+
+
+async def test_what_cannot_be_read_is_kept_for_a_person_and_stops_nothing(redis: Redis, database_url: str, tmp_path: Path) -> None:
+    inbox = Inbox(tmp_path / "inbox.db")
+    consumer = Consumer(redis, inbox, name="a")
+    await consumer.run_once(block_milliseconds=1)
+    bad: list[dict[str, str | bytes]] = [{"payload": "no JSON", "event_id": "1"}, {"payload": "[]", "event_id": "2"}, {"payload": "{}", "tag": "x"},
+                                         {"other": "fields"}, {"payload": b"\xff\xfe", "event_id": "3", "tag": b"\xff"}]
+    for fields in bad:
+        await redis.xadd(TOPIC, fields)  # type: ignore[arg-type]  # invariant in the stubs
+    async with order_app(database_url) as app:
+        await life_of_an_order(app, redis)
+    assert len(await consumer.run_once(block_milliseconds=1)) == 6, "those behind them are printed"
+    assert len(inbox.dead_letters()) == len(bad)
+    assert (await redis.xpending(TOPIC, GROUP))["pending"] == 0, "and they do not come again"
+    inbox.close()
+
+
+async def test_by_default_it_reads_from_the_mesh_that_runs(redis: Redis, redis_url: str, database_url: str, tmp_path: Path,
+                                                           processes: Processes) -> None:
+    async with order_app(database_url) as app:
+        await life_of_an_order(app, redis)
+    (tmp_path / "mesh.json").write_text(json.dumps({"supervisor_pid": 1, "redis_url": redis_url}))
+    process = processes.module("examples.order_events", env={"PAYMESH_VAR_DIR": str(tmp_path)})
+    process.wait_for_log("ORDER_COMPLETED")
+    assert process.terminate() == 0
+    nowhere = processes.module("examples.order_events", "--var-dir", str(tmp_path / "none"), name="nowhere")
+    assert nowhere.wait() == 2
+    assert "make run" in nowhere.log_text()
