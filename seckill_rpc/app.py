@@ -145,12 +145,13 @@ class SeckillApp:
         known = Known(monotonic=monotonic)
         waiters = Waiters(self.views, waiters_max=settings.waiters_max)
         self.results = Results(db=db, clock=clock, registry=self.registry, views=self.views, waiters=waiters, known=known, tickets=tickets,
-                               grace=timedelta(seconds=settings.result_grace_seconds), monotonic=monotonic)
+                               grace=timedelta(seconds=settings.result_grace_seconds), monotonic=monotonic, jitter=jitter)
         self.clicking = Clicking(
             registry=self.registry, scripts=Scripts(redis, execute=Lane(redis, command_seconds=settings.redis_timeout_seconds).execute),
             results=self.results, known=known, tickets=tickets, ids=ids, clock=clock,
             buckets=TokenBuckets(per_second=settings.clicks_per_second, burst=settings.clicks_burst, now=monotonic),
-            doors=DoorSettings(line_max=settings.line_max, queued_seconds=settings.queued_seconds, batch_max=settings.coalescer_batch_max,
+            doors=DoorSettings(line_max=settings.line_max, draw_max=settings.draw_max, queued_seconds=settings.queued_seconds,
+                               batch_max=settings.coalescer_batch_max,
                                calls_max=settings.coalescer_calls_max), monotonic=monotonic, jitter=jitter, troubled=self._troubled)
         self.audience = Audience(db=db, registry=self.registry, clicking=self.clicking, known=known, waiters=waiters, attention=self.attention)
         self.wakeups = Wakeups(redis, hear=self.audience.hear, deafened=self.audience.deafened, subscribed=self._listens, noticed=self._noticed)

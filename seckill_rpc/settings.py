@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import Field
 
 from mesh.settings import MeshSettings
+from seckill_rpc.stock.admission import CLICKS_MAX, LINE_MAX, QUEUED_SECONDS
 
 
 class SeckillSettings(MeshSettings):
@@ -21,6 +22,7 @@ class SeckillSettings(MeshSettings):
         consumer_batch_size: entries of the line that one transaction decides.
         line_max: clicks that may stand in the line of one activity; more are told to come back. The rate at which orders are written, times the
             longest wait that a buyer should have.
+        draw_max: entries of one draw, some 100 bytes of Redis each; more are told to come back, which is in vain until the draw.
         queued_seconds: how long Redis keeps the view of a buyer who stands in the line.
         result_grace_seconds: after which a place in the line that Redis does not know is decided by the database. Below some 5 s,
             the time until the rebuild after one that died, places are refused that it would have carried.
@@ -41,14 +43,15 @@ class SeckillSettings(MeshSettings):
     redis_vouched: bool = False
     consumers: int = Field(1, ge=0, le=16)
     consumer_batch_size: int = Field(500, ge=1, le=500)
-    line_max: int = Field(200_000, ge=1, le=10_000_000)
-    queued_seconds: int = Field(600, ge=1, le=86_400)
+    line_max: int = Field(LINE_MAX, ge=1, le=10_000_000)
+    draw_max: int = Field(1_000_000, ge=1, le=10_000_000)
+    queued_seconds: int = Field(QUEUED_SECONDS, ge=1, le=86_400)
     result_grace_seconds: float = Field(10, gt=0, le=600)
     scan_interval_seconds: float = Field(0.5, gt=0, le=600)
     keeper_interval_seconds: float = Field(0.1, gt=0, le=10)
     close_after_end_seconds: float = Field(60, ge=0, le=7 * 86_400)
     ticket_secret_file: Path | None = None
-    coalescer_batch_max: int = Field(64, ge=1, le=1000)
+    coalescer_batch_max: int = Field(64, ge=1, le=CLICKS_MAX)
     coalescer_calls_max: int = Field(2, ge=1, le=16)
     clicks_per_second: float = Field(5, gt=0, le=1000)
     clicks_burst: int = Field(10, ge=1, le=1000)

@@ -18,7 +18,6 @@ chooses them again. `make proof` removes all.
 
 from __future__ import annotations
 
-import ast
 import importlib
 import os
 import random
@@ -89,8 +88,7 @@ def mutated(mutant: Mutant) -> dict[str, str]:
 @cache
 def functions_of(module: str) -> set[str]:
     """The functions of a module below tests/."""
-    tree = ast.parse((ROOT / "tests" / module).read_text())
-    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+    return set(re.findall(r"^ *(?:async )?def (\w+)", (ROOT / "tests" / module).read_text(), re.MULTILINE))
 
 
 class Copy:

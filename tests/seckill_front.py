@@ -38,19 +38,19 @@ class HandClock:
 class Front:
     """One process that buyers meet."""
 
-    def __init__(self, world: SeckillWorld, *, burst: int = 1000, line_max: int = 1_000_000) -> None:
+    def __init__(self, world: SeckillWorld, *, burst: int = 1000, line_max: int = 1_000_000, waiters_max: int = 1000) -> None:
         self.world = world
         self.monotonic = HandClock()
         self.tickets = Tickets(SECRET)
         self.registry = Registry(db=world.db, monotonic=self.monotonic)
         known = Known(monotonic=self.monotonic)
-        waiters = Waiters(world.views, look_again_seconds=0.2)
+        waiters = self.waiters = Waiters(world.views, waiters_max=waiters_max, look_again_seconds=0.2)
         loop = asyncio.get_running_loop()
         self.results = Results(db=world.db, clock=world.clock, registry=self.registry, views=world.views, waiters=waiters, known=known,
-                               tickets=self.tickets, grace=GRACE, monotonic=loop.time)
+                               tickets=self.tickets, grace=GRACE, monotonic=loop.time, jitter=lambda: 0.0)
         self.clicking = Clicking(registry=self.registry, scripts=world.scripts, results=self.results, known=known, tickets=self.tickets,
                                  ids=world.ids, clock=world.clock, buckets=TokenBuckets(per_second=1000, burst=burst, now=self.monotonic),
-                                 doors=DoorSettings(line_max=line_max, queued_seconds=600, batch_max=64, calls_max=2),
+                                 doors=DoorSettings(line_max=line_max, draw_max=line_max, queued_seconds=600, batch_max=64, calls_max=2),
                                  monotonic=self.monotonic, jitter=lambda: 0.0)
         self.audience = Audience(db=world.db, registry=self.registry, clicking=self.clicking, known=known, waiters=waiters,
                                  attention=AlwaysAttentive())

@@ -11,7 +11,7 @@ from redis.exceptions import ResponseError
 
 from seckill_rpc.domain.activity import ActivityState, ActivityVerb, AdmissionMode
 from seckill_rpc.domain.order import Verdict, View
-from seckill_rpc.stock.admission import AdmitCode, Click, admit
+from seckill_rpc.stock.admission import CLICKS_MAX, AdmitCode, Click, admit
 from seckill_rpc.stock.keys import GROUP
 from seckill_rpc.stock.line import Entry, Finished, GiveBack, Unit
 from seckill_rpc.stock.loading import LiveUnit
@@ -979,16 +979,16 @@ async def an_entry_takes_no_unit_and_counts_once(stage: Stage) -> None:
     again = await stage.buy("u", "a", "ORD-B")
     assert (again.code, again.detail) == (AdmitCode.REPLAY_QUEUED, "ORD-A")
     assert await stage.code("u", "b") is AdmitCode.LIMIT
-    assert (await stage.buy("v", "a", "ORD-V", line_max=0)).code is AdmitCode.QUEUED, "the line has nothing to do with it"
+    assert (await stage.buy("v", "a", "ORD-V", line_max=2)).code is AdmitCode.QUEUED
     assert await stage.queued() == []
     assert await stage.users() == {}
     assert await stage.redis.hgetall(stage.keys.entries) == {"u": "ORD-A a", "v": "ORD-V a"}
     assert await stage.view("u") is View.QUEUED
     assert await stage.redis.ttl(stage.keys.view("u")) >= 3600 + 590, "told until it is drawn"
-    record = await stage.views.record(stage.keys, "u", "a")
+    record = (await stage.views.place(stage.keys, "u", "a")).record
     assert record is not None
     assert (record.view, record.order_id) == (View.QUEUED, "ORD-A")
-    assert await stage.views.record(stage.keys, "u", "b") is None
+    assert (await stage.views.place(stage.keys, "u", "b")).record is None
     await stage.check_law()
 
 
@@ -1291,3 +1291,35 @@ async def a_meta_whose_numbers_are_none_goes_when_a_rebuild_begins(stage: Stage)
         assert await stage.loading.meta(stage.keys) is None, "so that the keeper rebuilds it"
         assert await stage.rebuild()
         assert await stage.code("u") is AdmitCode.QUEUED
+
+
+@scenario
+async def the_end_of_a_rebuild_is_written_down(stage: Stage) -> None:
+    await stage.open()
+    now = await stage.now()
+    since = (await stage.views.place(stage.keys, "u", "a")).since_ms
+    assert 0 <= now.timestamp() * 1000 - since < 60_000
+    await stage.loading.hold(stage.keys)
+    place = await stage.views.place(stage.keys, "u", "a")
+    assert place.is_held
+    assert not await stage.views.is_steady(stage.keys)
+
+
+@scenario
+async def a_draw_takes_so_many_entries_and_no_more(stage: Stage) -> None:
+    await stage.open(total=1, mode=AdmissionMode.DRAW)
+    clicks = [Click(user_id=f"u{number}", request_id="a", order_id=f"ORD-{number}") for number in range(4)]
+    _, answers = await admit(stage.scripts, stage.keys, clicks, line_max=3)
+    assert [answer.code for answer in answers] == [AdmitCode.QUEUED] * 3 + [AdmitCode.BUSY]
+    assert await stage.redis.hlen(stage.keys.entries) == 3
+    assert (await stage.buy("u0", "a", line_max=3)).code is AdmitCode.REPLAY_QUEUED
+    assert (await stage.buy("v", "a", line_max=3)).code is AdmitCode.BUSY
+
+
+@scenario
+async def no_call_takes_more_clicks_than_redis_should_be_busy_with(stage: Stage) -> None:
+    await stage.open()
+    clicks = [Click(user_id=f"u{number}", request_id="a", order_id=f"ORD-{number}") for number in range(CLICKS_MAX + 1)]
+    with pytest.raises(ValueError, match="at most 500"):
+        await admit(stage.scripts, stage.keys, clicks)
+    assert await stage.queued() == []

@@ -35,12 +35,6 @@ class SeckillNotReady(MeshError):
     reason = "SECKILL_NOT_READY"
 
 
-class SeckillResultNotFound(NotFound):
-    """No click of this buyer on this product is known."""
-
-    reason = "SECKILL_RESULT_NOT_FOUND"
-
-
 class TicketInvalid(InvalidArgument):
     """Not a ticket of ours, or another buyer's, or another product's."""
 

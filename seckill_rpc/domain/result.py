@@ -29,6 +29,7 @@ class ResultCode(StrEnum):
     PAUSED = "2006"
     NOT_DRAWN = "2007"
     NOT_SERVED = "2008"
+    NO_CLICK = "2009"
 
 
 MESSAGES: Mapping[ResultCode, str] = MappingProxyType({
@@ -40,6 +41,7 @@ MESSAGES: Mapping[ResultCode, str] = MappingProxyType({
     ResultCode.ENDED: "秒杀已结束: the sale is over",
     ResultCode.PAUSED: "秒杀已暂停: the sale is paused",
     ResultCode.NOT_DRAWN: "未中签: you were not drawn",
+    ResultCode.NO_CLICK: "未参与: no click of yours waits or has won",
     ResultCode.NOT_SERVED: "未抢到: no unit was left for you, or your order went back",
 })
 

@@ -5,7 +5,7 @@
 -- KEYS[3] seckill:{A}:q        stream  o order, u user, r request, e epoch; one entry is one order of one unit
 -- KEYS[4] seckill:{A}:entries  hash    <user> "<order> <request>"; entries of a draw
 -- KEYS[4+i]                    string  the view of buyer i: 1 holds a live order, else 0 queued, else 2
--- ARGV[1] n buyers   [2] seconds that a 0 lives   [3] longest line
+-- ARGV[1] n buyers   [2] seconds that a 0 lives   [3] longest line, or most entries of a draw
 -- ARGV[4] min_epoch: 0 for buyers. The row's epoch when a consumer admits entries of an older epoch again: they came in time once, so window, pause,
 --         closing and the line's length do not count, and a draw is over for them; hold, limit and stock do count.
 -- ARGV[5..] n times: user, request, order
@@ -57,7 +57,7 @@ local function undecided(taken)
 end
 if refusal and not reason then reason = undecided(0) end
 
-local room = is_again and n or longest - redis.call('XLEN', KEYS[3])  -- [guard]
+local room = is_again and n or longest - redis.call(is_draw and 'HLEN' or 'XLEN', KEYS[is_draw and 4 or 3])  -- [guard]
 local taken = 0
 
 -- One unit for buyer i: its place in the line, the record, the view.
@@ -75,6 +75,7 @@ local function enter(i, user, order, request)
   local entered = redis.pcall('HSET', KEYS[4], user, order .. ' ' .. request)  -- [guard]
   if type(entered) == 'table' and entered.err then return answer(i, 7) end
   redis.call('SET', KEYS[4 + i], '0', 'EX', math.ceil((ends - now) / 1000) + seconds)
+  room = room - 1  -- [guard]
   answer(i, 0, order)
 end
 
@@ -90,9 +91,9 @@ for i = 1, n do
   elseif entered_request == request then answer(i, 1, entered_order)  -- [guard]
   elseif refusal then answer(i, refusal, reason)
   elseif entry or held >= limit then answer(i, 3, tostring(held))  -- [guard]
-  elseif is_draw then enter(i, user, order, request)
-  elseif stock - taken < 1 then answer(i, 2, undecided(taken))  -- [guard]
+  elseif not is_draw and stock - taken < 1 then answer(i, 2, undecided(taken))  -- [guard]
   elseif room < 1 then answer(i, 7)  -- [guard]
+  elseif is_draw then enter(i, user, order, request)
   else take(i, user, held, known[3], record, order, request) end
 end
 if taken > 0 then

@@ -9,7 +9,8 @@
 -- stale    epoch seconds                        the views of KEYS[6..], of buyers without a LIVE order, that say 1 become 2 (a failover revives such)
 -- publish  epoch rev state stock start end limit run group mode          hold stays until:
 -- carry    epoch cursor count group             moves queued entries of older epochs into this one: same order, same place, the unit reserved before
---                                               any new click. Reply: the next cursor, or '' at the end: then hold is lifted
+--                                               any new click. Reply: the next cursor, or '' at the end: then hold is lifted, and
+--                                               `since` says when: a place that is missing from then on is lost
 -- state    rev state start end limit            pause, resume, closing: applied if the row's rev is newer; works without the rest of meta
 -- clear                                         the views of KEYS[6..] go, left by earlier activities; only while nothing is published. Reply: number
 -- drop     epoch rev seconds                    the activity is CLOSED: only epoch, rev and CLOSED stay, for so long, as a tombstone
@@ -56,7 +57,11 @@ local function carry(epoch, cursor, count, group)
     redis.call('HINCRBY', meta, 'out', moved)
   end
   if #found < tonumber(count) then last = '' end
-  if last == '' then redis.call('HDEL', meta, 'hold') end
+  if last == '' then
+    local time = redis.call('TIME')
+    redis.pcall('HSET', meta, 'since', tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000))  -- [guard]
+    redis.call('HDEL', meta, 'hold')
+  end
   return last
 end
 

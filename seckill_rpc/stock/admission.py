@@ -10,7 +10,7 @@ from seckill_rpc.stock.keys import Keys
 from seckill_rpc.stock.scripts import ScriptName, Scripts
 
 QUEUED_SECONDS = 600     # how long a 0 lives: far longer than a line takes, and short enough that a 0 whose place was lost is not told for ever
-LINE_MAX = 300_000       # 30 000 orders a second for ten seconds: queueing what cannot be served in time is a lie
+LINE_MAX = 200_000       # 20 000 orders a second for ten seconds: queueing what cannot be served in time is a lie
 CLICKS_MAX = 500         # per call: some 5 ms of Redis, which serves nobody else meanwhile
 
 
@@ -55,11 +55,14 @@ async def admit(scripts: Scripts, keys: Keys, clicks: Sequence[Click], *, min_ep
         clicks: at most CLICKS_MAX; the same click twice is a replay.
         min_epoch: 0 for buyers. The row's epoch when a consumer admits entries of an older epoch again: those came in time once, so window, pause,
             closing and the line's length do not count any more, and a draw is over for them.
-        line_max: entries in the line, above which the answer is BUSY.
+        line_max: entries in the line, or of the draw, above which the answer is BUSY.
 
     Raises:
+        ValueError: more than CLICKS_MAX clicks.
         RedisError: whether they were admitted is unknown; the same request ids find out.
     """
+    if len(clicks) > CLICKS_MAX:
+        raise ValueError(f"{len(clicks)} clicks in one call, at most {CLICKS_MAX}")
     args: list[str | int] = [len(clicks), queued_seconds, line_max, min_epoch]
     for click in clicks:
         args += click

@@ -24,7 +24,8 @@ class Keys:
 
     @property
     def meta(self) -> str:
-        """Hash: epoch, rev, run, state, mode, stock, out, start, end, limit; `hold` during a rebuild, `drawn` once a draw has begun."""
+        """Hash: epoch, rev, run, state, mode, stock, out, start, end, limit; `hold` during a rebuild, `since` its end in milliseconds,
+        `drawn` once a draw has begun."""
         return self._key("meta")
 
     @property

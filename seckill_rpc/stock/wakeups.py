@@ -54,6 +54,11 @@ class Waiters:
     def __len__(self) -> int:
         return self._count
 
+    @property
+    def is_full(self) -> bool:
+        """Whether as many wait as may wait: one more is only told what is known now."""
+        return self._count >= self._waiters_max
+
     async def wait(self, keys: Keys, user_id: str, timeout: Seconds) -> Told | None:
         """Waits up to `timeout` seconds until the buyer is told something final, and returns what he is told then, which may still be QUEUED, or None
         when nothing is known of him. With waiters_max others waiting it answers at once. May be cancelled at any time.
@@ -61,7 +66,7 @@ class Waiters:
         Raises:
             RedisError: Redis did not answer when it was asked for the last time; until then the failure is passed over.
         """
-        if self._count >= self._waiters_max:
+        if self.is_full:
             return await self._look(keys, user_id)
         loop = asyncio.get_running_loop()
         end = loop.time() + timeout

@@ -14,8 +14,11 @@ from seckill_rpc.tables import SECKILL_ORDER
 
 _ROW = SECKILL_ORDER.c
 _BY_ID = select(SECKILL_ORDER).where(_ROW.order_id == bindparam("order"))
-_OF_USER = select(SECKILL_ORDER).where(_ROW.activity_id == bindparam("activity"), _ROW.user_id == bindparam("user")).order_by(
-    _ROW.created_at.desc(), _ROW.order_id.desc()).limit(bindparam("rows"))
+# Live ones first, by their slots: the unique key of slots has them together, and the rows of the others do not matter.
+_OF_USER = select(SECKILL_ORDER).where(_ROW.activity_id == bindparam("activity"), _ROW.user_id == bindparam("user"))
+_LIVE_OF_USER = _OF_USER.where(_ROW.slot.is_not(None)).order_by(_ROW.slot.desc()).limit(1)
+_ANY_OF_USER = _OF_USER.limit(1)
+_OF_REQUEST = _OF_USER.where(_ROW.live_request == bindparam("request"))
 _BY_IDS = select(SECKILL_ORDER).where(_ROW.order_id.in_(bindparam("orders", expanding=True)))
 _LIVE_OF_USERS = select(SECKILL_ORDER).where(
     _ROW.activity_id == bindparam("activity"), _ROW.user_id.in_(bindparam("users", expanding=True)), _ROW.slot.is_not(None),
@@ -48,9 +51,17 @@ async def find_orders(tx: AsyncConnection, order_ids: Sequence[str]) -> dict[str
     return {row.order_id: _order(row) for row in await tx.execute(_BY_IDS, {"orders": list(order_ids)})} if order_ids else {}
 
 
-async def orders_of_user(tx: AsyncConnection, *, activity_id: str, user_id: str, limit: int = 20) -> list[UnitOrder]:
-    """What became of a buyer's clicks, newest first."""
-    return [_order(row) for row in await tx.execute(_OF_USER, {"activity": activity_id, "user": user_id, "rows": limit})]
+async def order_of_user(tx: AsyncConnection, *, activity_id: str, user_id: str) -> UnitOrder | None:
+    """What became of a buyer's clicks: a live order, however many he had; else one that is not; None when no click of his was decided."""
+    values = {"activity": activity_id, "user": user_id}
+    row = (await tx.execute(_LIVE_OF_USER, values)).one_or_none() or (await tx.execute(_ANY_OF_USER, values)).one_or_none()
+    return None if row is None else _order(row)
+
+
+async def order_of_request(tx: AsyncConnection, *, activity_id: str, user_id: str, request_id: str) -> UnitOrder | None:
+    """The live order that a click became."""
+    row = (await tx.execute(_OF_REQUEST, {"activity": activity_id, "user": user_id, "request": request_id})).one_or_none()
+    return None if row is None else _order(row)
 
 
 async def lock_live_orders(tx: AsyncConnection, *, activity_id: str, user_ids: Sequence[str]) -> dict[str, list[UnitOrder]]:

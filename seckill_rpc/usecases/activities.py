@@ -23,7 +23,7 @@ from seckill_rpc.domain.activity import RUNNING, Activity, ActivityState, Activi
 from seckill_rpc.domain.errors import ActivityStateInvalid
 from seckill_rpc.stock.keys import keys_of
 from seckill_rpc.stock.line import Line
-from seckill_rpc.stock.loading import Loading
+from seckill_rpc.stock.loading import Loading, Meta
 from seckill_rpc.store import activities
 from seckill_rpc.store.activities import ActivityPage
 from seckill_rpc.usecases.closing import Closing
@@ -66,7 +66,7 @@ class LiveNumbers:
     stock: int
     queued: int
     entries: int
-    is_admitting: bool  # False while it is being rebuilt
+    is_admitting: bool  # OPEN, within its window, and not being rebuilt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,4 +218,8 @@ class Activities:
             entries = await self._loading.entries(keys) if activity.mode is AdmissionMode.DRAW else 0
         except RedisError:
             return None
-        return LiveNumbers(stock=meta.stock, queued=queued, entries=entries, is_admitting=not meta.is_held)
+        return LiveNumbers(stock=meta.stock, queued=queued, entries=entries, is_admitting=self._is_admitting(activity, meta))
+
+    def _is_admitting(self, activity: Activity, meta: Meta) -> bool:
+        is_within = activity.starts_at <= self._clock.now() < activity.ends_at
+        return is_within and activity.state is ActivityState.OPEN and meta.state == ActivityState.OPEN and not meta.is_held

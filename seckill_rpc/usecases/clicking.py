@@ -14,7 +14,7 @@ from mesh.clock import Clock, Monotonic, Seconds
 from mesh.ids import Ids
 from mesh.metrics import Tally
 from mesh.token_buckets import TokenBuckets
-from seckill_rpc.domain.activity import Activity, ActivityState
+from seckill_rpc.domain.activity import Activity, ActivityState, AdmissionMode
 from seckill_rpc.domain.errors import SeckillBusy, SeckillNotReady
 from seckill_rpc.domain.result import Result, ResultCode, Status
 from seckill_rpc.domain.ticket import Ticket, Tickets
@@ -31,6 +31,7 @@ from seckill_rpc.usecases.results import ASK_AGAIN_MS, Results
 BUSY_SECONDS = 1.0
 NOT_READY_SECONDS = 0.3  # a rebuild takes about this long
 PAUSED_MS = 2000
+NOT_STARTED_MS_MAX = 60_000  # a start may be moved, and clients wait no longer than a number that they can keep
 
 _CLICKS = Tally("paymesh_seckill_clicks", "Answers to clicks of buyers.", "code", AdmitCode)
 REGISTRY.register(_CLICKS)
@@ -51,6 +52,7 @@ class DoorSettings:
     """See SeckillSettings."""
 
     line_max: int
+    draw_max: int
     queued_seconds: int
     batch_max: int
     calls_max: int
@@ -175,10 +177,11 @@ class Clicking:
 
     def _make_door(self, activity: Activity) -> Door:
         keys = keys_of(activity)
+        line_max = self._settings.draw_max if activity.mode is AdmissionMode.DRAW else self._settings.line_max
 
         async def ask(clicks: Sequence[StockClick]) -> tuple[int, Sequence[Admission]]:
             try:
-                return await admit(self._scripts, keys, clicks, line_max=self._settings.line_max, queued_seconds=self._settings.queued_seconds)
+                return await admit(self._scripts, keys, clicks, line_max=line_max, queued_seconds=self._settings.queued_seconds)
             except RedisError as error:
                 if isinstance(error, ResponseError):
                     self._troubled(activity.activity_id)
@@ -195,4 +198,4 @@ def _refused(activity: Activity, request_id: str, admission: Admission) -> Resul
     code = _REFUSALS[admission.code]
     starts_in_ms = int(admission.detail) if admission.code is AdmitCode.NOT_STARTED else 0
     return Result(Status.NEITHER, code, activity.activity_id, activity.sku_id, request_id=request_id, starts_in_ms=starts_in_ms,
-                  retry_after_ms=starts_in_ms or (PAUSED_MS if admission.code is AdmitCode.PAUSED else 0))
+                  retry_after_ms=min(starts_in_ms, NOT_STARTED_MS_MAX) or (PAUSED_MS if admission.code is AdmitCode.PAUSED else 0))

@@ -22,7 +22,7 @@ def activity_changed(activity: Activity, *, event_id: str, trace_id: str) -> Mes
     at = activity.updated_at
     payload = {
         "event_id": event_id, "activity_id": activity.activity_id, "merchant_id": activity.merchant_id, "sku_id": activity.sku_id,
-        "state": str(activity.state), "rev": str(activity.rev), "sold": str(activity.sold), "total": str(activity.total),
+        "state": str(activity.state), "rev": str(activity.rev), "sold": str(activity.sold), "total": str(activity.offered),
         "event_time": at.isoformat(timespec="milliseconds").replace("+00:00", "Z"), "trace_id": trace_id, "version": _VERSION,
     }
     return Message(event_id=event_id, destination=destination(TOPIC), tag=TAGS[activity.state], aggregate_id=activity.activity_id, payload=payload,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -13,20 +13,24 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mesh.clock import Clock, Monotonic, Seconds
 from mesh.db import Database
 from seckill_rpc.domain.activity import Activity, ActivityState, AdmissionMode
-from seckill_rpc.domain.errors import SeckillNotReady, SeckillResultNotFound, TicketInvalid
+from seckill_rpc.domain.errors import SeckillBusy, TicketInvalid
 from seckill_rpc.domain.order import UnitOrder, UnitState, View
 from seckill_rpc.domain.result import Result, ResultCode, Status
 from seckill_rpc.domain.ticket import Ticket, Tickets
 from seckill_rpc.stock.keys import keys_of
-from seckill_rpc.stock.views import Record, Views
+from seckill_rpc.stock.views import Place, Record, Views
 from seckill_rpc.stock.wakeups import Waiters
 from seckill_rpc.store import activities, batches, orders
 from seckill_rpc.store.batches import Batch, NewOrder
+from seckill_rpc.usecases.breaker import Breaker
+from seckill_rpc.usecases.door import Jitter
 from seckill_rpc.usecases.known import Known
 from seckill_rpc.usecases.registry import Registry
 
 ASK_AGAIN_MS = 500        # what a buyer in the line is told; a batch takes milliseconds, an outage seconds
-LOOK_AGAIN_SECONDS = 0.1  # between two looks at one click of a buyer whose view is final because of another click
+LOOK_AGAIN_SECONDS = 0.1  # until the second look at one click of a buyer whose view is final because of another click
+LOOK_AGAIN_SECONDS_MAX = 2.0  # the pause doubles until then
+FULL_SECONDS = 2.0        # when a stream makes sense again where too many wait
 WATCH_SECONDS = 110.0     # of one stream: it ends with an answer before its deadline ends it without
 DECIDED_BY_TICKET = 0     # batch_id of a refusal that no consumer wrote
 
@@ -35,8 +39,9 @@ class Results:
     """SeckillResult, WatchSeckillResult, GetTicketOrder."""
 
     def __init__(self, *, db: Database, clock: Clock, registry: Registry, views: Views, waiters: Waiters, known: Known, tickets: Tickets,
-                 grace: timedelta, monotonic: Monotonic) -> None:
-        """`grace`: for how long after its click a place in the line may be unknown to Redis before the database decides."""
+                 grace: timedelta, monotonic: Monotonic, jitter: Jitter) -> None:
+        """`grace`: for how long a place in the line may be unknown to Redis before the database decides, from its click on
+        or from the end of the last rebuild, whichever was later."""
         self._db = db
         self._clock = clock
         self._registry = registry
@@ -46,13 +51,15 @@ class Results:
         self._tickets = tickets
         self._grace = grace
         self._monotonic = monotonic
+        self._breaker = Breaker(monotonic=monotonic, jitter=jitter)
+        self._missing_since: dict[str, datetime] = {}  # activities that Redis has lost, as far as this process has seen
 
     async def of_buyer(self, *, merchant_id: str, user_id: str, sku_id: str, ticket: str, wait_seconds: Seconds) -> Result:
         """What a buyer is told of a product, after waiting for a final answer for a while; with a ticket, of that click.
 
         Raises:
-            TicketInvalid: not ours, or not of this buyer and product. ActivityNotFound: the product has no activity. SeckillResultNotFound: no click
-                of his is known. SeckillNotReady: Redis does not answer and the database knows nothing final.
+            TicketInvalid: not ours, or not of this buyer and product. ActivityNotFound: the product has no activity. SeckillNotReady: Redis does not
+                answer, or is being rebuilt, and the database knows nothing final.
         """
         if ticket:
             read = self._tickets.read(ticket)
@@ -60,26 +67,37 @@ class Results:
                 raise TicketInvalid
             return await self.of_click(read, wait_seconds=wait_seconds)
         activity = await self._registry.current(merchant_id, sku_id)
-        if activity.state is not ActivityState.CLOSED:  # its view is frozen then, and may be of the one before
-            known = self._known.find(activity.activity_id, user_id)
-            if known is None:
-                known = await self._told(activity, user_id, wait_seconds)
-            if known is not None:
-                return known
-        found = await self._by_rows(activity, user_id)
-        if found is None:
-            raise SeckillResultNotFound
-        return found
+        if activity.state is ActivityState.CLOSED:  # its view is frozen then, and may be of the one before
+            return await self._by_rows(activity, user_id) or _answer(activity, Status.NEITHER, ResultCode.NO_CLICK)
+        known = self._known.find(activity.activity_id, user_id)
+        if known is not None:
+            return known
+        if self._breaker.is_open:
+            return await self._without_redis(activity, user_id)
+        try:
+            told = await self._told(activity, user_id, wait_seconds)
+            found = told or await self._by_rows(activity, user_id)
+            is_steady = found is not None or await self._views.is_steady(keys_of(activity))
+        except RedisError:
+            self._breaker.failed()
+            return await self._without_redis(activity, user_id)
+        self._breaker.answered()
+        if found is None and not is_steady:  # a rebuild may still find a place of his
+            raise self._breaker.not_ready()
+        return found or _answer(activity, Status.NEITHER, ResultCode.NO_CLICK)
 
     async def present(self, activity: Activity, user_id: str) -> Result:
         """What a buyer of a running activity is told now, who is known to take part."""
-        told = self._known.find(activity.activity_id, user_id) or await self._told(activity, user_id, 0) or await self._by_rows(activity, user_id)
+        try:
+            told = self._known.find(activity.activity_id, user_id) or await self._told(activity, user_id, 0)
+        except RedisError:
+            told = None
+        told = told or await self._by_rows(activity, user_id)
         return told or _answer(activity, Status.QUEUED, ResultCode.QUEUED, retry_after_ms=ASK_AGAIN_MS)
 
     async def of_request(self, activity: Activity, *, user_id: str, request_id: str) -> Result | None:
         """The live order that a click of a closed activity became; None when it became none."""
-        rows = await self._db.read(orders.orders_of_user, activity_id=activity.activity_id, user_id=user_id)
-        mine = next((row for row in rows if row.state is UnitState.LIVE and row.request_id == request_id), None)
+        mine = await self._db.read(orders.order_of_request, activity_id=activity.activity_id, user_id=user_id, request_id=request_id)
         return None if mine is None else _answer(activity, Status.HOLDER, ResultCode.BOUGHT, order_id=mine.order_id)
 
     async def of_click(self, ticket: Ticket, *, wait_seconds: Seconds) -> Result:
@@ -90,28 +108,32 @@ class Results:
         """
         activity = await self._registry.by_id(ticket.activity_id)
         end = self._monotonic() + wait_seconds
+        pause = LOOK_AGAIN_SECONDS
         while True:
             result = await self._of_click_now(activity, ticket)
             rest = end - self._monotonic()
-            if result.is_final or rest <= 0:
+            if result.is_final or rest <= 0 or self._waiters.is_full:  # the buyer asks again, later than Redis would be asked here
                 return result
             try:
                 told = await self._waiters.wait(keys_of(activity), ticket.user_id, rest)
             except RedisError:
                 told = None
             if told is None or told.order_id != ticket.order_id:  # his view is of another click, or lost: this one is looked at by itself
-                await asyncio.sleep(min(LOOK_AGAIN_SECONDS, max(end - self._monotonic(), 0)))
+                await asyncio.sleep(min(pause, max(end - self._monotonic(), 0)))
+                pause = min(pause * 2, LOOK_AGAIN_SECONDS_MAX)
 
     async def watch(self, ticket: str) -> AsyncIterator[Result]:
         """The result now, and the final one when it comes; at most for WATCH_SECONDS.
 
         Raises:
-            TicketInvalid and what `of_click` raises.
+            SeckillBusy: too many wait; the first answer was given. TicketInvalid and what `of_click` raises.
         """
         read = self._tickets.read(ticket)
         result = await self.of_click(read, wait_seconds=0)
         yield result
         if not result.is_final:
+            if self._waiters.is_full:
+                raise SeckillBusy("too many wait for results", retry_after_seconds=FULL_SECONDS)
             yield await self.of_click(read, wait_seconds=WATCH_SECONDS)
 
     async def order_of_ticket(self, ticket: str) -> tuple[Ticket, bool]:
@@ -125,10 +147,7 @@ class Results:
 
     async def _told(self, activity: Activity, user_id: str, wait_seconds: Seconds) -> Result | None:
         """What Redis tells; None when it knows nothing. A 1 whose order it does not name is looked up."""
-        try:
-            told = await self._waiters.wait(keys_of(activity), user_id, wait_seconds)
-        except RedisError:
-            return None
+        told = await self._waiters.wait(keys_of(activity), user_id, wait_seconds)
         if told is None:
             return None
         match told.view:
@@ -141,33 +160,68 @@ class Results:
             case _:
                 return None
 
+    async def _without_redis(self, activity: Activity, user_id: str) -> Result:
+        async with self._breaker.instead():
+            found = await self._by_rows(activity, user_id)
+        if found is None:
+            raise self._breaker.not_ready()
+        return found
+
     async def _by_rows(self, activity: Activity, user_id: str) -> Result | None:
-        rows = await self._db.read(orders.orders_of_user, activity_id=activity.activity_id, user_id=user_id)
-        live = next((row for row in rows if row.state is UnitState.LIVE), None)
-        if live is not None:
-            result = _answer(activity, Status.HOLDER, ResultCode.BOUGHT, order_id=live.order_id)
-            self._known.learn(activity.activity_id, user_id, result)
-            return result
-        return _answer(activity, Status.NEITHER, _refused(activity)) if rows else None
+        row = await self._db.read(orders.order_of_user, activity_id=activity.activity_id, user_id=user_id)
+        if row is None:
+            return None
+        if row.state is not UnitState.LIVE:
+            return _answer(activity, Status.NEITHER, _refused(activity))
+        result = _answer(activity, Status.HOLDER, ResultCode.BOUGHT, order_id=row.order_id)
+        self._known.learn(activity.activity_id, user_id, result)
+        return result
 
     async def _of_click_now(self, activity: Activity, ticket: Ticket) -> Result:
-        row = None
+        if self._breaker.is_open:
+            return await self._of_click_without_redis(activity, ticket)
         try:
-            record = await self._views.record(keys_of(activity), ticket.user_id, ticket.request_id)
+            place = await self._views.place(keys_of(activity), ticket.user_id, ticket.request_id)
         except RedisError:
-            record, row = None, await self._db.read(orders.find_order, ticket.order_id)
-            if row is None:
-                raise SeckillNotReady(retry_after_seconds=1.0) from None
-        if record is not None and record.order_id == ticket.order_id:
-            return self._of_record(activity, record)
-        row = row or await self._db.read(orders.find_order, ticket.order_id)
-        if row is None and self._clock.now().timestamp() * 1000 - ticket.clicked_at_ms > self._grace.total_seconds() * 1000:
+            self._breaker.failed()
+            return await self._of_click_without_redis(activity, ticket)
+        self._breaker.answered()
+        if place.record is not None and place.record.order_id == ticket.order_id:
+            return self._of_record(activity, place.record)
+        row = await self._db.read(orders.find_order, ticket.order_id)
+        if row is None and self._is_lost(activity, ticket, place):
             row = await self._db.run(self._refuse, activity, ticket)
         if row is None:
             return _answer(activity, Status.QUEUED, ResultCode.QUEUED, order_id=ticket.order_id, retry_after_ms=ASK_AGAIN_MS)
+        return await self._of_row(activity, row)
+
+    async def _of_click_without_redis(self, activity: Activity, ticket: Ticket) -> Result:
+        async with self._breaker.instead():
+            row = await self._db.read(orders.find_order, ticket.order_id)
+            if row is None:
+                raise self._breaker.not_ready()
+            return await self._of_row(activity, row)
+
+    async def _of_row(self, activity: Activity, row: UnitOrder) -> Result:
         if row.state is UnitState.LIVE:
-            return _answer(activity, Status.HOLDER, ResultCode.BOUGHT, order_id=ticket.order_id)
+            return _answer(activity, Status.HOLDER, ResultCode.BOUGHT, order_id=row.order_id)
+        if row.state is UnitState.REFUSED:  # perhaps because Redis had forgotten the order that this same click had become before
+            same = await self.of_request(activity, user_id=row.user_id, request_id=row.request_id)
+            if same is not None:
+                return same
         return _answer(activity, Status.NEITHER, _refused(activity))
+
+    def _is_lost(self, activity: Activity, ticket: Ticket, place: Place) -> bool:
+        """Whether a click that Redis does not know has no place any more: nobody rebuilds the activity, and nobody has for the grace."""
+        if activity.state is not ActivityState.CLOSED and place.is_held:
+            return False
+        now = self._clock.now()
+        since_ms = max(ticket.clicked_at_ms, place.since_ms)
+        if place.is_published or activity.state is ActivityState.CLOSED:
+            self._missing_since.pop(activity.activity_id, None)
+        else:
+            since_ms = max(since_ms, _ms(self._missing_since.setdefault(activity.activity_id, now)))
+        return _ms(now) - since_ms > self._grace.total_seconds() * 1000
 
     @staticmethod
     def _of_record(activity: Activity, record: Record) -> Result:
@@ -190,3 +244,7 @@ def _refused(activity: Activity) -> ResultCode:
 
 def _answer(activity: Activity, status: Status, code: ResultCode, *, order_id: str = "", retry_after_ms: int = 0) -> Result:
     return Result(status, code, activity.activity_id, activity.sku_id, order_id, retry_after_ms=retry_after_ms)
+
+
+def _ms(moment: datetime) -> int:
+    return round(moment.timestamp() * 1000)

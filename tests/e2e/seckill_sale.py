@@ -179,14 +179,14 @@ class Sale:
         return told
 
     async def result(self, user: str, *, ticket: str = "", at: str = "", wait_ms: int = 0) -> Told | None:
-        """What a buyer is told; None without an answer. NOT_FOUND is told as status 2, code "-"."""
+        """What a buyer is told; None without an answer."""
         try:
             answer = await self.front(at).SeckillResult(
                 seckill_pb2.SeckillResultRequest(sku_id=self.sku_id, ticket=ticket, wait_ms=wait_ms), metadata=self.bearer(user),
                 timeout=CALL_SECONDS + 2)
         except MeshError as error:
             self.codes[f"result {error.reason}"] += 1
-            return Told(2, "-", "") if error.reason == "SECKILL_RESULT_NOT_FOUND" else None
+            return None
         told = _told(answer.result)
         if told.status == 1 and told.order_id:
             self.bought[told.order_id] = user

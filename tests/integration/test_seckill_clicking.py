@@ -7,6 +7,8 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
@@ -303,3 +305,49 @@ async def test_a_buyer_who_goes_away_takes_nobody_with_him(world: SeckillWorld) 
         answers = await asyncio.gather(*clicks, return_exceptions=True)
     assert [getattr(answer, "code", None) for answer in answers[1::2]] == [ResultCode.QUEUED] * 5
     assert all(isinstance(answer, asyncio.CancelledError) for answer in answers[::2])
+
+
+async def test_clicks_are_limited_by_shop_and_buyer(world: SeckillWorld) -> None:
+    await world.open(total=5, limit=5)
+    await world.open(total=5, limit=5, merchant_id="shop2")
+    async with front(world, burst=2) as door:
+        for number in range(2):
+            await door.click("u1", f"r{number}")
+        with pytest.raises(SeckillBusy):
+            await door.click("u1", "r3")
+        assert (await door.click("u1", "r4", merchant_id="shop2")).status is Status.QUEUED  # somebody else of that name
+        assert (await door.click("u2", "r5")).status is Status.QUEUED
+
+
+async def test_what_a_process_learns_while_it_refreshes_stays(world: SeckillWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = await world.open(sku_id="old")
+    async with front(world) as door:
+        read, go_on = asyncio.Event(), asyncio.Event()
+        real = world.db.read
+
+        async def slow(*arguments: Any, **named: Any) -> Any:
+            found = await real(*arguments, **named)
+            read.set()
+            await go_on.wait()
+            return found
+        with monkeypatch.context() as patched:
+            patched.setattr(world.db, "read", slow)
+            refreshing = asyncio.create_task(door.registry.refresh())
+            await read.wait()
+            opened = await world.open(sku_id="new")
+            door.registry.learn(opened)
+            go_on.set()
+            await refreshing
+        assert {each.activity_id for each in door.registry.running()} == {old.activity_id, opened.activity_id}
+
+
+async def test_a_start_in_years_asks_nobody_to_come_back_in_years(world: SeckillWorld) -> None:
+    await world.open()
+    starts_at = world.clock.now() + timedelta(days=3650)
+    await world.change(starts_at=starts_at, ends_at=starts_at + timedelta(days=1), rev=9)
+    await world.loading.state(world.keys, await world.row())
+    async with front(world) as door:
+        refused = await door.click("u1")
+        assert refused.code is ResultCode.NOT_STARTED
+        assert refused.starts_in_ms > 3649 * 86_400_000
+        assert refused.retry_after_ms == 60_000

@@ -635,7 +635,7 @@ class ActivityEvent(_message.Message):
     sold: _builtins.int
     """Units with a live order."""
     total: _builtins.int
-    """Units that it offers."""
+    """Units that it was planned with, as in the activity; what was not sold is total - sold."""
     trace_id: _builtins.str
     """W3C trace id of the call that caused it."""
     version: _builtins.str

@@ -233,7 +233,7 @@ class LiveNumbers(_message.Message):
     entries: _builtins.int
     """Entries of a draw that is not drawn yet."""
     is_admitting: _builtins.bool
-    """False while it is being rebuilt."""
+    """Whether a click would be let in or told "sold out" now: OPEN, within its window, and not being rebuilt."""
     def __init__(
         self,
         *,

@@ -34,8 +34,6 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """Too many are in the line, or too many calls; nothing was taken. Repeat with the same request_id."""
     ERROR_REASON_SECKILL_NOT_READY: _ErrorReason.ValueType  # 5
     """The activity is being published or rebuilt, or Redis does not answer. Whether the click counted is unknown: repeat with the same request_id."""
-    ERROR_REASON_SECKILL_RESULT_NOT_FOUND: _ErrorReason.ValueType  # 6
-    """The buyer has not asked for this product, or it is too long ago."""
     ERROR_REASON_TICKET_INVALID: _ErrorReason.ValueType  # 7
     """Not a ticket of ours, or another buyer's, or another product's."""
     ERROR_REASON_SECKILL_ORDER_NOT_FOUND: _ErrorReason.ValueType  # 8
@@ -56,8 +54,6 @@ ERROR_REASON_SECKILL_BUSY: ErrorReason.ValueType  # 4
 """Too many are in the line, or too many calls; nothing was taken. Repeat with the same request_id."""
 ERROR_REASON_SECKILL_NOT_READY: ErrorReason.ValueType  # 5
 """The activity is being published or rebuilt, or Redis does not answer. Whether the click counted is unknown: repeat with the same request_id."""
-ERROR_REASON_SECKILL_RESULT_NOT_FOUND: ErrorReason.ValueType  # 6
-"""The buyer has not asked for this product, or it is too long ago."""
 ERROR_REASON_TICKET_INVALID: ErrorReason.ValueType  # 7
 """Not a ticket of ours, or another buyer's, or another product's."""
 ERROR_REASON_SECKILL_ORDER_NOT_FOUND: ErrorReason.ValueType  # 8

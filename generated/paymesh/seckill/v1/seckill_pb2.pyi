@@ -35,7 +35,9 @@ class Result(_message.Message):
     status: _builtins.int
     """0 waiting in the line, 1 holds an order, 2 neither. Always sent."""
     code: _builtins.str
-    """2002 queued, 2001 sold out, 2000 bought, 2003 limit reached, 2004 not started, 2005 ended, 2006 paused, 2007 not drawn, 2008 no unit was left or the order went back."""
+    """2002 queued, 2001 sold out, 2000 bought, 2003 limit reached, 2004 not started, 2005 ended, 2006 paused, 2007 not drawn, 2008 no unit was left or the order went back,
+    2009 no click of this buyer waits or has won: it was refused, or he never clicked.
+    """
     message: _builtins.str
     """In words, for people."""
     order_id: _builtins.str
@@ -49,7 +51,7 @@ class Result(_message.Message):
     request_id: _builtins.str
     """The click's id: the one that was sent, or the one that was made for it when it was let in; empty when a click without one was refused."""
     retry_after_ms: _builtins.int
-    """When asking again makes sense; 0 when the result is final."""
+    """When asking again makes sense, at most a minute; 0 when the result is final."""
     starts_in_ms: _builtins.int
     """With code 2004: milliseconds until the start by the clock that admits."""
     def __init__(

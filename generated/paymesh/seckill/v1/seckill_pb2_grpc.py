@@ -75,7 +75,8 @@ class SeckillServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SeckillResult(self, request, context):
-        """What became of the buyer's clicks on a product: 0 waiting in the line, 1 holds an order, 2 neither. Waits up to wait_ms for a final result.
+        """What became of the buyer's clicks on a product: 0 waiting in the line, 1 holds an order, 2 neither, also when no click of his is known. Waits up to
+        wait_ms for a final result.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

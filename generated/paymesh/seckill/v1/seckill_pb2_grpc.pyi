@@ -38,7 +38,9 @@ class SeckillServiceStub:
     request_id is the same click: it never takes a second unit.
     """
     SeckillResult: _grpc.UnaryUnaryMultiCallable[_seckill_pb2.SeckillResultRequest, _seckill_pb2.SeckillResultResponse]
-    """What became of the buyer's clicks on a product: 0 waiting in the line, 1 holds an order, 2 neither. Waits up to wait_ms for a final result."""
+    """What became of the buyer's clicks on a product: 0 waiting in the line, 1 holds an order, 2 neither, also when no click of his is known. Waits up to
+    wait_ms for a final result.
+    """
     WatchSeckillResult: _grpc.UnaryStreamMultiCallable[_seckill_pb2.WatchSeckillResultRequest, _seckill_pb2.WatchSeckillResultResponse]
     """The result now, and again when it is final; then the stream ends. The ticket of the click is credential enough."""
     ReturnStock: _grpc.UnaryUnaryMultiCallable[_seckill_pb2.ReturnStockRequest, _seckill_pb2.ReturnStockResponse]
@@ -56,7 +58,9 @@ class SeckillServiceAsyncStub(SeckillServiceStub):
     request_id is the same click: it never takes a second unit.
     """
     SeckillResult: _aio.UnaryUnaryMultiCallable[_seckill_pb2.SeckillResultRequest, _seckill_pb2.SeckillResultResponse]  # type: ignore[assignment]
-    """What became of the buyer's clicks on a product: 0 waiting in the line, 1 holds an order, 2 neither. Waits up to wait_ms for a final result."""
+    """What became of the buyer's clicks on a product: 0 waiting in the line, 1 holds an order, 2 neither, also when no click of his is known. Waits up to
+    wait_ms for a final result.
+    """
     WatchSeckillResult: _aio.UnaryStreamMultiCallable[_seckill_pb2.WatchSeckillResultRequest, _seckill_pb2.WatchSeckillResultResponse]  # type: ignore[assignment]
     """The result now, and again when it is final; then the stream ends. The ticket of the click is credential enough."""
     ReturnStock: _aio.UnaryUnaryMultiCallable[_seckill_pb2.ReturnStockRequest, _seckill_pb2.ReturnStockResponse]  # type: ignore[assignment]
@@ -83,7 +87,9 @@ class SeckillServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _seckill_pb2.SeckillResultRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_seckill_pb2.SeckillResultResponse, _abc.Awaitable[_seckill_pb2.SeckillResultResponse]]:
-        """What became of the buyer's clicks on a product: 0 waiting in the line, 1 holds an order, 2 neither. Waits up to wait_ms for a final result."""
+        """What became of the buyer's clicks on a product: 0 waiting in the line, 1 holds an order, 2 neither, also when no click of his is known. Waits up to
+        wait_ms for a final result.
+        """
 
     @_abc_1.abstractmethod
     def WatchSeckillResult(
