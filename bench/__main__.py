@@ -1,6 +1,6 @@
 """`make bench`: prints every measurement beside its limit. Private servers on free ports, nothing left behind.
 
-    python -m bench [PART…]    rpc, charge, orders, seckill (or seckill-action, seckill-drain, seckill-orders, seckill-wait, seckill-rebuild)
+    python -m bench [PART…]    rpc, charge, orders, idle, seckill (or seckill-action, seckill-drain, seckill-orders, seckill-wait, seckill-rebuild)
     python -m bench --quick    flash sales with fewer rounds and shorter lines, to see that it works; its numbers mean little
 """
 
@@ -24,7 +24,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from bench import charge, http, orders, rpc, seckill_report
+from bench import charge, http, idle, orders, rpc, seckill_report
 from bench.machine import describe
 from bench.processes import Server, server
 from bench.servers import SECRET_FILE
@@ -33,12 +33,13 @@ from tests.processes import free_port
 from tests.servers import MariaDB, Redis, server_folder
 
 GATEWAY_START_SECONDS = 30
+IDLE_ACTIVITIES = 30
 console = Console()
 
 
 def main() -> None:
     """The parts that were named, or all, in order."""
-    parts: dict[str, seckill_report.Part] = {"rpc": _rpc, "charge": _charge, "orders": _orders, **seckill_report.PARTS}
+    parts: dict[str, seckill_report.Part] = {"rpc": _rpc, "charge": _charge, "orders": _orders, "idle": _idle, **seckill_report.PARTS}
     parser = argparse.ArgumentParser(prog="python -m bench", description="Prints every measurement beside its limit.")
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join([*parts, 'seckill'])}; all of them by default")
     parser.add_argument("--quick", action="store_true", help="fewer rounds, shorter lines")
@@ -90,6 +91,17 @@ def _orders(*, quick: bool) -> None:
     for name, times in pages.items():
         for page, milliseconds in times.items():
             table.add_row(name, f"{page}", f"{milliseconds:.2f}", f"{milliseconds / times[1]:.2f}", "≤ 1.20" if page == 1000 else "")
+    console.print(table)
+
+
+def _idle(*, quick: bool) -> None:
+    with console.status(f"A whole mesh with {IDLE_ACTIVITIES} activities that sell nothing, for {6 if quick else 60} s without any traffic"):
+        cost = idle.measure(activities=IDLE_ACTIVITIES, seconds=6 if quick else 60)
+    table = Table(f"An idle mesh, {IDLE_ACTIVITIES} activities not begun, paused or sold out", "measured", "goal")
+    for name, share in sorted(cost.cpu.items(), key=lambda each: -each[1]):
+        table.add_row(f"{name}, of a core", f"{share:.2%}", "")
+    table.add_row("all processes, of a core", f"{cost.cpu_of_all:.2%}", "≤ 1 %")
+    table.add_row("Redis commands a second", f"{cost.redis_commands:.1f}", "≤ 5")
     console.print(table)
 
 

@@ -17,7 +17,7 @@ from seckill_rpc.usecases.keeping import Keeping
 from seckill_rpc.usecases.publishing import Publishing
 from seckill_rpc.usecases.registry import Registry
 
-PURGE_SECONDS = 600.0    # receipts live for a day
+PURGE_SECONDS = 600.0    # receipts live for a day, names of consumers for an hour
 
 
 def make_front_workers(*, db: Database, clock: Clock) -> list[Worker]:
@@ -54,6 +54,7 @@ def make_back_workers(*, db: Database, consumers: Sequence[Consuming], registry:
     return [
         *serving,
         keeper,
+        *(Worker("forget_consumers", each.forget_others, idle_seconds=PURGE_SECONDS) for each in consumers[:1]),
         Worker("publish", publishing.run_once, idle_seconds=idle_seconds, traffic=traffic),
         Worker("close", closing.run_once, idle_seconds=idle_seconds, traffic=traffic),
         Worker("draw", drawing.run_once, idle_seconds=idle_seconds, traffic=traffic, due_in=drawing.due_in),

@@ -1323,3 +1323,23 @@ async def no_call_takes_more_clicks_than_redis_should_be_busy_with(stage: Stage)
     with pytest.raises(ValueError, match="at most 500"):
         await admit(stage.scripts, stage.keys, clicks)
     assert await stage.queued() == []
+
+
+async def _consumers(stage: Stage) -> set[str]:
+    return {str(each["name"]) for each in await stage.redis.xinfo_consumers(stage.keys.line, "orders")}
+
+
+@scenario
+async def names_of_consumers_that_are_gone_are_removed_and_their_entries_never(stage: Stage) -> None:
+    assert await stage.line.forget_consumers(stage.keys, idle_ms=0) == 0, "there is no line"
+    await stage.open()
+    await stage.buy("u")
+    await stage.settle(await stage.take("done"))
+    await stage.buy("v")
+    await stage.take("died with an entry")
+    assert await stage.line.forget_consumers(stage.keys, idle_ms=3_600_000) == 0, "they were heard of a moment ago"
+    assert await stage.line.forget_consumers(stage.keys, idle_ms=0) == 1
+    assert await _consumers(stage) == {"died with an entry"}
+    _, entries = await stage.line.take_over(stage.keys, "two", min_idle_ms=0, cursor="0-0", count=10)
+    await stage.settle(entries)
+    await stage.check_rest()

@@ -153,6 +153,10 @@ class Line:
             pending = _nothing_without_group(error)
         return length, int(pending["pending"]) if pending else 0
 
+    async def forget_consumers(self, keys: Keys, *, idle_ms: int) -> int:
+        """Removes consumers that were not heard of for idle_ms and hold no entry; how many."""
+        return int(await self._scripts.run(ScriptName.SWEEP, [keys.line], [GROUP, idle_ms]))
+
     async def finish(self, keys: Keys, finished: Sequence[Finished]) -> int:
         """Publishes what the database decided, removes the entries and wakes who waits; how many this call finished. May be repeated.
 

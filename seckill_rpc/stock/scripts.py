@@ -1,4 +1,4 @@
-"""The five scripts of lua/ and the way to run them. A script runs whole or not at all from the view of others, and may run twice: every one answers
+"""The six scripts of lua/ and the way to run them. A script runs whole or not at all from the view of others, and may run twice: every one answers
 a repetition like the first time."""
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ class ScriptName(StrEnum):
     GIVE_BACK = "giveback"
     LOAD = "load"
     DRAW = "draw"
+    SWEEP = "sweep"
 
 
 @dataclass(frozen=True, slots=True)

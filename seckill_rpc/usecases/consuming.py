@@ -30,6 +30,7 @@ from seckill_rpc.usecases.deciding import Decided, Deciding
 
 # An activity has that many rounds of its own before the others are looked at again.
 ROUNDS_MAX = 20
+FORGOTTEN_MS = 3_600_000  # a consumer that nobody has heard of for an hour is gone
 LOST_SECONDS = 0.2  # between two looks whether a line that was lost is there again
 # What the contract lets in. Anything else was not written by us; order_rpc would refuse the whole message in which it stands.
 _PLAUSIBLE = re.compile(r"[A-Za-z0-9_-]{1,32} [A-Za-z0-9_.:@-]{1,64} [A-Za-z0-9_.:-]{1,64}")
@@ -97,6 +98,10 @@ class Consuming:
     def changed(self) -> None:
         """Other activities run than before: who waits for entries looks again."""
         self._changed.set()
+
+    async def forget_others(self) -> int:
+        """Removes the names that processes of long ago have left in the lines; how many."""
+        return sum([await self._line.forget_consumers(keys_of(activity), idle_ms=FORGOTTEN_MS) for activity in self._running()])
 
     def pause_seconds(self) -> float:
         """After a round in which nothing was done: hardly any, because a round waits in Redis, unless there is no line to wait for."""

@@ -26,7 +26,7 @@ from seckill_rpc.usecases.keeping import OTHERS
 from tests.builders_payment import PaymentWorld, payment_world
 from tests.seckill_order_world import SeckillOrderWorld, seckill_order_world
 
-SELDOM = ("purge_", "correct_")  # workers with long pauses of their own
+SELDOM = ("purge_", "correct_", "forget_")  # workers with long pauses of their own
 PATIENCE = 20.0
 YEARS = timedelta(days=3650)
 

@@ -4,6 +4,7 @@ while every unit stays somewhere."""
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 
@@ -11,6 +12,7 @@ import pytest
 
 from mesh import failpoints
 from mesh.errors import IdempotencyKeyReused, InvalidArgument, RemoteError
+from mesh.outbox import OUTBOX
 from order_rpc.usecases.catalog import AdjustStock
 from seckill_rpc.domain.activity import Activity, ActivityState
 from seckill_rpc.domain.errors import ActivityAlreadyOpen, ActivityNotFound, ActivityStateInvalid
@@ -103,6 +105,8 @@ async def test_closing_sends_what_was_not_sold_back_to_the_shelf(world: SeckillO
     assert await world.shelf_units() == (98, 2)
     assert await world.problems(activity) == []
     assert await world.tags() == ["ACTIVITY_OPENED", "ACTIVITY_CLOSING", "ACTIVITY_CLOSED"]
+    told = [json.loads(row["payload"]) for row in await world.rows(OUTBOX) if row["destination"] == "stream:SECKILL_TOPIC"]
+    assert [(event["sold"], event["total"]) for event in told] == [("0", "10"), ("2", "10"), ("2", "10")]  # one meaning in each state
     assert (await world.click(activity, "u3")).code is AdmitCode.ENDED
 
 
@@ -407,3 +411,20 @@ async def test_verbs_while_redis_is_away_are_kept_for_it(database_url_factory: C
         assert (await world.click(paused, "u1")).code is AdmitCode.PAUSED
         await world.relay()
         assert [await world.problems(each) for each in (paused, published)] == [[], []]
+
+
+async def test_an_activity_is_admitting_only_while_clicks_are_let_in(world: SeckillOrderWorld) -> None:
+    async def is_admitting(activity: Activity) -> bool:
+        shown = await world.verb("get", activity)
+        assert shown.live is not None
+        return shown.live.is_admitting
+    await world.orders.product("later", "10.00", available=10)
+    assert not await is_admitting(await world.opened(sku_id="later", starts_in=timedelta(days=1), ends_in=timedelta(days=2)))
+    activity = await world.opened()
+    assert await is_admitting(activity)
+    await world.verb("pause", activity)
+    assert not await is_admitting(activity)
+    await world.verb("resume", activity)
+    assert await is_admitting(activity)
+    await world.app.loading.hold(keys_of(activity))
+    assert not await is_admitting(activity)

@@ -13,7 +13,7 @@ from tests import seckill_scenarios as play
 from tests.seckill_scenarios import Scenario
 from tests.seckill_stage import Stage
 
-ADMIT, FINISH, GIVE_BACK, LOAD, DRAW = ScriptName
+ADMIT, FINISH, GIVE_BACK, LOAD, DRAW, SWEEP = ScriptName
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +135,9 @@ MUTANTS = [
     Mutant(DRAW, "redis.pcall('HSET', KEYS[1], 'drawn', 1)", "redis.call('HSET', KEYS[1], 'drawn', 1)",
            play.full_memory_takes_no_entry_and_draws_nothing),
     Mutant(DRAW, "math.min(n, stock)", "n", play.as_many_win_as_there_are_units),
+    # consumers that are gone
+    Mutant(SWEEP, "if fields.pending == 0  --", "if true  --", play.names_of_consumers_that_are_gone_are_removed_and_their_entries_never),
+    Mutant(SWEEP, "and fields.idle >= tonumber(ARGV[2]) then", "then", play.names_of_consumers_that_are_gone_are_removed_and_their_entries_never),
     Mutant(DRAW, "if stock > 0 and order and", "if order and", play.as_many_win_as_there_are_units),
     Mutant(DRAW, "if stock > 0 and order and", "if stock > 0 and", play.an_entry_that_nobody_of_us_wrote_wins_nothing),
     Mutant(DRAW, " and held < limit then", " then", play.nobody_wins_twice_when_a_failover_brings_his_entry_back),
