@@ -20,7 +20,7 @@ from tests.processes import Processes
 from tests.processes import free_port as find_free_port
 from tests.servers import MariaDB, Redis, server_folder
 
-FOLDERS = ("unit", "contract", "integration", "e2e")
+FOLDERS = ("unit", "contract", "integration", "e2e", "chaos")
 _SETTINGS = ("PAYMESH_", "PAYMENT_RPC_", "ORDER_RPC_", "SECKILL_RPC_", "GATEWAY_", "SANDBOX_", "CONSUL_HTTP_")
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy", "no_proxy", "no_grpc_proxy")
 PROOF = bool(os.environ.get("PAYMESH_PROOF"))

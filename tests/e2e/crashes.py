@@ -39,7 +39,7 @@ DEATH_SECONDS = 20.0
 CLAIM_MILLISECONDS = 60_000  # longer than a relay's claim
 
 # Rows that somebody still has to do something about. An order that waits for its buyer is not one of them.
-_UNFINISHED = {
+UNFINISHED = {
     "payment_rpc": {
         "payment": "SELECT payment_id, state FROM payment WHERE state NOT IN ('SUCCESS', 'FAILED', 'CLOSED', 'LATE_REFUNDED')",
         "attempt": "SELECT attempt_id, state FROM attempt WHERE state NOT IN ('CAPTURED', 'DECLINED', 'TECH_FAILED', 'NOT_ATTEMPTED', 'CLOSED')",
@@ -135,7 +135,7 @@ class CrashMesh:
         found = []
         for service, engine in self._engines.items():
             with engine.connect() as connection:
-                found += [f"{service}: {kind} {' '.join(map(str, row))}" for kind, row in _rows(connection, _UNFINISHED[service])]
+                found += [f"{service}: {kind} {' '.join(map(str, row))}" for kind, row in _rows(connection, UNFINISHED[service])]
         return found
 
     def violations(self) -> list[str]:
