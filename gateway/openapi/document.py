@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 from importlib import metadata
 from typing import Any, Final
 
@@ -11,7 +12,8 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from gateway.codec.dialect import HTTP_BODY, field_policy
 from gateway.openapi.comments import read_comments
-from gateway.openapi.schemas import Schemas, is_required
+from gateway.openapi.examples import Examples
+from gateway.openapi.schemas import Direction, Schemas, is_required
 from gateway.schema import HttpRule, Method, Schema, body_type, find_field
 from mesh.call import Role
 from mesh.policies import Idempotency
@@ -24,7 +26,8 @@ _DESCRIPTION: Final = """Payments, orders and flash sales over HTTP. Every metho
 
 Answers are `{"code": "00000", "message": "success", "data": …, "trace_id": "…"}`. A refusal has the fitting HTTP status, its business code,
 `data: null` and `details` with a `reason`, which is the stable contract. Amounts are decimal strings in major units. `X-Request-Id` and `traceparent`
-are honoured and returned.
+are honoured and returned. In a request, `null` is the same as leaving a field out, and a value of an enumeration may also be written with its prefix
+or as its number. A request without required fields needs no body.
 
 A method with many answers is a stream of Server-Sent Events. Each answer is an event without a name (`onmessage` of `EventSource`): `id:` counts
 from 1, `data:` holds the envelope above on one line. A stream that is over ends with an event `end` whose envelope has no data; one that broke ends
@@ -50,7 +53,7 @@ def build_document(schema: Schema, *, development: bool) -> Node:
     builder = _Builder(schema, comments)
     paths: dict[str, Node] = {}
     tags: dict[str, Node] = {}
-    for method in schema.routed(development=development):
+    for method in sorted(schema.routed(development=development), key=partial(_audience, schema)):
         service = method.descriptor.containing_service
         tags[service.name] = {"name": service.name, "description": comments.get(service.full_name, "")}
         for index, rule in enumerate(method.rules):
@@ -75,6 +78,7 @@ class _Builder:
         self._comments = comments
         self.schemas = Schemas(comments)
         self.examples: dict[str, Node] = {}
+        self._answers = Examples(_messages(schema))
 
     def operation(self, method: Method, rule: HttpRule, index: int) -> Node:
         """One operation object."""
@@ -82,7 +86,7 @@ class _Builder:
         comment = self._comments.get(descriptor.full_name, descriptor.name)
         roles = sorted(role.name for role in method.policy.roles - {Role.SERVICE})
         operation: Node = {
-            "operationId": f"{descriptor.containing_service.name}_{descriptor.name}" + (f"_{index + 1}" if index else ""),
+            "operationId": f"{descriptor.containing_service.name}_{descriptor.name}" + (f"_at_{_slug(rule)}" if index else ""),
             "tags": [descriptor.containing_service.name],
             "summary": re.split(r"(?<=[.:;]) ", comment, maxsplit=1)[0].rstrip(".:;"),
             "description": self._describe(method, index, comment, roles),
@@ -90,6 +94,8 @@ class _Builder:
             "parameters": list(self._parameters(method, rule)),
             "responses": self._responses(method, rule),
         }
+        if index:
+            operation["deprecated"] = True
         if rule.body:
             operation["requestBody"] = self._request_body(method, rule)
         return operation
@@ -102,7 +108,7 @@ class _Builder:
             lines.append("A stream of Server-Sent Events; the time is that of the whole stream.")
         if index:
             canonical = method.rules[0]
-            lines.append(f"Another address of `{canonical.verb} {canonical.template.text}`.")
+            lines.append(f"Another address of `{canonical.verb} {canonical.template.text}`, which new programs should use.")
         return "\n\n".join(lines)
 
     def _parameters(self, method: Method, rule: HttpRule) -> Iterator[Node]:
@@ -133,15 +139,17 @@ class _Builder:
         return parameter
 
     def _request_body(self, method: Method, rule: HttpRule) -> Node:
+        direction: Direction = "strict" if Role.MERCHANT in method.policy.roles else "in"
         body = body_type(method.input_type, rule.body)
         if body is None:
-            field = self.schemas.field(method.input_type.fields_by_name[rule.body], "in")
+            field = self.schemas.field(method.input_type.fields_by_name[rule.body], direction)
             return {"required": True, "content": {"application/json": {"schema": field}}}
         if body.full_name == HTTP_BODY:
             return {"required": True, "content": {"*/*": {"schema": {}}}}
         without = {path[0] for path in rule.template.variables if len(path) == 1}
-        schema = self.schemas.object(body, "in", without=without) if rule.body == "*" and without else self.schemas.message(body, "in")
-        return {"required": True, "content": {"application/json": {"schema": schema}}}
+        schema = self.schemas.object(body, direction, without=without) if rule.body == "*" and without else self.schemas.message(body, direction)
+        required = any(is_required(field) for field in body.fields if field.name not in without)
+        return {"required": required, "content": {"application/json": {"schema": schema}}}
 
     def _responses(self, method: Method, rule: HttpRule) -> Node:
         responses: dict[str, Node] = {}
@@ -165,14 +173,18 @@ class _Builder:
         body = body_type(method.output_type, rule.response_body or "*")
         if body is not None and body.full_name == HTTP_BODY:
             return {"description": text, "headers": headers, "content": {"*/*": {"schema": {}}}}
-        data = self.schemas.field(method.output_type.fields_by_name[rule.response_body], "out") if rule.response_body else \
-            self.schemas.message(method.output_type, "out")
+        if rule.response_body:
+            field = method.output_type.fields_by_name[rule.response_body]
+            data, example = self.schemas.field(field, "out", always=True), self._answers.value(field)
+        else:
+            data, example = self.schemas.message(method.output_type, "out"), self._answers.of(method.output_type)
         envelope: Node = {"type": "object", "required": ["code", "message", "data", "trace_id"], "properties": {
             "code": {"const": "00000"}, "message": {"const": "success"}, "data": data, "trace_id": TRACE_ID}}
         if method.policy.server_streaming:
             envelope["description"] = "What `data:` of an event holds."
             return {"description": "Events.", "headers": headers, "content": {"text/event-stream": {"schema": envelope}}}
-        return {"description": text, "headers": headers, "content": {"application/json": {"schema": envelope}}}
+        whole = {"code": "00000", "message": "success", "data": example, "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736"}
+        return {"description": text, "headers": headers, "content": {"application/json": {"schema": envelope, "example": whole}}}
 
     def _refusal(self, specs: list[ErrorSpec]) -> Node:
         examples: dict[str, Node] = {}
@@ -205,6 +217,32 @@ class _Builder:
         for spec in self._schema.errors:
             if spec.domain == policy.package or (spec.domain == COMMON and spec.reason in reasons):
                 yield spec
+
+
+def _audience(schema: Schema, method: Method) -> int:
+    """Whose service a method belongs to: first what buyers use, then shops, then staff, and last what nobody calls with a token."""
+    service = method.policy.service
+    roles = frozenset[Role]().union(*(other.policy.roles for other in schema.methods if other.rules and other.policy.service == service))
+    if Role.USER in roles or {Role.PUBLIC, Role.MERCHANT} <= roles:
+        return 0
+    return 1 if Role.MERCHANT in roles else 2 if Role.ADMIN in roles else 3
+
+
+def _slug(rule: HttpRule) -> str:
+    """A name for an address that stays when others are added."""
+    return re.sub(r"[^a-z0-9]+", "_", f"{rule.verb}_{rule.template.text}".lower()).strip("_")
+
+
+def _messages(schema: Schema) -> Iterator[Descriptor]:
+    """Every message that the routed methods take or give, those inside others too."""
+    waiting = [descriptor for method in schema.methods if method.rules for descriptor in (method.input_type, method.output_type)]
+    seen: set[str] = set()
+    while waiting:
+        message = waiting.pop(0)
+        if message.full_name not in seen and not message.full_name.startswith("google."):
+            seen.add(message.full_name)
+            yield message
+            waiting += (field.message_type for field in message.fields if field.message_type is not None)
 
 
 def _query_paths(message: Descriptor, prefix: tuple[str, ...], taken: set[str]) -> Iterator[tuple[str, ...]]:

@@ -13,11 +13,12 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 from gateway.codec.dialect import DURATION, HTTP_BODY, INT64, TIMESTAMP, enum_prefix, field_policy, field_rules, map_entry, spellings
 
 Schema = dict[str, Any]
-Direction = Literal["in", "out"]
+Direction = Literal["in", "strict", "out"]  # strict: what comes in where a shop's amounts must be text
 
 _NUMERIC_RULES: Final = {"gte": "minimum", "lte": "maximum", "gt": "exclusiveMinimum", "lt": "exclusiveMaximum", "const": "const"}
 _STRING_RULES: Final = {"pattern": "pattern", "min_len": "minLength", "max_len": "maxLength", "const": "const"}
 _LIST_RULES: Final = {"min_items": "minItems", "max_items": "maxItems", "unique": "uniqueItems"}
+_SUFFIXES: Final[dict[Direction, str]] = {"in": ".Input", "strict": ".StrictInput", "out": ""}
 _DURATION_PATTERN: Final = r"^-?[0-9]{1,12}(\.[0-9]{1,9})?s$"
 
 
@@ -36,7 +37,9 @@ class Schemas:
             return {"type": "string", "pattern": _DURATION_PATTERN}
         if descriptor.full_name == HTTP_BODY:
             return {}
-        name = descriptor.full_name + (".Input" if direction == "in" else "")
+        if direction == "strict" and not _takes_numbers(descriptor, ()):
+            direction = "in"
+        name = descriptor.full_name + _SUFFIXES[direction]
         if name not in self.components:
             self.components[name] = {}  # what a recursive message meets
             self.components[name] = self.object(descriptor, direction)
@@ -50,15 +53,15 @@ class Schemas:
         required = [field.name for field in fields if direction == "out" or is_required(field)]
         if required:
             schema["required"] = required
-        if direction == "in":
+        if direction != "out":
             schema["additionalProperties"] = False
             example = {field.name: value for field in fields if (value := example_of(field)) is not None}
             if example and example.keys() >= set(required):
                 schema["examples"] = [example]
         return schema
 
-    def field(self, field: FieldDescriptor, direction: Direction) -> Schema:
-        """The schema of a field with its rules, comment and example."""
+    def field(self, field: FieldDescriptor, direction: Direction, *, always: bool = False) -> Schema:
+        """The schema of a field with its rules, comment and example. `always`: it is never absent where its type says that it may be."""
         rules = field_rules(field)
         entry = map_entry(field)
         if entry is not None:
@@ -67,13 +70,13 @@ class Schemas:
             schema = {"type": "array", "items": self._single(field, direction)} | _translate(rules.get("repeated"), _LIST_RULES)
         else:
             schema = self._single(field, direction)
-            if direction == "in":
+            if direction != "out":
                 schema |= _value_rules(rules)
-            elif field.has_presence:
+            elif field.has_presence and not always:
                 schema = _nullable(schema)
         self._describe(schema, field.full_name)
-        if direction == "in":
-            self._describe_input(schema, field)
+        if direction != "out":
+            self._describe_input(schema, field, direction)
         example = field_policy(field).example
         if example:
             schema["examples"] = [json.loads(example)]
@@ -92,7 +95,7 @@ class Schemas:
             case FieldDescriptor.TYPE_STRING:
                 return {"type": ["string", "number"] if direction == "in" and field_policy(field).number_ok else "string"}
             case _ if field.type in INT64:
-                return {"type": ["integer", "string"] if direction == "in" else "string", "format": "int64"}
+                return {"type": ["integer", "string"] if direction != "out" else "string", "format": "int64"}
             case _:
                 return {"type": "integer", "format": "int32"}
 
@@ -110,11 +113,12 @@ class Schemas:
         if comment:
             schema["description"] = comment
 
-    def _describe_input(self, schema: Schema, field: FieldDescriptor) -> None:
+    def _describe_input(self, schema: Schema, field: FieldDescriptor, direction: Direction) -> None:
         policy = field_policy(field)
         notes = [schema["description"]] if "description" in schema else []
         if policy.number_ok:
-            notes.append("A JSON number is taken digit for digit, except from merchants; exponents are refused.")
+            notes.append("A JSON number is taken digit for digit; exponents are refused." if direction == "in" else
+                         "Text, because a number of a shop's may be meant in minor units.")
         others = [name for name in spellings(field)[1:] if name != field.name]
         if others:
             notes.append(f"Also accepted as {', '.join(others)}.")
@@ -124,10 +128,19 @@ class Schemas:
             schema["writeOnly"] = True
 
 
+def _takes_numbers(message: Descriptor, above: tuple[str, ...]) -> bool:
+    if message.full_name in above:
+        return False
+    return any(field_policy(field).number_ok or
+               (field.message_type is not None and _takes_numbers(field.message_type, (*above, message.full_name))) for field in message.fields)
+
+
 def is_required(field: FieldDescriptor) -> bool:
-    """Whether the rules of a field refuse what stands for "absent": its default."""
+    """Whether the rules of a field refuse what stands for "absent": its default, or nothing where the field knows absence."""
     rules = field_rules(field)
-    if rules.get("required"):
+    if rules.get("required") or field.has_presence:
+        return bool(rules.get("required"))
+    if 0 in rules.get("enum", {}).get("not_in", ()):
         return True
     for kind, values in rules.items():
         if kind == "string" and field.type == FieldDescriptor.TYPE_STRING:

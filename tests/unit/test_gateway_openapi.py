@@ -11,6 +11,7 @@ from openapi_spec_validator import validate
 
 from gateway.openapi import build_document
 from gateway.schema import load_schema, message_class
+from mesh.call import Role
 from tests.ticker import ticker_schema
 
 SCHEMA = load_schema()
@@ -121,3 +122,62 @@ def test_a_stream_is_described_by_its_events() -> None:
     assert {"200", "400", "429", "503"} <= set(watch["responses"])
     assert [parameter["name"] for parameter in watch["parameters"]] == ["topic", "ticks"]
     assert "401" in document["paths"]["/api/v1/my/ticks"]["get"]["responses"]
+
+
+def success(entry: Any) -> Any:
+    status = min(status for status in entry["responses"] if status.startswith("2"))
+    return entry["responses"][status].get("content", {}).get("application/json")
+
+
+ENTRIES = [(f"{verb} {path}", entry) for path, verbs in DOCUMENT["paths"].items() for verb, entry in verbs.items()]
+
+
+@pytest.mark.parametrize(("name", "entry"), ENTRIES, ids=[name for name, _ in ENTRIES])
+def test_an_answer_has_data_and_a_real_example(name: str, entry: Any) -> None:
+    content = success(entry)
+    if content is None:
+        assert "callbacks" in name or "/watch" in name or "text/event-stream" in str(entry["responses"]["200"])
+        return
+    data = content["schema"]["properties"]["data"]
+    assert "null" not in str(data.get("oneOf", data.get("type", "")))
+    example = content["example"]
+    jsonschema.Draft202012Validator(content["schema"] | {"components": DOCUMENT["components"]}).validate(example)
+    assert '"string"' not in json.dumps(example)
+    assert '"UNSPECIFIED"' not in json.dumps(example)
+
+
+def test_other_addresses_are_deprecated_and_their_names_stay() -> None:
+    assert "deprecated" not in operation("post", "/api/v1/payments/charge")
+    assert operation("post", "/api/v1/payments/charge")["operationId"] == "PaymentService_Charge"
+    alias = operation("post", "/payment/charge")
+    assert (alias["deprecated"], alias["operationId"]) == (True, "PaymentService_Charge_at_post_payment_charge")
+    for method in SCHEMA.routed(development=True):
+        for index, rule in enumerate(method.rules):
+            assert operation(rule.verb.lower(), rule.template.text).get("deprecated", False) is bool(index)
+
+
+def test_services_stand_in_the_order_of_those_who_use_them() -> None:
+    names = [tag["name"] for tag in DOCUMENT["tags"]]
+    assert names[0] == "CatalogService"
+    assert names[-1] == "CallbackService"
+    assert names.index("OrderService") < names.index("StatisticsService") < names.index("LedgerService")
+
+
+def test_what_is_optional_is_not_required() -> None:
+    patch = operation("patch", "/api/v1/products/{sku_id}")["requestBody"]
+    assert "required" not in patch["content"]["application/json"]["schema"]
+    assert patch["required"] is False
+    assert operation("post", "/api/v1/orders/{order_id}/cancel")["requestBody"]["required"] is False
+    assert operation("post", "/api/v1/orders")["requestBody"]["required"] is True
+
+
+def test_a_shop_is_told_to_write_amounts_as_text() -> None:
+    schemas = DOCUMENT["components"]["schemas"]
+    product = schemas["paymesh.order.v1.CreateProductRequest.StrictInput"]["properties"]["price"]
+    assert product["type"] == "string"
+    assert schemas["paymesh.payment.v1.ChargeRequest.Input"]["properties"]["amount"]["type"] == ["string", "number"]
+    for method in SCHEMA.routed(development=True):
+        if Role.MERCHANT in method.policy.roles and method.rules[0].body == "*":
+            entry = operation(method.rules[0].verb.lower(), method.rules[0].template.text)
+            body = entry["requestBody"]["content"]["application/json"]["schema"]
+            assert "'number'" not in str(schemas[body["$ref"].rsplit("/", 1)[1]] if "$ref" in body else body)
