@@ -18,21 +18,35 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, RowMapping, Table, bindparam, delete, func, insert, literal, select, update
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    RowMapping,
+    Table,
+    bindparam,
+    delete,
+    func,
+    insert,
+    literal,
+    select,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.db import BigInt, Database, Identifier, metadata_with_names
 from mesh.db.keys import after_key, one_of_keys
 
 PAGE = 500
-LOOKS_MAX = 5               # at a chain that grows while it is read
+LOOKS_MAX = 5  # at a chain that grows while it is read
 LOOK_PAUSE_SECONDS = 0.05
 Row = Mapping[str, Any] | RowMapping
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 
 LOG_CHAIN = Table(
-    "log_chain", metadata_with_names(),
+    "log_chain",
+    metadata_with_names(),
     Column("log", Identifier(32), primary_key=True),
     Column("entity", Identifier(160), primary_key=True),
     Column("length", BigInteger, nullable=False),
@@ -41,13 +55,21 @@ LOG_CHAIN = Table(
     CheckConstraint("purged >= 0 AND purged <= length", name="purged"),
 )
 _H = LOG_CHAIN.c
-_HEADS = select(_H.entity, _H.length, _H.hash).where(_H.log == bindparam("of_log"), _H.entity.in_(bindparam("entities", expanding=True)))
+_HEADS = select(_H.entity, _H.length, _H.hash).where(
+    _H.log == bindparam("of_log"), _H.entity.in_(bindparam("entities", expanding=True))
+)
 _LOCK_HEADS = _HEADS.with_for_update()
 _BEGIN = insert(LOG_CHAIN)
-_EXTEND = (update(LOG_CHAIN).where(_H.log == bindparam("of_log"), _H.entity == bindparam("of_entity"))
-           .values(length=bindparam("new_length"), hash=bindparam("new_hash")))
-_PURGED = (update(LOG_CHAIN).where(_H.log == bindparam("of_log"), _H.entity == bindparam("of_entity"), _H.purged < bindparam("up_to"))
-           .values(purged=bindparam("up_to")))
+_EXTEND = (
+    update(LOG_CHAIN)
+    .where(_H.log == bindparam("of_log"), _H.entity == bindparam("of_entity"))
+    .values(length=bindparam("new_length"), hash=bindparam("new_hash"))
+)
+_PURGED = (
+    update(LOG_CHAIN)
+    .where(_H.log == bindparam("of_log"), _H.entity == bindparam("of_entity"), _H.purged < bindparam("up_to"))
+    .values(purged=bindparam("up_to"))
+)
 
 
 def chain_columns() -> tuple[Column[Any], Column[Any]]:
@@ -93,7 +115,10 @@ async def chained(tx: AsyncConnection, log: Log, rows: Sequence[Row], *, begins:
     names = sorted({log.entity_of(row) for row in rows})
     heads: dict[str, tuple[int, str]] = {}
     if not begins:
-        heads = {head.entity: (head.length, head.hash) for head in await tx.execute(_LOCK_HEADS, {"of_log": log.name, "entities": names})}
+        heads = {
+            head.entity: (head.length, head.hash)
+            for head in await tx.execute(_LOCK_HEADS, {"of_log": log.name, "entities": names})
+        }
     known = set(heads)
     placed = []
     for row in rows:
@@ -101,10 +126,16 @@ async def chained(tx: AsyncConnection, log: Log, rows: Sequence[Row], *, begins:
         length, before = heads.get(entity, (0, ""))
         heads[entity] = (length + 1, entry_hash(log, row, seq=length + 1, before=before))
         placed.append({**row, "chain_seq": length + 1, "chain_hash": heads[entity][1]})
-    new = [{"log": log.name, "entity": entity, "length": heads[entity][0], "purged": 0, "hash": heads[entity][1]} for entity in names
-           if entity not in known]
-    moved = [{"of_log": log.name, "of_entity": entity, "new_length": heads[entity][0], "new_hash": heads[entity][1]} for entity in names
-             if entity in known]
+    new = [
+        {"log": log.name, "entity": entity, "length": heads[entity][0], "purged": 0, "hash": heads[entity][1]}
+        for entity in names
+        if entity not in known
+    ]
+    moved = [
+        {"of_log": log.name, "of_entity": entity, "new_length": heads[entity][0], "new_hash": heads[entity][1]}
+        for entity in names
+        if entity in known
+    ]
     if new:
         await tx.execute(_BEGIN, new)
     if moved:
@@ -125,7 +156,9 @@ def first(log: Log, row: Row) -> dict[str, Any]:
 
 async def begin(tx: AsyncConnection, log: Log, row: Row) -> None:
     """Writes the head of a chain that has this one row, which `first` made."""
-    await tx.execute(_BEGIN, {"log": log.name, "entity": log.entity_of(row), "length": 1, "purged": 0, "hash": row["chain_hash"]})
+    await tx.execute(
+        _BEGIN, {"log": log.name, "entity": log.entity_of(row), "length": 1, "purged": 0, "hash": row["chain_hash"]}
+    )
 
 
 async def purge(tx: AsyncConnection, log: Log, keys: Sequence[Any]) -> None:
@@ -133,19 +166,25 @@ async def purge(tx: AsyncConnection, log: Log, keys: Sequence[Any]) -> None:
     columns = log.table.c
     key, of_entity = columns[log.key], [columns[name] for name in log.entity]
     up_to: dict[str, int] = {}
-    for row in (await tx.execute(select(*of_entity, columns.chain_seq).where(key.in_(keys), columns.chain_seq.is_not(None)))).mappings():
+    for row in (
+        await tx.execute(select(*of_entity, columns.chain_seq).where(key.in_(keys), columns.chain_seq.is_not(None)))
+    ).mappings():
         up_to[log.entity_of(row)] = max(up_to.get(log.entity_of(row), 0), row["chain_seq"])
     doomed = list(keys)
     if up_to:
         heads = (await tx.execute(_LOCK_HEADS, {"of_log": log.name, "entities": sorted(up_to)})).all()
         ended = {head.entity for head in heads if up_to[head.entity] >= head.length}
         named = one_of_keys(of_entity, [_names(log, entity) for entity in up_to])
-        older = await tx.execute(select(*of_entity, key.label("doomed"), columns.chain_seq).where(named, columns.chain_seq.is_not(None)))
+        older = await tx.execute(
+            select(*of_entity, key.label("doomed"), columns.chain_seq).where(named, columns.chain_seq.is_not(None))
+        )
         doomed += [row["doomed"] for row in older.mappings() if row["chain_seq"] <= up_to[log.entity_of(row)]]
         if ended:
             await tx.execute(delete(LOG_CHAIN).where(_H.log == log.name, _H.entity.in_(ended)))
         if kept := [entity for entity in up_to if entity not in ended]:
-            await tx.execute(_PURGED, [{"of_log": log.name, "of_entity": entity, "up_to": up_to[entity]} for entity in kept])
+            await tx.execute(
+                _PURGED, [{"of_log": log.name, "of_entity": entity, "up_to": up_to[entity]} for entity in kept]
+            )
     await tx.execute(delete(log.table).where(key.in_(doomed)))
 
 
@@ -174,7 +213,12 @@ async def broken_chains(db: Database, log: Log) -> AsyncIterator[Broken]:
 
 
 async def _heads_page(tx: AsyncConnection, log: Log, after: tuple[str, str]) -> Sequence[Any]:
-    query = select(LOG_CHAIN).where(_H.log == log.name, after_key((_H.log, _H.entity), after)).order_by(_H.log, _H.entity).limit(PAGE)
+    query = (
+        select(LOG_CHAIN)
+        .where(_H.log == log.name, after_key((_H.log, _H.entity), after))
+        .order_by(_H.log, _H.entity)
+        .limit(PAGE)
+    )
     return (await tx.execute(query)).all()
 
 
@@ -188,7 +232,8 @@ async def _verify(tx: AsyncConnection, log: Log, heads: Sequence[Any]) -> list[B
     named = [_names(log, head.entity) for head in heads]
     wanted = sorted({*log.entity, *log.said, "chain_seq", "chain_hash"})
     query = select(*(columns[name] for name in wanted)).where(
-        one_of_keys([columns[name] for name in log.entity], named), columns.chain_seq.is_not(None))
+        one_of_keys([columns[name] for name in log.entity], named), columns.chain_seq.is_not(None)
+    )
     rows: dict[str, list[Row]] = defaultdict(list)
     for row in (await tx.execute(query)).mappings():
         rows[log.entity_of(row)].append(row)
@@ -207,7 +252,9 @@ def _fault(log: Log, head: Any, rows: Sequence[Row]) -> str:
         if seq <= head.purged or seq > head.length:  # left by a purge; came since the head was read
             continue
         if seq != expected:
-            return f"entry {expected} of {head.length} is missing" if seq > expected else f"entry {seq} stands there twice"
+            return (
+                f"entry {expected} of {head.length} is missing" if seq > expected else f"entry {seq} stands there twice"
+            )
         if before is not None and row["chain_hash"] != entry_hash(log, row, seq=seq, before=before):
             return f"entry {seq} of {head.length} does not say what it said when it was written"
         before, expected = row["chain_hash"], seq + 1
@@ -230,10 +277,17 @@ async def _headless(tx: AsyncConnection, log: Log, after: Any) -> tuple[list[Bro
     for name in log.entity[1:]:
         entity = entity.concat(literal("/")).concat(columns[name])
     head = select(_H.length).where(_H.log == log.name, _H.entity == entity, _H.length >= columns.chain_seq)
-    rows = await tx.execute(select(*(columns[name] for name in log.entity), func.count().label("entries")).where(
-        *bounds, columns.chain_seq.is_not(None), ~head.exists()).group_by(*(columns[name] for name in log.entity)))
-    return [Broken(log=log.name, entity=log.entity_of(row), detail=f"{row['entries']} entries lie beyond the end of its chain")
-            for row in rows.mappings()], upper
+    rows = await tx.execute(
+        select(*(columns[name] for name in log.entity), func.count().label("entries"))
+        .where(*bounds, columns.chain_seq.is_not(None), ~head.exists())
+        .group_by(*(columns[name] for name in log.entity))
+    )
+    return [
+        Broken(
+            log=log.name, entity=log.entity_of(row), detail=f"{row['entries']} entries lie beyond the end of its chain"
+        )
+        for row in rows.mappings()
+    ], upper
 
 
 def _names(log: Log, entity: str) -> tuple[str, ...]:

@@ -65,6 +65,8 @@ class Api:
                 Route("/v1/transactions/{attempt_id}/signature", guarded(self.sign), methods=["POST"]),
                 Route("/v1/transactions/{attempt_id}/refunds", guarded(self.list_refunds), methods=["GET"]),
                 Route("/v1/refunds", guarded(self.refund), methods=["POST"]),
+                Route("/v1/days/{date}/captures", guarded(self.captures_of_day), methods=["GET"]),
+                Route("/v1/days/{date}/refunds", guarded(self.refunds_of_day), methods=["GET"]),
                 Route("/v1/refunds/{refund_id}", guarded(self.query_refund), methods=["GET"]),
                 Route("/v1/statements/{date}", guarded(self.statement), methods=["GET"]),
                 Route("/v1/statements/{date}/plant", guarded(self.plant), methods=["POST"]),
@@ -111,6 +113,17 @@ class Api:
         """GET /v1/statements/{date}."""
         body = await self._statements.statement(parse_date(request.path_params["date"]))
         return Response(body, media_type="text/csv; charset=utf-8")
+
+    async def captures_of_day(self, request: Request) -> Response:
+        """GET /v1/days/{date}/captures?limit=&after=, by the channel's day of the capture."""
+        rows = await self._statements.captures(parse_date(request.path_params["date"]), **_page(request))
+        captures = [wire.transaction_json(transaction, cashier_url=self._cashier_url(transaction)) for _, transaction in rows]
+        return JSONResponse({"captures": captures, "next_after": rows[-1][0] if rows else None})
+
+    async def refunds_of_day(self, request: Request) -> Response:
+        """GET /v1/days/{date}/refunds?limit=&after=, by the channel's day on which they were asked for, as they are now."""
+        rows = await self._statements.refunds(parse_date(request.path_params["date"]), **_page(request))
+        return JSONResponse({"refunds": [wire.refund_json(refund) for _, refund in rows], "next_after": rows[-1][0] if rows else None})
 
     async def plant(self, request: Request) -> Response:
         """POST /v1/statements/{date}/plant."""
@@ -219,6 +232,10 @@ async def _body(request: Request) -> bytes:
             return await request.body()
     except TimeoutError:
         raise HTTPException(408, "the body did not arrive in time") from None
+
+
+def _page(request: Request) -> dict[str, int]:
+    return {"after": _natural(request, "after", default=0), "limit": min(_natural(request, "limit", default=100), _PAGE_MAX)}
 
 
 def _natural(request: Request, name: str, *, default: int) -> int:

@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 
 from mesh.clock import Clock
 from mesh.money import Money
-from sandbox import store
+from sandbox import statement_store, store
 from sandbox.domain import AlreadyPlanted, Disabled, InvalidRequest, Refund, RefundStatus, StatementNotReady, Transaction
 from sandbox.planting import Spoiler
 from sandbox.statement_file import Line, LineType, Planted, render
@@ -51,6 +51,14 @@ class Statements:
         self._must_be_over(date)
         return await self._store.run(self._statement, date)
 
+    async def captures(self, date: date, *, after: int, limit: int) -> list[tuple[int, Transaction]]:
+        """What was captured on a day, which need not be over, with positions, beyond a position."""
+        return await self._store.run(store.list_captured, *self._rules.day(date), after=after, limit=limit)
+
+    async def refunds(self, date: date, *, after: int, limit: int) -> list[tuple[int, Refund]]:
+        """Refunds that were asked for on a day, as they are now, with positions, beyond a position."""
+        return await self._store.run(store.list_asked_back, *self._rules.day(date), after=after, limit=limit)
+
     async def plant(self, date: date, *, count: int, seed: str, kinds: Sequence[str]) -> list[Planted]:
         """Spoils the file of a day once and tells how. The same seed on the same day spoils the same.
 
@@ -68,18 +76,18 @@ class Statements:
             raise StatementNotReady(f"the statement of {date} is made when that day is over")
 
     def _statement(self, tx: Tx, date: date) -> bytes:
-        return store.find_statement(tx, date.isoformat()) or render(self._lines(tx, date))
+        return statement_store.find_statement(tx, date.isoformat()) or render(self._lines(tx, date))
 
     def _plant(self, tx: Tx, date: date, count: int, seed: str, kinds: Sequence[str]) -> list[Planted]:
-        if store.find_statement(tx, date.isoformat()) is not None:
+        if statement_store.find_statement(tx, date.isoformat()) is not None:
             raise AlreadyPlanted(f"the statement of {date} is spoiled already")
         next_day = self._rules.day(date)[1]
         spoiler = Spoiler(self._lines(tx, date), seed=seed, next_day=next_day)
         spoiler.spoil(count, kinds=kinds)
         shown, planted, shifted = spoiler.result()
-        store.insert_statement(tx, date=date.isoformat(), body=render(shown))
+        statement_store.insert_statement(tx, date=date.isoformat(), body=render(shown))
         for line in shifted:
-            store.insert_shifted_line(tx, date=(date + timedelta(days=1)).isoformat(), line=json.dumps(asdict(line)))
+            statement_store.insert_shifted_line(tx, date=(date + timedelta(days=1)).isoformat(), line=json.dumps(asdict(line)))
         return planted
 
     def _lines(self, tx: Tx, date: date) -> list[Line]:
@@ -89,7 +97,7 @@ class Statements:
         lines = [self._capture(transaction) for transaction in captures]
         lines += [self._refund(refund) for refund in finished if refund.status is not RefundStatus.FAILED]
         lines += [self._bounce(refund) for refund in bounced]
-        lines += [Line(**json.loads(line)) for line in store.shifted_lines(tx, date.isoformat())]
+        lines += [Line(**json.loads(line)) for line in statement_store.shifted_lines(tx, date.isoformat())]
         return sorted(lines, key=lambda line: (line.occurred_at, line.type, line.trade_no))  # one zone, one width: text sorts as time
 
     def _capture(self, transaction: Transaction) -> Line:

@@ -112,7 +112,7 @@ CREATE TABLE shifted_lines (
     date TEXT NOT NULL,
     line TEXT NOT NULL
 ) STRICT;
-""",)
+""", "CREATE INDEX refunds_created ON refunds (created_ms);")
 _COLUMNS = ("attempt_id, kind, trade_no, status, amount_minor, currency, created_ms, finished_ms, expires_ms, decline_code, message, "
             "card_brand, card_last4, subject, return_url, cashier_token, captured_minor, captured_currency, fee_minor, refund_card, duplicate_of")
 _REFUND_COLUMNS = ("refund_id, refund_no, attempt_id, status, amount_minor, currency, reason, code, message, fee_minor, created_ms, finished_ms, "
@@ -288,6 +288,20 @@ def captured_between(tx: Tx, begins: datetime, ends: datetime) -> list[Transacti
     return [_transaction(row) for row in rows]
 
 
+def list_captured(tx: Tx, begins: datetime, ends: datetime, *, after: int, limit: int) -> list[tuple[int, Transaction]]:
+    """What was captured from a moment on and before another, by position, beyond a position."""
+    rows = tx.execute(f"SELECT seq, {_COLUMNS} FROM transactions WHERE status = 'CAPTURED' AND finished_ms >= ? AND finished_ms < ? AND seq > ? "  # noqa: S608  # own constants
+                      "ORDER BY seq LIMIT ?", (_ms(begins), _ms(ends), after, limit))
+    return [(row[0], _transaction(row[1:])) for row in rows]
+
+
+def list_asked_back(tx: Tx, begins: datetime, ends: datetime, *, after: int, limit: int) -> list[tuple[int, Refund]]:
+    """Refunds that were asked for from a moment on and before another, by position, beyond a position."""
+    rows = tx.execute(f"SELECT seq, {_REFUND_COLUMNS} FROM refunds WHERE created_ms >= ? AND created_ms < ? AND seq > ? ORDER BY seq LIMIT ?",  # noqa: S608  # own constants
+                      (_ms(begins), _ms(ends), after, limit))
+    return [(row[0], _refund(row[1:])) for row in rows]
+
+
 def refunds_finished_between(tx: Tx, begins: datetime, ends: datetime) -> list[Refund]:
     """Refunds that left or were refused from a moment on and before another."""
     return list_refunds(tx, "finished_ms >= ? AND finished_ms < ?", _ms(begins), _ms(ends))
@@ -296,27 +310,6 @@ def refunds_finished_between(tx: Tx, begins: datetime, ends: datetime) -> list[R
 def refunds_reversed_between(tx: Tx, begins: datetime, ends: datetime) -> list[Refund]:
     """Refunds that came back from a moment on and before another."""
     return list_refunds(tx, "status = 'REVERSED' AND reversed_ms >= ? AND reversed_ms < ?", _ms(begins), _ms(ends))
-
-
-def find_statement(tx: Tx, date: str) -> bytes | None:
-    """The spoiled statement of a day, if it is."""
-    row = tx.execute("SELECT body FROM statements WHERE date = ?", (date,)).fetchone()
-    return None if row is None else bytes(row[0])
-
-
-def insert_statement(tx: Tx, *, date: str, body: bytes) -> None:
-    """Keeps a spoiled statement."""
-    tx.execute("INSERT INTO statements (date, body) VALUES (?, ?)", (date, body))
-
-
-def shifted_lines(tx: Tx, date: str) -> list[str]:
-    """Lines that were moved to a day, as JSON."""
-    return [row[0] for row in tx.execute("SELECT line FROM shifted_lines WHERE date = ? ORDER BY seq", (date,))]
-
-
-def insert_shifted_line(tx: Tx, *, date: str, line: str) -> None:
-    """Moves a line to a day."""
-    tx.execute("INSERT INTO shifted_lines (date, line) VALUES (?, ?)", (date, line))
 
 
 def schedule(tx: Tx, *, what: str, subject: str, due_at: datetime, step: int = 0) -> None:

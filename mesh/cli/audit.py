@@ -7,10 +7,12 @@ import importlib
 from collections.abc import AsyncIterator, Collection, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import click
+from pydantic import ValidationError
 from rich.table import Table
 
 from mesh.cli.databases import open_databases
@@ -19,7 +21,8 @@ from mesh.cli.terminal import Terminal, shown, table
 from mesh.clock import SystemClock
 from mesh.db import Database
 from mesh.errors import MeshError
-from mesh.proof import ActivityFacts, Allowance, OrderKey, Violation, compare, compare_sale, waiting_events
+from mesh.proof import ActivityFacts, Allowance, OrderKey, Violation, compare, compare_sale
+from mesh.proof_queries import waiting_events
 from mesh.supervisor.installation import Installation
 from mesh.supervisor.redis_server import redis_config
 
@@ -35,15 +38,22 @@ SECOND_LOOK_SECONDS = 1.0  # two databases are never read at one moment: what is
 @click.option("--sandbox-key-file", type=click.Path(dir_okay=False, path_type=Path), envvar="PAYMENT_RPC_SANDBOX_API_KEY_FILE", show_envvar=True,
               help="Our key there.  [default: that of the installation]")
 def audit(installation: Installation, *, strict: bool, sandbox_url: str | None, sandbox_key_file: Path | None) -> None:
-    """Proves that money, orders and stock agree. Exits 1 when something does not hold, 2 when it cannot tell."""
+    """Proves that money, orders and stock agree. Exits 1 when something does not hold, 2 when it cannot tell.
+
+    Reads the databases, Redis where there is one, and asks the channel by HTTP for its captures and refunds of every day. What was found before the
+    channel turned out to be away is printed all the same.
+    """
     console = Terminal()
     running = installation.running()
     url = sandbox_url or (running.urls.get("sandbox") if running else None)
+    found: list[tuple[str, Violation]] = []
     try:
         api_key = (sandbox_key_file or installation.secret_file("sandbox_api")).read_text().strip() if url else ""
         redis_url = load_settings("seckill_rpc", var_dir=installation.var_dir).redis_url or (running.redis_url if running else "")
-        found, waiting = asyncio.run(_audit(installation, strict=strict, sandbox_url=url or "", api_key=api_key, redis_url=redis_url))
+        waiting = asyncio.run(_audit(installation, found, strict=strict, sandbox_url=url or "", api_key=api_key, redis_url=redis_url))
     except (MeshError, OSError) as problem:
+        if found:
+            console.show(_table(found))
         console.print(f"[bold red]cannot tell[/] {shown(problem)}", soft_wrap=True)
         raise SystemExit(2) from None
     if url is None:
@@ -68,16 +78,36 @@ def _table(found: Iterable[tuple[str, Violation]]) -> Table:
     return rows
 
 
-async def _audit(installation: Installation, *, strict: bool, sandbox_url: str, api_key: str, redis_url: str,
-                 ) -> tuple[list[tuple[str, Violation]], dict[str, int]]:
-    """What does not hold, and how many events wait at each service without Redis."""
+async def _audit(installation: Installation, found: list[tuple[str, Violation]], *, strict: bool, sandbox_url: str, api_key: str,
+                 redis_url: str) -> dict[str, int]:
+    """Puts what does not hold into `found`; returns how many events wait at each service without Redis.
+
+    Raises:
+        Unavailable: a database, Redis or the channel does not answer; `found` has what was found before.
+    """
     async with AsyncExitStack() as stack:
         databases = await open_databases(stack, installation)
         without_redis = {service for service in databases if not _has_redis(service, installation)}
-        found = [found async for found in audit_databases(databases, Allowance(now=SystemClock().now(), strict=strict), sandbox_url=sandbox_url,
-                                                          api_key=api_key, redis_url=redis_url, without_redis=without_redis)]
+        allowance = Allowance(now=SystemClock().now(), strict=strict, sales_close_after=_sales_close_after(installation))
+        async for violation in audit_databases(databases, allowance, sandbox_url=sandbox_url, api_key=api_key, redis_url=redis_url,
+                                               without_redis=without_redis):
+            found.append(violation)  # noqa: PERF401  what was found before a fault is kept
         waiting = {service: await waiting_events(databases[service]) for service in sorted(without_redis)}
-        return found, {service: events for service, events in waiting.items() if events}
+        return {service: events for service, events in waiting.items() if events}
+
+
+def _sales_close_after(installation: Installation) -> timedelta:
+    """How long after its end seckill_rpc closes a flash sale by itself.
+
+    Raises:
+        click.ClickException: its settings are not usable.
+    """
+    settings = importlib.import_module("seckill_rpc.settings").SeckillSettings
+    try:
+        return timedelta(seconds=settings(service="seckill_rpc", var_dir=installation.var_dir).close_after_end_seconds)
+    except ValidationError as refusal:
+        names = ", ".join("SECKILL_RPC_" + "_".join(map(str, error["loc"])).upper() for error in refusal.errors())
+        raise click.ClickException(f"not usable: {names}") from None
 
 
 def _has_redis(service: str, installation: Installation) -> bool:
@@ -122,7 +152,8 @@ async def _across(databases: dict[str, Database], proofs: dict[str, Any], allowa
     async def look(keys: Iterable[OrderKey]) -> list[tuple[OrderKey, Violation]]:
         wanted = list(keys)
         ours = {order.key: order for order in await orders.orders_of(order_db, wanted)}
-        return list(compare(ours, await payments.payments_of_orders(payment_db, allowance, wanted)))
+        gates = await payments.gates_of_orders(payment_db, wanted)
+        return list(compare(ours, await payments.payments_of_orders(payment_db, allowance, wanted), gates))
 
     after: OrderKey = ("", "")
     while page := await orders.orders_page(order_db, after=after, limit=PAGE):

@@ -15,11 +15,13 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-FILE_COLUMNS = 180      # a file is as wide as the text
-PADDING = 2             # between columns, at most
+FILE_COLUMNS = 180  # a file is as wide as the text
+PADDING = 2  # between columns, at most
 NARROWEST_COLUMNS = 12  # of a column that may be folded
 # C0, DEL, C1; marks of direction; line and paragraph separators; halves of surrogate pairs; tags, which nobody sees.
-_DANGEROUS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff\U000e0000-\U000e007f]")
+_DANGEROUS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff\U000e0000-\U000e007f]"
+)
 _BREAKS = re.compile("[\t\n]")
 
 
@@ -55,7 +57,11 @@ class Terminal(Console):
 
     def show(self, table: Table) -> None:
         """Prints a table. One whose ids need more room than there is becomes wider than the terminal, which then breaks its lines: nothing is cut."""
-        whole = [max(self.render_str(str(cell)).cell_len for cell in (column.header, *column.cells)) for column in table.columns if column.no_wrap]
+        whole = [
+            max(self.render_str(str(cell)).cell_len for cell in (column.header, *column.cells))
+            for column in table.columns
+            if column.no_wrap
+        ]
         others = NARROWEST_COLUMNS * (len(table.columns) - len(whole))
         usual = self.width
         self.width = max(usual, sum(whole) + others + PADDING * len(table.columns))

@@ -11,16 +11,26 @@ from sqlalchemy import ColumnElement, and_, false, or_
 
 def after_key(columns: Sequence[Any], values: Sequence[Any]) -> ColumnElement[bool]:
     """Rows whose key comes after one, in the order of the columns."""
-    return or_(*(and_(*(columns[equal] == values[equal] for equal in range(position)), columns[position] > values[position])
-                 for position in range(len(columns))))
+    return or_(
+        *(
+            and_(*(columns[equal] == values[equal] for equal in range(position)), columns[position] > values[position])
+            for position in range(len(columns))
+        )
+    )
 
 
 def up_to_key(columns: Sequence[Any], values: Sequence[Any]) -> ColumnElement[bool]:
     """Rows whose key comes before one, in the order of the columns, and that one itself."""
     last = len(columns) - 1
-    return or_(*(and_(*(columns[equal] == values[equal] for equal in range(position)),
-                      columns[position] <= values[position] if position == last else columns[position] < values[position])
-                 for position in range(len(columns))))
+    return or_(
+        *(
+            and_(
+                *(columns[equal] == values[equal] for equal in range(position)),
+                columns[position] <= values[position] if position == last else columns[position] < values[position],
+            )
+            for position in range(len(columns))
+        )
+    )
 
 
 def one_of_keys(columns: Sequence[Any], keys: Iterable[Sequence[Any]]) -> ColumnElement[bool]:
@@ -28,5 +38,10 @@ def one_of_keys(columns: Sequence[Any], keys: Iterable[Sequence[Any]]) -> Column
     by_start: dict[tuple[Any, ...], list[Any]] = defaultdict(list)
     for key in keys:
         by_start[tuple(key[:-1])].append(key[-1])
-    return or_(false(), *(and_(*(column == value for column, value in zip(columns, start, strict=False)), columns[-1].in_(ends))
-                          for start, ends in by_start.items()))
+    return or_(
+        false(),
+        *(
+            and_(*(column == value for column, value in zip(columns, start, strict=False)), columns[-1].in_(ends))
+            for start, ends in by_start.items()
+        ),
+    )

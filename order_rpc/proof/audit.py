@@ -1,23 +1,27 @@
 """What must hold within order_rpc: stock is what orders hold of it, histories lead to where orders are, and nothing is left undone (PROTOCOLS 6).
 
-Each check is one statement, so it sees one moment.
+Each check is one statement per range of a table, so it sees one moment.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, case, func, or_, select, tuple_
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import ColumnElement, and_, case, func, or_, select
 
 from mesh.db import Database
-from mesh.proof import OVERDUE, Allowance, OrderFacts, OrderKey, Violation, check, check_logs, check_outbox
+from mesh.outbox import OUTBOX
+from mesh.proof import OVERDUE, Allowance, Violation
+from mesh.proof_queries import Check, check_logs, check_outbox, check_times, run_checks
 from order_rpc.domain.order import OrderState, StockSource
 from order_rpc.domain.payment import Disposition
+from order_rpc.domain.refund import RefundState
+from order_rpc.proof.kept import check_statistics, messages
 from order_rpc.tables import (
     ALLOCATION,
+    ALLOCATION_STEP,
     AUDIT_LOG,
     COMMITTED,
     MOVEMENT_LOG,
@@ -25,126 +29,322 @@ from order_rpc.tables import (
     ORDER_ITEM,
     ORDERS,
     PAYMENT_DISPOSITION,
+    REFUND_REQUEST,
     RELEASED,
     RESERVATION,
     RESERVED,
     STOCK,
+    STOCK_MOVEMENT,
     STOCK_RETURN,
+    metadata,
 )
+from order_rpc.usecases.to_payment_rpc import CREATE_REFUND
 
 CANCELLING = timedelta(hours=1)  # a channel may be away; the question is repeated every few minutes
-_UNPAID = (OrderState.PENDING_PAYMENT, OrderState.CANCELLING, OrderState.CANCELLED)
-_O, _I, _R, _S, _H, _D = ORDERS.c, ORDER_ITEM.c, RESERVATION.c, STOCK.c, ORDER_AUDIT.c, PAYMENT_DISPOSITION.c
+_O, _I, _R, _S, _H, _D, _Q = (
+    ORDERS.c,
+    ORDER_ITEM.c,
+    RESERVATION.c,
+    STOCK.c,
+    ORDER_AUDIT.c,
+    PAYMENT_DISPOSITION.c,
+    REFUND_REQUEST.c,
+)
+_BY_ORDER, _BY_LINE = (_O.merchant_id, _O.order_id), (_I.merchant_id, _I.order_id, _I.sku_id)
+_BY_RESERVATION = (_R.merchant_id, _R.order_id, _R.sku_id, _R.generation)
+_BY_REFUND = (_Q.merchant_id, _Q.order_id, _Q.request_id)
 
 
 async def violations(db: Database, allowance: Allowance) -> AsyncIterator[Violation]:
     """Everything that does not hold."""
-    async for violation in check_outbox(db, allowance):
-        yield violation
-    async for violation in check_logs(db, AUDIT_LOG, MOVEMENT_LOG):
-        yield violation
-    for name, query, detail in [*_unfinished(allowance), *_orders(), *_reservations(), *_stock()]:
-        for violation in await check(db, name, query, detail):
+    checks = (
+        *_unfinished(allowance),
+        *_orders(),
+        *_taken(),
+        *_reservations(),
+        *_stock(),
+        *_allocations(),
+        *_refunds(),
+        *messages(allowance),
+    )
+    for part in (
+        check_times(db, metadata),
+        check_outbox(db, allowance),
+        check_logs(db, AUDIT_LOG, MOVEMENT_LOG),
+        run_checks(db, checks),
+        check_statistics(db, allowance),
+    ):
+        async for violation in part:
             yield violation
 
 
-def _unfinished(allowance: Allowance) -> list[tuple[str, Select[Any], str]]:
+def _unfinished(allowance: Allowance) -> list[Check]:
     return [
-        ("order_late", select(_O.order_id, _O.state).where(_O.state == OrderState.PENDING_PAYMENT, _O.expires_at < allowance.before(OVERDUE)),
-         "it is still {state} after its deadline"),
-        ("order_late", select(_O.order_id, _O.state).where(_O.state == OrderState.CANCELLING, _O.updated_at < allowance.before(CANCELLING)),
-         "it is still {state}"),
+        Check(
+            name="order_late",
+            query=select(_O.order_id, _O.state).where(
+                _O.state == OrderState.PENDING_PAYMENT, _O.expires_at < allowance.before(OVERDUE)
+            ),
+            detail="it is still {state} after its deadline",
+        ),
+        Check(
+            name="order_late",
+            query=select(_O.order_id, _O.state).where(
+                _O.state == OrderState.CANCELLING, _O.updated_at < allowance.before(CANCELLING)
+            ),
+            detail="it is still {state}",
+        ),
     ]
 
 
-def _orders() -> list[tuple[str, Select[Any], str]]:
+def _orders() -> list[Check]:
     """An order against its lines, its history and the payments that it took."""
     lines = select(func.coalesce(func.sum(_I.amount_minor), 0)).where(_same_order(_I)).scalar_subquery()
-    step = ORDER_AUDIT.alias()
-    newest = select(func.max(step.c.id)).where(_same_order(step.c)).scalar_subquery()
-    before = func.lag(_H.to_state).over(partition_by=(_H.merchant_id, _H.order_id), order_by=_H.id)
-    steps = select(_H.order_id, _H.from_state, _H.to_state, before.label("was")).subquery()
+    step, earlier = ORDER_AUDIT.alias(), ORDER_AUDIT.alias()
+    ends = select(step.c.to_state).where(_same_order(step.c)).order_by(step.c.id.desc()).limit(1).scalar_subquery()
+    before = func.coalesce(
+        select(earlier.c.to_state)
+        .where(earlier.c.merchant_id == _H.merchant_id, earlier.c.order_id == _H.order_id, earlier.c.id < _H.id)
+        .order_by(earlier.c.id.desc())
+        .limit(1)
+        .scalar_subquery(),
+        "",
+    )
+    return [
+        Check(
+            name="order_total",
+            query=select(_O.order_id, _O.amount_minor, lines.label("lines")).where(
+                _O.amount_minor != lines + _O.shipping_minor - _O.discount_minor
+            ),
+            by=_BY_ORDER,
+            detail="its amount is {amount_minor}, its lines add up to {lines}, in minor units",
+        ),
+        Check(
+            name="history_leads_here",
+            query=select(_O.order_id, _O.state, func.coalesce(ends, "nothing").label("ends")).where(
+                or_(ends.is_(None), ends != _O.state)
+            ),
+            by=_BY_ORDER,
+            detail="it is {state}, and its history ends with {ends}",
+        ),
+        Check(
+            name="history_unbroken",
+            query=select(_H.order_id, before.label("was"), _H.from_state).where(before != _H.from_state),
+            by=(_H.id,),
+            detail="its history jumps from {was!r} to {from_state}",
+        ),
+    ]
+
+
+def _taken() -> list[Check]:
+    """An order against the payments that it took."""
     took = _D.disposition.in_((Disposition.APPLIED, Disposition.REVIVED, Disposition.ALREADY))
     return [
-        ("order_total", select(_O.order_id, _O.amount_minor, lines.label("lines")).where(
-            _O.amount_minor != lines + _O.shipping_minor - _O.discount_minor),
-         "its amount is {amount_minor}, its lines add up to {lines}, in minor units"),
-        ("history_leads_here", select(_O.order_id, _O.state, _H.to_state).select_from(
-            ORDERS.join(ORDER_AUDIT, and_(_same_order(_H), _H.id == newest))).where(_O.state != _H.to_state),
-         "it is {state}, and its history ends with {to_state}"),
-        ("history_unbroken", select(steps.c.order_id, steps.c.was, steps.c.from_state).where(
-            steps.c.was.is_not(None), steps.c.was != steps.c.from_state), "its history jumps from {was} to {from_state}"),
-        ("order_took_payment", select(_O.order_id, _O.paid_payment_id).where(
-            _O.paid_payment_id != "", ~select(_D.payment_id).where(_same_order(_D), _D.payment_id == _O.paid_payment_id, took).exists()),
-         "it is paid by {paid_payment_id}, and it never took that payment"),
-        ("taken_once", select(_D.payment_id, _O.order_id, _O.paid_payment_id).select_from(
-            ORDERS.join(PAYMENT_DISPOSITION, _same_order(_D))).where(took, _D.payment_id != _O.paid_payment_id),
-         "order {order_id} took it, and is paid by {paid_payment_id}"),
-        ("refunded_within_captured", select(_O.order_id, _O.refunded_minor, _O.captured_minor).where(_O.refunded_minor > _O.captured_minor),
-         "{refunded_minor} of {captured_minor} went back, in minor units"),
+        Check(
+            name="order_took_payment",
+            query=select(_O.order_id, _O.paid_payment_id).where(
+                _O.paid_payment_id != "",
+                ~select(_D.payment_id).where(_same_order(_D), _D.payment_id == _O.paid_payment_id, took).exists(),
+            ),
+            by=_BY_ORDER,
+            detail="it is paid by {paid_payment_id}, and it never took that payment",
+        ),
+        Check(
+            name="taken_once",
+            query=select(_D.payment_id, _O.order_id, _O.paid_payment_id)
+            .select_from(ORDERS.join(PAYMENT_DISPOSITION, _same_order(_D)))
+            .where(took, _D.payment_id != _O.paid_payment_id),
+            by=_BY_ORDER,
+            detail="order {order_id} took it, and is paid by {paid_payment_id}",
+        ),
+        Check(
+            name="refunded_within_captured",
+            query=select(_O.order_id, _O.refunded_minor, _O.captured_minor).where(
+                _O.refunded_minor > _O.captured_minor
+            ),
+            by=_BY_ORDER,
+            detail="{refunded_minor} of {captured_minor} went back, in minor units",
+        ),
     ]
 
 
-def _reservations() -> list[tuple[str, Select[Any], str]]:
+def _reservations() -> list[Check]:
     """What orders hold: each line of the shelf once, in the state that its order is in."""
     other = RESERVATION.alias()
-    newest = select(func.max(other.c.generation)).where(
-        other.c.merchant_id == _I.merchant_id, other.c.order_id == _I.order_id, other.c.sku_id == _I.sku_id).scalar_subquery()
-    should = case((_O.state.in_((OrderState.PENDING_PAYMENT, OrderState.CANCELLING)), RESERVED), (_O.state == OrderState.CANCELLED, RELEASED),
-                  else_=COMMITTED)
-    held = ORDER_ITEM.join(ORDERS, _same_order(_I)).outerjoin(RESERVATION, and_(_same_line(_R), _R.generation == newest))
+    newest = (
+        select(func.max(other.c.generation))
+        .where(other.c.merchant_id == _I.merchant_id, other.c.order_id == _I.order_id, other.c.sku_id == _I.sku_id)
+        .scalar_subquery()
+    )
+    should = case(
+        (_O.state.in_((OrderState.PENDING_PAYMENT, OrderState.CANCELLING)), RESERVED),
+        (_O.state == OrderState.CANCELLED, RELEASED),
+        else_=COMMITTED,
+    )
+    held = ORDER_ITEM.join(ORDERS, _same_order(_I)).outerjoin(
+        RESERVATION, and_(_same_line(_R), _R.generation == newest)
+    )
     later = RESERVATION.alias()
-    outdated = select(later.c.generation).where(later.c.merchant_id == _R.merchant_id, later.c.order_id == _R.order_id,
-                                                later.c.sku_id == _R.sku_id, later.c.generation > _R.generation).exists()
+    outdated = (
+        select(later.c.generation)
+        .where(
+            later.c.merchant_id == _R.merchant_id,
+            later.c.order_id == _R.order_id,
+            later.c.sku_id == _R.sku_id,
+            later.c.generation > _R.generation,
+        )
+        .exists()
+    )
     return [
-        ("line_reserved", select(_I.order_id, _I.sku_id, _O.state, _R.state.label("held"), _R.quantity.label("units"), _I.quantity)
-         .select_from(held).where(_I.stock_source == StockSource.CATALOG, or_(_R.state.is_(None), _R.state != should, _R.quantity != _I.quantity)),
-         "it is {state}, {quantity} of {sku_id} should be held, {units} are {held}"),
-        ("reservation_of_line", select(_R.order_id, _R.sku_id).where(
-            ~select(_I.sku_id).where(_same_line(_R), _I.stock_source == StockSource.CATALOG).exists()), "it holds {sku_id}, and no line says so"),
-        ("old_reservation_released", select(_R.order_id, _R.sku_id, _R.generation, _R.state).where(_R.state != RELEASED, outdated),
-         "generation {generation} of {sku_id} is {state} beside a newer one"),
+        Check(
+            name="line_reserved",
+            query=select(
+                _I.order_id, _I.sku_id, _O.state, _R.state.label("held"), _R.quantity.label("units"), _I.quantity
+            )
+            .select_from(held)
+            .where(
+                _I.stock_source == StockSource.CATALOG,
+                or_(_R.state.is_(None), _R.state != should, _R.quantity != _I.quantity),
+            ),
+            by=_BY_LINE,
+            detail="it is {state}, {quantity} of {sku_id} should be held, {units} are {held}",
+        ),
+        Check(
+            name="reservation_of_line",
+            query=select(_R.order_id, _R.sku_id).where(
+                ~select(_I.sku_id).where(_same_line(_R), _I.stock_source == StockSource.CATALOG).exists()
+            ),
+            by=_BY_RESERVATION,
+            detail="it holds {sku_id}, and no line says so",
+        ),
+        Check(
+            name="old_reservation_released",
+            query=select(_R.order_id, _R.sku_id, _R.generation, _R.state).where(_R.state != RELEASED, outdated),
+            by=_BY_RESERVATION,
+            detail="generation {generation} of {sku_id} is {state} beside a newer one",
+        ),
     ]
 
 
-def _stock() -> list[tuple[str, Select[Any], str]]:
-    """The counters of each SKU against the rows that they count."""
-    held = _sums(RESERVATION, reserved=case((_R.state == RESERVED, _R.quantity), else_=0),
-                 committed=case((_R.state == COMMITTED, _R.quantity), else_=0))
+def _came_back() -> Any:
+    """Units that refunds brought back by product: to the shelf, and to flash sales."""
     line = _I.stock_source == StockSource.CATALOG
-    back = (select(STOCK_RETURN.c.merchant_id, STOCK_RETURN.c.sku_id, func.sum(case((line, STOCK_RETURN.c.quantity), else_=0)).label("shelf"),
-                   func.sum(case((line, 0), else_=STOCK_RETURN.c.quantity)).label("sale"))
-            .select_from(STOCK_RETURN.join(ORDER_ITEM, _same_line(STOCK_RETURN.c)))
-            .group_by(STOCK_RETURN.c.merchant_id, STOCK_RETURN.c.sku_id).subquery())
+    return (
+        select(
+            STOCK_RETURN.c.merchant_id,
+            STOCK_RETURN.c.sku_id,
+            func.sum(case((line, STOCK_RETURN.c.quantity), else_=0)).label("shelf"),
+            func.sum(case((line, 0), else_=STOCK_RETURN.c.quantity)).label("sale"),
+        )
+        .select_from(STOCK_RETURN.join(ORDER_ITEM, _same_line(STOCK_RETURN.c)))
+        .group_by(STOCK_RETURN.c.merchant_id, STOCK_RETURN.c.sku_id)
+        .subquery()
+    )
+
+
+def _stock() -> list[Check]:
+    """The counters of each SKU against the rows that they count. One statement over all orders: their sums are of one moment or of none."""
+    held = _sums(
+        RESERVATION,
+        reserved=case((_R.state == RESERVED, _R.quantity), else_=0),
+        committed=case((_R.state == COMMITTED, _R.quantity), else_=0),
+    )
+    back = _came_back()
     given = _sums(ALLOCATION, units=ALLOCATION.c.allocated - ALLOCATION.c.returned)
-    of = STOCK
-    for part in (held, back, given):
-        of = of.outerjoin(part, and_(part.c.merchant_id == _S.merchant_id, part.c.sku_id == _S.sku_id))  # type: ignore[assignment]  # a join of it
+    moved = _sums(STOCK_MOVEMENT, units=STOCK_MOVEMENT.c.quantity)
+    of: Any = STOCK
+    for part in (held, back, given, moved):
+        of = of.outerjoin(part, and_(part.c.merchant_id == _S.merchant_id, part.c.sku_id == _S.sku_id))
     reserved, sold = _number(held.c.reserved), _number(held.c.committed) - _number(back.c.shelf)
     allocated = _number(given.c.units) - _number(back.c.sale)
-    counted = select(_S.sku_id, _S.reserved, _S.sold, _S.allocated, reserved.label("r"), sold.label("s"), allocated.label("a")).select_from(of)
+    # What people, flash sales and refunds put there, without what orders hold. Units that a refund brought back are among the movements.
+    available = _number(moved.c.units) - _number(held.c.reserved) - _number(held.c.committed)
+    counted = select(
+        _S.sku_id,
+        _S.available,
+        _S.reserved,
+        _S.sold,
+        _S.allocated,
+        reserved.label("r"),
+        sold.label("s"),
+        allocated.label("a"),
+        available.label("left"),
+    ).select_from(of)
     return [
-        ("stock_reserved", counted.where(_S.reserved != reserved), "{reserved} units are reserved, orders reserve {r}"),
-        ("stock_sold", counted.where(_S.sold != sold), "{sold} units are sold, orders bought and kept {s}"),
-        ("stock_allocated", counted.where(_S.allocated != allocated), "{allocated} units are allocated, flash sales have {a}"),
+        Check(
+            name="stock_available",
+            query=counted.where(_S.available != available),
+            detail="{available} units may be bought, its movements and what orders hold leave {left}",
+        ),
+        Check(
+            name="stock_reserved",
+            query=counted.where(_S.reserved != reserved),
+            detail="{reserved} units are reserved, orders reserve {r}",
+        ),
+        Check(
+            name="stock_sold",
+            query=counted.where(_S.sold != sold),
+            detail="{sold} units are sold, orders bought and kept {s}",
+        ),
+        Check(
+            name="stock_allocated",
+            query=counted.where(_S.allocated != allocated),
+            detail="{allocated} units are allocated, flash sales have {a}",
+        ),
     ]
 
 
-async def orders_page(db: Database, *, after: OrderKey, limit: int) -> list[OrderFacts]:
-    """Orders by tenant and id, those after `after`."""
-    return await db.read(_read_facts, tuple_(_O.merchant_id, _O.order_id) > after, limit)
+def _allocations() -> list[Check]:
+    """What a flash sale has against the steps in which it took and gave."""
+    step = ALLOCATION_STEP.c
+    taken = select(func.coalesce(func.sum(step.quantity), 0)).where(
+        step.merchant_id == ALLOCATION.c.merchant_id, step.activity_id == ALLOCATION.c.activity_id
+    )
+    return [
+        Check(
+            name="allocation_steps",
+            query=select(ALLOCATION.c.activity_id, ALLOCATION.c.allocated, ALLOCATION.c.returned).where(
+                ALLOCATION.c.allocated + ALLOCATION.c.returned != taken.scalar_subquery()
+            ),
+            detail="{allocated} units were taken and {returned} came back, its steps add up to something else",
+        ),
+    ]
 
 
-async def orders_of(db: Database, keys: Sequence[OrderKey]) -> list[OrderFacts]:
-    """Some orders."""
-    return await db.read(_read_facts, tuple_(_O.merchant_id, _O.order_id).in_(keys), None)
-
-
-async def _read_facts(tx: AsyncConnection, condition: ColumnElement[bool], limit: int | None) -> list[OrderFacts]:
-    query = select(ORDERS).where(condition).order_by(_O.merchant_id, _O.order_id).limit(limit)
-    return [OrderFacts(merchant_id=row.merchant_id, order_id=row.order_id, state=row.state, is_paid=row.state not in _UNPAID,
-                       amount_minor=row.amount_minor, currency=row.currency, paid_payment_id=row.paid_payment_id,
-                       captured_minor=row.captured_minor, refunded_minor=row.refunded_minor) for row in await tx.execute(query)]
+def _refunds() -> list[Check]:
+    """Refunds of an order against what the order says of them, and that somebody works on each."""
+    paid = and_(_same_order(_Q), _Q.payment_id == _O.paid_payment_id, _Q.state == RefundState.SUCCEEDED)
+    back = select(func.coalesce(func.sum(_Q.amount_minor), 0)).where(paid).scalar_subquery()
+    asked = (
+        select(OUTBOX.c.id)
+        .where(
+            OUTBOX.c.aggregate_id == _Q.order_id,
+            OUTBOX.c.tag == CREATE_REFUND,
+            OUTBOX.c.state != "DONE",
+            OUTBOX.c.payload.contains(_Q.request_id),
+        )
+        .exists()
+    )
+    return [
+        # More may have gone back than counts: money out above what was there is payment_rpc's loss.
+        Check(
+            name="refunds_add_up",
+            query=select(_O.order_id, _O.refunded_minor, back.label("back")).where(
+                _O.paid_payment_id != "",
+                or_(back < _O.refunded_minor, and_(back > _O.refunded_minor, back <= _O.captured_minor)),
+            ),
+            by=_BY_ORDER,
+            detail="{refunded_minor} went back by the order, {back} by its refunds, in minor units",
+        ),
+        Check(
+            name="refund_nobodys_work",
+            query=select(_Q.request_id, _Q.order_id).where(
+                _Q.state == RefundState.APPROVED, _Q.refund_id == "", ~asked
+            ),
+            by=_BY_REFUND,
+            detail="it is APPROVED, payment_rpc never named it, and no message asks for it; order {order_id}",
+        ),
+    ]
 
 
 def _same_order(columns: Any) -> ColumnElement[bool]:

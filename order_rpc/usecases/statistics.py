@@ -67,6 +67,14 @@ class Statistics:
         """Moves entries into the sums; returns how many."""
         return await self._db.run(statistics.fold)
 
+    async def missing(self, *, progress: Callable[[int, int], None]) -> list[Entry]:
+        """Counts everything again and says what the figures lack, of one moment; negative where they hold too much.
+
+        Args:
+            progress: hears how many orders are counted and how many there are.
+        """
+        return await self._db.read_at_one_moment(_compare, progress)
+
     async def rebuild(self, *, progress: Callable[[int, int], None]) -> int:
         """Counts everything again and adds what the figures lack, while orders go on; returns how many figures were wrong. Run one at a time.
 
@@ -75,7 +83,7 @@ class Statistics:
         Args:
             progress: hears how many orders are counted and how many there are.
         """
-        corrections = await self._db.read_at_one_moment(_compare, progress)
+        corrections = await self.missing(progress=progress)
         for begin in range(0, len(corrections), CORRECTIONS_BATCH):
             await self._db.run(statistics.add, corrections[begin:begin + CORRECTIONS_BATCH])
         return len(corrections)

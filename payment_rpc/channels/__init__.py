@@ -91,6 +91,39 @@ class RefundChannelFact:
     fee_returned: Money | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CapturesPage:
+    """A page of what a channel captured on one of its days.
+
+    Attributes:
+        captures: facts whose status is CAPTURED.
+        unreadable: what stands there and cannot be understood, one sentence each.
+        next_after: where the next page begins; "" after the last one.
+    """
+
+    captures: tuple[ChannelFact, ...]
+    unreadable: tuple[str, ...]
+    next_after: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedRefund:
+    """A refund as a channel lists it: what became of it, of which attempt it is, and how much."""
+
+    fact: RefundChannelFact
+    attempt_id: str
+    amount: Money
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefundsPage:
+    """A page of the refunds that were asked for on one of a channel's days, as they are now. Attributes as those of `CapturesPage`."""
+
+    refunds: tuple[ListedRefund, ...]
+    unreadable: tuple[str, ...]
+    next_after: str
+
+
 class CardDetails(Protocol):
     """What a card channel needs of a card."""
 
@@ -162,6 +195,22 @@ class Channel(Protocol):
 
         Raises:
             ChannelUnavailable: there is none yet, or no usable answer; asking again is safe.
+        """
+        ...
+
+    async def captures_of_day(self, date: date, *, after: str, timeout_seconds: float) -> CapturesPage:
+        """What the channel captured on one of its days, also on one that is not over: a page that begins after `after`, "" for the first.
+
+        Raises:
+            ChannelUnavailable: no usable answer; asking again is safe.
+        """
+        ...
+
+    async def refunds_of_day(self, date: date, *, after: str, timeout_seconds: float) -> RefundsPage:
+        """The refunds that were asked for on one of the channel's days, as they are now, also those that we do not know. Pages as above.
+
+        Raises:
+            ChannelUnavailable: no usable answer; asking again is safe.
         """
         ...
 

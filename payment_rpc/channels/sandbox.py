@@ -16,7 +16,7 @@ import structlog
 
 from mesh.errors import InvalidArgument, MeshError, PermissionDenied
 from mesh.money import Money
-from payment_rpc.channels import CardDetails, ChannelFact, ChannelStatus, RefundChannelFact, RefundChannelStatus
+from payment_rpc.channels import CapturesPage, CardDetails, ChannelFact, ChannelStatus, RefundChannelFact, RefundChannelStatus, RefundsPage
 from payment_rpc.channels import sandbox_answers as answers
 from payment_rpc.channels.connections import ANSWER_BYTES_MAX, CONNECTIONS_MAX, Connections, Lost, NotSent
 from payment_rpc.channels.sandbox_answers import Unclear
@@ -29,6 +29,8 @@ _NOT_FOUND = 404
 _NOT_CLOSABLE = (409, "not_closable")
 _FRESHNESS = timedelta(minutes=5)
 _STATEMENT_BYTES_MAX = 64 * 1024 * 1024  # of a day; a line has about 150
+_PAGE = 500
+_PAGE_BYTES_MAX = 4 * 1024 * 1024
 _CONNECT_SECONDS_MAX = 2.0  # a channel that does not even take the connection: better to know that nothing was sent
 _MILLISECONDS = re.compile(r"[0-9]{13}")
 _NONCE = re.compile(r"[A-Za-z][A-Za-z0-9]{0,63}")
@@ -196,6 +198,37 @@ class SandboxChannel:
             return content
         code = answers.error_code(content)
         raise ChannelUnavailable("the channel's day is not over" if code == "not_ready" else f"no statement: answered {status_code} {code}".rstrip())
+
+    async def captures_of_day(self, date: date, *, after: str, timeout_seconds: float) -> CapturesPage:
+        """A page of what was captured on a day."""
+        content = await self._page(f"/v1/days/{date.isoformat()}/captures", after=after, timeout_seconds=timeout_seconds)
+        try:
+            return answers.read_captures(content)
+        except Unclear as problem:
+            raise ChannelUnavailable(f"no captures: {problem}") from None
+
+    async def refunds_of_day(self, date: date, *, after: str, timeout_seconds: float) -> RefundsPage:
+        """A page of what was asked back on a day."""
+        content = await self._page(f"/v1/days/{date.isoformat()}/refunds", after=after, timeout_seconds=timeout_seconds)
+        try:
+            return answers.read_refunds(content)
+        except Unclear as problem:
+            raise ChannelUnavailable(f"no refunds: {problem}") from None
+
+    async def _page(self, path: str, *, after: str, timeout_seconds: float) -> bytes:
+        """One page of a list.
+
+        Raises:
+            ChannelUnavailable: no answer, or a refusal.
+        """
+        try:
+            status_code, content = await self._exchange("GET", f"{path}?limit={_PAGE}&after={after or 0}", None, timeout_seconds=timeout_seconds,
+                                                        answer_bytes_max=_PAGE_BYTES_MAX)
+        except (NotSent, Lost) as error:
+            raise ChannelUnavailable(f"no list: {error}") from None
+        if status_code != answers.OK:
+            raise ChannelUnavailable(f"no list: answered {status_code} {answers.error_code(content)}".rstrip())
+        return content
 
     async def _open(self, path: str, body: Mapping[str, object], *, attempt_id: str, timeout_seconds: float) -> ChannelFact:
         """A call that may move money."""

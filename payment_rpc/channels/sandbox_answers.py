@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import msgspec
 
 from mesh.errors import InvalidArgument
 from mesh.money import Money
-from payment_rpc.channels import ChannelFact, ChannelStatus, RefundChannelFact, RefundChannelStatus
+from payment_rpc.channels import CapturesPage, ChannelFact, ChannelStatus, ListedRefund, RefundChannelFact, RefundChannelStatus, RefundsPage
 from payment_rpc.domain.callback import Subject
 from payment_rpc.domain.moment import believable
 from payment_rpc.domain.payment import NextAction
@@ -29,6 +29,7 @@ _REFUND_STATUSES = {status.value: status for status in (
 _REFUND_REASONS = {
     "not_captured": "REFUND_NOT_ALLOWED", "currency_mismatch": "CURRENCY_MISMATCH", "amount_exceeds_captured": "REFUND_EXCEEDS_REFUNDABLE"}
 
+P = TypeVar("P")
 Id = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
@@ -63,6 +64,20 @@ class _Refund(msgspec.Struct, frozen=True, kw_only=True):
     code: str = ""
     message: str = ""
     occurred_at: Moment | None = None
+
+
+class _Captures(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of transactions, each to be read by itself."""
+
+    captures: list[msgspec.Raw]
+    next_after: int | None
+
+
+class _Refunds(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of refunds, each to be read by itself."""
+
+    refunds: list[msgspec.Raw]
+    next_after: int | None
 
 
 class _ErrorDetail(msgspec.Struct, frozen=True):
@@ -157,6 +172,44 @@ def read_refund(content: bytes, *, refund_id: str, attempt_id: str = "", amount:
                              fee_returned=_read_fee(answer.fee_returned, told.currency))
 
 
+def read_captures(content: bytes) -> CapturesPage:
+    """A page of captures. One that cannot be understood hides none of the others.
+
+    Raises:
+        Unclear: it is not a page.
+    """
+    page = _decode_page(content, _Captures)
+    captures, unreadable = [], []
+    for entry in page.captures:
+        try:
+            fact = read_transaction(bytes(entry), attempt_id=_named(entry).attempt_id)
+            if fact.status is not ChannelStatus.CAPTURED:
+                raise Unclear("it is not a capture")  # noqa: TRY301  # one way for all that cannot be used
+            captures.append(fact)
+        except Unclear as problem:
+            unreadable.append(_unreadable(entry, problem))
+    return CapturesPage(captures=tuple(captures), unreadable=tuple(unreadable), next_after=_next_after(page.next_after))
+
+
+def read_refunds(content: bytes) -> RefundsPage:
+    """A page of refunds. One that cannot be understood hides none of the others.
+
+    Raises:
+        Unclear: it is not a page.
+    """
+    page = _decode_page(content, _Refunds)
+    refunds, unreadable = [], []
+    for entry in page.refunds:
+        try:
+            named = _named(entry)
+            fact = read_refund(bytes(entry), refund_id=named.refund_id)
+            told = msgspec.json.decode(entry, type=_Refund)
+            refunds.append(ListedRefund(fact=fact, attempt_id=named.attempt_id, amount=Money.parse(told.amount, told.currency)))
+        except Unclear as problem:
+            unreadable.append(_unreadable(entry, problem))
+    return RefundsPage(refunds=tuple(refunds), unreadable=tuple(unreadable), next_after=_next_after(page.next_after))
+
+
 def read_subject(body: bytes) -> Subject:
     """What a callback says that it is about; empty when it says nothing that can be read. Says nothing about whether it is true."""
     try:
@@ -184,6 +237,28 @@ def error_code(content: bytes) -> str:
         return msgspec.json.decode(content, type=_ErrorAnswer).error.code
     except UNREADABLE:
         return ""
+
+
+def _decode_page(content: bytes, kind: type[P]) -> P:
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except UNREADABLE:
+        raise Unclear("the answer is not a page") from None
+
+
+def _named(entry: msgspec.Raw) -> _Named:
+    try:
+        return msgspec.json.decode(entry, type=_Named)
+    except UNREADABLE:
+        raise Unclear("an entry names nothing") from None
+
+
+def _next_after(position: int | None) -> str:
+    return "" if position is None else str(position)
+
+
+def _unreadable(entry: msgspec.Raw, problem: Unclear) -> str:
+    return f"{problem}: {bytes(entry)[:_MESSAGE_MAX].decode(errors='backslashreplace')}"
 
 
 def _read_amount(answer: _Transaction) -> Money | None:

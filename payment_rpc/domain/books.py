@@ -16,16 +16,21 @@ from payment_rpc.domain.ledger import (
     Posting,
     Side,
     chained_hash,
+    channel_fee_expense,
+    channel_receivable,
     customer_wallet,
+    fee_returned_key,
     merchant_payable,
     refund_payable,
     unapplied_receipts,
 )
-from payment_rpc.domain.payment import TOP_UP, Payment, PaymentState
+from payment_rpc.domain.payment import TOP_UP, WALLET, Payment, PaymentState
 from payment_rpc.domain.refund import OPEN, Refund, RefundState
 
 Balances = Counter[tuple[str, str]]  # credit minus debit by (account, currency)
-_CHECKED = frozenset({"customer_wallet", "loss", "merchant_payable", "refund_payable", "unapplied_receipts"})
+_CHECKED = frozenset({"channel_fee_expense", "channel_receivable", "customer_wallet", "loss", "merchant_payable", "recon_clearing", "refund_payable",
+                      "unapplied_receipts"})
+_FEES = {"FEE": 1, "FEE_RETURNED": -1}  # kinds of transactions, and what they do to what a channel keeps
 _NEVER_NEGATIVE = frozenset({"refund_payable", "unapplied_receipts"})  # a wallet is checked as a whole: payments take from it what others paid in
 
 
@@ -62,7 +67,7 @@ class Problem:
 
 def problems_of(books: Books) -> list[Problem]:
     """What does not hold of a payment's books; empty when they are right."""
-    return [*_unbalanced(books), *_broken_chain(books), *_miscounted(books), *_wrong_captures(books), *_wrong_accounts(books)]
+    return [*_unbalanced(books), *_broken_chain(books), *_miscounted(books), *_wrong_captures(books), *_wrong_fees(books), *_wrong_accounts(books)]
 
 
 def _unbalanced(books: Books) -> Iterator[Problem]:
@@ -122,6 +127,22 @@ def _wrong_captures(books: Books) -> Iterator[Problem]:
         yield Problem(invariant="capture_booked", subject=key, detail="is booked and nothing was captured")
 
 
+def _wrong_fees(books: Books) -> Iterator[Problem]:
+    """A fee belongs to a capture, what came back of it to a refund that left; and the payment remembers the fee of its own capture."""
+    main = _main_attempt(books)
+    captured = {f"attempt:{attempt.attempt_id}:fee" for attempt in books.attempts if attempt.state is AttemptState.CAPTURED}
+    left = {fee_returned_key(refund.refund_id) for refund in books.refunds if refund.state in (RefundState.SUCCESS, RefundState.REVERSED)}
+    own = 0
+    for transaction in books.transactions:
+        if transaction.kind in _FEES and transaction.key not in (captured if transaction.kind == "FEE" else left):
+            yield Problem(invariant="fee_booked", subject=transaction.key, detail="is booked, and there is no such capture or refund")
+        if main is not None and transaction.key == f"attempt:{main.attempt_id}:fee":
+            own += _debited(transaction)
+    if books.payment.fee.minor != own:
+        yield Problem(invariant="payment_fee", subject=books.payment.payment_id,
+                      detail=f"the payment says {books.payment.fee}, the ledger {Money(own, books.payment.fee.currency)}")
+
+
 def _wrong_accounts(books: Books) -> Iterator[Problem]:
     actual: Balances = Counter()
     for transaction in books.transactions:
@@ -143,29 +164,55 @@ def _expected(books: Books) -> Balances:
     """What the rows say that the accounts hold for this payment."""
     payment = books.payment
     expected: Balances = Counter()
-    main = _main_attempt(books)
     left = payment.captured - payment.refunded - payment.refund_reserved
     if payment.payment_method != TOP_UP:
         account = merchant_payable(payment.merchant_id) if payment.state is PaymentState.SUCCESS else unapplied_receipts(payment.channel)
         expected[account, left.currency] += left.minor
-    for attempt in books.attempts:
-        if attempt.captured is not None and attempt is not main:
-            expected[unapplied_receipts(attempt.channel), attempt.captured.currency] += attempt.captured.minor
-    for transaction in books.transactions:
-        for posting in transaction.postings:
-            if transaction.kind == WRITTEN_OFF and posting.account == LOSS:  # a person decided it, with a name and a reason
-                expected[LOSS, posting.amount.currency] += _signed(posting)
+    _expect_captures(books, expected)
+    _expect_decisions_and_fees(books, expected)
     for refund in books.refunds:
-        currency, minor = refund.amount.currency, refund.amount.minor
-        if refund.state in OPEN:
-            expected[refund_payable(refund.channel), currency] += minor
-        if refund.stands_alone and not refund.above_cap and (refund.state in OPEN or refund.state is RefundState.SUCCESS):
-            expected[unapplied_receipts(refund.channel), currency] -= minor
-        if refund.above_cap and refund.state is RefundState.SUCCESS:
-            expected[LOSS, currency] -= minor
+        _expect_refund(refund, expected)
     for amount in books.wallet_entries:
         expected[customer_wallet(payment.merchant_id, payment.user_id), amount.currency] += amount.minor
     return expected
+
+
+def _expect_captures(books: Books, expected: Balances) -> None:
+    main = _main_attempt(books)
+    for attempt in books.attempts:
+        if attempt.captured is None:
+            continue
+        currency, minor = attempt.captured.currency, attempt.captured.minor
+        if attempt is not main:
+            expected[unapplied_receipts(attempt.channel), currency] += minor
+        if attempt.channel != WALLET:
+            expected[channel_receivable(attempt.channel), currency] -= minor
+
+
+def _expect_decisions_and_fees(books: Books, expected: Balances) -> None:
+    """What no other row says: write-offs, which a person decided with a name and a reason, and fees, whose amounts the channel says."""
+    channel = books.payment.channel
+    for transaction in books.transactions:
+        for posting in transaction.postings:
+            currency = posting.amount.currency
+            if transaction.kind == WRITTEN_OFF:
+                expected[posting.account, currency] += _signed(posting)
+            elif transaction.kind in _FEES and posting.side is (Side.DEBIT if transaction.kind == "FEE" else Side.CREDIT):
+                minor = _FEES[transaction.kind] * posting.amount.minor
+                expected[channel_fee_expense(channel), currency] -= minor
+                expected[channel_receivable(channel), currency] += minor
+
+
+def _expect_refund(refund: Refund, expected: Balances) -> None:
+    currency, minor = refund.amount.currency, refund.amount.minor
+    if refund.state is RefundState.SUCCESS and refund.channel != WALLET:
+        expected[channel_receivable(refund.channel), currency] += minor
+    if refund.state in OPEN:
+        expected[refund_payable(refund.channel), currency] += minor
+    if refund.stands_alone and not refund.above_cap and (refund.state in OPEN or refund.state is RefundState.SUCCESS):
+        expected[unapplied_receipts(refund.channel), currency] -= minor
+    if refund.above_cap and refund.state is RefundState.SUCCESS:
+        expected[LOSS, currency] -= minor
 
 
 def _main_attempt(books: Books) -> Attempt | None:
@@ -174,6 +221,10 @@ def _main_attempt(books: Books) -> Attempt | None:
         return None
     return next((attempt for attempt in books.attempts if attempt.state is AttemptState.CAPTURED
                  and attempt.channel_trade_no == books.payment.channel_trade_no), None)
+
+
+def _debited(transaction: Booked) -> int:
+    return sum(posting.amount.minor for posting in transaction.postings if posting.side is Side.DEBIT)
 
 
 def _signed(posting: Posting) -> int:

@@ -6,9 +6,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, case, func, select, tuple_
+from sqlalchemy import Column, ColumnElement, case, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from mesh.db.keys import after_key, one_of_keys
 from mesh.money import Money
 from payment_rpc.domain.books import Booked, Books, Problem
 from payment_rpc.domain.ledger import Posting, Side, customer_wallet
@@ -59,19 +60,20 @@ async def _transactions_of(tx: AsyncConnection, ids: Sequence[str]) -> tuple[dic
 async def check_wallets(tx: AsyncConnection, *, after: WalletKey, limit: int, only: Sequence[WalletKey] | None = None,
                         ) -> tuple[list[Problem], list[WalletKey], WalletKey | None]:
     """A page of wallets against their entries and their accounts: what does not hold, the wallets that changed meanwhile, and the last one read."""
-    condition = tuple_(*_KEY) > after if only is None else tuple_(*_KEY).in_(only)
+    condition = after_key(_KEY, after) if only is None else one_of_keys(_KEY, only)
     rows = (await tx.execute(select(WALLET).where(condition).order_by(*_KEY).limit(limit))).all()
     if not rows:
         return [], [], None
     keys = [(row.merchant_id, row.user_id, row.currency) for row in rows]
+    of_wallets = one_of_keys((_E.merchant_id, _E.currency, _E.user_id), [(key[0], key[2], key[1]) for key in keys])
     summed = (select(_E.merchant_id, _E.user_id, _E.currency, func.sum(_E.amount_minor).label("minor"), func.count().label("changes"))
-              .where(tuple_(_E.merchant_id, _E.user_id, _E.currency).in_(keys)).group_by(_E.merchant_id, _E.user_id, _E.currency))
+              .where(of_wallets).group_by(_E.merchant_id, _E.user_id, _E.currency))
     entries = {(row.merchant_id, row.user_id, row.currency): (int(row.minor), row.changes) for row in await tx.execute(summed)}
     accounts = {customer_wallet(merchant_id, user_id) for merchant_id, user_id, _ in keys}
     booked = {(row.account, row.currency): int(row.minor) for row in await tx.execute(
         select(_P.account, _P.currency, _CREDIT.label("minor")).where(_P.account.in_(accounts)).group_by(_P.account, _P.currency))}
     now = {(row.merchant_id, row.user_id, row.currency): row.version for row in await tx.execute(
-        select(*_KEY, _W.version).where(tuple_(*_KEY).in_(keys)))}
+        select(*_KEY, _W.version).where(one_of_keys(_KEY, keys)))}
     problems, changed = [], []
     for key, row in zip(keys, rows, strict=True):
         if now[key] != row.version:

@@ -121,6 +121,12 @@ async def page_of_payments(tx: AsyncConnection, *, after: str, limit: int) -> li
                                                        .limit(limit))).all()]
 
 
+async def page_of_ids(tx: AsyncConnection, *, after: str, limit: int) -> list[str]:
+    """The ids of the payments that `page_of_payments` reads."""
+    query = select(PAYMENT.c.payment_id).where(PAYMENT.c.payment_id > after).order_by(PAYMENT.c.payment_id).limit(limit)
+    return list((await tx.execute(query)).scalars())
+
+
 async def versions_of(tx: AsyncConnection, payment_ids: Sequence[str]) -> dict[str, int]:
     """The present versions of payments."""
     rows = await tx.execute(select(PAYMENT.c.payment_id, PAYMENT.c.version).where(PAYMENT.c.payment_id.in_(payment_ids)))

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.db import Database
+from mesh.errors import InvalidArgument
 from payment_rpc.domain.books import Books, Problem, problems_of
 from payment_rpc.store import books, payments
 
@@ -17,6 +18,7 @@ ORPHANS_PAGE = 5000    # counted by the database
 VIOLATIONS_MAX = 1000
 LOOKS_MAX = 20         # at something that changes while it is read
 LOOK_PAUSE_SECONDS = 0.05
+UNREADABLE = (ArithmeticError, LookupError, TypeError, ValueError, InvalidArgument)  # what a row with a value that cannot be raises
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,13 +47,25 @@ class Verifying:
     async def _verify_payments(self, violations: list[Problem]) -> None:
         after = ""
         while len(violations) < VIOLATIONS_MAX:
-            ready, changed, last = await self._db.read(_page, after)
+            try:
+                ready, changed, last = await self._db.read(_page, after)
+            except UNREADABLE:  # by a row of one of them: each is read alone then
+                ready, (changed, last) = [], await self._db.read(_ids, after)
             if not last:
                 return
-            for own in [*ready, *[await self._settled(payment_id) for payment_id in changed]]:
-                violations += problems_of(own) if own is not None else ()
+            for own in ready:
+                violations += problems_of(own)
+            for payment_id in changed:
+                violations += await self._problems_of_one(payment_id)
             after = last
             await asyncio.sleep(0)  # hashing a page is work; calls go first
+
+    async def _problems_of_one(self, payment_id: str) -> list[Problem]:
+        try:
+            own = await self._settled(payment_id)
+            return [] if own is None else problems_of(own)
+        except UNREADABLE as problem:
+            return [Problem(invariant="readable", subject=payment_id, detail=f"its rows cannot be read: {problem!r}")]
 
     async def _settled(self, payment_id: str) -> Books | None:
         """One payment's books of one moment; None for a payment that changes faster than it can be read."""
@@ -90,6 +104,11 @@ async def _page(tx: AsyncConnection, after: str) -> tuple[list[Books], list[str]
         return [], [], ""
     ready, changed = await books.read_books(tx, found)
     return ready, changed, found[-1].payment_id
+
+
+async def _ids(tx: AsyncConnection, after: str) -> tuple[list[str], str]:
+    found = await payments.page_of_ids(tx, after=after, limit=PAGE)
+    return found, found[-1] if found else ""
 
 
 async def _one(tx: AsyncConnection, payment_id: str) -> tuple[list[Books], list[str]]:

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
-from typing import Any
 
-from sqlalchemy import ColumnElement, Select, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, and_, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.db import Database
 from mesh.outbox import OUTBOX
-from mesh.proof import OVERDUE, SETTLING, ActivityFacts, Allowance, OrderKey, UnitFacts, Violation, check, check_outbox
+from mesh.proof import OVERDUE, SETTLING, ActivityFacts, Allowance, OrderKey, UnitFacts, Violation
+from mesh.proof_queries import Check, check_outbox, check_times, run_checks
 from seckill_rpc.domain.activity import ActivityState
 from seckill_rpc.domain.order import UnitState
-from seckill_rpc.tables import ACTIVITY, DEAD_ENTRY, SECKILL_ORDER
+from seckill_rpc.tables import ACTIVITY, DEAD_ENTRY, SECKILL_ORDER, metadata
 from seckill_rpc.usecases.to_order_rpc import CREATE_SECKILL_ORDERS, ORDER_RPC, RETURN_ALLOCATION
 
 CLOSING = timedelta(hours=1)  # a line may be long, and order_rpc away
@@ -27,57 +27,130 @@ _SELLING = (ActivityState.OPEN, ActivityState.PAUSED)
 
 async def violations(db: Database, allowance: Allowance) -> AsyncIterator[Violation]:
     """Everything that does not hold."""
-    async for violation in check_outbox(db, allowance):
-        yield violation
-    for name, query, detail in [*_units(), *_unfinished(allowance)]:
-        for violation in await check(db, name, query, detail):
+    for part in (
+        check_times(db, metadata),
+        check_outbox(db, allowance),
+        run_checks(db, (*_units(), *_unfinished(allowance))),
+    ):
+        async for violation in part:
             yield violation
 
 
-def _units() -> list[tuple[str, Select[Any], str]]:
+def _units() -> list[Check]:
     """An activity against its orders."""
     live = select(func.count()).where(_U.activity_id == _A.activity_id, _U.state == UnitState.LIVE).scalar_subquery()
-    held = (select(_U.activity_id, _U.user_id, func.count().label("units"), func.max(_U.slot).label("slot"))
-            .where(_U.slot.is_not(None)).group_by(_U.activity_id, _U.user_id).subquery())
+    held = (
+        select(_U.activity_id, _U.user_id, func.count().label("units"), func.max(_U.slot).label("slot"))
+        .where(_U.slot.is_not(None))
+        .group_by(_U.activity_id, _U.user_id)
+        .subquery()
+    )
     holders = ACTIVITY.join(held, held.c.activity_id == _A.activity_id)
     return [
-        ("units_sold", select(_A.activity_id, _A.sold, live.label("live")).where(_A.sold != live), "{sold} units are sold, {live} orders are live"),
-        ("never_oversold", select(_A.activity_id, _A.sold, _A.total, _A.offered).where(or_(_A.sold > _A.total, _A.total > _A.offered)),
-         "{sold} of {total} units are sold, {offered} were planned"),
-        ("buyer_within_limit", select(held.c.user_id, _A.activity_id, held.c.units, held.c.slot, _A.limit_per_user).select_from(holders).where(
-            or_(held.c.units > _A.limit_per_user, held.c.slot > _A.limit_per_user)),
-         "holds {units} units of {activity_id}, up to place {slot}; {limit_per_user} are allowed"),
-        ("order_of_activity", select(_U.order_id, _U.activity_id).where(~select(_A.activity_id).where(_A.activity_id == _U.activity_id).exists()),
-         "there is no activity {activity_id}"),
-        ("units_of_closed", select(_A.activity_id, _A.sold, _A.total).where(_A.state == ActivityState.CLOSED, _A.sold != _A.total),
-         "it is CLOSED, {sold} units are sold and it keeps {total}"),
+        Check(
+            name="units_sold",
+            query=select(_A.activity_id, _A.sold, live.label("live")).where(_A.sold != live),
+            detail="{sold} units are sold, {live} orders are live",
+        ),
+        Check(
+            name="never_oversold",
+            query=select(_A.activity_id, _A.sold, _A.total, _A.offered).where(
+                or_(_A.sold > _A.total, _A.total > _A.offered, live > _A.total)
+            ),
+            detail="{sold} of {total} units are sold, {offered} were planned",
+        ),
+        Check(
+            name="buyer_within_limit",
+            query=select(held.c.user_id, _A.activity_id, held.c.units, held.c.slot, _A.limit_per_user)
+            .select_from(holders)
+            .where(or_(held.c.units > _A.limit_per_user, held.c.slot > _A.limit_per_user)),
+            detail="holds {units} units of {activity_id}, up to place {slot}; {limit_per_user} are allowed",
+        ),
+        Check(
+            name="order_of_activity",
+            query=select(_U.order_id, _U.activity_id).where(
+                ~select(_A.activity_id).where(_A.activity_id == _U.activity_id).exists()
+            ),
+            by=(_U.order_id,),
+            detail="there is no activity {activity_id}",
+        ),
+        Check(
+            name="units_of_closed",
+            query=select(_A.activity_id, _A.sold, _A.total).where(
+                _A.state == ActivityState.CLOSED, _A.sold != _A.total
+            ),
+            detail="it is CLOSED, {sold} units are sold and it keeps {total}",
+        ),
     ]
 
 
-def _unfinished(allowance: Allowance) -> list[tuple[str, Select[Any], str]]:
+def _unfinished(allowance: Allowance) -> list[Check]:
+    ended = allowance.now - OVERDUE - allowance.sales_close_after
     return [
-        ("activity_late", select(_A.activity_id, _A.state, _A.problem).where(
-            _A.state == ActivityState.PUBLISHING, _A.updated_at < allowance.before(OVERDUE)), "it is still {state}: {problem}"),
-        ("activity_late", select(_A.activity_id, _A.state, _A.problem).where(
-            _A.state == ActivityState.CLOSING, _A.updated_at < allowance.before(CLOSING)), "it is still {state}: {problem}"),
-        ("activity_late", select(_A.activity_id, _A.state).where(_A.state.in_(_SELLING), _A.ends_at < allowance.now - OVERDUE),
-         "it is still {state} after its end"),
-        ("order_written", select(_U.order_id, _U.activity_id).where(
-            _U.state == UnitState.LIVE, _U.order_ready.is_(False), _U.created_at < allowance.before(SETTLING)),
-         "order_rpc has not answered that it is written"),
-        ("dead_entry", select(_D.order_id, _D.entry_id, _D.activity_id, _D.reason).order_by(_D.id),
-         "entry {entry_id} of {activity_id} was given up: {reason}; a person looks at it"),
+        Check(
+            name="activity_late",
+            query=select(_A.activity_id, _A.state, _A.problem).where(
+                or_(
+                    and_(_A.state == ActivityState.PUBLISHING, _A.updated_at < allowance.before(OVERDUE)),
+                    and_(_A.state == ActivityState.CLOSING, _A.updated_at < allowance.before(CLOSING)),
+                )
+            ),
+            detail="it is still {state}: {problem}",
+        ),
+        Check(
+            name="activity_late",
+            query=select(_A.activity_id, _A.state).where(_A.state.in_(_SELLING), _A.ends_at < ended),
+            detail="it is still {state} after its end",
+        ),
+        Check(
+            name="order_written",
+            query=select(_U.order_id, _U.activity_id).where(
+                _U.state == UnitState.LIVE, _U.order_ready.is_(False), _U.created_at < allowance.before(SETTLING)
+            ),
+            by=(_U.order_id,),
+            detail="order_rpc has not answered that it is written",
+        ),
+        Check(
+            name="dead_entry",
+            query=select(_D.order_id, _D.entry_id, _D.activity_id, _D.reason).order_by(_D.id),
+            detail="entry {entry_id} of {activity_id} was given up: {reason}; a person looks at it",
+        ),
     ]
 
 
 async def activities_page(db: Database, *, after: str, limit: int) -> list[ActivityFacts]:
     """Activities by id, those after `after`."""
+
     async def read(tx: AsyncConnection) -> list[ActivityFacts]:
-        due = select(OUTBOX.c.id).where(OUTBOX.c.destination == ORDER_RPC, OUTBOX.c.tag == RETURN_ALLOCATION, OUTBOX.c.state != "DONE",
-                                        OUTBOX.c.aggregate_id == _A.activity_id).exists()
-        rows = await tx.execute(select(ACTIVITY, due.label("due")).where(_A.activity_id > after).order_by(_A.activity_id).limit(limit))
-        return [ActivityFacts(activity_id=row.activity_id, merchant_id=row.merchant_id, sku_id=row.sku_id, state=row.state, offered=row.offered,
-                              total=row.total, is_settling=bool(row.due) or row.state == ActivityState.PUBLISHING) for row in rows]
+        due = (
+            select(OUTBOX.c.id)
+            .where(
+                OUTBOX.c.destination == ORDER_RPC,
+                OUTBOX.c.tag == RETURN_ALLOCATION,
+                OUTBOX.c.state != "DONE",
+                OUTBOX.c.aggregate_id == _A.activity_id,
+            )
+            .exists()
+        )
+        rows = await tx.execute(
+            select(_A.activity_id, _A.merchant_id, _A.sku_id, _A.state, _A.offered, _A.total, due.label("due"))
+            .where(_A.activity_id > after)
+            .order_by(_A.activity_id)
+            .limit(limit)
+        )
+        return [
+            ActivityFacts(
+                activity_id=row.activity_id,
+                merchant_id=row.merchant_id,
+                sku_id=row.sku_id,
+                state=row.state,
+                offered=row.offered,
+                total=row.total,
+                is_settling=bool(row.due) or row.state == ActivityState.PUBLISHING,
+            )
+            for row in rows
+        ]
+
     return await db.read(read)
 
 
@@ -88,14 +161,49 @@ async def units_page(db: Database, *, after: str, limit: int) -> list[UnitFacts]
 
 async def units_of(db: Database, keys: Sequence[OrderKey]) -> list[UnitFacts]:
     """Some orders of activities."""
-    return await db.read(_read_units, tuple_(_A.merchant_id, _U.order_id).in_(keys), None)
+    return await db.read(_read_units, _U.order_id.in_([order_id for _, order_id in keys]), None)
 
 
 async def _read_units(tx: AsyncConnection, condition: ColumnElement[bool], limit: int | None) -> list[UnitFacts]:
-    due = select(OUTBOX.c.id).where(OUTBOX.c.destination == ORDER_RPC, OUTBOX.c.tag == CREATE_SECKILL_ORDERS, OUTBOX.c.state != "DONE",
-                                    OUTBOX.c.aggregate_id == _U.activity_id, OUTBOX.c.created_at <= _U.updated_at).exists()
-    query = (select(_A.merchant_id, _A.sku_id, _A.price_minor, _A.currency, SECKILL_ORDER, due.label("due"))
-             .select_from(SECKILL_ORDER.join(ACTIVITY, _A.activity_id == _U.activity_id)).where(condition).order_by(_U.order_id).limit(limit))
-    return [UnitFacts(order_id=row.order_id, merchant_id=row.merchant_id, activity_id=row.activity_id, user_id=row.user_id, state=row.state,
-                      price_minor=row.price_minor, currency=row.currency, is_written=row.order_ready,
-                      is_settling=bool(row.due) and not row.order_ready) for row in await tx.execute(query)]
+    due = (
+        select(OUTBOX.c.id)
+        .where(
+            OUTBOX.c.destination == ORDER_RPC,
+            OUTBOX.c.tag == CREATE_SECKILL_ORDERS,
+            OUTBOX.c.state != "DONE",
+            OUTBOX.c.aggregate_id == _U.activity_id,
+            OUTBOX.c.created_at <= _U.updated_at,
+        )
+        .exists()
+    )
+    query = (
+        select(
+            _A.merchant_id,
+            _A.price_minor,
+            _A.currency,
+            _U.order_id,
+            _U.activity_id,
+            _U.user_id,
+            _U.state,
+            _U.order_ready,
+            due.label("due"),
+        )
+        .select_from(SECKILL_ORDER.join(ACTIVITY, _A.activity_id == _U.activity_id))
+        .where(condition)
+        .order_by(_U.order_id)
+        .limit(limit)
+    )
+    return [
+        UnitFacts(
+            order_id=row.order_id,
+            merchant_id=row.merchant_id,
+            activity_id=row.activity_id,
+            user_id=row.user_id,
+            state=row.state,
+            price_minor=row.price_minor,
+            currency=row.currency,
+            is_written=row.order_ready,
+            is_settling=bool(row.due) and not row.order_ready,
+        )
+        for row in await tx.execute(query)
+    ]

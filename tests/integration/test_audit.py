@@ -15,9 +15,8 @@ from mesh.cli.audit import audit_databases
 from mesh.errors import Unavailable
 from mesh.money import Money
 from mesh.outbox import OUTBOX
-from mesh.proof import Allowance, waiting_events
-from mesh.receipts import RECEIPT
-from order_rpc.domain.order import OrderState
+from mesh.proof import Allowance
+from mesh.proof_queries import waiting_events
 from payment_rpc.channels import ChannelFact, ChannelStatus
 from payment_rpc.domain.payment import Disposition, PaymentState
 from payment_rpc.tables import ATTEMPT, ATTENTION, PAYMENT, REFUND
@@ -116,80 +115,6 @@ async def test_events_wait_where_nobody_publishes_them_and_other_messages_do_not
     assert [await waiting_events(db) for db in (world.db, world.order_side.db)] == [1, 2]
     await world.execute(update(OUTBOX).where(OUTBOX.c.destination == "order_rpc").values(state="NEW"))
     assert [(where, check) for where, check, _ in await audited(world, without_redis=both)] == [("payment_rpc", "outbox_late")]
-
-
-PAID_ORDER = ORDERS.c.state == OrderState.PAID
-AT_ORDERS = [
-    (update(ORDERS).where(PAID_ORDER).values(state="SHIPPED", shipped_at=None), "order_rpc", "history_leads_here"),
-    (update(ORDERS).where(PAID_ORDER).values(amount_minor=ORDERS.c.amount_minor + 1), "order_rpc", "order_total"),
-    (update(ORDERS).where(PAID_ORDER).values(amount_minor=ORDERS.c.amount_minor + 1), "across", "same_amount"),
-    (update(ORDERS).where(PAID_ORDER).values(refunded_minor=1), "across", "same_refunded"),
-    (update(ORDERS).where(PAID_ORDER).values(captured_minor=1), "across", "same_captured"),
-    (update(ORDERS).where(PAID_ORDER).values(currency="USD"), "across", "same_currency"),
-    (update(ORDERS).where(PAID_ORDER).values(paid_payment_id="PAYother"), "order_rpc", "order_took_payment"),
-    (update(ORDERS).where(PAID_ORDER).values(paid_payment_id="PAYother"), "order_rpc", "taken_once"),
-    (update(ORDERS).where(PAID_ORDER).values(paid_payment_id="PAYother"), "across", "order_paid_by_success"),
-    (update(ORDERS).where(PAID_ORDER).values(paid_payment_id="PAYother"), "across", "paid_once"),
-    (update(ORDERS).where(PAID_ORDER).values(state="CANCELLED", paid_at=None, paid_payment_id=""), "across", "paid_once"),
-    (update(ORDERS).where(PAID_ORDER).values(state="REFUNDED"), "across", "order_refunded"),
-    (update(ORDERS).where(PAID_ORDER).values(refunded_minor=ORDERS.c.captured_minor + 1), "order_rpc", "refunded_within_captured"),
-    (update(RESERVATION).values(state="RESERVED"), "order_rpc", "line_reserved"),
-    (update(RESERVATION).values(quantity=2), "order_rpc", "line_reserved"),
-    (update(RESERVATION).values(state="RESERVED"), "order_rpc", "stock_reserved"),
-    (delete(RESERVATION), "order_rpc", "line_reserved"),
-    (delete(RESERVATION), "order_rpc", "stock_sold"),
-    (update(STOCK).values(sold=STOCK.c.sold + 1), "order_rpc", "stock_sold"),
-    (update(STOCK).values(reserved=STOCK.c.reserved + 1), "order_rpc", "stock_reserved"),
-    (update(STOCK).values(allocated=1), "order_rpc", "stock_allocated"),
-    (delete(ITEM), "order_rpc", "reservation_of_line"),
-    (update(HISTORY).where(HISTORY.c.from_state == "").values(to_state="CANCELLED"), "order_rpc", "history_unbroken"),
-    (update(OUTBOX).values(state="DEAD"), "order_rpc", "outbox_dead"),
-]
-
-
-@pytest.mark.parametrize(("statement", "where", "check"), AT_ORDERS, ids=[f"{where}-{check}" for _, where, check in AT_ORDERS])
-async def test_what_was_changed_at_the_orders_is_found(world: PaymentWorld, statement: Any, where: str, check: str) -> None:
-    await world.charge(await world.order())
-    assert await audited(world) == []
-
-    async def run(tx: Any) -> None:
-        await tx.execute(statement)
-
-    await world.order_side.db.run(run)
-    assert (where, check) in {(found[0], found[1]) for found in await audited(world)}
-
-
-AT_PAYMENTS = [
-    (update(PAYMENT).values(live_slot=None), "payment_rpc", "success_holds_slot"),
-    (update(PAYMENT).values(disposition=None), "payment_rpc", "order_not_told"),
-    (update(PAYMENT).values(state="PAYING"), "payment_rpc", "payment_abandoned"),
-    (update(PAYMENT).values(state="CONFLICTED", live_slot=None), "payment_rpc", "conflict_unseen"),
-    (update(PAYMENT).values(state="LATE_SUCCESS", live_slot=None, disposition="REFUSED_CANCELLED"), "payment_rpc", "refused_money_kept"),
-    (update(PAYMENT).values(state="LATE_SUCCESS", live_slot=None), "across", "order_paid_by_success"),
-    (update(PAYMENT).values(channel_trade_no="other"), "payment_rpc", "parked_unseen"),
-    (delete(PAYMENT), "across", "order_paid_by_success"),
-    (update(PAYMENT).values(order_id="ORDnone"), "across", "payment_has_order"),
-    (update(ATTEMPT).values(channel_trade_no="other"), "channel", "capture_same"),
-    (update(ATTEMPT).values(captured_minor=1), "channel", "capture_same"),
-    (update(ATTEMPT).values(attempt_id="ATTother"), "channel", "capture_known"),
-    (update(ATTEMPT).values(attempt_id="ATTother"), "channel", "capture_real"),
-    (update(REFUND).values(amount_minor=10001), "payment_rpc", "refunds_within_capture"),
-    (update(REFUND).values(refund_id="RFother"), "channel", "refund_same"),
-    (update(REFUND).values(needs_attention=True), "payment_rpc", "refund_unseen"),
-    (update(RECEIPT).where(RECEIPT.c.method == "Charge").values(state="RUNNING"), "payment_rpc", "receipt_answered"),
-    (update(RECEIPT).where(RECEIPT.c.method == "CreateRefund").values(state="RUNNING"), "payment_rpc", "refund_receipt_answered"),
-    (update(OUTBOX).values(state="DEAD"), "payment_rpc", "outbox_dead"),
-]
-
-
-@pytest.mark.parametrize(("statement", "where", "check"), AT_PAYMENTS, ids=[f"{where}-{check}" for _, where, check in AT_PAYMENTS])
-async def test_what_was_changed_at_the_payments_is_found(world: PaymentWorld, statement: Any, where: str, check: str) -> None:
-    payment = await world.charge(await world.order(), key="k")
-    await refund(world, payment, "10.00", key="r")
-    await at_rest(world)
-    assert await audited(world) == []
-    await world.execute(statement)
-    assert (where, check) in {(found[0], found[1]) for found in await audited(world)}
 
 
 async def test_work_that_no_worker_does_is_found(world: PaymentWorld) -> None:

@@ -45,7 +45,8 @@ def test_an_installation_where_a_unit_is_missing(tmp_path: Path) -> None:
     result = run(tmp_path, "audit")
     assert result.exit_code == VIOLATED
     assert "1 units are reserved, orders reserve 0" in result.output
-    assert "2 things do not hold" in result.output
+    assert "8 units may be bought, its movements and what orders hold leave 0" in result.output
+    assert "3 things do not hold" in result.output
 
 
 def test_events_that_wait_for_a_redis_are_counted_and_late_where_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,8 +77,17 @@ def test_without_a_database_nothing_is_proved(tmp_path: Path) -> None:
     assert "cannot tell" in result.output
 
 
-def test_without_the_channel_nothing_is_proved_of_it(tmp_path: Path, free_port: int) -> None:
+def test_without_the_channel_nothing_is_proved_of_it_and_what_was_found_is_shown(tmp_path: Path, free_port: int) -> None:
     run(tmp_path, "migrate")
+    with sqlite3.connect(tmp_path / "var" / "payment_rpc.db") as database:
+        database.execute("INSERT INTO receipt (merchant_id, caller, method, idempotency_key, state, fingerprint, resource_id, created_at, "
+                         "expires_at) VALUES ('mall', 'mall/u1', 'Charge', 'k', 'DONE', '{}', 'PAYnone', 0, 0)")
+    database.close()
     result = run(tmp_path, "audit", "--sandbox-url", f"http://127.0.0.1:{free_port}")
     assert result.exit_code == CANNOT_TELL
     assert "the sandbox at" in result.output
+    assert "receipt_of_something" in result.output
+
+
+def test_the_help_says_that_the_channel_is_asked() -> None:
+    assert "asks the channel by HTTP" in " ".join(CliRunner().invoke(paymesh, ["audit", "--help"]).output.split())

@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import insert, update
+from sqlalchemy import delete, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.cli.audit import audit_databases
 from mesh.cli.explain import read_stories
@@ -14,8 +15,11 @@ from mesh.db import open_database
 from mesh.proof import Allowance
 from order_rpc.domain.order import OrderState
 from order_rpc.tables import ALLOCATION, ORDERS
+from order_rpc.tables import metadata as order_metadata
+from payment_rpc.tables import ORDER_GATE
 from payment_rpc.tables import metadata as payment_metadata
 from seckill_rpc.domain.activity import Activity, ActivityState
+from seckill_rpc.proof import violations
 from seckill_rpc.stock.keys import keys_of
 from seckill_rpc.tables import DEAD_ENTRY, SECKILL_ORDER
 from tests.builders_order import SECKILL_RPC
@@ -37,8 +41,21 @@ async def world(database_url_factory: Callable[[], str], redis_url: str) -> Asyn
 
 async def audit(world: SeckillOrderWorld, *, strict: bool = True) -> set[tuple[str, str]]:
     """(where, check) of everything that does not hold."""
+    await close_gates(world)
     return {(where, found.check) async for where, found in audit_databases(
         world.databases, Allowance(now=world.clock.now(), strict=strict), sandbox_url="", api_key="", redis_url=world.redis_url)}
+
+
+async def close_gates(world: SeckillOrderWorld) -> None:
+    """What payment_rpc, which is not there, wrote before orders were cancelled."""
+    cancelled = await world.orders.execute(select(ORDERS.c.merchant_id, ORDERS.c.order_id).where(ORDERS.c.state == OrderState.CANCELLED))
+
+    async def write(tx: AsyncConnection) -> None:
+        await tx.execute(delete(ORDER_GATE))
+        for row in cancelled:
+            await tx.execute(insert(ORDER_GATE).values(**row._mapping, state="CLOSED", updated_at=world.clock.now()))
+
+    await world.databases["payment_rpc"].run(write)
 
 
 async def sold_in_part(world: SeckillOrderWorld) -> Activity:
@@ -141,6 +158,41 @@ async def test_each_thing_that_does_not_hold_is_found(world: SeckillOrderWorld, 
     await tamper(world, activity)
     # What order_rpc alone says of its own tables is tested with order_rpc.
     assert {(where, check) for where, check in await audit(world) if where != "order_rpc"} == expected
+
+
+async def an_order_over_there_is_gone(world: SeckillOrderWorld, activity: Activity) -> None:
+    [row] = await world.orders.execute(select(ORDERS.c.order_id).where(ORDERS.c.user_id == "u1"))
+    for table in (order_metadata.tables[name] for name in ("order_audit", "order_item", "payment_disposition", "reservation", "orders")):
+        await world.orders.execute(delete(table).where(table.c.order_id == row.order_id))
+
+
+# What of these is found elsewhere too is of no interest.
+KIN: dict[str, tuple[Tamper, tuple[str, str]]] = {
+    "more orders live than there are units": (row(total=1, sold=1), ("seckill_rpc", "never_oversold")),
+    "a closed sale that keeps units": (row(state=ActivityState.CLOSED, open_slot=None), ("seckill_rpc", "units_of_closed")),
+    "an order of no sale": (order("u1", activity_id="ACTnone"), ("seckill_rpc", "order_of_activity")),
+    "an order that is not there any more": (an_order_over_there_is_gone, ("across", "unit_has_order")),
+    "an order that never came over": (an_order_over_there_is_gone, ("order_rpc", "statistics_right")),
+}
+
+
+@on_one_database
+@pytest.mark.parametrize("damage", KIN)
+async def test_each_of_their_kin_is_found(world: SeckillOrderWorld, damage: str) -> None:
+    tamper, expected = KIN[damage]
+    activity = await sold_in_part(world)
+    world.clock.advance(1)
+    await tamper(world, activity)
+    assert expected in await audit(world)
+
+
+@on_one_database
+async def test_an_end_that_may_be_closed_days_later_is_no_fault(world: SeckillOrderWorld) -> None:
+    activity = await sold_in_part(world)
+    await world.change(activity, starts_at=world.clock.now() - timedelta(days=3), ends_at=world.clock.now() - timedelta(days=2))
+    allowance = Allowance(now=world.clock.now(), strict=False, sales_close_after=timedelta(days=7))
+    found = [violation async for violation in violations(world.db, allowance)]
+    assert found == []
 
 
 @on_one_database

@@ -1,0 +1,164 @@
+"""Checks of one database: queries of which every row is a violation. Large tables are read by ranges of their keys, so that no statement takes
+longer than a page does; each statement sees one moment."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    MetaData,
+    Select,
+    Table,
+    and_,
+    func,
+    or_,
+    select,
+    true,
+    type_coerce,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mesh.db import Database, UtcMillis
+from mesh.db.keys import after_key, up_to_key
+from mesh.events import destination
+from mesh.log_chain import Log, broken_chains
+from mesh.outbox import OUTBOX
+from mesh.proof import FOUND_MAX, OVERDUE, UNDELIVERED, Allowance, Violation
+
+RANGE = 10_000  # keys per statement
+_LAST_MOMENT = 253_402_300_799_999  # of the year 9999, in milliseconds since 1970: what a datetime can hold
+_IS_EVENT = OUTBOX.c.destination.startswith(destination(""))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """A query of which every row is a violation: its first column is the subject, `detail` is filled with all
+    columns. `by` is a key of the table that it reads, for ranges; without one it is a single statement."""
+
+    name: str
+    query: Select[Any]
+    detail: str
+    by: tuple[Column[Any], ...] = ()
+
+
+async def run_checks(db: Database, checks: Iterable[Check]) -> AsyncIterator[Violation]:
+    """Everything that some checks find, at most FOUND_MAX each. Those of one table walk through it together."""
+
+    def table_of(check: Check) -> str:
+        return ".".join(map(str, check.by))
+
+    for _, group in groupby(sorted(checks, key=table_of), key=table_of):
+        together = list(group)
+        left = [FOUND_MAX] * len(together)
+        async for within in _ranges(db, together[0].by):
+            for number, check in enumerate(together):
+                if left[number] > 0:
+                    found = await db.read(_run, check, within, left[number])
+                    left[number] -= len(found)
+                    for violation in found:
+                        yield violation
+
+
+async def _run(tx: AsyncConnection, check: Check, within: ColumnElement[bool], limit: int) -> list[Violation]:
+    rows = (await tx.execute(check.query.where(within).limit(limit))).mappings()
+    return [
+        Violation(check=check.name, subject=str(next(iter(row.values()))), detail=check.detail.format_map(row))
+        for row in rows
+    ]
+
+
+async def _ranges(db: Database, by: Sequence[Column[Any]]) -> AsyncIterator[ColumnElement[bool]]:
+    """Conditions that cut a table into ranges of its key."""
+    if not by:
+        yield true()
+        return
+    after: tuple[Any, ...] | None = None
+    while True:
+        begins = true() if after is None else after_key(by, after)
+        upper = await db.read(_upper, by, begins)
+        yield begins if upper is None else and_(begins, up_to_key(by, upper))
+        if upper is None:
+            return
+        after = upper
+
+
+async def _upper(tx: AsyncConnection, by: Sequence[Column[Any]], begins: ColumnElement[bool]) -> tuple[Any, ...] | None:
+    row = (await tx.execute(select(*by).where(begins).order_by(*by).limit(1).offset(RANGE - 1))).first()
+    return None if row is None else tuple(row)
+
+
+async def check_outbox(db: Database, allowance: Allowance) -> AsyncIterator[Violation]:
+    """Every message was delivered, or is due and not late, or has nobody who delivers it."""
+    row = OUTBOX.c
+    shown = select(row.event_id, row.tag, row.destination, row.aggregate_id, row.last_error, row.attempts).order_by(
+        row.id
+    )
+    late = (row.due_at < allowance.before(OVERDUE)) | (row.created_at < allowance.before(UNDELIVERED))
+    waiting = shown.where(row.state == "NEW")
+    if allowance.events_wait:
+        waiting = waiting.where(~_IS_EVENT)
+    async for violation in run_checks(
+        db,
+        (
+            Check(
+                name="outbox_dead",
+                query=shown.where(row.state == "DEAD"),
+                detail="{tag} about {aggregate_id} was refused by {destination}: {last_error}",
+            ),
+            Check(
+                name="outbox_late",
+                query=waiting if allowance.strict else waiting.where(late),
+                detail="{tag} about {aggregate_id} has not reached {destination} after {attempts} attempts: {last_error}",
+            ),
+            Check(
+                name="outbox_readable",
+                query=select(row.event_id, row.tag, row.aggregate_id).where(func.json_valid(row.payload) == 0),
+                detail="{tag} about {aggregate_id} says nothing that can be read",
+                by=(row.id,),
+            ),
+        ),
+    ):
+        yield violation
+
+
+async def check_logs(db: Database, *logs: Log) -> AsyncIterator[Violation]:
+    """Every chained log says what was written, all of it and nothing else."""
+    for log in logs:
+        async for broken in broken_chains(db, log):
+            yield Violation(check="log_chained", subject=broken.entity, detail=f"its {broken.log}: {broken.detail}")
+
+
+async def check_times(db: Database, metadata: MetaData) -> AsyncIterator[Violation]:
+    """Every time is one that can be read. A row with another one cannot be loaded by anybody."""
+    for table in metadata.tables.values():
+        if times := [column for column in table.c if isinstance(column.type, UtcMillis)]:
+            async for violation in run_checks(db, [_times(table, times)]):
+                yield violation
+
+
+def _times(table: Table, times: Sequence[Column[Any]]) -> Check:
+    raw: Mapping[str, ColumnElement[int]] = {column.name: type_coerce(column, BigInteger) for column in times}
+    key = tuple(table.primary_key.columns)
+    plain = [column for column in reversed(key) if column.name not in raw]
+    wrong = or_(*(or_(value < 0, value > _LAST_MOMENT) for value in raw.values()))
+    return Check(
+        name="row_readable",
+        query=select(*plain).where(wrong),
+        detail=f"a row of {table.name} has a time that nobody can read",
+        by=() if len(plain) < len(key) else key,
+    )
+
+
+async def waiting_events(db: Database) -> int:
+    """How many events were not published."""
+
+    async def count(tx: AsyncConnection) -> int:
+        return int((await tx.execute(select(func.count()).where(OUTBOX.c.state == "NEW", _IS_EVENT))).scalar() or 0)
+
+    return await db.read(count)
