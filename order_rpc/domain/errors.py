@@ -24,7 +24,10 @@ class ProductAlreadyExists(MeshError):
 
 
 class OutOfStock(MeshError):
-    """Fewer units are left than asked for. `metadata` has sku_id and available."""
+    """Fewer units are left than asked for.
+
+    `metadata` has sku_id and available.
+    """
 
     reason = "OUT_OF_STOCK"
 
@@ -36,13 +39,19 @@ class CurrencyMixed(InvalidArgument):
 
 
 class PriceChanged(MeshError):
-    """The price that the client saw is not the price now. `metadata` has sku_id, price and currency."""
+    """The price that the client saw is not the price now.
+
+    `metadata` has sku_id, price and currency.
+    """
 
     reason = "PRICE_CHANGED"
 
 
 class OrderStateInvalid(MeshError):
-    """The order's state does not allow this step. `metadata` has state and verb."""
+    """The order's state does not allow this step.
+
+    `metadata` has state and verb.
+    """
 
     reason = "ORDER_STATE_INVALID"
 
@@ -54,7 +63,10 @@ class TotalTooLarge(InvalidArgument):
 
 
 class OrderAlreadyPaid(MeshError):
-    """The order is paid. `metadata` has payment_id."""
+    """The order is paid.
+
+    `metadata` has payment_id.
+    """
 
     reason = "ORDER_ALREADY_PAID"
 
@@ -66,13 +78,19 @@ class OrderExpired(MeshError):
 
 
 class ProductNotOnSale(MeshError):
-    """The shop does not sell it at present. `metadata` has sku_id."""
+    """The shop does not sell it at present.
+
+    `metadata` has sku_id.
+    """
 
     reason = "PRODUCT_NOT_ON_SALE"
 
 
 class StockStateInvalid(MeshError):
-    """Fewer units are available than are to be taken away. `metadata` has sku_id and available."""
+    """Fewer units are available than are to be taken away.
+
+    `metadata` has sku_id and available.
+    """
 
     reason = "STOCK_STATE_INVALID"
 
@@ -84,13 +102,19 @@ class RefundNotAllowed(MeshError):
 
 
 class RefundExceedsRefundable(MeshError):
-    """More money or more units than are left. `metadata` has what is left."""
+    """More money or more units than are left.
+
+    `metadata` has what is left.
+    """
 
     reason = "REFUND_EXCEEDS_REFUNDABLE"
 
 
 class RefundLimitReached(MeshError):
-    """The order has as many refunds as an order can have. `metadata` has the limit."""
+    """The order has as many refunds as an order can have.
+
+    `metadata` has the limit.
+    """
 
     reason = "REFUND_LIMIT_REACHED"
 
@@ -102,7 +126,10 @@ class RefundNotFound(NotFound):
 
 
 class RefundStateInvalid(MeshError):
-    """The refund is decided already. `metadata` has state."""
+    """The refund is decided already.
+
+    `metadata` has state.
+    """
 
     reason = "REFUND_STATE_INVALID"
 
@@ -114,13 +141,19 @@ class FullRefundOpen(MeshError):
 
 
 class AllocationMismatch(MeshError):
-    """The id of this step was used for other content. `metadata` has op_id."""
+    """The id of this step was used for other content.
+
+    `metadata` has op_id.
+    """
 
     reason = "ALLOCATION_MISMATCH"
 
 
 class AllocationExceeded(MeshError):
-    """More units come back than the activity holds. `metadata` has held."""
+    """More units come back than the activity holds.
+
+    `metadata` has held.
+    """
 
     reason = "ALLOCATION_EXCEEDED"
 

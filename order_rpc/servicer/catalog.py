@@ -6,7 +6,7 @@ from typing import Any
 
 from paymesh.order.v1 import catalog_pb2, catalog_pb2_grpc
 
-from mesh.call import current_caller, current_idempotency_key
+from mesh.call import Role, current_caller, current_idempotency_key
 from mesh.money import DEFAULT_CURRENCY, Money
 from mesh.policies import DEFAULT_MERCHANT, fingerprint
 from order_rpc.servicer.messages import movement_message, product_fingerprint, product_message, stock_message
@@ -38,19 +38,23 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
 
     async def ListProducts(self, request: catalog_pb2.ListProductsRequest, context: Any) -> catalog_pb2.ListProductsResponse:
         """Lists products by SKU."""
+        merchant_id, is_shop = _reader(request.merchant_id)
         products, next_page_token = await self._catalog.list_products(ListProducts(
-            merchant_id=request.merchant_id or DEFAULT_MERCHANT, page_size=request.page_size, page_token=request.page_token))
-        return catalog_pb2.ListProductsResponse(products=[product_message(product) for product in products], next_page_token=next_page_token)
+            merchant_id=merchant_id, page_size=request.page_size, page_token=request.page_token, with_hidden=is_shop))
+        return catalog_pb2.ListProductsResponse(products=[product_message(product, with_figures=is_shop) for product in products],
+                                                next_page_token=next_page_token)
 
     async def GetProduct(self, request: catalog_pb2.GetProductRequest, context: Any) -> catalog_pb2.GetProductResponse:
         """Shows one product."""
-        product = await self._catalog.get_product(merchant_id=request.merchant_id or DEFAULT_MERCHANT, sku_id=request.sku_id)
-        return catalog_pb2.GetProductResponse(product=product_message(product))
+        merchant_id, is_shop = _reader(request.merchant_id)
+        product = await self._catalog.get_product(merchant_id=merchant_id, sku_id=request.sku_id, with_hidden=is_shop)
+        return catalog_pb2.GetProductResponse(product=product_message(product, with_figures=is_shop))
 
     async def GetStock(self, request: catalog_pb2.GetStockRequest, context: Any) -> catalog_pb2.GetStockResponse:
         """Shows the units of a product."""
-        product = await self._catalog.get_product(merchant_id=request.merchant_id or DEFAULT_MERCHANT, sku_id=request.sku_id)
-        return catalog_pb2.GetStockResponse(stock=stock_message(product.stock))
+        merchant_id, is_shop = _reader(request.merchant_id)
+        product = await self._catalog.get_product(merchant_id=merchant_id, sku_id=request.sku_id, with_hidden=is_shop)
+        return catalog_pb2.GetStockResponse(stock=stock_message(product.stock, with_figures=is_shop))
 
     async def SetStock(self, request: catalog_pb2.SetStockRequest, context: Any) -> catalog_pb2.SetStockResponse:
         """Sets the units available."""
@@ -71,3 +75,12 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
             merchant_id=request.merchant_id, sku_id=request.sku_id, requested_size=request.page_size, page_token=request.page_token)
         return catalog_pb2.ListStockMovementsResponse(movements=[movement_message(movement) for movement in movements],
                                                       next_page_token=next_page_token)
+
+
+def _reader(merchant_id: str) -> tuple[str, bool]:
+    """Whose products a public reader asks for (the tenant of the token when it names none), and whether he works for that shop: then he sees what is
+    not on sale, and how much is reserved, sold and allocated."""
+    caller = current_caller()
+    wanted = merchant_id or caller.merchant_id or DEFAULT_MERCHANT
+    is_staff = caller.role is Role.SERVICE or Role.ADMIN in caller.roles or (Role.MERCHANT in caller.roles and caller.merchant_id == wanted)
+    return wanted, is_staff

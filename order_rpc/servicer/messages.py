@@ -64,16 +64,18 @@ def step_message(step: PastStep, caller: Caller) -> order_pb2.TimelineEntry:
         trace_id=row.trace_id, created_at=_timestamp(step.at))
 
 
-def product_message(product: Product) -> catalog_pb2.Product:
+def product_message(product: Product, *, with_figures: bool = True) -> catalog_pb2.Product:
     """A product as callers see it."""
     return catalog_pb2.Product(
         sku_id=product.sku_id, merchant_id=product.merchant_id, name=product.name, price=product.price.format(), currency=product.price.currency,
-        on_sale=product.on_sale, stock=stock_message(product.stock), created_at=_timestamp(product.created_at),
+        on_sale=product.on_sale, stock=stock_message(product.stock, with_figures=with_figures), created_at=_timestamp(product.created_at),
         updated_at=_timestamp(product.updated_at))
 
 
-def stock_message(stock: Stock) -> catalog_pb2.Stock:
-    """Units as callers see them."""
+def stock_message(stock: Stock, *, with_figures: bool = True) -> catalog_pb2.Stock:
+    """Units as callers see them. `with_figures`: also those that are not for sale any more, which only the shop sees."""
+    if not with_figures:
+        return catalog_pb2.Stock(available=stock.available)
     return catalog_pb2.Stock(available=stock.available, reserved=stock.reserved, sold=stock.sold, allocated=stock.allocated)
 
 

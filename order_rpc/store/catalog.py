@@ -48,15 +48,17 @@ async def find_products(tx: AsyncConnection, *, merchant_id: str, sku_ids: Colle
     return {row.sku_id: _product(row) for row in rows}
 
 
-def page_statement(*, merchant_id: str, after_sku_id: str, limit: int) -> Select[*tuple[Any, ...]]:
+def page_statement(*, merchant_id: str, after_sku_id: str, limit: int, with_hidden: bool = True) -> Select[*tuple[Any, ...]]:
     """The query of one page of products by SKU; a test reads its EXPLAIN. `after_sku_id` is "" on the first page."""
-    return (_PRODUCTS.where(PRODUCT.c.merchant_id == merchant_id, PRODUCT.c.sku_id > after_sku_id)
+    shown = [] if with_hidden else [PRODUCT.c.on_sale]
+    return (_PRODUCTS.where(PRODUCT.c.merchant_id == merchant_id, PRODUCT.c.sku_id > after_sku_id, *shown)
             .order_by(PRODUCT.c.merchant_id, PRODUCT.c.sku_id).limit(limit))
 
 
-async def list_products(tx: AsyncConnection, *, merchant_id: str, after_sku_id: str, limit: int) -> list[Product]:
-    """Products of a merchant by SKU, beginning after `after_sku_id`."""
-    return [_product(row) for row in await tx.execute(page_statement(merchant_id=merchant_id, after_sku_id=after_sku_id, limit=limit))]
+async def list_products(tx: AsyncConnection, *, merchant_id: str, after_sku_id: str, limit: int, with_hidden: bool) -> list[Product]:
+    """Products of a merchant by SKU, beginning after `after_sku_id`; without `with_hidden` only those on sale."""
+    query = page_statement(merchant_id=merchant_id, after_sku_id=after_sku_id, limit=limit, with_hidden=with_hidden)
+    return [_product(row) for row in await tx.execute(query)]
 
 
 async def insert_product(tx: AsyncConnection, product: Product) -> None:

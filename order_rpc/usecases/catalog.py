@@ -16,7 +16,7 @@ from mesh.db import Database, StaleRow
 from mesh.money import Money
 from mesh.paging import PageTokens, page_size
 from mesh.receipts import ReceiptKey
-from order_rpc.domain.errors import StockStateInvalid
+from order_rpc.domain.errors import ProductNotFound, StockStateInvalid
 from order_rpc.domain.product import Movement, MovementKind, Product, Stock
 from order_rpc.store import catalog
 from order_rpc.usecases.journal import operator
@@ -66,6 +66,7 @@ class ListProducts:
     merchant_id: str
     page_size: int   # 0 means the default
     page_token: str  # "" means the first page
+    with_hidden: bool = True  # also those that are not on sale
 
 
 class Catalog:
@@ -87,13 +88,16 @@ class Catalog:
             mark_replayed()
         return product
 
-    async def get_product(self, *, merchant_id: str, sku_id: str) -> Product:
-        """A product.
+    async def get_product(self, *, merchant_id: str, sku_id: str, with_hidden: bool = True) -> Product:
+        """A product; without `with_hidden` only one that is on sale.
 
         Raises:
             ProductNotFound: there is none.
         """
-        return await self._db.read(catalog.get_product, merchant_id=merchant_id, sku_id=sku_id)
+        product = await self._db.read(catalog.get_product, merchant_id=merchant_id, sku_id=sku_id)
+        if not (product.on_sale or with_hidden):
+            raise ProductNotFound(f"there is no product {sku_id}", sku_id=sku_id)
+        return product
 
     async def list_products(self, query: ListProducts) -> tuple[tuple[Product, ...], str]:
         """One page of products and the token of the next one, "" after the last.
@@ -105,7 +109,7 @@ class Catalog:
         limit = page_size(query.page_size)
         after = self._page_tokens.decode(query.page_token, list_name="ListProducts", filter=selection, types=(str,))
         found = await self._db.read(catalog.list_products, merchant_id=query.merchant_id, after_sku_id=str(after[0]) if after else "",
-                                    limit=limit + 1)
+                                    limit=limit + 1, with_hidden=query.with_hidden)
         shown, rest = tuple(found[:limit]), found[limit:]
         if not rest:
             return shown, ""

@@ -52,6 +52,13 @@ class Card:
         Raises:
             CardInvalid: names the field, never its value.
         """
+        digits = _SEPARATORS.sub("", number)
+        if not _NUMBER.fullmatch(digits):
+            raise _invalid("credit_card_number", "must be 13 to 19 digits")
+        if not _luhn(digits):
+            raise _invalid("credit_card_number", "fails the check digit")
+        if not _CVV.fullmatch(cvv):
+            raise _invalid("credit_card_cvv", "must be 3 or 4 digits")
         if not 1 <= expiration_month <= 12:
             raise _invalid("credit_card_expiration_month", "must be 1 to 12")
         year = expiration_year + today.year // 100 * 100 if 0 <= expiration_year < 100 else expiration_year
@@ -59,13 +66,6 @@ class Card:
             raise _invalid("credit_card_expiration_year", "the card has expired")
         if year > today.year + YEARS_AHEAD_MAX:
             raise _invalid("credit_card_expiration_year", "is too far in the future")
-        if not _CVV.fullmatch(cvv):
-            raise _invalid("credit_card_cvv", "must be 3 or 4 digits")
-        digits = _SEPARATORS.sub("", number)
-        if not _NUMBER.fullmatch(digits):
-            raise _invalid("credit_card_number", "must be 13 to 19 digits")
-        if not _luhn(digits):
-            raise _invalid("credit_card_number", "fails the check digit")
         return cls(number=digits, cvv=cvv, expiration_year=year, expiration_month=expiration_month)
 
     def summary(self) -> CardSummary:

@@ -18,6 +18,12 @@ class OrderAlreadyPaid(MoneyError):
     default_safe_to_retry = False
 
 
+class TransactionIdFailed(MoneyError):
+    """交易 ID 生成失败: no transaction id could be made; nothing was sent."""
+
+    reason = "TRANSACTION_ID_FAILED"
+
+
 class PaymentNotFound(MoneyError):
     """There is no such payment."""
 
@@ -155,7 +161,10 @@ class RefundExceedsRefundable(MoneyError):
 
 
 class RefundLimitReached(MoneyError):
-    """The payment has as many refunds as a payment can have. `metadata` has the limit."""
+    """The payment has as many refunds as a payment can have.
+
+    `metadata` has the limit.
+    """
 
     reason = "REFUND_LIMIT_REACHED"
     default_safe_to_retry = False

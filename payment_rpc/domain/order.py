@@ -35,7 +35,7 @@ class OrderToPay:
                 problem = f"the order is in {self.amount.currency}"
                 raise CurrencyMismatch(f"currency: {problem}", fields={"currency": problem})
         if amount and Money.parse(amount, self.amount.currency) != self.amount:
-            problem = f"the order is about {self.amount}"
+            problem = f"the order costs {self.amount}"
             raise AmountMismatch(f"amount: {problem}", fields={"amount": problem})
         match self.state:
             case "PENDING_PAYMENT":

@@ -8,25 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 import structlog
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.call import Caller, current_call, mark_replayed
 from mesh.clock import Clock
 from mesh.db import Database
-from mesh.errors import Conflict, MeshError, MoneyError, OutcomeUnknown, Unavailable
-from mesh.failpoints import failpoint
+from mesh.errors import MeshError, MoneyError
+from mesh.failpoints import FailpointRaised, failpoint
 from mesh.money import DEFAULT_CURRENCY, Money
 from mesh.outbox import Message
 from mesh.receipts import ReceiptKey
 from payment_rpc.cache import PaymentCache
 from payment_rpc.channels import Channel, ChannelFact
-from payment_rpc.domain.attempt import OPEN, Attempt, AttemptState
+from payment_rpc.domain.attempt import Attempt, AttemptState
 from payment_rpc.domain.card import Card, CardSummary
 from payment_rpc.domain.errors import (
     CardDeclined,
@@ -47,7 +46,8 @@ from payment_rpc.store import attempts, payments
 from payment_rpc.usecases.asking import Asking
 from payment_rpc.usecases.closing import Closing
 from payment_rpc.usecases.facts import Applied, Facts
-from payment_rpc.usecases.starting import IN_PROGRESS_RETRY_SECONDS, NewPayment, Standing, Starting
+from payment_rpc.usecases.first_news import FirstNews
+from payment_rpc.usecases.starting import IN_PROGRESS_RETRY_SECONDS, NewPayment, Standing, Starting, payment_and_open_attempt
 
 WRITE_DOWN_SECONDS = 1.0  # of the caller's deadline, kept for writing down what the channel said and telling the order
 FAST_PATH_SECONDS = 0.5  # longest wait of a buyer for the order to hear of the money; the relay goes on without him
@@ -129,7 +129,7 @@ class ChargingLimits:
     return_urls: Mapping[str, tuple[str, ...]]
 
 
-Send = Callable[[Payment, Attempt], Awaitable[ChannelFact]]
+Send = Callable[[Payment, Attempt], Coroutine[Any, Any, ChannelFact]]
 
 
 class Charging:
@@ -149,6 +149,7 @@ class Charging:
         self._tell_order = tell_order
         self._cache = cache
         self._limits = limits
+        self._first_news = FirstNews(facts)
         self._waits: dict[str, asyncio.Task[tuple[Payment, Attempt | None]]] = {}
 
     async def charge(self, command: Charge, caller: Caller) -> Payment:
@@ -300,12 +301,17 @@ class Charging:
 
     async def _send(self, payment: Payment, attempt: Attempt, send: Send, *, first_send: bool) -> Payment:
         """The channel call, what it means, and the order's first news of it."""
-        news = await send(payment, attempt)
+        news = await self._first_news.of(payment.payment_id, send(payment, attempt))
+        if isinstance(news, Applied):
+            return await self._tell(news)
         failpoint("payment.charge.after_channel")
         try:
             applied = await self._facts.apply(news, payment_id=payment.payment_id, first_send=first_send, told_by_caller=True)
-        except (Unavailable, OutcomeUnknown, Conflict):
-            # The channel was called: from here on nobody may hear that nothing was done. A callback or the workers write down what it said.
+        except FailpointRaised:
+            raise
+        except Exception:
+            # The channel was called: from here on nobody may hear that nothing was done, or that we failed, whatever went wrong. A callback or the
+            # workers write down what it said.
             log.exception("fact_written_later", payment_id=payment.payment_id, attempt_id=attempt.attempt_id)
             return payment
         return await self._tell(applied)
@@ -349,7 +355,7 @@ class Charging:
 
     async def _look_for_answer(self, payment_id: str) -> tuple[Payment, Attempt | None]:
         for pause_seconds in ANSWER_PAUSES_SECONDS:
-            payment, attempt = await self._db.read(_payment_and_open_attempt, payment_id)
+            payment, attempt = await self._db.read(payment_and_open_attempt, payment_id)
             if attempt is None or payment.state is not PaymentState.PAYING or payment.next_action is not None:
                 return payment, None
             if attempt.lease_until <= self._clock.now() or attempt.state is not AttemptState.SENT:
@@ -386,13 +392,6 @@ def _refuse(payment: Payment) -> NoReturn:
     # Every way to end without money leaves the order free: a new payment cannot pay it twice.
     raise kind(failure.message if failure and failure.reason in _FAILURES else "", payment_id=payment.payment_id, outcome=payment.outcome,
                safe_to_retry=True)
-
-
-async def _payment_and_open_attempt(tx: AsyncConnection, payment_id: str) -> tuple[Payment, Attempt | None]:
-    # Attempts first: each statement sees what is committed when it starts, so a payment that is read later is never older than its attempts.
-    found = await attempts.attempts_of(tx, payment_id)
-    payment = await payments.read_payment(tx, payment_id)
-    return payment, next((attempt for attempt in reversed(found) if attempt.state in OPEN), None)
 
 
 def _receipt(caller: Caller, method: str, key: str, merchant_id: str) -> ReceiptKey | None:

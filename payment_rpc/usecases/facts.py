@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -21,7 +23,7 @@ from payment_rpc.domain.attempt import OPEN, Attempt
 from payment_rpc.domain.errors import PaymentNotFound
 from payment_rpc.domain.facts import SECOND_CAPTURE, Decision, Fact, FactKind, apply_channel_fact
 from payment_rpc.domain.ledger import refund_reserved, unapplied_receipts
-from payment_rpc.domain.payment import TOP_UP, UNDECIDED, Payment, PaymentState
+from payment_rpc.domain.payment import MONEY, TOP_UP, UNDECIDED, Payment, PaymentState
 from payment_rpc.domain.refund import Refund
 from payment_rpc.domain.scan import ScanStep, ScanSubject, entries
 from payment_rpc.domain.snapshot import to_json
@@ -63,6 +65,20 @@ class Facts:
         self._ids = ids
         self._cache = cache
         self._wake_relay = wake_relay
+        self._expected: dict[str, set[asyncio.Future[Applied]]] = {}
+
+    @contextmanager
+    def expect(self, payment_id: str) -> Iterator[asyncio.Future[Applied]]:
+        """A future that is done as soon as this process has written down that the money is here, whoever brought the news."""
+        future: asyncio.Future[Applied] = asyncio.get_running_loop().create_future()
+        self._expected.setdefault(payment_id, set()).add(future)
+        try:
+            yield future
+        finally:
+            self._expected[payment_id].discard(future)
+            if not self._expected[payment_id]:
+                del self._expected[payment_id]
+            future.cancel()
 
     async def apply(self, news: ChannelFact, *, payment_id: str = "", first_send: bool = False, told_by_caller: bool = False,
                     steps: Sequence[ScanStep] = ()) -> Applied:
@@ -120,6 +136,10 @@ class Facts:
             await self._cache.put_changed(applied.payment)
         if applied.to_order is not None and not told_by_caller:
             self._wake_relay()
+        if applied.payment.state in MONEY:
+            for future in self._expected.get(applied.payment.payment_id, ()):
+                if not future.done():
+                    future.set_result(applied)
 
     async def _add_duplicate(self, tx: AsyncConnection, payment: Payment, sibling: Attempt, attempt_id: str) -> Attempt:
         """The channel charged the buyer once more, under an attempt id of its own: real money, so it gets a row like every capture."""

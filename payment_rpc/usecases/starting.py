@@ -10,13 +10,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh import outbox, receipts
 from mesh.clock import Clock
-from mesh.db import Database, StaleRow
+from mesh.db import ConstraintViolated, Database, StaleRow
 from mesh.failpoints import failpoint
 from mesh.ids import Ids
 from mesh.receipts import ReceiptKey
-from payment_rpc.domain.attempt import Attempt
+from payment_rpc.domain.attempt import OPEN, Attempt
 from payment_rpc.domain.card import CardSummary
-from payment_rpc.domain.errors import OrderAlreadyPaid, OrderNotPayable, PaymentInProgress
+from payment_rpc.domain.errors import OrderAlreadyPaid, OrderNotPayable, PaymentInProgress, TransactionIdFailed
 from payment_rpc.domain.facts import Fact, FactKind, apply_channel_fact
 from payment_rpc.domain.order import OrderToPay
 from payment_rpc.domain.payment import BALANCE, CASHIER, UNDECIDED, Payment, PaymentState
@@ -75,9 +75,20 @@ class Starting:
         """tx1. Two calls for one order meet at its gate: one starts, the other finds it in its way.
 
         Raises:
-            OrderAlreadyPaid, OrderNotPayable, PaymentInProgress, IdempotencyKeyReused, InsufficientBalance: named refusals; nothing was written.
+            OrderAlreadyPaid, OrderNotPayable, PaymentInProgress, IdempotencyKeyReused, InsufficientBalance, TransactionIdFailed: nothing was written.
         """
-        return await self._db.run(self._start, new)
+        try:
+            return await self._db.run(self._start, new)
+        except ConstraintViolated as violated:
+            if violated.name == "pk_payment":  # the id is somebody else's
+                raise TransactionIdFailed from violated
+            raise
+
+    def _new_payment_id(self) -> str:
+        try:
+            return self._ids.new("PAY")
+        except (OSError, ArithmeticError, LookupError, NotImplementedError) as problem:  # no random bits, or a clock beyond all years
+            raise TransactionIdFailed from problem
 
     async def renew(self, payment: Payment, attempt: Attempt) -> Attempt | None:
         """Takes an attempt whose lease is over, to send it once more under the same id; None when it has a result, its payment is being closed, or
@@ -90,7 +101,7 @@ class Starting:
 
     async def _start(self, tx: AsyncConnection, new: NewPayment) -> Standing:
         now = self._clock.now()
-        payment_id = self._ids.new("PAY")
+        payment_id = self._new_payment_id()
         order = new.order if new.order.order_id else replace(new.order, order_id=payment_id)
         is_open, standing = await payments.enter_gate(tx, merchant_id=order.merchant_id, order_id=order.order_id, at=now)
         # Behind the gate: the call that was here before us has committed its receipt.
@@ -162,3 +173,11 @@ class Starting:
         renewed = present.resend(lease=self._lease, at=now)
         await attempts.save_attempt(tx, renewed, read_version=present.version)
         return renewed
+
+
+async def payment_and_open_attempt(tx: AsyncConnection, payment_id: str) -> tuple[Payment, Attempt | None]:
+    """A payment and the attempt that may be under way."""
+    # Attempts first: each statement sees what is committed when it starts, so a payment that is read later is never older than its attempts.
+    found = await attempts.attempts_of(tx, payment_id)
+    payment = await payments.read_payment(tx, payment_id)
+    return payment, next((attempt for attempt in reversed(found) if attempt.state in OPEN), None)

@@ -102,7 +102,8 @@ async def test_kill_9_at_each_crash_point_loses_and_doubles_nothing(installation
 
     async def stock(channel: MeshChannel) -> tuple[int, int, int]:
         stub: Any = catalog_pb2_grpc.CatalogServiceStub(channel)
-        found = (await stub.GetProduct(catalog_pb2.GetProductRequest(sku_id="mug"))).product.stock
+        clerk = [installation.bearer("clerk", "merchant")]
+        found = (await stub.GetProduct(catalog_pb2.GetProductRequest(sku_id="mug"), metadata=clerk)).product.stock
         return found.available, found.reserved, found.sold
 
     async def orders(channel: MeshChannel) -> list[Any]:

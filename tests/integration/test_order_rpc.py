@@ -99,7 +99,7 @@ async def test_a_purchase_from_the_shelf_to_paid(server: RunningOrderRpc, people
     assert (answer.disposition, answer.state) == (order_pb2.DISPOSITION_APPLIED, order_pb2.ORDER_STATE_PAID)
     paid = (await people["buyer"].GetOrder(order_id=order.order_id)).order
     assert (paid.state, paid.paid_payment_id, paid.version, paid.HasField("paid_at")) == (order_pb2.ORDER_STATE_PAID, "PAY1", 2, True)
-    stock = (await people["nobody"].GetProduct(sku_id="mug")).product.stock
+    stock = (await people["merchant"].GetProduct(sku_id="mug")).product.stock
     assert (stock.available, stock.reserved, stock.sold) == (3, 0, 2)
 
 
@@ -112,6 +112,27 @@ async def test_products_are_listed_for_anybody_and_stocked_by_their_shop(people:
     assert ([product.sku_id for product in second.products], second.next_page_token) == (["c"], "")
     assert (await people["admin"].SetStock(sku_id="a", available=7)).product.stock.available == 7
     assert len((await people["nobody"].ListProducts(merchant_id="tea_house")).products) == 0
+
+
+async def test_figures_and_what_is_not_on_sale_are_for_the_shop_alone(server: RunningOrderRpc, people: dict[str, Client]) -> None:
+    await people["merchant"].CreateProduct(sku_id="mug", name="A mug", price="1", available=10)
+    await people["merchant"].CreateProduct(sku_id="secret", name="A secret", price="1", available=10, on_sale=False)
+    await people["buyer"].CreateOrder(items=[order_pb2.NewOrderItem(sku_id="mug", quantity=3)])
+    for who, sees in (("nobody", False), ("buyer", False), ("merchant", True), ("admin", True)):
+        listed = {product.sku_id: product.stock for product in (await people[who].ListProducts()).products}
+        one = (await people[who].GetProduct(sku_id="mug")).product.stock
+        two = (await people[who].GetStock(sku_id="mug")).stock
+        assert [(each.available, each.reserved) for each in (one, two, listed["mug"])] == [(7, 3 if sees else 0)] * 3, who
+        assert ("secret" in listed) is sees
+        for method in ("GetProduct", "GetStock"):
+            if sees:
+                await getattr(people[who], method)(sku_id="secret")
+            else:
+                with pytest.raises(RemoteError) as hidden:
+                    await getattr(people[who], method)(sku_id="secret")
+                assert hidden.value.reason == "PRODUCT_NOT_FOUND"
+    assert [product.sku_id for product in (await people["other merchant"].ListProducts()).products] == []  # the shop of the token
+    assert [product.sku_id for product in (await people["other merchant"].ListProducts(merchant_id="mall")).products] == ["mug"]
 
 
 async def test_a_repeated_call_with_a_key_is_answered_once_and_marked(server: RunningOrderRpc, people: dict[str, Client]) -> None:
@@ -397,7 +418,7 @@ async def test_a_flash_sale_takes_units_and_writes_orders(server: RunningOrderRp
         ("ORDS2", allocation_pb2.SECKILL_ORDER_RESULT_CREATED, "")]
     assert (await people["buyer"].GetOrder(order_id="ORDS1")).order.items[0].stock_source == order_pb2.STOCK_SOURCE_ACTIVITY
     assert (await seckill.ReturnAllocation(op_id="ACT1", merchant_id="mall", activity_id="ACT1", quantity=1)).returned == 1
-    stock = (await people["nobody"].GetStock(sku_id="mug")).stock
+    stock = (await people["merchant"].GetStock(sku_id="mug")).stock
     assert (stock.available, stock.allocated) == (3, 2)
 
 

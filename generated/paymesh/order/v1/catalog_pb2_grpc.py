@@ -96,7 +96,8 @@ class CatalogServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetProduct(self, request, context):
-        """Shows one product.
+        """Shows one product. Who does not work for its shop sees only what is on sale, and of its units only those available; likewise ListProducts and
+        GetStock. Without `merchant_id` it is the shop of the token, else ours.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

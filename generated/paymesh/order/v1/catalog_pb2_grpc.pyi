@@ -38,7 +38,9 @@ class CatalogServiceStub:
     ListProducts: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.ListProductsRequest, _catalog_pb2.ListProductsResponse]
     """Lists the products of a merchant by SKU."""
     GetProduct: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.GetProductRequest, _catalog_pb2.GetProductResponse]
-    """Shows one product."""
+    """Shows one product. Who does not work for its shop sees only what is on sale, and of its units only those available; likewise ListProducts and
+    GetStock. Without `merchant_id` it is the shop of the token, else ours.
+    """
     SetStock: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.SetStockRequest, _catalog_pb2.SetStockResponse]
     """Sets how many units are available for sale; reserved and sold units stay as they are."""
     UpdateProduct: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.UpdateProductRequest, _catalog_pb2.UpdateProductResponse]
@@ -60,7 +62,9 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     ListProducts: _aio.UnaryUnaryMultiCallable[_catalog_pb2.ListProductsRequest, _catalog_pb2.ListProductsResponse]  # type: ignore[assignment]
     """Lists the products of a merchant by SKU."""
     GetProduct: _aio.UnaryUnaryMultiCallable[_catalog_pb2.GetProductRequest, _catalog_pb2.GetProductResponse]  # type: ignore[assignment]
-    """Shows one product."""
+    """Shows one product. Who does not work for its shop sees only what is on sale, and of its units only those available; likewise ListProducts and
+    GetStock. Without `merchant_id` it is the shop of the token, else ours.
+    """
     SetStock: _aio.UnaryUnaryMultiCallable[_catalog_pb2.SetStockRequest, _catalog_pb2.SetStockResponse]  # type: ignore[assignment]
     """Sets how many units are available for sale; reserved and sold units stay as they are."""
     UpdateProduct: _aio.UnaryUnaryMultiCallable[_catalog_pb2.UpdateProductRequest, _catalog_pb2.UpdateProductResponse]  # type: ignore[assignment]
@@ -97,7 +101,9 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _catalog_pb2.GetProductRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_pb2.GetProductResponse, _abc.Awaitable[_catalog_pb2.GetProductResponse]]:
-        """Shows one product."""
+        """Shows one product. Who does not work for its shop sees only what is on sale, and of its units only those available; likewise ListProducts and
+        GetStock. Without `merchant_id` it is the shop of the token, else ours.
+        """
 
     @_abc_1.abstractmethod
     def SetStock(

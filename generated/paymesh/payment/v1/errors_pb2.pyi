@@ -76,6 +76,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """There is no such statement import or difference."""
     ERROR_REASON_DIFFERENCE_STATE_INVALID: _ErrorReason.ValueType  # 26
     """The difference is resolved already, or the action does not fit its kind."""
+    ERROR_REASON_TRANSACTION_ID_FAILED: _ErrorReason.ValueType  # 28
+    """No id could be made for the transaction (source 002: 交易 ID 生成失败); nothing was sent."""
     ERROR_REASON_REFUND_LIMIT_REACHED: _ErrorReason.ValueType  # 27
     """The payment has as many refunds as a payment can have; metadata has the limit."""
     ERROR_REASON_ORDER_CREATING: _ErrorReason.ValueType  # 40
@@ -138,6 +140,8 @@ ERROR_REASON_RECONCILIATION_NOT_FOUND: ErrorReason.ValueType  # 25
 """There is no such statement import or difference."""
 ERROR_REASON_DIFFERENCE_STATE_INVALID: ErrorReason.ValueType  # 26
 """The difference is resolved already, or the action does not fit its kind."""
+ERROR_REASON_TRANSACTION_ID_FAILED: ErrorReason.ValueType  # 28
+"""No id could be made for the transaction (source 002: 交易 ID 生成失败); nothing was sent."""
 ERROR_REASON_REFUND_LIMIT_REACHED: ErrorReason.ValueType  # 27
 """The payment has as many refunds as a payment can have; metadata has the limit."""
 ERROR_REASON_ORDER_CREATING: ErrorReason.ValueType  # 40
