@@ -99,5 +99,8 @@ async def test_a_service_whose_key_is_not_there_is_nobody(world: PaymentWorld, t
 ])
 async def test_a_setting_that_names_nothing_real_stops_the_start(tmp_path: Path, extra: dict[str, Any], problem: str) -> None:
     server = World(tmp_path).server(Echo(), extra_callers=extra)
-    with pytest.raises(PolicyInvalid, match=problem):
-        await server.start()
+    try:
+        with pytest.raises(PolicyInvalid, match=problem):
+            await server.start()
+    finally:
+        await server.stop(0)
