@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from payment_rpc.channels import ChannelStatus
-from payment_rpc.channels.connections import _Connection
+from payment_rpc.channels.connections import Answer, _Connection
 from payment_rpc.channels.sandbox import SandboxChannel
 from tests.echo import eventually
 from tests.fault_proxy import FaultProxy, Loss, fault_proxy
@@ -83,16 +83,16 @@ async def test_an_answer_that_breaks_off_is_unknown_and_a_connection_that_is_nev
     assert await statuses(channel) == [ChannelStatus.CAPTURED] * CROWD
 
 
-async def test_a_connection_that_closes_as_soon_as_it_is_open_was_not_sent_anything(stage: tuple[SandboxChannel, FaultProxy],
+async def test_a_connection_that_closes_before_it_is_written_to_was_not_sent_anything(stage: tuple[SandboxChannel, FaultProxy],
                                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
     channel, _ = stage
-    idle(channel).clear()
-    opened = _Connection.connection_made
+    exchange = _Connection.exchange
 
-    def close_at_once(connection: _Connection, transport: asyncio.BaseTransport) -> None:
-        opened(connection, transport)
-        transport.close()
+    async def close_first(connection: _Connection, request: bytes, *, answer_bytes_max: int) -> Answer:
+        assert connection._transport is not None
+        connection._transport.close()
+        return await exchange(connection, request, answer_bytes_max=answer_bytes_max)
     with monkeypatch.context() as patched:
-        patched.setattr(_Connection, "connection_made", close_at_once)
+        patched.setattr(_Connection, "exchange", close_first)
         assert set(await statuses(channel, 3)) == {ChannelStatus.NOT_SENT}
     assert await statuses(channel, 3) == [ChannelStatus.CAPTURED] * 3

@@ -104,13 +104,14 @@ async def test_connections_that_break_while_they_are_opened_are_an_error_of_redi
 
 
 async def test_connections_that_a_middlebox_forgot_cost_one_deadline_together(proxy: FaultProxy, kind: str) -> None:
-    async with executor(kind, proxy.port) as (_, execute):
+    async with executor(kind, proxy.port) as (client, execute):
         await warm(execute)
+        await warm(client.execute_command)
         proxy.strand()
         with pytest.raises(RedisError):
             await execute("ECHO", "lost")
-        for _ in range(10):  # more than there were connections
-            await execute("ECHO", "here")
+        await warm(execute)
+        await warm(client.execute_command)
 
 
 async def test_a_frozen_line_ends_with_the_deadline_and_heals(proxy: FaultProxy, kind: str) -> None:
