@@ -9,6 +9,7 @@ from typing import Annotated, TypeVar
 import msgspec
 
 from mesh.errors import InvalidArgument
+from mesh.free_text import plain
 from mesh.money import Money
 from payment_rpc.channels import CapturesPage, ChannelFact, ChannelStatus, ListedRefund, RefundChannelFact, RefundChannelStatus, RefundsPage
 from payment_rpc.domain.callback import Subject
@@ -19,7 +20,7 @@ OK = 200
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)  # what msgspec raises for bytes that are not the struct
 
 _OWN_ID = re.compile(r"[A-Za-z0-9_-]{1,32}", re.ASCII)  # as wide as our column, and what it takes
-_TRADE_NO_MAX = 64  # as wide as our column
+_TRADE_NO = re.compile(r"[ -~]{0,64}", re.ASCII)  # as wide as our column, and what it takes
 _MESSAGE_MAX = 200  # as wide as our column
 _CASHIER_URL = re.compile(r"https?://[!-~]{1,2040}")
 _STATUSES = {status.value: status for status in (
@@ -132,11 +133,11 @@ def read_transaction(content: bytes, *, attempt_id: str) -> ChannelFact:
     amount = _read_amount(answer)
     if amount is None and status is not ChannelStatus.CLOSED:
         raise Unclear("the answer has no amount")
-    if len(answer.trade_no) > _TRADE_NO_MAX or (not answer.trade_no and status is ChannelStatus.CAPTURED):
+    if _TRADE_NO.fullmatch(answer.trade_no) is None or (not answer.trade_no and status is ChannelStatus.CAPTURED):
         raise Unclear("the answer has no usable trade number")
     return ChannelFact(
         attempt_id=attempt_id, status=status, amount=amount, trade_no=answer.trade_no, reason=_reason(status, answer.decline_code),
-        message=answer.message[:_MESSAGE_MAX], occurred_at=believable(answer.finished_at, answer.occurred_at),
+        message=plain(answer.message)[:_MESSAGE_MAX], occurred_at=believable(answer.finished_at, answer.occurred_at),
         next_action=_next_action(status, answer),
         fee=None if amount is None else _read_fee(answer.fee, amount.currency), duplicate_of=answer.duplicate_of)
 
@@ -165,10 +166,10 @@ def read_refund(content: bytes, *, refund_id: str, attempt_id: str = "", amount:
         raise Unclear("the amount cannot be read") from None
     if amount not in (None, told):
         raise Unclear("the answer is about another amount")
-    if len(answer.refund_no) > _TRADE_NO_MAX or not answer.refund_no:
+    if _TRADE_NO.fullmatch(answer.refund_no) is None or not answer.refund_no:
         raise Unclear("the answer has no usable refund number")
     return RefundChannelFact(refund_id=refund_id, status=status, channel_refund_no=answer.refund_no, reason=_refund_reason(status, answer.code),
-                             message=answer.message[:_MESSAGE_MAX], occurred_at=believable(answer.occurred_at),
+                             message=plain(answer.message)[:_MESSAGE_MAX], occurred_at=believable(answer.occurred_at),
                              fee_returned=_read_fee(answer.fee_returned, told.currency))
 
 

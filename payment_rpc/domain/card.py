@@ -52,6 +52,17 @@ class Card:
         Raises:
             CardInvalid: names the field, never its value.
         """
+        given = {
+            "credit_card_number": number,
+            "credit_card_cvv": cvv,
+            "credit_card_expiration_year": expiration_year,
+            "credit_card_expiration_month": expiration_month,
+        }
+        missing = [name for name, value in given.items() if not value]
+        if len(missing) == len(given):
+            raise CardInvalid("credit_card: is required", fields={"credit_card": "is required"})
+        if missing:
+            raise _invalid(missing[0], "is required")
         digits = _SEPARATORS.sub("", number)
         if not _NUMBER.fullmatch(digits):
             raise _invalid("credit_card_number", "must be 13 to 19 digits")

@@ -25,7 +25,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mesh.call import current_trace_id
 from mesh.clock import Clock
 from mesh.db import ConstraintViolated, Database
-from mesh.errors import Conflict, InvalidArgument, MeshError, OutcomeUnknown, Unavailable
+from mesh.errors import Conflict, InvalidArgument, MeshError, OutcomeUnknown, RateLimited, Unavailable
+from mesh.free_text import masked
 from mesh.ids import Ids
 from mesh.worker import each
 from payment_rpc.channels import Channel, ChannelFact, RefundChannelFact
@@ -40,6 +41,8 @@ from payment_rpc.usecases.refunds import Refunds
 
 MOCK_CHANNEL = "sandbox"  # plays the MOCK channel of source 001
 # Of what nobody believed, so much is written down per channel and process: a stranger costs a fixed number of rows.
+VERIFIED_BURST = 2000  # genuine ones of one channel, wherever they come from
+VERIFIED_EVERY = timedelta(milliseconds=2)
 UNVERIFIED_BURST = 50
 UNVERIFIED_EVERY = timedelta(seconds=10)
 # Hints are signed with a secret that source 001 has published. Above this they still make us ask and leave no row.
@@ -96,6 +99,7 @@ class Callbacks:
         self._channels = channels
         self._timeout_seconds = timeout_seconds
         self._unverified = {name: TokenBucket(burst=UNVERIFIED_BURST, every=UNVERIFIED_EVERY) for name in channels}
+        self._verified = {name: TokenBucket(burst=VERIFIED_BURST, every=VERIFIED_EVERY) for name in channels}
         self._hints = TokenBucket(burst=HINT_BURST, every=HINT_EVERY)
 
     async def handle(self, *, channel: str, body: bytes, timestamp: str, signature: str) -> CallbackResult:
@@ -103,7 +107,7 @@ class Callbacks:
 
         Raises:
             ChannelNotSupported: no such channel. InvalidArgument: too large, or about nothing. SignatureInvalid: forged, altered or stale.
-            PaymentNotFound, RefundNotFound: not about an attempt or refund of ours.
+            PaymentNotFound, RefundNotFound: not about an attempt or refund of ours. RateLimited: the channel sends more than we take; it comes again.
         """
         if channel not in self._channels:
             raise ChannelNotSupported
@@ -124,6 +128,9 @@ class Callbacks:
         except InvalidArgument as refusal:  # the channel's own, and about nothing
             await self._fail(callback, refusal)
             raise
+        callback = _without_cards(callback)
+        if not self._verified[channel].take(self._clock.now()):
+            raise RateLimited("Too many callbacks of one channel.", retry_after_seconds=1)
         try:
             result, announce = await self._db.run(self._take, callback, news)
         except (MeshError, ConstraintViolated) as problem:
@@ -237,9 +244,16 @@ class Callbacks:
         if not kept:
             return
         try:
-            await self._db.run(callbacks.add_unverified, callback.refused(reason))
+            await self._db.run(callbacks.add_unverified, _without_cards(callback.refused(reason)))
         except (Unavailable, Conflict, OutcomeUnknown):
             log.warning("unverified_callback_not_kept", channel=callback.channel, reason=reason)
+
+
+def _without_cards(callback: Callback) -> Callback:
+    """As it is kept, for months: what people write at a channel may hold the number of a card. The digest is of what came."""
+    if callback.payload_encoding == "BASE64":
+        return callback
+    return replace(callback, payload=masked(callback.payload))
 
 
 async def _write_failed(tx: AsyncConnection, callback: Callback, *, reason: str, at: datetime) -> None:

@@ -25,6 +25,7 @@ from mesh.policies import PolicyInvalid
 from mesh.retries import RetryBudget
 from mesh.server import MeshServer
 from mesh.trace import Trace
+from mesh.transport import STREAMS_PER_CONNECTION_MAX
 from mesh.wire_errors import never_sent
 from tests.echo import SERVICE, Echo, EchoRequest, EchoResponse, Stub, World, eventually, path
 
@@ -90,6 +91,25 @@ async def test_a_generated_stub_calls_through_the_channel(world: World) -> None:
         answer = await payment_pb2_grpc.PaymentServiceStub(channel).GetPayment(payment_pb2.GetPaymentRequest(payment_id="PAY1"))
     assert answer.payment.payment_id == "PAY1"
     await server.stop(0)
+
+
+async def test_more_calls_than_a_connection_takes_go_on_further_connections(world: World) -> None:
+    count = STREAMS_PER_CONNECTION_MAX * 5 // 2
+    begun, everybody = 0, asyncio.Event()
+
+    async def do(_request: Any, _context: Any) -> None:
+        nonlocal begun
+        begun += 1
+        if begun == count:
+            everybody.set()
+        await everybody.wait()
+
+    async with mesh_of(world, Echo(do)) as mesh:
+        answers = await asyncio.gather(*(mesh.stub.Command(EchoRequest(text="hi")) for _ in range(count)))
+        assert {answer.text for answer in answers} == {"hi"}
+        [replica] = mesh.channel._replicas._all.values()
+        assert len(replica.channel) == 3
+        await eventually(lambda: all(connection.calls == 0 for connection in replica.channel._open))
 
 
 async def test_a_call_names_this_process_and_the_person_behind_it(world: World) -> None:

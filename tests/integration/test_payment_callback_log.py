@@ -17,7 +17,7 @@ from sqlalchemy import update
 
 from mesh import failpoints
 from mesh.db import ConstraintViolated
-from mesh.errors import InvalidArgument
+from mesh.errors import InvalidArgument, RateLimited
 from mesh.failpoints import FailpointRaised
 from mesh.outbox import OUTBOX
 from mesh.proof import Allowance
@@ -26,7 +26,7 @@ from payment_rpc.channels.sandbox import SandboxChannel
 from payment_rpc.domain.callback import BODY_BYTES_MAX, OTHER_RETENTION, UNVERIFIED_BYTES_KEPT, VERIFIED_RETENTION, CallbackResult, Subject
 from payment_rpc.domain.errors import PaymentNotFound, SignatureInvalid
 from payment_rpc.domain.payment import PaymentState
-from payment_rpc.tables import ATTEMPT, CHANNEL_CALLBACK, LEDGER_TRANSACTION
+from payment_rpc.tables import ATTEMPT, CHANNEL_CALLBACK, LEDGER_TRANSACTION, PAYMENT
 from payment_rpc.usecases.callbacks import UNFINISHED_AFTER, UNVERIFIED_BURST, UNVERIFIED_EVERY, TokenBucket
 from sandbox.signatures import sign_callback
 from tests.builders_payment import PaymentWorld, payment_world
@@ -137,6 +137,34 @@ async def test_a_row_says_what_came_and_what_it_was_about_and_no_secret(world: P
 
 
 @ON_SQLITE
+async def test_a_card_number_in_what_a_channel_writes_is_kept_nowhere_and_refuses_nothing(world: PaymentWorld) -> None:
+    payment, attempt_id = await waiting(world)
+    said = "paid with 4111 1111 1111 1111\x1b[2J"
+    assert await deliver(world, callback(attempt_id, message=said)) == R.PROCESSED
+    await forge(world, callback(attempt_id, event_id="EVT9", message=said))
+    rows = [*await logged(world), *await world.rows(PAYMENT), *await world.rows(ATTEMPT), *await world.rows(OUTBOX)]
+    assert "4111 1111 1111 1111" not in str(rows)
+    assert "**** **** **** 1111" in str(rows)
+    assert not any("\x1b" in str(value) for row in rows for value in row.values())
+    assert (await world.payment(payment.payment_id)).state is S.SUCCESS
+
+
+async def test_genuine_callbacks_of_one_channel_have_a_rate_and_those_above_it_come_again(
+    world: PaymentWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, attempt_id = await waiting(world)
+    bucket = TokenBucket(burst=2, every=timedelta(seconds=1))
+    monkeypatch.setitem(world.app.callbacks._verified, "sandbox", bucket)
+    await deliver(world, callback(attempt_id))
+    await forge(world, callback(attempt_id))  # takes nothing from genuine ones
+    await deliver(world, callback(attempt_id))
+    with pytest.raises(RateLimited) as refused:
+        await deliver(world, callback(attempt_id))
+    assert refused.value.retry_after_seconds == 1
+    world.clock.advance(1)
+    await deliver(world, callback(attempt_id))
+
+
 async def test_callbacks_of_refunds_are_in_the_log_beside_their_payment(world: PaymentWorld) -> None:
     order = await world.order()
     opened = await world.cashier(order)

@@ -16,6 +16,8 @@ import pytest
 from google.protobuf import descriptor_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
+from paymesh.order.v1 import order_pb2
+from paymesh.payment.v1 import payment_pb2
 from prometheus_client import REGISTRY
 
 from mesh import logs
@@ -31,6 +33,7 @@ from mesh.server import Capture, MeshServer
 from mesh.streams import ServedStreams
 from mesh.trace import Trace
 from mesh.transport import PlaintextRefused
+from mesh.validation import NAMED_MAX, broken_rules, violations_of
 from mesh.wire_errors import ErrorCatalogue, RemoteMoneyError, from_rpc_error, has_details
 from tests.echo import PACKAGE, SECRET, SERVICE, Echo, EchoRequest, Stub, World, add_echo, echo_file, eventually, path, plain_channel
 from tests.unit.test_wire_errors import EchoRefused, EchoUnpaid, Unheard
@@ -152,6 +155,63 @@ async def test_every_broken_rule_is_named_with_its_field_and_no_value(world: Wor
     assert error.reason == "INVALID_ARGUMENT"
     assert set(error.fields) == {"text", "times"}
     assert "S3CR3T" not in f"{error.message}{error.fields}"
+
+
+async def test_a_text_that_is_not_there_is_missing_and_breaks_no_pattern(world: World) -> None:
+    assert broken_rules(violations_of(payment_pb2.GetPaymentRequest())).fields == {"payment_id": "is required"}
+    assert "pattern" in broken_rules(violations_of(payment_pb2.GetPaymentRequest(payment_id="a b"))).fields["payment_id"]
+    async with stub_of(world) as stub:
+        await stub.Browse(EchoRequest())  # where nothing is required, nothing is missing
+
+
+@pytest.mark.parametrize("key", ["", "k ", " k", "a b", "k\n", "k\0", "é", "k😀", "k" * 256])
+def test_a_key_that_no_call_can_have_cannot_be_taken_back(key: str) -> None:
+    request = payment_pb2.CancelByIdempotencyKeyRequest(method="Charge", idempotency_key=key)
+    assert list(broken_rules(violations_of(request)).fields) == ["idempotency_key"]
+    assert not violations_of(payment_pb2.CancelByIdempotencyKeyRequest(method="Charge", idempotency_key="k" * 255))
+
+
+def test_a_refusal_names_twenty_broken_fields_and_no_more() -> None:
+    request = order_pb2.CreateOrderRequest(items=[{} for _ in range(100)])
+    assert len(broken_rules(violations_of(request), {"reason": "is long"}).fields) <= NAMED_MAX
+
+
+async def test_free_text_is_judged_where_it_enters_and_passed_on_between_siblings(world: World) -> None:
+    async with stub_of(world) as stub:
+        for note, problem in (("a\x1b[2Jb", "control"), ("pay 4111 1111 1111 1111", "card number")):
+            error = await refusal(stub.Own(EchoRequest(inner={"note": note}), metadata=[world.bearer()]))
+            assert (error.reason, list(error.fields)) == ("INVALID_ARGUMENT", ["inner.note"])
+            assert problem in error.fields["inner.note"]
+            assert note not in error.message
+            answer = await stub.Command(EchoRequest(inner={"note": note}), metadata=[world.service("order_rpc")])
+            assert answer.note == note
+
+
+@pytest.mark.parametrize(("request_", "reason", "field"), [
+    (EchoRequest(inners=[{}] * 140), "INVALID_ARGUMENT", "inners"),
+    (EchoRequest(raw=b"a" * 1001), "INVALID_ARGUMENT", "raw"),
+    (EchoRequest(counts={f"key {n:015}": n for n in range(20)}), "INVALID_ARGUMENT", "counts"),
+])
+async def test_what_is_too_long_is_refused_before_its_rules_are_judged(world: World, monkeypatch: pytest.MonkeyPatch, request_: Any, reason: str,
+                                                                      field: str) -> None:
+    def judged(message: Any) -> Any:
+        raise AssertionError(message)
+
+    async with stub_of(world) as stub:
+        await stub.Browse(EchoRequest())
+        monkeypatch.setattr("mesh.pipeline.violations_of", judged)
+        error = await refusal(stub.Browse(request_))
+        assert (error.reason, list(error.fields)) == (reason, [field])
+
+
+async def test_a_request_that_is_larger_than_any_good_one_is_not_read(world: World) -> None:
+    async with stub_of(world) as stub:
+        largest = load_policies(echo_file().services_by_name["EchoService"])[path("Browse")].max_request_bytes
+        error = await refusal(stub.Browse(EchoRequest(raw=b"a" * (largest - 100)), metadata=[]))
+        assert error.reason == "INVALID_ARGUMENT"
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await stub.Browse(EchoRequest(raw=b"a" * 1_000_000))
+        assert failed.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 async def test_an_idempotency_key_is_printable_and_reaches_the_handler_where_it_means_something(world: World) -> None:

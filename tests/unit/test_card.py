@@ -40,13 +40,14 @@ def test_spaces_and_dashes_between_digits_are_typing(number: str) -> None:
 @pytest.mark.parametrize(("field", "value", "problem"), [
     ("number", "4242424242424241", "fails the check digit"), ("number", "1234567890123456", "fails the check digit"),
     ("number", "0" * 15 + "1", "fails the check digit"),
-    ("number", "424242424242", "must be 13 to 19 digits"), ("number", "4" * 20, "must be 13 to 19 digits"), ("number", "", "must be 13 to 19 digits"),
+    ("number", "424242424242", "must be 13 to 19 digits"), ("number", "4" * 20, "must be 13 to 19 digits"), ("number", "", "is required"),
     ("number", "4242abcd42424242", "must be 13 to 19 digits"), ("number", "٤٢٤٢٤٢٤٢٤٢٤٢٤٢٤٢", "must be 13 to 19 digits"),
     ("number", "4242.4242.4242.4242", "must be 13 to 19 digits"), ("number", "4242424242424242\n", "must be 13 to 19 digits"),
     ("cvv", "12", "must be 3 or 4 digits"), ("cvv", "12345", "must be 3 or 4 digits"), ("cvv", "12a", "must be 3 or 4 digits"),
-    ("cvv", "", "must be 3 or 4 digits"), ("cvv", "١٢٣", "must be 3 or 4 digits"), ("cvv", "123\n", "must be 3 or 4 digits"),
-    ("expiration_month", 0, "must be 1 to 12"), ("expiration_month", 13, "must be 1 to 12"), ("expiration_month", -1, "must be 1 to 12"),
-    *(("expiration_year", year, "the card has expired") for year in (2025, 0, 25, -1, 100)),
+    ("cvv", "", "is required"), ("cvv", "١٢٣", "must be 3 or 4 digits"), ("cvv", "123\n", "must be 3 or 4 digits"),
+    ("expiration_month", 0, "is required"),
+    ("expiration_year", 0, "is required"), ("expiration_month", 13, "must be 1 to 12"), ("expiration_month", -1, "must be 1 to 12"),
+    *(("expiration_year", year, "the card has expired") for year in (2025, 25, -1, 100)),
     ("expiration_year", 2077, "is too far in the future"), ("expiration_year", 20300, "is too far in the future")])
 def test_a_bad_field_is_named_and_its_value_is_not(field: str, value: object, problem: str) -> None:
     with pytest.raises(CardInvalid) as refused:
@@ -55,6 +56,12 @@ def test_a_bad_field_is_named_and_its_value_is_not(field: str, value: object, pr
     assert refused.value.message == f"{FIELDS[field]}: {problem}"
     if field in ("number", "cvv") and value:
         assert str(value) not in refused.value.message
+
+
+def test_a_card_that_is_not_there_is_missed_as_a_whole() -> None:
+    with pytest.raises(CardInvalid) as refused:
+        parse(number="", cvv="", expiration_year=0, expiration_month=0)
+    assert refused.value.fields == {"credit_card": "is required"}
 
 
 @pytest.mark.parametrize(("today", "year", "month", "is_good"), [
