@@ -1,7 +1,8 @@
 """What a request may hold at most: length of its lists, maps, texts and bytes, and the size of the whole on the wire.
 
-The bounds are those of buf.validate, read once at start. They are looked at before the rules are: protovalidate judges every item of a list before
-anybody counts them, so a list of 340 000 empty items would stop the process for half a minute. A field without a bound stops the start.
+The bounds are those of buf.validate, read once at start. They are looked at before the rules are: protovalidate judges
+every item of a list before anybody counts them, so a list of 340 000 empty items would stop the process for half a
+minute. A field without a bound stops the start.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ CHECKED_FROM_BYTES: Final = 256  # a smaller message cannot hold enough to be wo
 UNKNOWN_BYTES_MAX: Final = 1024  # of fields that a newer caller knows and we do not
 
 _VALIDATE: Final = "buf.validate.field"
-_TAG_BYTES: Final = 3            # of a field with a number below 2^18
-_NUMBER_BYTES: Final = 10        # of the longest varint
+_TAG_BYTES: Final = 3  # of a field with a number below 2^18
+_NUMBER_BYTES: Final = 10  # of the longest varint
 _LENGTH_BYTES: Final = 5
-_TIME_BYTES: Final = 32          # a Timestamp or a Duration
-_UTF8_BYTES: Final = 4           # of one character
+_TIME_BYTES: Final = 32  # a Timestamp or a Duration
+_UTF8_BYTES: Final = 4  # of one character
 _TIMES: Final = frozenset({"google.protobuf.Timestamp", "google.protobuf.Duration"})
 
 
@@ -57,7 +58,8 @@ class Bounds:
 
 
 def request_bytes_max(descriptor: Descriptor, declared: int = 0) -> int:
-    """The largest request that is read at all: what a method declares, else what its fields allow and some room for those that we do not know.
+    """The largest request that is read at all: what a method declares, else what its fields allow and some room for
+    those that we do not know.
 
     Raises:
         BoundMissing: see `Bounds`.
@@ -76,9 +78,9 @@ class _Field:
         self.is_map = _is_map(field)
         self.is_list = field.is_repeated and not self.is_map
         self.items_max = 1
-        self.length_max: int | None = None   # of a text in characters, of bytes in bytes
+        self.length_max: int | None = None  # of a text in characters, of bytes in bytes
         self.unit = "bytes" if field.type == FieldDescriptor.TYPE_BYTES else "characters"
-        self.weighed: int | None = None      # a foreign message: largest size
+        self.weighed: int | None = None  # a foreign message: largest size
         self.inner: tuple[_Field, ...] = ()
         self.bytes_max = 0
 
@@ -88,10 +90,13 @@ class _Reader:
 
     def __init__(self) -> None:
         self.problems: list[str] = []  # paths of fields without a bound
-        self._above: list[str] = []    # message types around the present one
+        self._above: list[str] = []  # message types around the present one
 
-    def fields(self, descriptor: Descriptor, path: str, rules: Mapping[str, Mapping[str, Any]] | None = None) -> tuple[_Field, ...]:
-        """`rules` stand in for those of the fields, by name: the rules of keys and values of a map stand beside the map."""
+    def fields(
+        self, descriptor: Descriptor, path: str, rules: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> tuple[_Field, ...]:
+        """`rules` stand in for those of the fields, by name: the rules of keys and values of a map stand beside the
+        map."""
         self._above.append(descriptor.full_name)
         fields = tuple(
             self._field(field, f"{path}{field.name}", rules_of(field) if rules is None else rules[field.name])
@@ -121,7 +126,9 @@ class _Reader:
                 field.length_max, bytes_max = self._text_bound(rules.get("string", {}), path)
                 return _LENGTH_BYTES + bytes_max
             case FieldDescriptor.TYPE_BYTES:
-                field.length_max = self._bound(rules.get("bytes", {}).get("max_len") or rules.get("bytes", {}).get("len"), path)
+                field.length_max = self._bound(
+                    rules.get("bytes", {}).get("max_len") or rules.get("bytes", {}).get("len"), path
+                )
                 return _LENGTH_BYTES + field.length_max
             case _:
                 return _NUMBER_BYTES
@@ -136,7 +143,11 @@ class _Reader:
         if inner.full_name in self._above:
             self.problems.append(path)
             return 0
-        parts = {"key": _plain_rules(rules.get("keys")), "value": _plain_rules(rules.get("values"))} if field.is_map else None
+        parts = (
+            {"key": _plain_rules(rules.get("keys")), "value": _plain_rules(rules.get("values"))}
+            if field.is_map
+            else None
+        )
         field.inner = self.fields(inner, f"{path}.", parts)
         return _LENGTH_BYTES + sum(part.bytes_max for part in field.inner)
 
@@ -173,15 +184,21 @@ def _width(pattern: str) -> int | None:
     """The longest text that a pattern matches as a whole; None for one that has no end, or is not about the whole."""
     if not (pattern.startswith("^") and pattern.endswith("$")):
         return None
-    width: int = re._parser.parse(pattern).getwidth()[1]  # type: ignore[attr-defined]  # noqa: SLF001 - no public name; the same since 3.11
+    # Python has no public name for its parser of patterns; this one is the same since 3.11.
+    width: int = re._parser.parse(pattern).getwidth()[1]  # type: ignore[attr-defined]  # noqa: SLF001
     return width if width < 2**31 else None
 
 
 def is_ascii(pattern: str) -> bool:
-    """Whether a pattern of the contract names its characters one by one or in ranges, all of them ASCII: then it matches nothing else."""
+    """Whether a pattern of the contract names its characters one by one or in ranges, all of them ASCII: then it
+    matches nothing else."""
     named = pattern.replace(r"\\", "")  # no escaped backslash is left to be taken for the beginning of something
     outside = re.sub(r"\[(?:\\.|[^\]\\])*\]", "", named)
-    return pattern.isascii() and re.search(r"\[\^|\\[DWSPpdws]|\(\?", named) is None and re.search(r"(?<!\\)\.", outside) is None
+    return (
+        pattern.isascii()
+        and re.search(r"\[\^|\\[DWSPpdws]|\(\?", named) is None
+        and re.search(r"(?<!\\)\.", outside) is None
+    )
 
 
 def _check(message: Any, fields: tuple[_Field, ...], path: str) -> None:

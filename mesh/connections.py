@@ -1,5 +1,6 @@
-"""The connections to one endpoint. A server takes a fixed number of calls on a connection, further ones would wait unseen inside grpc, so more
-connections are opened when those that are open are nearly full. Most of the time there is one."""
+"""The connections to one endpoint. A server takes a fixed number of calls on a connection, further ones would wait
+unseen inside grpc, so more connections are opened when those that are open are nearly full. Most of the time there is
+one."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ class Connections:
     def __len__(self) -> int:
         return len(self._open)
 
-    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:  # noqa: FBT001, FBT002 - grpc's signature
+    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:  # noqa: FBT001, FBT002 - grpc's
         """The state of the first connection."""
         return self._open[0].channel.get_state(try_to_connect)
 

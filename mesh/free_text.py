@@ -1,7 +1,8 @@
-"""What people write in their own words: names, addresses, reasons. It is shown on screens, terminals and statements, so it may hold nothing that
-steers them, and it is kept for years, so it may hold no card number.
+"""What people write in their own words: names, addresses, reasons. It is shown on screens, terminals and statements, so
+it may hold nothing that steers them, and it is kept for years, so it may hold no card number.
 
-Judged where it enters. Services pass on what was written before these rules were, and a refund must not fail because of its reason.
+Judged where it enters. Services pass on what was written before these rules were, and a refund must not fail because of
+its reason.
 """
 
 from __future__ import annotations
@@ -23,15 +24,17 @@ _STEERING: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a
 _RUN: Final = re.compile(r"(?<![A-Za-z\d])\d+(?:[ .\-\u00a0\u2009\u202f]{1,2}\d+)*(?![A-Za-z\d])")
 _GROUP: Final = re.compile(r"\d+")
 _DIGITS_MIN, _DIGITS_MAX = 13, 19
-# First digits and lengths of the card networks; what begins otherwise is a phone, an order or a tracking number more often than a card.
+# First digits and lengths of the card networks; what begins otherwise is a phone, an order or a tracking number more
+# often than a card.
 _CARD: Final = re.compile(
-    r"4(?:\d{12}|\d{15}|\d{18})"                                                          # Visa
-    r"|(?:5[1-5]\d{2}|222[1-9]|22[3-9]\d|2[3-6]\d{2}|27[01]\d|2720)\d{12}"                  # Mastercard
-    r"|3[47]\d{13}"                                                                        # American Express
-    r"|3(?:0[0-5]\d|[689]\d{2})\d{10,15}"                                                  # Diners Club
-    r"|35(?:2[89]|[3-8]\d)\d{12,15}"                                                       # JCB
-    r"|(?:6011|64[4-9]\d|65\d{2}|62\d{2}|60\d{2}|8[12]\d{2})\d{12,15}"                     # Discover, UnionPay, RuPay
-    r"|(?:50|5[6-8]|63|67|69)\d{11,17}")                                                   # Maestro
+    r"4(?:\d{12}|\d{15}|\d{18})"  # Visa
+    r"|(?:5[1-5]\d{2}|222[1-9]|22[3-9]\d|2[3-6]\d{2}|27[01]\d|2720)\d{12}"  # Mastercard
+    r"|3[47]\d{13}"  # American Express
+    r"|3(?:0[0-5]\d|[689]\d{2})\d{10,15}"  # Diners Club
+    r"|35(?:2[89]|[3-8]\d)\d{12,15}"  # JCB
+    r"|(?:6011|64[4-9]\d|65\d{2}|62\d{2}|60\d{2}|8[12]\d{2})\d{12,15}"  # Discover, UnionPay, RuPay
+    r"|(?:50|5[6-8]|63|67|69)\d{11,17}"  # Maestro
+)
 _ODD_TWICE: Final = (0, 2, 4, 6, 8, 1, 3, 5, 7, 9)
 
 STEERING_PROBLEM: Final = "must be one line without control characters"
@@ -39,7 +42,8 @@ CARD_PROBLEM: Final = "must not hold a card number"
 
 
 def card_numbers(text: str) -> Iterator[tuple[int, int]]:
-    """Where a text holds what is, by its length, first digits and check digit, the number of a payment card: begin and end of each."""
+    """Where a text holds what is, by its length, first digits and check digit, the number of a payment card: begin and
+    end of each."""
     for run in _RUN.finditer(text):
         groups = [group.span() for group in _GROUP.finditer(text, *run.span())]
         first = 0
@@ -71,14 +75,16 @@ def is_luhn(digits: str) -> bool:
 
 
 def masked(text: str) -> str:
-    """A text of somebody whom we cannot refuse, with all but the last four digits of card numbers replaced by asterisks."""
+    """A text of somebody whom we cannot refuse, with all but the last four digits of card numbers replaced by
+    asterisks."""
     for begin, end in list(card_numbers(text)):
-        text = text[:begin] + re.sub(r"\d", "*", text[begin:end - 4]) + text[end - 4:]
+        text = text[:begin] + re.sub(r"\d", "*", text[begin : end - 4]) + text[end - 4 :]
     return text
 
 
 def plain(text: str) -> str:
-    """A text of somebody whom we cannot refuse, with everything that steers a terminal replaced by U+FFFD, and without card numbers."""
+    """A text of somebody whom we cannot refuse, with everything that steers a terminal replaced by U+FFFD, and without
+    card numbers."""
     return masked(_STEERING.sub("\ufffd", text))
 
 

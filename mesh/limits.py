@@ -32,7 +32,8 @@ def network_of(address: str) -> str:
 
 
 def address_of(peer: str) -> str:
-    """The address in what grpc calls a peer: "ipv4:10.0.0.1:4711", "ipv6:%5B::1%5D:4711". Anything else stands for itself."""
+    """The address in what grpc calls a peer: "ipv4:10.0.0.1:4711", "ipv6:%5B::1%5D:4711". Anything else stands for
+    itself."""
     kind, _, rest = unquote(peer).partition(":")
     return rest.rpartition(":")[0].strip("[]") if kind in {"ipv4", "ipv6"} else peer
 
@@ -43,7 +44,8 @@ class CallerLimit:
     def __init__(self, limit: Limit, *, relays: Sequence[Network] = (), now: Callable[[], float] = monotonic) -> None:
         """
         Args:
-            relays: networks of our own gateways: they pass on anonymous calls of many, which they have limited themselves.
+            relays: networks of our own gateways: they pass on anonymous calls of many, which they have limited
+                themselves.
             now: a monotonic clock in seconds.
 
         Raises:
@@ -53,7 +55,8 @@ class CallerLimit:
         self._relays = relays
 
     def take(self, caller: Caller, context: Any) -> None:
-        """Takes one token of the bucket of whoever calls. Siblings are not limited: what they do is done for somebody who was.
+        """Takes one token of the bucket of whoever calls. Siblings are not limited: what they do is done for somebody
+        who was.
 
         Raises:
             RateLimited: it is empty; says when it will have one.

@@ -1,5 +1,5 @@
-"""What a server is busy with, and the bounds of it. Each kind of call has room of its own, so that none can use up that of another: calls whose
-message has not arrived, calls that run, calls that wait for news, streams.
+"""What a server is busy with, and the bounds of it. Each kind of call has room of its own, so that none can use up that
+of another: calls whose message has not arrived, calls that run, calls that wait for news, streams.
 
 Nothing here is counted for a caller who was refused by its headers.
 """
@@ -20,13 +20,15 @@ from mesh.call import Call
 from mesh.deadlines import DeadlineQueue
 from mesh.errors import InvalidArgument, RateLimited, Unavailable
 
-RUNNING_MAX: Final = 2000            # calls; sheds load before memory does
-WAITING_MAX: Final = 1000            # calls that wait for news: half of the room of calls stays for those that do not
-ARRIVING_MAX: Final = 2000           # calls whose message has not arrived
-ARRIVING_PER_CALLER_MAX: Final = 64  # of one caller, all strangers together being one: a half of a large message is kept for each
-MESSAGE_SECONDS_MAX: Final = 5.0     # from the headers of a call to its message; the two arrive together but for broken networks and attackers
-RETRY_SECONDS: Final = 1.0           # when it may be worth trying again
-OVERLOAD_SECONDS: Final = 5.0        # how long a server that turned a call away counts as overloaded
+RUNNING_MAX: Final = 2000  # calls; sheds load before memory does
+WAITING_MAX: Final = 1000  # calls that wait for news: half of the room of calls stays for those that do not
+ARRIVING_MAX: Final = 2000  # calls whose message has not arrived
+# Of one caller, all strangers together being one: a half of a large message is kept for each.
+ARRIVING_PER_CALLER_MAX: Final = 64
+# From the headers of a call to its message: the two arrive together but for broken networks and attackers.
+MESSAGE_SECONDS_MAX: Final = 5.0
+RETRY_SECONDS: Final = 1.0  # when it may be worth trying again
+OVERLOAD_SECONDS: Final = 5.0  # how long a server that turned a call away counts as overloaded
 
 SHED: Final = MetricCounter("paymesh_server_shed", "Calls that were turned away for want of room.", ["kind"])
 WAITING: Final = Gauge("paymesh_server_waiting_calls", "Calls that wait for news.")
@@ -35,8 +37,13 @@ WAITING: Final = Gauge("paymesh_server_waiting_calls", "Calls that wait for news
 class Load:
     """The load of one server."""
 
-    def __init__(self, *, running_max: int = RUNNING_MAX, waiting_max: int = WAITING_MAX,
-                 message_seconds_max: float = MESSAGE_SECONDS_MAX) -> None:
+    def __init__(
+        self,
+        *,
+        running_max: int = RUNNING_MAX,
+        waiting_max: int = WAITING_MAX,
+        message_seconds_max: float = MESSAGE_SECONDS_MAX,
+    ) -> None:
         self._running_max = running_max
         self._waiting_max = waiting_max
         self._message_seconds_max = message_seconds_max
@@ -61,11 +68,13 @@ class Load:
         return self._shed_at is not None and monotonic() - self._shed_at < OVERLOAD_SECONDS
 
     async def message(self, context: Any, call: Call, *, caller: str) -> bytes:
-        """The bytes of a call's only message. When too many wait for theirs, the oldest gives way: a message comes within milliseconds of its headers
-        or never. `caller` is "" for a stranger; siblings, whose name holds no slash, have room for all.
+        """The bytes of a call's only message. When too many wait for theirs, the oldest gives way: a message comes
+        within milliseconds of its headers or never. `caller` is "" for a stranger; siblings, whose name holds no slash,
+        have room for all.
 
         Raises:
-            InvalidArgument: the caller sent none. asyncio.CancelledError with `call.cut`: it did not come in time, or others needed the room.
+            InvalidArgument: the caller sent none. asyncio.CancelledError with `call.cut`: it did not come in time, or
+            others needed the room.
         """
         arriving = self._arriving
         if arriving.count(caller) >= ARRIVING_PER_CALLER_MAX and ("/" in caller or not caller):

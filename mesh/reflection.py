@@ -1,5 +1,6 @@
-"""grpc.reflection of a server, as v1 and as v1alpha: the messages are the same on the wire, only the name of the service differs. Open in
-development, for admins otherwise. A process has a few streams of it; when it needs room the oldest ends."""
+"""grpc.reflection of a server, as v1 and as v1alpha: the messages are the same on the wire, only the name of the
+service differs. Open in development, for admins otherwise. A process has a few streams of it; when it needs room the
+oldest ends."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ _V1: Final = _ALPHA.replace("v1alpha", "v1")
 
 
 def _describe_v1() -> None:
-    """Puts grpc/reflection/v1/reflection.proto into the pool, where clients ask for it: it is that of v1alpha under another package."""
+    """Puts grpc/reflection/v1/reflection.proto into the pool, where clients ask for it: it is that of v1alpha under
+    another package."""
     pool = descriptor_pool.Default()
     with suppress(KeyError):
         pool.FindServiceByName(_V1)
@@ -54,7 +56,9 @@ _describe_v1()
 class Reflection:
     """Tells what a server serves."""
 
-    def __init__(self, services: Sequence[str], user_tokens: UserTokens, catalogue: ErrorCatalogue, *, is_open: bool) -> None:
+    def __init__(
+        self, services: Sequence[str], user_tokens: UserTokens, catalogue: ErrorCatalogue, *, is_open: bool
+    ) -> None:
         self._servicer = ReflectionServicer((*services, _V1, _ALPHA))
         self._user_tokens = user_tokens
         self._catalogue = catalogue
@@ -71,7 +75,9 @@ class Reflection:
             if not self._is_open:
                 self._check(context)
         except MeshError as refusal:
-            status = to_status(refusal, package="", catalogue=self._catalogue) or internal_status(Trace.start().trace_id)
+            status = to_status(refusal, package="", catalogue=self._catalogue) or internal_status(
+                Trace.start().trace_id
+            )
             await context.abort(STATUS_CODES[status.code], status.message, ((DETAILS_KEY, status.SerializeToString()),))
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - for the type: grpc.aio runs every handler in one

@@ -1,4 +1,5 @@
-"""A process that does to an `EchoService` what strangers do, and keeps it up until it is killed: `python -m tests.echo_flood PORT KIND`.
+"""A process that does to an `EchoService` what strangers do, and keeps it up until it is killed: `python -m
+tests.echo_flood PORT KIND`.
 
 It prints a line when everything is on its way, and again each time it has repeated it.
 """
@@ -24,8 +25,9 @@ REFLECTION = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
 
 def channel(port: int) -> grpc.aio.Channel:
     """A connection of its own."""
-    return grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.use_local_subchannel_pool", 1),
-                                                                   ("grpc.max_send_message_length", -1)])
+    return grpc.aio.insecure_channel(
+        f"127.0.0.1:{port}", options=[("grpc.use_local_subchannel_pool", 1), ("grpc.max_send_message_length", -1)]
+    )
 
 
 def headers_only(method: str, *, streams: bool = False) -> Callable[[Any], list[Any]]:

@@ -1,4 +1,5 @@
-"""What strangers may do to the port of a server: everything that a peer can make grow has an end, and others are served meanwhile.
+"""What strangers may do to the port of a server: everything that a peer can make grow has an end, and others are served
+meanwhile.
 
 The server and the stranger are processes of their own; the server runs on uvloop.
 """
@@ -26,7 +27,7 @@ from tests.echo import EchoRequest, Stub, World, path, plain_channel
 from tests.echo_flood import CALLS, CONNECTIONS, KINDS
 from tests.processes import ROOT
 
-ANSWER_SECONDS = 0.1       # within which another client is served
+ANSWER_SECONDS = 0.1  # within which another client is served
 MEMORY_BYTES = 50 * 2**20  # that a stranger may cost
 PROBES = 40
 
@@ -48,7 +49,9 @@ class Peer:
 
 @asynccontextmanager
 async def peer(module: str, *arguments: str) -> AsyncIterator[Peer]:
-    process = await asyncio.create_subprocess_exec(sys.executable, "-m", module, *arguments, cwd=ROOT, stdout=asyncio.subprocess.PIPE)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", module, *arguments, cwd=ROOT, stdout=asyncio.subprocess.PIPE
+    )
     try:
         yield Peer(process)
     finally:
@@ -100,7 +103,9 @@ async def test_a_stranger_is_refused_by_the_headers_alone(tmp_path: Path) -> Non
         assert server.load.arriving == 0
 
 
-async def test_a_message_that_does_not_come_is_waited_for_only_so_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_message_that_does_not_come_is_waited_for_only_so_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     world = World(tmp_path)
     server = world.server()
     monkeypatch.setattr(server.load, "_message_seconds_max", 0.05)
@@ -132,18 +137,38 @@ class Silent:
         return b""
 
 
-async def test_who_waits_longest_for_its_message_gives_way_to_others_of_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_waits_longest_for_its_message_gives_way_to_others_of_its_kind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("mesh.load.ARRIVING_PER_CALLER_MAX", 2)
     monkeypatch.setattr("mesh.load.ARRIVING_MAX", 8)
     load = Load()
-    callers = ("mall/alice", "", "", "", "", "mall/bob", "mall/alice", "mall/alice", "order_rpc", "order_rpc", "order_rpc", "mall/carol")
+    callers = (
+        "mall/alice",
+        "",
+        "",
+        "",
+        "",
+        "mall/bob",
+        "mall/alice",
+        "mall/alice",
+        "order_rpc",
+        "order_rpc",
+        "order_rpc",
+        "mall/carol",
+    )
     calls = [Call(trace=Trace.start(), deadline=0) for _ in callers]
     tasks = []
     for call, caller in zip(calls, callers, strict=True):
         tasks.append(asyncio.create_task(load.message(Silent(), call, caller=caller)))
         await asyncio.sleep(0)
     gone = [number for number, call in enumerate(calls) if isinstance(call.cut, Unavailable)]
-    assert gone == [0, 1, 2, 3]  # alice's first by her third, two strangers by theirs, and the oldest of all when there was no room
+    assert gone == [
+        0,
+        1,
+        2,
+        3,
+    ]  # alice's first by her third, two strangers by theirs, and the oldest of all when there was no room
     await asyncio.wait([tasks[number] for number in gone])
     assert (load.arriving, load.is_overloaded) == (8, True)
     for task in tasks:
@@ -158,8 +183,10 @@ async def test_a_caller_has_only_so_many_calls_waiting_and_those_that_do_not_wai
         async with plain_channel(port) as channel:
             stub, world = Stub(channel), World(tmp_path)
             alice, bob, acme = world.bearer("alice"), world.bearer("bob"), world.bearer("alice", merchant_id="acme")
-            waiting = [asyncio.ensure_future(stub.Poll(EchoRequest(wait_ms=3000), metadata=[token]))
-                       for token in (alice, alice, bob, bob, acme, acme)]
+            waiting = [
+                asyncio.ensure_future(stub.Poll(EchoRequest(wait_ms=3000), metadata=[token]))
+                for token in (alice, alice, bob, bob, acme, acme)
+            ]
             waiting += [asyncio.ensure_future(stub.Poll(EchoRequest(text="guest", wait_ms=3000))) for _ in range(2)]
             for further in ({"metadata": [alice]}, {"metadata": [bob]}, {"metadata": [acme]}):
                 async with asyncio.timeout(10):  # the calls above are on their way on the same connection, before these
@@ -239,14 +266,19 @@ async def test_a_stranger_who_comes_past_the_gateway_is_limited_by_his_address(t
                     assert (await refused(call)).reason == "RATE_LIMITED"
 
 
-async def test_a_client_that_hangs_up_early_leaves_no_traceback(tmp_path: Path, caplog: pytest.LogCaptureFixture,
-                                                                 capfd: pytest.CaptureFixture[str]) -> None:
+async def test_a_client_that_hangs_up_early_leaves_no_traceback(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
     async with World(tmp_path).running() as server:
         for _ in range(30):
             reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-            writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(4, 0, 0, b"\x00\x04\x00\x00\x00\x00"))  # no window for answers
+            writer.write(
+                b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(4, 0, 0, b"\x00\x04\x00\x00\x00\x00")
+            )  # no window for answers
             for stream in range(1, 41, 2):
-                writer.write(_frame(1, 4, stream, _headers(path("Browse"))) + _frame(0, 1, stream, b"\x00\x00\x00\x00\x00"))
+                writer.write(
+                    _frame(1, 4, stream, _headers(path("Browse"))) + _frame(0, 1, stream, b"\x00\x00\x00\x00\x00")
+                )
             await writer.drain()
             await reader.read(100)
             writer.transport.abort()
@@ -261,9 +293,17 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
 
 def _headers(method: str) -> bytes:
     """A header block without compression (RFC 7541, 6.2.2)."""
-    fields = ((":method", "POST"), (":scheme", "http"), (":path", method), (":authority", "x"), ("content-type", "application/grpc"),
-              ("te", "trailers"))
-    return b"".join(b"\x00" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode() for name, value in fields)
+    fields = (
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", method),
+        (":authority", "x"),
+        ("content-type", "application/grpc"),
+        ("te", "trailers"),
+    )
+    return b"".join(
+        b"\x00" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode() for name, value in fields
+    )
 
 
 def test_a_flood_is_more_than_a_server_takes() -> None:

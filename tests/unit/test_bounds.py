@@ -21,9 +21,16 @@ _CONTRACT = Path(options_pb2.__file__).parents[2]
 
 
 def methods() -> list[MethodDescriptor]:
-    modules = [importlib.import_module(".".join(("paymesh", *file.relative_to(_CONTRACT).with_suffix("").parts)))
-               for file in sorted(_CONTRACT.glob("*/v1/*_pb2.py"))]
-    return [method for module in modules for service in module.DESCRIPTOR.services_by_name.values() for method in service.methods]
+    modules = [
+        importlib.import_module(".".join(("paymesh", *file.relative_to(_CONTRACT).with_suffix("").parts)))
+        for file in sorted(_CONTRACT.glob("*/v1/*_pb2.py"))
+    ]
+    return [
+        method
+        for module in modules
+        for service in module.DESCRIPTOR.services_by_name.values()
+        for method in service.methods
+    ]
 
 
 def texts(descriptor: Descriptor, path: str = "") -> Iterator[tuple[str, FieldDescriptor, bool]]:
@@ -61,7 +68,9 @@ def test_every_text_of_a_request_is_free_text_or_of_a_strict_pattern(method: Met
 
 
 def _only_siblings_call(method: MethodDescriptor) -> bool:
-    return all(rule.role == options_pb2.ROLE_SERVICE for rule in method.GetOptions().Extensions[options_pb2.policy].rules)
+    return all(
+        rule.role == options_pb2.ROLE_SERVICE for rule in method.GetOptions().Extensions[options_pb2.policy].rules
+    )
 
 
 def test_what_people_explain_may_hold_no_card_number() -> None:
@@ -81,19 +90,29 @@ def test_a_request_without_an_end_stops_the_start_and_every_field_of_it_is_named
         Bounds(echo_file().message_types_by_name["Endless"])
 
 
-@pytest.mark.parametrize(("request_", "field"), [
-    ({"text": "a" * 33}, "text"),
-    ({"inner": {"note": "a" * 401}}, "inner.note"),
-    ({"inners": [{}] * 4}, "inners"),
-    ({"inners": [{}, {"secret": "a" * 101}]}, "inners[1].secret"),
-    ({"counts": {str(n): n for n in range(6)}}, "counts"),
-    ({"counts": {"a" * 21: 1}}, "counts key"),
-    ({"raw": b"a" * 1001}, "raw"),
-])
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        ({"text": "a" * 33}, "text"),
+        ({"inner": {"note": "a" * 401}}, "inner.note"),
+        ({"inners": [{}] * 4}, "inners"),
+        ({"inners": [{}, {"secret": "a" * 101}]}, "inners[1].secret"),
+        ({"counts": {str(n): n for n in range(6)}}, "counts"),
+        ({"counts": {"a" * 21: 1}}, "counts key"),
+        ({"raw": b"a" * 1001}, "raw"),
+    ],
+)
 def test_what_is_longer_than_its_bound_by_one_is_refused_and_named(request_: dict[str, Any], field: str) -> None:
     bounds = Bounds(EchoRequest.DESCRIPTOR)
-    bounds.check(EchoRequest(text="a" * 32, inner={"note": "é" * 400}, inners=[{"secret": "a" * 100}] * 3, raw=b"a" * 1000,
-                             counts={f"{n}".rjust(20): n for n in range(5)}))
+    bounds.check(
+        EchoRequest(
+            text="a" * 32,
+            inner={"note": "é" * 400},
+            inners=[{"secret": "a" * 100}] * 3,
+            raw=b"a" * 1000,
+            counts={f"{n}".rjust(20): n for n in range(5)},
+        )
+    )
     with pytest.raises(InvalidArgument) as failed:
         bounds.check(EchoRequest(**request_))
     assert list(failed.value.fields) == [field]
@@ -101,18 +120,38 @@ def test_what_is_longer_than_its_bound_by_one_is_refused_and_named(request_: dic
 
 def test_no_request_that_keeps_the_rules_is_larger_than_its_method_takes() -> None:
     text = "\U0001f600"
-    address = {"recipient": text * 100, "phone": "1" * 32, "country": "CN", "region": text * 100, "city": text * 100, "street": text * 300,
-               "postal_code": "1" * 12}
+    address = {
+        "recipient": text * 100,
+        "phone": "1" * 32,
+        "country": "CN",
+        "region": text * 100,
+        "city": text * 100,
+        "street": text * 300,
+        "postal_code": "1" * 12,
+    }
     item = {"sku_id": "s" * 64, "unit_price": "9" * 15 + ".999", "quantity": 2**31 - 1}
-    largest = order_pb2.CreateOrderRequest(items=[item] * 100, user_id="u" * 64, merchant_id="m" * 32, client_request_id="c" * 64,
-                                           shipping_address=address)
+    largest = order_pb2.CreateOrderRequest(
+        items=[item] * 100, user_id="u" * 64, merchant_id="m" * 32, client_request_id="c" * 64, shipping_address=address
+    )
     assert largest.ByteSize() <= Bounds(order_pb2.CreateOrderRequest.DESCRIPTOR).bytes_max < 16 * 1024
 
 
-@pytest.mark.parametrize(("pattern", "strict"), [
-    ("^[a-z]{1,3}$", True), (r"^[0-9]{1,15}(\.[0-9]{1,3})?$", True), ("^[!-~]{0,9}$", True), ("^[A-Za-z0-9_.:@-]*$", True),
-    ("^.{1,3}$", False), ("^[^a]{1,3}$", False), (r"^\w{1,3}$", False), (r"^\S{1,3}$", False), ("^(?i)[a-z]$", False), ("^é$", False),
-    (r"^[\w]{1,3}$", False), (r"^\p{L}$", False),
-])
+@pytest.mark.parametrize(
+    ("pattern", "strict"),
+    [
+        ("^[a-z]{1,3}$", True),
+        (r"^[0-9]{1,15}(\.[0-9]{1,3})?$", True),
+        ("^[!-~]{0,9}$", True),
+        ("^[A-Za-z0-9_.:@-]*$", True),
+        ("^.{1,3}$", False),
+        ("^[^a]{1,3}$", False),
+        (r"^\w{1,3}$", False),
+        (r"^\S{1,3}$", False),
+        ("^(?i)[a-z]$", False),
+        ("^é$", False),
+        (r"^[\w]{1,3}$", False),
+        (r"^\p{L}$", False),
+    ],
+)
 def test_a_pattern_is_strict_when_it_names_its_characters(pattern: str, strict: bool) -> None:
     assert is_ascii(pattern) is strict

@@ -11,14 +11,17 @@ from mesh.limits import CallerLimit, address_of, network_of
 from mesh.policies import Limit
 
 
-@pytest.mark.parametrize(("peer", "address", "network"), [
-    ("ipv4:10.0.0.1:4711", "10.0.0.1", "10.0.0.1"),
-    ("ipv6:%5B2001:db8:1:2:3:4:5:6%5D:4711", "2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
-    ("ipv6:[2001:db8:1:2::9]:4711", "2001:db8:1:2::9", "2001:db8:1:2::/64"),
-    ("ipv6:%5B::ffff:10.0.0.1%5D:4711", "::ffff:10.0.0.1", "10.0.0.1"),
-    ("ipv6:%5Bfe80::1%25eth0%5D:4711", "fe80::1%eth0", "fe80::/64"),
-    ("unix:/tmp/socket", "unix:/tmp/socket", "unix:/tmp/socket"),
-])
+@pytest.mark.parametrize(
+    ("peer", "address", "network"),
+    [
+        ("ipv4:10.0.0.1:4711", "10.0.0.1", "10.0.0.1"),
+        ("ipv6:%5B2001:db8:1:2:3:4:5:6%5D:4711", "2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("ipv6:[2001:db8:1:2::9]:4711", "2001:db8:1:2::9", "2001:db8:1:2::/64"),
+        ("ipv6:%5B::ffff:10.0.0.1%5D:4711", "::ffff:10.0.0.1", "10.0.0.1"),
+        ("ipv6:%5Bfe80::1%25eth0%5D:4711", "fe80::1%eth0", "fe80::/64"),
+        ("unix:/tmp/socket", "unix:/tmp/socket", "unix:/tmp/socket"),
+    ],
+)
 def test_an_address_of_ipv6_stands_for_its_64(peer: str, address: str, network: str) -> None:
     assert address_of(peer) == address
     assert network_of(address) == network
