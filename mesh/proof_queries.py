@@ -32,7 +32,8 @@ from mesh.outbox import OUTBOX
 from mesh.proof import FOUND_MAX, OVERDUE, UNDELIVERED, Allowance, Violation
 
 RANGE = 10_000  # keys per statement
-_LAST_MOMENT = 253_402_300_799_999  # of the year 9999, in milliseconds since 1970: what a datetime can hold
+_FIRST_MOMENT = -62_135_596_800_000  # of the year 1, in milliseconds since 1970
+_LAST_MOMENT = 253_402_300_799_999  # of the year 9999: what a datetime can hold
 _IS_EVENT = OUTBOX.c.destination.startswith(destination(""))
 
 
@@ -135,7 +136,7 @@ async def check_logs(db: Database, *logs: Log) -> AsyncIterator[Violation]:
 
 
 async def check_times(db: Database, metadata: MetaData) -> AsyncIterator[Violation]:
-    """Every time is one that can be read. A row with another one cannot be loaded by anybody."""
+    """Every time is one of the calendar. Another one is shown as the nearest that is, so nobody else would see it."""
     for table in metadata.tables.values():
         if times := [column for column in table.c if isinstance(column.type, UtcMillis)]:
             async for violation in run_checks(db, [_times(table, times)]):
@@ -146,11 +147,11 @@ def _times(table: Table, times: Sequence[Column[Any]]) -> Check:
     raw: Mapping[str, ColumnElement[int]] = {column.name: type_coerce(column, BigInteger) for column in times}
     key = tuple(table.primary_key.columns)
     plain = [column for column in reversed(key) if column.name not in raw]
-    wrong = or_(*(or_(value < 0, value > _LAST_MOMENT) for value in raw.values()))
+    wrong = or_(*(or_(value < _FIRST_MOMENT, value > _LAST_MOMENT) for value in raw.values()))
     return Check(
         name="row_readable",
         query=select(*plain).where(wrong),
-        detail=f"a row of {table.name} has a time that nobody can read",
+        detail=f"a row of {table.name} has a time of no calendar",
         by=() if len(plain) < len(key) else key,
     )
 

@@ -73,9 +73,18 @@ async def read_stories(databases: dict[str, Database], name: str, *, merchant: s
     stories = {}
     for key in keys:
         if merchant in (None, key[0]):
-            parts = [await proofs[service].story(db, key) for service, db in databases.items()]
+            parts = [await _part(proofs[service], service, db, key) for service, db in databases.items()]
             stories[key] = merge([part for part in parts if part is not None])
     return stories or await _other_stories(databases, proofs, name, merchant)
+
+
+async def _part(proof: Any, service: str, db: Database, key: OrderKey) -> Story | None:
+    """What one service knows; that it cannot be read, where a row is spoilt: the others still tell theirs."""
+    try:
+        story: Story | None = await proof.story(db, key)
+    except (ArithmeticError, LookupError, TypeError, ValueError) as problem:
+        return Story(headlines=(f"{service} has a row about it that cannot be read ({problem}); paymesh audit names it.",), lines=(), nexts=())
+    return story
 
 
 async def _other_stories(databases: dict[str, Database], proofs: dict[str, Any], name: str, merchant: str | None) -> dict[OrderKey, Story]:

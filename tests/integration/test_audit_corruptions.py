@@ -42,7 +42,7 @@ TRANSACTION, POSTING, WALLET = of_payments.LEDGER_TRANSACTION, of_payments.LEDGE
 WALLET_ENTRY, CALLBACK, SCAN = of_payments.WALLET_ENTRY, of_payments.CHANNEL_CALLBACK, of_payments.SCAN_ACTION
 P, A, R, O, H, Q = PAYMENT.c, ATTEMPT.c, REFUND.c, ORDERS.c, HISTORY.c, REQUEST.c
 transaction_json = wire.transaction_json
-UNREADABLE = 10**15  # milliseconds; no datetime has them
+UNREADABLE = 10**15  # milliseconds; no calendar has them
 
 Tamper = Callable[["Stage"], Awaitable[Any]]
 
@@ -726,7 +726,10 @@ async def test_one_row_that_nobody_can_read_hides_none_of_the_others(stage: Stag
     broken = await stage.one(PAYMENT, P.state == "SUCCESS", CARD)
     other = await stage.one(PAYMENT, P.state == "SUCCESS", CARD, P.payment_id > broken.payment_id)
     for service, statement in (
-        ("payment_rpc", f"UPDATE payment SET paid_at = -62135625600000 WHERE payment_id = '{broken.payment_id}'"),
+        (
+            "payment_rpc",
+            f"UPDATE payment SET outcome = 'GONE', paid_at = -62135625600000 WHERE payment_id = '{broken.payment_id}'",
+        ),
         ("order_rpc", f"UPDATE orders SET paid_at = {UNREADABLE} WHERE order_id = '{broken.order_id}'"),
     ):
 

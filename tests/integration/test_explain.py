@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.cli.explain import read_stories, tell
 from mesh.cli.terminal import Terminal
@@ -202,3 +203,15 @@ async def test_what_a_buyer_wrote_does_not_command_the_terminal(world: PaymentWo
 async def test_a_strange_name_is_nobodys(world: PaymentWorld, name: str) -> None:
     await world.order()
     assert await read_stories({"payment_rpc": world.db, "order_rpc": world.order_side.db}, name) == {}
+
+
+async def test_a_row_that_nobody_can_read_does_not_hide_what_the_other_service_knows(world: PaymentWorld) -> None:
+    order = await world.order()
+    payment = await world.charge(order)
+
+    async def spoil(tx: AsyncConnection) -> None:
+        await tx.exec_driver_sql(f"UPDATE payment SET outcome = 'NONSENSE' WHERE payment_id = '{payment.payment_id}'")
+
+    await world.db.run(spoil)
+    text = await told(world, order.order_id)
+    in_this_order(text, "is paid", "payment_rpc has a row about it that cannot be read", "The order was made")
