@@ -116,5 +116,6 @@ class Product:
 
 def out_of_stock(sku_id: str, available: int) -> OutOfStock:
     """The refusal, with which SKU and how many units are left."""
-    message = f"only {available} units of {sku_id} are left" if available else f"{sku_id} is sold out"
+    left = f"only 1 unit of {sku_id} is left" if available == 1 else f"only {available} units of {sku_id} are left"
+    message = left if available else f"{sku_id} is sold out"
     return OutOfStock(message, fields={"items": message}, sku_id=sku_id, available=available)

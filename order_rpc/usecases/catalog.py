@@ -216,7 +216,7 @@ class Catalog:
         if left < 0:
             if key.key and await receipts.find(tx, key, fingerprint=command.fingerprint):
                 raise StaleRow  # another call with this key took them while this one waited for the shelf: run again, to give its answer
-            raise StockStateInvalid(f"only {stock.available} units of {command.sku_id} are available",
+            raise StockStateInvalid(f"available units of {command.sku_id}: {stock.available}",
                                     fields={"quantity": f"{stock.available} are available"}, sku_id=command.sku_id, available=stock.available)
         movement = await catalog.move_stock(tx, self._movement(product, MovementKind.ADJUST, quantity=command.quantity, available_after=left,
                                                                caller=caller, reason=command.reason), trace_id=current_trace_id())

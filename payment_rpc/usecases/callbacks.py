@@ -32,7 +32,7 @@ from mesh.worker import each
 from payment_rpc.channels import Channel, ChannelFact, RefundChannelFact
 from payment_rpc.domain.attempt import OPEN, Attempt
 from payment_rpc.domain.callback import BODY_BYTES_MAX, FINAL, Callback, CallbackKind, CallbackResult, Subject, received
-from payment_rpc.domain.errors import ChannelNotSupported, SignatureInvalid
+from payment_rpc.domain.errors import ChannelNotSupported, PaymentNotFound, SignatureInvalid
 from payment_rpc.domain.payment import MONEY, Payment
 from payment_rpc.store import attempts, callbacks, payments
 from payment_rpc.usecases.asking import Asking
@@ -186,7 +186,11 @@ class Callbacks:
         finished = []
 
         async def finish(callback: Callback) -> None:
-            await self._ask(callback, await self._db.read(_newest_attempt, callback.about.payment_id))
+            try:
+                await self._ask(callback, await self._db.read(_newest_attempt, callback.about.payment_id))
+            except (PaymentNotFound, ChannelNotSupported) as problem:  # never will be finished: once written down, nobody tries again each second
+                ended = callback.ended(CallbackResult.FAILED, reason=_reason(problem), about=callback.about, at=self._clock.now())
+                await self._db.run(callbacks.finish, ended)
             finished.append(callback)
 
         await each(left, finish, failed="hint_not_finished", about=lambda callback: {"callback_id": callback.callback_id})

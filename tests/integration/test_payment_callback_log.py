@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
-from sqlalchemy import update
+from sqlalchemy import delete, update
 
 from mesh import failpoints
 from mesh.db import ConstraintViolated
@@ -371,6 +371,17 @@ async def test_a_hint_whose_asker_died_is_asked_by_the_worker(world: PaymentWorl
     assert await world.app.callbacks.run_once() == 1
     assert (await results(world), await findings(world), await world.app.callbacks.run_once()) == ([(True, "PROCESSED", 1)], [], 0)
     assert (await world.payment(payment.payment_id)).state is S.SUCCESS
+
+
+@ON_SQLITE
+async def test_a_hint_that_never_can_be_finished_is_written_down_once_and_tried_no_more(world: PaymentWorld) -> None:
+    payment, _ = await waiting(world)
+    await die_while_asking(world, payment.payment_id)
+    await world.execute(delete(PAYMENT).where(PAYMENT.c.payment_id == payment.payment_id))
+    world.clock.advance(UNFINISHED_AFTER.total_seconds() + 600)
+    assert await world.app.callbacks.run_once() == 1
+    assert [(row["result"], row["reason"].partition(":")[0]) for row in await world.rows(CHANNEL_CALLBACK)] == [("FAILED", "PAYMENT_NOT_FOUND")]
+    assert await world.app.callbacks.run_once() == 0
 
 
 @ON_SQLITE
