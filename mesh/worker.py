@@ -33,18 +33,21 @@ class Worker:
     """
 
     def __init__(self, name: str, run_once: Callable[[], Awaitable[int]], *, idle_seconds: float | Callable[[], float],
-                 traffic: Traffic | None = None, due_in: Callable[[], Awaitable[float | None]] | None = None) -> None:
+                 traffic: Traffic | None = None, due_in: Callable[[], Awaitable[float | None]] | None = None,
+                 on_stop: Callable[[], None] = lambda: None) -> None:
         """
         Args:
             idle_seconds: pause after a round without work, or what tells it; while there is traffic, where `traffic` is given.
             due_in: seconds until the next work is due as far as anybody can know, None when none is. It is asked instead of a round while all is
                 quiet, so it should cost less.
+            on_stop: tells a round that is long, or waits, to come to its end.
         """
         self.name = name
         self._run_once = run_once
         self._idle_seconds = idle_seconds
         self._traffic = traffic
         self._due_in = due_in
+        self._on_stop = on_stop
         self._wake = asyncio.Event()
         self._stopping = False
         self._items = _ITEMS.labels(name)
@@ -59,6 +62,7 @@ class Worker:
     def stop(self) -> None:
         """Ends the loop after the present item, never inside one."""
         self._stopping = True
+        self._on_stop()
         self._wake.set()
 
     async def run(self) -> None:

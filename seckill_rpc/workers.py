@@ -42,7 +42,8 @@ def make_back_workers(*, db: Database, consumers: Sequence[Consuming], registry:
             return done
         return run
 
-    serving = [Worker(f"consume_{number}", noted(each.run_once), idle_seconds=each.pause_seconds) for number, each in enumerate(consumers)]
+    serving = [Worker(f"consume_{number}", noted(each.run_once), idle_seconds=each.pause_seconds, on_stop=each.stop)
+               for number, each in enumerate(consumers)]
     keeper = Worker("keep", noted(keeping.run_once), idle_seconds=lambda: keeping.pause_seconds(keeper_seconds))
     attention.on_first(keeper.wake)
 

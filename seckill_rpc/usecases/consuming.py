@@ -92,11 +92,17 @@ class Consuming:
         self._reads: set[asyncio.Task[dict[str, list[Entry]]]] = set()
         self._read_now: frozenset[str] = frozenset()
         self._lost: set[str] = set()
+        self._is_stopping = False
         self._deciding = Deciding(db=db, clock=clock, ids=ids)
         self._looked: dict[str, _Looked] = {}
 
     def changed(self) -> None:
         """Other activities run than before: who waits for entries looks again."""
+        self._changed.set()
+
+    def stop(self) -> None:
+        """Ends the present round after the batch that is under way; a wait ends at once."""
+        self._is_stopping = True
         self._changed.set()
 
     async def forget_others(self) -> int:
@@ -120,7 +126,8 @@ class Consuming:
         Raises:
             what kept the database or Redis from working, when nothing else was done: the pause that follows is the worker's.
         """
-        self._changed.clear()
+        if not self._is_stopping:
+            self._changed.clear()
         running = {activity.activity_id: activity for activity in self._running()}
         for gone in self._looked.keys() - running.keys():
             del self._looked[gone]
@@ -156,6 +163,8 @@ class Consuming:
         if portions and len(portions[-1]) < self._choices.batch_size:
             return done
         for _ in range(ROUNDS_MAX):
+            if self._is_stopping:
+                break
             entries = await self._take_over(keys)
             if not entries:
                 entries = await self._line.read(keys, self._choices.name, count=self._choices.batch_size, block_ms=0)

@@ -695,3 +695,31 @@ def test_what_a_refusal_of_ours_means_is_no_fault_of_an_entry() -> None:
     assert not batches.is_data_error(ConstraintViolated("ck_activity_sold"))
     assert batches.is_data_error(ConstraintViolated("ck_seckill_order_slot"))
     assert batches.is_data_error(UnicodeEncodeError("ascii", "名", 0, 1, "no"))
+
+
+async def test_a_consumer_that_is_stopped_ends_after_the_batch_that_is_under_way(world: SeckillWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    await world.open(total=100)
+    await world.clicks(*((f"u{user}", "a") for user in range(30)))
+    consumer = world.make_consumer("stopped", batch_size=10)
+    real, batches = world.line.finish, 0
+
+    async def finish(*arguments: Any) -> int:
+        nonlocal batches
+        batches += 1
+        consumer.stop()
+        return await real(*arguments)
+    monkeypatch.setattr(world.line, "finish", finish)
+    assert await consumer.run_once() == 10
+    assert batches == 1
+    assert await world.line.waiting(world.keys) == (20, 0)  # nobody has to take anything over
+
+
+async def test_a_consumer_that_waits_ends_its_wait_when_it_is_stopped(world: SeckillWorld) -> None:
+    await world.open(total=100)
+    consumer = world.make_consumer("waits", block_ms=1900, quiet_block_ms=1900)
+    waiting = asyncio.create_task(consumer.run_once())
+    await asyncio.sleep(0)
+    consumer.stop()
+    assert await waiting == 0
+    assert len(consumer._reads) == 1  # Redis still waits
+    await asyncio.gather(*consumer._reads)

@@ -142,6 +142,21 @@ async def test_stop_ends_the_loop_after_the_item_and_never_inside_one() -> None:
     assert finished == [1]
 
 
+async def test_a_round_hears_that_it_should_end() -> None:
+    ended, under_way = asyncio.Event(), asyncio.Event()
+
+    async def run_once() -> int:
+        under_way.set()
+        await ended.wait()
+        return 1
+    worker = Worker("long", run_once, idle_seconds=FOREVER, on_stop=ended.set)
+    task = asyncio.create_task(worker.run())
+    async with asyncio.timeout(5):
+        await under_way.wait()
+        worker.stop()
+        await task
+
+
 async def test_stop_during_a_pause_and_before_the_start_end_it_too() -> None:
     worker, _ = with_outcomes("w8", 0, 0, idle_seconds=FOREVER)
     task = asyncio.create_task(worker.run())
