@@ -30,6 +30,7 @@ from mesh.settings import read_secret
 from mesh.supervisor.installation import Installation, RunningMesh
 
 START_SECONDS_MAX = 120.0
+ATTEMPTS = 60
 SETTLE_SECONDS = 20.0        # what the last purchases have left to do is done by then
 _FREE_PORTS = {f"{name}_PORT": "0" for name in ("GATEWAY", "PAYMENT_RPC", "ORDER_RPC", "SECKILL_RPC", "SANDBOX")}
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
@@ -97,7 +98,11 @@ def _prepare(var: Path, running: RunningMesh, activities: int) -> None:
     now = datetime.now(UTC)
     with httpx.Client(base_url=running.urls["gateway"], trust_env=False, timeout=20) as client:
         def call(path: str, body: Mapping[str, Any], token: str) -> Any:
-            answer = client.post(path, json=body, headers={"authorization": f"Bearer {token}"})
+            for _ in range(ATTEMPTS):
+                answer = client.post(path, json=body, headers={"authorization": f"Bearer {token}"})
+                if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:  # a service that starts
+                    break
+                time.sleep(0.5)
             answer.raise_for_status()
             return answer.json()["data"]
 

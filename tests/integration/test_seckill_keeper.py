@@ -11,9 +11,11 @@ from prometheus_client import REGISTRY
 
 from mesh import failpoints
 from seckill_rpc.domain.activity import Activity, ActivityState
+from seckill_rpc.domain.errors import SeckillNotReady
 from seckill_rpc.domain.watching import Trigger
 from seckill_rpc.stock.admission import AdmitCode
 from seckill_rpc.stock.keys import keys_of
+from seckill_rpc.usecases.clicking import Click
 from tests.seckill_order_world import SeckillOrderWorld, before, on_one_database, seckill_order_world, struck
 from tests.servers import Redis as RedisServer
 
@@ -38,6 +40,10 @@ def units(change: int) -> Damage:
     return damage
 
 
+async def without_stock(world: SeckillOrderWorld, activity: Activity) -> None:
+    await world.redis.hdel(keys_of(activity).meta, "stock")
+
+
 async def lost(world: SeckillOrderWorld, activity: Activity) -> None:
     await world.redis.delete(keys_of(activity).meta)
 
@@ -60,6 +66,8 @@ DAMAGES: dict[str, tuple[Damage, Trigger, int]] = {
     "another run of redis": (meta_field("run", "another"), Trigger.RUN_ID, 0),
     "an epoch that was never published": (fenced_and_died, Trigger.EPOCH, 10),
     "a hold that was left": (meta_field("hold", 1), Trigger.HOLD, 10),
+    "a field that was removed by hand": (without_stock, Trigger.META_MISSING, 0),
+    "an epoch that is no number": (meta_field("epoch", "x"), Trigger.META_MISSING, 0),
     "units that do not exist": (units(3), Trigger.CONSERVATION, 20),
     "units that are missing": (units(-3), Trigger.CONSERVATION, 20),
 }
@@ -296,4 +304,35 @@ async def test_a_keeper_waits_for_a_redis_that_is_away(database_url_factory: Cal
         assert await world.keep() == 0
         own_redis.start()
         assert await world.keep() == 1
+        assert (await world.click(activity, "u1")).code is AdmitCode.QUEUED
+
+
+@on_one_database
+@pytest.mark.parametrize("name", ["meta", "users", "line"])
+async def test_a_key_of_another_kind_heals_by_itself_after_the_first_click_that_met_it(world: SeckillOrderWorld, name: str) -> None:
+    activity = await world.opened(total=10)
+    [held] = await world.buy(activity, "u1")
+    await world.relay()
+    assert await world.keep(rounds=2) == 0
+    key = getattr(keys_of(activity), name)
+    await world.redis.delete(key)
+    await world.redis.set(key, "x")
+    with pytest.raises(SeckillNotReady):
+        await world.app.clicking.click(Click("mall", "u2", activity.sku_id, "a", 0))
+    assert await world.keep(rounds=2) == 1
+    assert (await world.click(activity, "u2")).code is AdmitCode.QUEUED
+    await world.consume()
+    assert (await world.click(activity, "u1")).detail == held
+    await world.relay()
+    assert await world.problems(activity) == []
+
+
+@on_one_database
+async def test_what_does_not_agree_in_one_activity_does_not_keep_the_others_from_being_watched(world: SeckillOrderWorld) -> None:
+    await world.orders.product("other", "10.00", available=100)
+    broken, other = await world.opened(), await world.opened(sku_id="other")
+    await world.redis.hset(keys_of(broken).meta, "stock", "many")
+    await world.redis.delete(keys_of(other).meta)
+    assert await world.keep() == 2
+    for activity in (broken, other):
         assert (await world.click(activity, "u1")).code is AdmitCode.QUEUED
