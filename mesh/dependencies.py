@@ -13,6 +13,7 @@ from prometheus_client import Gauge
 from mesh.clock import Monotonic, Seconds
 from mesh.db import DatabaseBusy
 from mesh.errors import Conflict
+from mesh.traffic import LOOKING
 
 ASK_EVERY_SECONDS = 5.0       # a round trip or two: nothing beside what an idle process does anyway
 ASK_AGAIN_SECONDS = 1.0       # while something is unusable
@@ -48,7 +49,8 @@ class Dependencies:
         self._stopping.set()
 
     async def run(self) -> None:
-        """Asks until `stop`."""
+        """Asks until `stop`. That a question was answered is no traffic for which workers should hurry."""
+        LOOKING.set(True)
         while not self._stopping.is_set():
             await self.ask()
             try:
