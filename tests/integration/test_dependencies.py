@@ -11,6 +11,7 @@ from redis import Redis as Administrator
 from redis.exceptions import RedisError
 from structlog.testing import capture_logs
 
+from mesh import traffic
 from mesh.db import Database, DatabaseBusy, open_database
 from mesh.dependencies import ANSWER_SECONDS_MAX, UNUSABLE_SECONDS, Dependencies
 from mesh.errors import Conflict, Unavailable
@@ -106,6 +107,25 @@ async def test_a_database_proves_that_it_takes_writes(database_url: str) -> None
         await db.run(open_account)
         for _ in range(3):
             await db.check()
+
+
+async def test_that_a_database_was_asked_does_not_hurry_the_workers_of_an_idle_process(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(traffic, "BUSY_SECONDS", 0.0)
+    async with opened(database_url) as db:
+        hurried, asked = list[bool](), asyncio.Event()
+        db.traffic.on_first_change(lambda: hurried.append(True))
+
+        async def check() -> None:
+            await db.check()
+            asked.set()
+        dependencies = Dependencies({"database": check}, lambda _: None)
+        task = asyncio.create_task(dependencies.run())
+        await asyncio.wait_for(asked.wait(), 20)
+        dependencies.stop()
+        await task
+        assert hurried == []
+        await db.run(open_account)
+        assert hurried == [True]
 
 
 async def fails(db: Database) -> bool:
