@@ -42,6 +42,7 @@ class ErrorSpec:
     http_status: int
     business_code: str
     message: str
+    methods: frozenset[str] = frozenset()  # that may answer it; empty: any of its package
 
 
 class RemoteMoneyError(RemoteError):
@@ -108,7 +109,8 @@ def _read(enum: EnumDescriptor) -> Iterable[ErrorSpec]:
         if declared.grpc_code not in STATUS_CODES or declared.grpc_code == 0:
             raise ValueError(f"{enum.full_name}.{value.name} has no gRPC error code")
         yield ErrorSpec(domain=enum.file.package, reason=value.name.removeprefix("ERROR_REASON_"), grpc_code=declared.grpc_code,
-                        http_status=declared.http_status, business_code=declared.business_code, message=declared.message)
+                        http_status=declared.http_status, business_code=declared.business_code, message=declared.message,
+                        methods=frozenset(declared.methods))
 
 
 # Outward

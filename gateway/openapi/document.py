@@ -215,7 +215,11 @@ class _Builder:
         if "page_token" in method.input_type.fields_by_name:
             reasons.append("PAGE_TOKEN_INVALID")
         for spec in self._schema.errors:
-            if spec.domain == policy.package or (spec.domain == COMMON and spec.reason in reasons):
+            if spec.domain == COMMON:
+                answers = spec.reason in reasons
+            else:
+                answers = policy.method in spec.methods or (not spec.methods and spec.domain == policy.package)
+            if answers:
                 yield spec
 
 

@@ -146,6 +146,28 @@ def test_an_answer_has_data_and_a_real_example(name: str, entry: Any) -> None:
     assert '"UNSPECIFIED"' not in json.dumps(example)
 
 
+def refusals(method: str, path: str) -> set[str]:
+    return {name.rsplit(".", 1)[1] for answer in operation(method, path)["responses"].values()
+            for name in answer.get("content", {}).get("application/json", {}).get("examples", {})}
+
+
+def test_an_operation_lists_its_own_errors_alone() -> None:
+    charge = refusals("post", "/api/v1/payments/charge")
+    assert {"CARD_INVALID", "CARD_DECLINED", "ORDER_ALREADY_PAID", "INTERNAL", "BODY_TOO_LARGE"} <= charge
+    assert charge.isdisjoint({"REFUND_FAILED", "RECONCILIATION_NOT_FOUND", "DIFFERENCE_STATE_INVALID", "SIGNATURE_INVALID", "REFUND_NOT_FOUND"})
+    read = refusals("get", "/api/v1/payments/{payment_id}")
+    assert "PAYMENT_NOT_FOUND" in read
+    assert read.isdisjoint({"CARD_DECLINED", "CARD_INVALID", "PAYMENT_IN_PROGRESS", "MALFORMED_BODY"})
+    assert {"CHANNEL_NOT_SUPPORTED", "ORDER_EXPIRED"} <= refusals("post", "/api/v1/orders/{order_id}/pay")  # some of payment_rpc, passed on
+    assert refusals("get", "/api/v1/orders").isdisjoint({"ORDER_STATE_INVALID", "OUT_OF_STOCK"})
+
+
+def test_every_error_names_methods_that_exist() -> None:
+    known = {method.policy.method for method in SCHEMA.methods}
+    for spec in SCHEMA.errors:
+        assert spec.methods <= known, spec.reason
+
+
 def test_other_addresses_are_deprecated_and_their_names_stay() -> None:
     assert "deprecated" not in operation("post", "/api/v1/payments/charge")
     assert operation("post", "/api/v1/payments/charge")["operationId"] == "PaymentService_Charge"

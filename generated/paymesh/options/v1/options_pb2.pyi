@@ -480,6 +480,7 @@ class ErrorSpec(_message.Message):
     HTTP_STATUS_FIELD_NUMBER: _builtins.int
     BUSINESS_CODE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    METHODS_FIELD_NUMBER: _builtins.int
     grpc_code: _builtins.int
     """google.rpc.Code number."""
     http_status: _builtins.int
@@ -488,6 +489,10 @@ class ErrorSpec(_message.Message):
     """Business code of the envelope, e.g. "4005002" or "A0301"."""
     message: _builtins.str
     """Default message for people."""
+    @_builtins.property
+    def methods(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the methods that may answer it, for the OpenAPI document; also of those in other packages that pass it on. Empty: any of its package."""
+
     def __init__(
         self,
         *,
@@ -495,10 +500,11 @@ class ErrorSpec(_message.Message):
         http_status: _builtins.int = ...,
         business_code: _builtins.str = ...,
         message: _builtins.str = ...,
+        methods: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["business_code", b"business_code", "grpc_code", b"grpc_code", "http_status", b"http_status", "message", b"message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["business_code", b"business_code", "grpc_code", b"grpc_code", "http_status", b"http_status", "message", b"message", "methods", b"methods"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
