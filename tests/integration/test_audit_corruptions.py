@@ -683,6 +683,7 @@ PART = 16  # rows of a table that one test tries
 PARTS = [(table, begin) for table in (AT_ORDERS, AT_PAYMENTS) for begin in range(0, len(table), PART)]
 
 
+@pytest.mark.timeout(600)  # sixteen audits of everything
 @pytest.mark.parametrize(("table", "begin"), PARTS, ids=[next(iter([*table][begin:])) for table, begin in PARTS])
 async def test_each_thing_that_somebody_changes_is_named(
     stage: Stage, table: dict[str, tuple[Tamper, str, str]], begin: int
