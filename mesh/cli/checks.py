@@ -18,9 +18,10 @@ from typing import Any
 
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh import migrations
+from mesh.db import open_engine
 from mesh.errors import Unavailable
 from mesh.settings import MeshSettings
 from mesh.supervisor.health import GrpcProbe, HttpProbe, Probe
@@ -213,8 +214,8 @@ async def check_database(service: str, url: str, now: datetime) -> list[Finding]
     what = f"database {service}"
     try:
         parsed = make_url(url)
-        engine = create_async_engine(parsed)
-    except (ArgumentError, ImportError) as problem:
+        engine = open_engine(url)
+    except (ArgumentError, ImportError, ValueError) as problem:
         return [failure(what, str(problem), f"correct {service.upper()}_DATABASE_URL")]
     shown = parsed.render_as_string(hide_password=True)
     if parsed.get_backend_name() == "sqlite" and not os.path.exists(parsed.database or ""):  # noqa: ASYNC240  # a look at a local file

@@ -11,8 +11,8 @@ import importlib
 import re
 
 from sqlalchemy import Connection, inspect, make_url, text
-from sqlalchemy.ext.asyncio import create_async_engine
 
+from mesh.db import open_engine
 from mesh.migrations import BOOKKEEPING_TABLES
 
 _NAME = re.compile(r"[A-Za-z0-9_]{1,32}", re.ASCII)
@@ -38,7 +38,7 @@ def evidence_of(service: str) -> frozenset[str]:
 
 
 async def _grant(database_url: str, user: str, evidence: frozenset[str]) -> None:
-    engine = create_async_engine(database_url)
+    engine = open_engine(database_url)
     try:
         async with engine.begin() as connection:
             for statement in await connection.run_sync(statements, user, evidence):

@@ -60,7 +60,7 @@ async def test_orders_go_on_while_redis_is_away_and_their_events_arrive_when_it_
     async with workers_of(app, own_redis.url) as (redis, [*_, relay]):
         own_redis.kill()
         order = await app.order()
-        assert await relay._run_once() == 1
+        assert await relay._run_once() == 0  # tried, and nothing more to do until Redis is back
         [waiting] = await app.rows(OUTBOX)
         assert (waiting["state"], waiting["attempts"]) == ("NEW", 1)
         own_redis.start()
