@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from grpc_tools import protoc
 
@@ -85,3 +86,12 @@ def test_a_node_program_with_the_protos_buys(mesh: MeshProcesses, clients: Path)
     sku_id, grpc = mesh.product(), mesh.plan.running.grpc
     line = run("node", "purchase.cjs", str(PROTOS), grpc["order_rpc"][0], grpc["payment_rpc"][0], mesh.person("node").token, sku_id, cwd=clients)
     assert bought(line)["state"] == "PAYMENT_STATE_SUCCESS"
+
+
+def test_a_strict_typescript_program_with_the_openapi_document_buys(mesh: MeshProcesses, clients: Path) -> None:
+    document = httpx.get(f"{mesh.gateway_url}/openapi.json", timeout=10, trust_env=False)
+    (clients / "openapi.json").write_bytes(document.content)
+    run("node_modules/.bin/openapi-typescript", "openapi.json", "-o", "openapi.d.ts", cwd=clients)
+    run("node_modules/.bin/tsc", "-p", ".", cwd=clients)
+    line = run("node", "out/purchase.js", mesh.gateway_url, mesh.person("ts").token, mesh.product(), cwd=clients)
+    assert bought(line)["state"] == "SUCCESS"

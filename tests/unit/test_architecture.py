@@ -381,3 +381,9 @@ def test_the_lock_files_hold_what_pyproject_asks_for() -> None:
                  if not requirement.specifier.contains(pinned.get(canonicalize_name(requirement.name), "0"))]
         assert stale == [], f"{lock}: run `make locks`"
     assert lock_entries("requirements.lock").items() <= lock_entries("requirements-dev.lock").items()
+
+
+def test_no_proto_has_a_list_of_messages_in_an_option() -> None:
+    """protobufjs, and with it every Node client, reads `rules {…} rules {…}` and not `rules: [{…}]`."""
+    lists = re.compile(r":\s*\[\s*\{")
+    assert [str(path) for path in (ROOT / "protos" / "paymesh").rglob("*.proto") if lists.search(path.read_text())] == []
