@@ -20,6 +20,9 @@ from tests.processes import Processes
 from tests.processes import free_port as find_free_port
 from tests.servers import MariaDB, Redis, server_folder
 
+# Modules of helpers whose assertions explain themselves like those of tests.
+pytest.register_assert_rewrite("tests.e2e.crashes", "tests.e2e.mesh_processes", "tests.e2e.payment_crashes", "tests.e2e.order_crashes")
+
 FOLDERS = ("unit", "contract", "integration", "e2e", "chaos")
 _SETTINGS = ("PAYMESH_", "PAYMENT_RPC_", "ORDER_RPC_", "SECKILL_RPC_", "GATEWAY_", "SANDBOX_", "CONSUL_HTTP_")
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy", "no_proxy", "no_grpc_proxy")

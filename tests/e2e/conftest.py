@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-pytest.register_assert_rewrite("tests.e2e.crashes", "tests.e2e.mesh_processes", "tests.e2e.payment_crashes", "tests.e2e.order_crashes")
-
-from tests.e2e import seckill_runs  # noqa: E402  what it imports explains its failures only when it is imported after that
-from tests.e2e.crashes import RUNS, table  # noqa: E402  likewise
+from tests.e2e import seckill_runs
+from tests.e2e.crashes import RUNS, table
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
