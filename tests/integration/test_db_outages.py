@@ -27,8 +27,8 @@ from tests.servers import MariaDB, server_folder
 
 pytestmark = pytest.mark.asyncio(loop_factories=["uvloop", "asyncio"])
 
-UNIT_SECONDS = 0.5
-PATIENCE_SECONDS = 3.0  # far below what a hung driver takes, far above a unit on a busy machine
+UNIT_SECONDS = 1.0
+PATIENCE_SECONDS = 5.0  # far below what a hung driver takes, far above a unit on a busy machine
 COMMIT = b"\x03COMMIT"
 Run = Callable[..., Awaitable[Any]]
 
