@@ -259,8 +259,12 @@ class BoundedProtocol(HttpToolsProtocol):
         self._body_open = False
         if self._parting:
             return
+        if not self.parser.should_keep_alive():  # a trailer may say so too, and the parser then takes no further request
+            self.cycle.keep_alive = False
         super().on_message_complete()
-        if self.cycle.response_complete and not self.transport.is_closing():
+        if self.cycle.response_complete and not self.cycle.keep_alive:
+            self.transport.close()
+        elif self.cycle.response_complete and not self.transport.is_closing():
             self._disarm()
             self._unset_keepalive_if_required()
             self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)

@@ -171,6 +171,8 @@ BODIES: list[Body] = [
     ("9112 6.1 identity", (), b"transfer-encoding: identity", ORDER, [400]),
     ("9112 6.1 an empty coding", (), b"transfer-encoding:", ORDER, [400]),
     ("9112 7.1.1 chunk extensions are ignored", (), TE, chunked(ORDER, extension=b";a=b"), [201, 200]),
+    # The parser heeds it and takes nothing that follows: the answer has to say so too, or the next request on the connection is never answered.
+    ("9112 9.6 a trailer that closes", (), TE, chunked(ORDER, trailers=b"connection: close\r\n"), [201]),
     ("9112 7.1.2 trailers are ignored", (), TE, chunked(ORDER, trailers=b"x-a: b\r\n"), [201, 200]),
     ("9112 7.1 a chunk size that is none", (), TE, b"zz\r\n" + ORDER, [400]),
     ("9112 7.1 a chunk longer than it says", (), TE, b"1\r\n" + ORDER + b"\r\n0\r\n\r\n", [400]),
@@ -316,3 +318,10 @@ async def test_httpx_is_served_with_a_length_and_with_chunks(world: World) -> No
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{world.port}", trust_env=False) as client:
         assert (await client.post("/api/v1/orders", content=ORDER, headers=headers)).status_code == 201
         assert (await client.post("/api/v1/orders", content=pieces(), headers=headers)).status_code == 201
+
+
+async def test_an_answer_says_that_a_trailer_closes_its_connection(world: World) -> None:
+    closing = chunked(ORDER, trailers=b"connection: close\r\n")
+    answer = await world.raw(post(world, body=closing, framing=TE))
+    assert statuses(answer) == [201]
+    assert b"connection: close" in answer.lower()
