@@ -58,11 +58,18 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the packa
                     raise
                 await context.abort(grpc.StatusCode.UNAVAILABLE, call.cut.message)
 
+        async def leaving(response: Any, context: Any) -> bytes:
+            answer = bytes(response.SerializeToString())
+            if not load.may_leave(context):
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "too many answers wait to be taken")
+            load.leaves(context, answer)
+            return answer
+
         async def check(_messages: Any, context: Any) -> bytes:
-            return bytes((await self.Check(await request_of(context, health_pb2.HealthCheckRequest), context)).SerializeToString())
+            return await leaving(await self.Check(await request_of(context, health_pb2.HealthCheckRequest), context), context)
 
         async def list_(_messages: Any, context: Any) -> bytes:
-            return bytes((await self.List(await request_of(context, health_pb2.HealthListRequest), context)).SerializeToString())
+            return await leaving(await self.List(await request_of(context, health_pb2.HealthListRequest), context), context)
 
         async def watch(_messages: Any, context: Any) -> None:
             await self.Watch(await request_of(context, health_pb2.HealthCheckRequest), context)

@@ -1,11 +1,13 @@
 """What a server is busy with, and the bounds of it. Each kind of call has room of its own, so that none can use up that
-of another: calls whose message has not arrived, calls that run, calls that wait for news, streams.
+of another: calls whose message has not arrived, calls that run, calls that wait for news, answers that their clients
+have not taken, streams.
 
 Nothing here is counted for a caller who was refused by its headers.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +29,11 @@ ARRIVING_MAX: Final = 2000  # calls whose message has not arrived
 ARRIVING_PER_CALLER_MAX: Final = 64
 # From the headers of a call to its message: the two arrive together but for broken networks and attackers.
 MESSAGE_SECONDS_MAX: Final = 5.0
+LEAVING_BYTES_MAX: Final = 8 * 2**20  # answers that their clients have not taken
+LEAVING_PER_CONNECTION_MAX: Final = 16  # such answers of one connection, once all of them together are too large
+LEAVING_CALL_BYTES: Final = 16 * 1024  # what grpc keeps for such a call besides its answer, measured
+LEAVING_SECONDS_MAX: Final = 0.2  # that one more waits for its turn
+LEAVING_LOOK_SECONDS: Final = 0.05
 RETRY_SECONDS: Final = 1.0  # when it may be worth trying again
 OVERLOAD_SECONDS: Final = 5.0  # how long a server that turned a call away counts as overloaded
 
@@ -49,6 +56,9 @@ class Load:
         self._message_seconds_max = message_seconds_max
         self._arriving = DeadlineQueue()
         self._waiting: Counter[str] = Counter()
+        self._leaving: dict[asyncio.Task[Any], tuple[str, int]] = {}
+        self._leaving_of: Counter[str] = Counter()  # by connection
+        self._leaving_bytes = 0
         self._shed_at: float | None = None
         self.running = 0
 
@@ -107,6 +117,43 @@ class Load:
         if call.is_running:
             call.is_running = False
             self.running -= 1
+
+    def may_leave(self, context: Any) -> bool:
+        """Whether an answer may be sent: always, unless those that nobody takes are too large and the connection has
+        some of them. A client that opens no window for an answer never takes it, and nothing in grpc ends its call. A
+        refusal needs no window."""
+        return (
+            self._leaving_bytes <= LEAVING_BYTES_MAX or self._leaving_of[context.peer()] < LEAVING_PER_CONNECTION_MAX
+        )
+
+    async def wait_to_leave(self, context: Any) -> None:
+        """Waits until an answer may be sent: a client that reads has room in a moment, however busy we are.
+
+        Raises:
+            Unavailable: it takes nothing.
+        """
+        until = monotonic() + LEAVING_SECONDS_MAX
+        while not self.may_leave(context):
+            if monotonic() >= until:
+                raise self._shed("leaving", "Too many answers wait to be taken.")
+            await asyncio.sleep(LEAVING_LOOK_SECONDS)
+
+    def leaves(self, context: Any, answer: bytes) -> None:
+        """The running task, which serves a call, sends its answer from now on and ends when it is sent."""
+        task = asyncio.current_task()
+        if task is not None:
+            peer, size = context.peer(), LEAVING_CALL_BYTES + len(answer)
+            self._leaving[task] = (peer, size)
+            self._leaving_of[peer] += 1
+            self._leaving_bytes += size
+            task.add_done_callback(self._left)
+
+    def _left(self, task: asyncio.Task[Any]) -> None:
+        peer, size = self._leaving.pop(task)
+        self._leaving_bytes -= size
+        self._leaving_of[peer] -= 1
+        if not self._leaving_of[peer]:
+            del self._leaving_of[peer]
 
     @contextmanager
     def waits(self, caller: str, caller_max: int) -> Iterator[None]:

@@ -160,6 +160,9 @@ class _Method:
             answer = self._serialize(response)
             if call.trailing:
                 context.set_trailing_metadata(call.trailing)
+            if not self._load.may_leave(context):
+                await self._load.wait_to_leave(context)
+            self._load.leaves(context, answer)
         except BaseException as error:
             code, status = self._refusal(error, context, call)
             if status is not None:

@@ -23,6 +23,49 @@ HEALTH_WATCH = "/grpc.health.v1.Health/Watch"
 REFLECTION = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
 
 
+class Unwilling:
+    """A connection that opens no window for answers (RFC 9113, 6.9.2): whatever it is answered stays with the server."""
+
+    @staticmethod
+    async def calls(port: int, method: str, message: bytes) -> asyncio.StreamWriter:
+        """Makes as many calls as a server lets begin on one connection, and waits for the headers of the answers."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        no_window = b"\x00\x04\x00\x00\x00\x00"
+        writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(SETTINGS, 0, 0, no_window))
+        await reader.read(100)
+        writer.write(frame(SETTINGS, ACKNOWLEDGED, 0, b""))
+        for stream in range(1, 2 * UNWILLING_CALLS, 2):
+            writer.write(frame(HEADERS, END_OF_HEADERS, stream, header_block(method)))
+            writer.write(frame(DATA, END_OF_STREAM, stream, b"\x00" + len(message).to_bytes(4) + message))
+        await writer.drain()
+        await reader.readexactly(UNWILLING_CALLS * len(frame(HEADERS, 0, 0, b"")))
+        return writer
+
+
+DATA, HEADERS, SETTINGS = 0, 1, 4
+END_OF_STREAM, ACKNOWLEDGED, END_OF_HEADERS = 1, 1, 4
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    """A frame of HTTP/2."""
+    return len(payload).to_bytes(3) + bytes([kind, flags]) + stream.to_bytes(4) + payload
+
+
+def header_block(method: str) -> bytes:
+    """The headers of a call, without compression (RFC 7541, 6.2.2)."""
+    fields = (
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", method),
+        (":authority", "x"),
+        ("content-type", "application/grpc"),
+        ("te", "trailers"),
+    )
+    return b"".join(
+        b"\x00" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode() for name, value in fields
+    )
+
+
 def channel(port: int) -> grpc.aio.Channel:
     """A connection of its own."""
     return grpc.aio.insecure_channel(
@@ -78,8 +121,28 @@ KINDS: dict[str, Callable[[Any], list[Any]]] = {
 }
 
 
+# What each connection asks for without ever taking the answer: method and message.
+NEVER_TAKEN: dict[str, tuple[str, bytes]] = {
+    "health checks whose answers nobody takes": ("/grpc.health.v1.Health/Check", b""),
+    "health lists whose answers nobody takes": ("/grpc.health.v1.Health/List", b""),
+    "answers that nobody takes": (path("Browse"), EchoRequest(text="a" * 30).SerializeToString()),
+}
+UNWILLING_CONNECTIONS, UNWILLING_CALLS = 40, 100
+
+
+async def take_nothing(port: int, kind: str) -> None:
+    """Asks, and keeps the connections without opening a window for the answers."""
+    connections = [await Unwilling.calls(port, *NEVER_TAKEN[kind]) for _ in range(UNWILLING_CONNECTIONS)]
+    while True:
+        sys.stdout.write(f"{len(connections) * UNWILLING_CALLS}\n")
+        sys.stdout.flush()
+        await asyncio.sleep(1.0)
+
+
 async def main(port: int, kind: str) -> None:
     """Floods."""
+    if kind in NEVER_TAKEN:
+        await take_nothing(port, kind)
     begin = KINDS[kind]
     connections = [channel(port) for _ in range(CONNECTIONS)]
     while True:

@@ -24,7 +24,7 @@ from mesh.load import Load
 from mesh.trace import Trace
 from mesh.wire_errors import from_rpc_error
 from tests.echo import EchoRequest, Stub, World, path, plain_channel
-from tests.echo_flood import CALLS, CONNECTIONS, KINDS
+from tests.echo_flood import CALLS, CONNECTIONS, KINDS, NEVER_TAKEN, frame, header_block
 from tests.processes import ROOT
 
 ANSWER_SECONDS = 0.1  # within which another client is served
@@ -74,7 +74,7 @@ async def refused(call: Any) -> RemoteError:
     return error
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, *NEVER_TAKEN])
 async def test_a_stranger_neither_closes_a_port_nor_fills_its_memory(tmp_path: Path, kind: str) -> None:
     async with peer("tests.echo_server", str(tmp_path)) as server:
         port = int(await server.line())
@@ -273,11 +273,11 @@ async def test_a_client_that_hangs_up_early_leaves_no_traceback(
         for _ in range(30):
             reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
             writer.write(
-                b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(4, 0, 0, b"\x00\x04\x00\x00\x00\x00")
+                b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b"\x00\x04\x00\x00\x00\x00")
             )  # no window for answers
             for stream in range(1, 41, 2):
                 writer.write(
-                    _frame(1, 4, stream, _headers(path("Browse"))) + _frame(0, 1, stream, b"\x00\x00\x00\x00\x00")
+                    frame(1, 4, stream, header_block(path("Browse"))) + frame(0, 1, stream, b"\x00\x00\x00\x00\x00")
                 )
             await writer.drain()
             await reader.read(100)
@@ -285,25 +285,6 @@ async def test_a_client_that_hangs_up_early_leaves_no_traceback(
         async with plain_channel(server.port) as channel:
             await probe(Stub(channel))
     assert "Traceback" not in capfd.readouterr().err + caplog.text
-
-
-def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
-    return len(payload).to_bytes(3) + bytes([kind, flags]) + stream.to_bytes(4) + payload
-
-
-def _headers(method: str) -> bytes:
-    """A header block without compression (RFC 7541, 6.2.2)."""
-    fields = (
-        (":method", "POST"),
-        (":scheme", "http"),
-        (":path", method),
-        (":authority", "x"),
-        ("content-type", "application/grpc"),
-        ("te", "trailers"),
-    )
-    return b"".join(
-        b"\x00" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode() for name, value in fields
-    )
 
 
 def test_a_flood_is_more_than_a_server_takes() -> None:
