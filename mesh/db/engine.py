@@ -127,10 +127,12 @@ def _sqlite(url: URL, pool_size: int) -> tuple[AsyncEngine, AsyncEngine]:
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
     # One writer at a time is all that SQLite can do; more connections would only wait for each other.
     writer = create_async_engine(url, pool_size=1, max_overflow=0, pool_timeout=10.0, pool_reset_on_return=_DATABASE_RUN_RESETS)
-    reader = create_async_engine(url, pool_size=pool_size, max_overflow=0, pool_timeout=5.0)
-    for engine, begin in ((writer, "BEGIN IMMEDIATE"), (reader, "BEGIN")):
+    # Reads are single statements: each of BEGIN and ROLLBACK would cost a read as much as its statement, in trips to the driver's thread.
+    reader = create_async_engine(url, isolation_level="AUTOCOMMIT", skip_autocommit_rollback=True, pool_size=pool_size, max_overflow=0,
+                                 pool_timeout=5.0)
+    for engine in (writer, reader):
         event.listen(engine.sync_engine, "connect", _prepare_sqlite)
-        event.listen(engine.sync_engine, "begin", _begin_with(begin))
+    event.listen(writer.sync_engine, "begin", _begin_immediate)
     return writer, reader
 
 
@@ -143,8 +145,5 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     cursor.close()
 
 
-def _begin_with(statement: str) -> Any:
-    def begin(connection: Connection) -> None:
-        connection.exec_driver_sql(statement)
-
-    return begin
+def _begin_immediate(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")

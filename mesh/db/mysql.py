@@ -111,10 +111,15 @@ class MySQLConnection(aiomysql.Connection):  # type: ignore[misc]  # the package
             raise OperationalError(CR.CR_SERVER_LOST, f"the connection to {self._host} broke: {error}") from error
 
     async def _read_bytes(self, num_bytes: int) -> bytes:
-        if self._reader is None:
+        reader = self._reader
+        if reader is None:
             raise OperationalError(CR.CR_SERVER_LOST, "the connection is closed")
-        if len(self._reader._buffer) >= num_bytes:  # noqa: SLF001  most packets are here already; a timer for each would cost more than it
-            return bytes(await super()._read_bytes(num_bytes))
+        buffer = reader._buffer  # noqa: SLF001  most packets are here already; a timer and two coroutines for each would cost more than it
+        if len(buffer) >= num_bytes and reader._exception is None:  # noqa: SLF001
+            found = bytes(buffer[:num_bytes])
+            del buffer[:num_bytes]
+            reader._maybe_resume_transport()  # noqa: SLF001  as readexactly does
+            return found
         try:
             async with asyncio.timeout(self._silence_seconds):
                 return bytes(await super()._read_bytes(num_bytes))

@@ -116,9 +116,11 @@ class Database:
         """
         try:
             async with self._borrowed(self._reader, None) as connection:
-                if connection.dialect.name != "sqlite":  # where a transaction always sees one moment
-                    await connection.execution_options(isolation_level="REPEATABLE READ")
+                is_sqlite = connection.dialect.name == "sqlite"
+                await connection.execution_options(isolation_level="SERIALIZABLE" if is_sqlite else "REPEATABLE READ")
                 async with connection.begin():
+                    if is_sqlite:  # its driver begins before a change only
+                        await connection.exec_driver_sql("BEGIN")
                     return await work(connection, *args, **kwargs)
         except (DBAPIError, PoolTimeoutError) as error:
             if isinstance(error, DBAPIError) and classify(error) in {Fault.CONSTRAINT, Fault.UNEXPECTED}:
@@ -208,23 +210,28 @@ class Database:
         SQLAlchemy's own context manager cannot be interrupted while it rolls back, and on a half-open connection that takes for ever; this one gives
         such a connection up, and the server undoes what it left. Nothing that goes wrong then replaces the error of the block.
         """
-        loop = asyncio.get_running_loop()
-        started = loop.time()
-        async with asyncio.timeout_at(started + (seconds or self._unit_timeout_seconds)):
-            connection = await engine.connect().start()
-        session: Session | None = connection.sync_connection.info.get(SESSION) if connection.sync_connection is not None else None
+        connection, session = None, None
         try:
-            async with asyncio.timeout_at(None if seconds is None else started + seconds):
+            async with asyncio.timeout(seconds or self._unit_timeout_seconds) as limit:
+                connection = await engine.connect().start()
+                if connection.sync_connection is not None:
+                    session = connection.sync_connection.info.get(SESSION)
+                if seconds is None:
+                    limit.reschedule(None)
                 yield connection
         except TimeoutError:
+            if connection is None:
+                raise
             await self._give_up(connection)
             self._fell_silent(session if engine is self._writer else None)
             raise
         except Exception:
-            await self._give_back(connection)
+            if connection is not None:
+                await self._give_back(connection)
             raise
         except BaseException:  # cancelled: what the server would still answer must not meet the next unit
-            await self._give_up(connection)
+            if connection is not None:
+                await self._give_up(connection)
             raise
         await self._give_back(connection)
 
@@ -237,9 +244,7 @@ class Database:
     async def _give_back(self, connection: AsyncConnection) -> None:
         try:
             async with asyncio.timeout(RELEASE_SECONDS_MAX):
-                if connection.in_transaction():
-                    await connection.rollback()
-                await connection.close()
+                await connection.close()  # which rolls back what was not committed
         except Exception as error:  # noqa: BLE001  of a connection that is thrown away now
             log.warning("connection_given_up", cause=str(error)[:200])
             await self._give_up(connection)
