@@ -14,6 +14,7 @@ from mesh.clock import Monotonic, Seconds
 from mesh.db import DatabaseBusy
 from mesh.errors import Conflict
 from mesh.traffic import LOOKING
+from mesh.worker import together
 
 ASK_EVERY_SECONDS = 5.0       # a round trip or two: nothing beside what an idle process does anyway
 ASK_AGAIN_SECONDS = 1.0       # while something is unusable
@@ -54,7 +55,7 @@ class Dependencies:
         while not self._stopping.is_set():
             await self.ask()
             try:
-                async with asyncio.timeout(ASK_AGAIN_SECONDS if self._failing_since else ASK_EVERY_SECONDS):
+                async with asyncio.timeout(ASK_AGAIN_SECONDS if self._failing_since else together(ASK_EVERY_SECONDS, ASK_EVERY_SECONDS)):
                     await self._stopping.wait()
             except TimeoutError:
                 pass

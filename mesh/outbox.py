@@ -7,6 +7,7 @@ claimed per destination, so that a dead receiver blocks nobody else.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -295,6 +296,7 @@ def _claiming(*conditions: ColumnElement[bool], limit: int = BATCH) -> Any:
             .with_hint(OUTBOX, hint, "mysql").with_hint(OUTBOX, hint, "mariadb"))
 
 
+@functools.cache  # a few destinations: idle relays ask it again and again
 def next_due_statement(destination: str) -> Any:
     """The query that finds when the next row is due; a test reads its EXPLAIN."""
     return (select(OUTBOX.c.due_at).where(OUTBOX.c.destination == destination, OUTBOX.c.state == "NEW")

@@ -3,6 +3,7 @@ which leave the version alone and lock the row. The lock of an activity is the l
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -119,8 +120,12 @@ async def take_back(tx: AsyncConnection, *, activity_id: str, units: int) -> Act
 
 async def in_states(tx: AsyncConnection, *states: ActivityState) -> list[Activity]:
     """Every activity in these states, oldest first."""
-    rows = await tx.execute(select(ACTIVITY).where(_ROW.state.in_(states)).order_by(_ROW.created_at, _ROW.activity_id))
-    return [_activity(row) for row in rows]
+    return [_activity(row) for row in await tx.execute(_in_states(states))]
+
+
+@functools.cache
+def _in_states(states: tuple[ActivityState, ...]) -> Select[Any]:
+    return select(ACTIVITY).where(_ROW.state.in_(states)).order_by(_ROW.created_at, _ROW.activity_id)
 
 
 async def running(tx: AsyncConnection) -> list[Activity]:

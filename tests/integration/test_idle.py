@@ -36,6 +36,7 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever a test prepares is long over."""
     monkeypatch.setattr(traffic, "BUSY_SECONDS", 0.0)
     monkeypatch.setattr(worker._jitter, "uniform", lambda low, high: 1.0)
+    monkeypatch.setattr(worker, "together", lambda seconds: seconds)
 
 
 @pytest.fixture

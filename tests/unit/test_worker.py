@@ -21,6 +21,7 @@ class Pauses:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.seconds: list[float] = []
         monkeypatch.setattr(worker_module._jitter, "uniform", lambda low, high: 1.0)
+        monkeypatch.setattr(worker_module, "together", lambda seconds: seconds)
         self._real = asyncio.timeout
         monkeypatch.setattr(worker_module.asyncio, "timeout", self._note)
 
@@ -242,6 +243,29 @@ class Quiet:
             self.worker.stop()
             return 0
         return self._outcomes.pop(0)
+
+
+@pytest.mark.parametrize("phase", [0.0, 2.5, 9.99])
+def test_long_pauses_of_one_process_end_at_the_same_moments_whenever_they_begin(monkeypatch: pytest.MonkeyPatch, phase: float) -> None:
+    monkeypatch.setattr(worker_module, "_PHASE_SECONDS", phase)
+    ends = set()
+    for begin in (100.0, 101.3, 104.99, 107.0, 109.999, 110.001):
+        monkeypatch.setattr(worker_module, "monotonic", lambda begin=begin: begin)
+        pause = worker_module.together(QUIET_SECONDS)
+        assert QUIET_SECONDS / 2 <= pause <= QUIET_SECONDS * 1.5
+        ends.add(round((begin + pause + phase) % QUIET_SECONDS, 6) % QUIET_SECONDS)
+        begin += pause  # a timer may end a moment too early or too late: the next pause is a whole one all the same
+        for late in (-0.002, 0.0, 0.3):
+            monkeypatch.setattr(worker_module, "monotonic", lambda now=begin + late: now)
+            assert worker_module.together(QUIET_SECONDS) == pytest.approx(QUIET_SECONDS - late)
+    assert ends == {0.0}
+
+
+async def test_a_worker_without_work_waits_together_and_one_that_fails_alone(pauses: Pauses, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "together", lambda seconds: seconds + 1)
+    worker, _ = with_outcomes("long", 0, RuntimeError("broken"), idle_seconds=QUIET_SECONDS)
+    await worker.run()
+    assert pauses.seconds == [QUIET_SECONDS + 1, QUIET_SECONDS * 2]
 
 
 async def test_while_something_changes_a_worker_looks_as_often_as_it_was_told(pauses: Pauses) -> None:
