@@ -55,7 +55,8 @@ class Dependencies:
         while not self._stopping.is_set():
             await self.ask()
             try:
-                async with asyncio.timeout(ASK_AGAIN_SECONDS if self._failing_since else together(ASK_EVERY_SECONDS, ASK_EVERY_SECONDS)):
+                pause = ASK_AGAIN_SECONDS if self._failing_since else together(ASK_EVERY_SECONDS, ASK_EVERY_SECONDS)
+                async with asyncio.timeout(pause):
                     await self._stopping.wait()
             except TimeoutError:
                 pass

@@ -47,6 +47,7 @@ def write_redis_config(data_dir: Path, *, port: int, password: str) -> Path:
             f"requirepass {password}",
             "maxmemory-policy noeviction",  # a flash sale's keys are no cache
             "appendonly yes",
+            "hz 5",  # of its own chores, ten times a second by default: half of what an idle server costs
             'save ""',
             "daemonize no",
             "",

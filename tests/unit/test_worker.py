@@ -254,9 +254,8 @@ def test_long_pauses_of_one_process_end_at_the_same_moments_whenever_they_begin(
         pause = worker_module.together(QUIET_SECONDS)
         assert QUIET_SECONDS / 2 <= pause <= QUIET_SECONDS * 1.5
         ends.add(round((begin + pause + phase) % QUIET_SECONDS, 6) % QUIET_SECONDS)
-        begin += pause  # a timer may end a moment too early or too late: the next pause is a whole one all the same
-        for late in (-0.002, 0.0, 0.3):
-            monkeypatch.setattr(worker_module, "monotonic", lambda now=begin + late: now)
+        for late in (-0.002, 0.0, 0.3):  # a timer may end a moment too early or too late: the next pause is a whole one all the same
+            monkeypatch.setattr(worker_module, "monotonic", lambda now=begin + pause + late: now)
             assert worker_module.together(QUIET_SECONDS) == pytest.approx(QUIET_SECONDS - late)
     assert ends == {0.0}
 
