@@ -13,7 +13,7 @@ import asyncio
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -22,6 +22,7 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
+    ColumnElement,
     RowMapping,
     Table,
     bindparam,
@@ -35,9 +36,9 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.db import BigInt, Database, Identifier, metadata_with_names
-from mesh.db.keys import after_key, one_of_keys
+from mesh.db.keys import after_key, among_keys, one_of_keys
 
-PAGE = 500
+PAGE = 2000
 LOOKS_MAX = 5  # at a chain that grows while it is read
 LOOK_PAUSE_SECONDS = 0.05
 Row = Mapping[str, Any] | RowMapping
@@ -192,14 +193,14 @@ async def broken_chains(db: Database, log: Log) -> AsyncIterator[Broken]:
     """Everything that does not hold of a log, while it grows."""
     after: tuple[str, str] = (log.name, "")
     while heads := await db.read(_heads_page, log, after):
-        suspects = await db.read(_verify, log, heads)
+        suspects = await db.read(_verify, log, heads, among_keys)
         for look in range(LOOKS_MAX):
             if not suspects:
                 break
             if look:
                 await asyncio.sleep(LOOK_PAUSE_SECONDS)
             entities = [found.entity for found in suspects]
-            suspects = await db.read(_verify, log, await db.read(_heads_of, log, entities))
+            suspects = await db.read(_verify, log, await db.read(_heads_of, log, entities), one_of_keys)
         for found in suspects:
             yield found
         after = (log.name, heads[-1].entity)
@@ -226,13 +227,15 @@ async def _heads_of(tx: AsyncConnection, log: Log, entities: Sequence[str]) -> S
     return (await tx.execute(select(LOG_CHAIN).where(_H.log == log.name, _H.entity.in_(entities)))).all()
 
 
-async def _verify(tx: AsyncConnection, log: Log, heads: Sequence[Any]) -> list[Broken]:
+async def _verify(
+    tx: AsyncConnection, log: Log, heads: Sequence[Any], of: Callable[..., ColumnElement[bool]]
+) -> list[Broken]:
     """The first fault of each chain. A chain that grew since its head was read is right up to there."""
     columns = log.table.c
     named = [_names(log, head.entity) for head in heads]
     wanted = sorted({*log.entity, *log.said, "chain_seq", "chain_hash"})
     query = select(*(columns[name] for name in wanted)).where(
-        one_of_keys([columns[name] for name in log.entity], named), columns.chain_seq.is_not(None)
+        of([columns[name] for name in log.entity], named), columns.chain_seq.is_not(None)
     )
     rows: dict[str, list[Row]] = defaultdict(list)
     for row in (await tx.execute(query)).mappings():

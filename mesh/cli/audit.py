@@ -21,12 +21,12 @@ from mesh.cli.terminal import Terminal, shown, table
 from mesh.clock import SystemClock
 from mesh.db import Database
 from mesh.errors import MeshError
-from mesh.proof import ActivityFacts, Allowance, OrderKey, Violation, compare, compare_sale
+from mesh.proof import ActivityFacts, Allowance, OrderFacts, OrderKey, Violation, compare, compare_sale
 from mesh.proof_queries import waiting_events
 from mesh.supervisor.installation import Installation
 from mesh.supervisor.redis_server import redis_config
 
-PAGE = 500
+PAGE = 2000
 SECOND_LOOK_SECONDS = 1.0  # two databases are never read at one moment: what is wrong is wrong twice
 
 
@@ -149,25 +149,27 @@ async def _across(databases: dict[str, Database], proofs: dict[str, Any], allowa
     order_db, payment_db = databases["order_rpc"], databases["payment_rpc"]
     suspects: set[OrderKey] = set()
 
-    async def look(keys: Iterable[OrderKey]) -> list[tuple[OrderKey, Violation]]:
-        wanted = list(keys)
-        ours = {order.key: order for order in await orders.orders_of(order_db, wanted)}
-        gates = await payments.gates_of_orders(payment_db, wanted)
-        return list(compare(ours, await payments.payments_of_orders(payment_db, allowance, wanted), gates))
+    async def look(found: Iterable[OrderFacts], wanted: list[OrderKey], *, neighbours: bool) -> list[tuple[OrderKey, Violation]]:
+        gates = await payments.gates_of_orders(payment_db, wanted, neighbours=neighbours)
+        paying = await payments.payments_of_orders(payment_db, allowance, wanted, neighbours=neighbours)
+        return list(compare({order.key: order for order in found}, paying, gates))
 
     after: OrderKey = ("", "")
     while page := await orders.orders_page(order_db, after=after, limit=PAGE):
-        suspects |= {key for key, _ in await look(order.key for order in page)}
+        suspects |= {key for key, _ in await look(page, [order.key for order in page], neighbours=True)}
         after = page[-1].key
     last = ""
-    while batch := await payments.payments_page(payment_db, allowance, after=last, limit=PAGE):
-        suspects |= {key for key, _ in await look({payment.key for payment in batch})}
-        last = batch[-1].payment_id
-    if suspects:
+    while batch := await payments.paid_orders_page(payment_db, after=last, limit=PAGE):  # those of orders that exist were looked at
+        named = {key for _, key in batch}
+        suspects |= named - await orders.known_orders(order_db, sorted(named))
+        last = batch[-1][0]
+    doubtful = sorted(suspects)
+    if doubtful:
         await asyncio.sleep(0 if allowance.strict else SECOND_LOOK_SECONDS)
-        for start in range(0, len(suspects), PAGE):
-            for _key, violation in await look(sorted(suspects)[start:start + PAGE]):
-                yield violation
+    for start in range(0, len(doubtful), PAGE):
+        wanted = doubtful[start:start + PAGE]
+        for _key, violation in await look(await orders.orders_of(order_db, wanted), wanted, neighbours=False):
+            yield violation
 
 
 async def _across_sales(databases: dict[str, Database], proofs: dict[str, Any], allowance: Allowance) -> AsyncIterator[Violation]:

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.db import Database
-from mesh.db.keys import one_of_keys
+from mesh.db.keys import among_keys, one_of_keys
 from mesh.outbox import OUTBOX
 from mesh.proof import SETTLING, Allowance, OrderKey, PaymentFacts, RefundFacts
 from payment_rpc.domain import refund as refunds
@@ -29,22 +29,39 @@ _IN_WORDS_OF_ORDERS = {
 }
 
 
-async def payments_page(db: Database, allowance: Allowance, *, after: str, limit: int) -> list[PaymentFacts]:
-    """Payments of orders by their ids, those after `after`."""
-    return await db.read(_read_facts, _P.payment_id > after, allowance, limit)
+async def paid_orders_page(db: Database, *, after: str, limit: int) -> list[tuple[str, OrderKey]]:
+    """The ids of payments of orders, those after `after`, each with its order."""
+
+    async def read(tx: AsyncConnection) -> list[tuple[str, OrderKey]]:
+        query = (
+            select(_P.payment_id, _P.merchant_id, _P.order_id)
+            .where(_P.payment_id > after, _P.payment_method != TOP_UP)
+            .order_by(_P.payment_id)
+            .limit(limit)
+        )
+        return [(row.payment_id, (row.merchant_id, row.order_id)) for row in await tx.execute(query)]
+
+    return await db.read(read)
 
 
-async def payments_of_orders(db: Database, allowance: Allowance, keys: Sequence[OrderKey]) -> list[PaymentFacts]:
-    """All payments of some orders."""
-    return await db.read(_read_facts, one_of_keys((_P.merchant_id, _P.order_id), keys), allowance, None)
+async def payments_of_orders(
+    db: Database, allowance: Allowance, keys: Sequence[OrderKey], *, neighbours: bool = False
+) -> list[PaymentFacts]:
+    """All payments of some orders. Those of neighbours by their keys are found sooner."""
+    of, wanted = among_keys if neighbours else one_of_keys, set(keys)
+    found = await db.read(_read_facts, of((_P.merchant_id, _P.order_id), keys), allowance)
+    return [payment for payment in found if payment.key in wanted]
 
 
-async def gates_of_orders(db: Database, keys: Sequence[OrderKey]) -> dict[OrderKey, str]:
-    """The gates of some orders, OPEN or CLOSED, where there is one."""
+async def gates_of_orders(
+    db: Database, keys: Sequence[OrderKey], *, neighbours: bool = False
+) -> dict[OrderKey, str]:
+    """The gates of some orders, OPEN or CLOSED, where there is one. Those of neighbours by their keys are found sooner."""
+    of = among_keys if neighbours else one_of_keys
 
     async def read(tx: AsyncConnection) -> dict[OrderKey, str]:
         rows = await tx.execute(
-            select(_G.merchant_id, _G.order_id, _G.state).where(one_of_keys((_G.merchant_id, _G.order_id), keys))
+            select(_G.merchant_id, _G.order_id, _G.state).where(of((_G.merchant_id, _G.order_id), keys))
         )
         return {(row.merchant_id, row.order_id): row.state for row in rows}
 
@@ -52,7 +69,7 @@ async def gates_of_orders(db: Database, keys: Sequence[OrderKey]) -> dict[OrderK
 
 
 async def _read_facts(
-    tx: AsyncConnection, condition: ColumnElement[bool], allowance: Allowance, limit: int | None
+    tx: AsyncConnection, condition: ColumnElement[bool], allowance: Allowance
 ) -> list[PaymentFacts]:
     fresh = (
         select(_O.event_id)
@@ -80,7 +97,6 @@ async def _read_facts(
         )
         .where(condition, _P.payment_method != TOP_UP)
         .order_by(_P.payment_id)
-        .limit(limit)
     )
     rows = (await tx.execute(query)).all()
     refunds_of = await _refunds(tx, [row.payment_id for row in rows])

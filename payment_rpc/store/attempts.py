@@ -10,6 +10,7 @@ from sqlalchemy import Row, bindparam, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.db import expect_one
+from mesh.db.keys import among_keys, one_of_keys
 from mesh.money import Money
 from payment_rpc.domain.attempt import LEASE_MAX, Attempt, AttemptState, Schedule
 from payment_rpc.domain.errors import PaymentNotFound
@@ -50,9 +51,10 @@ async def attempts_of(tx: AsyncConnection, payment_id: str) -> list[Attempt]:
     return [_attempt(row) for row in (await tx.execute(_OF_PAYMENT, {"payment": payment_id})).all()]
 
 
-async def attempts_of_payments(tx: AsyncConnection, payment_ids: Sequence[str]) -> list[Attempt]:
-    """The attempts of several payments."""
-    query = select(*_ALL).where(ATTEMPT.c.payment_id.in_(payment_ids)).order_by(ATTEMPT.c.attempt_id)
+async def attempts_of_payments(tx: AsyncConnection, payment_ids: Sequence[str], *, neighbours: bool = False) -> list[Attempt]:
+    """The attempts of several payments, and of those between them where they are called neighbours."""
+    of = among_keys if neighbours else one_of_keys
+    query = select(*_ALL).where(of((ATTEMPT.c.payment_id,), [(each,) for each in payment_ids])).order_by(ATTEMPT.c.attempt_id)
     return [_attempt(row) for row in (await tx.execute(query)).all()]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Column, ColumnElement, case, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh.db.keys import after_key, one_of_keys
+from mesh.db.keys import after_key, among_keys, one_of_keys
 from mesh.money import Money
 from payment_rpc.domain.books import Booked, Books, Problem
 from payment_rpc.domain.ledger import Posting, Side, customer_wallet
@@ -24,16 +24,16 @@ WalletKey = tuple[str, str, str]
 
 
 async def read_books(tx: AsyncConnection, found: Sequence[Payment]) -> tuple[list[Books], list[str]]:
-    """The books of payments that were just read, and the ids of those that changed meanwhile: their books may be of two moments. Every change of the
-    ledger, of a refund's amount or of a capture changes the payment's version."""
+    """The books of payments that were just read, neighbours by their ids, and the ids of those that changed meanwhile: their books may be of two
+    moments. Every change of the ledger, of a refund's amount or of a capture changes the payment's version."""
     ids = [payment.payment_id for payment in found]
     transactions, postings = await _transactions_of(tx, ids)
     by_attempt, by_refund, by_entry = defaultdict(list), defaultdict(list), defaultdict(list)
-    for attempt in await attempts.attempts_of_payments(tx, ids):
+    for attempt in await attempts.attempts_of_payments(tx, ids, neighbours=True):
         by_attempt[attempt.payment_id].append(attempt)
-    for refund in await refunds.refunds_of_payments(tx, ids):
+    for refund in await refunds.refunds_of_payments(tx, ids, neighbours=True):
         by_refund[refund.payment_id].append(refund)
-    for row in await tx.execute(select(_E.payment_id, _E.amount_minor, _E.currency).where(_E.payment_id.in_(ids))):
+    for row in await tx.execute(select(_E.payment_id, _E.amount_minor, _E.currency).where(_among(_E.payment_id, ids))):
         by_entry[row.payment_id].append(Money(row.amount_minor, row.currency))
     versions = await payments.versions_of(tx, ids)
     changed = [payment.payment_id for payment in found if versions[payment.payment_id] != payment.version]
@@ -47,14 +47,18 @@ async def read_books(tx: AsyncConnection, found: Sequence[Payment]) -> tuple[lis
 
 async def _transactions_of(tx: AsyncConnection, ids: Sequence[str]) -> tuple[dict[str, list[Any]], dict[str, list[Posting]]]:
     transactions: dict[str, list[Any]] = defaultdict(list)
-    for row in await tx.execute(select(LEDGER_TRANSACTION).where(_T.payment_id.in_(ids)).order_by(_T.payment_id, _T.id)):
+    for row in await tx.execute(select(LEDGER_TRANSACTION).where(_among(_T.payment_id, ids)).order_by(_T.payment_id, _T.id)):
         transactions[row.payment_id].append(row)
     postings: dict[str, list[Posting]] = defaultdict(list)
-    lines = (select(LEDGER_POSTING).join(LEDGER_TRANSACTION, _T.business_key == _P.business_key).where(_T.payment_id.in_(ids))
+    lines = (select(LEDGER_POSTING).join(LEDGER_TRANSACTION, _T.business_key == _P.business_key).where(_among(_T.payment_id, ids))
              .order_by(_P.business_key, _P.seq))
     for row in await tx.execute(lines):
         postings[row.business_key].append(Posting(account=row.account, side=Side(row.side), amount=Money(row.amount_minor, row.currency)))
     return transactions, postings
+
+
+def _among(column: Column[str], ids: Sequence[str]) -> ColumnElement[bool]:
+    return among_keys((column,), [(each,) for each in ids])
 
 
 async def check_wallets(tx: AsyncConnection, *, after: WalletKey, limit: int, only: Sequence[WalletKey] | None = None,

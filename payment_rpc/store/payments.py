@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.call import Caller
 from mesh.db import expect_one, insert_if_absent
+from mesh.db.keys import among_keys
 from mesh.errors import Outcome
 from mesh.log_chain import plain
 from mesh.money import Money
@@ -128,8 +129,9 @@ async def page_of_ids(tx: AsyncConnection, *, after: str, limit: int) -> list[st
 
 
 async def versions_of(tx: AsyncConnection, payment_ids: Sequence[str]) -> dict[str, int]:
-    """The present versions of payments."""
-    rows = await tx.execute(select(PAYMENT.c.payment_id, PAYMENT.c.version).where(PAYMENT.c.payment_id.in_(payment_ids)))
+    """The present versions of payments that are neighbours by their ids, and of those between them."""
+    among = among_keys((PAYMENT.c.payment_id,), [(each,) for each in payment_ids])
+    rows = await tx.execute(select(PAYMENT.c.payment_id, PAYMENT.c.version).where(among))
     return {row.payment_id: row.version for row in rows}
 
 

@@ -13,7 +13,7 @@ from mesh.errors import InvalidArgument
 from payment_rpc.domain.books import Books, Problem, problems_of
 from payment_rpc.store import books, payments
 
-PAGE = 200             # payments or wallets; their rows lie in memory at once
+PAGE = 1000            # payments or wallets; their rows lie in memory at once
 ORPHANS_PAGE = 5000    # counted by the database
 VIOLATIONS_MAX = 1000
 LOOKS_MAX = 20         # at something that changes while it is read
