@@ -40,6 +40,7 @@ async def _examine(installation: Installation) -> list[Finding]:
     findings += safety.check_variables(os.environ)
     findings += safety.check_production(settings)
     findings += safety.check_limits(settings)
+    findings += safety.check_certificates(settings, SystemClock().now())
     services: dict[str, MeshSettings] = {service: settings[service] for service in DEFAULT_PORTS if service in settings}
     common = next(iter(settings.values()), None)
     running = installation.running()

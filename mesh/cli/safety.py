@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from mesh.certificate_files import WARN_BEFORE, CertificatePaths, problems_of_certificates
 from mesh.cli.checks import Finding, failure, ok, unsafe, warning
 from mesh.settings import MeshSettings, SettingsRefused, is_loopback, read_settings
 from mesh.variables import SERVICES, settings_of, strange_variables
@@ -54,6 +56,23 @@ def check_limits(settings: Mapping[str, MeshSettings]) -> Iterator[Finding]:
                      "raise the limit (LimitNOFILE, ulimits), or lower GATEWAY_CONNECTIONS_MAX: the gateway would refuse everybody")
     else:
         yield ok("open files", f"ulimit -n is {files}")
+
+
+def check_certificates(settings: Mapping[str, MeshSettings], now: datetime) -> Iterator[Finding]:
+    """Whether the certificates of every process are good, belong to their keys, and how long they last."""
+    files = {value for one in settings.values() for name, value in one if isinstance(value, Path) and name.endswith(("_cert_file", "_ca_file"))}
+    problems = problems_of_certificates(sorted(files), now=now)
+    for paths in {str(paths.cert): paths for one in settings.values() if (paths := CertificatePaths.of(one))}.values():
+        try:
+            paths.read()
+        except (OSError, ValueError) as problem:
+            if not any(str(file) in known for file in paths.files() for known in problems):
+                problems.append(str(problem))
+    for text in problems:
+        level = warning if " expires in " in text else failure
+        yield level("certificate", text, "replace it; processes read it again by themselves (docs/tokens.md)")
+    if files and not problems:
+        yield ok("certificates", f"{len(files)} files, all good for more than {WARN_BEFORE.days} days")
 
 
 def check_production(settings: Mapping[str, MeshSettings]) -> Iterator[Finding]:

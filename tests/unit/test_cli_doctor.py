@@ -4,19 +4,30 @@ import os
 import socket
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from mesh.certificate_files import CertificatePaths, expires_at
+from mesh.certificates import CertificateAuthority
 from mesh.cli import checks, paymesh, safety
 from mesh.cli.checks import Finding, Level
+from mesh.clock import SystemClock
 from mesh.settings import MeshSettings
 from mesh.supervisor.installation import Installation, RunningMesh
 from mesh.variables import settings_of
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
+
+
+def make_certificates(directory: Path) -> CertificatePaths:
+    """A certificate of order_rpc by an authority of its own."""
+    authority = CertificateAuthority(directory, clock=SystemClock())
+    ca = authority.ensure()
+    files = authority.issue("order_rpc")
+    return CertificatePaths(cert=files.cert, key=files.key, ca=ca)
 
 
 def levels(findings: list[Finding]) -> set[Level]:
@@ -161,14 +172,35 @@ def test_what_is_unsafe_in_production_is_said(tmp_path: Path, spoil: dict[str, s
     assert "hidden" not in output
 
 
-def test_mistakes_of_every_process_and_misspelt_variables_are_named(tmp_path: Path) -> None:
-    code, output = doctor(tmp_path / "var", PAYMENT_RPC_SCAN_BATCH_SIZE="abc", ORDER_RPC_PAYMENT_WINDOW_MINUTES="-5",
+def test_mistakes_of_every_process_and_misspelt_variables_are_named(tmp_path: Path, free_ports) -> None:
+    ports = dict(zip(("GATEWAY_PORT", "SECKILL_RPC_PORT"), map(str, free_ports(2)), strict=True))  # a mesh may run on this machine
+    code, output = doctor(tmp_path / "var", **ports, PAYMENT_RPC_SCAN_BATCH_SIZE="abc", ORDER_RPC_PAYMENT_WINDOW_MINUTES="-5",
                           SECKILL_RPC_LINE_MAKS="3", PAYMESH_FOO="1", SANDBOX_SLOW_SECONDS="-1")
     assert code == 1
     assert said(output, Level.FAILURE) == {"settings payment_rpc", "settings order_rpc", "settings sandbox"}
     for words in ("PAYMENT_RPC_SCAN_BATCH_SIZE", "ORDER_RPC_PAYMENT_WINDOW_MINUTES", "SANDBOX_SLOW_SECONDS", "did you mean SECKILL_RPC_LINE_MAX?",
                   "PAYMESH_FOO"):
         assert words in output
+
+
+@pytest.mark.parametrize(("days", "level", "words"), [
+    (390, Level.OK, "all good"), (10, Level.WARNING, "expires in 10 days"), (-1, Level.FAILURE, "expired at"),
+])
+def test_certificates_are_looked_at_before_they_end(tmp_path: Path, days: int, level: Level, words: str) -> None:
+    paths = make_certificates(tmp_path)
+    ends = expires_at(paths.cert)
+    settings = MeshSettings(service="order_rpc", tls_cert_file=paths.cert, tls_key_file=paths.key, tls_ca_file=paths.ca)
+    findings = list(safety.check_certificates({"order_rpc": settings}, ends - timedelta(days=days)))
+    assert level in levels(findings), findings
+    assert words in str(findings)
+
+
+def test_a_key_of_another_certificate_is_named(tmp_path: Path) -> None:
+    paths, others = make_certificates(tmp_path / "a"), make_certificates(tmp_path / "b")
+    settings = MeshSettings(service="order_rpc", tls_cert_file=paths.cert, tls_key_file=others.key)
+    [finding] = safety.check_certificates({"order_rpc": settings}, datetime.now(UTC))
+    assert finding.level is Level.FAILURE
+    assert "does not belong to" in finding.fact
 
 
 def test_development_as_it_comes_is_safe(installation: Installation, free_ports, monkeypatch: pytest.MonkeyPatch) -> None:
