@@ -36,7 +36,7 @@ async def run(settings: GatewaySettings) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
         metrics = MetricsPort()
-        await metrics.start(settings.host, settings.metrics_port)
+        await metrics.start(settings.metrics_host, settings.metrics_port)
         stack.push_async_callback(metrics.stop)
         discovery = open_discovery(settings)
         stack.push_async_callback(discovery.close)

@@ -148,7 +148,7 @@ class MeshServer:
         reflection = Reflection((*self.services, _HEALTH), self._user_tokens, catalogue, is_open=self._settings.is_development)
         for service, handlers in {_HEALTH: self._health.handlers(self.load), **reflection.handlers()}.items():
             _register(server, service, handlers)
-        await self._metrics.start(self._settings.host, self._settings.metrics_port)
+        await self._metrics.start(self._settings.metrics_host, self._settings.metrics_port)
         self.port = self._open_port(server, credentials)  # last: grpc gives the port of a server that never started back when it pleases
         await server.start()
         self._health.serve()

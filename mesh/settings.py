@@ -145,6 +145,7 @@ class MeshSettings(BaseSettings):
     advertise_host: str | None = None                       # what others connect to; None means `host`
     port: int = Field(0, ge=0, le=65535)                    # 0 means any free one
     metrics_port: int = Field(0, ge=0, le=65535)
+    metrics_host: str = "127.0.0.1"  # numbers and readiness are for whoever watches, not for everybody who may call
 
     database_url: str = Field(default_factory=_default_database_url, repr=False)  # repr: it holds a password
     database_password_file: Path | None = None              # replaces the password in `database_url`

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import redis
@@ -98,7 +99,7 @@ def test_passwords_come_from_files_and_stand_in_no_variable_and_on_no_command_li
     password = (made / "order_rpc" / "database").read_text()
     assert re.fullmatch("[0-9a-f]{48}", password)
     assert settings.database_url == f"mysql+aiomysql://order_rpc:{password}@mysql:3306/order_rpc?charset=utf8mb4"
-    assert re.fullmatch("redis://order_rpc:[0-9a-f]{48}@redis:6379/0", settings.redis_url or "")
+    assert re.fullmatch("redis://order_rpc:[0-9a-f]{48}@redis-events:6379/0", settings.events_redis_url or "")
     for name, service in SERVICES.items():
         told = str([service.get("environment"), service.get("command"), service.get("entrypoint"), service.get("healthcheck")])
         assert "requirepass" not in told, name
@@ -114,6 +115,7 @@ def test_each_container_sees_its_own_secrets_alone() -> None:
                 users.setdefault(mount.split(":")[0], set()).add(name)
                 assert mount.endswith(":ro"), f"{name}: {mount}"
     assert users.pop("secrets-payment") == {"payment-rpc", "payment-rpc-2"}  # replicas of one service
+    assert users.pop("secrets-redis") == {"redis", "redis-events", "redis-cache"}  # hashes of the passwords, nothing else
     assert {volume: names for volume, names in users.items() if len(names) > 1} == {}
     assert "authority" not in users
 
@@ -137,6 +139,25 @@ def test_secrets_are_closed_to_everybody_else(made: Path) -> None:
     for path in (made / "authority").rglob("*"):
         assert path.suffix not in {".key", ".secret"} or not path.stat().st_mode & 0o077, path
     assert not (made / "authority").stat().st_mode & 0o077
+
+
+def test_what_may_be_forgotten_never_takes_the_memory_of_what_may_not(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    used: dict[str, set[str]] = {}
+    for name, module in OURS.items():
+        with monkeypatch.context() as container:
+            settings = read_as(name, module, made, container)
+        for kind, url in (("redis_url", settings.redis_url), ("events_redis_url", settings.events_redis_url)):
+            if url:
+                used.setdefault(urlsplit(url).hostname or "", set()).add(f"{module} {kind}")
+    assert used == {"redis": {"seckill_rpc redis_url"}, "redis-cache": {"payment_rpc redis_url"},
+                    "redis-events": {f"{service} events_redis_url" for service in SERVERS}}
+    policies = {name: " ".join(SERVICES[name]["command"]).partition("--maxmemory-policy ")[2].split()[0] for name in used}
+    assert policies == {"redis": "noeviction", "redis-events": "noeviction", "redis-cache": "allkeys-lru"}
+    assert all("--maxmemory " in " ".join(SERVICES[name]["command"]) for name in used)
+
+
+def test_the_numbers_of_a_container_are_for_itself_unless_somebody_says_otherwise(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert read_as("order-rpc", "order_rpc", made, monkeypatch).metrics_host == "127.0.0.1"
 
 
 def test_a_token_of_the_installation_is_believed_by_its_services(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +199,7 @@ def test_redis_starts_with_the_command_of_compose_and_knows_its_users(made: Path
 
 def test_consul_is_reached_by_the_services_alone() -> None:
     assert COMPOSE["networks"]["inside"] == {"internal": True}
-    for name in ("consul", "mysql", "redis"):
+    for name in ("consul", "mysql", "redis", "redis-events", "redis-cache"):
         assert SERVICES[name]["networks"] == ["inside"]
         assert "ports" not in SERVICES[name]
 
