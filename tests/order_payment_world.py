@@ -141,9 +141,9 @@ class JoinedWorld:
 
 @asynccontextmanager
 async def joined_world(payment_url: str, order_url: str, folder: Path, *,
-                       policies: dict[str, MerchantPolicy] | None = None) -> AsyncIterator[JoinedWorld]:
-    """Builds both on fresh databases."""
-    async with payment_world(payment_url, order_url, folder) as money:
+                       policies: dict[str, MerchantPolicy] | None = None, redis: Any = None) -> AsyncIterator[JoinedWorld]:
+    """Builds both on fresh databases. `redis`: of the payment cache and of payment_rpc's events."""
+    async with payment_world(payment_url, order_url, folder, redis=redis) as money:
         neighbour = PaymentsInProcess(money)
         scripted = money.order_side.payment_rpc
         for name in ("close_payment", "create_refund", "create_payment"):
