@@ -387,3 +387,11 @@ def test_no_proto_has_a_list_of_messages_in_an_option() -> None:
     """protobufjs, and with it every Node client, reads `rules {…} rules {…}` and not `rules: [{…}]`."""
     lists = re.compile(r":\s*\[\s*\{")
     assert [str(path) for path in (ROOT / "protos" / "paymesh").rglob("*.proto") if lists.search(path.read_text())] == []
+
+
+def test_the_page_on_architecture_names_every_module_of_mesh_and_tests_that_exist() -> None:
+    page = (ROOT / "ARCHITECTURE.md").read_text()
+    modules = {path.stem for path in (ROOT / "mesh").iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
+    assert sorted(name for name in modules - {"__init__"} if f"`{name}`" not in page) == []
+    named = set(re.findall(r"test_[a-z0-9_]+\*?(?:\.py)?", page))
+    assert sorted(name for name in named if not list((ROOT / "tests").rglob(name if name.endswith((".py", "*")) else f"{name}.py"))) == []
