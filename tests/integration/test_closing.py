@@ -14,12 +14,12 @@ from order_rpc.domain.order import OrderState
 from payment_rpc.app import PaymentApp
 from payment_rpc.channels import ChannelFact, ChannelStatus
 from payment_rpc.domain.errors import MoneyError, OrderNotPayable, PaymentNotFound, PaymentStateInvalid
-from payment_rpc.domain.payment import Payment, PaymentState
+from payment_rpc.domain.payment import Disposition, Payment, PaymentState
 from payment_rpc.store import attempts
 from payment_rpc.tables import ATTEMPT, PAYMENT
 from payment_rpc.usecases.closing import CloseResult, OrderClosed
 from tests.builders_order import PAYMENT_WINDOW, buyer
-from tests.builders_payment import DECLINED, LEASE_SECONDS, TIMES, PaymentWorld, payment_world
+from tests.builders_payment import DECLINED, LEASE_SECONDS, PRICE, TIMES, PaymentWorld, payment_world
 
 
 @pytest.fixture
@@ -131,7 +131,11 @@ async def test_money_that_comes_after_the_order_was_cancelled_goes_back(world: P
     await world.order_side.force_state(order, OrderState.CANCELLED)
     world.channel.lose_answers = False
     await world.finish()
-    assert (await world.payment(payment.payment_id)).state in (PaymentState.LATE_SUCCESS, PaymentState.LATE_REFUNDED)
+    refused = await world.payment(payment.payment_id)
+    assert (refused.state, refused.disposition, refused.refund_reserved) == (PaymentState.LATE_SUCCESS, Disposition.REFUSED_CANCELLED, PRICE)
+    await world.app.refunds.run_once()
+    gone = await world.payment(payment.payment_id)
+    assert (gone.state, gone.refunded, gone.refund_reserved.minor) == (PaymentState.LATE_REFUNDED, PRICE, 0)
 
 
 async def ask_when_due(world: PaymentWorld, app: PaymentApp, payment: Payment) -> list[float]:

@@ -188,7 +188,7 @@ async def test_the_daily_summary_equals_a_recount_after_random_operations(app: O
             await app.statistics.fold_once()
     assert await rebuild(app) == 0
     assert await app.stock_problems() == []
-    assert shop.done >= {"order", "pay", "cancel", "expire", "late", "refund", "bounce"}
+    assert shop.done >= {"order", "pay", "cancel", "expire", "late", "refund", "fail", "bounce"}
     # The figures, counted a second time from what the orders say.
     tz = zone("Asia/Kathmandu")
     orders = [await app.load(order) for order in shop.orders]
@@ -213,7 +213,7 @@ class Shop:
         self.done: set[str] = set()
 
     async def act(self) -> None:
-        name = self.chance.choice(["order", "order", "order", "pay", "pay", "cancel", "expire", "late", "refund", "refund", "bounce", "ship"])
+        name = self.chance.choice(["order", "order", "order", "pay", "pay", "cancel", "expire", "late", "refund", "refund", "fail", "bounce", "ship"])
         await getattr(self, f"_{name}")()
 
     async def _pick(self, *states: OrderState) -> Order | None:
@@ -261,13 +261,19 @@ class Shop:
             await self.app.ship(order)
 
     async def _refund(self) -> None:
+        await self._ask_back("refund", "SUCCESS")
+
+    async def _fail(self) -> None:
+        await self._ask_back("fail", "FAILED")
+
+    async def _ask_back(self, name: str, end: str) -> None:
         order = await self._pick(S.PAID, S.SHIPPED)
         if order is None or order.refunded.minor:
             return
-        self.done.add("refund")
+        self.done.add(name)
         refund = await self.app.refund(order, *self.chance.choice([(), (("mug", 1),)]), caller=merchant())
-        await self.app.tell_refund(order, (refund, "SUCCESS"), version=self._version(order), refunded=refund.amount.format(),
-                                   payment_id=order.paid_payment_id)
+        await self.app.tell_refund(order, (refund, end), version=self._version(order),
+                                   refunded=refund.amount.format() if end == "SUCCESS" else "0", payment_id=order.paid_payment_id)
 
     async def _bounce(self) -> None:
         order = await self._pick(S.REFUNDED)

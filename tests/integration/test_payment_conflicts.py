@@ -14,12 +14,12 @@ from mesh.proof import Allowance
 from order_rpc.domain.order import Order, OrderState
 from payment_rpc.channels import ChannelFact, ChannelStatus, RefundChannelFact, RefundChannelStatus
 from payment_rpc.domain.attempt import Attempt
-from payment_rpc.domain.errors import ChannelFailed, PaymentConflicted
+from payment_rpc.domain.errors import ChannelFailed, PaymentConflicted, PaymentStateInvalid
 from payment_rpc.domain.payment import Disposition, Payment, PaymentState
 from payment_rpc.domain.refund import RefundState
 from payment_rpc.proof.audit import violations
 from payment_rpc.store import attempts
-from payment_rpc.tables import ATTEMPT, LEDGER_POSTING, REFUND
+from payment_rpc.tables import ATTEMPT, LEDGER_POSTING, PAYMENT, REFUND
 from tests.builders_order import ADMIN
 from tests.builders_payment import PRICE, PaymentWorld, payment_world
 from tests.integration.test_refunds import RefundLine
@@ -131,3 +131,43 @@ async def test_the_key_of_a_conflict_hears_what_was_kept_for_ever(world: Payment
     await world.app.refunds.run_once()
     assert (await world.payment(payment.payment_id)).state is S.LATE_REFUNDED
     assert await world.cashier(order, key="k1") == resolved
+
+
+@pytest.mark.parametrize("decision", [S.FAILED, S.LATE_SUCCESS])
+@pytest.mark.parametrize("state", ["PAYING", "CLOSING", "CLOSED", "FAILED", "SUCCESS", "LATE_SUCCESS"])
+async def test_only_a_conflict_is_resolved(world: PaymentWorld, state: str, decision: PaymentState) -> None:
+    """Without that rule a clerk would end a payment that is under way, or book money that is the merchant's."""
+    order = await world.order()
+    opened = await world.cashier(order)
+    [attempt_id] = [row["attempt_id"] for row in await world.rows(ATTEMPT)]
+    if state in ("CLOSING", "CLOSED"):
+        world.channel.unreachable = state == "CLOSING"
+        await world.app.closing.close(opened.payment_id)
+    if state in ("FAILED", "LATE_SUCCESS"):
+        await world.app.facts.apply(ChannelFact(attempt_id=attempt_id, status=ChannelStatus.DECLINED))
+    if state in ("SUCCESS", "LATE_SUCCESS"):
+        await captured(world, attempt_id, trade_no="T1")
+    before = [await world.rows(table) for table in (PAYMENT, ATTEMPT, LEDGER_POSTING, REFUND)]
+    assert before[0][0]["state"] == state
+    with pytest.raises(PaymentStateInvalid) as refused:
+        await world.app.conflicts.resolve(opened.payment_id, state=decision, reason="no", caller=ADMIN)
+    assert "is not in conflict" in str(refused.value)
+    assert [await world.rows(table) for table in (PAYMENT, ATTEMPT, LEDGER_POSTING, REFUND)] == before
+
+
+async def test_a_conflict_is_not_kept_by_a_capture_of_another_amount_nor_by_one_that_goes_back(world: PaymentWorld,
+                                                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    line = RefundLine(world.channel, monkeypatch)
+    _order, payment = await conflicted(world)
+    with pytest.raises(PaymentStateInvalid):
+        await world.app.conflicts.resolve(payment.payment_id, state=S.LATE_SUCCESS, reason="no", caller=ADMIN)
+    exact = Attempt.start(attempt_id="ATTexact", payment_id=payment.payment_id, merchant_id="mall", channel="sandbox", amount=PRICE,
+                          lease=timedelta(seconds=1), at=world.clock.now())
+    await world.db.run(attempts.insert_attempt, exact)
+    await captured(world, "ATTexact", trade_no="EXACT")
+    for _ in range(2):  # on its way back, and gone
+        with pytest.raises(PaymentStateInvalid):
+            await world.app.conflicts.resolve(payment.payment_id, state=S.LATE_SUCCESS, reason="no", caller=ADMIN)
+        await world.app.refunds.run_once()
+    assert len(line.submissions) == 1
+    assert (await world.payment(payment.payment_id)).state is S.CONFLICTED

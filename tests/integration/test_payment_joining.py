@@ -1,5 +1,5 @@
-"""What a second call for an order finds: a page that it may join, one that it may not, a payment that goes on between two looks, and money that the
-order refused; and what becomes of a page whose call is taken back."""
+"""What a second call for an order finds: a page that it may join, one that it may not, a payment that goes on between
+two looks, and money that the order refused; and what becomes of a page whose call is taken back."""
 
 from __future__ import annotations
 
@@ -49,9 +49,19 @@ async def two_channels(world: PaymentWorld) -> AsyncIterator[PaymentApp]:
 
 
 async def cashier_at(app: PaymentApp, order: Order, channel: str) -> Payment:
-    return await app.charging.create_payment(CreatePayment(
-        merchant_id=order.merchant_id, order_id=order.order_id, user_id=order.user_id, amount="", currency="", channel=channel, return_url="",
-        key=""), buyer(order.user_id))
+    return await app.charging.create_payment(
+        CreatePayment(
+            merchant_id=order.merchant_id,
+            order_id=order.order_id,
+            user_id=order.user_id,
+            amount="",
+            currency="",
+            channel=channel,
+            return_url="",
+            key="",
+        ),
+        buyer(order.user_id),
+    )
 
 
 async def attempt_of(world: PaymentWorld, payment: Payment) -> str:
@@ -62,7 +72,9 @@ async def take_back(world: PaymentWorld, key: str, *, method: str = "CreatePayme
     return await world.app.taking_back.take_back(method=method, key=key, merchant_id="mall", caller=buyer())
 
 
-async def test_a_page_of_another_channel_is_closed_and_not_the_answer(world: PaymentWorld, two_channels: PaymentApp) -> None:
+async def test_a_page_of_another_channel_is_closed_and_not_the_answer(
+    world: PaymentWorld, two_channels: PaymentApp
+) -> None:
     order = await world.order()
     first = await cashier_at(two_channels, order, "sandbox")
     second = await cashier_at(two_channels, order, "other")
@@ -88,7 +100,8 @@ async def test_a_page_that_is_being_closed_is_nobodys_answer(world: PaymentWorld
 
 
 async def test_a_page_that_is_paid_while_a_second_key_joins_it_is_not_bound_to_that_key(
-        mariadb_url_factory: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mariadb_url_factory: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A key that is bound to a payment with its final answer would never get one of its own. On SQLite a transaction writes alone."""
     async with payment_world(mariadb_url_factory(), mariadb_url_factory(), tmp_path) as world:
         order = await world.order()
@@ -98,8 +111,11 @@ async def test_a_page_that_is_paid_while_a_second_key_joins_it_is_not_bound_to_t
 
         async def paid_meanwhile(tx: Any, payment_id: str) -> Payment:
             monkeypatch.setattr(payments, "lock_payment", lock)
-            await world.app.facts.apply(ChannelFact(attempt_id=attempt_id, status=ChannelStatus.CAPTURED, amount=PRICE, trade_no="T1"))
+            await world.app.facts.apply(
+                ChannelFact(attempt_id=attempt_id, status=ChannelStatus.CAPTURED, amount=PRICE, trade_no="T1")
+            )
             return await lock(tx, payment_id)
+
         monkeypatch.setattr(payments, "lock_payment", paid_meanwhile)
         with pytest.raises(OrderAlreadyPaid) as refused:
             await world.cashier(order, key="k2")
@@ -136,7 +152,9 @@ async def test_a_call_that_is_taken_back_while_its_channel_is_silent_is_being_cl
 @pytest.mark.parametrize(("method", "user"), [("Charge", "u1"), ("CreatePayment", "u2")])
 async def test_a_call_of_another_method_or_buyer_is_not_taken_back(world: PaymentWorld, method: str, user: str) -> None:
     opened = await world.cashier(await world.order(), key="k1")
-    assert await world.app.taking_back.take_back(method=method, key="k1", merchant_id="mall", caller=buyer(user)) is None
+    assert (
+        await world.app.taking_back.take_back(method=method, key="k1", merchant_id="mall", caller=buyer(user)) is None
+    )
     assert (await world.payment(opened.payment_id)).state is S.PAYING
 
 

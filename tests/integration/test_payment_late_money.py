@@ -20,7 +20,7 @@ from mesh.outbox import OUTBOX
 from order_rpc.domain.order import Order, OrderState
 from payment_rpc.channels import ChannelFact, ChannelStatus
 from payment_rpc.domain.attempt import Attempt
-from payment_rpc.domain.errors import CardDeclined, OrderAlreadyPaid, PaymentConflicted, PaymentInProgress
+from payment_rpc.domain.errors import CardDeclined, OrderAlreadyPaid, PaymentConflicted, PaymentInProgress, PaymentNotFound
 from payment_rpc.domain.payment import Disposition, PaymentState
 from payment_rpc.store import attempts
 from payment_rpc.tables import ATTEMPT, LEDGER_POSTING, LEDGER_TRANSACTION, PAYMENT, REFUND
@@ -362,3 +362,39 @@ async def test_an_order_that_is_away_is_asked_until_it_answers(world: PaymentWor
     world.clock.advance(300)
     await relay(world)
     assert (await world.payment(payment_id)).state is S.SUCCESS
+
+
+@pytest.mark.parametrize("amount", [Money(10000, "CNY"), Money(12345, "CNY"), Money(1, "CNY"), Money(10000, "USD")])
+async def test_a_second_capture_goes_back_in_its_own_amount(world: PaymentWorld, amount: Money) -> None:
+    paid = await world.charge(await world.order())
+    await world.db.run(attempts.insert_attempt, an_attempt(attempt_id="ATT9", payment_id=paid.payment_id))
+    await world.app.facts.apply(ChannelFact(attempt_id="ATT9", status=ChannelStatus.CAPTURED, amount=amount, trade_no="T9"))
+    assert [(row["amount_minor"], row["currency"]) for row in await world.rows(REFUND)] == [(amount.minor, amount.currency)]
+    assert await account(world, "refund_payable:sandbox") == amount.minor
+    assert await books(world) == (10000, 0)
+    assert (await world.app.verifying.verify()).violations == ()
+
+
+@pytest.mark.parametrize("status", [ChannelStatus.CAPTURED, ChannelStatus.DECLINED])
+async def test_news_of_an_attempt_that_is_not_ours_is_no_duplicate_of_ours(world: PaymentWorld, status: ChannelStatus) -> None:
+    """Only the channel says that it charged a buyer twice; an id that nobody knows is nobody's money."""
+    paid = await world.charge(await world.order())
+    before = [await world.rows(table) for table in (PAYMENT, ATTEMPT, LEDGER_TRANSACTION, REFUND)]
+    for payment_id in ("", paid.payment_id):
+        with pytest.raises(PaymentNotFound):
+            await world.app.facts.apply(ChannelFact(attempt_id="ATT-FOREIGN", status=status, amount=PRICE, trade_no="T9"), payment_id=payment_id)
+    if status is not ChannelStatus.CAPTURED:  # nor is a duplicate that moved nothing
+        with pytest.raises(PaymentNotFound):
+            await world.app.facts.apply(ChannelFact(attempt_id="ATT-FOREIGN", status=status, duplicate_of=await attempt_of(world, paid.payment_id)))
+    assert [await world.rows(table) for table in (PAYMENT, ATTEMPT, LEDGER_TRANSACTION, REFUND)] == before
+
+
+async def test_a_duplicate_charge_of_the_channel_is_real_money_and_goes_back(world: PaymentWorld) -> None:
+    paid = await world.charge(await world.order())
+    ours = await attempt_of(world, paid.payment_id)
+    twice = ChannelFact(attempt_id="ATT-TWICE", status=ChannelStatus.CAPTURED, amount=Money(9000, "CNY"), trade_no="T9", duplicate_of=ours)
+    for _ in range(2):
+        await world.app.facts.apply(twice)
+    assert [(row["attempt_id"], row["amount_minor"]) for row in await world.rows(REFUND)] == [("ATT-TWICE", 9000)]
+    assert await world.attention() == [("SECOND_CAPTURE", "ATT-TWICE")]
+    assert await books(world) == (10000, 0)

@@ -332,4 +332,5 @@ async def test_answers_that_come_after_all_are_not_given_to_the_next_question(ow
         world.clock.advance(AWAY.total_seconds())
         for payment in reversed(paid):
             found = await cache.get(payment.payment_id)
-            assert found is None or found.payment_id == payment.payment_id
+            assert found is not None
+            assert found.payment_id == payment.payment_id

@@ -68,6 +68,8 @@ async def test_refunds_of_an_order_are_those_of_its_shop(world: PaymentWorld) ->
     listed = await world.app.refunds.list_refunds(payment_id="", merchant_id="mall", order_id=one.order_id, before=None, limit=10, caller=ADMIN)
     assert list(listed) == list(reversed(ours))
     assert theirs[0] not in listed
+    elsewhere = await world.app.refunds.list_refunds(payment_id="", merchant_id="shop2", order_id=one.order_id, before=None, limit=10, caller=ADMIN)
+    assert list(elsewhere) == []
 
 
 async def test_the_servicer_shows_a_refund_and_pages_through_them(world: PaymentWorld, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,10 +90,10 @@ async def test_the_servicer_shows_a_refund_and_pages_through_them(world: Payment
 
 
 async def test_wallet_entries_are_those_of_one_buyer_in_one_currency(world: PaymentWorld) -> None:
-    payments = {(user, currency): await world.charge(await world.order(caller=buyer(user), currency=currency))
-                for user in ("u1", "u2") for currency in ("CNY", "USD")}
+    payments = {(shop, user, currency): await world.charge(await world.order(caller=buyer(user, shop), currency=currency))
+                for shop, user in (("mall", "u1"), ("mall", "u2"), ("shop2", "u1")) for currency in ("CNY", "USD")}
     for number, payment in enumerate(payments.values()):
         await world.db.run(wallets.credit, payment, payment.captured, kind=wallets.EntryKind.TOP_UP, entry_id=f"WE{number}", at=world.clock.now())
-    for (user, currency), payment in payments.items():
-        entries = await world.db.read(wallets.list_entries, merchant_id="mall", user_id=user, currency=currency, before=None, limit=10)
+    for (shop, user, currency), payment in payments.items():
+        entries = await world.db.read(wallets.list_entries, merchant_id=shop, user_id=user, currency=currency, before=None, limit=10)
         assert [(entry.payment_id, entry.amount.currency) for entry in entries] == [(payment.payment_id, currency)]

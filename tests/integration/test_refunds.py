@@ -434,3 +434,53 @@ async def test_a_request_id_of_one_payment_is_refused_for_another(world: Payment
         await refund(world, other, "10.00", request_id="a")
     assert refusal.value.fields.keys() == {"payment_id"}
     assert [row["refund_id"] for row in await world.rows(REFUND)] == [first.refund_id]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_refund_that_the_channel_does_not_know_yet_is_not_sent_again_while_its_lease_runs(world: PaymentWorld, line: RefundLine,
+                                                                                                  workers: int) -> None:
+    """Its call may still be on the way: the channel would get it twice."""
+    payment = await paid(world)
+    line.lose_answers = True
+    sent = await refund(world, payment, "40.00")
+    line.truth.clear()  # it has not arrived
+    world.clock.advance(6)
+    assert sum(await asyncio.gather(*(world.app.refunds.run_once() for _ in range(workers)))) == 1
+    assert line.submissions == [sent.refund_id]
+    world.clock.advance(LEASE_SECONDS)
+    assert sum(await asyncio.gather(*(world.app.refunds.run_once() for _ in range(workers)))) == 1
+    assert line.submissions == [sent.refund_id] * 2
+    world.clock.advance(LEASE_SECONDS + 1)
+    await world.app.refunds.run_once()
+    assert await columns(world, payment) == ("100.00", "40.00", "0.00")
+
+
+async def test_an_answer_that_says_nothing_new_is_told_to_nobody(world: PaymentWorld, line: RefundLine) -> None:
+    payment = await paid(world)
+    line.lose_answers = True
+    await refund(world, payment, "40.00")
+    before = len(await world.rows(OUTBOX))
+    world.clock.advance(6)
+    line.truth = dict.fromkeys(line.truth, RefundChannelStatus.UNKNOWN)
+    await world.app.refunds.run_once()
+    assert len(await world.rows(OUTBOX)) == before
+
+
+async def test_a_request_id_belongs_to_its_shop(world: PaymentWorld, line: RefundLine) -> None:
+    ours = await refund(world, await paid(world), "10.00", request_id="a")
+    other_buyer = Caller(role=Role.BUYER, subject="u1", merchant_id="other")
+    theirs = await world.charge(await world.order(caller=other_buyer))
+    second = await refund(world, theirs, "10.00", request_id="a", caller=STRANGER)
+    assert second.refund_id != ours.refund_id
+    assert (second.merchant_id, second.payment_id) == ("other", theirs.payment_id)
+
+
+async def test_refunds_that_we_make_ourselves_leave_a_shop_its_own(world: PaymentWorld, line: RefundLine,
+                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("payment_rpc.usecases.refunds.REFUNDS_MAX", 1)
+    payment = await paid(world)
+    await world.db.run(attempts.insert_attempt, an_attempt(attempt_id="ATT9", payment_id=payment.payment_id))
+    await world.app.facts.apply(ChannelFact(attempt_id="ATT9", status=ChannelStatus.CAPTURED, amount=PRICE, trade_no="T9"))
+    await refund(world, payment, "10.00")
+    with pytest.raises(RefundLimitReached):
+        await refund(world, payment, "10.00")

@@ -1,5 +1,6 @@
-"""Refunds that exist before the order has said whether it takes the money: whatever it says then, each cent is booked once, what is left goes to whom
-it belongs, and a refund that fails afterwards calls a person exactly when nobody else looks after it.
+"""Refunds that exist before the order has said whether it takes the money: whatever it says then, each cent is booked
+once, what is left goes to whom it belongs, and a refund that fails afterwards calls a person exactly when nobody else
+looks after it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,12 @@ from tests.integration.test_refunds import RefundLine
 
 S, D, R = PaymentState, Disposition, RefundState
 FAILED = RefundChannelStatus.FAILED
-ACCOUNTS = ("merchant_payable:mall", "unapplied_receipts:sandbox", "refund_payable:sandbox", "channel_receivable:sandbox")
+ACCOUNTS = (
+    "merchant_payable:mall",
+    "unapplied_receipts:sandbox",
+    "refund_payable:sandbox",
+    "channel_receivable:sandbox",
+)
 
 
 @pytest.fixture
@@ -46,8 +52,10 @@ async def late_money(world: PaymentWorld, order: Order) -> Payment:
 
 async def untold_money(world: PaymentWorld, order: Order) -> Payment:
     """100.00 that came in time; the order has not heard of it."""
+
     async def order_rpc_dies() -> None:
         world.orders.away, world.channel.before_charge = True, None
+
     world.channel.before_charge = order_rpc_dies
     payment = await world.charge(order)
     world.orders.away = False
@@ -56,12 +64,22 @@ async def untold_money(world: PaymentWorld, order: Order) -> Payment:
 
 async def asks_back(world: PaymentWorld, payment: Payment, amount: str = "") -> Refund:
     """The shop refunds an amount, or everything."""
-    return await world.app.refunds.create(CreateRefund(
-        payment_id=payment.payment_id, amount=amount, currency="", reason="asked for", request_id="", key=""), merchant())
+    return await world.app.refunds.create(
+        CreateRefund(
+            payment_id=payment.payment_id, amount=amount, currency="", reason="asked for", request_id="", key=""
+        ),
+        merchant(),
+    )
 
 
-async def asks_back_without_an_answer(world: PaymentWorld, line: RefundLine, payment: Payment, amount: str = "", *,
-                                      end: RefundChannelStatus = RefundChannelStatus.SUCCESS) -> Refund:
+async def asks_back_without_an_answer(
+    world: PaymentWorld,
+    line: RefundLine,
+    payment: Payment,
+    amount: str = "",
+    *,
+    end: RefundChannelStatus = RefundChannelStatus.SUCCESS,
+) -> Refund:
     """The shop refunds it, and the channel's answer is lost: `end` is what it says when it is asked again."""
     line.lose_answers, line.next_status = True, end
     refund = await asks_back(world, payment, amount)
@@ -89,15 +107,23 @@ async def books(world: PaymentWorld) -> tuple[int, ...]:
     assert await world.ledger_problems() == []
     assert (await world.app.verifying.verify()).violations == ()
     rows = await world.rows(LEDGER_POSTING)
-    merchant_, nobody, leaving, channel = (sum(row["amount_minor"] if row["side"] == "C" else -row["amount_minor"]
-                                               for row in rows if row["account"] == name) for name in ACCOUNTS)
+    merchant_, nobody, leaving, channel = (
+        sum(
+            row["amount_minor"] if row["side"] == "C" else -row["amount_minor"]
+            for row in rows
+            if row["account"] == name
+        )
+        for name in ACCOUNTS
+    )
     return merchant_, nobody, leaving, -channel
 
 
 async def refunds_of(world: PaymentWorld, payment: Payment) -> list[tuple[int, RefundState, bool, bool]]:
     """(amount, state, automatic, needs a person) of the refunds of a payment, oldest first."""
-    return [(refund.amount.minor, refund.state, refund.automatic, refund.needs_attention)
-            for refund in await world.db.read(refunds.refunds_of, payment.payment_id)]
+    return [
+        (refund.amount.minor, refund.state, refund.automatic, refund.needs_attention)
+        for refund in await world.db.read(refunds.refunds_of, payment.payment_id)
+    ]
 
 
 async def state_of(world: PaymentWorld, payment: Payment) -> tuple[PaymentState, Disposition | None, bool]:
@@ -123,7 +149,9 @@ async def test_of_late_money_the_order_takes_what_did_not_go_back(world: Payment
     assert await world.order_state(order) is OrderState.PAID
 
 
-async def test_a_refund_of_money_that_the_order_took_meanwhile_fails_back_to_the_merchant(world: PaymentWorld, line: RefundLine) -> None:
+async def test_a_refund_of_money_that_the_order_took_meanwhile_fails_back_to_the_merchant(
+    world: PaymentWorld, line: RefundLine
+) -> None:
     payment = await late_money(world, await world.order())
     await asks_back_without_an_answer(world, line, payment, "30.00", end=FAILED)
     await relay(world)
@@ -134,7 +162,9 @@ async def test_a_refund_of_money_that_the_order_took_meanwhile_fails_back_to_the
     assert await world.attention() == []  # the shop asked for it and sees that it failed
 
 
-async def test_an_order_that_takes_money_of_which_all_is_leaving_takes_nothing_and_is_refunded(world: PaymentWorld, line: RefundLine) -> None:
+async def test_an_order_that_takes_money_of_which_all_is_leaving_takes_nothing_and_is_refunded(
+    world: PaymentWorld, line: RefundLine
+) -> None:
     payment = await late_money(world, order := await world.order())
     await asks_back_without_an_answer(world, line, payment)
     await relay(world)
@@ -147,7 +177,9 @@ async def test_an_order_that_takes_money_of_which_all_is_leaving_takes_nothing_a
     assert await world.order_state(order) is OrderState.REFUNDED
 
 
-async def test_money_that_came_in_time_and_went_back_in_part_stays_the_merchants(world: PaymentWorld, line: RefundLine) -> None:
+async def test_money_that_came_in_time_and_went_back_in_part_stays_the_merchants(
+    world: PaymentWorld, line: RefundLine
+) -> None:
     payment = await untold_money(world, order := await world.order())
     await asks_back(world, payment, "30.00")
     await relay(world)
@@ -160,8 +192,9 @@ async def test_money_that_came_in_time_and_went_back_in_part_stays_the_merchants
 
 
 @pytest.mark.parametrize("money", [late_money, untold_money])
-async def test_what_is_left_of_refused_money_goes_back_by_itself(world: PaymentWorld, line: RefundLine,
-                                                                 money: Callable[..., object]) -> None:
+async def test_what_is_left_of_refused_money_goes_back_by_itself(
+    world: PaymentWorld, line: RefundLine, money: Callable[..., object]
+) -> None:
     payment = await money(world, order := await world.order())  # type: ignore[misc]
     await asks_back(world, payment, "30.00")
     await is_refused(world, order)
@@ -175,8 +208,9 @@ async def test_what_is_left_of_refused_money_goes_back_by_itself(world: PaymentW
 
 
 @pytest.mark.parametrize("money", [late_money, untold_money])
-async def test_a_refund_of_refused_money_that_fails_afterwards_calls_a_person(world: PaymentWorld, line: RefundLine,
-                                                                             money: Callable[..., object]) -> None:
+async def test_a_refund_of_refused_money_that_fails_afterwards_calls_a_person(
+    world: PaymentWorld, line: RefundLine, money: Callable[..., object]
+) -> None:
     payment = await money(world, order := await world.order())  # type: ignore[misc]
     asked = await asks_back_without_an_answer(world, line, payment, "30.00", end=FAILED)
     await is_refused(world, order)
@@ -190,8 +224,9 @@ async def test_a_refund_of_refused_money_that_fails_afterwards_calls_a_person(wo
 
 
 @pytest.mark.parametrize("money", [late_money, untold_money])
-async def test_refused_money_of_which_all_is_leaving_needs_no_refund_of_ours(world: PaymentWorld, line: RefundLine,
-                                                                            money: Callable[..., object]) -> None:
+async def test_refused_money_of_which_all_is_leaving_needs_no_refund_of_ours(
+    world: PaymentWorld, line: RefundLine, money: Callable[..., object]
+) -> None:
     payment = await money(world, order := await world.order())  # type: ignore[misc]
     await asks_back_without_an_answer(world, line, payment)
     await is_refused(world, order)
@@ -203,7 +238,9 @@ async def test_refused_money_of_which_all_is_leaving_needs_no_refund_of_ours(wor
     assert await books(world) == (0, 0, 0, 0)
 
 
-async def test_a_success_that_went_back_whole_before_it_was_refused_is_over_at_once(world: PaymentWorld, line: RefundLine) -> None:
+async def test_a_success_that_went_back_whole_before_it_was_refused_is_over_at_once(
+    world: PaymentWorld, line: RefundLine
+) -> None:
     payment = await untold_money(world, order := await world.order())
     await asks_back(world, payment)
     await is_refused(world, order)
@@ -214,7 +251,9 @@ async def test_a_success_that_went_back_whole_before_it_was_refused_is_over_at_o
 
 
 @pytest.mark.parametrize("state", [OrderState.PENDING_PAYMENT, OrderState.CANCELLED])
-async def test_late_money_that_went_back_whole_waits_for_no_answer(world: PaymentWorld, line: RefundLine, state: OrderState) -> None:
+async def test_late_money_that_went_back_whole_waits_for_no_answer(
+    world: PaymentWorld, line: RefundLine, state: OrderState
+) -> None:
     payment = await late_money(world, order := await world.order())
     await asks_back(world, payment)
     assert await state_of(world, payment) == (S.LATE_REFUNDED, None, False)
@@ -227,7 +266,9 @@ async def test_late_money_that_went_back_whole_waits_for_no_answer(world: Paymen
     assert await books(world) == (0, 0, 0, 0)
 
 
-async def test_whoever_refunds_refused_money_again_after_our_refund_failed_is_watched_too(world: PaymentWorld, line: RefundLine) -> None:
+async def test_whoever_refunds_refused_money_again_after_our_refund_failed_is_watched_too(
+    world: PaymentWorld, line: RefundLine
+) -> None:
     payment = await late_money(world, order := await world.order())
     line.next_status = FAILED
     await is_refused(world, order)
@@ -256,7 +297,9 @@ async def handed_over(world: PaymentWorld, refund: Callable[[Payment], object]) 
     return early, applied.payment
 
 
-async def test_what_is_left_of_a_success_that_gives_way_is_nobodys_and_goes_back(world: PaymentWorld, line: RefundLine) -> None:
+async def test_what_is_left_of_a_success_that_gives_way_is_nobodys_and_goes_back(
+    world: PaymentWorld, line: RefundLine
+) -> None:
     early, _late = await handed_over(world, lambda payment: asks_back(world, payment, "30.00"))
     assert await state_of(world, early) == (S.LATE_SUCCESS, None, False)
     assert await books(world) == (10000, 7000, 0, 17000)
@@ -268,7 +311,9 @@ async def test_what_is_left_of_a_success_that_gives_way_is_nobodys_and_goes_back
     assert await books(world) == (10000, 0, 0, 10000)
 
 
-async def test_a_success_that_went_back_whole_before_it_gives_way_is_over_at_once(world: PaymentWorld, line: RefundLine) -> None:
+async def test_a_success_that_went_back_whole_before_it_gives_way_is_over_at_once(
+    world: PaymentWorld, line: RefundLine
+) -> None:
     early, _late = await handed_over(world, lambda payment: asks_back(world, payment))
     assert await state_of(world, early) == (S.LATE_REFUNDED, None, False)
     assert await books(world) == (10000, 0, 0, 10000)
@@ -277,8 +322,11 @@ async def test_a_success_that_went_back_whole_before_it_gives_way_is_over_at_onc
 
 
 async def test_a_refund_on_its_way_while_its_payment_gives_way_fails_back_to_nobody_and_calls_a_person(
-        world: PaymentWorld, line: RefundLine) -> None:
-    early, _late = await handed_over(world, lambda payment: asks_back_without_an_answer(world, line, payment, "30.00", end=FAILED))
+    world: PaymentWorld, line: RefundLine
+) -> None:
+    early, _late = await handed_over(
+        world, lambda payment: asks_back_without_an_answer(world, line, payment, "30.00", end=FAILED)
+    )
     assert await books(world) == (10000, 7000, 3000, 20000)
     await relay(world)
     await channel_answers(world)
@@ -287,7 +335,9 @@ async def test_a_refund_on_its_way_while_its_payment_gives_way_fails_back_to_nob
     assert await books(world) == (10000, 3000, 0, 13000)
 
 
-async def test_a_holder_that_gives_way_with_everything_leaving_is_closed_by_its_refund(world: PaymentWorld, line: RefundLine) -> None:
+async def test_a_holder_that_gives_way_with_everything_leaving_is_closed_by_its_refund(
+    world: PaymentWorld, line: RefundLine
+) -> None:
     early, late = await handed_over(world, lambda payment: asks_back_without_an_answer(world, line, payment))
     assert await state_of(world, early) == (S.LATE_SUCCESS, None, False)
     assert await books(world) == (10000, 0, 10000, 20000)

@@ -14,6 +14,7 @@ from mesh.money import Money
 from payment_rpc.channels import ChannelFact, ChannelStatus, RefundChannelFact, RefundChannelStatus
 from payment_rpc.domain.errors import RefundFailed
 from payment_rpc.domain.payment import Disposition, PaymentState
+from payment_rpc.store import books
 from payment_rpc.tables import ATTEMPT, LEDGER_POSTING, LEDGER_TRANSACTION, PAYMENT, REFUND, WALLET, WALLET_ENTRY
 from payment_rpc.usecases import verifying
 from tests.builders_order import ADMIN
@@ -151,3 +152,18 @@ async def test_whatever_was_changed_behind_its_back_is_found(world: PaymentWorld
         statement = statement.values(booked_at=world.clock.now())
     await world.execute(statement)
     assert invariant in await found(world)
+
+
+async def test_a_wallet_that_is_wrong_is_found_although_it_changed_while_it_was_read(world: PaymentWorld, line: RefundLine,
+                                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    await top_up(world, "100.00")
+    await world.execute(update(WALLET).values(balance_minor=WALLET.c.balance_minor + 1))
+    check, looks = books.check_wallets, []
+
+    async def busy_at_first(tx: Any, **page: Any) -> Any:
+        problems, changed, last = await check(tx, **page)
+        looks.append(page.get("only"))
+        return ([], [("mall", "u1", "CNY")], last) if len(looks) <= 2 else (problems, changed, last)
+    monkeypatch.setattr(books, "check_wallets", busy_at_first)
+    assert await found(world) == {"wallet_balance"}
+    assert looks[:3] == [None, [("mall", "u1", "CNY")], [("mall", "u1", "CNY")]]

@@ -1,8 +1,10 @@
-"""What news of a refund makes of it and its payment, by table: which news counts, whose money moves, when a person is called."""
+"""What news of a refund makes of it and its payment, by table: which news counts, whose money moves, when a person is
+called."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from itertools import product
 from typing import Any
 
@@ -17,13 +19,19 @@ from tests.builders_payment import a_payment
 from tests.fakes import EPOCH
 
 P, S, F = PaymentState, RefundState, RefundFactKind
-MERCHANT, NOBODY, LEAVING, CHANNEL = "merchant_payable:mall", "unapplied_receipts:sandbox", "refund_payable:sandbox", "channel_receivable:sandbox"
+MERCHANT, NOBODY, LEAVING, CHANNEL = (
+    "merchant_payable:mall",
+    "unapplied_receipts:sandbox",
+    "refund_payable:sandbox",
+    "channel_receivable:sandbox",
+)
 SENT = OPEN - {S.CREATED}
 # What each news makes of a refund in a state; news that is not here changes nothing.
 BECOMES = {
     **{(state, F.SUCCESS): S.SUCCESS for state in (*SENT, S.FAILED)},
     **{(state, F.FAILED): S.FAILED for state in SENT},
-    (S.SUBMITTED, F.PENDING): S.PENDING, (S.UNKNOWN, F.PENDING): S.PENDING,
+    (S.SUBMITTED, F.PENDING): S.PENDING,
+    (S.UNKNOWN, F.PENDING): S.PENDING,
     (S.SUBMITTED, F.UNKNOWN): S.UNKNOWN,
     (S.SUCCESS, F.REVERSED): S.REVERSED,
 }
@@ -35,8 +43,19 @@ def cny(minor: int) -> Money:
 
 def a_refund(state: RefundState = S.SUBMITTED, **changes: Any) -> Refund:
     """A refund of 40.00 in a state."""
-    started = Refund.start(a_payment(P.SUCCESS), refund_id="RF1", attempt_id="ATT1", channel="sandbox", amount=cny(4000), reason="", at=EPOCH)
-    return replace(started, **{"state": state, "next_query_at": EPOCH if state in OPEN else None, "channel_refund_no": "SR0", **changes})
+    started = Refund.start(
+        a_payment(P.SUCCESS),
+        refund_id="RF1",
+        attempt_id="ATT1",
+        channel="sandbox",
+        amount=cny(4000),
+        reason="",
+        at=EPOCH,
+    )
+    return replace(
+        started,
+        **{"state": state, "next_query_at": EPOCH if state in OPEN else None, "channel_refund_no": "SR0", **changes},
+    )
 
 
 def paid(state: PaymentState = P.SUCCESS, *, refunded: int = 0, reserved: int = 0, disputed: int = 0) -> Payment:
@@ -44,7 +63,9 @@ def paid(state: PaymentState = P.SUCCESS, *, refunded: int = 0, reserved: int = 
     return a_payment(state, refunded=cny(refunded), refund_reserved=cny(reserved), disputed=cny(disputed))
 
 
-def told(payment: Payment, refund: Refund, kind: RefundFactKind, *, is_kept: bool = False, **fact: Any) -> RefundDecision:
+def told(
+    payment: Payment, refund: Refund, kind: RefundFactKind, *, is_kept: bool = False, **fact: Any
+) -> RefundDecision:
     return apply_refund_fact(payment, refund, RefundFact(kind=kind, **fact), is_kept=is_kept, at=EPOCH)
 
 
@@ -61,7 +82,9 @@ def amounts(payment: Payment) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize(("state", "kind"), list(product(S, F)))
-def test_each_news_does_what_the_table_says_and_repeats_without_effect(state: RefundState, kind: RefundFactKind) -> None:
+def test_each_news_does_what_the_table_says_and_repeats_without_effect(
+    state: RefundState, kind: RefundFactKind
+) -> None:
     payment = paid(reserved=4000 if state in OPEN else 0, refunded=4000 if state is S.SUCCESS else 0)
     refund = a_refund(state)
     decision = told(payment, refund, kind)
@@ -90,22 +113,36 @@ def test_what_left_is_no_longer_promised() -> None:
     assert told(paid(reserved=4000), a_refund(), F.SUCCESS).refund.channel_refund_no == "SR0"
 
 
+@pytest.mark.parametrize("state", [S.SUBMITTED, S.FAILED])
+def test_money_left_when_the_channel_says_not_when_we_heard_of_it(state: RefundState) -> None:
+    """Its day in the channel's statement hangs on that."""
+    moment = EPOCH - timedelta(hours=9)
+    assert told(paid(reserved=4000), a_refund(state), F.SUCCESS, occurred_at=moment).refund.refunded_at == moment
+    assert told(paid(reserved=4000), a_refund(state), F.SUCCESS).refund.refunded_at == EPOCH
+
+
 @pytest.mark.parametrize(("fee", "is_booked"), [(None, False), (cny(0), False), (cny(24), True)])
 def test_a_fee_is_booked_when_something_of_it_came_back(fee: Money | None, is_booked: bool) -> None:
     decision = told(paid(reserved=4000), a_refund(), F.SUCCESS, fee_returned=fee)
     assert (decision.fee_booking is not None) is is_booked
 
 
-@pytest.mark.parametrize(("state", "refunded", "after"), [
-    (P.LATE_SUCCESS, 6000, P.LATE_REFUNDED), (P.LATE_SUCCESS, 5999, P.LATE_SUCCESS), (P.SUCCESS, 6000, P.SUCCESS)])
+@pytest.mark.parametrize(
+    ("state", "refunded", "after"),
+    [(P.LATE_SUCCESS, 6000, P.LATE_REFUNDED), (P.LATE_SUCCESS, 5999, P.LATE_SUCCESS), (P.SUCCESS, 6000, P.SUCCESS)],
+)
 def test_late_money_is_over_with_its_last_cent(state: PaymentState, refunded: int, after: PaymentState) -> None:
     assert told(paid(state, refunded=refunded, reserved=4000), a_refund(), F.SUCCESS).payment.state is after
-    assert told(paid(state, refunded=refunded), a_refund(S.FAILED), F.SUCCESS).payment.state is after  # also when it left after all
+    assert (
+        told(paid(state, refunded=refunded), a_refund(S.FAILED), F.SUCCESS).payment.state is after
+    )  # also when it left after all
 
 
 @pytest.mark.parametrize("automatic", [True, False])
 @pytest.mark.parametrize(("state", "holder"), [(P.SUCCESS, MERCHANT), (P.LATE_SUCCESS, NOBODY)])
-def test_what_failed_is_its_holders_again_and_calls_a_person_when_nobody_asked_for_it(state: PaymentState, holder: str, automatic: bool) -> None:
+def test_what_failed_is_its_holders_again_and_calls_a_person_when_nobody_asked_for_it(
+    state: PaymentState, holder: str, automatic: bool
+) -> None:
     decision = told(paid(state, reserved=4000), a_refund(automatic=automatic), F.FAILED, reason="NO", message="no")
     assert (decision.refund.needs_attention, decision.attention) == (automatic, "REFUND_FAILED" if automatic else "")
     assert moved(decision) == (LEAVING, holder)
@@ -114,10 +151,23 @@ def test_what_failed_is_its_holders_again_and_calls_a_person_when_nobody_asked_f
     assert decision.refund.failure.reason == "NO"
 
 
-@pytest.mark.parametrize(("refunded", "reserved", "disputed", "fits"), [
-    (0, 0, 0, True), (6000, 0, 0, True), (0, 6000, 0, True), (0, 0, 6000, True), (2000, 2000, 2000, True),
-    (6001, 0, 0, False), (0, 6001, 0, False), (0, 0, 6001, False), (10000, 0, 0, False)])
-def test_what_left_after_all_is_a_loss_only_above_what_was_left(refunded: int, reserved: int, disputed: int, fits: bool) -> None:
+@pytest.mark.parametrize(
+    ("refunded", "reserved", "disputed", "fits"),
+    [
+        (0, 0, 0, True),
+        (6000, 0, 0, True),
+        (0, 6000, 0, True),
+        (0, 0, 6000, True),
+        (2000, 2000, 2000, True),
+        (6001, 0, 0, False),
+        (0, 6001, 0, False),
+        (0, 0, 6001, False),
+        (10000, 0, 0, False),
+    ],
+)
+def test_what_left_after_all_is_a_loss_only_above_what_was_left(
+    refunded: int, reserved: int, disputed: int, fits: bool
+) -> None:
     """40.00 of 100.00 were held for failed, so others could be promised: exactly what is left still fits."""
     payment = paid(refunded=refunded, reserved=reserved, disputed=disputed)
     decision = told(payment, a_refund(S.FAILED), F.SUCCESS)
@@ -128,10 +178,18 @@ def test_what_left_after_all_is_a_loss_only_above_what_was_left(refunded: int, r
     assert amounts(decision.payment) == (refunded + 4000 if fits else refunded, reserved)
 
 
-@pytest.mark.parametrize(("state", "kind", "debit", "credit"), [
-    (S.SUBMITTED, F.SUCCESS, LEAVING, CHANNEL), (S.SUBMITTED, F.FAILED, LEAVING, NOBODY), (S.SUCCESS, F.REVERSED, CHANNEL, NOBODY),
-    (S.FAILED, F.SUCCESS, NOBODY, CHANNEL)])
-def test_a_refund_that_stands_alone_touches_no_column_of_its_payment(state: RefundState, kind: RefundFactKind, debit: str, credit: str) -> None:
+@pytest.mark.parametrize(
+    ("state", "kind", "debit", "credit"),
+    [
+        (S.SUBMITTED, F.SUCCESS, LEAVING, CHANNEL),
+        (S.SUBMITTED, F.FAILED, LEAVING, NOBODY),
+        (S.SUCCESS, F.REVERSED, CHANNEL, NOBODY),
+        (S.FAILED, F.SUCCESS, NOBODY, CHANNEL),
+    ],
+)
+def test_a_refund_that_stands_alone_touches_no_column_of_its_payment(
+    state: RefundState, kind: RefundFactKind, debit: str, credit: str
+) -> None:
     payment = paid(refunded=10000)  # nothing of it is left, which is nothing to a second capture
     decision = told(payment, a_refund(state, stands_alone=True, automatic=True), kind)
     assert decision.payment is payment
@@ -141,16 +199,32 @@ def test_a_refund_that_stands_alone_touches_no_column_of_its_payment(state: Refu
 
 def test_a_capture_that_is_the_payments_by_now_and_leaves_after_all_is_a_loss() -> None:
     decision = told(paid(), a_refund(S.FAILED, stands_alone=True), F.SUCCESS, is_kept=True)
-    assert (moved(decision), decision.refund.above_cap, decision.attention) == ((LOSS, CHANNEL), True, "REFUNDED_ABOVE_CAP")
-    own = told(paid(), a_refund(S.FAILED), F.SUCCESS, is_kept=True)  # a refund of the payment's own money is counted by its columns
+    assert (moved(decision), decision.refund.above_cap, decision.attention) == (
+        (LOSS, CHANNEL),
+        True,
+        "REFUNDED_ABOVE_CAP",
+    )
+    own = told(
+        paid(), a_refund(S.FAILED), F.SUCCESS, is_kept=True
+    )  # a refund of the payment's own money is counted by its columns
     assert (moved(own), own.refund.above_cap) == ((MERCHANT, CHANNEL), False)
 
 
-@pytest.mark.parametrize(("changes", "holder", "refunded"), [
-    ({}, MERCHANT, 0), ({"above_cap": True}, LOSS, 4000), ({"stands_alone": True}, NOBODY, 4000),
-    ({"stands_alone": True, "above_cap": True}, LOSS, 4000)])
+@pytest.mark.parametrize(
+    ("changes", "holder", "refunded"),
+    [
+        ({}, MERCHANT, 0),
+        ({"above_cap": True}, LOSS, 4000),
+        ({"stands_alone": True}, NOBODY, 4000),
+        ({"stands_alone": True, "above_cap": True}, LOSS, 4000),
+    ],
+)
 def test_what_bounced_is_here_again_and_a_person_looks(changes: dict[str, bool], holder: str, refunded: int) -> None:
     decision = told(paid(refunded=4000), a_refund(S.SUCCESS, **changes), F.REVERSED)
-    assert (decision.refund.state, decision.refund.needs_attention, decision.attention) == (S.REVERSED, True, "REFUND_REVERSED")
+    assert (decision.refund.state, decision.refund.needs_attention, decision.attention) == (
+        S.REVERSED,
+        True,
+        "REFUND_REVERSED",
+    )
     assert moved(decision) == (CHANNEL, holder)
     assert amounts(decision.payment) == (refunded, 0)
