@@ -75,7 +75,9 @@ def apply_channel_fact(payment: Payment, attempt: Attempt, fact: Fact, *, others
     """What a fact makes of a payment and one of its attempts.
 
     Args:
-        others_open: another attempt of the payment has no result yet; the payment then waits for it.
+        others_open: another attempt of the payment has no result yet; the payment then waits for it. No use case opens a second attempt beside an
+            open one today (nothing fails over), so only unit tests and the protocol model come here with True: the rule stays, because rows of
+            two attempts can be there, and ending a payment while money may be on its way would be a lost payment.
         at: now.
     """
     match fact.kind:

@@ -304,6 +304,8 @@ async def test_what_is_left_of_a_success_that_gives_way_is_nobodys_and_goes_back
     assert await state_of(world, early) == (S.LATE_SUCCESS, None, False)
     assert await books(world) == (10000, 7000, 0, 17000)
     await relay(world)
+    heard = [update["state"] for update in world.orders.updates if update["payment_id"] == early.payment_id]
+    assert "LATE_SUCCESS" in heard  # the order is asked as what it is now
     assert await state_of(world, early) == (S.LATE_SUCCESS, D.REFUSED_PAID_BY_OTHER, False)
     assert await refunds_of(world, early) == [(3000, R.SUCCESS, True, False), (7000, R.CREATED, True, False)]
     await channel_answers(world)

@@ -145,16 +145,35 @@ def test_a_capture_is_booked_once_with_what_was_captured() -> None:
     )
 
 
+def rehashed(transaction: Booked) -> Booked:
+    """With the hash of what it says."""
+    return replace(transaction, hash=ledger.chained_hash(
+        transaction.previous_hash, key=transaction.key, kind=transaction.kind, payment_id="PAY1",
+        postings=transaction.postings))
+
+
 def test_a_chain_that_is_cut_or_changed_is_found() -> None:
     right = books(RESERVED, refunds=(a_refund(RefundState.PENDING),), reserved=4000)
     first, second = right.transactions
-    for wrong in (
-        (first,),
-        (replace(first, kind="CAPTURED_X"), second),
-        (first, replace(second, previous_hash="")),
-        (second, first),
-    ):
+    for wrong in ((first,), (replace(first, kind="CAPTURED_X"), second), (second, first)):
         assert "hash_chain" in found(replace(right, transactions=wrong))
+
+
+@pytest.mark.parametrize("forged", ["another beginning", "another text", "another head"])
+def test_whoever_repairs_the_rest_of_a_chain_is_still_found(forged: str) -> None:
+    right = books(RESERVED, refunds=(a_refund(RefundState.PENDING),), reserved=4000)
+    first, second = right.transactions
+    head = second.hash
+    if forged == "another beginning":
+        second = rehashed(replace(second, previous_hash=""))
+        head = second.hash
+    if forged == "another text":
+        second = replace(second, kind="REFUND_X")
+        head = rehashed(second).hash
+    if forged == "another head":
+        head = first.hash
+    assert found(replace(right, transactions=(first, second), payment=replace(right.payment, ledger_head=head))) >= {
+        "hash_chain"}
 
 
 @pytest.mark.parametrize(("key", "kind"), [("attempt:ATT9:fee", "FEE"), ("refund:RF9:fee", "FEE_RETURNED")])
