@@ -7,15 +7,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from payment_rpc.domain.payment import Disposition, PaymentState
 from tests.protocol_model import moves, payment_rpc, refunds
 from tests.protocol_model.rules import ALL
 from tests.protocol_model.scenario import SCENARIOS, Scenario
 from tests.protocol_model.search import walk_seed
-from tests.protocol_model.world import World
+from tests.protocol_model.world import MONEY, REFUSALS, WITHOUT_MONEY, World
 
 START, FACT, REFUND_FACT = "start", "fact", "refund fact"
 CLOSE, CLOSE_ANSWER, DISPOSITION, ASK_REFUND = "close payments", "close answer", "disposition", "ask refund"
 KINDS = (START, FACT, REFUND_FACT, CLOSE, CLOSE_ANSWER, DISPOSITION, ASK_REFUND)
+_BESIDE: list[tuple[PaymentState, bool, Disposition | None]] = [
+    (PaymentState.PAYING, True, None), (PaymentState.CLOSING, True, None), (PaymentState.CLOSING, False, None),
+    (PaymentState.SUCCESS, True, None), (PaymentState.SUCCESS, True, Disposition.APPLIED),
+    (PaymentState.LATE_SUCCESS, False, None), *((PaymentState.LATE_SUCCESS, False, refusal) for refusal in REFUSALS),
+    *((state, False, None) for state in (*WITHOUT_MONEY, PaymentState.CONFLICTED, PaymentState.LATE_REFUNDED))]
 _DIRECT = {payment_rpc.apply_fact: FACT, refunds.apply_refund_fact: REFUND_FACT, payment_rpc.ask_refund: ASK_REFUND}
 
 
@@ -69,6 +75,23 @@ def sample(seeds: range, *, per_kind: int) -> list[Done]:
             for done in _transactions(seed, scenario):
                 found[done.kind].setdefault(repr(done.shape), done)
     return [done for of_kind in found.values() for done in _spread(of_kind, per_kind)]
+
+
+def every_start() -> list[Done]:
+    """The start of a payment beside another one in each state, whether a run comes there or not."""
+    done = []
+    for state, slot, disposition in _BESIDE:
+        for gate_closed in (False, True):
+            world = World(Scenario(), ALL, set())
+            first = world.payments[0]
+            first.state, first.slot, first.disposition = state, slot, disposition
+            first.captured = 1 if state in (*MONEY, PaymentState.LATE_REFUNDED) else 0
+            first.refunded = 1 if state is PaymentState.LATE_REFUNDED else 0
+            world.shop.gate_closed = gate_closed
+            before = world.of(world.key)
+            payment_rpc.start(world, 1)
+            done.append(Done(kind=START, args=(1,), before=before, after=world))
+    return done
 
 
 def _transactions(seed: int, scenario: Scenario | None) -> Iterator[Done]:
