@@ -26,7 +26,7 @@ from payment_rpc.domain.refund import REFUNDS_MAX, Refund, RefundState
 from payment_rpc.store import attempts
 from payment_rpc.tables import ATTEMPT, ATTENTION, LEDGER_POSTING, PAYMENT, REFUND
 from payment_rpc.usecases.refunds import CreateRefund
-from tests.builders_order import PAYMENT_RPC
+from tests.builders_order import PAYMENT_RPC, buyer
 from tests.builders_payment import LEASE_SECONDS, PRICE, PaymentWorld, UnreliableChannel, an_attempt, balance_of, payment_world
 
 CLERK = Caller(role=Role.MERCHANT, subject="clerk", merchant_id="mall")
@@ -468,8 +468,7 @@ async def test_an_answer_that_says_nothing_new_is_told_to_nobody(world: PaymentW
 
 async def test_a_request_id_belongs_to_its_shop(world: PaymentWorld, line: RefundLine) -> None:
     ours = await refund(world, await paid(world), "10.00", request_id="a")
-    other_buyer = Caller(role=Role.BUYER, subject="u1", merchant_id="other")
-    theirs = await world.charge(await world.order(caller=other_buyer))
+    theirs = await world.charge(await world.order(caller=buyer("u1", "other")))
     second = await refund(world, theirs, "10.00", request_id="a", caller=STRANGER)
     assert second.refund_id != ours.refund_id
     assert (second.merchant_id, second.payment_id) == ("other", theirs.payment_id)
