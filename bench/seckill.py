@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, cycle
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -17,7 +17,7 @@ from paymesh.seckill.v1 import seckill_pb2
 
 from bench.machine import cpu_seconds, median
 from bench.processes import Server, server
-from bench.rpc import make_tokens
+from bench.rpc import close_channels, make_tokens, open_channels
 from bench.seckill_sale import Sale, open_rows
 from bench.seckill_servers import DATABASE_URL, REDIS_URL
 from bench.servers import SECRET_FILE, USERS
@@ -100,7 +100,7 @@ async def measure_action(folder: Path, redis_url: str, *, rounds: int) -> Action
 
 async def _in_turn(arms: Sequence[Arm], tokens: Sequence[str], sold: Sale, rounds: int) -> ActionReport:
     rates = {arm.name: Rates() for arm in arms}
-    channels = {arm.server.port: _channel(arm.server) for arm in arms}
+    channels = {arm.server.port: open_channels(arm.server, CONCURRENCY) for arm in arms}
     scripts, commands, seconds = 0, 0, 0.0
     for arm in arms:  # a server remembers tokens for a minute: the bench is over by then
         await _round(arm, channels[arm.server.port], tokens, clicks_min=USERS)
@@ -115,8 +115,8 @@ async def _in_turn(arms: Sequence[Arm], tokens: Sequence[str], sold: Sale, round
                 seconds += perf_counter() - begin
                 scripts += after["evalsha"] - before["evalsha"]
                 commands += sum(after.values()) - sum(before.values()) - 1  # our own INFO
-    for channel in channels.values():
-        await channel.close()
+    for those in channels.values():
+        await close_channels(those)
     return ActionReport({name: _beside(found, rates["echo"]) for name, found in rates.items()}, scripts / seconds, commands / seconds)
 
 
@@ -126,14 +126,14 @@ def _beside(found: Rates, limit: Rates) -> tuple[float, float, float, float]:
     return median(found.calls), median(ratios), median(found.costs), median(added)
 
 
-async def _round(arm: Arm, channel: grpc.aio.Channel, tokens: Sequence[str], *, clicks_min: int = 0) -> tuple[float, float]:
-    call = channel.unary_unary(METHOD, request_serializer=bytes, response_deserializer=bytes)
+async def _round(arm: Arm, channels: Sequence[grpc.aio.Channel], tokens: Sequence[str], *, clicks_min: int = 0) -> tuple[float, float]:
+    calls = [channel.unary_unary(METHOD, request_serializer=bytes, response_deserializer=bytes) for channel in channels]
     request = seckill_pb2.SeckillActionRequest(sku_id=arm.sku_id).SerializeToString()
     begin, cpu_begin = perf_counter(), cpu_seconds(arm.server.pid)
     end = begin + ROUND_SECONDS
     done = 0
 
-    async def buyer() -> None:
+    async def buyer(call: Any) -> None:
         nonlocal done
         while done < clicks_min or perf_counter() < end:
             answer = await call(request, timeout=5, metadata=(("authorization", f"Bearer {tokens[next(arm.numbers) % USERS]}"),))
@@ -141,7 +141,7 @@ async def _round(arm: Arm, channel: grpc.aio.Channel, tokens: Sequence[str], *, 
                 raise AssertionError(f"{arm.name}: {answer!r}")
             done += 1
 
-    await asyncio.gather(*(buyer() for _ in range(CONCURRENCY)))
+    await asyncio.gather(*(buyer(calls[number % len(calls)]) for number in range(CONCURRENCY)))
     return done / (perf_counter() - begin), (cpu_seconds(arm.server.pid) - cpu_begin) / done * 1e6
 
 
@@ -154,22 +154,22 @@ async def measure_wait(folder: Path, redis_url: str, database_url: str, *, secon
     await db.close()
     await redis.aclose()
     with server("whole", environment, module="bench.seckill_servers") as whole:
-        channel = _channel(whole)
-        call = _waiting_call(channel, tokens)
+        channels = open_channels(whole, WAITING)
+        call = _waiting_call(channels, tokens)
         await _closed(call, seconds)  # warms up
         capacity = await _closed(call, seconds)
         times = sorted(await _open(call, capacity / 2, seconds))
-        await channel.close()
+        await close_channels(channels)
     return WaitReport(capacity, len(times) / seconds, times[len(times) // 2], times[len(times) * 99 // 100])
 
 
-def _waiting_call(channel: grpc.aio.Channel, tokens: Sequence[str]) -> Callable[[], Any]:
-    call = channel.unary_unary(METHOD, request_serializer=bytes, response_deserializer=bytes)
+def _waiting_call(channels: Sequence[grpc.aio.Channel], tokens: Sequence[str]) -> Callable[[], Any]:
+    calls = cycle([channel.unary_unary(METHOD, request_serializer=bytes, response_deserializer=bytes) for channel in channels])
     request = seckill_pb2.SeckillActionRequest(sku_id="plenty", wait_ms=WAIT_MS).SerializeToString()
     numbers = count()
 
     async def click() -> None:
-        answer = await call(request, timeout=10, metadata=(("authorization", f"Bearer {tokens[next(numbers) % USERS]}"),))
+        answer = await next(calls)(request, timeout=10, metadata=(("authorization", f"Bearer {tokens[next(numbers) % USERS]}"),))
         if _BOUGHT not in answer:
             raise AssertionError(f"not final: {answer!r}")
 
@@ -206,7 +206,3 @@ async def _open(click: Callable[[], Any], rate: float, seconds: float) -> list[f
                 await asyncio.sleep(pause)
             clicks.create_task(one(due))
     return times
-
-
-def _channel(of: Server) -> grpc.aio.Channel:
-    return grpc.aio.insecure_channel(f"127.0.0.1:{of.port}", options=[("grpc.use_local_subchannel_pool", 1)])

@@ -12,7 +12,9 @@ import grpc
 
 from mesh.transport import STREAMS_PER_CONNECTION_MAX
 
-CALLS_MAX: Final = STREAMS_PER_CONNECTION_MAX - 8  # the health watch, and calls that the server has not finished ending
+# Answers that leave together are followed by as many new calls before the server has ended the old ones, and it refuses
+# what is beyond its limit: half of it, and room for the health watch.
+CALLS_MAX: Final = STREAMS_PER_CONNECTION_MAX // 2 - 2
 CONNECTIONS_MAX: Final = 32
 
 
