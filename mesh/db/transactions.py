@@ -264,8 +264,7 @@ class Database:
 
 async def _prove_writable(tx: AsyncConnection) -> None:
     if tx.dialect.name == "sqlite":
-        version = (await tx.execute(text("PRAGMA user_version"))).scalar_one()
-        await tx.execute(text(f"PRAGMA user_version = {int(version)}"))  # the same: it still is a page that has to be written
+        await tx.execute(text("PRAGMA user_version = 0"))  # which it always is, nobody uses it: still a page has to be written
     else:
         await tx.execute(text("START TRANSACTION READ WRITE"))  # which a read-only server refuses, without a row being written
 
