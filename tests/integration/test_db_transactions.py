@@ -507,6 +507,31 @@ async def test_a_second_statement_behind_a_semicolon_never_runs(db: Database) ->
     assert await accounts(db) == ["a"]
 
 
+async def test_a_report_sees_one_moment_whatever_is_committed_meanwhile_and_leaves_nothing_open(db: Database) -> None:
+    await db.run(open_account)
+
+    async def report(tx: AsyncConnection, *, fails: bool) -> tuple[int, int]:
+        first = await balance(tx)
+        await db.run(lambda other: other.execute(update(ACCOUNT).values(balance=ACCOUNT.c.balance + 1)))
+        if fails:
+            raise ZeroDivisionError
+        return first, await balance(tx)
+
+    assert await db.read_at_one_moment(report, fails=False) == (0, 0)
+    with pytest.raises(ZeroDivisionError):
+        await db.read_at_one_moment(report, fails=True)
+    assert await db.read(balance) == 2, "the next user of its connection is not kept at that moment"
+
+
+async def test_a_read_sends_its_statement_and_nothing_besides(db: Database) -> None:
+    await db.run(open_account)
+    await db.read(balance)  # opens a connection
+    sent: list[str] = []
+    event.listen(db._reader.sync_engine, "before_cursor_execute", lambda *args: sent.append(args[2]))
+    await db.read(balance)
+    assert [statement.split()[0] for statement in sent] == ["SELECT"]
+
+
 async def test_a_reader_sees_what_is_committed_and_not_what_is_not(db: Database) -> None:
     inside, go_on = asyncio.Event(), asyncio.Event()
 
