@@ -204,7 +204,7 @@ class _Nobody:
 async def measure_orders(database_url: str, *, rounds: int) -> dict[int, float]:
     """Orders per second that order_rpc writes in batches of 500, by batches under way at once; in turn, medians."""
     clock = SystemClock()
-    db = open_database(database_url, order_metadata, retry_constraints=RETRY_CONSTRAINTS)
+    db = open_database(database_url, order_metadata, retry_constraints=RETRY_CONSTRAINTS, unit_timeout_seconds=60)  # a busy machine
     async with db.engine.begin() as connection:
         await connection.run_sync(order_metadata.create_all)
     app = OrderApp(db=db, clock=clock, ids=UlidIds(clock), page_tokens=PageTokens(b"page tokens of the bench, 32 bytes"), redis=None,
