@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from types import MappingProxyType
 
@@ -106,6 +106,13 @@ class Activity:
     version: int
     created_at: datetime
     updated_at: datetime
+
+    def closes_at(self, after_end: timedelta) -> datetime:
+        """When it is closed by itself, so long after its end; of a sale without an end (year 9999) the last moment that there is."""
+        try:
+            return self.ends_at + after_end
+        except OverflowError:
+            return datetime.max.replace(tzinfo=UTC)
 
     @classmethod
     def plan(cls, *, activity_id: str, merchant_id: str, sku_id: str, price: Money, mode: AdmissionMode, limit_per_user: int, offered: int,

@@ -107,7 +107,7 @@ class Keeping:
     def _choose(self, running: Mapping[str, Activity]) -> list[str]:
         """Whom to look at in this round: to whom something happened, whose end has come, and the next ones in turn."""
         now = self._clock.now()
-        ends = {each.activity_id: each.ends_at + self._close_after_end for each in running.values() if each.state is not ActivityState.CLOSING}
+        ends = {each.activity_id: each.closes_at(self._close_after_end) for each in running.values() if each.state is not ActivityState.CLOSING}
         chosen = {activity_id for activity_id in running if self._attention.is_on(activity_id)} | {each for each, end in ends.items() if end <= now}
         others = sorted(running.keys() - chosen)
         others = [*(each for each in others if each > self._turn), *(each for each in others if each <= self._turn)][:OTHERS]
@@ -152,7 +152,7 @@ class Keeping:
 
     async def _close_ended(self, activity: Activity, now_ms: int) -> int:
         """By the clock that admits: nobody is let in any more since then, and a draw has had its time."""
-        is_over = now_ms >= (activity.ends_at + self._close_after_end).timestamp() * 1000
+        is_over = now_ms >= activity.closes_at(self._close_after_end).timestamp() * 1000
         if not is_over or activity.state is ActivityState.CLOSING:
             return 0
         await self._closing.begin(activity.activity_id)

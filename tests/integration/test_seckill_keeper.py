@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from prometheus_client import REGISTRY
@@ -105,6 +105,16 @@ async def test_an_older_state_is_told_again_without_a_rebuild(world: SeckillOrde
     assert repairs(Trigger.STATE) == count + 1
     assert (await world.load(activity)).epoch == activity.epoch
     assert (await world.click(activity, "u1")).code is AdmitCode.PAUSED
+
+
+async def test_a_sale_without_an_end_does_not_keep_the_others_from_being_repaired(world: SeckillOrderWorld) -> None:
+    await world.orders.product("other", "10.00", available=100)
+    endless, other = await world.opened(), await world.opened(sku_id="other")
+    await world.change(endless, ends_at=datetime(9999, 12, 31, 23, 59, 59, 999000, tzinfo=UTC), rev=endless.rev + 1)
+    await lost(world, other)
+    assert await world.keep() == 2  # what Redis knew of the other one, and the new end of the endless one
+    assert (await world.load(endless)).state is ActivityState.OPEN
+    assert (await world.click(other, "u1")).code is AdmitCode.QUEUED
 
 
 @on_one_database
