@@ -27,6 +27,9 @@ _TRACE: Final = b',"trace_id":"'
 _END: Final = b'"}\n'
 
 
+OWN: Final = b"no-store"  # of what is kept by nobody
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """One HTTP answer."""
@@ -36,7 +39,7 @@ class Answer:
     content_type: bytes = JSON
     headers: Headers = field(default_factory=list)
     reason: str = ""  # of a refusal, for the log
-    keep: bytes = b"no-store"  # value of Cache-Control: answers are somebody's own
+    keep: bytes = OWN  # value of Cache-Control: answers are somebody's own
 
 
 def envelope(data: object, trace_id: str) -> bytes:

@@ -8,7 +8,7 @@ from functools import partial
 from time import monotonic
 from typing import Final
 
-from gateway.answers import Answer, Headers
+from gateway.answers import OWN, Answer, Headers
 from gateway.cors import Cors
 from gateway.docs import docs_pages
 from gateway.doors import Door, Target, Upstream
@@ -31,6 +31,7 @@ from mesh.wire_errors import COMMON
 _CLIENT_GONE: Final = 499
 _OVERLOAD_SECONDS: Final = 1.0
 _VERBS: Final = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
+_VARY: Final = (b"vary", b"Accept-Language")
 _NO_SNIFFING: Final = (b"x-content-type-options", b"nosniff")
 
 log = get_logger()
@@ -86,7 +87,7 @@ class Gateway:
                 return
             except Exception as error:
                 log.error("unexpected", route=target.route, trace_id=request.trace.trace_id, exc_info=error)
-                answer = self.refusals.internal(request.trace.trace_id)
+                answer = self.refusals.internal(request.trace.trace_id, language=request.language)
             status, refusal = answer.status, answer.reason
             headers = self._headers(request, answer)
             whole = scope.get(WHOLE_ANSWER)
@@ -114,7 +115,7 @@ class Gateway:
             refused = self._refuse(error, request, target)
         except Exception as error:
             log.error("unexpected", route=target.route, trace_id=request.trace.trace_id, exc_info=error)
-            refused = self.refusals.internal(request.trace.trace_id)
+            refused = self.refusals.internal(request.trace.trace_id, language=request.language)
         finally:
             self._telemetry.streams -= 1
             await answer.stream.close()
@@ -122,7 +123,7 @@ class Gateway:
         return answer.status, "" if refused is None else refused.reason
 
     def _refuse(self, error: MeshError, request: Request, target: Target) -> Answer:
-        return self.refusals.answer(error, package=target.package, trace_id=request.trace.trace_id,
+        return self.refusals.answer(error, package=target.package, trace_id=request.trace.trace_id, language=request.language,
                                     credentials=b"authorization" in request.headers, safe_to_retry=request.safe_to_retry,
                                     money_untouched=request.money_untouched)
 
@@ -130,7 +131,7 @@ class Gateway:
         """Answers instead of the application when there are too many connections."""
         request = Request(scope)
         refusal = Unavailable("Too many connections.", retry_after_seconds=_OVERLOAD_SECONDS)
-        answer = self.refusals.answer(refusal, package=COMMON, trace_id=request.trace.trace_id)
+        answer = self.refusals.answer(refusal, package=COMMON, trace_id=request.trace.trace_id, language=request.language)
         await _send(send, answer.status, [*self._headers(request, answer), (b"connection", b"close")], answer.body)
 
     def _find(self, request: Request) -> tuple[Target, tuple[bytes, ...]]:
@@ -151,6 +152,8 @@ class Gateway:
     def _headers(self, request: Request, answer: Answer) -> Headers:
         headers = [_NO_SNIFFING, (b"cache-control", answer.keep), (b"x-request-id", request.request_id.encode()),
                    (b"traceparent", request.trace.traceparent().encode()), *answer.headers, *self._cors.headers(request)]
+        if answer.keep == OWN:  # a file is the same for everybody; whatever a method says may have words for people in it
+            headers.append(_VARY)
         if answer.content_type:
             headers += ((b"content-type", answer.content_type), (b"content-length", b"%d" % len(answer.body)))
         return headers

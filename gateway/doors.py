@@ -101,7 +101,7 @@ class Door:
             request.safe_to_retry = self._repeatable or bool(key)
         request.money_untouched = False
         call = Call(trace=request.trace, deadline=monotonic() + self._timeout_seconds, caller=caller, idempotency_key=key,
-                    request_id=request.given_id)
+                    request_id=request.given_id, language=request.language)
         token = CURRENT.set(call)
         try:
             response, trailing = await self._call(self._path, message, metadata=metadata)

@@ -10,6 +10,7 @@ from typing import Any, Final
 from gateway.refusals import BodyTooLarge, MalformedBody, RequestTimeout, UnsupportedMediaType
 from mesh.call import NOBODY, Caller
 from mesh.errors import InvalidArgument, TokenInvalid
+from mesh.languages import Language, preferred
 from mesh.trace import Trace
 
 Message = MutableMapping[str, Any]
@@ -31,7 +32,7 @@ class ClientGone(Exception):
 class Request:
     """One HTTP request without its body."""
 
-    __slots__ = ("_repeated", "_scope", "caller", "given_id", "headers", "method", "money_untouched", "query", "raw_path", "request_id",
+    __slots__ = ("_repeated", "_scope", "caller", "given_id", "headers", "language", "method", "money_untouched", "query", "raw_path", "request_id",
                  "safe_to_retry", "trace")
 
     def __init__(self, scope: Scope) -> None:
@@ -51,6 +52,8 @@ class Request:
         self.caller: Caller = NOBODY             # set by whoever verifies the token
         self.safe_to_retry: bool | None = None   # set by whoever is about to cause effects: whether a repetition cannot do them twice
         self.money_untouched = False             # True for a method that moves money until its call leaves
+        accepted = headers.get(b"accept-language")
+        self.language: Language | None = None if accepted is None else preferred(accepted.decode("latin-1"))
         self.trace = Trace.start(self._label(b"traceparent"))
         given = self.once(b"x-request-id")
         self.given_id = given.decode("ascii") if given is not None and _REQUEST_ID.fullmatch(given) else ""

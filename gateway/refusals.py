@@ -10,6 +10,8 @@ import msgspec
 
 from gateway.answers import Answer, Headers
 from mesh.errors import DeadlineExceeded, MeshError, MoneyError, NeighbourUnavailable, RemoteError, Unauthenticated
+from mesh.languages import Language
+from mesh.problem_texts import problem_text
 from mesh.wire_errors import COMMON, ErrorCatalogue, ErrorSpec, RemoteMoneyError
 
 
@@ -111,14 +113,15 @@ class Refusals:
         self._internal = self._common("INTERNAL")
         self._by_code = {code: self._common(reason) for code, reason in _BY_GRPC_CODE.items()}
 
-    def answer(self, error: MeshError, *, package: str, trace_id: str, credentials: bool = False, safe_to_retry: bool | None = None,
-               money_untouched: bool = False) -> Answer:
+    def answer(self, error: MeshError, *, package: str, trace_id: str, language: Language | None = None, credentials: bool = False,
+               safe_to_retry: bool | None = None, money_untouched: bool = False) -> Answer:
         """The answer to a refused request.
 
         Args:
             error: what was refused.
             package: proto package of the method, the home of the reasons that the gateway may raise for it.
             trace_id: stands in the envelope.
+            language: in which the caller's person reads; None when he does not say.
             credentials: whether the request had any; only then a 401 says that they are wrong.
             safe_to_retry: for a method with effects, whether sending the request again cannot do them twice; None when there are none. Told when
                 no answer came, because then nobody knows what happened.
@@ -126,18 +129,17 @@ class Refusals:
         """
         spec = self._spec(error, package)
         known = spec.reason == error.reason
-        details = self._details(error, spec, known=known)
+        details = _details(error, spec, known=known, language=language)
         if safe_to_retry is not None and isinstance(error, NeighbourUnavailable | DeadlineExceeded):
             details |= {"outcome": "UNKNOWN", "safe_to_retry": safe_to_retry}
         elif money_untouched:
             details |= {"outcome": "NOT_ATTEMPTED", "safe_to_retry": True}
-        body = {"code": spec.business_code, "message": _message(error, spec) if known else spec.message, "data": None, "details": details,
-                "trace_id": trace_id}
+        body = {"code": spec.business_code, "message": spec.texts.text(language), "data": None, "details": details, "trace_id": trace_id}
         return Answer(spec.http_status, msgspec.json.encode(body) + b"\n", headers=_headers(error, spec, credentials=credentials), reason=spec.reason)
 
-    def internal(self, trace_id: str) -> Answer:
+    def internal(self, trace_id: str, *, language: Language | None = None) -> Answer:
         """The answer to a defect: where to look in our log, and nothing else."""
-        return self.answer(Internal(), package=COMMON, trace_id=trace_id)
+        return self.answer(Internal(), package=COMMON, trace_id=trace_id, language=language)
 
     def _common(self, reason: str) -> ErrorSpec:
         spec = self._catalogue.find(COMMON, reason)
@@ -150,29 +152,33 @@ class Refusals:
             return self._catalogue.find(error.domain, error.reason) or self._by_code.get(error.grpc_code, self._internal)
         return self._catalogue.find(package, error.reason) or self._internal
 
-    def _details(self, error: MeshError, spec: ErrorSpec, *, known: bool) -> dict[str, object]:
-        details: dict[str, object] = {"reason": spec.reason}
-        if not known:
-            return details
-        if error.fields:
-            details["fields"] = [{"field": field, "description": problem} for field, problem in error.fields.items()]
-        if error.retry_after_seconds is not None:
-            details["retry_after_ms"] = round(error.retry_after_seconds * 1000)
-        if isinstance(error, MoneyError | RemoteMoneyError):
-            details["outcome"] = error.outcome.value if error.outcome else "UNSPECIFIED"
-            details["safe_to_retry"] = error.safe_to_retry
-            if error.payment_id:
-                details["payment_id"] = error.payment_id
-        metadata = {name: value for name, value in error.metadata.items() if name != "trace_id"}
-        if metadata:
-            details["metadata"] = metadata
+
+def _details(error: MeshError, spec: ErrorSpec, *, known: bool, language: Language | None) -> dict[str, object]:
+    details: dict[str, object] = {"reason": spec.reason}
+    if not known:
         return details
+    explanation = _explanation(error)
+    if explanation and spec.reason != "INTERNAL":
+        details["explanation"] = explanation
+    if error.fields:
+        details["fields"] = [{"field": field, "description": problem_text(problem, language)} for field, problem in error.fields.items()]
+    if error.retry_after_seconds is not None:
+        details["retry_after_ms"] = round(error.retry_after_seconds * 1000)
+    if isinstance(error, MoneyError | RemoteMoneyError):
+        details["outcome"] = error.outcome.value if error.outcome else "UNSPECIFIED"
+        details["safe_to_retry"] = error.safe_to_retry
+        if error.payment_id:
+            details["payment_id"] = error.payment_id
+    metadata = {name: value for name, value in error.metadata.items() if name != "trace_id"}
+    if metadata:
+        details["metadata"] = metadata
+    return details
 
 
-def _message(error: MeshError, spec: ErrorSpec) -> str:
-    """The text of the refusal, or that of the contract where the refusal brought none of its own."""
+def _explanation(error: MeshError) -> str:
+    """What exactly was refused, in English and for developers; "" when the reason says it all."""
     default = (type(error).__doc__ or "").strip().split("\n", 1)[0]
-    return spec.message if isinstance(error, NeighbourUnavailable) or error.message == default else error.message
+    return "" if isinstance(error, NeighbourUnavailable) or error.message == default else error.message
 
 
 def _headers(error: MeshError, spec: ErrorSpec, *, credentials: bool) -> Headers:

@@ -176,7 +176,8 @@ class StreamDoor(Door):
         request.no_body()
         binder = self._strict_binder if caller.role is Role.MERCHANT else self._binder
         message = binder.bind(values=values, query=request.query, headers=request.singles(binder.header_names), body=b"", content_type=b"")
-        call = Call(trace=request.trace, deadline=monotonic() + self._timeout_seconds, caller=caller, request_id=request.given_id)
+        call = Call(trace=request.trace, deadline=monotonic() + self._timeout_seconds, caller=caller, request_id=request.given_id,
+                    language=request.language)
         token = CURRENT.set(call)
         try:
             stream = self._streams.open(request, self._stream(self._path, message, metadata=metadata), receive)

@@ -14,6 +14,7 @@ from time import monotonic
 from typing import Final
 
 from mesh.errors import MeshError, PermissionDenied
+from mesh.languages import Language
 from mesh.trace import Trace
 
 # gRPC metadata of the mesh.
@@ -89,6 +90,7 @@ class Call:
     caller: Caller = NOBODY
     idempotency_key: str = ""
     request_id: str = ""
+    language: Language | None = None  # in which the caller's person reads; None: he does not say
     cut: MeshError | None = None  # with which the pipeline ended it: at its deadline, or for want of room
     is_running: bool = False  # it takes room among the calls that run
     effects: bool = False  # a transaction of it may be committed, or a sibling was asked for something with effects
@@ -124,6 +126,12 @@ def current_trace_id() -> str:
     """The trace id of the call, or "" outside of a call."""
     call = CURRENT.get()
     return "" if call is None else call.trace.trace_id
+
+
+def current_language() -> Language | None:
+    """The language of the caller's person, or None outside of a call and when he does not say."""
+    call = CURRENT.get()
+    return None if call is None else call.language
 
 
 def mark_effects() -> None:

@@ -23,6 +23,7 @@ from mesh.call import CALLER, CURRENT, IDEMPOTENCY_KEY, REQUEST_ID, TRACEPARENT,
 from mesh.connector import Connector
 from mesh.discovery import Discovery
 from mesh.errors import DeadlineExceeded, InvalidArgument, MeshError, NeighbourUnavailable, RemoteError
+from mesh.languages import ACCEPT_LANGUAGE
 from mesh.logs import get_logger
 from mesh.metrics import CALLED
 from mesh.policies import Idempotency, policy_of
@@ -199,6 +200,8 @@ class MeshChannel(grpc.aio.Channel):
             headers.append((TRACEPARENT, (call.trace if call is not None else Trace.start()).traceparent()))
         if call is not None and call.request_id and REQUEST_ID not in given:
             headers.append((REQUEST_ID, call.request_id))
+        if call is not None and call.language is not None and ACCEPT_LANGUAGE not in given:
+            headers.append((ACCEPT_LANGUAGE, call.language.value))
         if self._caller_tokens is not None:
             person = "" if call is None else _person(call.caller)
             headers.append((CALLER, self._caller_tokens.sign(self._service, on_behalf_of=person)))

@@ -42,6 +42,7 @@ from mesh.errors import (
     TokenInvalid,
 )
 from mesh.free_text import FreeTexts
+from mesh.languages import ACCEPT_LANGUAGE, preferred
 from mesh.limits import CallerLimit, Network
 from mesh.load import Load
 from mesh.logs import CallLog, get_logger
@@ -50,11 +51,11 @@ from mesh.policies import Idempotency, MethodPolicy
 from mesh.streams import ServedStreams
 from mesh.trace import Trace
 from mesh.validation import broken_rules, violations_of, warm_up
-from mesh.wire_errors import DETAILS_KEY, STATUS_CODES, AboutMoney, ErrorCatalogue, internal_status, to_status
+from mesh.wire_errors import COMMON, DETAILS_KEY, STATUS_CODES, AboutMoney, ErrorCatalogue, internal_status, to_status
 
 __all__ = ["Pipeline", "current_idempotency_key", "mark_replayed"]
 
-_READ_ONCE = frozenset({AUTHORIZATION, CALLER, IDEMPOTENCY_KEY, TRACEPARENT, REQUEST_ID})
+_READ_ONCE = frozenset({AUTHORIZATION, CALLER, IDEMPOTENCY_KEY, TRACEPARENT, REQUEST_ID, ACCEPT_LANGUAGE})
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _LABEL = re.compile(r"[\x20-\x7e]{1,128}")
 # A sibling that refuses *us* says nothing about our caller: to the caller it is our fault.
@@ -282,6 +283,8 @@ class _Method:
         call.trace = Trace.start(values.get(TRACEPARENT))
         if REQUEST_ID in values and _LABEL.fullmatch(values[REQUEST_ID]):
             call.request_id = values[REQUEST_ID]
+        if ACCEPT_LANGUAGE in values:
+            call.language = preferred(values[ACCEPT_LANGUAGE])
         return values
 
     def _fill_from_headers(self, request: Any, values: dict[str, str]) -> None:
@@ -328,7 +331,8 @@ class _Method:
         if isinstance(error, RemoteError) and not isinstance(error, NeighbourUnavailable) and error.grpc_code in _REFUSES_US:
             log.error("sibling_refuses_us", method=self._path, domain=error.domain, reason=error.reason)
             return self._internal(error, call)
-        status = to_status(error, package=self._package, catalogue=self._catalogue, money=self._money(error, call))
+        status = to_status(error, package=self._package, catalogue=self._catalogue, money=self._money(error, call),
+                           language=call.language)
         if status is None:
             return self._unexpected(error, call)
         call.refusal = error.reason
@@ -349,7 +353,8 @@ class _Method:
 
     def _internal(self, error: BaseException, call: Call) -> status_pb2.Status:
         call.refusal = "INTERNAL"
-        return internal_status(call.trace.trace_id, money=self._money(error, call))
+        texts = self._catalogue.texts(COMMON, "INTERNAL")
+        return internal_status(call.trace.trace_id, money=self._money(error, call), texts=texts, language=call.language)
 
     def _ended(self, call: Call, code: int, started: float) -> None:
         ended = monotonic()

@@ -9,6 +9,7 @@ from google.protobuf.message import Message
 from protovalidate import Validator, Violation
 
 from mesh.errors import InvalidArgument
+from mesh.problem_texts import rule_text
 
 MISSING: Final = "is required"
 
@@ -27,7 +28,7 @@ def broken_rules(violations: Sequence[Violation], others: Mapping[str, str] | No
     fields: dict[str, str] = {}
     for violation in violations[:NAMED_MAX]:
         proto = violation.proto
-        fields.setdefault(_path(proto), MISSING if _is_missing(violation) else proto.message or proto.rule_id)
+        fields.setdefault(_path(proto), MISSING if _is_missing(violation) else rule_text(proto.rule_id, proto.message))
     for path, problem in (others or {}).items():
         if len(fields) < NAMED_MAX:
             fields.setdefault(path, problem)

@@ -19,6 +19,8 @@ from paymesh.options.v1 import options_pb2
 from mesh.call import REPLAYED
 from mesh.clock_skew import UNSERVED
 from mesh.errors import DeadlineExceeded, MeshError, MoneyError, NeighbourUnavailable, Outcome, RemoteError
+from mesh.languages import Bilingual, Language
+from mesh.problem_texts import problem_text
 
 COMMON = "paymesh.common.v1"
 DETAILS_KEY = "grpc-status-details-bin"
@@ -41,7 +43,7 @@ class ErrorSpec:
     grpc_code: int
     http_status: int
     business_code: str
-    message: str
+    texts: Bilingual  # what a buyer is told
     methods: frozenset[str] = frozenset()  # that may answer it; empty: any of its package
 
 
@@ -86,6 +88,11 @@ class ErrorCatalogue:
         """The meaning of a reason in a domain, else in the common one."""
         return self._specs.get((domain, reason)) or self._specs.get((COMMON, reason))
 
+    def texts(self, domain: str, reason: str) -> Bilingual | None:
+        """What a buyer is told of a reason; None for one that the contract does not know."""
+        spec = self.find(domain, reason)
+        return None if spec is None else spec.texts
+
     def __iter__(self) -> Iterator[ErrorSpec]:
         return iter(self._specs.values())
 
@@ -108,8 +115,11 @@ def _read(enum: EnumDescriptor) -> Iterable[ErrorSpec]:
         declared = value.GetOptions().Extensions[options_pb2.error]
         if declared.grpc_code not in STATUS_CODES or declared.grpc_code == 0:
             raise ValueError(f"{enum.full_name}.{value.name} has no gRPC error code")
+        if not (declared.message and declared.message_zh):
+            raise ValueError(f"{enum.full_name}.{value.name} lacks what a buyer is told, in English or in Chinese")
+        texts = Bilingual(declared.message, declared.message_zh, declared.promised_in_chinese)
         yield ErrorSpec(domain=enum.file.package, reason=value.name.removeprefix("ERROR_REASON_"), grpc_code=declared.grpc_code,
-                        http_status=declared.http_status, business_code=declared.business_code, message=declared.message,
+                        http_status=declared.http_status, business_code=declared.business_code, texts=texts,
                         methods=frozenset(declared.methods))
 
 
@@ -124,24 +134,34 @@ class AboutMoney:
     safe_to_retry: bool
 
 
-def internal_status(trace_id: str, *, money: AboutMoney | None = None) -> status_pb2.Status:
-    """What a peer hears of something that we did not expect: where to look in our log, what happened to money, and nothing else."""
+def internal_status(trace_id: str, *, money: AboutMoney | None = None, texts: Bilingual | None = None,
+                    language: Language | None = None) -> status_pb2.Status:
+    """What a peer hears of something that we did not expect: where to look in our log, what happened to money, and nothing else. `texts` and
+    `language`: what its person is told."""
     status = status_pb2.Status(code=13, message="internal error")
     status.details.add().Pack(error_details_pb2.ErrorInfo(reason="INTERNAL", domain=COMMON, metadata={"trace_id": trace_id}))
     if money is not None:
         status.details.add().Pack(_money_outcome(money.outcome, safe_to_retry=money.safe_to_retry))
+    if texts is not None and language is not None:
+        status.details.add().Pack(error_details_pb2.LocalizedMessage(locale=language, message=texts.text(language)))
     return status
 
 
-def to_status(error: MeshError, *, package: str, catalogue: ErrorCatalogue, money: AboutMoney | None = None) -> status_pb2.Status | None:
-    """The wire form of a refusal of a service of `package`; None when the contract does not know its reason. `money`: what is told of money where
-    the error itself says nothing of it."""
+def to_status(error: MeshError, *, package: str, catalogue: ErrorCatalogue, money: AboutMoney | None = None,
+              language: Language | None = None) -> status_pb2.Status | None:
+    """The wire form of a refusal of a service of `package`; None when the contract does not know its reason.
+
+    Args:
+        money: what is told of money where the error itself says nothing of it.
+        language: in which the caller's person reads. He is told in a LocalizedMessage; the text of the status is for developers.
+    """
     if isinstance(error, RemoteError) and not isinstance(error, NeighbourUnavailable):
-        return _status(error, domain=error.domain, code=error.grpc_code, money=money)
+        spec = catalogue.find(error.domain, error.reason)
+        return _status(error, domain=error.domain, code=error.grpc_code, money=money, spec=spec, language=language)
     spec = catalogue.find(package, error.reason)
     if spec is None:
         return None
-    return _status(error, domain=spec.domain, code=spec.grpc_code, money=money)
+    return _status(error, domain=spec.domain, code=spec.grpc_code, money=money, spec=spec, language=language)
 
 
 def _money_outcome(outcome: Outcome | None, *, safe_to_retry: bool, payment_id: str = "") -> common_errors.MoneyOutcome:
@@ -149,7 +169,8 @@ def _money_outcome(outcome: Outcome | None, *, safe_to_retry: bool, payment_id: 
     return common_errors.MoneyOutcome(outcome=number, safe_to_retry=safe_to_retry, payment_id=payment_id)
 
 
-def _status(error: MeshError, *, domain: str, code: int, money: AboutMoney | None) -> status_pb2.Status:
+def _status(error: MeshError, *, domain: str, code: int, money: AboutMoney | None, spec: ErrorSpec | None,
+            language: Language | None) -> status_pb2.Status:
     status = status_pb2.Status(code=code, message=error.message[:MESSAGE_MAX])
     status.details.add().Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=domain, metadata=_bounded(error.metadata)))
     if isinstance(error, MoneyError | RemoteMoneyError):
@@ -160,13 +181,19 @@ def _status(error: MeshError, *, domain: str, code: int, money: AboutMoney | Non
         info = error_details_pb2.RetryInfo()
         info.retry_delay.FromNanoseconds(int(error.retry_after_seconds * 1e9))
         status.details.add().Pack(info)
+    if language is not None and spec is not None:
+        status.details.add().Pack(error_details_pb2.LocalizedMessage(locale=language, message=spec.texts.text(language)))
     room = STATUS_BYTES_MAX - status.ByteSize()
     bad = error_details_pb2.BadRequest()
     for field, problem in _bounded(error.fields).items():
-        room -= len(field.encode()) + len(problem.encode()) + 16
+        violation = error_details_pb2.BadRequest.FieldViolation(field=field, description=problem)
+        if language is not None:
+            violation.localized_message.locale = language
+            violation.localized_message.message = problem_text(problem, language)
+        room -= violation.ByteSize() + 16
         if room < 0:
             break
-        bad.field_violations.add(field=field, description=problem)
+        bad.field_violations.append(violation)
     if bad.field_violations:
         status.details.add().Pack(bad)
     return status

@@ -23,13 +23,14 @@ class Payments:
         self._payments: Any = payment_pb2_grpc.PaymentServiceStub(channel)
         self._refunds: Any = refund_pb2_grpc.RefundServiceStub(channel)
 
-    async def close_payment(self, *, merchant_id: str, order_id: str, op_id: str) -> CloseAnswer:
+    async def close_payment(self, *, merchant_id: str, order_id: str, op_id: str, by_buyer: bool) -> CloseAnswer:
         """Closes every payment of an order.
 
         Raises:
             RemoteError: not answered. An answer of a later version that we do not know counts as not answered: CLOSING.
         """
-        answer = await self._payments.ClosePayment(payment_pb2.ClosePaymentRequest(merchant_id=merchant_id, order_id=order_id, op_id=op_id))
+        answer = await self._payments.ClosePayment(payment_pb2.ClosePaymentRequest(
+            merchant_id=merchant_id, order_id=order_id, op_id=op_id, by_buyer=by_buyer))
         payment = _snapshot(answer.payment) if answer.HasField("payment") else None
         return CloseAnswer(result=_RESULTS.get(answer.result, CloseResult.CLOSING), payment=payment,
                            retry_after_seconds=answer.retry_after_ms / 1000)

@@ -16,6 +16,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from sandbox import cashier, wire
+from sandbox.cashier_texts import Texts, texts_for
 from sandbox.channel import SimulatedChannel
 from sandbox.domain import InvalidRequest, Refusal, Transaction, TransactionNotFound, Unauthorized
 from sandbox.misbehaviour import Answer
@@ -155,29 +156,30 @@ class Api:
 
     async def show_cashier(self, request: Request) -> Response:
         """GET /cashier/{token}."""
+        texts = _texts(request)
         try:
-            return cashier.page(await self._channel.find_cashier(request.path_params["token"]), shop_name=self._shop_name)
+            return cashier.page(await self._channel.find_cashier(request.path_params["token"]), shop_name=self._shop_name, texts=texts)
         except TransactionNotFound:
-            return cashier.not_found(shop_name=self._shop_name)
+            return cashier.not_found(shop_name=self._shop_name, texts=texts)
 
     async def press_pay(self, request: Request) -> Response:
         """POST /cashier/{token}/pay."""
-        return await self._press(request.path_params["token"], pay=True)
+        return await self._press(request, pay=True)
 
     async def press_fail(self, request: Request) -> Response:
         """POST /cashier/{token}/fail."""
-        return await self._press(request.path_params["token"], pay=False)
+        return await self._press(request, pay=False)
 
     async def healthz(self, request: Request) -> Response:  # noqa: ARG002  # the framework's signature
         """GET /healthz: answers when the file does."""
         await self._channel.list_transactions(after=0, limit=0)
         return JSONResponse({"status": "ok"})
 
-    async def _press(self, token: str, *, pay: bool) -> Response:
+    async def _press(self, request: Request, *, pay: bool) -> Response:
         try:
-            transaction = await self._channel.press(token, pay=pay)
+            transaction = await self._channel.press(request.path_params["token"], pay=pay)
         except TransactionNotFound:
-            return cashier.not_found(shop_name=self._shop_name)
+            return cashier.not_found(shop_name=self._shop_name, texts=_texts(request))
         # Back to the page, so that reloading it does not press again.
         return RedirectResponse(f"/cashier/{transaction.cashier_token}", status_code=303)
 
@@ -232,6 +234,10 @@ async def _body(request: Request) -> bytes:
             return await request.body()
     except TimeoutError:
         raise HTTPException(408, "the body did not arrive in time") from None
+
+
+def _texts(request: Request) -> Texts:
+    return texts_for(request.headers.get("accept-language", ""))
 
 
 def _page(request: Request) -> dict[str, int]:

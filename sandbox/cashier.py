@@ -14,6 +14,7 @@ from typing import assert_never
 
 from starlette.responses import HTMLResponse
 
+from sandbox.cashier_texts import Texts
 from sandbox.domain import Status, Transaction
 
 _SOURCE = resources.files("sandbox").joinpath("cashier.html").read_text(encoding="utf-8")
@@ -24,57 +25,64 @@ _HEADERS = {
     # The page may load nothing, run nothing and be framed by nobody; its forms go back to it.
     "content-security-policy": f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "cache-control": "no-store",          # the address is a credential and the state changes
+    "vary": "Accept-Language",
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
 }
 _RETURN_AFTER_SECONDS = 5
-_BUTTONS = """<form method="post" action="{path}/pay"><button class="pay" type="submit">Pay {amount}</button></form>
-<form method="post" action="{path}/fail"><button class="fail" type="submit">Fail</button></form>
-<p class="hint">Simulated: no money moves. Open until <time>{expires_at}</time>.</p>"""
+_BUTTONS = """<form method="post" action="{path}/pay"><button class="pay" type="submit">{pay}</button></form>
+<form method="post" action="{path}/fail"><button class="fail" type="submit">{fail}</button></form>
+<p class="hint">{hint}</p>"""
+_ORDER = "Order "  # how the subject of an order's payment begins
 
 
-def page(transaction: Transaction, *, shop_name: str) -> HTMLResponse:
+def page(transaction: Transaction, *, shop_name: str, texts: Texts) -> HTMLResponse:
     """The page of a transaction: buttons while it is open, afterwards its end and the way back to the shop."""
-    title, tone, text = _state(transaction)
+    title, tone, text = _state(transaction, texts)
     amount = html.escape(str(transaction.amount))
     back, refresh = "", ""
     if transaction.is_final:
-        body = f'<p class="state {tone}" role="status">{html.escape(text)}</p>'
+        body = f'<p class="state {tone}" role="status">{text}</p>'
         if transaction.return_url:
             url = html.escape(transaction.return_url)
-            back = f'<p class="back"><a href="{url}" rel="noreferrer">Back to {html.escape(shop_name)}</a></p>'
+            back = f'<p class="back"><a href="{url}" rel="noreferrer">{texts.back.format(shop=html.escape(shop_name))}</a></p>'
             refresh = f'<meta http-equiv="refresh" content="{_RETURN_AFTER_SECONDS};url={url}">'
     else:
         expires_at = "" if transaction.expires_at is None else f"{transaction.expires_at:%Y-%m-%d %H:%M} UTC"
-        body = _BUTTONS.format(path=f"/cashier/{html.escape(transaction.cashier_token)}", amount=amount, expires_at=expires_at)
-    facts = {"For": transaction.subject, "Number": transaction.trade_no}
+        body = _BUTTONS.format(path=f"/cashier/{html.escape(transaction.cashier_token)}", pay=texts.pay.format(amount=amount), fail=texts.fail,
+                               hint=texts.hint.format(time=expires_at))
+    of_order = transaction.subject.startswith(_ORDER)
+    facts = {texts.order if of_order else texts.purpose: transaction.subject.removeprefix(_ORDER), texts.number: transaction.trade_no}
     rows = "".join(f"<dt>{name}</dt><dd>{html.escape(value)}</dd>" for name, value in facts.items())
-    return _render(title=title, shop_name=shop_name, amount=amount, rows=rows, body=body + back, refresh=refresh, status_code=200)
+    return _render(texts, title=title, shop_name=shop_name, amount=amount, rows=rows, body=body + back, refresh=refresh, status_code=200)
 
 
-def not_found(*, shop_name: str) -> HTMLResponse:
+def not_found(*, shop_name: str, texts: Texts) -> HTMLResponse:
     """The page of an address that we never gave out."""
-    return _render(title="Not found", shop_name=shop_name, amount="", rows="", refresh="", status_code=404,
-                   body='<p class="state bad" role="status">There is no such payment.</p>')
+    title, text = texts.not_found
+    return _render(texts, title=title, shop_name=shop_name, amount="", rows="", refresh="", status_code=404,
+                   body=f'<p class="state bad" role="status">{text}</p>')
 
 
-def _state(transaction: Transaction) -> tuple[str, str, str]:
+def _state(transaction: Transaction, texts: Texts) -> tuple[str, str, str]:
+    """Title, tone and sentence. Who cancelled it, the buyer at the shop or the shop, the shop knows."""
     match transaction.status:
         case Status.PENDING:
-            return "Pay", "", ""
+            return texts.pay_title, "", ""
         case Status.CAPTURED:
-            return "Paid", "good", "Paid. Thank you."
+            title, text = texts.paid
+            return title, "good", text
         case Status.DECLINED | Status.FAILED:
-            return "Not paid", "bad", "The payment failed. No money moved."
-        case Status.CLOSED if transaction.decline_code == "expired":
-            return "Expired", "bad", "This payment has expired. No money moved."
+            title, text = texts.failed
         case Status.CLOSED:
-            return "Closed", "bad", "The shop closed this payment. No money moved."
+            title, text = texts.expired if transaction.decline_code == "expired" else texts.cancelled
         case _:
             assert_never(transaction.status)
+    return title, "bad", text
 
 
-def _render(*, title: str, shop_name: str, amount: str, rows: str, body: str, refresh: str, status_code: int) -> HTMLResponse:
-    content = _PAGE.substitute(title=title, shop_name=html.escape(shop_name), amount=amount, rows=rows, body=body, refresh=refresh)
+def _render(texts: Texts, *, title: str, shop_name: str, amount: str, rows: str, body: str, refresh: str, status_code: int) -> HTMLResponse:
+    content = _PAGE.substitute(lang=texts.tag, banner=texts.banner, title=title, shop_name=html.escape(shop_name), amount=amount, rows=rows,
+                               body=body, refresh=refresh)
     return HTMLResponse(content, status_code=status_code, headers=_HEADERS)

@@ -172,7 +172,7 @@ class Outcome:
 
 
 CAPTURED = Outcome(status=Status.CAPTURED, message="captured")
-CLOSED_BY_SHOP = Outcome(status=Status.CLOSED, decline_code="closed", message="closed by the shop")
+CLOSED_BY_SHOP = Outcome(status=Status.CLOSED, decline_code="closed", message="cancelled before it was paid")
 EXPIRED = Outcome(status=Status.CLOSED, decline_code="expired", message="the deadline passed before anybody paid")
 REFUSED_BY_PAYER = Outcome(status=Status.DECLINED, decline_code="refused_by_payer", message="the payer refused at the cashier")
 REFUSED_BY_BANK = Outcome(status=Status.DECLINED, decline_code="card_declined", message="declined by the bank, later")

@@ -94,7 +94,7 @@ class ScriptedPayments:
     refunds: dict[str, dict[str, str]] = field(default_factory=dict)     # what it took, by request_id
     payments: list[tuple[Order, str, str]] = field(default_factory=list)  # (order, channel, return_url)
 
-    async def close_payment(self, *, merchant_id: str, order_id: str, op_id: str) -> CloseAnswer:
+    async def close_payment(self, *, merchant_id: str, order_id: str, op_id: str, by_buyer: bool) -> CloseAnswer:
         del merchant_id
         self._reach()
         self.closes.append((order_id, op_id))

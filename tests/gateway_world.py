@@ -251,5 +251,5 @@ def refused(answer: httpx.Response, status: int, reason: str, *fields: str) -> d
     assert body["code"] != "00000"
     assert len(body["trace_id"]) == 32
     assert [entry["field"] for entry in body["details"].get("fields", [])] == list(fields), answer.text
-    assert all(field in body["message"] for field in fields)
+    assert all(field in body["details"]["explanation"] for field in fields)
     return body

@@ -37,10 +37,10 @@ class PaymentsInProcess:
         self.lose_answers = False
         self.creates = 0
 
-    async def close_payment(self, *, merchant_id: str, order_id: str, op_id: str) -> CloseAnswer:
+    async def close_payment(self, *, merchant_id: str, order_id: str, op_id: str, by_buyer: bool) -> CloseAnswer:
         del op_id
         self._reach()
-        closed = await self._world.app.closing.close_order(merchant_id=merchant_id, order_id=order_id)
+        closed = await self._world.app.closing.close_order(merchant_id=merchant_id, order_id=order_id, by_buyer=by_buyer)
         self._answer()
         payment = None if closed.payment is None else snapshot_of(closed.payment)
         return CloseAnswer(result=CloseResult(closed.result.value), payment=payment, retry_after_seconds=1)

@@ -25,7 +25,11 @@ TRACE_ID: Final[Node] = {"type": "string", "pattern": "^[0-9a-f]{32}$", "descrip
 _DESCRIPTION: Final = """Payments, orders and flash sales over HTTP. Every method here is a gRPC method of the same name.
 
 Answers are `{"code": "00000", "message": "success", "data": …, "trace_id": "…"}`. A refusal has the fitting HTTP status, its business code,
-`data: null` and `details` with a `reason`, which is the stable contract. Amounts are decimal strings in major units. `X-Request-Id` and `traceparent`
+`data: null` and `details` with a `reason`, which is the stable contract. Its `message` is one sentence for a buyer, in English or Chinese as
+`Accept-Language` prefers (`zh` or `en`, with weights); without the header it is English, but for those reasons whose Chinese text other documents
+promise, such as 余额不足. What exactly was refused is told to developers in `details.explanation`, always in English; never show it to buyers.
+
+Amounts are decimal strings in major units. `X-Request-Id` and `traceparent`
 are honoured and returned. In a request, `null` is the same as leaving a field out, and a value of an enumeration may also be written with its prefix
 or as its number. A request without required fields needs no body.
 
@@ -35,6 +39,9 @@ with an event `error` whose `data:` is the envelope of the refusal. What is refu
 status. Comments (`: ping`) break long silence. `Last-Event-ID` is not looked at: a stream that is opened again begins anew. `EventSource` opens a
 stream again by itself: close it at `end`.
 """
+_ACCEPT_LANGUAGE: Final[Node] = {
+    "name": "Accept-Language", "in": "header", "required": False, "description": "The language of texts for buyers: `zh` or `en`, with weights.",
+    "schema": {"type": "string", "examples": ["zh-CN,zh;q=0.9,en;q=0.5"]}}
 _CREDENTIALS: Final = """A user token: a JWT with `iss`, `aud: paymesh`, `exp`, `sub`, `roles` and, for the tenant, `merchant_id`.
 
 It comes from the shop's identity provider, whose keys the mesh knows. A mesh for development makes one: `paymesh token --sub alice`, and for a
@@ -67,6 +74,7 @@ def build_document(schema: Schema, *, development: bool) -> Node:
         "paths": paths,
         "components": {"schemas": dict(sorted((builder.schemas.components | {"Error": _error_schema()}).items())),
                        "examples": dict(sorted(builder.examples.items())),
+                       "parameters": {"AcceptLanguage": _ACCEPT_LANGUAGE},
                        "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT",
                                                       "description": _CREDENTIALS}}},
     }
@@ -122,6 +130,7 @@ class _Builder:
         if method.policy.idempotency is not Idempotency.NONE:
             yield {"name": "Idempotency-Key", "in": "header", "required": method.policy.idempotency is Idempotency.REQUIRED,
                    "description": "The same key gives the first final answer again.", "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"}}
+        yield {"$ref": "#/components/parameters/AcceptLanguage"}
         if rule.body != "*":
             for path in _query_paths(method.input_type, (), taken):
                 yield self._parameter(method.input_type, path, where="query")
@@ -191,9 +200,9 @@ class _Builder:
         for spec in specs:
             key = f"{spec.domain}.{spec.reason}"
             examples[key.removeprefix("paymesh.")] = {"$ref": f"#/components/examples/{key}"}
-            self.examples[key] = {"summary": spec.reason, "value": {"code": spec.business_code, "message": spec.message, "data": None,
+            self.examples[key] = {"summary": spec.reason, "value": {"code": spec.business_code, "message": spec.texts.text(None), "data": None,
                                                                     "details": {"reason": spec.reason}, "trace_id": "0" * 31 + "1"}}
-        lines = [f"`{spec.business_code}` {spec.reason}: {spec.message}" for spec in specs]
+        lines = [f"`{spec.business_code}` {spec.reason}: {spec.texts.en}" for spec in specs]
         return {"description": "\n\n".join(lines),
                 "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}, "examples": examples}}}
 
@@ -270,11 +279,12 @@ def _error_schema() -> Node:
         "type": "object", "description": "A refusal.", "required": ["code", "message", "data", "details", "trace_id"],
         "properties": {
             "code": {"type": "string", "description": "Business code."},
-            "message": {"type": "string", "description": "For people."},
+            "message": {"type": "string", "description": "One sentence for a buyer, in the language that Accept-Language prefers."},
             "data": {"type": "null"},
             "details": {
                 "type": "object", "required": ["reason"], "properties": {
                     "reason": {"type": "string", "description": "The stable contract."},
+                    "explanation": {"type": "string", "description": "What exactly was refused, in English, for developers."},
                     "fields": {"type": "array", "items": {"type": "object", "required": ["field", "description"], "properties": {
                         "field": {"type": "string"}, "description": {"type": "string"}}}},
                     "retry_after_ms": {"type": "integer", "minimum": 0},

@@ -9,7 +9,7 @@ from datetime import datetime
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.batch_size import BatchSize
-from mesh.call import Caller
+from mesh.call import Caller, Role
 from mesh.clock import Clock, Seconds, seconds_until
 from mesh.db import Database
 from mesh.failpoints import failpoint
@@ -73,13 +73,14 @@ class Cancelling:
             return await self._cancel_free(tx, order, reason=reason, caller=caller, at=now), None
         if order.state is not OrderState.PENDING_PAYMENT:
             return order, None
-        return await self._close(tx, order, reason=reason, cause=self._journal.cause(caller), at=now, due_at=now + HEAD_START)
+        return await self._close(tx, order, reason=reason, cause=self._journal.cause(caller), by_buyer=caller.role is Role.USER, at=now,
+                                 due_at=now + HEAD_START)
 
     async def _expire(self, tx: AsyncConnection, limit: int) -> int:
         now = self._clock.now()
         expired = await orders.claim_expired(tx, now=now, limit=limit, visible_to=ORDER_RPC)
         for order in expired:
-            await self._close(tx, order, reason=EXPIRED, cause=self._journal.cause(ORDER_RPC), at=now, due_at=now)
+            await self._close(tx, order, reason=EXPIRED, cause=self._journal.cause(ORDER_RPC), by_buyer=False, at=now, due_at=now)
         if expired:
             failpoint("order.expire.before_commit")
         return len(expired)
@@ -94,8 +95,9 @@ class Cancelling:
         await stock.release_sold(tx, cancelled, at=at)
         return cancelled
 
-    async def _close(self, tx: AsyncConnection, order: Order, *, reason: str, cause: Cause, at: datetime, due_at: datetime) -> tuple[Order, Message]:
+    async def _close(self, tx: AsyncConnection, order: Order, *, reason: str, cause: Cause, by_buyer: bool, at: datetime,
+                     due_at: datetime) -> tuple[Order, Message]:
         closing = order.begin_cancel(reason=reason, at=at)
-        message = close_message(closing, ids=self._ids, at=at, due_at=due_at)
+        message = close_message(closing, by_buyer=by_buyer, ids=self._ids, at=at, due_at=due_at)
         await self._journal.step(tx, order, closing, event=Verb.BEGIN_CANCEL, cause=cause, at=at, remark=reason, messages=[message])
         return closing, message

@@ -41,7 +41,7 @@ log = structlog.get_logger()
 class PaymentService(Protocol):
     """payment_rpc as order_rpc sees it."""
 
-    async def close_payment(self, *, merchant_id: str, order_id: str, op_id: str) -> CloseAnswer:
+    async def close_payment(self, *, merchant_id: str, order_id: str, op_id: str, by_buyer: bool) -> CloseAnswer:
         """Closes every payment of an order, or RemoteError."""
         ...
 
@@ -58,10 +58,11 @@ class StillClosing(Unavailable):
     """A channel has not answered yet."""
 
 
-def close_message(order: Order, *, ids: Ids, at: datetime, due_at: datetime) -> Message:
-    """Closes the payments of an order. Its event_id is the id of the decision."""
+def close_message(order: Order, *, by_buyer: bool, ids: Ids, at: datetime, due_at: datetime) -> Message:
+    """Closes the payments of an order. Its event_id is the id of the decision; `by_buyer` says whose it is."""
     return Message(event_id=ids.new("OP"), destination=PAYMENT_RPC, tag=CLOSE_PAYMENT, aggregate_id=order.order_id, trace_id=current_trace_id(),
-                   due_at=due_at, created_at=at, payload={"merchant_id": order.merchant_id, "order_id": order.order_id})
+                   due_at=due_at, created_at=at, payload={"merchant_id": order.merchant_id, "order_id": order.order_id,
+                                                          "by_buyer": by_buyer})
 
 
 def refund_message(refund: RefundRequest, *, ids: Ids, at: datetime) -> Message:
@@ -113,7 +114,7 @@ class PaymentDestination:
 
     async def _close(self, message: Message) -> Settlement:
         answer = await self._payments.close_payment(merchant_id=message.payload["merchant_id"], order_id=message.payload["order_id"],
-                                                    op_id=message.event_id)
+                                                    op_id=message.event_id, by_buyer=message.payload.get("by_buyer", False))
         if answer.result is CloseResult.CLOSING:
             raise StillClosing(retry_after_seconds=answer.retry_after_seconds)
 

@@ -134,4 +134,6 @@ def _ended(payment: Payment, attempt: Attempt, fact: Fact, *, others_open: bool,
     if others_open or payment.state not in UNDECIDED:
         return Decision(payment=payment, attempt=ended)
     failure = LOST_BEFORE_CHANNEL if fact.kind is FactKind.LOST else Failure(reason=fact.reason or attempt_state.value, message=fact.message)
+    if payment.state is PaymentState.CLOSING and payment.failure is not None and fact.kind in (FactKind.CLOSED, FactKind.LOST):
+        failure = payment.failure  # who asked for it says more than that it is done
     return Decision(payment=payment.end(payment_state, outcome=outcome, failure=failure, at=at), attempt=ended)

@@ -75,9 +75,12 @@ class NextAction:
     value: str
 
 
+CANCELLED_BY_BUYER = "CANCELLED_BY_BUYER"  # reason of a failure: the buyer cancelled the payment, or the order
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """Why a payment ended without money: a reason of the catalogue and a text for people."""
+    """Why a payment ended without money: a reason, and what the channel said or we decided, for our own staff."""
 
     reason: str
     message: str
@@ -138,9 +141,11 @@ class Payment:
         """No readable answer came: money may have moved."""
         return self if self.outcome is Outcome.UNKNOWN else replace(self._changed(at), outcome=Outcome.UNKNOWN)
 
-    def begin_closing(self, *, at: datetime) -> Payment:
-        """Closing was decided; the channel is asked next. The slot is kept until it answers."""
-        return self.to(PaymentState.CLOSING, at=at)
+    def begin_closing(self, *, by_buyer: bool = False, at: datetime) -> Payment:
+        """Closing was decided; the channel is asked next. The slot is kept until it answers. A buyer's own decision is remembered as what the
+        payment will have failed for."""
+        failure = Failure(reason=CANCELLED_BY_BUYER, message="cancelled by the buyer") if by_buyer else None
+        return replace(self.to(PaymentState.CLOSING, at=at), failure=failure)
 
     def capture(self, amount: Money, *, trade_no: str, at: datetime, paid_at: datetime) -> Payment:
         """Money for this payment arrived. With the slot it is a SUCCESS, without it LATE_SUCCESS: the order decides.
@@ -157,7 +162,7 @@ class Payment:
 
     def park(self, *, at: datetime) -> Payment:
         """The channel took an amount or a currency that is not ours."""
-        return replace(self.to(PaymentState.CONFLICTED, at=at), outcome=Outcome.CAPTURED, next_action=None)
+        return replace(self.to(PaymentState.CONFLICTED, at=at), outcome=Outcome.CAPTURED, failure=None, next_action=None)
 
     def end(self, state: PaymentState, *, outcome: Outcome, failure: Failure | None, at: datetime) -> Payment:
         """Ended without money: FAILED or CLOSED. While CLOSING it is CLOSED, whatever ended it."""

@@ -7,6 +7,8 @@ from typing import Any
 from google.api import httpbody_pb2
 from paymesh.payment.v1 import callback_pb2, callback_pb2_grpc
 
+from mesh.call import current_language
+from mesh.languages import Bilingual
 from payment_rpc.domain.callback import FINAL, CallbackResult
 from payment_rpc.servicer.messages import STATES
 from payment_rpc.usecases.callbacks import Callbacks, Hint
@@ -14,7 +16,8 @@ from payment_rpc.usecases.callbacks import Callbacks, Hint
 # The bytes that the sandbox takes for "never tell me again".
 ACKNOWLEDGED = b"success"
 _RESULTS = {result: callback_pb2.CallbackResult.Value(f"CALLBACK_RESULT_{result}") for result in FINAL}
-_MESSAGES = {CallbackResult.PROCESSED: "回调处理成功: processed", CallbackResult.IGNORED: "重复回调，已忽略: nothing to change"}
+_MESSAGES = {CallbackResult.PROCESSED: Bilingual("The callback was processed.", "回调处理成功", promised_in_chinese=True),
+             CallbackResult.IGNORED: Bilingual("The callback changed nothing.", "重复回调，已忽略", promised_in_chinese=True)}
 
 
 class CallbackServicer(callback_pb2_grpc.CallbackServiceServicer):
@@ -32,7 +35,8 @@ class CallbackServicer(callback_pb2_grpc.CallbackServiceServicer):
         """Takes a callback of source 001 as a hint."""
         hint = Hint(payment_id=request.payment_id, callback_status=request.callback_status, timestamp=request.timestamp, nonce=request.nonce)
         result, payment = await self._callbacks.handle_hint(hint, signature=request.signature)
-        return callback_pb2.MockCallbackResponse(result=_RESULTS[result], message=_MESSAGES[result], payment_id=payment.payment_id,
+        message = _MESSAGES[result].text(current_language())
+        return callback_pb2.MockCallbackResponse(result=_RESULTS[result], message=message, payment_id=payment.payment_id,
                                                  current_status=STATES[payment.state])
 
     async def GenerateSignature(self, request: callback_pb2.GenerateSignatureRequest, context: Any) -> callback_pb2.GenerateSignatureResponse:

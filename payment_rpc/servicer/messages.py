@@ -8,7 +8,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from paymesh.common.v1 import errors_pb2
 from paymesh.payment.v1 import payment_pb2
 
-from payment_rpc.domain.payment import Payment, PaymentState
+from payment_rpc.domain.payment import UNDECIDED, Payment, PaymentState
+from payment_rpc.servicer.failure_texts import failure_message
 
 STATES = {state: payment_pb2.PaymentState.Value(f"PAYMENT_STATE_{state}") for state in PaymentState}
 
@@ -30,9 +31,8 @@ def payment_message(payment: Payment) -> payment_pb2.Payment:
         message.card.last_four = payment.card.last_four
         message.card.expiration_year = payment.card.expiration_year
         message.card.expiration_month = payment.card.expiration_month
-    if payment.failure is not None:
-        message.failure.reason = payment.failure.reason
-        message.failure.message = payment.failure.message
+    if payment.failure is not None and payment.state not in UNDECIDED:
+        message.failure.CopyFrom(failure_message(payment.failure))
     return message
 
 

@@ -58,7 +58,7 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
 
     async def ClosePayment(self, request: payment_pb2.ClosePaymentRequest, context: Any) -> payment_pb2.ClosePaymentResponse:
         """Closes an order's gate and its live payments."""
-        closed = await self._closing.close_order(merchant_id=request.merchant_id, order_id=request.order_id)
+        closed = await self._closing.close_order(merchant_id=request.merchant_id, order_id=request.order_id, by_buyer=request.by_buyer)
         return payment_pb2.ClosePaymentResponse(
             result=payment_pb2.CloseResult.Value(f"CLOSE_RESULT_{closed.result}"),
             payment=None if closed.payment is None else payment_message(closed.payment),

@@ -9,6 +9,7 @@ from paymesh.payment.v1 import refund_pb2, refund_pb2_grpc
 from mesh.call import current_caller, current_idempotency_key
 from mesh.paging import PageTokens, page_size
 from payment_rpc.domain.refund import Refund, RefundState
+from payment_rpc.servicer.failure_texts import failure_message
 from payment_rpc.servicer.messages import timestamp
 from payment_rpc.usecases.refunds import CreateRefund, Refunds
 
@@ -62,6 +63,5 @@ def refund_message(refund: Refund) -> refund_pb2.Refund:
         channel_refund_no=refund.channel_refund_no, version=refund.version, refunded_at=timestamp(refund.refunded_at),
         created_at=timestamp(refund.created_at), updated_at=timestamp(refund.updated_at))
     if refund.failure is not None:
-        message.failure.reason = refund.failure.reason
-        message.failure.message = refund.failure.message
+        message.failure.CopyFrom(failure_message(refund.failure))
     return message

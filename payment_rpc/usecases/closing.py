@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.batch_size import BatchSize
-from mesh.call import Caller
+from mesh.call import Caller, Role
 from mesh.clock import Clock, Seconds, seconds_until
 from mesh.db import Database
 from mesh.failpoints import failpoint
@@ -47,9 +48,10 @@ class Closing:
         self._asking = asking
         self._batch = BatchSize(batch)
 
-    async def close(self, payment_id: str) -> Payment:
-        """Closes one payment at its channel and returns it as it is then: CLOSED, paid after all, or CLOSING while the channel does not answer."""
-        payment, open_attempts = await self._db.run(self._begin, payment_id)
+    async def close(self, payment_id: str, *, by_buyer: bool = False) -> Payment:
+        """Closes one payment at its channel and returns it as it is then: CLOSED, paid after all, or CLOSING while the channel does not answer.
+        `by_buyer`: he himself asked for it."""
+        payment, open_attempts = await self._db.run(partial(self._begin, by_buyer=by_buyer), payment_id)
         failpoint("payment.close.after_closing")
         for attempt in open_attempts:
             payment = (await self._asking.close(attempt)).payment
@@ -64,19 +66,19 @@ class Closing:
         """
         payment = await self._db.read(payments.get_payment, payment_id, visible_to=caller)
         if payment.state in UNDECIDED:
-            payment = await self.close(payment_id)
+            payment = await self.close(payment_id, by_buyer=caller.role is Role.USER)
         if payment.state not in (PaymentState.CLOSING, PaymentState.CLOSED, PaymentState.FAILED):
             raise PaymentStateInvalid(f"A payment in state {payment.state} cannot be cancelled.", payment_id=payment_id, outcome=payment.outcome)
         return payment
 
-    async def close_order(self, *, merchant_id: str, order_id: str) -> OrderClosed:
+    async def close_order(self, *, merchant_id: str, order_id: str, by_buyer: bool = False) -> OrderClosed:
         """Closes the gate of an order and then its live payments: nobody may pay it from now on (PROTOCOLS 1, Closing). Asked again it answers what
         is true then."""
         found = await self._db.run(self._close_gate, merchant_id, order_id)
         failpoint("payment.gate.after_closed")
         for payment in found:
             if payment.state in UNDECIDED:
-                await self.close(payment.payment_id)
+                await self.close(payment.payment_id, by_buyer=by_buyer)
         return verdict(await self._db.read(payments.all_of_order, merchant_id=merchant_id, order_id=order_id))
 
     async def due_in(self) -> Seconds | None:
@@ -91,10 +93,10 @@ class Closing:
         await payments.close_gate(tx, merchant_id=merchant_id, order_id=order_id, at=self._clock.now())
         return await payments.all_of_order(tx, merchant_id=merchant_id, order_id=order_id)
 
-    async def _begin(self, tx: AsyncConnection, payment_id: str) -> tuple[Payment, list[Attempt]]:
+    async def _begin(self, tx: AsyncConnection, payment_id: str, *, by_buyer: bool) -> tuple[Payment, list[Attempt]]:
         payment = await payments.lock_payment(tx, payment_id)
         if payment.state is PaymentState.PAYING:
-            payment = await self._to_closing(tx, payment)
+            payment = await self._to_closing(tx, payment, by_buyer=by_buyer)
         if payment.state is not PaymentState.CLOSING:
             return payment, []
         return payment, [attempt for attempt in await attempts.attempts_of(tx, payment_id) if attempt.state in OPEN]
@@ -107,9 +109,9 @@ class Closing:
             await scan_actions.add(tx, entries([step], ScanSubject(payment_id=payment.payment_id), before=payment.state, after=closing.state))
         return len(expired)
 
-    async def _to_closing(self, tx: AsyncConnection, payment: Payment) -> Payment:
+    async def _to_closing(self, tx: AsyncConnection, payment: Payment, *, by_buyer: bool = False) -> Payment:
         now = self._clock.now()
-        closing = payment.begin_closing(at=now)
+        closing = payment.begin_closing(by_buyer=by_buyer, at=now)
         await payments.save_payment(tx, closing, read_version=payment.version)
         for attempt in await attempts.attempts_of(tx, payment.payment_id):
             if attempt.state in OPEN:

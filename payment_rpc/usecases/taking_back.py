@@ -6,7 +6,7 @@ from __future__ import annotations
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh import receipts
-from mesh.call import Caller
+from mesh.call import Caller, Role
 from mesh.clock import Clock
 from mesh.db import Database
 from mesh.receipts import ReceiptKey
@@ -30,7 +30,7 @@ class TakingBack:
         if payment_id is None:
             return None
         payment = await self._db.read(payments.get_payment, payment_id, visible_to=caller)
-        return await self._closing.close(payment_id) if payment.state in UNDECIDED else payment
+        return await self._closing.close(payment_id, by_buyer=caller.role is Role.USER) if payment.state in UNDECIDED else payment
 
     async def _find_or_bury(self, tx: AsyncConnection, receipt: ReceiptKey) -> str | None:
         return await receipts.find_or_bury(tx, receipt, now=self._clock.now())

@@ -1,11 +1,9 @@
-"""What a buyer is told: a status that means the same everywhere (0 waiting, 1 holds an order, 2 neither) and a code that says why. The words and the
-codes 2001 and 2002 are those of source 001."""
+"""What a buyer is told: a status that means the same everywhere (0 waiting, 1 holds an order, 2 neither) and a code that says why. The codes
+2001 and 2002 are those of source 001."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from enum import IntEnum, StrEnum
-from types import MappingProxyType
 from typing import NamedTuple
 
 
@@ -30,20 +28,6 @@ class ResultCode(StrEnum):
     NOT_DRAWN = "2007"
     NOT_SERVED = "2008"
     NO_CLICK = "2009"
-
-
-MESSAGES: Mapping[ResultCode, str] = MappingProxyType({
-    ResultCode.BOUGHT: "秒杀成功: the order is yours, pay it in time",
-    ResultCode.SOLD_OUT: "秒杀已结束: sold out",
-    ResultCode.QUEUED: "排队中: you are in the line",
-    ResultCode.LIMIT: "超过限购数量: you have as many as one buyer may have",
-    ResultCode.NOT_STARTED: "秒杀未开始: the sale has not begun",
-    ResultCode.ENDED: "秒杀已结束: the sale is over",
-    ResultCode.PAUSED: "秒杀已暂停: the sale is paused",
-    ResultCode.NOT_DRAWN: "未中签: you were not drawn",
-    ResultCode.NO_CLICK: "未参与: no click of yours waits or has won",
-    ResultCode.NOT_SERVED: "未抢到: no unit was left for you, or your order went back",
-})
 
 
 class Result(NamedTuple):

@@ -8,7 +8,10 @@ from typing import Any
 
 from paymesh.seckill.v1 import seckill_pb2, seckill_pb2_grpc
 
-from seckill_rpc.domain.result import MESSAGES, Result
+from mesh.call import current_language
+from mesh.languages import Language
+from seckill_rpc.domain.result import Result
+from seckill_rpc.servicer.texts import MESSAGES
 from seckill_rpc.usecases.clicking import Click, Clicking
 from seckill_rpc.usecases.results import Results
 from seckill_rpc.usecases.returning import Returning
@@ -25,7 +28,8 @@ class SeckillServicer(seckill_pb2_grpc.SeckillServiceServicer):
     async def SeckillAction(self, request: seckill_pb2.SeckillActionRequest, context: Any) -> seckill_pb2.SeckillActionResponse:
         """Asks for one unit."""
         result = await self._clicking.click(Click(request.merchant_id, request.user_id, request.sku_id, request.request_id, request.wait_ms / 1000))
-        return _answer_of(result) if result.request_id or result.starts_in_ms else _same_for_many(result)
+        language = current_language()
+        return _answer_of(result, language) if result.request_id or result.starts_in_ms else _same_for_many(result, language)
 
     async def SeckillResult(self, request: seckill_pb2.SeckillResultRequest, context: Any) -> seckill_pb2.SeckillResultResponse:
         """What became of a buyer's clicks."""
@@ -51,9 +55,9 @@ class SeckillServicer(seckill_pb2_grpc.SeckillServiceServicer):
                                                   is_coming=is_coming)
 
 
-def _answer_of(result: Result) -> seckill_pb2.SeckillActionResponse:
+def _answer_of(result: Result, language: Language | None) -> seckill_pb2.SeckillActionResponse:
     response = seckill_pb2.SeckillActionResponse()
-    _fill(response.result, result)
+    _fill(response.result, result, language)
     return response
 
 
@@ -63,15 +67,15 @@ _same_for_many = lru_cache(maxsize=256)(_answer_of)
 
 def _message(result: Result) -> seckill_pb2.Result:
     message = seckill_pb2.Result()
-    _fill(message, result)
+    _fill(message, result, current_language())
     return message
 
 
-def _fill(message: seckill_pb2.Result, result: Result) -> None:
+def _fill(message: seckill_pb2.Result, result: Result, language: Language | None) -> None:
     """Field by field, in place: half of what it costs by keywords and a copy."""
     message.status = result.status
     message.code = result.code
-    message.message = MESSAGES[result.code]
+    message.message = MESSAGES[result.code].text(language)
     message.activity_id = result.activity_id
     message.sku_id = result.sku_id
     message.request_id = result.request_id

@@ -189,7 +189,7 @@ async def test_closing_what_ended_before_tells_how_it_ended(channel: SandboxChan
 async def test_a_closed_checkout_cannot_be_paid(channel: SandboxChannel, person: httpx.AsyncClient, clock: FakeClock) -> None:
     url = cashier_url(await checkout(channel, clock))
     assert (await channel.close("ATT1", timeout_seconds=PATIENCE)).status is ChannelStatus.CLOSED
-    assert "The shop closed this payment" in (await person.post(f"{url}/pay")).text
+    assert "This payment was cancelled" in (await person.post(f"{url}/pay")).text
     assert (await channel.query("ATT1", timeout_seconds=PATIENCE)).status is ChannelStatus.CLOSED
 
 
@@ -341,6 +341,6 @@ async def test_kill_minus_nine_loses_neither_a_capture_nor_its_callback(processe
 def test_a_bad_setting_ends_the_process_with_its_name_and_without_its_value(processes: Processes, tmp_path: Path) -> None:
     process = processes.module("sandbox", env={"SANDBOX_SLOW_SECONDS": "hurry-4711", "SANDBOX_VAR_DIR": str(tmp_path)})
     assert process.wait() == 1
-    assert "slow_seconds" in process.log_text()
-    assert "api_key_file" in process.log_text()
+    assert "SANDBOX_SLOW_SECONDS" in process.log_text()
+    assert "SANDBOX_API_KEY_FILE" in process.log_text()
     assert "hurry-4711" not in process.log_text()

@@ -126,9 +126,10 @@ async def test_a_first_answer_is_not_called_a_replay(world: World) -> None:
 async def test_nothing_else_of_the_head_goes_in(world: World) -> None:
     await world.call("POST", CHARGE, json={"amount": "1.00", "order_id": "ORD1"}, headers={
         "x-paymesh-caller": "forged", "x-paymesh-idempotent-replayed": "true", "X-PayMesh-Role": "admin", "cookie": "a=b",
-        "x-forwarded-for": "1.2.3.4", "grpc-timeout": "1n", "x-user-id": "bob", "accept-language": "zh"})
+        "x-forwarded-for": "1.2.3.4", "grpc-timeout": "1n", "x-user-id": "bob", "accept-language": "de, zh-CN;q=0.5"})
     ours = {name for name in world.shop.metadata if name not in {"user-agent", "grpc-accept-encoding", "accept-encoding"}}
-    assert ours == {"authorization", "traceparent"}
+    assert ours == {"authorization", "traceparent", "accept-language"}
+    assert world.shop.metadata["accept-language"] == "zh"
 
 
 async def test_the_deadline_of_the_method_is_the_deadline_of_the_call(world: World) -> None:
@@ -181,8 +182,9 @@ async def test_a_refusal_about_money_has_its_code_and_its_outcome(world: World) 
 
     world.shop.does["Charge"] = decline
     body = refused(await world.call("POST", CHARGE, json={"amount": "1", "order_id": "O"}), 402, "CARD_DECLINED")
-    assert (body["code"], body["message"]) == ("C0301", "the issuer said no")
-    assert body["details"] == {"reason": "CARD_DECLINED", "outcome": "DECLINED", "safe_to_retry": True, "payment_id": "PAY1",
+    assert (body["code"], body["message"]) == ("C0301", "The card was declined.")
+    assert body["details"] == {"reason": "CARD_DECLINED", "explanation": "the issuer said no", "outcome": "DECLINED",
+                               "safe_to_retry": True, "payment_id": "PAY1",
                                "metadata": {"channel_code": "51"}}
 
 
@@ -299,7 +301,7 @@ async def test_another_page_may_not(world: World) -> None:
     for method, path in (("OPTIONS", CHARGE), ("GET", "/api/v1/orders")):
         answer = await world.call(method, path, headers={"origin": "https://evil.example", "access-control-request-method": "POST"})
         assert not [name for name in answer.headers if name.startswith("access-control-")]
-        assert answer.headers["vary"] == "Origin"
+        assert set(answer.headers.get_list("vary", split_commas=True)) == {"Origin", "Accept-Language"}
 
 
 async def test_options_of_a_known_path_says_what_it_takes(world: World) -> None:
@@ -486,3 +488,29 @@ async def test_only_a_trusted_proxy_says_who_the_client_is(world: World, tmp_pat
     async with gateway_world(tmp_path, trusted_proxies=["127.0.0.1"]) as behind:
         await behind.client.get("/docs", headers={"x-forwarded-for": "203.0.113.9"})
         assert behind.lines()[-1]["client"] == "203.0.113.9"
+
+
+@pytest.mark.parametrize(("accepts", "message", "field"), [
+    ({}, "Some details of the request are not right.", "is required"),
+    ({"accept-language": "zh-CN,zh;q=0.9,en;q=0.8"}, "请求参数有误。", "必填"),
+    ({"accept-language": "zh;q=0.1,en;q=0.2"}, "Some details of the request are not right.", "is required")])
+async def test_a_refusal_speaks_the_language_of_the_caller(world: World, accepts: dict[str, str], message: str, field: str) -> None:
+    answer = await world.call("POST", CHARGE, json={"amount": "1"}, headers=accepts)
+    body = answer.json()
+    assert (body["message"], body["details"]["fields"]) == (message, [{"field": "order_id", "description": field}])
+    assert body["details"]["explanation"] == "order_id: is required"
+    assert "Accept-Language" in answer.headers.get_list("vary", split_commas=True)
+
+
+async def test_a_promised_text_is_chinese_unless_english_is_preferred(world: World) -> None:
+    class OrderAlreadyPaid(MoneyError):
+        """Paid."""
+
+        reason = "ORDER_ALREADY_PAID"
+
+    async def refuse(_request: Any, _context: Any) -> Any:
+        raise OrderAlreadyPaid
+    world.shop.does["Charge"] = refuse
+    heard = [(await world.call("POST", CHARGE, json={"amount": "1", "order_id": "O"}, headers=accepts)).json()["message"]
+             for accepts in ({}, {"accept-language": "zh"}, {"accept-language": "en"})]
+    assert heard == ["订单已存在，不能重复支付", "订单已存在，不能重复支付", "The order is already paid."]

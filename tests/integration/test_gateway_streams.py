@@ -175,7 +175,7 @@ async def test_a_refusal_after_it_is_the_last_event(streams: Streams) -> None:
         one, error = [event async for event in found]
     assert (one.id, error.name, error.id) == ("1", "error", "")
     assert body(error, "CONFLICT")["details"]["retry_after_ms"] == 2000
-    assert body(error, "CONFLICT")["message"] == "lost"
+    assert body(error, "CONFLICT")["details"]["explanation"] == "lost"
     line = streams.world.lines()[-1]
     assert (line["route"], line["status"], line["refusal"]) == ("/api/v1/ticks/{topic}", 200, "CONFLICT")
 
@@ -286,7 +286,7 @@ async def test_the_end_of_the_gateway_is_the_end_of_its_streams(tmp_path: Path) 
             assert (await anext(found)).id == "1"
             stopping = asyncio.create_task(streams.world.gateway.stop())
             error = await anext(found)
-            assert (error.name, body(error, "UNAVAILABLE")["message"]) == ("error", "The gateway is stopping.")
+            assert (error.name, body(error, "UNAVAILABLE")["details"]["explanation"]) == ("error", "The gateway is stopping.")
             assert await anext(found, None) is None
             await stopping
         await asyncio.wait_for(streams.ticker.ended.wait(), 10)

@@ -86,7 +86,8 @@ def test_details_have_what_applies_and_nothing_else() -> None:
     error.outcome, error.safe_to_retry, error.payment_id = Outcome.DECLINED, True, "PAY1"
     made, body = answer(error)
     assert body["details"] == {
-        "reason": "CARD_DECLINED", "fields": [{"field": "credit_card", "description": "declined"}], "retry_after_ms": 1500, "outcome": "DECLINED",
+        "reason": "CARD_DECLINED", "explanation": "declined",
+        "fields": [{"field": "credit_card", "description": "declined"}], "retry_after_ms": 1500, "outcome": "DECLINED",
         "safe_to_retry": True, "payment_id": "PAY1", "metadata": {"code": "51"}}
     assert (b"retry-after", b"2") in made.headers
 
@@ -131,4 +132,4 @@ def test_a_read_without_an_answer_has_no_outcome() -> None:
 def test_a_defect_says_nothing_but_its_trace_id() -> None:
     made = REFUSALS.internal(TRACE)
     assert (made.status, json.loads(made.body)) == (500, {
-        "code": "B0001", "message": "internal error", "data": None, "details": {"reason": "INTERNAL"}, "trace_id": TRACE})
+        "code": "B0001", "message": "Something went wrong on our side.", "data": None, "details": {"reason": "INTERNAL"}, "trace_id": TRACE})

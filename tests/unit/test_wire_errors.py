@@ -31,6 +31,7 @@ from mesh.errors import (
     Unauthenticated,
     Unavailable,
 )
+from mesh.languages import Language
 from mesh.wire_errors import (
     COMMON,
     DETAILS_KEY,
@@ -205,3 +206,30 @@ def test_the_catalogue_knows_business_codes() -> None:
     assert (spec.http_status, spec.business_code, spec.grpc_code) == (409, "2001", 9)
     assert CATALOGUE.find("paymesh.order.v1", "INVALID_ARGUMENT") == CATALOGUE.find(COMMON, "INVALID_ARGUMENT")
     assert {spec.domain for spec in CATALOGUE} == {COMMON, PACKAGE, "paymesh.payment.v1", "paymesh.order.v1"}
+
+
+@pytest.mark.parametrize(("language", "text", "field"), [
+    (Language.ZH, "未支付。", "须大于零"), (Language.EN, "Unpaid.", "must be greater than zero")])
+def test_a_caller_who_names_a_language_gets_words_for_people_beside_those_for_developers(language: Language, text: str, field: str) -> None:
+    error = EchoUnpaid("the issuer said 51", fields={"amount": "must be greater than zero"})
+    status = to_status(error, package=PACKAGE, catalogue=CATALOGUE, language=language)
+    assert status is not None
+    words, bad = error_details_pb2.LocalizedMessage(), error_details_pb2.BadRequest()
+    assert any(detail.Unpack(words) for detail in status.details)
+    assert any(detail.Unpack(bad) for detail in status.details)
+    assert (status.message, words.locale, words.message) == ("the issuer said 51", language, text)
+    [violation] = bad.field_violations
+    assert (violation.description, violation.localized_message.message) == ("must be greater than zero", field)
+
+
+def test_a_caller_who_names_no_language_gets_no_second_text() -> None:
+    status = to_status(EchoUnpaid(), package=PACKAGE, catalogue=CATALOGUE)
+    assert status is not None
+    assert not any(detail.Is(error_details_pb2.LocalizedMessage.DESCRIPTOR) for detail in status.details)
+
+
+def test_even_a_defect_is_told_in_the_language_of_the_caller() -> None:
+    status = internal_status("abc", texts=CATALOGUE.texts(COMMON, "INTERNAL"), language=Language.ZH)
+    words = error_details_pb2.LocalizedMessage()
+    assert any(detail.Unpack(words) for detail in status.details)
+    assert words.message == "系统内部错误。"

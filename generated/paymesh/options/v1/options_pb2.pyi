@@ -481,6 +481,8 @@ class ErrorSpec(_message.Message):
     BUSINESS_CODE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     METHODS_FIELD_NUMBER: _builtins.int
+    MESSAGE_ZH_FIELD_NUMBER: _builtins.int
+    PROMISED_IN_CHINESE_FIELD_NUMBER: _builtins.int
     grpc_code: _builtins.int
     """google.rpc.Code number."""
     http_status: _builtins.int
@@ -488,7 +490,11 @@ class ErrorSpec(_message.Message):
     business_code: _builtins.str
     """Business code of the envelope, e.g. "4005002" or "A0301"."""
     message: _builtins.str
-    """Default message for people."""
+    """What a buyer is told, in English. No names of fields, no amounts: those stand in the details of the refusal."""
+    message_zh: _builtins.str
+    """What a buyer is told, in Chinese."""
+    promised_in_chinese: _builtins.bool
+    """A source document promises the Chinese text: it is spoken unless the caller prefers English."""
     @_builtins.property
     def methods(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of the methods that may answer it, for the OpenAPI document; also of those in other packages that pass it on. Empty: any of its package."""
@@ -501,10 +507,12 @@ class ErrorSpec(_message.Message):
         business_code: _builtins.str = ...,
         message: _builtins.str = ...,
         methods: _abc.Iterable[_builtins.str] | None = ...,
+        message_zh: _builtins.str = ...,
+        promised_in_chinese: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["business_code", b"business_code", "grpc_code", b"grpc_code", "http_status", b"http_status", "message", b"message", "methods", b"methods"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["business_code", b"business_code", "grpc_code", b"grpc_code", "http_status", b"http_status", "message", b"message", "message_zh", b"message_zh", "methods", b"methods", "promised_in_chinese", b"promised_in_chinese"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -202,9 +202,9 @@ class Failure(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
-    """Reason of the catalogue, e.g. CARD_DECLINED."""
+    """Reason of the catalogue, e.g. CARD_DECLINED, or CANCELLED_BY_BUYER."""
     message: _builtins.str
-    """Text for people."""
+    """One sentence for whoever asks, in the language that Accept-Language prefers."""
     def __init__(
         self,
         *,
@@ -620,22 +620,26 @@ class ClosePaymentRequest(_message.Message):
     MERCHANT_ID_FIELD_NUMBER: _builtins.int
     ORDER_ID_FIELD_NUMBER: _builtins.int
     OP_ID_FIELD_NUMBER: _builtins.int
+    BY_BUYER_FIELD_NUMBER: _builtins.int
     merchant_id: _builtins.str
     """The tenant."""
     order_id: _builtins.str
     """The order."""
     op_id: _builtins.str
     """The caller's id of this decision; the same id is the same decision."""
+    by_buyer: _builtins.bool
+    """The buyer cancelled the order; otherwise the shop did, or the time to pay was over."""
     def __init__(
         self,
         *,
         merchant_id: _builtins.str = ...,
         order_id: _builtins.str = ...,
         op_id: _builtins.str = ...,
+        by_buyer: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["merchant_id", b"merchant_id", "op_id", b"op_id", "order_id", b"order_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_buyer", b"by_buyer", "merchant_id", b"merchant_id", "op_id", b"op_id", "order_id", b"order_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,195 @@
+"""What is wrong with one field of a request, in the language of whoever reads it.
+
+Refusals carry these texts in English (`MeshError.fields`). Where they go out they are translated by this table: `{0}`
+stands for a number, an amount or a name that the text has at that place.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from mesh.languages import Language
+
+WRONG_FORM: Final = "is not in the right form"
+NOT_POSSIBLE: Final = "is not one of the values that are possible here"
+# Rules of buf.validate in words for people, `{0}` and `{1}` are their numbers. The rule itself stands in the OpenAPI
+# document; a rule with words of its own, in the contract, has no line here.
+_RULES: Final[Mapping[str, str]] = {
+    "required": "is required",
+    "string.pattern": WRONG_FORM,
+    "string.in": NOT_POSSIBLE,
+    "string.min_len": "must have at least {0} characters",
+    "string.max_len": "must be at most {0} characters",
+    "repeated.min_items": "must have at least {0} items",
+    "repeated.max_items": "must have at most {0} items",
+    "enum.defined_only": NOT_POSSIBLE,
+    "enum.in": NOT_POSSIBLE,
+    "int.in": NOT_POSSIBLE,
+    "int.not_in": NOT_POSSIBLE,
+    "int.gte": "must be at least {0}",
+    "int.gte_lte": "must be between {0} and {1}",
+}
+
+_INTEGER: Final = re.compile(r"^u?int(?:32|64)(?=\.)")
+
+_TABLE: Final[Mapping[str, str]] = {
+    # Rules of buf.validate.
+    "is required": "必填",
+    WRONG_FORM: "格式不正确",
+    NOT_POSSIBLE: "不是可用的取值",
+    "must have at least 1 character": "至少 1 个字符",
+    "must have at least {0} characters": "至少 {0} 个字符",
+    "must be at most {0} characters": "最多 {0} 个字符",
+    "must be at most {0} bytes": "最多 {0} 字节",
+    "must have at least 1 item": "至少 1 项",
+    "must have at least {0} items": "至少 {0} 项",
+    "must be at least {0}": "不能小于 {0}",
+    "must not begin with auto:": "格式不正确",
+    "payment_id or order_id is needed": "须填写支付单号或订单号",
+    "items and amount do not go together": "商品与金额不能同时填写",
+    # Texts of people.
+    "must be one line without control characters": "须为不含控制字符的单行文本",
+    "must not hold a card number": "不能包含银行卡号",
+    "must have a letter, a digit or a sign": "须包含可见字符",
+    # The form of a request.
+    "differs from {0}": "与另一处的取值不一致",
+    "compressed bodies are not taken": "不支持压缩内容",
+    "expected 1 to 255 printable ASCII characters without spaces": "须为 1 到 255 个可打印字符，不含空格",
+    "expected printable ASCII characters": "须为可打印字符",
+    "has a fragment, which is never sent": "地址不能包含片段",
+    "has more than {0} parameters": "参数超过 {0} 个",
+    "has text that is not Unicode": "包含无效字符",
+    "has the number -0": "数字无效",
+    "is blank": "不能为空白",
+    "is given twice": "重复出现",
+    "is given twice, as another spelling of {0}": "重复出现",
+    "is neither a path nor an http address": "不是有效的地址",
+    "is nested deeper than {0} levels": "嵌套超过 {0} 层",
+    "is not a field of this message": "不是此请求的字段",
+    "is not a host": "不是有效的主机名",
+    "is not a query parameter of this path": "不是此地址的参数",
+    "is a part of the path": "已包含在路径中",
+    "is not a time of the calendar": "不是有效的时间",
+    "is not part of HTTP/1.0": "协议版本不支持",
+    "is not percent-encoded UTF-8": "编码无效",
+    "is not taken here": "此处不接受内容",
+    "is not valid JSON: {0}": "不是有效的 JSON",
+    "is not valid UTF-8": "编码无效",
+    "is one of {0}": "不是可用的取值",
+    "is outside of the years 1 to 9999": "超出时间范围",
+    "is longer than 10 000 years": "超出时长范围",
+    "must be a duration in seconds, e.g. 1.5s": "须为以秒计的时长，例如 1.5s",
+    "must be a list": "须为列表",
+    "must be a string": "须为字符串",
+    "must be a string or a number": "须为字符串或数字",
+    "must be a value of {0}": "不是可用的取值",
+    "must be an RFC 3339 time with an offset, e.g. 2026-01-31T12:00:00Z": "须为带时区的时间，例如 2026-01-31T12:00:00Z",
+    "has a space where a time has its sign: write + as %2B": "时区前的加号须写成 %2B",
+    "must be an integer": "须为整数",
+    "must be an object": "须为对象",
+    "must be application/json in UTF-8": "内容类型须为 JSON",
+    "must be base64": "编码无效",
+    "must be between {0} and {1}": "须在 {0} 到 {1} 之间",
+    "must be given once": "须出现一次",
+    "must be true or false": "须为布尔值",
+    "must be written without an exponent": "不能使用指数形式",
+    "must end in chunked, once": "传输编码无效",
+    "must have at most {0} entries": "最多 {0} 项",
+    "must have at most {0} items": "最多 {0} 项",
+    "must not be null": "不能为空",
+    "expected a time between the years 1 and 9999": "超出时间范围",
+    # Money.
+    "expected a decimal string in major units such as \"99.99\"": "须为金额，例如 99.99",
+    "must be greater than zero": "须大于零",
+    "more than {0} digits": "超过 {0} 位数字",
+    "more than {0} bytes": "超过 {0} 字节",
+    "{0} has {1} digits after the point": "{0} 的小数位数为 {1}",
+    "unknown currency, expected an ISO 4217 code such as CNY": "币种未知，例如 CNY",
+    "their total has more than {0} digits": "总金额超过 {0} 位数字",
+    # Cards.
+    "must be 13 to 19 digits": "须为 13 到 19 位数字",
+    "fails the check digit": "卡号有误",
+    "must be 3 or 4 digits": "须为 3 或 4 位数字",
+    "is too far in the future": "年份过大",
+    "must be 1 to 12": "须为 1 到 12",
+    "the card has expired": "银行卡已过期",
+    # Orders and products.
+    "{0} are available": "可用数量为 {0}",
+    "{0} are left": "剩余 {0}",
+    "{0} is left": "剩余 {0}",
+    "differs from the order with this client_request_id": "与先前的订单不一致",
+    "expected {0} days at most, the first one first": "最多 {0} 天，且开始日期在前",
+    "expected a day after 1970": "日期须在 1970 年之后",
+    "expected a day such as 2026-11-20": "须为日期，例如 2026-11-20",
+    "expected an IANA name such as Asia/Shanghai": "须为时区名称，例如 Asia/Shanghai",
+    "is not in the order": "不在订单中",
+    "is not on sale": "未上架",
+    "is sold in {0}, the lines before in {1}": "币种为 {0}，与其他商品的 {1} 不一致",
+    "no such product": "商品不存在",
+    "{0} is sold out": "{0} 已售罄",
+    "only 1 unit of {0} is left": "{0} 仅剩 1 件",
+    "only {0} units of {1} are left": "{1} 仅剩 {0} 件",
+    "the price is {0}": "当前价格为 {0}",
+    # Payments and refunds.
+    "at most {0} can be refunded": "最多可退 {0}",
+    "is not the caller's": "不属于当前用户",
+    "not on the merchant's allow-list": "不在允许范围内",
+    "the order costs {0}": "订单金额为 {0}",
+    "the order is in {0}": "订单币种为 {0}",
+    "the payment is in {0}": "支付币种为 {0}",
+    "unknown": "未知",
+    "only order_rpc sends it": "此字段不可使用",
+    "a payment can only ask for PAID": "不是可用的取值",
+    "expected the name of a state such as SUCCESS": "不是可用的取值",
+    # Statements.
+    "{0} does not fit {1}; possible: {2}": "该处理方式不适用",
+    "about neither a payment nor a refund": "内容无效",
+    "expected a day as YYYY-MM-DD": "须为日期，例如 2026-11-20",
+    "expected a day as YYYY-MM-DD, {0} or later": "日期须为 {0} 年或之后",
+    "is in the future": "不能晚于当前日期",
+    "needed to execute": "执行时必填",
+    "not a callback of this channel": "不是该渠道的通知",
+    "not one of {0}": "不是可用的取值",
+    "the channel's day is not over before {0}": "渠道的账务日尚未结束",
+    # Flash sales.
+    "{0} is sold in {1}": "{0} 的币种为 {1}",
+    "is 1 in a draw": "抽签活动限购一件",
+    "must be after starts_at": "须晚于开始时间",
+    "must not be over": "不能早于当前时间",
+}
+UNKNOWN_PROBLEM: Final = "取值无效"  # what the table does not know
+
+
+def _compile(template: str) -> re.Pattern[str]:
+    parts = re.split(r"\{\d\}", template)
+    return re.compile("(.{1,200}?)".join(re.escape(part) for part in parts))
+
+
+_EXACT: Final = {english: chinese for english, chinese in _TABLE.items() if "{0}" not in english}
+_PATTERNS: Final = [(_compile(english), chinese) for english, chinese in _TABLE.items() if "{0}" in english]
+
+
+def rule_text(rule_id: str, message: str) -> str:
+    """A broken rule of buf.validate in plain English: the words that the contract gave it, else those for its kind."""
+    template = _RULES.get(_INTEGER.sub("int", rule_id))  # whatever its size
+    if template is None:
+        return message or rule_id
+    numbers = re.findall(r"-?\d+", message) if "{0}" in template else []
+    text = template.format(*numbers) if len(numbers) >= template.count("{") else WRONG_FORM
+    return text.removesuffix("s") if numbers[:1] == ["1"] and text.endswith(("characters", "items")) else text
+
+
+def problem_text(problem: str, language: Language | None) -> str:
+    """A problem of a field in the language of the caller, who gets English when he does not say."""
+    if language is not Language.ZH:
+        return problem
+    known = _EXACT.get(problem)
+    if known is not None:
+        return known
+    for pattern, chinese in _PATTERNS:
+        found = pattern.fullmatch(problem)
+        if found is not None:
+            return chinese.format(*found.groups())
+    return UNKNOWN_PROBLEM
