@@ -22,7 +22,9 @@ Send = Callable[[Message], Awaitable[None]]
 WHOLE_ANSWER: Final = "paymesh.whole_answer"
 
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
-_JSON: Final = re.compile(rb'application/json(?:\s*;\s*charset="?utf-?8"?)?\s*;?', re.IGNORECASE)
+# Parameters other than charset say nothing about JSON (RFC 8259, 11) and are not looked at.
+_JSON: Final = re.compile(rb'application/json(?:\s*;\s*(?:charset="?utf-?8"?|(?!charset)[\w.+-]{1,64}=(?:[\w./:+-]{1,128}|"[^"\\\\]{0,128}")))*\s*;?',
+                          re.IGNORECASE)
 
 
 class ClientGone(Exception):

@@ -8,6 +8,7 @@ its reason.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator
 from operator import attrgetter
 from typing import Any, Final
@@ -39,6 +40,8 @@ _ODD_TWICE: Final = (0, 2, 4, 6, 8, 1, 3, 5, 7, 9)
 
 STEERING_PROBLEM: Final = "must be one line without control characters"
 CARD_PROBLEM: Final = "must not hold a card number"
+_FILLERS: Final = frozenset("\u115f\u1160\u2800\u3164\uffa0")  # shown as blanks
+EMPTY_PROBLEM: Final = "must have a letter, a digit or a sign"
 
 
 def card_numbers(text: str) -> Iterator[tuple[int, int]]:
@@ -88,6 +91,11 @@ def plain(text: str) -> str:
     return masked(_STEERING.sub("\ufffd", text))
 
 
+def _is_seen(character: str) -> bool:
+    """Whether it leaves ink: no space, nothing of no width, no fillers, which are letters by their category."""
+    return unicodedata.category(character)[0] not in "ZCM" and character not in _FILLERS
+
+
 class FreeTexts:
     """The free texts of one message type."""
 
@@ -106,6 +114,8 @@ class FreeTexts:
                 found[path] = STEERING_PROBLEM
             elif not has_cards and next(card_numbers(text), None) is not None:
                 found[path] = CARD_PROBLEM
+            elif text and not any(map(_is_seen, text)):
+                found[path] = EMPTY_PROBLEM
         return found
 
 

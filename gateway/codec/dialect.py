@@ -4,10 +4,12 @@ one exception that says where a document does not fit."""
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from typing import Final
 
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 from paymesh.options.v1 import options_pb2
+
+from mesh.bounds import rules_of
 
 TIMESTAMP: Final = "google.protobuf.Timestamp"
 DURATION: Final = "google.protobuf.Duration"
@@ -18,7 +20,6 @@ INT64: Final = frozenset({FieldDescriptor.TYPE_INT64, FieldDescriptor.TYPE_UINT6
 _FLOATS: Final = frozenset({FieldDescriptor.TYPE_DOUBLE, FieldDescriptor.TYPE_FLOAT})
 _SPOKEN: Final = frozenset({TIMESTAMP, DURATION})
 
-_VALIDATE: Final = "buf.validate.field"
 _SHOWN_NAME_LENGTH: Final = 64  # a name that somebody else chose is cut before it is repeated in an error
 _WORD_BOUNDARY: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
@@ -72,23 +73,9 @@ def field_policy(field: FieldDescriptor) -> options_pb2.FieldPolicy:
     return policy
 
 
-def field_rules(field: FieldDescriptor) -> dict[str, Any]:
-    """The buf.validate rules of a field: kind -> rule -> value."""
-    for extension, rules in field.GetOptions().ListFields():
-        if extension.full_name == _VALIDATE:
-            return {kind.name: _plain(value) for kind, value in rules.ListFields()}
-    return {}
-
-
-def _plain(value: Any) -> Any:
-    if not hasattr(value, "ListFields"):
-        return value
-    return {rule.name: list(content) if rule.is_repeated else content for rule, content in value.ListFields()}
-
-
 def longest(field: FieldDescriptor) -> int | None:
     """How many items a list, or pairs a map, may have by the contract; None for any other field and for one without a bound."""
-    rules = field_rules(field)
+    rules = rules_of(field)
     bound: int | None = rules.get("repeated", {}).get("max_items") or rules.get("map", {}).get("max_pairs")
     return bound
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterable
 from typing import Final
 
@@ -40,6 +41,7 @@ def read_json(body: bytes) -> object:
     Raises:
         Mismatch: broken JSON, broken UTF-8, trailing characters, a key twice, `-0`, more than DEPTH_MAX levels.
     """
+    body = body.removeprefix(BOM_UTF8)  # RFC 8259, 8.1: some programs write one, and it means nothing
     try:
         value = _DECODE(body)
         keys = _keys(value, 1)

@@ -11,6 +11,7 @@ from typing import Any, Final
 from gateway.codec.dialect import Mismatch
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_LOST_PLUS: Final = re.compile(r"T[0-9:.]{8,18} [0-9]{2}:[0-9]{2}$")
 _TIMESTAMP: Final = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.([0-9]{1,9}))?(Z|[+-][0-9]{2}:[0-9]{2})")
 _DURATION: Final = re.compile(r"(-?)([0-9]{1,12})(?:\.([0-9]{1,9}))?s")
 _DURATION_SECONDS_MAX: Final = 315_576_000_000  # 10 000 years, the limit of google.protobuf.Duration
@@ -68,6 +69,8 @@ def timestamp_fields(value: object) -> dict[str, int]:
     """
     match = _TIMESTAMP.fullmatch(value) if isinstance(value, str) else None
     if match is None:
+        if isinstance(value, str) and _LOST_PLUS.search(value):  # in a query + is a space
+            raise Mismatch("has a space where a time has its sign: write + as %2B")
         raise Mismatch("must be an RFC 3339 time with an offset, e.g. 2026-01-31T12:00:00Z")
     moment, fraction, offset = match.groups()
     try:

@@ -10,7 +10,8 @@ from typing import Any, Final, Literal
 
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 
-from gateway.codec.dialect import DURATION, HTTP_BODY, INT64, TIMESTAMP, enum_prefix, field_policy, field_rules, map_entry, spellings
+from gateway.codec.dialect import DURATION, HTTP_BODY, INT64, TIMESTAMP, enum_prefix, field_policy, map_entry, spellings
+from mesh.bounds import rules_of
 
 Schema = dict[str, Any]
 Direction = Literal["in", "strict", "out"]  # strict: what comes in where a shop's amounts must be text
@@ -62,7 +63,7 @@ class Schemas:
 
     def field(self, field: FieldDescriptor, direction: Direction, *, always: bool = False) -> Schema:
         """The schema of a field with its rules, comment and example. `always`: it is never absent where its type says that it may be."""
-        rules = field_rules(field)
+        rules = rules_of(field)
         entry = map_entry(field)
         if entry is not None:
             schema: Schema = {"type": "object", "additionalProperties": self._single(entry[1], direction)}
@@ -137,7 +138,7 @@ def _takes_numbers(message: Descriptor, above: tuple[str, ...]) -> bool:
 
 def is_required(field: FieldDescriptor) -> bool:
     """Whether the rules of a field refuse what stands for "absent": its default, or nothing where the field knows absence."""
-    rules = field_rules(field)
+    rules = rules_of(field)
     if rules.get("required") or field.has_presence:
         return bool(rules.get("required"))
     if 0 in rules.get("enum", {}).get("not_in", ()):

@@ -129,7 +129,7 @@ async def test_a_card_closes_the_page_first(world: PaymentWorld) -> None:
     paid = await world.charge(order)
     assert (paid.state, (await world.payment(opened.payment_id)).state) == (S.SUCCESS, S.CLOSED)
     page = await world.press(opened)  # the buyer still has the page open
-    assert "closed" in page.lower()
+    assert "cancelled" in page.lower()
     assert await world.captured_at_sandbox() == [row["attempt_id"] for row in await world.rows(ATTEMPT) if row["payment_id"] == paid.payment_id]
     with pytest.raises(PaymentClosed) as refused:
         await world.cashier(order, key="k1")

@@ -14,6 +14,9 @@ from paymesh.order.v1 import allocation_pb2, catalog_pb2, order_pb2, statistics_
 from paymesh.payment.v1 import callback_pb2, ledger_pb2, payment_pb2, reconciliation_pb2, refund_pb2
 from paymesh.seckill.v1 import activity_pb2, seckill_pb2
 
+from gateway.codec.dialect import Mismatch
+from gateway.codec.reader import read_json
+from gateway.codec.times import timestamp_fields
 from mesh.bounds import rules_of
 from mesh.call import Caller, Role, calling
 from mesh.errors import InvalidArgument
@@ -203,3 +206,14 @@ def test_the_cashier_speaks_one_language(header: str, fits: object) -> None:
             for text in value if isinstance(value, tuple) else (value,):
                 assert callable(fits)
                 assert fits(text), text
+
+
+def test_a_plus_that_a_query_turned_into_a_space_is_explained() -> None:
+    with pytest.raises(Mismatch) as refused:
+        timestamp_fields("2026-11-29T00:00:00 08:00")
+    assert "%2B" in refused.value.problem
+    assert "%2B" in problem_text(refused.value.problem, Language.ZH)
+
+
+def test_a_byte_order_mark_before_json_means_nothing() -> None:
+    assert read_json(b'\xef\xbb\xbf{"a": 1}') == read_json(b'{"a": 1}')

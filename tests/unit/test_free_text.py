@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import pytest
-from paymesh.order.v1 import order_pb2
+from paymesh.order.v1 import catalog_pb2, order_pb2
 
-from mesh.free_text import CARD_PROBLEM, STEERING_PROBLEM, FreeTexts, card_numbers, masked, plain
+from mesh.free_text import CARD_PROBLEM, EMPTY_PROBLEM, STEERING_PROBLEM, FreeTexts, card_numbers, masked, plain
 
 CARDS = (
     "4111111111111111",
@@ -102,3 +102,13 @@ def test_a_reason_holds_no_card_number_and_a_name_may_look_like_one() -> None:
     carrier = order_pb2.ShipOrderRequest(carrier="4111111111111111")
     assert FreeTexts(order_pb2.ShipOrderRequest.DESCRIPTOR).problems(carrier) == {}
     assert not FreeTexts(order_pb2.GetOrderRequest.DESCRIPTOR)
+
+
+@pytest.mark.parametrize("name", [" ", "\u3000\u00a0", "\u200b\u200d", "\u3164", "\u2800", "\u0301"])
+def test_a_text_that_nobody_can_see_is_refused(name: str) -> None:
+    assert FreeTexts(catalog_pb2.CreateProductRequest.DESCRIPTOR).problems(catalog_pb2.CreateProductRequest(name=name)) == {"name": EMPTY_PROBLEM}
+
+
+@pytest.mark.parametrize("name", ["", "x", "茶", "☕", " 1 ", "e\u0301"])
+def test_a_text_with_anything_to_see_is_taken(name: str) -> None:
+    assert FreeTexts(catalog_pb2.CreateProductRequest.DESCRIPTOR).problems(catalog_pb2.CreateProductRequest(name=name)) == {}

@@ -13,8 +13,9 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
 
 from gateway.codec import Decoders, Mismatch, read_json
-from gateway.codec.dialect import TIMESTAMP, field_policy, field_rules, longest
+from gateway.codec.dialect import TIMESTAMP, field_policy, longest
 from gateway.schema import Method, SchemaInvalid, load_schema
+from mesh.bounds import rules_of
 from tests.gateway_world import FIELD_RULES
 
 SCHEMA = load_schema()
@@ -87,7 +88,7 @@ def largest_value(found: FieldDescriptor, above: tuple[str, ...]) -> object:
     if found.message_type is not None and found.message_type.full_name != TIMESTAMP and not found.message_type.full_name.startswith("google."):
         return largest(found.message_type, (*above, found.message_type.full_name))
     if found.type == FieldDescriptor.TYPE_STRING:
-        rules = field_rules(found).get("string", {})
+        rules = rules_of(found).get("string", {})
         return ("A" if "pattern" in rules else "\N{MONEY BAG}") * longest_text(rules)
     return "1970-01-01T00:00:00.000000000+00:00"
 

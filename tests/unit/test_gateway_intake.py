@@ -80,13 +80,14 @@ async def test_a_client_that_hangs_up_gets_no_answer() -> None:
 
 
 @pytest.mark.parametrize("value", ["application/json", "Application/JSON", "application/json; charset=utf-8", 'application/json;charset="UTF-8"',
-                                   "application/json;"])
+                                   "application/json;", "application/json; profile=x; charset=utf-8", 'application/json; boundary="a b"'])
 def test_json_is_taken(value: str) -> None:
     request(("content-type", value)).json_type()
 
 
 @pytest.mark.parametrize("value", ["text/plain", "application/x-www-form-urlencoded", "application/json; charset=gbk", "application/jsonx",
-                                   "application/json, text/plain", "", "multipart/form-data; boundary=x", "application/json; q=1"])
+                                   "application/json, text/plain", "", "multipart/form-data; boundary=x", "application/json; q",
+                                   "application/json; charset=gbk; q=1"])
 def test_other_types_are_not(value: str) -> None:
     with pytest.raises(UnsupportedMediaType):
         request(("content-type", value)).json_type()

@@ -232,3 +232,25 @@ def test_any_news_in_any_order_books_each_capture_once_balances_and_repeats_with
     assert len(applied) == (1 if payment.state is S.SUCCESS else 0)
     if not any(attempt.state in OPEN for attempt in attempts):
         assert payment.state not in (S.INIT, S.PAYING, S.CLOSING)  # nothing is left without an end
+
+
+@pytest.mark.parametrize(("by_buyer", "reason"), [(True, "CANCELLED_BY_BUYER"), (False, "PAYMENT_CLOSED")])
+def test_a_closed_payment_says_whether_the_buyer_himself_cancelled_it(by_buyer: bool, reason: str) -> None:
+    closing = a_payment(S.PAYING).begin_closing(by_buyer=by_buyer, at=LATER)
+    closed = apply_channel_fact(closing, an_attempt(A.SENT), FACTS["closed"], others_open=False, at=LATER).payment
+    assert closed.state is S.CLOSED
+    assert closed.failure is not None
+    assert closed.failure.reason == reason
+
+
+def test_a_card_that_was_declined_while_the_buyer_cancelled_was_declined() -> None:
+    closing = a_payment(S.PAYING).begin_closing(by_buyer=True, at=LATER)
+    ended = apply_channel_fact(closing, an_attempt(A.SENT), FACTS["declined"], others_open=False, at=LATER).payment
+    assert ended.failure is not None
+    assert ended.failure.reason == "CARD_DECLINED"
+
+
+def test_money_that_comes_while_the_buyer_cancels_leaves_no_failure() -> None:
+    closing = a_payment(S.PAYING).begin_closing(by_buyer=True, at=LATER)
+    for fact in CAPTURES:
+        assert apply_channel_fact(closing, an_attempt(A.SENT), FACTS[fact], others_open=False, at=LATER).payment.failure is None
