@@ -334,7 +334,7 @@ class TestDocuments:
 
     @pytest.mark.parametrize("body", [
         b"", b" ", b"{", b'{"amount": 1,}', b'{"amount": 1} x', b'{"amount": 1}{"amount": 2}', b"{'amount': 1}", b'{"amount": NaN}',
-        b'{"amount": Infinity}', b'{"amount": 01}', b'{"amount": +1}', b'{"amount": .5}', b'{"amount": 1.}', b'{"amount": "a\nb"}', b'\xef\xbb\xbf{}',
+        b'{"amount": Infinity}', b'{"amount": 01}', b'{"amount": +1}', b'{"amount": .5}', b'{"amount": 1.}', b'{"amount": "a\nb"}',
         b'{"amount": "\xff"}', b'{"\xff": 1}', b'{"amount": "\\ud800"}', b'{"amount": "\\udc00\\ud800"}', b'{"amount": tru}', b'{amount: 1}',
         b'{"amount": ' + b"9" * 5000 + b"}", b"/* no */ {}", b"\x00",
     ])
