@@ -194,9 +194,10 @@ class MariaDB:
         install = find_program("mariadb-install-db", "mysql_install_db")
         if install is None:
             missing("MariaDB", hint="apt-get install mariadb-server, or make test as root")
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self._temporary.mkdir(parents=True, exist_ok=True)
         done = subprocess.run(
-            [install, "--no-defaults", *self._user(), f"--datadir={self.folder / 'data'}", "--auth-root-authentication-method=normal",
+            [install, "--no-defaults", *self._user(), f"--datadir={self.folder / 'data'}", f"--tmpdir={self._temporary}",
+             "--auth-root-authentication-method=normal",
              "--skip-test-db", "--skip-name-resolve", "--force", "--innodb-log-file-size=16M"],  # --force: the host need not know its own name
             capture_output=True, text=True, check=False, cwd=self.folder)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -205,11 +206,17 @@ class MariaDB:
         server = find_program("mariadbd", "mysqld")
         assert server is not None, "mariadb-install-db is there, mariadbd is not"
         return [
-            server, "--no-defaults", *self._user(), f"--datadir={self.folder / 'data'}", f"--socket={self.folder / 'socket'}",
+            server, "--no-defaults", *self._user(), f"--datadir={self.folder / 'data'}", f"--tmpdir={self._temporary}",
+            f"--socket={self.folder / 'socket'}",
             f"--pid-file={self.folder / 'pid'}", "--bind-address=127.0.0.1", f"--port={self.port}", "--skip-name-resolve", "--skip-log-bin",
             "--character-set-server=utf8mb4", "--innodb-log-file-size=16M", f"--innodb-flush-log-at-trx-commit={self._flush_log_at_commit}",
             "--max-connections=500", *self._options,
         ]
+
+    @property
+    def _temporary(self) -> Path:
+        """For its temporary tables. In a folder that servers share, each one that starts deletes those of the others."""
+        return self.folder / "tmp"
 
     def _user(self) -> list[str]:
         return ["--user=root"] if os.getuid() == 0 else []
