@@ -90,9 +90,7 @@ class Door:
         """Authenticates, limits, translates, calls, translates back."""
         metadata: list[tuple[str, str | bytes]] = []
         request.money_untouched = self._moves_money
-        caller = request.caller = self._admit(request, metadata)
-        if self._limit is not None:
-            self._limit.take(bucket_of(caller, request.client))
+        caller = self._admit(request, metadata)
         key = self._idempotency_key(request, metadata)
         body, content_type = await self._read(request, receive)
         binder = self._strict_binder if caller.role is Role.MERCHANT else self._binder
@@ -114,12 +112,14 @@ class Door:
         return answer
 
     def _admit(self, request: Request, metadata: list[tuple[str, str | bytes]]) -> Caller:
-        """Who calls. The server that is called looks again by itself; here a stranger is turned away before anything is read."""
+        """Who calls, and not too often. The server that is called looks again by itself; here a stranger is turned away before anything is read."""
         bearer = request.bearer()
-        if bearer is None:
-            return self._access.admit(None, None)
-        metadata.append((AUTHORIZATION, f"Bearer {bearer}"))
-        return self._access.admit(self._user_tokens.verify(bearer), None)
+        if bearer is not None:
+            metadata.append((AUTHORIZATION, f"Bearer {bearer}"))
+        caller = request.caller = self._access.admit(None if bearer is None else self._user_tokens.verify(bearer), None)
+        if self._limit is not None:
+            self._limit.take(bucket_of(caller, request.client))
+        return caller
 
     def _idempotency_key(self, request: Request, metadata: list[tuple[str, str | bytes]]) -> str:
         if self._idempotency is Idempotency.NONE:

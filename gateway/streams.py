@@ -170,9 +170,7 @@ class StreamDoor(Door):
     async def serve(self, request: Request, receive: Receive, values: tuple[bytes, ...]) -> Answer:
         """Authenticates, limits, translates, calls, and waits until it is known how the answer begins."""
         metadata: list[tuple[str, str | bytes]] = []
-        caller = request.caller = self._admit(request, metadata)
-        if self._limit is not None:
-            self._limit.take(bucket_of(caller, request.client))
+        caller = self._admit(request, metadata)
         request.no_body()
         binder = self._strict_binder if caller.role is Role.MERCHANT else self._binder
         message = binder.bind(values=values, query=request.query, headers=request.singles(binder.header_names), body=b"", content_type=b"")

@@ -198,6 +198,10 @@ async def test_a_bad_idempotency_key_is_400(world: World, key: str) -> None:
     assert world.shop.requests == []
 
 
+async def test_a_method_that_needs_a_key_is_not_called_without_one(world: World) -> None:
+    refused(await world.call("POST", "/api/v1/wallet/top-ups", json={"amount": "1"}), 400, "IDEMPOTENCY_KEY_MISSING")
+
+
 async def test_two_idempotency_keys_are_400(world: World) -> None:
     headers = [("authorization", f"Bearer {world.token()}"), ("idempotency-key", "a"), ("idempotency-key", "b")]
     refused(await world.client.post(CHARGE, json={"amount": "1", "order_id": "O"}, headers=headers), 400, "INVALID_ARGUMENT", "idempotency-key")

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.intake import Request
 from gateway.limits import RateLimit, bucket_of
 from gateway.refusals import RateLimited
+from gateway.settings import GatewaySettings
+from gateway.streams import EventAnswer, OpenStreams, StreamDoor
+from mesh.auth import UserTokens
 from mesh.call import Caller, Role
 from mesh.policies import Limit
+from tests.fakes import FakeClock
+from tests.ticker import ticker_schema
 
 
 class Monotonic:
@@ -118,3 +128,40 @@ def test_whose_share_a_request_takes(one: tuple[str, str], other: tuple[str, str
 
 def test_a_name_in_another_shop_is_somebody_else() -> None:
     assert bucket_of(caller("alice"), "1.2.3.4") != bucket_of(caller("alice", "another"), "1.2.3.4")
+
+
+class Endless:
+    """A server whose streams say nothing."""
+
+    is_ready = True
+
+    async def call(self, _path: str, _request: bytes, *, metadata: Any = ()) -> tuple[bytes, Any]:
+        raise NotImplementedError
+
+    async def stream(self, _path: str, _request: bytes, *, metadata: Any = ()) -> AsyncGenerator[bytes]:
+        yield b""
+        await asyncio.Event().wait()
+
+
+async def test_a_stream_takes_a_token_of_the_limit_of_its_method() -> None:
+    method = next(each for each in ticker_schema().routed(development=True) if each.policy.method == "Watch")
+    limit, _ = bucket(burst=2)
+    settings = GatewaySettings()
+    door = StreamDoor(method, method.rules[0], schema=ticker_schema(), upstream=Endless(), streams=OpenStreams(settings), settings=settings,
+                      user_tokens=UserTokens.from_secret(b"s" * 32, clock=FakeClock()), limit=limit)
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.Event().wait()
+        return {}
+
+    async def opened() -> None:
+        request = Request({"type": "http", "method": "GET", "raw_path": b"/api/v1/ticks/news", "query_string": b"", "client": ("10.1.2.3", 5),
+                           "headers": []})
+        answer = await door.serve(request, receive, (b"news",))
+        assert isinstance(answer, EventAnswer)
+        await answer.stream.close()
+
+    await opened()
+    await opened()
+    with pytest.raises(RateLimited):
+        await opened()
