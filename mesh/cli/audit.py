@@ -125,22 +125,31 @@ async def audit_databases(databases: dict[str, Database], allowance: Allowance, 
     Raises:
         Unavailable: a database, Redis or the channel does not answer.
     """
+    for where in (*databases, "across", *(["redis"] if redis_url else ()), *(["channel"] if sandbox_url else ())):
+        async for violation in audit_part(where, databases, allowance, sandbox_url=sandbox_url, api_key=api_key, redis_url=redis_url,
+                                          without_redis=without_redis):
+            yield where, violation
+
+
+async def audit_part(where: str, databases: dict[str, Database], allowance: Allowance, *, sandbox_url: str = "", api_key: str = "",
+                     redis_url: str = "", without_redis: Collection[str] = ()) -> AsyncIterator[Violation]:
+    """What does not hold at one place: within the service of that name, "across" services, at the "channel", in "redis". See `audit_databases`."""
     proofs = {service: importlib.import_module(f"{service}.proof") for service in databases}
-    for service, db in databases.items():
-        own = replace(allowance, events_wait=service in without_redis)
-        async for violation in proofs[service].violations(db, own):
-            yield service, violation
-    async for violation in _across(databases, proofs, allowance):
-        yield "across", violation
-    if "seckill_rpc" in databases:
+    if where in databases:
+        async for violation in proofs[where].violations(databases[where], replace(allowance, events_wait=where in without_redis)):
+            yield violation
+    if where == "across":
+        async for violation in _across(databases, proofs, allowance):
+            yield violation
+    if "seckill_rpc" in databases and where == "across":
         async for violation in _across_sales(databases, proofs, allowance):
-            yield "across", violation
-        if redis_url:
-            async for violation in proofs["seckill_rpc"].stock_violations(databases["seckill_rpc"], allowance, redis_url=redis_url):
-                yield "redis", violation
-    if sandbox_url:
+            yield violation
+    if "seckill_rpc" in databases and where == "redis":
+        async for violation in proofs["seckill_rpc"].stock_violations(databases["seckill_rpc"], allowance, redis_url=redis_url):
+            yield violation
+    if where == "channel":
         async for violation in proofs["payment_rpc"].channel_violations(databases["payment_rpc"], allowance, base_url=sandbox_url, api_key=api_key):
-            yield "channel", violation
+            yield violation
 
 
 async def _across(databases: dict[str, Database], proofs: dict[str, Any], allowance: Allowance) -> AsyncIterator[Violation]:
