@@ -194,13 +194,13 @@ _MONEY = [
         "what is already going back revives nothing",
         old="self.captured - self.refunded - self.refund_reserved >= order.amount",
         new="self.captured - self.refunded >= order.amount",
-        fails=_in_cancel("test_money_that_is_partly_gone_revives_nothing", on="sqlite-money0"),
+        fails=_in_cancel("test_money_that_is_partly_gone_revives_nothing", on="sqlite-money1"),
     ),
     _payment(
         "what went back revives nothing",
         old="self.captured - self.refunded - self.refund_reserved >= order.amount",
         new="self.captured - self.refund_reserved >= order.amount",
-        fails=_in_cancel("test_money_that_is_partly_gone_revives_nothing", on="sqlite-money0"),
+        fails=_in_cancel("test_money_that_is_partly_gone_revives_nothing", on="sqlite-money1"),
     ),
     _payment(
         "an order of a flash sale is never revived",

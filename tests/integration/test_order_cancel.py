@@ -7,10 +7,14 @@ import contextlib
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from google.protobuf import json_format
 from paymesh.events.v1 import events_pb2
+from sqlalchemy import update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh import failpoints
 from mesh.call import Caller, calling
@@ -22,6 +26,7 @@ from order_rpc.domain.payment import Disposition
 from order_rpc.domain.policy import MerchantPolicy
 from order_rpc.tables import ORDER_AUDIT, RESERVATION
 from order_rpc.usecases.cancelling import EXPIRED
+from order_rpc.usecases.to_payment_rpc import PaymentDestination, StillClosing
 from tests.builders_order import (
     ADMIN,
     CLOSED,
@@ -236,6 +241,36 @@ async def test_a_close_that_was_answered_late_does_not_cancel_what_was_paid_mean
     await app.relay()
     assert (await app.load(order)).state is S.PAID
     assert await app.stock() == (99, 0, 1)
+    assert await to_payment_rpc(app) == [("ClosePayment", "DONE")]  # answered: nobody asks for ever
+
+
+async def test_a_settlement_of_a_close_that_is_under_way_cancels_nothing(app: OrderApp) -> None:
+    """The second guard, for an answer that came so far."""
+    order = await app.order()
+    app.payment_rpc.away = True
+    assert (await app.cancel(order)).state is S.CANCELLING
+    destination = app.real.payment_relay._destination
+    assert isinstance(destination, PaymentDestination)
+    told: Any = SimpleNamespace(event_id="OP1", payload={"merchant_id": order.merchant_id, "order_id": order.order_id})
+
+    async def settle(tx: AsyncConnection) -> None:
+        await destination._settle_close(tx, told, CLOSING)
+    with pytest.raises(StillClosing):
+        await app.db.run(settle)
+    assert (await app.load(order)).state is S.CANCELLING
+    assert await app.stock() == (99, 1, 0)
+
+
+async def test_units_that_are_not_reserved_are_not_freed(app: OrderApp) -> None:
+    order = await app.order(("mug", 1), ("pen", 1))
+    app.payment_rpc.close_answer = CLOSING
+    await app.cancel(order)
+    await app.execute(update(RESERVATION).where(RESERVATION.c.sku_id == "pen").values(state="RELEASED"))  # the stock says otherwise
+    app.payment_rpc.close_answer = CLOSED
+    app.clock.advance(60)
+    await app.relay()
+    assert (await app.load(order)).state is S.CANCELLING
+    assert (await app.stock("mug"), await app.stock("pen")) == ((99, 1, 0), (99, 1, 0))
 
 
 async def test_money_that_does_not_pay_the_order_leaves_it_cancelling_for_a_person(app: OrderApp) -> None:

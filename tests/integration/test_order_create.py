@@ -26,7 +26,7 @@ from order_rpc.domain.order import Order, OrderLine, OrderState
 from order_rpc.store import orders, stock
 from order_rpc.tables import ORDER_AUDIT, ORDER_ITEM, ORDERS, RESERVATION
 from order_rpc.usecases.catalog import UpdateProduct
-from tests.builders_order import ADMIN, PAYMENT_RPC, PAYMENT_WINDOW, OrderApp, buyer, merchant, order_app
+from tests.builders_order import ADMIN, PAYMENT_RPC, PAYMENT_WINDOW, OrderApp, buyer, merchant, order_app, snapshot
 from tests.fakes import EPOCH
 
 
@@ -219,6 +219,16 @@ async def test_a_replay_gets_the_first_answer_even_after_the_order_went_on_and_i
     with calling(timeout_seconds=5) as call:
         assert await app.order(key="k") == first
     assert list(call.trailing) == [("x-paymesh-idempotent-replayed", "true")]
+
+
+async def test_a_replay_after_a_refund_shows_nothing_of_it(app: OrderApp) -> None:
+    await app.product()
+    first = await app.order(("mug", 2), key="k")
+    await app.tell(first, snapshot(captured="20.00"))
+    refund = await app.refund(first, ("mug", 1))
+    await app.tell_refund(first, (refund, "SUCCESS"), version=5, refunded="10.00")
+    assert (await app.load(first)).refunded.format() == "10.00"
+    assert await app.order(("mug", 2), key="k") == first
 
 
 async def test_a_replay_of_an_order_of_nothing_to_pay_is_paid(app: OrderApp) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
+from sqlalchemy import update
 
+from mesh.errors import Conflict
 from mesh.outbox import OUTBOX
 from mesh.proof import Allowance
 from order_rpc.domain.errors import OrderAlreadyPaid, RefundExceedsRefundable
 from order_rpc.domain.order import Order, OrderState, PayStatus
 from order_rpc.domain.refund import RefundState, RefundStatus
 from order_rpc.proof.audit import violations
+from order_rpc.tables import RESERVATION
 from tests.builders_order import OrderApp, merchant, order_app
 from tests.integration.test_order_statistics import rebuild
 
@@ -48,6 +51,15 @@ async def test_a_free_order_is_cancelled_at_once_and_its_units_come_back(app: Or
     assert app.payment_rpc.closes == []
     assert (await app.steps(order))[-1] == "CANCEL_FREE"
     assert (await tags(app)).count("ORDER_CANCELLED") == 1
+
+
+async def test_units_that_were_not_sold_to_a_free_order_do_not_come_back(app: OrderApp) -> None:
+    order = await app.order(("flyer", 2))
+    await app.execute(update(RESERVATION).values(state="RELEASED"))  # the stock says otherwise
+    with pytest.raises(Conflict):
+        await app.cancel(order)
+    assert ((await app.load(order)).state, await app.stock("flyer")) == (S.PAID, (98, 0, 2))
+    await app.execute(update(RESERVATION).values(state="COMMITTED"))
 
 
 async def test_a_free_order_that_was_shipped_is_returned_and_not_cancelled(app: OrderApp) -> None:

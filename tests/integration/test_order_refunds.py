@@ -263,6 +263,37 @@ async def test_a_snapshot_may_be_quicker_than_the_answer(app: OrderApp, order: O
     assert (await app.load(order)).state is S.REFUNDED
 
 
+@pytest.mark.parametrize("known", ["SUCCESS", "FAILED"])
+async def test_a_refusal_that_comes_after_the_end_of_a_refund_changes_nothing(app: OrderApp, order: Order, known: str) -> None:
+    app.payment_rpc.away = True
+    refund = await app.refund(order, amount="20.00")
+    await app.tell_refund(order, (refund, known), version=5, refunded="20.00" if known == "SUCCESS" else "0")
+    before, steps = await app.refunds(order), await app.steps(order)
+    app.payment_rpc.away, app.payment_rpc.refund_refusal = False, refusal("REFUND_EXCEEDS_REFUNDABLE")
+    app.clock.advance(60)
+    await app.relay()
+    assert await app.refunds(order) == before
+    assert await app.steps(order) == steps
+    assert [row["state"] for row in await app.rows(OUTBOX) if row["tag"] == "CreateRefund"] == ["DONE"]
+
+
+async def test_an_answer_that_comes_after_the_end_of_a_refund_changes_nothing(app: OrderApp, order: Order) -> None:
+    app.payment_rpc.away = True
+    refund = await app.refund(order, amount="20.00")
+    await app.tell(order, snapshot(version=5, captured="33.00", refunds=[("RFother", refund.request_id, "FAILED", "20.00", "why")]))
+    before = await app.refunds(order)
+    app.payment_rpc.away = False
+    app.clock.advance(60)
+    await app.relay()
+    assert await app.refunds(order) == before
+
+
+async def test_a_refund_of_another_payment_with_a_known_request_id_is_another_one(app: OrderApp, order: Order) -> None:
+    refund = await app.refund(order, amount="20.00")
+    await app.tell_refund(order, (refund, "FAILED"), version=5, refunded="0", payment_id="PAY2", state="LATE_SUCCESS")
+    assert {(each.payment_id, each.state) for each in await app.refunds(order)} == {("PAY1", R.APPROVED), ("PAY2", R.FAILED)}
+
+
 async def test_a_refund_that_somebody_asked_payment_rpc_for_counts_too(app: OrderApp, order: Order) -> None:
     told = [("RF7", "", "PENDING", "20.00", "")]
     await app.tell(order, snapshot(version=5, captured="33.00", refund_reserved="20.00", refunds=told))

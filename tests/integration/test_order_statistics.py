@@ -56,6 +56,26 @@ async def test_a_day_counts_what_happened_in_it(app: OrderApp) -> None:
     assert (yen.created[1].format(), yen.paid, yen.average_paid.format(), yen.conversion) == ("100", (0, Money(0, "JPY")), "0", "0.0000")
 
 
+async def test_a_refund_that_failed_counts_nothing_and_brings_nothing_back(app: OrderApp) -> None:
+    order = await app.paid_order(("mug", 2))
+    refund = await app.refund(order, ("mug", 1))
+    await app.tell_refund(order, (refund, "FAILED"), version=5, refunded="0")
+    found = await day(app)
+    assert found is not None
+    assert (found.refunded, await app.stock()) == ((0, Money(0, "CNY")), (98, 0, 2))
+    assert await rebuild(app) == 0
+
+
+async def test_a_refund_of_another_payment_counts_nothing(app: OrderApp) -> None:
+    order = await app.paid_order()
+    told = [("RF7", "auto:PAY2", "SUCCESS", "10.00", "")]
+    await app.tell(order, snapshot("PAY2", version=5, captured="10.00", refunded="10.00", state="LATE_SUCCESS", refunds=told))
+    found = await day(app)
+    assert found is not None
+    assert found.refunded == (0, Money(0, "CNY"))
+    assert await rebuild(app) == 0
+
+
 async def test_a_tenant_whose_sums_outgrow_64_bits_stops_nobodys_figures(app: OrderApp) -> None:
     most = 2**63 - 1
     await app.product("gold", "999999999999999", currency="JPY", merchant_id="evil")

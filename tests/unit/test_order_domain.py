@@ -236,3 +236,9 @@ def test_a_newer_snapshot_keeps_the_disposition() -> None:
 
 def test_an_undecided_payment_is_answered_noted() -> None:
     assert KnownPayment.first_heard(snapshot(state="PAYING"), at=EPOCH).answer is Disposition.NOTED
+
+
+def test_an_order_that_cost_something_is_not_cancelled_as_a_free_one() -> None:
+    with pytest.raises(OrderStateInvalid):
+        order(S.PAID, paid_by="PAY1").cancel_free(reason="", at=EPOCH)
+    assert order(S.PAID, amount="0").cancel_free(reason="", at=EPOCH).state is S.CANCELLED

@@ -176,6 +176,11 @@ def test_money_that_bounced_may_go_back_again() -> None:
     assert plan(order(), refund(R.BOUNCED, amount="30", lines=(("mug", 3),)), amount="30") == (cny("30"), ())
 
 
+def test_units_that_bounced_are_not_given_back_twice() -> None:
+    with pytest.raises(RefundExceedsRefundable):
+        plan(order(), refund(R.BOUNCED, amount="30", lines=(("mug", 3),)), lines=(("mug", 1),))
+
+
 def test_what_waits_for_the_shop_counts_for_buyers_only() -> None:
     waiting = refund(R.REQUESTED, amount="30", lines=(("mug", 3),))
     assert plan(order(), waiting)[0] == cny("30")
