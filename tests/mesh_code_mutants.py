@@ -253,7 +253,7 @@ _DATABASE = [
         "a value that does not fit is refused",
         old="STRICT_ALL_TABLES,",
         new="",
-        fails=_test("db_transactions", "test_a_value_that_does_not_fit_is_an_error_not_cut", on="mariadb"),
+        fails=_test("db_transactions", "test_a_value_that_does_not_fit_is_an_error_not_cut", on="values0-mariadb"),
     ),
     _engine(
         "a writer of SQLite locks before it reads",
@@ -348,7 +348,7 @@ _WHO = [
         "a service gains nothing by a user's call",
         old="        if user is not None:\n            callers",
         new="        if user is not None and service is None:\n            callers",
-        fails=_in_pipeline("test_a_handler_learns_who_calls"),
+        fails=_unit("policies", "test_a_caller_gets_the_one_role_that_the_method_admits"),
     ),
     _access(
         "a method admits the services that it names",
@@ -481,7 +481,7 @@ _CALLS = [
         "a caller makes no deadline longer than its method's",
         old="min(timeout, method.timeout_seconds))",
         new="timeout)",
-        fails=_in_client("test_a_call_gets_the_methods_timeout_or_less_and_what_is_left_of_our_own_minus_a_hop"),
+        fails=_in_client("test_no_caller_makes_a_deadline_longer_than_its_methods"),
     ),
     _client(
         "without time for an answer nothing is sent",

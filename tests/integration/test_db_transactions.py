@@ -395,6 +395,12 @@ async def test_a_commit_is_on_the_disk_before_it_is_told(db: Database) -> None:
         assert (await connection.execute(text("PRAGMA synchronous"))).scalar_one() == full
 
 
+@pytest.mark.parametrize("dialect", ["sqlite"], indirect=True)
+async def test_a_row_without_its_parent_is_refused_on_sqlite_too(db: Database) -> None:
+    async with db.engine.connect() as connection:
+        assert (await connection.execute(text("PRAGMA foreign_keys"))).scalar_one() == 1
+
+
 # Rows that may be there
 
 

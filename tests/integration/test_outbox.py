@@ -157,7 +157,8 @@ async def test_relays_at_once_take_every_message_once(db: Database, clock: FakeC
 
 
 @pytest.mark.parametrize("dialect", ["mariadb"], indirect=True)
-async def test_a_claim_passes_over_rows_that_another_one_holds(db: Database, relay: Relay) -> None:
+async def test_a_claim_passes_over_rows_that_another_one_holds(db: Database, database_url: str, relay: Relay) -> None:
+    patient = open_database(database_url, metadata, unit_timeout_seconds=6 * PATIENCE)  # else a busy machine ends the transaction that holds the rows
     await put(db, *(message(number) for number in range(BATCH + 5)))
     held, release = asyncio.Event(), asyncio.Event()
 
@@ -166,12 +167,15 @@ async def test_a_claim_passes_over_rows_that_another_one_holds(db: Database, rel
         held.set()
         await release.wait()
         return len(claimed)
-    holder = asyncio.create_task(db.run(hold))
-    await asyncio.wait_for(held.wait(), PATIENCE)
-    assert await asyncio.wait_for(relay.run_once(), PATIENCE) == 5  # the rest, at once
-    await asyncio.wait_for(put(db, message(900)), PATIENCE)         # and business goes on
-    release.set()
-    assert await holder == BATCH
+    holder = asyncio.create_task(patient.run(hold))
+    try:
+        await asyncio.wait_for(held.wait(), PATIENCE)
+        assert await asyncio.wait_for(relay.run_once(), PATIENCE) == 5  # the rest, at once
+        await asyncio.wait_for(put(db, message(900)), PATIENCE)         # and business goes on
+    finally:
+        release.set()
+        assert await holder == BATCH
+        await patient.close()
 
 
 async def test_the_effect_of_an_answer_and_the_end_of_its_message_are_one(db: Database, relay: Relay, receiver: Receiver, clock: FakeClock) -> None:
@@ -262,6 +266,30 @@ async def test_a_slow_round_sends_nothing_whose_claim_is_over(db: Database, rela
     await relay.run_once()
     sent = Counter(got.event_id for got in (*receiver.got, *other_receiver.got))
     assert (len(sent), set(sent.values())) == (5 * CONCURRENCY, {1})
+    assert set(await states(db)) == {"DONE"}
+
+
+async def test_a_claim_that_somebody_else_has_taken_over_is_not_renewed(db: Database, relay: Relay, receiver: Receiver, clock: FakeClock) -> None:
+    """The other one is sending it in this moment."""
+    other, sent_by_other, release = Receiver(), asyncio.Event(), asyncio.Event()
+
+    async def hang(_got: Message) -> None:
+        sent_by_other.set()
+        await release.wait()
+    other.do = hang
+    taking_over: list[asyncio.Task[int]] = []
+
+    async def slow(_got: Message) -> None:
+        if not taking_over:  # all of this round wait until their claims are over and the other relay has taken what is left
+            clock.advance(LEASE.total_seconds())
+            taking_over.append(asyncio.create_task(Relay(db=db, destination=other, clock=clock).run_once()))
+        await asyncio.wait_for(sent_by_other.wait(), PATIENCE)
+    receiver.do = slow
+    await put(db, *(message(number) for number in range(CONCURRENCY + 4)))
+    await relay.run_once()
+    assert len(receiver.got) == CONCURRENCY, "the last four are the other one's"
+    release.set()
+    await taking_over[0]
     assert set(await states(db)) == {"DONE"}
 
 
@@ -484,3 +512,12 @@ async def test_a_payload_may_be_long(db: Database, relay: Relay, receiver: Recei
     await put(db, message(payload={"n": 1, "long": long}))
     await relay.run_once()
     assert receiver.got[0].payload["long"] == long
+
+
+async def test_a_late_failure_of_a_delivered_message_changes_nothing(db: Database, relay: Relay, receiver: Receiver) -> None:
+    await put(db, message())
+    assert await relay.run_once() == 1
+    before = await rows(db)
+    receiver.refuse(NeighbourUnavailable("away"))
+    assert await relay.deliver(message()) is False
+    assert await rows(db) == before

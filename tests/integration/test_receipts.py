@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh import inbox, receipts
 from mesh.db import ConstraintViolated, Database, open_database
-from mesh.errors import IdempotencyKeyReused
+from mesh.errors import IdempotencyKeyReused, RequestCanceled
 from mesh.inbox import INBOX
 from mesh.receipts import MONEY_RETENTION, PURGE_BATCH, RECEIPT, Receipt, ReceiptKey
 from tests.fakes import EPOCH
@@ -186,3 +186,10 @@ async def test_events_that_were_handled_are_forgotten_by_age(db: Database) -> No
     assert await db.run(inbox.purge, before=EPOCH + timedelta(days=2)) == 2
     assert not await db.run(inbox.first_time, consumer="c", event_id="EVT2", now=EPOCH)
     assert await db.run(inbox.first_time, consumer="c", event_id="EVT1", now=EPOCH)
+
+
+async def test_a_key_that_was_taken_back_is_refused(db: Database) -> None:
+    assert await db.run(receipts.find_or_bury, KEY, now=EPOCH) is None
+    with pytest.raises(RequestCanceled):
+        await find(db)
+    assert await find(db, replace(KEY, key="k2")) is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+
 import pytest
 from pymysql.err import IntegrityError, OperationalError
 from sqlalchemy import MetaData
@@ -50,3 +52,17 @@ def test_only_a_refusal_by_the_server_proves_that_a_commit_did_nothing(number: i
 
 def test_a_check_of_mysql_8_is_told_by_its_name() -> None:
     assert violated_constraint(error(3819, "Check constraint 'ck_account_balance' is violated."), MetaData()) == "ck_account_balance"
+
+
+@pytest.mark.parametrize(("text", "kind", "undone_at_commit"), [
+    ("database is locked", Fault.RETRY, True),
+    ("database table is locked: account", Fault.RETRY, True),
+    ("database or disk is full", Fault.AWAY, True),
+    ("disk I/O error", Fault.AWAY, False),
+    ("attempt to write a readonly database", Fault.AWAY, False),
+    ("unable to open database file", Fault.AWAY, False),
+    ("no such table: account", Fault.UNEXPECTED, False),
+])
+def test_a_message_of_sqlite_is_of_its_kind(text: str, kind: Fault, undone_at_commit: bool) -> None:
+    problem = DBAPIError("COMMIT", None, sqlite3.OperationalError(text))
+    assert (classify(problem), nothing_committed(problem)) == (kind, undone_at_commit)
