@@ -353,8 +353,8 @@ _REFUNDS = [
     ),
     _refund_news(
         "a refund that failed does not count as refunded",
-        old="after.state not in MONEY_LEFT:",
-        new="False:",
+        old="if not after.of_sale or after.state not in MONEY_LEFT:",
+        new="if False:",
         fails=_in_statistics("test_a_refund_that_failed_counts_nothing_and_brings_nothing_back"),
     ),
     _refund_news(
