@@ -18,11 +18,11 @@ def _named(place: str, check: str) -> str:
 
 
 def _kin(damage: str) -> str:
-    return f"integration/test_seckill_audit.py::test_each_of_their_kin_is_found[sqlite-{damage}]"
+    return f"integration/test_seckill_audit.py::test_each_of_their_kin_is_found[{damage}-mariadb]"
 
 
 def _damage(damage: str) -> str:
-    return f"integration/test_seckill_audit.py::test_each_thing_that_does_not_hold_is_found[sqlite-{damage}]"
+    return f"integration/test_seckill_audit.py::test_each_thing_that_does_not_hold_is_found[{damage}-mariadb]"
 
 
 def _query(check: str, fails: str, *, of: str) -> Mutant:
@@ -242,7 +242,7 @@ MUTANTS = [
     _query("buyer_within_limit", _damage("a place above the limit"), of="seckill_rpc"),
     _query("order_written", _damage("an order that order_rpc never answered"), of="seckill_rpc"),
     _query("dead_entry", _damage("a dead entry"), of="seckill_rpc"),
-    _query("activity_late", "integration/test_seckill_audit.py::test_an_end_that_nobody_saw_is_found[sqlite]", of="seckill_rpc"),
+    _query("activity_late", "integration/test_seckill_audit.py::test_an_end_that_nobody_saw_is_found[mariadb]", of="seckill_rpc"),
     _said("mesh/proof.py", "unit_has_order", _kin("an order that is not there any more")),
     _said("mesh/proof.py", "same_sale", _damage("another buyer over there")),
     _said("mesh/proof.py", "order_has_unit", _damage("an order that no sale decided")),
