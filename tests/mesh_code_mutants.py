@@ -257,8 +257,8 @@ _DATABASE = [
     ),
     _engine(
         "a writer of SQLite locks before it reads",
-        old='(writer, "BEGIN IMMEDIATE")',
-        new='(writer, "BEGIN")',
+        old='exec_driver_sql("BEGIN IMMEDIATE")',
+        new='exec_driver_sql("BEGIN")',
         fails=_test("db_transactions", "test_two_processes_on_one_file_wait_for_each_other_instead_of_running_again", on=""),
     ),
 ]

@@ -99,7 +99,7 @@ _KEYS = [  # what makes a request happen once
             old="method=method, key=key", new='method="CreatePayment", key=key',
             fails=_joining("test_a_call_of_another_method_or_buyer_is_not_taken_back", on="sqlite-Charge-u1")),
     _mutant("usecases/taking_back.py", "a call that is taken back is closed",
-            old="return await self._closing.close(payment_id) if payment.state in UNDECIDED else payment",
+            old="return await self._closing.close(payment_id, by_buyer=caller.role is Role.USER) if payment.state in UNDECIDED else payment",
             new="return payment",
             fails=_joining("test_a_page_whose_call_is_taken_back_is_closed_at_the_channel", on="sqlite-once")),
 ]
