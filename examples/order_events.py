@@ -39,6 +39,7 @@ class Inbox:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)  # orders of buyers are nobody else's; SQLite gives its other files the same mode
         self._db = sqlite3.connect(path, isolation_level=None)
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("CREATE TABLE IF NOT EXISTS inbox (event_id TEXT PRIMARY KEY, line TEXT NOT NULL)")

@@ -60,6 +60,13 @@ async def test_the_program_prints_and_ends_when_it_is_told_to(redis: Redis, redi
     assert process.terminate() == 0
 
 
+def test_what_was_read_is_for_its_owner_alone(tmp_path: Path) -> None:
+    inbox = Inbox(tmp_path / "order_events.db")
+    inbox.take("EVT1", "a line")
+    assert {path.name: path.stat().st_mode & 0o077 for path in tmp_path.iterdir() if path.stat().st_mode & 0o077} == {}
+    inbox.close()
+
+
 async def test_what_cannot_be_read_is_kept_for_a_person_and_stops_nothing(redis: Redis, database_url: str, tmp_path: Path) -> None:
     inbox = Inbox(tmp_path / "inbox.db")
     consumer = Consumer(redis, inbox, name="a")
