@@ -44,13 +44,14 @@ class Worker:
 
     def __init__(self, name: str, run_once: Callable[[], Awaitable[int]], *, idle_seconds: float | Callable[[], float],
                  traffic: Traffic | None = None, due_in: Callable[[], Awaitable[float | None]] | None = None,
-                 on_stop: Callable[[], None] = lambda: None) -> None:
+                 on_stop: Callable[[], None] = lambda: None, failure_seconds_max: float = FAILURE_PAUSE_SECONDS_MAX) -> None:
         """
         Args:
             idle_seconds: pause after a round without work, or what tells it; while there is traffic, where `traffic` is given.
             due_in: seconds until the next work is due as far as anybody can know, None when none is. It is asked instead of a round while all is
                 quiet, so it should cost less.
             on_stop: tells a round that is long, or waits, to come to its end.
+            failure_seconds_max: longest pause after failures; short where somebody waits for what is done.
         """
         self.name = name
         self._run_once = run_once
@@ -58,6 +59,7 @@ class Worker:
         self._traffic = traffic
         self._due_in = due_in
         self._on_stop = on_stop
+        self._failure_seconds_max = failure_seconds_max
         self._wake = asyncio.Event()
         self._stopping = False
         self._items = _ITEMS.labels(name)
@@ -91,7 +93,7 @@ class Worker:
                 log.exception("worker_failed", worker=self.name, failures=failures)
             self._items.inc(done)
             if done == 0 and not self._stopping:
-                longest = max(FAILURE_PAUSE_SECONDS_MAX, pause)
+                longest = max(self._failure_seconds_max, pause)
                 pause = min(pause * 2 ** min(failures, _DOUBLINGS_MAX), longest)
                 await self._pause(together(pause) if pause >= QUIET_SECONDS and not failures else pause * _jitter.uniform(0.8, 1.2))
 

@@ -17,6 +17,7 @@ from seckill_rpc.usecases.keeping import Keeping
 from seckill_rpc.usecases.publishing import Publishing
 from seckill_rpc.usecases.registry import Registry
 
+BUYERS_WAIT_SECONDS = 1.0  # longest pause after a failure, of whatever buyers in the line wait for
 PURGE_SECONDS = 600.0    # receipts live for a day, names of consumers for an hour
 
 
@@ -42,9 +43,11 @@ def make_back_workers(*, db: Database, consumers: Sequence[Consuming], registry:
             return done
         return run
 
-    serving = [Worker(f"consume_{number}", noted(each.run_once), idle_seconds=each.pause_seconds, on_stop=each.stop)
+    serving = [Worker(f"consume_{number}", noted(each.run_once), idle_seconds=each.pause_seconds, on_stop=each.stop,
+                      failure_seconds_max=BUYERS_WAIT_SECONDS)
                for number, each in enumerate(consumers)]
-    keeper = Worker("keep", noted(keeping.run_once), idle_seconds=lambda: keeping.pause_seconds(keeper_seconds))
+    keeper = Worker("keep", noted(keeping.run_once), idle_seconds=lambda: keeping.pause_seconds(keeper_seconds),
+                    failure_seconds_max=BUYERS_WAIT_SECONDS)
     attention.on_first(keeper.wake)
 
     def others_run(_: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
@@ -36,7 +37,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> Pauses:
     return Pauses(monkeypatch)
 
 
-def with_outcomes(name: str, *outcomes: int | Exception, idle_seconds: float = 1) -> tuple[Worker, list[int]]:
+def with_outcomes(name: str, *outcomes: int | Exception, idle_seconds: float = 1, **choices: Any) -> tuple[Worker, list[int]]:
     """A worker whose rounds end so, and which is stopped in the round after the last one; and the number of its rounds so far."""
     left, seen = list(outcomes), [0]
 
@@ -50,7 +51,7 @@ def with_outcomes(name: str, *outcomes: int | Exception, idle_seconds: float = 1
             raise outcome
         return outcome
 
-    worker = Worker(name, run_once, idle_seconds=idle_seconds)
+    worker = Worker(name, run_once, idle_seconds=idle_seconds, **choices)
     return worker, seen
 
 
@@ -72,6 +73,12 @@ async def test_failures_are_logged_counted_and_followed_by_longer_pauses_up_to_h
     assert pauses.seconds == [2, 4, 8, 16, FAILURE_PAUSE_SECONDS_MAX, 30, 30, 30, 1, 2]  # a good round forgets them
     assert [entry["failures"] for entry in logs] == [1, 2, 3, 4, 5, 6, 7, 8, 1]
     assert value("paymesh_worker_failures_total", "w2") == 9
+
+
+async def test_where_somebody_waits_failures_make_no_long_pause(pauses: Pauses) -> None:
+    worker, _ = with_outcomes("w-waited-for", *[RuntimeError("redis")] * 4, idle_seconds=0.1, failure_seconds_max=0.5)
+    await worker.run()
+    assert pauses.seconds == [0.2, 0.4, 0.5, 0.5]
 
 
 async def test_a_worker_survives_any_number_of_failures(pauses: Pauses) -> None:
