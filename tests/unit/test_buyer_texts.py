@@ -53,7 +53,7 @@ def pairs() -> Iterator[tuple[str, Bilingual]]:
     yield from ((f"callback {result}", texts) for result, texts in callbacks._MESSAGES.items())
 
 
-@pytest.mark.parametrize(("name", "texts"), list(pairs()))
+@pytest.mark.parametrize(("name", "texts"), sorted(pairs(), key=lambda pair: pair[0]))  # alike in every test process
 def test_every_text_for_buyers_is_in_both_languages_and_mixes_neither(name: str, texts: Bilingual) -> None:
     assert is_english(texts.en), name
     assert is_chinese(texts.zh), name
