@@ -83,7 +83,7 @@ async def test_whatever_goes_wrong_after_the_channel_was_asked_the_buyer_hears_t
 
 @pytest.mark.parametrize(("changes", "field"), [
     ({"cvv": ""}, "credit_card_cvv"), ({"number": ""}, "credit_card_number"), ({"expiration_month": 0}, "credit_card_expiration_month"),
-    ({"number": "", "cvv": "", "expiration_year": 0, "expiration_month": 0}, "credit_card_number")])
+    ({"number": "", "cvv": "", "expiration_year": 0, "expiration_month": 0}, "credit_card")])
 async def test_what_is_missing_of_a_card_is_refused_as_an_invalid_card_and_by_name(world: PaymentWorld, changes: dict[str, Any], field: str) -> None:
     with pytest.raises(CardInvalid) as refused:
         await world.charge(await world.order(), **changes)

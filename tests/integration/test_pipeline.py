@@ -159,7 +159,7 @@ async def test_every_broken_rule_is_named_with_its_field_and_no_value(world: Wor
 
 async def test_a_text_that_is_not_there_is_missing_and_breaks_no_pattern(world: World) -> None:
     assert broken_rules(violations_of(payment_pb2.GetPaymentRequest())).fields == {"payment_id": "is required"}
-    assert "pattern" in broken_rules(violations_of(payment_pb2.GetPaymentRequest(payment_id="a b"))).fields["payment_id"]
+    assert broken_rules(violations_of(payment_pb2.GetPaymentRequest(payment_id="a b"))).fields == {"payment_id": "is not in the right form"}
     async with stub_of(world) as stub:
         await stub.Browse(EchoRequest())  # where nothing is required, nothing is missing
 

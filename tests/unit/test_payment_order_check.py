@@ -38,7 +38,7 @@ def test_an_order_in_yen_is_paid_without_digits_after_the_point() -> None:
 def test_another_amount_is_refused_by_the_name_of_the_field(amount: str) -> None:
     with pytest.raises(AmountMismatch) as refused:
         check(amount=amount)
-    assert refused.value.fields == {"amount": "the order is about 100.00 CNY"}
+    assert refused.value.fields == {"amount": "the order costs 100.00 CNY"}
 
 
 @pytest.mark.parametrize("amount", ["0", "0.00", "-1", "+1", "1e3", "0.001", "NaN", "Infinity", "1" * 16, "99.990000000000001", "100,00", " 100",

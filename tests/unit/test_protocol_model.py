@@ -36,6 +36,7 @@ TABLE: set[Edge] = {
 NOT_MODELLED: dict[Edge, str] = {
     ("payment", "INIT", "PAYING"): "a payment is inserted PAYING, with its attempt, in one transaction",
     ("payment", "INIT", "CLOSED"): "a payment is inserted PAYING, with its attempt, in one transaction",
+    ("order", "PAID", "CANCELLED"): "only an order that cost nothing; the orders of the model cost money",
     ("attempt", "PENDING", "PENDING"): "no change",
     ("attempt", "UNKNOWN", "UNKNOWN"): "no change",
     ("attempt", "PENDING", "UNKNOWN"): "what the channel has accepted is not doubted again: it waits for the result",
