@@ -7,7 +7,8 @@ MAKEFLAGS     += --no-builtin-rules
 
 VENV ?= .venv
 ARGS ?=
-# Test processes. Each has its own servers and mostly waits for them, so two fill two cores.
+# Test processes. Each has its own servers and mostly waits for them, so two fill two cores. Files run in the order of their names: the long chaos
+# run comes first, where another process has something to do beside it.
 TEST_PROCESSES ?= 2
 BIN  := $(VENV)/bin
 export PYTHON
@@ -30,7 +31,7 @@ demo-seckill: $(VENV)/.runtime ## ten thousand buyers, a hundred units, on the m
 	@exec $(BIN)/paymesh demo-seckill $(ARGS)
 
 test: $(VENV)/.dev servers ## run every test, on SQLite and on MariaDB, Redis and Consul (ARGS="-k refund")
-	@$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 unit: $(VENV)/.dev ## run the tests that need nothing but Python
 	@$(BIN)/python -m pytest tests/unit $(ARGS)

@@ -141,6 +141,7 @@ async def test_every_check_is_tried() -> None:
     assert len(names) > 60, "the pattern finds them"
     tried = "".join(
         (root / "tests" / name).read_text()
-        for name in ("audit_corruptions.py", "integration/test_seckill_audit.py", "integration/test_audit.py")
+        for name in ("audit_corruptions.py", "integration/test_seckill_audit.py", "integration/test_audit.py",
+                     "integration/test_audit_corruptions.py")
     )
     assert {name for name in names if f'"{name}"' not in tried} == set()

@@ -41,7 +41,8 @@ COPIES = 3
 TECHNICAL = {
     "id", "version", "payment_version", "created_at", "updated_at", "handled_at", "paid_at", "expires_at", "captured_at", "refunded_at",
     "cancelled_at", "succeeded_at", "bounced_at", "booked_at", "lease_until", "next_query_at", "queries", "sends", "channel_trade_no",
-    "channel_refund_no", "ledger_head", "previous_hash", "hash", "trace_id", "next_action_value", "answer"}
+    "channel_refund_no", "ledger_head", "previous_hash", "hash", "trace_id", "next_action_value", "answer",
+    "seal", "receipt_digest", "chain_seq", "chain_hash"}
 PAYMENT_TABLES = (payment_tables.PAYMENT, payment_tables.ATTEMPT, payment_tables.REFUND, payment_tables.LEDGER_TRANSACTION,
                   payment_tables.LEDGER_POSTING, payment_tables.ATTENTION, RECEIPT)
 ORDER_TABLES = (order_tables.ORDERS, order_tables.ORDER_ITEM, order_tables.RESERVATION, order_tables.STOCK, order_tables.PAYMENT_DISPOSITION,
@@ -178,7 +179,7 @@ class Shop:
         figures: Counter[tuple[str, str]] = Counter()
         for row in await world.orders.rows(order_tables.STATISTIC_ENTRY):
             figures[row["figure"], "count"] += row["count"]
-            figures[row["figure"], "minor"] += row["amount_minor"]
+            figures[row["figure"], "minor"] += int(row["amount_minor"])
         ends["figures"] = sorted(map(str, figures.items()))
         ends["events"] = await _spelled([
             {"tag": row.tag, "of": row.aggregate_id} for db in (world.money.db, world.orders.db)
