@@ -207,7 +207,8 @@ class Results:
             return _answer(activity, Status.HOLDER, ResultCode.BOUGHT, order_id=row.order_id)
         if row.state is UnitState.REFUSED:  # perhaps because Redis had forgotten the order that this same click had become before
             same = await self.of_request(activity, user_id=row.user_id, request_id=row.request_id)
-            if same is not None:
+            # An order that the click became later is told by its own ticket: the 2 of a ticket never ends.
+            if same is not None and same.order_id < row.order_id:
                 return same
         return _answer(activity, Status.NEITHER, _refused(activity))
 

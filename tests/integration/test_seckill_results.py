@@ -90,6 +90,21 @@ async def test_a_place_that_redis_lost_ends_as_2_after_the_grace_and_for_ever(wo
         assert (await world.row()).sold == 0
 
 
+async def test_the_2_of_a_ticket_stays_when_the_same_click_is_repeated_and_wins_after_all(world: SeckillWorld) -> None:
+    await world.open(total=2)
+    async with front(world) as door:
+        lost = await door.click("u1", "a")
+        await world.redis.flushall()
+        assert (await door.result("u1", ticket=lost.ticket)).status is Status.QUEUED
+        world.clock.advance(PAST_GRACE)
+        assert (await door.result("u1", ticket=lost.ticket)).status is Status.NEITHER
+        await world.rebuild()
+        won = await door.click("u1", "a")
+        await world.consume()
+        assert (await door.result("u1", ticket=won.ticket)).order_id == won.order_id
+        assert (await door.result("u1", ticket=lost.ticket)).status is Status.NEITHER
+
+
 async def test_a_place_that_is_still_in_the_line_is_not_taken_away_by_waiting(world: SeckillWorld) -> None:
     await world.open(total=2)
     async with front(world) as door:
