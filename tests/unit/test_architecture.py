@@ -24,6 +24,7 @@ from packaging.utils import canonicalize_name
 
 from mesh.errors import MeshError
 from tests.servers import missing
+from tests.sources import parsed
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("mesh", "payment_rpc", "order_rpc", "seckill_rpc", "gateway", "sandbox")
@@ -71,7 +72,7 @@ def sources(*folders: str) -> tuple[Path, ...]:
 
 @cache
 def tree_of(path: Path) -> ast.Module:
-    return ast.parse(path.read_text())
+    return parsed(path)
 
 
 @cache

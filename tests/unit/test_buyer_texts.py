@@ -29,6 +29,7 @@ from payment_rpc.servicer import callbacks, failure_texts
 from sandbox.cashier_texts import Texts, texts_for
 from seckill_rpc.domain.result import ResultCode
 from seckill_rpc.servicer.texts import MESSAGES
+from tests.sources import parsed
 
 ROOT = Path(__file__).parents[2]
 CATALOGUE = ErrorCatalogue.of_packages(["paymesh.order.v1", "paymesh.payment.v1", "paymesh.seckill.v1"])
@@ -105,7 +106,7 @@ def literals(node: ast.expr) -> Iterator[str]:
 def problems_in_the_code() -> Iterator[str]:
     for package in ("gateway", "mesh", "order_rpc", "payment_rpc", "seckill_rpc"):
         for path in (ROOT / package).rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            for node in ast.walk(parsed(path)):
                 if not isinstance(node, ast.Call):
                     continue
                 called = ast.unparse(node.func)

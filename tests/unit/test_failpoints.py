@@ -11,6 +11,7 @@ import pytest
 from mesh import failpoints
 from mesh.failpoints import POINTS, FailpointRaised, failpoint
 from tests.processes import ROOT, Processes
+from tests.sources import parsed
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +73,7 @@ def test_every_point_that_is_named_is_passed_somewhere_and_the_other_way_round()
     passed: set[str] = set()
     for folder in ("mesh", "payment_rpc", "order_rpc", "seckill_rpc"):
         for path in sorted(Path(ROOT, folder).rglob("*.py")):
-            for node in ast.walk(ast.parse(path.read_text())):
+            for node in ast.walk(parsed(path)):
                 if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) == "failpoint":
                     passed |= {str(inner.value) for inner in ast.walk(node.args[0]) if isinstance(inner, ast.Constant) and "." in str(inner.value)}
     assert passed == set(POINTS)

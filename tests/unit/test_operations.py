@@ -8,6 +8,7 @@ import re
 from mesh.cli import _COMMANDS
 from mesh.variables import SERVICES, known_variables
 from tests.processes import ROOT
+from tests.sources import parsed
 
 PAGE = (ROOT / "docs" / "operations.md").read_text()
 PACKAGES = ("mesh", *SERVICES)
@@ -18,7 +19,7 @@ def alerts() -> set[str]:
     found = set()
     for package in PACKAGES:
         for path in (ROOT / package).rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text())):
+            for node in ast.walk(parsed(path)):
                 if isinstance(node, ast.Call) and any(keyword.arg == "alert" for keyword in node.keywords):
                     assert isinstance(node.args[0], ast.Constant), f"{path}: the event of an alert is written out, so that it can be looked up"
                     found.add(str(node.args[0].value))
