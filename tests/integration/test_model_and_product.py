@@ -208,7 +208,7 @@ class Product:
     async def _close_payments(self, tx: AsyncConnection, done: Done) -> str:
         closing = self.shop.app.closing
         for payment in await closing._close_gate(tx, "mall", "ORD1"):
-            await closing._begin(tx, payment.payment_id)
+            await closing._begin(tx, payment.payment_id, by_buyer=False)
         return verdict(await payments.all_of_order(tx, merchant_id="mall", order_id="ORD1")).result.value
 
     async def _ask_refund(self, tx: AsyncConnection, done: Done, p: int, name: str) -> bool:
@@ -246,7 +246,7 @@ class Product:
                 return CloseAnswer(result=AnsweredResult(result), payment=snapshot, retry_after_seconds=1)
         answered = PaymentDestination(payments=Answers(), taking=self.at_order._taking,  # type: ignore[arg-type]
                                       journal=self.at_order._journal, clock=self.shop.clock, ids=self.shop.ids)
-        message = close_message(self.order, ids=self.shop.ids, at=self.now, due_at=self.now)
+        message = close_message(self.order, ids=self.shop.ids, at=self.now, due_at=self.now, by_buyer=False)
 
         async def run(tx: AsyncConnection) -> None:
             await tx.execute(update(ORDERS).where(ORDERS.c.order_id == self.order.order_id).values(
