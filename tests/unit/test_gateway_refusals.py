@@ -65,9 +65,10 @@ def test_status_and_code_are_those_of_the_contract(error: MeshError, status: int
     assert body["message"]
 
 
-def test_one_reason_of_two_services_is_told_apart_by_its_domain() -> None:
-    assert answer(remote("ORDER_NOT_FOUND", code=5))[1]["code"] == "4004007"
-    assert answer(remote("ORDER_NOT_FOUND", domain="paymesh.order.v1", code=5))[1]["code"] == "4004007"
+def test_one_reason_of_two_services_has_one_code_and_the_words_of_its_own_service() -> None:
+    of_payment, of_order = (answer(remote("REFUND_NOT_FOUND", domain=f"paymesh.{name}.v1", code=5))[1] for name in ("payment", "order"))
+    assert of_payment["code"] == of_order["code"] == "A0325"
+    assert of_payment["message"] != of_order["message"]
 
 
 @pytest.mark.parametrize(("grpc_code", "status", "reason"), [

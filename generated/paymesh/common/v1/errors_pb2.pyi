@@ -85,7 +85,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The request line names another version of HTTP than 1.1 or 1.0."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
-    """Reasons that do not belong to one service. Business codes follow the A/B/C scheme of source 001."""
+    """Reasons that do not belong to one service. Business codes follow the A/B/C scheme of source 001; each stands for one reason, in all packages together."""
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 """Never sent."""

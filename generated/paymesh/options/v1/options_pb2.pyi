@@ -488,7 +488,7 @@ class ErrorSpec(_message.Message):
     http_status: _builtins.int
     """HTTP status."""
     business_code: _builtins.str
-    """Business code of the envelope, e.g. "4005002" or "A0301"."""
+    """Business code of the envelope, e.g. "4005002" or "A0301". One reason has one, whichever package it stands in, and no other reason has the same."""
     message: _builtins.str
     """What a buyer is told, in English. No names of fields, no amounts: those stand in the details of the refusal."""
     message_zh: _builtins.str
