@@ -159,6 +159,8 @@ ORDERS = Table(
     CheckConstraint(one_of("refund_status", RefundStatus), name="refund_status"),
     CheckConstraint("shipping_minor >= 0 AND discount_minor >= 0", name="parts"),
     CheckConstraint("captured_minor >= 0 AND refunded_minor >= 0", name="money"),
+    # Both are of the payment that paid it: captured once, and its refunds stay within (money out above that is a loss of payment_rpc's books).
+    CheckConstraint("refunded_minor <= captured_minor", name="refunded"),
     # NULL where the client gave none: NULLs are distinct everywhere.
     UniqueConstraint("merchant_id", "user_id", "client_request_id", name="uq_orders_client_request_id"),
     CheckConstraint("amount_minor >= 0", name="amount"),

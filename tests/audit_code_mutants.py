@@ -49,7 +49,6 @@ _OF_ORDERS = (
     "history_unbroken",
     "order_took_payment",
     "taken_once",
-    "refunded_within_captured",
     "line_reserved",
     "reservation_of_line",
     "old_reservation_released",

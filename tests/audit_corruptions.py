@@ -296,7 +296,7 @@ AT_ORDERS: dict[str, tuple[Tamper, str, str]] = {
     ),
     "refunded": (orders(update(ORDERS).where(PAID).values(refunded_minor=1)), "across", "same_refunded"),
     "refunded, within": (orders(update(ORDERS).where(PAID).values(refunded_minor=1)), "order_rpc", "refunds_add_up"),
-    "captured": (orders(update(ORDERS).where(PAID).values(captured_minor=1)), "across", "same_captured"),
+    "captured": (orders(update(ORDERS).where(PAID).values(captured_minor=O.captured_minor + 1)), "across", "same_captured"),
     "currency": (orders(update(ORDERS).where(PAID).values(currency="USD")), "across", "same_currency"),
     "another buyer": (orders(update(ORDERS).where(PAID).values(user_id="thief")), "across", "same_buyer"),
     "paid by another payment": (
@@ -320,11 +320,6 @@ AT_ORDERS: dict[str, tuple[Tamper, str, str]] = {
         "paid_once",
     ),
     "refunded order": (orders(update(ORDERS).where(PAID).values(state="REFUNDED")), "across", "order_refunded"),
-    "more back than came": (
-        orders(update(ORDERS).where(PAID).values(refunded_minor=O.captured_minor + 1)),
-        "order_rpc",
-        "refunded_within_captured",
-    ),
     "a late order": (
         orders(update(ORDERS).where(O.state == "CANCELLED").values(state="PENDING_PAYMENT", cancelled_at=None, expires_at=O.created_at)),
         "order_rpc",

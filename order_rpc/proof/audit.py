@@ -157,14 +157,6 @@ def _taken() -> list[Check]:
             by=_BY_ORDER,
             detail="order {order_id} took it, and is paid by {paid_payment_id}",
         ),
-        Check(
-            name="refunded_within_captured",
-            query=select(_O.order_id, _O.refunded_minor, _O.captured_minor).where(
-                _O.refunded_minor > _O.captured_minor
-            ),
-            by=_BY_ORDER,
-            detail="{refunded_minor} of {captured_minor} went back, in minor units",
-        ),
     ]
 
 

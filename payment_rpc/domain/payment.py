@@ -18,7 +18,7 @@ from payment_rpc.domain.errors import PaymentStateInvalid
 class PaymentState(StrEnum):
     """States of a payment."""
 
-    INIT = "INIT"                    # no channel call was ever made
+    INIT = "INIT"                    # no channel call was ever made; for payments that wait for a choice of channel, none is written so far
     PAYING = "PAYING"                # sent to a channel; also while its outcome is unknown
     SUCCESS = "SUCCESS"              # captured, holds the slot
     FAILED = "FAILED"                # every attempt ended without money
@@ -88,7 +88,8 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Payment:
-    """What one order owes. `version` is raised by every change and read back by every UPDATE."""
+    """What one order owes. `version` is raised by every change and read back by every UPDATE. `disputed` is for chargebacks, of which no channel
+    tells so far: it stands in the cap on refunds already, so that no such money can go back twice."""
 
     payment_id: str
     merchant_id: str

@@ -52,8 +52,8 @@ def order(state: OrderState = S.PENDING_PAYMENT, *, amount: str = "99.99", paid_
     return replace(placed, state=state, paid_payment_id=paid_by)
 
 
-def snapshot(*, state: str = "SUCCESS", captured: str = "99.99", currency: str = "CNY", version: int = 3) -> PaymentSnapshot:
-    return PaymentSnapshot.parse(payment_id="PAY1", version=version, state=state, captured=captured, refunded="0", refund_reserved="0",
+def snapshot(*, state: str = "SUCCESS", captured: str = "99.99", refunded: str = "0", currency: str = "CNY", version: int = 3) -> PaymentSnapshot:
+    return PaymentSnapshot.parse(payment_id="PAY1", version=version, state=state, captured=captured, refunded=refunded, refund_reserved="0",
                                  currency=currency)
 
 
@@ -218,6 +218,7 @@ def test_only_success_and_late_success_decide(state: str, *, decides: bool) -> N
 
 @pytest.mark.parametrize(("field", "change"), [
     ("payment.captured", {"captured": "99.999"}),
+    ("payment.refunded", {"refunded": "100"}),
     ("payment.currency", {"currency": "XXX"}),
     ("payment.state", {"state": "success"}),
     ("payment.state", {"state": "支付成功"}),
