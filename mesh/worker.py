@@ -11,6 +11,8 @@ from typing import TypeVar
 import structlog
 from prometheus_client import Counter
 
+from mesh.errors import MeshError
+from mesh.failpoints import FailpointRaised
 from mesh.traffic import LOOKING, Traffic
 
 QUIET_SECONDS = 10.0              # between two looks while nobody uses this process: finds what others have left
@@ -132,7 +134,8 @@ async def each(items: Sequence[Item], step: Callable[[Item], Awaitable[object]],
     """Takes a step for each item, `at_once` at a time, and returns how many items there were. A step that fails or hangs stands in no other's way.
 
     Args:
-        failed: the event that the log gets of a step that ends in an exception, with what `about` says of its item.
+        failed: the event that the log gets of a step that is refused or gets no answer, with what `about` says of its item. Any other exception
+            is a fault, of the item or of ours, and calls for a person.
     """
     gate = asyncio.Semaphore(at_once)
 
@@ -140,8 +143,10 @@ async def each(items: Sequence[Item], step: Callable[[Item], Awaitable[object]],
         async with gate:
             try:
                 await step(item)
-            except Exception:
+            except (MeshError, FailpointRaised):
                 log.exception(failed, **about(item))
+            except Exception:
+                log.exception("step_broke", alert=True, step=failed, **about(item))
 
     async with asyncio.TaskGroup() as group:
         for item in items:

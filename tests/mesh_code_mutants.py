@@ -12,6 +12,7 @@ def _mutant(path: str, sentence: str, *, old: str, new: str, fails: str, behind:
 
 
 _outbox = partial(_mutant, "outbox.py")
+_bad_rows = partial(_mutant, "bad_rows.py")
 _receipts = partial(_mutant, "receipts.py")
 _inbox = partial(_mutant, "inbox.py")
 _violations = partial(_mutant, "db/violations.py")
@@ -44,6 +45,39 @@ _in_pipeline = partial(_test, "pipeline", on="")
 def _unit(module: str, name: str) -> str:
     return f"unit/test_{module}.py::{name}"
 
+
+_BAD_ROWS = [
+    _bad_rows(
+        "after an error the rows of a batch are taken one by one",
+        old="        return await self._one_by_one(tuple(found))\n",
+        new="        return []\n",
+        fails=_test("bad_rows", "test_a_row_from_the_future_that_cannot_be_read_keeps_no_other_from_being_corrected"),
+    ),
+    _bad_rows(
+        "a bad row is left out, so that those behind it are reached",
+        old="        return statement.where(~one_of_keys(self.columns, keys)) if keys else statement",
+        new="        return statement",
+        fails=_test("bad_rows", "test_as_many_bad_orders_as_a_batch_takes_do_not_hide_those_behind_them"),
+    ),
+    _bad_rows(
+        "a row has a key although not even its columns can be read",
+        old="                found = await self._db.run(self._keys, self._size.rows)",
+        new="                raise",
+        fails=_test("bad_rows", "test_a_payment_whose_column_holds_nothing_of_its_type_stops_no_other"),
+    ),
+    _bad_rows(
+        "a row that is bad again waits longer",
+        old="pause = min(pause * 2, PAUSE_MAX_SECONDS)",
+        new="pause = PAUSE_FIRST_SECONDS",
+        fails=_test("bad_rows", "test_a_row_that_was_left_out_is_tried_again_and_waits_longer_each_time"),
+    ),
+    _bad_rows(
+        "a row that alone takes too long gives its place to others",
+        old="            if self._lost_alone >= LOST_ALONE_MAX:",
+        new="            if False:",
+        fails=_test("bad_rows", "test_what_is_nobodys_fault_leaves_no_row_out_until_one_row_alone_takes_too_long_again_and_again"),
+    ),
+]
 
 _MESSAGES = [
     _outbox(
@@ -575,4 +609,4 @@ _CALLS = [
     ),
 ]
 
-MUTANTS = [*_MESSAGES, *_DATABASE, *_WHO, *_CALLS]
+MUTANTS = [*_BAD_ROWS, *_MESSAGES, *_DATABASE, *_WHO, *_CALLS]

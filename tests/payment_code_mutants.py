@@ -29,6 +29,9 @@ _dispositions: _of = partial(_mutant, "usecases/dispositions.py")
 _refunds: _of = partial(_mutant, "usecases/refunds.py")
 _starting: _of = partial(_mutant, "usecases/starting.py")
 _closing: _of = partial(_mutant, "usecases/closing.py")
+_asking: _of = partial(_mutant, "usecases/asking.py")
+_callbacks: _of = partial(_mutant, "usecases/callbacks.py")
+_reconciliation: _of = partial(_mutant, "usecases/reconciliation.py")
 _conflicts: _of = partial(_mutant, "usecases/conflicts.py")
 _facts: _of = partial(_mutant, "usecases/facts.py")
 _decided: _of = partial(_mutant, "domain/facts.py")
@@ -40,6 +43,7 @@ _refund_rows: _of = partial(_mutant, "store/refunds.py")
 _payment_rows: _of = partial(_mutant, "store/payments.py")
 _wallets: _of = partial(_mutant, "store/wallets.py")
 
+_bad_rows = partial(_test, "integration/test_bad_rows")
 _before_answer = partial(_test, "integration/test_refunds_before_the_answer")
 _in_refunds = partial(_test, "integration/test_refunds")
 _joining = partial(_test, "integration/test_payment_joining")
@@ -50,6 +54,22 @@ _news = partial(_test, "unit/test_refund_facts", on="")
 _states = partial(_test, "unit/test_refund_states", on="")
 _boundaries = partial(_test, "unit/test_reconciliation_boundaries", on="")
 _verdicts = partial(_test, "unit/test_closing_verdict", "test_the_strongest_payment_of_an_order_decides", on="")
+
+_BAD_ROWS = [  # one stops no other
+    _closing("a payment that cannot expire stops no other", old="return len(await self._batches.run())",
+             new="return len(await self._db.run(self._batches._batch, 100, []))",
+             fails=_bad_rows("test_a_payment_that_cannot_expire_stops_no_other", on="sqlite-outcome = 'NONSENSE'")),
+    _asking("an attempt that cannot be asked for keeps no other from being asked for", old="await each(await self._batches.run(), self._ask,",
+            new="await each(await self._db.run(self._batches._batch, 100, []), self._ask,",
+            fails=_bad_rows("test_an_attempt_that_cannot_be_asked_for_keeps_no_other_from_being_asked_for", on="sqlite-payment_id = 'PAY0'")),
+    _refunds("a refund that cannot be read keeps no other from going on", old="await each(await self._batches.run(), self._advance,",
+             new="await each(await self._db.run(self._batches._batch, 100, []), self._advance,",
+             fails=_bad_rows("test_a_refund_that_cannot_be_read_keeps_no_other_from_going_on")),
+    _callbacks("a callback that cannot be read is left out", old="self._left_out.add(self._left_out.key_of(row), error)", new="raise",
+               fails=_bad_rows("test_a_callback_that_cannot_be_read_keeps_no_other_from_being_finished")),
+    _reconciliation("a statement that cannot be read keeps no other from being compared", old="self._left_out.add((import_id,), error)", new="raise",
+                    fails=_bad_rows("test_a_statement_that_cannot_be_read_keeps_no_other_from_being_compared")),
+]
 
 _OWNERS = [  # whose money it is
     _refund_rows("a refund is shown to its own shop", old="scope.merchant_id not in (None, refund.merchant_id) or ",
@@ -313,4 +333,4 @@ _MODEL = [  # the protocol model and the product say the same
         Edit(_ANSWERED, "            case CloseResult.CLOSING:\n                raise StillClosing\n", ""))),
 ]
 
-MUTANTS = [*_OWNERS, *_KEYS, *_ANSWERS, *_REFUND_NEWS, *_CAPTURES, *_MODEL]
+MUTANTS = [*_BAD_ROWS, *_OWNERS, *_KEYS, *_ANSWERS, *_REFUND_NEWS, *_CAPTURES, *_MODEL]

@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, insert, or_, select, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from mesh.bad_rows import LeftOut
 from mesh.call import Caller
 from mesh.db import expect_one
 from mesh.money import Money
@@ -111,16 +112,10 @@ def next_expiry_statement() -> Select[Any]:
             .with_hint(ORDERS, hint, "mysql").with_hint(ORDERS, hint, "mariadb"))
 
 
-async def next_expiry(tx: AsyncConnection) -> datetime | None:
+async def next_expiry(tx: AsyncConnection, left_out: LeftOut) -> datetime | None:
     """When the time to pay of the next order is over; None when none waits for money."""
-    expires_at: datetime | None = (await tx.execute(next_expiry_statement())).scalar_one_or_none()
+    expires_at: datetime | None = (await tx.execute(left_out.narrow(next_expiry_statement()))).scalar_one_or_none()
     return expires_at
-
-
-async def claim_expired(tx: AsyncConnection, *, now: datetime, limit: int, visible_to: Caller) -> list[Order]:
-    """Locks orders that wait for money although their time to pay is over, the longest first."""
-    claimed = (await tx.execute(expired_statement(now, limit))).all()
-    return [await load_order(tx, merchant_id=row.merchant_id, order_id=row.order_id, visible_to=visible_to) for row in claimed]
 
 
 async def save_order(tx: AsyncConnection, order: Order, *, read_version: int) -> None:

@@ -34,14 +34,14 @@ async def add(tx: AsyncConnection, entries: Iterable[Entry]) -> None:
         await tx.execute(_INSERT, rows)
 
 
-def fold_statement() -> Select[Any]:
+def fold_statement(limit: int = FOLD_BATCH) -> Select[Any]:
     """The query that claims entries to fold; a test reads its EXPLAIN."""
-    return select(STATISTIC_ENTRY).order_by(STATISTIC_ENTRY.c.id).limit(FOLD_BATCH).with_for_update(skip_locked=True)
+    return select(STATISTIC_ENTRY).order_by(STATISTIC_ENTRY.c.id).limit(limit).with_for_update(skip_locked=True)
 
 
-async def fold(tx: AsyncConnection) -> int:
-    """Moves up to FOLD_BATCH entries into the sums, in one transaction; returns how many."""
-    rows = (await tx.execute(fold_statement())).all()
+async def fold(tx: AsyncConnection, rows: Sequence[Any]) -> list[int]:
+    """Moves claimed entries into the sums; returns their ids."""
+    ids = [row.id for row in rows]
     sums: dict[tuple[str, str, datetime, str], tuple[int, int]] = {}
     for each in map(_entry, rows):
         key = (each.merchant_id, each.currency, each.quarter, each.figure.value)
@@ -52,9 +52,8 @@ async def fold(tx: AsyncConnection) -> int:
                                                "amount_minor": 0})
         await tx.execute(_ADD, {"merchant": merchant_id, "in_currency": currency, "in_quarter": quarter, "of_figure": figure, "more": count,
                                 "more_minor": amount})
-    if rows:
-        await tx.execute(delete(STATISTIC_ENTRY).where(STATISTIC_ENTRY.c.id.in_([row.id for row in rows])))
-    return len(rows)
+    await tx.execute(delete(STATISTIC_ENTRY).where(STATISTIC_ENTRY.c.id.in_(ids)))
+    return ids
 
 
 async def figures(tx: AsyncConnection, *, merchant_id: str, begin: datetime, end: datetime, currency: str) -> list[Entry]:

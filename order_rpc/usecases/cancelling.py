@@ -3,12 +3,14 @@ the order and frees its units: whoever cancels, a buyer who pays in that moment 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
+from typing import Any
 
+from sqlalchemy import Select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh.batch_size import BatchSize
+from mesh.bad_rows import Batches, LeftOut
 from mesh.call import Caller, Role
 from mesh.clock import Clock, Seconds, seconds_until
 from mesh.db import Database
@@ -19,6 +21,7 @@ from order_rpc.domain.errors import OrderAlreadyPaid
 from order_rpc.domain.order import Order, OrderState, Verb
 from order_rpc.domain.statistics import Figure, entries_of_payment, entry
 from order_rpc.store import orders, refunds, stock
+from order_rpc.tables import ORDERS
 from order_rpc.usecases.events import order_cancelled
 from order_rpc.usecases.journal import ORDER_RPC, Cause, Journal
 from order_rpc.usecases.to_payment_rpc import HEAD_START, close_message, deliver_at_once, return_stock_message
@@ -37,7 +40,8 @@ class Cancelling:
         self._ids = ids
         self._journal = journal
         self._deliver = deliver
-        self._batch = BatchSize(batch)
+        self._left_out = LeftOut("expire_orders", ORDERS.c.merchant_id, ORDERS.c.order_id)
+        self._batches = Batches(db=db, left_out=self._left_out, most=batch, due=self._due, take=self._expire)
 
     async def cancel(self, *, merchant_id: str, order_id: str, reason: str, caller: Caller) -> Order:
         """Cancels an order of the caller's: CANCELLED, or CANCELLING while payment_rpc has not answered.
@@ -57,11 +61,11 @@ class Cancelling:
 
     async def due_in(self) -> Seconds | None:
         """Seconds until the time to pay of the next order is over; None when none waits for money."""
-        return seconds_until(await self._db.read(orders.next_expiry), self._clock.now())
+        return seconds_until(await self._db.read(orders.next_expiry, self._left_out), self._clock.now())
 
     async def expire_once(self) -> int:
         """Begins to cancel orders whose time to pay is over; returns how many. Any number of processes may do so at once."""
-        count = await self._batch.run(lambda rows: self._db.run(self._expire, rows))
+        count = len(await self._batches.run())
         if count:
             failpoint("order.expire.after_commit")
         return count
@@ -76,14 +80,16 @@ class Cancelling:
         return await self._close(tx, order, reason=reason, cause=self._journal.cause(caller), by_buyer=caller.role is Role.USER, at=now,
                                  due_at=now + HEAD_START)
 
-    async def _expire(self, tx: AsyncConnection, limit: int) -> int:
+    def _due(self, limit: int) -> Select[Any]:
+        return orders.expired_statement(self._clock.now(), limit)
+
+    async def _expire(self, tx: AsyncConnection, expired: Sequence[Any]) -> list[str]:
         now = self._clock.now()
-        expired = await orders.claim_expired(tx, now=now, limit=limit, visible_to=ORDER_RPC)
-        for order in expired:
+        for row in expired:
+            order = await orders.load_order(tx, merchant_id=row.merchant_id, order_id=row.order_id, visible_to=ORDER_RPC)
             await self._close(tx, order, reason=EXPIRED, cause=self._journal.cause(ORDER_RPC), by_buyer=False, at=now, due_at=now)
-        if expired:
-            failpoint("order.expire.before_commit")
-        return len(expired)
+        failpoint("order.expire.before_commit")
+        return [row.order_id for row in expired]
 
     async def _cancel_free(self, tx: AsyncConnection, order: Order, *, reason: str, caller: Caller, at: datetime) -> Order:
         """Nothing was paid, so nobody is asked. An order of which units came back already goes on as a return."""

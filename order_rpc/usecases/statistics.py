@@ -9,11 +9,13 @@ from datetime import date, datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from mesh.bad_rows import Batches, LeftOut
 from mesh.clock import Clock
 from mesh.db import Database
 from mesh.errors import InvalidArgument
 from order_rpc.domain.statistics import DayStatistics, Entry, Figure, by_day, day_begins, quarter_of, zone
 from order_rpc.store import statistics
+from order_rpc.tables import STATISTIC_ENTRY
 
 DAYS_MAX = 366
 RECOUNT_BATCH = 2000
@@ -38,6 +40,8 @@ class Statistics:
     def __init__(self, *, db: Database, clock: Clock) -> None:
         self._db = db
         self._clock = clock
+        self._folding = Batches(db=db, left_out=LeftOut("fold_statistics", STATISTIC_ENTRY.c.id), most=statistics.FOLD_BATCH,
+                                due=statistics.fold_statement, take=statistics.fold)
 
     async def list_days(self, *, merchant_id: str, first: str, last: str, time_zone: str, currency: str) -> tuple[DayStatistics, ...]:
         """The days from `first` to `last` (YYYY-MM-DD) of a time zone that have orders, by day and currency.
@@ -65,7 +69,7 @@ class Statistics:
 
     async def fold_once(self) -> int:
         """Moves entries into the sums; returns how many."""
-        return await self._db.run(statistics.fold)
+        return len(await self._folding.run())
 
     async def missing(self, *, progress: Callable[[int, int], None]) -> list[Entry]:
         """Counts everything again and says what the figures lack, of one moment; negative where they hold too much.

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Row, bindparam, insert, select, update
+from sqlalchemy import ColumnElement, Row, Select, bindparam, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from mesh.bad_rows import LeftOut
 from mesh.db import expect_one
 from mesh.db.keys import among_keys, one_of_keys
 from mesh.money import Money
@@ -48,14 +49,14 @@ async def save_attempt(tx: AsyncConnection, attempt: Attempt, *, read_version: i
 
 async def attempts_of(tx: AsyncConnection, payment_id: str) -> list[Attempt]:
     """The attempts of a payment, oldest first. The payment's lock covers them."""
-    return [_attempt(row) for row in (await tx.execute(_OF_PAYMENT, {"payment": payment_id})).all()]
+    return [attempt_of(row) for row in (await tx.execute(_OF_PAYMENT, {"payment": payment_id})).all()]
 
 
 async def attempts_of_payments(tx: AsyncConnection, payment_ids: Sequence[str], *, neighbours: bool = False) -> list[Attempt]:
     """The attempts of several payments, and of those between them where they are called neighbours."""
     of = among_keys if neighbours else one_of_keys
     query = select(*_ALL).where(of((ATTEMPT.c.payment_id,), [(each,) for each in payment_ids])).order_by(ATTEMPT.c.attempt_id)
-    return [_attempt(row) for row in (await tx.execute(query)).all()]
+    return [attempt_of(row) for row in (await tx.execute(query)).all()]
 
 
 async def get_attempt(tx: AsyncConnection, attempt_id: str) -> Attempt:
@@ -67,7 +68,7 @@ async def get_attempt(tx: AsyncConnection, attempt_id: str) -> Attempt:
     row = (await tx.execute(_BY_ID, {"id": attempt_id})).first()
     if row is None:
         raise PaymentNotFound
-    return _attempt(row)
+    return attempt_of(row)
 
 
 async def payment_id_of(tx: AsyncConnection, attempt_id: str) -> str:
@@ -88,11 +89,9 @@ async def capturing_attempt(tx: AsyncConnection, payment: Payment) -> str | None
     return next((attempt.attempt_id for attempt in captured if attempt.channel_trade_no == payment.channel_trade_no), None)
 
 
-async def claim_due(tx: AsyncConnection, *, now: datetime, limit: int, schedule: Schedule) -> list[Attempt]:
-    """Open attempts whose channel is to be asked now, each moved to its next question; rows that another worker holds are passed over."""
-    due = [_attempt(row) for row in (await tx.execute(due_statement(now, limit))).all()]
-    if not due:
-        return []
+async def ask_later(tx: AsyncConnection, rows: Sequence[Row[Any]], *, now: datetime, schedule: Schedule) -> list[Attempt]:
+    """Moves claimed attempts to their next questions; those that are to be asked now."""
+    due = [attempt_of(row) for row in rows]
     of_payment = {row.payment_id: row for row in await tx.execute(_STANDING, {"payments": sorted({attempt.payment_id for attempt in due})})}
     claimed = []
     for attempt in due:
@@ -105,39 +104,45 @@ async def claim_due(tx: AsyncConnection, *, now: datetime, limit: int, schedule:
     return claimed
 
 
-async def bring_back(tx: AsyncConnection, *, now: datetime, tolerance: timedelta, limit: int) -> int:
-    """Corrects open attempts that a process wrote whose clock was ahead by more than `tolerance`; returns how many."""
-    written = (ATTEMPT.c.updated_at > now + tolerance) | (ATTEMPT.c.lease_until > now + LEASE_MAX + tolerance)
-    query = select(ATTEMPT.c.attempt_id).where(ATTEMPT.c.next_query_at.is_not(None), written).limit(limit)
-    ids = (await tx.execute(query)).scalars().all()
-    if not ids:  # the usual case, without a lock
-        return 0
-    for row in (await tx.execute(select(*_ALL).where(ATTEMPT.c.attempt_id.in_(ids), written).with_for_update(skip_locked=True))).all():
-        before = _attempt(row)
+def future_statement(now: datetime, tolerance: timedelta, limit: int) -> Select[Any]:
+    """The query of open attempts that a process wrote whose clock was ahead by more than `tolerance`, without a lock: mostly there are none."""
+    return select(ATTEMPT.c.attempt_id).where(ATTEMPT.c.next_query_at.is_not(None), _is_future(now, tolerance)).limit(limit)
+
+
+async def bring_back(tx: AsyncConnection, attempt_ids: Sequence[str], *, now: datetime, tolerance: timedelta) -> list[str]:
+    """Corrects attempts that `future_statement` found by the error of the clock that wrote them; returns the ids of those that still need it."""
+    query = select(*_ALL).where(ATTEMPT.c.attempt_id.in_(attempt_ids), _is_future(now, tolerance)).with_for_update(skip_locked=True)
+    found = [attempt_of(row) for row in (await tx.execute(query)).all()]
+    for before in found:
         error = max(before.updated_at - now, before.lease_until - now - LEASE_MAX)
         await save_attempt(tx, before.bring_back(error=error, at=now), read_version=before.version)
-    return len(ids)
+    return [before.attempt_id for before in found]
 
 
-def due_statement(now: datetime, limit: int) -> Any:
-    """The query that claims due attempts; a test reads its EXPLAIN."""
+def _is_future(now: datetime, tolerance: timedelta) -> ColumnElement[bool]:
+    return (ATTEMPT.c.updated_at > now + tolerance) | (ATTEMPT.c.lease_until > now + LEASE_MAX + tolerance)
+
+
+def due_statement(now: datetime, limit: int) -> Select[Any]:
+    """The query that claims due attempts; rows that another worker holds are passed over. A test reads its EXPLAIN."""
     return (select(*_ALL).where(ATTEMPT.c.next_query_at <= now).order_by(ATTEMPT.c.next_query_at, ATTEMPT.c.attempt_id).limit(limit)
             .with_for_update(skip_locked=True))
 
 
-def next_due_statement() -> Any:
+def next_due_statement() -> Select[Any]:
     """The query that finds when a channel is to be asked next; a test reads its EXPLAIN."""
     return (select(ATTEMPT.c.next_query_at).where(ATTEMPT.c.next_query_at.is_not(None))
             .order_by(ATTEMPT.c.next_query_at, ATTEMPT.c.attempt_id).limit(1))
 
 
-async def next_due(tx: AsyncConnection) -> datetime | None:
+async def next_due(tx: AsyncConnection, left_out: LeftOut) -> datetime | None:
     """When a channel is to be asked next; None when nothing is open."""
-    due_at: datetime | None = (await tx.execute(next_due_statement())).scalar_one_or_none()
+    due_at: datetime | None = (await tx.execute(left_out.narrow(next_due_statement()))).scalar_one_or_none()
     return due_at
 
 
-def _attempt(row: Row[Any]) -> Attempt:
+def attempt_of(row: Row[Any]) -> Attempt:
+    """What a row says. Raises whatever it takes when the row says nothing that can be."""
     return Attempt(
         attempt_id=row.attempt_id, payment_id=row.payment_id, merchant_id=row.merchant_id, channel=row.channel, state=AttemptState(row.state),
         amount=Money(row.amount_minor, row.currency),

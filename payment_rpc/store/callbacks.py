@@ -11,6 +11,7 @@ from sqlalchemy import Row, bindparam, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh import log_chain
+from mesh.bad_rows import LeftOut
 from mesh.db import insert_if_absent
 from payment_rpc.domain.callback import Callback, CallbackKind, CallbackResult, Subject
 from payment_rpc.tables import ATTEMPT, CALLBACK_LOG, CHANNEL_CALLBACK
@@ -41,7 +42,7 @@ async def arrive(tx: AsyncConnection, callback: Callback) -> Callback:
         await log_chain.begin(tx, CALLBACK_LOG, values)
         return callback
     await tx.execute(_AGAIN, {"id": row.callback_id, "now": callback.received_at})
-    return _callback(row)
+    return callback_of(row)
 
 
 async def add_unverified(tx: AsyncConnection, callback: Callback) -> None:
@@ -60,19 +61,20 @@ async def finish(tx: AsyncConnection, callback: Callback) -> None:
         "new_payment_id": callback.about.payment_id, "new_attempt_id": callback.about.attempt_id, "new_refund_id": callback.about.refund_id})
 
 
-async def list_unfinished(tx: AsyncConnection, *, before: datetime, limit: int) -> list[Callback]:
-    """Messages that were received before a moment and of which nobody knows what became. One that seems to come from the
+async def list_unfinished(tx: AsyncConnection, *, before: datetime, limit: int, left_out: LeftOut) -> Sequence[Row[Any]]:
+    """Messages, as they are stored, that were received before a moment and of which nobody knows what became. One that seems to come from the
     future was received by a process whose clock was ahead, and does not wait for its error."""
     of_a_fast_clock = _C.received_at > before + AHEAD_MAX
     query = (select(*_ALL).where(_C.result == CallbackResult.RECEIVED, (_C.received_at < before) | of_a_fast_clock)
              .order_by(_C.received_at).limit(limit))
-    return [_callback(row) for row in (await tx.execute(query)).all()]
+    rows: Sequence[Row[Any]] = (await tx.execute(left_out.narrow(query))).all()
+    return rows
 
 
 async def callbacks_of_payments(tx: AsyncConnection, payment_ids: Sequence[str]) -> list[Callback]:
     """Up to STORY_MAX messages about some payments: genuine ones, oldest first, then those that only claim to be."""
     query = select(*_ALL).where(_C.payment_id.in_(payment_ids)).order_by(_C.signature_valid.desc(), _C.callback_id).limit(STORY_MAX)
-    return [_callback(row) for row in (await tx.execute(query)).all()]
+    return [callback_of(row) for row in (await tx.execute(query)).all()]
 
 
 async def purge(tx: AsyncConnection, *, now: datetime) -> int:
@@ -84,7 +86,8 @@ async def purge(tx: AsyncConnection, *, now: datetime) -> int:
     return len(over)
 
 
-def _callback(row: Row[Any]) -> Callback:
+def callback_of(row: Row[Any]) -> Callback:
+    """What a row says. Raises whatever it takes when the row says nothing that can be."""
     return Callback(
         callback_id=row.callback_id, channel=row.channel, kind=CallbackKind(row.kind), dedupe_key=row.dedupe_key,
         about=Subject(event_id=row.event_id, payment_id=row.payment_id, attempt_id=row.attempt_id, refund_id=row.refund_id), payload=row.payload,

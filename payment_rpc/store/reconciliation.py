@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from mesh.bad_rows import LeftOut
 from mesh.db import expect_one, insert_if_absent
 from mesh.money import Money
 from payment_rpc.domain.attempt import AttemptState
@@ -67,10 +68,11 @@ async def get_import(tx: AsyncConnection, import_id: str) -> StatementImport:
     return _import(row)
 
 
-async def next_running(tx: AsyncConnection) -> StatementImport | None:
+async def next_running(tx: AsyncConnection, left_out: LeftOut) -> str | None:
     """The oldest import that is not at its end."""
-    row = (await tx.execute(select(*_SHOWN, _COUNT).where(_I.state == "RUNNING").order_by(_I.import_id).limit(1))).first()
-    return None if row is None else _import(row)
+    query = select(_I.import_id).where(_I.state == "RUNNING").order_by(_I.import_id).limit(1)
+    import_id: str | None = (await tx.execute(left_out.narrow(query))).scalar()
+    return import_id
 
 
 async def content_of(tx: AsyncConnection, import_id: str) -> str:

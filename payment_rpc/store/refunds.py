@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Row, and_, bindparam, func, insert, select, update
+from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from mesh.bad_rows import LeftOut
 from mesh.call import Caller
 from mesh.db import expect_one
 from mesh.db.keys import among_keys, one_of_keys
@@ -57,7 +58,7 @@ async def read_refund(tx: AsyncConnection, refund_id: str) -> Refund:
     row = (await tx.execute(_BY_ID, {"id": refund_id})).first()
     if row is None:
         raise RefundNotFound
-    return _refund(row)
+    return refund_of(row)
 
 
 async def get_refund(tx: AsyncConnection, refund_id: str, *, visible_to: Caller) -> Refund:
@@ -76,7 +77,7 @@ async def get_refund(tx: AsyncConnection, refund_id: str, *, visible_to: Caller)
 async def find_by_request(tx: AsyncConnection, *, merchant_id: str, request_id: str) -> Refund | None:
     """The refund that was asked for under a request id."""
     row = (await tx.execute(_BY_REQUEST, {"merchant": merchant_id, "request": request_id})).first()
-    return None if row is None else _refund(row)
+    return None if row is None else refund_of(row)
 
 
 async def is_going_back(tx: AsyncConnection, subject: str) -> bool:
@@ -91,14 +92,14 @@ async def count_asked_for(tx: AsyncConnection, payment_id: str) -> int:
 
 async def refunds_of(tx: AsyncConnection, payment_id: str) -> list[Refund]:
     """The refunds of a payment, oldest first."""
-    return [_refund(row) for row in (await tx.execute(_OF_PAYMENT, {"payment": payment_id})).all()]
+    return [refund_of(row) for row in (await tx.execute(_OF_PAYMENT, {"payment": payment_id})).all()]
 
 
 async def refunds_of_payments(tx: AsyncConnection, payment_ids: Sequence[str], *, neighbours: bool = False) -> list[Refund]:
     """The refunds of several payments, and of those between them where they are called neighbours."""
     of = among_keys if neighbours else one_of_keys
     query = select(*_ALL).where(of((REFUND.c.payment_id,), [(each,) for each in payment_ids])).order_by(REFUND.c.refund_id)
-    return [_refund(row) for row in (await tx.execute(query)).all()]
+    return [refund_of(row) for row in (await tx.execute(query)).all()]
 
 
 async def list_refunds(tx: AsyncConnection, *, payment_id: str, merchant_id: str, order_id: str, before: str | None, limit: int,
@@ -114,51 +115,57 @@ async def list_refunds(tx: AsyncConnection, *, payment_id: str, merchant_id: str
     if before is not None:
         condition = and_(condition, REFUND.c.refund_id < before)
     query = select(*_ALL).where(condition).order_by(REFUND.c.refund_id.desc()).limit(limit)
-    return [_refund(row) for row in (await tx.execute(query)).all()]
+    return [refund_of(row) for row in (await tx.execute(query)).all()]
 
 
-async def claim_due(tx: AsyncConnection, *, now: datetime, limit: int) -> list[Refund]:
-    """Open refunds that are to be sent or asked for now, each moved to its next question; rows that another worker holds are passed over."""
-    due = [_refund(row) for row in (await tx.execute(due_statement(now, limit))).all()]
+async def ask_later(tx: AsyncConnection, rows: Sequence[Row[Any]], *, now: datetime) -> list[Refund]:
+    """Moves claimed refunds to their next questions."""
+    due = [refund_of(row) for row in rows]
     claimed = [refund.ask_later(at=now) for refund in due]
     for before, after in zip(due, claimed, strict=True):
         await save_refund(tx, after, read_version=before.version)
     return claimed
 
 
-async def bring_back(tx: AsyncConnection, *, now: datetime, tolerance: timedelta, limit: int) -> int:
-    """Corrects open refunds that a process wrote whose clock was ahead by more than `tolerance`; returns how many."""
-    written = (REFUND.c.updated_at > now + tolerance) | (REFUND.c.lease_until > now + LEASE_MAX + tolerance)
-    query = select(REFUND.c.refund_id).where(REFUND.c.next_query_at.is_not(None), written).limit(limit)
-    ids = (await tx.execute(query)).scalars().all()
-    if not ids:  # the usual case, without a lock
-        return 0
-    for row in (await tx.execute(select(*_ALL).where(REFUND.c.refund_id.in_(ids), written).with_for_update(skip_locked=True))).all():
-        before = _refund(row)
+def future_statement(now: datetime, tolerance: timedelta, limit: int) -> Select[Any]:
+    """The query of open refunds that a process wrote whose clock was ahead by more than `tolerance`, without a lock: mostly there are none."""
+    return select(REFUND.c.refund_id).where(REFUND.c.next_query_at.is_not(None), _is_future(now, tolerance)).limit(limit)
+
+
+async def bring_back(tx: AsyncConnection, refund_ids: Sequence[str], *, now: datetime, tolerance: timedelta) -> list[str]:
+    """Corrects refunds that `future_statement` found by the error of the clock that wrote them; returns the ids of those that still need it."""
+    query = select(*_ALL).where(REFUND.c.refund_id.in_(refund_ids), _is_future(now, tolerance)).with_for_update(skip_locked=True)
+    found = [refund_of(row) for row in (await tx.execute(query)).all()]
+    for before in found:
         error = max(before.updated_at - now, before.lease_until - now - LEASE_MAX)
         await save_refund(tx, before.bring_back(error=error, at=now), read_version=before.version)
-    return len(ids)
+    return [before.refund_id for before in found]
 
 
-def due_statement(now: datetime, limit: int) -> Any:
-    """The query that claims due refunds; a test reads its EXPLAIN."""
+def _is_future(now: datetime, tolerance: timedelta) -> ColumnElement[bool]:
+    return (REFUND.c.updated_at > now + tolerance) | (REFUND.c.lease_until > now + LEASE_MAX + tolerance)
+
+
+def due_statement(now: datetime, limit: int) -> Select[Any]:
+    """The query that claims due refunds; rows that another worker holds are passed over. A test reads its EXPLAIN."""
     return (select(*_ALL).where(REFUND.c.next_query_at <= now).order_by(REFUND.c.next_query_at, REFUND.c.refund_id).limit(limit)
             .with_for_update(skip_locked=True))
 
 
-def next_due_statement() -> Any:
+def next_due_statement() -> Select[Any]:
     """The query that finds when a channel is to be asked next; a test reads its EXPLAIN."""
     return (select(REFUND.c.next_query_at).where(REFUND.c.next_query_at.is_not(None))
             .order_by(REFUND.c.next_query_at, REFUND.c.refund_id).limit(1))
 
 
-async def next_due(tx: AsyncConnection) -> datetime | None:
+async def next_due(tx: AsyncConnection, left_out: LeftOut) -> datetime | None:
     """When a channel is to be asked next; None when nothing is open."""
-    due_at: datetime | None = (await tx.execute(next_due_statement())).scalar_one_or_none()
+    due_at: datetime | None = (await tx.execute(left_out.narrow(next_due_statement()))).scalar_one_or_none()
     return due_at
 
 
-def _refund(row: Row[Any]) -> Refund:
+def refund_of(row: Row[Any]) -> Refund:
+    """What a row says. Raises whatever it takes when the row says nothing that can be."""
     return Refund(
         refund_id=row.refund_id, payment_id=row.payment_id, attempt_id=row.attempt_id, merchant_id=row.merchant_id, order_id=row.order_id,
         user_id=row.user_id, channel=row.channel, amount=Money(row.amount_minor, row.currency), state=RefundState(row.state), reason=row.reason,

@@ -7,10 +7,12 @@ that it will never take it.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping, Sequence
+from typing import Any
 
+from sqlalchemy import Select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh.batch_size import BatchSize
+from mesh.bad_rows import Batches, LeftOut
 from mesh.clock import Clock, Seconds, seconds_until
 from mesh.db import Database
 from mesh.worker import each
@@ -19,6 +21,7 @@ from payment_rpc.domain.attempt import Attempt, Schedule
 from payment_rpc.domain.payment import PaymentState
 from payment_rpc.domain.scan import ScanAction, ScanStep
 from payment_rpc.store import attempts, payments
+from payment_rpc.tables import ATTEMPT
 from payment_rpc.usecases.facts import Applied, Facts
 
 
@@ -32,16 +35,17 @@ class Asking:
         self._facts = facts
         self._channels = channels
         self._schedule = schedule
-        self._batch = BatchSize(batch)
+        self._left_out = LeftOut("ask_channels", ATTEMPT.c.attempt_id)
+        self._batches = Batches(db=db, left_out=self._left_out, most=batch, due=self._due, take=self._ask_later)
         self._timeout_seconds = timeout_seconds
 
     async def due_in(self) -> Seconds | None:
         """Seconds until a channel is to be asked next; None when nothing is open."""
-        return seconds_until(await self._db.read(attempts.next_due), self._clock.now())
+        return seconds_until(await self._db.read(attempts.next_due, self._left_out), self._clock.now())
 
     async def run_once(self) -> int:
         """Asks for every attempt that is due; returns how many. One that fails or hangs stands in no other's way."""
-        return await each(await self._batch.run(lambda rows: self._db.run(self._claim, rows)), self._ask, failed="asking_failed",
+        return await each(await self._batches.run(), self._ask, failed="asking_failed",
                           about=lambda attempt: {"attempt_id": attempt.attempt_id, "payment_id": attempt.payment_id})
 
     async def query(self, attempt: Attempt) -> Applied:
@@ -104,8 +108,11 @@ class Asking:
         else:
             await self._query(attempt, diary)
 
-    async def _claim(self, tx: AsyncConnection, limit: int) -> list[Attempt]:
-        return await attempts.claim_due(tx, now=self._clock.now(), limit=limit, schedule=self._schedule)
+    def _due(self, limit: int) -> Select[Any]:
+        return attempts.due_statement(self._clock.now(), limit)
+
+    async def _ask_later(self, tx: AsyncConnection, rows: Sequence[Any]) -> list[Attempt]:
+        return await attempts.ask_later(tx, rows, now=self._clock.now(), schedule=self._schedule)
 
 
 class _Diary:

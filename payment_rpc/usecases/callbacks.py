@@ -17,15 +17,18 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
+from typing import Any
 
 import structlog
 from prometheus_client import Counter
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from mesh.bad_rows import LeftOut
 from mesh.call import current_trace_id
 from mesh.clock import Clock
 from mesh.db import ConstraintViolated, Database
 from mesh.errors import Conflict, InvalidArgument, MeshError, OutcomeUnknown, RateLimited, Unavailable
+from mesh.failpoints import FailpointRaised
 from mesh.free_text import masked
 from mesh.ids import Ids
 from mesh.worker import each
@@ -35,6 +38,7 @@ from payment_rpc.domain.callback import BODY_BYTES_MAX, FINAL, Callback, Callbac
 from payment_rpc.domain.errors import ChannelNotSupported, PaymentNotFound, SignatureInvalid
 from payment_rpc.domain.payment import MONEY, Payment
 from payment_rpc.store import attempts, callbacks, payments
+from payment_rpc.tables import CHANNEL_CALLBACK
 from payment_rpc.usecases.asking import Asking
 from payment_rpc.usecases.facts import Facts
 from payment_rpc.usecases.refunds import Refunds
@@ -101,6 +105,7 @@ class Callbacks:
         self._unverified = {name: TokenBucket(burst=UNVERIFIED_BURST, every=UNVERIFIED_EVERY) for name in channels}
         self._verified = {name: TokenBucket(burst=VERIFIED_BURST, every=VERIFIED_EVERY) for name in channels}
         self._hints = TokenBucket(burst=HINT_BURST, every=HINT_EVERY)
+        self._left_out = LeftOut("finish_callbacks", CHANNEL_CALLBACK.c.callback_id)
 
     async def handle(self, *, channel: str, body: bytes, timestamp: str, signature: str) -> CallbackResult:
         """Applies a callback; returns after the commit, so that an acknowledged one is never lost.
@@ -182,19 +187,30 @@ class Callbacks:
 
     async def run_once(self) -> int:
         """Finishes the hints that a crash left; returns how many. One that cannot be finished now is not counted, so nobody runs after it."""
-        left = await self._db.read(callbacks.list_unfinished, before=self._clock.now() - UNFINISHED_AFTER, limit=_BATCH)
+        left = await self._db.read(callbacks.list_unfinished, before=self._clock.now() - UNFINISHED_AFTER, limit=_BATCH, left_out=self._left_out)
         finished = []
 
-        async def finish(callback: Callback) -> None:
+        async def finish(row: Any) -> None:
             try:
-                await self._ask(callback, await self._db.read(_newest_attempt, callback.about.payment_id))
-            except (PaymentNotFound, ChannelNotSupported) as problem:  # never will be finished: once written down, nobody tries again each second
-                ended = callback.ended(CallbackResult.FAILED, reason=_reason(problem), about=callback.about, at=self._clock.now())
-                await self._db.run(callbacks.finish, ended)
-            finished.append(callback)
+                await self._finish(callbacks.callback_of(row))
+            except Exception as error:
+                is_expected = isinstance(error, (MeshError, FailpointRaised))
+                if not is_expected or len(left) == _BATCH:  # as many as are read at once would hide the others behind them
+                    self._left_out.add(self._left_out.key_of(row), error)
+                if is_expected:
+                    raise
+            else:
+                finished.append(row)
 
-        await each(left, finish, failed="hint_not_finished", about=lambda callback: {"callback_id": callback.callback_id})
+        await each(left, finish, failed="hint_not_finished", about=lambda row: {"callback_id": row.callback_id})
         return len(finished)
+
+    async def _finish(self, callback: Callback) -> None:
+        try:
+            await self._ask(callback, await self._db.read(_newest_attempt, callback.about.payment_id))
+        except (PaymentNotFound, ChannelNotSupported) as problem:  # never will be finished: once written down, nobody tries again each second
+            ended = callback.ended(CallbackResult.FAILED, reason=_reason(problem), about=callback.about, at=self._clock.now())
+            await self._db.run(callbacks.finish, ended)
 
     async def _take(self, tx: AsyncConnection, callback: Callback, news: ChannelFact | RefundChannelFact,
                     ) -> tuple[CallbackResult, Callable[[], Awaitable[None]] | None]:

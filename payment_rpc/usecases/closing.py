@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
+from typing import Any
 
+from sqlalchemy import Select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh.batch_size import BatchSize
+from mesh.bad_rows import Batches, LeftOut
 from mesh.call import Caller, Role
 from mesh.clock import Clock, Seconds, seconds_until
 from mesh.db import Database
@@ -19,6 +21,7 @@ from payment_rpc.domain.errors import PaymentStateInvalid
 from payment_rpc.domain.payment import UNDECIDED, Payment, PaymentState
 from payment_rpc.domain.scan import ScanAction, ScanStep, ScanSubject, entries
 from payment_rpc.store import attempts, payments, scan_actions
+from payment_rpc.tables import PAYMENT
 from payment_rpc.usecases.asking import Asking
 
 
@@ -46,7 +49,8 @@ class Closing:
         self._db = db
         self._clock = clock
         self._asking = asking
-        self._batch = BatchSize(batch)
+        self._left_out = LeftOut("expire_payments", PAYMENT.c.payment_id)
+        self._batches = Batches(db=db, left_out=self._left_out, most=batch, due=self._due, take=self._expire)
 
     async def close(self, payment_id: str, *, by_buyer: bool = False) -> Payment:
         """Closes one payment at its channel and returns it as it is then: CLOSED, paid after all, or CLOSING while the channel does not answer.
@@ -83,11 +87,11 @@ class Closing:
 
     async def due_in(self) -> Seconds | None:
         """Seconds until the next deadline of a payment that is under way; None when there is none."""
-        return seconds_until(await self._db.read(payments.next_expiry), self._clock.now())
+        return seconds_until(await self._db.read(payments.next_expiry, self._left_out), self._clock.now())
 
     async def expire_once(self) -> int:
         """Moves payments past their deadline to CLOSING; their attempts are closed at the channel by the next round of questions."""
-        return await self._batch.run(lambda rows: self._db.run(self._expire, rows))
+        return len(await self._batches.run())
 
     async def _close_gate(self, tx: AsyncConnection, merchant_id: str, order_id: str) -> list[Payment]:
         await payments.close_gate(tx, merchant_id=merchant_id, order_id=order_id, at=self._clock.now())
@@ -101,13 +105,16 @@ class Closing:
             return payment, []
         return payment, [attempt for attempt in await attempts.attempts_of(tx, payment_id) if attempt.state in OPEN]
 
-    async def _expire(self, tx: AsyncConnection, limit: int) -> int:
-        expired = await payments.claim_expired(tx, now=self._clock.now(), limit=limit)
-        for payment in expired:
+    def _due(self, limit: int) -> Select[Any]:
+        return payments.expired_statement(self._clock.now(), limit)
+
+    async def _expire(self, tx: AsyncConnection, expired: Sequence[Any]) -> list[str]:
+        for row in expired:
+            payment = payments.payment_of(row)
             closing, now = await self._to_closing(tx, payment), self._clock.now()
             step = ScanStep(action=ScanAction.CLOSE, reason="DEADLINE", began_at=now, ended_at=now)
             await scan_actions.add(tx, entries([step], ScanSubject(payment_id=payment.payment_id), before=payment.state, after=closing.state))
-        return len(expired)
+        return [row.payment_id for row in expired]
 
     async def _to_closing(self, tx: AsyncConnection, payment: Payment, *, by_buyer: bool = False) -> Payment:
         now = self._clock.now()

@@ -7,15 +7,19 @@ came from the future.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from mesh.bad_rows import Batches, LeftOut
 from mesh.clock import Clock
 from mesh.database_clock import database_now
 from mesh.db import Database
 from mesh.logs import get_logger
 from payment_rpc.store import attempts, refunds
+from payment_rpc.tables import ATTEMPT, REFUND
 
 TOLERANCE = timedelta(seconds=30)  # clocks that are kept by NTP differ by less than one
 ROWS_MAX = 200
@@ -29,17 +33,23 @@ class FutureRows:
     def __init__(self, *, db: Database, clock: Clock) -> None:
         self._db = db
         self._clock = clock
+        self._attempts = Batches(db=db, left_out=LeftOut("correct_future_rows", ATTEMPT.c.attempt_id), most=ROWS_MAX,
+                                 due=lambda limit: attempts.future_statement(clock.now(), TOLERANCE, limit), take=self._correct_attempts)
+        self._refunds = Batches(db=db, left_out=LeftOut("correct_future_rows", REFUND.c.refund_id), most=ROWS_MAX,
+                                due=lambda limit: refunds.future_statement(clock.now(), TOLERANCE, limit), take=self._correct_refunds)
 
     async def run_once(self) -> int:
         """Corrects some rows; returns how many."""
-        corrected = await self._db.run(self._correct)
+        theirs = await self._db.read(database_now)
+        if theirs is not None and abs(theirs - self._clock.now()) > TOLERANCE:
+            return 0
+        corrected = len(await self._attempts.run()) + len(await self._refunds.run())
         if corrected:
             log.error("rows_from_the_future", alert=True, corrected=corrected)
         return corrected
 
-    async def _correct(self, tx: AsyncConnection) -> int:
-        now, theirs = self._clock.now(), await database_now(tx)
-        if theirs is not None and abs(theirs - now) > TOLERANCE:
-            return 0
-        return (await attempts.bring_back(tx, now=now, tolerance=TOLERANCE, limit=ROWS_MAX)
-                + await refunds.bring_back(tx, now=now, tolerance=TOLERANCE, limit=ROWS_MAX))
+    async def _correct_attempts(self, tx: AsyncConnection, found: Sequence[Any]) -> list[str]:
+        return await attempts.bring_back(tx, [row.attempt_id for row in found], now=self._clock.now(), tolerance=TOLERANCE)
+
+    async def _correct_refunds(self, tx: AsyncConnection, found: Sequence[Any]) -> list[str]:
+        return await refunds.bring_back(tx, [row.refund_id for row in found], now=self._clock.now(), tolerance=TOLERANCE)

@@ -15,10 +15,12 @@ from typing import assert_never
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from mesh.bad_rows import LeftOut
 from mesh.call import Caller
 from mesh.clock import Clock
 from mesh.db import Database
-from mesh.errors import InvalidArgument
+from mesh.errors import InvalidArgument, MeshError
+from mesh.failpoints import FailpointRaised
 from mesh.ids import Ids
 from payment_rpc.cache import PaymentCache
 from payment_rpc.channels import Channel, ChannelStatus, RefundChannelStatus
@@ -32,6 +34,7 @@ from payment_rpc.domain.statement import BadLine, ChannelDay, Line, LineType, St
 from payment_rpc.store import ledger, payments
 from payment_rpc.store import reconciliation as store
 from payment_rpc.store.reconciliation import StatementImport
+from payment_rpc.tables import STATEMENT_IMPORT
 from payment_rpc.usecases.facts import Facts
 from payment_rpc.usecases.refunds import Refunds
 
@@ -77,6 +80,7 @@ class Reconciliation:
         self._timeout_seconds = timeout_seconds
         self._wake_worker = wake_worker
         self._chunk = chunk
+        self._left_out = LeftOut("import_statements", STATEMENT_IMPORT.c.import_id)
         self._parsed: tuple[str, Matching] | None = None  # of the import that is under way
 
     async def import_statement(self, channel: str, day: str) -> StatementImport:
@@ -116,20 +120,28 @@ class Reconciliation:
 
     async def run_once(self) -> int:
         """Compares the next chunk of the oldest import that is not at its end; returns how many chunks that was."""
-        running = await self._db.read(store.next_running)
-        if running is None:
+        import_id = await self._db.read(store.next_running, self._left_out)
+        if import_id is None:
             self._parsed = None  # another process may have finished the one that was parsed here
             return 0
+        try:
+            await self._advance(await self._db.read(store.get_import, import_id))
+        except (MeshError, FailpointRaised):
+            raise
+        except Exception as error:  # noqa: BLE001  logged with its id: the imports behind it go on
+            self._left_out.add((import_id,), error)
+        return 1
+
+    async def _advance(self, running: StatementImport) -> None:
         matching = await self._open(running)
         chunk = matching.lines[running.processed:running.processed + self._chunk]
         if chunk and not await self._db.run(self._match, running, matching, chunk):
-            return 1
+            return
         if running.processed + len(chunk) >= len(matching.lines):
             await self._db.run(self._file, running, list(matching.wrong_totals()))
             await self._file_missing(running, matching)
             await self._db.run(self._finish, running.import_id)
             self._parsed = None
-        return 1
 
     async def resolve(self, command: ResolveDifference, caller: Caller) -> Resolution:
         """Says what an action would do, or does it. What the channel cannot settle stays OPEN and is handed to a person.

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 import structlog
+from sqlalchemy import Select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh import outbox, receipts
-from mesh.batch_size import BatchSize
+from mesh.bad_rows import Batches, LeftOut
 from mesh.call import Caller, mark_replayed
 from mesh.clock import Clock, Seconds, seconds_until
 from mesh.db import Database
@@ -33,6 +35,7 @@ from payment_rpc.domain.refund_snapshot import from_json, to_json
 from payment_rpc.domain.scan import ScanAction, ScanStep, ScanSubject, entries
 from payment_rpc.domain.wallet import EntryKind
 from payment_rpc.store import attempts, ledger, payments, refunds, scan_actions, wallets
+from payment_rpc.tables import REFUND
 from payment_rpc.usecases.messages import ORDER_DESTINATION, order_message, refund_events
 
 _KINDS = {
@@ -82,7 +85,8 @@ class Refunds:
         self._cache = cache
         self._channels = channels
         self._lease = lease
-        self._batch = BatchSize(batch)
+        self._left_out = LeftOut("advance_refunds", REFUND.c.refund_id)
+        self._batches = Batches(db=db, left_out=self._left_out, most=batch, due=self._due, take=self._ask_later)
         self._timeout_seconds = timeout_seconds
 
     async def create(self, command: CreateRefund, caller: Caller) -> Refund:
@@ -131,12 +135,12 @@ class Refunds:
 
     async def due_in(self) -> Seconds | None:
         """Seconds until a channel is to be asked next; None when nothing is open."""
-        return seconds_until(await self._db.read(refunds.next_due), self._clock.now())
+        return seconds_until(await self._db.read(refunds.next_due, self._left_out), self._clock.now())
 
     async def run_once(self) -> int:
         """Sends what was not sent and asks for what has no result; returns how many. One that fails or hangs stands in no other's
         way."""
-        return await each(await self._batch.run(lambda rows: self._db.run(self._claim, rows)), self._advance, failed="refund_not_advanced",
+        return await each(await self._batches.run(), self._advance, failed="refund_not_advanced",
                           about=lambda refund: {"refund_id": refund.refund_id, "payment_id": refund.payment_id})
 
     async def apply(self, news: RefundChannelFact, *, steps: Sequence[ScanStep] = ()) -> Refund:
@@ -252,8 +256,11 @@ class Refunds:
         await refunds.save_refund(tx, submitted, read_version=present.version)
         return submitted
 
-    async def _claim(self, tx: AsyncConnection, limit: int) -> list[Refund]:
-        return await refunds.claim_due(tx, now=self._clock.now(), limit=limit)
+    def _due(self, limit: int) -> Select[Any]:
+        return refunds.due_statement(self._clock.now(), limit)
+
+    async def _ask_later(self, tx: AsyncConnection, rows: Sequence[Any]) -> list[Refund]:
+        return await refunds.ask_later(tx, rows, now=self._clock.now())
 
 
 async def add_refund(tx: AsyncConnection, payment: Payment, refund: Refund, *, held_by: str, read_version: int, at: datetime) -> Payment:

@@ -14,6 +14,7 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh import outbox, receipts
+from mesh.bad_rows import LeftOut
 from mesh.call import Caller, Role
 from mesh.db import Database, open_database
 from mesh.outbox import Message
@@ -120,9 +121,14 @@ async def test_workers_and_lists_go_through_their_index_in_its_order(db: Databas
     uses(await plan(db, attempts.next_due_statement()), "ix_attempt_due")
     uses(await plan(db, refunds.next_due_statement()), "ix_refund_due")
     uses(await plan(db, payments.next_expiry_statement()), "ix_payment_expiry")
-    [rows] = await statements(db, payments.claim_expired, now=soon, limit=100)
-    uses(rows, "ix_payment_expiry")
-    [rows] = await statements(db, callbacks.list_unfinished, before=soon, limit=100)
+    uses(await plan(db, payments.expired_statement(soon, 100)), "ix_payment_expiry")
+    for statement, column, key in ((attempts.due_statement(soon, 100), ATTEMPT.c.attempt_id, "ix_attempt_due"),
+                                   (payments.expired_statement(soon, 100), PAYMENT.c.payment_id, "ix_payment_expiry")):
+        left_out = LeftOut("w", column)
+        for number in range(50):
+            left_out.add((f"X{number}",), ValueError())
+        uses(await plan(db, left_out.narrow(statement)), key)
+    [rows] = await statements(db, callbacks.list_unfinished, before=soon, limit=100, left_out=LeftOut("w", CHANNEL_CALLBACK.c.callback_id))
     uses(rows, "ix_channel_callback_result")
     rows, *_ = await statements(db, callbacks.purge, now=EPOCH + VERIFIED_RETENTION + timedelta(seconds=1))
     uses(rows, "ix_channel_callback_expires_at")

@@ -485,5 +485,5 @@ async def test_an_attempt_that_cannot_be_asked_for_stands_in_nobodys_way(world: 
     world.clock.advance(LEASE_SECONDS)
     with capture_logs() as logs:
         assert await world.app.asking.run_once() == 3
-    assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == ["asking_failed"]
+    assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == ["step_broke"]
     assert [row["state"] for row in await world.rows(PAYMENT)] == ["PAYING", "SUCCESS", "SUCCESS"]

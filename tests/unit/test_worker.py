@@ -203,7 +203,7 @@ async def test_a_step_that_hangs_or_fails_stands_in_no_other_ones_way() -> None:
         async with asyncio.timeout(10):
             assert await each(items, step, failed="step_failed", about=lambda item: {"item": item}) == 22
     assert sorted(done) == sorted({*items} - {"fails"})
-    assert [(entry["event"], entry["item"]) for entry in logs] == [("step_failed", "fails")]
+    assert [(entry["event"], entry["item"]) for entry in logs] == [("step_broke", "fails")]
 
 
 async def test_eight_steps_are_under_way_at_once_and_no_more() -> None:
