@@ -43,6 +43,8 @@ class MySQLConnection(aiomysql.Connection):  # type: ignore[misc]  # the package
         # Servers keep the hash of UTF-8; aiomysql would encode as Latin-1 and fail beyond it.
         super().__init__(password=password.encode().decode("latin1"), **options)
         self._silence_seconds = silence_seconds
+        self._asked_at: float | None = None  # when the answer that is waited for now began to be waited for, by the loop's clock
+        self._silence_timer: asyncio.TimerHandle | None = None
 
     @property
     def is_alive(self) -> bool:
@@ -120,15 +122,34 @@ class MySQLConnection(aiomysql.Connection):  # type: ignore[misc]  # the package
             del buffer[:num_bytes]
             reader._maybe_resume_transport()  # noqa: SLF001  as readexactly does
             return found
+        self._asked_at = self._loop.time()
+        if self._silence_timer is None and self._silence_seconds is not None:
+            self._silence_timer = self._loop.call_later(self._silence_seconds, self._end_silence)
         try:
-            async with asyncio.timeout(self._silence_seconds):
-                return bytes(await super()._read_bytes(num_bytes))
-        except TimeoutError as error:
-            self.close()
-            raise OperationalError(CR.CR_SERVER_LOST, f"{self._host} has said nothing for {self._silence_seconds} s") from error
+            return bytes(await super()._read_bytes(num_bytes))
         except RuntimeError as error:
             self.close()
             raise OperationalError(CR.CR_SERVER_LOST, f"the connection to {self._host} broke: {error}") from error
+        finally:
+            self._asked_at = None
+
+    def _end_silence(self) -> None:
+        """Fails the read that has waited too long. One timer serves all reads of a connection: one for each would cost more than the read."""
+        self._silence_timer = None
+        if self._asked_at is None or self._reader is None or self._silence_seconds is None:
+            return
+        left = self._asked_at + self._silence_seconds - self._loop.time()
+        if left > 0:
+            self._silence_timer = self._loop.call_later(left, self._end_silence)
+        else:
+            self._reader.set_exception(RuntimeError(f"nothing was said for {self._silence_seconds} s"))
+
+    def close(self) -> None:
+        """Closes at once, without a word to the server."""
+        if self._silence_timer is not None:
+            self._silence_timer.cancel()
+            self._silence_timer = None
+        super().close()
 
     async def ensure_closed(self) -> None:
         """Says good-bye and closes. Never waits: a peer that is gone takes nothing."""
