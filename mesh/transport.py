@@ -19,7 +19,10 @@ Options = Sequence[tuple[str, int | str]]
 
 STREAMS_PER_CONNECTION_MAX: Final = 100  # RFC 9113 6.5.2 asks for no fewer
 
+CONNECTIONS_MAX: Final = 1000  # to one port: a caller needs one, and each costs memory and a file of the process; those beyond it are closed
+
 SERVER_OPTIONS: Final[Options] = (
+    ("grpc.max_allowed_incoming_connections", CONNECTIONS_MAX),  # without it strangers take the files that database connections need
     ("grpc.so_reuseport", 0),                                # the default lets two processes bind one port silently
     ("grpc.max_concurrent_streams", STREAMS_PER_CONNECTION_MAX),  # a peer that wants more room has to pay with connections; unbounded by default
     # Calls that grpc has not handed over yet. Beyond the first number it drops calls at random, whoever made them.

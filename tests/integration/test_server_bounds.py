@@ -18,6 +18,7 @@ from typing import Any
 import grpc
 import pytest
 
+from mesh import transport
 from mesh.call import Call
 from mesh.errors import RemoteError, Unavailable
 from mesh.load import Load
@@ -93,6 +94,23 @@ async def test_a_stranger_neither_closes_a_port_nor_fills_its_memory(tmp_path: P
                 grown = server.memory_bytes() - before
     assert median(times) < ANSWER_SECONDS, sorted(times)[-5:]
     assert grown < MEMORY_BYTES
+
+
+async def test_connections_beyond_the_bound_are_closed_and_those_before_them_are_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = [(name, 20 if value == transport.CONNECTIONS_MAX else value) for name, value in transport.SERVER_OPTIONS]
+    monkeypatch.setattr(transport, "SERVER_OPTIONS", options)
+    async with World(tmp_path).running() as server, plain_channel(server.port) as channel:
+        await probe(Stub(channel))
+        opened = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(40)]
+        heard = [await asyncio.wait_for(reader.read(1), 10) for reader, _ in opened]  # a server speaks first
+        assert heard.count(b"") == 21
+        assert await probe(Stub(channel)) < 5
+        for _, writer in opened:
+            writer.close()
+        async with asyncio.timeout(10), plain_channel(server.port) as late:
+            await Stub(late).Browse(EchoRequest(), wait_for_ready=True)
 
 
 async def test_a_stranger_is_refused_by_the_headers_alone(tmp_path: Path) -> None:
@@ -183,16 +201,16 @@ async def test_a_caller_has_only_so_many_calls_waiting_and_those_that_do_not_wai
         async with plain_channel(port) as channel:
             stub, world = Stub(channel), World(tmp_path)
             alice, bob, acme = world.bearer("alice"), world.bearer("bob"), world.bearer("alice", merchant_id="acme")
+            await stub.Browse(EchoRequest())  # the connection is open: what is called first arrives first
             waiting = [
-                asyncio.ensure_future(stub.Poll(EchoRequest(wait_ms=3000), metadata=[token]))
+                asyncio.ensure_future(stub.Poll(EchoRequest(wait_ms=60_000), metadata=[token]))
                 for token in (alice, alice, bob, bob, acme, acme)
             ]
-            waiting += [asyncio.ensure_future(stub.Poll(EchoRequest(text="guest", wait_ms=3000))) for _ in range(2)]
+            waiting += [asyncio.ensure_future(stub.Poll(EchoRequest(text="guest", wait_ms=60_000))) for _ in range(2)]
             for further in ({"metadata": [alice]}, {"metadata": [bob]}, {"metadata": [acme]}):
-                async with asyncio.timeout(10):  # the calls above are on their way on the same connection, before these
-                    error = await refused(stub.Poll(EchoRequest(wait_ms=3000), **further))
+                error = await refused(stub.Poll(EchoRequest(wait_ms=60_000), **further))
                 assert (error.reason, error.grpc_code, error.retry_after_seconds) == ("RATE_LIMITED", 8, 1.0)
-            assert (await refused(stub.Poll(EchoRequest(text="guest", wait_ms=3000)))).reason == "RATE_LIMITED"
+            assert (await refused(stub.Poll(EchoRequest(text="guest", wait_ms=60_000)))).reason == "RATE_LIMITED"
             assert (await stub.Poll(EchoRequest(text="now"), metadata=[alice])).text == "now"
             for call in waiting:
                 call.cancel()
