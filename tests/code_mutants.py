@@ -38,7 +38,7 @@ PER_LIST = 2         # mutants of each list in a run that is not the proof
 TEST_SECONDS = 60    # of one test in a copy: what hangs was not caught by an assertion
 RUN_SECONDS = 1800   # of one pytest, which may run all tests that are named
 # Reasons that say that the mutant is broken rather than caught.
-_BROKEN = re.compile(r" - (SyntaxError|IndentationError|NameError|UnboundLocalError|ImportError|ModuleNotFoundError|Failed: Timeout)\b")
+_BROKEN = re.compile(r" - (SyntaxError|IndentationError|NameError|UnboundLocalError|ImportError|ModuleNotFoundError|.*Timeout)\b")
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,13 @@ class Streams:
         async with asyncio.timeout(20), self.world.client.stream("GET", path, headers=headers, **options) as answer:
             yield answer, events(answer)
 
+    async def refusal(self, path: str = PUBLIC, *, token: str | None = None) -> Any:
+        """The whole answer to a call that is refused. A stream that opens is an assertion at once: reading it would have no end."""
+        async with self.open(path, token=token) as (answer, _):
+            assert answer.status_code >= 400, answer
+            await answer.aread()
+        return answer
+
     def count(self) -> float:
         """Open streams as the metrics tell it."""
         registry = CollectorRegistry()
@@ -201,11 +208,11 @@ async def test_only_whom_the_rules_name_may_listen(streams: Streams) -> None:
     world = streams.world
     streams.gate().put("one", None)
     before = len(streams.ticker.requests)
-    refused(await world.call("GET", MINE, token=None), 401, "UNAUTHENTICATED")
-    refused(await world.call("GET", MINE, token="x.y.z"), 401, "TOKEN_INVALID")
-    refused(await world.call("GET", PUBLIC, token="x.y.z"), 401, "TOKEN_INVALID")
-    refused(await world.call("GET", MINE, token=world.token(roles=("merchant",))), 403, "PERMISSION_DENIED")
-    refused(await world.call("GET", f"{MINE}?user_id=bob"), 403, "PERMISSION_DENIED", "user_id")
+    refused(await streams.refusal(MINE), 401, "UNAUTHENTICATED")
+    refused(await streams.refusal(MINE, token="x.y.z"), 401, "TOKEN_INVALID")
+    refused(await streams.refusal(PUBLIC, token="x.y.z"), 401, "TOKEN_INVALID")
+    refused(await streams.refusal(MINE, token=world.token(roles=("merchant",))), 403, "PERMISSION_DENIED")
+    refused(await streams.refusal(f"{MINE}?user_id=bob", token=world.token()), 403, "PERMISSION_DENIED", "user_id")
     assert len(streams.ticker.requests) == before
     assert (await world.call("GET", MINE)).text.count("event: end") == 1
 
@@ -296,7 +303,7 @@ async def test_a_gateway_that_stops_opens_no_stream(tmp_path: Path) -> None:
     async with streams_of(tmp_path) as streams:
         streams.gate().put(None)
         streams.world.gateway._gateway.streams.end()
-        refused(await streams.world.call("GET", PUBLIC, token=None), 503, "UNAVAILABLE")
+        refused(await streams.refusal(), 503, "UNAVAILABLE")
 
 
 async def test_the_end_of_the_server_is_an_event(tmp_path: Path) -> None:
@@ -322,13 +329,13 @@ async def test_a_caller_has_so_many_streams_and_everybody_together_too(tmp_path:
         world, streams.ticker.does = streams.world, one_and_silence
         alice, acme, bob = world.token("alice"), world.token("alice", merchant_id="acme"), world.token("bob")
         async with streams.open(PUBLIC, token=alice):
-            late = await world.call("GET", MINE, token=alice)
+            late = await streams.refusal(MINE, token=alice)
             assert refused(late, 429, "RATE_LIMITED")["details"]["retry_after_ms"] == 1000
             async with streams.open(MINE, token=acme), streams.open(), streams.open():  # another user, and strangers on one address
-                refused(await world.call("GET", PUBLIC, token=bob), 503, "UNAVAILABLE")
+                refused(await streams.refusal(token=bob), 503, "UNAVAILABLE")
             await eventually(lambda: streams.count() == 1)
             async with streams.open(), streams.open():
-                refused(await world.call("GET", PUBLIC, token=None), 429, "RATE_LIMITED")
+                refused(await streams.refusal(), 429, "RATE_LIMITED")
                 assert (await world.client.get("/healthz")).status_code == 200
         await eventually(lambda: streams.count() == 0)
         async with streams.open(PUBLIC, token=alice) as (answer, _):
@@ -341,13 +348,13 @@ async def test_a_refused_stream_gives_its_place_back(tmp_path: Path) -> None:
         gate = streams.gate()
         for _ in range(3):
             gate.put(NotFound())
-            refused(await streams.world.call("GET", PUBLIC, token=None), 404, "NOT_FOUND")
+            refused(await streams.refusal(), 404, "NOT_FOUND")
 
 
 async def test_a_server_that_is_away_is_503(tmp_path: Path) -> None:
     async with streams_of(tmp_path) as streams:
         await streams.world.server.stop(0)
-        refused(await streams.world.call("GET", PUBLIC, token=None), 503, "NEIGHBOUR_UNAVAILABLE")
+        refused(await streams.refusal(), 503, "NEIGHBOUR_UNAVAILABLE")
 
 
 async def test_methods_with_one_answer_are_served_beside_streams(tmp_path: Path) -> None:
