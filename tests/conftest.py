@@ -37,6 +37,8 @@ def _forget_surroundings() -> None:
 
 
 _forget_surroundings()
+# uvloop starts a process by fork(), and what gRPC does there while its threads run has ended a child by SIGSEGV before it became curl.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 # Chooses what a run tries of sets that are too long for every run: mutants, crash points, faults. Another one each
 # time; the processes of one run share it.
 SEED = os.environ.setdefault("PMTEST_SEED", f"{datetime.now(UTC):%Y%m%d%H%M%S}")
