@@ -52,6 +52,7 @@ _TABLE: Final[Mapping[str, str]] = {
     # Texts of people.
     "must be one line without control characters": "须为不含控制字符的单行文本",
     "must not hold a card number": "不能包含银行卡号",
+    "is more than was captured": "不能超过已收金额",
     "must have a letter, a digit or a sign": "须包含可见字符",
     # The form of a request.
     "differs from {0}": "与另一处的取值不一致",
