@@ -88,6 +88,7 @@ async def _play(mesh: ChaosMesh, seed: str, seconds: float) -> _Report:
                 succeeded = traffic.since(well)
             report.problems += [f"no {operation} succeeded after all faults were over" for operation in OPERATIONS if not succeeded[operation]]
             report.problems += _late_errors(traffic.heard, faults)
+            report.problems += await traffic.pay_at_open_cashiers()
             await _rest(mesh, traffic, report)
             report.problems += await traffic.check()
         finally:

@@ -28,6 +28,7 @@ CLERKS = 1
 CLICKERS = 2
 USERS = 40
 PATIENCE_SECONDS = 90.0
+CASHIER_SECONDS = 30.0
 GONE_SHARE = 0.12      # calls whose caller goes away before the answer
 REPEAT_SHARE = 0.3     # final answers that are asked for once more, with the same key
 AGAIN = frozenset({0, 202, 408, 425, 429, 500, 502, 503, 504})
@@ -70,6 +71,7 @@ class Traffic:
         self._tokens: dict[str, str] = {}
         self._client = httpx.AsyncClient(base_url=mesh.gateway_url, timeout=20, trust_env=False, limits=httpx.Limits(max_connections=64))
         self._sku_id = self._sale_sku_id = ""
+        self._at_cashier: dict[str, str] = {}  # order id -> its buyer
         self.heard: list[Heard] = []
         self.promises = Promises()
 
@@ -113,6 +115,26 @@ class Traffic:
             if order_id and result.get("order_id") != order_id:
                 found.append(f"{buyer} was told order {order_id}; now {result}")
         return found
+
+    async def pay_at_open_cashiers(self) -> list[str]:
+        """Buyers return to the cashiers that they left while something was away, and pay; whose payment stays open is a problem."""
+        found = []
+        for order_id, buyer in self._at_cashier.items():
+            try:
+                await until(lambda order_id=order_id, buyer=buyer: self._is_paid_at_cashier(order_id, buyer), order_id, seconds=CASHIER_SECONDS)
+            except AssertionError:
+                found.append(f"order {order_id} cannot be paid at its cashier within {CASHIER_SECONDS:.0f} s")
+        return found
+
+    async def _is_paid_at_cashier(self, order_id: str, buyer: str) -> bool:
+        answer = await self._send("read", "GET", f"/api/v1/payments/order/{order_id}", buyer)
+        if answer.status_code == 404:
+            return True  # no call reached us
+        payment = _data(answer)
+        if answer.status_code == 200 and payment["state"] != "PAYING":
+            return True
+        await self._press(payment)
+        return False
 
     async def tickets_final(self) -> bool:
         """True when nobody is in the queue any more."""
@@ -191,8 +213,13 @@ class Traffic:
             self.promises.paid[order["order_id"]] = _data(answer)["transaction_id"]
 
     async def _pay_at_cashier(self, buyer: str, order: Mapping[str, Any]) -> None:
+        self._at_cashier[order["order_id"]] = buyer
         answer = await self._final("cashier", "POST", "/api/v1/payments", buyer, {"order_id": order["order_id"]}, keyed=True)
-        action = {} if answer is None else _data(answer).get("next_action") or {}
+        if answer is not None:
+            await self._press(_data(answer))
+
+    async def _press(self, payment: Mapping[str, Any]) -> None:
+        action = payment.get("next_action") or {}  # none: the call that opened the cashier died, and its answer is not known yet
         if action.get("value"):
             with contextlib.suppress(httpx.HTTPError):  # the page is away: the payment stays open
                 await self._client.post(f"{action['value']}/pay", timeout=5)
