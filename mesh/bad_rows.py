@@ -62,6 +62,10 @@ class LeftOut:
         keys = [key for key, (until, _) in self._until.items() if until > now]
         return statement.where(~one_of_keys(self.columns, keys)) if keys else statement
 
+    def __contains__(self, key: Key) -> bool:
+        """Whether a row is left out now."""
+        return key in self._until and self._until[key][0] > self._monotonic()
+
     def add(self, key: Key, error: BaseException) -> None:
         """Leaves a row out, longer each time, because of an error; people are told unless time alone may heal it."""
         _, pause = self._until.pop(key, (0.0, PAUSE_FIRST_SECONDS / 2))
@@ -168,6 +172,25 @@ def readable(rows: Iterable[Found], make: Callable[[Found], Made], *, of: str, k
             made.append(make(row))
         except Exception as error:  # noqa: BLE001  logged with the row's key
             _tell(of, str(key(row)), error)
+    return made
+
+
+async def readable_page(fetch: Callable[[Found | None, int], Awaitable[Sequence[Found]]], make: Callable[[Found], Made], *, of: str,
+                        key: Callable[[Found], object], limit: int) -> list[Made]:
+    """As many readable rows as a list asks for: a row less would look like its end.
+
+    Args:
+        fetch: rows after one (None: the first ones), at most so many.
+        of, key: as for `readable`.
+    """
+    made: list[Made] = []
+    last: Found | None = None
+    while (wanted := limit - len(made)) > 0:
+        rows = await fetch(last, wanted)
+        made += readable(rows, make, of=of, key=key)
+        if len(rows) < wanted:
+            break
+        last = rows[-1]
     return made
 
 

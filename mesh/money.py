@@ -45,6 +45,17 @@ def currency_exponent(currency: str, *, field: str = "currency") -> int:
         raise InvalidArgument.of(field, "unknown currency, expected an ISO 4217 code such as CNY") from None
 
 
+def stored_currency(currency: str) -> str:
+    """A currency as a row has it. No code of ours writes another one, so it is no request's fault.
+
+    Raises:
+        ValueError: it is not one we know.
+    """
+    if currency not in _EXPONENTS:
+        raise ValueError(f"a row has the unknown currency {currency!r}")
+    return currency
+
+
 @total_ordering
 @dataclass(frozen=True, slots=True)
 class Money:
@@ -100,6 +111,8 @@ class Money:
         return self.minor < self._same_currency(other)
 
     def __str__(self) -> str:
+        if self.currency not in _EXPONENTS:  # for people, who look at what is wrong
+            return f"{self.minor} in minor units of {self.currency}"
         return f"{self.format()} {self.currency}"
 
     def _same_currency(self, other: Money) -> int:

@@ -66,6 +66,18 @@ _BAD_ROWS = [
         fails=_test("bad_rows", "test_a_payment_whose_column_holds_nothing_of_its_type_stops_no_other"),
     ),
     _bad_rows(
+        "a list goes on behind a row that cannot be read",
+        old="        if len(rows) < wanted:\n            break\n",
+        new="        break\n",
+        fails=_test("bad_rows_in_lists", "test_lists_of_payments_refunds_and_entries_go_on_behind_one_that_cannot_be_read"),
+    ),
+    _bad_rows(
+        "people are told of a row of a list once in ten minutes",
+        old="> now - PAUSE_MAX_SECONDS:",
+        new="> now + 1:",
+        fails=_test("bad_rows_in_lists", "test_people_are_told_of_a_row_every_ten_minutes_and_what_is_remembered_has_an_end", on=""),
+    ),
+    _bad_rows(
         "a row that is bad again waits longer",
         old="pause = min(pause * 2, PAUSE_MAX_SECONDS)",
         new="pause = PAUSE_FIRST_SECONDS",

@@ -46,6 +46,7 @@ _registry: _of = partial(_mutant, "usecases/registry.py")
 _door: _of = partial(_mutant, "usecases/door.py")
 _audience: _of = partial(_mutant, "usecases/audience.py")
 _clicking: _of = partial(_mutant, "usecases/clicking.py")
+_drawing: _of = partial(_mutant, "usecases/drawing.py")
 
 _in_consuming = partial(_test, "consuming")
 _in_returning = partial(_test, "returning")
@@ -54,6 +55,10 @@ _in_keeper = partial(_test, "keeper", on="mariadb")
 _in_activities = partial(_test, "activities")
 _in_results = partial(_test, "results")
 _in_clicking = partial(_test, "clicking")
+
+
+def _in_lists(name: str) -> str:
+    return f"integration/test_bad_rows_in_lists.py::test_{name}"
 
 
 def _in_watching(name: str) -> str:
@@ -383,4 +388,17 @@ _ANSWERS = [
              fails=_in_clicking("test_a_paused_an_ended_and_a_closed_sale_say_so")),
 ]
 
-MUTANTS = [*_UNITS, *_DECISION, *_LINE, *_BACK, *_REBUILD, *_KEEPER, *_LIFE, *_ANSWERS]
+_BAD_ROWS = [  # one stops no other
+    _activities("a sale that cannot be read stops no other",
+                old="    return readable(rows, _activity, of=\"activity\", key=lambda row: row.activity_id)",
+                new="    return [_activity(row) for row in rows]",
+                fails=_in_lists("a_sale_that_cannot_be_read_stops_no_other[sqlite-mode = 'NONSENSE']")),
+    _keeping("a sale that cannot be looked at keeps no other from being repaired",
+             old="                    self._blame(activity_id, problem)",
+             new="                    raise", fails=_in_lists("a_sale_that_cannot_be_looked_at_keeps_no_other_from_being_repaired[sqlite]")),
+    _drawing("a draw that breaks keeps no other from being held",
+             old="log.exception(\"seckill_draw_broke\", alert=True, activity_id=activity.activity_id)", new="raise",
+             fails=_in_lists("a_draw_that_breaks_keeps_no_other_from_being_held[sqlite]")),
+]
+
+MUTANTS = [*_BAD_ROWS, *_UNITS, *_DECISION, *_LINE, *_BACK, *_REBUILD, *_KEEPER, *_LIFE, *_ANSWERS]

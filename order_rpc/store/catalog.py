@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Row, Select, bindparam, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from mesh.bad_rows import readable_page
 from mesh.call import Caller
 from mesh.db import expect_one
 from mesh.log_chain import chained
-from mesh.money import Money
+from mesh.money import Money, stored_currency
 from order_rpc.domain.errors import ProductNotFound
 from order_rpc.domain.product import Movement, MovementKind, Product, Stock
 from order_rpc.tables import MOVEMENT_LOG, PRODUCT, STOCK, STOCK_MOVEMENT
@@ -57,8 +58,11 @@ def page_statement(*, merchant_id: str, after_sku_id: str, limit: int, with_hidd
 
 async def list_products(tx: AsyncConnection, *, merchant_id: str, after_sku_id: str, limit: int, with_hidden: bool) -> list[Product]:
     """Products of a merchant by SKU, beginning after `after_sku_id`; without `with_hidden` only those on sale."""
-    query = page_statement(merchant_id=merchant_id, after_sku_id=after_sku_id, limit=limit, with_hidden=with_hidden)
-    return [_product(row) for row in await tx.execute(query)]
+    async def fetch(last: Any, wanted: int) -> Sequence[Any]:
+        after = after_sku_id if last is None else last.sku_id
+        return (await tx.execute(page_statement(merchant_id=merchant_id, after_sku_id=after, limit=wanted, with_hidden=with_hidden))).all()
+
+    return await readable_page(fetch, _product, of="product", key=lambda row: row.sku_id, limit=limit)
 
 
 async def insert_product(tx: AsyncConnection, product: Product) -> None:
@@ -135,7 +139,7 @@ async def list_movements(tx: AsyncConnection, *, merchant_id: str, sku_id: str, 
 
 def _product(row: Row[*tuple[Any, ...]]) -> Product:
     return Product(
-        merchant_id=row.merchant_id, sku_id=row.sku_id, name=row.name, price=Money(row.price_minor, row.currency),
+        merchant_id=row.merchant_id, sku_id=row.sku_id, name=row.name, price=Money(row.price_minor, stored_currency(row.currency)),
         on_sale=row.on_sale, first_available=row.first_available,
         stock=Stock(available=row.available, reserved=row.reserved, sold=row.sold, allocated=row.allocated),
         created_at=row.created_at, updated_at=row.updated_at)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, insert, or_, select, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh.bad_rows import LeftOut
+from mesh.bad_rows import LeftOut, readable_page
 from mesh.call import Caller
 from mesh.db import expect_one
-from mesh.money import Money
+from mesh.money import Money, stored_currency
 from order_rpc.domain.address import Address
 from order_rpc.domain.errors import OrderNotFound
 from order_rpc.domain.order import Order, OrderLine, OrderState, StockSource
@@ -25,6 +25,7 @@ _HEAD = tuple(ORDERS.c)
 _LINE = (ORDER_ITEM.c.sku_id, ORDER_ITEM.c.name, ORDER_ITEM.c.unit_price_minor, ORDER_ITEM.c.quantity, ORDER_ITEM.c.stock_source,
          ORDER_ITEM.c.activity_id)
 _AnyRow = Row[*tuple[Any, ...]]
+_Whole = tuple[_AnyRow, Sequence[_AnyRow]]  # an order and its lines
 _WHOLE = select(*_HEAD, *_LINE).join(
     ORDER_ITEM, (ORDER_ITEM.c.merchant_id == ORDERS.c.merchant_id) & (ORDER_ITEM.c.order_id == ORDERS.c.order_id))
 _BY_ID = _WHOLE.where(ORDERS.c.merchant_id == bindparam("merchant"), ORDERS.c.order_id == bindparam("order")).order_by(ORDER_ITEM.c.sku_id)
@@ -152,7 +153,15 @@ def page_statement(page: OrderPage, *, visible_to: Caller) -> Select[Any]:
 
 
 async def list_orders(tx: AsyncConnection, page: OrderPage, *, visible_to: Caller) -> list[Order]:
-    """Orders of one page, newest first."""
+    """Orders of one page, newest first, without those that cannot be read."""
+    async def fetch(last: _Whole | None, limit: int) -> list[_Whole]:
+        after = page.after if last is None else (last[0].created_at, last[0].order_id)
+        return await _fetch(tx, replace(page, after=after, limit=limit), visible_to=visible_to)
+
+    return await readable_page(fetch, lambda whole: _order(*whole), of="orders", key=lambda whole: whole[0].order_id, limit=page.limit)
+
+
+async def _fetch(tx: AsyncConnection, page: OrderPage, *, visible_to: Caller) -> list[_Whole]:
     heads = (await tx.execute(page_statement(page, visible_to=visible_to))).all()
     if not heads:
         return []
@@ -162,7 +171,7 @@ async def list_orders(tx: AsyncConnection, page: OrderPage, *, visible_to: Calle
     lines: dict[str, list[_AnyRow]] = {}
     for row in await tx.execute(wanted.order_by(ORDER_ITEM.c.order_id, ORDER_ITEM.c.sku_id)):
         lines.setdefault(row.order_id, []).append(row)
-    return [_order(head, lines[head.order_id]) for head in heads]
+    return [(head, lines.get(head.order_id, [])) for head in heads]
 
 
 def _visible(caller: Caller) -> ColumnElement[bool]:
@@ -183,9 +192,13 @@ def _mutable(order: Order) -> dict[str, Any]:
 
 
 def _order(head: _AnyRow, lines: Sequence[_AnyRow]) -> Order:
-    def money(minor: int) -> Money:
-        return Money(minor, head.currency)
+    currency = stored_currency(head.currency)
 
+    def money(minor: int) -> Money:
+        return Money(minor, currency)
+
+    if not lines:
+        raise ValueError("an order has no lines")
     return Order(
         merchant_id=head.merchant_id, order_id=head.order_id, user_id=head.user_id, client_request_id=head.client_request_id or "",
         state=OrderState(head.state), amount=money(head.amount_minor), shipping=money(head.shipping_minor), discount=money(head.discount_minor),

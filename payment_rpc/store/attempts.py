@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mesh.bad_rows import LeftOut
 from mesh.db import expect_one
 from mesh.db.keys import among_keys, one_of_keys
-from mesh.money import Money
+from mesh.money import Money, stored_currency
 from payment_rpc.domain.attempt import LEASE_MAX, Attempt, AttemptState, Schedule
 from payment_rpc.domain.errors import PaymentNotFound
 from payment_rpc.domain.payment import Payment, PaymentState
@@ -145,7 +145,7 @@ def attempt_of(row: Row[Any]) -> Attempt:
     """What a row says. Raises whatever it takes when the row says nothing that can be."""
     return Attempt(
         attempt_id=row.attempt_id, payment_id=row.payment_id, merchant_id=row.merchant_id, channel=row.channel, state=AttemptState(row.state),
-        amount=Money(row.amount_minor, row.currency),
+        amount=Money(row.amount_minor, stored_currency(row.currency)),
         captured=None if row.captured_minor is None else Money(row.captured_minor, row.captured_currency),
         channel_trade_no=row.channel_trade_no, sends=row.sends, lease_until=row.lease_until, next_query_at=row.next_query_at,
         queries=row.queries, version=row.version, created_at=row.created_at, updated_at=row.updated_at, captured_at=row.captured_at)

@@ -11,13 +11,13 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh.bad_rows import LeftOut
+from mesh.bad_rows import LeftOut, readable_page
 from mesh.call import Caller
 from mesh.db import expect_one, insert_if_absent
 from mesh.db.keys import among_keys
 from mesh.errors import Outcome
 from mesh.log_chain import plain
-from mesh.money import Money
+from mesh.money import Money, stored_currency
 from mesh.receipts import ReceiptKey
 from payment_rpc.domain.card import CardSummary
 from payment_rpc.domain.errors import PaymentNotFound
@@ -177,10 +177,14 @@ async def list_of_order(tx: AsyncConnection, *, merchant_id: str, order_id: str,
         condition = and_(condition, PAYMENT.c.merchant_id == scope.merchant_id)
     if scope.user_id is not None:
         condition = and_(condition, PAYMENT.c.user_id == scope.user_id)
-    if before is not None:
-        condition = and_(condition, PAYMENT.c.payment_id < before)
-    query = _in_order(select(*_ALL).where(condition).order_by(PAYMENT.c.payment_id.desc()).limit(limit))
-    return [payment_of(row) for row in (await tx.execute(query)).all()]
+
+    async def fetch(last: Any, wanted: int) -> Sequence[Any]:
+        older = before if last is None else last.payment_id
+        shown = condition if older is None else and_(condition, PAYMENT.c.payment_id < older)
+        rows: Sequence[Any] = (await tx.execute(_in_order(select(*_ALL).where(shown).order_by(PAYMENT.c.payment_id.desc()).limit(wanted)))).all()
+        return rows
+
+    return await readable_page(fetch, payment_of, of="payment", key=lambda row: row.payment_id, limit=limit)
 
 
 def expired_statement(now: datetime, limit: int) -> Select[Any]:
@@ -213,7 +217,7 @@ def _of_order(merchant_id: str, order_id: str) -> ColumnElement[bool]:
 
 def payment_of(row: Row[Any]) -> Payment:
     """What a row says. Raises whatever it takes when the row says nothing that can be."""
-    currency = row.currency
+    currency = stored_currency(row.currency)
     return Payment(
         payment_id=row.payment_id, merchant_id=row.merchant_id, order_id=row.order_id, user_id=row.user_id,
         amount=Money(row.amount_minor, currency), captured=Money(row.captured_minor, currency), refunded=Money(row.refunded_minor, currency),

@@ -13,9 +13,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh.bad_rows import LeftOut
+from mesh.bad_rows import LeftOut, readable_page
 from mesh.db import expect_one, insert_if_absent
-from mesh.money import Money
+from mesh.money import Money, stored_currency
 from payment_rpc.domain.attempt import AttemptState
 from payment_rpc.domain.difference import Action, Difference, DifferenceState, Finding, Kind
 from payment_rpc.domain.errors import DifferenceStateInvalid, ReconciliationNotFound
@@ -131,11 +131,14 @@ async def get_difference(tx: AsyncConnection, difference_id: str) -> Difference:
 
 async def list_differences(tx: AsyncConnection, *, import_id: str, state: str, after: str, limit: int) -> Sequence[Difference]:
     """Differences, oldest first, after a difference id; at most `limit`."""
-    conditions: list[ColumnElement[bool]] = [_D.difference_id > after]
-    conditions += [_D.import_id == import_id] if import_id else []
+    conditions: list[ColumnElement[bool]] = [_D.import_id == import_id] if import_id else []
     conditions += [_D.state == state] if state else []
-    query = select(STATEMENT_DIFFERENCE).where(*conditions).order_by(_D.difference_id).limit(limit)
-    return [_difference(row) for row in (await tx.execute(query)).all()]
+
+    async def fetch(last: Any, wanted: int) -> Sequence[Any]:
+        later = _D.difference_id > (after if last is None else last.difference_id)
+        return (await tx.execute(select(STATEMENT_DIFFERENCE).where(later, *conditions).order_by(_D.difference_id).limit(wanted))).all()
+
+    return await readable_page(fetch, _difference, of="statement_difference", key=lambda row: row.difference_id, limit=limit)
 
 
 async def resolve(tx: AsyncConnection, difference: Difference, *, action: Action, actor: str, reason: str, at: datetime) -> Difference:
@@ -207,8 +210,8 @@ def _difference(row: Row[Any]) -> Difference:
     finding = Finding(
         key=row.difference_key, kind=Kind(row.kind), reason=row.reason, line_no=row.line_no, payment_id=row.payment_id, attempt_id=row.attempt_id,
         refund_id=row.refund_id, channel_trade_no=row.channel_trade_no,
-        statement_amount=None if row.statement_minor is None else Money(row.statement_minor, row.statement_currency),
-        book_amount=None if row.book_minor is None else Money(row.book_minor, row.book_currency))
+        statement_amount=None if row.statement_minor is None else Money(row.statement_minor, stored_currency(row.statement_currency)),
+        book_amount=None if row.book_minor is None else Money(row.book_minor, stored_currency(row.book_currency)))
     return Difference(
         difference_id=row.difference_id, import_id=row.import_id, channel=row.channel, finding=finding, state=DifferenceState(row.state),
         action=row.action, actor=row.actor, resolution_reason=row.resolution_reason, created_at=row.created_at, resolved_at=row.resolved_at)

@@ -9,11 +9,11 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh.bad_rows import LeftOut
+from mesh.bad_rows import LeftOut, readable_page
 from mesh.call import Caller
 from mesh.db import expect_one
 from mesh.db.keys import among_keys, one_of_keys
-from mesh.money import Money
+from mesh.money import Money, stored_currency
 from payment_rpc.domain.attempt import LEASE_MAX
 from payment_rpc.domain.errors import RefundNotFound
 from payment_rpc.domain.payment import Failure
@@ -112,10 +112,13 @@ async def list_refunds(tx: AsyncConnection, *, payment_id: str, merchant_id: str
         condition = and_(condition, REFUND.c.merchant_id == scope.merchant_id)
     if scope.user_id is not None:
         condition = and_(condition, REFUND.c.user_id == scope.user_id)
-    if before is not None:
-        condition = and_(condition, REFUND.c.refund_id < before)
-    query = select(*_ALL).where(condition).order_by(REFUND.c.refund_id.desc()).limit(limit)
-    return [refund_of(row) for row in (await tx.execute(query)).all()]
+
+    async def fetch(last: Any, wanted: int) -> Sequence[Any]:
+        older = before if last is None else last.refund_id
+        shown = condition if older is None else and_(condition, REFUND.c.refund_id < older)
+        return (await tx.execute(select(*_ALL).where(shown).order_by(REFUND.c.refund_id.desc()).limit(wanted))).all()
+
+    return await readable_page(fetch, refund_of, of="refund", key=lambda row: row.refund_id, limit=limit)
 
 
 async def ask_later(tx: AsyncConnection, rows: Sequence[Row[Any]], *, now: datetime) -> list[Refund]:
@@ -168,8 +171,8 @@ def refund_of(row: Row[Any]) -> Refund:
     """What a row says. Raises whatever it takes when the row says nothing that can be."""
     return Refund(
         refund_id=row.refund_id, payment_id=row.payment_id, attempt_id=row.attempt_id, merchant_id=row.merchant_id, order_id=row.order_id,
-        user_id=row.user_id, channel=row.channel, amount=Money(row.amount_minor, row.currency), state=RefundState(row.state), reason=row.reason,
-        request_id=row.request_id or "", automatic_of=row.automatic_of or "",
+        user_id=row.user_id, channel=row.channel, amount=Money(row.amount_minor, stored_currency(row.currency)),
+        state=RefundState(row.state), reason=row.reason, request_id=row.request_id or "", automatic_of=row.automatic_of or "",
         automatic=bool(row.automatic), stands_alone=bool(row.stands_alone), above_cap=bool(row.above_cap),
         needs_attention=bool(row.needs_attention), channel_refund_no=row.channel_refund_no,
         failure=None if row.failure_reason is None else Failure(reason=row.failure_reason, message=row.failure_message),

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Row, bindparam, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from mesh.bad_rows import readable_page
 from mesh.db import insert_if_absent
 from mesh.log_chain import chained
 from mesh.money import Money
@@ -57,9 +58,13 @@ async def list_entries(tx: AsyncConnection, *, merchant_id: str, user_id: str, c
     """Changes of a wallet, newest first, those before the `seq` given; at most `limit`."""
     query = select(WALLET_ENTRY).where(WALLET_ENTRY.c.merchant_id == merchant_id, WALLET_ENTRY.c.user_id == user_id,
                                        WALLET_ENTRY.c.currency == currency)
-    if before is not None:
-        query = query.where(WALLET_ENTRY.c.seq < before)
-    return [_entry(row) for row in (await tx.execute(query.order_by(WALLET_ENTRY.c.seq.desc()).limit(limit))).all()]
+
+    async def fetch(last: Any, wanted: int) -> Sequence[Any]:
+        older = before if last is None else last.seq
+        shown = query if older is None else query.where(WALLET_ENTRY.c.seq < older)
+        return (await tx.execute(shown.order_by(WALLET_ENTRY.c.seq.desc()).limit(wanted))).all()
+
+    return await readable_page(fetch, _entry, of="wallet_entry", key=lambda row: row.entry_id, limit=limit)
 
 
 async def _change(tx: AsyncConnection, payment: Payment, amount: Money, *, kind: EntryKind, entry_id: str, refund_id: str, at: datetime) -> None:

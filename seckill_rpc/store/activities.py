@@ -4,8 +4,8 @@ which leave the version alone and lock the row. The lock of an activity is the l
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -13,9 +13,10 @@ import sqlalchemy
 from sqlalchemy import BigInteger, ColumnElement, Row, Select, and_, bindparam, case, or_, select, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from mesh.bad_rows import readable, readable_page
 from mesh.call import Caller
 from mesh.db import expect_one
-from mesh.money import Money
+from mesh.money import Money, stored_currency
 from seckill_rpc.domain.activity import RUNNING, Activity, ActivityState, AdmissionMode
 from seckill_rpc.domain.errors import ActivityNotFound
 from seckill_rpc.tables import ACTIVITY
@@ -119,8 +120,8 @@ async def take_back(tx: AsyncConnection, *, activity_id: str, units: int) -> Act
 
 
 async def in_states(tx: AsyncConnection, *states: ActivityState) -> list[Activity]:
-    """Every activity in these states, oldest first."""
-    return [_activity(row) for row in await tx.execute(_in_states(states))]
+    """Every activity in these states, oldest first, without those that cannot be read: all sales are looked after by whoever asks."""
+    return _readable(await tx.execute(_in_states(states)))
 
 
 @functools.cache
@@ -136,7 +137,7 @@ async def running(tx: AsyncConnection) -> list[Activity]:
 async def closed_since(tx: AsyncConnection, since: datetime) -> list[Activity]:
     """Activities that were open once and were CLOSED, or changed afterwards, since a moment."""
     rows = await tx.execute(select(ACTIVITY).where(_ROW.state == ActivityState.CLOSED, _ROW.epoch > 0, _ROW.updated_at >= since))
-    return [_activity(row) for row in rows]
+    return _readable(rows)
 
 
 def page_statement(page: ActivityPage, *, visible_to: Caller) -> Select[Any]:
@@ -155,7 +156,16 @@ def page_statement(page: ActivityPage, *, visible_to: Caller) -> Select[Any]:
 
 async def list_page(tx: AsyncConnection, page: ActivityPage, *, visible_to: Caller) -> Sequence[Activity]:
     """Activities of one page, newest first."""
-    return [_activity(row) for row in await tx.execute(page_statement(page, visible_to=visible_to))]
+    async def fetch(last: Any, limit: int) -> Sequence[Any]:
+        after = page.after if last is None else (last.created_at, last.activity_id)
+        rows: Sequence[Any] = (await tx.execute(page_statement(replace(page, after=after, limit=limit), visible_to=visible_to))).all()
+        return rows
+
+    return await readable_page(fetch, _activity, of="activity", key=lambda row: row.activity_id, limit=page.limit)
+
+
+def _readable(rows: Iterable[Any]) -> list[Activity]:
+    return readable(rows, _activity, of="activity", key=lambda row: row.activity_id)
 
 
 def _visible(caller: Caller) -> ColumnElement[bool]:
@@ -180,7 +190,7 @@ def _mutable(activity: Activity) -> dict[str, Any]:
 
 def _activity(row: Row[*tuple[Any, ...]]) -> Activity:
     return Activity(
-        activity_id=row.activity_id, merchant_id=row.merchant_id, sku_id=row.sku_id, price=Money(row.price_minor, row.currency),
+        activity_id=row.activity_id, merchant_id=row.merchant_id, sku_id=row.sku_id, price=Money(row.price_minor, stored_currency(row.currency)),
         mode=AdmissionMode(row.mode), limit_per_user=row.limit_per_user, starts_at=row.starts_at, ends_at=row.ends_at,
         state=ActivityState(row.state), rev=row.rev, epoch=row.epoch, offered=row.offered, total=row.total, sold=row.sold, drawn=row.drawn,
         problem=row.problem, version=row.version, created_at=row.created_at, updated_at=row.updated_at)

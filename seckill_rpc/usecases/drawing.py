@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.clock import Clock, Seconds, seconds_until
 from mesh.db import Database
+from mesh.errors import MeshError
 from seckill_rpc.domain.activity import RUNNING, Activity, ActivityState, AdmissionMode
 from seckill_rpc.stock.draw import draw
 from seckill_rpc.stock.keys import keys_of
@@ -44,11 +45,19 @@ class Drawing:
             return 0
         try:
             now_ms = await self._loading.now_ms()
-            return sum([(await self.draw(each)).drawn for each in waiting
-                        if each.state is ActivityState.CLOSING or each.ends_at.timestamp() * 1000 <= now_ms])
         except RedisError as problem:
             log.info("seckill_draw_waits", cause=str(problem)[:200])
             return 0
+        done = 0
+        for activity in waiting:
+            if activity.state is ActivityState.CLOSING or activity.ends_at.timestamp() * 1000 <= now_ms:
+                try:
+                    done += (await self.draw(activity)).drawn
+                except (RedisError, MeshError) as problem:
+                    log.info("seckill_draw_waits", activity_id=activity.activity_id, cause=str(problem)[:200])
+                except Exception:  # a fault of this one or of ours: the others are drawn all the same
+                    log.exception("seckill_draw_broke", alert=True, activity_id=activity.activity_id)
+        return done
 
     async def draw(self, activity: Activity) -> Activity:
         """Draws until nobody is left; the activity as it is then, `drawn` unless it is not the time (the script looks at the clock of Redis, at the

@@ -15,6 +15,7 @@ from prometheus_client import Counter, Gauge
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from mesh.bad_rows import LeftOut
 from mesh.clock import Clock, seconds_until
 from mesh.db import Database
 from mesh.errors import MeshError
@@ -23,9 +24,10 @@ from seckill_rpc.domain.activity import Activity, ActivityState
 from seckill_rpc.domain.watching import Counted, Published, Trigger, Watch
 from seckill_rpc.stock.keys import keys_of
 from seckill_rpc.stock.lease import Lease
-from seckill_rpc.stock.line import Line
+from seckill_rpc.stock.line import WRONG_TYPE, Line
 from seckill_rpc.stock.loading import Loading
 from seckill_rpc.store import activities, give_backs
+from seckill_rpc.tables import ACTIVITY
 from seckill_rpc.usecases.attention import Attention
 from seckill_rpc.usecases.closing import Closing
 from seckill_rpc.usecases.rebuilding import Rebuilding
@@ -68,6 +70,7 @@ class Keeping:
         self._watches: dict[str, Watch] = {}
         self._rebuilds: dict[str, asyncio.Task[bool]] = {}
         self._run_id = ""
+        self._left_out = LeftOut("keep", ACTIVITY.c.activity_id)
 
     async def run_once(self) -> int:
         """One comparison of every running activity; returns how many repairs were made. At most one rebuild per activity is under way; one that
@@ -82,10 +85,15 @@ class Keeping:
         try:
             run_id = await self._loading.run_id()
             done = await self._drop_closed(run_id, running)
-            chosen = self._choose(running)
+            chosen = [activity_id for activity_id in self._choose(running) if (activity_id,) not in self._left_out]
             rows = await self._db.read_at_one_moment(self._read, chosen) if chosen else {}
             now_ms = await self._loading.now_ms() if rows else 0
-            published = {activity_id: await self._published(row.activity) for activity_id, row in rows.items()}
+            published: dict[str, Published | None] = {}
+            for activity_id, row in rows.items():
+                try:
+                    published[activity_id] = await self._published(row.activity)
+                except Exception as problem:  # noqa: BLE001  logged with its id, or raised
+                    self._blame(activity_id, problem)
         except RedisError as problem:
             log.info("seckill_keeper_waits", cause=str(problem)[:200])
             return 0
@@ -94,7 +102,7 @@ class Keeping:
         later = await self._db.read_at_one_moment(self._read, chosen) if is_suspect else rows
         results = await asyncio.gather(*(
             self._keep(row, published[activity_id], later.get(activity_id, row), run_id=run_id, now_ms=now_ms)
-            for activity_id, row in rows.items() if activity_id not in self._rebuilds))
+            for activity_id, row in rows.items() if activity_id in published and activity_id not in self._rebuilds))
         return done + sum(results)
 
     def pause_seconds(self, interval_seconds: float) -> float:
@@ -103,6 +111,12 @@ class Keeping:
             return interval_seconds
         left = seconds_until(self._next_end, self._clock.now())
         return QUIET_SECONDS if left is None else min(QUIET_SECONDS, max(left, ENDING_SECONDS))
+
+    def _blame(self, activity_id: str, problem: Exception) -> None:
+        """Goes on without an activity whose keys are not what we write; what Redis says of itself concerns all, and is raised."""
+        if isinstance(problem, RedisError) and not str(problem).startswith(WRONG_TYPE):
+            raise problem
+        self._left_out.add((activity_id,), problem)
 
     def _choose(self, running: Mapping[str, Activity]) -> list[str]:
         """Whom to look at in this round: to whom something happened, whose end has come, and the next ones in turn."""
@@ -167,7 +181,10 @@ class Keeping:
         dropped = 0
         since = self._clock.now() - CLOSED_LATELY
         for activity in await self._db.read(activities.closed_since, since):
-            dropped += await self._loading.drop(keys_of(activity), activity)
+            try:
+                dropped += await self._loading.drop(keys_of(activity), activity)
+            except Exception as problem:  # noqa: BLE001  logged with its id, or raised
+                self._blame(activity.activity_id, problem)
         self._run_id = run_id
         return dropped
 
