@@ -11,8 +11,9 @@ from mesh.log_chain import LOG_CHAIN, Log, chain_columns
 from mesh.outbox import OUTBOX
 from mesh.receipts import RECEIPT
 
-# No foreign keys: the check of one takes a shared lock on the parent, which the same transaction updates later, a deadlock between two callers. The
-# parents are locked first by every use case, and the audit looks for orphans.
+# No foreign keys (docs/decisions/0011): the check of one takes a shared lock on the parent, which the same transaction updates later, a deadlock
+# between two callers. The parents are locked first by every use case, and the audit looks for orphans. Transactions of the ledger are never updated;
+# there the check costs a booking 15 % of its time, and VerifyLedger looks for postings that belong to none.
 metadata = metadata_with_names()
 for shared in (RECEIPT, OUTBOX, INBOX, LOG_CHAIN):
     shared.to_metadata(metadata)

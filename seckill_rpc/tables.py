@@ -69,6 +69,8 @@ ACTIVITY = Table(
 )
 
 # One row per click that was decided. `request_id` is kept for a rebuild, which restores who clicked what.
+# No foreign key to the activity: its check would lock that row shared, and each batch updates it last, a deadlock between two batches. The audit
+# looks for orders of no activity (`order_of_activity`).
 SECKILL_ORDER = Table(
     "seckill_order", metadata,
     Column("order_id", _ORDER, primary_key=True),
