@@ -13,11 +13,12 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from gateway.codec.dialect import HTTP_BODY, field_policy
 from gateway.openapi.comments import read_comments
 from gateway.openapi.examples import Examples
+from gateway.openapi.refusals import refusals_of
 from gateway.openapi.schemas import Direction, Schemas, is_required
 from gateway.schema import HttpRule, Method, Schema, body_type, find_field
 from mesh.call import Role
 from mesh.policies import Idempotency
-from mesh.wire_errors import COMMON, ErrorSpec
+from mesh.wire_errors import ErrorSpec
 
 Node = dict[str, Any]
 
@@ -46,12 +47,6 @@ _CREDENTIALS: Final = """A user token: a JWT with `iss`, `aud: paymesh`, `exp`, 
 
 It comes from the shop's identity provider, whose keys the mesh knows. A mesh for development makes one: `paymesh token --sub alice`, and for a
 shop's staff `paymesh token --sub clerk --role merchant`. Paste it here without the word `Bearer`."""
-# Which common reasons a method may answer, by what it has.
-_ALWAYS: Final = ("INVALID_ARGUMENT", "REQUEST_TIMEOUT", "HEADERS_TOO_LARGE", "INTERNAL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "NEIGHBOUR_UNAVAILABLE")
-_TOKEN: Final = ("UNAUTHENTICATED", "TOKEN_EXPIRED", "TOKEN_INVALID", "PERMISSION_DENIED")
-_BODY: Final = ("MALFORMED_BODY", "UNSUPPORTED_MEDIA_TYPE", "BODY_TOO_LARGE")
-_EFFECT: Final = ("CONFLICT", "OUTCOME_UNKNOWN")
-_KEY: Final = ("IDEMPOTENCY_KEY_IN_USE", "IDEMPOTENCY_KEY_REUSED")
 
 
 def build_document(schema: Schema, *, development: bool) -> Node:
@@ -168,7 +163,7 @@ class _Builder:
         for status, text in statuses.items():
             responses[str(status)] = self._success(method, rule, text)
         by_status: dict[int, list[ErrorSpec]] = {}
-        for spec in self._errors(method, rule):
+        for spec in refusals_of(method, self._schema.errors, rule=rule):
             by_status.setdefault(spec.http_status, []).append(spec)
         for status, specs in sorted(by_status.items()):
             responses[str(status)] = self._refusal(specs)
@@ -205,31 +200,6 @@ class _Builder:
         lines = [f"`{spec.business_code}` {spec.reason}: {spec.texts.en}" for spec in specs]
         return {"description": "\n\n".join(lines),
                 "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}, "examples": examples}}}
-
-    def _errors(self, method: Method, rule: HttpRule) -> Iterator[ErrorSpec]:
-        policy = method.policy
-        reasons = [*_ALWAYS]
-        if Role.PUBLIC not in policy.roles:
-            reasons += _TOKEN
-        if rule.body:
-            reasons += _BODY
-        if policy.side_effects:
-            reasons += _EFFECT
-        if policy.idempotency is not Idempotency.NONE:
-            reasons += _KEY
-        if policy.idempotency is Idempotency.REQUIRED:
-            reasons.append("IDEMPOTENCY_KEY_MISSING")
-        if policy.limit is not None or policy.server_streaming:
-            reasons.append("RATE_LIMITED")
-        if "page_token" in method.input_type.fields_by_name:
-            reasons.append("PAGE_TOKEN_INVALID")
-        for spec in self._schema.errors:
-            if spec.domain == COMMON:
-                answers = spec.reason in reasons
-            else:
-                answers = policy.method in spec.methods or (not spec.methods and spec.domain == policy.package)
-            if answers:
-                yield spec
 
 
 def _audience(schema: Schema, method: Method) -> int:

@@ -497,7 +497,9 @@ class ErrorSpec(_message.Message):
     """A source document promises the Chinese text: it is spoken unless the caller prefers English."""
     @_builtins.property
     def methods(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Names of the methods that may answer it, for the OpenAPI document; also of those in other packages that pass it on. Empty: any of its package."""
+        """Names of the methods that may answer it, for the OpenAPI document; also of those in other packages that pass it on. Common reasons need none where
+        they follow from what a method has (a token, a body, effects, a key, pages).
+        """
 
     def __init__(
         self,
