@@ -27,6 +27,7 @@ _EXPONENTS: dict[str, int] = {
         "TWD", "TZS", "UAH", "USD", "UYU", "UZS", "VED", "VES", "WST", "XCD", "XCG", "YER", "ZAR", "ZMW", "ZWG",
     ), 2),
 }
+CURRENCIES = tuple(sorted(_EXPONENTS))
 DEFAULT_CURRENCY = "CNY"
 DIGITS_MAX = 15  # of the amount as it is written out: keeps every sum of a day far below 2**63 minor units
 

@@ -3,20 +3,24 @@ longer than a page does; each statement sees one moment."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
+    CheckConstraint,
     Column,
     ColumnElement,
     MetaData,
     Select,
     Table,
     and_,
+    case,
     func,
+    literal_column,
     or_,
     select,
     true,
@@ -28,6 +32,7 @@ from mesh.db import Database, UtcMillis
 from mesh.db.keys import after_key, up_to_key
 from mesh.events import destination
 from mesh.log_chain import Log, broken_chains
+from mesh.money import CURRENCIES
 from mesh.outbox import OUTBOX
 from mesh.proof import FOUND_MAX, OVERDUE, UNDELIVERED, Allowance, Violation
 
@@ -135,23 +140,51 @@ async def check_logs(db: Database, *logs: Log) -> AsyncIterator[Violation]:
             yield Violation(check="log_chained", subject=broken.entity, detail=f"its {broken.log}: {broken.detail}")
 
 
-async def check_times(db: Database, metadata: MetaData) -> AsyncIterator[Violation]:
-    """Every time is one of the calendar. Another one is shown as the nearest that is, so nobody else would see it."""
+async def check_rows(
+    db: Database, metadata: MetaData, *, words: Mapping[Column[Any], Iterable[str]], documents: Collection[Column[Any]]
+) -> AsyncIterator[Violation]:
+    """Every row can be read: it keeps the CHECKs of its table, which somebody may have gone past, and has known currencies and words, JSON that
+    parses, and times of the calendar. Lists and workers leave another one out, so this is where it is named.
+
+    Args:
+        words: columns that hold one of some words, of which no CHECK says so.
+        documents: columns that hold JSON.
+    """
     for table in metadata.tables.values():
-        if times := [column for column in table.c if isinstance(column.type, UtcMillis)]:
-            async for violation in run_checks(db, [_times(table, times)]):
+        wrong = dict(_wrong(table, words, documents))
+        if wrong:
+            async for violation in run_checks(db, [_unreadable(table, wrong)]):
                 yield violation
 
 
-def _times(table: Table, times: Sequence[Column[Any]]) -> Check:
-    raw: Mapping[str, ColumnElement[int]] = {column.name: type_coerce(column, BigInteger) for column in times}
+def _wrong(
+    table: Table, words: Mapping[Column[Any], Iterable[str]], documents: Collection[Column[Any]]
+) -> Iterator[tuple[str, ColumnElement[bool]]]:
+    """What is wrong with a row, and when."""
+    for constraint in table.constraints:
+        if isinstance(constraint, CheckConstraint):
+            yield f"breaks the rule {constraint.name}", literal_column(f"(NOT ({constraint.sqltext}))", Boolean())
+    for column in table.c:
+        if isinstance(column.type, UtcMillis):
+            moment: ColumnElement[int] = type_coerce(column, BigInteger)
+            yield f"has a time of no calendar in {column.name}", or_(moment < _FIRST_MOMENT, moment > _LAST_MOMENT)
+        if column.name == "currency" or column.name.endswith("_currency"):
+            yield f"has an unknown {column.name}", column.not_in(CURRENCIES)
+        if column.name == "version":
+            yield "has a negative version", column < 0
+        if column in words:
+            yield f"has an unknown {column.name}", column.not_in(list(words[column]))
+        if column in documents:
+            yield f"has no JSON in {column.name}", and_(column.is_not(None), func.json_valid(column) == 0)
+
+
+def _unreadable(table: Table, wrong: Mapping[str, ColumnElement[bool]]) -> Check:
     key = tuple(table.primary_key.columns)
-    plain = [column for column in reversed(key) if column.name not in raw]
-    wrong = or_(*(or_(value < _FIRST_MOMENT, value > _LAST_MOMENT) for value in raw.values()))
+    plain = [column for column in reversed(key) if not isinstance(column.type, UtcMillis)]
     return Check(
         name="row_readable",
-        query=select(*plain).where(wrong),
-        detail=f"a row of {table.name} has a time of no calendar",
+        query=select(*plain, case(*((condition, what) for what, condition in wrong.items())).label("what")).where(or_(*wrong.values())),
+        detail=f"a row of {table.name} {{what}}",
         by=() if len(plain) < len(key) else key,
     )
 

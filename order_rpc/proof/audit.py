@@ -14,10 +14,11 @@ from sqlalchemy import ColumnElement, and_, case, func, or_, select
 from mesh.db import Database
 from mesh.outbox import OUTBOX
 from mesh.proof import OVERDUE, Allowance, Violation
-from mesh.proof_queries import Check, check_logs, check_outbox, check_times, run_checks
+from mesh.proof_queries import Check, check_logs, check_outbox, check_rows, run_checks
 from order_rpc.domain.order import OrderState, StockSource
 from order_rpc.domain.payment import Disposition
 from order_rpc.domain.refund import RefundState
+from order_rpc.domain.statistics import Figure
 from order_rpc.proof.kept import check_statistics, messages
 from order_rpc.tables import (
     ALLOCATION,
@@ -33,6 +34,7 @@ from order_rpc.tables import (
     RELEASED,
     RESERVATION,
     RESERVED,
+    STATISTIC_ENTRY,
     STOCK,
     STOCK_MOVEMENT,
     STOCK_RETURN,
@@ -68,7 +70,7 @@ async def violations(db: Database, allowance: Allowance) -> AsyncIterator[Violat
         *messages(allowance),
     )
     for part in (
-        check_times(db, metadata),
+        check_rows(db, metadata, words={_H.to_state: OrderState, STATISTIC_ENTRY.c.figure: Figure}, documents=(_O.address,)),
         check_outbox(db, allowance),
         check_logs(db, AUDIT_LOG, MOVEMENT_LOG),
         run_checks(db, checks),

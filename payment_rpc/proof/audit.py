@@ -10,14 +10,16 @@ from collections.abc import AsyncIterator
 from sqlalchemy import ColumnElement, func, or_, select
 
 from mesh.db import Database
+from mesh.errors import Outcome
 from mesh.outbox import OUTBOX
 from mesh.proof import OVERDUE, UNDELIVERED, Allowance, Violation
-from mesh.proof_queries import Check, check_logs, check_outbox, check_times, run_checks
+from mesh.proof_queries import Check, check_logs, check_outbox, check_rows, run_checks
 from mesh.receipts import RECEIPT
 from payment_rpc.domain import attempt as attempts
 from payment_rpc.domain import refund as refunds
 from payment_rpc.domain.attempt import AttemptState
 from payment_rpc.domain.callback import CallbackKind, CallbackResult
+from payment_rpc.domain.difference import Kind
 from payment_rpc.domain.payment import MONEY, UNDECIDED, Disposition, PaymentState
 from payment_rpc.domain.refund import RefundState
 from payment_rpc.proof.kept import messages
@@ -31,6 +33,8 @@ from payment_rpc.tables import (
     PAYMENT,
     REFUND,
     SCAN_LOG,
+    STATEMENT_DIFFERENCE,
+    STATEMENT_IMPORT,
     WALLET_LOG,
     metadata,
 )
@@ -52,6 +56,11 @@ _BY_PAYMENT, _BY_ATTEMPT, _BY_REFUND, _BY_CALLBACK = (
     (_R.refund_id,),
     (_C.callback_id,),
 )
+_WORDS = {
+    _P.outcome: Outcome,
+    _P.disposition: Disposition,
+    STATEMENT_DIFFERENCE.c.kind: Kind,
+}
 _BY_RECEIPT = tuple(RECEIPT.primary_key.columns)
 _REFUSALS = [disposition for disposition in Disposition if disposition.is_refusal]
 _ENDED = [AttemptState.DECLINED, AttemptState.TECH_FAILED, AttemptState.NOT_ATTEMPTED, AttemptState.CLOSED]
@@ -73,7 +82,7 @@ async def violations(db: Database, allowance: Allowance) -> AsyncIterator[Violat
         *messages(allowance),
     )
     for part in (
-        check_times(db, metadata),
+        check_rows(db, metadata, words=_WORDS, documents=(STATEMENT_IMPORT.c.line_errors,)),
         check_outbox(db, allowance),
         check_logs(db, WALLET_LOG, SCAN_LOG, CALLBACK_LOG),
         run_checks(db, checks),

@@ -132,7 +132,7 @@ async def _refunds(tx: AsyncConnection, payment_ids: Iterable[str]) -> dict[str,
                 request_id=row.request_id or "",
                 refund_id=row.refund_id,
                 payment_id=row.payment_id,
-                state=_IN_WORDS_OF_ORDERS[row.state],
+                state=_IN_WORDS_OF_ORDERS.get(row.state, row.state),  # one that no code knows is nobody's
                 amount_minor=row.amount_minor,
                 currency=row.currency,
             )

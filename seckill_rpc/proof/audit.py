@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mesh.db import Database
 from mesh.outbox import OUTBOX
 from mesh.proof import OVERDUE, SETTLING, ActivityFacts, Allowance, OrderKey, UnitFacts, Violation
-from mesh.proof_queries import Check, check_outbox, check_times, run_checks
+from mesh.proof_queries import Check, check_outbox, check_rows, run_checks
 from seckill_rpc.domain.activity import ActivityState
 from seckill_rpc.domain.order import UnitState
 from seckill_rpc.tables import ACTIVITY, DEAD_ENTRY, SECKILL_ORDER, metadata
@@ -28,7 +28,7 @@ _SELLING = (ActivityState.OPEN, ActivityState.PAUSED)
 async def violations(db: Database, allowance: Allowance) -> AsyncIterator[Violation]:
     """Everything that does not hold."""
     for part in (
-        check_times(db, metadata),
+        check_rows(db, metadata, words={}, documents=(_D.fields,)),
         check_outbox(db, allowance),
         run_checks(db, (*_units(), *_unfinished(allowance))),
     ):

@@ -10,15 +10,19 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from sqlalchemy import update
+from sqlalchemy import Table, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 import order_rpc.tables as of_orders
 import payment_rpc.tables as of_payments
+from mesh.cli.audit import audit_databases
+from mesh.proof import Allowance
 from sandbox import wire
 from tests.audit_corruptions import ATTEMPT, CARD, PAYMENT, REFUND, ROWS, A, P, Stage, a_day, all_rows
 from tests.builders_payment import payment_world
+from tests.databases import plant
 from tests.integration.test_audit import audited
+from tests.sandbox_server import API_KEY
 from tests.servers import MariaDB
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -117,6 +121,57 @@ async def test_one_row_that_nobody_can_read_hides_none_of_the_others(stage: Stag
         ("payment_rpc", "ledger_payment_refunded", other.payment_id),
         ("across", "same_refunded", other.order_id),
     } <= found
+
+
+@pytest.mark.parametrize(
+    ("table", "damage", "what"),
+    [
+        (of_payments.PAYMENT, "state = 'NONSENSE'", "breaks the rule"),
+        (of_payments.PAYMENT, "disposition = 'NONSENSE'", "has an unknown disposition"),
+        (of_payments.PAYMENT, "outcome = 'NONSENSE'", "has an unknown outcome"),
+        (of_payments.PAYMENT, "currency = 'ZZZ'", "has an unknown currency"),
+        (of_payments.PAYMENT, "version = -1", "has a negative version"),
+        (of_payments.ATTEMPT, "state = 'NONSENSE'", "breaks the rule"),
+        (of_payments.REFUND, "state = 'NONSENSE'", "breaks the rule"),
+        (of_payments.REFUND, "currency = 'ZZZ'", "has an unknown currency"),
+        (of_payments.WALLET_ENTRY, "kind = 'NONSENSE'", "breaks the rule"),
+        (of_payments.LEDGER_POSTING, "currency = 'ZZZ'", "has an unknown currency"),
+        (of_orders.ORDERS, "state = 'NONSENSE'", "breaks the rule"),
+        (of_orders.ORDERS, "currency = 'ZZZ'", "has an unknown currency"),
+        (of_orders.ORDERS, "address = '['", "has no JSON in address"),
+        (of_orders.ORDER_ITEM, "stock_source = 'ATTIC'", "breaks the rule"),
+        (of_orders.ORDER_AUDIT, "to_state = 'NONSENSE'", "has an unknown to_state"),
+        (of_orders.PRODUCT, "currency = 'ZZZ'", "has an unknown currency"),
+        (of_orders.STATISTIC_ENTRY, "figure = 'NONSENSE'", "has an unknown figure"),
+        (of_orders.REFUND_REQUEST, "state = 'NONSENSE'", "breaks the rule"),
+    ],
+    ids=str,
+)
+async def test_a_row_that_no_code_can_read_is_named_and_the_audit_goes_on(
+    stage: Stage, table: Table, damage: str, what: str
+) -> None:
+    service = "order_rpc" if table.metadata is of_orders.metadata else "payment_rpc"
+    row = stage.rows[service, table.name][0]
+    key = {column.name: row[column.name] for column in table.primary_key.columns}
+    await plant(
+        stage.databases[service][0],
+        f"UPDATE {table.name} SET {damage} WHERE {' AND '.join(f'{name} = {value!r}' for name, value in key.items())}",
+    )
+    try:
+        found = [
+            violation
+            async for where, violation in audit_databases(
+                {name: db for name, (db, _) in stage.databases.items()},
+                Allowance(now=stage.world.clock.now(), strict=True),
+                sandbox_url=stage.world.sandbox.base_url,
+                api_key=API_KEY,
+            )
+        ]
+    finally:
+        await stage.restore()
+    [named] = [violation for violation in found if violation.check == "row_readable"]
+    assert named.subject == str(list(key.values())[-1])
+    assert named.detail.startswith(f"a row of {table.name} {what}")
 
 
 async def test_nothing_is_wrong_after_all_of_it(stage: Stage) -> None:
