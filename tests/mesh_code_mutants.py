@@ -77,6 +77,12 @@ _BAD_ROWS = [
         new="> now + 1:",
         fails=_test("bad_rows_in_lists", "test_people_are_told_of_a_row_every_ten_minutes_and_what_is_remembered_has_an_end", on=""),
     ),
+    _engine(
+        "a sum beyond 64 bits ends no report",
+        old="    connection.run_async(_sum_without_overflow)\n",
+        new="",
+        fails=_test("large_amounts", "test_sums_beyond_64_bits_end_no_audit"),
+    ),
     _bad_rows(
         "a row that is bad again waits longer",
         old="pause = min(pause * 2, PAUSE_MAX_SECONDS)",

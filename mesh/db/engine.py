@@ -143,6 +143,27 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+    connection.run_async(_sum_without_overflow)
+
+
+class _Sum:
+    """SUM as on MySQL: beyond 64 bits SQLite's own ends the statement, so one shop's amounts, or one wrong row, would end everybody's report. Exact
+    as long as the sum is one that SQLite can hold, in floating point beyond."""
+
+    def __init__(self) -> None:
+        self._sum: float | None = None
+
+    def step(self, value: Any) -> None:
+        if value is not None:
+            self._sum = (self._sum or 0) + (value if isinstance(value, int | float) else 0)
+
+    def finalize(self) -> float | None:
+        is_too_large = isinstance(self._sum, int) and not -(2**63) <= self._sum < 2**63
+        return float(self._sum) if is_too_large and self._sum is not None else self._sum
+
+
+async def _sum_without_overflow(connection: Any) -> None:
+    await connection._execute(connection._conn.create_aggregate, "sum", 1, _Sum)  # noqa: SLF001  aiosqlite has no public way; its version is pinned
 
 
 def _begin_immediate(connection: Connection) -> None:

@@ -8,6 +8,8 @@ from enum import StrEnum
 
 from mesh.money import Money
 
+BALANCE_MINOR_MAX = 10**18  # the column holds nine times as much: room for top-ups that are under way at once
+
 
 class EntryKind(StrEnum):
     """Why a wallet changed."""

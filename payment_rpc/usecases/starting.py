@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mesh import outbox, receipts
 from mesh.clock import Clock
 from mesh.db import ConstraintViolated, Database, StaleRow
+from mesh.errors import InvalidArgument
 from mesh.failpoints import failpoint
 from mesh.ids import Ids
 from mesh.receipts import ReceiptKey
@@ -19,8 +20,9 @@ from payment_rpc.domain.card import CardSummary
 from payment_rpc.domain.errors import OrderAlreadyPaid, OrderNotPayable, PaymentInProgress, TransactionIdFailed
 from payment_rpc.domain.facts import Fact, FactKind, apply_channel_fact
 from payment_rpc.domain.order import OrderToPay
-from payment_rpc.domain.payment import BALANCE, CASHIER, UNDECIDED, Payment, PaymentState
+from payment_rpc.domain.payment import BALANCE, CASHIER, TOP_UP, UNDECIDED, Payment, PaymentState
 from payment_rpc.domain.snapshot import to_json
+from payment_rpc.domain.wallet import BALANCE_MINOR_MAX
 from payment_rpc.store import attempts, ledger, payments, wallets
 from payment_rpc.usecases.facts import Applied
 from payment_rpc.usecases.messages import FAST_PATH_HEAD_START, messages_of
@@ -75,7 +77,8 @@ class Starting:
         """tx1. Two calls for one order meet at its gate: one starts, the other finds it in its way.
 
         Raises:
-            OrderAlreadyPaid, OrderNotPayable, PaymentInProgress, IdempotencyKeyReused, InsufficientBalance, TransactionIdFailed: nothing was written.
+            OrderAlreadyPaid, OrderNotPayable, PaymentInProgress, IdempotencyKeyReused, InsufficientBalance, InvalidArgument (more than a wallet
+                holds), TransactionIdFailed: nothing was written.
         """
         try:
             return await self._db.run(self._start, new)
@@ -121,6 +124,8 @@ class Starting:
             payment_method=new.payment_method, channel=new.channel, card=new.card, expires_at=order.expires_at, at=now)
         attempt = Attempt.start(attempt_id=self._ids.new("ATT"), payment_id=payment.payment_id, merchant_id=order.merchant_id, channel=new.channel,
                                 amount=order.amount, lease=self._lease, at=now)
+        if new.payment_method == TOP_UP:
+            await self._must_fit(tx, payment)
         if new.payment_method == BALANCE:
             return Standing(paid=await self._spend(tx, payment, attempt, new))
         await payments.insert_payment(tx, payment, receipt=new.receipt)
@@ -128,6 +133,16 @@ class Starting:
         if new.receipt is not None:
             await receipts.claim(tx, new.receipt, fingerprint=new.fingerprint, resource_id=payment.payment_id, now=now)
         return Standing(payment=payment, attempt=attempt)
+
+    async def _must_fit(self, tx: AsyncConnection, payment: Payment) -> None:
+        """Before a channel is asked: what it captures goes into the wallet.
+
+        Raises:
+            InvalidArgument: the wallet would hold more than it can.
+        """
+        wallet = await wallets.read_wallet(tx, merchant_id=payment.merchant_id, user_id=payment.user_id, currency=payment.amount.currency)
+        if wallet.balance.minor + payment.amount.minor > BALANCE_MINOR_MAX:
+            raise InvalidArgument.of("amount", "the wallet would hold more than it can")
 
     async def _spend(self, tx: AsyncConnection, payment: Payment, attempt: Attempt, new: NewPayment) -> Applied:
         """Pays out of the wallet, all in this transaction: there is no channel that could not answer.

@@ -161,5 +161,5 @@ def test_people_are_told_of_a_row_every_ten_minutes_and_what_is_remembered_has_a
         now[0] += PAUSE_MAX_SECONDS
         readable([0], lambda row: 2 // row, of="t", key=str)
         readable(range(5000), lambda row: row // 0, of="t", key=lambda row: f"row {row}")
-    assert told(logs)[:2] == [("t", "0", True)] * 2
+    assert [line for line in told(logs) if line[1] == "0"] == [("t", "0", True)] * 2
     assert len(bad_rows._told) == bad_rows.TOLD_MAX
