@@ -10,7 +10,9 @@ from typing import Any
 from sqlalchemy import BigInteger, Row, Select, Table, and_, bindparam, delete, func, insert, or_, select, union_all, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from mesh.bad_rows import readable
 from mesh.db import insert_if_absent
+from mesh.money import stored_currency
 from order_rpc.domain.refund import MONEY_LEFT
 from order_rpc.domain.statistics import Entry, Figure
 from order_rpc.tables import ORDERS, REFUND_REQUEST, STATISTIC, STATISTIC_ENTRY
@@ -58,7 +60,8 @@ async def fold(tx: AsyncConnection, rows: Sequence[Any]) -> list[int]:
 
 async def figures(tx: AsyncConnection, *, merchant_id: str, begin: datetime, end: datetime, currency: str) -> list[Entry]:
     """Everything that was counted from `begin` to before `end`, in any order; "" means every currency. One statement, one moment."""
-    return [_entry(row) for row in await tx.execute(figures_statement(merchant_id=merchant_id, begin=begin, end=end, currency=currency))]
+    rows = await tx.execute(figures_statement(merchant_id=merchant_id, begin=begin, end=end, currency=currency))
+    return readable(rows, _entry, of="statistic", key=lambda row: f"{row.merchant_id} {row.quarter} {row.figure}")
 
 
 def figures_statement(*, merchant_id: str, begin: datetime, end: datetime, currency: str) -> Any:
@@ -108,5 +111,5 @@ def _figures_of(table: Table) -> Select[Any]:
 
 def _entry(row: Any) -> Entry:
     values: Mapping[str, Any] = row._mapping  # noqa: SLF001  SQLAlchemy's public name for it; `row.count` is a method of tuples
-    return Entry(merchant_id=values["merchant_id"], currency=values["currency"], quarter=values["quarter"], figure=Figure(values["figure"]),
-                 count=values["count"], amount_minor=int(values["amount_minor"]))
+    return Entry(merchant_id=values["merchant_id"], currency=stored_currency(values["currency"]), quarter=values["quarter"],
+                 figure=Figure(values["figure"]), count=values["count"], amount_minor=int(values["amount_minor"]))

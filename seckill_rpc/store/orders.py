@@ -31,6 +31,10 @@ _READY = update(SECKILL_ORDER).where(_ROW.order_id.in_(bindparam("orders", expan
 CHUNK = 5000  # holders per statement
 
 
+class RowUnreadable(Exception):
+    """A row says what no code of ours writes."""
+
+
 class Holder(NamedTuple):
     """A live order as a rebuild needs it; there are a hundred thousand."""
 
@@ -109,7 +113,10 @@ async def mark_ready(tx: AsyncConnection, order_ids: Sequence[str], *, at: datet
 
 
 def _order(row: Row[*tuple[Any, ...]]) -> UnitOrder:
-    return UnitOrder(
-        order_id=row.order_id, activity_id=row.activity_id, user_id=row.user_id, request_id=row.request_id, slot=row.slot,
-        state=UnitState(row.state), batch_id=row.batch_id, epoch=row.epoch, order_ready=row.order_ready, created_at=row.created_at,
-        updated_at=row.updated_at)
+    try:
+        return UnitOrder(
+            order_id=row.order_id, activity_id=row.activity_id, user_id=row.user_id, request_id=row.request_id, slot=row.slot,
+            state=UnitState(row.state), batch_id=row.batch_id, epoch=row.epoch, order_ready=row.order_ready, created_at=row.created_at,
+            updated_at=row.updated_at)
+    except ValueError as error:
+        raise RowUnreadable(f"order {row.order_id}: {error}") from error

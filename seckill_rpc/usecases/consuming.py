@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 import prometheus_client
 import structlog
 
+from mesh.bad_rows import LeftOut
 from mesh.clock import Clock
 from mesh.db import Database
 from mesh.failpoints import failpoint
@@ -25,6 +26,8 @@ from seckill_rpc.stock.keys import Keys, keys_of
 from seckill_rpc.stock.line import Entry, Finished, Line, LineLost
 from seckill_rpc.stock.scripts import Scripts
 from seckill_rpc.store.batches import is_data_error
+from seckill_rpc.store.orders import RowUnreadable
+from seckill_rpc.tables import SECKILL_ORDER
 from seckill_rpc.usecases.attention import Attention
 from seckill_rpc.usecases.deciding import Decided, Deciding
 
@@ -94,6 +97,7 @@ class Consuming:
         self._lost: set[str] = set()
         self._is_stopping = False
         self._deciding = Deciding(db=db, clock=clock, ids=ids)
+        self._left_out = LeftOut("consume", SECKILL_ORDER.c.order_id)
         self._looked: dict[str, _Looked] = {}
 
     def changed(self) -> None:
@@ -256,6 +260,7 @@ class Consuming:
         return entries
 
     async def _handle(self, keys: Keys, entries: Sequence[Entry]) -> int:
+        entries = [entry for entry in entries if (entry.order_id,) not in self._left_out]
         good = [entry for entry in entries if _PLAUSIBLE.fullmatch(f"{entry.order_id} {entry.user_id} {entry.request_id}") and entry.epoch > 0]
         done = await self._settle(keys, good) if good else 0
         if len(good) < len(entries):
@@ -266,13 +271,17 @@ class Consuming:
         return done
 
     async def _settle(self, keys: Keys, entries: Sequence[Entry]) -> int:
-        """Decides and publishes. When the database refuses what one of them brings, halves find out which."""
+        """Decides and publishes. When the database refuses what one of them brings, or one meets a row that
+        cannot be read, halves find out which."""
         try:
             decided = await self._deciding.decide(keys.activity_id, entries)
         except Exception as error:
-            if not is_data_error(error):
+            if not isinstance(error, RowUnreadable) and not is_data_error(error):
                 raise
             if len(entries) == 1:
+                if isinstance(error, RowUnreadable):  # it was decided once: who mends the row finds how, so it is not given up
+                    self._left_out.add((entries[0].order_id,), error)
+                    return 0
                 return await self._failed_alone(keys, entries[0], str(error), can_have_row=True)
             middle = len(entries) // 2
             return await self._settle(keys, entries[:middle]) + await self._settle(keys, entries[middle:])

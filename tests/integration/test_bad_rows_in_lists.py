@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from mesh import bad_rows
 from mesh.bad_rows import PAUSE_MAX_SECONDS, readable
+from order_rpc.tables import STATISTIC_ENTRY
 from order_rpc.usecases.catalog import ListProducts
 from payment_rpc.store import wallets
 from payment_rpc.usecases.refunds import CreateRefund
@@ -97,6 +98,18 @@ async def test_lists_of_payments_refunds_and_entries_go_on_behind_one_that_canno
     await plant(world.db, "UPDATE wallet_entry SET kind = 'NONSENSE' WHERE seq = 2")
     entries = await world.db.read(wallets.list_entries, merchant_id="mall", user_id="u1", currency="CNY", before=None, limit=2)
     assert [entry.seq for entry in entries] == [3, 1]
+
+
+async def test_a_figure_that_cannot_be_read_is_left_out_of_its_day(app: OrderApp) -> None:
+    await app.order()
+    await app.order()
+    bad = (await app.rows(STATISTIC_ENTRY))[0]["id"]
+    await plant(app.db, f"UPDATE statistic_entry SET currency = 'ZZZ' WHERE id = {bad}")
+    day = app.clock.now().date().isoformat()
+    with capture_logs() as logs:
+        [shown] = await app.statistics.list_days(merchant_id="mall", first=day, last=day, time_zone="", currency="")
+    assert shown.currency == "CNY"
+    assert [(table, alert) for table, _, alert in told(logs)] == [("statistic", True)]
 
 
 async def two(sales: SeckillOrderWorld, **choices: Any) -> tuple[Activity, Activity]:

@@ -28,6 +28,7 @@ from seckill_rpc.tables import ACTIVITY
 from seckill_rpc.usecases.consuming import LOST_SECONDS
 from seckill_rpc.usecases.deciding import Deciding
 from tests.builders_seckill import SeckillWorld, seckill_world
+from tests.databases import plant
 from tests.servers import MariaDB
 
 Rounds = Callable[[int, int], int]
@@ -557,6 +558,21 @@ async def test_a_poisonous_entry_whose_order_is_decided_keeps_its_answer(world: 
     assert done.verdict is Verdict.LIVE
     assert await deciding(world).give_up(world.keys.activity_id, entry, reason="again", deliveries=6, refuse=True) == done
     assert len(await world.dead()) == 1
+
+
+async def test_a_click_whose_row_cannot_be_read_keeps_no_other_from_being_served(world: SeckillWorld) -> None:
+    await world.open(total=5)
+    order_id = await world.buy("u1")
+    await plant(world.db, f"UPDATE seckill_order SET state = 'NONSENSE' WHERE order_id = '{order_id}'")
+    epoch = (await world.row()).epoch
+    await world.rebuild()
+    await world.plant("u1", order_id=order_id, epoch=epoch)  # delivered once more, in the next epoch
+    await world.clicks(("u2", "a"), ("u3", "a"))
+    with capture_logs() as logs:
+        assert await world.consume() == 2
+    assert [(line["worker"], line["row"], line["alert"]) for line in logs if line["event"] == "row_left_out"] == [("consume", order_id, True)]
+    assert sorted((await world.states()).values()) == ["LIVE", "LIVE", "NONSENSE"]
+    assert (await world.dead(), await world.line.waiting(world.keys)) == ([], (1, 1))
 
 
 async def test_an_activity_that_the_database_does_not_know_makes_nothing_poison(world: SeckillWorld) -> None:
