@@ -41,7 +41,7 @@ from order_rpc.usecases.catalog import CreateProduct
 from order_rpc.usecases.orders import CreateOrder
 from order_rpc.usecases.payments import Answer, UpdateOrderStatus
 from order_rpc.usecases.refunding import RefundKey, RefundOrder
-from tests.databases import open_patiently
+from tests.databases import create_tables, open_patiently
 from tests.fakes import FakeClock, FakeIds
 
 T = TypeVar("T")
@@ -338,8 +338,7 @@ async def order_app(database_url: str, *, policies: dict[str, MerchantPolicy] | 
     """The use cases on a database that is created here."""
     db = open_patiently(database_url, metadata, retry_constraints=RETRY_CONSTRAINTS)
     try:
-        async with db.engine.begin() as connection:
-            await connection.run_sync(metadata.create_all)
+        await create_tables(db.engine, metadata)
         yield OrderApp(db, policies=policies or {})
     finally:
         await db.close()

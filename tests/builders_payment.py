@@ -36,7 +36,7 @@ from payment_rpc.store import payments
 from payment_rpc.tables import ATTEMPT, ATTENTION, LEDGER_POSTING, LEDGER_TRANSACTION, ORDER_GATE, metadata
 from payment_rpc.usecases.charging import Charge, CreatePayment
 from tests.builders_order import PAGE_TOKEN_SECRET, PAYMENT_RPC, OrderApp, buyer, order_app
-from tests.databases import open_patiently
+from tests.databases import create_tables, open_patiently
 from tests.fakes import EPOCH, FakeClock, FakeIds
 from tests.sandbox_server import API_KEY, CALLBACK_SECRET, RunningSandbox, http_answer, raw_server, running_sandbox
 
@@ -340,8 +340,7 @@ async def payment_world(payment_url: str, order_url: str, folder: Path, *, redis
                                                                     fee_basis_points=fee_basis_points))
         db = open_patiently(payment_url, metadata, retry_constraints=("uq_payment_live_slot",))
         stack.push_async_callback(db.close)
-        async with db.engine.begin() as connection:
-            await connection.run_sync(metadata.create_all)
+        await create_tables(db.engine, metadata)
         channel = UnreliableChannel(base_url=sandbox.base_url, api_key=API_KEY, callback_secret=CALLBACK_SECRET)
         stack.push_async_callback(channel.aclose)
         orders = OrdersInProcess(order_side)

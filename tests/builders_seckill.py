@@ -35,7 +35,7 @@ from seckill_rpc.usecases.consuming import ConsumerChoices, Consuming
 from seckill_rpc.usecases.returning import Returning
 from seckill_rpc.usecases.to_order_rpc import OrderRpcDestination
 from seckill_rpc.usecases.to_redis import RedisDestination
-from tests.databases import open_patiently
+from tests.databases import create_tables, open_patiently
 from tests.fakes import FakeClock, FakeIds
 
 HOUR = timedelta(hours=1)
@@ -328,8 +328,7 @@ async def seckill_world(database_url: str, redis_url: str) -> AsyncIterator[Seck
     db = open_patiently(database_url, metadata)
     redis = open_stock(redis_url)
     try:
-        async with db.engine.begin() as connection:
-            await connection.run_sync(metadata.create_all)
+        await create_tables(db.engine, metadata)
         seconds, _ = await redis.time()
         yield SeckillWorld(db, redis, FakeClock(datetime.fromtimestamp(int(seconds), UTC)))
     finally:

@@ -41,7 +41,7 @@ from seckill_rpc.usecases.consuming import ConsumerChoices, Consuming
 from tests.builders_order import SECKILL_RPC, OrderApp, merchant, order_app
 from tests.builders_seckill import AlwaysAttentive
 from tests.conftest import PROOF
-from tests.databases import open_patiently
+from tests.databases import create_tables, open_patiently
 from tests.fakes import FakeClock, FakeIds
 
 SECRET = b"tickets and pages of seckill_rpc"
@@ -313,8 +313,7 @@ async def seckill_order_world(database_url: str, order_url: str, redis_url: str,
     db = open_patiently(database_url, metadata, retry_constraints=RETRY_CONSTRAINTS)
     redis = open_stock(redis_url)
     try:
-        async with db.engine.begin() as connection:
-            await connection.run_sync(metadata.create_all)
+        await create_tables(db.engine, metadata)
         async with order_app(order_url) as orders:
             seconds, _ = await redis.time()
             orders.clock.set(datetime.fromtimestamp(int(seconds), UTC))
