@@ -1,1 +1,4 @@
-"""The simulated outside world: a payment channel as a separate program, which shares nothing with paymesh but its published HTTP API."""
+"""The simulated outside world: a payment channel as a program of its own.
+
+It uses the runtime of paymesh (`mesh`: clocks, money, HTTP server) and nothing of its services. They know each other by the published HTTP API.
+"""
