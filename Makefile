@@ -7,9 +7,9 @@ MAKEFLAGS     += --no-builtin-rules
 
 VENV ?= .venv
 ARGS ?=
-# Test processes. Each has its own servers and mostly waits for them, so two fill two cores. Files run in the order of their names: the long chaos
+# Test processes. Each has its own servers and often waits for them or for time, so three fill two cores. Files run in the order of their names: the long chaos
 # run comes first, where another process has something to do beside it.
-TEST_PROCESSES ?= 2
+TEST_PROCESSES ?= 3
 BIN  := $(VENV)/bin
 export PYTHON
 

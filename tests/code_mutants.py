@@ -34,7 +34,7 @@ from pathlib import Path
 from tests.processes import ROOT
 
 COPIED = ("mesh", "order_rpc", "payment_rpc", "seckill_rpc", "gateway", "sandbox", "protos", "generated", "tests", "tools", "pyproject.toml")
-PER_LIST = 2         # mutants of each list in a run that is not the proof
+PER_LIST = 1         # mutants of each list in a run that is not the proof
 TEST_SECONDS = 60    # of one test in a copy: what hangs was not caught by an assertion
 RUN_SECONDS = 1800   # of one pytest, which may run all tests that are named
 # Reasons that say that the mutant is broken rather than caught.

@@ -25,7 +25,7 @@ from tests.processes import Processes
 
 SCENARIOS = [*payment_crashes.SCENARIOS, *order_crashes.SCENARIOS]
 SEED = os.environ["PMTEST_SEED"]
-ORDER_POINTS = 4  # of them in `make test`: tests/integration/test_order_process.py kills order_rpc too
+ORDER_POINTS = 2  # of them in `make test`: tests/integration/test_order_process.py kills order_rpc too
 
 
 def matrix() -> list[tuple[Scenario, Mode]]:
