@@ -65,6 +65,8 @@ OUTBOX = Table(
 STATES = ("NEW", "DONE", "DEAD")
 _INSERT = insert(OUTBOX)
 _SETTLE = update(OUTBOX).where(OUTBOX.c.event_id == bindparam("event"), OUTBOX.c.state == "NEW").values(state="DONE")
+_RELEASE = (update(OUTBOX).where(OUTBOX.c.event_id == bindparam("event"), OUTBOX.c.state == "NEW", OUTBOX.c.due_at == bindparam("until"))
+            .values(due_at=bindparam("due")))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +99,7 @@ class Shown:
 
 
 Settlement = Callable[[AsyncConnection], Awaitable[None]]
+_Claims = dict[str, tuple[Message, datetime]]  # by event id: until when
 
 
 class Destination(Protocol):
@@ -164,6 +167,7 @@ class Relay:
         self._shares_fate = shares_fate
         self._is_away = False
         self._looked_ahead_at = datetime.min.replace(tzinfo=UTC)
+        self._left: _Claims = {}  # claims of earlier rounds that are over and whose end the database did not take
         self._delivered = _DELIVERED.labels(destination.name)
         self._failed = _FAILED.labels(destination.name)
         self._dead = _DEAD.labels(destination.name)
@@ -175,17 +179,25 @@ class Relay:
 
     async def run_once(self) -> int:
         """Claims and delivers what is due; returns how many messages were claimed."""
-        messages, until = await self._db.run(self._claim)
-        if messages:
-            failpoint("outbox.relay.after_claim")
+        if self._left:
+            await self._db.run(self._release, self._left)
+            self._left = {}
+        claims: _Claims = {}
+        try:
+            messages, until = await self._db.run(self._claim, claims)
+            if messages:
+                failpoint("outbox.relay.after_claim")
 
-        async def deliver(message: Message) -> None:
-            if until - self._clock.now() >= RENEW_BELOW or await self._db.run(self._renew, message, until):
-                await self.deliver(message)
+            async def deliver(message: Message) -> None:
+                if until - self._clock.now() >= RENEW_BELOW or await self._db.run(self._renew, message, claims):
+                    await self.deliver(message)
+                claims.pop(message.event_id, None)
 
-        # Only the database can fail one here: its claim ends, and it is tried again; the others of this round go on.
-        count = await each(messages, deliver, failed="outbox_delivery_failed", at_once=CONCURRENCY, about=lambda message: {
-            "destination": message.destination, "tag": message.tag, "event_id": message.event_id})
+            # Only the database can fail one here: it is tried again after a pause; the others of this round go on.
+            count = await each(messages, deliver, failed="outbox_delivery_failed", at_once=CONCURRENCY, about=lambda message: {
+                "destination": message.destination, "tag": message.tag, "event_id": message.event_id})
+        finally:
+            self._left |= claims
         return 0 if self._is_away else count
 
     async def due_in(self) -> float | None:
@@ -225,7 +237,7 @@ class Relay:
             await self._db.run(self._hasten)
         return True
 
-    async def _claim(self, tx: AsyncConnection) -> tuple[list[Message], datetime]:
+    async def _claim(self, tx: AsyncConnection, claims: _Claims) -> tuple[list[Message], datetime]:
         now = self._clock.now()
         rows = (await tx.execute(claim_statement(self._destination.name, now, limit=1 if self._is_away else BATCH))).all()
         if not rows and not self._looked_ahead_at <= now < self._looked_ahead_at + LOOK_AHEAD:
@@ -243,12 +255,24 @@ class Relay:
                 self._dead.inc()
                 log.error("outbox_dead", alert=True, destination=row.destination, tag=row.tag, aggregate_id=row.aggregate_id, event_id=row.event_id,
                           reason="PAYLOAD_UNREADABLE")
+        claims |= {message.event_id: (message, now + LEASE) for message in messages}  # also when the answer to the commit is lost
         return messages, now + LEASE
 
-    async def _renew(self, tx: AsyncConnection, message: Message, until: datetime) -> bool:
+    async def _renew(self, tx: AsyncConnection, message: Message, claims: _Claims) -> bool:
         """Claims a message of a slow round once more; False when it is somebody else's by now."""
+        _, until = claims[message.event_id]
         mine = (OUTBOX.c.event_id == message.event_id) & (OUTBOX.c.state == "NEW") & (OUTBOX.c.due_at == until)
-        return (await tx.execute(update(OUTBOX).where(mine).values(due_at=self._clock.now() + LEASE))).rowcount == 1
+        renewed = self._clock.now() + LEASE
+        if (await tx.execute(update(OUTBOX).where(mine).values(due_at=renewed))).rowcount != 1:
+            return False
+        claims[message.event_id] = message, renewed
+        return True
+
+    async def _release(self, tx: AsyncConnection, claims: _Claims) -> None:
+        """Postpones messages on which nobody works: whoever waits for one need not wait for the end of its lease as well."""
+        now = self._clock.now()
+        await tx.execute(_RELEASE, [{"event": event_id, "until": until, "due": now + self._pause(message)}
+                                    for event_id, (message, until) in claims.items()])
 
     async def _settle(self, tx: AsyncConnection, message: Message, settlement: Settlement | None) -> None:
         done = await tx.execute(_SETTLE, {"event": message.event_id})
@@ -264,10 +288,14 @@ class Relay:
 
     async def _postpone(self, tx: AsyncConnection, message: Message, problem: str, reason: str) -> None:
         self._is_away = self._shares_fate
-        pause = min(BACKOFF_FIRST * 2 ** min(message.attempts, 12), BACKOFF_SHARED_MAX if self._shares_fate else BACKOFF_MAX)
         await tx.execute(update(OUTBOX).where(OUTBOX.c.event_id == message.event_id, OUTBOX.c.state == "NEW")
-                         .values(due_at=self._clock.now() + pause, last_error=problem[:200]))
+                         .values(due_at=self._clock.now() + self._pause(message), last_error=problem[:200]))
         log.info("outbox_postponed", destination=message.destination, tag=message.tag, aggregate_id=message.aggregate_id, reason=reason)
+
+    def _pause(self, message: Message) -> timedelta:
+        longest = BACKOFF_SHARED_MAX if self._shares_fate else BACKOFF_MAX
+        pause: timedelta = min(BACKOFF_FIRST * 2 ** min(message.attempts, 12), longest)
+        return pause
 
     async def _bury(self, tx: AsyncConnection, message: Message, error: RemoteError) -> None:
         await tx.execute(update(OUTBOX).where(OUTBOX.c.event_id == message.event_id, OUTBOX.c.state == "NEW")

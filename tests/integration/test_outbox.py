@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 from mesh import failpoints, outbox
 from mesh.db import ConstraintViolated, Database, Identifier, metadata_with_names, open_database
-from mesh.errors import DeadlineExceeded, MeshError, NeighbourUnavailable, RemoteError, Unavailable
+from mesh.errors import DeadlineExceeded, MeshError, NeighbourUnavailable, OutcomeUnknown, RemoteError, Unavailable
 from mesh.failpoints import FailpointRaised
 from mesh.outbox import BACKOFF_MAX, BATCH, CONCURRENCY, LEASE, OUTBOX, Message, Relay, Settlement
 from tests.fakes import EPOCH, FakeClock
@@ -291,6 +291,78 @@ async def test_a_claim_that_somebody_else_has_taken_over_is_not_renewed(db: Data
     release.set()
     await taking_over[0]
     assert set(await states(db)) == {"DONE"}
+
+
+class FailingDatabase:
+    """A database of which the transactions with these numbers, counted from 1, fail: with Unavailable nothing is done, else the answer is lost."""
+
+    def __init__(self, db: Database, error: MeshError, *numbers: int) -> None:
+        self._db = db
+        self._error = error
+        self._numbers = numbers
+        self._count = 0
+
+    async def run(self, work: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+        self._count += 1
+        if self._count not in self._numbers:
+            return await self._db.run(work, *args)
+        if not isinstance(self._error, Unavailable):
+            await self._db.run(work, *args)
+        raise self._error
+
+
+@pytest.mark.parametrize("clock_steps", [0, 20], ids=["claimed", "claimed_once_more"])
+async def test_a_message_whose_end_the_database_did_not_take_waits_for_a_pause_and_not_for_its_lease(
+        db: Database, receiver: Receiver, clock: FakeClock, clock_steps: int) -> None:
+    # The first is claimed; the settlement and the pause of the second find no database. A slow round claims it once more before.
+    failing: Any = FailingDatabase(db, Unavailable(), *((4, 5) if clock_steps else (3, 4)))
+    relay = Relay(db=failing, destination=receiver, clock=clock)
+
+    async def slow(got: Message) -> None:
+        clock.advance(clock_steps)
+    receiver.do = slow
+    await put(db, message(1), message(2))
+    await relay.run_once()
+    assert sorted(await states(db)) == ["DONE", "NEW"]
+    receiver.do = None
+    assert await relay.run_once() == 0
+    clock.advance(1)
+    assert await relay.run_once() == 1
+    assert await states(db) == ["DONE", "DONE"]
+
+
+async def test_a_claim_whose_commit_got_no_answer_waits_for_a_pause_and_not_for_its_lease(db: Database, receiver: Receiver, clock: FakeClock) -> None:
+    failing: Any = FailingDatabase(db, OutcomeUnknown(), 1)
+    relay = Relay(db=failing, destination=receiver, clock=clock)
+    await put(db, message())
+    with pytest.raises(OutcomeUnknown):
+        await relay.run_once()
+    assert await relay.run_once() == 0
+    clock.advance(1)
+    assert await relay.run_once() == 1
+    assert await states(db) == ["DONE"]
+
+
+async def test_a_message_that_another_relay_has_taken_over_is_not_released(db: Database, receiver: Receiver, clock: FakeClock) -> None:
+    failing: Any = FailingDatabase(db, Unavailable(), 2, 3)
+    left = Relay(db=failing, destination=receiver, clock=clock)
+    await put(db, message())
+    await left.run_once()
+    clock.advance(LEASE.total_seconds())
+    entered, release = asyncio.Event(), asyncio.Event()
+
+    async def hang(_got: Message) -> None:
+        entered.set()
+        await release.wait()
+    receiver.do = hang
+    other = asyncio.create_task(Relay(db=db, destination=receiver, clock=clock).run_once())
+    await asyncio.wait_for(entered.wait(), PATIENCE)
+    receiver.do = None
+    assert await left.run_once() == 0
+    clock.advance(1)
+    assert await left.run_once() == 0
+    release.set()
+    assert await other == 1
 
 
 def remote(code: int) -> RemoteError:
