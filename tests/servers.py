@@ -294,6 +294,11 @@ class Redis:
                 self.port = 0
         return self
 
+    def follow(self, primary: Redis) -> None:
+        """Becomes a replica of another one."""
+        with self._client() as client:
+            client.replicaof("127.0.0.1", primary.port)
+
     def flush(self) -> None:
         """Forgets everything."""
         with self._client() as client:

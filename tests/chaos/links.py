@@ -6,22 +6,25 @@ import asyncio
 import contextlib
 import socket
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 _CHUNK_BYTES = 65_536
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER with no time: close() sends RST
 
 
 class Link:
-    """Forwards a loopback port to another one."""
+    """Forwards a loopback port to another one.
+
+    Attributes:
+        target_port: where new connections go; another one leaves the old connections where they are, as a failover does.
+    """
 
     def __init__(self, name: str, target_port: int) -> None:
         self.name = name
         self.port = 0
-        self.resets = 0   # connections that were broken by RST
-        self._target_port = target_port
+        self.target_port = target_port
         self._server: asyncio.Server | None = None
-        self._writers: set[asyncio.StreamWriter] = set()
+        self._connections: dict[asyncio.StreamWriter, asyncio.StreamWriter | None] = {}  # to the client: to the target, as soon as there is one
         self._tasks: set[asyncio.Task[None]] = set()
         self._flows = asyncio.Event()
         self._flows.set()
@@ -42,18 +45,18 @@ class Link:
 
     def reset(self) -> None:
         """Every connection gets a TCP RST, in both directions; nothing that was on its way arrives."""
-        for writer in list(self._writers):
-            connection = writer.get_extra_info("socket")
-            if connection is not None and connection.fileno() >= 0:
-                with contextlib.suppress(OSError):
-                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-                    self.resets += 1
-            writer.transport.abort()
+        for client, target in list(self._connections.items()):
+            _reset(client)
+            if target is not None:
+                _reset(target)
 
-    def finish(self) -> None:
-        """Every connection is closed in order: FIN."""
-        for writer in list(self._writers):
-            writer.close()
+    def finish(self, is_chosen: Callable[[], bool] = lambda: True) -> None:
+        """Each connection that is chosen is closed in order, in both directions: FIN."""
+        for client, target in list(self._connections.items()):
+            if is_chosen():
+                client.close()
+                if target is not None:
+                    target.close()
 
     def freeze(self) -> None:
         """From now on nothing passes and nobody is told: connections are half-open, new ones are taken and hang."""
@@ -82,25 +85,19 @@ class Link:
             self._tasks.discard(task)
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._writers.add(writer)
+        self._connections[writer] = None
         try:
             if self._refuses:
-                self.reset_one(writer)
+                _reset(writer)
                 return
-            target_reader, target_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
-            self._writers.add(target_writer)
+            target_reader, target_writer = await asyncio.open_connection("127.0.0.1", self.target_port)
+            self._connections[writer] = target_writer
             try:
                 await asyncio.gather(self._pump(reader, target_writer), self._pump(target_reader, writer))
             finally:
-                self._writers.discard(target_writer)
                 target_writer.transport.abort()
         finally:
-            self._writers.discard(writer)
-
-    def reset_one(self, writer: asyncio.StreamWriter) -> None:
-        """RST for one connection."""
-        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        writer.transport.abort()
+            del self._connections[writer]
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(_CHUNK_BYTES):
@@ -108,6 +105,14 @@ class Link:
             writer.write(data)
             await writer.drain()
         writer.close()
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    connection = writer.get_extra_info("socket")
+    if connection is not None and connection.fileno() >= 0:
+        with contextlib.suppress(OSError):
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    writer.transport.abort()
 
 
 @contextlib.asynccontextmanager

@@ -1,5 +1,5 @@
-"""The mesh of the chaos run: two payment_rpc, two order_rpc, one seckill_rpc, sandbox and gateway as processes, with a MariaDB and a Redis of
-their own and a link before everything that they call."""
+"""The mesh of the chaos run: two payment_rpc, two order_rpc, one seckill_rpc, sandbox and gateway as processes, with a MariaDB of their own,
+a Redis with a replica, and a link before everything that they call."""
 
 from __future__ import annotations
 
@@ -38,11 +38,17 @@ _UNFINISHED_SALES = {
 
 
 class ChaosMesh(MeshProcesses):
-    """Processes with links between them and clocks that can be set."""
+    """Processes with links between them and clocks that can be set.
 
-    def __init__(self, folder: Path, processes: Processes, *, mariadb: MariaDB, redis: Redis) -> None:
+    Attributes:
+        redis: the primary, to which the links lead.
+        redis_replica: follows it until a fault promotes it.
+    """
+
+    def __init__(self, folder: Path, processes: Processes, *, mariadb: MariaDB, redis: Redis, redis_replica: Redis) -> None:
         self.mariadb = mariadb
         self.redis = redis
+        self.redis_replica = redis_replica
         self.links: dict[str, Link] = {}
         urls = {f"{service.upper()}_DATABASE_URL": mariadb.create_database() for service in SERVICES}
         super().__init__(folder, processes, replicas=REPLICAS, env={
@@ -75,6 +81,11 @@ class ChaosMesh(MeshProcesses):
         """
         for name in names:
             await until(lambda name=name: self._is_well(name), f"health of {name}", seconds=START_SECONDS_MAX)
+
+    def check_servers(self, fault: str) -> None:
+        """Checks that no server crashed of a fault that should have left it alive, or did not come back."""
+        for process in (self.mariadb.process, self.redis.process, self.redis_replica.process):
+            assert process.returncode is None, f"{process.name} ended with {process.returncode} during '{fault}'\n{process.log_tail()}"
 
     async def set_clock(self, name: str, ahead_seconds: float) -> None:
         """Sets the clock of one process to so many seconds ahead of the machine's."""
@@ -111,7 +122,8 @@ class ChaosMesh(MeshProcesses):
         """What `paymesh audit --strict` complains of; empty when everything holds."""
         command = [sys.executable, "-m", "mesh.cli", "audit", "--strict", "--var-dir", str(self.installation.var_dir),
                    "--sandbox-url", self.plan.running.urls["sandbox"], "--sandbox-key-file", str(self.installation.secret_file("sandbox_api"))]
-        done = subprocess.run(command, env={**os.environ, **FREE_PORTS, **self._given}, capture_output=True, text=True, timeout=300, check=False)
+        env = {**os.environ, **FREE_PORTS, **self._given, "PAYMESH_REDIS_URL": self.redis.url}  # the primary of today
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
         return "" if done.returncode == 0 else done.stdout + done.stderr
 
     def _through_links(self, name: str, service: str) -> dict[str, str]:
