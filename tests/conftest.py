@@ -106,16 +106,11 @@ def free_ports() -> Callable[[int], list[int]]:
 
 @pytest.fixture
 def processes(tmp_path: Path) -> Iterator[Processes]:
-    """Starts processes that end with the test; their logs lie in `tmp_path` and a failure shows them. None of our servers refused a call with a
-    reason that its operation does not list."""
+    """Starts processes that end with the test; their logs lie in `tmp_path` and a failure shows them."""
     started = Processes(tmp_path / "logs")
     yield started
     started.destroy()
-    logs = [log for log in (process.log_text() for process in started.started) if '{"event":"call"' in log]
-    if logs:
-        from tests.listed_errors import unlisted_in
-
-        assert sorted(set().union(*map(unlisted_in, logs))) == []
+    started.check_refusals()
 
 
 @pytest.fixture(scope="session")

@@ -12,11 +12,10 @@ import inspect
 import json
 import pkgutil
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 
@@ -164,20 +163,26 @@ def watch_doors(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Gateway, "_refuse", watched)
 
 
-# A process, by its log of calls
+# A process, by its log
+
+# By what logs write; a caller who gave up was answered with nothing.
+_NAMES: dict[str, frozenset[str]] = {
+    **{path: frozenset({"CANCELLED", *(name for _, name in listed)}) for path, listed in LISTED.items()},
+    **{f"{rule.verb} {rule.template.text}": frozenset(spec.reason for spec in refusals_of(method, SCHEMA.errors, rule=rule))
+       for method in SCHEMA.methods for rule in method.rules}}
 
 
-def unlisted_in(log: str) -> set[tuple[str, str]]:
-    """Methods and the reasons that a server's own log says they were refused with, and that no list of them has."""
+def unlisted_in(log: Iterable[str]) -> set[tuple[str, str]]:
+    """Methods and addresses, and the reasons that our processes' own logs say they were refused with and that no list of them has."""
     found = set()
-    for line in log.splitlines():
-        if not line.startswith('{"event":"call"') or not line.endswith("}"):  # a crash may have cut the last one
-            continue
-        call = json.loads(line)
-        path, reason = call["method"], call.get("reason", "")
-        gave_up = call["code"] == grpc.StatusCode.CANCELLED.value[0]  # whoever called: nothing was answered
-        if reason and path in LISTED and not gave_up and reason not in {name for _, name in LISTED[path]}:
-            found.add((path, reason))
+    for line in log:
+        refused = ('{"event":"call"' in line and '"reason":"' in line) or ('{"event":"request"' in line and '"refusal":""' not in line)
+        if refused and line.startswith("{") and line.rstrip().endswith("}"):  # a crash may have cut the last one
+            entry = json.loads(line)
+            place = entry["method"] if entry["event"] == "call" else f"{entry['verb']} {entry['route']}"
+            reason = entry["reason"] if entry["event"] == "call" else entry["refusal"]
+            if place in _NAMES and reason not in _NAMES[place]:
+                found.add((place, reason))
     return found
 
 

@@ -262,6 +262,16 @@ class Processes:
         for process in reversed(self.started):
             process.destroy()
 
+    def check_refusals(self) -> None:
+        """None of our processes refused anything with a reason that its operation does not list, by their logs. Once all of them have ended."""
+        from tests.listed_errors import unlisted_in  # loads every service, and many a process is none of ours
+
+        unlisted: set[tuple[str, str]] = set()
+        for path in {process.log_path for process in self.started if process.log_path.exists()}:
+            with path.open(errors="replace") as log:
+                unlisted |= unlisted_in(log)
+        assert sorted(unlisted) == [], "see `methods` in errors.proto and gateway/openapi/refusals.py"
+
     def _log_path(self, name: str) -> Path:
         return self._log_folder / f"{len(self.started):02d}-{name}.log"
 

@@ -55,6 +55,7 @@ def chaos_mesh(tmp_path: Path) -> Iterator[ChaosMesh]:
         redis.stop()
         replica.stop()
         mariadb.stop()
+        processes.check_refusals()
 
 
 @pytest.mark.timeout(4200)

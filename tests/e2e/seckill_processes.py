@@ -104,6 +104,7 @@ class SeckillProcesses:
         self.processes.destroy()
         self.redis.stop()
         self.mariadb.stop()
+        self.processes.check_refusals()
 
     def run(self, name: str, *, wait: bool = True, **env: str) -> Process:
         """Starts a process, with more environment; the one that ran under this name must have ended."""

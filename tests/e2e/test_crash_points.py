@@ -58,6 +58,7 @@ def crash_mesh(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
         processes.destroy()
         for url in urls.values():
             server.drop_database(url)
+        processes.check_refusals()
 
 
 @pytest.mark.parametrize(("scenario", "mode"), [pytest.param(scenario, mode, id=f"{mode}-{scenario.name}") for scenario, mode in matrix()])

@@ -36,6 +36,7 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeshProcesses]:
         mesh.close()
     finally:
         processes.destroy()
+        processes.check_refusals()
 
 
 @pytest.fixture(scope="module")

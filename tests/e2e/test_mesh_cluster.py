@@ -33,6 +33,7 @@ def module_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proce
     processes = Processes(tmp_path_factory.mktemp("logs"))
     yield processes
     processes.destroy()
+    processes.check_refusals()
 
 
 @pytest.fixture(scope="module")

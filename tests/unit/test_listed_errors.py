@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import io
+import json
 import re
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -17,7 +18,7 @@ from mesh.logs import CallLog
 from mesh.trace import Trace
 from order_rpc.domain.errors import OrderNotFound, OutOfStock
 from tests import listed_errors
-from tests.listed_errors import LISTED, METHODS, leaving, use_cases, watched_use_case
+from tests.listed_errors import LISTED, METHODS, leaving, unlisted_in, use_cases, watched_use_case
 
 GET_ORDER = "/paymesh.order.v1.OrderService/GetOrder"
 
@@ -92,11 +93,20 @@ def test_what_one_of_several_methods_lists_is_listed() -> None:
     (GET_ORDER, 5, "ORDER_NOT_FOUND", False), (GET_ORDER, 9, "OUT_OF_STOCK", True), (GET_ORDER, 0, "", False), (GET_ORDER, 1, "CANCELLED", False),
     ("/paymesh.echo.v1.EchoService/Echo", 9, "ECHO_REFUSED", False),
 ])
-async def test_the_log_of_a_process_says_what_was_refused(method: str, code: int, reason: str, *, seen: bool) -> None:
+async def test_the_log_of_a_server_says_what_was_refused(method: str, code: int, reason: str, *, seen: bool) -> None:
     stream = io.StringIO()
     log = CallLog("order_rpc", stream=stream)
     call = Call(trace=Trace.start(None), deadline=0)
     call.refusal = reason
     log.write(method, code, 0, 0.1, call)
     log.flush()
-    assert listed_errors.unlisted_in(f"something else\n{stream.getvalue()}") == ({(method, reason)} if seen else set())
+    assert unlisted_in(["something else", *stream.getvalue().splitlines()]) == ({(method, reason)} if seen else set())
+
+
+@pytest.mark.parametrize(("route", "reason", "seen"), [
+    ("/api/v1/orders/{order_id}", "ORDER_NOT_FOUND", False), ("/api/v1/orders/{order_id}", "BODY_TOO_LARGE", True),
+    ("/api/v1/orders/{order_id}", "", False), ("/healthz", "UNAVAILABLE", False),
+])
+def test_the_log_of_the_gateway_says_what_was_refused(route: str, reason: str, *, seen: bool) -> None:
+    line = json.dumps({"event": "request", "verb": "GET", "route": route, "refusal": reason}, separators=(",", ":"))
+    assert unlisted_in([line, line[:-9]]) == ({(f"GET {route}", reason)} if seen else set())
