@@ -106,7 +106,43 @@ _ACROSS = (
 )
 _AT_CHANNEL = ("capture_same", "capture_fee", "capture_real", "refund_known", "refund_amount", "refund_fee")
 
+def _readable(sentence: str, damage: str, *, old: str, new: str) -> Mutant:
+    name = "test_a_row_that_no_code_can_read_is_named_and_the_audit_goes_on"
+    fails = f"integration/test_audit_corruptions.py::{name}[sqlite-{damage}]"
+    return Mutant(sentence, fails, (Edit("mesh/proof_queries.py", old, new),))
+
+
 MUTANTS = [
+    _readable(
+        "a row that went past a CHECK is named",
+        "attempt-state = 'NONSENSE'-breaks the rule",
+        old="        if isinstance(constraint, CheckConstraint):",
+        new="        if False:",
+    ),
+    _readable(
+        "a row of an unknown currency is named",
+        "refund-currency = 'ZZZ'-has an unknown currency",
+        old='        if column.name == "currency" or column.name.endswith("_currency"):',
+        new="        if False:",
+    ),
+    _readable(
+        "a row with an unknown word is named",
+        "payment-outcome = 'NONSENSE'-has an unknown outcome",
+        old="        if column in words:",
+        new="        if False:",
+    ),
+    _readable(
+        "a row whose document does not parse is named",
+        "orders-address = '['-has no JSON in address",
+        old="        if column in documents:",
+        new="        if False:",
+    ),
+    _readable(
+        "a row of a negative version is named",
+        "payment-version = -1-has a negative version",
+        old='        if column.name == "version":',
+        new="        if False:",
+    ),
     *(_query(check, _named("order_rpc", check), of="order_rpc") for check in _OF_ORDERS),
     *(_query(check, _named("payment_rpc", check), of="payment_rpc") for check in _OF_PAYMENTS),
     *(_said("mesh/proof.py", check, _named("across", check)) for check in _ACROSS),

@@ -23,6 +23,7 @@ from seckill_rpc.proof import violations
 from seckill_rpc.stock.keys import keys_of
 from seckill_rpc.tables import DEAD_ENTRY, SECKILL_ORDER
 from tests.builders_order import SECKILL_RPC
+from tests.databases import plant
 from tests.seckill_order_world import SeckillOrderWorld, on_one_database, seckill_order_world
 
 Tamper = Callable[[SeckillOrderWorld, Activity], Awaitable[object]]
@@ -166,10 +167,15 @@ async def an_order_over_there_is_gone(world: SeckillOrderWorld, activity: Activi
         await world.orders.execute(delete(table).where(table.c.order_id == row.order_id))
 
 
+async def of_no_mode(world: SeckillOrderWorld, activity: Activity) -> None:
+    await plant(world.db, f"UPDATE activity SET mode = 'NONSENSE' WHERE activity_id = '{activity.activity_id}'")
+
+
 # What of these is found elsewhere too is of no interest.
 KIN: dict[str, tuple[Tamper, tuple[str, str]]] = {
     "more orders live than there are units": (row(total=1, sold=1), ("seckill_rpc", "never_oversold")),
     "a closed sale that keeps units": (row(state=ActivityState.CLOSED, open_slot=None), ("seckill_rpc", "units_of_closed")),
+    "a sale of a mode that no code knows": (of_no_mode, ("seckill_rpc", "row_readable")),
     "an order of no sale": (order("u1", activity_id="ACTnone"), ("seckill_rpc", "order_of_activity")),
     "an order that is not there any more": (an_order_over_there_is_gone, ("across", "unit_has_order")),
     "an order that never came over": (an_order_over_there_is_gone, ("order_rpc", "statistics_right")),
