@@ -50,7 +50,7 @@ QUICK = ("FLUSHALL in a sale of 5000 units to 12 000 buyers", "an order expires:
 QUICK_MORE = 1
 CROWD_SECONDS = 240.0
 AUDITS_MAX = 3
-TRIES = 3
+TRIES = 4
 SALES_PER_STAGE = 30
 
 
@@ -116,14 +116,13 @@ def last_stage(stages: Stages) -> SeckillProcesses:
     return stages.running()
 
 
-async def play(stage: SeckillProcesses, scenario: Scenario, *, seed: int) -> SaleRun:
-    """One sale from its opening to its end.
+async def play(stage: SeckillProcesses, scenario: Scenario, *, seed: int, share: int) -> SaleRun:
+    """One sale from its opening to its end, `share` times smaller than in the proof.
 
     Raises:
         AssertionError: an invariant does not hold. Untested: the fault came too late, which says nothing.
     """
     started = time.monotonic()
-    share = SHARE or (1 if PROOF or ONLY else scenario.share)
     marks = stage.log_marks()
     if scenario.env:
         for name in BACKS:
@@ -160,12 +159,14 @@ async def play(stage: SeckillProcesses, scenario: Scenario, *, seed: int) -> Sal
 
 
 async def play_until_tested(stage: SeckillProcesses, scenario: Scenario, *, seed: int) -> SaleRun:
-    """`play`, up to TRIES times while the fault comes too late."""
+    """`play`, up to TRIES times while the fault comes too late; each time for a crowd twice as large, which stays longer."""
+    share = SHARE or (1 if PROOF or ONLY else scenario.share)
     for number in range(TRIES - 1):
         with suppress(Untested):
-            return await play(stage, scenario, seed=seed + number * 1000)
+            return await play(stage, scenario, seed=seed + number * 1000, share=share)
         await restore(stage)
-    return await play(stage, scenario, seed=seed + (TRIES - 1) * 1000)
+        share = max(1, share // 2)
+    return await play(stage, scenario, seed=seed + (TRIES - 1) * 1000, share=share)
 
 
 async def audited(stage: SeckillProcesses) -> list[str]:
