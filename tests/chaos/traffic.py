@@ -32,7 +32,7 @@ CASHIER_SECONDS = 30.0
 GONE_SHARE = 0.12      # calls whose caller goes away before the answer
 REPEAT_SHARE = 0.3     # final answers that are asked for once more, with the same key
 AGAIN = frozenset({0, 202, 408, 425, 429, 500, 502, 503, 504})
-NOT_YET_REASONS = frozenset({"IDEMPOTENCY_IN_PROGRESS", "PAYMENT_IN_PROGRESS", "CONFLICT", "ORDER_CREATING"})
+NOT_YET_REASONS = frozenset({"IDEMPOTENCY_KEY_IN_USE", "PAYMENT_IN_PROGRESS", "CONFLICT", "ORDER_CREATING"})
 PRICE = "100.00"
 
 
