@@ -24,6 +24,7 @@ from tests.processes import Processes
 from tests.servers import MariaDB, Redis
 
 SERVERS = ("payment_rpc", "order_rpc", "seckill_rpc")
+PAUSE_SECONDS = 0.05  # between purchases: a machine that starts replicas has other things to do
 WORKERS = 3
 CALLS_MIN = 25  # of every worker after each disturbance
 
@@ -138,7 +139,7 @@ class Traffic:
     def _work(self, number: int) -> None:
         buyers = self._buyers(number)
         try:
-            while not self._stop.is_set():
+            while not self._stop.wait(PAUSE_SECONDS):
                 self._buy(number, next(buyers))
         except Exception as problem:  # noqa: BLE001  # the thread's end is the test's failure
             self.failures.append(repr(problem))
