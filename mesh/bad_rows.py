@@ -97,7 +97,7 @@ class Batches(Generic[Made]):
         self._size = BatchSize(most)
         self._due = due
         self._take = take
-        self._lost_alone = 0  # rounds in a row that found one row and came to no end
+        self._lost_alone: list[Key] = []  # of each round in a row that found one row and came to no end
 
     async def run(self) -> list[Made]:
         """One round; what `take` returned for the rows that could be taken.
@@ -117,15 +117,15 @@ class Batches(Generic[Made]):
             if not found:
                 raise
         else:
-            self._lost_alone = 0
+            self._lost_alone.clear()
             return done
         return await self._one_by_one(tuple(found))
 
     def _blame(self, found: Sequence[Key], error: Exception) -> None:
         """The database answered what is due, and one row alone takes longer than it may, again and again: it gives its place to others."""
         if len(found) == 1:
-            self._lost_alone += 1
-            if self._lost_alone >= LOST_ALONE_MAX:
+            self._lost_alone = [*self._lost_alone, found[0]][-LOST_ALONE_MAX:]
+            if self._lost_alone == [found[0]] * LOST_ALONE_MAX:
                 self._left_out.add(found[0], error)
 
     async def _one_by_one(self, keys: Sequence[Key]) -> list[Made]:

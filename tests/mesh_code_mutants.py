@@ -91,7 +91,7 @@ _BAD_ROWS = [
     ),
     _bad_rows(
         "a row that alone takes too long gives its place to others",
-        old="            if self._lost_alone >= LOST_ALONE_MAX:",
+        old="            if self._lost_alone == [found[0]] * LOST_ALONE_MAX:",
         new="            if False:",
         fails=_test("bad_rows", "test_what_is_nobodys_fault_leaves_no_row_out_until_one_row_alone_takes_too_long_again_and_again"),
     ),
