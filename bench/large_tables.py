@@ -1,380 +1,155 @@
 """How long the commands of an operator take on a shop with many orders: `python -m bench.large_tables --orders 1000000`.
 
-Fills MariaDB with paid orders as the code writes them (one is made by the code, the others are copies under other ids with their own hashes), so that
-the audit holds, and prints a table of times. The statement limit of the services (5 s) is on for everybody but the commands.
+Fills MariaDB with paid orders as the code writes them (the rows of one are made by the code, the others are copies with ids and hashes of their own),
+with the messages and receipts that are kept by default, so that the audit holds, and prints a table of times. Commands run as an operator runs them,
+under the statement limit that the product gives them.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from itertools import groupby, pairwise
 from pathlib import Path
-from typing import Any
 
 import click
-from click.testing import CliRunner
+import pymysql
 from rich.console import Console
 from rich.table import Table
-from sqlalchemy import insert, text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy import create_engine, insert, make_url
 
-import order_rpc.tables as of_orders
-import payment_rpc.tables as of_payments
-from mesh.cli import paymesh
-from mesh.log_chain import LOG_CHAIN, entry_hash
+from bench.large_rows import INBOX_KEPT, MESSAGES_KEPT, SPREAD, Copies, Order, Rows, figure_rows, order_rows, payment_rows, shelf_rows
+from bench.machine import cpu_seconds, describe
 from mesh.migrations import upgrade
-from mesh.money import Money
-from mesh.outbox import OUTBOX
-from order_rpc.domain.statistics import Figure, quarter_of
-from payment_rpc.domain import ledger
-from payment_rpc.store.payments import seal_of
+from mesh.receipts import MONEY_RETENTION
 from tests.servers import MariaDB
 
 SERVICES = ("payment_rpc", "order_rpc", "seckill_rpc")
-PRICE = 1000
-BATCH = 2000  # orders per transaction
-SKUS = 100
-BEGINS = datetime(2026, 1, 1, tzinfo=UTC)
-SPREAD = timedelta(seconds=20)  # between two orders: a million are 231 days
-Rows = dict[Any, list[dict[str, Any]]]
+BATCH = 20_000  # orders per statement
+# As much memory as a server with so many orders has, and a log that is not full all the time.
+OPTIONS = ("--innodb-buffer-pool-size=2G", "--innodb-log-file-size=1G")
 
 
-def order_rows(number: int) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """The rows of order_rpc of one paid order, and those that its messages left."""
-    at = BEGINS + number * SPREAD
-    order_id, payment_id, sku_id = f"ORD{number:026d}", f"PAY{number:026d}", f"SKU{number % SKUS}"
-    key = {"merchant_id": "mall", "order_id": order_id}
-    yield (
-        of_orders.ORDERS,
-        {
-            **key,
-            "user_id": f"u{number % 1000}",
-            "state": "PAID",
-            "amount_minor": PRICE,
-            "captured_minor": PRICE,
-            "currency": "CNY",
-            "paid_payment_id": payment_id,
-            "version": 2,
-            "created_at": at,
-            "expires_at": at + timedelta(minutes=15),
-            "paid_at": at,
-            "updated_at": at,
-        },
-    )
-    yield (
-        of_orders.ORDER_ITEM,
-        {**key, "sku_id": sku_id, "name": "Mug", "unit_price_minor": PRICE, "quantity": 1, "amount_minor": PRICE},
-    )
-    yield (
-        of_orders.RESERVATION,
-        {
-            **key,
-            "sku_id": sku_id,
-            "generation": 1,
-            "quantity": 1,
-            "state": "COMMITTED",
-            "created_at": at,
-            "updated_at": at,
-        },
-    )
-    yield (
-        of_orders.PAYMENT_DISPOSITION,
-        {
-            **key,
-            "payment_id": payment_id,
-            "payment_version": 2,
-            "payment_state": "SUCCESS",
-            "disposition": "APPLIED",
-            "created_at": at,
-            "updated_at": at,
-        },
-    )
-    yield from history_rows(number, key, at)
-    for tag in ("ORDER_CREATED", "ORDER_PAID"):
-        yield OUTBOX, message(f"EVT{tag[6]}{number:026d}", "stream:ORDER_TOPIC", tag, order_id, number)
+def fill(urls: dict[str, str], orders: int) -> None:
+    """Makes all rows; the last order is an hour old."""
+    now = datetime.now(UTC)
+    begins = (now - timedelta(hours=1) - orders * SPREAD).replace(second=0, microsecond=0)
+    with ThreadPoolExecutor() as pool:
+        for done in (
+            pool.submit(_copy, urls["order_rpc"], orders, begins, now, order_rows),
+            pool.submit(_copy, urls["payment_rpc"], orders, begins, now, payment_rows),
+            pool.submit(_insert, urls["order_rpc"], shelf_rows(orders, begins)),
+            pool.submit(_insert, urls["order_rpc"], figure_rows(orders, begins)),
+        ):
+            done.result()
 
 
-def history_rows(number: int, key: dict[str, Any], at: datetime) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """Its history, chained."""
-    before = ""
-    for seq, (from_state, to_state, event) in enumerate(
-        (("", "PENDING_PAYMENT", "CREATE"), ("PENDING_PAYMENT", "PAID", "PAY")), 1
-    ):
-        step = {
-            **key,
-            "from_state": from_state,
-            "to_state": to_state,
-            "event": event,
-            "event_id": f"EVT{number:026d}",
-            "operator": "user:u",
-            "remark": "",
-            "trace_id": f"{number:032x}",
-            "needs_attention": False,
-            "created_at": at,
-        }
-        before = entry_hash(of_orders.AUDIT_LOG, step, seq=seq, before=before)
-        yield of_orders.ORDER_AUDIT, {**step, "chain_seq": seq, "chain_hash": before}
-    yield LOG_CHAIN, {"log": "order_audit", "entity": f"mall/{key['order_id']}", "length": 2, "purged": 0, "hash": before}
+def _copy(url: str, orders: int, begins: datetime, now: datetime, rows_of: Callable[[Order], Rows]) -> None:
+    copies = Copies(begins=begins)
+    kept = {"inbox": INBOX_KEPT, "messages": MESSAGES_KEPT, "receipts": MONEY_RETENTION}
+    since = {what: max(0, (now - retention - begins) // SPREAD) for what, retention in kept.items()}
+    bounds = sorted({*range(0, orders, BATCH), *since.values(), orders})
+    with _connected(url) as connection, connection.cursor() as cursor:
+        cursor.execute("SET SESSION unique_checks=0, foreign_key_checks=0")
+        for first, beyond in pairwise(bound for bound in bounds if bound <= orders):
+            keeps = frozenset(what for what, number in since.items() if number <= first)
+            for statement in copies.statements(rows_of, keeps=keeps, first=first, count=beyond - first):
+                cursor.execute(statement)
 
 
-def payment_rows(number: int) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """The rows of payment_rpc of the payment of one order."""
-    at = BEGINS + number * SPREAD
-    order_id, payment_id, attempt_id = f"ORD{number:026d}", f"PAY{number:026d}", f"ATT{number:026d}"
-    booking = booking_of(payment_id, attempt_id)
-    digest = booking.hash("")
-    payment: dict[str, Any] = dict.fromkeys((column.name for column in of_payments.PAYMENT.c), None) | {
-        "payment_id": payment_id,
-        "merchant_id": "mall",
-        "order_id": order_id,
-        "user_id": f"u{number % 1000}",
-        "amount_minor": PRICE,
-        "currency": "CNY",
-        "captured_minor": PRICE,
-        "refunded_minor": 0,
-        "refund_reserved_minor": 0,
-        "disputed_minor": 0,
-        "fee_minor": 0,
-        "state": "SUCCESS",
-        "live_slot": 1,
-        "payment_method": "credit_card",
-        "channel": "sandbox",
-        "channel_trade_no": f"SBX{number:026d}",
-        "outcome": "CAPTURED",
-        "disposition": "APPLIED",
-        "ledger_head": digest,
-        "version": 3,
-        "paid_at": at,
-        "expires_at": at + timedelta(minutes=15),
-        "created_at": at,
-        "updated_at": at,
-    }
-    yield of_payments.PAYMENT, {**payment, "seal": seal_of(payment)}
-    yield (
-        of_payments.ATTEMPT,
-        {
-            "attempt_id": attempt_id,
-            "payment_id": payment_id,
-            "merchant_id": "mall",
-            "channel": "sandbox",
-            "state": "CAPTURED",
-            "amount_minor": PRICE,
-            "currency": "CNY",
-            "captured_minor": PRICE,
-            "captured_currency": "CNY",
-            "channel_trade_no": f"SBX{number:026d}",
-            "sends": 1,
-            "lease_until": at,
-            "next_query_at": None,
-            "queries": 0,
-            "version": 2,
-            "created_at": at,
-            "updated_at": at,
-            "captured_at": at,
-        },
-    )
-    yield of_payments.ORDER_GATE, {"merchant_id": "mall", "order_id": order_id, "state": "OPEN", "updated_at": at}
-    yield from ledger_rows(booking, payment_id, at)
-    yield OUTBOX, message(f"EVTO{number:026d}", "order_rpc", "UpdateOrderStatus", payment_id, number)
-    yield OUTBOX, message(f"EVTS{number:026d}", "stream:PAYMENT_TOPIC", "PAYMENT_SUCCEEDED", payment_id, number)
+def _connected(url: str) -> pymysql.Connection:
+    where = make_url(url)
+    return pymysql.connect(host=where.host, port=where.port or 0, user=where.username, password=where.password or "", database=where.database,
+                           autocommit=True)
 
 
-def booking_of(payment_id: str, attempt_id: str) -> ledger.LedgerTransaction:
-    """The booking of its capture."""
-    amount = Money(PRICE, "CNY")
-    return ledger.captured(
-        attempt_id=attempt_id, payment_id=payment_id, channel="sandbox", merchant_id="mall", amount=amount
-    )
+def _insert(url: str, rows: Rows) -> None:
+    engine = create_engine(make_url(url).set(drivername="mysql+pymysql"))
+    with engine.begin() as connection:
+        for table, group in groupby(sorted(rows, key=lambda each: each[0].name), key=lambda each: each[0]):
+            connection.execute(insert(table), [row for _, row in group])
+    engine.dispose()
 
 
-def ledger_rows(
-    booking: ledger.LedgerTransaction, payment_id: str, at: datetime
-) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """The booking as rows."""
-    yield (
-        of_payments.LEDGER_TRANSACTION,
-        {
-            "business_key": booking.key,
-            "kind": booking.kind,
-            "payment_id": payment_id,
-            "previous_hash": "",
-            "hash": booking.hash(""),
-            "booked_at": at,
-        },
-    )
-    for seq, posting in enumerate(booking.postings, 1):
-        yield (
-            of_payments.LEDGER_POSTING,
-            {
-                "business_key": booking.key,
-                "seq": seq,
-                "account": posting.account,
-                "side": posting.side,
-                "amount_minor": PRICE,
-                "currency": "CNY",
-            },
-        )
+def analyze(url: str) -> None:
+    """Brings the statistics of the optimizer up to date, which a server that is started right after so many inserts has not done yet."""
+    with _connected(url) as connection, connection.cursor() as cursor:
+        cursor.execute("SHOW TABLES")
+        cursor.execute(f"ANALYZE TABLE {', '.join(name for (name,) in cursor.fetchall())}")
 
 
-def message(event_id: str, to: str, tag: str, about: str, number: int) -> dict[str, Any]:
-    """A delivered message."""
-    at = BEGINS + number * SPREAD
-    return {
-        "event_id": event_id,
-        "destination": to,
-        "tag": tag,
-        "aggregate_id": about,
-        "payload": '{"state":"SUCCESS"}',
-        "trace_id": f"{number:032x}",
-        "state": "DONE",
-        "due_at": at,
-        "attempts": 1,
-        "last_error": "",
-        "created_at": at,
-    }
-
-
-async def fill(url: str, orders: int, rows_of: Callable[[int], Iterator[tuple[Any, dict[str, Any]]]]) -> None:
-    """Writes the rows of all orders."""
-    engine = create_async_engine(url)
-    for begin in range(0, orders, BATCH):
-        batch: Rows = {}
-        for number in range(begin, min(begin + BATCH, orders)):
-            for table, row in rows_of(number):
-                batch.setdefault(table, []).append(row)
-        async with engine.begin() as tx:
-            await tx.execute(text("SET SESSION unique_checks=0, foreign_key_checks=0"))
-            for table, rows in batch.items():
-                await tx.execute(insert(table), rows)
-    await engine.dispose()
-
-
-async def fill_shelf(url: str, orders: int) -> None:
-    """Products with units for all orders, and the figures of their quarters of an hour."""
-    engine: AsyncEngine = create_async_engine(url)
-    figures: dict[tuple[datetime, str], list[int]] = {}
-    for number in range(orders):
-        for figure in (Figure.CREATED, Figure.PAID, Figure.CONVERTED):
-            sums = figures.setdefault((quarter_of(BEGINS + number * SPREAD), figure), [0, 0])
-            sums[0], sums[1] = sums[0] + 1, sums[1] + PRICE
-    async with engine.begin() as tx:
-        for number in range(SKUS):
-            await _product(tx, number, sold=len(range(number, orders, SKUS)))
-        entries = [
-            {
-                "merchant_id": "mall",
-                "currency": "CNY",
-                "quarter": quarter,
-                "figure": figure,
-                "count": count,
-                "amount_minor": amount,
-            }
-            for (quarter, figure), (count, amount) in figures.items()
-        ]
-        for begin in range(0, len(entries), BATCH):
-            await tx.execute(insert(of_orders.STATISTIC), entries[begin : begin + BATCH])
-    await engine.dispose()
-
-
-async def _product(tx: AsyncConnection, number: int, *, sold: int) -> None:
-    sku_id = f"SKU{number}"
-    await tx.execute(
-        insert(of_orders.PRODUCT),
-        {
-            "merchant_id": "mall",
-            "sku_id": sku_id,
-            "name": "Mug",
-            "price_minor": PRICE,
-            "currency": "CNY",
-            "first_available": sold + 5,
-            "on_sale": True,
-            "created_at": BEGINS,
-            "updated_at": BEGINS,
-        },
-    )
-    await tx.execute(
-        insert(of_orders.STOCK),
-        {"merchant_id": "mall", "sku_id": sku_id, "available": 5, "reserved": 0, "sold": sold, "allocated": 0},
-    )
-    line = {
-        "merchant_id": "mall",
-        "sku_id": sku_id,
-        "kind": "INITIAL",
-        "quantity": sold + 5,
-        "available_after": sold + 5,
-        "reason": "",
-        "operator": "admin",
-        "reference": "",
-        "trace_id": "",
-        "created_at": BEGINS,
-    }
-    digest = entry_hash(of_orders.MOVEMENT_LOG, line, seq=1, before="")
-    await tx.execute(insert(of_orders.STOCK_MOVEMENT), {**line, "chain_seq": 1, "chain_hash": digest})
-    await tx.execute(
-        insert(LOG_CHAIN),
-        {"log": "stock_movement", "entity": f"mall/{sku_id}", "length": 1, "purged": 0, "hash": digest},
-    )
-
-
-def measure(var_dir: Path, name: str, *arguments: str) -> tuple[str, float, int, str]:
-    """One command: name, seconds, exit code, its last line."""
-    begin = time.perf_counter()
-    result = CliRunner().invoke(paymesh, [*arguments, "--var-dir", str(var_dir)])
-    lines = result.output.strip().splitlines() or [repr(result.exception)]
-    return name, time.perf_counter() - begin, result.exit_code, lines[-1]
+def measure(server: int, name: str, *arguments: str) -> tuple[str, ...]:
+    """One command: its name, seconds, seconds of CPU of its own and of the server, megabytes of memory at most, exit code, last line."""
+    begin, cpu = time.perf_counter(), cpu_seconds(server)
+    with subprocess.Popen([sys.executable, "-m", "mesh.cli", *arguments], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        output = process.stdout.read()
+        _, status, used = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - begin
+        process.returncode = os.waitstatus_to_exitcode(status)
+    last = (output.strip().splitlines() or [""])[-1]
+    own, of_server = used.ru_utime + used.ru_stime, cpu_seconds(server) - cpu
+    return name, f"{seconds:.1f}", f"{own:.1f}", f"{of_server:.1f}", f"{used.ru_maxrss / 1024:.0f}", str(process.returncode), last[:70]
 
 
 @click.command()
 @click.option("--orders", default=1_000_000, show_default=True, help="How many.")
-def main(orders: int) -> None:
-    """Fills two databases and measures the commands."""
-    folder = Path(tempfile.mkdtemp(prefix="paymesh-large-"))
-    server = MariaDB(folder / "db").start()
+@click.option("--folder", type=click.Path(file_okay=False, path_type=Path), help="Where the rows are kept for the next run.  [default: nowhere]")
+@click.option("--only", default="", help="Commands that begin like this.")
+def main(orders: int, folder: Path | None, only: str) -> None:
+    """Fills two databases and measures the commands. CPU times are the same on a busy machine; what takes longer than both waits."""
+    place = folder or Path(tempfile.mkdtemp(prefix="paymesh-large-"))
+    server = MariaDB(place / "db", flush_log_at_commit=2, options=OPTIONS)
+    is_new = not server.folder.exists()
+    server.start()
     try:
-        urls = {service: server.create_database() for service in SERVICES}
-        for service, url in urls.items():
-            upgrade(service, url)
-            os.environ[f"{service.upper()}_DATABASE_URL"] = url
+        urls = {
+            service: server.create_database() if is_new else f"mysql+aiomysql://paymesh:paymesh@127.0.0.1:{server.port}/paymesh_{number}"
+            for number, service in enumerate(SERVICES, 1)
+        }
         begin = time.perf_counter()
-        asyncio.run(_fill_both(urls, orders))
-        table = Table(
-            "command",
-            "seconds",
-            "exit",
-            "last line",
-            title=f"{orders} orders, filled in {time.perf_counter() - begin:.0f} s",
-        )
-        middle = f"{orders // 2:026d}"
-        for row in (
-            measure(folder, "outbox list", "outbox", "list"),
-            measure(folder, "outbox list --state DONE", "outbox", "list", "--state", "DONE"),
-            measure(folder, "explain ORD", "explain", f"ORD{middle}"),
-            measure(folder, "explain SBX", "explain", f"SBX{middle}"),
-            measure(folder, "explain EVT", "explain", f"EVTS{middle}"),
-            measure(folder, "explain trace id", "explain", f"{orders // 2:032x}"),
-            measure(folder, "explain nobody", "explain", "PAYnobody"),
-            measure(folder, "stats rebuild", "stats", "rebuild"),
-            measure(folder, "audit", "audit"),
-            measure(folder, "audit --strict", "audit", "--strict"),
-        ):
-            table.add_row(row[0], f"{row[1]:.1f}", str(row[2]), row[3][:90])
-            sys.stderr.write(f"{row}\n")
+        if is_new:
+            for service, url in urls.items():
+                upgrade(service, url)
+            fill(urls, orders)
+        filled = time.perf_counter() - begin
+        for url in urls.values():
+            analyze(url)
+        os.environ.update({f"{service.upper()}_DATABASE_URL": url for service, url in urls.items()}, PAYMESH_VAR_DIR=str(place))
+        title = f"{orders} orders, filled in {filled:.0f} s; {describe()}"
+        table = Table("command", "seconds", "CPU", "CPU of MariaDB", "MB", "exit", "last line", title=title)
+        for command in commands(orders):
+            if command[0].startswith(only):
+                table.add_row(*measure(server.process.pid, *command))
         Console(width=180).print(table)
     finally:
-        server.stop()
+        if folder is None:
+            server.stop()
+        else:
+            server.process.destroy()
 
 
-async def _fill_both(urls: dict[str, str], orders: int) -> None:
-    await asyncio.gather(
-        fill(urls["order_rpc"], orders, order_rows),
-        fill(urls["payment_rpc"], orders, payment_rows),
-        fill_shelf(urls["order_rpc"], orders),
-    )
+def commands(orders: int) -> list[tuple[str, ...]]:
+    """What is measured: a name and its arguments."""
+    middle = f"{orders // 2:026d}"
+    recent = f"{orders - 1:026d}"
+    return [
+        ("outbox list", "outbox", "list"),
+        ("outbox list --state DONE", "outbox", "list", "--state", "DONE"),
+        *((f"explain {prefix}", "explain", f"{prefix}{middle}") for prefix in ("ORD", "PAY", "ATT", "SBX")),
+        ("explain EVT", "explain", f"EVTS{recent}"),
+        ("explain trace id", "explain", f"{orders - 1:032x}"),
+        ("explain nobody", "explain", "PAYnobody"),
+        ("stats rebuild", "stats", "rebuild"),
+        ("audit", "audit"),
+        ("audit --strict", "audit", "--strict"),
+    ]
 
 
 if __name__ == "__main__":
