@@ -9,11 +9,9 @@ Rows of before the chain have no place in it (`chain_seq` is NULL), and so have 
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
-from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -22,28 +20,23 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
-    ColumnElement,
     RowMapping,
     Table,
     bindparam,
     delete,
-    func,
     insert,
-    literal,
     select,
     update,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh.db import BigInt, Database, Identifier, metadata_with_names
-from mesh.db.keys import after_key, among_keys, one_of_keys
+from mesh.db import BigInt, Identifier, metadata_with_names
+from mesh.db.keys import one_of_keys
 
-PAGE = 2000
-LOOKS_MAX = 5  # at a chain that grows while it is read
-LOOK_PAUSE_SECONDS = 0.05
 Row = Mapping[str, Any] | RowMapping
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 LOG_CHAIN = Table(
     "log_chain",
@@ -97,14 +90,9 @@ class Log:
         """Which chain a row is in."""
         return "/".join(str(row[column]) for column in self.entity)
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Broken:
-    """One place where a chain does not hold."""
-
-    log: str
-    entity: str
-    detail: str
+    def names_of(self, entity: str) -> tuple[str, ...]:
+        """The values of the columns that name an entity."""
+        return tuple(entity.split("/", len(self.entity) - 1))
 
 
 async def chained(tx: AsyncConnection, log: Log, rows: Sequence[Row], *, begins: bool = False) -> list[dict[str, Any]]:
@@ -146,8 +134,12 @@ async def chained(tx: AsyncConnection, log: Log, rows: Sequence[Row], *, begins:
 
 def entry_hash(log: Log, row: Row, *, seq: int, before: str) -> str:
     """SHA-256 over the hash before it, its place and everything that a row says; hex."""
-    said = [before, log.name, log.entity_of(row), seq, *(plain(row[column]) for column in log.said)]
-    return hashlib.sha256(json.dumps(said, separators=(",", ":")).encode()).hexdigest()
+    return hash_of(log, log.entity_of(row), seq=seq, before=before, said=[plain(row[column]) for column in log.said])
+
+
+def hash_of(log: Log, entity: str, *, seq: int, before: str, said: Sequence[Any]) -> str:
+    """The hash of a row by the plain values of what it says."""
+    return hashlib.sha256(_encode([before, log.name, entity, seq, *said]).encode()).hexdigest()
 
 
 def first(log: Log, row: Row) -> dict[str, Any]:
@@ -175,7 +167,7 @@ async def purge(tx: AsyncConnection, log: Log, keys: Sequence[Any]) -> None:
     if up_to:
         heads = (await tx.execute(_LOCK_HEADS, {"of_log": log.name, "entities": sorted(up_to)})).all()
         ended = {head.entity for head in heads if up_to[head.entity] >= head.length}
-        named = one_of_keys(of_entity, [_names(log, entity) for entity in up_to])
+        named = one_of_keys(of_entity, [log.names_of(entity) for entity in up_to])
         older = await tx.execute(
             select(*of_entity, key.label("doomed"), columns.chain_seq).where(named, columns.chain_seq.is_not(None))
         )
@@ -187,115 +179,6 @@ async def purge(tx: AsyncConnection, log: Log, keys: Sequence[Any]) -> None:
                 _PURGED, [{"of_log": log.name, "of_entity": entity, "up_to": up_to[entity]} for entity in kept]
             )
     await tx.execute(delete(log.table).where(key.in_(doomed)))
-
-
-async def broken_chains(db: Database, log: Log) -> AsyncIterator[Broken]:
-    """Everything that does not hold of a log, while it grows."""
-    after: tuple[str, str] = (log.name, "")
-    while heads := await db.read(_heads_page, log, after):
-        suspects = await db.read(_verify, log, heads, among_keys)
-        for look in range(LOOKS_MAX):
-            if not suspects:
-                break
-            if look:
-                await asyncio.sleep(LOOK_PAUSE_SECONDS)
-            entities = [found.entity for found in suspects]
-            suspects = await db.read(_verify, log, await db.read(_heads_of, log, entities), one_of_keys)
-        for found in suspects:
-            yield found
-        after = (log.name, heads[-1].entity)
-    last: Any = None
-    while True:
-        found_here, last = await db.read(_headless, log, last)
-        for found in found_here:
-            yield found
-        if last is None:
-            return
-
-
-async def _heads_page(tx: AsyncConnection, log: Log, after: tuple[str, str]) -> Sequence[Any]:
-    query = (
-        select(LOG_CHAIN)
-        .where(_H.log == log.name, after_key((_H.log, _H.entity), after))
-        .order_by(_H.log, _H.entity)
-        .limit(PAGE)
-    )
-    return (await tx.execute(query)).all()
-
-
-async def _heads_of(tx: AsyncConnection, log: Log, entities: Sequence[str]) -> Sequence[Any]:
-    return (await tx.execute(select(LOG_CHAIN).where(_H.log == log.name, _H.entity.in_(entities)))).all()
-
-
-async def _verify(
-    tx: AsyncConnection, log: Log, heads: Sequence[Any], of: Callable[..., ColumnElement[bool]]
-) -> list[Broken]:
-    """The first fault of each chain. A chain that grew since its head was read is right up to there."""
-    columns = log.table.c
-    named = [_names(log, head.entity) for head in heads]
-    wanted = sorted({*log.entity, *log.said, "chain_seq", "chain_hash"})
-    query = select(*(columns[name] for name in wanted)).where(
-        of([columns[name] for name in log.entity], named), columns.chain_seq.is_not(None)
-    )
-    rows: dict[str, list[Row]] = defaultdict(list)
-    for row in (await tx.execute(query)).mappings():
-        rows[log.entity_of(row)].append(row)
-    found = []
-    for head in heads:
-        fault = _fault(log, head, sorted(rows[head.entity], key=lambda row: row["chain_seq"]))
-        if fault:
-            found.append(Broken(log=log.name, entity=head.entity, detail=fault))
-    return found
-
-
-def _fault(log: Log, head: Any, rows: Sequence[Row]) -> str:
-    expected, before = head.purged + 1, None if head.purged else ""
-    for row in rows:
-        seq = row["chain_seq"]
-        if seq <= head.purged or seq > head.length:  # left by a purge; came since the head was read
-            continue
-        if seq != expected:
-            return (
-                f"entry {expected} of {head.length} is missing" if seq > expected else f"entry {seq} stands there twice"
-            )
-        if before is not None and row["chain_hash"] != entry_hash(log, row, seq=seq, before=before):
-            return f"entry {seq} of {head.length} does not say what it said when it was written"
-        before, expected = row["chain_hash"], seq + 1
-    if expected != head.length + 1:
-        return f"entry {expected} of {head.length} is missing"
-    if before is not None and before != head.hash:
-        return f"entry {head.length} is not the one that was written"
-    return ""
-
-
-async def _headless(tx: AsyncConnection, log: Log, after: Any) -> tuple[list[Broken], Any]:
-    """A page of rows by key: those whose chain has no head."""
-    columns = log.table.c
-    key = columns[log.key]
-    bounds = [] if after is None else [key > after]
-    upper = (await tx.execute(select(key).where(*bounds).order_by(key).limit(1).offset(PAGE - 1))).scalar()
-    if upper is not None:
-        bounds.append(key <= upper)
-    entity: Any = columns[log.entity[0]]
-    for name in log.entity[1:]:
-        entity = entity.concat(literal("/")).concat(columns[name])
-    head = select(_H.length).where(_H.log == log.name, _H.entity == entity, _H.length >= columns.chain_seq)
-    rows = await tx.execute(
-        select(*(columns[name] for name in log.entity), func.count().label("entries"))
-        .where(*bounds, columns.chain_seq.is_not(None), ~head.exists())
-        .group_by(*(columns[name] for name in log.entity))
-    )
-    return [
-        Broken(
-            log=log.name, entity=log.entity_of(row), detail=f"{row['entries']} entries lie beyond the end of its chain"
-        )
-        for row in rows.mappings()
-    ], upper
-
-
-def _names(log: Log, entity: str) -> tuple[str, ...]:
-    """The values of the columns that name an entity."""
-    return tuple(entity.split("/", len(log.entity) - 1))
 
 
 def plain(value: Any) -> Any:

@@ -3,6 +3,7 @@ longer than a page does; each statement sees one moment."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -14,6 +15,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     ColumnElement,
+    FromClause,
     MetaData,
     Select,
     Table,
@@ -28,12 +30,14 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from mesh.broken_chains import broken_chains
 from mesh.db import Database, UtcMillis
-from mesh.db.keys import after_key, up_to_key
+from mesh.db.ranges import key_ranges, key_ranges_at_one_moment
 from mesh.events import destination
-from mesh.log_chain import Log, broken_chains
+from mesh.log_chain import Log
 from mesh.money import CURRENCIES
 from mesh.outbox import OUTBOX
+from mesh.progress import looked_at
 from mesh.proof import FOUND_MAX, OVERDUE, UNDELIVERED, Allowance, Violation
 
 RANGE = 10_000  # keys per statement
@@ -50,7 +54,7 @@ class Check:
     name: str
     query: Select[Any]
     detail: str
-    by: tuple[Column[Any], ...] = ()
+    by: tuple[ColumnElement[Any], ...] = ()
 
 
 async def run_checks(db: Database, checks: Iterable[Check]) -> AsyncIterator[Violation]:
@@ -79,32 +83,40 @@ async def _run(tx: AsyncConnection, check: Check, within: ColumnElement[bool], l
     ]
 
 
-async def _ranges(db: Database, by: Sequence[Column[Any]]) -> AsyncIterator[ColumnElement[bool]]:
-    """Conditions that cut a table into ranges of its key."""
+async def _ranges(db: Database, by: Sequence[ColumnElement[Any]]) -> AsyncIterator[ColumnElement[bool]]:
+    """Conditions that cut a table into ranges of its key; everything at once where a check has none."""
     if not by:
         yield true()
         return
-    after: tuple[Any, ...] | None = None
-    while True:
-        begins = true() if after is None else after_key(by, after)
-        upper = await db.read(_upper, by, begins)
-        yield begins if upper is None else and_(begins, up_to_key(by, upper))
-        if upper is None:
-            return
-        after = upper
+    async for within in key_ranges(db, by, size=RANGE):
+        yield within
+        looked_at(str(by[0]).partition(".")[0], RANGE)
 
 
-async def _upper(tx: AsyncConnection, by: Sequence[Column[Any]], begins: ColumnElement[bool]) -> tuple[Any, ...] | None:
-    row = (await tx.execute(select(*by).where(begins).order_by(*by).limit(1).offset(RANGE - 1))).first()
-    return None if row is None else tuple(row)
+async def sums_of(
+    tx: AsyncConnection,
+    table: Table,
+    group: Sequence[ColumnElement[Any]],
+    *values: ColumnElement[Any],
+    within: FromClause | None = None,
+) -> defaultdict[tuple[Any, ...], list[int]]:
+    """Sums over all rows of a table (`within` a join with others) by groups, range by range; those of no group are 0. Within
+    `Database.read_at_one_moment` they are all of that moment."""
+    sums: defaultdict[tuple[Any, ...], list[int]] = defaultdict(lambda: [0] * len(values))
+    query = select(*group, *(func.sum(value) for value in values)).select_from(table if within is None else within).group_by(*group)
+    async for rows in key_ranges_at_one_moment(tx, tuple(table.primary_key.columns), size=RANGE):
+        for row in await tx.execute(query.where(rows)):
+            of_group = sums[tuple(row[: len(group)])]
+            for number, more in enumerate(row[len(group) :]):
+                of_group[number] += int(more)
+        looked_at(table.name, RANGE)
+    return sums
 
 
 async def check_outbox(db: Database, allowance: Allowance) -> AsyncIterator[Violation]:
     """Every message was delivered, or is due and not late, or has nobody who delivers it."""
     row = OUTBOX.c
-    shown = select(row.event_id, row.tag, row.destination, row.aggregate_id, row.last_error, row.attempts).order_by(
-        row.id
-    )
+    shown = select(row.event_id, row.tag, row.destination, row.aggregate_id, row.last_error, row.attempts)
     late = (row.due_at < allowance.before(OVERDUE)) | (row.created_at < allowance.before(UNDELIVERED))
     waiting = shown.where(row.state == "NEW")
     if allowance.events_wait:
@@ -115,11 +127,13 @@ async def check_outbox(db: Database, allowance: Allowance) -> AsyncIterator[Viol
             Check(
                 name="outbox_dead",
                 query=shown.where(row.state == "DEAD"),
+                by=(row.id,),
                 detail="{tag} about {aggregate_id} was refused by {destination}: {last_error}",
             ),
             Check(
                 name="outbox_late",
                 query=waiting if allowance.strict else waiting.where(late),
+                by=(row.id,),
                 detail="{tag} about {aggregate_id} has not reached {destination} after {attempts} attempts: {last_error}",
             ),
             Check(
@@ -185,14 +199,17 @@ def _unreadable(table: Table, wrong: Mapping[str, ColumnElement[bool]]) -> Check
         name="row_readable",
         query=select(*plain, case(*((condition, what) for what, condition in wrong.items())).label("what")).where(or_(*wrong.values())),
         detail=f"a row of {table.name} {{what}}",
-        by=() if len(plain) < len(key) else key,
+        by=tuple(type_coerce(column, BigInteger) if isinstance(column.type, UtcMillis) else column for column in key),
     )
 
 
 async def waiting_events(db: Database) -> int:
     """How many events were not published."""
+    total = 0
+    async for within in key_ranges(db, (OUTBOX.c.id,), size=RANGE):
+        total += await db.read(_count_waiting, within)
+    return total
 
-    async def count(tx: AsyncConnection) -> int:
-        return int((await tx.execute(select(func.count()).where(OUTBOX.c.state == "NEW", _IS_EVENT))).scalar() or 0)
 
-    return await db.read(count)
+async def _count_waiting(tx: AsyncConnection, within: ColumnElement[bool]) -> int:
+    return (await tx.execute(select(func.count()).where(OUTBOX.c.state == "NEW", _IS_EVENT, within))).scalar_one()

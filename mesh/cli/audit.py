@@ -17,16 +17,18 @@ from rich.table import Table
 
 from mesh.cli.databases import open_databases
 from mesh.cli.options import installation_option, load_settings
-from mesh.cli.terminal import Terminal, shown, table
+from mesh.cli.terminal import Terminal, shown, shown_progress, table
 from mesh.clock import SystemClock
 from mesh.db import Database
 from mesh.errors import MeshError
-from mesh.proof import ActivityFacts, Allowance, OrderFacts, OrderKey, Violation, compare, compare_sale
+from mesh.progress import begins, looked_at
+from mesh.proof import ActivityFacts, Allowance, OrderKey, Violation, compare, compare_sale
 from mesh.proof_queries import waiting_events
 from mesh.supervisor.installation import Installation
 from mesh.supervisor.redis_server import redis_config
 
-PAGE = 2000
+PAGE = 2000  # orders in memory at once
+LINES = 10_000  # lines of orders that one statement looks through for those of flash sales
 SECOND_LOOK_SECONDS = 1.0  # two databases are never read at one moment: what is wrong is wrong twice
 
 
@@ -50,7 +52,8 @@ def audit(installation: Installation, *, strict: bool, sandbox_url: str | None, 
     try:
         api_key = (sandbox_key_file or installation.secret_file("sandbox_api")).read_text().strip() if url else ""
         redis_url = load_settings("seckill_rpc", var_dir=installation.var_dir).redis_url or (running.redis_url if running else "")
-        waiting = asyncio.run(_audit(installation, found, strict=strict, sandbox_url=url or "", api_key=api_key, redis_url=redis_url))
+        with shown_progress(console):
+            waiting = asyncio.run(_audit(installation, found, strict=strict, sandbox_url=url or "", api_key=api_key, redis_url=redis_url))
     except (MeshError, OSError) as problem:
         if found:
             console.show(_table(found))
@@ -126,6 +129,7 @@ async def audit_databases(databases: dict[str, Database], allowance: Allowance, 
         Unavailable: a database, Redis or the channel does not answer.
     """
     for where in (*databases, "across", *(["redis"] if redis_url else ()), *(["channel"] if sandbox_url else ())):
+        begins(where)
         async for violation in audit_part(where, databases, allowance, sandbox_url=sandbox_url, api_key=api_key, redis_url=redis_url,
                                           without_redis=without_redis):
             yield where, violation
@@ -153,31 +157,30 @@ async def audit_part(where: str, databases: dict[str, Database], allowance: Allo
 
 
 async def _across(databases: dict[str, Database], proofs: dict[str, Any], allowance: Allowance) -> AsyncIterator[Violation]:
-    """From both sides, because an order may lack its payment and a payment its order. What is wrong is looked at twice."""
+    """From both sides, because an order may lack its payment and a payment its order: each range of keys that ends with a page of orders, and the one
+    after all of them. What is wrong is looked at twice."""
     orders, payments = proofs["order_rpc"], proofs["payment_rpc"]
     order_db, payment_db = databases["order_rpc"], databases["payment_rpc"]
     suspects: set[OrderKey] = set()
-
-    async def look(found: Iterable[OrderFacts], wanted: list[OrderKey], *, neighbours: bool) -> list[tuple[OrderKey, Violation]]:
-        gates = await payments.gates_of_orders(payment_db, wanted, neighbours=neighbours)
-        paying = await payments.payments_of_orders(payment_db, allowance, wanted, neighbours=neighbours)
-        return list(compare({order.key: order for order in found}, paying, gates))
-
-    after: OrderKey = ("", "")
-    while page := await orders.orders_page(order_db, after=after, limit=PAGE):
-        suspects |= {key for key, _ in await look(page, [order.key for order in page], neighbours=True)}
-        after = page[-1].key
-    last = ""
-    while batch := await payments.paid_orders_page(payment_db, after=last, limit=PAGE):  # those of orders that exist were looked at
-        named = {key for _, key in batch}
-        suspects |= named - await orders.known_orders(order_db, sorted(named))
-        last = batch[-1][0]
+    after: OrderKey | None = None
+    while True:
+        page, upto = await orders.orders_page(order_db, after=after, limit=PAGE)
+        gates = await payments.gates_between(payment_db, after=after, upto=upto)
+        paying = await payments.payments_between(payment_db, allowance, after=after, upto=upto)
+        suspects |= {key for key, _ in compare({order.key: order for order in page}, paying, gates)}
+        looked_at("orders and their payments", len(page))
+        if upto is None:
+            break
+        after = upto
     doubtful = sorted(suspects)
     if doubtful:
         await asyncio.sleep(0 if allowance.strict else SECOND_LOOK_SECONDS)
     for start in range(0, len(doubtful), PAGE):
         wanted = doubtful[start:start + PAGE]
-        for _key, violation in await look(await orders.orders_of(order_db, wanted), wanted, neighbours=False):
+        found = {order.key: order for order in await orders.orders_of(order_db, wanted)}
+        gates = await payments.gates_of_orders(payment_db, wanted)
+        paying = await payments.payments_of_orders(payment_db, allowance, wanted)
+        for _key, violation in compare(found, paying, gates):
             yield violation
 
 
@@ -196,11 +199,16 @@ async def _across_sales(databases: dict[str, Database], proofs: dict[str, Any], 
     last = ""
     while units := await sales.units_page(sale_db, after=last, limit=PAGE):
         suspects |= {key for key, _ in await look(unit.key for unit in units)}
+        looked_at("orders of flash sales", len(units))
         last = units[-1].order_id
-    after: OrderKey = ("", "")
-    while page := await orders.sale_orders_page(order_db, after=after, limit=PAGE):
-        suspects |= {key for key, _ in await look(order.key for order in page)}
-        after = page[-1].key
+    after: OrderKey | None = None
+    while True:
+        page, after = await orders.sale_orders_page(order_db, after=after, limit=LINES)
+        for start in range(0, len(page), PAGE):
+            suspects |= {key for key, _ in await look(order.key for order in page[start:start + PAGE])}
+        looked_at("lines of orders", LINES)
+        if after is None:
+            break
     activities = [activity async for activity in _wrongly_allocated(databases, proofs)]
     if suspects or activities:
         await asyncio.sleep(0 if allowance.strict else SECOND_LOOK_SECONDS)

@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import IO, Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.status import Status
 from rich.table import Table
 from rich.text import Text
+
+from mesh.progress import progress_to
 
 FILE_COLUMNS = 180  # a file is as wide as the text
 PADDING = 2  # between columns, at most
@@ -67,6 +72,34 @@ class Terminal(Console):
         self.width = max(usual, sum(whole) + others + PADDING * len(table.columns))
         self.print(table, crop=False)
         self.width = usual
+
+
+@contextmanager
+def shown_progress(console: Terminal) -> Iterator[None]:
+    """A line that says how far the work of this block is; gone afterwards, and not there where nobody looks (a file, the mail of cron)."""
+    if not console.is_terminal:
+        yield
+        return
+    with console.status("") as line, progress_to(_Line(line)):
+        yield
+
+
+class _Line:
+    def __init__(self, line: Status) -> None:
+        self._line = line
+        self._part = ""
+        self._rows: Counter[str] = Counter()
+
+    def begins(self, part: str) -> None:
+        """Shows which part it is."""
+        self._part = part
+        self._rows.clear()
+        self._line.update(shown(part))
+
+    def looked_at(self, what: str, rows: int) -> None:
+        """Shows how many rows of it."""
+        self._rows[what] += rows
+        self._line.update(shown(f"{self._part}: {what}, {self._rows[what]:,}"))
 
 
 def table(*headings: str, whole: Collection[str] = ()) -> Table:

@@ -22,6 +22,7 @@ from mesh.db.transactions import Database
 # MySQL limits only SELECT in this way; `mesh.db.abandoned` ends the rest.
 STATEMENT_SECONDS_MAX = 5
 LOCK_WAIT_SECONDS_MAX = 3
+PACKED_BYTES_MAX = 16 * 2**20  # of rows that MariaDB packs into one text (mesh.db.packed)
 RECYCLE_SECONDS = 1800  # an address that leads elsewhere by now is followed in the end
 # Database.run ends every transaction itself: the pool's own ROLLBACK after each of them would be a trip to the server for nothing.
 _DATABASE_RUN_RESETS = None
@@ -109,7 +110,8 @@ def _prepare_mysql(statement_seconds: float, *, of_mariadb: str) -> Callable[[An
         if "MariaDB" in version:
             limit = f"max_statement_time={statement_seconds}{of_mariadb}"
         cursor.execute(f"SET SESSION sql_mode='STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ENGINE_SUBSTITUTION,ERROR_FOR_DIVISION_BY_ZERO', "
-                       f"innodb_lock_wait_timeout={LOCK_WAIT_SECONDS_MAX}, wait_timeout={IDLE_SECONDS_MAX}, {limit}")
+                       f"innodb_lock_wait_timeout={LOCK_WAIT_SECONDS_MAX}, wait_timeout={IDLE_SECONDS_MAX}, "
+                       f"group_concat_max_len={PACKED_BYTES_MAX}, {limit}")
         cursor.close()
         connection.run_async(_forbid_multi_statements)
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Table, select
+from sqlalchemy import Column, ColumnElement, Table
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.db import Database
-from mesh.db.keys import after_key, among_keys, one_of_keys
+from mesh.db.keys import one_of_keys
+from mesh.db.packed import Values, packed_rows
+from mesh.db.ranges import end_of_range, range_of
 from mesh.proof import OrderFacts, OrderKey, RefundFacts
 from order_rpc.domain.order import OrderState
 from order_rpc.tables import ORDERS, PAYMENT_DISPOSITION, REFUND_REQUEST
@@ -18,80 +20,76 @@ from order_rpc.tables import ORDERS, PAYMENT_DISPOSITION, REFUND_REQUEST
 _UNPAID = (OrderState.PENDING_PAYMENT, OrderState.CANCELLING, OrderState.CANCELLED)
 _O, _D, _Q = ORDERS.c, PAYMENT_DISPOSITION.c, REFUND_REQUEST.c
 _KEY = (_O.merchant_id, _O.order_id)
+_OF_ORDER = (
+    _O.user_id,
+    _O.state,
+    _O.amount_minor,
+    _O.currency,
+    _O.paid_payment_id,
+    _O.captured_minor,
+    _O.refunded_minor,
+)
+_OF_REFUND = (_Q.request_id, _Q.refund_id, _Q.payment_id, _Q.state, _Q.amount_minor, _Q.currency)
+Within = Callable[[Sequence[Column[Any]]], ColumnElement[bool]]  # a condition on the columns of a table that name its order
 
 
-async def orders_page(db: Database, *, after: OrderKey, limit: int) -> list[OrderFacts]:
-    """Orders by tenant and id, those after `after`."""
-    return await db.read(_read_facts, after_key(_KEY, after), limit)
+async def orders_page(db: Database, *, after: OrderKey | None, limit: int) -> tuple[list[OrderFacts], OrderKey | None]:
+    """So many orders by tenant and id, those after `after`; and the last one, or None where the orders end."""
 
-
-async def known_orders(db: Database, keys: Sequence[OrderKey]) -> set[OrderKey]:
-    """Those of some orders that there are."""
-
-    async def read(tx: AsyncConnection) -> set[OrderKey]:
-        return {(row.merchant_id, row.order_id) for row in await tx.execute(select(*_KEY).where(one_of_keys(_KEY, keys)))}
+    async def read(tx: AsyncConnection) -> tuple[list[OrderFacts], OrderKey | None]:
+        upto = await end_of_range(tx, _KEY, limit, after)
+        facts = await _read_facts(tx, lambda key: range_of(key, after, upto))
+        return facts, None if upto is None else (upto[0], upto[1])
 
     return await db.read(read)
 
 
 async def orders_of(db: Database, keys: Sequence[OrderKey]) -> list[OrderFacts]:
     """Some orders."""
-    return await db.read(_read_facts, one_of_keys(_KEY, keys), None)
+    return await db.read(_read_facts, lambda key: one_of_keys(key, keys))
 
 
-async def _read_facts(tx: AsyncConnection, condition: ColumnElement[bool], limit: int | None) -> list[OrderFacts]:
-    query = select(
-        *_KEY,
-        _O.user_id,
-        _O.state,
-        _O.amount_minor,
-        _O.currency,
-        _O.paid_payment_id,
-        _O.captured_minor,
-        _O.refunded_minor,
-    )
-    rows = (await tx.execute(query.where(condition).order_by(*_KEY).limit(limit))).all()
-    keys = [(row.merchant_id, row.order_id) for row in rows]
-    of = one_of_keys if limit is None else among_keys  # a page is of neighbours
-    heard = await _of_orders(tx, PAYMENT_DISPOSITION, of, keys, _D.payment_id, _D.payment_version, _D.payment_state)
-    asked = await _of_orders(
-        tx, REFUND_REQUEST, of, keys, _Q.request_id, _Q.refund_id, _Q.payment_id, _Q.state, _Q.amount_minor, _Q.currency
-    )
+async def _read_facts(tx: AsyncConnection, within: Within) -> list[OrderFacts]:
+    orders = await packed_rows(tx, ORDERS, (*_KEY, *_OF_ORDER), within(_KEY))
+    heard: dict[OrderKey, dict[tuple[str, int], str]] = defaultdict(dict)
+    for merchant_id, order_id, payment_id, version, payment_state in await _of_orders(
+        tx, PAYMENT_DISPOSITION, within, _D.payment_id, _D.payment_version, _D.payment_state
+    ):
+        heard[merchant_id, order_id][payment_id, version] = payment_state
+    asked: dict[OrderKey, list[RefundFacts]] = defaultdict(list)
+    for merchant_id, order_id, *refund in await _of_orders(tx, REFUND_REQUEST, within, *_OF_REFUND):
+        request_id, refund_id, payment_id, state, amount_minor, currency = refund
+        asked[merchant_id, order_id].append(
+            RefundFacts(
+                request_id=request_id,
+                refund_id=refund_id,
+                payment_id=payment_id,
+                state=state,
+                amount_minor=amount_minor,
+                currency=currency,
+            )
+        )
     return [
         OrderFacts(
-            merchant_id=row.merchant_id,
-            order_id=row.order_id,
-            user_id=row.user_id,
-            state=row.state,
-            is_paid=row.state not in _UNPAID,
-            amount_minor=row.amount_minor,
-            currency=row.currency,
-            paid_payment_id=row.paid_payment_id,
-            captured_minor=row.captured_minor,
-            refunded_minor=row.refunded_minor,
-            heard={(news.payment_id, news.payment_version): news.payment_state for news in heard[key]},
-            refunds=tuple(
-                RefundFacts(
-                    request_id=refund.request_id,
-                    refund_id=refund.refund_id,
-                    payment_id=refund.payment_id,
-                    state=refund.state,
-                    amount_minor=refund.amount_minor,
-                    currency=refund.currency,
-                )
-                for refund in asked[key]
-            ),
+            merchant_id=merchant_id,
+            order_id=order_id,
+            user_id=user_id,
+            state=state,
+            is_paid=state not in _UNPAID,
+            amount_minor=amount_minor,
+            currency=currency,
+            paid_payment_id=paid_payment_id,
+            captured_minor=captured_minor,
+            refunded_minor=refunded_minor,
+            heard=heard.get((merchant_id, order_id), {}),
+            refunds=tuple(asked.get((merchant_id, order_id), ())),
         )
-        for key, row in zip(keys, rows, strict=True)
+        for (
+            merchant_id, order_id, user_id, state, amount_minor, currency, paid_payment_id, captured_minor, refunded_minor
+        ) in orders
     ]
 
 
-async def _of_orders(
-    tx: AsyncConnection, table: Table, of: Callable[..., ColumnElement[bool]], keys: Iterable[OrderKey], *columns: Any
-) -> dict[OrderKey, list[Any]]:
-    """Rows of a table by their orders, and of orders between them, as `of` says."""
-    found: dict[OrderKey, list[Any]] = defaultdict(list)
+async def _of_orders(tx: AsyncConnection, table: Table, within: Within, *columns: Column[Any]) -> list[Values]:
     key = (table.c.merchant_id, table.c.order_id)
-    for row in await tx.execute(select(*key, *columns).where(of(key, keys))):
-        found[row.merchant_id, row.order_id].append(row)
-    return found
+    return await packed_rows(tx, table, (*key, *columns), within(key))

@@ -8,7 +8,9 @@ from sqlalchemy import ColumnElement, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.db import Database
-from mesh.db.keys import after_key, one_of_keys
+from mesh.db.keys import one_of_keys
+from mesh.db.packed import packed_rows
+from mesh.db.ranges import end_of_range, range_of
 from mesh.outbox import OUTBOX
 from mesh.proof import OrderKey, SaleOrderFacts
 from order_rpc.domain.order import StockSource
@@ -16,6 +18,8 @@ from order_rpc.tables import ALLOCATION, ORDER_ITEM, ORDERS
 from order_rpc.usecases.to_payment_rpc import SECKILL_RPC
 
 _I, _O = ORDER_ITEM.c, ORDERS.c
+_KEY = (_I.merchant_id, _I.order_id)
+_OF_LINE = (*_KEY, _I.activity_id, _O.user_id, _O.state, _I.quantity, _I.unit_price_minor, _O.currency)
 
 
 async def allocations_of(db: Database, keys: Sequence[OrderKey]) -> dict[OrderKey, int]:
@@ -32,51 +36,40 @@ async def allocations_of(db: Database, keys: Sequence[OrderKey]) -> dict[OrderKe
     return await db.read(read)
 
 
-async def sale_orders_page(db: Database, *, after: OrderKey, limit: int) -> list[SaleOrderFacts]:
-    """Orders of activities by tenant and id, those after `after`."""
-    return await db.read(_read, after_key((_I.merchant_id, _I.order_id), after), limit)
+async def sale_orders_page(db: Database, *, after: OrderKey | None, limit: int) -> tuple[list[SaleOrderFacts], OrderKey | None]:
+    """The orders of activities among so many orders by tenant and id, those after `after`; and the last one, or None where the orders end."""
+
+    async def read(tx: AsyncConnection) -> tuple[list[SaleOrderFacts], OrderKey | None]:
+        upto = await end_of_range(tx, _KEY, limit, after)
+        return await _read(tx, range_of(_KEY, after, upto)), None if upto is None else (upto[0], upto[1])
+
+    return await db.read(read)
 
 
 async def sale_orders_of(db: Database, keys: Sequence[OrderKey]) -> list[SaleOrderFacts]:
     """Some orders of activities."""
-    return await db.read(_read, one_of_keys((_I.merchant_id, _I.order_id), keys), None)
+    return await db.read(_read, one_of_keys(_KEY, keys))
 
 
-async def _read(tx: AsyncConnection, condition: ColumnElement[bool], limit: int | None) -> list[SaleOrderFacts]:
+async def _read(tx: AsyncConnection, condition: ColumnElement[bool]) -> list[SaleOrderFacts]:
     joined = ORDER_ITEM.join(ORDERS, (_O.merchant_id == _I.merchant_id) & (_O.order_id == _I.order_id))
     due = (
         select(OUTBOX.c.id)
         .where(OUTBOX.c.destination == SECKILL_RPC, OUTBOX.c.aggregate_id == _I.order_id, OUTBOX.c.state != "DONE")
         .exists()
     )
-    query = (
-        select(
-            _I.merchant_id,
-            _I.order_id,
-            _I.activity_id,
-            _I.quantity,
-            _I.unit_price_minor,
-            _O.user_id,
-            _O.state,
-            _O.currency,
-            due.label("due"),
-        )
-        .select_from(joined)
-        .where(_I.stock_source == StockSource.ACTIVITY, condition)
-        .order_by(_I.merchant_id, _I.order_id)
-        .limit(limit)
-    )
+    rows = await packed_rows(tx, joined, (*_OF_LINE, due), _I.stock_source == StockSource.ACTIVITY, condition)
     return [
         SaleOrderFacts(
-            merchant_id=row.merchant_id,
-            order_id=row.order_id,
-            activity_id=row.activity_id,
-            user_id=row.user_id,
-            state=row.state,
-            quantity=row.quantity,
-            price_minor=row.unit_price_minor,
-            currency=row.currency,
-            is_settling=bool(row.due),
+            merchant_id=merchant_id,
+            order_id=order_id,
+            activity_id=activity_id,
+            user_id=user_id,
+            state=state,
+            quantity=quantity,
+            price_minor=price_minor,
+            currency=currency,
+            is_settling=bool(is_due),
         )
-        for row in await tx.execute(query)
+        for merchant_id, order_id, activity_id, user_id, state, quantity, price_minor, currency, is_due in sorted(rows)
     ]

@@ -3,21 +3,24 @@ figures are exact at every commit and no two orders wait for each other on a sum
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import BigInteger, Row, Select, Table, and_, bindparam, delete, func, insert, or_, select, union_all, update
+from sqlalchemy import BigInteger, Column, Select, Table, bindparam, delete, func, insert, literal, select, type_coerce, union_all, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.bad_rows import readable
-from mesh.db import insert_if_absent
+from mesh.db import UtcMillis, insert_if_absent
+from mesh.db.ranges import key_ranges_at_one_moment
 from mesh.money import stored_currency
 from order_rpc.domain.refund import MONEY_LEFT
-from order_rpc.domain.statistics import Entry, Figure
+from order_rpc.domain.statistics import QUARTER, Entry, Figure
 from order_rpc.tables import ORDERS, REFUND_REQUEST, STATISTIC, STATISTIC_ENTRY
 
 FOLD_BATCH = 1000
+RANGE = 10_000  # rows per statement of those that count everything
 
 _INSERT = insert(STATISTIC_ENTRY)
 _SUM = STATISTIC.c
@@ -73,40 +76,61 @@ def figures_statement(*, merchant_id: str, begin: datetime, end: datetime, curre
     return union_all(of(STATISTIC), of(STATISTIC_ENTRY))
 
 
-async def everything(tx: AsyncConnection) -> list[Entry]:
-    """Everything that was ever counted."""
-    return [_entry(row) for row in await tx.execute(union_all(_figures_of(STATISTIC), _figures_of(STATISTIC_ENTRY)))]
+async def kept(tx: AsyncConnection) -> AsyncIterator[Entry]:
+    """Everything that was ever counted, within `Database.read_at_one_moment`."""
+    for table, by in ((STATISTIC, (_SUM.merchant_id, _SUM.currency, type_coerce(_SUM.quarter, BigInteger), _SUM.figure)),
+                      (STATISTIC_ENTRY, (STATISTIC_ENTRY.c.id,))):
+        async for within in key_ranges_at_one_moment(tx, by, size=RANGE):
+            for row in await tx.execute(_figures_of(table).where(within)):
+                yield _entry(row)
+
+
+async def of_orders(tx: AsyncConnection) -> AsyncIterator[list[Entry]]:
+    """What counts of orders, counted again range by range, within `Database.read_at_one_moment`."""
+    order = ORDERS.c
+    moments = {
+        Figure.CREATED: (order.created_at, order.created_at.is_not(None)), Figure.PAID: (order.paid_at, order.paid_at.is_not(None)),
+        Figure.CONVERTED: (order.created_at, order.paid_at.is_not(None)), Figure.CANCELLED: (order.cancelled_at, order.cancelled_at.is_not(None))}
+    queries = [_recount(figure, moment, order.amount_minor, order).where(condition) for figure, (moment, condition) in moments.items()]
+    async for within in key_ranges_at_one_moment(tx, (order.merchant_id, order.order_id), size=RANGE):
+        yield [_counted(row) for query in queries for row in await tx.execute(query.where(within))]
+
+
+async def of_refunds(tx: AsyncConnection) -> AsyncIterator[list[Entry]]:
+    """What counts of refunds: those of sales whose money left, and those that bounced, which count less than nothing."""
+    request = REFUND_REQUEST.c
+    counts = (request.of_sale, request.state.in_(MONEY_LEFT))
+    left = _recount(Figure.REFUNDED, request.succeeded_at, request.amount_minor, request).where(*counts, request.succeeded_at.is_not(None))
+    bounced = _recount(Figure.REFUNDED, request.bounced_at, request.amount_minor, request).where(*counts, request.bounced_at.is_not(None))
+    async for within in key_ranges_at_one_moment(tx, (request.merchant_id, request.order_id, request.request_id), size=RANGE):
+        yield [_counted(row) for row in await tx.execute(left.where(within))]
+        yield [replace(each, count=-each.count, amount_minor=-each.amount_minor) for each in map(_counted, await tx.execute(bounced.where(within)))]
+
+
+def _recount(figure: Figure, moment: Column[Any], amount: Column[Any], columns: Any) -> Select[Any]:
+    """One figure by quarters of an hour, which begin at whole quarters since 1970."""
+    milliseconds = type_coerce(moment, BigInteger)
+    quarter = type_coerce(milliseconds - milliseconds % (QUARTER // timedelta(milliseconds=1)), UtcMillis())
+    return select(columns.merchant_id, columns.currency, quarter.label("quarter"), literal(figure.value).label("figure"),
+                  func.count().label("count"), func.sum(amount).label("amount_minor")).group_by(columns.merchant_id, columns.currency, "quarter")
 
 
 async def count_orders(tx: AsyncConnection) -> int:
-    """Orders in all."""
-    return int((await tx.execute(select(func.count()).select_from(ORDERS))).scalar_one())
-
-
-async def orders_after(tx: AsyncConnection, *, after: tuple[str, str], limit: int) -> Sequence[Row[*tuple[Any, ...]]]:
-    """What counts of orders, by key, beginning after (merchant_id, order_id)."""
-    rows: Sequence[Row[*tuple[Any, ...]]] = (await tx.execute(orders_statement(after=after, limit=limit))).all()
-    return rows
-
-
-def orders_statement(*, after: tuple[str, str], limit: int) -> Select[Any]:
-    """The query of `orders_after`; a test reads its EXPLAIN."""
-    merchant_id, order_id = after
-    beyond = and_(ORDERS.c.merchant_id >= merchant_id, or_(ORDERS.c.merchant_id > merchant_id, ORDERS.c.order_id > order_id))
-    wanted = (ORDERS.c.merchant_id, ORDERS.c.order_id, ORDERS.c.currency, ORDERS.c.amount_minor, ORDERS.c.created_at, ORDERS.c.paid_at,
-              ORDERS.c.cancelled_at)
-    return select(*wanted).where(beyond).order_by(ORDERS.c.merchant_id, ORDERS.c.order_id).limit(limit)
-
-
-async def refunds_that_left(tx: AsyncConnection) -> Sequence[Row[*tuple[Any, ...]]]:
-    """What counts of refunds: those of sales whose money left."""
-    request = REFUND_REQUEST.c
-    wanted = (request.merchant_id, request.currency, request.amount_minor, request.succeeded_at, request.bounced_at)
-    return (await tx.execute(select(*wanted).where(request.of_sale, request.state.in_(MONEY_LEFT)))).all()
+    """Orders in all, within `Database.read_at_one_moment`."""
+    total = 0
+    async for within in key_ranges_at_one_moment(tx, (ORDERS.c.merchant_id, ORDERS.c.order_id), size=RANGE):
+        total += (await tx.execute(select(func.count()).select_from(ORDERS).where(within))).scalar_one()
+    return total
 
 
 def _figures_of(table: Table) -> Select[Any]:
     return select(table.c.merchant_id, table.c.currency, table.c.quarter, table.c.figure, table.c.count, table.c.amount_minor)
+
+
+def _counted(row: Any) -> Entry:
+    """What orders say, in whatever currency: `row_readable` of the audit names an unknown one."""
+    merchant_id, currency, quarter, figure, count, amount_minor = row
+    return Entry(merchant_id=merchant_id, currency=currency, quarter=quarter, figure=Figure(figure), count=count, amount_minor=int(amount_minor))
 
 
 def _entry(row: Any) -> Entry:

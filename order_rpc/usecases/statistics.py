@@ -13,12 +13,12 @@ from mesh.bad_rows import Batches, LeftOut
 from mesh.clock import Clock
 from mesh.db import Database
 from mesh.errors import InvalidArgument
-from order_rpc.domain.statistics import DayStatistics, Entry, Figure, by_day, day_begins, quarter_of, zone
+from mesh.progress import looked_at
+from order_rpc.domain.statistics import DayStatistics, Entry, Figure, by_day, day_begins, zone
 from order_rpc.store import statistics
 from order_rpc.tables import STATISTIC_ENTRY
 
 DAYS_MAX = 366
-RECOUNT_BATCH = 2000
 CORRECTIONS_BATCH = 500
 
 _Key = tuple[str, str, datetime, Figure]
@@ -95,32 +95,28 @@ class Statistics:
 
 async def _compare(tx: AsyncConnection, progress: Callable[[int, int], None]) -> list[Entry]:
     """What is missing from the figures; negative where they hold too much."""
-    total = await statistics.count_orders(tx)
+    total, done = await statistics.count_orders(tx), 0
     sums: _Sums = {}
-    for each in await statistics.everything(tx):
-        _add(sums, (each.merchant_id, each.currency, each.quarter, each.figure), -each.count, -each.amount_minor)
-    done, after = 0, ("", "")
-    while rows := await statistics.orders_after(tx, after=after, limit=RECOUNT_BATCH):
-        for row in rows:
-            moments = {Figure.CREATED: row.created_at, Figure.PAID: row.paid_at, Figure.CANCELLED: row.cancelled_at,
-                       Figure.CONVERTED: row.created_at if row.paid_at is not None else None}
-            for figure, moment in moments.items():
-                if moment is not None:
-                    _add(sums, (row.merchant_id, row.currency, quarter_of(moment), figure), 1, row.amount_minor)
-        done, after = done + len(rows), (rows[-1].merchant_id, rows[-1].order_id)
+    async for each in statistics.kept(tx):
+        _add(sums, each, sign=-1)
+    async for counted in statistics.of_orders(tx):
+        for each in counted:
+            _add(sums, each)
+        more = sum(each.count for each in counted if each.figure is Figure.CREATED)
+        looked_at("figures of orders", more)
+        done += more
         progress(done, total)
-    for row in await statistics.refunds_that_left(tx):
-        for moment, sign in ((row.succeeded_at, 1), (row.bounced_at, -1)):
-            if moment is not None:
-                _add(sums, (row.merchant_id, row.currency, quarter_of(moment), Figure.REFUNDED), sign, sign * row.amount_minor)
+    async for counted in statistics.of_refunds(tx):
+        for each in counted:
+            _add(sums, each)
     return [Entry(merchant_id=merchant_id, currency=currency, quarter=quarter, figure=figure, count=count, amount_minor=amount)
             for (merchant_id, currency, quarter, figure), (count, amount) in sums.items() if count or amount]
 
 
-def _add(sums: _Sums, key: _Key, count: int, amount_minor: int) -> None:
-    figure = sums.setdefault(key, [0, 0])
-    figure[0] += count
-    figure[1] += amount_minor
+def _add(sums: _Sums, entry: Entry, *, sign: int = 1) -> None:
+    figure = sums.setdefault((entry.merchant_id, entry.currency, entry.quarter, entry.figure), [0, 0])
+    figure[0] += sign * entry.count
+    figure[1] += sign * entry.amount_minor
 
 
 def _day(text: str, *, field: str) -> date:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from mesh.money import Money
 from payment_rpc.domain.attempt import Attempt, AttemptState
@@ -45,13 +46,53 @@ class Booked:
     postings: tuple[Posting, ...]
 
 
+class PaymentOfBooks(NamedTuple):
+    """What the books say of a payment: a million of them are read at night."""
+
+    payment_id: str
+    merchant_id: str
+    user_id: str
+    payment_method: str
+    channel: str
+    channel_trade_no: str
+    state: PaymentState
+    amount: Money
+    captured: Money
+    refunded: Money
+    refund_reserved: Money
+    fee: Money
+    ledger_head: str
+    version: int
+
+
+class AttemptOfBooks(NamedTuple):
+    """What the books say of an attempt."""
+
+    attempt_id: str
+    channel: str
+    channel_trade_no: str
+    state: AttemptState
+    captured: Money | None
+
+
+class RefundOfBooks(NamedTuple):
+    """What the books say of a refund."""
+
+    refund_id: str
+    channel: str
+    state: RefundState
+    amount: Money
+    stands_alone: bool
+    above_cap: bool
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Books:
     """A payment with everything that hangs on it, transactions in the order of their booking."""
 
-    payment: Payment
-    attempts: tuple[Attempt, ...]
-    refunds: tuple[Refund, ...]
+    payment: Payment | PaymentOfBooks
+    attempts: tuple[Attempt | AttemptOfBooks, ...]
+    refunds: tuple[Refund | RefundOfBooks, ...]
     transactions: tuple[Booked, ...]
     wallet_entries: tuple[Money, ...]
 
@@ -203,7 +244,7 @@ def _expect_decisions_and_fees(books: Books, expected: Balances) -> None:
                 expected[channel_receivable(channel), currency] += minor
 
 
-def _expect_refund(refund: Refund, expected: Balances) -> None:
+def _expect_refund(refund: Refund | RefundOfBooks, expected: Balances) -> None:
     currency, minor = refund.amount.currency, refund.amount.minor
     if refund.state is RefundState.SUCCESS and refund.channel != WALLET:
         expected[channel_receivable(refund.channel), currency] += minor
@@ -215,7 +256,7 @@ def _expect_refund(refund: Refund, expected: Balances) -> None:
         expected[LOSS, currency] -= minor
 
 
-def _main_attempt(books: Books) -> Attempt | None:
+def _main_attempt(books: Books) -> Attempt | AttemptOfBooks | None:
     """The attempt whose capture is the payment's own money."""
     if not books.payment.captured.minor:
         return None

@@ -2,7 +2,8 @@
 
 from payment_rpc.proof.audit import violations
 from payment_rpc.proof.channel import channel_violations
-from payment_rpc.proof.facts import gates_of_orders, paid_orders_page, payments_of_orders
+from payment_rpc.proof.facts import gates_between, gates_of_orders, payments_between, payments_of_orders
 from payment_rpc.proof.story import find_order, story
 
-__all__ = ["channel_violations", "find_order", "gates_of_orders", "paid_orders_page", "payments_of_orders", "story", "violations"]
+__all__ = ["channel_violations", "find_order", "gates_between", "gates_of_orders", "payments_between", "payments_of_orders", "story",
+           "violations"]

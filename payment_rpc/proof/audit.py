@@ -118,6 +118,7 @@ def _unfinished(allowance: Allowance) -> list[Check]:
             query=select(_C.callback_id, _C.payment_id, _C.event_id).where(
                 _C.result == CallbackResult.RECEIVED, _C.received_at < late
             ),
+            by=_BY_CALLBACK,
             detail="it is genuine, and nobody did what it asked for; payment {payment_id}, event {event_id}",
         ),
         # A hint is not among these: its secret is published, so anybody can send one about nothing.
@@ -129,6 +130,7 @@ def _unfinished(allowance: Allowance) -> list[Check]:
                 _C.kind == CallbackKind.CALLBACK,
                 _C.last_received_at < allowance.before(UNDELIVERED),
             ),
+            by=_BY_CALLBACK,
             detail="{channel} said it and it never counted, event {event_id}: {reason}",
         ),
     ]
@@ -209,6 +211,12 @@ def _unseen() -> list[Check]:
 
 def _impossible() -> list[Check]:
     """What no code path writes."""
+    other = ATTEMPT.alias()
+
+    def same_number(is_other: ColumnElement[bool]) -> ColumnElement[bool]:
+        same = (other.c.channel_trade_no == _A.channel_trade_no, other.c.channel == _A.channel)
+        return select(other.c.attempt_id).where(*same, other.c.state == AttemptState.CAPTURED, is_other).exists()
+
     refunds_of_attempt = ATTEMPT.join(REFUND, (_R.payment_id == _A.payment_id) & (_R.attempt_id == _A.attempt_id))
     return [
         Check(
@@ -219,11 +227,12 @@ def _impossible() -> list[Check]:
         ),
         Check(
             name="trade_number_once",
-            query=select(_A.channel_trade_no, _A.channel, func.count().label("times"))
-            .where(_A.state == AttemptState.CAPTURED)
-            .group_by(_A.channel, _A.channel_trade_no)
-            .having(func.count() > 1),
-            detail="{times} captures at {channel} have this number",
+            query=select(_A.channel_trade_no, _A.channel).where(
+                _A.state == AttemptState.CAPTURED, same_number(other.c.attempt_id > _A.attempt_id),
+                ~same_number(other.c.attempt_id < _A.attempt_id),
+            ),
+            by=_BY_ATTEMPT,
+            detail="several captures at {channel} have this number",
         ),
         Check(
             name="refunds_within_capture",

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.db import Database
-from mesh.db.keys import among_keys, one_of_keys
+from mesh.db.keys import one_of_keys
+from mesh.db.packed import packed_rows
+from mesh.db.ranges import range_of
 from mesh.outbox import OUTBOX
 from mesh.proof import SETTLING, Allowance, OrderKey, PaymentFacts, RefundFacts
 from payment_rpc.domain import refund as refunds
@@ -29,43 +30,48 @@ _IN_WORDS_OF_ORDERS = {
 }
 
 
-async def paid_orders_page(db: Database, *, after: str, limit: int) -> list[tuple[str, OrderKey]]:
-    """The ids of payments of orders, those after `after`, each with its order."""
+_OF_PAYMENT = (
+    _P.payment_id,
+    _P.merchant_id,
+    _P.order_id,
+    _P.user_id,
+    _P.state,
+    _P.version,
+    _P.amount_minor,
+    _P.currency,
+    _P.captured_minor,
+    _P.refunded_minor,
+)
+_OF_REFUND = (_R.payment_id, _R.request_id, _R.refund_id, _R.state, _R.amount_minor, _R.currency)
+_KEY, _GATE_KEY = (_P.merchant_id, _P.order_id), (_G.merchant_id, _G.order_id)
+_IS_FOR_ORDER = _P.payment_method != TOP_UP
 
-    async def read(tx: AsyncConnection) -> list[tuple[str, OrderKey]]:
-        query = (
-            select(_P.payment_id, _P.merchant_id, _P.order_id)
-            .where(_P.payment_id > after, _P.payment_method != TOP_UP)
-            .order_by(_P.payment_id)
-            .limit(limit)
-        )
-        return [(row.payment_id, (row.merchant_id, row.order_id)) for row in await tx.execute(query)]
 
-    return await db.read(read)
-
-
-async def payments_of_orders(
-    db: Database, allowance: Allowance, keys: Sequence[OrderKey], *, neighbours: bool = False
+async def payments_between(
+    db: Database, allowance: Allowance, *, after: OrderKey | None, upto: OrderKey | None
 ) -> list[PaymentFacts]:
-    """All payments of some orders. Those of neighbours by their keys are found sooner."""
-    of, wanted = among_keys if neighbours else one_of_keys, set(keys)
-    found = await db.read(_read_facts, of((_P.merchant_id, _P.order_id), keys), allowance)
-    return [payment for payment in found if payment.key in wanted]
+    """All payments of orders after one key and up to another, whether there are such orders or not."""
+    return await db.read(_read_facts, range_of(_KEY, after, upto), allowance)
 
 
-async def gates_of_orders(
-    db: Database, keys: Sequence[OrderKey], *, neighbours: bool = False
-) -> dict[OrderKey, str]:
-    """The gates of some orders, OPEN or CLOSED, where there is one. Those of neighbours by their keys are found sooner."""
-    of = among_keys if neighbours else one_of_keys
+async def payments_of_orders(db: Database, allowance: Allowance, keys: Sequence[OrderKey]) -> list[PaymentFacts]:
+    """All payments of some orders."""
+    return await db.read(_read_facts, one_of_keys(_KEY, keys), allowance)
 
-    async def read(tx: AsyncConnection) -> dict[OrderKey, str]:
-        rows = await tx.execute(
-            select(_G.merchant_id, _G.order_id, _G.state).where(of((_G.merchant_id, _G.order_id), keys))
-        )
-        return {(row.merchant_id, row.order_id): row.state for row in rows}
 
-    return await db.read(read)
+async def gates_between(db: Database, *, after: OrderKey | None, upto: OrderKey | None) -> dict[OrderKey, str]:
+    """The gates of orders after one key and up to another, OPEN or CLOSED, where there is one."""
+    return await db.read(_read_gates, range_of(_GATE_KEY, after, upto))
+
+
+async def gates_of_orders(db: Database, keys: Sequence[OrderKey]) -> dict[OrderKey, str]:
+    """The gates of some orders."""
+    return await db.read(_read_gates, one_of_keys(_GATE_KEY, keys))
+
+
+async def _read_gates(tx: AsyncConnection, condition: ColumnElement[bool]) -> dict[OrderKey, str]:
+    rows = await packed_rows(tx, ORDER_GATE, (*_GATE_KEY, _G.state), condition)
+    return {(merchant_id, order_id): state for merchant_id, order_id, state in rows}
 
 
 async def _read_facts(
@@ -81,60 +87,44 @@ async def _read_facts(
         )
         .exists()
     )
-    query = (
-        select(
-            _P.payment_id,
-            _P.merchant_id,
-            _P.order_id,
-            _P.user_id,
-            _P.state,
-            _P.version,
-            _P.amount_minor,
-            _P.currency,
-            _P.captured_minor,
-            _P.refunded_minor,
-            fresh.label("fresh"),
-        )
-        .where(condition, _P.payment_method != TOP_UP)
-        .order_by(_P.payment_id)
-    )
-    rows = (await tx.execute(query)).all()
-    refunds_of = await _refunds(tx, [row.payment_id for row in rows])
+    rows = await packed_rows(tx, PAYMENT, (*_OF_PAYMENT, fresh), condition, _IS_FOR_ORDER)
+    refunds_of = await _refunds(tx, condition)
     return [
         PaymentFacts(
-            payment_id=row.payment_id,
-            merchant_id=row.merchant_id,
-            order_id=row.order_id,
-            user_id=row.user_id,
-            state=row.state,
-            version=row.version,
-            amount_minor=row.amount_minor,
-            currency=row.currency,
-            captured_minor=row.captured_minor,
-            refunded_minor=row.refunded_minor,
-            is_settling=bool(row.fresh),
-            refunds=tuple(refunds_of[row.payment_id]),
+            payment_id=payment_id,
+            merchant_id=merchant_id,
+            order_id=order_id,
+            user_id=user_id,
+            state=state,
+            version=version,
+            amount_minor=amount_minor,
+            currency=currency,
+            captured_minor=captured_minor,
+            refunded_minor=refunded_minor,
+            is_settling=bool(is_fresh),
+            refunds=tuple(refunds_of.get(payment_id, ())),
         )
-        for row in rows
+        for (
+            payment_id, merchant_id, order_id, user_id, state, version, amount_minor, currency, captured_minor, refunded_minor, is_fresh
+        ) in sorted(rows)
     ]
 
 
-async def _refunds(tx: AsyncConnection, payment_ids: Iterable[str]) -> dict[str, list[RefundFacts]]:
+async def _refunds(tx: AsyncConnection, condition: ColumnElement[bool]) -> dict[str, list[RefundFacts]]:
     """Refunds that orders are told of; those of a second capture are no affair of theirs."""
     found: dict[str, list[RefundFacts]] = defaultdict(list)
-    query = select(_R.refund_id, _R.request_id, _R.payment_id, _R.state, _R.amount_minor, _R.currency).where(
-        _R.payment_id.in_(payment_ids), ~_R.stands_alone
-    )
-    row: Any
-    for row in await tx.execute(query):
-        found[row.payment_id].append(
+    of_payments = PAYMENT.join(REFUND, _R.payment_id == _P.payment_id)
+    for payment_id, request_id, refund_id, state, amount_minor, currency in await packed_rows(
+        tx, of_payments, _OF_REFUND, condition, _IS_FOR_ORDER, ~_R.stands_alone
+    ):
+        found[payment_id].append(
             RefundFacts(
-                request_id=row.request_id or "",
-                refund_id=row.refund_id,
-                payment_id=row.payment_id,
-                state=_IN_WORDS_OF_ORDERS.get(row.state, row.state),  # one that no code knows is nobody's
-                amount_minor=row.amount_minor,
-                currency=row.currency,
+                request_id=request_id or "",
+                refund_id=refund_id,
+                payment_id=payment_id,
+                state=_IN_WORDS_OF_ORDERS.get(state) or str(state),  # one that no code knows is nobody's
+                amount_minor=amount_minor,
+                currency=currency,
             )
         )
     return found

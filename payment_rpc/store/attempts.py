@@ -11,7 +11,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.bad_rows import LeftOut
 from mesh.db import expect_one
-from mesh.db.keys import among_keys, one_of_keys
 from mesh.money import Money, stored_currency
 from payment_rpc.domain.attempt import LEASE_MAX, Attempt, AttemptState, Schedule
 from payment_rpc.domain.errors import PaymentNotFound
@@ -52,10 +51,9 @@ async def attempts_of(tx: AsyncConnection, payment_id: str) -> list[Attempt]:
     return [attempt_of(row) for row in (await tx.execute(_OF_PAYMENT, {"payment": payment_id})).all()]
 
 
-async def attempts_of_payments(tx: AsyncConnection, payment_ids: Sequence[str], *, neighbours: bool = False) -> list[Attempt]:
-    """The attempts of several payments, and of those between them where they are called neighbours."""
-    of = among_keys if neighbours else one_of_keys
-    query = select(*_ALL).where(of((ATTEMPT.c.payment_id,), [(each,) for each in payment_ids])).order_by(ATTEMPT.c.attempt_id)
+async def attempts_of_payments(tx: AsyncConnection, payment_ids: Sequence[str]) -> list[Attempt]:
+    """The attempts of several payments."""
+    query = select(*_ALL).where(ATTEMPT.c.payment_id.in_(payment_ids)).order_by(ATTEMPT.c.attempt_id)
     return [attempt_of(row) for row in (await tx.execute(query)).all()]
 
 

@@ -3,62 +3,119 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sqlalchemy import Column, ColumnElement, case, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh.db.keys import after_key, among_keys, one_of_keys
-from mesh.money import Money
-from payment_rpc.domain.books import Booked, Books, Problem
+from mesh.db.keys import after_key, one_of_keys
+from mesh.db.packed import Values, packed_rows
+from mesh.errors import Outcome
+from mesh.money import Money, stored_currency
+from payment_rpc.domain.attempt import AttemptState
+from payment_rpc.domain.books import AttemptOfBooks, Booked, Books, PaymentOfBooks, Problem, RefundOfBooks
 from payment_rpc.domain.ledger import Posting, Side, customer_wallet
-from payment_rpc.domain.payment import Payment
-from payment_rpc.store import attempts, payments, refunds
-from payment_rpc.tables import LEDGER_POSTING, LEDGER_TRANSACTION, PAYMENT, WALLET, WALLET_ENTRY
+from payment_rpc.domain.payment import Disposition, PaymentState
+from payment_rpc.domain.refund import RefundState
+from payment_rpc.tables import ATTEMPT, LEDGER_POSTING, LEDGER_TRANSACTION, PAYMENT, REFUND, WALLET, WALLET_ENTRY
 
-_T, _P, _W, _E = LEDGER_TRANSACTION.c, LEDGER_POSTING.c, WALLET.c, WALLET_ENTRY.c
+_PAY, _A, _R, _T, _P, _W, _E = PAYMENT.c, ATTEMPT.c, REFUND.c, LEDGER_TRANSACTION.c, LEDGER_POSTING.c, WALLET.c, WALLET_ENTRY.c
+_OF_PAYMENT = (
+    _PAY.payment_id, _PAY.merchant_id, _PAY.user_id, _PAY.payment_method, _PAY.channel, _PAY.channel_trade_no, _PAY.state, _PAY.outcome,
+    _PAY.disposition, _PAY.currency, _PAY.amount_minor, _PAY.captured_minor, _PAY.refunded_minor, _PAY.refund_reserved_minor, _PAY.fee_minor,
+    _PAY.ledger_head, _PAY.version)
+_OF_ATTEMPT = (_A.payment_id, _A.attempt_id, _A.channel, _A.channel_trade_no, _A.state, _A.currency, _A.captured_minor, _A.captured_currency)
+_OF_REFUND = (_R.payment_id, _R.refund_id, _R.channel, _R.state, _R.amount_minor, _R.currency, _R.stands_alone, _R.above_cap)
+_OF_TRANSACTION = (_T.payment_id, _T.id, _T.business_key, _T.kind, _T.previous_hash, _T.hash)
+_OF_POSTING = (_P.business_key, _P.seq, _P.account, _P.side, _P.amount_minor, _P.currency)
+_OF_ENTRY = (_E.payment_id, _E.amount_minor, _E.currency)
+Within = Callable[[Column[str]], ColumnElement[bool]]  # a condition on the column of a table that names its payment
 _KEY = (_W.merchant_id, _W.user_id, _W.currency)
 _CREDIT = func.sum(case((_P.side == Side.CREDIT, _P.amount_minor), else_=-_P.amount_minor))
 WalletKey = tuple[str, str, str]
 
 
-async def read_books(tx: AsyncConnection, found: Sequence[Payment]) -> tuple[list[Books], list[str]]:
-    """The books of payments that were just read, neighbours by their ids, and the ids of those that changed meanwhile: their books may be of two
-    moments. Every change of the ledger, of a refund's amount or of a capture changes the payment's version."""
-    ids = [payment.payment_id for payment in found]
-    transactions, postings = await _transactions_of(tx, ids)
+async def books_page(tx: AsyncConnection, *, after: str, limit: int) -> tuple[list[Books], list[str], str]:
+    """The books of a page of payments by their ids, the ids of those that changed meanwhile, and the last id; "" where there are no more."""
+    upto = await _last_of_page(tx, after, limit)
+    ready, changed = await _read_books(tx, lambda payment_id: (payment_id > after) & (payment_id <= upto)) if upto else ([], [])
+    return ready, changed, upto
+
+
+async def books_of(tx: AsyncConnection, payment_id: str) -> Books | None:
+    """The books of one payment; None where it changed meanwhile."""
+    ready, _changed = await _read_books(tx, lambda column: column == payment_id)
+    return ready[0] if ready else None
+
+
+async def ids_page(tx: AsyncConnection, *, after: str, limit: int) -> tuple[list[str], str]:
+    """The ids of the payments that `books_page` reads, and the last one."""
+    found = list((await tx.execute(select(_PAY.payment_id).where(_PAY.payment_id > after).order_by(_PAY.payment_id).limit(limit))).scalars())
+    return found, found[-1] if found else ""
+
+
+async def _last_of_page(tx: AsyncConnection, after: str, limit: int) -> str:
+    within = select(_PAY.payment_id).where(_PAY.payment_id > after).order_by(_PAY.payment_id).limit(limit).subquery()
+    return (await tx.execute(select(func.max(within.c.payment_id)))).scalar() or ""
+
+
+async def _read_books(tx: AsyncConnection, within: Within) -> tuple[list[Books], list[str]]:
+    """Books may be of two moments: every change of the ledger, of a refund's amount or of a capture changes the payment's version."""
+    payments = sorted(map(_payment, await packed_rows(tx, PAYMENT, _OF_PAYMENT, within(_PAY.payment_id))))
+    transactions, postings = await _transactions(tx, within)
     by_attempt, by_refund, by_entry = defaultdict(list), defaultdict(list), defaultdict(list)
-    for attempt in await attempts.attempts_of_payments(tx, ids, neighbours=True):
-        by_attempt[attempt.payment_id].append(attempt)
-    for refund in await refunds.refunds_of_payments(tx, ids, neighbours=True):
-        by_refund[refund.payment_id].append(refund)
-    for row in await tx.execute(select(_E.payment_id, _E.amount_minor, _E.currency).where(_among(_E.payment_id, ids))):
-        by_entry[row.payment_id].append(Money(row.amount_minor, row.currency))
-    versions = await payments.versions_of(tx, ids)
-    changed = [payment.payment_id for payment in found if versions[payment.payment_id] != payment.version]
-    return [Books(
-        payment=payment, attempts=tuple(by_attempt[payment.payment_id]), refunds=tuple(by_refund[payment.payment_id]),
-        wallet_entries=tuple(by_entry[payment.payment_id]),
-        transactions=tuple(Booked(key=row.business_key, kind=row.kind, previous_hash=row.previous_hash, hash=row.hash,
-                                  postings=tuple(postings[row.business_key])) for row in transactions[payment.payment_id]))
-        for payment in found if payment.payment_id not in changed], changed
+    for payment_id, *attempt in sorted(await packed_rows(tx, ATTEMPT, _OF_ATTEMPT, within(_A.payment_id))):
+        by_attempt[payment_id].append(_attempt(attempt))
+    for payment_id, *refund in sorted(await packed_rows(tx, REFUND, _OF_REFUND, within(_R.payment_id))):
+        by_refund[payment_id].append(_refund(refund))
+    for payment_id, minor, currency in await packed_rows(tx, WALLET_ENTRY, _OF_ENTRY, within(_E.payment_id)):
+        by_entry[payment_id].append(Money(minor, currency))
+    now: dict[Any, Any] = dict(await packed_rows(tx, PAYMENT, (_PAY.payment_id, _PAY.version), within(_PAY.payment_id)))
+    ready, changed = [], []
+    for payment in payments:
+        payment_id = payment.payment_id
+        if now.get(payment_id) != payment.version:
+            changed.append(payment_id)
+            continue
+        booked = tuple(Booked(key=key, kind=kind, previous_hash=previous, hash=its_hash, postings=tuple(postings[key]))
+                       for _id, key, kind, previous, its_hash in transactions[payment_id])
+        ready.append(Books(payment=payment, attempts=tuple(by_attempt[payment_id]), refunds=tuple(by_refund[payment_id]),
+                           wallet_entries=tuple(by_entry[payment_id]), transactions=booked))
+    return ready, changed
 
 
-async def _transactions_of(tx: AsyncConnection, ids: Sequence[str]) -> tuple[dict[str, list[Any]], dict[str, list[Posting]]]:
-    transactions: dict[str, list[Any]] = defaultdict(list)
-    for row in await tx.execute(select(LEDGER_TRANSACTION).where(_among(_T.payment_id, ids)).order_by(_T.payment_id, _T.id)):
-        transactions[row.payment_id].append(row)
+async def _transactions(tx: AsyncConnection, within: Within) -> tuple[dict[str, list[Values]], dict[str, list[Posting]]]:
+    transactions: dict[str, list[Values]] = defaultdict(list)
+    for payment_id, *transaction in sorted(await packed_rows(tx, LEDGER_TRANSACTION, _OF_TRANSACTION, within(_T.payment_id))):
+        transactions[payment_id].append(transaction)
     postings: dict[str, list[Posting]] = defaultdict(list)
-    lines = (select(LEDGER_POSTING).join(LEDGER_TRANSACTION, _T.business_key == _P.business_key).where(_among(_T.payment_id, ids))
-             .order_by(_P.business_key, _P.seq))
-    for row in await tx.execute(lines):
-        postings[row.business_key].append(Posting(account=row.account, side=Side(row.side), amount=Money(row.amount_minor, row.currency)))
+    lines = LEDGER_TRANSACTION.join(LEDGER_POSTING, _T.business_key == _P.business_key)
+    for key, _seq, account, side, minor, currency in sorted(await packed_rows(tx, lines, _OF_POSTING, within(_T.payment_id))):
+        postings[key].append(Posting(account=account, side=Side(side), amount=Money(minor, currency)))
     return transactions, postings
 
 
-def _among(column: Column[str], ids: Sequence[str]) -> ColumnElement[bool]:
-    return among_keys((column,), [(each,) for each in ids])
+def _payment(row: Values) -> PaymentOfBooks:
+    (payment_id, merchant_id, user_id, method, channel, trade_no, state, outcome, disposition, currency, amount, captured, refunded, reserved, fee,
+     head, version) = row
+    Outcome(outcome)  # a value that is none makes the row unreadable, and so does another currency
+    stored_currency(currency)
+    if disposition is not None:
+        Disposition(disposition)
+    return PaymentOfBooks(payment_id, merchant_id, user_id, method, channel, trade_no, PaymentState(state), Money(amount, currency),
+                          Money(captured, currency), Money(refunded, currency), Money(reserved, currency), Money(fee, currency), head, version)
+
+
+def _attempt(row: Values) -> AttemptOfBooks:
+    attempt_id, channel, trade_no, state, own_currency, captured, currency = row
+    stored_currency(own_currency)
+    return AttemptOfBooks(attempt_id, channel, trade_no, AttemptState(state), None if captured is None else Money(captured, currency))
+
+
+def _refund(row: Values) -> RefundOfBooks:
+    refund_id, channel, state, amount, currency, stands_alone, above_cap = row
+    return RefundOfBooks(refund_id, channel, RefundState(state), Money(amount, stored_currency(currency)), bool(stands_alone), bool(above_cap))
 
 
 async def check_wallets(tx: AsyncConnection, *, after: WalletKey, limit: int, only: Sequence[WalletKey] | None = None,

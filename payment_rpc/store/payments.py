@@ -14,7 +14,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mesh.bad_rows import LeftOut, readable_page
 from mesh.call import Caller
 from mesh.db import expect_one, insert_if_absent
-from mesh.db.keys import among_keys
 from mesh.errors import Outcome
 from mesh.log_chain import plain
 from mesh.money import Money, stored_currency
@@ -25,6 +24,7 @@ from payment_rpc.domain.payment import Disposition, Failure, NextAction, Payment
 from payment_rpc.tables import ORDER_GATE, PAYMENT
 
 _ALL = tuple(PAYMENT.c)
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def _in_order(query: Select[Any]) -> Select[Any]:
@@ -44,7 +44,7 @@ _NEWEST = _in_order(_OF_ORDER.order_by(PAYMENT.c.payment_id.desc()).limit(1))
 # What never changes is not written again.
 _FIXED = frozenset({"payment_id", "receipt_digest", "merchant_id", "order_id", "user_id", "amount_minor", "currency", "payment_method", "channel",
                     "card_brand", "card_last_four", "card_expiration_year", "card_expiration_month", "expires_at", "created_at"})
-_SEALED = tuple(column.name for column in _ALL if column.name not in ("seal", "receipt_digest"))
+SEALED = tuple(column for column in _ALL if column.name not in ("seal", "receipt_digest"))
 _UPDATE = (update(PAYMENT).where(PAYMENT.c.payment_id == bindparam("key"), PAYMENT.c.version == bindparam("read_version"))
            .values({column.name: bindparam(f"new_{column.name}") for column in _ALL if column.name not in _FIXED}))
 # What an order's gate and its payments say about a new payment, in one statement.
@@ -115,25 +115,6 @@ async def read_payment(tx: AsyncConnection, payment_id: str) -> Payment:
     if row is None:
         raise PaymentNotFound
     return payment_of(row)
-
-
-async def page_of_payments(tx: AsyncConnection, *, after: str, limit: int) -> list[Payment]:
-    """Payments by their ids, those after `after`, whoever owns them: for checks of everything."""
-    return [payment_of(row) for row in (await tx.execute(select(*_ALL).where(PAYMENT.c.payment_id > after).order_by(PAYMENT.c.payment_id)
-                                                       .limit(limit))).all()]
-
-
-async def page_of_ids(tx: AsyncConnection, *, after: str, limit: int) -> list[str]:
-    """The ids of the payments that `page_of_payments` reads."""
-    query = select(PAYMENT.c.payment_id).where(PAYMENT.c.payment_id > after).order_by(PAYMENT.c.payment_id).limit(limit)
-    return list((await tx.execute(query)).scalars())
-
-
-async def versions_of(tx: AsyncConnection, payment_ids: Sequence[str]) -> dict[str, int]:
-    """The present versions of payments that are neighbours by their ids, and of those between them."""
-    among = among_keys((PAYMENT.c.payment_id,), [(each,) for each in payment_ids])
-    rows = await tx.execute(select(PAYMENT.c.payment_id, PAYMENT.c.version).where(among))
-    return {row.payment_id: row.version for row in rows}
 
 
 async def lock_slot_holder(tx: AsyncConnection, *, merchant_id: str, order_id: str) -> Payment | None:
@@ -237,8 +218,12 @@ def payment_of(row: Row[Any]) -> Payment:
 
 def seal_of(values: Mapping[str, Any]) -> str:
     """What `seal` says of a row: its version, and a digest of everything that payment_rpc wrote."""
-    said = [plain(values[name]) for name in _SEALED]
-    return f"{values['version']}:{hashlib.sha256(json.dumps(said, separators=(',', ':')).encode()).hexdigest()}"
+    return seal_over(values["version"], [plain(values[column.name]) for column in SEALED])
+
+
+def seal_over(version: int, said: Sequence[Any]) -> str:
+    """The same over the plain values of the columns SEALED."""
+    return f"{version}:{hashlib.sha256(_encode(said).encode()).hexdigest()}"
 
 
 def _values(payment: Payment) -> dict[str, Any]:

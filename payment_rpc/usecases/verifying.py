@@ -6,12 +6,11 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from mesh.db import Database
 from mesh.errors import InvalidArgument
+from mesh.progress import looked_at
 from payment_rpc.domain.books import Books, Problem, problems_of
-from payment_rpc.store import books, payments
+from payment_rpc.store import books
 
 PAGE = 1000            # payments or wallets; their rows lie in memory at once
 ORPHANS_PAGE = 5000    # counted by the database
@@ -48,9 +47,9 @@ class Verifying:
         after = ""
         while len(violations) < VIOLATIONS_MAX:
             try:
-                ready, changed, last = await self._db.read(_page, after)
+                ready, changed, last = await self._db.read(books.books_page, after=after, limit=PAGE)
             except UNREADABLE:  # by a row of one of them: each is read alone then
-                ready, (changed, last) = [], await self._db.read(_ids, after)
+                ready, (changed, last) = [], await self._db.read(books.ids_page, after=after, limit=PAGE)
             if not last:
                 return
             for own in ready:
@@ -58,6 +57,7 @@ class Verifying:
             for payment_id in changed:
                 violations += await self._problems_of_one(payment_id)
             after = last
+            looked_at("books of payments", len(ready) + len(changed))
             await asyncio.sleep(0)  # hashing a page is work; calls go first
 
     async def _problems_of_one(self, payment_id: str) -> list[Problem]:
@@ -70,9 +70,9 @@ class Verifying:
     async def _settled(self, payment_id: str) -> Books | None:
         """One payment's books of one moment; None for a payment that changes faster than it can be read."""
         for _ in range(LOOKS_MAX):
-            ready, _changed = await self._db.read(_one, payment_id)
-            if ready:
-                return ready[0]
+            own = await self._db.read(books.books_of, payment_id)
+            if own is not None:
+                return own
             await asyncio.sleep(LOOK_PAUSE_SECONDS)
         return None
 
@@ -94,22 +94,6 @@ class Verifying:
         while last is not None:
             count, found, last = await self._db.read(books.count_and_find_orphans, kind, after=last, limit=ORPHANS_PAGE)
             total += count
+            looked_at(f"{kind} rows", count)
             violations += found
         return total
-
-
-async def _page(tx: AsyncConnection, after: str) -> tuple[list[Books], list[str], str]:
-    found = await payments.page_of_payments(tx, after=after, limit=PAGE)
-    if not found:
-        return [], [], ""
-    ready, changed = await books.read_books(tx, found)
-    return ready, changed, found[-1].payment_id
-
-
-async def _ids(tx: AsyncConnection, after: str) -> tuple[list[str], str]:
-    found = await payments.page_of_ids(tx, after=after, limit=PAGE)
-    return found, found[-1] if found else ""
-
-
-async def _one(tx: AsyncConnection, payment_id: str) -> tuple[list[Books], list[str]]:
-    return await books.read_books(tx, [await payments.read_payment(tx, payment_id)])

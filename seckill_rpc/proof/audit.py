@@ -1,20 +1,23 @@
 """What must hold within seckill_rpc: nothing is sold twice, nobody holds more than he may, and nothing is left undone (PROTOCOLS 6).
 
-Each check is one statement, so it sees one moment.
+Each check is one statement per range of a table, or reads all of it as it was at one moment.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 
-from sqlalchemy import ColumnElement, and_, func, or_, select
+from sqlalchemy import ColumnElement, and_, case, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.db import Database
+from mesh.db.packed import packed_rows
+from mesh.db.ranges import key_ranges_at_one_moment
 from mesh.outbox import OUTBOX
-from mesh.proof import OVERDUE, SETTLING, ActivityFacts, Allowance, OrderKey, UnitFacts, Violation
-from mesh.proof_queries import Check, check_outbox, check_rows, run_checks
+from mesh.proof import FOUND_MAX, OVERDUE, SETTLING, ActivityFacts, Allowance, OrderKey, UnitFacts, Violation
+from mesh.proof_queries import RANGE, Check, check_outbox, check_rows, run_checks, sums_of
 from seckill_rpc.domain.activity import ActivityState
 from seckill_rpc.domain.order import UnitState
 from seckill_rpc.tables import ACTIVITY, DEAD_ENTRY, SECKILL_ORDER, metadata
@@ -31,39 +34,49 @@ async def violations(db: Database, allowance: Allowance) -> AsyncIterator[Violat
         check_rows(db, metadata, words={}, documents=(_D.fields,)),
         check_outbox(db, allowance),
         run_checks(db, (*_units(), *_unfinished(allowance))),
+        _check_counts(db),
     ):
         async for violation in part:
             yield violation
 
 
-def _units() -> list[Check]:
+async def _check_counts(db: Database) -> AsyncIterator[Violation]:
     """An activity against its orders."""
-    live = select(func.count()).where(_U.activity_id == _A.activity_id, _U.state == UnitState.LIVE).scalar_subquery()
-    held = (
-        select(_U.activity_id, _U.user_id, func.count().label("units"), func.max(_U.slot).label("slot"))
-        .where(_U.slot.is_not(None))
-        .group_by(_U.activity_id, _U.user_id)
-        .subquery()
-    )
-    holders = ACTIVITY.join(held, held.c.activity_id == _A.activity_id)
+    found: Counter[str] = Counter()
+    for violation in await db.read_at_one_moment(_wrong_counts):
+        found[violation.check] += 1
+        if found[violation.check] <= FOUND_MAX:
+            yield violation
+
+
+async def _wrong_counts(tx: AsyncConnection) -> list[Violation]:
+    live = await sums_of(tx, SECKILL_ORDER, (_U.activity_id,), case((_U.state == UnitState.LIVE, 1), else_=0))
+    columns = (_A.activity_id, _A.sold, _A.total, _A.offered)
+    found = []
+    async for within in key_ranges_at_one_moment(tx, columns[:1], size=RANGE):
+        for activity_id, sold, total, offered in await packed_rows(tx, ACTIVITY, columns, within):
+            orders = live[activity_id,][0]
+            if sold != orders:
+                detail = f"{sold} units are sold, {orders} orders are live"
+                found.append(Violation(check="units_sold", subject=activity_id, detail=detail))
+            if sold > total or total > offered or orders > total:
+                detail = f"{sold} of {total} units are sold, {offered} were planned"
+                found.append(Violation(check="never_oversold", subject=activity_id, detail=detail))
+    return found
+
+
+def _units() -> list[Check]:
+    """Orders against their activity."""
+    units, slot = func.count().label("units"), func.max(_U.slot).label("slot")
     return [
         Check(
-            name="units_sold",
-            query=select(_A.activity_id, _A.sold, live.label("live")).where(_A.sold != live),
-            detail="{sold} units are sold, {live} orders are live",
-        ),
-        Check(
-            name="never_oversold",
-            query=select(_A.activity_id, _A.sold, _A.total, _A.offered).where(
-                or_(_A.sold > _A.total, _A.total > _A.offered, live > _A.total)
-            ),
-            detail="{sold} of {total} units are sold, {offered} were planned",
-        ),
-        Check(
             name="buyer_within_limit",
-            query=select(held.c.user_id, _A.activity_id, held.c.units, held.c.slot, _A.limit_per_user)
-            .select_from(holders)
-            .where(or_(held.c.units > _A.limit_per_user, held.c.slot > _A.limit_per_user)),
+            query=select(_U.user_id, _U.activity_id, units, slot, _A.limit_per_user)
+            .select_from(SECKILL_ORDER.join(ACTIVITY, _A.activity_id == _U.activity_id))
+            .where(_U.slot.is_not(None))
+            .group_by(_U.activity_id, _U.user_id, _A.limit_per_user)
+            .having(or_(units > _A.limit_per_user, slot > _A.limit_per_user)),
+            by=(_U.activity_id, _U.user_id),
             detail="holds {units} units of {activity_id}, up to place {slot}; {limit_per_user} are allowed",
         ),
         Check(
@@ -79,6 +92,7 @@ def _units() -> list[Check]:
             query=select(_A.activity_id, _A.sold, _A.total).where(
                 _A.state == ActivityState.CLOSED, _A.sold != _A.total
             ),
+            by=(_A.activity_id,),
             detail="it is CLOSED, {sold} units are sold and it keeps {total}",
         ),
     ]

@@ -12,9 +12,11 @@ import pytest
 from sqlalchemy import BigInteger, Boolean, Column, Table, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from mesh import broken_chains as reading
 from mesh import log_chain
+from mesh.broken_chains import broken_chains
 from mesh.db import BigInt, Database, Identifier, UtcMillis, metadata_with_names, open_database
-from mesh.log_chain import LOG_CHAIN, Log, broken_chains, chain_columns, chained
+from mesh.log_chain import LOG_CHAIN, Log, chain_columns, chained
 
 NOW = datetime(2026, 11, 20, 12, 0, 0, 999_999, tzinfo=UTC)
 METADATA = metadata_with_names()
@@ -67,7 +69,7 @@ async def world(database_url_factory: Callable[[], str]) -> AsyncIterator[World]
 
 async def test_what_was_written_holds(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     assert await world.broken() == {}
-    monkeypatch.setattr(log_chain, "PAGE", 1)
+    monkeypatch.setattr(reading, "PAGE", 1)
     assert await world.broken() == {}
 
 

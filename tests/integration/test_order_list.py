@@ -227,8 +227,6 @@ async def test_histories_and_movements_are_read_from_an_index_in_their_order(ful
     for before in (None, 1500):
         [step] = await explain(full, catalog.movements_statement(merchant_id="mall", sku_id="sku-0", before=before, limit=21))
         assert (step["key"], "filesort" in step["Extra"]) == ("ix_stock_movement_sku_id", False), step
-    recount = await explain(full, statistics.orders_statement(after=("mall", POSITION[1]), limit=100))
-    assert [(step["key"], "filesort" in step["Extra"]) for step in recount] == [("PRIMARY", False)]
 
 
 async def test_every_page_of_products_is_read_from_the_key_in_its_order(full: OrderApp) -> None:
