@@ -10,7 +10,8 @@ import sys
 
 import pytest
 
-from mesh.cli.terminal import Terminal, neutral, shown, table
+from mesh.cli.terminal import Terminal, neutral, shown, shown_progress, table
+from mesh.progress import begins, looked_at
 
 ID = "ACT01M8KRPNZD958Y5S3TZRZS3BXY"
 OBEYED = [*map(chr, range(9)), *map(chr, range(11, 32)), *map(chr, range(127, 160)), "\u061c", "\u200e", "\u200f", "\u2028", "\u2029",
@@ -77,3 +78,23 @@ def test_a_character_that_the_encoding_lacks_does_not_end_the_command(environmen
     os.close(other)
     assert done.returncode == 0, done.stderr.decode()
     assert rb"\u676f" in said
+
+
+class Seen(Terminal):
+    is_terminal = True
+
+
+@pytest.mark.parametrize("kind", [Seen, Terminal])
+def test_whoever_waits_at_a_terminal_sees_how_far_it_is_and_a_file_holds_nothing_of_it(kind: type[Terminal]) -> None:
+    out = io.StringIO()
+    with shown_progress(kind(file=out, width=80)):
+        begins("payment_rpc")
+        looked_at("books", 1000)
+        looked_at("books", 1000)
+        begins("[order]_rpc")
+        looked_at("books", 500)
+    looked_at("books", 1)  # nobody waits any more
+    if kind is Terminal:
+        assert out.getvalue() == ""
+    else:
+        assert "[order]_rpc: books, 500" in out.getvalue()
