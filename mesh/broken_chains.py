@@ -6,24 +6,27 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, func, literal, select
+from sqlalchemy import ColumnElement, Integer, String, and_, func, literal, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.db import Database
-from mesh.db.keys import after_key, among_keys, one_of_keys
+from mesh.db.hashing import json_hash
+from mesh.db.keys import among_keys, one_of_keys
 from mesh.db.packed import Values, packed_rows
-from mesh.db.ranges import key_ranges
+from mesh.db.ranges import end_of_range, key_ranges, range_of
 from mesh.log_chain import LOG_CHAIN, Log, hash_of
 from mesh.progress import looked_at
 
 PAGE = 2000  # heads
 ROWS_MAX = 2000  # entries in memory at once
 RANGE = 10_000  # entries per statement of those that the database compares
+SHORT = 30  # entries of a chain that the database compares, each with all of its chain
 LOOKS_MAX = 5  # at a chain that grows while it is read
 LOOK_PAUSE_SECONDS = 0.05
 _H = LOG_CHAIN.c
+_DIGITS = 20  # of a place in a chain, so that the largest text has the last one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +36,13 @@ class Broken:
     log: str
     entity: str
     detail: str
+
+
+class _Head(NamedTuple):
+    entity: str
+    length: int
+    purged: int
+    hash: str
 
 
 async def broken_chains(db: Database, log: Log) -> AsyncIterator[Broken]:
@@ -50,9 +60,10 @@ async def broken_chains(db: Database, log: Log) -> AsyncIterator[Broken]:
         looked_at(f"entries of {log.name}", RANGE)
 
 
-async def _broken(db: Database, log: Log, heads: Sequence[Any]) -> AsyncIterator[Broken]:
+async def _broken(db: Database, log: Log, heads: Sequence[_Head]) -> AsyncIterator[Broken]:
     """Of neighbouring heads. What does not hold is looked at again, for it may have grown meanwhile."""
-    suspects = await db.read(_verify, log, heads, among_keys)
+    doubtful = await db.read(_doubtful, log, heads)
+    suspects = await db.read(_verify, log, doubtful, one_of_keys) if doubtful else []
     for look in range(LOOKS_MAX):
         if not suspects:
             return
@@ -64,23 +75,24 @@ async def _broken(db: Database, log: Log, heads: Sequence[Any]) -> AsyncIterator
         yield found
 
 
-async def _heads_page(tx: AsyncConnection, log: Log, after: tuple[str, str]) -> Sequence[Any]:
-    query = (
-        select(LOG_CHAIN)
-        .where(_H.log == log.name, after_key((_H.log, _H.entity), after))
-        .order_by(_H.log, _H.entity)
-        .limit(PAGE)
-    )
-    return (await tx.execute(query)).all()
+async def _heads_page(tx: AsyncConnection, log: Log, after: tuple[str, str]) -> list[_Head]:
+    upto = await end_of_range(tx, (_H.log, _H.entity), PAGE, after)
+    within = range_of((_H.log, _H.entity), after, upto)
+    return await _read_heads(tx, log, within)
 
 
-async def _heads_of(tx: AsyncConnection, log: Log, entities: Sequence[str]) -> Sequence[Any]:
-    return (await tx.execute(select(LOG_CHAIN).where(_H.log == log.name, _H.entity.in_(entities)))).all()
+async def _heads_of(tx: AsyncConnection, log: Log, entities: Sequence[str]) -> list[_Head]:
+    return await _read_heads(tx, log, _H.entity.in_(entities))
 
 
-def _handfuls(heads: Sequence[Any]) -> Iterator[list[Any]]:
+async def _read_heads(tx: AsyncConnection, log: Log, within: ColumnElement[bool]) -> list[_Head]:
+    rows = await packed_rows(tx, LOG_CHAIN, (_H.entity, _H.length, _H.purged, _H.hash), _H.log == log.name, within)
+    return sorted(map(_Head._make, rows))
+
+
+def _handfuls(heads: Sequence[_Head]) -> Iterator[list[_Head]]:
     """Neighbours whose chains have ROWS_MAX entries together; a chain that is longer is alone."""
-    some: list[Any] = []
+    some: list[_Head] = []
     entries = 0
     for head in heads:
         own = head.length - head.purged
@@ -92,8 +104,36 @@ def _handfuls(heads: Sequence[Any]) -> Iterator[list[Any]]:
     yield some
 
 
+async def _doubtful(tx: AsyncConnection, log: Log, heads: Sequence[_Head]) -> Sequence[_Head]:
+    """Those of neighbouring heads that the database does not find right by itself: it hashes short chains, to each entry the one before it."""
+    if tx.dialect.name == "sqlite" or any(head.length > SHORT for head in heads):
+        return heads
+    entry, earlier = log.table.c, log.table.alias()
+    entity = [entry[name] for name in log.entity]
+    before = and_(*(earlier.c[name] == entry[name] for name in log.entity), earlier.c.chain_seq == entry.chain_seq - 1)
+    name, of = literal(log.name, String()), func.concat_ws("/", *entity, type_=String())
+    said = (func.coalesce(earlier.c.chain_hash, ""), name, of, entry.chain_seq)
+    its_hash = json_hash([*said, *(entry[column] for column in log.said)])
+    last = func.substr(func.max(func.concat(func.lpad(entry.chain_seq, _DIGITS, "0"), entry.chain_hash)), _DIGITS + 1)
+    hashed = func.sum(entry.chain_hash == its_hash, type_=Integer)
+    said_of = {"entries": func.count(), "longest": func.max(entry.chain_seq), "hashed": hashed, "last": last}
+    chains = (
+        select(*entity, *(value.label(name) for name, value in said_of.items()))
+        .select_from(log.table.outerjoin(earlier, before))
+        .where(among_keys(entity, [log.names_of(head.entity) for head in heads]), entry.chain_seq.is_not(None))
+        .group_by(*entity)
+        .subquery()
+    )
+    right = {
+        ("/".join(map(str, names)), longest, last_hash)
+        for *names, entries, longest, as_written, last_hash in await packed_rows(tx, chains, tuple(chains.c))
+        if entries == longest == as_written
+    }
+    return [head for head in heads if head.purged or (head.entity, head.length, head.hash) not in right]
+
+
 async def _verify(
-    tx: AsyncConnection, log: Log, heads: Sequence[Any], of: Callable[..., ColumnElement[bool]]
+    tx: AsyncConnection, log: Log, heads: Sequence[_Head], of: Callable[..., ColumnElement[bool]]
 ) -> list[Broken]:
     """The first fault of each chain. A chain that grew since its head was read is right up to there."""
     columns = log.table.c
@@ -116,7 +156,7 @@ async def _verify(
 class _Chain:
     """Follows one chain from its first entry to its head."""
 
-    def __init__(self, log: Log, head: Any) -> None:
+    def __init__(self, log: Log, head: _Head) -> None:
         self._log = log
         self._head = head
         self._expected = head.purged + 1

@@ -30,6 +30,12 @@ _OF_REFUND = (_R.payment_id, _R.refund_id, _R.channel, _R.state, _R.amount_minor
 _OF_TRANSACTION = (_T.payment_id, _T.id, _T.business_key, _T.kind, _T.previous_hash, _T.hash)
 _OF_POSTING = (_P.business_key, _P.seq, _P.account, _P.side, _P.amount_minor, _P.currency)
 _OF_ENTRY = (_E.payment_id, _E.amount_minor, _E.currency)
+# What looks a word up costs a tenth of what making an enum of it does. An unknown one makes its row unreadable.
+_STATES = {each.value: each for each in PaymentState}
+_ATTEMPT_STATES = {each.value: each for each in AttemptState}
+_SIDES = {each.value: each for each in Side}
+_OUTCOMES = frozenset(each.value for each in Outcome)
+_DISPOSITIONS = frozenset((None, *(each.value for each in Disposition)))
 Within = Callable[[Column[str]], ColumnElement[bool]]  # a condition on the column of a table that names its payment
 _KEY = (_W.merchant_id, _W.user_id, _W.currency)
 _CREDIT = func.sum(case((_P.side == Side.CREDIT, _P.amount_minor), else_=-_P.amount_minor))
@@ -92,25 +98,24 @@ async def _transactions(tx: AsyncConnection, within: Within) -> tuple[dict[str, 
     postings: dict[str, list[Posting]] = defaultdict(list)
     lines = LEDGER_TRANSACTION.join(LEDGER_POSTING, _T.business_key == _P.business_key)
     for key, _seq, account, side, minor, currency in sorted(await packed_rows(tx, lines, _OF_POSTING, within(_T.payment_id))):
-        postings[key].append(Posting(account=account, side=Side(side), amount=Money(minor, currency)))
+        postings[key].append(Posting(account=account, side=_SIDES[side], amount=Money(minor, currency)))
     return transactions, postings
 
 
 def _payment(row: Values) -> PaymentOfBooks:
     (payment_id, merchant_id, user_id, method, channel, trade_no, state, outcome, disposition, currency, amount, captured, refunded, reserved, fee,
      head, version) = row
-    Outcome(outcome)  # a value that is none makes the row unreadable, and so does another currency
+    if outcome not in _OUTCOMES or disposition not in _DISPOSITIONS:
+        raise ValueError(f"a payment has the outcome {outcome!r} and the disposition {disposition!r}")
     stored_currency(currency)
-    if disposition is not None:
-        Disposition(disposition)
-    return PaymentOfBooks(payment_id, merchant_id, user_id, method, channel, trade_no, PaymentState(state), Money(amount, currency),
+    return PaymentOfBooks(payment_id, merchant_id, user_id, method, channel, trade_no, _STATES[state], Money(amount, currency),
                           Money(captured, currency), Money(refunded, currency), Money(reserved, currency), Money(fee, currency), head, version)
 
 
 def _attempt(row: Values) -> AttemptOfBooks:
     attempt_id, channel, trade_no, state, own_currency, captured, currency = row
     stored_currency(own_currency)
-    return AttemptOfBooks(attempt_id, channel, trade_no, AttemptState(state), None if captured is None else Money(captured, currency))
+    return AttemptOfBooks(attempt_id, channel, trade_no, _ATTEMPT_STATES[state], None if captured is None else Money(captured, currency))
 
 
 def _refund(row: Values) -> RefundOfBooks:
