@@ -114,9 +114,9 @@ def main(orders: int, folder: Path | None, only: str) -> None:
             for number, service in enumerate(SERVICES, 1)
         }
         begin = time.perf_counter()
+        for service, url in urls.items():
+            upgrade(service, url)
         if is_new:
-            for service, url in urls.items():
-                upgrade(service, url)
             fill(urls, orders)
         filled = time.perf_counter() - begin
         for url in urls.values():
@@ -126,7 +126,9 @@ def main(orders: int, folder: Path | None, only: str) -> None:
         table = Table("command", "seconds", "CPU", "CPU of MariaDB", "MB", "exit", "last line", title=title)
         for command in commands(orders):
             if command[0].startswith(only):
-                table.add_row(*measure(server.process.pid, *command))
+                row = measure(server.process.pid, *command)
+                sys.stderr.write(f"{' '.join(row)}\n")  # a long run is not waited for in vain
+                table.add_row(*row)
         Console(width=180).print(table)
     finally:
         if folder is None:
