@@ -33,8 +33,8 @@ SIZES = (
     "mesh.cli.audit.LINES", "order_rpc.proof.stock.RANGE", "order_rpc.store.statistics.RANGE", "payment_rpc.proof.seals.PAGE",
     "payment_rpc.usecases.verifying.PAGE", "payment_rpc.usecases.verifying.ORPHANS_PAGE", "seckill_rpc.proof.audit.RANGE",
 )
-SMALL = 15
-MANY = 300
+SMALL = 10
+MANY = 150
 _ROWS_READ = "SHOW SESSION STATUS WHERE Variable_name LIKE 'Handler_read%'"
 
 
@@ -96,11 +96,12 @@ async def test_no_statement_reads_more_than_its_range(mariadb_url_factory: Calla
     def begin(connection: Any) -> None:
         if "cost" not in connection.info:  # of reading the counters, which counts too
             connection.info["cost"] = -rows_read(connection) + rows_read(connection)
-        connection.info["before"] = rows_read(connection)
+            connection.info["seen"] = rows_read(connection)
 
     def end(connection: Any, statement: str) -> None:
-        rows = rows_read(connection) - connection.info["before"] - connection.info["cost"]
-        read[statement] = max(read.get(statement, 0), rows)
+        seen = rows_read(connection)
+        read[statement] = max(read.get(statement, 0), seen - connection.info["seen"] - connection.info["cost"])
+        connection.info["seen"] = seen
 
     read: dict[str, int] = {}
     async with shop(mariadb_url_factory, MANY) as databases:
@@ -109,7 +110,7 @@ async def test_no_statement_reads_more_than_its_range(mariadb_url_factory: Calla
         watch(databases, before=begin, after=end)
         assert await audited(databases) == []
     assert len(read) > 80
-    greedy = {statement: rows for statement, rows in read.items() if rows > MANY // 2}
+    greedy = {statement: rows for statement, rows in read.items() if rows >= MANY}  # as many as a table has
     assert greedy == {}
 
 
