@@ -24,9 +24,10 @@ import order_rpc.tables
 import payment_rpc.tables
 from mesh.cli.audit import audit_databases
 from mesh.clock import SystemClock
-from mesh.db import Database, open_database
+from mesh.db import Database
 from mesh.proof import Allowance
 from mesh.settings import read_secret
+from tests.databases import open_patiently
 from tests.e2e.mesh_processes import Answer, MeshProcesses, Person, wait_until
 
 SERVICES = ("payment_rpc", "order_rpc")
@@ -285,7 +286,7 @@ def _rows(connection: Connection, queries: Mapping[str, str]) -> list[tuple[str,
 
 @contextlib.asynccontextmanager
 async def _opened(service: str, url: str) -> AsyncIterator[Database]:
-    db = open_database(url, _TABLES[service].metadata, pool_size=2)
+    db = open_patiently(url, _TABLES[service].metadata, pool_size=2)
     try:
         yield db
     finally:

@@ -24,11 +24,12 @@ import payment_rpc.tables
 import seckill_rpc.tables
 from mesh.cli.audit import audit_databases
 from mesh.clock import SystemClock
-from mesh.db import Database, open_database
+from mesh.db import Database
 from mesh.errors import Unavailable
 from mesh.failpoints import POINTS
 from mesh.proof import Allowance
 from tests.conftest import PROOF
+from tests.databases import open_patiently
 from tests.e2e import seckill_faults, seckill_life, seckill_troubles
 from tests.e2e.seckill_faults import Scenario, restore
 from tests.e2e.seckill_invariants import Invariants
@@ -181,7 +182,7 @@ async def _audited(stage: SeckillProcesses) -> list[str]:
     async with AsyncExitStack() as stack:
         databases: dict[str, Database] = {}
         for service, url in stage.database_urls.items():
-            databases[service] = open_database(url, TABLES[service].metadata, pool_size=2)
+            databases[service] = open_patiently(url, TABLES[service].metadata, pool_size=2)
             stack.push_async_callback(databases[service].close)
         allowance = Allowance(now=SystemClock().now(), strict=True)
         return [f"{where}: {found.check} {found.subject}: {found.detail}" async for where, found in audit_databases(

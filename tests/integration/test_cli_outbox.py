@@ -12,10 +12,11 @@ from click.testing import CliRunner, Result
 from mesh import outbox
 from mesh.cli import paymesh
 from mesh.clock import SystemClock
-from mesh.db import Database, open_database
+from mesh.db import Database
 from mesh.errors import RemoteError
 from mesh.outbox import Message, Relay, Settlement
 from order_rpc.tables import metadata
+from tests.databases import open_patiently
 
 REFUSED, SENT = "EVT-refused", "EVT-sent"
 
@@ -50,7 +51,7 @@ def run(var_dir: Path, *arguments: str) -> Result:
 
 def deliver(var_dir: Path, receiver: Receiver, *, new: bool = False) -> None:
     async def work() -> None:
-        db: Database = open_database(f"sqlite+aiosqlite:///{var_dir}/order_rpc.db", metadata)
+        db: Database = open_patiently(f"sqlite+aiosqlite:///{var_dir}/order_rpc.db", metadata)
         long_ago = datetime.now(UTC) - timedelta(hours=1)
         if new:
             await db.run(outbox.put, *(Message(event_id=event_id, destination="payment_rpc", tag="CreateRefund", aggregate_id="ORD1", payload={},

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mesh import outbox, receipts
 from mesh.bad_rows import LeftOut
 from mesh.call import Caller, Role
-from mesh.db import Database, open_database
+from mesh.db import Database
 from mesh.outbox import Message
 from mesh.receipts import ReceiptKey
 from payment_rpc.domain.attempt import AttemptState
@@ -26,6 +26,7 @@ from payment_rpc.domain.scan import ScanAction, ScanEntry, ScanSubject
 from payment_rpc.store import attempts, callbacks, payments, refunds, scan_actions
 from payment_rpc.tables import ATTEMPT, CHANNEL_CALLBACK, ORDER_GATE, PAYMENT, SCAN_ACTION, metadata
 from tests.builders_payment import a_payment, an_attempt
+from tests.databases import open_patiently
 from tests.fakes import EPOCH
 
 pytestmark = pytest.mark.parametrize("dialect", ["mariadb"], indirect=True)
@@ -36,7 +37,7 @@ ADMIN = Caller(role=Role.ADMIN, subject="root")
 @pytest.fixture
 async def db(database_url: str) -> AsyncIterator[Database]:
     """A database with enough rows for the optimizer to mean it."""
-    db = open_database(database_url, metadata)
+    db = open_patiently(database_url, metadata)
     async with db.engine.begin() as connection:
         await connection.run_sync(metadata.create_all)
         await connection.execute(insert(PAYMENT), [payments._values(a_payment(

@@ -17,7 +17,7 @@ from sqlalchemy import BigInteger, Column, ColumnElement, Row, String, Table, se
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh import inbox
-from mesh.db import Database, insert_if_absent, metadata_with_names, open_database
+from mesh.db import Database, insert_if_absent, metadata_with_names
 from mesh.errors import NeighbourUnavailable
 from mesh.money import Money
 from mesh.outbox import OUTBOX, Message, Relay, _message
@@ -30,6 +30,7 @@ from payment_rpc.domain.payment import Disposition
 from payment_rpc.usecases.refunds import CreateRefund
 from tests.builders_order import merchant
 from tests.builders_payment import DECLINED
+from tests.databases import open_patiently
 from tests.integration.test_audit import audited, nobody_listens
 from tests.order_payment_world import JoinedWorld, joined_world
 
@@ -313,7 +314,7 @@ class Till:
 
 @asynccontextmanager
 async def opened_till(url: str) -> AsyncIterator[Till]:
-    db = open_database(url, _METADATA)
+    db = open_patiently(url, _METADATA)
     try:
         async with db.engine.begin() as connection:
             await connection.run_sync(_METADATA.create_all)

@@ -17,11 +17,12 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh import outbox
-from mesh.db import Database, open_database
+from mesh.db import Database
 from mesh.errors import Unavailable
 from mesh.events import SEND_SECONDS_MAX, StreamDestination, destination, open_events
 from mesh.outbox import BACKOFF_FIRST, BACKOFF_SHARED_MAX, OUTBOX, Relay
 from mesh.redis_client import COMMAND_SECONDS_MAX, open_redis
+from tests.databases import open_patiently
 from tests.fakes import FakeClock
 from tests.integration.test_outbox import message
 from tests.servers import Redis as RedisServer
@@ -40,7 +41,7 @@ async def client_of(url: str) -> AsyncIterator[Redis]:
 
 @pytest.fixture
 async def db(tmp_path: Any) -> AsyncIterator[Database]:
-    db = open_database(f"sqlite+aiosqlite:///{tmp_path / 'outbox.db'}", OUTBOX.metadata)
+    db = open_patiently(f"sqlite+aiosqlite:///{tmp_path / 'outbox.db'}", OUTBOX.metadata)
     async with db.engine.begin() as connection:
         await connection.run_sync(OUTBOX.metadata.create_all)
     yield db

@@ -15,8 +15,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mesh import broken_chains as reading
 from mesh import log_chain
 from mesh.broken_chains import broken_chains
-from mesh.db import BigInt, Database, Identifier, UtcMillis, metadata_with_names, open_database
+from mesh.db import BigInt, Database, Identifier, UtcMillis, metadata_with_names
 from mesh.log_chain import LOG_CHAIN, Log, chain_columns, chained
+from tests.databases import open_patiently
 
 NOW = datetime(2026, 11, 20, 12, 0, 0, 999_999, tzinfo=UTC)
 METADATA = metadata_with_names()
@@ -56,7 +57,7 @@ class World:
 
 @pytest.fixture
 async def world(database_url_factory: Callable[[], str]) -> AsyncIterator[World]:
-    db = open_database(database_url_factory(), METADATA)
+    db = open_patiently(database_url_factory(), METADATA)
     async with db.engine.begin() as connection:
         await connection.run_sync(METADATA.create_all)
     world = World(db)

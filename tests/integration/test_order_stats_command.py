@@ -10,11 +10,11 @@ from sqlalchemy import update
 
 from mesh import migrations
 from mesh.cli import paymesh
-from mesh.db import open_database
 from mesh.supervisor.plan import SERVERS
 from order_rpc.app import RETRY_CONSTRAINTS
 from order_rpc.tables import STATISTIC, metadata
 from tests.builders_order import OrderApp
+from tests.databases import open_patiently
 
 
 def run(folder: Path) -> tuple[int, str]:
@@ -31,7 +31,7 @@ def test_figures_are_counted_again_and_the_result_is_told(tmp_path: Path) -> Non
         migrations.upgrade(service, f"sqlite+aiosqlite:///{tmp_path}/{service}.db")
 
     async def shop() -> None:
-        db = open_database(f"sqlite+aiosqlite:///{tmp_path}/order_rpc.db", metadata, retry_constraints=RETRY_CONSTRAINTS)
+        db = open_patiently(f"sqlite+aiosqlite:///{tmp_path}/order_rpc.db", metadata, retry_constraints=RETRY_CONSTRAINTS)
         app = OrderApp(db)
         await app.product()
         for _ in range(3):

@@ -13,10 +13,11 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh import inbox, receipts
-from mesh.db import ConstraintViolated, Database, open_database
+from mesh.db import ConstraintViolated, Database
 from mesh.errors import IdempotencyKeyReused, RequestCanceled
 from mesh.inbox import INBOX
 from mesh.receipts import MONEY_RETENTION, PURGE_BATCH, RECEIPT, Receipt, ReceiptKey
+from tests.databases import open_patiently
 from tests.fakes import EPOCH
 
 KEY = ReceiptKey(merchant_id="mall", caller="mall/u1", method="Charge", key="k1")
@@ -25,7 +26,7 @@ FIRST = {"order_id": "ORD1", "amount": "100"}
 
 @pytest.fixture
 async def db(database_url: str) -> AsyncIterator[Database]:
-    db = open_database(database_url, RECEIPT.metadata)
+    db = open_patiently(database_url, RECEIPT.metadata)
     async with db.engine.begin() as connection:
         await connection.run_sync(RECEIPT.metadata.create_all)
         await connection.run_sync(INBOX.metadata.create_all)

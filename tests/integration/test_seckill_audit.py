@@ -11,7 +11,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.cli.audit import audit_databases
 from mesh.cli.explain import read_stories
-from mesh.db import open_database
 from mesh.proof import Allowance
 from order_rpc.domain.order import OrderState
 from order_rpc.tables import ALLOCATION, ORDERS
@@ -23,7 +22,7 @@ from seckill_rpc.proof import violations
 from seckill_rpc.stock.keys import keys_of
 from seckill_rpc.tables import DEAD_ENTRY, SECKILL_ORDER
 from tests.builders_order import SECKILL_RPC
-from tests.databases import plant
+from tests.databases import open_patiently, plant
 from tests.seckill_order_world import SeckillOrderWorld, on_one_database, seckill_order_world
 
 Tamper = Callable[[SeckillOrderWorld, Activity], Awaitable[object]]
@@ -32,7 +31,7 @@ Tamper = Callable[[SeckillOrderWorld, Activity], Awaitable[object]]
 @pytest.fixture
 async def world(database_url_factory: Callable[[], str], redis_url: str) -> AsyncIterator[SeckillOrderWorld]:
     async with seckill_order_world(database_url_factory(), database_url_factory(), redis_url) as world:
-        payments = open_database(database_url_factory(), payment_metadata)
+        payments = open_patiently(database_url_factory(), payment_metadata)
         async with payments.engine.begin() as connection:
             await connection.run_sync(payment_metadata.create_all)
         world.databases |= {"payment_rpc": payments, "order_rpc": world.orders.db, "seckill_rpc": world.db}
