@@ -1,8 +1,8 @@
 """Idempotency keys: the first call with a key does the work, every later one gets its answer.
 
 A receipt is claimed in the transaction that writes the business row and bound to that row; it is RUNNING until the row has a final answer, and DONE
-with that answer for ever after (PROTOCOLS 2). Two first calls at once collide on the key `pk_receipt`: the loser's transaction runs again and finds
-the winner's receipt.
+with that answer for ever after (docs/protocols.md 2). Two first calls at once collide on the key `pk_receipt`: the loser's transaction runs again and
+finds the winner's receipt.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The read cache of payments: a view that may be absent, old by seconds, and never wrong about its owner.
 
 An entry is written only over an older version of the payment, and says itself until when it may be believed: a day for states that hardly
-ever change, five seconds otherwise. Callers check the owner after reading; SERVICE callers never read it (PROTOCOLS 1, Reads).
+ever change, five seconds otherwise. Callers check the owner after reading; SERVICE callers never read it (docs/protocols.md 1, Reads).
 """
 
 from __future__ import annotations

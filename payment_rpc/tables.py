@@ -139,7 +139,7 @@ REFUND = Table(
     Index("ix_refund_channel_refund_no", "channel_refund_no"),
 )
 
-# Open until order_rpc decides that nobody may pay any more; every new payment locks it first (PROTOCOLS 1, Closing).
+# Open until order_rpc decides that nobody may pay any more; every new payment locks it first (docs/protocols.md 1, Closing).
 ORDER_GATE = Table(
     "order_gate", metadata,
     Column("merchant_id", Identifier(32), primary_key=True),

@@ -1,4 +1,4 @@
-"""One activity on a real Redis, and a model of the database in a few lines: what the rows would say, decided as PROTOCOLS 5 decides.
+"""One activity on a real Redis, and a model of the database in a few lines: what the rows would say, decided as docs/protocols.md 5 decides.
 
 The scripts are tested against it, in scripted interleavings (tests/seckill_scenarios.py) and in random ones (test_seckill_model.py). That the real
 tables decide likewise is tested elsewhere, on real databases.

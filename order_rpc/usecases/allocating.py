@@ -1,5 +1,5 @@
 """Flash sales: their units leave the shelf before anybody buys and come back afterwards; their orders are written with the price of the sale. Every
-step has an id of seckill_rpc's and happens once (PROTOCOLS 5)."""
+step has an id of seckill_rpc's and happens once (docs/protocols.md 5)."""
 
 from __future__ import annotations
 

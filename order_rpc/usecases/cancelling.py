@@ -1,5 +1,5 @@
 """Cancelling an order that nobody paid. CANCELLING is committed first, then payment_rpc is asked to close the payments, and only its answer cancels
-the order and frees its units: whoever cancels, a buyer who pays in that moment is never cancelled (PROTOCOLS 4)."""
+the order and frees its units: whoever cancels, a buyer who pays in that moment is never cancelled (docs/protocols.md 4)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """What payment_rpc tells an order about its payments: any message may come late, twice or out of order, and an order changes at most once by each
-payment (PROTOCOLS 3)."""
+payment (docs/protocols.md 3)."""
 
 from __future__ import annotations
 

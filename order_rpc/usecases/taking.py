@@ -1,5 +1,5 @@
 """What an order makes of a snapshot of one of its payments, whoever brings it: a message of payment_rpc, or its answer to a close. One transaction,
-under the lock of the order's row; the first snapshot with money decides, once (PROTOCOLS 3)."""
+under the lock of the order's row; the first snapshot with money decides, once (docs/protocols.md 3)."""
 
 from __future__ import annotations
 

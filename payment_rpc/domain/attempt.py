@@ -41,7 +41,7 @@ NEXT: dict[AttemptState, frozenset[AttemptState]] = {
 
 LEASE_MAX = timedelta(minutes=10)  # the longest that a deployment may choose
 
-# Pauses between queries of an attempt without a result (PROTOCOLS 1). The last one repeats for ever: the clock never fails a payment.
+# Pauses between queries of an attempt without a result (docs/protocols.md 1). The last one repeats for ever: the clock never fails a payment.
 QUERY_PAUSES = tuple(timedelta(seconds=seconds) for seconds in (5, 15, 45, 120, 300, 900, 3600, 21600, 86400))
 
 

@@ -1,4 +1,4 @@
-"""A payment: what one order owes. How much money moved stands in the amounts, never in the state (PROTOCOLS 1).
+"""A payment: what one order owes. How much money moved stands in the amounts, never in the state (docs/protocols.md 1).
 
 Every transition that exists stands in NEXT; everything else is refused. One live payment per (merchant, order) holds the slot.
 """
@@ -53,7 +53,7 @@ WALLET = "wallet"    # the channel of BALANCE: our own books, nobody to ask
 
 
 class Disposition(StrEnum):
-    """What the order did with a payment; decided once, by order_rpc (PROTOCOLS 3)."""
+    """What the order did with a payment; decided once, by order_rpc (docs/protocols.md 3)."""
 
     APPLIED = "APPLIED"
     ALREADY = "ALREADY"

@@ -1,5 +1,5 @@
 """A refund: one return of money against one attempt. What is on its way back is reserved on the payment before any channel is asked, so that refunds
-never exceed what was captured, however many are asked for at once (PROTOCOLS 1, Refunds).
+never exceed what was captured, however many are asked for at once (docs/protocols.md 1, Refunds).
 
 A refund of a second capture (`stands_alone`) is capped by its attempt and appears in no column of the payment.
 """

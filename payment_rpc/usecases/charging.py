@@ -1,4 +1,4 @@
-"""Taking money: charging a card and opening a cashier, in the steps of PROTOCOLS 1.
+"""Taking money: charging a card and opening a cashier, in the steps of docs/protocols.md 1.
 
 1. check the request, read the order. 2. tx1 writes payment and attempt. 3. the channel is called with no transaction open. 4. its answer is applied.
 5. the order is told at once. A call that died anywhere is finished by the same key, by a callback or by the workers, through the same methods.
@@ -51,7 +51,7 @@ from payment_rpc.usecases.starting import IN_PROGRESS_RETRY_SECONDS, NewPayment,
 
 WRITE_DOWN_SECONDS = 1.0  # of the caller's deadline, kept for writing down what the channel said and telling the order
 FAST_PATH_SECONDS = 0.5  # longest wait of a buyer for the order to hear of the money; the relay goes on without him
-# How often a repeated call looks whether the first one has its answer: two seconds in all (PROTOCOLS 2).
+# How often a repeated call looks whether the first one has its answer: two seconds in all (docs/protocols.md 2).
 ANSWER_PAUSES_SECONDS = (0.02, 0.04, 0.08, 0.16, *[0.2] * 8, 0.1)
 CARD_CHANNEL = "sandbox"
 TOP_UP_LIFE = timedelta(minutes=30)  # as long as an order

@@ -76,8 +76,8 @@ class Closing:
         return payment
 
     async def close_order(self, *, merchant_id: str, order_id: str, by_buyer: bool = False) -> OrderClosed:
-        """Closes the gate of an order and then its live payments: nobody may pay it from now on (PROTOCOLS 1, Closing). Asked again it answers what
-        is true then."""
+        """Closes the gate of an order and then its live payments: nobody may pay it from now on (docs/protocols.md 1, Closing). Asked again it
+        answers what is true then."""
         found = await self._db.run(self._close_gate, merchant_id, order_id)
         failpoint("payment.gate.after_closed")
         for payment in found:

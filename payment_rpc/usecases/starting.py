@@ -1,4 +1,4 @@
-"""Starting a payment: receipt, order gate, payment and attempt in one transaction, before any channel is called (PROTOCOLS 1, tx1)."""
+"""Starting a payment: receipt, order gate, payment and attempt in one transaction, before any channel is called (docs/protocols.md 1, tx1)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """Taking back a call by its idempotency key, for a client that never got an answer: what began is closed, what never arrived never will
-(PROTOCOLS 2)."""
+(docs/protocols.md 2)."""
 
 from __future__ import annotations
 

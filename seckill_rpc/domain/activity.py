@@ -1,5 +1,5 @@
 """An activity: units of one product at a price of its own, for a while. The database row is the only truth about it; every change raises `rev`, so
-that Redis, which publishes what the row says, never goes back to an older one (PROTOCOLS 5)."""
+that Redis, which publishes what the row says, never goes back to an older one (docs/protocols.md 5)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """An order of an activity as seckill_rpc keeps it: one unit for one buyer. A refusal is a row too, so that every delivery of a click and every
-ticket gets the same answer for ever (PROTOCOLS 5)."""
+ticket gets the same answer for ever (docs/protocols.md 5)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """The signed proof of a click. With it a buyer gets a definite answer even after Redis has forgotten that he stood in the line, and nobody else
-can ask in his name (PROTOCOLS 5)."""
+can ask in his name (docs/protocols.md 5)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """What becomes of entries of the line: one transaction that writes their orders, what order_rpc has to be told, and what is sold. Redis may have been
-wrong in either direction; the unique keys and the guard of the activity decide (PROTOCOLS 5).
+wrong in either direction; the unique keys and the guard of the activity decide (docs/protocols.md 5).
 
 READ COMMITTED. Orders are written in the order of their buyers, the row of the activity last, so that it is locked for the shortest time and two
 batches never wait for each other in a circle; what the database still breaks runs again.

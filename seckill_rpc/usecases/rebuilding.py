@@ -1,8 +1,8 @@
 """Building anew what Redis knows of an activity, from the rows, while it sells. Warm-up is the same: nothing was there before.
 
-Hold, fence, read, build, publish, carry, look again (PROTOCOLS 5). The fence only raises the epoch; what is published is what one moment after it
-showed, so that no return of a unit falls between the numbers and the holders. A rebuild that dies anywhere leaves a row whose epoch is not published
-or a `hold`, and the keeper begins another one. A slow one finds a newer epoch and gives up.
+Hold, fence, read, build, publish, carry, look again (docs/protocols.md 5). The fence only raises the epoch; what is published is what one moment
+after it showed, so that no return of a unit falls between the numbers and the holders. A rebuild that dies anywhere leaves a row whose epoch is
+not published or a `hold`, and the keeper begins another one. A slow one finds a newer epoch and gives up.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """What became of a buyer's clicks. Redis is asked first; what Redis has lost is decided by the database, for ever, by a row that says no: an answer
-"waiting" always ends (PROTOCOLS 5)."""
+"waiting" always ends (docs/protocols.md 5)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """The fault matrix of the flash sale on real Redis and MariaDB, as processes: whatever fails while people buy, nothing is sold twice, no unit is
-lost, and everybody gets an answer (PROTOCOLS 5).
+lost, and everybody gets an answer (docs/protocols.md 5).
 
 `make proof` runs every scenario, each with a rebuild at least five times. `make test` takes a few small ones; which, depends on PMTEST_SEED.
 """

@@ -1,5 +1,5 @@
 """What a crash, a lost answer or a slow process leaves of a card charge, and who finishes it: captures and false failures are counted in every
-interleaving (PROTOCOLS 1, the table of Charge)."""
+interleaving (docs/protocols.md 1, the table of Charge)."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from tests.fakes import EPOCH
 
 S, V = OrderState, Verb
 
-# PROTOCOLS 4, written down a second time on purpose.
+# docs/protocols.md 4, written down a second time on purpose.
 STEPS = {
     (S.PENDING_PAYMENT, V.PAY): S.PAID,
     (S.PENDING_PAYMENT, V.BEGIN_CANCEL): S.CANCELLING,

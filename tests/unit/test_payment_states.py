@@ -1,4 +1,4 @@
-"""The transition tables of payments and attempts, every pair of states, against PROTOCOLS 1; and what each step does to the slot and the money."""
+"""The transition tables of payments and attempts, every pair of states, against docs/protocols.md 1, and what each step does to slot and money."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.fakes import EPOCH
 S, A = PaymentState, AttemptState
 LATER = EPOCH + timedelta(minutes=1)
 
-# Copied from PROTOCOLS 1, not from the code.
+# Copied from docs/protocols.md 1, not from the code.
 PAYMENT_STEPS = {
     S.INIT: "PAYING CLOSED",
     S.PAYING: "SUCCESS FAILED CLOSING CLOSED CONFLICTED",

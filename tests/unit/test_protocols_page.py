@@ -56,3 +56,12 @@ def test_every_file_of_the_page_is_there() -> None:
     paths = re.findall(r"`([a-z_]+(?:/[a-z_]+)+\.py)`", PAGE)
     assert paths
     assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_every_section_that_the_code_points_to_is_there() -> None:
+    sections = set(re.findall(r"^## (\d)\.", PAGE, re.MULTILINE))
+    headings = set(re.findall(r"^### (\w+)", PAGE, re.MULTILINE))
+    pointers = {pointer for folder in (*SERVICES, "mesh", "gateway", "tests") for path in (ROOT / folder).rglob("*.py")
+                for pointer in re.findall(r"docs/protocols\.md (\d)(?:, ([A-Z]\w+))?", path.read_text())}
+    assert pointers
+    assert {(section, heading) for section, heading in pointers if section not in sections or (heading and heading not in headings)} == set()

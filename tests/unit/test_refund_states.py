@@ -17,7 +17,7 @@ from tests.fakes import EPOCH
 
 S = RefundState
 LEASE = timedelta(seconds=20)
-# The whole table, written out by hand from PROTOCOLS 1; every other pair is refused.
+# The whole table, written out by hand from docs/protocols.md 1; every other pair is refused.
 EDGES = {
     (S.CREATED, S.SUBMITTED), (S.CREATED, S.CANCELED),
     (S.SUBMITTED, S.SUCCESS), (S.SUBMITTED, S.FAILED), (S.SUBMITTED, S.PENDING), (S.SUBMITTED, S.UNKNOWN),
