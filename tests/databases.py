@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, MetaData
+from sqlalchemy import Connection, MetaData, inspect
 from sqlalchemy.engine.mock import MockConnection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -21,12 +21,14 @@ def open_patiently(url: str, metadata: MetaData, **options: Any) -> Database:
 
 
 async def create_tables(engine: AsyncEngine, metadata: MetaData) -> None:
-    """Creates the tables in an empty database, quicker than `metadata.create_all`: nothing is looked up, and DDL is compiled once per process."""
+    """Creates the tables in an empty database, quicker than `metadata.create_all`: one is looked up, and DDL is compiled once per process."""
     async with engine.begin() as connection:
         await connection.run_sync(_execute_ddl, metadata)
 
 
 def _execute_ddl(connection: Connection, metadata: MetaData) -> None:
+    if inspect(connection).has_table(next(iter(metadata.tables))):
+        return  # migrated before, by a user with more rights
     dialect = connection.dialect
     statements = _DDL.get((metadata, dialect.name))
     if statements is None:
