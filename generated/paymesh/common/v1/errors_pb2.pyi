@@ -199,7 +199,9 @@ class MoneyOutcome(_message.Message):
     outcome: Global___Outcome.ValueType
     """What happened to the money."""
     safe_to_retry: _builtins.bool
-    """True when the same request may be sent again without any risk of paying twice."""
+    """True when the request may be sent again without any risk of paying twice. A payment that ended needs a new
+    idempotency key for that: the same key gets the same answer.
+    """
     payment_id: _builtins.str
     """The payment that the error is about; empty when none was made."""
     def __init__(
