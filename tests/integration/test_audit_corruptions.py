@@ -25,7 +25,7 @@ from tests.integration.test_audit import audited
 from tests.sandbox_server import API_KEY
 from tests.servers import MariaDB
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.drawn]
 transaction_json = wire.transaction_json
 UNREADABLE = 10**15  # milliseconds; no calendar has them
 

@@ -35,6 +35,9 @@ ATTENTION = {"captures_less": ["AMOUNT_CONFLICT"], "captures_more": ["AMOUNT_CON
              "second_capture": ["SECOND_CAPTURE"]}
 
 
+pytestmark = pytest.mark.drawn
+
+
 @pytest.fixture
 async def world(database_url_factory: Callable[[], str], tmp_path: Path) -> AsyncIterator[PaymentWorld]:
     async with payment_world(database_url_factory(), database_url_factory(), tmp_path, channel_timeout_seconds=0.4,

@@ -138,6 +138,7 @@ TAMPERED = [
 ]
 
 
+@pytest.mark.drawn
 @pytest.mark.parametrize(("what", "statement", "invariant"), TAMPERED, ids=[f"{what}-{invariant}" for what, _, invariant in TAMPERED])
 async def test_whatever_was_changed_behind_its_back_is_found(world: PaymentWorld, line: RefundLine, what: str, statement: Any,
                                                              invariant: str) -> None:
