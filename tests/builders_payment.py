@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from sqlalchemy import Table, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -34,9 +35,10 @@ from payment_rpc.domain.order import OrderToPay
 from payment_rpc.domain.payment import CREDIT_CARD, LIVE, MONEY, Disposition, Payment, PaymentState
 from payment_rpc.store import payments
 from payment_rpc.tables import ATTEMPT, ATTENTION, LEDGER_POSTING, LEDGER_TRANSACTION, ORDER_GATE, metadata
+from payment_rpc.usecases import charging
 from payment_rpc.usecases.charging import Charge, CreatePayment
 from tests.builders_order import PAGE_TOKEN_SECRET, PAYMENT_RPC, OrderApp, buyer, order_app
-from tests.databases import create_tables, open_patiently
+from tests.databases import PATIENT_SECONDS, create_tables, open_patiently
 from tests.fakes import EPOCH, FakeClock, FakeIds
 from tests.sandbox_server import API_KEY, CALLBACK_SECRET, RunningSandbox, http_answer, raw_server, running_sandbox
 
@@ -327,6 +329,8 @@ async def payment_world(payment_url: str, order_url: str, folder: Path, *, redis
                         ) -> AsyncIterator[PaymentWorld]:
     """Builds the shop on two fresh databases; the sandbox's file lies in `folder`. Its callbacks arrive when the test calls `callbacks()`."""
     async with AsyncExitStack() as stack:
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        patch.setattr(charging, "FAST_PATH_SECONDS", PATIENT_SECONDS)  # a busy machine tells orders at once too
         order_side = await stack.enter_async_context(order_app(order_url))
         clock, ids = order_side.clock, order_side.ids
         apps: list[PaymentApp] = []

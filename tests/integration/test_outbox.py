@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import timedelta
@@ -278,9 +279,10 @@ async def test_a_claim_that_somebody_else_has_taken_over_is_not_renewed(db: Data
         await release.wait()
     other.do = hang
     taking_over: list[asyncio.Task[int]] = []
+    entered = itertools.count(1)
 
     async def slow(_got: Message) -> None:
-        if not taking_over:  # all of this round wait until their claims are over and the other relay has taken what is left
+        if next(entered) == CONCURRENCY:  # all of this round wait until their claims are over and the other relay has taken what is left
             clock.advance(LEASE.total_seconds())
             taking_over.append(asyncio.create_task(Relay(db=db, destination=other, clock=clock).run_once()))
         await asyncio.wait_for(sent_by_other.wait(), PATIENCE)
