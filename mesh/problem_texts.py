@@ -170,7 +170,8 @@ def _compile(template: str) -> re.Pattern[str]:
 
 
 _EXACT: Final = {english: chinese for english, chinese in _TABLE.items() if "{0}" not in english}
-_PATTERNS: Final = [(_compile(english), chinese) for english, chinese in _TABLE.items() if "{0}" in english]
+# Those with the most words of their own first: "{0} are left" would take "only {0} units of {1} are left" for a number.
+_PATTERNS: Final = [(_compile(english), chinese) for english, chinese in sorted(_TABLE.items(), key=lambda line: -len(line[0])) if "{0}" in english]
 
 
 def rule_text(rule_id: str, message: str) -> str:

@@ -218,3 +218,9 @@ def test_a_plus_that_a_query_turned_into_a_space_is_explained() -> None:
 
 def test_a_byte_order_mark_before_json_means_nothing() -> None:
     assert read_json(b'\xef\xbb\xbf{"a": 1}') == read_json(b'{"a": 1}')
+
+
+def test_a_longer_text_is_not_taken_for_a_shorter_one_with_a_long_name_in_it() -> None:
+    assert problem_text("only 5 units of MUG are left", Language.ZH) == "MUG 仅剩 5 件"
+    assert problem_text("only 1 unit of MUG is left", Language.ZH) == "MUG 仅剩 1 件"
+    assert problem_text("5 are left", Language.ZH) == "剩余 5"
