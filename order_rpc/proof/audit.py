@@ -1,4 +1,4 @@
-"""What must hold within order_rpc: stock is what orders hold of it, histories lead to where orders are, and nothing is left undone (PROTOCOLS 6).
+"""What must hold within order_rpc: stock is what orders hold of it, histories end where orders are, nothing is left undone (docs/protocols.md 6).
 
 Each check is one statement per range of a table, so it sees one moment.
 """

@@ -1,4 +1,4 @@
-"""What must hold within payment_rpc: the books, and that whatever is not finished is somebody's work or a person's (PROTOCOLS 6).
+"""What must hold within payment_rpc: the books, and that whatever is not finished is somebody's work or a person's (docs/protocols.md 6).
 
 Each check is one statement per range of a table, so it sees one moment.
 """
