@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -63,14 +63,14 @@ async def broken_chains(db: Database, log: Log) -> AsyncIterator[Broken]:
 async def _broken(db: Database, log: Log, heads: Sequence[_Head]) -> AsyncIterator[Broken]:
     """Of neighbouring heads. What does not hold is looked at again, for it may have grown meanwhile."""
     doubtful = await db.read(_doubtful, log, heads)
-    suspects = await db.read(_verify, log, doubtful, one_of_keys) if doubtful else []
+    suspects = await db.read(_verify, log, doubtful) if doubtful else []
     for look in range(LOOKS_MAX):
         if not suspects:
             return
         if look:
             await asyncio.sleep(LOOK_PAUSE_SECONDS)
         entities = [found.entity for found in suspects]
-        suspects = await db.read(_verify, log, await db.read(_heads_of, log, entities), one_of_keys)
+        suspects = await db.read(_verify, log, await db.read(_heads_of, log, entities))
     for found in suspects:
         yield found
 
@@ -132,12 +132,10 @@ async def _doubtful(tx: AsyncConnection, log: Log, heads: Sequence[_Head]) -> Se
     return [head for head in heads if head.purged or (head.entity, head.length, head.hash) not in right]
 
 
-async def _verify(
-    tx: AsyncConnection, log: Log, heads: Sequence[_Head], of: Callable[..., ColumnElement[bool]]
-) -> list[Broken]:
+async def _verify(tx: AsyncConnection, log: Log, heads: Sequence[_Head]) -> list[Broken]:
     """The first fault of each chain. A chain that grew since its head was read is right up to there."""
     columns = log.table.c
-    named = of([columns[name] for name in log.entity], [log.names_of(head.entity) for head in heads])
+    named = one_of_keys([columns[name] for name in log.entity], [log.names_of(head.entity) for head in heads])
     wanted = [columns[name] for name in (*log.entity, "chain_seq", "chain_hash", *log.said)]
     chains = {head.entity: _Chain(log, head) for head in heads}
     first, last = min(head.purged for head in heads) + 1, max(head.length for head in heads)
