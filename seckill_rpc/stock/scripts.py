@@ -51,8 +51,8 @@ class Scripts:
         """Runs a script; sends its text when Redis does not know it (any more).
 
         Raises:
-            RedisError: it is unknown whether it ran, unless Redis itself answered with an error. No script is half done: Redis
-                checks memory at the first write of a script, and no script can fail after that.
+            RedisError: it is unknown whether it ran, unless Redis itself answered with an error. Want of memory leaves nothing
+                half done: Redis looks at it before the first write of a script, and not again.
         """
         script = self._scripts[name]
         try:
