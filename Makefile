@@ -7,8 +7,8 @@ MAKEFLAGS     += --no-builtin-rules
 
 VENV ?= .venv
 ARGS ?=
-# Test processes. Each has its own servers and often waits for them or for time, so three fill two cores. Files run in the order of their names: the long chaos
-# run comes first, where another process has something to do beside it.
+# Test processes. Each has its own servers and often waits for them or for time, so three fill two cores. Files run in the order of their names: the
+# long chaos run comes first, where another process has something to do beside it.
 TEST_PROCESSES ?= 3
 BIN  := $(VENV)/bin
 export PYTHON
@@ -30,7 +30,7 @@ demo: $(VENV)/.runtime ## buy something end to end from the mesh that `make run`
 demo-seckill: $(VENV)/.runtime ## ten thousand buyers, a hundred units, on the mesh that `make run` started
 	@exec $(BIN)/paymesh demo-seckill $(ARGS)
 
-test: $(VENV)/.dev servers ## run every test, on SQLite and on MariaDB, Redis and Consul (ARGS="-k refund")
+test: $(VENV)/.dev servers ## run the tests, on SQLite and on MariaDB, Redis and Consul (ARGS="-k refund")
 	@$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 unit: $(VENV)/.dev ## run the tests that need nothing but Python
