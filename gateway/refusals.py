@@ -9,7 +9,7 @@ from typing import ClassVar, Final, Self
 import msgspec
 
 from gateway.answers import Answer, Headers
-from mesh.errors import DeadlineExceeded, MeshError, MoneyError, NeighbourUnavailable, RemoteError, Unauthenticated
+from mesh.errors import DeadlineExceeded, MeshError, MoneyError, NeighbourUnavailable, RemoteError, Unauthenticated, default_message
 from mesh.languages import Language
 from mesh.problem_texts import problem_text
 from mesh.wire_errors import COMMON, ErrorCatalogue, ErrorSpec, RemoteMoneyError
@@ -177,8 +177,7 @@ def _details(error: MeshError, spec: ErrorSpec, *, known: bool, language: Langua
 
 def _explanation(error: MeshError) -> str:
     """What exactly was refused, in English and for developers; "" when the reason says it all."""
-    default = (type(error).__doc__ or "").strip().split("\n", 1)[0]
-    return "" if isinstance(error, NeighbourUnavailable) or error.message == default else error.message
+    return "" if isinstance(error, NeighbourUnavailable) or error.message == default_message(type(error)) else error.message
 
 
 def _headers(error: MeshError, spec: ErrorSpec, *, credentials: bool) -> Headers:

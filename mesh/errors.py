@@ -55,11 +55,16 @@ class MeshError(Exception):
 
     def __init__(self, message: str = "", *, fields: Mapping[str, str] | None = None, retry_after_seconds: float | None = None,
                  **metadata: str | int) -> None:
-        self.message = message or (type(self).__doc__ or "").strip().split("\n", 1)[0]
+        self.message = message or default_message(type(self))
         self.fields: dict[str, str] = dict(fields or {})
         self.retry_after_seconds = retry_after_seconds
         self.metadata: dict[str, str] = {name: str(value) for name, value in metadata.items()}
         super().__init__(self.message)
+
+
+def default_message(refusal: type[MeshError]) -> str:
+    """The first paragraph of the docstring of a refusal, on one line."""
+    return " ".join((refusal.__doc__ or "").split("\n\n", 1)[0].split())
 
 
 class InvalidArgument(MeshError):

@@ -7,7 +7,7 @@ How to add one: in `tests/<service>_code_mutants.py` (a new file is found by its
            "integration/test_refunds.py::test_a_refund_of_another_shop_is_not_found[sqlite]",
            (Edit("payment_rpc/store/refunds.py", ", merchant_id=merchant_id", ""),))
 
-`Edit.old` occurs exactly once in the file, whose path starts at the root of the repository. Name one case of a
+`Edit.old` occurs exactly once in the file, whose path starts at the root of the repository, however its lines are broken. Name one case of a
 parametrized test by its id in brackets: one test per mutant keeps a run short. A second edit takes away what stands
 behind the first one, with which nobody could see that the first is gone. Then run
 `PAYMESH_PROOF=1 pytest tests/integration/test_code_mutants.py -k "a refund is"`.
@@ -19,6 +19,7 @@ chooses them again. `make proof` removes all.
 from __future__ import annotations
 
 import importlib
+import itertools
 import os
 import random
 import re
@@ -80,9 +81,26 @@ def mutated(mutant: Mutant) -> dict[str, str]:
     texts: dict[str, str] = {}
     for edit in mutant.edits:
         text = texts.get(edit.path) or (ROOT / edit.path).read_text()
-        assert text.count(edit.old) == 1, f"{edit.path}: {edit.old!r} stands there {text.count(edit.old)} times"
-        texts[edit.path] = text.replace(edit.old, edit.new)
+        found = list(_pattern(edit.old).finditer(text))
+        assert len(found) == 1, f"{edit.path}: {edit.old!r} stands there {len(found)} times"
+        texts[edit.path] = text[: found[0].start()] + edit.new + text[found[0].end() :]
     return texts
+
+
+def _pattern(code: str) -> re.Pattern[str]:
+    """Finds code however the formatter broke its lines: white space counts only between two words, and a comma may
+    stand before a closing bracket. White space at the ends of `code` counts as it stands."""
+    words = re.findall(r"\w+|[^\w\s]", code)
+    parts = [re.escape(words[0])]
+    for before, word in itertools.pairwise(words):
+        if word in ")]}" and before not in "([{,":
+            parts.append(r"\s*,?\s*")
+        else:
+            parts.append(r"\s+" if re.match(r"\w", before) and re.match(r"\w", word) else r"\s*")
+        parts.append(re.escape(word))
+    bare = code.strip()
+    lead, tail = code[: code.index(bare)], code[code.index(bare) + len(bare) :]
+    return re.compile(re.escape(lead) + "".join(parts) + re.escape(tail))
 
 
 @cache

@@ -22,7 +22,7 @@ from google.protobuf import descriptor_pb2
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from mesh.errors import MeshError
+from mesh.errors import MeshError, default_message
 from tests.servers import missing
 from tests.sources import parsed
 
@@ -344,7 +344,7 @@ def test_no_two_refusals_of_a_package_share_a_reason() -> None:
 
 
 def test_every_refusal_has_a_default_message() -> None:
-    assert [refusal.__qualname__ for refusal in refusals() if not (refusal.__doc__ or "").strip().split("\n")[0].endswith(".")] == []
+    assert [refusal.__qualname__ for refusal in refusals() if not default_message(refusal).endswith(".")] == []
 
 
 # --- what is committed ---------------------------------------------------------------------------------------------------------------------
