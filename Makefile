@@ -16,7 +16,7 @@ export PYTHON
 COMPILE := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
            --no-emit-package paymesh-stubs --custom-compile-command "make locks" --group build pyproject.toml
 
-.PHONY: help run demo demo-seckill test unit proof protos lint fmt check drift bench install servers locks clean
+.PHONY: help run demo demo-seckill test unit proof protos lint fmt hooks check drift bench install servers locks clean
 
 help: ## explain the targets
 	@awk 'BEGIN {FS = ":.*## "; print "make TARGET [PYTHON=python3.12] [ARGS=...]\n"} /^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,13 +43,19 @@ protos: $(VENV)/.dev ## rebuild generated/ from protos/ and docs/states.md from 
 	@$(BIN)/python tools/build_protos.py
 	@$(BIN)/python tools/build_states.py
 
-lint: $(VENV)/.dev ## ruff, mypy --strict, import contracts
+lint: $(VENV)/.dev ## formatting, ruff, mypy --strict, import contracts
+	@$(BIN)/ruff format --check --quiet . || { $(BIN)/ruff format --check . | tail -5; echo "make fmt repairs it"; exit 1; }
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-fmt: $(VENV)/.dev ## repair what ruff can repair
-	@$(BIN)/ruff check --fix-only .
+fmt: $(VENV)/.dev ## format, and repair what ruff can repair
+	@$(BIN)/ruff check --quiet --fix-only .
+	@$(BIN)/ruff format .
+
+hooks: $(VENV)/.dev ## check the formatting and rules of what is committed, at each commit; needs no network
+	@git config core.hooksPath tools/hooks
+	@echo "tools/hooks/pre-commit runs at each commit; git config --unset core.hooksPath ends it"
 
 drift: $(VENV)/.dev ## generated/ and docs/ are what protos/ and tables say, and protos/ follow buf's rules
 	@$(BIN)/python tools/build_protos.py --check

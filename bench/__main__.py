@@ -1,4 +1,5 @@
-"""`make bench`: prints every measurement beside its limit. Private servers on free ports, nothing left behind.
+"""`make bench`: prints every measurement beside its limit. Private servers on free ports, nothing
+left behind.
 
     python -m bench [PART…]    rpc, charge, orders, idle, seckill (or seckill-action, seckill-drain, seckill-orders, seckill-wait, seckill-rebuild)
     python -m bench --quick    flash sales with fewer rounds and shorter lines, to see that it works; its numbers mean little
@@ -39,12 +40,29 @@ console = Console()
 
 def main() -> None:
     """The parts that were named, or all, in order."""
-    parts: dict[str, seckill_report.Part] = {"rpc": _rpc, "charge": _charge, "orders": _orders, "idle": _idle, **seckill_report.PARTS}
-    parser = argparse.ArgumentParser(prog="python -m bench", description="Prints every measurement beside its limit.")
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join([*parts, 'seckill'])}; all of them by default")
+    parts: dict[str, seckill_report.Part] = {
+        "rpc": _rpc,
+        "charge": _charge,
+        "orders": _orders,
+        "idle": _idle,
+        **seckill_report.PARTS,
+    }
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description="Prints every measurement beside its limit."
+    )
+    parser.add_argument(
+        "parts",
+        nargs="*",
+        metavar="PART",
+        help=f"of {', '.join([*parts, 'seckill'])}; all of them by default",
+    )
     parser.add_argument("--quick", action="store_true", help="fewer rounds, shorter lines")
     arguments = parser.parse_args()
-    chosen = [part for name in arguments.parts or parts for part in (seckill_report.PARTS if name == "seckill" else [name])]
+    chosen = [
+        part
+        for name in arguments.parts or parts
+        for part in (seckill_report.PARTS if name == "seckill" else [name])
+    ]
     if unknown := set(chosen) - set(parts):
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
     logs.configure("bench", "ERROR", json=False)
@@ -63,12 +81,19 @@ def _rpc(*, quick: bool) -> None:
         redis = Redis(server_folder())
         stack.callback(redis.stop)
         environment["BENCH_REDIS_URL"] = redis.start().url
-        servers = [stack.enter_context(server(kind, environment)) for kind in ("echo", "pipeline", "payment", "cached")]
+        servers = [
+            stack.enter_context(server(kind, environment))
+            for kind in ("echo", "pipeline", "payment", "cached")
+        ]
         with console.status("RPC: bare echo, pipeline, real reads; in turn"):
             _report_rpc(uvloop.run(rpc.measure(servers, tokens)))
         upstream = servers[1]
-        doors = [stack.enter_context(server("passthrough", {**environment, "BENCH_UPSTREAM_PORT": str(upstream.port)})),
-                 stack.enter_context(_gateway(upstream, environment))]
+        doors = [
+            stack.enter_context(
+                server("passthrough", {**environment, "BENCH_UPSTREAM_PORT": str(upstream.port)})
+            ),
+            stack.enter_context(_gateway(upstream, environment)),
+        ]
         with console.status("HTTP: pass-through and gateway; in turn"):
             _report_http(uvloop.run(http.measure(doors, tokens)))
 
@@ -83,21 +108,42 @@ def _orders(*, quick: bool) -> None:
             pages = uvloop.run(orders.measure_pages(mariadb.create_database()))
     finally:
         mariadb.stop()
-    table = Table(f"Orders of one product on MariaDB ({orders.BUYERS} buyers at once)", "orders/s", "of one by one")
+    table = Table(
+        f"Orders of one product on MariaDB ({orders.BUYERS} buyers at once)",
+        "orders/s",
+        "of one by one",
+    )
     for group, rate in rates.items():
-        table.add_row("one by one" if group == 1 else f"up to {group} in a transaction", f"{rate:.0f}", f"{rate / rates[1]:.2f}")
+        table.add_row(
+            "one by one" if group == 1 else f"up to {group} in a transaction",
+            f"{rate:.0f}",
+            f"{rate / rates[1]:.2f}",
+        )
     console.print(table)
     table = Table(f"ListOrders, {orders.ORDERS:,} orders", "page", "ms", "of the first", "goal")
     for name, times in pages.items():
         for page, milliseconds in times.items():
-            table.add_row(name, f"{page}", f"{milliseconds:.2f}", f"{milliseconds / times[1]:.2f}", "≤ 1.20" if page == 1000 else "")
+            table.add_row(
+                name,
+                f"{page}",
+                f"{milliseconds:.2f}",
+                f"{milliseconds / times[1]:.2f}",
+                "≤ 1.20" if page == 1000 else "",
+            )
     console.print(table)
 
 
 def _idle(*, quick: bool) -> None:
-    with console.status(f"A whole mesh with {IDLE_ACTIVITIES} activities that sell nothing, for {6 if quick else 60} s without any traffic"):
+    with console.status(
+        f"A whole mesh with {IDLE_ACTIVITIES} activities that sell nothing, for "
+        f"{6 if quick else 60} s without any traffic"
+    ):
         cost = idle.measure(activities=IDLE_ACTIVITIES, seconds=6 if quick else 60)
-    table = Table(f"An idle mesh, {IDLE_ACTIVITIES} activities not begun, paused or sold out", "measured", "goal")
+    table = Table(
+        f"An idle mesh, {IDLE_ACTIVITIES} activities not begun, paused or sold out",
+        "measured",
+        "goal",
+    )
     for name, share in sorted(cost.cpu.items(), key=lambda each: -each[1]):
         table.add_row(f"{name}, of a core", f"{share:.2%}", "")
     table.add_row("all processes, of a core", f"{cost.cpu_of_all:.2%}", "≤ 1 %")
@@ -113,31 +159,75 @@ def _charge(*, quick: bool) -> None:
             rates, statements, commits = uvloop.run(charge.measure(mariadb.create_database()))
     finally:
         mariadb.stop()
-    table = Table("Charge on MariaDB (16 connections, durable commits)", "per second", "of same statements", "of two statements", "goal")
+    table = Table(
+        "Charge on MariaDB (16 connections, durable commits)",
+        "per second",
+        "of same statements",
+        "of two statements",
+        "goal",
+    )
     for name, rate in rates.items():
         goal = "0.6 of same statements" if name == "charge" else ""
-        table.add_row(name, f"{rate:.0f}", f"{rate / rates['same statements']:.2f}", f"{rate / rates['two statements']:.2f}", goal)
+        table.add_row(
+            name,
+            f"{rate:.0f}",
+            f"{rate / rates['same statements']:.2f}",
+            f"{rate / rates['two statements']:.2f}",
+            goal,
+        )
     console.print(table)
     console.print(f"one charge: {statements} statements in {commits} transactions")
 
 
 def _report_rpc(results: dict[str, tuple[float, float]]) -> None:
     limit_rate, limit_cost = results["echo"]
-    table = Table("GetPaymentByOrderId, 10 000 tokens", "calls/s", "of echo", "server CPU µs/call", "added µs", "goal")
-    names = {"echo": "bare grpc.aio echo (the limit)", "pipeline": "whole pipeline, fixed answer", "payment": "real read, SQLite",
-             "cached": "real read, Redis cache"}
+    table = Table(
+        "GetPaymentByOrderId, 10 000 tokens",
+        "calls/s",
+        "of echo",
+        "server CPU µs/call",
+        "added µs",
+        "goal",
+    )
+    names = {
+        "echo": "bare grpc.aio echo (the limit)",
+        "pipeline": "whole pipeline, fixed answer",
+        "payment": "real read, SQLite",
+        "cached": "real read, Redis cache",
+    }
     for name, (rate, cost) in results.items():
         goal = "added ≤ 35 µs" if name == "pipeline" else ""
-        table.add_row(names[name], f"{rate:.0f}", f"{rate / limit_rate:.2f}", f"{cost:.0f}", f"{cost - limit_cost:+.0f}", goal)
+        table.add_row(
+            names[name],
+            f"{rate:.0f}",
+            f"{rate / limit_rate:.2f}",
+            f"{cost:.0f}",
+            f"{cost - limit_cost:+.0f}",
+            goal,
+        )
     console.print(table)
 
 
 def _report_http(results: dict[str, tuple[float, float]]) -> None:
     limit_rate, limit_cost = results["passthrough"]
-    table = Table("HTTP in front of the same server", "requests/s", "of pass-through", "CPU µs/request", "ratio", "goal")
+    table = Table(
+        "HTTP in front of the same server",
+        "requests/s",
+        "of pass-through",
+        "CPU µs/request",
+        "ratio",
+        "goal",
+    )
     for name, (rate, cost) in results.items():
         goal = "CPU ≤ 1.25 × pass-through" if name == "gateway" else ""
-        table.add_row(name, f"{rate:.0f}", f"{rate / limit_rate:.2f}", f"{cost:.0f}", f"{cost / limit_cost:.2f}", goal)
+        table.add_row(
+            name,
+            f"{rate:.0f}",
+            f"{rate / limit_rate:.2f}",
+            f"{cost:.0f}",
+            f"{cost / limit_cost:.2f}",
+            goal,
+        )
     console.print(table)
 
 
@@ -145,9 +235,17 @@ def _report_http(results: dict[str, tuple[float, float]]) -> None:
 def _gateway(upstream: Server, environment: dict[str, str]) -> Iterator[Server]:
     port = free_port()
     targets = json.dumps({"payment_rpc": [f"127.0.0.1:{upstream.port}"], "order_rpc": []})
-    process = subprocess.Popen([sys.executable, "-m", "gateway"], env={
-        **os.environ, **environment, "GATEWAY_PORT": str(port), "PAYMESH_STATIC_TARGETS": targets, "PAYMESH_LOG_LEVEL": "WARNING",
-        "PAYMESH_USER_TOKEN_SECRET_FILE": environment[SECRET_FILE]})
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gateway"],
+        env={
+            **os.environ,
+            **environment,
+            "GATEWAY_PORT": str(port),
+            "PAYMESH_STATIC_TARGETS": targets,
+            "PAYMESH_LOG_LEVEL": "WARNING",
+            "PAYMESH_USER_TOKEN_SECRET_FILE": environment[SECRET_FILE],
+        },
+    )
     try:
         _wait_for(f"http://127.0.0.1:{port}/healthz")
         yield Server(name="gateway", port=port, pid=process.pid)

@@ -1,6 +1,8 @@
-"""Charge on MariaDB against a bare script with the same statements and commits, and against a transaction of two statements.
+"""Charge on MariaDB against a bare script with the same statements and commits, and against a
+transaction of two statements.
 
-The statements are those that a charge really sends: recorded once, then replayed on plain aiomysql connections with fresh identifiers.
+The statements are those that a charge really sends: recorded once, then replayed on plain aiomysql
+connections with fresh identifiers.
 """
 
 from __future__ import annotations
@@ -45,8 +47,14 @@ class _Orders:
 
     async def get(self, *, merchant_id: str, order_id: str, seckill_ticket: str = "") -> OrderToPay:
         del seckill_ticket
-        return OrderToPay(order_id=order_id, merchant_id=merchant_id, user_id="user-1", amount=Money(9999, "CNY"), state="PENDING_PAYMENT",
-                          expires_at=SystemClock().now() + timedelta(minutes=30))
+        return OrderToPay(
+            order_id=order_id,
+            merchant_id=merchant_id,
+            user_id="user-1",
+            amount=Money(9999, "CNY"),
+            state="PENDING_PAYMENT",
+            expires_at=SystemClock().now() + timedelta(minutes=30),
+        )
 
     async def update_status(self, snapshot: dict[str, Any], *, event_id: str) -> Disposition | None:
         del snapshot, event_id
@@ -60,7 +68,12 @@ class _Channel:
     closable = True
 
     async def charge(self, *, attempt_id: str, amount: Money, **_: Any) -> ChannelFact:
-        return ChannelFact(attempt_id=attempt_id, status=ChannelStatus.CAPTURED, amount=amount, trade_no=attempt_id.replace("ATT", "TRD"))
+        return ChannelFact(
+            attempt_id=attempt_id,
+            status=ChannelStatus.CAPTURED,
+            amount=amount,
+            trade_no=attempt_id.replace("ATT", "TRD"),
+        )
 
 
 @dataclass
@@ -82,7 +95,15 @@ class Recording:
         event.remove(Engine, "before_cursor_execute", self._execute)
         event.remove(engine, "commit", self._commit)
 
-    def _execute(self, _connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, _many: Any) -> None:
+    def _execute(
+        self,
+        _connection: Any,
+        _cursor: Any,
+        statement: str,
+        parameters: Any,
+        _context: Any,
+        _many: Any,
+    ) -> None:
         self.current.append((statement, parameters))
 
     def _commit(self, _connection: Any) -> None:
@@ -91,20 +112,48 @@ class Recording:
 
 
 async def measure(url: str) -> tuple[dict[str, float], int, int]:
-    """Charges, replays and two-statement transactions per second; statements and commits of one charge."""
+    """Charges, replays and two-statement transactions per second; statements and commits of one
+    charge.
+    """
     clock = SystemClock()
     ids = UlidIds(clock)
     db = open_database(url, metadata, pool_size=CONNECTIONS)
     async with db.engine.begin() as connection:
         await connection.run_sync(metadata.create_all)
-    app = PaymentApp(db=db, clock=clock, ids=ids, orders=_Orders(), channels={"sandbox": _Channel()}, redis=None, return_urls={},  # type: ignore[dict-item]
-                     page_tokens=PageTokens(b"page tokens of the bench, never shown"),
-                     times=Times(channel_timeout_seconds=5, attempt_lease_seconds=20, scan_interval_seconds=1, scan_batch_size=100))
+    app = PaymentApp(
+        db=db,
+        clock=clock,
+        ids=ids,
+        orders=_Orders(),
+        channels={"sandbox": _Channel()},
+        redis=None,
+        return_urls={},  # type: ignore[dict-item]
+        page_tokens=PageTokens(b"page tokens of the bench, never shown"),
+        times=Times(
+            channel_timeout_seconds=5,
+            attempt_lease_seconds=20,
+            scan_interval_seconds=1,
+            scan_batch_size=100,
+        ),
+    )
 
     async def charge() -> None:
-        await app.charging.charge(Charge(
-            merchant_id="mall", order_id=ids.new("ORD"), user_id="user-1", amount="99.99", currency="", payment_method="", number="4242424242424242",
-            cvv="123", expiration_year=2040, expiration_month=12, key=ids.new("key-")), _BUYER)
+        await app.charging.charge(
+            Charge(
+                merchant_id="mall",
+                order_id=ids.new("ORD"),
+                user_id="user-1",
+                amount="99.99",
+                currency="",
+                payment_method="",
+                number="4242424242424242",
+                cvv="123",
+                expiration_year=2040,
+                expiration_month=12,
+                key=ids.new("key-"),
+            ),
+            _BUYER,
+        )
 
     recording = Recording()
     await charge()
@@ -112,14 +161,32 @@ async def measure(url: str) -> tuple[dict[str, float], int, int]:
     await charge()
     recording.stop(db)
     parts = make_url(url)
-    pool = await aiomysql.create_pool(host=parts.host, port=parts.port, user=parts.username, password=parts.password or "", db=parts.database,
-                                      minsize=CONNECTIONS, maxsize=CONNECTIONS, charset="utf8mb4",
-                                      init_command="SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
-    rates = await _in_turn({"charge": charge, "same statements": _replay(pool, recording), "two statements": await _two_statements(pool)})
+    pool = await aiomysql.create_pool(
+        host=parts.host,
+        port=parts.port,
+        user=parts.username,
+        password=parts.password or "",
+        db=parts.database,
+        minsize=CONNECTIONS,
+        maxsize=CONNECTIONS,
+        charset="utf8mb4",
+        init_command="SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
+    )
+    rates = await _in_turn(
+        {
+            "charge": charge,
+            "same statements": _replay(pool, recording),
+            "two statements": await _two_statements(pool),
+        }
+    )
     pool.terminate()
     await pool.wait_closed()
     await db.close()
-    return rates, sum(len(transaction) for transaction in recording.transactions), len(recording.transactions)
+    return (
+        rates,
+        sum(len(transaction) for transaction in recording.transactions),
+        len(recording.transactions),
+    )
 
 
 async def _in_turn(kinds: dict[str, Callable[[], Awaitable[None]]]) -> dict[str, float]:
@@ -155,7 +222,7 @@ def _replay(pool: Any, recording: Recording) -> Callable[[], Awaitable[None]]:
 
         def fresh(found: re.Match[str]) -> str:
             old = found[0]
-            return names.setdefault(old, f"{number:0{len(old) - 4}X}{len(names):04X}"[:len(old)])
+            return names.setdefault(old, f"{number:0{len(old) - 4}X}{len(names):04X}"[: len(old)])
 
         for transaction in recording.transactions:
             async with pool.acquire() as connection, connection.cursor() as cursor:
@@ -166,7 +233,9 @@ def _replay(pool: Any, recording: Recording) -> Callable[[], Awaitable[None]]:
     return replay
 
 
-async def _execute(cursor: Any, statement: str, parameters: Any, fresh: Callable[[re.Match[str]], str]) -> None:
+async def _execute(
+    cursor: Any, statement: str, parameters: Any, fresh: Callable[[re.Match[str]], str]
+) -> None:
     def renew(value: Any) -> Any:
         return _FRESH.sub(fresh, value) if isinstance(value, str) else value
 
@@ -180,14 +249,21 @@ async def _execute(cursor: Any, statement: str, parameters: Any, fresh: Callable
 
 async def _two_statements(pool: Any) -> Callable[[], Awaitable[None]]:
     async with pool.acquire() as connection, connection.cursor() as cursor:
-        await cursor.execute("CREATE TABLE two_statements (id BIGINT PRIMARY KEY AUTO_INCREMENT, a VARCHAR(64), b BIGINT)")
+        await cursor.execute(
+            "CREATE TABLE two_statements (id BIGINT PRIMARY KEY AUTO_INCREMENT, a VARCHAR(64), b "
+            "BIGINT)"
+        )
         await connection.commit()
     numbers = count(1)
 
     async def transaction() -> None:
         async with pool.acquire() as connection, connection.cursor() as cursor:
-            await cursor.execute("INSERT INTO two_statements (a, b) VALUES (%s, %s)", ("x" * 32, next(numbers)))
-            await cursor.execute("UPDATE two_statements SET b = b + 1 WHERE id = %s", (cursor.lastrowid,))
+            await cursor.execute(
+                "INSERT INTO two_statements (a, b) VALUES (%s, %s)", ("x" * 32, next(numbers))
+            )
+            await cursor.execute(
+                "UPDATE two_statements SET b = b + 1 WHERE id = %s", (cursor.lastrowid,)
+            )
             await connection.commit()
 
     return transaction

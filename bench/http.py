@@ -1,4 +1,6 @@
-"""The gateway against a bare pass-through: CPU of each per request, before the same upstream server."""
+"""The gateway against a bare pass-through: CPU of each per request, before the same upstream
+server.
+"""
 
 from __future__ import annotations
 
@@ -16,19 +18,28 @@ ROUNDS = 7
 ROUND_SECONDS = 1.5
 
 
-async def measure(servers: Sequence[Server], tokens: Sequence[str]) -> dict[str, tuple[float, float]]:
+async def measure(
+    servers: Sequence[Server], tokens: Sequence[str]
+) -> dict[str, tuple[float, float]]:
     """Requests per second and µs of CPU per request of each door: rounds in turn, medians."""
     rates: dict[str, list[float]] = {server.name: [] for server in servers}
     costs: dict[str, list[float]] = {server.name: [] for server in servers}
-    requests = [(f"GET /api/v1/payments/order/{order_of(user)} HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {token}\r\n\r\n").encode()
-                for user, token in enumerate(tokens)]
+    requests = [
+        (
+            f"GET /api/v1/payments/order/{order_of(user)} HTTP/1.1\r\nhost: "
+            f"bench\r\nauthorization: Bearer {token}\r\n\r\n"
+        ).encode()
+        for user, token in enumerate(tokens)
+    ]
     for round_number in range(ROUNDS + 1):
         for server in servers:
             rate, cost = await _round(server, requests)
             if round_number:
                 rates[server.name].append(rate)
                 costs[server.name].append(cost)
-    return {server.name: (median(rates[server.name]), median(costs[server.name])) for server in servers}
+    return {
+        server.name: (median(rates[server.name]), median(costs[server.name])) for server in servers
+    }
 
 
 async def _round(server: Server, requests: Sequence[bytes]) -> tuple[float, float]:
@@ -44,7 +55,9 @@ async def _round(server: Server, requests: Sequence[bytes]) -> tuple[float, floa
             writer.write(requests[next(numbers) % USERS])
             head = await reader.readuntil(b"\r\n\r\n")
             if not head.startswith(b"HTTP/1.1 200"):
-                raise RuntimeError(head.decode() + (await reader.read(1000)).decode(errors="replace"))
+                raise RuntimeError(
+                    head.decode() + (await reader.read(1000)).decode(errors="replace")
+                )
             length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
             await reader.readexactly(length)
             done += 1

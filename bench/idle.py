@@ -1,4 +1,5 @@
-"""What a whole mesh costs that nobody uses: `paymesh up` with its Redis, its sandbox and its supervisor, and many activities that sell nothing.
+"""What a whole mesh costs that nobody uses: `paymesh up` with its Redis, its sandbox and its
+supervisor, and many activities that sell nothing.
 
     python -m bench.idle [--activities N] [--seconds S]
 """
@@ -31,14 +32,19 @@ from mesh.supervisor.installation import Installation, RunningMesh
 
 START_SECONDS_MAX = 120.0
 ATTEMPTS = 60
-SETTLE_SECONDS = 20.0        # what the last purchases have left to do is done by then
-_FREE_PORTS = {f"{name}_PORT": "0" for name in ("GATEWAY", "PAYMENT_RPC", "ORDER_RPC", "SECKILL_RPC", "SANDBOX")}
+SETTLE_SECONDS = 20.0  # what the last purchases have left to do is done by then
+_FREE_PORTS = {
+    f"{name}_PORT": "0"
+    for name in ("GATEWAY", "PAYMENT_RPC", "ORDER_RPC", "SECKILL_RPC", "SANDBOX")
+}
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """What it took, per second: CPU of each process in shares of one core, and commands that its Redis served."""
+    """What it took, per second: CPU of each process in shares of one core, and commands that its
+    Redis served.
+    """
 
     cpu: Mapping[str, float]
     redis_commands: float
@@ -51,8 +57,13 @@ class Cost:
 
 
 def measure(*, activities: int, seconds: float) -> Cost:
-    """Runs a mesh on free ports in a folder of its own, with a third of the activities sold out, a third paused and a third not begun."""
-    with tempfile.TemporaryDirectory(prefix="paymesh-idle-") as folder, _mesh(Path(folder) / "var") as (supervisor, running):
+    """Runs a mesh on free ports in a folder of its own, with a third of the activities sold out, a
+    third paused and a third not begun.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="paymesh-idle-") as folder,
+        _mesh(Path(folder) / "var") as (supervisor, running),
+    ):
         _prepare(Path(folder) / "var", running, activities)
         time.sleep(SETTLE_SECONDS)
         pids = {"supervisor": supervisor, **running.pids}
@@ -62,15 +73,23 @@ def measure(*, activities: int, seconds: float) -> Cost:
             time.sleep(seconds)
             took = time.monotonic() - began
             cpu = {name: (cpu_seconds(pid) - before[name]) / took for name, pid in pids.items()}
-            commands = {name: (count - served.get(name, 0)) / took for name, count in _served(redis).items() if count > served.get(name, 0)}
+            commands = {
+                name: (count - served.get(name, 0)) / took
+                for name, count in _served(redis).items()
+                if count > served.get(name, 0)
+            }
     commands.pop("info", None)
     return Cost(cpu=cpu, commands=commands, redis_commands=sum(commands.values()))
 
 
 @contextmanager
 def _mesh(var: Path) -> Iterator[tuple[int, RunningMesh]]:
-    process = subprocess.Popen([sys.executable, "-m", "mesh.cli", "up"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={
-        **os.environ, **_FREE_PORTS, "PAYMESH_VAR_DIR": str(var)})
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mesh.cli", "up"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, **_FREE_PORTS, "PAYMESH_VAR_DIR": str(var)},
+    )
     try:
         yield process.pid, _wait_ready(var)
     finally:
@@ -83,7 +102,11 @@ def _wait_ready(var: Path) -> RunningMesh:
     while time.monotonic() < end:
         try:
             running = Installation(var).running()
-            if running is not None and httpx.get(f"{running.urls['gateway']}/readyz", trust_env=False).status_code == httpx.codes.OK:
+            if (
+                running is not None
+                and httpx.get(f"{running.urls['gateway']}/readyz", trust_env=False).status_code
+                == httpx.codes.OK
+            ):
                 return running
         except (httpx.HTTPError, OSError):
             pass
@@ -93,10 +116,13 @@ def _wait_ready(var: Path) -> RunningMesh:
 
 def _prepare(var: Path, running: RunningMesh, activities: int) -> None:
     clock = SystemClock()
-    issuer = UserTokenIssuer(read_secret(Installation(var).secret_file("user_token")), clock=clock, ids=UlidIds(clock))
+    issuer = UserTokenIssuer(
+        read_secret(Installation(var).secret_file("user_token")), clock=clock, ids=UlidIds(clock)
+    )
     merchant, buyer = issuer.issue("merchant", roles=["merchant"]), issuer.issue("buyer")
     now = datetime.now(UTC)
     with httpx.Client(base_url=running.urls["gateway"], trust_env=False, timeout=20) as client:
+
         def call(path: str, body: Mapping[str, Any], token: str) -> Any:
             for _ in range(ATTEMPTS):
                 answer = client.post(path, json=body, headers={"authorization": f"Bearer {token}"})
@@ -108,10 +134,24 @@ def _prepare(var: Path, running: RunningMesh, activities: int) -> None:
 
         for number in range(activities):
             sku, kind = f"SKU-{number}", number % 3
-            call("/api/v1/products", {"sku_id": sku, "name": "A mug", "price": "10.00", "available": 10}, merchant)
-            window = {"starts_at": f"{now + timedelta(days=3650):{_TIME}}", "ends_at": f"{now + timedelta(days=3660):{_TIME}}"} if kind == 0 else {
-                "ends_at": f"{now + timedelta(days=1):{_TIME}}"}
-            activity = call("/api/v1/seckill/activities", {"sku_id": sku, "price": "9.90", "total": 1, **window}, merchant)["activity_id"]
+            call(
+                "/api/v1/products",
+                {"sku_id": sku, "name": "A mug", "price": "10.00", "available": 10},
+                merchant,
+            )
+            window = (
+                {
+                    "starts_at": f"{now + timedelta(days=3650):{_TIME}}",
+                    "ends_at": f"{now + timedelta(days=3660):{_TIME}}",
+                }
+                if kind == 0
+                else {"ends_at": f"{now + timedelta(days=1):{_TIME}}"}
+            )
+            activity = call(
+                "/api/v1/seckill/activities",
+                {"sku_id": sku, "price": "9.90", "total": 1, **window},
+                merchant,
+            )["activity_id"]
             call(f"/api/v1/seckill/activities/{activity}/publish", {}, merchant)
             if kind == 1:
                 time.sleep(0.3)  # one buyer may click so often
@@ -135,7 +175,10 @@ def main() -> None:
     for name, share in sorted(cost.cpu.items(), key=lambda each: -each[1]):
         print(f"{name:<14} {share:7.2%}")
     print(f"{'all':<14} {cost.cpu_of_all:7.2%} of a core")
-    print(f"{cost.redis_commands:.1f} Redis commands/s:", ", ".join(f"{name} {rate:.1f}" for name, rate in sorted(cost.commands.items())))
+    print(
+        f"{cost.redis_commands:.1f} Redis commands/s:",
+        ", ".join(f"{name} {rate:.1f}" for name, rate in sorted(cost.commands.items())),
+    )
 
 
 if __name__ == "__main__":

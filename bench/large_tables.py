@@ -1,8 +1,10 @@
-"""How long the commands of an operator take on a shop with many orders: `python -m bench.large_tables --orders 1000000`.
+"""How long the commands of an operator take on a shop with many orders: `python -m
+bench.large_tables --orders 1000000`.
 
-Fills MariaDB with paid orders as the code writes them (the rows of one are made by the code, the others are copies with ids and hashes of their own),
-with the messages and receipts that are kept by default, so that the audit holds, and prints a table of times. Commands run as an operator runs them,
-under the statement limit that the product gives them.
+Fills MariaDB with paid orders as the code writes them (the rows of one are made by the code, the
+others are copies with ids and hashes of their own), with the messages and receipts that are kept by
+default, so that the audit holds, and prints a table of times. Commands run as an operator runs
+them, under the statement limit that the product gives them.
 """
 
 from __future__ import annotations
@@ -24,7 +26,18 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import create_engine, insert, make_url
 
-from bench.large_rows import INBOX_KEPT, MESSAGES_KEPT, SPREAD, Copies, Order, Rows, figure_rows, order_rows, payment_rows, shelf_rows
+from bench.large_rows import (
+    INBOX_KEPT,
+    MESSAGES_KEPT,
+    SPREAD,
+    Copies,
+    Order,
+    Rows,
+    figure_rows,
+    order_rows,
+    payment_rows,
+    shelf_rows,
+)
 from bench.machine import cpu_seconds, describe
 from mesh.migrations import upgrade
 from mesh.receipts import MONEY_RETENTION
@@ -50,7 +63,9 @@ def fill(urls: dict[str, str], orders: int) -> None:
             done.result()
 
 
-def _copy(url: str, orders: int, begins: datetime, now: datetime, rows_of: Callable[[Order], Rows]) -> None:
+def _copy(
+    url: str, orders: int, begins: datetime, now: datetime, rows_of: Callable[[Order], Rows]
+) -> None:
     copies = Copies(begins=begins)
     kept = {"inbox": INBOX_KEPT, "messages": MESSAGES_KEPT, "receipts": MONEY_RETENTION}
     since = {what: max(0, (now - retention - begins) // SPREAD) for what, retention in kept.items()}
@@ -59,35 +74,51 @@ def _copy(url: str, orders: int, begins: datetime, now: datetime, rows_of: Calla
         cursor.execute("SET SESSION unique_checks=0, foreign_key_checks=0")
         for first, beyond in pairwise(bound for bound in bounds if bound <= orders):
             keeps = frozenset(what for what, number in since.items() if number <= first)
-            for statement in copies.statements(rows_of, keeps=keeps, first=first, count=beyond - first):
+            for statement in copies.statements(
+                rows_of, keeps=keeps, first=first, count=beyond - first
+            ):
                 cursor.execute(statement)
 
 
 def _connected(url: str) -> pymysql.Connection:
     where = make_url(url)
-    return pymysql.connect(host=where.host, port=where.port or 0, user=where.username, password=where.password or "", database=where.database,
-                           autocommit=True)
+    return pymysql.connect(
+        host=where.host,
+        port=where.port or 0,
+        user=where.username,
+        password=where.password or "",
+        database=where.database,
+        autocommit=True,
+    )
 
 
 def _insert(url: str, rows: Rows) -> None:
     engine = create_engine(make_url(url).set(drivername="mysql+pymysql"))
     with engine.begin() as connection:
-        for table, group in groupby(sorted(rows, key=lambda each: each[0].name), key=lambda each: each[0]):
+        for table, group in groupby(
+            sorted(rows, key=lambda each: each[0].name), key=lambda each: each[0]
+        ):
             connection.execute(insert(table), [row for _, row in group])
     engine.dispose()
 
 
 def analyze(url: str) -> None:
-    """Brings the statistics of the optimizer up to date, which a server that is started right after so many inserts has not done yet."""
+    """Brings the statistics of the optimizer up to date, which a server that is started right after
+    so many inserts has not done yet.
+    """
     with _connected(url) as connection, connection.cursor() as cursor:
         cursor.execute("SHOW TABLES")
         cursor.execute(f"ANALYZE TABLE {', '.join(name for (name,) in cursor.fetchall())}")
 
 
 def measure(server: int, name: str, *arguments: str) -> tuple[str, ...]:
-    """One command: its name, seconds, seconds of CPU of its own and of the server, megabytes of memory at most, exit code, last line."""
+    """One command: its name, seconds, seconds of CPU of its own and of the server, megabytes of
+    memory at most, exit code, last line.
+    """
     begin, cpu = time.perf_counter(), cpu_seconds(server)
-    with subprocess.Popen([sys.executable, "-m", "mesh.cli", *arguments], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-m", "mesh.cli", *arguments], stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         output = process.stdout.read()
         _, status, used = os.wait4(process.pid, 0)
@@ -95,22 +126,38 @@ def measure(server: int, name: str, *arguments: str) -> tuple[str, ...]:
         process.returncode = os.waitstatus_to_exitcode(status)
     last = (output.strip().splitlines() or [""])[-1]
     own, of_server = used.ru_utime + used.ru_stime, cpu_seconds(server) - cpu
-    return name, f"{seconds:.1f}", f"{own:.1f}", f"{of_server:.1f}", f"{used.ru_maxrss / 1024:.0f}", str(process.returncode), last[:70]
+    return (
+        name,
+        f"{seconds:.1f}",
+        f"{own:.1f}",
+        f"{of_server:.1f}",
+        f"{used.ru_maxrss / 1024:.0f}",
+        str(process.returncode),
+        last[:70],
+    )
 
 
 @click.command()
 @click.option("--orders", default=1_000_000, show_default=True, help="How many.")
-@click.option("--folder", type=click.Path(file_okay=False, path_type=Path), help="Where the rows are kept for the next run.  [default: nowhere]")
+@click.option(
+    "--folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where the rows are kept for the next run.  [default: nowhere]",
+)
 @click.option("--only", default="", help="Commands that begin like this.")
 def main(orders: int, folder: Path | None, only: str) -> None:
-    """Fills two databases and measures the commands. CPU times are the same on a busy machine; what takes longer than both waits."""
+    """Fills two databases and measures the commands. CPU times are the same on a busy machine; what
+    takes longer than both waits.
+    """
     place = folder or Path(tempfile.mkdtemp(prefix="paymesh-large-"))
     server = MariaDB(place / "db", flush_log_at_commit=2, options=OPTIONS)
     is_new = not server.folder.exists()
     server.start()
     try:
         urls = {
-            service: server.create_database() if is_new else f"mysql+aiomysql://paymesh:paymesh@127.0.0.1:{server.port}/paymesh_{number}"
+            service: server.create_database()
+            if is_new
+            else f"mysql+aiomysql://paymesh:paymesh@127.0.0.1:{server.port}/paymesh_{number}"
             for number, service in enumerate(SERVICES, 1)
         }
         begin = time.perf_counter()
@@ -121,9 +168,14 @@ def main(orders: int, folder: Path | None, only: str) -> None:
         filled = time.perf_counter() - begin
         for url in urls.values():
             analyze(url)
-        os.environ.update({f"{service.upper()}_DATABASE_URL": url for service, url in urls.items()}, PAYMESH_VAR_DIR=str(place))
+        os.environ.update(
+            {f"{service.upper()}_DATABASE_URL": url for service, url in urls.items()},
+            PAYMESH_VAR_DIR=str(place),
+        )
         title = f"{orders} orders, filled in {filled:.0f} s; {describe()}"
-        table = Table("command", "seconds", "CPU", "CPU of MariaDB", "MB", "exit", "last line", title=title)
+        table = Table(
+            "command", "seconds", "CPU", "CPU of MariaDB", "MB", "exit", "last line", title=title
+        )
         for command in commands(orders):
             if command[0].startswith(only):
                 row = measure(server.process.pid, *command)
@@ -144,7 +196,10 @@ def commands(orders: int) -> list[tuple[str, ...]]:
     return [
         ("outbox list", "outbox", "list"),
         ("outbox list --state DONE", "outbox", "list", "--state", "DONE"),
-        *((f"explain {prefix}", "explain", f"{prefix}{middle}") for prefix in ("ORD", "PAY", "ATT", "SBX")),
+        *(
+            (f"explain {prefix}", "explain", f"{prefix}{middle}")
+            for prefix in ("ORD", "PAY", "ATT", "SBX")
+        ),
         ("explain EVT", "explain", f"EVTS{recent}"),
         ("explain trace id", "explain", f"{orders - 1:032x}"),
         ("explain nobody", "explain", "PAYnobody"),

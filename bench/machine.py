@@ -9,7 +9,17 @@ import time
 from collections.abc import Sequence
 from importlib.metadata import version
 
-PACKAGES = ("grpcio", "protobuf", "sqlalchemy", "aiomysql", "redis", "uvicorn", "uvloop", "protovalidate", "pyjwt")
+PACKAGES = (
+    "grpcio",
+    "protobuf",
+    "sqlalchemy",
+    "aiomysql",
+    "redis",
+    "uvicorn",
+    "uvloop",
+    "protovalidate",
+    "pyjwt",
+)
 _ALL_THREADS = 2
 
 
@@ -22,7 +32,8 @@ def describe() -> str:
 
 def cpu_seconds(pid: int) -> float:
     """CPU time that all threads of a process have used, user and system, to the nanosecond."""
-    return time.clock_gettime(~pid << 3 | _ALL_THREADS)  # the clock that clock_getcpuclockid(3) names
+    # the clock that clock_getcpuclockid(3) names
+    return time.clock_gettime(~pid << 3 | _ALL_THREADS)
 
 
 def median(values: Sequence[float]) -> float:

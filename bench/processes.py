@@ -20,10 +20,19 @@ class Server:
 
 
 @contextmanager
-def server(kind: str, environment: Mapping[str, str], *, module: str = "bench.servers") -> Iterator[Server]:
-    """Runs `python -m MODULE KIND` until the end of the block; it ends by itself when we do, because its input ends."""
-    process = subprocess.Popen([sys.executable, "-m", module, kind], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                               env={**os.environ, **environment}, text=True)
+def server(
+    kind: str, environment: Mapping[str, str], *, module: str = "bench.servers"
+) -> Iterator[Server]:
+    """Runs `python -m MODULE KIND` until the end of the block; it ends by itself when we do,
+    because its input ends.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-m", module, kind],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, **environment},
+        text=True,
+    )
     try:
         assert process.stdout is not None
         line = process.stdout.readline()

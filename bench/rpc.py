@@ -1,4 +1,6 @@
-"""The RPC layer: GetPaymentByOrderId with 10 000 distinct tokens against a bare grpc.aio echo of the same messages."""
+"""The RPC layer: GetPaymentByOrderId with 10 000 distinct tokens against a bare grpc.aio echo of
+the same messages.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ from mesh.clock import SystemClock
 from mesh.ids import UlidIds
 
 CONCURRENCY = 64
-# Half of what a server takes: answers that leave together are followed by as many new calls, before it has ended the old ones.
+# Half of what a server takes: answers that leave together are followed by as many new calls, before
+# it has ended the old ones.
 CALLERS_PER_CONNECTION = 48
 ROUNDS = 7
 ROUND_SECONDS = 1.5
@@ -33,7 +36,9 @@ def make_tokens(secret_file: Path) -> list[str]:
     return [issuer.issue(f"user-{user}") for user in range(USERS)]
 
 
-async def measure(servers: Sequence[Server], tokens: Sequence[str]) -> dict[str, tuple[float, float]]:
+async def measure(
+    servers: Sequence[Server], tokens: Sequence[str]
+) -> dict[str, tuple[float, float]]:
     """Calls per second and µs of server CPU per call of each server: rounds in turn, medians."""
     rates: dict[str, list[float]] = {server.name: [] for server in servers}
     costs: dict[str, list[float]] = {server.name: [] for server in servers}
@@ -46,13 +51,18 @@ async def measure(servers: Sequence[Server], tokens: Sequence[str]) -> dict[str,
                 costs[server.name].append(cost)
     for those in channels:
         await close_channels(those)
-    return {server.name: (median(rates[server.name]), median(costs[server.name])) for server in servers}
+    return {
+        server.name: (median(rates[server.name]), median(costs[server.name])) for server in servers
+    }
 
 
 def open_channels(server: Server, callers: int) -> list[grpc.aio.Channel]:
     """As many connections as so many callers at once need."""
     options = [("grpc.use_local_subchannel_pool", 1)]
-    return [grpc.aio.insecure_channel(f"127.0.0.1:{server.port}", options=options) for _ in range(0, callers, CALLERS_PER_CONNECTION)]
+    return [
+        grpc.aio.insecure_channel(f"127.0.0.1:{server.port}", options=options)
+        for _ in range(0, callers, CALLERS_PER_CONNECTION)
+    ]
 
 
 async def close_channels(channels: Sequence[grpc.aio.Channel]) -> None:
@@ -60,10 +70,21 @@ async def close_channels(channels: Sequence[grpc.aio.Channel]) -> None:
     await asyncio.gather(*(channel.close() for channel in channels))
 
 
-async def _round(server: Server, channels: Sequence[grpc.aio.Channel], tokens: Sequence[str]) -> tuple[float, float]:
-    calls = [channel.unary_unary(METHOD, request_serializer=bytes, response_deserializer=payment_pb2.GetPaymentByOrderIdResponse.FromString)
-             for channel in channels]
-    requests = [payment_pb2.GetPaymentByOrderIdRequest(order_id=order_of(user)).SerializeToString() for user in range(USERS)]
+async def _round(
+    server: Server, channels: Sequence[grpc.aio.Channel], tokens: Sequence[str]
+) -> tuple[float, float]:
+    calls = [
+        channel.unary_unary(
+            METHOD,
+            request_serializer=bytes,
+            response_deserializer=payment_pb2.GetPaymentByOrderIdResponse.FromString,
+        )
+        for channel in channels
+    ]
+    requests = [
+        payment_pb2.GetPaymentByOrderIdRequest(order_id=order_of(user)).SerializeToString()
+        for user in range(USERS)
+    ]
     numbers = count()
     begin, cpu_begin = perf_counter(), cpu_seconds(server.pid)
     end = begin + ROUND_SECONDS
@@ -73,7 +94,9 @@ async def _round(server: Server, channels: Sequence[grpc.aio.Channel], tokens: S
         nonlocal done
         while perf_counter() < end:
             user = next(numbers) % USERS
-            await call(requests[user], timeout=5, metadata=(("authorization", f"Bearer {tokens[user]}"),))
+            await call(
+                requests[user], timeout=5, metadata=(("authorization", f"Bearer {tokens[user]}"),)
+            )
             done += 1
 
     await asyncio.gather(*(caller(calls[number % len(calls)]) for number in range(CONCURRENCY)))

@@ -1,5 +1,6 @@
-"""SeckillAction with 10 000 distinct users and tokens against a bare grpc.aio echo of the same messages: while there is plenty of stock, and when
-everything is sold; what Redis hears of a sale that is sold out; and how long a buyer waits for his order at half load."""
+"""SeckillAction with 10 000 distinct users and tokens against a bare grpc.aio echo of the same
+messages: while there is plenty of stock, and when everything is sold; what Redis hears of a sale
+that is sold out; and how long a buyer waits for his order at half load."""
 
 from __future__ import annotations
 
@@ -26,11 +27,13 @@ from seckill_rpc.usecases import door
 
 METHOD = "/paymesh.seckill.v1.SeckillService/SeckillAction"
 CONCURRENCY = 64
-ROUND_SECONDS = 0.5      # short, so that what else the machine does falls on all arms alike
-PLENTY = 100_000_000     # units
+ROUND_SECONDS = 0.5  # short, so that what else the machine does falls on all arms alike
+PLENTY = 100_000_000  # units
 CLICKS_OF_ONE = 100_000  # limit per buyer of the sale that sells: all of his clicks are served
 FLAG_SECONDS_MIN = door.REFUSAL_SECONDS * (1 - door.JITTER)
-CALLS_MAX = 2            # of a process that are under way at once, a setting: when a flag has ended, so many may ask together
+# of a process that are under way at once, a setting: when a flag has ended, so many may ask
+# together
+CALLS_MAX = 2
 WAITING = 256
 WAIT_MS = 3000
 _QUEUED, _SOLD_OUT, _BOUGHT = b"2002", b"2001", b"2000"
@@ -38,8 +41,8 @@ _QUEUED, _SOLD_OUT, _BOUGHT = b"2002", b"2001", b"2000"
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One way to be clicked on: the product, and the code that every answer must have. `numbers`: of its clicks, round after round, so that every
-    buyer has his turn."""
+    """One way to be clicked on: the product, and the code that every answer must have. `numbers`:
+    of its clicks, round after round, so that every buyer has his turn."""
 
     name: str
     server: Server
@@ -58,8 +61,9 @@ class Rates:
 
 @dataclass(frozen=True, slots=True)
 class ActionReport:
-    """Of each arm: calls per second, share of the echo's, µs of server CPU per call, of which more than the echo's; medians, those of ratios and
-    differences within a round. Of the rounds that were sold out: scripts per second, and all commands, those within scripts too."""
+    """Of each arm: calls per second, share of the echo's, µs of server CPU per call, of which more
+    than the echo's; medians, those of ratios and differences within a round. Of the rounds that
+    were sold out: scripts per second, and all commands, those within scripts too."""
 
     arms: Mapping[str, tuple[float, float, float, float]]
     scripts_per_second: float
@@ -68,7 +72,9 @@ class ActionReport:
 
 @dataclass(frozen=True, slots=True)
 class WaitReport:
-    """Clicks per second at capacity, at half load, and the seconds from a click to its final result there, p50 and p99."""
+    """Clicks per second at capacity, at half load, and the seconds from a click to its final result
+    there, p50 and p99.
+    """
 
     capacity: float
     offered: float
@@ -78,7 +84,11 @@ class WaitReport:
 
 async def measure_action(folder: Path, redis_url: str, *, rounds: int) -> ActionReport:
     """Rounds in turn, medians."""
-    environment = {SECRET_FILE: str(folder / "secret"), REDIS_URL: redis_url, DATABASE_URL: f"sqlite+aiosqlite:///{folder / 'seckill.db'}"}
+    environment = {
+        SECRET_FILE: str(folder / "secret"),
+        REDIS_URL: redis_url,
+        DATABASE_URL: f"sqlite+aiosqlite:///{folder / 'seckill.db'}",
+    }
     tokens = make_tokens(folder / "secret")
     db, redis = await open_rows(environment[DATABASE_URL]), open_stock(redis_url)
     sold = await Sale.open(db, redis, sku_id="sold", total=1)
@@ -87,18 +97,25 @@ async def measure_action(folder: Path, redis_url: str, *, rounds: int) -> Action
     await Sale.open(db, redis, sku_id="plenty", total=PLENTY, limit=CLICKS_OF_ONE)
     await db.close()
     with ExitStack() as stack:
+
         def start(kind: str) -> Server:
             return stack.enter_context(server(kind, environment, module="bench.seckill_servers"))
 
         echo, pipeline, front = start("echo"), start("pipeline"), start("front")
-        arms = [Arm("echo", echo, "plenty", _QUEUED), Arm("pipeline", pipeline, "plenty", _QUEUED), Arm("selling", front, "plenty", _QUEUED),
-                Arm("sold out", front, "sold", _SOLD_OUT)]
+        arms = [
+            Arm("echo", echo, "plenty", _QUEUED),
+            Arm("pipeline", pipeline, "plenty", _QUEUED),
+            Arm("selling", front, "plenty", _QUEUED),
+            Arm("sold out", front, "sold", _SOLD_OUT),
+        ]
         report = await _in_turn(arms, tokens, sold, rounds)
     await redis.aclose()
     return report
 
 
-async def _in_turn(arms: Sequence[Arm], tokens: Sequence[str], sold: Sale, rounds: int) -> ActionReport:
+async def _in_turn(
+    arms: Sequence[Arm], tokens: Sequence[str], sold: Sale, rounds: int
+) -> ActionReport:
     rates = {arm.name: Rates() for arm in arms}
     channels = {arm.server.port: open_channels(arm.server, CONCURRENCY) for arm in arms}
     scripts, commands, seconds = 0, 0, 0.0
@@ -117,7 +134,11 @@ async def _in_turn(arms: Sequence[Arm], tokens: Sequence[str], sold: Sale, round
                 commands += sum(after.values()) - sum(before.values()) - 1  # our own INFO
     for those in channels.values():
         await close_channels(those)
-    return ActionReport({name: _beside(found, rates["echo"]) for name, found in rates.items()}, scripts / seconds, commands / seconds)
+    return ActionReport(
+        {name: _beside(found, rates["echo"]) for name, found in rates.items()},
+        scripts / seconds,
+        commands / seconds,
+    )
 
 
 def _beside(found: Rates, limit: Rates) -> tuple[float, float, float, float]:
@@ -126,8 +147,13 @@ def _beside(found: Rates, limit: Rates) -> tuple[float, float, float, float]:
     return median(found.calls), median(ratios), median(found.costs), median(added)
 
 
-async def _round(arm: Arm, channels: Sequence[grpc.aio.Channel], tokens: Sequence[str], *, clicks_min: int = 0) -> tuple[float, float]:
-    calls = [channel.unary_unary(METHOD, request_serializer=bytes, response_deserializer=bytes) for channel in channels]
+async def _round(
+    arm: Arm, channels: Sequence[grpc.aio.Channel], tokens: Sequence[str], *, clicks_min: int = 0
+) -> tuple[float, float]:
+    calls = [
+        channel.unary_unary(METHOD, request_serializer=bytes, response_deserializer=bytes)
+        for channel in channels
+    ]
     request = seckill_pb2.SeckillActionRequest(sku_id=arm.sku_id).SerializeToString()
     begin, cpu_begin = perf_counter(), cpu_seconds(arm.server.pid)
     end = begin + ROUND_SECONDS
@@ -136,7 +162,11 @@ async def _round(arm: Arm, channels: Sequence[grpc.aio.Channel], tokens: Sequenc
     async def buyer(call: Any) -> None:
         nonlocal done
         while done < clicks_min or perf_counter() < end:
-            answer = await call(request, timeout=5, metadata=(("authorization", f"Bearer {tokens[next(arm.numbers) % USERS]}"),))
+            answer = await call(
+                request,
+                timeout=5,
+                metadata=(("authorization", f"Bearer {tokens[next(arm.numbers) % USERS]}"),),
+            )
             if arm.code not in answer:
                 raise AssertionError(f"{arm.name}: {answer!r}")
             done += 1
@@ -145,9 +175,15 @@ async def _round(arm: Arm, channels: Sequence[grpc.aio.Channel], tokens: Sequenc
     return done / (perf_counter() - begin), (cpu_seconds(arm.server.pid) - cpu_begin) / done * 1e6
 
 
-async def measure_wait(folder: Path, redis_url: str, database_url: str, *, seconds: float) -> WaitReport:
+async def measure_wait(
+    folder: Path, redis_url: str, database_url: str, *, seconds: float
+) -> WaitReport:
     """From a click to its final result, with one process that admits and consumes."""
-    environment = {SECRET_FILE: str(folder / "secret"), REDIS_URL: redis_url, DATABASE_URL: database_url}
+    environment = {
+        SECRET_FILE: str(folder / "secret"),
+        REDIS_URL: redis_url,
+        DATABASE_URL: database_url,
+    }
     tokens = make_tokens(folder / "secret")
     db, redis = await open_rows(database_url), open_stock(redis_url)
     await Sale.open(db, redis, sku_id="plenty", total=PLENTY, limit=CLICKS_OF_ONE)
@@ -160,16 +196,27 @@ async def measure_wait(folder: Path, redis_url: str, database_url: str, *, secon
         capacity = await _closed(call, seconds)
         times = sorted(await _open(call, capacity / 2, seconds))
         await close_channels(channels)
-    return WaitReport(capacity, len(times) / seconds, times[len(times) // 2], times[len(times) * 99 // 100])
+    return WaitReport(
+        capacity, len(times) / seconds, times[len(times) // 2], times[len(times) * 99 // 100]
+    )
 
 
 def _waiting_call(channels: Sequence[grpc.aio.Channel], tokens: Sequence[str]) -> Callable[[], Any]:
-    calls = cycle([channel.unary_unary(METHOD, request_serializer=bytes, response_deserializer=bytes) for channel in channels])
+    calls = cycle(
+        [
+            channel.unary_unary(METHOD, request_serializer=bytes, response_deserializer=bytes)
+            for channel in channels
+        ]
+    )
     request = seckill_pb2.SeckillActionRequest(sku_id="plenty", wait_ms=WAIT_MS).SerializeToString()
     numbers = count()
 
     async def click() -> None:
-        answer = await next(calls)(request, timeout=10, metadata=(("authorization", f"Bearer {tokens[next(numbers) % USERS]}"),))
+        answer = await next(calls)(
+            request,
+            timeout=10,
+            metadata=(("authorization", f"Bearer {tokens[next(numbers) % USERS]}"),),
+        )
         if _BOUGHT not in answer:
             raise AssertionError(f"not final: {answer!r}")
 
@@ -191,7 +238,9 @@ async def _closed(click: Callable[[], Any], seconds: float) -> float:
 
 
 async def _open(click: Callable[[], Any], rate: float, seconds: float) -> list[float]:
-    """Clicks come when they come, not when the last one was answered: seconds from the moment in which each was due."""
+    """Clicks come when they come, not when the last one was answered: seconds from the moment in
+    which each was due.
+    """
     begin = perf_counter()
     times: list[float] = []
 

@@ -1,7 +1,9 @@
-"""What follows admission: a line of 100 000 buyers drained to durable rows and published results, beside a bare loop of the same read, the same
-statements and the same script; orders in order_rpc at the pace of its batch RPC; and a rebuild.
+"""What follows admission: a line of 100 000 buyers drained to durable rows and published results,
+beside a bare loop of the same read, the same statements and the same script; orders in order_rpc at
+the pace of its batch RPC; and a rebuild.
 
-The statements of the bare loop are those that the consumer really sends: recorded once, then replayed with the entries' own values.
+The statements of the bare loop are those that the consumer really sends: recorded once, then
+replayed with the entries' own values.
 """
 
 from __future__ import annotations
@@ -39,16 +41,18 @@ from seckill_rpc.stock.line import RESULT_SECONDS
 from seckill_rpc.stock.scripts import ScriptName
 from seckill_rpc.usecases.consuming import ROUNDS_MAX
 
-TURN = ROUNDS_MAX * BATCH   # orders of one consumer before the other arm has its turn
+TURN = ROUNDS_MAX * BATCH  # orders of one consumer before the other arm has its turn
 ORDER_SECONDS = 3.0
-ORDER_CALLS = (1, 4)        # batches under way at once
+ORDER_CALLS = (1, 4)  # batches under way at once
 _SECKILL_RPC = Caller(role=Role.SERVICE, subject="seckill_rpc", service="seckill_rpc")
 _COLUMNS = re.compile(r"\(([a-z_, ]+)\)")
 
 
 @dataclass(frozen=True, slots=True)
 class DrainReport:
-    """Orders per second of some consumers at once, ours and bare, and µs of CPU of this process per order."""
+    """Orders per second of some consumers at once, ours and bare, and µs of CPU of this process per
+    order.
+    """
 
     consumers: int
     ours: float
@@ -57,12 +61,22 @@ class DrainReport:
     bare_cpu: float
 
 
-async def measure_drain(redis_url: str, database_url: str, *, buyers: int, consumers: Sequence[int]) -> list[DrainReport]:
+async def measure_drain(
+    redis_url: str, database_url: str, *, buyers: int, consumers: Sequence[int]
+) -> list[DrainReport]:
     """Each arm drains `buyers` buyers, turn by turn, of one line."""
     db, redis = await open_rows(database_url), open_stock(redis_url)
     pool = await _pool(database_url, max(consumers))
     try:
-        return [await _drain(await Sale.open(db, redis, sku_id=f"drain{number}", total=10_000_000), pool, buyers, number) for number in consumers]
+        return [
+            await _drain(
+                await Sale.open(db, redis, sku_id=f"drain{number}", total=10_000_000),
+                pool,
+                buyers,
+                number,
+            )
+            for number in consumers
+        ]
     finally:
         pool.terminate()
         await pool.wait_closed()
@@ -78,7 +92,8 @@ async def _drain(sale: Sale, pool: Any, buyers: int, consumers: int) -> DrainRep
     ours = [sale.consumer() for _ in range(consumers)]
     arms: dict[str, Callable[[], Awaitable[int]]] = {
         "ours": lambda: _sum([consumer.serve(sale.activity) for consumer in ours]),
-        "bare": lambda: _sum([bare.serve(number) for number in range(consumers)])}
+        "bare": lambda: _sum([bare.serve(number) for number in range(consumers)]),
+    }
     seconds, cpu = dict.fromkeys(arms, 0.0), dict.fromkeys(arms, 0.0)
     for _ in range(turns):
         for name, work in arms.items():
@@ -91,7 +106,13 @@ async def _drain(sale: Sale, pool: Any, buyers: int, consumers: int) -> DrainRep
     if await sale.line.waiting(sale.keys) != (0, 0):
         raise AssertionError("somebody still stands in the line")
     total = turns * TURN * consumers
-    return DrainReport(consumers, total / seconds["ours"], total / seconds["bare"], cpu["ours"] / total * 1e6, cpu["bare"] / total * 1e6)
+    return DrainReport(
+        consumers,
+        total / seconds["ours"],
+        total / seconds["bare"],
+        cpu["ours"] / total * 1e6,
+        cpu["bare"] / total * 1e6,
+    )
 
 
 async def _sum(works: Sequence[Awaitable[int]]) -> int:
@@ -127,7 +148,9 @@ class _Bare:
         keys, done = self._sale.keys, 0
         async with self._pool.acquire() as connection, connection.cursor() as cursor:
             for _ in range(ROUNDS_MAX):
-                found: Any = await self._redis.xreadgroup(GROUP, f"bare{number}", {keys.line: ">"}, count=BATCH)
+                found: Any = await self._redis.xreadgroup(
+                    GROUP, f"bare{number}", {keys.line: ">"}, count=BATCH
+                )
                 rows = next(iter(found.values())) if isinstance(found, dict) else found[0][1]
                 rows = rows[0] if len(rows) == 1 and isinstance(rows[0], list) else rows
                 for statement, parameters in self._statements:
@@ -138,7 +161,9 @@ class _Bare:
                 done += await self._finish(rows)
         return done
 
-    def _fresh(self, statement: str, parameters: Any, rows: Sequence[tuple[str, dict[str, str]]]) -> Any:
+    def _fresh(
+        self, statement: str, parameters: Any, rows: Sequence[tuple[str, dict[str, str]]]
+    ) -> Any:
         if statement.startswith("INSERT INTO seckill_order"):
             activity_id = self._sale.activity.activity_id
             values: list[str] = []
@@ -150,9 +175,15 @@ class _Bare:
             assert found is not None
             names = found[1].split(", ")
             fresh = list(parameters[0] if isinstance(parameters[0], (tuple, list)) else parameters)
-            fresh[names.index("event_id")] = f"BARE{self._sale.activity.activity_id[-8:]}{next(self._numbers):020d}"
-            fresh[names.index("payload")] = json.dumps({"activity_id": self._sale.activity.activity_id,
-                                                        "orders": [(fields["o"], fields["u"]) for _, fields in rows]})
+            fresh[names.index("event_id")] = (
+                f"BARE{self._sale.activity.activity_id[-8:]}{next(self._numbers):020d}"
+            )
+            fresh[names.index("payload")] = json.dumps(
+                {
+                    "activity_id": self._sale.activity.activity_id,
+                    "orders": [(fields["o"], fields["u"]) for _, fields in rows],
+                }
+            )
             return fresh
         return parameters
 
@@ -162,17 +193,31 @@ class _Bare:
         for entry_id, fields in rows:
             args += (entry_id, fields["u"], fields["r"], fields["o"], "L", "", "")
         views = [keys.view(fields["u"]) for _, fields in rows]
-        return int(await self._sale.scripts.run(ScriptName.FINISH, [keys.meta, keys.users, keys.line, *views], args))
+        return int(
+            await self._sale.scripts.run(
+                ScriptName.FINISH, [keys.meta, keys.users, keys.line, *views], args
+            )
+        )
 
 
 async def _pool(url: str, connections: int) -> Any:
     parts = make_url(url)
     return await aiomysql.create_pool(
-        host=parts.host, port=parts.port, user=parts.username, password=parts.password or "", db=parts.database, minsize=connections,
-        maxsize=connections, charset="utf8mb4", init_command="SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
+        host=parts.host,
+        port=parts.port,
+        user=parts.username,
+        password=parts.password or "",
+        db=parts.database,
+        minsize=connections,
+        maxsize=connections,
+        charset="utf8mb4",
+        init_command="SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
+    )
 
 
-async def measure_rebuild(redis_url: str, database_url: str, *, live: int, queued: int) -> tuple[float, float]:
+async def measure_rebuild(
+    redis_url: str, database_url: str, *, live: int, queued: int
+) -> tuple[float, float]:
     """Seconds of a rebuild with live orders, and of one with buyers in the line."""
     db, redis = await open_rows(database_url), open_stock(redis_url)
     try:
@@ -202,18 +247,47 @@ class _Nobody:
 
 
 async def measure_orders(database_url: str, *, rounds: int) -> dict[int, float]:
-    """Orders per second that order_rpc writes in batches of 500, by batches under way at once; in turn, medians."""
+    """Orders per second that order_rpc writes in batches of 500, by batches under way at once; in
+    turn, medians.
+    """
     clock = SystemClock()
-    db = open_database(database_url, order_metadata, retry_constraints=RETRY_CONSTRAINTS, unit_timeout_seconds=60)  # a busy machine
+    # a busy machine
+    db = open_database(
+        database_url, order_metadata, retry_constraints=RETRY_CONSTRAINTS, unit_timeout_seconds=60
+    )
     async with db.engine.begin() as connection:
         await connection.run_sync(order_metadata.create_all)
-    app = OrderApp(db=db, clock=clock, ids=UlidIds(clock), page_tokens=PageTokens(b"page tokens of the bench, 32 bytes"), redis=None,
-                   payments=_Nobody(), seckill=_Nobody(), choices=Choices(payment_window=timedelta(minutes=30), scan_interval_seconds=1,
-                                                                          hot_sku_group_size=1))
+    app = OrderApp(
+        db=db,
+        clock=clock,
+        ids=UlidIds(clock),
+        page_tokens=PageTokens(b"page tokens of the bench, 32 bytes"),
+        redis=None,
+        payments=_Nobody(),
+        seckill=_Nobody(),
+        choices=Choices(
+            payment_window=timedelta(minutes=30), scan_interval_seconds=1, hot_sku_group_size=1
+        ),
+    )
     shop = Caller(role=Role.MERCHANT, subject="clerk", merchant_id="mall")
-    await app.catalog.create_product(CreateProduct(merchant_id="mall", sku_id="mug", name="A mug", price=Money(990, "CNY"), available=10_000_000,
-                                                   idempotency_key="", fingerprint={}), shop)
-    await app.allocating.allocate(Allocate(op_id="open", merchant_id="mall", activity_id="ACT", sku_id="mug", quantity=10_000_000), _SECKILL_RPC)
+    await app.catalog.create_product(
+        CreateProduct(
+            merchant_id="mall",
+            sku_id="mug",
+            name="A mug",
+            price=Money(990, "CNY"),
+            available=10_000_000,
+            idempotency_key="",
+            fingerprint={},
+        ),
+        shop,
+    )
+    await app.allocating.allocate(
+        Allocate(
+            op_id="open", merchant_id="mall", activity_id="ACT", sku_id="mug", quantity=10_000_000
+        ),
+        _SECKILL_RPC,
+    )
     rates: dict[int, list[float]] = {calls: [] for calls in ORDER_CALLS}
     numbers = count()
     for _ in range(rounds):
@@ -231,8 +305,17 @@ async def _order_rate(app: OrderApp, numbers: Any, calls: int) -> float:
         nonlocal done
         while perf_counter() < begin + ORDER_SECONDS:
             first = next(numbers) * BATCH
-            orders = [SeckillOrder(order_id=f"ORD{number:026d}", merchant_id="mall", user_id=f"user-{number}", activity_id="ACT", sku_id="mug",
-                                   price=Money(990, "CNY")) for number in range(first, first + BATCH)]
+            orders = [
+                SeckillOrder(
+                    order_id=f"ORD{number:026d}",
+                    merchant_id="mall",
+                    user_id=f"user-{number}",
+                    activity_id="ACT",
+                    sku_id="mug",
+                    price=Money(990, "CNY"),
+                )
+                for number in range(first, first + BATCH)
+            ]
             if any(await app.allocating.create_orders(orders, _SECKILL_RPC)):
                 raise AssertionError("an order was refused")
             done += BATCH

@@ -51,17 +51,33 @@ class Sale:
         self.clock = SystemClock()
         self.ids = UlidIds(self.clock)
         self.loading = Loading(self.scripts)
-        self.rebuilding = Rebuilding(db=db, clock=self.clock, ids=self.ids, loading=self.loading, lease=Lease(self.scripts))
+        self.rebuilding = Rebuilding(
+            db=db, clock=self.clock, ids=self.ids, loading=self.loading, lease=Lease(self.scripts)
+        )
 
     @classmethod
-    async def open(cls, db: Database, redis: Redis, *, sku_id: str, total: int, limit: int = 1) -> Sale:
+    async def open(
+        cls, db: Database, redis: Redis, *, sku_id: str, total: int, limit: int = 1
+    ) -> Sale:
         """An activity that sells now."""
         clock = SystemClock()
         now = clock.now()
-        activity = Activity.plan(
-            activity_id=UlidIds(clock).new("ACT"), merchant_id="mall", sku_id=sku_id, mode=AdmissionMode.FIRST_COME, limit_per_user=limit,
-            offered=total, price=Money(990, "CNY"), starts_at=now - HOUR, ends_at=now + HOUR,
-            at=now).step(ActivityVerb.PUBLISH, at=now).step(ActivityVerb.OPEN, at=now)
+        activity = (
+            Activity.plan(
+                activity_id=UlidIds(clock).new("ACT"),
+                merchant_id="mall",
+                sku_id=sku_id,
+                mode=AdmissionMode.FIRST_COME,
+                limit_per_user=limit,
+                offered=total,
+                price=Money(990, "CNY"),
+                starts_at=now - HOUR,
+                ends_at=now + HOUR,
+                at=now,
+            )
+            .step(ActivityVerb.PUBLISH, at=now)
+            .step(ActivityVerb.OPEN, at=now)
+        )
         await db.run(activities.insert, activity)
         sale = cls(db, redis, activity)
         if not await sale.rebuilding.rebuild(activity.activity_id):
@@ -71,16 +87,26 @@ class Sale:
     async def admit(self, buyers: range) -> None:
         """Puts buyers into the line."""
         for first in range(buyers.start, buyers.stop, BATCH):
-            clicks = [Click(user_id=f"user-{number}", request_id="click", order_id=f"ORD{number:026d}")
-                      for number in range(first, min(first + BATCH, buyers.stop))]
+            clicks = [
+                Click(user_id=f"user-{number}", request_id="click", order_id=f"ORD{number:026d}")
+                for number in range(first, min(first + BATCH, buyers.stop))
+            ]
             _, admissions = await admit(self.scripts, self.keys, clicks, line_max=10**9)
             if any(admission.code is not AdmitCode.QUEUED for admission in admissions):
                 raise AssertionError("a buyer was not admitted")
 
     def consumer(self) -> Consuming:
         """A consumer of this line alone."""
-        return Consuming(db=self.db, line=self.line, scripts=self.scripts, clock=self.clock, ids=self.ids, running=lambda: [self.activity],
-                         attention=Attention(monotonic=time.monotonic), choices=ConsumerChoices(name=self.ids.new("CON"), batch_size=BATCH))
+        return Consuming(
+            db=self.db,
+            line=self.line,
+            scripts=self.scripts,
+            clock=self.clock,
+            ids=self.ids,
+            running=lambda: [self.activity],
+            attention=Attention(monotonic=time.monotonic),
+            choices=ConsumerChoices(name=self.ids.new("CON"), batch_size=BATCH),
+        )
 
     async def drain(self) -> None:
         """Serves the line until it is empty."""

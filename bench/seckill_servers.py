@@ -1,8 +1,9 @@
-"""The flash sale's servers under measurement, each a process of its own: `python -m bench.seckill_servers KIND` prints its port and serves until its
-input ends.
+"""The flash sale's servers under measurement, each a process of its own: `python -m
+bench.seckill_servers KIND` prints its port and serves until its input ends.
 
     echo      bare grpc.aio: SeckillAction answered with a fixed result, nothing around it
-    pipeline  the same answer behind the whole pipeline of the mesh: token, access, validation, metrics, logs
+    pipeline the same answer behind the whole pipeline of the mesh: token, access, validation,
+        metrics, logs
     front     seckill_rpc as it is, which only admits
     whole     seckill_rpc as it is, with one consumer
 """
@@ -44,8 +45,17 @@ class Fixed(seckill_pb2_grpc.SeckillServiceServicer):
     """Answers at once."""
 
     def __init__(self) -> None:
-        self._result = seckill_pb2.Result(status=0, code="2002", message="排队中: you are in the line", order_id="ORD" + "0" * 26, sku_id="sold",
-                                          activity_id="ACT" + "0" * 26, ticket="t" * 240, request_id="CLK" + "0" * 26, retry_after_ms=500)
+        self._result = seckill_pb2.Result(
+            status=0,
+            code="2002",
+            message="排队中: you are in the line",
+            order_id="ORD" + "0" * 26,
+            sku_id="sold",
+            activity_id="ACT" + "0" * 26,
+            ticket="t" * 240,
+            request_id="CLK" + "0" * 26,
+            retry_after_ms=500,
+        )
 
     async def SeckillAction(self, request: Any, context: Any) -> Any:  # noqa: ARG002  grpc's signature
         return seckill_pb2.SeckillActionResponse(result=self._result)
@@ -90,18 +100,40 @@ class _NoOrderRpc:
 
 def _settings(consumers: int) -> SeckillSettings:
     secret = Path(os.environ[SECRET_FILE])
-    return SeckillSettings(port=0, user_token_secret_file=secret, page_token_secret_file=secret, ticket_secret_file=secret, log_level="WARNING",
-                           environment="test", consumers=consumers, line_max=10_000_000)
+    return SeckillSettings(
+        port=0,
+        user_token_secret_file=secret,
+        page_token_secret_file=secret,
+        ticket_secret_file=secret,
+        log_level="WARNING",
+        environment="test",
+        consumers=consumers,
+        line_max=10_000_000,
+    )
 
 
 async def _seckill_rpc(settings: SeckillSettings) -> int:
     clock = SystemClock()
     ids = UlidIds(clock)
     assert settings.ticket_secret_file is not None
-    db = open_database(os.environ[DATABASE_URL], metadata, pool_size=settings.database_pool_size, retry_constraints=RETRY_CONSTRAINTS)
-    app = SeckillApp(db=db, redis=open_stock(os.environ[REDIS_URL]), clock=clock, monotonic=time.monotonic,
-                     jitter=Random().random, ids=ids, page_tokens=PageTokens.from_settings(settings),
-                     tickets=Tickets(read_secret(settings.ticket_secret_file)), allocations=_NoOrderRpc(), settings=settings)  # type: ignore[arg-type]
+    db = open_database(
+        os.environ[DATABASE_URL],
+        metadata,
+        pool_size=settings.database_pool_size,
+        retry_constraints=RETRY_CONSTRAINTS,
+    )
+    app = SeckillApp(
+        db=db,
+        redis=open_stock(os.environ[REDIS_URL]),
+        clock=clock,
+        monotonic=time.monotonic,
+        jitter=Random().random,
+        ids=ids,
+        page_tokens=PageTokens.from_settings(settings),
+        tickets=Tickets(read_secret(settings.ticket_secret_file)),
+        allocations=_NoOrderRpc(),
+        settings=settings,
+    )  # type: ignore[arg-type]
     server = MeshServer(settings, clock=clock, ids=ids)
     app.add_to(server)
     await app.registry.refresh()

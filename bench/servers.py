@@ -1,10 +1,13 @@
-"""The servers under measurement, each a process of its own: `python -m bench.servers KIND` prints its port and serves until its input ends.
+"""The servers under measurement, each a process of its own: `python -m bench.servers KIND` prints
+its port and serves until its input ends.
 
     echo       bare grpc.aio: GetPaymentByOrderId answered with a fixed payment, nothing around it
-    pipeline   the same answer behind the whole pipeline of the mesh: token, access, validation, metrics, logs
+    pipeline the same answer behind the whole pipeline of the mesh: token, access, validation,
+        metrics, logs
     payment    the real servicer: rows in SQLite, no cache
     cached     the real servicer with Redis at BENCH_REDIS_URL
-    passthrough  uvicorn and grpc.aio, bytes in, bytes out: what any HTTP door in front of gRPC costs at least
+    passthrough uvicorn and grpc.aio, bytes in, bytes out: what any HTTP door in front of gRPC costs
+        at least
 """
 
 from __future__ import annotations
@@ -51,8 +54,18 @@ def order_of(user: int) -> str:
 def payment_of(user: int) -> Payment:
     """The payment that a user of the bench has."""
     now = datetime(2026, 11, 20, tzinfo=UTC)
-    return Payment.start(payment_id=f"PAY{user:026d}", merchant_id="mall", order_id=order_of(user), user_id=f"user-{user}", amount=Money(9999, "CNY"),
-                         payment_method=CREDIT_CARD, channel="sandbox", card=None, expires_at=now + timedelta(minutes=30), at=now)
+    return Payment.start(
+        payment_id=f"PAY{user:026d}",
+        merchant_id="mall",
+        order_id=order_of(user),
+        user_id=f"user-{user}",
+        amount=Money(9999, "CNY"),
+        payment_method=CREDIT_CARD,
+        channel="sandbox",
+        card=None,
+        expires_at=now + timedelta(minutes=30),
+        at=now,
+    )
 
 
 class Fixed(payment_pb2_grpc.PaymentServiceServicer):
@@ -92,13 +105,27 @@ async def passthrough() -> int:
     request = payment_pb2.GetPaymentByOrderIdRequest(order_id=order_of(1)).SerializeToString()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:  # noqa: ARG001  ASGI's signature
-        authorization = next((value for name, value in scope["headers"] if name == b"authorization"), b"").decode()
+        authorization = next(
+            (value for name, value in scope["headers"] if name == b"authorization"), b""
+        ).decode()
         answer = await call(request, timeout=5, metadata=(("authorization", authorization),))
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/octet-stream"),
-                                                                             (b"content-length", str(len(answer)).encode())]})
+        await send(
+            {
+                "type": "http.response.start",
+                "status": 200,
+                "headers": [
+                    (b"content-type", b"application/octet-stream"),
+                    (b"content-length", str(len(answer)).encode()),
+                ],
+            }
+        )
         await send({"type": "http.response.body", "body": answer})
 
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="off", access_log=False))
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app, host="127.0.0.1", port=0, log_level="error", lifespan="off", access_log=False
+        )
+    )
     _KEEP.extend([channel, asyncio.create_task(server.serve())])
     while not server.started:  # noqa: ASYNC110  uvicorn has no event for it
         await asyncio.sleep(0.01)
@@ -111,8 +138,14 @@ _KINDS = {kind.__name__: kind for kind in (echo, pipeline, payment, cached, pass
 
 def _settings() -> PaymentSettings:
     secret = Path(os.environ[SECRET_FILE])
-    return PaymentSettings(port=0, user_token_secret_file=secret, page_token_secret_file=secret, sandbox_api_key_file=secret, log_level="WARNING",
-                           environment="test")
+    return PaymentSettings(
+        port=0,
+        user_token_secret_file=secret,
+        page_token_secret_file=secret,
+        sandbox_api_key_file=secret,
+        log_level="WARNING",
+        environment="test",
+    )
 
 
 async def _mesh_server(servicer: Any) -> int:
@@ -130,7 +163,9 @@ async def _real_servicer(redis: Any) -> PaymentServicer:
     settings = _settings()
     clock = SystemClock()
     ids = UlidIds(clock)
-    db = open_database(f"sqlite+aiosqlite:///{Path(os.environ[SECRET_FILE]).parent / 'payments.db'}", metadata)
+    db = open_database(
+        f"sqlite+aiosqlite:///{Path(os.environ[SECRET_FILE]).parent / 'payments.db'}", metadata
+    )
     async with db.engine.begin() as connection:
         await connection.run_sync(metadata.create_all)
 
@@ -142,16 +177,37 @@ async def _real_servicer(redis: Any) -> PaymentServicer:
         for first in range(0, USERS, 1000):
             await db.run(fill, first)
     page_tokens = PageTokens.from_settings(settings)
-    app = PaymentApp(db=db, clock=clock, ids=ids, orders=None, channels={}, redis=redis, return_urls={},  # type: ignore[arg-type]  only read from
-                     page_tokens=page_tokens,
-                     times=Times(channel_timeout_seconds=1, attempt_lease_seconds=1, scan_interval_seconds=1, scan_batch_size=1))
-    return PaymentServicer(charging=app.charging, closing=app.closing, taking_back=app.taking_back, conflicts=app.conflicts, reading=app.reading,
-                           page_tokens=page_tokens)
+    app = PaymentApp(
+        db=db,
+        clock=clock,
+        ids=ids,
+        orders=None,
+        channels={},
+        redis=redis,
+        return_urls={},  # type: ignore[arg-type]  only read from
+        page_tokens=page_tokens,
+        times=Times(
+            channel_timeout_seconds=1,
+            attempt_lease_seconds=1,
+            scan_interval_seconds=1,
+            scan_batch_size=1,
+        ),
+    )
+    return PaymentServicer(
+        charging=app.charging,
+        closing=app.closing,
+        taking_back=app.taking_back,
+        conflicts=app.conflicts,
+        reading=app.reading,
+        page_tokens=page_tokens,
+    )
 
 
 async def _is_filled(tx: Any) -> bool:
     admin = Caller(role=Role.ADMIN)
-    last = await payments.list_of_order(tx, merchant_id="mall", order_id=order_of(USERS - 1), before=None, limit=1, visible_to=admin)
+    last = await payments.list_of_order(
+        tx, merchant_id="mall", order_id=order_of(USERS - 1), before=None, limit=1, visible_to=admin
+    )
     return bool(last)
 
 

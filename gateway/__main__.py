@@ -1,5 +1,5 @@
-"""`python -m gateway`: the composition root. Settings, contract, discovery, channels, application, port; until SIGTERM or Ctrl-C, then the same
-backwards."""
+"""`python -m gateway`: the composition root. Settings, contract, discovery, channels, application,
+port; until SIGTERM or Ctrl-C, then the same backwards."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ async def run(settings: GatewaySettings) -> None:
     """Serves until SIGTERM or SIGINT.
 
     Raises:
-        SchemaInvalid: the contract breaks a rule of the gateway. ValueError, OSError: a setting or a file is not what it should be.
+        SchemaInvalid: the contract breaks a rule of the gateway. ValueError, OSError: a setting or
+            a file is not what it should be.
     """
     clock = SystemClock()
     schema = load_schema()
@@ -40,14 +41,27 @@ async def run(settings: GatewaySettings) -> None:
         stack.push_async_callback(metrics.stop)
         discovery = open_discovery(settings)
         stack.push_async_callback(discovery.close)
-        # No caller token: no rule of the contract admits the gateway itself, and what it passes on is the user's own token.
-        channels = {service: MeshChannel(service, settings=settings, discovery=discovery, pool=schema.pool) for service in schema.served_by}
+        # No caller token: no rule of the contract admits the gateway itself, and what it passes on
+        # is the user's own token.
+        channels = {
+            service: MeshChannel(service, settings=settings, discovery=discovery, pool=schema.pool)
+            for service in schema.served_by
+        }
         for channel in channels.values():
             stack.push_async_callback(channel.close)
         telemetry = Telemetry(clock=clock, service=settings.service, log_level=settings.log_level)
         REGISTRY.register(telemetry)
         stack.callback(telemetry.flush)
-        server = GatewayServer(Gateway(schema, settings=settings, upstreams=channels, user_tokens=user_tokens, telemetry=telemetry), settings)
+        server = GatewayServer(
+            Gateway(
+                schema,
+                settings=settings,
+                upstreams=channels,
+                user_tokens=user_tokens,
+                telemetry=telemetry,
+            ),
+            settings,
+        )
         await server.start()
         stack.push_async_callback(server.stop)
         await stop.wait()

@@ -1,5 +1,6 @@
-"""Takes connections from a listening socket. A TLS handshake has a time, and so have many of them a number: the oldest that has not ended makes room
-for the next, so that whoever opens connections and says nothing pushes out himself and nobody else."""
+"""Takes connections from a listening socket. A TLS handshake has a time, and so have many of them a
+number: the oldest that has not ended makes room for the next, so that whoever opens connections and
+says nothing pushes out himself and nobody else."""
 
 from __future__ import annotations
 
@@ -12,20 +13,29 @@ from typing import Any, Final
 
 from mesh.files import Reloaded
 
-HANDSHAKES_MAX: Final = 500    # at once; each costs about 60 KB
-_AT_ONCE: Final = 100          # connections that are taken before anything else runs
+HANDSHAKES_MAX: Final = 500  # at once; each costs about 60 KB
+_AT_ONCE: Final = 100  # connections that are taken before anything else runs
 _EXHAUSTED_SECONDS: Final = 0.1  # when the process has no file descriptor left
 
 
 class Acceptor:
     """Accepts on one socket until it is closed."""
 
-    def __init__(self, listener: socket.socket, make: Callable[[], asyncio.Protocol], *, tls: Reloaded[ssl.SSLContext] | None,
-                 handshake_seconds: float, has_room: Callable[[], bool], handshakes_max: int = HANDSHAKES_MAX) -> None:
+    def __init__(
+        self,
+        listener: socket.socket,
+        make: Callable[[], asyncio.Protocol],
+        *,
+        tls: Reloaded[ssl.SSLContext] | None,
+        handshake_seconds: float,
+        has_room: Callable[[], bool],
+        handshakes_max: int = HANDSHAKES_MAX,
+    ) -> None:
         """
         Args:
             make: the protocol of a new connection.
-            has_room: whether one more connection may be held; one that may not is closed without a word.
+            has_room: whether one more connection may be held; one that may not is closed without a
+                word.
         """
         self._listener = listener
         self._make = make
@@ -48,7 +58,9 @@ class Acceptor:
         self._loop.add_reader(self._listener, self._accept)
 
     def _accept(self) -> None:
-        """Takes who waits: many at once, because whoever comes last must not wait a turn of a busy loop for each one before him."""
+        """Takes who waits: many at once, because whoever comes last must not wait a turn of a busy
+        loop for each one before him.
+        """
         for _ in range(_AT_ONCE):
             try:
                 connection, _ = self._listener.accept()
@@ -98,6 +110,8 @@ class Acceptor:
 
 
 def _break(connection: socket.socket) -> None:
-    """Ends a connection that a transport holds: its handshake fails, and the transport closes it. Cancelling the task would leave it open."""
+    """Ends a connection that a transport holds: its handshake fails, and the transport closes it.
+    Cancelling the task would leave it open.
+    """
     with contextlib.suppress(OSError):  # the client was faster
         connection.shutdown(socket.SHUT_RDWR)

@@ -1,5 +1,5 @@
-"""What goes back over HTTP, before and after a response message is known: the success envelope, the status that the contract chooses, raw bytes of
-google.api.HttpBody."""
+"""What goes back over HTTP, before and after a response message is known: the success envelope, the
+status that the contract chooses, raw bytes of google.api.HttpBody."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ class Answer:
 
 
 def envelope(data: object, trace_id: str) -> bytes:
-    """The body of a success. It ends with a newline, so that a shell's prompt stands on a line of its own."""
+    """The body of a success. It ends with a newline, so that a shell's prompt stands on a line of
+    its own.
+    """
     return b"".join((_SUCCESS, msgspec.json.encode(data), _TRACE, trace_id.encode(), _END))
 
 
@@ -51,10 +53,15 @@ class Answers:
     """Makes the answers of one HTTP rule from response bytes."""
 
     def __init__(self, method: Method, rule: HttpRule, encoders: Encoders) -> None:
-        """Raises UnsupportedField when the response has no JSON form; the lint of the schema finds that first."""
+        """Raises UnsupportedField when the response has no JSON form; the lint of the schema finds
+        that first.
+        """
         self._parse: Callable[[bytes], Any] = message_class(method.output_type).FromString
         self._status = method.policy.http.success_status
-        self._statuses = [_status_reader(method.output_type, choice) for choice in method.policy.http.status_by_enum]
+        self._statuses = [
+            _status_reader(method.output_type, choice)
+            for choice in method.policy.http.status_by_enum
+        ]
         self._data = _data_reader(method.output_type, rule.response_body, encoders)
         self._raw = _raw_reader(method.output_type, rule.response_body)
 
@@ -62,7 +69,8 @@ class Answers:
         """The answer for a response message.
 
         Raises:
-            google.protobuf.message.DecodeError: when the bytes are not one. ValueError: when a time in it is out of range.
+            google.protobuf.message.DecodeError: when the bytes are not one. ValueError: when a time
+                in it is out of range.
         """
         message = self._parse(response)
         status = self._status
@@ -72,7 +80,13 @@ class Answers:
                 break
         if self._raw is not None:
             body = self._raw(message)
-            return Answer(status, body.data, content_type=body.content_type.encode() if _HEADER.fullmatch(body.content_type) else _BYTES)
+            return Answer(
+                status,
+                body.data,
+                content_type=body.content_type.encode()
+                if _HEADER.fullmatch(body.content_type)
+                else _BYTES,
+            )
         return Answer(status, envelope(self._data(message), trace_id))
 
 
@@ -85,7 +99,9 @@ def _status_reader(output: Descriptor, choice: StatusByEnum) -> tuple[Callable[[
     return lambda message: read(message) == number, choice.status
 
 
-def _data_reader(output: Descriptor, response_body: str, encoders: Encoders) -> Callable[[Any], object]:
+def _data_reader(
+    output: Descriptor, response_body: str, encoders: Encoders
+) -> Callable[[Any], object]:
     if not response_body:
         return encoders.of(output)
     inner = output.fields_by_name[response_body]

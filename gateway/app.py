@@ -1,5 +1,6 @@
-"""The ASGI application: finds the door, lets it serve, and puts what every answer has around what it gives. Every exception ends here: a refusal as
-its answer, a defect as INTERNAL with a trace id, a client that hung up as a line in the log."""
+"""The ASGI application: finds the door, lets it serve, and puts what every answer has around what
+it gives. Every exception ends here: a refusal as its answer, a defect as INTERNAL with a trace id,
+a client that hung up as a line in the log."""
 
 from __future__ import annotations
 
@@ -40,16 +41,30 @@ log = get_logger()
 class Gateway:
     """The door from outside."""
 
-    def __init__(self, schema: Schema, *, settings: GatewaySettings, upstreams: Mapping[str, Upstream], user_tokens: UserTokens,
-                 telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        schema: Schema,
+        *,
+        settings: GatewaySettings,
+        upstreams: Mapping[str, Upstream],
+        user_tokens: UserTokens,
+        telemetry: Telemetry,
+    ) -> None:
         """
         Args:
             upstreams: who serves each process name of the contract, e.g. "payment_rpc".
 
         Raises:
-            KeyError: a method is served by a process that is not in `upstreams`. TemplateInvalid: two routes answer one path.
+            KeyError: a method is served by a process that is not in `upstreams`. TemplateInvalid:
+                two routes answer one path.
         """
-        self.health = Health({name: upstream for name, upstream in upstreams.items() if name not in settings.absent_services})
+        self.health = Health(
+            {
+                name: upstream
+                for name, upstream in upstreams.items()
+                if name not in settings.absent_services
+            }
+        )
         self.refusals = Refusals(schema.errors)
         self.streams = OpenStreams(settings)
         self._telemetry = telemetry
@@ -57,18 +72,36 @@ class Gateway:
         self._unknown = Page("", _refuse_path)
         self._router: Router[Target] = Router()
         pages: tuple[Page | StaticPage, ...] = (
-            Page("/healthz", self.health.alive), Page("/readyz", self.health.ready),
-            *docs_pages(build_document(schema, development=settings.is_development)))
+            Page("/healthz", self.health.alive),
+            Page("/readyz", self.health.ready),
+            *docs_pages(build_document(schema, development=settings.is_development)),
+        )
         for page in pages:
             self._router.add("GET", PathTemplate.parse(page.route), page)
         for method in schema.routed(development=True):
             hidden = method.policy.development_only and not settings.is_development
-            limit = RateLimit(method.policy.limit, now=monotonic) if method.policy.limit is not None else None
-            make = partial(StreamDoor, streams=self.streams) if method.policy.server_streaming else Door
+            limit = (
+                RateLimit(method.policy.limit, now=monotonic)
+                if method.policy.limit is not None
+                else None
+            )
+            make = (
+                partial(StreamDoor, streams=self.streams)
+                if method.policy.server_streaming
+                else Door
+            )
             for rule in method.rules:
-                door = make(method, rule, schema=schema, upstream=upstreams[method.policy.served_by], user_tokens=user_tokens, settings=settings,
-                            limit=limit)
-                # A hidden path is still known, so that it does not become the variable of another one.
+                door = make(
+                    method,
+                    rule,
+                    schema=schema,
+                    upstream=upstreams[method.policy.served_by],
+                    user_tokens=user_tokens,
+                    settings=settings,
+                    limit=limit,
+                )
+                # A hidden path is still known, so that it does not become the variable of another
+                # one.
                 self._router.add(rule.verb, rule.template, self._unknown if hidden else door)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -86,22 +119,39 @@ class Gateway:
             except ClientGone:
                 return
             except Exception as error:
-                log.error("unexpected", route=target.route, trace_id=request.trace.trace_id, exc_info=error)
+                log.error(
+                    "unexpected",
+                    route=target.route,
+                    trace_id=request.trace.trace_id,
+                    exc_info=error,
+                )
                 answer = self.refusals.internal(request.trace.trace_id, language=request.language)
             status, refusal = answer.status, answer.reason
             headers = self._headers(request, answer)
             whole = scope.get(WHOLE_ANSWER)
             if isinstance(answer, EventAnswer):
-                status, refusal = await self._send_events(send, answer, headers, request=request, target=target)
+                status, refusal = await self._send_events(
+                    send, answer, headers, request=request, target=target
+                )
             elif whole is not None:
                 await whole(status, headers, answer.body)
             else:
                 await _send(send, status, headers, answer.body)
         finally:
-            self._telemetry.ended(request, route=target.route, status=status, refusal=refusal, seconds=monotonic() - started)
+            self._telemetry.ended(
+                request,
+                route=target.route,
+                status=status,
+                refusal=refusal,
+                seconds=monotonic() - started,
+            )
 
-    async def _send_events(self, send: Send, answer: EventAnswer, headers: Headers, *, request: Request, target: Target) -> tuple[int, str]:
-        """Sends events until somebody ends it. Returns status and refusal for the log: the head is out, a late refusal is an event."""
+    async def _send_events(
+        self, send: Send, answer: EventAnswer, headers: Headers, *, request: Request, target: Target
+    ) -> tuple[int, str]:
+        """Sends events until somebody ends it. Returns status and refusal for the log: the head is
+        out, a late refusal is an event.
+        """
         refused: Answer | None = None
         self._telemetry.streams += 1
         try:
@@ -114,28 +164,50 @@ class Gateway:
         except MeshError as error:
             refused = self._refuse(error, request, target)
         except Exception as error:
-            log.error("unexpected", route=target.route, trace_id=request.trace.trace_id, exc_info=error)
+            log.error(
+                "unexpected", route=target.route, trace_id=request.trace.trace_id, exc_info=error
+            )
             refused = self.refusals.internal(request.trace.trace_id, language=request.language)
         finally:
             self._telemetry.streams -= 1
             await answer.stream.close()
-        await send({"type": "http.response.body", "body": last_event(refusal=refused, trace_id=request.trace.trace_id)})
+        await send(
+            {
+                "type": "http.response.body",
+                "body": last_event(refusal=refused, trace_id=request.trace.trace_id),
+            }
+        )
         return answer.status, "" if refused is None else refused.reason
 
     def _refuse(self, error: MeshError, request: Request, target: Target) -> Answer:
-        return self.refusals.answer(error, package=target.package, trace_id=request.trace.trace_id, language=request.language,
-                                    credentials=b"authorization" in request.headers, safe_to_retry=request.safe_to_retry,
-                                    money_untouched=request.money_untouched)
+        return self.refusals.answer(
+            error,
+            package=target.package,
+            trace_id=request.trace.trace_id,
+            language=request.language,
+            credentials=b"authorization" in request.headers,
+            safe_to_retry=request.safe_to_retry,
+            money_untouched=request.money_untouched,
+        )
 
     async def overloaded(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  the shape of an ASGI application
         """Answers instead of the application when there are too many connections."""
         request = Request(scope)
         refusal = Unavailable("Too many connections.", retry_after_seconds=_OVERLOAD_SECONDS)
-        answer = self.refusals.answer(refusal, package=COMMON, trace_id=request.trace.trace_id, language=request.language)
-        await _send(send, answer.status, [*self._headers(request, answer), (b"connection", b"close")], answer.body)
+        answer = self.refusals.answer(
+            refusal, package=COMMON, trace_id=request.trace.trace_id, language=request.language
+        )
+        await _send(
+            send,
+            answer.status,
+            [*self._headers(request, answer), (b"connection", b"close")],
+            answer.body,
+        )
 
     def _find(self, request: Request) -> tuple[Target, tuple[bytes, ...]]:
-        """What stands at the path for the verb, with the raw values of its variables; a page that says so when nothing does."""
+        """What stands at the path for the verb, with the raw values of its variables; a page that
+        says so when nothing does.
+        """
         if request.raw_path == b"*":  # the target of OPTIONS that means the whole server
             return Page("", lambda request: self._cors.options(request, _VERBS)), ()
         match = self._router.match(request.raw_path)
@@ -150,12 +222,22 @@ class Gateway:
         return Page("", lambda request: _refuse_verb(request, allow)), ()
 
     def _headers(self, request: Request, answer: Answer) -> Headers:
-        headers = [_NO_SNIFFING, (b"cache-control", answer.keep), (b"x-request-id", request.request_id.encode()),
-                   (b"traceparent", request.trace.traceparent().encode()), *answer.headers, *self._cors.headers(request)]
-        if answer.keep == OWN:  # a file is the same for everybody; whatever a method says may have words for people in it
+        headers = [
+            _NO_SNIFFING,
+            (b"cache-control", answer.keep),
+            (b"x-request-id", request.request_id.encode()),
+            (b"traceparent", request.trace.traceparent().encode()),
+            *answer.headers,
+            *self._cors.headers(request),
+        ]
+        # a file is the same for everybody; whatever a method says may have words for people in it
+        if answer.keep == OWN:
             headers.append(_VARY)
         if answer.content_type:
-            headers += ((b"content-type", answer.content_type), (b"content-length", b"%d" % len(answer.body)))
+            headers += (
+                (b"content-type", answer.content_type),
+                (b"content-length", b"%d" % len(answer.body)),
+            )
         return headers
 
 

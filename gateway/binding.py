@@ -1,5 +1,6 @@
-"""Puts the parts of an HTTP request together to one request message: path, headers, query and body, each where the contract says. What the
-contract does not name is refused by its name, and so is one field given in two places."""
+"""Puts the parts of an HTTP request together to one request message: path, headers, query and body,
+each where the contract says. What the contract does not name is refused by its name, and so is one
+field given in two places."""
 
 from __future__ import annotations
 
@@ -29,22 +30,49 @@ class Binder:
     """Builds the request messages of one HTTP rule."""
 
     def __init__(self, method: Method, rule: HttpRule, decoders: Decoders) -> None:
-        """Raises UnsupportedField or LookupError for a rule that does not bind; the lint of the schema finds that first."""
+        """Raises UnsupportedField or LookupError for a rule that does not bind; the lint of the
+        schema finds that first.
+        """
         request = method.input_type
         self._make = message_class(request)
-        self._variables = [(path, _text_reader(request, path, decoders)) for path in rule.template.variables]
-        self._headers = [(binding.header.encode(), tuple(binding.field.split(".")), _text_reader(request, tuple(binding.field.split(".")), decoders))
-                         for binding in method.policy.http.headers]
+        self._variables = [
+            (path, _text_reader(request, path, decoders)) for path in rule.template.variables
+        ]
+        self._headers = [
+            (
+                binding.header.encode(),
+                tuple(binding.field.split(".")),
+                _text_reader(request, tuple(binding.field.split(".")), decoders),
+            )
+            for binding in method.policy.http.headers
+        ]
         self.header_names = tuple(name for name, _, _ in self._headers)
-        self._taken: dict[str, str] = {".".join(path): "is part of the path" for path in rule.template.variables}
-        self._taken |= {binding.field: f"is taken from the header {binding.header}" for binding in method.policy.http.headers}
-        self._query = {} if rule.body == "*" else dict(_query_parameters(request, decoders, skip={*self._taken, rule.body}))
+        self._taken: dict[str, str] = {
+            ".".join(path): "is part of the path" for path in rule.template.variables
+        }
+        self._taken |= {
+            binding.field: f"is taken from the header {binding.header}"
+            for binding in method.policy.http.headers
+        }
+        self._query = (
+            {}
+            if rule.body == "*"
+            else dict(_query_parameters(request, decoders, skip={*self._taken, rule.body}))
+        )
         body = body_type(request, rule.body)
         self.is_raw = body is not None and body.full_name == HTTP_BODY
         self.has_body = bool(rule.body)
         self._from_body = _body_reader(request, rule.body, decoders, raw=self.is_raw)
 
-    def bind(self, *, values: tuple[bytes, ...], query: bytes, headers: Mapping[bytes, bytes], body: bytes, content_type: bytes) -> bytes:
+    def bind(
+        self,
+        *,
+        values: tuple[bytes, ...],
+        query: bytes,
+        headers: Mapping[bytes, bytes],
+        body: bytes,
+        content_type: bytes,
+    ) -> bytes:
         """The serialized request message.
 
         Args:
@@ -63,7 +91,12 @@ class Binder:
         for header, path, read in self._headers:
             text = headers.get(header)
             if text is not None:
-                _place(arguments, path, _value(path, read, text, encoded=False), f"the header {header.decode()}")
+                _place(
+                    arguments,
+                    path,
+                    _value(path, read, text, encoded=False),
+                    f"the header {header.decode()}",
+                )
         if query:
             self._bind_query(arguments, query)
         try:
@@ -74,16 +107,26 @@ class Binder:
 
     def _bind_query(self, arguments: Arguments, query: bytes) -> None:
         try:
-            pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=QUERY_PARAMETERS_MAX)
+            pairs = parse_qsl(
+                query.decode("ascii"),
+                keep_blank_values=True,
+                errors="strict",
+                max_num_fields=QUERY_PARAMETERS_MAX,
+            )
         except UnicodeError:
             raise InvalidArgument.of("query", "is not percent-encoded UTF-8") from None
         except ValueError:
-            raise InvalidArgument.of("query", f"has more than {QUERY_PARAMETERS_MAX} parameters") from None
+            raise InvalidArgument.of(
+                "query", f"has more than {QUERY_PARAMETERS_MAX} parameters"
+            ) from None
         seen: set[Path] = set()
         for name, text in pairs:
             parameter = self._query.get(name)
             if parameter is None:
-                raise InvalidArgument.of(Mismatch("", name).field, self._taken.get(name, "is not a query parameter of this path"))
+                raise InvalidArgument.of(
+                    Mismatch("", name).field,
+                    self._taken.get(name, "is not a query parameter of this path"),
+                )
             path, read, most = parameter
             try:
                 value = read(text)
@@ -108,9 +151,12 @@ def _text_reader(request: Descriptor, path: Path, decoders: Decoders) -> _FromTe
     return decoders.text_of(field)
 
 
-def _query_parameters(message: Descriptor, decoders: Decoders, *, skip: set[str], prefix: str = "", path: Path = ()
-                      ) -> Iterator[tuple[str, tuple[Path, _FromText, int]]]:
-    """Every name that a query string may have, with the field that it means, and for a list how many items it may have (else 0)."""
+def _query_parameters(
+    message: Descriptor, decoders: Decoders, *, skip: set[str], prefix: str = "", path: Path = ()
+) -> Iterator[tuple[str, tuple[Path, _FromText, int]]]:
+    """Every name that a query string may have, with the field that it means, and for a list how
+    many items it may have (else 0).
+    """
     for field in message.fields:
         here = (*path, field.name)
         if ".".join(here) in skip or field_policy(field).sensitive:
@@ -118,14 +164,31 @@ def _query_parameters(message: Descriptor, decoders: Decoders, *, skip: set[str]
         for spelling in spellings(field):
             name = prefix + spelling
             try:
-                yield name, (here, decoders.text_of(field), (longest(field) or QUERY_PARAMETERS_MAX) if field.is_repeated else 0)
+                yield (
+                    name,
+                    (
+                        here,
+                        decoders.text_of(field),
+                        (longest(field) or QUERY_PARAMETERS_MAX) if field.is_repeated else 0,
+                    ),
+                )
             except UnsupportedField:
-                if _is_plain_message(field) and field.message_type is not None and len(here) < _QUERY_DEPTH_MAX:
-                    yield from _query_parameters(field.message_type, decoders, skip=skip, prefix=f"{name}.", path=here)
+                if (
+                    _is_plain_message(field)
+                    and field.message_type is not None
+                    and len(here) < _QUERY_DEPTH_MAX
+                ):
+                    yield from _query_parameters(
+                        field.message_type, decoders, skip=skip, prefix=f"{name}.", path=here
+                    )
 
 
 def _is_plain_message(field: FieldDescriptor) -> bool:
-    return field.message_type is not None and not field.is_repeated and not field.message_type.full_name.startswith("google.")
+    return (
+        field.message_type is not None
+        and not field.is_repeated
+        and not field.message_type.full_name.startswith("google.")
+    )
 
 
 def _body_reader(request: Descriptor, body: str, decoders: Decoders, *, raw: bool) -> _FromBody:
@@ -133,7 +196,8 @@ def _body_reader(request: Descriptor, body: str, decoders: Decoders, *, raw: boo
         return lambda _body, _content_type: {}
     if raw:
         return _raw_reader("" if body == "*" else body)
-    if body == "*":  # no body at all is the empty message: many commands say everything in their path
+    # no body at all is the empty message: many commands say everything in their path
+    if body == "*":
         decode = decoders.of(request)
         return lambda text, _content_type: _from_json(text, decode) if text else {}
     name = body
@@ -172,7 +236,9 @@ def _value(path: Path, read: _FromText, raw: bytes, *, encoded: bool = True) -> 
 
 
 def _place(arguments: Arguments, path: Path, value: object, source: str) -> None:
-    """Sets a field that the path or a header names; the body may repeat it, and must not contradict it."""
+    """Sets a field that the path or a header names; the body may repeat it, and must not contradict
+    it.
+    """
     holder = _holder(arguments, path)
     if holder.setdefault(path[-1], value) != value:
         raise InvalidArgument.of(".".join(path), f"differs from {source}")

@@ -1,5 +1,5 @@
-"""Which web pages may call: exact origins from the settings, never a wildcard. Callers bring bearer tokens, never cookies, so credentials are not
-allowed across origins at all."""
+"""Which web pages may call: exact origins from the settings, never a wildcard. Callers bring bearer
+tokens, never cookies, so credentials are not allowed across origins at all."""
 
 from __future__ import annotations
 
@@ -9,8 +9,17 @@ from typing import Final
 from gateway.answers import Answer, Headers
 from gateway.intake import Request
 
-_ALLOWED_HEADERS: Final = ("authorization", "content-type", "idempotency-key", "x-request-id", "traceparent", "last-event-id")
-_EXPOSED_HEADERS: Final = b"x-request-id, traceparent, idempotent-replayed, retry-after, www-authenticate"
+_ALLOWED_HEADERS: Final = (
+    "authorization",
+    "content-type",
+    "idempotency-key",
+    "x-request-id",
+    "traceparent",
+    "last-event-id",
+)
+_EXPOSED_HEADERS: Final = (
+    b"x-request-id, traceparent, idempotent-replayed, retry-after, www-authenticate"
+)
 _PREFLIGHT_SECONDS: Final = b"600"  # what browsers take at most without asking again
 
 
@@ -19,10 +28,16 @@ class Cors:
 
     def __init__(self, origins: Iterable[str], *, bound_headers: Iterable[str] = ()) -> None:
         """Takes the exact origins, and the headers that fill fields of requests."""
-        self._allowed = ", ".join([*_ALLOWED_HEADERS, *sorted({*bound_headers} - {*_ALLOWED_HEADERS})]).encode()
+        self._allowed = ", ".join(
+            [*_ALLOWED_HEADERS, *sorted({*bound_headers} - {*_ALLOWED_HEADERS})]
+        ).encode()
         self._headers: dict[bytes, Headers] = {
-            origin.encode(): [(b"access-control-allow-origin", origin.encode()), (b"access-control-expose-headers", _EXPOSED_HEADERS)]
-            for origin in origins}
+            origin.encode(): [
+                (b"access-control-allow-origin", origin.encode()),
+                (b"access-control-expose-headers", _EXPOSED_HEADERS),
+            ]
+            for origin in origins
+        }
         self._vary: Headers = [(b"vary", b"Origin")] if self._headers else []
 
     def headers(self, request: Request) -> Headers:
@@ -33,10 +48,15 @@ class Cors:
         return self._vary + self._headers.get(origin, []) if origin is not None else self._vary
 
     def options(self, request: Request, allow: str) -> Answer:
-        """The answer to OPTIONS on a known path: the verbs, and for a page on the list what it may send."""
+        """The answer to OPTIONS on a known path: the verbs, and for a page on the list what it may
+        send.
+        """
         headers: Headers = [(b"allow", allow.encode())]
         asks = b"access-control-request-method" in request.headers
         if asks and request.once(b"origin") in self._headers:
-            headers += [(b"access-control-allow-methods", allow.encode()), (b"access-control-allow-headers", self._allowed),
-                        (b"access-control-max-age", _PREFLIGHT_SECONDS)]
+            headers += [
+                (b"access-control-allow-methods", allow.encode()),
+                (b"access-control-allow-headers", self._allowed),
+                (b"access-control-max-age", _PREFLIGHT_SECONDS),
+            ]
         return Answer(204, b"", content_type=b"", headers=headers)

@@ -1,5 +1,6 @@
-"""What people look at: a page at / that says what this is, and Swagger UI at /docs from the files of an installed package: no
-internet, no inline script, and a policy that lets the page load nothing else."""
+"""What people look at: a page at / that says what this is, and Swagger UI at /docs from the files
+of an installed package: no internet, no inline script, and a policy that lets the page load nothing
+else."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ import msgspec
 from gateway.answers import JSON, Headers
 from gateway.static import StaticPage, downloads_limit
 
-_PACKAGE: Final = "swagger_ui"  # the distribution swagger-ui-py carries Swagger UI 5, the first that renders OpenAPI 3.1
+# the distribution swagger-ui-py carries Swagger UI 5, the first that renders OpenAPI 3.1
+_PACKAGE: Final = "swagger_ui"
 _ASSETS: Final = {
     "swagger-ui.css": b"text/css; charset=utf-8",
     "swagger-ui-bundle.js": b"text/javascript; charset=utf-8",
@@ -60,16 +62,24 @@ _INDEX: Final = b"""<!DOCTYPE html>
 </body>
 </html>
 """
-# Collapsed, because all operations unfolded are 64 screens; the token stays over a reload, in the storage of this origin.
+# Collapsed, because all operations unfolded are 64 screens; the token stays over a reload, in the
+# storage of this origin.
 _START: Final = b"""window.ui = SwaggerUIBundle({
   url: "/openapi.json", dom_id: "#swagger-ui", deepLinking: true, validatorUrl: null,
   docExpansion: "none", filter: true, persistAuthorization: true, defaultModelsExpandDepth: -1, displayRequestDuration: true,
 });
 """
 # Swagger UI sets styles on elements and draws its icons from data: URLs.
-_CONTENT_POLICY: Final = (b"default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; "
-                          b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
-_POLICY: Final[Headers] = [(b"content-security-policy", _CONTENT_POLICY), (b"referrer-policy", b"no-referrer"), (b"x-frame-options", b"DENY")]
+_CONTENT_POLICY: Final = (
+    b"default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' "
+    b"data:; connect-src 'self'; "
+    b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_POLICY: Final[Headers] = [
+    (b"content-security-policy", _CONTENT_POLICY),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-frame-options", b"DENY"),
+]
 
 
 def docs_pages(document: Mapping[str, object]) -> Iterator[StaticPage]:

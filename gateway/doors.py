@@ -1,5 +1,6 @@
-"""One HTTP rule of one method, with everything bound at start: who may come in, how often, what is read, what is sent on, what goes back. There is no
-code for any single method here; a new RPC with its annotations is a new door."""
+"""One HTTP rule of one method, with everything bound at start: who may come in, how often, what is
+read, what is sent on, what goes back. There is no code for any single method here; a new RPC with
+its annotations is a new door."""
 
 from __future__ import annotations
 
@@ -29,12 +30,18 @@ _KEY: Final = re.compile(rb"[\x21-\x7e]{1,255}")  # as in the pipeline of every 
 class Upstream(Protocol):
     """Whoever serves a method; `mesh.client.MeshChannel` is one."""
 
-    async def call(self, path: str, request: bytes, *, metadata: Metadata = ...) -> tuple[bytes, Metadata]:
+    async def call(
+        self, path: str, request: bytes, *, metadata: Metadata = ...
+    ) -> tuple[bytes, Metadata]:
         """The answer's bytes and its trailing metadata. Raises MeshError."""
         ...
 
-    def stream(self, path: str, request: bytes, *, metadata: Metadata = ...) -> AsyncGenerator[bytes]:
-        """The answers' bytes of a method that has many. Raises MeshError; closing it cancels the call."""
+    def stream(
+        self, path: str, request: bytes, *, metadata: Metadata = ...
+    ) -> AsyncGenerator[bytes]:
+        """The answers' bytes of a method that has many. Raises MeshError; closing it cancels the
+        call.
+        """
         ...
 
     @property
@@ -64,14 +71,24 @@ class Target(Protocol):
 class Door:
     """Serves one HTTP rule."""
 
-    def __init__(self, method: Method, rule: HttpRule, *, schema: Schema, upstream: Upstream, user_tokens: UserTokens, settings: GatewaySettings,
-                 limit: RateLimit | None) -> None:
+    def __init__(
+        self,
+        method: Method,
+        rule: HttpRule,
+        *,
+        schema: Schema,
+        upstream: Upstream,
+        user_tokens: UserTokens,
+        settings: GatewaySettings,
+        limit: RateLimit | None,
+    ) -> None:
         """Takes `limit` from outside, because all doors of a method share it."""
         policy = method.policy
         self.route = rule.template.text
         self.package = policy.package
         self._path = policy.path
-        self._timeout_seconds = policy.timeout_seconds + HOP_SECONDS  # the channel keeps HOP_SECONDS back
+        # the channel keeps HOP_SECONDS back
+        self._timeout_seconds = policy.timeout_seconds + HOP_SECONDS
         self._call: Callable[..., Awaitable[tuple[bytes, Metadata]]] = upstream.call
         self._user_tokens = user_tokens
         self._access = Access(policy)
@@ -94,12 +111,24 @@ class Door:
         key = self._idempotency_key(request, metadata)
         body, content_type = await self._read(request, receive)
         binder = self._strict_binder if caller.role is Role.MERCHANT else self._binder
-        message = binder.bind(values=values, query=request.query, headers=request.singles(binder.header_names), body=body, content_type=content_type)
+        message = binder.bind(
+            values=values,
+            query=request.query,
+            headers=request.singles(binder.header_names),
+            body=body,
+            content_type=content_type,
+        )
         if self._side_effects:
             request.safe_to_retry = self._repeatable or bool(key)
         request.money_untouched = False
-        call = Call(trace=request.trace, deadline=monotonic() + self._timeout_seconds, caller=caller, idempotency_key=key,
-                    request_id=request.given_id, language=request.language)
+        call = Call(
+            trace=request.trace,
+            deadline=monotonic() + self._timeout_seconds,
+            caller=caller,
+            idempotency_key=key,
+            request_id=request.given_id,
+            language=request.language,
+        )
         token = CURRENT.set(call)
         try:
             response, trailing = await self._call(self._path, message, metadata=metadata)
@@ -112,11 +141,15 @@ class Door:
         return answer
 
     def _admit(self, request: Request, metadata: list[tuple[str, str | bytes]]) -> Caller:
-        """Who calls, and not too often. The server that is called looks again by itself; here a stranger is turned away before anything is read."""
+        """Who calls, and not too often. The server that is called looks again by itself; here a
+        stranger is turned away before anything is read.
+        """
         bearer = request.bearer()
         if bearer is not None:
             metadata.append((AUTHORIZATION, f"Bearer {bearer}"))
-        caller = request.caller = self._access.admit(None if bearer is None else self._user_tokens.verify(bearer), None)
+        caller = request.caller = self._access.admit(
+            None if bearer is None else self._user_tokens.verify(bearer), None
+        )
         if self._limit is not None:
             self._limit.take(bucket_of(caller, request.client))
         return caller
@@ -130,7 +163,9 @@ class Door:
                 raise IdempotencyKeyMissing
             return ""
         if _KEY.fullmatch(key) is None:
-            raise InvalidArgument.of("Idempotency-Key", "expected 1 to 255 printable ASCII characters without spaces")
+            raise InvalidArgument.of(
+                "Idempotency-Key", "expected 1 to 255 printable ASCII characters without spaces"
+            )
         text = key.decode("ascii")
         metadata.append((IDEMPOTENCY_KEY, text))
         return text
@@ -144,5 +179,11 @@ class Door:
             request.uncompressed()
         elif request.has_body:
             request.json_type()
-        body = await read_body(request, receive, bytes_max=self._body_bytes_max, seconds_max=self._body_seconds_max) if request.has_body else b""
+        body = (
+            await read_body(
+                request, receive, bytes_max=self._body_bytes_max, seconds_max=self._body_seconds_max
+            )
+            if request.has_body
+            else b""
+        )
         return body, request.headers.get(b"content-type", b"") if binder.is_raw else b""

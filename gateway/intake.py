@@ -1,4 +1,6 @@
-"""What arrives, read with a limit on everything: which headers count, how large a body may be and how long it may take. No route is known here."""
+"""What arrives, read with a limit on everything: which headers count, how large a body may be and
+how long it may take. No route is known here.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,10 @@ WHOLE_ANSWER: Final = "paymesh.whole_answer"
 
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
 # Parameters other than charset say nothing about JSON (RFC 8259, 11) and are not looked at.
-_JSON: Final = re.compile(rb'application/json(?:\s*;\s*(?:charset="?utf-?8"?|(?!charset)[\w.+-]{1,64}=(?:[\w./:+-]{1,128}|"[^"\\\\]{0,128}")))*\s*;?',
-                          re.IGNORECASE)
+_JSON: Final = re.compile(
+    rb'application/json(?:\s*;\s*(?:charset="?utf-?8"?|(?!charset)[\w.+-]{1,64}=(?:[\w./:+-]{1,128}|"[^"\\\\]{0,128}")))*\s*;?',
+    re.IGNORECASE,
+)
 
 
 class ClientGone(Exception):
@@ -34,8 +38,21 @@ class ClientGone(Exception):
 class Request:
     """One HTTP request without its body."""
 
-    __slots__ = ("_repeated", "_scope", "caller", "given_id", "headers", "language", "method", "money_untouched", "query", "raw_path", "request_id",
-                 "safe_to_retry", "trace")
+    __slots__ = (
+        "_repeated",
+        "_scope",
+        "caller",
+        "given_id",
+        "headers",
+        "language",
+        "method",
+        "money_untouched",
+        "query",
+        "raw_path",
+        "request_id",
+        "safe_to_retry",
+        "trace",
+    )
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
@@ -51,15 +68,22 @@ class Request:
             headers[name] = value
         self.headers = headers
         self._repeated = repeated
-        self.caller: Caller = NOBODY             # set by whoever verifies the token
-        self.safe_to_retry: bool | None = None   # set by whoever is about to cause effects: whether a repetition cannot do them twice
-        self.money_untouched = False             # True for a method that moves money until its call leaves
+        self.caller: Caller = NOBODY  # set by whoever verifies the token
+        # set by whoever is about to cause effects: whether a repetition cannot do them twice
+        self.safe_to_retry: bool | None = None
+        # True for a method that moves money until its call leaves
+        self.money_untouched = False
         accepted = headers.get(b"accept-language")
-        self.language: Language | None = None if accepted is None else preferred(accepted.decode("latin-1"))
+        self.language: Language | None = (
+            None if accepted is None else preferred(accepted.decode("latin-1"))
+        )
         self.trace = Trace.start(self._label(b"traceparent"))
         given = self.once(b"x-request-id")
-        self.given_id = given.decode("ascii") if given is not None and _REQUEST_ID.fullmatch(given) else ""
-        self.request_id = self.given_id or f"req-{self.trace.span_id}"  # whoever sees the trace knows the latter
+        self.given_id = (
+            given.decode("ascii") if given is not None and _REQUEST_ID.fullmatch(given) else ""
+        )
+        # whoever sees the trace knows the latter
+        self.request_id = self.given_id or f"req-{self.trace.span_id}"
 
     @property
     def client(self) -> str:
@@ -104,7 +128,12 @@ class Request:
         if header is None:
             return None
         scheme, _, token = header.partition(b" ")
-        if scheme.lower() != b"bearer" or not token.isascii() or token.split() != [token] or (self._repeated and b"authorization" in self._repeated):
+        if (
+            scheme.lower() != b"bearer"
+            or not token.isascii()
+            or token.split() != [token]
+            or (self._repeated and b"authorization" in self._repeated)
+        ):
             raise TokenInvalid("Authorization must be one bearer token.")
         return token.decode("ascii")
 
@@ -115,7 +144,10 @@ class Request:
     @property
     def has_body(self) -> bool:
         """Whether the head announces a body."""
-        return b"transfer-encoding" in self.headers or self.headers.get(b"content-length", b"").strip(b"0") != b""
+        return (
+            b"transfer-encoding" in self.headers
+            or self.headers.get(b"content-length", b"").strip(b"0") != b""
+        )
 
     def json_type(self) -> None:
         """Makes sure that the body says it is JSON.
@@ -147,11 +179,14 @@ class Request:
             raise MalformedBody.of("", "is not taken here")
 
 
-async def read_body(request: Request, receive: Receive, *, bytes_max: int, seconds_max: float) -> bytes:
+async def read_body(
+    request: Request, receive: Receive, *, bytes_max: int, seconds_max: float
+) -> bytes:
     """The whole body.
 
     Raises:
-        BodyTooLarge: by its announced length or by what really came. RequestTimeout: it did not end in time. ClientGone: the client hung up.
+        BodyTooLarge: by its announced length or by what really came. RequestTimeout: it did not end
+            in time. ClientGone: the client hung up.
     """
     announced = request.headers.get(b"content-length", b"").lstrip(b"0") or b"0"
     if len(announced) > 12 or int(announced) > bytes_max:  # the parser lets digits through only

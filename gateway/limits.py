@@ -11,11 +11,14 @@ from mesh.call import Caller
 from mesh.policies import Limit
 from mesh.token_buckets import BUCKETS_MAX, TokenBuckets
 
-_IPV6_NETWORK: Final = 64  # bits: what one customer of an access provider has, all addresses of which he may use at once
+# bits: what one customer of an access provider has, all addresses of which he may use at once
+_IPV6_NETWORK: Final = 64
 
 
 def bucket_of(caller: Caller, address: str) -> str:
-    """Whose share a request takes: its user's within his shop, or, of a stranger, his address; of IPv6 the network that one customer has."""
+    """Whose share a request takes: its user's within his shop, or, of a stranger, his address; of
+    IPv6 the network that one customer has.
+    """
     if caller.subject:
         return f"{caller.merchant_id}/{caller.subject}"
     if ":" not in address:
@@ -32,13 +35,17 @@ def bucket_of(caller: Caller, address: str) -> str:
 class RateLimit:
     """The buckets of one method."""
 
-    def __init__(self, limit: Limit, *, now: Callable[[], float], buckets_max: int = BUCKETS_MAX) -> None:
+    def __init__(
+        self, limit: Limit, *, now: Callable[[], float], buckets_max: int = BUCKETS_MAX
+    ) -> None:
         """Takes `now`, a monotonic clock in seconds.
 
         Raises:
             ValueError: a limit that lets nothing pass.
         """
-        self._buckets = TokenBuckets(per_second=limit.per_second, burst=limit.burst, now=now, buckets_max=buckets_max)
+        self._buckets = TokenBuckets(
+            per_second=limit.per_second, burst=limit.burst, now=now, buckets_max=buckets_max
+        )
 
     def take(self, caller: str) -> None:
         """Takes one token of a caller's bucket.

@@ -42,14 +42,19 @@ class Health:
         return Answer(200, envelope({"status": "UP"}, request.trace.trace_id))
 
     def ready(self, request: Request) -> Answer:
-        """200 while there is something that this process can serve, with the state of each service. `?service=NAME`, once or several times, asks
+        """200 while there is something that this process can serve, with the state of each service.
+        `?service=NAME`, once or several times, asks
         for these services instead: 200 when each of them has a live replica.
 
         Raises:
-            Unavailable: no service has a live replica, or one that was asked for has none, or this process is stopping; its metadata has the
+            Unavailable: no service has a live replica, or one that was asked for has none, or this
+                process is stopping; its metadata has the
             state of each. InvalidArgument: the query asks for something else.
         """
-        states = {service: "READY" if upstream.is_ready else "AWAY" for service, upstream in sorted(self._upstreams.items())}
+        states = {
+            service: "READY" if upstream.is_ready else "AWAY"
+            for service, upstream in sorted(self._upstreams.items())
+        }
         asked = self._asked(request.query)
         if self.stopping:
             raise _not_ready("The gateway is stopping.", dict.fromkeys(states, "STOPPING"))
@@ -61,7 +66,9 @@ class Health:
 
     def _asked(self, query: bytes) -> list[str]:
         try:
-            pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, max_num_fields=_SERVICES_MAX)
+            pairs = parse_qsl(
+                query.decode("ascii"), keep_blank_values=True, max_num_fields=_SERVICES_MAX
+            )
         except ValueError:
             pairs = [("", "")]
         if any(name != "service" or value not in self._upstreams for name, value in pairs):

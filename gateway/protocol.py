@@ -1,6 +1,8 @@
-"""HTTP/1.1 on a connection, with an end to everything that uvicorn leaves open (measured: neither slow headers nor a 300 KB header are ever cut off).
-A connection without a running request always has a timer. Head, trailers, chunk framing and waiting requests have a size. An offer to speak another
-protocol is declined, and its request is served as if it had made none. Whoever is cut off is told why where it can still hear it."""
+"""HTTP/1.1 on a connection, with an end to everything that uvicorn leaves open (measured: neither
+slow headers nor a 300 KB header are ever cut off). A connection without a running request always
+has a timer. Head, trailers, chunk framing and waiting requests have a size. An offer to speak
+another protocol is declined, and its request is served as if it had made none. Whoever is cut off
+is told why where it can still hear it."""
 
 from __future__ import annotations
 
@@ -10,7 +12,11 @@ from functools import partial
 from typing import Any, ClassVar
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 from gateway.answers import Headers
 from gateway.connection_rules import (
@@ -35,7 +41,9 @@ class _Refused(Exception):
 
 
 class _Cycle(RequestResponseCycle):
-    """uvicorn's request and answer, for clients of HTTP/1.0 too: an answer of unknown length ends with the connection and has no chunks."""
+    """uvicorn's request and answer, for clients of HTTP/1.0 too: an answer of unknown length ends
+    with the connection and has no chunks.
+    """
 
     async def send(self, message: Any) -> None:
         """As in uvicorn."""
@@ -57,23 +65,24 @@ class BoundedProtocol(HttpToolsProtocol):
         self._application = self.app
         self._timer: asyncio.TimerHandle | None = None
         self._head_open = False  # a head has begun and not ended
-        self._head_bytes = 0     # of it, in earlier pieces
-        self._piece_bytes = 0    # in the piece that the parser is fed now
+        self._head_bytes = 0  # of it, in earlier pieces
+        self._piece_bytes = 0  # in the piece that the parser is fed now
         self._body_open = False  # a head has ended and its body has not
-        self._body_bytes = 0     # of its content
-        self._framed_bytes = 0   # of it altogether, in whole pieces
-        self._silent_bytes = 0   # of it since its last content
+        self._body_bytes = 0  # of its content
+        self._framed_bytes = 0  # of it altogether, in whole pieces
+        self._silent_bytes = 0  # of it since its last content
         self._body_ends_at = 0.0  # time of the loop
-        self._fields = 0         # headers or trailers so far
+        self._fields = 0  # headers or trailers so far
         self._trailer_bytes = 0
         self._declining = False  # the parser stops at this head, because it offers another protocol
         self._replaying = False  # the parser is fed a head that was served already
-        self._full = False       # too many requests wait: no further one is read on this connection
+        self._full = False  # too many requests wait: no further one is read on this connection
         self._refusal: MeshError | None = None  # waits for the answers of earlier requests
-        self._parting = False    # a refusal was sent; whatever still comes is thrown away
+        self._parting = False  # a refusal was sent; whatever still comes is thrown away
         self._unsent_bytes = 0
         self._unread_bytes = 0
-        self._stall: asyncio.TimerHandle | None = None  # while the client reads too slowly for what we write
+        # while the client reads too slowly for what we write
+        self._stall: asyncio.TimerHandle | None = None
 
     # The transport's side
 
@@ -90,7 +99,9 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """The client does not read as fast as we write. A stream that waits for it must not wait for ever."""
+        """The client does not read as fast as we write. A stream that waits for it must not wait
+        for ever.
+        """
         super().pause_writing()
         self._unread_bytes = self.transport.get_write_buffer_size()
         self._stall = self.loop.call_later(self.rules.stalled_seconds, self._stalled)
@@ -119,7 +130,11 @@ class BoundedProtocol(HttpToolsProtocol):
                 return
         elif self._body_open:
             self._count_framing()
-        if self._timer is None and self.timeout_keep_alive_task is None and (self.cycle is None or self.cycle.response_complete):
+        if (
+            self._timer is None
+            and self.timeout_keep_alive_task is None
+            and (self.cycle is None or self.cycle.response_complete)
+        ):
             self._arm(self.rules.head_seconds, self._head_late)
 
     def _feed(self, data: bytes) -> None:
@@ -127,14 +142,15 @@ class BoundedProtocol(HttpToolsProtocol):
             try:
                 self.parser.feed_data(data)
             except httptools.HttpParserUpgrade as offer:
-                data = data[offer.args[0]:]
+                data = data[offer.args[0] :]
                 self._decline()
             else:
                 return
 
     def _decline(self) -> None:
-        """Goes on with the body of a request that offered another protocol (RFC 9110 7.8: the offer is ignored). The parser has taken the body for
-        that other protocol; a new parser is told how long the body is."""
+        """Goes on with the body of a request that offered another protocol (RFC 9110 7.8: the offer
+        is ignored). The parser has taken the body for that other protocol; a new parser is told how
+        long the body is."""
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn sets it
         self._declining, self._replaying = False, True
@@ -154,12 +170,18 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         message = "Invalid HTTP request received."
         body = self._body_open and self.cycle is not None
-        self._refuse(refusal_of_parser(str(error)) or (MalformedBody(message) if body else InvalidArgument(message)))
+        self._refuse(
+            refusal_of_parser(str(error))
+            or (MalformedBody(message) if body else InvalidArgument(message))
+        )
 
     def _count_framing(self) -> None:
         self._framed_bytes += self._piece_bytes
         self._silent_bytes += self._piece_bytes
-        if self._silent_bytes > FRAMING_BYTES_MAX or self._framed_bytes > FRAMING_BYTES_MAX + 2 * self._body_bytes:
+        if (
+            self._silent_bytes > FRAMING_BYTES_MAX
+            or self._framed_bytes > FRAMING_BYTES_MAX + 2 * self._body_bytes
+        ):
             self._refuse(HeadersTooLarge("The chunks or trailers of the body are too large."))
         elif self.cycle.response_complete and self._framed_bytes > DISCARDED_BYTES_MAX:
             self.transport.abort()
@@ -177,7 +199,9 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         if len(self.pipeline) >= PIPELINED_MAX:
             self._full = True
-            self.cycle.keep_alive = False  # its answer, the last one, says that the connection closes: the client asks again on another
+            # its answer, the last one, says that the connection closes: the client asks again on
+            # another
+            self.cycle.keep_alive = False
             raise _Refused
         super().on_message_begin()
         self._head_open, self._head_bytes, self._fields = True, 0, 0
@@ -188,7 +212,9 @@ class BoundedProtocol(HttpToolsProtocol):
             super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header, or a trailer: those are counted and dropped (RFC 9110 6.5.1: they are never merged into the headers)."""
+        """A header, or a trailer: those are counted and dropped (RFC 9110 6.5.1: they are never
+        merged into the headers).
+        """
         if self._replaying:
             return
         self._fields += 1
@@ -202,39 +228,69 @@ class BoundedProtocol(HttpToolsProtocol):
         self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        """A head ended: it is measured and checked, and its request starts or waits for its turn."""
+        """A head ended: it is measured and checked, and its request starts or waits for its
+        turn.
+        """
         if self._replaying:
             return
         self._head_open = False
         if self._timer is not None:
             self._disarm()
-        # Most heads come in one piece that is smaller than the limit; only others have to be measured.
+        # Most heads come in one piece that is smaller than the limit; only others have to be
+        # measured.
         if self._head_bytes + self._piece_bytes > self.rules.head_bytes_max < self._measured_head():
             raise HeadersTooLarge
         version, method = self.parser.get_http_version(), self.parser.get_method().decode("ascii")
         check_head(version, method, self.headers)
         path, query = split_target(method, self.url)
-        expects = version != "1.0" and has_body(self.headers) and any(name == b"expect" for name, _ in self.headers)
+        expects = (
+            version != "1.0"
+            and has_body(self.headers)
+            and any(name == b"expect" for name, _ in self.headers)
+        )
         self._declining = self.parser.should_upgrade()
         self._begin_body()
-        self._start({"http_version": version, "method": method, "path": path.decode("ascii"), "raw_path": path, "query_string": query},
-                    keep_alive=version != "1.0" and self.parser.should_keep_alive(), expects=expects)
+        self._start(
+            {
+                "http_version": version,
+                "method": method,
+                "path": path.decode("ascii"),
+                "raw_path": path,
+                "query_string": query,
+            },
+            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+            expects=expects,
+        )
 
     def _begin_body(self) -> None:
         self._body_open = True
         self._body_bytes = self._fields = self._trailer_bytes = 0
-        self._framed_bytes = self._silent_bytes = -self._piece_bytes  # the piece with the head in it does not count
+        # the piece with the head in it does not count
+        self._framed_bytes = self._silent_bytes = -self._piece_bytes
         self._body_ends_at = self.loop.time() + self.rules.body_seconds
 
     def _start(self, head: dict[str, Any], *, keep_alive: bool, expects: bool) -> None:
         scope: Scope = self.scope  # type: ignore[assignment]  # uvicorn's type knows no extra keys
         scope.update(head)
-        application: Any = self._application if len(self.connections) <= self.rules.connections_max else self.rules.overloaded
+        application: Any = (
+            self._application
+            if len(self.connections) <= self.rules.connections_max
+            else self.rules.overloaded
+        )
         before = self.cycle
         self.cycle = _Cycle(
-            scope=self.scope, transport=self.transport, flow=self.flow, logger=self.logger, access_logger=self.access_logger, access_log=False,
-            default_headers=self.server_state.default_headers, message_event=asyncio.Event(), expect_100_continue=expects, keep_alive=keep_alive,
-            on_response=self.on_response_complete)
+            scope=self.scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=expects,
+            keep_alive=keep_alive,
+            on_response=self.on_response_complete,
+        )
         scope[WHOLE_ANSWER] = partial(self._answer_whole, self.cycle)
         if before is None or before.response_complete:
             self._start_asgi_task(self.cycle, application)
@@ -253,13 +309,16 @@ class BoundedProtocol(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """A request was received whole. When its answer went out before, only now the connection is idle."""
+        """A request was received whole. When its answer went out before, only now the connection is
+        idle.
+        """
         if self._declining:
             return  # only the parser thinks so: the body comes
         self._body_open = False
         if self._parting:
             return
-        if not self.parser.should_keep_alive():  # a trailer may say so too, and the parser then takes no further request
+        # a trailer may say so too, and the parser then takes no further request
+        if not self.parser.should_keep_alive():
             self.cycle.keep_alive = False
         super().on_message_complete()
         if self.cycle.response_complete and not self.cycle.keep_alive:
@@ -267,10 +326,14 @@ class BoundedProtocol(HttpToolsProtocol):
         elif self.cycle.response_complete and not self.transport.is_closing():
             self._disarm()
             self._unset_keepalive_if_required()
-            self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def on_response_complete(self) -> None:
-        """An answer was sent. The rest of a body that nobody waited for may still come, for a while: closing at once would destroy the answer."""
+        """An answer was sent. The rest of a body that nobody waited for may still come, for a
+        while: closing at once would destroy the answer.
+        """
         waiting = bool(self.pipeline)
         super().on_response_complete()
         if self.transport.is_closing() or waiting:
@@ -278,10 +341,16 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._refusal is not None:
             self._part(self._refusal)
         elif self.cycle.more_body and self.cycle.response_complete:
-            self._arm(max(PARTING_SECONDS, self._body_ends_at - self.loop.time()), self.transport.abort)
+            self._arm(
+                max(PARTING_SECONDS, self._body_ends_at - self.loop.time()), self.transport.abort
+            )
 
-    async def _answer_whole(self, cycle: RequestResponseCycle, status: int, headers: Headers, body: bytes) -> None:
-        """Sends a whole answer in one piece: what `cycle.send` does in two, without looking at headers that we made ourselves."""
+    async def _answer_whole(
+        self, cycle: RequestResponseCycle, status: int, headers: Headers, body: bytes
+    ) -> None:
+        """Sends a whole answer in one piece: what `cycle.send` does in two, without looking at
+        headers that we made ourselves.
+        """
         if self.flow.write_paused and not cycle.disconnected:
             await self.flow.drain()
         if cycle.disconnected:
@@ -289,7 +358,8 @@ class BoundedProtocol(HttpToolsProtocol):
         cycle.response_started = True
         cycle.waiting_for_100_continue = False
         if status == 429 and self.pipeline:
-            cycle.keep_alive = False  # whoever asks faster than he may does not have a queue of refusals made for him
+            # whoever asks faster than he may does not have a queue of refusals made for him
+            cycle.keep_alive = False
         pieces = [STATUS_LINE[status]]
         for name, value in self.server_state.default_headers:
             pieces += (name, b": ", value, b"\r\n")
@@ -336,7 +406,9 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _close_late(self) -> None:
-        """The connection is closing. A client that still reads its answer may go on; one that has stopped is cut off."""
+        """The connection is closing. A client that still reads its answer may go on; one that has
+        stopped is cut off.
+        """
         unsent = self.transport.get_write_buffer_size()
         if unsent and unsent != self._unsent_bytes:
             self._unsent_bytes = unsent
@@ -364,7 +436,8 @@ class BoundedProtocol(HttpToolsProtocol):
         cycle = self.cycle
         waits = cycle is not None and not cycle.response_complete
         if self._body_open and self.pipeline:
-            self.pipeline.popleft()  # the request with the broken body is the last that waits; this is its answer
+            # the request with the broken body is the last that waits; this is its answer
+            self.pipeline.popleft()
         elif self._body_open or not waits:
             self._part(refusal)
             return
@@ -372,20 +445,35 @@ class BoundedProtocol(HttpToolsProtocol):
         self.flow.pause_reading()
 
     def _part(self, refusal: MeshError) -> None:
-        """Says why, then closes: at once when the client closes its side, at the latest after PARTING_SECONDS."""
+        """Says why, then closes: at once when the client closes its side, at the latest after
+        PARTING_SECONDS.
+        """
         self._parting = True
         self._unset_keepalive_if_required()
         cycle = self.cycle
         if cycle is not None and not cycle.response_complete:
             if cycle.response_started:
-                self.transport.abort()  # an answer now would stand inside the one that is being sent
+                # an answer now would stand inside the one that is being sent
+                self.transport.abort()
                 return
-            cycle.disconnected = True   # the running request waits for a body that will never be whole
+            # the running request waits for a body that will never be whole
+            cycle.disconnected = True
             cycle.message_event.set()
-        answer = self.rules.refusals.answer(refusal, package=COMMON, trace_id=Trace.start().trace_id)
-        self.transport.write(b"".join((
-            STATUS_LINE[answer.status], b"content-type: ", answer.content_type, b"\r\ncontent-length: %d" % len(answer.body),
-            b"\r\nx-content-type-options: nosniff\r\nconnection: close\r\n\r\n", answer.body)))
+        answer = self.rules.refusals.answer(
+            refusal, package=COMMON, trace_id=Trace.start().trace_id
+        )
+        self.transport.write(
+            b"".join(
+                (
+                    STATUS_LINE[answer.status],
+                    b"content-type: ",
+                    answer.content_type,
+                    b"\r\ncontent-length: %d" % len(answer.body),
+                    b"\r\nx-content-type-options: nosniff\r\nconnection: close\r\n\r\n",
+                    answer.body,
+                )
+            )
+        )
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self._arm(PARTING_SECONDS, self.transport.abort)

@@ -1,5 +1,6 @@
-"""What the gateway itself refuses, as reasons of the common contract, and how any refusal looks over HTTP: status, business code, envelope, headers.
-A reason that the contract does not know is answered by its gRPC code alone, without its text."""
+"""What the gateway itself refuses, as reasons of the common contract, and how any refusal looks
+over HTTP: status, business code, envelope, headers. A reason that the contract does not know is
+answered by its gRPC code alone, without its text."""
 
 from __future__ import annotations
 
@@ -9,7 +10,15 @@ from typing import ClassVar, Final, Self
 import msgspec
 
 from gateway.answers import Answer, Headers
-from mesh.errors import DeadlineExceeded, MeshError, MoneyError, NeighbourUnavailable, RemoteError, Unauthenticated, default_message
+from mesh.errors import (
+    DeadlineExceeded,
+    MeshError,
+    MoneyError,
+    NeighbourUnavailable,
+    RemoteError,
+    Unauthenticated,
+    default_message,
+)
 from mesh.languages import Language
 from mesh.problem_texts import problem_text
 from mesh.wire_errors import COMMON, ErrorCatalogue, ErrorSpec, RemoteMoneyError
@@ -96,10 +105,22 @@ class Internal(MeshError):
     reason: ClassVar[str] = "INTERNAL"
 
 
-# When a sibling names a reason that our contract does not have (it is newer than we are), its gRPC code still says what happened.
+# When a sibling names a reason that our contract does not have (it is newer than we are), its gRPC
+# code still says what happened.
 _BY_GRPC_CODE: Final = {
-    1: "CANCELLED", 3: "INVALID_ARGUMENT", 4: "DEADLINE_EXCEEDED", 5: "NOT_FOUND", 6: "CONFLICT", 7: "PERMISSION_DENIED", 8: "RATE_LIMITED",
-    9: "CONFLICT", 10: "CONFLICT", 11: "INVALID_ARGUMENT", 12: "UNIMPLEMENTED", 14: "UNAVAILABLE", 16: "UNAUTHENTICATED",
+    1: "CANCELLED",
+    3: "INVALID_ARGUMENT",
+    4: "DEADLINE_EXCEEDED",
+    5: "NOT_FOUND",
+    6: "CONFLICT",
+    7: "PERMISSION_DENIED",
+    8: "RATE_LIMITED",
+    9: "CONFLICT",
+    10: "CONFLICT",
+    11: "INVALID_ARGUMENT",
+    12: "UNIMPLEMENTED",
+    14: "UNAVAILABLE",
+    16: "UNAUTHENTICATED",
 }
 _CHALLENGE: Final = b'Bearer realm="paymesh"'
 
@@ -113,18 +134,29 @@ class Refusals:
         self._internal = self._common("INTERNAL")
         self._by_code = {code: self._common(reason) for code, reason in _BY_GRPC_CODE.items()}
 
-    def answer(self, error: MeshError, *, package: str, trace_id: str, language: Language | None = None, credentials: bool = False,
-               safe_to_retry: bool | None = None, money_untouched: bool = False) -> Answer:
+    def answer(
+        self,
+        error: MeshError,
+        *,
+        package: str,
+        trace_id: str,
+        language: Language | None = None,
+        credentials: bool = False,
+        safe_to_retry: bool | None = None,
+        money_untouched: bool = False,
+    ) -> Answer:
         """The answer to a refused request.
 
         Args:
             error: what was refused.
-            package: proto package of the method, the home of the reasons that the gateway may raise for it.
+            package: proto package of the method, the home of the reasons that the gateway may raise
+                for it.
             trace_id: stands in the envelope.
             language: in which the caller's person reads; None when he does not say.
             credentials: whether the request had any; only then a 401 says that they are wrong.
-            safe_to_retry: for a method with effects, whether sending the request again cannot do them twice; None when there are none. Told when
-                no answer came, because then nobody knows what happened.
+            safe_to_retry: for a method with effects, whether sending the request again cannot do
+                them twice; None when there are none. Told when no answer came, because then nobody
+                knows what happened.
             money_untouched: the method moves money, and its call has not left us.
         """
         spec = self._spec(error, package)
@@ -134,8 +166,19 @@ class Refusals:
             details |= {"outcome": "UNKNOWN", "safe_to_retry": safe_to_retry}
         elif money_untouched:
             details |= {"outcome": "NOT_ATTEMPTED", "safe_to_retry": True}
-        body = {"code": spec.business_code, "message": spec.texts.text(language), "data": None, "details": details, "trace_id": trace_id}
-        return Answer(spec.http_status, msgspec.json.encode(body) + b"\n", headers=_headers(error, spec, credentials=credentials), reason=spec.reason)
+        body = {
+            "code": spec.business_code,
+            "message": spec.texts.text(language),
+            "data": None,
+            "details": details,
+            "trace_id": trace_id,
+        }
+        return Answer(
+            spec.http_status,
+            msgspec.json.encode(body) + b"\n",
+            headers=_headers(error, spec, credentials=credentials),
+            reason=spec.reason,
+        )
 
     def internal(self, trace_id: str, *, language: Language | None = None) -> Answer:
         """The answer to a defect: where to look in our log, and nothing else."""
@@ -149,11 +192,15 @@ class Refusals:
 
     def _spec(self, error: MeshError, package: str) -> ErrorSpec:
         if isinstance(error, RemoteError):
-            return self._catalogue.find(error.domain, error.reason) or self._by_code.get(error.grpc_code, self._internal)
+            return self._catalogue.find(error.domain, error.reason) or self._by_code.get(
+                error.grpc_code, self._internal
+            )
         return self._catalogue.find(package, error.reason) or self._internal
 
 
-def _details(error: MeshError, spec: ErrorSpec, *, known: bool, language: Language | None) -> dict[str, object]:
+def _details(
+    error: MeshError, spec: ErrorSpec, *, known: bool, language: Language | None
+) -> dict[str, object]:
     details: dict[str, object] = {"reason": spec.reason}
     if not known:
         return details
@@ -161,7 +208,10 @@ def _details(error: MeshError, spec: ErrorSpec, *, known: bool, language: Langua
     if explanation and spec.reason != "INTERNAL":
         details["explanation"] = explanation
     if error.fields:
-        details["fields"] = [{"field": field, "description": problem_text(problem, language)} for field, problem in error.fields.items()]
+        details["fields"] = [
+            {"field": field, "description": problem_text(problem, language)}
+            for field, problem in error.fields.items()
+        ]
     if error.retry_after_seconds is not None:
         details["retry_after_ms"] = round(error.retry_after_seconds * 1000)
     if isinstance(error, MoneyError | RemoteMoneyError):
@@ -177,7 +227,11 @@ def _details(error: MeshError, spec: ErrorSpec, *, known: bool, language: Langua
 
 def _explanation(error: MeshError) -> str:
     """What exactly was refused, in English and for developers; "" when the reason says it all."""
-    return "" if isinstance(error, NeighbourUnavailable) or error.message == default_message(type(error)) else error.message
+    return (
+        ""
+        if isinstance(error, NeighbourUnavailable) or error.message == default_message(type(error))
+        else error.message
+    )
 
 
 def _headers(error: MeshError, spec: ErrorSpec, *, credentials: bool) -> Headers:
@@ -187,7 +241,9 @@ def _headers(error: MeshError, spec: ErrorSpec, *, credentials: bool) -> Headers
     if isinstance(error, RemoteError) and error.is_replayed:
         headers.append((b"idempotent-replayed", b"true"))
     if spec.http_status == 401 and (isinstance(error, Unauthenticated | RemoteError)):
-        headers.append((b"www-authenticate", _CHALLENGE + (b', error="invalid_token"' if credentials else b"")))
+        headers.append(
+            (b"www-authenticate", _CHALLENGE + (b', error="invalid_token"' if credentials else b""))
+        )
     if isinstance(error, MethodNotAllowed):
         headers.append((b"allow", error.allow.encode()))
     return headers

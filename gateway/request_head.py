@@ -1,5 +1,6 @@
-"""What RFC 9110 and RFC 9112 demand of a request head before anything is done for it: version, Host, transfer coding, expectation, target. Pure
-functions of the bytes that the parser found; the connection decides what to do about a refusal."""
+"""What RFC 9110 and RFC 9112 demand of a request head before anything is done for it: version,
+Host, transfer coding, expectation, target. Pure functions of the bytes that the parser found; the
+connection decides what to do about a refusal."""
 
 from __future__ import annotations
 
@@ -26,8 +27,10 @@ def check_head(version: str, method: str, headers: Headers) -> None:
         headers: names in lower case.
 
     Raises:
-        HttpVersionUnsupported: neither 1.0 nor 1.1. Unimplemented: CONNECT, or a transfer coding besides chunked. ExpectationFailed: an
-        expectation other than 100-continue. InvalidArgument: Host is missing, doubled or no host; the length of the body cannot be known.
+        HttpVersionUnsupported: neither 1.0 nor 1.1. Unimplemented: CONNECT, or a transfer coding
+            besides chunked. ExpectationFailed: an
+        expectation other than 100-continue. InvalidArgument: Host is missing, doubled or no host;
+        the length of the body cannot be known.
     """
     if version not in {"1.0", "1.1"}:
         raise HttpVersionUnsupported
@@ -39,7 +42,11 @@ def check_head(version: str, method: str, headers: Headers) -> None:
             hosts.append(value)
         elif name == b"transfer-encoding":
             codings.append(value)
-        elif name == b"expect" and version != "1.0" and value.strip(_OPTIONAL_SPACE).lower() != b"100-continue":
+        elif (
+            name == b"expect"
+            and version != "1.0"
+            and value.strip(_OPTIONAL_SPACE).lower() != b"100-continue"
+        ):
             raise ExpectationFailed
     if codings:
         _check_coding(version, b",".join(codings))
@@ -54,7 +61,8 @@ def _check_coding(version: str, value: bytes) -> None:
     if version == "1.0":
         raise InvalidArgument.of("Transfer-Encoding", "is not part of HTTP/1.0")
     if codings[-1] != b"chunked" or codings.count(b"chunked") != 1:
-        raise InvalidArgument.of("Transfer-Encoding", "must end in chunked, once")  # else nobody knows where the body ends
+        # else nobody knows where the body ends
+        raise InvalidArgument.of("Transfer-Encoding", "must end in chunked, once")
     if len(codings) > 1:
         raise Unimplemented("The only transfer coding is chunked.")
 
@@ -86,14 +94,18 @@ def split_target(method: str, target: bytes) -> tuple[bytes, bytes]:
 
 
 def refusal_of_parser(problem: str) -> MeshError | None:
-    """What a complaint of the parser means where it is more than "this is not HTTP"; None elsewhere."""
+    """What a complaint of the parser means where it is more than "this is not HTTP"; None
+    elsewhere.
+    """
     if problem in {"Invalid HTTP version", "Pause on PRI/Upgrade"}:
         return HttpVersionUnsupported()
     return None
 
 
 def body_framing(headers: Headers) -> bytes:
-    """The header line that says how long the body of a head is, e.g. `content-length: 5\\r\\n`; nothing when it has no body."""
+    """The header line that says how long the body of a head is, e.g. `content-length: 5\\r\\n`;
+    nothing when it has no body.
+    """
     for name, value in headers:
         if name in {b"content-length", b"transfer-encoding"}:
             return name + b": " + value + b"\r\n"
@@ -102,4 +114,7 @@ def body_framing(headers: Headers) -> bytes:
 
 def has_body(headers: Headers) -> bool:
     """Whether a head announces a body."""
-    return any(name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0") != b"") for name, value in headers)
+    return any(
+        name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0") != b"")
+        for name, value in headers
+    )

@@ -1,6 +1,7 @@
-"""Paths to what answers them. Literal segments beat variables, a `:verb` beats a plain variable, and percent-encoding is taken off a variable's value
-only after its segment was found, so that an encoded slash never splits one. A path is resolved first and its HTTP verb afterwards: a known path with
-another verb is 405, never some other path's variable."""
+"""Paths to what answers them. Literal segments beat variables, a `:verb` beats a plain variable,
+and percent-encoding is taken off a variable's value only after its segment was found, so that an
+encoded slash never splits one. A path is resolved first and its HTTP verb afterwards: a known path
+with another verb is 405, never some other path's variable."""
 
 from __future__ import annotations
 
@@ -26,9 +27,9 @@ class PathTemplate:
     """A path of google.api.http: `/api/v1/orders/{order_id}:cancel`."""
 
     text: str
-    segments: tuple[str | None, ...]      # literals; None for a variable
+    segments: tuple[str | None, ...]  # literals; None for a variable
     variables: tuple[tuple[str, ...], ...]  # field path of each variable, in order
-    verb: str                             # what stands after the colon of the last segment, or ""
+    verb: str  # what stands after the colon of the last segment, or ""
 
     @classmethod
     def parse(cls, text: str) -> PathTemplate:
@@ -41,7 +42,9 @@ class PathTemplate:
             return cls("/", ("",), (), "")
         if not text.startswith("/"):
             raise TemplateInvalid(f"{text}: a path starts with /")
-        path, colon, verb = text.rpartition(":") if ":" in text.rsplit("/", 1)[1] else (text, "", "")
+        path, colon, verb = (
+            text.rpartition(":") if ":" in text.rsplit("/", 1)[1] else (text, "", "")
+        )
         if colon and not _LITERAL.fullmatch(verb):
             raise TemplateInvalid(f"{text}: {verb!r} is not a verb")
         segments: list[str | None] = []
@@ -82,7 +85,8 @@ class Match(Generic[Target]):
 class _Node(Generic[Target]):
     literals: dict[bytes, _Node[Target]] = field(default_factory=dict)
     variable: _Node[Target] | None = None
-    leaves: dict[bytes, Leaf[Target]] = field(default_factory=dict)  # by verb after the colon; b"" without
+    # by verb after the colon; b"" without
+    leaves: dict[bytes, Leaf[Target]] = field(default_factory=dict)
 
 
 class Router(Generic[Target]):
@@ -90,7 +94,8 @@ class Router(Generic[Target]):
 
     def __init__(self) -> None:
         self._root: _Node[Target] = _Node()
-        self._fixed: dict[bytes, Match[Target]] = {}  # paths without variables: one dictionary look-up
+        # paths without variables: one dictionary look-up
+        self._fixed: dict[bytes, Match[Target]] = {}
 
     def add(self, method: str, template: PathTemplate, target: Target) -> None:
         """Adds a route.
@@ -114,8 +119,9 @@ class Router(Generic[Target]):
             self._fixed[template.text.encode()] = Match(leaf, ())
 
     def match(self, raw_path: bytes) -> Match[Target] | None:
-        """The leaf of a raw path (percent-encoded, without query), or None. A path with dot segments is none of ours, and they are not resolved: a
-        proxy in front that resolves them, and decides by what it found, must not see another path than we do."""
+        """The leaf of a raw path (percent-encoded, without query), or None. A path with dot
+        segments is none of ours, and they are not resolved: a proxy in front that resolves them,
+        and decides by what it found, must not see another path than we do."""
         fixed = self._fixed.get(raw_path)
         if fixed is not None:
             return fixed
@@ -134,7 +140,9 @@ class Router(Generic[Target]):
                 yield from leaf.targets.values()
 
 
-def _walk(node: _Node[Target], segments: list[bytes], position: int, values: tuple[bytes, ...]) -> Match[Target] | None:
+def _walk(
+    node: _Node[Target], segments: list[bytes], position: int, values: tuple[bytes, ...]
+) -> Match[Target] | None:
     """The most literal way to read the rest of a path."""
     segment = segments[position]
     if position + 1 == len(segments):
@@ -151,7 +159,8 @@ def _walk(node: _Node[Target], segments: list[bytes], position: int, values: tup
 
 def _last(node: _Node[Target], segment: bytes, values: tuple[bytes, ...]) -> Match[Target] | None:
     stem, _, verb = segment.rpartition(b":")
-    readings = ((segment, b""), (stem, verb)) if verb else ((segment, b""),)  # `a:` has no verb: it is no more than a value
+    # `a:` has no verb: it is no more than a value
+    readings = ((segment, b""), (stem, verb)) if verb else ((segment, b""),)
     for text, after in readings:
         literal = node.literals.get(text)
         if literal is not None and after in literal.leaves:

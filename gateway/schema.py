@@ -1,6 +1,7 @@
-"""The contract as the gateway reads it: the committed descriptor set in a pool of its own, its methods with their HTTP rules and policies, and its
-error reasons. Everything that could go wrong with an annotation is found here, at start-up, in one list; a gateway whose contract is broken does not
-start."""
+"""The contract as the gateway reads it: the committed descriptor set in a pool of its own, its
+methods with their HTTP rules and policies, and its error reasons. Everything that could go wrong
+with an annotation is found here, at start-up, in one list; a gateway whose contract is broken does
+not start."""
 
 from __future__ import annotations
 
@@ -12,7 +13,12 @@ from typing import Any, Final
 import paymesh.validate_rules  # noqa: F401  registers the extensions, so that field rules are readable from options
 from google.api import annotations_pb2, http_pb2
 from google.protobuf import descriptor_pb2, message_factory
-from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor, ServiceDescriptor
+from google.protobuf.descriptor import (
+    Descriptor,
+    FieldDescriptor,
+    MethodDescriptor,
+    ServiceDescriptor,
+)
 from google.protobuf.descriptor_pool import DescriptorPool
 
 from gateway.codec import Decoders, Encoders, UnsupportedField
@@ -26,8 +32,8 @@ _VERBS_WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
 _OUR_PACKAGES: Final = "paymesh."
 
 
-_SMALL_BYTES: Final = 16 * 1024   # of a request with a fixed number of fields
-_LISTS_BYTES: Final = 64 * 1024   # of one with lists
+_SMALL_BYTES: Final = 16 * 1024  # of a request with a fixed number of fields
+_LISTS_BYTES: Final = 64 * 1024  # of one with lists
 
 
 class SchemaInvalid(Exception):
@@ -38,10 +44,10 @@ class SchemaInvalid(Exception):
 class HttpRule:
     """One HTTP door of a method."""
 
-    verb: str                # "GET", "POST" …
+    verb: str  # "GET", "POST" …
     template: PathTemplate
-    body: str                # "" none, "*" the whole request, else the name of a field
-    response_body: str       # "" the whole response, else the name of a field
+    body: str  # "" none, "*" the whole request, else the name of a field
+    response_body: str  # "" the whole response, else the name of a field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +65,12 @@ class Method:
 
     @property
     def body_bytes_max(self) -> int:
-        """The largest body that is read: what the method declares, else what its kind of request needs several times over."""
-        return self.policy.http.max_body_bytes or (_LISTS_BYTES if _has_list(self.input_type, ()) else _SMALL_BYTES)
+        """The largest body that is read: what the method declares, else what its kind of request
+        needs several times over.
+        """
+        return self.policy.http.max_body_bytes or (
+            _LISTS_BYTES if _has_list(self.input_type, ()) else _SMALL_BYTES
+        )
 
     @property
     def output_type(self) -> Descriptor:
@@ -78,7 +88,8 @@ class Schema:
     errors: ErrorCatalogue
     encoders: Encoders
     decoders: Decoders
-    strict_decoders: Decoders  # for merchants, who must write amounts as strings: a number of theirs may be minor units
+    # for merchants, who must write amounts as strings: a number of theirs may be minor units
+    strict_decoders: Decoders
 
     @property
     def served_by(self) -> tuple[str, ...]:
@@ -88,18 +99,33 @@ class Schema:
     @property
     def bound_headers(self) -> frozenset[str]:
         """Headers that fill fields of requests, in lower case."""
-        return frozenset(binding.header for method in self.methods if method.rules for binding in method.policy.http.headers)
+        return frozenset(
+            binding.header
+            for method in self.methods
+            if method.rules
+            for binding in method.policy.http.headers
+        )
 
     def routed(self, *, development: bool) -> Iterator[Method]:
         """The methods that have a door, without those of development elsewhere."""
-        return (method for method in self.methods if method.rules and (development or not method.policy.development_only))
+        return (
+            method
+            for method in self.methods
+            if method.rules and (development or not method.policy.development_only)
+        )
 
 
 def _has_list(message: Descriptor, above: tuple[str, ...]) -> bool:
     if message.full_name in above or message.full_name.startswith("google."):
         return False
-    return any(field.is_repeated or (field.message_type is not None and _has_list(field.message_type, (*above, message.full_name)))
-               for field in message.fields)
+    return any(
+        field.is_repeated
+        or (
+            field.message_type is not None
+            and _has_list(field.message_type, (*above, message.full_name))
+        )
+        for field in message.fields
+    )
 
 
 def message_class(descriptor: Descriptor) -> Any:
@@ -111,7 +137,8 @@ def load_schema(descriptor_set: bytes | None = None) -> Schema:
     """Reads a FileDescriptorSet, the committed one by default.
 
     Raises:
-        SchemaInvalid: a method without policy, a rule that does not bind, two routes for one path, a door to a method between services …
+        SchemaInvalid: a method without policy, a rule that does not bind, two routes for one path,
+            a door to a method between services …
     """
     if descriptor_set is None:
         descriptor_set = resources.files("paymesh").joinpath("descriptors.binpb").read_bytes()
@@ -125,20 +152,36 @@ def load_schema(descriptor_set: bytes | None = None) -> Schema:
     for service in _services(pool, files):
         for descriptor in service.methods:
             try:
-                method = Method(descriptor=descriptor, policy=policy_of(descriptor), rules=_http_rules(descriptor))
+                method = Method(
+                    descriptor=descriptor,
+                    policy=policy_of(descriptor),
+                    rules=_http_rules(descriptor),
+                )
             except (PolicyInvalid, TemplateInvalid) as problem:
                 problems.append(str(problem))
                 continue
-            problems += (f"{descriptor.full_name}: {problem}" for problem in _lint(method, encoders, decoders))
+            problems += (
+                f"{descriptor.full_name}: {problem}"
+                for problem in _lint(method, encoders, decoders)
+            )
             methods.append(method)
     packages = {method.policy.package for method in methods}
     if problems:
         raise SchemaInvalid("; ".join(problems))
-    return Schema(files=files, pool=pool, methods=tuple(methods), errors=ErrorCatalogue.of_packages(packages, pool=pool),
-                  encoders=encoders, decoders=decoders, strict_decoders=Decoders(numbers=False))
+    return Schema(
+        files=files,
+        pool=pool,
+        methods=tuple(methods),
+        errors=ErrorCatalogue.of_packages(packages, pool=pool),
+        encoders=encoders,
+        decoders=decoders,
+        strict_decoders=Decoders(numbers=False),
+    )
 
 
-def _services(pool: DescriptorPool, files: tuple[descriptor_pb2.FileDescriptorProto, ...]) -> Iterator[ServiceDescriptor]:
+def _services(
+    pool: DescriptorPool, files: tuple[descriptor_pb2.FileDescriptorProto, ...]
+) -> Iterator[ServiceDescriptor]:
     for file in files:
         if file.package.startswith(_OUR_PACKAGES):
             for service in file.service:
@@ -156,8 +199,15 @@ def _http_rules(descriptor: MethodDescriptor) -> tuple[HttpRule, ...]:
 def _http_rule(descriptor: MethodDescriptor, declared: http_pb2.HttpRule) -> HttpRule:
     verb = declared.WhichOneof("pattern")
     if verb is None or verb == "custom":
-        raise TemplateInvalid(f"{descriptor.full_name}: a rule has one of get, put, post, delete, patch")
-    return HttpRule(verb=verb.upper(), template=PathTemplate.parse(getattr(declared, verb)), body=declared.body, response_body=declared.response_body)
+        raise TemplateInvalid(
+            f"{descriptor.full_name}: a rule has one of get, put, post, delete, patch"
+        )
+    return HttpRule(
+        verb=verb.upper(),
+        template=PathTemplate.parse(getattr(declared, verb)),
+        body=declared.body,
+        response_body=declared.response_body,
+    )
 
 
 # The lint: each function yields problems of one method.
@@ -193,7 +243,9 @@ def _lint_policy(method: Method) -> Iterator[str]:
 
 
 def _lint_stream(method: Method) -> Iterator[str]:
-    """A stream is cancelled when its client goes away, has sent its head before it knows its answers, and is opened by whoever follows a link."""
+    """A stream is cancelled when its client goes away, has sent its head before it knows its
+    answers, and is opened by whoever follows a link.
+    """
     policy = method.policy
     if any(rule.verb != "GET" for rule in method.rules):
         yield "a stream is opened by GET alone"
@@ -202,7 +254,11 @@ def _lint_stream(method: Method) -> Iterator[str]:
     if policy.http.success_status != 200 or policy.http.status_by_enum:
         yield "a stream is always 200"
     for rule in method.rules:
-        answer = body_type(method.output_type, rule.response_body or "*") if rule.response_body in {"", *method.output_type.fields_by_name} else None
+        answer = (
+            body_type(method.output_type, rule.response_body or "*")
+            if rule.response_body in {"", *method.output_type.fields_by_name}
+            else None
+        )
         if answer is not None and answer.full_name == HTTP_BODY:
             yield "raw bytes are not events"
 
@@ -224,10 +280,15 @@ def _lint_spellings(message: Descriptor, seen: set[str]) -> Iterator[str]:
             yield from _lint_spellings(field.message_type, seen)
 
 
-def _lint_rule(method: Method, rule: HttpRule, encoders: Encoders, decoders: Decoders) -> Iterator[str]:
+def _lint_rule(
+    method: Method, rule: HttpRule, encoders: Encoders, decoders: Decoders
+) -> Iterator[str]:
     if rule.body and rule.verb not in _VERBS_WITH_BODY:
         yield f"{rule.verb} has no body"
-    for path in (*rule.template.variables, *(tuple(header.field.split(".")) for header in method.policy.http.headers)):
+    for path in (
+        *rule.template.variables,
+        *(tuple(header.field.split(".")) for header in method.policy.http.headers),
+    ):
         field = find_field(method.input_type, path)
         if field is None or field.is_repeated or field.message_type is not None:
             yield f"{'.'.join(path)} is not a single value of {method.input_type.full_name}"
@@ -261,7 +322,8 @@ def find_field(message: Descriptor, path: tuple[str, ...]) -> FieldDescriptor | 
 
 
 def body_type(message: Descriptor, body: str) -> Descriptor | None:
-    """The message that a body ("*" or the name of a field) holds; None for no body or one that is not a message.
+    """The message that a body ("*" or the name of a field) holds; None for no body or one that is
+    not a message.
 
     Raises:
         LookupError: when there is no such field.

@@ -1,5 +1,5 @@
-"""The gateway's port: uvicorn with our limits, on a socket of ours, stopped by whoever started it. uvicorn's own signal handlers and log settings
-stay out of it."""
+"""The gateway's port: uvicorn with our limits, on a socket of ours, stopped by whoever started it.
+uvicorn's own signal handlers and log settings stay out of it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from mesh.http_server import HttpServer
 from mesh.logs import get_logger
 
 _BACKLOG: Final = 4096
-_REFUSED_MAX: Final = 1000  # connections above connections_max that are told so; others are closed without a word
+# connections above connections_max that are told so; others are closed without a word
+_REFUSED_MAX: Final = 1000
 
 log = get_logger()
 
@@ -32,16 +33,34 @@ class GatewayServer:
     def __init__(self, gateway: Gateway, settings: GatewaySettings) -> None:
         self._gateway = gateway
         self._settings = settings
-        rules = Rules(head_bytes_max=settings.head_bytes_max, head_seconds=settings.request_head_seconds, body_seconds=settings.request_body_seconds,
-                      stalled_seconds=settings.stalled_answer_seconds, connections_max=settings.connections_max, overloaded=gateway.overloaded,
-                      refusals=gateway.refusals)
+        rules = Rules(
+            head_bytes_max=settings.head_bytes_max,
+            head_seconds=settings.request_head_seconds,
+            body_seconds=settings.request_body_seconds,
+            stalled_seconds=settings.stalled_answer_seconds,
+            connections_max=settings.connections_max,
+            overloaded=gateway.overloaded,
+            refusals=gateway.refusals,
+        )
         # What strangers send must not fill the log: uvicorn warns about each broken request.
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
-        self._server = HttpServer(uvicorn.Config(
-            gateway, http=bounded(rules), ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
-            proxy_headers=bool(settings.trusted_proxies), forwarded_allow_ips=settings.trusted_proxies,
-            timeout_keep_alive=math.ceil(settings.keep_alive_seconds), timeout_graceful_shutdown=math.ceil(settings.grace_seconds),
-            ssl_certfile=settings.https_cert_file, ssl_keyfile=settings.https_key_file))
+        self._server = HttpServer(
+            uvicorn.Config(
+                gateway,
+                http=bounded(rules),
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=bool(settings.trusted_proxies),
+                forwarded_allow_ips=settings.trusted_proxies,
+                timeout_keep_alive=math.ceil(settings.keep_alive_seconds),
+                timeout_graceful_shutdown=math.ceil(settings.grace_seconds),
+                ssl_certfile=settings.https_cert_file,
+                ssl_keyfile=settings.https_key_file,
+            )
+        )
         self._task: asyncio.Task[None] | None = None
         self._acceptor: Acceptor | None = None
         self.port = 0
@@ -74,14 +93,19 @@ class GatewayServer:
         tls = None
         if config.ssl is not None and certificate is not None and key is not None:
             tls = https_context(config.ssl, CertificatePaths(cert=certificate, key=key))
-        self._acceptor = Acceptor(listener, connection, tls=tls, handshake_seconds=self._settings.request_head_seconds,
-                                  has_room=lambda: len(state.connections) < self._settings.connections_max + _REFUSED_MAX)
+        self._acceptor = Acceptor(
+            listener,
+            connection,
+            tls=tls,
+            handshake_seconds=self._settings.request_head_seconds,
+            has_room=lambda: len(state.connections) < self._settings.connections_max + _REFUSED_MAX,
+        )
         self._task = asyncio.create_task(self._server.main_loop())
         log.info("serving", host=self._settings.host, port=self.port)
 
     async def stop(self) -> None:
-        """Says that it is not ready, waits until load balancers know, ends streams, lets running requests end, closes.
-        Idempotent."""
+        """Says that it is not ready, waits until load balancers know, ends streams, lets running
+        requests end, closes. Idempotent."""
         if self._task is None or self._acceptor is None or self._gateway.health.stopping:
             return
         self._gateway.health.stopping = True

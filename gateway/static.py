@@ -1,4 +1,6 @@
-"""Answers that are the same for everybody: made once, compressed once, kept by whoever has them, and sent to one address only so often."""
+"""Answers that are the same for everybody: made once, compressed once, kept by whoever has them,
+and sent to one address only so often.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,17 @@ from mesh.policies import Limit
 from mesh.wire_errors import COMMON
 
 _KEEP: Final = b"public, max-age=300"
-_GZIP: Final = re.compile(rb"(?:^|,)[ \t]*(?:gzip|\*)[ \t]*(?:;[ \t]*q=(?!0(?:\.0*)?[ \t]*(?:,|$))[0-9.]+[ \t]*)?(?:,|$)", re.IGNORECASE)
+_GZIP: Final = re.compile(
+    rb"(?:^|,)[ \t]*(?:gzip|\*)[ \t]*(?:;[ \t]*q=(?!0(?:\.0*)?[ \t]*(?:,|$))[0-9.]+[ \t]*)?(?:,|$)",
+    re.IGNORECASE,
+)
 _TAG: Final = re.compile(rb'(?:W/)?("[^"]*")')
 
 
 def downloads_limit() -> RateLimit:
-    """How often one address may fetch pages of this kind, in all. They are large beside what a request for them costs the client."""
+    """How often one address may fetch pages of this kind, in all. They are large beside what a
+    request for them costs the client.
+    """
     return RateLimit(Limit(per_second=20, burst=60), now=monotonic)
 
 
@@ -30,7 +37,15 @@ class StaticPage:
 
     package = COMMON
 
-    def __init__(self, route: str, body: bytes, *, content_type: bytes, limit: RateLimit, headers: Headers | None = None) -> None:
+    def __init__(
+        self,
+        route: str,
+        body: bytes,
+        *,
+        content_type: bytes,
+        limit: RateLimit,
+        headers: Headers | None = None,
+    ) -> None:
         """Takes the limit that it shares with others."""
         self.route = route
         self._content_type = content_type
@@ -39,7 +54,8 @@ class StaticPage:
         packed = gzip.compress(body, mtime=0)
         tag = sha256(body).hexdigest()[:32].encode()
         self._plain = (body, b'"%s"' % tag)
-        self._packed = (packed, b'"%s-gzip"' % tag) if len(packed) < len(body) else None  # a picture does not get smaller
+        # a picture does not get smaller
+        self._packed = (packed, b'"%s-gzip"' % tag) if len(packed) < len(body) else None
 
     async def serve(self, request: Request, receive: Receive, values: tuple[bytes, ...]) -> Answer:  # noqa: ARG002  the shape of every target
         """The page, or 304 to whoever has it.
@@ -49,7 +65,10 @@ class StaticPage:
         """
         self._limit.take(bucket_of(NOBODY, request.client))
         request.no_body()
-        packed = self._packed is not None and _GZIP.search(request.once(b"accept-encoding") or b"") is not None
+        packed = (
+            self._packed is not None
+            and _GZIP.search(request.once(b"accept-encoding") or b"") is not None
+        )
         body, tag = self._packed if packed and self._packed is not None else self._plain
         headers = [*self._headers, (b"etag", tag)]
         if tag in _TAG.findall(request.once(b"if-none-match") or b""):

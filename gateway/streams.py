@@ -1,5 +1,6 @@
-"""Methods with many answers, as Server-Sent Events: each answer is an event with the envelope of any other answer, silence is broken by comments, and
-the last event says how it ended. The head waits for the first answer or the first heartbeat, so that an early refusal is an ordinary one."""
+"""Methods with many answers, as Server-Sent Events: each answer is an event with the envelope of
+any other answer, silence is broken by comments, and the last event says how it ended. The head
+waits for the first answer or the first heartbeat, so that an early refusal is an ordinary one."""
 
 from __future__ import annotations
 
@@ -19,13 +20,16 @@ from gateway.settings import GatewaySettings
 from mesh.call import CURRENT, Call, Role
 from mesh.errors import Unavailable
 
-_HEADERS: Final[Headers] = [(b"content-type", b"text/event-stream"), (b"x-accel-buffering", b"no")]  # the latter: nginx would collect events
+# the latter: nginx would collect events
+_HEADERS: Final[Headers] = [(b"content-type", b"text/event-stream"), (b"x-accel-buffering", b"no")]
 _PING: Final = b": ping\n\n"
 _BUSY_SECONDS: Final = 1.0  # when it may be worth trying again
 
 
 class OpenStreams:
-    """Every open stream of this process: no more than there is room for, each caller no more than a share, and none when the process stops."""
+    """Every open stream of this process: no more than there is room for, each caller no more than a
+    share, and none when the process stops.
+    """
 
     def __init__(self, settings: GatewaySettings) -> None:
         self._settings = settings
@@ -33,20 +37,29 @@ class OpenStreams:
         self._callers: Counter[str] = Counter()
         self._ended = False
 
-    def open(self, request: Request, responses: AsyncGenerator[bytes], receive: Receive) -> EventStream:
+    def open(
+        self, request: Request, responses: AsyncGenerator[bytes], receive: Receive
+    ) -> EventStream:
         """A stream of its own; it has to be closed.
 
         Raises:
-            RateLimited: the caller has as many as it may have. Unavailable: there is no room, or the process stops.
+            RateLimited: the caller has as many as it may have. Unavailable: there is no room, or
+                the process stops.
         """
         if self._ended:
             raise _stopping()
         if len(self._open) >= self._settings.streams_max:
             raise Unavailable("Too many streams are open.", retry_after_seconds=_BUSY_SECONDS)
         name = bucket_of(request.caller, request.client)
-        most = self._settings.streams_per_user_max if request.caller.subject else self._settings.streams_per_address_max
+        most = (
+            self._settings.streams_per_user_max
+            if request.caller.subject
+            else self._settings.streams_per_address_max
+        )
         if self._callers[name] >= most:
-            raise RateLimited("Too many streams of one caller are open.", retry_after_seconds=_BUSY_SECONDS)
+            raise RateLimited(
+                "Too many streams of one caller are open.", retry_after_seconds=_BUSY_SECONDS
+            )
         self._callers[name] += 1
 
         def closed() -> None:
@@ -55,12 +68,19 @@ class OpenStreams:
             if not self._callers[name]:
                 del self._callers[name]
 
-        stream = EventStream(responses, receive=receive, heartbeat_seconds=self._settings.stream_heartbeat_seconds, closed=closed)
+        stream = EventStream(
+            responses,
+            receive=receive,
+            heartbeat_seconds=self._settings.stream_heartbeat_seconds,
+            closed=closed,
+        )
         self._open.add(stream)
         return stream
 
     def end(self) -> None:
-        """Ends every stream with `Unavailable`; its client finds another process. None begins from now on."""
+        """Ends every stream with `Unavailable`; its client finds another process. None begins from
+        now on.
+        """
         self._ended = True
         for stream in self._open:
             stream.end(_stopping())
@@ -71,10 +91,18 @@ def _stopping() -> Unavailable:
 
 
 class EventStream:
-    """The answers of one call. The next one is asked for when the last one was taken, so that a slow client slows down its server and not our memory.
-    Must be made inside the context of its call."""
+    """The answers of one call. The next one is asked for when the last one was taken, so that a
+    slow client slows down its server and not our memory. Must be made inside the context of its
+    call."""
 
-    def __init__(self, responses: AsyncGenerator[bytes], *, receive: Receive, heartbeat_seconds: float, closed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        responses: AsyncGenerator[bytes],
+        *,
+        receive: Receive,
+        heartbeat_seconds: float,
+        closed: Callable[[], None],
+    ) -> None:
         self._responses = responses
         self._heartbeat_seconds = heartbeat_seconds
         self._closed = closed
@@ -93,7 +121,9 @@ class EventStream:
             self._next.result()
 
     async def responses(self) -> AsyncIterator[bytes | None]:
-        """The answers after `begin`; None for a while of silence. Raises as `begin` does, at any time."""
+        """The answers after `begin`; None for a while of silence. Raises as `begin` does, at any
+        time.
+        """
         while True:
             if self._next.done():
                 response = self._next.result()
@@ -123,7 +153,9 @@ class EventStream:
 
     async def _wait(self) -> None:
         waiting: set[asyncio.Future[Any]] = {self._next, self._over}
-        await asyncio.wait(waiting, timeout=self._heartbeat_seconds, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(
+            waiting, timeout=self._heartbeat_seconds, return_when=asyncio.FIRST_COMPLETED
+        )
         if self._over.done():
             raise self._over.result()
 
@@ -135,20 +167,25 @@ class EventStream:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventAnswer(Answer):
-    """The head of an answer whose body are the events of a stream. Whoever sends it closes the stream."""
+    """The head of an answer whose body are the events of a stream. Whoever sends it closes the
+    stream.
+    """
 
     stream: EventStream
     translate: Callable[[bytes], bytes]  # response message to envelope
 
     async def events(self) -> AsyncIterator[bytes]:
-        """The events of the answers. Raises as `EventStream.responses`, and what `Answers.success` raises."""
+        """The events of the answers. Raises as `EventStream.responses`, and what `Answers.success`
+        raises.
+        """
         number = 0
         async for response in self.stream.responses():
             if response is None:
                 yield _PING
             else:
                 number += 1
-                yield b"id: %d\ndata: %s\n\n" % (number, self.translate(response).rstrip())  # an event is one line
+                # an event is one line
+                yield b"id: %d\ndata: %s\n\n" % (number, self.translate(response).rstrip())
 
 
 def last_event(*, refusal: Answer | None, trace_id: str) -> bytes:
@@ -161,24 +198,41 @@ def last_event(*, refusal: Answer | None, trace_id: str) -> bytes:
 class StreamDoor(Door):
     """Serves one HTTP rule of a method with many answers."""
 
-    def __init__(self, *parts: Any, upstream: Upstream, streams: OpenStreams, **others: Any) -> None:
+    def __init__(
+        self, *parts: Any, upstream: Upstream, streams: OpenStreams, **others: Any
+    ) -> None:
         """As a Door; `streams` are those of the process."""
         super().__init__(*parts, upstream=upstream, **others)
         self._stream = upstream.stream
         self._streams = streams
 
     async def serve(self, request: Request, receive: Receive, values: tuple[bytes, ...]) -> Answer:
-        """Authenticates, limits, translates, calls, and waits until it is known how the answer begins."""
+        """Authenticates, limits, translates, calls, and waits until it is known how the answer
+        begins.
+        """
         metadata: list[tuple[str, str | bytes]] = []
         caller = self._admit(request, metadata)
         request.no_body()
         binder = self._strict_binder if caller.role is Role.MERCHANT else self._binder
-        message = binder.bind(values=values, query=request.query, headers=request.singles(binder.header_names), body=b"", content_type=b"")
-        call = Call(trace=request.trace, deadline=monotonic() + self._timeout_seconds, caller=caller, request_id=request.given_id,
-                    language=request.language)
+        message = binder.bind(
+            values=values,
+            query=request.query,
+            headers=request.singles(binder.header_names),
+            body=b"",
+            content_type=b"",
+        )
+        call = Call(
+            trace=request.trace,
+            deadline=monotonic() + self._timeout_seconds,
+            caller=caller,
+            request_id=request.given_id,
+            language=request.language,
+        )
         token = CURRENT.set(call)
         try:
-            stream = self._streams.open(request, self._stream(self._path, message, metadata=metadata), receive)
+            stream = self._streams.open(
+                request, self._stream(self._path, message, metadata=metadata), receive
+            )
         finally:
             CURRENT.reset(token)
         try:
@@ -187,5 +241,11 @@ class StreamDoor(Door):
             await stream.close()
             raise
         trace_id = request.trace.trace_id
-        return EventAnswer(status=200, body=b"", content_type=b"", headers=[*_HEADERS], stream=stream,
-                           translate=lambda response: self._answers.success(response, trace_id).body)
+        return EventAnswer(
+            status=200,
+            body=b"",
+            content_type=b"",
+            headers=[*_HEADERS],
+            stream=stream,
+            translate=lambda response: self._answers.success(response, trace_id).body,
+        )

@@ -1,5 +1,6 @@
-"""What the gateway tells about its requests: Prometheus series by route template, and one line per request. Neither has a path, a query string, a
-header or a body in it, because any of these may hold what must stay secret."""
+"""What the gateway tells about its requests: Prometheus series by route template, and one line per
+request. Neither has a path, a query string, a header or a body in it, because any of these may hold
+what must stay secret."""
 
 from __future__ import annotations
 
@@ -26,11 +27,14 @@ _BOUNDS: Final = (*(str(bound) for bound in _BUCKETS), "+Inf")
 _FLUSH_SECONDS: Final = 0.1
 _FLUSH_LINES: Final = 100
 _VERBS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_PROBES: Final = frozenset({"/healthz", "/readyz"})  # asked every few seconds by somebody whose log says what was answered
+# asked every few seconds by somebody whose log says what was answered
+_PROBES: Final = frozenset({"/healthz", "/readyz"})
 
 
 class _Series:
-    """One route and verb. Plain numbers: one loop touches them, so the locks of prometheus_client (a tenth of our own time) are not needed."""
+    """One route and verb. Plain numbers: one loop touches them, so the locks of prometheus_client
+    (a tenth of our own time) are not needed.
+    """
 
     __slots__ = ("buckets", "seconds", "statuses")
 
@@ -65,7 +69,14 @@ class _Line(msgspec.Struct, frozen=True):
 class Telemetry(Collector):
     """Counts and writes. Register it with the registry that the metrics port shows."""
 
-    def __init__(self, *, clock: Clock, service: str = "gateway", log_level: str = "INFO", stream: TextIO | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        service: str = "gateway",
+        log_level: str = "INFO",
+        stream: TextIO | None = None,
+    ) -> None:
         self._clock = clock
         self._service = service
         level = logging.getLevelNamesMapping()[log_level]
@@ -78,10 +89,15 @@ class Telemetry(Collector):
         self.running = 0
         self.streams = 0
 
-    def ended(self, request: Request, *, route: str, status: int, refusal: str, seconds: float) -> None:
-        """A running request was answered, or its client went away (status 499). `route` is the template; "" for paths that we do not know."""
+    def ended(
+        self, request: Request, *, route: str, status: int, refusal: str, seconds: float
+    ) -> None:
+        """A running request was answered, or its client went away (status 499). `route` is the
+        template; "" for paths that we do not know.
+        """
         self.running -= 1
-        verb = request.method if request.method in _VERBS else "OTHER"  # the client chooses the verb; series have an end
+        # the client chooses the verb; series have an end
+        verb = request.method if request.method in _VERBS else "OTHER"
         series = self._series.get((route, verb))
         if series is None:
             series = self._series[route, verb] = _Series()
@@ -90,11 +106,29 @@ class Telemetry(Collector):
         if not self._silent and (self._tells_probes or not probe):
             caller = request.caller
             level = "debug" if probe else "info"
-            self._keep(_Line("request", level, self._service, self._clock.now(), verb, route, status, round(seconds * 1000, 3),
-                             caller.role.value, caller.subject, request.client, request.request_id, request.trace.trace_id, refusal))
+            self._keep(
+                _Line(
+                    "request",
+                    level,
+                    self._service,
+                    self._clock.now(),
+                    verb,
+                    route,
+                    status,
+                    round(seconds * 1000, 3),
+                    caller.role.value,
+                    caller.subject,
+                    request.client,
+                    request.request_id,
+                    request.trace.trace_id,
+                    refusal,
+                )
+            )
 
     def _keep(self, line: _Line) -> None:
-        """Lines are written some at a time: a system call for each costs more than everything else here, because it gives up the interpreter."""
+        """Lines are written some at a time: a system call for each costs more than everything else
+        here, because it gives up the interpreter.
+        """
         if not self._lines:
             asyncio.get_running_loop().call_later(_FLUSH_SECONDS, self.flush)
         self._lines.append(self._encode(line))
@@ -102,7 +136,9 @@ class Telemetry(Collector):
             self.flush()
 
     def flush(self) -> None:
-        """Writes the lines that wait. A reader of the log that went away costs the lines, never a request or memory."""
+        """Writes the lines that wait. A reader of the log that went away costs the lines, never a
+        request or memory.
+        """
         if self._lines:
             lines = b"\n".join([*self._lines, b""]).decode()
             self._lines.clear()
@@ -112,13 +148,31 @@ class Telemetry(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """The series, for a scrape."""
-        yield GaugeMetricFamily("paymesh_gateway_in_flight", "Requests that run now.", value=self.running)
-        yield GaugeMetricFamily("paymesh_gateway_open_streams", "Requests among them whose answer is a stream.", value=self.streams)
-        requests = CounterMetricFamily("paymesh_gateway_requests", "Requests that ended, by route and status.", labels=["route", "verb", "status"])
-        seconds = HistogramMetricFamily("paymesh_gateway_request_seconds", "Time from the headers to the answer.", labels=["route", "verb"])
+        yield GaugeMetricFamily(
+            "paymesh_gateway_in_flight", "Requests that run now.", value=self.running
+        )
+        yield GaugeMetricFamily(
+            "paymesh_gateway_open_streams",
+            "Requests among them whose answer is a stream.",
+            value=self.streams,
+        )
+        requests = CounterMetricFamily(
+            "paymesh_gateway_requests",
+            "Requests that ended, by route and status.",
+            labels=["route", "verb", "status"],
+        )
+        seconds = HistogramMetricFamily(
+            "paymesh_gateway_request_seconds",
+            "Time from the headers to the answer.",
+            labels=["route", "verb"],
+        )
         for (route, verb), series in self._series.items():
             for status, count in series.statuses.items():
                 requests.add_metric([route, verb, str(status)], count)
-            seconds.add_metric([route, verb], list(zip(_BOUNDS, accumulate(series.buckets), strict=True)), series.seconds)
+            seconds.add_metric(
+                [route, verb],
+                list(zip(_BOUNDS, accumulate(series.buckets), strict=True)),
+                series.seconds,
+            )
         yield requests
         yield seconds

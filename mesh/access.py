@@ -46,14 +46,18 @@ class Access:
         self._services = policy.service_callers
         self._kind = policy.ownership.kind
         self._user = TextField(policy.ownership.user_field) if policy.ownership.user_field else None
-        self._merchant = TextField(policy.ownership.merchant_field) if policy.ownership.merchant_field else None
+        self._merchant = (
+            TextField(policy.ownership.merchant_field) if policy.ownership.merchant_field else None
+        )
 
     def admit(self, user: UserClaims | None, service: CallerClaims | None) -> Caller:
-        """The caller with the widest role that the method admits. A person's token decides before that of the service which passes it on, so that a
-        service gains nothing by a user's call and a user nothing by the service that carries it.
+        """The caller with the widest role that the method admits. A person's token decides before
+        that of the service which passes it on, so that a service gains nothing by a user's call and
+        a user nothing by the service that carries it.
 
         Raises:
-            Unauthenticated: nobody is known and the method is not public. PermissionDenied: somebody is known and no rule admits them.
+            Unauthenticated: nobody is known and the method is not public. PermissionDenied:
+                somebody is known and no rule admits them.
         """
         if user is not None:
             callers = user.callers
@@ -74,7 +78,8 @@ class Access:
 
         Raises:
             PermissionDenied: the request names another owner; names the field.
-            NotFound: it names another tenant on a method that looks up a row, so that nobody learns which tenants exist.
+            NotFound: it names another tenant on a method that looks up a row, so that nobody learns
+                which tenants exist.
         """
         role = caller.role
         if self._merchant is not None:
@@ -83,8 +88,15 @@ class Access:
                 if self._merchant.get(request) != caller.merchant_id:
                     self._bind(self._merchant, request, caller.merchant_id)
             elif not self._merchant.get(request):
-                self._merchant.set(request, (caller.merchant_id if role is not Role.ADMIN else "") or DEFAULT_MERCHANT)
-        if self._user is not None and role is Role.USER and self._user.get(request) != caller.subject:
+                self._merchant.set(
+                    request,
+                    (caller.merchant_id if role is not Role.ADMIN else "") or DEFAULT_MERCHANT,
+                )
+        if (
+            self._user is not None
+            and role is Role.USER
+            and self._user.get(request) != caller.subject
+        ):
             self._bind(self._user, request, caller.subject)
 
     def _bind(self, field: TextField, request: Message, owner: str) -> None:
@@ -93,4 +105,6 @@ class Access:
         elif self._kind is OwnershipKind.RESOURCE:
             raise NotFound
         else:
-            raise PermissionDenied(f"{field.path}: is not the caller's", fields={field.path: "is not the caller's"})
+            raise PermissionDenied(
+                f"{field.path}: is not the caller's", fields={field.path: "is not the caller's"}
+            )

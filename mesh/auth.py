@@ -1,7 +1,9 @@
-"""Who calls. A user token says which person, a caller token says which sibling service; each is checked by every server for itself.
+"""Who calls. A user token says which person, a caller token says which sibling service; each is
+checked by every server for itself.
 
-The decoder takes the algorithm from our own key record, never from the token, and reads claims with exact types: PyJWT alone accepts a token
-without `exp`, or with `exp` as text. Keys, revoked tokens and callers' keys are read again when their files change.
+The decoder takes the algorithm from our own key record, never from the token, and reads claims with
+exact types: PyJWT alone accepts a token without `exp`, or with `exp` as text. Keys, revoked tokens
+and callers' keys are read again when their files change.
 """
 
 from __future__ import annotations
@@ -52,8 +54,9 @@ USER_LIFETIME_SECONDS_MAX = 24 * 3600
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserClaims:
-    """A verified user token. `callers` has the caller that it makes for every role that it holds (and PUBLIC), `asked` what the pipeline worked out
-    about requests that it came with, for as long as the token is remembered."""
+    """A verified user token. `callers` has the caller that it makes for every role that it holds
+    (and PUBLIC), `asked` what the pipeline worked out about requests that it came with, for as long
+    as the token is remembered."""
 
     subject: str
     merchant_id: str
@@ -97,12 +100,15 @@ class UserTokens:
         self._monotonic = monotonic
 
     @classmethod
-    def from_settings(cls, settings: MeshSettings, *, clock: Clock, watch: ClockWatch | None = None) -> UserTokens:
+    def from_settings(
+        cls, settings: MeshSettings, *, clock: Clock, watch: ClockWatch | None = None
+    ) -> UserTokens:
         """Reads the key files of the settings; without any, every token is refused.
 
         Raises:
-            ValueError: a secret that is too short, a JWKS without a usable key or with a private one, a list of revoked
-                tokens that is not understood. OSError: a file cannot be read.
+            ValueError: a secret that is too short, a JWKS without a usable key or with a private
+                one, a list of revoked tokens that is not understood. OSError: a file cannot be
+                read.
         """
         secret_file, jwks_file, revoked_file = (
             settings.user_token_secret_file,
@@ -113,7 +119,9 @@ class UserTokens:
         revocations = None
         if revoked_file is not None:
             revocations = Reloaded(
-                "revoked user tokens", lambda: Revocations.of_file(revoked_file), lambda: (revoked_file,)
+                "revoked user tokens",
+                lambda: Revocations.of_file(revoked_file),
+                lambda: (revoked_file,),
             )
         names = ClaimNames(
             roles=tuple(settings.user_token_roles_claims),
@@ -123,7 +131,11 @@ class UserTokens:
             default_merchant=settings.user_token_default_merchant,
         )
         return cls(
-            Reloaded("keys of user tokens", lambda: _read_user_keys(secret_file, jwks_file), lambda: files),
+            Reloaded(
+                "keys of user tokens",
+                lambda: _read_user_keys(secret_file, jwks_file),
+                lambda: files,
+            ),
             clock=clock,
             issuer=settings.user_token_issuer,
             audience=settings.user_token_audience,
@@ -135,7 +147,12 @@ class UserTokens:
 
     @classmethod
     def from_secret(
-        cls, secret: bytes, *, clock: Clock, issuer: str = "paymesh", monotonic: Callable[[], float] = monotonic
+        cls,
+        secret: bytes,
+        *,
+        clock: Clock,
+        issuer: str = "paymesh",
+        monotonic: Callable[[], float] = monotonic,
     ) -> UserTokens:
         """HS256 with one secret of at least 32 bytes."""
         return cls({"": secret_key(secret)}, clock=clock, issuer=issuer, monotonic=monotonic)
@@ -144,7 +161,8 @@ class UserTokens:
         """The claims of a token.
 
         Raises:
-            TokenExpired: it was good once. TokenInvalid: anything else. ClockSkewed: our clock looks wrong, another replica may know better.
+            TokenExpired: it was good once. TokenInvalid: anything else. ClockSkewed: our clock
+                looks wrong, another replica may know better.
         """
         keys, revocations = self._keys.get(), self._revocations.get()
         versions = self._versions()
@@ -156,13 +174,20 @@ class UserTokens:
         if known is not None:
             return known
         _, claims, everything = verified(token, keys, self._types)
-        judge(claims, issuer=self._issuer, audience=self._audience, lifetime_seconds_max=USER_LIFETIME_SECONDS_MAX)
+        judge(
+            claims,
+            issuer=self._issuer,
+            audience=self._audience,
+            lifetime_seconds_max=USER_LIFETIME_SECONDS_MAX,
+        )
         now_seconds = self._clock.now().timestamp()
         self._check_times(claims, now_seconds)
         user = self._user(claims, everything)
         if revocations.hold(claims, subject=user.subject, merchant_id=user.merchant_id):
             raise invalid("revoked")
-        self._remembered.put(token, user, until=moment + min(REMEMBER_SECONDS, claims.exp - now_seconds))
+        self._remembered.put(
+            token, user, until=moment + min(REMEMBER_SECONDS, claims.exp - now_seconds)
+        )
         return user
 
     def _versions(self) -> tuple[int, int]:
@@ -243,4 +268,6 @@ class UserTokenIssuer:
             "roles": list(roles),
             "merchant_id": merchant_id,
         }
-        return jwt.encode(payload, self._key.material, algorithm="HS256", headers={"typ": USER_TYPE})
+        return jwt.encode(
+            payload, self._key.material, algorithm="HS256", headers={"typ": USER_TYPE}
+        )

@@ -1,7 +1,9 @@
-"""Rows of which one may be bad: it cannot be read (changed by hand, damaged, written by a version that is gone), or its step raises. It stops no
+"""Rows of which one may be bad: it cannot be read (changed by hand, damaged, written by a version
+that is gone), or its step raises. It stops no
 other: it is told to people, and left out for a while, so that those behind it are reached.
 
-What is left out is known to this process alone. A mark in the row would have to be written, and a row that breaks a rule of its table refuses that.
+What is left out is known to this process alone. A mark in the row would have to be written, and a
+row that breaks a rule of its table refuses that.
 """
 
 from __future__ import annotations
@@ -22,11 +24,11 @@ from mesh.db.keys import one_of_keys
 from mesh.errors import Conflict, OutcomeUnknown, Unavailable
 from mesh.failpoints import FailpointRaised
 
-PAUSE_FIRST_SECONDS = 30.0   # a disk that is full makes every row look bad, and not for long
-PAUSE_MAX_SECONDS = 600.0    # a row that was mended is taken within ten minutes
-LEFT_OUT_MAX = 5000          # per worker; beyond it those that wait longest are tried again
-LOST_ALONE_MAX = 3           # rounds that one row may take by itself without an end
-TOLD_MAX = 1000              # rows of lists whose last alert is remembered
+PAUSE_FIRST_SECONDS = 30.0  # a disk that is full makes every row look bad, and not for long
+PAUSE_MAX_SECONDS = 600.0  # a row that was mended is taken within ten minutes
+LEFT_OUT_MAX = 5000  # per worker; beyond it those that wait longest are tried again
+LOST_ALONE_MAX = 3  # rounds that one row may take by itself without an end
+TOLD_MAX = 1000  # rows of lists whose last alert is remembered
 
 # Not the row's fault: the whole round is tried again. A failpoint stands for a process that dies.
 _TRANSIENT = (Unavailable, OutcomeUnknown, Conflict, FailpointRaised)
@@ -36,18 +38,25 @@ Made = TypeVar("Made")
 Found = TypeVar("Found")
 
 log = structlog.get_logger()
-_BAD = Counter("paymesh_bad_rows_total", "Rows that could not be read, or whose step raised; each needs a person.", ["where"])
+_BAD = Counter(
+    "paymesh_bad_rows_total",
+    "Rows that could not be read, or whose step raised; each needs a person.",
+    ["where"],
+)
 
 
 class LeftOut:
     """The rows that a worker does not take for now."""
 
-    def __init__(self, worker: str, *columns: Column[Any], monotonic: Monotonic = time.monotonic) -> None:
+    def __init__(
+        self, worker: str, *columns: Column[Any], monotonic: Monotonic = time.monotonic
+    ) -> None:
         """`columns`: the key of the rows."""
         self._worker = worker
         self.columns = columns
         self._monotonic = monotonic
-        self._until: dict[Key, tuple[Seconds, Seconds]] = {}  # when it is over, and how long it was; the one that was added last stands last
+        # when it is over, and how long it was; the one that was added last stands last
+        self._until: dict[Key, tuple[Seconds, Seconds]] = {}
         self._bad = _BAD.labels(worker)
 
     def key_of(self, row: Any) -> Key:
@@ -57,7 +66,10 @@ class LeftOut:
     def narrow(self, statement: Select[Any]) -> Select[Any]:
         """A query of the worker's rows, without those that are left out."""
         now = self._monotonic()
-        for key in [key for key, (until, _) in self._until.items() if until + PAUSE_MAX_SECONDS < now]:  # taken since, or gone
+        # taken since, or gone
+        for key in [
+            key for key, (until, _) in self._until.items() if until + PAUSE_MAX_SECONDS < now
+        ]:
             del self._until[key]
         keys = [key for key, (until, _) in self._until.items() if until > now]
         return statement.where(~one_of_keys(self.columns, keys)) if keys else statement
@@ -67,15 +79,23 @@ class LeftOut:
         return key in self._until and self._until[key][0] > self._monotonic()
 
     def add(self, key: Key, error: BaseException) -> None:
-        """Leaves a row out, longer each time, because of an error; people are told unless time alone may heal it."""
+        """Leaves a row out, longer each time, because of an error; people are told unless time
+        alone may heal it.
+        """
         _, pause = self._until.pop(key, (0.0, PAUSE_FIRST_SECONDS / 2))
         pause = min(pause * 2, PAUSE_MAX_SECONDS)
         self._until[key] = (self._monotonic() + pause, pause)
         if len(self._until) > LEFT_OUT_MAX:
             del self._until[next(iter(self._until))]
         self._bad.inc()
-        log.error("row_left_out", alert=not isinstance(error, _TRANSIENT), worker=self._worker, row="/".join(map(str, key)), seconds=round(pause),
-                  exc_info=error)
+        log.error(
+            "row_left_out",
+            alert=not isinstance(error, _TRANSIENT),
+            worker=self._worker,
+            row="/".join(map(str, key)),
+            seconds=round(pause),
+            exc_info=error,
+        )
 
 
 Due = Callable[[int], Select[Any]]
@@ -83,9 +103,13 @@ Take = Callable[[AsyncConnection, Sequence[Any]], Awaitable[Sequence[Made]]]
 
 
 class Batches(Generic[Made]):
-    """Takes the rows that are due: a batch in one transaction; when that raises, the same rows one by one."""
+    """Takes the rows that are due: a batch in one transaction; when that raises, the same rows one
+    by one.
+    """
 
-    def __init__(self, *, db: Database, left_out: LeftOut, most: int, due: Due, take: Take[Made]) -> None:
+    def __init__(
+        self, *, db: Database, left_out: LeftOut, most: int, due: Due, take: Take[Made]
+    ) -> None:
         """
         Args:
             most: rows of one transaction.
@@ -97,13 +121,15 @@ class Batches(Generic[Made]):
         self._size = BatchSize(most)
         self._due = due
         self._take = take
-        self._lost_alone: list[Key] = []  # of each round in a row that found one row and came to no end
+        # of each round in a row that found one row and came to no end
+        self._lost_alone: list[Key] = []
 
     async def run(self) -> list[Made]:
         """One round; what `take` returned for the rows that could be taken.
 
         Raises:
-            Unavailable, OutcomeUnknown, Conflict: nothing is known to be done. What the database says of the query, when that is to blame.
+            Unavailable, OutcomeUnknown, Conflict: nothing is known to be done. What the database
+                says of the query, when that is to blame.
         """
         found: list[Key] = []
         try:
@@ -122,7 +148,9 @@ class Batches(Generic[Made]):
         return await self._one_by_one(tuple(found))
 
     def _blame(self, found: Sequence[Key], error: Exception) -> None:
-        """The database answered what is due, and one row alone takes longer than it may, again and again: it gives its place to others."""
+        """The database answered what is due, and one row alone takes longer than it may, again and
+        again: it gives its place to others.
+        """
         if len(found) == 1:
             self._lost_alone = [*self._lost_alone, found[0]][-LOST_ALONE_MAX:]
             if self._lost_alone == [found[0]] * LOST_ALONE_MAX:
@@ -152,15 +180,20 @@ class Batches(Generic[Made]):
         return [self._left_out.key_of(row) for row in await tx.execute(query)]
 
     async def _one(self, tx: AsyncConnection, key: Key) -> list[Made]:
-        rows = (await tx.execute(self._due(1).where(one_of_keys(self._left_out.columns, [key])))).all()
+        rows = (
+            await tx.execute(self._due(1).where(one_of_keys(self._left_out.columns, [key])))
+        ).all()
         return list(await self._take(tx, rows)) if rows else []
 
 
 _told: dict[tuple[str, str], Seconds] = {}
 
 
-def readable(rows: Iterable[Found], make: Callable[[Found], Made], *, of: str, key: Callable[[Found], object]) -> list[Made]:
-    """What can be made of rows, in their order. One of which nothing can be made is left out; people are told, every ten minutes.
+def readable(
+    rows: Iterable[Found], make: Callable[[Found], Made], *, of: str, key: Callable[[Found], object]
+) -> list[Made]:
+    """What can be made of rows, in their order. One of which nothing can be made is left out;
+    people are told, every ten minutes.
 
     Args:
         of: what the rows are, e.g. the name of their table.
@@ -175,8 +208,14 @@ def readable(rows: Iterable[Found], make: Callable[[Found], Made], *, of: str, k
     return made
 
 
-async def readable_page(fetch: Callable[[Found | None, int], Awaitable[Sequence[Found]]], make: Callable[[Found], Made], *, of: str,
-                        key: Callable[[Found], object], limit: int) -> list[Made]:
+async def readable_page(
+    fetch: Callable[[Found | None, int], Awaitable[Sequence[Found]]],
+    make: Callable[[Found], Made],
+    *,
+    of: str,
+    key: Callable[[Found], object],
+    limit: int,
+) -> list[Made]:
     """As many readable rows as a list asks for: a row less would look like its end.
 
     Args:

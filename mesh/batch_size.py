@@ -1,4 +1,6 @@
-"""How many rows one unit of work takes. A unit has a fixed time; how many rows fit into it depends on the database and on the hour."""
+"""How many rows one unit of work takes. A unit has a fixed time; how many rows fit into it depends
+on the database and on the hour.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,9 @@ log = structlog.get_logger()
 
 
 class BatchSize:
-    """Half as many rows after a unit that did not fit, down to one; twice as many after one that did, up to `most`. Without it a worker whose batch
-    is too large for a slow database rolls the same batch back for ever."""
+    """Half as many rows after a unit that did not fit, down to one; twice as many after one that
+    did, up to `most`. Without it a worker whose batch is too large for a slow database rolls the
+    same batch back for ever."""
 
     def __init__(self, most: int) -> None:
         self._most = most

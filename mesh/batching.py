@@ -1,7 +1,9 @@
-"""Group commit: calls for the same key that arrive while work of that key is under way share the next batch. Answers stay individual, a lone call
-waits for nobody, and a batch that fails as a whole is done again one by one, in the order of arrival.
+"""Group commit: calls for the same key that arrive while work of that key is under way share the
+next batch. Answers stay individual, a lone call waits for nobody, and a batch that fails as a whole
+is done again one by one, in the order of arrival.
 
-A caller that went away, or whose deadline passed, before its batch began takes no part in it. Who goes away later takes only itself away.
+A caller that went away, or whose deadline passed, before its batch began takes no part in it. Who
+goes away later takes only itself away.
 """
 
 from __future__ import annotations
@@ -16,8 +18,8 @@ from typing import Generic, TypeVar
 from mesh.call import CURRENT, Call, calling, current_call
 from mesh.errors import DeadlineExceeded, MeshError, Unavailable
 
-WAITING_MAX = 2000          # per key: more than this is not served within any deadline
-BATCH_SECONDS = 5.0         # deadline of a batch whose callers have none, e.g. in a worker
+WAITING_MAX = 2000  # per key: more than this is not served within any deadline
+BATCH_SECONDS = 5.0  # deadline of a batch whose callers have none, e.g. in a worker
 RETRY_AFTER_SECONDS = 1.0
 
 K = TypeVar("K", bound=Hashable)
@@ -42,8 +44,16 @@ class _Waiting(Generic[W, R]):
 class Batching(Generic[K, W, R]):
     """Runs the work of one key in batches, one batch of a key at a time."""
 
-    def __init__(self, run: Callable[[Sequence[W]], Awaitable[Sequence[R | MeshError]]], *, batch_max: int, waiting_max: int = WAITING_MAX) -> None:
-        """`run` does a batch in one transaction: an answer or a refusal for each, or an exception for all of them."""
+    def __init__(
+        self,
+        run: Callable[[Sequence[W]], Awaitable[Sequence[R | MeshError]]],
+        *,
+        batch_max: int,
+        waiting_max: int = WAITING_MAX,
+    ) -> None:
+        """`run` does a batch in one transaction: an answer or a refusal for each, or an exception
+        for all of them.
+        """
         self.batch_max = batch_max
         self._run = run
         self._waiting_max = waiting_max
@@ -51,22 +61,30 @@ class Batching(Generic[K, W, R]):
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def do(self, key: K, work: W, *, apart: str = "") -> R:
-        """Does one piece of work, in a batch with others of its key. Two with the same `apart` never share a batch, "" is none.
+        """Does one piece of work, in a batch with others of its key. Two with the same `apart`
+        never share a batch, "" is none.
 
         Raises:
-            Unavailable: too many wait for this key; nothing was done. DeadlineExceeded: its turn did not come in time; nothing was done.
+            Unavailable: too many wait for this key; nothing was done. DeadlineExceeded: its turn
+                did not come in time; nothing was done.
             Whatever refuses this work.
         """
-        waiting: _Waiting[W, R] = _Waiting(work, apart, asyncio.get_running_loop().create_future(), current_call())
+        waiting: _Waiting[W, R] = _Waiting(
+            work, apart, asyncio.get_running_loop().create_future(), current_call()
+        )
         queue = self._waiting.get(key)
         if queue is None:
             self._waiting[key] = deque([waiting])
-            # A task and a context of its own: a caller that goes away cuts nobody else's work, and nothing of a batch is written into its call.
+            # A task and a context of its own: a caller that goes away cuts nobody else's work, and
+            # nothing of a batch is written into its call.
             task = asyncio.create_task(self._drain(key), context=Context())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         elif len(queue) >= self._waiting_max:
-            raise Unavailable("too many calls for this at once, nothing was done", retry_after_seconds=RETRY_AFTER_SECONDS)
+            raise Unavailable(
+                "too many calls for this at once, nothing was done",
+                retry_after_seconds=RETRY_AFTER_SECONDS,
+            )
         else:
             queue.append(waiting)
         return await waiting.answer
@@ -116,7 +134,9 @@ class Batching(Generic[K, W, R]):
                 waiting.answer.set_result(result)
 
     async def _run_for(self, batch: Sequence[_Waiting[W, R]]) -> Sequence[R | MeshError]:
-        """Runs a batch as a call that lasts as long as the most patient of its callers; alone it runs as its caller's call."""
+        """Runs a batch as a call that lasts as long as the most patient of its callers; alone it
+        runs as its caller's call.
+        """
         calls = [waiting.call for waiting in batch if waiting.call is not None]
         works = [waiting.work for waiting in batch]
         if len(batch) == 1 and calls:
@@ -125,7 +145,9 @@ class Batching(Generic[K, W, R]):
                 return await self._run(works)
             finally:
                 CURRENT.reset(token)
-        with calling(timeout_seconds=max((call.remaining_seconds() for call in calls), default=BATCH_SECONDS)) as shared:
+        with calling(
+            timeout_seconds=max((call.remaining_seconds() for call in calls), default=BATCH_SECONDS)
+        ) as shared:
             try:
                 return await self._run(works)
             finally:

@@ -1,8 +1,9 @@
-"""What a request may hold at most: length of its lists, maps, texts and bytes, and the size of the whole on the wire.
+"""What a request may hold at most: length of its lists, maps, texts and bytes, and the size of the
+whole on the wire.
 
-The bounds are those of buf.validate, read once at start. They are looked at before the rules are: protovalidate judges
-every item of a list before anybody counts them, so a list of 340 000 empty items would stop the process for half a
-minute. A field without a bound stops the start.
+The bounds are those of buf.validate, read once at start. They are looked at before the rules are:
+protovalidate judges every item of a list before anybody counts them, so a list of 340 000 empty
+items would stop the process for half a minute. A field without a bound stops the start.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from paymesh.options.v1 import options_pb2
 
 from mesh.errors import InvalidArgument
 
-CHECKED_FROM_BYTES: Final = 256  # a smaller message cannot hold enough to be worth counting before its rules are judged
+# a smaller message cannot hold enough to be worth counting before its rules are judged
+CHECKED_FROM_BYTES: Final = 256
 UNKNOWN_BYTES_MAX: Final = 1024  # of fields that a newer caller knows and we do not
 
 _VALIDATE: Final = "buf.validate.field"
@@ -34,18 +36,23 @@ class BoundMissing(ValueError):
 
 
 class Bounds:
-    """The bounds of one message type. `bytes_max` is the size of the largest message that keeps them."""
+    """The bounds of one message type. `bytes_max` is the size of the largest message that keeps
+    them.
+    """
 
     def __init__(self, descriptor: Descriptor) -> None:
         """Reads the rules beside the fields.
 
         Raises:
-            BoundMissing: a list, map, text or bytes without a bound, or a message that may hold itself.
+            BoundMissing: a list, map, text or bytes without a bound, or a message that may hold
+                itself.
         """
         reader = _Reader()
         self._fields = reader.fields(descriptor, "")
         if reader.problems:
-            raise BoundMissing(f"{descriptor.full_name}: {', '.join(reader.problems)} without a bound")
+            raise BoundMissing(
+                f"{descriptor.full_name}: {', '.join(reader.problems)} without a bound"
+            )
         self.bytes_max = sum(field.bytes_max for field in self._fields)
 
     def check(self, message: Message) -> None:
@@ -58,8 +65,8 @@ class Bounds:
 
 
 def request_bytes_max(descriptor: Descriptor, declared: int = 0) -> int:
-    """The largest request that is read at all: what a method declares, else what its fields allow and some room for
-    those that we do not know.
+    """The largest request that is read at all: what a method declares, else what its fields allow
+    and some room for those that we do not know.
 
     Raises:
         BoundMissing: see `Bounds`.
@@ -71,7 +78,17 @@ def request_bytes_max(descriptor: Descriptor, declared: int = 0) -> int:
 class _Field:
     """One field that can be too long, or a message that has one."""
 
-    __slots__ = ("bytes_max", "inner", "is_list", "is_map", "items_max", "length_max", "name", "unit", "weighed")
+    __slots__ = (
+        "bytes_max",
+        "inner",
+        "is_list",
+        "is_map",
+        "items_max",
+        "length_max",
+        "name",
+        "unit",
+        "weighed",
+    )
 
     def __init__(self, field: FieldDescriptor) -> None:
         self.name = field.name
@@ -93,13 +110,20 @@ class _Reader:
         self._above: list[str] = []  # message types around the present one
 
     def fields(
-        self, descriptor: Descriptor, path: str, rules: Mapping[str, Mapping[str, Any]] | None = None
+        self,
+        descriptor: Descriptor,
+        path: str,
+        rules: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> tuple[_Field, ...]:
-        """`rules` stand in for those of the fields, by name: the rules of keys and values of a map stand beside the
-        map."""
+        """`rules` stand in for those of the fields, by name: the rules of keys and values of a map
+        stand beside the map."""
         self._above.append(descriptor.full_name)
         fields = tuple(
-            self._field(field, f"{path}{field.name}", rules_of(field) if rules is None else rules[field.name])
+            self._field(
+                field,
+                f"{path}{field.name}",
+                rules_of(field) if rules is None else rules[field.name],
+            )
             for field in descriptor.fields
         )
         self._above.pop()
@@ -114,10 +138,14 @@ class _Reader:
         elif field.is_map:
             rules = rules.get("map", {})
             field.items_max = self._bound(rules.get("max_pairs"), path)
-        field.bytes_max = field.items_max * (_TAG_BYTES + self._content_bytes(descriptor, field, path, rules))
+        field.bytes_max = field.items_max * (
+            _TAG_BYTES + self._content_bytes(descriptor, field, path, rules)
+        )
         return field
 
-    def _content_bytes(self, descriptor: FieldDescriptor, field: _Field, path: str, rules: Mapping[str, Any]) -> int:
+    def _content_bytes(
+        self, descriptor: FieldDescriptor, field: _Field, path: str, rules: Mapping[str, Any]
+    ) -> int:
         """The size of one item; fills in how it is checked."""
         match descriptor.type:
             case FieldDescriptor.TYPE_MESSAGE:
@@ -133,7 +161,9 @@ class _Reader:
             case _:
                 return _NUMBER_BYTES
 
-    def _message_bytes(self, descriptor: FieldDescriptor, field: _Field, path: str, rules: Mapping[str, Any]) -> int:
+    def _message_bytes(
+        self, descriptor: FieldDescriptor, field: _Field, path: str, rules: Mapping[str, Any]
+    ) -> int:
         own, inner = options_of(descriptor), descriptor.message_type
         if inner is None or inner.full_name in _TIMES:
             return _TIME_BYTES
@@ -181,7 +211,9 @@ def options_of(field: FieldDescriptor) -> options_pb2.FieldPolicy:
 
 
 def _width(pattern: str) -> int | None:
-    """The longest text that a pattern matches as a whole; None for one that has no end, or is not about the whole."""
+    """The longest text that a pattern matches as a whole; None for one that has no end, or is not
+    about the whole.
+    """
     if not (pattern.startswith("^") and pattern.endswith("$")):
         return None
     # Python has no public name for its parser of patterns; this one is the same since 3.11.
@@ -190,9 +222,10 @@ def _width(pattern: str) -> int | None:
 
 
 def is_ascii(pattern: str) -> bool:
-    """Whether a pattern of the contract names its characters one by one or in ranges, all of them ASCII: then it
-    matches nothing else."""
-    named = pattern.replace(r"\\", "")  # no escaped backslash is left to be taken for the beginning of something
+    """Whether a pattern of the contract names its characters one by one or in ranges, all of them
+    ASCII: then it matches nothing else."""
+    # no escaped backslash is left to be taken for the beginning of something
+    named = pattern.replace(r"\\", "")
     outside = re.sub(r"\[(?:\\.|[^\]\\])*\]", "", named)
     return (
         pattern.isascii()
@@ -213,7 +246,9 @@ def _check(message: Any, fields: tuple[_Field, ...], path: str) -> None:
             if len(getattr(message, field.name)) > field.items_max:
                 raise _too_long(f"{path}{field.name}", f"must have at most {field.items_max} pairs")
             _check_entries(getattr(message, field.name), field, f"{path}{field.name}")
-        elif field.length_max is not None or ((field.inner or field.weighed) and message.HasField(field.name)):
+        elif field.length_max is not None or (
+            (field.inner or field.weighed) and message.HasField(field.name)
+        ):
             _check_one(getattr(message, field.name), field, f"{path}{field.name}")
 
 
@@ -258,4 +293,7 @@ def _plain_rules(rules: Any) -> Mapping[str, Any]:
 def _plain(value: Any) -> Any:
     if not hasattr(value, "ListFields"):
         return value
-    return {rule.name: list(content) if rule.is_repeated else content for rule, content in value.ListFields()}
+    return {
+        rule.name: list(content) if rule.is_repeated else content
+        for rule, content in value.ListFields()
+    }

@@ -1,4 +1,6 @@
-"""Whether chained logs say what was written, all of it and nothing else, while they grow (see `log_chain`)."""
+"""Whether chained logs say what was written, all of it and nothing else, while they grow (see
+`log_chain`).
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,9 @@ async def broken_chains(db: Database, log: Log) -> AsyncIterator[Broken]:
 
 
 async def _broken(db: Database, log: Log, heads: Sequence[_Head]) -> AsyncIterator[Broken]:
-    """Of neighbouring heads. What does not hold is looked at again, for it may have grown meanwhile."""
+    """Of neighbouring heads. What does not hold is looked at again, for it may have grown
+    meanwhile.
+    """
     doubtful = await db.read(_doubtful, log, heads)
     suspects = await db.read(_verify, log, doubtful) if doubtful else []
     for look in range(LOOKS_MAX):
@@ -86,7 +90,9 @@ async def _heads_of(tx: AsyncConnection, log: Log, entities: Sequence[str]) -> l
 
 
 async def _read_heads(tx: AsyncConnection, log: Log, within: ColumnElement[bool]) -> list[_Head]:
-    rows = await packed_rows(tx, LOG_CHAIN, (_H.entity, _H.length, _H.purged, _H.hash), _H.log == log.name, within)
+    rows = await packed_rows(
+        tx, LOG_CHAIN, (_H.entity, _H.length, _H.purged, _H.hash), _H.log == log.name, within
+    )
     return sorted(map(_Head._make, rows))
 
 
@@ -105,37 +111,61 @@ def _handfuls(heads: Sequence[_Head]) -> Iterator[list[_Head]]:
 
 
 async def _doubtful(tx: AsyncConnection, log: Log, heads: Sequence[_Head]) -> Sequence[_Head]:
-    """Those of neighbouring heads that the database does not find right by itself: it hashes short chains, to each entry the one before it."""
+    """Those of neighbouring heads that the database does not find right by itself: it hashes short
+    chains, to each entry the one before it.
+    """
     if tx.dialect.name == "sqlite" or any(head.length > SHORT for head in heads):
         return heads
     entry, earlier = log.table.c, log.table.alias()
     entity = [entry[name] for name in log.entity]
-    before = and_(*(earlier.c[name] == entry[name] for name in log.entity), earlier.c.chain_seq == entry.chain_seq - 1)
+    before = and_(
+        *(earlier.c[name] == entry[name] for name in log.entity),
+        earlier.c.chain_seq == entry.chain_seq - 1,
+    )
     name, of = literal(log.name, String()), func.concat_ws("/", *entity, type_=String())
     said = (func.coalesce(earlier.c.chain_hash, ""), name, of, entry.chain_seq)
     its_hash = json_hash([*said, *(entry[column] for column in log.said)])
-    last = func.substr(func.max(func.concat(func.lpad(entry.chain_seq, _DIGITS, "0"), entry.chain_hash)), _DIGITS + 1)
+    last = func.substr(
+        func.max(func.concat(func.lpad(entry.chain_seq, _DIGITS, "0"), entry.chain_hash)),
+        _DIGITS + 1,
+    )
     hashed = func.sum(entry.chain_hash == its_hash, type_=Integer)
-    said_of = {"entries": func.count(), "longest": func.max(entry.chain_seq), "hashed": hashed, "last": last}
+    said_of = {
+        "entries": func.count(),
+        "longest": func.max(entry.chain_seq),
+        "hashed": hashed,
+        "last": last,
+    }
     chains = (
         select(*entity, *(value.label(name) for name, value in said_of.items()))
         .select_from(log.table.outerjoin(earlier, before))
-        .where(among_keys(entity, [log.names_of(head.entity) for head in heads]), entry.chain_seq.is_not(None))
+        .where(
+            among_keys(entity, [log.names_of(head.entity) for head in heads]),
+            entry.chain_seq.is_not(None),
+        )
         .group_by(*entity)
         .subquery()
     )
     right = {
         ("/".join(map(str, names)), longest, last_hash)
-        for *names, entries, longest, as_written, last_hash in await packed_rows(tx, chains, tuple(chains.c))
+        for *names, entries, longest, as_written, last_hash in await packed_rows(
+            tx, chains, tuple(chains.c)
+        )
         if entries == longest == as_written
     }
-    return [head for head in heads if head.purged or (head.entity, head.length, head.hash) not in right]
+    return [
+        head for head in heads if head.purged or (head.entity, head.length, head.hash) not in right
+    ]
 
 
 async def _verify(tx: AsyncConnection, log: Log, heads: Sequence[_Head]) -> list[Broken]:
-    """The first fault of each chain. A chain that grew since its head was read is right up to there."""
+    """The first fault of each chain. A chain that grew since its head was read is right up to
+    there.
+    """
     columns = log.table.c
-    named = one_of_keys([columns[name] for name in log.entity], [log.names_of(head.entity) for head in heads])
+    named = one_of_keys(
+        [columns[name] for name in log.entity], [log.names_of(head.entity) for head in heads]
+    )
     wanted = [columns[name] for name in (*log.entity, "chain_seq", "chain_hash", *log.said)]
     chains = {head.entity: _Chain(log, head) for head in heads}
     first, last = min(head.purged for head in heads) + 1, max(head.length for head in heads)
@@ -148,7 +178,9 @@ async def _verify(tx: AsyncConnection, log: Log, heads: Sequence[_Head]) -> list
             chain.follow(entries[entity])
         first += ROWS_MAX
     faults = ((entity, chain.fault()) for entity, chain in chains.items())
-    return [Broken(log=log.name, entity=entity, detail=detail) for entity, detail in faults if detail]
+    return [
+        Broken(log=log.name, entity=entity, detail=detail) for entity, detail in faults if detail
+    ]
 
 
 class _Chain:
@@ -165,14 +197,19 @@ class _Chain:
         """Takes the next entries, in any order: place, hash, what they say."""
         head = self._head
         for seq, its_hash, *said in sorted(entries, key=lambda entry: int(entry[0])):
-            if self._fault or seq <= head.purged or seq > head.length:  # left by a purge; came since the head was read
+            # left by a purge; came since the head was read
+            if self._fault or seq <= head.purged or seq > head.length:
                 continue
             if seq > self._expected:
                 self._fault = f"entry {self._expected} of {head.length} is missing"
             elif seq < self._expected:
                 self._fault = f"entry {seq} stands there twice"
-            elif self._before is not None and its_hash != hash_of(self._log, head.entity, seq=seq, before=self._before, said=said):
-                self._fault = f"entry {seq} of {head.length} does not say what it said when it was written"
+            elif self._before is not None and its_hash != hash_of(
+                self._log, head.entity, seq=seq, before=self._before, said=said
+            ):
+                self._fault = (
+                    f"entry {seq} of {head.length} does not say what it said when it was written"
+                )
             self._before, self._expected = its_hash, seq + 1
 
     def fault(self) -> str:
@@ -190,7 +227,9 @@ async def _headless(tx: AsyncConnection, log: Log, within: ColumnElement[bool]) 
     entity: Any = columns[log.entity[0]]
     for name in log.entity[1:]:
         entity = entity.concat(literal("/")).concat(columns[name])
-    head = select(_H.length).where(_H.log == log.name, _H.entity == entity, _H.length >= columns.chain_seq)
+    head = select(_H.length).where(
+        _H.log == log.name, _H.entity == entity, _H.length >= columns.chain_seq
+    )
     rows = await tx.execute(
         select(*(columns[name] for name in log.entity), func.count().label("entries"))
         .where(within, columns.chain_seq.is_not(None), ~head.exists())
@@ -198,7 +237,9 @@ async def _headless(tx: AsyncConnection, log: Log, within: ColumnElement[bool]) 
     )
     return [
         Broken(
-            log=log.name, entity=log.entity_of(row), detail=f"{row['entries']} entries lie beyond the end of its chain"
+            log=log.name,
+            entity=log.entity_of(row),
+            detail=f"{row['entries']} entries lie beyond the end of its chain",
         )
         for row in rows.mappings()
     ]

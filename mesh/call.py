@@ -1,6 +1,8 @@
-"""The call that is being served: who asks, until when, under which trace and idempotency key. The pipeline fills it, use cases and clients read it.
+"""The call that is being served: who asks, until when, under which trace and idempotency key. The
+pipeline fills it, use cases and clients read it.
 
-One context variable holds one object, because each context variable that is set per call is measurable.
+One context variable holds one object, because each context variable that is set per call is
+measurable.
 """
 
 from __future__ import annotations
@@ -18,8 +20,8 @@ from mesh.languages import Language
 from mesh.trace import Trace
 
 # gRPC metadata of the mesh.
-AUTHORIZATION: Final = "authorization"         # "Bearer " and a user token
-CALLER: Final = "x-paymesh-caller"             # token of the calling service
+AUTHORIZATION: Final = "authorization"  # "Bearer " and a user token
+CALLER: Final = "x-paymesh-caller"  # token of the calling service
 IDEMPOTENCY_KEY: Final = "idempotency-key"
 TRACEPARENT: Final = "traceparent"
 REQUEST_ID: Final = "x-request-id"
@@ -27,18 +29,22 @@ REPLAYED: Final = "x-paymesh-idempotent-replayed"  # trailing: the answer is tha
 
 
 class Role(StrEnum):
-    """What a caller is for one call. Widest first: ADMIN, MERCHANT, USER, PUBLIC; SERVICE stands apart."""
+    """What a caller is for one call. Widest first: ADMIN, MERCHANT, USER, PUBLIC; SERVICE stands
+    apart.
+    """
 
-    PUBLIC = "public"      # anybody
-    USER = "user"          # a buyer, (merchant_id, subject)
+    PUBLIC = "public"  # anybody
+    USER = "user"  # a buyer, (merchant_id, subject)
     MERCHANT = "merchant"  # works for the shop merchant_id
-    ADMIN = "admin"        # our own staff
-    SERVICE = "service"    # a sibling process, by its caller token
+    ADMIN = "admin"  # our own staff
+    SERVICE = "service"  # a sibling process, by its caller token
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Which rows a caller may see: rows whose merchant_id and user_id equal those given here. None does not filter."""
+    """Which rows a caller may see: rows whose merchant_id and user_id equal those given here. None
+    does not filter.
+    """
 
     merchant_id: str | None
     user_id: str | None
@@ -49,17 +55,22 @@ class Caller:
     """Who calls, with the one role that the method admitted."""
 
     role: Role
-    subject: str = ""       # `sub` of the user token, or the service's name
-    merchant_id: str = ""   # tenant of the user token; "" for a service
-    service: str = ""       # name in the caller token; "" without one
+    subject: str = ""  # `sub` of the user token, or the service's name
+    merchant_id: str = ""  # tenant of the user token; "" for a service
+    service: str = ""  # name in the caller token; "" without one
     on_behalf_of: str = ""  # user for whom a service calls
     roles: frozenset[Role] = frozenset()
 
     @property
     def key(self) -> str:
-        """Who this is for idempotency: the same for a person whatever role admitted the call, and nobody else's. A token that gained a role still
-        is its person's, so a repeated call finds what the first one did."""
-        return f"service:{self.service}" if self.role is Role.SERVICE else f"{self.merchant_id}/{self.subject}"
+        """Who this is for idempotency: the same for a person whatever role admitted the call, and
+        nobody else's. A token that gained a role still is its person's, so a repeated call finds
+        what the first one did."""
+        return (
+            f"service:{self.service}"
+            if self.role is Role.SERVICE
+            else f"{self.merchant_id}/{self.subject}"
+        )
 
     def scope(self) -> Scope:
         """Filters for `visible_to`.
@@ -91,9 +102,11 @@ class Call:
     idempotency_key: str = ""
     request_id: str = ""
     language: Language | None = None  # in which the caller's person reads; None: he does not say
-    cut: MeshError | None = None  # with which the pipeline ended it: at its deadline, or for want of room
+    # with which the pipeline ended it: at its deadline, or for want of room
+    cut: MeshError | None = None
     is_running: bool = False  # it takes room among the calls that run
-    effects: bool = False  # a transaction of it may be committed, or a sibling was asked for something with effects
+    # a transaction of it may be committed, or a sibling was asked for something with effects
+    effects: bool = False
     refusal: str = ""  # reason with which it ended, for the log
     trailing: tuple[tuple[str, str | bytes], ...] = ()  # metadata to send with the answer
 
@@ -142,16 +155,29 @@ def mark_effects() -> None:
 
 
 def mark_replayed() -> None:
-    """Tells the client that the answer is that of an earlier call with the same key, in trailing metadata."""
+    """Tells the client that the answer is that of an earlier call with the same key, in trailing
+    metadata.
+    """
     call = CURRENT.get()
     if call is not None:
         call.trailing = (*call.trailing, (REPLAYED, "true"))
 
 
 @contextmanager
-def calling(*, caller: Caller = NOBODY, timeout_seconds: float, idempotency_key: str = "", trace: Trace | None = None) -> Iterator[Call]:
+def calling(
+    *,
+    caller: Caller = NOBODY,
+    timeout_seconds: float,
+    idempotency_key: str = "",
+    trace: Trace | None = None,
+) -> Iterator[Call]:
     """Runs a block as a call of its own: workers give themselves a deadline and a trace with it."""
-    call = Call(trace=trace or Trace.start(), deadline=monotonic() + timeout_seconds, caller=caller, idempotency_key=idempotency_key)
+    call = Call(
+        trace=trace or Trace.start(),
+        deadline=monotonic() + timeout_seconds,
+        caller=caller,
+        idempotency_key=idempotency_key,
+    )
     token = CURRENT.set(call)
     try:
         yield call

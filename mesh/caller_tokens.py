@@ -26,10 +26,13 @@ from mesh.signed_tokens import REMEMBER_SECONDS, begins, judge, verified
 from mesh.token_cache import TokenCache
 
 CALLER_TYPE: Final = "paymesh-caller+jwt"
-CALLER_LEEWAY_SECONDS = 120  # of our own processes: a clock that is off by a minute must not stop a mesh
+# of our own processes: a clock that is off by a minute must not stop a mesh
+CALLER_LEEWAY_SECONDS = 120
 CALLER_LIFETIME_SECONDS = 300
-CALLER_REUSE_SECONDS = 200  # a caller token is sent at most this long, so that it never arrives expired
-SKEW_SECONDS_MAX = 24 * 3600  # a caller token that is older was kept by somebody, no clock is off by so much
+# a caller token is sent at most this long, so that it never arrives expired
+CALLER_REUSE_SECONDS = 200
+# a caller token that is older was kept by somebody, no clock is off by so much
+SKEW_SECONDS_MAX = 24 * 3600
 
 _SERVICE = re.compile(r"[a-z][a-z0-9_]{0,31}", re.ASCII)
 _CALLER_TYPES: Final = frozenset({CALLER_TYPE})
@@ -63,9 +66,15 @@ class CallerTokens:
         self._clock = clock
         self._ids = ids
         self._private_key = (
-            private_key if isinstance(private_key, Reloaded) or private_key is None else fixed(private_key)
+            private_key
+            if isinstance(private_key, Reloaded) or private_key is None
+            else fixed(private_key)
         )
-        self._keys = public_keys if isinstance(public_keys, Reloaded) else fixed(_caller_keys(public_keys or {}))
+        self._keys = (
+            public_keys
+            if isinstance(public_keys, Reloaded)
+            else fixed(_caller_keys(public_keys or {}))
+        )
         self._keys_version = self._keys.version
         self._watch = watch or ClockWatch(now=monotonic)
         self._monotonic = monotonic
@@ -80,11 +89,14 @@ class CallerTokens:
         """Reads our private key and the directory of public keys.
 
         Raises:
-            ValueError: a key that is not Ed25519, or a file whose name is not `<service>.pub.pem`. OSError: a file cannot be read.
+            ValueError: a key that is not Ed25519, or a file whose name is not `<service>.pub.pem`.
+                OSError: a file cannot be read.
         """
         own, directory = settings.caller_key_file, settings.caller_keys_dir
         private_key = (
-            Reloaded("our caller key", lambda: _read_private_key(own), lambda: (own,)) if own is not None else None
+            Reloaded("our caller key", lambda: _read_private_key(own), lambda: (own,))
+            if own is not None
+            else None
         )
         public_keys = None
         if directory is not None:
@@ -94,7 +106,12 @@ class CallerTokens:
                 lambda: _public_key_files(directory),
             )
         return cls(
-            settings.service, clock=clock, ids=ids, private_key=private_key, public_keys=public_keys, watch=watch
+            settings.service,
+            clock=clock,
+            ids=ids,
+            private_key=private_key,
+            public_keys=public_keys,
+            watch=watch,
         )
 
     @property
@@ -129,7 +146,9 @@ class CallerTokens:
             "jti": self._ids.new("T"),
             **({"on_behalf_of": on_behalf_of} if on_behalf_of else {}),
         }
-        token = jwt.encode(payload, key, algorithm="EdDSA", headers={"typ": CALLER_TYPE, "kid": self._service})
+        token = jwt.encode(
+            payload, key, algorithm="EdDSA", headers={"typ": CALLER_TYPE, "kid": self._service}
+        )
         self._signed.put(f"{target} {on_behalf_of}", token, until=moment + CALLER_REUSE_SECONDS)
         return token
 
@@ -137,7 +156,8 @@ class CallerTokens:
         """The claims of a sibling's token for us.
 
         Raises:
-            ClockSkewed: its clock and ours differ too much to tell. TokenExpired: it was good once. TokenInvalid: anything else.
+            ClockSkewed: its clock and ours differ too much to tell. TokenExpired: it was good once.
+                TokenInvalid: anything else.
         """
         keys = self._keys.get()
         if self._keys.version != self._keys_version:
@@ -148,7 +168,12 @@ class CallerTokens:
         if known is not None:
             return known
         header, claims, everything = verified(token, keys, _CALLER_TYPES)
-        judge(claims, issuer=header.kid, audience=self._service, lifetime_seconds_max=CALLER_LIFETIME_SECONDS)
+        judge(
+            claims,
+            issuer=header.kid,
+            audience=self._service,
+            lifetime_seconds_max=CALLER_LIFETIME_SECONDS,
+        )
         person = everything.get("on_behalf_of", "")
         if claims.sub != claims.iss or not claims.jti:
             raise invalid("sub" if claims.jti else "jti")
@@ -164,9 +189,14 @@ class CallerTokens:
             roles=frozenset({Role.SERVICE}),
         )
         service = CallerClaims(
-            service=claims.iss, on_behalf_of=person, expires_at_seconds=int(claims.exp), caller=caller
+            service=claims.iss,
+            on_behalf_of=person,
+            expires_at_seconds=int(claims.exp),
+            caller=caller,
         )
-        self._remembered.put(token, service, until=moment + min(REMEMBER_SECONDS, claims.exp - now_seconds))
+        self._remembered.put(
+            token, service, until=moment + min(REMEMBER_SECONDS, claims.exp - now_seconds)
+        )
         return service
 
     def _check_times(self, claims: Claims, now_seconds: float) -> None:

@@ -1,4 +1,6 @@
-"""Certificates on disk: that a certificate and a key belong together, until when they are good, and that they are read again when they change."""
+"""Certificates on disk: that a certificate and a key belong together, until when they are good, and
+that they are read again when they change.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,11 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_private_key,
+)
 from prometheus_client import Gauge
 
 from mesh.files import Reloaded
@@ -20,13 +26,17 @@ from mesh.settings import MeshSettings
 WARN_BEFORE = timedelta(days=30)  # a month to replace a certificate before the mesh stops
 
 _EXPIRES = Gauge(
-    "paymesh_certificate_expires_timestamp_seconds", "When the first certificate of a file expires.", ["file"]
+    "paymesh_certificate_expires_timestamp_seconds",
+    "When the first certificate of a file expires.",
+    ["file"],
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CertificateSet:
-    """A certificate with its key, and the authorities that are believed. `roots` may hold several, while one replaces another."""
+    """A certificate with its key, and the authorities that are believed. `roots` may hold several,
+    while one replaces another.
+    """
 
     cert: bytes
     key: bytes
@@ -106,11 +116,15 @@ def expires_at(file: Path) -> datetime:
     Raises:
         ValueError: it holds none. OSError: it cannot be read.
     """
-    return min(certificate.not_valid_after_utc for certificate in _certificates(file, file.read_bytes()))
+    return min(
+        certificate.not_valid_after_utc for certificate in _certificates(file, file.read_bytes())
+    )
 
 
 def problems_of_certificates(files: Iterable[Path], *, now: datetime) -> list[str]:
-    """What is wrong with certificate files, one sentence each: unreadable, expired, not yet valid, or less than a month to go."""
+    """What is wrong with certificate files, one sentence each: unreadable, expired, not yet valid,
+    or less than a month to go.
+    """
     problems = []
     for file in files:
         try:
@@ -124,8 +138,12 @@ def problems_of_certificates(files: Iterable[Path], *, now: datetime) -> list[st
                 problems.append(f"{file}: {name} expired at {ends:%Y-%m-%d %H:%M} UTC")
             elif certificate.not_valid_before_utc > now:
                 problems.append(
-                    f"{file}: {name} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
+                    f"{file}: {name} is not valid before "
+                    f"{certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
                 )
             elif ends <= now + WARN_BEFORE:
-                problems.append(f"{file}: {name} expires in {(ends - now).days} days, at {ends:%Y-%m-%d %H:%M} UTC")
+                problems.append(
+                    f"{file}: {name} expires in {(ends - now).days} days, at "
+                    f"{ends:%Y-%m-%d %H:%M} UTC"
+                )
     return problems

@@ -1,4 +1,6 @@
-"""What tokens say: types and times of claims as RFC 7519 and RFC 9068 give them, and the ids, roles and tenant that we make of them."""
+"""What tokens say: types and times of claims as RFC 7519 and RFC 9068 give them, and the ids, roles
+and tenant that we make of them.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ def invalid(why: str) -> TokenInvalid:
 
 
 class Claims(msgspec.Struct, frozen=True, kw_only=True):
-    """The registered claims. Times are NumericDates: seconds since 1970, with or without a fraction."""
+    """The registered claims. Times are NumericDates: seconds since 1970, with or without a
+    fraction.
+    """
 
     iss: str
     aud: str | list[str]
@@ -71,7 +75,9 @@ def read_claims(payload: bytes) -> tuple[Claims, dict[str, Any]]:
 
 
 def _claim_of(problem: str) -> str:
-    """The claim that msgspec complains of: "Expected `str`, got `int` - at `$.sub`", "Object missing required field `exp`"."""
+    """The claim that msgspec complains of: "Expected `str`, got `int` - at `$.sub`", "Object
+    missing required field `exp`".
+    """
     missing = re.search(r"missing required field `([a-z]+)`", problem)
     if missing is not None:
         return missing[1]
@@ -80,14 +86,17 @@ def _claim_of(problem: str) -> str:
 
 
 def subject_of(sub: str) -> str:
-    """The id under which we know a subject. Most subjects are their own id. Any other (`auth0|123`, a URL, a long one)
-    is written with the characters that our ids may have: `enc:` and every other byte as `.` and two hex digits, or
-    `sha256:` and a digest where that would be longer than 64. Two subjects never get one id: what begins like a
-    written one is written too."""
+    """The id under which we know a subject. Most subjects are their own id. Any other (`auth0|123`,
+    a URL, a long one)
+    is written with the characters that our ids may have: `enc:` and every other byte as `.` and two
+    hex digits, or `sha256:` and a digest where that would be longer than 64. Two subjects never get
+    one id: what begins like a written one is written too."""
     if _PLAIN.fullmatch(sub) is not None and not sub.startswith((_ESCAPED, _DIGEST)):
         return sub
     raw = sub.encode()
-    escaped = _ESCAPED + "".join(chr(byte) if _HARMLESS.fullmatch(bytes((byte,))) else f".{byte:02x}" for byte in raw)
+    escaped = _ESCAPED + "".join(
+        chr(byte) if _HARMLESS.fullmatch(bytes((byte,))) else f".{byte:02x}" for byte in raw
+    )
     if len(escaped) <= 64:
         return escaped
     return _DIGEST + base64.urlsafe_b64encode(hashlib.sha256(raw).digest()).rstrip(b"=").decode()
@@ -98,8 +107,10 @@ class ClaimNames:
     """Where an identity provider writes what we need.
 
     Attributes:
-        roles: claims with the roles, each a list or text with spaces between; "realm_access.roles" reads an object in a claim.
-        role_names: the provider's word -> "user", "merchant" or "admin"; ours are always understood.
+        roles: claims with the roles, each a list or text with spaces between; "realm_access.roles"
+            reads an object in a claim.
+        role_names: the provider's word -> "user", "merchant" or "admin"; ours are always
+            understood.
         default_role: the role of a token that has none of ours, or "".
         merchant: claim with the tenant.
         default_merchant: tenant of buyers whose token has no such claim, or "": they are refused.
@@ -128,7 +139,8 @@ class ClaimNames:
         return frozenset(found)
 
     def merchant_of(self, claims: Mapping[str, Any], roles: frozenset[Role]) -> str:
-        """The tenant. A token without one opens none: a buyer's gets `default_merchant` where there is one, that of our own staff needs none.
+        """The tenant. A token without one opens none: a buyer's gets `default_merchant` where there
+        is one, that of our own staff needs none.
 
         Raises:
             TokenInvalid: it is no merchant id, or it is missing where a role needs it.
@@ -144,7 +156,9 @@ class ClaimNames:
 
 
 def _at(claims: Mapping[str, Any], path: str) -> Any:
-    """A claim by its name, which may hold dots (`https://shop.example/roles`), else by its path; _MISSING where there is none."""
+    """A claim by its name, which may hold dots (`https://shop.example/roles`), else by its path;
+    _MISSING where there is none.
+    """
     if path in claims:
         return claims[path]
     value: Any = claims

@@ -1,7 +1,8 @@
 """Calls to a sibling service: `MeshChannel` stands where generated stubs expect a channel.
 
-Every call has a deadline (the method's, shortened on each hop), names this process, goes to the least loaded live replica, and is repeated on
-another one only when the contract says that a repetition does no harm. What comes back is an answer or a `MeshError`, never an AioRpcError.
+Every call has a deadline (the method's, shortened on each hop), names this process, goes to the
+least loaded live replica, and is repeated on another one only when the contract says that a
+repetition does no harm. What comes back is an answer or a `MeshError`, never an AioRpcError.
 """
 
 from __future__ import annotations
@@ -19,10 +20,26 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from grpc.aio import AioRpcError
 
 from mesh.auth import CallerTokens
-from mesh.call import CALLER, CURRENT, IDEMPOTENCY_KEY, REQUEST_ID, TRACEPARENT, Call, Caller, Role, mark_effects
+from mesh.call import (
+    CALLER,
+    CURRENT,
+    IDEMPOTENCY_KEY,
+    REQUEST_ID,
+    TRACEPARENT,
+    Call,
+    Caller,
+    Role,
+    mark_effects,
+)
 from mesh.connector import Connector
 from mesh.discovery import Discovery
-from mesh.errors import DeadlineExceeded, InvalidArgument, MeshError, NeighbourUnavailable, RemoteError
+from mesh.errors import (
+    DeadlineExceeded,
+    InvalidArgument,
+    MeshError,
+    NeighbourUnavailable,
+    RemoteError,
+)
 from mesh.languages import ACCEPT_LANGUAGE
 from mesh.logs import get_logger
 from mesh.metrics import CALLED
@@ -33,10 +50,12 @@ from mesh.settings import MeshSettings
 from mesh.trace import Trace
 from mesh.wire_errors import from_rpc_error, never_sent
 
-HOP_SECONDS: Final = 0.02         # kept back from our own deadline, so that we can still answer when a sibling uses all of its time
-CALL_SECONDS_MIN: Final = 0.002   # with less a call would only make work that nobody waits for
+# kept back from our own deadline, so that we can still answer when a sibling uses all of its time
+HOP_SECONDS: Final = 0.02
+CALL_SECONDS_MIN: Final = 0.002  # with less a call would only make work that nobody waits for
 ATTEMPTS_MAX = 3
-BACKOFF_SECONDS = 0.05            # doubled for the third attempt; only when there is no other replica
+# doubled for the third attempt; only when there is no other replica
+BACKOFF_SECONDS = 0.05
 
 _CANCELLED = 1
 
@@ -45,7 +64,9 @@ log = get_logger()
 
 
 class _NeverSent(NeighbourUnavailable):
-    """A connection broke between the choice of a replica and the call: any call may go elsewhere."""
+    """A connection broke between the choice of a replica and the call: any call may go
+    elsewhere.
+    """
 
 
 class _Method:
@@ -58,15 +79,27 @@ class _Method:
         self.timeout_seconds = policy.timeout_seconds
         self.repeatable = policy.repeatable
         self.effects = policy.side_effects
-        self.keyed = policy.idempotency is not Idempotency.NONE  # a key makes a call repeatable only where the server looks at it
+        # a key makes a call repeatable only where the server looks at it
+        self.keyed = policy.idempotency is not Idempotency.NONE
         self.metrics = CALLED.of(target, f"{service}/{name}")
 
 
 class MeshChannel(grpc.aio.Channel):
-    """A channel to all replicas of one service. Must be made inside the running loop; connects at once, in the background."""
+    """A channel to all replicas of one service. Must be made inside the running loop; connects at
+    once, in the background.
+    """
 
-    def __init__(self, service: str, *, settings: MeshSettings, discovery: Discovery, caller_tokens: CallerTokens | None = None,
-                 pool: DescriptorPool | None = None, fail_fast_seconds: float = FAIL_FAST_SECONDS, rng: random.Random | None = None) -> None:
+    def __init__(
+        self,
+        service: str,
+        *,
+        settings: MeshSettings,
+        discovery: Discovery,
+        caller_tokens: CallerTokens | None = None,
+        pool: DescriptorPool | None = None,
+        fail_fast_seconds: float = FAIL_FAST_SECONDS,
+        rng: random.Random | None = None,
+    ) -> None:
         """
         Args:
             service: name of the process, e.g. "order_rpc".
@@ -74,39 +107,75 @@ class MeshChannel(grpc.aio.Channel):
             pool: where the methods are described; the generated modules by default.
         """
         self._service = service
-        self._caller_tokens = caller_tokens if caller_tokens is not None and caller_tokens.can_sign else None
+        self._caller_tokens = (
+            caller_tokens if caller_tokens is not None and caller_tokens.can_sign else None
+        )
         self._pool = pool or descriptor_pool.Default()
         connector = Connector(service, settings)
         self._methods: dict[str, _Method] = {}
         self._budget = RetryBudget()
         self._rng = rng or random.Random()  # noqa: S311 - jitter
-        self._replicas = Replicas(service, discovery.watch(service), connector.connect, fail_fast_seconds=fail_fast_seconds, rng=rng)
+        self._replicas = Replicas(
+            service,
+            discovery.watch(service),
+            connector.connect,
+            fail_fast_seconds=fail_fast_seconds,
+            rng=rng,
+        )
         self._renewal = asyncio.create_task(connector.follow_certificates(self._replicas.renew))
 
     # What generated stubs use
 
-    def unary_unary(self, method: str, request_serializer: Callable[[Any], bytes] | None = None,
-                    response_deserializer: Callable[[bytes], Any] | None = None, _registered_method: bool | None = False) -> Any:  # noqa: FBT001, FBT002 - grpc's signature
-        """A callable `(request, *, timeout=None, metadata=None)` that returns an awaitable of the answer. Raises PolicyInvalid or KeyError for a
-        method that the contract does not describe."""
+    def unary_unary(
+        self,
+        method: str,
+        request_serializer: Callable[[Any], bytes] | None = None,
+        response_deserializer: Callable[[bytes], Any] | None = None,
+        _registered_method: bool | None = False,  # noqa: FBT001, FBT002  - grpc's signature
+    ) -> Any:
+        """A callable `(request, *, timeout=None, metadata=None)` that returns an awaitable of the
+        answer. Raises PolicyInvalid or KeyError for a method that the contract does not
+        describe."""
         bound = self._method(method)
         serialize, deserialize = request_serializer or bytes, response_deserializer or bytes
 
-        async def call(request: Any, *, timeout: float | None = None, metadata: Metadata | None = None, **_ignored: Any) -> Any:
-            answer, _ = await self._call(bound, serialize(request), metadata or (), timeout, want_trailing=False)
+        async def call(
+            request: Any,
+            *,
+            timeout: float | None = None,
+            metadata: Metadata | None = None,
+            **_ignored: Any,
+        ) -> Any:
+            answer, _ = await self._call(
+                bound, serialize(request), metadata or (), timeout, want_trailing=False
+            )
             return deserialize(answer)
 
         return call
 
-    def unary_stream(self, method: str, request_serializer: Callable[[Any], bytes] | None = None,
-                     response_deserializer: Callable[[bytes], Any] | None = None, _registered_method: bool | None = False) -> Any:  # noqa: FBT001, FBT002 - grpc's signature
-        """A callable that returns an async iterator of the answers. Repeated as any other call until the first answer came, and never after it.
-        Whoever stops early closes the iterator (`contextlib.aclosing`); that cancels the call."""
+    def unary_stream(
+        self,
+        method: str,
+        request_serializer: Callable[[Any], bytes] | None = None,
+        response_deserializer: Callable[[bytes], Any] | None = None,
+        _registered_method: bool | None = False,  # noqa: FBT001, FBT002  - grpc's signature
+    ) -> Any:
+        """A callable that returns an async iterator of the answers. Repeated as any other call
+        until the first answer came, and never after it. Whoever stops early closes the iterator
+        (`contextlib.aclosing`); that cancels the call."""
         bound = self._method(method)
         serialize, deserialize = request_serializer or bytes, response_deserializer or bytes
 
-        async def call(request: Any, *, timeout: float | None = None, metadata: Metadata | None = None, **_ignored: Any) -> AsyncGenerator[Any]:
-            async with aclosing(self._stream(bound, serialize(request), metadata or (), timeout)) as answers:
+        async def call(
+            request: Any,
+            *,
+            timeout: float | None = None,
+            metadata: Metadata | None = None,
+            **_ignored: Any,
+        ) -> AsyncGenerator[Any]:
+            async with aclosing(
+                self._stream(bound, serialize(request), metadata or (), timeout)
+            ) as answers:
                 async for answer in answers:
                     yield deserialize(answer)
 
@@ -122,19 +191,24 @@ class MeshChannel(grpc.aio.Channel):
 
     # What the gateway uses
 
-    async def call(self, path: str, request: bytes, *, metadata: Metadata = (), timeout: float | None = None) -> tuple[bytes, Metadata]:
+    async def call(
+        self, path: str, request: bytes, *, metadata: Metadata = (), timeout: float | None = None
+    ) -> tuple[bytes, Metadata]:
         """Calls a method by its path with bytes.
 
         Returns:
             The answer's bytes and the trailing metadata.
 
         Raises:
-            RemoteError: the sibling refused. NeighbourUnavailable: nobody answered. DeadlineExceeded: not in time.
+            RemoteError: the sibling refused. NeighbourUnavailable: nobody answered.
+                DeadlineExceeded: not in time.
             PolicyInvalid, KeyError: a method that the contract does not describe.
         """
         return await self._call(self._method(path), request, metadata, timeout, want_trailing=True)
 
-    def stream(self, path: str, request: bytes, *, metadata: Metadata = (), timeout: float | None = None) -> AsyncGenerator[bytes]:
+    def stream(
+        self, path: str, request: bytes, *, metadata: Metadata = (), timeout: float | None = None
+    ) -> AsyncGenerator[bytes]:
         """As `call`, for a method with many answers; see `unary_stream`."""
         return self._stream(self._method(path), request, metadata, timeout)
 
@@ -155,7 +229,11 @@ class MeshChannel(grpc.aio.Channel):
 
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:  # noqa: ARG002, FBT001, FBT002 - grpc's signature
         """READY or TRANSIENT_FAILURE; connecting is not up to the caller."""
-        return grpc.ChannelConnectivity.READY if self.is_ready else grpc.ChannelConnectivity.TRANSIENT_FAILURE
+        return (
+            grpc.ChannelConnectivity.READY
+            if self.is_ready
+            else grpc.ChannelConnectivity.TRANSIENT_FAILURE
+        )
 
     async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
         """Not offered: use `channel_ready`."""
@@ -182,7 +260,9 @@ class MeshChannel(grpc.aio.Channel):
 
     def _deadline(self, method: _Method, timeout: float | None, call: Call | None) -> float:
         now = monotonic()
-        deadline = now + (method.timeout_seconds if timeout is None else min(timeout, method.timeout_seconds))
+        deadline = now + (
+            method.timeout_seconds if timeout is None else min(timeout, method.timeout_seconds)
+        )
         if call is not None:
             deadline = min(deadline, call.deadline - HOP_SECONDS)
         if deadline - now < CALL_SECONDS_MIN:
@@ -194,10 +274,13 @@ class MeshChannel(grpc.aio.Channel):
         given = set()
         for key, value in headers:
             given.add(key)
-            if isinstance(value, str) and not (value.isascii() and value.isprintable()):  # grpc would fail with an internal error
+            # grpc would fail with an internal error
+            if isinstance(value, str) and not (value.isascii() and value.isprintable()):
                 raise InvalidArgument.of(key, "expected printable ASCII characters")
         if TRACEPARENT not in given:
-            headers.append((TRACEPARENT, (call.trace if call is not None else Trace.start()).traceparent()))
+            headers.append(
+                (TRACEPARENT, (call.trace if call is not None else Trace.start()).traceparent())
+            )
         if call is not None and call.request_id and REQUEST_ID not in given:
             headers.append((REQUEST_ID, call.request_id))
         if call is not None and call.language is not None and ACCEPT_LANGUAGE not in given:
@@ -207,8 +290,15 @@ class MeshChannel(grpc.aio.Channel):
             headers.append((CALLER, self._caller_tokens.sign(self._service, on_behalf_of=person)))
         return headers
 
-    async def _call(self, method: _Method, request: bytes, metadata: Metadata, timeout: float | None, *,
-                    want_trailing: bool) -> tuple[bytes, Metadata]:
+    async def _call(
+        self,
+        method: _Method,
+        request: bytes,
+        metadata: Metadata,
+        timeout: float | None,
+        *,
+        want_trailing: bool,
+    ) -> tuple[bytes, Metadata]:
         started = monotonic()
         call = CURRENT.get()
         code = _CANCELLED
@@ -216,8 +306,17 @@ class MeshChannel(grpc.aio.Channel):
         try:
             deadline = self._deadline(method, timeout, call)
             headers = self._headers(call, metadata)
-            repeatable = method.repeatable or (method.keyed and any(key == IDEMPOTENCY_KEY for key, _ in headers))
-            result = await self._attempts(method, request, headers, deadline, repeatable=repeatable, want_trailing=want_trailing)
+            repeatable = method.repeatable or (
+                method.keyed and any(key == IDEMPOTENCY_KEY for key, _ in headers)
+            )
+            result = await self._attempts(
+                method,
+                request,
+                headers,
+                deadline,
+                repeatable=repeatable,
+                want_trailing=want_trailing,
+            )
             code = 0
         except MeshError as error:
             code = _grpc_code(error)
@@ -227,8 +326,16 @@ class MeshChannel(grpc.aio.Channel):
         finally:
             method.metrics.ended(code, monotonic() - started)
 
-    async def _attempts(self, method: _Method, request: bytes, headers: list[tuple[str, str | bytes]], deadline: float, *, repeatable: bool,
-                        want_trailing: bool) -> tuple[bytes, Metadata]:
+    async def _attempts(
+        self,
+        method: _Method,
+        request: bytes,
+        headers: list[tuple[str, str | bytes]],
+        deadline: float,
+        *,
+        repeatable: bool,
+        want_trailing: bool,
+    ) -> tuple[bytes, Metadata]:
         self._budget.called()
         tried: list[Replica] = []
         while True:
@@ -238,14 +345,24 @@ class MeshChannel(grpc.aio.Channel):
             if method.effects:
                 mark_effects()
             try:
-                return await self._attempt(replica, method, request, headers, deadline, repeatable=repeatable, want_trailing=want_trailing)
+                return await self._attempt(
+                    replica,
+                    method,
+                    request,
+                    headers,
+                    deadline,
+                    repeatable=repeatable,
+                    want_trailing=want_trailing,
+                )
             except RemoteError as error:
                 if not self._may_go_on(error, tried, deadline, repeatable=repeatable):
                     raise
                 tried.append(replica)
                 method.metrics.retried += 1
 
-    def _may_go_on(self, error: RemoteError, tried: Collection[Replica], deadline: float, *, repeatable: bool) -> bool:
+    def _may_go_on(
+        self, error: RemoteError, tried: Collection[Replica], deadline: float, *, repeatable: bool
+    ) -> bool:
         """Whether a call that failed may be sent again."""
         if len(tried) >= ATTEMPTS_MAX - 1:
             return False
@@ -258,8 +375,17 @@ class MeshChannel(grpc.aio.Channel):
         pause = self._rng.uniform(0, BACKOFF_SECONDS * 2 ** (attempts - 1))
         await asyncio.sleep(min(pause, max(0.0, deadline - monotonic())))
 
-    async def _attempt(self, replica: Replica, method: _Method, request: bytes, headers: list[tuple[str, str | bytes]], deadline: float, *,
-                       repeatable: bool, want_trailing: bool) -> tuple[bytes, Metadata]:
+    async def _attempt(
+        self,
+        replica: Replica,
+        method: _Method,
+        request: bytes,
+        headers: list[tuple[str, str | bytes]],
+        deadline: float,
+        *,
+        repeatable: bool,
+        want_trailing: bool,
+    ) -> tuple[bytes, Metadata]:
         callable_ = replica.calls.get(method.path)
         if callable_ is None:
             callable_ = replica.calls[method.path] = replica.channel.unary_unary(method.path)
@@ -282,7 +408,8 @@ class MeshChannel(grpc.aio.Channel):
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            raise NeighbourUnavailable(grpc_code=_CANCELLED) from None  # the channel was closed under the call
+            # the channel was closed under the call
+            raise NeighbourUnavailable(grpc_code=_CANCELLED) from None
         else:
             return answer, trailing
         finally:
@@ -291,7 +418,9 @@ class MeshChannel(grpc.aio.Channel):
             replica.end(ended)
             self._replicas.ended(replica, ended - started, healthy=healthy)
 
-    async def _stream(self, method: _Method, request: bytes, metadata: Metadata, timeout: float | None) -> AsyncGenerator[bytes]:
+    async def _stream(
+        self, method: _Method, request: bytes, metadata: Metadata, timeout: float | None
+    ) -> AsyncGenerator[bytes]:
         started = monotonic()
         call = CURRENT.get()
         code = _CANCELLED
@@ -299,8 +428,12 @@ class MeshChannel(grpc.aio.Channel):
         try:
             deadline = self._deadline(method, timeout, call)
             headers = self._headers(call, metadata)
-            repeatable = method.repeatable or (method.keyed and any(key == IDEMPOTENCY_KEY for key, _ in headers))
-            first, rest = await self._first(method, request, headers, deadline, repeatable=repeatable)
+            repeatable = method.repeatable or (
+                method.keyed and any(key == IDEMPOTENCY_KEY for key, _ in headers)
+            )
+            first, rest = await self._first(
+                method, request, headers, deadline, repeatable=repeatable
+            )
             async with aclosing(rest):
                 if first is not None:
                     yield first
@@ -313,8 +446,15 @@ class MeshChannel(grpc.aio.Channel):
         finally:
             method.metrics.ended(code, monotonic() - started)
 
-    async def _first(self, method: _Method, request: bytes, headers: list[tuple[str, str | bytes]], deadline: float, *,
-                     repeatable: bool) -> tuple[bytes | None, AsyncGenerator[bytes]]:
+    async def _first(
+        self,
+        method: _Method,
+        request: bytes,
+        headers: list[tuple[str, str | bytes]],
+        deadline: float,
+        *,
+        repeatable: bool,
+    ) -> tuple[bytes | None, AsyncGenerator[bytes]]:
         """The first answer of a stream, None when it has none, and the rest."""
         self._budget.called()
         tried: list[Replica] = []
@@ -324,7 +464,9 @@ class MeshChannel(grpc.aio.Channel):
                 await self._back_off(len(tried), deadline)
             if method.effects:
                 mark_effects()
-            answers = self._answers(replica, method, request, headers, deadline, repeatable=repeatable)
+            answers = self._answers(
+                replica, method, request, headers, deadline, repeatable=repeatable
+            )
             try:
                 return await anext(answers, None), answers
             except RemoteError as error:
@@ -333,9 +475,19 @@ class MeshChannel(grpc.aio.Channel):
                 tried.append(replica)
                 method.metrics.retried += 1
 
-    async def _answers(self, replica: Replica, method: _Method, request: bytes, headers: list[tuple[str, str | bytes]],
-                       deadline: float, *, repeatable: bool) -> AsyncGenerator[bytes]:
-        """One attempt. A replica is busy with it until it has taken it: an open stream without news does not mean that the replica hangs."""
+    async def _answers(
+        self,
+        replica: Replica,
+        method: _Method,
+        request: bytes,
+        headers: list[tuple[str, str | bytes]],
+        deadline: float,
+        *,
+        repeatable: bool,
+    ) -> AsyncGenerator[bytes]:
+        """One attempt. A replica is busy with it until it has taken it: an open stream without news
+        does not mean that the replica hangs.
+        """
         started = monotonic()
         busy, healthy = True, None
         callable_: Any = replica.channel.unary_stream(method.path)
@@ -361,7 +513,8 @@ class MeshChannel(grpc.aio.Channel):
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            raise NeighbourUnavailable(grpc_code=_CANCELLED) from None  # the channel was closed under the call
+            # the channel was closed under the call
+            raise NeighbourUnavailable(grpc_code=_CANCELLED) from None
         finally:
             rpc.cancel()
             replica.abandonable.discard(rpc)
@@ -375,7 +528,9 @@ class MeshChannel(grpc.aio.Channel):
 
 
 def _person(caller: Caller) -> str:
-    """For whom we call: tenant and subject of the user who started it, passed on from service to service."""
+    """For whom we call: tenant and subject of the user who started it, passed on from service to
+    service.
+    """
     match caller.role:
         case Role.USER | Role.MERCHANT | Role.ADMIN:
             return f"{caller.merchant_id}/{caller.subject}"

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Protocol
 
-Seconds = float                     # a duration, or a moment of a monotonic clock
-Monotonic = Callable[[], Seconds]   # a clock that is never set, for durations
+Seconds = float  # a duration, or a moment of a monotonic clock
+Monotonic = Callable[[], Seconds]  # a clock that is never set, for durations
 
 
 class Clock(Protocol):
@@ -23,8 +23,11 @@ class SystemClock:
     """The machine's clock."""
 
     def now(self) -> datetime:
-        """The present moment, aware, in UTC, cut to milliseconds: the precision of every stored time."""
-        return datetime.fromtimestamp(time.time_ns() // 1_000_000 / 1000, UTC)  # a third of what cutting datetime.now() costs
+        """The present moment, aware, in UTC, cut to milliseconds: the precision of every stored
+        time.
+        """
+        # a third of what cutting datetime.now() costs
+        return datetime.fromtimestamp(time.time_ns() // 1_000_000 / 1000, UTC)
 
 
 def seconds_until(moment: datetime | None, now: datetime) -> Seconds | None:

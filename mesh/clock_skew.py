@@ -1,10 +1,12 @@
-"""Clocks of machines that differ. Others tell us the time without meaning to: siblings in the tokens by which they
-name themselves, the issuer of user tokens, the database. From what several of them say follows whose clock is wrong.
+"""Clocks of machines that differ. Others tell us the time without meaning to: siblings in the
+tokens by which they name themselves, the issuer of user tokens, the database. From what several of
+them say follows whose clock is wrong.
 
-A token that is refused only because clocks differ is not the caller's fault: `ClockSkewed` is UNAVAILABLE, nothing was
-done, and the caller's channel asks another replica. A process whose own clock looks wrong answers so instead of calling
-good tokens invalid. It keeps serving what does not depend on its clock: were the database's clock the wrong one, a mesh
-that stops serving would stop as a whole.
+A token that is refused only because clocks differ is not the caller's fault: `ClockSkewed` is
+UNAVAILABLE, nothing was done, and the caller's channel asks another replica. A process whose own
+clock looks wrong answers so instead of calling good tokens invalid. It keeps serving what does not
+depend on its clock: were the database's clock the wrong one, a mesh that stops serving would stop
+as a whole.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ UNSERVED: Final = "unserved"  # in the metadata of a refusal: nobody looked at t
 
 log = get_logger()
 _OFFSET = Gauge(
-    "paymesh_clock_offset_seconds", "How far the clock of somebody is ahead of ours, as far as we know.", ["source"]
+    "paymesh_clock_offset_seconds",
+    "How far the clock of somebody is ahead of ours, as far as we know.",
+    ["source"],
 )
 
 
@@ -53,8 +57,8 @@ class ClockWatch:
         self._log_at: dict[str, float] = {}
 
     def heard(self, source: str, ahead_seconds: float) -> None:
-        """The clock of `source` is ahead of ours by so much, or behind when negative. Sources are few: services, the
-        issuer of user tokens, the database."""
+        """The clock of `source` is ahead of ours by so much, or behind when negative. Sources are
+        few: services, the issuer of user tokens, the database."""
         now = self._now()
         known = self._opinions.get(source)
         if known is not None and known.ahead_seconds == ahead_seconds == 0 and now - known.at < 1:
@@ -72,12 +76,14 @@ class ClockWatch:
             )
 
     def our_error_seconds(self) -> float:
-        """How far our clock is behind (or, negative, ahead) when it looks wrong, else 0. It does when two others or more
-        say so and not fewer than those who agree with us."""
+        """How far our clock is behind (or, negative, ahead) when it looks wrong, else 0. It does
+        when two others or more say so and not fewer than those who agree with us."""
         opinions = self._fresh()
         for sign in (1, -1):
             against = [
-                each.ahead_seconds for each in opinions.values() if each.ahead_seconds * sign > TOLERANCE_SECONDS
+                each.ahead_seconds
+                for each in opinions.values()
+                if each.ahead_seconds * sign > TOLERANCE_SECONDS
             ]
             if len(against) >= 2 and len(against) * 2 >= len(opinions):
                 return min(against, key=abs)

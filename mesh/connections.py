@@ -1,6 +1,6 @@
-"""The connections to one endpoint. A server takes a fixed number of calls on a connection, further ones would wait
-unseen inside grpc, so more connections are opened when those that are open are nearly full. Most of the time there is
-one."""
+"""The connections to one endpoint. A server takes a fixed number of calls on a connection, further
+ones would wait unseen inside grpc, so more connections are opened when those that are open are
+nearly full. Most of the time there is one."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ import grpc
 
 from mesh.transport import STREAMS_PER_CONNECTION_MAX
 
-# Answers that leave together are followed by as many new calls before the server has ended the old ones, and it refuses
+# Answers that leave together are followed by as many new calls before the server has ended the old
+# ones, and it refuses
 # what is beyond its limit: half of it, and room for the health watch.
 CALLS_MAX: Final = STREAMS_PER_CONNECTION_MAX // 2 - 2
 CONNECTIONS_MAX: Final = 32
 
 
 class Connections:
-    """Stands where a grpc channel is expected. The first connection decides whether the endpoint is ready."""
+    """Stands where a grpc channel is expected. The first connection decides whether the endpoint is
+    ready.
+    """
 
     def __init__(self, connect: Callable[[], grpc.aio.Channel]) -> None:
         self._connect = connect
@@ -38,11 +41,15 @@ class Connections:
 
     def unary_unary(self, path: str) -> Callable[..., Any]:
         """A callable of bytes."""
-        return lambda request, **options: self._roomiest().begin(path, request, options, is_stream=False)
+        return lambda request, **options: self._roomiest().begin(
+            path, request, options, is_stream=False
+        )
 
     def unary_stream(self, path: str) -> Callable[..., Any]:
         """A callable of bytes with many answers."""
-        return lambda request, **options: self._roomiest().begin(path, request, options, is_stream=True)
+        return lambda request, **options: self._roomiest().begin(
+            path, request, options, is_stream=True
+        )
 
     async def close(self, grace: float | None = None) -> None:
         """Closes all of them."""

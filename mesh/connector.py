@@ -1,4 +1,6 @@
-"""Connections to one replica of a service: with TLS by the settings, and made anew when our certificates change."""
+"""Connections to one replica of a service: with TLS by the settings, and made anew when our
+certificates change.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,12 @@ from mesh.connections import Connections
 from mesh.discovery import Endpoint
 from mesh.logs import get_logger
 from mesh.settings import MeshSettings
-from mesh.transport import CLIENT_OPTIONS, certificate_name, may_speak_plaintext, reloaded_client_credentials
+from mesh.transport import (
+    CLIENT_OPTIONS,
+    certificate_name,
+    may_speak_plaintext,
+    reloaded_client_credentials,
+)
 
 LOOK_SECONDS = 2.0  # between two looks at our certificates
 
@@ -19,7 +26,9 @@ log = get_logger()
 
 
 class Connector:
-    """Makes the channels to a service. Raises ValueError or OSError for certificates that cannot be used."""
+    """Makes the channels to a service. Raises ValueError or OSError for certificates that cannot be
+    used.
+    """
 
     def __init__(self, service: str, settings: MeshSettings) -> None:
         self._service = service
@@ -28,18 +37,25 @@ class Connector:
 
     def connect(self, endpoint: Endpoint) -> Connections | None:
         """The connections to a replica; None where tokens would travel readable."""
-        options = [*CLIENT_OPTIONS, ("grpc.primary_user_agent", f"paymesh-{self._settings.service}")]
+        options = [
+            *CLIENT_OPTIONS,
+            ("grpc.primary_user_agent", f"paymesh-{self._settings.service}"),
+        ]
         if self._credentials is not None:
             options.append(("grpc.ssl_target_name_override", certificate_name(self._service)))
             credentials = self._credentials
-            return Connections(lambda: grpc.aio.secure_channel(str(endpoint), credentials.get(), options=options))
+            return Connections(
+                lambda: grpc.aio.secure_channel(str(endpoint), credentials.get(), options=options)
+            )
         if not may_speak_plaintext(self._settings, endpoint.host):
             log.error("plaintext_refused", target=self._service, endpoint=str(endpoint))
             return None
         return Connections(lambda: grpc.aio.insecure_channel(str(endpoint), options=options))
 
     async def follow_certificates(self, changed: Callable[[], None]) -> None:
-        """Calls `changed` whenever our certificates were replaced: a channel keeps those that it was made with. Without TLS it ends at once."""
+        """Calls `changed` whenever our certificates were replaced: a channel keeps those that it
+        was made with. Without TLS it ends at once.
+        """
         if self._credentials is None:
             return
         version = self._credentials.version

@@ -1,5 +1,6 @@
-"""Calls that are ended when their time is over. All calls of one queue get the same time, so the oldest is due first:
-one timer serves them all, where a timer for each would cost as much as the rest of the pipeline."""
+"""Calls that are ended when their time is over. All calls of one queue get the same time, so the
+oldest is due first: one timer serves them all, where a timer for each would cost as much as the
+rest of the pipeline."""
 
 from __future__ import annotations
 
@@ -29,8 +30,8 @@ class DeadlineQueue:
         return self._counts.get(of, 0)
 
     def begin(self, call: Call, due: float, *, of: str = "") -> None:
-        """The running task serves a call of a caller, which ends with DeadlineExceeded at `due` on the monotonic
-        clock."""
+        """The running task serves a call of a caller, which ends with DeadlineExceeded at `due` on
+        the monotonic clock."""
         task = asyncio.current_task()
         if task is not None:
             self._calls[call] = (due, task, of)

@@ -1,7 +1,8 @@
 """The refusals of the mesh, without any knowledge of RPC or HTTP.
 
-A refusal is an exception with a stable `reason`. What a reason means on the wire (gRPC code, HTTP status, business code) stands beside
-the enum value of the same name in the `errors.proto` of its service or of `paymesh.common.v1`; `mesh.wire_errors` joins the two.
+A refusal is an exception with a stable `reason`. What a reason means on the wire (gRPC code, HTTP
+status, business code) stands beside the enum value of the same name in the `errors.proto` of its
+service or of `paymesh.common.v1`; `mesh.wire_errors` joins the two.
 
     MeshError
     ├── InvalidArgument            a field breaks a rule; `fields` names it
@@ -30,14 +31,16 @@ from typing import ClassVar
 
 
 class Outcome(StrEnum):
-    """What happened to the money when a call about money failed. Names equal `paymesh.common.v1.Outcome`."""
+    """What happened to the money when a call about money failed. Names equal
+    `paymesh.common.v1.Outcome`.
+    """
 
     NOT_ATTEMPTED = "NOT_ATTEMPTED"  # proven that no channel was asked
-    DECLINED = "DECLINED"            # the channel said no, finally
-    TECH_FAILED = "TECH_FAILED"      # the channel failed and says that nothing moved
-    UNKNOWN = "UNKNOWN"              # money may have moved
-    PENDING = "PENDING"              # waiting for the customer or the channel
-    CAPTURED = "CAPTURED"            # money moved
+    DECLINED = "DECLINED"  # the channel said no, finally
+    TECH_FAILED = "TECH_FAILED"  # the channel failed and says that nothing moved
+    UNKNOWN = "UNKNOWN"  # money may have moved
+    PENDING = "PENDING"  # waiting for the customer or the channel
+    CAPTURED = "CAPTURED"  # money moved
 
 
 class MeshError(Exception):
@@ -53,8 +56,14 @@ class MeshError(Exception):
 
     reason: ClassVar[str] = "INTERNAL"
 
-    def __init__(self, message: str = "", *, fields: Mapping[str, str] | None = None, retry_after_seconds: float | None = None,
-                 **metadata: str | int) -> None:
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        fields: Mapping[str, str] | None = None,
+        retry_after_seconds: float | None = None,
+        **metadata: str | int,
+    ) -> None:
         self.message = message or default_message(type(self))
         self.fields: dict[str, str] = dict(fields or {})
         self.retry_after_seconds = retry_after_seconds
@@ -181,24 +190,37 @@ class RemoteError(MeshError):
         domain: proto package of the reason, e.g. "paymesh.order.v1".
         grpc_code: number of the gRPC status.
         is_replayed: it is the answer of an earlier call with the same idempotency key.
-        is_unserved: the sibling refused before it looked at the call, so any call may go to another replica.
+        is_unserved: the sibling refused before it looked at the call, so any call may go to another
+            replica.
     """
 
     is_replayed = False
     is_unserved = False
 
-    def __init__(self, message: str = "", *, remote_reason: str, domain: str, grpc_code: int, fields: Mapping[str, str] | None = None,
-                 retry_after_seconds: float | None = None, **metadata: str | int) -> None:
-        super().__init__(message, fields=fields, retry_after_seconds=retry_after_seconds, **metadata)
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        remote_reason: str,
+        domain: str,
+        grpc_code: int,
+        fields: Mapping[str, str] | None = None,
+        retry_after_seconds: float | None = None,
+        **metadata: str | int,
+    ) -> None:
+        super().__init__(
+            message, fields=fields, retry_after_seconds=retry_after_seconds, **metadata
+        )
         self.reason = remote_reason  # type: ignore[misc]  # the one class whose reason is a fact of the instance
         self.domain = domain
         self.grpc_code = grpc_code
 
     @property
     def is_definite(self) -> bool:
-        """True when the refusal proves that the call had no effect and a repetition will be refused too (gRPC INVALID_ARGUMENT, NOT_FOUND,
-        ALREADY_EXISTS, FAILED_PRECONDITION, OUT_OF_RANGE). Everything else is worth asking again: also UNIMPLEMENTED, which is what a sibling of
-        the version before says until it is upgraded."""
+        """True when the refusal proves that the call had no effect and a repetition will be refused
+        too (gRPC INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, FAILED_PRECONDITION, OUT_OF_RANGE).
+        Everything else is worth asking again: also UNIMPLEMENTED, which is what a sibling of the
+        version before says until it is upgraded."""
         return self.grpc_code in {3, 5, 6, 9, 11}
 
 
@@ -206,7 +228,12 @@ class NeighbourUnavailable(RemoteError):
     """A sibling service did not answer: what it did is unknown."""
 
     def __init__(self, message: str = "", *, grpc_code: int = 14) -> None:
-        super().__init__(message, remote_reason="NEIGHBOUR_UNAVAILABLE", domain="paymesh.common.v1", grpc_code=grpc_code)
+        super().__init__(
+            message,
+            remote_reason="NEIGHBOUR_UNAVAILABLE",
+            domain="paymesh.common.v1",
+            grpc_code=grpc_code,
+        )
 
 
 class MoneyError(MeshError):
@@ -214,16 +241,28 @@ class MoneyError(MeshError):
 
     Attributes:
         outcome: what happened to the money.
-        safe_to_retry: True when the same request may be sent again without any risk of paying twice.
+        safe_to_retry: True when the same request may be sent again without any risk of paying
+            twice.
         payment_id: the payment that it is about, or "".
     """
 
     default_outcome: ClassVar[Outcome] = Outcome.NOT_ATTEMPTED
     default_safe_to_retry: ClassVar[bool] = True
 
-    def __init__(self, message: str = "", *, outcome: Outcome | None = None, safe_to_retry: bool | None = None, payment_id: str = "",
-                 fields: Mapping[str, str] | None = None, retry_after_seconds: float | None = None, **metadata: str | int) -> None:
-        super().__init__(message, fields=fields, retry_after_seconds=retry_after_seconds, **metadata)
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        outcome: Outcome | None = None,
+        safe_to_retry: bool | None = None,
+        payment_id: str = "",
+        fields: Mapping[str, str] | None = None,
+        retry_after_seconds: float | None = None,
+        **metadata: str | int,
+    ) -> None:
+        super().__init__(
+            message, fields=fields, retry_after_seconds=retry_after_seconds, **metadata
+        )
         self.outcome = outcome or self.default_outcome
         self.safe_to_retry = self.default_safe_to_retry if safe_to_retry is None else safe_to_retry
         self.payment_id = payment_id

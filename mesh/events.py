@@ -1,4 +1,6 @@
-"""Events for whoever wants them, on Redis Streams. Delivered when Redis has the entry; consumers keep the event_id with their effect."""
+"""Events for whoever wants them, on Redis Streams. Delivered when Redis has the entry; consumers
+keep the event_id with their effect.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +15,15 @@ from mesh.errors import Unavailable
 from mesh.outbox import Message, Settlement
 from mesh.redis_client import open_redis
 
-STREAM_LENGTH_MAX = 100_000  # roughly, and 100 MB at some 0.8 KB each; consumers that fall further behind have lost what is older
+# roughly, and 100 MB at some 0.8 KB each; consumers that fall further behind have lost what is
+# older
+STREAM_LENGTH_MAX = 100_000
 SEND_SECONDS_MAX = 1.0
 
 
 def open_events(url: str) -> Redis:
-    """A client for streams alone, opened lazily: what a cache gives up on is no reason to send an event twice.
+    """A client for streams alone, opened lazily: what a cache gives up on is no reason to send an
+    event twice.
 
     Raises:
         ValueError: no URL of a Redis.
@@ -42,13 +47,20 @@ class StreamDestination:
         """Adds one entry.
 
         Raises:
-            Unavailable: Redis did not confirm it; it may stand there all the same, consumers know the event_id.
+            Unavailable: Redis did not confirm it; it may stand there all the same, consumers know
+                the event_id.
         """
-        fields: dict[Any, Any] = {"event_id": message.event_id, "tag": message.tag, "payload": json.dumps(message.payload, ensure_ascii=False),
-                  "trace_id": message.trace_id}
+        fields: dict[Any, Any] = {
+            "event_id": message.event_id,
+            "tag": message.tag,
+            "payload": json.dumps(message.payload, ensure_ascii=False),
+            "trace_id": message.trace_id,
+        }
         try:
             async with asyncio.timeout(SEND_SECONDS_MAX):
-                await self._redis.xadd(self._topic, fields, maxlen=STREAM_LENGTH_MAX, approximate=True)
+                await self._redis.xadd(
+                    self._topic, fields, maxlen=STREAM_LENGTH_MAX, approximate=True
+                )
         except (RedisError, OSError, TimeoutError) as error:
             raise Unavailable("redis did not take the event") from error
         return None

@@ -1,5 +1,5 @@
-"""Services of one's own that call the mesh. The contract names the callers of each method; an operator lets others in
-by a setting, without a change of the protos."""
+"""Services of one's own that call the mesh. The contract names the callers of each method; an
+operator lets others in by a setting, without a change of the protos."""
 
 from __future__ import annotations
 
@@ -14,15 +14,19 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,31}", re.ASCII)
 _METHOD = re.compile(r"/?(?P<service>[A-Za-z0-9_.]+)/(?P<method>[A-Za-z0-9_]+)", re.ASCII)
 
 
-def admit(policies: Mapping[str, MethodPolicy], extra: Mapping[str, Sequence[str]]) -> dict[str, MethodPolicy]:
+def admit(
+    policies: Mapping[str, MethodPolicy], extra: Mapping[str, Sequence[str]]
+) -> dict[str, MethodPolicy]:
     """The policies by path, with further callers in the rule for services.
 
     Args:
-        extra: name of a caller -> methods, e.g. {"billing": ["paymesh.payment.v1.PaymentService/GetPaymentByOrderId"]}.
-            Methods of services that are not served here are left to whoever serves them, so one setting does for all.
+        extra: name of a caller -> methods, e.g. {"billing":
+            ["paymesh.payment.v1.PaymentService/GetPaymentByOrderId"]}. Methods of services that are
+            not served here are left to whoever serves them, so one setting does for all.
 
     Raises:
-        PolicyInvalid: a name that no caller can have, or a method that does not exist or that the contract opens to no service.
+        PolicyInvalid: a name that no caller can have, or a method that does not exist or that the
+            contract opens to no service.
     """
     served = {policy.service for policy in policies.values()}
     admitted = dict(policies)
@@ -32,7 +36,9 @@ def admit(policies: Mapping[str, MethodPolicy], extra: Mapping[str, Sequence[str
         for method in methods:
             match = _METHOD.fullmatch(method)
             if match is None:
-                raise PolicyInvalid(f"extra_callers: {method!r} is not <package>.<Service>/<Method>")
+                raise PolicyInvalid(
+                    f"extra_callers: {method!r} is not <package>.<Service>/<Method>"
+                )
             if match["service"] in served:
                 path = f"/{match['service']}/{match['method']}"
                 admitted[path] = _with_caller(admitted.get(path), caller, method)
@@ -43,6 +49,12 @@ def _with_caller(policy: MethodPolicy | None, caller: str, method: str) -> Metho
     if policy is None:
         raise PolicyInvalid(f"extra_callers: there is no method {method}")
     if Role.SERVICE not in policy.roles:
-        raise PolicyInvalid(f"extra_callers: the contract opens {method} to no service; its callers need a user token")
-    rules = tuple(replace(rule, callers=rule.callers | {caller}) if rule.role is Role.SERVICE else rule for rule in policy.rules)
+        raise PolicyInvalid(
+            f"extra_callers: the contract opens {method} to no service; its callers need a user "
+            f"token"
+        )
+    rules = tuple(
+        replace(rule, callers=rule.callers | {caller}) if rule.role is Role.SERVICE else rule
+        for rule in policy.rules
+    )
     return replace(policy, rules=rules)

@@ -1,7 +1,9 @@
-"""Named points where a test can make a process die, wait or fail, to prove that whatever a crash leaves is finished by somebody.
+"""Named points where a test can make a process die, wait or fail, to prove that whatever a crash
+leaves is finished by somebody.
 
-Armed by the setting `failpoints`, e.g. `payment.charge.after_tx1=kill` or `payment.charge.before_tx2=kill:2;outbox.relay.after_send=raise` (the
-number is the hit at which it strikes). Refused unless environment is `test`; without it a point costs one dictionary look-up.
+Armed by the setting `failpoints`, e.g. `payment.charge.after_tx1=kill` or
+`payment.charge.before_tx2=kill:2;outbox.relay.after_send=raise` (the number is the hit at which it
+strikes). Refused unless environment is `test`; without it a point costs one dictionary look-up.
 """
 
 from __future__ import annotations

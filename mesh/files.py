@@ -1,7 +1,9 @@
-"""Files that are replaced while a process runs: keys, certificates, lists. They are read again when they change.
+"""Files that are replaced while a process runs: keys, certificates, lists. They are read again when
+they change.
 
-A look costs one `stat` per file, so it is taken on the way of a call, at most once a second. What cannot be read keeps the value that was there: a
-rotation that is half done must not stop a process that works.
+A look costs one `stat` per file, so it is taken on the way of a call, at most once a second. What
+cannot be read keeps the value that was there: a rotation that is half done must not stop a process
+that works.
 """
 
 from __future__ import annotations
@@ -30,14 +32,28 @@ def signature_of(files: Iterable[Path]) -> Signature:
         except OSError:
             found.append((str(file),))
         else:
-            found.append((str(file), status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino))
+            found.append(
+                (str(file), status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino)
+            )
     return tuple(found)
 
 
 class Reloaded(Generic[Value]):
-    """What files hold. `version` counts how often it was read, for whoever keeps something that follows from it."""
+    """What files hold. `version` counts how often it was read, for whoever keeps something that
+    follows from it.
+    """
 
-    __slots__ = ("_files", "_look_at", "_look_seconds", "_name", "_now", "_read", "_signature", "value", "version")
+    __slots__ = (
+        "_files",
+        "_look_at",
+        "_look_seconds",
+        "_name",
+        "_now",
+        "_read",
+        "_signature",
+        "value",
+        "version",
+    )
 
     def __init__(
         self,
@@ -65,7 +81,8 @@ class Reloaded(Generic[Value]):
         self._now = now
         self._look_seconds = look_seconds
         self._look_at = now() + self._pause()
-        self._signature = signature_of(files())  # before reading: what changes meanwhile is read again
+        # before reading: what changes meanwhile is read again
+        self._signature = signature_of(files())
         self.value = read()
         self.version = 1
 

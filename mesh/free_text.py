@@ -1,8 +1,9 @@
-"""What people write in their own words: names, addresses, reasons. It is shown on screens, terminals and statements, so
-it may hold nothing that steers them, and it is kept for years, so it may hold no card number.
+"""What people write in their own words: names, addresses, reasons. It is shown on screens,
+terminals and statements, so it may hold nothing that steers them, and it is kept for years, so it
+may hold no card number.
 
-Judged where it enters. Services pass on what was written before these rules were, and a refund must not fail because of
-its reason.
+Judged where it enters. Services pass on what was written before these rules were, and a refund must
+not fail because of its reason.
 """
 
 from __future__ import annotations
@@ -19,14 +20,18 @@ from paymesh.options.v1 import options_pb2
 
 from mesh.bounds import options_of
 
-# C0 and C1 controls with every line break, and what turns the direction of writing or hides text in it.
-_STEERING: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ufff9-\ufffb]")
-# Groups of digits as people write long numbers. Letters right beside them make an identifier of another kind.
+# C0 and C1 controls with every line break, and what turns the direction of writing or hides text in
+# it.
+_STEERING: Final = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ufff9-\ufffb]"
+)
+# Groups of digits as people write long numbers. Letters right beside them make an identifier of
+# another kind.
 _RUN: Final = re.compile(r"(?<![A-Za-z\d])\d+(?:[ .\-\u00a0\u2009\u202f]{1,2}\d+)*(?![A-Za-z\d])")
 _GROUP: Final = re.compile(r"\d+")
 _DIGITS_MIN, _DIGITS_MAX = 13, 19
-# First digits and lengths of the card networks; what begins otherwise is a phone, an order or a tracking number more
-# often than a card.
+# First digits and lengths of the card networks; what begins otherwise is a phone, an order or a
+# tracking number more often than a card.
 _CARD: Final = re.compile(
     r"4(?:\d{12}|\d{15}|\d{18})"  # Visa
     r"|(?:5[1-5]\d{2}|222[1-9]|22[3-9]\d|2[3-6]\d{2}|27[01]\d|2720)\d{12}"  # Mastercard
@@ -45,8 +50,8 @@ EMPTY_PROBLEM: Final = "must have a letter, a digit or a sign"
 
 
 def card_numbers(text: str) -> Iterator[tuple[int, int]]:
-    """Where a text holds what is, by its length, first digits and check digit, the number of a payment card: begin and
-    end of each."""
+    """Where a text holds what is, by its length, first digits and check digit, the number of a
+    payment card: begin and end of each."""
     for run in _RUN.finditer(text):
         groups = [group.span() for group in _GROUP.finditer(text, *run.span())]
         first = 0
@@ -60,10 +65,13 @@ def card_numbers(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _card_in(text: str, groups: list[tuple[int, int]], first: int) -> int | None:
-    """The last group of a card number that begins with the group `first`; an expiry date may stand right behind it."""
+    """The last group of a card number that begins with the group `first`; an expiry date may stand
+    right behind it.
+    """
     digits = ""
     for last in range(first, len(groups)):
-        digits += "".join(str(int(digit)) for digit in text[slice(*groups[last])])  # ASCII ones of any script's
+        # ASCII ones of any script's
+        digits += "".join(str(int(digit)) for digit in text[slice(*groups[last])])
         if len(digits) > _DIGITS_MAX:
             return None
         if len(digits) >= _DIGITS_MIN and _CARD.fullmatch(digits) and is_luhn(digits):
@@ -73,26 +81,31 @@ def _card_in(text: str, groups: list[tuple[int, int]], first: int) -> int | None
 
 def is_luhn(digits: str) -> bool:
     """Whether the last digit is the check digit of the others (ISO/IEC 7812-1)."""
-    total = sum(_ODD_TWICE[int(digit)] if index % 2 else int(digit) for index, digit in enumerate(reversed(digits)))
+    total = sum(
+        _ODD_TWICE[int(digit)] if index % 2 else int(digit)
+        for index, digit in enumerate(reversed(digits))
+    )
     return total % 10 == 0
 
 
 def masked(text: str) -> str:
-    """A text of somebody whom we cannot refuse, with all but the last four digits of card numbers replaced by
-    asterisks."""
+    """A text of somebody whom we cannot refuse, with all but the last four digits of card numbers
+    replaced by asterisks."""
     for begin, end in list(card_numbers(text)):
         text = text[:begin] + re.sub(r"\d", "*", text[begin : end - 4]) + text[end - 4 :]
     return text
 
 
 def plain(text: str) -> str:
-    """A text of somebody whom we cannot refuse, with everything that steers a terminal replaced by U+FFFD, and without
-    card numbers."""
+    """A text of somebody whom we cannot refuse, with everything that steers a terminal replaced by
+    U+FFFD, and without card numbers."""
     return masked(_STEERING.sub("\ufffd", text))
 
 
 def _is_seen(character: str) -> bool:
-    """Whether it leaves ink: no space, nothing of no width, no fillers, which are letters by their category."""
+    """Whether it leaves ink: no space, nothing of no width, no fillers, which are letters by their
+    category.
+    """
     return unicodedata.category(character)[0] not in "ZCM" and character not in _FILLERS
 
 
@@ -122,9 +135,17 @@ class FreeTexts:
 def _texts(descriptor: Descriptor, path: str) -> Iterator[tuple[str, Any, bool]]:
     for field in descriptor.fields:
         if field.is_repeated:
-            continue  # no list of a person's request holds free text; the test that walks the contract would tell
+            # no list of a person's request holds free text; the test that walks the contract would
+            # tell
+            continue
         kind = options_of(field).free_text
         if kind and field.type == FieldDescriptor.TYPE_STRING:
-            yield f"{path}{field.name}", attrgetter(f"{path}{field.name}"), kind == options_pb2.FREE_TEXT_LINE
-        elif field.message_type is not None and not field.message_type.full_name.startswith("google."):
+            yield (
+                f"{path}{field.name}",
+                attrgetter(f"{path}{field.name}"),
+                kind == options_pb2.FREE_TEXT_LINE,
+            )
+        elif field.message_type is not None and not field.message_type.full_name.startswith(
+            "google."
+        ):
             yield from _texts(field.message_type, f"{path}{field.name}.")

@@ -1,5 +1,5 @@
-"""grpc.health.v1 of a server. Unlike the servicer of grpcio-health-checking it ends its watches at shutdown: open watches would keep
-`server.stop(grace)` waiting for the whole grace."""
+"""grpc.health.v1 of a server. Unlike the servicer of grpcio-health-checking it ends its watches at
+shutdown: open watches would keep `server.stop(grace)` waiting for the whole grace."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 WATCHES_PER_CONNECTION_MAX: Final = 4  # a client of grpc has one for each service that it watches
-WATCHES_MAX: Final = 1000              # 8 KB each
-REQUEST_BYTES_MAX: Final = 256         # the name of a service
+WATCHES_MAX: Final = 1000  # 8 KB each
+REQUEST_BYTES_MAX: Final = 256  # the name of a service
 
 
 class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the package has no types
@@ -43,15 +43,21 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the packa
         return bool(self._states[""] == SERVING)
 
     def handlers(self, load: Load) -> Mapping[str, grpc.RpcMethodHandler[Any, Any]]:
-        """What is registered: as in the pipeline, a message that never comes has a time limit and a place among all that have not come."""
+        """What is registered: as in the pipeline, a message that never comes has a time limit and a
+        place among all that have not come.
+        """
 
         async def request_of(context: Any, request_class: Any) -> Any:
             call = Call(trace=Trace.start(), deadline=0)
             try:
                 raw = await load.message(context, call, caller="")
-                return request_class.FromString(raw[:REQUEST_BYTES_MAX + 1] if len(raw) > REQUEST_BYTES_MAX else raw)
+                return request_class.FromString(
+                    raw[: REQUEST_BYTES_MAX + 1] if len(raw) > REQUEST_BYTES_MAX else raw
+                )
             except (DecodeError, InvalidArgument):
-                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "not a request of this method")
+                await context.abort(
+                    grpc.StatusCode.INVALID_ARGUMENT, "not a request of this method"
+                )
             except asyncio.CancelledError:
                 task = asyncio.current_task()
                 if call.cut is None or (task is not None and task.uncancel()):
@@ -61,21 +67,32 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the packa
         async def leaving(response: Any, context: Any) -> bytes:
             answer = bytes(response.SerializeToString())
             if not load.may_leave(context):
-                await context.abort(grpc.StatusCode.UNAVAILABLE, "too many answers wait to be taken")
+                await context.abort(
+                    grpc.StatusCode.UNAVAILABLE, "too many answers wait to be taken"
+                )
             load.leaves(context, answer)
             return answer
 
         async def check(_messages: Any, context: Any) -> bytes:
-            return await leaving(await self.Check(await request_of(context, health_pb2.HealthCheckRequest), context), context)
+            return await leaving(
+                await self.Check(await request_of(context, health_pb2.HealthCheckRequest), context),
+                context,
+            )
 
         async def list_(_messages: Any, context: Any) -> bytes:
-            return await leaving(await self.List(await request_of(context, health_pb2.HealthListRequest), context), context)
+            return await leaving(
+                await self.List(await request_of(context, health_pb2.HealthListRequest), context),
+                context,
+            )
 
         async def watch(_messages: Any, context: Any) -> None:
             await self.Watch(await request_of(context, health_pb2.HealthCheckRequest), context)
 
-        return {"Check": grpc.stream_unary_rpc_method_handler(check), "List": grpc.stream_unary_rpc_method_handler(list_),
-                "Watch": grpc.stream_stream_rpc_method_handler(watch)}
+        return {
+            "Check": grpc.stream_unary_rpc_method_handler(check),
+            "List": grpc.stream_unary_rpc_method_handler(list_),
+            "Watch": grpc.stream_stream_rpc_method_handler(watch),
+        }
 
     def serve(self) -> None:
         """Everything is SERVING, as long as what the process needs can be used."""
@@ -117,14 +134,22 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the packa
 
     async def List(self, _request: Any, _context: Any) -> Any:
         """The states of all services."""
-        return health_pb2.HealthListResponse(statuses={name: health_pb2.HealthCheckResponse(status=state) for name, state in self._states.items()})
+        return health_pb2.HealthListResponse(
+            statuses={
+                name: health_pb2.HealthCheckResponse(status=state)
+                for name, state in self._states.items()
+            }
+        )
 
     async def Watch(self, request: Any, context: Any) -> None:
-        """The state of a service now and whenever it changes. A connection has a few watches and a process an end of them; clients of grpc to whom
-        watching is UNIMPLEMENTED go on without it."""
+        """The state of a service now and whenever it changes. A connection has a few watches and a
+        process an end of them; clients of grpc to whom watching is UNIMPLEMENTED go on without
+        it."""
         peer = context.peer()
         if self._watches[peer] >= WATCHES_PER_CONNECTION_MAX:
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many watches on one connection")
+            await context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED, "too many watches on one connection"
+            )
         if self._watches.total() >= WATCHES_MAX:
             await context.abort(grpc.StatusCode.UNIMPLEMENTED, "too many watches")
         self._watches[peer] += 1
@@ -141,7 +166,9 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the packa
             changed = self._changed
             state = self._states.get(service, SERVICE_UNKNOWN)
             if state != last:
-                await context.write(health_pb2.HealthCheckResponse(status=state).SerializeToString())
+                await context.write(
+                    health_pb2.HealthCheckResponse(status=state).SerializeToString()
+                )
                 last = state
             if self._closing:
                 return

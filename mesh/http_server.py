@@ -1,4 +1,6 @@
-"""uvicorn's server for processes that handle signals themselves and cost nothing while nobody calls."""
+"""uvicorn's server for processes that handle signals themselves and cost nothing while nobody
+calls.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,9 @@ from collections.abc import Iterator
 
 import uvicorn
 
-TICK_SECONDS = 1.0  # the Date header is renewed as often; uvicorn's own loop wakes ten times as often, to see whether it should end
+# the Date header is renewed as often; uvicorn's own loop wakes ten times as often, to see whether
+# it should end
+TICK_SECONDS = 1.0
 
 
 class HttpServer(uvicorn.Server):
@@ -20,7 +24,9 @@ class HttpServer(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Captures none: signals belong to the process, and uvicorn would raise them again after a clean end."""
+        """Captures none: signals belong to the process, and uvicorn would raise them again after a
+        clean end.
+        """
         yield
 
     def stop(self) -> None:

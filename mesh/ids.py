@@ -1,4 +1,6 @@
-"""Identifiers as a constructor argument: a prefix that names the kind and a ULID, at most 32 characters, sortable by time of creation."""
+"""Identifiers as a constructor argument: a prefix that names the kind and a ULID, at most 32
+characters, sortable by time of creation.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +11,12 @@ from typing import Final, Protocol
 from mesh.clock import Clock
 
 _ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base 32
-_BYTE_TO_DIGIT: Final = (_ALPHABET * 8).encode()        # 256 is a multiple of 32: every digit is as likely as any other
+# 256 is a multiple of 32: every digit is as likely as any other
+_BYTE_TO_DIGIT: Final = (_ALPHABET * 8).encode()
 _DIGITS_OF_TIME = 10
-_DIGITS_OF_CHANCE = 16                                   # 80 bits
-_POOL_IDS = 256                                          # made of one call of the system, which costs more than the rest
+_DIGITS_OF_CHANCE = 16  # 80 bits
+# made of one call of the system, which costs more than the rest
+_POOL_IDS = 256
 _BEGIN = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 
@@ -26,7 +30,9 @@ class Ids(Protocol):
 
 
 class UlidIds:
-    """ULIDs: 48 bits of time from the clock and 80 random bits. A forked child never repeats what its parent makes."""
+    """ULIDs: 48 bits of time from the clock and 80 random bits. A forked child never repeats what
+    its parent makes.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -44,7 +50,9 @@ class UlidIds:
         begin = self._used
         end = self._used = begin + _DIGITS_OF_CHANCE
         if end > len(self._chance):
-            self._chance = os.urandom(_POOL_IDS * _DIGITS_OF_CHANCE).translate(_BYTE_TO_DIGIT).decode()
+            self._chance = (
+                os.urandom(_POOL_IDS * _DIGITS_OF_CHANCE).translate(_BYTE_TO_DIGIT).decode()
+            )
             begin, end = 0, _DIGITS_OF_CHANCE
             self._used = end
         return f"{prefix}{self._time}{self._chance[begin:end]}"
@@ -54,4 +62,6 @@ class UlidIds:
 
 
 def _digits(milliseconds: int) -> str:
-    return "".join([_ALPHABET[milliseconds >> shift & 31] for shift in range(5 * _DIGITS_OF_TIME - 5, -1, -5)])
+    return "".join(
+        [_ALPHABET[milliseconds >> shift & 31] for shift in range(5 * _DIGITS_OF_TIME - 5, -1, -5)]
+    )

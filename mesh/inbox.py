@@ -1,4 +1,6 @@
-"""What a consumer has already done: one row per (consumer, event), written in the transaction of the effect."""
+"""What a consumer has already done: one row per (consumer, event), written in the transaction of
+the effect.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from mesh.db import Identifier, UtcMillis, metadata_with_names
 PURGE_BATCH = 500
 
 INBOX = Table(
-    "inbox", metadata_with_names(),
+    "inbox",
+    metadata_with_names(),
     Column("consumer", Identifier(64), primary_key=True),
     Column("event_id", Identifier(64), primary_key=True),
     Column("handled_at", UtcMillis, nullable=False),
@@ -21,8 +24,12 @@ INBOX = Table(
 
 
 async def first_time(tx: AsyncConnection, *, consumer: str, event_id: str, now: datetime) -> bool:
-    """True exactly once per (consumer, event_id). Two at once collide on the key `pk_inbox`; the loser's transaction runs again and hears False."""
-    seen = await tx.execute(select(INBOX.c.event_id).where(INBOX.c.consumer == consumer, INBOX.c.event_id == event_id))
+    """True exactly once per (consumer, event_id). Two at once collide on the key `pk_inbox`; the
+    loser's transaction runs again and hears False.
+    """
+    seen = await tx.execute(
+        select(INBOX.c.event_id).where(INBOX.c.consumer == consumer, INBOX.c.event_id == event_id)
+    )
     if seen.first() is not None:
         return False
     await tx.execute(insert(INBOX).values(consumer=consumer, event_id=event_id, handled_at=now))
@@ -31,8 +38,16 @@ async def first_time(tx: AsyncConnection, *, consumer: str, event_id: str, now: 
 
 async def purge(tx: AsyncConnection, *, before: datetime) -> int:
     """Forgets up to PURGE_BATCH events that were handled before a moment; returns how many."""
-    over = (await tx.execute(select(INBOX.c.consumer, INBOX.c.event_id).where(INBOX.c.handled_at < before).order_by(INBOX.c.handled_at)
-                             .limit(PURGE_BATCH))).all()
+    over = (
+        await tx.execute(
+            select(INBOX.c.consumer, INBOX.c.event_id)
+            .where(INBOX.c.handled_at < before)
+            .order_by(INBOX.c.handled_at)
+            .limit(PURGE_BATCH)
+        )
+    ).all()
     for row in over:
-        await tx.execute(delete(INBOX).where(INBOX.c.consumer == row.consumer, INBOX.c.event_id == row.event_id))
+        await tx.execute(
+            delete(INBOX).where(INBOX.c.consumer == row.consumer, INBOX.c.event_id == row.event_id)
+        )
     return len(over)

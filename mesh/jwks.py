@@ -1,5 +1,6 @@
-"""The public keys of an identity provider. A JWKS may hold keys that are not for us (encryption, other algorithms, types of the future): they are
-skipped, as RFC 7517 (5) asks for, and named in one log line."""
+"""The public keys of an identity provider. A JWKS may hold keys that are not for us (encryption,
+other algorithms, types of the future): they are skipped, as RFC 7517 (5) asks for, and named in one
+log line."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ class Key:
 
     Attributes:
         material: key object of `cryptography`, or bytes for HS256.
-        previous: keys that are still believed while tokens of theirs live: shared secrets have no `kid` by which to tell them apart.
+        previous: keys that are still believed while tokens of theirs live: shared secrets have no
+            `kid` by which to tell them apart.
     """
 
     algorithm: str
@@ -73,7 +75,8 @@ def read_jwks(document: bytes) -> dict[str, Key]:
     """The usable public keys of a JWKS by their `kid`: RS256, ES256 and EdDSA.
 
     Raises:
-        ValueError: not a JWKS, a private key in it, two usable keys with one `kid`, or no usable key.
+        ValueError: not a JWKS, a private key in it, two usable keys with one `kid`, or no usable
+            key.
     """
     keys: dict[str, Key] = {}
     skipped: list[str] = []
@@ -91,7 +94,8 @@ def read_jwks(document: bytes) -> dict[str, Key]:
         keys[kid] = key
     if not keys:
         raise ValueError(
-            f"JWKS: no public RS256, ES256 or EdDSA key with a kid ({'; '.join(skipped) or 'it is empty'})"
+            f"JWKS: no public RS256, ES256 or EdDSA key with a kid "
+            f"({'; '.join(skipped) or 'it is empty'})"
         )
     if skipped:
         log.info("jwks_keys_skipped", skipped=skipped, used=sorted(keys))
@@ -102,7 +106,8 @@ def _read(jwk: _Jwk, text: str) -> Key:
     """The key of a JWK.
 
     Raises:
-        ValueError: a private key; nobody publishes one on purpose. _Unusable: any other key that is not for us.
+        ValueError: a private key; nobody publishes one on purpose. _Unusable: any other key that is
+            not for us.
     """
     if jwk.d is not None:
         raise ValueError(f"JWKS: key {jwk.kid!r} is a private key")

@@ -19,8 +19,8 @@ class Language(StrEnum):
 
 
 class Bilingual(NamedTuple):
-    """One text in each language. `promised_in_chinese`: a source document promises the Chinese one, so it is spoken
-    unless the caller prefers English."""
+    """One text in each language. `promised_in_chinese`: a source document promises the Chinese one,
+    so it is spoken unless the caller prefers English."""
 
     en: str
     zh: str
@@ -34,8 +34,8 @@ class Bilingual(NamedTuple):
 
 
 def preferred(header: str) -> Language | None:
-    """The language of ours that an Accept-Language header likes best; the first one of equals. None when it names
-    neither, also when it is `*` or cannot be read."""
+    """The language of ours that an Accept-Language header likes best; the first one of equals. None
+    when it names neither, also when it is `*` or cannot be read."""
     best: Language | None = None
     best_weight = 0.0
     for part in header[:_HEADER_MAX].split(",", _RANGES_MAX)[:_RANGES_MAX]:

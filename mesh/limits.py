@@ -1,4 +1,6 @@
-"""The limits of methods at a server: the same buckets as at the gateway, for those who come past it."""
+"""The limits of methods at a server: the same buckets as at the gateway, for those who come past
+it.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def network_of(address: str) -> str:
-    """Who an address stands for: itself, or the /64 of an IPv6 address. Text that is no address stands for itself."""
+    """Who an address stands for: itself, or the /64 of an IPv6 address. Text that is no address
+    stands for itself.
+    """
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -32,8 +36,8 @@ def network_of(address: str) -> str:
 
 
 def address_of(peer: str) -> str:
-    """The address in what grpc calls a peer: "ipv4:10.0.0.1:4711", "ipv6:%5B::1%5D:4711". Anything else stands for
-    itself."""
+    """The address in what grpc calls a peer: "ipv4:10.0.0.1:4711", "ipv6:%5B::1%5D:4711". Anything
+    else stands for itself."""
     kind, _, rest = unquote(peer).partition(":")
     return rest.rpartition(":")[0].strip("[]") if kind in {"ipv4", "ipv6"} else peer
 
@@ -41,11 +45,13 @@ def address_of(peer: str) -> str:
 class CallerLimit:
     """The buckets of one method."""
 
-    def __init__(self, limit: Limit, *, relays: Sequence[Network] = (), now: Callable[[], float] = monotonic) -> None:
+    def __init__(
+        self, limit: Limit, *, relays: Sequence[Network] = (), now: Callable[[], float] = monotonic
+    ) -> None:
         """
         Args:
-            relays: networks of our own gateways: they pass on anonymous calls of many, which they have limited
-                themselves.
+            relays: networks of our own gateways: they pass on anonymous calls of many, which they
+                have limited themselves.
             now: a monotonic clock in seconds.
 
         Raises:
@@ -55,8 +61,8 @@ class CallerLimit:
         self._relays = relays
 
     def take(self, caller: Caller, context: Any) -> None:
-        """Takes one token of the bucket of whoever calls. Siblings are not limited: what they do is done for somebody
-        who was.
+        """Takes one token of the bucket of whoever calls. Siblings are not limited: what they do is
+        done for somebody who was.
 
         Raises:
             RateLimited: it is empty; says when it will have one.

@@ -1,6 +1,7 @@
-"""What a server is busy with, and the bounds of it. Each kind of call has room of its own, so that none can use up that
-of another: calls whose message has not arrived, calls that run, calls that wait for news, answers that their clients
-have not taken, streams.
+"""What a server is busy with, and the bounds of it. Each kind of call has room of its own, so that
+none can use up that
+of another: calls whose message has not arrived, calls that run, calls that wait for news, answers
+that their clients have not taken, streams.
 
 Nothing here is counted for a caller who was refused by its headers.
 """
@@ -23,21 +24,27 @@ from mesh.deadlines import DeadlineQueue
 from mesh.errors import InvalidArgument, RateLimited, Unavailable
 
 RUNNING_MAX: Final = 2000  # calls; sheds load before memory does
-WAITING_MAX: Final = 1000  # calls that wait for news: half of the room of calls stays for those that do not
+# calls that wait for news: half of the room of calls stays for those that do not
+WAITING_MAX: Final = 1000
 ARRIVING_MAX: Final = 2000  # calls whose message has not arrived
 # Of one caller, all strangers together being one: a half of a large message is kept for each.
 ARRIVING_PER_CALLER_MAX: Final = 64
-# From the headers of a call to its message: the two arrive together but for broken networks and attackers.
+# From the headers of a call to its message: the two arrive together but for broken networks and
+# attackers.
 MESSAGE_SECONDS_MAX: Final = 5.0
 LEAVING_BYTES_MAX: Final = 8 * 2**20  # answers that their clients have not taken
-LEAVING_PER_CONNECTION_MAX: Final = 16  # such answers of one connection, once all of them together are too large
-LEAVING_CALL_BYTES: Final = 16 * 1024  # what grpc keeps for such a call besides its answer, measured
+# such answers of one connection, once all of them together are too large
+LEAVING_PER_CONNECTION_MAX: Final = 16
+# what grpc keeps for such a call besides its answer, measured
+LEAVING_CALL_BYTES: Final = 16 * 1024
 LEAVING_SECONDS_MAX: Final = 0.2  # that one more waits for its turn
 LEAVING_LOOK_SECONDS: Final = 0.05
 RETRY_SECONDS: Final = 1.0  # when it may be worth trying again
 OVERLOAD_SECONDS: Final = 5.0  # how long a server that turned a call away counts as overloaded
 
-SHED: Final = MetricCounter("paymesh_server_shed", "Calls that were turned away for want of room.", ["kind"])
+SHED: Final = MetricCounter(
+    "paymesh_server_shed", "Calls that were turned away for want of room.", ["kind"]
+)
 WAITING: Final = Gauge("paymesh_server_waiting_calls", "Calls that wait for news.")
 
 
@@ -78,17 +85,20 @@ class Load:
         return self._shed_at is not None and monotonic() - self._shed_at < OVERLOAD_SECONDS
 
     async def message(self, context: Any, call: Call, *, caller: str) -> bytes:
-        """The bytes of a call's only message. When too many wait for theirs, the oldest gives way: a message comes
-        within milliseconds of its headers or never. `caller` is "" for a stranger; siblings, whose name holds no slash,
-        have room for all.
+        """The bytes of a call's only message. When too many wait for theirs, the oldest gives way:
+        a message comes within milliseconds of its headers or never. `caller` is "" for a stranger;
+        siblings, whose name holds no slash, have room for all.
 
         Raises:
-            InvalidArgument: the caller sent none. asyncio.CancelledError with `call.cut`: it did not come in time, or
+            InvalidArgument: the caller sent none. asyncio.CancelledError with `call.cut`: it did
+                not come in time, or
             others needed the room.
         """
         arriving = self._arriving
         if arriving.count(caller) >= ARRIVING_PER_CALLER_MAX and ("/" in caller or not caller):
-            arriving.end_oldest(self._shed("arriving", "Too many calls without a message."), of=caller)
+            arriving.end_oldest(
+                self._shed("arriving", "Too many calls without a message."), of=caller
+            )
         elif len(arriving) >= ARRIVING_MAX:
             arriving.end_oldest(self._shed("arriving", "Too many calls without a message."))
         arriving.begin(call, monotonic() + self._message_seconds_max, of=caller)
@@ -119,15 +129,17 @@ class Load:
             self.running -= 1
 
     def may_leave(self, context: Any) -> bool:
-        """Whether an answer may be sent: always, unless those that nobody takes are too large and the connection has
-        some of them. A client that opens no window for an answer never takes it, and nothing in grpc ends its call. A
-        refusal needs no window."""
+        """Whether an answer may be sent: always, unless those that nobody takes are too large and
+        the connection has some of them. A client that opens no window for an answer never takes it,
+        and nothing in grpc ends its call. A refusal needs no window."""
         return (
-            self._leaving_bytes <= LEAVING_BYTES_MAX or self._leaving_of[context.peer()] < LEAVING_PER_CONNECTION_MAX
+            self._leaving_bytes <= LEAVING_BYTES_MAX
+            or self._leaving_of[context.peer()] < LEAVING_PER_CONNECTION_MAX
         )
 
     async def wait_to_leave(self, context: Any) -> None:
-        """Waits until an answer may be sent: a client that reads has room in a moment, however busy we are.
+        """Waits until an answer may be sent: a client that reads has room in a moment, however busy
+        we are.
 
         Raises:
             Unavailable: it takes nothing.
@@ -139,7 +151,9 @@ class Load:
             await asyncio.sleep(LEAVING_LOOK_SECONDS)
 
     def leaves(self, context: Any, answer: bytes) -> None:
-        """The running task, which serves a call, sends its answer from now on and ends when it is sent."""
+        """The running task, which serves a call, sends its answer from now on and ends when it is
+        sent.
+        """
         task = asyncio.current_task()
         if task is not None:
             peer, size = context.peer(), LEAVING_CALL_BYTES + len(answer)
@@ -160,11 +174,14 @@ class Load:
         """Runs a block that waits for news on behalf of a caller.
 
         Raises:
-            RateLimited: the caller waits as often as it may. Unavailable: too many wait, whoever they are.
+            RateLimited: the caller waits as often as it may. Unavailable: too many wait, whoever
+                they are.
         """
         if self._waiting[caller] >= caller_max:
             SHED.labels("waiting_caller").inc()
-            raise RateLimited("Too many calls of one caller are waiting.", retry_after_seconds=RETRY_SECONDS)
+            raise RateLimited(
+                "Too many calls of one caller are waiting.", retry_after_seconds=RETRY_SECONDS
+            )
         if self.waiting >= self._waiting_max:
             raise self._shed("waiting", "Too many calls are waiting.")
         self._waiting[caller] += 1

@@ -1,10 +1,14 @@
-"""Logs that are evidence: each row continues the row before it of the same entity by a hash, and a head per entity remembers the last one.
+"""Logs that are evidence: each row continues the row before it of the same entity by a hash, and a
+head per entity remembers the last one.
 
-A chain belongs to an entity (an order, a payment, a product, a wallet), because a head that everybody shares would make all writers wait for each
-other; whoever writes a row holds the entity anyway. So a row that was changed, removed, added or emptied behind our back is found, the last one too:
-the head says how many there must be. The hashes have no key: they find what somebody did by hand, not what a program forged with them.
+A chain belongs to an entity (an order, a payment, a product, a wallet), because a head that
+everybody shares would make all writers wait for each other; whoever writes a row holds the entity
+anyway. So a row that was changed, removed, added or emptied behind our back is found, the last one
+too: the head says how many there must be. The hashes have no key: they find what somebody did by
+hand, not what a program forged with them.
 
-Rows of before the chain have no place in it (`chain_seq` is NULL), and so have rows of a process of the version before.
+Rows of before the chain have no place in it (`chain_seq` is NULL), and so have rows of a process of
+the version before.
 """
 
 from __future__ import annotations
@@ -44,7 +48,8 @@ LOG_CHAIN = Table(
     Column("log", Identifier(32), primary_key=True),
     Column("entity", Identifier(160), primary_key=True),
     Column("length", BigInteger, nullable=False),
-    Column("purged", BigInteger, nullable=False),  # of the length: rows that were deleted by their age
+    # of the length: rows that were deleted by their age
+    Column("purged", BigInteger, nullable=False),
     Column("hash", Identifier(64), nullable=False),
     CheckConstraint("purged >= 0 AND purged <= length", name="purged"),
 )
@@ -61,20 +66,30 @@ _EXTEND = (
 )
 _PURGED = (
     update(LOG_CHAIN)
-    .where(_H.log == bindparam("of_log"), _H.entity == bindparam("of_entity"), _H.purged < bindparam("up_to"))
+    .where(
+        _H.log == bindparam("of_log"),
+        _H.entity == bindparam("of_entity"),
+        _H.purged < bindparam("up_to"),
+    )
     .values(purged=bindparam("up_to"))
 )
 
 
 def chain_columns() -> tuple[Column[Any], Column[Any]]:
-    """The columns that a chained log has: the place in the chain of its entity, from 1, and the hash."""
-    return Column("chain_seq", BigInt, nullable=True), Column("chain_hash", Identifier(64), nullable=True)
+    """The columns that a chained log has: the place in the chain of its entity, from 1, and the
+    hash.
+    """
+    return Column("chain_seq", BigInt, nullable=True), Column(
+        "chain_hash", Identifier(64), nullable=True
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Log:
-    """A chained log. `entity` names the columns whose values name the entity, the first of which has no `/` in it; `said` are the columns that the
-    hash covers: all that never change. `key` is a unique column, for the order of deletions and pages."""
+    """A chained log. `entity` names the columns whose values name the entity, the first of which
+    has no `/` in it; `said` are the columns that the
+    hash covers: all that never change. `key` is a unique column, for the order of deletions and
+    pages."""
 
     table: Table
     key: str
@@ -95,11 +110,15 @@ class Log:
         return tuple(entity.split("/", len(self.entity) - 1))
 
 
-async def chained(tx: AsyncConnection, log: Log, rows: Sequence[Row], *, begins: bool = False) -> list[dict[str, Any]]:
-    """The rows with their places at the ends of their chains, whose heads are moved there; the caller inserts them in this transaction.
+async def chained(
+    tx: AsyncConnection, log: Log, rows: Sequence[Row], *, begins: bool = False
+) -> list[dict[str, Any]]:
+    """The rows with their places at the ends of their chains, whose heads are moved there; the
+    caller inserts them in this transaction.
 
     Args:
-        begins: each row is the first of its entity, which this transaction creates: no head has to be read.
+        begins: each row is the first of its entity, which this transaction creates: no head has to
+            be read.
     """
     names = sorted({log.entity_of(row) for row in rows})
     heads: dict[str, tuple[int, str]] = {}
@@ -116,12 +135,23 @@ async def chained(tx: AsyncConnection, log: Log, rows: Sequence[Row], *, begins:
         heads[entity] = (length + 1, entry_hash(log, row, seq=length + 1, before=before))
         placed.append({**row, "chain_seq": length + 1, "chain_hash": heads[entity][1]})
     new = [
-        {"log": log.name, "entity": entity, "length": heads[entity][0], "purged": 0, "hash": heads[entity][1]}
+        {
+            "log": log.name,
+            "entity": entity,
+            "length": heads[entity][0],
+            "purged": 0,
+            "hash": heads[entity][1],
+        }
         for entity in names
         if entity not in known
     ]
     moved = [
-        {"of_log": log.name, "of_entity": entity, "new_length": heads[entity][0], "new_hash": heads[entity][1]}
+        {
+            "of_log": log.name,
+            "of_entity": entity,
+            "new_length": heads[entity][0],
+            "new_hash": heads[entity][1],
+        }
         for entity in names
         if entity in known
     ]
@@ -134,7 +164,13 @@ async def chained(tx: AsyncConnection, log: Log, rows: Sequence[Row], *, begins:
 
 def entry_hash(log: Log, row: Row, *, seq: int, before: str) -> str:
     """SHA-256 over the hash before it, its place and everything that a row says; hex."""
-    return hash_of(log, log.entity_of(row), seq=seq, before=before, said=[plain(row[column]) for column in log.said])
+    return hash_of(
+        log,
+        log.entity_of(row),
+        seq=seq,
+        before=before,
+        said=[plain(row[column]) for column in log.said],
+    )
 
 
 def hash_of(log: Log, entity: str, *, seq: int, before: str, said: Sequence[Any]) -> str:
@@ -143,46 +179,75 @@ def hash_of(log: Log, entity: str, *, seq: int, before: str, said: Sequence[Any]
 
 
 def first(log: Log, row: Row) -> dict[str, Any]:
-    """A row as the first of its chain, for a statement that may find it there; `begin` follows when it was not."""
+    """A row as the first of its chain, for a statement that may find it there; `begin` follows when
+    it was not.
+    """
     return {**row, "chain_seq": 1, "chain_hash": entry_hash(log, row, seq=1, before="")}
 
 
 async def begin(tx: AsyncConnection, log: Log, row: Row) -> None:
     """Writes the head of a chain that has this one row, which `first` made."""
     await tx.execute(
-        _BEGIN, {"log": log.name, "entity": log.entity_of(row), "length": 1, "purged": 0, "hash": row["chain_hash"]}
+        _BEGIN,
+        {
+            "log": log.name,
+            "entity": log.entity_of(row),
+            "length": 1,
+            "purged": 0,
+            "hash": row["chain_hash"],
+        },
     )
 
 
 async def purge(tx: AsyncConnection, log: Log, keys: Sequence[Any]) -> None:
-    """Deletes rows by their keys, and what came before them in their chains, which begin later from now on; a chain without rows ends."""
+    """Deletes rows by their keys, and what came before them in their chains, which begin later from
+    now on; a chain without rows ends.
+    """
     columns = log.table.c
     key, of_entity = columns[log.key], [columns[name] for name in log.entity]
     up_to: dict[str, int] = {}
     for row in (
-        await tx.execute(select(*of_entity, columns.chain_seq).where(key.in_(keys), columns.chain_seq.is_not(None)))
+        await tx.execute(
+            select(*of_entity, columns.chain_seq).where(
+                key.in_(keys), columns.chain_seq.is_not(None)
+            )
+        )
     ).mappings():
         up_to[log.entity_of(row)] = max(up_to.get(log.entity_of(row), 0), row["chain_seq"])
     doomed = list(keys)
     if up_to:
-        heads = (await tx.execute(_LOCK_HEADS, {"of_log": log.name, "entities": sorted(up_to)})).all()
+        heads = (
+            await tx.execute(_LOCK_HEADS, {"of_log": log.name, "entities": sorted(up_to)})
+        ).all()
         ended = {head.entity for head in heads if up_to[head.entity] >= head.length}
         named = one_of_keys(of_entity, [log.names_of(entity) for entity in up_to])
         older = await tx.execute(
-            select(*of_entity, key.label("doomed"), columns.chain_seq).where(named, columns.chain_seq.is_not(None))
+            select(*of_entity, key.label("doomed"), columns.chain_seq).where(
+                named, columns.chain_seq.is_not(None)
+            )
         )
-        doomed += [row["doomed"] for row in older.mappings() if row["chain_seq"] <= up_to[log.entity_of(row)]]
+        doomed += [
+            row["doomed"]
+            for row in older.mappings()
+            if row["chain_seq"] <= up_to[log.entity_of(row)]
+        ]
         if ended:
             await tx.execute(delete(LOG_CHAIN).where(_H.log == log.name, _H.entity.in_(ended)))
         if kept := [entity for entity in up_to if entity not in ended]:
             await tx.execute(
-                _PURGED, [{"of_log": log.name, "of_entity": entity, "up_to": up_to[entity]} for entity in kept]
+                _PURGED,
+                [
+                    {"of_log": log.name, "of_entity": entity, "up_to": up_to[entity]}
+                    for entity in kept
+                ],
             )
     await tx.execute(delete(log.table).where(key.in_(doomed)))
 
 
 def plain(value: Any) -> Any:
-    """A value as it is before and after it was a column: enums are text, times are milliseconds, truths are numbers."""
+    """A value as it is before and after it was a column: enums are text, times are milliseconds,
+    truths are numbers.
+    """
     if isinstance(value, datetime):
         return (value - _EPOCH) // _MILLISECOND
     if isinstance(value, bool):

@@ -1,8 +1,9 @@
-"""Metrics of a process: the series of calls in and out, and the port on which a scraper reads them and everything else in the registry.
+"""Metrics of a process: the series of calls in and out, and the port on which a scraper reads them
+and everything else in the registry.
 
-A call touches plain numbers of its method; families are made when somebody scrapes. Metric objects of prometheus_client would cost a call ten
-function calls and as many locks. The port is served on the loop of the process: nothing changes meanwhile, and a loop that hangs is a scrape that
-fails.
+A call touches plain numbers of its method; families are made when somebody scrapes. Metric objects
+of prometheus_client would cost a call ten function calls and as many locks. The port is served on
+the loop of the process: nothing changes meanwhile, and a loop that hangs is a scrape that fails.
 """
 
 from __future__ import annotations
@@ -14,7 +15,12 @@ from enum import IntEnum
 from typing import Final
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
@@ -25,7 +31,11 @@ REQUEST_BYTES_MAX = 16384
 
 _BOUNDS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 CLIENT_REPLICAS: Final = Gauge("paymesh_client_replicas", "Replicas that take calls.", ["target"])
-CLIENT_EJECTIONS: Final = Counter("paymesh_client_ejections_total", "Replicas that were left out for a while after failures.", ["target"])
+CLIENT_EJECTIONS: Final = Counter(
+    "paymesh_client_ejections_total",
+    "Replicas that were left out for a while after failures.",
+    ["target"],
+)
 
 
 class CallMetrics:
@@ -50,10 +60,14 @@ class CallMetrics:
 
 
 class CallSeries(Collector):
-    """The numbers of every method on one side, as a collector. Children are made once per method and shared by whoever names the same one."""
+    """The numbers of every method on one side, as a collector. Children are made once per method
+    and shared by whoever names the same one.
+    """
 
     def __init__(self, side: str, peer: str) -> None:
-        """`side` is "server" or "client", `peer` the name of the first label; the second is "method"."""
+        """`side` is "server" or "client", `peer` the name of the first label; the second is
+        "method".
+        """
         self._side = side
         self._labels = [peer, "method"]
         self._methods: dict[tuple[str, str], CallMetrics] = {}
@@ -75,14 +89,30 @@ class CallSeries(Collector):
             seconds.add_metric(labels, list(_cumulative(numbers.buckets)), numbers.seconds)
             running.add_metric(labels, numbers.begun - numbers.done)
             retries.add_metric(labels, numbers.retried)
-        yield from (handled, seconds, running, retries) if self._side == "client" else (handled, seconds, running)
+        yield from (
+            (handled, seconds, running, retries)
+            if self._side == "client"
+            else (handled, seconds, running)
+        )
 
-    def _families(self) -> tuple[CounterMetricFamily, HistogramMetricFamily, GaugeMetricFamily, CounterMetricFamily]:
+    def _families(
+        self,
+    ) -> tuple[CounterMetricFamily, HistogramMetricFamily, GaugeMetricFamily, CounterMetricFamily]:
         name = f"paymesh_{self._side}"
-        return (CounterMetricFamily(f"{name}_handled", "Calls that ended, by gRPC code.", labels=[*self._labels, "code"]),
-                HistogramMetricFamily(f"{name}_handling_seconds", "Time until the end of a call, attempts included.", labels=self._labels),
-                GaugeMetricFamily(f"{name}_in_flight", "Calls that run now.", labels=self._labels),
-                CounterMetricFamily(f"{name}_retries", "Second and third attempts.", labels=self._labels))
+        return (
+            CounterMetricFamily(
+                f"{name}_handled", "Calls that ended, by gRPC code.", labels=[*self._labels, "code"]
+            ),
+            HistogramMetricFamily(
+                f"{name}_handling_seconds",
+                "Time until the end of a call, attempts included.",
+                labels=self._labels,
+            ),
+            GaugeMetricFamily(f"{name}_in_flight", "Calls that run now.", labels=self._labels),
+            CounterMetricFamily(
+                f"{name}_retries", "Second and third attempts.", labels=self._labels
+            ),
+        )
 
 
 def _cumulative(buckets: list[int]) -> Iterator[tuple[str, float]]:
@@ -99,9 +129,13 @@ REGISTRY.register(CALLED)
 
 
 class Tally(Collector):
-    """A counter by one label whose values are known: `counts` are plain numbers, raised by whoever counts."""
+    """A counter by one label whose values are known: `counts` are plain numbers, raised by whoever
+    counts.
+    """
 
-    def __init__(self, name: str, documentation: str, label: str, values: Iterable[IntEnum]) -> None:
+    def __init__(
+        self, name: str, documentation: str, label: str, values: Iterable[IntEnum]
+    ) -> None:
         self.counts = dict.fromkeys(values, 0)
         self._family = (name, documentation)
         self._label = label
@@ -119,9 +153,16 @@ class Tally(Collector):
 
 
 class MetricsPort:
-    """`GET /metrics` on a port of its own, and `GET /readyz` for probes that speak no gRPC: 200 while the process serves, else 503."""
+    """`GET /metrics` on a port of its own, and `GET /readyz` for probes that speak no gRPC: 200
+    while the process serves, else 503.
+    """
 
-    def __init__(self, registry: CollectorRegistry = REGISTRY, *, is_serving: Callable[[], bool] = lambda: True) -> None:
+    def __init__(
+        self,
+        registry: CollectorRegistry = REGISTRY,
+        *,
+        is_serving: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._registry = registry
         self._is_serving = is_serving
         self._server: asyncio.Server | None = None
@@ -145,7 +186,12 @@ class MetricsPort:
                 head = await reader.readuntil(b"\r\n\r\n")
                 writer.write(self._answer(head.split(b" ", 2)))
                 await writer.drain()
-        except (TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError):
+        except (
+            TimeoutError,
+            asyncio.IncompleteReadError,
+            asyncio.LimitOverrunError,
+            ConnectionError,
+        ):
             pass  # a scraper that misbehaves gets nothing
         finally:
             writer.close()
@@ -153,10 +199,19 @@ class MetricsPort:
     def _answer(self, request: list[bytes]) -> bytes:
         path = request[1].split(b"?")[0] if request[0] == b"GET" and len(request) >= 3 else b""
         if path == b"/readyz":
-            status, body = (b"200 OK", b"serving\n") if self._is_serving() else (b"503 Service Unavailable", b"not serving\n")
-            return b"HTTP/1.1 %s\r\nConnection: close\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n%s" % (status, len(body), body)
+            status, body = (
+                (b"200 OK", b"serving\n")
+                if self._is_serving()
+                else (b"503 Service Unavailable", b"not serving\n")
+            )
+            return (
+                b"HTTP/1.1 %s\r\nConnection: close\r\nContent-Type: text/plain\r\nContent-Length: "
+                b"%d\r\n\r\n%s" % (status, len(body), body)
+            )
         if path != b"/metrics":
             return b"HTTP/1.1 404 Not Found\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
         body = generate_latest(self._registry)
-        return b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s" % (
-            CONTENT_TYPE_LATEST.encode(), len(body), body)
+        return (
+            b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: %s\r\nContent-Length: "
+            b"%d\r\n\r\n%s" % (CONTENT_TYPE_LATEST.encode(), len(body), body)
+        )

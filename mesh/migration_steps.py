@@ -1,4 +1,6 @@
-"""Steps that the histories of all services take with the tables of the mesh. A step that has been released is never changed."""
+"""Steps that the histories of all services take with the tables of the mesh. A step that has been
+released is never changed.
+"""
 
 from __future__ import annotations
 
@@ -10,40 +12,72 @@ from sqlalchemy.dialects import mysql
 
 from mesh.db import BigInt, Identifier
 
-_OPTIONS: dict[str, Any] = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin"}
+_OPTIONS: dict[str, Any] = {
+    "mysql_engine": "InnoDB",
+    "mysql_charset": "utf8mb4",
+    "mysql_collate": "utf8mb4_bin",
+}
 _ROLES = ("user", "merchant", "admin")
 
 
 def upgrade_to_second_version() -> None:
-    """Receipts belong to people instead of roles, payloads of the outbox may be longer than 64 KiB, and lists and purges have their indexes."""
+    """Receipts belong to people instead of roles, payloads of the outbox may be longer than 64 KiB,
+    and lists and purges have their indexes.
+    """
     with op.batch_alter_table("receipt") as receipt:
-        receipt.alter_column("caller", existing_type=Identifier(80), type_=Identifier(128), existing_nullable=False)
+        receipt.alter_column(
+            "caller", existing_type=Identifier(80), type_=Identifier(128), existing_nullable=False
+        )
         receipt.create_check_constraint(op.f("ck_receipt_state"), "state IN ('RUNNING', 'DONE')")
     _name_people()
     if not _is_sqlite():  # there TEXT has no bound
-        op.alter_column("outbox", "payload", existing_type=sa.Text(), type_=mysql.MEDIUMTEXT(), existing_nullable=False)
+        op.alter_column(
+            "outbox",
+            "payload",
+            existing_type=sa.Text(),
+            type_=mysql.MEDIUMTEXT(),
+            existing_nullable=False,
+        )
     op.create_index("ix_outbox_state", "outbox", ["state", "id"])
     op.create_index("ix_inbox_handled_at", "inbox", ["handled_at"])
 
 
 def downgrade_to_first_version() -> None:
-    """Takes it back. Receipts keep the names that they have now: which role a caller had is not known any more."""
+    """Takes it back. Receipts keep the names that they have now: which role a caller had is not
+    known any more.
+    """
     op.drop_index("ix_inbox_handled_at", "inbox")
     op.drop_index("ix_outbox_state", "outbox")
     if not _is_sqlite():
-        op.alter_column("outbox", "payload", existing_type=mysql.MEDIUMTEXT(), type_=sa.Text(), existing_nullable=False)
+        op.alter_column(
+            "outbox",
+            "payload",
+            existing_type=mysql.MEDIUMTEXT(),
+            type_=sa.Text(),
+            existing_nullable=False,
+        )
     with op.batch_alter_table("receipt") as receipt:
         receipt.drop_constraint(op.f("ck_receipt_state"), type_="check")
-        receipt.alter_column("caller", existing_type=Identifier(128), type_=Identifier(80), existing_nullable=False)
+        receipt.alter_column(
+            "caller", existing_type=Identifier(128), type_=Identifier(80), existing_nullable=False
+        )
 
 
 def chain_logs(*logs: str) -> None:
-    """Makes the heads of chains, and room for the places in them. The columns are added at once, without a copy of the table."""
+    """Makes the heads of chains, and room for the places in them. The columns are added at once,
+    without a copy of the table.
+    """
     op.create_table(
-        "log_chain", sa.Column("log", Identifier(32), nullable=False), sa.Column("entity", Identifier(160), nullable=False),
-        sa.Column("length", sa.BigInteger, nullable=False), sa.Column("purged", sa.BigInteger, nullable=False),
-        sa.Column("hash", Identifier(64), nullable=False), sa.PrimaryKeyConstraint("log", "entity", name="pk_log_chain"),
-        sa.CheckConstraint("purged >= 0 AND purged <= length", name=op.f("ck_log_chain_purged")), **_OPTIONS)
+        "log_chain",
+        sa.Column("log", Identifier(32), nullable=False),
+        sa.Column("entity", Identifier(160), nullable=False),
+        sa.Column("length", sa.BigInteger, nullable=False),
+        sa.Column("purged", sa.BigInteger, nullable=False),
+        sa.Column("hash", Identifier(64), nullable=False),
+        sa.PrimaryKeyConstraint("log", "entity", name="pk_log_chain"),
+        sa.CheckConstraint("purged >= 0 AND purged <= length", name=op.f("ck_log_chain_purged")),
+        **_OPTIONS,
+    )
     for log in logs:
         op.add_column(log, sa.Column("chain_seq", BigInt, nullable=True))
         op.add_column(log, sa.Column("chain_hash", Identifier(64), nullable=True))
@@ -59,12 +93,19 @@ def unchain_logs(*logs: str) -> None:
 
 
 def _name_people() -> None:
-    """`role:subject` becomes `tenant/subject`. Where one person used one key in two roles, the receipt of the narrower role is kept in use."""
-    ignore, name = ("OR IGNORE", "merchant_id || '/' || SUBSTR(caller, {start})") if _is_sqlite() else (
-        "IGNORE", "CONCAT(merchant_id, '/', SUBSTR(caller, {start}))")
+    """`role:subject` becomes `tenant/subject`. Where one person used one key in two roles, the
+    receipt of the narrower role is kept in use.
+    """
+    ignore, name = (
+        ("OR IGNORE", "merchant_id || '/' || SUBSTR(caller, {start})")
+        if _is_sqlite()
+        else ("IGNORE", "CONCAT(merchant_id, '/', SUBSTR(caller, {start}))")
+    )
     for role in _ROLES:
-        op.execute(f"UPDATE {ignore} receipt SET caller = {name.format(start=len(role) + 2)} "  # noqa: S608  constants only
-                   f"WHERE caller LIKE '{role}:%'")
+        op.execute(
+            f"UPDATE {ignore} receipt SET caller = {name.format(start=len(role) + 2)} "  # noqa: S608  constants only
+            f"WHERE caller LIKE '{role}:%'"
+        )
 
 
 def _is_sqlite() -> bool:

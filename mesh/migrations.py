@@ -1,10 +1,12 @@
 """Database schemas, one Alembic history per service in `<service>/migrations`.
 
-Kept true: one process at a time changes a schema, and a service starts only on a schema that its code can run on. That is the
-one it was written for, or a newer one whose migrations say that this code runs on it. A migration says so by
-`code_before_runs = True` beside its `revision`; then replicas of the version before may run, and start again, until all of them
-are replaced. It promises that this code neither fails nor leaves out anything that the new schema needs for correctness.
-`upgrade` writes these promises into the table `schema_runs_code`, because old code cannot read new files.
+Kept true: one process at a time changes a schema, and a service starts only on a schema that its
+code can run on. That is the one it was written for, or a newer one whose migrations say that this
+code runs on it. A migration says so by `code_before_runs = True` beside its `revision`; then
+replicas of the version before may run, and start again, until all of them are replaced. It promises
+that this code neither fails nor leaves out anything that the new schema needs for correctness.
+`upgrade` writes these promises into the table `schema_runs_code`, because old code cannot read new
+files.
 """
 
 from __future__ import annotations
@@ -28,12 +30,17 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from mesh.db import open_engine
 from mesh.errors import Unavailable
 
-LOCK_SECONDS_MAX = 600.0   # another `paymesh migrate` on the same database is waited for this long
+LOCK_SECONDS_MAX = 600.0  # another `paymesh migrate` on the same database is waited for this long
 PRIVATE_FILE = 0o600
 _RUNS_CODE = Table(
-    "schema_runs_code", MetaData(),
-    Column("schema_revision", String(32), primary_key=True), Column("code_revision", String(32), primary_key=True),
-    mysql_engine="InnoDB", mysql_charset="ascii", mysql_collate="ascii_bin")
+    "schema_runs_code",
+    MetaData(),
+    Column("schema_revision", String(32), primary_key=True),
+    Column("code_revision", String(32), primary_key=True),
+    mysql_engine="InnoDB",
+    mysql_charset="ascii",
+    mysql_collate="ascii_bin",
+)
 BOOKKEEPING_TABLES = ("alembic_version", _RUNS_CODE.name)
 
 
@@ -42,10 +49,11 @@ class MigrationBusy(Unavailable):
 
 
 def upgrade(service: str, database_url: str, *, lock_seconds: float = LOCK_SECONDS_MAX) -> None:
-    """Brings the database of a service to the newest schema; creates it on an empty one. Not for use inside an event loop.
+    """Brings the database of a service to the newest schema; creates it on an empty one. Not for
+    use inside an event loop.
 
-    On SQLite all steps are one transaction. On MySQL each statement of a step commits by itself; docs/operations.md says
-    what to do after one that stopped half-way.
+    On SQLite all steps are one transaction. On MySQL each statement of a step commits by itself;
+    docs/operations.md says what to do after one that stopped half-way.
 
     Raises:
         MigrationBusy: another process migrates the database for longer than `lock_seconds`.
@@ -62,13 +70,17 @@ async def _upgrade(service: str, database_url: str, lock_seconds: float) -> None
     engine = open_engine(database_url, lock_seconds=lock_seconds)
     try:
         async with engine.connect() as connection:
-            await (_upgrade_sqlite if is_sqlite else _upgrade_mysql)(service, connection, lock_seconds)
+            await (_upgrade_sqlite if is_sqlite else _upgrade_mysql)(
+                service, connection, lock_seconds
+            )
     finally:
         await engine.dispose()
 
 
 def _make_private(path: str | None) -> None:
-    """A database file that only its owner can read. SQLite gives its -wal and -shm the same mode."""
+    """A database file that only its owner can read. SQLite gives its -wal and -shm the same
+    mode.
+    """
     if not path or path == ":memory:":
         return
     Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -91,8 +103,11 @@ async def _upgrade_sqlite(service: str, connection: Any, lock_seconds: float) ->
 async def _upgrade_mysql(service: str, connection: Any, lock_seconds: float) -> None:
     database = (await connection.execute(text("SELECT DATABASE()"))).scalar_one()
     name = lock_name(str(database))
-    taken = (await connection.execute(text("SELECT GET_LOCK(:name, :seconds)"),
-                                      {"name": name, "seconds": lock_seconds})).scalar_one()
+    taken = (
+        await connection.execute(
+            text("SELECT GET_LOCK(:name, :seconds)"), {"name": name, "seconds": lock_seconds}
+        )
+    ).scalar_one()
     if taken != 1:
         raise MigrationBusy(f"another process has been migrating {database} for {lock_seconds:g} s")
     await connection.commit()  # the lock belongs to the connection, not to a transaction
@@ -102,7 +117,9 @@ async def _upgrade_mysql(service: str, connection: Any, lock_seconds: float) -> 
 
 
 def lock_name(database: str) -> str:
-    """The lock of who migrates a MySQL database. Such names are those of the whole server and have at most 64 characters."""
+    """The lock of who migrates a MySQL database. Such names are those of the whole server and have
+    at most 64 characters.
+    """
     return "paymesh_migrate_" + hashlib.sha256(database.encode()).hexdigest()[:32]
 
 
@@ -117,13 +134,17 @@ def _write_promises(scripts: ScriptDirectory, connection: Connection) -> None:
     _RUNS_CODE.create(connection, checkfirst=True)
     connection.execute(_RUNS_CODE.delete())
     head = scripts.get_current_head()
-    rows = [{"schema_revision": head, "code_revision": revision} for revision in _older_code(scripts)]
+    rows = [
+        {"schema_revision": head, "code_revision": revision} for revision in _older_code(scripts)
+    ]
     if rows:
         connection.execute(_RUNS_CODE.insert(), rows)
 
 
 def _older_code(scripts: ScriptDirectory) -> Iterator[str]:
-    """The revisions whose code runs on the newest schema, newest first: all steps in between promise it."""
+    """The revisions whose code runs on the newest schema, newest first: all steps in between
+    promise it.
+    """
     for step in scripts.walk_revisions():
         if step.down_revision is None or not getattr(step.module, "code_before_runs", False):
             return
@@ -131,32 +152,48 @@ def _older_code(scripts: ScriptDirectory) -> Iterator[str]:
 
 
 async def check_current(service: str, engine: AsyncEngine) -> None:
-    """Raises Unavailable when the database is away, or with the command to run when this code cannot run on its schema."""
+    """Raises Unavailable when the database is away, or with the command to run when this code
+    cannot run on its schema.
+    """
     expected = ScriptDirectory.from_config(_config(service, None)).get_current_head()
     try:
         async with engine.connect() as connection:
-            present = await connection.run_sync(lambda sync: MigrationContext.configure(sync).get_current_revision())
+            present = await connection.run_sync(
+                lambda sync: MigrationContext.configure(sync).get_current_revision()
+            )
             runs = present == expected or (
-                present is not None and await _promises(connection, schema=present, code=str(expected)))
+                present is not None
+                and await _promises(connection, schema=present, code=str(expected))
+            )
     except DBAPIError as error:
         raise Unavailable(f"the database of {service} is unavailable: {error.orig}") from error
     if not runs:
-        raise Unavailable(f"the database of {service} is at revision {present}, this code needs {expected}: "
-                          "run `paymesh migrate`, or start newer code if the database was migrated by it")
+        raise Unavailable(
+            f"the database of {service} is at revision {present}, this code needs {expected}: "
+            "run `paymesh migrate`, or start newer code if the database was migrated by it"
+        )
 
 
 async def _promises(connection: Any, *, schema: str, code: str) -> bool:
     if not await connection.run_sync(lambda sync: sync.dialect.has_table(sync, _RUNS_CODE.name)):
         return False  # made by a version without promises
-    promise = select(_RUNS_CODE).where(_RUNS_CODE.c.schema_revision == schema, _RUNS_CODE.c.code_revision == code)
+    promise = select(_RUNS_CODE).where(
+        _RUNS_CODE.c.schema_revision == schema, _RUNS_CODE.c.code_revision == code
+    )
     return (await connection.execute(promise)).first() is not None
 
 
 def run_migrations(metadata: MetaData) -> None:
-    """What every `migrations/env.py` calls: runs the wanted steps on the connection that `upgrade` opened."""
+    """What every `migrations/env.py` calls: runs the wanted steps on the connection that `upgrade`
+    opened.
+    """
     connection: Connection = context.config.attributes["connection"]
     # SQLite cannot change a table in place; Alembic then copies it.
-    context.configure(connection=connection, target_metadata=metadata, render_as_batch=connection.dialect.name == "sqlite")
+    context.configure(
+        connection=connection,
+        target_metadata=metadata,
+        render_as_batch=connection.dialect.name == "sqlite",
+    )
     with context.begin_transaction():
         context.run_migrations()
 

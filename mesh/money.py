@@ -1,7 +1,8 @@
-"""Money: integers of minor units inside, exact decimal strings in major units at every boundary. The only place that converts.
+"""Money: integers of minor units inside, exact decimal strings in major units at every boundary.
+The only place that converts.
 
-Digits per currency are those of ISO 4217. A number is refused by a pattern before any Decimal or int is built from it: `int(Decimal("1e3000000"))`
-keeps a CPU busy for minutes.
+Digits per currency are those of ISO 4217. A number is refused by a pattern before any Decimal or
+int is built from it: `int(Decimal("1e3000000"))` keeps a CPU busy for minutes.
 """
 
 from __future__ import annotations
@@ -12,24 +13,175 @@ from functools import total_ordering
 
 from mesh.errors import InvalidArgument
 
-# Digits after the point of the currencies in use, ISO 4217. Others are refused: funds, metals, test codes, four digits.
+# Digits after the point of the currencies in use, ISO 4217. Others are refused: funds, metals, test
+# codes, four digits.
 _EXPONENTS: dict[str, int] = {
-    **dict.fromkeys(("BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG", "RWF", "UGX", "VND", "VUV", "XAF", "XOF", "XPF"), 0),
+    **dict.fromkeys(
+        (
+            "BIF",
+            "CLP",
+            "DJF",
+            "GNF",
+            "ISK",
+            "JPY",
+            "KMF",
+            "KRW",
+            "PYG",
+            "RWF",
+            "UGX",
+            "VND",
+            "VUV",
+            "XAF",
+            "XOF",
+            "XPF",
+        ),
+        0,
+    ),
     **dict.fromkeys(("BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"), 3),
-    **dict.fromkeys((
-        "AED", "AFN", "ALL", "AMD", "ANG", "AOA", "ARS", "AUD", "AWG", "AZN", "BAM", "BBD", "BDT", "BGN", "BMD", "BND", "BOB",
-        "BRL", "BSD", "BTN", "BWP", "BYN", "BZD", "CAD", "CDF", "CHF", "CNY", "COP", "CRC", "CUP", "CVE", "CZK", "DKK", "DOP",
-        "DZD", "EGP", "ERN", "ETB", "EUR", "FJD", "FKP", "GBP", "GEL", "GHS", "GIP", "GMD", "GTQ", "GYD", "HKD", "HNL", "HTG",
-        "HUF", "IDR", "ILS", "INR", "IRR", "JMD", "KES", "KGS", "KHR", "KPW", "KYD", "KZT", "LAK", "LBP", "LKR", "LRD", "LSL",
-        "MAD", "MDL", "MGA", "MKD", "MMK", "MNT", "MOP", "MRU", "MUR", "MVR", "MWK", "MXN", "MYR", "MZN", "NAD", "NGN", "NIO",
-        "NOK", "NPR", "NZD", "PAB", "PEN", "PGK", "PHP", "PKR", "PLN", "QAR", "RON", "RSD", "RUB", "SAR", "SBD", "SCR", "SDG",
-        "SEK", "SGD", "SHP", "SLE", "SOS", "SRD", "SSP", "STN", "SVC", "SYP", "SZL", "THB", "TJS", "TMT", "TOP", "TRY", "TTD",
-        "TWD", "TZS", "UAH", "USD", "UYU", "UZS", "VED", "VES", "WST", "XCD", "XCG", "YER", "ZAR", "ZMW", "ZWG",
-    ), 2),
+    **dict.fromkeys(
+        (
+            "AED",
+            "AFN",
+            "ALL",
+            "AMD",
+            "ANG",
+            "AOA",
+            "ARS",
+            "AUD",
+            "AWG",
+            "AZN",
+            "BAM",
+            "BBD",
+            "BDT",
+            "BGN",
+            "BMD",
+            "BND",
+            "BOB",
+            "BRL",
+            "BSD",
+            "BTN",
+            "BWP",
+            "BYN",
+            "BZD",
+            "CAD",
+            "CDF",
+            "CHF",
+            "CNY",
+            "COP",
+            "CRC",
+            "CUP",
+            "CVE",
+            "CZK",
+            "DKK",
+            "DOP",
+            "DZD",
+            "EGP",
+            "ERN",
+            "ETB",
+            "EUR",
+            "FJD",
+            "FKP",
+            "GBP",
+            "GEL",
+            "GHS",
+            "GIP",
+            "GMD",
+            "GTQ",
+            "GYD",
+            "HKD",
+            "HNL",
+            "HTG",
+            "HUF",
+            "IDR",
+            "ILS",
+            "INR",
+            "IRR",
+            "JMD",
+            "KES",
+            "KGS",
+            "KHR",
+            "KPW",
+            "KYD",
+            "KZT",
+            "LAK",
+            "LBP",
+            "LKR",
+            "LRD",
+            "LSL",
+            "MAD",
+            "MDL",
+            "MGA",
+            "MKD",
+            "MMK",
+            "MNT",
+            "MOP",
+            "MRU",
+            "MUR",
+            "MVR",
+            "MWK",
+            "MXN",
+            "MYR",
+            "MZN",
+            "NAD",
+            "NGN",
+            "NIO",
+            "NOK",
+            "NPR",
+            "NZD",
+            "PAB",
+            "PEN",
+            "PGK",
+            "PHP",
+            "PKR",
+            "PLN",
+            "QAR",
+            "RON",
+            "RSD",
+            "RUB",
+            "SAR",
+            "SBD",
+            "SCR",
+            "SDG",
+            "SEK",
+            "SGD",
+            "SHP",
+            "SLE",
+            "SOS",
+            "SRD",
+            "SSP",
+            "STN",
+            "SVC",
+            "SYP",
+            "SZL",
+            "THB",
+            "TJS",
+            "TMT",
+            "TOP",
+            "TRY",
+            "TTD",
+            "TWD",
+            "TZS",
+            "UAH",
+            "USD",
+            "UYU",
+            "UZS",
+            "VED",
+            "VES",
+            "WST",
+            "XCD",
+            "XCG",
+            "YER",
+            "ZAR",
+            "ZMW",
+            "ZWG",
+        ),
+        2,
+    ),
 }
 CURRENCIES = tuple(sorted(_EXPONENTS))
 DEFAULT_CURRENCY = "CNY"
-DIGITS_MAX = 15  # of the amount as it is written out: keeps every sum of a day far below 2**63 minor units
+# of the amount as it is written out: keeps every sum of a day far below 2**63 minor units
+DIGITS_MAX = 15
 
 _AMOUNT = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,3}))?", re.ASCII)
 
@@ -43,7 +195,9 @@ def currency_exponent(currency: str, *, field: str = "currency") -> int:
     try:
         return _EXPONENTS[currency]
     except KeyError:
-        raise InvalidArgument.of(field, "unknown currency, expected an ISO 4217 code such as CNY") from None
+        raise InvalidArgument.of(
+            field, "unknown currency, expected an ISO 4217 code such as CNY"
+        ) from None
 
 
 def stored_currency(currency: str) -> str:
@@ -60,7 +214,9 @@ def stored_currency(currency: str) -> str:
 @total_ordering
 @dataclass(frozen=True, slots=True)
 class Money:
-    """An amount of minor units of one currency. Comparing or adding two currencies is a programming error and raises ValueError."""
+    """An amount of minor units of one currency. Comparing or adding two currencies is a programming
+    error and raises ValueError.
+    """
 
     minor: int
     currency: str
@@ -71,16 +227,27 @@ class Money:
         return cls(0, currency)
 
     @classmethod
-    def parse(cls, text: str, currency: str, *, field: str = "amount", currency_field: str = "currency", allow_zero: bool = False) -> Money:
+    def parse(
+        cls,
+        text: str,
+        currency: str,
+        *,
+        field: str = "amount",
+        currency_field: str = "currency",
+        allow_zero: bool = False,
+    ) -> Money:
         """Reads an amount in major units, e.g. "99.99".
 
         Raises:
-            InvalidArgument: sign, exponent, NaN, more digits than the currency has, more than 15 digits, zero unless allowed, unknown currency.
+            InvalidArgument: sign, exponent, NaN, more digits than the currency has, more than 15
+                digits, zero unless allowed, unknown currency.
         """
         exponent = currency_exponent(currency, field=currency_field)
         match = _AMOUNT.fullmatch(text)
         if match is None:
-            raise InvalidArgument.of(field, 'expected a decimal string in major units such as "99.99"')
+            raise InvalidArgument.of(
+                field, 'expected a decimal string in major units such as "99.99"'
+            )
         whole, fraction = match[1], match[2] or ""
         if len(fraction) > exponent:
             raise InvalidArgument.of(field, f"{currency} has {exponent} digits after the point")
@@ -92,7 +259,9 @@ class Money:
         return cls(minor, currency)
 
     def format(self) -> str:
-        """The amount in major units with the currency's digits, e.g. "99.90"; a negative amount has a leading minus."""
+        """The amount in major units with the currency's digits, e.g. "99.90"; a negative amount has
+        a leading minus.
+        """
         exponent = currency_exponent(self.currency)
         sign = "-" if self.minor < 0 else ""
         digits = str(abs(self.minor)).rjust(exponent + 1, "0")

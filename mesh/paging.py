@@ -1,5 +1,5 @@
-"""Page tokens: where a list goes on, signed, and good only for the list and filter that they were made for. A token is not a secret; it is not to be
-forged, because its key goes into a query."""
+"""Page tokens: where a list goes on, signed, and good only for the list and filter that they were
+made for. A token is not a secret; it is not to be forged, because its key goes into a query."""
 
 from __future__ import annotations
 
@@ -22,17 +22,24 @@ class PageTokens:
     """Makes and reads the page tokens of one service."""
 
     def __init__(self, secret: bytes, *others: bytes) -> None:
-        """The first secret signs, all of them verify. Raises ValueError for a secret below 32 bytes."""
+        """The first secret signs, all of them verify. Raises ValueError for a secret below 32
+        bytes.
+        """
         if any(len(each) < SECRET_BYTES_MIN for each in (secret, *others)):
             raise ValueError(f"a secret for page tokens has at least {SECRET_BYTES_MIN} bytes")
-        self._serializer = URLSafeSerializer([*others, secret], salt="paymesh.page_token", signer_kwargs={"digest_method": hashlib.sha256})
+        self._serializer = URLSafeSerializer(
+            [*others, secret],
+            salt="paymesh.page_token",
+            signer_kwargs={"digest_method": hashlib.sha256},
+        )
 
     @classmethod
     def from_settings(cls, settings: MeshSettings) -> PageTokens:
         """Reads page_token_secret_file. All replicas of a service share it.
 
         Raises:
-            ValueError: the setting is missing or the secret too short. OSError: the file cannot be read.
+            ValueError: the setting is missing or the secret too short. OSError: the file cannot be
+                read.
         """
         if settings.page_token_secret_file is None:
             raise ValueError("page_token_secret_file is not set")
@@ -48,11 +55,19 @@ class PageTokens:
         """
         return str(self._serializer.dumps([_digest(list_name, filter), *key]))
 
-    def decode(self, token: str, *, list_name: str, filter: Mapping[str, str], types: Sequence[type[Key]]) -> tuple[Key, ...] | None:  # noqa: A002 - as above
+    def decode(
+        self,
+        token: str,
+        *,
+        list_name: str,
+        filter: Mapping[str, str],  # noqa: A002  - as above
+        types: Sequence[type[Key]],
+    ) -> tuple[Key, ...] | None:
         """The key after which the page starts; None for an empty token, the first page.
 
         Raises:
-            PageTokenInvalid: not made by us, for another list or filter, or with a key of other types.
+            PageTokenInvalid: not made by us, for another list or filter, or with a key of other
+                types.
         """
         if not token:
             return None
@@ -60,7 +75,11 @@ class PageTokens:
             content = self._serializer.loads(token)
         except BadData:
             raise PageTokenInvalid from None
-        if not (isinstance(content, list) and len(content) == len(types) + 1 and content[0] == _digest(list_name, filter)):
+        if not (
+            isinstance(content, list)
+            and len(content) == len(types) + 1
+            and content[0] == _digest(list_name, filter)
+        ):
             raise PageTokenInvalid
         key = tuple(content[1:])
         if any(type(value) is not expected for value, expected in zip(key, types, strict=True)):
@@ -74,4 +93,6 @@ def page_size(requested: int) -> int:
 
 
 def _digest(list_name: str, filter_: Mapping[str, str]) -> str:
-    return hashlib.sha256(msgspec.json.encode([list_name, sorted(filter_.items())])).hexdigest()[:16]
+    return hashlib.sha256(msgspec.json.encode([list_name, sorted(filter_.items())])).hexdigest()[
+        :16
+    ]

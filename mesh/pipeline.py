@@ -1,10 +1,13 @@
-"""The one chain around every served call: errors > trace and metrics > deadline > authentication > access > limit > message > validation > handler.
+"""The one chain around every served call: errors > trace and metrics > deadline > authentication >
+access > limit > message > validation > handler.
 
-Each handler is wrapped once, at start, with everything that belongs to its method. No exception passes it: a refusal becomes a status with
-details, the unexpected INTERNAL with a trace id, a stray cancellation ABORTED (grpc.aio would leave the client waiting for ever).
+Each handler is wrapped once, at start, with everything that belongs to its method. No exception
+passes it: a refusal becomes a status with details, the unexpected INTERNAL with a trace id, a stray
+cancellation ABORTED (grpc.aio would leave the client waiting for ever).
 
-To grpc every method takes a stream: such a handler begins with the headers of a call, where a handler of one message would not be asked before the
-message has come. So a stranger is refused by the headers alone, and a message that never comes has a time limit.
+To grpc every method takes a stream: such a handler begins with the headers of a call, where a
+handler of one message would not be asked before the message has come. So a stranger is refused by
+the headers alone, and a message that never comes has a time limit.
 """
 
 from __future__ import annotations
@@ -25,7 +28,18 @@ from grpc.aio import AbortError
 from mesh.access import Access, TextField
 from mesh.auth import Caller, CallerClaims, CallerTokens, UserClaims, UserTokens
 from mesh.bounds import CHECKED_FROM_BYTES, Bounds
-from mesh.call import AUTHORIZATION, CALLER, CURRENT, IDEMPOTENCY_KEY, REQUEST_ID, TRACEPARENT, Call, Role, current_idempotency_key, mark_replayed
+from mesh.call import (
+    AUTHORIZATION,
+    CALLER,
+    CURRENT,
+    IDEMPOTENCY_KEY,
+    REQUEST_ID,
+    TRACEPARENT,
+    Call,
+    Role,
+    current_idempotency_key,
+    mark_replayed,
+)
 from mesh.deadlines import DeadlineQueue
 from mesh.errors import (
     Conflict,
@@ -51,20 +65,32 @@ from mesh.policies import Idempotency, MethodPolicy
 from mesh.streams import ServedStreams
 from mesh.trace import Trace
 from mesh.validation import broken_rules, violations_of, warm_up
-from mesh.wire_errors import COMMON, DETAILS_KEY, STATUS_CODES, AboutMoney, ErrorCatalogue, internal_status, to_status
+from mesh.wire_errors import (
+    COMMON,
+    DETAILS_KEY,
+    STATUS_CODES,
+    AboutMoney,
+    ErrorCatalogue,
+    internal_status,
+    to_status,
+)
 
 __all__ = ["Pipeline", "current_idempotency_key", "mark_replayed"]
 
-_READ_ONCE = frozenset({AUTHORIZATION, CALLER, IDEMPOTENCY_KEY, TRACEPARENT, REQUEST_ID, ACCEPT_LANGUAGE})
+_READ_ONCE = frozenset(
+    {AUTHORIZATION, CALLER, IDEMPOTENCY_KEY, TRACEPARENT, REQUEST_ID, ACCEPT_LANGUAGE}
+)
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _LABEL = re.compile(r"[\x20-\x7e]{1,128}")
 # A sibling that refuses *us* says nothing about our caller: to the caller it is our fault.
 _REFUSES_US = frozenset({7, 16})
 _CANCELLED = 1
-_ROUNDING_SECONDS = 0.2  # grpc-timeout is rounded up, by 100 ms above 10 s: a client with the method's own timeout needs no second timer
+# grpc-timeout is rounded up, by 100 ms above 10 s: a client with the method's own timeout needs no
+# second timer
+_ROUNDING_SECONDS = 0.2
 _NO_TRACE = Trace("0" * 32, sampled=False)
 ASKED_BYTES_MAX = 256  # of a request that is remembered with its caller's token
-ASKED_MAX = 4          # requests remembered with a token
+ASKED_MAX = 4  # requests remembered with a token
 ASKED_ENTRY_BYTES = 1536  # message, key and slots of one, measured and rounded up
 
 log = get_logger()
@@ -79,8 +105,18 @@ class Unimplemented(MeshError):
 class Pipeline:
     """Wraps handlers. One per server."""
 
-    def __init__(self, *, user_tokens: UserTokens, caller_tokens: CallerTokens, catalogue: ErrorCatalogue, is_development: bool,
-                 call_log: CallLog, streams: ServedStreams, load: Load, relays: Sequence[Network] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        user_tokens: UserTokens,
+        caller_tokens: CallerTokens,
+        catalogue: ErrorCatalogue,
+        is_development: bool,
+        call_log: CallLog,
+        streams: ServedStreams,
+        load: Load,
+        relays: Sequence[Network] = (),
+    ) -> None:
         """`relays` are the networks of our own gateways, see `CallerLimit`."""
         self.user_tokens = user_tokens
         self.caller_tokens = caller_tokens
@@ -91,26 +127,67 @@ class Pipeline:
         self.load = load
         self.relays = relays
 
-    def wrap(self, policy: MethodPolicy, handler: grpc.RpcMethodHandler[Any, Any],
-             request_class: type[Message]) -> grpc.RpcMethodHandler[Any, Any]:
+    def wrap(
+        self,
+        policy: MethodPolicy,
+        handler: grpc.RpcMethodHandler[Any, Any],
+        request_class: type[Message],
+    ) -> grpc.RpcMethodHandler[Any, Any]:
         """The handler that grpc.aio gets. Raises ValueError for a method that takes a stream."""
         if handler.request_streaming:
             raise ValueError(f"{policy.path}: streaming requests are not served")
         warm_up(request_class())
         if handler.response_streaming:
-            return grpc.stream_stream_rpc_method_handler(_Method(self, policy, handler, handler.unary_stream, request_class).serve_stream)
-        return grpc.stream_unary_rpc_method_handler(_Method(self, policy, handler, handler.unary_unary, request_class).serve_unary)
+            return grpc.stream_stream_rpc_method_handler(
+                _Method(self, policy, handler, handler.unary_stream, request_class).serve_stream
+            )
+        return grpc.stream_unary_rpc_method_handler(
+            _Method(self, policy, handler, handler.unary_unary, request_class).serve_unary
+        )
 
 
 class _Method:
     """One method with everything bound."""
 
-    __slots__ = ("_access", "_behaviour", "_bound", "_bounds", "_call_log", "_caller_tokens", "_catalogue", "_cut", "_free_texts", "_headers",
-                 "_idempotency", "_is_hidden", "_limit", "_load", "_metrics", "_moves_money", "_names", "_package", "_parse", "_path", "_repeatable",
-                 "_request_bytes_max", "_running", "_serialize", "_streams", "_timeout_seconds", "_user_tokens", "_waiting")
+    __slots__ = (
+        "_access",
+        "_behaviour",
+        "_bound",
+        "_bounds",
+        "_call_log",
+        "_caller_tokens",
+        "_catalogue",
+        "_cut",
+        "_free_texts",
+        "_headers",
+        "_idempotency",
+        "_is_hidden",
+        "_limit",
+        "_load",
+        "_metrics",
+        "_moves_money",
+        "_names",
+        "_package",
+        "_parse",
+        "_path",
+        "_repeatable",
+        "_request_bytes_max",
+        "_running",
+        "_serialize",
+        "_streams",
+        "_timeout_seconds",
+        "_user_tokens",
+        "_waiting",
+    )
 
-    def __init__(self, pipeline: Pipeline, policy: MethodPolicy, handler: grpc.RpcMethodHandler[Any, Any], behaviour: Any,
-                 request_class: type[Message]) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        policy: MethodPolicy,
+        handler: grpc.RpcMethodHandler[Any, Any],
+        behaviour: Any,
+        request_class: type[Message],
+    ) -> None:
         descriptor: Any = request_class.DESCRIPTOR
         self._path = policy.path
         self._package = policy.package
@@ -120,18 +197,23 @@ class _Method:
         self._call_log = pipeline.call_log
         self._streams = pipeline.streams
         self._access = Access(policy)
-        self._headers = tuple((binding.header, TextField(binding.field)) for binding in policy.http.headers)
+        self._headers = tuple(
+            (binding.header, TextField(binding.field)) for binding in policy.http.headers
+        )
         self._bound = frozenset(header for header, _ in self._headers)
         self._names = _READ_ONCE | self._bound
         self._idempotency = policy.idempotency
         self._moves_money = policy.moves_money
         self._repeatable = policy.repeatable
         self._timeout_seconds = policy.timeout_seconds
-        # A call with an idempotency key is not cut by us: what it answers stands in its receipt, and whoever has it at hand should send it.
+        # A call with an idempotency key is not cut by us: what it answers stands in its receipt,
+        # and whoever has it at hand should send it.
         self._cut = policy.idempotency is Idempotency.NONE
         self._running = DeadlineQueue()
         self._load = pipeline.load
-        self._limit = CallerLimit(policy.limit, relays=pipeline.relays) if policy.limit is not None else None
+        self._limit = (
+            CallerLimit(policy.limit, relays=pipeline.relays) if policy.limit is not None else None
+        )
         self._waiting = policy.waiting
         self._request_bytes_max = policy.max_request_bytes
         self._bounds = Bounds(descriptor)
@@ -140,7 +222,9 @@ class _Method:
         self._metrics = SERVED.of(policy.service, policy.method)
         self._parse: Callable[[bytes], Any] = handler.request_deserializer or bytes
         self._serialize: Callable[[Any], bytes] = handler.response_serializer or bytes
-        expected = inspect.isasyncgenfunction if policy.server_streaming else inspect.iscoroutinefunction
+        expected = (
+            inspect.isasyncgenfunction if policy.server_streaming else inspect.iscoroutinefunction
+        )
         # The base classes that protoc generates have plain functions.
         missing: Any = _unimplemented_stream if policy.server_streaming else _unimplemented
         self._behaviour: Any = behaviour if expected(behaviour) else missing
@@ -156,7 +240,9 @@ class _Method:
             if self._waiting is None or not self._may_wait(request):
                 response = await self._behaviour(request, context)
             else:
-                with self._load.waits(self._waits_for(request, call.caller), self._waiting.per_caller):
+                with self._load.waits(
+                    self._waits_for(request, call.caller), self._waiting.per_caller
+                ):
                     response = await self._behaviour(request, context)
             answer = self._serialize(response)
             if call.trailing:
@@ -197,7 +283,11 @@ class _Method:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - for the type: grpc.aio runs every handler in one
         waiting = self._waiting
-        name, most = ("", 0) if waiting is None else (self._waits_for(request, call.caller), waiting.per_caller)
+        name, most = (
+            ("", 0)
+            if waiting is None
+            else (self._waits_for(request, call.caller), waiting.per_caller)
+        )
         with self._streams.one(task, caller=name, caller_max=most):
             # Tells the client that somebody took its call, however long the first answer takes.
             await context.send_initial_metadata(())
@@ -207,7 +297,9 @@ class _Method:
 
     def _may_wait(self, request: Any) -> bool:
         waiting = self._waiting
-        return waiting is not None and (not waiting.wait_field or getattr(request, waiting.wait_field) > 0)
+        return waiting is not None and (
+            not waiting.wait_field or getattr(request, waiting.wait_field) > 0
+        )
 
     def _waits_for(self, request: Any, caller: Caller) -> str:
         """For whom a call waits."""
@@ -216,7 +308,9 @@ class _Method:
         return str(getattr(request, self._waiting.caller_field))
 
     async def _admit(self, context: Any, call: Call, *, is_stream: bool) -> Any:
-        """The request of a caller who may make it. Nobody is waited for, and nothing is kept, before the headers have been judged."""
+        """The request of a caller who may make it. Nobody is waited for, and nothing is kept,
+        before the headers have been judged.
+        """
         CURRENT.set(call)  # every call runs in a task of its own, nothing to reset
         values = self._read(context, call)
         remaining: float | None = context.time_remaining()
@@ -225,7 +319,8 @@ class _Method:
                 self._running.begin(call, call.deadline)
         elif remaining <= 0:
             raise DeadlineExceeded
-        elif remaining < self._timeout_seconds:  # grpc.aio cancels the handler at the client's deadline
+        # grpc.aio cancels the handler at the client's deadline
+        elif remaining < self._timeout_seconds:
             call.deadline += remaining - self._timeout_seconds
         if self._is_hidden:
             raise NotFound
@@ -241,9 +336,15 @@ class _Method:
         raw = await self._load.message(context, call, caller=_name(user, service))
         if not is_stream:  # streams have room of their own
             self._load.begin(call)
-        if takes_key or user is None or len(raw) > ASKED_BYTES_MAX or not self._bound.isdisjoint(values):
+        if (
+            takes_key
+            or user is None
+            or len(raw) > ASKED_BYTES_MAX
+            or not self._bound.isdisjoint(values)
+        ):
             return self._checked(raw, values, call.caller)
-        # The message is shared by all who send the same bytes with the same token, so handlers must not write into it.
+        # The message is shared by all who send the same bytes with the same token, so handlers must
+        # not write into it.
         key = (self, raw, "" if service is None else service.service)
         request = user.asked.get(key)
         if request is None:
@@ -255,7 +356,9 @@ class _Method:
         return request
 
     def _checked(self, raw: bytes, values: dict[str, str], caller: Caller) -> Any:
-        """The request, with what headers and the caller's claims say, when it keeps the rules of the contract."""
+        """The request, with what headers and the caller's claims say, when it keeps the rules of
+        the contract.
+        """
         if len(raw) > self._request_bytes_max:
             raise RequestTooLarge(f"The request must be at most {self._request_bytes_max} bytes.")
         try:
@@ -268,7 +371,11 @@ class _Method:
             self._fill_from_headers(request, values)
         self._access.own(request, caller)
         violations = violations_of(request)
-        problems = self._free_texts.problems(request) if self._free_texts and caller.role is not Role.SERVICE else {}
+        problems = (
+            self._free_texts.problems(request)
+            if self._free_texts and caller.role is not Role.SERVICE
+            else {}
+        )
         if violations or problems:
             raise broken_rules(violations, problems)
         return request
@@ -276,9 +383,11 @@ class _Method:
     def _read(self, context: Any, call: Call) -> dict[str, str]:
         values: dict[str, str] = {}
         names = self._names
-        for key, value in context.invocation_metadata():  # asked for once: grpc makes the whole of it anew each time
+        # asked for once: grpc makes the whole of it anew each time
+        for key, value in context.invocation_metadata():
             if key in names:
-                # What comes twice is broken, whichever is right: somebody on the way may have read the other one.
+                # What comes twice is broken, whichever is right: somebody on the way may have read
+                # the other one.
                 values[key] = "" if key in values else value
         call.trace = Trace.start(values.get(TRACEPARENT))
         if REQUEST_ID in values and _LABEL.fullmatch(values[REQUEST_ID]):
@@ -299,10 +408,14 @@ class _Method:
                 raise IdempotencyKeyMissing
             return ""
         if _KEY.fullmatch(key) is None:
-            raise InvalidArgument.of("Idempotency-Key", "expected 1 to 255 printable ASCII characters without spaces")
+            raise InvalidArgument.of(
+                "Idempotency-Key", "expected 1 to 255 printable ASCII characters without spaces"
+            )
         return key
 
-    def _refusal(self, error: BaseException, context: Any, call: Call) -> tuple[int, status_pb2.Status | None]:
+    def _refusal(
+        self, error: BaseException, context: Any, call: Call
+    ) -> tuple[int, status_pb2.Status | None]:
         """gRPC code and what to send; None to let the exception go on its way."""
         match error:
             case AbortError():  # a handler of somebody else that aborts by itself
@@ -310,7 +423,13 @@ class _Method:
                 return (int(code.value[0]) if code is not None else 13), None
             case asyncio.CancelledError():
                 task = asyncio.current_task()
-                remaining = 0 if task is None else task.uncancel() if call.cut is not None else task.cancelling()
+                remaining = (
+                    0
+                    if task is None
+                    else task.uncancel()
+                    if call.cut is not None
+                    else task.cancelling()
+                )
                 if remaining:  # the client went away, its deadline passed, or the server stops
                     call.refusal = "CANCELLED"
                     return _CANCELLED, None
@@ -328,24 +447,40 @@ class _Method:
         return status.code, status
 
     def _status(self, error: MeshError, call: Call) -> status_pb2.Status:
-        if isinstance(error, RemoteError) and not isinstance(error, NeighbourUnavailable) and error.grpc_code in _REFUSES_US:
-            log.error("sibling_refuses_us", method=self._path, domain=error.domain, reason=error.reason)
+        if (
+            isinstance(error, RemoteError)
+            and not isinstance(error, NeighbourUnavailable)
+            and error.grpc_code in _REFUSES_US
+        ):
+            log.error(
+                "sibling_refuses_us", method=self._path, domain=error.domain, reason=error.reason
+            )
             return self._internal(error, call)
-        status = to_status(error, package=self._package, catalogue=self._catalogue, money=self._money(error, call),
-                           language=call.language)
+        status = to_status(
+            error,
+            package=self._package,
+            catalogue=self._catalogue,
+            money=self._money(error, call),
+            language=call.language,
+        )
         if status is None:
             return self._unexpected(error, call)
         call.refusal = error.reason
         return status
 
     def _money(self, error: BaseException, call: Call) -> AboutMoney | None:
-        """What a refusal says of money that says nothing of it itself. We write down what we are about to do before we ask anybody to move money, so
-        a call that committed nothing moved nothing. Any other may have; it is asked again with its key, or where repeating is harmless."""
+        """What a refusal says of money that says nothing of it itself. We write down what we are
+        about to do before we ask anybody to move money, so a call that committed nothing moved
+        nothing. Any other may have; it is asked again with its key, or where repeating is
+        harmless."""
         if not self._moves_money:
             return None
-        if not call.effects and not isinstance(error, IdempotencyKeyInUse):  # there another call with this key is at work
+        # there another call with this key is at work
+        if not call.effects and not isinstance(error, IdempotencyKeyInUse):
             return AboutMoney(Outcome.NOT_ATTEMPTED, safe_to_retry=True)
-        return AboutMoney(Outcome.UNKNOWN, safe_to_retry=self._repeatable or bool(call.idempotency_key))
+        return AboutMoney(
+            Outcome.UNKNOWN, safe_to_retry=self._repeatable or bool(call.idempotency_key)
+        )
 
     def _unexpected(self, error: BaseException, call: Call) -> status_pb2.Status:
         log.error("unexpected", method=self._path, exc_info=error)
@@ -354,7 +489,9 @@ class _Method:
     def _internal(self, error: BaseException, call: Call) -> status_pb2.Status:
         call.refusal = "INTERNAL"
         texts = self._catalogue.texts(COMMON, "INTERNAL")
-        return internal_status(call.trace.trace_id, money=self._money(error, call), texts=texts, language=call.language)
+        return internal_status(
+            call.trace.trace_id, money=self._money(error, call), texts=texts, language=call.language
+        )
 
     def _ended(self, call: Call, code: int, started: float) -> None:
         ended = monotonic()
@@ -381,7 +518,11 @@ def _bearer(authorization: str) -> str:
 
 async def _abort(context: Any, status: status_pb2.Status, call: Call) -> None:
     """Sends a refusal, with what the call has to say besides; always raises."""
-    await context.abort(STATUS_CODES[status.code], status.message, ((DETAILS_KEY, status.SerializeToString()), *call.trailing))
+    await context.abort(
+        STATUS_CODES[status.code],
+        status.message,
+        ((DETAILS_KEY, status.SerializeToString()), *call.trailing),
+    )
 
 
 async def _unimplemented(_request: Any, _context: Any) -> Any:

@@ -1,4 +1,5 @@
-"""What every method declares about itself in the contract, read once at start. A method whose declaration is missing or does not make sense stops the
+"""What every method declares about itself in the contract, read once at start. A method whose
+declaration is missing or does not make sense stops the
 process before it serves anything: there is no default access."""
 
 from __future__ import annotations
@@ -9,7 +10,12 @@ from enum import StrEnum
 from functools import cache
 from typing import Any
 
-from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor, ServiceDescriptor
+from google.protobuf.descriptor import (
+    Descriptor,
+    FieldDescriptor,
+    MethodDescriptor,
+    ServiceDescriptor,
+)
 from google.protobuf.descriptor_pb2 import MethodOptions
 from google.protobuf.message import Message
 from paymesh.options.v1 import options_pb2
@@ -29,21 +35,23 @@ _ROLES = {
 
 
 class PolicyInvalid(ValueError):
-    """The declaration of a method is missing or contradicts itself. The message names the method."""
+    """The declaration of a method is missing or contradicts itself. The message names the
+    method.
+    """
 
 
 class OwnershipKind(StrEnum):
     """How a method reaches only what is the caller's."""
 
-    NONE = "none"                    # nothing belongs to anybody
+    NONE = "none"  # nothing belongs to anybody
     REQUEST_FIELD = "request_field"  # the request names the owner, checked against the token
-    RESOURCE = "resource"            # the row has the owner, loaded with visible_to
+    RESOURCE = "resource"  # the row has the owner, loaded with visible_to
 
 
 class Idempotency(StrEnum):
     """What an idempotency key means for a method."""
 
-    NONE = "none"          # ignored
+    NONE = "none"  # ignored
     OPTIONAL = "optional"  # the first final answer is replayed
     REQUIRED = "required"  # refused without one
 
@@ -78,7 +86,7 @@ class Waiting:
     """Calls that wait for news."""
 
     per_caller: int
-    wait_field: str    # "": every call waits
+    wait_field: str  # "": every call waits
     caller_field: str  # stands for the caller when there is no token
 
 
@@ -113,10 +121,10 @@ class HttpPolicy:
 class MethodPolicy:
     """Everything that a method declares."""
 
-    path: str       # "/paymesh.payment.v1.PaymentService/Charge"
-    service: str    # "paymesh.payment.v1.PaymentService"
-    method: str     # "Charge"
-    package: str    # "paymesh.payment.v1": domain of its error reasons
+    path: str  # "/paymesh.payment.v1.PaymentService/Charge"
+    service: str  # "paymesh.payment.v1.PaymentService"
+    method: str  # "Charge"
+    package: str  # "paymesh.payment.v1": domain of its error reasons
     served_by: str  # "payment_rpc"
     rules: tuple[Rule, ...]
     ownership: Ownership
@@ -127,9 +135,9 @@ class MethodPolicy:
     waiting: Waiting | None
     http: HttpPolicy
     development_only: bool
-    moves_money: bool     # its refusals say what happened to the money
-    repeatable: bool      # NO_SIDE_EFFECTS or IDEMPOTENT: may be sent twice without a key
-    side_effects: bool    # False for NO_SIDE_EFFECTS
+    moves_money: bool  # its refusals say what happened to the money
+    repeatable: bool  # NO_SIDE_EFFECTS or IDEMPOTENT: may be sent twice without a key
+    side_effects: bool  # False for NO_SIDE_EFFECTS
     server_streaming: bool
 
     @property
@@ -175,15 +183,27 @@ def policy_of(method: MethodDescriptor) -> MethodPolicy:
     declared = options.Extensions[options_pb2.policy]
     ownership = _ownership(method, declared)
     return MethodPolicy(
-        path=f"/{service.full_name}/{method.name}", service=service.full_name, method=method.name, package=service.file.package,
-        served_by=_served_by(service), rules=_rules(method, declared), ownership=ownership, timeout_seconds=_timeout(method, declared),
+        path=f"/{service.full_name}/{method.name}",
+        service=service.full_name,
+        method=method.name,
+        package=service.file.package,
+        served_by=_served_by(service),
+        rules=_rules(method, declared),
+        ownership=ownership,
+        timeout_seconds=_timeout(method, declared),
         idempotency=_idempotency(method, declared),
-        limit=Limit(per_second=declared.limit.per_second, burst=declared.limit.burst) if declared.HasField("limit") else None,
-        max_request_bytes=_max_request_bytes(method, declared), waiting=_waiting(method, declared),
-        http=_http(method, declared), development_only=declared.development_only,
+        limit=Limit(per_second=declared.limit.per_second, burst=declared.limit.burst)
+        if declared.HasField("limit")
+        else None,
+        max_request_bytes=_max_request_bytes(method, declared),
+        waiting=_waiting(method, declared),
+        http=_http(method, declared),
+        development_only=declared.development_only,
         moves_money=declared.moves_money,
-        repeatable=options.idempotency_level in {MethodOptions.NO_SIDE_EFFECTS, MethodOptions.IDEMPOTENT},
-        side_effects=options.idempotency_level != MethodOptions.NO_SIDE_EFFECTS, server_streaming=method.server_streaming,
+        repeatable=options.idempotency_level
+        in {MethodOptions.NO_SIDE_EFFECTS, MethodOptions.IDEMPOTENT},
+        side_effects=options.idempotency_level != MethodOptions.NO_SIDE_EFFECTS,
+        server_streaming=method.server_streaming,
     )
 
 
@@ -196,14 +216,19 @@ def _rules(method: MethodDescriptor, declared: options_pb2.Policy) -> tuple[Rule
         if role is None:
             raise PolicyInvalid(f"{method.full_name}: a rule without a role")
         if (role is Role.SERVICE) != bool(rule.callers):
-            raise PolicyInvalid(f"{method.full_name}: `callers` stand with ROLE_SERVICE and only there")
+            raise PolicyInvalid(
+                f"{method.full_name}: `callers` stand with ROLE_SERVICE and only there"
+            )
         rules.append(Rule(role=role, callers=frozenset(rule.callers)))
     return tuple(rules)
 
 
 def _ownership(method: MethodDescriptor, declared: options_pb2.Policy) -> Ownership:
-    kinds = {options_pb2.OWNERSHIP_KIND_NONE: OwnershipKind.NONE, options_pb2.OWNERSHIP_KIND_REQUEST_FIELD: OwnershipKind.REQUEST_FIELD,
-             options_pb2.OWNERSHIP_KIND_RESOURCE: OwnershipKind.RESOURCE}
+    kinds = {
+        options_pb2.OWNERSHIP_KIND_NONE: OwnershipKind.NONE,
+        options_pb2.OWNERSHIP_KIND_REQUEST_FIELD: OwnershipKind.REQUEST_FIELD,
+        options_pb2.OWNERSHIP_KIND_RESOURCE: OwnershipKind.RESOURCE,
+    }
     kind = kinds.get(declared.ownership.kind)
     if kind is None:
         raise PolicyInvalid(f"{method.full_name}: says nothing about ownership")
@@ -211,7 +236,9 @@ def _ownership(method: MethodDescriptor, declared: options_pb2.Policy) -> Owners
     if kind is OwnershipKind.REQUEST_FIELD and not (user_field or merchant_field):
         raise PolicyInvalid(f"{method.full_name}: OWNERSHIP_KIND_REQUEST_FIELD names no field")
     if kind is not OwnershipKind.REQUEST_FIELD and user_field:
-        raise PolicyInvalid(f"{method.full_name}: user_field stands with OWNERSHIP_KIND_REQUEST_FIELD only")
+        raise PolicyInvalid(
+            f"{method.full_name}: user_field stands with OWNERSHIP_KIND_REQUEST_FIELD only"
+        )
     for path in filter(None, (user_field, merchant_field)):
         _check_text_field(method, path)
     return Ownership(kind=kind, user_field=user_field, merchant_field=merchant_field)
@@ -223,7 +250,9 @@ def _check_text_field(method: MethodDescriptor, path: str) -> None:
     for name in path.split("."):
         field = message.fields_by_name.get(name) if message is not None else None
         if field is None or field.is_repeated:
-            raise PolicyInvalid(f"{method.full_name}: {method.input_type.full_name} has no single field {path}")
+            raise PolicyInvalid(
+                f"{method.full_name}: {method.input_type.full_name} has no single field {path}"
+            )
         message = field.message_type
     if field is None or field.type != FieldDescriptor.TYPE_STRING:
         raise PolicyInvalid(f"{method.full_name}: {path} is not a string")
@@ -232,13 +261,18 @@ def _check_text_field(method: MethodDescriptor, path: str) -> None:
 def _timeout(method: MethodDescriptor, declared: options_pb2.Policy) -> float:
     seconds = declared.timeout.seconds + declared.timeout.nanos / 1e9
     if not 0 < seconds <= 3600:
-        raise PolicyInvalid(f"{method.full_name}: timeout must be more than 0 s and at most an hour")
+        raise PolicyInvalid(
+            f"{method.full_name}: timeout must be more than 0 s and at most an hour"
+        )
     return seconds
 
 
 def _idempotency(method: MethodDescriptor, declared: options_pb2.Policy) -> Idempotency:
-    kinds = {options_pb2.IDEMPOTENCY_NONE: Idempotency.NONE, options_pb2.IDEMPOTENCY_OPTIONAL: Idempotency.OPTIONAL,
-             options_pb2.IDEMPOTENCY_REQUIRED: Idempotency.REQUIRED}
+    kinds = {
+        options_pb2.IDEMPOTENCY_NONE: Idempotency.NONE,
+        options_pb2.IDEMPOTENCY_OPTIONAL: Idempotency.OPTIONAL,
+        options_pb2.IDEMPOTENCY_REQUIRED: Idempotency.REQUIRED,
+    }
     kind = kinds.get(declared.idempotency)
     if kind is None:
         raise PolicyInvalid(f"{method.full_name}: says nothing about idempotency")
@@ -251,8 +285,14 @@ def _http(method: MethodDescriptor, declared: options_pb2.Policy) -> HttpPolicy:
         _check_text_field(method, binding.field)
     return HttpPolicy(
         success_status=http.success_status or 200,
-        status_by_enum=tuple(StatusByEnum(field=rule.field, value=rule.value, status=rule.status) for rule in http.status_by_enum),
-        headers=tuple(HeaderBinding(header=binding.header.lower(), field=binding.field) for binding in http.headers),
+        status_by_enum=tuple(
+            StatusByEnum(field=rule.field, value=rule.value, status=rule.status)
+            for rule in http.status_by_enum
+        ),
+        headers=tuple(
+            HeaderBinding(header=binding.header.lower(), field=binding.field)
+            for binding in http.headers
+        ),
         max_body_bytes=http.max_body_bytes,
     )
 
@@ -272,8 +312,14 @@ def _waiting(method: MethodDescriptor, declared: options_pb2.Policy) -> Waiting 
         raise PolicyInvalid(f"{method.full_name}: waiting needs per_caller")
     for name in filter(None, (waiting.wait_field, waiting.caller_field)):
         if name not in method.input_type.fields_by_name:
-            raise PolicyInvalid(f"{method.full_name}: {method.input_type.full_name} has no field {name}")
-    return Waiting(per_caller=waiting.per_caller, wait_field=waiting.wait_field, caller_field=waiting.caller_field)
+            raise PolicyInvalid(
+                f"{method.full_name}: {method.input_type.full_name} has no field {name}"
+            )
+    return Waiting(
+        per_caller=waiting.per_caller,
+        wait_field=waiting.wait_field,
+        caller_field=waiting.caller_field,
+    )
 
 
 def _served_by(service: ServiceDescriptor) -> str:
@@ -287,8 +333,10 @@ def _served_by(service: ServiceDescriptor) -> str:
 
 
 def fingerprint(message: Message) -> dict[str, str]:
-    """The meaning of a request as flat text: path of every set field marked `fingerprint` -> canonical value. A marked message field counts with
-    all of its leaves. Sensitive fields never appear, marked or not. Fields at their default are left out: a field added later changes nothing."""
+    """The meaning of a request as flat text: path of every set field marked `fingerprint` ->
+    canonical value. A marked message field counts with all of its leaves. Sensitive fields never
+    appear, marked or not. Fields at their default are left out: a field added later changes
+    nothing."""
     return dict(_marked(message, prefix="", inherited=False))
 
 

@@ -1,7 +1,7 @@
 """What is wrong with one field of a request, in the language of whoever reads it.
 
-Refusals carry these texts in English (`MeshError.fields`). Where they go out they are translated by this table: `{0}`
-stands for a number, an amount or a name that the text has at that place.
+Refusals carry these texts in English (`MeshError.fields`). Where they go out they are translated by
+this table: `{0}` stands for a number, an amount or a name that the text has at that place.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from mesh.languages import Language
 
 WRONG_FORM: Final = "is not in the right form"
 NOT_POSSIBLE: Final = "is not one of the values that are possible here"
-# Rules of buf.validate in words for people, `{0}` and `{1}` are their numbers. The rule itself stands in the OpenAPI
-# document; a rule with words of its own, in the contract, has no line here.
+# Rules of buf.validate in words for people, `{0}` and `{1}` are their numbers. The rule itself
+# stands in the OpenAPI document; a rule with words of its own, in the contract, has no line here.
 _RULES: Final[Mapping[str, str]] = {
     "required": "is required",
     "string.pattern": WRONG_FORM,
@@ -58,7 +58,8 @@ _TABLE: Final[Mapping[str, str]] = {
     # The form of a request.
     "differs from {0}": "与另一处的取值不一致",
     "compressed bodies are not taken": "不支持压缩内容",
-    "expected 1 to 255 printable ASCII characters without spaces": "须为 1 到 255 个可打印字符，不含空格",
+    "expected 1 to 255 printable ASCII characters without spaces": "须为 1 到 255 "
+    "个可打印字符，不含空格",
     "expected printable ASCII characters": "须为可打印字符",
     "has a fragment, which is never sent": "地址不能包含片段",
     "has more than {0} parameters": "参数超过 {0} 个",
@@ -87,7 +88,8 @@ _TABLE: Final[Mapping[str, str]] = {
     "must be a string": "须为字符串",
     "must be a string or a number": "须为字符串或数字",
     "must be a value of {0}": "不是可用的取值",
-    "must be an RFC 3339 time with an offset, e.g. 2026-01-31T12:00:00Z": "须为带时区的时间，例如 2026-01-31T12:00:00Z",
+    "must be an RFC 3339 time with an offset, e.g. 2026-01-31T12:00:00Z": "须为带时区的时间，例如 "
+    "2026-01-31T12:00:00Z",
     "has a space where a time has its sign: write + as %2B": "时区前的加号须写成 %2B",
     "must be an integer": "须为整数",
     "must be an object": "须为对象",
@@ -103,7 +105,7 @@ _TABLE: Final[Mapping[str, str]] = {
     "must not be null": "不能为空",
     "expected a time between the years 1 and 9999": "超出时间范围",
     # Money.
-    "expected a decimal string in major units such as \"99.99\"": "须为金额，例如 99.99",
+    'expected a decimal string in major units such as "99.99"': "须为金额，例如 99.99",
     "must be greater than zero": "须大于零",
     "more than {0} digits": "超过 {0} 位数字",
     "more than {0} bytes": "超过 {0} 字节",
@@ -170,18 +172,29 @@ def _compile(template: str) -> re.Pattern[str]:
 
 
 _EXACT: Final = {english: chinese for english, chinese in _TABLE.items() if "{0}" not in english}
-# Those with the most words of their own first: "{0} are left" would take "only {0} units of {1} are left" for a number.
-_PATTERNS: Final = [(_compile(english), chinese) for english, chinese in sorted(_TABLE.items(), key=lambda line: -len(line[0])) if "{0}" in english]
+# Those with the most words of their own first: "{0} are left" would take "only {0} units of {1} are
+# left" for a number.
+_PATTERNS: Final = [
+    (_compile(english), chinese)
+    for english, chinese in sorted(_TABLE.items(), key=lambda line: -len(line[0]))
+    if "{0}" in english
+]
 
 
 def rule_text(rule_id: str, message: str) -> str:
-    """A broken rule of buf.validate in plain English: the words that the contract gave it, else those for its kind."""
+    """A broken rule of buf.validate in plain English: the words that the contract gave it, else
+    those for its kind.
+    """
     template = _RULES.get(_INTEGER.sub("int", rule_id))  # whatever its size
     if template is None:
         return message or rule_id
     numbers = re.findall(r"-?\d+", message) if "{0}" in template else []
     text = template.format(*numbers) if len(numbers) >= template.count("{") else WRONG_FORM
-    return text.removesuffix("s") if numbers[:1] == ["1"] and text.endswith(("characters", "items")) else text
+    return (
+        text.removesuffix("s")
+        if numbers[:1] == ["1"] and text.endswith(("characters", "items"))
+        else text
+    )
 
 
 def problem_text(problem: str, language: Language | None) -> str:

@@ -1,4 +1,6 @@
-"""The life of a process of the mesh: settings, logs, the loop, and an end that takes no longer than it must."""
+"""The life of a process of the mesh: settings, logs, the loop, and an end that takes no longer than
+it must.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,14 @@ from mesh.variables import strange_variables
 S = TypeVar("S", bound=MeshSettings)
 
 
-def run_process(settings_class: type[S], serve: Callable[[S], Coroutine[Any, Any, None]], *,
-                refusals: tuple[type[Exception], ...] = ()) -> NoReturn:
-    """Reads the settings, serves, and ends the process. What it cannot start with is said on standard error, without a traceback.
+def run_process(
+    settings_class: type[S],
+    serve: Callable[[S], Coroutine[Any, Any, None]],
+    *,
+    refusals: tuple[type[Exception], ...] = (),
+) -> NoReturn:
+    """Reads the settings, serves, and ends the process. What it cannot start with is said on
+    standard error, without a traceback.
 
     Args:
         serve: returns after SIGTERM or SIGINT.
@@ -33,7 +40,9 @@ def run_process(settings_class: type[S], serve: Callable[[S], Coroutine[Any, Any
         failpoints.arm(settings.failpoints, environment=settings.environment)
         logs.configure(settings.service, settings.log_level, json=settings.log_json)
         for strange in strange_variables(os.environ, service=service):
-            logs.get_logger().warning("unknown_setting", variable=strange.name, did_you_mean=strange.likely)
+            logs.get_logger().warning(
+                "unknown_setting", variable=strange.name, did_you_mean=strange.likely
+            )
         uvloop.run(serve(settings))
     except told as error:
         sys.exit(f"{service}: {error}")
@@ -41,7 +50,9 @@ def run_process(settings_class: type[S], serve: Callable[[S], Coroutine[Any, Any
 
 
 def _end() -> NoReturn:
-    """Ends at once. Everything is closed; taking the interpreter apart would cost a third of a second of CPU per process."""
+    """Ends at once. Everything is closed; taking the interpreter apart would cost a third of a
+    second of CPU per process.
+    """
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         try:

@@ -39,7 +39,9 @@ def begins(part: str) -> None:
 
 
 def looked_at(what: str, rows: int) -> None:
-    """So many more rows were looked at. Those of a range count as a whole range; the last one of a table may have fewer."""
+    """So many more rows were looked at. Those of a range count as a whole range; the last one of a
+    table may have fewer.
+    """
     listener = _listener.get()
     if listener is not None:
         listener.looked_at(what, rows)

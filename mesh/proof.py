@@ -1,6 +1,8 @@
-"""Proof that money is right: what services say about themselves, in a form in which they can be compared, and what must hold across them.
+"""Proof that money is right: what services say about themselves, in a form in which they can be
+compared, and what must hold across them.
 
-Each service with a database has a package `<service>.proof` with the functions that `Proof` describes; nothing here imports one.
+Each service with a database has a package `<service>.proof` with the functions that `Proof`
+describes; nothing here imports one.
 """
 
 from __future__ import annotations
@@ -30,8 +32,9 @@ class Violation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allowance:
-    """How much may be unfinished. `strict` is for a system at rest: nothing may. `events_wait` is for a service without Redis: nobody publishes its
-    events, they stay in the outbox until there is one. `sales_close_after` is how long after its end a flash sale is closed by itself."""
+    """How much may be unfinished. `strict` is for a system at rest: nothing may. `events_wait` is
+    for a service without Redis: nobody publishes its events, they stay in the outbox until there is
+    one. `sales_close_after` is how long after its end a flash sale is closed by itself."""
 
     now: datetime
     strict: bool
@@ -45,8 +48,9 @@ class Allowance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefundFacts:
-    """A refund as one of the two services has it, in the words of order_rpc: REQUESTED, APPROVED, REJECTED, SUCCEEDED, FAILED,
-    BOUNCED. `request_id` is     "" when nobody asked order_rpc for it, `refund_id` as long as payment_rpc has not said it."""
+    """A refund as one of the two services has it, in the words of order_rpc: REQUESTED, APPROVED,
+    REJECTED, SUCCEEDED, FAILED, BOUNCED. `request_id` is "" when nobody asked order_rpc for it,
+    `refund_id` as long as payment_rpc has not said it."""
 
     request_id: str
     refund_id: str
@@ -58,8 +62,9 @@ class RefundFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrderFacts:
-    """An order as order_rpc has it; amounts in minor units. `is_paid` once money (or nothing to pay) made it PAID, whatever came then.
-    `heard` is the state of each payment by (payment_id, version) as order_rpc heard of it."""
+    """An order as order_rpc has it; amounts in minor units. `is_paid` once money (or nothing to
+    pay) made it PAID, whatever came then. `heard` is the state of each payment by (payment_id,
+    version) as order_rpc heard of it."""
 
     merchant_id: str
     order_id: str
@@ -82,8 +87,8 @@ class OrderFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaymentFacts:
-    """A payment of an order as payment_rpc has it. `is_settling` while news of it are on their way to order_rpc and not late.
-    `refunds` are those that the order is told of."""
+    """A payment of an order as payment_rpc has it. `is_settling` while news of it are on their way
+    to order_rpc and not late. `refunds` are those that the order is told of."""
 
     payment_id: str
     merchant_id: str
@@ -106,7 +111,9 @@ class PaymentFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActivityFacts:
-    """An activity as seckill_rpc has it. `is_settling` while its units may be on their way from or to the shelf."""
+    """An activity as seckill_rpc has it. `is_settling` while its units may be on their way from or
+    to the shelf.
+    """
 
     activity_id: str
     merchant_id: str
@@ -119,7 +126,9 @@ class ActivityFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitFacts:
-    """An order of an activity as seckill_rpc has it. `is_written`: order_rpc answered; `is_settling`: it is still being told."""
+    """An order of an activity as seckill_rpc has it. `is_written`: order_rpc answered;
+    `is_settling`: it is still being told.
+    """
 
     order_id: str
     merchant_id: str
@@ -139,7 +148,9 @@ class UnitFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SaleOrderFacts:
-    """An order of an activity as order_rpc has it. `is_settling` while the flash sale is still being told that its unit comes back."""
+    """An order of an activity as order_rpc has it. `is_settling` while the flash sale is still
+    being told that its unit comes back.
+    """
 
     merchant_id: str
     order_id: str
@@ -170,8 +181,9 @@ def compare(
     payments: Iterable[PaymentFacts],
     gates: Mapping[OrderKey, str],
 ) -> Iterator[tuple[OrderKey, Violation]]:
-    """Orders against all payments and gates of these orders: PAID exactly when its payment is a SUCCESS, of the same amounts, buyer and refunds; paid
-    by nobody any more once it is CANCELLED."""
+    """Orders against all payments and gates of these orders: PAID exactly when its payment is a
+    SUCCESS, of the same amounts, buyer and refunds; paid by nobody any more once it is
+    CANCELLED."""
     of_order: dict[OrderKey, list[PaymentFacts]] = {key: [] for key in orders}
     for payment in payments:
         of_order.setdefault(payment.key, []).append(payment)
@@ -187,7 +199,9 @@ def compare(
                 yield (
                     key,
                     Violation(
-                        check="payment_has_order", subject=payment.payment_id, detail=f"there is no order {key[1]}"
+                        check="payment_has_order",
+                        subject=payment.payment_id,
+                        detail=f"there is no order {key[1]}",
                     ),
                 )
         else:
@@ -196,7 +210,9 @@ def compare(
 
 
 def _compare_gate(order: OrderFacts, gate: str | None) -> Iterator[Violation]:
-    """What keeps new payments of an order from being made, once it is decided that nobody may pay it any more."""
+    """What keeps new payments of an order from being made, once it is decided that nobody may pay
+    it any more.
+    """
     if order.state == "CANCELLED" and gate != "CLOSED":
         yield Violation(
             check="gate_closed",
@@ -243,31 +259,37 @@ def _compare_refunds(order: OrderFacts, payments: Sequence[PaymentFacts]) -> Ite
         yield Violation(
             check="refund_at_order",
             subject=refund_id,
-            detail=f"payment_rpc has it as {theirs[refund_id].state}, order {order.order_id} not at all",
+            detail=f"payment_rpc has it as {theirs[refund_id].state}, order {order.order_id} not "
+            f"at all",
         )
 
 
 def _compare_one(order: OrderFacts, payments: Sequence[PaymentFacts]) -> Iterator[Violation]:
-    paying = next((payment for payment in payments if payment.payment_id == order.paid_payment_id), None)
+    paying = next(
+        (payment for payment in payments if payment.payment_id == order.paid_payment_id), None
+    )
     for payment in payments:
         if payment.user_id != order.user_id:
             yield Violation(
                 check="same_buyer",
                 subject=payment.payment_id,
-                detail=f"it is {payment.user_id}'s, and order {order.order_id} is {order.user_id}'s",
+                detail=f"it is {payment.user_id}'s, and order {order.order_id} is "
+                f"{order.user_id}'s",
             )
         heard = order.heard.get((payment.payment_id, payment.version), payment.state)
         if heard != payment.state:
             yield Violation(
                 check="same_payment_state",
                 subject=payment.payment_id,
-                detail=f"it is {payment.state}, and order {order.order_id} heard in the same version that it is {heard}",
+                detail=f"it is {payment.state}, and order {order.order_id} heard in the same "
+                f"version that it is {heard}",
             )
         if payment.state == "SUCCESS" and payment is not paying:
             yield Violation(
                 check="paid_once",
                 subject=payment.payment_id,
-                detail=f"it is a SUCCESS, and order {order.order_id} is {order.state}, paid by {order.paid_payment_id or 'nobody'}",
+                detail=f"it is a SUCCESS, and order {order.order_id} is {order.state}, paid by "
+                f"{order.paid_payment_id or 'nobody'}",
             )
     if not order.is_paid or (order.amount_minor == 0 and not order.paid_payment_id):
         return
@@ -275,7 +297,8 @@ def _compare_one(order: OrderFacts, payments: Sequence[PaymentFacts]) -> Iterato
         yield Violation(
             check="order_paid_by_success",
             subject=order.order_id,
-            detail=f"it is {order.state}, and there is no payment {order.paid_payment_id or '(none)'} of it",
+            detail=f"it is {order.state}, and there is no payment "
+            f"{order.paid_payment_id or '(none)'} of it",
         )
         return
     if paying.state != "SUCCESS":
@@ -309,15 +332,18 @@ def compare_sale(
     orders: Mapping[OrderKey, SaleOrderFacts],
     keys: Iterable[OrderKey],
 ) -> Iterator[tuple[OrderKey, Violation]]:
-    """Orders of flash sales on both sides: each was decided before it was written, of the same buyer and price; a unit that came back has a
-    cancelled order, and no cancelled order keeps one."""
+    """Orders of flash sales on both sides: each was decided before it was written, of the same
+    buyer and price; a unit that came back has a cancelled order, and no cancelled order keeps
+    one."""
     for key in keys:
         unit, order = units.get(key), orders.get(key)
         for check_name, detail in _compare_unit(unit, order):
             yield key, Violation(check=check_name, subject=key[1], detail=detail)
 
 
-def _compare_unit(unit: UnitFacts | None, order: SaleOrderFacts | None) -> Iterator[tuple[str, str]]:
+def _compare_unit(
+    unit: UnitFacts | None, order: SaleOrderFacts | None
+) -> Iterator[tuple[str, str]]:
     if order is None:
         if unit is not None and unit.state == "LIVE" and not unit.is_settling:
             yield "unit_has_order", "order_rpc does not have it"
@@ -325,7 +351,10 @@ def _compare_unit(unit: UnitFacts | None, order: SaleOrderFacts | None) -> Itera
     if unit is None or unit.state == "REFUSED":
         yield (
             "order_has_unit",
-            f"order_rpc has it as {order.state}, and the flash sale {'never decided it' if unit is None else 'refused it'}",
+            (
+                f"order_rpc has it as {order.state}, and the flash sale "
+                f"{'never decided it' if unit is None else 'refused it'}"
+            ),
         )
         return
     ours = (unit.activity_id, unit.user_id, unit.price_minor, unit.currency, 1)
@@ -335,4 +364,7 @@ def _compare_unit(unit: UnitFacts | None, order: SaleOrderFacts | None) -> Itera
     if unit.state == "RETURNED" and order.state != "CANCELLED":
         yield "unit_returned", f"its unit came back, and the order is {order.state}"
     if unit.state == "LIVE" and order.state == "CANCELLED" and not order.is_settling:
-        yield "unit_returned", "the order is CANCELLED, and the flash sale does not have its unit back"
+        yield (
+            "unit_returned",
+            "the order is CANCELLED, and the flash sale does not have its unit back",
+        )

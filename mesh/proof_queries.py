@@ -1,5 +1,6 @@
-"""Checks of one database: queries of which every row is a violation. Large tables are read by ranges of their keys, so that no statement takes
-longer than a page does; each statement sees one moment."""
+"""Checks of one database: queries of which every row is a violation. Large tables are read by
+ranges of their keys, so that no statement takes longer than a page does; each statement sees one
+moment."""
 
 from __future__ import annotations
 
@@ -48,8 +49,9 @@ _IS_EVENT = OUTBOX.c.destination.startswith(destination(""))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """A query of which every row is a violation: its first column is the subject, `detail` is filled with all
-    columns. `by` is a key of the table that it reads, for ranges; without one it is a single statement."""
+    """A query of which every row is a violation: its first column is the subject, `detail` is
+    filled with all columns. `by` is a key of the table that it reads, for ranges; without one it is
+    a single statement."""
 
     name: str
     query: Select[Any]
@@ -58,7 +60,9 @@ class Check:
 
 
 async def run_checks(db: Database, checks: Iterable[Check]) -> AsyncIterator[Violation]:
-    """Everything that some checks find, at most FOUND_MAX each. Those of one table walk through it together."""
+    """Everything that some checks find, at most FOUND_MAX each. Those of one table walk through it
+    together.
+    """
 
     def table_of(check: Check) -> str:
         return ".".join(map(str, check.by))
@@ -75,16 +79,26 @@ async def run_checks(db: Database, checks: Iterable[Check]) -> AsyncIterator[Vio
                         yield violation
 
 
-async def _run(tx: AsyncConnection, check: Check, within: ColumnElement[bool], limit: int) -> list[Violation]:
+async def _run(
+    tx: AsyncConnection, check: Check, within: ColumnElement[bool], limit: int
+) -> list[Violation]:
     rows = (await tx.execute(check.query.where(within).limit(limit))).mappings()
     return [
-        Violation(check=check.name, subject=str(next(iter(row.values()))), detail=check.detail.format_map(row))
+        Violation(
+            check=check.name,
+            subject=str(next(iter(row.values()))),
+            detail=check.detail.format_map(row),
+        )
         for row in rows
     ]
 
 
-async def _ranges(db: Database, by: Sequence[ColumnElement[Any]]) -> AsyncIterator[ColumnElement[bool]]:
-    """Conditions that cut a table into ranges of its key; everything at once where a check has none."""
+async def _ranges(
+    db: Database, by: Sequence[ColumnElement[Any]]
+) -> AsyncIterator[ColumnElement[bool]]:
+    """Conditions that cut a table into ranges of its key; everything at once where a check has
+    none.
+    """
     if not by:
         yield true()
         return
@@ -100,10 +114,14 @@ async def sums_of(
     *values: ColumnElement[Any],
     within: FromClause | None = None,
 ) -> defaultdict[tuple[Any, ...], list[int]]:
-    """Sums over all rows of a table (`within` a join with others) by groups, range by range; those of no group are 0. Within
-    `Database.read_at_one_moment` they are all of that moment."""
+    """Sums over all rows of a table (`within` a join with others) by groups, range by range; those
+    of no group are 0. Within `Database.read_at_one_moment` they are all of that moment."""
     sums: defaultdict[tuple[Any, ...], list[int]] = defaultdict(lambda: [0] * len(values))
-    query = select(*group, *(func.sum(value) for value in values)).select_from(table if within is None else within).group_by(*group)
+    query = (
+        select(*group, *(func.sum(value) for value in values))
+        .select_from(table if within is None else within)
+        .group_by(*group)
+    )
     async for rows in key_ranges_at_one_moment(tx, tuple(table.primary_key.columns), size=RANGE):
         for row in await tx.execute(query.where(rows)):
             of_group = sums[tuple(row[: len(group)])]
@@ -116,8 +134,12 @@ async def sums_of(
 async def check_outbox(db: Database, allowance: Allowance) -> AsyncIterator[Violation]:
     """Every message was delivered, or is due and not late, or has nobody who delivers it."""
     row = OUTBOX.c
-    shown = select(row.event_id, row.tag, row.destination, row.aggregate_id, row.last_error, row.attempts)
-    late = (row.due_at < allowance.before(OVERDUE)) | (row.created_at < allowance.before(UNDELIVERED))
+    shown = select(
+        row.event_id, row.tag, row.destination, row.aggregate_id, row.last_error, row.attempts
+    )
+    late = (row.due_at < allowance.before(OVERDUE)) | (
+        row.created_at < allowance.before(UNDELIVERED)
+    )
     waiting = shown.where(row.state == "NEW")
     if allowance.events_wait:
         waiting = waiting.where(~_IS_EVENT)
@@ -134,11 +156,14 @@ async def check_outbox(db: Database, allowance: Allowance) -> AsyncIterator[Viol
                 name="outbox_late",
                 query=waiting if allowance.strict else waiting.where(late),
                 by=(row.id,),
-                detail="{tag} about {aggregate_id} has not reached {destination} after {attempts} attempts: {last_error}",
+                detail="{tag} about {aggregate_id} has not reached {destination} after {attempts} "
+                "attempts: {last_error}",
             ),
             Check(
                 name="outbox_readable",
-                query=select(row.event_id, row.tag, row.aggregate_id).where(func.json_valid(row.payload) == 0),
+                query=select(row.event_id, row.tag, row.aggregate_id).where(
+                    func.json_valid(row.payload) == 0
+                ),
                 detail="{tag} about {aggregate_id} says nothing that can be read",
                 by=(row.id,),
             ),
@@ -151,14 +176,23 @@ async def check_logs(db: Database, *logs: Log) -> AsyncIterator[Violation]:
     """Every chained log says what was written, all of it and nothing else."""
     for log in logs:
         async for broken in broken_chains(db, log):
-            yield Violation(check="log_chained", subject=broken.entity, detail=f"its {broken.log}: {broken.detail}")
+            yield Violation(
+                check="log_chained",
+                subject=broken.entity,
+                detail=f"its {broken.log}: {broken.detail}",
+            )
 
 
 async def check_rows(
-    db: Database, metadata: MetaData, *, words: Mapping[Column[Any], Iterable[str]], documents: Collection[Column[Any]]
+    db: Database,
+    metadata: MetaData,
+    *,
+    words: Mapping[Column[Any], Iterable[str]],
+    documents: Collection[Column[Any]],
 ) -> AsyncIterator[Violation]:
-    """Every row can be read: it keeps the CHECKs of its table, which somebody may have gone past, and has known currencies and words, JSON that
-    parses, and times of the calendar. Lists and workers leave another one out, so this is where it is named.
+    """Every row can be read: it keeps the CHECKs of its table, which somebody may have gone past,
+    and has known currencies and words, JSON that parses, and times of the calendar. Lists and
+    workers leave another one out, so this is where it is named.
 
     Args:
         words: columns that hold one of some words, of which no CHECK says so.
@@ -177,11 +211,17 @@ def _wrong(
     """What is wrong with a row, and when."""
     for constraint in table.constraints:
         if isinstance(constraint, CheckConstraint):
-            yield f"breaks the rule {constraint.name}", literal_column(f"(NOT ({constraint.sqltext}))", Boolean())
+            yield (
+                f"breaks the rule {constraint.name}",
+                literal_column(f"(NOT ({constraint.sqltext}))", Boolean()),
+            )
     for column in table.c:
         if isinstance(column.type, UtcMillis):
             moment: ColumnElement[int] = type_coerce(column, BigInteger)
-            yield f"has a time of no calendar in {column.name}", or_(moment < _FIRST_MOMENT, moment > _LAST_MOMENT)
+            yield (
+                f"has a time of no calendar in {column.name}",
+                or_(moment < _FIRST_MOMENT, moment > _LAST_MOMENT),
+            )
         if column.name == "currency" or column.name.endswith("_currency"):
             yield f"has an unknown {column.name}", column.not_in(CURRENCIES)
         if column.name == "version":
@@ -189,7 +229,10 @@ def _wrong(
         if column in words:
             yield f"has an unknown {column.name}", column.not_in(list(words[column]))
         if column in documents:
-            yield f"has no JSON in {column.name}", and_(column.is_not(None), func.json_valid(column) == 0)
+            yield (
+                f"has no JSON in {column.name}",
+                and_(column.is_not(None), func.json_valid(column) == 0),
+            )
 
 
 def _unreadable(table: Table, wrong: Mapping[str, ColumnElement[bool]]) -> Check:
@@ -197,9 +240,14 @@ def _unreadable(table: Table, wrong: Mapping[str, ColumnElement[bool]]) -> Check
     plain = [column for column in reversed(key) if not isinstance(column.type, UtcMillis)]
     return Check(
         name="row_readable",
-        query=select(*plain, case(*((condition, what) for what, condition in wrong.items())).label("what")).where(or_(*wrong.values())),
+        query=select(
+            *plain, case(*((condition, what) for what, condition in wrong.items())).label("what")
+        ).where(or_(*wrong.values())),
         detail=f"a row of {table.name} {{what}}",
-        by=tuple(type_coerce(column, BigInteger) if isinstance(column.type, UtcMillis) else column for column in key),
+        by=tuple(
+            type_coerce(column, BigInteger) if isinstance(column.type, UtcMillis) else column
+            for column in key
+        ),
     )
 
 
@@ -212,4 +260,6 @@ async def waiting_events(db: Database) -> int:
 
 
 async def _count_waiting(tx: AsyncConnection, within: ColumnElement[bool]) -> int:
-    return (await tx.execute(select(func.count()).where(OUTBOX.c.state == "NEW", _IS_EVENT, within))).scalar_one()
+    return (
+        await tx.execute(select(func.count()).where(OUTBOX.c.state == "NEW", _IS_EVENT, within))
+    ).scalar_one()

@@ -1,8 +1,9 @@
 """Idempotency keys: the first call with a key does the work, every later one gets its answer.
 
-A receipt is claimed in the transaction that writes the business row and bound to that row; it is RUNNING until the row has a final answer, and DONE
-with that answer for ever after (docs/protocols.md 2). Two first calls at once collide on the key `pk_receipt`: the loser's transaction runs again and
-finds the winner's receipt.
+A receipt is claimed in the transaction that writes the business row and bound to that row; it is
+RUNNING until the row has a final answer, and DONE with that answer for ever after
+(docs/protocols.md 2). Two first calls at once collide on the key `pk_receipt`: the loser's
+transaction runs again and finds the winner's receipt.
 """
 
 from __future__ import annotations
@@ -13,18 +14,33 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import CheckConstraint, Column, Index, String, Table, Text, and_, bindparam, delete, insert, select, update
+from sqlalchemy import (
+    CheckConstraint,
+    Column,
+    Index,
+    String,
+    Table,
+    Text,
+    and_,
+    bindparam,
+    delete,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.db import Identifier, UtcMillis, metadata_with_names
 from mesh.errors import IdempotencyKeyReused, RequestCanceled
 
-MONEY_RETENTION = timedelta(days=7)     # longer than any client's retries, shorter than any dispute; business uniqueness holds for ever
+# longer than any client's retries, shorter than any dispute; business uniqueness holds for ever
+MONEY_RETENTION = timedelta(days=7)
 OTHER_RETENTION = timedelta(hours=24)
 PURGE_BATCH = 500
 
 RECEIPT = Table(
-    "receipt", metadata_with_names(),
+    "receipt",
+    metadata_with_names(),
     Column("merchant_id", Identifier(32), primary_key=True),
     Column("caller", Identifier(128), primary_key=True),
     Column("method", Identifier(64), primary_key=True),
@@ -41,18 +57,27 @@ RECEIPT = Table(
 )
 
 # Statements of the request path are built once: building one costs as much as sending it.
-_IS = and_(RECEIPT.c.merchant_id == bindparam("merchant_id"), RECEIPT.c.caller == bindparam("caller"), RECEIPT.c.method == bindparam("method"),
-           RECEIPT.c.idempotency_key == bindparam("key"))
+_IS = and_(
+    RECEIPT.c.merchant_id == bindparam("merchant_id"),
+    RECEIPT.c.caller == bindparam("caller"),
+    RECEIPT.c.method == bindparam("method"),
+    RECEIPT.c.idempotency_key == bindparam("key"),
+)
 _FIND = select(RECEIPT.c.resource_id, RECEIPT.c.answer, RECEIPT.c.fingerprint).where(_IS)
 _INSERT = insert(RECEIPT)
-_FINISH = (update(RECEIPT).where(RECEIPT.c.resource_id == bindparam("resource"), RECEIPT.c.state == "RUNNING")
-           .values(state="DONE", answer=bindparam("first_answer")))
+_FINISH = (
+    update(RECEIPT)
+    .where(RECEIPT.c.resource_id == bindparam("resource"), RECEIPT.c.state == "RUNNING")
+    .values(state="DONE", answer=bindparam("first_answer"))
+)
 _DELETE = delete(RECEIPT).where(_IS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReceiptKey:
-    """Who used which key on which method. `caller` is `Caller.key`: two people with one key never meet, one person with two roles is one."""
+    """Who used which key on which method. `caller` is `Caller.key`: two people with one key never
+    meet, one person with two roles is one.
+    """
 
     merchant_id: str
     caller: str
@@ -62,19 +87,26 @@ class ReceiptKey:
     @property
     def digest(self) -> str:
         """SHA-256 over all of it; hex. What a row remembers of the call that made it."""
-        return hashlib.sha256(f"{self.merchant_id}\n{self.caller}\n{self.method}\n{self.key}".encode()).hexdigest()
+        return hashlib.sha256(
+            f"{self.merchant_id}\n{self.caller}\n{self.method}\n{self.key}".encode()
+        ).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """An earlier call with the same key and the same meaning. `answer` is its first final answer, None while there is none."""
+    """An earlier call with the same key and the same meaning. `answer` is its first final answer,
+    None while there is none.
+    """
 
     resource_id: str
     answer: str | None
 
 
-async def find(tx: AsyncConnection, key: ReceiptKey, *, fingerprint: Mapping[str, str]) -> Receipt | None:
-    """The receipt of an earlier call, or None when this is the first. A receipt counts until it is purged.
+async def find(
+    tx: AsyncConnection, key: ReceiptKey, *, fingerprint: Mapping[str, str]
+) -> Receipt | None:
+    """The receipt of an earlier call, or None when this is the first. A receipt counts until it is
+    purged.
 
     Raises:
         IdempotencyKeyReused: the key was used with another request; names the differing fields.
@@ -86,42 +118,100 @@ async def find(tx: AsyncConnection, key: ReceiptKey, *, fingerprint: Mapping[str
     if not row.resource_id:
         raise RequestCanceled
     first: dict[str, str] = json.loads(row.fingerprint)
-    differing = sorted(name for name in first.keys() | fingerprint.keys() if first.get(name) != fingerprint.get(name))
+    differing = sorted(
+        name
+        for name in first.keys() | fingerprint.keys()
+        if first.get(name) != fingerprint.get(name)
+    )
     if differing:
-        raise IdempotencyKeyReused(fields=dict.fromkeys(differing, "differs from the first request with this idempotency key"))
+        raise IdempotencyKeyReused(
+            fields=dict.fromkeys(
+                differing, "differs from the first request with this idempotency key"
+            )
+        )
     return Receipt(resource_id=row.resource_id, answer=row.answer)
 
 
-async def claim(tx: AsyncConnection, key: ReceiptKey, *, fingerprint: Mapping[str, str], resource_id: str, now: datetime,
-                retention: timedelta = MONEY_RETENTION, answer: str | None = None) -> None:
-    """Writes the receipt of a first call, bound to the row that this transaction creates; DONE at once when there is an answer."""
-    await tx.execute(_INSERT, {
-        "merchant_id": key.merchant_id, "caller": key.caller, "method": key.method, "idempotency_key": key.key,
-        "state": "RUNNING" if answer is None else "DONE", "fingerprint": json.dumps(dict(fingerprint), sort_keys=True),
-        "resource_id": resource_id, "answer": answer, "created_at": now, "expires_at": now + retention})
+async def claim(
+    tx: AsyncConnection,
+    key: ReceiptKey,
+    *,
+    fingerprint: Mapping[str, str],
+    resource_id: str,
+    now: datetime,
+    retention: timedelta = MONEY_RETENTION,
+    answer: str | None = None,
+) -> None:
+    """Writes the receipt of a first call, bound to the row that this transaction creates; DONE at
+    once when there is an answer.
+    """
+    await tx.execute(
+        _INSERT,
+        {
+            "merchant_id": key.merchant_id,
+            "caller": key.caller,
+            "method": key.method,
+            "idempotency_key": key.key,
+            "state": "RUNNING" if answer is None else "DONE",
+            "fingerprint": json.dumps(dict(fingerprint), sort_keys=True),
+            "resource_id": resource_id,
+            "answer": answer,
+            "created_at": now,
+            "expires_at": now + retention,
+        },
+    )
 
 
 async def find_or_bury(tx: AsyncConnection, key: ReceiptKey, *, now: datetime) -> str | None:
-    """The resource of an earlier call with this key; None when there was none, and then there never will be: a tombstone refuses the call."""
+    """The resource of an earlier call with this key; None when there was none, and then there never
+    will be: a tombstone refuses the call.
+    """
     row = (await tx.execute(_FIND, asdict(key))).first()
     if row is not None:
         return row.resource_id or None
-    await tx.execute(_INSERT, {
-        "merchant_id": key.merchant_id, "caller": key.caller, "method": key.method, "idempotency_key": key.key, "state": "DONE", "fingerprint": "{}",
-        "resource_id": "", "answer": None, "created_at": now, "expires_at": now + MONEY_RETENTION})
+    await tx.execute(
+        _INSERT,
+        {
+            "merchant_id": key.merchant_id,
+            "caller": key.caller,
+            "method": key.method,
+            "idempotency_key": key.key,
+            "state": "DONE",
+            "fingerprint": "{}",
+            "resource_id": "",
+            "answer": None,
+            "created_at": now,
+            "expires_at": now + MONEY_RETENTION,
+        },
+    )
     return None
 
 
 async def finish(tx: AsyncConnection, *, resource_id: str, answer: str) -> None:
-    """Writes the first final answer into every RUNNING receipt of a row. A DONE receipt keeps its answer."""
+    """Writes the first final answer into every RUNNING receipt of a row. A DONE receipt keeps its
+    answer.
+    """
     await tx.execute(_FINISH, {"resource": resource_id, "first_answer": answer})
 
 
 async def purge(tx: AsyncConnection, *, now: datetime) -> int:
-    """Deletes up to PURGE_BATCH receipts whose time is over; returns how many. RUNNING ones stay: their row has no final answer yet."""
-    over = (await tx.execute(select(RECEIPT).where(RECEIPT.c.expires_at <= now, RECEIPT.c.state == "DONE").order_by(RECEIPT.c.expires_at)
-                             .limit(PURGE_BATCH))).all()
+    """Deletes up to PURGE_BATCH receipts whose time is over; returns how many. RUNNING ones stay:
+    their row has no final answer yet.
+    """
+    over = (
+        await tx.execute(
+            select(RECEIPT)
+            .where(RECEIPT.c.expires_at <= now, RECEIPT.c.state == "DONE")
+            .order_by(RECEIPT.c.expires_at)
+            .limit(PURGE_BATCH)
+        )
+    ).all()
     for row in over:
-        key = ReceiptKey(merchant_id=row.merchant_id, caller=row.caller, method=row.method, key=row.idempotency_key)
+        key = ReceiptKey(
+            merchant_id=row.merchant_id,
+            caller=row.caller,
+            method=row.method,
+            key=row.idempotency_key,
+        )
         await tx.execute(_DELETE, asdict(key))
     return len(over)

@@ -1,8 +1,11 @@
-"""Redis as we use it: a cache, a place to publish and the admission of sales, never the truth. Every command has a deadline.
+"""Redis as we use it: a cache, a place to publish and the admission of sales, never the truth.
+Every command has a deadline.
 
-A connection that died, or whose server changed sides, is never used again. Dead ones are found before a command is sent, without asking the server.
-A server that says that it is a replica now, or that fell silent, ends the era of its pool: every connection that was opened before is replaced when
-it is used next. What the driver and the event loop raise in such a case is told as a `RedisError`, whichever loop runs.
+A connection that died, or whose server changed sides, is never used again. Dead ones are found
+before a command is sent, without asking the server.
+A server that says that it is a replica now, or that fell silent, ends the era of its pool: every
+connection that was opened before is replaced when it is used next. What the driver and the event
+loop raise in such a case is told as a `RedisError`, whichever loop runs.
 """
 
 from __future__ import annotations
@@ -10,7 +13,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from redis.asyncio import BlockingConnectionPool, Connection, Redis, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio import (
+    BlockingConnectionPool,
+    Connection,
+    Redis,
+    SSLConnection,
+    UnixDomainSocketConnection,
+)
 from redis.asyncio.connection import AbstractConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -20,14 +29,17 @@ from redis.exceptions import TimeoutError as RedisTimeout
 
 from mesh.clock import Seconds
 
-COMMAND_SECONDS_MAX = 0.3   # a cache that is slower than this is no cache
+COMMAND_SECONDS_MAX = 0.3  # a cache that is slower than this is no cache
 CONNECTIONS_MAX = 32
-# A server that was a primary, or that has lost its own: the command was not executed. Inside a script Redis 6.2 tells it in the middle of the text.
+# A server that was a primary, or that has lost its own: the command was not executed. Inside a
+# script Redis 6.2 tells it in the middle of the text.
 _CHANGED_SIDES = ("READONLY", "MASTERDOWN", "instance state changed")
 
 
 class _Era:
-    """What the connections of one pool share: those of an earlier number are replaced before they are used again."""
+    """What the connections of one pool share: those of an earlier number are replaced before they
+    are used again.
+    """
 
     __slots__ = ("number",)
 
@@ -36,7 +48,9 @@ class _Era:
 
 
 class _Safe(AbstractConnection):
-    """A connection that is replaced when it is dead or of an earlier era, and that raises nothing but RedisError."""
+    """A connection that is replaced when it is dead or of an earlier era, and that raises nothing
+    but RedisError.
+    """
 
     def __init__(self, *, era: _Era | None = None, **options: Any) -> None:
         super().__init__(**options)
@@ -46,16 +60,29 @@ class _Safe(AbstractConnection):
 
     @property
     def is_usable(self) -> bool:
-        """Whether a command may be sent: it is open as far as this process can know, and of the present era."""
+        """Whether a command may be sent: it is open as far as this process can know, and of the
+        present era.
+        """
         reader, writer = self._reader, self._writer
-        return (reader is not None and writer is not None and not writer.transport.is_closing() and not reader.at_eof()
-                and self._opened_in == self._era.number)
+        return (
+            reader is not None
+            and writer is not None
+            and not writer.transport.is_closing()
+            and not reader.at_eof()
+            and self._opened_in == self._era.number
+        )
 
     def distrust_all(self) -> None:
-        """Ends the era: after a deadline the others of the pool may be as dead as this one, and each of them would cost a deadline too."""
+        """Ends the era: after a deadline the others of the pool may be as dead as this one, and
+        each of them would cost a deadline too.
+        """
         self._era.number += 1
 
-    async def connect_check_health(self, check_health: bool = True, retry_socket_connect: bool = True) -> None:  # noqa: FBT001, FBT002  the base's
+    async def connect_check_health(
+        self,
+        check_health: bool = True,  # noqa: FBT001, FBT002  the base's
+        retry_socket_connect: bool = True,  # noqa: FBT001, FBT002  the base's
+    ) -> None:
         """As the base does; a connection that is not usable is opened anew."""
         self._drop_unusable()
         if self.is_connected:
@@ -67,7 +94,11 @@ class _Safe(AbstractConnection):
         finally:
             self._is_opening = False
 
-    async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:  # noqa: FBT001, FBT002  the base's
+    async def send_packed_command(
+        self,
+        command: bytes | str | Iterable[bytes],
+        check_health: bool = True,  # noqa: FBT001, FBT002  the base's
+    ) -> None:
         """As the base does."""
         if not self._is_opening:
             self._drop_unusable()
@@ -87,7 +118,9 @@ class _Safe(AbstractConnection):
             self.distrust_all()
             raise
         except ResponseError as error:
-            if not any(sign in f"{type(error).__name__.upper()} {error}" for sign in _CHANGED_SIDES):
+            if not any(
+                sign in f"{type(error).__name__.upper()} {error}" for sign in _CHANGED_SIDES
+            ):
                 raise
             self.distrust_all()
             await self.disconnect(nowait=True)
@@ -109,23 +142,34 @@ class SafeConnection(_Safe, Connection):
 
 
 class SafeTlsConnection(_Safe, SSLConnection):
-    """Over TLS: `rediss://`, with `ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile` and `ssl_check_hostname` in the URL's query."""
+    """Over TLS: `rediss://`, with `ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile` and
+    `ssl_check_hostname` in the URL's query.
+    """
 
 
 class _SafeUnixConnection(_Safe, UnixDomainSocketConnection):
     """Over a socket of this machine."""
 
 
-def open_pool(url: str, *, command_seconds: Seconds, connect_seconds: Seconds | None = None, retries: int = 0,
-              plain: type[AbstractConnection] = SafeConnection, tls: type[AbstractConnection] = SafeTlsConnection,
-              **options: Any) -> BlockingConnectionPool:
+def open_pool(
+    url: str,
+    *,
+    command_seconds: Seconds,
+    connect_seconds: Seconds | None = None,
+    retries: int = 0,
+    plain: type[AbstractConnection] = SafeConnection,
+    tls: type[AbstractConnection] = SafeTlsConnection,
+    **options: Any,
+) -> BlockingConnectionPool:
     """A pool of safe connections, opened lazily.
 
     Args:
         url: `redis://`, `rediss://` or `unix://`.
-        command_seconds: of waiting for a free connection, of sending a command and of waiting for its answer, each.
+        command_seconds: of waiting for a free connection, of sending a command and of waiting for
+            its answer, each.
         connect_seconds: of opening a connection; None: `command_seconds`.
-        retries: how often a command is sent again after its connection broke. Never after a timeout: that one means unknown.
+        retries: how often a command is sent again after its connection broke. Never after a
+            timeout: that one means unknown.
         plain, tls: classes of connections, subclasses of the safe ones.
 
     Raises:
@@ -133,16 +177,35 @@ def open_pool(url: str, *, command_seconds: Seconds, connect_seconds: Seconds | 
     """
     parsed: dict[str, Any] = {**parse_url(url)}
     kind = parsed.pop("connection_class", None)
-    connection_class = tls if kind is SSLConnection else _SafeUnixConnection if kind is UnixDomainSocketConnection else plain
+    connection_class = (
+        tls
+        if kind is SSLConnection
+        else _SafeUnixConnection
+        if kind is UnixDomainSocketConnection
+        else plain
+    )
     settings: dict[str, Any] = {
-        "max_connections": CONNECTIONS_MAX, "timeout": command_seconds, "socket_timeout": command_seconds,
+        "max_connections": CONNECTIONS_MAX,
+        "timeout": command_seconds,
+        "socket_timeout": command_seconds,
         "socket_connect_timeout": command_seconds if connect_seconds is None else connect_seconds,
-        "retry": Retry(NoBackoff(), retries, supported_errors=(ConnectionBroken,)), "retry_on_timeout": False, **options, **parsed,
+        "retry": Retry(NoBackoff(), retries, supported_errors=(ConnectionBroken,)),
+        "retry_on_timeout": False,
+        **options,
+        **parsed,
     }
     return BlockingConnectionPool(connection_class=connection_class, era=_Era(), **settings)
 
 
-def open_redis(url: str, *, command_seconds: Seconds = COMMAND_SECONDS_MAX, connect_seconds: Seconds | None = None) -> Redis:
-    """Opens a client lazily that sends a command once. The defaults of redis-py send it up to eleven times over a minute: one lost reply turned one
-    DECR into four. Arguments and errors are those of `open_pool`; a check on a busy machine wants more seconds than a cache."""
-    return Redis.from_pool(open_pool(url, command_seconds=command_seconds, connect_seconds=connect_seconds))
+def open_redis(
+    url: str,
+    *,
+    command_seconds: Seconds = COMMAND_SECONDS_MAX,
+    connect_seconds: Seconds | None = None,
+) -> Redis:
+    """Opens a client lazily that sends a command once. The defaults of redis-py send it up to
+    eleven times over a minute: one lost reply turned one DECR into four. Arguments and errors are
+    those of `open_pool`; a check on a busy machine wants more seconds than a cache."""
+    return Redis.from_pool(
+        open_pool(url, command_seconds=command_seconds, connect_seconds=connect_seconds)
+    )

@@ -1,6 +1,6 @@
-"""grpc.reflection of a server, as v1 and as v1alpha: the messages are the same on the wire, only the name of the
-service differs. Open in development, for admins otherwise. A process has a few streams of it; when it needs room the
-oldest ends."""
+"""grpc.reflection of a server, as v1 and as v1alpha: the messages are the same on the wire, only
+the name of the service differs. Open in development, for admins otherwise. A process has a few
+streams of it; when it needs room the oldest ends."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ _V1: Final = _ALPHA.replace("v1alpha", "v1")
 
 
 def _describe_v1() -> None:
-    """Puts grpc/reflection/v1/reflection.proto into the pool, where clients ask for it: it is that of v1alpha under
-    another package."""
+    """Puts grpc/reflection/v1/reflection.proto into the pool, where clients ask for it: it is that
+    of v1alpha under another package."""
     pool = descriptor_pool.Default()
     with suppress(KeyError):
         pool.FindServiceByName(_V1)
@@ -57,7 +57,12 @@ class Reflection:
     """Tells what a server serves."""
 
     def __init__(
-        self, services: Sequence[str], user_tokens: UserTokens, catalogue: ErrorCatalogue, *, is_open: bool
+        self,
+        services: Sequence[str],
+        user_tokens: UserTokens,
+        catalogue: ErrorCatalogue,
+        *,
+        is_open: bool,
     ) -> None:
         self._servicer = ReflectionServicer((*services, _V1, _ALPHA))
         self._user_tokens = user_tokens
@@ -67,7 +72,9 @@ class Reflection:
 
     def handlers(self) -> Mapping[str, Mapping[str, grpc.RpcMethodHandler[Any, Any]]]:
         """What is registered, by service."""
-        handler: grpc.RpcMethodHandler[Any, Any] = grpc.stream_stream_rpc_method_handler(self._serve)
+        handler: grpc.RpcMethodHandler[Any, Any] = grpc.stream_stream_rpc_method_handler(
+            self._serve
+        )
         return {name: {"ServerReflectionInfo": handler} for name in (_V1, _ALPHA)}
 
     async def _serve(self, _messages: Any, context: Any) -> None:
@@ -78,7 +85,11 @@ class Reflection:
             status = to_status(refusal, package="", catalogue=self._catalogue) or internal_status(
                 Trace.start().trace_id
             )
-            await context.abort(STATUS_CODES[status.code], status.message, ((DETAILS_KEY, status.SerializeToString()),))
+            await context.abort(
+                STATUS_CODES[status.code],
+                status.message,
+                ((DETAILS_KEY, status.SerializeToString()),),
+            )
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - for the type: grpc.aio runs every handler in one
         if len(self._streams) >= STREAMS_MAX:

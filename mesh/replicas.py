@@ -1,7 +1,8 @@
 """The replicas of one service: a channel to each, and which of them takes the next call.
 
-The set follows discovery at run time and never becomes empty by an empty answer. A replica is picked by two random choices on in-flight calls and
-latency; only those that are connected and say SERVING take part, and those that fail too often are left out for a while, but never more than half.
+The set follows discovery at run time and never becomes empty by an empty answer. A replica is
+picked by two random choices on in-flight calls and latency; only those that are connected and say
+SERVING take part, and those that fail too often are left out for a while, but never more than half.
 """
 
 from __future__ import annotations
@@ -23,17 +24,23 @@ from mesh.errors import NeighbourUnavailable
 from mesh.logs import get_logger
 from mesh.metrics import CLIENT_EJECTIONS, CLIENT_REPLICAS
 
-FAIL_FAST_SECONDS: Final = 1.0      # how long nobody may be reachable before calls fail at once; covers a restart and a mesh that just starts
-STALE_SECONDS = 0.02                # how long a connection that just broke may still be taken for a live one
-FORCE_SECONDS = 1.0                 # a replica that was not picked for this long is tried again: its latency may be old news
-DRAIN_SECONDS_MAX = 30.0            # a removed replica may finish its calls
-WATCH_PAUSE_SECONDS = 1.0           # after a watch that broke
-STALL_SECONDS = 1.0                 # a replica that answered none of its calls for so long is asked whether it lives
-PROBE_SECONDS = 2.0                 # and taken for hung when it says nothing for so long; longer than a busy event loop is silent
-SMOOTHING = 0.2                     # weight of the newest call
-SUCCESS_MIN = 0.5                   # below it a replica is left out
-SUCCESS_AFTER_EJECTION = 0.7        # two more failures leave it out again
-EJECTION_SECONDS = 5.0              # doubled each time
+# how long nobody may be reachable before calls fail at once; covers a restart and a mesh that just
+# starts
+FAIL_FAST_SECONDS: Final = 1.0
+# how long a connection that just broke may still be taken for a live one
+STALE_SECONDS = 0.02
+# a replica that was not picked for this long is tried again: its latency may be old news
+FORCE_SECONDS = 1.0
+DRAIN_SECONDS_MAX = 30.0  # a removed replica may finish its calls
+WATCH_PAUSE_SECONDS = 1.0  # after a watch that broke
+# a replica that answered none of its calls for so long is asked whether it lives
+STALL_SECONDS = 1.0
+# and taken for hung when it says nothing for so long; longer than a busy event loop is silent
+PROBE_SECONDS = 2.0
+SMOOTHING = 0.2  # weight of the newest call
+SUCCESS_MIN = 0.5  # below it a replica is left out
+SUCCESS_AFTER_EJECTION = 0.7  # two more failures leave it out again
+EJECTION_SECONDS = 5.0  # doubled each time
 EJECTION_SECONDS_MAX = 60.0
 
 _HEALTH_CHECK: Final = "/grpc.health.v1.Health/Check"
@@ -44,24 +51,41 @@ log = get_logger()
 class Replica:
     """One endpoint, its channel and what we know of it."""
 
-    __slots__ = ("abandonable", "calls", "channel", "ejected_until", "ejections", "endpoint", "failing_since", "hung", "in_flight",
-                 "latency_seconds", "picked_at", "probe", "progress_at", "ready", "success", "watcher")
+    __slots__ = (
+        "abandonable",
+        "calls",
+        "channel",
+        "ejected_until",
+        "ejections",
+        "endpoint",
+        "failing_since",
+        "hung",
+        "in_flight",
+        "latency_seconds",
+        "picked_at",
+        "probe",
+        "progress_at",
+        "ready",
+        "success",
+        "watcher",
+    )
 
     def __init__(self, endpoint: Endpoint, channel: Connections) -> None:
         self.endpoint = endpoint
         self.channel = channel
-        self.calls: dict[str, Any] = {}          # path -> multicallable of bytes
+        self.calls: dict[str, Any] = {}  # path -> multicallable of bytes
         self.ready = False
         self.failing_since: float | None = None  # first failure to connect since it was last ready
         self.in_flight = 0
         self.latency_seconds = 0.0
         self.success = 1.0
         self.picked_at = 0.0
-        self.progress_at = 0.0                   # it was idle, or a call ended
+        self.progress_at = 0.0  # it was idle, or a call ended
         self.ejected_until = 0.0
         self.ejections = 0
-        self.hung = False                        # connected, and silent: a process that is stopped, a network that swallows everything
-        self.abandonable: set[Any] = set()       # calls under way that may be made elsewhere
+        # connected, and silent: a process that is stopped, a network that swallows everything
+        self.hung = False
+        self.abandonable: set[Any] = set()  # calls under way that may be made elsewhere
         self.probe: asyncio.Task[None] | None = None
         self.watcher: asyncio.Task[None] | None = None
 
@@ -77,7 +101,9 @@ class Replica:
         self.progress_at = now
 
     def load(self, now: float) -> float:
-        """What a further call here would cost. A replica that hangs has no latency yet: the time since it last answered stands in."""
+        """What a further call here would cost. A replica that hangs has no latency yet: the time
+        since it last answered stands in.
+        """
         stalled = now - self.progress_at if self.in_flight else 0.0
         return sqrt(max(self.latency_seconds, stalled) + 0.001) * (self.in_flight + 1)
 
@@ -85,8 +111,16 @@ class Replica:
 class Replicas:
     """Everybody who serves `service`. Must be made inside the running loop."""
 
-    def __init__(self, service: str, watch: Watch, connect: Callable[[Endpoint], Connections | None], *, fail_fast_seconds: float = FAIL_FAST_SECONDS,
-                 now: Callable[[], float] = monotonic, rng: random.Random | None = None) -> None:
+    def __init__(
+        self,
+        service: str,
+        watch: Watch,
+        connect: Callable[[Endpoint], Connections | None],
+        *,
+        fail_fast_seconds: float = FAIL_FAST_SECONDS,
+        now: Callable[[], float] = monotonic,
+        rng: random.Random | None = None,
+    ) -> None:
         self._service = service
         self._watch = watch
         self._connect = connect
@@ -94,7 +128,8 @@ class Replicas:
         self._now = now
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, protects nothing
         self._all: dict[Endpoint, Replica] = {}
-        self._successors: dict[Endpoint, Replica] = {}  # connected with newer credentials, not ready yet
+        # connected with newer credentials, not ready yet
+        self._successors: dict[Endpoint, Replica] = {}
         self._ready: list[Replica] = []
         self._ejection_ends = 0.0
         self._empty_since: float | None = None  # from the first call that found no endpoint
@@ -113,7 +148,9 @@ class Replicas:
     def watch_calls(self) -> None:
         """A call is under way: until none is, replicas that answer nothing are looked for."""
         if self._next_look is None:
-            self._next_look = asyncio.get_running_loop().call_later(STALL_SECONDS, self._look_for_stalls)
+            self._next_look = asyncio.get_running_loop().call_later(
+                STALL_SECONDS, self._look_for_stalls
+            )
 
     def _look_for_stalls(self) -> None:
         self._next_look = None
@@ -125,12 +162,19 @@ class Replicas:
             self.watch_calls()
 
     async def _probe(self, replica: Replica) -> None:
-        """Asks a replica whether it lives, and again while it is silent. Calls that may be repeated do not wait for one that is."""
+        """Asks a replica whether it lives, and again while it is silent. Calls that may be repeated
+        do not wait for one that is.
+        """
         try:
             while not await self._answers(replica) and replica.ready:
                 if not replica.hung:
                     replica.hung = True
-                    log.warning("replica_hung", target=self._service, endpoint=str(replica.endpoint), seconds=STALL_SECONDS + PROBE_SECONDS)
+                    log.warning(
+                        "replica_hung",
+                        target=self._service,
+                        endpoint=str(replica.endpoint),
+                        seconds=STALL_SECONDS + PROBE_SECONDS,
+                    )
                     self._recount()
                 if self.any_ready:
                     for rpc in list(replica.abandonable):
@@ -149,16 +193,19 @@ class Replicas:
         return True
 
     async def pick(self, deadline: float, tried: Collection[Replica] = ()) -> Replica:
-        """Who takes the next call; somebody that is not in `tried` where there is a choice. Waits for the first connection until the deadline.
+        """Who takes the next call; somebody that is not in `tried` where there is a choice. Waits
+        for the first connection until the deadline.
 
         Raises:
-            NeighbourUnavailable: nobody was reachable for longer than a second, or until the deadline. Nothing was sent.
+            NeighbourUnavailable: nobody was reachable for longer than a second, or until the
+                deadline. Nothing was sent.
         """
         while True:
             replica = self._choose(tried)
             pause = inf
             if replica is not None:
-                # The channel knows of a broken connection before the task that observes it: a call sent now would fail, unsent.
+                # The channel knows of a broken connection before the task that observes it: a call
+                # sent now would fail, unsent.
                 if replica.channel.get_state() is ChannelConnectivity.READY:
                     replica.picked_at = self._now()
                     return replica
@@ -178,7 +225,11 @@ class Replicas:
         ready = self._ready
         now = self._now()
         if tried or self._ejection_ends:
-            ready = [replica for replica in ready if replica.ejected_until <= now and replica not in tried] or ready
+            ready = [
+                replica
+                for replica in ready
+                if replica.ejected_until <= now and replica not in tried
+            ] or ready
             if now > self._ejection_ends:
                 self._ejection_ends = 0.0
         count = len(ready)
@@ -223,7 +274,9 @@ class Replicas:
         replica.ejected_until = now + pause
         self._ejection_ends = max(self._ejection_ends, replica.ejected_until)
         self._ejections.inc()
-        log.warning("replica_ejected", target=self._service, endpoint=str(replica.endpoint), seconds=pause)
+        log.warning(
+            "replica_ejected", target=self._service, endpoint=str(replica.endpoint), seconds=pause
+        )
 
     async def _follow(self) -> None:
         self._apply(self._watch.current())
@@ -236,7 +289,8 @@ class Replicas:
 
     def _apply(self, endpoints: frozenset[Endpoint]) -> None:
         if not endpoints:
-            log.warning("no_endpoints", target=self._service, kept=len(self._all))  # nobody there is less likely than a registry that lost its memory
+            # nobody there is less likely than a registry that lost its memory
+            log.warning("no_endpoints", target=self._service, kept=len(self._all))
             return
         self._empty_since = None
         for endpoint in self._all.keys() - endpoints:
@@ -252,8 +306,9 @@ class Replicas:
         self._recount()
 
     def renew(self) -> None:
-        """Connects to every replica once more, as connections are made now. Each new connection takes the place of the one before when it is ready:
-        until then the old one serves, if it can."""
+        """Connects to every replica once more, as connections are made now. Each new connection
+        takes the place of the one before when it is ready: until then the old one serves, if it
+        can."""
         for endpoint in self._all:
             channel = self._connect(endpoint)
             if channel is not None:
@@ -291,7 +346,8 @@ class Replicas:
 
     def _recount(self) -> None:
         ready = [replica for replica in self._all.values() if replica.ready]
-        self._ready = [replica for replica in ready if not replica.hung] or ready  # one that hangs is better than none
+        # one that hangs is better than none
+        self._ready = [replica for replica in ready if not replica.hung] or ready
         self._gauge.set(len(self._ready))
         self._changed.set()
         self._changed = asyncio.Event()
@@ -306,7 +362,12 @@ class Replicas:
         """Stops following and closes every channel."""
         await self._watch.close()
         replicas = [*self._all.values(), *self._successors.values()]
-        watchers = [task for replica in replicas for task in (replica.watcher, replica.probe) if task is not None]
+        watchers = [
+            task
+            for replica in replicas
+            for task in (replica.watcher, replica.probe)
+            if task is not None
+        ]
         if self._next_look is not None:
             self._next_look.cancel()
         for task in (self._follower, *watchers, *self._draining):

@@ -14,7 +14,9 @@ _UNAVAILABLE = 14
 
 
 class RetryBudget:
-    """Keeps retries a small share of the calls, so that a service in trouble is not hit harder: a tenth of recent calls, and ten at any time."""
+    """Keeps retries a small share of the calls, so that a service in trouble is not hit harder: a
+    tenth of recent calls, and ten at any time.
+    """
 
     CALLS_PER_RETRY = 10
     RETRIES_MIN = 10
@@ -35,7 +37,10 @@ class RetryBudget:
         now = self._now()
         least = self.RETRIES_MIN * self.CALLS_PER_RETRY
         if self._credit < least:
-            self._credit = min(least, self._credit + (now - self._at) * self.REFILL_PER_SECOND * self.CALLS_PER_RETRY)
+            self._credit = min(
+                least,
+                self._credit + (now - self._at) * self.REFILL_PER_SECOND * self.CALLS_PER_RETRY,
+            )
         self._at = now
         if self._credit < self.CALLS_PER_RETRY:
             return False
@@ -44,12 +49,18 @@ class RetryBudget:
 
 
 def worth_repeating(error: RemoteError) -> bool:
-    """UNAVAILABLE of the sibling itself. What the sibling says about *its* neighbours it has repeated by itself; repeating that multiplies."""
-    return isinstance(error, NeighbourUnavailable) or (error.grpc_code == _UNAVAILABLE and error.reason != "NEIGHBOUR_UNAVAILABLE")
+    """UNAVAILABLE of the sibling itself. What the sibling says about *its* neighbours it has
+    repeated by itself; repeating that multiplies.
+    """
+    return isinstance(error, NeighbourUnavailable) or (
+        error.grpc_code == _UNAVAILABLE and error.reason != "NEIGHBOUR_UNAVAILABLE"
+    )
 
 
 def speaks_well_of_replica(error: MeshError, problem: AioRpcError) -> bool:
-    """Whether a failed call shows a replica that works: it answered, and not that its clock is in the way."""
+    """Whether a failed call shows a replica that works: it answered, and not that its clock is in
+    the way.
+    """
     if isinstance(error, RemoteError) and error.is_unserved:
         return False
     return not isinstance(error, NeighbourUnavailable | DeadlineExceeded) or has_details(problem)

@@ -4,12 +4,14 @@ One JSON object per line of a file that every process reads again within a secon
 
     {"jti": "T01…"}                                          this token
     {"sub": "alice", "merchant_id": "mall", "issued_before": 1764400000}
-                                                             what this person got before that moment (seconds since 1970)
+                                                             what this person got before that moment
+                                                             (seconds since 1970)
     {"merchant_id": "acme", "issued_before": 1764400000}     what anybody of a shop got before
     {"issued_before": 1764400000}                            what anybody got before
 
-`sub` is the claim or the id that we made of it; without `merchant_id` it counts in every shop. Other fields are notes
-for people. Lines may go when the tokens that they mean have expired, at the latest after a day.
+`sub` is the claim or the id that we made of it; without `merchant_id` it counts in every shop.
+Other fields are notes for people. Lines may go when the tokens that they mean have expired, at the
+latest after a day.
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ class Revocations:
     def __init__(self, document: bytes = b"") -> None:
         """Raises ValueError that names the first line that says nothing."""
         self._tokens: set[str] = set()
-        self._moments: dict[tuple[str, str], float] = {}  # (merchant, subject), "" for any -> issued before
+        # (merchant, subject), "" for any -> issued before
+        self._moments: dict[tuple[str, str], float] = {}
         for number, line in enumerate(document.splitlines(), 1):
             if line.strip() and not line.startswith(b"#"):
                 self._read(number, line)

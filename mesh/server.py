@@ -1,4 +1,6 @@
-"""A server of the mesh: one port, one event loop, every method behind the pipeline, health always, reflection for those who may look."""
+"""A server of the mesh: one port, one event loop, every method behind the pipeline, health always,
+reflection for those who may look.
+"""
 
 from __future__ import annotations
 
@@ -32,16 +34,20 @@ from mesh.streams import ServedStreams
 from mesh.transport import server_credentials, server_options
 from mesh.wire_errors import ErrorCatalogue
 
-STOP_SECONDS = 1.0           # for each of what comes after the grace of running calls: their end, workers, connections
-STOP_TELL_SECONDS = 0.5      # an end that waits longer says what for
+# for each of what comes after the grace of running calls: their end, workers, connections
+STOP_SECONDS = 1.0
+STOP_TELL_SECONDS = 0.5  # an end that waits longer says what for
 
 log = get_logger()
 
-_Handlers: TypeAlias = "Mapping[str, grpc.RpcMethodHandler[Any, Any]]"  # text: generic in the stubs only
+# text: generic in the stubs only
+_Handlers: TypeAlias = "Mapping[str, grpc.RpcMethodHandler[Any, Any]]"
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 # grpc writes a traceback when an answer cannot be sent because its client hung up just now.
-logging.getLogger("grpc._cython.cygrpc").addFilter(lambda record: not record.getMessage().startswith("ExecuteBatchError raised in core"))
+logging.getLogger("grpc._cython.cygrpc").addFilter(
+    lambda record: not record.getMessage().startswith("ExecuteBatchError raised in core")
+)
 
 
 class Capture:
@@ -78,8 +84,15 @@ class _CallDetails(grpc.HandlerCallDetails):
 class MeshServer:
     """Serves servicers. `add` them, `start`, `stop`. Must be made inside the running loop."""
 
-    def __init__(self, settings: MeshSettings, *, clock: Clock, ids: Ids, user_tokens: UserTokens | None = None,
-                 caller_tokens: CallerTokens | None = None) -> None:
+    def __init__(
+        self,
+        settings: MeshSettings,
+        *,
+        clock: Clock,
+        ids: Ids,
+        user_tokens: UserTokens | None = None,
+        caller_tokens: CallerTokens | None = None,
+    ) -> None:
         """Tokens come from the settings unless they are given.
 
         Raises:
@@ -87,8 +100,12 @@ class MeshServer:
         """
         self._settings = settings
         self.clock_watch = ClockWatch()
-        self._user_tokens = user_tokens or UserTokens.from_settings(settings, clock=clock, watch=self.clock_watch)
-        self._caller_tokens = caller_tokens or CallerTokens.from_settings(settings, clock=clock, ids=ids, watch=self.clock_watch)
+        self._user_tokens = user_tokens or UserTokens.from_settings(
+            settings, clock=clock, watch=self.clock_watch
+        )
+        self._caller_tokens = caller_tokens or CallerTokens.from_settings(
+            settings, clock=clock, ids=ids, watch=self.clock_watch
+        )
         self._capture = Capture()
         self._server: grpc.aio.Server | None = None
         self._health = Health(())
@@ -100,7 +117,9 @@ class MeshServer:
         self.policies: dict[str, MethodPolicy] = {}
 
     def add(self, add_to_server: Callable[[Any, Any], None], servicer: object) -> None:
-        """Takes a servicer and the generated function that registers it, e.g. `add(add_PaymentServiceServicer_to_server, servicer)`."""
+        """Takes a servicer and the generated function that registers it, e.g.
+        `add(add_PaymentServiceServicer_to_server, servicer)`.
+        """
         add_to_server(servicer, self._capture)
 
     @property
@@ -122,7 +141,8 @@ class MeshServer:
         """Opens the ports and serves. Nothing is served when anything is wrong.
 
         Raises:
-            PolicyInvalid: methods without a valid policy, all of them named. PlaintextRefused: no TLS beyond loopback.
+            PolicyInvalid: methods without a valid policy, all of them named. PlaintextRefused: no
+                TLS beyond loopback.
             OSError: a port is taken, a file cannot be read.
         """
         try:
@@ -137,29 +157,60 @@ class MeshServer:
         credentials = server_credentials(self._settings)
         self._health = Health(self.services)
         largest = max((policy.max_request_bytes for policy in self.policies.values()), default=0)
-        # No maximum_concurrent_rpcs: it counts calls whose message never comes. `Load` counts what each kind of call takes.
+        # No maximum_concurrent_rpcs: it counts calls whose message never comes. `Load` counts what
+        # each kind of call takes.
         self._server = server = grpc.aio.server(options=server_options(max_request_bytes=largest))
-        catalogue = ErrorCatalogue.of_packages({policy.package for policy in self.policies.values()})
-        pipeline = Pipeline(user_tokens=self._user_tokens, caller_tokens=self._caller_tokens, catalogue=catalogue,
-                            is_development=self._settings.is_development, call_log=self._call_log, streams=self._streams,
-                            load=self.load, relays=self._settings.relay_networks)
+        catalogue = ErrorCatalogue.of_packages(
+            {policy.package for policy in self.policies.values()}
+        )
+        pipeline = Pipeline(
+            user_tokens=self._user_tokens,
+            caller_tokens=self._caller_tokens,
+            catalogue=catalogue,
+            is_development=self._settings.is_development,
+            call_log=self._call_log,
+            streams=self._streams,
+            load=self.load,
+            relays=self._settings.relay_networks,
+        )
         for descriptor in descriptors:
             self._wrap(descriptor, pipeline, server)
-        reflection = Reflection((*self.services, _HEALTH), self._user_tokens, catalogue, is_open=self._settings.is_development)
-        for service, handlers in {_HEALTH: self._health.handlers(self.load), **reflection.handlers()}.items():
+        reflection = Reflection(
+            (*self.services, _HEALTH),
+            self._user_tokens,
+            catalogue,
+            is_open=self._settings.is_development,
+        )
+        for service, handlers in {
+            _HEALTH: self._health.handlers(self.load),
+            **reflection.handlers(),
+        }.items():
             _register(server, service, handlers)
         await self._metrics.start(self._settings.metrics_host, self._settings.metrics_port)
-        self.port = self._open_port(server, credentials)  # last: grpc gives the port of a server that never started back when it pleases
+        # last: grpc gives the port of a server that never started back when it pleases
+        self.port = self._open_port(server, credentials)
         await server.start()
         self._health.serve()
-        log.info("serving", host=self._settings.host, port=self.port, metrics_port=self.metrics_port, services=list(self.services))
+        log.info(
+            "serving",
+            host=self._settings.host,
+            port=self.port,
+            metrics_port=self.metrics_port,
+            services=list(self.services),
+        )
 
     def set_usable(self, is_usable: bool) -> None:  # noqa: FBT001  its one argument
-        """Says NOT_SERVING while what this process needs cannot be used; for `mesh.dependencies`."""
+        """Says NOT_SERVING while what this process needs cannot be used; for
+        `mesh.dependencies`.
+        """
         self._health.set_usable(is_usable)
 
-    async def stop(self, grace_seconds: float | None = None, *, registrar: Registrar | None = None) -> None:
-        """Says NOT_SERVING, withdraws the announcement, waits until callers know, ends streams, lets running calls end, closes. Idempotent."""
+    async def stop(
+        self, grace_seconds: float | None = None, *, registrar: Registrar | None = None
+    ) -> None:
+        """Says NOT_SERVING, withdraws the announcement, waits until callers know, ends streams,
+        lets running calls end, closes. Idempotent.
+        """
         if self._server is None:
             return
         self._health.stop_serving()
@@ -178,27 +229,39 @@ class MeshServer:
         self._call_log.flush()
         await self._metrics.stop()
 
-    def _wrap(self, descriptor: ServiceDescriptor, pipeline: Pipeline, server: grpc.aio.Server) -> None:
+    def _wrap(
+        self, descriptor: ServiceDescriptor, pipeline: Pipeline, server: grpc.aio.Server
+    ) -> None:
         wrapped = {}
         for method in descriptor.methods:
             policy = self.policies[f"/{descriptor.full_name}/{method.name}"]
             handler = self._capture.handler(policy)
             if handler is None:
                 raise PolicyInvalid(f"{method.full_name}: the servicer has no handler for it")
-            wrapped[method.name] = pipeline.wrap(policy, handler, message_factory.GetMessageClass(method.input_type))
+            wrapped[method.name] = pipeline.wrap(
+                policy, handler, message_factory.GetMessageClass(method.input_type)
+            )
         _register(server, descriptor.full_name, wrapped)
 
-    def _open_port(self, server: grpc.aio.Server, credentials: grpc.ServerCredentials | None) -> int:
+    def _open_port(
+        self, server: grpc.aio.Server, credentials: grpc.ServerCredentials | None
+    ) -> int:
         host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
         address = f"{host}:{self._settings.port}"
         try:
-            return server.add_insecure_port(address) if credentials is None else server.add_secure_port(address, credentials)
+            return (
+                server.add_insecure_port(address)
+                if credentials is None
+                else server.add_secure_port(address, credentials)
+            )
         except RuntimeError as problem:  # grpc's word for a port that somebody else has
             raise OSError(f"port: cannot listen on {address}") from problem
 
 
 def _register(server: grpc.aio.Server, service: str, handlers: _Handlers) -> None:
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, dict(handlers)),))
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler(service, dict(handlers)),)
+    )
     server.add_registered_method_handlers(service, dict(handlers))
 
 
@@ -227,9 +290,17 @@ class Runs(Protocol):
         ...
 
 
-async def serve(settings: MeshSettings, server: MeshServer, registrar: Registrar, *, workers: Sequence[Runs] = (), version: str = "",
-                closers: Sequence[Callable[[], Any]] = ()) -> None:
-    """The main loop of a process: start, register, work until SIGTERM or SIGINT (or a worker breaks), then the same backwards.
+async def serve(
+    settings: MeshSettings,
+    server: MeshServer,
+    registrar: Registrar,
+    *,
+    workers: Sequence[Runs] = (),
+    version: str = "",
+    closers: Sequence[Callable[[], Any]] = (),
+) -> None:
+    """The main loop of a process: start, register, work until SIGTERM or SIGINT (or a worker
+    breaks), then the same backwards.
 
     Args:
         workers: run beside the server; stopped after the last call has ended.
@@ -255,7 +326,11 @@ async def serve(settings: MeshSettings, server: MeshServer, registrar: Registrar
         await _within(server.stop(registrar=registrar), "calls", until=until + STOP_SECONDS)
         for worker in workers:
             worker.stop()
-        await _within(asyncio.gather(*tasks, return_exceptions=True), "workers", until=max(until, loop.time() + STOP_SECONDS))
+        await _within(
+            asyncio.gather(*tasks, return_exceptions=True),
+            "workers",
+            until=max(until, loop.time() + STOP_SECONDS),
+        )
         results = [task.exception() for task in tasks if task.done() and not task.cancelled()]
         until = loop.time() + STOP_SECONDS
         for close in closers:
@@ -268,8 +343,9 @@ async def serve(settings: MeshSettings, server: MeshServer, registrar: Registrar
 
 
 async def _within(work: Awaitable[Any], what: str, *, until: float) -> None:
-    """Waits for a part of the end, and says so when it takes long. What is not done at `until` (by the clock of the loop) is cancelled:
-    everything here survives a kill, and a process that does not end is killed."""
+    """Waits for a part of the end, and says so when it takes long. What is not done at `until` (by
+    the clock of the loop) is cancelled: everything here survives a kill, and a process that does
+    not end is killed."""
     loop = asyncio.get_running_loop()
     task = asyncio.ensure_future(work)
     if not (await asyncio.wait((task,), timeout=STOP_TELL_SECONDS))[0]:
@@ -282,10 +358,18 @@ async def _within(work: Awaitable[Any], what: str, *, until: float) -> None:
     task.result()
 
 
-async def _announce(settings: MeshSettings, server: MeshServer, registrar: Registrar, version: str) -> None:
+async def _announce(
+    settings: MeshSettings, server: MeshServer, registrar: Registrar, version: str
+) -> None:
     meta = {"version": version, "metrics_port": str(server.metrics_port)}
     try:
-        await registrar.register(service=settings.service, endpoint=Endpoint(settings.advertised_host, server.port), grpc_services=server.services,
-                                 meta=meta, tls=settings.tls_cert_file is not None)
-    except MeshError as problem:  # Consul is not on the path of a request; it is tried again in the background
+        await registrar.register(
+            service=settings.service,
+            endpoint=Endpoint(settings.advertised_host, server.port),
+            grpc_services=server.services,
+            meta=meta,
+            tls=settings.tls_cert_file is not None,
+        )
+    # Consul is not on the path of a request; it is tried again in the background
+    except MeshError as problem:
         log.warning("not_registered", problem=problem.message)

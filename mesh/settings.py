@@ -1,8 +1,11 @@
-"""Configuration of a process: read once in `__main__`, frozen, every bad value reported together, no value ever printed.
+"""Configuration of a process: read once in `__main__`, frozen, every bad value reported together,
+no value ever printed.
 
-A setting is read from `<SERVICE>_<NAME>` (e.g. `PAYMENT_RPC_PORT`) and, where that is absent, from `PAYMESH_<NAME>`. A service adds its own
-settings by subclassing and gives `service` its name as default. Secrets are files: environments are inherited. A password may stand in a URL for
-development; `database_password_file`, `redis_password_file` and `consul_token_file` keep it out of the environment.
+A setting is read from `<SERVICE>_<NAME>` (e.g. `PAYMENT_RPC_PORT`) and, where that is absent, from
+`PAYMESH_<NAME>`. A service adds its own settings by subclassing and gives `service` its name as
+default. Secrets are files: environments are inherited. A password may stand in a URL for
+development; `database_password_file`, `redis_password_file` and `consul_token_file` keep it out of
+the environment.
 """
 
 from __future__ import annotations
@@ -14,7 +17,13 @@ from typing import Any, Literal, Self, TypeVar
 from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
 from pydantic import Field, IPvAnyNetwork, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, EnvSettingsSource, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 COMMON_PREFIX = "PAYMESH_"
 _TEXT = re.compile(rb"[\x20-\x7e]+")
@@ -27,15 +36,17 @@ def read_secret(path: Path) -> bytes:
 
 
 def read_secrets(path: Path) -> tuple[bytes, ...]:
-    """The secrets in a file, one per line: the first signs, all of them verify. With two, one takes over from the other
-    while both live. A file that is no text is one secret.
+    """The secrets in a file, one per line: the first signs, all of them verify. With two, one takes
+    over from the other while both live. A file that is no text is one secret.
 
     Raises:
         ValueError: no secret, or one with fewer than 32 bytes. OSError: the file cannot be read.
     """
     content = path.read_bytes().strip()
     lines = [line.strip() for line in content.splitlines() if line.strip()]
-    secrets_ = lines if content.isascii() and all(_TEXT.fullmatch(line) for line in lines) else [content]
+    secrets_ = (
+        lines if content.isascii() and all(_TEXT.fullmatch(line) for line in lines) else [content]
+    )
     if not secrets_ or any(len(secret) < SECRET_BYTES_MIN for secret in secrets_):
         raise ValueError(f"{path}: a secret has at least {SECRET_BYTES_MIN} bytes")
     return tuple(secrets_)
@@ -83,25 +94,50 @@ def _with_password(url: str, password: str) -> str:
     if not parts.hostname:
         raise ValueError("the URL names no server that would ask for a password")
     user, _, server = parts.netloc.rpartition("@")
-    return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}:{quote(password, safe='')}@{server}"))
+    return urlunsplit(
+        parts._replace(netloc=f"{user.partition(':')[0]}:{quote(password, safe='')}@{server}")
+    )
 
 
-# Which setting becomes which option of a URL's query; the names are those of SQLAlchemy and redis-py.
-_DATABASE_TLS = {"database_tls_ca_file": "ssl_ca", "database_tls_cert_file": "ssl_cert", "database_tls_key_file": "ssl_key"}
-_REDIS_TLS = {"redis_tls_ca_file": "ssl_ca_certs", "redis_tls_cert_file": "ssl_certfile", "redis_tls_key_file": "ssl_keyfile"}
+# Which setting becomes which option of a URL's query; the names are those of SQLAlchemy and
+# redis-py.
+_DATABASE_TLS = {
+    "database_tls_ca_file": "ssl_ca",
+    "database_tls_cert_file": "ssl_cert",
+    "database_tls_key_file": "ssl_key",
+}
+_REDIS_TLS = {
+    "redis_tls_ca_file": "ssl_ca_certs",
+    "redis_tls_cert_file": "ssl_certfile",
+    "redis_tls_key_file": "ssl_keyfile",
+}
 
 
 def _add_tls_files(values: dict[str, Any]) -> list[str]:
-    """Puts the TLS files into the URLs, which every tool and library reads; returns what is wrong with them."""
+    """Puts the TLS files into the URLs, which every tool and library reads; returns what is wrong
+    with them.
+    """
     problems = []
-    for settings, is_meant, scheme in ((_DATABASE_TLS, "database_url".__eq__, "mysql"), (_REDIS_TLS, _is_redis_url, "rediss://")):
-        options = {option: str(values[setting]) for setting, option in settings.items() if values.get(setting)}
+    for settings, is_meant, scheme in (
+        (_DATABASE_TLS, "database_url".__eq__, "mysql"),
+        (_REDIS_TLS, _is_redis_url, "rediss://"),
+    ):
+        options = {
+            option: str(values[setting])
+            for setting, option in settings.items()
+            if values.get(setting)
+        }
         if not options:
             continue
-        problems += [f"{setting}: no such file" for setting in settings if values.get(setting) and not Path(values[setting]).is_file()]
+        problems += [
+            f"{setting}: no such file"
+            for setting in settings
+            if values.get(setting) and not Path(values[setting]).is_file()
+        ]
         names = [name for name in values if is_meant(name) and values[name]]
         fitting = [name for name in names if str(values[name]).startswith(scheme)]
-        if names != fitting or not names:  # a file that nobody uses is a misspelt URL, and a connection in the clear
+        # a file that nobody uses is a misspelt URL, and a connection in the clear
+        if names != fitting or not names:
             problems.append(f"{next(iter(settings))}: every such URL has to begin with {scheme}")
         values.update({name: _with_query(str(values[name]), options) for name in fitting})
     return problems
@@ -132,90 +168,134 @@ def _default_database_url(values: dict[str, Any]) -> str:
 
 
 class MeshSettings(BaseSettings):
-    """What every process needs to know. Raises pydantic.ValidationError that names every bad setting."""
+    """What every process needs to know. Raises pydantic.ValidationError that names every bad
+    setting.
+    """
 
-    model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, env_ignore_empty=True,
-                                      arbitrary_types_allowed=False)
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        env_ignore_empty=True,
+        arbitrary_types_allowed=False,
+    )
 
     service: str = Field("mesh", pattern=r"^[a-z][a-z0-9_]{0,31}$")
     environment: Literal["development", "test", "production"] = "development"
     var_dir: Path = Path("var")
 
     host: str = "127.0.0.1"
-    advertise_host: str | None = None                       # what others connect to; None means `host`
-    port: int = Field(0, ge=0, le=65535)                    # 0 means any free one
+    # what others connect to; None means `host`
+    advertise_host: str | None = None
+    port: int = Field(0, ge=0, le=65535)  # 0 means any free one
     metrics_port: int = Field(0, ge=0, le=65535)
-    metrics_host: str = "127.0.0.1"  # numbers and readiness are for whoever watches, not for everybody who may call
+    # numbers and readiness are for whoever watches, not for everybody who may call
+    metrics_host: str = "127.0.0.1"
 
-    database_url: str = Field(default_factory=_default_database_url, repr=False)  # repr: it holds a password
-    database_password_file: Path | None = None              # replaces the password in `database_url`
-    database_tls_ca_file: Path | None = None                # set: TLS, and the server shows a certificate of this authority for its name
-    database_tls_cert_file: Path | None = None              # ours, where the server asks for one
+    # repr: it holds a password
+    database_url: str = Field(default_factory=_default_database_url, repr=False)
+    # replaces the password in `database_url`
+    database_password_file: Path | None = None
+    # set: TLS, and the server shows a certificate of this authority for its name
+    database_tls_ca_file: Path | None = None
+    database_tls_cert_file: Path | None = None  # ours, where the server asks for one
     database_tls_key_file: Path | None = None
-    redis_url: str | None = Field(None, repr=False)         # rediss:// is TLS
-    events_redis_url: str | None = Field(None, repr=False)  # for event streams; None means `redis_url`
-    redis_password_file: Path | None = None                 # replaces the password in every `…redis_url`
-    redis_tls_ca_file: Path | None = None                   # authority of every rediss:// URL; None means the system's
+    redis_url: str | None = Field(None, repr=False)  # rediss:// is TLS
+    # for event streams; None means `redis_url`
+    events_redis_url: str | None = Field(None, repr=False)
+    # replaces the password in every `…redis_url`
+    redis_password_file: Path | None = None
+    # authority of every rediss:// URL; None means the system's
+    redis_tls_ca_file: Path | None = None
     redis_tls_cert_file: Path | None = None
     redis_tls_key_file: Path | None = None
 
-    delivered_retention_days: int = Field(14, ge=1, le=3650)  # how long delivered messages can be looked at and sent once more
+    # how long delivered messages can be looked at and sent once more
+    delivered_retention_days: int = Field(14, ge=1, le=3650)
 
     discovery: Literal["static", "consul"] = "static"
-    static_targets: dict[str, list[str]] = {}               # {"order_rpc": ["127.0.0.1:9906"]}
+    static_targets: dict[str, list[str]] = {}  # {"order_rpc": ["127.0.0.1:9906"]}
     consul_address: str = "127.0.0.1:8500"
     consul_token: SecretStr | None = None
-    consul_token_file: Path | None = None                   # instead of `consul_token`
+    consul_token_file: Path | None = None  # instead of `consul_token`
     consul_check_interval_seconds: float = Field(5, ge=1, le=60)
 
     tls_cert_file: Path | None = None
     tls_key_file: Path | None = None
-    tls_ca_file: Path | None = None                         # set: peers must show a certificate of this CA
-    allow_plaintext: bool = False                           # plaintext beyond loopback
+    # set: peers must show a certificate of this CA
+    tls_ca_file: Path | None = None
+    allow_plaintext: bool = False  # plaintext beyond loopback
 
     user_token_issuer: str = Field("paymesh", min_length=1)
     user_token_audience: str = Field("paymesh", min_length=1)
-    user_token_types: list[str] = Field(["at+jwt"], min_length=1)  # `typ`; providers that do not follow RFC 9068 write "JWT"
-    user_token_roles_claims: list[str] = Field(["roles"], min_length=1)  # e.g. ["realm_access.roles"] or ["permissions", "scope"]
-    user_token_role_names: dict[str, Literal["user", "merchant", "admin"]] = {}  # the provider's word -> ours, besides our own
-    user_token_default_role: Literal["", "user"] = ""       # of a token without a role of ours
+    # `typ`; providers that do not follow RFC 9068 write "JWT"
+    user_token_types: list[str] = Field(["at+jwt"], min_length=1)
+    # e.g. ["realm_access.roles"] or ["permissions", "scope"]
+    user_token_roles_claims: list[str] = Field(["roles"], min_length=1)
+    # the provider's word -> ours, besides our own
+    user_token_role_names: dict[str, Literal["user", "merchant", "admin"]] = {}
+    user_token_default_role: Literal["", "user"] = ""  # of a token without a role of ours
     user_token_merchant_claim: str = Field("merchant_id", min_length=1)
-    user_token_default_merchant: str = Field("", pattern=r"^[a-z0-9_-]{0,32}$")  # of buyers without that claim; "": they are refused
-    user_token_jwks_file: Path | None = None                # public keys: RS256, ES256, EdDSA
-    user_token_secret_file: Path | None = None              # HS256; never in production
-    user_tokens_revoked_file: Path | None = None            # see mesh/revocations.py; need not be there
-    caller_key_file: Path | None = None                     # our Ed25519 private key, PEM
-    caller_keys_dir: Path | None = None                     # `<service>.pub.pem` of every service that may call us
-    extra_callers: dict[str, list[str]] = {}                # {"billing": ["paymesh.payment.v1.PaymentService/GetPaymentByOrderId"]}
+    # of buyers without that claim; "": they are refused
+    user_token_default_merchant: str = Field("", pattern=r"^[a-z0-9_-]{0,32}$")
+    user_token_jwks_file: Path | None = None  # public keys: RS256, ES256, EdDSA
+    user_token_secret_file: Path | None = None  # HS256; never in production
+    # see mesh/revocations.py; need not be there
+    user_tokens_revoked_file: Path | None = None
+    caller_key_file: Path | None = None  # our Ed25519 private key, PEM
+    # `<service>.pub.pem` of every service that may call us
+    caller_keys_dir: Path | None = None
+    # For example {"billing": ["paymesh.payment.v1.PaymentService/GetPaymentByOrderId"]}.
+    extra_callers: dict[str, list[str]] = {}
     page_token_secret_file: Path | None = None
 
-    failpoints: str = ""                                    # named crash points; environment=test only
+    # named crash points; environment=test only
+    failpoints: str = ""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_json: bool = True
-    streams_max: int = Field(2000, ge=0)                    # open streams; a further one is refused and may go to another replica
-    relay_networks: tuple[IPvAnyNetwork, ...] = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))  # our gateways
-    drain_seconds: float = Field(0.2, ge=0, le=30)          # between "not serving" and closing the door; watchers hear of it within 50 ms
-    grace_seconds: float = Field(25, ge=0, le=300)          # how long running calls may take to end
+    # open streams; a further one is refused and may go to another replica
+    streams_max: int = Field(2000, ge=0)
+    # our gateways
+    relay_networks: tuple[IPvAnyNetwork, ...] = (
+        ipaddress.ip_network("127.0.0.0/8"),
+        ipaddress.ip_network("::1/128"),
+    )
+    # between "not serving" and closing the door; watchers hear of it within 50 ms
+    drain_seconds: float = Field(0.2, ge=0, le=30)
+    grace_seconds: float = Field(25, ge=0, le=300)  # how long running calls may take to end
 
     @classmethod
-    def settings_customise_sources(cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource,
-                                   env_settings: PydanticBaseSettingsSource, dotenv_settings: PydanticBaseSettingsSource,
-                                   file_secret_settings: PydanticBaseSettingsSource) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments, then the service's own variables, then those of the whole mesh. Nothing else: no dotenv, no secrets directory."""
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then the service's own variables, then those of the whole mesh. Nothing else:
+        no dotenv, no secrets directory.
+        """
         del env_settings, dotenv_settings, file_secret_settings
         service = settings_cls.model_fields["service"].default
         if isinstance(init_settings, InitSettingsSource):
             service = init_settings.init_kwargs.get("service", service)
-        return (init_settings, EnvSettingsSource(settings_cls, env_prefix=f"{str(service).upper()}_"),
-                EnvSettingsSource(settings_cls, env_prefix=COMMON_PREFIX))
+        return (
+            init_settings,
+            EnvSettingsSource(settings_cls, env_prefix=f"{str(service).upper()}_"),
+            EnvSettingsSource(settings_cls, env_prefix=COMMON_PREFIX),
+        )
 
     @model_validator(mode="before")
     @classmethod
     def _with_secrets_of_files(cls, values: dict[str, Any]) -> dict[str, Any]:
         values = dict(values)
         problems = []
-        for setting, apply in (("database_password_file", _set_database_password), ("redis_password_file", _set_redis_passwords),
-                               ("consul_token_file", _set_consul_token)):
+        for setting, apply in (
+            ("database_password_file", _set_database_password),
+            ("redis_password_file", _set_redis_passwords),
+            ("consul_token_file", _set_consul_token),
+        ):
             if values.get(setting):
                 try:
                     apply(values, read_password(Path(values[setting])))
@@ -230,7 +310,10 @@ class MeshSettings(BaseSettings):
     def _fit_together(self) -> Self:
         problems = []
         if self.environment == "production" and self.user_token_secret_file is not None:
-            problems.append("user_token_secret_file: HS256 user tokens are for development and test; use user_token_jwks_file")
+            problems.append(
+                "user_token_secret_file: HS256 user tokens are for development and test; use "
+                "user_token_jwks_file"
+            )
         if self.environment != "test" and self.failpoints:
             problems.append("failpoints: crash points exist only with environment=test")
         if (self.tls_cert_file is None) != (self.tls_key_file is None):
@@ -258,25 +341,33 @@ class MeshSettings(BaseSettings):
 
 
 class SettingsRefused(Exception):
-    """The environment has settings that are not usable; the message is a list for people: variables, never values.
+    """The environment has settings that are not usable; the message is a list for people:
+    variables, never values.
 
     Attributes:
         problems: one line each, "PAYMENT_RPC_PORT: …".
     """
 
     def __init__(self, problems: list[str]) -> None:
-        super().__init__("the settings are not usable\n" + "\n".join(f"  {problem}" for problem in problems))
+        super().__init__(
+            "the settings are not usable\n" + "\n".join(f"  {problem}" for problem in problems)
+        )
         self.problems = problems
 
 
 S = TypeVar("S", bound=MeshSettings)
 _NAMED = re.compile(r"(?:Value error, )?([a-z][a-z0-9_]*): (.*)", re.DOTALL)
-_REWORDED = ((re.compile(r"^Input should be "), "should be "), (re.compile(r"^Field required$"), "is missing"),
-             (re.compile(r"^Value error, "), ""), (re.compile(r", unable to parse string as an? \w+$"), ""))
+_REWORDED = (
+    (re.compile(r"^Input should be "), "should be "),
+    (re.compile(r"^Field required$"), "is missing"),
+    (re.compile(r"^Value error, "), ""),
+    (re.compile(r", unable to parse string as an? \w+$"), ""),
+)
 
 
 def read_settings(kind: type[S], **given: Any) -> S:
-    """The settings of a process. All mistakes are found at once: each is set aside and the rest is looked at again.
+    """The settings of a process. All mistakes are found at once: each is set aside and the rest is
+    looked at again.
 
     Raises:
         SettingsRefused: names the variables.
@@ -287,11 +378,20 @@ def read_settings(kind: type[S], **given: Any) -> S:
         try:
             settings = kind(**{**given, **aside})
         except ValidationError as error:
-            found = dict(_problems(error, kind, str(given.get("service", kind.model_fields["service"].default))))
+            found = dict(
+                _problems(
+                    error, kind, str(given.get("service", kind.model_fields["service"].default))
+                )
+            )
             new = {name: line for name, line in found.items() if name not in aside}
             problems += [line for line in new.values() if line not in problems]
-            set_aside = {name: kind.model_fields[name].get_default(call_default_factory=True, validated_data={})
-                         for name in new if name in kind.model_fields and not kind.model_fields[name].is_required()}
+            set_aside = {
+                name: kind.model_fields[name].get_default(
+                    call_default_factory=True, validated_data={}
+                )
+                for name in new
+                if name in kind.model_fields and not kind.model_fields[name].is_required()
+            }
             if not set_aside:
                 raise SettingsRefused(problems) from None
             aside |= set_aside
@@ -301,7 +401,9 @@ def read_settings(kind: type[S], **given: Any) -> S:
         return settings
 
 
-def _problems(error: ValidationError, kind: type[MeshSettings], service: str) -> list[tuple[str, str]]:
+def _problems(
+    error: ValidationError, kind: type[MeshSettings], service: str
+) -> list[tuple[str, str]]:
     """(setting or text, line) for each mistake."""
     found = []
     for problem in error.errors(include_input=False, include_url=False, include_context=False):
@@ -312,9 +414,18 @@ def _problems(error: ValidationError, kind: type[MeshSettings], service: str) ->
         parts = [message] if name else message.removeprefix("Value error, ").split("; ")
         for part in parts:
             named = _NAMED.fullmatch(part)
-            about, text = (named[1], named[2]) if named and not name and named[1] in kind.model_fields else (name, part)
+            about, text = (
+                (named[1], named[2])
+                if named and not name and named[1] in kind.model_fields
+                else (name, part)
+            )
             for pattern, words in _REWORDED:
                 text = pattern.sub(words, text)
             variable = f"{service}_{about}".upper()
-            found.append((about or text, f"{variable} (or {COMMON_PREFIX}{about.upper()}): {text}" if about else text))
+            found.append(
+                (
+                    about or text,
+                    f"{variable} (or {COMMON_PREFIX}{about.upper()}): {text}" if about else text,
+                )
+            )
     return found

@@ -1,5 +1,5 @@
-"""What both kinds of tokens have in common: their form, their type and a signature by a key of ours. The algorithm comes from our own key record,
-never from the token."""
+"""What both kinds of tokens have in common: their form, their type and a signature by a key of
+ours. The algorithm comes from our own key record, never from the token."""
 
 from __future__ import annotations
 
@@ -28,8 +28,12 @@ class Header(msgspec.Struct, frozen=True):
     kid: str = ""
 
 
-def verified(token: str, keys: Mapping[str, Key], token_types: frozenset[str]) -> tuple[Header, Claims, dict[str, Any]]:
-    """Header and claims of a token whose form, type and signature are right. Claims are typed, not yet judged."""
+def verified(
+    token: str, keys: Mapping[str, Key], token_types: frozenset[str]
+) -> tuple[Header, Claims, dict[str, Any]]:
+    """Header and claims of a token whose form, type and signature are right. Claims are typed, not
+    yet judged.
+    """
     if len(token) > TOKEN_BYTES_MAX or _COMPACT.fullmatch(token) is None:
         raise invalid("form")
     try:

@@ -1,5 +1,6 @@
-"""The streams that a server is sending: how many there may be, and their end when the server stops. An answer that may last for an hour must neither
-use up the room of short calls nor hold up a restart."""
+"""The streams that a server is sending: how many there may be, and their end when the server stops.
+An answer that may last for an hour must neither use up the room of short calls nor hold up a
+restart."""
 
 from __future__ import annotations
 
@@ -25,12 +26,16 @@ class ServedStreams:
         return len(self._tasks)
 
     @contextmanager
-    def one(self, task: asyncio.Task[None], *, caller: str = "", caller_max: int = 0) -> Iterator[None]:
-        """Runs a block, in its task, as a stream. A caller may have `caller_max` of them; 0 does not count them.
+    def one(
+        self, task: asyncio.Task[None], *, caller: str = "", caller_max: int = 0
+    ) -> Iterator[None]:
+        """Runs a block, in its task, as a stream. A caller may have `caller_max` of them; 0 does
+        not count them.
 
         Raises:
             RateLimited: the caller has as many as it may have.
-            Unavailable: there is no room, or the server stops; before the block, or out of the middle of it. Another replica may take the call.
+            Unavailable: there is no room, or the server stops; before the block, or out of the
+                middle of it. Another replica may take the call.
         """
         if self._ended:
             raise _stopping()
@@ -38,7 +43,9 @@ class ServedStreams:
             raise Unavailable("Too many streams are open here.")
         if caller_max:
             if self._callers[caller] >= caller_max:
-                raise RateLimited("Too many streams of one caller are open.", retry_after_seconds=RETRY_SECONDS)
+                raise RateLimited(
+                    "Too many streams of one caller are open.", retry_after_seconds=RETRY_SECONDS
+                )
             self._callers[caller] += 1
         self._tasks.add(task)
         try:

@@ -1,5 +1,6 @@
-"""Token buckets per caller, in this process. A bucket is one number, the time at which it would be full again (the generic cell rate algorithm), and
-the table of buckets has an end, so that a stranger with many names costs a fixed amount of memory."""
+"""Token buckets per caller, in this process. A bucket is one number, the time at which it would be
+full again (the generic cell rate algorithm), and the table of buckets has an end, so that a
+stranger with many names costs a fixed amount of memory."""
 
 from __future__ import annotations
 
@@ -12,7 +13,14 @@ BUCKETS_MAX: Final = 100_000  # about 20 MB
 class TokenBuckets:
     """One bucket per caller, all of one size."""
 
-    def __init__(self, *, per_second: float, burst: int, now: Callable[[], float], buckets_max: int = BUCKETS_MAX) -> None:
+    def __init__(
+        self,
+        *,
+        per_second: float,
+        burst: int,
+        now: Callable[[], float],
+        buckets_max: int = BUCKETS_MAX,
+    ) -> None:
         """Takes `now`, a monotonic clock in seconds.
 
         Raises:
@@ -27,7 +35,9 @@ class TokenBuckets:
         self._full_at: dict[str, float] = {}  # the one touched last stands last
 
     def take(self, caller: str) -> float:
-        """Takes one token of a caller's bucket: 0.0, or the seconds until it will have one when it is empty."""
+        """Takes one token of a caller's bucket: 0.0, or the seconds until it will have one when it
+        is empty.
+        """
         now = self._now()
         full_at = max(self._full_at.pop(caller, now), now) + self._interval_seconds
         missing_seconds = full_at - now - self._burst_seconds

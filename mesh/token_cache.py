@@ -1,4 +1,6 @@
-"""Verified tokens, remembered for a moment: a signature check costs 30 to 80 µs. Bounded in bytes, because a token may have 700 bytes or 8 KiB."""
+"""Verified tokens, remembered for a moment: a signature check costs 30 to 80 µs. Bounded in bytes,
+because a token may have 700 bytes or 8 KiB.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,9 @@ Claims = TypeVar("Claims")
 
 
 class TokenCache(Generic[Claims]):
-    """Tokens by their text, each until its moment, in two generations: what was used since the older one was filled is
-    kept, the rest goes when the younger one is full. A hit in the younger touches nothing else, which an ordered cache
-    would have to."""
+    """Tokens by their text, each until its moment, in two generations: what was used since the
+    older one was filled is kept, the rest goes when the younger one is full. A hit in the younger
+    touches nothing else, which an ordered cache would have to."""
 
     __slots__ = ("_bytes", "_bytes_max", "_old", "_young")
 

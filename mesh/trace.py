@@ -1,4 +1,6 @@
-"""W3C trace context without a tracing library: every call has a trace id that its caller may have made, and each hop has its own span id."""
+"""W3C trace context without a tracing library: every call has a trace id that its caller may have
+made, and each hop has its own span id.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,10 @@ import re
 LENGTH_MAX = 128  # 55 today; later versions may append
 
 # Neither id is all zero, and version ff is none.
-_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]([0-9a-f])(?:-.*)?", re.ASCII)
+_TRACEPARENT = re.compile(
+    r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]([0-9a-f])(?:-.*)?",
+    re.ASCII,
+)
 _SAMPLED = frozenset("13579bdf")
 _BITS = random.Random()  # noqa: S311 - ids of traces are labels, not secrets; the system's source costs a system call per id
 
@@ -26,7 +31,9 @@ class Trace:
 
     @classmethod
     def start(cls, traceparent: str | None = None) -> Trace:
-        """A new hop of the trace in a `traceparent`; a new trace where there is none or a broken one."""
+        """A new hop of the trace in a `traceparent`; a new trace where there is none or a broken
+        one.
+        """
         if traceparent is not None and len(traceparent) <= LENGTH_MAX:
             match = _TRACEPARENT.fullmatch(traceparent)
             if match is not None:
@@ -35,7 +42,9 @@ class Trace:
 
     @property
     def trace_id(self) -> str:
-        """32 hex digits, never all zero. Made when first asked for: by then many lines of the log are written in a row, outside of the calls."""
+        """32 hex digits, never all zero. Made when first asked for: by then many lines of the log
+        are written in a row, outside of the calls.
+        """
         if not self._trace_id:
             self._trace_id = f"{_BITS.getrandbits(128) or 1:032x}"
         return self._trace_id

@@ -1,4 +1,6 @@
-"""Whether this process has changed anything lately. Workers look often while it has, and seldom while nobody uses it."""
+"""Whether this process has changed anything lately. Workers look often while it has, and seldom
+while nobody uses it.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +9,12 @@ from contextvars import ContextVar
 from time import monotonic
 from typing import Final
 
-BUSY_SECONDS = 5.0  # what follows a change (a delivery, a question, a second attempt) comes within this time, or has a due time of its own
+# what follows a change (a delivery, a question, a second attempt) comes within this time, or has a
+# due time of its own
+BUSY_SECONDS = 5.0
 
-# True in the tasks of workers: a round that finds nothing is no traffic, though it ran transactions.
+# True in the tasks of workers: a round that finds nothing is no traffic, though it ran
+# transactions.
 LOOKING: Final[ContextVar[bool]] = ContextVar("looking", default=False)
 
 
@@ -19,7 +24,8 @@ class Traffic:
     def __init__(self, *, now: Callable[[], float] = monotonic) -> None:
         """`now`: seconds of a clock that never goes back."""
         self._now = now
-        self._busy_until = now() + BUSY_SECONDS  # what a process before this one has left is found at once
+        # what a process before this one has left is found at once
+        self._busy_until = now() + BUSY_SECONDS
         self._wakes: list[Callable[[], None]] = []
 
     @property
@@ -32,7 +38,9 @@ class Traffic:
         self._wakes.append(wake)
 
     def changed(self) -> None:
-        """Something was written, here or at our doing. A transaction of a worker that looks for work counts for nothing."""
+        """Something was written, here or at our doing. A transaction of a worker that looks for
+        work counts for nothing.
+        """
         if LOOKING.get():
             return
         self.found_work()

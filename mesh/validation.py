@@ -1,4 +1,6 @@
-"""The rules that the contract writes beside its fields (buf.validate), and what a broken one is called."""
+"""The rules that the contract writes beside its fields (buf.validate), and what a broken one is
+called.
+"""
 
 from __future__ import annotations
 
@@ -16,32 +18,46 @@ MISSING: Final = "is required"
 _VALIDATOR = Validator()  # compiles a message's rules at its first use and keeps them
 
 
-violations_of: Final[Callable[[Message], list[Violation]]] = _VALIDATOR.collect_violations  # every broken rule of a message
+# every broken rule of a message
+violations_of: Final[Callable[[Message], list[Violation]]] = _VALIDATOR.collect_violations
 
 
 NAMED_MAX: Final = 20  # broken fields that a refusal names
 
 
-def broken_rules(violations: Sequence[Violation], others: Mapping[str, str] | None = None) -> InvalidArgument:
-    """The refusal that names each broken field (dotted path, indexes in brackets) and its rule, at most 20 of them. Values are never told.
-    `others` are problems that were found besides, by path."""
+def broken_rules(
+    violations: Sequence[Violation], others: Mapping[str, str] | None = None
+) -> InvalidArgument:
+    """The refusal that names each broken field (dotted path, indexes in brackets) and its rule, at
+    most 20 of them. Values are never told. `others` are problems that were found besides, by
+    path."""
     fields: dict[str, str] = {}
     for violation in violations[:NAMED_MAX]:
         proto = violation.proto
-        fields.setdefault(_path(proto), MISSING if _is_missing(violation) else rule_text(proto.rule_id, proto.message))
+        fields.setdefault(
+            _path(proto),
+            MISSING if _is_missing(violation) else rule_text(proto.rule_id, proto.message),
+        )
     for path, problem in (others or {}).items():
         if len(fields) < NAMED_MAX:
             fields.setdefault(path, problem)
-    return InvalidArgument("; ".join(f"{path}: {problem}" if path else problem for path, problem in fields.items()), fields=fields)
+    return InvalidArgument(
+        "; ".join(f"{path}: {problem}" if path else problem for path, problem in fields.items()),
+        fields=fields,
+    )
 
 
 def warm_up(message: Message) -> None:
-    """Compiles the rules of a message type, so that the first call does not wait for it and a rule that does not compile stops the start."""
+    """Compiles the rules of a message type, so that the first call does not wait for it and a rule
+    that does not compile stops the start.
+    """
     _VALIDATOR.collect_violations(message)
 
 
 def _is_missing(violation: Violation) -> bool:
-    """Whether a text breaks its rule by not being there: to the caller that is no matter of patterns."""
+    """Whether a text breaks its rule by not being there: to the caller that is no matter of
+    patterns.
+    """
     return bool(violation.field_value == "" and not violation.proto.for_key)
 
 

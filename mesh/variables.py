@@ -1,4 +1,6 @@
-"""Variables of the environment that look like ours and are no setting: a misspelt one would otherwise be ignored in silence."""
+"""Variables of the environment that look like ours and are no setting: a misspelt one would
+otherwise be ignored in silence.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ _LIKELY = 0.7  # of difflib's ratio
 
 @dataclass(frozen=True, slots=True)
 class StrangeVariable:
-    """A variable that no process reads, and the one that was probably meant ("" when none is like it)."""
+    """A variable that no process reads, and the one that was probably meant ("" when none is like
+    it).
+    """
 
     name: str
     likely: str
@@ -26,8 +30,13 @@ class StrangeVariable:
 def settings_of(service: str) -> type[MeshSettings]:
     """The class of the settings of one of SERVICES."""
     module = importlib.import_module(f"{service}.settings")
-    return next(kind for kind in vars(module).values()
-                if isinstance(kind, type) and issubclass(kind, MeshSettings) and kind.__module__ == module.__name__)
+    return next(
+        kind
+        for kind in vars(module).values()
+        if isinstance(kind, type)
+        and issubclass(kind, MeshSettings)
+        and kind.__module__ == module.__name__
+    )
 
 
 def known_variables(services: Iterable[str] = SERVICES) -> frozenset[str]:
@@ -39,17 +48,24 @@ def known_variables(services: Iterable[str] = SERVICES) -> frozenset[str]:
     return frozenset(known)
 
 
-def strange_variables(environment: Mapping[str, str], *, service: str = "") -> Iterator[StrangeVariable]:
+def strange_variables(
+    environment: Mapping[str, str], *, service: str = ""
+) -> Iterator[StrangeVariable]:
     """What looks like a setting and is none.
 
     Args:
-        service: look at its variables and those of the whole mesh only; "" looks at those of all services.
+        service: look at its variables and those of the whole mesh only; "" looks at those of all
+            services.
     """
     services = (service,) if service else SERVICES
     prefixes = (COMMON_PREFIX, *(f"{name.upper()}_" for name in services))
-    suspects = {name for name in environment if name.startswith(prefixes)} - known_variables(services)
+    suspects = {name for name in environment if name.startswith(prefixes)} - known_variables(
+        services
+    )
     if not suspects:
         return  # the usual case, without loading the settings of the other services
     known = known_variables()
     for name in sorted(suspects - known):
-        yield StrangeVariable(name, next(iter(difflib.get_close_matches(name, known, n=1, cutoff=_LIKELY)), ""))
+        yield StrangeVariable(
+            name, next(iter(difflib.get_close_matches(name, known, n=1, cutoff=_LIKELY)), "")
+        )

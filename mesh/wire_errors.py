@@ -1,5 +1,6 @@
-"""Refusals on the wire: `MeshError` to `google.rpc.Status` and back. What a reason means (gRPC code, HTTP status, business code) stands beside the
-enum value of the same name in the contract; a reason that the contract does not know is never sent, it becomes INTERNAL."""
+"""Refusals on the wire: `MeshError` to `google.rpc.Status` and back. What a reason means (gRPC
+code, HTTP status, business code) stands beside the enum value of the same name in the contract; a
+reason that the contract does not know is never sent, it becomes INTERNAL."""
 
 from __future__ import annotations
 
@@ -18,14 +19,22 @@ from paymesh.options.v1 import options_pb2
 
 from mesh.call import REPLAYED
 from mesh.clock_skew import UNSERVED
-from mesh.errors import DeadlineExceeded, MeshError, MoneyError, NeighbourUnavailable, Outcome, RemoteError
+from mesh.errors import (
+    DeadlineExceeded,
+    MeshError,
+    MoneyError,
+    NeighbourUnavailable,
+    Outcome,
+    RemoteError,
+)
 from mesh.languages import Bilingual, Language
 from mesh.problem_texts import problem_text
 
 COMMON = "paymesh.common.v1"
 DETAILS_KEY = "grpc-status-details-bin"
-# HTTP/2 peers accept 8 KiB of header fields by default (grpc.max_metadata_size). Base64 adds a third to the details, and the message travels a
-# second time, percent-encoded: nine bytes for a Chinese character.
+# HTTP/2 peers accept 8 KiB of header fields by default (grpc.max_metadata_size). Base64 adds a
+# third to the details, and the message travels a second time, percent-encoded: nine bytes for a
+# Chinese character.
 STATUS_BYTES_MAX = 4000
 MESSAGE_MAX = 200
 FIELDS_MAX = 32
@@ -72,14 +81,20 @@ class ErrorCatalogue:
                 self._specs[spec.domain, spec.reason] = spec
 
     @classmethod
-    def of_packages(cls, packages: Iterable[str], *, pool: DescriptorPool | None = None) -> ErrorCatalogue:
-        """The reasons of `<package>.ErrorReason` for each package that has one, and the common ones."""
+    def of_packages(
+        cls, packages: Iterable[str], *, pool: DescriptorPool | None = None
+    ) -> ErrorCatalogue:
+        """The reasons of `<package>.ErrorReason` for each package that has one, and the common
+        ones.
+        """
         enums = []
         for package in {*packages, COMMON}:
             if pool is None:
                 _import_errors(package)
             try:
-                enums.append((pool or descriptor_pool.Default()).FindEnumTypeByName(f"{package}.ErrorReason"))
+                enums.append(
+                    (pool or descriptor_pool.Default()).FindEnumTypeByName(f"{package}.ErrorReason")
+                )
             except KeyError:
                 continue  # a package without reasons of its own
         return cls(enums)
@@ -116,11 +131,20 @@ def _read(enum: EnumDescriptor) -> Iterable[ErrorSpec]:
         if declared.grpc_code not in STATUS_CODES or declared.grpc_code == 0:
             raise ValueError(f"{enum.full_name}.{value.name} has no gRPC error code")
         if not (declared.message and declared.message_zh):
-            raise ValueError(f"{enum.full_name}.{value.name} lacks what a buyer is told, in English or in Chinese")
+            raise ValueError(
+                f"{enum.full_name}.{value.name} lacks what a buyer is told, in English or in "
+                f"Chinese"
+            )
         texts = Bilingual(declared.message, declared.message_zh, declared.promised_in_chinese)
-        yield ErrorSpec(domain=enum.file.package, reason=value.name.removeprefix("ERROR_REASON_"), grpc_code=declared.grpc_code,
-                        http_status=declared.http_status, business_code=declared.business_code, texts=texts,
-                        methods=frozenset(declared.methods))
+        yield ErrorSpec(
+            domain=enum.file.package,
+            reason=value.name.removeprefix("ERROR_REASON_"),
+            grpc_code=declared.grpc_code,
+            http_status=declared.http_status,
+            business_code=declared.business_code,
+            texts=texts,
+            methods=frozenset(declared.methods),
+        )
 
 
 # Outward
@@ -134,47 +158,99 @@ class AboutMoney:
     safe_to_retry: bool
 
 
-def internal_status(trace_id: str, *, money: AboutMoney | None = None, texts: Bilingual | None = None,
-                    language: Language | None = None) -> status_pb2.Status:
-    """What a peer hears of something that we did not expect: where to look in our log, what happened to money, and nothing else. `texts` and
+def internal_status(
+    trace_id: str,
+    *,
+    money: AboutMoney | None = None,
+    texts: Bilingual | None = None,
+    language: Language | None = None,
+) -> status_pb2.Status:
+    """What a peer hears of something that we did not expect: where to look in our log, what
+    happened to money, and nothing else. `texts` and
     `language`: what its person is told."""
     status = status_pb2.Status(code=13, message="internal error")
-    status.details.add().Pack(error_details_pb2.ErrorInfo(reason="INTERNAL", domain=COMMON, metadata={"trace_id": trace_id}))
+    status.details.add().Pack(
+        error_details_pb2.ErrorInfo(
+            reason="INTERNAL", domain=COMMON, metadata={"trace_id": trace_id}
+        )
+    )
     if money is not None:
         status.details.add().Pack(_money_outcome(money.outcome, safe_to_retry=money.safe_to_retry))
     if texts is not None and language is not None:
-        status.details.add().Pack(error_details_pb2.LocalizedMessage(locale=language, message=texts.text(language)))
+        status.details.add().Pack(
+            error_details_pb2.LocalizedMessage(locale=language, message=texts.text(language))
+        )
     return status
 
 
-def to_status(error: MeshError, *, package: str, catalogue: ErrorCatalogue, money: AboutMoney | None = None,
-              language: Language | None = None) -> status_pb2.Status | None:
-    """The wire form of a refusal of a service of `package`; None when the contract does not know its reason.
+def to_status(
+    error: MeshError,
+    *,
+    package: str,
+    catalogue: ErrorCatalogue,
+    money: AboutMoney | None = None,
+    language: Language | None = None,
+) -> status_pb2.Status | None:
+    """The wire form of a refusal of a service of `package`; None when the contract does not know
+    its reason.
 
     Args:
         money: what is told of money where the error itself says nothing of it.
-        language: in which the caller's person reads. He is told in a LocalizedMessage; the text of the status is for developers.
+        language: in which the caller's person reads. He is told in a LocalizedMessage; the text of
+            the status is for developers.
     """
     if isinstance(error, RemoteError) and not isinstance(error, NeighbourUnavailable):
         spec = catalogue.find(error.domain, error.reason)
-        return _status(error, domain=error.domain, code=error.grpc_code, money=money, spec=spec, language=language)
+        return _status(
+            error,
+            domain=error.domain,
+            code=error.grpc_code,
+            money=money,
+            spec=spec,
+            language=language,
+        )
     spec = catalogue.find(package, error.reason)
     if spec is None:
         return None
-    return _status(error, domain=spec.domain, code=spec.grpc_code, money=money, spec=spec, language=language)
+    return _status(
+        error, domain=spec.domain, code=spec.grpc_code, money=money, spec=spec, language=language
+    )
 
 
-def _money_outcome(outcome: Outcome | None, *, safe_to_retry: bool, payment_id: str = "") -> common_errors.MoneyOutcome:
-    number = common_errors.Outcome.Value(f"OUTCOME_{outcome}") if outcome else common_errors.OUTCOME_UNSPECIFIED
-    return common_errors.MoneyOutcome(outcome=number, safe_to_retry=safe_to_retry, payment_id=payment_id)
+def _money_outcome(
+    outcome: Outcome | None, *, safe_to_retry: bool, payment_id: str = ""
+) -> common_errors.MoneyOutcome:
+    number = (
+        common_errors.Outcome.Value(f"OUTCOME_{outcome}")
+        if outcome
+        else common_errors.OUTCOME_UNSPECIFIED
+    )
+    return common_errors.MoneyOutcome(
+        outcome=number, safe_to_retry=safe_to_retry, payment_id=payment_id
+    )
 
 
-def _status(error: MeshError, *, domain: str, code: int, money: AboutMoney | None, spec: ErrorSpec | None,
-            language: Language | None) -> status_pb2.Status:
+def _status(
+    error: MeshError,
+    *,
+    domain: str,
+    code: int,
+    money: AboutMoney | None,
+    spec: ErrorSpec | None,
+    language: Language | None,
+) -> status_pb2.Status:
     status = status_pb2.Status(code=code, message=error.message[:MESSAGE_MAX])
-    status.details.add().Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=domain, metadata=_bounded(error.metadata)))
+    status.details.add().Pack(
+        error_details_pb2.ErrorInfo(
+            reason=error.reason, domain=domain, metadata=_bounded(error.metadata)
+        )
+    )
     if isinstance(error, MoneyError | RemoteMoneyError):
-        status.details.add().Pack(_money_outcome(error.outcome, safe_to_retry=error.safe_to_retry, payment_id=error.payment_id))
+        status.details.add().Pack(
+            _money_outcome(
+                error.outcome, safe_to_retry=error.safe_to_retry, payment_id=error.payment_id
+            )
+        )
     elif money is not None:
         status.details.add().Pack(_money_outcome(money.outcome, safe_to_retry=money.safe_to_retry))
     if error.retry_after_seconds is not None:
@@ -182,7 +258,9 @@ def _status(error: MeshError, *, domain: str, code: int, money: AboutMoney | Non
         info.retry_delay.FromNanoseconds(int(error.retry_after_seconds * 1e9))
         status.details.add().Pack(info)
     if language is not None and spec is not None:
-        status.details.add().Pack(error_details_pb2.LocalizedMessage(locale=language, message=spec.texts.text(language)))
+        status.details.add().Pack(
+            error_details_pb2.LocalizedMessage(locale=language, message=spec.texts.text(language))
+        )
     room = STATUS_BYTES_MAX - status.ByteSize()
     bad = error_details_pb2.BadRequest()
     for field, problem in _bounded(error.fields).items():
@@ -214,12 +292,20 @@ def _bounded(pairs: Mapping[str, str]) -> dict[str, str]:
 # Inward
 
 _UNAVAILABLE = 14
-_COMMON_REASONS = {3: "INVALID_ARGUMENT", 5: "NOT_FOUND", 7: "PERMISSION_DENIED", 10: "CONFLICT", 12: "UNIMPLEMENTED", 16: "UNAUTHENTICATED"}
+_COMMON_REASONS = {
+    3: "INVALID_ARGUMENT",
+    5: "NOT_FOUND",
+    7: "PERMISSION_DENIED",
+    10: "CONFLICT",
+    12: "UNIMPLEMENTED",
+    16: "UNAUTHENTICATED",
+}
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError) -> MeshError:
-    """What a failed call means to its caller: `DeadlineExceeded` when no answer came in time, `NeighbourUnavailable` when nobody answered at all,
-    else a `RemoteError` with the sibling's own reason. The text of transport errors (addresses!) is not kept."""
+    """What a failed call means to its caller: `DeadlineExceeded` when no answer came in time,
+    `NeighbourUnavailable` when nobody answered at all, else a `RemoteError` with the sibling's own
+    reason. The text of transport errors (addresses!) is not kept."""
     code = int(error.code().value[0])
     status = _details(error)
     info = error_details_pb2.ErrorInfo()
@@ -233,16 +319,21 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> MeshError:
 
 
 def has_details(error: grpc.aio.AioRpcError) -> bool:
-    """Whether a failure was answered by one of our servers, rather than made up by the transport."""
+    """Whether a failure was answered by one of our servers, rather than made up by the
+    transport.
+    """
     return any(key == DETAILS_KEY for key, _ in error.trailing_metadata() or ())
 
 
-# What C-core's balancing policies say when they had no connection to give a call. A server that answers has details, and never these words.
+# What C-core's balancing policies say when they had no connection to give a call. A server that
+# answers has details, and never these words.
 _NO_CONNECTION = ("connections to all backends failing", "failed to connect to all addresses")
 
 
 def never_sent(error: grpc.aio.AioRpcError) -> bool:
-    """Whether it is certain that a failed call never left this process. The status alone does not tell; without the words we take it for sent."""
+    """Whether it is certain that a failed call never left this process. The status alone does not
+    tell; without the words we take it for sent.
+    """
     return not has_details(error) and (error.details() or "").startswith(_NO_CONNECTION)
 
 
@@ -263,25 +354,41 @@ def _without_details(code: int) -> MeshError:
         case 1 | 8 | 14:  # the transport, or a server that sheds load before it looks at a call
             return NeighbourUnavailable(grpc_code=code)
         case _:
-            return RemoteError(remote_reason=_COMMON_REASONS.get(code, "INTERNAL"), domain=COMMON, grpc_code=code)
+            return RemoteError(
+                remote_reason=_COMMON_REASONS.get(code, "INTERNAL"), domain=COMMON, grpc_code=code
+            )
 
 
 def _remote(status: status_pb2.Status, info: error_details_pb2.ErrorInfo, code: int) -> RemoteError:
-    bad, retry, money = error_details_pb2.BadRequest(), error_details_pb2.RetryInfo(), common_errors.MoneyOutcome()
+    bad, retry, money = (
+        error_details_pb2.BadRequest(),
+        error_details_pb2.RetryInfo(),
+        common_errors.MoneyOutcome(),
+    )
     has_money = False
     for detail in status.details:
         has_money = detail.Unpack(money) or has_money
         detail.Unpack(bad)
         detail.Unpack(retry)
     remote = (RemoteMoneyError if has_money else RemoteError)(
-        status.message, remote_reason=info.reason, domain=info.domain, grpc_code=code,
+        status.message,
+        remote_reason=info.reason,
+        domain=info.domain,
+        grpc_code=code,
         fields={violation.field: violation.description for violation in bad.field_violations},
-        retry_after_seconds=retry.retry_delay.ToNanoseconds() / 1e9 if retry.HasField("retry_delay") else None,
+        retry_after_seconds=retry.retry_delay.ToNanoseconds() / 1e9
+        if retry.HasField("retry_delay")
+        else None,
     )
     remote.metadata = dict(info.metadata)
-    remote.is_unserved = code == _UNAVAILABLE and remote.metadata.pop(UNSERVED, "") != ""  # said to us, not to our callers
+    # said to us, not to our callers
+    remote.is_unserved = code == _UNAVAILABLE and remote.metadata.pop(UNSERVED, "") != ""
     if isinstance(remote, RemoteMoneyError):
-        name = common_errors.Outcome.Name(money.outcome).removeprefix("OUTCOME_") if money.outcome in common_errors.Outcome.values() else ""
+        name = (
+            common_errors.Outcome.Name(money.outcome).removeprefix("OUTCOME_")
+            if money.outcome in common_errors.Outcome.values()
+            else ""
+        )
         remote.outcome = Outcome(name) if name in Outcome.__members__ else None
         remote.safe_to_retry = money.safe_to_retry
         remote.payment_id = money.payment_id

@@ -1,4 +1,6 @@
-"""Background work: a `run_once() -> int` that does what there is to do, one loop that all of them share, and one way to do many things at once."""
+"""Background work: a `run_once() -> int` that does what there is to do, one loop that all of them
+share, and one way to do many things at once.
+"""
 
 from __future__ import annotations
 
@@ -15,45 +17,64 @@ from mesh.errors import MeshError
 from mesh.failpoints import FailpointRaised
 from mesh.traffic import LOOKING, Traffic
 
-QUIET_SECONDS = 10.0              # between two looks while nobody uses this process: finds what others have left
+# between two looks while nobody uses this process: finds what others have left
+QUIET_SECONDS = 10.0
 FAILURE_PAUSE_SECONDS_MAX = 30.0  # a database that comes back is used again within half a minute
-_DOUBLINGS_MAX = 16               # far beyond the longest pause; without a limit the number outgrows a float after a night's outage
+# far beyond the longest pause; without a limit the number outgrows a float after a night's outage
+_DOUBLINGS_MAX = 16
 
-AT_ONCE = 8                       # steps under way at once: one that gets no answer holds up only its own place
+# steps under way at once: one that gets no answer holds up only its own place
+AT_ONCE = 8
 
 Item = TypeVar("Item")
 
 log = structlog.get_logger()
 _ITEMS = Counter("paymesh_worker_items_total", "Things that a worker did.", ["worker"])
-_FAILURES = Counter("paymesh_worker_failures_total", "Rounds of a worker that ended in an exception.", ["worker"])
+_FAILURES = Counter(
+    "paymesh_worker_failures_total", "Rounds of a worker that ended in an exception.", ["worker"]
+)
 _jitter = random.Random()  # noqa: S311  spreads replicas, protects nothing
-_PHASE_SECONDS = _jitter.uniform(0, QUIET_SECONDS)  # of this process: replicas look at different moments
+# of this process: replicas look at different moments
+_PHASE_SECONDS = _jitter.uniform(0, QUIET_SECONDS)
 
 
 def together(pause: float, every: float = QUIET_SECONDS) -> float:
-    """A pause that differs from the one asked for by at most half of `every`, and ends when the other long pauses of this process end. A process that
+    """A pause that differs from the one asked for by at most half of `every`, and ends when the
+    other long pauses of this process end. A process that
     sleeps wakes with cold caches: ten looks at one moment cost it little more than one."""
     past = (monotonic() + _PHASE_SECONDS + pause) % every
     return pause - past if past < every / 2 else pause - past + every
 
 
 class Worker:
-    """Calls `run_once` again at once while it finds work, else after `idle_seconds` or when somebody calls `wake`. Short pauses have jitter, long
-    ones end together with those of the others.
+    """Calls `run_once` again at once while it finds work, else after `idle_seconds` or when
+    somebody calls `wake`. Short pauses have jitter, long ones end together with those of the
+    others.
 
-    With `traffic` it looks every QUIET_SECONDS only while nothing changes in this process, sooner when something is due.
+    With `traffic` it looks every QUIET_SECONDS only while nothing changes in this process, sooner
+    when something is due.
     """
 
-    def __init__(self, name: str, run_once: Callable[[], Awaitable[int]], *, idle_seconds: float | Callable[[], float],
-                 traffic: Traffic | None = None, due_in: Callable[[], Awaitable[float | None]] | None = None,
-                 on_stop: Callable[[], None] = lambda: None, failure_seconds_max: float = FAILURE_PAUSE_SECONDS_MAX) -> None:
+    def __init__(
+        self,
+        name: str,
+        run_once: Callable[[], Awaitable[int]],
+        *,
+        idle_seconds: float | Callable[[], float],
+        traffic: Traffic | None = None,
+        due_in: Callable[[], Awaitable[float | None]] | None = None,
+        on_stop: Callable[[], None] = lambda: None,
+        failure_seconds_max: float = FAILURE_PAUSE_SECONDS_MAX,
+    ) -> None:
         """
         Args:
-            idle_seconds: pause after a round without work, or what tells it; while there is traffic, where `traffic` is given.
-            due_in: seconds until the next work is due as far as anybody can know, None when none is. It is asked instead of a round while all is
-                quiet, so it should cost less.
+            idle_seconds: pause after a round without work, or what tells it; while there is
+                traffic, where `traffic` is given.
+            due_in: seconds until the next work is due as far as anybody can know, None when none
+                is. It is asked instead of a round while all is quiet, so it should cost less.
             on_stop: tells a round that is long, or waits, to come to its end.
-            failure_seconds_max: longest pause after failures; short where somebody waits for what is done.
+            failure_seconds_max: longest pause after failures; short where somebody waits for what
+                is done.
         """
         self.name = name
         self._run_once = run_once
@@ -80,7 +101,9 @@ class Worker:
         self._wake.set()
 
     async def run(self) -> None:
-        """Works until `stop`. A failure is logged and followed by a growing pause; it ends nothing."""
+        """Works until `stop`. A failure is logged and followed by a growing pause; it ends
+        nothing.
+        """
         LOOKING.set(True)
         failures = 0
         while not self._stopping:
@@ -97,7 +120,11 @@ class Worker:
             if done == 0 and not self._stopping:
                 longest = max(self._failure_seconds_max, pause)
                 pause = min(pause * 2 ** min(failures, _DOUBLINGS_MAX), longest)
-                await self._pause(together(pause) if pause >= QUIET_SECONDS and not failures else pause * _jitter.uniform(0.8, 1.2))
+                await self._pause(
+                    together(pause)
+                    if pause >= QUIET_SECONDS and not failures
+                    else pause * _jitter.uniform(0.8, 1.2)
+                )
 
     async def _round(self) -> tuple[int, float]:
         """How much was done, and the pause that follows when it was nothing."""
@@ -129,13 +156,21 @@ class Worker:
             pass
 
 
-async def each(items: Sequence[Item], step: Callable[[Item], Awaitable[object]], *, failed: str, about: Callable[[Item], Mapping[str, str]],
-               at_once: int = AT_ONCE) -> int:
-    """Takes a step for each item, `at_once` at a time, and returns how many items there were. A step that fails or hangs stands in no other's way.
+async def each(
+    items: Sequence[Item],
+    step: Callable[[Item], Awaitable[object]],
+    *,
+    failed: str,
+    about: Callable[[Item], Mapping[str, str]],
+    at_once: int = AT_ONCE,
+) -> int:
+    """Takes a step for each item, `at_once` at a time, and returns how many items there were. A
+    step that fails or hangs stands in no other's way.
 
     Args:
-        failed: the event that the log gets of a step that is refused or gets no answer, with what `about` says of its item. Any other exception
-            is a fault, of the item or of ours, and calls for a person.
+        failed: the event that the log gets of a step that is refused or gets no answer, with what
+            `about` says of its item. Any other exception is a fault, of the item or of ours, and
+            calls for a person.
     """
     gate = asyncio.Semaphore(at_once)
 

@@ -1,4 +1,6 @@
-"""`python -m order_rpc`: the composition root. Settings, database, use cases, servicers, workers, server; until SIGTERM or Ctrl-C."""
+"""`python -m order_rpc`: the composition root. Settings, database, use cases, servicers, workers,
+server; until SIGTERM or Ctrl-C.
+"""
 
 from __future__ import annotations
 
@@ -32,27 +34,58 @@ async def run(settings: OrderSettings) -> None:
     """
     clock = SystemClock()
     ids = UlidIds(clock)
-    db = open_database(settings.database_url, metadata, pool_size=settings.database_pool_size, retry_constraints=RETRY_CONSTRAINTS)
+    db = open_database(
+        settings.database_url,
+        metadata,
+        pool_size=settings.database_pool_size,
+        retry_constraints=RETRY_CONSTRAINTS,
+    )
     await migrations.check_current("order_rpc", db.engine)
     events = open_events(settings.stream_redis_url) if settings.stream_redis_url else None
     server = MeshServer(settings, clock=clock, ids=ids)
     discovery = open_discovery(settings)
-    payment_channel = MeshChannel("payment_rpc", settings=settings, discovery=discovery, caller_tokens=server.caller_tokens)
-    seckill_channel = MeshChannel("seckill_rpc", settings=settings, discovery=discovery, caller_tokens=server.caller_tokens)
+    payment_channel = MeshChannel(
+        "payment_rpc", settings=settings, discovery=discovery, caller_tokens=server.caller_tokens
+    )
+    seckill_channel = MeshChannel(
+        "seckill_rpc", settings=settings, discovery=discovery, caller_tokens=server.caller_tokens
+    )
     app = OrderApp(
-        db=db, clock=clock, ids=ids, page_tokens=PageTokens.from_settings(settings), redis=events, payments=Payments(payment_channel),
+        db=db,
+        clock=clock,
+        ids=ids,
+        page_tokens=PageTokens.from_settings(settings),
+        redis=events,
+        payments=Payments(payment_channel),
         seckill=Seckill(seckill_channel),
         choices=Choices(
-            payment_window=timedelta(minutes=settings.payment_window_minutes), scan_interval_seconds=settings.scan_interval_seconds,
-            expiry_batch_size=settings.expiry_batch_size, hot_sku_group_size=settings.hot_sku_group_size, policies=settings.policies()))
+            payment_window=timedelta(minutes=settings.payment_window_minutes),
+            scan_interval_seconds=settings.scan_interval_seconds,
+            expiry_batch_size=settings.expiry_batch_size,
+            hot_sku_group_size=settings.hot_sku_group_size,
+            policies=settings.policies(),
+        ),
+    )
     app.add_to(server)
     closers = [payment_channel.close, seckill_channel.close, discovery.close, db.close]
     if events is not None:
         closers.append(events.aclose)
-    purging = purge_worker(db=db, clock=clock, retention=timedelta(days=settings.delivered_retention_days))
+    purging = purge_worker(
+        db=db, clock=clock, retention=timedelta(days=settings.delivered_retention_days)
+    )
     dependencies = Dependencies({"database": db.check}, server.set_usable)
-    await serve(settings, server, open_registrar(settings), closers=closers,
-                workers=[*app.workers, clock_worker(db, clock=clock, watch=server.clock_watch), purging, dependencies])
+    await serve(
+        settings,
+        server,
+        open_registrar(settings),
+        closers=closers,
+        workers=[
+            *app.workers,
+            clock_worker(db, clock=clock, watch=server.clock_watch),
+            purging,
+            dependencies,
+        ],
+    )
 
 
 def main() -> None:

@@ -1,5 +1,5 @@
-"""The sibling services that order_rpc asks: payment_rpc and seckill_rpc. Protobuf ends here, but for the payment that PayOrder hands on to the buyer
-as it came."""
+"""The sibling services that order_rpc asks: payment_rpc and seckill_rpc. Protobuf ends here, but
+for the payment that PayOrder hands on to the buyer as it came."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from order_rpc.domain.order import Order
 from order_rpc.domain.payment import CloseAnswer, CloseResult, PaymentSnapshot
 from order_rpc.domain.ticket import TicketOrder
 
-_RESULTS = {payment_pb2.CloseResult.Value(f"CLOSE_RESULT_{result}"): result for result in CloseResult}
+_RESULTS = {
+    payment_pb2.CloseResult.Value(f"CLOSE_RESULT_{result}"): result for result in CloseResult
+}
 
 
 class Payments:
@@ -23,19 +25,30 @@ class Payments:
         self._payments: Any = payment_pb2_grpc.PaymentServiceStub(channel)
         self._refunds: Any = refund_pb2_grpc.RefundServiceStub(channel)
 
-    async def close_payment(self, *, merchant_id: str, order_id: str, op_id: str, by_buyer: bool) -> CloseAnswer:
+    async def close_payment(
+        self, *, merchant_id: str, order_id: str, op_id: str, by_buyer: bool
+    ) -> CloseAnswer:
         """Closes every payment of an order.
 
         Raises:
-            RemoteError: not answered. An answer of a later version that we do not know counts as not answered: CLOSING.
+            RemoteError: not answered. An answer of a later version that we do not know counts as
+                not answered: CLOSING.
         """
-        answer = await self._payments.ClosePayment(payment_pb2.ClosePaymentRequest(
-            merchant_id=merchant_id, order_id=order_id, op_id=op_id, by_buyer=by_buyer))
+        answer = await self._payments.ClosePayment(
+            payment_pb2.ClosePaymentRequest(
+                merchant_id=merchant_id, order_id=order_id, op_id=op_id, by_buyer=by_buyer
+            )
+        )
         payment = _snapshot(answer.payment) if answer.HasField("payment") else None
-        return CloseAnswer(result=_RESULTS.get(answer.result, CloseResult.CLOSING), payment=payment,
-                           retry_after_seconds=answer.retry_after_ms / 1000)
+        return CloseAnswer(
+            result=_RESULTS.get(answer.result, CloseResult.CLOSING),
+            payment=payment,
+            retry_after_seconds=answer.retry_after_ms / 1000,
+        )
 
-    async def create_payment(self, order: Order, *, channel: str, return_url: str) -> payment_pb2.Payment:
+    async def create_payment(
+        self, order: Order, *, channel: str, return_url: str
+    ) -> payment_pb2.Payment:
         """Starts a payment of an order and returns it as the buyer gets it.
 
         Raises:
@@ -43,20 +56,42 @@ class Payments:
         """
         expires_at = Timestamp()
         expires_at.FromDatetime(order.expires_at)
-        answer = await self._payments.CreatePayment(payment_pb2.CreatePaymentRequest(
-            order_id=order.order_id, merchant_id=order.merchant_id, user_id=order.user_id, channel=channel, return_url=return_url,
-            order=payment_pb2.OrderData(user_id=order.user_id, amount=order.amount.format(), currency=order.amount.currency, expires_at=expires_at)))
+        answer = await self._payments.CreatePayment(
+            payment_pb2.CreatePaymentRequest(
+                order_id=order.order_id,
+                merchant_id=order.merchant_id,
+                user_id=order.user_id,
+                channel=channel,
+                return_url=return_url,
+                order=payment_pb2.OrderData(
+                    user_id=order.user_id,
+                    amount=order.amount.format(),
+                    currency=order.amount.currency,
+                    expires_at=expires_at,
+                ),
+            )
+        )
         payment: payment_pb2.Payment = answer.payment
         return payment
 
-    async def create_refund(self, *, payment_id: str, amount: str, currency: str, reason: str, request_id: str) -> str:
-        """Gives money back; returns payment_rpc's id of the refund. The same request_id is the same refund.
+    async def create_refund(
+        self, *, payment_id: str, amount: str, currency: str, reason: str, request_id: str
+    ) -> str:
+        """Gives money back; returns payment_rpc's id of the refund. The same request_id is the same
+        refund.
 
         Raises:
             RemoteError: refused, or not answered.
         """
-        answer = await self._refunds.CreateRefund(refund_pb2.CreateRefundRequest(
-            payment_id=payment_id, amount=amount, currency=currency, reason=reason, request_id=request_id))
+        answer = await self._refunds.CreateRefund(
+            refund_pb2.CreateRefundRequest(
+                payment_id=payment_id,
+                amount=amount,
+                currency=currency,
+                reason=reason,
+                request_id=request_id,
+            )
+        )
         return str(answer.refund.refund_id)
 
 
@@ -72,7 +107,11 @@ class Seckill:
         Raises:
             RemoteError: refused, or not answered.
         """
-        await self._stub.ReturnStock(seckill_pb2.ReturnStockRequest(merchant_id=merchant_id, activity_id=activity_id, order_id=order_id))
+        await self._stub.ReturnStock(
+            seckill_pb2.ReturnStockRequest(
+                merchant_id=merchant_id, activity_id=activity_id, order_id=order_id
+            )
+        )
 
     async def ticket_order(self, ticket: str) -> TicketOrder:
         """Whose order a ticket is of, and whether it may still come.
@@ -81,10 +120,21 @@ class Seckill:
             RemoteError: not a ticket, or not answered.
         """
         answer = await self._stub.GetTicketOrder(seckill_pb2.GetTicketOrderRequest(ticket=ticket))
-        return TicketOrder(merchant_id=answer.merchant_id, order_id=answer.order_id, user_id=answer.user_id, is_coming=answer.is_coming)
+        return TicketOrder(
+            merchant_id=answer.merchant_id,
+            order_id=answer.order_id,
+            user_id=answer.user_id,
+            is_coming=answer.is_coming,
+        )
 
 
 def _snapshot(payment: payment_pb2.Payment) -> PaymentSnapshot:
     return PaymentSnapshot.parse(
-        payment_id=payment.payment_id, version=payment.version, state=payment_pb2.PaymentState.Name(payment.state).removeprefix("PAYMENT_STATE_"),
-        captured=payment.captured, refunded=payment.refunded, refund_reserved=payment.refund_reserved, currency=payment.currency)
+        payment_id=payment.payment_id,
+        version=payment.version,
+        state=payment_pb2.PaymentState.Name(payment.state).removeprefix("PAYMENT_STATE_"),
+        captured=payment.captured,
+        refunded=payment.refunded,
+        refund_reserved=payment.refund_reserved,
+        currency=payment.currency,
+    )

@@ -14,7 +14,9 @@ from order_rpc.domain.policy import MerchantPolicy, PriceRule
 
 
 class PriceSettings(BaseModel):
-    """An amount in major units, and from which price of the lines on: shipping is free there, a discount begins there."""
+    """An amount in major units, and from which price of the lines on: shipping is free there, a
+    discount begins there.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -23,8 +25,14 @@ class PriceSettings(BaseModel):
 
     def rule(self, currency: str, *, name: str) -> PriceRule:
         """The rule in a currency. Raises InvalidArgument for what is no amount of it."""
-        return PriceRule(amount=Money.parse(self.amount, currency, field=f"{name}.amount", allow_zero=True),
-                         threshold=Money.parse(self.threshold, currency, field=f"{name}.threshold", allow_zero=True) if self.threshold else None)
+        return PriceRule(
+            amount=Money.parse(self.amount, currency, field=f"{name}.amount", allow_zero=True),
+            threshold=Money.parse(
+                self.threshold, currency, field=f"{name}.threshold", allow_zero=True
+            )
+            if self.threshold
+            else None,
+        )
 
 
 class PolicySettings(BaseModel):
@@ -46,8 +54,15 @@ class PolicySettings(BaseModel):
         """The policy of the domain. Raises InvalidArgument for what is no amount."""
         return MerchantPolicy(
             revives_if_stock=self.late_money == "revive_if_stock",
-            shipping={currency: price.rule(currency, name="shipping") for currency, price in self.shipping.items()},
-            discount={currency: price.rule(currency, name="discount") for currency, price in self.discount.items()})
+            shipping={
+                currency: price.rule(currency, name="shipping")
+                for currency, price in self.shipping.items()
+            },
+            discount={
+                currency: price.rule(currency, name="discount")
+                for currency, price in self.discount.items()
+            },
+        )
 
 
 class OrderSettings(MeshSettings):
@@ -55,11 +70,15 @@ class OrderSettings(MeshSettings):
 
     Attributes:
         database_pool_size: connections for writing, and as many for reading.
-        payment_window_minutes: how long a buyer may take to pay; the deadline of the order, its payments and the channel.
-        scan_interval_seconds: pause between rounds of deliveries and expiries that found nothing to do.
+        payment_window_minutes: how long a buyer may take to pay; the deadline of the order, its
+            payments and the channel.
+        scan_interval_seconds: pause between rounds of deliveries and expiries that found nothing to
+            do.
         expiry_batch_size: orders that one round of the expiry worker begins to cancel.
-        hot_sku_group_size: orders of one product that may share a transaction; 1 gives each its own.
-        merchant_policies: by merchant, e.g. {"mall": {"late_money": "revive_if_stock"}}; the others have the defaults.
+        hot_sku_group_size: orders of one product that may share a transaction; 1 gives each its
+            own.
+        merchant_policies: by merchant, e.g. {"mall": {"late_money": "revive_if_stock"}}; the others
+            have the defaults.
     """
 
     service: str = "order_rpc"
@@ -81,4 +100,7 @@ class OrderSettings(MeshSettings):
 
     def policies(self) -> dict[str, MerchantPolicy]:
         """The policies of the domain, by merchant."""
-        return {merchant_id: settings.policy() for merchant_id, settings in self.merchant_policies.items()}
+        return {
+            merchant_id: settings.policy()
+            for merchant_id, settings in self.merchant_policies.items()
+        }

@@ -1,4 +1,6 @@
-"""The tables. Invariants stand here too: states by CHECK, stock never below zero, one row per key. Every key begins with the tenant."""
+"""The tables. Invariants stand here too: states by CHECK, stock never below zero, one row per key.
+Every key begins with the tenant.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ _REQUEST = Identifier(64)
 _CURRENCY = Identifier(3)
 _STATE = Identifier(32)
 # For people, in any script; latin1 is still the default of many servers.
-_TEXT = String(200).with_variant(mysql.VARCHAR(200, charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb")
+_TEXT = String(200).with_variant(
+    mysql.VARCHAR(200, charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb"
+)
 
 RESERVED, COMMITTED, RELEASED = "RESERVED", "COMMITTED", "RELEASED"
 
@@ -56,7 +60,8 @@ def one_of(column: str, values: Iterable[str]) -> str:
 
 
 PRODUCT = Table(
-    "product", metadata,
+    "product",
+    metadata,
     Column("merchant_id", _MERCHANT, primary_key=True),
     Column("sku_id", _SKU, primary_key=True),
     Column("name", _TEXT, nullable=False),
@@ -70,7 +75,8 @@ PRODUCT = Table(
 )
 
 STOCK = Table(
-    "stock", metadata,
+    "stock",
+    metadata,
     Column("merchant_id", _MERCHANT, primary_key=True),
     Column("sku_id", _SKU, primary_key=True),
     Column("available", BigInteger, nullable=False),
@@ -84,9 +90,11 @@ STOCK = Table(
     CheckConstraint("allocated >= 0", name="allocated"),
 )
 
-# What people, flash sales and refunds did to `available`; rows are only ever added. What orders hold stands in `reservation`.
+# What people, flash sales and refunds did to `available`; rows are only ever added. What orders
+# hold stands in `reservation`.
 STOCK_MOVEMENT = Table(
-    "stock_movement", metadata,
+    "stock_movement",
+    metadata,
     Column("id", BigInt, primary_key=True, autoincrement=True),
     Column("merchant_id", _MERCHANT, nullable=False),
     Column("sku_id", _SKU, nullable=False),
@@ -105,7 +113,8 @@ STOCK_MOVEMENT = Table(
 
 # Units of a flash sale. The activity lives in seckill_rpc.
 ALLOCATION = Table(
-    "allocation", metadata,
+    "allocation",
+    metadata,
     Column("merchant_id", _MERCHANT, primary_key=True),
     Column("activity_id", _ACTIVITY, primary_key=True),
     Column("sku_id", _SKU, nullable=False),
@@ -118,7 +127,8 @@ ALLOCATION = Table(
 
 # One row per step of seckill_rpc: the same op_id is the same step, for ever.
 ALLOCATION_STEP = Table(
-    "allocation_step", metadata,
+    "allocation_step",
+    metadata,
     Column("merchant_id", _MERCHANT, primary_key=True),
     Column("op_id", Identifier(64), primary_key=True),
     Column("activity_id", _ACTIVITY, nullable=False),
@@ -129,7 +139,8 @@ ALLOCATION_STEP = Table(
 
 # Not "order": that is a word of SQL.
 ORDERS = Table(
-    "orders", metadata,
+    "orders",
+    metadata,
     Column("merchant_id", _MERCHANT, primary_key=True),
     Column("order_id", _ORDER, primary_key=True),
     Column("user_id", _USER, nullable=False),
@@ -159,16 +170,23 @@ ORDERS = Table(
     CheckConstraint(one_of("refund_status", RefundStatus), name="refund_status"),
     CheckConstraint("shipping_minor >= 0 AND discount_minor >= 0", name="parts"),
     CheckConstraint("captured_minor >= 0 AND refunded_minor >= 0", name="money"),
-    # Both are of the payment that paid it: captured once, and its refunds stay within (money out above that is a loss of payment_rpc's books).
+    # Both are of the payment that paid it: captured once, and its refunds stay within (money out
+    # above that is a loss of payment_rpc's books).
     CheckConstraint("refunded_minor <= captured_minor", name="refunded"),
     # NULL where the client gave none: NULLs are distinct everywhere.
-    UniqueConstraint("merchant_id", "user_id", "client_request_id", name="uq_orders_client_request_id"),
+    UniqueConstraint(
+        "merchant_id", "user_id", "client_request_id", name="uq_orders_client_request_id"
+    ),
     CheckConstraint("amount_minor >= 0", name="amount"),
-    CheckConstraint("(state IN ('PENDING_PAYMENT', 'CANCELLING', 'CANCELLED')) = (paid_at IS NULL)", name="paid_at"),
+    CheckConstraint(
+        "(state IN ('PENDING_PAYMENT', 'CANCELLING', 'CANCELLED')) = (paid_at IS NULL)",
+        name="paid_at",
+    ),
     CheckConstraint("paid_at IS NOT NULL OR paid_payment_id = ''", name="paid_payment_id"),
     # What the expiry worker claims, in its order.
     Index("ix_orders_expiry", "state", "expires_at", "merchant_id", "order_id"),
-    # One per filter of ListOrders, in the order of the list: each page is one range of one index, nothing is sorted.
+    # One per filter of ListOrders, in the order of the list: each page is one range of one index,
+    # nothing is sorted.
     Index("ix_orders_merchant", "merchant_id", "created_at", "order_id"),
     Index("ix_orders_state", "merchant_id", "state", "created_at", "order_id"),
     Index("ix_orders_user", "merchant_id", "user_id", "created_at", "order_id"),
@@ -176,7 +194,8 @@ ORDERS = Table(
 )
 
 ORDER_ITEM = Table(
-    "order_item", metadata,
+    "order_item",
+    metadata,
     Column("merchant_id", _MERCHANT, primary_key=True),
     Column("order_id", _ORDER, primary_key=True),
     Column("sku_id", _SKU, primary_key=True),
@@ -192,9 +211,11 @@ ORDER_ITEM = Table(
     CheckConstraint(one_of("stock_source", StockSource), name="stock_source"),
 )
 
-# No foreign key to stock: its check would take a shared lock on the row that the same transaction updates, a deadlock between two buyers.
+# No foreign key to stock: its check would take a shared lock on the row that the same transaction
+# updates, a deadlock between two buyers.
 RESERVATION = Table(
-    "reservation", metadata,
+    "reservation",
+    metadata,
     Column("merchant_id", _MERCHANT, primary_key=True),
     Column("order_id", _ORDER, primary_key=True),
     Column("sku_id", _SKU, primary_key=True),
@@ -209,7 +230,8 @@ RESERVATION = Table(
 )
 
 PAYMENT_DISPOSITION = Table(
-    "payment_disposition", metadata,
+    "payment_disposition",
+    metadata,
     Column("merchant_id", _MERCHANT, primary_key=True),
     Column("order_id", _ORDER, primary_key=True),
     Column("payment_id", _PAYMENT, primary_key=True),
@@ -219,11 +241,15 @@ PAYMENT_DISPOSITION = Table(
     Column("created_at", UtcMillis, nullable=False),
     Column("updated_at", UtcMillis, nullable=False),
     ForeignKeyConstraint(["merchant_id", "order_id"], ["orders.merchant_id", "orders.order_id"]),
-    CheckConstraint(one_of("disposition", (value for value in Disposition if value is not Disposition.NOTED)), name="disposition"),
+    CheckConstraint(
+        one_of("disposition", (value for value in Disposition if value is not Disposition.NOTED)),
+        name="disposition",
+    ),
 )
 
 ORDER_AUDIT = Table(
-    "order_audit", metadata,
+    "order_audit",
+    metadata,
     Column("id", BigInt, primary_key=True, autoincrement=True),
     Column("merchant_id", _MERCHANT, nullable=False),
     Column("order_id", _ORDER, nullable=False),
@@ -242,7 +268,8 @@ ORDER_AUDIT = Table(
 )
 
 REFUND_REQUEST = Table(
-    "refund_request", metadata,
+    "refund_request",
+    metadata,
     Column("merchant_id", _MERCHANT, primary_key=True),
     Column("order_id", _ORDER, primary_key=True),
     Column("request_id", Identifier(32), primary_key=True),
@@ -265,7 +292,8 @@ REFUND_REQUEST = Table(
 )
 
 REFUND_LINE = Table(
-    "refund_line", metadata,
+    "refund_line",
+    metadata,
     Column("merchant_id", _MERCHANT, primary_key=True),
     Column("order_id", _ORDER, primary_key=True),
     Column("request_id", Identifier(32), primary_key=True),
@@ -276,7 +304,8 @@ REFUND_LINE = Table(
 
 # Units that a refund brought back: once per refund and SKU, whatever is heard how often.
 STOCK_RETURN = Table(
-    "stock_return", metadata,
+    "stock_return",
+    metadata,
     Column("merchant_id", _MERCHANT, primary_key=True),
     Column("order_id", _ORDER, primary_key=True),
     Column("request_id", Identifier(32), primary_key=True),
@@ -286,9 +315,11 @@ STOCK_RETURN = Table(
     CheckConstraint("quantity > 0", name="quantity"),
 )
 
-# What happened in each quarter of an hour (every time zone of today is whole quarters away from UTC), folded from the entries below.
+# What happened in each quarter of an hour (every time zone of today is whole quarters away from
+# UTC), folded from the entries below.
 STATISTIC = Table(
-    "statistic", metadata,
+    "statistic",
+    metadata,
     Column("merchant_id", _MERCHANT, primary_key=True),
     Column("currency", _CURRENCY, primary_key=True),
     Column("quarter", UtcMillis, primary_key=True, autoincrement=False),
@@ -298,9 +329,11 @@ STATISTIC = Table(
     CheckConstraint(one_of("figure", Figure), name="figure"),
 )
 
-# Written with the change that they count, so that no two orders meet on a row of `statistic`. A worker folds them; who reads adds them himself.
+# Written with the change that they count, so that no two orders meet on a row of `statistic`. A
+# worker folds them; who reads adds them himself.
 STATISTIC_ENTRY = Table(
-    "statistic_entry", metadata,
+    "statistic_entry",
+    metadata,
     Column("id", BigInt, primary_key=True, autoincrement=True),
     Column("merchant_id", _MERCHANT, nullable=False),
     Column("currency", _CURRENCY, nullable=False),
@@ -311,10 +344,42 @@ STATISTIC_ENTRY = Table(
 )
 
 # Logs that are evidence; each row continues the one before it.
-MOVEMENT_LOG = Log(table=STOCK_MOVEMENT, key="id", entity=("merchant_id", "sku_id"), said=(
-    "merchant_id", "sku_id", "kind", "quantity", "available_after", "reason", "operator", "reference", "trace_id", "created_at"))
-AUDIT_LOG = Log(table=ORDER_AUDIT, key="id", entity=("merchant_id", "order_id"), said=(
-    "merchant_id", "order_id", "from_state", "to_state", "event", "event_id", "operator", "remark", "trace_id", "needs_attention", "created_at"))
+MOVEMENT_LOG = Log(
+    table=STOCK_MOVEMENT,
+    key="id",
+    entity=("merchant_id", "sku_id"),
+    said=(
+        "merchant_id",
+        "sku_id",
+        "kind",
+        "quantity",
+        "available_after",
+        "reason",
+        "operator",
+        "reference",
+        "trace_id",
+        "created_at",
+    ),
+)
+AUDIT_LOG = Log(
+    table=ORDER_AUDIT,
+    key="id",
+    entity=("merchant_id", "order_id"),
+    said=(
+        "merchant_id",
+        "order_id",
+        "from_state",
+        "to_state",
+        "event",
+        "event_id",
+        "operator",
+        "remark",
+        "trace_id",
+        "needs_attention",
+        "created_at",
+    ),
+)
 
-# Evidence: the user of the service may add rows and read them, nothing else (`paymesh migrate --grant-to-services`).
+# Evidence: the user of the service may add rows and read them, nothing else (`paymesh migrate
+# --grant-to-services`).
 APPEND_ONLY = frozenset({"order_audit", "stock_movement", "allocation_step", "stock_return"})

@@ -13,19 +13,45 @@ from order_rpc.usecases.cancelling import Cancelling
 from order_rpc.usecases.statistics import Statistics
 
 PURGE_SECONDS = 600.0  # receipts live for a day
-FOLD_SECONDS = 5.0     # readers add what is not folded yet; this only keeps them quick
+FOLD_SECONDS = 5.0  # readers add what is not folded yet; this only keeps them quick
 
 
-def make_workers(*, db: Database, clock: Clock, cancelling: Cancelling, statistics: Statistics, relays: Sequence[Relay],
-                 idle_seconds: float) -> list[Worker]:
-    """One worker per kind of work. Without Redis there is no relay for events: they wait in the outbox."""
+def make_workers(
+    *,
+    db: Database,
+    clock: Clock,
+    cancelling: Cancelling,
+    statistics: Statistics,
+    relays: Sequence[Relay],
+    idle_seconds: float,
+) -> list[Worker]:
+    """One worker per kind of work. Without Redis there is no relay for events: they wait in the
+    outbox.
+    """
 
     async def purge() -> int:
         return await db.run(receipts.purge, now=clock.now())
 
     return [
         Worker("purge_receipts", purge, idle_seconds=PURGE_SECONDS),
-        Worker("expire_orders", cancelling.expire_once, idle_seconds=idle_seconds, traffic=db.traffic, due_in=cancelling.due_in),
-        Worker("fold_statistics", statistics.fold_once, idle_seconds=FOLD_SECONDS, traffic=db.traffic),
-        *(Worker(f"relay_{relay.name}", relay.run_once, idle_seconds=idle_seconds, traffic=db.traffic, due_in=relay.due_in) for relay in relays),
+        Worker(
+            "expire_orders",
+            cancelling.expire_once,
+            idle_seconds=idle_seconds,
+            traffic=db.traffic,
+            due_in=cancelling.due_in,
+        ),
+        Worker(
+            "fold_statistics", statistics.fold_once, idle_seconds=FOLD_SECONDS, traffic=db.traffic
+        ),
+        *(
+            Worker(
+                f"relay_{relay.name}",
+                relay.run_once,
+                idle_seconds=idle_seconds,
+                traffic=db.traffic,
+                due_in=relay.due_in,
+            )
+            for relay in relays
+        ),
     ]

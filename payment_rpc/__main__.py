@@ -1,4 +1,6 @@
-"""`python -m payment_rpc`: the composition root. Settings, database, channels, use cases, servicers, workers, server; until SIGTERM or Ctrl-C."""
+"""`python -m payment_rpc`: the composition root. Settings, database, channels, use cases,
+servicers, workers, server; until SIGTERM or Ctrl-C.
+"""
 
 from __future__ import annotations
 
@@ -38,46 +40,94 @@ async def run(settings: PaymentSettings) -> None:
     """
     clock = SystemClock()
     ids = UlidIds(clock)
-    db = open_database(settings.database_url, metadata, pool_size=settings.database_pool_size, retry_constraints=("uq_payment_live_slot",))
+    db = open_database(
+        settings.database_url,
+        metadata,
+        pool_size=settings.database_pool_size,
+        retry_constraints=("uq_payment_live_slot",),
+    )
     await migrations.check_current(settings.service, db.engine)
     server = MeshServer(settings, clock=clock, ids=ids)
     discovery = open_discovery(settings)
-    order_channel = MeshChannel("order_rpc", settings=settings, discovery=discovery, caller_tokens=server.caller_tokens)
+    order_channel = MeshChannel(
+        "order_rpc", settings=settings, discovery=discovery, caller_tokens=server.caller_tokens
+    )
     redis = open_redis(settings.redis_url) if settings.redis_url else None
     events = open_events(settings.stream_redis_url) if settings.stream_redis_url else None
     sandbox = _sandbox(settings)
     app = PaymentApp(
-        db=db, clock=clock, ids=ids, orders=Orders(order_channel), channels={sandbox.name: sandbox}, redis=redis, events=events,
-        times=Times(channel_timeout_seconds=settings.channel_timeout_seconds, attempt_lease_seconds=settings.attempt_lease_seconds,
-                    scan_interval_seconds=settings.scan_interval_seconds, scan_batch_size=settings.scan_batch_size,
-                    scan_threshold_seconds=settings.scan_threshold_seconds, close_grace_seconds=settings.close_grace_seconds,
-                    scan_action_retention_days=settings.scan_action_retention_days),
+        db=db,
+        clock=clock,
+        ids=ids,
+        orders=Orders(order_channel),
+        channels={sandbox.name: sandbox},
+        redis=redis,
+        events=events,
+        times=Times(
+            channel_timeout_seconds=settings.channel_timeout_seconds,
+            attempt_lease_seconds=settings.attempt_lease_seconds,
+            scan_interval_seconds=settings.scan_interval_seconds,
+            scan_batch_size=settings.scan_batch_size,
+            scan_threshold_seconds=settings.scan_threshold_seconds,
+            close_grace_seconds=settings.close_grace_seconds,
+            scan_action_retention_days=settings.scan_action_retention_days,
+        ),
         page_tokens=PageTokens.from_settings(settings),
-        return_urls={merchant: tuple(prefixes) for merchant, prefixes in settings.return_urls.items()},
-        statement_day=ChannelDay(time_zone=settings.statement_time_zone, cut_off=settings.statement_cut_off))
+        return_urls={
+            merchant: tuple(prefixes) for merchant, prefixes in settings.return_urls.items()
+        },
+        statement_day=ChannelDay(
+            time_zone=settings.statement_time_zone, cut_off=settings.statement_cut_off
+        ),
+    )
     app.add_to(server)
     closers = [order_channel.close, discovery.close, sandbox.aclose, db.close]
     closers += [client.aclose for client in (redis, events) if client is not None]
-    purging = purge_worker(db=db, clock=clock, retention=timedelta(days=settings.delivered_retention_days))
+    purging = purge_worker(
+        db=db, clock=clock, retention=timedelta(days=settings.delivered_retention_days)
+    )
     dependencies = Dependencies({"database": db.check}, server.set_usable)
-    await serve(settings, server, open_registrar(settings), closers=closers,
-                workers=[*app.workers, clock_worker(db, clock=clock, watch=server.clock_watch), purging, dependencies])
+    await serve(
+        settings,
+        server,
+        open_registrar(settings),
+        closers=closers,
+        workers=[
+            *app.workers,
+            clock_worker(db, clock=clock, watch=server.clock_watch),
+            purging,
+            dependencies,
+        ],
+    )
 
 
 def _sandbox(settings: PaymentSettings) -> SandboxChannel:
-    """The sandbox. A secret that is not set is nobody's: nothing is believed that is signed with it. The published secret of
-    source 001 counts in development alone."""
+    """The sandbox. A secret that is not set is nobody's: nothing is believed that is signed with
+    it. The published secret of source 001 counts in development alone."""
     api_key, *_ = _secrets(settings.sandbox_api_key_file) or [secrets.token_hex(32)]
     unset = PUBLISHED_MD5_SECRET if settings.is_development else secrets.token_hex(32)
     md5_secret, *other_md5_secrets = _secrets(settings.sandbox_md5_secret_file) or [unset]
-    callback_secret, *other_callback_secrets = _secrets(settings.sandbox_callback_secret_file) or [api_key]
+    callback_secret, *other_callback_secrets = _secrets(settings.sandbox_callback_secret_file) or [
+        api_key
+    ]
     if not settings.is_development:
         if PUBLISHED_MD5_SECRET in {md5_secret, *other_md5_secrets}:
-            raise ValueError("sandbox_md5_secret_file: holds the published secret of source 001, which everybody can sign with")
+            raise ValueError(
+                "sandbox_md5_secret_file: holds the published secret of source 001, which "
+                "everybody can sign with"
+            )
         if settings.sandbox_api_key_file is None:
-            logs.get_logger().warning("no_payment_channel", advice="sandbox_api_key_file is not set: only wallets pay")
-    return SandboxChannel(base_url=settings.sandbox_url, api_key=api_key, md5_secret=md5_secret,
-                          callback_secret=callback_secret, other_callback_secrets=other_callback_secrets, other_md5_secrets=other_md5_secrets)
+            logs.get_logger().warning(
+                "no_payment_channel", advice="sandbox_api_key_file is not set: only wallets pay"
+            )
+    return SandboxChannel(
+        base_url=settings.sandbox_url,
+        api_key=api_key,
+        md5_secret=md5_secret,
+        callback_secret=callback_secret,
+        other_callback_secrets=other_callback_secrets,
+        other_md5_secrets=other_md5_secrets,
+    )
 
 
 def _secrets(path: Path | None) -> list[str]:

@@ -1,4 +1,6 @@
-"""The use cases of payment_rpc, put together. `__main__` gives it what is real, tests give it clocks, channels and neighbours of their own."""
+"""The use cases of payment_rpc, put together. `__main__` gives it what is real, tests give it
+clocks, channels and neighbours of their own.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,13 @@ from datetime import time, timedelta
 from typing import Protocol
 from zoneinfo import ZoneInfo
 
-from paymesh.payment.v1 import callback_pb2_grpc, ledger_pb2_grpc, payment_pb2_grpc, reconciliation_pb2_grpc, refund_pb2_grpc
+from paymesh.payment.v1 import (
+    callback_pb2_grpc,
+    ledger_pb2_grpc,
+    payment_pb2_grpc,
+    reconciliation_pb2_grpc,
+    refund_pb2_grpc,
+)
 from redis.asyncio import Redis
 
 from mesh.clock import Clock
@@ -70,59 +78,165 @@ class Times:
 class PaymentApp:
     """Use cases and workers over one database."""
 
-    def __init__(self, *, db: Database, clock: Clock, ids: Ids, orders: OrderService, channels: Mapping[str, Channel], redis: Redis | None,
-                 times: Times, page_tokens: PageTokens, return_urls: Mapping[str, tuple[str, ...]],
-                 statement_day: ChannelDay = SHANGHAI_DAY, events: Redis | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        db: Database,
+        clock: Clock,
+        ids: Ids,
+        orders: OrderService,
+        channels: Mapping[str, Channel],
+        redis: Redis | None,
+        times: Times,
+        page_tokens: PageTokens,
+        return_urls: Mapping[str, tuple[str, ...]],
+        statement_day: ChannelDay = SHANGHAI_DAY,
+        events: Redis | None = None,
+    ) -> None:
         """`redis`: of the cache. `events`: of event streams; None: the same."""
         events = events or redis
         self._clock = clock
         self._page_tokens = page_tokens
         cache = PaymentCache(redis, clock)
         batch = times.scan_batch_size
-        schedule = Schedule(threshold=timedelta(seconds=times.scan_threshold_seconds), close_grace=timedelta(seconds=times.close_grace_seconds))
-        self.order_relay = Relay(db=db, destination=OrderDestination(orders=orders, clock=clock, ids=ids), clock=clock)
+        schedule = Schedule(
+            threshold=timedelta(seconds=times.scan_threshold_seconds),
+            close_grace=timedelta(seconds=times.close_grace_seconds),
+        )
+        self.order_relay = Relay(
+            db=db, destination=OrderDestination(orders=orders, clock=clock, ids=ids), clock=clock
+        )
         relays = [self.order_relay]
         if events is not None:
-            relays.append(Relay(db=db, clock=clock, shares_fate=True, destination=EventDestination(
-                stream=StreamDestination(events, PAYMENT_TOPIC), db=db, cache=cache)))
-        self.facts = Facts(db=db, clock=clock, ids=ids, cache=cache, wake_relay=self._wake_order_relay)
-        self.asking = Asking(db=db, clock=clock, facts=self.facts, channels=channels, schedule=schedule, batch=batch,
-                             timeout_seconds=times.channel_timeout_seconds)
+            relays.append(
+                Relay(
+                    db=db,
+                    clock=clock,
+                    shares_fate=True,
+                    destination=EventDestination(
+                        stream=StreamDestination(events, PAYMENT_TOPIC), db=db, cache=cache
+                    ),
+                )
+            )
+        self.facts = Facts(
+            db=db, clock=clock, ids=ids, cache=cache, wake_relay=self._wake_order_relay
+        )
+        self.asking = Asking(
+            db=db,
+            clock=clock,
+            facts=self.facts,
+            channels=channels,
+            schedule=schedule,
+            batch=batch,
+            timeout_seconds=times.channel_timeout_seconds,
+        )
         self.closing = Closing(db=db, clock=clock, asking=self.asking, batch=batch)
         self.charging = Charging(
-            db=db, clock=clock, orders=orders, facts=self.facts, asking=self.asking, closing=self.closing, channels=channels,
-            starting=Starting(db=db, clock=clock, ids=ids, lease=timedelta(seconds=times.attempt_lease_seconds)),
-            tell_order=self.order_relay.deliver, cache=cache,
-            limits=ChargingLimits(channel_timeout_seconds=times.channel_timeout_seconds, return_urls=return_urls))
-        self.refunds = Refunds(db=db, clock=clock, ids=ids, cache=cache, channels=channels, lease=timedelta(seconds=times.attempt_lease_seconds),
-                               batch=batch, timeout_seconds=times.channel_timeout_seconds)
+            db=db,
+            clock=clock,
+            orders=orders,
+            facts=self.facts,
+            asking=self.asking,
+            closing=self.closing,
+            channels=channels,
+            starting=Starting(
+                db=db, clock=clock, ids=ids, lease=timedelta(seconds=times.attempt_lease_seconds)
+            ),
+            tell_order=self.order_relay.deliver,
+            cache=cache,
+            limits=ChargingLimits(
+                channel_timeout_seconds=times.channel_timeout_seconds, return_urls=return_urls
+            ),
+        )
+        self.refunds = Refunds(
+            db=db,
+            clock=clock,
+            ids=ids,
+            cache=cache,
+            channels=channels,
+            lease=timedelta(seconds=times.attempt_lease_seconds),
+            batch=batch,
+            timeout_seconds=times.channel_timeout_seconds,
+        )
         self.taking_back = TakingBack(db=db, clock=clock, closing=self.closing)
         self.conflicts = Conflicts(db=db, clock=clock, ids=ids)
         self.reading = Reading(db=db, cache=cache)
         self.wallets = Wallets(db=db)
         self.verifying = Verifying(db=db)
         self.reconciliation = Reconciliation(
-            db=db, clock=clock, ids=ids, cache=cache, channels=channels, facts=self.facts, refunds=self.refunds, day=statement_day,
-            timeout_seconds=times.channel_timeout_seconds, wake_worker=lambda: self._wake(IMPORT_WORKER))
-        self.callbacks = Callbacks(db=db, clock=clock, ids=ids, facts=self.facts, refunds=self.refunds, asking=self.asking,
-                                   channels=channels, timeout_seconds=times.channel_timeout_seconds)
-        self.workers: list[Worker] = make_workers(db=db, clock=clock, asking=self.asking, closing=self.closing, refunds=self.refunds,
-                                                  callbacks=self.callbacks, reconciliation=self.reconciliation, relays=relays,
-                                                  idle_seconds=times.scan_interval_seconds,
-                                                  scan_action_retention=timedelta(days=times.scan_action_retention_days))
+            db=db,
+            clock=clock,
+            ids=ids,
+            cache=cache,
+            channels=channels,
+            facts=self.facts,
+            refunds=self.refunds,
+            day=statement_day,
+            timeout_seconds=times.channel_timeout_seconds,
+            wake_worker=lambda: self._wake(IMPORT_WORKER),
+        )
+        self.callbacks = Callbacks(
+            db=db,
+            clock=clock,
+            ids=ids,
+            facts=self.facts,
+            refunds=self.refunds,
+            asking=self.asking,
+            channels=channels,
+            timeout_seconds=times.channel_timeout_seconds,
+        )
+        self.workers: list[Worker] = make_workers(
+            db=db,
+            clock=clock,
+            asking=self.asking,
+            closing=self.closing,
+            refunds=self.refunds,
+            callbacks=self.callbacks,
+            reconciliation=self.reconciliation,
+            relays=relays,
+            idle_seconds=times.scan_interval_seconds,
+            scan_action_retention=timedelta(days=times.scan_action_retention_days),
+        )
 
     def add_to(self, server: MeshServer) -> None:
         """Puts the services of payment_rpc behind a server's pipeline."""
-        server.add(payment_pb2_grpc.add_PaymentServiceServicer_to_server, PaymentServicer(
-            charging=self.charging, closing=self.closing, taking_back=self.taking_back, conflicts=self.conflicts, reading=self.reading,
-            page_tokens=self._page_tokens))
-        server.add(refund_pb2_grpc.add_RefundServiceServicer_to_server, RefundServicer(refunds=self.refunds, page_tokens=self._page_tokens))
-        server.add(ledger_pb2_grpc.add_WalletServiceServicer_to_server, WalletServicer(
-            charging=self.charging, wallets=self.wallets, clock=self._clock, page_tokens=self._page_tokens))
-        server.add(ledger_pb2_grpc.add_LedgerServiceServicer_to_server, LedgerServicer(self.verifying))
-        server.add(reconciliation_pb2_grpc.add_ReconciliationServiceServicer_to_server, ReconciliationServicer(
-            reconciliation=self.reconciliation, page_tokens=self._page_tokens))
-        server.add(callback_pb2_grpc.add_CallbackServiceServicer_to_server, CallbackServicer(self.callbacks))
+        server.add(
+            payment_pb2_grpc.add_PaymentServiceServicer_to_server,
+            PaymentServicer(
+                charging=self.charging,
+                closing=self.closing,
+                taking_back=self.taking_back,
+                conflicts=self.conflicts,
+                reading=self.reading,
+                page_tokens=self._page_tokens,
+            ),
+        )
+        server.add(
+            refund_pb2_grpc.add_RefundServiceServicer_to_server,
+            RefundServicer(refunds=self.refunds, page_tokens=self._page_tokens),
+        )
+        server.add(
+            ledger_pb2_grpc.add_WalletServiceServicer_to_server,
+            WalletServicer(
+                charging=self.charging,
+                wallets=self.wallets,
+                clock=self._clock,
+                page_tokens=self._page_tokens,
+            ),
+        )
+        server.add(
+            ledger_pb2_grpc.add_LedgerServiceServicer_to_server, LedgerServicer(self.verifying)
+        )
+        server.add(
+            reconciliation_pb2_grpc.add_ReconciliationServiceServicer_to_server,
+            ReconciliationServicer(
+                reconciliation=self.reconciliation, page_tokens=self._page_tokens
+            ),
+        )
+        server.add(
+            callback_pb2_grpc.add_CallbackServiceServicer_to_server,
+            CallbackServicer(self.callbacks),
+        )
 
     def _wake_order_relay(self) -> None:
         self._wake(relay_worker(self.order_relay))

@@ -1,7 +1,9 @@
-"""The read cache of payments: a view that may be absent, old by seconds, and never wrong about its owner.
+"""The read cache of payments: a view that may be absent, old by seconds, and never wrong about its
+owner.
 
-An entry is written only over an older version of the payment, and says itself until when it may be believed: a day for states that hardly
-ever change, five seconds otherwise. Callers check the owner after reading; SERVICE callers never read it (docs/protocols.md 1, Reads).
+An entry is written only over an older version of the payment, and says itself until when it may be
+believed: a day for states that hardly ever change, five seconds otherwise. Callers check the owner
+after reading; SERVICE callers never read it (docs/protocols.md 1, Reads).
 """
 
 from __future__ import annotations
@@ -17,14 +19,17 @@ from mesh.clock import Clock
 from payment_rpc.domain.payment import Payment, PaymentState
 from payment_rpc.domain.snapshot import from_json, to_json
 
-SETTLED_SECONDS = 24 * 3600   # source 002
+SETTLED_SECONDS = 24 * 3600  # source 002
 MOVING_SECONDS = 5
 _SETTLED = frozenset({PaymentState.FAILED, PaymentState.CLOSED, PaymentState.LATE_REFUNDED})
 COMMAND_SECONDS_MAX = 0.3
-AWAY = timedelta(seconds=1)   # after a failure Redis is left alone for so long, so that its absence costs one timeout a second and no more
+# after a failure Redis is left alone for so long, so that its absence costs one timeout a second
+# and no more
+AWAY = timedelta(seconds=1)
 
-# KEYS[1] entry, KEYS[2] an entry to forget, if any; ARGV version, fresh until (ms), payment, life (s). Keeps the newer version; the version outlives
-# its freshness, so that a slow reader cannot put an old payment back.
+# KEYS[1] entry, KEYS[2] an entry to forget, if any; ARGV version, fresh until (ms), payment, life
+# (s). Keeps the newer version; the version outlives its freshness, so that a slow reader cannot put
+# an old payment back.
 _PUT = """
 if KEYS[2] then redis.call('DEL', KEYS[2]) end
 local version = redis.call('HGET', KEYS[1], 'version')
@@ -38,7 +43,9 @@ log = structlog.get_logger()
 
 
 class PaymentCache:
-    """Payments by id, and the payment of an order for five seconds. Without Redis every read is a miss."""
+    """Payments by id, and the payment of an order for five seconds. Without Redis every read is a
+    miss.
+    """
 
     def __init__(self, redis: Redis | None, clock: Clock) -> None:
         self._redis = redis
@@ -54,28 +61,52 @@ class PaymentCache:
     async def get_of_order(self, merchant_id: str, order_id: str) -> Payment | None:
         """The payment that an order showed within the last seconds, or None."""
         found = await self._get(_order_key(merchant_id, order_id))
-        return found if found is not None and (found.merchant_id, found.order_id) == (merchant_id, order_id) else None
+        return (
+            found
+            if found is not None and (found.merchant_id, found.order_id) == (merchant_id, order_id)
+            else None
+        )
 
     async def put(self, payment: Payment) -> None:
-        """Keeps a payment as it was read or written; fails silently, because a cache failure is not an error."""
-        await self._set(payment, _key(payment.payment_id), fresh_seconds=SETTLED_SECONDS if _is_settled(payment) else MOVING_SECONDS)
+        """Keeps a payment as it was read or written; fails silently, because a cache failure is not
+        an error.
+        """
+        await self._set(
+            payment,
+            _key(payment.payment_id),
+            fresh_seconds=SETTLED_SECONDS if _is_settled(payment) else MOVING_SECONDS,
+        )
 
     async def put_changed(self, payment: Payment) -> None:
         """Keeps a payment that has just changed, and forgets which one its order showed."""
-        await self._set(payment, _key(payment.payment_id), _order_key(payment.merchant_id, payment.order_id),
-                        fresh_seconds=SETTLED_SECONDS if _is_settled(payment) else MOVING_SECONDS)
+        await self._set(
+            payment,
+            _key(payment.payment_id),
+            _order_key(payment.merchant_id, payment.order_id),
+            fresh_seconds=SETTLED_SECONDS if _is_settled(payment) else MOVING_SECONDS,
+        )
 
     async def put_of_order(self, payment: Payment) -> None:
-        """Keeps what an order showed. Another payment may take its place at any time, hence only for seconds."""
-        # Gone with its freshness: versions of two payments of an order do not compare, so no older entry may outlive its time.
-        await self._set(payment, _order_key(payment.merchant_id, payment.order_id), fresh_seconds=MOVING_SECONDS, life_seconds=MOVING_SECONDS)
+        """Keeps what an order showed. Another payment may take its place at any time, hence only
+        for seconds.
+        """
+        # Gone with its freshness: versions of two payments of an order do not compare, so no older
+        # entry may outlive its time.
+        await self._set(
+            payment,
+            _order_key(payment.merchant_id, payment.order_id),
+            fresh_seconds=MOVING_SECONDS,
+            life_seconds=MOVING_SECONDS,
+        )
 
     async def _get(self, key: str) -> Payment | None:
         if self._redis is None or self._is_away():
             return None
         try:
             async with asyncio.timeout(COMMAND_SECONDS_MAX):
-                fresh_until, text = cast("list[bytes | None]", await self._redis.hmget(key, ["fresh_until", "payment"]))
+                fresh_until, text = cast(
+                    "list[bytes | None]", await self._redis.hmget(key, ["fresh_until", "payment"])
+                )
         except Exception as error:  # noqa: BLE001  a cache never fails a call, and money may have moved before this one
             self._missed(error)
             return None
@@ -86,12 +117,22 @@ class PaymentCache:
         except (ValueError, KeyError, TypeError, AttributeError):
             return None  # written by another release
 
-    async def _set(self, payment: Payment, *keys: str, fresh_seconds: int, life_seconds: int = SETTLED_SECONDS) -> None:
+    async def _set(
+        self, payment: Payment, *keys: str, fresh_seconds: int, life_seconds: int = SETTLED_SECONDS
+    ) -> None:
         if self._put is None or self._is_away():
             return
         try:
             async with asyncio.timeout(COMMAND_SECONDS_MAX):
-                await self._put(keys=keys, args=[payment.version, self._now_ms() + fresh_seconds * 1000, to_json(payment), life_seconds])
+                await self._put(
+                    keys=keys,
+                    args=[
+                        payment.version,
+                        self._now_ms() + fresh_seconds * 1000,
+                        to_json(payment),
+                        life_seconds,
+                    ],
+                )
         except Exception as error:  # noqa: BLE001  as above
             self._missed(error)
 
@@ -108,7 +149,9 @@ class PaymentCache:
 
 def _is_settled(payment: Payment) -> bool:
     """Whether it hardly ever changes. A SUCCESS does as long as the order may refuse it."""
-    return payment.state in _SETTLED or (payment.state is PaymentState.SUCCESS and payment.disposition is not None)
+    return payment.state in _SETTLED or (
+        payment.state is PaymentState.SUCCESS and payment.disposition is not None
+    )
 
 
 def _key(payment_id: str) -> str:

@@ -32,12 +32,16 @@ class Orders:
         """An order.
 
         Raises:
-            OrderNotFound: there is none. OrderCreating: the ticket is of this order, and order_rpc is still writing it.
+            OrderNotFound: there is none. OrderCreating: the ticket is of this order, and order_rpc
+                is still writing it.
             NeighbourUnavailable: order_rpc does not answer; nothing was done.
         """
         try:
-            answer = await self._stub.GetOrder(order_pb2.GetOrderRequest(merchant_id=merchant_id, order_id=order_id,
-                                                                            seckill_ticket=seckill_ticket))
+            answer = await self._stub.GetOrder(
+                order_pb2.GetOrderRequest(
+                    merchant_id=merchant_id, order_id=order_id, seckill_ticket=seckill_ticket
+                )
+            )
         except RemoteError as error:
             if error.reason == "ORDER_NOT_FOUND":
                 raise OrderNotFound from error
@@ -46,25 +50,48 @@ class Orders:
             raise
         order = answer.order
         return OrderToPay(
-            order_id=order.order_id, merchant_id=order.merchant_id, user_id=order.user_id,
+            order_id=order.order_id,
+            merchant_id=order.merchant_id,
+            user_id=order.user_id,
             amount=Money.parse(order.amount, order.currency, allow_zero=True),
-            state=order_pb2.OrderState.Name(order.state).removeprefix("ORDER_STATE_"), expires_at=order.expires_at.ToDatetime(tzinfo=UTC))
+            state=order_pb2.OrderState.Name(order.state).removeprefix("ORDER_STATE_"),
+            expires_at=order.expires_at.ToDatetime(tzinfo=UTC),
+        )
 
     async def update_status(self, snapshot: dict[str, Any], *, event_id: str) -> Disposition | None:
         """Tells an order what became of its payment; None when the snapshot decided nothing.
 
         Args:
-            snapshot: `merchant_id`, `order_id`, `wants_paid` and the fields of PaymentSnapshot with its refunds.
+            snapshot: `merchant_id`, `order_id`, `wants_paid` and the fields of PaymentSnapshot with
+                its refunds.
             event_id: id of the outbox row.
 
         Raises:
             RemoteError: not taken.
         """
         payment = order_pb2.PaymentSnapshot(
-            **{name: snapshot[name] for name in ("payment_id", "version", "state", "captured", "refunded", "refund_reserved", "currency")},
-            refunds=[order_pb2.RefundSnapshot(**refund) for refund in snapshot.get("refunds", ())])
+            **{
+                name: snapshot[name]
+                for name in (
+                    "payment_id",
+                    "version",
+                    "state",
+                    "captured",
+                    "refunded",
+                    "refund_reserved",
+                    "currency",
+                )
+            },
+            refunds=[order_pb2.RefundSnapshot(**refund) for refund in snapshot.get("refunds", ())],
+        )
         request = order_pb2.UpdateOrderStatusRequest(
-            merchant_id=snapshot["merchant_id"], order_id=snapshot["order_id"], event_id=event_id, payment=payment,
-            status=order_pb2.ORDER_STATE_PAID if snapshot["wants_paid"] else order_pb2.ORDER_STATE_UNSPECIFIED)
+            merchant_id=snapshot["merchant_id"],
+            order_id=snapshot["order_id"],
+            event_id=event_id,
+            payment=payment,
+            status=order_pb2.ORDER_STATE_PAID
+            if snapshot["wants_paid"]
+            else order_pb2.ORDER_STATE_UNSPECIFIED,
+        )
         answer = await self._stub.UpdateOrderStatus(request)
         return DISPOSITIONS.get(answer.disposition)

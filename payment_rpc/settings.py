@@ -20,21 +20,28 @@ class PaymentSettings(MeshSettings):
 
     Attributes:
         database_pool_size: connections for writing, and as many for reading.
-        channel_timeout_seconds: longest wait for a channel while a buyer waits; afterwards the payment is PAYING and asked for.
-        attempt_lease_seconds: how long an attempt may be under way before "not found" at the channel means that it is lost. Longer than
-            channel_timeout_seconds.
-        scan_interval_seconds: pause between rounds of questions, expiries and deliveries that found nothing to do.
+        channel_timeout_seconds: longest wait for a channel while a buyer waits; afterwards the
+            payment is PAYING and asked for.
+        attempt_lease_seconds: how long an attempt may be under way before "not found" at the
+            channel means that it is lost. Longer than channel_timeout_seconds.
+        scan_interval_seconds: pause between rounds of questions, expiries and deliveries that found
+            nothing to do.
         scan_batch_size: attempts, refunds or expired payments taken in one round.
-        scan_threshold_seconds: age that an attempt has at least before the background asks for it; 0: its schedule alone decides.
-        close_grace_seconds: how long after a deadline a channel that cannot close may still take money in time.
+        scan_threshold_seconds: age that an attempt has at least before the background asks for it;
+            0: its schedule alone decides.
+        close_grace_seconds: how long after a deadline a channel that cannot close may still take
+            money in time.
         scan_action_retention_days: how long the diary of the scan is kept.
-        sandbox_url: where the sandbox listens; configuration, because callers never choose where we connect.
+        sandbox_url: where the sandbox listens; configuration, because callers never choose where we
+            connect.
         sandbox_api_key_file: our key there; None: no channel, only wallets pay.
         sandbox_callback_secret_file: HMAC key of its callbacks; None: the API key.
-        sandbox_md5_secret_file: of source 001's rule; None: in development the published one, in production none that anybody knows.
+        sandbox_md5_secret_file: of source 001's rule; None: in development the published one, in
+            production none that anybody knows.
         statement_time_zone, statement_cut_off: how the channel counts the days of its statements.
-        return_urls: per merchant, prefixes of the URLs to which a cashier may send a buyer back. Each has a host and a slash after it: the prefix
-            https://shop.example would admit https://shop.example.evil.
+        return_urls: per merchant, prefixes of the URLs to which a cashier may send a buyer back.
+            Each has a host and a slash after it: the prefix https://shop.example would admit
+            https://shop.example.evil.
     """
 
     service: str = "payment_rpc"
@@ -53,10 +60,15 @@ class PaymentSettings(MeshSettings):
     sandbox_md5_secret_file: Path | None = None
     statement_time_zone: ZoneInfo = ZoneInfo("Asia/Shanghai")
     statement_cut_off: time = time(0)
-    return_urls: dict[str, list[UrlPrefix]] = Field(default_factory=lambda: {"mall": ["http://127.0.0.1:8080/", "http://localhost:8080/"]})
+    return_urls: dict[str, list[UrlPrefix]] = Field(
+        default_factory=lambda: {"mall": ["http://127.0.0.1:8080/", "http://localhost:8080/"]}
+    )
 
     @model_validator(mode="after")
     def _lease_covers_the_call(self) -> Self:
         if self.attempt_lease_seconds <= self.channel_timeout_seconds:
-            raise ValueError("attempt_lease_seconds: must be longer than channel_timeout_seconds, or attempts are given up while they are sent")
+            raise ValueError(
+                "attempt_lease_seconds: must be longer than channel_timeout_seconds, or attempts "
+                "are given up while they are sent"
+            )
         return self

@@ -1,8 +1,22 @@
-"""The tables of payment_rpc. Invariants that the database can hold stand here too, under names that errors carry."""
+"""The tables of payment_rpc. Invariants that the database can hold stand here too, under names that
+errors carry.
+"""
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, Index, Integer, SmallInteger, String, Table, Text, UniqueConstraint
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Index,
+    Integer,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
 from sqlalchemy.dialects.mysql import LONGTEXT
 
 from mesh.db import BigInt, Identifier, UtcMillis, metadata_with_names
@@ -11,15 +25,18 @@ from mesh.log_chain import LOG_CHAIN, Log, chain_columns
 from mesh.outbox import OUTBOX
 from mesh.receipts import RECEIPT
 
-# No foreign keys (docs/decisions/0011): the check of one takes a shared lock on the parent, which the same transaction updates later, a deadlock
-# between two callers. The parents are locked first by every use case, and the audit looks for orphans. Transactions of the ledger are never updated;
-# there the check costs a booking 15 % of its time, and VerifyLedger looks for postings that belong to none.
+# No foreign keys (docs/decisions/0011): the check of one takes a shared lock on the parent, which
+# the same transaction updates later, a deadlock between two callers. The parents are locked first
+# by every use case, and the audit looks for orphans. Transactions of the ledger are never updated;
+# there the check costs a booking 15 % of its time, and VerifyLedger looks for postings that belong
+# to none.
 metadata = metadata_with_names()
 for shared in (RECEIPT, OUTBOX, INBOX, LOG_CHAIN):
     shared.to_metadata(metadata)
 
 PAYMENT = Table(
-    "payment", metadata,
+    "payment",
+    metadata,
     Column("payment_id", Identifier(32), primary_key=True),
     Column("merchant_id", Identifier(32), nullable=False),
     Column("order_id", Identifier(32), nullable=False),
@@ -47,7 +64,8 @@ PAYMENT = Table(
     Column("next_action_kind", String(16), nullable=True),
     Column("next_action_value", Text, nullable=True),
     Column("ledger_head", Identifier(64), nullable=False),
-    # Which idempotency key began it (a digest), NULL for none; and a digest of this row with the version that it was written in. For the audit.
+    # Which idempotency key began it (a digest), NULL for none; and a digest of this row with the
+    # version that it was written in. For the audit.
     Column("receipt_digest", Identifier(64), nullable=True),
     Column("seal", Identifier(80), nullable=True),
     Column("version", Integer, nullable=False),
@@ -58,18 +76,35 @@ PAYMENT = Table(
     # One live payment per order: NULLs do not collide.
     UniqueConstraint("merchant_id", "order_id", "live_slot", name="uq_payment_live_slot"),
     CheckConstraint("amount_minor > 0", name="amount"),
-    CheckConstraint("captured_minor >= 0 AND refunded_minor >= 0 AND refund_reserved_minor >= 0 AND disputed_minor >= 0", name="not_negative"),
-    CheckConstraint("refunded_minor + refund_reserved_minor + disputed_minor <= captured_minor", name="refund_cap"),
-    CheckConstraint("state IN ('INIT', 'PAYING', 'SUCCESS', 'FAILED', 'CLOSING', 'CLOSED', 'CONFLICTED', 'LATE_SUCCESS', 'LATE_REFUNDED')",
-                    name="state"),
-    CheckConstraint("live_slot IS NULL OR (live_slot = 1 AND state IN ('INIT', 'PAYING', 'CLOSING', 'SUCCESS'))", name="slot"),
-    CheckConstraint("state NOT IN ('SUCCESS', 'LATE_SUCCESS') OR captured_minor = amount_minor", name="captured"),
+    CheckConstraint(
+        "captured_minor >= 0 AND refunded_minor >= 0 AND refund_reserved_minor >= 0 AND "
+        "disputed_minor >= 0",
+        name="not_negative",
+    ),
+    CheckConstraint(
+        "refunded_minor + refund_reserved_minor + disputed_minor <= captured_minor",
+        name="refund_cap",
+    ),
+    CheckConstraint(
+        "state IN ('INIT', 'PAYING', 'SUCCESS', 'FAILED', 'CLOSING', 'CLOSED', 'CONFLICTED', "
+        "'LATE_SUCCESS', 'LATE_REFUNDED')",
+        name="state",
+    ),
+    CheckConstraint(
+        "live_slot IS NULL OR (live_slot = 1 AND state IN ('INIT', 'PAYING', 'CLOSING', "
+        "'SUCCESS'))",
+        name="slot",
+    ),
+    CheckConstraint(
+        "state NOT IN ('SUCCESS', 'LATE_SUCCESS') OR captured_minor = amount_minor", name="captured"
+    ),
     Index("ix_payment_order", "merchant_id", "order_id", "payment_id"),
     Index("ix_payment_expiry", "state", "expires_at", "payment_id"),
 )
 
 ATTEMPT = Table(
-    "attempt", metadata,
+    "attempt",
+    metadata,
     Column("attempt_id", Identifier(32), primary_key=True),
     Column("payment_id", Identifier(32), nullable=False),
     Column("merchant_id", Identifier(32), nullable=False),
@@ -88,9 +123,15 @@ ATTEMPT = Table(
     Column("created_at", UtcMillis, nullable=False),
     Column("updated_at", UtcMillis, nullable=False),
     Column("captured_at", UtcMillis, nullable=True),
-    CheckConstraint("state IN ('SENT', 'PENDING', 'UNKNOWN', 'CAPTURED', 'DECLINED', 'TECH_FAILED', 'NOT_ATTEMPTED', 'CLOSED')", name="state"),
+    CheckConstraint(
+        "state IN ('SENT', 'PENDING', 'UNKNOWN', 'CAPTURED', 'DECLINED', 'TECH_FAILED', "
+        "'NOT_ATTEMPTED', 'CLOSED')",
+        name="state",
+    ),
     CheckConstraint("(state = 'CAPTURED') = (captured_minor IS NOT NULL)", name="captured"),
-    CheckConstraint("(state IN ('SENT', 'PENDING', 'UNKNOWN')) = (next_query_at IS NOT NULL)", name="asked"),
+    CheckConstraint(
+        "(state IN ('SENT', 'PENDING', 'UNKNOWN')) = (next_query_at IS NOT NULL)", name="asked"
+    ),
     Index("ix_attempt_payment", "payment_id", "attempt_id"),
     Index("ix_attempt_due", "next_query_at", "attempt_id"),
     Index("ix_attempt_captured", "channel", "captured_at", "attempt_id"),
@@ -98,7 +139,8 @@ ATTEMPT = Table(
 )
 
 REFUND = Table(
-    "refund", metadata,
+    "refund",
+    metadata,
     Column("refund_id", Identifier(32), primary_key=True),
     Column("payment_id", Identifier(32), nullable=False),
     Column("attempt_id", Identifier(32), nullable=False),
@@ -128,10 +170,18 @@ REFUND = Table(
     Column("updated_at", UtcMillis, nullable=False),
     UniqueConstraint("merchant_id", "request_id", name="uq_refund_request_id"),
     CheckConstraint("amount_minor > 0", name="amount"),
-    CheckConstraint("state IN ('CREATED', 'SUBMITTED', 'PENDING', 'UNKNOWN', 'SUCCESS', 'FAILED', 'REVERSED', 'CANCELED')", name="state"),
-    CheckConstraint("(state IN ('CREATED', 'SUBMITTED', 'PENDING', 'UNKNOWN')) = (next_query_at IS NOT NULL)", name="asked"),
+    CheckConstraint(
+        "state IN ('CREATED', 'SUBMITTED', 'PENDING', 'UNKNOWN', 'SUCCESS', 'FAILED', 'REVERSED', "
+        "'CANCELED')",
+        name="state",
+    ),
+    CheckConstraint(
+        "(state IN ('CREATED', 'SUBMITTED', 'PENDING', 'UNKNOWN')) = (next_query_at IS NOT NULL)",
+        name="asked",
+    ),
     Index("ix_refund_payment", "payment_id", "refund_id"),
-    # What we send back by ourselves goes back once, whatever ids callers choose: NULLs do not collide.
+    # What we send back by ourselves goes back once, whatever ids callers choose: NULLs do not
+    # collide.
     Index("uq_refund_automatic_of", "automatic_of", unique=True),
     Index("ix_refund_order", "merchant_id", "order_id", "refund_id"),
     Index("ix_refund_due", "next_query_at", "refund_id"),
@@ -139,9 +189,11 @@ REFUND = Table(
     Index("ix_refund_channel_refund_no", "channel_refund_no"),
 )
 
-# Open until order_rpc decides that nobody may pay any more; every new payment locks it first (docs/protocols.md 1, Closing).
+# Open until order_rpc decides that nobody may pay any more; every new payment locks it first
+# (docs/protocols.md 1, Closing).
 ORDER_GATE = Table(
-    "order_gate", metadata,
+    "order_gate",
+    metadata,
     Column("merchant_id", Identifier(32), primary_key=True),
     Column("order_id", Identifier(32), primary_key=True),
     Column("state", Identifier(8), nullable=False),
@@ -150,7 +202,8 @@ ORDER_GATE = Table(
 )
 
 LEDGER_TRANSACTION = Table(
-    "ledger_transaction", metadata,
+    "ledger_transaction",
+    metadata,
     Column("id", BigInt, primary_key=True, autoincrement=True),
     Column("business_key", Identifier(96), nullable=False),
     Column("kind", Identifier(32), nullable=False),
@@ -163,7 +216,8 @@ LEDGER_TRANSACTION = Table(
 )
 
 LEDGER_POSTING = Table(
-    "ledger_posting", metadata,
+    "ledger_posting",
+    metadata,
     Column("business_key", Identifier(96), primary_key=True),
     Column("seq", Integer, primary_key=True, autoincrement=False),
     Column("account", Identifier(128), nullable=False),
@@ -175,9 +229,11 @@ LEDGER_POSTING = Table(
     Index("ix_ledger_posting_account", "account", "currency"),
 )
 
-# What a buyer can spend. Changed by conditional UPDATE only; the ledger's customer_wallet is the same number.
+# What a buyer can spend. Changed by conditional UPDATE only; the ledger's customer_wallet is the
+# same number.
 WALLET = Table(
-    "wallet", metadata,
+    "wallet",
+    metadata,
     Column("merchant_id", Identifier(32), primary_key=True),
     Column("user_id", Identifier(64), primary_key=True),
     Column("currency", Identifier(3), primary_key=True),
@@ -188,7 +244,8 @@ WALLET = Table(
 )
 
 WALLET_ENTRY = Table(
-    "wallet_entry", metadata,
+    "wallet_entry",
+    metadata,
     Column("entry_id", Identifier(32), primary_key=True),
     Column("merchant_id", Identifier(32), nullable=False),
     Column("user_id", Identifier(64), nullable=False),
@@ -201,17 +258,23 @@ WALLET_ENTRY = Table(
     Column("refund_id", Identifier(32), nullable=False),
     Column("created_at", UtcMillis, nullable=False),
     *chain_columns(),
-    # The wallet's version with this entry: the order of changes, which ids made by several processes do not give.
+    # The wallet's version with this entry: the order of changes, which ids made by several
+    # processes do not give.
     UniqueConstraint("merchant_id", "user_id", "currency", "seq", name="uq_wallet_entry_seq"),
     # One payment or refund changes a wallet once.
     UniqueConstraint("payment_id", "refund_id", name="uq_wallet_entry_cause"),
-    CheckConstraint("(kind = 'SPENT' AND amount_minor < 0) OR (kind IN ('TOP_UP', 'REFUNDED') AND amount_minor > 0)", name="amount"),
+    CheckConstraint(
+        "(kind = 'SPENT' AND amount_minor < 0) OR (kind IN ('TOP_UP', 'REFUNDED') AND "
+        "amount_minor > 0)",
+        name="amount",
+    ),
     CheckConstraint("balance_after_minor >= 0", name="balance_after"),
 )
 
 # What needs a person, parked where it blocks nothing.
 ATTENTION = Table(
-    "attention", metadata,
+    "attention",
+    metadata,
     Column("attention_key", Identifier(96), primary_key=True),
     Column("kind", Identifier(32), nullable=False),
     Column("payment_id", Identifier(32), nullable=False),
@@ -221,9 +284,11 @@ ATTENTION = Table(
     Index("ix_attention_open", "resolved_at", "created_at"),
 )
 
-# A statement as it was fetched (deflated, base64: aiomysql cannot send bytes), and how far it is compared.
+# A statement as it was fetched (deflated, base64: aiomysql cannot send bytes), and how far it is
+# compared.
 STATEMENT_IMPORT = Table(
-    "statement_import", metadata,
+    "statement_import",
+    metadata,
     Column("import_id", Identifier(32), primary_key=True),
     Column("channel", Identifier(32), nullable=False),
     Column("statement_date", Identifier(10), nullable=False),
@@ -237,13 +302,16 @@ STATEMENT_IMPORT = Table(
     Column("created_at", UtcMillis, nullable=False),
     Column("finished_at", UtcMillis, nullable=True),
     # The same bytes are imported once.
-    UniqueConstraint("channel", "statement_date", "content_hash", name="uq_statement_import_content"),
+    UniqueConstraint(
+        "channel", "statement_date", "content_hash", name="uq_statement_import_content"
+    ),
     CheckConstraint("state IN ('RUNNING', 'DONE', 'FAILED')", name="state"),
     Index("ix_statement_import_state", "state", "import_id"),
 )
 
 STATEMENT_DIFFERENCE = Table(
-    "statement_difference", metadata,
+    "statement_difference",
+    metadata,
     Column("difference_id", Identifier(32), primary_key=True),
     Column("difference_key", Identifier(64), nullable=False),
     Column("import_id", Identifier(32), nullable=False),
@@ -273,9 +341,11 @@ STATEMENT_DIFFERENCE = Table(
     Index("ix_statement_difference_state", "state", "difference_id"),
 )
 
-# What channels told us unasked, as it came. One row per event, however often it came; forged ones never hold the key that makes an event known.
+# What channels told us unasked, as it came. One row per event, however often it came; forged ones
+# never hold the key that makes an event known.
 CHANNEL_CALLBACK = Table(
-    "channel_callback", metadata,
+    "channel_callback",
+    metadata,
     Column("callback_id", Identifier(32), primary_key=True),
     Column("channel", Identifier(32), nullable=False),
     Column("kind", Identifier(8), nullable=False),
@@ -306,7 +376,9 @@ CHANNEL_CALLBACK = Table(
     CheckConstraint("kind IN ('CALLBACK', 'HINT')", name="kind"),
     CheckConstraint("payload_encoding IN ('TEXT', 'BASE64')", name="payload_encoding"),
     CheckConstraint("result IN ('RECEIVED', 'PROCESSED', 'IGNORED', 'FAILED')", name="result"),
-    CheckConstraint("signature_valid OR (dedupe_key IS NULL AND result = 'FAILED')", name="unverified"),
+    CheckConstraint(
+        "signature_valid OR (dedupe_key IS NULL AND result = 'FAILED')", name="unverified"
+    ),
     CheckConstraint("(result = 'RECEIVED') = (finished_at IS NULL)", name="finished"),
     CheckConstraint("deliveries > 0", name="deliveries"),
     Index("ix_channel_callback_payment", "payment_id", "callback_id"),
@@ -316,7 +388,8 @@ CHANNEL_CALLBACK = Table(
 
 # What the background scan did about payments and refunds, and what came of it. Purged by age.
 SCAN_ACTION = Table(
-    "scan_action", metadata,
+    "scan_action",
+    metadata,
     Column("id", BigInt, primary_key=True, autoincrement=True),
     Column("payment_id", Identifier(32), nullable=False),
     Column("attempt_id", Identifier(32), nullable=False),
@@ -335,14 +408,65 @@ SCAN_ACTION = Table(
     Index("ix_scan_action_acted_at", "acted_at"),
 )
 
-# Logs that are evidence; each row continues the one before it. A genuine callback is a chain of its own: nobody waits for it.
-WALLET_LOG = Log(table=WALLET_ENTRY, key="entry_id", entity=("merchant_id", "currency", "user_id"), said=(
-    "entry_id", "merchant_id", "user_id", "currency", "seq", "kind", "amount_minor", "balance_after_minor", "payment_id", "refund_id", "created_at"))
-SCAN_LOG = Log(table=SCAN_ACTION, key="id", entity=("payment_id",), said=(
-    "payment_id", "attempt_id", "refund_id", "action", "state_before", "state_after", "result", "reason", "duration_ms", "acted_at"))
-CALLBACK_LOG = Log(table=CHANNEL_CALLBACK, key="callback_id", entity=("callback_id",), said=(
-    "callback_id", "channel", "kind", "dedupe_key", "payload", "payload_encoding", "payload_bytes", "payload_digest", "sent_timestamp", "nonce",
-    "signature_digest", "signature_valid", "trace_id", "received_at"))
+# Logs that are evidence; each row continues the one before it. A genuine callback is a chain of its
+# own: nobody waits for it.
+WALLET_LOG = Log(
+    table=WALLET_ENTRY,
+    key="entry_id",
+    entity=("merchant_id", "currency", "user_id"),
+    said=(
+        "entry_id",
+        "merchant_id",
+        "user_id",
+        "currency",
+        "seq",
+        "kind",
+        "amount_minor",
+        "balance_after_minor",
+        "payment_id",
+        "refund_id",
+        "created_at",
+    ),
+)
+SCAN_LOG = Log(
+    table=SCAN_ACTION,
+    key="id",
+    entity=("payment_id",),
+    said=(
+        "payment_id",
+        "attempt_id",
+        "refund_id",
+        "action",
+        "state_before",
+        "state_after",
+        "result",
+        "reason",
+        "duration_ms",
+        "acted_at",
+    ),
+)
+CALLBACK_LOG = Log(
+    table=CHANNEL_CALLBACK,
+    key="callback_id",
+    entity=("callback_id",),
+    said=(
+        "callback_id",
+        "channel",
+        "kind",
+        "dedupe_key",
+        "payload",
+        "payload_encoding",
+        "payload_bytes",
+        "payload_digest",
+        "sent_timestamp",
+        "nonce",
+        "signature_digest",
+        "signature_valid",
+        "trace_id",
+        "received_at",
+    ),
+)
 
-# Evidence: the user of the service may add rows and read them, nothing else (`paymesh migrate --grant-to-services`).
+# Evidence: the user of the service may add rows and read them, nothing else (`paymesh migrate
+# --grant-to-services`).
 APPEND_ONLY = frozenset({LEDGER_TRANSACTION.name, LEDGER_POSTING.name, WALLET_ENTRY.name})

@@ -21,12 +21,19 @@ _TOKEN_BYTES = 32  # of a cashier address
 async def serve(config: SandboxConfig, listener: socket.socket) -> None:
     """Serves until SIGTERM or SIGINT."""
     clock = SystemClock()
-    async with open_sandbox(config, clock=clock, ids=UlidIds(clock), new_token=lambda: secrets.token_urlsafe(_TOKEN_BYTES)) as sandbox:
+    async with open_sandbox(
+        config,
+        clock=clock,
+        ids=UlidIds(clock),
+        new_token=lambda: secrets.token_urlsafe(_TOKEN_BYTES),
+    ) as sandbox:
         server = make_server(sandbox.app)
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, server.stop)
         background = asyncio.create_task(sandbox.run())
-        logs.get_logger().info("serving", address=config.public_base_url, callbacks=config.callback_url)
+        logs.get_logger().info(
+            "serving", address=config.public_base_url, callbacks=config.callback_url
+        )
         try:
             await server.serve(sockets=[listener])
         finally:
@@ -35,7 +42,9 @@ async def serve(config: SandboxConfig, listener: socket.socket) -> None:
 
 
 async def run(settings: SandboxSettings) -> None:
-    """Listens and serves. Raises ValueError or OSError for a port that is taken or a file that is not what it should be."""
+    """Listens and serves. Raises ValueError or OSError for a port that is taken or a file that is
+    not what it should be.
+    """
     listener = listen(settings.host, settings.port)
     await serve(settings.config(port=listener.getsockname()[1]), listener)
 

@@ -1,4 +1,6 @@
-"""The channel over HTTP: read, call, answer. `/v1/*` takes our key only; `/cashier/*` is for people."""
+"""The channel over HTTP: read, call, answer. `/v1/*` takes our key only; `/cashier/*` is for
+people.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +37,19 @@ _PAGE_MAX = 1000
 class Api:
     """The endpoints."""
 
-    def __init__(self, channel: SimulatedChannel, refunds: RefundDesk, statements: Statements, *, api_key: str, public_base_url: str, shop_name: str,
-                 slow_seconds: float, sleep: Sleep, deliver: Deliver) -> None:
+    def __init__(
+        self,
+        channel: SimulatedChannel,
+        refunds: RefundDesk,
+        statements: Statements,
+        *,
+        api_key: str,
+        public_base_url: str,
+        shop_name: str,
+        slow_seconds: float,
+        sleep: Sleep,
+        deliver: Deliver,
+    ) -> None:
         """
         Args:
             deliver: sends the callbacks that are due, for those that come before the answer.
@@ -63,8 +76,14 @@ class Api:
                 Route("/v1/transactions", guarded(self.list_transactions), methods=["GET"]),
                 Route("/v1/transactions/{attempt_id}", guarded(self.query), methods=["GET"]),
                 Route("/v1/transactions/{attempt_id}/close", guarded(self.close), methods=["POST"]),
-                Route("/v1/transactions/{attempt_id}/signature", guarded(self.sign), methods=["POST"]),
-                Route("/v1/transactions/{attempt_id}/refunds", guarded(self.list_refunds), methods=["GET"]),
+                Route(
+                    "/v1/transactions/{attempt_id}/signature", guarded(self.sign), methods=["POST"]
+                ),
+                Route(
+                    "/v1/transactions/{attempt_id}/refunds",
+                    guarded(self.list_refunds),
+                    methods=["GET"],
+                ),
                 Route("/v1/refunds", guarded(self.refund), methods=["POST"]),
                 Route("/v1/days/{date}/captures", guarded(self.captures_of_day), methods=["GET"]),
                 Route("/v1/days/{date}/refunds", guarded(self.refunds_of_day), methods=["GET"]),
@@ -82,7 +101,11 @@ class Api:
         """POST /v1/charges."""
         body = wire.decode(await _body(request), wire.ChargeRequest)
         said = await self._channel.charge(
-            attempt_id=body.attempt_id, amount=wire.money(body.amount, body.currency), card=body.card.card(), expires_at=body.expires_at)
+            attempt_id=body.attempt_id,
+            amount=wire.money(body.amount, body.currency),
+            card=body.card.card(),
+            expires_at=body.expires_at,
+        )
         if said.callback_first:
             await self._deliver()
         return await self._answer_badly(self._json(said.transaction), said.answer)
@@ -91,24 +114,41 @@ class Api:
         """POST /v1/checkouts."""
         body = wire.decode(await _body(request), wire.CheckoutRequest)
         said = await self._channel.checkout(
-            attempt_id=body.attempt_id, amount=wire.money(body.amount, body.currency), subject=body.subject, return_url=body.return_url,
-            expires_at=body.expires_at)
+            attempt_id=body.attempt_id,
+            amount=wire.money(body.amount, body.currency),
+            subject=body.subject,
+            return_url=body.return_url,
+            expires_at=body.expires_at,
+        )
         return await self._answer_badly(self._json(said.transaction), said.answer)
 
     async def refund(self, request: Request) -> Response:
         """POST /v1/refunds."""
         body = wire.decode(await _body(request), wire.RefundRequest)
-        refund, answer = await self._refunds.refund(refund_id=body.refund_id, attempt_id=body.attempt_id,
-                                                    amount=wire.money(body.amount, body.currency), reason=body.reason)
+        refund, answer = await self._refunds.refund(
+            refund_id=body.refund_id,
+            attempt_id=body.attempt_id,
+            amount=wire.money(body.amount, body.currency),
+            reason=body.reason,
+        )
         return await self._answer_badly(wire.refund_json(refund), answer)
 
     async def query_refund(self, request: Request) -> Response:
         """GET /v1/refunds/{refund_id}."""
-        return JSONResponse(wire.refund_json(await self._refunds.query(request.path_params["refund_id"])))
+        return JSONResponse(
+            wire.refund_json(await self._refunds.query(request.path_params["refund_id"]))
+        )
 
     async def list_refunds(self, request: Request) -> Response:
         """GET /v1/transactions/{attempt_id}/refunds, oldest first."""
-        return JSONResponse({"refunds": [wire.refund_json(refund) for refund in await self._refunds.list_of(request.path_params["attempt_id"])]})
+        return JSONResponse(
+            {
+                "refunds": [
+                    wire.refund_json(refund)
+                    for refund in await self._refunds.list_of(request.path_params["attempt_id"])
+                ]
+            }
+        )
 
     async def statement(self, request: Request) -> Response:
         """GET /v1/statements/{date}."""
@@ -117,19 +157,38 @@ class Api:
 
     async def captures_of_day(self, request: Request) -> Response:
         """GET /v1/days/{date}/captures?limit=&after=, by the channel's day of the capture."""
-        rows = await self._statements.captures(parse_date(request.path_params["date"]), **_page(request))
-        captures = [wire.transaction_json(transaction, cashier_url=self._cashier_url(transaction)) for _, transaction in rows]
+        rows = await self._statements.captures(
+            parse_date(request.path_params["date"]), **_page(request)
+        )
+        captures = [
+            wire.transaction_json(transaction, cashier_url=self._cashier_url(transaction))
+            for _, transaction in rows
+        ]
         return JSONResponse({"captures": captures, "next_after": rows[-1][0] if rows else None})
 
     async def refunds_of_day(self, request: Request) -> Response:
-        """GET /v1/days/{date}/refunds?limit=&after=, by the channel's day on which they were asked for, as they are now."""
-        rows = await self._statements.refunds(parse_date(request.path_params["date"]), **_page(request))
-        return JSONResponse({"refunds": [wire.refund_json(refund) for _, refund in rows], "next_after": rows[-1][0] if rows else None})
+        """GET /v1/days/{date}/refunds?limit=&after=, by the channel's day on which they were asked
+        for, as they are now.
+        """
+        rows = await self._statements.refunds(
+            parse_date(request.path_params["date"]), **_page(request)
+        )
+        return JSONResponse(
+            {
+                "refunds": [wire.refund_json(refund) for _, refund in rows],
+                "next_after": rows[-1][0] if rows else None,
+            }
+        )
 
     async def plant(self, request: Request) -> Response:
         """POST /v1/statements/{date}/plant."""
         body = wire.decode(await _body(request), wire.PlantRequest)
-        planted = await self._statements.plant(parse_date(request.path_params["date"]), count=body.count, seed=str(body.seed), kinds=body.kinds)
+        planted = await self._statements.plant(
+            parse_date(request.path_params["date"]),
+            count=body.count,
+            seed=str(body.seed),
+            kinds=body.kinds,
+        )
         return JSONResponse({"planted": [asdict(difference) for difference in planted]})
 
     async def query(self, request: Request) -> Response:
@@ -143,22 +202,35 @@ class Api:
     async def sign(self, request: Request) -> Response:
         """POST /v1/transactions/{attempt_id}/signature."""
         body = wire.decode(await _body(request), wire.SignatureRequest)
-        return JSONResponse({"signature": await self._channel.sign(request.path_params["attempt_id"], body)})
+        return JSONResponse(
+            {"signature": await self._channel.sign(request.path_params["attempt_id"], body)}
+        )
 
     async def list_transactions(self, request: Request) -> Response:
         """GET /v1/transactions?limit=&after=."""
         limit = _natural(request, "limit", default=100)
-        rows = await self._channel.list_transactions(after=_natural(request, "after", default=0), limit=min(limit, _PAGE_MAX))
-        return JSONResponse({
-            "transactions": [wire.transaction_json(transaction, cashier_url=self._cashier_url(transaction)) for _, transaction in rows],
-            "next_after": rows[-1][0] if rows else None,
-        })
+        rows = await self._channel.list_transactions(
+            after=_natural(request, "after", default=0), limit=min(limit, _PAGE_MAX)
+        )
+        return JSONResponse(
+            {
+                "transactions": [
+                    wire.transaction_json(transaction, cashier_url=self._cashier_url(transaction))
+                    for _, transaction in rows
+                ],
+                "next_after": rows[-1][0] if rows else None,
+            }
+        )
 
     async def show_cashier(self, request: Request) -> Response:
         """GET /cashier/{token}."""
         texts = _texts(request)
         try:
-            return cashier.page(await self._channel.find_cashier(request.path_params["token"]), shop_name=self._shop_name, texts=texts)
+            return cashier.page(
+                await self._channel.find_cashier(request.path_params["token"]),
+                shop_name=self._shop_name,
+                texts=texts,
+            )
         except TransactionNotFound:
             return cashier.not_found(shop_name=self._shop_name, texts=texts)
 
@@ -192,7 +264,9 @@ class Api:
             case Answer.PLAIN:
                 return JSONResponse(content)
             case Answer.SLOW | Answer.LATE:
-                await self._sleep(self._slow_seconds if answer is Answer.LATE else self._slow_seconds / 10)
+                await self._sleep(
+                    self._slow_seconds if answer is Answer.LATE else self._slow_seconds / 10
+                )
                 return JSONResponse(content)
             case Answer.LOST:
                 return BrokenResponse(content)
@@ -207,7 +281,11 @@ class Api:
         return wire.transaction_json(transaction, cashier_url=self._cashier_url(transaction))
 
     def _cashier_url(self, transaction: Transaction) -> str | None:
-        return f"{self._public_base_url}/cashier/{transaction.cashier_token}" if transaction.cashier_token else None
+        return (
+            f"{self._public_base_url}/cashier/{transaction.cashier_token}"
+            if transaction.cashier_token
+            else None
+        )
 
     def _guarded(self, endpoint: Endpoint) -> Endpoint:
         async def guard(request: Request) -> Response:
@@ -224,8 +302,16 @@ class BrokenResponse(JSONResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  # the framework's signature
         """Sends half of it. The server notices that the rest does not come and closes."""
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        await send({"type": "http.response.body", "body": bytes(self.body[:len(self.body) // 2]), "more_body": True})
+        await send(
+            {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+        )
+        await send(
+            {
+                "type": "http.response.body",
+                "body": bytes(self.body[: len(self.body) // 2]),
+                "more_body": True,
+            }
+        )
 
 
 async def _body(request: Request) -> bytes:
@@ -241,7 +327,10 @@ def _texts(request: Request) -> Texts:
 
 
 def _page(request: Request) -> dict[str, int]:
-    return {"after": _natural(request, "after", default=0), "limit": min(_natural(request, "limit", default=100), _PAGE_MAX)}
+    return {
+        "after": _natural(request, "after", default=0),
+        "limit": min(_natural(request, "limit", default=100), _PAGE_MAX),
+    }
 
 
 def _natural(request: Request, name: str, *, default: int) -> int:
@@ -263,5 +352,9 @@ async def _http_refused(request: Request, error: Exception) -> Response:  # noqa
     return _error(error.status_code, "http", error.detail, headers=dict(error.headers or {}))
 
 
-def _error(status_code: int, code: str, message: str, *, headers: dict[str, str] | None = None) -> Response:
-    return JSONResponse({"error": {"code": code, "message": message}}, status_code=status_code, headers=headers)
+def _error(
+    status_code: int, code: str, message: str, *, headers: dict[str, str] | None = None
+) -> Response:
+    return JSONResponse(
+        {"error": {"code": code, "message": message}}, status_code=status_code, headers=headers
+    )

@@ -1,4 +1,5 @@
-"""Which card does what. The numbers are Stripe's public test numbers, which people know; any other valid number captures.
+"""Which card does what. The numbers are Stripe's public test numbers, which people know; any other
+valid number captures.
 
 A number lives in the memory of one request: only brand and last four digits leave this module.
 """
@@ -66,9 +67,17 @@ _BY_NUMBER: dict[str, Behaviour] = {
     "4000000000000069": _EXPIRED_CARD,
     "4000000000000127": _declined("incorrect_cvc", "the security code is incorrect"),
     "4000000000000119": Behaviour(
-        outcome=Outcome(status=Status.FAILED, decline_code="processing_error", message="the channel failed; no money moved")),
+        outcome=Outcome(
+            status=Status.FAILED,
+            decline_code="processing_error",
+            message="the channel failed; no money moved",
+        )
+    ),
     SLOW_CARD: Behaviour(outcome=CAPTURED, is_slow=True),
-    **{number: Behaviour(outcome=CAPTURED, refund_card=name) for number, name in REFUND_CARDS.items()},
+    **{
+        number: Behaviour(outcome=CAPTURED, refund_card=name)
+        for number, name in REFUND_CARDS.items()
+    },
 }
 _BRANDS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("visa", re.compile(r"4")),

@@ -1,6 +1,8 @@
-"""The hosted cashier page: a person sees what is paid and presses Pay or Fail. No JavaScript; whatever came from outside is escaped.
+"""The hosted cashier page: a person sees what is paid and presses Pay or Fail. No JavaScript;
+whatever came from outside is escaped.
 
-The address is the credential: it holds an unguessable token, so a foreign site cannot name the form it would have to post.
+The address is the credential: it holds an unguessable token, so a foreign site cannot name the form
+it would have to post.
 """
 
 from __future__ import annotations
@@ -23,8 +25,9 @@ _STYLE = _SOURCE.partition("<style>")[2].partition("</style>")[0]
 _STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 _HEADERS = {
     # The page may load nothing, run nothing and be framed by nobody; its forms go back to it.
-    "content-security-policy": f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
-    "cache-control": "no-store",          # the address is a credential and the state changes
+    "content-security-policy": f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; "
+    f"form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "cache-control": "no-store",  # the address is a credential and the state changes
     "vary": "Accept-Language",
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
@@ -38,7 +41,9 @@ _ORDER = "Order "  # how the subject of an order's payment begins
 
 
 def page(transaction: Transaction, *, shop_name: str, texts: Texts) -> HTMLResponse:
-    """The page of a transaction: buttons while it is open, afterwards its end and the way back to the shop."""
+    """The page of a transaction: buttons while it is open, afterwards its end and the way back to
+    the shop.
+    """
     title, tone, text = _state(transaction, texts)
     amount = html.escape(str(transaction.amount))
     back, refresh = "", ""
@@ -49,24 +54,52 @@ def page(transaction: Transaction, *, shop_name: str, texts: Texts) -> HTMLRespo
             back = f'<p class="back"><a href="{url}" rel="noreferrer">{texts.back.format(shop=html.escape(shop_name))}</a></p>'
             refresh = f'<meta http-equiv="refresh" content="{_RETURN_AFTER_SECONDS};url={url}">'
     else:
-        expires_at = "" if transaction.expires_at is None else f"{transaction.expires_at:%Y-%m-%d %H:%M} UTC"
-        body = _BUTTONS.format(path=f"/cashier/{html.escape(transaction.cashier_token)}", pay=texts.pay.format(amount=amount), fail=texts.fail,
-                               hint=texts.hint.format(time=expires_at))
+        expires_at = (
+            "" if transaction.expires_at is None else f"{transaction.expires_at:%Y-%m-%d %H:%M} UTC"
+        )
+        body = _BUTTONS.format(
+            path=f"/cashier/{html.escape(transaction.cashier_token)}",
+            pay=texts.pay.format(amount=amount),
+            fail=texts.fail,
+            hint=texts.hint.format(time=expires_at),
+        )
     of_order = transaction.subject.startswith(_ORDER)
-    facts = {texts.order if of_order else texts.purpose: transaction.subject.removeprefix(_ORDER), texts.number: transaction.trade_no}
+    facts = {
+        texts.order if of_order else texts.purpose: transaction.subject.removeprefix(_ORDER),
+        texts.number: transaction.trade_no,
+    }
     rows = "".join(f"<dt>{name}</dt><dd>{html.escape(value)}</dd>" for name, value in facts.items())
-    return _render(texts, title=title, shop_name=shop_name, amount=amount, rows=rows, body=body + back, refresh=refresh, status_code=200)
+    return _render(
+        texts,
+        title=title,
+        shop_name=shop_name,
+        amount=amount,
+        rows=rows,
+        body=body + back,
+        refresh=refresh,
+        status_code=200,
+    )
 
 
 def not_found(*, shop_name: str, texts: Texts) -> HTMLResponse:
     """The page of an address that we never gave out."""
     title, text = texts.not_found
-    return _render(texts, title=title, shop_name=shop_name, amount="", rows="", refresh="", status_code=404,
-                   body=f'<p class="state bad" role="status">{text}</p>')
+    return _render(
+        texts,
+        title=title,
+        shop_name=shop_name,
+        amount="",
+        rows="",
+        refresh="",
+        status_code=404,
+        body=f'<p class="state bad" role="status">{text}</p>',
+    )
 
 
 def _state(transaction: Transaction, texts: Texts) -> tuple[str, str, str]:
-    """Title, tone and sentence. Who cancelled it, the buyer at the shop or the shop, the shop knows."""
+    """Title, tone and sentence. Who cancelled it, the buyer at the shop or the shop, the shop
+    knows.
+    """
     match transaction.status:
         case Status.PENDING:
             return texts.pay_title, "", ""
@@ -76,13 +109,33 @@ def _state(transaction: Transaction, texts: Texts) -> tuple[str, str, str]:
         case Status.DECLINED | Status.FAILED:
             title, text = texts.failed
         case Status.CLOSED:
-            title, text = texts.expired if transaction.decline_code == "expired" else texts.cancelled
+            title, text = (
+                texts.expired if transaction.decline_code == "expired" else texts.cancelled
+            )
         case _:
             assert_never(transaction.status)
     return title, "bad", text
 
 
-def _render(texts: Texts, *, title: str, shop_name: str, amount: str, rows: str, body: str, refresh: str, status_code: int) -> HTMLResponse:
-    content = _PAGE.substitute(lang=texts.tag, banner=texts.banner, title=title, shop_name=html.escape(shop_name), amount=amount, rows=rows,
-                               body=body, refresh=refresh)
+def _render(
+    texts: Texts,
+    *,
+    title: str,
+    shop_name: str,
+    amount: str,
+    rows: str,
+    body: str,
+    refresh: str,
+    status_code: int,
+) -> HTMLResponse:
+    content = _PAGE.substitute(
+        lang=texts.tag,
+        banner=texts.banner,
+        title=title,
+        shop_name=html.escape(shop_name),
+        amount=amount,
+        rows=rows,
+        body=body,
+        refresh=refresh,
+    )
     return HTMLResponse(content, status_code=status_code, headers=_HEADERS)

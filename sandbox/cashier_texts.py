@@ -30,18 +30,43 @@ class Texts:
 
 
 _ENGLISH: Final = Texts(
-    tag="en", banner="Sandbox cashier", order="Order", purpose="For", number="Number", pay="Pay {amount}", pay_title="Pay", fail="Fail",
-    hint="Simulated: no money moves. Open until <time>{time}</time>.", paid=("Paid", "Paid. Thank you."),
-    failed=("Not paid", "The payment failed. No money moved."), expired=("Expired", "This payment has expired. No money moved."),
-    cancelled=("Cancelled", "This payment was cancelled. No money moved."), not_found=("Not found", "There is no such payment."),
-    back="Back to {shop}")
+    tag="en",
+    banner="Sandbox cashier",
+    order="Order",
+    purpose="For",
+    number="Number",
+    pay="Pay {amount}",
+    pay_title="Pay",
+    fail="Fail",
+    hint="Simulated: no money moves. Open until <time>{time}</time>.",
+    paid=("Paid", "Paid. Thank you."),
+    failed=("Not paid", "The payment failed. No money moved."),
+    expired=("Expired", "This payment has expired. No money moved."),
+    cancelled=("Cancelled", "This payment was cancelled. No money moved."),
+    not_found=("Not found", "There is no such payment."),
+    back="Back to {shop}",
+)
 _CHINESE: Final = Texts(
-    tag="zh", banner="模拟收银台", order="订单", purpose="用途", number="流水号", pay="支付 {amount}", pay_title="支付", fail="支付失败",
-    hint="模拟支付，不会扣款。有效期至 <time>{time}</time>。", paid=("已支付", "支付成功，谢谢。"),
-    failed=("支付失败", "支付失败，没有扣款。"), expired=("已过期", "支付已过期，没有扣款。"),
-    cancelled=("已取消", "支付已取消，没有扣款。"), not_found=("未找到", "支付不存在。"), back="返回 {shop}")
+    tag="zh",
+    banner="模拟收银台",
+    order="订单",
+    purpose="用途",
+    number="流水号",
+    pay="支付 {amount}",
+    pay_title="支付",
+    fail="支付失败",
+    hint="模拟支付，不会扣款。有效期至 <time>{time}</time>。",
+    paid=("已支付", "支付成功，谢谢。"),
+    failed=("支付失败", "支付失败，没有扣款。"),
+    expired=("已过期", "支付已过期，没有扣款。"),
+    cancelled=("已取消", "支付已取消，没有扣款。"),
+    not_found=("未找到", "支付不存在。"),
+    back="返回 {shop}",
+)
 
 
 def texts_for(accept_language: str) -> Texts:
-    """The words for a person whose browser sends this Accept-Language header; English when it prefers neither."""
+    """The words for a person whose browser sends this Accept-Language header; English when it
+    prefers neither.
+    """
     return _CHINESE if preferred(accept_language) is Language.ZH else _ENGLISH

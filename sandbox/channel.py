@@ -1,5 +1,6 @@
-"""What the channel does, one method per request and one transaction per method. An outcome is committed, together with the callback that tells
-it, before anything is answered; a repetition of an attempt id answers what happened the first time.
+"""What the channel does, one method per request and one transaction per method. An outcome is
+committed, together with the callback that tells it, before anything is answered; a repetition of an
+attempt id answers what happened the first time.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ from sandbox.signatures import sign_hint
 from sandbox.store import Scheduled, Store, Tx
 from sandbox.telling import Telling
 
-END, PAY_AFTER_ALL, SECOND_CAPTURE = "END", "PAY_AFTER_ALL", "SECOND_CAPTURE"  # what is scheduled of a transaction
+# what is scheduled of a transaction
+END, PAY_AFTER_ALL, SECOND_CAPTURE = "END", "PAY_AFTER_ALL", "SECOND_CAPTURE"
 _BATCH = 100  # keeps one transaction of the background worker short
 _ATTEMPT_ID = re.compile(wire.ATTEMPT_ID)
 _ATTEMPT_ID_MAX = 64
@@ -53,9 +55,11 @@ class ChannelRules:
     Attributes:
         misbehaves: True in development: amounts and cards may ask for trouble.
         fee_basis_points: what is kept of each capture.
-        allow_signatures: True in development: an outcome may be recorded by asking for its signature.
+        allow_signatures: True in development: an outcome may be recorded by asking for its
+            signature.
         md5_secret: of source 001's rule.
-        signed_callback_delay_seconds: how long the callback of a signed outcome waits: whoever asked for the signature delivers the hint first.
+        signed_callback_delay_seconds: how long the callback of a signed outcome waits: whoever
+            asked for the signature delivers the hint first.
     """
 
     misbehaves: bool
@@ -80,8 +84,17 @@ class Said:
 class SimulatedChannel:
     """The channel's truth."""
 
-    def __init__(self, channel_store: Store, *, clock: Clock, ids: Ids, new_token: Callable[[], str], rules: ChannelRules, telling: Telling,
-                 wake_deliveries: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        channel_store: Store,
+        *,
+        clock: Clock,
+        ids: Ids,
+        new_token: Callable[[], str],
+        rules: ChannelRules,
+        telling: Telling,
+        wake_deliveries: Callable[[], None],
+    ) -> None:
         self._store = channel_store
         self._clock = clock
         self._ids = ids
@@ -90,26 +103,38 @@ class SimulatedChannel:
         self._telling = telling
         self._wake_deliveries = wake_deliveries
 
-    async def charge(self, *, attempt_id: str, amount: Money, card: Card, expires_at: datetime | None) -> Said:
+    async def charge(
+        self, *, attempt_id: str, amount: Money, card: Card, expires_at: datetime | None
+    ) -> Said:
         """Charges a card.
 
         Raises:
             AttemptReused: the attempt id was used for something else.
             Breakdown: on demand; nothing was recorded.
         """
-        said = await self._store.run(self._charge, attempt_id=attempt_id, amount=amount, card=card, expires_at=expires_at)
+        said = await self._store.run(
+            self._charge, attempt_id=attempt_id, amount=amount, card=card, expires_at=expires_at
+        )
         self._wake_deliveries()
         return said
 
-    async def checkout(self, *, attempt_id: str, amount: Money, subject: str, return_url: str, expires_at: datetime) -> Said:
+    async def checkout(
+        self, *, attempt_id: str, amount: Money, subject: str, return_url: str, expires_at: datetime
+    ) -> Said:
         """Opens a cashier page.
 
         Raises:
             AttemptReused: the attempt id was used for something else.
             Breakdown: on demand; nothing was recorded.
         """
-        return await self._store.run(self._checkout, attempt_id=attempt_id, amount=amount, subject=subject, return_url=return_url,
-                                     expires_at=expires_at)
+        return await self._store.run(
+            self._checkout,
+            attempt_id=attempt_id,
+            amount=amount,
+            subject=subject,
+            return_url=return_url,
+            expires_at=expires_at,
+        )
 
     async def query(self, attempt_id: str) -> Transaction:
         """Shows a transaction.
@@ -124,7 +149,8 @@ class SimulatedChannel:
         return await self._store.run(store.list_transactions, after=after, limit=limit)
 
     async def close(self, attempt_id: str) -> Transaction:
-        """Closes what is open. An id that is not known becomes a tombstone; what ended before stays as it is.
+        """Closes what is open. An id that is not known becomes a tombstone; what ended before stays
+        as it is.
 
         Raises:
             NotClosable: this one may still be paid, and may be so for ever.
@@ -150,7 +176,9 @@ class SimulatedChannel:
         Raises:
             TransactionNotFound: there is no such page.
         """
-        transaction = await self._store.run(self._press, token, CAPTURED if pay else REFUSED_BY_PAYER)
+        transaction = await self._store.run(
+            self._press, token, CAPTURED if pay else REFUSED_BY_PAYER
+        )
         self._wake_deliveries()
         return transaction
 
@@ -165,8 +193,13 @@ class SimulatedChannel:
         if not self._rules.allow_signatures:
             raise SignatureDisabled("signatures on request are for development")
         await self._store.run(self._record_signed, attempt_id, request.callback_status)
-        return sign_hint(self._rules.md5_secret, payment_id=request.payment_id, callback_status=request.callback_status,
-                         timestamp=request.timestamp, nonce=request.nonce)
+        return sign_hint(
+            self._rules.md5_secret,
+            payment_id=request.payment_id,
+            callback_status=request.callback_status,
+            timestamp=request.timestamp,
+            nonce=request.nonce,
+        )
 
     async def expire_due(self) -> int:
         """Closes what nobody paid in time; answers how many."""
@@ -177,21 +210,30 @@ class SimulatedChannel:
         transaction = store.find(tx, scheduled.subject)
         if transaction is None or transaction.amount is None:
             return
-        behaviour = misbehaviour.of_payment(transaction.amount)  # it began, so it ends, whatever the switch says now
+        # it began, so it ends, whatever the switch says now
+        behaviour = misbehaviour.of_payment(transaction.amount)
         match scheduled.what:
             case "END" if not transaction.is_final:
-                self._end(tx, transaction, CAPTURED if behaviour.ends_later is Status.CAPTURED else REFUSED_BY_BANK)
+                self._end(
+                    tx,
+                    transaction,
+                    CAPTURED if behaviour.ends_later is Status.CAPTURED else REFUSED_BY_BANK,
+                )
             case "PAY_AFTER_ALL" if not transaction.is_final:  # its close was refused
                 self._end(tx, transaction, CAPTURED)
             case "PAY_AFTER_ALL" if transaction.status is not Status.CAPTURED:
                 captured = behaviour.captured(transaction.amount)
-                paid = transaction.pay_after_all(at=self._clock.now(), captured=captured, fee=self._fee(captured))
+                paid = transaction.pay_after_all(
+                    at=self._clock.now(), captured=captured, fee=self._fee(captured)
+                )
                 store.save_outcome(tx, paid, before=transaction.status)
                 self._tell(tx, paid, behaviour)
             case "SECOND_CAPTURE":
                 self._capture_again(tx, transaction, behaviour)
 
-    def _charge(self, tx: Tx, *, attempt_id: str, amount: Money, card: Card, expires_at: datetime | None) -> Said:
+    def _charge(
+        self, tx: Tx, *, attempt_id: str, amount: Money, card: Card, expires_at: datetime | None
+    ) -> Said:
         known = self._find(tx, attempt_id)
         if known is not None:
             known.must_match(kind=Kind.CHARGE, amount=amount)
@@ -200,20 +242,46 @@ class SimulatedChannel:
         by_amount, by_card = self._behaviour(amount), behaviour_of(card, now=now)
         if not by_amount.is_recorded:
             raise Breakdown("broken on demand; nothing was recorded")
-        opened = Transaction(attempt_id=attempt_id, kind=Kind.CHARGE, trade_no=self._ids.new("SBX"), status=Status.PENDING, amount=amount,
-                             created_at=now, expires_at=expires_at if by_amount.expires else None, card_brand=card.brand, card_last4=card.last4,
-                             refund_card=by_card.refund_card)
+        opened = Transaction(
+            attempt_id=attempt_id,
+            kind=Kind.CHARGE,
+            trade_no=self._ids.new("SBX"),
+            status=Status.PENDING,
+            amount=amount,
+            created_at=now,
+            expires_at=expires_at if by_amount.expires else None,
+            card_brand=card.brand,
+            card_last4=card.last4,
+            refund_card=by_card.refund_card,
+        )
         store.insert(tx, opened)
         if opened.is_due(now):
             self._end(tx, opened, EXPIRED)
         elif by_amount.ends_later is None or by_card.outcome.status is not Status.CAPTURED:
             self._end(tx, opened, by_card.outcome)
         elif by_amount.ends_later is not Status.PENDING:
-            store.schedule(tx, what=END, subject=attempt_id, due_at=now + timedelta(seconds=by_amount.later_seconds))
-        return Said(transaction=self._known(tx, attempt_id), answer=Answer.LATE if by_card.is_slow else by_amount.answer,
-                    callback_first=by_amount.callback_first)
+            store.schedule(
+                tx,
+                what=END,
+                subject=attempt_id,
+                due_at=now + timedelta(seconds=by_amount.later_seconds),
+            )
+        return Said(
+            transaction=self._known(tx, attempt_id),
+            answer=Answer.LATE if by_card.is_slow else by_amount.answer,
+            callback_first=by_amount.callback_first,
+        )
 
-    def _checkout(self, tx: Tx, *, attempt_id: str, amount: Money, subject: str, return_url: str, expires_at: datetime) -> Said:
+    def _checkout(
+        self,
+        tx: Tx,
+        *,
+        attempt_id: str,
+        amount: Money,
+        subject: str,
+        return_url: str,
+        expires_at: datetime,
+    ) -> Said:
         known = self._find(tx, attempt_id)
         if known is not None:
             known.must_match(kind=Kind.CHECKOUT, amount=amount)
@@ -221,10 +289,21 @@ class SimulatedChannel:
         behaviour = self._behaviour(amount)
         if not behaviour.is_recorded:
             raise Breakdown("broken on demand; nothing was recorded")
-        store.insert(tx, Transaction(
-            attempt_id=attempt_id, kind=Kind.CHECKOUT, trade_no=self._ids.new("SBX"), status=Status.PENDING, amount=amount,
-            created_at=self._clock.now(), expires_at=expires_at if behaviour.expires else None, subject=subject, return_url=return_url,
-            cashier_token=self._new_token()))
+        store.insert(
+            tx,
+            Transaction(
+                attempt_id=attempt_id,
+                kind=Kind.CHECKOUT,
+                trade_no=self._ids.new("SBX"),
+                status=Status.PENDING,
+                amount=amount,
+                created_at=self._clock.now(),
+                expires_at=expires_at if behaviour.expires else None,
+                subject=subject,
+                return_url=return_url,
+                cashier_token=self._new_token(),
+            ),
+        )
         return Said(transaction=self._known(tx, attempt_id), answer=behaviour.answer)
 
     def _close(self, tx: Tx, attempt_id: str) -> Transaction | None:
@@ -232,8 +311,14 @@ class SimulatedChannel:
         known = self._find(tx, attempt_id)
         now = self._clock.now()
         if known is None:
-            tombstone = Transaction(attempt_id=attempt_id, kind=Kind.TOMBSTONE, trade_no=self._ids.new("SBX"), status=Status.PENDING, amount=None,
-                                    created_at=now).finish(CLOSED_BY_SHOP, at=now)
+            tombstone = Transaction(
+                attempt_id=attempt_id,
+                kind=Kind.TOMBSTONE,
+                trade_no=self._ids.new("SBX"),
+                status=Status.PENDING,
+                amount=None,
+                created_at=now,
+            ).finish(CLOSED_BY_SHOP, at=now)
             store.insert(tx, tombstone)
             return tombstone
         if known.is_final:
@@ -254,9 +339,16 @@ class SimulatedChannel:
         transaction = self._known(tx, attempt_id)
         if not transaction.is_final:
             outcome = CAPTURED if callback_status == "SUCCESS" else REFUSED_BY_SIGNATURE
-            self._end(tx, transaction, outcome, callback_delay_seconds=self._rules.signed_callback_delay_seconds)
+            self._end(
+                tx,
+                transaction,
+                outcome,
+                callback_delay_seconds=self._rules.signed_callback_delay_seconds,
+            )
             return
-        matching = {Status.CAPTURED} if callback_status == "SUCCESS" else {Status.DECLINED, Status.FAILED}
+        matching = (
+            {Status.CAPTURED} if callback_status == "SUCCESS" else {Status.DECLINED, Status.FAILED}
+        )
         if transaction.status not in matching:
             raise OutcomeDiffers(f"the transaction is {transaction.status}")
 
@@ -284,9 +376,20 @@ class SimulatedChannel:
 
     def _expired_if_due(self, tx: Tx, transaction: Transaction) -> Transaction:
         """Nobody sees a transaction open after its deadline, whether or not the worker came by."""
-        return self._end(tx, transaction, EXPIRED) if transaction.is_due(self._clock.now()) else transaction
+        return (
+            self._end(tx, transaction, EXPIRED)
+            if transaction.is_due(self._clock.now())
+            else transaction
+        )
 
-    def _end(self, tx: Tx, transaction: Transaction, outcome: Outcome, *, callback_delay_seconds: float = 0) -> Transaction:
+    def _end(
+        self,
+        tx: Tx,
+        transaction: Transaction,
+        outcome: Outcome,
+        *,
+        callback_delay_seconds: float = 0,
+    ) -> Transaction:
         now = self._clock.now()
         behaviour = self._behaviour_of(transaction)
         if outcome.status is Status.CAPTURED and transaction.amount is not None:
@@ -295,8 +398,12 @@ class SimulatedChannel:
             captured = behaviour.captured(transaction.amount)
             ended = transaction.finish(outcome, at=now, captured=captured, fee=self._fee(captured))
             if behaviour.second_capture_seconds is not None:
-                store.schedule(tx, what=SECOND_CAPTURE, subject=transaction.attempt_id,
-                               due_at=now + timedelta(seconds=behaviour.second_capture_seconds))
+                store.schedule(
+                    tx,
+                    what=SECOND_CAPTURE,
+                    subject=transaction.attempt_id,
+                    due_at=now + timedelta(seconds=behaviour.second_capture_seconds),
+                )
         else:
             ended = transaction.finish(outcome, at=now)
         store.save_outcome(tx, ended)
@@ -307,24 +414,46 @@ class SimulatedChannel:
 
     def _pay_after_all(self, tx: Tx, transaction: Transaction, behaviour: Misbehaviour) -> None:
         if behaviour.paid_after_all_seconds is not None:
-            store.schedule(tx, what=PAY_AFTER_ALL, subject=transaction.attempt_id,
-                           due_at=self._clock.now() + timedelta(seconds=behaviour.paid_after_all_seconds))
+            store.schedule(
+                tx,
+                what=PAY_AFTER_ALL,
+                subject=transaction.attempt_id,
+                due_at=self._clock.now() + timedelta(seconds=behaviour.paid_after_all_seconds),
+            )
 
     def _capture_again(self, tx: Tx, first: Transaction, behaviour: Misbehaviour) -> None:
-        """The same buyer is charged once more, as another trade. It says whose duplicate it is, because the shop has never heard of it."""
-        again_id = f"{first.attempt_id[:_ATTEMPT_ID_MAX - len(_AGAIN)]}{_AGAIN}"
+        """The same buyer is charged once more, as another trade. It says whose duplicate it is,
+        because the shop has never heard of it.
+        """
+        again_id = f"{first.attempt_id[: _ATTEMPT_ID_MAX - len(_AGAIN)]}{_AGAIN}"
         if first.amount is None or store.find(tx, again_id) is not None:
             return
         now, captured = self._clock.now(), behaviour.captured(first.amount)
-        again = replace(first, attempt_id=again_id, trade_no=self._ids.new("SBX"), status=Status.PENDING, captured=None, fee=None, created_at=now,
-                        finished_at=None, cashier_token="", duplicate_of=first.attempt_id)
+        again = replace(
+            first,
+            attempt_id=again_id,
+            trade_no=self._ids.new("SBX"),
+            status=Status.PENDING,
+            captured=None,
+            fee=None,
+            created_at=now,
+            finished_at=None,
+            cashier_token="",
+            duplicate_of=first.attempt_id,
+        )
         paid = again.finish(CAPTURED, at=now, captured=captured, fee=self._fee(captured))
         store.insert(tx, paid)
         self._tell(tx, paid, behaviour)
 
-    def _tell(self, tx: Tx, transaction: Transaction, behaviour: Misbehaviour, *, delay_seconds: float = 0) -> None:
-        self._telling.owe(tx, lambda event_id: wire.callback_body(transaction, event_id=event_id), times=behaviour.callbacks,
-                          delay_seconds=delay_seconds)
+    def _tell(
+        self, tx: Tx, transaction: Transaction, behaviour: Misbehaviour, *, delay_seconds: float = 0
+    ) -> None:
+        self._telling.owe(
+            tx,
+            lambda event_id: wire.callback_body(transaction, event_id=event_id),
+            times=behaviour.callbacks,
+            delay_seconds=delay_seconds,
+        )
 
     def _behaviour_of(self, transaction: Transaction) -> Misbehaviour:
         return GOOD if transaction.amount is None else self._behaviour(transaction.amount)

@@ -1,5 +1,6 @@
-"""Delivers callbacks until the receiver says `success`. At least once: a crash between the answer and its record delivers again, with the same
-event id and the same bytes under a fresh timestamp and signature.
+"""Delivers callbacks until the receiver says `success`. At least once: a crash between the answer
+and its record delivers again, with the same event id and the same bytes under a fresh timestamp and
+signature.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from sandbox import store
 from sandbox.signatures import sign_callback
 from sandbox.store import Delivery, Store
 
-SEND_TIMEOUT_SECONDS = 3.0  # of one delivery, all of it: a receiver that answers later is asked again
-_BATCH = 16                 # deliveries in flight at once
+# of one delivery, all of it: a receiver that answers later is asked again
+SEND_TIMEOUT_SECONDS = 3.0
+_BATCH = 16  # deliveries in flight at once
 _ANSWER = b"success"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -27,22 +29,33 @@ _log = structlog.get_logger(__name__)
 class Deliveries:
     """The callbacks that the channel owes."""
 
-    def __init__(self, channel_store: Store, client: httpx.AsyncClient, *, clock: Clock, url: str | None, secret: str,
-                 retry_seconds: Sequence[float]) -> None:
+    def __init__(
+        self,
+        channel_store: Store,
+        client: httpx.AsyncClient,
+        *,
+        clock: Clock,
+        url: str | None,
+        secret: str,
+        retry_seconds: Sequence[float],
+    ) -> None:
         self._store = channel_store
         self._client = client
         self._clock = clock
         self._url = url
         self._secret = secret
         self._retry_seconds = tuple(retry_seconds)
-        self._one_round = asyncio.Lock()  # the worker and a charge whose callback comes first would send the same twice
+        # the worker and a charge whose callback comes first would send the same twice
+        self._one_round = asyncio.Lock()
 
     async def run_once(self) -> int:
         """Sends what is due, once; answers how many were tried."""
         if self._url is None:
             return 0
         async with self._one_round:
-            due = await self._store.run(store.list_due_deliveries, now=self._clock.now(), limit=_BATCH)
+            due = await self._store.run(
+                store.list_due_deliveries, now=self._clock.now(), limit=_BATCH
+            )
             await asyncio.gather(*(self._deliver(delivery, self._url) for delivery in due))
         return len(due)
 
@@ -52,8 +65,18 @@ class Deliveries:
             await self._store.run(store.save_delivered, delivery.event_id)
             return
         tries = delivery.attempts + 1
-        due_at = None if tries > len(self._retry_seconds) else self._clock.now() + timedelta(seconds=self._retry_seconds[tries - 1])
-        _log.warning("callback not taken", event_id=delivery.event_id, tries=tries, error=error, given_up=due_at is None)
+        due_at = (
+            None
+            if tries > len(self._retry_seconds)
+            else self._clock.now() + timedelta(seconds=self._retry_seconds[tries - 1])
+        )
+        _log.warning(
+            "callback not taken",
+            event_id=delivery.event_id,
+            tries=tries,
+            error=error,
+            given_up=due_at is None,
+        )
         await self._store.run(store.save_undelivered, delivery.event_id, error=error, due_at=due_at)
 
     async def _send(self, body: bytes, url: str) -> str | None:
@@ -65,7 +88,10 @@ class Deliveries:
             "x-channel-signature": sign_callback(self._secret, timestamp=timestamp, body=body),
         }
         try:
-            async with asyncio.timeout(SEND_TIMEOUT_SECONDS), self._client.stream("POST", url, content=body, headers=headers) as response:
+            async with (
+                asyncio.timeout(SEND_TIMEOUT_SECONDS),
+                self._client.stream("POST", url, content=body, headers=headers) as response,
+            ):
                 answer = b""
                 async for chunk in response.aiter_raw():
                     answer += chunk

@@ -1,10 +1,12 @@
-"""What the channel keeps true: a transaction leaves PENDING once, and money moves only on the way to CAPTURED and on the way of a refund.
+"""What the channel keeps true: a transaction leaves PENDING once, and money moves only on the way
+to CAPTURED and on the way of a refund.
 
-    PENDING -> CAPTURED | DECLINED | FAILED | CLOSED        CLOSED, DECLINED -> CAPTURED as a misbehaviour only
+    PENDING -> CAPTURED | DECLINED | FAILED | CLOSED
+    CLOSED, DECLINED -> CAPTURED as a misbehaviour only
     refund PENDING -> SUCCESS | FAILED                      SUCCESS -> REVERSED (it bounced)
 
-An attempt id that was closed before the channel knew it is CLOSED from its first moment (a tombstone): it can never capture. Refunds never exceed
-what was captured.
+An attempt id that was closed before the channel knew it is CLOSED from its first moment (a
+tombstone): it can never capture. Refunds never exceed what was captured.
 """
 
 from __future__ import annotations
@@ -19,18 +21,18 @@ from mesh.money import Money
 class Status(StrEnum):
     """Where a transaction stands."""
 
-    PENDING = "PENDING"    # waits for the payer
+    PENDING = "PENDING"  # waits for the payer
     CAPTURED = "CAPTURED"  # money moved
     DECLINED = "DECLINED"  # the issuer or the payer said no; nothing moved
-    FAILED = "FAILED"      # the channel failed; nothing moved
-    CLOSED = "CLOSED"      # closed by the shop or by its deadline; nothing moved, nothing ever will
+    FAILED = "FAILED"  # the channel failed; nothing moved
+    CLOSED = "CLOSED"  # closed by the shop or by its deadline; nothing moved, nothing ever will
 
 
 class Kind(StrEnum):
     """What a transaction is."""
 
-    CHARGE = "CHARGE"        # a card, decided at once
-    CHECKOUT = "CHECKOUT"    # a cashier page, decided by a person
+    CHARGE = "CHARGE"  # a card, decided at once
+    CHECKOUT = "CHECKOUT"  # a cashier page, decided by a person
     TOMBSTONE = "TOMBSTONE"  # an attempt id that was closed before anything else came
 
 
@@ -46,9 +48,9 @@ NEXT: dict[Status, frozenset[Status]] = {
 class RefundStatus(StrEnum):
     """Where a refund stands."""
 
-    PENDING = "PENDING"    # accepted; decided later
-    SUCCESS = "SUCCESS"    # the money left
-    FAILED = "FAILED"      # refused; nothing left
+    PENDING = "PENDING"  # accepted; decided later
+    SUCCESS = "SUCCESS"  # the money left
+    FAILED = "FAILED"  # refused; nothing left
     REVERSED = "REVERSED"  # it left and came back
 
 
@@ -172,12 +174,28 @@ class Outcome:
 
 
 CAPTURED = Outcome(status=Status.CAPTURED, message="captured")
-CLOSED_BY_SHOP = Outcome(status=Status.CLOSED, decline_code="closed", message="cancelled before it was paid")
-EXPIRED = Outcome(status=Status.CLOSED, decline_code="expired", message="the deadline passed before anybody paid")
-REFUSED_BY_PAYER = Outcome(status=Status.DECLINED, decline_code="refused_by_payer", message="the payer refused at the cashier")
-REFUSED_BY_BANK = Outcome(status=Status.DECLINED, decline_code="card_declined", message="declined by the bank, later")
-DECLINED_FIRST = Outcome(status=Status.DECLINED, decline_code="card_declined", message="declined, it seems")
-REFUSED_BY_SIGNATURE = Outcome(status=Status.DECLINED, decline_code="card_declined", message="declined on request of a signature")
+CLOSED_BY_SHOP = Outcome(
+    status=Status.CLOSED, decline_code="closed", message="cancelled before it was paid"
+)
+EXPIRED = Outcome(
+    status=Status.CLOSED, decline_code="expired", message="the deadline passed before anybody paid"
+)
+REFUSED_BY_PAYER = Outcome(
+    status=Status.DECLINED,
+    decline_code="refused_by_payer",
+    message="the payer refused at the cashier",
+)
+REFUSED_BY_BANK = Outcome(
+    status=Status.DECLINED, decline_code="card_declined", message="declined by the bank, later"
+)
+DECLINED_FIRST = Outcome(
+    status=Status.DECLINED, decline_code="card_declined", message="declined, it seems"
+)
+REFUSED_BY_SIGNATURE = Outcome(
+    status=Status.DECLINED,
+    decline_code="card_declined",
+    message="declined on request of a signature",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,7 +248,14 @@ class Transaction:
         """True when it waits for a payer whose time is over."""
         return not self.is_final and self.expires_at is not None and now >= self.expires_at
 
-    def finish(self, outcome: Outcome, *, at: datetime, captured: Money | None = None, fee: Money | None = None) -> Transaction:
+    def finish(
+        self,
+        outcome: Outcome,
+        *,
+        at: datetime,
+        captured: Money | None = None,
+        fee: Money | None = None,
+    ) -> Transaction:
         """The transaction after its end.
 
         Args:
@@ -242,10 +267,18 @@ class Transaction:
         """
         if outcome.status not in NEXT[self.status]:
             raise OutcomeDiffers(f"the transaction is {self.status}, not open")
-        ended = replace(self, status=outcome.status, decline_code=outcome.decline_code, message=outcome.message, finished_at=at)
+        ended = replace(
+            self,
+            status=outcome.status,
+            decline_code=outcome.decline_code,
+            message=outcome.message,
+            finished_at=at,
+        )
         return _taken(ended, captured, fee) if outcome.status is Status.CAPTURED else ended
 
-    def pay_after_all(self, *, at: datetime, captured: Money | None = None, fee: Money | None = None) -> Transaction:
+    def pay_after_all(
+        self, *, at: datetime, captured: Money | None = None, fee: Money | None = None
+    ) -> Transaction:
         """Money moves although everybody was told that it will not.
 
         Raises:
@@ -253,7 +286,13 @@ class Transaction:
         """
         if self.status not in (Status.CLOSED, Status.DECLINED) or self.amount is None:
             raise OutcomeDiffers(f"the transaction is {self.status}")
-        paid = replace(self, status=Status.CAPTURED, decline_code="", message="captured after all", finished_at=at)
+        paid = replace(
+            self,
+            status=Status.CAPTURED,
+            decline_code="",
+            message="captured after all",
+            finished_at=at,
+        )
         return _taken(paid, captured, fee)
 
     def must_match(self, *, kind: Kind, amount: Money) -> None:
@@ -265,7 +304,9 @@ class Transaction:
         if self.kind is Kind.TOMBSTONE:
             return
         if self.kind is not kind or self.amount != amount:
-            raise AttemptReused(f"attempt_id {self.attempt_id} was used for a {self.kind.lower()} of {self.amount}")
+            raise AttemptReused(
+                f"attempt_id {self.attempt_id} was used for a {self.kind.lower()} of {self.amount}"
+            )
 
 
 def _taken(transaction: Transaction, captured: Money | None, fee: Money | None) -> Transaction:
@@ -305,7 +346,15 @@ class Refund:
         """When it became what it is."""
         return self.reversed_at or self.finished_at or self.created_at
 
-    def to(self, status: RefundStatus, *, at: datetime, code: str = "", message: str = "", fee_returned: Money | None = None) -> Refund:
+    def to(
+        self,
+        status: RefundStatus,
+        *,
+        at: datetime,
+        code: str = "",
+        message: str = "",
+        fee_returned: Money | None = None,
+    ) -> Refund:
         """The refund after a step.
 
         Raises:
@@ -325,7 +374,9 @@ class Refund:
             RefundReused: it is not the same request.
         """
         if (self.attempt_id, self.amount) != (attempt_id, amount):
-            raise RefundReused(f"refund_id {self.refund_id} was used for {self.amount} of {self.attempt_id}")
+            raise RefundReused(
+                f"refund_id {self.refund_id} was used for {self.amount} of {self.attempt_id}"
+            )
 
 
 def fee_of(captured: Money, *, basis_points: int) -> Money:
@@ -334,6 +385,9 @@ def fee_of(captured: Money, *, basis_points: int) -> Money:
 
 
 def fee_share(fee: Money, *, captured: Money, refunded: Money, returned: Money) -> Money:
-    """The part of a fee that goes back when `refunded` is out in all and `returned` of the fee went back before. Cumulative: the parts of a whole
-    refund add up to the fee exactly, also when a refund on the way bounced; its part stays returned."""
-    return Money(max(0, fee.minor * refunded.minor // captured.minor - returned.minor), fee.currency)
+    """The part of a fee that goes back when `refunded` is out in all and `returned` of the fee went
+    back before. Cumulative: the parts of a whole refund add up to the fee exactly, also when a
+    refund on the way bounced; its part stays returned."""
+    return Money(
+        max(0, fee.minor * refunded.minor // captured.minor - returned.minor), fee.currency
+    )

@@ -1,4 +1,6 @@
-"""What is going to happen: outcomes that come later wait in the file, and happen in one transaction each with the callback that tells them."""
+"""What is going to happen: outcomes that come later wait in the file, and happen in one transaction
+each with the callback that tells them.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ _BATCH = 50  # keeps one transaction short
 class Future:
     """Lets scheduled things happen."""
 
-    def __init__(self, channel_store: Store, channel: SimulatedChannel, refunds: RefundDesk, *, clock: Clock) -> None:
+    def __init__(
+        self, channel_store: Store, channel: SimulatedChannel, refunds: RefundDesk, *, clock: Clock
+    ) -> None:
         self._store = channel_store
         self._channel = channel
         self._refunds = refunds
@@ -37,8 +41,12 @@ class Future:
 
 
 def due_in(tx: Tx, *, now: datetime) -> Seconds | None:
-    """Seconds until something happens by itself: a callback, what was scheduled, or the end of a payer's time. None when nothing will."""
-    row = tx.execute("SELECT min(due_ms) FROM (SELECT min(due_ms) AS due_ms FROM scheduled UNION ALL "
-                     "SELECT min(due_ms) FROM deliveries WHERE state = 'DUE' UNION ALL "
-                     "SELECT min(expires_ms) FROM transactions WHERE status = 'PENDING')").fetchone()
+    """Seconds until something happens by itself: a callback, what was scheduled, or the end of a
+    payer's time. None when nothing will.
+    """
+    row = tx.execute(
+        "SELECT min(due_ms) FROM (SELECT min(due_ms) AS due_ms FROM scheduled UNION ALL "
+        "SELECT min(due_ms) FROM deliveries WHERE state = 'DUE' UNION ALL "
+        "SELECT min(expires_ms) FROM transactions WHERE status = 'PENDING')"
+    ).fetchone()
     return None if row[0] is None else row[0] / 1000 - now.timestamp()

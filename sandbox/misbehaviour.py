@@ -1,7 +1,10 @@
-"""How the channel misbehaves on demand: the last four digits of an amount in minor units choose. This is the table; docs/sandbox.md explains it.
+"""How the channel misbehaves on demand: the last four digits of an amount in minor units choose.
+This is the table; docs/sandbox.md explains it.
 
-Amounts of payments end in 7701 to 7739 (77.01, 177.01, …), amounts of refunds in 7741 to 7759. Cards of Stripe's that name a refund do the same.
-Whatever is done is done before it is answered, and what comes later waits in the file: `kill -9` changes none of it.
+Amounts of payments end in 7701 to 7739 (77.01, 177.01, …), amounts of refunds in 7741 to 7759.
+Cards of Stripe's that name a refund do the same.
+Whatever is done is done before it is answered, and what comes later waits in the file: `kill -9`
+changes none of it.
 """
 
 from __future__ import annotations
@@ -17,11 +20,11 @@ class Answer(StrEnum):
     """What the shop hears of a request that was carried out."""
 
     PLAIN = "PLAIN"
-    SLOW = "SLOW"        # a tenth of `slow_seconds` late: in time for a patient shop
-    LATE = "LATE"        # `slow_seconds` late: after every deadline
-    LOST = "LOST"        # the connection breaks in the middle of the answer
+    SLOW = "SLOW"  # a tenth of `slow_seconds` late: in time for a patient shop
+    LATE = "LATE"  # `slow_seconds` late: after every deadline
+    LOST = "LOST"  # the connection breaks in the middle of the answer
     GARBAGE = "GARBAGE"  # 200 with a page of HTML
-    ERROR = "ERROR"      # 500
+    ERROR = "ERROR"  # 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,12 +35,15 @@ class Misbehaviour:
         is_recorded: False when the request fails before anything is done.
         callbacks: how often the outcome is told; 0: never, the shop has to ask.
         callback_first: the callback is delivered before the answer.
-        ends_later: a charge is accepted (PENDING) and ends so after `later_seconds`; None: it ends at once. PENDING: it never ends by itself.
+        ends_later: a charge is accepted (PENDING) and ends so after `later_seconds`; None: it ends
+            at once. PENDING: it never ends by itself.
         expires: its deadline closes it.
         closable: the shop may close it.
-        paid_after_all_seconds: the money moves so long after it was closed or declined, or after a close that was refused; None: never.
+        paid_after_all_seconds: the money moves so long after it was closed or declined, or after a
+            close that was refused; None: never.
         declines: what would capture is declined first.
-        second_capture_seconds: the buyer is charged once more so long after the first capture; None: never.
+        second_capture_seconds: the buyer is charged once more so long after the first capture;
+            None: never.
         surplus_minor: captured above what was asked for, in minor units; below when negative.
         foreign: captured in another currency.
     """
@@ -58,7 +64,9 @@ class Misbehaviour:
 
     def captured(self, amount: Money) -> Money:
         """What is taken when `amount` was asked for."""
-        currency = ("USD" if amount.currency != "USD" else "EUR") if self.foreign else amount.currency
+        currency = (
+            ("USD" if amount.currency != "USD" else "EUR") if self.foreign else amount.currency
+        )
         return Money(amount.minor + self.surplus_minor, currency)
 
 
@@ -67,7 +75,8 @@ class RefundMisbehaviour:
     """What is different about a refund.
 
     Attributes:
-        steps: (seconds after the step before, what it becomes); the first step is taken when it is asked for.
+        steps: (seconds after the step before, what it becomes); the first step is taken when it is
+            asked for.
         callbacks: how often each step but PENDING is told.
     """
 
@@ -90,7 +99,12 @@ PAYMENTS: dict[int, tuple[str, Misbehaviour]] = {
     7708: ("captures_more", Misbehaviour(surplus_minor=100)),
     7709: ("wrong_currency", Misbehaviour(foreign=True)),
     7710: ("not_closable", Misbehaviour(ends_later=Status.PENDING, closable=False, expires=False)),
-    7711: ("not_closable_then_paid", Misbehaviour(ends_later=Status.PENDING, closable=False, expires=False, paid_after_all_seconds=60)),
+    7711: (
+        "not_closable_then_paid",
+        Misbehaviour(
+            ends_later=Status.PENDING, closable=False, expires=False, paid_after_all_seconds=60
+        ),
+    ),
     7712: ("second_capture", Misbehaviour(second_capture_seconds=60)),
     7713: ("garbage_answer", Misbehaviour(answer=Answer.GARBAGE)),
     7714: ("slow", Misbehaviour(answer=Answer.SLOW)),
@@ -100,10 +114,18 @@ PAYMENTS: dict[int, tuple[str, Misbehaviour]] = {
     7718: ("pending_then_declined", Misbehaviour(ends_later=Status.DECLINED)),
     7719: ("declined_then_paid", Misbehaviour(declines=True, paid_after_all_seconds=60)),
 }
-_PENDING, _SUCCESS, _FAILED, _REVERSED = RefundStatus.PENDING, RefundStatus.SUCCESS, RefundStatus.FAILED, RefundStatus.REVERSED
+_PENDING, _SUCCESS, _FAILED, _REVERSED = (
+    RefundStatus.PENDING,
+    RefundStatus.SUCCESS,
+    RefundStatus.FAILED,
+    RefundStatus.REVERSED,
+)
 REFUNDS: dict[int, tuple[str, RefundMisbehaviour]] = {
     7741: ("refund_pending", RefundMisbehaviour(steps=((0, _PENDING), (60, _SUCCESS)))),
-    7742: ("refund_bounces", RefundMisbehaviour(steps=((0, _PENDING), (60, _SUCCESS), (3600, _REVERSED)))),
+    7742: (
+        "refund_bounces",
+        RefundMisbehaviour(steps=((0, _PENDING), (60, _SUCCESS), (3600, _REVERSED))),
+    ),
     7743: ("refund_refused", RefundMisbehaviour(steps=((0, _FAILED),))),
     7744: ("refund_pending_then_refused", RefundMisbehaviour(steps=((0, _PENDING), (60, _FAILED)))),
     7745: ("refund_answer_lost", RefundMisbehaviour(answer=Answer.LOST)),
@@ -112,7 +134,8 @@ REFUNDS: dict[int, tuple[str, RefundMisbehaviour]] = {
     7748: ("refund_error_after_doing_it", RefundMisbehaviour(answer=Answer.ERROR)),
     7749: ("refund_callback_thrice", RefundMisbehaviour(callbacks=3)),
 }
-# Stripe's cards for asynchronous refunds; the number is gone when the refund comes, so the charge keeps the name.
+# Stripe's cards for asynchronous refunds; the number is gone when the refund comes, so the charge
+# keeps the name.
 REFUND_CARDS = {"4000000000007726": "refund_pending", "4000000000005126": "refund_bounces"}
 _REFUNDS_BY_NAME = dict(REFUNDS.values())
 

@@ -1,6 +1,8 @@
-"""Differences planted into a statement, and the list of them: whoever compares statements is scored by found / planted.
+"""Differences planted into a statement, and the list of them: whoever compares statements is scored
+by found / planted.
 
-Every difference has lines of its own, and makes exactly one finding. A seed chooses; the same seed on the same lines chooses the same.
+Every difference has lines of its own, and makes exactly one finding. A seed chooses; the same seed
+on the same lines chooses the same.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ class Kind:
     Attributes:
         finds: what it should be called when it is found.
         on: the type of line that it needs.
-        spoil: what the file shows instead of the line: nothing, a changed line, or the line and more. Gets the line and an unused number.
+        spoil: what the file shows instead of the line: nothing, a changed line, or the line and
+            more. Gets the line and an unused number.
         shifts: the line is shown on the next day.
     """
 
@@ -35,7 +38,9 @@ class Kind:
 
 
 def _changed(**change: Callable[[Line], str]) -> Callable[[Line, str], tuple[Line, ...]]:
-    return lambda line, _number: (replace(line, **{field: make(line) for field, make in change.items()}),)
+    return lambda line, _number: (
+        replace(line, **{field: make(line) for field, make in change.items()}),
+    )
 
 
 def _gone(_line: Line, _number: str) -> tuple[Line, ...]:
@@ -47,11 +52,14 @@ def _off(minor: int) -> Callable[[Line], str]:
         amount = Money.parse(line.amount, line.currency)
         by = minor if amount.minor > abs(minor) else 1  # never down to nothing
         return Money(amount.minor + by, line.currency).format()
+
     return shift
 
 
 def _fee_off(line: Line) -> str:
-    return Money(Money.parse(line.fee, line.currency, allow_zero=True).minor + _ONE, line.currency).format()
+    return Money(
+        Money.parse(line.fee, line.currency, allow_zero=True).minor + _ONE, line.currency
+    ).format()
 
 
 def _other_currency(line: Line) -> str:
@@ -67,15 +75,36 @@ def _second_charge(line: Line, number: str) -> tuple[Line, ...]:
 
 
 def _unknown_refund(line: Line, number: str) -> tuple[Line, ...]:
-    return line, replace(line, type=LineType.REFUND, trade_no=f"SBR{number}", refund_id=f"RF{number}", amount=_part(line), fee=_nothing(line))
+    return line, replace(
+        line,
+        type=LineType.REFUND,
+        trade_no=f"SBR{number}",
+        refund_id=f"RF{number}",
+        amount=_part(line),
+        fee=_nothing(line),
+    )
 
 
 def _console_refund(line: Line, number: str) -> tuple[Line, ...]:
-    return line, replace(line, type=LineType.REFUND, trade_no=f"SBR{number}", refund_id="", amount=_part(line), fee=_nothing(line))
+    return line, replace(
+        line,
+        type=LineType.REFUND,
+        trade_no=f"SBR{number}",
+        refund_id="",
+        amount=_part(line),
+        fee=_nothing(line),
+    )
 
 
 def _unknown_fee(line: Line, number: str) -> tuple[Line, ...]:
-    return line, replace(line, type=LineType.FEE, trade_no=f"SBF{number}", attempt_id="", amount=_part(line), fee=_nothing(line))
+    return line, replace(
+        line,
+        type=LineType.FEE,
+        trade_no=f"SBF{number}",
+        attempt_id="",
+        amount=_part(line),
+        fee=_nothing(line),
+    )
 
 
 def _unreadable(line: Line, number: str) -> tuple[Line, ...]:
@@ -83,7 +112,9 @@ def _unreadable(line: Line, number: str) -> tuple[Line, ...]:
 
 
 def _part(line: Line) -> str:
-    return Money(max(1, Money.parse(line.amount, line.currency).minor // 10), line.currency).format()
+    return Money(
+        max(1, Money.parse(line.amount, line.currency).minor // 10), line.currency
+    ).format()
 
 
 def _nothing(line: Line) -> str:
@@ -93,21 +124,39 @@ def _nothing(line: Line) -> str:
 KINDS: dict[str, Kind] = {
     "missing_line": Kind(finds="MISSING_CHANNEL", on=LineType.CAPTURE, spoil=_gone),
     "extra_line": Kind(finds="MISSING_LOCAL", on=LineType.CAPTURE, spoil=_unknown_capture),
-    "amount_over": Kind(finds="AMOUNT_MISMATCH", on=LineType.CAPTURE, spoil=_changed(amount=_off(_ONE))),
-    "amount_under": Kind(finds="AMOUNT_MISMATCH", on=LineType.CAPTURE, spoil=_changed(amount=_off(-_ONE))),
-    "wrong_currency": Kind(finds="CURRENCY_MISMATCH", on=LineType.CAPTURE, spoil=_changed(currency=_other_currency)),
+    "amount_over": Kind(
+        finds="AMOUNT_MISMATCH", on=LineType.CAPTURE, spoil=_changed(amount=_off(_ONE))
+    ),
+    "amount_under": Kind(
+        finds="AMOUNT_MISMATCH", on=LineType.CAPTURE, spoil=_changed(amount=_off(-_ONE))
+    ),
+    "wrong_currency": Kind(
+        finds="CURRENCY_MISMATCH", on=LineType.CAPTURE, spoil=_changed(currency=_other_currency)
+    ),
     "wrong_fee": Kind(finds="FEE_MISMATCH", on=LineType.CAPTURE, spoil=_changed(fee=_fee_off)),
     "unknown_fee": Kind(finds="FEE_MISMATCH", on=LineType.CAPTURE, spoil=_unknown_fee),
-    "duplicate_line": Kind(finds="DUPLICATE_LINE", on=LineType.CAPTURE, spoil=lambda line, _number: (line, line)),
+    "duplicate_line": Kind(
+        finds="DUPLICATE_LINE", on=LineType.CAPTURE, spoil=lambda line, _number: (line, line)
+    ),
     "duplicate_charge": Kind(finds="DUPLICATE_CHARGE", on=LineType.CAPTURE, spoil=_second_charge),
-    "unknown_trade_no": Kind(finds="REFERENCE_MISMATCH", on=LineType.CAPTURE, spoil=lambda line, number: (replace(line, trade_no=f"SBX{number}"),)),
+    "unknown_trade_no": Kind(
+        finds="REFERENCE_MISMATCH",
+        on=LineType.CAPTURE,
+        spoil=lambda line, number: (replace(line, trade_no=f"SBX{number}"),),
+    ),
     "next_day": Kind(finds="CUTOFF_SHIFT", on=LineType.CAPTURE, spoil=_gone, shifts=True),
     "unreadable_line": Kind(finds="UNREADABLE_LINE", on=LineType.CAPTURE, spoil=_unreadable),
     "console_refund": Kind(finds="STATUS_MISMATCH", on=LineType.CAPTURE, spoil=_console_refund),
     "extra_refund": Kind(finds="REFUND_MISSING_LOCAL", on=LineType.CAPTURE, spoil=_unknown_refund),
     "missing_refund": Kind(finds="REFUND_MISSING_CHANNEL", on=LineType.REFUND, spoil=_gone),
-    "refund_amount": Kind(finds="REFUND_AMOUNT_MISMATCH", on=LineType.REFUND, spoil=_changed(amount=_off(_ONE))),
-    "refund_status": Kind(finds="STATUS_MISMATCH", on=LineType.REFUND, spoil=_changed(type=lambda _line: LineType.REFUND_REVERSED)),
+    "refund_amount": Kind(
+        finds="REFUND_AMOUNT_MISMATCH", on=LineType.REFUND, spoil=_changed(amount=_off(_ONE))
+    ),
+    "refund_status": Kind(
+        finds="STATUS_MISMATCH",
+        on=LineType.REFUND,
+        spoil=_changed(type=lambda _line: LineType.REFUND_REVERSED),
+    ),
 }
 
 
@@ -122,7 +171,9 @@ class Spoiler:
         self._seed = seed
         self._next_day = next_day
         self._lines = list(lines)
-        self._free = sorted(range(len(self._lines)), key=lambda place: self._digest(f"line:{place}"))
+        self._free = sorted(
+            range(len(self._lines)), key=lambda place: self._digest(f"line:{place}")
+        )
         self._spoiled: dict[int, tuple[str, tuple[Line, ...]]] = {}
         self._shifted: list[Line] = []
 
@@ -142,10 +193,14 @@ class Spoiler:
                 if len(self._spoiled) < count:
                     self._spoil_one(kind)
             if len(self._spoiled) == before:
-                raise InvalidRequest(f"count: the statement has lines for {before} of these differences")
+                raise InvalidRequest(
+                    f"count: the statement has lines for {before} of these differences"
+                )
 
     def result(self) -> tuple[list[Line], list[Planted], list[Line]]:
-        """What the file shows, what was planted, and what the next day's file shows besides its own."""
+        """What the file shows, what was planted, and what the next day's file shows besides its
+        own.
+        """
         shown: list[Line] = []
         planted: list[Planted] = []
         for place, line in enumerate(self._lines):
@@ -155,8 +210,15 @@ class Spoiler:
             kind, instead = self._spoiled[place]
             shown += instead
             added = len(instead) > 1
-            planted.append(Planted(kind=kind, finds=KINDS[kind].finds, line_no=len(shown) if instead else None,
-                                   was=None if added and kind != "duplicate_line" else line, shows=instead[-1] if instead else None))
+            planted.append(
+                Planted(
+                    kind=kind,
+                    finds=KINDS[kind].finds,
+                    line_no=len(shown) if instead else None,
+                    was=None if added and kind != "duplicate_line" else line,
+                    shows=instead[-1] if instead else None,
+                )
+            )
         return shown, planted, self._shifted
 
     def _spoil_one(self, name: str) -> None:
@@ -166,7 +228,10 @@ class Spoiler:
             return
         self._free.remove(place)
         line = self._lines[place]
-        self._spoiled[place] = (name, kind.spoil(line, self._digest(f"number:{place}")[:26].upper()))
+        self._spoiled[place] = (
+            name,
+            kind.spoil(line, self._digest(f"number:{place}")[:26].upper()),
+        )
         if kind.shifts:
             late = self._next_day + timedelta(seconds=len(self._shifted) + 1)
             self._shifted.append(replace(line, occurred_at=late.isoformat(timespec="milliseconds")))

@@ -1,5 +1,6 @@
-"""Refunds at the channel: one transaction per method, idempotent by the refund id. What was asked back of an attempt never exceeds its capture;
-a refund that cannot be is recorded as FAILED, so that its id is answered the same for ever.
+"""Refunds at the channel: one transaction per method, idempotent by the refund id. What was asked
+back of an attempt never exceeds its capture; a refund that cannot be is recorded as FAILED, so that
+its id is answered the same for ever.
 """
 
 from __future__ import annotations
@@ -23,8 +24,16 @@ STEP = "REFUND_STEP"
 class RefundDesk:
     """Gives money back."""
 
-    def __init__(self, channel_store: Store, *, clock: Clock, ids: Ids, telling: Telling, misbehaves: bool,
-                 wake_deliveries: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        channel_store: Store,
+        *,
+        clock: Clock,
+        ids: Ids,
+        telling: Telling,
+        misbehaves: bool,
+        wake_deliveries: Callable[[], None],
+    ) -> None:
         self._store = channel_store
         self._clock = clock
         self._ids = ids
@@ -32,13 +41,17 @@ class RefundDesk:
         self._misbehaves = misbehaves
         self._wake_deliveries = wake_deliveries
 
-    async def refund(self, *, refund_id: str, attempt_id: str, amount: Money, reason: str) -> tuple[Refund, Answer]:
+    async def refund(
+        self, *, refund_id: str, attempt_id: str, amount: Money, reason: str
+    ) -> tuple[Refund, Answer]:
         """Gives back a part of a capture.
 
         Raises:
             RefundReused: the refund id was used for something else.
         """
-        answer = await self._store.run(self._refund, refund_id=refund_id, attempt_id=attempt_id, amount=amount, reason=reason)
+        answer = await self._store.run(
+            self._refund, refund_id=refund_id, attempt_id=attempt_id, amount=amount, reason=reason
+        )
         self._wake_deliveries()
         return answer
 
@@ -63,20 +76,30 @@ class RefundDesk:
         transaction = None if refund is None else store.find(tx, refund.attempt_id)
         if refund is None or transaction is None:
             return
-        behaviour = misbehaviour.of_refund(refund.amount, card=transaction.refund_card)  # it began, so it ends, whatever the switch says now
+        # it began, so it ends, whatever the switch says now
+        behaviour = misbehaviour.of_refund(refund.amount, card=transaction.refund_card)
         stepped = self._to(tx, refund, behaviour.steps[scheduled.step][1], transaction)
         store.save_refund(tx, stepped, before=refund.status)
         self._tell(tx, stepped, behaviour)
         self._schedule(tx, refund.refund_id, behaviour, after=scheduled.step)
 
-    def _refund(self, tx: Tx, *, refund_id: str, attempt_id: str, amount: Money, reason: str) -> tuple[Refund, Answer]:
+    def _refund(
+        self, tx: Tx, *, refund_id: str, attempt_id: str, amount: Money, reason: str
+    ) -> tuple[Refund, Answer]:
         known = store.find_refund(tx, refund_id)
         if known is not None:
             known.must_match(attempt_id=attempt_id, amount=amount)
             return known, Answer.PLAIN
         now = self._clock.now()
-        asked = Refund(refund_id=refund_id, refund_no=self._ids.new("SBR"), attempt_id=attempt_id, amount=amount, reason=reason,
-                       status=RefundStatus.PENDING, created_at=now)
+        asked = Refund(
+            refund_id=refund_id,
+            refund_no=self._ids.new("SBR"),
+            attempt_id=attempt_id,
+            amount=amount,
+            reason=reason,
+            status=RefundStatus.PENDING,
+            created_at=now,
+        )
         transaction = store.find(tx, attempt_id)
         problem = _problem(tx, transaction, amount)
         if problem or transaction is None:
@@ -101,21 +124,36 @@ class RefundDesk:
             case RefundStatus.REVERSED:
                 return refund.to(status, at=now, code="bounced", message=_MESSAGES["bounced"])
             case RefundStatus.SUCCESS:
-                return refund.to(status, at=now, message="refunded", fee_returned=_fee_returned(tx, refund, transaction))
+                return refund.to(
+                    status,
+                    at=now,
+                    message="refunded",
+                    fee_returned=_fee_returned(tx, refund, transaction),
+                )
             case _:
                 assert_never(status)
 
-    def _schedule(self, tx: Tx, refund_id: str, behaviour: RefundMisbehaviour, *, after: int) -> None:
+    def _schedule(
+        self, tx: Tx, refund_id: str, behaviour: RefundMisbehaviour, *, after: int
+    ) -> None:
         if after + 1 < len(behaviour.steps):
             due_at = self._clock.now() + timedelta(seconds=behaviour.steps[after + 1][0])
             store.schedule(tx, what=STEP, subject=refund_id, due_at=due_at, step=after + 1)
 
     def _tell(self, tx: Tx, refund: Refund, behaviour: RefundMisbehaviour) -> None:
         if refund.status is not RefundStatus.PENDING:
-            self._telling.owe(tx, lambda event_id: wire.refund_callback_body(refund, event_id=event_id), times=behaviour.callbacks)
+            self._telling.owe(
+                tx,
+                lambda event_id: wire.refund_callback_body(refund, event_id=event_id),
+                times=behaviour.callbacks,
+            )
 
     def _behaviour(self, transaction: Transaction, amount: Money) -> RefundMisbehaviour:
-        return misbehaviour.of_refund(amount, card=transaction.refund_card) if self._misbehaves else GOOD_REFUND
+        return (
+            misbehaviour.of_refund(amount, card=transaction.refund_card)
+            if self._misbehaves
+            else GOOD_REFUND
+        )
 
 
 _MESSAGES = {
@@ -133,16 +171,31 @@ def _problem(tx: Tx, transaction: Transaction | None, amount: Money) -> str:
         return "not_captured"
     if amount.currency != transaction.captured.currency:
         return "currency_mismatch"
-    taken = sum(refund.amount.minor for refund in store.refunds_of(tx, transaction.attempt_id)
-                if refund.status in (RefundStatus.PENDING, RefundStatus.SUCCESS))
+    taken = sum(
+        refund.amount.minor
+        for refund in store.refunds_of(tx, transaction.attempt_id)
+        if refund.status in (RefundStatus.PENDING, RefundStatus.SUCCESS)
+    )
     return "amount_exceeds_captured" if taken + amount.minor > transaction.captured.minor else ""
 
 
 def _fee_returned(tx: Tx, refund: Refund, transaction: Transaction) -> Money:
     if transaction.captured is None or transaction.fee is None:
         return Money.zero(refund.amount.currency)
-    others = [other for other in store.refunds_of(tx, transaction.attempt_id) if other.refund_id != refund.refund_id]
-    out = sum((other.amount.minor for other in others if other.status is RefundStatus.SUCCESS), start=refund.amount.minor)
+    others = [
+        other
+        for other in store.refunds_of(tx, transaction.attempt_id)
+        if other.refund_id != refund.refund_id
+    ]
+    out = sum(
+        (other.amount.minor for other in others if other.status is RefundStatus.SUCCESS),
+        start=refund.amount.minor,
+    )
     returned = sum(other.fee_returned.minor for other in others if other.fee_returned is not None)
     currency = refund.amount.currency
-    return fee_share(transaction.fee, captured=transaction.captured, refunded=Money(out, currency), returned=Money(returned, currency))
+    return fee_share(
+        transaction.fee,
+        captured=transaction.captured,
+        refunded=Money(out, currency),
+        returned=Money(returned, currency),
+    )

@@ -10,8 +10,9 @@ from starlette.applications import Starlette
 from mesh.http_server import HttpServer
 
 _BACKLOG = 1024
-_KEEP_ALIVE_SECONDS = 75  # longer than any client of ours keeps an idle connection: a request never meets a closing one
-_SHUTDOWN_SECONDS = 2     # a slow card's answer is not waited for
+# longer than any client of ours keeps an idle connection: a request never meets a closing one
+_KEEP_ALIVE_SECONDS = 75
+_SHUTDOWN_SECONDS = 2  # a slow card's answer is not waited for
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -20,14 +21,29 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         OSError: the port is taken.
     """
-    listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=_BACKLOG)
-    # Inherited by every connection. asyncio sets it only on sockets that it made itself; without it each answer waits 40 ms for an ACK, because
-    # uvicorn writes head and body apart.
+    listener = socket.create_server(
+        (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=_BACKLOG
+    )
+    # Inherited by every connection. asyncio sets it only on sockets that it made itself; without it
+    # each answer waits 40 ms for an ACK, because uvicorn writes head and body apart.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 
 
 def make_server(app: Starlette) -> HttpServer:
-    """A server of `app`; run it with `serve(sockets=[listener])`. No access log: cashier addresses are credentials."""
-    return HttpServer(uvicorn.Config(app, lifespan="off", ws="none", access_log=False, log_config=None, server_header=False, proxy_headers=False,
-                                        timeout_keep_alive=_KEEP_ALIVE_SECONDS, timeout_graceful_shutdown=_SHUTDOWN_SECONDS))
+    """A server of `app`; run it with `serve(sockets=[listener])`. No access log: cashier addresses
+    are credentials.
+    """
+    return HttpServer(
+        uvicorn.Config(
+            app,
+            lifespan="off",
+            ws="none",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
+        )
+    )

@@ -1,4 +1,6 @@
-"""The sandbox put together: file, channel, callbacks and HTTP, from plain values. `__main__` and tests build it here."""
+"""The sandbox put together: file, channel, callbacks and HTTP, from plain values. `__main__` and
+tests build it here.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ from sandbox.statements import StatementRules, Statements
 from sandbox.store import Store
 from sandbox.telling import Telling
 
-IDLE_SECONDS = 0.5  # how late a retry or an expiry may be noticed; fresh callbacks wake the worker at once
+# how late a retry or an expiry may be noticed; fresh callbacks wake the worker at once
+IDLE_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,12 +39,14 @@ class SandboxConfig:
         api_key: of /v1/*.
         callback_url: who gets callbacks; None: nobody, and none are recorded.
         callback_secret: HMAC key of callbacks.
-        callback_retry_seconds: pauses between deliveries; one delivery more than pauses, then it is given up.
+        callback_retry_seconds: pauses between deliveries; one delivery more than pauses, then it is
+            given up.
         md5_secret: of source 001's rule.
         public_base_url: what cashier links start with.
         allow_misbehaviour: amounts and cards may ask for trouble, and statements may be spoiled.
         fee_basis_points: what is kept of each capture, in hundredths of a per cent.
-        statement_time_zone: whose days statements are of. statement_cut_off: when such a day begins there.
+        statement_time_zone: whose days statements are of. statement_cut_off: when such a day begins
+            there.
     """
 
     database_file: Path
@@ -65,27 +70,52 @@ class SandboxConfig:
 
 
 class Sandbox:
-    """A running sandbox. `app` serves it; `run_once` does what is due in the background; `run` does so until it is cancelled."""
+    """A running sandbox. `app` serves it; `run_once` does what is due in the background; `run` does
+    so until it is cancelled.
+    """
 
-    def __init__(self, *, app: Starlette, channel: SimulatedChannel, future: Future, deliveries: Deliveries, store: Store, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        app: Starlette,
+        channel: SimulatedChannel,
+        future: Future,
+        deliveries: Deliveries,
+        store: Store,
+        clock: Clock,
+    ) -> None:
         self.app = app
         self._future = future
         self._channel = channel
         self._deliveries = deliveries
         self._store = store
         self._clock = clock
-        self._worker = Worker("sandbox", self.run_once, idle_seconds=IDLE_SECONDS, traffic=store.traffic, due_in=self._due_in)
+        self._worker = Worker(
+            "sandbox",
+            self.run_once,
+            idle_seconds=IDLE_SECONDS,
+            traffic=store.traffic,
+            due_in=self._due_in,
+        )
 
     def wake(self) -> None:
         """A callback is due."""
         self._worker.wake()
 
     async def run_once(self) -> int:
-        """Closes what nobody paid in time, lets happen what is due to happen and sends the callbacks that are due; answers how many of all."""
-        return await self._channel.expire_due() + await self._future.run_once() + await self._deliveries.run_once()
+        """Closes what nobody paid in time, lets happen what is due to happen and sends the
+        callbacks that are due; answers how many of all.
+        """
+        return (
+            await self._channel.expire_due()
+            + await self._future.run_once()
+            + await self._deliveries.run_once()
+        )
 
     async def run(self) -> None:
-        """Does `run_once` for ever. A failure is logged and tried again: a full disk must not end callbacks."""
+        """Does `run_once` for ever. A failure is logged and tried again: a full disk must not end
+        callbacks.
+        """
         await self._worker.run()
 
     async def _due_in(self) -> Seconds | None:
@@ -93,8 +123,14 @@ class Sandbox:
 
 
 @asynccontextmanager
-async def open_sandbox(config: SandboxConfig, *, clock: Clock, ids: Ids, new_token: Callable[[], str], sleep: Sleep = asyncio.sleep,
-                       ) -> AsyncIterator[Sandbox]:
+async def open_sandbox(
+    config: SandboxConfig,
+    *,
+    clock: Clock,
+    ids: Ids,
+    new_token: Callable[[], str],
+    sleep: Sleep = asyncio.sleep,
+) -> AsyncIterator[Sandbox]:
     """Opens the file and puts the parts together; closes them after.
 
     Args:
@@ -106,24 +142,76 @@ async def open_sandbox(config: SandboxConfig, *, clock: Clock, ids: Ids, new_tok
     limits = httpx.Limits(max_connections=32, max_keepalive_connections=4)
     try:
         # Never through a proxy of the environment, never to where the receiver sends us.
-        async with httpx.AsyncClient(trust_env=False, follow_redirects=False, timeout=None, limits=limits) as client:  # noqa: S113  # Deliveries sets one deadline over all of it
+        async with httpx.AsyncClient(
+            trust_env=False,
+            follow_redirects=False,
+            timeout=None,  # noqa: S113  # Deliveries sets one deadline over all of it
+            limits=limits,
+        ) as client:
+
             def wake() -> None:
                 sandbox.wake()
 
             telling = Telling(clock=clock, ids=ids, is_on=config.callback_url is not None)
             channel = SimulatedChannel(
-                store, clock=clock, ids=ids, new_token=new_token, telling=telling, wake_deliveries=wake, rules=ChannelRules(
-                    misbehaves=config.allow_misbehaviour, fee_basis_points=config.fee_basis_points, allow_signatures=config.allow_signatures,
-                    md5_secret=config.md5_secret, signed_callback_delay_seconds=config.signed_callback_delay_seconds))
-            refunds = RefundDesk(store, clock=clock, ids=ids, telling=telling, misbehaves=config.allow_misbehaviour, wake_deliveries=wake)
-            statements = Statements(store, clock=clock, rules=StatementRules(
-                time_zone=ZoneInfo(config.statement_time_zone), cut_off=config.statement_cut_off, may_be_spoiled=config.allow_misbehaviour))
-            deliveries = Deliveries(store, client, clock=clock, url=config.callback_url, secret=config.callback_secret,
-                                    retry_seconds=config.callback_retry_seconds)
-            api = Api(channel, refunds, statements, api_key=config.api_key, public_base_url=config.public_base_url, shop_name=config.shop_name,
-                      slow_seconds=config.slow_seconds, sleep=sleep, deliver=deliveries.run_once)
-            sandbox = Sandbox(app=api.app(), channel=channel, future=Future(store, channel, refunds, clock=clock), deliveries=deliveries, store=store,
-                              clock=clock)
+                store,
+                clock=clock,
+                ids=ids,
+                new_token=new_token,
+                telling=telling,
+                wake_deliveries=wake,
+                rules=ChannelRules(
+                    misbehaves=config.allow_misbehaviour,
+                    fee_basis_points=config.fee_basis_points,
+                    allow_signatures=config.allow_signatures,
+                    md5_secret=config.md5_secret,
+                    signed_callback_delay_seconds=config.signed_callback_delay_seconds,
+                ),
+            )
+            refunds = RefundDesk(
+                store,
+                clock=clock,
+                ids=ids,
+                telling=telling,
+                misbehaves=config.allow_misbehaviour,
+                wake_deliveries=wake,
+            )
+            statements = Statements(
+                store,
+                clock=clock,
+                rules=StatementRules(
+                    time_zone=ZoneInfo(config.statement_time_zone),
+                    cut_off=config.statement_cut_off,
+                    may_be_spoiled=config.allow_misbehaviour,
+                ),
+            )
+            deliveries = Deliveries(
+                store,
+                client,
+                clock=clock,
+                url=config.callback_url,
+                secret=config.callback_secret,
+                retry_seconds=config.callback_retry_seconds,
+            )
+            api = Api(
+                channel,
+                refunds,
+                statements,
+                api_key=config.api_key,
+                public_base_url=config.public_base_url,
+                shop_name=config.shop_name,
+                slow_seconds=config.slow_seconds,
+                sleep=sleep,
+                deliver=deliveries.run_once,
+            )
+            sandbox = Sandbox(
+                app=api.app(),
+                channel=channel,
+                future=Future(store, channel, refunds, clock=clock),
+                deliveries=deliveries,
+                store=store,
+                clock=clock,
+            )
             yield sandbox
     finally:
         await store.close()

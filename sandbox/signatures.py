@@ -1,4 +1,6 @@
-"""How the channel signs: HMAC-SHA256 over `timestamp.body` for callbacks, and the MD5 rule of source 001 for its hint."""
+"""How the channel signs: HMAC-SHA256 over `timestamp.body` for callbacks, and the MD5 rule of
+source 001 for its hint.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,11 @@ def sign_callback(secret: str, *, timestamp: str, body: bytes) -> str:
     return hmac.new(secret.encode(), timestamp.encode() + b"." + body, hashlib.sha256).hexdigest()
 
 
-def sign_hint(secret: str, *, payment_id: str, callback_status: str, timestamp: str, nonce: str) -> str:
-    """UPPER(MD5(callback_status + nonce + payment_id + timestamp + secret)): the fields in the order of their names, without separators.
-    It covers neither amount nor trade number, so it proves nothing but that somebody with the secret pointed at a payment."""
+def sign_hint(
+    secret: str, *, payment_id: str, callback_status: str, timestamp: str, nonce: str
+) -> str:
+    """UPPER(MD5(callback_status + nonce + payment_id + timestamp + secret)): the fields in the
+    order of their names, without separators. It covers neither amount nor trade number, so it
+    proves nothing but that somebody with the secret pointed at a payment."""
     text = callback_status + nonce + payment_id + timestamp + secret
     return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest().upper()

@@ -1,4 +1,6 @@
-"""A statement as text: header, numbered lines, sums and an end mark. A file without its end was cut off."""
+"""A statement as text: header, numbered lines, sums and an end mark. A file without its end was cut
+off.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +17,23 @@ from mesh.money import Money
 class LineType(StrEnum):
     """What a line says of its amount."""
 
-    CAPTURE = "CAPTURE"                  # taken from a buyer; `fee` was kept of it
-    REFUND = "REFUND"                    # given back; `fee` came back to the shop
+    CAPTURE = "CAPTURE"  # taken from a buyer; `fee` was kept of it
+    REFUND = "REFUND"  # given back; `fee` came back to the shop
     REFUND_REVERSED = "REFUND_REVERSED"  # a refund came back
-    FEE = "FEE"                          # kept for something that is no capture
+    FEE = "FEE"  # kept for something that is no capture
 
 
-COLUMNS = ("line_no", "type", "trade_no", "attempt_id", "refund_id", "amount", "currency", "fee", "occurred_at")
+COLUMNS = (
+    "line_no",
+    "type",
+    "trade_no",
+    "attempt_id",
+    "refund_id",
+    "amount",
+    "currency",
+    "fee",
+    "occurred_at",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,9 +61,11 @@ class Planted:
 
     Attributes:
         kind: as in planting.py.
-        finds: what whoever compares the file with his books should call it (reference: docs/sandbox.md).
+        finds: what whoever compares the file with his books should call it (reference:
+            docs/sandbox.md).
         line_no: of the line that shows it; None when the difference is that there is none.
-        was: the true line; None when there is none. shows: what the file has; None when it has nothing.
+        was: the true line; None when there is none. shows: what the file has; None when it has
+            nothing.
     """
 
     kind: str
@@ -71,10 +85,15 @@ def render(lines: Sequence[Line]) -> bytes:
     sums: dict[tuple[str, str], tuple[int, Money, Money]] = {}
     for line in lines:
         try:
-            amount, fee = Money.parse(line.amount, line.currency), Money.parse(line.fee, line.currency, allow_zero=True)
+            amount, fee = (
+                Money.parse(line.amount, line.currency),
+                Money.parse(line.fee, line.currency, allow_zero=True),
+            )
         except InvalidArgument:
             continue  # spoiled
-        count, total, fees = sums.get((line.type, line.currency), (0, Money.zero(line.currency), Money.zero(line.currency)))
+        count, total, fees = sums.get(
+            (line.type, line.currency), (0, Money.zero(line.currency), Money.zero(line.currency))
+        )
         sums[line.type, line.currency] = (count + 1, total + amount, fees + fee)
     for (line_type, currency), (count, total, fees) in sorted(sums.items()):
         writer.writerow(["SUM", line_type, currency, count, total.format(), fees.format()])

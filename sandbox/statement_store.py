@@ -18,7 +18,10 @@ def insert_statement(tx: Tx, *, date: str, body: bytes) -> None:
 
 def shifted_lines(tx: Tx, date: str) -> list[str]:
     """Lines that were moved to a day, as JSON."""
-    return [row[0] for row in tx.execute("SELECT line FROM shifted_lines WHERE date = ? ORDER BY seq", (date,))]
+    return [
+        row[0]
+        for row in tx.execute("SELECT line FROM shifted_lines WHERE date = ? ORDER BY seq", (date,))
+    ]
 
 
 def insert_shifted_line(tx: Tx, *, date: str, line: str) -> None:

@@ -1,6 +1,8 @@
-"""The channel's day as a CSV file: captures, refunds and refunds that bounced, in the channel's time zone from cut-off to cut-off.
+"""The channel's day as a CSV file: captures, refunds and refunds that bounced, in the channel's
+time zone from cut-off to cut-off.
 
-A day that is over never changes. Spoiled on demand (planting.py), the spoiled file is kept, so that it reads the same for ever too.
+A day that is over never changes. Spoiled on demand (planting.py), the spoiled file is kept, so that
+it reads the same for ever too.
 """
 
 from __future__ import annotations
@@ -14,7 +16,15 @@ from zoneinfo import ZoneInfo
 from mesh.clock import Clock
 from mesh.money import Money
 from sandbox import statement_store, store
-from sandbox.domain import AlreadyPlanted, Disabled, InvalidRequest, Refund, RefundStatus, StatementNotReady, Transaction
+from sandbox.domain import (
+    AlreadyPlanted,
+    Disabled,
+    InvalidRequest,
+    Refund,
+    RefundStatus,
+    StatementNotReady,
+    Transaction,
+)
 from sandbox.planting import Spoiler
 from sandbox.statement_file import Line, LineType, Planted, render
 from sandbox.store import Store, Tx
@@ -31,7 +41,9 @@ class StatementRules:
     def day(self, date: date) -> tuple[datetime, datetime]:
         """When a day begins and when the next one does."""
         begins = datetime.combine(date, self.cut_off, tzinfo=self.time_zone)
-        return begins, datetime.combine(date + timedelta(days=1), self.cut_off, tzinfo=self.time_zone)
+        return begins, datetime.combine(
+            date + timedelta(days=1), self.cut_off, tzinfo=self.time_zone
+        )
 
 
 class Statements:
@@ -51,19 +63,31 @@ class Statements:
         self._must_be_over(date)
         return await self._store.run(self._statement, date)
 
-    async def captures(self, date: date, *, after: int, limit: int) -> list[tuple[int, Transaction]]:
+    async def captures(
+        self, date: date, *, after: int, limit: int
+    ) -> list[tuple[int, Transaction]]:
         """What was captured on a day, which need not be over, with positions, beyond a position."""
-        return await self._store.run(store.list_captured, *self._rules.day(date), after=after, limit=limit)
+        return await self._store.run(
+            store.list_captured, *self._rules.day(date), after=after, limit=limit
+        )
 
     async def refunds(self, date: date, *, after: int, limit: int) -> list[tuple[int, Refund]]:
-        """Refunds that were asked for on a day, as they are now, with positions, beyond a position."""
-        return await self._store.run(store.list_asked_back, *self._rules.day(date), after=after, limit=limit)
+        """Refunds that were asked for on a day, as they are now, with positions, beyond a
+        position.
+        """
+        return await self._store.run(
+            store.list_asked_back, *self._rules.day(date), after=after, limit=limit
+        )
 
-    async def plant(self, date: date, *, count: int, seed: str, kinds: Sequence[str]) -> list[Planted]:
-        """Spoils the file of a day once and tells how. The same seed on the same day spoils the same.
+    async def plant(
+        self, date: date, *, count: int, seed: str, kinds: Sequence[str]
+    ) -> list[Planted]:
+        """Spoils the file of a day once and tells how. The same seed on the same day spoils the
+        same.
 
         Raises:
-            Disabled: not in production. StatementNotReady: the day is not over. AlreadyPlanted: it is spoiled already.
+            Disabled: not in production. StatementNotReady: the day is not over. AlreadyPlanted: it
+                is spoiled already.
             InvalidRequest: a kind that does not exist, or too few lines.
         """
         if not self._rules.may_be_spoiled:
@@ -78,7 +102,9 @@ class Statements:
     def _statement(self, tx: Tx, date: date) -> bytes:
         return statement_store.find_statement(tx, date.isoformat()) or render(self._lines(tx, date))
 
-    def _plant(self, tx: Tx, date: date, count: int, seed: str, kinds: Sequence[str]) -> list[Planted]:
+    def _plant(
+        self, tx: Tx, date: date, count: int, seed: str, kinds: Sequence[str]
+    ) -> list[Planted]:
         if statement_store.find_statement(tx, date.isoformat()) is not None:
             raise AlreadyPlanted(f"the statement of {date} is spoiled already")
         next_day = self._rules.day(date)[1]
@@ -87,36 +113,68 @@ class Statements:
         shown, planted, shifted = spoiler.result()
         statement_store.insert_statement(tx, date=date.isoformat(), body=render(shown))
         for line in shifted:
-            statement_store.insert_shifted_line(tx, date=(date + timedelta(days=1)).isoformat(), line=json.dumps(asdict(line)))
+            statement_store.insert_shifted_line(
+                tx, date=(date + timedelta(days=1)).isoformat(), line=json.dumps(asdict(line))
+            )
         return planted
 
     def _lines(self, tx: Tx, date: date) -> list[Line]:
         begins, ends = self._rules.day(date)
-        captures, finished, bounced = (store.captured_between(tx, begins, ends), store.refunds_finished_between(tx, begins, ends),
-                                       store.refunds_reversed_between(tx, begins, ends))
+        captures, finished, bounced = (
+            store.captured_between(tx, begins, ends),
+            store.refunds_finished_between(tx, begins, ends),
+            store.refunds_reversed_between(tx, begins, ends),
+        )
         lines = [self._capture(transaction) for transaction in captures]
-        lines += [self._refund(refund) for refund in finished if refund.status is not RefundStatus.FAILED]
+        lines += [
+            self._refund(refund) for refund in finished if refund.status is not RefundStatus.FAILED
+        ]
         lines += [self._bounce(refund) for refund in bounced]
-        lines += [Line(**json.loads(line)) for line in statement_store.shifted_lines(tx, date.isoformat())]
-        return sorted(lines, key=lambda line: (line.occurred_at, line.type, line.trade_no))  # one zone, one width: text sorts as time
+        lines += [
+            Line(**json.loads(line)) for line in statement_store.shifted_lines(tx, date.isoformat())
+        ]
+        # one zone, one width: text sorts as time
+        return sorted(lines, key=lambda line: (line.occurred_at, line.type, line.trade_no))
 
     def _capture(self, transaction: Transaction) -> Line:
         captured, fee = transaction.captured, transaction.fee
         if captured is None or fee is None or transaction.finished_at is None:
             raise ValueError("a capture has an amount, a fee and a time")
-        return Line(type=LineType.CAPTURE, trade_no=transaction.trade_no, attempt_id=transaction.attempt_id, refund_id="",
-                    amount=captured.format(), currency=captured.currency, fee=fee.format(), occurred_at=self._local(transaction.finished_at))
+        return Line(
+            type=LineType.CAPTURE,
+            trade_no=transaction.trade_no,
+            attempt_id=transaction.attempt_id,
+            refund_id="",
+            amount=captured.format(),
+            currency=captured.currency,
+            fee=fee.format(),
+            occurred_at=self._local(transaction.finished_at),
+        )
 
     def _refund(self, refund: Refund) -> Line:
         fee = refund.fee_returned or Money.zero(refund.amount.currency)
-        return Line(type=LineType.REFUND, trade_no=refund.refund_no, attempt_id=refund.attempt_id, refund_id=refund.refund_id,
-                    amount=refund.amount.format(), currency=refund.amount.currency, fee=fee.format(),
-                    occurred_at=self._local(refund.finished_at or refund.created_at))
+        return Line(
+            type=LineType.REFUND,
+            trade_no=refund.refund_no,
+            attempt_id=refund.attempt_id,
+            refund_id=refund.refund_id,
+            amount=refund.amount.format(),
+            currency=refund.amount.currency,
+            fee=fee.format(),
+            occurred_at=self._local(refund.finished_at or refund.created_at),
+        )
 
     def _bounce(self, refund: Refund) -> Line:
-        return Line(type=LineType.REFUND_REVERSED, trade_no=refund.refund_no, attempt_id=refund.attempt_id, refund_id=refund.refund_id,
-                    amount=refund.amount.format(), currency=refund.amount.currency, fee=Money.zero(refund.amount.currency).format(),
-                    occurred_at=self._local(refund.occurred_at))
+        return Line(
+            type=LineType.REFUND_REVERSED,
+            trade_no=refund.refund_no,
+            attempt_id=refund.attempt_id,
+            refund_id=refund.refund_id,
+            amount=refund.amount.format(),
+            currency=refund.amount.currency,
+            fee=Money.zero(refund.amount.currency).format(),
+            occurred_at=self._local(refund.occurred_at),
+        )
 
     def _local(self, moment: datetime) -> str:
         return moment.astimezone(self._rules.time_zone).isoformat(timespec="milliseconds")
@@ -132,6 +190,7 @@ def parse_date(text: str) -> date:
         day = date.fromisoformat(text)
     except ValueError:
         raise InvalidRequest("date: expected YYYY-MM-DD") from None
-    if day.isoformat() != text or not date.min < day < date.max:  # 20261120 and 2026-W47-5 are dates too
+    # 20261120 and 2026-W47-5 are dates too
+    if day.isoformat() != text or not date.min < day < date.max:
         raise InvalidRequest("date: expected YYYY-MM-DD")
     return day

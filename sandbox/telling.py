@@ -23,8 +23,12 @@ class Telling:
         self._ids = ids
         self._is_on = is_on
 
-    def owe(self, tx: Tx, body_of: Callable[[str], bytes], *, times: int = 1, delay_seconds: float = 0) -> None:
-        """Owes the callback that `body_of` writes for an event id, so many times: the same bytes under the same event id."""
+    def owe(
+        self, tx: Tx, body_of: Callable[[str], bytes], *, times: int = 1, delay_seconds: float = 0
+    ) -> None:
+        """Owes the callback that `body_of` writes for an event id, so many times: the same bytes
+        under the same event id.
+        """
         if not self._is_on or times == 0:
             return
         event_id = self._ids.new("EVT")

@@ -1,4 +1,6 @@
-"""What travels over the channel's HTTP API: requests as strict structs, transactions as JSON. Amounts are decimal strings in major units."""
+"""What travels over the channel's HTTP API: requests as strict structs, transactions as JSON.
+Amounts are decimal strings in major units.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,11 @@ class CardInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def card(self) -> cards.Card:
         """The card without its CVV, which is not looked at again."""
-        return cards.Card(number=self.number, expiration_year=self.expiration_year, expiration_month=self.expiration_month)
+        return cards.Card(
+            number=self.number,
+            expiration_year=self.expiration_year,
+            expiration_month=self.expiration_month,
+        )
 
 
 class ChargeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -55,7 +61,8 @@ class CheckoutRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     currency: str
     subject: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
     expires_at: Moment
-    return_url: Annotated[str, msgspec.Meta(pattern=r"^(https?://[!-~]{1,500})?\Z")] = ""  # shown as a link: no other scheme
+    # shown as a link: no other scheme
+    return_url: Annotated[str, msgspec.Meta(pattern=r"^(https?://[!-~]{1,500})?\Z")] = ""
 
 
 class RefundRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -77,7 +84,9 @@ class PlantRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SignatureRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Body of POST /v1/transactions/{attempt_id}/signature. The fixed patterns keep the fields of an unseparated text apart."""
+    """Body of POST /v1/transactions/{attempt_id}/signature. The fixed patterns keep the fields of
+    an unseparated text apart.
+    """
 
     payment_id: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,32}\Z")]
     callback_status: Annotated[str, msgspec.Meta(pattern=r"^(SUCCESS|FAILED)\Z")]
@@ -123,11 +132,15 @@ def transaction_json(transaction: Transaction, *, cashier_url: str | None) -> di
         "decline_code": transaction.decline_code,
         "message": transaction.message,
         "duplicate_of": transaction.duplicate_of,
-        "card": {"brand": transaction.card_brand, "last4": transaction.card_last4} if transaction.card_last4 else None,
+        "card": {"brand": transaction.card_brand, "last4": transaction.card_last4}
+        if transaction.card_last4
+        else None,
         "created_at": _rfc3339(transaction.created_at),
         "expires_at": _rfc3339(transaction.expires_at),
         "finished_at": _rfc3339(transaction.finished_at),
-        "captured_at": _rfc3339(transaction.finished_at if transaction.status is Status.CAPTURED else None),
+        "captured_at": _rfc3339(
+            transaction.finished_at if transaction.status is Status.CAPTURED else None
+        ),
         "cashier_url": cashier_url,
     }
 
@@ -155,27 +168,43 @@ def refund_json(refund: Refund) -> dict[str, object]:
 def callback_body(transaction: Transaction, *, event_id: str) -> bytes:
     """The bytes of a callback: written once, so that every delivery carries the same."""
     amount, fee = transaction.shown_amount, transaction.fee
-    return _compact({
-        "event_id": event_id,
-        "kind": "payment",
-        "attempt_id": transaction.attempt_id,
-        "trade_no": transaction.trade_no,
-        "status": transaction.status,
-        "amount": amount.format() if amount else None,
-        "currency": amount.currency if amount else None,
-        "fee": fee.format() if fee else None,
-        "decline_code": transaction.decline_code,
-        "message": transaction.message,
-        "duplicate_of": transaction.duplicate_of,
-        "occurred_at": _rfc3339(transaction.finished_at),
-    })
+    return _compact(
+        {
+            "event_id": event_id,
+            "kind": "payment",
+            "attempt_id": transaction.attempt_id,
+            "trade_no": transaction.trade_no,
+            "status": transaction.status,
+            "amount": amount.format() if amount else None,
+            "currency": amount.currency if amount else None,
+            "fee": fee.format() if fee else None,
+            "decline_code": transaction.decline_code,
+            "message": transaction.message,
+            "duplicate_of": transaction.duplicate_of,
+            "occurred_at": _rfc3339(transaction.finished_at),
+        }
+    )
 
 
 def refund_callback_body(refund: Refund, *, event_id: str) -> bytes:
     """The bytes of a callback about a refund."""
-    told = ("refund_id", "attempt_id", "refund_no", "status", "amount", "currency", "fee_returned", "reason", "code", "message", "occurred_at")
+    told = (
+        "refund_id",
+        "attempt_id",
+        "refund_no",
+        "status",
+        "amount",
+        "currency",
+        "fee_returned",
+        "reason",
+        "code",
+        "message",
+        "occurred_at",
+    )
     shown = refund_json(refund)
-    return _compact({"event_id": event_id, "kind": "refund", **{name: shown[name] for name in told}})
+    return _compact(
+        {"event_id": event_id, "kind": "refund", **{name: shown[name] for name in told}}
+    )
 
 
 def _compact(content: dict[str, object]) -> bytes:
@@ -183,4 +212,8 @@ def _compact(content: dict[str, object]) -> bytes:
 
 
 def _rfc3339(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return (
+        None
+        if moment is None
+        else moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    )

@@ -1,1 +1,3 @@
-"""Flash sales: an admission filter in Redis, the truth in one database. Speaks `paymesh.seckill.v1`."""
+"""Flash sales: an admission filter in Redis, the truth in one database. Speaks
+`paymesh.seckill.v1`.
+"""

@@ -1,4 +1,6 @@
-"""`python -m seckill_rpc`: the composition root. Settings, database, Redis, use cases, servicers, workers, server; until SIGTERM or Ctrl-C."""
+"""`python -m seckill_rpc`: the composition root. Settings, database, Redis, use cases, servicers,
+workers, server; until SIGTERM or Ctrl-C.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,7 @@ from seckill_rpc.settings import SeckillSettings
 from seckill_rpc.stock.connection import StockCheck, UnsafeRedis, open_stock, require_safe
 from seckill_rpc.tables import metadata
 
-REDIS_ATTEMPTS = 20          # a Redis that starts beside us is there within seconds
+REDIS_ATTEMPTS = 20  # a Redis that starts beside us is there within seconds
 REDIS_PAUSE_SECONDS = 0.5
 
 
@@ -51,31 +53,64 @@ async def run(settings: SeckillSettings) -> None:
     clock = SystemClock()
     ids = UlidIds(clock)
     tickets = Tickets(*read_secrets(settings.ticket_secret_file))
-    db = open_database(settings.database_url, metadata, pool_size=settings.database_pool_size, retry_constraints=RETRY_CONSTRAINTS)
+    db = open_database(
+        settings.database_url,
+        metadata,
+        pool_size=settings.database_pool_size,
+        retry_constraints=RETRY_CONSTRAINTS,
+    )
     await migrations.check_current("seckill_rpc", db.engine)
     redis = open_stock(settings.redis_url, command_seconds=settings.redis_timeout_seconds)
-    await check_redis(redis, is_durable=not settings.is_development, is_vouched_for=settings.redis_vouched)
+    await check_redis(
+        redis, is_durable=not settings.is_development, is_vouched_for=settings.redis_vouched
+    )
     events = open_events(settings.stream_redis_url or settings.redis_url)
     server = MeshServer(settings, clock=clock, ids=ids)
     discovery = open_discovery(settings)
-    order_channel = MeshChannel("order_rpc", settings=settings, discovery=discovery, caller_tokens=server.caller_tokens)
-    app = SeckillApp(db=db, redis=redis, clock=clock, monotonic=time.monotonic, jitter=Random().random, ids=ids,  # noqa: S311  spreads, protects nothing
-                     page_tokens=PageTokens.from_settings(settings), tickets=tickets, allocations=Allocations(order_channel), settings=settings,
-                     events=events)
+    order_channel = MeshChannel(
+        "order_rpc", settings=settings, discovery=discovery, caller_tokens=server.caller_tokens
+    )
+    app = SeckillApp(
+        db=db,
+        redis=redis,
+        clock=clock,
+        monotonic=time.monotonic,
+        jitter=Random().random,  # noqa: S311  spreads, protects nothing
+        ids=ids,
+        page_tokens=PageTokens.from_settings(settings),
+        tickets=tickets,
+        allocations=Allocations(order_channel),
+        settings=settings,
+        events=events,
+    )
     await app.registry.refresh()
     app.add_to(server)
-    purging = purge_worker(db=db, clock=clock, retention=timedelta(days=settings.delivered_retention_days))
-    dependencies = Dependencies({"database": db.check, "redis": StockCheck(redis).ask}, server.set_usable)
-    await serve(settings, server, open_registrar(settings),
-                workers=[*app.workers, clock_worker(db, clock=clock, watch=server.clock_watch), purging, dependencies],
-                closers=[order_channel.close, discovery.close, db.close, redis.aclose, events.aclose])
+    purging = purge_worker(
+        db=db, clock=clock, retention=timedelta(days=settings.delivered_retention_days)
+    )
+    dependencies = Dependencies(
+        {"database": db.check, "redis": StockCheck(redis).ask}, server.set_usable
+    )
+    await serve(
+        settings,
+        server,
+        open_registrar(settings),
+        workers=[
+            *app.workers,
+            clock_worker(db, clock=clock, watch=server.clock_watch),
+            purging,
+            dependencies,
+        ],
+        closers=[order_channel.close, discovery.close, db.close, redis.aclose, events.aclose],
+    )
 
 
 async def check_redis(redis: Redis, *, is_durable: bool, is_vouched_for: bool = False) -> None:
     """Waits a moment for Redis and refuses one that may lose what it is told.
 
     Raises:
-        UnsafeRedis: it evicts keys, is a cluster, or (`is_durable`) has no append-only file. Unavailable: it does not answer.
+        UnsafeRedis: it evicts keys, is a cluster, or (`is_durable`) has no append-only file.
+            Unavailable: it does not answer.
     """
     for attempt in range(REDIS_ATTEMPTS):
         try:

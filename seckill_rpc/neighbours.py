@@ -1,4 +1,6 @@
-"""The sibling services that seckill_rpc asks: order_rpc, which has the shelf and writes the orders. Protobuf ends here."""
+"""The sibling services that seckill_rpc asks: order_rpc, which has the shelf and writes the orders.
+Protobuf ends here.
+"""
 
 from __future__ import annotations
 
@@ -23,41 +25,72 @@ class Allocations:
         Raises:
             RemoteError: there is no such product, or no answer.
         """
-        answer = await self._catalog.GetProduct(catalog_pb2.GetProductRequest(merchant_id=activity.merchant_id, sku_id=activity.sku_id))
+        answer = await self._catalog.GetProduct(
+            catalog_pb2.GetProductRequest(merchant_id=activity.merchant_id, sku_id=activity.sku_id)
+        )
         return str(answer.product.currency)
 
     async def allocate(self, activity: Activity, *, op_id: str) -> int:
-        """Takes all units of an activity off the shelf; returns how many it was given in all. The same op_id is the same step.
+        """Takes all units of an activity off the shelf; returns how many it was given in all. The
+        same op_id is the same step.
 
         Raises:
             RemoteError: refused (OUT_OF_STOCK, PRODUCT_NOT_FOUND …), or not answered.
         """
-        answer = await self._allocations.AllocateStock(allocation_pb2.AllocateStockRequest(
-            op_id=op_id, merchant_id=activity.merchant_id, activity_id=activity.activity_id, sku_id=activity.sku_id, quantity=activity.offered))
+        answer = await self._allocations.AllocateStock(
+            allocation_pb2.AllocateStockRequest(
+                op_id=op_id,
+                merchant_id=activity.merchant_id,
+                activity_id=activity.activity_id,
+                sku_id=activity.sku_id,
+                quantity=activity.offered,
+            )
+        )
         return int(answer.allocated)
 
-    async def give_back(self, *, op_id: str, merchant_id: str, activity_id: str, quantity: int) -> int:
-        """Puts units of an activity back on the shelf; returns how many it gave back in all. The same op_id is the same step.
+    async def give_back(
+        self, *, op_id: str, merchant_id: str, activity_id: str, quantity: int
+    ) -> int:
+        """Puts units of an activity back on the shelf; returns how many it gave back in all. The
+        same op_id is the same step.
 
         Raises:
             RemoteError: refused, or not answered.
         """
-        answer = await self._allocations.ReturnAllocation(allocation_pb2.ReturnAllocationRequest(
-            op_id=op_id, merchant_id=merchant_id, activity_id=activity_id, quantity=quantity))
+        answer = await self._allocations.ReturnAllocation(
+            allocation_pb2.ReturnAllocationRequest(
+                op_id=op_id, merchant_id=merchant_id, activity_id=activity_id, quantity=quantity
+            )
+        )
         return int(answer.returned)
 
-    async def create_orders(self, activity: Activity, orders: Sequence[tuple[str, str]]) -> dict[str, str]:
-        """Writes orders (order_id, user_id) of an activity, one unit each. Returns for each order that was decided "" when it is written, now or by
-        an earlier call, or the reason why it can never be. An order that is missing in the answer was not decided.
+    async def create_orders(
+        self, activity: Activity, orders: Sequence[tuple[str, str]]
+    ) -> dict[str, str]:
+        """Writes orders (order_id, user_id) of an activity, one unit each. Returns for each order
+        that was decided "" when it is written, now or by an earlier call, or the reason why it can
+        never be. An order that is missing in the answer was not decided.
 
         Raises:
             RemoteError: refused as a whole, or not answered.
         """
         price = activity.price.format()
-        answer = await self._allocations.CreateSeckillOrders(allocation_pb2.CreateSeckillOrdersRequest(orders=[
-            allocation_pb2.SeckillOrder(order_id=order_id, merchant_id=activity.merchant_id, user_id=user_id, activity_id=activity.activity_id,
-                                        sku_id=activity.sku_id, price=price, currency=activity.price.currency)
-            for order_id, user_id in orders]))
+        answer = await self._allocations.CreateSeckillOrders(
+            allocation_pb2.CreateSeckillOrdersRequest(
+                orders=[
+                    allocation_pb2.SeckillOrder(
+                        order_id=order_id,
+                        merchant_id=activity.merchant_id,
+                        user_id=user_id,
+                        activity_id=activity.activity_id,
+                        sku_id=activity.sku_id,
+                        price=price,
+                        currency=activity.price.currency,
+                    )
+                    for order_id, user_id in orders
+                ]
+            )
+        )
         decided = {}
         for each in answer.answers:
             if each.result == allocation_pb2.SECKILL_ORDER_RESULT_CREATED:

@@ -1,9 +1,23 @@
-"""The tables of seckill_rpc. What makes overselling and a second unit of one buyer impossible stands here, whatever Redis says: `sold <= total` by
-CHECK, one row per (activity, user, slot) and per (activity, user, live request) by UNIQUE, with NULLs for what is not live."""
+"""The tables of seckill_rpc. What makes overselling and a second unit of one buyer impossible
+stands here, whatever Redis says: `sold <= total` by CHECK, one row per (activity, user, slot) and
+per (activity, user, live request) by UNIQUE, with NULLs for what is not live."""
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, Index, Integer, SmallInteger, String, Table, Text, UniqueConstraint, false
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Index,
+    Integer,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    false,
+)
 from sqlalchemy.dialects import mysql
 
 from mesh.db import BigInt, Identifier, UtcMillis, metadata_with_names
@@ -23,7 +37,9 @@ _USER = Identifier(64)
 _REQUEST = Identifier(64)
 _STATE = Identifier(16)
 # For people, in any script; latin1 is still the default of many servers.
-_TEXT = String(200).with_variant(mysql.VARCHAR(200, charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb")
+_TEXT = String(200).with_variant(
+    mysql.VARCHAR(200, charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb"
+)
 
 
 def _one_of(column: str, values: type[ActivityState | AdmissionMode | UnitState]) -> str:
@@ -31,7 +47,8 @@ def _one_of(column: str, values: type[ActivityState | AdmissionMode | UnitState]
 
 
 ACTIVITY = Table(
-    "activity", metadata,
+    "activity",
+    metadata,
     Column("activity_id", _ACTIVITY, primary_key=True),
     Column("merchant_id", Identifier(32), nullable=False),
     Column("sku_id", Identifier(64), nullable=False),
@@ -68,11 +85,14 @@ ACTIVITY = Table(
     Index("ix_activity_state", "state", "activity_id"),
 )
 
-# One row per click that was decided. `request_id` is kept for a rebuild, which restores who clicked what.
-# No foreign key to the activity: its check would lock that row shared, and each batch updates it last, a deadlock between two batches. The audit
-# looks for orders of no activity (`order_of_activity`).
+# One row per click that was decided. `request_id` is kept for a rebuild, which restores who clicked
+# what.
+# No foreign key to the activity: its check would lock that row shared, and each batch updates it
+# last, a deadlock between two batches. The audit looks for orders of no activity
+# (`order_of_activity`).
 SECKILL_ORDER = Table(
-    "seckill_order", metadata,
+    "seckill_order",
+    metadata,
     Column("order_id", _ORDER, primary_key=True),
     Column("activity_id", _ACTIVITY, nullable=False),
     Column("user_id", _USER, nullable=False),
@@ -83,20 +103,25 @@ SECKILL_ORDER = Table(
     Column("batch_id", BigInteger, nullable=False),
     Column("epoch", BigInteger, nullable=False),
     Column("order_ready", Boolean(name="order_ready"), nullable=False, server_default=false()),
-    # How many inserts met this row. It makes MySQL count them: an UPDATE that changes nothing would look like a new row.
+    # How many inserts met this row. It makes MySQL count them: an UPDATE that changes nothing would
+    # look like a new row.
     Column("collisions", Integer, nullable=False, server_default="0"),
     Column("created_at", UtcMillis, nullable=False),
     Column("updated_at", UtcMillis, nullable=False),
     UniqueConstraint("activity_id", "user_id", "slot", name="uq_seckill_order_slot"),
-    UniqueConstraint("activity_id", "user_id", "live_request", name="uq_seckill_order_live_request"),
+    UniqueConstraint(
+        "activity_id", "user_id", "live_request", name="uq_seckill_order_live_request"
+    ),
     CheckConstraint(_one_of("state", UnitState), name="state"),
     CheckConstraint("(state = 'LIVE') = (slot IS NOT NULL)", name="slot"),
     CheckConstraint("(state = 'LIVE') = (live_request IS NOT NULL)", name="live_request"),
 )
 
-# Entries of the line that failed alone, five times, with an error of their own data; the buyer was told 2.
+# Entries of the line that failed alone, five times, with an error of their own data; the buyer was
+# told 2.
 DEAD_ENTRY = Table(
-    "dead_entry", metadata,
+    "dead_entry",
+    metadata,
     Column("id", BigInt, primary_key=True, autoincrement=True),
     Column("activity_id", _ACTIVITY, nullable=False),
     Column("entry_id", String(40), nullable=False),
@@ -108,5 +133,6 @@ DEAD_ENTRY = Table(
     UniqueConstraint("activity_id", "entry_id", name="uq_dead_entry_entry_id"),
 )
 
-# Evidence: the user of the service may add rows and read them, nothing else (`paymesh migrate --grant-to-services`).
+# Evidence: the user of the service may add rows and read them, nothing else (`paymesh migrate
+# --grant-to-services`).
 APPEND_ONLY = frozenset({"dead_entry"})

@@ -1,1 +1,3 @@
-"""Tests of paymesh: unit, contract, integration and e2e. What a folder needs stands in its marker (pyproject.toml)."""
+"""Tests of paymesh: unit, contract, integration and e2e. What a folder needs stands in its marker
+(pyproject.toml).
+"""

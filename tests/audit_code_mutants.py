@@ -1,11 +1,15 @@
-"""What `paymesh audit` looks at, removed check by check: without a check, its row of tests/audit_corruptions.py is not found."""
+"""What `paymesh audit` looks at, removed check by check: without a check, its row of
+tests/audit_corruptions.py is not found.
+"""
 
 from __future__ import annotations
 
 from tests.audit_corruptions import ROWS
 from tests.code_mutants import Edit, Mutant
 
-_CORRUPTIONS = "integration/test_audit_corruptions.py::test_each_thing_that_somebody_changes_is_named"
+_CORRUPTIONS = (
+    "integration/test_audit_corruptions.py::test_each_thing_that_somebody_changes_is_named"
+)
 
 
 def _row(damage: str) -> str:
@@ -14,7 +18,9 @@ def _row(damage: str) -> str:
 
 def _named(place: str, check: str) -> str:
     """The first row that only this check finds."""
-    return _row(next(damage for damage, (_, where, what) in ROWS.items() if (where, what) == (place, check)))
+    return _row(
+        next(damage for damage, (_, where, what) in ROWS.items() if (where, what) == (place, check))
+    )
 
 
 def _kin(damage: str) -> str:
@@ -29,7 +35,15 @@ def _query(check: str, fails: str, *, of: str) -> Mutant:
     """A check that asks the database is not asked."""
     old = "    rows = (await tx.execute(check.query.where(within).limit(limit))).mappings()\n"
     return Mutant(
-        f"{of}: {check} is asked for", fails, (Edit("mesh/proof_queries.py", old, f'    if check.name == "{check}":\n        return []\n{old}'),)
+        f"{of}: {check} is asked for",
+        fails,
+        (
+            Edit(
+                "mesh/proof_queries.py",
+                old,
+                f'    if check.name == "{check}":\n        return []\n{old}',
+            ),
+        ),
     )
 
 
@@ -58,7 +72,13 @@ _OF_ORDERS = (
     "outbox_dead",
     "outbox_readable",
 )
-_OF_THE_SHELF = ("stock_available", "stock_reserved", "stock_sold", "stock_allocated", "allocation_steps")
+_OF_THE_SHELF = (
+    "stock_available",
+    "stock_reserved",
+    "stock_sold",
+    "stock_allocated",
+    "allocation_steps",
+)
 _OF_PAYMENTS = (
     "payment_late",
     "attempt_late",
@@ -100,7 +120,15 @@ _ACROSS = (
     "paid_once",
     "order_refunded",
 )
-_AT_CHANNEL = ("capture_same", "capture_fee", "capture_real", "refund_known", "refund_amount", "refund_fee")
+_AT_CHANNEL = (
+    "capture_same",
+    "capture_fee",
+    "capture_real",
+    "refund_known",
+    "refund_amount",
+    "refund_fee",
+)
+
 
 def _readable(sentence: str, damage: str, *, old: str, new: str) -> Mutant:
     name = "test_a_row_that_no_code_can_read_is_named_and_the_audit_goes_on"
@@ -140,10 +168,16 @@ MUTANTS = [
         new="        if False:",
     ),
     *(_query(check, _named("order_rpc", check), of="order_rpc") for check in _OF_ORDERS),
-    *(_said("order_rpc/proof/stock.py", check, _named("order_rpc", check)) for check in _OF_THE_SHELF),
+    *(
+        _said("order_rpc/proof/stock.py", check, _named("order_rpc", check))
+        for check in _OF_THE_SHELF
+    ),
     *(_query(check, _named("payment_rpc", check), of="payment_rpc") for check in _OF_PAYMENTS),
     *(_said("mesh/proof.py", check, _named("across", check)) for check in _ACROSS),
-    *(_said("payment_rpc/proof/channel.py", check, _named("channel", check)) for check in _AT_CHANNEL),
+    *(
+        _said("payment_rpc/proof/channel.py", check, _named("channel", check))
+        for check in _AT_CHANNEL
+    ),
     _edit(
         "mesh/proof.py",
         "the amounts of an order are those of its payment",
@@ -162,11 +196,16 @@ MUTANTS = [
         "mesh/proof.py",
         "an order is paid by a payment that is there",
         old="    if paying is None:\n",
-        new="    if paying is None and order.paid_payment_id == '':\n        return\n    if paying is None:\n        return\n    if False:\n",
+        new="    if paying is None and order.paid_payment_id == '':\n        return\n    if "
+        "paying is None:\n        return\n    if False:\n",
         fails=_row("payments: payments are gone"),
     ),
     _edit(
-        "mesh/proof.py", "and that is a SUCCESS", old='    if paying.state != "SUCCESS":\n', new="    if False:\n", fails=_row("payments: late money")
+        "mesh/proof.py",
+        "and that is a SUCCESS",
+        old='    if paying.state != "SUCCESS":\n',
+        new="    if False:\n",
+        fails=_row("payments: late money"),
     ),
     _edit(
         "mesh/proof_queries.py",
@@ -263,18 +302,27 @@ MUTANTS = [
     _edit(
         "payment_rpc/proof/kept.py",
         "the message to the order is kept",
-        old='or_(~told(_O.destination == ORDER_DESTINATION), ~told(topic, _O.tag == "PAYMENT_SUCCEEDED"))',
+        old="or_(~told(_O.destination == ORDER_DESTINATION), ~told(topic, _O.tag == "
+        '"PAYMENT_SUCCEEDED"))',
         new='~told(topic, _O.tag == "PAYMENT_SUCCEEDED")',
         fails=_row("payments: a delivered message is gone"),
     ),
     _said("seckill_rpc/proof/audit.py", "units_sold", _damage("a unit more is sold than live")),
-    _said("seckill_rpc/proof/audit.py", "never_oversold", _kin("more orders live than there are units")),
+    _said(
+        "seckill_rpc/proof/audit.py",
+        "never_oversold",
+        _kin("more orders live than there are units"),
+    ),
     _query("order_of_activity", _kin("an order of no sale"), of="seckill_rpc"),
     _query("units_of_closed", _kin("a closed sale that keeps units"), of="seckill_rpc"),
     _query("buyer_within_limit", _damage("a place above the limit"), of="seckill_rpc"),
     _query("order_written", _damage("an order that order_rpc never answered"), of="seckill_rpc"),
     _query("dead_entry", _damage("a dead entry"), of="seckill_rpc"),
-    _query("activity_late", "integration/test_seckill_audit.py::test_an_end_that_nobody_saw_is_found[mariadb]", of="seckill_rpc"),
+    _query(
+        "activity_late",
+        "integration/test_seckill_audit.py::test_an_end_that_nobody_saw_is_found[mariadb]",
+        of="seckill_rpc",
+    ),
     _said("mesh/proof.py", "unit_has_order", _kin("an order that is not there any more")),
     _said("mesh/proof.py", "same_sale", _damage("another buyer over there")),
     _said("mesh/proof.py", "order_has_unit", _damage("an order that no sale decided")),

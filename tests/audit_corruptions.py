@@ -1,5 +1,5 @@
-"""Things that somebody changes by hand in databases of which everything holds, and what of `paymesh audit` finds each: for
-tests/integration/test_audit_corruptions.py and the mutants of the audit."""
+"""Things that somebody changes by hand in databases of which everything holds, and what of `paymesh
+audit` finds each: for tests/integration/test_audit_corruptions.py and the mutants of the audit."""
 
 from __future__ import annotations
 
@@ -29,7 +29,12 @@ from tests.integration.test_refunds import refund
 from tests.integration.test_wallet import spend, top_up
 from tests.sandbox_server import API_KEY
 
-ORDERS, RESERVATION, STOCK, ITEM = of_orders.ORDERS, of_orders.RESERVATION, of_orders.STOCK, of_orders.ORDER_ITEM
+ORDERS, RESERVATION, STOCK, ITEM = (
+    of_orders.ORDERS,
+    of_orders.RESERVATION,
+    of_orders.STOCK,
+    of_orders.ORDER_ITEM,
+)
 HISTORY, MOVEMENT, REQUEST, HEARD = (
     of_orders.ORDER_AUDIT,
     of_orders.STOCK_MOVEMENT,
@@ -37,9 +42,22 @@ HISTORY, MOVEMENT, REQUEST, HEARD = (
     of_orders.PAYMENT_DISPOSITION,
 )
 STATISTIC, ENTRY, ALLOCATION = of_orders.STATISTIC, of_orders.STATISTIC_ENTRY, of_orders.ALLOCATION
-PAYMENT, ATTEMPT, REFUND, GATE = of_payments.PAYMENT, of_payments.ATTEMPT, of_payments.REFUND, of_payments.ORDER_GATE
-TRANSACTION, POSTING, WALLET = of_payments.LEDGER_TRANSACTION, of_payments.LEDGER_POSTING, of_payments.WALLET
-WALLET_ENTRY, CALLBACK, SCAN = of_payments.WALLET_ENTRY, of_payments.CHANNEL_CALLBACK, of_payments.SCAN_ACTION
+PAYMENT, ATTEMPT, REFUND, GATE = (
+    of_payments.PAYMENT,
+    of_payments.ATTEMPT,
+    of_payments.REFUND,
+    of_payments.ORDER_GATE,
+)
+TRANSACTION, POSTING, WALLET = (
+    of_payments.LEDGER_TRANSACTION,
+    of_payments.LEDGER_POSTING,
+    of_payments.WALLET,
+)
+WALLET_ENTRY, CALLBACK, SCAN = (
+    of_payments.WALLET_ENTRY,
+    of_payments.CHANNEL_CALLBACK,
+    of_payments.SCAN_ACTION,
+)
 P, A, R, O, H, Q = PAYMENT.c, ATTEMPT.c, REFUND.c, ORDERS.c, HISTORY.c, REQUEST.c
 
 Tamper = Callable[["Stage"], Awaitable[Any]]
@@ -62,22 +80,37 @@ class Stage:
 
     async def one(self, table: Table, *conditions: Any) -> Any:
         async def read(tx: AsyncConnection) -> Any:
-            return (await tx.execute(select(table).where(*conditions).order_by(*table.primary_key.columns).limit(1))).one()
+            return (
+                await tx.execute(
+                    select(table).where(*conditions).order_by(*table.primary_key.columns).limit(1)
+                )
+            ).one()
 
-        return await self.databases["payment_rpc" if table.metadata is of_payments.metadata else "order_rpc"][0].read(read)
+        return await self.databases[
+            "payment_rpc" if table.metadata is of_payments.metadata else "order_rpc"
+        ][0].read(read)
 
     async def restore(self) -> None:
         """Every row as it was."""
         for service, (db, metadata) in self.databases.items():
 
-            async def run(tx: AsyncConnection, metadata: MetaData = metadata, service: str = service) -> None:
-                changes = {table: Difference.of(table, self.rows[service, table.name], await all_rows(tx, table)) for table in metadata.sorted_tables}
+            async def run(
+                tx: AsyncConnection, metadata: MetaData = metadata, service: str = service
+            ) -> None:
+                changes = {
+                    table: Difference.of(
+                        table, self.rows[service, table.name], await all_rows(tx, table)
+                    )
+                    for table in metadata.sorted_tables
+                }
                 for table in reversed(metadata.sorted_tables):
                     for key in changes[table].unknown:
                         await tx.execute(delete(table).where(*is_row(table, key)))
                 for table in metadata.sorted_tables:
                     for row in changes[table].changed:
-                        await tx.execute(update(table).where(*is_row(table, key_of(table, row))).values(row))
+                        await tx.execute(
+                            update(table).where(*is_row(table, key_of(table, row))).values(row)
+                        )
                     if changes[table].missing:
                         await tx.execute(insert(table), changes[table].missing)
 
@@ -131,7 +164,9 @@ async def all_rows(tx: AsyncConnection, table: Table) -> list[Row]:
 
 
 async def a_day(world: PaymentWorld) -> None:
-    """Cards with and without keys, refunds asked for on both sides, a declined card, a cashier with callbacks, the wallet."""
+    """Cards with and without keys, refunds asked for on both sides, a declined card, a cashier with
+    callbacks, the wallet.
+    """
     payment = await world.charge(await world.order(), key="k")
     await refund(world, payment, "10.00", key="r")
     order = await world.order()
@@ -139,7 +174,9 @@ async def a_day(world: PaymentWorld) -> None:
     await world.finish()
     request = await world.order_side.refund(await world.order_side.load(order), amount="20.00")
     await refund(world, paid, "20.00", request_id=request.request_id)
-    await world.order_side.execute(update(OUTBOX).where(OUTBOX.c.tag == "CreateRefund").values(state="DONE"))
+    await world.order_side.execute(
+        update(OUTBOX).where(OUTBOX.c.tag == "CreateRefund").values(state="DONE")
+    )
     with pytest.raises(CardDeclined):
         await world.charge(await world.order(), number=DECLINED)
     waiting = await world.cashier(await world.order())
@@ -179,7 +216,9 @@ async def fee_removed(stage: Stage) -> None:
     fee = await stage.one(
         TRANSACTION,
         TRANSACTION.c.kind == "FEE",
-        TRANSACTION.c.payment_id.in_(select(P.payment_id).where(P.ledger_head == TRANSACTION.c.hash)),
+        TRANSACTION.c.payment_id.in_(
+            select(P.payment_id).where(P.ledger_head == TRANSACTION.c.hash)
+        ),
     )
     await stage.change(
         "payment_rpc",
@@ -195,7 +234,9 @@ def fee_invented(key: str) -> Tamper:
     async def tamper(stage: Stage) -> None:
         payment = await stage.one(PAYMENT, P.state == "SUCCESS", P.channel == "sandbox")
         attempt = await stage.one(ATTEMPT, A.payment_id == payment.payment_id)
-        old = await stage.one(TRANSACTION, TRANSACTION.c.business_key == f"attempt:{attempt.attempt_id}:fee")
+        old = await stage.one(
+            TRANSACTION, TRANSACTION.c.business_key == f"attempt:{attempt.attempt_id}:fee"
+        )
         line = await stage.one(POSTING, POSTING.c.business_key == old.business_key)
         made = fee_charged(
             attempt_id=attempt.attempt_id,
@@ -204,7 +245,13 @@ def fee_invented(key: str) -> Tamper:
             fee=Money(line.amount_minor, "CNY"),
         )
         name = key.format(attempt_id=attempt.attempt_id)
-        digest = chained_hash(payment.ledger_head, key=name, kind="FEE", payment_id=payment.payment_id, postings=made.postings)
+        digest = chained_hash(
+            payment.ledger_head,
+            key=name,
+            kind="FEE",
+            payment_id=payment.payment_id,
+            postings=made.postings,
+        )
         await stage.change(
             "payment_rpc",
             insert(TRANSACTION).values(
@@ -238,7 +285,12 @@ async def receipt_of_another(stage: Stage) -> None:
     """A key answers with another payment."""
     receipt = await stage.one(RECEIPT_OF_PAYMENTS, RECEIPT_OF_PAYMENTS.c.idempotency_key == "k")
     other = await stage.one(PAYMENT, P.payment_id != receipt.resource_id, P.state == "SUCCESS")
-    await stage.change("payment_rpc", update(RECEIPT).where(RECEIPT.c.idempotency_key == "k").values(resource_id=other.payment_id))
+    await stage.change(
+        "payment_rpc",
+        update(RECEIPT)
+        .where(RECEIPT.c.idempotency_key == "k")
+        .values(resource_id=other.payment_id),
+    )
 
 
 async def shelf_log_shortened(stage: Stage) -> None:
@@ -247,7 +299,9 @@ async def shelf_log_shortened(stage: Stage) -> None:
     await stage.change(
         "order_rpc",
         delete(MOVEMENT).where(MOVEMENT.c.id == last.id),
-        delete(LOG_CHAIN).where(LOG_CHAIN.c.log == "stock_movement", LOG_CHAIN.c.entity == f"mall/{last.sku_id}"),
+        delete(LOG_CHAIN).where(
+            LOG_CHAIN.c.log == "stock_movement", LOG_CHAIN.c.entity == f"mall/{last.sku_id}"
+        ),
     )
 
 
@@ -294,11 +348,31 @@ AT_ORDERS: dict[str, tuple[Tamper, str, str]] = {
         "across",
         "same_amount",
     ),
-    "refunded": (orders(update(ORDERS).where(PAID).values(refunded_minor=1)), "across", "same_refunded"),
-    "refunded, within": (orders(update(ORDERS).where(PAID).values(refunded_minor=1)), "order_rpc", "refunds_add_up"),
-    "captured": (orders(update(ORDERS).where(PAID).values(captured_minor=O.captured_minor + 1)), "across", "same_captured"),
-    "currency": (orders(update(ORDERS).where(PAID).values(currency="USD")), "across", "same_currency"),
-    "another buyer": (orders(update(ORDERS).where(PAID).values(user_id="thief")), "across", "same_buyer"),
+    "refunded": (
+        orders(update(ORDERS).where(PAID).values(refunded_minor=1)),
+        "across",
+        "same_refunded",
+    ),
+    "refunded, within": (
+        orders(update(ORDERS).where(PAID).values(refunded_minor=1)),
+        "order_rpc",
+        "refunds_add_up",
+    ),
+    "captured": (
+        orders(update(ORDERS).where(PAID).values(captured_minor=O.captured_minor + 1)),
+        "across",
+        "same_captured",
+    ),
+    "currency": (
+        orders(update(ORDERS).where(PAID).values(currency="USD")),
+        "across",
+        "same_currency",
+    ),
+    "another buyer": (
+        orders(update(ORDERS).where(PAID).values(user_id="thief")),
+        "across",
+        "same_buyer",
+    ),
     "paid by another payment": (
         orders(update(ORDERS).where(PAID).values(paid_payment_id="PAYother")),
         "order_rpc",
@@ -315,35 +389,73 @@ AT_ORDERS: dict[str, tuple[Tamper, str, str]] = {
         "order_paid_by_success",
     ),
     "paid and cancelled": (
-        orders(update(ORDERS).where(PAID).values(state="CANCELLED", paid_at=None, paid_payment_id="")),
+        orders(
+            update(ORDERS).where(PAID).values(state="CANCELLED", paid_at=None, paid_payment_id="")
+        ),
         "across",
         "paid_once",
     ),
-    "refunded order": (orders(update(ORDERS).where(PAID).values(state="REFUNDED")), "across", "order_refunded"),
+    "refunded order": (
+        orders(update(ORDERS).where(PAID).values(state="REFUNDED")),
+        "across",
+        "order_refunded",
+    ),
     "a late order": (
-        orders(update(ORDERS).where(O.state == "CANCELLED").values(state="PENDING_PAYMENT", cancelled_at=None, expires_at=O.created_at)),
+        orders(
+            update(ORDERS)
+            .where(O.state == "CANCELLED")
+            .values(state="PENDING_PAYMENT", cancelled_at=None, expires_at=O.created_at)
+        ),
         "order_rpc",
         "order_late",
     ),
     "an order that nobody can pay": (
-        orders(update(ORDERS).where(O.state == "CANCELLED").values(state="PENDING_PAYMENT", cancelled_at=None)),
+        orders(
+            update(ORDERS)
+            .where(O.state == "CANCELLED")
+            .values(state="PENDING_PAYMENT", cancelled_at=None)
+        ),
         "across",
         "gate_open",
     ),
     "an order that is being cancelled for ever": (
-        orders(update(ORDERS).where(O.state == "CANCELLED").values(state="CANCELLING", updated_at=O.created_at)),
+        orders(
+            update(ORDERS)
+            .where(O.state == "CANCELLED")
+            .values(state="CANCELLING", updated_at=O.created_at)
+        ),
         "order_rpc",
         "order_late",
     ),
-    "reserved for ever": (orders(update(RESERVATION).values(state="RESERVED")), "order_rpc", "line_reserved"),
-    "units of a reservation": (orders(update(RESERVATION).values(quantity=2)), "order_rpc", "line_reserved"),
+    "reserved for ever": (
+        orders(update(RESERVATION).values(state="RESERVED")),
+        "order_rpc",
+        "line_reserved",
+    ),
+    "units of a reservation": (
+        orders(update(RESERVATION).values(quantity=2)),
+        "order_rpc",
+        "line_reserved",
+    ),
     "reservations are gone": (orders(delete(RESERVATION)), "order_rpc", "line_reserved"),
     "reservations without lines": (orders(delete(ITEM)), "order_rpc", "reservation_of_line"),
     "a second generation": (new_generation, "order_rpc", "old_reservation_released"),
-    "available + 1": (orders(update(STOCK).values(available=STOCK.c.available + 1)), "order_rpc", "stock_available"),
-    "available - 1": (orders(update(STOCK).values(available=STOCK.c.available - 1)), "order_rpc", "stock_available"),
+    "available + 1": (
+        orders(update(STOCK).values(available=STOCK.c.available + 1)),
+        "order_rpc",
+        "stock_available",
+    ),
+    "available - 1": (
+        orders(update(STOCK).values(available=STOCK.c.available - 1)),
+        "order_rpc",
+        "stock_available",
+    ),
     "sold + 1": (orders(update(STOCK).values(sold=STOCK.c.sold + 1)), "order_rpc", "stock_sold"),
-    "reserved + 1": (orders(update(STOCK).values(reserved=STOCK.c.reserved + 1)), "order_rpc", "stock_reserved"),
+    "reserved + 1": (
+        orders(update(STOCK).values(reserved=STOCK.c.reserved + 1)),
+        "order_rpc",
+        "stock_reserved",
+    ),
     "allocated": (orders(update(STOCK).values(allocated=1)), "order_rpc", "stock_allocated"),
     "an allocation that nobody took": (allocation_without_steps, "order_rpc", "allocation_steps"),
     "a movement is gone with its chain": (shelf_log_shortened, "order_rpc", "stock_available"),
@@ -363,19 +475,43 @@ AT_ORDERS: dict[str, tuple[Tamper, str, str]] = {
         "order_rpc",
         "log_chained",
     ),
-    "the last steps": (orders(delete(HISTORY).where(H.to_state == "PAID")), "order_rpc", "log_chained"),
-    "the first steps": (orders(delete(HISTORY).where(H.from_state == "")), "order_rpc", "history_unbroken"),
+    "the last steps": (
+        orders(delete(HISTORY).where(H.to_state == "PAID")),
+        "order_rpc",
+        "log_chained",
+    ),
+    "the first steps": (
+        orders(delete(HISTORY).where(H.from_state == "")),
+        "order_rpc",
+        "history_unbroken",
+    ),
     "all histories": (orders(delete(HISTORY)), "order_rpc", "history_leads_here"),
-    "all histories and their heads": (orders(delete(HISTORY), delete(LOG_CHAIN)), "order_rpc", "history_leads_here"),
+    "all histories and their heads": (
+        orders(delete(HISTORY), delete(LOG_CHAIN)),
+        "order_rpc",
+        "history_leads_here",
+    ),
     "a refused message": (orders(update(OUTBOX).values(state="DEAD")), "order_rpc", "outbox_dead"),
-    "a message that nobody can read": (orders(update(OUTBOX).values(payload="{")), "order_rpc", "outbox_readable"),
+    "a message that nobody can read": (
+        orders(update(OUTBOX).values(payload="{")),
+        "order_rpc",
+        "outbox_readable",
+    ),
     "a delivered message is gone": (
         orders(delete(OUTBOX).where(OUTBOX.c.tag == "ORDER_PAID")),
         "order_rpc",
         "message_kept",
     ),
-    "figures": (orders(update(ENTRY).values(amount_minor=ENTRY.c.amount_minor + 1)), "order_rpc", "statistics_right"),
-    "figures are gone": (orders(delete(ENTRY).where(ENTRY.c.figure == "PAID")), "order_rpc", "statistics_right"),
+    "figures": (
+        orders(update(ENTRY).values(amount_minor=ENTRY.c.amount_minor + 1)),
+        "order_rpc",
+        "statistics_right",
+    ),
+    "figures are gone": (
+        orders(delete(ENTRY).where(ENTRY.c.figure == "PAID")),
+        "order_rpc",
+        "statistics_right",
+    ),
     "a refund that did not happen": (
         orders(update(REQUEST).where(SUCCEEDED).values(state="FAILED")),
         "across",
@@ -386,7 +522,11 @@ AT_ORDERS: dict[str, tuple[Tamper, str, str]] = {
         "order_rpc",
         "refunds_add_up",
     ),
-    "a refund + 1": (orders(update(REQUEST).values(amount_minor=Q.amount_minor + 1)), "across", "same_refund_amount"),
+    "a refund + 1": (
+        orders(update(REQUEST).values(amount_minor=Q.amount_minor + 1)),
+        "across",
+        "same_refund_amount",
+    ),
     "a refund of another payment": (
         orders(update(REQUEST).values(payment_id="PAYother")),
         "across",
@@ -394,11 +534,19 @@ AT_ORDERS: dict[str, tuple[Tamper, str, str]] = {
     ),
     "a refund that the order forgot": (orders(delete(REQUEST)), "across", "refund_at_order"),
     "an approved refund that nobody works on": (
-        orders(update(REQUEST).where(Q.request_id.startswith("RRQ")).values(state="APPROVED", refund_id="")),
+        orders(
+            update(REQUEST)
+            .where(Q.request_id.startswith("RRQ"))
+            .values(state="APPROVED", refund_id="")
+        ),
         "order_rpc",
         "refund_nobodys_work",
     ),
-    "what the order heard": (orders(update(HEARD).values(payment_state="CLOSED")), "across", "same_payment_state"),
+    "what the order heard": (
+        orders(update(HEARD).values(payment_state="CLOSED")),
+        "across",
+        "same_payment_state",
+    ),
 }
 AT_PAYMENTS: dict[str, tuple[Tamper, str, str]] = {
     "a slot": (
@@ -417,22 +565,34 @@ AT_PAYMENTS: dict[str, tuple[Tamper, str, str]] = {
         "payment_abandoned",
     ),
     "paying for ever": (
-        payments(update(PAYMENT).where(P.state == "SUCCESS").values(state="PAYING", expires_at=P.created_at)),
+        payments(
+            update(PAYMENT)
+            .where(P.state == "SUCCESS")
+            .values(state="PAYING", expires_at=P.created_at)
+        ),
         "payment_rpc",
         "payment_late",
     ),
     "a conflict": (
-        payments(update(PAYMENT).where(P.state == "SUCCESS").values(state="CONFLICTED", live_slot=None)),
+        payments(
+            update(PAYMENT).where(P.state == "SUCCESS").values(state="CONFLICTED", live_slot=None)
+        ),
         "payment_rpc",
         "conflict_unseen",
     ),
     "refused money": (
-        payments(update(PAYMENT).where(P.state == "SUCCESS").values(state="LATE_SUCCESS", live_slot=None, disposition="REFUSED_CANCELLED")),
+        payments(
+            update(PAYMENT)
+            .where(P.state == "SUCCESS")
+            .values(state="LATE_SUCCESS", live_slot=None, disposition="REFUSED_CANCELLED")
+        ),
         "payment_rpc",
         "refused_money_kept",
     ),
     "late money": (
-        payments(update(PAYMENT).where(P.state == "SUCCESS").values(state="LATE_SUCCESS", live_slot=None)),
+        payments(
+            update(PAYMENT).where(P.state == "SUCCESS").values(state="LATE_SUCCESS", live_slot=None)
+        ),
         "across",
         "order_paid_by_success",
     ),
@@ -448,7 +608,11 @@ AT_PAYMENTS: dict[str, tuple[Tamper, str, str]] = {
         "payment_has_order",
     ),
     "another buyer": (payments(update(PAYMENT).values(user_id="thief")), "across", "same_buyer"),
-    "another buyer, within": (payments(update(PAYMENT).values(user_id="thief")), "payment_rpc", "refund_of_payment"),
+    "another buyer, within": (
+        payments(update(PAYMENT).values(user_id="thief")),
+        "payment_rpc",
+        "refund_of_payment",
+    ),
     "FAILED becomes CLOSED": (
         payments(update(PAYMENT).where(P.state == "FAILED").values(state="CLOSED")),
         "payment_rpc",
@@ -463,7 +627,11 @@ AT_PAYMENTS: dict[str, tuple[Tamper, str, str]] = {
     "a fee is gone, says the channel": (fee_removed, "channel", "capture_fee"),
     "a fee was invented": (fee_invented("invented"), "payment_rpc", "ledger_fee_booked"),
     "a booked fee, elsewhere": (
-        payments(update(POSTING).where(POSTING.c.account == "channel_fee_expense:sandbox").values(account="channel_fee_expense:other")),
+        payments(
+            update(POSTING)
+            .where(POSTING.c.account == "channel_fee_expense:sandbox")
+            .values(account="channel_fee_expense:other")
+        ),
         "payment_rpc",
         "ledger_channel_fee_expense",
     ),
@@ -476,10 +644,22 @@ AT_PAYMENTS: dict[str, tuple[Tamper, str, str]] = {
         "payment_rpc",
         "ledger_channel_receivable",
     ),
-    "a transaction without postings": (payments(delete(POSTING)), "payment_rpc", "ledger_transaction_balanced"),
-    "a kind": (payments(update(TRANSACTION).values(kind="GIFT")), "payment_rpc", "ledger_hash_chain"),
+    "a transaction without postings": (
+        payments(delete(POSTING)),
+        "payment_rpc",
+        "ledger_transaction_balanced",
+    ),
+    "a kind": (
+        payments(update(TRANSACTION).values(kind="GIFT")),
+        "payment_rpc",
+        "ledger_hash_chain",
+    ),
     "captured": (
-        payments(update(PAYMENT).where(P.state == "SUCCESS").values(amount_minor=P.amount_minor + 1, captured_minor=P.captured_minor + 1)),
+        payments(
+            update(PAYMENT)
+            .where(P.state == "SUCCESS")
+            .values(amount_minor=P.amount_minor + 1, captured_minor=P.captured_minor + 1)
+        ),
         "payment_rpc",
         "ledger_payment_captured",
     ),
@@ -494,7 +674,9 @@ AT_PAYMENTS: dict[str, tuple[Tamper, str, str]] = {
         "ledger_payment_refund_reserved",
     ),
     "an attempt of another number": (
-        payments(update(ATTEMPT).where(A.state == "CAPTURED").values(channel_trade_no=A.attempt_id)),
+        payments(
+            update(ATTEMPT).where(A.state == "CAPTURED").values(channel_trade_no=A.attempt_id)
+        ),
         "channel",
         "capture_same",
     ),
@@ -513,15 +695,27 @@ AT_PAYMENTS: dict[str, tuple[Tamper, str, str]] = {
         "payment_rpc",
         "trade_number_once",
     ),
-    "an attempt is gone": (payments(delete(ATTEMPT).where(A.channel == "sandbox")), "channel", "capture_known"),
+    "an attempt is gone": (
+        payments(delete(ATTEMPT).where(A.channel == "sandbox")),
+        "channel",
+        "capture_known",
+    ),
     "an attempt is gone, within": (payments(delete(ATTEMPT)), "payment_rpc", "payment_has_attempt"),
     "a capture that was none": (
-        payments(update(ATTEMPT).where(A.state == "DECLINED").values(state="CAPTURED", captured_minor=1, captured_currency="CNY")),
+        payments(
+            update(ATTEMPT)
+            .where(A.state == "DECLINED")
+            .values(state="CAPTURED", captured_minor=1, captured_currency="CNY")
+        ),
         "channel",
         "capture_real",
     ),
     "a capture that nobody booked": (
-        payments(update(ATTEMPT).where(A.state == "DECLINED").values(state="CAPTURED", captured_minor=1, captured_currency="CNY")),
+        payments(
+            update(ATTEMPT)
+            .where(A.state == "DECLINED")
+            .values(state="CAPTURED", captured_minor=1, captured_currency="CNY")
+        ),
         "payment_rpc",
         "attempt_booked",
     ),
@@ -536,12 +730,20 @@ AT_PAYMENTS: dict[str, tuple[Tamper, str, str]] = {
         "attempt_has_payment",
     ),
     "a payment that failed without an end": (
-        payments(update(ATTEMPT).where(A.state == "DECLINED").values(state="PENDING", next_query_at=A.updated_at)),
+        payments(
+            update(ATTEMPT)
+            .where(A.state == "DECLINED")
+            .values(state="PENDING", next_query_at=A.updated_at)
+        ),
         "payment_rpc",
         "payment_ended",
     ),
     "an attempt that nobody asks about": (
-        payments(update(ATTEMPT).where(A.state == "DECLINED").values(state="PENDING", next_query_at=A.created_at)),
+        payments(
+            update(ATTEMPT)
+            .where(A.state == "DECLINED")
+            .values(state="PENDING", next_query_at=A.created_at)
+        ),
         "payment_rpc",
         "attempt_late",
     ),
@@ -576,9 +778,17 @@ AT_PAYMENTS: dict[str, tuple[Tamper, str, str]] = {
         "channel",
         "refund_same",
     ),
-    "SUCCESS here, and the order heard of it": (payments(delete(REFUND)), "across", "refund_at_payment"),
+    "SUCCESS here, and the order heard of it": (
+        payments(delete(REFUND)),
+        "across",
+        "refund_at_payment",
+    ),
     "what came back of a fee": (
-        payments(update(POSTING).where(POSTING.c.business_key.like("refund:%:fee")).values(amount_minor=POSTING.c.amount_minor + 1)),
+        payments(
+            update(POSTING)
+            .where(POSTING.c.business_key.like("refund:%:fee"))
+            .values(amount_minor=POSTING.c.amount_minor + 1)
+        ),
         "channel",
         "refund_fee",
     ),
@@ -613,8 +823,16 @@ AT_PAYMENTS: dict[str, tuple[Tamper, str, str]] = {
         "payment_rpc",
         "receipt_of_something",
     ),
-    "a refused message": (payments(update(OUTBOX).values(state="DEAD")), "payment_rpc", "outbox_dead"),
-    "a message that is late": (payments(update(OUTBOX).values(state="NEW")), "payment_rpc", "outbox_late"),
+    "a refused message": (
+        payments(update(OUTBOX).values(state="DEAD")),
+        "payment_rpc",
+        "outbox_dead",
+    ),
+    "a message that is late": (
+        payments(update(OUTBOX).values(state="NEW")),
+        "payment_rpc",
+        "outbox_late",
+    ),
     "a delivered message is gone": (
         payments(delete(OUTBOX).where(OUTBOX.c.destination == "order_rpc")),
         "payment_rpc",
@@ -630,9 +848,17 @@ AT_PAYMENTS: dict[str, tuple[Tamper, str, str]] = {
         "across",
         "gate_closed",
     ),
-    "a gate is gone": (payments(delete(GATE).where(GATE.c.state == "CLOSED")), "across", "gate_closed"),
+    "a gate is gone": (
+        payments(delete(GATE).where(GATE.c.state == "CLOSED")),
+        "across",
+        "gate_closed",
+    ),
     "a callback is gone": (payments(delete(CALLBACK)), "payment_rpc", "log_chained"),
-    "what a callback said": (payments(update(CALLBACK).values(payload="{}")), "payment_rpc", "log_chained"),
+    "what a callback said": (
+        payments(update(CALLBACK).values(payload="{}")),
+        "payment_rpc",
+        "log_chained",
+    ),
     "a callback that nobody finished": (
         payments(update(CALLBACK).values(result="RECEIVED", finished_at=None)),
         "payment_rpc",
@@ -649,9 +875,15 @@ AT_PAYMENTS: dict[str, tuple[Tamper, str, str]] = {
         "payment_rpc",
         "ledger_wallet_balance",
     ),
-    "entries of wallets are gone": (payments(delete(WALLET_ENTRY)), "payment_rpc", "ledger_wallet_entries"),
+    "entries of wallets are gone": (
+        payments(delete(WALLET_ENTRY)),
+        "payment_rpc",
+        "ledger_wallet_entries",
+    ),
     "whose entry it is": (
-        payments(update(WALLET_ENTRY).where(WALLET_ENTRY.c.kind == "SPENT").values(payment_id="PAYnone")),
+        payments(
+            update(WALLET_ENTRY).where(WALLET_ENTRY.c.kind == "SPENT").values(payment_id="PAYnone")
+        ),
         "payment_rpc",
         "log_chained",
     ),
@@ -661,8 +893,16 @@ AT_PAYMENTS: dict[str, tuple[Tamper, str, str]] = {
         "ledger_wallet_balance",
     ),
     "wallets are gone": (payments(delete(WALLET)), "payment_rpc", "ledger_entry_belongs"),
-    "transactions are gone": (payments(delete(TRANSACTION)), "payment_rpc", "ledger_posting_belongs"),
-    "payments of transactions are gone": (payments(delete(PAYMENT)), "payment_rpc", "ledger_transaction_belongs"),
+    "transactions are gone": (
+        payments(delete(TRANSACTION)),
+        "payment_rpc",
+        "ledger_posting_belongs",
+    ),
+    "payments of transactions are gone": (
+        payments(delete(PAYMENT)),
+        "payment_rpc",
+        "ledger_transaction_belongs",
+    ),
     "a booking is gone": (payments(delete(TRANSACTION)), "payment_rpc", "ledger_capture_booked"),
 }
 

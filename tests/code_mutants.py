@@ -1,19 +1,21 @@
-"""Mutants: guards of the product removed one at a time, each with the test that must fail without it.
-The name of a mutant is the sentence that it breaks.
+"""Mutants: guards of the product removed one at a time, each with the test that must fail without
+it. The name of a mutant is the sentence that it breaks.
 
-How to add one: in `tests/<service>_code_mutants.py` (a new file is found by itself) put into its list `MUTANTS`
+How to add one: in `tests/<service>_code_mutants.py` (a new file is found by itself) put into its
+list `MUTANTS`
 
     Mutant("a refund is its merchant's",
            "integration/test_refunds.py::test_a_refund_of_another_shop_is_not_found[sqlite]",
            (Edit("payment_rpc/store/refunds.py", ", merchant_id=merchant_id", ""),))
 
-`Edit.old` occurs exactly once in the file, whose path starts at the root of the repository, however its lines are broken. Name one case of a
-parametrized test by its id in brackets: one test per mutant keeps a run short. A second edit takes away what stands
-behind the first one, with which nobody could see that the first is gone. Then run
+`Edit.old` occurs exactly once in the file, whose path starts at the root of the repository, however
+its lines are broken. Name one case of a
+parametrized test by its id in brackets: one test per mutant keeps a run short. A second edit takes
+away what stands behind the first one, with which nobody could see that the first is gone. Then run
 `PAYMESH_PROOF=1 pytest tests/integration/test_code_mutants.py -k "a refund is"`.
 
-Each run removes a few of each list, other ones each time; `PMTEST_SEED`, which pytest prints in its first lines,
-chooses them again. `make proof` removes all.
+Each run removes a few of each list, other ones each time; `PMTEST_SEED`, which pytest prints in its
+first lines, chooses them again. `make proof` removes all.
 """
 
 from __future__ import annotations
@@ -34,12 +36,27 @@ from pathlib import Path
 
 from tests.processes import ROOT
 
-COPIED = ("mesh", "order_rpc", "payment_rpc", "seckill_rpc", "gateway", "sandbox", "protos", "generated", "tests", "tools", "pyproject.toml")
-PER_LIST = 1         # mutants of each list in a run that is not the proof
-TEST_SECONDS = 60    # of one test in a copy: what hangs was not caught by an assertion
-RUN_SECONDS = 1800   # of one pytest, which may run all tests that are named
+COPIED = (
+    "mesh",
+    "order_rpc",
+    "payment_rpc",
+    "seckill_rpc",
+    "gateway",
+    "sandbox",
+    "protos",
+    "generated",
+    "tests",
+    "tools",
+    "pyproject.toml",
+)
+PER_LIST = 1  # mutants of each list in a run that is not the proof
+TEST_SECONDS = 60  # of one test in a copy: what hangs was not caught by an assertion
+RUN_SECONDS = 1800  # of one pytest, which may run all tests that are named
 # Reasons that say that the mutant is broken rather than caught.
-_BROKEN = re.compile(r" - (SyntaxError|IndentationError|NameError|UnboundLocalError|ImportError|ModuleNotFoundError|.*Timeout)\b")
+_BROKEN = re.compile(
+    r" - "
+    r"(SyntaxError|IndentationError|NameError|UnboundLocalError|ImportError|ModuleNotFoundError|.*Timeout)\b"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +80,21 @@ class Mutant:
 @cache
 def all_lists() -> dict[str, list[Mutant]]:
     """`MUTANTS` of every tests/*_code_mutants.py, by the name of what they mutate."""
-    return {path.stem.removesuffix("_code_mutants"): importlib.import_module(f"tests.{path.stem}").MUTANTS
-            for path in sorted((ROOT / "tests").glob("*_code_mutants.py"))}
+    return {
+        path.stem.removesuffix("_code_mutants"): importlib.import_module(
+            f"tests.{path.stem}"
+        ).MUTANTS
+        for path in sorted((ROOT / "tests").glob("*_code_mutants.py"))
+    }
 
 
 def choose(lists: dict[str, list[Mutant]], *, seed: str, per_list: int = PER_LIST) -> list[Mutant]:
     """A few of each list: the same in every process of a run, others with another seed."""
-    return [mutant for name, mutants in lists.items() for mutant in random.Random(f"{seed} {name}").sample(mutants, min(per_list, len(mutants)))]
+    return [
+        mutant
+        for name, mutants in lists.items()
+        for mutant in random.Random(f"{seed} {name}").sample(mutants, min(per_list, len(mutants)))
+    ]
 
 
 def mutated(mutant: Mutant) -> dict[str, str]:
@@ -88,8 +113,9 @@ def mutated(mutant: Mutant) -> dict[str, str]:
 
 
 def _pattern(code: str) -> re.Pattern[str]:
-    """Finds code however the formatter broke its lines: white space counts only between two words, and a comma may
-    stand before a closing bracket. White space at the ends of `code` counts as it stands."""
+    """Finds code however the formatter broke its lines: white space counts only between two words,
+    and a comma may stand before a closing bracket. White space at the ends of `code` counts as it
+    stands."""
     words = re.findall(r"\w+|[^\w\s]", code)
     parts = [re.escape(words[0])]
     for before, word in itertools.pairwise(words):
@@ -99,14 +125,17 @@ def _pattern(code: str) -> re.Pattern[str]:
             parts.append(r"\s+" if re.match(r"\w", before) and re.match(r"\w", word) else r"\s*")
         parts.append(re.escape(word))
     bare = code.strip()
-    lead, tail = code[: code.index(bare)], code[code.index(bare) + len(bare) :]
-    return re.compile(re.escape(lead) + "".join(parts) + re.escape(tail))
+    ends = code[: code.index(bare)], code[code.index(bare) + len(bare) :]
+    lead, tail = (r"\s*" if end == " " else re.escape(end) for end in ends)
+    return re.compile(lead + "".join(parts) + tail)
 
 
 @cache
 def functions_of(module: str) -> set[str]:
     """The functions of a module below tests/."""
-    return set(re.findall(r"^ *(?:async )?def (\w+)", (ROOT / "tests" / module).read_text(), re.MULTILINE))
+    return set(
+        re.findall(r"^ *(?:async )?def (\w+)", (ROOT / "tests" / module).read_text(), re.MULTILINE)
+    )
 
 
 class Copy:
@@ -117,7 +146,8 @@ class Copy:
         for name in COPIED:
             source = ROOT / name
             if source.is_dir():
-                shutil.copytree(source, folder / name)  # with what is compiled: it goes by size and time, which stay
+                # with what is compiled: it goes by size and time, which stay
+                shutil.copytree(source, folder / name)
             else:
                 shutil.copy(source, folder / name)
 
@@ -132,13 +162,38 @@ class Copy:
             self._write(before)
 
     def run(self, tests: Collection[str]) -> tuple[int, str]:
-        """The exit code of pytest (0 all passed, 1 some failed, others: it could not run them), and what it said."""
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+        """The exit code of pytest (0 all passed, 1 some failed, others: it could not run them), and
+        what it said.
+        """
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")
+        }
         environment.pop("PYTHONDONTWRITEBYTECODE", None)  # the second run is quicker
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-x", "-q", "--tb=short", "-p", "no:cacheprovider", "--timeout", str(TEST_SECONDS),
-             "--rootdir", self.folder, "--basetemp", self.folder / "tmp", *(f"tests/{test}" for test in sorted(tests))],
-            cwd=self.folder, env={**environment, "COLUMNS": "300"}, capture_output=True, text=True, timeout=RUN_SECONDS, check=False)
+            [
+                sys.executable,
+                "-m",
+                "pytest",
+                "-x",
+                "-q",
+                "--tb=short",
+                "-p",
+                "no:cacheprovider",
+                "--timeout",
+                str(TEST_SECONDS),
+                "--rootdir",
+                self.folder,
+                "--basetemp",
+                self.folder / "tmp",
+                *(f"tests/{test}" for test in sorted(tests)),
+            ],
+            cwd=self.folder,
+            env={**environment, "COLUMNS": "300"},
+            capture_output=True,
+            text=True,
+            timeout=RUN_SECONDS,
+            check=False,
+        )
         return done.returncode, done.stdout + done.stderr
 
     def assert_caught(self, mutant: Mutant) -> None:
@@ -149,7 +204,8 @@ class Copy:
         """
         with self.changed(mutated(mutant)):
             code, said = self.run({mutant.test})
-            if re.search(r"^ERROR ", said, re.MULTILINE):  # what could not begin says nothing, e.g. on a machine without memory: once more
+            # what could not begin says nothing, e.g. on a machine without memory: once more
+            if re.search(r"^ERROR ", said, re.MULTILINE):
                 code, said = self.run({mutant.test})
         assert code == 1, f"{mutant.test} ended with {code}, not with a failure\n{said}"
         failed = re.findall(r"^FAILED .*$", said, re.MULTILINE)

@@ -1,6 +1,8 @@
-"""What every test may ask for: real servers of its own, fresh databases, processes that end with it.
+"""What every test may ask for: real servers of its own, fresh databases, processes that end with
+it.
 
-Servers start when the first test asks and end with the run. A missing real component is a loud skip, and an error when CI is set.
+Servers start when the first test asks and end with the run. A missing real component is a loud
+skip, and an error when CI is set.
 """
 
 from __future__ import annotations
@@ -22,31 +24,52 @@ from tests.processes import free_port as find_free_port
 from tests.servers import MariaDB, Redis, server_folder
 
 # Modules of helpers whose assertions explain themselves like those of tests.
-pytest.register_assert_rewrite("tests.e2e.crashes", "tests.e2e.mesh_processes", "tests.e2e.payment_crashes", "tests.e2e.order_crashes")
+pytest.register_assert_rewrite(
+    "tests.e2e.crashes",
+    "tests.e2e.mesh_processes",
+    "tests.e2e.payment_crashes",
+    "tests.e2e.order_crashes",
+)
 
 FOLDERS = ("unit", "contract", "integration", "e2e", "chaos")
-_SETTINGS = ("PAYMESH_", "PAYMENT_RPC_", "ORDER_RPC_", "SECKILL_RPC_", "GATEWAY_", "SANDBOX_", "CONSUL_HTTP_")
+_SETTINGS = (
+    "PAYMESH_",
+    "PAYMENT_RPC_",
+    "ORDER_RPC_",
+    "SECKILL_RPC_",
+    "GATEWAY_",
+    "SANDBOX_",
+    "CONSUL_HTTP_",
+)
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy", "no_proxy", "no_grpc_proxy")
 PROOF = bool(os.environ.get("PAYMESH_PROOF"))
 DRAWN_SHARE = 0.25
 
 
 def _forget_surroundings() -> None:
-    """Removes settings of the shell that started the tests, before anything reads them; traffic goes to loopback only, so no proxy either."""
+    """Removes settings of the shell that started the tests, before anything reads them; traffic
+    goes to loopback only, so no proxy either.
+    """
     for name in list(os.environ):
         if name.startswith(_SETTINGS) or name.lower() in _PROXIES:
             del os.environ[name]
 
 
 _forget_surroundings()
-# uvloop starts a process by fork(), and what gRPC does there while its threads run has ended a child by SIGSEGV before it became curl.
+# uvloop starts a process by fork(), and what gRPC does there while its threads run has ended a
+# child by SIGSEGV before it became curl.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
-# Chooses what a run tries of sets that are too long for every run: mutants, crash points, faults. Another one each
-# time; the processes of one run share it.
+# Chooses what a run tries of sets that are too long for every run: mutants, crash points, faults.
+# Another one each time; the processes of one run share it.
 SEED = os.environ.setdefault("PMTEST_SEED", f"{datetime.now(UTC):%Y%m%d%H%M%S}")
-# No deadline per example: two busy cores are no defect. Always the same examples in CI, so that a red run can be repeated.
-hypothesis.settings.register_profile("paymesh", deadline=None, derandomize=bool(os.environ.get("CI")) and not PROOF,
-                                     max_examples=2000 if PROOF else 100)
+# No deadline per example: two busy cores are no defect. Always the same examples in CI, so that a
+# red run can be repeated.
+hypothesis.settings.register_profile(
+    "paymesh",
+    deadline=None,
+    derandomize=bool(os.environ.get("CI")) and not PROOF,
+    max_examples=2000 if PROOF else 100,
+)
 hypothesis.settings.load_profile("paymesh")
 
 
@@ -56,8 +79,8 @@ def pytest_report_header() -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """A test's marker is its folder. Of the tables that are `drawn`, a share of the lines runs on MariaDB; all of them do in the proof, and when a
-    test is named."""
+    """A test's marker is its folder. Of the tables that are `drawn`, a share of the lines runs on
+    MariaDB; all of them do in the proof, and when a test is named."""
     here = Path(__file__).parent
     draws = not PROOF and not any("::" in argument for argument in config.args)
     kept, left_out = [], []
@@ -65,7 +88,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         folder = item.path.relative_to(here).parts[0] if item.path.is_relative_to(here) else ""
         if folder in FOLDERS:
             item.add_marker(folder)
-        is_drawn = item.get_closest_marker("drawn") is None or "mariadb" not in item.name or _is_drawn(item.nodeid)
+        is_drawn = (
+            item.get_closest_marker("drawn") is None
+            or "mariadb" not in item.name
+            or _is_drawn(item.nodeid)
+        )
         (kept if is_drawn or not draws else left_out).append(item)
     config.hook.pytest_deselected(items=left_out)
     items[:] = kept
@@ -75,8 +102,12 @@ def _is_drawn(name: str) -> bool:
     return random.Random(f"{SEED} {name}").random() < DRAWN_SHARE
 
 
-def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """asyncio's loop; `@pytest.mark.asyncio(loop_factories=["uvloop", "asyncio"])` runs a test on the loop of production too."""
+def pytest_asyncio_loop_factories(
+    item: pytest.Item,
+) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """asyncio's loop; `@pytest.mark.asyncio(loop_factories=["uvloop", "asyncio"])` runs a test on
+    the loop of production too.
+    """
     marker = item.get_closest_marker("asyncio")
     if marker is None or "loop_factories" not in marker.kwargs:
         return {"asyncio": asyncio.new_event_loop}
@@ -84,12 +115,17 @@ def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], a
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """A failure shows the end of the logs of the processes it is about."""
     report = yield
     processes = getattr(item, "funcargs", {}).get("processes")
     if report.failed and isinstance(processes, Processes):
-        report.sections += [(f"log of {process.name} ({process.log_path})", process.log_tail()) for process in processes.started]
+        report.sections += [
+            (f"log of {process.name} ({process.log_path})", process.log_tail())
+            for process in processes.started
+        ]
     return report
 
 
@@ -101,7 +137,9 @@ def proof() -> bool:
 
 @pytest.fixture(scope="session")
 def rounds() -> Callable[[int, int], int]:
-    """`rounds(quick, whole)`: how often a test repeats itself, in `make test` and in `make proof`."""
+    """`rounds(quick, whole)`: how often a test repeats itself, in `make test` and in `make
+    proof`.
+    """
     return lambda quick, whole: whole if PROOF else quick
 
 
@@ -119,7 +157,9 @@ def free_ports() -> Callable[[int], list[int]]:
 
 @pytest.fixture
 def processes(tmp_path: Path) -> Iterator[Processes]:
-    """Starts processes that end with the test; their logs lie in `tmp_path` and a failure shows them."""
+    """Starts processes that end with the test; their logs lie in `tmp_path` and a failure shows
+    them.
+    """
     started = Processes(tmp_path / "logs")
     yield started
     started.destroy()
@@ -148,12 +188,15 @@ def own_mariadb() -> Iterator[MariaDB]:
 
 @pytest.fixture
 def mariadb_url_factory(mariadb_server: MariaDB) -> Iterator[Callable[[], str]]:
-    """`mariadb_url_factory()`: the URL of a fresh, empty MariaDB database; as many as the test needs, dropped after it."""
+    """`mariadb_url_factory()`: the URL of a fresh, empty MariaDB database; as many as the test
+    needs, dropped after it.
+    """
     urls: list[str] = []
 
     def fresh() -> str:
         urls.append(mariadb_server.create_database())
         return urls[-1]
+
     yield fresh
     for url in urls:
         mariadb_server.drop_database(url)
@@ -166,8 +209,12 @@ def dialect(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def database_url_factory(dialect: str, request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], str]:
-    """`database_url_factory()`: the URL of a fresh, empty database of the present `dialect`; as many as the test needs (one per service)."""
+def database_url_factory(
+    dialect: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> Callable[[], str]:
+    """`database_url_factory()`: the URL of a fresh, empty database of the present `dialect`; as
+    many as the test needs (one per service).
+    """
     if dialect == "mariadb":
         factory: Callable[[], str] = request.getfixturevalue("mariadb_url_factory")
         return factory

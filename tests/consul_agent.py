@@ -1,5 +1,6 @@
-"""Private Consul agents for tests: a single server in memory on free loopback ports, so that a restart forgets everything, as the loss of a
-cluster does. CONSUL_BIN, `consul` on PATH, or what tools/fetch-consul unpacked; missing is a loud skip, and an error when CI is set."""
+"""Private Consul agents for tests: a single server in memory on free loopback ports, so that a
+restart forgets everything, as the loss of a cluster does. CONSUL_BIN, `consul` on PATH, or what
+tools/fetch-consul unpacked; missing is a loud skip, and an error when CI is set."""
 
 from __future__ import annotations
 
@@ -22,13 +23,15 @@ READY = "agent: Synced node info"  # a leader is elected and the catalogue knows
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentTls:
-    """The certificate that the agent shows when it checks the health of a server, and what it expects of the server's.
+    """The certificate that the agent shows when it checks the health of a server, and what it
+    expects of the server's.
 
     Attributes:
         ca_file: whom it believes.
         cert_file: its own certificate, for servers that ask for one.
         key_file: the key of it.
-        server_name: a DNS name that the certificate of every server must have (agents without one expect the name of their node).
+        server_name: a DNS name that the certificate of every server must have (agents without one
+            expect the name of their node).
     """
 
     ca_file: Path
@@ -37,8 +40,13 @@ class AgentTls:
     server_name: str
 
     def configuration(self) -> dict[str, Any]:
-        return {"enable_agent_tls_for_checks": True, "server_name": self.server_name, "ca_file": str(self.ca_file),
-                "cert_file": str(self.cert_file), "key_file": str(self.key_file)}
+        return {
+            "enable_agent_tls_for_checks": True,
+            "server_name": self.server_name,
+            "ca_file": str(self.ca_file),
+            "cert_file": str(self.cert_file),
+            "key_file": str(self.key_file),
+        }
 
 
 def find_consul() -> str:
@@ -46,7 +54,12 @@ def find_consul() -> str:
     given = os.environ.get("CONSUL_BIN")
     found = given or find_program("consul") or (str(FETCHED) if FETCHED.exists() else None)
     if found is None or shutil.which(found) is None:
-        missing("Consul", hint=f"CONSUL_BIN={given} is no program" if given else "run tools/fetch-consul, or set CONSUL_BIN")
+        missing(
+            "Consul",
+            hint=f"CONSUL_BIN={given} is no program"
+            if given
+            else "run tools/fetch-consul, or set CONSUL_BIN",
+        )
     return found
 
 
@@ -86,8 +99,16 @@ class Agent:
             self._starts += 1
             (self.folder / "agent.json").write_text(json.dumps(self._configuration()))
             # An own log for each start: the wait below must not see the line of the one before.
-            self._process = Process(program, "agent", "-dev", "-config-file", str(self.folder / "agent.json"), name="consul",
-                                    log_path=self.folder / f"consul-{self._starts}.log", cwd=self.folder).start()
+            self._process = Process(
+                program,
+                "agent",
+                "-dev",
+                "-config-file",
+                str(self.folder / "agent.json"),
+                name="consul",
+                log_path=self.folder / f"consul-{self._starts}.log",
+                cwd=self.folder,
+            ).start()
             try:
                 self._process.wait_for_log(READY)
                 break
@@ -117,13 +138,24 @@ class Agent:
             "bind_addr": "127.0.0.1",
             "client_addr": "127.0.0.1",
             "node_name": "test",
-            "ports": {"http": self._port, "server": free_port(), "serf_lan": free_port(), "serf_wan": -1, "dns": -1, "grpc": -1},
+            "ports": {
+                "http": self._port,
+                "server": free_port(),
+                "serf_lan": free_port(),
+                "serf_wan": -1,
+                "dns": -1,
+                "grpc": -1,
+            },
             "disable_update_check": True,
         }
         if self._tls is not None:
             configuration |= self._tls.configuration()
         if self.token:
-            configuration["acl"] = {"enabled": True, "default_policy": "deny", "tokens": {"master": self.token, "agent": self.token}}
+            configuration["acl"] = {
+                "enabled": True,
+                "default_policy": "deny",
+                "tokens": {"master": self.token, "agent": self.token},
+            }
         return configuration
 
 
@@ -133,7 +165,8 @@ def start_agent(folder: Path, *, tls: AgentTls | None = None, token: str = "") -
 
     Args:
         folder: for configuration and log.
-        tls: how it checks the health of servers that speak TLS; None for plaintext or its node's name.
+        tls: how it checks the health of servers that speak TLS; None for plaintext or its node's
+            name.
         token: restricts access to whoever shows this token (a UUID).
     """
     agent = Agent(folder, tls=tls, token=token)
@@ -147,5 +180,8 @@ def start_agent(folder: Path, *, tls: AgentTls | None = None, token: str = "") -
 @contextlib.contextmanager
 def running_agent() -> Iterator[Agent]:
     """Runs an agent in a temporary folder of its own."""
-    with tempfile.TemporaryDirectory(prefix="paymesh-consul-") as folder, start_agent(Path(folder)) as agent:
+    with (
+        tempfile.TemporaryDirectory(prefix="paymesh-consul-") as folder,
+        start_agent(Path(folder)) as agent,
+    ):
         yield agent

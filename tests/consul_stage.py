@@ -1,4 +1,6 @@
-"""What tests about Consul have on stage: servers with a health service, registrars, discoveries and an operator, on one agent, real or not."""
+"""What tests about Consul have on stage: servers with a health service, registrars, discoveries and
+an operator, on one agent, real or not.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,6 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 GRPC_SERVICE = "paymesh.test.v1.TestService"
 TOKEN = "3f0c1c8e-8a53-4f0e-9d8e-0c4be4c07a11"
 META = {"version": "1.2.3", "metrics_port": "9100"}
-
 
 
 class CountingHealth(health.aio.HealthServicer):
@@ -74,23 +75,43 @@ class Stage:
         servicer = CountingHealth()
         health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
         await servicer.set(GRPC_SERVICE, SERVING)
-        port = server.add_insecure_port("127.0.0.1:0") if credentials is None else server.add_secure_port("127.0.0.1:0", credentials)
+        port = (
+            server.add_insecure_port("127.0.0.1:0")
+            if credentials is None
+            else server.add_secure_port("127.0.0.1:0", credentials)
+        )
         await server.start()
         self.end.push_async_callback(server.stop, None)
         return Replica(Endpoint("127.0.0.1", port), servicer)
 
     def registrar(self, registry: Registry | FakeConsul, **arguments) -> ConsulRegistrar:
         """What announces one server; a health check that fails once is enough."""
-        made = ConsulRegistrar(address=registry.address, token=registry.token, **{
-            "check_interval_seconds": getattr(registry, "check_interval_seconds", 5), "check_failures": 1, **arguments})
+        made = ConsulRegistrar(
+            address=registry.address,
+            token=registry.token,
+            **{
+                "check_interval_seconds": getattr(registry, "check_interval_seconds", 5),
+                "check_failures": 1,
+                **arguments,
+            },
+        )
         self.end.push_async_callback(made.deregister)
         return made
 
     def discovery(self, registry: Registry | FakeConsul, **arguments) -> ConsulDiscovery:
         """What finds servers, with the fastest rhythm."""
-        rhythm = {"wait_seconds": 5, "grace_seconds": 2, "backoff_seconds": 0.01, "backoff_max_seconds": 0.05, "pace_seconds": 0.01}
-        made = ConsulDiscovery(address=registry.address, token=registry.token,
-                               **{**rhythm, "snapshot_folder": self.folder / "discovery", **arguments})
+        rhythm = {
+            "wait_seconds": 5,
+            "grace_seconds": 2,
+            "backoff_seconds": 0.01,
+            "backoff_max_seconds": 0.05,
+            "pace_seconds": 0.01,
+        }
+        made = ConsulDiscovery(
+            address=registry.address,
+            token=registry.token,
+            **{**rhythm, "snapshot_folder": self.folder / "discovery", **arguments},
+        )
         self.end.push_async_callback(made.close)
         return made
 
@@ -101,8 +122,20 @@ class Stage:
         return made
 
 
-async def announce(registrar: ConsulRegistrar, service: str, replica: Replica, *grpc_services: str, tls: bool = False) -> None:
-    await registrar.register(service=service, endpoint=replica.endpoint, grpc_services=grpc_services or (GRPC_SERVICE,), meta=META, tls=tls)
+async def announce(
+    registrar: ConsulRegistrar,
+    service: str,
+    replica: Replica,
+    *grpc_services: str,
+    tls: bool = False,
+) -> None:
+    await registrar.register(
+        service=service,
+        endpoint=replica.endpoint,
+        grpc_services=grpc_services or (GRPC_SERVICE,),
+        meta=META,
+        tls=tls,
+    )
 
 
 async def until(watch: Watch, *endpoints: Endpoint) -> None:

@@ -1,4 +1,6 @@
-"""The service of tests/protos/echo.proto: its messages, a servicer that says what the pipeline told it, and a server around it."""
+"""The service of tests/protos/echo.proto: its messages, a servicer that says what the pipeline told
+it, and a server around it.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,13 @@ def compiled(proto: str) -> descriptor_pb2.FileDescriptorProto:
     """A file of tests/protos, compiled against the committed contract."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out.binpb"
-        arguments = ["protoc", f"--descriptor_set_in={_DESCRIPTORS}", f"-I{_HERE / 'protos'}", f"--descriptor_set_out={out}", proto]
+        arguments = [
+            "protoc",
+            f"--descriptor_set_in={_DESCRIPTORS}",
+            f"-I{_HERE / 'protos'}",
+            f"--descriptor_set_out={out}",
+            proto,
+        ]
         assert protoc.main(arguments) == 0
         [file] = descriptor_pb2.FileDescriptorSet.FromString(out.read_bytes()).file
     return file
@@ -78,8 +86,16 @@ class Stub:
     def __init__(self, channel: Any) -> None:
         for method in echo_file().services_by_name["EchoService"].methods:
             make = channel.unary_stream if method.server_streaming else channel.unary_unary
-            setattr(self, method.name, make(f"/{SERVICE}/{method.name}", request_serializer=EchoRequest.SerializeToString,
-                                            response_deserializer=EchoResponse.FromString, _registered_method=True))
+            setattr(
+                self,
+                method.name,
+                make(
+                    f"/{SERVICE}/{method.name}",
+                    request_serializer=EchoRequest.SerializeToString,
+                    response_deserializer=EchoResponse.FromString,
+                    _registered_method=True,
+                ),
+            )
 
 
 class Echo:
@@ -94,20 +110,43 @@ class Echo:
         if self.do is not None:
             await self.do(request, context)
         caller, call = current_caller(), current_call()
-        return EchoResponse(text=request.text, user_id=request.user_id, merchant_id=request.merchant_id, role=caller.role.value,
-                            subject=caller.subject, key=current_idempotency_key(), trace_id=current_trace_id(),
-                            remaining_ms=int(call.remaining_seconds() * 1000), on_behalf_of=caller.on_behalf_of, note=request.inner.note)
+        return EchoResponse(
+            text=request.text,
+            user_id=request.user_id,
+            merchant_id=request.merchant_id,
+            role=caller.role.value,
+            subject=caller.subject,
+            key=current_idempotency_key(),
+            trace_id=current_trace_id(),
+            remaining_ms=int(call.remaining_seconds() * 1000),
+            on_behalf_of=caller.on_behalf_of,
+            note=request.inner.note,
+        )
 
 
-def add_echo(servicer: Echo, server: Any, *, service: str = "EchoService", leave_out: Sequence[str] = (), registered: bool = True) -> None:
+def add_echo(
+    servicer: Echo,
+    server: Any,
+    *,
+    service: str = "EchoService",
+    leave_out: Sequence[str] = (),
+    registered: bool = True,
+) -> None:
     """What protoc generates as add_EchoServiceServicer_to_server."""
     handlers = {}
     for method in echo_file().services_by_name[service].methods:
         if method.name in leave_out:
             continue
-        make = grpc.unary_stream_rpc_method_handler if method.server_streaming else grpc.unary_unary_rpc_method_handler
-        handlers[method.name] = make(_behaviour(servicer, method), request_deserializer=EchoRequest.FromString,
-                                     response_serializer=EchoResponse.SerializeToString)
+        make = (
+            grpc.unary_stream_rpc_method_handler
+            if method.server_streaming
+            else grpc.unary_unary_rpc_method_handler
+        )
+        handlers[method.name] = make(
+            _behaviour(servicer, method),
+            request_deserializer=EchoRequest.FromString,
+            response_serializer=EchoResponse.SerializeToString,
+        )
     full_name = f"{PACKAGE}.{service}"
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(full_name, handlers),))
     if registered:
@@ -137,25 +176,58 @@ class World:
         self.clock = SystemClock()
         self.ids = UlidIds(self.clock)
         self.issuer = UserTokenIssuer(SECRET, clock=self.clock, ids=self.ids)
-        self.keys = {name: Ed25519PrivateKey.generate() for name in ("order_rpc", "payment_rpc", "echo_rpc", "stranger")}
+        self.keys = {
+            name: Ed25519PrivateKey.generate()
+            for name in ("order_rpc", "payment_rpc", "echo_rpc", "stranger")
+        }
 
     def settings(self, **changes: Any) -> MeshSettings:
-        return MeshSettings(**{"service": "echo_rpc", "environment": "test", "var_dir": self.folder, "drain_seconds": 0, **changes})
+        return MeshSettings(
+            **{
+                "service": "echo_rpc",
+                "environment": "test",
+                "var_dir": self.folder,
+                "drain_seconds": 0,
+                **changes,
+            }
+        )
 
-    def caller_tokens(self, service: str, *, known: Sequence[str] = ("order_rpc", "payment_rpc")) -> CallerTokens:
-        return CallerTokens(service, clock=self.clock, ids=self.ids, private_key=self.keys[service],
-                            public_keys={name: self.keys[name].public_key() for name in known})
+    def caller_tokens(
+        self, service: str, *, known: Sequence[str] = ("order_rpc", "payment_rpc")
+    ) -> CallerTokens:
+        return CallerTokens(
+            service,
+            clock=self.clock,
+            ids=self.ids,
+            private_key=self.keys[service],
+            public_keys={name: self.keys[name].public_key() for name in known},
+        )
 
-    def bearer(self, subject: str = "alice", *, roles: Sequence[str] = ("user",), merchant_id: str = "mall") -> tuple[str, str]:
-        return ("authorization", f"Bearer {self.issuer.issue(subject, roles=roles, merchant_id=merchant_id)}")
+    def bearer(
+        self, subject: str = "alice", *, roles: Sequence[str] = ("user",), merchant_id: str = "mall"
+    ) -> tuple[str, str]:
+        return (
+            "authorization",
+            f"Bearer {self.issuer.issue(subject, roles=roles, merchant_id=merchant_id)}",
+        )
 
-    def service(self, name: str, *, target: str = "echo_rpc", on_behalf_of: str = "") -> tuple[str, str]:
-        return ("x-paymesh-caller", self.caller_tokens(name).sign(target, on_behalf_of=on_behalf_of))
+    def service(
+        self, name: str, *, target: str = "echo_rpc", on_behalf_of: str = ""
+    ) -> tuple[str, str]:
+        return (
+            "x-paymesh-caller",
+            self.caller_tokens(name).sign(target, on_behalf_of=on_behalf_of),
+        )
 
     def server(self, servicer: Echo | None = None, **changes: Any) -> MeshServer:
         settings = self.settings(**changes)
-        server = MeshServer(settings, clock=self.clock, ids=self.ids, user_tokens=UserTokens.from_secret(SECRET, clock=self.clock),
-                            caller_tokens=self.caller_tokens("echo_rpc"))
+        server = MeshServer(
+            settings,
+            clock=self.clock,
+            ids=self.ids,
+            user_tokens=UserTokens.from_secret(SECRET, clock=self.clock),
+            caller_tokens=self.caller_tokens("echo_rpc"),
+        )
         server.add(add_echo, servicer or Echo())
         return server
 
@@ -173,7 +245,9 @@ class World:
 @asynccontextmanager
 async def plain_channel(port: int) -> Any:
     """A bare channel: what grpcurl would be."""
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+    async with grpc.aio.insecure_channel(
+        f"127.0.0.1:{port}", options=[("grpc.use_local_subchannel_pool", 1)]
+    ) as channel:
         yield channel
 
 

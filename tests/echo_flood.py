@@ -1,5 +1,5 @@
-"""A process that does to an `EchoService` what strangers do, and keeps it up until it is killed: `python -m
-tests.echo_flood PORT KIND`.
+"""A process that does to an `EchoService` what strangers do, and keeps it up until it is killed:
+`python -m tests.echo_flood PORT KIND`.
 
 It prints a line when everything is on its way, and again each time it has repeated it.
 """
@@ -24,11 +24,15 @@ REFLECTION = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
 
 
 class Unwilling:
-    """A connection that opens no window for answers (RFC 9113, 6.9.2): whatever it is answered stays with the server."""
+    """A connection that opens no window for answers (RFC 9113, 6.9.2): whatever it is answered
+    stays with the server.
+    """
 
     @staticmethod
     async def calls(port: int, method: str, message: bytes) -> asyncio.StreamWriter:
-        """Makes as many calls as a server lets begin on one connection, and waits for the headers of the answers."""
+        """Makes as many calls as a server lets begin on one connection, and waits for the headers
+        of the answers.
+        """
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         no_window = b"\x00\x04\x00\x00\x00\x00"
         writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(SETTINGS, 0, 0, no_window))
@@ -36,7 +40,9 @@ class Unwilling:
         writer.write(frame(SETTINGS, ACKNOWLEDGED, 0, b""))
         for stream in range(1, 2 * UNWILLING_CALLS, 2):
             writer.write(frame(HEADERS, END_OF_HEADERS, stream, header_block(method)))
-            writer.write(frame(DATA, END_OF_STREAM, stream, b"\x00" + len(message).to_bytes(4) + message))
+            writer.write(
+                frame(DATA, END_OF_STREAM, stream, b"\x00" + len(message).to_bytes(4) + message)
+            )
         await writer.drain()
         await reader.readexactly(UNWILLING_CALLS * len(frame(HEADERS, 0, 0, b"")))
         return writer
@@ -62,14 +68,16 @@ def header_block(method: str) -> bytes:
         ("te", "trailers"),
     )
     return b"".join(
-        b"\x00" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode() for name, value in fields
+        b"\x00" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
+        for name, value in fields
     )
 
 
 def channel(port: int) -> grpc.aio.Channel:
     """A connection of its own."""
     return grpc.aio.insecure_channel(
-        f"127.0.0.1:{port}", options=[("grpc.use_local_subchannel_pool", 1), ("grpc.max_send_message_length", -1)]
+        f"127.0.0.1:{port}",
+        options=[("grpc.use_local_subchannel_pool", 1), ("grpc.max_send_message_length", -1)],
     )
 
 
@@ -108,14 +116,22 @@ KINDS: dict[str, Callable[[Any], list[Any]]] = {
     "headers of a health watch": headers_only(HEALTH_WATCH, streams=True),
     "reflection that asks nothing": headers_only(REFLECTION, streams=True),
     "health watches": watches,
-    "long polls of one caller": of(path("Poll"), EchoRequest(text="me", wait_ms=3000).SerializeToString()),
+    "long polls of one caller": of(
+        path("Poll"), EchoRequest(text="me", wait_ms=3000).SerializeToString()
+    ),
     "a list of 340 000 empty items": of(path("Browse"), b"\x2a\x00" * 340_000, calls=1),
     "a list that is just not too large": of(path("Browse"), b"\x2a\x00" * 2000, calls=20),
     "a list one item too long": of(path("Browse"), b"\x2a\x00" * 4),
-    "a map of many pairs": of(path("Browse"), EchoRequest(counts={str(n): n for n in range(300)}).SerializeToString()),
+    "a map of many pairs": of(
+        path("Browse"), EchoRequest(counts={str(n): n for n in range(300)}).SerializeToString()
+    ),
     "a long text": of(path("Browse"), EchoRequest(text="a" * 4000).SerializeToString()),
-    "a megabyte of text": of(path("Browse"), EchoRequest(text="a" * 1_000_000).SerializeToString(), calls=4),
-    "a megabyte of bytes": of(path("Browse"), EchoRequest(raw=b"a" * 1_000_000).SerializeToString(), calls=4),
+    "a megabyte of text": of(
+        path("Browse"), EchoRequest(text="a" * 1_000_000).SerializeToString(), calls=4
+    ),
+    "a megabyte of bytes": of(
+        path("Browse"), EchoRequest(raw=b"a" * 1_000_000).SerializeToString(), calls=4
+    ),
     "a megabyte of unknown fields": of(path("Browse"), b"\xf8\x3f\x01" * 330_000, calls=4),
     "messages inside messages": of(path("Browse"), b"\x22\x80\x01" * 1000, calls=20),
 }
@@ -132,7 +148,9 @@ UNWILLING_CONNECTIONS, UNWILLING_CALLS = 40, 100
 
 async def take_nothing(port: int, kind: str) -> None:
     """Asks, and keeps the connections without opening a window for the answers."""
-    connections = [await Unwilling.calls(port, *NEVER_TAKEN[kind]) for _ in range(UNWILLING_CONNECTIONS)]
+    connections = [
+        await Unwilling.calls(port, *NEVER_TAKEN[kind]) for _ in range(UNWILLING_CONNECTIONS)
+    ]
     while True:
         sys.stdout.write(f"{len(connections) * UNWILLING_CALLS}\n")
         sys.stdout.flush()

@@ -1,5 +1,5 @@
-"""A process that serves `EchoService` on uvloop, as production does; it prints its port. A request with the text "wait"
-or `wait_ms` waits."""
+"""A process that serves `EchoService` on uvloop, as production does; it prints its port. A request
+with the text "wait" or `wait_ms` waits."""
 
 from __future__ import annotations
 

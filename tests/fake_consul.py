@@ -1,5 +1,6 @@
-"""A Consul agent that misbehaves on demand: the handful of endpoints that paymesh uses, with blocking queries, ACL token and real gRPC health
-checks, on one loopback port. What it does when nothing is wrong is held to the real agent by tests/contract/test_consul.py."""
+"""A Consul agent that misbehaves on demand: the handful of endpoints that paymesh uses, with
+blocking queries, ACL token and real gRPC health checks, on one loopback port. What it does when
+nothing is wrong is held to the real agent by tests/contract/test_consul.py."""
 
 from __future__ import annotations
 
@@ -55,7 +56,8 @@ class _Service:
 
 
 class FakeConsul:
-    """The agent. Faults are attributes; set them by `change`, which also wakes the queries that wait.
+    """The agent. Faults are attributes; set them by `change`, which also wakes the queries that
+    wait.
 
     Attributes:
         token: what a request must show; "" for no access control.
@@ -84,7 +86,8 @@ class FakeConsul:
         self.index = 10
         self.requests: list[Request] = []
         self._services: dict[str, _Service] = {}
-        self._maintenance: set[str] = set()  # outlives a registration: nobody promises that replacing checks ends it
+        # outlives a registration: nobody promises that replacing checks ends it
+        self._maintenance: set[str] = set()
         self._disturbances = 0
         self._happened = asyncio.Condition()
         self._server: asyncio.Server | None = None
@@ -126,11 +129,19 @@ class FakeConsul:
 
     async def replace(self, service: str, *addresses: str) -> None:
         """Makes these the replicas of a service, passing, without health checks."""
-        for service_id in [known for known, entry in self._services.items() if entry.definition["Name"] == service]:
+        for service_id in [
+            known for known, entry in self._services.items() if entry.definition["Name"] == service
+        ]:
             self._services.pop(service_id).stop()
         for endpoint in map(Endpoint.parse, addresses):
             self._services[f"{service}-{endpoint}"] = _Service(
-                {"ID": f"{service}-{endpoint}", "Name": service, "Address": endpoint.host, "Port": endpoint.port})
+                {
+                    "ID": f"{service}-{endpoint}",
+                    "Name": service,
+                    "Address": endpoint.host,
+                    "Port": endpoint.port,
+                }
+            )
         self.index += 1
         await self._notify()
 
@@ -139,7 +150,10 @@ class FakeConsul:
         services, self._services = self._services, {}
         for service in services.values():
             service.stop()
-        await asyncio.gather(*(check for service in services.values() for check in service.checks), return_exceptions=True)
+        await asyncio.gather(
+            *(check for service in services.values() for check in service.checks),
+            return_exceptions=True,
+        )
         self.index += 1
         await self._notify()
 
@@ -147,7 +161,9 @@ class FakeConsul:
         """The requests so far that fulfil a condition."""
         return [request for request in self.requests if condition(request)]
 
-    async def received(self, condition: Callable[[Request], bool], *, count: int = 1, timeout_seconds: float = 10) -> list[Request]:
+    async def received(
+        self, condition: Callable[[Request], bool], *, count: int = 1, timeout_seconds: float = 10
+    ) -> list[Request]:
         """Waits until `count` requests fulfil a condition."""
         async with asyncio.timeout(timeout_seconds), self._happened:
             await self._happened.wait_for(lambda: len(self.matching(condition)) >= count)
@@ -170,7 +186,8 @@ class FakeConsul:
                     status, headers, body = await self._answer(request)
                     _write(writer, status, headers, body)
                     await writer.drain()
-        except asyncio.CancelledError:  # by `stop`; asyncio would report it as an error of the server
+        # by `stop`; asyncio would report it as an error of the server
+        except asyncio.CancelledError:
             pass
         finally:
             self._connections.discard(task)
@@ -178,7 +195,9 @@ class FakeConsul:
 
     async def _answer(self, request: Request) -> tuple[int, dict[str, str], str]:
         async with self._happened:
-            await self._happened.wait_for(lambda: not (self.hangs or (self.holds_registrations and request.is_registration)))
+            await self._happened.wait_for(
+                lambda: not (self.hangs or (self.holds_registrations and request.is_registration))
+            )
         if self.failure is not None:
             return self.failure[0], {}, self.failure[1]
         if self.token and request.token != self.token:
@@ -189,9 +208,15 @@ class FakeConsul:
                 return await self._passing(name, request.query)
             case "GET", "service":
                 service = self._services.get(name)
-                return (404, {}, "unknown service ID") if service is None else (200, {}, json.dumps(service.definition))
+                return (
+                    (404, {}, "unknown service ID")
+                    if service is None
+                    else (200, {}, json.dumps(service.definition))
+                )
             case "PUT", "service" if name == "register":
-                await self._register(json.loads(request.body), replace="replace-existing-checks" in request.query)
+                await self._register(
+                    json.loads(request.body), replace="replace-existing-checks" in request.query
+                )
                 return 200, {}, ""
             case "PUT", "deregister":
                 if (gone := self._services.pop(name, None)) is not None:
@@ -202,7 +227,11 @@ class FakeConsul:
             case "PUT", "maintenance":
                 if name not in self._services:
                     return 404, {}, "No service registered"
-                (self._maintenance.add if request.query["enable"] == "true" else self._maintenance.discard)(name)
+                (
+                    self._maintenance.add
+                    if request.query["enable"] == "true"
+                    else self._maintenance.discard
+                )(name)
                 self.index += 1
                 await self._notify()
                 return 200, {}, ""
@@ -216,7 +245,9 @@ class FakeConsul:
         if known and not self.rushes:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_seconds(query["wait"])), self._happened:
-                    await self._happened.wait_for(lambda: self.index > known or self._disturbances > before)
+                    await self._happened.wait_for(
+                        lambda: self.index > known or self._disturbances > before
+                    )
         async with self._happened:
             await self._happened.wait_for(lambda: not self.hangs)
         if self.failure is not None:
@@ -224,28 +255,61 @@ class FakeConsul:
         is_stale = "stale" in query
         if self.leaderless and not is_stale:
             return NO_LEADER[0], {}, NO_LEADER[1]
-        found = [] if self.hides else [entry for service_id, entry in self._services.items() if entry.definition["Name"] == name
-                                       and all(entry.passing) and service_id not in self._maintenance]
-        body = self.garbage if self.garbage is not None else json.dumps([{
-            "Node": {"Node": "fake", "Address": "127.0.0.1"},
-            "Service": {"ID": entry.definition["ID"], "Service": name, "Address": entry.definition["Address"],
-                        "Port": entry.definition["Port"], "Meta": entry.definition.get("Meta", {})},
-            "Checks": [],
-        } for entry in found])
-        return 200, {"X-Consul-Index": str(self.index), "X-Consul-KnownLeader": str(not self.leaderless).lower(),
-                     "X-Consul-LastContact": str(self.last_contact_ms if is_stale else 0)}, body
+        found = (
+            []
+            if self.hides
+            else [
+                entry
+                for service_id, entry in self._services.items()
+                if entry.definition["Name"] == name
+                and all(entry.passing)
+                and service_id not in self._maintenance
+            ]
+        )
+        body = (
+            self.garbage
+            if self.garbage is not None
+            else json.dumps(
+                [
+                    {
+                        "Node": {"Node": "fake", "Address": "127.0.0.1"},
+                        "Service": {
+                            "ID": entry.definition["ID"],
+                            "Service": name,
+                            "Address": entry.definition["Address"],
+                            "Port": entry.definition["Port"],
+                            "Meta": entry.definition.get("Meta", {}),
+                        },
+                        "Checks": [],
+                    }
+                    for entry in found
+                ]
+            )
+        )
+        return (
+            200,
+            {
+                "X-Consul-Index": str(self.index),
+                "X-Consul-KnownLeader": str(not self.leaderless).lower(),
+                "X-Consul-LastContact": str(self.last_contact_ms if is_stale else 0),
+            },
+            body,
+        )
 
     async def _register(self, definition: dict[str, Any], *, replace: bool) -> None:
         previous = self._services.get(definition["ID"])
         service = _Service(definition)
         if previous is not None:
             previous.stop()
-            if not replace:  # as the real one: checks of the registration before stay beside the new ones
+            # as the real one: checks of the registration before stay beside the new ones
+            if not replace:
                 service.passing += previous.passing
         self._services[definition["ID"]] = service
         for check in definition["Checks"]:
             service.passing.append(False)  # critical until the first check passes
-            service.checks.append(asyncio.create_task(self._check(service, check, number=len(service.passing) - 1)))
+            service.checks.append(
+                asyncio.create_task(self._check(service, check, number=len(service.passing) - 1))
+            )
         self.index += 1
         await self._notify()
 
@@ -253,16 +317,23 @@ class FakeConsul:
         target, _, grpc_service = check["GRPC"].partition("/")
         assert not check["GRPCUseTLS"], "the fake checks in plaintext"
         failures = 0
-        async with grpc.aio.insecure_channel(target, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+        async with grpc.aio.insecure_channel(
+            target, options=[("grpc.use_local_subchannel_pool", 1)]
+        ) as channel:
             stub = health_pb2_grpc.HealthStub(channel)
             while True:
                 try:
-                    answer = await stub.Check(health_pb2.HealthCheckRequest(service=grpc_service), timeout=_seconds(check["Timeout"]))
+                    answer = await stub.Check(
+                        health_pb2.HealthCheckRequest(service=grpc_service),
+                        timeout=_seconds(check["Timeout"]),
+                    )
                     passes = answer.status == health_pb2.HealthCheckResponse.SERVING
                 except grpc.aio.AioRpcError:
                     passes = False
                 failures = 0 if passes else failures + 1
-                now = passes or (service.passing[number] and failures < check.get("FailuresBeforeCritical", 0))
+                now = passes or (
+                    service.passing[number] and failures < check.get("FailuresBeforeCritical", 0)
+                )
                 if now != service.passing[number]:
                     service.passing[number] = now
                     self.index += 1
@@ -283,14 +354,26 @@ async def fake_consul(*, token: str = "") -> AsyncIterator[FakeConsul]:
 async def _read(reader: asyncio.StreamReader) -> Request:
     head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
     method, target, _ = head[0].split(" ")
-    headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:] if line)}
+    headers = {
+        name.lower(): value
+        for name, _, value in (line.partition(": ") for line in head[1:] if line)
+    }
     url = urlsplit(target)
-    return Request(method=method, path=unquote(url.path), query=dict(parse_qsl(url.query, keep_blank_values=True)),
-                   token=headers.get("x-consul-token"), body=await reader.readexactly(int(headers.get("content-length", "0"))))
+    return Request(
+        method=method,
+        path=unquote(url.path),
+        query=dict(parse_qsl(url.query, keep_blank_values=True)),
+        token=headers.get("x-consul-token"),
+        body=await reader.readexactly(int(headers.get("content-length", "0"))),
+    )
 
 
 def _write(writer: asyncio.StreamWriter, status: int, headers: dict[str, str], body: str) -> None:
-    lines = [f"HTTP/1.1 {status} Fake", *(f"{name}: {value}" for name, value in headers.items()), f"Content-Length: {len(body.encode())}"]
+    lines = [
+        f"HTTP/1.1 {status} Fake",
+        *(f"{name}: {value}" for name, value in headers.items()),
+        f"Content-Length: {len(body.encode())}",
+    ]
     writer.write("\r\n".join([*lines, "", body]).encode())
 
 

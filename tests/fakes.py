@@ -26,7 +26,9 @@ class FakeClock:
 
 
 class FakeIds:
-    """Identifiers of the real form (prefix and 26 characters) that count up, so that a test can name them."""
+    """Identifiers of the real form (prefix and 26 characters) that count up, so that a test can
+    name them.
+    """
 
     def __init__(self) -> None:
         self._last = 0

@@ -1,4 +1,6 @@
-"""A TCP proxy on loopback that loses what a test tells it to: answers, requests, connections, or everything without a word."""
+"""A TCP proxy on loopback that loses what a test tells it to: answers, requests, connections, or
+everything without a word.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,9 @@ _CHUNK_BYTES = 65536
 class Loss(StrEnum):
     """What happens to a request that matches."""
 
-    ANSWER = "ANSWER"              # it arrives; then the connection breaks without an answer
-    ANSWER_SILENTLY = "SILENTLY"   # it arrives; no answer ever comes and the connection stays open
-    REQUEST = "REQUEST"            # it does not arrive; the connection breaks
+    ANSWER = "ANSWER"  # it arrives; then the connection breaks without an answer
+    ANSWER_SILENTLY = "SILENTLY"  # it arrives; no answer ever comes and the connection stays open
+    REQUEST = "REQUEST"  # it does not arrive; the connection breaks
 
 
 @dataclass(slots=True)
@@ -35,9 +37,10 @@ class _Line:
     def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
         self.client = client
         self.server = server
-        self.is_stranded = False           # nothing passes any more, and nobody is told
-        self.is_deaf = False               # answers are read and thrown away
-        self.instead: bytes | None = None  # what the client gets for the next answer; b"" breaks the connection
+        self.is_stranded = False  # nothing passes any more, and nobody is told
+        self.is_deaf = False  # answers are read and thrown away
+        # what the client gets for the next answer; b"" breaks the connection
+        self.instead: bytes | None = None
 
     def cut(self, *, by_reset: bool) -> None:
         end(self.client, by_reset=by_reset)
@@ -45,9 +48,13 @@ class _Line:
 
 
 def end(writer: asyncio.StreamWriter, *, by_reset: bool) -> None:
-    """Ends a connection at once: by a reset (RST), as a load balancer does with what was idle for too long, or in order (FIN)."""
+    """Ends a connection at once: by a reset (RST), as a load balancer does with what was idle for
+    too long, or in order (FIN).
+    """
     if by_reset and not writer.transport.is_closing():
-        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.get_extra_info("socket").setsockopt(
+            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+        )
     writer.transport.abort()
 
 
@@ -55,7 +62,8 @@ class FaultProxy:
     """Stands before a server. Without faults it only passes on.
 
     Attributes:
-        target_port: where new connections go; another one is a failover that leaves the old connections where they are.
+        target_port: where new connections go; another one is a failover that leaves the old
+            connections where they are.
         breaks_by_reset: what breaks is reset (RST) instead of being closed in order (FIN).
     """
 
@@ -84,7 +92,9 @@ class FaultProxy:
         return not self._faults
 
     def freeze(self) -> None:
-        """From now on nothing passes in either direction and nobody is told: every connection is half-open. New ones are taken and hang."""
+        """From now on nothing passes in either direction and nobody is told: every connection is
+        half-open. New ones are taken and hang.
+        """
         self._flows.clear()
 
     def thaw(self) -> None:
@@ -92,7 +102,9 @@ class FaultProxy:
         self._flows.set()
 
     def strand(self) -> None:
-        """Connections that are open now pass nothing any more, and nobody is told, as when a NAT has forgotten them; new ones work."""
+        """Connections that are open now pass nothing any more, and nobody is told, as when a NAT
+        has forgotten them; new ones work.
+        """
         for line in self._lines:
             line.is_stranded = True
 
@@ -113,7 +125,9 @@ class FaultProxy:
             end(writer, by_reset=self.breaks_by_reset)
             return
         try:
-            server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self.target_port)
+            server_reader, server_writer = await asyncio.open_connection(
+                "127.0.0.1", self.target_port
+            )
         except OSError:
             writer.transport.abort()
             return
@@ -121,7 +135,8 @@ class FaultProxy:
         self._lines.add(line)
         try:
             await asyncio.gather(self._requests(line, reader), self._answers(line, server_reader))
-        except (ConnectionError, asyncio.IncompleteReadError, RuntimeError):  # RuntimeError: uvloop, of a closed connection
+        # RuntimeError: uvloop, of a closed connection
+        except (ConnectionError, asyncio.IncompleteReadError, RuntimeError):
             pass
         finally:
             line.cut(by_reset=self.breaks_by_reset)

@@ -1,7 +1,8 @@
 """What a method says that it may be refused with, against what it is refused with.
 
-While this watches, every refusal that leaves a use case of an RPC, a method of a server or a door of the gateway in this process is looked up in the
-list that the OpenAPI document shows. One that the list lacks fails the test that brought it about, whatever that test is about."""
+While this watches, every refusal that leaves a use case of an RPC, a method of a server or a door
+of the gateway in this process is looked up in the list that the OpenAPI document shows. One that
+the list lacks fails the test that brought it about, whatever that test is about."""
 
 from __future__ import annotations
 
@@ -34,14 +35,21 @@ Reason = tuple[str, str]  # domain, reason
 # Every method of the contract by its path of gRPC, and what it lists.
 METHODS: dict[str, Method] = {method.policy.path: method for method in SCHEMA.methods}
 LISTED: dict[str, frozenset[Reason]] = {
-    path: frozenset((spec.domain, spec.reason) for rule in (None, *method.rules) for spec in refusals_of(method, SCHEMA.errors, rule=rule))
-    for path, method in METHODS.items()}
+    path: frozenset(
+        (spec.domain, spec.reason)
+        for rule in (None, *method.rules)
+        for spec in refusals_of(method, SCHEMA.errors, rule=rule)
+    )
+    for path, method in METHODS.items()
+}
 # What refused which method and stands in no list of it; emptied after each test.
 unlisted: set[tuple[str, Reason]] = set()
 
 
 def note(paths: frozenset[str], reason: Reason) -> None:
-    """A refusal of something that serves these methods. Internal errors say nothing, and methods of tests list nothing."""
+    """A refusal of something that serves these methods. Internal errors say nothing, and methods of
+    tests list nothing.
+    """
     ours = paths & LISTED.keys()
     if ours and not any(reason in LISTED[path] for path in ours):
         unlisted.update((path, reason) for path in ours)
@@ -58,7 +66,9 @@ def reason_of(status: status_pb2.Status) -> Reason:
 
 
 def watch_servers(patch: pytest.MonkeyPatch) -> None:
-    """What leaves the pipeline around our own servicers; those of tests refuse as a test needs it."""
+    """What leaves the pipeline around our own servicers; those of tests refuse as a test needs
+    it.
+    """
     refusal = pipeline._Method._refusal
 
     def watched(self: Any, *args: Any) -> Any:
@@ -66,6 +76,7 @@ def watch_servers(patch: pytest.MonkeyPatch) -> None:
         if status is not None and self._behaviour.__module__.startswith(SERVICES):
             note(frozenset({self._path}), reason_of(status))
         return code, status
+
     patch.setattr(pipeline._Method, "_refusal", watched)
 
 
@@ -73,8 +84,8 @@ def watch_servers(patch: pytest.MonkeyPatch) -> None:
 
 
 def use_cases() -> dict[tuple[type, str], frozenset[str]]:
-    """The methods of use cases that RPCs call, with the paths of those RPCs: an RPC of a servicer says `self._things.do(...)`, and what `things` is
-    stands in the servicer's `__init__`."""
+    """The methods of use cases that RPCs call, with the paths of those RPCs: an RPC of a servicer
+    says `self._things.do(...)`, and what `things` is stands in the servicer's `__init__`."""
     found: defaultdict[tuple[type, str], set[str]] = defaultdict(set)
     for servicer, service in servicers():
         kinds = inspect.get_annotations(servicer.__init__, eval_str=True)
@@ -82,7 +93,9 @@ def use_cases() -> dict[tuple[type, str], frozenset[str]]:
             if isinstance(rpc, ast.AsyncFunctionDef) and f"/{service}/{rpc.name}" in METHODS:
                 for node in ast.walk(rpc):
                     match node:
-                        case ast.Attribute(value=ast.Attribute(value=ast.Name(id="self"), attr=thing), attr=name):
+                        case ast.Attribute(
+                            value=ast.Attribute(value=ast.Name(id="self"), attr=thing), attr=name
+                        ):
                             kind = kinds.get(thing.removeprefix("_"))
                             if inspect.isclass(kind) and ".usecases." in kind.__module__:
                                 found[kind, name].add(f"/{service}/{rpc.name}")
@@ -90,7 +103,9 @@ def use_cases() -> dict[tuple[type, str], frozenset[str]]:
 
 
 def servicers() -> Iterator[tuple[type, str]]:
-    """Every servicer with the full name of its service: its base class `XServicer` stands in the generated module of the file that has `X`."""
+    """Every servicer with the full name of its service: its base class `XServicer` stands in the
+    generated module of the file that has `X`.
+    """
     for package in SERVICES:
         folder = importlib.import_module(f"{package}.servicer")
         for found in pkgutil.iter_modules(folder.__path__, f"{folder.__name__}."):
@@ -98,13 +113,20 @@ def servicers() -> Iterator[tuple[type, str]]:
             for _, servicer in inspect.getmembers(module, inspect.isclass):
                 base = servicer.__mro__[1]
                 if servicer.__module__ == module.__name__ and base.__module__.endswith("_pb2_grpc"):
-                    yield servicer, f"{base.__module__.rpartition('.')[0]}.{base.__name__.removesuffix('Servicer')}"
+                    yield (
+                        servicer,
+                        f"{base.__module__.rpartition('.')[0]}.{base.__name__.removesuffix('Servicer')}",
+                    )
 
 
 def leaving(error: MeshError, package: str) -> Reason:
     """The reason under which an error of a use case leaves its server."""
     if isinstance(error, RemoteError) and not isinstance(error, NeighbourUnavailable):
-        return (COMMON, "INTERNAL") if error.grpc_code in pipeline._REFUSES_US else (error.domain, error.reason)
+        return (
+            (COMMON, "INTERNAL")
+            if error.grpc_code in pipeline._REFUSES_US
+            else (error.domain, error.reason)
+        )
     spec = SCHEMA.errors.find(package, error.reason)
     return (COMMON, "INTERNAL") if spec is None else (spec.domain, spec.reason)
 
@@ -122,17 +144,20 @@ def watched_use_case(method: Callable[..., Any], paths: frozenset[str]) -> Calla
             raise
 
     if inspect.isasyncgenfunction(method):
+
         @functools.wraps(method)
         async def stream(*args: Any, **options: Any) -> AsyncIterator[Any]:
             with watch():
                 async for item in method(*args, **options):
                     yield item
+
         return stream
 
     @functools.wraps(method)
     async def call(*args: Any, **options: Any) -> Any:
         with watch():
             return await method(*args, **options)
+
     return call
 
 
@@ -148,18 +173,27 @@ def watch_use_cases(patch: pytest.MonkeyPatch) -> None:
 
 
 def watch_doors(patch: pytest.MonkeyPatch) -> None:
-    """What a door refuses by itself, against the list of that address. What servers refuse is looked at where they do."""
+    """What a door refuses by itself, against the list of that address. What servers refuse is
+    looked at where they do.
+    """
     refuse = Gateway._refuse
 
     def watched(self: Any, error: MeshError, request: Any, target: Any) -> Any:
-        if isinstance(target, Door) and target._path in METHODS and not isinstance(error, RemoteError):
+        if (
+            isinstance(target, Door)
+            and target._path in METHODS
+            and not isinstance(error, RemoteError)
+        ):
             method = METHODS[target._path]
             verb = "GET" if request.method == "HEAD" else request.method
             spec = self.refusals._spec(error, target.package)
             for rule in method.rules:
-                if (rule.verb, rule.template.text) == (verb, target.route) and spec not in set(refusals_of(method, SCHEMA.errors, rule=rule)):
+                if (rule.verb, rule.template.text) == (verb, target.route) and spec not in set(
+                    refusals_of(method, SCHEMA.errors, rule=rule)
+                ):
                     unlisted.add((f"{verb} {target.route}", (spec.domain, spec.reason)))
         return refuse(self, error, request, target)
+
     patch.setattr(Gateway, "_refuse", watched)
 
 
@@ -167,19 +201,35 @@ def watch_doors(patch: pytest.MonkeyPatch) -> None:
 
 # By what logs write; a caller who gave up was answered with nothing.
 _NAMES: dict[str, frozenset[str]] = {
-    **{path: frozenset({"CANCELLED", *(name for _, name in listed)}) for path, listed in LISTED.items()},
-    **{f"{rule.verb} {rule.template.text}": frozenset(spec.reason for spec in refusals_of(method, SCHEMA.errors, rule=rule))
-       for method in SCHEMA.methods for rule in method.rules}}
+    **{
+        path: frozenset({"CANCELLED", *(name for _, name in listed)})
+        for path, listed in LISTED.items()
+    },
+    **{
+        f"{rule.verb} {rule.template.text}": frozenset(
+            spec.reason for spec in refusals_of(method, SCHEMA.errors, rule=rule)
+        )
+        for method in SCHEMA.methods
+        for rule in method.rules
+    },
+}
 
 
 def unlisted_in(log: Iterable[str]) -> set[tuple[str, str]]:
-    """Methods and addresses, and the reasons that our processes' own logs say they were refused with and that no list of them has."""
+    """Methods and addresses, and the reasons that our processes' own logs say they were refused
+    with and that no list of them has.
+    """
     found = set()
     for line in log:
-        refused = ('{"event":"call"' in line and '"reason":"' in line) or ('{"event":"request"' in line and '"refusal":""' not in line)
-        if refused and line.startswith("{") and line.rstrip().endswith("}"):  # a crash may have cut the last one
+        refused = ('{"event":"call"' in line and '"reason":"' in line) or (
+            '{"event":"request"' in line and '"refusal":""' not in line
+        )
+        # a crash may have cut the last one
+        if refused and line.startswith("{") and line.rstrip().endswith("}"):
             entry = json.loads(line)
-            place = entry["method"] if entry["event"] == "call" else f"{entry['verb']} {entry['route']}"
+            place = (
+                entry["method"] if entry["event"] == "call" else f"{entry['verb']} {entry['route']}"
+            )
             reason = entry["reason"] if entry["event"] == "call" else entry["refusal"]
             if place in _NAMES and reason not in _NAMES[place]:
                 found.add((place, reason))

@@ -1,4 +1,6 @@
-"""What order_rpc promises, removed piece by piece. The name of a mutant is the sentence that it breaks."""
+"""What order_rpc promises, removed piece by piece. The name of a mutant is the sentence that it
+breaks.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +9,14 @@ from functools import partial
 from tests.code_mutants import Edit, Mutant
 
 
-def _mutant(path: str, sentence: str, *, old: str, new: str, fails: str, behind: Edit | None = None) -> Mutant:
-    return Mutant(sentence, fails, (Edit(f"order_rpc/{path}", old, new), *(() if behind is None else (behind,))))
+def _mutant(
+    path: str, sentence: str, *, old: str, new: str, fails: str, behind: Edit | None = None
+) -> Mutant:
+    return Mutant(
+        sentence,
+        fails,
+        (Edit(f"order_rpc/{path}", old, new), *(() if behind is None else (behind,))),
+    )
 
 
 def _test(module: str, name: str, *, on: str = "sqlite") -> str:
@@ -64,25 +72,33 @@ _BAD_ROWS = [
         "an order that cannot expire stops no other",
         old="count = len(await self._batches.run())",
         new="count = len(await self._db.run(self._batches._batch, 100, []))",
-        fails=_in_bad_rows("test_as_many_bad_orders_as_a_batch_takes_do_not_hide_those_behind_them[sqlite]"),
+        fails=_in_bad_rows(
+            "test_as_many_bad_orders_as_a_batch_takes_do_not_hide_those_behind_them[sqlite]"
+        ),
     ),
     _order_rows(
         "an order without lines is not shown as if it had none",
-        old="    if not lines:\n        raise ValueError(\"an order has no lines\")\n",
+        old='    if not lines:\n        raise ValueError("an order has no lines")\n',
         new="",
-        fails=_in_lists("test_a_list_of_orders_goes_on_behind_one_that_cannot_be_read[sqlite-DELETE FROM order_item WHERE order_id = '{}']"),
+        fails=_in_lists(
+            "test_a_list_of_orders_goes_on_behind_one_that_cannot_be_read[sqlite-DELETE FROM "
+            "order_item WHERE order_id = '{}']"
+        ),
     ),
     _statistics(
         "a figure that cannot be read is left out of its day",
-        old="    return readable(rows, _entry, of=\"statistic\",",
-        new="    rows = list(map(_entry, rows))\n    return readable(rows, lambda row: row, of=\"statistic\",",
+        old='    return readable(rows, _entry, of="statistic",',
+        new="    rows = list(map(_entry, rows))\n    return readable(rows, lambda row: row, "
+        'of="statistic",',
         fails=_in_lists("test_a_figure_that_cannot_be_read_is_left_out_of_its_day[sqlite]"),
     ),
     _statistic_uses(
         "an entry that cannot be counted keeps no other out of the figures",
         old="return len(await self._folding.run())",
         new="return len(await self._db.run(self._folding._batch, 100, []))",
-        fails=_in_bad_rows("test_an_entry_that_cannot_be_counted_keeps_no_other_out_of_the_figures[sqlite]"),
+        fails=_in_bad_rows(
+            "test_an_entry_that_cannot_be_counted_keeps_no_other_out_of_the_figures[sqlite]"
+        ),
     ),
 ]
 
@@ -94,21 +110,26 @@ _CANCEL = [
         behind=Edit(
             "order_rpc/usecases/to_payment_rpc.py",
             "            case CloseResult.CLOSING:\n                raise StillClosing\n",
-            "            case CloseResult.CLOSING:\n                await self._cancel(tx, order, cause=cause, remark=answer.result, at=now)\n",
+            "            case CloseResult.CLOSING:\n                await self._cancel(tx, order, "
+            "cause=cause, remark=answer.result, at=now)\n",
         ),
         fails=_in_cancel("test_nothing_is_freed_while_a_channel_has_not_answered"),
     ),
     _to_payment_rpc(
         "a settlement never cancels an order whose payment is still being closed",
         old="            case CloseResult.CLOSING:\n                raise StillClosing\n",
-        new="            case CloseResult.CLOSING:\n                await self._cancel(tx, order, cause=cause, remark=answer.result, at=now)\n",
+        new="            case CloseResult.CLOSING:\n                await self._cancel(tx, order, "
+        "cause=cause, remark=answer.result, at=now)\n",
         fails=_in_cancel("test_a_settlement_of_a_close_that_is_under_way_cancels_nothing"),
     ),
     _to_payment_rpc(
         "a close that was answered after the payment took the order settles nothing",
-        old="        if order.state is not OrderState.CANCELLING:  # its payment was quicker\n            return\n",
+        old="        if order.state is not OrderState.CANCELLING:  # its payment was quicker\n    "
+        "        return\n",
         new="",
-        fails=_in_cancel("test_a_close_that_was_answered_late_does_not_cancel_what_was_paid_meanwhile"),
+        fails=_in_cancel(
+            "test_a_close_that_was_answered_late_does_not_cancel_what_was_paid_meanwhile"
+        ),
     ),
     _to_payment_rpc(
         "the units of a cancelled order come back",
@@ -124,18 +145,20 @@ _CANCEL = [
     ),
     _to_payment_rpc(
         "a cancelled order of a flash sale gives its unit back",
-        old="back = [return_stock_message(cancelled, ids=self._ids, at=at)] if cancelled.is_of_activity else []",
-        new="back = []",
+        old="            if cancelled.is_of_activity\n",
+        new="            if False\n",
         fails=_in_cancel("test_a_cancelled_order_of_a_flash_sale_gives_its_unit_back_to_the_sale"),
     ),
     _cancelling(
         "an order that is being cancelled is not cancelled a second time",
         old="if order.state is not OrderState.PENDING_PAYMENT:\n            return order, None",
-        new="if order.state not in (OrderState.PENDING_PAYMENT, OrderState.CANCELLING):\n            return order, None",
+        new="if order.state not in (OrderState.PENDING_PAYMENT, OrderState.CANCELLING):\n         "
+        "   return order, None",
         behind=Edit(
             "order_rpc/domain/order.py",
             "    (OrderState.CANCELLING, Verb.PAY)",
-            "    (OrderState.CANCELLING, Verb.BEGIN_CANCEL): OrderState.CANCELLING,\n    (OrderState.CANCELLING, Verb.PAY)",
+            "    (OrderState.CANCELLING, Verb.BEGIN_CANCEL): OrderState.CANCELLING,\n    "
+            "(OrderState.CANCELLING, Verb.PAY)",
         ),
         fails=_in_cancel("test_nothing_is_freed_while_a_channel_has_not_answered"),
     ),
@@ -144,31 +167,39 @@ _CANCEL = [
         old="        if order.state not in (OrderState.CANCELLING, OrderState.CANCELLED):\n"
         "            raise OrderAlreadyPaid(payment_id=order.paid_payment_id)\n",
         new="",
-        fails=_in_cancel("test_an_order_that_turns_out_to_be_paid_is_paid_and_the_cancel_is_refused"),
+        fails=_in_cancel(
+            "test_an_order_that_turns_out_to_be_paid_is_paid_and_the_cancel_is_refused"
+        ),
     ),
     _cancelling(
         "a cancel asks payment_rpc",
         old="remark=reason, messages=[message])",
         new="remark=reason)",
-        fails=_in_cancel("test_while_payment_rpc_is_away_expired_orders_wait_and_finish_after_it_returns"),
+        fails=_in_cancel(
+            "test_while_payment_rpc_is_away_expired_orders_wait_and_finish_after_it_returns"
+        ),
     ),
     _cancelling(
         "a free order that was returned in part is not cancelled",
-        old=" and not await refunds.refunds_of(tx, order, limit=1):",
-        new=":",
+        old=" and not await refunds.refunds_of(tx, order, limit=1)",
+        new="",
         fails=_in_free("test_units_of_a_free_order_come_back_one_by_one_and_once"),
     ),
     _cancelling(
         "the units of a free order that was cancelled come back",
         old="        await stock.release_sold(tx, cancelled, at=at)\n",
         new="",
-        fails=_in_free("test_a_free_order_is_cancelled_at_once_and_its_units_come_back", on="sqlite-False"),
+        fails=_in_free(
+            "test_a_free_order_is_cancelled_at_once_and_its_units_come_back", on="sqlite-False"
+        ),
     ),
     _cancelling(
         "a free order that was cancelled does not count as paid",
         old=", *entries_of_payment(order, at=order.paid_at or at, count=-1)]",
         new="]",
-        fails=_in_free("test_a_free_order_is_cancelled_at_once_and_its_units_come_back", on="sqlite-False"),
+        fails=_in_free(
+            "test_a_free_order_is_cancelled_at_once_and_its_units_come_back", on="sqlite-False"
+        ),
     ),
     _order_rows(
         "an order expires at its deadline",
@@ -203,21 +234,25 @@ _CANCEL = [
             "if order.state is not OrderState.PENDING_PAYMENT:",
             "if order.state not in {OrderState.PENDING_PAYMENT, OrderState.CANCELLING}:",
         ),
-        fails=_in_cancel("test_an_order_that_waits_for_no_money_starts_no_payment", on="sqlite-CANCELLING-OrderStateInvalid"),
+        fails=_in_cancel(
+            "test_an_order_that_waits_for_no_money_starts_no_payment",
+            on="sqlite-CANCELLING-OrderStateInvalid",
+        ),
     ),
 ]
 
 _MONEY = [
     _payment(
         "money of another currency pays nothing",
-        old="snapshot.captured.currency != order.amount.currency or snapshot.captured < order.amount:",
-        new="snapshot.captured.minor < order.amount.minor:",
+        old="snapshot.captured.currency != order.amount.currency or snapshot.captured < "
+        "order.amount",
+        new="snapshot.captured.minor < order.amount.minor",
         fails="unit/test_order_domain.py::test_money_that_is_not_the_price_of_the_order_pays_nothing_and_is_shown_to_a_person",
     ),
     _payment(
         "money that is too little pays nothing",
-        old=" or snapshot.captured < order.amount:",
-        new=":",
+        old=" or snapshot.captured < order.amount",
+        new="",
         fails="unit/test_order_domain.py::test_money_that_is_not_the_price_of_the_order_pays_nothing_and_is_shown_to_a_person",
     ),
     _payment(
@@ -246,8 +281,8 @@ _MONEY = [
     ),
     _taking(
         "an order is revived only where its shop wants it",
-        old="        return wanted and order.state",
-        new="        return order.state",
+        old="            wanted\n            and order.state",
+        new="            order.state",
         fails=_in_cancel("test_late_money_on_a_cancelled_order_is_refused_by_default"),
     ),
     _taking(
@@ -266,19 +301,26 @@ _MONEY = [
         old="known.version > snapshot.version:",
         new="False:",
         behind=Edit("order_rpc/usecases/taking.py", "known.version == snapshot.version:", "False:"),
-        fails=_in_payments("test_an_older_or_equal_version_changes_nothing_and_hears_what_was_decided"),
+        fails=_in_payments(
+            "test_an_older_or_equal_version_changes_nothing_and_hears_what_was_decided"
+        ),
     ),
     _taking(
         "a payment that was decided is not decided again",
         old="if heard.disposition is None and snapshot.has_money:",
         new="if snapshot.has_money:",
-        fails=_in_payments("test_each_state_has_its_disposition_and_keeps_it", on="sqlite-CANCELLED--REFUSED_CANCELLED-SUCCESS"),
+        fails=_in_payments(
+            "test_each_state_has_its_disposition_and_keeps_it",
+            on="sqlite-CANCELLED--REFUSED_CANCELLED-SUCCESS",
+        ),
     ),
     _taking(
         "a snapshot without money decides nothing",
         old="if heard.disposition is None and snapshot.has_money:",
         new="if heard.disposition is None:",
-        fails=_in_payments("test_a_snapshot_without_money_is_noted_and_decides_nothing", on="sqlite-PAYING"),
+        fails=_in_payments(
+            "test_a_snapshot_without_money_is_noted_and_decides_nothing", on="sqlite-PAYING"
+        ),
     ),
     _taking(
         "the units of a paid order are sold",
@@ -296,7 +338,9 @@ _MONEY = [
         "the sums of an older snapshot are not looked at",
         old="is_newest=False",
         new="is_newest=True",
-        fails=_in_refunds("test_news_of_two_refunds_count_in_whatever_order_they_come", on="sqlite-True"),
+        fails=_in_refunds(
+            "test_news_of_two_refunds_count_in_whatever_order_they_come", on="sqlite-True"
+        ),
     ),
     _taking(
         "a paid order counts as paid",
@@ -329,13 +373,18 @@ _REFUNDS = [
         "a refusal of a refund that has ended changes nothing",
         old="        if refund.state is not RefundState.APPROVED:\n            return\n",
         new="",
-        fails=_in_refunds("test_a_refusal_that_comes_after_the_end_of_a_refund_changes_nothing", on="sqlite-FAILED"),
+        fails=_in_refunds(
+            "test_a_refusal_that_comes_after_the_end_of_a_refund_changes_nothing",
+            on="sqlite-FAILED",
+        ),
     ),
     _to_payment_rpc(
         "an unclear answer fails no refund",
         old="            if not error.is_definite:\n                raise\n",
         new="",
-        fails=_in_refunds("test_while_payment_rpc_is_away_a_refund_waits_and_is_carried_out_when_it_returns"),
+        fails=_in_refunds(
+            "test_while_payment_rpc_is_away_a_refund_waits_and_is_carried_out_when_it_returns"
+        ),
     ),
     _refunding(
         "a key of RefundOrder is its caller's",
@@ -365,7 +414,11 @@ _REFUNDS = [
         "an approval needs an order that can be refunded",
         old="        require_refundable(order)\n",
         new="",
-        behind=Edit("order_rpc/usecases/refunding.py", "        if approved.amount > left:\n", "        if False:\n"),
+        behind=Edit(
+            "order_rpc/usecases/refunding.py",
+            "        if approved.amount > left:\n",
+            "        if False:\n",
+        ),
         fails=_in_refunds("test_an_approval_finds_the_money_gone"),
     ),
     _refunding(
@@ -376,16 +429,24 @@ _REFUNDS = [
     ),
     _refunding(
         "an approved refund is sent once",
-        old="        if refund.state not in (RefundState.REQUESTED, RefundState.REJECTED):\n            return refund, None  # approved before\n",
+        old="        if refund.state not in (RefundState.REQUESTED, RefundState.REJECTED):\n      "
+        "      return refund, None  # approved before\n",
         new="",
-        behind=Edit("order_rpc/domain/refund.py", "R.APPROVED: frozenset({R.SUCCEEDED,", "R.APPROVED: frozenset({R.APPROVED, R.SUCCEEDED,"),
+        behind=Edit(
+            "order_rpc/domain/refund.py",
+            "R.APPROVED: frozenset({R.SUCCEEDED,",
+            "R.APPROVED: frozenset({R.APPROVED, R.SUCCEEDED,",
+        ),
         fails=_in_refunds("test_a_shipped_order_is_refunded_when_the_shop_approves"),
     ),
     _refunding(
         "a list of refunds is for those whom the order concerns",
         old="order_id=order_id, visible_to=caller)\n            return await refunds.refunds_of",
-        new='order_id=order_id, visible_to=Caller(role=Role.ADMIN, subject=""))\n            return await refunds.refunds_of',
-        fails=_in_refunds("test_lists_of_refunds_come_in_pages_and_only_to_those_whom_they_concern"),
+        new='order_id=order_id, visible_to=Caller(role=Role.ADMIN, subject=""))\n            '
+        "return await refunds.refunds_of",
+        fails=_in_refunds(
+            "test_lists_of_refunds_come_in_pages_and_only_to_those_whom_they_concern"
+        ),
     ),
     _refund_news(
         "a refund that failed does not count as refunded",
@@ -415,11 +476,14 @@ _REFUNDS = [
         "a refund is looked for among those of its payment",
         old="refund.payment_id == snapshot.payment_id and ",
         new="",
-        fails=_in_refunds("test_a_refund_of_another_payment_with_a_known_request_id_is_another_one"),
+        fails=_in_refunds(
+            "test_a_refund_of_another_payment_with_a_known_request_id_is_another_one"
+        ),
     ),
     _refund_news(
         "the sums of the order are those of the payment that paid it",
-        old="is_of_sale = bool(order.paid_payment_id) and snapshot.payment_id == order.paid_payment_id",
+        old="is_of_sale = bool(order.paid_payment_id) and snapshot.payment_id == "
+        "order.paid_payment_id",
         new="is_of_sale = bool(order.paid_payment_id)",
         fails=_in_refunds("test_refunds_of_another_payment_are_recorded_only"),
     ),
@@ -479,7 +543,12 @@ _REFUNDS = [
 ]
 
 _ORDERS = [
-    _orders("a key of CreateOrder is its caller's", old="caller=self.caller.key, method", new='caller="", method', fails=_keyed("CreateOrder")),
+    _orders(
+        "a key of CreateOrder is its caller's",
+        old="caller=self.caller.key, method",
+        new='caller="", method',
+        fails=_keyed("CreateOrder"),
+    ),
     _orders(
         "a replay shows nothing that came later",
         old="captured=zero, refunded=zero, refund_status=RefundStatus.NONE,",
@@ -512,8 +581,8 @@ _ORDERS = [
     ),
     _order_rows(
         "an order is its buyer's",
-        old=" or scope.user_id not in {None, rows[0].user_id}:",
-        new=":",
+        old=" or scope.user_id not in {None, rows[0].user_id}",
+        new="",
         fails=_in_create("test_an_order_of_somebody_else_is_not_found", on="sqlite-another buyer"),
     ),
     _order_rows(
@@ -530,7 +599,8 @@ _ORDERS = [
     ),
     _order_rows(
         "and a shop its own",
-        old="        *(() if scope.merchant_id is None else (ORDERS.c.merchant_id == scope.merchant_id,)),\n",
+        old="        *(() if scope.merchant_id is None else (ORDERS.c.merchant_id == "
+        "scope.merchant_id,)),\n",
         new="",
         fails="integration/test_order_list.py::test_a_list_shows_only_what_is_the_callers[sqlite-caller5-wanted5-0]",
     ),
@@ -545,7 +615,9 @@ _ORDERS = [
         old='list_name="ListOrders", filter=selection, types=(int, str))',
         new='list_name="ListOrders", filter={}, types=(int, str))',
         behind=Edit(
-            "order_rpc/usecases/orders.py", 'list_name="ListOrders", filter=selection, key=key)', 'list_name="ListOrders", filter={}, key=key)'
+            "order_rpc/usecases/orders.py",
+            'list_name="ListOrders", filter=selection, key=key)',
+            'list_name="ListOrders", filter={}, key=key)',
         ),
         fails="integration/test_order_list.py::test_a_page_token_is_good_for_its_own_list_only[sqlite]",
     ),
@@ -559,13 +631,19 @@ _ORDERS = [
         "another parcel is no repetition",
         old=" and (order.carrier, order.tracking_number) == parcel:",
         new=":",
-        fails=_in_shipping("test_the_same_parcel_again_is_no_second_step_and_another_one_is_refused"),
+        fails=_in_shipping(
+            "test_the_same_parcel_again_is_no_second_step_and_another_one_is_refused"
+        ),
     ),
     _order(
         "an address is fixed once the order does not wait for money",
-        old='        if self.state is not OrderState.PENDING_PAYMENT:\n            raise OrderStateInvalid(f"the address',
+        old="        if self.state is not OrderState.PENDING_PAYMENT:\n            raise "
+        'OrderStateInvalid(f"the address',
         new='        if False:\n            raise OrderStateInvalid(f"the address',
-        fails=_in_shipping("test_an_address_is_fixed_once_the_order_does_not_wait_for_money", on="sqlite-CANCELLING"),
+        fails=_in_shipping(
+            "test_an_address_is_fixed_once_the_order_does_not_wait_for_money",
+            on="sqlite-CANCELLING",
+        ),
     ),
     _order(
         "an order that cost something is never cancelled as a free one",
@@ -575,7 +653,8 @@ _ORDERS = [
     ),
     _order(
         "the price that a buyer saw is the price that he pays",
-        old='        product.require_price(item.unit_price, field=f"items[{position}].unit_price")\n',
+        old="        product.require_price(item.unit_price, "
+        'field=f"items[{position}].unit_price")\n',
         new="",
         fails="unit/test_order_domain.py::test_another_price_than_the_client_saw_is_refused_with_the_price_now",
     ),
@@ -583,20 +662,25 @@ _ORDERS = [
         "a cancel reason is gone once the order is paid",
         old='captured=captured or self.captured, paid_at=at, cancel_reason="")',
         new="captured=captured or self.captured, paid_at=at)",
-        fails=_in_cancel("test_an_order_that_turns_out_to_be_paid_is_paid_and_the_cancel_is_refused"),
+        fails=_in_cancel(
+            "test_an_order_that_turns_out_to_be_paid_is_paid_and_the_cancel_is_refused"
+        ),
     ),
 ]
 
 _UNITS = [
     _stock(
         "more than there is is not reserved",
-        old="_RESERVE = update(STOCK).where(_THIS_STOCK, STOCK.c.available >= _UNITS)",
-        new="_RESERVE = update(STOCK).where(_THIS_STOCK)",
-        fails=_in_create("test_a_second_product_that_is_gone_when_its_units_are_taken_gives_back_the_first", on="sqlite-10.00"),
+        old="_RESERVE = ( update(STOCK) .where(_THIS_STOCK, STOCK.c.available >= _UNITS)",
+        new="_RESERVE = ( update(STOCK) .where(_THIS_STOCK)",
+        fails=_in_create(
+            "test_a_second_product_that_is_gone_when_its_units_are_taken_gives_back_the_first",
+            on="sqlite-10.00",
+        ),
     ),
     _stock(
         "units that came back between two statements are taken",
-        old='    if available >= this["units"]:  # units came back between the two statements: try again from the start\n        raise StaleRow\n',
+        old='    if available >= this["units"]:\n        raise StaleRow\n',
         new="",
         fails=_in_stock("test_units_that_come_back_while_they_are_refused_are_taken", on="mariadb"),
     ),
@@ -604,7 +688,8 @@ _UNITS = [
         "a release finds every reservation",
         old="    if released.rowcount != len(order.shelf_lines):\n        raise StaleRow\n"
         "    for line in order.shelf_lines:\n        expect_one(await tx.execute(_FREE_RESERVED,",
-        new="    for line in order.shelf_lines:\n        expect_one(await tx.execute(_FREE_RESERVED,",
+        new="    for line in order.shelf_lines:\n        expect_one(await "
+        "tx.execute(_FREE_RESERVED,",
         fails=_in_cancel("test_units_that_are_not_reserved_are_not_freed"),
     ),
     _stock(
@@ -617,14 +702,18 @@ _UNITS = [
         "a free order gives back what was sold to it",
         old="    if released.rowcount != len(order.shelf_lines):\n        raise StaleRow\n"
         "    for line in order.shelf_lines:\n        expect_one(await tx.execute(_TAKE_BACK_SOLD,",
-        new="    for line in order.shelf_lines:\n        expect_one(await tx.execute(_TAKE_BACK_SOLD,",
+        new="    for line in order.shelf_lines:\n        expect_one(await "
+        "tx.execute(_TAKE_BACK_SOLD,",
         fails=_in_free("test_units_that_were_not_sold_to_a_free_order_do_not_come_back"),
     ),
     _stock(
         "units of a sale come back from what the sale was given",
-        old="_TAKE_BACK_SOLD if sources[line.sku_id] is StockSource.CATALOG else _TAKE_BACK_ALLOCATED",
+        old="_TAKE_BACK_SOLD if sources[line.sku_id] is StockSource.CATALOG else "
+        "_TAKE_BACK_ALLOCATED",
         new="_TAKE_BACK_SOLD",
-        fails=_in_stock("test_an_order_of_a_sale_has_the_sales_price_and_takes_nothing_from_the_shelf"),
+        fails=_in_stock(
+            "test_an_order_of_a_sale_has_the_sales_price_and_takes_nothing_from_the_shelf"
+        ),
     ),
     _stock(
         "a revived order takes its units under a new generation",
@@ -646,7 +735,8 @@ _UNITS = [
     ),
     _catalog(
         "an adjustment with a key happens once",
-        old="        if receipt is not None and receipt.answer is not None:\n            return _movement_from_answer(receipt.answer), True\n",
+        old="        if receipt is not None and receipt.answer is not None:\n            return "
+        "_movement_from_answer(receipt.answer), True\n",
         new="",
         fails=_in_stock("test_an_adjustment_with_a_key_happens_once"),
     ),
@@ -669,7 +759,8 @@ _UNITS = [
         behind=Edit(
             "order_rpc/usecases/catalog.py",
             "class Catalog:\n",
-            'from mesh.call import Role\n_ANYBODY = Caller(role=Role.ADMIN, subject="")\n\n\nclass Catalog:\n',
+            "from mesh.call import Role\n_ANYBODY = Caller(role=Role.ADMIN, "
+            'subject="")\n\n\nclass Catalog:\n',
         ),
         fails=_in_stock("test_another_shops_shelf_is_not_touched"),
     ),
@@ -677,7 +768,9 @@ _UNITS = [
         "an order of a sale may be paid for as long as any other",
         old="expires_at=now + self._payment_window)",
         new="expires_at=now + self._payment_window / 10)",
-        fails=_in_stock("test_an_order_of_a_sale_has_the_sales_price_and_takes_nothing_from_the_shelf"),
+        fails=_in_stock(
+            "test_an_order_of_a_sale_has_the_sales_price_and_takes_nothing_from_the_shelf"
+        ),
     ),
     _allocating(
         "a step of an allocation happens once",
@@ -713,7 +806,9 @@ _UNITS = [
         "an order of a sale that is there belongs to its buyer",
         old="                elif owner != each.user_id:\n",
         new="                elif False:\n",
-        fails=_in_stock("test_an_order_of_a_sale_that_can_never_be_written_does_not_keep_the_others_from_it"),
+        fails=_in_stock(
+            "test_an_order_of_a_sale_that_can_never_be_written_does_not_keep_the_others_from_it"
+        ),
     ),
 ]
 
@@ -740,7 +835,10 @@ _COUNTED = [
         "a day ends before the next one begins",
         old="table.c.quarter < end]",
         new="table.c.quarter <= end]",
-        fails=_in_statistics("test_a_day_is_a_day_of_its_time_zone", on="sqlite-2026-11-20T16:00:00-Asia/Shanghai-2026-11-21"),
+        fails=_in_statistics(
+            "test_a_day_is_a_day_of_its_time_zone",
+            on="sqlite-2026-11-20T16:00:00-Asia/Shanghai-2026-11-21",
+        ),
     ),
     _statistics(
         "what was folded is not counted twice",

@@ -1,7 +1,8 @@
-"""Processes that tests start: found by port, URL or log line, stopped by their own ids, and dead when the test run is dead.
+"""Processes that tests start: found by port, URL or log line, stopped by their own ids, and dead
+when the test run is dead.
 
-Every process gets its own session and a mark in its environment, so that whatever it starts itself can be found, counted and killed with it.
-Linux only (/proc, PR_SET_PDEATHSIG).
+Every process gets its own session and a mark in its environment, so that whatever it starts itself
+can be found, counted and killed with it. Linux only (/proc, PR_SET_PDEATHSIG).
 """
 
 from __future__ import annotations
@@ -27,8 +28,10 @@ ROOT = Path(__file__).resolve().parent.parent
 MARK = "PMTEST_TREE"  # not PAYMESH_*: no service may take it for a setting
 POLL_SECONDS = 0.02
 
-# Asks the kernel to kill this process with its parent, checks that the parent has not died before that, becomes the command.
-# A program of its own rather than preexec_fn: forking a test process that runs gRPC threads can deadlock.
+# Asks the kernel to kill this process with its parent, checks that the parent has not died before
+# that, becomes the command.
+# A program of its own rather than preexec_fn: forking a test process that runs gRPC threads can
+# deadlock.
 _LAUNCHER = """
 import ctypes, os, sys
 ctypes.CDLL(None).prctl(1, 9)
@@ -43,7 +46,8 @@ _ports_given: set[int] = set()
 def free_port() -> int:
     """A TCP port on loopback that nobody listens on and that this run has not given away before.
 
-    It lies below the range that the kernel takes for outgoing connections: a port from bind(0) can be taken again before it is used.
+    It lies below the range that the kernel takes for outgoing connections: a port from bind(0) can
+    be taken again before it is used.
     """
     try:
         first_ephemeral = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
@@ -74,7 +78,14 @@ class Process:
     Start it from the main thread: the kernel kills it when the *thread* that started it ends.
     """
 
-    def __init__(self, *command: str, log_path: Path, env: Mapping[str, str] | None = None, name: str = "", cwd: Path = ROOT) -> None:
+    def __init__(
+        self,
+        *command: str,
+        log_path: Path,
+        env: Mapping[str, str] | None = None,
+        name: str = "",
+        cwd: Path = ROOT,
+    ) -> None:
         self.command = command
         self.name = name or Path(command[0]).name
         self.log_path = log_path
@@ -84,19 +95,41 @@ class Process:
         self._popen: subprocess.Popen[bytes] | None = None
 
     @classmethod
-    def module(cls, module: str, *arguments: str, log_path: Path, env: Mapping[str, str] | None = None, name: str = "") -> Process:
+    def module(
+        cls,
+        module: str,
+        *arguments: str,
+        log_path: Path,
+        env: Mapping[str, str] | None = None,
+        name: str = "",
+    ) -> Process:
         """`python -m module arguments` with this interpreter, in the root of the repository."""
-        return cls(sys.executable, "-m", module, *arguments, log_path=log_path, env=env, name=name or module)
+        return cls(
+            sys.executable,
+            "-m",
+            module,
+            *arguments,
+            log_path=log_path,
+            env=env,
+            name=name or module,
+        )
 
     def start(self) -> Self:
         """Starts it; after its end it may be started again, the log is appended to."""
         assert self._popen is None or self._popen.poll() is not None, f"{self.name} runs already"
-        assert threading.current_thread() is threading.main_thread(), "started from a thread, it would die with that thread"
+        assert threading.current_thread() is threading.main_thread(), (
+            "started from a thread, it would die with that thread"
+        )
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         with self.log_path.open("ab") as log:
             self._popen = subprocess.Popen(
                 [sys.executable, "-ISc", _LAUNCHER, str(os.getpid()), *self.command],
-                env=self._env, cwd=self._cwd, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                env=self._env,
+                cwd=self._cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
         return self
 
@@ -119,7 +152,9 @@ class Process:
         """The last lines of its log."""
         return "\n".join(self.log_text().splitlines()[-lines:])
 
-    def wait_for(self, condition: Callable[[], bool], what: str, timeout_seconds: float = 30) -> None:
+    def wait_for(
+        self, condition: Callable[[], bool], what: str, timeout_seconds: float = 30
+    ) -> None:
         """Waits until `condition()` is true.
 
         Raises:
@@ -128,22 +163,37 @@ class Process:
         deadline = time.monotonic() + timeout_seconds
         while not condition():
             if self.returncode is not None:
-                raise AssertionError(f"{self.name} ended with {self.returncode} before {what}\n{self.log_tail()}")
+                raise AssertionError(
+                    f"{self.name} ended with {self.returncode} before {what}\n{self.log_tail()}"
+                )
             if time.monotonic() > deadline:
-                raise AssertionError(f"{self.name}: no {what} within {timeout_seconds} s\n{self.log_tail()}")
+                raise AssertionError(
+                    f"{self.name}: no {what} within {timeout_seconds} s\n{self.log_tail()}"
+                )
             time.sleep(POLL_SECONDS)
 
     def wait_for_port(self, port: int, timeout_seconds: float = 30) -> None:
         """Waits until somebody listens on a loopback port."""
+
         def listens() -> bool:
             with socket.socket() as probe:
                 probe.settimeout(1)
                 return probe.connect_ex(("127.0.0.1", port)) == 0
+
         self.wait_for(listens, f"listener on port {port}", timeout_seconds)
 
-    def wait_for_http(self, url: str, *, status: int = 200, timeout_seconds: float = 30, ssl_context: ssl.SSLContext | None = None) -> bytes:
+    def wait_for_http(
+        self,
+        url: str,
+        *,
+        status: int = 200,
+        timeout_seconds: float = 30,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> bytes:
         """Waits until GET `url` answers with `status`; returns the body of that answer."""
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=ssl_context))
+        opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=ssl_context)
+        )
         bodies: list[bytes] = []
 
         def answers() -> bool:
@@ -157,6 +207,7 @@ class Process:
                 return False
             bodies.append(body)
             return got == status
+
         self.wait_for(answers, f"HTTP {status} from {url}", timeout_seconds)
         return bodies[-1]
 
@@ -168,7 +219,9 @@ class Process:
         """Waits until another process, e.g. one that this one started, has ended."""
         deadline = time.monotonic() + timeout_seconds
         while _is_alive(pid):
-            assert time.monotonic() < deadline, f"process {pid} still lives after {timeout_seconds} s"
+            assert time.monotonic() < deadline, (
+                f"process {pid} still lives after {timeout_seconds} s"
+            )
             time.sleep(POLL_SECONDS)
 
     def signal(self, number: signal.Signals) -> None:
@@ -186,7 +239,9 @@ class Process:
         try:
             return self._popen.wait(timeout_seconds)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"{self.name} still runs after {timeout_seconds} s\n{self.log_tail()}") from None
+            raise AssertionError(
+                f"{self.name} still runs after {timeout_seconds} s\n{self.log_tail()}"
+            ) from None
 
     def kill(self) -> int:
         """kill -9: no line of it runs any more, as after a crash. What it started lives on."""
@@ -205,7 +260,9 @@ class Process:
         return self.wait(timeout_seconds)
 
     def survivors(self) -> dict[int, str]:
-        """Process id -> command line of everything that lives and was started by this process, itself included."""
+        """Process id -> command line of everything that lives and was started by this process,
+        itself included.
+        """
         if self._popen is None:
             return {}
         self._popen.poll()  # reap it: a zombie is no survivor
@@ -216,9 +273,17 @@ class Process:
                 continue
             with contextlib.suppress(OSError):  # it ended while we looked
                 state, _, _, session = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
-                ours = int(session) == self.pid or mark in (folder / "environ").read_bytes().split(b"\0")
+                ours = int(session) == self.pid or mark in (folder / "environ").read_bytes().split(
+                    b"\0"
+                )
                 if ours and state != "Z":
-                    found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+                    found[int(folder.name)] = (
+                        (folder / "cmdline")
+                        .read_bytes()
+                        .replace(b"\0", b" ")
+                        .decode(errors="replace")
+                        .strip()
+                    )
         return found
 
     def assert_no_survivors(self, timeout_seconds: float = 5) -> None:
@@ -249,13 +314,25 @@ class Processes:
         self.started: list[Process] = []
         self._log_folder = log_folder
 
-    def module(self, module: str, *arguments: str, env: Mapping[str, str] | None = None, name: str = "") -> Process:
+    def module(
+        self, module: str, *arguments: str, env: Mapping[str, str] | None = None, name: str = ""
+    ) -> Process:
         """Starts `python -m module arguments`; give replicas of one module different names."""
-        return self._start(Process.module(module, *arguments, env=env, name=name, log_path=self._log_path(name or module)))
+        return self._start(
+            Process.module(
+                module, *arguments, env=env, name=name, log_path=self._log_path(name or module)
+            )
+        )
 
-    def command(self, *command: str, env: Mapping[str, str] | None = None, name: str = "") -> Process:
+    def command(
+        self, *command: str, env: Mapping[str, str] | None = None, name: str = ""
+    ) -> Process:
         """Starts any program."""
-        return self._start(Process(*command, env=env, name=name, log_path=self._log_path(name or Path(command[0]).name)))
+        return self._start(
+            Process(
+                *command, env=env, name=name, log_path=self._log_path(name or Path(command[0]).name)
+            )
+        )
 
     def destroy(self) -> None:
         """Ends all of them, the last one first."""
@@ -263,14 +340,19 @@ class Processes:
             process.destroy()
 
     def check_refusals(self) -> None:
-        """None of our processes refused anything with a reason that its operation does not list, by their logs. Once all of them have ended."""
-        from tests.listed_errors import unlisted_in  # loads every service, and many a process is none of ours
+        """None of our processes refused anything with a reason that its operation does not list, by
+        their logs. Once all of them have ended.
+        """
+        # loads every service, and many a process is none of ours
+        from tests.listed_errors import unlisted_in
 
         unlisted: set[tuple[str, str]] = set()
         for path in {process.log_path for process in self.started if process.log_path.exists()}:
             with path.open(errors="replace") as log:
                 unlisted |= unlisted_in(log)
-        assert sorted(unlisted) == [], "see `methods` in errors.proto and gateway/openapi/refusals.py"
+        assert sorted(unlisted) == [], (
+            "see `methods` in errors.proto and gateway/openapi/refusals.py"
+        )
 
     def _log_path(self, name: str) -> Path:
         return self._log_folder / f"{len(self.started):02d}-{name}.log"

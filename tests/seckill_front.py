@@ -1,5 +1,5 @@
-"""The buyers' side of one seckill_rpc for tests: what a process keeps in memory, over the rows and the Redis of a SeckillWorld. Several of them are
-several processes."""
+"""The buyers' side of one seckill_rpc for tests: what a process keeps in memory, over the rows and
+the Redis of a SeckillWorld. Several of them are several processes."""
 
 from __future__ import annotations
 
@@ -38,22 +38,58 @@ class HandClock:
 class Front:
     """One process that buyers meet."""
 
-    def __init__(self, world: SeckillWorld, *, burst: int = 1000, line_max: int = 1_000_000, waiters_max: int = 1000) -> None:
+    def __init__(
+        self,
+        world: SeckillWorld,
+        *,
+        burst: int = 1000,
+        line_max: int = 1_000_000,
+        waiters_max: int = 1000,
+    ) -> None:
         self.world = world
         self.monotonic = HandClock()
         self.tickets = Tickets(SECRET)
         self.registry = Registry(db=world.db, monotonic=self.monotonic)
         known = Known(monotonic=self.monotonic)
-        waiters = self.waiters = Waiters(world.views, waiters_max=waiters_max, look_again_seconds=0.2)
+        waiters = self.waiters = Waiters(
+            world.views, waiters_max=waiters_max, look_again_seconds=0.2
+        )
         loop = asyncio.get_running_loop()
-        self.results = Results(db=world.db, clock=world.clock, registry=self.registry, views=world.views, waiters=waiters, known=known,
-                               tickets=self.tickets, grace=GRACE, monotonic=loop.time, jitter=lambda: 0.0)
-        self.clicking = Clicking(registry=self.registry, scripts=world.scripts, results=self.results, known=known, tickets=self.tickets,
-                                 ids=world.ids, clock=world.clock, buckets=TokenBuckets(per_second=1000, burst=burst, now=self.monotonic),
-                                 doors=DoorSettings(line_max=line_max, draw_max=line_max, queued_seconds=600, batch_max=64, calls_max=2),
-                                 monotonic=self.monotonic, jitter=lambda: 0.0)
-        self.audience = Audience(db=world.db, registry=self.registry, clicking=self.clicking, known=known, waiters=waiters,
-                                 attention=AlwaysAttentive())
+        self.results = Results(
+            db=world.db,
+            clock=world.clock,
+            registry=self.registry,
+            views=world.views,
+            waiters=waiters,
+            known=known,
+            tickets=self.tickets,
+            grace=GRACE,
+            monotonic=loop.time,
+            jitter=lambda: 0.0,
+        )
+        self.clicking = Clicking(
+            registry=self.registry,
+            scripts=world.scripts,
+            results=self.results,
+            known=known,
+            tickets=self.tickets,
+            ids=world.ids,
+            clock=world.clock,
+            buckets=TokenBuckets(per_second=1000, burst=burst, now=self.monotonic),
+            doors=DoorSettings(
+                line_max=line_max, draw_max=line_max, queued_seconds=600, batch_max=64, calls_max=2
+            ),
+            monotonic=self.monotonic,
+            jitter=lambda: 0.0,
+        )
+        self.audience = Audience(
+            db=world.db,
+            registry=self.registry,
+            clicking=self.clicking,
+            known=known,
+            waiters=waiters,
+            attention=AlwaysAttentive(),
+        )
         self.has_heard = asyncio.Event()
         self.wakeups = Wakeups(world.redis, hear=self._hear, deafened=self.audience.deafened)
 
@@ -63,13 +99,40 @@ class Front:
         while await self.audience.run_once(self.wakeups):
             pass
 
-    async def click(self, user_id: str = "u1", request_id: str = "a", *, wait_seconds: Seconds = 0, sku_id: str = "1001", merchant_id: str = "mall",
-                    ) -> Result:
-        return await self.clicking.click(Click(merchant_id=merchant_id, user_id=user_id, sku_id=sku_id, request_id=request_id,
-                                               wait_seconds=wait_seconds))
+    async def click(
+        self,
+        user_id: str = "u1",
+        request_id: str = "a",
+        *,
+        wait_seconds: Seconds = 0,
+        sku_id: str = "1001",
+        merchant_id: str = "mall",
+    ) -> Result:
+        return await self.clicking.click(
+            Click(
+                merchant_id=merchant_id,
+                user_id=user_id,
+                sku_id=sku_id,
+                request_id=request_id,
+                wait_seconds=wait_seconds,
+            )
+        )
 
-    async def result(self, user_id: str = "u1", *, ticket: str = "", wait_seconds: Seconds = 0, sku_id: str = "1001") -> Result:
-        return await self.results.of_buyer(merchant_id="mall", user_id=user_id, sku_id=sku_id, ticket=ticket, wait_seconds=wait_seconds)
+    async def result(
+        self,
+        user_id: str = "u1",
+        *,
+        ticket: str = "",
+        wait_seconds: Seconds = 0,
+        sku_id: str = "1001",
+    ) -> Result:
+        return await self.results.of_buyer(
+            merchant_id="mall",
+            user_id=user_id,
+            sku_id=sku_id,
+            ticket=ticket,
+            wait_seconds=wait_seconds,
+        )
 
     def _hear(self, activity_id: str, message: str) -> None:
         self.audience.hear(activity_id, message)
@@ -78,7 +141,9 @@ class Front:
     async def script_calls(self) -> int:
         """How many scripts Redis has run."""
         stats: Any = await self.world.redis.info("commandstats")
-        return int(stats.get("cmdstat_evalsha", {}).get("calls", 0)) + int(stats.get("cmdstat_eval", {}).get("calls", 0))
+        return int(stats.get("cmdstat_evalsha", {}).get("calls", 0)) + int(
+            stats.get("cmdstat_eval", {}).get("calls", 0)
+        )
 
 
 @asynccontextmanager

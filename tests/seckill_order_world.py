@@ -1,4 +1,5 @@
-"""seckill_rpc as it runs, with a real order_rpc in this process and a real Redis: what tests of the life of activities stand on. A new `app`
+"""seckill_rpc as it runs, with a real order_rpc in this process and a real Redis: what tests of the
+life of activities stand on. A new `app`
 is what starts after a crash: it knows nothing of what the one before had in memory."""
 
 from __future__ import annotations
@@ -45,14 +46,19 @@ from tests.databases import create_tables, open_patiently
 from tests.fakes import FakeClock, FakeIds
 
 SECRET = b"tickets and pages of seckill_rpc"
-# For tests of which many are alike, and of nothing that differs between databases: one of the two will do, except under `make proof`.
-on_one_database = pytest.mark.parametrize("dialect", ["sqlite", "mariadb"] if PROOF else ["mariadb"])
+# For tests of which many are alike, and of nothing that differs between databases: one of the two
+# will do, except under `make proof`.
+on_one_database = pytest.mark.parametrize(
+    "dialect", ["sqlite", "mariadb"] if PROOF else ["mariadb"]
+)
 HOUR = timedelta(hours=1)
 _NOT_FOUND, _INVALID, _PRECONDITION = 5, 3, 9
 
 
 class ShelfInProcess:
-    """order_rpc without the wire, for seckill_rpc. `away` makes it unreachable, `lose_answers` lets calls arrive and forgets what came back."""
+    """order_rpc without the wire, for seckill_rpc. `away` makes it unreachable, `lose_answers` lets
+    calls arrive and forgets what came back.
+    """
 
     def __init__(self, orders: OrderApp) -> None:
         self._orders = orders
@@ -61,22 +67,61 @@ class ShelfInProcess:
         self.allocations = 0
 
     async def currency_of(self, activity: Activity) -> str:
-        product = await self._ask(self._orders.catalog.get_product(merchant_id=activity.merchant_id, sku_id=activity.sku_id))
+        product = await self._ask(
+            self._orders.catalog.get_product(
+                merchant_id=activity.merchant_id, sku_id=activity.sku_id
+            )
+        )
         return str(product.price.currency)
 
     async def allocate(self, activity: Activity, *, op_id: str) -> int:
         self.allocations += 1
-        return int(await self._ask(self._orders.allocating.allocate(Allocate(
-            op_id=op_id, merchant_id=activity.merchant_id, activity_id=activity.activity_id, sku_id=activity.sku_id, quantity=activity.offered),
-            SECKILL_RPC)))
+        return int(
+            await self._ask(
+                self._orders.allocating.allocate(
+                    Allocate(
+                        op_id=op_id,
+                        merchant_id=activity.merchant_id,
+                        activity_id=activity.activity_id,
+                        sku_id=activity.sku_id,
+                        quantity=activity.offered,
+                    ),
+                    SECKILL_RPC,
+                )
+            )
+        )
 
-    async def give_back(self, *, op_id: str, merchant_id: str, activity_id: str, quantity: int) -> int:
-        return int(await self._ask(self._orders.allocating.give_back(GiveBack(
-            op_id=op_id, merchant_id=merchant_id, activity_id=activity_id, quantity=quantity), SECKILL_RPC)))
+    async def give_back(
+        self, *, op_id: str, merchant_id: str, activity_id: str, quantity: int
+    ) -> int:
+        return int(
+            await self._ask(
+                self._orders.allocating.give_back(
+                    GiveBack(
+                        op_id=op_id,
+                        merchant_id=merchant_id,
+                        activity_id=activity_id,
+                        quantity=quantity,
+                    ),
+                    SECKILL_RPC,
+                )
+            )
+        )
 
-    async def create_orders(self, activity: Activity, orders: Sequence[tuple[str, str]]) -> dict[str, str]:
-        wanted = [SeckillOrder(order_id=order_id, merchant_id=activity.merchant_id, user_id=user_id, activity_id=activity.activity_id,
-                               sku_id=activity.sku_id, price=activity.price) for order_id, user_id in orders]
+    async def create_orders(
+        self, activity: Activity, orders: Sequence[tuple[str, str]]
+    ) -> dict[str, str]:
+        wanted = [
+            SeckillOrder(
+                order_id=order_id,
+                merchant_id=activity.merchant_id,
+                user_id=user_id,
+                activity_id=activity.activity_id,
+                sku_id=activity.sku_id,
+                price=activity.price,
+            )
+            for order_id, user_id in orders
+        ]
         reasons = await self._ask(self._orders.allocating.create_orders(wanted, SECKILL_RPC))
         return {order.order_id: reason for order, reason in zip(wanted, reasons, strict=True)}
 
@@ -87,8 +132,16 @@ class ShelfInProcess:
         try:
             answer = await call
         except MeshError as error:
-            code = _NOT_FOUND if isinstance(error, NotFound) else _INVALID if isinstance(error, InvalidArgument) else _PRECONDITION
-            raise RemoteError(error.message, remote_reason=error.reason, domain="paymesh.order.v1", grpc_code=code) from error
+            code = (
+                _NOT_FOUND
+                if isinstance(error, NotFound)
+                else _INVALID
+                if isinstance(error, InvalidArgument)
+                else _PRECONDITION
+            )
+            raise RemoteError(
+                error.message, remote_reason=error.reason, domain="paymesh.order.v1", grpc_code=code
+            ) from error
         if self.lose_answers:
             raise NeighbourUnavailable("the answer was lost")
         return answer
@@ -109,21 +162,49 @@ class SeckillOrderWorld:
         self.ids = FakeIds()
         self.shelf = ShelfInProcess(self.orders)
         self.orders.seckill_rpc.return_stock = self._return_stock  # type: ignore[method-assign]  # the real one instead of the scripted one
-        self.of_orders = [Relay(db=self.orders.db, clock=self.clock, destination=destination)
-                          for destination in (SeckillDestination(self.orders.seckill_rpc), StreamDestination(self.redis, TOPIC))]
+        self.of_orders = [
+            Relay(db=self.orders.db, clock=self.clock, destination=destination)
+            for destination in (
+                SeckillDestination(self.orders.seckill_rpc),
+                StreamDestination(self.redis, TOPIC),
+            )
+        ]
         self.databases: dict[str, Database] = {}  # by service, for those who look into all of them
         self.app = self.start()
 
     def start(self, redis: Redis | None = None) -> SeckillApp:
         """Another process of seckill_rpc."""
         allocations: Any = self.shelf
-        app = SeckillApp(db=self.db, redis=redis or self.redis, clock=self.clock, monotonic=lambda: self.clock.now().timestamp(),
-                         jitter=lambda: 0.5, ids=self.ids, page_tokens=PageTokens(SECRET), tickets=Tickets(SECRET), allocations=allocations,
-                         settings=self.settings)
-        app.consumers[:] = [Consuming(  # one that does not wait for anybody
-            db=self.db, line=app.line, scripts=app.scripts, clock=self.clock, ids=self.ids, running=app.registry.running,
-            attention=AlwaysAttentive(),
-            choices=ConsumerChoices(name=self.ids.new("CON"), block_ms=0, quiet_block_ms=0, take_over_seconds=0, min_idle_ms=0))]
+        app = SeckillApp(
+            db=self.db,
+            redis=redis or self.redis,
+            clock=self.clock,
+            monotonic=lambda: self.clock.now().timestamp(),
+            jitter=lambda: 0.5,
+            ids=self.ids,
+            page_tokens=PageTokens(SECRET),
+            tickets=Tickets(SECRET),
+            allocations=allocations,
+            settings=self.settings,
+        )
+        app.consumers[:] = [
+            Consuming(  # one that does not wait for anybody
+                db=self.db,
+                line=app.line,
+                scripts=app.scripts,
+                clock=self.clock,
+                ids=self.ids,
+                running=app.registry.running,
+                attention=AlwaysAttentive(),
+                choices=ConsumerChoices(
+                    name=self.ids.new("CON"),
+                    block_ms=0,
+                    quiet_block_ms=0,
+                    take_over_seconds=0,
+                    min_idle_ms=0,
+                ),
+            )
+        ]
         return app
 
     def restart(self) -> None:
@@ -132,17 +213,40 @@ class SeckillOrderWorld:
         self.app = self.start()
         self.clock.advance(10)
 
-    # --- the shop -------------------------------------------------------------------------------------------------------------------------------
+    # --- the shop ---------------------------------------------------------------------------------
 
-    async def draft(self, *, total: int = 10, limit: int = 1, mode: AdmissionMode = AdmissionMode.FIRST_COME, price: str = "5.00",
-                    currency: str = "CNY", sku_id: str = "mug", key: str = "", starts_in: timedelta = -HOUR, ends_in: timedelta = HOUR,
-                    caller: Caller | None = None) -> Activity:
+    async def draft(
+        self,
+        *,
+        total: int = 10,
+        limit: int = 1,
+        mode: AdmissionMode = AdmissionMode.FIRST_COME,
+        price: str = "5.00",
+        currency: str = "CNY",
+        sku_id: str = "mug",
+        key: str = "",
+        starts_in: timedelta = -HOUR,
+        ends_in: timedelta = HOUR,
+        caller: Caller | None = None,
+    ) -> Activity:
         """A draft whose window is open."""
         caller = caller or merchant()
         now = self.clock.now()
-        shown = await self.app.activities.create(CreateActivity(
-            merchant_id=caller.merchant_id, sku_id=sku_id, price=Money.parse(price, currency), mode=mode, limit_per_user=limit, offered=total,
-            starts_at=now + starts_in, ends_at=now + ends_in, idempotency_key=key, fingerprint={"total": str(total), "sku_id": sku_id}), caller)
+        shown = await self.app.activities.create(
+            CreateActivity(
+                merchant_id=caller.merchant_id,
+                sku_id=sku_id,
+                price=Money.parse(price, currency),
+                mode=mode,
+                limit_per_user=limit,
+                offered=total,
+                starts_at=now + starts_in,
+                ends_at=now + ends_in,
+                idempotency_key=key,
+                fingerprint={"total": str(total), "sku_id": sku_id},
+            ),
+            caller,
+        )
         return shown.activity
 
     async def opened(self, **draft: Any) -> Activity:
@@ -155,11 +259,14 @@ class SeckillOrderWorld:
 
     async def verb(self, name: str, activity: Activity, *, caller: Caller | None = None) -> Shown:
         """publish, pause, resume, close or get, as the shop does it."""
-        shown: Shown = await getattr(self.app.activities, name)(activity_id=activity.activity_id, merchant_id=activity.merchant_id,
-                                                                caller=caller or merchant(activity.merchant_id))
+        shown: Shown = await getattr(self.app.activities, name)(
+            activity_id=activity.activity_id,
+            merchant_id=activity.merchant_id,
+            caller=caller or merchant(activity.merchant_id),
+        )
         return shown
 
-    # --- buyers ---------------------------------------------------------------------------------------------------------------------------------
+    # --- buyers -----------------------------------------------------------------------------------
 
     async def click(self, activity: Activity, user_id: str, request_id: str = "a") -> Admission:
         """One click at Redis' door."""
@@ -168,7 +275,10 @@ class SeckillOrderWorld:
 
     async def clicks(self, activity: Activity, *clicks: tuple[str, str]) -> list[Admission]:
         """Clicks (user, request) in one call."""
-        made = [Click(user_id=user_id, request_id=request_id, order_id=self.ids.new("ORD")) for user_id, request_id in clicks]
+        made = [
+            Click(user_id=user_id, request_id=request_id, order_id=self.ids.new("ORD"))
+            for user_id, request_id in clicks
+        ]
         _, admissions = await admit(self.app.scripts, keys_of(activity), made)
         return admissions
 
@@ -181,17 +291,23 @@ class SeckillOrderWorld:
 
     async def return_unit(self, activity: Activity, order_id: str) -> bool:
         """order_rpc says that an order was not paid."""
-        return await self.app.returning.return_unit(order_id=order_id, merchant_id=activity.merchant_id, activity_id=activity.activity_id)
+        return await self.app.returning.return_unit(
+            order_id=order_id, merchant_id=activity.merchant_id, activity_id=activity.activity_id
+        )
 
     async def cancel(self, order_id: str) -> None:
         """A buyer cancels at order_rpc, which tells us."""
-        await self.orders.cancel(await self.orders.orders.get(merchant_id="mall", order_id=order_id, caller=SECKILL_RPC))
+        await self.orders.cancel(
+            await self.orders.orders.get(merchant_id="mall", order_id=order_id, caller=SECKILL_RPC)
+        )
         await self.relay()
 
     async def _return_stock(self, *, merchant_id: str, activity_id: str, order_id: str) -> None:
-        await self.app.returning.return_unit(order_id=order_id, merchant_id=merchant_id, activity_id=activity_id)
+        await self.app.returning.return_unit(
+            order_id=order_id, merchant_id=merchant_id, activity_id=activity_id
+        )
 
-    # --- time and workers -----------------------------------------------------------------------------------------------------------------------
+    # --- time and workers -------------------------------------------------------------------------
 
     async def consume(self) -> int:
         """Serves all lines until there is nothing more to do."""
@@ -244,7 +360,7 @@ class SeckillOrderWorld:
         """By the clock that admits."""
         return datetime.fromtimestamp(await self.app.loading.now_ms() / 1000, UTC)
 
-    # --- looking --------------------------------------------------------------------------------------------------------------------------------
+    # --- looking ----------------------------------------------------------------------------------
 
     async def load(self, activity: Activity) -> Activity:
         """The row as it is now."""
@@ -252,18 +368,24 @@ class SeckillOrderWorld:
 
     async def change(self, activity: Activity, **values: Any) -> None:
         """Changes a row behind everybody's back."""
-        await self.execute(update(ACTIVITY).where(ACTIVITY.c.activity_id == activity.activity_id).values(**values))
+        await self.execute(
+            update(ACTIVITY).where(ACTIVITY.c.activity_id == activity.activity_id).values(**values)
+        )
 
     async def rows(self, table: Table = SECKILL_ORDER) -> list[RowMapping]:
         """Every row of a table of seckill_rpc."""
+
         async def work(tx: Any) -> list[RowMapping]:
             return list((await tx.execute(select(table).order_by(*table.primary_key))).mappings())
+
         return await self.db.read(work)
 
     async def execute(self, statement: Any) -> None:
         """One statement in a transaction of its own."""
+
         async def work(tx: Any) -> None:
             await tx.execute(statement)
+
         await self.db.run(work)
 
     async def tags(self, destination: str = "stream:SECKILL_TOPIC") -> list[str]:
@@ -281,34 +403,69 @@ class SeckillOrderWorld:
     async def problems(self, activity: Activity) -> list[str]:
         """What does not hold once everything is quiet: units, orders on both sides, Redis."""
         row = await self.load(activity)
-        live = [order for order in await self.rows() if order["activity_id"] == row.activity_id and order["state"] == "LIVE"]
-        given = sum(each["allocated"] - each["returned"] for each in await self.orders.rows(ALLOCATION)
-                    if each["activity_id"] == row.activity_id)
+        live = [
+            order
+            for order in await self.rows()
+            if order["activity_id"] == row.activity_id and order["state"] == "LIVE"
+        ]
+        given = sum(
+            each["allocated"] - each["returned"]
+            for each in await self.orders.rows(ALLOCATION)
+            if each["activity_id"] == row.activity_id
+        )
         written = {order["order_id"] for order in await self.orders.rows(ORDERS)}
-        undelivered = [message["tag"] for message in await self.rows(OUTBOX) if message["state"] != "DONE"]
+        undelivered = [
+            message["tag"] for message in await self.rows(OUTBOX) if message["state"] != "DONE"
+        ]
         problems = await self.orders.stock_problems()
-        problems += [f"{what}: {left} is not {right}" for what, left, right in [
-            ("live orders and sold", len(live), row.sold), ("units given and total", given, row.total),
-            ("live orders in order_rpc", {order["order_id"] for order in live} - written, set()), ("undelivered", undelivered, []),
-        ] if left != right]
+        problems += [
+            f"{what}: {left} is not {right}"
+            for what, left, right in [
+                ("live orders and sold", len(live), row.sold),
+                ("units given and total", given, row.total),
+                (
+                    "live orders in order_rpc",
+                    {order["order_id"] for order in live} - written,
+                    set(),
+                ),
+                ("undelivered", undelivered, []),
+            ]
+            if left != right
+        ]
         meta = await self.app.loading.meta(keys_of(row))
         if row.state in {ActivityState.OPEN, ActivityState.PAUSED, ActivityState.CLOSING}:
-            if meta is None or (meta.stock + row.sold, meta.out, meta.epoch, meta.state, meta.is_held) != (
-                    row.total, 0, row.epoch, row.state, False):
+            if meta is None or (
+                meta.stock + row.sold,
+                meta.out,
+                meta.epoch,
+                meta.state,
+                meta.is_held,
+            ) != (row.total, 0, row.epoch, row.state, False):
                 problems.append(f"redis has {meta}, the row is {row}")
             users: Any = await self.redis.hgetall(keys_of(row).users)
             if {name: value for name, value in users.items() if "#" in name} != {
-                    f"{order['user_id']}#{order['request_id']}": f"1{order['order_id']}" for order in live}:
+                f"{order['user_id']}#{order['request_id']}": f"1{order['order_id']}"
+                for order in live
+            }:
                 problems.append(f"redis has holders {users}")
-            problems += [f"{order['user_id']} holds {order['order_id']} and is told {view}" for order in live
-                         if (view := await self.view(row, order["user_id"])) is not View.HOLDER]
-        elif row.state is ActivityState.CLOSED and row.epoch and (meta is None or meta.state != "CLOSED"):
+            problems += [
+                f"{order['user_id']} holds {order['order_id']} and is told {view}"
+                for order in live
+                if (view := await self.view(row, order["user_id"])) is not View.HOLDER
+            ]
+        elif (
+            row.state is ActivityState.CLOSED
+            and row.epoch
+            and (meta is None or meta.state != "CLOSED")
+        ):
             problems.append(f"redis has {meta} of a closed activity")
         return problems
 
 
 @asynccontextmanager
-async def seckill_order_world(database_url: str, order_url: str, redis_url: str, **settings: Any) -> AsyncIterator[SeckillOrderWorld]:
+async def seckill_order_world(
+    database_url: str, order_url: str, redis_url: str, **settings: Any
+) -> AsyncIterator[SeckillOrderWorld]:
     """Fresh databases, an empty Redis, and a mug of which the shelf has 100."""
     db = open_patiently(database_url, metadata, retry_constraints=RETRY_CONSTRAINTS)
     redis = open_stock(redis_url)
@@ -318,8 +475,14 @@ async def seckill_order_world(database_url: str, order_url: str, redis_url: str,
             seconds, _ = await redis.time()
             orders.clock.set(datetime.fromtimestamp(int(seconds), UTC))
             await orders.product("mug", "10.00", available=100)
-            yield SeckillOrderWorld(db=db, redis=redis, clock=orders.clock, orders=orders,
-                                    settings=SeckillSettings(environment="test", **settings), redis_url=redis_url)
+            yield SeckillOrderWorld(
+                db=db,
+                redis=redis,
+                clock=orders.clock,
+                orders=orders,
+                settings=SeckillSettings(environment="test", **settings),
+                redis_url=redis_url,
+            )
     finally:
         failpoints.arm("", environment="test")
         await redis.aclose()

@@ -1,5 +1,7 @@
-"""Scripted interleavings around the flash sale's scripts: what random runs hit too rarely. Each takes a `Stage`, whose scripts may be mutants, and
-fails when a guard is gone: test_seckill_scripts.py plays all of them, test_seckill_script_mutants.py the one that each guard needs."""
+"""Scripted interleavings around the flash sale's scripts: what random runs hit too rarely. Each
+takes a `Stage`, whose scripts may be mutants, and
+fails when a guard is gone: test_seckill_scripts.py plays all of them,
+test_seckill_script_mutants.py the one that each guard needs."""
 
 from __future__ import annotations
 
@@ -41,7 +43,7 @@ async def free_memory(stage: Stage) -> None:
     await stage.redis.config_set("maxmemory", "0")
 
 
-# --- admission -------------------------------------------------------------------------------------------------------------------------------
+# --- admission ------------------------------------------------------------------------------------
 
 
 @scenario
@@ -109,10 +111,17 @@ async def a_refusal_of_a_draw_counts_its_entries(stage: Stage) -> None:
 @scenario
 async def one_call_may_hold_several_clicks_of_a_buyer(stage: Stage) -> None:
     await stage.open(limit=2)
-    clicks = [Click(user_id="u", request_id=request, order_id=f"ORD-{i}") for i, request in enumerate(["a", "a", "b", "c"])]
+    clicks = [
+        Click(user_id="u", request_id=request, order_id=f"ORD-{i}")
+        for i, request in enumerate(["a", "a", "b", "c"])
+    ]
     _, answers = await admit(stage.scripts, stage.keys, clicks)
     assert [(answer.code, answer.detail) for answer in answers] == [
-        (AdmitCode.QUEUED, "ORD-0"), (AdmitCode.REPLAY_QUEUED, "ORD-0"), (AdmitCode.QUEUED, "ORD-2"), (AdmitCode.LIMIT, "2")]
+        (AdmitCode.QUEUED, "ORD-0"),
+        (AdmitCode.REPLAY_QUEUED, "ORD-0"),
+        (AdmitCode.QUEUED, "ORD-2"),
+        (AdmitCode.LIMIT, "2"),
+    ]
     await stage.check_law()
 
 
@@ -159,7 +168,9 @@ async def nobody_comes_during_a_pause_and_the_door_opens_again(stage: Stage) -> 
 
 @scenario
 async def what_is_not_published_is_not_ready(stage: Stage) -> None:
-    epoch, [answer] = await admit(stage.scripts, stage.keys, [Click(user_id="u", request_id="a", order_id="ORD-A")])
+    epoch, [answer] = await admit(
+        stage.scripts, stage.keys, [Click(user_id="u", request_id="a", order_id="ORD-A")]
+    )
     assert (epoch, answer.code) == (0, AdmitCode.NOT_READY)
     await stage.loading.hold(stage.keys)
     assert await stage.redis.dbsize() == 0
@@ -173,7 +184,7 @@ async def a_state_without_stock_admits_nobody(stage: Stage) -> None:
     assert await stage.code("u") is AdmitCode.NOT_READY
     assert await stage.loading.meta(stage.keys) is None, "so that the keeper rebuilds it"
     await stage.rebuild()
-    await stage.redis.hdel(stage.keys.meta, "stock")           # by hand
+    await stage.redis.hdel(stage.keys.meta, "stock")  # by hand
     assert await stage.code("u") is AdmitCode.NOT_READY
     await stage.rebuild()
     assert await stage.code("u") is AdmitCode.QUEUED
@@ -196,7 +207,9 @@ async def nobody_comes_while_a_rebuild_holds_it(stage: Stage) -> None:
 async def an_entry_of_an_epoch_that_redis_has_not_yet_is_not_ready(stage: Stage) -> None:
     await stage.open()
     await stage.buy("u", "a", "ORD-A")
-    assert await stage.code("u", "a", min_epoch=99) is AdmitCode.NOT_READY, "a replay by the old record would lose the entry"
+    assert await stage.code("u", "a", min_epoch=99) is AdmitCode.NOT_READY, (
+        "a replay by the old record would lose the entry"
+    )
     await stage.check_law()
 
 
@@ -209,7 +222,11 @@ async def a_full_line_is_busy_and_takes_nothing(stage: Stage) -> None:
     assert await stage.snapshot() == before
     clicks = [Click(user_id=f"w{i}", request_id="a", order_id=f"ORD-{i}") for i in range(3)]
     _, answers = await admit(stage.scripts, stage.keys, clicks, line_max=3)
-    assert [answer.code for answer in answers] == [AdmitCode.QUEUED, AdmitCode.QUEUED, AdmitCode.BUSY]
+    assert [answer.code for answer in answers] == [
+        AdmitCode.QUEUED,
+        AdmitCode.QUEUED,
+        AdmitCode.BUSY,
+    ]
     await stage.check_law()
 
 
@@ -221,6 +238,7 @@ async def a_replay_wins_over_every_refusal(stage: Stage) -> None:
     async def is_found_again() -> None:
         again = await stage.buy("u", "a", line_max=0)
         assert (again.code, again.detail) == (AdmitCode.REPLAY_QUEUED, order)
+
     assert await stage.code("v") is AdmitCode.SOLD_OUT
     assert await stage.code("u", "b") is AdmitCode.LIMIT
     await is_found_again()
@@ -265,7 +283,9 @@ async def losers_write_nothing(stage: Stage) -> None:
     paused = await stage.snapshot()
     assert await stage.code("robot", "a") is AdmitCode.PAUSED
     assert await stage.snapshot() == paused
-    assert {name for name in paused if name != stage.keys.meta} == {name for name in before if name != stage.keys.meta}
+    assert {name for name in paused if name != stage.keys.meta} == {
+        name for name in before if name != stage.keys.meta
+    }
     assert await stage.redis.dbsize() == 4, "meta, users, the line and the winner's view"
 
 
@@ -316,7 +336,9 @@ async def a_planted_type_fails_before_anything_is_written(stage: Stage) -> None:
             await stage.line.finish(keys, [Finished(entry=entry, verdict=Verdict.LIVE)])
         if planted != keys.line:
             with pytest.raises(ResponseError, match="WRONGTYPE"):
-                await stage.give_back(Unit(user_id="queued", request_id="a", order_id=entry.order_id, epoch=0))
+                await stage.give_back(
+                    Unit(user_id="queued", request_id="a", order_id=entry.order_id, epoch=0)
+                )
         assert await stage.snapshot() == before
 
 
@@ -329,7 +351,10 @@ async def a_view_of_another_type_is_nobodys_answer_and_stops_nothing(stage: Stag
     await stage.redis.delete(stage.keys.view("u"))
     await stage.redis.hset(stage.keys.view("u"), "x", "y")
     other = await stage.sell("v", "a")
-    assert await stage.line.give_back(stage.keys, [unit_of(stage, other), unit]) == [GiveBack.DONE, GiveBack.NOTHING]
+    assert await stage.line.give_back(stage.keys, [unit_of(stage, other), unit]) == [
+        GiveBack.DONE,
+        GiveBack.NOTHING,
+    ]
     await stage.check_law()
 
 
@@ -343,7 +368,7 @@ async def a_redis_that_forgot_the_scripts_is_told_them_again(stage: Stage) -> No
     await stage.check_rest()
 
 
-# --- finish ----------------------------------------------------------------------------------------------------------------------------------
+# --- finish ---------------------------------------------------------------------------------------
 
 
 @scenario
@@ -361,7 +386,8 @@ async def a_refusal_gives_the_unit_back_and_lets_the_buyer_try_again(stage: Stag
 @scenario
 async def a_phantom_unit_does_not_come_back(stage: Stage) -> None:
     await stage.open(total=1)
-    await stage.redis.hincrby(stage.keys.meta, "stock", 1)  # Redis believes in a unit that does not exist
+    # Redis believes in a unit that does not exist
+    await stage.redis.hincrby(stage.keys.meta, "stock", 1)
     await stage.buy("u")
     await stage.buy("v")
     await stage.consume()
@@ -380,7 +406,11 @@ async def an_order_that_redis_forgot_is_found_by_the_same_click(stage: Stage) ->
     assert await stage.code("u", "a") is AdmitCode.QUEUED
     [entry] = await stage.take()
     finished, _ = stage.rows.decide([entry])
-    assert (finished[0].verdict, finished[0].other_order_id, finished[0].other_request_id) == (Verdict.DUPLICATE, order, "a")
+    assert (finished[0].verdict, finished[0].other_order_id, finished[0].other_request_id) == (
+        Verdict.DUPLICATE,
+        order,
+        "a",
+    )
     assert await stage.line.finish(stage.keys, finished) == 1
     assert await stage.view("u") is View.HOLDER
     await stage.check_rest()
@@ -395,7 +425,9 @@ async def a_duplicate_of_an_order_that_redis_knows_gives_its_unit_back(stage: St
     await stage.buy("u", "b")
     [entry] = await stage.take()
     stage.rows.refuse([entry])
-    duplicate = Finished(entry=entry, verdict=Verdict.DUPLICATE, other_order_id=order, other_request_id="a")
+    duplicate = Finished(
+        entry=entry, verdict=Verdict.DUPLICATE, other_order_id=order, other_request_id="a"
+    )
     assert await stage.line.finish(stage.keys, [duplicate]) == 1
     assert await stage.view("u") is View.HOLDER
     await stage.check_rest()
@@ -418,7 +450,9 @@ async def a_decision_is_published_once(stage: Stage) -> None:
 async def two_entries_of_one_order_count_once(stage: Stage) -> None:
     await stage.open()
     await stage.buy("u", "a", "ORD-A")
-    await stage.redis.xadd(stage.keys.line, {"o": "ORD-A", "u": "u", "r": "a", "e": stage.rows.activity.epoch})
+    await stage.redis.xadd(
+        stage.keys.line, {"o": "ORD-A", "u": "u", "r": "a", "e": stage.rows.activity.epoch}
+    )
     await stage.consume()
     await stage.check_rest()
 
@@ -428,7 +462,7 @@ async def a_late_decision_does_not_revive_what_was_given_back(stage: Stage) -> N
     await stage.open()
     await stage.buy("u", "a", "ORD-A")
     entries = await stage.take()
-    finished, _ = stage.rows.decide(entries)                   # committed; the consumer sleeps
+    finished, _ = stage.rows.decide(entries)  # committed; the consumer sleeps
     assert await stage.give_back(unit_of(stage, "ORD-A")) == GiveBack.DONE
     assert await stage.view("u") is View.NEITHER
     await stage.check_law()
@@ -463,14 +497,17 @@ async def a_message_names_the_buyer_the_view_and_the_order(stage: Stage) -> None
         assert message["data"] == "u 2 "
 
 
-# --- give-back -------------------------------------------------------------------------------------------------------------------------------
+# --- give-back ------------------------------------------------------------------------------------
 
 
 @scenario
 async def a_unit_comes_back_once_and_is_sold_again(stage: Stage) -> None:
     await stage.open(total=1)
     unit = unit_of(stage, await stage.sell("u", "a"))
-    assert [await stage.give_back(unit), await stage.give_back(unit)] == [GiveBack.DONE, GiveBack.NOTHING]
+    assert [await stage.give_back(unit), await stage.give_back(unit)] == [
+        GiveBack.DONE,
+        GiveBack.NOTHING,
+    ]
     assert await stage.view("u") is View.NEITHER
     await stage.check_rest()
     assert await stage.code("v", "a") is AdmitCode.QUEUED
@@ -486,7 +523,10 @@ async def a_unit_of_an_epoch_that_redis_has_not_yet_waits(stage: Stage) -> None:
     unit = unit_of(stage, order)
     assert await stage.give_back(unit) == GiveBack.NOT_YET
     await rebuild.finish()
-    assert [await stage.give_back(unit), await stage.give_back(unit)] == [GiveBack.DONE, GiveBack.NOTHING]
+    assert [await stage.give_back(unit), await stage.give_back(unit)] == [
+        GiveBack.DONE,
+        GiveBack.NOTHING,
+    ]
     assert await stage.view("u") is View.NEITHER
     await stage.check_rest()
 
@@ -508,7 +548,7 @@ async def a_queued_order_may_be_given_back_before_its_decision_is_published(stag
     await stage.buy("u", "a", "ORD-A")
     entries = await stage.take()
     finished, _ = stage.rows.decide(entries)
-    await stage.rebuild()                                      # not carried: it is live
+    await stage.rebuild()  # not carried: it is live
     unit = unit_of(stage, "ORD-A")
     assert await stage.give_back(unit) == GiveBack.DONE
     await stage.line.finish(stage.keys, finished)
@@ -517,13 +557,16 @@ async def a_queued_order_may_be_given_back_before_its_decision_is_published(stag
 
 
 @scenario
-async def a_return_that_a_rebuild_counted_needs_nothing_and_its_carried_entry_is_refused(stage: Stage) -> None:
+async def a_return_that_a_rebuild_counted_needs_nothing_and_its_carried_entry_is_refused(
+    stage: Stage,
+) -> None:
     await stage.open()
     await stage.buy("u", "a", "ORD-A")
     entries = await stage.take()
-    finished, _ = stage.rows.decide(entries)                   # committed; the consumer sleeps
+    finished, _ = stage.rows.decide(entries)  # committed; the consumer sleeps
     unit = unit_of(stage, "ORD-A")
-    await stage.rebuild()                                      # carries the entry: to Redis it is still queued
+    # carries the entry: to Redis it is still queued
+    await stage.rebuild()
     assert await stage.give_back(unit) in {GiveBack.DONE, GiveBack.NOTHING}
     assert await stage.line.finish(stage.keys, finished) == 0, "the old entry is gone"
     [entry] = await stage.take()
@@ -536,7 +579,9 @@ async def a_return_that_a_rebuild_counted_needs_nothing_and_its_carried_entry_is
 
 
 @scenario
-async def a_request_that_was_given_back_may_buy_again_and_its_old_unit_takes_nothing(stage: Stage) -> None:
+async def a_request_that_was_given_back_may_buy_again_and_its_old_unit_takes_nothing(
+    stage: Stage,
+) -> None:
     await stage.open()
     first = await stage.sell("u", "a")
     unit = unit_of(stage, first)
@@ -574,7 +619,7 @@ async def a_one_that_nothing_holds_up_falls_with_a_give_back_that_was_counted(st
     unit = unit_of(stage, await stage.sell("u", "a"))
     rebuild = await Rebuild(stage).fence()
     await rebuild.build()
-    await stage.redis.set(stage.keys.view("u"), View.HOLDER)   # a failover brought it back
+    await stage.redis.set(stage.keys.view("u"), View.HOLDER)  # a failover brought it back
     await rebuild.publish()
     await rebuild.carry()
     assert await stage.give_back(unit) == GiveBack.NOTHING
@@ -595,7 +640,7 @@ async def a_closed_activity_leaves_the_view_to_the_next_one(stage: Stage) -> Non
     await following.check_rest()
 
 
-# --- loading ---------------------------------------------------------------------------------------------------------------------------------
+# --- loading --------------------------------------------------------------------------------------
 
 
 @scenario
@@ -611,7 +656,9 @@ async def a_rebuild_keeps_orders_places_and_their_order(stage: Stage) -> None:
     await rebuild.publish()
     assert await rebuild.carry(count=5)
     assert await stage.queued() == [f"ORD-{i}" for i in range(12)]
-    assert await stage.line.waiting(stage.keys) == (12, 0), "what was pending is not pending any more"
+    assert await stage.line.waiting(stage.keys) == (12, 0), (
+        "what was pending is not pending any more"
+    )
     assert await stage.code("late") is AdmitCode.SOLD_OUT
     again = await stage.buy("u3", "a")
     assert (again.code, again.detail) == (AdmitCode.REPLAY_QUEUED, "ORD-3")
@@ -657,12 +704,16 @@ async def what_carry_leaves_the_consumer_decides(stage: Stage) -> None:
     await stage.open(total=3)
     for i in range(3):
         await stage.buy(f"u{i}", "a", f"ORD-{i}")
-    stage.rows.change(total=1)           # Redis had admitted too many
+    stage.rows.change(total=1)  # Redis had admitted too many
     await stage.rebuild()
     await stage.check_law()
     assert await stage.queued() == ["ORD-1", "ORD-2", "ORD-0"]
     await stage.consume()
-    assert [await stage.view(f"u{i}") for i in range(3)] == [View.HOLDER, View.NEITHER, View.NEITHER]
+    assert [await stage.view(f"u{i}") for i in range(3)] == [
+        View.HOLDER,
+        View.NEITHER,
+        View.NEITHER,
+    ]
     await stage.check_rest()
 
 
@@ -684,7 +735,7 @@ async def carry_leaves_entries_that_nobody_of_us_wrote(stage: Stage) -> None:
 async def carry_leaves_an_order_that_is_live(stage: Stage) -> None:
     await stage.open(limit=2)
     await stage.buy("u", "a", "ORD-A")
-    finished, _ = stage.rows.decide(await stage.take())        # committed; the consumer sleeps
+    finished, _ = stage.rows.decide(await stage.take())  # committed; the consumer sleeps
     await stage.rebuild()
     await stage.check_law()
     assert await stage.line.finish(stage.keys, finished) == 1
@@ -695,7 +746,8 @@ async def carry_leaves_an_order_that_is_live(stage: Stage) -> None:
 async def carry_leaves_what_is_over_the_limit(stage: Stage) -> None:
     await stage.open()
     await stage.sell("u", "a")
-    await stage.redis.hdel(stage.keys.users, "u", "u+", "u#a")  # forgotten, so the next click is admitted
+    # forgotten, so the next click is admitted
+    await stage.redis.hdel(stage.keys.users, "u", "u+", "u#a")
     await stage.redis.hincrby(stage.keys.meta, "stock", 1)
     assert await stage.code("u", "b") is AdmitCode.QUEUED
     await stage.rebuild()
@@ -740,7 +792,8 @@ async def a_decision_survives_a_rebuild(stage: Stage) -> None:
     await stage.buy("u", "a", "ORD-A")
     await stage.buy("v", "a", "ORD-B")
     entries = await stage.take()
-    finished, _ = stage.rows.decide(entries)                   # committed before the fence, published after the rebuild
+    # committed before the fence, published after the rebuild
+    finished, _ = stage.rows.decide(entries)
     await stage.rebuild()
     assert await stage.give_back(unit_of(stage, "ORD-A")) == GiveBack.DONE
     await stage.line.finish(stage.keys, finished)
@@ -795,7 +848,9 @@ async def a_slow_rebuilder_builds_nothing_after_a_newer_one(stage: Stage) -> Non
 
 
 @scenario
-async def a_rebuilder_whose_epoch_was_replaced_carries_nothing_and_lifts_no_hold(stage: Stage) -> None:
+async def a_rebuilder_whose_epoch_was_replaced_carries_nothing_and_lifts_no_hold(
+    stage: Stage,
+) -> None:
     await stage.open()
     await stage.buy("u", "a")
     slow = await Rebuild(stage).fence()
@@ -892,7 +947,9 @@ async def a_one_without_an_order_becomes_two_and_nothing_else_changes(stage: Sta
     await stage.redis.set(stage.keys.view("loser"), View.NEITHER)
     await stage.loading.stale(stage.keys, epoch=rebuild.row.epoch, users=["odd", "queued", "loser"])
     await rebuild.finish()
-    told = [await stage.view(user) for user in ("holder", "queued", "stale", "shop:mallory", "loser")]
+    told = [
+        await stage.view(user) for user in ("holder", "queued", "stale", "shop:mallory", "loser")
+    ]
     assert told == [View.HOLDER, View.QUEUED, View.NEITHER, View.NEITHER, View.NEITHER]
     assert await stage.redis.get("seckill:result:shop/u:1001") == View.HOLDER, "another merchant's"
 
@@ -912,12 +969,19 @@ async def a_lost_view_of_a_holder_comes_back_with_a_rebuild(stage: Stage) -> Non
 @scenario
 async def a_long_list_of_orders_is_built_in_portions(stage: Stage) -> None:
     await stage.open(total=3000)
-    units = [LiveUnit(user_id=f"u{i // 2}", request_id=f"r{i}", order_id=f"ORD-{i}") for i in range(2500)]
+    units = [
+        LiveUnit(user_id=f"u{i // 2}", request_id=f"r{i}", order_id=f"ORD-{i}") for i in range(2500)
+    ]
     rebuild = await Rebuild(stage).fence()
     assert await stage.loading.part(stage.keys, epoch=rebuild.row.epoch, units=units)
     assert await rebuild.publish()
     users = await stage.users()
-    assert (len(users), users["u1249"], users["u1249+"], users["u7#r15"]) == (5000, "2", "2", "1ORD-15")
+    assert (len(users), users["u1249"], users["u1249+"], users["u7#r15"]) == (
+        5000,
+        "2",
+        "2",
+        "1ORD-15",
+    )
     assert len(await stage.loading.holders(stage.keys)) == 1250
 
 
@@ -937,13 +1001,13 @@ async def who_came_in_time_stays_in_time(stage: Stage) -> None:
     await stage.open(total=2)
     await stage.buy("u", "a", "ORD-A")
     entries = await stage.take()
-    await stage.redis.delete(stage.keys.users, stage.keys.meta)   # lost; the entry is still here
+    await stage.redis.delete(stage.keys.users, stage.keys.meta)  # lost; the entry is still here
     stage.rows.fence()
     await stage.end_window()
     rebuild = await Rebuild(stage).fence()
     await rebuild.build()
     await rebuild.publish()
-    await stage.redis.hdel(stage.keys.meta, "hold")               # nothing was carried
+    await stage.redis.hdel(stage.keys.meta, "hold")  # nothing was carried
     epoch = stage.rows.activity.epoch
     assert await stage.code("v") is AdmitCode.ENDED
     assert await stage.code("u", "a", min_epoch=epoch, line_max=0) is AdmitCode.QUEUED
@@ -954,7 +1018,7 @@ async def who_came_in_time_stays_in_time(stage: Stage) -> None:
     await stage.check_law()
 
 
-# --- drawing lots ----------------------------------------------------------------------------------------------------------------------------
+# --- drawing lots ---------------------------------------------------------------------------------
 
 
 async def open_draw(stage: Stage, *, total: int, entrants: int) -> list[str]:
@@ -1002,10 +1066,16 @@ async def a_draw_keeps_window_and_pause_and_a_replay_wins(stage: Stage) -> None:
     await stage.loading.state(stage.keys, stage.rows.step(ActivityVerb.PAUSE))
     before = await stage.snapshot()
     assert [await stage.code("u"), await stage.code("v"), await stage.code("u", "b")] == [
-        AdmitCode.REPLAY_QUEUED, AdmitCode.PAUSED, AdmitCode.PAUSED]
+        AdmitCode.REPLAY_QUEUED,
+        AdmitCode.PAUSED,
+        AdmitCode.PAUSED,
+    ]
     await stage.loading.state(stage.keys, stage.rows.step(ActivityVerb.RESUME))
     await stage.end_window()
-    assert [await stage.code("u"), await stage.code("v")] == [AdmitCode.REPLAY_QUEUED, AdmitCode.ENDED]
+    assert [await stage.code("u"), await stage.code("v")] == [
+        AdmitCode.REPLAY_QUEUED,
+        AdmitCode.ENDED,
+    ]
     assert set(await stage.snapshot()) == set(before)
 
 
@@ -1073,7 +1143,7 @@ async def a_draw_that_stopped_goes_on(stage: Stage) -> None:
     users = await open_draw(stage, total=5, entrants=12)
     await stage.end_window()
     for _ in range(3):
-        await stage.draw(2)                                    # whoever drew died after each
+        await stage.draw(2)  # whoever drew died after each
         await stage.check_law()
         await stage.consume()
     await stage.draw_all(2)
@@ -1106,7 +1176,7 @@ async def a_draw_that_has_begun_takes_no_entry(stage: Stage) -> None:
     users = await open_draw(stage, total=1, entrants=4)
     await stage.end_window()
     await stage.draw(1)
-    await stage.change(ends_at=await stage.now() + HOUR)       # or a clock that went back
+    await stage.change(ends_at=await stage.now() + HOUR)  # or a clock that went back
     assert await stage.code("late") is AdmitCode.ENDED
     meta = await stage.loading.meta(stage.keys)
     assert meta is not None
@@ -1124,8 +1194,12 @@ async def nobody_wins_twice_when_a_failover_brings_his_entry_back(stage: Stage) 
     await stage.consume()
     await stage.redis.hset(stage.keys.entries, "u0", "ORD1 a")
     await stage.redis.hset(stage.keys.entries, "u1", "nothing-of-ours")
-    drawn = [await stage.draw(10), await stage.draw(10)]        # one unit is left, so each takes one entry
-    assert [portion and (portion.winners, portion.losers, portion.left) for portion in drawn] == [(0, 1, 1), (0, 1, 0)]
+    # one unit is left, so each takes one entry
+    drawn = [await stage.draw(10), await stage.draw(10)]
+    assert [portion and (portion.winners, portion.losers, portion.left) for portion in drawn] == [
+        (0, 1, 1),
+        (0, 1, 0),
+    ]
     assert await results(stage, users) == (2, 0)
     await stage.check_rest()
 
@@ -1150,7 +1224,7 @@ async def a_winner_who_is_admitted_again_goes_into_the_line(stage: Stage) -> Non
     rebuild = await Rebuild(stage).fence()
     await rebuild.build()
     await rebuild.publish()
-    await stage.redis.hdel(stage.keys.meta, "hold")            # not carried
+    await stage.redis.hdel(stage.keys.meta, "hold")  # not carried
     await stage.readmit(entries)
     assert await stage.queued() == [entries[0].order_id]
     await stage.consume()
@@ -1207,7 +1281,10 @@ async def the_line_of_an_activity_that_redis_lost_is_empty(stage: Stage) -> None
     await stage.open()
     await stage.redis.flushall()
     assert await stage.take() == []
-    assert await stage.line.take_over(stage.keys, "one", min_idle_ms=0, cursor="0-0", count=10) == ("0-0", [])
+    assert await stage.line.take_over(stage.keys, "one", min_idle_ms=0, cursor="0-0", count=10) == (
+        "0-0",
+        [],
+    )
     assert await stage.line.waiting(stage.keys) == (0, 0)
     assert await stage.line.deliveries(stage.keys, "1-1") == 0
 
@@ -1221,7 +1298,9 @@ async def what_a_dead_consumer_had_is_taken_over(stage: Stage) -> None:
     found: list[Entry] = []
     cursor = "0-0"
     for _ in range(10):
-        cursor, entries = await stage.line.take_over(stage.keys, "heir", min_idle_ms=0, cursor=cursor, count=2)
+        cursor, entries = await stage.line.take_over(
+            stage.keys, "heir", min_idle_ms=0, cursor=cursor, count=2
+        )
         found += entries
         if cursor == "0-0":
             break
@@ -1253,9 +1332,14 @@ async def a_click_that_finds_the_line_empty_is_told_to_all_and_others_are_not(st
 
         async def heard() -> list[str]:
             found = []
-            while (message := await subscription.get_message(ignore_subscribe_messages=True, timeout=0.05)) is not None:
+            while (
+                message := await subscription.get_message(
+                    ignore_subscribe_messages=True, timeout=0.05
+                )
+            ) is not None:
                 found.append(message["data"])
             return found
+
         await stage.buy("u")
         await stage.buy("v")
         await stage.buy("u")
@@ -1308,7 +1392,9 @@ async def the_end_of_a_rebuild_is_written_down(stage: Stage) -> None:
 @scenario
 async def a_draw_takes_so_many_entries_and_no_more(stage: Stage) -> None:
     await stage.open(total=1, mode=AdmissionMode.DRAW)
-    clicks = [Click(user_id=f"u{number}", request_id="a", order_id=f"ORD-{number}") for number in range(4)]
+    clicks = [
+        Click(user_id=f"u{number}", request_id="a", order_id=f"ORD-{number}") for number in range(4)
+    ]
     _, answers = await admit(stage.scripts, stage.keys, clicks, line_max=3)
     assert [answer.code for answer in answers] == [AdmitCode.QUEUED] * 3 + [AdmitCode.BUSY]
     assert await stage.redis.hlen(stage.keys.entries) == 3
@@ -1319,27 +1405,38 @@ async def a_draw_takes_so_many_entries_and_no_more(stage: Stage) -> None:
 @scenario
 async def no_call_takes_more_clicks_than_redis_should_be_busy_with(stage: Stage) -> None:
     await stage.open()
-    clicks = [Click(user_id=f"u{number}", request_id="a", order_id=f"ORD-{number}") for number in range(CLICKS_MAX + 1)]
+    clicks = [
+        Click(user_id=f"u{number}", request_id="a", order_id=f"ORD-{number}")
+        for number in range(CLICKS_MAX + 1)
+    ]
     with pytest.raises(ValueError, match="at most 500"):
         await admit(stage.scripts, stage.keys, clicks)
     assert await stage.queued() == []
 
 
 async def _consumers(stage: Stage) -> set[str]:
-    return {str(each["name"]) for each in await stage.redis.xinfo_consumers(stage.keys.line, "orders")}
+    return {
+        str(each["name"]) for each in await stage.redis.xinfo_consumers(stage.keys.line, "orders")
+    }
 
 
 @scenario
-async def names_of_consumers_that_are_gone_are_removed_and_their_entries_never(stage: Stage) -> None:
+async def names_of_consumers_that_are_gone_are_removed_and_their_entries_never(
+    stage: Stage,
+) -> None:
     assert await stage.line.forget_consumers(stage.keys, idle_ms=0) == 0, "there is no line"
     await stage.open()
     await stage.buy("u")
     await stage.settle(await stage.take("done"))
     await stage.buy("v")
     await stage.take("died with an entry")
-    assert await stage.line.forget_consumers(stage.keys, idle_ms=3_600_000) == 0, "they were heard of a moment ago"
+    assert await stage.line.forget_consumers(stage.keys, idle_ms=3_600_000) == 0, (
+        "they were heard of a moment ago"
+    )
     assert await stage.line.forget_consumers(stage.keys, idle_ms=0) == 1
     assert await _consumers(stage) == {"died with an entry"}
-    _, entries = await stage.line.take_over(stage.keys, "two", min_idle_ms=0, cursor="0-0", count=10)
+    _, entries = await stage.line.take_over(
+        stage.keys, "two", min_idle_ms=0, cursor="0-0", count=10
+    )
     await stage.settle(entries)
     await stage.check_rest()

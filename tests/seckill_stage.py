@@ -1,7 +1,9 @@
-"""One activity on a real Redis, and a model of the database in a few lines: what the rows would say, decided as docs/protocols.md 5 decides.
+"""One activity on a real Redis, and a model of the database in a few lines: what the rows would
+say, decided as docs/protocols.md 5 decides.
 
-The scripts are tested against it, in scripted interleavings (tests/seckill_scenarios.py) and in random ones (test_seckill_model.py). That the real
-tables decide likewise is tested elsewhere, on real databases.
+The scripts are tested against it, in scripted interleavings (tests/seckill_scenarios.py) and in
+random ones (test_seckill_model.py). That the real tables decide likewise is tested elsewhere, on
+real databases.
 """
 
 from __future__ import annotations
@@ -44,14 +46,22 @@ class Rows:
     orders: dict[str, Row] = field(default_factory=dict)
 
     def live(self, user_id: str | None = None) -> list[Row]:
-        return [row for row in self.orders.values() if row.state == "LIVE" and user_id in {None, row.user_id}]
+        return [
+            row
+            for row in self.orders.values()
+            if row.state == "LIVE" and user_id in {None, row.user_id}
+        ]
 
     def decide(self, entries: Iterable[Entry]) -> tuple[list[Finished], list[Entry]]:
-        """One transaction of the consumer: what it decided, and the entries of another epoch that it never saw."""
+        """One transaction of the consumer: what it decided, and the entries of another epoch that
+        it never saw.
+        """
         finished, again = [], []
         for entry in entries:
             known = self.orders.get(entry.order_id)
-            if known is None and (entry.epoch != self.activity.epoch or self.activity.state is ActivityState.CLOSED):
+            if known is None and (
+                entry.epoch != self.activity.epoch or self.activity.state is ActivityState.CLOSED
+            ):
                 again.append(entry)
                 continue
             finished.append(self._decided(entry, known))
@@ -60,7 +70,9 @@ class Rows:
     def refuse(self, entries: Iterable[Entry]) -> list[Finished]:
         """A refusal is a row; whoever commits first decides."""
         for entry in entries:
-            self.orders.setdefault(entry.order_id, Row(entry.order_id, entry.user_id, entry.request_id, "REFUSED"))
+            self.orders.setdefault(
+                entry.order_id, Row(entry.order_id, entry.user_id, entry.request_id, "REFUSED")
+            )
         return [self._decided(entry, self.orders[entry.order_id]) for entry in entries]
 
     def give_back(self, order_id: str) -> Unit | None:
@@ -70,13 +82,23 @@ class Rows:
             return None
         row.state = "RETURNED"
         is_closed = self.activity.state is ActivityState.CLOSED
-        self.activity = replace(self.activity, sold=self.activity.sold - 1, total=self.activity.total - is_closed)
-        return Unit(user_id=row.user_id, request_id=row.request_id, order_id=order_id, epoch=self.activity.epoch)
+        self.activity = replace(
+            self.activity, sold=self.activity.sold - 1, total=self.activity.total - is_closed
+        )
+        return Unit(
+            user_id=row.user_id,
+            request_id=row.request_id,
+            order_id=order_id,
+            epoch=self.activity.epoch,
+        )
 
     def fence(self) -> tuple[Activity, list[LiveUnit]]:
         """The transaction of a rebuild."""
         self.activity = replace(self.activity, epoch=self.activity.epoch + 1)
-        return self.activity, [LiveUnit(user_id=row.user_id, request_id=row.request_id, order_id=row.order_id) for row in self.live()]
+        return self.activity, [
+            LiveUnit(user_id=row.user_id, request_id=row.request_id, order_id=row.order_id)
+            for row in self.live()
+        ]
 
     def step(self, verb: ActivityVerb) -> Activity:
         self.activity = self.activity.step(verb, at=self.activity.created_at)
@@ -88,13 +110,22 @@ class Rows:
 
     def _decided(self, entry: Entry, known: Row | None) -> Finished:
         if known is not None:
-            return Finished(entry=entry, verdict=Verdict.LIVE if known.state == "LIVE" else Verdict.REFUSED)
+            return Finished(
+                entry=entry, verdict=Verdict.LIVE if known.state == "LIVE" else Verdict.REFUSED
+            )
         mine = self.live(entry.user_id)
         same = [row for row in mine if row.request_id == entry.request_id]
-        row = self.orders[entry.order_id] = Row(entry.order_id, entry.user_id, entry.request_id, "REFUSED")
+        row = self.orders[entry.order_id] = Row(
+            entry.order_id, entry.user_id, entry.request_id, "REFUSED"
+        )
         if same or len(mine) >= self.activity.limit_per_user:
             other = (same or mine)[0]
-            return Finished(entry=entry, verdict=Verdict.DUPLICATE, other_order_id=other.order_id, other_request_id=other.request_id)
+            return Finished(
+                entry=entry,
+                verdict=Verdict.DUPLICATE,
+                other_order_id=other.order_id,
+                other_request_id=other.request_id,
+            )
         if self.activity.left < 1:
             return Finished(entry=entry, verdict=Verdict.PHANTOM)
         row.state = "LIVE"
@@ -120,16 +151,23 @@ class Rebuild:
 
     async def build(self) -> bool:
         stage, epoch = self._stage, self.row.epoch
-        return (await stage.loading.part(stage.keys, epoch=epoch, units=self._units)
-                and await stage.loading.stale(stage.keys, epoch=epoch, users=self._told - {unit.user_id for unit in self._units}))
+        return await stage.loading.part(
+            stage.keys, epoch=epoch, units=self._units
+        ) and await stage.loading.stale(
+            stage.keys, epoch=epoch, users=self._told - {unit.user_id for unit in self._units}
+        )
 
     async def publish(self) -> bool:
-        return await self._stage.loading.publish(self._stage.keys, self.row, run_id=await self._stage.loading.run_id())
+        return await self._stage.loading.publish(
+            self._stage.keys, self.row, run_id=await self._stage.loading.run_id()
+        )
 
     async def carry(self, *, count: int = 1000) -> bool:
         cursor: str | None = ""
         while True:
-            cursor = await self._stage.loading.carry(self._stage.keys, epoch=self.row.epoch, cursor=cursor or "", count=count)
+            cursor = await self._stage.loading.carry(
+                self._stage.keys, epoch=self.row.epoch, cursor=cursor or "", count=count
+            )
             if not cursor:
                 return cursor is not None
 
@@ -141,7 +179,9 @@ class Rebuild:
 class Stage:
     """The activity, everything that touches it, and the law that binds it."""
 
-    def __init__(self, redis: Redis, scripts: Scripts | None = None, *, activity_id: str = "ACT1") -> None:
+    def __init__(
+        self, redis: Redis, scripts: Scripts | None = None, *, activity_id: str = "ACT1"
+    ) -> None:
         self.redis = redis
         self.scripts = scripts or Scripts(redis)
         self.keys = Keys(activity_id=activity_id, merchant_id="mall", sku_id="1001")
@@ -150,13 +190,31 @@ class Stage:
         self.views = Views(redis)
         self._orders = 0
 
-    async def open(self, *, total: int = 10, limit: int = 1, mode: AdmissionMode = AdmissionMode.FIRST_COME, starts_in: timedelta = -HOUR,
-                   ends_in: timedelta = HOUR) -> Stage:
+    async def open(
+        self,
+        *,
+        total: int = 10,
+        limit: int = 1,
+        mode: AdmissionMode = AdmissionMode.FIRST_COME,
+        starts_in: timedelta = -HOUR,
+        ends_in: timedelta = HOUR,
+    ) -> Stage:
         """Publishes it; the window is relative to Redis' clock."""
         now = await self.now()
-        self.rows = Rows(Activity.plan(
-            activity_id=self.keys.activity_id, merchant_id="mall", sku_id="1001", price=Money(100, "CNY"), mode=mode, limit_per_user=limit,
-            offered=total, starts_at=now + starts_in, ends_at=now + ends_in, at=now - 2 * HOUR))
+        self.rows = Rows(
+            Activity.plan(
+                activity_id=self.keys.activity_id,
+                merchant_id="mall",
+                sku_id="1001",
+                price=Money(100, "CNY"),
+                mode=mode,
+                limit_per_user=limit,
+                offered=total,
+                starts_at=now + starts_in,
+                ends_at=now + ends_in,
+                at=now - 2 * HOUR,
+            )
+        )
         self.rows.step(ActivityVerb.PUBLISH)
         await self.loading.clear_views(self.keys)
         self.rows.step(ActivityVerb.OPEN)
@@ -173,9 +231,19 @@ class Stage:
         self._orders += 1
         return f"ORD{self._orders}"
 
-    async def buy(self, user: str, request: str = "a", order: str | None = None, *, min_epoch: int = 0, line_max: int = 1000) -> Admission:
+    async def buy(
+        self,
+        user: str,
+        request: str = "a",
+        order: str | None = None,
+        *,
+        min_epoch: int = 0,
+        line_max: int = 1000,
+    ) -> Admission:
         click = Click(user_id=user, request_id=request, order_id=order or self.order_id())
-        _, [admission] = await admit(self.scripts, self.keys, [click], min_epoch=min_epoch, line_max=line_max)
+        _, [admission] = await admit(
+            self.scripts, self.keys, [click], min_epoch=min_epoch, line_max=line_max
+        )
         return admission
 
     async def code(self, user: str, request: str = "a", **how: int) -> AdmitCode:
@@ -185,7 +253,9 @@ class Stage:
         return await self.line.read(self.keys, consumer, count=500, block_ms=0)
 
     async def consume(self) -> list[Entry]:
-        """Everything in the line, pending or not, until it is decided and published; what was in it."""
+        """Everything in the line, pending or not, until it is decided and published; what was in
+        it.
+        """
         entries = await self.take()
         await self.settle(entries)
         return entries
@@ -195,13 +265,18 @@ class Stage:
         return await self.line.finish(self.keys, finished + await self.readmit(again))
 
     async def readmit(self, entries: Sequence[Entry]) -> list[Finished]:
-        """Entries of an older epoch: into this one, or a refusal (also when the click has got another order meanwhile); those that are not ready stay
-        pending."""
+        """Entries of an older epoch: into this one, or a refusal (also when the click has got
+        another order meanwhile); those that are not ready stay pending."""
         refused = []
         for entry in entries:
             admission = Admission(code=AdmitCode.ENDED, detail="")
             if self.rows.activity.state is not ActivityState.CLOSED:
-                admission = await self.buy(entry.user_id, entry.request_id, entry.order_id, min_epoch=self.rows.activity.epoch)
+                admission = await self.buy(
+                    entry.user_id,
+                    entry.request_id,
+                    entry.order_id,
+                    min_epoch=self.rows.activity.epoch,
+                )
             if admission.detail == entry.order_id:
                 await self.line.drop(self.keys, [entry.entry_id])
             elif admission.code is not AdmitCode.NOT_READY:
@@ -270,15 +345,23 @@ class Stage:
         return said
 
     async def check_law(self) -> None:
-        """What holds at every instant between two scripts, while Redis and the rows are of one epoch and no give-back is due."""
+        """What holds at every instant between two scripts, while Redis and the rows are of one
+        epoch and no give-back is due.
+        """
         meta = await self.loading.meta(self.keys)
         assert meta is not None
         row, users = self.rows.activity, await self.users()
         records = {name: value for name, value in users.items() if "#" in name}
         live = {name: value for name, value in users.items() if name.endswith("+")}
-        held = {name: int(value) for name, value in users.items() if "#" not in name and not name.endswith("+")}
+        held = {
+            name: int(value)
+            for name, value in users.items()
+            if "#" not in name and not name.endswith("+")
+        }
         assert meta.stock + meta.out + row.sold == row.total, (meta, row)
-        assert sum(int(value) for value in live.values()) == sum(1 for value in records.values() if value[0] == "1"), users
+        assert sum(int(value) for value in live.values()) == sum(
+            1 for value in records.values() if value[0] == "1"
+        ), users
         assert sum(held.values()) == len(records), users
         assert meta.out == sum(1 for value in records.values() if value[0] == "0"), users
         assert all(count <= row.limit_per_user for count in held.values()), users
@@ -290,10 +373,14 @@ class Stage:
         assert await self.line.waiting(self.keys) == (0, 0)
         rows = self.rows.live()
         records = {f"{row.user_id}#{row.request_id}": f"1{row.order_id}" for row in rows}
-        assert {name: value for name, value in (await self.users()).items() if "#" in name} == records
+        assert {
+            name: value for name, value in (await self.users()).items() if "#" in name
+        } == records
         holders = {row.user_id for row in rows}
         for user in {row.user_id for row in self.rows.orders.values()}:
-            assert await self.view(user) in ({View.HOLDER} if user in holders else {View.NEITHER}), user
+            assert await self.view(user) in (
+                {View.HOLDER} if user in holders else {View.NEITHER}
+            ), user
 
 
 async def plant(redis: Redis, keys: Keys) -> None:

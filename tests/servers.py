@@ -1,7 +1,8 @@
-"""Private MariaDB and Redis servers for tests, on free loopback ports, with their data in a folder of their own.
+"""Private MariaDB and Redis servers for tests, on free loopback ports, with their data in a folder
+of their own.
 
-Their settings are those of production where these decide about correctness (durable commits, utf8mb4, append-only file, no eviction); speed comes
-from a folder in memory.
+Their settings are those of production where these decide about correctness (durable commits,
+utf8mb4, append-only file, no eviction); speed comes from a folder in memory.
 """
 
 from __future__ import annotations
@@ -27,10 +28,12 @@ from redis.retry import Retry
 from tests.processes import Process, free_port
 
 MEMORY = Path("/dev/shm")
-MEMORY_BYTES_MIN = 2 * 1024**3  # containers often give 64 MiB, on which MariaDB fails in the middle of a test
+# containers often give 64 MiB, on which MariaDB fails in the middle of a test
+MEMORY_BYTES_MIN = 2 * 1024**3
 PREFIX = "paymesh-tests-"
 NEW_SECONDS = 60
-START_ATTEMPTS = 3              # another program may take the port between our look and the server's
+# another program may take the port between our look and the server's
+START_ATTEMPTS = 3
 
 
 def missing(component: str, *, hint: str) -> NoReturn:
@@ -45,7 +48,9 @@ _locks: list[int] = []  # open until this process ends
 
 
 def server_folder(memory: Path = MEMORY) -> Path:
-    """A fresh folder for server data, in memory where that is big enough; also removes what killed test runs left there."""
+    """A fresh folder for server data, in memory where that is big enough; also removes what killed
+    test runs left there.
+    """
     parent = Path(tempfile.gettempdir())
     if memory.is_dir() and os.access(memory, os.W_OK):
         for left in memory.glob(f"{PREFIX}*"):
@@ -58,7 +63,8 @@ def server_folder(memory: Path = MEMORY) -> Path:
 
 
 def _lock(folder: Path) -> int:
-    """Takes a folder for the life of this process. A lock and no process id: containers may share memory and not process ids.
+    """Takes a folder for the life of this process. A lock and no process id: containers may share
+    memory and not process ids.
 
     Raises:
         BlockingIOError: a living process has it.
@@ -85,7 +91,9 @@ def _remove_if_left(folder: Path) -> None:
 
 def find_program(*names: str) -> str | None:
     """The first of these programs that is installed; servers often lie outside a user's PATH."""
-    path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin", "/usr/libexec"])
+    path = os.pathsep.join(
+        [os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin", "/usr/libexec"]
+    )
     return next((found for name in names if (found := shutil.which(name, path=path))), None)
 
 
@@ -110,11 +118,14 @@ class MariaDB:
 
     Args:
         folder: for data, socket and log; short, because a socket's path has at most 107 characters.
-        flush_log_at_commit: 1 as in production; 2 leaves the last second to the operating system, for tests about amounts of work.
+        flush_log_at_commit: 1 as in production; 2 leaves the last second to the operating system,
+            for tests about amounts of work.
         options: more of the server's own.
     """
 
-    def __init__(self, folder: Path, *, flush_log_at_commit: int = 1, options: Sequence[str] = ()) -> None:
+    def __init__(
+        self, folder: Path, *, flush_log_at_commit: int = 1, options: Sequence[str] = ()
+    ) -> None:
         self.folder = folder
         self.port = 0
         self._flush_log_at_commit = flush_log_at_commit
@@ -130,7 +141,12 @@ class MariaDB:
             self._install()
         for attempt in range(START_ATTEMPTS):
             self.port = self.port or free_port()
-            self._process = Process(*self._command(), log_path=self.folder / "mariadb.log", name="mariadbd", cwd=self.folder).start()
+            self._process = Process(
+                *self._command(),
+                log_path=self.folder / "mariadb.log",
+                name="mariadbd",
+                cwd=self.folder,
+            ).start()
             try:
                 self._process.wait_for(self._answers, "answer of MariaDB")
                 break
@@ -140,7 +156,10 @@ class MariaDB:
                     raise
                 self.port = 0
         if is_new:
-            self._execute("CREATE USER paymesh@'%' IDENTIFIED BY 'paymesh'", "GRANT ALL ON `paymesh\\_%`.* TO paymesh@'%'")
+            self._execute(
+                "CREATE USER paymesh@'%' IDENTIFIED BY 'paymesh'",
+                "GRANT ALL ON `paymesh\\_%`.* TO paymesh@'%'",
+            )
         return self
 
     @property
@@ -156,10 +175,12 @@ class MariaDB:
         return f"mysql+aiomysql://paymesh:paymesh@127.0.0.1:{self.port}/{name}?charset=utf8mb4"
 
     def drop_database(self, url: str) -> None:
-        """Drops a database that `create_database` made, together with connections that a test left open.
+        """Drops a database that `create_database` made, together with connections that a test left
+        open.
 
-        Connections are looked for only when one holds the database, and not in information_schema.processlist: MariaDB 10.11 puts that one into
-        a temporary table of Aria, and crashes when a connection goes while it does.
+        Connections are looked for only when one holds the database, and not in
+        information_schema.processlist: MariaDB 10.11 puts that one into a temporary table of Aria,
+        and crashes when a connection goes while it does.
         """
         name = url.rpartition("/")[2].partition("?")[0]
         try:
@@ -196,26 +217,53 @@ class MariaDB:
             missing("MariaDB", hint="apt-get install mariadb-server, or make test as root")
         self._temporary.mkdir(parents=True, exist_ok=True)
         done = subprocess.run(
-            [install, "--no-defaults", *self._user(), f"--datadir={self.folder / 'data'}", f"--tmpdir={self._temporary}",
-             "--auth-root-authentication-method=normal",
-             "--skip-test-db", "--skip-name-resolve", "--force", "--innodb-log-file-size=16M"],  # --force: the host need not know its own name
-            capture_output=True, text=True, check=False, cwd=self.folder)
+            [
+                install,
+                "--no-defaults",
+                *self._user(),
+                f"--datadir={self.folder / 'data'}",
+                f"--tmpdir={self._temporary}",
+                "--auth-root-authentication-method=normal",
+                # --force: the host need not know its own name
+                "--skip-test-db",
+                "--skip-name-resolve",
+                "--force",
+                "--innodb-log-file-size=16M",
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=self.folder,
+        )
         assert done.returncode == 0, done.stdout + done.stderr
 
     def _command(self) -> list[str]:
         server = find_program("mariadbd", "mysqld")
         assert server is not None, "mariadb-install-db is there, mariadbd is not"
         return [
-            server, "--no-defaults", *self._user(), f"--datadir={self.folder / 'data'}", f"--tmpdir={self._temporary}",
+            server,
+            "--no-defaults",
+            *self._user(),
+            f"--datadir={self.folder / 'data'}",
+            f"--tmpdir={self._temporary}",
             f"--socket={self.folder / 'socket'}",
-            f"--pid-file={self.folder / 'pid'}", "--bind-address=127.0.0.1", f"--port={self.port}", "--skip-name-resolve", "--skip-log-bin",
-            "--character-set-server=utf8mb4", "--innodb-log-file-size=16M", f"--innodb-flush-log-at-trx-commit={self._flush_log_at_commit}",
-            "--max-connections=500", *self._options,
+            f"--pid-file={self.folder / 'pid'}",
+            "--bind-address=127.0.0.1",
+            f"--port={self.port}",
+            "--skip-name-resolve",
+            "--skip-log-bin",
+            "--character-set-server=utf8mb4",
+            "--innodb-log-file-size=16M",
+            f"--innodb-flush-log-at-trx-commit={self._flush_log_at_commit}",
+            "--max-connections=500",
+            *self._options,
         ]
 
     @property
     def _temporary(self) -> Path:
-        """For its temporary tables. In a folder that servers share, each one that starts deletes those of the others."""
+        """For its temporary tables. In a folder that servers share, each one that starts deletes
+        those of the others.
+        """
         return self.folder / "tmp"
 
     def _user(self) -> list[str]:
@@ -223,8 +271,13 @@ class MariaDB:
 
     def _cursor(self) -> pymysql.cursors.Cursor:
         if self._administrator is None:
-            self._administrator = pymysql.connect(unix_socket=str(self.folder / "socket"), user="root", autocommit=True, connect_timeout=5,
-                                                  read_timeout=30)
+            self._administrator = pymysql.connect(
+                unix_socket=str(self.folder / "socket"),
+                user="root",
+                autocommit=True,
+                connect_timeout=5,
+                read_timeout=30,
+            )
         return self._administrator.cursor()
 
     def _disconnect(self) -> None:
@@ -245,7 +298,8 @@ class MariaDB:
 
 
 class Redis:
-    """A Redis server, append-only and without eviction. `start()` after `kill()` brings it back with its data, on the same port.
+    """A Redis server, append-only and without eviction. `start()` after `kill()` brings it back
+    with its data, on the same port.
 
     Args:
         folder: for data and log.
@@ -253,7 +307,9 @@ class Redis:
         options: more of the server's own.
     """
 
-    def __init__(self, folder: Path, program: str | None = None, *, options: Sequence[str] = ()) -> None:
+    def __init__(
+        self, folder: Path, program: str | None = None, *, options: Sequence[str] = ()
+    ) -> None:
         self.folder = folder
         self._program = program
         self._options = options
@@ -281,9 +337,28 @@ class Redis:
         for attempt in range(START_ATTEMPTS):
             self.port = self.port or free_port()
             self._process = Process(
-                server, "--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self.folder), "--appendonly", "yes",
-                "--appendfsync", "everysec", "--save", "", "--maxmemory-policy", "noeviction", "--daemonize", "no", *self._options,
-                log_path=self.folder / "redis.log", name="redis-server", cwd=self.folder).start()
+                server,
+                "--bind",
+                "127.0.0.1",
+                "--port",
+                str(self.port),
+                "--dir",
+                str(self.folder),
+                "--appendonly",
+                "yes",
+                "--appendfsync",
+                "everysec",
+                "--save",
+                "",
+                "--maxmemory-policy",
+                "noeviction",
+                "--daemonize",
+                "no",
+                *self._options,
+                log_path=self.folder / "redis.log",
+                name="redis-server",
+                cwd=self.folder,
+            ).start()
             try:
                 self._process.wait_for(self._answers, "answer of Redis")
                 break

@@ -8,8 +8,8 @@ from pathlib import Path
 
 
 def parsed(path: Path) -> ast.Module:
-    """The syntax tree of a module. Without garbage collection: what a finalizer parses in the middle of it makes CPython 3.11 raise SystemError (AST
-    constructor recursion depth mismatch)."""
+    """The syntax tree of a module. Without garbage collection: what a finalizer parses in the
+    middle of it makes CPython 3.11 raise SystemError (AST constructor recursion depth mismatch)."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -1,4 +1,6 @@
-"""The service of tests/protos/ticker.proto, whose methods answer many times: a servicer that does what a test says, a gateway before it."""
+"""The service of tests/protos/ticker.proto, whose methods answer many times: a servicer that does
+what a test says, a gateway before it.
+"""
 
 from __future__ import annotations
 
@@ -43,9 +45,15 @@ Tick = message("Tick")
 
 def descriptor_set() -> bytes:
     """A contract with this service alone."""
-    files = descriptor_pb2.FileDescriptorSet.FromString(resources.files("paymesh").joinpath("descriptors.binpb").read_bytes()).file
+    files = descriptor_pb2.FileDescriptorSet.FromString(
+        resources.files("paymesh").joinpath("descriptors.binpb").read_bytes()
+    ).file
     return descriptor_pb2.FileDescriptorSet(
-        file=[*(file for file in files if not file.package.startswith(_OF_SERVICES)), compiled("ticker.proto")]).SerializeToString()
+        file=[
+            *(file for file in files if not file.package.startswith(_OF_SERVICES)),
+            compiled("ticker.proto"),
+        ]
+    ).SerializeToString()
 
 
 @cache
@@ -78,18 +86,26 @@ class Ticker:
 
     def add_to_server(self, _servicer: object, server: Any) -> None:
         """What protoc generates as add_TickerServiceServicer_to_server."""
+
         async def serve(request: Any, context: Any) -> AsyncIterator[Any]:
             async for tick in self.serve(request, context):
                 yield tick
 
-        handlers = {method.name: grpc.unary_stream_rpc_method_handler(
-            serve, request_deserializer=message(method.input_type.name).FromString, response_serializer=Tick.SerializeToString)
-            for method in ticker_file().services_by_name["TickerService"].methods}
+        handlers = {
+            method.name: grpc.unary_stream_rpc_method_handler(
+                serve,
+                request_deserializer=message(method.input_type.name).FromString,
+                response_serializer=Tick.SerializeToString,
+            )
+            for method in ticker_file().services_by_name["TickerService"].methods
+        }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
 
 
 class Gate:
-    """A stream of texts that a test lets through one by one: what is put in is sent; an exception is raised; None ends it."""
+    """A stream of texts that a test lets through one by one: what is put in is sent; an exception
+    is raised; None ends it.
+    """
 
     def __init__(self) -> None:
         self._waiting: asyncio.Queue[str | Exception | None] = asyncio.Queue()
@@ -134,5 +150,10 @@ async def events(answer: httpx.Response) -> AsyncIterator[Event]:
 @asynccontextmanager
 async def ticker_world(folder: Path, ticker: Ticker, **settings: Any) -> AsyncIterator[World]:
     """A running gateway before a ticker."""
-    async with gateway_world(folder, schema=ticker_schema(), serve=lambda server: server.add(ticker.add_to_server, ticker), **settings) as world:
+    async with gateway_world(
+        folder,
+        schema=ticker_schema(),
+        serve=lambda server: server.add(ticker.add_to_server, ticker),
+        **settings,
+    ) as world:
         yield world

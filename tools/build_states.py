@@ -1,7 +1,9 @@
-"""Writes docs/states.md from the transition tables of the code: diagrams, what each state means (the comments beside the states) and what causes each
-step. `--check` writes nothing and fails when the file is not what the tables say.
+"""Writes docs/states.md from the transition tables of the code: diagrams, what each state means
+(the comments beside the states) and what causes each step. `--check` writes nothing and fails when
+the file is not what the tables say.
 
-The causes stand here, because the tables need none; an edge without a cause, or a cause without its edge, is an error.
+The causes stand here, because the tables need none; an edge without a cause, or a cause without its
+edge, is an error.
 """
 
 from __future__ import annotations
@@ -30,11 +32,13 @@ PAYMENT = {
     "INIT CLOSED": "closed before any channel was called",
     "PAYING SUCCESS": "the channel took exactly what was owed",
     "PAYING FAILED": "declined, failed at the channel, or never arrived there",
-    "PAYING CLOSING": "the buyer cancels, the order is closed, the deadline is over, or another payment of the order took its place",
+    "PAYING CLOSING": "the buyer cancels, the order is closed, the deadline is over, or another "
+    "payment of the order took its place",
     "PAYING CLOSED": "the channel closed or expired it",
     "PAYING CONFLICTED": "the channel took another amount or currency",
     "CLOSING CLOSED": "the channel closed it, declined it or never got it",
-    "CLOSING SUCCESS": "it was paid before the channel could close it, and it still holds its order's slot",
+    "CLOSING SUCCESS": "it was paid before the channel could close it, and it still holds its "
+    "order's slot",
     "CLOSING LATE_SUCCESS": "it was paid, and another payment holds the slot",
     "CLOSING CONFLICTED": "the channel took another amount or currency",
     "FAILED LATE_SUCCESS": _CAPTURED,
@@ -56,17 +60,33 @@ _ENDINGS = {
     "UNKNOWN": "no readable answer",
     "CLOSED": "closed at the channel, or lost before it with a tombstone there",
 }
-ATTEMPT = {f"{state} {end}": cause for state in ("SENT", "PENDING", "UNKNOWN") for end, cause in _ENDINGS.items()} | {
-    f"{state} CAPTURED": _CAPTURED for state in ("CLOSED", "DECLINED", "TECH_FAILED", "NOT_ATTEMPTED")} | {
-    "PENDING PENDING": "still waiting, with a newer next action", "UNKNOWN UNKNOWN": "asked again, still no readable answer"}
+ATTEMPT = (
+    {
+        f"{state} {end}": cause
+        for state in ("SENT", "PENDING", "UNKNOWN")
+        for end, cause in _ENDINGS.items()
+    }
+    | {
+        f"{state} CAPTURED": _CAPTURED
+        for state in ("CLOSED", "DECLINED", "TECH_FAILED", "NOT_ATTEMPTED")
+    }
+    | {
+        "PENDING PENDING": "still waiting, with a newer next action",
+        "UNKNOWN UNKNOWN": "asked again, still no readable answer",
+    }
+)
 _REFUND_ENDS = {
     "SUCCESS": "the channel gave the money back",
     "FAILED": "the channel refused; the reservation is free again",
     "PENDING": "the channel decides later",
     "UNKNOWN": "no readable answer; asked again, and sent again under the same id if it was lost",
 }
-REFUND = {f"{state} {end}": cause for state in ("SUBMITTED", "PENDING", "UNKNOWN") for end, cause in _REFUND_ENDS.items()
-          if (state, end) not in (("PENDING", "UNKNOWN"), ("UNKNOWN", "UNKNOWN"))} | {
+REFUND = {
+    f"{state} {end}": cause
+    for state in ("SUBMITTED", "PENDING", "UNKNOWN")
+    for end, cause in _REFUND_ENDS.items()
+    if (state, end) not in (("PENDING", "UNKNOWN"), ("UNKNOWN", "UNKNOWN"))
+} | {
     "CREATED SUBMITTED": "reserved and committed; now it is sent",
     "CREATED CANCELED": "taken back before it was sent",
     "FAILED SUCCESS": "evidence that the money left after all",
@@ -90,7 +110,9 @@ UNIT = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """One state machine of the code: title, an introduction, states with their meaning, edges with their cause."""
+    """One state machine of the code: title, an introduction, states with their meaning, edges with
+    their cause.
+    """
 
     title: str
     introduction: str
@@ -101,7 +123,8 @@ class Machine:
 
 def main() -> None:
     """Writes the document, or compares it."""
-    sys.path.insert(0, str(ROOT))  # the tables of this checkout, wherever the package is installed from
+    # the tables of this checkout, wherever the package is installed from
+    sys.path.insert(0, str(ROOT))
     text = document(machines())
     if "--check" in sys.argv[1:]:
         if not TARGET.exists() or TARGET.read_text() != text:
@@ -118,52 +141,116 @@ def machines() -> list[Machine]:
     """
     order = importlib.import_module("order_rpc.domain.order")
     verbs = _meanings("order_rpc/domain/order.py", order.Verb)
-    order_edges = {(str(state), str(target)): f"{verb}: {verbs[verb]}" for (state, verb), target in order.TRANSITIONS.items()}
+    order_edges = {
+        (str(state), str(target)): f"{verb}: {verbs[verb]}"
+        for (state, verb), target in order.TRANSITIONS.items()
+    }
     activity = importlib.import_module("seckill_rpc.domain.activity")
     steps = _meanings("seckill_rpc/domain/activity.py", activity.ActivityVerb)
-    activity_edges = {(str(state), str(target)): f"{verb}: {steps[verb]}" for (state, verb), target in activity.TRANSITIONS.items()}
+    activity_edges = {
+        (str(state), str(target)): f"{verb}: {steps[verb]}"
+        for (state, verb), target in activity.TRANSITIONS.items()
+    }
     return [
-        _from_table("Payment", "payment_rpc.domain.payment", "PaymentState", PAYMENT,
-                    "What one order owes. How much money moved stands in amounts, never in the state. INIT, PAYING, CLOSING and SUCCESS may hold the "
-                    "one slot of an order."),
-        _from_table("Attempt", "payment_rpc.domain.attempt", "AttemptState", ATTEMPT,
-                    "One call to one channel, under one id. SENT, PENDING and UNKNOWN are open: the channel is asked until they end, and the clock "
-                    "never ends one."),
-        _from_table("Refund", "payment_rpc.domain.refund", "RefundState", REFUND,
-                    "One return of money. It is reserved on its payment before the channel is asked, and sent under one id however often."),
-        Machine(title="Order", introduction="What a buyer wants. Partial refunds never change its state.", source="order_rpc/domain/order.py",
-                states=_meanings("order_rpc/domain/order.py", order.OrderState), edges=order_edges),
-        _from_table("Refund of an order", "order_rpc.domain.refund", "RefundState", ORDER_REFUND,
-                    "A refund as order_rpc sees it: asked for there or straight at payment_rpc, told by snapshots, of which the newest may skip "
-                    "steps."),
-        Machine(title="Activity of a flash sale", source="seckill_rpc/domain/activity.py", edges=activity_edges,
-                introduction="Units of one product at a price of its own, for a while. What Redis says of it follows; the row is the truth.",
-                states=_meanings("seckill_rpc/domain/activity.py", activity.ActivityState)),
-        _from_table("Order of an activity", "seckill_rpc.domain.order", "UnitState", UNIT,
-                    "What became of a click that was admitted: a row, written once. A refusal is a row too, so that every answer about it is one."),
+        _from_table(
+            "Payment",
+            "payment_rpc.domain.payment",
+            "PaymentState",
+            PAYMENT,
+            "What one order owes. How much money moved stands in amounts, never in the state. "
+            "INIT, PAYING, CLOSING and SUCCESS may hold the "
+            "one slot of an order.",
+        ),
+        _from_table(
+            "Attempt",
+            "payment_rpc.domain.attempt",
+            "AttemptState",
+            ATTEMPT,
+            "One call to one channel, under one id. SENT, PENDING and UNKNOWN are open: the "
+            "channel is asked until they end, and the clock "
+            "never ends one.",
+        ),
+        _from_table(
+            "Refund",
+            "payment_rpc.domain.refund",
+            "RefundState",
+            REFUND,
+            "One return of money. It is reserved on its payment before the channel is asked, and "
+            "sent under one id however often.",
+        ),
+        Machine(
+            title="Order",
+            introduction="What a buyer wants. Partial refunds never change its state.",
+            source="order_rpc/domain/order.py",
+            states=_meanings("order_rpc/domain/order.py", order.OrderState),
+            edges=order_edges,
+        ),
+        _from_table(
+            "Refund of an order",
+            "order_rpc.domain.refund",
+            "RefundState",
+            ORDER_REFUND,
+            "A refund as order_rpc sees it: asked for there or straight at payment_rpc, told by "
+            "snapshots, of which the newest may skip "
+            "steps.",
+        ),
+        Machine(
+            title="Activity of a flash sale",
+            source="seckill_rpc/domain/activity.py",
+            edges=activity_edges,
+            introduction="Units of one product at a price of its own, for a while. What Redis "
+            "says of it follows; the row is the truth.",
+            states=_meanings("seckill_rpc/domain/activity.py", activity.ActivityState),
+        ),
+        _from_table(
+            "Order of an activity",
+            "seckill_rpc.domain.order",
+            "UnitState",
+            UNIT,
+            "What became of a click that was admitted: a row, written once. A refusal is a row "
+            "too, so that every answer about it is one.",
+        ),
     ]
 
 
-def _from_table(title: str, module_name: str, enum: str, causes: Mapping[str, str], introduction: str) -> Machine:
+def _from_table(
+    title: str, module_name: str, enum: str, causes: Mapping[str, str], introduction: str
+) -> Machine:
     module = importlib.import_module(module_name)
     path = f"{module_name.replace('.', '/')}.py"
-    drawn = {(str(state), str(target)) for state, targets in module.NEXT.items() for target in targets}
-    named = {(state, target): cause for (state, target), cause in ((tuple(edge.split(" ")), cause) for edge, cause in causes.items())}
+    drawn = {
+        (str(state), str(target)) for state, targets in module.NEXT.items() for target in targets
+    }
+    named = {
+        (state, target): cause
+        for (state, target), cause in (
+            (tuple(edge.split(" ")), cause) for edge, cause in causes.items()
+        )
+    }
     if drawn != named.keys():
-        sys.exit(f"{path}: without a cause {sorted(drawn - named.keys())}, without an edge {sorted(named.keys() - drawn)}")
+        sys.exit(
+            f"{path}: without a cause {sorted(drawn - named.keys())}, without an edge "
+            f"{sorted(named.keys() - drawn)}"
+        )
     states = _meanings(path, getattr(module, enum))
     return Machine(title=title, introduction=introduction, source=path, states=states, edges=named)
 
 
 def _meanings(path: str, enum: Any) -> dict[str, str]:
-    """The comment beside each member of an enum."""
+    """The comment beside each member of an enum, or above it."""
     _, _, source = (ROOT / path).read_text().partition(f"class {enum.__name__}(")
     found = {}
     for member in enum:
-        match = re.search(rf'^    {member.name} = "{member.value}" +# (.+)$', source, re.MULTILINE)
-        if match is None:
+        line = rf'    {member.name} = "{member.value}"'
+        beside = re.search(rf"^{line} +# (.+)$", source, re.MULTILINE)
+        above = re.search(rf"((?:^ +# .+\n)+){line}$", source, re.MULTILINE)
+        if beside:
+            found[str(member.value)] = beside[1]
+        elif above:
+            lines = above[1].splitlines()
+            found[str(member.value)] = " ".join(line.strip().removeprefix("# ") for line in lines)
+        else:
             sys.exit(f"{path}: {member.name} has no comment that says what it means")
-        found[str(member.value)] = match[1]
     return found
 
 
@@ -175,16 +262,51 @@ def document(all_machines: Iterable[Machine]) -> str:
 def _section(machine: Machine) -> str:
     order = {state: number for number, state in enumerate(machine.states)}
     edges = sorted(machine.edges, key=lambda edge: (order[edge[0]], order[edge[1]]))
-    starts = [state for state in machine.states if not any(target == state and source != state for source, target in edges)] or list(order)[:1]
+    starts = [
+        state
+        for state in machine.states
+        if not any(target == state and source != state for source, target in edges)
+    ] or list(order)[:1]
     ends = [state for state in machine.states if not any(source == state for source, _ in edges)]
     numbers = {edge: number for number, edge in enumerate(edges, 1)}
-    diagram = ["```mermaid", "stateDiagram-v2", *(f"    [*] --> {state}" for state in starts),
-               *(f"    {edge[0]} --> {edge[1]} : {numbers[edge]} {_short(machine.edges[edge])}" for edge in edges),
-               *(f"    {state} --> [*]" for state in ends), "```"]
-    states = ["| state | meaning |", "|---|---|", *(f"| `{state}` | {meaning} |" for state, meaning in machine.states.items())]
-    steps = ["| | from | to | because |", "|---|---|---|---|",
-             *(f"| {numbers[edge]} | `{edge[0]}` | `{edge[1]}` | {machine.edges[edge]} |" for edge in edges)]
-    return "\n".join([f"## {machine.title}", "", f"{machine.introduction} Table: `{machine.source}`.", "", *diagram, "", *states, "", *steps, ""])
+    diagram = [
+        "```mermaid",
+        "stateDiagram-v2",
+        *(f"    [*] --> {state}" for state in starts),
+        *(
+            f"    {edge[0]} --> {edge[1]} : {numbers[edge]} {_short(machine.edges[edge])}"
+            for edge in edges
+        ),
+        *(f"    {state} --> [*]" for state in ends),
+        "```",
+    ]
+    states = [
+        "| state | meaning |",
+        "|---|---|",
+        *(f"| `{state}` | {meaning} |" for state, meaning in machine.states.items()),
+    ]
+    steps = [
+        "| | from | to | because |",
+        "|---|---|---|---|",
+        *(
+            f"| {numbers[edge]} | `{edge[0]}` | `{edge[1]}` | {machine.edges[edge]} |"
+            for edge in edges
+        ),
+    ]
+    return "\n".join(
+        [
+            f"## {machine.title}",
+            "",
+            f"{machine.introduction} Table: `{machine.source}`.",
+            "",
+            *diagram,
+            "",
+            *states,
+            "",
+            *steps,
+            "",
+        ]
+    )
 
 
 def _short(cause: str) -> str:

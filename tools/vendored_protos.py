@@ -1,7 +1,9 @@
-"""The protos of others that ours import, as text: `google/api` copied out of the googleapis-common-protos wheel, `buf/validate` printed from the
-descriptor inside the protovalidate wheel, which carries no source.
+"""The protos of others that ours import, as text: `google/api` copied out of the
+googleapis-common-protos wheel, `buf/validate` printed from the descriptor inside the protovalidate
+wheel, which carries no source.
 
-With them `buf build` and `protoc -I protos` work in a fresh checkout, in every language, without a registry.
+With them `buf build` and `protoc -I protos` work in a fresh checkout, in every language, without a
+registry.
 """
 
 from __future__ import annotations
@@ -10,10 +12,24 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-from google.protobuf import descriptor_pool, duration_pb2, field_mask_pb2, message_factory, text_format, timestamp_pb2
-from google.protobuf.descriptor_pb2 import DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorProto
+from google.protobuf import (
+    descriptor_pool,
+    duration_pb2,
+    field_mask_pb2,
+    message_factory,
+    text_format,
+    timestamp_pb2,
+)
+from google.protobuf.descriptor_pb2 import (
+    DescriptorProto,
+    EnumDescriptorProto,
+    FieldDescriptorProto,
+    FileDescriptorProto,
+)
 from google.protobuf.message import Message
-from protovalidate._gen.buf.validate.validate_pb import _DESC  # private, hence the pin of protovalidate
+
+# private, hence the pin of protovalidate
+from protovalidate._gen.buf.validate.validate_pb import _DESC
 
 GOOGLE = ("google/api/annotations.proto", "google/api/http.proto", "google/api/httpbody.proto")
 VALIDATE = "buf/validate/validate.proto"
@@ -29,7 +45,10 @@ _OPEN_END = 536_870_912  # what protoc writes for `to max`, exclusive
 def vendored() -> dict[str, str]:
     """Path below protos/ -> text."""
     packages = Path(sysconfig.get_path("purelib"))
-    return {**{name: (packages / name).read_text() for name in GOOGLE}, VALIDATE: print_file(validate_descriptor())}
+    return {
+        **{name: (packages / name).read_text() for name in GOOGLE},
+        VALIDATE: print_file(validate_descriptor()),
+    }
 
 
 def validate_descriptor() -> FileDescriptorProto:
@@ -44,14 +63,23 @@ def validate_descriptor() -> FileDescriptorProto:
 
 
 def print_file(file: FileDescriptorProto) -> str:
-    """A proto2 file, in the syntax that every parser reads: one option or element a statement, no lists of messages.
+    """A proto2 file, in the syntax that every parser reads: one option or element a statement, no
+    lists of messages.
 
     Raises:
         ValueError: it uses something that this cannot print.
     """
     if file.syntax not in {"", "proto2"} or file.service:
         raise ValueError(f"{file.name}: only proto2 files without services are printed")
-    lines = [_HEADER, 'syntax = "proto2";', "", f"package {file.package};", "", *(f'import "{name}";' for name in file.dependency), ""]
+    lines = [
+        _HEADER,
+        'syntax = "proto2";',
+        "",
+        f"package {file.package};",
+        "",
+        *(f'import "{name}";' for name in file.dependency),
+        "",
+    ]
     lines += [f"option {line};" for line in _scalars(file.options)]
     scope = f".{file.package}."
     for message in file.message_type:
@@ -59,7 +87,12 @@ def print_file(file: FileDescriptorProto) -> str:
     for enum in file.enum_type:
         lines += ["", *_enum(enum, "")]
     for extension in file.extension:
-        lines += ["", f"extend {extension.extendee.removeprefix('.')} {{", *_field(extension, scope, "  ", {}), "}"]
+        lines += [
+            "",
+            f"extend {extension.extendee.removeprefix('.')} {{",
+            *_field(extension, scope, "  ", {}),
+            "}",
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -111,9 +144,18 @@ def _enum(enum: EnumDescriptorProto, indent: str) -> Iterator[str]:
     yield f"{indent}}}"
 
 
-def _field(field: FieldDescriptorProto, scope: str, indent: str, where: dict[str, bool]) -> Iterator[str]:
-    label = "" if where.get("oneof") else f"{FieldDescriptorProto.Label.Name(field.label).removeprefix('LABEL_').lower()} "
-    kind = field.type_name.removeprefix(scope).removeprefix(".") or FieldDescriptorProto.Type.Name(field.type).removeprefix("TYPE_").lower()
+def _field(
+    field: FieldDescriptorProto, scope: str, indent: str, where: dict[str, bool]
+) -> Iterator[str]:
+    label = (
+        ""
+        if where.get("oneof")
+        else f"{FieldDescriptorProto.Label.Name(field.label).removeprefix('LABEL_').lower()} "
+    )
+    kind = (
+        field.type_name.removeprefix(scope).removeprefix(".")
+        or FieldDescriptorProto.Type.Name(field.type).removeprefix("TYPE_").lower()
+    )
     options = list(_options(field.options))
     if field.HasField("default_value"):
         options.insert(0, f"default = {field.default_value}")
@@ -128,15 +170,20 @@ def _field(field: FieldDescriptorProto, scope: str, indent: str, where: dict[str
 
 
 def _options(options: Message) -> Iterator[str]:
-    """Options as `name = value` and extensions as `(name).field = value`, one of them for each element of a list."""
+    """Options as `name = value` and extensions as `(name).field = value`, one of them for each
+    element of a list.
+    """
     yield from _scalars(options)
     for field, value in options.ListFields():
         if not field.is_extension:
             continue
         for inner, content in value.ListFields():
             for element in content if inner.is_repeated else [content]:
-                text = (f"{{{text_format.MessageToString(element, as_one_line=True)}}}" if isinstance(element, Message)
-                        else _literal(element))
+                text = (
+                    f"{{{text_format.MessageToString(element, as_one_line=True)}}}"
+                    if isinstance(element, Message)
+                    else _literal(element)
+                )
                 yield f"({field.full_name}).{inner.name} = {text}"
 
 

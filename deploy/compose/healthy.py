@@ -1,4 +1,5 @@
-"""Health check of a container: ends with 0 when the process answers 200. Standard library only and nearly nothing of it: this runs every ten seconds.
+"""Health check of a container: ends with 0 when the process answers 200. Standard library only and
+nearly nothing of it: this runs every ten seconds.
 
     python -I -S healthy.py 127.0.0.1:8080/readyz     the gateway; 127.0.0.1:9464/readyz is a gRPC service, on its port for metrics
 """
@@ -14,7 +15,9 @@ def ask(target: str) -> str:
     address, _, path = target.partition("/")
     host, _, port = address.rpartition(":")
     with socket.create_connection((host, int(port)), timeout=SECONDS_MAX) as connection:
-        connection.sendall(f"GET /{path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n".encode())
+        connection.sendall(
+            f"GET /{path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n".encode()
+        )
         answer = b""
         while b"\r\n" not in answer and len(answer) < 4096:
             chunk = connection.recv(4096)

@@ -1,5 +1,6 @@
-"""The JSON dialect of the gateway, compiled once per message descriptor: snake_case out, every spelling of the contract in, number literals digit
-for digit, nothing unknown, nothing twice. `google.protobuf.json_format` is the oracle of its tests wherever the two dialects agree."""
+"""The JSON dialect of the gateway, compiled once per message descriptor: snake_case out, every
+spelling of the contract in, number literals digit for digit, nothing unknown, nothing twice.
+`google.protobuf.json_format` is the oracle of its tests wherever the two dialects agree."""
 
 from gateway.codec.decoder import Decoders
 from gateway.codec.dialect import Mismatch, UnsupportedField

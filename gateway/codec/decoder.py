@@ -1,5 +1,7 @@
-"""Trees that a JSON reader made, or the texts of a path or query, to the arguments of a message's constructor. One function per descriptor, compiled
-on first use; the C constructor then builds the message in one call. Every refusal says where, and nothing that the contract does not name passes."""
+"""Trees that a JSON reader made, or the texts of a path or query, to the arguments of a message's
+constructor. One function per descriptor, compiled on first use; the C constructor then builds the
+message in one call. Every refusal says where, and nothing that the contract does not name
+passes."""
 
 from __future__ import annotations
 
@@ -34,10 +36,16 @@ _INTEGER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,19})")
 _SIGNED_32: Final = (-(2**31), 2**31 - 1)
 _SIGNED_64: Final = (-(2**63), 2**63 - 1)
 _RANGES: Final = {
-    FieldDescriptor.TYPE_INT32: _SIGNED_32, FieldDescriptor.TYPE_SINT32: _SIGNED_32, FieldDescriptor.TYPE_SFIXED32: _SIGNED_32,
-    FieldDescriptor.TYPE_INT64: _SIGNED_64, FieldDescriptor.TYPE_SINT64: _SIGNED_64, FieldDescriptor.TYPE_SFIXED64: _SIGNED_64,
-    FieldDescriptor.TYPE_UINT32: (0, 2**32 - 1), FieldDescriptor.TYPE_FIXED32: (0, 2**32 - 1),
-    FieldDescriptor.TYPE_UINT64: (0, 2**64 - 1), FieldDescriptor.TYPE_FIXED64: (0, 2**64 - 1),
+    FieldDescriptor.TYPE_INT32: _SIGNED_32,
+    FieldDescriptor.TYPE_SINT32: _SIGNED_32,
+    FieldDescriptor.TYPE_SFIXED32: _SIGNED_32,
+    FieldDescriptor.TYPE_INT64: _SIGNED_64,
+    FieldDescriptor.TYPE_SINT64: _SIGNED_64,
+    FieldDescriptor.TYPE_SFIXED64: _SIGNED_64,
+    FieldDescriptor.TYPE_UINT32: (0, 2**32 - 1),
+    FieldDescriptor.TYPE_FIXED32: (0, 2**32 - 1),
+    FieldDescriptor.TYPE_UINT64: (0, 2**64 - 1),
+    FieldDescriptor.TYPE_FIXED64: (0, 2**64 - 1),
 }
 _WELL_KNOWN: Final[dict[str, _Convert]] = {TIMESTAMP: timestamp_fields, DURATION: duration_fields}
 _URL_SAFE: Final = str.maketrans("-_", "+/")
@@ -61,7 +69,8 @@ class Decoders:
         """
         name = descriptor.full_name
         if name not in self._compiled:
-            def finished(tree: object) -> Arguments:  # what recursive messages meet while they are being compiled
+            # what recursive messages meet while they are being compiled
+            def finished(tree: object) -> Arguments:
                 return self._compiled[name](tree)
 
             self._compiled[name] = finished
@@ -81,13 +90,16 @@ class Decoders:
         return _list_of(convert, most=longest(field)) if field.is_repeated else convert
 
     def text_of(self, field: FieldDescriptor) -> Callable[[str], object]:
-        """The decoder of one value of a field from the text of a path segment, query parameter or header.
+        """The decoder of one value of a field from the text of a path segment, query parameter or
+        header.
 
         Raises:
             UnsupportedField: when a message other than a time has no text form.
         """
         if field.message_type is not None and field.message_type.full_name not in _WELL_KNOWN:
-            raise UnsupportedField(f"{field.full_name}: {field.message_type.full_name} has no text form")
+            raise UnsupportedField(
+                f"{field.full_name}: {field.message_type.full_name} has no text form"
+            )
         if field.type == FieldDescriptor.TYPE_BOOL:
             return _bool_text
         if field.enum_type is not None:
@@ -135,7 +147,11 @@ class Decoders:
             case FieldDescriptor.TYPE_BYTES:
                 return _bytes
             case _:
-                return _string_or_number if self._numbers and field_policy(field).number_ok else _string
+                return (
+                    _string_or_number
+                    if self._numbers and field_policy(field).number_ok
+                    else _string
+                )
 
     def _map(self, key: FieldDescriptor, value: FieldDescriptor, *, most: int | None) -> _Convert:
         key_of = self.text_of(key)
@@ -192,7 +208,9 @@ def _string(value: object) -> object:
 
 
 def _string_or_number(value: object) -> object:
-    """Text as it is; a number digit for digit, so that 100.0 is "100.0" and no float ever sees it."""
+    """Text as it is; a number digit for digit, so that 100.0 is "100.0" and no float ever sees
+    it.
+    """
     if isinstance(value, str):
         return value
     if type(value) is int:
@@ -257,7 +275,9 @@ def _bytes(value: object) -> object:
     """Base64, standard or URL-safe, with or without padding."""
     if isinstance(value, str):
         try:
-            return base64.b64decode(value.translate(_URL_SAFE) + "=" * (-len(value) % 4), validate=True)
+            return base64.b64decode(
+                value.translate(_URL_SAFE) + "=" * (-len(value) % 4), validate=True
+            )
         except (binascii.Error, ValueError):
             pass
     raise Mismatch("must be base64")

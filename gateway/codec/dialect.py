@@ -1,5 +1,6 @@
-"""What the dialect calls things: the spellings of a field, the names of enum values without their prefix, which well-known types are spoken, and the
-one exception that says where a document does not fit."""
+"""What the dialect calls things: the spellings of a field, the names of enum values without their
+prefix, which well-known types are spoken, and the one exception that says where a document does not
+fit."""
 
 from __future__ import annotations
 
@@ -15,12 +16,20 @@ TIMESTAMP: Final = "google.protobuf.Timestamp"
 DURATION: Final = "google.protobuf.Duration"
 HTTP_BODY: Final = "google.api.HttpBody"
 
-INT64: Final = frozenset({FieldDescriptor.TYPE_INT64, FieldDescriptor.TYPE_UINT64, FieldDescriptor.TYPE_SINT64,
-                          FieldDescriptor.TYPE_FIXED64, FieldDescriptor.TYPE_SFIXED64})
+INT64: Final = frozenset(
+    {
+        FieldDescriptor.TYPE_INT64,
+        FieldDescriptor.TYPE_UINT64,
+        FieldDescriptor.TYPE_SINT64,
+        FieldDescriptor.TYPE_FIXED64,
+        FieldDescriptor.TYPE_SFIXED64,
+    }
+)
 _FLOATS: Final = frozenset({FieldDescriptor.TYPE_DOUBLE, FieldDescriptor.TYPE_FLOAT})
 _SPOKEN: Final = frozenset({TIMESTAMP, DURATION})
 
-_SHOWN_NAME_LENGTH: Final = 64  # a name that somebody else chose is cut before it is repeated in an error
+# a name that somebody else chose is cut before it is repeated in an error
+_SHOWN_NAME_LENGTH: Final = 64
 _WORD_BOUNDARY: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
@@ -50,7 +59,9 @@ class Mismatch(Exception):
             if isinstance(place, int):
                 text += f"[{place}]"
             else:
-                shown = place if len(place) <= _SHOWN_NAME_LENGTH else place[:_SHOWN_NAME_LENGTH] + "…"
+                shown = (
+                    place if len(place) <= _SHOWN_NAME_LENGTH else place[:_SHOWN_NAME_LENGTH] + "…"
+                )
                 text += f".{shown}" if text else shown
         return text
 
@@ -74,26 +85,38 @@ def field_policy(field: FieldDescriptor) -> options_pb2.FieldPolicy:
 
 
 def longest(field: FieldDescriptor) -> int | None:
-    """How many items a list, or pairs a map, may have by the contract; None for any other field and for one without a bound."""
+    """How many items a list, or pairs a map, may have by the contract; None for any other field and
+    for one without a bound.
+    """
     rules = rules_of(field)
-    bound: int | None = rules.get("repeated", {}).get("max_items") or rules.get("map", {}).get("max_pairs")
+    bound: int | None = rules.get("repeated", {}).get("max_items") or rules.get("map", {}).get(
+        "max_pairs"
+    )
     return bound
 
 
 def spellings(field: FieldDescriptor) -> tuple[str, ...]:
-    """Every name that the field may have on input: its own, lowerCamelCase, and its aliases; its own first, each once."""
+    """Every name that the field may have on input: its own, lowerCamelCase, and its aliases; its
+    own first, each once.
+    """
     return tuple(dict.fromkeys((field.name, field.json_name, *field_policy(field).json_alias)))
 
 
 def enum_prefix(enum: EnumDescriptor) -> str:
-    """The prefix that the contract puts before every value of an enum, e.g. `ORDER_STATE_` for OrderState."""
+    """The prefix that the contract puts before every value of an enum, e.g. `ORDER_STATE_` for
+    OrderState.
+    """
     return _WORD_BOUNDARY.sub("_", enum.name).upper() + "_"
 
 
 def enum_names_out(enum: EnumDescriptor) -> dict[int, str]:
-    """The name that goes out for each known number: without prefix; the first one where numbers are aliased."""
+    """The name that goes out for each known number: without prefix; the first one where numbers are
+    aliased.
+    """
     prefix = enum_prefix(enum)
-    return {number: value.name.removeprefix(prefix) for number, value in enum.values_by_number.items()}
+    return {
+        number: value.name.removeprefix(prefix) for number, value in enum.values_by_number.items()
+    }
 
 
 def enum_names_in(enum: EnumDescriptor) -> dict[str, int]:
@@ -104,14 +127,25 @@ def enum_names_in(enum: EnumDescriptor) -> dict[str, int]:
 
 
 def refuse_unspoken(field: FieldDescriptor) -> None:
-    """Stops at start-up what the dialect has no form for. There are no floats: an amount is a decimal string.
+    """Stops at start-up what the dialect has no form for. There are no floats: an amount is a
+    decimal string.
 
     Raises:
-        UnsupportedField: a float, a group, a oneof, or a well-known type other than Timestamp and Duration.
+        UnsupportedField: a float, a group, a oneof, or a well-known type other than Timestamp and
+            Duration.
     """
-    if field.containing_oneof is not None and not field.containing_oneof.name.startswith("_"):  # `optional` makes a oneof with an underscore
+    # `optional` makes a oneof with an underscore
+    if field.containing_oneof is not None and not field.containing_oneof.name.startswith("_"):
         raise UnsupportedField(f"{field.full_name}: oneofs are not spoken")
     if field.type in _FLOATS or field.type == FieldDescriptor.TYPE_GROUP:
-        raise UnsupportedField(f"{field.full_name}: floats and groups are not spoken; write a decimal as a string")
-    if field.message_type is not None and field.message_type.full_name.startswith("google.") and field.message_type.full_name not in _SPOKEN:
-        raise UnsupportedField(f"{field.full_name}: {field.message_type.full_name} is not spoken in JSON")
+        raise UnsupportedField(
+            f"{field.full_name}: floats and groups are not spoken; write a decimal as a string"
+        )
+    if (
+        field.message_type is not None
+        and field.message_type.full_name.startswith("google.")
+        and field.message_type.full_name not in _SPOKEN
+    ):
+        raise UnsupportedField(
+            f"{field.full_name}: {field.message_type.full_name} is not spoken in JSON"
+        )

@@ -1,5 +1,6 @@
-"""Messages to trees that a JSON writer takes. One function per descriptor, compiled on first use: plain fields are read by one attrgetter in C,
-the others by a converter each. Defaults are written, an unset message or optional field is null, so that an answer always has the same keys."""
+"""Messages to trees that a JSON writer takes. One function per descriptor, compiled on first use:
+plain fields are read by one attrgetter in C, the others by a converter each. Defaults are written,
+an unset message or optional field is null, so that an answer always has the same keys."""
 
 from __future__ import annotations
 
@@ -10,7 +11,15 @@ from typing import Any, Final
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-from gateway.codec.dialect import DURATION, INT64, TIMESTAMP, UnsupportedField, enum_names_out, map_entry, refuse_unspoken
+from gateway.codec.dialect import (
+    DURATION,
+    INT64,
+    TIMESTAMP,
+    UnsupportedField,
+    enum_names_out,
+    map_entry,
+    refuse_unspoken,
+)
 from gateway.codec.times import duration_text, timestamp_text
 
 Tree = dict[str, object]
@@ -43,7 +52,8 @@ class Encoders:
         """
         name = descriptor.full_name
         if name not in self._compiled:
-            def finished(message: Any) -> Tree:  # what recursive messages meet while they are being compiled
+            # what recursive messages meet while they are being compiled
+            def finished(message: Any) -> Tree:
                 return self._compiled[name](message)
 
             self._compiled[name] = finished
@@ -61,7 +71,9 @@ class Encoders:
             return self._map(*entry)
         convert = self._single(field)
         if field.is_repeated:
-            return list if convert is _plain else lambda values: [convert(value) for value in values]
+            return (
+                list if convert is _plain else lambda values: [convert(value) for value in values]
+            )
         return convert
 
     def _compile(self, descriptor: Descriptor) -> Encoder:
@@ -76,7 +88,8 @@ class Encoders:
                 plain.append(field.name)
             else:
                 converted.append((field.name, attrgetter(field.name), convert))
-        template: Tree = dict.fromkeys(field.name for field in descriptor.fields)  # keeps the order of the contract; null where nothing is set
+        # keeps the order of the contract; null where nothing is set
+        template: Tree = dict.fromkeys(field.name for field in descriptor.fields)
         read_plain = _reader(plain)
 
         def encode(message: Any) -> Tree:
@@ -106,7 +119,9 @@ class Encoders:
     def _map(self, key: FieldDescriptor, value: FieldDescriptor) -> _Convert:
         convert = self._single(value)
         if key.type == FieldDescriptor.TYPE_BOOL:
-            return lambda values: {"true" if key else "false": convert(value) for key, value in values.items()}
+            return lambda values: {
+                "true" if key else "false": convert(value) for key, value in values.items()
+            }
         return lambda values: {str(key): convert(value) for key, value in values.items()}
 
 

@@ -1,5 +1,6 @@
-"""JSON text to Python values without losing anything that the dialect decides about: literals of numbers stay as they were written, a key that
-stands twice is found, and depth has an end. The parser is msgspec, which knows nothing of the second and third; both are counted on its result."""
+"""JSON text to Python values without losing anything that the dialect decides about: literals of
+numbers stay as they were written, a key that stands twice is found, and depth has an end. The
+parser is msgspec, which knows nothing of the second and third; both are counted on its result."""
 
 from __future__ import annotations
 
@@ -20,7 +21,9 @@ _NEGATIVE_ZERO: Final = re.compile(rb"-0(?![.0-9eE])")
 
 
 class NumberLiteral:
-    """A JSON number with a fraction or an exponent, exactly as it was written. Integers come as int."""
+    """A JSON number with a fraction or an exponent, exactly as it was written. Integers come as
+    int.
+    """
 
     __slots__ = ("text",)
 
@@ -39,9 +42,11 @@ def read_json(body: bytes) -> object:
     """The value of a JSON document: dict, list, str, int, NumberLiteral, bool or None.
 
     Raises:
-        Mismatch: broken JSON, broken UTF-8, trailing characters, a key twice, `-0`, more than DEPTH_MAX levels.
+        Mismatch: broken JSON, broken UTF-8, trailing characters, a key twice, `-0`, more than
+            DEPTH_MAX levels.
     """
-    body = body.removeprefix(BOM_UTF8)  # RFC 8259, 8.1: some programs write one, and it means nothing
+    # RFC 8259, 8.1: some programs write one, and it means nothing
+    body = body.removeprefix(BOM_UTF8)
     try:
         value = _DECODE(body)
         keys = _keys(value, 1)
@@ -50,8 +55,11 @@ def read_json(body: bytes) -> object:
     except RecursionError:
         raise Mismatch(f"is nested deeper than {DEPTH_MAX} levels") from None
     except msgspec.DecodeError as error:
-        raise Mismatch(f"is not valid JSON: {str(error).removeprefix('JSON is malformed: ')}") from None
-    # Every key has one colon. Equal numbers prove that no key was lost, and nearly every body has no other colons.
+        raise Mismatch(
+            f"is not valid JSON: {str(error).removeprefix('JSON is malformed: ')}"
+        ) from None
+    # Every key has one colon. Equal numbers prove that no key was lost, and nearly every body has
+    # no other colons.
     if body.count(b":") != keys or b"-0" in body:
         _look_closer(body, keys)
     return value
@@ -81,13 +89,16 @@ def _keys(value: object, depth: int) -> int:
 
 
 def _look_closer(body: bytes, keys: int) -> None:
-    """Decides about a body that has colons or `-0` in unusual numbers, with its strings taken out."""
+    """Decides about a body that has colons or `-0` in unusual numbers, with its strings taken
+    out.
+    """
     bare = _STRING.sub(b"", body)
     if bare.count(b":") != keys:
         pairs = json.loads(body, object_pairs_hook=_Pairs, parse_int=str, parse_float=str)
         _refuse_double(pairs)
     if _NEGATIVE_ZERO.search(bare):
-        raise Mismatch("has the number -0")  # the parser makes 0 of it, which is not what was written
+        # the parser makes 0 of it, which is not what was written
+        raise Mismatch("has the number -0")
 
 
 def _refuse_double(value: object) -> None:

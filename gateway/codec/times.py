@@ -1,5 +1,5 @@
-"""Timestamp as RFC 3339 and Duration as seconds with an `s`, both ways, as proto3 JSON has them. The library's own functions cost ten times as much
-and were half of the time of large messages."""
+"""Timestamp as RFC 3339 and Duration as seconds with an `s`, both ways, as proto3 JSON has them.
+The library's own functions cost ten times as much and were half of the time of large messages."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ from gateway.codec.dialect import Mismatch
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LOST_PLUS: Final = re.compile(r"T[0-9:.]{8,18} [0-9]{2}:[0-9]{2}$")
-_TIMESTAMP: Final = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.([0-9]{1,9}))?(Z|[+-][0-9]{2}:[0-9]{2})")
+_TIMESTAMP: Final = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.([0-9]{1,9}))?(Z|[+-][0-9]{2}:[0-9]{2})"
+)
 _DURATION: Final = re.compile(r"(-?)([0-9]{1,12})(?:\.([0-9]{1,9}))?s")
-_DURATION_SECONDS_MAX: Final = 315_576_000_000  # 10 000 years, the limit of google.protobuf.Duration
-_SECONDS_MIN: Final = -62_135_596_800           # 0001-01-01T00:00:00Z
-_SECONDS_MAX: Final = 253_402_300_799           # 9999-12-31T23:59:59Z
-_SECONDS: Final = tuple(f"{second:02d}" for second in range(60))           # tables are three times as fast as formatting
+# 10 000 years, the limit of google.protobuf.Duration
+_DURATION_SECONDS_MAX: Final = 315_576_000_000
+_SECONDS_MIN: Final = -62_135_596_800  # 0001-01-01T00:00:00Z
+_SECONDS_MAX: Final = 253_402_300_799  # 9999-12-31T23:59:59Z
+# tables are three times as fast as formatting
+_SECONDS: Final = tuple(f"{second:02d}" for second in range(60))
 _MILLIS: Final = ("Z", *(f".{milli:03d}Z" for milli in range(1, 1000)))
 
 
@@ -34,7 +38,8 @@ def _fraction(nanos: int) -> str:
 
 @lru_cache(maxsize=4096)
 def _minute_text(minute: int) -> str:
-    """`2026-01-31T12:00:` for a minute since 1970. Cached: the times of one answer, and of the answers of one minute, share it.
+    """`2026-01-31T12:00:` for a minute since 1970. Cached: the times of one answer, and of the
+    answers of one minute, share it.
 
     Raises:
         OverflowError: outside of the years 1 to 9999.

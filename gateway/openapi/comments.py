@@ -1,4 +1,6 @@
-"""Comments of the .proto files by the full name of what they stand before. Generated modules lose them; the descriptor set keeps them."""
+"""Comments of the .proto files by the full name of what they stand before. Generated modules lose
+them; the descriptor set keeps them.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,11 @@ def read_comments(files: Iterable[descriptor_pb2.FileDescriptorProto]) -> dict[s
     """Full name -> its leading comment as one paragraph."""
     comments: dict[str, str] = {}
     for file in files:
-        texts = {tuple(location.path): location.leading_comments for location in file.source_code_info.location if location.leading_comments}
+        texts = {
+            tuple(location.path): location.leading_comments
+            for location in file.source_code_info.location
+            if location.leading_comments
+        }
         for name, place in _names(file):
             text = " ".join(texts.get(place, "").split())
             if text:
@@ -42,7 +48,9 @@ def _names(file: descriptor_pb2.FileDescriptorProto) -> Iterator[tuple[str, Plac
             yield f"{name}.{method.name}", (_FILE_SERVICE, index, _FIELD_OR_VALUE_OR_METHOD, number)
 
 
-def _message_names(message: descriptor_pb2.DescriptorProto, scope: str, place: Place) -> Iterator[tuple[str, Place]]:
+def _message_names(
+    message: descriptor_pb2.DescriptorProto, scope: str, place: Place
+) -> Iterator[tuple[str, Place]]:
     name = f"{scope}.{message.name}"
     yield name, place
     for index, field in enumerate(message.field):
@@ -53,7 +61,9 @@ def _message_names(message: descriptor_pb2.DescriptorProto, scope: str, place: P
         yield from _enum_names(enum, name, (*place, _NESTED_ENUM, index))
 
 
-def _enum_names(enum: descriptor_pb2.EnumDescriptorProto, scope: str, place: Place) -> Iterator[tuple[str, Place]]:
+def _enum_names(
+    enum: descriptor_pb2.EnumDescriptorProto, scope: str, place: Place
+) -> Iterator[tuple[str, Place]]:
     name = f"{scope}.{enum.name}"
     yield name, place
     for index, value in enumerate(enum.value):

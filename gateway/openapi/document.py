@@ -1,4 +1,6 @@
-"""The document: one operation for each door of each method, with who may call it, what it answers and how it refuses."""
+"""The document: one operation for each door of each method, with who may call it, what it answers
+and how it refuses.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,11 @@ from mesh.wire_errors import ErrorSpec
 
 Node = dict[str, Any]
 
-TRACE_ID: Final[Node] = {"type": "string", "pattern": "^[0-9a-f]{32}$", "description": "W3C trace id; also in the header traceparent."}
+TRACE_ID: Final[Node] = {
+    "type": "string",
+    "pattern": "^[0-9a-f]{32}$",
+    "description": "W3C trace id; also in the header traceparent.",
+}
 _DESCRIPTION: Final = """Payments, orders and flash sales over HTTP. Every method here is a gRPC method of the same name.
 
 Answers are `{"code": "00000", "message": "success", "data": …, "trace_id": "…"}`. A refusal has the fitting HTTP status, its business code,
@@ -41,8 +47,12 @@ status. Comments (`: ping`) break long silence. `Last-Event-ID` is not looked at
 stream again by itself: close it at `end`.
 """
 _ACCEPT_LANGUAGE: Final[Node] = {
-    "name": "Accept-Language", "in": "header", "required": False, "description": "The language of texts for buyers: `zh` or `en`, with weights.",
-    "schema": {"type": "string", "examples": ["zh-CN,zh;q=0.9,en;q=0.5"]}}
+    "name": "Accept-Language",
+    "in": "header",
+    "required": False,
+    "description": "The language of texts for buyers: `zh` or `en`, with weights.",
+    "schema": {"type": "string", "examples": ["zh-CN,zh;q=0.9,en;q=0.5"]},
+}
 _CREDENTIALS: Final = """A user token: a JWT with `iss`, `aud: paymesh`, `exp`, `sub`, `roles` and, for the tenant, `merchant_id`.
 
 It comes from the shop's identity provider, whose keys the mesh knows. A mesh for development makes one: `paymesh token --sub alice`, and for a
@@ -50,28 +60,47 @@ shop's staff `paymesh token --sub clerk --role merchant`. Paste it here without 
 
 
 def build_document(schema: Schema, *, development: bool) -> Node:
-    """The OpenAPI 3.1 document of every routed method; methods of development only where `development` is true."""
+    """The OpenAPI 3.1 document of every routed method; methods of development only where
+    `development` is true.
+    """
     comments = read_comments(schema.files)
     builder = _Builder(schema, comments)
     paths: dict[str, Node] = {}
     tags: dict[str, Node] = {}
     for method in sorted(schema.routed(development=development), key=partial(_audience, schema)):
         service = method.descriptor.containing_service
-        tags[service.name] = {"name": service.name, "description": comments.get(service.full_name, "")}
+        tags[service.name] = {
+            "name": service.name,
+            "description": comments.get(service.full_name, ""),
+        }
         for index, rule in enumerate(method.rules):
             path = rule.template.text
             paths.setdefault(path, {})[rule.verb.lower()] = builder.operation(method, rule, index)
     return {
         "openapi": "3.1.0",
-        "info": {"title": "paymesh", "version": metadata.version("paymesh"), "description": _DESCRIPTION},
+        "info": {
+            "title": "paymesh",
+            "version": metadata.version("paymesh"),
+            "description": _DESCRIPTION,
+        },
         "servers": [{"url": "/"}],
         "tags": list(tags.values()),
         "paths": paths,
-        "components": {"schemas": dict(sorted((builder.schemas.components | {"Error": _error_schema()}).items())),
-                       "examples": dict(sorted(builder.examples.items())),
-                       "parameters": {"AcceptLanguage": _ACCEPT_LANGUAGE},
-                       "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT",
-                                                      "description": _CREDENTIALS}}},
+        "components": {
+            "schemas": dict(
+                sorted((builder.schemas.components | {"Error": _error_schema()}).items())
+            ),
+            "examples": dict(sorted(builder.examples.items())),
+            "parameters": {"AcceptLanguage": _ACCEPT_LANGUAGE},
+            "securitySchemes": {
+                "bearer": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "bearerFormat": "JWT",
+                    "description": _CREDENTIALS,
+                }
+            },
+        },
     }
 
 
@@ -89,7 +118,8 @@ class _Builder:
         comment = self._comments.get(descriptor.full_name, descriptor.name)
         roles = sorted(role.name for role in method.policy.roles - {Role.SERVICE})
         operation: Node = {
-            "operationId": f"{descriptor.containing_service.name}_{descriptor.name}" + (f"_at_{_slug(rule)}" if index else ""),
+            "operationId": f"{descriptor.containing_service.name}_{descriptor.name}"
+            + (f"_at_{_slug(rule)}" if index else ""),
             "tags": [descriptor.containing_service.name],
             "summary": re.split(r"(?<=[.:;]) ", comment, maxsplit=1)[0].rstrip(".:;"),
             "description": self._describe(method, index, comment, roles),
@@ -104,14 +134,26 @@ class _Builder:
         return operation
 
     def _describe(self, method: Method, index: int, comment: str, roles: list[str]) -> str:
-        lines = [comment, f"Roles: {', '.join(roles)}. gRPC: `{method.policy.path[1:]}`, at most {method.policy.timeout_seconds:g} s."]
+        lines = [
+            comment,
+            (
+                f"Roles: {', '.join(roles)}. gRPC: `{method.policy.path[1:]}`, at most "
+                f"{method.policy.timeout_seconds:g} s."
+            ),
+        ]
         if method.policy.limit is not None:
-            lines.append(f"Limit for each caller: {method.policy.limit.per_second} per second, {method.policy.limit.burst} at once.")
+            lines.append(
+                f"Limit for each caller: {method.policy.limit.per_second} per second, "
+                f"{method.policy.limit.burst} at once."
+            )
         if method.policy.server_streaming:
             lines.append("A stream of Server-Sent Events; the time is that of the whole stream.")
         if index:
             canonical = method.rules[0]
-            lines.append(f"Another address of `{canonical.verb} {canonical.template.text}`, which new programs should use.")
+            lines.append(
+                f"Another address of `{canonical.verb} {canonical.template.text}`, which new "
+                f"programs should use."
+            )
         return "\n\n".join(lines)
 
     def _parameters(self, method: Method, rule: HttpRule) -> Iterator[Node]:
@@ -121,23 +163,46 @@ class _Builder:
             yield self._parameter(method.input_type, path, where="path", required=True)
         for binding in method.policy.http.headers:
             taken.add(binding.field)
-            yield self._parameter(method.input_type, tuple(binding.field.split(".")), where="header", name=binding.header.title())
+            yield self._parameter(
+                method.input_type,
+                tuple(binding.field.split(".")),
+                where="header",
+                name=binding.header.title(),
+            )
         if method.policy.idempotency is not Idempotency.NONE:
-            yield {"name": "Idempotency-Key", "in": "header", "required": method.policy.idempotency is Idempotency.REQUIRED,
-                   "description": "The same key gives the first final answer again.", "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"}}
+            yield {
+                "name": "Idempotency-Key",
+                "in": "header",
+                "required": method.policy.idempotency is Idempotency.REQUIRED,
+                "description": "The same key gives the first final answer again.",
+                "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
+            }
         yield {"$ref": "#/components/parameters/AcceptLanguage"}
         if rule.body != "*":
             for path in _query_paths(method.input_type, (), taken):
                 yield self._parameter(method.input_type, path, where="query")
 
-    def _parameter(self, message: Descriptor, path: tuple[str, ...], *, where: str, name: str = "", required: bool = False) -> Node:
+    def _parameter(
+        self,
+        message: Descriptor,
+        path: tuple[str, ...],
+        *,
+        where: str,
+        name: str = "",
+        required: bool = False,
+    ) -> Node:
         field = find_field(message, path)
         if field is None:
             raise LookupError(".".join(path))
         schema = self.schemas.field(field, "in")
         if schema.get("type") == ["string", "number"]:
             schema["type"] = "string"  # a query string knows no numbers
-        parameter: Node = {"name": name or ".".join(path), "in": where, "required": required or is_required(field), "schema": schema}
+        parameter: Node = {
+            "name": name or ".".join(path),
+            "in": where,
+            "required": required or is_required(field),
+            "schema": schema,
+        }
         if "description" in schema:
             parameter["description"] = schema.pop("description")
         return parameter
@@ -151,7 +216,11 @@ class _Builder:
         if body.full_name == HTTP_BODY:
             return {"required": True, "content": {"*/*": {"schema": {}}}}
         without = {path[0] for path in rule.template.variables if len(path) == 1}
-        schema = self.schemas.object(body, direction, without=without) if rule.body == "*" and without else self.schemas.message(body, direction)
+        schema = (
+            self.schemas.object(body, direction, without=without)
+            if rule.body == "*" and without
+            else self.schemas.message(body, direction)
+        )
         required = any(is_required(field) for field in body.fields if field.name not in without)
         return {"required": required, "content": {"application/json": {"schema": schema}}}
 
@@ -159,7 +228,10 @@ class _Builder:
         responses: dict[str, Node] = {}
         http = method.policy.http
         statuses = {http.success_status: "Success."}
-        statuses |= {choice.status: f"Success with {choice.field} {choice.value}." for choice in http.status_by_enum}
+        statuses |= {
+            choice.status: f"Success with {choice.field} {choice.value}."
+            for choice in http.status_by_enum
+        }
         for status, text in statuses.items():
             responses[str(status)] = self._success(method, rule, text)
         by_status: dict[int, list[ErrorSpec]] = {}
@@ -170,42 +242,97 @@ class _Builder:
         return responses
 
     def _success(self, method: Method, rule: HttpRule, text: str) -> Node:
-        headers: Node = {"X-Request-Id": {"schema": {"type": "string"}}, "traceparent": {"schema": {"type": "string"}}}
+        headers: Node = {
+            "X-Request-Id": {"schema": {"type": "string"}},
+            "traceparent": {"schema": {"type": "string"}},
+        }
         if method.policy.idempotency is not Idempotency.NONE:
-            headers["Idempotent-Replayed"] = {"description": "Present on the answer of an earlier call with the same key.",
-                                              "schema": {"type": "string", "enum": ["true"]}}
+            headers["Idempotent-Replayed"] = {
+                "description": "Present on the answer of an earlier call with the same key.",
+                "schema": {"type": "string", "enum": ["true"]},
+            }
         body = body_type(method.output_type, rule.response_body or "*")
         if body is not None and body.full_name == HTTP_BODY:
             return {"description": text, "headers": headers, "content": {"*/*": {"schema": {}}}}
         if rule.response_body:
             field = method.output_type.fields_by_name[rule.response_body]
-            data, example = self.schemas.field(field, "out", always=True), self._answers.value(field)
+            data, example = (
+                self.schemas.field(field, "out", always=True),
+                self._answers.value(field),
+            )
         else:
-            data, example = self.schemas.message(method.output_type, "out"), self._answers.of(method.output_type)
-        envelope: Node = {"type": "object", "required": ["code", "message", "data", "trace_id"], "properties": {
-            "code": {"const": "00000"}, "message": {"const": "success"}, "data": data, "trace_id": TRACE_ID}}
+            data, example = (
+                self.schemas.message(method.output_type, "out"),
+                self._answers.of(method.output_type),
+            )
+        envelope: Node = {
+            "type": "object",
+            "required": ["code", "message", "data", "trace_id"],
+            "properties": {
+                "code": {"const": "00000"},
+                "message": {"const": "success"},
+                "data": data,
+                "trace_id": TRACE_ID,
+            },
+        }
         if method.policy.server_streaming:
             envelope["description"] = "What `data:` of an event holds."
-            return {"description": "Events.", "headers": headers, "content": {"text/event-stream": {"schema": envelope}}}
-        whole = {"code": "00000", "message": "success", "data": example, "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736"}
-        return {"description": text, "headers": headers, "content": {"application/json": {"schema": envelope, "example": whole}}}
+            return {
+                "description": "Events.",
+                "headers": headers,
+                "content": {"text/event-stream": {"schema": envelope}},
+            }
+        whole = {
+            "code": "00000",
+            "message": "success",
+            "data": example,
+            "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
+        }
+        return {
+            "description": text,
+            "headers": headers,
+            "content": {"application/json": {"schema": envelope, "example": whole}},
+        }
 
     def _refusal(self, specs: list[ErrorSpec]) -> Node:
         examples: dict[str, Node] = {}
         for spec in specs:
             key = f"{spec.domain}.{spec.reason}"
             examples[key.removeprefix("paymesh.")] = {"$ref": f"#/components/examples/{key}"}
-            self.examples[key] = {"summary": spec.reason, "value": {"code": spec.business_code, "message": spec.texts.text(None), "data": None,
-                                                                    "details": {"reason": spec.reason}, "trace_id": "0" * 31 + "1"}}
+            self.examples[key] = {
+                "summary": spec.reason,
+                "value": {
+                    "code": spec.business_code,
+                    "message": spec.texts.text(None),
+                    "data": None,
+                    "details": {"reason": spec.reason},
+                    "trace_id": "0" * 31 + "1",
+                },
+            }
         lines = [f"`{spec.business_code}` {spec.reason}: {spec.texts.en}" for spec in specs]
-        return {"description": "\n\n".join(lines),
-                "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}, "examples": examples}}}
+        return {
+            "description": "\n\n".join(lines),
+            "content": {
+                "application/json": {
+                    "schema": {"$ref": "#/components/schemas/Error"},
+                    "examples": examples,
+                }
+            },
+        }
 
 
 def _audience(schema: Schema, method: Method) -> int:
-    """Whose service a method belongs to: first what buyers use, then shops, then staff, and last what nobody calls with a token."""
+    """Whose service a method belongs to: first what buyers use, then shops, then staff, and last
+    what nobody calls with a token.
+    """
     service = method.policy.service
-    roles = frozenset[Role]().union(*(other.policy.roles for other in schema.methods if other.rules and other.policy.service == service))
+    roles = frozenset[Role]().union(
+        *(
+            other.policy.roles
+            for other in schema.methods
+            if other.rules and other.policy.service == service
+        )
+    )
     if Role.USER in roles or {Role.PUBLIC, Role.MERCHANT} <= roles:
         return 0
     return 1 if Role.MERCHANT in roles else 2 if Role.ADMIN in roles else 3
@@ -218,17 +345,26 @@ def _slug(rule: HttpRule) -> str:
 
 def _messages(schema: Schema) -> Iterator[Descriptor]:
     """Every message that the routed methods take or give, those inside others too."""
-    waiting = [descriptor for method in schema.methods if method.rules for descriptor in (method.input_type, method.output_type)]
+    waiting = [
+        descriptor
+        for method in schema.methods
+        if method.rules
+        for descriptor in (method.input_type, method.output_type)
+    ]
     seen: set[str] = set()
     while waiting:
         message = waiting.pop(0)
         if message.full_name not in seen and not message.full_name.startswith("google."):
             seen.add(message.full_name)
             yield message
-            waiting += (field.message_type for field in message.fields if field.message_type is not None)
+            waiting += (
+                field.message_type for field in message.fields if field.message_type is not None
+            )
 
 
-def _query_paths(message: Descriptor, prefix: tuple[str, ...], taken: set[str]) -> Iterator[tuple[str, ...]]:
+def _query_paths(
+    message: Descriptor, prefix: tuple[str, ...], taken: set[str]
+) -> Iterator[tuple[str, ...]]:
     for field in message.fields:
         path = (*prefix, field.name)
         if ".".join(path) in taken or field_policy(field).sensitive:
@@ -241,29 +377,68 @@ def _query_paths(message: Descriptor, prefix: tuple[str, ...], taken: set[str]) 
 
 
 def _is_message(field: FieldDescriptor) -> bool:
-    return field.message_type is not None and field.message_type.full_name not in {"google.protobuf.Timestamp", "google.protobuf.Duration"}
+    return field.message_type is not None and field.message_type.full_name not in {
+        "google.protobuf.Timestamp",
+        "google.protobuf.Duration",
+    }
 
 
 def _error_schema() -> Node:
     return {
-        "type": "object", "description": "A refusal.", "required": ["code", "message", "data", "details", "trace_id"],
+        "type": "object",
+        "description": "A refusal.",
+        "required": ["code", "message", "data", "details", "trace_id"],
         "properties": {
             "code": {"type": "string", "description": "Business code."},
-            "message": {"type": "string", "description": "One sentence for a buyer, in the language that Accept-Language prefers."},
+            "message": {
+                "type": "string",
+                "description": "One sentence for a buyer, in the language that Accept-Language "
+                "prefers.",
+            },
             "data": {"type": "null"},
             "details": {
-                "type": "object", "required": ["reason"], "properties": {
+                "type": "object",
+                "required": ["reason"],
+                "properties": {
                     "reason": {"type": "string", "description": "The stable contract."},
-                    "explanation": {"type": "string", "description": "What exactly was refused, in English, for developers."},
-                    "fields": {"type": "array", "items": {"type": "object", "required": ["field", "description"], "properties": {
-                        "field": {"type": "string"}, "description": {"type": "string"}}}},
+                    "explanation": {
+                        "type": "string",
+                        "description": "What exactly was refused, in English, for developers.",
+                    },
+                    "fields": {
+                        "type": "array",
+                        "items": {
+                            "type": "object",
+                            "required": ["field", "description"],
+                            "properties": {
+                                "field": {"type": "string"},
+                                "description": {"type": "string"},
+                            },
+                        },
+                    },
                     "retry_after_ms": {"type": "integer", "minimum": 0},
-                    "outcome": {"type": "string", "description": "What happened to the money.",
-                                "enum": ["UNSPECIFIED", "NOT_ATTEMPTED", "DECLINED", "TECH_FAILED", "UNKNOWN", "PENDING", "CAPTURED"]},
-                    "safe_to_retry": {"type": "boolean", "description": "The same request may be sent again without any risk of paying twice."},
+                    "outcome": {
+                        "type": "string",
+                        "description": "What happened to the money.",
+                        "enum": [
+                            "UNSPECIFIED",
+                            "NOT_ATTEMPTED",
+                            "DECLINED",
+                            "TECH_FAILED",
+                            "UNKNOWN",
+                            "PENDING",
+                            "CAPTURED",
+                        ],
+                    },
+                    "safe_to_retry": {
+                        "type": "boolean",
+                        "description": "The same request may be sent again without any risk of "
+                        "paying twice.",
+                    },
                     "payment_id": {"type": "string"},
                     "metadata": {"type": "object", "additionalProperties": {"type": "string"}},
-                }},
+                },
+            },
             "trace_id": TRACE_ID,
         },
     }

@@ -1,5 +1,6 @@
-"""Examples of answers. A field's own example counts, then that of a field of the same name elsewhere in the contract, then what its name and type
-say; so that whoever reads an answer sees a payment and not `"string"`."""
+"""Examples of answers. A field's own example counts, then that of a field of the same name
+elsewhere in the contract, then what its name and type say; so that whoever reads an answer sees a
+payment and not `"string"`."""
 
 from __future__ import annotations
 
@@ -10,23 +11,59 @@ from typing import Any, Final
 
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 
-from gateway.codec.dialect import DURATION, HTTP_BODY, INT64, TIMESTAMP, enum_prefix, field_policy, map_entry
+from gateway.codec.dialect import (
+    DURATION,
+    HTTP_BODY,
+    INT64,
+    TIMESTAMP,
+    enum_prefix,
+    field_policy,
+    map_entry,
+)
 
 _DEPTH_MAX: Final = 5
 _ULID: Final = "01JD0000000000000000000000"
-_AMOUNTS: Final = re.compile(r".*(?:amount|price|balance|balance_after|refundable|refundable_after|fee_returned|fee)")
-# What the contract cannot say of its answers, because examples stand beside fields that are asked for.
+_AMOUNTS: Final = re.compile(
+    r".*(?:amount|price|balance|balance_after|refundable|refundable_after|fee_returned|fee)"
+)
+# What the contract cannot say of its answers, because examples stand beside fields that are asked
+# for.
 _NAMED: Final = {
-    "payment_id": f"PAY{_ULID}", "paid_payment_id": f"PAY{_ULID}", "transaction_id": f"PAY{_ULID}", "refund_id": f"RF{_ULID}",
-    "activity_id": f"ACT{_ULID}", "request_id": f"RRQ{_ULID}", "merchant_id": "mall", "user_id": "alice", "brand": "VISA", "last_four": "1111",
-    "operator": "clerk", "time_zone": "Asia/Shanghai", "currency": "CNY", "unit_price": "99.99", "conversion": "0.4200",
-    "captured": "99.99", "refunded": "0.00", "refund_reserved": "0.00", "channel_trade_no": f"SBX{_ULID}", "channel_refund_no": f"SBR{_ULID}",
-    "message": "", "remark": "", "value": "https://pay.example/cashier/1", "tracking_number": "SF1234567890", "discount_amount": "0.00",
-    "reason": "", "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736", "next_page_token": "", "problem": "", "error": "", "failure": "",
+    "payment_id": f"PAY{_ULID}",
+    "paid_payment_id": f"PAY{_ULID}",
+    "transaction_id": f"PAY{_ULID}",
+    "refund_id": f"RF{_ULID}",
+    "activity_id": f"ACT{_ULID}",
+    "request_id": f"RRQ{_ULID}",
+    "merchant_id": "mall",
+    "user_id": "alice",
+    "brand": "VISA",
+    "last_four": "1111",
+    "operator": "clerk",
+    "time_zone": "Asia/Shanghai",
+    "currency": "CNY",
+    "unit_price": "99.99",
+    "conversion": "0.4200",
+    "captured": "99.99",
+    "refunded": "0.00",
+    "refund_reserved": "0.00",
+    "channel_trade_no": f"SBX{_ULID}",
+    "channel_refund_no": f"SBR{_ULID}",
+    "message": "",
+    "remark": "",
+    "value": "https://pay.example/cashier/1",
+    "tracking_number": "SF1234567890",
+    "discount_amount": "0.00",
+    "reason": "",
+    "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
+    "next_page_token": "",
+    "problem": "",
+    "error": "",
+    "failure": "",
 }
 _NUMBERS: Final = {"expiration_year": 2030, "expiration_month": 12}
 _USUAL: Final = ("SUCCESS", "SUCCEEDED", "PAID", "COMPLETED", "OPEN")  # states of what went well
-_ABSENT: Final = frozenset({"failure", "next_action"})                 # messages that are null then
+_ABSENT: Final = frozenset({"failure", "next_action"})  # messages that are null then
 _MOMENT: Final = "2026-11-29T08:00:00Z"
 
 
@@ -52,14 +89,22 @@ class Examples:
         if entry is not None:
             return {"name": self._single(entry[1], depth)}
         declared = field_policy(field).example
-        single: Any = json.loads(declared) if declared and field.message_type is None else self._single(field, depth)
+        single: Any = (
+            json.loads(declared)
+            if declared and field.message_type is None
+            else self._single(field, depth)
+        )
         if not field.is_repeated or isinstance(single, list):
             return single
         return [] if single is None else [single]
 
     def _single(self, field: FieldDescriptor, depth: int) -> object:
         if field.message_type is not None:
-            return None if field.name in _ABSENT and field.has_presence else self._message(field.message_type, depth)
+            return (
+                None
+                if field.name in _ABSENT and field.has_presence
+                else self._message(field.message_type, depth)
+            )
         if field.enum_type is not None:
             return _enum(field.enum_type)
         match field.type:
@@ -78,7 +123,11 @@ class Examples:
             return _MOMENT
         if message.full_name == DURATION:
             return "1s"
-        return None if depth >= _DEPTH_MAX or message.full_name == HTTP_BODY else self.of(message, depth + 1)
+        return (
+            None
+            if depth >= _DEPTH_MAX or message.full_name == HTTP_BODY
+            else self.of(message, depth + 1)
+        )
 
     def _text(self, name: str) -> object:
         if name in _NAMED:
@@ -87,7 +136,11 @@ class Examples:
             return self._shared[name]
         if _AMOUNTS.fullmatch(name):
             return "100.00"
-        return f"{name.upper().removesuffix('_ID')[:3]}{_ULID}" if name.endswith("_id") else name.replace("_", " ")
+        return (
+            f"{name.upper().removesuffix('_ID')[:3]}{_ULID}"
+            if name.endswith("_id")
+            else name.replace("_", " ")
+        )
 
 
 def _enum(enum: EnumDescriptor) -> str:

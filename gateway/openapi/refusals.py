@@ -1,5 +1,6 @@
-"""What an operation may be refused with: the reasons that the contract names for its method, and the common ones that follow from what it has. Tests
-hold every refusal of every method against this list (tests/listed_errors.py)."""
+"""What an operation may be refused with: the reasons that the contract names for its method, and
+the common ones that follow from what it has. Tests hold every refusal of every method against this
+list (tests/listed_errors.py)."""
 
 from __future__ import annotations
 
@@ -12,19 +13,33 @@ from mesh.policies import Idempotency, OwnershipKind
 from mesh.wire_errors import COMMON, ErrorSpec
 
 # A token that nobody needs is looked at too, and a body that nobody takes is refused.
-_ALWAYS: Final = ("INVALID_ARGUMENT", "TOKEN_EXPIRED", "TOKEN_INVALID", "MALFORMED_BODY", "REQUEST_TIMEOUT", "HEADERS_TOO_LARGE", "INTERNAL",
-                  "UNAVAILABLE", "DEADLINE_EXCEEDED", "NEIGHBOUR_UNAVAILABLE")
+_ALWAYS: Final = (
+    "INVALID_ARGUMENT",
+    "TOKEN_EXPIRED",
+    "TOKEN_INVALID",
+    "MALFORMED_BODY",
+    "REQUEST_TIMEOUT",
+    "HEADERS_TOO_LARGE",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DEADLINE_EXCEEDED",
+    "NEIGHBOUR_UNAVAILABLE",
+)
 _PROTECTED: Final = ("UNAUTHENTICATED", "PERMISSION_DENIED")
 _BODY: Final = ("UNSUPPORTED_MEDIA_TYPE", "BODY_TOO_LARGE")
 _EFFECT: Final = ("CONFLICT", "OUTCOME_UNKNOWN")
 _KEY: Final = ("IDEMPOTENCY_KEY_IN_USE", "IDEMPOTENCY_KEY_REUSED")
 
 
-def refusals_of(method: Method, errors: Iterable[ErrorSpec], *, rule: HttpRule | None = None) -> Iterator[ErrorSpec]:
+def refusals_of(
+    method: Method, errors: Iterable[ErrorSpec], *, rule: HttpRule | None = None
+) -> Iterator[ErrorSpec]:
     """The errors that a method may answer, at one of its HTTP rules or, without one, over gRPC."""
     common = _common(method, rule)
     for spec in errors:
-        if method.policy.method in spec.methods or (spec.domain == COMMON and spec.reason in common):
+        if method.policy.method in spec.methods or (
+            spec.domain == COMMON and spec.reason in common
+        ):
             yield spec
 
 
@@ -35,7 +50,10 @@ def _common(method: Method, rule: HttpRule | None) -> frozenset[str]:
         (True, _ALWAYS),
         (Role.PUBLIC not in policy.roles, _PROTECTED),
         # Nobody learns what another tenant has, nor, in production, what development has.
-        (owner.kind is OwnershipKind.RESOURCE and bool(owner.merchant_field or owner.user_field), ("NOT_FOUND",)),
+        (
+            owner.kind is OwnershipKind.RESOURCE and bool(owner.merchant_field or owner.user_field),
+            ("NOT_FOUND",),
+        ),
         (policy.development_only, ("NOT_FOUND",)),
         (rule is None, ("BODY_TOO_LARGE",)),
         (rule is not None and bool(rule.body), _BODY),

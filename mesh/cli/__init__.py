@@ -1,4 +1,6 @@
-"""The command line `paymesh`. Each command lives in a module of its own that is imported when it is called: `paymesh --help` loads no gRPC."""
+"""The command line `paymesh`. Each command lives in a module of its own that is imported when it is
+called: `paymesh --help` loads no gRPC.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,8 @@ class _Lazy(click.Group):
 def paymesh() -> None:
     """Payments, orders and stock as a gRPC service mesh.
 
-    Settings come from the environment: PAYMESH_<NAME> for all services, <SERVICE>_<NAME> (e.g. GATEWAY_PORT) for one of them.
+    Settings come from the environment: PAYMESH_<NAME> for all services, <SERVICE>_<NAME> (e.g.
+    GATEWAY_PORT) for one of them.
     """
 
 
@@ -64,7 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _speak_any_encoding() -> None:
-    """Characters that the encoding of the terminal lacks (LANG=C, latin-1) are shown as escapes instead of ending the command."""
+    """Characters that the encoding of the terminal lacks (LANG=C, latin-1) are shown as escapes
+    instead of ending the command.
+    """
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:

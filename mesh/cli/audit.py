@@ -1,4 +1,6 @@
-"""`paymesh audit`: proves that money, orders and stock agree, within each service, across their databases and with the channel."""
+"""`paymesh audit`: proves that money, orders and stock agree, within each service, across their
+databases and with the channel.
+"""
 
 from __future__ import annotations
 
@@ -29,43 +31,91 @@ from mesh.supervisor.redis_server import redis_config
 
 PAGE = 2000  # orders in memory at once
 LINES = 10_000  # lines of orders that one statement looks through for those of flash sales
-SECOND_LOOK_SECONDS = 1.0  # two databases are never read at one moment: what is wrong is wrong twice
+# two databases are never read at one moment: what is wrong is wrong twice
+SECOND_LOOK_SECONDS = 1.0
 
 
 @click.command()
 @installation_option
-@click.option("--strict", is_flag=True, help="For a system at rest: nothing may be unfinished, no message undelivered.")
-@click.option("--sandbox-url", envvar="PAYMENT_RPC_SANDBOX_URL", show_envvar=True,
-              help="Where the sandbox answers.  [default: that of the mesh that runs on --var-dir; without one the channel is not compared]")
-@click.option("--sandbox-key-file", type=click.Path(dir_okay=False, path_type=Path), envvar="PAYMENT_RPC_SANDBOX_API_KEY_FILE", show_envvar=True,
-              help="Our key there.  [default: that of the installation]")
-def audit(installation: Installation, *, strict: bool, sandbox_url: str | None, sandbox_key_file: Path | None) -> None:
-    """Proves that money, orders and stock agree. Exits 1 when something does not hold, 2 when it cannot tell.
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="For a system at rest: nothing may be unfinished, no message undelivered.",
+)
+@click.option(
+    "--sandbox-url",
+    envvar="PAYMENT_RPC_SANDBOX_URL",
+    show_envvar=True,
+    help="Where the sandbox answers.  [default: that of the mesh that runs on --var-dir; without "
+    "one the channel is not compared]",
+)
+@click.option(
+    "--sandbox-key-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    envvar="PAYMENT_RPC_SANDBOX_API_KEY_FILE",
+    show_envvar=True,
+    help="Our key there.  [default: that of the installation]",
+)
+def audit(
+    installation: Installation,
+    *,
+    strict: bool,
+    sandbox_url: str | None,
+    sandbox_key_file: Path | None,
+) -> None:
+    """Proves that money, orders and stock agree. Exits 1 when something does not hold, 2 when it
+    cannot tell.
 
-    Reads the databases, Redis where there is one, and asks the channel by HTTP for its captures and refunds of every day. What was found before the
-    channel turned out to be away is printed all the same.
+    Reads the databases, Redis where there is one, and asks the channel by HTTP for its captures and
+    refunds of every day. What was found before the channel turned out to be away is printed all the
+    same.
     """
     console = Terminal()
     running = installation.running()
     url = sandbox_url or (running.urls.get("sandbox") if running else None)
     found: list[tuple[str, Violation]] = []
     try:
-        api_key = (sandbox_key_file or installation.secret_file("sandbox_api")).read_text().strip() if url else ""
-        redis_url = load_settings("seckill_rpc", var_dir=installation.var_dir).redis_url or (running.redis_url if running else "")
+        api_key = (
+            (sandbox_key_file or installation.secret_file("sandbox_api")).read_text().strip()
+            if url
+            else ""
+        )
+        redis_url = load_settings("seckill_rpc", var_dir=installation.var_dir).redis_url or (
+            running.redis_url if running else ""
+        )
         with shown_progress(console):
-            waiting = asyncio.run(_audit(installation, found, strict=strict, sandbox_url=url or "", api_key=api_key, redis_url=redis_url))
+            waiting = asyncio.run(
+                _audit(
+                    installation,
+                    found,
+                    strict=strict,
+                    sandbox_url=url or "",
+                    api_key=api_key,
+                    redis_url=redis_url,
+                )
+            )
     except (MeshError, OSError) as problem:
         if found:
             console.show(_table(found))
         console.print(f"[bold red]cannot tell[/] {shown(problem)}", soft_wrap=True)
         raise SystemExit(2) from None
     if url is None:
-        console.print("[yellow]the channel was not compared: no mesh is running here; name it with --sandbox-url[/]")
+        console.print(
+            "[yellow]the channel was not compared: no mesh is running here; name it with "
+            "--sandbox-url[/]"
+        )
     if not redis_url:
-        console.print("[yellow]Redis was not compared: no mesh is running here; name it with PAYMESH_REDIS_URL[/]")
+        console.print(
+            "[yellow]Redis was not compared: no mesh is running here; name it with "
+            "PAYMESH_REDIS_URL[/]"
+        )
     for service, events in waiting.items():
-        console.print(f"[yellow]{events} events of {service} wait in its outbox: without Redis nobody publishes them; if it has one, name it with "
-                      "PAYMESH_REDIS_URL[/]", soft_wrap=True)
+        console.print(
+            f"[yellow]{events} events of {service} wait in its outbox: without Redis nobody "
+            f"publishes them; if it has one, name it with "
+            "PAYMESH_REDIS_URL[/]",
+            soft_wrap=True,
+        )
     if not found:
         console.print(f"[bold green]everything holds[/]{' at rest' if strict else ''}")
         return
@@ -77,25 +127,48 @@ def audit(installation: Installation, *, strict: bool, sandbox_url: str | None, 
 def _table(found: Iterable[tuple[str, Violation]]) -> Table:
     rows = table("where", "check", "about", "what", whole=("where", "check", "about"))
     for where, violation in found:
-        rows.add_row(where, f"[red]{violation.check}[/]", shown(violation.subject), shown(violation.detail))
+        rows.add_row(
+            where, f"[red]{violation.check}[/]", shown(violation.subject), shown(violation.detail)
+        )
     return rows
 
 
-async def _audit(installation: Installation, found: list[tuple[str, Violation]], *, strict: bool, sandbox_url: str, api_key: str,
-                 redis_url: str) -> dict[str, int]:
-    """Puts what does not hold into `found`; returns how many events wait at each service without Redis.
+async def _audit(
+    installation: Installation,
+    found: list[tuple[str, Violation]],
+    *,
+    strict: bool,
+    sandbox_url: str,
+    api_key: str,
+    redis_url: str,
+) -> dict[str, int]:
+    """Puts what does not hold into `found`; returns how many events wait at each service without
+    Redis.
 
     Raises:
-        Unavailable: a database, Redis or the channel does not answer; `found` has what was found before.
+        Unavailable: a database, Redis or the channel does not answer; `found` has what was found
+            before.
     """
     async with AsyncExitStack() as stack:
         databases = await open_databases(stack, installation)
         without_redis = {service for service in databases if not _has_redis(service, installation)}
-        allowance = Allowance(now=SystemClock().now(), strict=strict, sales_close_after=_sales_close_after(installation))
-        async for violation in audit_databases(databases, allowance, sandbox_url=sandbox_url, api_key=api_key, redis_url=redis_url,
-                                               without_redis=without_redis):
+        allowance = Allowance(
+            now=SystemClock().now(),
+            strict=strict,
+            sales_close_after=_sales_close_after(installation),
+        )
+        async for violation in audit_databases(
+            databases,
+            allowance,
+            sandbox_url=sandbox_url,
+            api_key=api_key,
+            redis_url=redis_url,
+            without_redis=without_redis,
+        ):
             found.append(violation)  # noqa: PERF401  what was found before a fault is kept
-        waiting = {service: await waiting_events(databases[service]) for service in sorted(without_redis)}
+        waiting = {
+            service: await waiting_events(databases[service]) for service in sorted(without_redis)
+        }
         return {service: events for service, events in waiting.items() if events}
 
 
@@ -107,40 +180,80 @@ def _sales_close_after(installation: Installation) -> timedelta:
     """
     settings = importlib.import_module("seckill_rpc.settings").SeckillSettings
     try:
-        return timedelta(seconds=settings(service="seckill_rpc", var_dir=installation.var_dir).close_after_end_seconds)
+        return timedelta(
+            seconds=settings(
+                service="seckill_rpc", var_dir=installation.var_dir
+            ).close_after_end_seconds
+        )
     except ValidationError as refusal:
-        names = ", ".join("SECKILL_RPC_" + "_".join(map(str, error["loc"])).upper() for error in refusal.errors())
+        names = ", ".join(
+            "SECKILL_RPC_" + "_".join(map(str, error["loc"])).upper() for error in refusal.errors()
+        )
         raise click.ClickException(f"not usable: {names}") from None
 
 
 def _has_redis(service: str, installation: Installation) -> bool:
-    """Whether a service publishes events: by its settings, else as the mesh here runs, or ran last."""
+    """Whether a service publishes events: by its settings, else as the mesh here runs, or ran
+    last.
+    """
     running = installation.running()
     of_mesh = running.redis_url != "" if running else redis_config(installation.redis_dir).exists()
     return bool(load_settings(service, var_dir=installation.var_dir).redis_url) or of_mesh
 
 
-async def audit_databases(databases: dict[str, Database], allowance: Allowance, *, sandbox_url: str, api_key: str, redis_url: str = "",
-                          without_redis: Collection[str] = ()) -> AsyncIterator[tuple[str, Violation]]:
-    """Everything that does not hold, each with where it was found. Without `sandbox_url` the channel is not asked, without `redis_url` Redis is not.
-    Events of the services `without_redis` may wait for ever.
+async def audit_databases(
+    databases: dict[str, Database],
+    allowance: Allowance,
+    *,
+    sandbox_url: str,
+    api_key: str,
+    redis_url: str = "",
+    without_redis: Collection[str] = (),
+) -> AsyncIterator[tuple[str, Violation]]:
+    """Everything that does not hold, each with where it was found. Without `sandbox_url` the
+    channel is not asked, without `redis_url` Redis is not. Events of the services `without_redis`
+    may wait for ever.
 
     Raises:
         Unavailable: a database, Redis or the channel does not answer.
     """
-    for where in (*databases, "across", *(["redis"] if redis_url else ()), *(["channel"] if sandbox_url else ())):
+    for where in (
+        *databases,
+        "across",
+        *(["redis"] if redis_url else ()),
+        *(["channel"] if sandbox_url else ()),
+    ):
         begins(where)
-        async for violation in audit_part(where, databases, allowance, sandbox_url=sandbox_url, api_key=api_key, redis_url=redis_url,
-                                          without_redis=without_redis):
+        async for violation in audit_part(
+            where,
+            databases,
+            allowance,
+            sandbox_url=sandbox_url,
+            api_key=api_key,
+            redis_url=redis_url,
+            without_redis=without_redis,
+        ):
             yield where, violation
 
 
-async def audit_part(where: str, databases: dict[str, Database], allowance: Allowance, *, sandbox_url: str = "", api_key: str = "",
-                     redis_url: str = "", without_redis: Collection[str] = ()) -> AsyncIterator[Violation]:
-    """What does not hold at one place: within the service of that name, "across" services, at the "channel", in "redis". See `audit_databases`."""
+async def audit_part(
+    where: str,
+    databases: dict[str, Database],
+    allowance: Allowance,
+    *,
+    sandbox_url: str = "",
+    api_key: str = "",
+    redis_url: str = "",
+    without_redis: Collection[str] = (),
+) -> AsyncIterator[Violation]:
+    """What does not hold at one place: within the service of that name, "across" services, at the
+    "channel", in "redis". See `audit_databases`.
+    """
     proofs = {service: importlib.import_module(f"{service}.proof") for service in databases}
     if where in databases:
-        async for violation in proofs[where].violations(databases[where], replace(allowance, events_wait=where in without_redis)):
+        async for violation in proofs[where].violations(
+            databases[where], replace(allowance, events_wait=where in without_redis)
+        ):
             yield violation
     if where == "across":
         async for violation in _across(databases, proofs, allowance):
@@ -149,16 +262,23 @@ async def audit_part(where: str, databases: dict[str, Database], allowance: Allo
         async for violation in _across_sales(databases, proofs, allowance):
             yield violation
     if "seckill_rpc" in databases and where == "redis":
-        async for violation in proofs["seckill_rpc"].stock_violations(databases["seckill_rpc"], allowance, redis_url=redis_url):
+        async for violation in proofs["seckill_rpc"].stock_violations(
+            databases["seckill_rpc"], allowance, redis_url=redis_url
+        ):
             yield violation
     if where == "channel":
-        async for violation in proofs["payment_rpc"].channel_violations(databases["payment_rpc"], allowance, base_url=sandbox_url, api_key=api_key):
+        async for violation in proofs["payment_rpc"].channel_violations(
+            databases["payment_rpc"], allowance, base_url=sandbox_url, api_key=api_key
+        ):
             yield violation
 
 
-async def _across(databases: dict[str, Database], proofs: dict[str, Any], allowance: Allowance) -> AsyncIterator[Violation]:
-    """From both sides, because an order may lack its payment and a payment its order: each range of keys that ends with a page of orders, and the one
-    after all of them. What is wrong is looked at twice."""
+async def _across(
+    databases: dict[str, Database], proofs: dict[str, Any], allowance: Allowance
+) -> AsyncIterator[Violation]:
+    """From both sides, because an order may lack its payment and a payment its order: each range of
+    keys that ends with a page of orders, and the one after all of them. What is wrong is looked at
+    twice."""
     orders, payments = proofs["order_rpc"], proofs["payment_rpc"]
     order_db, payment_db = databases["order_rpc"], databases["payment_rpc"]
     suspects: set[OrderKey] = set()
@@ -176,7 +296,7 @@ async def _across(databases: dict[str, Database], proofs: dict[str, Any], allowa
     if doubtful:
         await asyncio.sleep(0 if allowance.strict else SECOND_LOOK_SECONDS)
     for start in range(0, len(doubtful), PAGE):
-        wanted = doubtful[start:start + PAGE]
+        wanted = doubtful[start : start + PAGE]
         found = {order.key: order for order in await orders.orders_of(order_db, wanted)}
         gates = await payments.gates_of_orders(payment_db, wanted)
         paying = await payments.payments_of_orders(payment_db, allowance, wanted)
@@ -184,14 +304,19 @@ async def _across(databases: dict[str, Database], proofs: dict[str, Any], allowa
             yield violation
 
 
-async def _across_sales(databases: dict[str, Database], proofs: dict[str, Any], allowance: Allowance) -> AsyncIterator[Violation]:
-    """Activities against the shelf, their orders against those of order_rpc, from both sides. What is wrong is looked at twice."""
+async def _across_sales(
+    databases: dict[str, Database], proofs: dict[str, Any], allowance: Allowance
+) -> AsyncIterator[Violation]:
+    """Activities against the shelf, their orders against those of order_rpc, from both sides. What
+    is wrong is looked at twice.
+    """
     sales, orders = proofs["seckill_rpc"], proofs["order_rpc"]
     sale_db, order_db = databases["seckill_rpc"], databases["order_rpc"]
 
     async def look(keys: Iterable[OrderKey]) -> list[tuple[OrderKey, Violation]]:
         wanted = list(keys)
-        theirs = {order.key: order for order in await orders.sale_orders_of(order_db, wanted)}  # first: an order is never before its unit
+        # first: an order is never before its unit
+        theirs = {order.key: order for order in await orders.sale_orders_of(order_db, wanted)}
         ours = {unit.key: unit for unit in await sales.units_of(sale_db, wanted)}
         return list(compare_sale(ours, theirs, wanted))
 
@@ -205,7 +330,9 @@ async def _across_sales(databases: dict[str, Database], proofs: dict[str, Any], 
     while True:
         page, after = await orders.sale_orders_page(order_db, after=after, limit=LINES)
         for start in range(0, len(page), PAGE):
-            suspects |= {key for key, _ in await look(order.key for order in page[start:start + PAGE])}
+            suspects |= {
+                key for key, _ in await look(order.key for order in page[start : start + PAGE])
+            }
         looked_at("lines of orders", LINES)
         if after is None:
             break
@@ -213,20 +340,30 @@ async def _across_sales(databases: dict[str, Database], proofs: dict[str, Any], 
     if suspects or activities:
         await asyncio.sleep(0 if allowance.strict else SECOND_LOOK_SECONDS)
         for start in range(0, len(suspects), PAGE):
-            for _key, violation in await look(sorted(suspects)[start:start + PAGE]):
+            for _key, violation in await look(sorted(suspects)[start : start + PAGE]):
                 yield violation
         names = {activity.activity_id for activity, _ in activities}
         async for activity, given in _wrongly_allocated(databases, proofs):
             if activity.activity_id in names:
-                yield Violation(check="units_allocated", subject=activity.activity_id,
-                                detail=f"it is {activity.state} with {activity.total} units, and the shelf gave it {given}")
+                yield Violation(
+                    check="units_allocated",
+                    subject=activity.activity_id,
+                    detail=f"it is {activity.state} with {activity.total} units, and the shelf "
+                    f"gave it {given}",
+                )
 
 
-async def _wrongly_allocated(databases: dict[str, Database], proofs: dict[str, Any]) -> AsyncIterator[tuple[ActivityFacts, int]]:
+async def _wrongly_allocated(
+    databases: dict[str, Database], proofs: dict[str, Any]
+) -> AsyncIterator[tuple[ActivityFacts, int]]:
     """Activities that do not have the units that the shelf gave them."""
     last = ""
-    while page := await proofs["seckill_rpc"].activities_page(databases["seckill_rpc"], after=last, limit=PAGE):
-        given = await proofs["order_rpc"].allocations_of(databases["order_rpc"], [(each.merchant_id, each.activity_id) for each in page])
+    while page := await proofs["seckill_rpc"].activities_page(
+        databases["seckill_rpc"], after=last, limit=PAGE
+    ):
+        given = await proofs["order_rpc"].allocations_of(
+            databases["order_rpc"], [(each.merchant_id, each.activity_id) for each in page]
+        )
         for activity in page:
             units = given.get((activity.merchant_id, activity.activity_id), 0)
             if units != activity.total and not activity.is_settling:

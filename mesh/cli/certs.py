@@ -15,16 +15,34 @@ _SERVICE = re.compile(r"[a-z][a-z0-9_]{0,31}", re.ASCII)
 
 
 @click.command()
-@click.option("--out", "directory", required=True, type=click.Path(file_okay=False, path_type=Path), help="Where ca.pem, ca.key and the rest go.")
-@click.option("--service", "services", multiple=True, default=tuple(DEFAULT_PORTS), show_default=True, help="May be repeated.")
+@click.option(
+    "--out",
+    "directory",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where ca.pem, ca.key and the rest go.",
+)
+@click.option(
+    "--service",
+    "services",
+    multiple=True,
+    default=tuple(DEFAULT_PORTS),
+    show_default=True,
+    help="May be repeated.",
+)
 def certs(directory: Path, services: tuple[str, ...]) -> None:
-    """Makes a private CA (once) and a fresh certificate for each service; prints the settings that use them.
+    """Makes a private CA (once) and a fresh certificate for each service; prints the settings that
+    use them.
 
-    Running services read a replaced certificate without a restart. Keep ca.key to yourself: whoever has it can speak as any service.
+    Running services read a replaced certificate without a restart. Keep ca.key to yourself: whoever
+    has it can speak as any service.
     """
     for service in services:
         if _SERVICE.fullmatch(service) is None:
-            raise click.BadParameter(f"{service!r}: expected the name of a service, e.g. payment_rpc", param_hint="--service")
+            raise click.BadParameter(
+                f"{service!r}: expected the name of a service, e.g. payment_rpc",
+                param_hint="--service",
+            )
     directory = directory.absolute()
     authority = CertificateAuthority(directory, clock=SystemClock())
     try:

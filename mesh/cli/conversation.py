@@ -36,8 +36,16 @@ class Conversation:
         """Says something between calls."""
         self._console.print(f"  {escape(text)}", soft_wrap=True)
 
-    def call(self, method: str, path: str, *, token: str, expect: int, body: Mapping[str, Any] | None = None,
-             headers: Mapping[str, str] | None = None) -> dict[str, Any]:
+    def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        token: str,
+        expect: int,
+        body: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
         """Makes one call and returns the `data` of its answer.
 
         Raises:
@@ -46,12 +54,24 @@ class Conversation:
         answer, data = self._call(method, path, token=token, body=body, headers=headers or {})
         self._show(method, path, body=body, headers=headers or {}, answer=answer)
         if answer.status_code != expect or data is None:
-            raise DemoFailed(f"{method} {path}: expected HTTP {expect}, got {answer.status_code}: {answer.text[:_SHOWN_CHARACTERS]}")
+            raise DemoFailed(
+                f"{method} {path}: expected HTTP {expect}, got {answer.status_code}: "
+                f"{answer.text[:_SHOWN_CHARACTERS]}"
+            )
         return data
 
-    def poll(self, path: str, *, token: str, until: Callable[[Mapping[str, Any]], bool], what: str, timeout_seconds: float,
-             headers: Mapping[str, str] | None = None) -> dict[str, Any]:
-        """GETs a path until its `data` is as wanted; shows the last call only. HTTP 503 means "not yet".
+    def poll(
+        self,
+        path: str,
+        *,
+        token: str,
+        until: Callable[[Mapping[str, Any]], bool],
+        what: str,
+        timeout_seconds: float,
+        headers: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
+        """GETs a path until its `data` is as wanted; shows the last call only. HTTP 503 means "not
+        yet".
 
         Raises:
             DemoFailed: not within `timeout_seconds`, or an error. httpx.HTTPError: no answer.
@@ -62,7 +82,9 @@ class Conversation:
             if data is not None and until(data):
                 self._show("GET", path, body=None, headers=headers or {}, answer=answer)
                 return data
-            if (answer.status_code >= 400 and answer.status_code != _NOT_YET) or time.monotonic() > deadline:
+            if (
+                answer.status_code >= 400 and answer.status_code != _NOT_YET
+            ) or time.monotonic() > deadline:
                 self._show("GET", path, body=None, headers=headers or {}, answer=answer)
                 raise DemoFailed(f"GET {path}: not {what} within {timeout_seconds:g} s")
             time.sleep(_POLL_SECONDS)
@@ -75,29 +97,62 @@ class Conversation:
         """
         answer = self._client.request(method, url, follow_redirects=True)
         kind = answer.headers.get("content-type", "")
-        self._console.print(f"  [cyan]{method}[/] {escape(url)}\n    [green]{answer.status_code}[/] {escape(kind)}", soft_wrap=True)
+        self._console.print(
+            f"  [cyan]{method}[/] {escape(url)}\n    [green]{answer.status_code}[/] {escape(kind)}",
+            soft_wrap=True,
+        )
         if answer.status_code != 200:
             raise DemoFailed(f"{method} {url}: HTTP {answer.status_code}")
         return answer
 
-    def _call(self, method: str, path: str, *, token: str, body: Mapping[str, Any] | None,
-              headers: Mapping[str, str]) -> tuple[httpx.Response, dict[str, Any] | None]:
-        answer = self._client.request(method, path, json=body, headers={"authorization": f"Bearer {token}", **headers})
+    def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        token: str,
+        body: Mapping[str, Any] | None,
+        headers: Mapping[str, str],
+    ) -> tuple[httpx.Response, dict[str, Any] | None]:
+        answer = self._client.request(
+            method, path, json=body, headers={"authorization": f"Bearer {token}", **headers}
+        )
         try:
             envelope = answer.json()
         except ValueError:
             return answer, None
-        data = envelope.get("data") if isinstance(envelope, dict) and envelope.get("code") == "00000" else None
+        data = (
+            envelope.get("data")
+            if isinstance(envelope, dict) and envelope.get("code") == "00000"
+            else None
+        )
         return answer, data if isinstance(data, dict) else None
 
-    def _show(self, method: str, path: str, *, body: Mapping[str, Any] | None, headers: Mapping[str, str], answer: httpx.Response) -> None:
-        said = "".join(f"  [dim]{escape(name)}: {_short(value, _HEADER_CHARACTERS)}[/]" for name, value in headers.items())
+    def _show(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Mapping[str, Any] | None,
+        headers: Mapping[str, str],
+        answer: httpx.Response,
+    ) -> None:
+        said = "".join(
+            f"  [dim]{escape(name)}: {_short(value, _HEADER_CHARACTERS)}[/]"
+            for name, value in headers.items()
+        )
         self._console.print(f"  [cyan]{method}[/] {escape(path)}{said}", soft_wrap=True)
         if body is not None:
             self._console.print(f"    {_short(json.dumps(body))}", soft_wrap=True)
         colour = "green" if answer.is_success else "red"
-        replayed = "  [dim]Idempotent-Replayed: true[/]" if answer.headers.get("idempotent-replayed") == "true" else ""
-        self._console.print(f"    [{colour}]{answer.status_code}[/] {_short(answer.text)}{replayed}", soft_wrap=True)
+        replayed = (
+            "  [dim]Idempotent-Replayed: true[/]"
+            if answer.headers.get("idempotent-replayed") == "true"
+            else ""
+        )
+        self._console.print(
+            f"    [{colour}]{answer.status_code}[/] {_short(answer.text)}{replayed}", soft_wrap=True
+        )
 
 
 def _short(text: str, characters: int = _SHOWN_CHARACTERS) -> str:

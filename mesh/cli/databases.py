@@ -1,4 +1,6 @@
-"""Opening the databases of the services from the command line, for reading and for repairs that a person asks for."""
+"""Opening the databases of the services from the command line, for reading and for repairs that a
+person asks for.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,13 @@ async def open_databases(stack: AsyncExitStack, installation: Installation) -> d
     databases = {}
     for service in SERVERS:
         metadata = importlib.import_module(f"{service}.tables").metadata
-        db = open_database(load_settings(service, var_dir=installation.var_dir).database_url, metadata, pool_size=2,
-                           unit_timeout_seconds=STATEMENT_SECONDS_MAX, statement_seconds=STATEMENT_SECONDS_MAX)
+        db = open_database(
+            load_settings(service, var_dir=installation.var_dir).database_url,
+            metadata,
+            pool_size=2,
+            unit_timeout_seconds=STATEMENT_SECONDS_MAX,
+            statement_seconds=STATEMENT_SECONDS_MAX,
+        )
         stack.push_async_callback(db.close)
         await migrations.check_current(service, db.engine)
         databases[service] = db

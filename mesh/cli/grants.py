@@ -1,7 +1,9 @@
-"""Rights of the user that a service connects as, on MySQL and MariaDB: the least with which its use cases work.
+"""Rights of the user that a service connects as, on MySQL and MariaDB: the least with which its use
+cases work.
 
-It reads and adds rows everywhere, changes and deletes them where the service does, and neither on tables that are evidence (`APPEND_ONLY` in the
-service's tables) nor on the schema. The user that migrates owns the schema and hands these rights on.
+It reads and adds rows everywhere, changes and deletes them where the service does, and neither on
+tables that are evidence (`APPEND_ONLY` in the service's tables) nor on the schema. The user that
+migrates owns the schema and hands these rights on.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ def grant(service: str, database_url: str, user: str) -> None:
     """Gives `user`@'%' what the service needs; what it had before is not taken away.
 
     Raises:
-        ValueError: not a name of a user, or not MySQL. SQLAlchemyError: refused, e.g. without GRANT OPTION.
+        ValueError: not a name of a user, or not MySQL. SQLAlchemyError: refused, e.g. without GRANT
+            OPTION.
     """
     if _NAME.fullmatch(user) is None:
         raise ValueError(f"{user!r}: expected 1 to 32 letters, digits and _")
@@ -49,7 +52,15 @@ async def _grant(database_url: str, user: str, evidence: frozenset[str]) -> None
 
 def statements(connection: Connection, user: str, evidence: frozenset[str]) -> list[str]:
     """What gives a user its rights on the tables that are there."""
-    database = connection.dialect.identifier_preparer.quote_identifier(str(connection.engine.url.database))
-    tables = [name for name in inspect(connection).get_table_names() if name not in evidence and name not in BOOKKEEPING_TABLES]
-    return [f"GRANT SELECT, INSERT ON {database}.* TO '{user}'@'%'",
-            *(f"GRANT UPDATE, DELETE ON {database}.`{name}` TO '{user}'@'%'" for name in tables)]
+    database = connection.dialect.identifier_preparer.quote_identifier(
+        str(connection.engine.url.database)
+    )
+    tables = [
+        name
+        for name in inspect(connection).get_table_names()
+        if name not in evidence and name not in BOOKKEEPING_TABLES
+    ]
+    return [
+        f"GRANT SELECT, INSERT ON {database}.* TO '{user}'@'%'",
+        *(f"GRANT UPDATE, DELETE ON {database}.`{name}` TO '{user}'@'%'" for name in tables),
+    ]

@@ -15,11 +15,31 @@ from mesh.supervisor.plan import SERVERS
 
 @click.command()
 @installation_option
-@click.option("--service", "services", multiple=True, type=click.Choice(SERVERS), default=SERVERS, show_default=True, help="May be repeated.")
+@click.option(
+    "--service",
+    "services",
+    multiple=True,
+    type=click.Choice(SERVERS),
+    default=SERVERS,
+    show_default=True,
+    help="May be repeated.",
+)
 @click.option("--database-url", help="Instead of <SERVICE>_DATABASE_URL; with one --service only.")
-@click.option("--grant-to-services", is_flag=True, help="Then give the MySQL user named like each service the least rights that it needs.")
-def migrate(installation: Installation, services: tuple[str, ...], database_url: str | None, *, grant_to_services: bool) -> None:
-    """Brings the databases to the newest schema; creates it in empty ones. Running it again changes nothing."""
+@click.option(
+    "--grant-to-services",
+    is_flag=True,
+    help="Then give the MySQL user named like each service the least rights that it needs.",
+)
+def migrate(
+    installation: Installation,
+    services: tuple[str, ...],
+    database_url: str | None,
+    *,
+    grant_to_services: bool,
+) -> None:
+    """Brings the databases to the newest schema; creates it in empty ones. Running it again changes
+    nothing.
+    """
     if database_url and len(services) != 1:
         raise click.UsageError("--database-url belongs to one service: name it with --service")
     try:
@@ -34,7 +54,9 @@ def migrate(installation: Installation, services: tuple[str, ...], database_url:
             if grant_to_services:
                 grant(service, url, service)
         except ArgumentError as problem:
-            raise click.ClickException(f"{service}: the database URL is not usable: {problem}") from None
+            raise click.ClickException(
+                f"{service}: the database URL is not usable: {problem}"
+            ) from None
         except ValueError as problem:
             raise click.ClickException(f"{service}: {problem}") from None
         except (SQLAlchemyError, migrations.MigrationBusy, OSError) as problem:

@@ -1,4 +1,6 @@
-"""What several commands take and need: the installation they work on, and settings whose mistakes are told without a traceback."""
+"""What several commands take and need: the installation they work on, and settings whose mistakes
+are told without a traceback.
+"""
 
 from __future__ import annotations
 
@@ -20,15 +22,24 @@ def _installation(ctx: click.Context, parameter: click.Parameter, value: Path) -
 def installation_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds `--var-dir` and passes it as `installation`."""
     return click.option(
-        "--var-dir", "installation", type=click.Path(file_okay=False, path_type=Path), envvar="PAYMESH_VAR_DIR", default="var", show_default=True,
-        show_envvar=True, callback=_installation, help="Where the installation keeps secrets, logs and data.")(command)
+        "--var-dir",
+        "installation",
+        type=click.Path(file_okay=False, path_type=Path),
+        envvar="PAYMESH_VAR_DIR",
+        default="var",
+        show_default=True,
+        show_envvar=True,
+        callback=_installation,
+        help="Where the installation keeps secrets, logs and data.",
+    )(command)
 
 
 def load_settings(service: str = "mesh", **given: Any) -> MeshSettings:
     """The settings of a service.
 
     Raises:
-        click.ClickException: the environment has bad values; the message names the variables and never their values.
+        click.ClickException: the environment has bad values; the message names the variables and
+            never their values.
     """
     try:
         return read_settings(service, **given)
@@ -44,5 +55,8 @@ def need_running(installation: Installation) -> RunningMesh:
     """
     mesh = installation.running()
     if mesh is None:
-        raise click.ClickException(f"no mesh is running on {installation.var_dir}: start it with `make run` (or `paymesh up`) in another terminal")
+        raise click.ClickException(
+            f"no mesh is running on {installation.var_dir}: start it with `make run` (or `paymesh "
+            f"up`) in another terminal"
+        )
     return mesh

@@ -33,22 +33,61 @@ def outbox() -> None:
 @outbox.command("list")
 @installation_option
 @click.option("--state", type=click.Choice(STATES), help="Only these.  [default: what is not DONE]")
-@click.option("--service", "services", multiple=True, type=click.Choice(SERVERS), default=SERVERS, show_default=True, help="May be repeated.")
-@click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, help="Per service, oldest first.")
-def list_messages(installation: Installation, *, state: str | None, services: tuple[str, ...], limit: int) -> None:
+@click.option(
+    "--service",
+    "services",
+    multiple=True,
+    type=click.Choice(SERVERS),
+    default=SERVERS,
+    show_default=True,
+    help="May be repeated.",
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 10_000),
+    default=100,
+    show_default=True,
+    help="Per service, oldest first.",
+)
+def list_messages(
+    installation: Installation, *, state: str | None, services: tuple[str, ...], limit: int
+) -> None:
     """Lists what services have not told each other yet. Times are UTC."""
     wanted = (state,) if state else ("DEAD", "NEW")
 
     async def read(databases: Mapping[str, Database]) -> dict[str, list[Shown]]:
-        return {service: await databases[service].read(messages.list_messages, states=wanted, limit=limit) for service in services}
+        return {
+            service: await databases[service].read(
+                messages.list_messages, states=wanted, limit=limit
+            )
+            for service in services
+        }
 
-    rows = table("service", "state", "event", "to", "what", "about", "attempts", "next attempt", "last error",
-                 whole=("service", "state", "event", "about", "next attempt"))
+    rows = table(
+        "service",
+        "state",
+        "event",
+        "to",
+        "what",
+        "about",
+        "attempts",
+        "next attempt",
+        "last error",
+        whole=("service", "state", "event", "about", "next attempt"),
+    )
     for service, found in _with_databases(installation, read).items():
         for row in found:
-            rows.add_row(service, f"[{_COLOURS[row.state]}]{row.state}[/]", shown(row.event_id), shown(row.destination), shown(row.tag),
-                         shown(row.aggregate_id), str(row.attempts), row.due_at.strftime(_TIME) if row.state == "NEW" else "",
-                         shown(row.last_error))
+            rows.add_row(
+                service,
+                f"[{_COLOURS[row.state]}]{row.state}[/]",
+                shown(row.event_id),
+                shown(row.destination),
+                shown(row.tag),
+                shown(row.aggregate_id),
+                str(row.attempts),
+                row.due_at.strftime(_TIME) if row.state == "NEW" else "",
+                shown(row.last_error),
+            )
     console = Terminal()
     if rows.row_count:
         console.show(rows)
@@ -60,7 +99,9 @@ def list_messages(installation: Installation, *, state: str | None, services: tu
 @installation_option
 @click.argument("event_id")
 def replay(installation: Installation, *, event_id: str) -> None:
-    """Sends a message once more, DEAD or DONE. Its receiver knows it by its id, so what it did is not done twice; the relay of the service sends."""
+    """Sends a message once more, DEAD or DONE. Its receiver knows it by its id, so what it did is
+    not done twice; the relay of the service sends.
+    """
     now = SystemClock().now()
 
     async def revive(databases: Mapping[str, Database]) -> str | None:
@@ -71,11 +112,16 @@ def replay(installation: Installation, *, event_id: str) -> None:
 
     service = _with_databases(installation, revive)
     if service is None:
-        raise click.ClickException(f"no service has a message {event_id}; what was delivered is purged after a while (DELIVERED_RETENTION_DAYS)")
+        raise click.ClickException(
+            f"no service has a message {event_id}; what was delivered is purged after a while "
+            f"(DELIVERED_RETENTION_DAYS)"
+        )
     click.echo(f"{service} sends {event_id} once more")
 
 
-def _with_databases(installation: Installation, work: Callable[[dict[str, Database]], Awaitable[T]]) -> T:
+def _with_databases(
+    installation: Installation, work: Callable[[dict[str, Database]], Awaitable[T]]
+) -> T:
     async def run() -> T:
         async with AsyncExitStack() as stack:
             return await work(await open_databases(stack, installation))

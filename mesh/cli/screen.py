@@ -1,4 +1,6 @@
-"""What a person sees of `paymesh up`: a line with a spinner per process on a terminal, plain lines elsewhere."""
+"""What a person sees of `paymesh up`: a line with a spinner per process on a terminal, plain lines
+elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +25,18 @@ class Screen:
         self._plan = plan
         self.pids_changed: Callable[[], None] = lambda: None
         self._phase = "starting"
-        self._progress = Progress(SpinnerColumn(finished_text="[green]✓"), TextColumn("{task.description:<16}"), TextColumn("{task.fields[state]}"),
-                                  TimeElapsedColumn(), console=console, disable=not console.is_terminal)
-        self._tasks = {process.name: self._progress.add_task(process.name, total=1, start=False, state="waits")
-                       for process in plan.processes}
+        self._progress = Progress(
+            SpinnerColumn(finished_text="[green]✓"),
+            TextColumn("{task.description:<16}"),
+            TextColumn("{task.fields[state]}"),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._tasks = {
+            process.name: self._progress.add_task(process.name, total=1, start=False, state="waits")
+            for process in plan.processes
+        }
         for warning in plan.warnings:
             console.print(f"[bold yellow]WARNING[/] {escape(warning)}")
         self._progress.start()
@@ -59,10 +69,12 @@ class Screen:
             table.add_row(f"[bold]{name}[/]", value)
         self._console.print("\n[bold green]paymesh is up[/]\n")
         self._console.print(table, soft_wrap=True)
-        self._console.print("\nbuy something   [cyan]make demo[/]          in a second terminal\n"
-                            "a flash sale    [cyan]make demo-seckill[/]  ten thousand buyers, a hundred units\n"
-                            "a user token    [cyan].venv/bin/paymesh token --sub alice[/]\n"
-                            "stop            [cyan]Ctrl-C[/]\n")
+        self._console.print(
+            "\nbuy something   [cyan]make demo[/]          in a second terminal\n"
+            "a flash sale    [cyan]make demo-seckill[/]  ten thousand buyers, a hundred units\n"
+            "a user token    [cyan].venv/bin/paymesh token --sub alice[/]\n"
+            "stop            [cyan]Ctrl-C[/]\n"
+        )
 
     def _places(self, running: RunningMesh) -> Iterator[tuple[str, str]]:
         gateway = running.urls["gateway"]
@@ -76,7 +88,11 @@ class Screen:
         for name, address in running.metrics.items():
             yield f"metrics {name}", f"http://{address}/metrics"
         if running.redis_url:
-            yield "redis", running.redis_url.rpartition("@")[2].removeprefix("redis://").partition("/")[0]  # without the password
+            # without the password
+            yield (
+                "redis",
+                running.redis_url.rpartition("@")[2].removeprefix("redis://").partition("/")[0],
+            )
         else:
             yield "redis", "[bold yellow]none: no caches, no flash sale[/]"
         yield "logs", str(self._installation.log_dir)
@@ -84,7 +100,9 @@ class Screen:
     def show_failure(self, problem: Exception) -> None:
         """Why the mesh did not start."""
         self._progress.stop()
-        self._console.print(f"[bold red]the mesh did not start[/]\n{escape(str(problem))}", soft_wrap=True)
+        self._console.print(
+            f"[bold red]the mesh did not start[/]\n{escape(str(problem))}", soft_wrap=True
+        )
 
     def stopping(self) -> None:
         """Everything is being stopped."""
@@ -105,7 +123,9 @@ class Screen:
             case EventKind.HEALTHY:
                 self._progress.update(task, completed=1, state="[green]healthy[/]")
             case _:
-                self._progress.update(task, state=f"[red]{event.kind.lower()} {escape(event.detail)}[/]")
+                self._progress.update(
+                    task, state=f"[red]{event.kind.lower()} {escape(event.detail)}[/]"
+                )
 
     def _line(self, event: Event) -> str:
         match event.kind:
@@ -114,12 +134,21 @@ class Screen:
             case EventKind.HEALTHY:
                 return f"[green]✓[/] {event.name:<16} healthy after {event.seconds:.1f} s"
             case EventKind.DIED:
-                return (f"[bold red]{event.name} died[/] after {event.seconds:.1f} s: {escape(event.detail)}; "
-                        f"see {escape(str(self._installation.log_dir / event.name))}.log")
+                return (
+                    f"[bold red]{event.name} died[/] after {event.seconds:.1f} s: "
+                    f"{escape(event.detail)}; "
+                    f"see {escape(str(self._installation.log_dir / event.name))}.log"
+                )
             case EventKind.ENDED:
-                return f"[yellow]{event.name}[/] ended in good order after {event.seconds:.1f} s, somebody asked it to; it is started again"
+                return (
+                    f"[yellow]{event.name}[/] ended in good order after {event.seconds:.1f} "
+                    f"s, somebody asked it to; it is started again"
+                )
             case EventKind.KILLED:
-                return (f"[yellow]{event.name}[/] had not stopped {escape(event.detail)} and was killed; what it waited for stands in "
-                        f"{escape(str(self._installation.log_dir / event.name))}.log")
+                return (
+                    f"[yellow]{event.name}[/] had not stopped {escape(event.detail)} and was "
+                    f"killed; what it waited for stands in "
+                    f"{escape(str(self._installation.log_dir / event.name))}.log"
+                )
             case _:
                 return ""

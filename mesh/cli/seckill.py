@@ -1,4 +1,6 @@
-"""`paymesh seckill`: what an operator does with flash sales: look at them, and build anew what Redis knows of one."""
+"""`paymesh seckill`: what an operator does with flash sales: look at them, and build anew what
+Redis knows of one.
+"""
 
 from __future__ import annotations
 
@@ -40,13 +42,31 @@ def seckill() -> None:
 def list_activities(installation: Installation, merchant: str) -> None:
     """Lists activities with their live numbers, newest first."""
     found = _ask(installation, lambda stub, metadata: _list(stub, metadata, merchant))
-    rows = table("activity", "product", "state", "sold", "of", "left", "in the line", "", whole=("activity", "product", "state"))
+    rows = table(
+        "activity",
+        "product",
+        "state",
+        "sold",
+        "of",
+        "left",
+        "in the line",
+        "",
+        whole=("activity", "product", "state"),
+    )
     for activity in found:
         state = activity_pb2.ActivityState.Name(activity.state).removeprefix("ACTIVITY_STATE_")
         live = activity.live if activity.HasField("live") else None
         held = "being rebuilt" if live is not None and not live.is_admitting else activity.problem
-        rows.add_row(shown(activity.activity_id), shown(activity.sku_id), state, str(activity.sold), str(activity.total),
-                     "" if live is None else str(live.stock), "" if live is None else str(live.queued), shown(held))
+        rows.add_row(
+            shown(activity.activity_id),
+            shown(activity.sku_id),
+            state,
+            str(activity.sold),
+            str(activity.total),
+            "" if live is None else str(live.stock),
+            "" if live is None else str(live.queued),
+            shown(held),
+        )
     console = Terminal()
     if found:
         console.show(rows)
@@ -58,10 +78,20 @@ def list_activities(installation: Installation, merchant: str) -> None:
 @installation_option
 @click.argument("activity_id")
 def rebuild(installation: Installation, activity_id: str) -> None:
-    """Builds what Redis knows of an activity anew from the database, while it sells. Nobody loses a place."""
+    """Builds what Redis knows of an activity anew from the database, while it sells. Nobody loses a
+    place.
+    """
     console = Terminal()
-    with Progress(TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console) as progress:
-        last = _ask(installation, lambda stub, metadata: _rebuild(stub, metadata, activity_id, progress))
+    with Progress(
+        TextColumn("{task.description:<10}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+    ) as progress:
+        last = _ask(
+            installation, lambda stub, metadata: _rebuild(stub, metadata, activity_id, progress)
+        )
     if last.step == activity_pb2.REBUILD_STEP_DONE:
         console.print(f"[green]done[/] epoch {last.epoch}, {last.done} holders")
     else:
@@ -72,7 +102,9 @@ async def _list(stub: Any, metadata: Metadata, merchant: str) -> list[Any]:
     found: list[Any] = []
     token = ""
     while True:
-        request = activity_pb2.ListActivitiesRequest(merchant_id=merchant, page_size=_PAGE, page_token=token)
+        request = activity_pb2.ListActivitiesRequest(
+            merchant_id=merchant, page_size=_PAGE, page_token=token
+        )
         page = await stub.ListActivities(request, metadata=metadata, timeout=LIST_SECONDS_MAX)
         found += page.activities
         token = page.next_page_token
@@ -100,14 +132,18 @@ def _ask(installation: Installation, work: Callable[[Any, Metadata], Awaitable[A
     """
     addresses = need_running(installation).grpc.get("seckill_rpc")
     if not addresses:
-        raise click.ClickException("this mesh runs without flash sale: it found no Redis at its start")
+        raise click.ClickException(
+            "this mesh runs without flash sale: it found no Redis at its start"
+        )
     try:
         return asyncio.run(_converse(addresses[0], open_issuer(installation), work))
     except RemoteError as refusal:
         raise click.ClickException(f"{refusal.reason}: {refusal.message}") from None
 
 
-async def _converse(address: str, issuer: UserTokenIssuer, work: Callable[[Any, Metadata], Awaitable[Any]]) -> Any:
+async def _converse(
+    address: str, issuer: UserTokenIssuer, work: Callable[[Any, Metadata], Awaitable[Any]]
+) -> Any:
     metadata = (("authorization", f"Bearer {issuer.issue('operator', roles=['admin'])}"),)
     async with _channel(address) as channel:
         try:
@@ -119,7 +155,10 @@ async def _converse(address: str, issuer: UserTokenIssuer, work: Callable[[Any, 
 @asynccontextmanager
 async def _channel(address: str) -> AsyncIterator[grpc.aio.Channel]:
     credentials = client_credentials(load_settings("seckill_rpc"))
-    channel = (grpc.aio.secure_channel(address, credentials, CHANNEL_OPTIONS) if credentials else
-               grpc.aio.insecure_channel(address, CHANNEL_OPTIONS))
+    channel = (
+        grpc.aio.secure_channel(address, credentials, CHANNEL_OPTIONS)
+        if credentials
+        else grpc.aio.insecure_channel(address, CHANNEL_OPTIONS)
+    )
     async with channel:
         yield channel

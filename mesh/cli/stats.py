@@ -26,22 +26,36 @@ def stats() -> None:
 @stats.command()
 @installation_option
 def rebuild(installation: Installation) -> None:
-    """Counts every order again and adds what the figures lack, while orders go on. Run one at a time."""
+    """Counts every order again and adds what the figures lack, while orders go on. Run one at a
+    time.
+    """
     console = Terminal()
     try:
         wrong = asyncio.run(_rebuild(installation, console))
     except MeshError as problem:
         console.print(f"[bold red]cannot count[/] {shown(problem)}", soft_wrap=True)
         raise SystemExit(2) from None
-    console.print(f"{wrong} figures were wrong and are right now" if wrong else "every figure was right")
+    console.print(
+        f"{wrong} figures were wrong and are right now" if wrong else "every figure was right"
+    )
 
 
 async def _rebuild(installation: Installation, console: Console) -> int:
-    bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console)
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+    )
     async with AsyncExitStack() as stack:
         databases = await open_databases(stack, installation)
-        statistics = importlib.import_module("order_rpc.usecases.statistics").Statistics(db=databases["order_rpc"], clock=SystemClock())
+        statistics = importlib.import_module("order_rpc.usecases.statistics").Statistics(
+            db=databases["order_rpc"], clock=SystemClock()
+        )
         with bar:
             task = bar.add_task("orders", total=None)
-            wrong: int = await statistics.rebuild(progress=lambda done, total: bar.update(task, completed=done, total=total))
+            wrong: int = await statistics.rebuild(
+                progress=lambda done, total: bar.update(task, completed=done, total=total)
+            )
         return wrong

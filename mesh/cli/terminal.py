@@ -1,6 +1,8 @@
-"""The one way in which commands print: names and texts come from buyers, merchants and channels, and a terminal obeys what it is sent.
+"""The one way in which commands print: names and texts come from buyers, merchants and channels,
+and a terminal obeys what it is sent.
 
-Control characters, marks that turn the direction of writing and halves of characters are shown as escapes (`\\x1b`), never sent.
+Control characters, marks that turn the direction of writing and halves of characters are shown as
+escapes (`\\x1b`), never sent.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from mesh.progress import progress_to
 FILE_COLUMNS = 180  # a file is as wide as the text
 PADDING = 2  # between columns, at most
 NARROWEST_COLUMNS = 12  # of a column that may be folded
-# C0, DEL, C1; marks of direction; line and paragraph separators; halves of surrogate pairs; tags, which nobody sees.
+# C0, DEL, C1; marks of direction; line and paragraph separators; halves of surrogate pairs; tags,
+# which nobody sees.
 _DANGEROUS = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff\U000e0000-\U000e007f]"
 )
@@ -36,7 +39,9 @@ def neutral(text: str) -> str:
 
 
 def shown(value: object) -> str:
-    """What somebody else wrote, for a line or a cell: one line, neither obeyed by the terminal nor read as our markup."""
+    """What somebody else wrote, for a line or a cell: one line, neither obeyed by the terminal nor
+    read as our markup.
+    """
     return escape(_BREAKS.sub(_escaped, neutral(str(value))))
 
 
@@ -61,7 +66,9 @@ class Terminal(Console):
         return super().render_str(neutral(text), **options)
 
     def show(self, table: Table) -> None:
-        """Prints a table. One whose ids need more room than there is becomes wider than the terminal, which then breaks its lines: nothing is cut."""
+        """Prints a table. One whose ids need more room than there is becomes wider than the
+        terminal, which then breaks its lines: nothing is cut.
+        """
         whole = [
             max(self.render_str(str(cell)).cell_len for cell in (column.header, *column.cells))
             for column in table.columns
@@ -76,7 +83,9 @@ class Terminal(Console):
 
 @contextmanager
 def shown_progress(console: Terminal) -> Iterator[None]:
-    """A line that says how far the work of this block is; gone afterwards, and not there where nobody looks (a file, the mail of cron)."""
+    """A line that says how far the work of this block is; gone afterwards, and not there where
+    nobody looks (a file, the mail of cron).
+    """
     if not console.is_terminal:
         yield
         return
@@ -103,7 +112,9 @@ class _Line:
 
 
 def table(*headings: str, whole: Collection[str] = ()) -> Table:
-    """A table whose columns named in `whole` (ids, states, times) are never broken or cut; the others are folded."""
+    """A table whose columns named in `whole` (ids, states, times) are never broken or cut; the
+    others are folded.
+    """
     made = Table(box=None, pad_edge=False)
     for heading in headings:
         if heading in whole:

@@ -1,4 +1,6 @@
-"""`paymesh up`: the whole mesh on this machine, from an empty directory to printed URLs, until Ctrl-C."""
+"""`paymesh up`: the whole mesh on this machine, from an empty directory to printed URLs, until
+Ctrl-C.
+"""
 
 from __future__ import annotations
 
@@ -28,27 +30,59 @@ START_SECONDS_MAX = 90.0
 
 @click.command()
 @installation_option
-@click.option("--payment-replicas", type=click.IntRange(1, 16), default=1, show_default=True,
-              help="Processes of payment_rpc; more than one needs MySQL.")
-@click.option("--order-replicas", type=click.IntRange(1, 16), default=1, show_default=True,
-              help="Processes of order_rpc; more than one needs MySQL.")
-@click.option("--seckill-replicas", type=click.IntRange(1, 16), default=1, show_default=True,
-              help="Processes of seckill_rpc; more than one needs MySQL.")
-@click.option("--discovery", type=click.Choice(["static", "consul"]), envvar="PAYMESH_DISCOVERY",
-              help="How services find each other.  [default: static]")
+@click.option(
+    "--payment-replicas",
+    type=click.IntRange(1, 16),
+    default=1,
+    show_default=True,
+    help="Processes of payment_rpc; more than one needs MySQL.",
+)
+@click.option(
+    "--order-replicas",
+    type=click.IntRange(1, 16),
+    default=1,
+    show_default=True,
+    help="Processes of order_rpc; more than one needs MySQL.",
+)
+@click.option(
+    "--seckill-replicas",
+    type=click.IntRange(1, 16),
+    default=1,
+    show_default=True,
+    help="Processes of seckill_rpc; more than one needs MySQL.",
+)
+@click.option(
+    "--discovery",
+    type=click.Choice(["static", "consul"]),
+    envvar="PAYMESH_DISCOVERY",
+    help="How services find each other.  [default: static]",
+)
 @click.option("--verbose", "-v", is_flag=True, help="Show the logs of all processes.")
-def up(installation: Installation, *, payment_replicas: int, order_replicas: int, seckill_replicas: int, discovery: str | None,
-       verbose: bool) -> None:
+def up(
+    installation: Installation,
+    *,
+    payment_replicas: int,
+    order_replicas: int,
+    seckill_replicas: int,
+    discovery: str | None,
+    verbose: bool,
+) -> None:
     """Runs the whole mesh on this machine until Ctrl-C.
 
-    Ports: GATEWAY_PORT (8080), PAYMENT_RPC_PORT (9907), ORDER_RPC_PORT (9906), SECKILL_RPC_PORT (9909), SANDBOX_PORT (8090), PAYMESH_REDIS_PORT (any
-    free one); 0 takes any free one. Databases: PAYMENT_RPC_DATABASE_URL, ORDER_RPC_DATABASE_URL and SECKILL_RPC_DATABASE_URL (SQLite below the var
-    directory). Redis: PAYMESH_REDIS_URL, else one of our own; without any there is no flash sale.
+    Ports: GATEWAY_PORT (8080), PAYMENT_RPC_PORT (9907), ORDER_RPC_PORT (9906), SECKILL_RPC_PORT
+    (9909), SANDBOX_PORT (8090), PAYMESH_REDIS_PORT (any free one); 0 takes any free one. Databases:
+    PAYMENT_RPC_DATABASE_URL, ORDER_RPC_DATABASE_URL and SECKILL_RPC_DATABASE_URL (SQLite below the
+    var directory). Redis: PAYMESH_REDIS_URL, else one of our own; without any there is no flash
+    sale.
     """
     try:
         installation.prepare()
         installation.lock()  # held until this process ends
-        replicas = {"payment_rpc": payment_replicas, "order_rpc": order_replicas, "seckill_rpc": seckill_replicas}
+        replicas = {
+            "payment_rpc": payment_replicas,
+            "order_rpc": order_replicas,
+            "seckill_rpc": seckill_replicas,
+        }
         plan = plan_mesh(installation, replicas=replicas, discovery=discovery)
     except (InstallationBusy, InstallationUnusable, PlanRefused) as refusal:
         raise click.ClickException(str(refusal)) from None
@@ -59,7 +93,9 @@ def up(installation: Installation, *, payment_replicas: int, order_replicas: int
 
 
 class _Listener(io.TextIOBase):
-    """Standard output, or nobody: a terminal or a pager that went away ends no process of the mesh."""
+    """Standard output, or nobody: a terminal or a pager that went away ends no process of the
+    mesh.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -89,10 +125,16 @@ class _Listener(io.TextIOBase):
             self._stream.flush()
 
 
-async def _run(installation: Installation, plan: MeshPlan, screen: Screen, *, verbose: bool) -> bool:
+async def _run(
+    installation: Installation, plan: MeshPlan, screen: Screen, *, verbose: bool
+) -> bool:
     """Returns False when the mesh did not start."""
     stop = asyncio.Event()
-    supervisor = Supervisor(log_dir=installation.log_dir, on_event=screen.on_event, on_line=screen.on_line if verbose else None)
+    supervisor = Supervisor(
+        log_dir=installation.log_dir,
+        on_event=screen.on_event,
+        on_line=screen.on_line if verbose else None,
+    )
 
     def on_signal() -> None:
         if stop.is_set():
@@ -101,7 +143,9 @@ async def _run(installation: Installation, plan: MeshPlan, screen: Screen, *, ve
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, on_signal)
-    screen.pids_changed = lambda: installation.write_running(replace(plan.running, pids=supervisor.pids))
+    screen.pids_changed = lambda: installation.write_running(
+        replace(plan.running, pids=supervisor.pids)
+    )
     starting = asyncio.create_task(_start(supervisor, plan, screen))
     stopped = asyncio.create_task(stop.wait())
     try:

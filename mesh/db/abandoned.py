@@ -1,8 +1,9 @@
 """Sessions that a server may still be working for although nobody waits for them any more.
 
-A unit that ran out of time gives its connection up, but the server hears of that only when it answers: until then a statement runs on (MySQL limits
-the time of SELECT only) and a transaction behind a dead network holds its locks. Such sessions are ended from another connection. Where that is not
-possible either, `wait_timeout`, set on every connection, ends what stays idle.
+A unit that ran out of time gives its connection up, but the server hears of that only when it
+answers: until then a statement runs on (MySQL limits the time of SELECT only) and a transaction
+behind a dead network holds its locks. Such sessions are ended from another connection. Where that
+is not possible either, `wait_timeout`, set on every connection, ends what stays idle.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mesh.db.violations import mysql_code
 from mesh.errors import MeshError
 
-IDLE_SECONDS_MAX = 120     # of a session; the server ends it then, whatever became of us
+IDLE_SECONDS_MAX = 120  # of a session; the server ends it then, whatever became of us
 RETRY_SECONDS = 1.0
-SESSION = "session"        # in the info of a pooled connection
+SESSION = "session"  # in the info of a pooled connection
 SESSION_OF_SERVER = "SELECT VERSION(), @@hostname, @@port, @@server_id, CONNECTION_ID()"
 _NO_SUCH_THREAD = 1094
 
@@ -29,7 +30,9 @@ log = structlog.get_logger()
 
 
 class Session(NamedTuple):
-    """One connection as its server knows it. `server`: what tells servers apart, since another one may have the same number in use."""
+    """One connection as its server knows it. `server`: what tells servers apart, since another one
+    may have the same number in use.
+    """
 
     server: tuple[str, int, int]
     number: int
@@ -38,8 +41,12 @@ class Session(NamedTuple):
 class Abandoned:
     """Ends sessions in the background; at most one task at a time."""
 
-    def __init__(self, read: Callable[[Callable[[AsyncConnection], Awaitable[None]]], Awaitable[None]]) -> None:
-        """`read` runs something on another connection of the same database, e.g. `Database.read`."""
+    def __init__(
+        self, read: Callable[[Callable[[AsyncConnection], Awaitable[None]]], Awaitable[None]]
+    ) -> None:
+        """`read` runs something on another connection of the same database, e.g.
+        `Database.read`.
+        """
         self._read = read
         self._since: dict[Session, float] = {}
         self._task: asyncio.Task[None] | None = None
@@ -72,7 +79,8 @@ class Abandoned:
         rows: Any = (await connection.execute(text("SHOW PROCESSLIST"))).all()
         seconds = {int(row.Id): float(row.Time or 0) for row in rows}
         for session, since in list(self._since.items()):
-            # Another server, or an idle time that is too short: the number belongs to somebody else by now.
+            # Another server, or an idle time that is too short: the number belongs to somebody else
+            # by now.
             elapsed = asyncio.get_running_loop().time() - since
             if session.server == tuple(server) and seconds.get(session.number, -1.0) + 1 >= elapsed:
                 await self._kill(connection, session.number)

@@ -11,23 +11,29 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
-_FIRST = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // _MILLISECOND  # an offset may lie beyond: year 1 at +08:00 is no year in UTC
+# an offset may lie beyond: year 1 at +08:00 is no year in UTC
+_FIRST = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // _MILLISECOND
 _LAST = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MILLISECOND
 
 # An autoincrementing key: SQLite only counts up an INTEGER PRIMARY KEY.
 BigInt = BigInteger().with_variant(Integer, "sqlite")
-# A whole number of 38 digits, for sums of amounts: 64 bits are too few for a determined tenant. SQLite goes on in floating point there.
+# A whole number of 38 digits, for sums of amounts: 64 bits are too few for a determined tenant.
+# SQLite goes on in floating point there.
 WideInteger = BigInteger().with_variant(mysql.DECIMAL(38, 0), "mysql", "mariadb")
 
 
 def Identifier(length: int) -> TypeEngine[str]:
-    """A string that is compared byte for byte. MySQL's default collations hold 'abc' and 'ABC' for equal; SQLite compares bytes anyway."""
+    """A string that is compared byte for byte. MySQL's default collations hold 'abc' and 'ABC' for
+    equal; SQLite compares bytes anyway.
+    """
     exact = mysql.VARCHAR(length, charset="ascii", collation="ascii_bin")
     return String(length).with_variant(exact, "mysql", "mariadb")
 
 
 class UtcMillis(TypeDecorator[datetime]):
-    """An aware UTC datetime, stored as milliseconds since 1970: MariaDB cuts DATETIME fractions that MySQL rounds, and SQLite has no such type."""
+    """An aware UTC datetime, stored as milliseconds since 1970: MariaDB cuts DATETIME fractions
+    that MySQL rounds, and SQLite has no such type.
+    """
 
     impl = BigInteger
     cache_ok = True
@@ -41,16 +47,22 @@ class UtcMillis(TypeDecorator[datetime]):
         return min(max((value - _EPOCH) // _MILLISECOND, _FIRST), _LAST)
 
     def process_result_value(self, value: Any | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002  SQLAlchemy's signature
-        """Milliseconds back to a datetime; a number beyond the years 1 to 9999 is the nearest one in them, so that no row is unreadable."""
-        return None if value is None else _EPOCH + min(max(int(value), _FIRST), _LAST) * _MILLISECOND
+        """Milliseconds back to a datetime; a number beyond the years 1 to 9999 is the nearest one
+        in them, so that no row is unreadable.
+        """
+        return (
+            None if value is None else _EPOCH + min(max(int(value), _FIRST), _LAST) * _MILLISECOND
+        )
 
 
 def metadata_with_names() -> MetaData:
     """A MetaData whose constraints all have names, so that a violation can be told from another."""
-    return MetaData(naming_convention={
-        "pk": "pk_%(table_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "ck": "ck_%(table_name)s_%(constraint_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-    })
+    return MetaData(
+        naming_convention={
+            "pk": "pk_%(table_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        }
+    )

@@ -18,21 +18,30 @@ from mesh.db.mysql import connect_arguments
 from mesh.db.pooling import Pooling
 from mesh.db.transactions import Database
 
-# A statement or a lock that takes longer than this is given up by the server itself: a cancelled statement otherwise runs on and keeps its locks.
-# MySQL limits only SELECT in this way; `mesh.db.abandoned` ends the rest.
+# A statement or a lock that takes longer than this is given up by the server itself: a cancelled
+# statement otherwise runs on and keeps its locks. MySQL limits only SELECT in this way;
+# `mesh.db.abandoned` ends the rest.
 STATEMENT_SECONDS_MAX = 5
 LOCK_WAIT_SECONDS_MAX = 3
 PACKED_BYTES_MAX = 16 * 2**20  # of rows that MariaDB packs into one text (mesh.db.packed)
 RECYCLE_SECONDS = 1800  # an address that leads elsewhere by now is followed in the end
-# Database.run ends every transaction itself: the pool's own ROLLBACK after each of them would be a trip to the server for nothing.
+# Database.run ends every transaction itself: the pool's own ROLLBACK after each of them would be a
+# trip to the server for nothing.
 _DATABASE_RUN_RESETS = None
 _COM_SET_OPTION = 0x1B
 _MULTI_STATEMENTS_OFF = struct.pack("<H", 1)
 
 
-def open_database(url: str, metadata: MetaData, *, pool_size: int = 16, unit_timeout_seconds: float = 5.0,
-                  pool_timeout_seconds: float = 2.0, retry_constraints: Iterable[str] = (),
-                  statement_seconds: float = STATEMENT_SECONDS_MAX) -> Database:
+def open_database(
+    url: str,
+    metadata: MetaData,
+    *,
+    pool_size: int = 16,
+    unit_timeout_seconds: float = 5.0,
+    pool_timeout_seconds: float = 2.0,
+    retry_constraints: Iterable[str] = (),
+    statement_seconds: float = STATEMENT_SECONDS_MAX,
+) -> Database:
     """Opens a database lazily: no connection is made before the first use.
 
     Args:
@@ -40,9 +49,12 @@ def open_database(url: str, metadata: MetaData, *, pool_size: int = 16, unit_tim
         metadata: the tables of the service; names constraints in errors.
         pool_size: connections at most, for writing and for reading each.
         unit_timeout_seconds: longest duration of one attempt of a transaction.
-        pool_timeout_seconds: longest wait for a free connection of MySQL. SQLite's writer has one connection and its own limit.
-        retry_constraints: unique constraints whose violation only means that somebody was quicker: the transaction runs again and finds the row.
-        statement_seconds: longest duration of one statement on MySQL and MariaDB; the server itself ends it.
+        pool_timeout_seconds: longest wait for a free connection of MySQL. SQLite's writer has one
+            connection and its own limit.
+        retry_constraints: unique constraints whose violation only means that somebody was quicker:
+            the transaction runs again and finds the row.
+        statement_seconds: longest duration of one statement on MySQL and MariaDB; the server itself
+            ends it.
     """
     parsed = make_url(url)
     pooling = None
@@ -50,14 +62,25 @@ def open_database(url: str, metadata: MetaData, *, pool_size: int = 16, unit_tim
         writer, reader = _sqlite(parsed, pool_size)
     else:
         pooling = Pooling()
-        limits = _Limits(unit_seconds=unit_timeout_seconds, statement_seconds=statement_seconds, pool_seconds=pool_timeout_seconds)
+        limits = _Limits(
+            unit_seconds=unit_timeout_seconds,
+            statement_seconds=statement_seconds,
+            pool_seconds=pool_timeout_seconds,
+        )
         writer, reader = _mysql(parsed, pool_size, limits, pooling)
-    return Database(writer=writer, reader=reader, metadata=metadata, unit_timeout_seconds=unit_timeout_seconds,
-                    retry_constraints=frozenset({"pk_receipt", "pk_inbox", "pk_log_chain", *retry_constraints}), pooling=pooling)
+    return Database(
+        writer=writer,
+        reader=reader,
+        metadata=metadata,
+        unit_timeout_seconds=unit_timeout_seconds,
+        retry_constraints=frozenset({"pk_receipt", "pk_inbox", "pk_log_chain", *retry_constraints}),
+        pooling=pooling,
+    )
 
 
 def open_engine(url: str, *, lock_seconds: float = 5.0) -> AsyncEngine:
-    """An engine for a tool: TLS as the URL says and errors as `open_database` has them, but no limits on what a statement may take.
+    """An engine for a tool: TLS as the URL says and errors as `open_database` has them, but no
+    limits on what a statement may take.
 
     Args:
         lock_seconds: longest wait for another writer of a SQLite file.
@@ -80,22 +103,39 @@ class _Limits:
 
     @property
     def silence_seconds(self) -> float:
-        """A server that says nothing for longer is gone: it ends each statement by itself before that."""
+        """A server that says nothing for longer is gone: it ends each statement by itself before
+        that.
+        """
         return self.unit_seconds + self.statement_seconds
 
 
-def _mysql(url: URL, pool_size: int, limits: _Limits, pooling: Pooling) -> tuple[AsyncEngine, AsyncEngine]:
-    url, arguments = connect_arguments(url.update_query_dict({"charset": "utf8mb4"}), silence_seconds=limits.silence_seconds)
+def _mysql(
+    url: URL, pool_size: int, limits: _Limits, pooling: Pooling
+) -> tuple[AsyncEngine, AsyncEngine]:
+    url, arguments = connect_arguments(
+        url.update_query_dict({"charset": "utf8mb4"}), silence_seconds=limits.silence_seconds
+    )
     options: dict[str, Any] = {
-        "pool_size": pool_size, "max_overflow": 0, "pool_timeout": limits.pool_seconds, "pool_recycle": RECYCLE_SECONDS, "connect_args": arguments,
+        "pool_size": pool_size,
+        "max_overflow": 0,
+        "pool_timeout": limits.pool_seconds,
+        "pool_recycle": RECYCLE_SECONDS,
+        "connect_args": arguments,
     }
-    writer = create_async_engine(url, isolation_level="READ COMMITTED", pool_reset_on_return=_DATABASE_RUN_RESETS, **options)
+    writer = create_async_engine(
+        url, isolation_level="READ COMMITTED", pool_reset_on_return=_DATABASE_RUN_RESETS, **options
+    )
     # Reads are single statements: autocommit saves the ROLLBACK that would end a transaction.
-    reader = create_async_engine(url, isolation_level="AUTOCOMMIT", skip_autocommit_rollback=True, **options)
-    # A writer whose client fell silent keeps its locks until then. MariaDB alone has such a limit, MySQL has wait_timeout.
+    reader = create_async_engine(
+        url, isolation_level="AUTOCOMMIT", skip_autocommit_rollback=True, **options
+    )
+    # A writer whose client fell silent keeps its locks until then. MariaDB alone has such a limit,
+    # MySQL has wait_timeout.
     idle = f", idle_transaction_timeout={ceil(2 * limits.unit_seconds)}"
     for engine, more in ((writer, idle), (reader, "")):
-        event.listen(engine.sync_engine, "connect", _prepare_mysql(limits.statement_seconds, of_mariadb=more))
+        event.listen(
+            engine.sync_engine, "connect", _prepare_mysql(limits.statement_seconds, of_mariadb=more)
+        )
         pooling.listen(engine)
     return writer, reader
 
@@ -109,9 +149,13 @@ def _prepare_mysql(statement_seconds: float, *, of_mariadb: str) -> Callable[[An
         limit = f"max_execution_time={round(statement_seconds * 1000)}"
         if "MariaDB" in version:
             limit = f"max_statement_time={statement_seconds}{of_mariadb}"
-        cursor.execute(f"SET SESSION sql_mode='STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ENGINE_SUBSTITUTION,ERROR_FOR_DIVISION_BY_ZERO', "
-                       f"innodb_lock_wait_timeout={LOCK_WAIT_SECONDS_MAX}, wait_timeout={IDLE_SECONDS_MAX}, "
-                       f"group_concat_max_len={PACKED_BYTES_MAX}, {limit}")
+        cursor.execute(
+            f"SET SESSION "
+            f"sql_mode='STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ENGINE_SUBSTITUTION,ERROR_FOR_DIVISION_BY_ZERO', "  # noqa: E501  one name
+            f""
+            f"innodb_lock_wait_timeout={LOCK_WAIT_SECONDS_MAX}, wait_timeout={IDLE_SECONDS_MAX}, "
+            f"group_concat_max_len={PACKED_BYTES_MAX}, {limit}"
+        )
         cursor.close()
         connection.run_async(_forbid_multi_statements)
 
@@ -119,7 +163,9 @@ def _prepare_mysql(statement_seconds: float, *, of_mariadb: str) -> Callable[[An
 
 
 async def _forbid_multi_statements(connection: Any) -> None:
-    """aiomysql always asks for CLIENT.MULTI_STATEMENTS; this takes it back, so that no injected `; DROP TABLE` ever runs."""
+    """aiomysql always asks for CLIENT.MULTI_STATEMENTS; this takes it back, so that no injected `;
+    DROP TABLE` ever runs.
+    """
     await connection._execute_command(_COM_SET_OPTION, _MULTI_STATEMENTS_OFF)  # noqa: SLF001  aiomysql has no public way; its version is pinned
     await connection._read_packet()  # noqa: SLF001
 
@@ -127,11 +173,25 @@ async def _forbid_multi_statements(connection: Any) -> None:
 def _sqlite(url: URL, pool_size: int) -> tuple[AsyncEngine, AsyncEngine]:
     if url.database and url.database != ":memory:":
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-    # One writer at a time is all that SQLite can do; more connections would only wait for each other.
-    writer = create_async_engine(url, pool_size=1, max_overflow=0, pool_timeout=10.0, pool_reset_on_return=_DATABASE_RUN_RESETS)
-    # Reads are single statements: each of BEGIN and ROLLBACK would cost a read as much as its statement, in trips to the driver's thread.
-    reader = create_async_engine(url, isolation_level="AUTOCOMMIT", skip_autocommit_rollback=True, pool_size=pool_size, max_overflow=0,
-                                 pool_timeout=5.0)
+    # One writer at a time is all that SQLite can do; more connections would only wait for each
+    # other.
+    writer = create_async_engine(
+        url,
+        pool_size=1,
+        max_overflow=0,
+        pool_timeout=10.0,
+        pool_reset_on_return=_DATABASE_RUN_RESETS,
+    )
+    # Reads are single statements: each of BEGIN and ROLLBACK would cost a read as much as its
+    # statement, in trips to the driver's thread.
+    reader = create_async_engine(
+        url,
+        isolation_level="AUTOCOMMIT",
+        skip_autocommit_rollback=True,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=5.0,
+    )
     for engine in (writer, reader):
         event.listen(engine.sync_engine, "connect", _prepare_sqlite)
     event.listen(writer.sync_engine, "begin", _begin_immediate)
@@ -139,7 +199,8 @@ def _sqlite(url: URL, pool_size: int) -> tuple[AsyncEngine, AsyncEngine]:
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
-    # sqlite3's own transaction control begins lazily and loses updates (read, then upgrade); we say BEGIN ourselves.
+    # sqlite3's own transaction control begins lazily and loses updates (read, then upgrade); we say
+    # BEGIN ourselves.
     connection.isolation_level = None
     cursor = connection.cursor()
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
@@ -149,8 +210,9 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
 
 
 class _Sum:
-    """SUM as on MySQL: beyond 64 bits SQLite's own ends the statement, so one shop's amounts, or one wrong row, would end everybody's report. Exact
-    as long as the sum is one that SQLite can hold, in floating point beyond."""
+    """SUM as on MySQL: beyond 64 bits SQLite's own ends the statement, so one shop's amounts, or
+    one wrong row, would end everybody's report. Exact as long as the sum is one that SQLite can
+    hold, in floating point beyond."""
 
     def __init__(self) -> None:
         self._sum: float | None = None

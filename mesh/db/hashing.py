@@ -1,7 +1,8 @@
-"""SHA-256 over JSON, computed by MySQL and MariaDB as Python computes it: rows that the database finds right need not be read.
+"""SHA-256 over JSON, computed by MySQL and MariaDB as Python computes it: rows that the database
+finds right need not be read.
 
-Where JSON has other escapes there than here (a text that is not ASCII) the hashes differ: such rows are only read, not wrong. Two values never have
-one text, so what is right there is right here.
+Where JSON has other escapes there than here (a text that is not ASCII) the hashes differ: such rows
+are only read, not wrong. Two values never have one text, so what is right there is right here.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from sqlalchemy import BigInteger, ColumnElement, LargeBinary, String, cast, fun
 
 
 def json_hash(values: Iterable[ColumnElement[Any]]) -> ColumnElement[bytes]:
-    """The hash of the array of some values as it is written without blanks; hex. Times are milliseconds, truths are 0 and 1."""
+    """The hash of the array of some values as it is written without blanks; hex. Times are
+    milliseconds, truths are 0 and 1.
+    """
     parts: list[Any] = []
     for value in values:
         parts += ["," if parts else "[", _json(value)]

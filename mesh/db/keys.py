@@ -1,4 +1,6 @@
-"""Conditions on keys of several columns, in a form in which MySQL and MariaDB read a range of an index; for `(a, b) > (x, y)` they read all of it."""
+"""Conditions on keys of several columns, in a form in which MySQL and MariaDB read a range of an
+index; for `(a, b) > (x, y)` they read all of it.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,10 @@ def after_key(columns: Sequence[Any], values: Sequence[Any]) -> ColumnElement[bo
     """Rows whose key comes after one, in the order of the columns."""
     return or_(
         *(
-            and_(*(columns[equal] == values[equal] for equal in range(position)), columns[position] > values[position])
+            and_(
+                *(columns[equal] == values[equal] for equal in range(position)),
+                columns[position] > values[position],
+            )
             for position in range(len(columns))
         )
     )
@@ -26,7 +31,9 @@ def up_to_key(columns: Sequence[Any], values: Sequence[Any]) -> ColumnElement[bo
         *(
             and_(
                 *(columns[equal] == values[equal] for equal in range(position)),
-                columns[position] <= values[position] if position == last else columns[position] < values[position],
+                columns[position] <= values[position]
+                if position == last
+                else columns[position] < values[position],
             )
             for position in range(len(columns))
         )
@@ -34,8 +41,9 @@ def up_to_key(columns: Sequence[Any], values: Sequence[Any]) -> ColumnElement[bo
 
 
 def among_keys(columns: Sequence[Any], keys: Iterable[Sequence[Any]]) -> ColumnElement[bool]:
-    """Rows with one of some keys, and perhaps others between them, which the caller leaves out: for a page of keys that are neighbours. Two
-    values say what a thousand would; a statement with a thousand values takes longer to be put together than to be answered."""
+    """Rows with one of some keys, and perhaps others between them, which the caller leaves out: for
+    a page of keys that are neighbours. Two values say what a thousand would; a statement with a
+    thousand values takes longer to be put together than to be answered."""
     by_start: dict[tuple[Any, ...], list[Any]] = defaultdict(list)
     for key in keys:
         by_start[tuple(key[:-1])].append(key[-1])
@@ -59,7 +67,10 @@ def one_of_keys(columns: Sequence[Any], keys: Iterable[Sequence[Any]]) -> Column
     return or_(
         false(),
         *(
-            and_(*(column == value for column, value in zip(columns, start, strict=False)), columns[-1].in_(ends))
+            and_(
+                *(column == value for column, value in zip(columns, start, strict=False)),
+                columns[-1].in_(ends),
+            )
             for start, ends in by_start.items()
         ),
     )

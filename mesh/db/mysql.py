@@ -1,8 +1,9 @@
-"""aiomysql as production needs it: whichever event loop runs, a connection that broke is an OperationalError, TLS is what was asked for, and nothing
-waits for a silent server for ever.
+"""aiomysql as production needs it: whichever event loop runs, a connection that broke is an
+OperationalError, TLS is what was asked for, and nothing waits for a silent server for ever.
 
-aiomysql leaves it to the loop what a write to a closed connection raises: uvloop says RuntimeError, which no pool takes for a lost connection. It
-upgrades to TLS by a copy of the socket, which uvloop does not give away, and goes on in the clear when the server offers no TLS.
+aiomysql leaves it to the loop what a write to a closed connection raises: uvloop says RuntimeError,
+which no pool takes for a lost connection. It upgrades to TLS by a copy of the socket, which uvloop
+does not give away, and goes on in the clear when the server offers no TLS.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from pymysql.err import InternalError, OperationalError
 from sqlalchemy.engine import URL
 
 CONNECT_SECONDS_MAX = 2.0
-# The kernel asks an idle peer after so long, and then every so often, so many times: a peer behind a NAT that forgot us is found within 45 s, and no
-# load balancer takes the connection for idle.
+# The kernel asks an idle peer after so long, and then every so often, so many times: a peer behind
+# a NAT that forgot us is found within 45 s, and no load balancer takes the connection for idle.
 _KEEPALIVE = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
 _PACKET_BYTES_MAX = 2**24 - 1
 _TLS_OPTIONS = ("ssl", "ssl_ca", "ssl_cert", "ssl_key", "ssl_check_hostname")
@@ -39,11 +40,14 @@ class MySQLConnection(aiomysql.Connection):  # type: ignore[misc]  # the package
     _reader: Any
     _writer: Any
 
-    def __init__(self, *, silence_seconds: float | None, password: str = "", **options: Any) -> None:
+    def __init__(
+        self, *, silence_seconds: float | None, password: str = "", **options: Any
+    ) -> None:
         # Servers keep the hash of UTF-8; aiomysql would encode as Latin-1 and fail beyond it.
         super().__init__(password=password.encode().decode("latin1"), **options)
         self._silence_seconds = silence_seconds
-        self._asked_at: float | None = None  # when the answer that is waited for now began to be waited for, by the loop's clock
+        # when the answer that is waited for now began to be waited for, by the loop's clock
+        self._asked_at: float | None = None
         self._silence_timer: asyncio.TimerHandle | None = None
 
     @property
@@ -54,7 +58,9 @@ class MySQLConnection(aiomysql.Connection):  # type: ignore[misc]  # the package
 
     @property
     def is_quiet(self) -> bool:
-        """Alive, and the server has said nothing that nobody asked for, e.g. why it is about to close."""
+        """Alive, and the server has said nothing that nobody asked for, e.g. why it is about to
+        close.
+        """
         return self.is_alive and not self._reader._buffer  # noqa: SLF001  no public way to look without taking
 
     async def _connect(self) -> None:
@@ -64,9 +70,14 @@ class MySQLConnection(aiomysql.Connection):  # type: ignore[misc]  # the package
             if isinstance(error.args[0], int):  # the server's own refusal
                 raise
             # Packets in disorder: whatever listens there, it is no MySQL, or it is going.
-            raise OperationalError(CR.CR_SERVER_LOST, f"no handshake with {self._host}: {error}") from error
+            raise OperationalError(
+                CR.CR_SERVER_LOST, f"no handshake with {self._host}: {error}"
+            ) from error
         except (RuntimeError, OSError, EOFError, struct.error, IndexError) as error:
-            raise OperationalError(CR.CR_SERVER_LOST, f"the connection to {self._host} broke while it was opened: {error}") from error
+            raise OperationalError(
+                CR.CR_SERVER_LOST,
+                f"the connection to {self._host} broke while it was opened: {error}",
+            ) from error
         except asyncio.CancelledError:
             if self._writer is not None:
                 self._writer.transport.abort()
@@ -80,7 +91,10 @@ class MySQLConnection(aiomysql.Connection):  # type: ignore[misc]  # the package
 
     async def _start_tls(self) -> None:
         if not self.server_capabilities & CLIENT.SSL:
-            raise OperationalError(CR.CR_SSL_CONNECTION_ERROR, f"{self._host} offers no TLS, and the settings demand it")
+            raise OperationalError(
+                CR.CR_SSL_CONNECTION_ERROR,
+                f"{self._host} offers no TLS, and the settings demand it",
+            )
         self.client_flag |= CLIENT.MULTI_RESULTS
         charset = charset_by_name(self.charset).id
         self.write_packet(struct.pack("<iIB23s", self.client_flag, _PACKET_BYTES_MAX, charset, b""))
@@ -88,9 +102,14 @@ class MySQLConnection(aiomysql.Connection):  # type: ignore[misc]  # the package
             async with asyncio.timeout(self._silence_seconds):
                 await self._writer.start_tls(self._ssl_context, server_hostname=self._host)
         except ssl.SSLCertVerificationError as error:
-            raise OperationalError(CR.CR_SSL_CONNECTION_ERROR, f"the certificate of {self._host} is not trusted: {error.verify_message}") from error
+            raise OperationalError(
+                CR.CR_SSL_CONNECTION_ERROR,
+                f"the certificate of {self._host} is not trusted: {error.verify_message}",
+            ) from error
         except (ConnectionError, EOFError) as error:
-            raise OperationalError(CR.CR_SERVER_LOST, f"the connection to {self._host} broke during its TLS handshake") from error
+            raise OperationalError(
+                CR.CR_SERVER_LOST, f"the connection to {self._host} broke during its TLS handshake"
+            ) from error
         self._secure = True
         self.server_capabilities &= ~CLIENT.SSL  # done: aiomysql must not do it again
 
@@ -103,14 +122,19 @@ class MySQLConnection(aiomysql.Connection):  # type: ignore[misc]  # the package
 
     def _ensure_alive(self) -> None:
         if not self.is_alive:
-            raise OperationalError(CR.CR_SERVER_GONE_ERROR, self._close_reason or "the connection is closed")
+            raise OperationalError(
+                CR.CR_SERVER_GONE_ERROR, self._close_reason or "the connection is closed"
+            )
 
     def _write_bytes(self, data: bytes) -> None:
         try:
             super()._write_bytes(data)
-        except (RuntimeError, OSError, AttributeError) as error:  # AttributeError: closed by another task, there is no writer any more
+        # AttributeError: closed by another task, there is no writer any more
+        except (RuntimeError, OSError, AttributeError) as error:
             self.close()
-            raise OperationalError(CR.CR_SERVER_LOST, f"the connection to {self._host} broke: {error}") from error
+            raise OperationalError(
+                CR.CR_SERVER_LOST, f"the connection to {self._host} broke: {error}"
+            ) from error
 
     async def _read_bytes(self, num_bytes: int) -> bytes:
         reader = self._reader
@@ -129,12 +153,16 @@ class MySQLConnection(aiomysql.Connection):  # type: ignore[misc]  # the package
             return bytes(await super()._read_bytes(num_bytes))
         except RuntimeError as error:
             self.close()
-            raise OperationalError(CR.CR_SERVER_LOST, f"the connection to {self._host} broke: {error}") from error
+            raise OperationalError(
+                CR.CR_SERVER_LOST, f"the connection to {self._host} broke: {error}"
+            ) from error
         finally:
             self._asked_at = None
 
     def _end_silence(self) -> None:
-        """Fails the read that has waited too long. One timer serves all reads of a connection: one for each would cost more than the read."""
+        """Fails the read that has waited too long. One timer serves all reads of a connection: one
+        for each would cost more than the read.
+        """
         self._silence_timer = None
         if self._asked_at is None or self._reader is None or self._silence_seconds is None:
             return
@@ -142,7 +170,9 @@ class MySQLConnection(aiomysql.Connection):  # type: ignore[misc]  # the package
         if left > 0:
             self._silence_timer = self._loop.call_later(left, self._end_silence)
         else:
-            self._reader.set_exception(RuntimeError(f"nothing was said for {self._silence_seconds} s"))
+            self._reader.set_exception(
+                RuntimeError(f"nothing was said for {self._silence_seconds} s")
+            )
 
     def close(self) -> None:
         """Closes at once, without a word to the server."""
@@ -171,15 +201,24 @@ async def open_connection(**options: Any) -> MySQLConnection:
 def connect_arguments(url: URL, *, silence_seconds: float | None) -> tuple[URL, dict[str, Any]]:
     """The URL without its TLS options, and the arguments with which its connections are opened.
 
-    TLS options of the query, as SQLAlchemy documents them: `ssl_ca` (a file of authorities; without it the system's count), `ssl_cert` and `ssl_key`
-    (ours), `ssl_check_hostname` (false: any name of a trusted certificate will do), or `ssl=true` alone. With any of them a connection without
+    TLS options of the query, as SQLAlchemy documents them: `ssl_ca` (a file of authorities; without
+    it the system's count), `ssl_cert` and `ssl_key` (ours), `ssl_check_hostname` (false: any name
+    of a trusted certificate will do), or `ssl=true` alone. With any of them a connection without
     verified TLS is refused.
 
     Raises:
         ValueError: a file that is not what it should be, or an option without sense.
     """
-    arguments: dict[str, Any] = {"async_creator_fn": open_connection, "connect_timeout": CONNECT_SECONDS_MAX, "silence_seconds": silence_seconds}
-    query = {name: value if isinstance(value, str) else value[-1] for name, value in url.query.items() if name in _TLS_OPTIONS}
+    arguments: dict[str, Any] = {
+        "async_creator_fn": open_connection,
+        "connect_timeout": CONNECT_SECONDS_MAX,
+        "silence_seconds": silence_seconds,
+    }
+    query = {
+        name: value if isinstance(value, str) else value[-1]
+        for name, value in url.query.items()
+        if name in _TLS_OPTIONS
+    }
     if any(_is_on(value) if name == "ssl" else True for name, value in query.items()):
         arguments["ssl"] = _tls_context(query)
     return url.difference_update_query(_TLS_OPTIONS), arguments
@@ -193,7 +232,9 @@ def _tls_context(query: dict[str, str]) -> ssl.SSLContext:
         if "ssl_cert" in query:
             context.load_cert_chain(Path(query["ssl_cert"]), Path(query["ssl_key"]))
     except OSError as error:
-        raise ValueError(f"database_url: a file of its TLS options: {error.strerror or error}") from error
+        raise ValueError(
+            f"database_url: a file of its TLS options: {error.strerror or error}"
+        ) from error
     context.check_hostname = _is_on(query.get("ssl_check_hostname", "true"))
     return context
 

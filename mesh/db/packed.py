@@ -1,4 +1,5 @@
-"""Reading many rows at once: the database packs them into one text of JSON, which costs a fraction of what the driver takes to read them one by one.
+"""Reading many rows at once: the database packs them into one text of JSON, which costs a fraction
+of what the driver takes to read them one by one.
 
 Values are as they are stored: a time is its milliseconds, a truth is 0 or 1, an enum is its text.
 """
@@ -9,7 +10,16 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, Boolean, ColumnElement, FromClause, Integer, func, select, type_coerce
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    ColumnElement,
+    FromClause,
+    Integer,
+    func,
+    select,
+    type_coerce,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.db.columns import UtcMillis
@@ -18,11 +28,16 @@ Values = list[Any]
 
 
 async def packed_rows(
-    tx: AsyncConnection, table: FromClause, columns: Sequence[ColumnElement[Any]], *conditions: ColumnElement[bool]
+    tx: AsyncConnection,
+    table: FromClause,
+    columns: Sequence[ColumnElement[Any]],
+    *conditions: ColumnElement[bool],
 ) -> list[Values]:
-    """Rows of a table or a join, each as the list of the columns' values, in any order. The conditions keep them few: a range of a key.
+    """Rows of a table or a join, each as the list of the columns' values, in any order. The
+    conditions keep them few: a range of a key.
 
-    MariaDB cuts a text that is longer than `group_concat_max_len` and says so in a warning only: such rows are read one by one.
+    MariaDB cuts a text that is longer than `group_concat_max_len` and says so in a warning only:
+    such rows are read one by one.
     """
     in_array, in_row = func.json_arrayagg, func.json_array
     if tx.dialect.name == "sqlite":
@@ -37,10 +52,15 @@ async def packed_rows(
 
 
 async def _one_by_one(
-    tx: AsyncConnection, table: FromClause, columns: Sequence[ColumnElement[Any]], *conditions: ColumnElement[bool]
+    tx: AsyncConnection,
+    table: FromClause,
+    columns: Sequence[ColumnElement[Any]],
+    *conditions: ColumnElement[bool],
 ) -> list[Values]:
     raw = (_raw(column).label(f"c{number}") for number, column in enumerate(columns))
-    return [list(row) for row in await tx.execute(select(*raw).select_from(table).where(*conditions))]
+    return [
+        list(row) for row in await tx.execute(select(*raw).select_from(table).where(*conditions))
+    ]
 
 
 def _raw(column: ColumnElement[Any]) -> ColumnElement[Any]:

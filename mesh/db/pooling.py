@@ -1,8 +1,11 @@
-"""What is known of the pooled connections of a MySQL database, so that none that died, or whose server changed sides, is handed out.
+"""What is known of the pooled connections of a MySQL database, so that none that died, or whose
+server changed sides, is handed out.
 
-A connection that this process knows to be closed is replaced when it is taken out of the pool, without asking the server. When the server says that
-it takes no writes any more (a failover that left it alive), every connection of both pools is replaced before its next use: readers would go on
-reading an old copy. When a deadline passes without an answer, the next connection is asked first; if it is silent too, all are replaced.
+A connection that this process knows to be closed is replaced when it is taken out of the pool,
+without asking the server. When the server says that it takes no writes any more (a failover that
+left it alive), every connection of both pools is replaced before its next use: readers would go on
+reading an old copy. When a deadline passes without an answer, the next connection is asked first;
+if it is silent too, all are replaced.
 """
 
 from __future__ import annotations
@@ -19,8 +22,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mesh.db.violations import Fault, classify_driver_error
 
-ASK_SECONDS_MAX = 1.0  # of a connection that may be dead; far below what a unit may take, so that it still gets another one
-_OPENED, _HEARD = "opened", "heard"  # in the info of a pooled connection, by the clock of `monotonic`
+# of a connection that may be dead; far below what a unit may take, so that it still gets another
+# one
+ASK_SECONDS_MAX = 1.0
+# in the info of a pooled connection, by the clock of `monotonic`
+_OPENED, _HEARD = "opened", "heard"
 
 
 class Pooling:
@@ -54,7 +60,9 @@ class Pooling:
         if not connection.driver_connection.is_quiet:
             raise DisconnectionError("the connection was closed while it was idle")
         if record.info[_OPENED] < self._replaced_before:
-            raise DisconnectionError("its server takes no writes any more, or a network forgot its like")
+            raise DisconnectionError(
+                "its server takes no writes any more, or a network forgot its like"
+            )
         if record.info[_HEARD] < self._silent_at:
             try:
                 connection.run_async(_ask)

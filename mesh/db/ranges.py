@@ -1,4 +1,6 @@
-"""Walking through a table by ranges of a key, so that no statement takes longer than a range does, however many rows there are."""
+"""Walking through a table by ranges of a key, so that no statement takes longer than a range does,
+however many rows there are.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,11 @@ from mesh.db.transactions import Database
 Key = tuple[Any, ...]
 
 
-def key_ranges(db: Database, by: Sequence[ColumnElement[Any]], *, size: int) -> AsyncIterator[ColumnElement[bool]]:
-    """Conditions that cut a table into ranges of `size` rows in the order of an index; rows with equal keys are in one range, whatever its size. The
+def key_ranges(
+    db: Database, by: Sequence[ColumnElement[Any]], *, size: int
+) -> AsyncIterator[ColumnElement[bool]]:
+    """Conditions that cut a table into ranges of `size` rows in the order of an index; rows with
+    equal keys are in one range, whatever its size. The
     last one has no end: what comes meanwhile is in it."""
     return _ranges(by, lambda after: db.read(end_of_range, by, size, after))
 
@@ -39,15 +44,23 @@ async def _ranges(
         after = upto
 
 
-async def end_of_range(tx: AsyncConnection, by: Sequence[ColumnElement[Any]], size: int, after: Key | None) -> Key | None:
-    """The key of the last row of the range of `size` rows after a key; None where there are fewer."""
+async def end_of_range(
+    tx: AsyncConnection, by: Sequence[ColumnElement[Any]], size: int, after: Key | None
+) -> Key | None:
+    """The key of the last row of the range of `size` rows after a key; None where there are
+    fewer.
+    """
     query = select(*by).where(range_of(by, after, None)).order_by(*by).limit(1).offset(size - 1)
     row = (await tx.execute(query)).first()
     return None if row is None else tuple(row)
 
 
-def range_of(by: Sequence[ColumnElement[Any]], after: Key | None, upto: Key | None) -> ColumnElement[bool]:
-    """Rows after a key and up to another one; None is no bound. What both begin with is said once: that is a range of an index in joins too."""
+def range_of(
+    by: Sequence[ColumnElement[Any]], after: Key | None, upto: Key | None
+) -> ColumnElement[bool]:
+    """Rows after a key and up to another one; None is no bound. What both begin with is said once:
+    that is a range of an index in joins too.
+    """
     same = 0
     if after is not None and upto is not None:
         while same < len(by) - 1 and after[same] == upto[same]:

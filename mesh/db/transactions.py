@@ -1,4 +1,6 @@
-"""Running a unit of work: whole or not at all, at most so long, again when the database asks for it, and never cut by a cancelled call."""
+"""Running a unit of work: whole or not at all, at most so long, again when the database asks for
+it, and never cut by a cancelled call.
+"""
 
 from __future__ import annotations
 
@@ -19,16 +21,24 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from mesh.call import mark_effects
 from mesh.db.abandoned import SESSION, Abandoned, Session
 from mesh.db.pooling import Pooling
-from mesh.db.violations import ConstraintViolated, Fault, classify, nothing_committed, violated_constraint
+from mesh.db.violations import (
+    ConstraintViolated,
+    Fault,
+    classify,
+    nothing_committed,
+    violated_constraint,
+)
 from mesh.errors import Conflict, OutcomeUnknown, Unavailable
 from mesh.traffic import Traffic
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-ATTEMPTS = 6           # a deadlock has a winner each time; six losses in a row are an overload, which the caller should hear of
+# a deadlock has a winner each time; six losses in a row are an overload, which the caller should
+# hear of
+ATTEMPTS = 6
 BACKOFF_SECONDS = 0.01  # first pause; doubled with jitter, so that two losers do not meet again
-DRAIN_SECONDS = 10.0    # longest wait for running transactions at shutdown
+DRAIN_SECONDS = 10.0  # longest wait for running transactions at shutdown
 RELEASE_SECONDS_MAX = 1.0  # longest goodbye to a connection that is given up
 
 log = structlog.get_logger()
@@ -46,8 +56,16 @@ class DatabaseBusy(Unavailable):
 class Database:
     """Runs transactions. Safe for any number of tasks of one event loop."""
 
-    def __init__(self, *, writer: AsyncEngine, reader: AsyncEngine, metadata: MetaData, unit_timeout_seconds: float,
-                 retry_constraints: frozenset[str], pooling: Pooling | None) -> None:
+    def __init__(
+        self,
+        *,
+        writer: AsyncEngine,
+        reader: AsyncEngine,
+        metadata: MetaData,
+        unit_timeout_seconds: float,
+        retry_constraints: frozenset[str],
+        pooling: Pooling | None,
+    ) -> None:
         self._writer = writer
         self._reader = reader
         self._metadata = metadata
@@ -63,11 +81,18 @@ class Database:
         """The writing engine, for migrations and tests."""
         return self._writer
 
-    async def run(self, work: Callable[Concatenate[AsyncConnection, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Runs `work(tx, …)` in one transaction (READ COMMITTED; BEGIN IMMEDIATE on SQLite) and returns what it returned.
+    async def run(
+        self,
+        work: Callable[Concatenate[AsyncConnection, P], Awaitable[T]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Runs `work(tx, …)` in one transaction (READ COMMITTED; BEGIN IMMEDIATE on SQLite) and
+        returns what it returned.
 
-        `work` may run several times, so it changes nothing but the database. A cancelled caller does not cut it: grpc.aio cancels handlers when
-        clients go away, and a transaction that is cut during its commit leaves nobody who knows its outcome.
+        `work` may run several times, so it changes nothing but the database. A cancelled caller
+        does not cut it: grpc.aio cancels handlers when clients go away, and a transaction that is
+        cut during its commit leaves nobody who knows its outcome.
 
         Raises:
             ConstraintViolated: a named constraint refused a row; rolled back.
@@ -80,15 +105,22 @@ class Database:
         task.add_done_callback(self._finished)
         try:
             result = await asyncio.shield(task)
-        except (asyncio.CancelledError, OutcomeUnknown):  # whatever else it raises proves that nothing was committed
+        # whatever else it raises proves that nothing was committed
+        except (asyncio.CancelledError, OutcomeUnknown):
             mark_effects()
             raise
         mark_effects()
         self.traffic.changed()
         return result
 
-    async def read(self, work: Callable[Concatenate[AsyncConnection, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Runs `work(tx, …)` for reading only, outside any transaction: each statement sees what is committed when it starts.
+    async def read(
+        self,
+        work: Callable[Concatenate[AsyncConnection, P], Awaitable[T]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Runs `work(tx, …)` for reading only, outside any transaction: each statement sees what is
+        committed when it starts.
 
         Raises:
             Unavailable: no connection, or no answer in time.
@@ -107,9 +139,15 @@ class Database:
                 raise Unavailable("the database does not answer") from error
         raise AssertionError("unreachable")
 
-    async def read_at_one_moment(self, work: Callable[Concatenate[AsyncConnection, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Runs `work(tx, …)` for reading only, as long as it takes: all of its statements see what was committed when the first one started. For
-        reports; a reader of a few rows wants `read`. A server that falls silent ends it: each wait for an answer is limited.
+    async def read_at_one_moment(
+        self,
+        work: Callable[Concatenate[AsyncConnection, P], Awaitable[T]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Runs `work(tx, …)` for reading only, as long as it takes: all of its statements see what
+        was committed when the first one started. For reports; a reader of a few rows wants `read`.
+        A server that falls silent ends it: each wait for an answer is limited.
 
         Raises:
             Unavailable: no connection, or it broke.
@@ -117,21 +155,28 @@ class Database:
         try:
             async with self._borrowed(self._reader, None) as connection:
                 is_sqlite = connection.dialect.name == "sqlite"
-                await connection.execution_options(isolation_level="SERIALIZABLE" if is_sqlite else "REPEATABLE READ")
+                await connection.execution_options(
+                    isolation_level="SERIALIZABLE" if is_sqlite else "REPEATABLE READ"
+                )
                 async with connection.begin():
                     if is_sqlite:  # its driver begins before a change only
                         await connection.exec_driver_sql("BEGIN")
                     return await work(connection, *args, **kwargs)
         except (DBAPIError, PoolTimeoutError) as error:
-            if isinstance(error, DBAPIError) and classify(error) in {Fault.CONSTRAINT, Fault.UNEXPECTED}:
+            if isinstance(error, DBAPIError) and classify(error) in {
+                Fault.CONSTRAINT,
+                Fault.UNEXPECTED,
+            }:
                 raise
             raise Unavailable("the database is unavailable") from error
 
     async def check(self) -> None:
-        """Proves that a transaction may write: on MySQL that the server is no replica, on SQLite that the disk takes a page.
+        """Proves that a transaction may write: on MySQL that the server is no replica, on SQLite
+        that the disk takes a page.
 
         Raises:
-            DatabaseBusy: there was no room to find out. Unavailable: it may not, or nothing answered.
+            DatabaseBusy: there was no room to find out. Unavailable: it may not, or nothing
+                answered.
         """
         await self.run(_prove_writable)
 
@@ -146,7 +191,8 @@ class Database:
     def _finished(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)
         if not task.cancelled():
-            task.exception()  # a caller that was cancelled never looks; without this asyncio complains
+            # a caller that was cancelled never looks; without this asyncio complains
+            task.exception()
 
     async def _attempt_repeatedly(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         fault = None
@@ -159,14 +205,19 @@ class Database:
             except DBAPIError as error:
                 fault = self._fault_to_repeat(error)
                 log.info("transaction_retried", attempt=attempt + 1, cause=str(error.orig)[:200])
-                if fault is before is Fault.MOVED:  # also on a new connection: nobody has taken its place yet
+                # also on a new connection: nobody has taken its place yet
+                if fault is before is Fault.MOVED:
                     raise Unavailable("the database takes no writes") from error
             if attempt < ATTEMPTS - 1:
                 await asyncio.sleep(BACKOFF_SECONDS * 2**attempt * _jitter.uniform(0.5, 1.5))
-        raise Unavailable("the database breaks every connection") if fault is Fault.LOST else Conflict
+        raise (
+            Unavailable("the database breaks every connection") if fault is Fault.LOST else Conflict
+        )
 
     def _fault_to_repeat(self, error: DBAPIError) -> Fault:
-        """The kind of an error after which the transaction runs again; raises what the caller has to hear of any other."""
+        """The kind of an error after which the transaction runs again; raises what the caller has
+        to hear of any other.
+        """
         fault = classify(error)
         match fault:
             case Fault.CONSTRAINT:
@@ -198,17 +249,22 @@ class Database:
             raise DatabaseBusy from error
         except Exception as error:
             if committing and not (isinstance(error, DBAPIError) and nothing_committed(error)):
-                raise OutcomeUnknown from error  # whatever it was: only the server's own word proves that nothing is there
+                # whatever it was: only the server's own word proves that nothing is there
+                raise OutcomeUnknown from error
             if isinstance(error, TimeoutError):
                 raise Unavailable("the database does not answer") from error
             raise
 
     @asynccontextmanager
-    async def _borrowed(self, engine: AsyncEngine, seconds: float | None) -> AsyncIterator[AsyncConnection]:
-        """A connection, to be used for at most so long (None: no limit but the driver's own). Afterwards it is rolled back unless it was committed.
+    async def _borrowed(
+        self, engine: AsyncEngine, seconds: float | None
+    ) -> AsyncIterator[AsyncConnection]:
+        """A connection, to be used for at most so long (None: no limit but the driver's own).
+        Afterwards it is rolled back unless it was committed.
 
-        SQLAlchemy's own context manager cannot be interrupted while it rolls back, and on a half-open connection that takes for ever; this one gives
-        such a connection up, and the server undoes what it left. Nothing that goes wrong then replaces the error of the block.
+        SQLAlchemy's own context manager cannot be interrupted while it rolls back, and on a
+        half-open connection that takes for ever; this one gives such a connection up, and the
+        server undoes what it left. Nothing that goes wrong then replaces the error of the block.
         """
         connection, session = None, None
         try:
@@ -229,7 +285,8 @@ class Database:
             if connection is not None:
                 await self._give_back(connection)
             raise
-        except BaseException:  # cancelled: what the server would still answer must not meet the next unit
+        # cancelled: what the server would still answer must not meet the next unit
+        except BaseException:
             if connection is not None:
                 await self._give_up(connection)
             raise
@@ -259,14 +316,17 @@ class Database:
             except Exception as error:  # noqa: BLE001  as above
                 log.warning("connection_not_closed", cause=str(error)[:200])
 
-        await asyncio.shield(asyncio.create_task(throw_away()))  # a second cancellation must not leave it half thrown away
+        # a second cancellation must not leave it half thrown away
+        await asyncio.shield(asyncio.create_task(throw_away()))
 
 
 async def _prove_writable(tx: AsyncConnection) -> None:
     if tx.dialect.name == "sqlite":
-        await tx.execute(text("PRAGMA user_version = 0"))  # which it always is, nobody uses it: still a page has to be written
+        # which it always is, nobody uses it: still a page has to be written
+        await tx.execute(text("PRAGMA user_version = 0"))
     else:
-        await tx.execute(text("START TRANSACTION READ WRITE"))  # which a read-only server refuses, without a row being written
+        # which a read-only server refuses, without a row being written
+        await tx.execute(text("START TRANSACTION READ WRITE"))
 
 
 def expect_one(result: CursorResult[Any]) -> None:
@@ -280,7 +340,8 @@ def expect_one(result: CursorResult[Any]) -> None:
 
 
 async def insert_if_absent(tx: AsyncConnection, table: Table, values: Mapping[str, Any]) -> None:
-    """Inserts a row unless one with its primary key is there, and leaves that one as it is. On MySQL the row is locked either way.
+    """Inserts a row unless one with its primary key is there, and leaves that one as it is. On
+    MySQL the row is locked either way.
 
     Not INSERT IGNORE: that one also swallows truncation and bad values.
     """

@@ -1,4 +1,6 @@
-"""What a driver's error means: try the whole transaction again, a constraint of ours said no, the database is away, or something unexpected."""
+"""What a driver's error means: try the whole transaction again, a constraint of ours said no, the
+database is away, or something unexpected.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +10,71 @@ from enum import StrEnum
 from sqlalchemy import MetaData, UniqueConstraint
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-# Numbers are of MySQL and MariaDB; MySQL 8 alone says 3024, 3032, 3101, 3169, 3572, 3819 and 4031, MariaDB alone 1927, 1969 and 4025.
-# Deadlock, lock wait timeout, snapshot conflict, statement time limits, a group that refused the commit: all is rolled back, nothing was done.
+# Numbers are of MySQL and MariaDB; MySQL 8 alone says 3024, 3032, 3101, 3169, 3572, 3819 and 4031,
+# MariaDB alone 1927, 1969 and 4025.
+# Deadlock, lock wait timeout, snapshot conflict, statement time limits, a group that refused the
+# commit: all is rolled back, nothing was done.
 _MYSQL_RETRY = frozenset({1213, 1205, 1020, 3572, 1317, 1969, 3024, 3101})
 # The connection is gone or the server is going: before a commit nothing was done.
-_MYSQL_LOST = frozenset({1053, 1077, 1079, 1152, 1158, 1159, 1160, 1161, 1184, 1927, 2006, 2013, 2014, 2045, 2055, 3169, 4031})
-# The server takes no writes (any more): read-only, offline, or outside of its cluster. Another one may be reached under the same name by now.
+_MYSQL_LOST = frozenset(
+    {
+        1053,
+        1077,
+        1079,
+        1152,
+        1158,
+        1159,
+        1160,
+        1161,
+        1184,
+        1927,
+        2006,
+        2013,
+        2014,
+        2045,
+        2055,
+        3169,
+        4031,
+    }
+)
+# The server takes no writes (any more): read-only, offline, or outside of its cluster. Another one
+# may be reached under the same name by now.
 _MYSQL_MOVED = frozenset({1047, 1290, 1792, 1836, 3032})
-# No connection could be made, or the server has no room: too many connections (of this user), no memory, a full disk, TLS that failed.
-_MYSQL_AWAY = frozenset({
-    1021, 1037, 1038, 1040, 1041, 1044, 1045, 1049, 1114, 1129, 1130, 1135, 1203, 1206, 1226, 1698, 2002, 2003, 2005, 2026, 3159})
-# Answers to a COMMIT that say that it did not happen: deadlock, lock wait, snapshot conflict, read-only server, a group that refused it.
+# No connection could be made, or the server has no room: too many connections (of this user), no
+# memory, a full disk, TLS that failed.
+_MYSQL_AWAY = frozenset(
+    {
+        1021,
+        1037,
+        1038,
+        1040,
+        1041,
+        1044,
+        1045,
+        1049,
+        1114,
+        1129,
+        1130,
+        1135,
+        1203,
+        1206,
+        1226,
+        1698,
+        2002,
+        2003,
+        2005,
+        2026,
+        3159,
+    }
+)
+# Answers to a COMMIT that say that it did not happen: deadlock, lock wait, snapshot conflict,
+# read-only server, a group that refused it.
 _MYSQL_UNDONE_AT_COMMIT = frozenset({1213, 1205, 1020, 3101}) | (_MYSQL_MOVED - {1047})
 _MYSQL_DUPLICATE = 1062
 _MYSQL_CHECK = frozenset({3819, 4025})
 
-_DUPLICATE_KEY = re.compile(r"for key '(?:[^'.]+\.)?([^'.]+)'$")  # at the end: the value before it may hold anything
+# at the end: the value before it may hold anything
+_DUPLICATE_KEY = re.compile(r"for key '(?:[^'.]+\.)?([^'.]+)'$")
 _CHECK_NAME = re.compile(r"(?:CONSTRAINT|Check constraint) [`'](?:[^`'.]+\.)?([^`']+)[`']")
 _INSERT_TABLE = re.compile(r"(?:INSERT INTO|UPDATE) [`\"]?(\w+)")
 _SQLITE_UNIQUE = re.compile(r"UNIQUE constraint failed: (.+)$")
@@ -45,10 +96,12 @@ class ConstraintViolated(Exception):
 class Fault(StrEnum):
     """Kinds of database errors."""
 
-    RETRY = "RETRY"            # rolled back; the whole transaction may run again at once
-    LOST = "LOST"              # the connection broke: nothing was done, unless it was during the commit
-    MOVED = "MOVED"            # the server takes no writes: nothing was done, and another one may be there on a new connection
-    AWAY = "AWAY"              # no connection, or the server refuses writes
+    RETRY = "RETRY"  # rolled back; the whole transaction may run again at once
+    # the connection broke: nothing was done, unless it was during the commit
+    LOST = "LOST"
+    # the server takes no writes: nothing was done, and another one may be there on a new connection
+    MOVED = "MOVED"
+    AWAY = "AWAY"  # no connection, or the server refuses writes
     CONSTRAINT = "CONSTRAINT"  # one of our constraints said no
     UNEXPECTED = "UNEXPECTED"  # a defect of ours
 
@@ -73,14 +126,23 @@ def classify_driver_error(error: BaseException | None) -> Fault | None:
     code = mysql_code(error)
     if code is None:
         return None
-    for codes, fault in ((_MYSQL_RETRY, Fault.RETRY), (_MYSQL_LOST, Fault.LOST), (_MYSQL_MOVED, Fault.MOVED), (_MYSQL_AWAY, Fault.AWAY)):
+    for codes, fault in (
+        (_MYSQL_RETRY, Fault.RETRY),
+        (_MYSQL_LOST, Fault.LOST),
+        (_MYSQL_MOVED, Fault.MOVED),
+        (_MYSQL_AWAY, Fault.AWAY),
+    ):
         if code in codes:
             return fault
-    return Fault.CONSTRAINT if code == _MYSQL_DUPLICATE or code in _MYSQL_CHECK else Fault.UNEXPECTED
+    return (
+        Fault.CONSTRAINT if code == _MYSQL_DUPLICATE or code in _MYSQL_CHECK else Fault.UNEXPECTED
+    )
 
 
 def nothing_committed(error: DBAPIError) -> bool:
-    """Whether an error that answers a COMMIT proves that nothing was committed. An interrupted or lost COMMIT proves nothing."""
+    """Whether an error that answers a COMMIT proves that nothing was committed. An interrupted or
+    lost COMMIT proves nothing.
+    """
     code = mysql_code(error.orig)
     if code is not None:
         return code in _MYSQL_UNDONE_AT_COMMIT
@@ -89,7 +151,9 @@ def nothing_committed(error: DBAPIError) -> bool:
 
 
 def violated_constraint(error: DBAPIError, metadata: MetaData) -> str:
-    """Name of the constraint that refused a row, as our MetaData calls it; "" when it is not one of ours."""
+    """Name of the constraint that refused a row, as our MetaData calls it; "" when it is not one of
+    ours.
+    """
     code = mysql_code(error.orig)
     text = str(error.orig if code is None else getattr(error.orig, "args", (0, ""))[-1])
     if code == _MYSQL_DUPLICATE:
@@ -117,7 +181,9 @@ def _primary_key(error: DBAPIError, metadata: MetaData) -> str:
 
 
 def _constraint_of_columns(listed: str, metadata: MetaData) -> str:
-    """SQLite names the columns instead of the constraint: "payment.merchant_id, payment.order_id"."""
+    """SQLite names the columns instead of the constraint: "payment.merchant_id,
+    payment.order_id".
+    """
     names = [part.strip().split(".", 1) for part in listed.split(",")]
     if any(len(name) != 2 for name in names):
         return listed.removeprefix("index '").removesuffix("'")
@@ -128,11 +194,12 @@ def _constraint_of_columns(listed: str, metadata: MetaData) -> str:
     if {column.name for column in table.primary_key} == columns:
         return str(table.primary_key.name)
     for constraint in table.constraints:
-        if isinstance(constraint, UniqueConstraint) and {column.name for column in constraint.columns} == columns:
+        if (
+            isinstance(constraint, UniqueConstraint)
+            and {column.name for column in constraint.columns} == columns
+        ):
             return str(constraint.name)
     for index in table.indexes:
         if index.unique and {column.name for column in index.columns} == columns:
             return str(index.name)
     return ""
-
-

@@ -1,5 +1,5 @@
-"""Where the replicas of a service are, and how a server says where it is. `mesh.discovery.static` and `mesh.discovery.consul`
-implement both sides; callers and servers only know these protocols."""
+"""Where the replicas of a service are, and how a server says where it is. `mesh.discovery.static`
+and `mesh.discovery.consul` implement both sides; callers and servers only know these protocols."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ class Watch(Protocol):
         ...
 
     async def changed(self) -> frozenset[Endpoint]:
-        """Waits for a set that differs from the one that this watch gave last (by `current` or `changed`) and returns it."""
+        """Waits for a set that differs from the one that this watch gave last (by `current` or
+        `changed`) and returns it.
+        """
         ...
 
     async def close(self) -> None:
@@ -62,9 +64,17 @@ class Discovery(Protocol):
 class Registrar(Protocol):
     """Announces this process."""
 
-    async def register(self, *, service: str, endpoint: Endpoint, grpc_services: tuple[str, ...], meta: Mapping[str, str],
-                       tls: bool) -> None:
-        """Announces that `service` answers at `endpoint`, and keeps it announced until `deregister`.
+    async def register(
+        self,
+        *,
+        service: str,
+        endpoint: Endpoint,
+        grpc_services: tuple[str, ...],
+        meta: Mapping[str, str],
+        tls: bool,
+    ) -> None:
+        """Announces that `service` answers at `endpoint`, and keeps it announced until
+        `deregister`.
 
         Args:
             service: name of the process, e.g. "payment_rpc".
@@ -74,10 +84,13 @@ class Registrar(Protocol):
             tls: whether the port speaks TLS.
 
         Raises:
-            Unavailable: the registry did not answer in time; the caller decides whether to go on; it is retried behind its back.
+            Unavailable: the registry did not answer in time; the caller decides whether to go on;
+                it is retried behind its back.
         """
         ...
 
     async def deregister(self) -> None:
-        """Withdraws the announcement. Never raises: a registry that is away expires it by itself."""
+        """Withdraws the announcement. Never raises: a registry that is away expires it by
+        itself.
+        """
         ...

@@ -1,6 +1,8 @@
-"""Consul behind the protocols of `mesh.discovery`. Keeps true that a registry that is away, lies or has forgotten everything costs freshness and
-never a call: a watch keeps its last good set (an error or an empty answer never replaces it, a restart reads it from a file) and a
-registration is made again for as long as the process lives. Nothing here stands in the path of a request."""
+"""Consul behind the protocols of `mesh.discovery`. Keeps true that a registry that is away, lies or
+has forgotten everything costs freshness and
+never a call: a watch keeps its last good set (an error or an empty answer never replaces it, a
+restart reads it from a file) and a registration is made again for as long as the process lives.
+Nothing here stands in the path of a request."""
 
 from __future__ import annotations
 
@@ -21,38 +23,56 @@ from mesh.discovery.static import StaticWatch
 
 log = structlog.get_logger(__name__)
 
-# Of a blocking query. Short, because it also limits how long we do not notice an agent that hangs, or one that restarted between two queries: it
-# counts from below and would answer only when the wait is over.
+# Of a blocking query. Short, because it also limits how long we do not notice an agent that hangs,
+# or one that restarted between two queries: it counts from below and would answer only when the
+# wait is over.
 WAIT_SECONDS = 15.0
-PACE_SECONDS = 1.0                # between queries that are answered at once, after a burst of PACE_BURST
+# between queries that are answered at once, after a burst of PACE_BURST
+PACE_SECONDS = 1.0
 PACE_BURST = 2
 BACKOFF_SECONDS = 1.0
 WATCH_BACKOFF_MAX_SECONDS = 30.0  # the last good set serves meanwhile
-LAST_CONTACT_MAX_SECONDS = 10.0   # a server that has not heard from its leader for longer is not believed alone
-RECONCILE_SECONDS = 10.0          # how long an agent that forgot us may stay so; one request to the local machine
+# a server that has not heard from its leader for longer is not believed alone
+LAST_CONTACT_MAX_SECONDS = 10.0
+# how long an agent that forgot us may stay so; one request to the local machine
+RECONCILE_SECONDS = 10.0
 REGISTER_BACKOFF_MAX_SECONDS = 10.0
-START_SECONDS = 2.0               # how long starting waits for the first registration
-STOP_SECONDS = 3.0                # how long stopping waits for the agent; afterwards the failing check removes us
+START_SECONDS = 2.0  # how long starting waits for the first registration
+# how long stopping waits for the agent; afterwards the failing check removes us
+STOP_SECONDS = 3.0
 CHECK_INTERVAL_SECONDS = 5.0
 CHECK_TIMEOUT_SECONDS = 2.0
-CHECK_FAILURES = 2                # one lost check under load is no reason to leave
-DEREGISTER_AFTER = "1m"           # Consul's minimum
+CHECK_FAILURES = 2  # one lost check under load is no reason to leave
+DEREGISTER_AFTER = "1m"  # Consul's minimum
 
 _SERVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}", re.ASCII)
 
 
 def next_index(previous: int, received: int) -> int:
-    """Where the next blocking query continues, by Consul's rules: an index that went back starts over, one below 1 would not block."""
+    """Where the next blocking query continues, by Consul's rules: an index that went back starts
+    over, one below 1 would not block.
+    """
     if received < previous:
         return 0
     return max(received, 1)
 
 
 class ConsulWatch(StaticWatch):
-    """Implements `mesh.discovery.Watch`: follows the passing replicas of one service by blocking queries in one task of its own."""
+    """Implements `mesh.discovery.Watch`: follows the passing replicas of one service by blocking
+    queries in one task of its own.
+    """
 
-    def __init__(self, consul: AsyncConsul, service: str, *, snapshot: EndpointSnapshot, backoff: Backoff, pace: TokenBucket,
-                 wait_seconds: float, last_contact_max_seconds: float) -> None:
+    def __init__(
+        self,
+        consul: AsyncConsul,
+        service: str,
+        *,
+        snapshot: EndpointSnapshot,
+        backoff: Backoff,
+        pace: TokenBucket,
+        wait_seconds: float,
+        last_contact_max_seconds: float,
+    ) -> None:
         super().__init__(snapshot.load())
         self._consul = consul
         self._service = service
@@ -62,14 +82,20 @@ class ConsulWatch(StaticWatch):
         self._wait_seconds = wait_seconds
         self._last_contact_max_seconds = last_contact_max_seconds
         self._index = 0
-        self._heard = False     # whether Consul ever named a replica to this watch
+        self._heard = False  # whether Consul ever named a replica to this watch
         self._degraded = True
         self._warned = False
-        self._loop = Loop(self.run_once, name=f"consul-watch-{service}", defect_pause_seconds=WATCH_BACKOFF_MAX_SECONDS)
+        self._loop = Loop(
+            self.run_once,
+            name=f"consul-watch-{service}",
+            defect_pause_seconds=WATCH_BACKOFF_MAX_SECONDS,
+        )
 
     @property
     def degraded(self) -> bool:
-        """True while the set is an older one than Consul's present answer: Consul is away, or says that there is no replica at all."""
+        """True while the set is an older one than Consul's present answer: Consul is away, or says
+        that there is no replica at all.
+        """
         return self._degraded
 
     def start(self) -> None:
@@ -82,13 +108,16 @@ class ConsulWatch(StaticWatch):
         await super().close()
 
     async def run_once(self) -> float:
-        """Asks once and takes the answer over. Returns how many seconds to wait before asking again."""
+        """Asks once and takes the answer over. Returns how many seconds to wait before asking
+        again.
+        """
         now = asyncio.get_running_loop().time
         self._pace.take(now())
         try:
             await self._ask()
         except ConsulUnavailable as error:
-            # Whoever answers next may count from elsewhere, and a blocking query beyond its index would wait for nothing.
+            # Whoever answers next may count from elsewhere, and a blocking query beyond its index
+            # would wait for nothing.
             self._index = 0
             self._degrade(str(error))
             return max(self._pace.wait_seconds(now()), self._backoff.next_seconds())
@@ -96,13 +125,19 @@ class ConsulWatch(StaticWatch):
         return self._pace.wait_seconds(now())
 
     async def _ask(self) -> None:
-        # Any server may answer: right for discovery, it works without a leader and spreads the load.
-        answer = await self._consul.passing(self._service, index=self._index, wait_seconds=self._wait_seconds, stale=True)
+        # Any server may answer: right for discovery, it works without a leader and spreads the
+        # load.
+        answer = await self._consul.passing(
+            self._service, index=self._index, wait_seconds=self._wait_seconds, stale=True
+        )
         if answer.last_contact_seconds > self._last_contact_max_seconds:
             try:
-                answer = await self._consul.passing(self._service, index=0, wait_seconds=self._wait_seconds, stale=False)
+                answer = await self._consul.passing(
+                    self._service, index=0, wait_seconds=self._wait_seconds, stale=False
+                )
             except ConsulUnavailable:
-                # Too old an answer is worse than the set we were told before, and better than nobody to call.
+                # Too old an answer is worse than the set we were told before, and better than
+                # nobody to call.
                 if not self._heard:
                     await self._take(answer.endpoints)
                 raise
@@ -114,25 +149,45 @@ class ConsulWatch(StaticWatch):
         await self._take(answer.endpoints)
 
     async def _take(self, endpoints: frozenset[Endpoint]) -> None:
-        if endpoints and endpoints != self._endpoints:  # a blocking query that returns is no proof of a change
-            log.info("discovery_changed", service=self._service, endpoints=[str(endpoint) for endpoint in sorted(endpoints)])
+        # a blocking query that returns is no proof of a change
+        if endpoints and endpoints != self._endpoints:
+            log.info(
+                "discovery_changed",
+                service=self._service,
+                endpoints=[str(endpoint) for endpoint in sorted(endpoints)],
+            )
             self.replace(endpoints)
             await self._snapshot.save(endpoints)
 
     def _degrade(self, problem: str) -> None:
         self._degraded = True
         if not self._warned:  # once per spell: an outage of an hour is one line
-            log.warning("discovery_degraded", service=self._service, problem=problem, endpoints=len(self._endpoints))
+            log.warning(
+                "discovery_degraded",
+                service=self._service,
+                problem=problem,
+                endpoints=len(self._endpoints),
+            )
             self._warned = True
 
 
 class ConsulDiscovery:
     """Implements `mesh.discovery.Discovery` on the local Consul agent."""
 
-    def __init__(self, *, address: str, token: str | None, snapshot_folder: Path, wait_seconds: float = WAIT_SECONDS,
-                 grace_seconds: float = GRACE_SECONDS, backoff_seconds: float = BACKOFF_SECONDS,
-                 backoff_max_seconds: float = WATCH_BACKOFF_MAX_SECONDS, pace_seconds: float = PACE_SECONDS,
-                 last_contact_max_seconds: float = LAST_CONTACT_MAX_SECONDS, jitter: Callable[[], float] = random.random) -> None:
+    def __init__(
+        self,
+        *,
+        address: str,
+        token: str | None,
+        snapshot_folder: Path,
+        wait_seconds: float = WAIT_SECONDS,
+        grace_seconds: float = GRACE_SECONDS,
+        backoff_seconds: float = BACKOFF_SECONDS,
+        backoff_max_seconds: float = WATCH_BACKOFF_MAX_SECONDS,
+        pace_seconds: float = PACE_SECONDS,
+        last_contact_max_seconds: float = LAST_CONTACT_MAX_SECONDS,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
         """Connects to nothing yet.
 
         Args:
@@ -143,7 +198,8 @@ class ConsulDiscovery:
             grace_seconds: how long a query may take besides.
             backoff_seconds: first pause after a failure; doubles with each, with jitter.
             backoff_max_seconds: longest pause.
-            pace_seconds: shortest time between queries that are answered at once, after the first two.
+            pace_seconds: shortest time between queries that are answered at once, after the first
+                two.
             last_contact_max_seconds: how old an answer may be before the leader is asked.
             jitter: numbers in [0, 1).
 
@@ -160,7 +216,8 @@ class ConsulDiscovery:
         self._watches: list[ConsulWatch] = []
 
     def watch(self, service: str) -> ConsulWatch:
-        """Starts watching a service, from the last good set that a process on this machine saved. Needs a running event loop.
+        """Starts watching a service, from the last good set that a process on this machine saved.
+        Needs a running event loop.
 
         Raises:
             ValueError: not the name of a service.
@@ -178,10 +235,17 @@ class ConsulDiscovery:
         if _SERVICE.fullmatch(service) is None:
             raise ValueError(f"not the name of a service: {service!r}")
         first_seconds, max_seconds = self._backoff
-        watch = ConsulWatch(self._consul, service, snapshot=EndpointSnapshot(self._snapshot_folder, service),
-                            backoff=Backoff(first_seconds=first_seconds, max_seconds=max_seconds, jitter=self._jitter),
-                            pace=TokenBucket(burst=PACE_BURST, refill_seconds=self._pace_seconds),
-                            wait_seconds=self._wait_seconds, last_contact_max_seconds=self._last_contact_max_seconds)
+        watch = ConsulWatch(
+            self._consul,
+            service,
+            snapshot=EndpointSnapshot(self._snapshot_folder, service),
+            backoff=Backoff(
+                first_seconds=first_seconds, max_seconds=max_seconds, jitter=self._jitter
+            ),
+            pace=TokenBucket(burst=PACE_BURST, refill_seconds=self._pace_seconds),
+            wait_seconds=self._wait_seconds,
+            last_contact_max_seconds=self._last_contact_max_seconds,
+        )
         self._watches.append(watch)
         return watch
 
@@ -192,19 +256,32 @@ class ConsulDiscovery:
 
 
 class ConsulRegistrar:
-    """Implements `mesh.discovery.Registrar` on the local Consul agent: announces one server, again whenever the agent has forgotten it."""
+    """Implements `mesh.discovery.Registrar` on the local Consul agent: announces one server, again
+    whenever the agent has forgotten it.
+    """
 
-    def __init__(self, *, address: str, token: str | None, check_interval_seconds: float = CHECK_INTERVAL_SECONDS,
-                 check_failures: int = CHECK_FAILURES, reconcile_seconds: float = RECONCILE_SECONDS, grace_seconds: float = GRACE_SECONDS,
-                 backoff_seconds: float = BACKOFF_SECONDS,
-                 backoff_max_seconds: float = REGISTER_BACKOFF_MAX_SECONDS, start_seconds: float = START_SECONDS,
-                 stop_seconds: float = STOP_SECONDS, jitter: Callable[[], float] = random.random) -> None:
+    def __init__(
+        self,
+        *,
+        address: str,
+        token: str | None,
+        check_interval_seconds: float = CHECK_INTERVAL_SECONDS,
+        check_failures: int = CHECK_FAILURES,
+        reconcile_seconds: float = RECONCILE_SECONDS,
+        grace_seconds: float = GRACE_SECONDS,
+        backoff_seconds: float = BACKOFF_SECONDS,
+        backoff_max_seconds: float = REGISTER_BACKOFF_MAX_SECONDS,
+        start_seconds: float = START_SECONDS,
+        stop_seconds: float = STOP_SECONDS,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
         """Connects to nothing yet.
 
         Args:
             address: "host:port" of the agent.
             token: ACL token, or None.
-            check_interval_seconds: how often the agent asks our health service; at least 1 s on a real agent.
+            check_interval_seconds: how often the agent asks our health service; at least 1 s on a
+                real agent.
             check_failures: failed checks in a row after which callers are told to leave us.
             reconcile_seconds: how often the agent is asked whether it still knows us.
             grace_seconds: deadline of a request.
@@ -223,43 +300,64 @@ class ConsulRegistrar:
         self._reconcile_seconds = reconcile_seconds
         self._start_seconds = start_seconds
         self._stop_seconds = stop_seconds
-        self._backoff = Backoff(first_seconds=backoff_seconds, max_seconds=backoff_max_seconds, jitter=jitter)
-        self._loop = Loop(self.run_once, name="consul-registrar", defect_pause_seconds=backoff_max_seconds)
+        self._backoff = Backoff(
+            first_seconds=backoff_seconds, max_seconds=backoff_max_seconds, jitter=jitter
+        )
+        self._loop = Loop(
+            self.run_once, name="consul-registrar", defect_pause_seconds=backoff_max_seconds
+        )
         self._registration: dict[str, Any] = {}
         self._announced = False
         self._failing = False
         self._closed = False
 
-    async def register(self, *, service: str, endpoint: Endpoint, grpc_services: tuple[str, ...], meta: Mapping[str, str],
-                       tls: bool) -> None:
-        """Announces a server and keeps it announced until `deregister`, also when this call raises. Callers see it once its health checks
+    async def register(
+        self,
+        *,
+        service: str,
+        endpoint: Endpoint,
+        grpc_services: tuple[str, ...],
+        meta: Mapping[str, str],
+        tls: bool,
+    ) -> None:
+        """Announces a server and keeps it announced until `deregister`, also when this call raises.
+        Callers see it once its health checks
         pass: one for each of `grpc_services`, or one for the whole process when there are none.
 
         Raises:
-            ConsulUnavailable: the agent did not take it within `start_seconds`; it is told again in the background.
+            ConsulUnavailable: the agent did not take it within `start_seconds`; it is told again in
+                the background.
             ValueError: not the name of a service, or registered already.
         """
         if _SERVICE.fullmatch(service) is None:
             raise ValueError(f"not the name of a service: {service!r}")
         if self._registration:
             raise ValueError(f"{self._registration['ID']} is registered already")
-        self._registration = self._describe(service=service, endpoint=endpoint, grpc_services=grpc_services, meta=meta, tls=tls)
+        self._registration = self._describe(
+            service=service, endpoint=endpoint, grpc_services=grpc_services, meta=meta, tls=tls
+        )
         try:
             async with asyncio.timeout(self._start_seconds):
                 await self._announce()
         except TimeoutError:
-            raise ConsulUnavailable(f"Consul did not take the registration within {self._start_seconds:g} s") from None
+            raise ConsulUnavailable(
+                f"Consul did not take the registration within {self._start_seconds:g} s"
+            ) from None
         finally:
             self._loop.start()
 
     async def run_once(self) -> float:
-        """Looks whether the agent knows us and tells it if not. Returns how many seconds to wait before looking again."""
+        """Looks whether the agent knows us and tells it if not. Returns how many seconds to wait
+        before looking again.
+        """
         try:
             if not (self._announced and await self._consul.knows(self._registration["ID"])):
                 await self._announce()
         except ConsulUnavailable as error:
             if not self._failing:
-                log.warning("consul_registration_failing", id=self._registration["ID"], error=str(error))
+                log.warning(
+                    "consul_registration_failing", id=self._registration["ID"], error=str(error)
+                )
             self._failing = True
             return self._backoff.next_seconds()
         self._failing = False
@@ -267,19 +365,22 @@ class ConsulRegistrar:
         return self._reconcile_seconds
 
     async def deregister(self) -> None:
-        """Withdraws the announcement and closes every connection. Never raises and takes at most `stop_seconds`: when the agent does not
-        answer, the failing health check removes us."""
+        """Withdraws the announcement and closes every connection. Never raises and takes at most
+        `stop_seconds`: when the agent does not answer, the failing health check removes us."""
         if self._closed:
             return
         self._closed = True
         try:
             async with asyncio.timeout(self._stop_seconds):
-                await self._loop.finish()  # a registration on its way must not arrive after the withdrawal
+                # a registration on its way must not arrive after the withdrawal
+                await self._loop.finish()
                 if self._registration:
                     await self._consul.deregister(self._registration["ID"])
                     log.info("consul_deregistered", id=self._registration["ID"])
         except (TimeoutError, ConsulUnavailable) as error:
-            log.warning("consul_not_deregistered", id=self._registration.get("ID"), error=repr(error))
+            log.warning(
+                "consul_not_deregistered", id=self._registration.get("ID"), error=repr(error)
+            )
         finally:
             await self._loop.stop()
             await self._consul.close()
@@ -287,27 +388,41 @@ class ConsulRegistrar:
     async def _announce(self) -> None:
         service_id = self._registration["ID"]
         await self._consul.register(self._registration)
-        # Left by the process before us: the agent keeps it over restarts. One that an operator sets later stays, the agent knows us then.
+        # Left by the process before us: the agent keeps it over restarts. One that an operator sets
+        # later stays, the agent knows us then.
         await self._consul.end_maintenance(service_id)
         self._announced = True
         log.info("consul_registered", id=service_id)
 
-    def _describe(self, *, service: str, endpoint: Endpoint, grpc_services: tuple[str, ...], meta: Mapping[str, str],
-                  tls: bool) -> dict[str, Any]:
+    def _describe(
+        self,
+        *,
+        service: str,
+        endpoint: Endpoint,
+        grpc_services: tuple[str, ...],
+        meta: Mapping[str, str],
+        tls: bool,
+    ) -> dict[str, Any]:
         return {
-            "ID": f"{service}-{endpoint.host}-{endpoint.port}",  # stable over restarts: a crash leaves no ghost beside its successor
+            # stable over restarts: a crash leaves no ghost beside its successor
+            "ID": f"{service}-{endpoint.host}-{endpoint.port}",
             "Name": service,
             "Address": endpoint.host,
             "Port": endpoint.port,
             "Meta": dict(meta),
-            "Checks": [self._check(f"{endpoint}/{name}" if name else str(endpoint), tls=tls) for name in grpc_services or ("",)],
+            "Checks": [
+                self._check(f"{endpoint}/{name}" if name else str(endpoint), tls=tls)
+                for name in grpc_services or ("",)
+            ],
         }
 
     def _check(self, target: str, *, tls: bool) -> dict[str, Any]:
         return {
             "Name": f"gRPC health of {target}",
             "GRPC": target,  # host:port/service, not a URL
-            "GRPCUseTLS": tls,  # which name the certificate must have, and our agent's own certificate, are the agent's configuration
+            # which name the certificate must have, and our agent's own certificate, are the agent's
+            # configuration
+            "GRPCUseTLS": tls,
             "Interval": f"{self._check_interval_seconds:g}s",
             "Timeout": f"{CHECK_TIMEOUT_SECONDS:g}s",
             "FailuresBeforeCritical": self._check_failures,

@@ -1,6 +1,8 @@
-"""python-consul on asyncio, through its own seam (`Consul.connect` returns the transport, here one on httpx). Keeps true what the library does
-not: every request has a deadline, every request carries the token as a header (the library puts it into the URL and sends none at all
-with deregister), whatever goes wrong is `ConsulUnavailable`, and only the caller's settings decide where the agent is."""
+"""python-consul on asyncio, through its own seam (`Consul.connect` returns the transport, here one
+on httpx). Keeps true what the library does
+not: every request has a deadline, every request carries the token as a header (the library puts it
+into the URL and sends none at all with deregister), whatever goes wrong is `ConsulUnavailable`, and
+only the caller's settings decide where the agent is."""
 
 from __future__ import annotations
 
@@ -20,17 +22,19 @@ from mesh.errors import Unavailable
 T = TypeVar("T")
 Params = Sequence[tuple[str, str]] | None
 
-# Consul adds up to a sixteenth of `wait` to a blocking query, so that a fleet does not come back in step.
+# Consul adds up to a sixteenth of `wait` to a blocking query, so that a fleet does not come back in
+# step.
 WAIT_STRETCH = 1 + 1 / 16
 GRACE_SECONDS = 5.0  # for everything that is not waiting on purpose: connect, send, answer
-BODY_EXCERPT = 200   # characters of an error's body that are worth a log line
+BODY_EXCERPT = 200  # characters of an error's body that are worth a log line
 _WAIT = re.compile(r"([0-9.]+)s")
 
 
 class ConsulUnavailable(Unavailable):
     """The Consul agent did not answer, refused, or answered what we cannot read.
 
-    Every request we make may be repeated without harm, so that an unknown outcome needs no name of its own.
+    Every request we make may be repeated without harm, so that an unknown outcome needs no name of
+    its own.
     """
 
 
@@ -52,28 +56,50 @@ class PassingReplicas:
 class AsyncHttp(base.HTTPClient):  # type: ignore[misc]  # python-consul has no types
     """The transport of python-consul whose methods return awaitables."""
 
-    def __init__(self, host: str, port: int, scheme: str = "http", *, token: str, grace_seconds: float) -> None:
+    def __init__(
+        self, host: str, port: int, scheme: str = "http", *, token: str, grace_seconds: float
+    ) -> None:
         super().__init__(host, port, scheme)
         self._grace_seconds = grace_seconds
         self._client = httpx.AsyncClient(
             headers={"X-Consul-Token": token} if token else {},
-            trust_env=False,  # an HTTP proxy in the environment must not sit between a server and its local agent
-            limits=httpx.Limits(max_connections=100, max_keepalive_connections=4, keepalive_expiry=60.0),  # a watch holds one each
+            # an HTTP proxy in the environment must not sit between a server and its local agent
+            trust_env=False,
+            # a watch holds one each
+            limits=httpx.Limits(
+                max_connections=100, max_keepalive_connections=4, keepalive_expiry=60.0
+            ),
         )
 
-    async def get(self, callback: Callable[[base.Response], T], path: str, params: Params = None) -> T:
+    async def get(
+        self, callback: Callable[[base.Response], T], path: str, params: Params = None
+    ) -> T:
         """Sends GET and gives the answer to `callback`."""
         return await self._request("GET", path, callback=callback, params=params, data="")
 
-    async def put(self, callback: Callable[[base.Response], T], path: str, params: Params = None, data: str = "") -> T:
+    async def put(
+        self,
+        callback: Callable[[base.Response], T],
+        path: str,
+        params: Params = None,
+        data: str = "",
+    ) -> T:
         """Sends PUT and gives the answer to `callback`."""
         return await self._request("PUT", path, callback=callback, params=params, data=data)
 
-    async def post(self, callback: Callable[[base.Response], T], path: str, params: Params = None, data: str = "") -> T:
+    async def post(
+        self,
+        callback: Callable[[base.Response], T],
+        path: str,
+        params: Params = None,
+        data: str = "",
+    ) -> T:
         """Sends POST and gives the answer to `callback`."""
         return await self._request("POST", path, callback=callback, params=params, data=data)
 
-    async def delete(self, callback: Callable[[base.Response], T], path: str, params: Params = None) -> T:
+    async def delete(
+        self, callback: Callable[[base.Response], T], path: str, params: Params = None
+    ) -> T:
         """Sends DELETE and gives the answer to `callback`."""
         return await self._request("DELETE", path, callback=callback, params=params, data="")
 
@@ -81,22 +107,39 @@ class AsyncHttp(base.HTTPClient):  # type: ignore[misc]  # python-consul has no 
         """Closes every connection."""
         await self._client.aclose()
 
-    async def _request(self, method: str, path: str, *, callback: Callable[[base.Response], T], params: Params, data: str) -> T:
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        callback: Callable[[base.Response], T],
+        params: Params,
+        data: str,
+    ) -> T:
         deadline_seconds = self._deadline_seconds(params)
         timeout = httpx.Timeout(self._grace_seconds, read=deadline_seconds)
         try:
-            # httpx limits each wait for bytes; only the outer timeout ends an agent that sends one byte at a time.
+            # httpx limits each wait for bytes; only the outer timeout ends an agent that sends one
+            # byte at a time.
             async with asyncio.timeout(deadline_seconds):
-                answer = await self._client.request(method, self.uri(path, params), content=data, timeout=timeout)
+                answer = await self._client.request(
+                    method, self.uri(path, params), content=data, timeout=timeout
+                )
             return callback(base.Response(answer.status_code, answer.headers, answer.text))
         except (TimeoutError, httpx.TimeoutException) as error:
-            raise ConsulUnavailable(f"Consul did not answer {method} {path} within {deadline_seconds:g} s") from error
+            raise ConsulUnavailable(
+                f"Consul did not answer {method} {path} within {deadline_seconds:g} s"
+            ) from error
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             raise ConsulUnavailable(f"Consul is away: {method} {path}: {error!r}") from error
         except base.ConsulException as error:
-            raise ConsulUnavailable(f"Consul refused {method} {path}: {str(error)[:BODY_EXCERPT]}") from error
+            raise ConsulUnavailable(
+                f"Consul refused {method} {path}: {str(error)[:BODY_EXCERPT]}"
+            ) from error
         except (LookupError, TypeError, ValueError) as error:
-            raise ConsulUnavailable(f"Consul's answer to {method} {path} cannot be read: {error!r}") from error
+            raise ConsulUnavailable(
+                f"Consul's answer to {method} {path} cannot be read: {error!r}"
+            ) from error
 
     def _deadline_seconds(self, params: Params) -> float:
         match = _WAIT.fullmatch(dict(params or ()).get("wait", ""))
@@ -104,11 +147,15 @@ class AsyncHttp(base.HTTPClient):  # type: ignore[misc]  # python-consul has no 
 
 
 class AsyncConsul(base.Consul):  # type: ignore[misc]  # python-consul has no types
-    """The calls that paymesh makes to its local agent. All raise ConsulUnavailable and nothing else."""
+    """The calls that paymesh makes to its local agent. All raise ConsulUnavailable and nothing
+    else.
+    """
 
     http: AsyncHttp
 
-    def __init__(self, address: str, *, token: str | None = None, grace_seconds: float = GRACE_SECONDS) -> None:
+    def __init__(
+        self, address: str, *, token: str | None = None, grace_seconds: float = GRACE_SECONDS
+    ) -> None:
         """Connects to nothing yet.
 
         Args:
@@ -119,8 +166,9 @@ class AsyncConsul(base.Consul):  # type: ignore[misc]  # python-consul has no ty
         Raises:
             ValueError: the address is not "host:port".
         """
-        # The library's own constructor is not called: it lets CONSUL_HTTP_* override what it is given and refuses to start when
-        # CONSUL_HTTP_ADDR is a URL, which Consul's own tools accept.
+        # The library's own constructor is not called: it lets CONSUL_HTTP_* override what it is
+        # given and refuses to start when CONSUL_HTTP_ADDR is a URL, which Consul's own tools
+        # accept.
         if "/" in address:
             raise ValueError(f"expected host:port, got {address!r}")
         agent = Endpoint.parse(address)
@@ -128,22 +176,37 @@ class AsyncConsul(base.Consul):  # type: ignore[misc]  # python-consul has no ty
         self._grace_seconds = grace_seconds
         self.token = None  # never as a parameter of the URL
         self.dc = None
-        self.http = self.connect(f"[{agent.host}]" if ":" in agent.host else agent.host, agent.port, "http")
+        self.http = self.connect(
+            f"[{agent.host}]" if ":" in agent.host else agent.host, agent.port, "http"
+        )
         self.agent = base.Consul.Agent(self)
 
-    def connect(self, host: str, port: int, scheme: str, verify: bool = True, cert: None = None) -> AsyncHttp:  # noqa: ARG002, FBT001, FBT002  the library's signature
+    def connect(
+        self,
+        host: str,
+        port: int,
+        scheme: str,
+        verify: bool = True,  # noqa: ARG002, FBT001, FBT002  the library's signature
+        cert: None = None,  # noqa: ARG002  as above
+    ) -> AsyncHttp:
         """python-consul's seam: makes the transport."""
-        return AsyncHttp(host, port, scheme, token=self._token_header, grace_seconds=self._grace_seconds)
+        return AsyncHttp(
+            host, port, scheme, token=self._token_header, grace_seconds=self._grace_seconds
+        )
 
     async def close(self) -> None:
         """Closes every connection."""
         await self.http.close()
 
     async def register(self, registration: Mapping[str, object]) -> None:
-        """Makes the agent know a service as `registration` says, with these checks and no others (the library can say neither GRPC checks,
-        Meta nor replacement)."""
-        await self.http.put(base.CB.bool(), "/v1/agent/service/register", params=[("replace-existing-checks", "true")],
-                            data=json.dumps(registration))
+        """Makes the agent know a service as `registration` says, with these checks and no others
+        (the library can say neither GRPC checks, Meta nor replacement)."""
+        await self.http.put(
+            base.CB.bool(),
+            "/v1/agent/service/register",
+            params=[("replace-existing-checks", "true")],
+            data=json.dumps(registration),
+        )
 
     async def deregister(self, service_id: str) -> None:
         """Makes the agent forget a service; one that it does not know is no error."""
@@ -157,12 +220,15 @@ class AsyncConsul(base.Consul):  # type: ignore[misc]  # python-consul has no ty
         """Whether the agent itself (not the catalogue) knows a service."""
         return await self.http.get(_known, f"/v1/agent/service/{service_id}")
 
-    async def passing(self, service: str, *, index: int, wait_seconds: float, stale: bool) -> PassingReplicas:
+    async def passing(
+        self, service: str, *, index: int, wait_seconds: float, stale: bool
+    ) -> PassingReplicas:
         """The replicas that pass their checks.
 
         Args:
             service: name of the service.
-            index: the index of the answer one has, to wait for another; 0 asks for the present state at once.
+            index: the index of the answer one has, to wait for another; 0 asks for the present
+                state at once.
             wait_seconds: how long to wait for a change.
             stale: whether any server may answer, also without a leader.
         """
@@ -175,7 +241,8 @@ class AsyncConsul(base.Consul):  # type: ignore[misc]  # python-consul has no ty
 
 
 def _known(response: base.Response) -> bool:
-    # Not CB.json(allow_404=True): it expects an index with a 404, which agent endpoints do not send.
+    # Not CB.json(allow_404=True): it expects an index with a 404, which agent endpoints do not
+    # send.
     if response.code == 404:
         return False
     base.CB.json()(response)
@@ -185,14 +252,18 @@ def _known(response: base.Response) -> bool:
 def _passing(response: base.Response) -> PassingReplicas:
     index, entries = base.CB.json(allow_404=False, index=True)(response)
     return PassingReplicas(
-        endpoints=frozenset(endpoint for entry in entries or () if (endpoint := _endpoint(entry)) is not None),
+        endpoints=frozenset(
+            endpoint for entry in entries or () if (endpoint := _endpoint(entry)) is not None
+        ),
         index=int(index),
         last_contact_seconds=int(response.headers.get("X-Consul-LastContact", "0")) / 1000,
     )
 
 
 def _endpoint(entry: Mapping[str, Any]) -> Endpoint | None:
-    """Where a replica is: its own address, else its node's. None for a service without a port, which nobody can call."""
+    """Where a replica is: its own address, else its node's. None for a service without a port,
+    which nobody can call.
+    """
     service = entry["Service"]
     host, port = str(service["Address"] or entry["Node"]["Address"]), int(service["Port"])
     return Endpoint(host, port) if host and 0 < port < 65536 else None

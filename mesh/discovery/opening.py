@@ -16,14 +16,22 @@ def open_discovery(settings: MeshSettings) -> Discovery:
     """
     if settings.discovery == "static":
         return StaticDiscovery(settings.static_targets)
-    return ConsulDiscovery(address=settings.consul_address, token=_token(settings), snapshot_folder=settings.var_dir / "discovery" / settings.service)
+    return ConsulDiscovery(
+        address=settings.consul_address,
+        token=_token(settings),
+        snapshot_folder=settings.var_dir / "discovery" / settings.service,
+    )
 
 
 def open_registrar(settings: MeshSettings) -> Registrar:
     """How others find this process."""
     if settings.discovery == "static":
         return StaticRegistrar()
-    return ConsulRegistrar(address=settings.consul_address, token=_token(settings), check_interval_seconds=settings.consul_check_interval_seconds)
+    return ConsulRegistrar(
+        address=settings.consul_address,
+        token=_token(settings),
+        check_interval_seconds=settings.consul_check_interval_seconds,
+    )
 
 
 def _token(settings: MeshSettings) -> str | None:

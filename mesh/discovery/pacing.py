@@ -1,5 +1,6 @@
-"""How fast discovery may ask a registry. Keeps true that a registry that fails is asked ever more seldom, that one that answers at once is not
-asked in a tight loop, and that a background task is held by somebody and ends when it is told to."""
+"""How fast discovery may ask a registry. Keeps true that a registry that fails is asked ever more
+seldom, that one that answers at once is not asked in a tight loop, and that a background task is
+held by somebody and ends when it is told to."""
 
 from __future__ import annotations
 
@@ -13,9 +14,13 @@ log = structlog.get_logger(__name__)
 
 
 class Backoff:
-    """Pauses after failures: doubling up to a limit, each between half and the whole of it, so that a fleet does not ask in step."""
+    """Pauses after failures: doubling up to a limit, each between half and the whole of it, so that
+    a fleet does not ask in step.
+    """
 
-    def __init__(self, *, first_seconds: float, max_seconds: float, jitter: Callable[[], float]) -> None:
+    def __init__(
+        self, *, first_seconds: float, max_seconds: float, jitter: Callable[[], float]
+    ) -> None:
         """Takes `jitter`, a source of numbers in [0, 1)."""
         self._first_seconds = first_seconds
         self._max_seconds = max_seconds
@@ -34,7 +39,9 @@ class Backoff:
 
 
 class TokenBucket:
-    """Lets `burst` requests pass at once and afterwards one per `refill_seconds`. Times are seconds of a monotonic clock."""
+    """Lets `burst` requests pass at once and afterwards one per `refill_seconds`. Times are seconds
+    of a monotonic clock.
+    """
 
     def __init__(self, *, burst: int, refill_seconds: float) -> None:
         self._burst = burst
@@ -53,14 +60,20 @@ class TokenBucket:
         return max(0.0, (1 - self._tokens) * self._refill_seconds)
 
     def _count(self, now: float) -> None:
-        self._tokens = min(float(self._burst), self._tokens + (now - self._counted_at) / self._refill_seconds)
+        self._tokens = min(
+            float(self._burst), self._tokens + (now - self._counted_at) / self._refill_seconds
+        )
         self._counted_at = now
 
 
 class Loop:
-    """Runs a step again and again in one task of its own; the step says how many seconds to wait before the next."""
+    """Runs a step again and again in one task of its own; the step says how many seconds to wait
+    before the next.
+    """
 
-    def __init__(self, step: Callable[[], Awaitable[float]], *, name: str, defect_pause_seconds: float) -> None:
+    def __init__(
+        self, step: Callable[[], Awaitable[float]], *, name: str, defect_pause_seconds: float
+    ) -> None:
         self._step = step
         self._name = name
         self._defect_pause_seconds = defect_pause_seconds
@@ -68,7 +81,9 @@ class Loop:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Starts the task in the running event loop; does nothing when it was started or stopped before."""
+        """Starts the task in the running event loop; does nothing when it was started or stopped
+        before.
+        """
         if self._task is None and not self._stopping.is_set():
             self._task = asyncio.get_running_loop().create_task(self._run(), name=self._name)
 
@@ -89,7 +104,8 @@ class Loop:
         while not self._stopping.is_set():
             try:
                 pause_seconds = await self._step()
-            except Exception:  # the outermost frame of a task: a defect must neither end discovery nor pass in silence
+            # the outermost frame of a task: a defect must neither end discovery nor pass in silence
+            except Exception:
                 log.exception("discovery_step_failed", task=self._name)
                 pause_seconds = self._defect_pause_seconds
             with suppress(TimeoutError):

@@ -1,5 +1,6 @@
-"""The last good set of a service in a file, so that a process that starts while the registry is away still knows where to call. A file that is
-missing, torn or foreign counts as none; a disk that is full costs the snapshot, never discovery. Several processes may share the folder."""
+"""The last good set of a service in a file, so that a process that starts while the registry is
+away still knows where to call. A file that is missing, torn or foreign counts as none; a disk that
+is full costs the snapshot, never discovery. Several processes may share the folder."""
 
 from __future__ import annotations
 
@@ -36,7 +37,12 @@ class EndpointSnapshot:
 
     async def save(self, endpoints: frozenset[Endpoint]) -> None:
         """Replaces the file in one step. Never raises for a disk that refuses."""
-        text = json.dumps({"service": self._service, "endpoints": [str(endpoint) for endpoint in sorted(endpoints)]})
+        text = json.dumps(
+            {
+                "service": self._service,
+                "endpoints": [str(endpoint) for endpoint in sorted(endpoints)],
+            }
+        )
         try:
             await asyncio.to_thread(self._replace, text)
         except OSError as error:
@@ -45,7 +51,9 @@ class EndpointSnapshot:
     def _replace(self, text: str) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         # A name of its own: two processes that save at once must not write into one file.
-        descriptor, temporary = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._service}.", suffix=".tmp")
+        descriptor, temporary = tempfile.mkstemp(
+            dir=self._path.parent, prefix=f".{self._service}.", suffix=".tmp"
+        )
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                 file.write(text)

@@ -1,5 +1,5 @@
-"""Addresses from configuration: the embedded default. The set of a service never changes unless a test (or a supervisor in the
-same process) replaces it with `StaticDiscovery.replace`."""
+"""Addresses from configuration: the embedded default. The set of a service never changes unless a
+test (or a supervisor in the same process) replaces it with `StaticDiscovery.replace`."""
 
 from __future__ import annotations
 
@@ -47,11 +47,16 @@ class StaticWatch:
 
 
 class StaticDiscovery:
-    """Implements `mesh.discovery.Discovery` over a mapping of service names to "host:port" strings."""
+    """Implements `mesh.discovery.Discovery` over a mapping of service names to "host:port"
+    strings.
+    """
 
     def __init__(self, targets: Mapping[str, Iterable[str]]) -> None:
         """Raises ValueError when an address is not "host:port"."""
-        self._endpoints = {service: frozenset(map(Endpoint.parse, addresses)) for service, addresses in targets.items()}
+        self._endpoints = {
+            service: frozenset(map(Endpoint.parse, addresses))
+            for service, addresses in targets.items()
+        }
         self._watches: dict[str, list[StaticWatch]] = {}
 
     def watch(self, service: str) -> StaticWatch:
@@ -74,10 +79,19 @@ class StaticDiscovery:
 
 
 class StaticRegistrar:
-    """Implements `mesh.discovery.Registrar` where nobody needs to be told: addresses are configuration on both sides."""
+    """Implements `mesh.discovery.Registrar` where nobody needs to be told: addresses are
+    configuration on both sides.
+    """
 
-    async def register(self, *, service: str, endpoint: Endpoint, grpc_services: tuple[str, ...], meta: Mapping[str, str],
-                       tls: bool) -> None:
+    async def register(
+        self,
+        *,
+        service: str,
+        endpoint: Endpoint,
+        grpc_services: tuple[str, ...],
+        meta: Mapping[str, str],
+        tls: bool,
+    ) -> None:
         """Does nothing."""
 
     async def deregister(self) -> None:

@@ -1,4 +1,5 @@
-"""Whether a process answers: the gRPC health service of a server, an HTTP path that answers 200, a Redis that takes commands.
+"""Whether a process answers: the gRPC health service of a server, an HTTP path that answers 200, a
+Redis that takes commands.
 
 A probe never raises and waits a bounded time: no answer is the answer no.
 """
@@ -14,7 +15,8 @@ from typing import Protocol
 from mesh.settings import MeshSettings
 
 PROBE_SECONDS_MAX = 2.0
-_NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # http_proxy in the environment is not about us
+# http_proxy in the environment is not about us
+_NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 CHANNEL_OPTIONS = (("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1))
 
 
@@ -39,7 +41,8 @@ class HttpProbe:
 
     def _ask(self) -> str:
         try:
-            with _NO_PROXY.open(self.url, timeout=self.seconds_max) as answer:  # the URL is our own plan's
+            # the URL is our own plan's
+            with _NO_PROXY.open(self.url, timeout=self.seconds_max) as answer:
                 return "" if answer.status == 200 else f"HTTP {answer.status}"
         except urllib.error.HTTPError as refusal:
             return f"HTTP {refusal.code}: {refusal.read(200).decode(errors='replace')}"
@@ -64,9 +67,14 @@ class GrpcProbe:
 
         try:
             credentials = client_credentials(self.settings)
-            async with (grpc.aio.secure_channel(self.address, credentials, options=CHANNEL_OPTIONS) if credentials
-                        else grpc.aio.insecure_channel(self.address, options=CHANNEL_OPTIONS)) as channel:
-                answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=self.seconds_max)
+            async with (
+                grpc.aio.secure_channel(self.address, credentials, options=CHANNEL_OPTIONS)
+                if credentials
+                else grpc.aio.insecure_channel(self.address, options=CHANNEL_OPTIONS)
+            ) as channel:
+                answer = await health_pb2_grpc.HealthStub(channel).Check(
+                    health_pb2.HealthCheckRequest(), timeout=self.seconds_max
+                )
         except grpc.aio.AioRpcError as refusal:
             return f"{refusal.code().name}: {refusal.details()}"
         except OSError as problem:

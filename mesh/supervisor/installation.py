@@ -1,6 +1,8 @@
-"""What an installation keeps below var/: secrets that are its own, the lock that lets one supervisor in, and where the running mesh is.
+"""What an installation keeps below var/: secrets that are its own, the lock that lets one
+supervisor in, and where the running mesh is.
 
-Kept true: a secret is made once and never changed by us, nobody else on the machine can read it, and a file under its name is whole or absent.
+Kept true: a secret is made once and never changed by us, nobody else on the machine can read it,
+and a file under its name is whole or absent.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 PRIVATE_DIRECTORY = 0o700
 PRIVATE_FILE = 0o600
-CALLERS = ("payment_rpc", "order_rpc", "seckill_rpc")  # services with a caller key of their own; the gateway only passes users' tokens on
+# services with a caller key of their own; the gateway only passes users' tokens on
+CALLERS = ("payment_rpc", "order_rpc", "seckill_rpc")
 SECRETS = ("user_token", "page_token", "redis", "sandbox_api", "sandbox_callback", "seckill_ticket")
 _SECRET_BYTES = 32
 _LOCK_ATTEMPTS = 3
@@ -105,13 +108,20 @@ class Installation:
         return self.public_keys_dir / f"{service}.pub.pem"
 
     def prepare(self) -> Self:
-        """Makes what is missing; changes nothing that is there, except permissions that are too open.
+        """Makes what is missing; changes nothing that is there, except permissions that are too
+        open.
 
         Raises:
             InstallationUnusable: the directory belongs to somebody else, or cannot be written.
         """
         try:
-            for directory in (self.var_dir, self.keys_dir, self.log_dir, self.redis_dir, self.public_keys_dir):
+            for directory in (
+                self.var_dir,
+                self.keys_dir,
+                self.log_dir,
+                self.redis_dir,
+                self.public_keys_dir,
+            ):
                 directory.mkdir(parents=True, exist_ok=True, mode=PRIVATE_DIRECTORY)
                 directory.chmod(PRIVATE_DIRECTORY)
             for name in SECRETS:
@@ -123,16 +133,27 @@ class Installation:
         return self
 
     def _make_key_pair(self, service: str) -> None:
-        private = Ed25519PrivateKey.generate().private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8,
-                                                             serialization.NoEncryption())
+        private = Ed25519PrivateKey.generate().private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
         _create_once(self.caller_key_file(service), private)
-        if not self.public_key_file(service).exists():  # always derived from the file: a crash may have left only the private half
-            key = serialization.load_pem_private_key(self.caller_key_file(service).read_bytes(), password=None)
-            _create_once(self.public_key_file(service),
-                         key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo))
+        # always derived from the file: a crash may have left only the private half
+        if not self.public_key_file(service).exists():
+            key = serialization.load_pem_private_key(
+                self.caller_key_file(service).read_bytes(), password=None
+            )
+            _create_once(
+                self.public_key_file(service),
+                key.public_key().public_bytes(
+                    serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+                ),
+            )
 
     def lock(self) -> int:
-        """Takes the installation for this process until it ends, however it ends. Returns the open file descriptor that holds it.
+        """Takes the installation for this process until it ends, however it ends. Returns the open
+        file descriptor that holds it.
 
         Raises:
             InstallationBusy: another process has it.
@@ -148,7 +169,10 @@ class Installation:
                     continue
                 holder = os.read(descriptor, 32).decode().strip()
                 os.close(descriptor)
-                raise InstallationBusy(f"{self.var_dir}: `paymesh up` is running here already (process {holder or 'unknown'})") from None
+                raise InstallationBusy(
+                    f"{self.var_dir}: `paymesh up` is running here already (process "
+                    f"{holder or 'unknown'})"
+                ) from None
         os.ftruncate(descriptor, 0)
         os.write(descriptor, str(os.getpid()).encode())
         return descriptor
@@ -162,7 +186,9 @@ class Installation:
         self._mesh_file.unlink(missing_ok=True)
 
     def running(self) -> RunningMesh | None:
-        """Where the mesh is, or None when no supervisor runs: a file that a killed supervisor left does not count."""
+        """Where the mesh is, or None when no supervisor runs: a file that a killed supervisor left
+        does not count.
+        """
         try:
             descriptor = os.open(self.var_dir / "up.lock", os.O_RDWR)
         except FileNotFoundError:
@@ -182,7 +208,9 @@ class Installation:
 
 
 def _create_once(path: Path, content: bytes) -> None:
-    """Writes a private file whole unless there is one. The link makes it appear complete, and fails when somebody was faster."""
+    """Writes a private file whole unless there is one. The link makes it appear complete, and fails
+    when somebody was faster.
+    """
     if path.exists():
         path.chmod(PRIVATE_FILE)
         return

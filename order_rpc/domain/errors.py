@@ -1,4 +1,6 @@
-"""The refusals of order_rpc. Each `reason` is a value of `paymesh.order.v1.ErrorReason`, which says what it means on the wire."""
+"""The refusals of order_rpc. Each `reason` is a value of `paymesh.order.v1.ErrorReason`, which says
+what it means on the wire.
+"""
 
 from __future__ import annotations
 
@@ -159,6 +161,8 @@ class AllocationExceeded(MeshError):
 
 
 class OrderCreating(MeshError):
-    """The order was won in a flash sale and is still on its way here. `retry_after_seconds` says when to ask again."""
+    """The order was won in a flash sale and is still on its way here. `retry_after_seconds` says
+    when to ask again.
+    """
 
     reason = "ORDER_CREATING"

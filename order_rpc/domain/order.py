@@ -1,5 +1,5 @@
-"""An order: what a buyer wants, at the prices of the moment, and the steps that it may take. The transition table below is the only one; the store
-writes nothing that it does not allow."""
+"""An order: what a buyer wants, at the prices of the moment, and the steps that it may take. The
+transition table below is the only one; the store writes nothing that it does not allow."""
 
 from __future__ import annotations
 
@@ -23,40 +23,43 @@ class OrderState(StrEnum):
     """Where an order stands."""
 
     PENDING_PAYMENT = "PENDING_PAYMENT"  # waiting for money; stock is reserved
-    PAID = "PAID"                        # stock is sold
-    CANCELLING = "CANCELLING"            # a cancel was decided; its payments are being closed
-    CANCELLED = "CANCELLED"              # nobody will pay; stock is released
-    SHIPPED = "SHIPPED"                  # on its way to the buyer
-    COMPLETED = "COMPLETED"              # done
-    REFUNDED = "REFUNDED"                # all money went back
+    PAID = "PAID"  # stock is sold
+    CANCELLING = "CANCELLING"  # a cancel was decided; its payments are being closed
+    CANCELLED = "CANCELLED"  # nobody will pay; stock is released
+    SHIPPED = "SHIPPED"  # on its way to the buyer
+    COMPLETED = "COMPLETED"  # done
+    REFUNDED = "REFUNDED"  # all money went back
 
 
 class Verb(StrEnum):
     """What can happen to an order."""
 
-    PAY = "PAY"                    # a payment succeeded, or there is nothing to pay
+    PAY = "PAY"  # a payment succeeded, or there is nothing to pay
     BEGIN_CANCEL = "BEGIN_CANCEL"  # by the buyer, an admin or the deadline
-    CANCEL = "CANCEL"              # payment_rpc says that no payment can succeed any more
-    CANCEL_FREE = "CANCEL_FREE"    # by the buyer or the shop, of an order that cost nothing and is not shipped
-    REVIVE = "REVIVE"              # late money on a cancelled order, and there is stock again
-    SHIP = "SHIP"                  # handed to a carrier
-    COMPLETE = "COMPLETE"          # arrived
-    REFUND = "REFUND"              # the whole amount of the payment that paid it went back
+    CANCEL = "CANCEL"  # payment_rpc says that no payment can succeed any more
+    # by the buyer or the shop, of an order that cost nothing and is not shipped
+    CANCEL_FREE = "CANCEL_FREE"
+    REVIVE = "REVIVE"  # late money on a cancelled order, and there is stock again
+    SHIP = "SHIP"  # handed to a carrier
+    COMPLETE = "COMPLETE"  # arrived
+    REFUND = "REFUND"  # the whole amount of the payment that paid it went back
 
 
-TRANSITIONS: Mapping[tuple[OrderState, Verb], OrderState] = MappingProxyType({
-    (OrderState.PENDING_PAYMENT, Verb.PAY): OrderState.PAID,
-    (OrderState.PENDING_PAYMENT, Verb.BEGIN_CANCEL): OrderState.CANCELLING,
-    (OrderState.CANCELLING, Verb.PAY): OrderState.PAID,
-    (OrderState.CANCELLING, Verb.CANCEL): OrderState.CANCELLED,
-    (OrderState.CANCELLED, Verb.REVIVE): OrderState.PAID,
-    (OrderState.PAID, Verb.CANCEL_FREE): OrderState.CANCELLED,
-    (OrderState.PAID, Verb.SHIP): OrderState.SHIPPED,
-    (OrderState.PAID, Verb.REFUND): OrderState.REFUNDED,
-    (OrderState.SHIPPED, Verb.COMPLETE): OrderState.COMPLETED,
-    (OrderState.SHIPPED, Verb.REFUND): OrderState.REFUNDED,
-    (OrderState.COMPLETED, Verb.REFUND): OrderState.REFUNDED,
-})
+TRANSITIONS: Mapping[tuple[OrderState, Verb], OrderState] = MappingProxyType(
+    {
+        (OrderState.PENDING_PAYMENT, Verb.PAY): OrderState.PAID,
+        (OrderState.PENDING_PAYMENT, Verb.BEGIN_CANCEL): OrderState.CANCELLING,
+        (OrderState.CANCELLING, Verb.PAY): OrderState.PAID,
+        (OrderState.CANCELLING, Verb.CANCEL): OrderState.CANCELLED,
+        (OrderState.CANCELLED, Verb.REVIVE): OrderState.PAID,
+        (OrderState.PAID, Verb.CANCEL_FREE): OrderState.CANCELLED,
+        (OrderState.PAID, Verb.SHIP): OrderState.SHIPPED,
+        (OrderState.PAID, Verb.REFUND): OrderState.REFUNDED,
+        (OrderState.SHIPPED, Verb.COMPLETE): OrderState.COMPLETED,
+        (OrderState.SHIPPED, Verb.REFUND): OrderState.REFUNDED,
+        (OrderState.COMPLETED, Verb.REFUND): OrderState.REFUNDED,
+    }
+)
 
 
 def next_state(state: OrderState, verb: Verb) -> OrderState:
@@ -68,13 +71,15 @@ def next_state(state: OrderState, verb: Verb) -> OrderState:
     try:
         return TRANSITIONS[state, verb]
     except KeyError:
-        raise OrderStateInvalid(f"{verb} is not possible in state {state}", state=state, verb=verb) from None
+        raise OrderStateInvalid(
+            f"{verb} is not possible in state {state}", state=state, verb=verb
+        ) from None
 
 
 class StockSource(StrEnum):
     """Whose units a line takes."""
 
-    CATALOG = "CATALOG"    # the shelf: reserved with the order
+    CATALOG = "CATALOG"  # the shelf: reserved with the order
     ACTIVITY = "ACTIVITY"  # a flash sale, which took them from the shelf before
 
 
@@ -90,7 +95,7 @@ class PayStatus(StrEnum):
 class ShippingStatus(StrEnum):
     """Where the goods of an order are."""
 
-    PENDING = "PENDING"      # nothing to ship yet, or any more
+    PENDING = "PENDING"  # nothing to ship yet, or any more
     PREPARING = "PREPARING"  # the shop packs it
     SHIPPED = "SHIPPED"
     DELIVERED = "DELIVERED"
@@ -129,23 +134,24 @@ class Order:
     merchant_id: str
     order_id: str
     user_id: str
-    client_request_id: str       # the client's own id of it, "" without one
+    client_request_id: str  # the client's own id of it, "" without one
     state: OrderState
-    amount: Money                # lines + shipping − discount, computed once
+    amount: Money  # lines + shipping − discount, computed once
     shipping: Money
     discount: Money
     lines: tuple[OrderLine, ...]  # by SKU, ascending
     address: Address | None
-    paid_payment_id: str         # "" before, and when there was nothing to pay
-    captured: Money              # by that payment
-    refunded: Money              # of that payment
+    paid_payment_id: str  # "" before, and when there was nothing to pay
+    captured: Money  # by that payment
+    refunded: Money  # of that payment
     refund_status: RefundStatus  # derived from all refunds of that payment
-    carrier: str                 # "" before it is shipped
+    carrier: str  # "" before it is shipped
     tracking_number: str
-    cancel_reason: str           # of the cancel that is under way or done; "" again once it is paid after all
-    version: int                 # raised by every change
+    # of the cancel that is under way or done; "" again once it is paid after all
+    cancel_reason: str
+    version: int  # raised by every change
     created_at: datetime
-    expires_at: datetime         # must be paid until then
+    expires_at: datetime  # must be paid until then
     paid_at: datetime | None
     shipped_at: datetime | None
     completed_at: datetime | None
@@ -153,22 +159,59 @@ class Order:
     updated_at: datetime
 
     @classmethod
-    def place(cls, *, merchant_id: str, order_id: str, user_id: str, lines: tuple[OrderLine, ...], at: datetime, expires_at: datetime,
-              policy: MerchantPolicy = PLAIN, address: Address | None = None, client_request_id: str = "") -> Order:
+    def place(
+        cls,
+        *,
+        merchant_id: str,
+        order_id: str,
+        user_id: str,
+        lines: tuple[OrderLine, ...],
+        at: datetime,
+        expires_at: datetime,
+        policy: MerchantPolicy = PLAIN,
+        address: Address | None = None,
+        client_request_id: str = "",
+    ) -> Order:
         """A new order that waits for its money.
 
         Raises:
             TotalTooLarge: its total has more digits than an amount may have.
         """
         items = sum((line.amount for line in lines), Money.zero(lines[0].unit_price.currency))
-        shipping, discount, zero = policy.shipping_for(items), policy.discount_for(items), Money.zero(items.currency)
+        shipping, discount, zero = (
+            policy.shipping_for(items),
+            policy.discount_for(items),
+            Money.zero(items.currency),
+        )
         if (items + shipping).minor > _MINOR_MAX:
             raise TotalTooLarge(fields={"items": f"their total has more than {DIGITS_MAX} digits"})
-        return cls(merchant_id=merchant_id, order_id=order_id, user_id=user_id, client_request_id=client_request_id,
-                   state=OrderState.PENDING_PAYMENT, amount=items + shipping - discount, shipping=shipping, discount=discount, lines=lines,
-                   address=address, paid_payment_id="", captured=zero, refunded=zero, refund_status=RefundStatus.NONE, carrier="",
-                   tracking_number="", cancel_reason="", version=1, created_at=at, expires_at=expires_at, paid_at=None, shipped_at=None,
-                   completed_at=None, cancelled_at=None, updated_at=at)
+        return cls(
+            merchant_id=merchant_id,
+            order_id=order_id,
+            user_id=user_id,
+            client_request_id=client_request_id,
+            state=OrderState.PENDING_PAYMENT,
+            amount=items + shipping - discount,
+            shipping=shipping,
+            discount=discount,
+            lines=lines,
+            address=address,
+            paid_payment_id="",
+            captured=zero,
+            refunded=zero,
+            refund_status=RefundStatus.NONE,
+            carrier="",
+            tracking_number="",
+            cancel_reason="",
+            version=1,
+            created_at=at,
+            expires_at=expires_at,
+            paid_at=None,
+            shipped_at=None,
+            completed_at=None,
+            cancelled_at=None,
+            updated_at=at,
+        )
 
     @property
     def items_amount(self) -> Money:
@@ -215,7 +258,13 @@ class Order:
             OrderStateInvalid: it waits for no money.
         """
         paid = self._step(Verb.PAY, at)
-        return replace(paid, paid_payment_id=payment_id, captured=captured or self.captured, paid_at=at, cancel_reason="")
+        return replace(
+            paid,
+            paid_payment_id=payment_id,
+            captured=captured or self.captured,
+            paid_at=at,
+            cancel_reason="",
+        )
 
     def revive(self, *, payment_id: str, at: datetime, captured: Money) -> Order:
         """This cancelled order, paid by late money after all.
@@ -224,7 +273,9 @@ class Order:
             OrderStateInvalid: it is not cancelled.
         """
         revived = self._step(Verb.REVIVE, at)
-        return replace(revived, paid_payment_id=payment_id, captured=captured, paid_at=at, cancel_reason="")
+        return replace(
+            revived, paid_payment_id=payment_id, captured=captured, paid_at=at, cancel_reason=""
+        )
 
     def begin_cancel(self, *, reason: str, at: datetime) -> Order:
         """This order, whose payments are to be closed.
@@ -249,8 +300,12 @@ class Order:
             OrderStateInvalid: it cost something, or it is not PAID.
         """
         if not self.is_free:
-            raise OrderStateInvalid("an order with money is refunded", state=self.state, verb=Verb.CANCEL_FREE)
-        return replace(self._step(Verb.CANCEL_FREE, at), cancel_reason=reason, paid_at=None, cancelled_at=at)
+            raise OrderStateInvalid(
+                "an order with money is refunded", state=self.state, verb=Verb.CANCEL_FREE
+            )
+        return replace(
+            self._step(Verb.CANCEL_FREE, at), cancel_reason=reason, paid_at=None, cancelled_at=at
+        )
 
     def ship(self, *, carrier: str, tracking_number: str, at: datetime) -> Order:
         """This order on its way.
@@ -258,7 +313,12 @@ class Order:
         Raises:
             OrderStateInvalid: it is not PAID.
         """
-        return replace(self._step(Verb.SHIP, at), carrier=carrier, tracking_number=tracking_number, shipped_at=at)
+        return replace(
+            self._step(Verb.SHIP, at),
+            carrier=carrier,
+            tracking_number=tracking_number,
+            shipped_at=at,
+        )
 
     def complete(self, *, at: datetime) -> Order:
         """This order, arrived.
@@ -283,28 +343,42 @@ class Order:
             OrderStateInvalid: it does not wait for money any more.
         """
         if self.state is not OrderState.PENDING_PAYMENT:
-            raise OrderStateInvalid(f"the address is fixed in state {self.state}", state=self.state, verb="SET_SHIPPING_ADDRESS")
-        return self if address == self.address else replace(self, address=address, version=self.version + 1, updated_at=at)
+            raise OrderStateInvalid(
+                f"the address is fixed in state {self.state}",
+                state=self.state,
+                verb="SET_SHIPPING_ADDRESS",
+            )
+        return (
+            self
+            if address == self.address
+            else replace(self, address=address, version=self.version + 1, updated_at=at)
+        )
 
     def with_refunds(self, *, refunded: Money, status: RefundStatus, at: datetime) -> Order:
         """This order with what is known of its refunds now; itself when that is nothing new."""
         if (refunded, status) == (self.refunded, self.refund_status):
             return self
-        return replace(self, refunded=refunded, refund_status=status, version=self.version + 1, updated_at=at)
+        return replace(
+            self, refunded=refunded, refund_status=status, version=self.version + 1, updated_at=at
+        )
 
     def _step(self, verb: Verb, at: datetime) -> Order:
-        return replace(self, state=next_state(self.state, verb), updated_at=at, version=self.version + 1)
+        return replace(
+            self, state=next_state(self.state, verb), updated_at=at, version=self.version + 1
+        )
 
 
 def price_lines(items: Iterable[NewLine], products: Mapping[str, Product]) -> tuple[OrderLine, ...]:
-    """The lines of an order at the prices of the catalogue: the same SKU twice is added up, SKUs ascend.
+    """The lines of an order at the prices of the catalogue: the same SKU twice is added up, SKUs
+    ascend.
 
     Args:
         items: at least one line.
         products: the products of the merchant by SKU; those that do not exist are absent.
 
     Raises:
-        ProductNotFound, ProductNotOnSale, CurrencyMixed, PriceChanged: the first line that is refused. OutOfStock: the first SKU.
+        ProductNotFound, ProductNotOnSale, CurrencyMixed, PriceChanged: the first line that is
+            refused. OutOfStock: the first SKU.
     """
     quantities: dict[str, int] = {}
     currency = ""
@@ -312,7 +386,11 @@ def price_lines(items: Iterable[NewLine], products: Mapping[str, Product]) -> tu
         product = products.get(item.sku_id)
         if product is None:
             field = f"items[{position}].sku_id"
-            raise ProductNotFound(f"there is no product {item.sku_id}", fields={field: "no such product"}, sku_id=item.sku_id)
+            raise ProductNotFound(
+                f"there is no product {item.sku_id}",
+                fields={field: "no such product"},
+                sku_id=item.sku_id,
+            )
         product.require_on_sale(field=f"items[{position}].sku_id")
         currency = currency or product.price.currency
         if product.price.currency != currency:
@@ -324,12 +402,21 @@ def price_lines(items: Iterable[NewLine], products: Mapping[str, Product]) -> tu
     for sku_id in sorted(quantities):
         product = products[sku_id]
         product.require_available(quantities[sku_id])
-        lines.append(OrderLine(sku_id=sku_id, name=product.name, unit_price=product.price, quantity=quantities[sku_id]))
+        lines.append(
+            OrderLine(
+                sku_id=sku_id,
+                name=product.name,
+                unit_price=product.price,
+                quantity=quantities[sku_id],
+            )
+        )
     return tuple(lines)
 
 
 def canonical_amount(text: str) -> str:
-    """The one spelling of an amount whose currency is not known yet: "09.90", "9.900" and "9.9" are the same."""
+    """The one spelling of an amount whose currency is not known yet: "09.90", "9.900" and "9.9" are
+    the same.
+    """
     whole, _, fraction = text.partition(".")
     fraction = fraction.rstrip("0")
     return (whole.lstrip("0") or "0") + (f".{fraction}" if fraction else "")

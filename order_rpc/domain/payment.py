@@ -1,4 +1,6 @@
-"""What an order makes of a payment. payment_rpc sends snapshots, in any order and any number of times; the first one with money decides, once."""
+"""What an order makes of a payment. payment_rpc sends snapshots, in any order and any number of
+times; the first one with money decides, once.
+"""
 
 from __future__ import annotations
 
@@ -14,22 +16,29 @@ from mesh.money import Money
 from order_rpc.domain.order import Order, OrderState
 from order_rpc.domain.refund import RefundSnapshot, RefundState
 
-# States of a payment in which its money is here; the other states are payment_rpc's own affair, so they are no enum of ours.
+# States of a payment in which its money is here; the other states are payment_rpc's own affair, so
+# they are no enum of ours.
 _MONEY_STATES = frozenset({"SUCCESS", "LATE_SUCCESS"})
 # What a refund of payment_rpc is to an order; whatever else it may become is still on its way.
-_REFUND_STATES = {"SUCCESS": RefundState.SUCCEEDED, "FAILED": RefundState.FAILED, "CANCELED": RefundState.FAILED, "REVERSED": RefundState.BOUNCED}
+_REFUND_STATES = {
+    "SUCCESS": RefundState.SUCCEEDED,
+    "FAILED": RefundState.FAILED,
+    "CANCELED": RefundState.FAILED,
+    "REVERSED": RefundState.BOUNCED,
+}
 _STATE_NAME = re.compile(r"[A-Z_]{1,32}", re.ASCII)
 
 
 class Disposition(StrEnum):
     """What an order did with a payment."""
 
-    APPLIED = "APPLIED"                              # the order took it and is PAID by it
-    ALREADY = "ALREADY"                              # it was PAID by this payment before
-    REVIVED = "REVIVED"                              # a cancelled order took it and is PAID again
-    REFUSED_CANCELLED = "REFUSED_CANCELLED"          # the order is cancelled; the money goes back
-    REFUSED_PAID_BY_OTHER = "REFUSED_PAID_BY_OTHER"  # another payment paid the order; the money goes back
-    NOTED = "NOTED"                                  # a snapshot that decides nothing; never stored
+    APPLIED = "APPLIED"  # the order took it and is PAID by it
+    ALREADY = "ALREADY"  # it was PAID by this payment before
+    REVIVED = "REVIVED"  # a cancelled order took it and is PAID again
+    REFUSED_CANCELLED = "REFUSED_CANCELLED"  # the order is cancelled; the money goes back
+    # another payment paid the order; the money goes back
+    REFUSED_PAID_BY_OTHER = "REFUSED_PAID_BY_OTHER"
+    NOTED = "NOTED"  # a snapshot that decides nothing; never stored
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,30 +54,64 @@ class PaymentSnapshot:
     refunds: tuple[RefundSnapshot, ...] = ()
 
     @classmethod
-    def parse(cls, *, payment_id: str, version: int, state: str, captured: str, refunded: str, refund_reserved: str,
-              currency: str, refunds: Iterable[tuple[str, str, str, str, str]] = ()) -> PaymentSnapshot:
+    def parse(
+        cls,
+        *,
+        payment_id: str,
+        version: int,
+        state: str,
+        captured: str,
+        refunded: str,
+        refund_reserved: str,
+        currency: str,
+        refunds: Iterable[tuple[str, str, str, str, str]] = (),
+    ) -> PaymentSnapshot:
         """Reads a snapshot as it comes over the wire, amounts in major units.
 
         Args:
             refunds: refund_id, request_id, state, amount and reason of each.
 
         Raises:
-            InvalidArgument: an amount is none of that currency, more went back than came, or the state is no name; names the field.
+            InvalidArgument: an amount is none of that currency, more went back than came, or the
+                state is no name; names the field.
         """
         if _STATE_NAME.fullmatch(state) is None:
-            raise InvalidArgument.of("payment.state", "expected the name of a state such as SUCCESS")
+            raise InvalidArgument.of(
+                "payment.state", "expected the name of a state such as SUCCESS"
+            )
 
         def money(field: str, amount: str) -> Money:
-            return Money.parse(amount, currency, field=f"payment.{field}", currency_field="payment.currency", allow_zero=True)
+            return Money.parse(
+                amount,
+                currency,
+                field=f"payment.{field}",
+                currency_field="payment.currency",
+                allow_zero=True,
+            )
 
         came, back = money("captured", captured), money("refunded", refunded)
-        if back > came:  # a defect of payment_rpc: said once, where it is looked for, instead of a row that is refused at every repetition
+        # a defect of payment_rpc: said once, where it is looked for, instead of a row that is
+        # refused at every repetition
+        if back > came:
             raise InvalidArgument.of("payment.refunded", "is more than was captured")
-        return cls(payment_id=payment_id, version=version, state=state, captured=came, refunded=back,
-                   refund_reserved=money("refund_reserved", refund_reserved), refunds=tuple(RefundSnapshot(
-                       refund_id=refund_id, request_id=request_id, state=_REFUND_STATES.get(name, RefundState.APPROVED),
-                       amount=money(f"refunds[{position}].amount", amount), reason=reason)
-                       for position, (refund_id, request_id, name, amount, reason) in enumerate(refunds)))
+        return cls(
+            payment_id=payment_id,
+            version=version,
+            state=state,
+            captured=came,
+            refunded=back,
+            refund_reserved=money("refund_reserved", refund_reserved),
+            refunds=tuple(
+                RefundSnapshot(
+                    refund_id=refund_id,
+                    request_id=request_id,
+                    state=_REFUND_STATES.get(name, RefundState.APPROVED),
+                    amount=money(f"refunds[{position}].amount", amount),
+                    reason=reason,
+                )
+                for position, (refund_id, request_id, name, amount, reason) in enumerate(refunds)
+            ),
+        )
 
     @property
     def has_money(self) -> bool:
@@ -76,19 +119,23 @@ class PaymentSnapshot:
         return self.state in _MONEY_STATES
 
     def can_revive(self, order: Order) -> bool:
-        """True when what is left of this payment pays a cancelled order. Orders of flash sales stay cancelled: their unit is sold again."""
+        """True when what is left of this payment pays a cancelled order. Orders of flash sales stay
+        cancelled: their unit is sold again.
+        """
         if self.captured.currency != order.amount.currency or order.is_of_activity:
             return False
         return self.captured - self.refunded - self.refund_reserved >= order.amount
 
 
 class CloseResult(StrEnum):
-    """What payment_rpc says of the payments of an order. Names equal `paymesh.payment.v1.CloseResult`."""
+    """What payment_rpc says of the payments of an order. Names equal
+    `paymesh.payment.v1.CloseResult`.
+    """
 
     ALREADY_PAID = "ALREADY_PAID"  # one of them succeeded
-    CLOSING = "CLOSING"            # a channel has not answered: ask again
-    CONFLICTED = "CONFLICTED"      # money that is not ours; it blocks nothing
-    CLOSED = "CLOSED"              # nobody paid and nobody will
+    CLOSING = "CLOSING"  # a channel has not answered: ask again
+    CONFLICTED = "CONFLICTED"  # money that is not ours; it blocks nothing
+    CLOSED = "CLOSED"  # nobody paid and nobody will
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +161,14 @@ class KnownPayment:
     @classmethod
     def first_heard(cls, snapshot: PaymentSnapshot, *, at: datetime) -> KnownPayment:
         """A payment that we did not know before."""
-        return cls(payment_id=snapshot.payment_id, version=snapshot.version, state=snapshot.state, disposition=None, created_at=at, updated_at=at)
+        return cls(
+            payment_id=snapshot.payment_id,
+            version=snapshot.version,
+            state=snapshot.state,
+            disposition=None,
+            created_at=at,
+            updated_at=at,
+        )
 
     def heard(self, snapshot: PaymentSnapshot, *, at: datetime) -> KnownPayment:
         """This payment after a newer snapshot; its disposition stays."""
@@ -131,27 +185,45 @@ class Decision:
     """What becomes of an order by a snapshot with money."""
 
     order: Order
-    disposition: Disposition | None  # None: undecided, because the money is not what the order costs
-    shortfall: str = ""              # why a person must look at it
+    # None: undecided, because the money is not what the order costs
+    disposition: Disposition | None
+    shortfall: str = ""  # why a person must look at it
 
 
-def decide(order: Order, snapshot: PaymentSnapshot, *, at: datetime, revives: bool = False) -> Decision:
-    """What an order does with a payment whose money is here. `revives`: the merchant wants a cancelled order back, and its units are there.
+def decide(
+    order: Order, snapshot: PaymentSnapshot, *, at: datetime, revives: bool = False
+) -> Decision:
+    """What an order does with a payment whose money is here. `revives`: the merchant wants a
+    cancelled order back, and its units are there.
 
-    Money that is less than the order costs, or of another currency, never pays it: the order stays as it is and a person is told.
+    Money that is less than the order costs, or of another currency, never pays it: the order stays
+    as it is and a person is told.
     """
     match order.state:
         case OrderState.PENDING_PAYMENT | OrderState.CANCELLING:
-            if snapshot.captured.currency != order.amount.currency or snapshot.captured < order.amount:
+            if (
+                snapshot.captured.currency != order.amount.currency
+                or snapshot.captured < order.amount
+            ):
                 shortfall = f"captured {snapshot.captured} for an order of {order.amount}"
                 return Decision(order=order, disposition=None, shortfall=shortfall)
-            return Decision(order=order.pay(payment_id=snapshot.payment_id, at=at, captured=snapshot.captured),
-                            disposition=Disposition.APPLIED)
+            return Decision(
+                order=order.pay(payment_id=snapshot.payment_id, at=at, captured=snapshot.captured),
+                disposition=Disposition.APPLIED,
+            )
         case OrderState.PAID | OrderState.SHIPPED | OrderState.COMPLETED | OrderState.REFUNDED:
             is_ours = order.paid_payment_id == snapshot.payment_id
-            return Decision(order=order, disposition=Disposition.ALREADY if is_ours else Disposition.REFUSED_PAID_BY_OTHER)
+            return Decision(
+                order=order,
+                disposition=Disposition.ALREADY if is_ours else Disposition.REFUSED_PAID_BY_OTHER,
+            )
         case OrderState.CANCELLED if revives and snapshot.can_revive(order):
-            return Decision(order=order.revive(payment_id=snapshot.payment_id, at=at, captured=snapshot.captured), disposition=Disposition.REVIVED)
+            return Decision(
+                order=order.revive(
+                    payment_id=snapshot.payment_id, at=at, captured=snapshot.captured
+                ),
+                disposition=Disposition.REVIVED,
+            )
         case OrderState.CANCELLED:
             return Decision(order=order, disposition=Disposition.REFUSED_CANCELLED)
         case _:

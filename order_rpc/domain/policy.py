@@ -1,4 +1,6 @@
-"""What a merchant decides for all of its orders: what shipping costs, what it takes off, and what becomes of late money."""
+"""What a merchant decides for all of its orders: what shipping costs, what it takes off, and what
+becomes of late money.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +13,26 @@ from mesh.money import Money
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PriceRule:
-    """An amount that depends on what the lines of an order cost. Both amounts are of one currency."""
+    """An amount that depends on what the lines of an order cost. Both amounts are of one
+    currency.
+    """
 
     amount: Money
-    threshold: Money | None  # shipping: free from here on; discount: only from here on; None: always
+    # shipping: free from here on; discount: only from here on; None: always
+    threshold: Money | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MerchantPolicy:
-    """The rules of one merchant. The rules without a word: free shipping, no discount, late money goes back."""
+    """The rules of one merchant. The rules without a word: free shipping, no discount, late money
+    goes back.
+    """
 
     revives_if_stock: bool = False  # late money revives a cancelled order while there is stock
-    shipping: Mapping[str, PriceRule] = field(default_factory=lambda: MappingProxyType({}))  # by currency
-    discount: Mapping[str, PriceRule] = field(default_factory=lambda: MappingProxyType({}))  # by currency
+    # by currency
+    shipping: Mapping[str, PriceRule] = field(default_factory=lambda: MappingProxyType({}))
+    # by currency
+    discount: Mapping[str, PriceRule] = field(default_factory=lambda: MappingProxyType({}))
 
     def shipping_for(self, items: Money) -> Money:
         """What shipping costs for lines of that price."""

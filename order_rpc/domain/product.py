@@ -15,35 +15,37 @@ class Stock:
     """Units of one SKU. Their sum changes only when somebody sets or adjusts `available`."""
 
     available: int  # may be ordered
-    reserved: int   # held by unpaid orders
-    sold: int       # held by paid orders
+    reserved: int  # held by unpaid orders
+    sold: int  # held by paid orders
     allocated: int = 0  # handed to flash sales, and not back
 
 
 class MovementKind(StrEnum):
     """What a movement of stock was."""
 
-    INITIAL = "INITIAL"                      # the first stock of a product
-    SET = "SET"                              # somebody counted
-    ADJUST = "ADJUST"                        # somebody added or took away
-    ALLOCATE = "ALLOCATE"                    # a flash sale took units
+    INITIAL = "INITIAL"  # the first stock of a product
+    SET = "SET"  # somebody counted
+    ADJUST = "ADJUST"  # somebody added or took away
+    ALLOCATE = "ALLOCATE"  # a flash sale took units
     RETURN_ALLOCATION = "RETURN_ALLOCATION"  # a flash sale gave units back
-    REFUND = "REFUND"                        # a refund brought units back
+    REFUND = "REFUND"  # a refund brought units back
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Movement:
-    """One change of the units available, as it stands in the log for ever. What orders hold stands with the orders."""
+    """One change of the units available, as it stands in the log for ever. What orders hold stands
+    with the orders.
+    """
 
     movement_id: int  # 0 before it is written; ascends
     merchant_id: str
     sku_id: str
     kind: MovementKind
-    quantity: int     # units added, negative for units taken
+    quantity: int  # units added, negative for units taken
     available_after: int
     reason: str
     operator: str
-    reference: str    # refund, activity or order that it is about
+    reference: str  # refund, activity or order that it is about
     created_at: datetime
 
 
@@ -56,16 +58,36 @@ class Product:
     name: str
     price: Money
     on_sale: bool
-    first_available: int  # the stock that it was created with: part of what "the same content again" means
+    # the stock that it was created with: part of what "the same content again" means
+    first_available: int
     stock: Stock
     created_at: datetime
     updated_at: datetime
 
     @classmethod
-    def create(cls, *, merchant_id: str, sku_id: str, name: str, price: Money, available: int, at: datetime, on_sale: bool = True) -> Product:
+    def create(
+        cls,
+        *,
+        merchant_id: str,
+        sku_id: str,
+        name: str,
+        price: Money,
+        available: int,
+        at: datetime,
+        on_sale: bool = True,
+    ) -> Product:
         """A new product with its first stock."""
-        return cls(merchant_id=merchant_id, sku_id=sku_id, name=name, price=price, on_sale=on_sale, first_available=available,
-                   stock=Stock(available=available, reserved=0, sold=0), created_at=at, updated_at=at)
+        return cls(
+            merchant_id=merchant_id,
+            sku_id=sku_id,
+            name=name,
+            price=price,
+            on_sale=on_sale,
+            first_available=available,
+            stock=Stock(available=available, reserved=0, sold=0),
+            created_at=at,
+            updated_at=at,
+        )
 
     def require_same_content(self, other: Product) -> None:
         """Checks that another creation of this product asks for what is there.
@@ -83,17 +105,29 @@ class Product:
         if differing:
             raise ProductAlreadyExists(
                 f"product {self.sku_id} exists with another {', '.join(differing)}",
-                fields=dict.fromkeys(differing, "differs from the product that exists"), sku_id=self.sku_id)
+                fields=dict.fromkeys(differing, "differs from the product that exists"),
+                sku_id=self.sku_id,
+            )
 
     def require_price(self, seen: str, *, field: str) -> None:
-        """Checks the unit price that a client saw, in major units; "" stands for a client that does not say.
+        """Checks the unit price that a client saw, in major units; "" stands for a client that does
+        not say.
 
         Raises:
-            PriceChanged: it is not the price now. InvalidArgument: it is no amount of this product's currency; names `field`.
+            PriceChanged: it is not the price now. InvalidArgument: it is no amount of this
+                product's currency; names `field`.
         """
-        if seen and Money.parse(seen, self.price.currency, field=field, allow_zero=True) != self.price:
-            raise PriceChanged(f"the price of {self.sku_id} is {self.price}", fields={field: f"the price is {self.price.format()}"},
-                               sku_id=self.sku_id, price=self.price.format(), currency=self.price.currency)
+        if (
+            seen
+            and Money.parse(seen, self.price.currency, field=field, allow_zero=True) != self.price
+        ):
+            raise PriceChanged(
+                f"the price of {self.sku_id} is {self.price}",
+                fields={field: f"the price is {self.price.format()}"},
+                sku_id=self.sku_id,
+                price=self.price.format(),
+                currency=self.price.currency,
+            )
 
     def require_on_sale(self, *, field: str) -> None:
         """Checks that the shop sells it at present.
@@ -102,10 +136,15 @@ class Product:
             ProductNotOnSale: it does not; names `field`.
         """
         if not self.on_sale:
-            raise ProductNotOnSale(f"{self.sku_id} is not on sale", fields={field: "is not on sale"}, sku_id=self.sku_id)
+            raise ProductNotOnSale(
+                f"{self.sku_id} is not on sale",
+                fields={field: "is not on sale"},
+                sku_id=self.sku_id,
+            )
 
     def require_available(self, quantity: int) -> None:
-        """Refuses early what the conditional UPDATE of the stock would refuse anyway: a sold-out product costs no writes.
+        """Refuses early what the conditional UPDATE of the stock would refuse anyway: a sold-out
+        product costs no writes.
 
         Raises:
             OutOfStock: fewer units are left.
@@ -116,6 +155,10 @@ class Product:
 
 def out_of_stock(sku_id: str, available: int) -> OutOfStock:
     """The refusal, with which SKU and how many units are left."""
-    left = f"only 1 unit of {sku_id} is left" if available == 1 else f"only {available} units of {sku_id} are left"
+    left = (
+        f"only 1 unit of {sku_id} is left"
+        if available == 1
+        else f"only {available} units of {sku_id} are left"
+    )
     message = left if available else f"{sku_id} is sold out"
     return OutOfStock(message, fields={"items": message}, sku_id=sku_id, available=available)

@@ -1,4 +1,6 @@
-"""A refund of an order as order_rpc sees it: asked for here or straight at payment_rpc, carried out there, told here by snapshots of the payment."""
+"""A refund of an order as order_rpc sees it: asked for here or straight at payment_rpc, carried out
+there, told here by snapshots of the payment.
+"""
 
 from __future__ import annotations
 
@@ -16,24 +18,27 @@ class RefundState(StrEnum):
     """Where a refund stands."""
 
     REQUESTED = "REQUESTED"  # waits for the shop
-    APPROVED = "APPROVED"    # payment_rpc carries it out
-    REJECTED = "REJECTED"    # the shop said no
+    APPROVED = "APPROVED"  # payment_rpc carries it out
+    REJECTED = "REJECTED"  # the shop said no
     SUCCEEDED = "SUCCEEDED"  # the money went back
-    FAILED = "FAILED"        # refused
-    BOUNCED = "BOUNCED"      # it went back and came back again
+    FAILED = "FAILED"  # refused
+    BOUNCED = "BOUNCED"  # it went back and came back again
 
 
 R = RefundState
 # News may skip steps: the newest snapshot alone tells everything.
-NEXT: Mapping[RefundState, frozenset[RefundState]] = MappingProxyType({
-    R.REQUESTED: frozenset({R.APPROVED, R.REJECTED}),
-    R.APPROVED: frozenset({R.SUCCEEDED, R.FAILED, R.BOUNCED}),
-    R.FAILED: frozenset({R.SUCCEEDED, R.BOUNCED}),  # evidence that the money left after all
-    R.SUCCEEDED: frozenset({R.BOUNCED}),
-    R.REJECTED: frozenset(),
-    R.BOUNCED: frozenset(),
-})
-REFUNDS_MAX = 100  # of an order, not counting those that the shop rejected: as many as payment_rpc makes of a payment
+NEXT: Mapping[RefundState, frozenset[RefundState]] = MappingProxyType(
+    {
+        R.REQUESTED: frozenset({R.APPROVED, R.REJECTED}),
+        R.APPROVED: frozenset({R.SUCCEEDED, R.FAILED, R.BOUNCED}),
+        R.FAILED: frozenset({R.SUCCEEDED, R.BOUNCED}),  # evidence that the money left after all
+        R.SUCCEEDED: frozenset({R.BOUNCED}),
+        R.REJECTED: frozenset(),
+        R.BOUNCED: frozenset(),
+    }
+)
+# of an order, not counting those that the shop rejected: as many as payment_rpc makes of a payment
+REFUNDS_MAX = 100
 HOLDS_MONEY = frozenset({R.APPROVED, R.SUCCEEDED})
 HOLDS_UNITS = frozenset({R.APPROVED, R.SUCCEEDED, R.BOUNCED})  # a bounce sends money, not goods
 MONEY_LEFT = frozenset({R.SUCCEEDED, R.BOUNCED})
@@ -42,13 +47,13 @@ MONEY_LEFT = frozenset({R.SUCCEEDED, R.BOUNCED})
 class RefundStatus(StrEnum):
     """Where the refunds of an order stand, all together."""
 
-    NONE = "NONE"            # nobody asked for one, or none came to anything
+    NONE = "NONE"  # nobody asked for one, or none came to anything
     REQUESTED = "REQUESTED"  # one waits for the shop
-    PENDING = "PENDING"      # money is on its way back
-    PARTIAL = "PARTIAL"      # a part went back
-    REFUNDED = "REFUNDED"    # everything went back
-    FAILED = "FAILED"        # one failed and nothing went back
-    BOUNCED = "BOUNCED"      # money came back again: a person looks at it
+    PENDING = "PENDING"  # money is on its way back
+    PARTIAL = "PARTIAL"  # a part went back
+    REFUNDED = "REFUNDED"  # everything went back
+    FAILED = "FAILED"  # one failed and nothing went back
+    BOUNCED = "BOUNCED"  # money came back again: a person looks at it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +72,7 @@ class RefundSnapshot:
     request_id: str  # "" when nobody here asked
     state: RefundState
     amount: Money
-    reason: str      # why it failed or bounced
+    reason: str  # why it failed or bounced
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,57 +87,111 @@ class RefundRequest:
     amount: Money
     lines: tuple[RefundLine, ...]  # by SKU; empty for a refund of an amount
     reason: str
-    refund_id: str                 # payment_rpc's id; "" before
-    failure: str                   # why it failed, was rejected or bounced
-    of_sale: bool                  # it is of the payment that paid the order: it counts in the statistics and brings goods back
+    refund_id: str  # payment_rpc's id; "" before
+    failure: str  # why it failed, was rejected or bounced
+    # it is of the payment that paid the order: it counts in the statistics and brings goods back
+    of_sale: bool
     version: int
     succeeded_at: datetime | None
     bounced_at: datetime | None
     created_at: datetime
     updated_at: datetime
 
-    def to(self, state: RefundState, *, at: datetime, failure: str = "", refund_id: str = "", of_sale: bool = False) -> RefundRequest:
+    def to(
+        self,
+        state: RefundState,
+        *,
+        at: datetime,
+        failure: str = "",
+        refund_id: str = "",
+        of_sale: bool = False,
+    ) -> RefundRequest:
         """This refund after a step.
 
         Raises:
             RefundStateInvalid: the table has no such step.
         """
         if state not in NEXT[self.state]:
-            raise RefundStateInvalid(f"a refund in state {self.state} does not become {state}", state=self.state)
+            raise RefundStateInvalid(
+                f"a refund in state {self.state} does not become {state}", state=self.state
+            )
         left_now = state in MONEY_LEFT and self.succeeded_at is None
-        return replace(self, state=state, failure=failure, refund_id=refund_id or self.refund_id, of_sale=self.of_sale or (left_now and of_sale),
-                       version=self.version + 1, succeeded_at=at if left_now else self.succeeded_at,
-                       bounced_at=at if state is R.BOUNCED else self.bounced_at, updated_at=at)
+        return replace(
+            self,
+            state=state,
+            failure=failure,
+            refund_id=refund_id or self.refund_id,
+            of_sale=self.of_sale or (left_now and of_sale),
+            version=self.version + 1,
+            succeeded_at=at if left_now else self.succeeded_at,
+            bounced_at=at if state is R.BOUNCED else self.bounced_at,
+            updated_at=at,
+        )
 
     def named(self, refund_id: str, *, at: datetime) -> RefundRequest:
         """This refund under its id at payment_rpc; itself when that is known."""
-        return self if refund_id == self.refund_id else replace(self, refund_id=refund_id, version=self.version + 1, updated_at=at)
+        return (
+            self
+            if refund_id == self.refund_id
+            else replace(self, refund_id=refund_id, version=self.version + 1, updated_at=at)
+        )
 
     def hear(self, news: RefundSnapshot, *, of_sale: bool, at: datetime) -> RefundRequest:
         """This refund after news of payment_rpc; itself when they are old or change nothing."""
         if news.state in NEXT[self.state] and self.state is not R.REQUESTED:
-            return self.to(news.state, at=at, failure=news.reason, refund_id=news.refund_id, of_sale=of_sale)
+            return self.to(
+                news.state, at=at, failure=news.reason, refund_id=news.refund_id, of_sale=of_sale
+            )
         return self.named(news.refund_id, at=at) if self.state is R.APPROVED else self
 
 
-def unknown_refund(news: RefundSnapshot, *, merchant_id: str, order_id: str, payment_id: str, at: datetime) -> RefundRequest:
-    """A refund that somebody asked payment_rpc for, as it is when we first hear of it: on its way."""
+def unknown_refund(
+    news: RefundSnapshot, *, merchant_id: str, order_id: str, payment_id: str, at: datetime
+) -> RefundRequest:
+    """A refund that somebody asked payment_rpc for, as it is when we first hear of it: on its
+    way.
+    """
     return RefundRequest(
-        merchant_id=merchant_id, order_id=order_id, request_id=news.refund_id, payment_id=payment_id, state=R.APPROVED, amount=news.amount, lines=(),
-        reason="", refund_id=news.refund_id, failure="", of_sale=False, version=1, succeeded_at=None, bounced_at=None, created_at=at, updated_at=at)
+        merchant_id=merchant_id,
+        order_id=order_id,
+        request_id=news.refund_id,
+        payment_id=payment_id,
+        state=R.APPROVED,
+        amount=news.amount,
+        lines=(),
+        reason="",
+        refund_id=news.refund_id,
+        failure="",
+        of_sale=False,
+        version=1,
+        succeeded_at=None,
+        bounced_at=None,
+        created_at=at,
+        updated_at=at,
+    )
 
 
-def total(requests: Iterable[RefundRequest], states: frozenset[RefundState], *, currency: str) -> Money:
+def total(
+    requests: Iterable[RefundRequest], states: frozenset[RefundState], *, currency: str
+) -> Money:
     """Sum of the refunds in some states."""
-    return sum((request.amount for request in requests if request.state in states), Money.zero(currency))
+    return sum(
+        (request.amount for request in requests if request.state in states), Money.zero(currency)
+    )
 
 
-def status_of(requests: Sequence[RefundRequest], *, captured: Money, refunded: Money) -> RefundStatus:
+def status_of(
+    requests: Sequence[RefundRequest], *, captured: Money, refunded: Money
+) -> RefundStatus:
     """What all refunds of the payment that paid the order mean together."""
     states = {request.state for request in requests}
     if captured.minor > 0 and refunded >= captured:
         return RefundStatus.REFUNDED
-    for state, status in ((R.BOUNCED, RefundStatus.BOUNCED), (R.APPROVED, RefundStatus.PENDING), (R.REQUESTED, RefundStatus.REQUESTED)):
+    for state, status in (
+        (R.BOUNCED, RefundStatus.BOUNCED),
+        (R.APPROVED, RefundStatus.PENDING),
+        (R.REQUESTED, RefundStatus.REQUESTED),
+    ):
         if state in states:
             return status
     if refunded.minor > 0:

@@ -1,4 +1,6 @@
-"""Proof that order_rpc is right, for `paymesh audit` and `paymesh explain`, which find these functions by name. Reads only."""
+"""Proof that order_rpc is right, for `paymesh audit` and `paymesh explain`, which find these
+functions by name. Reads only.
+"""
 
 from order_rpc.proof.audit import violations
 from order_rpc.proof.facts import orders_of, orders_page

@@ -1,4 +1,5 @@
-"""What must hold within order_rpc: stock is what orders hold of it, histories end where orders are, nothing is left undone (docs/protocols.md 6).
+"""What must hold within order_rpc: stock is what orders hold of it, histories end where orders are,
+nothing is left undone (docs/protocols.md 6).
 
 Each check is one statement per range of a table, so it sees one moment.
 """
@@ -63,7 +64,12 @@ async def violations(db: Database, allowance: Allowance) -> AsyncIterator[Violat
         *messages(allowance),
     )
     for part in (
-        check_rows(db, metadata, words={_H.to_state: OrderState, STATISTIC_ENTRY.c.figure: Figure}, documents=(_O.address,)),
+        check_rows(
+            db,
+            metadata,
+            words={_H.to_state: OrderState, STATISTIC_ENTRY.c.figure: Figure},
+            documents=(_O.address,),
+        ),
         check_outbox(db, allowance),
         check_logs(db, AUDIT_LOG, MOVEMENT_LOG),
         run_checks(db, checks),
@@ -95,11 +101,18 @@ def _unfinished(allowance: Allowance) -> list[Check]:
 
 def _orders() -> list[Check]:
     """An order against its lines, its history and the payments that it took."""
-    lines = select(func.coalesce(func.sum(_I.amount_minor), 0)).where(_same_order(_I)).scalar_subquery()
+    lines = (
+        select(func.coalesce(func.sum(_I.amount_minor), 0)).where(_same_order(_I)).scalar_subquery()
+    )
     step, earlier = ORDER_AUDIT.alias(), ORDER_AUDIT.alias()
     ends = _last(step, _same_order(step.c))
     before = func.coalesce(
-        _last(earlier, earlier.c.merchant_id == _H.merchant_id, earlier.c.order_id == _H.order_id, earlier.c.id < _H.id),
+        _last(
+            earlier,
+            earlier.c.merchant_id == _H.merchant_id,
+            earlier.c.order_id == _H.order_id,
+            earlier.c.id < _H.id,
+        ),
         "",
     )
     return [
@@ -121,7 +134,9 @@ def _orders() -> list[Check]:
         ),
         Check(
             name="history_unbroken",
-            query=select(_H.order_id, before.label("was"), _H.from_state).where(before != _H.from_state),
+            query=select(_H.order_id, before.label("was"), _H.from_state).where(
+                before != _H.from_state
+            ),
             by=(_H.id,),
             detail="its history jumps from {was!r} to {from_state}",
         ),
@@ -136,7 +151,9 @@ def _taken() -> list[Check]:
             name="order_took_payment",
             query=select(_O.order_id, _O.paid_payment_id).where(
                 _O.paid_payment_id != "",
-                ~select(_D.payment_id).where(_same_order(_D), _D.payment_id == _O.paid_payment_id, took).exists(),
+                ~select(_D.payment_id)
+                .where(_same_order(_D), _D.payment_id == _O.paid_payment_id, took)
+                .exists(),
             ),
             by=_BY_ORDER,
             detail="it is paid by {paid_payment_id}, and it never took that payment",
@@ -157,7 +174,11 @@ def _reservations() -> list[Check]:
     other = RESERVATION.alias()
     newest = (
         select(func.max(other.c.generation))
-        .where(other.c.merchant_id == _I.merchant_id, other.c.order_id == _I.order_id, other.c.sku_id == _I.sku_id)
+        .where(
+            other.c.merchant_id == _I.merchant_id,
+            other.c.order_id == _I.order_id,
+            other.c.sku_id == _I.sku_id,
+        )
         .scalar_subquery()
     )
     should = case(
@@ -183,7 +204,12 @@ def _reservations() -> list[Check]:
         Check(
             name="line_reserved",
             query=select(
-                _I.order_id, _I.sku_id, _O.state, _R.state.label("held"), _R.quantity.label("units"), _I.quantity
+                _I.order_id,
+                _I.sku_id,
+                _O.state,
+                _R.state.label("held"),
+                _R.quantity.label("units"),
+                _I.quantity,
             )
             .select_from(held)
             .where(
@@ -196,14 +222,18 @@ def _reservations() -> list[Check]:
         Check(
             name="reservation_of_line",
             query=select(_R.order_id, _R.sku_id).where(
-                ~select(_I.sku_id).where(_same_line(_R), _I.stock_source == StockSource.CATALOG).exists()
+                ~select(_I.sku_id)
+                .where(_same_line(_R), _I.stock_source == StockSource.CATALOG)
+                .exists()
             ),
             by=_BY_RESERVATION,
             detail="it holds {sku_id}, and no line says so",
         ),
         Check(
             name="old_reservation_released",
-            query=select(_R.order_id, _R.sku_id, _R.generation, _R.state).where(_R.state != RELEASED, outdated),
+            query=select(_R.order_id, _R.sku_id, _R.generation, _R.state).where(
+                _R.state != RELEASED, outdated
+            ),
             by=_BY_RESERVATION,
             detail="generation {generation} of {sku_id} is {state} beside a newer one",
         ),
@@ -212,7 +242,9 @@ def _reservations() -> list[Check]:
 
 def _refunds() -> list[Check]:
     """Refunds of an order against what the order says of them, and that somebody works on each."""
-    paid = and_(_same_order(_Q), _Q.payment_id == _O.paid_payment_id, _Q.state == RefundState.SUCCEEDED)
+    paid = and_(
+        _same_order(_Q), _Q.payment_id == _O.paid_payment_id, _Q.state == RefundState.SUCCEEDED
+    )
     back = select(func.coalesce(func.sum(_Q.amount_minor), 0)).where(paid).scalar_subquery()
     asked = (
         select(OUTBOX.c.id)
@@ -230,7 +262,10 @@ def _refunds() -> list[Check]:
             name="refunds_add_up",
             query=select(_O.order_id, _O.refunded_minor, back.label("back")).where(
                 _O.paid_payment_id != "",
-                or_(back < _O.refunded_minor, and_(back > _O.refunded_minor, back <= _O.captured_minor)),
+                or_(
+                    back < _O.refunded_minor,
+                    and_(back > _O.refunded_minor, back <= _O.captured_minor),
+                ),
             ),
             by=_BY_ORDER,
             detail="{refunded_minor} went back by the order, {back} by its refunds, in minor units",
@@ -241,13 +276,16 @@ def _refunds() -> list[Check]:
                 _Q.state == RefundState.APPROVED, _Q.refund_id == "", ~asked
             ),
             by=_BY_REFUND,
-            detail="it is APPROVED, payment_rpc never named it, and no message asks for it; order {order_id}",
+            detail="it is APPROVED, payment_rpc never named it, and no message asks for it; order "
+            "{order_id}",
         ),
     ]
 
 
 def _last(step: FromClause, *conditions: ColumnElement[bool]) -> ScalarSelect[str]:
-    """Where a history led last. Left to itself MySQL goes back through everybody's steps by their ids, as far as the other orders are old."""
+    """Where a history led last. Left to itself MySQL goes back through everybody's steps by their
+    ids, as far as the other orders are old.
+    """
     query = select(step.c.to_state).where(*conditions).order_by(step.c.id.desc()).limit(1)
     for dialect in ("mysql", "mariadb"):
         query = query.with_hint(step, "FORCE INDEX (ix_order_audit_order_id)", dialect)
@@ -259,4 +297,8 @@ def _same_order(columns: Any) -> ColumnElement[bool]:
 
 
 def _same_line(columns: Any) -> ColumnElement[bool]:
-    return and_(columns.merchant_id == _I.merchant_id, columns.order_id == _I.order_id, columns.sku_id == _I.sku_id)
+    return and_(
+        columns.merchant_id == _I.merchant_id,
+        columns.order_id == _I.order_id,
+        columns.sku_id == _I.sku_id,
+    )

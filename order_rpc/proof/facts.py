@@ -30,11 +30,16 @@ _OF_ORDER = (
     _O.refunded_minor,
 )
 _OF_REFUND = (_Q.request_id, _Q.refund_id, _Q.payment_id, _Q.state, _Q.amount_minor, _Q.currency)
-Within = Callable[[Sequence[Column[Any]]], ColumnElement[bool]]  # a condition on the columns of a table that name its order
+# a condition on the columns of a table that name its order
+Within = Callable[[Sequence[Column[Any]]], ColumnElement[bool]]
 
 
-async def orders_page(db: Database, *, after: OrderKey | None, limit: int) -> tuple[list[OrderFacts], OrderKey | None]:
-    """So many orders by tenant and id, those after `after`; and the last one, or None where the orders end."""
+async def orders_page(
+    db: Database, *, after: OrderKey | None, limit: int
+) -> tuple[list[OrderFacts], OrderKey | None]:
+    """So many orders by tenant and id, those after `after`; and the last one, or None where the
+    orders end.
+    """
 
     async def read(tx: AsyncConnection) -> tuple[list[OrderFacts], OrderKey | None]:
         upto = await end_of_range(tx, _KEY, limit, after)
@@ -85,11 +90,21 @@ async def _read_facts(tx: AsyncConnection, within: Within) -> list[OrderFacts]:
             refunds=tuple(asked.get((merchant_id, order_id), ())),
         )
         for (
-            merchant_id, order_id, user_id, state, amount_minor, currency, paid_payment_id, captured_minor, refunded_minor
+            merchant_id,
+            order_id,
+            user_id,
+            state,
+            amount_minor,
+            currency,
+            paid_payment_id,
+            captured_minor,
+            refunded_minor,
         ) in orders
     ]
 
 
-async def _of_orders(tx: AsyncConnection, table: Table, within: Within, *columns: Column[Any]) -> list[Values]:
+async def _of_orders(
+    tx: AsyncConnection, table: Table, within: Within, *columns: Column[Any]
+) -> list[Values]:
     key = (table.c.merchant_id, table.c.order_id)
     return await packed_rows(tx, table, (*key, *columns), within(key))

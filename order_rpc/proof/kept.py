@@ -1,4 +1,6 @@
-"""What order_rpc keeps of what it did: the messages of the last hours, and the figures of every quarter of an hour."""
+"""What order_rpc keeps of what it did: the messages of the last hours, and the figures of every
+quarter of an hour.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,11 @@ def messages(allowance: Allowance) -> list[Check]:
     since = allowance.now - MESSAGES_KEPT
 
     def untold(tag: str, moment: Any) -> ColumnElement[bool]:
-        told = select(OUTBOX.c.id).where(OUTBOX.c.aggregate_id == _O.order_id, OUTBOX.c.tag == tag).exists()
+        told = (
+            select(OUTBOX.c.id)
+            .where(OUTBOX.c.aggregate_id == _O.order_id, OUTBOX.c.tag == tag)
+            .exists()
+        )
         return and_(moment > since, ~told)
 
     steps = {
@@ -40,7 +46,9 @@ def messages(allowance: Allowance) -> list[Check]:
     return [
         Check(
             name="message_kept",
-            query=select(_O.order_id, _O.state, literal(tag).label("tag")).where(untold(tag, moment)),
+            query=select(_O.order_id, _O.state, literal(tag).label("tag")).where(
+                untold(tag, moment)
+            ),
             by=_BY_ORDER,
             detail="it is {state}, and the message {tag} about it is missing",
         )
@@ -62,12 +70,22 @@ class _At(Clock):
 async def check_statistics(db: Database, allowance: Allowance) -> AsyncIterator[Violation]:
     """The figures of each quarter of an hour are those of its orders."""
     try:
-        missing = await Statistics(db=db, clock=_At(allowance)).missing(progress=lambda _done, _total: None)
-    except (ArithmeticError, TypeError, ValueError) as problem:  # a row that cannot be read, which `row_readable` names
-        yield Violation(check="statistics_right", subject="all", detail=f"the orders cannot be counted: {problem!r}")
+        missing = await Statistics(db=db, clock=_At(allowance)).missing(
+            progress=lambda _done, _total: None
+        )
+    # a row that cannot be read, which `row_readable` names
+    except (ArithmeticError, TypeError, ValueError) as problem:
+        yield Violation(
+            check="statistics_right",
+            subject="all",
+            detail=f"the orders cannot be counted: {problem!r}",
+        )
         return
     for entry in missing[:FOUND_MAX]:
-        detail = f"{entry.count:+} orders and {entry.amount_minor:+} {entry.currency} in minor units are missing"
+        detail = (
+            f"{entry.count:+} orders and {entry.amount_minor:+} {entry.currency} in minor "
+            f"units are missing"
+        )
         yield Violation(
             check="statistics_right",
             subject=f"{entry.merchant_id} {entry.quarter:%Y-%m-%d %H:%M} {entry.figure}",

@@ -1,4 +1,6 @@
-"""What order_rpc has of flash sales: units that left the shelf, and orders that were written for seckill_rpc."""
+"""What order_rpc has of flash sales: units that left the shelf, and orders that were written for
+seckill_rpc.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,15 @@ from order_rpc.usecases.to_payment_rpc import SECKILL_RPC
 
 _I, _O = ORDER_ITEM.c, ORDERS.c
 _KEY = (_I.merchant_id, _I.order_id)
-_OF_LINE = (*_KEY, _I.activity_id, _O.user_id, _O.state, _I.quantity, _I.unit_price_minor, _O.currency)
+_OF_LINE = (
+    *_KEY,
+    _I.activity_id,
+    _O.user_id,
+    _O.state,
+    _I.quantity,
+    _I.unit_price_minor,
+    _O.currency,
+)
 
 
 async def allocations_of(db: Database, keys: Sequence[OrderKey]) -> dict[OrderKey, int]:
@@ -28,7 +38,10 @@ async def allocations_of(db: Database, keys: Sequence[OrderKey]) -> dict[OrderKe
     async def read(tx: AsyncConnection) -> dict[OrderKey, int]:
         rows = await tx.execute(
             select(
-                ALLOCATION.c.merchant_id, ALLOCATION.c.activity_id, ALLOCATION.c.allocated, ALLOCATION.c.returned
+                ALLOCATION.c.merchant_id,
+                ALLOCATION.c.activity_id,
+                ALLOCATION.c.allocated,
+                ALLOCATION.c.returned,
             ).where(one_of_keys((ALLOCATION.c.merchant_id, ALLOCATION.c.activity_id), keys))
         )
         return {(row.merchant_id, row.activity_id): row.allocated - row.returned for row in rows}
@@ -36,12 +49,19 @@ async def allocations_of(db: Database, keys: Sequence[OrderKey]) -> dict[OrderKe
     return await db.read(read)
 
 
-async def sale_orders_page(db: Database, *, after: OrderKey | None, limit: int) -> tuple[list[SaleOrderFacts], OrderKey | None]:
-    """The orders of activities among so many orders by tenant and id, those after `after`; and the last one, or None where the orders end."""
+async def sale_orders_page(
+    db: Database, *, after: OrderKey | None, limit: int
+) -> tuple[list[SaleOrderFacts], OrderKey | None]:
+    """The orders of activities among so many orders by tenant and id, those after `after`; and the
+    last one, or None where the orders end.
+    """
 
     async def read(tx: AsyncConnection) -> tuple[list[SaleOrderFacts], OrderKey | None]:
         upto = await end_of_range(tx, _KEY, limit, after)
-        return await _read(tx, range_of(_KEY, after, upto)), None if upto is None else (upto[0], upto[1])
+        return await _read(tx, range_of(_KEY, after, upto)), None if upto is None else (
+            upto[0],
+            upto[1],
+        )
 
     return await db.read(read)
 
@@ -52,13 +72,21 @@ async def sale_orders_of(db: Database, keys: Sequence[OrderKey]) -> list[SaleOrd
 
 
 async def _read(tx: AsyncConnection, condition: ColumnElement[bool]) -> list[SaleOrderFacts]:
-    joined = ORDER_ITEM.join(ORDERS, (_O.merchant_id == _I.merchant_id) & (_O.order_id == _I.order_id))
+    joined = ORDER_ITEM.join(
+        ORDERS, (_O.merchant_id == _I.merchant_id) & (_O.order_id == _I.order_id)
+    )
     due = (
         select(OUTBOX.c.id)
-        .where(OUTBOX.c.destination == SECKILL_RPC, OUTBOX.c.aggregate_id == _I.order_id, OUTBOX.c.state != "DONE")
+        .where(
+            OUTBOX.c.destination == SECKILL_RPC,
+            OUTBOX.c.aggregate_id == _I.order_id,
+            OUTBOX.c.state != "DONE",
+        )
         .exists()
     )
-    rows = await packed_rows(tx, joined, (*_OF_LINE, due), _I.stock_source == StockSource.ACTIVITY, condition)
+    rows = await packed_rows(
+        tx, joined, (*_OF_LINE, due), _I.stock_source == StockSource.ACTIVITY, condition
+    )
     return [
         SaleOrderFacts(
             merchant_id=merchant_id,
@@ -71,5 +99,15 @@ async def _read(tx: AsyncConnection, condition: ColumnElement[bool]) -> list[Sal
             currency=currency,
             is_settling=bool(is_due),
         )
-        for merchant_id, order_id, activity_id, user_id, state, quantity, price_minor, currency, is_due in sorted(rows)
+        for (
+            merchant_id,
+            order_id,
+            activity_id,
+            user_id,
+            state,
+            quantity,
+            price_minor,
+            currency,
+            is_due,
+        ) in sorted(rows)
     ]

@@ -1,5 +1,6 @@
-"""The counters of the shelf against the rows that they count. Orders never stand still, so all of it is read as it was at one moment, and since
-sums over a million orders are one long statement, range by range."""
+"""The counters of the shelf against the rows that they count. Orders never stand still, so all of
+it is read as it was at one moment, and since sums over a million orders are one long statement,
+range by range."""
 
 from __future__ import annotations
 
@@ -61,7 +62,9 @@ async def _wrong_stock(tx: AsyncConnection) -> list[Violation]:
         case((_R.state == COMMITTED, _R.quantity), else_=0),
     )
     on_shelf = _I.stock_source == StockSource.CATALOG
-    line = and_(_I.merchant_id == _B.merchant_id, _I.order_id == _B.order_id, _I.sku_id == _B.sku_id)
+    line = and_(
+        _I.merchant_id == _B.merchant_id, _I.order_id == _B.order_id, _I.sku_id == _B.sku_id
+    )
     back = await sums_of(
         tx,
         STOCK_RETURN,
@@ -79,11 +82,13 @@ async def _wrong_stock(tx: AsyncConnection) -> list[Violation]:
             product = merchant_id, sku_id
             reserved, committed = held[product]
             to_shelf, to_sale = back[product]
-            # What people, flash sales and refunds put there, without what orders hold. Units that a refund brought back are among the movements.
+            # What people, flash sales and refunds put there, without what orders hold. Units that a
+            # refund brought back are among the movements.
             left = moved[product][0] - reserved - committed
             counted = (left, reserved, committed - to_shelf, given[product][0] - to_sale)
             found += (
-                Violation(check=check, subject=sku_id, detail=detail) for check, detail in _differences(counters, counted)
+                Violation(check=check, subject=sku_id, detail=detail)
+                for check, detail in _differences(counters, counted)
             )
     return found
 
@@ -92,7 +97,10 @@ def _differences(counters: list[int], counted: tuple[int, ...]) -> Iterator[tupl
     available, reserved, sold, allocated = counters
     left, r, s, a = counted
     if available != left:
-        yield "stock_available", f"{available} units may be bought, its movements and what orders hold leave {left}"
+        yield (
+            "stock_available",
+            f"{available} units may be bought, its movements and what orders hold leave {left}",
+        )
     if reserved != r:
         yield "stock_reserved", f"{reserved} units are reserved, orders reserve {r}"
     if sold != s:
@@ -109,9 +117,12 @@ async def _wrong_allocations(tx: AsyncConnection) -> list[Violation]:
         Violation(
             check="allocation_steps",
             subject=activity_id,
-            detail=f"{allocated} units were taken and {returned} came back, its steps add up to something else",
+            detail=f"{allocated} units were taken and {returned} came back, its steps add up to "
+            f"something else",
         )
         async for within in key_ranges_at_one_moment(tx, columns[:2], size=RANGE)
-        for merchant_id, activity_id, allocated, returned in await packed_rows(tx, ALLOCATION, columns, within)
+        for merchant_id, activity_id, allocated, returned in await packed_rows(
+            tx, ALLOCATION, columns, within
+        )
         if allocated + returned != steps[merchant_id, activity_id][0]
     ]

@@ -13,7 +13,16 @@ from mesh.errors import InvalidArgument
 from mesh.money import Money
 from mesh.policies import fingerprint
 from order_rpc.domain.address import Address
-from order_rpc.domain.order import NewLine, Order, OrderLine, OrderState, PayStatus, ShippingStatus, StockSource, canonical_amount
+from order_rpc.domain.order import (
+    NewLine,
+    Order,
+    OrderLine,
+    OrderState,
+    PayStatus,
+    ShippingStatus,
+    StockSource,
+    canonical_amount,
+)
 from order_rpc.domain.payment import Disposition, PaymentSnapshot
 from order_rpc.domain.product import Movement, MovementKind, Product, Stock
 from order_rpc.domain.refund import RefundLine, RefundRequest, RefundState, RefundStatus
@@ -21,37 +30,81 @@ from order_rpc.store.audit import PastStep
 
 STATES = {state: order_pb2.OrderState.Value(f"ORDER_STATE_{state}") for state in OrderState}
 STATES_OF_MESSAGES = {value: state for state, value in STATES.items()}
-DISPOSITIONS = {disposition: order_pb2.Disposition.Value(f"DISPOSITION_{disposition}") for disposition in Disposition}
+DISPOSITIONS = {
+    disposition: order_pb2.Disposition.Value(f"DISPOSITION_{disposition}")
+    for disposition in Disposition
+}
 _PAY_STATUSES = {status: order_pb2.PayStatus.Value(f"PAY_STATUS_{status}") for status in PayStatus}
-_SHIPPING_STATUSES = {status: order_pb2.ShippingStatus.Value(f"SHIPPING_STATUS_{status}") for status in ShippingStatus}
-_REFUND_STATUSES = {status: order_pb2.RefundStatus.Value(f"REFUND_STATUS_{status}") for status in RefundStatus}
-_REFUND_STATES = {state: order_pb2.RefundRequestState.Value(f"REFUND_REQUEST_STATE_{state}") for state in RefundState}
+_SHIPPING_STATUSES = {
+    status: order_pb2.ShippingStatus.Value(f"SHIPPING_STATUS_{status}") for status in ShippingStatus
+}
+_REFUND_STATUSES = {
+    status: order_pb2.RefundStatus.Value(f"REFUND_STATUS_{status}") for status in RefundStatus
+}
+_REFUND_STATES = {
+    state: order_pb2.RefundRequestState.Value(f"REFUND_REQUEST_STATE_{state}")
+    for state in RefundState
+}
 _SOURCES = {source: order_pb2.StockSource.Value(f"STOCK_SOURCE_{source}") for source in StockSource}
-_MOVEMENTS = {kind: catalog_pb2.StockMovementKind.Value(f"STOCK_MOVEMENT_KIND_{kind}") for kind in MovementKind}
+_MOVEMENTS = {
+    kind: catalog_pb2.StockMovementKind.Value(f"STOCK_MOVEMENT_KIND_{kind}")
+    for kind in MovementKind
+}
 
 
 def order_message(order: Order) -> order_pb2.Order:
     """An order as callers see it."""
     return order_pb2.Order(
-        order_id=order.order_id, merchant_id=order.merchant_id, user_id=order.user_id, client_request_id=order.client_request_id,
-        state=STATES[order.state], amount=order.amount.format(), currency=order.amount.currency,
-        items_amount=order.items_amount.format(), shipping_amount=order.shipping.format(), discount_amount=order.discount.format(),
-        items=[_item_message(line) for line in order.lines], paid_payment_id=order.paid_payment_id,
-        pay_status=_PAY_STATUSES[order.pay_status], shipping_status=_SHIPPING_STATUSES[order.shipping_status],
-        refund_status=_REFUND_STATUSES[order.refund_status], refunded_amount=order.refunded.format(),
-        shipping_address=None if order.address is None else _address_message(order.address), carrier=order.carrier,
-        tracking_number=order.tracking_number, version=order.version, created_at=_timestamp(order.created_at),
-        expires_at=_timestamp(order.expires_at), paid_at=_maybe(order.paid_at), shipped_at=_maybe(order.shipped_at),
-        completed_at=_maybe(order.completed_at), cancelled_at=_maybe(order.cancelled_at), updated_at=_timestamp(order.updated_at))
+        order_id=order.order_id,
+        merchant_id=order.merchant_id,
+        user_id=order.user_id,
+        client_request_id=order.client_request_id,
+        state=STATES[order.state],
+        amount=order.amount.format(),
+        currency=order.amount.currency,
+        items_amount=order.items_amount.format(),
+        shipping_amount=order.shipping.format(),
+        discount_amount=order.discount.format(),
+        items=[_item_message(line) for line in order.lines],
+        paid_payment_id=order.paid_payment_id,
+        pay_status=_PAY_STATUSES[order.pay_status],
+        shipping_status=_SHIPPING_STATUSES[order.shipping_status],
+        refund_status=_REFUND_STATUSES[order.refund_status],
+        refunded_amount=order.refunded.format(),
+        shipping_address=None if order.address is None else _address_message(order.address),
+        carrier=order.carrier,
+        tracking_number=order.tracking_number,
+        version=order.version,
+        created_at=_timestamp(order.created_at),
+        expires_at=_timestamp(order.expires_at),
+        paid_at=_maybe(order.paid_at),
+        shipped_at=_maybe(order.shipped_at),
+        completed_at=_maybe(order.completed_at),
+        cancelled_at=_maybe(order.cancelled_at),
+        updated_at=_timestamp(order.updated_at),
+    )
 
 
 def refund_message(refund: RefundRequest) -> order_pb2.RefundRequest:
     """A refund as callers see it."""
     return order_pb2.RefundRequest(
-        request_id=refund.request_id, order_id=refund.order_id, merchant_id=refund.merchant_id, payment_id=refund.payment_id,
-        state=_REFUND_STATES[refund.state], amount=refund.amount.format(), currency=refund.amount.currency,
-        items=[order_pb2.RefundItem(sku_id=line.sku_id, quantity=line.quantity) for line in refund.lines], reason=refund.reason,
-        refund_id=refund.refund_id, failure=refund.failure, created_at=_timestamp(refund.created_at), updated_at=_timestamp(refund.updated_at))
+        request_id=refund.request_id,
+        order_id=refund.order_id,
+        merchant_id=refund.merchant_id,
+        payment_id=refund.payment_id,
+        state=_REFUND_STATES[refund.state],
+        amount=refund.amount.format(),
+        currency=refund.amount.currency,
+        items=[
+            order_pb2.RefundItem(sku_id=line.sku_id, quantity=line.quantity)
+            for line in refund.lines
+        ],
+        reason=refund.reason,
+        refund_id=refund.refund_id,
+        failure=refund.failure,
+        created_at=_timestamp(refund.created_at),
+        updated_at=_timestamp(refund.updated_at),
+    )
 
 
 def step_message(step: PastStep, caller: Caller) -> order_pb2.TimelineEntry:
@@ -59,37 +112,70 @@ def step_message(step: PastStep, caller: Caller) -> order_pb2.TimelineEntry:
     row = step.row
     is_others = caller.role is Role.USER and row.operator != f"{caller.role}:{caller.subject}"
     return order_pb2.TimelineEntry(
-        from_state=STATES[OrderState(row.from_state)] if row.from_state else order_pb2.ORDER_STATE_UNSPECIFIED, to_state=STATES[row.to_state],
-        event=row.event, event_id=row.event_id, operator=row.operator.partition(":")[0] if is_others else row.operator, remark=row.remark,
-        trace_id=row.trace_id, created_at=_timestamp(step.at))
+        from_state=STATES[OrderState(row.from_state)]
+        if row.from_state
+        else order_pb2.ORDER_STATE_UNSPECIFIED,
+        to_state=STATES[row.to_state],
+        event=row.event,
+        event_id=row.event_id,
+        operator=row.operator.partition(":")[0] if is_others else row.operator,
+        remark=row.remark,
+        trace_id=row.trace_id,
+        created_at=_timestamp(step.at),
+    )
 
 
 def product_message(product: Product, *, with_figures: bool = True) -> catalog_pb2.Product:
     """A product as callers see it."""
     return catalog_pb2.Product(
-        sku_id=product.sku_id, merchant_id=product.merchant_id, name=product.name, price=product.price.format(), currency=product.price.currency,
-        on_sale=product.on_sale, stock=stock_message(product.stock, with_figures=with_figures), created_at=_timestamp(product.created_at),
-        updated_at=_timestamp(product.updated_at))
+        sku_id=product.sku_id,
+        merchant_id=product.merchant_id,
+        name=product.name,
+        price=product.price.format(),
+        currency=product.price.currency,
+        on_sale=product.on_sale,
+        stock=stock_message(product.stock, with_figures=with_figures),
+        created_at=_timestamp(product.created_at),
+        updated_at=_timestamp(product.updated_at),
+    )
 
 
 def stock_message(stock: Stock, *, with_figures: bool = True) -> catalog_pb2.Stock:
-    """Units as callers see them. `with_figures`: also those that are not for sale any more, which only the shop sees."""
+    """Units as callers see them. `with_figures`: also those that are not for sale any more, which
+    only the shop sees.
+    """
     if not with_figures:
         return catalog_pb2.Stock(available=stock.available)
-    return catalog_pb2.Stock(available=stock.available, reserved=stock.reserved, sold=stock.sold, allocated=stock.allocated)
+    return catalog_pb2.Stock(
+        available=stock.available,
+        reserved=stock.reserved,
+        sold=stock.sold,
+        allocated=stock.allocated,
+    )
 
 
 def movement_message(movement: Movement) -> catalog_pb2.StockMovement:
     """A movement as callers see it."""
     return catalog_pb2.StockMovement(
-        movement_id=movement.movement_id, sku_id=movement.sku_id, merchant_id=movement.merchant_id, kind=_MOVEMENTS[movement.kind],
-        quantity=movement.quantity, available_after=movement.available_after, reason=movement.reason, operator=movement.operator,
-        reference=movement.reference, created_at=_timestamp(movement.created_at))
+        movement_id=movement.movement_id,
+        sku_id=movement.sku_id,
+        merchant_id=movement.merchant_id,
+        kind=_MOVEMENTS[movement.kind],
+        quantity=movement.quantity,
+        available_after=movement.available_after,
+        reason=movement.reason,
+        operator=movement.operator,
+        reference=movement.reference,
+        created_at=_timestamp(movement.created_at),
+    )
 
 
 def new_lines(request: order_pb2.CreateOrderRequest) -> tuple[NewLine, ...]:
     """What a buyer wants."""
-    return tuple(NewLine(sku_id=item.sku_id, quantity=item.quantity, unit_price=item.unit_price) for item in request.items)
+    return tuple(
+        NewLine(sku_id=item.sku_id, quantity=item.quantity, unit_price=item.unit_price)
+        for item in request.items
+    )
 
 
 def refund_lines(request: order_pb2.RefundOrderRequest) -> tuple[RefundLine, ...]:
@@ -99,8 +185,15 @@ def refund_lines(request: order_pb2.RefundOrderRequest) -> tuple[RefundLine, ...
 
 def address_of(message: order_pb2.Address) -> Address:
     """Where goods go."""
-    return Address(recipient=message.recipient, phone=message.phone, country=message.country, region=message.region, city=message.city,
-                   street=message.street, postal_code=message.postal_code)
+    return Address(
+        recipient=message.recipient,
+        phone=message.phone,
+        country=message.country,
+        region=message.region,
+        city=message.city,
+        street=message.street,
+        postal_code=message.postal_code,
+    )
 
 
 def moment(request: Any, field: str) -> datetime | None:
@@ -120,17 +213,25 @@ def moment(request: Any, field: str) -> datetime | None:
 
 def order_fingerprint(request: order_pb2.CreateOrderRequest) -> dict[str, str]:
     """The meaning of the request: "9.9" and "9.90" are one price."""
-    prices = {f"items[{position}].unit_price": canonical_amount(item.unit_price) for position, item in enumerate(request.items) if item.unit_price}
+    prices = {
+        f"items[{position}].unit_price": canonical_amount(item.unit_price)
+        for position, item in enumerate(request.items)
+        if item.unit_price
+    }
     return fingerprint(request) | prices
 
 
 def refund_fingerprint(request: order_pb2.RefundOrderRequest) -> dict[str, str]:
     """The meaning of the request: "9.9" and "9.90" are one amount."""
-    return fingerprint(request) | ({"amount": canonical_amount(request.amount)} if request.amount else {})
+    return fingerprint(request) | (
+        {"amount": canonical_amount(request.amount)} if request.amount else {}
+    )
 
 
 def product_fingerprint(request: catalog_pb2.CreateProductRequest, price: Money) -> dict[str, str]:
-    """The meaning of the request: "9.9" and "9.90" are one price, no currency is the default one."""
+    """The meaning of the request: "9.9" and "9.90" are one price, no currency is the default
+    one.
+    """
     return fingerprint(request) | {"price": price.format(), "currency": price.currency}
 
 
@@ -141,19 +242,41 @@ def snapshot(payment: order_pb2.PaymentSnapshot) -> PaymentSnapshot:
         InvalidArgument: an amount is none of its currency; names the field.
     """
     return PaymentSnapshot.parse(
-        payment_id=payment.payment_id, version=payment.version, state=payment.state, captured=payment.captured, refunded=payment.refunded,
-        refund_reserved=payment.refund_reserved, currency=payment.currency,
-        refunds=[(refund.refund_id, refund.request_id, refund.state, refund.amount, refund.reason) for refund in payment.refunds])
+        payment_id=payment.payment_id,
+        version=payment.version,
+        state=payment.state,
+        captured=payment.captured,
+        refunded=payment.refunded,
+        refund_reserved=payment.refund_reserved,
+        currency=payment.currency,
+        refunds=[
+            (refund.refund_id, refund.request_id, refund.state, refund.amount, refund.reason)
+            for refund in payment.refunds
+        ],
+    )
 
 
 def _item_message(line: OrderLine) -> order_pb2.OrderItem:
-    return order_pb2.OrderItem(sku_id=line.sku_id, name=line.name, unit_price=line.unit_price.format(), quantity=line.quantity,
-                               amount=line.amount.format(), stock_source=_SOURCES[line.stock_source])
+    return order_pb2.OrderItem(
+        sku_id=line.sku_id,
+        name=line.name,
+        unit_price=line.unit_price.format(),
+        quantity=line.quantity,
+        amount=line.amount.format(),
+        stock_source=_SOURCES[line.stock_source],
+    )
 
 
 def _address_message(address: Address) -> order_pb2.Address:
-    return order_pb2.Address(recipient=address.recipient, phone=address.phone, country=address.country, region=address.region, city=address.city,
-                             street=address.street, postal_code=address.postal_code)
+    return order_pb2.Address(
+        recipient=address.recipient,
+        phone=address.phone,
+        country=address.country,
+        region=address.region,
+        city=address.city,
+        street=address.street,
+        postal_code=address.postal_code,
+    )
 
 
 def _maybe(moment: datetime | None) -> Timestamp | None:

@@ -8,7 +8,14 @@ from paymesh.order.v1 import order_pb2, order_pb2_grpc
 
 from mesh.call import current_caller, current_idempotency_key
 from order_rpc.servicer import messages
-from order_rpc.servicer.messages import DISPOSITIONS, STATES, STATES_OF_MESSAGES, order_message, refund_message, step_message
+from order_rpc.servicer.messages import (
+    DISPOSITIONS,
+    STATES,
+    STATES_OF_MESSAGES,
+    order_message,
+    refund_message,
+    step_message,
+)
 from order_rpc.usecases.cancelling import Cancelling
 from order_rpc.usecases.orders import CreateOrder, ListOrders, Orders
 from order_rpc.usecases.paying import Paying
@@ -20,8 +27,16 @@ from order_rpc.usecases.shipping import Shipping
 class OrderServicer(order_pb2_grpc.OrderServiceServicer):
     """The whole life of an order."""
 
-    def __init__(self, *, orders: Orders, payments: Payments, cancelling: Cancelling, paying: Paying, refunding: Refunding,
-                 shipping: Shipping) -> None:
+    def __init__(
+        self,
+        *,
+        orders: Orders,
+        payments: Payments,
+        cancelling: Cancelling,
+        paying: Paying,
+        refunding: Refunding,
+        shipping: Shipping,
+    ) -> None:
         self._orders = orders
         self._payments = payments
         self._cancelling = cancelling
@@ -29,94 +44,204 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
         self._refunding = refunding
         self._shipping = shipping
 
-    async def CreateOrder(self, request: order_pb2.CreateOrderRequest, context: Any) -> order_pb2.CreateOrderResponse:
+    async def CreateOrder(
+        self, request: order_pb2.CreateOrderRequest, context: Any
+    ) -> order_pb2.CreateOrderResponse:
         """Creates an order."""
-        order = await self._orders.create(CreateOrder(
-            merchant_id=request.merchant_id, user_id=request.user_id, items=messages.new_lines(request), idempotency_key=current_idempotency_key(),
-            fingerprint=messages.order_fingerprint(request), client_request_id=request.client_request_id,
-            address=messages.address_of(request.shipping_address) if request.HasField("shipping_address") else None), current_caller())
+        order = await self._orders.create(
+            CreateOrder(
+                merchant_id=request.merchant_id,
+                user_id=request.user_id,
+                items=messages.new_lines(request),
+                idempotency_key=current_idempotency_key(),
+                fingerprint=messages.order_fingerprint(request),
+                client_request_id=request.client_request_id,
+                address=messages.address_of(request.shipping_address)
+                if request.HasField("shipping_address")
+                else None,
+            ),
+            current_caller(),
+        )
         return order_pb2.CreateOrderResponse(order=order_message(order))
 
-    async def GetOrder(self, request: order_pb2.GetOrderRequest, context: Any) -> order_pb2.GetOrderResponse:
+    async def GetOrder(
+        self, request: order_pb2.GetOrderRequest, context: Any
+    ) -> order_pb2.GetOrderResponse:
         """Shows one order."""
-        order = await self._orders.get(merchant_id=request.merchant_id, order_id=request.order_id, caller=current_caller(),
-                                       seckill_ticket=request.seckill_ticket)
+        order = await self._orders.get(
+            merchant_id=request.merchant_id,
+            order_id=request.order_id,
+            caller=current_caller(),
+            seckill_ticket=request.seckill_ticket,
+        )
         return order_pb2.GetOrderResponse(order=order_message(order))
 
-    async def ListOrders(self, request: order_pb2.ListOrdersRequest, context: Any) -> order_pb2.ListOrdersResponse:
+    async def ListOrders(
+        self, request: order_pb2.ListOrdersRequest, context: Any
+    ) -> order_pb2.ListOrdersResponse:
         """Lists orders, newest first."""
-        orders, next_page_token = await self._orders.list(ListOrders(
-            merchant_id=request.merchant_id, user_id=request.user_id, state=STATES_OF_MESSAGES.get(request.state), page_size=request.page_size,
-            page_token=request.page_token, created_from=messages.moment(request, "created_from"),
-            created_before=messages.moment(request, "created_before")), current_caller())
-        return order_pb2.ListOrdersResponse(orders=[order_message(order) for order in orders], next_page_token=next_page_token)
+        orders, next_page_token = await self._orders.list(
+            ListOrders(
+                merchant_id=request.merchant_id,
+                user_id=request.user_id,
+                state=STATES_OF_MESSAGES.get(request.state),
+                page_size=request.page_size,
+                page_token=request.page_token,
+                created_from=messages.moment(request, "created_from"),
+                created_before=messages.moment(request, "created_before"),
+            ),
+            current_caller(),
+        )
+        return order_pb2.ListOrdersResponse(
+            orders=[order_message(order) for order in orders], next_page_token=next_page_token
+        )
 
-    async def CancelOrder(self, request: order_pb2.CancelOrderRequest, context: Any) -> order_pb2.CancelOrderResponse:
+    async def CancelOrder(
+        self, request: order_pb2.CancelOrderRequest, context: Any
+    ) -> order_pb2.CancelOrderResponse:
         """Cancels an order that nobody paid."""
-        order = await self._cancelling.cancel(merchant_id=request.merchant_id, order_id=request.order_id, reason=request.reason,
-                                              caller=current_caller())
+        order = await self._cancelling.cancel(
+            merchant_id=request.merchant_id,
+            order_id=request.order_id,
+            reason=request.reason,
+            caller=current_caller(),
+        )
         return order_pb2.CancelOrderResponse(order=order_message(order))
 
-    async def PayOrder(self, request: order_pb2.PayOrderRequest, context: Any) -> order_pb2.PayOrderResponse:
+    async def PayOrder(
+        self, request: order_pb2.PayOrderRequest, context: Any
+    ) -> order_pb2.PayOrderResponse:
         """Starts the payment of an order."""
-        payment = await self._paying.pay(merchant_id=request.merchant_id, order_id=request.order_id, channel=request.channel,
-                                         return_url=request.return_url, caller=current_caller())
+        payment = await self._paying.pay(
+            merchant_id=request.merchant_id,
+            order_id=request.order_id,
+            channel=request.channel,
+            return_url=request.return_url,
+            caller=current_caller(),
+        )
         return order_pb2.PayOrderResponse(payment=payment)
 
-    async def RefundOrder(self, request: order_pb2.RefundOrderRequest, context: Any) -> order_pb2.RefundOrderResponse:
+    async def RefundOrder(
+        self, request: order_pb2.RefundOrderRequest, context: Any
+    ) -> order_pb2.RefundOrderResponse:
         """Gives money back, or asks the shop for it."""
-        refund = await self._refunding.refund(RefundOrder(
-            merchant_id=request.merchant_id, order_id=request.order_id, lines=messages.refund_lines(request), amount=request.amount,
-            reason=request.reason, idempotency_key=current_idempotency_key(), fingerprint=messages.refund_fingerprint(request)), current_caller())
+        refund = await self._refunding.refund(
+            RefundOrder(
+                merchant_id=request.merchant_id,
+                order_id=request.order_id,
+                lines=messages.refund_lines(request),
+                amount=request.amount,
+                reason=request.reason,
+                idempotency_key=current_idempotency_key(),
+                fingerprint=messages.refund_fingerprint(request),
+            ),
+            current_caller(),
+        )
         return order_pb2.RefundOrderResponse(refund=refund_message(refund))
 
-    async def ApproveRefund(self, request: order_pb2.ApproveRefundRequest, context: Any) -> order_pb2.ApproveRefundResponse:
+    async def ApproveRefund(
+        self, request: order_pb2.ApproveRefundRequest, context: Any
+    ) -> order_pb2.ApproveRefundResponse:
         """Approves a refund."""
-        key = RefundKey(merchant_id=request.merchant_id, order_id=request.order_id, request_id=request.request_id)
+        key = RefundKey(
+            merchant_id=request.merchant_id,
+            order_id=request.order_id,
+            request_id=request.request_id,
+        )
         refund = await self._refunding.approve(key, remark=request.remark, caller=current_caller())
         return order_pb2.ApproveRefundResponse(refund=refund_message(refund))
 
-    async def RejectRefund(self, request: order_pb2.RejectRefundRequest, context: Any) -> order_pb2.RejectRefundResponse:
+    async def RejectRefund(
+        self, request: order_pb2.RejectRefundRequest, context: Any
+    ) -> order_pb2.RejectRefundResponse:
         """Rejects a refund."""
-        key = RefundKey(merchant_id=request.merchant_id, order_id=request.order_id, request_id=request.request_id)
+        key = RefundKey(
+            merchant_id=request.merchant_id,
+            order_id=request.order_id,
+            request_id=request.request_id,
+        )
         refund = await self._refunding.reject(key, reason=request.reason, caller=current_caller())
         return order_pb2.RejectRefundResponse(refund=refund_message(refund))
 
-    async def ListOrderRefunds(self, request: order_pb2.ListOrderRefundsRequest, context: Any) -> order_pb2.ListOrderRefundsResponse:
+    async def ListOrderRefunds(
+        self, request: order_pb2.ListOrderRefundsRequest, context: Any
+    ) -> order_pb2.ListOrderRefundsResponse:
         """Lists the refunds of an order."""
         refunds, next_page_token = await self._refunding.list_refunds(
-            merchant_id=request.merchant_id, order_id=request.order_id, requested_size=request.page_size, page_token=request.page_token,
-            caller=current_caller())
-        return order_pb2.ListOrderRefundsResponse(refunds=[refund_message(refund) for refund in refunds], next_page_token=next_page_token)
+            merchant_id=request.merchant_id,
+            order_id=request.order_id,
+            requested_size=request.page_size,
+            page_token=request.page_token,
+            caller=current_caller(),
+        )
+        return order_pb2.ListOrderRefundsResponse(
+            refunds=[refund_message(refund) for refund in refunds], next_page_token=next_page_token
+        )
 
-    async def ShipOrder(self, request: order_pb2.ShipOrderRequest, context: Any) -> order_pb2.ShipOrderResponse:
+    async def ShipOrder(
+        self, request: order_pb2.ShipOrderRequest, context: Any
+    ) -> order_pb2.ShipOrderResponse:
         """Hands an order to a carrier."""
-        order = await self._shipping.ship(merchant_id=request.merchant_id, order_id=request.order_id, carrier=request.carrier,
-                                          tracking_number=request.tracking_number, caller=current_caller())
+        order = await self._shipping.ship(
+            merchant_id=request.merchant_id,
+            order_id=request.order_id,
+            carrier=request.carrier,
+            tracking_number=request.tracking_number,
+            caller=current_caller(),
+        )
         return order_pb2.ShipOrderResponse(order=order_message(order))
 
-    async def CompleteOrder(self, request: order_pb2.CompleteOrderRequest, context: Any) -> order_pb2.CompleteOrderResponse:
+    async def CompleteOrder(
+        self, request: order_pb2.CompleteOrderRequest, context: Any
+    ) -> order_pb2.CompleteOrderResponse:
         """Says that an order arrived."""
-        order = await self._shipping.complete(merchant_id=request.merchant_id, order_id=request.order_id, caller=current_caller())
+        order = await self._shipping.complete(
+            merchant_id=request.merchant_id, order_id=request.order_id, caller=current_caller()
+        )
         return order_pb2.CompleteOrderResponse(order=order_message(order))
 
-    async def SetShippingAddress(self, request: order_pb2.SetShippingAddressRequest, context: Any) -> order_pb2.SetShippingAddressResponse:
+    async def SetShippingAddress(
+        self, request: order_pb2.SetShippingAddressRequest, context: Any
+    ) -> order_pb2.SetShippingAddressResponse:
         """Sets where an order goes."""
-        order = await self._shipping.set_address(merchant_id=request.merchant_id, order_id=request.order_id,
-                                                 address=messages.address_of(request.address), caller=current_caller())
+        order = await self._shipping.set_address(
+            merchant_id=request.merchant_id,
+            order_id=request.order_id,
+            address=messages.address_of(request.address),
+            caller=current_caller(),
+        )
         return order_pb2.SetShippingAddressResponse(order=order_message(order))
 
-    async def GetOrderTimeline(self, request: order_pb2.GetOrderTimelineRequest, context: Any) -> order_pb2.GetOrderTimelineResponse:
+    async def GetOrderTimeline(
+        self, request: order_pb2.GetOrderTimelineRequest, context: Any
+    ) -> order_pb2.GetOrderTimelineResponse:
         """Shows what happened to an order."""
         caller = current_caller()
         steps, next_page_token = await self._shipping.timeline(
-            merchant_id=request.merchant_id, order_id=request.order_id, requested_size=request.page_size, page_token=request.page_token,
-            caller=caller)
-        return order_pb2.GetOrderTimelineResponse(entries=[step_message(step, caller) for step in steps], next_page_token=next_page_token)
+            merchant_id=request.merchant_id,
+            order_id=request.order_id,
+            requested_size=request.page_size,
+            page_token=request.page_token,
+            caller=caller,
+        )
+        return order_pb2.GetOrderTimelineResponse(
+            entries=[step_message(step, caller) for step in steps], next_page_token=next_page_token
+        )
 
-    async def UpdateOrderStatus(self, request: order_pb2.UpdateOrderStatusRequest, context: Any) -> order_pb2.UpdateOrderStatusResponse:
+    async def UpdateOrderStatus(
+        self, request: order_pb2.UpdateOrderStatusRequest, context: Any
+    ) -> order_pb2.UpdateOrderStatusResponse:
         """Hears what became of a payment."""
-        answer = await self._payments.update_status(UpdateOrderStatus(
-            merchant_id=request.merchant_id, order_id=request.order_id, wanted=STATES_OF_MESSAGES.get(request.status), event_id=request.event_id,
-            payment=messages.snapshot(request.payment)), current_caller())
-        return order_pb2.UpdateOrderStatusResponse(disposition=DISPOSITIONS[answer.disposition], state=STATES[answer.state])
+        answer = await self._payments.update_status(
+            UpdateOrderStatus(
+                merchant_id=request.merchant_id,
+                order_id=request.order_id,
+                wanted=STATES_OF_MESSAGES.get(request.status),
+                event_id=request.event_id,
+                payment=messages.snapshot(request.payment),
+            ),
+            current_caller(),
+        )
+        return order_pb2.UpdateOrderStatusResponse(
+            disposition=DISPOSITIONS[answer.disposition], state=STATES[answer.state]
+        )

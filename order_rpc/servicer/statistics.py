@@ -16,23 +16,46 @@ class StatisticsServicer(statistics_pb2_grpc.StatisticsServiceServicer):
     def __init__(self, statistics: Statistics) -> None:
         self._statistics = statistics
 
-    async def ListOrderStatistics(self, request: statistics_pb2.ListOrderStatisticsRequest,
-                                  context: Any) -> statistics_pb2.ListOrderStatisticsResponse:
+    async def ListOrderStatistics(
+        self, request: statistics_pb2.ListOrderStatisticsRequest, context: Any
+    ) -> statistics_pb2.ListOrderStatisticsResponse:
         """Shows the days of a period."""
-        days = await self._statistics.list_days(merchant_id=request.merchant_id, first=request.from_date, last=request.to_date,
-                                                time_zone=request.time_zone, currency=request.currency)
+        days = await self._statistics.list_days(
+            merchant_id=request.merchant_id,
+            first=request.from_date,
+            last=request.to_date,
+            time_zone=request.time_zone,
+            currency=request.currency,
+        )
         return statistics_pb2.ListOrderStatisticsResponse(days=[_day_message(day) for day in days])
 
-    async def GetDailySummary(self, request: statistics_pb2.GetDailySummaryRequest, context: Any) -> statistics_pb2.GetDailySummaryResponse:
+    async def GetDailySummary(
+        self, request: statistics_pb2.GetDailySummaryRequest, context: Any
+    ) -> statistics_pb2.GetDailySummaryResponse:
         """Shows one day."""
-        summary = await self._statistics.daily_summary(merchant_id=request.merchant_id, day=request.date, time_zone=request.time_zone)
-        return statistics_pb2.GetDailySummaryResponse(date=summary.day.isoformat(), time_zone=summary.time_zone,
-                                                      summaries=[_day_message(day) for day in summary.days])
+        summary = await self._statistics.daily_summary(
+            merchant_id=request.merchant_id, day=request.date, time_zone=request.time_zone
+        )
+        return statistics_pb2.GetDailySummaryResponse(
+            date=summary.day.isoformat(),
+            time_zone=summary.time_zone,
+            summaries=[_day_message(day) for day in summary.days],
+        )
 
 
 def _day_message(day: DayStatistics) -> statistics_pb2.OrderStatistics:
     return statistics_pb2.OrderStatistics(
-        date=day.day.isoformat(), merchant_id=day.merchant_id, currency=day.currency, order_count=day.created[0],
-        order_amount=day.created[1].format(), paid_count=day.paid[0], paid_amount=day.paid[1].format(),
-        average_paid_amount=day.average_paid.format(), cancelled_count=day.cancelled, refund_count=day.refunded[0],
-        refund_amount=day.refunded[1].format(), converted_count=day.converted, conversion=day.conversion)
+        date=day.day.isoformat(),
+        merchant_id=day.merchant_id,
+        currency=day.currency,
+        order_count=day.created[0],
+        order_amount=day.created[1].format(),
+        paid_count=day.paid[0],
+        paid_amount=day.paid[1].format(),
+        average_paid_amount=day.average_paid.format(),
+        cancelled_count=day.cancelled,
+        refund_count=day.refunded[0],
+        refund_amount=day.refunded[1].format(),
+        converted_count=day.converted,
+        conversion=day.conversion,
+    )

@@ -38,28 +38,77 @@ async def find_step(tx: AsyncConnection, *, merchant_id: str, op_id: str) -> Ste
     """An earlier step with this id, or None."""
     of_id = (ALLOCATION_STEP.c.merchant_id == merchant_id) & (ALLOCATION_STEP.c.op_id == op_id)
     row = (await tx.execute(select(ALLOCATION_STEP).where(of_id))).first()
-    return None if row is None else Step(merchant_id=merchant_id, op_id=op_id, activity_id=row.activity_id, kind=row.kind, quantity=row.quantity)
+    return (
+        None
+        if row is None
+        else Step(
+            merchant_id=merchant_id,
+            op_id=op_id,
+            activity_id=row.activity_id,
+            kind=row.kind,
+            quantity=row.quantity,
+        )
+    )
 
 
 async def insert_step(tx: AsyncConnection, step: Step, *, at: datetime) -> None:
     """Writes a step. A second one with this id violates `pk_allocation_step`."""
-    await tx.execute(insert(ALLOCATION_STEP).values(merchant_id=step.merchant_id, op_id=step.op_id, activity_id=step.activity_id, kind=step.kind,
-                                                    quantity=step.quantity, created_at=at))
+    await tx.execute(
+        insert(ALLOCATION_STEP).values(
+            merchant_id=step.merchant_id,
+            op_id=step.op_id,
+            activity_id=step.activity_id,
+            kind=step.kind,
+            quantity=step.quantity,
+            created_at=at,
+        )
+    )
 
 
-async def lock_allocation(tx: AsyncConnection, *, merchant_id: str, activity_id: str, sku_id: str = "", at: datetime) -> Allocation | None:
-    """What an activity took so far, locked until the end of the transaction; with a SKU it begins with nothing when it is new."""
+async def lock_allocation(
+    tx: AsyncConnection, *, merchant_id: str, activity_id: str, sku_id: str = "", at: datetime
+) -> Allocation | None:
+    """What an activity took so far, locked until the end of the transaction; with a SKU it begins
+    with nothing when it is new.
+    """
     if sku_id:
-        await insert_if_absent(tx, ALLOCATION, {
-            "merchant_id": merchant_id, "activity_id": activity_id, "sku_id": sku_id, "allocated": 0, "returned": 0, "created_at": at,
-            "updated_at": at})
+        await insert_if_absent(
+            tx,
+            ALLOCATION,
+            {
+                "merchant_id": merchant_id,
+                "activity_id": activity_id,
+                "sku_id": sku_id,
+                "allocated": 0,
+                "returned": 0,
+                "created_at": at,
+                "updated_at": at,
+            },
+        )
     this = (ALLOCATION.c.merchant_id == merchant_id) & (ALLOCATION.c.activity_id == activity_id)
     row = (await tx.execute(select(ALLOCATION).where(this).with_for_update())).first()
-    return None if row is None else Allocation(merchant_id=merchant_id, activity_id=activity_id, sku_id=row.sku_id, allocated=row.allocated,
-                                               returned=row.returned)
+    return (
+        None
+        if row is None
+        else Allocation(
+            merchant_id=merchant_id,
+            activity_id=activity_id,
+            sku_id=row.sku_id,
+            allocated=row.allocated,
+            returned=row.returned,
+        )
+    )
 
 
 async def save_allocation(tx: AsyncConnection, allocation: Allocation, *, at: datetime) -> None:
     """Writes new sums of a locked row."""
-    this = (ALLOCATION.c.merchant_id == allocation.merchant_id) & (ALLOCATION.c.activity_id == allocation.activity_id)
-    expect_one(await tx.execute(update(ALLOCATION).where(this).values(allocated=allocation.allocated, returned=allocation.returned, updated_at=at)))
+    this = (ALLOCATION.c.merchant_id == allocation.merchant_id) & (
+        ALLOCATION.c.activity_id == allocation.activity_id
+    )
+    expect_one(
+        await tx.execute(
+            update(ALLOCATION)
+            .where(this)
+            .values(allocated=allocation.allocated, returned=allocation.returned, updated_at=at)
+        )
+    )

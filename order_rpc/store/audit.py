@@ -1,4 +1,6 @@
-"""The history of every order: one row per step, written in the transaction of the step, never changed."""
+"""The history of every order: one row per step, written in the transaction of the step, never
+changed.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +23,11 @@ REMARK_LENGTH_MAX = 200
 class AuditRow:
     """One step of an order, or a reason why a person must look at it."""
 
-    from_state: str     # "" for the creation
+    from_state: str  # "" for the creation
     to_state: OrderState
-    event: str          # what happened
-    event_id: str       # message or call that caused it
-    operator: str       # who did it, e.g. "user:u1" or "payment_rpc"
+    event: str  # what happened
+    event_id: str  # message or call that caused it
+    operator: str  # who did it, e.g. "user:u1" or "payment_rpc"
     trace_id: str
     remark: str = ""
     needs_attention: bool = False
@@ -45,22 +47,60 @@ async def append_audit(tx: AsyncConnection, order: Order, *rows: AuditRow, at: d
     await append_audits(tx, [(order, row) for row in rows], at=at)
 
 
-async def append_audits(tx: AsyncConnection, rows: Sequence[tuple[Order, AuditRow]], *, at: datetime) -> None:
+async def append_audits(
+    tx: AsyncConnection, rows: Sequence[tuple[Order, AuditRow]], *, at: datetime
+) -> None:
     """Adds to the histories of several orders."""
-    lines = [{
-        "merchant_id": order.merchant_id, "order_id": order.order_id, "from_state": row.from_state, "to_state": row.to_state, "event": row.event,
-        "event_id": row.event_id, "operator": row.operator, "remark": row.remark[:REMARK_LENGTH_MAX], "trace_id": row.trace_id,
-        "needs_attention": row.needs_attention, "created_at": at,
-    } for order, row in rows]
+    lines = [
+        {
+            "merchant_id": order.merchant_id,
+            "order_id": order.order_id,
+            "from_state": row.from_state,
+            "to_state": row.to_state,
+            "event": row.event,
+            "event_id": row.event_id,
+            "operator": row.operator,
+            "remark": row.remark[:REMARK_LENGTH_MAX],
+            "trace_id": row.trace_id,
+            "needs_attention": row.needs_attention,
+            "created_at": at,
+        }
+        for order, row in rows
+    ]
     # The order is locked, or made by this transaction: nobody else writes to its history now.
-    await tx.execute(_INSERT, await chained(tx, AUDIT_LOG, lines, begins=all(not row.from_state for _, row in rows)))
+    await tx.execute(
+        _INSERT,
+        await chained(tx, AUDIT_LOG, lines, begins=all(not row.from_state for _, row in rows)),
+    )
 
 
 async def history(tx: AsyncConnection, order: Order, *, after: int, limit: int) -> list[PastStep]:
     """Steps of an order, oldest first, beginning after a step id."""
     audit = ORDER_AUDIT.c
-    rows = await tx.execute(select(ORDER_AUDIT).where(audit.merchant_id == order.merchant_id, audit.order_id == order.order_id, audit.id > after)
-                            .order_by(audit.id).limit(limit))
-    return [PastStep(step_id=row.id, at=row.created_at, row=AuditRow(
-        from_state=row.from_state, to_state=OrderState(row.to_state), event=row.event, event_id=row.event_id, operator=row.operator,
-        trace_id=row.trace_id, remark=row.remark, needs_attention=row.needs_attention)) for row in rows]
+    rows = await tx.execute(
+        select(ORDER_AUDIT)
+        .where(
+            audit.merchant_id == order.merchant_id,
+            audit.order_id == order.order_id,
+            audit.id > after,
+        )
+        .order_by(audit.id)
+        .limit(limit)
+    )
+    return [
+        PastStep(
+            step_id=row.id,
+            at=row.created_at,
+            row=AuditRow(
+                from_state=row.from_state,
+                to_state=OrderState(row.to_state),
+                event=row.event,
+                event_id=row.event_id,
+                operator=row.operator,
+                trace_id=row.trace_id,
+                remark=row.remark,
+                needs_attention=row.needs_attention,
+            ),
+        )
+        for row in rows
+    ]

@@ -1,5 +1,6 @@
-"""Units held by orders: stock rows and the reservations that account for them. A reservation is RESERVED until it becomes COMMITTED or RELEASED,
-once; that state is the version on which its updates are conditional.
+"""Units held by orders: stock rows and the reservations that account for them. A reservation is
+RESERVED until it becomes COMMITTED or RELEASED, once; that state is the version on which its
+updates are conditional.
 """
 
 from __future__ import annotations
@@ -22,38 +23,70 @@ FIRST_GENERATION = 1  # a revived order takes its units again under the next one
 # Statements of the way of every purchase are built once: building one costs more than sending it.
 _INSERT_RESERVATION = insert(RESERVATION)
 _RESERVED_HERE = update(RESERVATION).where(
-    RESERVATION.c.merchant_id == bindparam("merchant"), RESERVATION.c.order_id == bindparam("order"), RESERVATION.c.state == RESERVED)
+    RESERVATION.c.merchant_id == bindparam("merchant"),
+    RESERVATION.c.order_id == bindparam("order"),
+    RESERVATION.c.state == RESERVED,
+)
 _COMMIT_RESERVATIONS = _RESERVED_HERE.values(state=COMMITTED, updated_at=bindparam("at"))
 _RELEASE_RESERVATIONS = _RESERVED_HERE.values(state=RELEASED, updated_at=bindparam("at"))
-_RELEASE_COMMITTED = update(RESERVATION).where(
-    RESERVATION.c.merchant_id == bindparam("merchant"), RESERVATION.c.order_id == bindparam("order"), RESERVATION.c.state == COMMITTED,
-).values(state=RELEASED, updated_at=bindparam("at"))
+_RELEASE_COMMITTED = (
+    update(RESERVATION)
+    .where(
+        RESERVATION.c.merchant_id == bindparam("merchant"),
+        RESERVATION.c.order_id == bindparam("order"),
+        RESERVATION.c.state == COMMITTED,
+    )
+    .values(state=RELEASED, updated_at=bindparam("at"))
+)
 _THIS_STOCK = (STOCK.c.merchant_id == bindparam("merchant")) & (STOCK.c.sku_id == bindparam("sku"))
 _UNITS = bindparam("units", type_=BigInteger)
-_RESERVE = update(STOCK).where(_THIS_STOCK, STOCK.c.available >= _UNITS).values(
-    available=STOCK.c.available - _UNITS, reserved=STOCK.c.reserved + _UNITS)
-_SELL_AT_ONCE = update(STOCK).where(_THIS_STOCK, STOCK.c.available >= _UNITS).values(
-    available=STOCK.c.available - _UNITS, sold=STOCK.c.sold + _UNITS)
-_SELL_RESERVED = update(STOCK).where(_THIS_STOCK, STOCK.c.reserved >= _UNITS).values(
-    reserved=STOCK.c.reserved - _UNITS, sold=STOCK.c.sold + _UNITS)
-_FREE_RESERVED = update(STOCK).where(_THIS_STOCK, STOCK.c.reserved >= _UNITS).values(
-    reserved=STOCK.c.reserved - _UNITS, available=STOCK.c.available + _UNITS)
-_TAKE_BACK_SOLD = update(STOCK).where(_THIS_STOCK, STOCK.c.sold >= _UNITS).values(
-    sold=STOCK.c.sold - _UNITS, available=STOCK.c.available + _UNITS)
-_TAKE_BACK_ALLOCATED = update(STOCK).where(_THIS_STOCK, STOCK.c.allocated >= _UNITS).values(
-    allocated=STOCK.c.allocated - _UNITS, available=STOCK.c.available + _UNITS)
+_RESERVE = (
+    update(STOCK)
+    .where(_THIS_STOCK, STOCK.c.available >= _UNITS)
+    .values(available=STOCK.c.available - _UNITS, reserved=STOCK.c.reserved + _UNITS)
+)
+_SELL_AT_ONCE = (
+    update(STOCK)
+    .where(_THIS_STOCK, STOCK.c.available >= _UNITS)
+    .values(available=STOCK.c.available - _UNITS, sold=STOCK.c.sold + _UNITS)
+)
+_SELL_RESERVED = (
+    update(STOCK)
+    .where(_THIS_STOCK, STOCK.c.reserved >= _UNITS)
+    .values(reserved=STOCK.c.reserved - _UNITS, sold=STOCK.c.sold + _UNITS)
+)
+_FREE_RESERVED = (
+    update(STOCK)
+    .where(_THIS_STOCK, STOCK.c.reserved >= _UNITS)
+    .values(reserved=STOCK.c.reserved - _UNITS, available=STOCK.c.available + _UNITS)
+)
+_TAKE_BACK_SOLD = (
+    update(STOCK)
+    .where(_THIS_STOCK, STOCK.c.sold >= _UNITS)
+    .values(sold=STOCK.c.sold - _UNITS, available=STOCK.c.available + _UNITS)
+)
+_TAKE_BACK_ALLOCATED = (
+    update(STOCK)
+    .where(_THIS_STOCK, STOCK.c.allocated >= _UNITS)
+    .values(allocated=STOCK.c.allocated - _UNITS, available=STOCK.c.available + _UNITS)
+)
 _AVAILABLE = select(STOCK.c.available).where(_THIS_STOCK)
 
 
 async def hold(tx: AsyncConnection, *orders: Order) -> None:
-    """Takes the units of new orders: reserved, or sold at once for one that is paid already. Several orders are of one product: one UPDATE for all.
+    """Takes the units of new orders: reserved, or sold at once for one that is paid already.
+    Several orders are of one product: one UPDATE for all.
 
     Raises:
         OutOfStock: fewer units are left of a SKU.
     """
-    await tx.execute(_INSERT_RESERVATION, [row for order in orders for row in _reservations(order, generation=FIRST_GENERATION)])
+    await tx.execute(
+        _INSERT_RESERVATION,
+        [row for order in orders for row in _reservations(order, generation=FIRST_GENERATION)],
+    )
     is_paid = orders[0].state is OrderState.PAID
-    for position, line in enumerate(orders[0].lines):  # SKUs ascend: two orders of the same products never wait for each other
+    # SKUs ascend: two orders of the same products never wait for each other
+    for position, line in enumerate(orders[0].lines):
         units = sum(order.lines[position].quantity for order in orders)
         this = {"merchant": orders[0].merchant_id, "sku": line.sku_id, "units": units}
         taken = await tx.execute(_SELL_AT_ONCE if is_paid else _RESERVE, this)
@@ -62,9 +95,15 @@ async def hold(tx: AsyncConnection, *orders: Order) -> None:
 
 
 async def has_units(tx: AsyncConnection, order: Order) -> bool:
-    """Locks the stock of a cancelled order and says whether all of its units could be taken again."""
+    """Locks the stock of a cancelled order and says whether all of its units could be taken
+    again.
+    """
     for line in order.shelf_lines:
-        available = (await tx.execute(_AVAILABLE.with_for_update(), {"merchant": order.merchant_id, "sku": line.sku_id})).scalar_one()
+        available = (
+            await tx.execute(
+                _AVAILABLE.with_for_update(), {"merchant": order.merchant_id, "sku": line.sku_id}
+            )
+        ).scalar_one()
         if available < line.quantity:
             return False
     return True
@@ -76,8 +115,11 @@ async def take_again(tx: AsyncConnection, order: Order) -> None:
     Raises:
         StaleRow: they are gone after all.
     """
-    last = await tx.execute(select(func.max(RESERVATION.c.generation)).where(
-        RESERVATION.c.merchant_id == order.merchant_id, RESERVATION.c.order_id == order.order_id))
+    last = await tx.execute(
+        select(func.max(RESERVATION.c.generation)).where(
+            RESERVATION.c.merchant_id == order.merchant_id, RESERVATION.c.order_id == order.order_id
+        )
+    )
     await tx.execute(_INSERT_RESERVATION, _reservations(order, generation=last.scalar_one() + 1))
     for line in order.shelf_lines:
         expect_one(await tx.execute(_SELL_AT_ONCE, _parameters(order, line)))
@@ -89,7 +131,9 @@ async def commit(tx: AsyncConnection, order: Order, *, at: datetime) -> None:
     Raises:
         StaleRow: not every unit was reserved.
     """
-    committed = await tx.execute(_COMMIT_RESERVATIONS, {"merchant": order.merchant_id, "order": order.order_id, "at": at})
+    committed = await tx.execute(
+        _COMMIT_RESERVATIONS, {"merchant": order.merchant_id, "order": order.order_id, "at": at}
+    )
     if committed.rowcount != len(order.shelf_lines):
         raise StaleRow
     for line in order.shelf_lines:
@@ -102,7 +146,9 @@ async def release(tx: AsyncConnection, order: Order, *, at: datetime) -> None:
     Raises:
         StaleRow: not every unit was reserved.
     """
-    released = await tx.execute(_RELEASE_RESERVATIONS, {"merchant": order.merchant_id, "order": order.order_id, "at": at})
+    released = await tx.execute(
+        _RELEASE_RESERVATIONS, {"merchant": order.merchant_id, "order": order.order_id, "at": at}
+    )
     if released.rowcount != len(order.shelf_lines):
         raise StaleRow
     for line in order.shelf_lines:
@@ -115,19 +161,27 @@ async def release_sold(tx: AsyncConnection, order: Order, *, at: datetime) -> No
     Raises:
         StaleRow: not every unit was sold to it.
     """
-    released = await tx.execute(_RELEASE_COMMITTED, {"merchant": order.merchant_id, "order": order.order_id, "at": at})
+    released = await tx.execute(
+        _RELEASE_COMMITTED, {"merchant": order.merchant_id, "order": order.order_id, "at": at}
+    )
     if released.rowcount != len(order.shelf_lines):
         raise StaleRow
     for line in order.shelf_lines:
         expect_one(await tx.execute(_TAKE_BACK_SOLD, _parameters(order, line)))
 
 
-async def take_back(tx: AsyncConnection, order: Order, lines: Sequence[RefundLine]) -> dict[str, int]:
-    """Puts units that a refund brings back on the shelf; returns how many are available then, by SKU."""
+async def take_back(
+    tx: AsyncConnection, order: Order, lines: Sequence[RefundLine]
+) -> dict[str, int]:
+    """Puts units that a refund brings back on the shelf; returns how many are available then, by
+    SKU.
+    """
     sources = {line.sku_id: line.stock_source for line in order.lines}
     available: dict[str, int] = {}
     for line in lines:
-        from_where = _TAKE_BACK_SOLD if sources[line.sku_id] is StockSource.CATALOG else _TAKE_BACK_ALLOCATED
+        from_where = (
+            _TAKE_BACK_SOLD if sources[line.sku_id] is StockSource.CATALOG else _TAKE_BACK_ALLOCATED
+        )
         this = {"merchant": order.merchant_id, "sku": line.sku_id, "units": line.quantity}
         expect_one(await tx.execute(from_where, this))
         available[line.sku_id] = (await tx.execute(_AVAILABLE, this)).scalar_one()
@@ -136,16 +190,26 @@ async def take_back(tx: AsyncConnection, order: Order, lines: Sequence[RefundLin
 
 async def _refuse(tx: AsyncConnection, sku_id: str, this: dict[str, Any]) -> None:
     available = (await tx.execute(_AVAILABLE, this)).scalar_one()
-    if available >= this["units"]:  # units came back between the two statements: try again from the start
+    # units came back between the two statements: try again from the start
+    if available >= this["units"]:
         raise StaleRow
     raise out_of_stock(sku_id, available)
 
 
 def _reservations(order: Order, *, generation: int) -> list[dict[str, Any]]:
-    return [{
-        "merchant_id": order.merchant_id, "order_id": order.order_id, "sku_id": line.sku_id, "generation": generation, "quantity": line.quantity,
-        "state": COMMITTED if order.state is OrderState.PAID else RESERVED, "created_at": order.updated_at, "updated_at": order.updated_at,
-    } for line in order.shelf_lines]
+    return [
+        {
+            "merchant_id": order.merchant_id,
+            "order_id": order.order_id,
+            "sku_id": line.sku_id,
+            "generation": generation,
+            "quantity": line.quantity,
+            "state": COMMITTED if order.state is OrderState.PAID else RESERVED,
+            "created_at": order.updated_at,
+            "updated_at": order.updated_at,
+        }
+        for line in order.shelf_lines
+    ]
 
 
 def _parameters(order: Order, line: OrderLine) -> dict[str, str | int]:

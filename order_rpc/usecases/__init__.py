@@ -1,1 +1,3 @@
-"""What order_rpc does: one method per RPC, one transaction per method, its order of effects on one screen."""
+"""What order_rpc does: one method per RPC, one transaction per method, its order of effects on one
+screen.
+"""

@@ -1,5 +1,6 @@
-"""Flash sales: their units leave the shelf before anybody buys and come back afterwards; their orders are written with the price of the sale. Every
-step has an id of seckill_rpc's and happens once (docs/protocols.md 5)."""
+"""Flash sales: their units leave the shelf before anybody buys and come back afterwards; their
+orders are written with the price of the sale. Every step has an id of seckill_rpc's and happens
+once (docs/protocols.md 5)."""
 
 from __future__ import annotations
 
@@ -15,7 +16,12 @@ from mesh.clock import Clock
 from mesh.db import Database
 from mesh.errors import MeshError
 from mesh.money import Money
-from order_rpc.domain.errors import AllocationExceeded, AllocationMismatch, CurrencyMixed, ProductNotFound
+from order_rpc.domain.errors import (
+    AllocationExceeded,
+    AllocationMismatch,
+    CurrencyMixed,
+    ProductNotFound,
+)
 from order_rpc.domain.order import Order, OrderLine, StockSource
 from order_rpc.domain.product import Movement, MovementKind, Product, out_of_stock
 from order_rpc.store import allocations, audit, catalog, orders, statistics
@@ -60,8 +66,12 @@ class SeckillOrder:
 class Allocating:
     """AllocateStock, ReturnAllocation, CreateSeckillOrders."""
 
-    def __init__(self, *, db: Database, clock: Clock, orders: Orders, payment_window: timedelta) -> None:
-        """`payment_window`: how long a buyer may take to pay, from the moment in which the order is written here."""
+    def __init__(
+        self, *, db: Database, clock: Clock, orders: Orders, payment_window: timedelta
+    ) -> None:
+        """`payment_window`: how long a buyer may take to pay, from the moment in which the order is
+        written here.
+        """
         self._db = db
         self._clock = clock
         self._orders = orders
@@ -71,7 +81,8 @@ class Allocating:
         """Takes units off the shelf; returns how many the activity was given in all.
 
         Raises:
-            ProductNotFound, OutOfStock: nothing was taken. AllocationMismatch: the id, or the activity, was used for something else.
+            ProductNotFound, OutOfStock: nothing was taken. AllocationMismatch: the id, or the
+                activity, was used for something else.
         """
         return await self._db.run(self._allocate, command, caller)
 
@@ -79,22 +90,41 @@ class Allocating:
         """Puts units back on the shelf; returns how many the activity gave back in all.
 
         Raises:
-            AllocationExceeded: the activity holds fewer. AllocationMismatch: the id was used for something else.
+            AllocationExceeded: the activity holds fewer. AllocationMismatch: the id was used for
+                something else.
         """
         return await self._db.run(self._give_back, command, caller)
 
     async def create_orders(self, wanted: Sequence[SeckillOrder], caller: Caller) -> list[str]:
-        """Writes orders of activities; for each "" or the reason why it can never be written. One that is there already stays as it is."""
+        """Writes orders of activities; for each "" or the reason why it can never be written. One
+        that is there already stays as it is.
+        """
         return await self._db.run(self._create_orders, wanted, caller)
 
     async def _allocate(self, tx: AsyncConnection, command: Allocate, caller: Caller) -> int:
         now = self._clock.now()
-        step = Step(merchant_id=command.merchant_id, op_id=command.op_id, activity_id=command.activity_id, kind="ALLOCATE", quantity=command.quantity)
-        product = await catalog.get_product(tx, merchant_id=command.merchant_id, sku_id=command.sku_id)
-        held = await allocations.lock_allocation(tx, merchant_id=command.merchant_id, activity_id=command.activity_id, sku_id=command.sku_id, at=now)
+        step = Step(
+            merchant_id=command.merchant_id,
+            op_id=command.op_id,
+            activity_id=command.activity_id,
+            kind="ALLOCATE",
+            quantity=command.quantity,
+        )
+        product = await catalog.get_product(
+            tx, merchant_id=command.merchant_id, sku_id=command.sku_id
+        )
+        held = await allocations.lock_allocation(
+            tx,
+            merchant_id=command.merchant_id,
+            activity_id=command.activity_id,
+            sku_id=command.sku_id,
+            at=now,
+        )
         is_new = await self._is_new(tx, step)  # under the lock: two calls with one id meet there
         if held is None or held.sku_id != command.sku_id:
-            raise AllocationMismatch(f"activity {command.activity_id} is of another product", op_id=command.op_id)
+            raise AllocationMismatch(
+                f"activity {command.activity_id} is of another product", op_id=command.op_id
+            )
         if not is_new:
             return held.allocated
         shelf = await catalog.lock_stock(tx, merchant_id=command.merchant_id, sku_id=command.sku_id)
@@ -103,19 +133,39 @@ class Allocating:
         after = replace(held, allocated=held.allocated + command.quantity)
         await allocations.save_allocation(tx, after, at=now)
         await allocations.insert_step(tx, step, at=now)
-        await catalog.move_stock(tx, _movement(product, MovementKind.ALLOCATE, quantity=-command.quantity,
-                                               available_after=shelf.available - command.quantity, caller=caller, step=step, at=now),
-                                 trace_id=current_trace_id())
+        await catalog.move_stock(
+            tx,
+            _movement(
+                product,
+                MovementKind.ALLOCATE,
+                quantity=-command.quantity,
+                available_after=shelf.available - command.quantity,
+                caller=caller,
+                step=step,
+                at=now,
+            ),
+            trace_id=current_trace_id(),
+        )
         return after.allocated
 
     async def _give_back(self, tx: AsyncConnection, command: GiveBack, caller: Caller) -> int:
         now = self._clock.now()
-        step = Step(merchant_id=command.merchant_id, op_id=command.op_id, activity_id=command.activity_id, kind="RETURN", quantity=command.quantity)
-        held = await allocations.lock_allocation(tx, merchant_id=command.merchant_id, activity_id=command.activity_id, at=now)
+        step = Step(
+            merchant_id=command.merchant_id,
+            op_id=command.op_id,
+            activity_id=command.activity_id,
+            kind="RETURN",
+            quantity=command.quantity,
+        )
+        held = await allocations.lock_allocation(
+            tx, merchant_id=command.merchant_id, activity_id=command.activity_id, at=now
+        )
         is_new = await self._is_new(tx, step)
         left = 0 if held is None else held.allocated - held.returned
         if is_new and left < command.quantity:
-            raise AllocationExceeded(f"activity {command.activity_id} holds {left} units", held=left)
+            raise AllocationExceeded(
+                f"activity {command.activity_id} holds {left} units", held=left
+            )
         if held is None or not is_new:
             return 0 if held is None else held.returned
         product = await catalog.get_product(tx, merchant_id=command.merchant_id, sku_id=held.sku_id)
@@ -124,9 +174,19 @@ class Allocating:
         await allocations.save_allocation(tx, after, at=now)
         await allocations.insert_step(tx, step, at=now)
         if command.quantity:
-            await catalog.move_stock(tx, _movement(product, MovementKind.RETURN_ALLOCATION, quantity=command.quantity,
-                                                   available_after=shelf.available + command.quantity, caller=caller, step=step, at=now),
-                                     trace_id=current_trace_id())
+            await catalog.move_stock(
+                tx,
+                _movement(
+                    product,
+                    MovementKind.RETURN_ALLOCATION,
+                    quantity=command.quantity,
+                    available_after=shelf.available + command.quantity,
+                    caller=caller,
+                    step=step,
+                    at=now,
+                ),
+                trace_id=current_trace_id(),
+            )
         return after.returned
 
     @staticmethod
@@ -136,7 +196,9 @@ class Allocating:
             raise AllocationMismatch(f"{step.op_id} was another step", op_id=step.op_id)
         return earlier is None
 
-    async def _create_orders(self, tx: AsyncConnection, wanted: Sequence[SeckillOrder], caller: Caller) -> list[str]:
+    async def _create_orders(
+        self, tx: AsyncConnection, wanted: Sequence[SeckillOrder], caller: Caller
+    ) -> list[str]:
         now = self._clock.now()
         answers: list[str] = []
         new: dict[tuple[str, str], Order] = {}
@@ -149,7 +211,9 @@ class Allocating:
                 if owner is None:
                     new[key] = self._place(each, products.get((each.merchant_id, each.sku_id)), now)
                 elif owner != each.user_id:
-                    raise AllocationMismatch(f"order {each.order_id} is of another buyer", op_id=each.order_id)
+                    raise AllocationMismatch(
+                        f"order {each.order_id} is of another buyer", op_id=each.order_id
+                    )
             except MeshError as refusal:
                 answers.append(refusal.reason)
             else:
@@ -162,39 +226,88 @@ class Allocating:
         if product is None:
             raise ProductNotFound(sku_id=wanted.sku_id)
         if product.price.currency != wanted.price.currency:
-            raise CurrencyMixed(f"{wanted.sku_id} is sold in {product.price.currency}", sku_id=wanted.sku_id)
-        line = OrderLine(sku_id=wanted.sku_id, name=product.name, unit_price=wanted.price, quantity=1, stock_source=StockSource.ACTIVITY,
-                         activity_id=wanted.activity_id)
-        order = Order.place(merchant_id=wanted.merchant_id, order_id=wanted.order_id, user_id=wanted.user_id, lines=(line,), at=now,
-                            expires_at=now + self._payment_window)
+            raise CurrencyMixed(
+                f"{wanted.sku_id} is sold in {product.price.currency}", sku_id=wanted.sku_id
+            )
+        line = OrderLine(
+            sku_id=wanted.sku_id,
+            name=product.name,
+            unit_price=wanted.price,
+            quantity=1,
+            stock_source=StockSource.ACTIVITY,
+            activity_id=wanted.activity_id,
+        )
+        order = Order.place(
+            merchant_id=wanted.merchant_id,
+            order_id=wanted.order_id,
+            user_id=wanted.user_id,
+            lines=(line,),
+            at=now,
+            expires_at=now + self._payment_window,
+        )
         return order if order.amount.minor else order.pay(payment_id="", at=now)
 
-    async def _write(self, tx: AsyncConnection, new: Sequence[Order], caller: Caller, now: datetime) -> None:
+    async def _write(
+        self, tx: AsyncConnection, new: Sequence[Order], caller: Caller, now: datetime
+    ) -> None:
         await orders.insert_orders(tx, *new)
-        told = [step for order in new for step in self._orders.birth(order, operator=operator(caller), trace_id=current_trace_id())]
+        told = [
+            step
+            for order in new
+            for step in self._orders.birth(
+                order, operator=operator(caller), trace_id=current_trace_id()
+            )
+        ]
         await audit.append_audits(tx, [(order, row) for order, row, _ in told], at=now)
         await outbox.put(tx, *(message for _, _, message in told))
         await statistics.add(tx, [each for order in new for each in figures_of_birth(order)])
 
 
-async def _products(tx: AsyncConnection, wanted: Sequence[SeckillOrder]) -> Mapping[tuple[str, str], Product]:
+async def _products(
+    tx: AsyncConnection, wanted: Sequence[SeckillOrder]
+) -> Mapping[tuple[str, str], Product]:
     found = {}
     for merchant_id in sorted({each.merchant_id for each in wanted}):
         sku_ids = {each.sku_id for each in wanted if each.merchant_id == merchant_id}
-        for sku_id, product in (await catalog.find_products(tx, merchant_id=merchant_id, sku_ids=sku_ids)).items():
+        for sku_id, product in (
+            await catalog.find_products(tx, merchant_id=merchant_id, sku_ids=sku_ids)
+        ).items():
             found[merchant_id, sku_id] = product
     return found
 
 
-async def _existing(tx: AsyncConnection, wanted: Sequence[SeckillOrder]) -> Mapping[tuple[str, str], str]:
+async def _existing(
+    tx: AsyncConnection, wanted: Sequence[SeckillOrder]
+) -> Mapping[tuple[str, str], str]:
     found = {}
     for merchant_id in sorted({each.merchant_id for each in wanted}):
         order_ids = [each.order_id for each in wanted if each.merchant_id == merchant_id]
-        for order_id, user_id in (await orders.existing(tx, merchant_id=merchant_id, order_ids=order_ids)).items():
+        for order_id, user_id in (
+            await orders.existing(tx, merchant_id=merchant_id, order_ids=order_ids)
+        ).items():
             found[merchant_id, order_id] = user_id
     return found
 
 
-def _movement(product: Product, kind: MovementKind, *, quantity: int, available_after: int, caller: Caller, step: Step, at: datetime) -> Movement:
-    return Movement(movement_id=0, merchant_id=product.merchant_id, sku_id=product.sku_id, kind=kind, quantity=quantity,
-                    available_after=available_after, reason=step.op_id, operator=operator(caller), reference=step.activity_id, created_at=at)
+def _movement(
+    product: Product,
+    kind: MovementKind,
+    *,
+    quantity: int,
+    available_after: int,
+    caller: Caller,
+    step: Step,
+    at: datetime,
+) -> Movement:
+    return Movement(
+        movement_id=0,
+        merchant_id=product.merchant_id,
+        sku_id=product.sku_id,
+        kind=kind,
+        quantity=quantity,
+        available_after=available_after,
+        reason=step.op_id,
+        operator=operator(caller),
+        reference=step.activity_id,
+        created_at=at,
+    )

@@ -1,5 +1,7 @@
-"""Cancelling an order that nobody paid. CANCELLING is committed first, then payment_rpc is asked to close the payments, and only its answer cancels
-the order and frees its units: whoever cancels, a buyer who pays in that moment is never cancelled (docs/protocols.md 4)."""
+"""Cancelling an order that nobody paid. CANCELLING is committed first, then payment_rpc is asked to
+close the payments, and only its answer cancels
+the order and frees its units: whoever cancels, a buyer who pays in that moment is never cancelled
+(docs/protocols.md 4)."""
 
 from __future__ import annotations
 
@@ -24,7 +26,12 @@ from order_rpc.store import orders, refunds, stock
 from order_rpc.tables import ORDERS
 from order_rpc.usecases.events import order_cancelled
 from order_rpc.usecases.journal import ORDER_RPC, Cause, Journal
-from order_rpc.usecases.to_payment_rpc import HEAD_START, close_message, deliver_at_once, return_stock_message
+from order_rpc.usecases.to_payment_rpc import (
+    HEAD_START,
+    close_message,
+    deliver_at_once,
+    return_stock_message,
+)
 
 EXPIRED = "not paid in time"  # cancel_reason of an expired order
 
@@ -32,8 +39,16 @@ EXPIRED = "not paid in time"  # cancel_reason of an expired order
 class Cancelling:
     """CancelOrder, and the end of the time to pay."""
 
-    def __init__(self, *, db: Database, clock: Clock, ids: Ids, journal: Journal, deliver: Callable[[Message], Awaitable[bool]],
-                 batch: int) -> None:
+    def __init__(
+        self,
+        *,
+        db: Database,
+        clock: Clock,
+        ids: Ids,
+        journal: Journal,
+        deliver: Callable[[Message], Awaitable[bool]],
+        batch: int,
+    ) -> None:
         """`batch`: how many orders one round of the expiry worker takes."""
         self._db = db
         self._clock = clock
@@ -41,44 +56,73 @@ class Cancelling:
         self._journal = journal
         self._deliver = deliver
         self._left_out = LeftOut("expire_orders", ORDERS.c.merchant_id, ORDERS.c.order_id)
-        self._batches = Batches(db=db, left_out=self._left_out, most=batch, due=self._due, take=self._expire)
+        self._batches = Batches(
+            db=db, left_out=self._left_out, most=batch, due=self._due, take=self._expire
+        )
 
-    async def cancel(self, *, merchant_id: str, order_id: str, reason: str, caller: Caller) -> Order:
-        """Cancels an order of the caller's: CANCELLED, or CANCELLING while payment_rpc has not answered.
+    async def cancel(
+        self, *, merchant_id: str, order_id: str, reason: str, caller: Caller
+    ) -> Order:
+        """Cancels an order of the caller's: CANCELLED, or CANCELLING while payment_rpc has not
+        answered.
 
         Raises:
-            OrderNotFound: there is none, or it is somebody else's. OrderAlreadyPaid: it is paid, maybe in this very moment. An order that cost
-                nothing is cancelled until it is shipped.
+            OrderNotFound: there is none, or it is somebody else's. OrderAlreadyPaid: it is paid,
+                maybe in this very moment. An order that cost nothing is cancelled until it is
+                shipped.
         """
         order, message = await self._db.run(self._begin, merchant_id, order_id, reason, caller)
         failpoint("order.cancel.after_begin")
         if message is not None:
             await deliver_at_once(self._deliver, message)
-            order = await self._db.read(orders.load_order, merchant_id=merchant_id, order_id=order_id, visible_to=caller)
+            order = await self._db.read(
+                orders.load_order, merchant_id=merchant_id, order_id=order_id, visible_to=caller
+            )
         if order.state not in (OrderState.CANCELLING, OrderState.CANCELLED):
             raise OrderAlreadyPaid(payment_id=order.paid_payment_id)
         return order
 
     async def due_in(self) -> Seconds | None:
-        """Seconds until the time to pay of the next order is over; None when none waits for money."""
-        return seconds_until(await self._db.read(orders.next_expiry, self._left_out), self._clock.now())
+        """Seconds until the time to pay of the next order is over; None when none waits for
+        money.
+        """
+        return seconds_until(
+            await self._db.read(orders.next_expiry, self._left_out), self._clock.now()
+        )
 
     async def expire_once(self) -> int:
-        """Begins to cancel orders whose time to pay is over; returns how many. Any number of processes may do so at once."""
+        """Begins to cancel orders whose time to pay is over; returns how many. Any number of
+        processes may do so at once.
+        """
         count = len(await self._batches.run())
         if count:
             failpoint("order.expire.after_commit")
         return count
 
-    async def _begin(self, tx: AsyncConnection, merchant_id: str, order_id: str, reason: str, caller: Caller) -> tuple[Order, Message | None]:
+    async def _begin(
+        self, tx: AsyncConnection, merchant_id: str, order_id: str, reason: str, caller: Caller
+    ) -> tuple[Order, Message | None]:
         now = self._clock.now()
-        order = await orders.load_order(tx, merchant_id=merchant_id, order_id=order_id, visible_to=caller, for_update=True)
-        if order.is_free and order.state is OrderState.PAID and not await refunds.refunds_of(tx, order, limit=1):
+        order = await orders.load_order(
+            tx, merchant_id=merchant_id, order_id=order_id, visible_to=caller, for_update=True
+        )
+        if (
+            order.is_free
+            and order.state is OrderState.PAID
+            and not await refunds.refunds_of(tx, order, limit=1)
+        ):
             return await self._cancel_free(tx, order, reason=reason, caller=caller, at=now), None
         if order.state is not OrderState.PENDING_PAYMENT:
             return order, None
-        return await self._close(tx, order, reason=reason, cause=self._journal.cause(caller), by_buyer=caller.role is Role.USER, at=now,
-                                 due_at=now + HEAD_START)
+        return await self._close(
+            tx,
+            order,
+            reason=reason,
+            cause=self._journal.cause(caller),
+            by_buyer=caller.role is Role.USER,
+            at=now,
+            due_at=now + HEAD_START,
+        )
 
     def _due(self, limit: int) -> Select[Any]:
         return orders.expired_statement(self._clock.now(), limit)
@@ -86,24 +130,73 @@ class Cancelling:
     async def _expire(self, tx: AsyncConnection, expired: Sequence[Any]) -> list[str]:
         now = self._clock.now()
         for row in expired:
-            order = await orders.load_order(tx, merchant_id=row.merchant_id, order_id=row.order_id, visible_to=ORDER_RPC)
-            await self._close(tx, order, reason=EXPIRED, cause=self._journal.cause(ORDER_RPC), by_buyer=False, at=now, due_at=now)
+            order = await orders.load_order(
+                tx, merchant_id=row.merchant_id, order_id=row.order_id, visible_to=ORDER_RPC
+            )
+            await self._close(
+                tx,
+                order,
+                reason=EXPIRED,
+                cause=self._journal.cause(ORDER_RPC),
+                by_buyer=False,
+                at=now,
+                due_at=now,
+            )
         failpoint("order.expire.before_commit")
         return [row.order_id for row in expired]
 
-    async def _cancel_free(self, tx: AsyncConnection, order: Order, *, reason: str, caller: Caller, at: datetime) -> Order:
-        """Nothing was paid, so nobody is asked. An order of which units came back already goes on as a return."""
+    async def _cancel_free(
+        self, tx: AsyncConnection, order: Order, *, reason: str, caller: Caller, at: datetime
+    ) -> Order:
+        """Nothing was paid, so nobody is asked. An order of which units came back already goes on
+        as a return.
+        """
         cancelled = order.cancel_free(reason=reason, at=at)
-        back = [return_stock_message(cancelled, ids=self._ids, at=at)] if cancelled.is_of_activity else []
-        counts = [entry(cancelled, Figure.CANCELLED, at=at), *entries_of_payment(order, at=order.paid_at or at, count=-1)]
-        await self._journal.step(tx, order, cancelled, event=Verb.CANCEL_FREE, cause=self._journal.cause(caller), at=at, remark=reason,
-                                 tells=order_cancelled, messages=back, counts=counts)
+        back = (
+            [return_stock_message(cancelled, ids=self._ids, at=at)]
+            if cancelled.is_of_activity
+            else []
+        )
+        counts = [
+            entry(cancelled, Figure.CANCELLED, at=at),
+            *entries_of_payment(order, at=order.paid_at or at, count=-1),
+        ]
+        await self._journal.step(
+            tx,
+            order,
+            cancelled,
+            event=Verb.CANCEL_FREE,
+            cause=self._journal.cause(caller),
+            at=at,
+            remark=reason,
+            tells=order_cancelled,
+            messages=back,
+            counts=counts,
+        )
         await stock.release_sold(tx, cancelled, at=at)
         return cancelled
 
-    async def _close(self, tx: AsyncConnection, order: Order, *, reason: str, cause: Cause, by_buyer: bool, at: datetime,
-                     due_at: datetime) -> tuple[Order, Message]:
+    async def _close(
+        self,
+        tx: AsyncConnection,
+        order: Order,
+        *,
+        reason: str,
+        cause: Cause,
+        by_buyer: bool,
+        at: datetime,
+        due_at: datetime,
+    ) -> tuple[Order, Message]:
         closing = order.begin_cancel(reason=reason, at=at)
         message = close_message(closing, by_buyer=by_buyer, ids=self._ids, at=at, due_at=due_at)
-        await self._journal.step(tx, order, closing, event=Verb.BEGIN_CANCEL, cause=cause, at=at, remark=reason, messages=[message])
+        await self._journal.step(
+            tx,
+            order,
+            closing,
+            event=Verb.BEGIN_CANCEL,
+            cause=cause,
+            at=at,
+            remark=reason,
+            messages=[message],
+        )
         return closing, message

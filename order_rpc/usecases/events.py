@@ -1,4 +1,6 @@
-"""What order_rpc tells whoever wants to know, on ORDER_TOPIC. Payloads are the messages of `paymesh.events.v1` as JSON with snake_case names."""
+"""What order_rpc tells whoever wants to know, on ORDER_TOPIC. Payloads are the messages of
+`paymesh.events.v1` as JSON with snake_case names.
+"""
 
 from __future__ import annotations
 
@@ -20,20 +22,30 @@ _VERSION = "1.0"
 
 def order_created(order: Order, *, event_id: str, trace_id: str) -> Message:
     """ORDER_CREATED."""
-    payload = _facts(order, event_id=event_id, trace_id=trace_id, event_time=order.created_at) | {"expires_at": rfc3339(order.expires_at)}
+    payload = _facts(order, event_id=event_id, trace_id=trace_id, event_time=order.created_at) | {
+        "expires_at": rfc3339(order.expires_at)
+    }
     return _message(ORDER_CREATED, order, payload, at=order.created_at)
 
 
 def order_paid(order: Order, *, event_id: str, trace_id: str) -> Message:
     """ORDER_PAID."""
     paid_at = order.paid_at or order.updated_at
-    payload = _facts(order, event_id=event_id, trace_id=trace_id, event_time=paid_at) | {"payment_id": order.paid_payment_id}
+    payload = _facts(order, event_id=event_id, trace_id=trace_id, event_time=paid_at) | {
+        "payment_id": order.paid_payment_id
+    }
     return _message(ORDER_PAID, order, payload, at=paid_at)
 
 
 def order_cancelled(order: Order, *, event_id: str, trace_id: str) -> Message:
     """ORDER_CANCELLED."""
-    return _event(ORDER_CANCELLED, order, {"reason": order.cancel_reason}, event_id=event_id, trace_id=trace_id)
+    return _event(
+        ORDER_CANCELLED,
+        order,
+        {"reason": order.cancel_reason},
+        event_id=event_id,
+        trace_id=trace_id,
+    )
 
 
 def order_shipped(order: Order, *, event_id: str, trace_id: str) -> Message:
@@ -58,20 +70,38 @@ def rfc3339(moment: datetime) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _event(tag: str, order: Order, facts: dict[str, str], *, event_id: str, trace_id: str) -> Message:
+def _event(
+    tag: str, order: Order, facts: dict[str, str], *, event_id: str, trace_id: str
+) -> Message:
     """An event of the step that an order just took."""
-    payload = _facts(order, event_id=event_id, trace_id=trace_id, event_time=order.updated_at) | facts
+    payload = (
+        _facts(order, event_id=event_id, trace_id=trace_id, event_time=order.updated_at) | facts
+    )
     return _message(tag, order, payload, at=order.updated_at)
 
 
 def _facts(order: Order, *, event_id: str, trace_id: str, event_time: datetime) -> dict[str, str]:
     return {
-        "event_id": event_id, "order_id": order.order_id, "merchant_id": order.merchant_id, "user_id": order.user_id,
-        "amount": order.amount.format(), "currency": order.amount.currency, "event_time": rfc3339(event_time), "trace_id": trace_id,
+        "event_id": event_id,
+        "order_id": order.order_id,
+        "merchant_id": order.merchant_id,
+        "user_id": order.user_id,
+        "amount": order.amount.format(),
+        "currency": order.amount.currency,
+        "event_time": rfc3339(event_time),
+        "trace_id": trace_id,
         "version": _VERSION,
     }
 
 
 def _message(tag: str, order: Order, payload: dict[str, str], *, at: datetime) -> Message:
-    return Message(event_id=payload["event_id"], destination=destination(TOPIC), tag=tag, aggregate_id=order.order_id, payload=payload,
-                   trace_id=payload["trace_id"], due_at=at, created_at=at)
+    return Message(
+        event_id=payload["event_id"],
+        destination=destination(TOPIC),
+        tag=tag,
+        aggregate_id=order.order_id,
+        payload=payload,
+        trace_id=payload["trace_id"],
+        due_at=at,
+        created_at=at,
+    )

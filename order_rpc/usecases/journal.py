@@ -1,4 +1,6 @@
-"""One step of an order with everything that tells of it, in one transaction: the row, its history, its events, what it counts."""
+"""One step of an order with everything that tells of it, in one transaction: the row, its history,
+its events, what it counts.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ from order_rpc.domain.statistics import Entry
 from order_rpc.store import audit, orders, statistics
 from order_rpc.store.audit import AuditRow
 
-ORDER_RPC = Caller(role=Role.SERVICE, subject="order_rpc", service="order_rpc")  # we ourselves: workers and settlements
+# we ourselves: workers and settlements
+ORDER_RPC = Caller(role=Role.SERVICE, subject="order_rpc", service="order_rpc")
 
 MakeEvent = Callable[..., Message]
 
@@ -45,8 +48,20 @@ class Journal:
         """The call that is being served as a cause of its own."""
         return Cause(event_id=self._ids.new("EVT"), operator=operator(caller))
 
-    async def step(self, tx: AsyncConnection, before: Order, after: Order, *, event: str, cause: Cause, at: datetime, remark: str = "",
-                   tells: MakeEvent | None = None, messages: Sequence[Message] = (), counts: Sequence[Entry] = ()) -> None:
+    async def step(
+        self,
+        tx: AsyncConnection,
+        before: Order,
+        after: Order,
+        *,
+        event: str,
+        cause: Cause,
+        at: datetime,
+        remark: str = "",
+        tells: MakeEvent | None = None,
+        messages: Sequence[Message] = (),
+        counts: Sequence[Entry] = (),
+    ) -> None:
         """Saves a step and adds its line to the history.
 
         Args:
@@ -61,14 +76,43 @@ class Journal:
         if after.version != before.version:
             await orders.save_order(tx, after, read_version=before.version)
         await self.note(tx, before, after, event=event, cause=cause, at=at, remark=remark)
-        told = [*messages, *([] if tells is None else [tells(after, event_id=self._ids.new("EVT"), trace_id=current_trace_id())])]
+        told = [
+            *messages,
+            *(
+                []
+                if tells is None
+                else [tells(after, event_id=self._ids.new("EVT"), trace_id=current_trace_id())]
+            ),
+        ]
         if told:
             await outbox.put(tx, *told)
         await statistics.add(tx, counts)
 
-    async def note(self, tx: AsyncConnection, before: Order, after: Order, *, event: str, cause: Cause, at: datetime, remark: str = "",
-                   needs_attention: bool = False) -> None:
+    async def note(
+        self,
+        tx: AsyncConnection,
+        before: Order,
+        after: Order,
+        *,
+        event: str,
+        cause: Cause,
+        at: datetime,
+        remark: str = "",
+        needs_attention: bool = False,
+    ) -> None:
         """Adds a line to the history of an order."""
-        await audit.append_audit(tx, after, AuditRow(
-            from_state=before.state, to_state=after.state, event=event, event_id=cause.event_id, operator=cause.operator,
-            trace_id=current_trace_id(), remark=remark, needs_attention=needs_attention), at=at)
+        await audit.append_audit(
+            tx,
+            after,
+            AuditRow(
+                from_state=before.state,
+                to_state=after.state,
+                event=event,
+                event_id=cause.event_id,
+                operator=cause.operator,
+                trace_id=current_trace_id(),
+                remark=remark,
+                needs_attention=needs_attention,
+            ),
+            at=at,
+        )

@@ -1,4 +1,6 @@
-"""Orders of buyers: creating one takes its units off the shelf in the same transaction, at the prices that the catalogue has in that moment."""
+"""Orders of buyers: creating one takes its units off the shelf in the same transaction, at the
+prices that the catalogue has in that moment.
+"""
 
 from __future__ import annotations
 
@@ -45,9 +47,9 @@ class CreateOrder:
     merchant_id: str
     user_id: str
     items: tuple[NewLine, ...]
-    idempotency_key: str           # "" leaves it to the client_request_id
+    idempotency_key: str  # "" leaves it to the client_request_id
     fingerprint: Mapping[str, str]
-    client_request_id: str = ""    # with neither every call makes a new order
+    client_request_id: str = ""  # with neither every call makes a new order
     address: Address | None = None
 
 
@@ -56,10 +58,10 @@ class ListOrders:
     """Which orders to show: those of a merchant, newest first."""
 
     merchant_id: str
-    user_id: str               # "" shows those of every buyer
-    state: OrderState | None   # None shows every state
-    page_size: int             # 0 means the default
-    page_token: str            # "" means the first page
+    user_id: str  # "" shows those of every buyer
+    state: OrderState | None  # None shows every state
+    page_size: int  # 0 means the default
+    page_token: str  # "" means the first page
     created_from: datetime | None = None
     created_before: datetime | None = None
 
@@ -74,7 +76,12 @@ class _Wish:
 
     @property
     def key(self) -> ReceiptKey:
-        return ReceiptKey(merchant_id=self.command.merchant_id, caller=self.caller.key, method="CreateOrder", key=self.command.idempotency_key)
+        return ReceiptKey(
+            merchant_id=self.command.merchant_id,
+            caller=self.caller.key,
+            method="CreateOrder",
+            key=self.command.idempotency_key,
+        )
 
 
 _Placed = tuple[Order, bool]  # whether it is the answer of an earlier call
@@ -83,9 +90,21 @@ _Placed = tuple[Order, bool]  # whether it is the answer of an earlier call
 class Orders:
     """CreateOrder, GetOrder, ListOrders."""
 
-    def __init__(self, *, db: Database, clock: Clock, ids: Ids, page_tokens: PageTokens, payment_window: timedelta,
-                 policies: Mapping[str, MerchantPolicy], group_max: int, seckill: SeckillService) -> None:
-        """`payment_window`: how long a buyer may take to pay. `group_max`: how many orders of one product share a transaction, 1 for none."""
+    def __init__(
+        self,
+        *,
+        db: Database,
+        clock: Clock,
+        ids: Ids,
+        page_tokens: PageTokens,
+        payment_window: timedelta,
+        policies: Mapping[str, MerchantPolicy],
+        group_max: int,
+        seckill: SeckillService,
+    ) -> None:
+        """`payment_window`: how long a buyer may take to pay. `group_max`: how many orders of one
+        product share a transaction, 1 for none.
+        """
         self._db = db
         self._seckill = seckill
         self._page_tokens = page_tokens
@@ -93,21 +112,27 @@ class Orders:
         self._ids = ids
         self._payment_window = payment_window
         self._policies = policies
-        self._batching: Batching[tuple[str, str], _Wish, _Placed] = Batching(self._create_group, batch_max=group_max)
+        self._batching: Batching[tuple[str, str], _Wish, _Placed] = Batching(
+            self._create_group, batch_max=group_max
+        )
 
     async def create(self, command: CreateOrder, caller: Caller) -> Order:
-        """Makes an order and reserves its units; with an idempotency key at most once, later calls get the first answer. The same client_request_id
-        finds the order that is there, as it is now.
+        """Makes an order and reserves its units; with an idempotency key at most once, later calls
+        get the first answer. The same client_request_id finds the order that is there, as it is
+        now.
 
         Raises:
-            ProductNotFound, ProductNotOnSale, CurrencyMixed, PriceChanged, OutOfStock, TotalTooLarge, IdempotencyKeyReused: nothing was done.
+            ProductNotFound, ProductNotOnSale, CurrencyMixed, PriceChanged, OutOfStock,
+                TotalTooLarge, IdempotencyKeyReused: nothing was done.
         """
         wish = _Wish(command=command, caller=caller, trace_id=current_trace_id())
         if self._batching.batch_max > 1 and len(command.items) == 1:
             identity = f"{command.user_id}/{command.idempotency_key}/{command.client_request_id}"
             is_repeatable = bool(command.idempotency_key or command.client_request_id)
             key = (command.merchant_id, command.items[0].sku_id)
-            order, is_replay = await self._batching.do(key, wish, apart=identity if is_repeatable else "")
+            order, is_replay = await self._batching.do(
+                key, wish, apart=identity if is_repeatable else ""
+            )
         else:
             order, is_replay = await self._create_alone(wish)
         failpoint("order.create.after_commit")
@@ -115,21 +140,30 @@ class Orders:
             mark_replayed()
         return order
 
-    async def get(self, *, merchant_id: str, order_id: str, caller: Caller, seckill_ticket: str = "") -> Order:
+    async def get(
+        self, *, merchant_id: str, order_id: str, caller: Caller, seckill_ticket: str = ""
+    ) -> Order:
         """One order.
 
         Raises:
-            OrderNotFound: there is none, or it is not the caller's. OrderCreating: the ticket is of this order, and it is still on its way here.
+            OrderNotFound: there is none, or it is not the caller's. OrderCreating: the ticket is of
+                this order, and it is still on its way here.
             RemoteError: whether the ticket is good is unknown.
         """
         try:
-            return await self._db.read(orders.load_order, merchant_id=merchant_id, order_id=order_id, visible_to=caller)
+            return await self._db.read(
+                orders.load_order, merchant_id=merchant_id, order_id=order_id, visible_to=caller
+            )
         except OrderNotFound:
-            if seckill_ticket and await self._is_coming(seckill_ticket, merchant_id=merchant_id, order_id=order_id, caller=caller):
+            if seckill_ticket and await self._is_coming(
+                seckill_ticket, merchant_id=merchant_id, order_id=order_id, caller=caller
+            ):
                 raise OrderCreating(retry_after_seconds=CREATING_SECONDS) from None
             raise
 
-    async def _is_coming(self, ticket: str, *, merchant_id: str, order_id: str, caller: Caller) -> bool:
+    async def _is_coming(
+        self, ticket: str, *, merchant_id: str, order_id: str, caller: Caller
+    ) -> bool:
         try:
             expected = await self._seckill.ticket_order(ticket)
         except RemoteError as error:
@@ -137,22 +171,42 @@ class Orders:
                 return False
             raise
         scope = caller.scope()
-        return (expected.is_coming and (expected.merchant_id, expected.order_id) == (merchant_id, order_id)
-                and scope.merchant_id in {None, expected.merchant_id} and scope.user_id in {None, expected.user_id})
+        return (
+            expected.is_coming
+            and (expected.merchant_id, expected.order_id) == (merchant_id, order_id)
+            and scope.merchant_id in {None, expected.merchant_id}
+            and scope.user_id in {None, expected.user_id}
+        )
 
     async def list(self, query: ListOrders, caller: Caller) -> tuple[tuple[Order, ...], str]:
-        """One page of orders and the token of the next one, "" after the last. Orders that are not the caller's are not in it.
+        """One page of orders and the token of the next one, "" after the last. Orders that are not
+        the caller's are not in it.
 
         Raises:
             PageTokenInvalid: the token was not made by us, or for another list or filter.
         """
-        selection = {"merchant_id": query.merchant_id, "user_id": query.user_id, "state": query.state or "",
-                     "created_from": _text(query.created_from), "created_before": _text(query.created_before)}
+        selection = {
+            "merchant_id": query.merchant_id,
+            "user_id": query.user_id,
+            "state": query.state or "",
+            "created_from": _text(query.created_from),
+            "created_before": _text(query.created_before),
+        }
         limit = page_size(query.page_size)
-        after = self._page_tokens.decode(query.page_token, list_name="ListOrders", filter=selection, types=(int, str))
-        page = OrderPage(merchant_id=query.merchant_id, user_id=query.user_id, state=query.state, limit=limit + 1,
-                         created_from=query.created_from, created_before=query.created_before,
-                         after=None if after is None else (datetime.fromtimestamp(int(after[0]) / 1000, UTC), str(after[1])))
+        after = self._page_tokens.decode(
+            query.page_token, list_name="ListOrders", filter=selection, types=(int, str)
+        )
+        page = OrderPage(
+            merchant_id=query.merchant_id,
+            user_id=query.user_id,
+            state=query.state,
+            limit=limit + 1,
+            created_from=query.created_from,
+            created_before=query.created_before,
+            after=None
+            if after is None
+            else (datetime.fromtimestamp(int(after[0]) / 1000, UTC), str(after[1])),
+        )
         found = await self._db.read(orders.list_orders, page, visible_to=caller)
         shown, rest = tuple(found[:limit]), found[limit:]
         if not rest:
@@ -169,9 +223,11 @@ class Orders:
     async def _create_group(self, wishes: Sequence[_Wish]) -> Sequence[_Placed | MeshError]:
         return await self._db.run(self._create, wishes)
 
-    async def _create(self, tx: AsyncConnection, wishes: Sequence[_Wish]) -> Sequence[_Placed | MeshError]:
-        """Creates orders that share a transaction. A wish that is refused before anything is written does not keep the others from theirs; too few
-        units refuse all of them.
+    async def _create(
+        self, tx: AsyncConnection, wishes: Sequence[_Wish]
+    ) -> Sequence[_Placed | MeshError]:
+        """Creates orders that share a transaction. A wish that is refused before anything is
+        written does not keep the others from theirs; too few units refuse all of them.
 
         Raises:
             OutOfStock: fewer units are left than all of them want.
@@ -195,36 +251,72 @@ class Orders:
 
     async def _place(self, tx: AsyncConnection, wish: _Wish, now: datetime) -> _Placed:
         command = wish.command
-        # Before the receipt: products that changed since another call with this key bought them are never seen without its receipt.
+        # Before the receipt: products that changed since another call with this key bought them are
+        # never seen without its receipt.
         products = await self._products(tx, command)
-        receipt = await receipts.find(tx, wish.key, fingerprint=command.fingerprint) if command.idempotency_key else None
+        receipt = (
+            await receipts.find(tx, wish.key, fingerprint=command.fingerprint)
+            if command.idempotency_key
+            else None
+        )
         if receipt is not None:
-            order = await orders.load_order(tx, merchant_id=command.merchant_id, order_id=receipt.resource_id, visible_to=wish.caller)
+            order = await orders.load_order(
+                tx,
+                merchant_id=command.merchant_id,
+                order_id=receipt.resource_id,
+                visible_to=wish.caller,
+            )
             return _as_answered(order, receipt.answer or "{}"), True
         if command.client_request_id:
-            earlier = await orders.find_by_request(tx, merchant_id=command.merchant_id, user_id=command.user_id,
-                                                   client_request_id=command.client_request_id)
+            earlier = await orders.find_by_request(
+                tx,
+                merchant_id=command.merchant_id,
+                user_id=command.user_id,
+                client_request_id=command.client_request_id,
+            )
             if earlier is not None:
                 _require_same(earlier, command)
                 return earlier, True
-        order = Order.place(merchant_id=command.merchant_id, order_id=self._ids.new("ORD"), user_id=command.user_id,
-                            lines=price_lines(command.items, products), at=now, expires_at=now + self._payment_window,
-                            policy=self._policies.get(command.merchant_id, PLAIN), address=command.address,
-                            client_request_id=command.client_request_id)
+        order = Order.place(
+            merchant_id=command.merchant_id,
+            order_id=self._ids.new("ORD"),
+            user_id=command.user_id,
+            lines=price_lines(command.items, products),
+            at=now,
+            expires_at=now + self._payment_window,
+            policy=self._policies.get(command.merchant_id, PLAIN),
+            address=command.address,
+            client_request_id=command.client_request_id,
+        )
         return order if order.amount.minor else order.pay(payment_id="", at=now), False
 
     @staticmethod
     async def _products(tx: AsyncConnection, command: CreateOrder) -> dict[str, Product]:
-        return await catalog.find_products(tx, merchant_id=command.merchant_id, sku_ids={item.sku_id for item in command.items})
+        return await catalog.find_products(
+            tx, merchant_id=command.merchant_id, sku_ids={item.sku_id for item in command.items}
+        )
 
-    async def _write(self, tx: AsyncConnection, placed: Sequence[tuple[_Wish, Order]], now: datetime) -> None:
+    async def _write(
+        self, tx: AsyncConnection, placed: Sequence[tuple[_Wish, Order]], now: datetime
+    ) -> None:
         for wish, order in placed:
             if wish.key.key:
-                await receipts.claim(tx, wish.key, fingerprint=wish.command.fingerprint, resource_id=order.order_id, now=now,
-                                     retention=receipts.OTHER_RETENTION, answer=_answer(order))
+                await receipts.claim(
+                    tx,
+                    wish.key,
+                    fingerprint=wish.command.fingerprint,
+                    resource_id=order.order_id,
+                    now=now,
+                    retention=receipts.OTHER_RETENTION,
+                    answer=_answer(order),
+                )
         created = [order for _, order in placed]
         await orders.insert_orders(tx, *created)
-        told = [step for wish, order in placed for step in self.birth(order, operator=operator(wish.caller), trace_id=wish.trace_id)]
+        told = [
+            step
+            for wish, order in placed
+            for step in self.birth(order, operator=operator(wish.caller), trace_id=wish.trace_id)
+        ]
         await audit.append_audits(tx, [(order, row) for order, row, _ in told], at=now)
         await outbox.put(tx, *(message for _, _, message in told))
         await statistics.add(tx, [each for order in created for each in figures_of_birth(order)])
@@ -234,7 +326,9 @@ class Orders:
             if held:
                 await stock.hold(tx, *held)
 
-    def birth(self, order: Order, *, operator: str, trace_id: str) -> Sequence[tuple[Order, AuditRow, Message]]:
+    def birth(
+        self, order: Order, *, operator: str, trace_id: str
+    ) -> Sequence[tuple[Order, AuditRow, Message]]:
         """The lines of the history of a new order, each with its event."""
         steps = [("", OrderState.PENDING_PAYMENT, CREATED, order_created)]
         if order.state is OrderState.PAID:
@@ -242,15 +336,30 @@ class Orders:
         told = []
         for before, after, event, make in steps:
             message = make(order, event_id=self._ids.new("EVT"), trace_id=trace_id)
-            told.append((order, AuditRow(from_state=before, to_state=after, event=event, event_id=message.event_id, operator=operator,
-                                         trace_id=trace_id), message))
+            told.append(
+                (
+                    order,
+                    AuditRow(
+                        from_state=before,
+                        to_state=after,
+                        event=event,
+                        event_id=message.event_id,
+                        operator=operator,
+                        trace_id=trace_id,
+                    ),
+                    message,
+                )
+            )
         return told
 
 
 def figures_of_birth(order: Order) -> list[Entry]:
     """What a new order counts."""
     created = entry(order, Figure.CREATED, at=order.created_at)
-    return [created, *(entries_of_payment(order, at=order.created_at) if order.state is OrderState.PAID else [])]
+    return [
+        created,
+        *(entries_of_payment(order, at=order.created_at) if order.state is OrderState.PAID else []),
+    ]
 
 
 def _require_same(order: Order, command: CreateOrder) -> None:
@@ -259,7 +368,9 @@ def _require_same(order: Order, command: CreateOrder) -> None:
         wanted[item.sku_id] = wanted.get(item.sku_id, 0) + item.quantity
     if wanted != {line.sku_id: line.quantity for line in order.lines}:
         problem = "differs from the order with this client_request_id"
-        raise IdempotencyKeyReused("The client_request_id was used for another order.", fields={"items": problem})
+        raise IdempotencyKeyReused(
+            "The client_request_id was used for another order.", fields={"items": problem}
+        )
 
 
 def _text(moment: datetime | None) -> str:
@@ -278,7 +389,21 @@ def _as_answered(order: Order, answer: str) -> Order:
     state = OrderState(first["state"])
     address = first.get("address")
     zero = order.amount - order.amount
-    return replace(order, state=state, version=first["version"], paid_payment_id="", updated_at=order.created_at,
-                   paid_at=order.created_at if state is OrderState.PAID else None, address=None if address is None else Address(**address),
-                   captured=zero, refunded=zero, refund_status=RefundStatus.NONE, carrier="", tracking_number="", cancel_reason="",
-                   shipped_at=None, completed_at=None, cancelled_at=None)
+    return replace(
+        order,
+        state=state,
+        version=first["version"],
+        paid_payment_id="",
+        updated_at=order.created_at,
+        paid_at=order.created_at if state is OrderState.PAID else None,
+        address=None if address is None else Address(**address),
+        captured=zero,
+        refunded=zero,
+        refund_status=RefundStatus.NONE,
+        carrier="",
+        tracking_number="",
+        cancel_reason="",
+        shipped_at=None,
+        completed_at=None,
+        cancelled_at=None,
+    )

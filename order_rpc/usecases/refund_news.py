@@ -1,4 +1,6 @@
-"""What payment_rpc tells of refunds: each ends once here, brings its goods back once, and a full refund ends the order."""
+"""What payment_rpc tells of refunds: each ends once here, brings its goods back once, and a full
+refund ends the order.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +14,26 @@ from mesh.money import Money
 from order_rpc.domain.order import Order, Verb
 from order_rpc.domain.payment import PaymentSnapshot
 from order_rpc.domain.product import Movement, MovementKind
-from order_rpc.domain.refund import MONEY_LEFT, RefundRequest, RefundSnapshot, RefundState, RefundStatus, status_of, unknown_refund
+from order_rpc.domain.refund import (
+    MONEY_LEFT,
+    RefundRequest,
+    RefundSnapshot,
+    RefundState,
+    RefundStatus,
+    status_of,
+    unknown_refund,
+)
 from order_rpc.domain.refund_plan import REFUNDABLE
 from order_rpc.domain.statistics import Figure, entry
 from order_rpc.store import catalog, orders, refunds, statistics, stock
 from order_rpc.usecases.events import order_refunded
 from order_rpc.usecases.journal import Cause, Journal
 
-_EVENTS = {RefundState.SUCCEEDED: "REFUND_SUCCEEDED", RefundState.FAILED: "REFUND_FAILED", RefundState.BOUNCED: "REFUND_BOUNCED"}
+_EVENTS = {
+    RefundState.SUCCEEDED: "REFUND_SUCCEEDED",
+    RefundState.FAILED: "REFUND_FAILED",
+    RefundState.BOUNCED: "REFUND_BOUNCED",
+}
 
 
 class RefundNews:
@@ -28,11 +42,21 @@ class RefundNews:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
 
-    async def hear(self, tx: AsyncConnection, order: Order, snapshot: PaymentSnapshot, *, is_newest: bool, cause: Cause,
-                   at: datetime) -> tuple[Order, tuple[str, ...]]:
-        """Applies what a snapshot says of refunds to a locked order; returns the order then and what a person must look at.
+    async def hear(
+        self,
+        tx: AsyncConnection,
+        order: Order,
+        snapshot: PaymentSnapshot,
+        *,
+        is_newest: bool,
+        cause: Cause,
+        at: datetime,
+    ) -> tuple[Order, tuple[str, ...]]:
+        """Applies what a snapshot says of refunds to a locked order; returns the order then and
+        what a person must look at.
 
-        The sums of a snapshot that is not the newest are not looked at. A refund only goes forward: what is said of it counts whenever it comes.
+        The sums of a snapshot that is not the newest are not looked at. A refund only goes forward:
+        what is said of it counts whenever it comes.
 
         A refund of a payment that did not pay the order is recorded and changes nothing else.
         """
@@ -47,7 +71,13 @@ class RefundNews:
             if refund is None:
                 if news.amount.minor == 0:
                     continue
-                refund = unknown_refund(news, merchant_id=order.merchant_id, order_id=order.order_id, payment_id=snapshot.payment_id, at=at)
+                refund = unknown_refund(
+                    news,
+                    merchant_id=order.merchant_id,
+                    order_id=order.order_id,
+                    payment_id=snapshot.payment_id,
+                    at=at,
+                )
                 await refunds.insert_refund(tx, refund)
                 known.append(refund)
             heard = refund.hear(news, of_sale=is_of_sale, at=at)
@@ -58,16 +88,38 @@ class RefundNews:
             if heard.state is not refund.state:
                 await self.ended(tx, order, refund, heard, cause=cause, at=at)
             if heard.state is RefundState.BOUNCED:
-                alerts.append(f"refund {heard.refund_id} of {heard.amount} bounced: {heard.failure}")
+                alerts.append(
+                    f"refund {heard.refund_id} of {heard.amount} bounced: {heard.failure}"
+                )
         if is_of_sale:
             order = await self._sum_up(tx, order, refunded, known, cause=cause, at=at)
         return order, tuple(alerts)
 
-    async def ended(self, tx: AsyncConnection, order: Order, before: RefundRequest, after: RefundRequest, *, cause: Cause, at: datetime) -> None:
-        """Writes what follows from the end of a refund: history, figures, and goods that come back once."""
+    async def ended(
+        self,
+        tx: AsyncConnection,
+        order: Order,
+        before: RefundRequest,
+        after: RefundRequest,
+        *,
+        cause: Cause,
+        at: datetime,
+    ) -> None:
+        """Writes what follows from the end of a refund: history, figures, and goods that come back
+        once.
+        """
         is_bounced = after.state is RefundState.BOUNCED
         remark = f"{after.request_id} {after.amount} {after.failure}".rstrip()
-        await self._journal.note(tx, order, order, event=_EVENTS[after.state], cause=cause, at=at, remark=remark, needs_attention=is_bounced)
+        await self._journal.note(
+            tx,
+            order,
+            order,
+            event=_EVENTS[after.state],
+            cause=cause,
+            at=at,
+            remark=remark,
+            needs_attention=is_bounced,
+        )
         if not after.of_sale or after.state not in MONEY_LEFT:
             return
         if before.succeeded_at is None:  # it left now, or we did not hear of it before it came back
@@ -75,31 +127,79 @@ class RefundNews:
             if after.lines:
                 await self._take_goods_back(tx, order, after, cause=cause, at=at)
         if is_bounced:
-            await statistics.add(tx, [entry(order, Figure.REFUNDED, at=at, count=-1, amount=after.amount)])
+            await statistics.add(
+                tx, [entry(order, Figure.REFUNDED, at=at, count=-1, amount=after.amount)]
+            )
 
-    async def _take_goods_back(self, tx: AsyncConnection, order: Order, refund: RefundRequest, *, cause: Cause, at: datetime) -> None:
+    async def _take_goods_back(
+        self,
+        tx: AsyncConnection,
+        order: Order,
+        refund: RefundRequest,
+        *,
+        cause: Cause,
+        at: datetime,
+    ) -> None:
         await refunds.record_return(tx, refund, at=at)
         available = await stock.take_back(tx, order, refund.lines)
         for line in refund.lines:
-            await catalog.log_movement(tx, Movement(
-                movement_id=0, merchant_id=order.merchant_id, sku_id=line.sku_id, kind=MovementKind.REFUND, quantity=line.quantity,
-                available_after=available[line.sku_id], reason=refund.reason, operator=cause.operator, reference=refund.request_id, created_at=at),
-                trace_id=current_trace_id())
+            await catalog.log_movement(
+                tx,
+                Movement(
+                    movement_id=0,
+                    merchant_id=order.merchant_id,
+                    sku_id=line.sku_id,
+                    kind=MovementKind.REFUND,
+                    quantity=line.quantity,
+                    available_after=available[line.sku_id],
+                    reason=refund.reason,
+                    operator=cause.operator,
+                    reference=refund.request_id,
+                    created_at=at,
+                ),
+                trace_id=current_trace_id(),
+            )
 
-    async def _sum_up(self, tx: AsyncConnection, before: Order, refunded: Money, known: Sequence[RefundRequest], *, cause: Cause,
-                      at: datetime) -> Order:
+    async def _sum_up(
+        self,
+        tx: AsyncConnection,
+        before: Order,
+        refunded: Money,
+        known: Sequence[RefundRequest],
+        *,
+        cause: Cause,
+        at: datetime,
+    ) -> Order:
         of_sale = [refund for refund in known if refund.payment_id == before.paid_payment_id]
-        after = before.with_refunds(refunded=refunded, at=at, status=status_of(of_sale, captured=before.captured, refunded=refunded))
+        after = before.with_refunds(
+            refunded=refunded,
+            at=at,
+            status=status_of(of_sale, captured=before.captured, refunded=refunded),
+        )
         if after.refund_status is RefundStatus.REFUNDED and after.state in REFUNDABLE:
             after = after.refund(at=at)
-            await self._journal.step(tx, before, after, event=Verb.REFUND, cause=cause, at=at, remark=before.paid_payment_id, tells=order_refunded)
+            await self._journal.step(
+                tx,
+                before,
+                after,
+                event=Verb.REFUND,
+                cause=cause,
+                at=at,
+                remark=before.paid_payment_id,
+                tells=order_refunded,
+            )
         elif after.version != before.version:
             await orders.save_order(tx, after, read_version=before.version)
         return after
 
 
-def _find(known: Sequence[RefundRequest], snapshot: PaymentSnapshot, news: RefundSnapshot) -> RefundRequest | None:
+def _find(
+    known: Sequence[RefundRequest], snapshot: PaymentSnapshot, news: RefundSnapshot
+) -> RefundRequest | None:
     for refund in known:
-        if refund.payment_id == snapshot.payment_id and refund.request_id in (news.request_id, news.refund_id):
+        if refund.payment_id == snapshot.payment_id and refund.request_id in (
+            news.request_id,
+            news.refund_id,
+        ):
             return refund
     return None

@@ -1,4 +1,6 @@
-"""Refunds that somebody asks order_rpc for: planned under the order's lock, written with the message that carries them out, told by snapshots."""
+"""Refunds that somebody asks order_rpc for: planned under the order's lock, written with the
+message that carries them out, told by snapshots.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,14 @@ from mesh.paging import PageTokens, page_size
 from mesh.receipts import ReceiptKey
 from order_rpc.domain.errors import RefundExceedsRefundable, RefundLimitReached
 from order_rpc.domain.order import Order, OrderState, Verb
-from order_rpc.domain.refund import REFUNDS_MAX, RefundLine, RefundRequest, RefundState, RefundStatus, status_of
+from order_rpc.domain.refund import (
+    REFUNDS_MAX,
+    RefundLine,
+    RefundRequest,
+    RefundState,
+    RefundStatus,
+    status_of,
+)
 from order_rpc.domain.refund_plan import is_all_back, money_left, plan_refund, require_refundable
 from order_rpc.store import orders, refunds
 from order_rpc.usecases.events import order_refunded
@@ -30,7 +39,9 @@ from order_rpc.usecases.to_payment_rpc import deliver_at_once, refund_message
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefundOrder:
-    """A refund as it was asked for: lines, an amount in major units, or neither for everything that is left."""
+    """A refund as it was asked for: lines, an amount in major units, or neither for everything that
+    is left.
+    """
 
     merchant_id: str
     order_id: str
@@ -53,8 +64,17 @@ class RefundKey:
 class Refunding:
     """RefundOrder, ApproveRefund, RejectRefund, ListOrderRefunds."""
 
-    def __init__(self, *, db: Database, clock: Clock, ids: Ids, journal: Journal, refund_news: RefundNews, page_tokens: PageTokens,
-                 deliver: Callable[[Message], Awaitable[bool]]) -> None:
+    def __init__(
+        self,
+        *,
+        db: Database,
+        clock: Clock,
+        ids: Ids,
+        journal: Journal,
+        refund_news: RefundNews,
+        page_tokens: PageTokens,
+        deliver: Callable[[Message], Awaitable[bool]],
+    ) -> None:
         self._db = db
         self._clock = clock
         self._ids = ids
@@ -64,10 +84,12 @@ class Refunding:
         self._deliver = deliver
 
     async def refund(self, command: RefundOrder, caller: Caller) -> RefundRequest:
-        """Asks for a refund and returns it as it stands then: on its way, or REQUESTED when the shop has to approve it first.
+        """Asks for a refund and returns it as it stands then: on its way, or REQUESTED when the
+        shop has to approve it first.
 
         Raises:
-            OrderNotFound, RefundNotAllowed, RefundExceedsRefundable, RefundLimitReached, InvalidArgument, IdempotencyKeyReused: nothing was done.
+            OrderNotFound, RefundNotAllowed, RefundExceedsRefundable, RefundLimitReached,
+                InvalidArgument, IdempotencyKeyReused: nothing was done.
         """
         refund, message, is_replay = await self._db.run(self._request, command, caller)
         failpoint("order.refund.after_commit")
@@ -79,7 +101,8 @@ class Refunding:
         """Approves a refund that a buyer requested and returns it as it stands then.
 
         Raises:
-            OrderNotFound, RefundNotFound: there is none of that id in the caller's shop. RefundStateInvalid: it was rejected.
+            OrderNotFound, RefundNotFound: there is none of that id in the caller's shop.
+                RefundStateInvalid: it was rejected.
             RefundNotAllowed, RefundExceedsRefundable: the money is gone since.
         """
         refund, message = await self._db.run(self._approve, key, remark, caller)
@@ -90,12 +113,20 @@ class Refunding:
         """Rejects a refund that a buyer requested.
 
         Raises:
-            OrderNotFound, RefundNotFound: there is none of that id in the caller's shop. RefundStateInvalid: it was approved.
+            OrderNotFound, RefundNotFound: there is none of that id in the caller's shop.
+                RefundStateInvalid: it was approved.
         """
         return await self._db.run(self._reject, key, reason, caller)
 
-    async def list_refunds(self, *, merchant_id: str, order_id: str, requested_size: int, page_token: str,
-                           caller: Caller) -> tuple[tuple[RefundRequest, ...], str]:
+    async def list_refunds(
+        self,
+        *,
+        merchant_id: str,
+        order_id: str,
+        requested_size: int,
+        page_token: str,
+        caller: Caller,
+    ) -> tuple[tuple[RefundRequest, ...], str]:
         """One page of the refunds of an order, oldest first, and the token of the next one.
 
         Raises:
@@ -103,34 +134,64 @@ class Refunding:
         """
         selection = {"merchant_id": merchant_id, "order_id": order_id}
         limit = page_size(requested_size)
-        after = self._page_tokens.decode(page_token, list_name="ListOrderRefunds", filter=selection, types=(str,))
+        after = self._page_tokens.decode(
+            page_token, list_name="ListOrderRefunds", filter=selection, types=(str,)
+        )
 
         async def read(tx: AsyncConnection) -> list[RefundRequest]:
-            order = await orders.load_order(tx, merchant_id=merchant_id, order_id=order_id, visible_to=caller)
-            return await refunds.refunds_of(tx, order, after=str(after[0]) if after else "", limit=limit + 1)
+            order = await orders.load_order(
+                tx, merchant_id=merchant_id, order_id=order_id, visible_to=caller
+            )
+            return await refunds.refunds_of(
+                tx, order, after=str(after[0]) if after else "", limit=limit + 1
+            )
 
         found = await self._db.read(read)
         shown, rest = tuple(found[:limit]), found[limit:]
-        token = self._page_tokens.encode(list_name="ListOrderRefunds", filter=selection, key=(shown[-1].request_id,)) if rest else ""
+        token = (
+            self._page_tokens.encode(
+                list_name="ListOrderRefunds", filter=selection, key=(shown[-1].request_id,)
+            )
+            if rest
+            else ""
+        )
         return shown, token
 
-    async def _carried_out(self, refund: RefundRequest, message: Message | None, caller: Caller) -> RefundRequest:
+    async def _carried_out(
+        self, refund: RefundRequest, message: Message | None, caller: Caller
+    ) -> RefundRequest:
         if message is None and refund.amount.minor:
             return refund
         if message is not None:
             await deliver_at_once(self._deliver, message)
 
         async def read(tx: AsyncConnection) -> RefundRequest:
-            order = await orders.load_order(tx, merchant_id=refund.merchant_id, order_id=refund.order_id, visible_to=caller)
+            order = await orders.load_order(
+                tx, merchant_id=refund.merchant_id, order_id=refund.order_id, visible_to=caller
+            )
             return refunds.find(await refunds.refunds_of(tx, order), refund.request_id)
 
         return await self._db.read(read)
 
-    async def _request(self, tx: AsyncConnection, command: RefundOrder, caller: Caller) -> tuple[RefundRequest, Message | None, bool]:
+    async def _request(
+        self, tx: AsyncConnection, command: RefundOrder, caller: Caller
+    ) -> tuple[RefundRequest, Message | None, bool]:
         now = self._clock.now()
-        key = ReceiptKey(merchant_id=command.merchant_id, caller=caller.key, method="RefundOrder", key=command.idempotency_key)
-        order = await orders.load_order(tx, merchant_id=command.merchant_id, order_id=command.order_id, visible_to=caller, for_update=True)
-        # Behind the lock: the call that was here before us has committed its receipt, and the whole of what could be refunded may be its doing.
+        key = ReceiptKey(
+            merchant_id=command.merchant_id,
+            caller=caller.key,
+            method="RefundOrder",
+            key=command.idempotency_key,
+        )
+        order = await orders.load_order(
+            tx,
+            merchant_id=command.merchant_id,
+            order_id=command.order_id,
+            visible_to=caller,
+            for_update=True,
+        )
+        # Behind the lock: the call that was here before us has committed its receipt, and the whole
+        # of what could be refunded may be its doing.
         receipt = await receipts.find(tx, key, fingerprint=command.fingerprint) if key.key else None
         known = await refunds.refunds_of(tx, order)
         if receipt is not None:
@@ -138,21 +199,59 @@ class Refunding:
         is_buyer = caller.role is Role.USER
         if sum(each.state is not RefundState.REJECTED for each in known) >= REFUNDS_MAX:
             raise RefundLimitReached(limit=REFUNDS_MAX)
-        amount, lines = plan_refund(order, _of_sale(order, known), lines=command.lines, amount=command.amount, with_requested=is_buyer)
+        amount, lines = plan_refund(
+            order,
+            _of_sale(order, known),
+            lines=command.lines,
+            amount=command.amount,
+            with_requested=is_buyer,
+        )
         is_at_once = not is_buyer or order.state is OrderState.PAID
         refund = RefundRequest(
-            merchant_id=order.merchant_id, order_id=order.order_id, request_id=self._ids.new("RRQ"), payment_id=order.paid_payment_id,
-            state=RefundState.APPROVED if is_at_once else RefundState.REQUESTED, amount=amount, lines=lines, reason=command.reason, refund_id="",
-            failure="", of_sale=False, version=1, succeeded_at=None, bounced_at=None, created_at=now, updated_at=now)
+            merchant_id=order.merchant_id,
+            order_id=order.order_id,
+            request_id=self._ids.new("RRQ"),
+            payment_id=order.paid_payment_id,
+            state=RefundState.APPROVED if is_at_once else RefundState.REQUESTED,
+            amount=amount,
+            lines=lines,
+            reason=command.reason,
+            refund_id="",
+            failure="",
+            of_sale=False,
+            version=1,
+            succeeded_at=None,
+            bounced_at=None,
+            created_at=now,
+            updated_at=now,
+        )
         await refunds.insert_refund(tx, refund)
         if key.key:
-            await receipts.claim(tx, key, fingerprint=command.fingerprint, resource_id=refund.request_id, now=now, answer="")
+            await receipts.claim(
+                tx,
+                key,
+                fingerprint=command.fingerprint,
+                resource_id=refund.request_id,
+                now=now,
+                answer="",
+            )
         event = "REFUND_APPROVED" if is_at_once else "REFUND_REQUESTED"
-        message = await self._write(tx, order, [*known, refund], refund, event=event, remark=command.reason, caller=caller, at=now)
+        message = await self._write(
+            tx,
+            order,
+            [*known, refund],
+            refund,
+            event=event,
+            remark=command.reason,
+            caller=caller,
+            at=now,
+        )
         failpoint("order.refund.before_commit")
         return refund, message, False
 
-    async def _approve(self, tx: AsyncConnection, key: RefundKey, remark: str, caller: Caller) -> tuple[RefundRequest, Message | None]:
+    async def _approve(
+        self, tx: AsyncConnection, key: RefundKey, remark: str, caller: Caller
+    ) -> tuple[RefundRequest, Message | None]:
         order, known, refund = await self._lock(tx, key, caller)
         if refund.state not in (RefundState.REQUESTED, RefundState.REJECTED):
             return refund, None  # approved before
@@ -162,11 +261,24 @@ class Refunding:
         others = [each for each in _of_sale(order, known) if each is not refund]
         left = money_left(order, others, with_requested=False)
         if approved.amount > left:
-            raise RefundExceedsRefundable(f"{left} can be refunded", refundable=left.format(), currency=left.currency)
+            raise RefundExceedsRefundable(
+                f"{left} can be refunded", refundable=left.format(), currency=left.currency
+            )
         await refunds.save_refund(tx, approved, read_version=refund.version)
-        return approved, await self._write(tx, order, [*others, approved], approved, event="REFUND_APPROVED", remark=remark, caller=caller, at=now)
+        return approved, await self._write(
+            tx,
+            order,
+            [*others, approved],
+            approved,
+            event="REFUND_APPROVED",
+            remark=remark,
+            caller=caller,
+            at=now,
+        )
 
-    async def _reject(self, tx: AsyncConnection, key: RefundKey, reason: str, caller: Caller) -> RefundRequest:
+    async def _reject(
+        self, tx: AsyncConnection, key: RefundKey, reason: str, caller: Caller
+    ) -> RefundRequest:
         order, known, refund = await self._lock(tx, key, caller)
         if refund.state is RefundState.REJECTED:
             return refund
@@ -174,41 +286,105 @@ class Refunding:
         rejected = refund.to(RefundState.REJECTED, at=now, failure=reason)
         await refunds.save_refund(tx, rejected, read_version=refund.version)
         others = [each for each in _of_sale(order, known) if each is not refund]
-        await self._write(tx, order, [*others, rejected], rejected, event="REFUND_REJECTED", remark=reason, caller=caller, at=now)
+        await self._write(
+            tx,
+            order,
+            [*others, rejected],
+            rejected,
+            event="REFUND_REJECTED",
+            remark=reason,
+            caller=caller,
+            at=now,
+        )
         return rejected
 
-    async def _lock(self, tx: AsyncConnection, key: RefundKey, caller: Caller) -> tuple[Order, list[RefundRequest], RefundRequest]:
-        order = await orders.load_order(tx, merchant_id=key.merchant_id, order_id=key.order_id, visible_to=caller, for_update=True)
+    async def _lock(
+        self, tx: AsyncConnection, key: RefundKey, caller: Caller
+    ) -> tuple[Order, list[RefundRequest], RefundRequest]:
+        order = await orders.load_order(
+            tx,
+            merchant_id=key.merchant_id,
+            order_id=key.order_id,
+            visible_to=caller,
+            for_update=True,
+        )
         known = await refunds.refunds_of(tx, order)
         return order, known, refunds.find(known, key.request_id)
 
-    async def _write(self, tx: AsyncConnection, order: Order, known: list[RefundRequest], refund: RefundRequest, *, event: str, remark: str,
-                     caller: Caller, at: datetime) -> Message | None:
+    async def _write(
+        self,
+        tx: AsyncConnection,
+        order: Order,
+        known: list[RefundRequest],
+        refund: RefundRequest,
+        *,
+        event: str,
+        remark: str,
+        caller: Caller,
+        at: datetime,
+    ) -> Message | None:
         status = status_of(_of_sale(order, known), captured=order.captured, refunded=order.refunded)
         after = order.with_refunds(refunded=order.refunded, status=status, at=at)
-        await self._journal.step(tx, order, after, event=event, cause=self._journal.cause(caller), at=at,
-                                 remark=f"{refund.request_id} {refund.amount} {remark}".rstrip())
+        await self._journal.step(
+            tx,
+            order,
+            after,
+            event=event,
+            cause=self._journal.cause(caller),
+            at=at,
+            remark=f"{refund.request_id} {refund.amount} {remark}".rstrip(),
+        )
         if refund.state is not RefundState.APPROVED:
             return None
         if refund.amount.minor == 0:
             await self._return_free(tx, after, known, refund, caller=caller, at=at)
             return None
-        message = refund_message(replace(refund, reason=refund.reason or remark), ids=self._ids, at=at)
+        message = refund_message(
+            replace(refund, reason=refund.reason or remark), ids=self._ids, at=at
+        )
         await outbox.put(tx, message)
         return message
 
-    async def _return_free(self, tx: AsyncConnection, order: Order, known: list[RefundRequest], refund: RefundRequest, *, caller: Caller,
-                           at: datetime) -> None:
-        """Units that cost nothing come back at once: there is no money to wait for. An order that cost nothing ends with its last unit."""
-        cause, done = self._journal.cause(caller), refund.to(RefundState.SUCCEEDED, at=at, of_sale=True)
+    async def _return_free(
+        self,
+        tx: AsyncConnection,
+        order: Order,
+        known: list[RefundRequest],
+        refund: RefundRequest,
+        *,
+        caller: Caller,
+        at: datetime,
+    ) -> None:
+        """Units that cost nothing come back at once: there is no money to wait for. An order that
+        cost nothing ends with its last unit.
+        """
+        cause, done = (
+            self._journal.cause(caller),
+            refund.to(RefundState.SUCCEEDED, at=at, of_sale=True),
+        )
         await refunds.save_refund(tx, done, read_version=refund.version)
         await self._refund_news.ended(tx, order, refund, done, cause=cause, at=at)
         now_known = _of_sale(order, [done if each is refund else each for each in known])
         if order.is_free and is_all_back(order, now_known):
-            ended = order.with_refunds(refunded=order.refunded, status=RefundStatus.REFUNDED, at=at).refund(at=at)
-            await self._journal.step(tx, order, ended, event=Verb.REFUND, cause=cause, at=at, remark=refund.request_id, tells=order_refunded)
+            ended = order.with_refunds(
+                refunded=order.refunded, status=RefundStatus.REFUNDED, at=at
+            ).refund(at=at)
+            await self._journal.step(
+                tx,
+                order,
+                ended,
+                event=Verb.REFUND,
+                cause=cause,
+                at=at,
+                remark=refund.request_id,
+                tells=order_refunded,
+            )
             return
-        after = order.with_refunds(refunded=order.refunded, at=at, status=status_of(now_known, captured=order.captured, refunded=order.refunded))
+        after = order.with_refunds(
+            refunded=order.refunded,
+            at=at,
+            status=status_of(now_known, captured=order.captured, refunded=order.refunded),
+        )
         if after is not order:
             await orders.save_order(tx, after, read_version=order.version)
 

@@ -22,28 +22,38 @@ from order_rpc.usecases.journal import Journal
 class Shipping:
     """SetShippingAddress, ShipOrder, CompleteOrder, GetOrderTimeline."""
 
-    def __init__(self, *, db: Database, clock: Clock, journal: Journal, page_tokens: PageTokens) -> None:
+    def __init__(
+        self, *, db: Database, clock: Clock, journal: Journal, page_tokens: PageTokens
+    ) -> None:
         self._db = db
         self._clock = clock
         self._journal = journal
         self._page_tokens = page_tokens
 
-    async def set_address(self, *, merchant_id: str, order_id: str, address: Address, caller: Caller) -> Order:
+    async def set_address(
+        self, *, merchant_id: str, order_id: str, address: Address, caller: Caller
+    ) -> Order:
         """Sets where an order goes, before it is paid.
 
         Raises:
-            OrderNotFound: there is none, or it is somebody else's. OrderStateInvalid: it does not wait for money any more.
+            OrderNotFound: there is none, or it is somebody else's. OrderStateInvalid: it does not
+                wait for money any more.
         """
         return await self._db.run(self._set_address, merchant_id, order_id, address, caller)
 
-    async def ship(self, *, merchant_id: str, order_id: str, carrier: str, tracking_number: str, caller: Caller) -> Order:
+    async def ship(
+        self, *, merchant_id: str, order_id: str, carrier: str, tracking_number: str, caller: Caller
+    ) -> Order:
         """Hands a paid order to a carrier; the same parcel again is no second step.
 
         Raises:
-            OrderNotFound: there is none in the caller's shop. OrderStateInvalid: it is not paid, or went with another parcel.
+            OrderNotFound: there is none in the caller's shop. OrderStateInvalid: it is not paid, or
+                went with another parcel.
             FullRefundOpen: all of its money is on its way back.
         """
-        order = await self._db.run(self._ship, merchant_id, order_id, (carrier, tracking_number), caller)
+        order = await self._db.run(
+            self._ship, merchant_id, order_id, (carrier, tracking_number), caller
+        )
         failpoint("order.ship.after_commit")
         return order
 
@@ -51,12 +61,20 @@ class Shipping:
         """Says that an order arrived; saying it again changes nothing.
 
         Raises:
-            OrderNotFound: there is none, or it is somebody else's. OrderStateInvalid: it is not on its way.
+            OrderNotFound: there is none, or it is somebody else's. OrderStateInvalid: it is not on
+                its way.
         """
         return await self._db.run(self._complete, merchant_id, order_id, caller)
 
-    async def timeline(self, *, merchant_id: str, order_id: str, requested_size: int, page_token: str,
-                       caller: Caller) -> tuple[tuple[PastStep, ...], str]:
+    async def timeline(
+        self,
+        *,
+        merchant_id: str,
+        order_id: str,
+        requested_size: int,
+        page_token: str,
+        caller: Caller,
+    ) -> tuple[tuple[PastStep, ...], str]:
         """One page of what happened to an order, oldest first, and the token of the next one.
 
         Raises:
@@ -64,45 +82,101 @@ class Shipping:
         """
         selection = {"merchant_id": merchant_id, "order_id": order_id}
         limit = page_size(requested_size)
-        after = self._page_tokens.decode(page_token, list_name="GetOrderTimeline", filter=selection, types=(int,))
+        after = self._page_tokens.decode(
+            page_token, list_name="GetOrderTimeline", filter=selection, types=(int,)
+        )
 
         async def read(tx: AsyncConnection) -> list[PastStep]:
-            order = await orders.load_order(tx, merchant_id=merchant_id, order_id=order_id, visible_to=caller)
-            return await audit.history(tx, order, after=int(after[0]) if after else 0, limit=limit + 1)
+            order = await orders.load_order(
+                tx, merchant_id=merchant_id, order_id=order_id, visible_to=caller
+            )
+            return await audit.history(
+                tx, order, after=int(after[0]) if after else 0, limit=limit + 1
+            )
 
         found = await self._db.read(read)
         shown, rest = tuple(found[:limit]), found[limit:]
-        token = self._page_tokens.encode(list_name="GetOrderTimeline", filter=selection, key=(shown[-1].step_id,)) if rest else ""
+        token = (
+            self._page_tokens.encode(
+                list_name="GetOrderTimeline", filter=selection, key=(shown[-1].step_id,)
+            )
+            if rest
+            else ""
+        )
         return shown, token
 
-    async def _set_address(self, tx: AsyncConnection, merchant_id: str, order_id: str, address: Address, caller: Caller) -> Order:
+    async def _set_address(
+        self, tx: AsyncConnection, merchant_id: str, order_id: str, address: Address, caller: Caller
+    ) -> Order:
         now = self._clock.now()
-        order = await orders.load_order(tx, merchant_id=merchant_id, order_id=order_id, visible_to=caller, for_update=True)
+        order = await orders.load_order(
+            tx, merchant_id=merchant_id, order_id=order_id, visible_to=caller, for_update=True
+        )
         after = order.send_to(address, at=now)
         if after is not order:
-            await self._journal.step(tx, order, after, event="SET_SHIPPING_ADDRESS", cause=self._journal.cause(caller), at=now)
+            await self._journal.step(
+                tx,
+                order,
+                after,
+                event="SET_SHIPPING_ADDRESS",
+                cause=self._journal.cause(caller),
+                at=now,
+            )
         return after
 
-    async def _ship(self, tx: AsyncConnection, merchant_id: str, order_id: str, parcel: tuple[str, str], caller: Caller) -> Order:
+    async def _ship(
+        self,
+        tx: AsyncConnection,
+        merchant_id: str,
+        order_id: str,
+        parcel: tuple[str, str],
+        caller: Caller,
+    ) -> Order:
         carrier, tracking_number = parcel
         now = self._clock.now()
-        order = await orders.load_order(tx, merchant_id=merchant_id, order_id=order_id, visible_to=caller, for_update=True)
+        order = await orders.load_order(
+            tx, merchant_id=merchant_id, order_id=order_id, visible_to=caller, for_update=True
+        )
         if order.state is OrderState.SHIPPED and (order.carrier, order.tracking_number) == parcel:
             return order
         shipped = order.ship(carrier=carrier, tracking_number=tracking_number, at=now)
-        of_sale = [refund for refund in await refunds.refunds_of(tx, order) if refund.payment_id == order.paid_payment_id]
+        of_sale = [
+            refund
+            for refund in await refunds.refunds_of(tx, order)
+            if refund.payment_id == order.paid_payment_id
+        ]
         if is_full_refund_open(order, of_sale):
             raise FullRefundOpen
-        await self._journal.step(tx, order, shipped, event=Verb.SHIP, cause=self._journal.cause(caller), at=now,
-                                 remark=f"{carrier} {tracking_number}", tells=order_shipped)
+        await self._journal.step(
+            tx,
+            order,
+            shipped,
+            event=Verb.SHIP,
+            cause=self._journal.cause(caller),
+            at=now,
+            remark=f"{carrier} {tracking_number}",
+            tells=order_shipped,
+        )
         failpoint("order.ship.before_commit")
         return shipped
 
-    async def _complete(self, tx: AsyncConnection, merchant_id: str, order_id: str, caller: Caller) -> Order:
+    async def _complete(
+        self, tx: AsyncConnection, merchant_id: str, order_id: str, caller: Caller
+    ) -> Order:
         now = self._clock.now()
-        order = await orders.load_order(tx, merchant_id=merchant_id, order_id=order_id, visible_to=caller, for_update=True)
+        order = await orders.load_order(
+            tx, merchant_id=merchant_id, order_id=order_id, visible_to=caller, for_update=True
+        )
         if order.state is OrderState.COMPLETED:
             return order
         completed = order.complete(at=now)
-        await self._journal.step(tx, order, completed, event=Verb.COMPLETE, cause=self._journal.cause(caller), at=now, tells=order_completed)
+        await self._journal.step(
+            tx,
+            order,
+            completed,
+            event=Verb.COMPLETE,
+            cause=self._journal.cause(caller),
+            at=now,
+            tells=order_completed,
+        )
         return completed

@@ -1,5 +1,5 @@
-"""What a shop earns, by day. The figures are kept by the transactions that they count; here they are folded, shown and, when somebody doubts them,
-counted again."""
+"""What a shop earns, by day. The figures are kept by the transactions that they count; here they
+are folded, shown and, when somebody doubts them, counted again."""
 
 from __future__ import annotations
 
@@ -40,20 +40,39 @@ class Statistics:
     def __init__(self, *, db: Database, clock: Clock) -> None:
         self._db = db
         self._clock = clock
-        self._folding = Batches(db=db, left_out=LeftOut("fold_statistics", STATISTIC_ENTRY.c.id), most=statistics.FOLD_BATCH,
-                                due=statistics.fold_statement, take=statistics.fold)
+        self._folding = Batches(
+            db=db,
+            left_out=LeftOut("fold_statistics", STATISTIC_ENTRY.c.id),
+            most=statistics.FOLD_BATCH,
+            due=statistics.fold_statement,
+            take=statistics.fold,
+        )
 
-    async def list_days(self, *, merchant_id: str, first: str, last: str, time_zone: str, currency: str) -> tuple[DayStatistics, ...]:
-        """The days from `first` to `last` (YYYY-MM-DD) of a time zone that have orders, by day and currency.
+    async def list_days(
+        self, *, merchant_id: str, first: str, last: str, time_zone: str, currency: str
+    ) -> tuple[DayStatistics, ...]:
+        """The days from `first` to `last` (YYYY-MM-DD) of a time zone that have orders, by day and
+        currency.
 
         Raises:
             InvalidArgument: no such day or time zone, or more than 366 days.
         """
-        begin, end, tz = _day(first, field="from_date"), _day(last, field="to_date"), zone(time_zone)
+        begin, end, tz = (
+            _day(first, field="from_date"),
+            _day(last, field="to_date"),
+            zone(time_zone),
+        )
         if not 0 <= (end - begin).days < DAYS_MAX:
-            raise InvalidArgument.of("to_date", f"expected {DAYS_MAX} days at most, the first one first")
-        entries = await self._db.read(statistics.figures, merchant_id=merchant_id, begin=day_begins(begin, tz),
-                                      end=day_begins(end + timedelta(days=1), tz), currency=currency)
+            raise InvalidArgument.of(
+                "to_date", f"expected {DAYS_MAX} days at most, the first one first"
+            )
+        entries = await self._db.read(
+            statistics.figures,
+            merchant_id=merchant_id,
+            begin=day_begins(begin, tz),
+            end=day_begins(end + timedelta(days=1), tz),
+            currency=currency,
+        )
         return tuple(by_day(entries, tz))
 
     async def daily_summary(self, *, merchant_id: str, day: str, time_zone: str) -> Summary:
@@ -64,7 +83,13 @@ class Statistics:
         """
         tz = zone(time_zone)
         wanted = _day(day, field="date") if day else self._clock.now().astimezone(tz).date()
-        days = await self.list_days(merchant_id=merchant_id, first=wanted.isoformat(), last=wanted.isoformat(), time_zone=time_zone, currency="")
+        days = await self.list_days(
+            merchant_id=merchant_id,
+            first=wanted.isoformat(),
+            last=wanted.isoformat(),
+            time_zone=time_zone,
+            currency="",
+        )
         return Summary(day=wanted, time_zone=time_zone or "UTC", days=days)
 
     async def fold_once(self) -> int:
@@ -72,7 +97,8 @@ class Statistics:
         return len(await self._folding.run())
 
     async def missing(self, *, progress: Callable[[int, int], None]) -> list[Entry]:
-        """Counts everything again and says what the figures lack, of one moment; negative where they hold too much.
+        """Counts everything again and says what the figures lack, of one moment; negative where
+        they hold too much.
 
         Args:
             progress: hears how many orders are counted and how many there are.
@@ -80,16 +106,18 @@ class Statistics:
         return await self._db.read_at_one_moment(_compare, progress)
 
     async def rebuild(self, *, progress: Callable[[int, int], None]) -> int:
-        """Counts everything again and adds what the figures lack, while orders go on; returns how many figures were wrong. Run one at a time.
+        """Counts everything again and adds what the figures lack, while orders go on; returns how
+        many figures were wrong. Run one at a time.
 
-        Both counts are of one moment, and a difference is added like any other entry, so that nothing that happens meanwhile is lost.
+        Both counts are of one moment, and a difference is added like any other entry, so that
+        nothing that happens meanwhile is lost.
 
         Args:
             progress: hears how many orders are counted and how many there are.
         """
         corrections = await self.missing(progress=progress)
         for begin in range(0, len(corrections), CORRECTIONS_BATCH):
-            await self._db.run(statistics.add, corrections[begin:begin + CORRECTIONS_BATCH])
+            await self._db.run(statistics.add, corrections[begin : begin + CORRECTIONS_BATCH])
         return len(corrections)
 
 
@@ -109,12 +137,24 @@ async def _compare(tx: AsyncConnection, progress: Callable[[int, int], None]) ->
     async for counted in statistics.of_refunds(tx):
         for each in counted:
             _add(sums, each)
-    return [Entry(merchant_id=merchant_id, currency=currency, quarter=quarter, figure=figure, count=count, amount_minor=amount)
-            for (merchant_id, currency, quarter, figure), (count, amount) in sums.items() if count or amount]
+    return [
+        Entry(
+            merchant_id=merchant_id,
+            currency=currency,
+            quarter=quarter,
+            figure=figure,
+            count=count,
+            amount_minor=amount,
+        )
+        for (merchant_id, currency, quarter, figure), (count, amount) in sums.items()
+        if count or amount
+    ]
 
 
 def _add(sums: _Sums, entry: Entry, *, sign: int = 1) -> None:
-    figure = sums.setdefault((entry.merchant_id, entry.currency, entry.quarter, entry.figure), [0, 0])
+    figure = sums.setdefault(
+        (entry.merchant_id, entry.currency, entry.quarter, entry.figure), [0, 0]
+    )
     figure[0] += sign * entry.count
     figure[1] += sign * entry.amount_minor
 

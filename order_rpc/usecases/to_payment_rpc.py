@@ -1,5 +1,6 @@
-"""What must reach payment_rpc: closing the payments of an order, giving money back. Written with the decision, sent from the outbox until it is
-answered; what the answer means is written in the transaction that marks the message done."""
+"""What must reach payment_rpc: closing the payments of an order, giving money back. Written with
+the decision, sent from the outbox until it is answered; what the answer means is written in the
+transaction that marks the message done."""
 
 from __future__ import annotations
 
@@ -41,12 +42,18 @@ log = structlog.get_logger()
 class PaymentService(Protocol):
     """payment_rpc as order_rpc sees it."""
 
-    async def close_payment(self, *, merchant_id: str, order_id: str, op_id: str, by_buyer: bool) -> CloseAnswer:
+    async def close_payment(
+        self, *, merchant_id: str, order_id: str, op_id: str, by_buyer: bool
+    ) -> CloseAnswer:
         """Closes every payment of an order, or RemoteError."""
         ...
 
-    async def create_refund(self, *, payment_id: str, amount: str, currency: str, reason: str, request_id: str) -> str:
-        """Gives money back and returns the refund's id, or RemoteError. The same request_id is the same refund."""
+    async def create_refund(
+        self, *, payment_id: str, amount: str, currency: str, reason: str, request_id: str
+    ) -> str:
+        """Gives money back and returns the refund's id, or RemoteError. The same request_id is the
+        same refund.
+        """
         ...
 
     async def create_payment(self, order: Order, *, channel: str, return_url: str) -> Any:
@@ -58,31 +65,72 @@ class StillClosing(Unavailable):
     """A channel has not answered yet."""
 
 
-def close_message(order: Order, *, by_buyer: bool, ids: Ids, at: datetime, due_at: datetime) -> Message:
-    """Closes the payments of an order. Its event_id is the id of the decision; `by_buyer` says whose it is."""
-    return Message(event_id=ids.new("OP"), destination=PAYMENT_RPC, tag=CLOSE_PAYMENT, aggregate_id=order.order_id, trace_id=current_trace_id(),
-                   due_at=due_at, created_at=at, payload={"merchant_id": order.merchant_id, "order_id": order.order_id,
-                                                          "by_buyer": by_buyer})
+def close_message(
+    order: Order, *, by_buyer: bool, ids: Ids, at: datetime, due_at: datetime
+) -> Message:
+    """Closes the payments of an order. Its event_id is the id of the decision; `by_buyer` says
+    whose it is.
+    """
+    return Message(
+        event_id=ids.new("OP"),
+        destination=PAYMENT_RPC,
+        tag=CLOSE_PAYMENT,
+        aggregate_id=order.order_id,
+        trace_id=current_trace_id(),
+        due_at=due_at,
+        created_at=at,
+        payload={
+            "merchant_id": order.merchant_id,
+            "order_id": order.order_id,
+            "by_buyer": by_buyer,
+        },
+    )
 
 
 def refund_message(refund: RefundRequest, *, ids: Ids, at: datetime) -> Message:
     """Gives the money of an approved refund back."""
-    return Message(event_id=ids.new("OP"), destination=PAYMENT_RPC, tag=CREATE_REFUND, aggregate_id=refund.order_id, trace_id=current_trace_id(),
-                   due_at=at + HEAD_START, created_at=at, payload={
-                       "merchant_id": refund.merchant_id, "order_id": refund.order_id, "request_id": refund.request_id,
-                       "payment_id": refund.payment_id, "amount": refund.amount.format(), "currency": refund.amount.currency,
-                       "reason": refund.reason})
+    return Message(
+        event_id=ids.new("OP"),
+        destination=PAYMENT_RPC,
+        tag=CREATE_REFUND,
+        aggregate_id=refund.order_id,
+        trace_id=current_trace_id(),
+        due_at=at + HEAD_START,
+        created_at=at,
+        payload={
+            "merchant_id": refund.merchant_id,
+            "order_id": refund.order_id,
+            "request_id": refund.request_id,
+            "payment_id": refund.payment_id,
+            "amount": refund.amount.format(),
+            "currency": refund.amount.currency,
+            "reason": refund.reason,
+        },
+    )
 
 
 def return_stock_message(order: Order, *, ids: Ids, at: datetime) -> Message:
     """Gives the unit of a cancelled order of a flash sale back to the sale."""
-    return Message(event_id=ids.new("OP"), destination=SECKILL_RPC, tag=RETURN_STOCK, aggregate_id=order.order_id, trace_id=current_trace_id(),
-                   due_at=at, created_at=at, payload={"merchant_id": order.merchant_id, "order_id": order.order_id,
-                                                      "activity_id": order.lines[0].activity_id})
+    return Message(
+        event_id=ids.new("OP"),
+        destination=SECKILL_RPC,
+        tag=RETURN_STOCK,
+        aggregate_id=order.order_id,
+        trace_id=current_trace_id(),
+        due_at=at,
+        created_at=at,
+        payload={
+            "merchant_id": order.merchant_id,
+            "order_id": order.order_id,
+            "activity_id": order.lines[0].activity_id,
+        },
+    )
 
 
 async def deliver_at_once(deliver: Callable[[Message], Awaitable[bool]], message: Message) -> None:
-    """The relay's own step on the request path, for a few seconds. Whatever comes of it, the relay finishes it."""
+    """The relay's own step on the request path, for a few seconds. Whatever comes of it, the relay
+    finishes it.
+    """
     try:
         async with asyncio.timeout(FAST_PATH_SECONDS):
             await deliver(message)
@@ -97,7 +145,9 @@ class PaymentDestination:
 
     name = PAYMENT_RPC
 
-    def __init__(self, *, payments: PaymentService, taking: Taking, journal: Journal, clock: Clock, ids: Ids) -> None:
+    def __init__(
+        self, *, payments: PaymentService, taking: Taking, journal: Journal, clock: Clock, ids: Ids
+    ) -> None:
         self._payments = payments
         self._taking = taking
         self._journal = journal
@@ -108,13 +158,20 @@ class PaymentDestination:
         """Sends one message.
 
         Raises:
-            StillClosing: payment_rpc is not done with it. RemoteError: not answered, or refused for good.
+            StillClosing: payment_rpc is not done with it. RemoteError: not answered, or refused for
+                good.
         """
-        return await (self._close(message) if message.tag == CLOSE_PAYMENT else self._refund(message))
+        return await (
+            self._close(message) if message.tag == CLOSE_PAYMENT else self._refund(message)
+        )
 
     async def _close(self, message: Message) -> Settlement:
-        answer = await self._payments.close_payment(merchant_id=message.payload["merchant_id"], order_id=message.payload["order_id"],
-                                                    op_id=message.event_id, by_buyer=message.payload.get("by_buyer", False))
+        answer = await self._payments.close_payment(
+            merchant_id=message.payload["merchant_id"],
+            order_id=message.payload["order_id"],
+            op_id=message.event_id,
+            by_buyer=message.payload.get("by_buyer", False),
+        )
         if answer.result is CloseResult.CLOSING:
             raise StillClosing(retry_after_seconds=answer.retry_after_seconds)
 
@@ -126,7 +183,10 @@ class PaymentDestination:
     async def _refund(self, message: Message) -> Settlement:
         refused: RemoteError | None = None
         refund_id = ""
-        wanted = {name: message.payload[name] for name in ("payment_id", "amount", "currency", "reason", "request_id")}
+        wanted = {
+            name: message.payload[name]
+            for name in ("payment_id", "amount", "currency", "reason", "request_id")
+        }
         try:
             refund_id = await self._payments.create_refund(**wanted)
         except RemoteError as error:
@@ -139,7 +199,9 @@ class PaymentDestination:
 
         return settle
 
-    async def _settle_close(self, tx: AsyncConnection, message: Message, answer: CloseAnswer) -> None:
+    async def _settle_close(
+        self, tx: AsyncConnection, message: Message, answer: CloseAnswer
+    ) -> None:
         now, cause = self._clock.now(), Cause(event_id=message.event_id, operator=PAYMENT_RPC)
         order = await _locked(tx, message)
         if order.state is not OrderState.CANCELLING:  # its payment was quicker
@@ -150,7 +212,13 @@ class PaymentDestination:
                     raise Unavailable("payment_rpc names no payment")
                 taken = await self._taking.take(tx, order, answer.payment, cause=cause, at=now)
                 for problem in taken.alerts:
-                    log.error("order_needs_attention", alert=True, merchant_id=order.merchant_id, order_id=order.order_id, problem=problem)
+                    log.error(
+                        "order_needs_attention",
+                        alert=True,
+                        merchant_id=order.merchant_id,
+                        order_id=order.order_id,
+                        problem=problem,
+                    )
             case CloseResult.CLOSED | CloseResult.CONFLICTED:
                 await self._cancel(tx, order, cause=cause, remark=answer.result, at=now)
             case CloseResult.CLOSING:
@@ -159,15 +227,35 @@ class PaymentDestination:
                 assert_never(answer.result)
         failpoint("order.cancel.before_commit")
 
-    async def _cancel(self, tx: AsyncConnection, order: Order, *, cause: Cause, remark: str, at: datetime) -> None:
+    async def _cancel(
+        self, tx: AsyncConnection, order: Order, *, cause: Cause, remark: str, at: datetime
+    ) -> None:
         cancelled = order.cancel(at=at)
-        back = [return_stock_message(cancelled, ids=self._ids, at=at)] if cancelled.is_of_activity else []
-        await self._journal.step(tx, order, cancelled, event=Verb.CANCEL, cause=cause, at=at, remark=remark, tells=order_cancelled, messages=back,
-                                 counts=[entry(cancelled, Figure.CANCELLED, at=at)])
+        back = (
+            [return_stock_message(cancelled, ids=self._ids, at=at)]
+            if cancelled.is_of_activity
+            else []
+        )
+        await self._journal.step(
+            tx,
+            order,
+            cancelled,
+            event=Verb.CANCEL,
+            cause=cause,
+            at=at,
+            remark=remark,
+            tells=order_cancelled,
+            messages=back,
+            counts=[entry(cancelled, Figure.CANCELLED, at=at)],
+        )
         await stock.release(tx, cancelled, at=at)
 
-    async def _settle_refund(self, tx: AsyncConnection, message: Message, refund_id: str, refused: RemoteError | None) -> None:
-        """Success is told by snapshots alone; here a refund learns its id, or that it was refused for good."""
+    async def _settle_refund(
+        self, tx: AsyncConnection, message: Message, refund_id: str, refused: RemoteError | None
+    ) -> None:
+        """Success is told by snapshots alone; here a refund learns its id, or that it was refused
+        for good.
+        """
         now = self._clock.now()
         order = await _locked(tx, message)
         known = await refunds.refunds_of(tx, order)
@@ -181,12 +269,33 @@ class PaymentDestination:
             return
         failed = refund.to(RefundState.FAILED, at=now, failure=refused.reason)
         await refunds.save_refund(tx, failed, read_version=refund.version)
-        of_sale = [failed if each is refund else each for each in known if each.payment_id == order.paid_payment_id]
-        after = order.with_refunds(refunded=order.refunded, status=status_of(of_sale, captured=order.captured, refunded=order.refunded), at=now)
+        of_sale = [
+            failed if each is refund else each
+            for each in known
+            if each.payment_id == order.paid_payment_id
+        ]
+        after = order.with_refunds(
+            refunded=order.refunded,
+            status=status_of(of_sale, captured=order.captured, refunded=order.refunded),
+            at=now,
+        )
         cause = Cause(event_id=message.event_id, operator=PAYMENT_RPC)
-        await self._journal.step(tx, order, after, event="REFUND_FAILED", cause=cause, at=now, remark=f"{refund.request_id} {refused.reason}")
+        await self._journal.step(
+            tx,
+            order,
+            after,
+            event="REFUND_FAILED",
+            cause=cause,
+            at=now,
+            remark=f"{refund.request_id} {refused.reason}",
+        )
 
 
 async def _locked(tx: AsyncConnection, message: Message) -> Order:
-    return await orders.load_order(tx, merchant_id=message.payload["merchant_id"], order_id=message.payload["order_id"], visible_to=ORDER_RPC,
-                                   for_update=True)
+    return await orders.load_order(
+        tx,
+        merchant_id=message.payload["merchant_id"],
+        order_id=message.payload["order_id"],
+        visible_to=ORDER_RPC,
+        for_update=True,
+    )

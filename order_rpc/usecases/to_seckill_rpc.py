@@ -1,4 +1,6 @@
-"""What order_rpc asks of seckill_rpc: to take units back that nobody paid for, and whether an order is still on its way from there."""
+"""What order_rpc asks of seckill_rpc: to take units back that nobody paid for, and whether an order
+is still on its way from there.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ class SeckillService(Protocol):
     """seckill_rpc as order_rpc sees it."""
 
     async def return_stock(self, *, merchant_id: str, activity_id: str, order_id: str) -> None:
-        """Gives the unit of an order back to its activity, or RemoteError. Idempotent by the order id."""
+        """Gives the unit of an order back to its activity, or RemoteError. Idempotent by the order
+        id.
+        """
         ...
 
     async def ticket_order(self, ticket: str) -> TicketOrder:
@@ -35,5 +39,8 @@ class SeckillDestination:
         Raises:
             RemoteError: not answered, or refused for good.
         """
-        await self._seckill.return_stock(merchant_id=message.payload["merchant_id"], activity_id=message.payload["activity_id"],
-                                         order_id=message.payload["order_id"])
+        await self._seckill.return_stock(
+            merchant_id=message.payload["merchant_id"],
+            activity_id=message.payload["activity_id"],
+            order_id=message.payload["order_id"],
+        )

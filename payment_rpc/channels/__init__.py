@@ -1,6 +1,8 @@
-"""Payment channels: who moves money for us. A channel answers with facts about an attempt; it never raises for trouble on the way.
+"""Payment channels: who moves money for us. A channel answers with facts about an attempt; it never
+raises for trouble on the way.
 
-The fact is as strong as what was seen: NOT_SENT only when it is proven that the call never left, UNKNOWN for everything that may have happened.
+The fact is as strong as what was seen: NOT_SENT only when it is proven that the call never left,
+UNKNOWN for everything that may have happened.
 """
 
 from __future__ import annotations
@@ -18,15 +20,19 @@ from payment_rpc.domain.payment import NextAction
 class ChannelStatus(StrEnum):
     """What a channel says, or fails to say, about an attempt."""
 
-    CAPTURED = "CAPTURED"    # money moved
-    DECLINED = "DECLINED"    # finally no; nothing moved
-    FAILED = "FAILED"        # the channel failed and says that nothing moved
-    PENDING = "PENDING"      # waits for the buyer or the channel
-    CLOSED = "CLOSED"        # nothing moved, nothing ever will
+    CAPTURED = "CAPTURED"  # money moved
+    DECLINED = "DECLINED"  # finally no; nothing moved
+    FAILED = "FAILED"  # the channel failed and says that nothing moved
+    PENDING = "PENDING"  # waits for the buyer or the channel
+    CLOSED = "CLOSED"  # nothing moved, nothing ever will
     NOT_FOUND = "NOT_FOUND"  # the channel does not know the attempt (yet)
-    UNKNOWN = "UNKNOWN"      # no answer that can be believed: money may have moved
-    NOT_CLOSABLE = "NOT_CLOSABLE"  # answer to close: this attempt cannot be closed; it may be paid until its deadline and some time after
-    NOT_SENT = "NOT_SENT"    # this call of charge or checkout did not reach the channel, or was refused before it was looked at
+    UNKNOWN = "UNKNOWN"  # no answer that can be believed: money may have moved
+    # answer to close: this attempt cannot be closed; it may be paid until its deadline and some
+    # time after
+    NOT_CLOSABLE = "NOT_CLOSABLE"
+    # this call of charge or checkout did not reach the channel, or was refused before it was looked
+    # at
+    NOT_SENT = "NOT_SENT"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,13 +43,14 @@ class ChannelFact:
         attempt_id: ours.
         amount: what the channel says it moved or will move; compare it. None when it does not say.
         trade_no: the channel's number, or "".
-        reason: why no money moved, as a reason of our catalogue (CARD_DECLINED, INSUFFICIENT_FUNDS, CHANNEL_FAILED, PAYMENT_CLOSED,
-            CHANNEL_UNAVAILABLE), or "".
+        reason: why no money moved, as a reason of our catalogue (CARD_DECLINED, INSUFFICIENT_FUNDS,
+            CHANNEL_FAILED, PAYMENT_CLOSED, CHANNEL_UNAVAILABLE), or "".
         message: for people; never holds a secret.
         occurred_at: when it ended at the channel, by the channel's clock.
         next_action: while PENDING.
         fee: what the channel keeps of a capture; None when it does not say.
-        duplicate_of: the attempt of ours whose buyer was charged once more under this attempt id, which the channel made; "" for our own attempts.
+        duplicate_of: the attempt of ours whose buyer was charged once more under this attempt id,
+            which the channel made; "" for our own attempts.
     """
 
     attempt_id: str
@@ -61,13 +68,13 @@ class ChannelFact:
 class RefundChannelStatus(StrEnum):
     """What a channel says, or fails to say, about a refund."""
 
-    SUCCESS = "SUCCESS"      # the money left
-    FAILED = "FAILED"        # finally no; nothing left
-    PENDING = "PENDING"      # accepted, decided later
-    REVERSED = "REVERSED"    # it left and came back
+    SUCCESS = "SUCCESS"  # the money left
+    FAILED = "FAILED"  # finally no; nothing left
+    PENDING = "PENDING"  # accepted, decided later
+    REVERSED = "REVERSED"  # it left and came back
     NOT_FOUND = "NOT_FOUND"  # the channel does not know the refund (yet)
-    UNKNOWN = "UNKNOWN"      # no answer that can be believed
-    NOT_SENT = "NOT_SENT"    # this call did not reach the channel
+    UNKNOWN = "UNKNOWN"  # no answer that can be believed
+    NOT_SENT = "NOT_SENT"  # this call did not reach the channel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,8 +82,9 @@ class RefundChannelFact:
     """What a channel says about one refund, under our own id.
 
     Attributes:
-        reason: why no money left, or why it came back, as a reason of our catalogue (REFUND_FAILED, REFUND_NOT_ALLOWED, REFUND_EXCEEDS_REFUNDABLE,
-            CURRENCY_MISMATCH, REFUND_REVERSED), or "".
+        reason: why no money left, or why it came back, as a reason of our catalogue (REFUND_FAILED,
+            REFUND_NOT_ALLOWED, REFUND_EXCEEDS_REFUNDABLE, CURRENCY_MISMATCH, REFUND_REVERSED), or
+            "".
         message: for people.
         occurred_at: when it became what it is, by the channel's clock.
         fee_returned: what came back of the fee with it; None when the channel does not say.
@@ -117,7 +125,9 @@ class ListedRefund:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefundsPage:
-    """A page of the refunds that were asked for on one of a channel's days, as they are now. Attributes as those of `CapturesPage`."""
+    """A page of the refunds that were asked for on one of a channel's days, as they are now.
+    Attributes as those of `CapturesPage`.
+    """
 
     refunds: tuple[ListedRefund, ...]
     unreadable: tuple[str, ...]
@@ -151,8 +161,9 @@ class CardDetails(Protocol):
 class Channel(Protocol):
     """One payment channel.
 
-    Every call is idempotent by `attempt_id`, our own id. `timeout_seconds` bounds the whole call; when it is over the fact is UNKNOWN. A cancelled
-    call raises CancelledError and leaves the same doubt. NOT_SENT speaks of one call: on a resend it says nothing about the first.
+    Every call is idempotent by `attempt_id`, our own id. `timeout_seconds` bounds the whole call;
+    when it is over the fact is UNKNOWN. A cancelled call raises CancelledError and leaves the same
+    doubt. NOT_SENT speaks of one call: on a resend it says nothing about the first.
     """
 
     @property
@@ -165,25 +176,47 @@ class Channel(Protocol):
         """True when `close` works and leaves a tombstone for ids that the channel does not know."""
         ...
 
-    async def charge(self, *, attempt_id: str, amount: Money, card: CardDetails, expires_at: datetime | None, timeout_seconds: float) -> ChannelFact:
+    async def charge(
+        self,
+        *,
+        attempt_id: str,
+        amount: Money,
+        card: CardDetails,
+        expires_at: datetime | None,
+        timeout_seconds: float,
+    ) -> ChannelFact:
         """Charges a card."""
         ...
 
-    async def checkout(self, *, attempt_id: str, amount: Money, subject: str, return_url: str, expires_at: datetime, timeout_seconds: float,
-                       ) -> ChannelFact:
+    async def checkout(
+        self,
+        *,
+        attempt_id: str,
+        amount: Money,
+        subject: str,
+        return_url: str,
+        expires_at: datetime,
+        timeout_seconds: float,
+    ) -> ChannelFact:
         """Opens a cashier page; the fact is PENDING with a next action."""
         ...
 
     async def query(self, attempt_id: str, *, timeout_seconds: float) -> ChannelFact:
-        """What became of an attempt: never NOT_SENT, because a question that did not arrive says nothing about the attempt."""
+        """What became of an attempt: never NOT_SENT, because a question that did not arrive says
+        nothing about the attempt.
+        """
         ...
 
     async def close(self, attempt_id: str, *, timeout_seconds: float) -> ChannelFact:
         """Closes an attempt: CLOSED, how it ended before, or NOT_CLOSABLE. Never NOT_SENT."""
         ...
 
-    async def refund(self, *, refund_id: str, attempt_id: str, amount: Money, reason: str, timeout_seconds: float) -> RefundChannelFact:
-        """Gives back a part of what was captured under an attempt. Idempotent by `refund_id`, our own id."""
+    async def refund(
+        self, *, refund_id: str, attempt_id: str, amount: Money, reason: str, timeout_seconds: float
+    ) -> RefundChannelFact:
+        """Gives back a part of what was captured under an attempt. Idempotent by `refund_id`, our
+        own id.
+        """
         ...
 
     async def query_refund(self, refund_id: str, *, timeout_seconds: float) -> RefundChannelFact:
@@ -191,31 +224,41 @@ class Channel(Protocol):
         ...
 
     async def statement(self, date: date, *, timeout_seconds: float) -> bytes:
-        """The channel's own file of one of its days, as it is; whoever reads it knows the channel's format.
+        """The channel's own file of one of its days, as it is; whoever reads it knows the channel's
+        format.
 
         Raises:
             ChannelUnavailable: there is none yet, or no usable answer; asking again is safe.
         """
         ...
 
-    async def captures_of_day(self, date: date, *, after: str, timeout_seconds: float) -> CapturesPage:
-        """What the channel captured on one of its days, also on one that is not over: a page that begins after `after`, "" for the first.
+    async def captures_of_day(
+        self, date: date, *, after: str, timeout_seconds: float
+    ) -> CapturesPage:
+        """What the channel captured on one of its days, also on one that is not over: a page that
+        begins after `after`, "" for the first.
 
         Raises:
             ChannelUnavailable: no usable answer; asking again is safe.
         """
         ...
 
-    async def refunds_of_day(self, date: date, *, after: str, timeout_seconds: float) -> RefundsPage:
-        """The refunds that were asked for on one of the channel's days, as they are now, also those that we do not know. Pages as above.
+    async def refunds_of_day(
+        self, date: date, *, after: str, timeout_seconds: float
+    ) -> RefundsPage:
+        """The refunds that were asked for on one of the channel's days, as they are now, also those
+        that we do not know. Pages as above.
 
         Raises:
             ChannelUnavailable: no usable answer; asking again is safe.
         """
         ...
 
-    def verify_callback(self, *, body: bytes, timestamp: str, signature: str, now: datetime) -> ChannelFact | RefundChannelFact:
-        """Reads a callback about an attempt or a refund after its signature over the raw bytes is checked in constant time.
+    def verify_callback(
+        self, *, body: bytes, timestamp: str, signature: str, now: datetime
+    ) -> ChannelFact | RefundChannelFact:
+        """Reads a callback about an attempt or a refund after its signature over the raw bytes is
+        checked in constant time.
 
         Args:
             timestamp: milliseconds since 1970 as digits; at most 5 minutes from `now`.
@@ -227,11 +270,23 @@ class Channel(Protocol):
         ...
 
     def subject_of(self, body: bytes) -> Subject:
-        """What a callback says that it is about, for the log: believed by nobody, empty where it says nothing that can be read."""
+        """What a callback says that it is about, for the log: believed by nobody, empty where it
+        says nothing that can be read.
+        """
         ...
 
-    def verify_hint(self, *, payment_id: str, callback_status: str, timestamp: str, nonce: str, signature: str, now: datetime) -> None:
-        """Checks a callback of source 001. A verified one proves nothing but that it is time to ask the channel.
+    def verify_hint(
+        self,
+        *,
+        payment_id: str,
+        callback_status: str,
+        timestamp: str,
+        nonce: str,
+        signature: str,
+        now: datetime,
+    ) -> None:
+        """Checks a callback of source 001. A verified one proves nothing but that it is time to ask
+        the channel.
 
         Args:
             timestamp: milliseconds since 1970 as 13 digits; at most 5 minutes from `now`.
@@ -242,11 +297,23 @@ class Channel(Protocol):
         ...
 
     def subject_of_hint(self, *, payment_id: str, timestamp: str, nonce: str) -> Subject:
-        """What a callback of source 001 says that it is about, under the id by which source 001 knows it."""
+        """What a callback of source 001 says that it is about, under the id by which source 001
+        knows it.
+        """
         ...
 
-    async def sign(self, *, attempt_id: str, payment_id: str, callback_status: str, timestamp: str, nonce: str, timeout_seconds: float) -> str:
-        """Lets the channel record an outcome as its truth and sign it for `verify_hint`. Development only.
+    async def sign(
+        self,
+        *,
+        attempt_id: str,
+        payment_id: str,
+        callback_status: str,
+        timestamp: str,
+        nonce: str,
+        timeout_seconds: float,
+    ) -> str:
+        """Lets the channel record an outcome as its truth and sign it for `verify_hint`.
+        Development only.
 
         Raises:
             PaymentNotFound: the channel does not know the attempt.

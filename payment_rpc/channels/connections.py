@@ -1,7 +1,8 @@
 """HTTP/1.1 to one channel: one connection per call in flight, kept open between calls.
 
-Written here because it runs in the process that has to be fast, and because it must know what it has written: httpx takes 680 µs of CPU per call
-and its pool 5 ms at 64 calls in flight, this takes 50 µs. It speaks just what the API of a channel needs: request and answer of known length, no
+Written here because it runs in the process that has to be fast, and because it must know what it
+has written: httpx takes 680 µs of CPU per call and its pool 5 ms at 64 calls in flight, this takes
+50 µs. It speaks just what the API of a channel needs: request and answer of known length, no
 redirects, no proxies, no compression.
 """
 
@@ -17,9 +18,10 @@ from urllib.parse import urlsplit
 
 import httptools
 
-CONNECTIONS_MAX = 200      # calls in flight; more wait
+CONNECTIONS_MAX = 200  # calls in flight; more wait
 ANSWER_BYTES_MAX = 65_536  # of head and body together; answers have about 700
-_KEEPALIVE_SECONDS = 30.0  # shorter than a channel keeps an idle connection, so that no request meets a closing one
+# shorter than a channel keeps an idle connection, so that no request meets a closing one
+_KEEPALIVE_SECONDS = 30.0
 
 
 class NotSent(Exception):
@@ -39,9 +41,13 @@ class Answer:
 
 
 class Connections:
-    """The connections to one channel. The one used last is used next, so that those that nobody needs fall idle and are closed when they are met."""
+    """The connections to one channel. The one used last is used next, so that those that nobody
+    needs fall idle and are closed when they are met.
+    """
 
-    def __init__(self, base_url: str, *, headers: Mapping[str, str], connections_max: int = CONNECTIONS_MAX) -> None:
+    def __init__(
+        self, base_url: str, *, headers: Mapping[str, str], connections_max: int = CONNECTIONS_MAX
+    ) -> None:
         """
         Args:
             base_url: http or https, host, optional port and path; from configuration only.
@@ -51,19 +57,36 @@ class Connections:
             ValueError: not a base URL, or a header that is not one line of ASCII.
         """
         url = urlsplit(base_url)
-        if url.scheme not in {"http", "https"} or not url.hostname or url.query or url.fragment or url.username:
+        if (
+            url.scheme not in {"http", "https"}
+            or not url.hostname
+            or url.query
+            or url.fragment
+            or url.username
+        ):
             raise ValueError("the channel's base URL is not one")
         self._host = url.hostname
         self._is_tls = url.scheme == "https"
         self._port = url.port or (443 if self._is_tls else 80)
         self._path = url.path.rstrip("/")
-        self._headers = "".join(f"{name}: {_one_line(value)}\r\n" for name, value in {"host": url.netloc, **headers}.items())
+        self._headers = "".join(
+            f"{name}: {_one_line(value)}\r\n"
+            for name, value in {"host": url.netloc, **headers}.items()
+        )
         self._slots = asyncio.Semaphore(connections_max)
         self._idle: list[_Connection] = []
 
-    async def request(self, method: str, path: str, *, body: bytes | None, connect_seconds: float,
-                      answer_bytes_max: int = ANSWER_BYTES_MAX) -> Answer:
-        """Sends a request and waits for its answer; the caller bounds the whole. A cancelled call closes its connection.
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: bytes | None,
+        connect_seconds: float,
+        answer_bytes_max: int = ANSWER_BYTES_MAX,
+    ) -> Answer:
+        """Sends a request and waits for its answer; the caller bounds the whole. A cancelled call
+        closes its connection.
 
         Args:
             path: quoted already; behind the path of the base URL.
@@ -71,7 +94,8 @@ class Connections:
             answer_bytes_max: of head and body together; a longer answer is lost.
 
         Raises:
-            NotSent: no place became free, or no connection. Lost: it was reset, was too long, or was not HTTP.
+            NotSent: no place became free, or no connection. Lost: it was reset, was too long, or
+                was not HTTP.
         """
         try:
             async with asyncio.timeout(connect_seconds):
@@ -80,11 +104,21 @@ class Connections:
             raise NotSent("too many calls in flight") from None
         try:
             connection = self._take() or await self._connect(connect_seconds)
-            length = "" if body is None and method == "GET" else f"content-length: {len(body or b'')}\r\n"
-            head = f"{method} {self._path}{path} HTTP/1.1\r\n{self._headers}{length}\r\n".encode("ascii")
+            length = (
+                ""
+                if body is None and method == "GET"
+                else f"content-length: {len(body or b'')}\r\n"
+            )
+            head = f"{method} {self._path}{path} HTTP/1.1\r\n{self._headers}{length}\r\n".encode(
+                "ascii"
+            )
             try:
-                answer = await connection.exchange(head + (body or b""), answer_bytes_max=answer_bytes_max)
-            except BaseException:  # a deadline too: what broke or forgot this connection has not spared those that are idle
+                answer = await connection.exchange(
+                    head + (body or b""), answer_bytes_max=answer_bytes_max
+                )
+            # a deadline too: what broke or forgot this connection has not spared those that are
+            # idle
+            except BaseException:
                 self._close_idle()
                 raise
             if connection.is_open:
@@ -116,16 +150,21 @@ class Connections:
         try:
             async with asyncio.timeout(connect_seconds):
                 _, connection = await asyncio.get_running_loop().create_connection(
-                    _Connection, self._host, self._port, ssl=_tls() if self._is_tls else None)
+                    _Connection, self._host, self._port, ssl=_tls() if self._is_tls else None
+                )
         except TimeoutError:
             raise NotSent("no connection in time") from None
-        except (OSError, RuntimeError) as error:  # refused, no such name, no route, TLS; RuntimeError: uvloop, of one that was reset meanwhile
+        # refused, no such name, no route, TLS; RuntimeError: uvloop, of one that was reset
+        # meanwhile
+        except (OSError, RuntimeError) as error:
             raise NotSent(f"no connection: {type(error).__name__}") from None
         return connection
 
 
 class _Connection(asyncio.Protocol):
-    """One connection: one exchange at a time; closed by whatever is not a whole answer to the present request."""
+    """One connection: one exchange at a time; closed by whatever is not a whole answer to the
+    present request.
+    """
 
     idle_since_seconds: float = 0  # by the loop's clock
 
@@ -153,7 +192,8 @@ class _Connection(asyncio.Protocol):
         Raises:
             NotSent: it is closed. Lost: as in `Connections.request`.
         """
-        if self._transport is None or self._transport.is_closing():  # a write would be an error of uvloop, and lost on asyncio
+        # a write would be an error of uvloop, and lost on asyncio
+        if self._transport is None or self._transport.is_closing():
             raise NotSent("the connection was closed as soon as it was open")
         self._answer = asyncio.get_running_loop().create_future()
         self._parser = httptools.HttpResponseParser(self)
@@ -189,7 +229,11 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the loop."""
-        self._fail("the connection ended before the answer" if exc is None else f"the connection ended: {type(exc).__name__}")
+        self._fail(
+            "the connection ended before the answer"
+            if exc is None
+            else f"the connection ended: {type(exc).__name__}"
+        )
         self._transport = None
 
     def on_body(self, body: bytes) -> None:
@@ -201,7 +245,9 @@ class _Connection(asyncio.Protocol):
         if self._answer is None or self._answer.done() or self._parser is None:
             self.close()  # a second answer to one request
             return
-        self._answer.set_result(Answer(status_code=self._parser.get_status_code(), body=bytes(self._body)))
+        self._answer.set_result(
+            Answer(status_code=self._parser.get_status_code(), body=bytes(self._body))
+        )
         if not self._parser.should_keep_alive():
             self.close()
 

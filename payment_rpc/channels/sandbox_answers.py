@@ -1,4 +1,6 @@
-"""What the sandbox writes, read: answers and callbacks become facts, and what does not make sense becomes `Unclear`, never a guess."""
+"""What the sandbox writes, read: answers and callbacks become facts, and what does not make sense
+becomes `Unclear`, never a guess.
+"""
 
 from __future__ import annotations
 
@@ -11,24 +13,51 @@ import msgspec
 from mesh.errors import InvalidArgument
 from mesh.free_text import plain
 from mesh.money import Money
-from payment_rpc.channels import CapturesPage, ChannelFact, ChannelStatus, ListedRefund, RefundChannelFact, RefundChannelStatus, RefundsPage
+from payment_rpc.channels import (
+    CapturesPage,
+    ChannelFact,
+    ChannelStatus,
+    ListedRefund,
+    RefundChannelFact,
+    RefundChannelStatus,
+    RefundsPage,
+)
 from payment_rpc.domain.callback import Subject
 from payment_rpc.domain.moment import believable
 from payment_rpc.domain.payment import NextAction
 
 OK = 200
-UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)  # what msgspec raises for bytes that are not the struct
+# what msgspec raises for bytes that are not the struct
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 _OWN_ID = re.compile(r"[A-Za-z0-9_-]{1,32}", re.ASCII)  # as wide as our column, and what it takes
 _TRADE_NO = re.compile(r"[ -~]{0,64}", re.ASCII)  # as wide as our column, and what it takes
 _MESSAGE_MAX = 200  # as wide as our column
 _CASHIER_URL = re.compile(r"https?://[!-~]{1,2040}")
-_STATUSES = {status.value: status for status in (
-    ChannelStatus.CAPTURED, ChannelStatus.DECLINED, ChannelStatus.FAILED, ChannelStatus.PENDING, ChannelStatus.CLOSED)}
-_REFUND_STATUSES = {status.value: status for status in (
-    RefundChannelStatus.SUCCESS, RefundChannelStatus.FAILED, RefundChannelStatus.PENDING, RefundChannelStatus.REVERSED)}
+_STATUSES = {
+    status.value: status
+    for status in (
+        ChannelStatus.CAPTURED,
+        ChannelStatus.DECLINED,
+        ChannelStatus.FAILED,
+        ChannelStatus.PENDING,
+        ChannelStatus.CLOSED,
+    )
+}
+_REFUND_STATUSES = {
+    status.value: status
+    for status in (
+        RefundChannelStatus.SUCCESS,
+        RefundChannelStatus.FAILED,
+        RefundChannelStatus.PENDING,
+        RefundChannelStatus.REVERSED,
+    )
+}
 _REFUND_REASONS = {
-    "not_captured": "REFUND_NOT_ALLOWED", "currency_mismatch": "CURRENCY_MISMATCH", "amount_exceeds_captured": "REFUND_EXCEEDS_REFUNDABLE"}
+    "not_captured": "REFUND_NOT_ALLOWED",
+    "currency_mismatch": "CURRENCY_MISMATCH",
+    "amount_exceeds_captured": "REFUND_EXCEEDS_REFUNDABLE",
+}
 
 P = TypeVar("P")
 Id = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
@@ -36,7 +65,9 @@ Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class _Transaction(msgspec.Struct, frozen=True, kw_only=True):
-    """A transaction as the sandbox answers it, and as its callbacks tell it. Fields that we do not know are passed over."""
+    """A transaction as the sandbox answers it, and as its callbacks tell it. Fields that we do not
+    know are passed over.
+    """
 
     attempt_id: str
     trade_no: str
@@ -125,7 +156,9 @@ def read_transaction(content: bytes, *, attempt_id: str) -> ChannelFact:
         raise Unclear("the answer is not a transaction") from None
     if answer.attempt_id != attempt_id:
         raise Unclear("the answer is about another attempt")
-    if answer.duplicate_of and not (_OWN_ID.fullmatch(attempt_id) and _OWN_ID.fullmatch(answer.duplicate_of)):
+    if answer.duplicate_of and not (
+        _OWN_ID.fullmatch(attempt_id) and _OWN_ID.fullmatch(answer.duplicate_of)
+    ):
         raise Unclear("an attempt id is none")
     status = _STATUSES.get(answer.status)
     if status is None:
@@ -133,20 +166,32 @@ def read_transaction(content: bytes, *, attempt_id: str) -> ChannelFact:
     amount = _read_amount(answer)
     if amount is None and status is not ChannelStatus.CLOSED:
         raise Unclear("the answer has no amount")
-    if _TRADE_NO.fullmatch(answer.trade_no) is None or (not answer.trade_no and status is ChannelStatus.CAPTURED):
+    if _TRADE_NO.fullmatch(answer.trade_no) is None or (
+        not answer.trade_no and status is ChannelStatus.CAPTURED
+    ):
         raise Unclear("the answer has no usable trade number")
     return ChannelFact(
-        attempt_id=attempt_id, status=status, amount=amount, trade_no=answer.trade_no, reason=_reason(status, answer.decline_code),
-        message=plain(answer.message)[:_MESSAGE_MAX], occurred_at=believable(answer.finished_at, answer.occurred_at),
+        attempt_id=attempt_id,
+        status=status,
+        amount=amount,
+        trade_no=answer.trade_no,
+        reason=_reason(status, answer.decline_code),
+        message=plain(answer.message)[:_MESSAGE_MAX],
+        occurred_at=believable(answer.finished_at, answer.occurred_at),
         next_action=_next_action(status, answer),
-        fee=None if amount is None else _read_fee(answer.fee, amount.currency), duplicate_of=answer.duplicate_of)
+        fee=None if amount is None else _read_fee(answer.fee, amount.currency),
+        duplicate_of=answer.duplicate_of,
+    )
 
 
-def read_refund(content: bytes, *, refund_id: str, attempt_id: str = "", amount: Money | None = None) -> RefundChannelFact:
+def read_refund(
+    content: bytes, *, refund_id: str, attempt_id: str = "", amount: Money | None = None
+) -> RefundChannelFact:
     """The fact in an answer about a refund.
 
     Args:
-        attempt_id: whose refund it must be; "" when that is not known here. amount: what it must be about; None: not known.
+        attempt_id: whose refund it must be; "" when that is not known here. amount: what it must be
+            about; None: not known.
 
     Raises:
         Unclear: it is not one, or about something else.
@@ -168,9 +213,15 @@ def read_refund(content: bytes, *, refund_id: str, attempt_id: str = "", amount:
         raise Unclear("the answer is about another amount")
     if _TRADE_NO.fullmatch(answer.refund_no) is None or not answer.refund_no:
         raise Unclear("the answer has no usable refund number")
-    return RefundChannelFact(refund_id=refund_id, status=status, channel_refund_no=answer.refund_no, reason=_refund_reason(status, answer.code),
-                             message=plain(answer.message)[:_MESSAGE_MAX], occurred_at=believable(answer.occurred_at),
-                             fee_returned=_read_fee(answer.fee_returned, told.currency))
+    return RefundChannelFact(
+        refund_id=refund_id,
+        status=status,
+        channel_refund_no=answer.refund_no,
+        reason=_refund_reason(status, answer.code),
+        message=plain(answer.message)[:_MESSAGE_MAX],
+        occurred_at=believable(answer.occurred_at),
+        fee_returned=_read_fee(answer.fee_returned, told.currency),
+    )
 
 
 def read_captures(content: bytes) -> CapturesPage:
@@ -189,7 +240,11 @@ def read_captures(content: bytes) -> CapturesPage:
             captures.append(fact)
         except Unclear as problem:
             unreadable.append(_unreadable(entry, problem))
-    return CapturesPage(captures=tuple(captures), unreadable=tuple(unreadable), next_after=_next_after(page.next_after))
+    return CapturesPage(
+        captures=tuple(captures),
+        unreadable=tuple(unreadable),
+        next_after=_next_after(page.next_after),
+    )
 
 
 def read_refunds(content: bytes) -> RefundsPage:
@@ -205,14 +260,26 @@ def read_refunds(content: bytes) -> RefundsPage:
             named = _named(entry)
             fact = read_refund(bytes(entry), refund_id=named.refund_id)
             told = msgspec.json.decode(entry, type=_Refund)
-            refunds.append(ListedRefund(fact=fact, attempt_id=named.attempt_id, amount=Money.parse(told.amount, told.currency)))
+            refunds.append(
+                ListedRefund(
+                    fact=fact,
+                    attempt_id=named.attempt_id,
+                    amount=Money.parse(told.amount, told.currency),
+                )
+            )
         except Unclear as problem:
             unreadable.append(_unreadable(entry, problem))
-    return RefundsPage(refunds=tuple(refunds), unreadable=tuple(unreadable), next_after=_next_after(page.next_after))
+    return RefundsPage(
+        refunds=tuple(refunds),
+        unreadable=tuple(unreadable),
+        next_after=_next_after(page.next_after),
+    )
 
 
 def read_subject(body: bytes) -> Subject:
-    """What a callback says that it is about; empty when it says nothing that can be read. Says nothing about whether it is true."""
+    """What a callback says that it is about; empty when it says nothing that can be read. Says
+    nothing about whether it is true.
+    """
     try:
         named = msgspec.json.decode(body, type=_Named)
     except UNREADABLE:
@@ -293,7 +360,9 @@ def _next_action(status: ChannelStatus, answer: _Transaction) -> NextAction | No
 
 
 def _reason(status: ChannelStatus, decline_code: str) -> str:
-    """Our catalogue's reason. CARD_INVALID is not among them: it says that nothing was sent, and a card that the issuer refuses was."""
+    """Our catalogue's reason. CARD_INVALID is not among them: it says that nothing was sent, and a
+    card that the issuer refuses was.
+    """
     match status:
         case ChannelStatus.DECLINED:
             return "INSUFFICIENT_FUNDS" if decline_code == "insufficient_funds" else "CARD_DECLINED"

@@ -1,4 +1,6 @@
-"""An attempt: one call to one channel, under an id that never changes and is the channel's idempotency key."""
+"""An attempt: one call to one channel, under an id that never changes and is the channel's
+idempotency key.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +15,28 @@ from payment_rpc.domain.errors import PaymentStateInvalid
 class AttemptState(StrEnum):
     """States of an attempt: facts about the channel."""
 
-    SENT = "SENT"                    # sent, or about to be: a crash leaves it open
-    PENDING = "PENDING"              # accepted, the result comes later
-    UNKNOWN = "UNKNOWN"              # no readable answer
-    CAPTURED = "CAPTURED"            # money moved
-    DECLINED = "DECLINED"            # the channel said no, finally
-    TECH_FAILED = "TECH_FAILED"      # the channel failed and says that nothing moved
+    SENT = "SENT"  # sent, or about to be: a crash leaves it open
+    PENDING = "PENDING"  # accepted, the result comes later
+    UNKNOWN = "UNKNOWN"  # no readable answer
+    CAPTURED = "CAPTURED"  # money moved
+    DECLINED = "DECLINED"  # the channel said no, finally
+    TECH_FAILED = "TECH_FAILED"  # the channel failed and says that nothing moved
     NOT_ATTEMPTED = "NOT_ATTEMPTED"  # proven not sent
-    CLOSED = "CLOSED"                # closed at the channel
+    CLOSED = "CLOSED"  # closed at the channel
 
 
 OPEN = frozenset({AttemptState.SENT, AttemptState.PENDING, AttemptState.UNKNOWN})
-_ENDS = frozenset({AttemptState.PENDING, AttemptState.CAPTURED, AttemptState.DECLINED, AttemptState.TECH_FAILED, AttemptState.NOT_ATTEMPTED,
-                   AttemptState.UNKNOWN, AttemptState.CLOSED})
+_ENDS = frozenset(
+    {
+        AttemptState.PENDING,
+        AttemptState.CAPTURED,
+        AttemptState.DECLINED,
+        AttemptState.TECH_FAILED,
+        AttemptState.NOT_ATTEMPTED,
+        AttemptState.UNKNOWN,
+        AttemptState.CLOSED,
+    }
+)
 _LATE = frozenset({AttemptState.CAPTURED})
 
 NEXT: dict[AttemptState, frozenset[AttemptState]] = {
@@ -41,8 +52,11 @@ NEXT: dict[AttemptState, frozenset[AttemptState]] = {
 
 LEASE_MAX = timedelta(minutes=10)  # the longest that a deployment may choose
 
-# Pauses between queries of an attempt without a result (docs/protocols.md 1). The last one repeats for ever: the clock never fails a payment.
-QUERY_PAUSES = tuple(timedelta(seconds=seconds) for seconds in (5, 15, 45, 120, 300, 900, 3600, 21600, 86400))
+# Pauses between queries of an attempt without a result (docs/protocols.md 1). The last one repeats
+# for ever: the clock never fails a payment.
+QUERY_PAUSES = tuple(
+    timedelta(seconds=seconds) for seconds in (5, 15, 45, 120, 300, 900, 3600, 21600, 86400)
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,9 +64,11 @@ class Schedule:
     """What a deployment chooses of the schedule of questions.
 
     Attributes:
-        threshold: age that an attempt has at least when it is asked for; until then its own call or a callback brings the answer. An attempt whose
-            payment is being closed is asked for at any age.
-        close_grace: how long after a deadline a channel that cannot close may still take money in time.
+        threshold: age that an attempt has at least when it is asked for; until then its own call or
+            a callback brings the answer. An attempt whose payment is being closed is asked for at
+            any age.
+        close_grace: how long after a deadline a channel that cannot close may still take money in
+            time.
     """
 
     threshold: timedelta = timedelta(0)
@@ -65,10 +81,12 @@ class Attempt:
 
     Attributes:
         sends: how often it was sent; after a second send "not sent" proves nothing.
-        lease_until: until then somebody may still be sending it, and the channel's "not found" means nothing.
+        lease_until: until then somebody may still be sending it, and the channel's "not found"
+            means nothing.
         next_query_at: when to ask the channel next; None once the result is final.
         queries: how often it was asked.
-        captured_at: when money moved, by the channel's clock: its day at the channel. None before, and for captures older than this field.
+        captured_at: when money moved, by the channel's clock: its day at the channel. None before,
+            and for captures older than this field.
     """
 
     attempt_id: str
@@ -89,23 +107,59 @@ class Attempt:
     captured_at: datetime | None = None
 
     @classmethod
-    def start(cls, *, attempt_id: str, payment_id: str, merchant_id: str, channel: str, amount: Money, lease: timedelta, at: datetime) -> Attempt:
+    def start(
+        cls,
+        *,
+        attempt_id: str,
+        payment_id: str,
+        merchant_id: str,
+        channel: str,
+        amount: Money,
+        lease: timedelta,
+        at: datetime,
+    ) -> Attempt:
         """An attempt that is about to be sent."""
-        return cls(attempt_id=attempt_id, payment_id=payment_id, merchant_id=merchant_id, channel=channel, state=AttemptState.SENT, amount=amount,
-                   captured=None, channel_trade_no="", sends=1, lease_until=at + lease, next_query_at=at + lease, queries=0, version=1,
-                   created_at=at, updated_at=at)
+        return cls(
+            attempt_id=attempt_id,
+            payment_id=payment_id,
+            merchant_id=merchant_id,
+            channel=channel,
+            state=AttemptState.SENT,
+            amount=amount,
+            captured=None,
+            channel_trade_no="",
+            sends=1,
+            lease_until=at + lease,
+            next_query_at=at + lease,
+            queries=0,
+            version=1,
+            created_at=at,
+            updated_at=at,
+        )
 
     def resend(self, *, lease: timedelta, at: datetime) -> Attempt:
         """It is sent once more, under the same id; the channel keeps the first one that it got."""
         if self.state not in OPEN:
-            raise PaymentStateInvalid(f"an attempt in state {self.state} is not sent again", payment_id=self.payment_id)
-        return replace(self._changed(at), sends=self.sends + 1, lease_until=at + lease, next_query_at=at + lease)
+            raise PaymentStateInvalid(
+                f"an attempt in state {self.state} is not sent again", payment_id=self.payment_id
+            )
+        return replace(
+            self._changed(at),
+            sends=self.sends + 1,
+            lease_until=at + lease,
+            next_query_at=at + lease,
+        )
 
     def ask_later(self, *, at: datetime, last_chance: datetime) -> Attempt:
-        """The channel is asked now; the next question follows after the schedule's pause, or at `last_chance` when that comes first: from then on a
-        payment that nobody paid can be closed."""
+        """The channel is asked now; the next question follows after the schedule's pause, or at
+        `last_chance` when that comes first: from then on a payment that nobody paid can be
+        closed."""
         due = at + QUERY_PAUSES[min(self.queries, len(QUERY_PAUSES) - 1)]
-        return replace(self._changed(at), queries=self.queries + 1, next_query_at=last_chance if at < last_chance < due else due)
+        return replace(
+            self._changed(at),
+            queries=self.queries + 1,
+            next_query_at=last_chance if at < last_chance < due else due,
+        )
 
     def too_young(self, *, until: datetime, at: datetime) -> Attempt:
         """The channel is not asked before `until`; that was no question."""
@@ -116,20 +170,31 @@ class Attempt:
         return replace(self._changed(at), next_query_at=at)
 
     def to(self, target: AttemptState, *, at: datetime) -> Attempt:
-        """A transition. An open attempt keeps its place in the schedule of questions, a final one leaves it.
+        """A transition. An open attempt keeps its place in the schedule of questions, a final one
+        leaves it.
 
         Raises:
             PaymentStateInvalid: it does not exist.
         """
         if target not in NEXT[self.state]:
-            raise PaymentStateInvalid(f"an attempt in state {self.state} does not become {target}", payment_id=self.payment_id)
+            raise PaymentStateInvalid(
+                f"an attempt in state {self.state} does not become {target}",
+                payment_id=self.payment_id,
+            )
         pause = QUERY_PAUSES[min(self.queries, len(QUERY_PAUSES) - 1)]
         due = min(self.next_query_at or at + pause, at + pause) if target in OPEN else None
         return replace(self._changed(at), state=target, next_query_at=due)
 
-    def capture(self, amount: Money, *, trade_no: str, at: datetime, captured_at: datetime | None = None) -> Attempt:
+    def capture(
+        self, amount: Money, *, trade_no: str, at: datetime, captured_at: datetime | None = None
+    ) -> Attempt:
         """The channel moved money under this attempt."""
-        return replace(self.to(AttemptState.CAPTURED, at=at), captured=amount, channel_trade_no=trade_no, captured_at=captured_at or at)
+        return replace(
+            self.to(AttemptState.CAPTURED, at=at),
+            captured=amount,
+            channel_trade_no=trade_no,
+            captured_at=captured_at or at,
+        )
 
     def bring_back(self, *, error: timedelta, at: datetime) -> Attempt:
         """Its times without the error of the clock that wrote them, which was ahead."""

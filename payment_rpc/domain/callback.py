@@ -1,5 +1,6 @@
-"""What a channel told us unasked, as the log keeps it: the raw bytes as text, what they are about, whether they were believed and what became of
-them. A verified message has a key by which it is known again; one that nobody believed has none, so it never stands in a genuine one's way."""
+"""What a channel told us unasked, as the log keeps it: the raw bytes as text, what they are about,
+whether they were believed and what became of them. A verified message has a key by which it is
+known again; one that nobody believed has none, so it never stands in a genuine one's way."""
 
 from __future__ import annotations
 
@@ -9,10 +10,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-BODY_BYTES_MAX = 16 * 1024        # ten times what a channel has to say; more is not even looked at
-UNVERIFIED_BYTES_KEPT = 1024      # of a message that nobody believed
+BODY_BYTES_MAX = 16 * 1024  # ten times what a channel has to say; more is not even looked at
+UNVERIFIED_BYTES_KEPT = 1024  # of a message that nobody believed
 VERIFIED_RETENTION = timedelta(days=180)  # as long as a buyer may dispute a charge
-OTHER_RETENTION = timedelta(days=7)       # of forgeries and of hints, which prove nothing about money
+# of forgeries and of hints, which prove nothing about money
+OTHER_RETENTION = timedelta(days=7)
 
 _REASON_MAX = 200  # as wide as our columns
 _TIMESTAMP_MAX = 32
@@ -23,24 +25,28 @@ class CallbackKind(StrEnum):
     """Kinds of messages."""
 
     CALLBACK = "CALLBACK"  # signed over every byte: a fact
-    HINT = "HINT"          # of source 001, whose signature covers no amount: a reason to ask
+    HINT = "HINT"  # of source 001, whose signature covers no amount: a reason to ask
 
 
 class CallbackResult(StrEnum):
     """What became of a message; the words of source 001."""
 
-    RECEIVED = "RECEIVED"    # a hint, while the channel is asked
+    RECEIVED = "RECEIVED"  # a hint, while the channel is asked
     PROCESSED = "PROCESSED"  # it changed something
-    IGNORED = "IGNORED"      # known before, or nothing to change
-    FAILED = "FAILED"        # not believed, or it could not be applied; what is genuine may come again and be PROCESSED
+    IGNORED = "IGNORED"  # known before, or nothing to change
+    # not believed, or it could not be applied; what is genuine may come again and be PROCESSED
+    FAILED = "FAILED"
 
 
-FINAL = frozenset({CallbackResult.PROCESSED, CallbackResult.IGNORED})  # the same message again changes nothing
+# the same message again changes nothing
+FINAL = frozenset({CallbackResult.PROCESSED, CallbackResult.IGNORED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """What a message is about; "" where that is not known. `event_id` is the channel's name for the message."""
+    """What a message is about; "" where that is not known. `event_id` is the channel's name for the
+    message.
+    """
 
     event_id: str = ""
     payment_id: str = ""
@@ -50,7 +56,9 @@ class Subject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Callback:
-    """One message, however often it came. `payload` is the body, or its beginning; `payload_bytes` and `payload_digest` are of all of it."""
+    """One message, however often it came. `payload` is the body, or its beginning; `payload_bytes`
+    and `payload_digest` are of all of it.
+    """
 
     callback_id: str
     channel: str
@@ -77,32 +85,77 @@ class Callback:
     def refused(self, reason: str) -> Callback:
         """The message, when nobody believes it: without a key, cut short, kept for days."""
         payload, encoding = _as_text(self._body()[:UNVERIFIED_BYTES_KEPT])
-        return replace(self, signature_valid=False, dedupe_key=None, result=CallbackResult.FAILED, reason=reason[:_REASON_MAX], payload=payload,
-                       payload_encoding=encoding, finished_at=self.received_at, expires_at=self.received_at + OTHER_RETENTION)
+        return replace(
+            self,
+            signature_valid=False,
+            dedupe_key=None,
+            result=CallbackResult.FAILED,
+            reason=reason[:_REASON_MAX],
+            payload=payload,
+            payload_encoding=encoding,
+            finished_at=self.received_at,
+            expires_at=self.received_at + OTHER_RETENTION,
+        )
 
-    def ended(self, result: CallbackResult, *, reason: str, about: Subject, at: datetime) -> Callback:
+    def ended(
+        self, result: CallbackResult, *, reason: str, about: Subject, at: datetime
+    ) -> Callback:
         """The message after it was looked at."""
-        return replace(self, result=result, reason=reason[:_REASON_MAX], about=about, finished_at=at)
+        return replace(
+            self, result=result, reason=reason[:_REASON_MAX], about=about, finished_at=at
+        )
 
     def _body(self) -> bytes:
-        return base64.b64decode(self.payload) if self.payload_encoding == "BASE64" else self.payload.encode()
+        return (
+            base64.b64decode(self.payload)
+            if self.payload_encoding == "BASE64"
+            else self.payload.encode()
+        )
 
 
-def received(*, callback_id: str, channel: str, kind: CallbackKind, body: bytes, about: Subject, timestamp: str, nonce: str, signature: str,
-             trace_id: str, at: datetime) -> Callback:
+def received(
+    *,
+    callback_id: str,
+    channel: str,
+    kind: CallbackKind,
+    body: bytes,
+    about: Subject,
+    timestamp: str,
+    nonce: str,
+    signature: str,
+    trace_id: str,
+    at: datetime,
+) -> Callback:
     """A message as it came, taken for genuine until it is `refused`.
 
-    Its key is the digest of its bytes. They hold the channel's event id, and a channel that tells something else under the same id, a success after
-    a failure, is still heard.
+    Its key is the digest of its bytes. They hold the channel's event id, and a channel that tells
+    something else under the same id, a success after a failure, is still heard.
     """
     payload, encoding = _as_text(body[:BODY_BYTES_MAX])
     retention = VERIFIED_RETENTION if kind is CallbackKind.CALLBACK else OTHER_RETENTION
     return Callback(
-        callback_id=callback_id, channel=channel, kind=kind, dedupe_key=_digest(kind.encode() + b"\0" + body), about=about, payload=payload,
-        payload_encoding=encoding, payload_bytes=len(body), payload_digest=_digest(body), sent_timestamp=_clean(timestamp)[:_TIMESTAMP_MAX],
-        nonce=_clean(nonce)[:_NONCE_MAX], signature_digest=_digest(signature.encode("utf-8", "replace")), signature_valid=True,
-        result=CallbackResult.RECEIVED, reason="", deliveries=1, trace_id=trace_id, received_at=at, last_received_at=at, finished_at=None,
-        expires_at=at + retention)
+        callback_id=callback_id,
+        channel=channel,
+        kind=kind,
+        dedupe_key=_digest(kind.encode() + b"\0" + body),
+        about=about,
+        payload=payload,
+        payload_encoding=encoding,
+        payload_bytes=len(body),
+        payload_digest=_digest(body),
+        sent_timestamp=_clean(timestamp)[:_TIMESTAMP_MAX],
+        nonce=_clean(nonce)[:_NONCE_MAX],
+        signature_digest=_digest(signature.encode("utf-8", "replace")),
+        signature_valid=True,
+        result=CallbackResult.RECEIVED,
+        reason="",
+        deliveries=1,
+        trace_id=trace_id,
+        received_at=at,
+        last_received_at=at,
+        finished_at=None,
+        expires_at=at + retention,
+    )
 
 
 def _digest(content: bytes) -> str:

@@ -1,6 +1,7 @@
 """A card as the buyer typed it. It lives in memory for one call; what is stored is its CardSummary.
 
-The rule is that of source 002 (go-credit-card), with a real Luhn check: month, expiry, length of the CVV, digits, length, Luhn.
+The rule is that of source 002 (go-credit-card), with a real Luhn check: month, expiry, length of
+the CVV, digits, length, Luhn.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ class Card:
     expiration_month: int
 
     @classmethod
-    def parse(cls, *, number: str, cvv: str, expiration_year: int, expiration_month: int, today: date) -> Card:
+    def parse(
+        cls, *, number: str, cvv: str, expiration_year: int, expiration_month: int, today: date
+    ) -> Card:
         """Checks what the buyer typed. A year below 100 means 20xx.
 
         Raises:
@@ -72,7 +75,11 @@ class Card:
             raise _invalid("credit_card_cvv", "must be 3 or 4 digits")
         if not 1 <= expiration_month <= 12:
             raise _invalid("credit_card_expiration_month", "must be 1 to 12")
-        year = expiration_year + today.year // 100 * 100 if 0 <= expiration_year < 100 else expiration_year
+        year = (
+            expiration_year + today.year // 100 * 100
+            if 0 <= expiration_year < 100
+            else expiration_year
+        )
         if (year, expiration_month) < (today.year, today.month):
             raise _invalid("credit_card_expiration_year", "the card has expired")
         if year > today.year + YEARS_AHEAD_MAX:
@@ -82,12 +89,20 @@ class Card:
     def summary(self) -> CardSummary:
         """What may be kept."""
         brand = next((name for name, prefix in _BRANDS if prefix.match(self.number)), "unknown")
-        return CardSummary(brand=brand, last_four=self.number[-4:], expiration_year=self.expiration_year, expiration_month=self.expiration_month)
+        return CardSummary(
+            brand=brand,
+            last_four=self.number[-4:],
+            expiration_year=self.expiration_year,
+            expiration_month=self.expiration_month,
+        )
 
 
 def _luhn(digits: str) -> bool:
     doubled = (int(digit) * 2 for digit in digits[-2::-2])
-    return (sum(int(digit) for digit in digits[::-2]) + sum(value - 9 if value > 9 else value for value in doubled)) % 10 == 0
+    return (
+        sum(int(digit) for digit in digits[::-2])
+        + sum(value - 9 if value > 9 else value for value in doubled)
+    ) % 10 == 0
 
 
 def _invalid(name: str, problem: str) -> CardInvalid:

@@ -1,4 +1,6 @@
-"""The refusals of payment_rpc. Reasons are values of `paymesh.payment.v1.ErrorReason` without their prefix."""
+"""The refusals of payment_rpc. Reasons are values of `paymesh.payment.v1.ErrorReason` without their
+prefix.
+"""
 
 from __future__ import annotations
 

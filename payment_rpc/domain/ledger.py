@@ -1,7 +1,8 @@
-"""Double-entry postings. A transaction balances per currency or cannot be made; its key is the business fact, so that a fact is booked once.
+"""Double-entry postings. A transaction balances per currency or cannot be made; its key is the
+business fact, so that a fact is booked once.
 
-Accounts and postings are those of reference/payments.md 3. Hashes are chained per payment: a head that all payments share would make them wait for
-each other.
+Accounts and postings are those of reference/payments.md 3. Hashes are chained per payment: a head
+that all payments share would make them wait for each other.
 """
 
 from __future__ import annotations
@@ -53,16 +54,26 @@ class LedgerTransaction:
     def __post_init__(self) -> None:
         balance: Counter[str] = Counter()
         for posting in self.postings:
-            balance[posting.amount.currency] += posting.amount.minor if posting.side is Side.DEBIT else -posting.amount.minor
+            balance[posting.amount.currency] += (
+                posting.amount.minor if posting.side is Side.DEBIT else -posting.amount.minor
+            )
         if not self.postings or any(balance.values()):
             raise ValueError(f"ledger transaction {self.key} does not balance")
 
     def hash(self, previous: str) -> str:
         """SHA-256 over the hash before it and everything it says; hex."""
-        return chained_hash(previous, key=self.key, kind=self.kind, payment_id=self.payment_id, postings=self.postings)
+        return chained_hash(
+            previous,
+            key=self.key,
+            kind=self.kind,
+            payment_id=self.payment_id,
+            postings=self.postings,
+        )
 
 
-def chained_hash(previous: str, *, key: str, kind: str, payment_id: str, postings: Sequence[Posting]) -> str:
+def chained_hash(
+    previous: str, *, key: str, kind: str, payment_id: str, postings: Sequence[Posting]
+) -> str:
     """The hash of a transaction at the end of a chain, whether it balances or not."""
     parts = [previous, key, kind, payment_id]
     for posting in postings:
@@ -70,58 +81,132 @@ def chained_hash(previous: str, *, key: str, kind: str, payment_id: str, posting
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def captured(*, attempt_id: str, payment_id: str, channel: str, merchant_id: str, amount: Money) -> LedgerTransaction:
+def captured(
+    *, attempt_id: str, payment_id: str, channel: str, merchant_id: str, amount: Money
+) -> LedgerTransaction:
     """Money in time: the channel owes it to us, we owe it to the merchant."""
-    return _move(key=f"attempt:{attempt_id}:captured", kind="CAPTURED", payment_id=payment_id, amount=amount,
-                 debit=channel_receivable(channel), credit=merchant_payable(merchant_id))
+    return _move(
+        key=f"attempt:{attempt_id}:captured",
+        kind="CAPTURED",
+        payment_id=payment_id,
+        amount=amount,
+        debit=channel_receivable(channel),
+        credit=merchant_payable(merchant_id),
+    )
 
 
-def capture_of(payment: Payment, *, attempt_id: str, channel: str, amount: Money) -> LedgerTransaction:
-    """The booking of money that a payment was waiting for: for its merchant, from a channel or from the buyer's wallet, or into the wallet."""
+def capture_of(
+    payment: Payment, *, attempt_id: str, channel: str, amount: Money
+) -> LedgerTransaction:
+    """The booking of money that a payment was waiting for: for its merchant, from a channel or from
+    the buyer's wallet, or into the wallet.
+    """
     wallet = customer_wallet(payment.merchant_id, payment.user_id)
     if payment.payment_method == TOP_UP:
-        return _move(key=f"attempt:{attempt_id}:captured", kind="CAPTURED_TOP_UP", payment_id=payment.payment_id, amount=amount,
-                     debit=channel_receivable(channel), credit=wallet)
+        return _move(
+            key=f"attempt:{attempt_id}:captured",
+            kind="CAPTURED_TOP_UP",
+            payment_id=payment.payment_id,
+            amount=amount,
+            debit=channel_receivable(channel),
+            credit=wallet,
+        )
     if payment.payment_method == BALANCE:
-        return _move(key=f"attempt:{attempt_id}:captured", kind="CAPTURED_BALANCE", payment_id=payment.payment_id, amount=amount,
-                     debit=wallet, credit=merchant_payable(payment.merchant_id))
-    return captured(attempt_id=attempt_id, payment_id=payment.payment_id, channel=channel, merchant_id=payment.merchant_id, amount=amount)
+        return _move(
+            key=f"attempt:{attempt_id}:captured",
+            kind="CAPTURED_BALANCE",
+            payment_id=payment.payment_id,
+            amount=amount,
+            debit=wallet,
+            credit=merchant_payable(payment.merchant_id),
+        )
+    return captured(
+        attempt_id=attempt_id,
+        payment_id=payment.payment_id,
+        channel=channel,
+        merchant_id=payment.merchant_id,
+        amount=amount,
+    )
 
 
 def topped_up_late(payment: Payment) -> LedgerTransaction:
     """A conflict about a top-up was resolved: the parked money is the buyer's."""
-    return _move(key=f"payment:{payment.payment_id}:topped_up", kind="TOPPED_UP", payment_id=payment.payment_id, amount=payment.captured,
-                 debit=unapplied_receipts(payment.channel), credit=customer_wallet(payment.merchant_id, payment.user_id))
+    return _move(
+        key=f"payment:{payment.payment_id}:topped_up",
+        kind="TOPPED_UP",
+        payment_id=payment.payment_id,
+        amount=payment.captured,
+        debit=unapplied_receipts(payment.channel),
+        credit=customer_wallet(payment.merchant_id, payment.user_id),
+    )
 
 
-def captured_unapplied(*, attempt_id: str, payment_id: str, channel: str, amount: Money) -> LedgerTransaction:
-    """Money that belongs to no live payment: late, a second capture, or not the amount that we asked for."""
-    return _move(key=f"attempt:{attempt_id}:captured", kind="CAPTURED_UNAPPLIED", payment_id=payment_id, amount=amount,
-                 debit=channel_receivable(channel), credit=unapplied_receipts(channel))
+def captured_unapplied(
+    *, attempt_id: str, payment_id: str, channel: str, amount: Money
+) -> LedgerTransaction:
+    """Money that belongs to no live payment: late, a second capture, or not the amount that we
+    asked for.
+    """
+    return _move(
+        key=f"attempt:{attempt_id}:captured",
+        kind="CAPTURED_UNAPPLIED",
+        payment_id=payment_id,
+        amount=amount,
+        debit=channel_receivable(channel),
+        credit=unapplied_receipts(channel),
+    )
 
 
-def taken_by_order(*, payment_id: str, version: int, channel: str, merchant_id: str, amount: Money) -> LedgerTransaction:
+def taken_by_order(
+    *, payment_id: str, version: int, channel: str, merchant_id: str, amount: Money
+) -> LedgerTransaction:
     """The order took late money."""
-    return _move(key=f"payment:{payment_id}:v{version}:taken", kind="LATE_TAKEN", payment_id=payment_id, amount=amount,
-                 debit=unapplied_receipts(channel), credit=merchant_payable(merchant_id))
+    return _move(
+        key=f"payment:{payment_id}:v{version}:taken",
+        kind="LATE_TAKEN",
+        payment_id=payment_id,
+        amount=amount,
+        debit=unapplied_receipts(channel),
+        credit=merchant_payable(merchant_id),
+    )
 
 
-def refused_by_order(*, payment_id: str, version: int, channel: str, merchant_id: str, amount: Money) -> LedgerTransaction:
+def refused_by_order(
+    *, payment_id: str, version: int, channel: str, merchant_id: str, amount: Money
+) -> LedgerTransaction:
     """The order refused money, or another payment took its place."""
-    return _move(key=f"payment:{payment_id}:v{version}:refused", kind="REFUSED", payment_id=payment_id, amount=amount,
-                 debit=merchant_payable(merchant_id), credit=unapplied_receipts(channel))
+    return _move(
+        key=f"payment:{payment_id}:v{version}:refused",
+        kind="REFUSED",
+        payment_id=payment_id,
+        amount=amount,
+        debit=merchant_payable(merchant_id),
+        credit=unapplied_receipts(channel),
+    )
 
 
 def fee_charged(*, attempt_id: str, payment_id: str, channel: str, fee: Money) -> LedgerTransaction:
     """The channel keeps a fee of a capture."""
-    return _move(key=f"attempt:{attempt_id}:fee", kind="FEE", payment_id=payment_id, amount=fee,
-                 debit=channel_fee_expense(channel), credit=channel_receivable(channel))
+    return _move(
+        key=f"attempt:{attempt_id}:fee",
+        kind="FEE",
+        payment_id=payment_id,
+        amount=fee,
+        debit=channel_fee_expense(channel),
+        credit=channel_receivable(channel),
+    )
 
 
 def fee_returned(*, refund_id: str, payment_id: str, channel: str, fee: Money) -> LedgerTransaction:
     """The channel gives a part of its fee back with a refund."""
-    return _move(key=fee_returned_key(refund_id), kind="FEE_RETURNED", payment_id=payment_id, amount=fee,
-                 debit=channel_receivable(channel), credit=channel_fee_expense(channel))
+    return _move(
+        key=fee_returned_key(refund_id),
+        kind="FEE_RETURNED",
+        payment_id=payment_id,
+        amount=fee,
+        debit=channel_receivable(channel),
+        credit=channel_fee_expense(channel),
+    )
 
 
 def fee_returned_key(refund_id: str) -> str:
@@ -130,46 +215,93 @@ def fee_returned_key(refund_id: str) -> str:
 
 
 def fee_share(fee: Money, *, captured: Money, refunded: Money, returned: Money) -> Money:
-    """The share of a fee that comes back when `refunded` is out in all and `returned` of the fee came back before. Cumulative pro rata: the shares of
-    a full refund add up to the fee exactly, also when a refund on the way bounced, whose share stays with us."""
+    """The share of a fee that comes back when `refunded` is out in all and `returned` of the fee
+    came back before. Cumulative pro rata: the shares of a full refund add up to the fee exactly,
+    also when a refund on the way bounced, whose share stays with us."""
     if captured.minor == 0:
         return Money.zero(fee.currency)
-    return Money(max(0, fee.minor * refunded.minor // captured.minor - returned.minor), fee.currency)
+    return Money(
+        max(0, fee.minor * refunded.minor // captured.minor - returned.minor), fee.currency
+    )
 
 
-def refund_reserved(*, refund_id: str, payment_id: str, channel: str, held_by: str, amount: Money) -> LedgerTransaction:
+def refund_reserved(
+    *, refund_id: str, payment_id: str, channel: str, held_by: str, amount: Money
+) -> LedgerTransaction:
     """Money is promised back: whoever holds it owes it to the refund."""
-    return _move(key=f"refund:{refund_id}:reserved", kind="REFUND_RESERVED", payment_id=payment_id, amount=amount,
-                 debit=held_by, credit=refund_payable(channel))
+    return _move(
+        key=f"refund:{refund_id}:reserved",
+        kind="REFUND_RESERVED",
+        payment_id=payment_id,
+        amount=amount,
+        debit=held_by,
+        credit=refund_payable(channel),
+    )
 
 
-def refund_released(*, refund_id: str, payment_id: str, channel: str, held_by: str, amount: Money) -> LedgerTransaction:
+def refund_released(
+    *, refund_id: str, payment_id: str, channel: str, held_by: str, amount: Money
+) -> LedgerTransaction:
     """The channel refused the refund, or it was taken back: the promise is off."""
-    return _move(key=f"refund:{refund_id}:released", kind="REFUND_RELEASED", payment_id=payment_id, amount=amount,
-                 debit=refund_payable(channel), credit=held_by)
+    return _move(
+        key=f"refund:{refund_id}:released",
+        kind="REFUND_RELEASED",
+        payment_id=payment_id,
+        amount=amount,
+        debit=refund_payable(channel),
+        credit=held_by,
+    )
 
 
 def refunded(*, refund_id: str, payment: Payment, channel: str, amount: Money) -> LedgerTransaction:
     """The channel paid it out of what it owes us, or it is in the buyer's wallet again."""
-    payer = customer_wallet(payment.merchant_id, payment.user_id) if channel == WALLET else channel_receivable(channel)
-    return _move(key=f"refund:{refund_id}:success", kind="REFUNDED", payment_id=payment.payment_id, amount=amount,
-                 debit=refund_payable(channel), credit=payer)
+    payer = (
+        customer_wallet(payment.merchant_id, payment.user_id)
+        if channel == WALLET
+        else channel_receivable(channel)
+    )
+    return _move(
+        key=f"refund:{refund_id}:success",
+        kind="REFUNDED",
+        payment_id=payment.payment_id,
+        amount=amount,
+        debit=refund_payable(channel),
+        credit=payer,
+    )
 
 
-def refunded_directly(*, refund_id: str, payment_id: str, channel: str, source: str, amount: Money) -> LedgerTransaction:
+def refunded_directly(
+    *, refund_id: str, payment_id: str, channel: str, source: str, amount: Money
+) -> LedgerTransaction:
     """Money left for a refund whose reservation was gone."""
-    return _move(key=f"refund:{refund_id}:success", kind="REFUNDED_LATE", payment_id=payment_id, amount=amount,
-                 debit=source, credit=channel_receivable(channel))
+    return _move(
+        key=f"refund:{refund_id}:success",
+        kind="REFUNDED_LATE",
+        payment_id=payment_id,
+        amount=amount,
+        debit=source,
+        credit=channel_receivable(channel),
+    )
 
 
-def refund_bounced(*, refund_id: str, payment_id: str, channel: str, held_by: str, amount: Money) -> LedgerTransaction:
+def refund_bounced(
+    *, refund_id: str, payment_id: str, channel: str, held_by: str, amount: Money
+) -> LedgerTransaction:
     """It came back."""
-    return _move(key=f"refund:{refund_id}:bounced", kind="REFUND_REVERSED", payment_id=payment_id, amount=amount,
-                 debit=channel_receivable(channel), credit=held_by)
+    return _move(
+        key=f"refund:{refund_id}:bounced",
+        kind="REFUND_REVERSED",
+        payment_id=payment_id,
+        amount=amount,
+        debit=channel_receivable(channel),
+        credit=held_by,
+    )
 
 
 def holder(payment: Payment, *, stands_alone: bool, channel: str) -> str:
-    """The account that holds the money of a payment now: the merchant's once the order has it, nobody's before and after a refusal."""
+    """The account that holds the money of a payment now: the merchant's once the order has it,
+    nobody's before and after a refusal.
+    """
     if stands_alone or payment.state is not PaymentState.SUCCESS:
         return unapplied_receipts(channel)
     return merchant_payable(payment.merchant_id)
@@ -209,6 +341,15 @@ def unapplied_receipts(channel: str) -> str:
     return f"unapplied_receipts:{channel}"
 
 
-def _move(*, key: str, kind: str, payment_id: str, amount: Money, debit: str, credit: str) -> LedgerTransaction:
-    return LedgerTransaction(key=key, kind=kind, payment_id=payment_id, postings=(
-        Posting(account=debit, side=Side.DEBIT, amount=amount), Posting(account=credit, side=Side.CREDIT, amount=amount)))
+def _move(
+    *, key: str, kind: str, payment_id: str, amount: Money, debit: str, credit: str
+) -> LedgerTransaction:
+    return LedgerTransaction(
+        key=key,
+        kind=kind,
+        payment_id=payment_id,
+        postings=(
+            Posting(account=debit, side=Side.DEBIT, amount=amount),
+            Posting(account=credit, side=Side.CREDIT, amount=amount),
+        ),
+    )

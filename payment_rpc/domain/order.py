@@ -7,7 +7,13 @@ from datetime import datetime
 
 from mesh.errors import InvalidArgument
 from mesh.money import Money, currency_exponent
-from payment_rpc.domain.errors import AmountMismatch, CurrencyMismatch, OrderAlreadyPaid, OrderNotFound, OrderNotPayable
+from payment_rpc.domain.errors import (
+    AmountMismatch,
+    CurrencyMismatch,
+    OrderAlreadyPaid,
+    OrderNotFound,
+    OrderNotPayable,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,10 +28,12 @@ class OrderToPay:
     expires_at: datetime
 
     def check(self, *, user_id: str, amount: str, currency: str, now: datetime) -> None:
-        """Whether this buyer may pay this amount for it now. An empty amount or currency is not compared.
+        """Whether this buyer may pay this amount for it now. An empty amount or currency is not
+        compared.
 
         Raises:
-            OrderNotFound, InvalidArgument, CurrencyMismatch, AmountMismatch, OrderAlreadyPaid, OrderNotPayable: named refusals.
+            OrderNotFound, InvalidArgument, CurrencyMismatch, AmountMismatch, OrderAlreadyPaid,
+                OrderNotPayable: named refusals.
         """
         if self.user_id != user_id:
             raise OrderNotFound
@@ -40,15 +48,20 @@ class OrderToPay:
         match self.state:
             case "PENDING_PAYMENT":
                 if self.expires_at <= now:
-                    raise OrderNotPayable("The time to pay this order is over.", order_state="EXPIRED")
+                    raise OrderNotPayable(
+                        "The time to pay this order is over.", order_state="EXPIRED"
+                    )
             case "PAID" | "SHIPPED" | "COMPLETED" | "REFUNDED":
                 raise OrderAlreadyPaid
             case _:
-                raise OrderNotPayable(f"An order in state {self.state} cannot be paid.", order_state=self.state)
+                raise OrderNotPayable(
+                    f"An order in state {self.state} cannot be paid.", order_state=self.state
+                )
 
 
 def canonical_amount(text: str) -> str:
-    """One spelling for every spelling of an amount ("100", "100.0", "100.00"), so that a repeated request is recognised.
+    """One spelling for every spelling of an amount ("100", "100.0", "100.00"), so that a repeated
+    request is recognised.
 
     Raises:
         InvalidArgument: zero.

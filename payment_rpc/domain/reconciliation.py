@@ -1,4 +1,6 @@
-"""Matching a statement's lines with our attempts and refunds. Pure; each line and each row of ours makes at most one finding, with one sentence."""
+"""Matching a statement's lines with our attempts and refunds. Pure; each line and each row of ours
+makes at most one finding, with one sentence.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ _REFUNDED = frozenset({RefundState.SUCCESS, RefundState.REVERSED})  # what bounc
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OurCapture:
-    """An attempt of ours. `captured_at` is by the channel's clock; `fee` is what we booked for it."""
+    """An attempt of ours. `captured_at` is by the channel's clock; `fee` is what we booked for
+    it.
+    """
 
     attempt_id: str
     payment_id: str
@@ -47,7 +51,9 @@ class OurRefund:
 class Matching:
     """One statement of one day against our books."""
 
-    def __init__(self, statement: Statement, *, channel: str, date: str, bounds: tuple[datetime, datetime]) -> None:
+    def __init__(
+        self, statement: Statement, *, channel: str, date: str, bounds: tuple[datetime, datetime]
+    ) -> None:
         self._channel = channel
         self._date = date
         self._begins, self._ends = bounds
@@ -65,112 +71,259 @@ class Matching:
                 self._trades.add((line.attempt_id, line.trade_no))
             self.refund_ids.add(line.refund_id)
 
-    def judge(self, line: Line | BadLine, *, captures: Mapping[str, OurCapture], refunds: Mapping[str, OurRefund]) -> Finding | None:
+    def judge(
+        self,
+        line: Line | BadLine,
+        *,
+        captures: Mapping[str, OurCapture],
+        refunds: Mapping[str, OurRefund],
+    ) -> Finding | None:
         """What is wrong with a line, or None."""
         if isinstance(line, BadLine):
-            return Finding(key=self._key("bad", str(line.line_no), line.text), kind=Kind.UNREADABLE_LINE, line_no=line.line_no,
-                           reason=f"line {line.line_no} cannot be read: {line.problem}")
+            return Finding(
+                key=self._key("bad", str(line.line_no), line.text),
+                kind=Kind.UNREADABLE_LINE,
+                line_no=line.line_no,
+                reason=f"line {line.line_no} cannot be read: {line.problem}",
+            )
         first = self._firsts[line.content]
         if first != line.line_no:
-            return self._found(line, Kind.DUPLICATE_LINE, f"line {line.line_no} says the same as line {first}", captures.get(line.attempt_id))
+            return self._found(
+                line,
+                Kind.DUPLICATE_LINE,
+                f"line {line.line_no} says the same as line {first}",
+                captures.get(line.attempt_id),
+            )
         match line.type:
             case LineType.CAPTURE:
                 return self._judge_capture(line, captures.get(line.attempt_id))
             case LineType.REFUND | LineType.REFUND_REVERSED:
-                return self._judge_refund(line, refunds.get(line.refund_id), captures.get(line.attempt_id))
+                return self._judge_refund(
+                    line, refunds.get(line.refund_id), captures.get(line.attempt_id)
+                )
             case LineType.FEE:
-                return self._found(line, Kind.FEE_MISMATCH, f"the channel kept a fee of {line.amount} that our books do not know", None)
+                return self._found(
+                    line,
+                    Kind.FEE_MISMATCH,
+                    f"the channel kept a fee of {line.amount} that our books do not know",
+                    None,
+                )
             case _:
                 assert_never(line.type)
 
     def wrong_totals(self) -> Iterator[Finding]:
-        """Totals of the statement that its own lines do not add up to: lines were lost, added or changed on the way, or by the channel."""
+        """Totals of the statement that its own lines do not add up to: lines were lost, added or
+        changed on the way, or by the channel.
+        """
         for total in self._bad_totals:
-            yield Finding(key=self._key("total", total.text, total.problem), kind=Kind.TOTAL_MISMATCH,
-                          reason=f"the statement's total is wrong: {total.problem}")
+            yield Finding(
+                key=self._key("total", total.text, total.problem),
+                kind=Kind.TOTAL_MISMATCH,
+                reason=f"the statement's total is wrong: {total.problem}",
+            )
 
-    def missing_captures(self, ours: Sequence[OurCapture], *, elsewhere: Mapping[str, str]) -> Iterator[Finding]:
-        """Captures of the day that have no line. `elsewhere` gives the neighbour day in whose statement an attempt is."""
+    def missing_captures(
+        self, ours: Sequence[OurCapture], *, elsewhere: Mapping[str, str]
+    ) -> Iterator[Finding]:
+        """Captures of the day that have no line. `elsewhere` gives the neighbour day in whose
+        statement an attempt is.
+        """
         for capture in ours:
             if capture.attempt_id in self.attempt_ids:
                 continue
             finding = Finding(
-                key=self._absent(capture.attempt_id), kind=Kind.MISSING_CHANNEL, payment_id=capture.payment_id, attempt_id=capture.attempt_id,
-                channel_trade_no=capture.trade_no, book_amount=capture.amount,
-                reason=f"we captured {capture.amount} under {capture.trade_no}, and the statement has no line of it")
+                key=self._absent(capture.attempt_id),
+                kind=Kind.MISSING_CHANNEL,
+                payment_id=capture.payment_id,
+                attempt_id=capture.attempt_id,
+                channel_trade_no=capture.trade_no,
+                book_amount=capture.amount,
+                reason=f"we captured {capture.amount} under {capture.trade_no}, and the statement "
+                f"has no line of it",
+            )
             day = elsewhere.get(capture.attempt_id)
-            yield finding if day is None else replace(
-                finding, kind=Kind.CUTOFF_SHIFT, statement_amount=capture.amount,
-                reason=f"our capture of {capture.amount} is in the statement of {day}")
+            yield (
+                finding
+                if day is None
+                else replace(
+                    finding,
+                    kind=Kind.CUTOFF_SHIFT,
+                    statement_amount=capture.amount,
+                    reason=f"our capture of {capture.amount} is in the statement of {day}",
+                )
+            )
 
-    def missing_refunds(self, ours: Sequence[OurRefund], *, elsewhere: Mapping[str, str]) -> Iterator[Finding]:
+    def missing_refunds(
+        self, ours: Sequence[OurRefund], *, elsewhere: Mapping[str, str]
+    ) -> Iterator[Finding]:
         """Refunds of the day that have no line."""
         for refund in ours:
             if refund.refund_id in self.refund_ids:
                 continue
             finding = Finding(
-                key=self._absent(refund.refund_id), kind=Kind.REFUND_MISSING_CHANNEL, payment_id=refund.payment_id, attempt_id=refund.attempt_id,
-                refund_id=refund.refund_id, channel_trade_no=refund.refund_no, book_amount=refund.amount,
-                reason=f"we refunded {refund.amount} under {refund.refund_no}, and the statement has no line of it")
+                key=self._absent(refund.refund_id),
+                kind=Kind.REFUND_MISSING_CHANNEL,
+                payment_id=refund.payment_id,
+                attempt_id=refund.attempt_id,
+                refund_id=refund.refund_id,
+                channel_trade_no=refund.refund_no,
+                book_amount=refund.amount,
+                reason=f"we refunded {refund.amount} under {refund.refund_no}, and the statement "
+                f"has no line of it",
+            )
             day = elsewhere.get(refund.refund_id)
-            yield finding if day is None else replace(
-                finding, kind=Kind.CUTOFF_SHIFT, statement_amount=refund.amount, reason=f"our refund of {refund.amount} is in the statement of {day}")
+            yield (
+                finding
+                if day is None
+                else replace(
+                    finding,
+                    kind=Kind.CUTOFF_SHIFT,
+                    statement_amount=refund.amount,
+                    reason=f"our refund of {refund.amount} is in the statement of {day}",
+                )
+            )
 
     def _judge_capture(self, line: Line, our: OurCapture | None) -> Finding | None:
         if our is None:
-            return self._found(line, Kind.MISSING_LOCAL, f"the channel captured {line.amount} under {line.trade_no}, and we do not know it", None)
+            return self._found(
+                line,
+                Kind.MISSING_LOCAL,
+                f"the channel captured {line.amount} under {line.trade_no}, and we do not know it",
+                None,
+            )
         if our.state is not AttemptState.CAPTURED:
-            return self._found(line, Kind.LOCAL_NOT_PAID, f"the channel captured {line.amount}, our attempt is {our.state}", our)
+            return self._found(
+                line,
+                Kind.LOCAL_NOT_PAID,
+                f"the channel captured {line.amount}, our attempt is {our.state}",
+                our,
+            )
         if line.trade_no != our.trade_no:
             if (line.attempt_id, our.trade_no) in self._trades:
-                return self._found(line, Kind.DUPLICATE_CHARGE, f"the channel captured {line.amount} a second time, under {line.trade_no}", our)
-            return self._found(line, Kind.REFERENCE_MISMATCH, f"the trade number differs: ours {our.trade_no}, channel {line.trade_no}", our)
+                return self._found(
+                    line,
+                    Kind.DUPLICATE_CHARGE,
+                    f"the channel captured {line.amount} a second time, under {line.trade_no}",
+                    our,
+                )
+            return self._found(
+                line,
+                Kind.REFERENCE_MISMATCH,
+                f"the trade number differs: ours {our.trade_no}, channel {line.trade_no}",
+                our,
+            )
         amounts = self._compare(line, our, Kind.AMOUNT_MISMATCH, "amount")
         return amounts or self._shift(line, our.captured_at, our.attempt_id, our)
 
-    def _judge_refund(self, line: Line, our: OurRefund | None, capture: OurCapture | None) -> Finding | None:
+    def _judge_refund(
+        self, line: Line, our: OurRefund | None, capture: OurCapture | None
+    ) -> Finding | None:
         if not line.refund_id and capture is not None:
-            return self._found(line, Kind.STATUS_MISMATCH, f"the channel refunded {line.amount} by itself, under {line.trade_no}", capture)
+            return self._found(
+                line,
+                Kind.STATUS_MISMATCH,
+                f"the channel refunded {line.amount} by itself, under {line.trade_no}",
+                capture,
+            )
         if our is None:
-            return self._found(line, Kind.REFUND_MISSING_LOCAL, f"the channel refunded {line.amount} under {line.trade_no}, and we do not know it",
-                               capture)
+            return self._found(
+                line,
+                Kind.REFUND_MISSING_LOCAL,
+                f"the channel refunded {line.amount} under {line.trade_no}, and we do not know it",
+                capture,
+            )
         if line.type is LineType.REFUND_REVERSED:
             if our.state is RefundState.REVERSED:
                 return None
-            return self._found(line, Kind.STATUS_MISMATCH, f"the channel says that the refund of {line.amount} came back, ours is {our.state}", our)
+            return self._found(
+                line,
+                Kind.STATUS_MISMATCH,
+                f"the channel says that the refund of {line.amount} came back, ours is {our.state}",
+                our,
+            )
         if our.state not in _REFUNDED:
-            return self._found(line, Kind.REFUND_MISSING_LOCAL, f"the channel refunded {line.amount}, our refund is {our.state}", our)
+            return self._found(
+                line,
+                Kind.REFUND_MISSING_LOCAL,
+                f"the channel refunded {line.amount}, our refund is {our.state}",
+                our,
+            )
         if line.trade_no != our.refund_no:
-            return self._found(line, Kind.REFERENCE_MISMATCH, f"the refund number differs: ours {our.refund_no}, channel {line.trade_no}", our)
+            return self._found(
+                line,
+                Kind.REFERENCE_MISMATCH,
+                f"the refund number differs: ours {our.refund_no}, channel {line.trade_no}",
+                our,
+            )
         amounts = self._compare(line, our, Kind.REFUND_AMOUNT_MISMATCH, "refund")
         return amounts or self._shift(line, our.refunded_at, our.refund_id, our)
 
-    def _compare(self, line: Line, our: OurCapture | OurRefund, kind: Kind, name: str) -> Finding | None:
+    def _compare(
+        self, line: Line, our: OurCapture | OurRefund, kind: Kind, name: str
+    ) -> Finding | None:
         if line.amount.currency != our.amount.currency:
-            return self._found(line, Kind.CURRENCY_MISMATCH, f"currency differs: ours {our.amount}, channel {line.amount}", our)
+            return self._found(
+                line,
+                Kind.CURRENCY_MISMATCH,
+                f"currency differs: ours {our.amount}, channel {line.amount}",
+                our,
+            )
         if line.amount != our.amount:
-            return self._found(line, kind, f"{name} differs: ours {our.amount}, channel {line.amount}", our)
+            return self._found(
+                line, kind, f"{name} differs: ours {our.amount}, channel {line.amount}", our
+            )
         if line.fee != our.fee:
-            found = self._found(line, Kind.FEE_MISMATCH, f"fee differs: ours {our.fee}, channel {line.fee}", our)
+            found = self._found(
+                line, Kind.FEE_MISMATCH, f"fee differs: ours {our.fee}, channel {line.fee}", our
+            )
             return replace(found, statement_amount=line.fee, book_amount=our.fee)
         return None
 
-    def _shift(self, line: Line, at: datetime | None, subject: str, our: OurCapture | OurRefund) -> Finding | None:
+    def _shift(
+        self, line: Line, at: datetime | None, subject: str, our: OurCapture | OurRefund
+    ) -> Finding | None:
         if at is None or self._begins <= at < self._ends:
             return None
-        found = self._found(line, Kind.CUTOFF_SHIFT, f"{line.amount} is in the statement of {self._date}, in our books on another day", our)
+        found = self._found(
+            line,
+            Kind.CUTOFF_SHIFT,
+            f"{line.amount} is in the statement of {self._date}, in our books on another day",
+            our,
+        )
         return replace(found, key=self._absent(subject))
 
-    def _found(self, line: Line, kind: Kind, reason: str, our: OurCapture | OurRefund | None) -> Finding:
+    def _found(
+        self, line: Line, kind: Kind, reason: str, our: OurCapture | OurRefund | None
+    ) -> Finding:
         is_pair = our is not None and (isinstance(our, OurRefund) or line.type is LineType.CAPTURE)
-        says = (line.type, line.trade_no, line.attempt_id, line.refund_id, line.amount.format(), line.amount.currency, line.fee.format(),
-                line.occurred_at.isoformat(), str(line.line_no) if kind is Kind.DUPLICATE_LINE else "")
-        return Finding(key=self._key(kind, *says), kind=kind, reason=reason, line_no=line.line_no, payment_id=our.payment_id if our else "",
-                       attempt_id=line.attempt_id, refund_id=line.refund_id, channel_trade_no=line.trade_no, statement_amount=line.amount,
-                       book_amount=our.amount if our is not None and is_pair else None)
+        says = (
+            line.type,
+            line.trade_no,
+            line.attempt_id,
+            line.refund_id,
+            line.amount.format(),
+            line.amount.currency,
+            line.fee.format(),
+            line.occurred_at.isoformat(),
+            str(line.line_no) if kind is Kind.DUPLICATE_LINE else "",
+        )
+        return Finding(
+            key=self._key(kind, *says),
+            kind=kind,
+            reason=reason,
+            line_no=line.line_no,
+            payment_id=our.payment_id if our else "",
+            attempt_id=line.attempt_id,
+            refund_id=line.refund_id,
+            channel_trade_no=line.trade_no,
+            statement_amount=line.amount,
+            book_amount=our.amount if our is not None and is_pair else None,
+        )
 
     def _absent(self, subject: str) -> str:
-        """One key for "not in its own day's statement" and "in another day's", whichever is found first."""
+        """One key for "not in its own day's statement" and "in another day's", whichever is found
+        first.
+        """
         return hashlib.sha256(f"{self._channel}\nabsent\n{subject}".encode()).hexdigest()
 
     def _key(self, *parts: str) -> str:

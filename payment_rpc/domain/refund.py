@@ -1,7 +1,9 @@
-"""A refund: one return of money against one attempt. What is on its way back is reserved on the payment before any channel is asked, so that refunds
-never exceed what was captured, however many are asked for at once (docs/protocols.md 1, Refunds).
+"""A refund: one return of money against one attempt. What is on its way back is reserved on the
+payment before any channel is asked, so that refunds never exceed what was captured, however many
+are asked for at once (docs/protocols.md 1, Refunds).
 
-A refund of a second capture (`stands_alone`) is capped by its attempt and appears in no column of the payment.
+A refund of a second capture (`stands_alone`) is capped by its attempt and appears in no column of
+the payment.
 """
 
 from __future__ import annotations
@@ -19,26 +21,31 @@ from payment_rpc.domain.payment import MONEY, TOP_UP, Failure, Payment, PaymentS
 class RefundState(StrEnum):
     """States of a refund."""
 
-    CREATED = "CREATED"      # reserved; the channel was not asked
+    CREATED = "CREATED"  # reserved; the channel was not asked
     SUBMITTED = "SUBMITTED"  # sent, or about to be
-    PENDING = "PENDING"      # the channel decides later
-    UNKNOWN = "UNKNOWN"      # no readable answer
-    SUCCESS = "SUCCESS"      # the money went back
-    FAILED = "FAILED"        # the channel refused it
-    REVERSED = "REVERSED"    # it went back and bounced
-    CANCELED = "CANCELED"    # taken back before it was sent
+    PENDING = "PENDING"  # the channel decides later
+    UNKNOWN = "UNKNOWN"  # no readable answer
+    SUCCESS = "SUCCESS"  # the money went back
+    FAILED = "FAILED"  # the channel refused it
+    REVERSED = "REVERSED"  # it went back and bounced
+    CANCELED = "CANCELED"  # taken back before it was sent
 
 
-REFUNDS_MAX = 100  # that somebody asked for, per payment: everything that reads them together stays small
+# that somebody asked for, per payment: everything that reads them together stays small
+REFUNDS_MAX = 100
 
-OPEN = frozenset({RefundState.CREATED, RefundState.SUBMITTED, RefundState.PENDING, RefundState.UNKNOWN})
+OPEN = frozenset(
+    {RefundState.CREATED, RefundState.SUBMITTED, RefundState.PENDING, RefundState.UNKNOWN}
+)
 NEXT: dict[RefundState, frozenset[RefundState]] = {
     RefundState.CREATED: frozenset({RefundState.SUBMITTED, RefundState.CANCELED}),
-    RefundState.SUBMITTED: frozenset({RefundState.SUCCESS, RefundState.FAILED, RefundState.PENDING, RefundState.UNKNOWN}),
+    RefundState.SUBMITTED: frozenset(
+        {RefundState.SUCCESS, RefundState.FAILED, RefundState.PENDING, RefundState.UNKNOWN}
+    ),
     RefundState.PENDING: frozenset({RefundState.SUCCESS, RefundState.FAILED, RefundState.PENDING}),
     RefundState.UNKNOWN: frozenset({RefundState.SUCCESS, RefundState.FAILED, RefundState.PENDING}),
-    RefundState.FAILED: frozenset({RefundState.SUCCESS}),     # only on evidence of money out
-    RefundState.SUCCESS: frozenset({RefundState.REVERSED}),   # it bounced
+    RefundState.FAILED: frozenset({RefundState.SUCCESS}),  # only on evidence of money out
+    RefundState.SUCCESS: frozenset({RefundState.REVERSED}),  # it bounced
     RefundState.REVERSED: frozenset(),
     RefundState.CANCELED: frozenset(),
 }
@@ -51,7 +58,8 @@ class Refund:
     Attributes:
         attempt_id: whose capture goes back.
         request_id: the caller's own id, unique per merchant; "" without one.
-        automatic_of: payment or attempt whose money we send back by ourselves, once; "" for a refund that somebody asked for.
+        automatic_of: payment or attempt whose money we send back by ourselves, once; "" for a
+            refund that somebody asked for.
         automatic: made because the order refused the money; a failure of it needs a person.
         stands_alone: of a second capture; see the module.
         above_cap: money out that no capture covered: booked to `loss`, in no column of the payment.
@@ -86,26 +94,65 @@ class Refund:
     updated_at: datetime
 
     @classmethod
-    def start(cls, payment: Payment, *, refund_id: str, attempt_id: str, channel: str, amount: Money, reason: str, request_id: str = "",
-              automatic_of: str = "", automatic: bool = False, stands_alone: bool = False, at: datetime) -> Refund:
+    def start(
+        cls,
+        payment: Payment,
+        *,
+        refund_id: str,
+        attempt_id: str,
+        channel: str,
+        amount: Money,
+        reason: str,
+        request_id: str = "",
+        automatic_of: str = "",
+        automatic: bool = False,
+        stands_alone: bool = False,
+        at: datetime,
+    ) -> Refund:
         """A reserved refund, to be sent at once."""
-        return cls(refund_id=refund_id, payment_id=payment.payment_id, attempt_id=attempt_id, merchant_id=payment.merchant_id,
-                   order_id=payment.order_id, user_id=payment.user_id, channel=channel, amount=amount, state=RefundState.CREATED, reason=reason,
-                   request_id=request_id, automatic_of=automatic_of, automatic=automatic or automatic_of != "",
-                   stands_alone=stands_alone, above_cap=False, needs_attention=False,
-                   channel_refund_no="", failure=None, lease_until=at, next_query_at=at, queries=0, version=1, refunded_at=None,
-                   created_at=at, updated_at=at)
+        return cls(
+            refund_id=refund_id,
+            payment_id=payment.payment_id,
+            attempt_id=attempt_id,
+            merchant_id=payment.merchant_id,
+            order_id=payment.order_id,
+            user_id=payment.user_id,
+            channel=channel,
+            amount=amount,
+            state=RefundState.CREATED,
+            reason=reason,
+            request_id=request_id,
+            automatic_of=automatic_of,
+            automatic=automatic or automatic_of != "",
+            stands_alone=stands_alone,
+            above_cap=False,
+            needs_attention=False,
+            channel_refund_no="",
+            failure=None,
+            lease_until=at,
+            next_query_at=at,
+            queries=0,
+            version=1,
+            refunded_at=None,
+            created_at=at,
+            updated_at=at,
+        )
 
     def submit(self, *, lease: timedelta, at: datetime) -> Refund:
-        """It is sent now, under its id, which never changes; the channel keeps the first one that it got.
+        """It is sent now, under its id, which never changes; the channel keeps the first one that
+        it got.
 
         Raises:
             PaymentStateInvalid: it has a result.
         """
         if self.state not in OPEN:
-            raise PaymentStateInvalid(f"a refund in state {self.state} is not sent", payment_id=self.payment_id)
+            raise PaymentStateInvalid(
+                f"a refund in state {self.state} is not sent", payment_id=self.payment_id
+            )
         state = RefundState.SUBMITTED if self.state is RefundState.CREATED else self.state
-        return replace(self._changed(at), state=state, lease_until=at + lease, next_query_at=at + lease)
+        return replace(
+            self._changed(at), state=state, lease_until=at + lease, next_query_at=at + lease
+        )
 
     def ask_later(self, *, at: datetime) -> Refund:
         """The channel is asked now; the next question follows after the schedule's pause."""
@@ -119,7 +166,10 @@ class Refund:
             PaymentStateInvalid: it does not exist.
         """
         if target not in NEXT[self.state]:
-            raise PaymentStateInvalid(f"a refund in state {self.state} does not become {target}", payment_id=self.payment_id)
+            raise PaymentStateInvalid(
+                f"a refund in state {self.state} does not become {target}",
+                payment_id=self.payment_id,
+            )
         pause = QUERY_PAUSES[min(self.queries, len(QUERY_PAUSES) - 1)]
         due = min(self.next_query_at or at + pause, at + pause) if target in OPEN else None
         return replace(self._changed(at), state=target, next_query_at=due)
@@ -139,25 +189,44 @@ def refundable(payment: Payment) -> Money:
 
 
 def reserve(payment: Payment, amount: Money | None, *, at: datetime) -> tuple[Payment, Money]:
-    """Reserves a refund on a payment: the payment after it and the amount (everything that is left for None).
+    """Reserves a refund on a payment: the payment after it and the amount (everything that is left
+    for None).
 
     Raises:
         RefundNotAllowed: the payment holds no money of the buyer's.
         RefundExceedsRefundable: more than is left, or nothing is left.
     """
     if payment.payment_method == TOP_UP:
-        raise RefundNotAllowed("Money that was paid into a wallet is spent from there.", payment_id=payment.payment_id)
+        raise RefundNotAllowed(
+            "Money that was paid into a wallet is spent from there.", payment_id=payment.payment_id
+        )
     if payment.state not in MONEY:
-        raise RefundNotAllowed(f"A payment in state {payment.state} has nothing to refund.", payment_id=payment.payment_id)
+        raise RefundNotAllowed(
+            f"A payment in state {payment.state} has nothing to refund.",
+            payment_id=payment.payment_id,
+        )
     left = refundable(payment)
     wanted = left if amount is None else amount
     if wanted.minor <= 0 or wanted > left:
-        raise RefundExceedsRefundable(f"amount: at most {left} can be refunded", payment_id=payment.payment_id, refundable=left.format(),
-                                      fields={"amount": f"at most {left} can be refunded"})
-    return replace(payment, refund_reserved=payment.refund_reserved + wanted, version=payment.version + 1, updated_at=at), wanted
+        raise RefundExceedsRefundable(
+            f"amount: at most {left} can be refunded",
+            payment_id=payment.payment_id,
+            refundable=left.format(),
+            fields={"amount": f"at most {left} can be refunded"},
+        )
+    return replace(
+        payment,
+        refund_reserved=payment.refund_reserved + wanted,
+        version=payment.version + 1,
+        updated_at=at,
+    ), wanted
 
 
 def settled(payment: Payment) -> Payment:
     """Late money of which nothing is left is LATE_REFUNDED; any other payment is as it was."""
-    given_back = payment.state is PaymentState.LATE_SUCCESS and payment.captured.minor > 0 and payment.refunded >= payment.captured
+    given_back = (
+        payment.state is PaymentState.LATE_SUCCESS
+        and payment.captured.minor > 0
+        and payment.refunded >= payment.captured
+    )
     return replace(payment, state=PaymentState.LATE_REFUNDED) if given_back else payment

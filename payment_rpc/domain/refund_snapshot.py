@@ -17,7 +17,9 @@ def to_json(refund: Refund) -> str:
     """Everything of a refund; the amount in minor units, times in milliseconds since 1970."""
     values: dict[str, Any] = {name: getattr(refund, name) for name in Refund.__slots__}
     values["amount"] = [refund.amount.minor, refund.amount.currency]
-    values["failure"] = None if refund.failure is None else [refund.failure.reason, refund.failure.message]
+    values["failure"] = (
+        None if refund.failure is None else [refund.failure.reason, refund.failure.message]
+    )
     for name in _TIMES:
         values[name] = None if values[name] is None else round(values[name].timestamp() * 1000)
     return json.dumps(values, ensure_ascii=False, separators=(",", ":"))
@@ -28,7 +30,13 @@ def from_json(text: str) -> Refund:
     values = {"automatic_of": "", **json.loads(text)}  # receipts of before do not have it
     values["amount"] = Money(*values["amount"])
     values["state"] = RefundState(values["state"])
-    values["failure"] = None if values["failure"] is None else Failure(reason=values["failure"][0], message=values["failure"][1])
+    values["failure"] = (
+        None
+        if values["failure"] is None
+        else Failure(reason=values["failure"][0], message=values["failure"][1])
+    )
     for name in _TIMES:
-        values[name] = None if values[name] is None else datetime.fromtimestamp(values[name] / 1000, UTC)
+        values[name] = (
+            None if values[name] is None else datetime.fromtimestamp(values[name] / 1000, UTC)
+        )
     return Refund(**values)

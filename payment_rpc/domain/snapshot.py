@@ -25,8 +25,12 @@ def to_json(payment: Payment) -> str:
         values[name] = None if values[name] is None else round(values[name].timestamp() * 1000)
     for name, kind in _VALUES.items():
         value = values[name]
-        values[name] = None if value is None else {field: getattr(value, field) for field in kind.__slots__}
-    return json.dumps({**values, "currency": payment.amount.currency}, ensure_ascii=False, separators=(",", ":"))
+        values[name] = (
+            None if value is None else {field: getattr(value, field) for field in kind.__slots__}
+        )
+    return json.dumps(
+        {**values, "currency": payment.amount.currency}, ensure_ascii=False, separators=(",", ":")
+    )
 
 
 def from_json(text: str) -> Payment:
@@ -36,10 +40,14 @@ def from_json(text: str) -> Payment:
     for name in _MONEY:
         values[name] = Money(values[name], currency)
     for name in _TIMES:
-        values[name] = None if values[name] is None else datetime.fromtimestamp(values[name] / 1000, UTC)
+        values[name] = (
+            None if values[name] is None else datetime.fromtimestamp(values[name] / 1000, UTC)
+        )
     for name, kind in _VALUES.items():
         values[name] = None if values[name] is None else kind(**values[name])
     values["state"] = PaymentState(values["state"])
     values["outcome"] = Outcome(values["outcome"])
-    values["disposition"] = None if values["disposition"] is None else Disposition(values["disposition"])
+    values["disposition"] = (
+        None if values["disposition"] is None else Disposition(values["disposition"])
+    )
     return Payment(**values)

@@ -1,5 +1,6 @@
-"""A channel's statement as its file says it. Good rows go on beside bad ones, which are told by line; totals that the rows do not add up to are told
-beside them; only a file that is not whole is refused."""
+"""A channel's statement as its file says it. Good rows go on beside bad ones, which are told by
+line; totals that the rows do not add up to are told beside them; only a file that is not whole is
+refused."""
 
 from __future__ import annotations
 
@@ -16,7 +17,17 @@ from mesh.errors import InvalidArgument
 from mesh.money import Money
 from payment_rpc.domain.moment import is_believable
 
-COLUMNS = ("line_no", "type", "trade_no", "attempt_id", "refund_id", "amount", "currency", "fee", "occurred_at")
+COLUMNS = (
+    "line_no",
+    "type",
+    "trade_no",
+    "attempt_id",
+    "refund_id",
+    "amount",
+    "currency",
+    "fee",
+    "occurred_at",
+)
 BYTES_MAX = 24 * 1024 * 1024  # deflated it fits into a packet of MariaDB
 _ID_MAX = 64
 _ID = re.compile(r"[A-Za-z0-9_-]{0,64}")  # ids come back to the channel in paths
@@ -32,10 +43,10 @@ class StatementUnreadable(Exception):
 class LineType(StrEnum):
     """What a line says of its amount."""
 
-    CAPTURE = "CAPTURE"                  # taken from a buyer; `fee` was kept of it
-    REFUND = "REFUND"                    # given back; `fee` came back to us
+    CAPTURE = "CAPTURE"  # taken from a buyer; `fee` was kept of it
+    REFUND = "REFUND"  # given back; `fee` came back to us
     REFUND_REVERSED = "REFUND_REVERSED"  # a refund came back
-    FEE = "FEE"                          # kept for something that is no capture
+    FEE = "FEE"  # kept for something that is no capture
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +65,15 @@ class Line:
     @property
     def content(self) -> tuple[object, ...]:
         """All that it says; two lines with one content are one line twice."""
-        return (self.type, self.trade_no, self.attempt_id, self.refund_id, self.amount, self.fee, self.occurred_at)
+        return (
+            self.type,
+            self.trade_no,
+            self.attempt_id,
+            self.refund_id,
+            self.amount,
+            self.fee,
+            self.occurred_at,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +98,11 @@ class _Total:
         if len(row) != _SUM_FIELDS or not _COUNT.fullmatch(row[3]):
             return None
         try:
-            return cls(lines=int(row[3]), amount=Money.parse(row[4], row[2], allow_zero=True), fee=Money.parse(row[5], row[2], allow_zero=True))
+            return cls(
+                lines=int(row[3]),
+                amount=Money.parse(row[4], row[2], allow_zero=True),
+                fee=Money.parse(row[5], row[2], allow_zero=True),
+            )
         except InvalidArgument:
             return None
 
@@ -89,7 +112,9 @@ class _Total:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BadTotal:
-    """A SUM row that the lines do not add up to, or the SUM row that is missing, and how they differ; the row's text, "" without one."""
+    """A SUM row that the lines do not add up to, or the SUM row that is missing, and how they
+    differ; the row's text, "" without one.
+    """
 
     problem: str
     text: str
@@ -113,14 +138,17 @@ class ChannelDay:
     def bounds(self, day: date) -> tuple[datetime, datetime]:
         """When a day begins and when the next one does."""
         begins = datetime.combine(day, self.cut_off, tzinfo=self.time_zone)
-        return begins, datetime.combine(day + timedelta(days=1), self.cut_off, tzinfo=self.time_zone)
+        return begins, datetime.combine(
+            day + timedelta(days=1), self.cut_off, tzinfo=self.time_zone
+        )
 
 
 def parse_statement(content: bytes) -> Statement:
     """Reads a file, line by line.
 
     Raises:
-        StatementUnreadable: too long, not UTF-8, another header, or no END with the number of lines.
+        StatementUnreadable: too long, not UTF-8, another header, or no END with the number of
+            lines.
     """
     if len(content) > BYTES_MAX:
         raise StatementUnreadable(f"more than {BYTES_MAX} bytes")
@@ -139,12 +167,18 @@ def parse_statement(content: bytes) -> Statement:
         (sums if row[:1] == ["SUM"] else bodies).append(row)
     lines = tuple(_line(number, row) for number, row in enumerate(bodies, start=1))
     if rows[-1][1:] != [str(len(lines))]:
-        raise StatementUnreadable(f"cut off: END says {','.join(rows[-1][1:])} lines, there are {len(lines)}")
+        raise StatementUnreadable(
+            f"cut off: END says {','.join(rows[-1][1:])} lines, there are {len(lines)}"
+        )
     return Statement(lines=lines, bad_totals=tuple(_bad_totals(sums, _totals(bodies, lines))))
 
 
-def _totals(rows: Sequence[Sequence[str]], lines: Sequence[Line | BadLine]) -> dict[tuple[str, str], _Total]:
-    """Number, amount and fee per type and currency of all rows whose money can be read, whatever else is wrong with them."""
+def _totals(
+    rows: Sequence[Sequence[str]], lines: Sequence[Line | BadLine]
+) -> dict[tuple[str, str], _Total]:
+    """Number, amount and fee per type and currency of all rows whose money can be read, whatever
+    else is wrong with them.
+    """
     totals: dict[tuple[str, str], _Total] = {}
     for row, line in zip(rows, lines, strict=True):
         if isinstance(line, Line):
@@ -153,8 +187,13 @@ def _totals(rows: Sequence[Sequence[str]], lines: Sequence[Line | BadLine]) -> d
             group, amount, fee = found
         else:
             continue
-        before = totals.get(group, _Total(lines=0, amount=Money.zero(amount.currency), fee=Money.zero(amount.currency)))
-        totals[group] = _Total(lines=before.lines + 1, amount=before.amount + amount, fee=before.fee + fee)
+        before = totals.get(
+            group,
+            _Total(lines=0, amount=Money.zero(amount.currency), fee=Money.zero(amount.currency)),
+        )
+        totals[group] = _Total(
+            lines=before.lines + 1, amount=before.amount + amount, fee=before.fee + fee
+        )
     return totals
 
 
@@ -163,13 +202,18 @@ def _money_of(row: Sequence[str]) -> tuple[tuple[str, str], Money, Money] | None
         return None
     field = dict(zip(COLUMNS, row, strict=True))
     try:
-        return (field["type"], field["currency"]), Money.parse(field["amount"], field["currency"]), Money.parse(
-            field["fee"], field["currency"], allow_zero=True)
+        return (
+            (field["type"], field["currency"]),
+            Money.parse(field["amount"], field["currency"]),
+            Money.parse(field["fee"], field["currency"], allow_zero=True),
+        )
     except InvalidArgument:
         return None
 
 
-def _bad_totals(sums: Sequence[Sequence[str]], actual: dict[tuple[str, str], _Total]) -> Iterator[BadTotal]:
+def _bad_totals(
+    sums: Sequence[Sequence[str]], actual: dict[tuple[str, str], _Total]
+) -> Iterator[BadTotal]:
     said: set[tuple[str, str]] = set()
     for row in sums:
         text = ",".join(row)[:_SHOWN_MAX]
@@ -178,31 +222,53 @@ def _bad_totals(sums: Sequence[Sequence[str]], actual: dict[tuple[str, str], _To
             yield BadTotal(problem="cannot be read", text=text)
             continue
         group = (row[1], row[2])
-        there = actual.get(group, _Total(lines=0, amount=Money.zero(row[2]), fee=Money.zero(row[2])))
+        there = actual.get(
+            group, _Total(lines=0, amount=Money.zero(row[2]), fee=Money.zero(row[2]))
+        )
         if group in said:
             yield BadTotal(problem=f"a second total of {row[1]} in {row[2]}", text=text)
         elif total != there:
-            yield BadTotal(problem=f"{row[1]} in {row[2]}: it says {total}, there are {there}", text=text)
+            yield BadTotal(
+                problem=f"{row[1]} in {row[2]}: it says {total}, there are {there}", text=text
+            )
         said.add(group)
     for line_type, currency in sorted(actual.keys() - said):
-        yield BadTotal(problem=f"{line_type} in {currency}: there are {actual[line_type, currency]}, and no total", text="")
+        yield BadTotal(
+            problem=f"{line_type} in {currency}: there are {actual[line_type, currency]}, and no "
+            f"total",
+            text="",
+        )
 
 
 def _line(number: int, row: Sequence[str]) -> Line | BadLine:
     text = ",".join(row)[:_SHOWN_MAX]
     if len(row) != len(COLUMNS):
-        return BadLine(line_no=number, problem=f"{len(row)} fields instead of {len(COLUMNS)}", text=text)
+        return BadLine(
+            line_no=number, problem=f"{len(row)} fields instead of {len(COLUMNS)}", text=text
+        )
     field = dict(zip(COLUMNS, row, strict=True))
     ids = {name: field[name] for name in ("attempt_id", "refund_id")}
 
     def bad(problem: str) -> BadLine:
-        return BadLine(line_no=number, problem=problem, text=text, **{name: value[:_ID_MAX] for name, value in ids.items()})
+        return BadLine(
+            line_no=number,
+            problem=problem,
+            text=text,
+            **{name: value[:_ID_MAX] for name, value in ids.items()},
+        )
 
     if field["line_no"] != str(number):
         return bad(f"line_no: expected {number}")
     if field["type"] not in LineType.__members__:
         return bad(f"type: not one of {', '.join(LineType)}")
-    strange = next((name for name in ("trade_no", "attempt_id", "refund_id") if not _ID.fullmatch(field[name])), None)
+    strange = next(
+        (
+            name
+            for name in ("trade_no", "attempt_id", "refund_id")
+            if not _ID.fullmatch(field[name])
+        ),
+        None,
+    )
     if strange:
         return bad(f"{strange}: not up to {_ID_MAX} letters, digits, _ and -")
     try:
@@ -218,4 +284,12 @@ def _line(number: int, row: Sequence[str]) -> Line | BadLine:
         return bad("occurred_at: has no time zone")
     if not is_believable(occurred_at):
         return bad("occurred_at: no time of this or the next century")
-    return Line(line_no=number, type=LineType(field["type"]), trade_no=field["trade_no"], amount=amount, fee=fee, occurred_at=occurred_at, **ids)
+    return Line(
+        line_no=number,
+        type=LineType(field["type"]),
+        trade_no=field["trade_no"],
+        amount=amount,
+        fee=fee,
+        occurred_at=occurred_at,
+        **ids,
+    )

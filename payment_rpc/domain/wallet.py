@@ -1,4 +1,6 @@
-"""A wallet: what a buyer has with us in one currency. It never goes below zero, and every change of it is an entry."""
+"""A wallet: what a buyer has with us in one currency. It never goes below zero, and every change of
+it is an entry.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +10,15 @@ from enum import StrEnum
 
 from mesh.money import Money
 
-BALANCE_MINOR_MAX = 10**18  # the column holds nine times as much: room for top-ups that are under way at once
+# the column holds nine times as much: room for top-ups that are under way at once
+BALANCE_MINOR_MAX = 10**18
 
 
 class EntryKind(StrEnum):
     """Why a wallet changed."""
 
-    TOP_UP = "TOP_UP"      # paid in through a channel
-    SPENT = "SPENT"        # an order was paid with it
+    TOP_UP = "TOP_UP"  # paid in through a channel
+    SPENT = "SPENT"  # an order was paid with it
     REFUNDED = "REFUNDED"  # such a payment went back
 
 
@@ -32,7 +35,9 @@ class Wallet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WalletEntry:
-    """One change. `amount` is negative for money that left; `seq` is the wallet's version after it; `refund_id` is "" without one."""
+    """One change. `amount` is negative for money that left; `seq` is the wallet's version after it;
+    `refund_id` is "" without one.
+    """
 
     entry_id: str
     merchant_id: str

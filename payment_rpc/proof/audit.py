@@ -1,4 +1,5 @@
-"""What must hold within payment_rpc: the books, and that whatever is not finished is somebody's work or a person's (docs/protocols.md 6).
+"""What must hold within payment_rpc: the books, and that whatever is not finished is somebody's
+work or a person's (docs/protocols.md 6).
 
 Each check is one statement per range of a table, so it sees one moment.
 """
@@ -63,14 +64,25 @@ _WORDS = {
 }
 _BY_RECEIPT = tuple(RECEIPT.primary_key.columns)
 _REFUSALS = [disposition for disposition in Disposition if disposition.is_refusal]
-_ENDED = [AttemptState.DECLINED, AttemptState.TECH_FAILED, AttemptState.NOT_ATTEMPTED, AttemptState.CLOSED]
-_WAITS_FOR_PERSON = select(_N.attention_key).where(_N.payment_id == _P.payment_id, _N.resolved_at.is_(None)).exists()
+_ENDED = [
+    AttemptState.DECLINED,
+    AttemptState.TECH_FAILED,
+    AttemptState.NOT_ATTEMPTED,
+    AttemptState.CLOSED,
+]
+_WAITS_FOR_PERSON = (
+    select(_N.attention_key)
+    .where(_N.payment_id == _P.payment_id, _N.resolved_at.is_(None))
+    .exists()
+)
 
 
 async def violations(db: Database, allowance: Allowance) -> AsyncIterator[Violation]:
     """Everything that does not hold."""
     for problem in (await Verifying(db=db).verify()).violations:
-        yield Violation(check=f"ledger_{problem.invariant}", subject=problem.subject, detail=problem.detail)
+        yield Violation(
+            check=f"ledger_{problem.invariant}", subject=problem.subject, detail=problem.detail
+        )
     checks = (
         *_unfinished(allowance),
         *_nobodys_work(),
@@ -106,12 +118,14 @@ def _unfinished(allowance: Allowance) -> list[Check]:
         Check(
             name="attempt_late",
             query=select(_A.attempt_id, _A.state, _A.payment_id).where(_A.next_query_at < late),
-            detail="it is {state}, and its channel was not asked when it was due; payment {payment_id}",
+            detail="it is {state}, and its channel was not asked when it was due; payment "
+            "{payment_id}",
         ),
         Check(
             name="refund_late",
             query=select(_R.refund_id, _R.state, _R.payment_id).where(_R.next_query_at < late),
-            detail="it is {state}, and its channel was not asked when it was due; payment {payment_id}",
+            detail="it is {state}, and its channel was not asked when it was due; payment "
+            "{payment_id}",
         ),
         Check(
             name="callback_late",
@@ -119,7 +133,8 @@ def _unfinished(allowance: Allowance) -> list[Check]:
                 _C.result == CallbackResult.RECEIVED, _C.received_at < late
             ),
             by=_BY_CALLBACK,
-            detail="it is genuine, and nobody did what it asked for; payment {payment_id}, event {event_id}",
+            detail="it is genuine, and nobody did what it asked for; payment {payment_id}, event "
+            "{event_id}",
         ),
         # A hint is not among these: its secret is published, so anybody can send one about nothing.
         Check(
@@ -138,10 +153,16 @@ def _unfinished(allowance: Allowance) -> list[Check]:
 
 def _nobodys_work() -> list[Check]:
     """States that no worker, message or person will ever end."""
-    open_attempt = select(_A.attempt_id).where(_A.payment_id == _P.payment_id, _A.state.in_(attempts.OPEN)).exists()
+    open_attempt = (
+        select(_A.attempt_id)
+        .where(_A.payment_id == _P.payment_id, _A.state.in_(attempts.OPEN))
+        .exists()
+    )
     told = (
         select(_O.event_id)
-        .where(_O.aggregate_id == _P.payment_id, _O.destination == ORDER_DESTINATION, _O.state == "NEW")
+        .where(
+            _O.aggregate_id == _P.payment_id, _O.destination == ORDER_DESTINATION, _O.state == "NEW"
+        )
         .exists()
     )
     left = _P.captured_minor - _P.refunded_minor - _P.refund_reserved_minor
@@ -158,7 +179,8 @@ def _nobodys_work() -> list[Check]:
                 _P.state.in_(MONEY), _P.disposition.is_(None), ~told
             ),
             by=_BY_PAYMENT,
-            detail="it is {state}, order {order_id} has not said what it does with the money, and no message asks it",
+            detail="it is {state}, order {order_id} has not said what it does with the money, and "
+            "no message asks it",
         ),
         Check(
             name="refused_money_kept",
@@ -166,11 +188,14 @@ def _nobodys_work() -> list[Check]:
                 _P.disposition.in_(_REFUSALS), left > 0, ~_WAITS_FOR_PERSON
             ),
             by=_BY_PAYMENT,
-            detail="its order answered {disposition}; money is left, no refund takes it and nobody is told",
+            detail="its order answered {disposition}; money is left, no refund takes it and "
+            "nobody is told",
         ),
         Check(
             name="conflict_unseen",
-            query=select(_P.payment_id, _P.order_id).where(_P.state == PaymentState.CONFLICTED, ~_WAITS_FOR_PERSON),
+            query=select(_P.payment_id, _P.order_id).where(
+                _P.state == PaymentState.CONFLICTED, ~_WAITS_FOR_PERSON
+            ),
             by=_BY_PAYMENT,
             detail="it is CONFLICTED and nobody is told",
         ),
@@ -196,12 +221,14 @@ def _unseen() -> list[Check]:
                 ~_WAITS_FOR_PERSON,
             ),
             by=_BY_ATTEMPT,
-            detail="its money belongs to nothing, no refund takes it and nobody is told; payment {payment_id}",
+            detail="its money belongs to nothing, no refund takes it and nobody is told; payment "
+            "{payment_id}",
         ),
         Check(
             name="refund_unseen",
             query=select(_R.refund_id, _R.state, _R.payment_id).where(
-                _R.needs_attention, ~select(_N.attention_key).where(_N.payment_id == _R.payment_id).exists()
+                _R.needs_attention,
+                ~select(_N.attention_key).where(_N.payment_id == _R.payment_id).exists(),
             ),
             by=_BY_REFUND,
             detail="it is {state} and nobody is told; payment {payment_id}",
@@ -215,20 +242,29 @@ def _impossible() -> list[Check]:
 
     def same_number(is_other: ColumnElement[bool]) -> ColumnElement[bool]:
         same = (other.c.channel_trade_no == _A.channel_trade_no, other.c.channel == _A.channel)
-        return select(other.c.attempt_id).where(*same, other.c.state == AttemptState.CAPTURED, is_other).exists()
+        return (
+            select(other.c.attempt_id)
+            .where(*same, other.c.state == AttemptState.CAPTURED, is_other)
+            .exists()
+        )
 
-    refunds_of_attempt = ATTEMPT.join(REFUND, (_R.payment_id == _A.payment_id) & (_R.attempt_id == _A.attempt_id))
+    refunds_of_attempt = ATTEMPT.join(
+        REFUND, (_R.payment_id == _A.payment_id) & (_R.attempt_id == _A.attempt_id)
+    )
     return [
         Check(
             name="success_holds_slot",
-            query=select(_P.payment_id, _P.order_id).where(_P.state == PaymentState.SUCCESS, _P.live_slot.is_(None)),
+            query=select(_P.payment_id, _P.order_id).where(
+                _P.state == PaymentState.SUCCESS, _P.live_slot.is_(None)
+            ),
             by=_BY_PAYMENT,
             detail="it is a SUCCESS and another payment of order {order_id} may become one too",
         ),
         Check(
             name="trade_number_once",
             query=select(_A.channel_trade_no, _A.channel).where(
-                _A.state == AttemptState.CAPTURED, same_number(other.c.attempt_id > _A.attempt_id),
+                _A.state == AttemptState.CAPTURED,
+                same_number(other.c.attempt_id > _A.attempt_id),
                 ~same_number(other.c.attempt_id < _A.attempt_id),
             ),
             by=_BY_ATTEMPT,
@@ -236,7 +272,9 @@ def _impossible() -> list[Check]:
         ),
         Check(
             name="refunds_within_capture",
-            query=select(_A.attempt_id, _A.captured_minor, func.sum(_R.amount_minor).label("refunds"))
+            query=select(
+                _A.attempt_id, _A.captured_minor, func.sum(_R.amount_minor).label("refunds")
+            )
             .select_from(refunds_of_attempt)
             .where(_R.state.in_([*refunds.OPEN, RefundState.SUCCESS]), ~_R.above_cap)
             .group_by(_A.attempt_id, _A.captured_minor)
@@ -272,7 +310,13 @@ def _mismatched() -> list[Check]:
             name="refund_of_payment",
             query=select(_R.refund_id, _R.payment_id)
             .select_from(of_refund)
-            .where(or_(_R.merchant_id != _P.merchant_id, _R.order_id != _P.order_id, _R.user_id != _P.user_id)),
+            .where(
+                or_(
+                    _R.merchant_id != _P.merchant_id,
+                    _R.order_id != _P.order_id,
+                    _R.user_id != _P.user_id,
+                )
+            ),
             by=_BY_REFUND,
             detail="its shop, order or buyer is not that of payment {payment_id}",
         ),
@@ -300,12 +344,17 @@ def _orphans() -> list[Check]:
     payment_of_attempt = select(_P.payment_id).where(_P.payment_id == _A.payment_id).exists()
     payment_of_refund = select(_P.payment_id).where(_P.payment_id == _R.payment_id).exists()
     attempt_of_refund = (
-        select(_A.attempt_id).where(_A.attempt_id == _R.attempt_id, _A.payment_id == _R.payment_id).exists()
+        select(_A.attempt_id)
+        .where(_A.attempt_id == _R.attempt_id, _A.payment_id == _R.payment_id)
+        .exists()
     )
     is_money = _A.state == AttemptState.CAPTURED
     booked = (
         select(_L.id)
-        .where(_L.payment_id == _A.payment_id, _L.business_key == "attempt:" + _A.attempt_id + ":captured")
+        .where(
+            _L.payment_id == _A.payment_id,
+            _L.business_key == "attempt:" + _A.attempt_id + ":captured",
+        )
         .exists()
     )
     return [
@@ -343,12 +392,16 @@ def _without_rows() -> list[Check]:
         select(_P.payment_id).where(_P.payment_id == RECEIPT.c.resource_id).exists(),
         select(_R.refund_id).where(_R.refund_id == RECEIPT.c.resource_id).exists(),
     )
-    ended = select(_A.attempt_id).where(_A.payment_id == _P.payment_id, _A.state.in_(_ENDED)).exists()
+    ended = (
+        select(_A.attempt_id).where(_A.payment_id == _P.payment_id, _A.state.in_(_ENDED)).exists()
+    )
     is_money = _A.state == AttemptState.CAPTURED
     return [
         Check(
             name="payment_has_attempt",
-            query=select(_P.payment_id, _P.state).where(_P.state != PaymentState.INIT, ~attempt_of_payment),
+            query=select(_P.payment_id, _P.state).where(
+                _P.state != PaymentState.INIT, ~attempt_of_payment
+            ),
             by=_BY_PAYMENT,
             detail="it is {state}, and there is no attempt of it",
         ),
@@ -365,7 +418,9 @@ def _without_rows() -> list[Check]:
         ),
         Check(
             name="receipt_of_something",
-            query=select(RECEIPT.c.resource_id, RECEIPT.c.method).where(RECEIPT.c.resource_id != "", ~something),
+            query=select(RECEIPT.c.resource_id, RECEIPT.c.method).where(
+                RECEIPT.c.resource_id != "", ~something
+            ),
             by=_BY_RECEIPT,
             detail="a {method} receipt answers with it, and it does not exist",
         ),

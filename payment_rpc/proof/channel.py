@@ -1,4 +1,6 @@
-"""What the channel says that it took and gave back, day by day, against what we have, in both directions. This asks the channel by HTTP."""
+"""What the channel says that it took and gave back, day by day, against what we have, in both
+directions. This asks the channel by HTTP.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,13 @@ from mesh.db import Database
 from mesh.errors import Unavailable
 from mesh.money import Money
 from mesh.proof import OVERDUE, SETTLING, Allowance, Violation
-from payment_rpc.channels import Channel, ChannelFact, ChannelStatus, ListedRefund, RefundChannelStatus
+from payment_rpc.channels import (
+    Channel,
+    ChannelFact,
+    ChannelStatus,
+    ListedRefund,
+    RefundChannelStatus,
+)
 from payment_rpc.channels.sandbox import SandboxChannel
 from payment_rpc.domain import refund as refunds
 from payment_rpc.domain.attempt import AttemptState
@@ -26,7 +34,9 @@ from payment_rpc.tables import ATTEMPT, LEDGER_POSTING, REFUND, STATEMENT_DIFFER
 
 PAGE = 500
 SECONDS_MAX = 30.0
-DAYS_BEFORE = 31  # money of before our first attempt would be unknown to us; and the channel's days begin elsewhere than ours
+# money of before our first attempt would be unknown to us; and the channel's days begin elsewhere
+# than ours
+DAYS_BEFORE = 31
 _CHANNEL = "sandbox"
 _A, _R, _P, _D = ATTEMPT.c, REFUND.c, LEDGER_POSTING.c, STATEMENT_DIFFERENCE.c
 _ENDED = {
@@ -39,8 +49,8 @@ _ENDED = {
 async def channel_violations(
     db: Database, allowance: Allowance, *, base_url: str, api_key: str
 ) -> AsyncIterator[Violation]:
-    """Every capture and refund there is one here, of the same amount, fee and end, and the other way round. What a person settled after a statement
-    is not complained of.
+    """Every capture and refund there is one here, of the same amount, fee and end, and the other
+    way round. What a person settled after a statement is not complained of.
 
     Raises:
         Unavailable: the channel does not answer.
@@ -56,7 +66,9 @@ async def channel_violations(
         async for violation in comparison.unknown_there():
             yield violation
     except ChannelUnavailable as error:
-        raise Unavailable(f"the sandbox at {base_url} does not tell its transactions: {error.message}") from error
+        raise Unavailable(
+            f"the sandbox at {base_url} does not tell its transactions: {error.message}"
+        ) from error
     finally:
         await channel.aclose()
 
@@ -64,7 +76,9 @@ async def channel_violations(
 class _Comparison:
     """Remembers what was found there, to say what was not."""
 
-    def __init__(self, db: Database, channel: Channel, allowance: Allowance, *, settled: set[str]) -> None:
+    def __init__(
+        self, db: Database, channel: Channel, allowance: Allowance, *, settled: set[str]
+    ) -> None:
         self._db = db
         self._channel = channel
         self._allowance = allowance
@@ -75,7 +89,9 @@ class _Comparison:
         """Captures of one of the channel's days."""
         after = ""
         while True:
-            page = await self._channel.captures_of_day(day, after=after, timeout_seconds=SECONDS_MAX)
+            page = await self._channel.captures_of_day(
+                day, after=after, timeout_seconds=SECONDS_MAX
+            )
             for text in page.unreadable:
                 yield Violation(check="channel_readable", subject=f"captures of {day}", detail=text)
             ids = [fact.attempt_id for fact in page.captures]
@@ -102,7 +118,10 @@ class _Comparison:
             yield "capture_known", f"the channel took {amount}, and we do not know the attempt"
         elif own.state != AttemptState.CAPTURED:
             if self._allowance.strict or own.updated_at < self._allowance.before(OVERDUE):
-                yield "capture_known", f"the channel took {amount}, and here the attempt is {own.state}"
+                yield (
+                    "capture_known",
+                    f"the channel took {amount}, and here the attempt is {own.state}",
+                )
         else:
             if (own.captured_minor, own.captured_currency, own.channel_trade_no) != (
                 amount.minor,
@@ -112,12 +131,18 @@ class _Comparison:
                 ours = Money(own.captured_minor, own.captured_currency)
                 yield (
                     "capture_same",
-                    f"the channel took {amount} under {fact.trade_no}, we have {ours} under {own.channel_trade_no}",
+                    (
+                        f"the channel took {amount} under {fact.trade_no}, we have {ours} under "
+                        f"{own.channel_trade_no}"
+                    ),
                 )
             if fact.fee is not None and fact.fee.minor != fee_minor:
                 yield (
                     "capture_fee",
-                    f"the channel kept a fee of {fact.fee}, we booked {Money(fee_minor, fact.fee.currency)}",
+                    (
+                        f"the channel kept a fee of {fact.fee}, we booked "
+                        f"{Money(fee_minor, fact.fee.currency)}"
+                    ),
                 )
 
     async def refunds(self, day: date) -> AsyncIterator[Violation]:
@@ -136,7 +161,9 @@ class _Comparison:
                 refund_id = listed.fact.refund_id
                 self._seen.add(hash(("refund", refund_id)))
                 if refund_id not in self._settled:
-                    for check, detail in self._refund(listed, ours.get(refund_id), fees[fee_returned_key(refund_id)]):
+                    for check, detail in self._refund(
+                        listed, ours.get(refund_id), fees[fee_returned_key(refund_id)]
+                    ):
                         yield Violation(check=check, subject=refund_id, detail=detail)
             if not page.next_after:
                 return
@@ -147,7 +174,10 @@ class _Comparison:
         if own is None:
             yield (
                 "refund_known",
-                f"the channel has a refund of {listed.amount} that is {fact.status}, and we do not know it",
+                (
+                    f"the channel has a refund of {listed.amount} that is {fact.status}, and we do "
+                    f"not know it"
+                ),
             )
             return
         if (own.amount_minor, own.currency, own.attempt_id) != (
@@ -158,7 +188,8 @@ class _Comparison:
             yield (
                 "refund_amount",
                 (
-                    f"the channel gave {listed.amount} of {listed.attempt_id} back, we have {Money(own.amount_minor, own.currency)} of "
+                    f"the channel gave {listed.amount} of {listed.attempt_id} back, we have "
+                    f"{Money(own.amount_minor, own.currency)} of "
                     f"{own.attempt_id}"
                 ),
             )
@@ -169,11 +200,16 @@ class _Comparison:
         ):
             yield "refund_same", f"here it is {own.state}, at the channel {fact.status}"
         elif (
-            own.state == RefundState.SUCCESS and fact.fee_returned is not None and fact.fee_returned.minor != fee_minor
+            own.state == RefundState.SUCCESS
+            and fact.fee_returned is not None
+            and fact.fee_returned.minor != fee_minor
         ):
             yield (
                 "refund_fee",
-                f"the channel gave {fact.fee_returned} of its fee back, we booked {Money(fee_minor, fact.fee_returned.currency)}",
+                (
+                    f"the channel gave {fact.fee_returned} of its fee back, we booked "
+                    f"{Money(fee_minor, fact.fee_returned.currency)}"
+                ),
             )
 
     def _is_news(self, own: Any, occurred_at: datetime | None) -> bool:
@@ -181,7 +217,9 @@ class _Comparison:
         if self._allowance.strict:
             return False
         is_recent = occurred_at is not None and occurred_at > self._allowance.before(SETTLING)
-        return is_recent or (own.state in refunds.OPEN and own.updated_at >= self._allowance.before(OVERDUE))
+        return is_recent or (
+            own.state in refunds.OPEN and own.updated_at >= self._allowance.before(OVERDUE)
+        )
 
     async def unknown_there(self) -> AsyncIterator[Violation]:
         """Captures and refunds of ours that stand on no day of the channel, each asked for."""
@@ -198,7 +236,10 @@ class _Comparison:
                     detail=f"we have a capture, and at the channel the attempt is {fact.status}",
                 )
         for row in await self._db.read(_final_refunds):
-            if hash(("refund", row.refund_id)) not in self._seen and row.refund_id not in self._settled:
+            if (
+                hash(("refund", row.refund_id)) not in self._seen
+                and row.refund_id not in self._settled
+            ):
                 found = await self._channel.query_refund(row.refund_id, timeout_seconds=SECONDS_MAX)
                 if _ENDED.get(found.status) != row.state:
                     yield Violation(
@@ -209,7 +250,9 @@ class _Comparison:
 
 
 def _days(first: date | None, now: datetime) -> Iterable[date]:
-    """The channel's days from the first on which it may have moved money of ours to the last that has begun anywhere."""
+    """The channel's days from the first on which it may have moved money of ours to the last that
+    has begun anywhere.
+    """
     last = now.date() + timedelta(days=1)
     day = min(first or last, last) - timedelta(days=DAYS_BEFORE)
     while day <= last:
@@ -226,18 +269,33 @@ async def _first_day(tx: AsyncConnection) -> date | None:
 
 async def _settled(tx: AsyncConnection) -> set[str]:
     """Attempts and refunds about which a person settled a difference with a statement."""
-    rows = await tx.execute(select(_D.attempt_id, _D.refund_id).where(_D.state == DifferenceState.RESOLVED))
+    rows = await tx.execute(
+        select(_D.attempt_id, _D.refund_id).where(_D.state == DifferenceState.RESOLVED)
+    )
     return {name for row in rows for name in (row.attempt_id, row.refund_id) if name}
 
 
 async def _attempts(tx: AsyncConnection, ids: Sequence[str]) -> dict[str, Any]:
-    columns = (_A.attempt_id, _A.state, _A.captured_minor, _A.captured_currency, _A.channel_trade_no, _A.updated_at)
-    return {row.attempt_id: row for row in await tx.execute(select(*columns).where(_A.attempt_id.in_(ids)))}
+    columns = (
+        _A.attempt_id,
+        _A.state,
+        _A.captured_minor,
+        _A.captured_currency,
+        _A.channel_trade_no,
+        _A.updated_at,
+    )
+    return {
+        row.attempt_id: row
+        for row in await tx.execute(select(*columns).where(_A.attempt_id.in_(ids)))
+    }
 
 
 async def _refunds(tx: AsyncConnection, ids: Sequence[str]) -> dict[str, Any]:
     columns = (_R.refund_id, _R.attempt_id, _R.state, _R.amount_minor, _R.currency, _R.updated_at)
-    return {row.refund_id: row for row in await tx.execute(select(*columns).where(_R.refund_id.in_(ids)))}
+    return {
+        row.refund_id: row
+        for row in await tx.execute(select(*columns).where(_R.refund_id.in_(ids)))
+    }
 
 
 async def _booked(tx: AsyncConnection, keys: Sequence[str]) -> dict[str, int]:
@@ -268,6 +326,8 @@ async def _final_refunds(tx: AsyncConnection) -> Sequence[Any]:
     final = (RefundState.SUCCESS, RefundState.REVERSED)
     return (
         await tx.execute(
-            select(_R.refund_id, _R.state).where(_R.channel == _CHANNEL, _R.state.in_(final)).order_by(_R.refund_id)
+            select(_R.refund_id, _R.state)
+            .where(_R.channel == _CHANNEL, _R.state.in_(final))
+            .order_by(_R.refund_id)
         )
     ).all()

@@ -50,16 +50,22 @@ _IS_FOR_ORDER = _P.payment_method != TOP_UP
 async def payments_between(
     db: Database, allowance: Allowance, *, after: OrderKey | None, upto: OrderKey | None
 ) -> list[PaymentFacts]:
-    """All payments of orders after one key and up to another, whether there are such orders or not."""
+    """All payments of orders after one key and up to another, whether there are such orders or
+    not.
+    """
     return await db.read(_read_facts, range_of(_KEY, after, upto), allowance)
 
 
-async def payments_of_orders(db: Database, allowance: Allowance, keys: Sequence[OrderKey]) -> list[PaymentFacts]:
+async def payments_of_orders(
+    db: Database, allowance: Allowance, keys: Sequence[OrderKey]
+) -> list[PaymentFacts]:
     """All payments of some orders."""
     return await db.read(_read_facts, one_of_keys(_KEY, keys), allowance)
 
 
-async def gates_between(db: Database, *, after: OrderKey | None, upto: OrderKey | None) -> dict[OrderKey, str]:
+async def gates_between(
+    db: Database, *, after: OrderKey | None, upto: OrderKey | None
+) -> dict[OrderKey, str]:
     """The gates of orders after one key and up to another, OPEN or CLOSED, where there is one."""
     return await db.read(_read_gates, range_of(_GATE_KEY, after, upto))
 
@@ -105,12 +111,24 @@ async def _read_facts(
             refunds=tuple(refunds_of.get(payment_id, ())),
         )
         for (
-            payment_id, merchant_id, order_id, user_id, state, version, amount_minor, currency, captured_minor, refunded_minor, is_fresh
+            payment_id,
+            merchant_id,
+            order_id,
+            user_id,
+            state,
+            version,
+            amount_minor,
+            currency,
+            captured_minor,
+            refunded_minor,
+            is_fresh,
         ) in sorted(rows)
     ]
 
 
-async def _refunds(tx: AsyncConnection, condition: ColumnElement[bool]) -> dict[str, list[RefundFacts]]:
+async def _refunds(
+    tx: AsyncConnection, condition: ColumnElement[bool]
+) -> dict[str, list[RefundFacts]]:
     """Refunds that orders are told of; those of a second capture are no affair of theirs."""
     found: dict[str, list[RefundFacts]] = defaultdict(list)
     of_payments = PAYMENT.join(REFUND, _R.payment_id == _P.payment_id)
@@ -122,7 +140,8 @@ async def _refunds(tx: AsyncConnection, condition: ColumnElement[bool]) -> dict[
                 request_id=request_id or "",
                 refund_id=refund_id,
                 payment_id=payment_id,
-                state=_IN_WORDS_OF_ORDERS.get(state) or str(state),  # one that no code knows is nobody's
+                # one that no code knows is nobody's
+                state=_IN_WORDS_OF_ORDERS.get(state) or str(state),
                 amount_minor=amount_minor,
                 currency=currency,
             )

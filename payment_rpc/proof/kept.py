@@ -31,7 +31,11 @@ def messages(allowance: Allowance) -> list[Check]:
     topic = _O.destination == destination(PAYMENT_TOPIC)
     done_refunds = (
         select(func.count())
-        .where(_R.payment_id == _P.payment_id, _R.state == RefundState.SUCCESS, _R.refunded_at.is_not(None))
+        .where(
+            _R.payment_id == _P.payment_id,
+            _R.state == RefundState.SUCCESS,
+            _R.refunded_at.is_not(None),
+        )
         .scalar_subquery()
     )
     told_refunds = (
@@ -40,7 +44,11 @@ def messages(allowance: Allowance) -> list[Check]:
         .scalar_subquery()
     )
     recent = _P.created_at > since
-    money_came = select(_A.attempt_id).where(_A.payment_id == _P.payment_id, _A.state == AttemptState.CAPTURED).exists()
+    money_came = (
+        select(_A.attempt_id)
+        .where(_A.payment_id == _P.payment_id, _A.state == AttemptState.CAPTURED)
+        .exists()
+    )
     return [
         Check(
             name="message_kept",
@@ -50,10 +58,17 @@ def messages(allowance: Allowance) -> list[Check]:
                     and_(
                         _P.state.in_(MONEY),
                         _P.payment_method != TOP_UP,
-                        or_(~told(_O.destination == ORDER_DESTINATION), ~told(topic, _O.tag == "PAYMENT_SUCCEEDED")),
+                        or_(
+                            ~told(_O.destination == ORDER_DESTINATION),
+                            ~told(topic, _O.tag == "PAYMENT_SUCCEEDED"),
+                        ),
                     ),
                     and_(_P.state.in_(MONEY), _P.payment_method == TOP_UP, ~told(topic)),
-                    and_(_P.state.in_((PaymentState.FAILED, PaymentState.CLOSED)), ~money_came, ~told(topic)),
+                    and_(
+                        _P.state.in_((PaymentState.FAILED, PaymentState.CLOSED)),
+                        ~money_came,
+                        ~told(topic),
+                    ),
                     told_refunds < done_refunds,
                 ),
             ),

@@ -1,4 +1,6 @@
-"""The scan's diary in a payment's story: what we did by ourselves, what the channel said, and what it changed."""
+"""The scan's diary in a payment's story: what we did by ourselves, what the channel said, and what
+it changed.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +13,35 @@ from payment_rpc.domain.scan import ScanAction, ScanEntry
 
 
 def scan_lines(entries: Sequence[ScanEntry]) -> Iterator[Line]:
-    """What happened. What was done again and again with the same result is one line, at the time of its first."""
-    for _, group in groupby(entries, key=lambda entry: (entry.action, entry.subject, entry.state_before, entry.state_after, entry.result,
-                                                        entry.reason)):
+    """What happened. What was done again and again with the same result is one line, at the time of
+    its first.
+    """
+    for _, group in groupby(
+        entries,
+        key=lambda entry: (
+            entry.action,
+            entry.subject,
+            entry.state_before,
+            entry.state_after,
+            entry.result,
+            entry.reason,
+        ),
+    ):
         same = list(group)
         first = same[0]
-        again = f" So it was {len(same)} times, the last one at {same[-1].at.isoformat(timespec='seconds')}." if len(same) > 1 else ""
-        who = Who.MESSAGE if first.action is ScanAction.NOTIFY else Who.REFUND if first.subject.refund_id else Who.CHANNEL
+        again = (
+            f" So it was {len(same)} times, the last one at "
+            f"{same[-1].at.isoformat(timespec='seconds')}."
+            if len(same) > 1
+            else ""
+        )
+        who = (
+            Who.MESSAGE
+            if first.action is ScanAction.NOTIFY
+            else Who.REFUND
+            if first.subject.refund_id
+            else Who.CHANNEL
+        )
         yield Line(at=first.at, who=who, text=f"{_done(first)}{_changed(first)}{again}")
 
 

@@ -1,4 +1,6 @@
-"""What a payment's row says about itself: that payment_rpc wrote it, and which idempotency key began it."""
+"""What a payment's row says about itself: that payment_rpc wrote it, and which idempotency key
+began it.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,11 @@ _P = PAYMENT.c
 _OF_SEAL = (_P.payment_id, _P.state, _P.version, _P.seal)
 _SEAL = func.concat(_P.version, ":", json_hash(SEALED))
 _OF_RECEIPT = (
-    RECEIPT.c.resource_id, RECEIPT.c.merchant_id, RECEIPT.c.caller, RECEIPT.c.method, RECEIPT.c.idempotency_key
+    RECEIPT.c.resource_id,
+    RECEIPT.c.merchant_id,
+    RECEIPT.c.caller,
+    RECEIPT.c.method,
+    RECEIPT.c.idempotency_key,
 )
 
 
@@ -42,10 +48,19 @@ async def check_seals(db: Database, allowance: Allowance) -> AsyncIterator[Viola
             return
 
 
-async def _look(tx: AsyncConnection, within: ColumnElement[bool], keeps_since: datetime) -> list[Violation]:
+async def _look(
+    tx: AsyncConnection, within: ColumnElement[bool], keeps_since: datetime
+) -> list[Violation]:
     doubtful = _P.seal.is_not(None) if tx.dialect.name == "sqlite" else _P.seal != _SEAL
     sealed = await packed_rows(tx, PAYMENT, (*_OF_SEAL, *SEALED), within, doubtful)
-    keyed = await packed_rows(tx, PAYMENT, (_P.payment_id, _P.receipt_digest), within, _P.created_at > keeps_since, _P.receipt_digest.is_not(None))
+    keyed = await packed_rows(
+        tx,
+        PAYMENT,
+        (_P.payment_id, _P.receipt_digest),
+        within,
+        _P.created_at > keeps_since,
+        _P.receipt_digest.is_not(None),
+    )
     return [*_broken_seals(sealed), *(await _lost_receipts(tx, dict(keyed)) if keyed else [])]
 
 
@@ -65,13 +80,18 @@ def _broken_seals(rows: Sequence[Values]) -> list[Violation]:
 async def _lost_receipts(tx: AsyncConnection, wanted: Mapping[str, str]) -> list[Violation]:
     digests = defaultdict(set)
     of_payments = RECEIPT.c.resource_id.in_(wanted)
-    for resource_id, merchant_id, caller, method, key in await packed_rows(tx, RECEIPT, _OF_RECEIPT, of_payments):
-        digests[resource_id].add(ReceiptKey(merchant_id=merchant_id, caller=caller, method=method, key=key).digest)
+    for resource_id, merchant_id, caller, method, key in await packed_rows(
+        tx, RECEIPT, _OF_RECEIPT, of_payments
+    ):
+        digests[resource_id].add(
+            ReceiptKey(merchant_id=merchant_id, caller=caller, method=method, key=key).digest
+        )
     return [
         Violation(
             check="receipt_kept",
             subject=payment_id,
-            detail="the receipt of the idempotency key that began it does not lead to it: the key would work once more",
+            detail="the receipt of the idempotency key that began it does not lead to it: the key "
+            "would work once more",
         )
         for payment_id, digest in wanted.items()
         if digest not in digests[payment_id]

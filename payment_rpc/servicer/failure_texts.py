@@ -17,17 +17,31 @@ _DOMAIN: Final = errors_pb2.DESCRIPTOR.package
 _FAILED: Final = Bilingual("The payment did not succeed. No money moved.", "支付未成功，没有扣款。")
 # Reasons that end a payment or a refund and are never the reason of an error.
 _OTHERS: Final[Mapping[str, Bilingual]] = {
-    CANCELLED_BY_BUYER: Bilingual("The buyer cancelled this payment. No money moved.", "买家已取消支付，没有扣款。"),
+    CANCELLED_BY_BUYER: Bilingual(
+        "The buyer cancelled this payment. No money moved.", "买家已取消支付，没有扣款。"
+    ),
     "LOST_BEFORE_CHANNEL": _FAILED,
     "CLOSED": Bilingual("The payment was closed. No money moved.", "支付已关闭，没有扣款。"),
-    "CONFLICT_RESOLVED": Bilingual("The payment was checked and does not count for the order.", "经核实，该支付不计入订单。"),
-    "REFUND_REVERSED": Bilingual("The refund came back and did not reach you.", "退款被退回，未到账。"),
+    "CONFLICT_RESOLVED": Bilingual(
+        "The payment was checked and does not count for the order.", "经核实，该支付不计入订单。"
+    ),
+    "REFUND_REVERSED": Bilingual(
+        "The refund came back and did not reach you.", "退款被退回，未到账。"
+    ),
 }
-_CANCELLED_BY_YOU: Final = Bilingual("You cancelled this payment. No money moved.", "您已取消支付，没有扣款。")
+_CANCELLED_BY_YOU: Final = Bilingual(
+    "You cancelled this payment. No money moved.", "您已取消支付，没有扣款。"
+)
 
 
 def failure_message(failure: Failure) -> payment_pb2.Failure:
-    """A failure as the present caller sees it: the buyer himself is spoken to, and nobody reads what a channel wrote."""
+    """A failure as the present caller sees it: the buyer himself is spoken to, and nobody reads
+    what a channel wrote.
+    """
     is_own = failure.reason == CANCELLED_BY_BUYER and current_caller().role is Role.USER
-    texts = _CANCELLED_BY_YOU if is_own else _OTHERS.get(failure.reason) or _CATALOGUE.texts(_DOMAIN, failure.reason) or _FAILED
+    texts = (
+        _CANCELLED_BY_YOU
+        if is_own
+        else _OTHERS.get(failure.reason) or _CATALOGUE.texts(_DOMAIN, failure.reason) or _FAILED
+    )
     return payment_pb2.Failure(reason=failure.reason, message=texts.text(current_language()))

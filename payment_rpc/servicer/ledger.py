@@ -15,10 +15,18 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
     def __init__(self, verifying: Verifying) -> None:
         self._verifying = verifying
 
-    async def VerifyLedger(self, request: ledger_pb2.VerifyLedgerRequest, context: Any) -> ledger_pb2.VerifyLedgerResponse:
+    async def VerifyLedger(
+        self, request: ledger_pb2.VerifyLedgerRequest, context: Any
+    ) -> ledger_pb2.VerifyLedgerResponse:
         """Recomputes everything that must hold."""
         result = await self._verifying.verify()
         return ledger_pb2.VerifyLedgerResponse(
-            violations=[ledger_pb2.LedgerViolation(invariant=problem.invariant, subject=problem.subject, detail=problem.detail)
-                        for problem in result.violations],
-            transactions=result.transactions, postings=result.postings)
+            violations=[
+                ledger_pb2.LedgerViolation(
+                    invariant=problem.invariant, subject=problem.subject, detail=problem.detail
+                )
+                for problem in result.violations
+            ],
+            transactions=result.transactions,
+            postings=result.postings,
+        )

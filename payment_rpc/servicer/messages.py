@@ -17,14 +17,30 @@ STATES = {state: payment_pb2.PaymentState.Value(f"PAYMENT_STATE_{state}") for st
 def payment_message(payment: Payment) -> payment_pb2.Payment:
     """A payment as callers see it."""
     message = payment_pb2.Payment(
-        payment_id=payment.payment_id, order_id=payment.order_id, merchant_id=payment.merchant_id, user_id=payment.user_id,
-        amount=payment.amount.format(), currency=payment.amount.currency, state=STATES[payment.state], payment_method=payment.payment_method,
-        channel=payment.channel, channel_trade_no=payment.channel_trade_no, captured=payment.captured.format(), refunded=payment.refunded.format(),
-        refund_reserved=payment.refund_reserved.format(), outcome=errors_pb2.Outcome.Value(f"OUTCOME_{payment.outcome}"), version=payment.version,
-        paid_at=timestamp(payment.paid_at), expires_at=timestamp(payment.expires_at), created_at=timestamp(payment.created_at),
-        updated_at=timestamp(payment.updated_at))
+        payment_id=payment.payment_id,
+        order_id=payment.order_id,
+        merchant_id=payment.merchant_id,
+        user_id=payment.user_id,
+        amount=payment.amount.format(),
+        currency=payment.amount.currency,
+        state=STATES[payment.state],
+        payment_method=payment.payment_method,
+        channel=payment.channel,
+        channel_trade_no=payment.channel_trade_no,
+        captured=payment.captured.format(),
+        refunded=payment.refunded.format(),
+        refund_reserved=payment.refund_reserved.format(),
+        outcome=errors_pb2.Outcome.Value(f"OUTCOME_{payment.outcome}"),
+        version=payment.version,
+        paid_at=timestamp(payment.paid_at),
+        expires_at=timestamp(payment.expires_at),
+        created_at=timestamp(payment.created_at),
+        updated_at=timestamp(payment.updated_at),
+    )
     if payment.next_action is not None:
-        message.next_action.kind = payment_pb2.NextActionKind.Value(f"NEXT_ACTION_KIND_{payment.next_action.kind}")
+        message.next_action.kind = payment_pb2.NextActionKind.Value(
+            f"NEXT_ACTION_KIND_{payment.next_action.kind}"
+        )
         message.next_action.value = payment.next_action.value
     if payment.card is not None:
         message.card.brand = payment.card.brand

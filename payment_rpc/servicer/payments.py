@@ -25,8 +25,16 @@ CLOSING_RETRY_MS = 2000  # a channel answers within a second or two
 class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
     """Takes and shows payments."""
 
-    def __init__(self, *, charging: Charging, closing: Closing, taking_back: TakingBack, conflicts: Conflicts, reading: Reading,
-                 page_tokens: PageTokens) -> None:
+    def __init__(
+        self,
+        *,
+        charging: Charging,
+        closing: Closing,
+        taking_back: TakingBack,
+        conflicts: Conflicts,
+        reading: Reading,
+        page_tokens: PageTokens,
+    ) -> None:
         self._charging = charging
         self._closing = closing
         self._taking_back = taking_back
@@ -34,69 +42,142 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
         self._reading = reading
         self._page_tokens = page_tokens
 
-    async def Charge(self, request: payment_pb2.ChargeRequest, context: Any) -> payment_pb2.ChargeResponse:
+    async def Charge(
+        self, request: payment_pb2.ChargeRequest, context: Any
+    ) -> payment_pb2.ChargeResponse:
         """Charges a card."""
         card = request.credit_card
-        payment = await self._charging.charge(Charge(
-            merchant_id=request.merchant_id, order_id=request.order_id, user_id=request.user_id, amount=request.amount, currency=request.currency,
-            payment_method=request.payment_method, number=card.credit_card_number, cvv=card.credit_card_cvv,
-            expiration_year=card.credit_card_expiration_year, expiration_month=card.credit_card_expiration_month, key=current_idempotency_key(),
-            seckill_ticket=request.seckill_ticket), current_caller())
-        return payment_pb2.ChargeResponse(transaction_id=payment.payment_id, payment=payment_message(payment))
+        payment = await self._charging.charge(
+            Charge(
+                merchant_id=request.merchant_id,
+                order_id=request.order_id,
+                user_id=request.user_id,
+                amount=request.amount,
+                currency=request.currency,
+                payment_method=request.payment_method,
+                number=card.credit_card_number,
+                cvv=card.credit_card_cvv,
+                expiration_year=card.credit_card_expiration_year,
+                expiration_month=card.credit_card_expiration_month,
+                key=current_idempotency_key(),
+                seckill_ticket=request.seckill_ticket,
+            ),
+            current_caller(),
+        )
+        return payment_pb2.ChargeResponse(
+            transaction_id=payment.payment_id, payment=payment_message(payment)
+        )
 
-    async def CreatePayment(self, request: payment_pb2.CreatePaymentRequest, context: Any) -> payment_pb2.CreatePaymentResponse:
+    async def CreatePayment(
+        self, request: payment_pb2.CreatePaymentRequest, context: Any
+    ) -> payment_pb2.CreatePaymentResponse:
         """Opens a cashier."""
-        payment = await self._charging.create_payment(CreatePayment(
-            merchant_id=request.merchant_id, order_id=request.order_id, user_id=request.user_id or request.order.user_id,
-            amount=request.amount, currency=request.currency,
-            channel=request.channel, return_url=request.return_url, key=current_idempotency_key(), order=_order_data(request)), current_caller())
+        payment = await self._charging.create_payment(
+            CreatePayment(
+                merchant_id=request.merchant_id,
+                order_id=request.order_id,
+                user_id=request.user_id or request.order.user_id,
+                amount=request.amount,
+                currency=request.currency,
+                channel=request.channel,
+                return_url=request.return_url,
+                key=current_idempotency_key(),
+                order=_order_data(request),
+            ),
+            current_caller(),
+        )
         return payment_pb2.CreatePaymentResponse(payment=payment_message(payment))
 
-    async def CancelPayment(self, request: payment_pb2.CancelPaymentRequest, context: Any) -> payment_pb2.CancelPaymentResponse:
+    async def CancelPayment(
+        self, request: payment_pb2.CancelPaymentRequest, context: Any
+    ) -> payment_pb2.CancelPaymentResponse:
         """Closes one payment of the caller's."""
-        return payment_pb2.CancelPaymentResponse(payment=payment_message(await self._closing.cancel(request.payment_id, current_caller())))
+        return payment_pb2.CancelPaymentResponse(
+            payment=payment_message(
+                await self._closing.cancel(request.payment_id, current_caller())
+            )
+        )
 
-    async def ClosePayment(self, request: payment_pb2.ClosePaymentRequest, context: Any) -> payment_pb2.ClosePaymentResponse:
+    async def ClosePayment(
+        self, request: payment_pb2.ClosePaymentRequest, context: Any
+    ) -> payment_pb2.ClosePaymentResponse:
         """Closes an order's gate and its live payments."""
-        closed = await self._closing.close_order(merchant_id=request.merchant_id, order_id=request.order_id, by_buyer=request.by_buyer)
+        closed = await self._closing.close_order(
+            merchant_id=request.merchant_id, order_id=request.order_id, by_buyer=request.by_buyer
+        )
         return payment_pb2.ClosePaymentResponse(
             result=payment_pb2.CloseResult.Value(f"CLOSE_RESULT_{closed.result}"),
             payment=None if closed.payment is None else payment_message(closed.payment),
-            retry_after_ms=CLOSING_RETRY_MS if closed.result is CloseResult.CLOSING else 0)
+            retry_after_ms=CLOSING_RETRY_MS if closed.result is CloseResult.CLOSING else 0,
+        )
 
-    async def CancelByIdempotencyKey(self, request: payment_pb2.CancelByIdempotencyKeyRequest,
-                                     context: Any) -> payment_pb2.CancelByIdempotencyKeyResponse:
+    async def CancelByIdempotencyKey(
+        self, request: payment_pb2.CancelByIdempotencyKeyRequest, context: Any
+    ) -> payment_pb2.CancelByIdempotencyKeyResponse:
         """Takes back a call whose answer was lost."""
-        payment = await self._taking_back.take_back(method=request.method, key=request.idempotency_key, merchant_id=request.merchant_id,
-                                                    caller=current_caller())
-        return payment_pb2.CancelByIdempotencyKeyResponse(payment=None if payment is None else payment_message(payment))
+        payment = await self._taking_back.take_back(
+            method=request.method,
+            key=request.idempotency_key,
+            merchant_id=request.merchant_id,
+            caller=current_caller(),
+        )
+        return payment_pb2.CancelByIdempotencyKeyResponse(
+            payment=None if payment is None else payment_message(payment)
+        )
 
-    async def ResolveConflict(self, request: payment_pb2.ResolveConflictRequest, context: Any) -> payment_pb2.ResolveConflictResponse:
+    async def ResolveConflict(
+        self, request: payment_pb2.ResolveConflictRequest, context: Any
+    ) -> payment_pb2.ResolveConflictResponse:
         """Decides a CONFLICTED payment."""
         state = next(state for state, number in STATES.items() if number == request.state)
-        payment = await self._conflicts.resolve(request.payment_id, state=state, reason=request.reason, caller=current_caller())
+        payment = await self._conflicts.resolve(
+            request.payment_id, state=state, reason=request.reason, caller=current_caller()
+        )
         return payment_pb2.ResolveConflictResponse(payment=payment_message(payment))
 
-    async def GetPayment(self, request: payment_pb2.GetPaymentRequest, context: Any) -> payment_pb2.GetPaymentResponse:
+    async def GetPayment(
+        self, request: payment_pb2.GetPaymentRequest, context: Any
+    ) -> payment_pb2.GetPaymentResponse:
         """Shows one payment."""
         payment = await self._reading.get(request.payment_id, current_caller())
         return payment_pb2.GetPaymentResponse(payment=payment_message(payment))
 
-    async def GetPaymentByOrderId(self, request: payment_pb2.GetPaymentByOrderIdRequest, context: Any) -> payment_pb2.GetPaymentByOrderIdResponse:
+    async def GetPaymentByOrderId(
+        self, request: payment_pb2.GetPaymentByOrderIdRequest, context: Any
+    ) -> payment_pb2.GetPaymentByOrderIdResponse:
         """Shows the payment of an order."""
-        payment = await self._reading.get_of_order(merchant_id=request.merchant_id, order_id=request.order_id, caller=current_caller())
+        payment = await self._reading.get_of_order(
+            merchant_id=request.merchant_id, order_id=request.order_id, caller=current_caller()
+        )
         return payment_pb2.GetPaymentByOrderIdResponse(payment=payment_message(payment))
 
-    async def ListPayments(self, request: payment_pb2.ListPaymentsRequest, context: Any) -> payment_pb2.ListPaymentsResponse:
+    async def ListPayments(
+        self, request: payment_pb2.ListPaymentsRequest, context: Any
+    ) -> payment_pb2.ListPaymentsResponse:
         """Lists the payments of an order, newest first."""
         scope = {"merchant_id": request.merchant_id, "order_id": request.order_id}
         size = page_size(request.page_size)
-        start = self._page_tokens.decode(request.page_token, list_name="ListPayments", filter=scope, types=(str,))
-        found = await self._reading.list_of_order(merchant_id=request.merchant_id, order_id=request.order_id, caller=current_caller(),
-                                                  before=str(start[0]) if start else None, limit=size + 1)
+        start = self._page_tokens.decode(
+            request.page_token, list_name="ListPayments", filter=scope, types=(str,)
+        )
+        found = await self._reading.list_of_order(
+            merchant_id=request.merchant_id,
+            order_id=request.order_id,
+            caller=current_caller(),
+            before=str(start[0]) if start else None,
+            limit=size + 1,
+        )
         page, more = found[:size], len(found) > size
-        token = self._page_tokens.encode(list_name="ListPayments", filter=scope, key=[page[-1].payment_id]) if more else ""
-        return payment_pb2.ListPaymentsResponse(payments=[payment_message(payment) for payment in page], next_page_token=token)
+        token = (
+            self._page_tokens.encode(
+                list_name="ListPayments", filter=scope, key=[page[-1].payment_id]
+            )
+            if more
+            else ""
+        )
+        return payment_pb2.ListPaymentsResponse(
+            payments=[payment_message(payment) for payment in page], next_page_token=token
+        )
 
 
 def _order_data(request: payment_pb2.CreatePaymentRequest) -> OrderToPay | None:
@@ -106,6 +187,11 @@ def _order_data(request: payment_pb2.CreatePaymentRequest) -> OrderToPay | None:
     if current_caller().role is not Role.SERVICE:
         raise InvalidArgument.of("order", "only order_rpc sends it")
     order = request.order
-    return OrderToPay(order_id=request.order_id, merchant_id=request.merchant_id, user_id=order.user_id,
-                      amount=Money.parse(order.amount, order.currency, field="order.amount"), state="PENDING_PAYMENT",
-                      expires_at=order.expires_at.ToDatetime(tzinfo=UTC))
+    return OrderToPay(
+        order_id=request.order_id,
+        merchant_id=request.merchant_id,
+        user_id=order.user_id,
+        amount=Money.parse(order.amount, order.currency, field="order.amount"),
+        state="PENDING_PAYMENT",
+        expires_at=order.expires_at.ToDatetime(tzinfo=UTC),
+    )

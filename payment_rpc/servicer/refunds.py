@@ -23,45 +23,108 @@ class RefundServicer(refund_pb2_grpc.RefundServiceServicer):
         self._refunds = refunds
         self._page_tokens = page_tokens
 
-    async def CreateRefund(self, request: refund_pb2.CreateRefundRequest, context: Any) -> refund_pb2.CreateRefundResponse:
+    async def CreateRefund(
+        self, request: refund_pb2.CreateRefundRequest, context: Any
+    ) -> refund_pb2.CreateRefundResponse:
         """Reserves and submits a refund."""
-        refund = await self._refunds.create(CreateRefund(
-            payment_id=request.payment_id, amount=request.amount, currency=request.currency, reason=request.reason, request_id=request.request_id,
-            key=current_idempotency_key()), current_caller())
+        refund = await self._refunds.create(
+            CreateRefund(
+                payment_id=request.payment_id,
+                amount=request.amount,
+                currency=request.currency,
+                reason=request.reason,
+                request_id=request.request_id,
+                key=current_idempotency_key(),
+            ),
+            current_caller(),
+        )
         return refund_pb2.CreateRefundResponse(refund=refund_message(refund))
 
-    async def PreviewRefund(self, request: refund_pb2.PreviewRefundRequest, context: Any) -> refund_pb2.PreviewRefundResponse:
+    async def PreviewRefund(
+        self, request: refund_pb2.PreviewRefundRequest, context: Any
+    ) -> refund_pb2.PreviewRefundResponse:
         """Says what a refund would do."""
-        preview = await self._refunds.preview(payment_id=request.payment_id, amount=request.amount, caller=current_caller())
+        preview = await self._refunds.preview(
+            payment_id=request.payment_id, amount=request.amount, caller=current_caller()
+        )
         return refund_pb2.PreviewRefundResponse(
-            amount=preview.amount.format(), currency=preview.amount.currency, refundable=preview.refundable.format(),
-            refundable_after=preview.refundable_after.format(), fee_returned=preview.fee_returned.format(), postings=[refund_pb2.Posting(
-                account=posting.account, side=posting.side, amount=posting.amount.format(), currency=posting.amount.currency)
-                for posting in preview.postings])
+            amount=preview.amount.format(),
+            currency=preview.amount.currency,
+            refundable=preview.refundable.format(),
+            refundable_after=preview.refundable_after.format(),
+            fee_returned=preview.fee_returned.format(),
+            postings=[
+                refund_pb2.Posting(
+                    account=posting.account,
+                    side=posting.side,
+                    amount=posting.amount.format(),
+                    currency=posting.amount.currency,
+                )
+                for posting in preview.postings
+            ],
+        )
 
-    async def GetRefund(self, request: refund_pb2.GetRefundRequest, context: Any) -> refund_pb2.GetRefundResponse:
+    async def GetRefund(
+        self, request: refund_pb2.GetRefundRequest, context: Any
+    ) -> refund_pb2.GetRefundResponse:
         """Shows one refund."""
-        return refund_pb2.GetRefundResponse(refund=refund_message(await self._refunds.get(request.refund_id, current_caller())))
+        return refund_pb2.GetRefundResponse(
+            refund=refund_message(await self._refunds.get(request.refund_id, current_caller()))
+        )
 
-    async def ListRefunds(self, request: refund_pb2.ListRefundsRequest, context: Any) -> refund_pb2.ListRefundsResponse:
+    async def ListRefunds(
+        self, request: refund_pb2.ListRefundsRequest, context: Any
+    ) -> refund_pb2.ListRefundsResponse:
         """Lists refunds, newest first."""
-        scope = {"payment_id": request.payment_id, "merchant_id": request.merchant_id, "order_id": request.order_id}
+        scope = {
+            "payment_id": request.payment_id,
+            "merchant_id": request.merchant_id,
+            "order_id": request.order_id,
+        }
         size = page_size(request.page_size)
-        start = self._page_tokens.decode(request.page_token, list_name="ListRefunds", filter=scope, types=(str,))
-        found = await self._refunds.list_refunds(**scope, before=str(start[0]) if start else None, limit=size + 1, caller=current_caller())
+        start = self._page_tokens.decode(
+            request.page_token, list_name="ListRefunds", filter=scope, types=(str,)
+        )
+        found = await self._refunds.list_refunds(
+            **scope,
+            before=str(start[0]) if start else None,
+            limit=size + 1,
+            caller=current_caller(),
+        )
         page, more = found[:size], len(found) > size
-        token = self._page_tokens.encode(list_name="ListRefunds", filter=scope, key=[page[-1].refund_id]) if more else ""
-        return refund_pb2.ListRefundsResponse(refunds=[refund_message(refund) for refund in page], next_page_token=token)
+        token = (
+            self._page_tokens.encode(
+                list_name="ListRefunds", filter=scope, key=[page[-1].refund_id]
+            )
+            if more
+            else ""
+        )
+        return refund_pb2.ListRefundsResponse(
+            refunds=[refund_message(refund) for refund in page], next_page_token=token
+        )
 
 
 def refund_message(refund: Refund) -> refund_pb2.Refund:
     """A refund as callers see it."""
     message = refund_pb2.Refund(
-        refund_id=refund.refund_id, payment_id=refund.payment_id, order_id=refund.order_id, merchant_id=refund.merchant_id, user_id=refund.user_id,
-        amount=refund.amount.format(), currency=refund.amount.currency, state=STATES[refund.state], reason=refund.reason,
-        request_id=refund.request_id, automatic=refund.automatic, needs_attention=refund.needs_attention,
-        channel_refund_no=refund.channel_refund_no, version=refund.version, refunded_at=timestamp(refund.refunded_at),
-        created_at=timestamp(refund.created_at), updated_at=timestamp(refund.updated_at))
+        refund_id=refund.refund_id,
+        payment_id=refund.payment_id,
+        order_id=refund.order_id,
+        merchant_id=refund.merchant_id,
+        user_id=refund.user_id,
+        amount=refund.amount.format(),
+        currency=refund.amount.currency,
+        state=STATES[refund.state],
+        reason=refund.reason,
+        request_id=refund.request_id,
+        automatic=refund.automatic,
+        needs_attention=refund.needs_attention,
+        channel_refund_no=refund.channel_refund_no,
+        version=refund.version,
+        refunded_at=timestamp(refund.refunded_at),
+        created_at=timestamp(refund.created_at),
+        updated_at=timestamp(refund.updated_at),
+    )
     if refund.failure is not None:
         message.failure.CopyFrom(failure_message(refund.failure))
     return message

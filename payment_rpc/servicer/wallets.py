@@ -19,44 +19,103 @@ from payment_rpc.usecases.wallets import Wallets
 class WalletServicer(ledger_pb2_grpc.WalletServiceServicer):
     """A buyer's balance."""
 
-    def __init__(self, *, charging: Charging, wallets: Wallets, clock: Clock, page_tokens: PageTokens) -> None:
+    def __init__(
+        self, *, charging: Charging, wallets: Wallets, clock: Clock, page_tokens: PageTokens
+    ) -> None:
         self._charging = charging
         self._wallets = wallets
         self._clock = clock
         self._page_tokens = page_tokens
 
-    async def GetWallet(self, request: ledger_pb2.GetWalletRequest, context: Any) -> ledger_pb2.GetWalletResponse:
+    async def GetWallet(
+        self, request: ledger_pb2.GetWalletRequest, context: Any
+    ) -> ledger_pb2.GetWalletResponse:
         """Shows a balance."""
-        wallet = await self._wallets.get(merchant_id=request.merchant_id, user_id=request.user_id, currency=request.currency)
+        wallet = await self._wallets.get(
+            merchant_id=request.merchant_id, user_id=request.user_id, currency=request.currency
+        )
         return ledger_pb2.GetWalletResponse(wallet=_wallet_message(wallet))
 
-    async def TopUp(self, request: ledger_pb2.TopUpRequest, context: Any) -> ledger_pb2.TopUpResponse:
+    async def TopUp(
+        self, request: ledger_pb2.TopUpRequest, context: Any
+    ) -> ledger_pb2.TopUpResponse:
         """Pays into a wallet by card."""
         details = request.credit_card
-        card = Card.parse(number=details.credit_card_number, cvv=details.credit_card_cvv, expiration_year=details.credit_card_expiration_year,
-                          expiration_month=details.credit_card_expiration_month, today=self._clock.now().date())
-        payment = await self._charging.top_up(TopUp(merchant_id=request.merchant_id, user_id=request.user_id, amount=request.amount,
-                                                    currency=request.currency, card=card, key=current_idempotency_key()), current_caller())
-        wallet = await self._wallets.get(merchant_id=payment.merchant_id, user_id=payment.user_id, currency=payment.amount.currency)
-        return ledger_pb2.TopUpResponse(payment=payment_message(payment), wallet=_wallet_message(wallet))
+        card = Card.parse(
+            number=details.credit_card_number,
+            cvv=details.credit_card_cvv,
+            expiration_year=details.credit_card_expiration_year,
+            expiration_month=details.credit_card_expiration_month,
+            today=self._clock.now().date(),
+        )
+        payment = await self._charging.top_up(
+            TopUp(
+                merchant_id=request.merchant_id,
+                user_id=request.user_id,
+                amount=request.amount,
+                currency=request.currency,
+                card=card,
+                key=current_idempotency_key(),
+            ),
+            current_caller(),
+        )
+        wallet = await self._wallets.get(
+            merchant_id=payment.merchant_id,
+            user_id=payment.user_id,
+            currency=payment.amount.currency,
+        )
+        return ledger_pb2.TopUpResponse(
+            payment=payment_message(payment), wallet=_wallet_message(wallet)
+        )
 
-    async def ListWalletEntries(self, request: ledger_pb2.ListWalletEntriesRequest, context: Any) -> ledger_pb2.ListWalletEntriesResponse:
+    async def ListWalletEntries(
+        self, request: ledger_pb2.ListWalletEntriesRequest, context: Any
+    ) -> ledger_pb2.ListWalletEntriesResponse:
         """Lists what changed a wallet, newest first."""
-        owner = {"merchant_id": request.merchant_id, "user_id": request.user_id, "currency": request.currency}
+        owner = {
+            "merchant_id": request.merchant_id,
+            "user_id": request.user_id,
+            "currency": request.currency,
+        }
         size = page_size(request.page_size)
-        start = self._page_tokens.decode(request.page_token, list_name="ListWalletEntries", filter=owner, types=(int,))
-        found = await self._wallets.list_entries(**owner, before=int(start[0]) if start else None, limit=size + 1)
+        start = self._page_tokens.decode(
+            request.page_token, list_name="ListWalletEntries", filter=owner, types=(int,)
+        )
+        found = await self._wallets.list_entries(
+            **owner, before=int(start[0]) if start else None, limit=size + 1
+        )
         page, more = found[:size], len(found) > size
-        token = self._page_tokens.encode(list_name="ListWalletEntries", filter=owner, key=[page[-1].seq]) if more else ""
-        return ledger_pb2.ListWalletEntriesResponse(entries=[_entry_message(entry) for entry in page], next_page_token=token)
+        token = (
+            self._page_tokens.encode(
+                list_name="ListWalletEntries", filter=owner, key=[page[-1].seq]
+            )
+            if more
+            else ""
+        )
+        return ledger_pb2.ListWalletEntriesResponse(
+            entries=[_entry_message(entry) for entry in page], next_page_token=token
+        )
 
 
 def _wallet_message(wallet: Wallet) -> ledger_pb2.Wallet:
-    return ledger_pb2.Wallet(user_id=wallet.user_id, merchant_id=wallet.merchant_id, balance=wallet.balance.format(),
-                             currency=wallet.balance.currency, version=wallet.version, updated_at=timestamp(wallet.updated_at))
+    return ledger_pb2.Wallet(
+        user_id=wallet.user_id,
+        merchant_id=wallet.merchant_id,
+        balance=wallet.balance.format(),
+        currency=wallet.balance.currency,
+        version=wallet.version,
+        updated_at=timestamp(wallet.updated_at),
+    )
 
 
 def _entry_message(entry: WalletEntry) -> ledger_pb2.WalletEntry:
     return ledger_pb2.WalletEntry(
-        entry_id=entry.entry_id, kind=entry.kind.value, amount=entry.amount.format(), balance_after=entry.balance_after.format(),
-        currency=entry.amount.currency, payment_id=entry.payment_id, refund_id=entry.refund_id, created_at=timestamp(entry.created_at))
+        entry_id=entry.entry_id,
+        kind=entry.kind.value,
+        amount=entry.amount.format(),
+        balance_after=entry.balance_after.format(),
+        currency=entry.amount.currency,
+        payment_id=entry.payment_id,
+        refund_id=entry.refund_id,
+        created_at=timestamp(entry.created_at),
+    )

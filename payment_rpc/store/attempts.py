@@ -20,15 +20,29 @@ from payment_rpc.tables import ATTEMPT, PAYMENT
 _ALL = tuple(ATTEMPT.c)
 _INSERT = insert(ATTEMPT)
 # What never changes is not written again.
-_FIXED = frozenset({"attempt_id", "payment_id", "merchant_id", "channel", "amount_minor", "currency", "created_at"})
-_UPDATE = (update(ATTEMPT).where(ATTEMPT.c.attempt_id == bindparam("key"), ATTEMPT.c.version == bindparam("read_version"))
-           .values({column.name: bindparam(f"new_{column.name}") for column in _ALL if column.name not in _FIXED}))
+_FIXED = frozenset(
+    {"attempt_id", "payment_id", "merchant_id", "channel", "amount_minor", "currency", "created_at"}
+)
+_UPDATE = (
+    update(ATTEMPT)
+    .where(ATTEMPT.c.attempt_id == bindparam("key"), ATTEMPT.c.version == bindparam("read_version"))
+    .values(
+        {
+            column.name: bindparam(f"new_{column.name}")
+            for column in _ALL
+            if column.name not in _FIXED
+        }
+    )
+)
 _BY_ID = select(*_ALL).where(ATTEMPT.c.attempt_id == bindparam("id"))
 _PAYMENT_ID = select(ATTEMPT.c.payment_id).where(ATTEMPT.c.attempt_id == bindparam("id"))
-_OF_PAYMENT = select(*_ALL).where(ATTEMPT.c.payment_id == bindparam("payment")).order_by(ATTEMPT.c.attempt_id)
+_OF_PAYMENT = (
+    select(*_ALL).where(ATTEMPT.c.payment_id == bindparam("payment")).order_by(ATTEMPT.c.attempt_id)
+)
 
 _STANDING = select(PAYMENT.c.payment_id, PAYMENT.c.state, PAYMENT.c.expires_at).where(
-    PAYMENT.c.payment_id.in_(bindparam("payments", expanding=True)))
+    PAYMENT.c.payment_id.in_(bindparam("payments", expanding=True))
+)
 
 
 async def insert_attempt(tx: AsyncConnection, attempt: Attempt) -> None:
@@ -42,18 +56,28 @@ async def save_attempt(tx: AsyncConnection, attempt: Attempt, *, read_version: i
     Raises:
         StaleRow: somebody changed it since.
     """
-    values = {f"new_{name}": value for name, value in _values(attempt).items() if name not in _FIXED}
-    expect_one(await tx.execute(_UPDATE, {"key": attempt.attempt_id, "read_version": read_version, **values}))
+    values = {
+        f"new_{name}": value for name, value in _values(attempt).items() if name not in _FIXED
+    }
+    expect_one(
+        await tx.execute(
+            _UPDATE, {"key": attempt.attempt_id, "read_version": read_version, **values}
+        )
+    )
 
 
 async def attempts_of(tx: AsyncConnection, payment_id: str) -> list[Attempt]:
     """The attempts of a payment, oldest first. The payment's lock covers them."""
-    return [attempt_of(row) for row in (await tx.execute(_OF_PAYMENT, {"payment": payment_id})).all()]
+    return [
+        attempt_of(row) for row in (await tx.execute(_OF_PAYMENT, {"payment": payment_id})).all()
+    ]
 
 
 async def attempts_of_payments(tx: AsyncConnection, payment_ids: Sequence[str]) -> list[Attempt]:
     """The attempts of several payments."""
-    query = select(*_ALL).where(ATTEMPT.c.payment_id.in_(payment_ids)).order_by(ATTEMPT.c.attempt_id)
+    query = (
+        select(*_ALL).where(ATTEMPT.c.payment_id.in_(payment_ids)).order_by(ATTEMPT.c.attempt_id)
+    )
     return [attempt_of(row) for row in (await tx.execute(query)).all()]
 
 
@@ -83,33 +107,73 @@ async def payment_id_of(tx: AsyncConnection, attempt_id: str) -> str:
 
 async def capturing_attempt(tx: AsyncConnection, payment: Payment) -> str | None:
     """The attempt whose capture is the payment's money (not a second capture), or None."""
-    captured = [attempt for attempt in await attempts_of(tx, payment.payment_id) if attempt.state is AttemptState.CAPTURED]
-    return next((attempt.attempt_id for attempt in captured if attempt.channel_trade_no == payment.channel_trade_no), None)
+    captured = [
+        attempt
+        for attempt in await attempts_of(tx, payment.payment_id)
+        if attempt.state is AttemptState.CAPTURED
+    ]
+    return next(
+        (
+            attempt.attempt_id
+            for attempt in captured
+            if attempt.channel_trade_no == payment.channel_trade_no
+        ),
+        None,
+    )
 
 
-async def ask_later(tx: AsyncConnection, rows: Sequence[Row[Any]], *, now: datetime, schedule: Schedule) -> list[Attempt]:
+async def ask_later(
+    tx: AsyncConnection, rows: Sequence[Row[Any]], *, now: datetime, schedule: Schedule
+) -> list[Attempt]:
     """Moves claimed attempts to their next questions; those that are to be asked now."""
     due = [attempt_of(row) for row in rows]
-    of_payment = {row.payment_id: row for row in await tx.execute(_STANDING, {"payments": sorted({attempt.payment_id for attempt in due})})}
+    of_payment = {
+        row.payment_id: row
+        for row in await tx.execute(
+            _STANDING, {"payments": sorted({attempt.payment_id for attempt in due})}
+        )
+    }
     claimed = []
     for attempt in due:
-        payment, old_enough = of_payment[attempt.payment_id], attempt.created_at + schedule.threshold
-        if now < old_enough <= now + schedule.threshold and payment.state == PaymentState.PAYING:  # not one of a fast clock
-            await save_attempt(tx, attempt.too_young(until=old_enough, at=now), read_version=attempt.version)
+        payment, old_enough = (
+            of_payment[attempt.payment_id],
+            attempt.created_at + schedule.threshold,
+        )
+        # not one of a fast clock
+        if now < old_enough <= now + schedule.threshold and payment.state == PaymentState.PAYING:
+            await save_attempt(
+                tx, attempt.too_young(until=old_enough, at=now), read_version=attempt.version
+            )
             continue
-        claimed.append(attempt.ask_later(at=now, last_chance=payment.expires_at + schedule.close_grace))
+        claimed.append(
+            attempt.ask_later(at=now, last_chance=payment.expires_at + schedule.close_grace)
+        )
         await save_attempt(tx, claimed[-1], read_version=attempt.version)
     return claimed
 
 
 def future_statement(now: datetime, tolerance: timedelta, limit: int) -> Select[Any]:
-    """The query of open attempts that a process wrote whose clock was ahead by more than `tolerance`, without a lock: mostly there are none."""
-    return select(ATTEMPT.c.attempt_id).where(ATTEMPT.c.next_query_at.is_not(None), _is_future(now, tolerance)).limit(limit)
+    """The query of open attempts that a process wrote whose clock was ahead by more than
+    `tolerance`, without a lock: mostly there are none.
+    """
+    return (
+        select(ATTEMPT.c.attempt_id)
+        .where(ATTEMPT.c.next_query_at.is_not(None), _is_future(now, tolerance))
+        .limit(limit)
+    )
 
 
-async def bring_back(tx: AsyncConnection, attempt_ids: Sequence[str], *, now: datetime, tolerance: timedelta) -> list[str]:
-    """Corrects attempts that `future_statement` found by the error of the clock that wrote them; returns the ids of those that still need it."""
-    query = select(*_ALL).where(ATTEMPT.c.attempt_id.in_(attempt_ids), _is_future(now, tolerance)).with_for_update(skip_locked=True)
+async def bring_back(
+    tx: AsyncConnection, attempt_ids: Sequence[str], *, now: datetime, tolerance: timedelta
+) -> list[str]:
+    """Corrects attempts that `future_statement` found by the error of the clock that wrote them;
+    returns the ids of those that still need it.
+    """
+    query = (
+        select(*_ALL)
+        .where(ATTEMPT.c.attempt_id.in_(attempt_ids), _is_future(now, tolerance))
+        .with_for_update(skip_locked=True)
+    )
     found = [attempt_of(row) for row in (await tx.execute(query)).all()]
     for before in found:
         error = max(before.updated_at - now, before.lease_until - now - LEASE_MAX)
@@ -118,44 +182,85 @@ async def bring_back(tx: AsyncConnection, attempt_ids: Sequence[str], *, now: da
 
 
 def _is_future(now: datetime, tolerance: timedelta) -> ColumnElement[bool]:
-    return (ATTEMPT.c.updated_at > now + tolerance) | (ATTEMPT.c.lease_until > now + LEASE_MAX + tolerance)
+    return (ATTEMPT.c.updated_at > now + tolerance) | (
+        ATTEMPT.c.lease_until > now + LEASE_MAX + tolerance
+    )
 
 
 def due_statement(now: datetime, limit: int) -> Select[Any]:
-    """The query that claims due attempts; rows that another worker holds are passed over. A test reads its EXPLAIN."""
-    return (select(*_ALL).where(ATTEMPT.c.next_query_at <= now).order_by(ATTEMPT.c.next_query_at, ATTEMPT.c.attempt_id).limit(limit)
-            .with_for_update(skip_locked=True))
+    """The query that claims due attempts; rows that another worker holds are passed over. A test
+    reads its EXPLAIN.
+    """
+    return (
+        select(*_ALL)
+        .where(ATTEMPT.c.next_query_at <= now)
+        .order_by(ATTEMPT.c.next_query_at, ATTEMPT.c.attempt_id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
 
 
 def next_due_statement() -> Select[Any]:
     """The query that finds when a channel is to be asked next; a test reads its EXPLAIN."""
-    return (select(ATTEMPT.c.next_query_at).where(ATTEMPT.c.next_query_at.is_not(None))
-            .order_by(ATTEMPT.c.next_query_at, ATTEMPT.c.attempt_id).limit(1))
+    return (
+        select(ATTEMPT.c.next_query_at)
+        .where(ATTEMPT.c.next_query_at.is_not(None))
+        .order_by(ATTEMPT.c.next_query_at, ATTEMPT.c.attempt_id)
+        .limit(1)
+    )
 
 
 async def next_due(tx: AsyncConnection, left_out: LeftOut) -> datetime | None:
     """When a channel is to be asked next; None when nothing is open."""
-    due_at: datetime | None = (await tx.execute(left_out.narrow(next_due_statement()))).scalar_one_or_none()
+    due_at: datetime | None = (
+        await tx.execute(left_out.narrow(next_due_statement()))
+    ).scalar_one_or_none()
     return due_at
 
 
 def attempt_of(row: Row[Any]) -> Attempt:
     """What a row says. Raises whatever it takes when the row says nothing that can be."""
     return Attempt(
-        attempt_id=row.attempt_id, payment_id=row.payment_id, merchant_id=row.merchant_id, channel=row.channel, state=AttemptState(row.state),
+        attempt_id=row.attempt_id,
+        payment_id=row.payment_id,
+        merchant_id=row.merchant_id,
+        channel=row.channel,
+        state=AttemptState(row.state),
         amount=Money(row.amount_minor, stored_currency(row.currency)),
-        captured=None if row.captured_minor is None else Money(row.captured_minor, row.captured_currency),
-        channel_trade_no=row.channel_trade_no, sends=row.sends, lease_until=row.lease_until, next_query_at=row.next_query_at,
-        queries=row.queries, version=row.version, created_at=row.created_at, updated_at=row.updated_at, captured_at=row.captured_at)
+        captured=None
+        if row.captured_minor is None
+        else Money(row.captured_minor, row.captured_currency),
+        channel_trade_no=row.channel_trade_no,
+        sends=row.sends,
+        lease_until=row.lease_until,
+        next_query_at=row.next_query_at,
+        queries=row.queries,
+        version=row.version,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        captured_at=row.captured_at,
+    )
 
 
 def _values(attempt: Attempt) -> dict[str, Any]:
     captured = attempt.captured
     return {
-        "attempt_id": attempt.attempt_id, "payment_id": attempt.payment_id, "merchant_id": attempt.merchant_id, "channel": attempt.channel,
-        "state": attempt.state, "amount_minor": attempt.amount.minor, "currency": attempt.amount.currency,
-        "captured_minor": captured.minor if captured else None, "captured_currency": captured.currency if captured else None,
-        "channel_trade_no": attempt.channel_trade_no, "sends": attempt.sends, "lease_until": attempt.lease_until,
-        "next_query_at": attempt.next_query_at, "queries": attempt.queries, "version": attempt.version, "created_at": attempt.created_at,
-        "updated_at": attempt.updated_at, "captured_at": attempt.captured_at,
+        "attempt_id": attempt.attempt_id,
+        "payment_id": attempt.payment_id,
+        "merchant_id": attempt.merchant_id,
+        "channel": attempt.channel,
+        "state": attempt.state,
+        "amount_minor": attempt.amount.minor,
+        "currency": attempt.amount.currency,
+        "captured_minor": captured.minor if captured else None,
+        "captured_currency": captured.currency if captured else None,
+        "channel_trade_no": attempt.channel_trade_no,
+        "sends": attempt.sends,
+        "lease_until": attempt.lease_until,
+        "next_query_at": attempt.next_query_at,
+        "queries": attempt.queries,
+        "version": attempt.version,
+        "created_at": attempt.created_at,
+        "updated_at": attempt.updated_at,
+        "captured_at": attempt.captured_at,
     }

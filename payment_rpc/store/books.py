@@ -1,4 +1,6 @@
-"""Reading the whole ledger in pages, beside payments that go on meanwhile: what changed while it was read is told, and read again."""
+"""Reading the whole ledger in pages, beside payments that go on meanwhile: what changed while it
+was read is told, and read again.
+"""
 
 from __future__ import annotations
 
@@ -14,38 +16,104 @@ from mesh.db.packed import Values, packed_rows
 from mesh.errors import Outcome
 from mesh.money import Money, stored_currency
 from payment_rpc.domain.attempt import AttemptState
-from payment_rpc.domain.books import AttemptOfBooks, Booked, Books, PaymentOfBooks, Problem, RefundOfBooks
+from payment_rpc.domain.books import (
+    AttemptOfBooks,
+    Booked,
+    Books,
+    PaymentOfBooks,
+    Problem,
+    RefundOfBooks,
+)
 from payment_rpc.domain.ledger import Posting, Side, customer_wallet
 from payment_rpc.domain.payment import Disposition, PaymentState
 from payment_rpc.domain.refund import RefundState
-from payment_rpc.tables import ATTEMPT, LEDGER_POSTING, LEDGER_TRANSACTION, PAYMENT, REFUND, WALLET, WALLET_ENTRY
+from payment_rpc.tables import (
+    ATTEMPT,
+    LEDGER_POSTING,
+    LEDGER_TRANSACTION,
+    PAYMENT,
+    REFUND,
+    WALLET,
+    WALLET_ENTRY,
+)
 
-_PAY, _A, _R, _T, _P, _W, _E = PAYMENT.c, ATTEMPT.c, REFUND.c, LEDGER_TRANSACTION.c, LEDGER_POSTING.c, WALLET.c, WALLET_ENTRY.c
+_PAY, _A, _R, _T, _P, _W, _E = (
+    PAYMENT.c,
+    ATTEMPT.c,
+    REFUND.c,
+    LEDGER_TRANSACTION.c,
+    LEDGER_POSTING.c,
+    WALLET.c,
+    WALLET_ENTRY.c,
+)
 _OF_PAYMENT = (
-    _PAY.payment_id, _PAY.merchant_id, _PAY.user_id, _PAY.payment_method, _PAY.channel, _PAY.channel_trade_no, _PAY.state, _PAY.outcome,
-    _PAY.disposition, _PAY.currency, _PAY.amount_minor, _PAY.captured_minor, _PAY.refunded_minor, _PAY.refund_reserved_minor, _PAY.fee_minor,
-    _PAY.ledger_head, _PAY.version)
-_OF_ATTEMPT = (_A.payment_id, _A.attempt_id, _A.channel, _A.channel_trade_no, _A.state, _A.currency, _A.captured_minor, _A.captured_currency)
-_OF_REFUND = (_R.payment_id, _R.refund_id, _R.channel, _R.state, _R.amount_minor, _R.currency, _R.stands_alone, _R.above_cap)
+    _PAY.payment_id,
+    _PAY.merchant_id,
+    _PAY.user_id,
+    _PAY.payment_method,
+    _PAY.channel,
+    _PAY.channel_trade_no,
+    _PAY.state,
+    _PAY.outcome,
+    _PAY.disposition,
+    _PAY.currency,
+    _PAY.amount_minor,
+    _PAY.captured_minor,
+    _PAY.refunded_minor,
+    _PAY.refund_reserved_minor,
+    _PAY.fee_minor,
+    _PAY.ledger_head,
+    _PAY.version,
+)
+_OF_ATTEMPT = (
+    _A.payment_id,
+    _A.attempt_id,
+    _A.channel,
+    _A.channel_trade_no,
+    _A.state,
+    _A.currency,
+    _A.captured_minor,
+    _A.captured_currency,
+)
+_OF_REFUND = (
+    _R.payment_id,
+    _R.refund_id,
+    _R.channel,
+    _R.state,
+    _R.amount_minor,
+    _R.currency,
+    _R.stands_alone,
+    _R.above_cap,
+)
 _OF_TRANSACTION = (_T.payment_id, _T.id, _T.business_key, _T.kind, _T.previous_hash, _T.hash)
 _OF_POSTING = (_P.business_key, _P.seq, _P.account, _P.side, _P.amount_minor, _P.currency)
 _OF_ENTRY = (_E.payment_id, _E.amount_minor, _E.currency)
-# What looks a word up costs a tenth of what making an enum of it does. An unknown one makes its row unreadable.
+# What looks a word up costs a tenth of what making an enum of it does. An unknown one makes its row
+# unreadable.
 _STATES = {each.value: each for each in PaymentState}
 _ATTEMPT_STATES = {each.value: each for each in AttemptState}
 _SIDES = {each.value: each for each in Side}
 _OUTCOMES = frozenset(each.value for each in Outcome)
 _DISPOSITIONS = frozenset((None, *(each.value for each in Disposition)))
-Within = Callable[[Column[str]], ColumnElement[bool]]  # a condition on the column of a table that names its payment
+# a condition on the column of a table that names its payment
+Within = Callable[[Column[str]], ColumnElement[bool]]
 _KEY = (_W.merchant_id, _W.user_id, _W.currency)
 _CREDIT = func.sum(case((_P.side == Side.CREDIT, _P.amount_minor), else_=-_P.amount_minor))
 WalletKey = tuple[str, str, str]
 
 
-async def books_page(tx: AsyncConnection, *, after: str, limit: int) -> tuple[list[Books], list[str], str]:
-    """The books of a page of payments by their ids, the ids of those that changed meanwhile, and the last id; "" where there are no more."""
+async def books_page(
+    tx: AsyncConnection, *, after: str, limit: int
+) -> tuple[list[Books], list[str], str]:
+    """The books of a page of payments by their ids, the ids of those that changed meanwhile, and
+    the last id; "" where there are no more.
+    """
     upto = await _last_of_page(tx, after, limit)
-    ready, changed = await _read_books(tx, lambda payment_id: (payment_id > after) & (payment_id <= upto)) if upto else ([], [])
+    ready, changed = (
+        await _read_books(tx, lambda payment_id: (payment_id > after) & (payment_id <= upto))
+        if upto
+        else ([], [])
+    )
     return ready, changed, upto
 
 
@@ -57,89 +125,214 @@ async def books_of(tx: AsyncConnection, payment_id: str) -> Books | None:
 
 async def ids_page(tx: AsyncConnection, *, after: str, limit: int) -> tuple[list[str], str]:
     """The ids of the payments that `books_page` reads, and the last one."""
-    found = list((await tx.execute(select(_PAY.payment_id).where(_PAY.payment_id > after).order_by(_PAY.payment_id).limit(limit))).scalars())
+    found = list(
+        (
+            await tx.execute(
+                select(_PAY.payment_id)
+                .where(_PAY.payment_id > after)
+                .order_by(_PAY.payment_id)
+                .limit(limit)
+            )
+        ).scalars()
+    )
     return found, found[-1] if found else ""
 
 
 async def _last_of_page(tx: AsyncConnection, after: str, limit: int) -> str:
-    within = select(_PAY.payment_id).where(_PAY.payment_id > after).order_by(_PAY.payment_id).limit(limit).subquery()
+    within = (
+        select(_PAY.payment_id)
+        .where(_PAY.payment_id > after)
+        .order_by(_PAY.payment_id)
+        .limit(limit)
+        .subquery()
+    )
     return (await tx.execute(select(func.max(within.c.payment_id)))).scalar() or ""
 
 
 async def _read_books(tx: AsyncConnection, within: Within) -> tuple[list[Books], list[str]]:
-    """Books may be of two moments: every change of the ledger, of a refund's amount or of a capture changes the payment's version."""
-    payments = sorted(map(_payment, await packed_rows(tx, PAYMENT, _OF_PAYMENT, within(_PAY.payment_id))))
+    """Books may be of two moments: every change of the ledger, of a refund's amount or of a capture
+    changes the payment's version.
+    """
+    payments = sorted(
+        map(_payment, await packed_rows(tx, PAYMENT, _OF_PAYMENT, within(_PAY.payment_id)))
+    )
     transactions, postings = await _transactions(tx, within)
     by_attempt, by_refund, by_entry = defaultdict(list), defaultdict(list), defaultdict(list)
-    for payment_id, *attempt in sorted(await packed_rows(tx, ATTEMPT, _OF_ATTEMPT, within(_A.payment_id))):
+    for payment_id, *attempt in sorted(
+        await packed_rows(tx, ATTEMPT, _OF_ATTEMPT, within(_A.payment_id))
+    ):
         by_attempt[payment_id].append(_attempt(attempt))
-    for payment_id, *refund in sorted(await packed_rows(tx, REFUND, _OF_REFUND, within(_R.payment_id))):
+    for payment_id, *refund in sorted(
+        await packed_rows(tx, REFUND, _OF_REFUND, within(_R.payment_id))
+    ):
         by_refund[payment_id].append(_refund(refund))
-    for payment_id, minor, currency in await packed_rows(tx, WALLET_ENTRY, _OF_ENTRY, within(_E.payment_id)):
+    for payment_id, minor, currency in await packed_rows(
+        tx, WALLET_ENTRY, _OF_ENTRY, within(_E.payment_id)
+    ):
         by_entry[payment_id].append(Money(minor, currency))
-    now: dict[Any, Any] = dict(await packed_rows(tx, PAYMENT, (_PAY.payment_id, _PAY.version), within(_PAY.payment_id)))
+    now: dict[Any, Any] = dict(
+        await packed_rows(tx, PAYMENT, (_PAY.payment_id, _PAY.version), within(_PAY.payment_id))
+    )
     ready, changed = [], []
     for payment in payments:
         payment_id = payment.payment_id
         if now.get(payment_id) != payment.version:
             changed.append(payment_id)
             continue
-        booked = tuple(Booked(key=key, kind=kind, previous_hash=previous, hash=its_hash, postings=tuple(postings[key]))
-                       for _id, key, kind, previous, its_hash in transactions[payment_id])
-        ready.append(Books(payment=payment, attempts=tuple(by_attempt[payment_id]), refunds=tuple(by_refund[payment_id]),
-                           wallet_entries=tuple(by_entry[payment_id]), transactions=booked))
+        booked = tuple(
+            Booked(
+                key=key,
+                kind=kind,
+                previous_hash=previous,
+                hash=its_hash,
+                postings=tuple(postings[key]),
+            )
+            for _id, key, kind, previous, its_hash in transactions[payment_id]
+        )
+        ready.append(
+            Books(
+                payment=payment,
+                attempts=tuple(by_attempt[payment_id]),
+                refunds=tuple(by_refund[payment_id]),
+                wallet_entries=tuple(by_entry[payment_id]),
+                transactions=booked,
+            )
+        )
     return ready, changed
 
 
-async def _transactions(tx: AsyncConnection, within: Within) -> tuple[dict[str, list[Values]], dict[str, list[Posting]]]:
+async def _transactions(
+    tx: AsyncConnection, within: Within
+) -> tuple[dict[str, list[Values]], dict[str, list[Posting]]]:
     transactions: dict[str, list[Values]] = defaultdict(list)
-    for payment_id, *transaction in sorted(await packed_rows(tx, LEDGER_TRANSACTION, _OF_TRANSACTION, within(_T.payment_id))):
+    for payment_id, *transaction in sorted(
+        await packed_rows(tx, LEDGER_TRANSACTION, _OF_TRANSACTION, within(_T.payment_id))
+    ):
         transactions[payment_id].append(transaction)
     postings: dict[str, list[Posting]] = defaultdict(list)
     lines = LEDGER_TRANSACTION.join(LEDGER_POSTING, _T.business_key == _P.business_key)
-    for key, _seq, account, side, minor, currency in sorted(await packed_rows(tx, lines, _OF_POSTING, within(_T.payment_id))):
-        postings[key].append(Posting(account=account, side=_SIDES[side], amount=Money(minor, currency)))
+    for key, _seq, account, side, minor, currency in sorted(
+        await packed_rows(tx, lines, _OF_POSTING, within(_T.payment_id))
+    ):
+        postings[key].append(
+            Posting(account=account, side=_SIDES[side], amount=Money(minor, currency))
+        )
     return transactions, postings
 
 
 def _payment(row: Values) -> PaymentOfBooks:
-    (payment_id, merchant_id, user_id, method, channel, trade_no, state, outcome, disposition, currency, amount, captured, refunded, reserved, fee,
-     head, version) = row
+    (
+        payment_id,
+        merchant_id,
+        user_id,
+        method,
+        channel,
+        trade_no,
+        state,
+        outcome,
+        disposition,
+        currency,
+        amount,
+        captured,
+        refunded,
+        reserved,
+        fee,
+        head,
+        version,
+    ) = row
     if outcome not in _OUTCOMES or disposition not in _DISPOSITIONS:
-        raise ValueError(f"a payment has the outcome {outcome!r} and the disposition {disposition!r}")
+        raise ValueError(
+            f"a payment has the outcome {outcome!r} and the disposition {disposition!r}"
+        )
     stored_currency(currency)
-    return PaymentOfBooks(payment_id, merchant_id, user_id, method, channel, trade_no, _STATES[state], Money(amount, currency),
-                          Money(captured, currency), Money(refunded, currency), Money(reserved, currency), Money(fee, currency), head, version)
+    return PaymentOfBooks(
+        payment_id,
+        merchant_id,
+        user_id,
+        method,
+        channel,
+        trade_no,
+        _STATES[state],
+        Money(amount, currency),
+        Money(captured, currency),
+        Money(refunded, currency),
+        Money(reserved, currency),
+        Money(fee, currency),
+        head,
+        version,
+    )
 
 
 def _attempt(row: Values) -> AttemptOfBooks:
     attempt_id, channel, trade_no, state, own_currency, captured, currency = row
     stored_currency(own_currency)
-    return AttemptOfBooks(attempt_id, channel, trade_no, _ATTEMPT_STATES[state], None if captured is None else Money(captured, currency))
+    return AttemptOfBooks(
+        attempt_id,
+        channel,
+        trade_no,
+        _ATTEMPT_STATES[state],
+        None if captured is None else Money(captured, currency),
+    )
 
 
 def _refund(row: Values) -> RefundOfBooks:
     refund_id, channel, state, amount, currency, stands_alone, above_cap = row
-    return RefundOfBooks(refund_id, channel, RefundState(state), Money(amount, stored_currency(currency)), bool(stands_alone), bool(above_cap))
+    return RefundOfBooks(
+        refund_id,
+        channel,
+        RefundState(state),
+        Money(amount, stored_currency(currency)),
+        bool(stands_alone),
+        bool(above_cap),
+    )
 
 
-async def check_wallets(tx: AsyncConnection, *, after: WalletKey, limit: int, only: Sequence[WalletKey] | None = None,
-                        ) -> tuple[list[Problem], list[WalletKey], WalletKey | None]:
-    """A page of wallets against their entries and their accounts: what does not hold, the wallets that changed meanwhile, and the last one read."""
+async def check_wallets(
+    tx: AsyncConnection,
+    *,
+    after: WalletKey,
+    limit: int,
+    only: Sequence[WalletKey] | None = None,
+) -> tuple[list[Problem], list[WalletKey], WalletKey | None]:
+    """A page of wallets against their entries and their accounts: what does not hold, the wallets
+    that changed meanwhile, and the last one read.
+    """
     condition = after_key(_KEY, after) if only is None else one_of_keys(_KEY, only)
     rows = (await tx.execute(select(WALLET).where(condition).order_by(*_KEY).limit(limit))).all()
     if not rows:
         return [], [], None
     keys = [(row.merchant_id, row.user_id, row.currency) for row in rows]
-    of_wallets = one_of_keys((_E.merchant_id, _E.currency, _E.user_id), [(key[0], key[2], key[1]) for key in keys])
-    summed = (select(_E.merchant_id, _E.user_id, _E.currency, func.sum(_E.amount_minor).label("minor"), func.count().label("changes"))
-              .where(of_wallets).group_by(_E.merchant_id, _E.user_id, _E.currency))
-    entries = {(row.merchant_id, row.user_id, row.currency): (int(row.minor), row.changes) for row in await tx.execute(summed)}
+    of_wallets = one_of_keys(
+        (_E.merchant_id, _E.currency, _E.user_id), [(key[0], key[2], key[1]) for key in keys]
+    )
+    summed = (
+        select(
+            _E.merchant_id,
+            _E.user_id,
+            _E.currency,
+            func.sum(_E.amount_minor).label("minor"),
+            func.count().label("changes"),
+        )
+        .where(of_wallets)
+        .group_by(_E.merchant_id, _E.user_id, _E.currency)
+    )
+    entries = {
+        (row.merchant_id, row.user_id, row.currency): (int(row.minor), row.changes)
+        for row in await tx.execute(summed)
+    }
     accounts = {customer_wallet(merchant_id, user_id) for merchant_id, user_id, _ in keys}
-    booked = {(row.account, row.currency): int(row.minor) for row in await tx.execute(
-        select(_P.account, _P.currency, _CREDIT.label("minor")).where(_P.account.in_(accounts)).group_by(_P.account, _P.currency))}
-    now = {(row.merchant_id, row.user_id, row.currency): row.version for row in await tx.execute(
-        select(*_KEY, _W.version).where(one_of_keys(_KEY, keys)))}
+    booked = {
+        (row.account, row.currency): int(row.minor)
+        for row in await tx.execute(
+            select(_P.account, _P.currency, _CREDIT.label("minor"))
+            .where(_P.account.in_(accounts))
+            .group_by(_P.account, _P.currency)
+        )
+    }
+    now = {
+        (row.merchant_id, row.user_id, row.currency): row.version
+        for row in await tx.execute(select(*_KEY, _W.version).where(one_of_keys(_KEY, keys)))
+    }
     problems, changed = [], []
     for key, row in zip(keys, rows, strict=True):
         if now[key] != row.version:
@@ -147,30 +340,73 @@ async def check_wallets(tx: AsyncConnection, *, after: WalletKey, limit: int, on
             continue
         minor, changes = entries.get(key, (0, 0))
         account = customer_wallet(row.merchant_id, row.user_id)
-        for what, other in (("its entries add up to", minor), ("the ledger says", booked.get((account, row.currency), 0))):
+        for what, other in (
+            ("its entries add up to", minor),
+            ("the ledger says", booked.get((account, row.currency), 0)),
+        ):
             if other != row.balance_minor:
-                problems.append(Problem(invariant="wallet_balance", subject=account,
-                                        detail=f"the wallet holds {Money(row.balance_minor, row.currency)}, {what} {Money(other, row.currency)}"))
+                problems.append(
+                    Problem(
+                        invariant="wallet_balance",
+                        subject=account,
+                        detail=f"the wallet holds {Money(row.balance_minor, row.currency)}, "
+                        f"{what} {Money(other, row.currency)}",
+                    )
+                )
         if changes != row.version:
-            problems.append(Problem(invariant="wallet_entries", subject=account, detail=f"{row.version} changes, {changes} entries"))
+            problems.append(
+                Problem(
+                    invariant="wallet_entries",
+                    subject=account,
+                    detail=f"{row.version} changes, {changes} entries",
+                )
+            )
     return problems, changed, keys[-1]
 
 
-async def count_and_find_orphans(tx: AsyncConnection, kind: str, *, after: Any, limit: int) -> tuple[int, list[Problem], Any]:
-    """A page of the rows of one kind ("transaction", "posting", "entry"): how many there are, those without what they belong to, and the last key."""
+async def count_and_find_orphans(
+    tx: AsyncConnection, kind: str, *, after: Any, limit: int
+) -> tuple[int, list[Problem], Any]:
+    """A page of the rows of one kind ("transaction", "posting", "entry"): how many there are, those
+    without what they belong to, and the last key.
+    """
     key, condition, subject, detail = _ORPHANS[kind]
-    upper = (await tx.execute(select(key).where(key > after).order_by(key).limit(1).offset(limit - 1))).scalar()
+    upper = (
+        await tx.execute(select(key).where(key > after).order_by(key).limit(1).offset(limit - 1))
+    ).scalar()
     within: ColumnElement[bool] = key > after if upper is None else (key > after) & (key <= upper)
-    count = (await tx.execute(select(func.count()).select_from(key.table).where(within))).scalar_one()
+    count = (
+        await tx.execute(select(func.count()).select_from(key.table).where(within))
+    ).scalar_one()
     rows = (await tx.execute(select(subject).where(within, ~condition).limit(limit))).scalars()
-    return count, [Problem(invariant=f"{kind}_belongs", subject=found, detail=detail) for found in rows], upper
+    return (
+        count,
+        [Problem(invariant=f"{kind}_belongs", subject=found, detail=detail) for found in rows],
+        upper,
+    )
 
 
 _ORPHANS: dict[str, tuple[Column[Any], ColumnElement[bool], Column[Any], str]] = {
-    "transaction": (_T.id, select(PAYMENT.c.payment_id).where(PAYMENT.c.payment_id == _T.payment_id).exists(), _T.business_key,
-                    "no payment has this transaction"),
-    "posting": (_P.business_key, select(_T.id).where(_T.business_key == _P.business_key).exists(), _P.business_key,
-                "no transaction has this posting"),
-    "entry": (_E.entry_id, select(_W.version).where(_W.merchant_id == _E.merchant_id, _W.user_id == _E.user_id,
-                                                    _W.currency == _E.currency).exists(), _E.entry_id, "no wallet has this entry"),
+    "transaction": (
+        _T.id,
+        select(PAYMENT.c.payment_id).where(PAYMENT.c.payment_id == _T.payment_id).exists(),
+        _T.business_key,
+        "no payment has this transaction",
+    ),
+    "posting": (
+        _P.business_key,
+        select(_T.id).where(_T.business_key == _P.business_key).exists(),
+        _P.business_key,
+        "no transaction has this posting",
+    ),
+    "entry": (
+        _E.entry_id,
+        select(_W.version)
+        .where(
+            _W.merchant_id == _E.merchant_id, _W.user_id == _E.user_id, _W.currency == _E.currency
+        )
+        .exists(),
+        _E.entry_id,
+        "no wallet has this entry",
+    ),
 }

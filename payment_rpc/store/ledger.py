@@ -20,35 +20,81 @@ _TRANSACTION = insert(LEDGER_TRANSACTION)
 _POSTING = insert(LEDGER_POSTING)
 
 
-async def book(tx: AsyncConnection, payment: Payment, booking: LedgerTransaction, *, at: datetime) -> Payment:
-    """Books a transaction at the end of its payment's chain and returns the payment with the new head, still to be saved.
+async def book(
+    tx: AsyncConnection, payment: Payment, booking: LedgerTransaction, *, at: datetime
+) -> Payment:
+    """Books a transaction at the end of its payment's chain and returns the payment with the new
+    head, still to be saved.
 
-    The payment is locked by the caller, so the chain has one writer. A fact that was booked before violates `uq_ledger_transaction_business_key`.
+    The payment is locked by the caller, so the chain has one writer. A fact that was booked before
+    violates `uq_ledger_transaction_business_key`.
     """
     head = booking.hash(payment.ledger_head)
-    await tx.execute(_TRANSACTION, {
-        "business_key": booking.key, "kind": booking.kind, "payment_id": booking.payment_id, "previous_hash": payment.ledger_head, "hash": head,
-        "booked_at": at})
-    await tx.execute(_POSTING, [{
-        "business_key": booking.key, "seq": seq, "account": posting.account, "side": posting.side, "amount_minor": posting.amount.minor,
-        "currency": posting.amount.currency} for seq, posting in enumerate(booking.postings)])
+    await tx.execute(
+        _TRANSACTION,
+        {
+            "business_key": booking.key,
+            "kind": booking.kind,
+            "payment_id": booking.payment_id,
+            "previous_hash": payment.ledger_head,
+            "hash": head,
+            "booked_at": at,
+        },
+    )
+    await tx.execute(
+        _POSTING,
+        [
+            {
+                "business_key": booking.key,
+                "seq": seq,
+                "account": posting.account,
+                "side": posting.side,
+                "amount_minor": posting.amount.minor,
+                "currency": posting.amount.currency,
+            }
+            for seq, posting in enumerate(booking.postings)
+        ],
+    )
     return replace(payment, ledger_head=head)
 
 
 async def fees_returned(tx: AsyncConnection, refund_ids: Sequence[str], *, currency: str) -> Money:
     """What came back of fees with some refunds, whatever became of them later."""
     keys = [fee_returned_key(refund_id) for refund_id in refund_ids]
-    minor = (await tx.execute(select(func.sum(_P.amount_minor)).where(_P.business_key.in_(keys), _P.side == Side.DEBIT))).scalar()
+    minor = (
+        await tx.execute(
+            select(func.sum(_P.amount_minor)).where(
+                _P.business_key.in_(keys), _P.side == Side.DEBIT
+            )
+        )
+    ).scalar()
     return Money(int(minor or 0), currency)
 
 
-async def call_attention(tx: AsyncConnection, *, kind: str, payment_id: str, subject: str, detail: str, at: datetime) -> None:
+async def call_attention(
+    tx: AsyncConnection, *, kind: str, payment_id: str, subject: str, detail: str, at: datetime
+) -> None:
     """Files something for a person, once per kind and subject."""
-    await insert_if_absent(tx, ATTENTION, {
-        "attention_key": f"{kind}:{subject}", "kind": kind, "payment_id": payment_id, "detail": detail, "created_at": at, "resolved_at": None})
+    await insert_if_absent(
+        tx,
+        ATTENTION,
+        {
+            "attention_key": f"{kind}:{subject}",
+            "kind": kind,
+            "payment_id": payment_id,
+            "detail": detail,
+            "created_at": at,
+            "resolved_at": None,
+        },
+    )
 
 
-async def resolve_attention(tx: AsyncConnection, *, payment_id: str, at: datetime, note: str) -> None:
+async def resolve_attention(
+    tx: AsyncConnection, *, payment_id: str, at: datetime, note: str
+) -> None:
     """Marks what was filed for a payment as dealt with, and keeps who said so and why."""
-    await tx.execute(update(ATTENTION).where(ATTENTION.c.payment_id == payment_id, ATTENTION.c.resolved_at.is_(None))
-                     .values(resolved_at=at, detail=ATTENTION.c.detail + f" | {note}"))
+    await tx.execute(
+        update(ATTENTION)
+        .where(ATTENTION.c.payment_id == payment_id, ATTENTION.c.resolved_at.is_(None))
+        .values(resolved_at=at, detail=ATTENTION.c.detail + f" | {note}")
+    )

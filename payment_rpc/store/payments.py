@@ -28,7 +28,9 @@ _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def _in_order(query: Select[Any]) -> Select[Any]:
-    """Reads the payments of an order by their ids. Left to itself MySQL takes the key of the slot and sorts, or visits everybody's late money."""
+    """Reads the payments of an order by their ids. Left to itself MySQL takes the key of the slot
+    and sorts, or visits everybody's late money.
+    """
     for dialect in ("mysql", "mariadb"):
         query = query.with_hint(PAYMENT, "FORCE INDEX (ix_payment_order)", dialect)
     return query
@@ -37,38 +39,97 @@ def _in_order(query: Select[Any]) -> Select[Any]:
 _INSERT = insert(PAYMENT)
 _BY_ID = select(*_ALL).where(PAYMENT.c.payment_id == bindparam("id"))
 _LOCK_BY_ID = _BY_ID.with_for_update()
-_OF_ORDER = select(*_ALL).where(PAYMENT.c.merchant_id == bindparam("merchant"), PAYMENT.c.order_id == bindparam("order"))
+_OF_ORDER = select(*_ALL).where(
+    PAYMENT.c.merchant_id == bindparam("merchant"), PAYMENT.c.order_id == bindparam("order")
+)
 _HOLDER = _OF_ORDER.where(PAYMENT.c.live_slot == 1)
 _LOCK_HOLDER = _HOLDER.with_for_update()
 _NEWEST = _in_order(_OF_ORDER.order_by(PAYMENT.c.payment_id.desc()).limit(1))
 # What never changes is not written again.
-_FIXED = frozenset({"payment_id", "receipt_digest", "merchant_id", "order_id", "user_id", "amount_minor", "currency", "payment_method", "channel",
-                    "card_brand", "card_last_four", "card_expiration_year", "card_expiration_month", "expires_at", "created_at"})
+_FIXED = frozenset(
+    {
+        "payment_id",
+        "receipt_digest",
+        "merchant_id",
+        "order_id",
+        "user_id",
+        "amount_minor",
+        "currency",
+        "payment_method",
+        "channel",
+        "card_brand",
+        "card_last_four",
+        "card_expiration_year",
+        "card_expiration_month",
+        "expires_at",
+        "created_at",
+    }
+)
 SEALED = tuple(column for column in _ALL if column.name not in ("seal", "receipt_digest"))
-_UPDATE = (update(PAYMENT).where(PAYMENT.c.payment_id == bindparam("key"), PAYMENT.c.version == bindparam("read_version"))
-           .values({column.name: bindparam(f"new_{column.name}") for column in _ALL if column.name not in _FIXED}))
+_UPDATE = (
+    update(PAYMENT)
+    .where(PAYMENT.c.payment_id == bindparam("key"), PAYMENT.c.version == bindparam("read_version"))
+    .values(
+        {
+            column.name: bindparam(f"new_{column.name}")
+            for column in _ALL
+            if column.name not in _FIXED
+        }
+    )
+)
 # What an order's gate and its payments say about a new payment, in one statement.
 _STANDING = _in_order(
     select(ORDER_GATE.c.state.label("gate"), *_ALL)
-    .select_from(ORDER_GATE.outerjoin(PAYMENT, and_(
-        PAYMENT.c.merchant_id == ORDER_GATE.c.merchant_id, PAYMENT.c.order_id == ORDER_GATE.c.order_id,
-        or_(PAYMENT.c.live_slot == 1, and_(PAYMENT.c.state == PaymentState.LATE_SUCCESS, PAYMENT.c.disposition.is_(None))))))
-    .where(ORDER_GATE.c.merchant_id == bindparam("merchant"), ORDER_GATE.c.order_id == bindparam("order"))
+    .select_from(
+        ORDER_GATE.outerjoin(
+            PAYMENT,
+            and_(
+                PAYMENT.c.merchant_id == ORDER_GATE.c.merchant_id,
+                PAYMENT.c.order_id == ORDER_GATE.c.order_id,
+                or_(
+                    PAYMENT.c.live_slot == 1,
+                    and_(
+                        PAYMENT.c.state == PaymentState.LATE_SUCCESS,
+                        PAYMENT.c.disposition.is_(None),
+                    ),
+                ),
+            ),
+        )
+    )
+    .where(
+        ORDER_GATE.c.merchant_id == bindparam("merchant"),
+        ORDER_GATE.c.order_id == bindparam("order"),
+    )
 )
 
 
-async def enter_gate(tx: AsyncConnection, *, merchant_id: str, order_id: str, at: datetime) -> tuple[bool, list[Payment]]:
-    """Locks the gate of an order (made OPEN when it is absent) and tells whether it is open and which payments stand in the way of a new one:
-    the one with the slot, and late money that the order has not answered. Comes before every insert of a payment or an attempt."""
-    await insert_if_absent(tx, ORDER_GATE, {"merchant_id": merchant_id, "order_id": order_id, "state": "OPEN", "updated_at": at})
+async def enter_gate(
+    tx: AsyncConnection, *, merchant_id: str, order_id: str, at: datetime
+) -> tuple[bool, list[Payment]]:
+    """Locks the gate of an order (made OPEN when it is absent) and tells whether it is open and
+    which payments stand in the way of a new one: the one with the slot, and late money that the
+    order has not answered. Comes before every insert of a payment or an attempt."""
+    await insert_if_absent(
+        tx,
+        ORDER_GATE,
+        {"merchant_id": merchant_id, "order_id": order_id, "state": "OPEN", "updated_at": at},
+    )
     rows = (await tx.execute(_STANDING, {"merchant": merchant_id, "order": order_id})).all()
     return rows[0].gate == "OPEN", [payment_of(row) for row in rows if row.payment_id is not None]
 
 
 async def close_gate(tx: AsyncConnection, *, merchant_id: str, order_id: str, at: datetime) -> None:
     """Closes the gate of an order: no payment of it is ever inserted after this commit."""
-    await insert_if_absent(tx, ORDER_GATE, {"merchant_id": merchant_id, "order_id": order_id, "state": "CLOSED", "updated_at": at})
-    still_open = and_(ORDER_GATE.c.merchant_id == merchant_id, ORDER_GATE.c.order_id == order_id, ORDER_GATE.c.state == "OPEN")
+    await insert_if_absent(
+        tx,
+        ORDER_GATE,
+        {"merchant_id": merchant_id, "order_id": order_id, "state": "CLOSED", "updated_at": at},
+    )
+    still_open = and_(
+        ORDER_GATE.c.merchant_id == merchant_id,
+        ORDER_GATE.c.order_id == order_id,
+        ORDER_GATE.c.state == "OPEN",
+    )
     await tx.execute(update(ORDER_GATE).where(still_open).values(state="CLOSED", updated_at=at))
 
 
@@ -78,9 +139,15 @@ async def all_of_order(tx: AsyncConnection, *, merchant_id: str, order_id: str) 
     return [payment_of(row) for row in (await tx.execute(query)).all()]
 
 
-async def insert_payment(tx: AsyncConnection, payment: Payment, *, receipt: ReceiptKey | None = None) -> None:
-    """Adds a payment, and the key of the call that began it. Violates `uq_payment_live_slot` when the order has a live one."""
-    await tx.execute(_INSERT, {**_values(payment), "receipt_digest": None if receipt is None else receipt.digest})
+async def insert_payment(
+    tx: AsyncConnection, payment: Payment, *, receipt: ReceiptKey | None = None
+) -> None:
+    """Adds a payment, and the key of the call that began it. Violates `uq_payment_live_slot` when
+    the order has a live one.
+    """
+    await tx.execute(
+        _INSERT, {**_values(payment), "receipt_digest": None if receipt is None else receipt.digest}
+    )
 
 
 async def save_payment(tx: AsyncConnection, payment: Payment, *, read_version: int) -> None:
@@ -89,8 +156,14 @@ async def save_payment(tx: AsyncConnection, payment: Payment, *, read_version: i
     Raises:
         StaleRow: somebody changed it since.
     """
-    values = {f"new_{name}": value for name, value in _values(payment).items() if name not in _FIXED}
-    expect_one(await tx.execute(_UPDATE, {"key": payment.payment_id, "read_version": read_version, **values}))
+    values = {
+        f"new_{name}": value for name, value in _values(payment).items() if name not in _FIXED
+    }
+    expect_one(
+        await tx.execute(
+            _UPDATE, {"key": payment.payment_id, "read_version": read_version, **values}
+        )
+    )
 
 
 async def lock_payment(tx: AsyncConnection, payment_id: str) -> Payment:
@@ -117,9 +190,12 @@ async def read_payment(tx: AsyncConnection, payment_id: str) -> Payment:
     return payment_of(row)
 
 
-async def lock_slot_holder(tx: AsyncConnection, *, merchant_id: str, order_id: str) -> Payment | None:
-    """The payment that holds the slot of an order, locked. Only for whoever holds the lock of late money of that order: nobody holds a live payment
-    and waits for a late one, so the two never wait for each other."""
+async def lock_slot_holder(
+    tx: AsyncConnection, *, merchant_id: str, order_id: str
+) -> Payment | None:
+    """The payment that holds the slot of an order, locked. Only for whoever holds the lock of late
+    money of that order: nobody holds a live payment and waits for a late one, so the two never wait
+    for each other."""
     row = (await tx.execute(_LOCK_HOLDER, {"merchant": merchant_id, "order": order_id})).first()
     return None if row is None else payment_of(row)
 
@@ -136,7 +212,9 @@ async def get_payment(tx: AsyncConnection, payment_id: str, *, visible_to: Calle
     return payment_of(row)
 
 
-async def get_of_order(tx: AsyncConnection, *, merchant_id: str, order_id: str, visible_to: Caller) -> Payment:
+async def get_of_order(
+    tx: AsyncConnection, *, merchant_id: str, order_id: str, visible_to: Caller
+) -> Payment:
     """The live or successful payment of an order, else its newest.
 
     Raises:
@@ -149,9 +227,18 @@ async def get_of_order(tx: AsyncConnection, *, merchant_id: str, order_id: str, 
     return payment_of(row)
 
 
-async def list_of_order(tx: AsyncConnection, *, merchant_id: str, order_id: str, before: str | None, limit: int,
-                        visible_to: Caller) -> Sequence[Payment]:
-    """Payments of an order, newest first, those older than the payment id `before`; at most `limit`."""
+async def list_of_order(
+    tx: AsyncConnection,
+    *,
+    merchant_id: str,
+    order_id: str,
+    before: str | None,
+    limit: int,
+    visible_to: Caller,
+) -> Sequence[Payment]:
+    """Payments of an order, newest first, those older than the payment id `before`; at most
+    `limit`.
+    """
     condition = _of_order(merchant_id, order_id)
     scope = visible_to.scope()
     if scope.merchant_id is not None:
@@ -162,34 +249,60 @@ async def list_of_order(tx: AsyncConnection, *, merchant_id: str, order_id: str,
     async def fetch(last: Any, wanted: int) -> Sequence[Any]:
         older = before if last is None else last.payment_id
         shown = condition if older is None else and_(condition, PAYMENT.c.payment_id < older)
-        rows: Sequence[Any] = (await tx.execute(_in_order(select(*_ALL).where(shown).order_by(PAYMENT.c.payment_id.desc()).limit(wanted)))).all()
+        rows: Sequence[Any] = (
+            await tx.execute(
+                _in_order(
+                    select(*_ALL).where(shown).order_by(PAYMENT.c.payment_id.desc()).limit(wanted)
+                )
+            )
+        ).all()
         return rows
 
-    return await readable_page(fetch, payment_of, of="payment", key=lambda row: row.payment_id, limit=limit)
+    return await readable_page(
+        fetch, payment_of, of="payment", key=lambda row: row.payment_id, limit=limit
+    )
 
 
 def expired_statement(now: datetime, limit: int) -> Select[Any]:
-    """The query that claims payments still PAYING past their deadline; rows that another worker holds are passed over. A test reads its EXPLAIN."""
-    return (select(*_ALL).where(PAYMENT.c.state == PaymentState.PAYING, PAYMENT.c.expires_at <= now)
-            .order_by(PAYMENT.c.expires_at, PAYMENT.c.payment_id).limit(limit).with_for_update(skip_locked=True))
+    """The query that claims payments still PAYING past their deadline; rows that another worker
+    holds are passed over. A test reads its EXPLAIN.
+    """
+    return (
+        select(*_ALL)
+        .where(PAYMENT.c.state == PaymentState.PAYING, PAYMENT.c.expires_at <= now)
+        .order_by(PAYMENT.c.expires_at, PAYMENT.c.payment_id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
 
 
 def next_expiry_statement() -> Select[Any]:
-    """The query that finds the next deadline of a payment that is under way; a test reads its EXPLAIN."""
-    return (select(PAYMENT.c.expires_at).where(PAYMENT.c.state == PaymentState.PAYING)
-            .order_by(PAYMENT.c.expires_at, PAYMENT.c.payment_id).limit(1))
+    """The query that finds the next deadline of a payment that is under way; a test reads its
+    EXPLAIN.
+    """
+    return (
+        select(PAYMENT.c.expires_at)
+        .where(PAYMENT.c.state == PaymentState.PAYING)
+        .order_by(PAYMENT.c.expires_at, PAYMENT.c.payment_id)
+        .limit(1)
+    )
 
 
 async def next_expiry(tx: AsyncConnection, left_out: LeftOut) -> datetime | None:
     """The next deadline of a payment that is under way; None when there is none."""
-    expires_at: datetime | None = (await tx.execute(left_out.narrow(next_expiry_statement()))).scalar_one_or_none()
+    expires_at: datetime | None = (
+        await tx.execute(left_out.narrow(next_expiry_statement()))
+    ).scalar_one_or_none()
     return expires_at
 
 
 def may_see(payment: Payment, caller: Caller) -> bool:
     """Whether a payment is within the caller's scope."""
     scope = caller.scope()
-    return scope.merchant_id in (None, payment.merchant_id) and scope.user_id in (None, payment.user_id)
+    return scope.merchant_id in (None, payment.merchant_id) and scope.user_id in (
+        None,
+        payment.user_id,
+    )
 
 
 def _of_order(merchant_id: str, order_id: str) -> ColumnElement[bool]:
@@ -200,20 +313,44 @@ def payment_of(row: Row[Any]) -> Payment:
     """What a row says. Raises whatever it takes when the row says nothing that can be."""
     currency = stored_currency(row.currency)
     return Payment(
-        payment_id=row.payment_id, merchant_id=row.merchant_id, order_id=row.order_id, user_id=row.user_id,
-        amount=Money(row.amount_minor, currency), captured=Money(row.captured_minor, currency), refunded=Money(row.refunded_minor, currency),
-        refund_reserved=Money(row.refund_reserved_minor, currency), disputed=Money(row.disputed_minor, currency),
+        payment_id=row.payment_id,
+        merchant_id=row.merchant_id,
+        order_id=row.order_id,
+        user_id=row.user_id,
+        amount=Money(row.amount_minor, currency),
+        captured=Money(row.captured_minor, currency),
+        refunded=Money(row.refunded_minor, currency),
+        refund_reserved=Money(row.refund_reserved_minor, currency),
+        disputed=Money(row.disputed_minor, currency),
         fee=Money(row.fee_minor, currency),
-        state=PaymentState(row.state), holds_slot=row.live_slot == 1, payment_method=row.payment_method, channel=row.channel,
-        channel_trade_no=row.channel_trade_no, outcome=Outcome(row.outcome),
+        state=PaymentState(row.state),
+        holds_slot=row.live_slot == 1,
+        payment_method=row.payment_method,
+        channel=row.channel,
+        channel_trade_no=row.channel_trade_no,
+        outcome=Outcome(row.outcome),
         disposition=None if row.disposition is None else Disposition(row.disposition),
-        failure=None if row.failure_reason is None else Failure(reason=row.failure_reason, message=row.failure_message),
-        card=None if row.card_brand is None else CardSummary(
-            brand=row.card_brand, last_four=row.card_last_four, expiration_year=row.card_expiration_year,
-            expiration_month=row.card_expiration_month),
-        next_action=None if row.next_action_kind is None else NextAction(kind=row.next_action_kind, value=row.next_action_value),
-        ledger_head=row.ledger_head, version=row.version, paid_at=row.paid_at, expires_at=row.expires_at, created_at=row.created_at,
-        updated_at=row.updated_at)
+        failure=None
+        if row.failure_reason is None
+        else Failure(reason=row.failure_reason, message=row.failure_message),
+        card=None
+        if row.card_brand is None
+        else CardSummary(
+            brand=row.card_brand,
+            last_four=row.card_last_four,
+            expiration_year=row.card_expiration_year,
+            expiration_month=row.card_expiration_month,
+        ),
+        next_action=None
+        if row.next_action_kind is None
+        else NextAction(kind=row.next_action_kind, value=row.next_action_value),
+        ledger_head=row.ledger_head,
+        version=row.version,
+        paid_at=row.paid_at,
+        expires_at=row.expires_at,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+    )
 
 
 def seal_of(values: Mapping[str, Any]) -> str:
@@ -234,17 +371,36 @@ def _values(payment: Payment) -> dict[str, Any]:
 def _written(payment: Payment) -> dict[str, Any]:
     failure, card, action = payment.failure, payment.card, payment.next_action
     return {
-        "payment_id": payment.payment_id, "merchant_id": payment.merchant_id, "order_id": payment.order_id, "user_id": payment.user_id,
-        "amount_minor": payment.amount.minor, "currency": payment.amount.currency, "captured_minor": payment.captured.minor,
-        "refunded_minor": payment.refunded.minor, "refund_reserved_minor": payment.refund_reserved.minor,
-        "disputed_minor": payment.disputed.minor, "fee_minor": payment.fee.minor, "state": payment.state,
+        "payment_id": payment.payment_id,
+        "merchant_id": payment.merchant_id,
+        "order_id": payment.order_id,
+        "user_id": payment.user_id,
+        "amount_minor": payment.amount.minor,
+        "currency": payment.amount.currency,
+        "captured_minor": payment.captured.minor,
+        "refunded_minor": payment.refunded.minor,
+        "refund_reserved_minor": payment.refund_reserved.minor,
+        "disputed_minor": payment.disputed.minor,
+        "fee_minor": payment.fee.minor,
+        "state": payment.state,
         "live_slot": 1 if payment.holds_slot else None,
-        "payment_method": payment.payment_method, "channel": payment.channel, "channel_trade_no": payment.channel_trade_no,
-        "outcome": payment.outcome, "disposition": payment.disposition,
-        "failure_reason": failure.reason[:64] if failure else None, "failure_message": failure.message[:200] if failure else None,
-        "card_brand": card.brand if card else None, "card_last_four": card.last_four if card else None,
-        "card_expiration_year": card.expiration_year if card else None, "card_expiration_month": card.expiration_month if card else None,
-        "next_action_kind": action.kind if action else None, "next_action_value": action.value if action else None,
-        "ledger_head": payment.ledger_head, "version": payment.version, "paid_at": payment.paid_at, "expires_at": payment.expires_at,
-        "created_at": payment.created_at, "updated_at": payment.updated_at,
+        "payment_method": payment.payment_method,
+        "channel": payment.channel,
+        "channel_trade_no": payment.channel_trade_no,
+        "outcome": payment.outcome,
+        "disposition": payment.disposition,
+        "failure_reason": failure.reason[:64] if failure else None,
+        "failure_message": failure.message[:200] if failure else None,
+        "card_brand": card.brand if card else None,
+        "card_last_four": card.last_four if card else None,
+        "card_expiration_year": card.expiration_year if card else None,
+        "card_expiration_month": card.expiration_month if card else None,
+        "next_action_kind": action.kind if action else None,
+        "next_action_value": action.value if action else None,
+        "ledger_head": payment.ledger_head,
+        "version": payment.version,
+        "paid_at": payment.paid_at,
+        "expires_at": payment.expires_at,
+        "created_at": payment.created_at,
+        "updated_at": payment.updated_at,
     }

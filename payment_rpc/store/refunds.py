@@ -22,19 +22,52 @@ from payment_rpc.tables import REFUND
 _ALL = tuple(REFUND.c)
 _INSERT = insert(REFUND)
 _BY_ID = select(*_ALL).where(REFUND.c.refund_id == bindparam("id"))
-_OF_PAYMENT = select(*_ALL).where(REFUND.c.payment_id == bindparam("payment")).order_by(REFUND.c.refund_id)
-_BY_REQUEST = select(*_ALL).where(REFUND.c.merchant_id == bindparam("merchant"), REFUND.c.request_id == bindparam("request"))
+_OF_PAYMENT = (
+    select(*_ALL).where(REFUND.c.payment_id == bindparam("payment")).order_by(REFUND.c.refund_id)
+)
+_BY_REQUEST = select(*_ALL).where(
+    REFUND.c.merchant_id == bindparam("merchant"), REFUND.c.request_id == bindparam("request")
+)
 _BY_SUBJECT = select(REFUND.c.refund_id).where(REFUND.c.automatic_of == bindparam("subject"))
-_COUNT = select(func.count()).where(REFUND.c.payment_id == bindparam("payment"), REFUND.c.automatic_of.is_(None))
+_COUNT = select(func.count()).where(
+    REFUND.c.payment_id == bindparam("payment"), REFUND.c.automatic_of.is_(None)
+)
 # What never changes is not written again.
-_FIXED = frozenset({"refund_id", "payment_id", "attempt_id", "merchant_id", "order_id", "user_id", "channel", "amount_minor", "currency", "reason",
-                    "request_id", "automatic_of", "stands_alone", "created_at"})
-_UPDATE = (update(REFUND).where(REFUND.c.refund_id == bindparam("key"), REFUND.c.version == bindparam("read_version"))
-           .values({column.name: bindparam(f"new_{column.name}") for column in _ALL if column.name not in _FIXED}))
+_FIXED = frozenset(
+    {
+        "refund_id",
+        "payment_id",
+        "attempt_id",
+        "merchant_id",
+        "order_id",
+        "user_id",
+        "channel",
+        "amount_minor",
+        "currency",
+        "reason",
+        "request_id",
+        "automatic_of",
+        "stands_alone",
+        "created_at",
+    }
+)
+_UPDATE = (
+    update(REFUND)
+    .where(REFUND.c.refund_id == bindparam("key"), REFUND.c.version == bindparam("read_version"))
+    .values(
+        {
+            column.name: bindparam(f"new_{column.name}")
+            for column in _ALL
+            if column.name not in _FIXED
+        }
+    )
+)
 
 
 async def insert_refund(tx: AsyncConnection, refund: Refund) -> None:
-    """Adds a refund. Violates `uq_refund_request_id` when the merchant used the request id before."""
+    """Adds a refund. Violates `uq_refund_request_id` when the merchant used the request id
+    before.
+    """
     await tx.execute(_INSERT, _values(refund))
 
 
@@ -45,7 +78,9 @@ async def save_refund(tx: AsyncConnection, refund: Refund, *, read_version: int)
         StaleRow: somebody changed it since.
     """
     values = {f"new_{name}": value for name, value in _values(refund).items() if name not in _FIXED}
-    expect_one(await tx.execute(_UPDATE, {"key": refund.refund_id, "read_version": read_version, **values}))
+    expect_one(
+        await tx.execute(_UPDATE, {"key": refund.refund_id, "read_version": read_version, **values})
+    )
 
 
 async def read_refund(tx: AsyncConnection, refund_id: str) -> Refund:
@@ -68,12 +103,17 @@ async def get_refund(tx: AsyncConnection, refund_id: str, *, visible_to: Caller)
     """
     refund = await read_refund(tx, refund_id)
     scope = visible_to.scope()
-    if scope.merchant_id not in (None, refund.merchant_id) or scope.user_id not in (None, refund.user_id):
+    if scope.merchant_id not in (None, refund.merchant_id) or scope.user_id not in (
+        None,
+        refund.user_id,
+    ):
         raise RefundNotFound
     return refund
 
 
-async def find_by_request(tx: AsyncConnection, *, merchant_id: str, request_id: str) -> Refund | None:
+async def find_by_request(
+    tx: AsyncConnection, *, merchant_id: str, request_id: str
+) -> Refund | None:
     """The refund that was asked for under a request id."""
     row = (await tx.execute(_BY_REQUEST, {"merchant": merchant_id, "request": request_id})).first()
     return None if row is None else refund_of(row)
@@ -91,7 +131,9 @@ async def count_asked_for(tx: AsyncConnection, payment_id: str) -> int:
 
 async def refunds_of(tx: AsyncConnection, payment_id: str) -> list[Refund]:
     """The refunds of a payment, oldest first."""
-    return [refund_of(row) for row in (await tx.execute(_OF_PAYMENT, {"payment": payment_id})).all()]
+    return [
+        refund_of(row) for row in (await tx.execute(_OF_PAYMENT, {"payment": payment_id})).all()
+    ]
 
 
 async def refunds_of_payments(tx: AsyncConnection, payment_ids: Sequence[str]) -> list[Refund]:
@@ -100,9 +142,19 @@ async def refunds_of_payments(tx: AsyncConnection, payment_ids: Sequence[str]) -
     return [refund_of(row) for row in (await tx.execute(query)).all()]
 
 
-async def list_refunds(tx: AsyncConnection, *, payment_id: str, merchant_id: str, order_id: str, before: str | None, limit: int,
-                       visible_to: Caller) -> Sequence[Refund]:
-    """Refunds of a payment or of an order, newest first, older than the refund id `before`; at most `limit`."""
+async def list_refunds(
+    tx: AsyncConnection,
+    *,
+    payment_id: str,
+    merchant_id: str,
+    order_id: str,
+    before: str | None,
+    limit: int,
+    visible_to: Caller,
+) -> Sequence[Refund]:
+    """Refunds of a payment or of an order, newest first, older than the refund id `before`; at most
+    `limit`.
+    """
     of_order = and_(REFUND.c.merchant_id == merchant_id, REFUND.c.order_id == order_id)
     condition = REFUND.c.payment_id == payment_id if payment_id else of_order
     scope = visible_to.scope()
@@ -114,12 +166,20 @@ async def list_refunds(tx: AsyncConnection, *, payment_id: str, merchant_id: str
     async def fetch(last: Any, wanted: int) -> Sequence[Any]:
         older = before if last is None else last.refund_id
         shown = condition if older is None else and_(condition, REFUND.c.refund_id < older)
-        return (await tx.execute(select(*_ALL).where(shown).order_by(REFUND.c.refund_id.desc()).limit(wanted))).all()
+        return (
+            await tx.execute(
+                select(*_ALL).where(shown).order_by(REFUND.c.refund_id.desc()).limit(wanted)
+            )
+        ).all()
 
-    return await readable_page(fetch, refund_of, of="refund", key=lambda row: row.refund_id, limit=limit)
+    return await readable_page(
+        fetch, refund_of, of="refund", key=lambda row: row.refund_id, limit=limit
+    )
 
 
-async def ask_later(tx: AsyncConnection, rows: Sequence[Row[Any]], *, now: datetime) -> list[Refund]:
+async def ask_later(
+    tx: AsyncConnection, rows: Sequence[Row[Any]], *, now: datetime
+) -> list[Refund]:
     """Moves claimed refunds to their next questions."""
     due = [refund_of(row) for row in rows]
     claimed = [refund.ask_later(at=now) for refund in due]
@@ -129,13 +189,27 @@ async def ask_later(tx: AsyncConnection, rows: Sequence[Row[Any]], *, now: datet
 
 
 def future_statement(now: datetime, tolerance: timedelta, limit: int) -> Select[Any]:
-    """The query of open refunds that a process wrote whose clock was ahead by more than `tolerance`, without a lock: mostly there are none."""
-    return select(REFUND.c.refund_id).where(REFUND.c.next_query_at.is_not(None), _is_future(now, tolerance)).limit(limit)
+    """The query of open refunds that a process wrote whose clock was ahead by more than
+    `tolerance`, without a lock: mostly there are none.
+    """
+    return (
+        select(REFUND.c.refund_id)
+        .where(REFUND.c.next_query_at.is_not(None), _is_future(now, tolerance))
+        .limit(limit)
+    )
 
 
-async def bring_back(tx: AsyncConnection, refund_ids: Sequence[str], *, now: datetime, tolerance: timedelta) -> list[str]:
-    """Corrects refunds that `future_statement` found by the error of the clock that wrote them; returns the ids of those that still need it."""
-    query = select(*_ALL).where(REFUND.c.refund_id.in_(refund_ids), _is_future(now, tolerance)).with_for_update(skip_locked=True)
+async def bring_back(
+    tx: AsyncConnection, refund_ids: Sequence[str], *, now: datetime, tolerance: timedelta
+) -> list[str]:
+    """Corrects refunds that `future_statement` found by the error of the clock that wrote them;
+    returns the ids of those that still need it.
+    """
+    query = (
+        select(*_ALL)
+        .where(REFUND.c.refund_id.in_(refund_ids), _is_future(now, tolerance))
+        .with_for_update(skip_locked=True)
+    )
     found = [refund_of(row) for row in (await tx.execute(query)).all()]
     for before in found:
         error = max(before.updated_at - now, before.lease_until - now - LEASE_MAX)
@@ -144,50 +218,103 @@ async def bring_back(tx: AsyncConnection, refund_ids: Sequence[str], *, now: dat
 
 
 def _is_future(now: datetime, tolerance: timedelta) -> ColumnElement[bool]:
-    return (REFUND.c.updated_at > now + tolerance) | (REFUND.c.lease_until > now + LEASE_MAX + tolerance)
+    return (REFUND.c.updated_at > now + tolerance) | (
+        REFUND.c.lease_until > now + LEASE_MAX + tolerance
+    )
 
 
 def due_statement(now: datetime, limit: int) -> Select[Any]:
-    """The query that claims due refunds; rows that another worker holds are passed over. A test reads its EXPLAIN."""
-    return (select(*_ALL).where(REFUND.c.next_query_at <= now).order_by(REFUND.c.next_query_at, REFUND.c.refund_id).limit(limit)
-            .with_for_update(skip_locked=True))
+    """The query that claims due refunds; rows that another worker holds are passed over. A test
+    reads its EXPLAIN.
+    """
+    return (
+        select(*_ALL)
+        .where(REFUND.c.next_query_at <= now)
+        .order_by(REFUND.c.next_query_at, REFUND.c.refund_id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
 
 
 def next_due_statement() -> Select[Any]:
     """The query that finds when a channel is to be asked next; a test reads its EXPLAIN."""
-    return (select(REFUND.c.next_query_at).where(REFUND.c.next_query_at.is_not(None))
-            .order_by(REFUND.c.next_query_at, REFUND.c.refund_id).limit(1))
+    return (
+        select(REFUND.c.next_query_at)
+        .where(REFUND.c.next_query_at.is_not(None))
+        .order_by(REFUND.c.next_query_at, REFUND.c.refund_id)
+        .limit(1)
+    )
 
 
 async def next_due(tx: AsyncConnection, left_out: LeftOut) -> datetime | None:
     """When a channel is to be asked next; None when nothing is open."""
-    due_at: datetime | None = (await tx.execute(left_out.narrow(next_due_statement()))).scalar_one_or_none()
+    due_at: datetime | None = (
+        await tx.execute(left_out.narrow(next_due_statement()))
+    ).scalar_one_or_none()
     return due_at
 
 
 def refund_of(row: Row[Any]) -> Refund:
     """What a row says. Raises whatever it takes when the row says nothing that can be."""
     return Refund(
-        refund_id=row.refund_id, payment_id=row.payment_id, attempt_id=row.attempt_id, merchant_id=row.merchant_id, order_id=row.order_id,
-        user_id=row.user_id, channel=row.channel, amount=Money(row.amount_minor, stored_currency(row.currency)),
-        state=RefundState(row.state), reason=row.reason, request_id=row.request_id or "", automatic_of=row.automatic_of or "",
-        automatic=bool(row.automatic), stands_alone=bool(row.stands_alone), above_cap=bool(row.above_cap),
-        needs_attention=bool(row.needs_attention), channel_refund_no=row.channel_refund_no,
-        failure=None if row.failure_reason is None else Failure(reason=row.failure_reason, message=row.failure_message),
-        lease_until=row.lease_until, next_query_at=row.next_query_at, queries=row.queries, version=row.version, refunded_at=row.refunded_at,
-        created_at=row.created_at, updated_at=row.updated_at)
+        refund_id=row.refund_id,
+        payment_id=row.payment_id,
+        attempt_id=row.attempt_id,
+        merchant_id=row.merchant_id,
+        order_id=row.order_id,
+        user_id=row.user_id,
+        channel=row.channel,
+        amount=Money(row.amount_minor, stored_currency(row.currency)),
+        state=RefundState(row.state),
+        reason=row.reason,
+        request_id=row.request_id or "",
+        automatic_of=row.automatic_of or "",
+        automatic=bool(row.automatic),
+        stands_alone=bool(row.stands_alone),
+        above_cap=bool(row.above_cap),
+        needs_attention=bool(row.needs_attention),
+        channel_refund_no=row.channel_refund_no,
+        failure=None
+        if row.failure_reason is None
+        else Failure(reason=row.failure_reason, message=row.failure_message),
+        lease_until=row.lease_until,
+        next_query_at=row.next_query_at,
+        queries=row.queries,
+        version=row.version,
+        refunded_at=row.refunded_at,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+    )
 
 
 def _values(refund: Refund) -> dict[str, Any]:
     failure = refund.failure
     return {
-        "refund_id": refund.refund_id, "payment_id": refund.payment_id, "attempt_id": refund.attempt_id, "merchant_id": refund.merchant_id,
-        "order_id": refund.order_id, "user_id": refund.user_id, "channel": refund.channel, "amount_minor": refund.amount.minor,
-        "currency": refund.amount.currency, "state": refund.state, "reason": refund.reason[:200], "request_id": refund.request_id or None,
+        "refund_id": refund.refund_id,
+        "payment_id": refund.payment_id,
+        "attempt_id": refund.attempt_id,
+        "merchant_id": refund.merchant_id,
+        "order_id": refund.order_id,
+        "user_id": refund.user_id,
+        "channel": refund.channel,
+        "amount_minor": refund.amount.minor,
+        "currency": refund.amount.currency,
+        "state": refund.state,
+        "reason": refund.reason[:200],
+        "request_id": refund.request_id or None,
         "automatic_of": refund.automatic_of or None,
-        "automatic": refund.automatic, "stands_alone": refund.stands_alone, "above_cap": refund.above_cap,
-        "needs_attention": refund.needs_attention, "channel_refund_no": refund.channel_refund_no,
-        "failure_reason": failure.reason[:64] if failure else None, "failure_message": failure.message[:200] if failure else None,
-        "lease_until": refund.lease_until, "next_query_at": refund.next_query_at, "queries": refund.queries, "version": refund.version,
-        "refunded_at": refund.refunded_at, "created_at": refund.created_at, "updated_at": refund.updated_at,
+        "automatic": refund.automatic,
+        "stands_alone": refund.stands_alone,
+        "above_cap": refund.above_cap,
+        "needs_attention": refund.needs_attention,
+        "channel_refund_no": refund.channel_refund_no,
+        "failure_reason": failure.reason[:64] if failure else None,
+        "failure_message": failure.message[:200] if failure else None,
+        "lease_until": refund.lease_until,
+        "next_query_at": refund.next_query_at,
+        "queries": refund.queries,
+        "version": refund.version,
+        "refunded_at": refund.refunded_at,
+        "created_at": refund.created_at,
+        "updated_at": refund.updated_at,
     }

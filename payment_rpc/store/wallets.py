@@ -1,5 +1,6 @@
-"""Rows of wallets and their entries. A wallet is changed by one conditional UPDATE, in the transaction that books the same amount in the ledger; its
-lock comes after the payment's and is held until the commit."""
+"""Rows of wallets and their entries. A wallet is changed by one conditional UPDATE, in the
+transaction that books the same amount in the ledger; its lock comes after the payment's and is held
+until the commit."""
 
 from __future__ import annotations
 
@@ -19,10 +20,21 @@ from payment_rpc.domain.payment import Payment
 from payment_rpc.domain.wallet import EntryKind, Wallet, WalletEntry
 from payment_rpc.tables import WALLET, WALLET_ENTRY, WALLET_LOG
 
-_KEY = (WALLET.c.merchant_id == bindparam("merchant"), WALLET.c.user_id == bindparam("user"), WALLET.c.currency == bindparam("money"))
+_KEY = (
+    WALLET.c.merchant_id == bindparam("merchant"),
+    WALLET.c.user_id == bindparam("user"),
+    WALLET.c.currency == bindparam("money"),
+)
 _READ = select(WALLET).where(*_KEY)
-_CHANGE = (update(WALLET).where(*_KEY, WALLET.c.balance_minor >= bindparam("needed"))
-           .values(balance_minor=WALLET.c.balance_minor + bindparam("change"), version=WALLET.c.version + 1, updated_at=bindparam("now")))
+_CHANGE = (
+    update(WALLET)
+    .where(*_KEY, WALLET.c.balance_minor >= bindparam("needed"))
+    .values(
+        balance_minor=WALLET.c.balance_minor + bindparam("change"),
+        version=WALLET.c.version + 1,
+        updated_at=bindparam("now"),
+    )
+)
 _ENTRY = insert(WALLET_ENTRY)
 
 
@@ -32,55 +44,149 @@ async def spend(tx: AsyncConnection, payment: Payment, *, entry_id: str, at: dat
     Raises:
         InsufficientBalance: there is less in it; the caller's transaction must not commit.
     """
-    await _change(tx, payment, Money(-payment.amount.minor, payment.amount.currency), kind=EntryKind.SPENT, entry_id=entry_id, refund_id="", at=at)
+    await _change(
+        tx,
+        payment,
+        Money(-payment.amount.minor, payment.amount.currency),
+        kind=EntryKind.SPENT,
+        entry_id=entry_id,
+        refund_id="",
+        at=at,
+    )
 
 
-async def credit(tx: AsyncConnection, payment: Payment, amount: Money, *, kind: EntryKind, entry_id: str, at: datetime, refund_id: str = "") -> None:
-    """Puts money of a payment, or of a refund of it, into its buyer's wallet. The second time for one cause violates `uq_wallet_entry_cause`."""
+async def credit(
+    tx: AsyncConnection,
+    payment: Payment,
+    amount: Money,
+    *,
+    kind: EntryKind,
+    entry_id: str,
+    at: datetime,
+    refund_id: str = "",
+) -> None:
+    """Puts money of a payment, or of a refund of it, into its buyer's wallet. The second time for
+    one cause violates `uq_wallet_entry_cause`.
+    """
     if amount.minor <= 0:
         raise ValueError("a credit is more than nothing")
-    await insert_if_absent(tx, WALLET, {"merchant_id": payment.merchant_id, "user_id": payment.user_id, "currency": amount.currency,
-                                        "balance_minor": 0, "version": 0, "updated_at": at})
+    await insert_if_absent(
+        tx,
+        WALLET,
+        {
+            "merchant_id": payment.merchant_id,
+            "user_id": payment.user_id,
+            "currency": amount.currency,
+            "balance_minor": 0,
+            "version": 0,
+            "updated_at": at,
+        },
+    )
     await _change(tx, payment, amount, kind=kind, entry_id=entry_id, refund_id=refund_id, at=at)
 
 
-async def read_wallet(tx: AsyncConnection, *, merchant_id: str, user_id: str, currency: str) -> Wallet:
+async def read_wallet(
+    tx: AsyncConnection, *, merchant_id: str, user_id: str, currency: str
+) -> Wallet:
     """The wallet of a buyer; an empty one when nothing was ever paid in."""
-    row = (await tx.execute(_READ, {"merchant": merchant_id, "user": user_id, "money": currency})).first()
+    row = (
+        await tx.execute(_READ, {"merchant": merchant_id, "user": user_id, "money": currency})
+    ).first()
     if row is None:
-        return Wallet(merchant_id=merchant_id, user_id=user_id, balance=Money.zero(currency), version=0, updated_at=None)
-    return Wallet(merchant_id=merchant_id, user_id=user_id, balance=Money(row.balance_minor, currency), version=row.version,
-                  updated_at=row.updated_at)
+        return Wallet(
+            merchant_id=merchant_id,
+            user_id=user_id,
+            balance=Money.zero(currency),
+            version=0,
+            updated_at=None,
+        )
+    return Wallet(
+        merchant_id=merchant_id,
+        user_id=user_id,
+        balance=Money(row.balance_minor, currency),
+        version=row.version,
+        updated_at=row.updated_at,
+    )
 
 
-async def list_entries(tx: AsyncConnection, *, merchant_id: str, user_id: str, currency: str, before: int | None,
-                       limit: int) -> Sequence[WalletEntry]:
+async def list_entries(
+    tx: AsyncConnection,
+    *,
+    merchant_id: str,
+    user_id: str,
+    currency: str,
+    before: int | None,
+    limit: int,
+) -> Sequence[WalletEntry]:
     """Changes of a wallet, newest first, those before the `seq` given; at most `limit`."""
-    query = select(WALLET_ENTRY).where(WALLET_ENTRY.c.merchant_id == merchant_id, WALLET_ENTRY.c.user_id == user_id,
-                                       WALLET_ENTRY.c.currency == currency)
+    query = select(WALLET_ENTRY).where(
+        WALLET_ENTRY.c.merchant_id == merchant_id,
+        WALLET_ENTRY.c.user_id == user_id,
+        WALLET_ENTRY.c.currency == currency,
+    )
 
     async def fetch(last: Any, wanted: int) -> Sequence[Any]:
         older = before if last is None else last.seq
         shown = query if older is None else query.where(WALLET_ENTRY.c.seq < older)
         return (await tx.execute(shown.order_by(WALLET_ENTRY.c.seq.desc()).limit(wanted))).all()
 
-    return await readable_page(fetch, _entry, of="wallet_entry", key=lambda row: row.entry_id, limit=limit)
+    return await readable_page(
+        fetch, _entry, of="wallet_entry", key=lambda row: row.entry_id, limit=limit
+    )
 
 
-async def _change(tx: AsyncConnection, payment: Payment, amount: Money, *, kind: EntryKind, entry_id: str, refund_id: str, at: datetime) -> None:
+async def _change(
+    tx: AsyncConnection,
+    payment: Payment,
+    amount: Money,
+    *,
+    kind: EntryKind,
+    entry_id: str,
+    refund_id: str,
+    at: datetime,
+) -> None:
     key = {"merchant": payment.merchant_id, "user": payment.user_id, "money": amount.currency}
-    changed = await tx.execute(_CHANGE, {**key, "change": amount.minor, "needed": max(0, -amount.minor), "now": at})
+    changed = await tx.execute(
+        _CHANGE, {**key, "change": amount.minor, "needed": max(0, -amount.minor), "now": at}
+    )
     if changed.rowcount != 1:
         raise InsufficientBalance
     after = (await tx.execute(_READ, key)).one()  # ours until the commit: the UPDATE holds the row
-    await tx.execute(_ENTRY, await chained(tx, WALLET_LOG, [{
-        "entry_id": entry_id, "merchant_id": payment.merchant_id, "user_id": payment.user_id, "currency": amount.currency, "seq": after.version,
-        "kind": kind, "amount_minor": amount.minor, "balance_after_minor": after.balance_minor, "payment_id": payment.payment_id,
-        "refund_id": refund_id, "created_at": at}], begins=after.version == 1))
+    await tx.execute(
+        _ENTRY,
+        await chained(
+            tx,
+            WALLET_LOG,
+            [
+                {
+                    "entry_id": entry_id,
+                    "merchant_id": payment.merchant_id,
+                    "user_id": payment.user_id,
+                    "currency": amount.currency,
+                    "seq": after.version,
+                    "kind": kind,
+                    "amount_minor": amount.minor,
+                    "balance_after_minor": after.balance_minor,
+                    "payment_id": payment.payment_id,
+                    "refund_id": refund_id,
+                    "created_at": at,
+                }
+            ],
+            begins=after.version == 1,
+        ),
+    )
 
 
 def _entry(row: Row[Any]) -> WalletEntry:
     return WalletEntry(
-        entry_id=row.entry_id, merchant_id=row.merchant_id, user_id=row.user_id, seq=row.seq, kind=EntryKind(row.kind),
-        amount=Money(row.amount_minor, row.currency), balance_after=Money(row.balance_after_minor, row.currency), payment_id=row.payment_id,
-        refund_id=row.refund_id, created_at=row.created_at)
+        entry_id=row.entry_id,
+        merchant_id=row.merchant_id,
+        user_id=row.user_id,
+        seq=row.seq,
+        kind=EntryKind(row.kind),
+        amount=Money(row.amount_minor, row.currency),
+        balance_after=Money(row.balance_after_minor, row.currency),
+        payment_id=row.payment_id,
+        refund_id=row.refund_id,
+        created_at=row.created_at,
+    )

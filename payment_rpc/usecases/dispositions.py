@@ -1,4 +1,6 @@
-"""What an order's answer means for a payment. The order decides once whether it takes the money; a refusal makes it late money that goes back."""
+"""What an order's answer means for a payment. The order decides once whether it takes the money; a
+refusal makes it late money that goes back.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ class OrderUpdates(Protocol):
 
 
 class OrderDestination:
-    """Delivers snapshots to order_rpc and settles what it answers, in the transaction that marks the message done."""
+    """Delivers snapshots to order_rpc and settles what it answers, in the transaction that marks
+    the message done.
+    """
 
     name = ORDER_DESTINATION
 
@@ -47,7 +51,9 @@ class OrderDestination:
         Raises:
             RemoteError: not answered, or refused for good.
         """
-        disposition = await self._orders.update_status(dict(message.payload), event_id=message.event_id)
+        disposition = await self._orders.update_status(
+            dict(message.payload), event_id=message.event_id
+        )
         if disposition is None:
             if message.payload["wants_paid"]:
                 log.error("payment_not_decided", alert=True, payment_id=message.aggregate_id)
@@ -58,7 +64,9 @@ class OrderDestination:
 
         return settle
 
-    async def _settle(self, tx: AsyncConnection, message: Message, disposition: Disposition) -> None:
+    async def _settle(
+        self, tx: AsyncConnection, message: Message, disposition: Disposition
+    ) -> None:
         payment = await payments.lock_payment(tx, message.aggregate_id)
         if not payment.awaits_order:
             return
@@ -66,7 +74,9 @@ class OrderDestination:
             await self._refuse(tx, payment, disposition)
             return
         if not payment.holds_slot:  # the slot is free before it is taken
-            holder = await payments.lock_slot_holder(tx, merchant_id=payment.merchant_id, order_id=payment.order_id)
+            holder = await payments.lock_slot_holder(
+                tx, merchant_id=payment.merchant_id, order_id=payment.order_id
+            )
             if holder is not None:
                 await self._hand_over(tx, holder)
         await self._take(tx, payment, disposition)
@@ -76,12 +86,26 @@ class OrderDestination:
         taken = payment.take(disposition, at=now)
         left = refundable(payment)
         if payment.state is PaymentState.LATE_SUCCESS and left.minor > 0:
-            taken = await ledger.book(tx, taken, bookings.taken_by_order(
-                payment_id=payment.payment_id, version=taken.version, channel=payment.channel, merchant_id=payment.merchant_id, amount=left), at=now)
+            taken = await ledger.book(
+                tx,
+                taken,
+                bookings.taken_by_order(
+                    payment_id=payment.payment_id,
+                    version=taken.version,
+                    channel=payment.channel,
+                    merchant_id=payment.merchant_id,
+                    amount=left,
+                ),
+                at=now,
+            )
         await payments.save_payment(tx, taken, read_version=payment.version)
 
-    async def _refuse(self, tx: AsyncConnection, payment: Payment, disposition: Disposition) -> None:
-        """Late money: what is left of it goes back by itself, in the same transaction; from now on every refund of it counts as automatic."""
+    async def _refuse(
+        self, tx: AsyncConnection, payment: Payment, disposition: Disposition
+    ) -> None:
+        """Late money: what is left of it goes back by itself, in the same transaction; from now on
+        every refund of it counts as automatic.
+        """
         now = self._clock.now()
         refused = payment.refuse(disposition, at=now)
         if payment.state is PaymentState.SUCCESS:
@@ -95,14 +119,34 @@ class OrderDestination:
             return
         attempt_id = await attempts.capturing_attempt(tx, payment)
         reserved, amount = reserve(refused, None, at=now)
-        refund = Refund.start(payment, refund_id=self._ids.new("RF"), attempt_id=attempt_id or "", channel=payment.channel, amount=amount,
-                              reason=f"the order answered {disposition}", automatic_of=payment.payment_id, at=now)
+        refund = Refund.start(
+            payment,
+            refund_id=self._ids.new("RF"),
+            attempt_id=attempt_id or "",
+            channel=payment.channel,
+            amount=amount,
+            reason=f"the order answered {disposition}",
+            automatic_of=payment.payment_id,
+            at=now,
+        )
         if refund.channel == WALLET:
             refund = refund.submit(lease=timedelta(0), at=now)
-        await add_refund(tx, reserved, refund, held_by=bookings.unapplied_receipts(payment.channel), read_version=payment.version, at=now)
+        await add_refund(
+            tx,
+            reserved,
+            refund,
+            held_by=bookings.unapplied_receipts(payment.channel),
+            read_version=payment.version,
+            at=now,
+        )
         if refund.channel == WALLET:
             await refund_into_wallet(tx, refund, ids=self._ids, at=now)
-        log.warning("payment_refused_by_order", payment_id=payment.payment_id, disposition=disposition.value, refund_id=refund.refund_id)
+        log.warning(
+            "payment_refused_by_order",
+            payment_id=payment.payment_id,
+            disposition=disposition.value,
+            refund_id=refund.refund_id,
+        )
 
     async def _hand_over(self, tx: AsyncConnection, holder: Payment) -> None:
         now = self._clock.now()
@@ -114,13 +158,27 @@ class OrderDestination:
         else:
             for attempt in await attempts.attempts_of(tx, holder.payment_id):
                 if attempt.next_query_at is not None:
-                    await attempts.save_attempt(tx, attempt.ask_now(at=now), read_version=attempt.version)
+                    await attempts.save_attempt(
+                        tx, attempt.ask_now(at=now), read_version=attempt.version
+                    )
         await payments.save_payment(tx, given_up, read_version=holder.version)
 
-    async def _book_refusal(self, tx: AsyncConnection, payment: Payment, refused: Payment) -> Payment:
-        left = refundable(payment)  # what is reserved or gone has left the merchant's account already
+    async def _book_refusal(
+        self, tx: AsyncConnection, payment: Payment, refused: Payment
+    ) -> Payment:
+        # what is reserved or gone has left the merchant's account already
+        left = refundable(payment)
         if left.minor == 0:
             return refused
-        return await ledger.book(tx, refused, bookings.refused_by_order(
-            payment_id=payment.payment_id, version=refused.version, channel=payment.channel, merchant_id=payment.merchant_id, amount=left),
-            at=self._clock.now())
+        return await ledger.book(
+            tx,
+            refused,
+            bookings.refused_by_order(
+                payment_id=payment.payment_id,
+                version=refused.version,
+                channel=payment.channel,
+                merchant_id=payment.merchant_id,
+                amount=left,
+            ),
+            at=self._clock.now(),
+        )

@@ -1,4 +1,6 @@
-"""Events of payments for whoever listens, and the last moment at which the read cache hears of the change that they tell of."""
+"""Events of payments for whoever listens, and the last moment at which the read cache hears of the
+change that they tell of.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,8 @@ from payment_rpc.store import payments
 
 
 class EventDestination:
-    """Puts the payment of an event into the cache, then publishes the event. Whoever changed the payment did so too, unless he died right after his
+    """Puts the payment of an event into the cache, then publishes the event. Whoever changed the
+    payment did so too, unless he died right after his
     commit: then the cache would show for a day what the payment was before."""
 
     def __init__(self, *, stream: Destination, db: Database, cache: PaymentCache) -> None:
@@ -28,5 +31,7 @@ class EventDestination:
         Raises:
             Unavailable: the database does not answer, or the stream did not confirm it.
         """
-        await self._cache.put_changed(await self._db.read(payments.read_payment, message.aggregate_id))
+        await self._cache.put_changed(
+            await self._db.read(payments.read_payment, message.aggregate_id)
+        )
         return await self._stream.send(message)

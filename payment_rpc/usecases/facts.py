@@ -1,4 +1,6 @@
-"""Applying what a channel says: one transaction for attempt, payment, ledger, messages and receipt, whoever brought the news."""
+"""Applying what a channel says: one transaction for attempt, payment, ledger, messages and receipt,
+whoever brought the news.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,9 @@ _KINDS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Applied:
-    """A payment after a fact. `to_order` is the message that order_rpc must get now, when there is one."""
+    """A payment after a fact. `to_order` is the message that order_rpc must get now, when there is
+    one.
+    """
 
     payment: Payment
     attempt: Attempt
@@ -59,7 +63,15 @@ class Applied:
 class Facts:
     """Applies facts of channels."""
 
-    def __init__(self, *, db: Database, clock: Clock, ids: Ids, cache: PaymentCache, wake_relay: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        *,
+        db: Database,
+        clock: Clock,
+        ids: Ids,
+        cache: PaymentCache,
+        wake_relay: Callable[[], None],
+    ) -> None:
         self._db = db
         self._clock = clock
         self._ids = ids
@@ -69,7 +81,9 @@ class Facts:
 
     @contextmanager
     def expect(self, payment_id: str) -> Iterator[asyncio.Future[Applied]]:
-        """A future that is done as soon as this process has written down that the money is here, whoever brought the news."""
+        """A future that is done as soon as this process has written down that the money is here,
+        whoever brought the news.
+        """
         future: asyncio.Future[Applied] = asyncio.get_running_loop().create_future()
         self._expected.setdefault(payment_id, set()).add(future)
         try:
@@ -80,30 +94,63 @@ class Facts:
                 del self._expected[payment_id]
             future.cancel()
 
-    async def apply(self, news: ChannelFact, *, payment_id: str = "", first_send: bool = False, told_by_caller: bool = False,
-                    steps: Sequence[ScanStep] = ()) -> Applied:
-        """Applies what a channel said about one of our attempts. The same news again changes nothing.
+    async def apply(
+        self,
+        news: ChannelFact,
+        *,
+        payment_id: str = "",
+        first_send: bool = False,
+        told_by_caller: bool = False,
+        steps: Sequence[ScanStep] = (),
+    ) -> Applied:
+        """Applies what a channel said about one of our attempts. The same news again changes
+        nothing.
 
         Args:
             payment_id: the payment of the attempt, where the caller knows it; "" to look it up.
-            first_send: this is the answer to the first send of the attempt; unless it was sent again meanwhile, "not sent" proves that the channel
-                never got it.
+            first_send: this is the answer to the first send of the attempt; unless it was sent
+                again meanwhile, "not sent" proves that the channel never got it.
 
-            told_by_caller: the caller delivers `to_order` itself, right after this; otherwise the relay is woken to do it.
-            steps: what the background scan did to hear this; its diary is written in the same transaction, also when nothing changed.
+            told_by_caller: the caller delivers `to_order` itself, right after this; otherwise the
+                relay is woken to do it.
+            steps: what the background scan did to hear this; its diary is written in the same
+                transaction, also when nothing changed.
 
         Raises:
             PaymentNotFound: the attempt is not one of ours.
         """
-        applied = await self._db.run(self.write, news, payment_id=payment_id, first_send=first_send, told_by_caller=told_by_caller, steps=steps)
+        applied = await self._db.run(
+            self.write,
+            news,
+            payment_id=payment_id,
+            first_send=first_send,
+            told_by_caller=told_by_caller,
+            steps=steps,
+        )
         await self.announce(applied, told_by_caller=told_by_caller)
         return applied
 
-    async def write(self, tx: AsyncConnection, news: ChannelFact, *, payment_id: str = "", first_send: bool = False,
-                    told_by_caller: bool = False, steps: Sequence[ScanStep] = ()) -> Applied:
+    async def write(
+        self,
+        tx: AsyncConnection,
+        news: ChannelFact,
+        *,
+        payment_id: str = "",
+        first_send: bool = False,
+        told_by_caller: bool = False,
+        steps: Sequence[ScanStep] = (),
+    ) -> Applied:
         """`apply` inside a transaction of the caller's, who calls `announce` after its commit."""
-        fact = Fact(kind=_kind(news, first_send=first_send), amount=news.amount, trade_no=news.trade_no, occurred_at=news.occurred_at,
-                    reason=news.reason, message=news.message, next_action=news.next_action, fee=news.fee)
+        fact = Fact(
+            kind=_kind(news, first_send=first_send),
+            amount=news.amount,
+            trade_no=news.trade_no,
+            occurred_at=news.occurred_at,
+            reason=news.reason,
+            message=news.message,
+            next_action=news.next_action,
+            fee=news.fee,
+        )
         now, attempt_id = self._clock.now(), news.attempt_id
         payment_id = payment_id or await attempts.payment_id_of(tx, news.duplicate_of or attempt_id)
         payment = await payments.lock_payment(tx, payment_id)
@@ -113,20 +160,47 @@ class Facts:
             if not news.duplicate_of or fact.kind is not FactKind.CAPTURED:
                 raise PaymentNotFound
             attempt = await self._add_duplicate(tx, payment, siblings[0], attempt_id)
-        if fact.kind is FactKind.NOT_ATTEMPTED and attempt.sends > 1:  # ours did not leave, another one of the same attempt may have
+        # ours did not leave, another one of the same attempt may have
+        if fact.kind is FactKind.NOT_ATTEMPTED and attempt.sends > 1:
             fact = replace(fact, kind=FactKind.UNKNOWN)
         others_open = any(sibling.state in OPEN for sibling in siblings if sibling is not attempt)
         decision = apply_channel_fact(payment, attempt, fact, others_open=others_open, at=now)
         if decision.attention:
-            log.error("attention", alert=True, kind=decision.attention, payment_id=payment_id, attempt_id=attempt_id)
-            await ledger.call_attention(tx, kind=decision.attention, payment_id=payment_id, subject=attempt_id,
-                                        detail=f"{fact.amount} under {fact.trade_no}", at=now)
+            log.error(
+                "attention",
+                alert=True,
+                kind=decision.attention,
+                payment_id=payment_id,
+                attempt_id=attempt_id,
+            )
+            await ledger.call_attention(
+                tx,
+                kind=decision.attention,
+                payment_id=payment_id,
+                subject=attempt_id,
+                detail=f"{fact.amount} under {fact.trade_no}",
+                at=now,
+            )
         if decision.changes(payment, attempt):
-            applied = await self._save(tx, payment, attempt, decision, FAST_PATH_HEAD_START if told_by_caller else timedelta(0))
+            applied = await self._save(
+                tx,
+                payment,
+                attempt,
+                decision,
+                FAST_PATH_HEAD_START if told_by_caller else timedelta(0),
+            )
         else:
             applied = Applied(payment=payment, attempt=attempt, changed=False, to_order=None)
-        await scan_actions.add(tx, entries(steps, ScanSubject(payment_id=payment_id, attempt_id=attempt_id), before=payment.state,
-                                           after=applied.payment.state, event_id=applied.to_order.event_id if applied.to_order else ""))
+        await scan_actions.add(
+            tx,
+            entries(
+                steps,
+                ScanSubject(payment_id=payment_id, attempt_id=attempt_id),
+                before=payment.state,
+                after=applied.payment.state,
+                event_id=applied.to_order.event_id if applied.to_order else "",
+            ),
+        )
         return applied
 
     async def announce(self, applied: Applied, *, told_by_caller: bool = False) -> None:
@@ -141,56 +215,106 @@ class Facts:
                 if not future.done():
                     future.set_result(applied)
 
-    async def _add_duplicate(self, tx: AsyncConnection, payment: Payment, sibling: Attempt, attempt_id: str) -> Attempt:
-        """The channel charged the buyer once more, under an attempt id of its own: real money, so it gets a row like every capture."""
-        attempt = Attempt.start(attempt_id=attempt_id, payment_id=payment.payment_id, merchant_id=payment.merchant_id, channel=sibling.channel,
-                                amount=payment.amount, lease=timedelta(0), at=self._clock.now())
+    async def _add_duplicate(
+        self, tx: AsyncConnection, payment: Payment, sibling: Attempt, attempt_id: str
+    ) -> Attempt:
+        """The channel charged the buyer once more, under an attempt id of its own: real money, so
+        it gets a row like every capture.
+        """
+        attempt = Attempt.start(
+            attempt_id=attempt_id,
+            payment_id=payment.payment_id,
+            merchant_id=payment.merchant_id,
+            channel=sibling.channel,
+            amount=payment.amount,
+            lease=timedelta(0),
+            at=self._clock.now(),
+        )
         await attempts.insert_attempt(tx, attempt)
         return attempt
 
-    async def _save(self, tx: AsyncConnection, payment: Payment, attempt: Attempt, decision: Decision, head_start: timedelta) -> Applied:
+    async def _save(
+        self,
+        tx: AsyncConnection,
+        payment: Payment,
+        attempt: Attempt,
+        decision: Decision,
+        head_start: timedelta,
+    ) -> Applied:
         now = self._clock.now()
         after = decision.payment
         if decision.attempt is not attempt:
             await attempts.save_attempt(tx, decision.attempt, read_version=attempt.version)
         if decision.booking is not None:
-            if after is payment:  # a second capture: the payment stays as it is, only its chain of bookings grows
+            # a second capture: the payment stays as it is, only its chain of bookings grows
+            if after is payment:
                 after = replace(payment, version=payment.version + 1, updated_at=now)
             after = await ledger.book(tx, after, decision.booking, at=now)
         if decision.fee_booking is not None:
             after = await ledger.book(tx, after, decision.fee_booking, at=now)
         gained = after.captured - payment.captured
         if after.payment_method == TOP_UP and gained.minor > 0:
-            await wallets.credit(tx, after, gained, kind=EntryKind.TOP_UP, entry_id=self._ids.new("WE"), at=now)
+            await wallets.credit(
+                tx, after, gained, kind=EntryKind.TOP_UP, entry_id=self._ids.new("WE"), at=now
+            )
         if decision.attention == SECOND_CAPTURE:
             after = await self._give_back(tx, after, decision.attempt)
         if after is not payment:
             await payments.save_payment(tx, after, read_version=payment.version)
-        messages = messages_of(after, before=payment.state, ids=self._ids, at=now, head_start=head_start)
+        messages = messages_of(
+            after, before=payment.state, ids=self._ids, at=now, head_start=head_start
+        )
         if messages:
             await outbox.put(tx, *messages)
-        if payment.state in UNDECIDED and after.state not in UNDECIDED and after.state is not PaymentState.CONFLICTED:
+        if (
+            payment.state in UNDECIDED
+            and after.state not in UNDECIDED
+            and after.state is not PaymentState.CONFLICTED
+        ):
             await receipts.finish(tx, resource_id=after.payment_id, answer=to_json(after))
         failpoint("payment.fact.before_commit")
-        to_order = messages[0] if messages and messages[0].destination == ORDER_DESTINATION else None
+        to_order = (
+            messages[0] if messages and messages[0].destination == ORDER_DESTINATION else None
+        )
         return Applied(payment=after, attempt=decision.attempt, changed=True, to_order=to_order)
 
     async def _give_back(self, tx: AsyncConnection, payment: Payment, attempt: Attempt) -> Payment:
-        """A second capture goes back by itself, capped by its attempt alone; the worker submits it."""
+        """A second capture goes back by itself, capped by its attempt alone; the worker submits
+        it.
+        """
         now = self._clock.now()
         if attempt.captured is None:
             raise ValueError("a second capture has an amount")
-        refund = Refund.start(payment, refund_id=self._ids.new("RF"), attempt_id=attempt.attempt_id, channel=attempt.channel, amount=attempt.captured,
-                              reason="captured twice", automatic_of=attempt.attempt_id, stands_alone=True, at=now)
+        refund = Refund.start(
+            payment,
+            refund_id=self._ids.new("RF"),
+            attempt_id=attempt.attempt_id,
+            channel=attempt.channel,
+            amount=attempt.captured,
+            reason="captured twice",
+            automatic_of=attempt.attempt_id,
+            stands_alone=True,
+            at=now,
+        )
         await refunds.insert_refund(tx, refund)
-        return await ledger.book(tx, payment, refund_reserved(
-            refund_id=refund.refund_id, payment_id=payment.payment_id, channel=refund.channel,
-            held_by=unapplied_receipts(refund.channel), amount=refund.amount), at=now)
+        return await ledger.book(
+            tx,
+            payment,
+            refund_reserved(
+                refund_id=refund.refund_id,
+                payment_id=payment.payment_id,
+                channel=refund.channel,
+                held_by=unapplied_receipts(refund.channel),
+                amount=refund.amount,
+            ),
+            at=now,
+        )
 
 
 def _kind(news: ChannelFact, *, first_send: bool) -> FactKind:
     if first_send and news.status is ChannelStatus.NOT_SENT:
         return FactKind.NOT_ATTEMPTED
-    if news.status is ChannelStatus.CLOSED and news.amount is None:  # a tombstone: the channel never saw the attempt and never will
+    # a tombstone: the channel never saw the attempt and never will
+    if news.status is ChannelStatus.CLOSED and news.amount is None:
         return FactKind.LOST
     return _KINDS[news.status]

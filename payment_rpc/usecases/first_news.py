@@ -1,4 +1,6 @@
-"""What is known first of a payment that is being sent: the channel's answer, or that its money is here, which a callback may tell sooner."""
+"""What is known first of a payment that is being sent: the channel's answer, or that its money is
+here, which a callback may tell sooner.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,12 @@ class FirstNews:
         self._facts = facts
         self._late: set[asyncio.Future[ChannelFact]] = set()
 
-    async def of(self, payment_id: str, sending: Coroutine[Any, Any, ChannelFact]) -> ChannelFact | Applied:
-        """The answer of the channel; or the payment with its money, when that is known first. Who goes away takes the call to the channel along."""
+    async def of(
+        self, payment_id: str, sending: Coroutine[Any, Any, ChannelFact]
+    ) -> ChannelFact | Applied:
+        """The answer of the channel; or the payment with its money, when that is known first. Who
+        goes away takes the call to the channel along.
+        """
         with self._facts.expect(payment_id) as captured:
             answer = asyncio.create_task(sending)
             first: set[asyncio.Future[Any]] = {answer, captured}
@@ -38,7 +44,9 @@ class FirstNews:
             return captured.result()
 
     def _came_late(self, answer: asyncio.Future[ChannelFact]) -> None:
-        """An answer that nobody waits for any more. That the money is here was known before; whatever else it says comes by callback or statement."""
+        """An answer that nobody waits for any more. That the money is here was known before;
+        whatever else it says comes by callback or statement.
+        """
         self._late.discard(answer)
         if not answer.cancelled() and (problem := answer.exception()) is not None:
             log.warning("late_answer_failed", problem=type(problem).__name__)

@@ -1,8 +1,9 @@
-"""Rows that a process wrote whose clock was ahead. Their leases and due times lie too far in the future; they are
-corrected by its error, so that a clock that is ten minutes wrong does not keep a buyer waiting for ten minutes.
+"""Rows that a process wrote whose clock was ahead. Their leases and due times lie too far in the
+future; they are corrected by its error, so that a clock that is ten minutes wrong does not keep a
+buyer waiting for ten minutes.
 
-Only a process whose own clock agrees with the database's does this: to one that is behind, every row looks as if it
-came from the future.
+Only a process whose own clock agrees with the database's does this: to one that is behind, every
+row looks as if it came from the future.
 """
 
 from __future__ import annotations
@@ -33,10 +34,20 @@ class FutureRows:
     def __init__(self, *, db: Database, clock: Clock) -> None:
         self._db = db
         self._clock = clock
-        self._attempts = Batches(db=db, left_out=LeftOut("correct_future_rows", ATTEMPT.c.attempt_id), most=ROWS_MAX,
-                                 due=lambda limit: attempts.future_statement(clock.now(), TOLERANCE, limit), take=self._correct_attempts)
-        self._refunds = Batches(db=db, left_out=LeftOut("correct_future_rows", REFUND.c.refund_id), most=ROWS_MAX,
-                                due=lambda limit: refunds.future_statement(clock.now(), TOLERANCE, limit), take=self._correct_refunds)
+        self._attempts = Batches(
+            db=db,
+            left_out=LeftOut("correct_future_rows", ATTEMPT.c.attempt_id),
+            most=ROWS_MAX,
+            due=lambda limit: attempts.future_statement(clock.now(), TOLERANCE, limit),
+            take=self._correct_attempts,
+        )
+        self._refunds = Batches(
+            db=db,
+            left_out=LeftOut("correct_future_rows", REFUND.c.refund_id),
+            most=ROWS_MAX,
+            due=lambda limit: refunds.future_statement(clock.now(), TOLERANCE, limit),
+            take=self._correct_refunds,
+        )
 
     async def run_once(self) -> int:
         """Corrects some rows; returns how many."""
@@ -49,7 +60,11 @@ class FutureRows:
         return corrected
 
     async def _correct_attempts(self, tx: AsyncConnection, found: Sequence[Any]) -> list[str]:
-        return await attempts.bring_back(tx, [row.attempt_id for row in found], now=self._clock.now(), tolerance=TOLERANCE)
+        return await attempts.bring_back(
+            tx, [row.attempt_id for row in found], now=self._clock.now(), tolerance=TOLERANCE
+        )
 
     async def _correct_refunds(self, tx: AsyncConnection, found: Sequence[Any]) -> list[str]:
-        return await refunds.bring_back(tx, [row.refund_id for row in found], now=self._clock.now(), tolerance=TOLERANCE)
+        return await refunds.bring_back(
+            tx, [row.refund_id for row in found], now=self._clock.now(), tolerance=TOLERANCE
+        )

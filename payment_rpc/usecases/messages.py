@@ -1,4 +1,6 @@
-"""What a change of a payment tells others: order_rpc by RPC, because it must arrive; whoever listens on PAYMENT_TOPIC by event."""
+"""What a change of a payment tells others: order_rpc by RPC, because it must arrive; whoever
+listens on PAYMENT_TOPIC by event.
+"""
 
 from __future__ import annotations
 
@@ -19,53 +21,138 @@ EVENT_VERSION = "1.0"
 FAST_PATH_HEAD_START = timedelta(seconds=5)
 
 
-def messages_of(payment: Payment, *, before: PaymentState, ids: Ids, at: datetime, head_start: timedelta) -> list[Message]:
-    """The messages of a change from state `before`: first the one for order_rpc, when there is one."""
+def messages_of(
+    payment: Payment, *, before: PaymentState, ids: Ids, at: datetime, head_start: timedelta
+) -> list[Message]:
+    """The messages of a change from state `before`: first the one for order_rpc, when there is
+    one.
+    """
     if payment.state is before:
         return []
     if payment.payment_method == TOP_UP:
         return _top_up_events(payment, ids=ids, at=at)
     if payment.state in MONEY and before not in MONEY:
-        return [order_message(payment, ids=ids, at=at, head_start=head_start), _event(payment, "PAYMENT_SUCCEEDED", ids=ids, at=at, facts={
-            "channel_trade_no": payment.channel_trade_no, "paid_at": _rfc3339(payment.paid_at or at)})]
+        return [
+            order_message(payment, ids=ids, at=at, head_start=head_start),
+            _event(
+                payment,
+                "PAYMENT_SUCCEEDED",
+                ids=ids,
+                at=at,
+                facts={
+                    "channel_trade_no": payment.channel_trade_no,
+                    "paid_at": _rfc3339(payment.paid_at or at),
+                },
+            ),
+        ]
     if payment.state in (PaymentState.FAILED, PaymentState.CLOSED):
-        return [_event(payment, "PAYMENT_FAILED", ids=ids, at=at, facts={"reason": payment.failure.reason if payment.failure else "PAYMENT_CLOSED"})]
+        return [
+            _event(
+                payment,
+                "PAYMENT_FAILED",
+                ids=ids,
+                at=at,
+                facts={"reason": payment.failure.reason if payment.failure else "PAYMENT_CLOSED"},
+            )
+        ]
     return []
 
 
-def order_message(payment: Payment, changed: Refund | None = None, *, ids: Ids, at: datetime, head_start: timedelta = timedelta(0)) -> Message:
-    """The snapshot of a payment for its order, with the refund that changed. Each change of a refund has a message of its own and the order keeps
-    what it heard, so a message stays small however many refunds there are."""
+def order_message(
+    payment: Payment,
+    changed: Refund | None = None,
+    *,
+    ids: Ids,
+    at: datetime,
+    head_start: timedelta = timedelta(0),
+) -> Message:
+    """The snapshot of a payment for its order, with the refund that changed. Each change of a
+    refund has a message of its own and the order keeps what it heard, so a message stays small
+    however many refunds there are."""
     return Message(
-        event_id=ids.new("EVT"), destination=ORDER_DESTINATION, tag="UpdateOrderStatus", aggregate_id=payment.payment_id,
-        trace_id=current_trace_id(), due_at=at + head_start, created_at=at, payload={
-            "merchant_id": payment.merchant_id, "order_id": payment.order_id, "payment_id": payment.payment_id, "version": payment.version,
-            "state": payment.state.value, "captured": payment.captured.format(), "refunded": payment.refunded.format(),
-            "refund_reserved": payment.refund_reserved.format(), "currency": payment.amount.currency, "wants_paid": payment.state in MONEY,
-            "refunds": [{"refund_id": refund.refund_id, "request_id": refund.request_id, "state": refund.state.value,
-                         "amount": refund.amount.format(), "reason": refund.failure.reason if refund.failure else ""}
-                        for refund in ([] if changed is None else [changed])]})
+        event_id=ids.new("EVT"),
+        destination=ORDER_DESTINATION,
+        tag="UpdateOrderStatus",
+        aggregate_id=payment.payment_id,
+        trace_id=current_trace_id(),
+        due_at=at + head_start,
+        created_at=at,
+        payload={
+            "merchant_id": payment.merchant_id,
+            "order_id": payment.order_id,
+            "payment_id": payment.payment_id,
+            "version": payment.version,
+            "state": payment.state.value,
+            "captured": payment.captured.format(),
+            "refunded": payment.refunded.format(),
+            "refund_reserved": payment.refund_reserved.format(),
+            "currency": payment.amount.currency,
+            "wants_paid": payment.state in MONEY,
+            "refunds": [
+                {
+                    "refund_id": refund.refund_id,
+                    "request_id": refund.request_id,
+                    "state": refund.state.value,
+                    "amount": refund.amount.format(),
+                    "reason": refund.failure.reason if refund.failure else "",
+                }
+                for refund in ([] if changed is None else [changed])
+            ],
+        },
+    )
 
 
 def refund_events(refund: Refund, *, before: RefundState, ids: Ids, at: datetime) -> list[Message]:
     """The event of a refund that ended, or none."""
-    tags = {RefundState.SUCCESS: "REFUND_SUCCEEDED", RefundState.FAILED: "REFUND_FAILED", RefundState.REVERSED: "REFUND_REVERSED"}
+    tags = {
+        RefundState.SUCCESS: "REFUND_SUCCEEDED",
+        RefundState.FAILED: "REFUND_FAILED",
+        RefundState.REVERSED: "REFUND_REVERSED",
+    }
     if refund.state is before or refund.state not in tags:
         return []
     event_id, trace_id = ids.new("EVT"), current_trace_id()
-    return [Message(
-        event_id=event_id, destination=destination(PAYMENT_TOPIC), tag=tags[refund.state], aggregate_id=refund.payment_id, trace_id=trace_id,
-        due_at=at, created_at=at, payload={
-            "event_id": event_id, "refund_id": refund.refund_id, "payment_id": refund.payment_id, "order_id": refund.order_id,
-            "merchant_id": refund.merchant_id, "user_id": refund.user_id, "amount": refund.amount.format(), "currency": refund.amount.currency,
-            "channel": refund.channel, "channel_refund_no": refund.channel_refund_no, "reason": refund.failure.reason if refund.failure else "",
-            "event_time": _rfc3339(at), "trace_id": trace_id, "version": EVENT_VERSION})]
+    return [
+        Message(
+            event_id=event_id,
+            destination=destination(PAYMENT_TOPIC),
+            tag=tags[refund.state],
+            aggregate_id=refund.payment_id,
+            trace_id=trace_id,
+            due_at=at,
+            created_at=at,
+            payload={
+                "event_id": event_id,
+                "refund_id": refund.refund_id,
+                "payment_id": refund.payment_id,
+                "order_id": refund.order_id,
+                "merchant_id": refund.merchant_id,
+                "user_id": refund.user_id,
+                "amount": refund.amount.format(),
+                "currency": refund.amount.currency,
+                "channel": refund.channel,
+                "channel_refund_no": refund.channel_refund_no,
+                "reason": refund.failure.reason if refund.failure else "",
+                "event_time": _rfc3339(at),
+                "trace_id": trace_id,
+                "version": EVENT_VERSION,
+            },
+        )
+    ]
 
 
 def _top_up_events(payment: Payment, *, ids: Ids, at: datetime) -> list[Message]:
     """Money into a wallet is no sale: tags of its own, and no order to tell."""
     if payment.state is PaymentState.SUCCESS:
-        return [_event(payment, "WALLET_TOPPED_UP", ids=ids, at=at, facts={"channel_trade_no": payment.channel_trade_no})]
+        return [
+            _event(
+                payment,
+                "WALLET_TOPPED_UP",
+                ids=ids,
+                at=at,
+                facts={"channel_trade_no": payment.channel_trade_no},
+            )
+        ]
     if payment.state in (PaymentState.FAILED, PaymentState.CLOSED):
         reason = payment.failure.reason if payment.failure else "PAYMENT_CLOSED"
         return [_event(payment, "WALLET_TOP_UP_FAILED", ids=ids, at=at, facts={"reason": reason})]
@@ -75,11 +162,28 @@ def _top_up_events(payment: Payment, *, ids: Ids, at: datetime) -> list[Message]
 def _event(payment: Payment, tag: str, *, ids: Ids, at: datetime, facts: dict[str, Any]) -> Message:
     event_id, trace_id = ids.new("EVT"), current_trace_id()
     return Message(
-        event_id=event_id, destination=destination(PAYMENT_TOPIC), tag=tag, aggregate_id=payment.payment_id, trace_id=trace_id, due_at=at,
-        created_at=at, payload={
-            "event_id": event_id, "payment_id": payment.payment_id, "order_id": payment.order_id, "merchant_id": payment.merchant_id,
-            "user_id": payment.user_id, "amount": payment.amount.format(), "currency": payment.amount.currency, "channel": payment.channel,
-            **facts, "event_time": _rfc3339(at), "trace_id": trace_id, "version": EVENT_VERSION})
+        event_id=event_id,
+        destination=destination(PAYMENT_TOPIC),
+        tag=tag,
+        aggregate_id=payment.payment_id,
+        trace_id=trace_id,
+        due_at=at,
+        created_at=at,
+        payload={
+            "event_id": event_id,
+            "payment_id": payment.payment_id,
+            "order_id": payment.order_id,
+            "merchant_id": payment.merchant_id,
+            "user_id": payment.user_id,
+            "amount": payment.amount.format(),
+            "currency": payment.amount.currency,
+            "channel": payment.channel,
+            **facts,
+            "event_time": _rfc3339(at),
+            "trace_id": trace_id,
+            "version": EVENT_VERSION,
+        },
+    )
 
 
 def _rfc3339(moment: datetime) -> str:

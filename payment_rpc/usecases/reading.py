@@ -25,7 +25,10 @@ class Reading:
         Raises:
             PaymentNotFound: there is none, or it is somebody else's.
         """
-        if caller.role is not Role.SERVICE and (cached := await self._cache.get(payment_id)) is not None:
+        if (
+            caller.role is not Role.SERVICE
+            and (cached := await self._cache.get(payment_id)) is not None
+        ):
             return _owned(cached, caller)
         payment = await self._db.read(payments.get_payment, payment_id, visible_to=caller)
         await self._cache.put(payment)
@@ -37,20 +40,32 @@ class Reading:
         Raises:
             PaymentNotFound: there is none, or it is somebody else's.
         """
-        if caller.role is not Role.SERVICE and (cached := await self._cache.get_of_order(merchant_id, order_id)) is not None:
+        if (
+            caller.role is not Role.SERVICE
+            and (cached := await self._cache.get_of_order(merchant_id, order_id)) is not None
+        ):
             return _owned(cached, caller)
-        payment = await self._db.read(payments.get_of_order, merchant_id=merchant_id, order_id=order_id, visible_to=caller)
+        payment = await self._db.read(
+            payments.get_of_order, merchant_id=merchant_id, order_id=order_id, visible_to=caller
+        )
         await self._cache.put_of_order(payment)
         return payment
 
-    async def list_of_order(self, *, merchant_id: str, order_id: str, before: str | None, limit: int, caller: Caller) -> Sequence[Payment]:
+    async def list_of_order(
+        self, *, merchant_id: str, order_id: str, before: str | None, limit: int, caller: Caller
+    ) -> Sequence[Payment]:
         """Payments of an order, newest first, older than the payment id `before`."""
-        return await self._db.read(payments.list_of_order, merchant_id=merchant_id, order_id=order_id, before=before, limit=limit,
-                                   visible_to=caller)
+        return await self._db.read(
+            payments.list_of_order,
+            merchant_id=merchant_id,
+            order_id=order_id,
+            before=before,
+            limit=limit,
+            visible_to=caller,
+        )
 
 
 def _owned(payment: Payment, caller: Caller) -> Payment:
     if not payments.may_see(payment, caller):
         raise PaymentNotFound
     return payment
-

@@ -1,4 +1,6 @@
-"""Giving money back: reserve and commit first, then the channel, then the fact. What a crash leaves is finished by `run_once`, under the same id."""
+"""Giving money back: reserve and commit first, then the channel, then the fact. What a crash leaves
+is finished by `run_once`, under the same id.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +28,23 @@ from mesh.worker import each
 from payment_rpc.cache import PaymentCache
 from payment_rpc.channels import Channel, RefundChannelFact, RefundChannelStatus
 from payment_rpc.domain import ledger as bookings
-from payment_rpc.domain.errors import CurrencyMismatch, PaymentNotFound, RefundFailed, RefundLimitReached, RefundNotAllowed
+from payment_rpc.domain.errors import (
+    CurrencyMismatch,
+    PaymentNotFound,
+    RefundFailed,
+    RefundLimitReached,
+    RefundNotAllowed,
+)
 from payment_rpc.domain.order import canonical_amount
 from payment_rpc.domain.payment import WALLET, Payment
 from payment_rpc.domain.refund import OPEN, REFUNDS_MAX, Refund, RefundState, refundable, reserve
-from payment_rpc.domain.refund_facts import RefundDecision, RefundFact, RefundFactKind, apply_refund_fact, steps_of
+from payment_rpc.domain.refund_facts import (
+    RefundDecision,
+    RefundFact,
+    RefundFactKind,
+    apply_refund_fact,
+    steps_of,
+)
 from payment_rpc.domain.refund_snapshot import from_json, to_json
 from payment_rpc.domain.scan import ScanAction, ScanStep, ScanSubject, entries
 from payment_rpc.domain.wallet import EntryKind
@@ -53,7 +67,9 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreateRefund:
-    """A refund as it was asked for. `amount` "" means everything that is left; `request_id` and `key` may be ""."""
+    """A refund as it was asked for. `amount` "" means everything that is left; `request_id` and
+    `key` may be "".
+    """
 
     payment_id: str
     amount: str
@@ -77,8 +93,18 @@ class RefundPreview:
 class Refunds:
     """Gives money back."""
 
-    def __init__(self, *, db: Database, clock: Clock, ids: Ids, cache: PaymentCache, channels: Mapping[str, Channel], lease: timedelta,
-                 batch: int, timeout_seconds: float) -> None:
+    def __init__(
+        self,
+        *,
+        db: Database,
+        clock: Clock,
+        ids: Ids,
+        cache: PaymentCache,
+        channels: Mapping[str, Channel],
+        lease: timedelta,
+        batch: int,
+        timeout_seconds: float,
+    ) -> None:
         self._db = db
         self._clock = clock
         self._ids = ids
@@ -86,14 +112,18 @@ class Refunds:
         self._channels = channels
         self._lease = lease
         self._left_out = LeftOut("advance_refunds", REFUND.c.refund_id)
-        self._batches = Batches(db=db, left_out=self._left_out, most=batch, due=self._due, take=self._ask_later)
+        self._batches = Batches(
+            db=db, left_out=self._left_out, most=batch, due=self._due, take=self._ask_later
+        )
         self._timeout_seconds = timeout_seconds
 
     async def create(self, command: CreateRefund, caller: Caller) -> Refund:
-        """Reserves a refund, submits it and returns it as it stands then; the same request again returns the same refund.
+        """Reserves a refund, submits it and returns it as it stands then; the same request again
+        returns the same refund.
 
         Raises:
-            PaymentNotFound, RefundNotAllowed, RefundExceedsRefundable, RefundLimitReached, CurrencyMismatch, InvalidArgument, IdempotencyKeyReused:
+            PaymentNotFound, RefundNotAllowed, RefundExceedsRefundable, RefundLimitReached,
+            CurrencyMismatch, InvalidArgument, IdempotencyKeyReused:
                 nothing was reserved.
             RefundFailed: the channel refused it; the reservation is free again.
         """
@@ -116,36 +146,76 @@ class Refunds:
         payment, returned = await self._db.read(_payment_and_fees_returned, payment_id, caller)
         after, wanted = reserve(payment, _amount(amount, payment), at=self._clock.now())
         held_by = bookings.holder(payment, stands_alone=False, channel=payment.channel)
-        steps = (bookings.refund_reserved(refund_id="preview", payment_id=payment_id, channel=payment.channel, held_by=held_by, amount=wanted),
-                 bookings.refunded(refund_id="preview", payment=payment, channel=payment.channel, amount=wanted))
-        return RefundPreview(amount=wanted, refundable=refundable(payment), refundable_after=refundable(after),
-                             fee_returned=bookings.fee_share(payment.fee, captured=payment.captured, refunded=payment.refunded + wanted,
-                                                             returned=returned),
-                             postings=tuple(posting for step in steps for posting in step.postings))
+        steps = (
+            bookings.refund_reserved(
+                refund_id="preview",
+                payment_id=payment_id,
+                channel=payment.channel,
+                held_by=held_by,
+                amount=wanted,
+            ),
+            bookings.refunded(
+                refund_id="preview", payment=payment, channel=payment.channel, amount=wanted
+            ),
+        )
+        return RefundPreview(
+            amount=wanted,
+            refundable=refundable(payment),
+            refundable_after=refundable(after),
+            fee_returned=bookings.fee_share(
+                payment.fee,
+                captured=payment.captured,
+                refunded=payment.refunded + wanted,
+                returned=returned,
+            ),
+            postings=tuple(posting for step in steps for posting in step.postings),
+        )
 
     async def get(self, refund_id: str, caller: Caller) -> Refund:
         """One refund, or RefundNotFound."""
         return await self._db.read(refunds.get_refund, refund_id, visible_to=caller)
 
-    async def list_refunds(self, *, payment_id: str, merchant_id: str, order_id: str, before: str | None, limit: int,
-                           caller: Caller) -> Sequence[Refund]:
+    async def list_refunds(
+        self,
+        *,
+        payment_id: str,
+        merchant_id: str,
+        order_id: str,
+        before: str | None,
+        limit: int,
+        caller: Caller,
+    ) -> Sequence[Refund]:
         """Refunds of a payment or an order, newest first, older than the refund id `before`."""
-        return await self._db.read(refunds.list_refunds, payment_id=payment_id, merchant_id=merchant_id, order_id=order_id, before=before,
-                                   limit=limit, visible_to=caller)
+        return await self._db.read(
+            refunds.list_refunds,
+            payment_id=payment_id,
+            merchant_id=merchant_id,
+            order_id=order_id,
+            before=before,
+            limit=limit,
+            visible_to=caller,
+        )
 
     async def due_in(self) -> Seconds | None:
         """Seconds until a channel is to be asked next; None when nothing is open."""
-        return seconds_until(await self._db.read(refunds.next_due, self._left_out), self._clock.now())
+        return seconds_until(
+            await self._db.read(refunds.next_due, self._left_out), self._clock.now()
+        )
 
     async def run_once(self) -> int:
-        """Sends what was not sent and asks for what has no result; returns how many. One that fails or hangs stands in no other's
-        way."""
-        return await each(await self._batches.run(), self._advance, failed="refund_not_advanced",
-                          about=lambda refund: {"refund_id": refund.refund_id, "payment_id": refund.payment_id})
+        """Sends what was not sent and asks for what has no result; returns how many. One that fails
+        or hangs stands in no other's way."""
+        return await each(
+            await self._batches.run(),
+            self._advance,
+            failed="refund_not_advanced",
+            about=lambda refund: {"refund_id": refund.refund_id, "payment_id": refund.payment_id},
+        )
 
     async def apply(self, news: RefundChannelFact, *, steps: Sequence[ScanStep] = ()) -> Refund:
-        """Applies what a channel said about a refund. The same news again changes nothing. `steps` is what the background scan did to hear it; its
-        diary is written in the same transaction, also when nothing changed.
+        """Applies what a channel said about a refund. The same news again changes nothing. `steps`
+        is what the background scan did to hear it; its diary is written in the same transaction,
+        also when nothing changed.
 
         Raises:
             RefundNotFound: it is not one of ours.
@@ -154,11 +224,23 @@ class Refunds:
         await self.announce(payment)
         return refund
 
-    async def write(self, tx: AsyncConnection, news: RefundChannelFact, *, steps: Sequence[ScanStep] = ()) -> tuple[Refund, Payment | None]:
-        """`apply` inside a transaction of the caller's, who calls `announce` after its commit. The payment is None when nothing changed."""
-        fact = RefundFact(kind=_KINDS[news.status], channel_refund_no=news.channel_refund_no, occurred_at=news.occurred_at, reason=news.reason,
-                          message=news.message, fee_returned=news.fee_returned)
-        return await write_refund_fact(tx, news.refund_id, fact, ids=self._ids, at=self._clock.now(), steps=steps)
+    async def write(
+        self, tx: AsyncConnection, news: RefundChannelFact, *, steps: Sequence[ScanStep] = ()
+    ) -> tuple[Refund, Payment | None]:
+        """`apply` inside a transaction of the caller's, who calls `announce` after its commit. The
+        payment is None when nothing changed.
+        """
+        fact = RefundFact(
+            kind=_KINDS[news.status],
+            channel_refund_no=news.channel_refund_no,
+            occurred_at=news.occurred_at,
+            reason=news.reason,
+            message=news.message,
+            fee_returned=news.fee_returned,
+        )
+        return await write_refund_fact(
+            tx, news.refund_id, fact, ids=self._ids, at=self._clock.now(), steps=steps
+        )
 
     async def announce(self, payment: Payment | None) -> None:
         """What follows the commit of `write`."""
@@ -171,25 +253,52 @@ class Refunds:
             await self._send(await self._db.run(self._submit, refund), by_scan=(refund.state, ()))
             return
         began_at = self._clock.now()
-        news = await self._channels[refund.channel].query_refund(refund.refund_id, timeout_seconds=self._timeout_seconds)
-        asked = ScanStep(action=ScanAction.QUERY, result=news.status, reason=news.reason, began_at=began_at, ended_at=self._clock.now())
+        news = await self._channels[refund.channel].query_refund(
+            refund.refund_id, timeout_seconds=self._timeout_seconds
+        )
+        asked = ScanStep(
+            action=ScanAction.QUERY,
+            result=news.status,
+            reason=news.reason,
+            began_at=began_at,
+            ended_at=self._clock.now(),
+        )
         if news.status is RefundChannelStatus.NOT_FOUND and refund.lease_until <= self._clock.now():
             # Lost before the channel: once more, under the same id.
-            await self._send(await self._db.run(self._submit, refund), by_scan=(refund.state, (asked,)))
+            await self._send(
+                await self._db.run(self._submit, refund), by_scan=(refund.state, (asked,))
+            )
         else:
             await self.apply(news, steps=(asked,))
 
-    async def _send(self, refund: Refund, *, by_scan: tuple[RefundState, Sequence[ScanStep]] | None = None) -> Refund:
-        """Submits a refund and applies the answer. `by_scan`: the state in which the background found it, and what it did before this."""
+    async def _send(
+        self, refund: Refund, *, by_scan: tuple[RefundState, Sequence[ScanStep]] | None = None
+    ) -> Refund:
+        """Submits a refund and applies the answer. `by_scan`: the state in which the background
+        found it, and what it did before this.
+        """
         began_at = self._clock.now()
         news = await self._channels[refund.channel].refund(
-            refund_id=refund.refund_id, attempt_id=refund.attempt_id, amount=refund.amount, reason=refund.reason,
-            timeout_seconds=self._timeout_seconds)
+            refund_id=refund.refund_id,
+            attempt_id=refund.attempt_id,
+            amount=refund.amount,
+            reason=refund.reason,
+            timeout_seconds=self._timeout_seconds,
+        )
         failpoint("payment.refund.after_channel")
         steps: Sequence[ScanStep] = ()
         if by_scan is not None:
-            steps = (*by_scan[1], ScanStep(action=ScanAction.SUBMIT, result=news.status, reason=news.reason, began_at=began_at,
-                                           ended_at=self._clock.now(), state_before=by_scan[0]))
+            steps = (
+                *by_scan[1],
+                ScanStep(
+                    action=ScanAction.SUBMIT,
+                    result=news.status,
+                    reason=news.reason,
+                    began_at=began_at,
+                    ended_at=self._clock.now(),
+                    state_before=by_scan[0],
+                ),
+            )
         try:
             return await self.apply(news, steps=steps)
         except FailpointRaised:
@@ -198,21 +307,31 @@ class Refunds:
             log.exception("refund_fact_written_later", refund_id=refund.refund_id)
             return refund
 
-    async def _reserve(self, tx: AsyncConnection, command: CreateRefund, caller: Caller) -> tuple[Refund, bool, Payment | None]:
-        """The refund, whether it is new, and the payment when it went back into a wallet at once."""
+    async def _reserve(
+        self, tx: AsyncConnection, command: CreateRefund, caller: Caller
+    ) -> tuple[Refund, bool, Payment | None]:
+        """The refund, whether it is new, and the payment when it went back into a wallet at
+        once.
+        """
         now = self._clock.now()
         payment = await payments.lock_payment(tx, command.payment_id)
         if not payments.may_see(payment, caller):
             raise PaymentNotFound
-        fingerprint = {"payment_id": command.payment_id, "amount": canonical_amount(command.amount), "currency": command.currency,
-                       "request_id": command.request_id}
+        fingerprint = {
+            "payment_id": command.payment_id,
+            "amount": canonical_amount(command.amount),
+            "currency": command.currency,
+            "request_id": command.request_id,
+        }
         receipt = _receipt(caller, command.key, payment.merchant_id)
         earlier = await self._find_earlier(tx, command, payment, receipt, fingerprint)
         if earlier is not None:
             return earlier, False, None
         if command.currency and command.currency != payment.amount.currency:
             problem = f"the payment is in {payment.amount.currency}"
-            raise CurrencyMismatch(f"currency: {problem}", fields={"currency": problem}, payment_id=payment.payment_id)
+            raise CurrencyMismatch(
+                f"currency: {problem}", fields={"currency": problem}, payment_id=payment.payment_id
+            )
         reserved, amount = reserve(payment, _amount(command.amount, payment), at=now)
         if await refunds.count_asked_for(tx, payment.payment_id) >= REFUNDS_MAX:
             raise RefundLimitReached(payment_id=payment.payment_id, limit=REFUNDS_MAX)
@@ -220,33 +339,73 @@ class Refunds:
         if attempt_id is None:
             raise RefundNotAllowed(payment_id=payment.payment_id)
         refund = Refund.start(
-            payment, refund_id=self._ids.new("RF"), attempt_id=attempt_id, channel=payment.channel, amount=amount, reason=command.reason,
-            request_id=command.request_id, automatic=payment.disposition is not None and payment.disposition.is_refusal, at=now,
+            payment,
+            refund_id=self._ids.new("RF"),
+            attempt_id=attempt_id,
+            channel=payment.channel,
+            amount=amount,
+            reason=command.reason,
+            request_id=command.request_id,
+            automatic=payment.disposition is not None and payment.disposition.is_refusal,
+            at=now,
         ).submit(lease=self._lease, at=now)
-        await add_refund(tx, reserved, refund, held_by=bookings.holder(payment, stands_alone=False, channel=payment.channel),
-                         read_version=payment.version, at=now)
+        await add_refund(
+            tx,
+            reserved,
+            refund,
+            held_by=bookings.holder(payment, stands_alone=False, channel=payment.channel),
+            read_version=payment.version,
+            at=now,
+        )
         if receipt is not None:
-            await receipts.claim(tx, receipt, fingerprint=fingerprint, resource_id=refund.refund_id, now=now)
+            await receipts.claim(
+                tx, receipt, fingerprint=fingerprint, resource_id=refund.refund_id, now=now
+            )
         if refund.channel == WALLET:
             done, after = await refund_into_wallet(tx, refund, ids=self._ids, at=now)
             return done, True, after
         await outbox.put(tx, order_message(reserved, refund, ids=self._ids, at=now))
         return refund, True, None
 
-    async def _find_earlier(self, tx: AsyncConnection, command: CreateRefund, payment: Payment, receipt: ReceiptKey | None,
-                            fingerprint: Mapping[str, str]) -> Refund | None:
-        if receipt is not None and (found := await receipts.find(tx, receipt, fingerprint=fingerprint)):
-            return from_json(found.answer) if found.answer else await refunds.read_refund(tx, found.resource_id)
+    async def _find_earlier(
+        self,
+        tx: AsyncConnection,
+        command: CreateRefund,
+        payment: Payment,
+        receipt: ReceiptKey | None,
+        fingerprint: Mapping[str, str],
+    ) -> Refund | None:
+        if receipt is not None and (
+            found := await receipts.find(tx, receipt, fingerprint=fingerprint)
+        ):
+            return (
+                from_json(found.answer)
+                if found.answer
+                else await refunds.read_refund(tx, found.resource_id)
+            )
         if not command.request_id:
             return None
-        earlier = await refunds.find_by_request(tx, merchant_id=payment.merchant_id, request_id=command.request_id)
+        earlier = await refunds.find_by_request(
+            tx, merchant_id=payment.merchant_id, request_id=command.request_id
+        )
         if earlier is None:
             return None
-        differing = [name for name, differs in (
-            ("payment_id", earlier.payment_id != payment.payment_id),
-            ("amount", command.amount != "" and _amount(command.amount, payment) != earlier.amount)) if differs]
+        differing = [
+            name
+            for name, differs in (
+                ("payment_id", earlier.payment_id != payment.payment_id),
+                (
+                    "amount",
+                    command.amount != "" and _amount(command.amount, payment) != earlier.amount,
+                ),
+            )
+            if differs
+        ]
         if differing:
-            raise IdempotencyKeyReused("The request_id was used for another refund.", fields=dict.fromkeys(differing, "differs from that refund"))
+            raise IdempotencyKeyReused(
+                "The request_id was used for another refund.",
+                fields=dict.fromkeys(differing, "differs from that refund"),
+            )
         return earlier
 
     async def _submit(self, tx: AsyncConnection, refund: Refund) -> Refund:
@@ -263,23 +422,52 @@ class Refunds:
         return await refunds.ask_later(tx, rows, now=self._clock.now())
 
 
-async def add_refund(tx: AsyncConnection, payment: Payment, refund: Refund, *, held_by: str, read_version: int, at: datetime) -> Payment:
+async def add_refund(
+    tx: AsyncConnection,
+    payment: Payment,
+    refund: Refund,
+    *,
+    held_by: str,
+    read_version: int,
+    at: datetime,
+) -> Payment:
     """Writes a reserved refund with its posting and the payment that it is reserved on."""
-    booked = await ledger.book(tx, payment, bookings.refund_reserved(
-        refund_id=refund.refund_id, payment_id=payment.payment_id, channel=refund.channel, held_by=held_by, amount=refund.amount), at=at)
+    booked = await ledger.book(
+        tx,
+        payment,
+        bookings.refund_reserved(
+            refund_id=refund.refund_id,
+            payment_id=payment.payment_id,
+            channel=refund.channel,
+            held_by=held_by,
+            amount=refund.amount,
+        ),
+        at=at,
+    )
     await payments.save_payment(tx, booked, read_version=read_version)
     await refunds.insert_refund(tx, refund)
     return booked
 
 
-async def write_refund_fact(tx: AsyncConnection, refund_id: str, fact: RefundFact, *, ids: Ids, at: datetime,
-                            steps: Sequence[ScanStep] = ()) -> tuple[Refund, Payment | None]:
-    """One transaction's work for refund, payment, wallet, ledger, messages, receipt and, with `steps`, the scan's diary. The payment is None when
-    nothing changed."""
+async def write_refund_fact(
+    tx: AsyncConnection,
+    refund_id: str,
+    fact: RefundFact,
+    *,
+    ids: Ids,
+    at: datetime,
+    steps: Sequence[ScanStep] = (),
+) -> tuple[Refund, Payment | None]:
+    """One transaction's work for refund, payment, wallet, ledger, messages, receipt and, with
+    `steps`, the scan's diary. The payment is None when nothing changed."""
     payment = await payments.lock_payment(tx, (await refunds.read_refund(tx, refund_id)).payment_id)
     refund = await refunds.read_refund(tx, refund_id)
-    subject = ScanSubject(payment_id=payment.payment_id, attempt_id=refund.attempt_id, refund_id=refund_id)
-    is_kept = refund.stands_alone and await attempts.capturing_attempt(tx, payment) == refund.attempt_id
+    subject = ScanSubject(
+        payment_id=payment.payment_id, attempt_id=refund.attempt_id, refund_id=refund_id
+    )
+    is_kept = (
+        refund.stands_alone and await attempts.capturing_attempt(tx, payment) == refund.attempt_id
+    )
     after, done = payment, refund
     messages: list[Message] = []
     for step in steps_of(refund, fact):
@@ -296,49 +484,90 @@ async def write_refund_fact(tx: AsyncConnection, refund_id: str, fact: RefundFac
         messages.append(order_message(after, done, ids=ids, at=at))
     if messages:
         await outbox.put(tx, *messages)
-    told = next((message.event_id for message in messages if message.destination == ORDER_DESTINATION), "")
-    await scan_actions.add(tx, entries(steps, subject, before=refund.state, after=done.state, event_id=told))
+    told = next(
+        (message.event_id for message in messages if message.destination == ORDER_DESTINATION), ""
+    )
+    await scan_actions.add(
+        tx, entries(steps, subject, before=refund.state, after=done.state, event_id=told)
+    )
     if refund.state in OPEN and done.state not in OPEN:
         await receipts.finish(tx, resource_id=refund_id, answer=to_json(done))
     failpoint("payment.refund_fact.before_commit")
     return done, after
 
 
-async def _carry_out(tx: AsyncConnection, payment: Payment, refund: Refund, decision: RefundDecision, *, at: datetime) -> Payment:
+async def _carry_out(
+    tx: AsyncConnection, payment: Payment, refund: Refund, decision: RefundDecision, *, at: datetime
+) -> Payment:
     """Writes what one piece of news made of a refund; the payment after it."""
     await refunds.save_refund(tx, decision.refund, read_version=refund.version)
     after = decision.payment
     if decision.booking is not None:
-        after = await ledger.book(tx, after if after is not payment else payment.touched(at=at), decision.booking, at=at)
+        after = await ledger.book(
+            tx, after if after is not payment else payment.touched(at=at), decision.booking, at=at
+        )
     if decision.fee_booking is not None:
         after = await ledger.book(tx, after, decision.fee_booking, at=at)
     if refund.channel == WALLET and decision.refund.state is RefundState.SUCCESS:
-        await wallets.credit(tx, after, refund.amount, kind=EntryKind.REFUNDED, entry_id=decision.refund.channel_refund_no,
-                             refund_id=refund.refund_id, at=at)
+        await wallets.credit(
+            tx,
+            after,
+            refund.amount,
+            kind=EntryKind.REFUNDED,
+            entry_id=decision.refund.channel_refund_no,
+            refund_id=refund.refund_id,
+            at=at,
+        )
     if decision.attention:
-        log.error("attention", alert=True, kind=decision.attention, payment_id=payment.payment_id, refund_id=refund.refund_id)
-        await ledger.call_attention(tx, kind=decision.attention, payment_id=payment.payment_id, subject=refund.refund_id,
-                                    detail=f"refund of {refund.amount}: {decision.refund.state}", at=at)
+        log.error(
+            "attention",
+            alert=True,
+            kind=decision.attention,
+            payment_id=payment.payment_id,
+            refund_id=refund.refund_id,
+        )
+        await ledger.call_attention(
+            tx,
+            kind=decision.attention,
+            payment_id=payment.payment_id,
+            subject=refund.refund_id,
+            detail=f"refund of {refund.amount}: {decision.refund.state}",
+            at=at,
+        )
     if after is not payment:
         await payments.save_payment(tx, after, read_version=payment.version)
     return after
 
 
-async def refund_into_wallet(tx: AsyncConnection, refund: Refund, *, ids: Ids, at: datetime) -> tuple[Refund, Payment | None]:
-    """Ends a submitted refund of a payment by balance, in the transaction that reserved it: our own books need no time to answer."""
+async def refund_into_wallet(
+    tx: AsyncConnection, refund: Refund, *, ids: Ids, at: datetime
+) -> tuple[Refund, Payment | None]:
+    """Ends a submitted refund of a payment by balance, in the transaction that reserved it: our own
+    books need no time to answer.
+    """
     fact = RefundFact(kind=RefundFactKind.SUCCESS, channel_refund_no=ids.new("WE"), occurred_at=at)
     return await write_refund_fact(tx, refund.refund_id, fact, ids=ids, at=at)
 
 
-async def _payment_and_fees_returned(tx: AsyncConnection, payment_id: str, caller: Caller) -> tuple[Payment, Money]:
+async def _payment_and_fees_returned(
+    tx: AsyncConnection, payment_id: str, caller: Caller
+) -> tuple[Payment, Money]:
     payment = await payments.get_payment(tx, payment_id, visible_to=caller)
-    own = [refund.refund_id for refund in await refunds.refunds_of(tx, payment_id) if not refund.stands_alone]
+    own = [
+        refund.refund_id
+        for refund in await refunds.refunds_of(tx, payment_id)
+        if not refund.stands_alone
+    ]
     return payment, await ledger.fees_returned(tx, own, currency=payment.amount.currency)
 
 
 def _answer_of(refund: Refund) -> Refund:
     if refund.state is RefundState.FAILED:
-        raise RefundFailed(refund.failure.message if refund.failure else "", payment_id=refund.payment_id, refund_id=refund.refund_id)
+        raise RefundFailed(
+            refund.failure.message if refund.failure else "",
+            payment_id=refund.payment_id,
+            refund_id=refund.refund_id,
+        )
     return refund
 
 
@@ -347,4 +576,8 @@ def _amount(text: str, payment: Payment) -> Money | None:
 
 
 def _receipt(caller: Caller, key: str, merchant_id: str) -> ReceiptKey | None:
-    return ReceiptKey(merchant_id=merchant_id, caller=caller.key, method="CreateRefund", key=key) if key else None
+    return (
+        ReceiptKey(merchant_id=merchant_id, caller=caller.key, method="CreateRefund", key=key)
+        if key
+        else None
+    )

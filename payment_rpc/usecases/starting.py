@@ -1,4 +1,6 @@
-"""Starting a payment: receipt, order gate, payment and attempt in one transaction, before any channel is called (docs/protocols.md 1, tx1)."""
+"""Starting a payment: receipt, order gate, payment and attempt in one transaction, before any
+channel is called (docs/protocols.md 1, tx1).
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,12 @@ from mesh.ids import Ids
 from mesh.receipts import ReceiptKey
 from payment_rpc.domain.attempt import OPEN, Attempt
 from payment_rpc.domain.card import CardSummary
-from payment_rpc.domain.errors import OrderAlreadyPaid, OrderNotPayable, PaymentInProgress, TransactionIdFailed
+from payment_rpc.domain.errors import (
+    OrderAlreadyPaid,
+    OrderNotPayable,
+    PaymentInProgress,
+    TransactionIdFailed,
+)
 from payment_rpc.domain.facts import Fact, FactKind, apply_channel_fact
 from payment_rpc.domain.order import OrderToPay
 from payment_rpc.domain.payment import BALANCE, CASHIER, TOP_UP, UNDECIDED, Payment, PaymentState
@@ -32,7 +39,8 @@ IN_PROGRESS_RETRY_SECONDS = 2.0  # a card answers within a second or two
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewPayment:
-    """What is about to be started, and the receipt that makes it happen once (None without an idempotency key). An `order` without an id stands for
+    """What is about to be started, and the receipt that makes it happen once (None without an
+    idempotency key). An `order` without an id stands for
     the payment itself: a top-up."""
 
     order: OrderToPay
@@ -45,14 +53,16 @@ class NewPayment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """Where a request for a new payment stands: started by this call, answered or begun by an earlier one, or in the way of one."""
+    """Where a request for a new payment stands: started by this call, answered or begun by an
+    earlier one, or in the way of one.
+    """
 
     payment: Payment | None = None
-    attempt: Attempt | None = None    # to be sent by this call
-    paid: Applied | None = None       # paid out of the buyer's wallet by this call
-    answer: str | None = None         # the first final answer of an earlier call with the same key
-    earlier_id: str = ""              # the payment that an earlier call began
-    replayed: bool = False            # that call had the same idempotency key
+    attempt: Attempt | None = None  # to be sent by this call
+    paid: Applied | None = None  # paid out of the buyer's wallet by this call
+    answer: str | None = None  # the first final answer of an earlier call with the same key
+    earlier_id: str = ""  # the payment that an earlier call began
+    replayed: bool = False  # that call had the same idempotency key
     in_the_way: Payment | None = None
 
 
@@ -65,19 +75,27 @@ class Starting:
         self._ids = ids
         self._lease = lease
 
-    async def earlier(self, receipt: ReceiptKey | None, fingerprint: Mapping[str, str]) -> Standing | None:
-        """What an earlier call with the same key left, or None. Asks nobody else, so a replay works while order_rpc is away.
+    async def earlier(
+        self, receipt: ReceiptKey | None, fingerprint: Mapping[str, str]
+    ) -> Standing | None:
+        """What an earlier call with the same key left, or None. Asks nobody else, so a replay works
+        while order_rpc is away.
 
         Raises:
             IdempotencyKeyReused: the key was used with another request.
         """
-        return None if receipt is None else await self._db.read(self._find_earlier, receipt, fingerprint)
+        return (
+            None
+            if receipt is None
+            else await self._db.read(self._find_earlier, receipt, fingerprint)
+        )
 
     async def start(self, new: NewPayment) -> Standing:
         """tx1. Two calls for one order meet at its gate: one starts, the other finds it in its way.
 
         Raises:
-            OrderAlreadyPaid, OrderNotPayable, PaymentInProgress, IdempotencyKeyReused, InsufficientBalance, InvalidArgument (more than a wallet
+            OrderAlreadyPaid, OrderNotPayable, PaymentInProgress, IdempotencyKeyReused,
+            InsufficientBalance, InvalidArgument (more than a wallet
                 holds), TransactionIdFailed: nothing was written.
         """
         try:
@@ -90,40 +108,69 @@ class Starting:
     def _new_payment_id(self) -> str:
         try:
             return self._ids.new("PAY")
-        except (OSError, ArithmeticError, LookupError, NotImplementedError) as problem:  # no random bits, or a clock beyond all years
+        # no random bits, or a clock beyond all years
+        except (OSError, ArithmeticError, LookupError, NotImplementedError) as problem:
             raise TransactionIdFailed from problem
 
     async def renew(self, payment: Payment, attempt: Attempt) -> Attempt | None:
-        """Takes an attempt whose lease is over, to send it once more under the same id; None when it has a result, its payment is being closed, or
-        somebody else took it."""
+        """Takes an attempt whose lease is over, to send it once more under the same id; None when
+        it has a result, its payment is being closed, or somebody else took it."""
         return await self._db.run(self._renew, payment, attempt)
 
-    async def _find_earlier(self, tx: AsyncConnection, receipt: ReceiptKey, fingerprint: Mapping[str, str]) -> Standing | None:
+    async def _find_earlier(
+        self, tx: AsyncConnection, receipt: ReceiptKey, fingerprint: Mapping[str, str]
+    ) -> Standing | None:
         found = await receipts.find(tx, receipt, fingerprint=fingerprint)
-        return None if found is None else Standing(answer=found.answer, earlier_id=found.resource_id, replayed=True)
+        return (
+            None
+            if found is None
+            else Standing(answer=found.answer, earlier_id=found.resource_id, replayed=True)
+        )
 
     async def _start(self, tx: AsyncConnection, new: NewPayment) -> Standing:
         now = self._clock.now()
         payment_id = self._new_payment_id()
         order = new.order if new.order.order_id else replace(new.order, order_id=payment_id)
-        is_open, standing = await payments.enter_gate(tx, merchant_id=order.merchant_id, order_id=order.order_id, at=now)
+        is_open, standing = await payments.enter_gate(
+            tx, merchant_id=order.merchant_id, order_id=order.order_id, at=now
+        )
         # Behind the gate: the call that was here before us has committed its receipt.
-        if new.receipt is not None and (earlier := await self._find_earlier(tx, new.receipt, new.fingerprint)):
+        if new.receipt is not None and (
+            earlier := await self._find_earlier(tx, new.receipt, new.fingerprint)
+        ):
             return earlier
         for payment in standing:
             if payment.state is PaymentState.SUCCESS:
                 raise OrderAlreadyPaid(payment_id=payment.payment_id)
             if payment.state not in UNDECIDED:  # late money that the order has not answered yet
-                raise PaymentInProgress(payment_id=payment.payment_id, retry_after_seconds=IN_PROGRESS_RETRY_SECONDS)
+                raise PaymentInProgress(
+                    payment_id=payment.payment_id, retry_after_seconds=IN_PROGRESS_RETRY_SECONDS
+                )
         if not is_open:
             raise OrderNotPayable("The order was closed.", order_state="CLOSED")
         if standing:
             return await self._join(tx, standing[0], new)
         payment = Payment.start(
-            payment_id=payment_id, merchant_id=order.merchant_id, order_id=order.order_id, user_id=order.user_id, amount=order.amount,
-            payment_method=new.payment_method, channel=new.channel, card=new.card, expires_at=order.expires_at, at=now)
-        attempt = Attempt.start(attempt_id=self._ids.new("ATT"), payment_id=payment.payment_id, merchant_id=order.merchant_id, channel=new.channel,
-                                amount=order.amount, lease=self._lease, at=now)
+            payment_id=payment_id,
+            merchant_id=order.merchant_id,
+            order_id=order.order_id,
+            user_id=order.user_id,
+            amount=order.amount,
+            payment_method=new.payment_method,
+            channel=new.channel,
+            card=new.card,
+            expires_at=order.expires_at,
+            at=now,
+        )
+        attempt = Attempt.start(
+            attempt_id=self._ids.new("ATT"),
+            payment_id=payment.payment_id,
+            merchant_id=order.merchant_id,
+            channel=new.channel,
+            amount=order.amount,
+            lease=self._lease,
+            at=now,
+        )
         if new.payment_method == TOP_UP:
             await self._must_fit(tx, payment)
         if new.payment_method == BALANCE:
@@ -131,7 +178,13 @@ class Starting:
         await payments.insert_payment(tx, payment, receipt=new.receipt)
         await attempts.insert_attempt(tx, attempt)
         if new.receipt is not None:
-            await receipts.claim(tx, new.receipt, fingerprint=new.fingerprint, resource_id=payment.payment_id, now=now)
+            await receipts.claim(
+                tx,
+                new.receipt,
+                fingerprint=new.fingerprint,
+                resource_id=payment.payment_id,
+                now=now,
+            )
         return Standing(payment=payment, attempt=attempt)
 
     async def _must_fit(self, tx: AsyncConnection, payment: Payment) -> None:
@@ -140,59 +193,103 @@ class Starting:
         Raises:
             InvalidArgument: the wallet would hold more than it can.
         """
-        wallet = await wallets.read_wallet(tx, merchant_id=payment.merchant_id, user_id=payment.user_id, currency=payment.amount.currency)
+        wallet = await wallets.read_wallet(
+            tx,
+            merchant_id=payment.merchant_id,
+            user_id=payment.user_id,
+            currency=payment.amount.currency,
+        )
         if wallet.balance.minor + payment.amount.minor > BALANCE_MINOR_MAX:
             raise InvalidArgument.of("amount", "the wallet would hold more than it can")
 
-    async def _spend(self, tx: AsyncConnection, payment: Payment, attempt: Attempt, new: NewPayment) -> Applied:
-        """Pays out of the wallet, all in this transaction: there is no channel that could not answer.
+    async def _spend(
+        self, tx: AsyncConnection, payment: Payment, attempt: Attempt, new: NewPayment
+    ) -> Applied:
+        """Pays out of the wallet, all in this transaction: there is no channel that could not
+        answer.
 
         Raises:
             InsufficientBalance: nothing is written.
         """
         now = self._clock.now()
         entry_id = self._ids.new("WE")
-        decision = apply_channel_fact(payment, attempt, Fact(kind=FactKind.CAPTURED, amount=payment.amount, trade_no=entry_id, occurred_at=now),
-                                      others_open=False, at=now)
+        decision = apply_channel_fact(
+            payment,
+            attempt,
+            Fact(kind=FactKind.CAPTURED, amount=payment.amount, trade_no=entry_id, occurred_at=now),
+            others_open=False,
+            at=now,
+        )
         if decision.booking is None:
             raise ValueError("a payment out of a wallet is booked")
         paid = await ledger.book(tx, decision.payment, decision.booking, at=now)
         await payments.insert_payment(tx, paid, receipt=new.receipt)
         await attempts.insert_attempt(tx, decision.attempt)
         await wallets.spend(tx, paid, entry_id=entry_id, at=now)
-        messages = messages_of(paid, before=payment.state, ids=self._ids, at=now, head_start=FAST_PATH_HEAD_START)
+        messages = messages_of(
+            paid, before=payment.state, ids=self._ids, at=now, head_start=FAST_PATH_HEAD_START
+        )
         await outbox.put(tx, *messages)
         if new.receipt is not None:
-            await receipts.claim(tx, new.receipt, fingerprint=new.fingerprint, resource_id=paid.payment_id, now=now, answer=to_json(paid))
+            await receipts.claim(
+                tx,
+                new.receipt,
+                fingerprint=new.fingerprint,
+                resource_id=paid.payment_id,
+                now=now,
+                answer=to_json(paid),
+            )
         failpoint("payment.balance.before_commit")
         return Applied(payment=paid, attempt=decision.attempt, changed=True, to_order=messages[0])
 
     async def _join(self, tx: AsyncConnection, live: Payment, new: NewPayment) -> Standing:
-        """A cashier that waits for its buyer is the answer to a second call for one, and bound to that call's key too; any other live payment is in
-        the way."""
-        if not (live.payment_method == CASHIER == new.payment_method and live.channel == new.channel and live.state is PaymentState.PAYING):
+        """A cashier that waits for its buyer is the answer to a second call for one, and bound to
+        that call's key too; any other live payment is in the way."""
+        if not (
+            live.payment_method == CASHIER == new.payment_method
+            and live.channel == new.channel
+            and live.state is PaymentState.PAYING
+        ):
             return Standing(in_the_way=live)
         if new.receipt is not None:
             if (await payments.lock_payment(tx, live.payment_id)).version != live.version:
                 raise StaleRow
-            await receipts.claim(tx, new.receipt, fingerprint=new.fingerprint, resource_id=live.payment_id, now=self._clock.now())
+            await receipts.claim(
+                tx,
+                new.receipt,
+                fingerprint=new.fingerprint,
+                resource_id=live.payment_id,
+                now=self._clock.now(),
+            )
         return Standing(earlier_id=live.payment_id)
 
-    async def _renew(self, tx: AsyncConnection, payment: Payment, attempt: Attempt) -> Attempt | None:
+    async def _renew(
+        self, tx: AsyncConnection, payment: Payment, attempt: Attempt
+    ) -> Attempt | None:
         now = self._clock.now()
-        is_open, _ = await payments.enter_gate(tx, merchant_id=payment.merchant_id, order_id=payment.order_id, at=now)
+        is_open, _ = await payments.enter_gate(
+            tx, merchant_id=payment.merchant_id, order_id=payment.order_id, at=now
+        )
         locked = await payments.lock_payment(tx, payment.payment_id)
         present = await attempts.get_attempt(tx, attempt.attempt_id)
-        if not is_open or locked.state is not PaymentState.PAYING or present.version != attempt.version or present.lease_until > now:
+        if (
+            not is_open
+            or locked.state is not PaymentState.PAYING
+            or present.version != attempt.version
+            or present.lease_until > now
+        ):
             return None
         renewed = present.resend(lease=self._lease, at=now)
         await attempts.save_attempt(tx, renewed, read_version=present.version)
         return renewed
 
 
-async def payment_and_open_attempt(tx: AsyncConnection, payment_id: str) -> tuple[Payment, Attempt | None]:
+async def payment_and_open_attempt(
+    tx: AsyncConnection, payment_id: str
+) -> tuple[Payment, Attempt | None]:
     """A payment and the attempt that may be under way."""
-    # Attempts first: each statement sees what is committed when it starts, so a payment that is read later is never older than its attempts.
+    # Attempts first: each statement sees what is committed when it starts, so a payment that is
+    # read later is never older than its attempts.
     found = await attempts.attempts_of(tx, payment_id)
     payment = await payments.read_payment(tx, payment_id)
     return payment, next((attempt for attempt in reversed(found) if attempt.state in OPEN), None)

@@ -1,5 +1,5 @@
-"""Taking back a call by its idempotency key, for a client that never got an answer: what began is closed, what never arrived never will
-(docs/protocols.md 2)."""
+"""Taking back a call by its idempotency key, for a client that never got an answer: what began is
+closed, what never arrived never will (docs/protocols.md 2)."""
 
 from __future__ import annotations
 
@@ -23,14 +23,22 @@ class TakingBack:
         self._clock = clock
         self._closing = closing
 
-    async def take_back(self, *, method: str, key: str, merchant_id: str, caller: Caller) -> Payment | None:
-        """The payment that the call began, closed if it could be; None when the call never came. It is refused when it comes after all."""
+    async def take_back(
+        self, *, method: str, key: str, merchant_id: str, caller: Caller
+    ) -> Payment | None:
+        """The payment that the call began, closed if it could be; None when the call never came. It
+        is refused when it comes after all.
+        """
         receipt = ReceiptKey(merchant_id=merchant_id, caller=caller.key, method=method, key=key)
         payment_id = await self._db.run(self._find_or_bury, receipt)
         if payment_id is None:
             return None
         payment = await self._db.read(payments.get_payment, payment_id, visible_to=caller)
-        return await self._closing.close(payment_id, by_buyer=caller.role is Role.USER) if payment.state in UNDECIDED else payment
+        return (
+            await self._closing.close(payment_id, by_buyer=caller.role is Role.USER)
+            if payment.state in UNDECIDED
+            else payment
+        )
 
     async def _find_or_bury(self, tx: AsyncConnection, receipt: ReceiptKey) -> str | None:
         return await receipts.find_or_bury(tx, receipt, now=self._clock.now())

@@ -1,4 +1,6 @@
-"""Proving the books: everything that must hold of the ledger, recomputed from its rows, page by page, while payments go on."""
+"""Proving the books: everything that must hold of the ledger, recomputed from its rows, page by
+page, while payments go on.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,13 @@ from mesh.progress import looked_at
 from payment_rpc.domain.books import Books, Problem, problems_of
 from payment_rpc.store import books
 
-PAGE = 1000            # payments or wallets; their rows lie in memory at once
-ORPHANS_PAGE = 5000    # counted by the database
+PAGE = 1000  # payments or wallets; their rows lie in memory at once
+ORPHANS_PAGE = 5000  # counted by the database
 VIOLATIONS_MAX = 1000
-LOOKS_MAX = 20         # at something that changes while it is read
+LOOKS_MAX = 20  # at something that changes while it is read
 LOOK_PAUSE_SECONDS = 0.05
-UNREADABLE = (ArithmeticError, LookupError, TypeError, ValueError, InvalidArgument)  # what a row with a value that cannot be raises
+# what a row with a value that cannot be raises
+UNREADABLE = (ArithmeticError, LookupError, TypeError, ValueError, InvalidArgument)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,16 +43,28 @@ class Verifying:
         violations: list[Problem] = []
         await self._verify_payments(violations)
         await self._verify_wallets(violations)
-        counts = {kind: await self._find_orphans(kind, violations) for kind in ("transaction", "posting", "entry")}
-        return Verification(violations=tuple(violations[:VIOLATIONS_MAX]), transactions=counts["transaction"], postings=counts["posting"])
+        counts = {
+            kind: await self._find_orphans(kind, violations)
+            for kind in ("transaction", "posting", "entry")
+        }
+        return Verification(
+            violations=tuple(violations[:VIOLATIONS_MAX]),
+            transactions=counts["transaction"],
+            postings=counts["posting"],
+        )
 
     async def _verify_payments(self, violations: list[Problem]) -> None:
         after = ""
         while len(violations) < VIOLATIONS_MAX:
             try:
-                ready, changed, last = await self._db.read(books.books_page, after=after, limit=PAGE)
+                ready, changed, last = await self._db.read(
+                    books.books_page, after=after, limit=PAGE
+                )
             except UNREADABLE:  # by a row of one of them: each is read alone then
-                ready, (changed, last) = [], await self._db.read(books.ids_page, after=after, limit=PAGE)
+                ready, (changed, last) = (
+                    [],
+                    await self._db.read(books.ids_page, after=after, limit=PAGE),
+                )
             if not last:
                 return
             for own in ready:
@@ -65,10 +80,18 @@ class Verifying:
             own = await self._settled(payment_id)
             return [] if own is None else problems_of(own)
         except UNREADABLE as problem:
-            return [Problem(invariant="readable", subject=payment_id, detail=f"its rows cannot be read: {problem!r}")]
+            return [
+                Problem(
+                    invariant="readable",
+                    subject=payment_id,
+                    detail=f"its rows cannot be read: {problem!r}",
+                )
+            ]
 
     async def _settled(self, payment_id: str) -> Books | None:
-        """One payment's books of one moment; None for a payment that changes faster than it can be read."""
+        """One payment's books of one moment; None for a payment that changes faster than it can be
+        read.
+        """
         for _ in range(LOOKS_MAX):
             own = await self._db.read(books.books_of, payment_id)
             if own is not None:
@@ -79,20 +102,26 @@ class Verifying:
     async def _verify_wallets(self, violations: list[Problem]) -> None:
         after: books.WalletKey | None = ("", "", "")
         while after is not None and len(violations) < VIOLATIONS_MAX:
-            found, changed, after = await self._db.read(books.check_wallets, after=after, limit=PAGE)
+            found, changed, after = await self._db.read(
+                books.check_wallets, after=after, limit=PAGE
+            )
             violations += found
             for _ in range(LOOKS_MAX):
                 if not changed:
                     break
                 await asyncio.sleep(LOOK_PAUSE_SECONDS)
-                found, changed, _last = await self._db.read(books.check_wallets, after=("", "", ""), limit=PAGE, only=changed)
+                found, changed, _last = await self._db.read(
+                    books.check_wallets, after=("", "", ""), limit=PAGE, only=changed
+                )
                 violations += found
 
     async def _find_orphans(self, kind: str, violations: list[Problem]) -> int:
         total, after = 0, 0 if kind == "transaction" else ""
         last: Any = after
         while last is not None:
-            count, found, last = await self._db.read(books.count_and_find_orphans, kind, after=last, limit=ORPHANS_PAGE)
+            count, found, last = await self._db.read(
+                books.count_and_find_orphans, kind, after=last, limit=ORPHANS_PAGE
+            )
             total += count
             looked_at(f"{kind} rows", count)
             violations += found

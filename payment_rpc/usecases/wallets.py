@@ -11,7 +11,9 @@ from payment_rpc.store import wallets
 
 
 class Wallets:
-    """Reads wallets. Whose they may be was decided by the method's policy: the owner is in the request."""
+    """Reads wallets. Whose they may be was decided by the method's policy: the owner is in the
+    request.
+    """
 
     def __init__(self, *, db: Database) -> None:
         self._db = db
@@ -22,12 +24,22 @@ class Wallets:
         Raises:
             InvalidArgument: no such currency.
         """
-        return await self._db.read(wallets.read_wallet, merchant_id=merchant_id, user_id=user_id, currency=_known(currency))
+        return await self._db.read(
+            wallets.read_wallet, merchant_id=merchant_id, user_id=user_id, currency=_known(currency)
+        )
 
-    async def list_entries(self, *, merchant_id: str, user_id: str, currency: str, before: int | None, limit: int) -> Sequence[WalletEntry]:
+    async def list_entries(
+        self, *, merchant_id: str, user_id: str, currency: str, before: int | None, limit: int
+    ) -> Sequence[WalletEntry]:
         """What changed it, newest first, before the entry number given."""
-        return await self._db.read(wallets.list_entries, merchant_id=merchant_id, user_id=user_id, currency=_known(currency), before=before,
-                                   limit=limit)
+        return await self._db.read(
+            wallets.list_entries,
+            merchant_id=merchant_id,
+            user_id=user_id,
+            currency=_known(currency),
+            before=before,
+            limit=limit,
+        )
 
 
 def _known(currency: str) -> str:

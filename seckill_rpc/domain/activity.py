@@ -1,5 +1,6 @@
-"""An activity: units of one product at a price of its own, for a while. The database row is the only truth about it; every change raises `rev`, so
-that Redis, which publishes what the row says, never goes back to an older one (docs/protocols.md 5)."""
+"""An activity: units of one product at a price of its own, for a while. The database row is the
+only truth about it; every change raises `rev`, so that Redis, which publishes what the row says,
+never goes back to an older one (docs/protocols.md 5)."""
 
 from __future__ import annotations
 
@@ -17,24 +18,24 @@ from seckill_rpc.domain.errors import ActivityStateInvalid
 class ActivityState(StrEnum):
     """Where an activity stands."""
 
-    DRAFT = "DRAFT"            # planned; it has no units yet
+    DRAFT = "DRAFT"  # planned; it has no units yet
     PUBLISHING = "PUBLISHING"  # its units are being taken off the shelf
-    OPEN = "OPEN"              # it sells within its window
-    PAUSED = "PAUSED"          # it admits nobody for now
-    CLOSING = "CLOSING"        # it admits nobody any more; the line is being served
-    CLOSED = "CLOSED"          # it is over; unsold units are back on the shelf
+    OPEN = "OPEN"  # it sells within its window
+    PAUSED = "PAUSED"  # it admits nobody for now
+    CLOSING = "CLOSING"  # it admits nobody any more; the line is being served
+    CLOSED = "CLOSED"  # it is over; unsold units are back on the shelf
 
 
 class ActivityVerb(StrEnum):
     """What can happen to an activity."""
 
     PUBLISH = "PUBLISH"  # by the shop
-    OPEN = "OPEN"        # its units have left the shelf and Redis is clean
-    REFUSE = "REFUSE"    # order_rpc has no such product or too few units: nothing left the shelf
-    PAUSE = "PAUSE"      # by the shop
-    RESUME = "RESUME"    # by the shop
-    CLOSE = "CLOSE"      # by the shop, or its end has come
-    FINISH = "FINISH"    # the line is empty
+    OPEN = "OPEN"  # its units have left the shelf and Redis is clean
+    REFUSE = "REFUSE"  # order_rpc has no such product or too few units: nothing left the shelf
+    PAUSE = "PAUSE"  # by the shop
+    RESUME = "RESUME"  # by the shop
+    CLOSE = "CLOSE"  # by the shop, or its end has come
+    FINISH = "FINISH"  # the line is empty
     ABANDON = "ABANDON"  # by the shop, before it had units
 
 
@@ -42,20 +43,22 @@ class AdmissionMode(StrEnum):
     """Who gets the units."""
 
     FIRST_COME = "FIRST_COME"  # who comes first
-    DRAW = "DRAW"              # everybody who enters has the same chance; drawn at the end
+    DRAW = "DRAW"  # everybody who enters has the same chance; drawn at the end
 
 
-TRANSITIONS: Mapping[tuple[ActivityState, ActivityVerb], ActivityState] = MappingProxyType({
-    (ActivityState.DRAFT, ActivityVerb.PUBLISH): ActivityState.PUBLISHING,
-    (ActivityState.DRAFT, ActivityVerb.ABANDON): ActivityState.CLOSED,
-    (ActivityState.PUBLISHING, ActivityVerb.OPEN): ActivityState.OPEN,
-    (ActivityState.PUBLISHING, ActivityVerb.REFUSE): ActivityState.DRAFT,
-    (ActivityState.OPEN, ActivityVerb.PAUSE): ActivityState.PAUSED,
-    (ActivityState.OPEN, ActivityVerb.CLOSE): ActivityState.CLOSING,
-    (ActivityState.PAUSED, ActivityVerb.RESUME): ActivityState.OPEN,
-    (ActivityState.PAUSED, ActivityVerb.CLOSE): ActivityState.CLOSING,
-    (ActivityState.CLOSING, ActivityVerb.FINISH): ActivityState.CLOSED,
-})
+TRANSITIONS: Mapping[tuple[ActivityState, ActivityVerb], ActivityState] = MappingProxyType(
+    {
+        (ActivityState.DRAFT, ActivityVerb.PUBLISH): ActivityState.PUBLISHING,
+        (ActivityState.DRAFT, ActivityVerb.ABANDON): ActivityState.CLOSED,
+        (ActivityState.PUBLISHING, ActivityVerb.OPEN): ActivityState.OPEN,
+        (ActivityState.PUBLISHING, ActivityVerb.REFUSE): ActivityState.DRAFT,
+        (ActivityState.OPEN, ActivityVerb.PAUSE): ActivityState.PAUSED,
+        (ActivityState.OPEN, ActivityVerb.CLOSE): ActivityState.CLOSING,
+        (ActivityState.PAUSED, ActivityVerb.RESUME): ActivityState.OPEN,
+        (ActivityState.PAUSED, ActivityVerb.CLOSE): ActivityState.CLOSING,
+        (ActivityState.CLOSING, ActivityVerb.FINISH): ActivityState.CLOSED,
+    }
+)
 # Redis has to know of it, and it may hold live orders.
 RUNNING = frozenset({ActivityState.OPEN, ActivityState.PAUSED, ActivityState.CLOSING})
 PROBLEM_LENGTH_MAX = 200
@@ -70,7 +73,9 @@ def next_state(state: ActivityState, verb: ActivityVerb) -> ActivityState:
     try:
         return TRANSITIONS[state, verb]
     except KeyError:
-        raise ActivityStateInvalid(f"{verb} is not possible in state {state}", state=state, verb=verb) from None
+        raise ActivityStateInvalid(
+            f"{verb} is not possible in state {state}", state=state, verb=verb
+        ) from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,13 +83,16 @@ class Activity:
     """One row.
 
     Attributes:
-        epoch: counts the rebuilds; an order is only sold in the epoch that the row has (the fence). 0 before it was opened.
+        epoch: counts the rebuilds; an order is only sold in the epoch that the row has (the fence).
+            0 before it was opened.
         rev: counts every change of state, window or limit.
         offered: units that it was planned with; never changes.
-        total: units that it has now: 0 before it is OPEN, `offered` then; what comes back after CLOSED lowers it.
+        total: units that it has now: 0 before it is OPEN, `offered` then; what comes back after
+            CLOSED lowers it.
         sold: units with a live order, at most `total`.
         drawn: whether the draw is done; never for FIRST_COME.
-        problem: why it is not further while it is PUBLISHING or CLOSING, or why it is a DRAFT again; "" otherwise.
+        problem: why it is not further while it is PUBLISHING or CLOSING, or why it is a DRAFT
+            again; "" otherwise.
     """
 
     activity_id: str
@@ -108,19 +116,34 @@ class Activity:
     updated_at: datetime
 
     def closes_at(self, after_end: timedelta) -> datetime:
-        """When it is closed by itself, so long after its end; of a sale without an end (year 9999) the last moment that there is."""
+        """When it is closed by itself, so long after its end; of a sale without an end (year 9999)
+        the last moment that there is.
+        """
         try:
             return self.ends_at + after_end
         except OverflowError:
             return datetime.max.replace(tzinfo=UTC)
 
     @classmethod
-    def plan(cls, *, activity_id: str, merchant_id: str, sku_id: str, price: Money, mode: AdmissionMode, limit_per_user: int, offered: int,
-             starts_at: datetime, ends_at: datetime, at: datetime) -> Activity:
+    def plan(
+        cls,
+        *,
+        activity_id: str,
+        merchant_id: str,
+        sku_id: str,
+        price: Money,
+        mode: AdmissionMode,
+        limit_per_user: int,
+        offered: int,
+        starts_at: datetime,
+        ends_at: datetime,
+        at: datetime,
+    ) -> Activity:
         """A new draft.
 
         Raises:
-            InvalidArgument: it would end before it starts or before now; a draw gives a buyer one unit at most.
+            InvalidArgument: it would end before it starts or before now; a draw gives a buyer one
+                unit at most.
         """
         if ends_at <= starts_at:
             raise InvalidArgument.of("ends_at", "must be after starts_at")
@@ -128,9 +151,27 @@ class Activity:
             raise InvalidArgument.of("ends_at", "must not be over")
         if mode is AdmissionMode.DRAW and limit_per_user != 1:
             raise InvalidArgument.of("limit_per_user", "is 1 in a draw")
-        return cls(activity_id=activity_id, merchant_id=merchant_id, sku_id=sku_id, price=price, mode=mode, limit_per_user=limit_per_user,
-                   starts_at=starts_at, ends_at=ends_at, state=ActivityState.DRAFT, rev=1, epoch=0, offered=offered, total=0, sold=0, drawn=False,
-                   problem="", version=1, created_at=at, updated_at=at)
+        return cls(
+            activity_id=activity_id,
+            merchant_id=merchant_id,
+            sku_id=sku_id,
+            price=price,
+            mode=mode,
+            limit_per_user=limit_per_user,
+            starts_at=starts_at,
+            ends_at=ends_at,
+            state=ActivityState.DRAFT,
+            rev=1,
+            epoch=0,
+            offered=offered,
+            total=0,
+            sold=0,
+            drawn=False,
+            problem="",
+            version=1,
+            created_at=at,
+            updated_at=at,
+        )
 
     @property
     def left(self) -> int:
@@ -138,13 +179,21 @@ class Activity:
         return self.total - self.sold
 
     def step(self, verb: ActivityVerb, *, at: datetime) -> Activity:
-        """After a step that changes nothing but the state. OPEN gives it its units and its first epoch; FINISH takes the unsold ones away and
-        raises the epoch, so that nothing of before is ever sold again.
+        """After a step that changes nothing but the state. OPEN gives it its units and its first
+        epoch; FINISH takes the unsold ones away and raises the epoch, so that nothing of before is
+        ever sold again.
 
         Raises:
             ActivityStateInvalid: the table has no such step.
         """
-        after = replace(self, state=next_state(self.state, verb), rev=self.rev + 1, problem="", version=self.version + 1, updated_at=at)
+        after = replace(
+            self,
+            state=next_state(self.state, verb),
+            rev=self.rev + 1,
+            problem="",
+            version=self.version + 1,
+            updated_at=at,
+        )
         if verb is ActivityVerb.OPEN:
             return replace(after, total=self.offered, epoch=self.epoch + 1)
         if verb is ActivityVerb.FINISH:
@@ -153,13 +202,21 @@ class Activity:
 
     def stuck(self, problem: str, *, at: datetime) -> Activity:
         """Says why it is not further; for people, so `rev` stays."""
-        return replace(self, problem=problem[:PROBLEM_LENGTH_MAX], version=self.version + 1, updated_at=at)
+        return replace(
+            self, problem=problem[:PROBLEM_LENGTH_MAX], version=self.version + 1, updated_at=at
+        )
 
     def draw_done(self, *, at: datetime) -> Activity:
         """Every entry of the draw has its answer, or stands in the line."""
         return replace(self, drawn=True, version=self.version + 1, updated_at=at)
 
     def fence(self, *, published_epoch: int, at: datetime) -> Activity:
-        """In a new epoch, in which Redis is built anew: nothing of an older one is sold any more. `published_epoch`: Redis', which is only ahead
-        when the database was brought back from a copy."""
-        return replace(self, epoch=max(self.epoch, published_epoch) + 1, version=self.version + 1, updated_at=at)
+        """In a new epoch, in which Redis is built anew: nothing of an older one is sold any more.
+        `published_epoch`: Redis', which is only ahead when the database was brought back from a
+        copy."""
+        return replace(
+            self,
+            epoch=max(self.epoch, published_epoch) + 1,
+            version=self.version + 1,
+            updated_at=at,
+        )

@@ -1,4 +1,6 @@
-"""The refusals of seckill_rpc. Each `reason` is a value of `paymesh.seckill.v1.ErrorReason`, which says what it means on the wire."""
+"""The refusals of seckill_rpc. Each `reason` is a value of `paymesh.seckill.v1.ErrorReason`, which
+says what it means on the wire.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +26,17 @@ class ActivityAlreadyOpen(MeshError):
 
 
 class SeckillBusy(MeshError):
-    """Too many are in the line, or too many calls of one buyer; nothing was taken. `retry_after_seconds` says when to come back."""
+    """Too many are in the line, or too many calls of one buyer; nothing was taken.
+    `retry_after_seconds` says when to come back.
+    """
 
     reason = "SECKILL_BUSY"
 
 
 class SeckillNotReady(MeshError):
-    """The activity is being published or rebuilt, or Redis does not answer: whether the click counted is unknown. The same request_id finds out."""
+    """The activity is being published or rebuilt, or Redis does not answer: whether the click
+    counted is unknown. The same request_id finds out.
+    """
 
     reason = "SECKILL_NOT_READY"
 

@@ -1,5 +1,6 @@
-"""An order of an activity as seckill_rpc keeps it: one unit for one buyer. A refusal is a row too, so that every delivery of a click and every
-ticket gets the same answer for ever (docs/protocols.md 5)."""
+"""An order of an activity as seckill_rpc keeps it: one unit for one buyer. A refusal is a row too,
+so that every delivery of a click and every ticket gets the same answer for ever (docs/protocols.md
+5)."""
 
 from __future__ import annotations
 
@@ -13,33 +14,38 @@ from types import MappingProxyType
 class UnitState(StrEnum):
     """What became of a click that was admitted."""
 
-    LIVE = "LIVE"          # the buyer holds a unit
+    LIVE = "LIVE"  # the buyer holds a unit
     RETURNED = "RETURNED"  # the unit went back: not paid in time, or cancelled
-    REFUSED = "REFUSED"    # there was no unit, or order_rpc refused the order for good
+    REFUSED = "REFUSED"  # there was no unit, or order_rpc refused the order for good
 
 
 # A row is born LIVE or REFUSED and changes once at most.
-NEXT: Mapping[UnitState, frozenset[UnitState]] = MappingProxyType({
-    UnitState.LIVE: frozenset({UnitState.RETURNED, UnitState.REFUSED}),
-    UnitState.RETURNED: frozenset(),
-    UnitState.REFUSED: frozenset(),
-})
+NEXT: Mapping[UnitState, frozenset[UnitState]] = MappingProxyType(
+    {
+        UnitState.LIVE: frozenset({UnitState.RETURNED, UnitState.REFUSED}),
+        UnitState.RETURNED: frozenset(),
+        UnitState.REFUSED: frozenset(),
+    }
+)
 
 
 class Verdict(StrEnum):
     """What the finish script is told about an entry of the line; its letters."""
 
-    LIVE = "L"       # the row is LIVE
-    REFUSED = "R"    # the row is REFUSED or RETURNED: the unit goes back to the stock
-    PHANTOM = "P"    # refused because the database is sold out: the unit never existed, nothing goes back
-    DUPLICATE = "D"  # refused because the buyer holds a LIVE order that Redis has forgotten: the unit stays taken, for that order
+    LIVE = "L"  # the row is LIVE
+    REFUSED = "R"  # the row is REFUSED or RETURNED: the unit goes back to the stock
+    # refused because the database is sold out: the unit never existed, nothing goes back
+    PHANTOM = "P"
+    # refused because the buyer holds a LIVE order that Redis has forgotten: the unit stays taken,
+    # for that order
+    DUPLICATE = "D"
 
 
 class View(StrEnum):
     """What `seckill:result:{userId}:{skuId}` says of a buyer."""
 
-    QUEUED = "0"   # a click of his stands in the line
-    HOLDER = "1"   # he holds a live order
+    QUEUED = "0"  # a click of his stands in the line
+    HOLDER = "1"  # he holds a live order
     NEITHER = "2"  # neither
 
 

@@ -1,5 +1,5 @@
-"""What a buyer is told: a status that means the same everywhere (0 waiting, 1 holds an order, 2 neither) and a code that says why. The codes
-2001 and 2002 are those of source 001."""
+"""What a buyer is told: a status that means the same everywhere (0 waiting, 1 holds an order, 2
+neither) and a code that says why. The codes 2001 and 2002 are those of source 001."""
 
 from __future__ import annotations
 

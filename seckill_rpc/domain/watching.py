@@ -1,5 +1,5 @@
-"""Whether what Redis says of an activity agrees with its row, and what to do when it does not. The two can never be read at one instant, so a
-difference counts when it lasts."""
+"""Whether what Redis says of an activity agrees with its row, and what to do when it does not. The
+two can never be read at one instant, so a difference counts when it lasts."""
 
 from __future__ import annotations
 
@@ -10,27 +10,32 @@ from enum import StrEnum
 
 from seckill_rpc.domain.activity import Activity
 
-LEFT = timedelta(seconds=1)        # a hold or an unpublished epoch that is older was left by somebody who died
-BROKEN = timedelta(seconds=2)      # so long must the units be wrong in the same direction
-EXPLAINED = timedelta(seconds=10)  # the same where units that are just being written down would explain it
+# a hold or an unpublished epoch that is older was left by somebody who died
+LEFT = timedelta(seconds=1)
+BROKEN = timedelta(seconds=2)  # so long must the units be wrong in the same direction
+# the same where units that are just being written down would explain it
+EXPLAINED = timedelta(seconds=10)
 SAMPLES_MIN = 10
 
 
 class Trigger(StrEnum):
     """Why an activity is built anew, or told its state again."""
 
-    META_MISSING = "META_MISSING"    # Redis has lost it, or never had it
-    RUN_ID = "RUN_ID"                # Redis started anew or another one took over: what it has may be old
-    EPOCH = "EPOCH"                  # the row's epoch is not the published one, for LEFT
-    HOLD = "HOLD"                    # nobody has lifted a hold, for LEFT
-    LINE = "LINE"                    # the line, or the group that reads it, is not there, for LEFT
-    CONSERVATION = "CONSERVATION"    # units are missing or too many, for BROKEN
-    STATE = "STATE"                  # Redis has an older rev: only the state is told again
+    META_MISSING = "META_MISSING"  # Redis has lost it, or never had it
+    # Redis started anew or another one took over: what it has may be old
+    RUN_ID = "RUN_ID"
+    EPOCH = "EPOCH"  # the row's epoch is not the published one, for LEFT
+    HOLD = "HOLD"  # nobody has lifted a hold, for LEFT
+    LINE = "LINE"  # the line, or the group that reads it, is not there, for LEFT
+    CONSERVATION = "CONSERVATION"  # units are missing or too many, for BROKEN
+    STATE = "STATE"  # Redis has an older rev: only the state is told again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """What Redis says. `is_being_rebuilt`: somebody is at it, and alive. `has_line`: as far as those who read it know."""
+    """What Redis says. `is_being_rebuilt`: somebody is at it, and alive. `has_line`: as far as
+    those who read it know.
+    """
 
     epoch: int
     rev: int
@@ -44,14 +49,18 @@ class Published:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counted:
-    """Units by the rows at one moment: sold, and given back but perhaps not in Redis yet (a rebuild may have counted them already)."""
+    """Units by the rows at one moment: sold, and given back but perhaps not in Redis yet (a rebuild
+    may have counted them already).
+    """
 
     total: int
     sold: int
     giving_back: int
 
     def gap(self, published: Published) -> int:
-        """Units that are too many in Redis (positive) or missing (negative), at least; those on their way back may explain the rest."""
+        """Units that are too many in Redis (positive) or missing (negative), at least; those on
+        their way back may explain the rest.
+        """
         there = published.stock + published.out + self.sold - self.total
         return there if there > 0 else min(0, there + self.giving_back)
 
@@ -61,12 +70,18 @@ class Watch:
 
     def __init__(self) -> None:
         self._since: dict[Trigger, datetime] = {}
-        self._gaps: deque[tuple[datetime, int, int]] = deque()  # when, gap, units that may explain it
+        # when, gap, units that may explain it
+        self._gaps: deque[tuple[datetime, int, int]] = deque()
         self._epoch = 0
-        self.gap = 0  # units too many (positive) or missing (negative) in Redis, when it was weighed last
+        # units too many (positive) or missing (negative) in Redis, when it was weighed last
+        self.gap = 0
 
-    def look(self, activity: Activity, published: Published | None, *, run_id: str, at: datetime) -> Trigger | None:
-        """What is to be done now, from the row and Redis alone; None: nothing that these can tell."""
+    def look(
+        self, activity: Activity, published: Published | None, *, run_id: str, at: datetime
+    ) -> Trigger | None:
+        """What is to be done now, from the row and Redis alone; None: nothing that these can
+        tell.
+        """
         if published is not None and published.is_being_rebuilt:
             self._since.clear()
             return None
@@ -82,11 +97,20 @@ class Watch:
             return Trigger.LINE
         return Trigger.STATE if published.rev < activity.rev else None
 
-    def weigh(self, activity: Activity, published: Published, *, before: Counted, after: Counted, at: datetime) -> Trigger | None:
+    def weigh(
+        self,
+        activity: Activity,
+        published: Published,
+        *,
+        before: Counted,
+        after: Counted,
+        at: datetime,
+    ) -> Trigger | None:
         """Whether the law stock + out + sold + giving back = total is broken.
 
-        `before` and `after` were read around `published`: units that moved meanwhile shift the two in opposite directions, so only what both show is
-        a gap. Units in the line that are sold already and not yet published count twice; a surplus that these explain must last longer.
+        `before` and `after` were read around `published`: units that moved meanwhile shift the two
+        in opposite directions, so only what both show is a gap. Units in the line that are sold
+        already and not yet published count twice; a surplus that these explain must last longer.
         """
         if published.is_held or published.epoch != activity.epoch or published.epoch != self._epoch:
             self._gaps.clear()

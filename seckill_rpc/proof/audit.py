@@ -1,4 +1,5 @@
-"""What must hold within seckill_rpc: nothing is sold twice, nobody holds more than he may, and nothing is left undone (docs/protocols.md 6).
+"""What must hold within seckill_rpc: nothing is sold twice, nobody holds more than he may, and
+nothing is left undone (docs/protocols.md 6).
 
 Each check is one statement per range of a table, or reads all of it as it was at one moment.
 """
@@ -16,7 +17,16 @@ from mesh.db import Database
 from mesh.db.packed import packed_rows
 from mesh.db.ranges import key_ranges_at_one_moment
 from mesh.outbox import OUTBOX
-from mesh.proof import FOUND_MAX, OVERDUE, SETTLING, ActivityFacts, Allowance, OrderKey, UnitFacts, Violation
+from mesh.proof import (
+    FOUND_MAX,
+    OVERDUE,
+    SETTLING,
+    ActivityFacts,
+    Allowance,
+    OrderKey,
+    UnitFacts,
+    Violation,
+)
 from mesh.proof_queries import RANGE, Check, check_outbox, check_rows, run_checks, sums_of
 from seckill_rpc.domain.activity import ActivityState
 from seckill_rpc.domain.order import UnitState
@@ -50,7 +60,9 @@ async def _check_counts(db: Database) -> AsyncIterator[Violation]:
 
 
 async def _wrong_counts(tx: AsyncConnection) -> list[Violation]:
-    live = await sums_of(tx, SECKILL_ORDER, (_U.activity_id,), case((_U.state == UnitState.LIVE, 1), else_=0))
+    live = await sums_of(
+        tx, SECKILL_ORDER, (_U.activity_id,), case((_U.state == UnitState.LIVE, 1), else_=0)
+    )
     columns = (_A.activity_id, _A.sold, _A.total, _A.offered)
     found = []
     async for within in key_ranges_at_one_moment(tx, columns[:1], size=RANGE):
@@ -77,7 +89,8 @@ def _units() -> list[Check]:
             .group_by(_U.activity_id, _U.user_id, _A.limit_per_user)
             .having(or_(units > _A.limit_per_user, slot > _A.limit_per_user)),
             by=(_U.activity_id, _U.user_id),
-            detail="holds {units} units of {activity_id}, up to place {slot}; {limit_per_user} are allowed",
+            detail="holds {units} units of {activity_id}, up to place {slot}; {limit_per_user} "
+            "are allowed",
         ),
         Check(
             name="order_of_activity",
@@ -105,21 +118,30 @@ def _unfinished(allowance: Allowance) -> list[Check]:
             name="activity_late",
             query=select(_A.activity_id, _A.state, _A.problem).where(
                 or_(
-                    and_(_A.state == ActivityState.PUBLISHING, _A.updated_at < allowance.before(OVERDUE)),
-                    and_(_A.state == ActivityState.CLOSING, _A.updated_at < allowance.before(CLOSING)),
+                    and_(
+                        _A.state == ActivityState.PUBLISHING,
+                        _A.updated_at < allowance.before(OVERDUE),
+                    ),
+                    and_(
+                        _A.state == ActivityState.CLOSING, _A.updated_at < allowance.before(CLOSING)
+                    ),
                 )
             ),
             detail="it is still {state}: {problem}",
         ),
         Check(
             name="activity_late",
-            query=select(_A.activity_id, _A.state).where(_A.state.in_(_SELLING), _A.ends_at < ended),
+            query=select(_A.activity_id, _A.state).where(
+                _A.state.in_(_SELLING), _A.ends_at < ended
+            ),
             detail="it is still {state} after its end",
         ),
         Check(
             name="order_written",
             query=select(_U.order_id, _U.activity_id).where(
-                _U.state == UnitState.LIVE, _U.order_ready.is_(False), _U.created_at < allowance.before(SETTLING)
+                _U.state == UnitState.LIVE,
+                _U.order_ready.is_(False),
+                _U.created_at < allowance.before(SETTLING),
             ),
             by=(_U.order_id,),
             detail="order_rpc has not answered that it is written",
@@ -147,7 +169,15 @@ async def activities_page(db: Database, *, after: str, limit: int) -> list[Activ
             .exists()
         )
         rows = await tx.execute(
-            select(_A.activity_id, _A.merchant_id, _A.sku_id, _A.state, _A.offered, _A.total, due.label("due"))
+            select(
+                _A.activity_id,
+                _A.merchant_id,
+                _A.sku_id,
+                _A.state,
+                _A.offered,
+                _A.total,
+                due.label("due"),
+            )
             .where(_A.activity_id > after)
             .order_by(_A.activity_id)
             .limit(limit)
@@ -178,7 +208,9 @@ async def units_of(db: Database, keys: Sequence[OrderKey]) -> list[UnitFacts]:
     return await db.read(_read_units, _U.order_id.in_([order_id for _, order_id in keys]), None)
 
 
-async def _read_units(tx: AsyncConnection, condition: ColumnElement[bool], limit: int | None) -> list[UnitFacts]:
+async def _read_units(
+    tx: AsyncConnection, condition: ColumnElement[bool], limit: int | None
+) -> list[UnitFacts]:
     due = (
         select(OUTBOX.c.id)
         .where(

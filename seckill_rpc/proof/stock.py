@@ -1,4 +1,6 @@
-"""What Redis says of running activities against their rows. While a sale goes on the two differ by what is under way; at rest they are equal."""
+"""What Redis says of running activities against their rows. While a sale goes on the two differ by
+what is under way; at rest they are equal.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,11 @@ from seckill_rpc.store import activities, orders
 from seckill_rpc.store.orders import Holder
 
 
-async def stock_violations(db: Database, allowance: Allowance, *, redis_url: str) -> AsyncIterator[Violation]:
-    """Everything that does not hold. What may be under way is only looked at when the allowance is strict.
+async def stock_violations(
+    db: Database, allowance: Allowance, *, redis_url: str
+) -> AsyncIterator[Violation]:
+    """Everything that does not hold. What may be under way is only looked at when the allowance is
+    strict.
 
     Raises:
         Unavailable: Redis does not answer.
@@ -45,7 +50,11 @@ class _Proof:
         scripts = Scripts(redis)
         self._redis = redis
         self._allowance = allowance
-        self._line, self._loading, self._views = Line(redis, scripts), Loading(scripts), Views(redis)
+        self._line, self._loading, self._views = (
+            Line(redis, scripts),
+            Loading(scripts),
+            Views(redis),
+        )
 
     async def of(self, db: Database, activity: Activity) -> list[tuple[str, str]]:
         """(check, what does not hold) of one activity."""
@@ -57,16 +66,29 @@ class _Proof:
         if self._allowance.strict:
             found += self._numbers(activity, meta)
             found += await self._empty(keys)
-            found += await self._holders(keys, await db.read(orders.all_holders, activity_id=activity.activity_id))
+            found += await self._holders(
+                keys, await db.read(orders.all_holders, activity_id=activity.activity_id)
+            )
         return found
 
     def _numbers(self, activity: Activity, meta: Meta) -> list[tuple[str, str]]:
         problems = []
         if (meta.epoch, meta.state, meta.is_held) != (activity.epoch, activity.state, False):
             held = ", held" if meta.is_held else ""
-            problems.append(("published", f"redis has {meta.state} of epoch {meta.epoch}{held}, the row {activity.state} of {activity.epoch}"))
+            problems.append(
+                (
+                    "published",
+                    (
+                        f"redis has {meta.state} of epoch {meta.epoch}{held}, the row "
+                        f"{activity.state} of {activity.epoch}"
+                    ),
+                )
+            )
         if meta.stock + meta.out + activity.sold != activity.total or meta.out:
-            units = f"{meta.stock} may be admitted, {meta.out} stand in the line, {activity.sold} are sold, of {activity.total}"
+            units = (
+                f"{meta.stock} may be admitted, {meta.out} stand in the line, {activity.sold} "
+                f"are sold, of {activity.total}"
+            )
             problems.append(("units_conserved", units))
         return problems
 
@@ -76,23 +98,51 @@ class _Proof:
         since_ms = self._allowance.before(OVERDUE).timestamp() * 1000
         if self._allowance.strict or not first or int(first[0][0].partition("-")[0]) >= since_ms:
             return []
-        return [("line_late", f"{first[0][1].get('u')} has waited in the line for more than {OVERDUE}")]
+        return [
+            ("line_late", f"{first[0][1].get('u')} has waited in the line for more than {OVERDUE}")
+        ]
 
     async def _empty(self, keys: Keys) -> list[tuple[str, str]]:
         length, pending = await self._line.waiting(keys)
-        return [("line_empty", f"{length} entries are in the line, {pending} of them taken")] if length or pending else []
+        return (
+            [("line_empty", f"{length} entries are in the line, {pending} of them taken")]
+            if length or pending
+            else []
+        )
 
     async def _holders(self, keys: Keys, holders: list[Holder]) -> list[tuple[str, str]]:
         users: dict[str, str] = await self._redis.hgetall(keys.users)
-        records = {f"{holder.user_id}#{holder.request_id}": f"1{holder.order_id}" for holder in holders}
+        records = {
+            f"{holder.user_id}#{holder.request_id}": f"1{holder.order_id}" for holder in holders
+        }
         found = {name: value for name, value in users.items() if "#" in name}
         problems = []
         if found != records:
-            wrong = sorted(name for name in found.keys() | records.keys() if found.get(name) != records.get(name))
-            problems.append(("holders_known", f"redis and the rows differ in {len(wrong)} holders, e.g. {wrong[0]}"))
+            wrong = sorted(
+                name
+                for name in found.keys() | records.keys()
+                if found.get(name) != records.get(name)
+            )
+            problems.append(
+                (
+                    "holders_known",
+                    f"redis and the rows differ in {len(wrong)} holders, e.g. {wrong[0]}",
+                )
+            )
         owners = {holder.user_id for holder in holders}
         told = await self._loading.holders(keys)
-        untold = [user_id for user_id in sorted(owners - told) if await self._views.view(keys, user_id) is not None]  # a view may have run out
-        problems += [("views_right", f"{user_id} holds an order and is not told {View.HOLDER}") for user_id in untold[:3]]
-        problems += [("views_right", f"{user_id} holds no order and is told {View.HOLDER}") for user_id in sorted(told - owners)[:3]]
+        # a view may have run out
+        untold = [
+            user_id
+            for user_id in sorted(owners - told)
+            if await self._views.view(keys, user_id) is not None
+        ]
+        problems += [
+            ("views_right", f"{user_id} holds an order and is not told {View.HOLDER}")
+            for user_id in untold[:3]
+        ]
+        problems += [
+            ("views_right", f"{user_id} holds no order and is told {View.HOLDER}")
+            for user_id in sorted(told - owners)[:3]
+        ]
         return problems

@@ -1,4 +1,6 @@
-"""What seckill_rpc knows about an order, in words for a support person: the click that became it, and what it had to tell."""
+"""What seckill_rpc knows about an order, in words for a support person: the click that became it,
+and what it had to tell.
+"""
 
 from __future__ import annotations
 
@@ -26,20 +28,32 @@ _STANDING = {
 
 async def find_order(db: Database, name: str) -> list[OrderKey]:
     """The order with an id, if it is one of a flash sale."""
+
     async def find(tx: AsyncConnection) -> list[OrderKey]:
-        rows = await tx.execute(select(ACTIVITY.c.merchant_id, SECKILL_ORDER.c.order_id).join(
-            ACTIVITY, ACTIVITY.c.activity_id == SECKILL_ORDER.c.activity_id).where(SECKILL_ORDER.c.order_id == name))
+        rows = await tx.execute(
+            select(ACTIVITY.c.merchant_id, SECKILL_ORDER.c.order_id)
+            .join(ACTIVITY, ACTIVITY.c.activity_id == SECKILL_ORDER.c.activity_id)
+            .where(SECKILL_ORDER.c.order_id == name)
+        )
         return [(row.merchant_id, row.order_id) for row in rows]
+
     return await db.read(find)
 
 
 async def other_stories(db: Database, name: str) -> dict[OrderKey, Story]:
-    """The story of a flash sale by tenant and id; also of the one that a message, or the call with a trace id, was about."""
+    """The story of a flash sale by tenant and id; also of the one that a message, or the call with
+    a trace id, was about.
+    """
     return await db.read(_activities, name)
 
 
 async def _activities(tx: AsyncConnection, name: str) -> dict[OrderKey, Story]:
-    told = select(OUTBOX.c.aggregate_id).where(or_(OUTBOX.c.event_id == name, OUTBOX.c.trace_id == name)).limit(1).scalar_subquery()
+    told = (
+        select(OUTBOX.c.aggregate_id)
+        .where(or_(OUTBOX.c.event_id == name, OUTBOX.c.trace_id == name))
+        .limit(1)
+        .scalar_subquery()
+    )
     for condition in (ACTIVITY.c.activity_id == name, ACTIVITY.c.activity_id == told):
         row: Any = (await tx.execute(select(ACTIVITY).where(condition))).first()
         if row is not None:
@@ -48,19 +62,36 @@ async def _activities(tx: AsyncConnection, name: str) -> dict[OrderKey, Story]:
 
 
 async def _of_activity(tx: AsyncConnection, row: Any) -> Story:
-    clicks = await tx.execute(select(SECKILL_ORDER.c.state, func.count().label("times")).where(SECKILL_ORDER.c.activity_id == row.activity_id)
-                              .group_by(SECKILL_ORDER.c.state))
+    clicks = await tx.execute(
+        select(SECKILL_ORDER.c.state, func.count().label("times"))
+        .where(SECKILL_ORDER.c.activity_id == row.activity_id)
+        .group_by(SECKILL_ORDER.c.state)
+    )
     counted = {click.state: click.times for click in clicks}
-    orders = ", ".join(f"{counted[state]} {state}" for state in UnitState if state in counted) or "none"
-    told, to_tell = await messages_about(tx, [row.activity_id], receivers={"order_rpc": "The order service"}, newest=MESSAGES_MAX)
+    orders = (
+        ", ".join(f"{counted[state]} {state}" for state in UnitState if state in counted) or "none"
+    )
+    told, to_tell = await messages_about(
+        tx, [row.activity_id], receivers={"order_rpc": "The order service"}, newest=MESSAGES_MAX
+    )
     problem = f" Its problem: {row.problem}." if row.problem else ""
     price = Money(row.price_minor, row.currency)
-    headline = (f"Flash sale {row.activity_id} of {row.sku_id} at {row.merchant_id} for {price} is {row.state}: {row.sold} of {row.total} units are "
-                f"sold, {row.offered} were planned, {row.limit_per_user} per buyer.{problem}")
+    headline = (
+        f"Flash sale {row.activity_id} of {row.sku_id} at {row.merchant_id} for {price} is "
+        f"{row.state}: {row.sold} of {row.total} units are "
+        f"sold, {row.offered} were planned, {row.limit_per_user} per buyer.{problem}"
+    )
     made = f"The flash sale was made, to run from {row.starts_at:{_TIME}} to {row.ends_at:{_TIME}}."
     changed = f"It changed last: version {row.version}, epoch {row.epoch}. Its clicks: {orders}."
-    return Story(headlines=(headline,), lines=(Line(at=row.created_at, who=Who.PERSON, text=made),
-                                               Line(at=row.updated_at, who=Who.DECISION, text=changed), *told), nexts=tuple(to_tell))
+    return Story(
+        headlines=(headline,),
+        lines=(
+            Line(at=row.created_at, who=Who.PERSON, text=made),
+            Line(at=row.updated_at, who=Who.DECISION, text=changed),
+            *told,
+        ),
+        nexts=tuple(to_tell),
+    )
 
 
 async def story(db: Database, key: OrderKey) -> Story | None:
@@ -69,18 +100,44 @@ async def story(db: Database, key: OrderKey) -> Story | None:
 
 
 async def _story(tx: AsyncConnection, key: OrderKey) -> Story | None:
-    row: Any = (await tx.execute(select(SECKILL_ORDER, ACTIVITY.c.sku_id, ACTIVITY.c.price_minor, ACTIVITY.c.currency)
-                                 .join(ACTIVITY, ACTIVITY.c.activity_id == SECKILL_ORDER.c.activity_id)
-                                 .where(ACTIVITY.c.merchant_id == key[0], SECKILL_ORDER.c.order_id == key[1]))).first()
+    row: Any = (
+        await tx.execute(
+            select(SECKILL_ORDER, ACTIVITY.c.sku_id, ACTIVITY.c.price_minor, ACTIVITY.c.currency)
+            .join(ACTIVITY, ACTIVITY.c.activity_id == SECKILL_ORDER.c.activity_id)
+            .where(ACTIVITY.c.merchant_id == key[0], SECKILL_ORDER.c.order_id == key[1])
+        )
+    ).first()
     if row is None:
         return None
     price = Money(row.price_minor, row.currency)
-    lines = [Line(at=row.created_at, who=Who.ORDER, text=f"Buyer {row.user_id} clicked ({row.request_id}) for {row.sku_id} in flash sale "
-                                                        f"{row.activity_id} at {price}; the database decided.")]
+    lines = [
+        Line(
+            at=row.created_at,
+            who=Who.ORDER,
+            text=f"Buyer {row.user_id} clicked ({row.request_id}) for {row.sku_id} in flash sale "
+            f"{row.activity_id} at {price}; the database decided.",
+        )
+    ]
     nexts = []
     if row.state == UnitState.LIVE and not row.order_ready:
-        nexts.append(Next(at=row.created_at, text="The order service writes the order; until then it answers ORDER_CREATING."))
+        nexts.append(
+            Next(
+                at=row.created_at,
+                text="The order service writes the order; until then it answers ORDER_CREATING.",
+            )
+        )
     if row.state != UnitState.LIVE:
-        lines.append(Line(at=row.updated_at, who=Who.DECISION, text=f"The flash sale says that the order {_STANDING[UnitState(row.state)]}."))
-    return Story(headlines=(f"In flash sale {row.activity_id} the order {_STANDING[UnitState(row.state)]}.",), lines=tuple(lines),
-                 nexts=tuple(nexts))
+        lines.append(
+            Line(
+                at=row.updated_at,
+                who=Who.DECISION,
+                text=f"The flash sale says that the order {_STANDING[UnitState(row.state)]}.",
+            )
+        )
+    return Story(
+        headlines=(
+            f"In flash sale {row.activity_id} the order {_STANDING[UnitState(row.state)]}.",
+        ),
+        lines=tuple(lines),
+        nexts=tuple(nexts),
+    )

@@ -33,55 +33,115 @@ class ActivityServicer(activity_pb2_grpc.ActivityServiceServicer):
         self._rebuilding = rebuilding
         self._rebuilds: set[asyncio.Task[bool]] = set()
 
-    async def CreateActivity(self, request: activity_pb2.CreateActivityRequest, context: Any) -> activity_pb2.CreateActivityResponse:
+    async def CreateActivity(
+        self, request: activity_pb2.CreateActivityRequest, context: Any
+    ) -> activity_pb2.CreateActivityResponse:
         """Plans an activity."""
-        price = Money.parse(request.price, request.currency or DEFAULT_CURRENCY, field="price", allow_zero=True)
+        price = Money.parse(
+            request.price, request.currency or DEFAULT_CURRENCY, field="price", allow_zero=True
+        )
         ends_at = moment(request, "ends_at")
         if ends_at is None:
             raise InvalidArgument.of("ends_at", "is required")
-        shown = await self._activities.create(CreateActivity(
-            merchant_id=request.merchant_id, sku_id=request.sku_id, price=price, mode=MODES_OF_MESSAGES[request.mode],
-            limit_per_user=request.limit_per_user or 1, offered=request.total, starts_at=moment(request, "starts_at"), ends_at=ends_at,
-            idempotency_key=current_idempotency_key(), fingerprint=activity_fingerprint(request, price)), current_caller())
+        shown = await self._activities.create(
+            CreateActivity(
+                merchant_id=request.merchant_id,
+                sku_id=request.sku_id,
+                price=price,
+                mode=MODES_OF_MESSAGES[request.mode],
+                limit_per_user=request.limit_per_user or 1,
+                offered=request.total,
+                starts_at=moment(request, "starts_at"),
+                ends_at=ends_at,
+                idempotency_key=current_idempotency_key(),
+                fingerprint=activity_fingerprint(request, price),
+            ),
+            current_caller(),
+        )
         return activity_pb2.CreateActivityResponse(activity=activity_message(shown))
 
-    async def PublishActivity(self, request: activity_pb2.PublishActivityRequest, context: Any) -> activity_pb2.PublishActivityResponse:
+    async def PublishActivity(
+        self, request: activity_pb2.PublishActivityRequest, context: Any
+    ) -> activity_pb2.PublishActivityResponse:
         """Takes its units off the shelf and opens it."""
-        shown = await self._activities.publish(activity_id=request.activity_id, merchant_id=request.merchant_id, caller=current_caller())
+        shown = await self._activities.publish(
+            activity_id=request.activity_id,
+            merchant_id=request.merchant_id,
+            caller=current_caller(),
+        )
         return activity_pb2.PublishActivityResponse(activity=activity_message(shown))
 
-    async def PauseActivity(self, request: activity_pb2.PauseActivityRequest, context: Any) -> activity_pb2.PauseActivityResponse:
+    async def PauseActivity(
+        self, request: activity_pb2.PauseActivityRequest, context: Any
+    ) -> activity_pb2.PauseActivityResponse:
         """Admits nobody for now."""
-        shown = await self._activities.pause(activity_id=request.activity_id, merchant_id=request.merchant_id, caller=current_caller())
+        shown = await self._activities.pause(
+            activity_id=request.activity_id,
+            merchant_id=request.merchant_id,
+            caller=current_caller(),
+        )
         return activity_pb2.PauseActivityResponse(activity=activity_message(shown))
 
-    async def ResumeActivity(self, request: activity_pb2.ResumeActivityRequest, context: Any) -> activity_pb2.ResumeActivityResponse:
+    async def ResumeActivity(
+        self, request: activity_pb2.ResumeActivityRequest, context: Any
+    ) -> activity_pb2.ResumeActivityResponse:
         """Admits buyers again."""
-        shown = await self._activities.resume(activity_id=request.activity_id, merchant_id=request.merchant_id, caller=current_caller())
+        shown = await self._activities.resume(
+            activity_id=request.activity_id,
+            merchant_id=request.merchant_id,
+            caller=current_caller(),
+        )
         return activity_pb2.ResumeActivityResponse(activity=activity_message(shown))
 
-    async def CloseActivity(self, request: activity_pb2.CloseActivityRequest, context: Any) -> activity_pb2.CloseActivityResponse:
+    async def CloseActivity(
+        self, request: activity_pb2.CloseActivityRequest, context: Any
+    ) -> activity_pb2.CloseActivityResponse:
         """Ends it."""
-        shown = await self._activities.close(activity_id=request.activity_id, merchant_id=request.merchant_id, caller=current_caller())
+        shown = await self._activities.close(
+            activity_id=request.activity_id,
+            merchant_id=request.merchant_id,
+            caller=current_caller(),
+        )
         return activity_pb2.CloseActivityResponse(activity=activity_message(shown))
 
-    async def GetActivity(self, request: activity_pb2.GetActivityRequest, context: Any) -> activity_pb2.GetActivityResponse:
+    async def GetActivity(
+        self, request: activity_pb2.GetActivityRequest, context: Any
+    ) -> activity_pb2.GetActivityResponse:
         """Shows it with its live numbers."""
-        shown = await self._activities.get(activity_id=request.activity_id, merchant_id=request.merchant_id, caller=current_caller())
+        shown = await self._activities.get(
+            activity_id=request.activity_id,
+            merchant_id=request.merchant_id,
+            caller=current_caller(),
+        )
         return activity_pb2.GetActivityResponse(activity=activity_message(shown))
 
-    async def ListActivities(self, request: activity_pb2.ListActivitiesRequest, context: Any) -> activity_pb2.ListActivitiesResponse:
+    async def ListActivities(
+        self, request: activity_pb2.ListActivitiesRequest, context: Any
+    ) -> activity_pb2.ListActivitiesResponse:
         """Lists activities, newest first."""
-        found, next_page_token = await self._activities.list_page(ListActivities(
-            merchant_id=request.merchant_id, state=STATES_OF_MESSAGES.get(request.state), page_size=request.page_size,
-            page_token=request.page_token), current_caller())
-        return activity_pb2.ListActivitiesResponse(activities=[activity_message(shown) for shown in found], next_page_token=next_page_token)
+        found, next_page_token = await self._activities.list_page(
+            ListActivities(
+                merchant_id=request.merchant_id,
+                state=STATES_OF_MESSAGES.get(request.state),
+                page_size=request.page_size,
+                page_token=request.page_token,
+            ),
+            current_caller(),
+        )
+        return activity_pb2.ListActivitiesResponse(
+            activities=[activity_message(shown) for shown in found], next_page_token=next_page_token
+        )
 
-    async def RebuildActivity(self, request: activity_pb2.RebuildActivityRequest,
-                              context: Any) -> AsyncIterator[activity_pb2.RebuildActivityResponse]:
-        """Builds anew what Redis knows of it. Goes on to its end when the caller hangs up: it may hold the sale."""
+    async def RebuildActivity(
+        self, request: activity_pb2.RebuildActivityRequest, context: Any
+    ) -> AsyncIterator[activity_pb2.RebuildActivityResponse]:
+        """Builds anew what Redis knows of it. Goes on to its end when the caller hangs up: it may
+        hold the sale.
+        """
         heard: asyncio.Queue[Progress | None] = asyncio.Queue()
-        rebuild = asyncio.create_task(self._rebuilding.rebuild(request.activity_id, on_progress=heard.put_nowait))
+        rebuild = asyncio.create_task(
+            self._rebuilding.rebuild(request.activity_id, on_progress=heard.put_nowait)
+        )
         self._rebuilds.add(rebuild)
         rebuild.add_done_callback(self._rebuilds.discard)
         rebuild.add_done_callback(lambda _: heard.put_nowait(None))

@@ -15,10 +15,16 @@ from seckill_rpc.domain.activity import ActivityState, AdmissionMode
 from seckill_rpc.usecases.activities import LiveNumbers, Shown
 from seckill_rpc.usecases.rebuilding import Progress, RebuildStep
 
-STATES = {state: activity_pb2.ActivityState.Value(f"ACTIVITY_STATE_{state}") for state in ActivityState}
+STATES = {
+    state: activity_pb2.ActivityState.Value(f"ACTIVITY_STATE_{state}") for state in ActivityState
+}
 STATES_OF_MESSAGES = {value: state for state, value in STATES.items()}
-_MODES = {mode: activity_pb2.AdmissionMode.Value(f"ADMISSION_MODE_{mode}") for mode in AdmissionMode}
-MODES_OF_MESSAGES = {value: mode for mode, value in _MODES.items()} | {activity_pb2.ADMISSION_MODE_UNSPECIFIED: AdmissionMode.FIRST_COME}
+_MODES = {
+    mode: activity_pb2.AdmissionMode.Value(f"ADMISSION_MODE_{mode}") for mode in AdmissionMode
+}
+MODES_OF_MESSAGES = {value: mode for mode, value in _MODES.items()} | {
+    activity_pb2.ADMISSION_MODE_UNSPECIFIED: AdmissionMode.FIRST_COME
+}
 _STEPS = {step: activity_pb2.RebuildStep.Value(f"REBUILD_STEP_{step}") for step in RebuildStep}
 
 
@@ -26,20 +32,35 @@ def activity_message(shown: Shown) -> activity_pb2.Activity:
     """An activity as shops see it."""
     activity = shown.activity
     return activity_pb2.Activity(
-        activity_id=activity.activity_id, merchant_id=activity.merchant_id, sku_id=activity.sku_id, price=activity.price.format(),
-        currency=activity.price.currency, total=activity.offered, limit_per_user=activity.limit_per_user, starts_at=_timestamp(activity.starts_at),
-        ends_at=_timestamp(activity.ends_at), mode=_MODES[activity.mode], state=STATES[activity.state], sold=activity.sold,
-        live=None if shown.live is None else _live_message(shown.live), created_at=_timestamp(activity.created_at),
-        updated_at=_timestamp(activity.updated_at), problem=activity.problem)
+        activity_id=activity.activity_id,
+        merchant_id=activity.merchant_id,
+        sku_id=activity.sku_id,
+        price=activity.price.format(),
+        currency=activity.price.currency,
+        total=activity.offered,
+        limit_per_user=activity.limit_per_user,
+        starts_at=_timestamp(activity.starts_at),
+        ends_at=_timestamp(activity.ends_at),
+        mode=_MODES[activity.mode],
+        state=STATES[activity.state],
+        sold=activity.sold,
+        live=None if shown.live is None else _live_message(shown.live),
+        created_at=_timestamp(activity.created_at),
+        updated_at=_timestamp(activity.updated_at),
+        problem=activity.problem,
+    )
 
 
 def progress_message(progress: Progress) -> activity_pb2.RebuildActivityResponse:
     """How far a rebuild is."""
-    return activity_pb2.RebuildActivityResponse(step=_STEPS[progress.step], done=progress.done, total=progress.total, epoch=progress.epoch)
+    return activity_pb2.RebuildActivityResponse(
+        step=_STEPS[progress.step], done=progress.done, total=progress.total, epoch=progress.epoch
+    )
 
 
 def moment(request: Any, field: str) -> datetime | None:
-    """A time of a request in whole milliseconds, the precision of every stored time; None when it has none.
+    """A time of a request in whole milliseconds, the precision of every stored time; None when it
+    has none.
 
     Raises:
         InvalidArgument: no time that we can keep; names the field.
@@ -53,13 +74,19 @@ def moment(request: Any, field: str) -> datetime | None:
     return found.replace(microsecond=found.microsecond // 1000 * 1000)
 
 
-def activity_fingerprint(request: activity_pb2.CreateActivityRequest, price: Money) -> dict[str, str]:
-    """The meaning of the request: "9.9" and "9.90" are one price, no currency is the default one."""
+def activity_fingerprint(
+    request: activity_pb2.CreateActivityRequest, price: Money
+) -> dict[str, str]:
+    """The meaning of the request: "9.9" and "9.90" are one price, no currency is the default
+    one.
+    """
     return fingerprint(request) | {"price": price.format(), "currency": price.currency}
 
 
 def _live_message(live: LiveNumbers) -> activity_pb2.LiveNumbers:
-    return activity_pb2.LiveNumbers(stock=live.stock, queued=live.queued, entries=live.entries, is_admitting=live.is_admitting)
+    return activity_pb2.LiveNumbers(
+        stock=live.stock, queued=live.queued, entries=live.entries, is_admitting=live.is_admitting
+    )
 
 
 def _timestamp(at: datetime) -> Timestamp:

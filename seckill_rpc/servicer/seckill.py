@@ -25,34 +25,68 @@ class SeckillServicer(seckill_pb2_grpc.SeckillServiceServicer):
         self._results = results
         self._returning = returning
 
-    async def SeckillAction(self, request: seckill_pb2.SeckillActionRequest, context: Any) -> seckill_pb2.SeckillActionResponse:
+    async def SeckillAction(
+        self, request: seckill_pb2.SeckillActionRequest, context: Any
+    ) -> seckill_pb2.SeckillActionResponse:
         """Asks for one unit."""
-        result = await self._clicking.click(Click(request.merchant_id, request.user_id, request.sku_id, request.request_id, request.wait_ms / 1000))
+        result = await self._clicking.click(
+            Click(
+                request.merchant_id,
+                request.user_id,
+                request.sku_id,
+                request.request_id,
+                request.wait_ms / 1000,
+            )
+        )
         language = current_language()
-        return _answer_of(result, language) if result.request_id or result.starts_in_ms else _same_for_many(result, language)
+        return (
+            _answer_of(result, language)
+            if result.request_id or result.starts_in_ms
+            else _same_for_many(result, language)
+        )
 
-    async def SeckillResult(self, request: seckill_pb2.SeckillResultRequest, context: Any) -> seckill_pb2.SeckillResultResponse:
+    async def SeckillResult(
+        self, request: seckill_pb2.SeckillResultRequest, context: Any
+    ) -> seckill_pb2.SeckillResultResponse:
         """What became of a buyer's clicks."""
-        result = await self._results.of_buyer(merchant_id=request.merchant_id, user_id=request.user_id, sku_id=request.sku_id, ticket=request.ticket,
-                                              wait_seconds=request.wait_ms / 1000)
+        result = await self._results.of_buyer(
+            merchant_id=request.merchant_id,
+            user_id=request.user_id,
+            sku_id=request.sku_id,
+            ticket=request.ticket,
+            wait_seconds=request.wait_ms / 1000,
+        )
         return seckill_pb2.SeckillResultResponse(result=_message(result))
 
-    async def WatchSeckillResult(self, request: seckill_pb2.WatchSeckillResultRequest,
-                                 context: Any) -> AsyncIterator[seckill_pb2.WatchSeckillResultResponse]:
+    async def WatchSeckillResult(
+        self, request: seckill_pb2.WatchSeckillResultRequest, context: Any
+    ) -> AsyncIterator[seckill_pb2.WatchSeckillResultResponse]:
         """The result now and when it is final."""
         async for result in self._results.watch(request.ticket):
             yield seckill_pb2.WatchSeckillResultResponse(result=_message(result))
 
-    async def ReturnStock(self, request: seckill_pb2.ReturnStockRequest, context: Any) -> seckill_pb2.ReturnStockResponse:
+    async def ReturnStock(
+        self, request: seckill_pb2.ReturnStockRequest, context: Any
+    ) -> seckill_pb2.ReturnStockResponse:
         """Takes the unit of an order back."""
-        returned = await self._returning.return_unit(merchant_id=request.merchant_id, activity_id=request.activity_id, order_id=request.order_id)
+        returned = await self._returning.return_unit(
+            merchant_id=request.merchant_id,
+            activity_id=request.activity_id,
+            order_id=request.order_id,
+        )
         return seckill_pb2.ReturnStockResponse(returned=returned)
 
-    async def GetTicketOrder(self, request: seckill_pb2.GetTicketOrderRequest, context: Any) -> seckill_pb2.GetTicketOrderResponse:
+    async def GetTicketOrder(
+        self, request: seckill_pb2.GetTicketOrderRequest, context: Any
+    ) -> seckill_pb2.GetTicketOrderResponse:
         """Whose order a ticket is of, and whether it may still come."""
         ticket, is_coming = await self._results.order_of_ticket(request.ticket)
-        return seckill_pb2.GetTicketOrderResponse(order_id=ticket.order_id, merchant_id=ticket.merchant_id, user_id=ticket.user_id,
-                                                  is_coming=is_coming)
+        return seckill_pb2.GetTicketOrderResponse(
+            order_id=ticket.order_id,
+            merchant_id=ticket.merchant_id,
+            user_id=ticket.user_id,
+            is_coming=is_coming,
+        )
 
 
 def _answer_of(result: Result, language: Language | None) -> seckill_pb2.SeckillActionResponse:

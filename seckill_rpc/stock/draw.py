@@ -1,4 +1,6 @@
-"""Drawing lots: everybody who entered has the same chance, and every winner takes the same way as a first comer: through the line."""
+"""Drawing lots: everybody who entered has the same chance, and every winner takes the same way as a
+first comer: through the line.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from seckill_rpc.stock.keys import Keys
 from seckill_rpc.stock.line import RESULT_SECONDS
 from seckill_rpc.stock.scripts import ScriptName, Scripts
 
-CHUNK = 200   # some 4 ms of Redis
+CHUNK = 200  # some 4 ms of Redis
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,9 +22,12 @@ class Drawn:
     left: int
 
 
-async def draw(scripts: Scripts, keys: Keys, *, queued_seconds: int, count: int = CHUNK) -> Drawn | None:
-    """Draws up to `count` entries: winners while there is stock, else losers. None: not now, because the activity is neither over (by Redis' clock)
-    nor CLOSING, or is not a draw, or is being rebuilt. Repeat it until nothing is left; a crash in between loses nobody.
+async def draw(
+    scripts: Scripts, keys: Keys, *, queued_seconds: int, count: int = CHUNK
+) -> Drawn | None:
+    """Draws up to `count` entries: winners while there is stock, else losers. None: not now,
+    because the activity is neither over (by Redis' clock) nor CLOSING, or is not a draw, or is
+    being rebuilt. Repeat it until nothing is left; a crash in between loses nobody.
 
     Args:
         queued_seconds: how long a winner's 0 lives (`QUEUED_SECONDS`).
@@ -31,7 +36,10 @@ async def draw(scripts: Scripts, keys: Keys, *, queued_seconds: int, count: int 
         RedisError: unknown; repeat it.
     """
     before, after = keys.view_affixes
-    reply = await scripts.run(ScriptName.DRAW, [keys.meta, keys.users, keys.line, keys.entries],
-                              [count, queued_seconds, RESULT_SECONDS, keys.wakeups, before, after])
+    reply = await scripts.run(
+        ScriptName.DRAW,
+        [keys.meta, keys.users, keys.line, keys.entries],
+        [count, queued_seconds, RESULT_SECONDS, keys.wakeups, before, after],
+    )
     winners, losers, left = (int(number) for number in reply)
     return None if left < 0 else Drawn(winners=winners, losers=losers, left=left)

@@ -1,5 +1,5 @@
-"""The names of everything that an activity has in Redis. Buyers and requests contain neither `#` nor `+` nor `/` (the contract sees to it), so no two
-things share a name."""
+"""The names of everything that an activity has in Redis. Buyers and requests contain neither `#`
+nor `+` nor `/` (the contract sees to it), so no two things share a name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mesh.policies import DEFAULT_MERCHANT
 from seckill_rpc.domain.activity import Activity
 
-GROUP = "orders"           # the consumer group of every line
+GROUP = "orders"  # the consumer group of every line
 WAKEUPS = "seckill:{*}:wakeups"
 NOTICES = "seckill:notices"  # pub/sub channel: ids of activities to which something happened
 _VIEW = "seckill:result:"
@@ -16,7 +16,9 @@ _VIEW = "seckill:result:"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keys:
-    """The keys of one activity. The braces stand in the names, so that all keys of an activity but the views would lie in one slot of a cluster."""
+    """The keys of one activity. The braces stand in the names, so that all keys of an activity but
+    the views would lie in one slot of a cluster.
+    """
 
     activity_id: str
     merchant_id: str
@@ -24,13 +26,15 @@ class Keys:
 
     @property
     def meta(self) -> str:
-        """Hash: epoch, rev, run, state, mode, stock, out, start, end, limit; `hold` during a rebuild, `since` its end in milliseconds,
-        `drawn` once a draw has begun."""
+        """Hash: epoch, rev, run, state, mode, stock, out, start, end, limit; `hold` during a
+        rebuild, `since` its end in milliseconds, `drawn` once a draw has begun."""
         return self._key("meta")
 
     @property
     def users(self) -> str:
-        """Hash: `<user>` units held or queued, `<user>+` units held, `<user>#<request>` "0<order>" queued or "1<order>" live."""
+        """Hash: `<user>` units held or queued, `<user>+` units held, `<user>#<request>` "0<order>"
+        queued or "1<order>" live.
+        """
         return self._key("users")
 
     @property
@@ -45,7 +49,9 @@ class Keys:
 
     @property
     def wakeups(self) -> str:
-        """Pub/sub channel: lines `<user> <view> <order>`; empty when the first click stands in a line that was empty."""
+        """Pub/sub channel: lines `<user> <view> <order>`; empty when the first click stands in a
+        line that was empty.
+        """
         return self._key("wakeups")
 
     @property
@@ -58,13 +64,16 @@ class Keys:
         return self._key(f"users:{epoch}")
 
     def view(self, user_id: str) -> str:
-        """What buyers are told, `seckill:result:{userId}:{skuId}`. Other merchants' have their id before it: by a `/`, which no buyer has in his,
-        so that nobody's `shop:alice` is another shop's `alice`."""
+        """What buyers are told, `seckill:result:{userId}:{skuId}`. Other merchants' have their id
+        before it: by a `/`, which no buyer has in his, so that nobody's `shop:alice` is another
+        shop's `alice`."""
         return f"{self._view_prefix}{user_id}{self._view_suffix}"
 
     @property
     def view_affixes(self) -> tuple[str, str]:
-        """What stands before and after the buyer in `view`, for scripts that find buyers by themselves."""
+        """What stands before and after the buyer in `view`, for scripts that find buyers by
+        themselves.
+        """
         return self._view_prefix, self._view_suffix
 
     @property
@@ -91,7 +100,9 @@ class Keys:
 
 def keys_of(activity: Activity) -> Keys:
     """Where an activity lies in Redis."""
-    return Keys(activity_id=activity.activity_id, merchant_id=activity.merchant_id, sku_id=activity.sku_id)
+    return Keys(
+        activity_id=activity.activity_id, merchant_id=activity.merchant_id, sku_id=activity.sku_id
+    )
 
 
 def activity_of(channel: str) -> str:

@@ -1,5 +1,6 @@
-"""One connection to Redis on which many commands are under way at once, answered in order. redis-py gives every command a connection of its own for
-its whole time, at several times the work; admission asks hundreds of times a second, and that was most of what a click cost."""
+"""One connection to Redis on which many commands are under way at once, answered in order. redis-py
+gives every command a connection of its own for its whole time, at several times the work; admission
+asks hundreds of times a second, and that was most of what a click cost."""
 
 from __future__ import annotations
 
@@ -40,7 +41,8 @@ class Lane:
         self._opening = asyncio.Lock()
 
     async def execute(self, *command: str | int) -> Any:
-        """The answer to a command. It is sent once more when the connection breaks, so it must be one that may run twice.
+        """The answer to a command. It is sent once more when the connection breaks, so it must be
+        one that may run twice.
 
         Raises:
             ResponseError: Redis refused it. Any other RedisError: whether it ran is unknown.
@@ -63,16 +65,21 @@ class Lane:
         if wire is None or not wire.is_open:
             wire = await self._open()
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        wire.waiting.append(answer)  # nothing is awaited between this and the writing, so that answers come in the order of the questions
+        # nothing is awaited between this and the writing, so that answers come in the order of the
+        # questions
+        wire.waiting.append(answer)
         try:
-            await wire.connection.send_packed_command(wire.connection.pack_command(*command), check_health=False)
+            await wire.connection.send_packed_command(
+                wire.connection.pack_command(*command), check_health=False
+            )
             if wire.reader is None:
                 wire.reader = asyncio.create_task(self._read(wire))
             return await answer
         except exceptions.ResponseError:
             raise
         except BaseException:
-            # A deadline that has passed says that the connection is no good; whoever else gives up must not leave his answer to the next one.
+            # A deadline that has passed says that the connection is no good; whoever else gives up
+            # must not leave his answer to the next one.
             await self._break(wire)
             raise
 
@@ -106,7 +113,8 @@ class Lane:
                     return self._wire
                 await self._break(self._wire)
             connection = await self._pool.get_connection()
-            connection.socket_timeout = None  # the deadline of a command is ours; redis-py's costs a task and a timer for each
+            # the deadline of a command is ours; redis-py's costs a task and a timer for each
+            connection.socket_timeout = None
             self._wire = _Wire(connection)
             return self._wire
 

@@ -1,16 +1,21 @@
-"""Who rebuilds an activity: one at a time, as long as it lives. A lease saves work; what is published is guarded by its epoch. It also tells a
-rebuilder that Redis was emptied under its hands: the lease is gone then, like everything that it has built."""
+"""Who rebuilds an activity: one at a time, as long as it lives. A lease saves work; what is
+published is guarded by its epoch. It also tells a
+rebuilder that Redis was emptied under its hands: the lease is gone then, like everything that it
+has built."""
 
 from __future__ import annotations
 
 from seckill_rpc.stock.keys import Keys
 from seckill_rpc.stock.scripts import Scripts
 
-LEASE_MS = 3000   # a rebuild renews it with every chunk; one that died is followed by the next after this time
+# a rebuild renews it with every chunk; one that died is followed by the next after this time
+LEASE_MS = 3000
 
 
 class Lease:
-    """The leases of all activities on one Redis. Every method raises RedisError when Redis does not answer."""
+    """The leases of all activities on one Redis. Every method raises RedisError when Redis does not
+    answer.
+    """
 
     def __init__(self, scripts: Scripts) -> None:
         self._redis = scripts.redis

@@ -1,5 +1,6 @@
-"""The line of an activity: entries wait until the database has decided about them. An entry is only ever removed together with its decision being
-published (or its copy in a newer epoch being written); the stream is never trimmed."""
+"""The line of an activity: entries wait until the database has decided about them. An entry is only
+ever removed together with its decision being published (or its copy in a newer epoch being
+written); the stream is never trimmed."""
 
 from __future__ import annotations
 
@@ -14,12 +15,14 @@ from seckill_rpc.domain.order import Verdict
 from seckill_rpc.stock.keys import GROUP, Keys
 from seckill_rpc.stock.scripts import ScriptName, Scripts
 
-WRONG_TYPE = "WRONGTYPE"     # how Redis begins its refusal of a command on a key of another kind
-RESULT_SECONDS = 24 * 3600   # how long a final 1 or 2 is told; afterwards the database is asked
+WRONG_TYPE = "WRONGTYPE"  # how Redis begins its refusal of a command on a key of another kind
+RESULT_SECONDS = 24 * 3600  # how long a final 1 or 2 is told; afterwards the database is asked
 
 
 class LineLost(Exception):
-    """The line of an activity is not there, is no line, or has no group that reads it: it was never published, or somebody was at it."""
+    """The line of an activity is not there, is no line, or has no group that reads it: it was never
+    published, or somebody was at it.
+    """
 
     def __init__(self, activity_id: str) -> None:
         super().__init__(activity_id)
@@ -42,7 +45,9 @@ class Entry(NamedTuple):
 
 
 class Finished(NamedTuple):
-    """What the database decided about an entry. `other_*`: with DUPLICATE, the live order that the buyer holds and the click it was made for."""
+    """What the database decided about an entry. `other_*`: with DUPLICATE, the live order that the
+    buyer holds and the click it was made for.
+    """
 
     entry: Entry
     verdict: Verdict
@@ -52,7 +57,9 @@ class Finished(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unit:
-    """A unit that the database has taken back. `epoch`: the row's, read in the transaction that did so."""
+    """A unit that the database has taken back. `epoch`: the row's, read in the transaction that did
+    so.
+    """
 
     user_id: str
     request_id: str
@@ -63,9 +70,11 @@ class Unit:
 class GiveBack:
     """What give_back answers for a unit."""
 
-    DONE = 1        # it is sold again
-    NOTHING = 0     # done earlier, or a rebuild or the close has counted it: nothing more to do
-    NOT_YET = -1    # Redis lost the activity or has not published that epoch: try again (unless the row is CLOSED: nothing more to do)
+    DONE = 1  # it is sold again
+    NOTHING = 0  # done earlier, or a rebuild or the close has counted it: nothing more to do
+    # Redis lost the activity or has not published that epoch: try again (unless the row is CLOSED:
+    # nothing more to do)
+    NOT_YET = -1
 
 
 class Line:
@@ -76,29 +85,44 @@ class Line:
         self._scripts = scripts
 
     async def read(self, keys: Keys, consumer: str, *, count: int, block_ms: int) -> list[Entry]:
-        """Entries that nobody has taken yet, now pending with `consumer`; waits up to block_ms (0..BLOCK_MS_MAX; Redis rounds it up to 100) for the
-        first. Empty also when the activity has no line.
+        """Entries that nobody has taken yet, now pending with `consumer`; waits up to block_ms
+        (0..BLOCK_MS_MAX; Redis rounds it up to 100) for the first. Empty also when the activity has
+        no line.
 
         Raises:
             RedisError: Redis did not answer; entries that it handed out are found by take_over.
         """
         try:
-            found: Any = await self._redis.xreadgroup(GROUP, consumer, {keys.line: ">"}, count=count, block=block_ms or None)
+            found: Any = await self._redis.xreadgroup(
+                GROUP, consumer, {keys.line: ">"}, count=count, block=block_ms or None
+            )
         except ResponseError as error:
             return _nothing_without_group(error)
-        rows = next(iter(found.values())) if isinstance(found, dict) and found else found[0][1] if found else []
+        rows = (
+            next(iter(found.values()))
+            if isinstance(found, dict) and found
+            else found[0][1]
+            if found
+            else []
+        )
         return _entries(rows)
 
-    async def read_all(self, lines: Sequence[Keys], consumer: str, *, count: int, block_ms: int) -> dict[str, list[Entry]]:
-        """Entries of many lines by activity, up to `count` of each, like `read`; waits up to block_ms until one of them has any.
+    async def read_all(
+        self, lines: Sequence[Keys], consumer: str, *, count: int, block_ms: int
+    ) -> dict[str, list[Entry]]:
+        """Entries of many lines by activity, up to `count` of each, like `read`; waits up to
+        block_ms until one of them has any.
 
         Raises:
-            LineLost: one of them is not there, or has no consumer group; nothing was taken from the others.
+            LineLost: one of them is not there, or has no consumer group; nothing was taken from the
+                others.
             RedisError: Redis did not answer; entries that it handed out are found by take_over.
         """
         of_line = {keys.line: keys for keys in lines}
         try:
-            found: Any = await self._redis.xreadgroup(GROUP, consumer, dict.fromkeys(of_line, ">"), count=count, block=block_ms or None)
+            found: Any = await self._redis.xreadgroup(
+                GROUP, consumer, dict.fromkeys(of_line, ">"), count=count, block=block_ms or None
+            )
         except ResponseError as error:
             if str(error).startswith(("NOGROUP", WRONG_TYPE)):
                 for keys in lines:
@@ -107,7 +131,12 @@ class Line:
             _nothing_without_group(error)
             return {}
         rows = found.items() if isinstance(found, dict) else found
-        return {of_line[name].activity_id: _entries(of_one[0] if isinstance(found, dict) and of_one else of_one) for name, of_one in rows}
+        return {
+            of_line[name].activity_id: _entries(
+                of_one[0] if isinstance(found, dict) and of_one else of_one
+            )
+            for name, of_one in rows
+        }
 
     async def has_group(self, keys: Keys) -> bool:
         """Whether the line is there and has its consumer group."""
@@ -119,13 +148,18 @@ class Line:
             return False
         return True
 
-    async def take_over(self, keys: Keys, consumer: str, *, min_idle_ms: int, cursor: str, count: int) -> tuple[str, list[Entry]]:
-        """Entries that have been pending for min_idle_ms with anybody, from `cursor` ("0-0" first) on, and the next cursor. Carry it: starting at
-        "0-0" each time never reaches the tail."""
+    async def take_over(
+        self, keys: Keys, consumer: str, *, min_idle_ms: int, cursor: str, count: int
+    ) -> tuple[str, list[Entry]]:
+        """Entries that have been pending for min_idle_ms with anybody, from `cursor` ("0-0" first)
+        on, and the next cursor. Carry it: starting at "0-0" each time never reaches the tail."""
         try:
-            reply: Any = await self._redis.xautoclaim(keys.line, GROUP, consumer, min_idle_ms, cursor, count=count)
+            reply: Any = await self._redis.xautoclaim(
+                keys.line, GROUP, consumer, min_idle_ms, cursor, count=count
+            )
         except ResponseError as error:
-            return "0-0", [] if str(error).startswith(WRONG_TYPE) else _nothing_without_group(error)  # `read_all` says which line is lost
+            # `read_all` says which line is lost
+            return "0-0", [] if str(error).startswith(WRONG_TYPE) else _nothing_without_group(error)
         return str(reply[0]), _entries(reply[1])
 
     async def deliveries(self, keys: Keys, entry_id: str) -> int:
@@ -137,7 +171,9 @@ class Line:
         return int(pending[0]["times_delivered"]) if pending else 0
 
     async def drop(self, keys: Keys, entry_ids: Sequence[str]) -> None:
-        """Removes entries whose copies stand in the line of a newer epoch, or that are not whole. Anything else leaves by finish."""
+        """Removes entries whose copies stand in the line of a newer epoch, or that are not whole.
+        Anything else leaves by finish.
+        """
         if entry_ids:
             async with self._redis.pipeline(transaction=True) as pipe:
                 pipe.xack(keys.line, GROUP, *entry_ids)
@@ -158,7 +194,8 @@ class Line:
         return int(await self._scripts.run(ScriptName.SWEEP, [keys.line], [GROUP, idle_ms]))
 
     async def finish(self, keys: Keys, finished: Sequence[Finished]) -> int:
-        """Publishes what the database decided, removes the entries and wakes who waits; how many this call finished. May be repeated.
+        """Publishes what the database decided, removes the entries and wakes who waits; how many
+        this call finished. May be repeated.
 
         Raises:
             RedisError: unknown; the entries are delivered again, and the database answers the same.
@@ -168,13 +205,25 @@ class Line:
         views: list[str] = []
         for done in finished:
             entry = done.entry
-            args += (entry.entry_id, entry.user_id, entry.request_id, entry.order_id, done.verdict.value, done.other_order_id,
-                     done.other_request_id)
+            args += (
+                entry.entry_id,
+                entry.user_id,
+                entry.request_id,
+                entry.order_id,
+                done.verdict.value,
+                done.other_order_id,
+                done.other_request_id,
+            )
             views.append(f"{before}{entry.user_id}{after}")
-        return int(await self._scripts.run(ScriptName.FINISH, [keys.meta, keys.users, keys.line, *views], args))
+        return int(
+            await self._scripts.run(
+                ScriptName.FINISH, [keys.meta, keys.users, keys.line, *views], args
+            )
+        )
 
     async def give_back(self, keys: Keys, units: Sequence[Unit]) -> list[int]:
-        """Sells units again that the database has taken back; one GiveBack answer per unit. May be repeated.
+        """Sells units again that the database has taken back; one GiveBack answer per unit. May be
+        repeated.
 
         Raises:
             RedisError: unknown; repeat it.
@@ -183,11 +232,18 @@ class Line:
         for unit in units:
             args += (unit.user_id, unit.request_id, unit.order_id, unit.epoch)
         views = [keys.view(unit.user_id) for unit in units]
-        return [int(answer) for answer in await self._scripts.run(ScriptName.GIVE_BACK, [keys.meta, keys.users, *views], args)]
+        return [
+            int(answer)
+            for answer in await self._scripts.run(
+                ScriptName.GIVE_BACK, [keys.meta, keys.users, *views], args
+            )
+        ]
 
 
 def _nothing_without_group(error: ResponseError) -> list[Entry]:
-    """No line yet, or not any more: nobody stands in it. UNBLOCKED: it was dropped while we waited, as by every close."""
+    """No line yet, or not any more: nobody stands in it. UNBLOCKED: it was dropped while we waited,
+    as by every close.
+    """
     if not str(error).startswith(("NOGROUP", "UNBLOCKED")):
         raise error
     return []
@@ -201,4 +257,10 @@ def _entries(rows: Sequence[tuple[str, Mapping[str, str] | None]]) -> list[Entry
 def _entry(entry_id: str, fields: Mapping[str, str]) -> Entry:
     get = fields.get
     epoch = get("e", "")
-    return Entry(entry_id, get("o", ""), get("u", ""), get("r", ""), int(epoch) if epoch.isascii() and epoch.isdigit() else 0)
+    return Entry(
+        entry_id,
+        get("o", ""),
+        get("u", ""),
+        get("r", ""),
+        int(epoch) if epoch.isascii() and epoch.isdigit() else 0,
+    )

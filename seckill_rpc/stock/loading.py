@@ -1,5 +1,6 @@
-"""Warm-up and rebuild, which are one thing, and the state that the row wants. What is published is what the row said when its epoch was raised, and
-only if nothing newer stands there; `hold` keeps everybody out from before the fence until the last queued entry has moved into the new epoch."""
+"""Warm-up and rebuild, which are one thing, and the state that the row wants. What is published is
+what the row said when its epoch was raised, and only if nothing newer stands there; `hold` keeps
+everybody out from before the fence until the last queued entry has moved into the new epoch."""
 
 from __future__ import annotations
 
@@ -18,11 +19,14 @@ from seckill_rpc.stock.keys import GROUP, Keys
 from seckill_rpc.stock.line import RESULT_SECONDS, WRONG_TYPE
 from seckill_rpc.stock.scripts import ScriptName, Scripts
 
-CLOSED = "CLOSED"          # state of a tombstone
-_NEEDED = frozenset({"epoch", "rev", "state", "stock", "out", "start", "end", "limit"})  # without one of them nobody can be admitted
-CHUNK = 1000               # fields, views or entries per call: a few ms of Redis, which serves buyers of other activities meanwhile
-SCAN_COUNT = 2000          # keys that Redis looks at per step
-TOMBSTONE_SECONDS = 7 * 24 * 3600   # longer than any rebuilder sleeps
+CLOSED = "CLOSED"  # state of a tombstone
+# without one of them nobody can be admitted
+_NEEDED = frozenset({"epoch", "rev", "state", "stock", "out", "start", "end", "limit"})
+# fields, views or entries per call: a few ms of Redis, which serves buyers of other activities
+# meanwhile
+CHUNK = 1000
+SCAN_COUNT = 2000  # keys that Redis looks at per step
+TOMBSTONE_SECONDS = 7 * 24 * 3600  # longer than any rebuilder sleeps
 _T = TypeVar("_T")
 
 
@@ -58,62 +62,114 @@ class Meta:
 
 
 class Loading:
-    """Loads activities into the Redis of `scripts`. Every method may be repeated; each raises RedisError when Redis does not answer."""
+    """Loads activities into the Redis of `scripts`. Every method may be repeated; each raises
+    RedisError when Redis does not answer.
+    """
 
     def __init__(self, scripts: Scripts) -> None:
         self._scripts = scripts
         self._redis = scripts.redis
 
     async def hold(self, keys: Keys) -> None:
-        """Nobody is admitted until the next publish and its carry. Comes before the database's fence."""
+        """Nobody is admitted until the next publish and its carry. Comes before the database's
+        fence.
+        """
         await self._load(keys, "hold")
 
     async def part(self, keys: Keys, *, epoch: int, units: Iterable[LiveUnit]) -> bool:
-        """Builds the users of an epoch: all live orders that the fenced transaction read, and the views of who holds them. False: somebody has
-        published this epoch or a newer one."""
+        """Builds the users of an epoch: all live orders that the fenced transaction read, and the
+        views of who holds them. False: somebody has published this epoch or a newer one."""
         held: Counter[str] = Counter()
         for unit_chunk in _chunks(units, CHUNK):
             held.update(unit.user_id for unit in unit_chunk)
-            records = [text for unit in unit_chunk for text in (f"{unit.user_id}#{unit.request_id}", f"1{unit.order_id}")]
+            records = [
+                text
+                for unit in unit_chunk
+                for text in (f"{unit.user_id}#{unit.request_id}", f"1{unit.order_id}")
+            ]
             if not await self._load(keys, "part", epoch, RESULT_SECONDS, *records, building=epoch):
                 return False
         for users in _chunks(held, CHUNK):
-            counts = [text for user in users for text in (user, str(held[user]), f"{user}+", str(held[user]))]
-            if not await self._load(keys, "part", epoch, RESULT_SECONDS, *counts, building=epoch, views=users):
+            counts = [
+                text
+                for user in users
+                for text in (user, str(held[user]), f"{user}+", str(held[user]))
+            ]
+            if not await self._load(
+                keys, "part", epoch, RESULT_SECONDS, *counts, building=epoch, views=users
+            ):
                 return False
         return True
 
     async def stale(self, keys: Keys, *, epoch: int, users: Iterable[str]) -> bool:
-        """Makes 2 of the 1 that these buyers are told, who hold no live order (a failover brings such ones back). False: as with part."""
+        """Makes 2 of the 1 that these buyers are told, who hold no live order (a failover brings
+        such ones back). False: as with part.
+        """
         for chunk in _chunks(users, CHUNK):
-            if not await self._load(keys, "stale", epoch, RESULT_SECONDS, building=epoch, views=chunk):
+            if not await self._load(
+                keys, "stale", epoch, RESULT_SECONDS, building=epoch, views=chunk
+            ):
                 return False
         return True
 
     async def publish(self, keys: Keys, activity: Activity, *, run_id: str) -> bool:
-        """Publishes an epoch: `activity` as its fenced transaction read it, so that `left` belongs to the units of part. `hold` stays until carry has
-        come to its end. False: somebody has published this epoch or a newer one."""
-        return bool(await self._load(keys, "publish", activity.epoch, activity.rev, activity.state, activity.left, _ms(activity.starts_at),
-                                     _ms(activity.ends_at), activity.limit_per_user, run_id, GROUP, activity.mode, building=activity.epoch))
+        """Publishes an epoch: `activity` as its fenced transaction read it, so that `left` belongs
+        to the units of part. `hold` stays until carry has come to its end. False: somebody has
+        published this epoch or a newer one."""
+        return bool(
+            await self._load(
+                keys,
+                "publish",
+                activity.epoch,
+                activity.rev,
+                activity.state,
+                activity.left,
+                _ms(activity.starts_at),
+                _ms(activity.ends_at),
+                activity.limit_per_user,
+                run_id,
+                GROUP,
+                activity.mode,
+                building=activity.epoch,
+            )
+        )
 
-    async def carry(self, keys: Keys, *, epoch: int, cursor: str = "", count: int = CHUNK) -> str | None:
-        """Moves up to `count` queued entries of older epochs into this one: same order, same request, same place, before anybody new. The next
-        cursor; "" at the end, and then `hold` is lifted. None: another epoch has been published. What it leaves (no unit left, live already) the
-        consumer finishes, admits again or refuses."""
+    async def carry(
+        self, keys: Keys, *, epoch: int, cursor: str = "", count: int = CHUNK
+    ) -> str | None:
+        """Moves up to `count` queued entries of older epochs into this one: same order, same
+        request, same place, before anybody new. The next cursor; "" at the end, and then `hold` is
+        lifted. None: another epoch has been published. What it leaves (no unit left, live already)
+        the consumer finishes, admits again or refuses."""
         reply = await self._load(keys, "carry", epoch, cursor, count, GROUP)
         return None if reply == 0 else str(reply)
 
     async def state(self, keys: Keys, activity: Activity) -> bool:
-        """The row's state, window and limit, if its rev is newer. False: Redis has this rev or a newer one."""
-        return bool(await self._load(keys, "state", activity.rev, activity.state, _ms(activity.starts_at), _ms(activity.ends_at),
-                                     activity.limit_per_user))
+        """The row's state, window and limit, if its rev is newer. False: Redis has this rev or a
+        newer one.
+        """
+        return bool(
+            await self._load(
+                keys,
+                "state",
+                activity.rev,
+                activity.state,
+                _ms(activity.starts_at),
+                _ms(activity.ends_at),
+                activity.limit_per_user,
+            )
+        )
 
     async def drop(self, keys: Keys, activity: Activity) -> bool:
-        """The activity is CLOSED: nothing but its epoch stays, so that no slow rebuilder opens it again. False: this was done already."""
+        """The activity is CLOSED: nothing but its epoch stays, so that no slow rebuilder opens it
+        again. False: this was done already.
+        """
         return bool(await self._load(keys, "drop", activity.epoch, activity.rev, TOMBSTONE_SECONDS))
 
     async def clear_views(self, keys: Keys) -> int:
-        """Removes every view of the product, left by earlier activities; how many. Nothing once something is published: they are buyers' results."""
+        """Removes every view of the product, left by earlier activities; how many. Nothing once
+        something is published: they are buyers' results.
+        """
         removed = 0
         async for found in self._scan(keys):
             for views in _chunks(found, CHUNK):
@@ -122,15 +178,23 @@ class Loading:
         return removed
 
     async def holders(self, keys: Keys) -> set[str]:
-        """The buyers who are told that they hold an order. Asked before the fence, so that nobody who becomes one meanwhile is among them."""
+        """The buyers who are told that they hold an order. Asked before the fence, so that nobody
+        who becomes one meanwhile is among them.
+        """
         found: set[str] = set()
         async for views in self._scan(keys):
             said = await self._redis.mget(views)
-            found |= {user for view, value in zip(views, said, strict=True) if value == View.HOLDER and (user := keys.user_of(view)) is not None}
+            found |= {
+                user
+                for view, value in zip(views, said, strict=True)
+                if value == View.HOLDER and (user := keys.user_of(view)) is not None
+            }
         return found
 
     async def meta(self, keys: Keys) -> Meta | None:
-        """What Redis knows; None when it has lost the activity, or never had it, or when what stands there is not what a publication writes."""
+        """What Redis knows; None when it has lost the activity, or never had it, or when what
+        stands there is not what a publication writes.
+        """
         try:
             fields: Any = await self._redis.hgetall(keys.meta)
         except ResponseError as error:
@@ -140,13 +204,23 @@ class Loading:
         if fields.get("state") != CLOSED and not fields.keys() >= _NEEDED:
             return None
         try:
-            return Meta(epoch=int(fields["epoch"]), rev=int(fields["rev"]), run_id=fields.get("run", ""), state=fields["state"],
-                        is_held="hold" in fields, stock=int(fields.get("stock", 0)), out=int(fields.get("out", 0)), has_drawn="drawn" in fields)
+            return Meta(
+                epoch=int(fields["epoch"]),
+                rev=int(fields["rev"]),
+                run_id=fields.get("run", ""),
+                state=fields["state"],
+                is_held="hold" in fields,
+                stock=int(fields.get("stock", 0)),
+                out=int(fields.get("out", 0)),
+                has_drawn="drawn" in fields,
+            )
         except (KeyError, ValueError):
             return None
 
     async def published_epoch(self, keys: Keys) -> int:
-        """The epoch that stands in Redis, also in a meta that lacks everything else; 0 when there is none."""
+        """The epoch that stands in Redis, also in a meta that lacks everything else; 0 when there
+        is none.
+        """
         try:
             epoch: Any = await self._redis.hget(keys.meta, "epoch")
         except ResponseError as error:
@@ -162,14 +236,18 @@ class Loading:
             for key in kinds:
                 pipe.type(key)
             found: list[str] = await pipe.execute()
-        return all(kind in {"none", wanted} for kind, wanted in zip(found, kinds.values(), strict=True))
+        return all(
+            kind in {"none", wanted} for kind, wanted in zip(found, kinds.values(), strict=True)
+        )
 
     async def entries(self, keys: Keys) -> int:
         """Entries of a draw that are neither winners nor losers yet."""
         return int(await self._redis.hlen(keys.entries))
 
     async def run_id(self) -> str:
-        """Changes with every start of Redis and with every failover: what it holds may be old then."""
+        """Changes with every start of Redis and with every failover: what it holds may be old
+        then.
+        """
         info = await self._redis.info("server")
         return str(info["run_id"])
 
@@ -189,8 +267,17 @@ class Loading:
             if not cursor:
                 return
 
-    async def _load(self, keys: Keys, step: str, *args: str | int, building: int = 0, views: Sequence[str] = ()) -> int | str:
-        names = [keys.meta, keys.users, keys.building(building), keys.line, keys.entries, *(keys.view(user) for user in views)]
+    async def _load(
+        self, keys: Keys, step: str, *args: str | int, building: int = 0, views: Sequence[str] = ()
+    ) -> int | str:
+        names = [
+            keys.meta,
+            keys.users,
+            keys.building(building),
+            keys.line,
+            keys.entries,
+            *(keys.view(user) for user in views),
+        ]
         reply: int | str = await self._scripts.run(ScriptName.LOAD, names, [step, *args])
         return reply
 

@@ -1,5 +1,5 @@
-"""The six scripts of lua/ and the way to run them. A script runs whole or not at all from the view of others, and may run twice: every one answers
-a repetition like the first time."""
+"""The six scripts of lua/ and the way to run them. A script runs whole or not at all from the view
+of others, and may run twice: every one answers a repetition like the first time."""
 
 from __future__ import annotations
 
@@ -41,17 +41,27 @@ class Scripts:
         texts: other texts than those of lua/, for tests that take guards away.
     """
 
-    def __init__(self, redis: Redis, texts: dict[ScriptName, str] | None = None, *, execute: Execute | None = None) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        texts: dict[ScriptName, str] | None = None,
+        *,
+        execute: Execute | None = None,
+    ) -> None:
         self.redis = redis
         self._execute: Execute = execute or redis.execute_command
         texts = {name: script_text(name) for name in ScriptName} | (texts or {})
-        self._scripts = {name: _Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()) for name, text in texts.items()}
+        self._scripts = {
+            name: _Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+            for name, text in texts.items()
+        }
 
     async def run(self, name: ScriptName, keys: Sequence[str], args: Sequence[str | int]) -> Any:
         """Runs a script; sends its text when Redis does not know it (any more).
 
         Raises:
-            RedisError: it is unknown whether it ran, unless Redis itself answered with an error. Want of memory leaves nothing
+            RedisError: it is unknown whether it ran, unless Redis itself answered with an error.
+                Want of memory leaves nothing
                 half done: Redis looks at it before the first write of a script, and not again.
         """
         script = self._scripts[name]

@@ -1,4 +1,6 @@
-"""What Redis knows of one buyer. A view that is missing says nothing: the database, or the ticket, does."""
+"""What Redis knows of one buyer. A view that is missing says nothing: the database, or the ticket,
+does.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ _VIEWS = frozenset(View)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One click of a buyer. `view` is QUEUED (in the line, or an entry of a draw) or HOLDER (a live order)."""
+    """One click of a buyer. `view` is QUEUED (in the line, or an entry of a draw) or HOLDER (a live
+    order).
+    """
 
     view: View
     order_id: str
@@ -54,18 +58,35 @@ class Views:
 
     async def place(self, keys: Keys, user_id: str, request_id: str) -> Place:
         """What became of a click."""
-        async with self._redis.pipeline(transaction=True) as pipe:  # at one moment: a rebuild may end in between
+        # at one moment: a rebuild may end in between
+        async with self._redis.pipeline(transaction=True) as pipe:
             pipe.hget(keys.users, f"{user_id}#{request_id}")
             pipe.hget(keys.entries, user_id)
             pipe.hmget(keys.meta, "epoch", "hold", "since")
             unit, entry, (epoch, hold, since) = await pipe.execute()
-        place = Place(record=None, is_held=bool(hold), is_published=bool(epoch), since_ms=int(since) if since and since.isdigit() else 0)
+        place = Place(
+            record=None,
+            is_held=bool(hold),
+            is_published=bool(epoch),
+            since_ms=int(since) if since and since.isdigit() else 0,
+        )
         if unit:
-            return replace(place, record=Record(view=View.HOLDER if unit[0] == "1" else View.QUEUED, order_id=unit[1:]))
+            return replace(
+                place,
+                record=Record(
+                    view=View.HOLDER if unit[0] == "1" else View.QUEUED, order_id=unit[1:]
+                ),
+            )
         order_id, _, entered = (entry or "").partition(" ")
-        return replace(place, record=Record(view=View.QUEUED, order_id=order_id)) if entered and entered == request_id else place
+        return (
+            replace(place, record=Record(view=View.QUEUED, order_id=order_id))
+            if entered and entered == request_id
+            else place
+        )
 
     async def is_steady(self, keys: Keys) -> bool:
-        """Whether the activity is there and nobody rebuilds it: then who is not known has no place."""
+        """Whether the activity is there and nobody rebuilds it: then who is not known has no
+        place.
+        """
         epoch, hold = await self._redis.hmget(keys.meta, "epoch", "hold")
         return bool(epoch) and not hold

@@ -1,4 +1,5 @@
-"""Who waits for a result is woken when it is published. Pub/sub tells at most once, so every waiter looks again by himself about once a second, and
+"""Who waits for a result is woken when it is published. Pub/sub tells at most once, so every waiter
+looks again by himself about once a second, and
 he is registered before he looks for the first time: no result falls between."""
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from seckill_rpc.domain.order import View
 from seckill_rpc.stock.keys import NOTICES, WAKEUPS, Keys, activity_of
 from seckill_rpc.stock.views import Views
 
-WAITERS_MAX = 20_000         # per process: as many looks at Redis a second, at some 40 us each
+WAITERS_MAX = 20_000  # per process: as many looks at Redis a second, at some 40 us each
 LOOK_AGAIN_SECONDS = 1.0
-LISTEN_SECONDS = 1.0         # without news for so long, the connection is asked; also how soon `stop` ends the loop
+# without news for so long, the connection is asked; also how soon `stop` ends the loop
+LISTEN_SECONDS = 1.0
 RECONNECT_SECONDS = 0.5
 
 log = structlog.get_logger()
@@ -44,7 +46,13 @@ class Told:
 class Waiters:
     """Everybody in this process who waits for a result."""
 
-    def __init__(self, views: Views, *, waiters_max: int = WAITERS_MAX, look_again_seconds: Seconds = LOOK_AGAIN_SECONDS) -> None:
+    def __init__(
+        self,
+        views: Views,
+        *,
+        waiters_max: int = WAITERS_MAX,
+        look_again_seconds: Seconds = LOOK_AGAIN_SECONDS,
+    ) -> None:
         self._views = views
         self._waiters_max = waiters_max
         self._look_again_seconds = look_again_seconds
@@ -60,11 +68,13 @@ class Waiters:
         return self._count >= self._waiters_max
 
     async def wait(self, keys: Keys, user_id: str, timeout: Seconds) -> Told | None:
-        """Waits up to `timeout` seconds until the buyer is told something final, and returns what he is told then, which may still be QUEUED, or None
-        when nothing is known of him. With waiters_max others waiting it answers at once. May be cancelled at any time.
+        """Waits up to `timeout` seconds until the buyer is told something final, and returns what
+        he is told then, which may still be QUEUED, or None when nothing is known of him. With
+        waiters_max others waiting it answers at once. May be cancelled at any time.
 
         Raises:
-            RedisError: Redis did not answer when it was asked for the last time; until then the failure is passed over.
+            RedisError: Redis did not answer when it was asked for the last time; until then the
+                failure is passed over.
         """
         if self.is_full:
             return await self._look(keys, user_id)
@@ -87,8 +97,18 @@ class Waiters:
                     if (told is not None and told.is_final) or loop.time() >= end:
                         return told
                 if task is not None and task.cancelling() > cancelled_before:
-                    raise asyncio.CancelledError  # redis-py 8.1 swallows the cancellation of a command that is about to be answered
-                await asyncio.wait((woken,), timeout=max(0.0, min(end - loop.time(), self._look_again_seconds * _jitter.uniform(0.8, 1.2))))
+                    # redis-py 8.1 swallows the cancellation of a command that is about to be
+                    # answered
+                    raise asyncio.CancelledError
+                await asyncio.wait(
+                    (woken,),
+                    timeout=max(
+                        0.0,
+                        min(
+                            end - loop.time(), self._look_again_seconds * _jitter.uniform(0.8, 1.2)
+                        ),
+                    ),
+                )
         finally:
             self._count -= 1
             self._waiting[place].discard(woken)
@@ -100,12 +120,17 @@ class Waiters:
         for line in message.split("\n"):
             user_id, _, rest = line.partition(" ")
             view, _, order_id = rest.partition(" ")
-            if (futures := self._waiting.get((activity_id, user_id))) and view in {str(View.HOLDER), str(View.NEITHER)}:
+            if (futures := self._waiting.get((activity_id, user_id))) and view in {
+                str(View.HOLDER),
+                str(View.NEITHER),
+            }:
                 for future in futures:
                     if not future.done():
                         future.set_result(Told(view=View(view), order_id=order_id))
 
-    async def _look_or_hear(self, keys: Keys, user_id: str, woken: asyncio.Future[Told]) -> Told | None:
+    async def _look_or_hear(
+        self, keys: Keys, user_id: str, woken: asyncio.Future[Told]
+    ) -> Told | None:
         found = None
         try:
             if not woken.done():
@@ -121,11 +146,21 @@ class Waiters:
 
 
 class Wakeups:
-    """The one subscription of this process, on a connection of its own. When it breaks it is made again; meanwhile waiters look by themselves."""
+    """The one subscription of this process, on a connection of its own. When it breaks it is made
+    again; meanwhile waiters look by themselves.
+    """
 
-    def __init__(self, redis: Redis, *, hear: Callable[[str, str], None], deafened: Callable[[], None] = lambda: None,
-                 subscribed: Callable[[], None] = lambda: None, noticed: Callable[[str], None] = lambda _: None,
-                 listen_seconds: Seconds = LISTEN_SECONDS, reconnect_seconds: Seconds = RECONNECT_SECONDS) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        *,
+        hear: Callable[[str, str], None],
+        deafened: Callable[[], None] = lambda: None,
+        subscribed: Callable[[], None] = lambda: None,
+        noticed: Callable[[str], None] = lambda _: None,
+        listen_seconds: Seconds = LISTEN_SECONDS,
+        reconnect_seconds: Seconds = RECONNECT_SECONDS,
+    ) -> None:
         """
         Args:
             hear: gets the activity and the message.
@@ -167,7 +202,9 @@ class Wakeups:
     async def _listen(self) -> None:
         async with self._redis.pubsub() as subscription:
             await subscription.psubscribe(WAKEUPS, NOTICES)
-            is_asked = False  # a ping is on its way: a connection to a Redis that is frozen or gone looks like one without news
+            # a ping is on its way: a connection to a Redis that is frozen or gone looks like one
+            # without news
+            is_asked = False
             while not self._is_stopping:
                 message = await subscription.get_message(timeout=self._listen_seconds)
                 if message is None:
@@ -177,7 +214,8 @@ class Wakeups:
                     is_asked = True
                     continue
                 is_asked = False
-                if message["type"] == "psubscribe" and message["channel"] == NOTICES:  # the last of both
+                # the last of both
+                if message["type"] == "psubscribe" and message["channel"] == NOTICES:
                     self._fall_silent()  # once more: redis-py has connected anew by itself
                     self.subscribed.set()
                     self._on_subscribed()
@@ -188,8 +226,8 @@ class Wakeups:
 
 
 class Notices:
-    """Tells all processes, also this one, that something happened to an activity. Nobody waits for it; slow rounds of
-    workers find what a lost notice would have told."""
+    """Tells all processes, also this one, that something happened to an activity. Nobody waits for
+    it; slow rounds of workers find what a lost notice would have told."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis

@@ -1,6 +1,8 @@
-"""Which activities deserve a close look at the moment. One that sells nothing (not begun, paused, sold out) costs
-nothing until something happens to it: a click that is let in, news of a result, a change of its row, or anything that
-does not agree. A hint that is lost costs the time until its turn comes in the keeper's slow round."""
+"""Which activities deserve a close look at the moment. One that sells nothing (not begun, paused,
+sold out) costs
+nothing until something happens to it: a click that is let in, news of a result, a change of its
+row, or anything that does not agree. A hint that is lost costs the time until its turn comes in the
+keeper's slow round."""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ class Attention:
         self.look_at(activity_id)
 
     def take_suspicion(self, activity_id: str) -> bool:
-        """Whether its keys are to be checked, which is asked once after every quiet time and after every refusal."""
+        """Whether its keys are to be checked, which is asked once after every quiet time and after
+        every refusal.
+        """
         if activity_id not in self._suspects:
             return False
         self._suspects.discard(activity_id)

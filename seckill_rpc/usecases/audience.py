@@ -1,5 +1,6 @@
-"""What this process hears of results that any process published: it wakes who waits, remembers what is final for a moment, and knows who takes
-part, so that a refusal for everybody is never told to somebody who has a place or an order."""
+"""What this process hears of results that any process published: it wakes who waits, remembers what
+is final for a moment, and knows who takes part, so that a refusal for everybody is never told to
+somebody who has a place or an order."""
 
 from __future__ import annotations
 
@@ -22,7 +23,16 @@ CHUNK = 5000
 class Audience:
     """Listens, and catches up on what was said before it listened."""
 
-    def __init__(self, *, db: Database, registry: Registry, clicking: Clicking, known: Known, waiters: Waiters, attention: Attention) -> None:
+    def __init__(
+        self,
+        *,
+        db: Database,
+        registry: Registry,
+        clicking: Clicking,
+        known: Known,
+        waiters: Waiters,
+        attention: Attention,
+    ) -> None:
         self._db = db
         self._registry = registry
         self._clicking = clicking
@@ -32,7 +42,9 @@ class Audience:
         self._caught_up: set[str] = set()
 
     def hear(self, activity_id: str, message: str) -> None:
-        """Lines `<user> <view> <order>`, as a script published them; none when a line that was empty is not any more."""
+        """Lines `<user> <view> <order>`, as a script published them; none when a line that was
+        empty is not any more.
+        """
         self._attention.look_at(activity_id)
         if not message:
             return
@@ -46,7 +58,13 @@ class Audience:
             if view == View.HOLDER and order_id:
                 activity = self._registry.known(activity_id)
                 if activity is not None:
-                    self._known.learn(activity_id, user_id, Result(Status.HOLDER, ResultCode.BOUGHT, activity_id, activity.sku_id, order_id))
+                    self._known.learn(
+                        activity_id,
+                        user_id,
+                        Result(
+                            Status.HOLDER, ResultCode.BOUGHT, activity_id, activity.sku_id, order_id
+                        ),
+                    )
 
     def deafened(self) -> None:
         """The subscription broke: what is said now is not heard."""
@@ -55,17 +73,23 @@ class Audience:
         self._caught_up.clear()
 
     async def run_once(self, wakeups: Wakeups) -> int:
-        """Catches up on activities that this process has not heard of from their beginning; returns how many."""
+        """Catches up on activities that this process has not heard of from their beginning; returns
+        how many.
+        """
         if not wakeups.subscribed.is_set():
             return 0
-        behind = [each for each in self._registry.running() if each.activity_id not in self._caught_up]
+        behind = [
+            each for each in self._registry.running() if each.activity_id not in self._caught_up
+        ]
         for activity in behind:
             await self._catch_up(activity)
         self._caught_up &= {each.activity_id for each in self._registry.running()}
         return len(behind)
 
     async def _catch_up(self, activity: Activity) -> None:
-        """Whoever bought before the door was open here is in the database by now; whoever buys from then on is heard."""
+        """Whoever bought before the door was open here is in the database by now; whoever buys from
+        then on is heard.
+        """
         self._clicking.open_door(activity)
         after: tuple[str, int] | None = None
         while True:
@@ -79,5 +103,12 @@ class Audience:
         self._clicking.knows_all(activity.activity_id)
 
 
-async def _holders(tx: AsyncConnection, activity_id: str, after: tuple[str, int] | None) -> list[tuple[str, int]]:
-    return [(holder.user_id, holder.slot) for holder in await orders.list_holders(tx, activity_id=activity_id, after=after, limit=CHUNK)]
+async def _holders(
+    tx: AsyncConnection, activity_id: str, after: tuple[str, int] | None
+) -> list[tuple[str, int]]:
+    return [
+        (holder.user_id, holder.slot)
+        for holder in await orders.list_holders(
+            tx, activity_id=activity_id, after=after, limit=CHUNK
+        )
+    ]

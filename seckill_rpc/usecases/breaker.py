@@ -1,5 +1,6 @@
-"""When Redis is away, every buyer in a line asks again and again. Without a limit each of these questions would wait for
-Redis and then become a query; with it a few do, and the others hear at once when to come back."""
+"""When Redis is away, every buyer in a line asks again and again. Without a limit each of these
+questions would wait for Redis and then become a query; with it a few do, and the others hear at
+once when to come back."""
 
 from __future__ import annotations
 
@@ -10,8 +11,8 @@ from mesh.clock import Monotonic
 from seckill_rpc.domain.errors import SeckillNotReady
 from seckill_rpc.usecases.door import Jitter
 
-AWAY_SECONDS = 1.0    # after a failure Redis is not asked for so long; then one question finds out
-QUERIES_MAX = 4       # at once, instead of Redis: a quarter of the connections for reading
+AWAY_SECONDS = 1.0  # after a failure Redis is not asked for so long; then one question finds out
+QUERIES_MAX = 4  # at once, instead of Redis: a quarter of the connections for reading
 RETRY_SECONDS = 1.0
 
 
@@ -26,7 +27,9 @@ class Breaker:
 
     @property
     def is_open(self) -> bool:
-        """Whether Redis should not be asked now. Says False once after each pause, to whoever finds out."""
+        """Whether Redis should not be asked now. Says False once after each pause, to whoever finds
+        out.
+        """
         now = self._monotonic()
         if now < self._away_until:
             return True

@@ -1,5 +1,5 @@
-"""SeckillAction: cheapest refusals first, then the door of the activity. Nothing here decides who gets a unit; that is the script's, and in the end
-the database's."""
+"""SeckillAction: cheapest refusals first, then the door of the activity. Nothing here decides who
+gets a unit; that is the script's, and in the end the database's."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ from seckill_rpc.usecases.results import ASK_AGAIN_MS, Results
 BUSY_SECONDS = 1.0
 NOT_READY_SECONDS = 0.3  # a rebuild takes about this long
 PAUSED_MS = 2000
-NOT_STARTED_MS_MAX = 60_000  # a start may be moved, and clients wait no longer than a number that they can keep
+# a start may be moved, and clients wait no longer than a number that they can keep
+NOT_STARTED_MS_MAX = 60_000
 
 _CLICKS = Tally("paymesh_seckill_clicks", "Answers to clicks of buyers.", "code", AdmitCode)
 REGISTRY.register(_CLICKS)
@@ -61,10 +62,25 @@ class DoorSettings:
 class Clicking:
     """Takes clicks."""
 
-    def __init__(self, *, registry: Registry, scripts: Scripts, results: Results, known: Known, tickets: Tickets, ids: Ids, clock: Clock,
-                 buckets: TokenBuckets, doors: DoorSettings, monotonic: Monotonic, jitter: Jitter,
-                 troubled: Callable[[str], None] = lambda _: None) -> None:
-        """`troubled`: hears of an activity that Redis does not admit anybody to although it should."""
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        scripts: Scripts,
+        results: Results,
+        known: Known,
+        tickets: Tickets,
+        ids: Ids,
+        clock: Clock,
+        buckets: TokenBuckets,
+        doors: DoorSettings,
+        monotonic: Monotonic,
+        jitter: Jitter,
+        troubled: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """`troubled`: hears of an activity that Redis does not admit anybody to although it
+        should.
+        """
         self._troubled = troubled
         self._registry = registry
         self._scripts = scripts
@@ -84,7 +100,8 @@ class Clicking:
         """Asks for one unit.
 
         Raises:
-            ActivityNotFound: the product has no activity. SeckillBusy: too many in the line, or too many clicks of this buyer; nothing was taken.
+            ActivityNotFound: the product has no activity. SeckillBusy: too many in the line, or too
+                many clicks of this buyer; nothing was taken.
             SeckillNotReady: whether it counted is unknown; the same request id finds out.
         """
         missing_seconds = self._buckets.take(f"{click.merchant_id}/{click.user_id}")
@@ -111,7 +128,9 @@ class Clicking:
         self._door(activity)
 
     def takes_part(self, activity_id: str, user_id: str) -> None:
-        """A buyer stands in the line of an activity, or holds an order of it, wherever he was admitted."""
+        """A buyer stands in the line of an activity, or holds an order of it, wherever he was
+        admitted.
+        """
         door = self._doors.get(activity_id)
         if door is not None:
             door.takes_part(user_id)
@@ -128,13 +147,17 @@ class Clicking:
         if door is not None:
             door.hears_nothing()
 
-    async def _answer(self, activity: Activity, click: Click, request_id: str, opened: Opened) -> Result:
+    async def _answer(
+        self, activity: Activity, click: Click, request_id: str, opened: Opened
+    ) -> Result:
         code = opened.admission.code
         match code:
             case AdmitCode.QUEUED | AdmitCode.REPLAY_QUEUED | AdmitCode.REPLAY_LIVE:
                 return await self._admitted(activity, click, request_id, opened)
             case AdmitCode.LIMIT:
-                return (await self._results.present(activity, click.user_id))._replace(code=ResultCode.LIMIT, request_id=request_id)
+                return (await self._results.present(activity, click.user_id))._replace(
+                    code=ResultCode.LIMIT, request_id=request_id
+                )
             case AdmitCode.SOLD_OUT | AdmitCode.ENDED | AdmitCode.PAUSED | AdmitCode.NOT_STARTED:
                 return _refused(activity, click.request_id, opened.admission)
             case AdmitCode.NOT_READY:
@@ -145,23 +168,53 @@ class Clicking:
             case _:
                 assert_never(code)
 
-    async def _admitted(self, activity: Activity, click: Click, request_id: str, opened: Opened) -> Result:
-        ticket = Ticket(activity.activity_id, click.merchant_id, click.sku_id, click.user_id, request_id, opened.order_id, epoch=opened.epoch,
-                        clicked_at_ms=int(self._clock.now().timestamp() * 1000))
+    async def _admitted(
+        self, activity: Activity, click: Click, request_id: str, opened: Opened
+    ) -> Result:
+        ticket = Ticket(
+            activity.activity_id,
+            click.merchant_id,
+            click.sku_id,
+            click.user_id,
+            request_id,
+            opened.order_id,
+            epoch=opened.epoch,
+            clicked_at_ms=int(self._clock.now().timestamp() * 1000),
+        )
         signed = self._tickets.sign(ticket)
         self._known.forget(activity.activity_id, click.user_id)
         if opened.admission.code is AdmitCode.REPLAY_LIVE:
-            return Result(Status.HOLDER, ResultCode.BOUGHT, activity.activity_id, click.sku_id, opened.order_id, signed, request_id)
+            return Result(
+                Status.HOLDER,
+                ResultCode.BOUGHT,
+                activity.activity_id,
+                click.sku_id,
+                opened.order_id,
+                signed,
+                request_id,
+            )
         if click.wait_seconds > 0:
             result = await self._results.of_click(ticket, wait_seconds=click.wait_seconds)
             return result._replace(ticket=signed, request_id=request_id)
-        return Result(Status.QUEUED, ResultCode.QUEUED, activity.activity_id, click.sku_id, opened.order_id, signed, request_id,
-                      retry_after_ms=ASK_AGAIN_MS)
+        return Result(
+            Status.QUEUED,
+            ResultCode.QUEUED,
+            activity.activity_id,
+            click.sku_id,
+            opened.order_id,
+            signed,
+            request_id,
+            retry_after_ms=ASK_AGAIN_MS,
+        )
 
     async def _after_the_end(self, activity: Activity, click: Click) -> Result:
-        """A CLOSED activity has nothing in Redis any more; a click of before finds its order in the database."""
+        """A CLOSED activity has nothing in Redis any more; a click of before finds its order in the
+        database.
+        """
         if click.request_id:
-            order = await self._results.of_request(activity, user_id=click.user_id, request_id=click.request_id)
+            order = await self._results.of_request(
+                activity, user_id=click.user_id, request_id=click.request_id
+            )
             if order is not None:
                 return order._replace(request_id=click.request_id)
         return _refused(activity, click.request_id, Admission(code=AdmitCode.ENDED, detail=""))
@@ -177,25 +230,53 @@ class Clicking:
 
     def _make_door(self, activity: Activity) -> Door:
         keys = keys_of(activity)
-        line_max = self._settings.draw_max if activity.mode is AdmissionMode.DRAW else self._settings.line_max
+        line_max = (
+            self._settings.draw_max
+            if activity.mode is AdmissionMode.DRAW
+            else self._settings.line_max
+        )
 
         async def ask(clicks: Sequence[StockClick]) -> tuple[int, Sequence[Admission]]:
             try:
-                return await admit(self._scripts, keys, clicks, line_max=line_max, queued_seconds=self._settings.queued_seconds)
+                return await admit(
+                    self._scripts,
+                    keys,
+                    clicks,
+                    line_max=line_max,
+                    queued_seconds=self._settings.queued_seconds,
+                )
             except RedisError as error:
                 if isinstance(error, ResponseError):
                     self._troubled(activity.activity_id)
                 raise SeckillNotReady(retry_after_seconds=1.0) from error
 
-        return Door(ask, batch_max=self._settings.batch_max, calls_max=self._settings.calls_max, monotonic=self._monotonic, jitter=self._jitter)
+        return Door(
+            ask,
+            batch_max=self._settings.batch_max,
+            calls_max=self._settings.calls_max,
+            monotonic=self._monotonic,
+            jitter=self._jitter,
+        )
 
 
-_REFUSALS = {AdmitCode.SOLD_OUT: ResultCode.SOLD_OUT, AdmitCode.ENDED: ResultCode.ENDED, AdmitCode.PAUSED: ResultCode.PAUSED,
-             AdmitCode.NOT_STARTED: ResultCode.NOT_STARTED}
+_REFUSALS = {
+    AdmitCode.SOLD_OUT: ResultCode.SOLD_OUT,
+    AdmitCode.ENDED: ResultCode.ENDED,
+    AdmitCode.PAUSED: ResultCode.PAUSED,
+    AdmitCode.NOT_STARTED: ResultCode.NOT_STARTED,
+}
 
 
 def _refused(activity: Activity, request_id: str, admission: Admission) -> Result:
     code = _REFUSALS[admission.code]
     starts_in_ms = int(admission.detail) if admission.code is AdmitCode.NOT_STARTED else 0
-    return Result(Status.NEITHER, code, activity.activity_id, activity.sku_id, request_id=request_id, starts_in_ms=starts_in_ms,
-                  retry_after_ms=min(starts_in_ms, NOT_STARTED_MS_MAX) or (PAUSED_MS if admission.code is AdmitCode.PAUSED else 0))
+    return Result(
+        Status.NEITHER,
+        code,
+        activity.activity_id,
+        activity.sku_id,
+        request_id=request_id,
+        starts_in_ms=starts_in_ms,
+        retry_after_ms=min(starts_in_ms, NOT_STARTED_MS_MAX)
+        or (PAUSED_MS if admission.code is AdmitCode.PAUSED else 0),
+    )

@@ -1,5 +1,6 @@
-"""Ending an activity: nobody is let in any more, whoever stands in the line is served, then one transaction makes it CLOSED and sends what was not
-sold back to the shelf. Every step may be repeated, and is, by the same code: in the call, and by a worker until it is done."""
+"""Ending an activity: nobody is let in any more, whoever stands in the line is served, then one
+transaction makes it CLOSED and sends what was not sold back to the shelf. Every step may be
+repeated, and is, by the same code: in the call, and by a worker until it is done."""
 
 from __future__ import annotations
 
@@ -40,8 +41,18 @@ class _NotYet(MeshError):
 class Closing:
     """The way of an activity from CLOSING to CLOSED."""
 
-    def __init__(self, *, db: Database, clock: Clock, ids: Ids, stepping: Stepping, loading: Loading, line: Line, rebuilding: Rebuilding,
-                 drawing: Drawing) -> None:
+    def __init__(
+        self,
+        *,
+        db: Database,
+        clock: Clock,
+        ids: Ids,
+        stepping: Stepping,
+        loading: Loading,
+        line: Line,
+        rebuilding: Rebuilding,
+        drawing: Drawing,
+    ) -> None:
         self._db = db
         self._clock = clock
         self._ids = ids
@@ -53,7 +64,9 @@ class Closing:
 
     async def begin(self, activity_id: str) -> Activity:
         """Its end has come: nobody is let in any more. For workers."""
-        activity = await self._stepping.step(activity_id, ActivityVerb.CLOSE, already={ActivityState.CLOSING, ActivityState.CLOSED})
+        activity = await self._stepping.step(
+            activity_id, ActivityVerb.CLOSE, already={ActivityState.CLOSING, ActivityState.CLOSED}
+        )
         return await self.advance(activity)
 
     async def advance(self, activity: Activity) -> Activity:
@@ -62,8 +75,13 @@ class Closing:
         try:
             await self._drain(activity)
             failpoint("seckill.close.after_drained")
-            closed = await self._stepping.step(activity.activity_id, ActivityVerb.FINISH, already={ActivityState.CLOSED},
-                                               requires=self._nothing_is_due, tells=self._last_words)
+            closed = await self._stepping.step(
+                activity.activity_id,
+                ActivityVerb.FINISH,
+                already={ActivityState.CLOSED},
+                requires=self._nothing_is_due,
+                tells=self._last_words,
+            )
         except _NotYet as waits:
             return await self._stepping.note(activity, waits.message)
         except RedisError:
@@ -80,7 +98,8 @@ class Closing:
         """Goes on with every activity that is CLOSING; returns how many were closed.
 
         Raises:
-            what kept one from being closed, when nothing else was done: the pause that follows is the worker's.
+            what kept one from being closed, when nothing else was done: the pause that follows is
+                the worker's.
         """
         done = 0
         failures: list[Exception] = []
@@ -89,42 +108,69 @@ class Closing:
                 done += (await self.advance(activity)).state is ActivityState.CLOSED
             except Exception as failure:  # noqa: BLE001  raised below; the others are closed all the same
                 failures.append(failure)
-                log.warning("seckill_close_failed", activity_id=activity.activity_id, cause=str(failure)[:200])
+                log.warning(
+                    "seckill_close_failed",
+                    activity_id=activity.activity_id,
+                    cause=str(failure)[:200],
+                )
         if failures and not done:
             raise failures[0]
         return done
 
     async def _drain(self, activity: Activity) -> None:
-        """Returns when nothing can come any more: Redis knows that the activity is closing, and its line is empty."""
+        """Returns when nothing can come any more: Redis knows that the activity is closing, and its
+        line is empty.
+        """
         keys = keys_of(activity)
         await self._loading.state(keys, activity)
         meta = await self._loading.meta(keys)
-        if meta is None or meta.epoch < activity.epoch:  # Redis forgot it, and with it perhaps who stood in the line
+        # Redis forgot it, and with it perhaps who stood in the line
+        if meta is None or meta.epoch < activity.epoch:
             await self._rebuilding.rebuild(activity.activity_id, seen_epoch=activity.epoch)
             meta = await self._loading.meta(keys)
         if meta is None or meta.is_held or meta.rev < activity.rev:
             raise _NotYet("it is being rebuilt")
-        if activity.mode is AdmissionMode.DRAW and not activity.drawn and not (await self._drawing.draw(activity)).drawn:
+        if (
+            activity.mode is AdmissionMode.DRAW
+            and not activity.drawn
+            and not (await self._drawing.draw(activity)).drawn
+        ):
             raise _NotYet("it has not been drawn yet")
         length, _ = await self._line.waiting(keys)
         if length:
             raise _NotYet("buyers stand in its line")
 
     async def _nothing_is_due(self, tx: AsyncConnection, activity: Activity) -> None:
-        """Under the lock of the row: units that came back before it was taken are counted, later ones find it CLOSED."""
-        if activity.state is ActivityState.CLOSING and await give_backs.count_waiting(tx, activity_id=activity.activity_id):
+        """Under the lock of the row: units that came back before it was taken are counted, later
+        ones find it CLOSED.
+        """
+        if activity.state is ActivityState.CLOSING and await give_backs.count_waiting(
+            tx, activity_id=activity.activity_id
+        ):
             raise _NotYet("units are on their way back")
 
     def _last_words(self, before: Activity, after: Activity) -> Collection[Message]:
         now = self._clock.now()
-        drop = Message(event_id=self._ids.new("OP"), destination=DROPS, tag=DROP, aggregate_id=after.activity_id, trace_id=current_trace_id(),
-                       due_at=now, created_at=now, payload={"activity_id": after.activity_id})
-        unsold = return_allocation_message(after, op_id=f"close:{after.activity_id}", quantity=before.left, ids=self._ids, at=now)
+        drop = Message(
+            event_id=self._ids.new("OP"),
+            destination=DROPS,
+            tag=DROP,
+            aggregate_id=after.activity_id,
+            trace_id=current_trace_id(),
+            due_at=now,
+            created_at=now,
+            payload={"activity_id": after.activity_id},
+        )
+        unsold = return_allocation_message(
+            after, op_id=f"close:{after.activity_id}", quantity=before.left, ids=self._ids, at=now
+        )
         return [unsold, drop]
 
 
 class DropDestination:
-    """Leaves tombstones of closed activities in Redis, so that no copy of it and no slow rebuild opens them again."""
+    """Leaves tombstones of closed activities in Redis, so that no copy of it and no slow rebuild
+    opens them again.
+    """
 
     name = DROPS
 

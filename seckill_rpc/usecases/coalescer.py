@@ -1,5 +1,6 @@
-"""Clicks of many buyers in one call of the admission script. At most a few calls are under way, and they begin at least PACE_SECONDS apart; what
-arrives meanwhile is the next one. A lone buyer waits for nobody; when it counts, batches are full. Without the pace nearly every click would be a
+"""Clicks of many buyers in one call of the admission script. At most a few calls are under way, and
+they begin at least PACE_SECONDS apart; what arrives meanwhile is the next one. A lone buyer waits
+for nobody; when it counts, batches are full. Without the pace nearly every click would be a
 call of its own, at several times the work: Redis answers sooner than the next click arrives."""
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ class Coalescer:
     """The clicks on one activity in this process."""
 
     def __init__(self, admit: Admit, *, batch_max: int, calls_max: int) -> None:
-        """`admit` takes up to `batch_max` clicks; up to `calls_max` calls of it are under way at once."""
+        """`admit` takes up to `batch_max` clicks; up to `calls_max` calls of it are under way at
+        once.
+        """
         self._admit = admit
         self._batch_max = batch_max
         self._calls_max = calls_max
@@ -33,7 +36,8 @@ class Coalescer:
         self._next_at = 0.0  # on the clock of the event loop
 
     async def submit(self, click: Click) -> Admitted:
-        """What the script says to a click. A caller that goes away takes only itself away, never the others of its batch.
+        """What the script says to a click. A caller that goes away takes only itself away, never
+        the others of its batch.
 
         Raises:
             SeckillNotReady: no answer came; whether the click counted is unknown.
@@ -47,16 +51,19 @@ class Coalescer:
         return await answer
 
     async def _call(self) -> None:
-        """Takes batches until nobody waits. The first one is taken when this task starts, not when it was made: by then the rest of the same tick
-        of the event loop has arrived."""
+        """Takes batches until nobody waits. The first one is taken when this task starts, not when
+        it was made: by then the rest of the same tick of the event loop has arrived."""
         loop = asyncio.get_running_loop()
         while self._waiting:
             now = loop.time()
             begin, self._next_at = max(now, self._next_at), max(now, self._next_at) + PACE_SECONDS
             if begin > now:
                 await asyncio.sleep(begin - now)
-            taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._batch_max))]
-            batch = [(click, answer) for click, answer in taken if not answer.done()]  # who went away before he was sent takes nothing
+            taken = [
+                self._waiting.popleft() for _ in range(min(len(self._waiting), self._batch_max))
+            ]
+            # who went away before he was sent takes nothing
+            batch = [(click, answer) for click, answer in taken if not answer.done()]
             if not batch:
                 continue
             try:

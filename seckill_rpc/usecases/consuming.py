@@ -1,5 +1,7 @@
-"""The consumer: turns the lines of activities into orders. Read or take over, decide in the database, admit again who stood in the line of an older
-epoch, publish. Whatever a crash leaves is delivered again, and the database answers the same; publishing happens once, by the scripts' own gates."""
+"""The consumer: turns the lines of activities into orders. Read or take over, decide in the
+database, admit again who stood in the line of an older epoch, publish. Whatever a crash leaves is
+delivered again, and the database answers the same; publishing happens once, by the scripts' own
+gates."""
 
 from __future__ import annotations
 
@@ -35,13 +37,21 @@ from seckill_rpc.usecases.deciding import Decided, Deciding
 ROUNDS_MAX = 20
 FORGOTTEN_MS = 3_600_000  # a consumer that nobody has heard of for an hour is gone
 LOST_SECONDS = 0.2  # between two looks whether a line that was lost is there again
-# What the contract lets in. Anything else was not written by us; order_rpc would refuse the whole message in which it stands.
+# What the contract lets in. Anything else was not written by us; order_rpc would refuse the whole
+# message in which it stands.
 _PLAUSIBLE = re.compile(r"[A-Za-z0-9_-]{1,32} [A-Za-z0-9_.:@-]{1,64} [A-Za-z0-9_.:-]{1,64}")
 _START = "0-0"
 
 log = structlog.get_logger()
-_DECIDED = prometheus_client.Counter("paymesh_seckill_decided_total", "Entries of the line that were decided and published, by verdict.", ["verdict"])
-_DEAD = prometheus_client.Counter("paymesh_seckill_dead_entries_total", "Entries of the line that were given up; each needs a person.")
+_DECIDED = prometheus_client.Counter(
+    "paymesh_seckill_decided_total",
+    "Entries of the line that were decided and published, by verdict.",
+    ["verdict"],
+)
+_DEAD = prometheus_client.Counter(
+    "paymesh_seckill_dead_entries_total",
+    "Entries of the line that were given up; each needs a person.",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,13 +59,17 @@ class ConsumerChoices:
     """How the consumer works.
 
     Attributes:
-        name: of this consumer in the group, the same for the whole life of the process and nobody else's.
+        name: of this consumer in the group, the same for the whole life of the process and nobody
+            else's.
         batch_size: entries of one transaction, at most 500.
         block_ms: how long a round waits for the first entry while something happens.
         quiet_block_ms: the same while nothing does; an entry ends the wait at once.
-        take_over_seconds: pause between two looks for entries that somebody took and did not finish.
-        min_idle_ms: how long an entry must have been with somebody to be taken over. Too short only costs work.
-        deliveries_max: after so many deliveries an entry that fails alone, by its own data, is given up.
+        take_over_seconds: pause between two looks for entries that somebody took and did not
+            finish.
+        min_idle_ms: how long an entry must have been with somebody to be taken over. Too short only
+            costs work.
+        deliveries_max: after so many deliveries an entry that fails alone, by its own data, is
+            given up.
         activities_max: lines that are served at once.
         queued_seconds: how long Redis keeps the view of a buyer who stands in the line.
     """
@@ -82,9 +96,21 @@ class _Looked:
 class Consuming:
     """Serves the lines of all activities that run."""
 
-    def __init__(self, *, db: Database, line: Line, scripts: Scripts, clock: Clock, ids: Ids, running: Callable[[], Sequence[Activity]],
-                 attention: Attention, choices: ConsumerChoices) -> None:
-        """`running`: the activities of this moment, e.g. `Registry.running`. `changed` tells when there are others."""
+    def __init__(
+        self,
+        *,
+        db: Database,
+        line: Line,
+        scripts: Scripts,
+        clock: Clock,
+        ids: Ids,
+        running: Callable[[], Sequence[Activity]],
+        attention: Attention,
+        choices: ConsumerChoices,
+    ) -> None:
+        """`running`: the activities of this moment, e.g. `Registry.running`. `changed` tells when
+        there are others.
+        """
         self._line = line
         self._scripts = scripts
         self._clock = clock
@@ -111,10 +137,17 @@ class Consuming:
 
     async def forget_others(self) -> int:
         """Removes the names that processes of long ago have left in the lines; how many."""
-        return sum([await self._line.forget_consumers(keys_of(activity), idle_ms=FORGOTTEN_MS) for activity in self._running()])
+        return sum(
+            [
+                await self._line.forget_consumers(keys_of(activity), idle_ms=FORGOTTEN_MS)
+                for activity in self._running()
+            ]
+        )
 
     def pause_seconds(self) -> float:
-        """After a round in which nothing was done: hardly any, because a round waits in Redis, unless there is no line to wait for."""
+        """After a round in which nothing was done: hardly any, because a round waits in Redis,
+        unless there is no line to wait for.
+        """
         running = {activity.activity_id for activity in self._running()}
         if not running:
             return QUIET_SECONDS
@@ -125,10 +158,12 @@ class Consuming:
         return activity_id in self._lost
 
     async def run_once(self) -> int:
-        """One round over every activity that runs; returns how many entries left their lines. Waits a while when all lines are empty.
+        """One round over every activity that runs; returns how many entries left their lines. Waits
+        a while when all lines are empty.
 
         Raises:
-            what kept the database or Redis from working, when nothing else was done: the pause that follows is the worker's.
+            what kept the database or Redis from working, when nothing else was done: the pause that
+                follows is the worker's.
         """
         if not self._is_stopping:
             self._changed.clear()
@@ -143,11 +178,21 @@ class Consuming:
         async def one(activity_id: str) -> int:
             self._attention.look_at(activity_id)
             async with gate:
-                return await self._serve(keys_of(running[activity_id]), [each for each in (left.get(activity_id), found.get(activity_id)) if each])
+                return await self._serve(
+                    keys_of(running[activity_id]),
+                    [each for each in (left.get(activity_id), found.get(activity_id)) if each],
+                )
 
-        # One that has ended meanwhile: what was read of it is found by whoever learns that it goes on, or was dropped with its line.
-        results = await asyncio.gather(*(one(activity_id) for activity_id in running if activity_id in left or activity_id in found),
-                                       return_exceptions=True)
+        # One that has ended meanwhile: what was read of it is found by whoever learns that it goes
+        # on, or was dropped with its line.
+        results = await asyncio.gather(
+            *(
+                one(activity_id)
+                for activity_id in running
+                if activity_id in left or activity_id in found
+            ),
+            return_exceptions=True,
+        )
         done = sum(result for result in results if isinstance(result, int))
         failures = [result for result in results if isinstance(result, BaseException)]
         for failure in failures:
@@ -157,7 +202,9 @@ class Consuming:
         return done
 
     async def serve(self, activity: Activity) -> int:
-        """Serves the line of one activity, for some rounds while it is long; returns how many entries left it."""
+        """Serves the line of one activity, for some rounds while it is long; returns how many
+        entries left it.
+        """
         return await self._serve(keys_of(activity), [])
 
     async def _serve(self, keys: Keys, portions: Sequence[list[Entry]]) -> int:
@@ -171,7 +218,9 @@ class Consuming:
                 break
             entries = await self._take_over(keys)
             if not entries:
-                entries = await self._line.read(keys, self._choices.name, count=self._choices.batch_size, block_ms=0)
+                entries = await self._line.read(
+                    keys, self._choices.name, count=self._choices.batch_size, block_ms=0
+                )
             if not entries:
                 break
             done += await self._handle(keys, entries)
@@ -180,16 +229,23 @@ class Consuming:
         return done
 
     async def _left_by_others(self, running: Collection[Activity]) -> dict[str, list[Entry]]:
-        """Entries that somebody took and did not finish. Only where something happens: what is left of an activity keeps the keeper looking at it."""
+        """Entries that somebody took and did not finish. Only where something happens: what is left
+        of an activity keeps the keeper looking at it.
+        """
         found: dict[str, list[Entry]] = {}
         for activity in running:
-            if self._attention.is_on(activity.activity_id) and (entries := await self._take_over(keys_of(activity))):
+            if self._attention.is_on(activity.activity_id) and (
+                entries := await self._take_over(keys_of(activity))
+            ):
                 found[activity.activity_id] = entries
         return found
 
-    async def _read(self, running: Collection[Activity], *, may_wait: bool) -> dict[str, list[Entry]]:
-        """New entries, by activity. A wait that is under way when other activities begin to run goes on beside the next one: whatever Redis hands out
-        is taken. A line that is lost is left out, and stops no other."""
+    async def _read(
+        self, running: Collection[Activity], *, may_wait: bool
+    ) -> dict[str, list[Entry]]:
+        """New entries, by activity. A wait that is under way when other activities begin to run
+        goes on beside the next one: whatever Redis hands out is taken. A line that is lost is left
+        out, and stops no other."""
         found: dict[str, list[Entry]] = {}
         for _ in range(len(running) + 1):
             lines = [keys_of(activity) for activity in running if not await self._is_lost(activity)]
@@ -207,7 +263,9 @@ class Consuming:
         return found
 
     def _collect(self, found: dict[str, list[Entry]]) -> bool:
-        """Adds what the reads that have ended were handed; True when one of them met a line that is lost and none was handed anything."""
+        """Adds what the reads that have ended were handed; True when one of them met a line that is
+        lost and none was handed anything.
+        """
         has_lost = False
         for read in [read for read in self._reads if read.done()]:
             self._reads.discard(read)
@@ -222,7 +280,11 @@ class Consuming:
         return has_lost and not found
 
     def _begin_read(self, lines: Sequence[Keys], *, block_ms: int) -> None:
-        read = asyncio.create_task(self._line.read_all(lines, self._choices.name, count=self._choices.batch_size, block_ms=block_ms))
+        read = asyncio.create_task(
+            self._line.read_all(
+                lines, self._choices.name, count=self._choices.batch_size, block_ms=block_ms
+            )
+        )
         read.add_done_callback(_seen)
         self._reads.add(read)
 
@@ -250,8 +312,13 @@ class Consuming:
         looked = self._looked.setdefault(keys.activity_id, _Looked(_START, now))
         if now < looked.again_at:
             return []
-        cursor, entries = await self._line.take_over(keys, self._choices.name, min_idle_ms=self._choices.min_idle_ms, cursor=looked.cursor,
-                                                     count=self._choices.batch_size)
+        cursor, entries = await self._line.take_over(
+            keys,
+            self._choices.name,
+            min_idle_ms=self._choices.min_idle_ms,
+            cursor=looked.cursor,
+            count=self._choices.batch_size,
+        )
         looked.cursor = cursor
         if cursor == _START:  # the end of the line; otherwise it goes on at once
             looked.again_at = now + timedelta(seconds=self._choices.take_over_seconds)
@@ -261,30 +328,40 @@ class Consuming:
 
     async def _handle(self, keys: Keys, entries: Sequence[Entry]) -> int:
         entries = [entry for entry in entries if (entry.order_id,) not in self._left_out]
-        good = [entry for entry in entries if _PLAUSIBLE.fullmatch(f"{entry.order_id} {entry.user_id} {entry.request_id}") and entry.epoch > 0]
+        good = [
+            entry
+            for entry in entries
+            if _PLAUSIBLE.fullmatch(f"{entry.order_id} {entry.user_id} {entry.request_id}")
+            and entry.epoch > 0
+        ]
         done = await self._settle(keys, good) if good else 0
         if len(good) < len(entries):
             known = {entry.entry_id for entry in good}
             for entry in entries:
                 if entry.entry_id not in known:
-                    done += await self._failed_alone(keys, entry, "not what the admission writes", can_have_row=False)
+                    done += await self._failed_alone(
+                        keys, entry, "not what the admission writes", can_have_row=False
+                    )
         return done
 
     async def _settle(self, keys: Keys, entries: Sequence[Entry]) -> int:
-        """Decides and publishes. When the database refuses what one of them brings, or one meets a row that
-        cannot be read, halves find out which."""
+        """Decides and publishes. When the database refuses what one of them brings, or one meets a
+        row that cannot be read, halves find out which."""
         try:
             decided = await self._deciding.decide(keys.activity_id, entries)
         except Exception as error:
             if not isinstance(error, RowUnreadable) and not is_data_error(error):
                 raise
             if len(entries) == 1:
-                if isinstance(error, RowUnreadable):  # it was decided once: who mends the row finds how, so it is not given up
+                # it was decided once: who mends the row finds how, so it is not given up
+                if isinstance(error, RowUnreadable):
                     self._left_out.add((entries[0].order_id,), error)
                     return 0
                 return await self._failed_alone(keys, entries[0], str(error), can_have_row=True)
             middle = len(entries) // 2
-            return await self._settle(keys, entries[:middle]) + await self._settle(keys, entries[middle:])
+            return await self._settle(keys, entries[:middle]) + await self._settle(
+                keys, entries[middle:]
+            )
         failpoint("seckill.consume.after_commit")
         finished, dropped = decided.finished, 0
         if decided.older:
@@ -293,25 +370,41 @@ class Consuming:
         return dropped + await self._finish(keys, finished)
 
     async def _admit_again(self, keys: Keys, decided: Decided) -> tuple[list[Finished], int]:
-        """Entries of an older epoch: those whose copy stands in the present line leave it, those for whom there is no place are refused, the rest
-        waits for the rebuild. Returns the refusals, and how many left."""
+        """Entries of an older epoch: those whose copy stands in the present line leave it, those
+        for whom there is no place are refused, the rest waits for the rebuild. Returns the
+        refusals, and how many left."""
         older = decided.older
         if decided.is_closed:
             return await self._deciding.refuse(keys.activity_id, older, epoch=decided.epoch), 0
-        clicks = [Click(user_id=entry.user_id, request_id=entry.request_id, order_id=entry.order_id) for entry in older]
-        _, admissions = await admit(self._scripts, keys, clicks, min_epoch=decided.epoch, queued_seconds=self._choices.queued_seconds)
+        clicks = [
+            Click(user_id=entry.user_id, request_id=entry.request_id, order_id=entry.order_id)
+            for entry in older
+        ]
+        _, admissions = await admit(
+            self._scripts,
+            keys,
+            clicks,
+            min_epoch=decided.epoch,
+            queued_seconds=self._choices.queued_seconds,
+        )
         failpoint("seckill.consume.after_readmit")
         copied, hopeless = [], []
         for entry, admission in zip(older, admissions, strict=True):
             match admission.code:
-                case AdmitCode.QUEUED | AdmitCode.REPLAY_QUEUED | AdmitCode.REPLAY_LIVE if admission.detail == entry.order_id:
+                case AdmitCode.QUEUED | AdmitCode.REPLAY_QUEUED | AdmitCode.REPLAY_LIVE if (
+                    admission.detail == entry.order_id
+                ):
                     copied.append(entry.entry_id)
                 case AdmitCode.NOT_READY | AdmitCode.BUSY:
                     pass
                 case _:  # also when the same click has another order by now: this one never will be
                     hopeless.append(entry)
         await self._line.drop(keys, copied)
-        refused = await self._deciding.refuse(keys.activity_id, hopeless, epoch=decided.epoch) if hopeless else []
+        refused = (
+            await self._deciding.refuse(keys.activity_id, hopeless, epoch=decided.epoch)
+            if hopeless
+            else []
+        )
         return refused, len(copied)
 
     async def _finish(self, keys: Keys, finished: Sequence[Finished]) -> int:
@@ -323,28 +416,53 @@ class Consuming:
             _DECIDED.labels(verdict.name).inc(count)
         return done
 
-    async def _failed_alone(self, keys: Keys, entry: Entry, reason: str, *, can_have_row: bool) -> int:
-        """An entry that nothing can be done with. It is tried a few times more: only then it is given up, and people are told."""
+    async def _failed_alone(
+        self, keys: Keys, entry: Entry, reason: str, *, can_have_row: bool
+    ) -> int:
+        """An entry that nothing can be done with. It is tried a few times more: only then it is
+        given up, and people are told.
+        """
         deliveries = await self._line.deliveries(keys, entry.entry_id)
-        log.warning("seckill_entry_failed", activity_id=keys.activity_id, entry_id=entry.entry_id, deliveries=deliveries, reason=reason[:200])
+        log.warning(
+            "seckill_entry_failed",
+            activity_id=keys.activity_id,
+            entry_id=entry.entry_id,
+            deliveries=deliveries,
+            reason=reason[:200],
+        )
         if deliveries < self._choices.deliveries_max:
             return 0
-        finished = await self._give_up(keys, entry, reason, deliveries=deliveries, can_have_row=can_have_row)
+        finished = await self._give_up(
+            keys, entry, reason, deliveries=deliveries, can_have_row=can_have_row
+        )
         _DEAD.inc()
-        log.error("seckill_entry_dead", alert=True, activity_id=keys.activity_id, entry_id=entry.entry_id, order_id=entry.order_id,
-                  user_id=entry.user_id, reason=reason[:200])
+        log.error(
+            "seckill_entry_dead",
+            alert=True,
+            activity_id=keys.activity_id,
+            entry_id=entry.entry_id,
+            order_id=entry.order_id,
+            user_id=entry.user_id,
+            reason=reason[:200],
+        )
         if not entry.is_whole:
             await self._line.drop(keys, [entry.entry_id])
             return 1
         return await self._finish(keys, [finished])
 
-    async def _give_up(self, keys: Keys, entry: Entry, reason: str, *, deliveries: int, can_have_row: bool) -> Finished:
+    async def _give_up(
+        self, keys: Keys, entry: Entry, reason: str, *, deliveries: int, can_have_row: bool
+    ) -> Finished:
         try:
-            return await self._deciding.give_up(keys.activity_id, entry, reason=reason, deliveries=deliveries, refuse=can_have_row)
+            return await self._deciding.give_up(
+                keys.activity_id, entry, reason=reason, deliveries=deliveries, refuse=can_have_row
+            )
         except Exception as error:
             if not can_have_row or not is_data_error(error):
                 raise
-        return await self._deciding.give_up(keys.activity_id, entry, reason=reason, deliveries=deliveries, refuse=False)
+        return await self._deciding.give_up(
+            keys.activity_id, entry, reason=reason, deliveries=deliveries, refuse=False
+        )
 
 
 def _seen(read: asyncio.Task[dict[str, list[Entry]]]) -> None:

@@ -1,8 +1,10 @@
-"""What becomes of entries of the line: one transaction that writes their orders, what order_rpc has to be told, and what is sold. Redis may have been
-wrong in either direction; the unique keys and the guard of the activity decide (docs/protocols.md 5).
+"""What becomes of entries of the line: one transaction that writes their orders, what order_rpc has
+to be told, and what is sold. Redis may have been wrong in either direction; the unique keys and the
+guard of the activity decide (docs/protocols.md 5).
 
-READ COMMITTED. Orders are written in the order of their buyers, the row of the activity last, so that it is locked for the shortest time and two
-batches never wait for each other in a circle; what the database still breaks runs again.
+READ COMMITTED. Orders are written in the order of their buyers, the row of the activity last, so
+that it is locked for the shortest time and two batches never wait for each other in a circle; what
+the database still breaks runs again.
 """
 
 from __future__ import annotations
@@ -60,8 +62,17 @@ class _Said:
     def about(self, entries: Sequence[Entry]) -> list[Finished]:
         """One per entry that was decided: two entries of one order get the same."""
         said = self.verdicts
-        return [Finished(entry=entry, verdict=verdict, other_order_id=other_order_id, other_request_id=other_request_id)
-                for entry in entries if entry.order_id in said for verdict, other_order_id, other_request_id in (said[entry.order_id],)]
+        return [
+            Finished(
+                entry=entry,
+                verdict=verdict,
+                other_order_id=other_order_id,
+                other_request_id=other_request_id,
+            )
+            for entry in entries
+            if entry.order_id in said
+            for verdict, other_order_id, other_request_id in (said[entry.order_id],)
+        ]
 
 
 class Deciding:
@@ -76,56 +87,102 @@ class Deciding:
         """Decides about at most ROWS_MAX entries. What was decided before stays as it is.
 
         Raises:
-            ActivityNotFound: there is no such activity. Unavailable, Conflict: nothing was done. OutcomeUnknown: the same entries, decided again,
-            find out. Anything that `batches.is_data_error` knows: nothing was done, and one entry is the cause.
+            ActivityNotFound: there is no such activity. Unavailable, Conflict: nothing was done.
+                OutcomeUnknown: the same entries, decided again,
+            find out. Anything that `batches.is_data_error` knows: nothing was done, and one entry
+                is the cause.
         """
         return await self._db.run(self._decide, activity_id, entries, self._batch_id())
 
-    async def refuse(self, activity_id: str, entries: Sequence[Entry], *, epoch: int) -> list[Finished]:
-        """Writes refusals of entries that nobody has decided about; those that somebody has keep their answer."""
+    async def refuse(
+        self, activity_id: str, entries: Sequence[Entry], *, epoch: int
+    ) -> list[Finished]:
+        """Writes refusals of entries that nobody has decided about; those that somebody has keep
+        their answer.
+        """
         return await self._db.run(self._refuse, activity_id, entries, epoch, self._batch_id())
 
-    async def give_up(self, activity_id: str, entry: Entry, *, reason: str, deliveries: int, refuse: bool) -> Finished:
-        """Keeps a poisonous entry for people and refuses its order, in one transaction. `refuse` False: the database does not even take that row."""
+    async def give_up(
+        self, activity_id: str, entry: Entry, *, reason: str, deliveries: int, refuse: bool
+    ) -> Finished:
+        """Keeps a poisonous entry for people and refuses its order, in one transaction. `refuse`
+        False: the database does not even take that row.
+        """
         batch = Batch(activity_id, self._batch_id(), entry.epoch, self._clock.now())
-        return await self._db.run(self._give_up, entry, batch, reason=reason, deliveries=deliveries, refuse=refuse)
+        return await self._db.run(
+            self._give_up, entry, batch, reason=reason, deliveries=deliveries, refuse=refuse
+        )
 
     def _batch_id(self) -> int:
         """63 bits that nobody else has: rows with it were written by this very transaction."""
-        return int.from_bytes(hashlib.sha256(self._ids.new("BATCH").encode()).digest()[:8], "big") >> 1
+        return (
+            int.from_bytes(hashlib.sha256(self._ids.new("BATCH").encode()).digest()[:8], "big") >> 1
+        )
 
-    async def _decide(self, tx: AsyncConnection, activity_id: str, entries: Sequence[Entry], batch_id: int) -> Decided:
+    async def _decide(
+        self, tx: AsyncConnection, activity_id: str, entries: Sequence[Entry], batch_id: int
+    ) -> Decided:
         activity = await activities.get(tx, activity_id=activity_id)
         is_closed = activity.state is ActivityState.CLOSED
         said = _Said()
-        # A copy in the present epoch speaks for the entry that it was made of. Entries of a newer epoch than the row's (a database that was brought
-        # back from a copy) wait until a rebuild has overtaken them.
-        current = {} if is_closed else {entry.order_id: entry for entry in entries if entry.epoch == activity.epoch}
-        older = {entry.order_id: entry for entry in entries if (is_closed or entry.epoch < activity.epoch) and entry.order_id not in current}
+        # A copy in the present epoch speaks for the entry that it was made of. Entries of a newer
+        # epoch than the row's (a database that was brought back from a copy) wait until a rebuild
+        # has overtaken them.
+        current = (
+            {}
+            if is_closed
+            else {entry.order_id: entry for entry in entries if entry.epoch == activity.epoch}
+        )
+        older = {
+            entry.order_id: entry
+            for entry in entries
+            if (is_closed or entry.epoch < activity.epoch) and entry.order_id not in current
+        }
         if older:
             for order in (await orders.find_orders(tx, list(older))).values():
                 said.as_row(order)
         if current:
             batch = Batch(activity_id, batch_id, activity.epoch, self._clock.now())
             await self._sell(tx, activity, current, batch, said)
-        return Decided(epoch=activity.epoch, is_closed=is_closed, finished=said.about(entries),
-                       older=[entry for entry in older.values() if entry.order_id not in said.verdicts])
+        return Decided(
+            epoch=activity.epoch,
+            is_closed=is_closed,
+            finished=said.about(entries),
+            older=[entry for entry in older.values() if entry.order_id not in said.verdicts],
+        )
 
-    async def _sell(self, tx: AsyncConnection, activity: Activity, current: Mapping[str, Entry], batch: Batch, said: _Said) -> None:
+    async def _sell(
+        self,
+        tx: AsyncConnection,
+        activity: Activity,
+        current: Mapping[str, Entry],
+        batch: Batch,
+        said: _Said,
+    ) -> None:
         new = await self._write(tx, activity, current, batch, said)
         failpoint("seckill.consume.after_insert")
         if new:
             message = self._message(new, batch)
             await outbox.put(tx, message)
-            if not await activities.sell(tx, activity_id=batch.activity_id, epoch=batch.epoch, units=len(new)):
+            if not await activities.sell(
+                tx, activity_id=batch.activity_id, epoch=batch.epoch, units=len(new)
+            ):
                 new = await self._sell_what_is_left(tx, new, message, batch, said)
             for entry in new:
                 said.verdicts[entry.order_id] = (Verdict.LIVE, "", "")
         failpoint("seckill.consume.after_update")
 
-    async def _write(self, tx: AsyncConnection, activity: Activity, current: Mapping[str, Entry], batch: Batch, said: _Said) -> list[Entry]:
-        """Writes orders and returns those that are new and LIVE, in the order of the line. At first as if Redis were right: everybody's first
-        order of the batch has slot 1, the second has slot 2."""
+    async def _write(
+        self,
+        tx: AsyncConnection,
+        activity: Activity,
+        current: Mapping[str, Entry],
+        batch: Batch,
+        said: _Said,
+    ) -> list[Entry]:
+        """Writes orders and returns those that are new and LIVE, in the order of the line. At first
+        as if Redis were right: everybody's first order of the batch has slot 1, the second has slot
+        2."""
         taken: dict[str, int] = {}
         hopeful: list[NewOrder] = []
         for entry in sorted(current.values(), key=_by_user):
@@ -151,29 +208,58 @@ class Deciding:
         return [entry for order_id, entry in current.items() if order_id in there]
 
     @staticmethod
-    async def _point_at_live_orders(tx: AsyncConnection, activity_id: str, current: Mapping[str, Entry], said: _Said) -> None:
-        """A refusal of an earlier delivery may have been that of a duplicate, whose finish never came: Redis may still not know the order that its
-        buyer holds. To name one that it knows changes nothing."""
-        refused = [entry for order_id, entry in current.items() if said.verdicts.get(order_id, ("",))[0] is Verdict.REFUSED]
+    async def _point_at_live_orders(
+        tx: AsyncConnection, activity_id: str, current: Mapping[str, Entry], said: _Said
+    ) -> None:
+        """A refusal of an earlier delivery may have been that of a duplicate, whose finish never
+        came: Redis may still not know the order that its buyer holds. To name one that it knows
+        changes nothing."""
+        refused = [
+            entry
+            for order_id, entry in current.items()
+            if said.verdicts.get(order_id, ("",))[0] is Verdict.REFUSED
+        ]
         if not refused:
             return
-        held = await orders.lock_live_orders(tx, activity_id=activity_id, user_ids=sorted({entry.user_id for entry in refused}))
+        held = await orders.lock_live_orders(
+            tx, activity_id=activity_id, user_ids=sorted({entry.user_id for entry in refused})
+        )
         for entry in refused:
             if other := next(iter(held.get(entry.user_id, ())), None):
-                said.verdicts[entry.order_id] = (Verdict.DUPLICATE, other.order_id, other.request_id)
+                said.verdicts[entry.order_id] = (
+                    Verdict.DUPLICATE,
+                    other.order_id,
+                    other.request_id,
+                )
 
-    async def _write_rest(self, tx: AsyncConnection, activity: Activity, rest: Sequence[Entry], batch: Batch, said: _Said) -> list[Entry]:
-        """Entries whose slot or request somebody has: the smallest free slot, or the answer that their buyer holds an order already. Returns those
-        that became LIVE."""
-        held = await orders.lock_live_orders(tx, activity_id=batch.activity_id, user_ids=sorted({entry.user_id for entry in rest}))
+    async def _write_rest(
+        self,
+        tx: AsyncConnection,
+        activity: Activity,
+        rest: Sequence[Entry],
+        batch: Batch,
+        said: _Said,
+    ) -> list[Entry]:
+        """Entries whose slot or request somebody has: the smallest free slot, or the answer that
+        their buyer holds an order already. Returns those that became LIVE."""
+        held = await orders.lock_live_orders(
+            tx, activity_id=batch.activity_id, user_ids=sorted({entry.user_id for entry in rest})
+        )
         live: list[NewOrder] = []
         refused: list[NewOrder] = []
         added: list[Entry] = []
-        mine = {user_id: [NewOrder(order.order_id, user_id, order.request_id, order.slot) for order in found] for user_id, found in held.items()}
+        mine = {
+            user_id: [
+                NewOrder(order.order_id, user_id, order.request_id, order.slot) for order in found
+            ]
+            for user_id, found in held.items()
+        }
         for entry in rest:
             others = mine.setdefault(entry.user_id, [])
             slots = {other.slot for other in others}
-            slot = next((slot for slot in range(1, activity.limit_per_user + 1) if slot not in slots), None)
+            slot = next(
+                (slot for slot in range(1, activity.limit_per_user + 1) if slot not in slots), None
+            )
             same = next((other for other in others if other.request_id == entry.request_id), None)
             order = NewOrder(entry.order_id, entry.user_id, entry.request_id, slot)
             if same is None and slot is not None:
@@ -183,7 +269,11 @@ class Deciding:
             else:
                 other = same or others[0]
                 refused.append(order)
-                said.verdicts[entry.order_id] = (Verdict.DUPLICATE, other.order_id, other.request_id)
+                said.verdicts[entry.order_id] = (
+                    Verdict.DUPLICATE,
+                    other.order_id,
+                    other.request_id,
+                )
         if live and not await batches.insert_orders(tx, live, batch):
             raise StaleRow  # somebody wrote them since we looked
         if refused:
@@ -192,9 +282,11 @@ class Deciding:
                     raise StaleRow
         return added
 
-    async def _sell_what_is_left(self, tx: AsyncConnection, new: Sequence[Entry], message: Message, batch: Batch, said: _Said) -> list[Entry]:
-        """The guard said no. In an epoch that is over nothing is sold: again from the start. Else Redis had units that never were: who came last
-        gets none. Returns the others."""
+    async def _sell_what_is_left(
+        self, tx: AsyncConnection, new: Sequence[Entry], message: Message, batch: Batch, said: _Said
+    ) -> list[Entry]:
+        """The guard said no. In an epoch that is over nothing is sold: again from the start. Else
+        Redis had units that never were: who came last gets none. Returns the others."""
         activity = await activities.lock(tx, activity_id=batch.activity_id)
         if activity.epoch != batch.epoch:
             raise StaleRow
@@ -208,30 +300,69 @@ class Deciding:
         await batches.withdraw(tx, message.event_id)
         if kept:
             await outbox.put(tx, replace(message, payload=self._message(kept, batch).payload))
-            if not await activities.sell(tx, activity_id=batch.activity_id, epoch=batch.epoch, units=len(kept)):
+            if not await activities.sell(
+                tx, activity_id=batch.activity_id, epoch=batch.epoch, units=len(kept)
+            ):
                 raise StaleRow
         return kept
 
     def _message(self, new: Sequence[Entry], batch: Batch) -> Message:
-        return create_orders_message(batch.activity_id, [(entry.order_id, entry.user_id) for entry in new], ids=self._ids, at=batch.at)
+        return create_orders_message(
+            batch.activity_id,
+            [(entry.order_id, entry.user_id) for entry in new],
+            ids=self._ids,
+            at=batch.at,
+        )
 
-    async def _refuse(self, tx: AsyncConnection, activity_id: str, entries: Sequence[Entry], epoch: int, batch_id: int) -> list[Finished]:
+    async def _refuse(
+        self,
+        tx: AsyncConnection,
+        activity_id: str,
+        entries: Sequence[Entry],
+        epoch: int,
+        batch_id: int,
+    ) -> list[Finished]:
         batch = Batch(activity_id, batch_id, epoch, self._clock.now())
         by_order = {entry.order_id: entry for entry in entries}
         said = _Said()
-        for order in (await batches.insert_refused(tx, [_refusal(entry) for entry in sorted(by_order.values(), key=_by_user)], batch)).values():
+        for order in (
+            await batches.insert_refused(
+                tx, [_refusal(entry) for entry in sorted(by_order.values(), key=_by_user)], batch
+            )
+        ).values():
             said.as_row(order)
         return said.about(entries)
 
     @staticmethod
-    async def _give_up(tx: AsyncConnection, entry: Entry, batch: Batch, *, reason: str, deliveries: int, refuse: bool) -> Finished:
+    async def _give_up(
+        tx: AsyncConnection,
+        entry: Entry,
+        batch: Batch,
+        *,
+        reason: str,
+        deliveries: int,
+        refuse: bool,
+    ) -> Finished:
         verdict = Verdict.REFUSED
         if refuse:
             written = await batches.insert_refused(tx, [_refusal(entry)], batch)
             verdict = _verdict(written[entry.order_id].state)
-        fields = {"order_id": entry.order_id, "user_id": entry.user_id, "request_id": entry.request_id, "epoch": str(entry.epoch)}
-        await dead.insert_dead(tx, activity_id=batch.activity_id, entry_id=entry.entry_id, order_id=entry.order_id, fields=fields, reason=reason,
-                               deliveries=deliveries, at=batch.at)
+        fields = {
+            "order_id": entry.order_id,
+            "user_id": entry.user_id,
+            "request_id": entry.request_id,
+            "epoch": str(entry.epoch),
+        }
+        await dead.insert_dead(
+            tx,
+            activity_id=batch.activity_id,
+            entry_id=entry.entry_id,
+            order_id=entry.order_id,
+            fields=fields,
+            reason=reason,
+            deliveries=deliveries,
+            at=batch.at,
+        )
         return Finished(entry=entry, verdict=verdict)
 
 

@@ -1,8 +1,10 @@
-"""The door of one activity in one process: refusals that everybody gets are remembered for a moment, so that a sold-out sale costs Redis a number of
-calls that depends on processes and not on buyers; everything else goes to the script, many clicks at once.
+"""The door of one activity in one process: refusals that everybody gets are remembered for a
+moment, so that a sold-out sale costs Redis a number of calls that depends on processes and not on
+buyers; everything else goes to the script, many clicks at once.
 
-A remembered refusal is never told to somebody who takes part: his repeated click has to find his order (a replay wins over every refusal). This
-process hears of everybody whose click was decided, but not of those who still wait elsewhere; so nothing is remembered while anybody waits.
+A remembered refusal is never told to somebody who takes part: his repeated click has to find his
+order (a replay wins over every refusal). This process hears of everybody whose click was decided,
+but not of those who still wait elsewhere; so nothing is remembered while anybody waits.
 """
 
 from __future__ import annotations
@@ -14,16 +16,23 @@ from mesh.clock import Monotonic, Seconds
 from seckill_rpc.stock.admission import Admission, AdmitCode, Click
 from seckill_rpc.usecases.coalescer import Admit, Coalescer
 
-REFUSAL_SECONDS = 0.2         # life of a remembered refusal: a unit that comes back is sold a fifth of a second later at most
-JITTER = 0.5                  # of it, so that processes do not ask together
+# life of a remembered refusal: a unit that comes back is sold a fifth of a second later at most
+REFUSAL_SECONDS = 0.2
+JITTER = 0.5  # of it, so that processes do not ask together
 NOT_STARTED_SECONDS_MAX = 1.0  # the window may be moved
-ASKING_SECONDS = 0.05         # how much longer it lives for the others while one click asks whether it still holds
-QUIET_SECONDS = 0.1           # after the last undecided click: what was published about it has been heard by then
-START_MARGIN_SECONDS = 0.05   # our clock may run this much slower than Redis' within that second
+# how much longer it lives for the others while one click asks whether it still holds
+ASKING_SECONDS = 0.05
+# after the last undecided click: what was published about it has been heard by then
+QUIET_SECONDS = 0.1
+START_MARGIN_SECONDS = 0.05  # our clock may run this much slower than Redis' within that second
 PARTICIPANTS_MAX = 1_000_000  # about 100 MB; beyond it nobody is refused from memory any more
 Jitter = Callable[[], Seconds]  # draws from 0 to 1
-_FOR_EVERYBODY = frozenset({AdmitCode.SOLD_OUT, AdmitCode.ENDED, AdmitCode.PAUSED, AdmitCode.NOT_STARTED})
-_TAKES_PART = frozenset({AdmitCode.QUEUED, AdmitCode.REPLAY_QUEUED, AdmitCode.REPLAY_LIVE, AdmitCode.LIMIT})
+_FOR_EVERYBODY = frozenset(
+    {AdmitCode.SOLD_OUT, AdmitCode.ENDED, AdmitCode.PAUSED, AdmitCode.NOT_STARTED}
+)
+_TAKES_PART = frozenset(
+    {AdmitCode.QUEUED, AdmitCode.REPLAY_QUEUED, AdmitCode.REPLAY_LIVE, AdmitCode.LIMIT}
+)
 
 
 class Opened(NamedTuple):
@@ -37,7 +46,9 @@ class Opened(NamedTuple):
 class Door:
     """Where the clicks on one activity come in."""
 
-    def __init__(self, admit: Admit, *, batch_max: int, calls_max: int, monotonic: Monotonic, jitter: Jitter) -> None:
+    def __init__(
+        self, admit: Admit, *, batch_max: int, calls_max: int, monotonic: Monotonic, jitter: Jitter
+    ) -> None:
         self._coalescer = Coalescer(admit, batch_max=batch_max, calls_max=calls_max)
         self._monotonic = monotonic
         self._jitter = jitter
@@ -57,7 +68,9 @@ class Door:
             self._remembers_all = False
 
     def knows_all(self) -> None:
-        """From now on this process has heard of every buyer who takes part: refusals may be told from memory."""
+        """From now on this process has heard of every buyer who takes part: refusals may be told
+        from memory.
+        """
         self._remembers_all = len(self._participants) < PARTICIPANTS_MAX
 
     def hears_nothing(self) -> None:
@@ -66,8 +79,8 @@ class Door:
         self._refusal_until = 0.0
 
     def refusal(self, user_id: str) -> Admission | None:
-        """What everybody is told at this moment, unless this buyer takes part; None: he has to `click`. When its life is over one buyer asks for
-        all."""
+        """What everybody is told at this moment, unless this buyer takes part; None: he has to
+        `click`. When its life is over one buyer asks for all."""
         if user_id in self._participants:
             return None
         now = self._monotonic()
@@ -113,7 +126,9 @@ class Door:
     def _remember(self, refusal: Admission) -> None:
         seconds = REFUSAL_SECONDS * (1 - JITTER * self._jitter())
         if refusal.code is AdmitCode.NOT_STARTED:
-            seconds = min(int(refusal.detail) / 1000 - START_MARGIN_SECONDS, NOT_STARTED_SECONDS_MAX)
+            seconds = min(
+                int(refusal.detail) / 1000 - START_MARGIN_SECONDS, NOT_STARTED_SECONDS_MAX
+            )
         self._refusal = refusal
         self._is_asked = False
         self._told_at = self._monotonic()

@@ -1,5 +1,6 @@
-"""Drawing lots when an activity of mode DRAW is over. The winners take the way of everybody else, through the line; the row remembers that it is
-done, so that a close waits for it and nobody is drawn twice."""
+"""Drawing lots when an activity of mode DRAW is over. The winners take the way of everybody else,
+through the line; the row remembers that it is done, so that a close waits for it and nobody is
+drawn twice."""
 
 from __future__ import annotations
 
@@ -23,7 +24,9 @@ log = structlog.get_logger()
 class Drawing:
     """Draws."""
 
-    def __init__(self, *, db: Database, clock: Clock, scripts: Scripts, loading: Loading, queued_seconds: int) -> None:
+    def __init__(
+        self, *, db: Database, clock: Clock, scripts: Scripts, loading: Loading, queued_seconds: int
+    ) -> None:
         """`queued_seconds`: how long a winner's place in the line is told."""
         self._db = db
         self._clock = clock
@@ -33,14 +36,24 @@ class Drawing:
 
     async def due_in(self) -> Seconds | None:
         """Seconds until the next draw, by our clock; None when none is to be held."""
-        waiting = [each for each in await self._db.read(activities.running) if each.mode is AdmissionMode.DRAW and not each.drawn]
+        waiting = [
+            each
+            for each in await self._db.read(activities.running)
+            if each.mode is AdmissionMode.DRAW and not each.drawn
+        ]
         if any(each.state is ActivityState.CLOSING for each in waiting):
             return 0.0
-        return seconds_until(min((each.ends_at for each in waiting), default=None), self._clock.now())
+        return seconds_until(
+            min((each.ends_at for each in waiting), default=None), self._clock.now()
+        )
 
     async def run_once(self) -> int:
         """Draws every activity whose time has come; returns how many were finished."""
-        waiting = [each for each in await self._db.read(activities.running) if each.mode is AdmissionMode.DRAW and not each.drawn]
+        waiting = [
+            each
+            for each in await self._db.read(activities.running)
+            if each.mode is AdmissionMode.DRAW and not each.drawn
+        ]
         if not waiting:
             return 0
         try:
@@ -50,18 +63,28 @@ class Drawing:
             return 0
         done = 0
         for activity in waiting:
-            if activity.state is ActivityState.CLOSING or activity.ends_at.timestamp() * 1000 <= now_ms:
+            if (
+                activity.state is ActivityState.CLOSING
+                or activity.ends_at.timestamp() * 1000 <= now_ms
+            ):
                 try:
                     done += (await self.draw(activity)).drawn
                 except (RedisError, MeshError) as problem:
-                    log.info("seckill_draw_waits", activity_id=activity.activity_id, cause=str(problem)[:200])
-                except Exception:  # a fault of this one or of ours: the others are drawn all the same
-                    log.exception("seckill_draw_broke", alert=True, activity_id=activity.activity_id)
+                    log.info(
+                        "seckill_draw_waits",
+                        activity_id=activity.activity_id,
+                        cause=str(problem)[:200],
+                    )
+                # a fault of this one or of ours: the others are drawn all the same
+                except Exception:
+                    log.exception(
+                        "seckill_draw_broke", alert=True, activity_id=activity.activity_id
+                    )
         return done
 
     async def draw(self, activity: Activity) -> Activity:
-        """Draws until nobody is left; the activity as it is then, `drawn` unless it is not the time (the script looks at the clock of Redis, at the
-        state there and at a rebuild).
+        """Draws until nobody is left; the activity as it is then, `drawn` unless it is not the time
+        (the script looks at the clock of Redis, at the state there and at a rebuild).
 
         Raises:
             RedisError: Redis did not answer; what was drawn stays drawn.

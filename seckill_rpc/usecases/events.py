@@ -1,4 +1,6 @@
-"""What seckill_rpc tells whoever wants to know, on SECKILL_TOPIC. Payloads are the messages of `paymesh.events.v1` as JSON with snake_case names."""
+"""What seckill_rpc tells whoever wants to know, on SECKILL_TOPIC. Payloads are the messages of
+`paymesh.events.v1` as JSON with snake_case names.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,25 @@ def activity_changed(activity: Activity, *, event_id: str, trace_id: str) -> Mes
     """The event of the state that an activity has just come to; one of `TAGS`."""
     at = activity.updated_at
     payload = {
-        "event_id": event_id, "activity_id": activity.activity_id, "merchant_id": activity.merchant_id, "sku_id": activity.sku_id,
-        "state": str(activity.state), "rev": str(activity.rev), "sold": str(activity.sold), "total": str(activity.offered),
-        "event_time": at.isoformat(timespec="milliseconds").replace("+00:00", "Z"), "trace_id": trace_id, "version": _VERSION,
+        "event_id": event_id,
+        "activity_id": activity.activity_id,
+        "merchant_id": activity.merchant_id,
+        "sku_id": activity.sku_id,
+        "state": str(activity.state),
+        "rev": str(activity.rev),
+        "sold": str(activity.sold),
+        "total": str(activity.offered),
+        "event_time": at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "trace_id": trace_id,
+        "version": _VERSION,
     }
-    return Message(event_id=event_id, destination=destination(TOPIC), tag=TAGS[activity.state], aggregate_id=activity.activity_id, payload=payload,
-                   trace_id=trace_id, due_at=at, created_at=at)
+    return Message(
+        event_id=event_id,
+        destination=destination(TOPIC),
+        tag=TAGS[activity.state],
+        aggregate_id=activity.activity_id,
+        payload=payload,
+        trace_id=trace_id,
+        due_at=at,
+        created_at=at,
+    )

@@ -1,4 +1,6 @@
-"""Final results that this process has heard of, for a few seconds each: a 1 becomes a 2 only when a unit goes back, and then it is said again."""
+"""Final results that this process has heard of, for a few seconds each: a 1 becomes a 2 only when a
+unit goes back, and then it is said again.
+"""
 
 from __future__ import annotations
 

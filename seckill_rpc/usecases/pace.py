@@ -1,6 +1,7 @@
 """Answers that could be given at once, given together.
 
-An answer of its own costs a write to a socket and a wake-up of its own; those of one tick of the event loop share both. That saves more than all
+An answer of its own costs a write to a socket and a wake-up of its own; those of one tick of the
+event loop share both. That saves more than all
 else that a refusal from memory costs: `bench seckill-action` shows it beside a bare echo.
 """
 
@@ -14,7 +15,9 @@ PACE_SECONDS = 0.002  # small beside what anybody waits for who is one of so man
 
 
 class Pace:
-    """Whoever comes after a pause goes on at once; who comes sooner waits for its end, and all who wait go on together."""
+    """Whoever comes after a pause goes on at once; who comes sooner waits for its end, and all who
+    wait go on together.
+    """
 
     def __init__(self, seconds: Seconds = PACE_SECONDS) -> None:
         self._seconds = seconds
@@ -22,7 +25,9 @@ class Pace:
         self._next_at = 0.0  # on the clock of the event loop
 
     async def turn(self) -> None:
-        """Returns when it is the caller's turn, after `seconds` at most. A caller that goes away takes only itself away."""
+        """Returns when it is the caller's turn, after `seconds` at most. A caller that goes away
+        takes only itself away.
+        """
         loop = asyncio.get_running_loop()
         if not self._waiting:
             now = loop.time()

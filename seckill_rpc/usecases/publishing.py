@@ -1,5 +1,6 @@
-"""Taking the units of an activity off the shelf and opening it. Every step may be repeated, and is, by the same code: in the call, and by a worker
-after a crash. What the shelf refuses for good brings the draft back, with the reason."""
+"""Taking the units of an activity off the shelf and opening it. Every step may be repeated, and is,
+by the same code: in the call, and by a worker after a crash. What the shelf refuses for good brings
+the draft back, with the reason."""
 
 from __future__ import annotations
 
@@ -20,8 +21,10 @@ from seckill_rpc.store import activities
 from seckill_rpc.usecases.rebuilding import Rebuilding
 from seckill_rpc.usecases.stepping import Stepping
 
-HEAD_START = timedelta(seconds=5)  # a worker takes over what a call has left for this long, and tries again as often
-AHEAD_MAX = timedelta(seconds=35)  # nothing can be so much younger than what is old enough, but for a wrong clock
+# a worker takes over what a call has left for this long, and tries again as often
+HEAD_START = timedelta(seconds=5)
+# nothing can be so much younger than what is old enough, but for a wrong clock
+AHEAD_MAX = timedelta(seconds=35)
 NO_REDIS = "REDIS_UNAVAILABLE"
 # Where an activity may be when somebody else was quicker to open it.
 _BEYOND = frozenset({*RUNNING, ActivityState.CLOSED})
@@ -44,7 +47,16 @@ class Shelf(Protocol):
 class Publishing:
     """The way of an activity from PUBLISHING to OPEN."""
 
-    def __init__(self, *, db: Database, clock: Clock, stepping: Stepping, shelf: Shelf, loading: Loading, rebuilding: Rebuilding) -> None:
+    def __init__(
+        self,
+        *,
+        db: Database,
+        clock: Clock,
+        stepping: Stepping,
+        shelf: Shelf,
+        loading: Loading,
+        rebuilding: Rebuilding,
+    ) -> None:
         self._db = db
         self._clock = clock
         self._stepping = stepping
@@ -76,23 +88,37 @@ class Publishing:
         """Goes on with what calls have left; returns how many were opened or refused.
 
         Raises:
-            what kept one from going on, when nothing else was done: the pause that follows is the worker's.
+            what kept one from going on, when nothing else was done: the pause that follows is the
+                worker's.
         """
         before = self._clock.now() - HEAD_START
         publishing = await self._db.read(activities.in_states, ActivityState.PUBLISHING)
-        # One that seems to come from the future was written by a process whose clock was ahead; its error is not waited for.
-        left = [each for each in publishing if each.updated_at <= before or each.updated_at > before + AHEAD_MAX]
+        # One that seems to come from the future was written by a process whose clock was ahead; its
+        # error is not waited for.
+        left = [
+            each
+            for each in publishing
+            if each.updated_at <= before or each.updated_at > before + AHEAD_MAX
+        ]
         done = 0
         failures: list[Exception] = []
         for activity in left:
             try:
                 done += (await self.advance(activity)).state is not ActivityState.PUBLISHING
             except (RemoteError, InvalidArgument) as refusal:
-                log.warning("seckill_publication_refused", activity_id=activity.activity_id, reason=refusal.reason)
+                log.warning(
+                    "seckill_publication_refused",
+                    activity_id=activity.activity_id,
+                    reason=refusal.reason,
+                )
                 done += 1
             except Exception as failure:  # noqa: BLE001  raised below; the others go on all the same
                 failures.append(failure)
-                log.warning("seckill_publication_failed", activity_id=activity.activity_id, cause=str(failure)[:200])
+                log.warning(
+                    "seckill_publication_failed",
+                    activity_id=activity.activity_id,
+                    cause=str(failure)[:200],
+                )
         if failures and not done:
             raise failures[0]
         return done
@@ -110,11 +136,18 @@ class Publishing:
         try:
             if await self._loading.meta(keys_of(activity)) is None:  # else somebody was quicker
                 await self._rebuilding.rebuild(activity.activity_id, seen_epoch=opened.epoch)
-        except (RedisError, MeshError) as problem:  # it is open; the keeper loads it as soon as Redis is there
-            log.warning("seckill_not_loaded", activity_id=activity.activity_id, cause=str(problem)[:200])
+        # it is open; the keeper loads it as soon as Redis is there
+        except (RedisError, MeshError) as problem:
+            log.warning(
+                "seckill_not_loaded", activity_id=activity.activity_id, cause=str(problem)[:200]
+            )
         failpoint("seckill.publish.after_load")
         return opened
 
     async def _back_to_draft(self, activity: Activity, refusal: MeshError) -> None:
-        await self._stepping.step(activity.activity_id, ActivityVerb.REFUSE, already=frozenset({ActivityState.DRAFT, *_BEYOND}),
-                                  problem=f"{refusal.reason}: {refusal.message}")
+        await self._stepping.step(
+            activity.activity_id,
+            ActivityVerb.REFUSE,
+            already=frozenset({ActivityState.DRAFT, *_BEYOND}),
+            problem=f"{refusal.reason}: {refusal.message}",
+        )

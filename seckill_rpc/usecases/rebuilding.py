@@ -1,8 +1,11 @@
-"""Building anew what Redis knows of an activity, from the rows, while it sells. Warm-up is the same: nothing was there before.
+"""Building anew what Redis knows of an activity, from the rows, while it sells. Warm-up is the
+same: nothing was there before.
 
-Hold, fence, read, build, publish, carry, look again (docs/protocols.md 5). The fence only raises the epoch; what is published is what one moment
-after it showed, so that no return of a unit falls between the numbers and the holders. A rebuild that dies anywhere leaves a row whose epoch is
-not published or a `hold`, and the keeper begins another one. A slow one finds a newer epoch and gives up.
+Hold, fence, read, build, publish, carry, look again (docs/protocols.md 5). The fence only raises
+the epoch; what is published is what one moment after it showed, so that no return of a unit falls
+between the numbers and the holders. A rebuild that dies anywhere leaves a row whose epoch is not
+published or a `hold`, and the keeper begins another one. A slow one finds a newer epoch and gives
+up.
 """
 
 from __future__ import annotations
@@ -64,30 +67,50 @@ class _Superseded(Exception):
 class Rebuilding:
     """RebuildActivity, the warm-up of a publication and the repairs of the keeper."""
 
-    def __init__(self, *, db: Database, clock: Clock, ids: Ids, loading: Loading, lease: Lease) -> None:
+    def __init__(
+        self, *, db: Database, clock: Clock, ids: Ids, loading: Loading, lease: Lease
+    ) -> None:
         self._db = db
         self._clock = clock
         self._ids = ids
         self._loading = loading
         self._lease = lease
 
-    async def rebuild(self, activity_id: str, *, on_progress: OnProgress = lambda _: None, seen_epoch: int | None = None) -> bool:
+    async def rebuild(
+        self,
+        activity_id: str,
+        *,
+        on_progress: OnProgress = lambda _: None,
+        seen_epoch: int | None = None,
+    ) -> bool:
         """Rebuilds an activity; True when what stands in Redis now is of this call.
 
         Args:
             on_progress: hears how far it is; the last step is DONE or SUPERSEDED.
-            seen_epoch: the epoch of the row in which something was found wrong; nothing is done when the row has another one by now, or somebody
-                else is at it. None rebuilds in any case.
+            seen_epoch: the epoch of the row in which something was found wrong; nothing is done
+                when the row has another one by now, or somebody else is at it. None rebuilds in any
+                case.
 
         Raises:
-            ActivityNotFound: there is none. RedisError, Unavailable: not finished; the keeper begins another one.
+            ActivityNotFound: there is none. RedisError, Unavailable: not finished; the keeper
+                begins another one.
         """
         activity = await self._db.read(activities.get, activity_id=activity_id)
-        run = _Run(activity=activity, holder=self._ids.new("RB"), db=self._db, clock=self._clock, loading=self._loading, lease=self._lease,
-                   on_progress=on_progress)
+        run = _Run(
+            activity=activity,
+            holder=self._ids.new("RB"),
+            db=self._db,
+            clock=self._clock,
+            loading=self._loading,
+            lease=self._lease,
+            on_progress=on_progress,
+        )
         is_ours = activity.state in RUNNING and seen_epoch in (None, activity.epoch)
         try:
-            await run.go(is_ours=is_ours and await self._lease.take(run.keys, run.holder, force=seen_epoch is None))
+            await run.go(
+                is_ours=is_ours
+                and await self._lease.take(run.keys, run.holder, force=seen_epoch is None)
+            )
             await self._lease.end(run.keys, run.holder)
         except _Superseded:
             on_progress(Progress(step=RebuildStep.SUPERSEDED))
@@ -100,8 +123,17 @@ class Rebuilding:
 class _Run:
     """One rebuild."""
 
-    def __init__(self, *, activity: Activity, holder: str, db: Database, clock: Clock, loading: Loading, lease: Lease,
-                 on_progress: OnProgress) -> None:
+    def __init__(
+        self,
+        *,
+        activity: Activity,
+        holder: str,
+        db: Database,
+        clock: Clock,
+        loading: Loading,
+        lease: Lease,
+        on_progress: OnProgress,
+    ) -> None:
         self.keys = keys_of(activity)
         self.holder = holder
         self.epoch = 0
@@ -120,7 +152,8 @@ class _Run:
         loading, keys = self._loading, self.keys
         self._tell(RebuildStep.HOLD)
         said_to_hold = await self._while_alive(loading.holders(keys))
-        run_id = await loading.run_id()  # before anything is built: a Redis that starts anew meanwhile is noticed by its new id
+        # before anything is built: a Redis that starts anew meanwhile is noticed by its new id
+        run_id = await loading.run_id()
         published_epoch = await loading.published_epoch(keys)
         await self._must_live()
         await loading.hold(keys)
@@ -129,14 +162,17 @@ class _Run:
             raise _Superseded
         self._tell(RebuildStep.FENCE)
         failpoint("seckill.rebuild.after_fence")
-        # One moment after the fence: nothing is sold in this epoch before it is published, and what comes back after this moment finds its record.
+        # One moment after the fence: nothing is sold in this epoch before it is published, and what
+        # comes back after this moment finds its record.
         row, units = await self._while_alive(self._db.read_at_one_moment(self._read))
         await self._build(units, said_to_hold)
         failpoint("seckill.rebuild.after_parts")
         if not await loading.publish(keys, row, run_id=run_id):
             raise _Superseded
         failpoint("seckill.rebuild.after_publish")
-        await self._must_live()  # the lease went with the parts if Redis was emptied since: then `hold` stays, and the keeper sees it
+        # the lease went with the parts if Redis was emptied since: then `hold` stays, and the
+        # keeper sees it
+        await self._must_live()
         await self._carry()
         failpoint("seckill.rebuild.after_carry")
         await self._look_again(row)
@@ -156,7 +192,10 @@ class _Run:
         if row.epoch != self.epoch or row.state not in RUNNING:
             raise _Superseded
         holders = await orders.all_holders(tx, activity_id=row.activity_id)
-        return row, [LiveUnit(user_id=each.user_id, request_id=each.request_id, order_id=each.order_id) for each in holders]
+        return row, [
+            LiveUnit(user_id=each.user_id, request_id=each.request_id, order_id=each.order_id)
+            for each in holders
+        ]
 
     async def _build(self, units: list[LiveUnit], said_to_hold: set[str]) -> None:
         """Writes the holders of the live orders, and takes the 1 from those who have none."""
@@ -171,7 +210,9 @@ class _Run:
             self.done = start = end
             self._tell(RebuildStep.HOLDERS, done=end, total=len(units))
         said_to_hold.difference_update(unit.user_id for unit in units)
-        if not await self._while_alive(self._loading.stale(self.keys, epoch=self.epoch, users=said_to_hold)):
+        if not await self._while_alive(
+            self._loading.stale(self.keys, epoch=self.epoch, users=said_to_hold)
+        ):
             raise _Superseded
         await self._must_live()
 
@@ -197,7 +238,9 @@ class _Run:
             await self._loading.state(self.keys, now)
 
     async def _while_alive(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """The result of work that may take longer than a lease lives; it is given up when the lease is gone."""
+        """The result of work that may take longer than a lease lives; it is given up when the lease
+        is gone.
+        """
         task = asyncio.create_task(work)
         try:
             while not (await asyncio.wait((task,), timeout=HEARTBEAT_SECONDS))[0]:

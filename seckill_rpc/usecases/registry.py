@@ -1,5 +1,6 @@
-"""The activities that run now, in the memory of this process. A click must not cost a query; a change is seen when it
-is told, at the latest with the next refresh, and Redis, which is asked for every admission, has the last word anyway."""
+"""The activities that run now, in the memory of this process. A click must not cost a query; a
+change is seen when it is told, at the latest with the next refresh, and Redis, which is asked for
+every admission, has the last word anyway."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from seckill_rpc.domain.activity import RUNNING, Activity
 from seckill_rpc.domain.errors import ActivityNotFound
 from seckill_rpc.store import activities
 
-UNKNOWN_SECONDS = 2.0  # how long a product without an activity is not looked up again: strangers may name any product
+# how long a product without an activity is not looked up again: strangers may name any product
+UNKNOWN_SECONDS = 2.0
 LOOKED_UP_MAX = 10_000
 
 
@@ -24,11 +26,14 @@ class Registry:
         self._running: dict[tuple[str, str], Activity] = {}
         self._by_id: dict[str, Activity] = {}
         self._looked_up: dict[tuple[str, str], tuple[Seconds, Activity | None]] = {}
-        self._learnt_meanwhile: list[dict[str, Activity]] = []  # one for each refresh that is under way
+        # one for each refresh that is under way
+        self._learnt_meanwhile: list[dict[str, Activity]] = []
         self._listeners: list[Callable[[str], None]] = []
 
     def on_change(self, listener: Callable[[str], None]) -> None:
-        """Has `listener` called with the id of every activity that begins to run, ends or changes, as soon as this process knows."""
+        """Has `listener` called with the id of every activity that begins to run, ends or changes,
+        as soon as this process knows.
+        """
         self._listeners.append(listener)
 
     def running(self) -> list[Activity]:
@@ -44,8 +49,8 @@ class Registry:
         return self._by_id.get(activity_id)
 
     async def refresh(self) -> int:
-        """Reads the running ones; a worker's round. What this process learnt since the read began stays. Returns 0: there is never more to do at
-        once."""
+        """Reads the running ones; a worker's round. What this process learnt since the read began
+        stays. Returns 0: there is never more to do at once."""
         meanwhile: dict[str, Activity] = {}
         self._learnt_meanwhile.append(meanwhile)
         try:
@@ -53,7 +58,10 @@ class Registry:
         finally:
             self._learnt_meanwhile.remove(meanwhile)
         for learnt in meanwhile.values():
-            if learnt.activity_id not in found or found[learnt.activity_id].version < learnt.version:
+            if (
+                learnt.activity_id not in found
+                or found[learnt.activity_id].version < learnt.version
+            ):
                 found[learnt.activity_id] = learnt
         self._take([each for each in found.values() if each.state in RUNNING])
         return 0
@@ -67,14 +75,18 @@ class Registry:
             return
         key = (activity.merchant_id, activity.sku_id)
         self._looked_up.pop(key, None)
-        others = [each for each in self._running.values() if each.activity_id != activity.activity_id]
+        others = [
+            each for each in self._running.values() if each.activity_id != activity.activity_id
+        ]
         self._take([*others, activity] if activity.state in RUNNING else others)
 
     async def current(self, merchant_id: str, sku_id: str) -> Activity:
-        """The activity that a buyer of a product means: the running one, else the one that ended last.
+        """The activity that a buyer of a product means: the running one, else the one that ended
+        last.
 
         Raises:
-            ActivityNotFound: the product never had one that was open. Unavailable: the database is away.
+            ActivityNotFound: the product never had one that was open. Unavailable: the database is
+                away.
         """
         key = (merchant_id, sku_id)
         found = self._running.get(key)
@@ -83,8 +95,11 @@ class Registry:
         now = self._monotonic()
         until, newest = self._looked_up.get(key, (0.0, None))
         if until <= now:
-            newest = await self._db.read(activities.newest_of, merchant_id=merchant_id, sku_id=sku_id)
-            if newest is not None and newest.state in RUNNING:  # opened elsewhere, and we were not told
+            newest = await self._db.read(
+                activities.newest_of, merchant_id=merchant_id, sku_id=sku_id
+            )
+            # opened elsewhere, and we were not told
+            if newest is not None and newest.state in RUNNING:
                 self.learn(newest)
                 return newest
             self._looked_up.pop(key, None)
@@ -102,13 +117,21 @@ class Registry:
             ActivityNotFound: there is none. Unavailable: the database is away.
         """
         known = self._by_id.get(activity_id)
-        return known if known is not None else await self._db.read(activities.get, activity_id=activity_id)
+        return (
+            known
+            if known is not None
+            else await self._db.read(activities.get, activity_id=activity_id)
+        )
 
     def _take(self, running: list[Activity]) -> None:
         before = self._by_id
         self._running = {(each.merchant_id, each.sku_id): each for each in running}
         self._by_id = {each.activity_id: each for each in running}
-        changed = [each.activity_id for each in running if each.activity_id not in before or before[each.activity_id].version != each.version]
+        changed = [
+            each.activity_id
+            for each in running
+            if each.activity_id not in before or before[each.activity_id].version != each.version
+        ]
         for activity_id in (*changed, *(before.keys() - self._by_id.keys())):
             for listener in self._listeners:
                 listener(activity_id)

@@ -1,5 +1,5 @@
-"""What became of a buyer's clicks. Redis is asked first; what Redis has lost is decided by the database, for ever, by a row that says no: an answer
-"waiting" always ends (docs/protocols.md 5)."""
+"""What became of a buyer's clicks. Redis is asked first; what Redis has lost is decided by the
+database, for ever, by a row that says no: an answer "waiting" always ends (docs/protocols.md 5)."""
 
 from __future__ import annotations
 
@@ -27,21 +27,36 @@ from seckill_rpc.usecases.door import Jitter
 from seckill_rpc.usecases.known import Known
 from seckill_rpc.usecases.registry import Registry
 
-ASK_AGAIN_MS = 500        # what a buyer in the line is told; a batch takes milliseconds, an outage seconds
-LOOK_AGAIN_SECONDS = 0.1  # until the second look at one click of a buyer whose view is final because of another click
+# what a buyer in the line is told; a batch takes milliseconds, an outage seconds
+ASK_AGAIN_MS = 500
+# until the second look at one click of a buyer whose view is final because of another click
+LOOK_AGAIN_SECONDS = 0.1
 LOOK_AGAIN_SECONDS_MAX = 2.0  # the pause doubles until then
-FULL_SECONDS = 2.0        # when a stream makes sense again where too many wait
-WATCH_SECONDS = 110.0     # of one stream: it ends with an answer before its deadline ends it without
-DECIDED_BY_TICKET = 0     # batch_id of a refusal that no consumer wrote
+FULL_SECONDS = 2.0  # when a stream makes sense again where too many wait
+# of one stream: it ends with an answer before its deadline ends it without
+WATCH_SECONDS = 110.0
+DECIDED_BY_TICKET = 0  # batch_id of a refusal that no consumer wrote
 
 
 class Results:
     """SeckillResult, WatchSeckillResult, GetTicketOrder."""
 
-    def __init__(self, *, db: Database, clock: Clock, registry: Registry, views: Views, waiters: Waiters, known: Known, tickets: Tickets,
-                 grace: timedelta, monotonic: Monotonic, jitter: Jitter) -> None:
-        """`grace`: for how long a place in the line may be unknown to Redis before the database decides, from its click on
-        or from the end of the last rebuild, whichever was later."""
+    def __init__(
+        self,
+        *,
+        db: Database,
+        clock: Clock,
+        registry: Registry,
+        views: Views,
+        waiters: Waiters,
+        known: Known,
+        tickets: Tickets,
+        grace: timedelta,
+        monotonic: Monotonic,
+        jitter: Jitter,
+    ) -> None:
+        """`grace`: for how long a place in the line may be unknown to Redis before the database
+        decides, from its click on or from the end of the last rebuild, whichever was later."""
         self._db = db
         self._clock = clock
         self._registry = registry
@@ -52,14 +67,19 @@ class Results:
         self._grace = grace
         self._monotonic = monotonic
         self._breaker = Breaker(monotonic=monotonic, jitter=jitter)
-        self._missing_since: dict[str, datetime] = {}  # activities that Redis has lost, as far as this process has seen
+        # activities that Redis has lost, as far as this process has seen
+        self._missing_since: dict[str, datetime] = {}
 
-    async def of_buyer(self, *, merchant_id: str, user_id: str, sku_id: str, ticket: str, wait_seconds: Seconds) -> Result:
-        """What a buyer is told of a product, after waiting for a final answer for a while; with a ticket, of that click.
+    async def of_buyer(
+        self, *, merchant_id: str, user_id: str, sku_id: str, ticket: str, wait_seconds: Seconds
+    ) -> Result:
+        """What a buyer is told of a product, after waiting for a final answer for a while; with a
+        ticket, of that click.
 
         Raises:
-            TicketInvalid: not ours, or not of this buyer and product. ActivityNotFound: the product has no activity. SeckillNotReady: Redis does not
-                answer, or is being rebuilt, and the database knows nothing final.
+            TicketInvalid: not ours, or not of this buyer and product. ActivityNotFound: the product
+                has no activity. SeckillNotReady: Redis does not answer, or is being rebuilt, and
+                the database knows nothing final.
         """
         if ticket:
             read = self._tickets.read(ticket)
@@ -67,8 +87,11 @@ class Results:
                 raise TicketInvalid
             return await self.of_click(read, wait_seconds=wait_seconds)
         activity = await self._registry.current(merchant_id, sku_id)
-        if activity.state is ActivityState.CLOSED:  # its view is frozen then, and may be of the one before
-            return await self._by_rows(activity, user_id) or _answer(activity, Status.NEITHER, ResultCode.NO_CLICK)
+        # its view is frozen then, and may be of the one before
+        if activity.state is ActivityState.CLOSED:
+            return await self._by_rows(activity, user_id) or _answer(
+                activity, Status.NEITHER, ResultCode.NO_CLICK
+            )
         known = self._known.find(activity.activity_id, user_id)
         if known is not None:
             return known
@@ -89,22 +112,38 @@ class Results:
     async def present(self, activity: Activity, user_id: str) -> Result:
         """What a buyer of a running activity is told now, who is known to take part."""
         try:
-            told = self._known.find(activity.activity_id, user_id) or await self._told(activity, user_id, 0)
+            told = self._known.find(activity.activity_id, user_id) or await self._told(
+                activity, user_id, 0
+            )
         except RedisError:
             told = None
         told = told or await self._by_rows(activity, user_id)
-        return told or _answer(activity, Status.QUEUED, ResultCode.QUEUED, retry_after_ms=ASK_AGAIN_MS)
+        return told or _answer(
+            activity, Status.QUEUED, ResultCode.QUEUED, retry_after_ms=ASK_AGAIN_MS
+        )
 
-    async def of_request(self, activity: Activity, *, user_id: str, request_id: str) -> Result | None:
+    async def of_request(
+        self, activity: Activity, *, user_id: str, request_id: str
+    ) -> Result | None:
         """The live order that a click of a closed activity became; None when it became none."""
-        mine = await self._db.read(orders.order_of_request, activity_id=activity.activity_id, user_id=user_id, request_id=request_id)
-        return None if mine is None else _answer(activity, Status.HOLDER, ResultCode.BOUGHT, order_id=mine.order_id)
+        mine = await self._db.read(
+            orders.order_of_request,
+            activity_id=activity.activity_id,
+            user_id=user_id,
+            request_id=request_id,
+        )
+        return (
+            None
+            if mine is None
+            else _answer(activity, Status.HOLDER, ResultCode.BOUGHT, order_id=mine.order_id)
+        )
 
     async def of_click(self, ticket: Ticket, *, wait_seconds: Seconds) -> Result:
         """What became of one click, after waiting for a final answer for a while.
 
         Raises:
-            SeckillNotReady: Redis does not answer and the database knows nothing final. ActivityNotFound: a ticket of another installation.
+            SeckillNotReady: Redis does not answer and the database knows nothing final.
+                ActivityNotFound: a ticket of another installation.
         """
         activity = await self._registry.by_id(ticket.activity_id)
         end = self._monotonic() + wait_seconds
@@ -112,13 +151,15 @@ class Results:
         while True:
             result = await self._of_click_now(activity, ticket)
             rest = end - self._monotonic()
-            if result.is_final or rest <= 0 or self._waiters.is_full:  # the buyer asks again, later than Redis would be asked here
+            # the buyer asks again, later than Redis would be asked here
+            if result.is_final or rest <= 0 or self._waiters.is_full:
                 return result
             try:
                 told = await self._waiters.wait(keys_of(activity), ticket.user_id, rest)
             except RedisError:
                 told = None
-            if told is None or told.order_id != ticket.order_id:  # his view is of another click, or lost: this one is looked at by itself
+            # his view is of another click, or lost: this one is looked at by itself
+            if told is None or told.order_id != ticket.order_id:
                 await asyncio.sleep(min(pause, max(end - self._monotonic(), 0)))
                 pause = min(pause * 2, LOOK_AGAIN_SECONDS_MAX)
 
@@ -126,7 +167,8 @@ class Results:
         """The result now, and the final one when it comes; at most for WATCH_SECONDS.
 
         Raises:
-            SeckillBusy: too many wait; the first answer was given. TicketInvalid and what `of_click` raises.
+            SeckillBusy: too many wait; the first answer was given. TicketInvalid and what
+                `of_click` raises.
         """
         read = self._tickets.read(ticket)
         result = await self.of_click(read, wait_seconds=0)
@@ -146,13 +188,17 @@ class Results:
         return read, (await self.of_click(read, wait_seconds=0)).status is not Status.NEITHER
 
     async def _told(self, activity: Activity, user_id: str, wait_seconds: Seconds) -> Result | None:
-        """What Redis tells; None when it knows nothing. A 1 whose order it does not name is looked up."""
+        """What Redis tells; None when it knows nothing. A 1 whose order it does not name is looked
+        up.
+        """
         told = await self._waiters.wait(keys_of(activity), user_id, wait_seconds)
         if told is None:
             return None
         match told.view:
             case View.QUEUED:
-                return _answer(activity, Status.QUEUED, ResultCode.QUEUED, retry_after_ms=ASK_AGAIN_MS)
+                return _answer(
+                    activity, Status.QUEUED, ResultCode.QUEUED, retry_after_ms=ASK_AGAIN_MS
+                )
             case View.NEITHER:
                 return _answer(activity, Status.NEITHER, _refused(activity))
             case View.HOLDER if told.order_id:
@@ -168,7 +214,9 @@ class Results:
         return found
 
     async def _by_rows(self, activity: Activity, user_id: str) -> Result | None:
-        row = await self._db.read(orders.order_of_user, activity_id=activity.activity_id, user_id=user_id)
+        row = await self._db.read(
+            orders.order_of_user, activity_id=activity.activity_id, user_id=user_id
+        )
         if row is None:
             return None
         if row.state is not UnitState.LIVE:
@@ -192,7 +240,13 @@ class Results:
         if row is None and self._is_lost(activity, ticket, place):
             row = await self._db.run(self._refuse, activity, ticket)
         if row is None:
-            return _answer(activity, Status.QUEUED, ResultCode.QUEUED, order_id=ticket.order_id, retry_after_ms=ASK_AGAIN_MS)
+            return _answer(
+                activity,
+                Status.QUEUED,
+                ResultCode.QUEUED,
+                order_id=ticket.order_id,
+                retry_after_ms=ASK_AGAIN_MS,
+            )
         return await self._of_row(activity, row)
 
     async def _of_click_without_redis(self, activity: Activity, ticket: Ticket) -> Result:
@@ -205,15 +259,19 @@ class Results:
     async def _of_row(self, activity: Activity, row: UnitOrder) -> Result:
         if row.state is UnitState.LIVE:
             return _answer(activity, Status.HOLDER, ResultCode.BOUGHT, order_id=row.order_id)
-        if row.state is UnitState.REFUSED:  # perhaps because Redis had forgotten the order that this same click had become before
+        # perhaps because Redis had forgotten the order that this same click had become before
+        if row.state is UnitState.REFUSED:
             same = await self.of_request(activity, user_id=row.user_id, request_id=row.request_id)
-            # An order that the click became later is told by its own ticket: the 2 of a ticket never ends.
+            # An order that the click became later is told by its own ticket: the 2 of a ticket
+            # never ends.
             if same is not None and same.order_id < row.order_id:
                 return same
         return _answer(activity, Status.NEITHER, _refused(activity))
 
     def _is_lost(self, activity: Activity, ticket: Ticket, place: Place) -> bool:
-        """Whether a click that Redis does not know has no place any more: nobody rebuilds the activity, and nobody has for the grace."""
+        """Whether a click that Redis does not know has no place any more: nobody rebuilds the
+        activity, and nobody has for the grace.
+        """
         if activity.state is not ActivityState.CLOSED and place.is_held:
             return False
         now = self._clock.now()
@@ -228,14 +286,30 @@ class Results:
     def _of_record(activity: Activity, record: Record) -> Result:
         if record.view is View.HOLDER:
             return _answer(activity, Status.HOLDER, ResultCode.BOUGHT, order_id=record.order_id)
-        return _answer(activity, Status.QUEUED, ResultCode.QUEUED, order_id=record.order_id, retry_after_ms=ASK_AGAIN_MS)
+        return _answer(
+            activity,
+            Status.QUEUED,
+            ResultCode.QUEUED,
+            order_id=record.order_id,
+            retry_after_ms=ASK_AGAIN_MS,
+        )
 
     async def _refuse(self, tx: AsyncConnection, activity: Activity, ticket: Ticket) -> UnitOrder:
-        """Decides that a lost click is refused, unless somebody decided before: whoever commits first decides, and a consumer that finds the click in
-        the line after all finds this row too."""
+        """Decides that a lost click is refused, unless somebody decided before: whoever commits
+        first decides, and a consumer that finds the click in the line after all finds this row
+        too."""
         present = await activities.get(tx, activity_id=activity.activity_id)
-        lost = NewOrder(order_id=ticket.order_id, user_id=ticket.user_id, request_id=ticket.request_id, slot=None)
-        rows = await batches.insert_refused(tx, [lost], Batch(activity.activity_id, DECIDED_BY_TICKET, present.epoch, self._clock.now()))
+        lost = NewOrder(
+            order_id=ticket.order_id,
+            user_id=ticket.user_id,
+            request_id=ticket.request_id,
+            slot=None,
+        )
+        rows = await batches.insert_refused(
+            tx,
+            [lost],
+            Batch(activity.activity_id, DECIDED_BY_TICKET, present.epoch, self._clock.now()),
+        )
         return rows[ticket.order_id]
 
 
@@ -243,8 +317,17 @@ def _refused(activity: Activity) -> ResultCode:
     return ResultCode.NOT_DRAWN if activity.mode is AdmissionMode.DRAW else ResultCode.NOT_SERVED
 
 
-def _answer(activity: Activity, status: Status, code: ResultCode, *, order_id: str = "", retry_after_ms: int = 0) -> Result:
-    return Result(status, code, activity.activity_id, activity.sku_id, order_id, retry_after_ms=retry_after_ms)
+def _answer(
+    activity: Activity,
+    status: Status,
+    code: ResultCode,
+    *,
+    order_id: str = "",
+    retry_after_ms: int = 0,
+) -> Result:
+    return Result(
+        status, code, activity.activity_id, activity.sku_id, order_id, retry_after_ms=retry_after_ms
+    )
 
 
 def _ms(moment: datetime) -> int:

@@ -1,4 +1,5 @@
-"""What must reach Redis: units that came back and are to be sold again. Many come back at once, when the time to pay is over for everybody who bought
+"""What must reach Redis: units that came back and are to be sold again. Many come back at once,
+when the time to pay is over for everybody who bought
 in the same second: those that are sent side by side share one call of the script."""
 
 from __future__ import annotations
@@ -30,11 +31,27 @@ class NotPublished(Unavailable):
 
 
 def give_back_message(order: UnitOrder, activity: Activity, *, ids: Ids, at: datetime) -> Message:
-    """Sells the unit of an order again. `activity`: the row, read under its lock in the transaction that took the unit back."""
-    return Message(event_id=ids.new("OP"), destination=REDIS, tag=GIVE_BACK, aggregate_id=activity.activity_id, trace_id=current_trace_id(),
-                   due_at=at, created_at=at, payload={
-                       "activity_id": activity.activity_id, "merchant_id": activity.merchant_id, "sku_id": activity.sku_id,
-                       "order_id": order.order_id, "user_id": order.user_id, "request_id": order.request_id, "epoch": activity.epoch})
+    """Sells the unit of an order again. `activity`: the row, read under its lock in the transaction
+    that took the unit back.
+    """
+    return Message(
+        event_id=ids.new("OP"),
+        destination=REDIS,
+        tag=GIVE_BACK,
+        aggregate_id=activity.activity_id,
+        trace_id=current_trace_id(),
+        due_at=at,
+        created_at=at,
+        payload={
+            "activity_id": activity.activity_id,
+            "merchant_id": activity.merchant_id,
+            "sku_id": activity.sku_id,
+            "order_id": order.order_id,
+            "user_id": order.user_id,
+            "request_id": order.request_id,
+            "epoch": activity.epoch,
+        },
+    )
 
 
 @dataclass(slots=True, eq=False)
@@ -62,11 +79,21 @@ class RedisDestination:
             NotPublished: a rebuild will; then again. Unavailable: Redis did not answer.
         """
         payload = message.payload
-        keys = Keys(activity_id=payload["activity_id"], merchant_id=payload["merchant_id"], sku_id=payload["sku_id"])
-        unit = Unit(user_id=payload["user_id"], request_id=payload["request_id"], order_id=payload["order_id"], epoch=payload["epoch"])
+        keys = Keys(
+            activity_id=payload["activity_id"],
+            merchant_id=payload["merchant_id"],
+            sku_id=payload["sku_id"],
+        )
+        unit = Unit(
+            user_id=payload["user_id"],
+            request_id=payload["request_id"],
+            order_id=payload["order_id"],
+            epoch=payload["epoch"],
+        )
         if await self._give_back(keys, unit) == GiveBack.NOT_YET:
             activity = await self._db.read(activities.get, activity_id=keys.activity_id)
-            if activity.state is not ActivityState.CLOSED:  # else the unit went back on the shelf when it was closed
+            # else the unit went back on the shelf when it was closed
+            if activity.state is not ActivityState.CLOSED:
                 raise NotPublished
         return None
 
@@ -78,10 +105,12 @@ class RedisDestination:
         position = len(shared.units)
         shared.units.append(unit)
         assert shared.call is not None  # noqa: S101  set above
-        return (await asyncio.shield(shared.call))[position]  # one that is cancelled does not take the others along
+        # one that is cancelled does not take the others along
+        return (await asyncio.shield(shared.call))[position]
 
     async def _call(self, keys: Keys, shared: _Shared) -> list[int]:
-        del self._gathering[keys.activity_id]  # a task starts a turn of the loop later: everybody who sends in this turn has joined
+        # a task starts a turn of the loop later: everybody who sends in this turn has joined
+        del self._gathering[keys.activity_id]
         try:
             answers = await self._line.give_back(keys, shared.units)
         except (RedisError, OSError) as error:

@@ -1,6 +1,7 @@
 """A service whose clock a test sets while it runs: `python -m tests.chaos.clocked order_rpc`.
 
-SIGUSR2 makes it read its offset, in seconds, from the file named by PMTEST_CLOCK. Monotonic time is never touched, as on a real machine.
+SIGUSR2 makes it read its offset, in seconds, from the file named by PMTEST_CLOCK. Monotonic time is
+never touched, as on a real machine.
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ class _Offset:
 
     def as_method(self) -> Callable[[SystemClock], datetime]:
         """`now` of every clock in this process."""
+
         def now(clock: SystemClock) -> datetime:
             return self._true_now(clock) + self._ahead
+
         return now
 
     def read(self, _number: int, _frame: FrameType | None) -> None:

@@ -18,12 +18,15 @@ from tests.servers import Redis
 
 CLOCK_SECONDS_MAX = 600
 DATABASE_USER = "paymesh"
-QUIET_SECONDS = (7.0, 10.0)  # after each fault: longer than the five seconds after which every call must be answered well
+# after each fault: longer than the five seconds after which every call must be answered well
+QUIET_SECONDS = (7.0, 10.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """One fault: what, from when until when by the loop's clock. It ends when the last thing that it broke works again."""
+    """One fault: what, from when until when by the loop's clock. It ends when the last thing that
+    it broke works again.
+    """
 
     name: str
     began: float
@@ -32,7 +35,9 @@ class Episode:
 
 @dataclass
 class Faults:
-    """Draws faults and applies them, one after the other; only those whose method's name has `part` in it."""
+    """Draws faults and applies them, one after the other; only those whose method's name has `part`
+    in it.
+    """
 
     mesh: ChaosMesh
     chance: random.Random
@@ -40,7 +45,9 @@ class Faults:
     episodes: list[Episode] = field(default_factory=list)
 
     async def run(self, seconds: float) -> None:
-        """Faults with quiet between them, for so long. Each cycle meets every kind once, in a random order."""
+        """Faults with quiet between them, for so long. Each cycle meets every kind once, in a
+        random order.
+        """
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         kinds = [kind for kind in self._kinds() if self.part in kind.__name__]
@@ -57,17 +64,39 @@ class Faults:
 
     def _kinds(self) -> tuple[Callable[[], Awaitable[str]], ...]:
         return (
-            self._reset_database, self._reset_redis, self._reset_everything, self._finish_links, self._finish_some_connections, self._freeze_link,
-            self._refuse_link, self._flap, self._kill, self._kill_for_long, self._kill_several, self._freeze_process, self._roll, self._step_clock,
-            self._kill_mariadb, self._freeze_mariadb, self._read_only_mariadb, self._kill_database_sessions,
-            self._kill_redis, self._freeze_redis, self._flush_redis, self._lose_consumer_group, self._kill_redis_clients, self._demote_redis,
+            self._reset_database,
+            self._reset_redis,
+            self._reset_everything,
+            self._finish_links,
+            self._finish_some_connections,
+            self._freeze_link,
+            self._refuse_link,
+            self._flap,
+            self._kill,
+            self._kill_for_long,
+            self._kill_several,
+            self._freeze_process,
+            self._roll,
+            self._step_clock,
+            self._kill_mariadb,
+            self._freeze_mariadb,
+            self._read_only_mariadb,
+            self._kill_database_sessions,
+            self._kill_redis,
+            self._freeze_redis,
+            self._flush_redis,
+            self._lose_consumer_group,
+            self._kill_redis_clients,
+            self._demote_redis,
         )
 
     def _draws_of_one_fault(self) -> random.Random:
-        """For draws whose number depends on the moment: they must not change the faults that come later."""
+        """For draws whose number depends on the moment: they must not change the faults that come
+        later.
+        """
         return random.Random(self.chance.random())
 
-    # --- links --------------------------------------------------------------------------------------------------------------------------------
+    # --- links ------------------------------------------------------------------------------------
 
     def _links(self, prefix: str = "") -> list[Link]:
         return [link for name, link in sorted(self.mesh.links.items()) if name.startswith(prefix)]
@@ -95,7 +124,9 @@ class Faults:
         return f"FIN to {', '.join(link.name for link in chosen)}"
 
     async def _finish_some_connections(self) -> str:
-        """FIN while calls are under way, so that some meet a transaction or a commit, on half of the connections, so that a pool has both kinds."""
+        """FIN while calls are under way, so that some meet a transaction or a commit, on half of
+        the connections, so that a pool has both kinds.
+        """
         chosen = self.chance.choice(("db of", "redis of"))
         times = self.chance.randint(10, 25)
         coin = self._draws_of_one_fault()
@@ -126,7 +157,9 @@ class Faults:
         return f"{link.name} refused for {seconds:.1f} s"
 
     async def _flap(self) -> str:
-        """Resets while calls are under way, so that some meet a transaction, a commit or a connection that is being opened."""
+        """Resets while calls are under way, so that some meet a transaction, a commit or a
+        connection that is being opened.
+        """
         chosen = self.chance.choice(("db of", "redis of", "grpc to", "channel", "callbacks"))
         for _ in range(25):
             for link in self._links(chosen):
@@ -134,7 +167,7 @@ class Faults:
             await asyncio.sleep(self.chance.uniform(0.02, 0.3))
         return f"25 times RST on '{chosen}'"
 
-    # --- processes ----------------------------------------------------------------------------------------------------------------------------
+    # --- processes --------------------------------------------------------------------------------
 
     def _victim(self) -> str:
         return self.chance.choice([*self.mesh.servers, "gateway", "sandbox"])
@@ -159,7 +192,9 @@ class Faults:
         return f"kill -9 {name}, back after {seconds:.1f} s"
 
     async def _kill_several(self) -> str:
-        names = self.chance.sample(self.mesh.servers, self.chance.randint(2, len(self.mesh.servers)))
+        names = self.chance.sample(
+            self.mesh.servers, self.chance.randint(2, len(self.mesh.servers))
+        )
         for name in names:
             self.mesh.running[name].kill()
         await self._restart(*names)
@@ -177,12 +212,17 @@ class Faults:
         return f"{name} frozen for {seconds:.1f} s"
 
     async def _roll(self) -> str:
-        """A rolling restart: each server ends by SIGTERM and comes back before the next one goes."""
+        """A rolling restart: each server ends by SIGTERM and comes back before the next one
+        goes.
+        """
         for name in self.mesh.servers:
             process = self.mesh.running[name]
             process.signal(signal.SIGTERM)
             await until(lambda process=process: process.returncode is not None, f"end of {name}")
-            assert process.returncode == 0, f"{name} was asked to stop and ended with {process.returncode}\n{process.log_tail()}"
+            assert process.returncode == 0, (
+                f"{name} was asked to stop and ended with "
+                f"{process.returncode}\n{process.log_tail()}"
+            )
             await self._restart(name)
         return "rolling restart"
 
@@ -194,7 +234,7 @@ class Faults:
         await self.mesh.set_clock(name, 0)
         return f"clock of {name} {ahead:+.0f} s"
 
-    # --- servers ------------------------------------------------------------------------------------------------------------------------------
+    # --- servers ----------------------------------------------------------------------------------
 
     async def _kill_mariadb(self) -> str:
         seconds = self.chance.uniform(0, 2)
@@ -223,7 +263,9 @@ class Faults:
         return f"MariaDB read-only for {seconds:.1f} s"
 
     async def _kill_database_sessions(self) -> str:
-        """As an operator or a failing proxy does: some sessions end in the middle of whatever they do, the others go on."""
+        """As an operator or a failing proxy does: some sessions end in the middle of whatever they
+        do, the others go on.
+        """
         times, share = self.chance.randint(5, 15), self.chance.uniform(0.2, 0.8)
         coin = self._draws_of_one_fault()
         killed = 0
@@ -235,7 +277,9 @@ class Faults:
     def _kill_sessions(self, is_chosen: Callable[[], bool]) -> int:
         killed = 0
         with self._administrator() as cursor:
-            cursor.execute("SHOW PROCESSLIST")  # information_schema.processlist may crash MariaDB 10.11 while connections go, see tests.servers
+            # information_schema.processlist may crash MariaDB 10.11 while connections go, see
+            # tests.servers
+            cursor.execute("SHOW PROCESSLIST")
             for session, user, *_ in cursor.fetchall():
                 if user == DATABASE_USER and is_chosen():
                     with contextlib.suppress(pymysql.err.Error):  # it went by itself
@@ -244,13 +288,17 @@ class Faults:
         return killed
 
     def _administer(self, statement: str) -> None:
-        """Never in the thread of the links: a lock that the statement waits for may be held by a session whose next word is on its way there."""
+        """Never in the thread of the links: a lock that the statement waits for may be held by a
+        session whose next word is on its way there.
+        """
         with self._administrator() as cursor:
             cursor.execute(statement)
 
     @contextlib.contextmanager
     def _administrator(self) -> Iterator[pymysql.cursors.Cursor]:
-        with pymysql.connect(unix_socket=str(self.mesh.mariadb.folder / "socket"), user="root", read_timeout=30) as connection:
+        with pymysql.connect(
+            unix_socket=str(self.mesh.mariadb.folder / "socket"), user="root", read_timeout=30
+        ) as connection:
             yield connection.cursor()
 
     async def _kill_redis(self) -> str:
@@ -293,13 +341,16 @@ class Faults:
         return f"{killed} connections of Redis killed, {kinds.count('normal')} times normal, {kinds.count('pubsub')} times pubsub"
 
     async def _demote_redis(self) -> str:
-        """A failover that leaves the old primary alive: it refuses writes and keeps its connections, and some clients still go there for a while.
-        What it took between the two commands is lost. From then on both have changed places."""
+        """A failover that leaves the old primary alive: it refuses writes and keeps its
+        connections, and some clients still go there for a while. What it took between the two
+        commands is lost. From then on both have changed places."""
         old, new = self.mesh.redis, self.mesh.redis_replica
         both, links = self.chance.uniform(0, 0.3), self._links("redis of")
         moves = sorted((self.chance.uniform(0, 3), link.name) for link in links)
         with _client(new) as client:
-            await until(lambda: client.info("replication")["master_link_status"] == "up", "replica of Redis")
+            await until(
+                lambda: client.info("replication")["master_link_status"] == "up", "replica of Redis"
+            )
             client.replicaof("NO", "ONE")
         await asyncio.sleep(both)
         old.follow(new)

@@ -16,7 +16,8 @@ class Link:
     """Forwards a loopback port to another one.
 
     Attributes:
-        target_port: where new connections go; another one leaves the old connections where they are, as a failover does.
+        target_port: where new connections go; another one leaves the old connections where they
+            are, as a failover does.
     """
 
     def __init__(self, name: str, target_port: int) -> None:
@@ -24,7 +25,8 @@ class Link:
         self.port = 0
         self.target_port = target_port
         self._server: asyncio.Server | None = None
-        self._connections: dict[asyncio.StreamWriter, asyncio.StreamWriter | None] = {}  # to the client: to the target, as soon as there is one
+        # to the client: to the target, as soon as there is one
+        self._connections: dict[asyncio.StreamWriter, asyncio.StreamWriter | None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._flows = asyncio.Event()
         self._flows.set()
@@ -44,7 +46,9 @@ class Link:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def reset(self) -> None:
-        """Every connection gets a TCP RST, in both directions; nothing that was on its way arrives."""
+        """Every connection gets a TCP RST, in both directions; nothing that was on its way
+        arrives.
+        """
         for client, target in list(self._connections.items()):
             _reset(client)
             if target is not None:
@@ -59,7 +63,9 @@ class Link:
                     target.close()
 
     def freeze(self) -> None:
-        """From now on nothing passes and nobody is told: connections are half-open, new ones are taken and hang."""
+        """From now on nothing passes and nobody is told: connections are half-open, new ones are
+        taken and hang.
+        """
         self._flows.clear()
 
     def thaw(self) -> None:
@@ -90,10 +96,14 @@ class Link:
             if self._refuses:
                 _reset(writer)
                 return
-            target_reader, target_writer = await asyncio.open_connection("127.0.0.1", self.target_port)
+            target_reader, target_writer = await asyncio.open_connection(
+                "127.0.0.1", self.target_port
+            )
             self._connections[writer] = target_writer
             try:
-                await asyncio.gather(self._pump(reader, target_writer), self._pump(target_reader, writer))
+                await asyncio.gather(
+                    self._pump(reader, target_writer), self._pump(target_reader, writer)
+                )
             finally:
                 target_writer.transport.abort()
         finally:

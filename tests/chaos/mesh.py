@@ -1,5 +1,6 @@
-"""The mesh of the chaos run: two payment_rpc, two order_rpc, one seckill_rpc, sandbox and gateway as processes, with a MariaDB of their own,
-a Redis with a replica, and a link before everything that they call."""
+"""The mesh of the chaos run: two payment_rpc, two order_rpc, one seckill_rpc, sandbox and gateway
+as processes, with a MariaDB of their own, a Redis with a replica, and a link before everything that
+they call."""
 
 from __future__ import annotations
 
@@ -27,9 +28,14 @@ REPLICAS = {"payment_rpc": 2, "order_rpc": 2}
 START_SECONDS_MAX = 60.0
 # Real times, scaled down, so that nothing waits for longer than the run.
 TIMES = {
-    "PAYMENT_RPC_ATTEMPT_LEASE_SECONDS": "6", "PAYMENT_RPC_CHANNEL_TIMEOUT_SECONDS": "4", "PAYMENT_RPC_SCAN_INTERVAL_SECONDS": "0.5",
-    "ORDER_RPC_SCAN_INTERVAL_SECONDS": "0.5", "SECKILL_RPC_SCAN_INTERVAL_SECONDS": "0.5", "SECKILL_RPC_RESULT_GRACE_SECONDS": "5",
-    "SANDBOX_SLOW_SECONDS": "3", "ORDER_RPC_PAYMENT_WINDOW_MINUTES": "600",
+    "PAYMENT_RPC_ATTEMPT_LEASE_SECONDS": "6",
+    "PAYMENT_RPC_CHANNEL_TIMEOUT_SECONDS": "4",
+    "PAYMENT_RPC_SCAN_INTERVAL_SECONDS": "0.5",
+    "ORDER_RPC_SCAN_INTERVAL_SECONDS": "0.5",
+    "SECKILL_RPC_SCAN_INTERVAL_SECONDS": "0.5",
+    "SECKILL_RPC_RESULT_GRACE_SECONDS": "5",
+    "SANDBOX_SLOW_SECONDS": "3",
+    "ORDER_RPC_PAYMENT_WINDOW_MINUTES": "600",
 }
 _UNFINISHED_SALES = {
     "outbox": "SELECT tag, state, last_error FROM outbox WHERE state <> 'DONE'",
@@ -45,23 +51,46 @@ class ChaosMesh(MeshProcesses):
         redis_replica: follows it until a fault promotes it.
     """
 
-    def __init__(self, folder: Path, processes: Processes, *, mariadb: MariaDB, redis: Redis, redis_replica: Redis) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        processes: Processes,
+        *,
+        mariadb: MariaDB,
+        redis: Redis,
+        redis_replica: Redis,
+    ) -> None:
         self.mariadb = mariadb
         self.redis = redis
         self.redis_replica = redis_replica
         self.links: dict[str, Link] = {}
-        urls = {f"{service.upper()}_DATABASE_URL": mariadb.create_database() for service in SERVICES}
-        super().__init__(folder, processes, replicas=REPLICAS, env={
-            "PAYMESH_ENVIRONMENT": "test", "PAYMESH_REDIS_URL": redis.url, **TIMES, **urls})
+        urls = {
+            f"{service.upper()}_DATABASE_URL": mariadb.create_database() for service in SERVICES
+        }
+        super().__init__(
+            folder,
+            processes,
+            replicas=REPLICAS,
+            env={"PAYMESH_ENVIRONMENT": "test", "PAYMESH_REDIS_URL": redis.url, **TIMES, **urls},
+        )
         self.servers = tuple(name for name in self.names if name.partition("-")[0] in SERVICES)
 
     def link_targets(self) -> dict[str, int]:
-        """What a link stands before: the database and the Redis of each service, each server, the channel, and the channel's way back."""
+        """What a link stands before: the database and the Redis of each service, each server, the
+        channel, and the channel's way back.
+        """
         running = self.plan.running
-        targets = {f"{kind} of {name}": port for name in self.servers for kind, port in (("db", self.mariadb.port), ("redis", self.redis.port))}
+        targets = {
+            f"{kind} of {name}": port
+            for name in self.servers
+            for kind, port in (("db", self.mariadb.port), ("redis", self.redis.port))
+        }
         for service in SERVICES:
             targets |= {f"grpc to {address}": _port(address) for address in running.grpc[service]}
-        return targets | {"channel": _port(running.urls["sandbox"]), "callbacks": _port(running.urls["gateway"])}
+        return targets | {
+            "channel": _port(running.urls["sandbox"]),
+            "callbacks": _port(running.urls["gateway"]),
+        }
 
     def launch(self, name: str) -> Process:
         """Starts one process behind its links; does not wait."""
@@ -70,7 +99,11 @@ class ChaosMesh(MeshProcesses):
         command: tuple[str, ...] = plan.command
         if name in self.servers:
             command = (sys.executable, "-m", clocked.__name__, service)
-        self.running[name] = self._processes.command(*command, env={**self._given, **plan.env, **self._through_links(name, service)}, name=name)
+        self.running[name] = self._processes.command(
+            *command,
+            env={**self._given, **plan.env, **self._through_links(name, service)},
+            name=name,
+        )
         return self.running[name]
 
     async def wait_well(self, *names: str) -> None:
@@ -80,19 +113,31 @@ class ChaosMesh(MeshProcesses):
             AssertionError: one has ended, or does not answer within START_SECONDS_MAX.
         """
         for name in names:
-            await until(lambda name=name: self._is_well(name), f"health of {name}", seconds=START_SECONDS_MAX)
+            await until(
+                lambda name=name: self._is_well(name),
+                f"health of {name}",
+                seconds=START_SECONDS_MAX,
+            )
 
     def check_servers(self, fault: str) -> None:
-        """Checks that no server crashed of a fault that should have left it alive, or did not come back."""
+        """Checks that no server crashed of a fault that should have left it alive, or did not come
+        back.
+        """
         for process in (self.mariadb.process, self.redis.process, self.redis_replica.process):
-            assert process.returncode is None, f"{process.name} ended with {process.returncode} during '{fault}'\n{process.log_tail()}"
+            assert process.returncode is None, (
+                f"{process.name} ended with {process.returncode} during "
+                f"'{fault}'\n{process.log_tail()}"
+            )
 
     async def set_clock(self, name: str, ahead_seconds: float) -> None:
         """Sets the clock of one process to so many seconds ahead of the machine's."""
         file = self._clock_file(name)
         file.write_text(str(ahead_seconds))
         self.running[name].signal(signal.SIGUSR2)
-        await until(lambda: not file.exists() or self.running[name].returncode is not None, f"clock of {name}")
+        await until(
+            lambda: not file.exists() or self.running[name].returncode is not None,
+            f"clock of {name}",
+        )
 
     def issue(self, subject: str, *roles: str) -> str:
         """A user token."""
@@ -105,7 +150,10 @@ class ChaosMesh(MeshProcesses):
             engine = create_engine(_blocking(url))
             with engine.connect() as connection:
                 for kind, query in UNFINISHED.get(service, _UNFINISHED_SALES).items():
-                    found += [f"{service}: {kind} {' '.join(map(str, row))}" for row in connection.execute(text(query))]
+                    found += [
+                        f"{service}: {kind} {' '.join(map(str, row))}"
+                        for row in connection.execute(text(query))
+                    ]
             engine.dispose()
         return found
 
@@ -113,33 +161,55 @@ class ChaosMesh(MeshProcesses):
         """Attempt id -> order id, of payments that pay an order."""
         engine = create_engine(_blocking(self.plan.database_urls["payment_rpc"]))
         with engine.connect() as connection:
-            rows = connection.execute(text("SELECT attempt_id, order_id FROM attempt JOIN payment USING (payment_id)"))
+            rows = connection.execute(
+                text("SELECT attempt_id, order_id FROM attempt JOIN payment USING (payment_id)")
+            )
             found = {row.attempt_id: row.order_id for row in rows if row.order_id}
         engine.dispose()
         return found
 
     def audit(self) -> str:
         """What `paymesh audit --strict` complains of; empty when everything holds."""
-        command = [sys.executable, "-m", "mesh.cli", "audit", "--strict", "--var-dir", str(self.installation.var_dir),
-                   "--sandbox-url", self.plan.running.urls["sandbox"], "--sandbox-key-file", str(self.installation.secret_file("sandbox_api"))]
-        env = {**os.environ, **FREE_PORTS, **self._given, "PAYMESH_REDIS_URL": self.redis.url}  # the primary of today
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
+        command = [
+            sys.executable,
+            "-m",
+            "mesh.cli",
+            "audit",
+            "--strict",
+            "--var-dir",
+            str(self.installation.var_dir),
+            "--sandbox-url",
+            self.plan.running.urls["sandbox"],
+            "--sandbox-key-file",
+            str(self.installation.secret_file("sandbox_api")),
+        ]
+        # the primary of today
+        env = {**os.environ, **FREE_PORTS, **self._given, "PAYMESH_REDIS_URL": self.redis.url}
+        done = subprocess.run(
+            command, env=env, capture_output=True, text=True, timeout=300, check=False
+        )
         return "" if done.returncode == 0 else done.stdout + done.stderr
 
     def _through_links(self, name: str, service: str) -> dict[str, str]:
         """The addresses of everything that a process calls, as those of the links."""
-        targets = {called: [f"127.0.0.1:{self.links[f'grpc to {address}'].port}" for address in addresses]
-                   for called, addresses in self.plan.running.grpc.items()}
+        targets = {
+            called: [f"127.0.0.1:{self.links[f'grpc to {address}'].port}" for address in addresses]
+            for called, addresses in self.plan.running.grpc.items()
+        }
         env = {"PAYMESH_STATIC_TARGETS": json.dumps(targets)}
         if name in self.servers:
             url = self.plan.database_urls[service]
-            env[f"{service.upper()}_DATABASE_URL"] = url.replace(f":{self.mariadb.port}/", f":{self.links[f'db of {name}'].port}/")
+            env[f"{service.upper()}_DATABASE_URL"] = url.replace(
+                f":{self.mariadb.port}/", f":{self.links[f'db of {name}'].port}/"
+            )
             env["PAYMESH_REDIS_URL"] = f"redis://127.0.0.1:{self.links[f'redis of {name}'].port}/0"
             env[clocked.FILE] = str(self._clock_file(name))
         if service == "payment_rpc":
             env["PAYMENT_RPC_SANDBOX_URL"] = f"http://127.0.0.1:{self.links['channel'].port}"
         if service == "sandbox":
-            env["SANDBOX_CALLBACK_URL"] = f"http://127.0.0.1:{self.links['callbacks'].port}/api/v1/callbacks/sandbox"
+            env["SANDBOX_CALLBACK_URL"] = (
+                f"http://127.0.0.1:{self.links['callbacks'].port}/api/v1/callbacks/sandbox"
+            )
         return env
 
     def _clock_file(self, name: str) -> Path:
@@ -147,12 +217,17 @@ class ChaosMesh(MeshProcesses):
 
     async def _is_well(self, name: str) -> bool:
         process = self.running[name]
-        assert process.returncode is None, f"{name} ended with {process.returncode}\n{process.log_tail()}"
+        assert process.returncode is None, (
+            f"{name} ended with {process.returncode}\n{process.log_tail()}"
+        )
         return await self._plans[name].probe() == ""
 
 
-async def until(condition: Callable[[], Any], what: str, *, seconds: float = 30.0, pause_seconds: float = 0.1) -> Any:
-    """Asks until the answer is true, while everything else goes on, and returns it. `condition` may be a coroutine function.
+async def until(
+    condition: Callable[[], Any], what: str, *, seconds: float = 30.0, pause_seconds: float = 0.1
+) -> Any:
+    """Asks until the answer is true, while everything else goes on, and returns it. `condition` may
+    be a coroutine function.
 
     Raises:
         AssertionError: not within `seconds`.
@@ -167,12 +242,6 @@ async def until(condition: Callable[[], Any], what: str, *, seconds: float = 30.
             return answer
         assert loop.time() < deadline, f"no {what} within {seconds} s"
         await asyncio.sleep(pause_seconds)
-
-
-
-
-
-
 
 
 def _blocking(url: str) -> str:

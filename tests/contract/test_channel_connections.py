@@ -1,4 +1,6 @@
-"""The adapter's own HTTP: connections are shared, closed at the first doubt, and no answer is ever taken for another request's."""
+"""The adapter's own HTTP: connections are shared, closed at the first doubt, and no answer is ever
+taken for another request's.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +19,28 @@ from payment_rpc.channels import ChannelStatus, connections
 from payment_rpc.channels.connections import Connections, NotSent
 from payment_rpc.channels.sandbox import SandboxChannel
 from tests.processes import free_port
-from tests.sandbox_server import API_KEY, CALLBACK_SECRET, adapter_to, charge, http_answer, raw_server, running_sandbox, swallow, transaction
+from tests.sandbox_server import (
+    API_KEY,
+    CALLBACK_SECRET,
+    adapter_to,
+    charge,
+    http_answer,
+    raw_server,
+    running_sandbox,
+    swallow,
+    transaction,
+)
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-KEPT_OPEN = f"HTTP/1.1 200 OK\r\ncontent-length: {len(transaction())}\r\n\r\n".encode() + transaction()
+KEPT_OPEN = (
+    f"HTTP/1.1 200 OK\r\ncontent-length: {len(transaction())}\r\n\r\n".encode() + transaction()
+)
 
 
 class Counted:
-    """A server that counts its connections and answers each request with the next of `answers`, at last with a capture."""
+    """A server that counts its connections and answers each request with the next of `answers`, at
+    last with a capture.
+    """
 
     def __init__(self, *answers: bytes) -> None:
         self.answers = list(answers)
@@ -51,7 +67,9 @@ async def test_calls_one_after_another_share_one_connection() -> None:
         for _ in range(10):
             assert (await charge(channel)).status is ChannelStatus.CAPTURED
         assert server.connections == 1
-        assert {fact.status for fact in await asyncio.gather(*(charge(channel) for _ in range(10)))} == {ChannelStatus.CAPTURED}
+        assert {
+            fact.status for fact in await asyncio.gather(*(charge(channel) for _ in range(10)))
+        } == {ChannelStatus.CAPTURED}
         assert 1 < server.connections <= 10
         await channel.aclose()
 
@@ -67,7 +85,9 @@ async def test_a_call_that_finds_no_free_connection_was_not_sent() -> None:
         await writer.drain()
 
     async with raw_server(hang) as url:
-        channel = SandboxChannel(base_url=url, api_key=API_KEY, callback_secret=CALLBACK_SECRET, connections_max=1)
+        channel = SandboxChannel(
+            base_url=url, api_key=API_KEY, callback_secret=CALLBACK_SECRET, connections_max=1
+        )
         first = asyncio.create_task(charge(channel))
         await arrived.wait()
         assert (await charge(channel, timeout_seconds=1)).status is ChannelStatus.NOT_SENT
@@ -77,11 +97,14 @@ async def test_a_call_that_finds_no_free_connection_was_not_sent() -> None:
         await channel.aclose()
 
 
-@pytest.mark.parametrize("first", [
-    KEPT_OPEN + http_answer(transaction(amount="0.01")),  # two answers to one request
-    http_answer(transaction()),                           # `connection: close`
-    b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nnot what we asked for",
-])
+@pytest.mark.parametrize(
+    "first",
+    [
+        KEPT_OPEN + http_answer(transaction(amount="0.01")),  # two answers to one request
+        http_answer(transaction()),  # `connection: close`
+        b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nnot what we asked for",
+    ],
+)
 async def test_a_connection_that_said_too_much_is_not_used_again(first: bytes) -> None:
     server = Counted(first)
     async with raw_server(server.serve) as url:
@@ -177,7 +200,9 @@ async def test_a_connection_that_the_channel_closed_is_opened_again() -> None:
         await pool.aclose()
 
 
-async def test_a_connection_that_was_idle_for_long_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_connection_that_was_idle_for_long_is_not_trusted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(connections, "_KEEPALIVE_SECONDS", -1)
     server = Counted()
     async with raw_server(server.serve) as url:
@@ -188,7 +213,9 @@ async def test_a_connection_that_was_idle_for_long_is_not_trusted(monkeypatch: p
         await channel.aclose()
 
 
-async def test_tls_is_spoken_to_a_channel_whose_certificate_we_trust_and_to_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_tls_is_spoken_to_a_channel_whose_certificate_we_trust_and_to_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     authority = CertificateAuthority(tmp_path, clock=SystemClock())
     authority.ensure()
     files = authority.issue("sandbox")
@@ -218,19 +245,44 @@ def test_it_works_on_the_loop_of_production_too(tmp_path: Path) -> None:
         writer.transport.abort()
 
     async def purchase() -> list[ChannelStatus]:
-        async with running_sandbox(tmp_path) as running, raw_server(reset) as broken, raw_server(Counted(*[b"garbage"] * 3).serve) as garbage:
+        async with (
+            running_sandbox(tmp_path) as running,
+            raw_server(reset) as broken,
+            raw_server(Counted(*[b"garbage"] * 3).serve) as garbage,
+        ):
             facts = []
-            for url in (running.base_url, running.base_url, broken, garbage, f"http://127.0.0.1:{free_port()}"):
+            for url in (
+                running.base_url,
+                running.base_url,
+                broken,
+                garbage,
+                f"http://127.0.0.1:{free_port()}",
+            ):
                 channel = adapter_to(url)
                 facts += await asyncio.gather(*(charge(channel) for _ in range(3)))
                 await channel.aclose()
             return [fact.status for fact in facts]
 
-    captured, unknown, not_sent = ChannelStatus.CAPTURED, ChannelStatus.UNKNOWN, ChannelStatus.NOT_SENT
+    captured, unknown, not_sent = (
+        ChannelStatus.CAPTURED,
+        ChannelStatus.UNKNOWN,
+        ChannelStatus.NOT_SENT,
+    )
     assert uvloop.run(purchase()) == [*[captured] * 6, *[unknown] * 6, *[not_sent] * 3]
 
 
-@pytest.mark.parametrize("base_url", ["", "127.0.0.1:8090", "ftp://x", "http://", "http://user:secret@host", "http://host/?a=1", "http://host:port"])
+@pytest.mark.parametrize(
+    "base_url",
+    [
+        "",
+        "127.0.0.1:8090",
+        "ftp://x",
+        "http://",
+        "http://user:secret@host",
+        "http://host/?a=1",
+        "http://host:port",
+    ],
+)
 def test_only_a_base_url_is_one(base_url: str) -> None:
     with pytest.raises(ValueError, match=r"base URL|Port|port"):
         Connections(base_url, headers={})

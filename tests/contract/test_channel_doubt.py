@@ -1,4 +1,6 @@
-"""The adapter against servers that misbehave: what is not proven is UNKNOWN, and nothing is raised."""
+"""The adapter against servers that misbehave: what is not proven is UNKNOWN, and nothing is
+raised.
+"""
 
 from __future__ import annotations
 
@@ -50,32 +52,64 @@ async def channel(running: RunningSandbox) -> AsyncIterator[SandboxChannel]:
     await adapter.aclose()
 
 
-async def assert_facts(base_url: str, clock: FakeClock, *, opening: ChannelStatus, timeout_seconds: float = PATIENCE) -> None:
-    """What each call makes of a server: charge and checkout `opening`, query and close UNKNOWN, sign a refusal; nothing else raised."""
+async def assert_facts(
+    base_url: str, clock: FakeClock, *, opening: ChannelStatus, timeout_seconds: float = PATIENCE
+) -> None:
+    """What each call makes of a server: charge and checkout `opening`, query and close UNKNOWN,
+    sign a refusal; nothing else raised.
+    """
     channel = adapter_to(base_url)
     try:
         expires_at = clock.now() + timedelta(minutes=30)
         facts = [
-            await channel.charge(attempt_id="ATT1", amount=PRICE, card=card(), expires_at=expires_at, timeout_seconds=timeout_seconds),
-            await channel.checkout(attempt_id="ATT1", amount=PRICE, subject="x", return_url="", expires_at=expires_at,
-                                   timeout_seconds=timeout_seconds),
+            await channel.charge(
+                attempt_id="ATT1",
+                amount=PRICE,
+                card=card(),
+                expires_at=expires_at,
+                timeout_seconds=timeout_seconds,
+            ),
+            await channel.checkout(
+                attempt_id="ATT1",
+                amount=PRICE,
+                subject="x",
+                return_url="",
+                expires_at=expires_at,
+                timeout_seconds=timeout_seconds,
+            ),
             await channel.query("ATT1", timeout_seconds=timeout_seconds),
             await channel.close("ATT1", timeout_seconds=timeout_seconds),
         ]
         with pytest.raises(ChannelUnavailable):
-            await channel.sign(attempt_id="ATT1", callback_status="SUCCESS", timeout_seconds=timeout_seconds, **VECTOR)
+            await channel.sign(
+                attempt_id="ATT1",
+                callback_status="SUCCESS",
+                timeout_seconds=timeout_seconds,
+                **VECTOR,
+            )
     finally:
         await channel.aclose()
-    assert [fact.status for fact in facts] == [opening, opening, ChannelStatus.UNKNOWN, ChannelStatus.UNKNOWN]
-    assert all(fact.attempt_id == "ATT1" and fact.amount is None and fact.trade_no == "" for fact in facts)
-    assert [fact.reason for fact in facts[:2]] == ["CHANNEL_UNAVAILABLE" if opening is ChannelStatus.NOT_SENT else ""] * 2
+    assert [fact.status for fact in facts] == [
+        opening,
+        opening,
+        ChannelStatus.UNKNOWN,
+        ChannelStatus.UNKNOWN,
+    ]
+    assert all(
+        fact.attempt_id == "ATT1" and fact.amount is None and fact.trade_no == "" for fact in facts
+    )
+    assert [fact.reason for fact in facts[:2]] == [
+        "CHANNEL_UNAVAILABLE" if opening is ChannelStatus.NOT_SENT else ""
+    ] * 2
 
 
 async def test_a_refused_connection_proves_that_nothing_was_sent(clock: FakeClock) -> None:
     await assert_facts(f"http://127.0.0.1:{free_port()}", clock, opening=ChannelStatus.NOT_SENT)
 
 
-async def test_a_name_that_does_not_resolve_proves_that_nothing_was_sent(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_name_that_does_not_resolve_proves_that_nothing_was_sent(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: object, **__: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
@@ -93,17 +127,26 @@ async def test_a_failed_tls_handshake_proves_that_nothing_was_sent(clock: FakeCl
         await assert_facts(url.replace("http:", "https:"), clock, opening=ChannelStatus.NOT_SENT)
 
 
-async def test_a_host_that_takes_no_connection_proves_that_nothing_was_sent(clock: FakeClock) -> None:
+async def test_a_host_that_takes_no_connection_proves_that_nothing_was_sent(
+    clock: FakeClock,
+) -> None:
     with socket.socket() as full, socket.socket() as first, socket.socket() as second:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
         for client in (first, second):  # the queue is full: whoever knocks now is not heard
             client.setblocking(False)
             client.connect_ex(full.getsockname())
-        await assert_facts(f"http://127.0.0.1:{full.getsockname()[1]}", clock, opening=ChannelStatus.NOT_SENT, timeout_seconds=0.6)
+        await assert_facts(
+            f"http://127.0.0.1:{full.getsockname()[1]}",
+            clock,
+            opening=ChannelStatus.NOT_SENT,
+            timeout_seconds=0.6,
+        )
 
 
-async def test_no_time_left_means_nothing_was_sent(running: RunningSandbox, clock: FakeClock) -> None:
+async def test_no_time_left_means_nothing_was_sent(
+    running: RunningSandbox, clock: FakeClock
+) -> None:
     await assert_facts(running.base_url, clock, opening=ChannelStatus.NOT_SENT, timeout_seconds=0)
     assert (await running.listed())["transactions"] == []
 
@@ -154,14 +197,17 @@ GARBAGE = {
     "status 502": http_answer(b"<h1>Bad Gateway</h1>", status="502 Bad Gateway"),
     "status 201": http_answer(transaction(), status="201 Created"),
     "status 204": b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n",
-    "status 101": b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n" + transaction(),
+    "status 101": b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n"
+    + transaction(),
     "status 100 and the end": b"HTTP/1.1 100 Continue\r\n\r\n",
     "an answer of unknown length": b"HTTP/1.1 200 OK\r\n\r\n" + transaction(),
     "status 302": http_answer(b"", status="302 Found", headers="location: http://127.0.0.1:1/\r\n"),
     "a 401 of somebody else": http_answer(b"<h1>proxy login</h1>", status="401 Unauthorized"),
     "a 400 of somebody else": http_answer(b'{"detail":"no"}', status="400 Bad Request"),
     "a 404 of somebody else": http_answer(b"404 page not found", status="404 Not Found"),
-    "a conflict": http_answer(b'{"error":{"code":"conflict_x","message":""}}', status="409 Conflict"),
+    "a conflict": http_answer(
+        b'{"error":{"code":"conflict_x","message":""}}', status="409 Conflict"
+    ),
     "another attempt": http_answer(transaction(attempt_id="ATT2")),
     "no attempt": http_answer(transaction(attempt_id=None)),
     "an unknown status": http_answer(transaction(status="PAID")),
@@ -176,12 +222,16 @@ GARBAGE = {
     "too many digits": http_answer(transaction(amount="99.999")),
     "no trade number": http_answer(transaction(trade_no="")),
     "a trade number that does not fit": http_answer(transaction(trade_no="x" * 65)),
-    "a cashier address that is not one": http_answer(transaction(status="PENDING", cashier_url="javascript:alert(1)")),
+    "a cashier address that is not one": http_answer(
+        transaction(status="PENDING", cashier_url="javascript:alert(1)")
+    ),
 }
 
 
 @pytest.mark.parametrize("answer", GARBAGE.values(), ids=GARBAGE.keys())
-async def test_an_answer_that_cannot_be_believed_leaves_doubt(clock: FakeClock, answer: bytes) -> None:
+async def test_an_answer_that_cannot_be_believed_leaves_doubt(
+    clock: FakeClock, answer: bytes
+) -> None:
     async def garbage(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await swallow(reader)
         writer.write(answer)
@@ -204,7 +254,9 @@ async def test_another_amount_is_a_fact_and_not_hidden(clock: FakeClock) -> None
     assert (fact.status, fact.amount) == (ChannelStatus.CAPTURED, Money(1, "USD"))
 
 
-async def test_a_cancelled_charge_is_cancelled_and_keeps_the_doubt(running: RunningSandbox, channel: SandboxChannel) -> None:
+async def test_a_cancelled_charge_is_cancelled_and_keeps_the_doubt(
+    running: RunningSandbox, channel: SandboxChannel
+) -> None:
     task = asyncio.create_task(charge(channel))
     await asyncio.sleep(0)  # it has begun
     task.cancel()
@@ -214,7 +266,9 @@ async def test_a_cancelled_charge_is_cancelled_and_keeps_the_doubt(running: Runn
     assert settled.status in {ChannelStatus.CLOSED, ChannelStatus.CAPTURED}
 
 
-async def test_the_environment_does_not_choose_a_proxy(running: RunningSandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_environment_does_not_choose_a_proxy(
+    running: RunningSandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
     channel = running.channel()

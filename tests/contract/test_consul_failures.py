@@ -1,4 +1,6 @@
-"""What a real Consul agent does not do on demand, seen by those who watch: it refuses, hangs, loses its leader, lies. Callers must not notice."""
+"""What a real Consul agent does not do on demand, seen by those who watch: it refuses, hangs, loses
+its leader, lies. Callers must not notice.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,7 @@ def endpoints(*ports: int) -> frozenset[Endpoint]:
     return frozenset(Endpoint("127.0.0.1", port) for port in ports)
 
 
-# --- watching ----------------------------------------------------------------------------------------------------
+# --- watching -------------------------------------------------------------------------------------
 
 PRESENT = endpoints(7001, 7002)
 
@@ -81,8 +83,22 @@ async def recover(fake: FakeConsul) -> None:
     await fake.change(hangs=False, failure=None, hides=False, garbage=None)
 
 
-@pytest.mark.parametrize("fail", [refuse, hang, lose_leader, list_nothing, say_null, talk_html, talk_another_dialect, say_a_number])
-async def test_a_watch_keeps_its_last_good_set_while_consul_fails_and_follows_it_afterwards(fake, stage, fail):
+@pytest.mark.parametrize(
+    "fail",
+    [
+        refuse,
+        hang,
+        lose_leader,
+        list_nothing,
+        say_null,
+        talk_html,
+        talk_another_dialect,
+        say_a_number,
+    ],
+)
+async def test_a_watch_keeps_its_last_good_set_while_consul_fails_and_follows_it_afterwards(
+    fake, stage, fail
+):
     await fake.replace("order_rpc", "127.0.0.1:7001", "127.0.0.1:7002")
     patience = 1 if fail is hang else 10  # a busy machine answers late
     watch = stage.discovery(fake, wait_seconds=0.05, grace_seconds=patience).open_watch("order_rpc")
@@ -121,7 +137,9 @@ async def test_an_index_that_goes_back_starts_over(fake, stage):
     await fake.change(index=5)
     for _ in range(3):
         await watch.run_once()
-    asked = [request.query.get("index") for request in fake.matching(lambda request: request.is_query)]
+    asked = [
+        request.query.get("index") for request in fake.matching(lambda request: request.is_query)
+    ]
     assert asked == [None, "100", None, "5"]
 
 
@@ -131,11 +149,15 @@ async def test_an_index_of_zero_still_waits(fake, stage):
     watch = stage.discovery(fake, wait_seconds=0.05).open_watch("order_rpc")
     await watch.run_once()
     await watch.run_once()
-    assert [request.query.get("index") for request in fake.matching(lambda request: request.is_query)] == [None, "1"]
+    assert [
+        request.query.get("index") for request in fake.matching(lambda request: request.is_query)
+    ] == [None, "1"]
 
 
 async def test_after_a_failure_the_present_state_is_asked_for_at_once(fake, stage):
-    """A restarted Consul counts from below; a query that waits beyond its index would miss every change for as long as it waits."""
+    """A restarted Consul counts from below; a query that waits beyond its index would miss every
+    change for as long as it waits.
+    """
     await fake.replace("order_rpc", "127.0.0.1:7001")
     watch = stage.discovery(fake, wait_seconds=0.05).open_watch("order_rpc")
     await watch.run_once()
@@ -149,7 +171,12 @@ async def test_after_a_failure_the_present_state_is_asked_for_at_once(fake, stag
 async def test_a_query_asks_any_server_for_passing_replicas_and_waits(fake, stage):
     await heard(fake, stage, wait_seconds=55)
     await fake.received(lambda request: "index" in request.query)
-    assert fake.requests[-1].query == {"passing": "1", "stale": "", "index": str(fake.index), "wait": "55s"}
+    assert fake.requests[-1].query == {
+        "passing": "1",
+        "stale": "",
+        "index": str(fake.index),
+        "wait": "55s",
+    }
 
 
 async def test_an_answer_without_a_change_wakes_nobody(fake, stage):
@@ -181,7 +208,9 @@ async def test_an_answer_that_is_old_enough_to_be_right_is_believed(fake, stage)
     assert not watch.degraded
 
 
-async def test_too_old_an_answer_without_a_leader_does_not_replace_what_was_heard_before(fake, stage):
+async def test_too_old_an_answer_without_a_leader_does_not_replace_what_was_heard_before(
+    fake, stage
+):
     await fake.replace("order_rpc", "127.0.0.1:7001")
     watch = stage.discovery(fake, wait_seconds=0.05).open_watch("order_rpc")
     await watch.run_once()
@@ -209,8 +238,10 @@ async def test_too_old_an_answer_that_is_empty_does_not_replace_a_snapshot(fake,
 
 
 async def test_a_service_without_a_port_is_nobody_to_call(fake, stage):
-    await fake.change(garbage='[{"Node": {"Address": "127.0.0.1"}, "Service": {"Address": "", "Port": 0}},'
-                              ' {"Node": {"Address": "127.0.0.9"}, "Service": {"Address": "", "Port": 7001}}]')
+    await fake.change(
+        garbage='[{"Node": {"Address": "127.0.0.1"}, "Service": {"Address": "", "Port": 0}},'
+        ' {"Node": {"Address": "127.0.0.9"}, "Service": {"Address": "", "Port": 7001}}]'
+    )
     watch = stage.discovery(fake).open_watch("order_rpc")
     await watch.run_once()
     assert watch.current() == {Endpoint("127.0.0.9", 7001)}
@@ -227,8 +258,14 @@ async def test_an_agent_that_answers_at_once_is_not_asked_in_a_tight_loop(fake, 
 
 async def test_pauses_grow_while_consul_is_away_and_start_small_after_its_return(fake, stage):
     await fake.replace("order_rpc", "127.0.0.1:7001")
-    watch = stage.discovery(fake, backoff_seconds=1, backoff_max_seconds=5, pace_seconds=0.001, wait_seconds=0.01,
-                      jitter=lambda: 0.5).open_watch("order_rpc")
+    watch = stage.discovery(
+        fake,
+        backoff_seconds=1,
+        backoff_max_seconds=5,
+        pace_seconds=0.001,
+        wait_seconds=0.01,
+        jitter=lambda: 0.5,
+    ).open_watch("order_rpc")
     await fake.change(failure=NO_LEADER)
     assert [await watch.run_once() for _ in range(5)] == [0.75, 1.5, 3, 3.75, 3.75]
     await fake.change(failure=None)
@@ -237,7 +274,7 @@ async def test_pauses_grow_while_consul_is_away_and_start_small_after_its_return
     assert await watch.run_once() == 0.75
 
 
-# --- snapshots ---------------------------------------------------------------------------------------------------
+# --- snapshots ------------------------------------------------------------------------------------
 
 
 async def test_a_process_that_starts_while_consul_is_away_knows_the_last_good_set(fake, stage):
@@ -258,7 +295,18 @@ async def test_a_process_that_starts_while_consul_is_away_knows_the_last_good_se
     assert (restarted.current(), restarted.degraded) == (endpoints(7003), False)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"endpoints": 1}', b'{"endpoints": [1]}', b'{"endpoints": ["nowhere"]}', b"\xff"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"endpoints": 1}',
+        b'{"endpoints": [1]}',
+        b'{"endpoints": ["nowhere"]}',
+        b"\xff",
+    ],
+)
 async def test_a_snapshot_that_cannot_be_read_counts_as_none(fake, stage, tmp_path, content):
     (tmp_path / "order_rpc.json").write_bytes(content)
     watch = stage.discovery(fake, snapshot_folder=tmp_path).open_watch("order_rpc")
@@ -278,7 +326,9 @@ async def test_a_disk_that_refuses_costs_the_snapshot_alone(fake, stage, tmp_pat
 
 async def test_an_answer_without_a_change_writes_nothing(fake, stage, tmp_path):
     await fake.replace("order_rpc", "127.0.0.1:7001")
-    watch = stage.discovery(fake, snapshot_folder=tmp_path, wait_seconds=0.01).open_watch("order_rpc")
+    watch = stage.discovery(fake, snapshot_folder=tmp_path, wait_seconds=0.01).open_watch(
+        "order_rpc"
+    )
     await watch.run_once()
     (tmp_path / "order_rpc.json").unlink()
     await watch.run_once()
@@ -287,7 +337,9 @@ async def test_an_answer_without_a_change_writes_nothing(fake, stage, tmp_path):
 
 async def test_saving_leaves_one_file_for_each_service(fake, stage, tmp_path):
     await fake.replace("order_rpc", "127.0.0.1:7001")
-    watch = stage.discovery(fake, snapshot_folder=tmp_path, wait_seconds=0.01).open_watch("order_rpc")
+    watch = stage.discovery(fake, snapshot_folder=tmp_path, wait_seconds=0.01).open_watch(
+        "order_rpc"
+    )
     await watch.run_once()
     await fake.replace("order_rpc", "127.0.0.1:7002")
     await watch.run_once()

@@ -1,4 +1,6 @@
-"""What a real Consul agent does not do on demand, seen by those who register, and what every request to it has to carry."""
+"""What a real Consul agent does not do on demand, seen by those who register, and what every
+request to it has to carry.
+"""
 
 from __future__ import annotations
 
@@ -32,21 +34,26 @@ async def fake() -> AsyncIterator[FakeConsul]:
         yield running
 
 
-# --- registering -------------------------------------------------------------------------------------------------
+# --- registering ----------------------------------------------------------------------------------
 
 HERE = Endpoint("127.0.0.1", 9)
 
 
 async def register(registrar: ConsulRegistrar, endpoint: Endpoint = HERE) -> None:
-    await registrar.register(service="order_rpc", endpoint=endpoint, grpc_services=(GRPC_SERVICE,), meta=META, tls=True)
+    await registrar.register(
+        service="order_rpc", endpoint=endpoint, grpc_services=(GRPC_SERVICE,), meta=META, tls=True
+    )
 
 
-
-async def test_a_server_starts_while_consul_is_away_and_is_announced_when_it_comes_back(fake, stage):
+async def test_a_server_starts_while_consul_is_away_and_is_announced_when_it_comes_back(
+    fake, stage
+):
     await fake.stop()
     made = stage.registrar(fake, backoff_seconds=0.01, backoff_max_seconds=0.05)
     with pytest.raises(Unavailable):
-        await made.register(service="order_rpc", endpoint=HERE, grpc_services=(), meta=META, tls=False)
+        await made.register(
+            service="order_rpc", endpoint=HERE, grpc_services=(), meta=META, tls=False
+        )
     await fake.start()
     await fake.received(lambda request: request.is_registration)
 
@@ -59,7 +66,9 @@ async def test_a_consul_that_hangs_holds_no_server_up(fake, stage):
         await register(made)
     async with asyncio.timeout(2):  # far below the deadline of a request, 5 s
         await made.deregister()
-    assert not [task for task in asyncio.all_tasks() - before if task.get_name() == "consul-registrar"]
+    assert not [
+        task for task in asyncio.all_tasks() - before if task.get_name() == "consul-registrar"
+    ]
 
 
 async def test_a_withdrawal_that_fails_raises_nothing(fake, stage):
@@ -72,10 +81,13 @@ async def test_a_withdrawal_that_fails_raises_nothing(fake, stage):
 
 async def test_pauses_between_registrations_grow_while_consul_is_away(fake, stage):
     await fake.change(failure=NO_LEADER)
-    made = stage.registrar(fake, backoff_seconds=60, backoff_max_seconds=200, jitter=lambda: 0.0, reconcile_seconds=30)
+    made = stage.registrar(
+        fake, backoff_seconds=60, backoff_max_seconds=200, jitter=lambda: 0.0, reconcile_seconds=30
+    )
     with pytest.raises(Unavailable):
         await register(made)
-    await fake.received(lambda request: request.is_registration, count=2)  # the loop's first attempt, after which it waits for half a minute
+    # the loop's first attempt, after which it waits for half a minute
+    await fake.received(lambda request: request.is_registration, count=2)
     assert [await made.run_once() for _ in range(3)] == [60, 100, 100]
     await fake.change(failure=None)
 
@@ -108,15 +120,17 @@ async def test_the_registration_says_what_consul_needs(fake, stage):
         "Address": "::1",
         "Port": 9906,
         "Meta": META,
-        "Checks": [{
-            "Name": f"gRPC health of [::1]:9906/{GRPC_SERVICE}",
-            "GRPC": f"[::1]:9906/{GRPC_SERVICE}",
-            "GRPCUseTLS": True,
-            "Interval": "5s",
-            "Timeout": "2s",
-            "FailuresBeforeCritical": 2,
-            "DeregisterCriticalServiceAfter": "1m",
-        }],
+        "Checks": [
+            {
+                "Name": f"gRPC health of [::1]:9906/{GRPC_SERVICE}",
+                "GRPC": f"[::1]:9906/{GRPC_SERVICE}",
+                "GRPCUseTLS": True,
+                "Interval": "5s",
+                "Timeout": "2s",
+                "FailuresBeforeCritical": 2,
+                "DeregisterCriticalServiceAfter": "1m",
+            }
+        ],
     }
 
 
@@ -124,18 +138,24 @@ async def test_one_registrar_announces_one_server(fake, stage):
     made = stage.registrar(fake)
     await made.register(service="order_rpc", endpoint=HERE, grpc_services=(), meta={}, tls=False)
     with pytest.raises(ValueError, match=r"order_rpc-127\.0\.0\.1-9 is registered already"):
-        await made.register(service="order_rpc", endpoint=HERE, grpc_services=(), meta={}, tls=False)
+        await made.register(
+            service="order_rpc", endpoint=HERE, grpc_services=(), meta={}, tls=False
+        )
 
 
-@pytest.mark.parametrize("name", ["", "order rpc", "../order_rpc", "order_rpc?index=1", "-order", "o" * 64])
+@pytest.mark.parametrize(
+    "name", ["", "order rpc", "../order_rpc", "order_rpc?index=1", "-order", "o" * 64]
+)
 async def test_a_name_that_is_no_service_is_refused(fake, stage, name):
     with pytest.raises(ValueError, match="not the name of a service"):
-        await stage.registrar(fake).register(service=name, endpoint=HERE, grpc_services=(), meta={}, tls=False)
+        await stage.registrar(fake).register(
+            service=name, endpoint=HERE, grpc_services=(), meta={}, tls=False
+        )
     with pytest.raises(ValueError, match="not the name of a service"):
         stage.discovery(fake).watch(name)
 
 
-# --- transport ---------------------------------------------------------------------------------------------------
+# --- transport ------------------------------------------------------------------------------------
 
 
 async def test_every_request_carries_the_token_as_a_header_and_none_in_its_url(stage):
@@ -150,9 +170,14 @@ async def test_every_request_carries_the_token_as_a_header_and_none_in_its_url(s
 
         def kind(request: Request) -> str:
             return request.method + " " + "/".join(request.path.split("/")[:5])
+
         assert {kind(request) for request in fake.requests} == {
-            "PUT /v1/agent/service/register", "PUT /v1/agent/service/maintenance", "GET /v1/agent/service/order_rpc-127.0.0.1-" +
-            str(server.endpoint.port), "GET /v1/health/service/order_rpc", "PUT /v1/agent/service/deregister"}
+            "PUT /v1/agent/service/register",
+            "PUT /v1/agent/service/maintenance",
+            "GET /v1/agent/service/order_rpc-127.0.0.1-" + str(server.endpoint.port),
+            "GET /v1/health/service/order_rpc",
+            "PUT /v1/agent/service/deregister",
+        }
         assert {request.token for request in fake.requests} == {TOKEN}
         assert not [request for request in fake.requests if "token" in request.query]
 
@@ -162,9 +187,16 @@ async def test_a_client_without_a_token_sends_no_header(fake, stage):
     assert [request.token for request in fake.requests] == [None]
 
 
-async def test_variables_of_the_environment_neither_move_nor_stop_the_client(fake, stage, monkeypatch):
-    for name, value in {"CONSUL_HTTP_ADDR": "http://192.0.2.1:8500", "CONSUL_HTTP_TOKEN": "somebody-else", "CONSUL_HTTP_SSL": "true",
-                        "HTTP_PROXY": "http://127.0.0.1:9", "ALL_PROXY": "http://127.0.0.1:9"}.items():
+async def test_variables_of_the_environment_neither_move_nor_stop_the_client(
+    fake, stage, monkeypatch
+):
+    for name, value in {
+        "CONSUL_HTTP_ADDR": "http://192.0.2.1:8500",
+        "CONSUL_HTTP_TOKEN": "somebody-else",
+        "CONSUL_HTTP_SSL": "true",
+        "HTTP_PROXY": "http://127.0.0.1:9",
+        "ALL_PROXY": "http://127.0.0.1:9",
+    }.items():
         monkeypatch.setenv(name, value)
     assert await stage.operator(fake).knows("order_rpc-127.0.0.1-1") is False
     assert [request.token for request in fake.requests] == [None]
@@ -201,13 +233,15 @@ async def test_a_blocking_query_may_take_its_wait_and_a_sixteenth_and_the_grace(
     await consul.close()
 
 
-@pytest.mark.parametrize("address", ["", "localhost", "http://127.0.0.1:8500", "127.0.0.1:0", "127.0.0.1:http"])
+@pytest.mark.parametrize(
+    "address", ["", "localhost", "http://127.0.0.1:8500", "127.0.0.1:0", "127.0.0.1:http"]
+)
 def test_an_address_that_is_not_host_and_port_is_refused(address):
     with pytest.raises(ValueError, match="expected host:port"):
         AsyncConsul(address)
 
 
-# --- ending ------------------------------------------------------------------------------------------------------
+# --- ending ---------------------------------------------------------------------------------------
 
 
 async def test_closing_leaves_no_task_behind_and_cancels_whoever_waits(fake, stage):

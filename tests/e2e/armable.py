@@ -1,6 +1,7 @@
-"""A service whose crash points a test arms while it runs: `python -m tests.e2e.armable payment_rpc`. SIGUSR1 makes it read the points from the file
-named by PMTEST_FAILPOINTS; it removes the file when they are armed. So one restart serves two crashes: the process that repairs the last one is the
-one that dies next.
+"""A service whose crash points a test arms while it runs: `python -m tests.e2e.armable
+payment_rpc`. SIGUSR1 makes it read the points from the file named by PMTEST_FAILPOINTS; it removes
+the file when they are armed. So one restart serves two crashes: the process that repairs the last
+one is the one that dies next.
 """
 
 from __future__ import annotations

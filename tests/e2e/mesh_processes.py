@@ -1,4 +1,6 @@
-"""The whole mesh as processes: each planned as `paymesh up` plans it, but started, killed and restarted one by one by the test."""
+"""The whole mesh as processes: each planned as `paymesh up` plans it, but started, killed and
+restarted one by one by the test.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,13 @@ from mesh.supervisor.processes import ProcessPlan
 from tests.e2e import armable
 from tests.processes import Process, Processes
 
-FREE_PORTS = {"GATEWAY_PORT": "0", "PAYMENT_RPC_PORT": "0", "ORDER_RPC_PORT": "0", "SECKILL_RPC_PORT": "0", "SANDBOX_PORT": "0"}
+FREE_PORTS = {
+    "GATEWAY_PORT": "0",
+    "PAYMENT_RPC_PORT": "0",
+    "ORDER_RPC_PORT": "0",
+    "SECKILL_RPC_PORT": "0",
+    "SANDBOX_PORT": "0",
+}
 GOOD_CARD = "4242424242424242"
 DECLINED_CARD = "4000000000000002"
 DEADLINE_SECONDS = 30.0
@@ -49,7 +57,9 @@ def environment(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def wait_until(condition: Callable[[], Any], what: str, *, timeout_seconds: float = DEADLINE_SECONDS) -> Any:
+def wait_until(
+    condition: Callable[[], Any], what: str, *, timeout_seconds: float = DEADLINE_SECONDS
+) -> Any:
     """Asks until the answer is true, and returns it.
 
     Raises:
@@ -75,7 +85,13 @@ class Answer:
     @classmethod
     def of(cls, response: httpx.Response) -> Answer:
         envelope = response.json()
-        return cls(response.status_code, envelope["code"], envelope["data"], response.headers, response.text)
+        return cls(
+            response.status_code,
+            envelope["code"],
+            envelope["data"],
+            response.headers,
+            response.text,
+        )
 
 
 class Person:
@@ -83,7 +99,13 @@ class Person:
 
     def __init__(self, gateway_url: str, token: str) -> None:
         self.token = token
-        self._client = httpx.Client(base_url=gateway_url, timeout=20, trust_env=False, verify=False, headers={"authorization": f"Bearer {token}"})
+        self._client = httpx.Client(
+            base_url=gateway_url,
+            timeout=20,
+            trust_env=False,
+            verify=False,
+            headers={"authorization": f"Bearer {token}"},
+        )
 
     def close(self) -> None:
         self._client.close()
@@ -92,7 +114,13 @@ class Person:
         return Answer.of(self._client.get(path, params=query))
 
     def post(self, path: str, body: Any, **headers: str) -> Answer:
-        return Answer.of(self._client.post(path, json=body, headers={name.replace("_", "-"): value for name, value in headers.items()}))
+        return Answer.of(
+            self._client.post(
+                path,
+                json=body,
+                headers={name.replace("_", "-"): value for name, value in headers.items()},
+            )
+        )
 
     def order(self, sku_id: str, quantity: int = 1) -> dict[str, Any]:
         answer = self.post("/api/v1/orders", {"items": [{"sku_id": sku_id, "quantity": quantity}]})
@@ -104,7 +132,9 @@ class Person:
         return self.post("/api/v1/payments/charge", charge_body(order, number=number), **headers)
 
     def top_up(self, amount: str, *, key: str) -> Answer:
-        return self.post("/api/v1/wallet/top-ups", {"amount": amount, "credit_card": card()}, idempotency_key=key)
+        return self.post(
+            "/api/v1/wallet/top-ups", {"amount": amount, "credit_card": card()}, idempotency_key=key
+        )
 
     def balance(self) -> str:
         answer = self.get("/api/v1/wallet")
@@ -117,7 +147,11 @@ class Person:
         return str(answer.data["state"])
 
     def wait_paid(self, order_id: str, *, timeout_seconds: float = DEADLINE_SECONDS) -> None:
-        wait_until(lambda: self.state_of(order_id) == "PAID", f"order {order_id} PAID", timeout_seconds=timeout_seconds)
+        wait_until(
+            lambda: self.state_of(order_id) == "PAID",
+            f"order {order_id} PAID",
+            timeout_seconds=timeout_seconds,
+        )
 
 
 def charge_body(order: Mapping[str, Any], *, number: str = GOOD_CARD) -> dict[str, Any]:
@@ -127,8 +161,12 @@ def charge_body(order: Mapping[str, Any], *, number: str = GOOD_CARD) -> dict[st
 
 def card(number: str = GOOD_CARD) -> dict[str, Any]:
     """A card; the number decides what happens."""
-    return {"credit_card_number": number, "credit_card_cvv": "123", "credit_card_expiration_month": 12,
-            "credit_card_expiration_year": SystemClock().now().year + 2}
+    return {
+        "credit_card_number": number,
+        "credit_card_cvv": "123",
+        "credit_card_expiration_month": 12,
+        "credit_card_expiration_year": SystemClock().now().year + 2,
+    }
 
 
 def press_pay(cashier_url: str) -> None:
@@ -141,7 +179,9 @@ class SandboxBooks:
     """What the channel itself has recorded."""
 
     def __init__(self, url: str, api_key: str) -> None:
-        self._client = httpx.Client(base_url=url, timeout=5, trust_env=False, headers={"authorization": f"Bearer {api_key}"})
+        self._client = httpx.Client(
+            base_url=url, timeout=5, trust_env=False, headers={"authorization": f"Bearer {api_key}"}
+        )
 
     def close(self) -> None:
         self._client.close()
@@ -166,10 +206,20 @@ class SandboxBooks:
 
 
 class MeshProcesses:
-    """A mesh in a folder of its own. Nothing runs until `start`. The crash points of the services named in `armable` can be armed while they run."""
+    """A mesh in a folder of its own. Nothing runs until `start`. The crash points of the services
+    named in `armable` can be armed while they run.
+    """
 
-    def __init__(self, folder: Path, processes: Processes, *, env: Mapping[str, str] | None = None, replicas: Mapping[str, int] | None = None,
-                 discovery: str = "static", armable: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        processes: Processes,
+        *,
+        env: Mapping[str, str] | None = None,
+        replicas: Mapping[str, int] | None = None,
+        discovery: str = "static",
+        armable: Collection[str] = (),
+    ) -> None:
         self._given = {**FREE_PORTS, **(env or {})}
         self._armable = armable
         self._processes = processes
@@ -183,8 +233,15 @@ class MeshProcesses:
         self.names = tuple(self._plans)
         self.running: dict[str, Process] = {}
         clock = SystemClock()
-        self._issuer = UserTokenIssuer(read_secret(self.installation.secret_file("user_token")), clock=clock, ids=UlidIds(clock))
-        self.books = SandboxBooks(self.plan.running.urls["sandbox"], read_secret(self.installation.secret_file("sandbox_api")).decode())
+        self._issuer = UserTokenIssuer(
+            read_secret(self.installation.secret_file("user_token")),
+            clock=clock,
+            ids=UlidIds(clock),
+        )
+        self.books = SandboxBooks(
+            self.plan.running.urls["sandbox"],
+            read_secret(self.installation.secret_file("sandbox_api")).decode(),
+        )
 
     def migrate(self) -> None:
         """Makes the databases."""
@@ -197,8 +254,13 @@ class MeshProcesses:
             plan = self._plans[name]
             command, more = plan.command, dict(env or {})
             if name in self._armable:
-                command, more[armable.FILE] = (sys.executable, "-m", armable.__name__, name), str(self._points_file(name))
-            self.running[name] = self._processes.command(*command, env={**self._given, **plan.env, **more}, name=name)
+                command, more[armable.FILE] = (
+                    (sys.executable, "-m", armable.__name__, name),
+                    str(self._points_file(name)),
+                )
+            self.running[name] = self._processes.command(
+                *command, env={**self._given, **plan.env, **more}, name=name
+            )
 
     def wait_ready(self, *names: str) -> None:
         """Waits until processes (all without names) are well."""
@@ -207,7 +269,9 @@ class MeshProcesses:
             self.running[name].wait_for(lambda plan=plan: asyncio.run(plan.probe()) == "", "health")
 
     def arm(self, name: str, points: str) -> None:
-        """Arms crash points of a process that runs, in the words of `failpoints`; returns when they are armed."""
+        """Arms crash points of a process that runs, in the words of `failpoints`; returns when they
+        are armed.
+        """
         file = self._points_file(name)
         file.write_text(points)
         self.running[name].signal(signal.SIGUSR1)
@@ -235,8 +299,15 @@ class MeshProcesses:
 
         def created() -> bool:
             with contextlib.suppress(httpx.TransportError):
-                return merchant.post("/api/v1/products", {"sku_id": sku_id, "name": "A mug", "price": price, "available": available}).status == 201
+                return (
+                    merchant.post(
+                        "/api/v1/products",
+                        {"sku_id": sku_id, "name": "A mug", "price": price, "available": available},
+                    ).status
+                    == 201
+                )
             return False
+
         wait_until(created, "product")
         return sku_id
 

@@ -1,4 +1,6 @@
-"""What happens when order_rpc dies at each of its points: one story per point, some with variants."""
+"""What happens when order_rpc dies at each of its points: one story per point, some with
+variants.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,14 @@ SCENARIOS: list[Scenario] = []
 
 def dies_at(*points: str, variant: str = "") -> Callable[[Story], Story]:
     """The story is told once for each of these points."""
+
     def register(story: Story) -> Story:
-        SCENARIOS.extend(Scenario(point=point, variant=variant, service="order_rpc", story=story) for point in points)
+        SCENARIOS.extend(
+            Scenario(point=point, variant=variant, service="order_rpc", story=story)
+            for point in points
+        )
         return story
+
     return register
 
 
@@ -31,9 +38,12 @@ def an_order_is_made_once(crash: Crash) -> None:
 
     def create() -> Answer:
         return crash.buyer.post("/api/v1/orders", body, idempotency_key=crash.key)
+
     crash.strike(create)
     order_id = crash.again(create).data["order_id"]
-    assert [order["order_id"] for order in crash.buyer.get("/api/v1/orders").data["orders"]] == [order_id]
+    assert [order["order_id"] for order in crash.buyer.get("/api/v1/orders").data["orders"]] == [
+        order_id
+    ]
     assert crash.buyer.state_of(order_id) == "PENDING_PAYMENT"
     assert crash.buyer.post(f"/api/v1/orders/{order_id}/cancel", {}).status in (200, 202)
     ends(crash, order_id, "CANCELLED")
@@ -46,6 +56,7 @@ def a_cancel_is_finished(crash: Crash) -> None:
 
     def cancel() -> Answer:
         return crash.buyer.post(f"/api/v1/orders/{order_id}/cancel", {"reason": "changed my mind"})
+
     crash.strike(cancel)
     ends(crash, order_id, "CANCELLED")
     again = crash.again(cancel)
@@ -60,7 +71,12 @@ def an_expiry_is_finished(crash: Crash) -> None:
     order_id = crash.order()["order_id"]
 
     def time_passes() -> None:
-        crash.mesh.execute("order_rpc", "UPDATE orders SET expires_at = created_at WHERE order_id = :order_id", order_id=order_id)
+        crash.mesh.execute(
+            "order_rpc",
+            "UPDATE orders SET expires_at = created_at WHERE order_id = :order_id",
+            order_id=order_id,
+        )
+
     crash.strike(time_passes)
     ends(crash, order_id, "CANCELLED")
     entries = crash.buyer.get(f"/api/v1/orders/{order_id}/timeline").data["entries"]
@@ -70,7 +86,10 @@ def an_expiry_is_finished(crash: Crash) -> None:
 @dies_at("order.ship.before_commit", "order.ship.after_commit")
 def a_parcel_goes_once(crash: Crash) -> None:
     order, _ = paid(crash)
-    path, parcel = f"/api/v1/orders/{order['order_id']}/ship", {"carrier": "SF Express", "tracking_number": "SF-1"}
+    path, parcel = (
+        f"/api/v1/orders/{order['order_id']}/ship",
+        {"carrier": "SF Express", "tracking_number": "SF-1"},
+    )
     crash.strike(lambda: crash.clerk.post(path, parcel))
     assert crash.again(lambda: crash.clerk.post(path, parcel)).status == 200
     entries = crash.buyer.get(f"/api/v1/orders/{order['order_id']}/timeline").data["entries"]
@@ -85,13 +104,18 @@ def a_refund_is_made_once(crash: Crash) -> None:
 
     def ask() -> Answer:
         return crash.buyer.post(path, {"reason": "too late"}, idempotency_key=crash.key)
+
     crash.strike(ask)
     first = crash.again(ask)
     assert first.status in (200, 201), first.text
     assert crash.again(ask).data["request_id"] == first.data["request_id"]
     ends(crash, order["order_id"], "REFUNDED")
-    requests: list[dict[str, Any]] = crash.buyer.get(f"/api/v1/orders/{order['order_id']}/refunds").data["refunds"]
-    assert [(request["request_id"], request["state"]) for request in requests] == [(first.data["request_id"], "SUCCEEDED")]
+    requests: list[dict[str, Any]] = crash.buyer.get(
+        f"/api/v1/orders/{order['order_id']}/refunds"
+    ).data["refunds"]
+    assert [(request["request_id"], request["state"]) for request in requests] == [
+        (first.data["request_id"], "SUCCEEDED")
+    ]
     given_back_once(crash, order, payment, PRICE)
 
 

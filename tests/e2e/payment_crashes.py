@@ -1,4 +1,6 @@
-"""What happens when payment_rpc dies at each of its points: one story per point, some with variants."""
+"""What happens when payment_rpc dies at each of its points: one story per point, some with
+variants.
+"""
 
 from __future__ import annotations
 
@@ -15,28 +17,39 @@ SCENARIOS: list[Scenario] = []
 
 def dies_at(*points: str, variant: str = "") -> Callable[[Story], Story]:
     """The story is told once for each of these points."""
+
     def register(story: Story) -> Story:
-        SCENARIOS.extend(Scenario(point=point, variant=variant, service="payment_rpc", story=story) for point in points)
+        SCENARIOS.extend(
+            Scenario(point=point, variant=variant, service="payment_rpc", story=story)
+            for point in points
+        )
         return story
+
     return register
 
 
-# ------------------------------------------------------------------------------------------------------------------------- charges
+# --------------------------------------------------------------------------------------------------
 
 
 def paid_once(crash: Crash, order: Mapping[str, Any], payment: Mapping[str, Any]) -> None:
     """We, the channel and the order say the same about an order that was paid by card."""
     assert payment["state"] == "SUCCESS", payment
     [capture] = crash.captures()
-    assert (capture["amount"], capture["trade_no"]) == (payment["captured"], payment["channel_trade_no"])
+    assert (capture["amount"], capture["trade_no"]) == (
+        payment["captured"],
+        payment["channel_trade_no"],
+    )
     assert capture["amount"] == order["amount"]
     crash.buyer.wait_paid(order["order_id"])
 
 
 def pays_anew(crash: Crash, order: Mapping[str, Any], lost: Mapping[str, Any]) -> None:
-    """A payment that was lost before the channel is final, its key says so for ever, and the order is free for another one."""
+    """A payment that was lost before the channel is final, its key says so for ever, and the order
+    is free for another one.
+    """
     assert (lost["state"], lost["failure"]["reason"]) == ("FAILED", "LOST_BEFORE_CHANNEL"), lost
-    assert [transaction["status"] for transaction in crash.new_transactions()] == ["CLOSED"]  # the channel will never take it
+    # the channel will never take it
+    assert [transaction["status"] for transaction in crash.new_transactions()] == ["CLOSED"]
     again = crash.again(lambda: crash.buyer.charge(order, key=crash.key))
     assert again.status >= 400, again.text
     assert lost["payment_id"] in again.text
@@ -47,9 +60,11 @@ def pays_anew(crash: Crash, order: Mapping[str, Any], lost: Mapping[str, Any]) -
 
 def final_payment(crash: Crash, order: Mapping[str, Any]) -> dict[str, Any]:
     """The only payment of the order as it ends, without anybody's help."""
+
     def final() -> dict[str, Any] | None:
         [payment] = crash.payments(order)
         return payment if payment["state"] in ("SUCCESS", "FAILED", "CLOSED") else None
+
     return wait_until(final, "end of the payment")
 
 
@@ -70,8 +85,14 @@ def nothing_was_written(crash: Crash) -> None:
     paid_once(crash, order, answer.data["payment"])
 
 
-@dies_at("payment.charge.after_tx1", "payment.charge.after_channel", "payment.fact.before_commit", "payment.fact.after_commit",
-         "outbox.relay.after_send", "outbox.relay.after_settle")
+@dies_at(
+    "payment.charge.after_tx1",
+    "payment.charge.after_channel",
+    "payment.fact.before_commit",
+    "payment.fact.after_commit",
+    "outbox.relay.after_send",
+    "outbox.relay.after_settle",
+)
 def workers_finish_a_charge(crash: Crash) -> None:
     order = crash.order()
     crash.strike(lambda: crash.buyer.charge(order, key=crash.key))
@@ -83,14 +104,20 @@ def workers_finish_a_charge(crash: Crash) -> None:
     same_key_replays(crash, lambda: crash.buyer.charge(order, key=crash.key), payment["payment_id"])
 
 
-@dies_at("payment.charge.after_tx1", "payment.charge.after_channel", "payment.fact.before_commit", variant="same key")
+@dies_at(
+    "payment.charge.after_tx1",
+    "payment.charge.after_channel",
+    "payment.fact.before_commit",
+    variant="same key",
+)
 def the_same_key_finishes_a_charge(crash: Crash) -> None:
     order = crash.order()
     crash.strike(lambda: crash.buyer.charge(order, key=crash.key))
     answer = crash.again(lambda: crash.buyer.charge(order, key=crash.key))
     [payment] = crash.payments(order)
     assert payment["payment_id"] in answer.text
-    if answer.status != 200:  # a worker was quicker than the buyer: it asked before the lease was renewed
+    # a worker was quicker than the buyer: it asked before the lease was renewed
+    if answer.status != 200:
         pays_anew(crash, order, payment)
         return
     paid_once(crash, order, answer.data["payment"])
@@ -105,7 +132,9 @@ def a_call_that_outlasts_the_drain_of_a_server_is_finished(crash: Crash) -> None
     if crash.is_kill:
         assert payment["failure"]["reason"] == "LOST_BEFORE_CHANNEL"
         return
-    assert (answer.status, answer.data["transaction_id"]) == (200, payment["payment_id"]), answer.text
+    assert (answer.status, answer.data["transaction_id"]) == (200, payment["payment_id"]), (
+        answer.text
+    )
     paid_once(crash, order, payment)
     same_key_replays(crash, lambda: crash.buyer.charge(order, key=crash.key), payment["payment_id"])
 
@@ -121,11 +150,15 @@ def a_decline_is_found_again(crash: Crash) -> None:
     assert (again.status, payment["payment_id"] in again.text) == (402, True), again.text
 
 
-# ------------------------------------------------------------------------------------------------------------------------ cashiers
+# --------------------------------------------------------------------------------------------------
 
 
 def open_cashier(crash: Crash, order: Mapping[str, Any], key: str = "") -> Answer:
-    return crash.buyer.post("/api/v1/payments", {"order_id": order["order_id"]}, **({"idempotency_key": key} if key else {}))
+    return crash.buyer.post(
+        "/api/v1/payments",
+        {"order_id": order["order_id"]},
+        **({"idempotency_key": key} if key else {}),
+    )
 
 
 @dies_at("payment.cashier.after_tx1")
@@ -140,14 +173,25 @@ def a_cashier_that_was_not_opened_is_lost_and_another_opens(crash: Crash) -> Non
         opened = open_cashier(crash, order)
     else:
         opened = open_cashier(crash, order, crash.key)
-        assert [payment["payment_id"] for payment in crash.payments(order)] == [opened.data["payment_id"]]
+        assert [payment["payment_id"] for payment in crash.payments(order)] == [
+            opened.data["payment_id"]
+        ]
     assert (opened.status, opened.data["next_action"]["kind"]) == (200, "REDIRECT_URL"), opened.text
     press_pay(opened.data["next_action"]["value"])
     crash.buyer.wait_paid(order["order_id"])
-    paid_once(crash, order, crash.again(lambda: crash.buyer.get(f"/api/v1/payments/{opened.data['payment_id']}")).data)
+    paid_once(
+        crash,
+        order,
+        crash.again(lambda: crash.buyer.get(f"/api/v1/payments/{opened.data['payment_id']}")).data,
+    )
 
 
-@dies_at("payment.fact.before_commit", "payment.fact.after_commit", "outbox.relay.after_claim", variant="callback")
+@dies_at(
+    "payment.fact.before_commit",
+    "payment.fact.after_commit",
+    "outbox.relay.after_claim",
+    variant="callback",
+)
 def a_callback_that_was_cut_comes_again_or_is_not_needed(crash: Crash) -> None:
     order = crash.order()
     opened = open_cashier(crash, order, crash.key)
@@ -155,7 +199,11 @@ def a_callback_that_was_cut_comes_again_or_is_not_needed(crash: Crash) -> None:
     payment = final_payment(crash, order)
     paid_once(crash, order, payment)
     again = crash.again(lambda: open_cashier(crash, order, crash.key))
-    assert (again.status, again.data["payment_id"], again.data["state"]) == (200, payment["payment_id"], "SUCCESS"), again.text
+    assert (again.status, again.data["payment_id"], again.data["state"]) == (
+        200,
+        payment["payment_id"],
+        "SUCCESS",
+    ), again.text
 
 
 @dies_at("payment.close.after_closing")
@@ -165,7 +213,11 @@ def a_payment_that_was_being_closed_is_closed(crash: Crash) -> None:
     crash.strike(lambda: crash.buyer.post(f"/api/v1/payments/{payment_id}/cancel", {}))
     assert final_payment(crash, order)["state"] == "CLOSED"
     again = crash.again(lambda: crash.buyer.post(f"/api/v1/payments/{payment_id}/cancel", {}))
-    assert (again.status, again.data["payment_id"], again.data["state"]) == (200, payment_id, "CLOSED"), again.text
+    assert (again.status, again.data["payment_id"], again.data["state"]) == (
+        200,
+        payment_id,
+        "CLOSED",
+    ), again.text
     assert [transaction["status"] for transaction in crash.new_transactions()] == ["CLOSED"]
     new = crash.buyer.charge(order)  # the order stayed payable
     assert new.status == 200, new.text
@@ -198,7 +250,7 @@ def cancelled_without_money(crash: Crash, order: Mapping[str, Any]) -> None:
     assert crash.captures() == []
 
 
-# ------------------------------------------------------------------------------------------------------------------------- wallets
+# --------------------------------------------------------------------------------------------------
 
 
 @dies_at("payment.balance.before_commit", "payment.balance.after_commit")
@@ -209,9 +261,12 @@ def a_wallet_is_spent_once(crash: Crash) -> None:
 
     def spend() -> Answer:
         return crash.buyer.post("/api/v1/payments/charge", body, idempotency_key=crash.key)
+
     crash.strike(spend)
     written = crash.payments(order)
-    assert len(written) == (0 if crash.is_kill and crash.point == "payment.balance.before_commit" else 1)
+    assert len(written) == (
+        0 if crash.is_kill and crash.point == "payment.balance.before_commit" else 1
+    )
     answer = crash.again(spend)
     assert answer.status == 200, answer.text
     assert {payment["payment_id"] for payment in written} <= {answer.data["transaction_id"]}
@@ -231,7 +286,12 @@ def a_top_up_that_was_not_sent_is_lost_and_another_one_counts(crash: Crash) -> N
     assert crash.buyer.balance() == PRICE
 
 
-@dies_at("payment.charge.after_channel", "payment.fact.before_commit", "payment.fact.after_commit", variant="top-up")
+@dies_at(
+    "payment.charge.after_channel",
+    "payment.fact.before_commit",
+    "payment.fact.after_commit",
+    variant="top-up",
+)
 def a_top_up_counts_once(crash: Crash) -> None:
     crash.strike(lambda: crash.buyer.top_up(PRICE, key=crash.key))
     again = crash.again(lambda: crash.buyer.top_up(PRICE, key=crash.key))
@@ -240,9 +300,14 @@ def a_top_up_counts_once(crash: Crash) -> None:
     assert crash.buyer.balance() == PRICE
 
 
-# ------------------------------------------------------------------------------------------------------------------------- refunds
+# --------------------------------------------------------------------------------------------------
 
-REFUND_POINTS = ("payment.refund.after_tx1", "payment.refund.after_channel", "payment.refund_fact.before_commit", "payment.refund_fact.after_commit")
+REFUND_POINTS = (
+    "payment.refund.after_tx1",
+    "payment.refund.after_channel",
+    "payment.refund_fact.before_commit",
+    "payment.refund_fact.after_commit",
+)
 PART = "30.00"
 REFUSED = "77.43"  # the sandbox refuses this refund
 
@@ -252,7 +317,9 @@ def paid(crash: Crash) -> tuple[dict[str, Any], dict[str, Any]]:
     order = crash.order()
 
     def charged() -> Answer | None:
-        """Nothing while payment_rpc has not found the order_rpc again that the story before has killed: then nothing was attempted."""
+        """Nothing while payment_rpc has not found the order_rpc again that the story before has
+        killed: then nothing was attempted.
+        """
         said = crash.buyer.charge(order)
         return None if said.status == 503 else said
 
@@ -263,18 +330,28 @@ def paid(crash: Crash) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def refund(crash: Crash, payment: Mapping[str, Any], amount: str) -> Answer:
-    return crash.clerk.post(f"/api/v1/payments/{payment['payment_id']}/refunds", {"amount": amount}, idempotency_key=crash.key)
+    return crash.clerk.post(
+        f"/api/v1/payments/{payment['payment_id']}/refunds",
+        {"amount": amount},
+        idempotency_key=crash.key,
+    )
 
 
 def refunds_of(crash: Crash, payment: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return list(crash.again(lambda: crash.clerk.get("/api/v1/refunds", payment_id=payment["payment_id"])).data["refunds"])
+    return list(
+        crash.again(
+            lambda: crash.clerk.get("/api/v1/refunds", payment_id=payment["payment_id"])
+        ).data["refunds"]
+    )
 
 
 def ended(crash: Crash, payment: Mapping[str, Any]) -> dict[str, Any]:
     """The only refund of a payment as it ends, without anybody's help."""
+
     def final() -> dict[str, Any] | None:
         [found] = refunds_of(crash, payment)
         return found if found["state"] in ("SUCCESS", "FAILED") else None
+
     return wait_until(final, "end of the refund")
 
 
@@ -294,7 +371,9 @@ def the_same_key_finds_a_refund(crash: Crash) -> None:
     order, payment = paid(crash)
     crash.strike(lambda: refund(crash, payment, PART))
     again = crash.again(lambda: refund(crash, payment, PART))
-    assert (again.status, again.data["refund_id"]) == (201, ended(crash, payment)["refund_id"]), again.text
+    assert (again.status, again.data["refund_id"]) == (201, ended(crash, payment)["refund_id"]), (
+        again.text
+    )
     given_back_once(crash, order, payment, PART)
 
 
@@ -306,8 +385,11 @@ def a_refusal_is_found_again_and_frees_the_money(crash: Crash) -> None:
     assert done["state"] == "FAILED"
     again = crash.again(lambda: refund(crash, payment, REFUSED))
     assert (again.status >= 400, done["refund_id"] in again.text) == (True, True), again.text
-    whole = crash.clerk.post(f"/api/v1/payments/{payment['payment_id']}/refunds", {})  # nothing is reserved any more
-    assert (whole.status, whole.data["amount"], whole.data["state"]) == (201, PRICE, "SUCCESS"), whole.text
+    # nothing is reserved any more
+    whole = crash.clerk.post(f"/api/v1/payments/{payment['payment_id']}/refunds", {})
+    assert (whole.status, whole.data["amount"], whole.data["state"]) == (201, PRICE, "SUCCESS"), (
+        whole.text
+    )
 
 
 @dies_at("payment.refund.after_tx1", "payment.refund_fact.after_commit", variant="order")
@@ -316,9 +398,16 @@ def a_refund_that_an_order_asked_for_is_made_once(crash: Crash) -> None:
     path = f"/api/v1/orders/{order['order_id']}/refund"
     crash.strike(lambda: crash.buyer.post(path, {"reason": "too late"}, idempotency_key=crash.key))
     wait_until(lambda: crash.buyer.state_of(order["order_id"]) == "REFUNDED", "REFUNDED")
-    again = crash.again(lambda: crash.buyer.post(path, {"reason": "too late"}, idempotency_key=crash.key))
+    again = crash.again(
+        lambda: crash.buyer.post(path, {"reason": "too late"}, idempotency_key=crash.key)
+    )
     assert again.status in (200, 201), again.text
-    assert [request["state"] for request in crash.buyer.get(f"/api/v1/orders/{order['order_id']}/refunds").data["refunds"]] == ["SUCCEEDED"]
+    assert [
+        request["state"]
+        for request in crash.buyer.get(f"/api/v1/orders/{order['order_id']}/refunds").data[
+            "refunds"
+        ]
+    ] == ["SUCCEEDED"]
     given_back_once(crash, order, payment, PRICE)
 
 
@@ -332,18 +421,37 @@ def a_wallet_gets_its_money_back_once(crash: Crash) -> None:
     crash.strike(lambda: refund(crash, payment, PART))
     assert crash.buyer.balance() == ("0.00" if crash.is_kill else PART)
     again = crash.again(lambda: refund(crash, payment, PART))
-    assert (again.status, again.data["refund_id"]) == (201, ended(crash, payment)["refund_id"]), again.text
-    assert crash.again(lambda: refund(crash, payment, PART)).data["refund_id"] == again.data["refund_id"]
+    assert (again.status, again.data["refund_id"]) == (201, ended(crash, payment)["refund_id"]), (
+        again.text
+    )
+    assert (
+        crash.again(lambda: refund(crash, payment, PART)).data["refund_id"]
+        == again.data["refund_id"]
+    )
     assert crash.buyer.balance() == PART
 
 
-def given_back_once(crash: Crash, order: Mapping[str, Any], payment: Mapping[str, Any], amount: str) -> None:
+def given_back_once(
+    crash: Crash, order: Mapping[str, Any], payment: Mapping[str, Any], amount: str
+) -> None:
     """We, the channel and the order say the same about the money that went back."""
     [done] = refunds_of(crash, payment)
     [capture] = crash.captures()
-    assert [(found["refund_id"], found["status"], found["amount"]) for found in crash.books.refunds(capture["attempt_id"])] == [
-        (done["refund_id"], "SUCCESS", amount)]
+    assert [
+        (found["refund_id"], found["status"], found["amount"])
+        for found in crash.books.refunds(capture["attempt_id"])
+    ] == [(done["refund_id"], "SUCCESS", amount)]
     [after] = crash.payments(order)
     assert (after["state"], after["captured"], after["refunded"]) == ("SUCCESS", PRICE, amount)
-    wait_until(lambda: crash.clerk.get(f"/api/v1/payments/{payment['payment_id']}").data["refunded"] == amount, "cache that knows of the refund")
-    wait_until(lambda: crash.buyer.get(f"/api/v1/orders/{order['order_id']}").data["refunded_amount"] == amount, "order that knows of the refund")
+    wait_until(
+        lambda: (
+            crash.clerk.get(f"/api/v1/payments/{payment['payment_id']}").data["refunded"] == amount
+        ),
+        "cache that knows of the refund",
+    )
+    wait_until(
+        lambda: (
+            crash.buyer.get(f"/api/v1/orders/{order['order_id']}").data["refunded_amount"] == amount
+        ),
+        "order that knows of the refund",
+    )

@@ -1,4 +1,5 @@
-"""seckill_rpc with crash points that a test arms while it runs, like `tests.e2e.armable`, and with a clock that goes wrong by
+"""seckill_rpc with crash points that a test arms while it runs, like `tests.e2e.armable`, and with
+a clock that goes wrong by
 PMTEST_CLOCK_SECONDS: in a sale only the clock of Redis counts."""
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ def _shift_clock(shift: timedelta) -> None:
 
     def shifted(clock: SystemClock) -> datetime:
         return now(clock) + shift
+
     SystemClock.now = shifted  # type: ignore[method-assign]  # the process under test has no other clock
 
 

@@ -1,5 +1,6 @@
-"""The fault matrix of the flash sale: what goes wrong while people buy, one `Scenario` each. The sale of every scenario is checked by the same
-invariants; what a scenario alone can see it notes in `sale.problems`. A scenario whose victim does not die fails."""
+"""The fault matrix of the flash sale: what goes wrong while people buy, one `Scenario` each. The
+sale of every scenario is checked by the same invariants; what a scenario alone can see it notes in
+`sale.problems`. A scenario whose victim does not die fails."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ from tests.e2e.seckill_sale import Sale
 
 Fault = Callable[[Sale], Awaitable[None]]
 A, B = "seckill_a", "seckill_b"
-SLOW_KEEPER = {"SECKILL_RPC_KEEPER_INTERVAL_SECONDS": "10"}  # after its first look it sees nothing for as long as the crowd is there
+# after its first look it sees nothing for as long as the crowd is there
+SLOW_KEEPER = {"SECKILL_RPC_KEEPER_INTERVAL_SECONDS": "10"}
 SCENARIOS: list[Scenario] = []
 
 
@@ -53,11 +55,14 @@ class Scenario:
 
 def registering(scenarios: list[Scenario]) -> Callable[..., Callable[[Fault], Fault]]:
     """A decorator `during(name, **choices)` that adds what happens during a sale to `scenarios`."""
+
     def during(name: str, **choices: Any) -> Callable[[Fault], Fault]:
         def register(fault: Fault) -> Fault:
             scenarios.append(Scenario(name=name, fault=fault, **choices))
             return fault
+
         return register
+
     return during
 
 
@@ -68,7 +73,7 @@ LOST = Expected(loses_places=True, queues_again=True)
 SILENT = Expected(queues_again=True)
 
 
-# --- nothing happens ----------------------------------------------------------------------------------------------------------------------------
+# --- nothing happens ------------------------------------------------------------------------------
 
 
 @during("baseline")
@@ -87,7 +92,7 @@ async def _cancels(_sale: Sale) -> None:
     pass
 
 
-# --- a process dies -----------------------------------------------------------------------------------------------------------------------------
+# --- a process dies -------------------------------------------------------------------------------
 
 
 def _dies_at(point: str, *, hit: int) -> Fault:
@@ -96,6 +101,7 @@ def _dies_at(point: str, *, hit: int) -> Fault:
         await sale.progress(0.1)
         await sale.stage.died(A)
         await sale.stage.run_again(A)
+
     return fault
 
 
@@ -131,7 +137,8 @@ async def _zombie(sale: Sale) -> None:
     await sale.progress(0.1)
     zombie.signal(19)  # SIGSTOP
     try:
-        end = time.monotonic() + 2.5  # longer than an entry may be idle before somebody takes it over
+        # longer than an entry may be idle before somebody takes it over
+        end = time.monotonic() + 2.5
         sale.fronts = [B]
         await sale.rebuild(B)
         await until(lambda: time.monotonic() > end, "end of the sleep")
@@ -140,7 +147,7 @@ async def _zombie(sale: Sale) -> None:
         sale.fronts = [A, B]
 
 
-# --- the database goes away ---------------------------------------------------------------------------------------------------------------------
+# --- the database goes away -----------------------------------------------------------------------
 
 
 @during("MariaDB kill -9 and restart")
@@ -152,7 +159,7 @@ async def _mariadb(sale: Sale) -> None:
     sale.stage.mariadb.start()
 
 
-# --- Redis forgets ------------------------------------------------------------------------------------------------------------------------------
+# --- Redis forgets --------------------------------------------------------------------------------
 
 
 @during("Redis kill -9, AOF everysec", expected=SILENT, runs=5)
@@ -173,7 +180,13 @@ async def _redis_lost(sale: Sale) -> None:
 
 @during("FLUSHALL", expected=LOST, runs=5)
 @during("cancel storm + FLUSHALL", cancels=100, expected=LOST, runs=5)
-@during("FLUSHALL in a sale of 5000 units to 12 000 buyers", units=5000, buyers=12_000, expected=LOST, share=24)
+@during(
+    "FLUSHALL in a sale of 5000 units to 12 000 buyers",
+    units=5000,
+    buyers=12_000,
+    expected=LOST,
+    share=24,
+)
 async def _flush(sale: Sale) -> None:
     await sale.progress(0.1)
     sale.loses = True
@@ -194,13 +207,28 @@ async def _stale(sale: Sale) -> None:
 
 
 @during("failover to a stale copy", expected=LOST, runs=5)
-@during("limit 2 + cancel storm + failover to a stale copy", expected=LOST, limit=2, mode="triple", buyers=360, cancels=100, runs=5)
+@during(
+    "limit 2 + cancel storm + failover to a stale copy",
+    expected=LOST,
+    limit=2,
+    mode="triple",
+    buyers=360,
+    cancels=100,
+    runs=5,
+)
 async def _failover(sale: Sale) -> None:
     await _stale(sale)
 
 
-@during("failover to a stale copy that nobody notices", env=SLOW_KEEPER, units=200, buyers=440, runs=5, is_quick=False,
-        expected=Expected(loses_places=True, falls=True))
+@during(
+    "failover to a stale copy that nobody notices",
+    env=SLOW_KEEPER,
+    units=200,
+    buyers=440,
+    runs=5,
+    is_quick=False,
+    expected=Expected(loses_places=True, falls=True),
+)
 async def _failover_unnoticed(sale: Sale) -> None:
     await _stale(sale)
     await sale.progress(1.0)
@@ -209,7 +237,7 @@ async def _failover_unnoticed(sale: Sale) -> None:
             sale.problems.append("the keeper noticed it while people clicked: nothing was tested")
 
 
-# --- rebuilds -----------------------------------------------------------------------------------------------------------------------------------
+# --- rebuilds -------------------------------------------------------------------------------------
 
 
 @during("live rebuild twice", runs=5)
@@ -231,7 +259,9 @@ async def _two_rebuilders(sale: Sale) -> None:
         await sale.lets_come(may_come)
         await sale.progress(share)
         async with sale.line_grows():
-            rebuilds = asyncio.gather(sale.rebuild(A), sale.rebuild(B), sale.rebuild(A), return_exceptions=True)
+            rebuilds = asyncio.gather(
+                sale.rebuild(A), sale.rebuild(B), sale.rebuild(A), return_exceptions=True
+            )
             await _is_held(sale)
         await rebuilds
 
@@ -249,12 +279,14 @@ def _rebuilder_dies(point: str) -> Fault:
         async def rebuild() -> None:
             with contextlib.suppress(MeshError):
                 await sale.rebuild(A)
+
         async with sale.line_grows():
             dying = asyncio.create_task(rebuild())
             await _is_held(sale)
         await dying
         await sale.stage.died(A)
         await sale.stage.run_again(A)
+
     return fault
 
 
@@ -262,9 +294,17 @@ for _step in ("after_hold", "after_fence", "after_parts", "after_publish", "afte
     during(f"rebuilder kill -9 {_step}", runs=5)(_rebuilder_dies(_step))
 
 
-@during("consumer kill -9 after_readmit", expected=Expected(loses_places=True, gap=True), opens_doors=True, runs=5, units=100)
+@during(
+    "consumer kill -9 after_readmit",
+    expected=Expected(loses_places=True, gap=True),
+    opens_doors=True,
+    runs=5,
+    units=100,
+)
 async def _readmit(sale: Sale) -> None:
-    """More buyers stand in the line than there are units; a rebuild carries as many as there are; the others are admitted again, or refused."""
+    """More buyers stand in the line than there are units; a rebuild carries as many as there are;
+    the others are admitted again, or refused.
+    """
     stage = sale.stage
     sale.fronts = ["seckill_front"]
     await stage.run_again("seckill_front")
@@ -272,8 +312,11 @@ async def _readmit(sale: Sale) -> None:
     await sale.lets_come(1.0)
     with stage.stock() as stock:
         stock.hincrby(sale.keys.meta, "stock", 40)
-        await until(lambda: stock.xlen(sale.keys.line) > sale.units, "line that is longer than the stock")
-        await sale.reached(lambda: sale.rebuild("seckill_front"), "rebuild")  # the keeper may have died in the middle of one
+        await until(
+            lambda: stock.xlen(sale.keys.line) > sale.units, "line that is longer than the stock"
+        )
+        # the keeper may have died in the middle of one
+        await sale.reached(lambda: sale.rebuild("seckill_front"), "rebuild")
     process = stage.run(A, wait=False, SECKILL_RPC_FAILPOINTS="seckill.consume.after_readmit=kill")
     await until(lambda: process.returncode is not None, "death after_readmit")
     if process.returncode != -9:
@@ -283,7 +326,7 @@ async def _readmit(sale: Sale) -> None:
     sale.fronts = [A, B]
 
 
-# --- units are counted wrongly ------------------------------------------------------------------------------------------------------------------
+# --- units are counted wrongly --------------------------------------------------------------------
 
 
 @during("units vanish from Redis by hand", expected=Expected(gap=True))
@@ -294,7 +337,11 @@ async def _units_vanish(sale: Sale) -> None:
         stock.hincrby(sale.keys.meta, "stock", -sale.units // 5)
 
     def is_seen() -> bool:
-        return any(line.get("trigger") == "CONSERVATION" and line.get("activity_id") == sale.activity_id for line in sale.stage.logged(marks))
+        return any(
+            line.get("trigger") == "CONSERVATION" and line.get("activity_id") == sale.activity_id
+            for line in sale.stage.logged(marks)
+        )
+
     await until(is_seen, "keeper that finds the gap", seconds=20)
 
 
@@ -306,7 +353,17 @@ async def _two_deliveries(sale: Sale) -> None:
         while sale.clicks_done < sale.clicks_planned * 0.9:
             pending = stock.xpending_range(sale.keys.line, "orders", "-", "+", 100)
             if pending:
-                stolen += len(stock.xclaim(sale.keys.line, "orders", "thief", 0, [each["message_id"] for each in pending], idle=60_000, justid=True))
+                stolen += len(
+                    stock.xclaim(
+                        sale.keys.line,
+                        "orders",
+                        "thief",
+                        0,
+                        [each["message_id"] for each in pending],
+                        idle=60_000,
+                        justid=True,
+                    )
+                )
             await asyncio.sleep(POLL_SECONDS / 10)
     if not stolen:
         sale.problems.append("nothing was delivered twice")

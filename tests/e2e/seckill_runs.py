@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SaleRun:
-    """One sale that held. `rest_seconds`: from the end of the crowd until everything was sold and checked. `lost`: acknowledged admissions that Redis
-    forgot and the database refused. `note`: what the scenario wants told."""
+    """One sale that held. `rest_seconds`: from the end of the crowd until everything was sold and
+    checked. `lost`: acknowledged admissions that Redis forgot and the database refused. `note`:
+    what the scenario wants told."""
 
     name: str
     seconds: float
@@ -30,7 +31,10 @@ def table(runs: list[SaleRun]) -> list[str]:
     for name in names:
         own = [run for run in runs if run.name == name]
         note = "; ".join(run.note for run in own if run.note)
-        lines.append(f"{name:{width}}  {len(own):4}  {sum(run.seconds for run in own) / len(own):8.1f}  "
-                     f"{sum(run.rest_seconds for run in own) / len(own):12.1f}  {sum(run.clicks for run in own):8}  "
-                     f"{sum(run.cancelled for run in own):9}  {sum(run.lost for run in own):11}  {note}".rstrip())
+        lines.append(
+            f"{name:{width}}  {len(own):4}  {sum(run.seconds for run in own) / len(own):8.1f}  "
+            f"{sum(run.rest_seconds for run in own) / len(own):12.1f}  "
+            f"{sum(run.clicks for run in own):8}  "
+            f"{sum(run.cancelled for run in own):9}  {sum(run.lost for run in own):11}  {note}".rstrip()
+        )
     return [*lines, f"{len(runs)} sales of {len(names)} scenarios"]

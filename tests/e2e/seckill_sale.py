@@ -1,5 +1,6 @@
-"""One activity under load: buyers who click through gRPC at every process, twice, and again after every failure with the same request id, who ask for
-results, cancel orders and come back for units that came back. Everything that they are told is written down, for the invariants."""
+"""One activity under load: buyers who click through gRPC at every process, twice, and again after
+every failure with the same request id, who ask for results, cancel orders and come back for units
+that came back. Everything that they are told is written down, for the invariants."""
 
 from __future__ import annotations
 
@@ -29,15 +30,27 @@ from seckill_rpc.stock.keys import Keys
 from tests.e2e.seckill_processes import BACKS, POLL_SECONDS, SeckillProcesses, until
 
 HOUR = timedelta(hours=1)
-SHELF = 1_000_000            # units of the product outside the sale
-CROWD = 32                   # buyers who click at the same moment, at most; fewer where that would sell out before anything can fail
+SHELF = 1_000_000  # units of the product outside the sale
+# buyers who click at the same moment, at most; fewer where that would sell out before anything can
+# fail
+CROWD = 32
 UNITS_PER_CLICKER = 8
-AGAIN_SECONDS = 0.1          # before a click is repeated that got no answer
-CALL_SECONDS = 5.0           # as the contract says
-DEAF_SECONDS = 0.1           # a consumer that took nothing for so long waits for its commit, most likely
-LEAP_SECONDS = 3.0           # after so long, minutes have passed for what lies in the outboxes
+AGAIN_SECONDS = 0.1  # before a click is repeated that got no answer
+CALL_SECONDS = 5.0  # as the contract says
+# a consumer that took nothing for so long waits for its commit, most likely
+DEAF_SECONDS = 0.1
+LEAP_SECONDS = 3.0  # after so long, minutes have passed for what lies in the outboxes
 # No word about the click: the same request id finds out.
-UNKNOWN = frozenset({"SECKILL_NOT_READY", "SECKILL_BUSY", "NEIGHBOUR_UNAVAILABLE", "UNAVAILABLE", "DEADLINE_EXCEEDED", "OUTCOME_UNKNOWN"})
+UNKNOWN = frozenset(
+    {
+        "SECKILL_NOT_READY",
+        "SECKILL_BUSY",
+        "NEIGHBOUR_UNAVAILABLE",
+        "UNAVAILABLE",
+        "DEADLINE_EXCEEDED",
+        "OUTCOME_UNKNOWN",
+    }
+)
 _skus = itertools.count(1)
 
 
@@ -58,7 +71,9 @@ class Untested(Exception):
 class Sale:
     """One activity, its buyers, and what they heard."""
 
-    def __init__(self, stage: SeckillProcesses, *, units: int, buyers: int, limit: int, seed: int) -> None:
+    def __init__(
+        self, stage: SeckillProcesses, *, units: int, buyers: int, limit: int, seed: int
+    ) -> None:
         self.stage = stage
         self.units = units
         self.limit = limit
@@ -69,36 +84,51 @@ class Sale:
         self.users = [f"b{number}" for number in range(buyers)]
         self._tokens: dict[str, str] = {}
         self._channels: dict[str, MeshChannel] = {}
-        self._discovery = StaticDiscovery({name: [address] for name, address in stage.addresses.items()})
+        self._discovery = StaticDiscovery(
+            {name: [address] for name, address in stage.addresses.items()}
+        )
         # What was heard.
-        self.tickets: dict[str, tuple[str, str, str]] = {}              # order -> buyer, request, ticket: every admission that was acknowledged
+        # order -> buyer, request, ticket: every admission that was acknowledged
+        self.tickets: dict[str, tuple[str, str, str]] = {}
         self.orders_of_click: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
-        self.bought: dict[str, str] = {}                                # order -> buyer who was told 1
-        self.cancelled: set[str] = set()                                # somebody asked for it
+        # order -> buyer who was told 1
+        self.bought: dict[str, str] = {}
+        self.cancelled: set[str] = set()  # somebody asked for it
         self.codes: Counter[str] = Counter()
-        self.fallen: list[str] = []                                     # told 1, then 2, without a cancel
-        self.queued_again: list[str] = []                               # told 1, then 0
-        self.turned_down: set[str] = set()                              # their own tickets were told 2
-        self.problems: list[str] = []                                   # what a scenario itself saw
-        self.notes: list[str] = []                                      # for the table at the end
-        self.loses = False                                              # the fault takes places away that were promised
+        # told 1, then 2, without a cancel
+        self.fallen: list[str] = []
+        self.queued_again: list[str] = []  # told 1, then 0
+        # their own tickets were told 2
+        self.turned_down: set[str] = set()
+        self.problems: list[str] = []  # what a scenario itself saw
+        self.notes: list[str] = []  # for the table at the end
+        # the fault takes places away that were promised
+        self.loses = False
         self._moved = asyncio.Condition()
         self.clicks_begun = 0
         self.clicks_done = 0
         self.clicks_planned = 1
-        self._share = 1.0                                               # of the crowd that may come
+        self._share = 1.0  # of the crowd that may come
         self.is_over = False
 
     @property
     def keys(self) -> Keys:
         return Keys(activity_id=self.activity_id, merchant_id="mall", sku_id=self.sku_id)
 
-    # --- the shop -------------------------------------------------------------------------------------------------------------------------------
+    # --- the shop ---------------------------------------------------------------------------------
 
-    async def open(self, *, starts_in: timedelta = -HOUR, ends_in: timedelta = HOUR, publish: bool = True) -> None:
+    async def open(
+        self, *, starts_in: timedelta = -HOUR, ends_in: timedelta = HOUR, publish: bool = True
+    ) -> None:
         """A product on the shelf and an activity of it, published unless told otherwise."""
-        await self.stubborn(lambda: self.catalog().CreateProduct(catalog_pb2.CreateProductRequest(
-            sku_id=self.sku_id, name="A mug", price="10.00", available=SHELF), metadata=self.bearer("clerk", "merchant")))
+        await self.stubborn(
+            lambda: self.catalog().CreateProduct(
+                catalog_pb2.CreateProductRequest(
+                    sku_id=self.sku_id, name="A mug", price="10.00", available=SHELF
+                ),
+                metadata=self.bearer("clerk", "merchant"),
+            )
+        )
         await self.plan(starts_in=starts_in, ends_in=ends_in)
         if publish:
             await self.publish()
@@ -106,17 +136,32 @@ class Sale:
     async def plan(self, *, starts_in: timedelta = -HOUR, ends_in: timedelta = HOUR) -> None:
         """A draft for the product."""
         now = datetime.now(UTC)
-        made = await self.stubborn(lambda: self.shop().CreateActivity(activity_pb2.CreateActivityRequest(
-            sku_id=self.sku_id, price="5.00", total=self.units, limit_per_user=self.limit, starts_at=_stamp(now + starts_in),
-            ends_at=_stamp(now + ends_in)), metadata=[*self.bearer("clerk", "merchant"), ("idempotency-key", f"{self.sku_id}-{now.timestamp()}")]))
+        made = await self.stubborn(
+            lambda: self.shop().CreateActivity(
+                activity_pb2.CreateActivityRequest(
+                    sku_id=self.sku_id,
+                    price="5.00",
+                    total=self.units,
+                    limit_per_user=self.limit,
+                    starts_at=_stamp(now + starts_in),
+                    ends_at=_stamp(now + ends_in),
+                ),
+                metadata=[
+                    *self.bearer("clerk", "merchant"),
+                    ("idempotency-key", f"{self.sku_id}-{now.timestamp()}"),
+                ],
+            )
+        )
         self.activity_id = made.activity.activity_id
 
     async def publish(self) -> None:
         """Until it is OPEN."""
+
         async def open_() -> bool:
             with contextlib.suppress(MeshError):
                 return bool((await self.verb("Publish")).state == activity_pb2.ACTIVITY_STATE_OPEN)
             return False
+
         await self.reached(open_, "opening")
 
     async def verb(self, verb: str, *, at: str = "") -> Any:
@@ -127,28 +172,42 @@ class Sale:
 
     async def close(self) -> None:
         """Until it is CLOSED."""
+
         async def closed() -> bool:
             with contextlib.suppress(MeshError):
                 return bool((await self.verb("Close")).state == activity_pb2.ACTIVITY_STATE_CLOSED)
             return False
+
         await self.reached(closed, "close")
 
     async def rebuild(self, at: str = "") -> int:
         """A rebuild while people click; the new epoch, 0 when it was not this one's to do."""
         epoch = 0
-        async for progress in self.shop(at).RebuildActivity(activity_pb2.RebuildActivityRequest(activity_id=self.activity_id),
-                                                            metadata=self.bearer("root", "admin")):
+        async for progress in self.shop(at).RebuildActivity(
+            activity_pb2.RebuildActivityRequest(activity_id=self.activity_id),
+            metadata=self.bearer("root", "admin"),
+        ):
             epoch = progress.epoch
         return epoch
 
     def forget(self) -> None:
         """What was heard belongs to an activity that is closed."""
-        for heard in (self.tickets, self.orders_of_click, self.bought, self.cancelled, self.turned_down, self.fallen, self.codes):
+        for heard in (
+            self.tickets,
+            self.orders_of_click,
+            self.bought,
+            self.cancelled,
+            self.turned_down,
+            self.fallen,
+            self.codes,
+        ):
             heard.clear()
 
-    # --- buyers ---------------------------------------------------------------------------------------------------------------------------------
+    # --- buyers -----------------------------------------------------------------------------------
 
-    async def click(self, user: str, request: str, *, at: str = "", wait_ms: int = 0) -> Told | None:
+    async def click(
+        self, user: str, request: str, *, at: str = "", wait_ms: int = 0
+    ) -> Told | None:
         """One click, repeated until there is an answer or the sale is over."""
         while not self.is_over:
             told = await self.click_once(user, request, at=at, wait_ms=wait_ms)
@@ -157,33 +216,51 @@ class Sale:
             await asyncio.sleep(AGAIN_SECONDS * self.chance.uniform(0.5, 1.5))
         return None
 
-    async def click_once(self, user: str, request: str, *, at: str = "", wait_ms: int = 0) -> Told | None:
+    async def click_once(
+        self, user: str, request: str, *, at: str = "", wait_ms: int = 0
+    ) -> Told | None:
         """One attempt; None when it got no word about the click."""
         try:
             answer = await self.front(at).SeckillAction(
-                seckill_pb2.SeckillActionRequest(sku_id=self.sku_id, request_id=request, wait_ms=wait_ms), metadata=self.bearer(user),
-                timeout=CALL_SECONDS)
+                seckill_pb2.SeckillActionRequest(
+                    sku_id=self.sku_id, request_id=request, wait_ms=wait_ms
+                ),
+                metadata=self.bearer(user),
+                timeout=CALL_SECONDS,
+            )
         except MeshError as error:
             self.codes[error.reason] += 1
             if error.reason not in UNKNOWN:
-                raise AssertionError(f"the click {request!r} of {user} was refused: {error.reason} {error.message}") from error
+                raise AssertionError(
+                    f"the click {request!r} of {user} was refused: {error.reason} {error.message}"
+                ) from error
             return None
         told = _told(answer.result)
         self.codes[told.code] += 1
         if told.ticket:  # not the 2003, which tells of another click
-            self.tickets[told.order_id or f"refused-{user}-{request}"] = (user, request, told.ticket)
+            self.tickets[told.order_id or f"refused-{user}-{request}"] = (
+                user,
+                request,
+                told.ticket,
+            )
             if told.order_id:
                 self.orders_of_click[user, request].add(told.order_id)
         if told.status == 1 and told.order_id:
             self.bought[told.order_id] = user
         return told
 
-    async def result(self, user: str, *, ticket: str = "", at: str = "", wait_ms: int = 0) -> Told | None:
+    async def result(
+        self, user: str, *, ticket: str = "", at: str = "", wait_ms: int = 0
+    ) -> Told | None:
         """What a buyer is told; None without an answer."""
         try:
             answer = await self.front(at).SeckillResult(
-                seckill_pb2.SeckillResultRequest(sku_id=self.sku_id, ticket=ticket, wait_ms=wait_ms), metadata=self.bearer(user),
-                timeout=CALL_SECONDS + 2)
+                seckill_pb2.SeckillResultRequest(
+                    sku_id=self.sku_id, ticket=ticket, wait_ms=wait_ms
+                ),
+                metadata=self.bearer(user),
+                timeout=CALL_SECONDS + 2,
+            )
         except MeshError as error:
             self.codes[f"result {error.reason}"] += 1
             return None
@@ -198,9 +275,17 @@ class Sale:
         while not self.is_over:
             try:
                 await self._stub(order_pb2_grpc.OrderServiceStub, "order_rpc").CancelOrder(
-                    order_pb2.CancelOrderRequest(order_id=order_id, reason="changed my mind"), metadata=self.bearer(user), timeout=8)
+                    order_pb2.CancelOrderRequest(order_id=order_id, reason="changed my mind"),
+                    metadata=self.bearer(user),
+                    timeout=8,
+                )
             except MeshError as error:
-                if isinstance(error, RemoteError) and error.is_definite and error.reason != "ORDER_NOT_FOUND":  # paid, or cancelled before
+                # paid, or cancelled before
+                if (
+                    isinstance(error, RemoteError)
+                    and error.is_definite
+                    and error.reason != "ORDER_NOT_FOUND"
+                ):
                     return
             else:
                 return
@@ -208,18 +293,26 @@ class Sale:
 
     async def pay(self, user: str, order_id: str) -> str:
         """Charges a good card; the state of the payment or the reason of a refusal."""
-        card = payment_pb2.CreditCard(credit_card_number="4242424242424242", credit_card_cvv="123", credit_card_expiration_month=12,
-                                      credit_card_expiration_year=datetime.now(UTC).year + 2)
+        card = payment_pb2.CreditCard(
+            credit_card_number="4242424242424242",
+            credit_card_cvv="123",
+            credit_card_expiration_month=12,
+            credit_card_expiration_year=datetime.now(UTC).year + 2,
+        )
         try:
             answer = await self._stub(payment_pb2_grpc.PaymentServiceStub, "payment_rpc").Charge(
-                payment_pb2.ChargeRequest(amount="5.00", order_id=order_id, credit_card=card), timeout=12,
-                metadata=[*self.bearer(user), ("idempotency-key", order_id)])
+                payment_pb2.ChargeRequest(amount="5.00", order_id=order_id, credit_card=card),
+                timeout=12,
+                metadata=[*self.bearer(user), ("idempotency-key", order_id)],
+            )
         except MeshError as error:
             return str(error.reason)
         return str(answer.payment.state)
 
     async def crowd(self, *, mode: str = "once") -> None:
-        """Everybody comes: "once" with 30 % double clicks and some second clicks, "single" without, "triple" three clicks each, "random" anybody."""
+        """Everybody comes: "once" with 30 % double clicks and some second clicks, "single" without,
+        "triple" three clicks each, "random" anybody.
+        """
         plan = self._plan(mode)
         self.clicks_planned = len(plan)
         waiting = iter(plan)
@@ -227,16 +320,23 @@ class Sale:
         async def somebody() -> None:
             for user, requests in waiting:
                 async with self._moved:
-                    await self._moved.wait_for(lambda: self.clicks_begun < self._share * self.clicks_planned)
+                    await self._moved.wait_for(
+                        lambda: self.clicks_begun < self._share * self.clicks_planned
+                    )
                     self.clicks_begun += 1
                 await asyncio.gather(*(self.click(user, request) for request in requests))
                 async with self._moved:
                     self.clicks_done += 1
                     self._moved.notify_all()
-        await asyncio.gather(*(somebody() for _ in range(max(4, min(CROWD, self.units // UNITS_PER_CLICKER)))))
+
+        await asyncio.gather(
+            *(somebody() for _ in range(max(4, min(CROWD, self.units // UNITS_PER_CLICKER))))
+        )
 
     async def lets_come(self, share: float) -> None:
-        """From now on this share of the crowd may come; the rest waits, so that a fault finds it later."""
+        """From now on this share of the crowd may come; the rest waits, so that a fault finds it
+        later.
+        """
         async with self._moved:
             self._share = share
             self._moved.notify_all()
@@ -248,15 +348,19 @@ class Sale:
 
     @asynccontextmanager
     async def watchers(self, count: int = 4, *, cancels: int = 0) -> AsyncIterator[None]:
-        """Buyers who look at what became of their clicks, again and again; up to `cancels` of them cancel. Meanwhile minutes pass for what lies in
-        the outboxes."""
+        """Buyers who look at what became of their clicks, again and again; up to `cancels` of them
+        cancel. Meanwhile minutes pass for what lies in the outboxes."""
         is_done = asyncio.Event()
         cancelling: set[asyncio.Task[None]] = set()
 
         async def watch() -> None:
             while not is_done.is_set():
                 known = list(self.tickets)
-                if known and (held := await self._look(known[self.chance.randrange(len(known))])) and len(cancelling) < cancels:
+                if (
+                    known
+                    and (held := await self._look(known[self.chance.randrange(len(known))]))
+                    and len(cancelling) < cancels
+                ):
                     cancelling.add(asyncio.create_task(self.cancel(*held)))
                 await asyncio.sleep(POLL_SECONDS / 4)
 
@@ -266,6 +370,7 @@ class Sale:
                     await asyncio.wait_for(is_done.wait(), LEAP_SECONDS)
                 with contextlib.suppress(DBAPIError):
                     self.stage.let_claims_end()
+
         tasks = [asyncio.create_task(watch()) for _ in range(count)]
         passing = asyncio.create_task(pass_time())
         try:
@@ -277,30 +382,42 @@ class Sale:
 
     @asynccontextmanager
     async def line_grows(self, entries: int = 6) -> AsyncIterator[None]:
-        """So many buyers stand in the line of whom no consumer has heard, and no consumer is about to hear of them: somebody holds the row that
-        consumers need for their commits, until the end of the block, and all of them wait for it.
+        """So many buyers stand in the line of whom no consumer has heard, and no consumer is about
+        to hear of them: somebody holds the row that consumers need for their commits, until the end
+        of the block, and all of them wait for it.
 
         Raises:
             Untested: everybody has clicked and was heard.
         """
-        with self.stage.locked("seckill_rpc", "SELECT 1 FROM activity WHERE activity_id = :activity FOR UPDATE", activity=self.activity_id):
+        with self.stage.locked(
+            "seckill_rpc",
+            "SELECT 1 FROM activity WHERE activity_id = :activity FOR UPDATE",
+            activity=self.activity_id,
+        ):
             with self.stage.stock() as stock, stock.pipeline(transaction=True) as at_once:
                 last_heard, heard_at = "", time.monotonic()
 
                 def grew() -> bool:
                     nonlocal last_heard, heard_at
-                    length, [group] = at_once.xlen(self.keys.line).xinfo_groups(self.keys.line).execute()
+                    length, [group] = (
+                        at_once.xlen(self.keys.line).xinfo_groups(self.keys.line).execute()
+                    )
                     if group["last-delivered-id"] != last_heard:
                         last_heard, heard_at = group["last-delivered-id"], time.monotonic()
                     stand = length - group["pending"]
                     if stand < entries and self.clicks_done >= self.clicks_planned:
                         raise Untested(f"everybody has been there, {stand} stand in the line")
                     return stand >= entries and time.monotonic() - heard_at >= DEAF_SECONDS
+
                 await until(grew, "line", seconds=10)
             yield
 
-    async def reached(self, condition: Callable[[], Awaitable[Any]], what: str, *, seconds: float = 40.0) -> Any:
-        """Asks until the answer is true; minutes pass for what lies in the outboxes while it waits."""
+    async def reached(
+        self, condition: Callable[[], Awaitable[Any]], what: str, *, seconds: float = 40.0
+    ) -> Any:
+        """Asks until the answer is true; minutes pass for what lies in the outboxes while it
+        waits.
+        """
         deadline, next_leap = time.monotonic() + seconds, time.monotonic() + LEAP_SECONDS
         while not (answer := await condition()):
             assert time.monotonic() < deadline, f"no {what} within {seconds} s"
@@ -317,17 +434,23 @@ class Sale:
             try:
                 return await call()
             except MeshError as error:
-                if (isinstance(error, RemoteError) and error.is_definite) or time.monotonic() > deadline:
+                if (
+                    isinstance(error, RemoteError) and error.is_definite
+                ) or time.monotonic() > deadline:
                     raise
             await asyncio.sleep(AGAIN_SECONDS)
 
-    # --- wires ----------------------------------------------------------------------------------------------------------------------------------
+    # --- wires ------------------------------------------------------------------------------------
 
     def front(self, at: str = "") -> Any:
-        return self._stub(seckill_pb2_grpc.SeckillServiceStub, at or self.chance.choice(self.fronts))
+        return self._stub(
+            seckill_pb2_grpc.SeckillServiceStub, at or self.chance.choice(self.fronts)
+        )
 
     def shop(self, at: str = "") -> Any:
-        return self._stub(activity_pb2_grpc.ActivityServiceStub, at or self.chance.choice(self.fronts))
+        return self._stub(
+            activity_pb2_grpc.ActivityServiceStub, at or self.chance.choice(self.fronts)
+        )
 
     def catalog(self) -> Any:
         return self._stub(catalog_pb2_grpc.CatalogServiceStub, "order_rpc")
@@ -346,20 +469,37 @@ class Sale:
     def _stub(self, kind: Any, name: str) -> Any:
         channel = self._channels.get(name)
         if channel is None:
-            channel = self._channels[name] = MeshChannel(name, settings=MeshSettings(service="mesh", environment="test"), discovery=self._discovery)
+            channel = self._channels[name] = MeshChannel(
+                name,
+                settings=MeshSettings(service="mesh", environment="test"),
+                discovery=self._discovery,
+            )
         return kind(channel)
 
     def _plan(self, mode: str) -> list[tuple[str, list[str]]]:
         chance = self.chance
         match mode:
             case "once":
-                plan = [(user, ["a", *(["a"] if chance.random() < 0.3 else []), *(["b"] if chance.random() < 0.1 else [])]) for user in self.users]
+                plan = [
+                    (
+                        user,
+                        [
+                            "a",
+                            *(["a"] if chance.random() < 0.3 else []),
+                            *(["b"] if chance.random() < 0.1 else []),
+                        ],
+                    )
+                    for user in self.users
+                ]
             case "single":
                 plan = [(user, ["a"]) for user in self.users]
             case "triple":
                 plan = [(user, ["a", "b", chance.choice("abc")]) for user in self.users]
             case _:
-                plan = [(chance.choice(self.users), [chance.choice("abc")]) for _ in range(2 * len(self.users))]
+                plan = [
+                    (chance.choice(self.users), [chance.choice("abc")])
+                    for _ in range(2 * len(self.users))
+                ]
         chance.shuffle(plan)
         return plan
 
@@ -375,7 +515,9 @@ class Sale:
             self.turned_down.add(order_id)
         is_his = order_id in self.bought and order_id not in self.cancelled
         if was_bought and is_his and told.status != 1 and self.limit == 1:
-            (self.fallen if told.status == 2 else self.queued_again).append(f"{user} held {order_id} and was told {told.status} {told.code}")
+            (self.fallen if told.status == 2 else self.queued_again).append(
+                f"{user} held {order_id} and was told {told.status} {told.code}"
+            )
         return (user, order_id) if is_his else None
 
 
@@ -390,7 +532,15 @@ def _stamp(at: datetime) -> Timestamp:
 
 
 @asynccontextmanager
-async def sale_of(stage: SeckillProcesses, *, units: int, buyers: int, limit: int = 1, seed: int = 1, opens: bool = True) -> AsyncIterator[Sale]:
+async def sale_of(
+    stage: SeckillProcesses,
+    *,
+    units: int,
+    buyers: int,
+    limit: int = 1,
+    seed: int = 1,
+    opens: bool = True,
+) -> AsyncIterator[Sale]:
     """An activity that is open; its buyers go home at the end."""
     sale = Sale(stage, units=units, buyers=buyers, limit=limit, seed=seed)
     try:

@@ -1,5 +1,6 @@
-"""More of the fault matrix: a database that stays away, answers that are lost, a Redis that is full, slow or confused, buyers who hang up, change
-their mind or pay at the same moment, and shops that pause."""
+"""More of the fault matrix: a database that stays away, answers that are lost, a Redis that is
+full, slow or confused, buyers who hang up, change their mind or pay at the same moment, and shops
+that pause."""
 
 from __future__ import annotations
 
@@ -49,8 +50,9 @@ async def _hang_up(sale: Sale) -> None:
         with contextlib.suppress(asyncio.CancelledError):
             await call
         await sale.click(user, "hung-up")
+
     for start in range(0, len(sale.users), 32):
-        await asyncio.gather(*(impatient(user) for user in sale.users[start:start + 32]))
+        await asyncio.gather(*(impatient(user) for user in sale.users[start : start + 32]))
 
 
 @during("Redis answers are lost, at once and in silence", expected=SILENT, opens_doors=True)
@@ -59,15 +61,26 @@ async def _lost_answers(sale: Sale) -> None:
         await sale.stage.run_again(FRONT, SECKILL_RPC_REDIS_URL=f"redis://127.0.0.1:{proxy.port}/0")
         sale.fronts = [FRONT]
         await sale.lets_come(1.0)
-        for loss, times in [(Loss.ANSWER, 1), (Loss.ANSWER, 2), (Loss.ANSWER_SILENTLY, 1), (Loss.REQUEST, 2), (Loss.ANSWER, 1)]:
+        for loss, times in [
+            (Loss.ANSWER, 1),
+            (Loss.ANSWER, 2),
+            (Loss.ANSWER_SILENTLY, 1),
+            (Loss.REQUEST, 2),
+            (Loss.ANSWER, 1),
+        ]:
             proxy.lose(b"EVALSHA", loss, times=times)
-            await until(lambda: proxy.has_struck or sale.clicks_done == sale.clicks_planned, "answer that is lost", seconds=60)
+            await until(
+                lambda: proxy.has_struck or sale.clicks_done == sale.clicks_planned,
+                "answer that is lost",
+                seconds=60,
+            )
         if not proxy.has_struck:
             sale.problems.append("no answer was lost")
         proxy.cut()
         await sale.progress(1.0)
         sale.fronts = [A, B]
-        await asyncio.gather(*(sale.click(*click) for click in list(sale.orders_of_click)[:60]))  # everybody finds the order of his click
+        # everybody finds the order of his click
+        await asyncio.gather(*(sale.click(*click) for click in list(sale.orders_of_click)[:60]))
 
 
 @during("SCRIPT FLUSH, ten times")
@@ -84,7 +97,10 @@ async def _no_memory(sale: Sale) -> None:
     with sale.stage.stock() as stock:
         stock.config_set("maxmemory", "1")
         try:
-            await until(lambda: sale.codes["SECKILL_BUSY"] + sale.codes["SECKILL_NOT_READY"] > 20, "refusals for want of memory")
+            await until(
+                lambda: sale.codes["SECKILL_BUSY"] + sale.codes["SECKILL_NOT_READY"] > 20,
+                "refusals for want of memory",
+            )
         finally:
             stock.config_set("maxmemory", "0")
 
@@ -111,7 +127,9 @@ async def _frozen_redis(sale: Sale) -> None:
         start = time.monotonic()
         told = await sale.click_once("patient", "p")
         if told is not None or time.monotonic() - start > CALL_SECONDS + 0.5:
-            sale.problems.append(f"a click during the stop was told {told} after {time.monotonic() - start:.1f} s")
+            sale.problems.append(
+                f"a click during the stop was told {told} after {time.monotonic() - start:.1f} s"
+            )
         await until(lambda: time.monotonic() - start > 5, "end of the stop")
     finally:
         frozen.signal(18)  # SIGCONT
@@ -119,15 +137,23 @@ async def _frozen_redis(sale: Sale) -> None:
 
 @during("cancelled before the result was published", expected=Expected(loses_places=False))
 async def _cancelled_early(sale: Sale) -> None:
-    """A consumer dies between its commit and the result; the buyers cancel before somebody takes over."""
+    """A consumer dies between its commit and the result; the buyers cancel before somebody takes
+    over.
+    """
     stage = sale.stage
     await stage.arm(A, "seckill.consume.after_commit=kill:2")
     await stage.died(A)
     with stage.stock() as stock:
-        live = stage.rows("seckill_rpc", "SELECT order_id, user_id, request_id FROM seckill_order WHERE activity_id = :activity AND state = 'LIVE'",
-                          activity=sale.activity_id)
+        live = stage.rows(
+            "seckill_rpc",
+            "SELECT order_id, user_id, request_id FROM seckill_order WHERE activity_id = "
+            ":activity AND state = 'LIVE'",
+            activity=sale.activity_id,
+        )
         records = stock.hmget(sale.keys.users, [f"{row.user_id}#{row.request_id}" for row in live])
-        unpublished = [row for row, record in zip(live, records, strict=True) if record == f"0{row.order_id}"][:20]
+        unpublished = [
+            row for row, record in zip(live, records, strict=True) if record == f"0{row.order_id}"
+        ][:20]
     if not unpublished:
         sale.problems.append("every result was published")
     await asyncio.gather(*(sale.cancel(row.user_id, row.order_id) for row in unpublished))
@@ -141,14 +167,22 @@ async def _pay_or_cancel(sale: Sale) -> None:
     racers = list(sale.bought.items())[:24]
 
     async def written(order_id: str) -> bool:
-        return bool(sale.stage.rows("order_rpc", "SELECT 1 FROM orders WHERE order_id = :order_id", order_id=order_id))
+        return bool(
+            sale.stage.rows(
+                "order_rpc", "SELECT 1 FROM orders WHERE order_id = :order_id", order_id=order_id
+            )
+        )
 
     async def race(order_id: str, user: str) -> None:
         await sale.reached(lambda: written(order_id), f"order {order_id}")
         await asyncio.gather(sale.pay(user, order_id), sale.cancel(user, order_id))
+
     await asyncio.gather(*(race(order_id, user) for order_id, user in racers))
-    states = sale.stage.rows("order_rpc", "SELECT state, COUNT(*) AS orders FROM orders WHERE order_id IN :orders GROUP BY state",
-                             orders=tuple(order_id for order_id, _ in racers))
+    states = sale.stage.rows(
+        "order_rpc",
+        "SELECT state, COUNT(*) AS orders FROM orders WHERE order_id IN :orders GROUP BY state",
+        orders=tuple(order_id for order_id, _ in racers),
+    )
     sale.notes += [f"{row.orders} {row.state}" for row in states]
 
 
@@ -156,16 +190,32 @@ async def _pay_or_cancel(sale: Sale) -> None:
 async def _refusals(sale: Sale) -> None:
     stage = sale.stage
     await sale.progress(0.1)
-    stage.change("order_rpc", "UPDATE product SET currency = 'USD' WHERE sku_id = :sku", sku=sale.sku_id)
+    stage.change(
+        "order_rpc", "UPDATE product SET currency = 'USD' WHERE sku_id = :sku", sku=sale.sku_id
+    )
     try:
-        await until(lambda: stage.rows("seckill_rpc", "SELECT 1 FROM seckill_order WHERE activity_id = :activity AND state = 'REFUSED' LIMIT 1",
-                                       activity=sale.activity_id), "refusal by order_rpc")
+        await until(
+            lambda: stage.rows(
+                "seckill_rpc",
+                "SELECT 1 FROM seckill_order WHERE activity_id = :activity AND state = 'REFUSED' "
+                "LIMIT 1",
+                activity=sale.activity_id,
+            ),
+            "refusal by order_rpc",
+        )
     finally:
-        stage.change("order_rpc", "UPDATE product SET currency = 'CNY' WHERE sku_id = :sku", sku=sale.sku_id)
+        stage.change(
+            "order_rpc", "UPDATE product SET currency = 'CNY' WHERE sku_id = :sku", sku=sale.sku_id
+        )
 
 
-@during("tickets are decided without any grace while rebuilds go on", expected=LOST, runs=5,
-        env={"SECKILL_RPC_RESULT_GRACE_SECONDS": "0.001"}, is_quick=False)
+@during(
+    "tickets are decided without any grace while rebuilds go on",
+    expected=LOST,
+    runs=5,
+    env={"SECKILL_RPC_RESULT_GRACE_SECONDS": "0.001"},
+    is_quick=False,
+)
 async def _hasty(sale: Sale) -> None:
     is_done = asyncio.Event()
 
@@ -177,6 +227,7 @@ async def _hasty(sale: Sale) -> None:
                 if told is not None and told.status == 2:
                     sale.turned_down.add(order_id)
             await asyncio.sleep(POLL_SECONDS / 4)
+
     asking = asyncio.create_task(ask())
     for share in (0.1, 0.3, 0.5):
         await sale.progress(share)
@@ -192,41 +243,69 @@ async def _poison(sale: Sale) -> None:
     stage.mariadb.kill()
     start = time.monotonic()
     with stage.stock() as stock:
-        stock.xadd(sale.keys.line, {"o": "ORDBAD", "u": "u\u00e9", "r": "a", "e": str(stock.hget(sale.keys.meta, "epoch"))})
+        stock.xadd(
+            sale.keys.line,
+            {
+                "o": "ORDBAD",
+                "u": "u\u00e9",
+                "r": "a",
+                "e": str(stock.hget(sale.keys.meta, "epoch")),
+            },
+        )
     await until(lambda: time.monotonic() - start > 4, "end of the outage")
     stage.mariadb.start()
 
     def dead() -> list[str]:
-        return [row.order_id for row in stage.rows("seckill_rpc", "SELECT order_id FROM dead_entry WHERE activity_id = :activity",
-                                                   activity=sale.activity_id)]
+        return [
+            row.order_id
+            for row in stage.rows(
+                "seckill_rpc",
+                "SELECT order_id FROM dead_entry WHERE activity_id = :activity",
+                activity=sale.activity_id,
+            )
+        ]
+
     await until(dead, "dead letter", seconds=60)
     if dead() != ["ORDBAD"]:
         sale.problems.append(f"dead: {dead()}")
     with stage.stock() as stock:
-        await until(lambda: stock.get(sale.keys.view("u\u00e9")) == "2", "2 for the poisonous buyer")
-    stage.change("seckill_rpc", "DELETE FROM dead_entry WHERE activity_id = :activity", activity=sale.activity_id)
+        await until(
+            lambda: stock.get(sale.keys.view("u\u00e9")) == "2", "2 for the poisonous buyer"
+        )
+    stage.change(
+        "seckill_rpc",
+        "DELETE FROM dead_entry WHERE activity_id = :activity",
+        activity=sale.activity_id,
+    )
 
 
 def _pause(*, keep: bool) -> None:
-    @during(f"paused while Redis restarts with {'everything' if keep else 'nothing'}", runs=5,
-            expected=Expected(loses_places=not keep, queues_again=True))
+    @during(
+        f"paused while Redis restarts with {'everything' if keep else 'nothing'}",
+        runs=5,
+        expected=Expected(loses_places=not keep, queues_again=True),
+    )
     async def _(sale: Sale) -> None:
         await sale.progress(0.2)
         await sale.stubborn(lambda: sale.verb("Pause"))
         await _nobody_gets_in(sale, "before")
         sale.stage.restart_redis(keep=keep)
         with sale.stage.stock() as stock:
+
             def is_back() -> bool:
                 with contextlib.suppress(RedisError):
                     meta = stock.hgetall(sale.keys.meta)
                     return "epoch" in meta and "hold" not in meta
                 return False
+
             await until(is_back, "Redis that knows the sale again")
             for _ in range(5):
                 await _nobody_gets_in(sale, "after")
             if (state := stock.hget(sale.keys.meta, "state")) != "PAUSED":
                 sale.problems.append(f"Redis reopened it: {state}")
-            await until(lambda: not stock.xlen(sale.keys.line), "line that is served during the pause")
+            await until(
+                lambda: not stock.xlen(sale.keys.line), "line that is served during the pause"
+            )
         await sale.stubborn(lambda: sale.verb("Resume"))
 
 
@@ -238,6 +317,7 @@ async def _pause_race(sale: Sale) -> None:
         while not is_done.is_set():
             with contextlib.suppress(MeshError):
                 await sale.rebuild(at)
+
     await sale.progress(0.1)
     rebuilders = [asyncio.create_task(go_round(at)) for at in (A, B)]
     await asyncio.sleep(sale.chance.uniform(0, 0.1))

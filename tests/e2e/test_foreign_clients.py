@@ -1,5 +1,5 @@
-"""Clients in other languages use what the repository and the gateway publish, with the usual tools of their language: `protoc`, `buf`, Node's proto
-loader, and TypeScript over /openapi.json."""
+"""Clients in other languages use what the repository and the gateway publish, with the usual tools
+of their language: `protoc`, `buf`, Node's proto loader, and TypeScript over /openapi.json."""
 
 from __future__ import annotations
 
@@ -43,15 +43,22 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeshProcesses]:
 def clients(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of tests/clients with its packages."""
     if shutil.which("node") is None or not (CLIENTS / "node_modules").is_dir():
-        missing("Node with the packages of tests/clients", hint="make servers, or npm ci in tests/clients")
+        missing(
+            "Node with the packages of tests/clients",
+            hint="make servers, or npm ci in tests/clients",
+        )
     folder = tmp_path_factory.mktemp("clients") / "clients"
-    shutil.copytree(CLIENTS, folder, ignore=shutil.ignore_patterns("node_modules", "out", "openapi.d.ts"))
+    shutil.copytree(
+        CLIENTS, folder, ignore=shutil.ignore_patterns("node_modules", "out", "openapi.d.ts")
+    )
     (folder / "node_modules").symlink_to(CLIENTS / "node_modules")
     return folder
 
 
 def run(*command: str, cwd: Path) -> str:
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=110, check=False)
+    done = subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, timeout=110, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -65,7 +72,12 @@ def bought(line: str) -> dict[str, Any]:
 def test_protoc_compiles_the_checkout_without_anything_else(tmp_path: Path) -> None:
     sources = sorted(str(path) for path in PROTOS.rglob("*.proto"))
     well_known = Path(protoc.__file__).parent / "_proto"  # what a protoc brings itself
-    assert protoc.main(["protoc", f"-I{PROTOS}", f"-I{well_known}", f"--python_out={tmp_path}", *sources]) == 0
+    assert (
+        protoc.main(
+            ["protoc", f"-I{PROTOS}", f"-I{well_known}", f"--python_out={tmp_path}", *sources]
+        )
+        == 0
+    )
 
 
 def test_buf_builds_and_lints_the_checkout() -> None:
@@ -74,7 +86,10 @@ def test_buf_builds_and_lints_the_checkout() -> None:
 
 
 def test_the_stubs_load_with_grpcio_and_protobuf_alone() -> None:
-    modules = [".".join(path.relative_to(ROOT / "generated").with_suffix("").parts) for path in (ROOT / "generated").rglob("*_pb2*.py")]
+    modules = [
+        ".".join(path.relative_to(ROOT / "generated").with_suffix("").parts)
+        for path in (ROOT / "generated").rglob("*_pb2*.py")
+    ]
     program = f"""import importlib, sys
 for name in ("protovalidate", "buf"):
     sys.modules[name] = None
@@ -85,14 +100,32 @@ for name in {modules}:
 
 def test_a_node_program_with_the_protos_buys(mesh: MeshProcesses, clients: Path) -> None:
     sku_id, grpc = mesh.product(), mesh.plan.running.grpc
-    line = run("node", "purchase.cjs", str(PROTOS), grpc["order_rpc"][0], grpc["payment_rpc"][0], mesh.person("node").token, sku_id, cwd=clients)
+    line = run(
+        "node",
+        "purchase.cjs",
+        str(PROTOS),
+        grpc["order_rpc"][0],
+        grpc["payment_rpc"][0],
+        mesh.person("node").token,
+        sku_id,
+        cwd=clients,
+    )
     assert bought(line)["state"] == "PAYMENT_STATE_SUCCESS"
 
 
-def test_a_strict_typescript_program_with_the_openapi_document_buys(mesh: MeshProcesses, clients: Path) -> None:
+def test_a_strict_typescript_program_with_the_openapi_document_buys(
+    mesh: MeshProcesses, clients: Path
+) -> None:
     document = httpx.get(f"{mesh.gateway_url}/openapi.json", timeout=10, trust_env=False)
     (clients / "openapi.json").write_bytes(document.content)
     run("node_modules/.bin/openapi-typescript", "openapi.json", "-o", "openapi.d.ts", cwd=clients)
     run("node_modules/.bin/tsc", "-p", ".", cwd=clients)
-    line = run("node", "out/purchase.js", mesh.gateway_url, mesh.person("ts").token, mesh.product(), cwd=clients)
+    line = run(
+        "node",
+        "out/purchase.js",
+        mesh.gateway_url,
+        mesh.person("ts").token,
+        mesh.product(),
+        cwd=clients,
+    )
     assert bought(line)["state"] == "SUCCESS"

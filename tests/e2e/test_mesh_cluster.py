@@ -1,5 +1,5 @@
-"""The mesh as a cluster: MariaDB, Redis, Consul, two replicas of each server, mTLS. A replica that dies or leaves costs no call that may be
-repeated."""
+"""The mesh as a cluster: MariaDB, Redis, Consul, two replicas of each server, mTLS. A replica that
+dies or leaves costs no call that may be repeated."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ def module_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proce
 def tls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The settings that `paymesh certs` prints; the agent has a certificate of its own."""
     folder = tmp_path_factory.mktemp("tls")
-    services = [part for service in (*SERVERS, "gateway", "consul") for part in ("--service", service)]
+    services = [
+        part for service in (*SERVERS, "gateway", "consul") for part in ("--service", service)
+    ]
     result = CliRunner().invoke(paymesh, ["certs", "--out", str(folder), *services])
     assert result.exit_code == 0, result.output
     return dict(line.split("=", 1) for line in result.output.split())
@@ -49,8 +51,12 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def agent(tls: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
-    shown = AgentTls(ca_file=Path(tls["CONSUL_TLS_CA_FILE"]), cert_file=Path(tls["CONSUL_TLS_CERT_FILE"]), key_file=Path(tls["CONSUL_TLS_KEY_FILE"]),
-                     server_name="localhost")
+    shown = AgentTls(
+        ca_file=Path(tls["CONSUL_TLS_CA_FILE"]),
+        cert_file=Path(tls["CONSUL_TLS_CERT_FILE"]),
+        key_file=Path(tls["CONSUL_TLS_KEY_FILE"]),
+        server_name="localhost",
+    )
     with start_agent(tmp_path_factory.mktemp("consul"), tls=shown) as agent:
         yield agent
 
@@ -64,18 +70,29 @@ class Cluster:
 
     def passing(self, service: str) -> set[str]:
         """Addresses that Consul's health checks find well."""
-        answer = httpx.get(f"http://{self.agent.address}/v1/health/service/{service}", params={"passing": "1"}, trust_env=False)
-        return {f"{entry['Service']['Address']}:{entry['Service']['Port']}" for entry in answer.json()}
+        answer = httpx.get(
+            f"http://{self.agent.address}/v1/health/service/{service}",
+            params={"passing": "1"},
+            trust_env=False,
+        )
+        return {
+            f"{entry['Service']['Address']}:{entry['Service']['Port']}" for entry in answer.json()
+        }
 
     def registered(self, service: str) -> set[str]:
         """Addresses that are registered, well or not."""
-        answer = httpx.get(f"http://{self.agent.address}/v1/catalog/service/{service}", trust_env=False)
+        answer = httpx.get(
+            f"http://{self.agent.address}/v1/catalog/service/{service}", trust_env=False
+        )
         return {f"{entry['ServiceAddress']}:{entry['ServicePort']}" for entry in answer.json()}
 
     def wait_passing(self) -> None:
         for service in SERVERS:
             expected = set(self.mesh.plan.running.grpc[service])
-            wait_until(lambda service=service, expected=expected: self.passing(service) == expected, f"replicas of {service} passing in Consul")
+            wait_until(
+                lambda service=service, expected=expected: self.passing(service) == expected,
+                f"replicas of {service} passing in Consul",
+            )
 
 
 @pytest.fixture(scope="module")
@@ -87,16 +104,33 @@ def database_urls(mariadb_server: MariaDB) -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def settings(database_urls: dict[str, str], redis_server: Redis, agent: Agent, tls: dict[str, str]) -> dict[str, str]:
+def settings(
+    database_urls: dict[str, str], redis_server: Redis, agent: Agent, tls: dict[str, str]
+) -> dict[str, str]:
     """What the user of this cluster has set."""
-    return {**{name: value for name, value in tls.items() if not name.startswith("CONSUL_")},
-            **{f"{service.upper()}_DATABASE_URL": url for service, url in database_urls.items()},
-            "PAYMESH_REDIS_URL": redis_server.url, "PAYMESH_CONSUL_ADDRESS": agent.address, "PAYMESH_CONSUL_CHECK_INTERVAL_SECONDS": "1"}
+    return {
+        **{name: value for name, value in tls.items() if not name.startswith("CONSUL_")},
+        **{f"{service.upper()}_DATABASE_URL": url for service, url in database_urls.items()},
+        "PAYMESH_REDIS_URL": redis_server.url,
+        "PAYMESH_CONSUL_ADDRESS": agent.address,
+        "PAYMESH_CONSUL_CHECK_INTERVAL_SECONDS": "1",
+    }
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory, module_processes: Processes, agent: Agent, settings: dict[str, str]) -> Iterator[Cluster]:
-    mesh = MeshProcesses(tmp_path_factory.mktemp("mesh"), module_processes, discovery="consul", replicas=dict.fromkeys(SERVERS, 2), env=settings)
+def cluster(
+    tmp_path_factory: pytest.TempPathFactory,
+    module_processes: Processes,
+    agent: Agent,
+    settings: dict[str, str],
+) -> Iterator[Cluster]:
+    mesh = MeshProcesses(
+        tmp_path_factory.mktemp("mesh"),
+        module_processes,
+        discovery="consul",
+        replicas=dict.fromkeys(SERVERS, 2),
+        env=settings,
+    )
     mesh.migrate()
     mesh.start()
     mesh.wait_ready()
@@ -115,7 +149,9 @@ class Traffic:
         self._sku_id = mesh.product(available=100_000)
         self._calls: Counter[int] = Counter()
         self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._work, args=(number,)) for number in range(WORKERS)]
+        self._threads = [
+            threading.Thread(target=self._work, args=(number,)) for number in range(WORKERS)
+        ]
         self.failures: list[str] = []
         self.charged: list[tuple[Person, str]] = []
 
@@ -133,7 +169,15 @@ class Traffic:
     def flow(self) -> None:
         """Waits until every buyer made a number of calls from now on."""
         before = Counter(self._calls)
-        wait_until(lambda: self.failures or all(self._calls[number] - before[number] >= CALLS_MIN for number in range(WORKERS)), "traffic")
+        wait_until(
+            lambda: (
+                self.failures
+                or all(
+                    self._calls[number] - before[number] >= CALLS_MIN for number in range(WORKERS)
+                )
+            ),
+            "traffic",
+        )
         assert self.failures == []
 
     def _work(self, number: int) -> None:
@@ -152,16 +196,27 @@ class Traffic:
 
     def _buy(self, number: int, person: Person) -> None:
         purchase = f"{number}-{self._calls[number]}"
-        order = self._see(number, "order", 201, person.post(
-            "/api/v1/orders", {"items": [{"sku_id": self._sku_id, "quantity": 1}]}, idempotency_key=f"order-{purchase}"))
+        order = self._see(
+            number,
+            "order",
+            201,
+            person.post(
+                "/api/v1/orders",
+                {"items": [{"sku_id": self._sku_id, "quantity": 1}]},
+                idempotency_key=f"order-{purchase}",
+            ),
+        )
         self._see(number, "charge", 200, person.charge(order, key=f"charge-{purchase}"))
         self.charged.append((person, order["order_id"]))
         self._see(number, "order read", 200, person.get(f"/api/v1/orders/{order['order_id']}"))
-        self._see(number, "payment read", 200, person.get(f"/api/v1/payments/order/{order['order_id']}"))
+        self._see(
+            number, "payment read", 200, person.get(f"/api/v1/payments/order/{order['order_id']}")
+        )
 
     def _see(self, number: int, what: str, status: int, answer: Answer) -> Any:
         self._calls[number] += 1
-        if answer.status not in {status, 202}:  # 202: the replica died while it asked the channel; the payment goes on
+        # 202: the replica died while it asked the channel; the payment goes on
+        if answer.status not in {status, 202}:
             self.failures.append(f"{what}: {answer.text}")
         return answer.data
 
@@ -172,18 +227,30 @@ def traffic(cluster: Cluster) -> Traffic:
 
 
 def health(address: str, tls: dict[str, str], *, shown: str | None) -> str:
-    """What the health service answers to somebody who trusts our CA and shows the certificate of `shown`, or none."""
-    cert, key = (Path(tls[f"{shown.upper()}_TLS_{part}_FILE"]).read_bytes() for part in ("CERT", "KEY")) if shown else (None, None)
-    credentials = grpc.ssl_channel_credentials(Path(tls["GATEWAY_TLS_CA_FILE"]).read_bytes(), key, cert)
+    """What the health service answers to somebody who trusts our CA and shows the certificate of
+    `shown`, or none.
+    """
+    cert, key = (
+        (Path(tls[f"{shown.upper()}_TLS_{part}_FILE"]).read_bytes() for part in ("CERT", "KEY"))
+        if shown
+        else (None, None)
+    )
+    credentials = grpc.ssl_channel_credentials(
+        Path(tls["GATEWAY_TLS_CA_FILE"]).read_bytes(), key, cert
+    )
     with grpc.secure_channel(address, credentials) as channel:
         try:
-            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
+            answer = health_pb2_grpc.HealthStub(channel).Check(
+                health_pb2.HealthCheckRequest(), timeout=5
+            )
         except grpc.RpcError as refusal:
             return refusal.code().name
     return health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
 
 
-def test_both_replicas_of_each_server_pass_their_checks_and_let_nobody_in_without_a_certificate(cluster: Cluster, tls: dict[str, str]) -> None:
+def test_both_replicas_of_each_server_pass_their_checks_and_let_nobody_in_without_a_certificate(
+    cluster: Cluster, tls: dict[str, str]
+) -> None:
     for service in SERVERS:
         assert cluster.passing(service) == set(cluster.mesh.plan.running.grpc[service])
         for address in cluster.passing(service):
@@ -191,7 +258,9 @@ def test_both_replicas_of_each_server_pass_their_checks_and_let_nobody_in_withou
             assert health(address, tls, shown=None) == "UNAVAILABLE"
 
 
-def test_kill_9_of_one_replica_of_each_fails_no_call_that_may_be_repeated(cluster: Cluster, traffic: Traffic) -> None:
+def test_kill_9_of_one_replica_of_each_fails_no_call_that_may_be_repeated(
+    cluster: Cluster, traffic: Traffic
+) -> None:
     mesh = cluster.mesh
     with traffic:
         traffic.flow()
@@ -205,11 +274,17 @@ def test_kill_9_of_one_replica_of_each_fails_no_call_that_may_be_repeated(cluste
     cluster.wait_passing()
     for person, order_id in traffic.charged:
         person.wait_paid(order_id)
-    captured = [transaction for transaction in mesh.books.transactions() if transaction["status"] == "CAPTURED"]
+    captured = [
+        transaction
+        for transaction in mesh.books.transactions()
+        if transaction["status"] == "CAPTURED"
+    ]
     assert len(captured) == len(traffic.charged)  # nobody paid twice
 
 
-def test_sigterm_withdraws_a_replica_before_it_ends_and_fails_no_call(cluster: Cluster, traffic: Traffic) -> None:
+def test_sigterm_withdraws_a_replica_before_it_ends_and_fails_no_call(
+    cluster: Cluster, traffic: Traffic
+) -> None:
     mesh = cluster.mesh
     with traffic:
         traffic.flow()

@@ -1,7 +1,9 @@
-"""The fault matrix of the flash sale on real Redis and MariaDB, as processes: whatever fails while people buy, nothing is sold twice, no unit is
-lost, and everybody gets an answer (docs/protocols.md 5).
+"""The fault matrix of the flash sale on real Redis and MariaDB, as processes: whatever fails while
+people buy, nothing is sold twice, no unit is lost, and everybody gets an answer (docs/protocols.md
+5).
 
-`make proof` runs every scenario, each with a rebuild at least five times. `make test` takes a few small ones; which, depends on PMTEST_SEED.
+`make proof` runs every scenario, each with a rebuild at least five times. `make test` takes a few
+small ones; which, depends on PMTEST_SEED.
 """
 
 from __future__ import annotations
@@ -38,16 +40,24 @@ from tests.e2e.seckill_processes import API_KEY, BACKS, SeckillProcesses
 from tests.e2e.seckill_runs import RUNS, SaleRun
 from tests.e2e.seckill_sale import Untested, sale_of
 
-TABLES: dict[str, ModuleType] = {"seckill_rpc": seckill_rpc.tables, "order_rpc": order_rpc.tables, "payment_rpc": payment_rpc.tables}
+TABLES: dict[str, ModuleType] = {
+    "seckill_rpc": seckill_rpc.tables,
+    "order_rpc": order_rpc.tables,
+    "payment_rpc": payment_rpc.tables,
+}
 SCENARIOS = [*seckill_faults.SCENARIOS, *seckill_troubles.SCENARIOS]
 SEED = int(os.environ["PMTEST_SEED"])
-ONLY = os.environ.get("PMTEST_SALES", "")    # a part of the names of the scenarios to run
+ONLY = os.environ.get("PMTEST_SALES", "")  # a part of the names of the scenarios to run
 SIZE_MAX = int(os.environ.get("PMTEST_SALE_SIZE", "1000000"))
-SHARE = int(os.environ.get("PMTEST_SALE_SHARE", "0"))  # so much smaller than in proof; 0 leaves it to the kind of run
+# so much smaller than in proof; 0 leaves it to the kind of run
+SHARE = int(os.environ.get("PMTEST_SALE_SHARE", "0"))
 RUNS_MAX = int(os.environ.get("PMTEST_SALE_RUNS", "100"))
 S = TypeVar("S", Scenario, Story)
 # Always; the rest of a quick run is drawn.
-QUICK = ("FLUSHALL in a sale of 5000 units to 12 000 buyers", "an order expires: the unit is sold again, the same click makes a new order")
+QUICK = (
+    "FLUSHALL in a sale of 5000 units to 12 000 buyers",
+    "an order expires: the unit is sold again, the same click makes a new order",
+)
 QUICK_MORE = 1
 CROWD_SECONDS = 240.0
 AUDITS_MAX = 3
@@ -61,17 +71,24 @@ def chosen(all_of_them: Sequence[S]) -> list[tuple[S, int]]:
         return [(each, min(each.runs, RUNS_MAX)) for each in all_of_them if ONLY in each.name]
     if PROOF:
         return [(each, min(each.runs, RUNS_MAX)) for each in all_of_them]
-    drawn = random.Random(SEED).sample([each for each in all_of_them if each.is_quick and each.name not in QUICK], QUICK_MORE)
+    drawn = random.Random(SEED).sample(
+        [each for each in all_of_them if each.is_quick and each.name not in QUICK], QUICK_MORE
+    )
     return [(each, 1) for each in all_of_them if each.name in QUICK or each in drawn]
 
 
 def params(all_of_them: Sequence[S]) -> list[Any]:
     """The same as parameters of a test."""
-    return [pytest.param(each, runs, id=each.name.replace(" ", "_")) for each, runs in chosen(all_of_them)]
+    return [
+        pytest.param(each, runs, id=each.name.replace(" ", "_"))
+        for each, runs in chosen(all_of_them)
+    ]
 
 
 class Stages:
-    """One set of processes and databases after the other: the audit after each sale reads all that is there, so an old one is slow."""
+    """One set of processes and databases after the other: the audit after each sale reads all that
+    is there, so an old one is slow.
+    """
 
     def __init__(self, folder: Callable[[], Path]) -> None:
         self._folder = folder
@@ -121,7 +138,8 @@ async def play(stage: SeckillProcesses, scenario: Scenario, *, seed: int, share:
     """One sale from its opening to its end, `share` times smaller than in the proof.
 
     Raises:
-        AssertionError: an invariant does not hold. Untested: the fault came too late, which says nothing.
+        AssertionError: an invariant does not hold. Untested: the fault came too late, which says
+            nothing.
     """
     started = time.monotonic()
     marks = stage.log_marks()
@@ -131,7 +149,13 @@ async def play(stage: SeckillProcesses, scenario: Scenario, *, seed: int, share:
             stage.run(name, wait=False, **scenario.env)
         for name in BACKS:
             stage.running[name].wait_for_log('"serving"')
-    async with sale_of(stage, units=scenario.units // share, buyers=scenario.buyers // share, limit=scenario.limit, seed=seed) as sale:
+    async with sale_of(
+        stage,
+        units=scenario.units // share,
+        buyers=scenario.buyers // share,
+        limit=scenario.limit,
+        seed=seed,
+    ) as sale:
         checks = Invariants(sale, scenario.expected, marks)
         if scenario.opens_doors:
             await sale.lets_come(0)
@@ -147,7 +171,9 @@ async def play(stage: SeckillProcesses, scenario: Scenario, *, seed: int, share:
         if scenario.expected.sells_out:
             await checks.sell_out()
         problems = await checks.problems()
-        assert not problems, "\n".join([f"{scenario.name}, seed {seed}:", *problems, str(dict(sale.codes))])
+        assert not problems, "\n".join(
+            [f"{scenario.name}, seed {seed}:", *problems, str(dict(sale.codes))]
+        )
         found = await audited(stage)
         assert not found, "\n".join([f"{scenario.name}, seed {seed}, audit:", *found])
         if sale.loses and not checks.lost:
@@ -155,12 +181,21 @@ async def play(stage: SeckillProcesses, scenario: Scenario, *, seed: int, share:
         problems = await checks.problems_after_close()
         assert not problems, "\n".join([f"{scenario.name}, seed {seed}, closed:", *problems])
         now = time.monotonic()
-        return SaleRun(name=scenario.name, seconds=now - started, rest_seconds=now - sold_out_by, clicks=sum(sale.codes.values()),
-                       cancelled=len(sale.cancelled), lost=checks.lost, note=", ".join(sale.notes))
+        return SaleRun(
+            name=scenario.name,
+            seconds=now - started,
+            rest_seconds=now - sold_out_by,
+            clicks=sum(sale.codes.values()),
+            cancelled=len(sale.cancelled),
+            lost=checks.lost,
+            note=", ".join(sale.notes),
+        )
 
 
 async def play_until_tested(stage: SeckillProcesses, scenario: Scenario, *, seed: int) -> SaleRun:
-    """`play`, up to TRIES times while the fault comes too late; each time for a crowd twice as large, which stays longer."""
+    """`play`, up to TRIES times while the fault comes too late; each time for a crowd twice as
+    large, which stays longer.
+    """
     share = SHARE or (1 if PROOF or ONLY else scenario.share)
     for number in range(TRIES - 1):
         with suppress(Untested):
@@ -185,13 +220,23 @@ async def _audited(stage: SeckillProcesses) -> list[str]:
             databases[service] = open_patiently(url, TABLES[service].metadata, pool_size=2)
             stack.push_async_callback(databases[service].close)
         allowance = Allowance(now=SystemClock().now(), strict=True)
-        return [f"{where}: {found.check} {found.subject}: {found.detail}" async for where, found in audit_databases(
-            databases, allowance, sandbox_url=f"http://{stage.addresses['sandbox']}", api_key=API_KEY.decode(), redis_url=stage.redis.url)]
+        return [
+            f"{where}: {found.check} {found.subject}: {found.detail}"
+            async for where, found in audit_databases(
+                databases,
+                allowance,
+                sandbox_url=f"http://{stage.addresses['sandbox']}",
+                api_key=API_KEY.decode(),
+                redis_url=stage.redis.url,
+            )
+        ]
 
 
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(("scenario", "runs"), params(SCENARIOS))
-async def test_nothing_is_sold_twice_and_nobody_waits_for_ever(stage: SeckillProcesses, scenario: Scenario, runs: int) -> None:
+async def test_nothing_is_sold_twice_and_nobody_waits_for_ever(
+    stage: SeckillProcesses, scenario: Scenario, runs: int
+) -> None:
     try:
         for number in range(runs):
             RUNS.append(await play_until_tested(stage, scenario, seed=SEED + number))
@@ -204,12 +249,25 @@ async def test_nothing_is_sold_twice_and_nobody_waits_for_ever(stage: SeckillPro
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(("story", "runs"), params(seckill_life.STORIES))
-async def test_a_sale_lives_and_ends_as_its_rows_say(stage: SeckillProcesses, story: Story, runs: int) -> None:
+async def test_a_sale_lives_and_ends_as_its_rows_say(
+    stage: SeckillProcesses, story: Story, runs: int
+) -> None:
     try:
         for number in range(runs):
             started = time.monotonic()
-            await story.tell(stage, SEED + number, min(story.whole, SIZE_MAX) if PROOF else story.quick)
-            RUNS.append(SaleRun(name=story.name, seconds=time.monotonic() - started, rest_seconds=0, clicks=0, cancelled=0, lost=0))
+            await story.tell(
+                stage, SEED + number, min(story.whole, SIZE_MAX) if PROOF else story.quick
+            )
+            RUNS.append(
+                SaleRun(
+                    name=story.name,
+                    seconds=time.monotonic() - started,
+                    rest_seconds=0,
+                    clicks=0,
+                    cancelled=0,
+                    lost=0,
+                )
+            )
     except BaseException as failure:
         failure.add_note(stage.log_tails())
         raise
@@ -227,4 +285,6 @@ def test_every_point_of_the_flash_sale_has_a_scenario() -> None:
         if point.startswith("seckill."):
             _, what, step = point.split(".")
             assert re.search(rf"kill -9 (seckill\.{what}\.)?{step}\b", names), point
-    assert len({each.name for each in (*SCENARIOS, *seckill_life.STORIES)}) == len(SCENARIOS) + len(seckill_life.STORIES)
+    assert len({each.name for each in (*SCENARIOS, *seckill_life.STORIES)}) == len(SCENARIOS) + len(
+        seckill_life.STORIES
+    )

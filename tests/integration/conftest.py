@@ -20,4 +20,6 @@ def _nothing_unlisted(_watched: None) -> Iterator[None]:
     """No method was refused with a reason that its operation does not list."""
     listed_errors.unlisted.clear()
     yield
-    assert sorted(listed_errors.unlisted) == [], "see `methods` in errors.proto and gateway/openapi/refusals.py"
+    assert sorted(listed_errors.unlisted) == [], (
+        "see `methods` in errors.proto and gateway/openapi/refusals.py"
+    )

@@ -1,6 +1,8 @@
-"""Every method of every service against every kind of caller, generated from the contract: admitted or refused exactly as its rules say.
+"""Every method of every service against every kind of caller, generated from the contract: admitted
+or refused exactly as its rules say.
 
-What is expected is read from the options of the descriptors here, not from mesh.access. A new method is in the matrix by being in the contract.
+What is expected is read from the options of the descriptors here, not from mesh.access. A new
+method is in the matrix by being in the contract.
 """
 
 from __future__ import annotations
@@ -34,11 +36,27 @@ from tests.seckill_order_world import seckill_order_world
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVICES = ("payment_rpc", "order_rpc", "seckill_rpc")
-MODULES = (payment_pb2, callback_pb2, refund_pb2, ledger_pb2, reconciliation_pb2,
-           order_pb2, catalog_pb2, allocation_pb2, statistics_pb2, activity_pb2, seckill_pb2)  # importing them fills the pool
+MODULES = (
+    payment_pb2,
+    callback_pb2,
+    refund_pb2,
+    ledger_pb2,
+    reconciliation_pb2,
+    # importing them fills the pool
+    order_pb2,
+    catalog_pb2,
+    allocation_pb2,
+    statistics_pb2,
+    activity_pb2,
+    seckill_pb2,
+)
 SECRET, FOREIGN_SECRET = b"user tokens of the access matrix", b"user tokens of somebody else ..."
 NAMES = ("payment_rpc", "order_rpc", "seckill_rpc", "gateway")
-ROLES = {options_pb2.ROLE_USER: "user", options_pb2.ROLE_MERCHANT: "merchant", options_pb2.ROLE_ADMIN: "admin"}
+ROLES = {
+    options_pb2.ROLE_USER: "user",
+    options_pb2.ROLE_MERCHANT: "merchant",
+    options_pb2.ROLE_ADMIN: "admin",
+}
 UNAUTHENTICATED, PERMISSION_DENIED, NOT_FOUND = 16, 7, 5
 Metadata = list[tuple[str, str]]
 
@@ -50,16 +68,23 @@ class Kind:
     name: str
     metadata: Metadata
     roles: frozenset[str] = frozenset()  # of a person
-    service: str = ""                    # of a caller token for this server
-    is_known: bool = False               # somebody, whoever it is
-    is_broken: bool = False              # shows something that no server takes
+    service: str = ""  # of a caller token for this server
+    is_known: bool = False  # somebody, whoever it is
+    is_broken: bool = False  # shows something that no server takes
 
 
 def contract() -> list[MethodDescriptor]:
     """Every method that the contract gives to a service that is served here."""
-    files = descriptor_pb2.FileDescriptorSet.FromString((ROOT / "generated/paymesh/descriptors.binpb").read_bytes())
+    files = descriptor_pb2.FileDescriptorSet.FromString(
+        (ROOT / "generated/paymesh/descriptors.binpb").read_bytes()
+    )
     assert MODULES
-    names = [f"{file.package}.{service.name}" for file in files.file if file.package.startswith("paymesh.") for service in file.service]
+    names = [
+        f"{file.package}.{service.name}"
+        for file in files.file
+        if file.package.startswith("paymesh.")
+        for service in file.service
+    ]
     services = [descriptor_pool.Default().FindServiceByName(name) for name in names]
     assert {served_by(service) for service in services} == set(SERVICES)
     return [method for service in services for method in service.methods]
@@ -79,8 +104,11 @@ def expected(method: MethodDescriptor, kind: Kind) -> int:
     if kind.is_broken:
         return UNAUTHENTICATED
     admits = any(
-        rule.role == options_pb2.ROLE_PUBLIC or ROLES.get(rule.role) in kind.roles
-        or (rule.role == options_pb2.ROLE_SERVICE and kind.service in rule.callers) for rule in rules)
+        rule.role == options_pb2.ROLE_PUBLIC
+        or ROLES.get(rule.role) in kind.roles
+        or (rule.role == options_pb2.ROLE_SERVICE and kind.service in rule.callers)
+        for rule in rules
+    )
     if admits:
         return 0
     return PERMISSION_DENIED if kind.is_known else UNAUTHENTICATED
@@ -95,15 +123,31 @@ class Tokens:
         self.users = UserTokens.from_secret(SECRET, clock=clock)
 
     def of(self, service: str, *, key: Ed25519PrivateKey | None = None) -> CallerTokens:
-        return CallerTokens(service, clock=self.clock, ids=self.ids, private_key=key or self.keys[service],
-                            public_keys={name: known.public_key() for name, known in self.keys.items()})
+        return CallerTokens(
+            service,
+            clock=self.clock,
+            ids=self.ids,
+            private_key=key or self.keys[service],
+            public_keys={name: known.public_key() for name, known in self.keys.items()},
+        )
 
-    def bearer(self, *roles: str, secret: bytes = SECRET, clock: FakeClock | None = None, subject: str = "u1", merchant_id: str = "mall",
-               ) -> tuple[str, str]:
+    def bearer(
+        self,
+        *roles: str,
+        secret: bytes = SECRET,
+        clock: FakeClock | None = None,
+        subject: str = "u1",
+        merchant_id: str = "mall",
+    ) -> tuple[str, str]:
         issuer = UserTokenIssuer(secret, clock=clock or self.clock, ids=self.ids)
-        return "authorization", f"Bearer {issuer.issue(subject, roles=roles, merchant_id=merchant_id)}"
+        return (
+            "authorization",
+            f"Bearer {issuer.issue(subject, roles=roles, merchant_id=merchant_id)}",
+        )
 
-    def caller(self, service: str, target: str, *, key: Ed25519PrivateKey | None = None) -> tuple[str, str]:
+    def caller(
+        self, service: str, target: str, *, key: Ed25519PrivateKey | None = None
+    ) -> tuple[str, str]:
         return "x-paymesh-caller", self.of(service, key=key).sign(target)
 
     def kinds(self, target: str) -> list[Kind]:
@@ -113,21 +157,69 @@ class Tokens:
         user = self.bearer("user")
         return [
             Kind("nobody", []),
-            *(Kind(role, [self.bearer(role)], roles=frozenset({role}), is_known=True) for role in sorted(everybody)),
+            *(
+                Kind(role, [self.bearer(role)], roles=frozenset({role}), is_known=True)
+                for role in sorted(everybody)
+            ),
             Kind("everything at once", [self.bearer(*everybody)], roles=everybody, is_known=True),
             Kind("no role", [self.bearer()], is_known=True),
-            Kind("claims to be a service", [self.bearer("service", "order_rpc", "payment_rpc", "public", "root", "ADMIN", "*")], is_known=True),
-            *(Kind(name, [self.caller(name, target)], service=name, is_known=True) for name in NAMES),
-            *(Kind(f"{name} for a user", [user, self.caller(name, target)], roles=frozenset({"user"}), service=name, is_known=True)
-              for name in NAMES),
-            *(Kind(f"{name} with a token for another service", [self.caller(name, other)], is_broken=True)
-              for name in SERVICES for other in NAMES if other != target),
-            Kind("a stranger's key under a known name", [self.caller("order_rpc", target, key=Ed25519PrivateKey.generate())], is_broken=True),
-            Kind("a forged user token", [self.bearer("admin", secret=FOREIGN_SECRET)], is_broken=True),
+            Kind(
+                "claims to be a service",
+                [
+                    self.bearer(
+                        "service", "order_rpc", "payment_rpc", "public", "root", "ADMIN", "*"
+                    )
+                ],
+                is_known=True,
+            ),
+            *(
+                Kind(name, [self.caller(name, target)], service=name, is_known=True)
+                for name in NAMES
+            ),
+            *(
+                Kind(
+                    f"{name} for a user",
+                    [user, self.caller(name, target)],
+                    roles=frozenset({"user"}),
+                    service=name,
+                    is_known=True,
+                )
+                for name in NAMES
+            ),
+            *(
+                Kind(
+                    f"{name} with a token for another service",
+                    [self.caller(name, other)],
+                    is_broken=True,
+                )
+                for name in SERVICES
+                for other in NAMES
+                if other != target
+            ),
+            Kind(
+                "a stranger's key under a known name",
+                [self.caller("order_rpc", target, key=Ed25519PrivateKey.generate())],
+                is_broken=True,
+            ),
+            Kind(
+                "a forged user token", [self.bearer("admin", secret=FOREIGN_SECRET)], is_broken=True
+            ),
             Kind("an expired user token", [self.bearer("admin", clock=past)], is_broken=True),
-            Kind("a caller token as a user", [("authorization", f"Bearer {self.caller('order_rpc', target)[1]}")], is_broken=True),
-            Kind("a user token as a caller", [("x-paymesh-caller", self.bearer("admin")[1].removeprefix("Bearer "))], is_broken=True),
-            Kind("a good user with a bad caller token", [user, ("x-paymesh-caller", "x.y.z")], is_broken=True),
+            Kind(
+                "a caller token as a user",
+                [("authorization", f"Bearer {self.caller('order_rpc', target)[1]}")],
+                is_broken=True,
+            ),
+            Kind(
+                "a user token as a caller",
+                [("x-paymesh-caller", self.bearer("admin")[1].removeprefix("Bearer "))],
+                is_broken=True,
+            ),
+            Kind(
+                "a good user with a bad caller token",
+                [user, ("x-paymesh-caller", "x.y.z")],
+                is_broken=True,
+            ),
             Kind("not a token", [("authorization", "Bearer null")], is_broken=True),
         ]
 
@@ -135,9 +227,15 @@ class Tokens:
 async def code_of(channel: grpc.aio.Channel, method: MethodDescriptor, kind: Kind) -> int:
     """The code with which a call with an empty request ends; 0 for a stream that has begun."""
     make: Any = channel.unary_stream if method.server_streaming else channel.unary_unary
-    request, answer = message_factory.GetMessageClass(method.input_type), message_factory.GetMessageClass(method.output_type)
-    stub = make(f"/{method.containing_service.full_name}/{method.name}", request_serializer=request.SerializeToString,
-                response_deserializer=answer.FromString)
+    request, answer = (
+        message_factory.GetMessageClass(method.input_type),
+        message_factory.GetMessageClass(method.output_type),
+    )
+    stub = make(
+        f"/{method.containing_service.full_name}/{method.name}",
+        request_serializer=request.SerializeToString,
+        response_deserializer=answer.FromString,
+    )
     call = stub(request(), metadata=kind.metadata, timeout=10)
     try:
         await (call.read() if method.server_streaming else call)
@@ -166,21 +264,41 @@ class Servers:
 
 
 @asynccontextmanager
-async def running(folder: Path, redis_url: str = "", *, environment: str = "test") -> AsyncIterator[Servers]:
+async def running(
+    folder: Path, redis_url: str = "", *, environment: str = "test"
+) -> AsyncIterator[Servers]:
     """Every server on databases of its own; seckill_rpc only with a Redis."""
     async with AsyncExitStack() as stack:
-        world = await stack.enter_async_context(payment_world(
-            f"sqlite+aiosqlite:///{folder / 'payment.db'}", f"sqlite+aiosqlite:///{folder / 'order.db'}", folder))
+        world = await stack.enter_async_context(
+            payment_world(
+                f"sqlite+aiosqlite:///{folder / 'payment.db'}",
+                f"sqlite+aiosqlite:///{folder / 'order.db'}",
+                folder,
+            )
+        )
         apps: dict[str, Any] = {"payment_rpc": world.app, "order_rpc": world.order_side.real}
         if redis_url:
-            seckill = await stack.enter_async_context(seckill_order_world(
-                f"sqlite+aiosqlite:///{folder / 'seckill.db'}", f"sqlite+aiosqlite:///{folder / 'shelf.db'}", redis_url))
+            seckill = await stack.enter_async_context(
+                seckill_order_world(
+                    f"sqlite+aiosqlite:///{folder / 'seckill.db'}",
+                    f"sqlite+aiosqlite:///{folder / 'shelf.db'}",
+                    redis_url,
+                )
+            )
             apps["seckill_rpc"] = seckill.app
         tokens = Tokens(world.clock)
         servers = Servers(world=world, tokens=tokens, running={}, channels={})
         for service, app in apps.items():
-            settings = MeshSettings(service=service, environment=environment, port=0, var_dir=folder)
-            server = MeshServer(settings, clock=world.clock, ids=world.ids, user_tokens=tokens.users, caller_tokens=tokens.of(service))
+            settings = MeshSettings(
+                service=service, environment=environment, port=0, var_dir=folder
+            )
+            server = MeshServer(
+                settings,
+                clock=world.clock,
+                ids=world.ids,
+                user_tokens=tokens.users,
+                caller_tokens=tokens.of(service),
+            )
             app.add_to(server)
             await server.start()
             stack.push_async_callback(server.stop, 0)
@@ -202,33 +320,64 @@ async def test_every_method_admits_whom_its_rules_name_and_nobody_else(servers: 
         codes = await asyncio.gather(*(servers.call(method, kind) for kind in kinds))
         for kind, code in zip(kinds, codes, strict=True):
             wanted = expected(method, kind)
-            is_right = code == wanted if wanted else code not in (UNAUTHENTICATED, PERMISSION_DENIED)
+            is_right = (
+                code == wanted if wanted else code not in (UNAUTHENTICATED, PERMISSION_DENIED)
+            )
             if not is_right:
-                wrong.append(f"{method.full_name} for {kind.name}: {code} instead of {wanted or 'admitted'}")
+                wrong.append(
+                    f"{method.full_name} for {kind.name}: {code} instead of {wanted or 'admitted'}"
+                )
     assert wrong == []
 
 
 async def test_streams_are_judged_as_every_other_method(tmp_path: Path) -> None:
     tokens = Tokens(FakeClock())
-    server = MeshServer(MeshSettings(service="echo_rpc", environment="test", port=0, var_dir=tmp_path, drain_seconds=0), clock=tokens.clock,
-                        ids=tokens.ids, user_tokens=tokens.users, caller_tokens=tokens.of("echo_rpc", key=Ed25519PrivateKey.generate()))
+    server = MeshServer(
+        MeshSettings(
+            service="echo_rpc", environment="test", port=0, var_dir=tmp_path, drain_seconds=0
+        ),
+        clock=tokens.clock,
+        ids=tokens.ids,
+        user_tokens=tokens.users,
+        caller_tokens=tokens.of("echo_rpc", key=Ed25519PrivateKey.generate()),
+    )
     server.add(add_echo, Echo())
     await server.start()
-    methods = [method for method in echo_file().services_by_name["EchoService"].methods if method.server_streaming]
+    methods = [
+        method
+        for method in echo_file().services_by_name["EchoService"].methods
+        if method.server_streaming
+    ]
     kinds = tokens.kinds("echo_rpc")
     async with plain_channel(server.port) as channel:
-        found = {(method.name, kind.name): await code_of(channel, method, kind) for method in methods for kind in kinds}
+        found = {
+            (method.name, kind.name): await code_of(channel, method, kind)
+            for method in methods
+            for kind in kinds
+        }
     await server.stop(0)
-    assert found == {(method.name, kind.name): expected(method, kind) for method in methods for kind in kinds}
+    assert found == {
+        (method.name, kind.name): expected(method, kind) for method in methods for kind in kinds
+    }
     assert set(found.values()) == {0, UNAUTHENTICATED, PERMISSION_DENIED}
 
 
 async def test_every_method_of_the_contract_is_served_by_its_server(servers: Servers) -> None:
-    declared = {service: {method.containing_service.full_name for method in contract() if served_by(method.containing_service) == service}
-                for service in SERVICES}
-    assert {service: set(server.services) for service, server in servers.running.items()} == declared
+    declared = {
+        service: {
+            method.containing_service.full_name
+            for method in contract()
+            if served_by(method.containing_service) == service
+        }
+        for service in SERVICES
+    }
+    assert {
+        service: set(server.services) for service, server in servers.running.items()
+    } == declared
     admin = Kind("admin", [servers.tokens.bearer("admin", "user", "merchant")])
-    unimplemented = [method.full_name for method in contract() if await servers.call(method, admin) == 12]
+    unimplemented = [
+        method.full_name for method in contract() if await servers.call(method, admin) == 12
+    ]
     assert unimplemented == []
 
 
@@ -237,14 +386,25 @@ def test_the_matrix_has_methods_of_every_kind_in_it() -> None:
     methods = contract()
     assert len(methods) >= 64
     roles = {rule.role for method in methods for rule in policy(method).rules}
-    assert roles == {options_pb2.ROLE_PUBLIC, options_pb2.ROLE_USER, options_pb2.ROLE_MERCHANT, options_pb2.ROLE_ADMIN, options_pb2.ROLE_SERVICE}
-    assert any({rule.role for rule in policy(method).rules} == {options_pb2.ROLE_SERVICE} for method in methods)
+    assert roles == {
+        options_pb2.ROLE_PUBLIC,
+        options_pb2.ROLE_USER,
+        options_pb2.ROLE_MERCHANT,
+        options_pb2.ROLE_ADMIN,
+        options_pb2.ROLE_SERVICE,
+    }
+    assert any(
+        {rule.role for rule in policy(method).rules} == {options_pb2.ROLE_SERVICE}
+        for method in methods
+    )
     kinds = Tokens(FakeClock()).kinds("payment_rpc")
     outcomes = {expected(method, kind) for method in methods for kind in kinds}
     assert outcomes == {0, UNAUTHENTICATED, PERMISSION_DENIED}
 
 
-async def test_methods_for_development_are_gone_in_production_whoever_asks(tmp_path: Path, redis_url: str) -> None:
+async def test_methods_for_development_are_gone_in_production_whoever_asks(
+    tmp_path: Path, redis_url: str
+) -> None:
     async with running(tmp_path, redis_url, environment="production") as servers:
         methods = [method for method in contract() if policy(method).development_only]
         assert [method.name for method in methods] == ["GenerateSignature"]

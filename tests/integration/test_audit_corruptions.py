@@ -1,5 +1,6 @@
-"""Somebody changes rows by hand, one thing at a time, in databases of which everything holds: `paymesh audit` names each. The tables say what finds
-what; every check that there is occurs in one of them."""
+"""Somebody changes rows by hand, one thing at a time, in databases of which everything holds:
+`paymesh audit` names each. The tables say what finds what; every check that there is occurs in one
+of them."""
 
 from __future__ import annotations
 
@@ -18,7 +19,18 @@ import payment_rpc.tables as of_payments
 from mesh.cli.audit import audit_databases
 from mesh.proof import Allowance
 from sandbox import wire
-from tests.audit_corruptions import ATTEMPT, CARD, PAYMENT, REFUND, ROWS, A, P, Stage, a_day, all_rows
+from tests.audit_corruptions import (
+    ATTEMPT,
+    CARD,
+    PAYMENT,
+    REFUND,
+    ROWS,
+    A,
+    P,
+    Stage,
+    a_day,
+    all_rows,
+)
 from tests.builders_payment import payment_world
 from tests.databases import plant
 from tests.integration.test_audit import audited
@@ -31,7 +43,9 @@ UNREADABLE = 10**15  # milliseconds; no calendar has them
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=["sqlite", "mariadb"])
-async def stage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
+async def stage(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Stage]:
     """One for all tests: each puts back what it changed."""
     folder = tmp_path_factory.mktemp("stage")
     if request.param == "mariadb":
@@ -77,7 +91,9 @@ async def test_what_the_channel_says_and_nobody_understands_hides_nothing(
     broken = await stage.one(ATTEMPT, A.state == "CAPTURED", A.channel == "sandbox")
     await stage.change(
         "payment_rpc",
-        update(ATTEMPT).where(A.state == "CAPTURED", A.attempt_id != broken.attempt_id).values(captured_minor=1),
+        update(ATTEMPT)
+        .where(A.state == "CAPTURED", A.attempt_id != broken.attempt_id)
+        .values(captured_minor=1),
     )
     monkeypatch.setattr(wire, "transaction_json", spoiled)
     monkeypatch.setattr(wire, "refund_json", lambda _refund: {"refund_id": 5})
@@ -98,9 +114,15 @@ async def test_one_row_that_nobody_can_read_hides_none_of_the_others(stage: Stag
     for service, statement in (
         (
             "payment_rpc",
-            f"UPDATE payment SET outcome = 'GONE', paid_at = -62135625600000 WHERE payment_id = '{broken.payment_id}'",
+            (
+                f"UPDATE payment SET outcome = 'GONE', paid_at = -62135625600000 WHERE payment_id = "
+                f"'{broken.payment_id}'"
+            ),
         ),
-        ("order_rpc", f"UPDATE orders SET paid_at = {UNREADABLE} WHERE order_id = '{broken.order_id}'"),
+        (
+            "order_rpc",
+            f"UPDATE orders SET paid_at = {UNREADABLE} WHERE order_id = '{broken.order_id}'",
+        ),
     ):
 
         async def run(tx: AsyncConnection, statement: str = statement) -> None:
@@ -108,7 +130,10 @@ async def test_one_row_that_nobody_can_read_hides_none_of_the_others(stage: Stag
 
         await stage.databases[service][0].run(run)
     await stage.change(
-        "payment_rpc", update(PAYMENT).where(P.payment_id == other.payment_id).values(refunded_minor=P.captured_minor)
+        "payment_rpc",
+        update(PAYMENT)
+        .where(P.payment_id == other.payment_id)
+        .values(refunded_minor=P.captured_minor),
     )
     try:
         found = set(await audited(stage.world))
@@ -155,7 +180,8 @@ async def test_a_row_that_no_code_can_read_is_named_and_the_audit_goes_on(
     key = {column.name: row[column.name] for column in table.primary_key.columns}
     await plant(
         stage.databases[service][0],
-        f"UPDATE {table.name} SET {damage} WHERE {' AND '.join(f'{name} = {value!r}' for name, value in key.items())}",
+        f"UPDATE {table.name} SET {damage} WHERE "
+        f"{' AND '.join(f'{name} = {value!r}' for name, value in key.items())}",
     )
     try:
         found = [
@@ -179,7 +205,8 @@ async def test_nothing_is_wrong_after_all_of_it(stage: Stage) -> None:
 
 
 NAMED = re.compile(
-    r'(?:check=|Check\(\s*name=|yield \(?\s*|problems \+= \[\(|found\.append\(\(|\[\(|return \[\()"([a-z_]+)"'
+    r"(?:check=|Check\(\s*name=|yield \(?\s*|problems \+= \[\(|found\.append\(\(|\[\(|return "
+    r'\[\()"([a-z_]+)"'
 )
 
 
@@ -192,11 +219,20 @@ async def test_every_check_is_tried() -> None:
         root / "mesh/proof_queries.py",
         root / "mesh/cli/audit.py",
     ]
-    names = {name for source in sources if source.name != "story.py" for name in NAMED.findall(source.read_text())}
+    names = {
+        name
+        for source in sources
+        if source.name != "story.py"
+        for name in NAMED.findall(source.read_text())
+    }
     assert len(names) > 60, "the pattern finds them"
     tried = "".join(
         (root / "tests" / name).read_text()
-        for name in ("audit_corruptions.py", "integration/test_seckill_audit.py", "integration/test_audit.py",
-                     "integration/test_audit_corruptions.py")
+        for name in (
+            "audit_corruptions.py",
+            "integration/test_seckill_audit.py",
+            "integration/test_audit.py",
+            "integration/test_audit_corruptions.py",
+        )
     )
     assert {name for name in names if f'"{name}"' not in tried} == set()

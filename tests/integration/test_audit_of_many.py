@@ -1,4 +1,6 @@
-"""`paymesh audit` of a shop with many orders: its statements read a range each, and there are as many of them as ranges, not as rows."""
+"""`paymesh audit` of a shop with many orders: its statements read a range each, and there are as
+many of them as ranges, not as rows.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +28,23 @@ from tests.builders_payment import PaymentWorld, payment_world
 from tests.integration.test_audit import a_day_of_trade
 
 METADATA: dict[str, MetaData] = {
-    "payment_rpc": of_payments.metadata, "order_rpc": of_orders.metadata, "seckill_rpc": of_sales.metadata,
+    "payment_rpc": of_payments.metadata,
+    "order_rpc": of_orders.metadata,
+    "seckill_rpc": of_sales.metadata,
 }
 SIZES = (
-    "mesh.proof_queries.RANGE", "mesh.broken_chains.PAGE", "mesh.broken_chains.ROWS_MAX", "mesh.broken_chains.RANGE", "mesh.cli.audit.PAGE",
-    "mesh.cli.audit.LINES", "order_rpc.proof.stock.RANGE", "order_rpc.store.statistics.RANGE", "payment_rpc.proof.seals.PAGE",
-    "payment_rpc.usecases.verifying.PAGE", "payment_rpc.usecases.verifying.ORPHANS_PAGE", "seckill_rpc.proof.audit.RANGE",
+    "mesh.proof_queries.RANGE",
+    "mesh.broken_chains.PAGE",
+    "mesh.broken_chains.ROWS_MAX",
+    "mesh.broken_chains.RANGE",
+    "mesh.cli.audit.PAGE",
+    "mesh.cli.audit.LINES",
+    "order_rpc.proof.stock.RANGE",
+    "order_rpc.store.statistics.RANGE",
+    "payment_rpc.proof.seals.PAGE",
+    "payment_rpc.usecases.verifying.PAGE",
+    "payment_rpc.usecases.verifying.ORPHANS_PAGE",
+    "seckill_rpc.proof.audit.RANGE",
 )
 SMALL = 10
 MANY = 150
@@ -42,7 +55,9 @@ _ROWS_READ = "SHOW SESSION STATUS WHERE Variable_name LIKE 'Handler_read%'"
 async def shop(new_url: Callable[[], str], orders: int) -> AsyncIterator[dict[str, Database]]:
     """Databases with so many paid orders."""
     urls = {service: new_url() for service in METADATA}
-    databases = {service: open_database(url, METADATA[service], pool_size=2) for service, url in urls.items()}
+    databases = {
+        service: open_database(url, METADATA[service], pool_size=2) for service, url in urls.items()
+    }
     for service, db in databases.items():
         async with db.engine.begin() as connection:
             await connection.run_sync(METADATA[service].create_all)
@@ -55,16 +70,29 @@ async def shop(new_url: Callable[[], str], orders: int) -> AsyncIterator[dict[st
 
 
 async def audited(databases: dict[str, Database]) -> list[tuple[str, str, str]]:
-    return [(where, found.check, found.detail) async for where, found in audit_databases(
-        databases, Allowance(now=datetime.now(UTC), strict=True), sandbox_url="", api_key="")]
+    return [
+        (where, found.check, found.detail)
+        async for where, found in audit_databases(
+            databases, Allowance(now=datetime.now(UTC), strict=True), sandbox_url="", api_key=""
+        )
+    ]
 
 
-def watch(databases: dict[str, Database], *, before: Callable[[Any], None], after: Callable[[Any, str], None]) -> None:
+def watch(
+    databases: dict[str, Database],
+    *,
+    before: Callable[[Any], None],
+    after: Callable[[Any, str], None],
+) -> None:
     """Calls back around every statement of an audit."""
     for db in databases.values():
         engine = db._reader.sync_engine
         event.listen(engine, "before_cursor_execute", lambda connection, *_: before(connection))
-        event.listen(engine, "after_cursor_execute", lambda connection, _cursor, statement, *_: after(connection, statement))
+        event.listen(
+            engine,
+            "after_cursor_execute",
+            lambda connection, _cursor, statement, *_: after(connection, statement),
+        )
 
 
 async def test_there_are_as_many_statements_as_ranges_not_as_rows(
@@ -74,7 +102,11 @@ async def test_there_are_as_many_statements_as_ranges_not_as_rows(
     for orders, size in ((SMALL, None), (3 * SMALL, None), (3 * SMALL, SMALL)):
         async with shop(mariadb_url_factory, orders) as databases:
             statements: list[str] = []
-            watch(databases, before=lambda _: None, after=lambda _, statement, into=statements: into.append(statement))
+            watch(
+                databases,
+                before=lambda _: None,
+                after=lambda _, statement, into=statements: into.append(statement),
+            )
             with monkeypatch.context() as patch:
                 for name in SIZES if size else ():
                     patch.setattr(name, size)
@@ -82,10 +114,14 @@ async def test_there_are_as_many_statements_as_ranges_not_as_rows(
             counts.append(len(statements))
     few, more, in_ranges = counts
     assert few == more, "all of them are in one range"
-    assert more < in_ranges < 10 * more, "three of one table, some more of one with several rows per order"
+    assert more < in_ranges < 10 * more, (
+        "three of one table, some more of one with several rows per order"
+    )
 
 
-async def test_no_statement_reads_more_than_its_range(mariadb_url_factory: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_statement_reads_more_than_its_range(
+    mariadb_url_factory: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def rows_read(connection: Any) -> int:
         cursor = connection.connection.cursor()
         cursor.execute(_ROWS_READ)
@@ -100,7 +136,9 @@ async def test_no_statement_reads_more_than_its_range(mariadb_url_factory: Calla
 
     def end(connection: Any, statement: str) -> None:
         seen = rows_read(connection)
-        read[statement] = max(read.get(statement, 0), seen - connection.info["seen"] - connection.info["cost"])
+        read[statement] = max(
+            read.get(statement, 0), seen - connection.info["seen"] - connection.info["cost"]
+        )
         connection.info["seen"] = seen
 
     read: dict[str, int] = {}
@@ -110,7 +148,8 @@ async def test_no_statement_reads_more_than_its_range(mariadb_url_factory: Calla
         watch(databases, before=begin, after=end)
         assert await audited(databases) == []
     assert len(read) > 80
-    greedy = {statement: rows for statement, rows in read.items() if rows >= MANY}  # as many as a table has
+    # as many as a table has
+    greedy = {statement: rows for statement, rows in read.items() if rows >= MANY}
     assert greedy == {}
 
 
@@ -131,13 +170,21 @@ async def test_what_is_looked_at_is_told(mariadb_url_factory: Callable[[], str])
         with progress_to(line):
             assert await audited(databases) == []
     assert line.parts == ["payment_rpc", "order_rpc", "seckill_rpc", "across"]
-    assert {"books of payments", "orders and their payments", "figures of orders"} <= line.rows.keys()
+    assert {
+        "books of payments",
+        "orders and their payments",
+        "figures of orders",
+    } <= line.rows.keys()
     assert line.rows["orders and their payments"] == SMALL
 
 
 @pytest.fixture
-async def world(database_url_factory: Callable[[], str], tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[PaymentWorld]:
-    async with payment_world(database_url_factory(), database_url_factory(), tmp_path_factory.mktemp("world")) as world:
+async def world(
+    database_url_factory: Callable[[], str], tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[PaymentWorld]:
+    async with payment_world(
+        database_url_factory(), database_url_factory(), tmp_path_factory.mktemp("world")
+    ) as world:
         yield world
 
 
@@ -154,7 +201,9 @@ async def test_rows_that_are_packed_say_what_rows_say(world: PaymentWorld) -> No
     assert len(rows) > 4
 
 
-async def test_rows_that_mariadb_cut_are_read_one_by_one(mariadb_url_factory: Callable[[], str]) -> None:
+async def test_rows_that_mariadb_cut_are_read_one_by_one(
+    mariadb_url_factory: Callable[[], str],
+) -> None:
     async def read(tx: AsyncConnection) -> list[Any]:
         await tx.exec_driver_sql("SET SESSION group_concat_max_len = 1000")
         return await packed_rows(tx, PAYMENT, tuple(PAYMENT.c))

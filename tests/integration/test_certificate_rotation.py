@@ -1,4 +1,6 @@
-"""Certificates and authorities are replaced while a mesh runs, on both sides, and no call is lost for it. On uvloop, as in production."""
+"""Certificates and authorities are replaced while a mesh runs, on both sides, and no call is lost
+for it. On uvloop, as in production.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,12 @@ from structlog.testing import capture_logs
 
 from gateway.acceptor import Acceptor
 from mesh import connector, files
-from mesh.certificate_files import CertificatePaths, expires_at, https_context, problems_of_certificates
+from mesh.certificate_files import (
+    CertificatePaths,
+    expires_at,
+    https_context,
+    problems_of_certificates,
+)
 from mesh.certificates import CertificateAuthority
 from mesh.client import MeshChannel
 from mesh.clock import SystemClock
@@ -43,14 +50,18 @@ def world(tmp_path: Path) -> World:
 
 
 class Files:
-    """The certificates of a caller and of a server; each reads its own CA file, as on two machines."""
+    """The certificates of a caller and of a server; each reads its own CA file, as on two
+    machines.
+    """
 
     def __init__(self, folder: Path, *, clock: Any = None) -> None:
         self.folder = folder
         self.clock = clock or SystemClock()
         self.paths = {
             service: CertificatePaths(
-                cert=folder / f"{service}.pem", key=folder / f"{service}.key", ca=folder / f"{service}.ca"
+                cert=folder / f"{service}.pem",
+                key=folder / f"{service}.key",
+                ca=folder / f"{service}.ca",
             )
             for service in ("order_rpc", "echo_rpc")
         }
@@ -84,7 +95,9 @@ class Files:
 @asynccontextmanager
 async def mesh(world: World, certificates: Files) -> AsyncIterator[tuple[MeshChannel, FaultProxy]]:
     async with AsyncExitStack() as stack:
-        server = await stack.enter_async_context(world.running(Echo(), **certificates.settings("echo_rpc")))
+        server = await stack.enter_async_context(
+            world.running(Echo(), **certificates.settings("echo_rpc"))
+        )
         proxy = await stack.enter_async_context(fault_proxy(server.port))
         proxy.breaks_by_reset = True
         channel = await stack.enter_async_context(
@@ -108,7 +121,9 @@ def connection(channel: MeshChannel) -> Any:
 
 
 @ON_UVLOOP
-async def test_a_leaf_of_a_new_authority_is_used_after_the_connections_broke(world: World, tmp_path: Path) -> None:
+async def test_a_leaf_of_a_new_authority_is_used_after_the_connections_broke(
+    world: World, tmp_path: Path
+) -> None:
     certificates = Files(tmp_path)
     for service in ("order_rpc", "echo_rpc"):
         certificates.authority("old")
@@ -127,7 +142,9 @@ async def test_a_leaf_of_a_new_authority_is_used_after_the_connections_broke(wor
 
 
 @ON_UVLOOP
-async def test_an_authority_is_replaced_by_a_bundle_and_no_call_fails(world: World, tmp_path: Path) -> None:
+async def test_an_authority_is_replaced_by_a_bundle_and_no_call_fails(
+    world: World, tmp_path: Path
+) -> None:
     certificates = Files(tmp_path)
     services = ("order_rpc", "echo_rpc")
     for service in services:
@@ -137,7 +154,11 @@ async def test_an_authority_is_replaced_by_a_bundle_and_no_call_fails(world: Wor
     certificates.authority("new")
     steps = [
         partial(step, service, *names)
-        for step, *names in ((certificates.trust, "old", "new"), (certificates.issue, "new"), (certificates.trust, "new"))
+        for step, *names in (
+            (certificates.trust, "old", "new"),
+            (certificates.issue, "new"),
+            (certificates.trust, "new"),
+        )
         for service in services
     ]
     async with mesh(world, certificates) as (channel, proxy):
@@ -145,7 +166,8 @@ async def test_an_authority_is_replaced_by_a_bundle_and_no_call_fails(world: Wor
         for step in steps:
             before = connection(channel)
             step()
-            if step.args[0] == "order_rpc":  # its channel has taken the files before the next step, as an operator would wait
+            # its channel has taken the files before the next step, as an operator would wait
+            if step.args[0] == "order_rpc":
                 await eventually(lambda before=before: connection(channel) is not before)
             for _ in range(5):
                 assert await works(channel)
@@ -154,7 +176,9 @@ async def test_an_authority_is_replaced_by_a_bundle_and_no_call_fails(world: Wor
 
 
 @ON_UVLOOP
-async def test_a_half_done_rotation_keeps_what_worked_and_raises_an_alert(world: World, tmp_path: Path) -> None:
+async def test_a_half_done_rotation_keeps_what_worked_and_raises_an_alert(
+    world: World, tmp_path: Path
+) -> None:
     certificates = Files(tmp_path)
     for service in ("order_rpc", "echo_rpc"):
         certificates.authority("old")
@@ -164,16 +188,25 @@ async def test_a_half_done_rotation_keeps_what_worked_and_raises_an_alert(world:
         assert await works(channel)
         with capture_logs() as logs:
             for service in ("order_rpc", "echo_rpc"):
-                made = CertificateAuthority(tmp_path / "old", clock=certificates.clock).issue(service)
-                certificates._replace(tmp_path / f"{service}.pem", made.cert.read_bytes())  # the key follows later
+                made = CertificateAuthority(tmp_path / "old", clock=certificates.clock).issue(
+                    service
+                )
+                # the key follows later
+                certificates._replace(tmp_path / f"{service}.pem", made.cert.read_bytes())
             await eventually(lambda: any(line["event"] == "files_not_taken" for line in logs))
             proxy.cut()
             assert await works(channel)
-        assert all("does not belong" in line["problem"] for line in logs if line["event"] == "files_not_taken")
+        assert all(
+            "does not belong" in line["problem"]
+            for line in logs
+            if line["event"] == "files_not_taken"
+        )
 
 
 @ON_UVLOOP
-async def test_an_expired_certificate_is_replaced_without_a_restart(world: World, tmp_path: Path) -> None:
+async def test_an_expired_certificate_is_replaced_without_a_restart(
+    world: World, tmp_path: Path
+) -> None:
     long_ago = FakeClock(SystemClock().now() - timedelta(days=398))
     certificates = Files(tmp_path)
     for service in ("order_rpc", "echo_rpc"):
@@ -200,7 +233,9 @@ def test_it_shows_when_certificates_expire(tmp_path: Path) -> None:
     ends = expires_at(made.cert)
     assert ends == EPOCH + timedelta(days=397)
     assert (
-        REGISTRY.get_sample_value("paymesh_certificate_expires_timestamp_seconds", {"file": str(made.cert)})
+        REGISTRY.get_sample_value(
+            "paymesh_certificate_expires_timestamp_seconds", {"file": str(made.cert)}
+        )
         == ends.timestamp()
     )
     (tmp_path / "torn.pem").write_text("-----BEGIN CERTIFICATE-----\n")
@@ -229,7 +264,11 @@ async def test_the_gateway_shows_a_new_certificate_to_new_connections(tmp_path: 
     listener.setblocking(False)
     port = listener.getsockname()[1]
     acceptor = Acceptor(
-        listener, asyncio.Protocol, tls=https_context(context, paths), handshake_seconds=10, has_room=lambda: True
+        listener,
+        asyncio.Protocol,
+        tls=https_context(context, paths),
+        handshake_seconds=10,
+        has_room=lambda: True,
     )
 
     async def shown() -> bytes:

@@ -1,4 +1,6 @@
-"""Commands read tables of any size: the statements of their own connections may take long, those of the services may not."""
+"""Commands read tables of any size: the statements of their own connections may take long, those of
+the services may not.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,8 @@ async def limit(tx: AsyncConnection) -> float:
 
 
 async def test_statements_of_commands_may_take_minutes_and_those_of_services_seconds(
-        mariadb_url_factory: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mariadb_url_factory: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("PAYMESH_DATABASE_URL", raising=False)
     for service in SERVICES:
         url = mariadb_url_factory()

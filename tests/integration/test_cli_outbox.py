@@ -32,14 +32,24 @@ class Receiver:
 
     async def send(self, message: Message) -> Settlement | None:
         if self.refuses and message.event_id == REFUSED:
-            raise RemoteError("no such refund", remote_reason="REFUND_NOT_FOUND", domain="paymesh.payment.v1", grpc_code=5)
+            raise RemoteError(
+                "no such refund",
+                remote_reason="REFUND_NOT_FOUND",
+                domain="paymesh.payment.v1",
+                grpc_code=5,
+            )
         self.heard.append(message.event_id)
         return None
 
 
 @pytest.fixture
 def installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("PAYMENT_RPC_DATABASE_URL", "ORDER_RPC_DATABASE_URL", "PAYMESH_DATABASE_URL", "PAYMESH_VAR_DIR"):
+    for name in (
+        "PAYMENT_RPC_DATABASE_URL",
+        "ORDER_RPC_DATABASE_URL",
+        "PAYMESH_DATABASE_URL",
+        "PAYMESH_VAR_DIR",
+    ):
         monkeypatch.delenv(name, raising=False)
     assert run(tmp_path / "var", "migrate").exit_code == 0
     return tmp_path / "var"
@@ -54,10 +64,25 @@ def deliver(var_dir: Path, receiver: Receiver, *, new: bool = False) -> None:
         db: Database = open_patiently(f"sqlite+aiosqlite:///{var_dir}/order_rpc.db", metadata)
         long_ago = datetime.now(UTC) - timedelta(hours=1)
         if new:
-            await db.run(outbox.put, *(Message(event_id=event_id, destination="payment_rpc", tag="CreateRefund", aggregate_id="ORD1", payload={},
-                                               trace_id="", due_at=long_ago, created_at=long_ago) for event_id in (REFUSED, SENT)))
+            await db.run(
+                outbox.put,
+                *(
+                    Message(
+                        event_id=event_id,
+                        destination="payment_rpc",
+                        tag="CreateRefund",
+                        aggregate_id="ORD1",
+                        payload={},
+                        trace_id="",
+                        due_at=long_ago,
+                        created_at=long_ago,
+                    )
+                    for event_id in (REFUSED, SENT)
+                ),
+            )
         await Relay(db=db, destination=receiver, clock=SystemClock()).run_once()
         await db.close()
+
     asyncio.run(work())
 
 
@@ -81,8 +106,14 @@ def test_a_refused_message_is_listed_and_replayed(installation: Path) -> None:
 
 def test_only_the_services_that_are_asked_for_are_listed(installation: Path) -> None:
     deliver(installation, Receiver(), new=True)
-    assert SENT in run(installation, "outbox", "list", "--state", "DONE", "--service", "order_rpc").output
-    assert "nothing" in run(installation, "outbox", "list", "--state", "DONE", "--service", "payment_rpc").output
+    assert (
+        SENT
+        in run(installation, "outbox", "list", "--state", "DONE", "--service", "order_rpc").output
+    )
+    assert (
+        "nothing"
+        in run(installation, "outbox", "list", "--state", "DONE", "--service", "payment_rpc").output
+    )
 
 
 def test_an_unknown_message_is_named(installation: Path) -> None:

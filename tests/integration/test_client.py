@@ -1,4 +1,6 @@
-"""`MeshChannel` against real servers in this process: balancing, retries, deadlines, and what a failure looks like to the caller."""
+"""`MeshChannel` against real servers in this process: balancing, retries, deadlines, and what a
+failure looks like to the caller.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,13 @@ from mesh.client import MeshChannel
 from mesh.connections import CALLS_MAX
 from mesh.discovery import Endpoint
 from mesh.discovery.static import StaticDiscovery
-from mesh.errors import DeadlineExceeded, InvalidArgument, NeighbourUnavailable, RemoteError, Unavailable
+from mesh.errors import (
+    DeadlineExceeded,
+    InvalidArgument,
+    NeighbourUnavailable,
+    RemoteError,
+    Unavailable,
+)
 from mesh.policies import PolicyInvalid
 from mesh.retries import RetryBudget
 from mesh.server import MeshServer
@@ -46,7 +54,13 @@ def address(server: MeshServer) -> str:
 class Mesh:
     """Servers, and a channel of order_rpc to them."""
 
-    def __init__(self, world: World, servers: list[MeshServer], channel: MeshChannel, discovery: StaticDiscovery) -> None:
+    def __init__(
+        self,
+        world: World,
+        servers: list[MeshServer],
+        channel: MeshChannel,
+        discovery: StaticDiscovery,
+    ) -> None:
         self.world = world
         self.servers = servers
         self.channel = channel
@@ -54,16 +68,29 @@ class Mesh:
         self.stub: Any = Stub(channel)
 
     async def all_ready(self) -> None:
-        await eventually(lambda: len(self.channel._replicas._ready) == len(self.channel._replicas._all) > 0)
+        await eventually(
+            lambda: len(self.channel._replicas._ready) == len(self.channel._replicas._all) > 0
+        )
 
 
 @asynccontextmanager
-async def mesh_of(world: World, *servicers: Echo, server_settings: dict[str, Any] | None = None, **options: Any) -> Any:
+async def mesh_of(
+    world: World, *servicers: Echo, server_settings: dict[str, Any] | None = None, **options: Any
+) -> Any:
     async with AsyncExitStack() as stack:
-        servers = [await stack.enter_async_context(world.running(servicer, **(server_settings or {}))) for servicer in servicers]
+        servers = [
+            await stack.enter_async_context(world.running(servicer, **(server_settings or {})))
+            for servicer in servicers
+        ]
         discovery = StaticDiscovery({"echo_rpc": [address(server) for server in servers]})
-        channel = MeshChannel("echo_rpc", settings=options.pop("settings", world.settings(service="order_rpc")), discovery=discovery,
-                              caller_tokens=options.pop("caller_tokens", world.caller_tokens("order_rpc")), rng=random.Random(1), **options)
+        channel = MeshChannel(
+            "echo_rpc",
+            settings=options.pop("settings", world.settings(service="order_rpc")),
+            discovery=discovery,
+            caller_tokens=options.pop("caller_tokens", world.caller_tokens("order_rpc")),
+            rng=random.Random(1),
+            **options,
+        )
         mesh = Mesh(world, servers, channel, discovery)
         try:
             yield mesh
@@ -83,14 +110,28 @@ async def die(server: MeshServer) -> None:
 async def test_a_generated_stub_calls_through_the_channel(world: World) -> None:
     class Payments(payment_pb2_grpc.PaymentServiceServicer):
         async def GetPayment(self, request: Any, context: Any) -> Any:
-            return payment_pb2.GetPaymentResponse(payment=payment_pb2.Payment(payment_id=request.payment_id))
+            return payment_pb2.GetPaymentResponse(
+                payment=payment_pb2.Payment(payment_id=request.payment_id)
+            )
 
-    server = MeshServer(world.settings(service="payment_rpc"), clock=world.clock, ids=world.ids, caller_tokens=world.caller_tokens("payment_rpc"))
+    server = MeshServer(
+        world.settings(service="payment_rpc"),
+        clock=world.clock,
+        ids=world.ids,
+        caller_tokens=world.caller_tokens("payment_rpc"),
+    )
     server.add(payment_pb2_grpc.add_PaymentServiceServicer_to_server, Payments())
     await server.start()
     discovery = StaticDiscovery({"payment_rpc": [address(server)]})
-    async with MeshChannel("payment_rpc", settings=world.settings(), discovery=discovery, caller_tokens=world.caller_tokens("order_rpc")) as channel:
-        answer = await payment_pb2_grpc.PaymentServiceStub(channel).GetPayment(payment_pb2.GetPaymentRequest(payment_id="PAY1"))
+    async with MeshChannel(
+        "payment_rpc",
+        settings=world.settings(),
+        discovery=discovery,
+        caller_tokens=world.caller_tokens("order_rpc"),
+    ) as channel:
+        answer = await payment_pb2_grpc.PaymentServiceStub(channel).GetPayment(
+            payment_pb2.GetPaymentRequest(payment_id="PAY1")
+        )
     assert answer.payment.payment_id == "PAY1"
     await server.stop(0)
 
@@ -107,11 +148,15 @@ async def test_more_calls_than_a_connection_takes_go_on_further_connections(worl
         await everybody.wait()
 
     async with mesh_of(world, Echo(do)) as mesh:
-        answers = await asyncio.gather(*(mesh.stub.Command(EchoRequest(text="hi")) for _ in range(count)))
+        answers = await asyncio.gather(
+            *(mesh.stub.Command(EchoRequest(text="hi")) for _ in range(count))
+        )
         assert {answer.text for answer in answers} == {"hi"}
         [replica] = mesh.channel._replicas._all.values()
         assert len(replica.channel) == ceil(count / CALLS_MAX)
-        assert 2 * CALLS_MAX < STREAMS_PER_CONNECTION_MAX, "a wave of calls fits beside the one whose answers have just left"
+        assert 2 * CALLS_MAX < STREAMS_PER_CONNECTION_MAX, (
+            "a wave of calls fits beside the one whose answers have just left"
+        )
         await eventually(lambda: all(connection.calls == 0 for connection in replica.channel._open))
 
 
@@ -119,9 +164,14 @@ async def test_a_call_names_this_process_and_the_person_behind_it(world: World) 
     async with mesh_of(world, Echo()) as mesh:
         answer = await mesh.stub.Command(EchoRequest())
         assert (answer.role, answer.subject, answer.on_behalf_of) == ("service", "order_rpc", "")
-        with calling(caller=Caller(role=Role.USER, subject="alice", merchant_id="acme"), timeout_seconds=5):
+        with calling(
+            caller=Caller(role=Role.USER, subject="alice", merchant_id="acme"), timeout_seconds=5
+        ):
             assert (await mesh.stub.Command(EchoRequest())).on_behalf_of == "acme/alice"
-        with calling(caller=Caller(role=Role.SERVICE, subject="payment_rpc", on_behalf_of="acme/bob"), timeout_seconds=5):
+        with calling(
+            caller=Caller(role=Role.SERVICE, subject="payment_rpc", on_behalf_of="acme/bob"),
+            timeout_seconds=5,
+        ):
             assert (await mesh.stub.Command(EchoRequest())).on_behalf_of == "acme/bob"
 
 
@@ -140,11 +190,21 @@ async def test_the_gateway_calls_with_bytes_and_gets_trailing_metadata(world: Wo
         call.trailing = (("x-test", "1"),)
 
     async with mesh_of(world, Echo(do)) as mesh:
-        raw, trailing = await mesh.channel.call(path("Own"), EchoRequest(text="hi").SerializeToString(), metadata=[world.bearer("alice")])
+        raw, trailing = await mesh.channel.call(
+            path("Own"),
+            EchoRequest(text="hi").SerializeToString(),
+            metadata=[world.bearer("alice")],
+        )
         assert EchoResponse.FromString(raw).subject == "alice"
         assert dict(trailing)["x-test"] == "1"
-        answers = [EchoResponse.FromString(answer).text async for answer in mesh.channel.stream(
-            path("Count"), EchoRequest(times=2).SerializeToString(), metadata=[world.bearer("alice")])]
+        answers = [
+            EchoResponse.FromString(answer).text
+            async for answer in mesh.channel.stream(
+                path("Count"),
+                EchoRequest(times=2).SerializeToString(),
+                metadata=[world.bearer("alice")],
+            )
+        ]
         assert answers == ["0", "1"]
 
 
@@ -152,14 +212,20 @@ async def test_a_refusal_is_a_remote_error_with_everything_it_said(world: World)
     async with mesh_of(world, Echo()) as mesh:
         with pytest.raises(RemoteError) as refused:
             await mesh.stub.Own(EchoRequest(text="S3CR3T"))
-        assert (refused.value.reason, refused.value.grpc_code, list(refused.value.fields)) == ("INVALID_ARGUMENT", 3, ["text"])
+        assert (refused.value.reason, refused.value.grpc_code, list(refused.value.fields)) == (
+            "INVALID_ARGUMENT",
+            3,
+            ["text"],
+        )
         assert refused.value.is_definite
         with pytest.raises(RemoteError):
             async for _ in mesh.stub.Count(EchoRequest(times=1)):
                 pass
 
 
-async def test_metadata_that_cannot_travel_is_refused_before_it_breaks_the_transport(world: World) -> None:
+async def test_metadata_that_cannot_travel_is_refused_before_it_breaks_the_transport(
+    world: World,
+) -> None:
     async with mesh_of(world, Echo()) as mesh:
         for bad in ("a\tb", "a\nb", "ä", "\x00"):
             with pytest.raises(InvalidArgument):
@@ -195,16 +261,23 @@ async def test_a_trace_goes_on_in_the_next_service(world: World) -> None:
         trace = Trace.start(f"00-{'a' * 32}-{'b' * 16}-01")
         with calling(timeout_seconds=5, trace=trace):
             assert (await mesh.stub.Browse(EchoRequest())).trace_id == "a" * 32
-        first, second = (await mesh.stub.Browse(EchoRequest())).trace_id, (await mesh.stub.Browse(EchoRequest())).trace_id
+        first, second = (
+            (await mesh.stub.Browse(EchoRequest())).trace_id,
+            (await mesh.stub.Browse(EchoRequest())).trace_id,
+        )
         assert first != second
-        raw, _ = await mesh.channel.call(path("Browse"), b"", metadata=[("traceparent", f"00-{'c' * 32}-{'b' * 16}-00")])
+        raw, _ = await mesh.channel.call(
+            path("Browse"), b"", metadata=[("traceparent", f"00-{'c' * 32}-{'b' * 16}-00")]
+        )
         assert EchoResponse.FromString(raw).trace_id == "c" * 32
 
 
 # Deadlines
 
 
-async def test_a_call_gets_the_methods_timeout_or_less_and_what_is_left_of_our_own_minus_a_hop(world: World) -> None:
+async def test_a_call_gets_the_methods_timeout_or_less_and_what_is_left_of_our_own_minus_a_hop(
+    world: World,
+) -> None:
     async with mesh_of(world, Echo()) as mesh:
         assert 1500 < (await mesh.stub.Browse(EchoRequest())).remaining_ms <= 3000
         assert (await mesh.stub.Browse(EchoRequest(), timeout=0.5)).remaining_ms <= 500
@@ -300,7 +373,9 @@ async def test_a_killed_replica_fails_no_repeatable_call(world: World) -> None:
                 if number % 2:
                     await mesh.stub.Browse(EchoRequest())
                 else:
-                    await mesh.channel.call(path("Write"), b"", metadata=[world.bearer(), ("idempotency-key", "k")])
+                    await mesh.channel.call(
+                        path("Write"), b"", metadata=[world.bearer(), ("idempotency-key", "k")]
+                    )
                 done["calls"] += 1
 
         clients = [asyncio.create_task(client(number)) for number in range(8)]
@@ -319,7 +394,11 @@ async def test_a_call_that_may_have_had_its_effect_is_not_repeated(world: World)
         reached.set()
         await asyncio.sleep(FOREVER)
 
-    for method, metadata in (("Once", []), ("Write", [world.bearer()]), ("Once", [("idempotency-key", "ignored there")])):
+    for method, metadata in (
+        ("Once", []),
+        ("Write", [world.bearer()]),
+        ("Once", [("idempotency-key", "ignored there")]),
+    ):
         first, second = Echo(do), Echo(do)
         reached.clear()
         async with mesh_of(world, first, second) as mesh:
@@ -423,7 +502,9 @@ async def test_a_removed_replica_finishes_its_calls(world: World) -> None:
         call = asyncio.create_task(mesh.stub.Once(EchoRequest(text="late")))
         await reached.wait()
         mesh.discovery.replace("echo_rpc", [address(mesh.servers[1])])
-        await eventually(lambda: set(mesh.channel._replicas._all) == {Endpoint.parse(address(mesh.servers[1]))})
+        await eventually(
+            lambda: set(mesh.channel._replicas._all) == {Endpoint.parse(address(mesh.servers[1]))}
+        )
         go_on.set()
         assert (await call).text == "late"
 
@@ -492,19 +573,24 @@ async def test_a_call_that_never_left_is_told_from_one_that_may_have_arrived(wor
         with pytest.raises(grpc.aio.AioRpcError) as failed:
             await call
         assert not never_sent(failed.value)
-        await eventually(lambda: replica.channel.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE)
+        await eventually(
+            lambda: replica.channel.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE
+        )
         with pytest.raises(grpc.aio.AioRpcError) as failed:
             await replica.channel.unary_unary(path("Once"))(b"", timeout=10)
         assert never_sent(failed.value)
 
 
-async def test_a_call_that_never_left_goes_elsewhere_even_when_it_may_not_be_repeated(world: World) -> None:
+async def test_a_call_that_never_left_goes_elsewhere_even_when_it_may_not_be_repeated(
+    world: World,
+) -> None:
     first, second = Echo(), Echo()
     async with mesh_of(world, first, second) as mesh:
         await mesh.all_ready()
         broken = next(iter(mesh.channel._replicas._all.values()))
         nowhere = grpc.aio.insecure_channel("127.0.0.1:1")
-        broken.calls[path("Once")] = nowhere.unary_unary(path("Once"))  # its connection broke after it was chosen
+        # its connection broke after it was chosen
+        broken.calls[path("Once")] = nowhere.unary_unary(path("Once"))
         for _ in range(10):
             await mesh.stub.Once(EchoRequest())
         await nowhere.close()
@@ -554,17 +640,26 @@ async def test_a_call_waits_for_a_mesh_that_just_starts(world: World) -> None:
     await server.stop(0)
 
 
-@pytest.mark.parametrize("targets", [[], ["127.0.0.1:1"], ["127.0.0.1:1", "127.0.0.1:2"]], ids=["no endpoint", "nobody listens", "two dead ones"])
+@pytest.mark.parametrize(
+    "targets",
+    [[], ["127.0.0.1:1"], ["127.0.0.1:1", "127.0.0.1:2"]],
+    ids=["no endpoint", "nobody listens", "two dead ones"],
+)
 async def test_a_call_fails_soon_when_nobody_is_reachable(world: World, targets: list[str]) -> None:
     discovery = StaticDiscovery({"echo_rpc": targets})
-    async with MeshChannel("echo_rpc", settings=world.settings(), discovery=discovery, fail_fast_seconds=0.1) as channel:
-        with pytest.raises(NeighbourUnavailable) as refused:  # a call that waits for its deadline ends in DeadlineExceeded
+    async with MeshChannel(
+        "echo_rpc", settings=world.settings(), discovery=discovery, fail_fast_seconds=0.1
+    ) as channel:
+        # a call that waits for its deadline ends in DeadlineExceeded
+        with pytest.raises(NeighbourUnavailable) as refused:
             await Stub(channel).Browse(EchoRequest(), timeout=FOREVER)
         assert "127.0.0.1" not in refused.value.message
 
         class Waited(asyncio.Event):
             async def wait(self) -> NoReturn:
-                raise AssertionError("a call waits although nobody has been reachable for longer than it may")
+                raise AssertionError(
+                    "a call waits although nobody has been reachable for longer than it may"
+                )
 
         channel._replicas._changed = Waited()
         with pytest.raises(NeighbourUnavailable):
@@ -581,7 +676,11 @@ async def test_a_silent_peer_costs_the_deadline_and_not_more(world: World) -> No
 
     server = await asyncio.start_server(swallow, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    async with MeshChannel("echo_rpc", settings=world.settings(), discovery=StaticDiscovery({"echo_rpc": [f"127.0.0.1:{port}"]})) as channel:
+    async with MeshChannel(
+        "echo_rpc",
+        settings=world.settings(),
+        discovery=StaticDiscovery({"echo_rpc": [f"127.0.0.1:{port}"]}),
+    ) as channel:
         with pytest.raises(NeighbourUnavailable):
             await asyncio.wait_for(Stub(channel).Browse(EchoRequest(), timeout=0.3), 5)
     hold.set()
@@ -597,11 +696,15 @@ async def test_a_server_that_comes_back_is_found_again(world: World) -> None:
         await eventually(lambda: not mesh.channel.is_ready)
         again = world.server(port=port)
         await again.start()
-        assert (await asyncio.wait_for(mesh.stub.Browse(EchoRequest(text="back")), 10)).text == "back"
+        assert (
+            await asyncio.wait_for(mesh.stub.Browse(EchoRequest(text="back")), 10)
+        ).text == "back"
         await again.stop(0)
 
 
-async def test_a_proxy_in_the_environment_is_not_asked(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_proxy_in_the_environment_is_not_asked(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("http_proxy", "https_proxy", "grpc_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     async with mesh_of(world, Echo()) as mesh:
@@ -618,26 +721,46 @@ def tls(world: World, service: str, folder: str = "tls") -> dict[str, Any]:
     return {"tls_cert_file": files.cert, "tls_key_file": files.key, "tls_ca_file": files.ca}
 
 
-async def test_a_channel_shows_its_certificate_and_checks_the_name_of_the_service(world: World) -> None:
+async def test_a_channel_shows_its_certificate_and_checks_the_name_of_the_service(
+    world: World,
+) -> None:
     settings = world.settings(service="order_rpc", **tls(world, "order_rpc"))
-    async with mesh_of(world, Echo(), server_settings=tls(world, "echo_rpc"), settings=settings) as mesh:
+    async with mesh_of(
+        world, Echo(), server_settings=tls(world, "echo_rpc"), settings=settings
+    ) as mesh:
         assert (await mesh.stub.Browse(EchoRequest(text="safe"))).text == "safe"
-    async with mesh_of(world, Echo(), server_settings=tls(world, "payment_rpc"), settings=settings, fail_fast_seconds=0.1) as mesh:
+    async with mesh_of(
+        world,
+        Echo(),
+        server_settings=tls(world, "payment_rpc"),
+        settings=settings,
+        fail_fast_seconds=0.1,
+    ) as mesh:
         with pytest.raises(NeighbourUnavailable):  # a certificate of our CA, of another service
             await mesh.stub.Browse(EchoRequest())
     stranger = world.settings(service="order_rpc", **tls(world, "order_rpc", "foreign"))
-    async with mesh_of(world, Echo(), server_settings=tls(world, "echo_rpc"), settings=stranger, fail_fast_seconds=0.1) as mesh:
+    async with mesh_of(
+        world,
+        Echo(),
+        server_settings=tls(world, "echo_rpc"),
+        settings=stranger,
+        fail_fast_seconds=0.1,
+    ) as mesh:
         with pytest.raises(NeighbourUnavailable):
             await mesh.stub.Browse(EchoRequest())
 
 
 async def test_nothing_is_sent_in_plaintext_beyond_loopback(world: World) -> None:
     discovery = StaticDiscovery({"echo_rpc": ["192.0.2.1:9906"]})
-    async with MeshChannel("echo_rpc", settings=world.settings(), discovery=discovery, fail_fast_seconds=0.05) as channel:
+    async with MeshChannel(
+        "echo_rpc", settings=world.settings(), discovery=discovery, fail_fast_seconds=0.05
+    ) as channel:
         with pytest.raises(NeighbourUnavailable):
             await Stub(channel).Browse(EchoRequest())
         assert channel._replicas._all == {}
-    async with MeshChannel("echo_rpc", settings=world.settings(allow_plaintext=True), discovery=discovery) as channel:
+    async with MeshChannel(
+        "echo_rpc", settings=world.settings(allow_plaintext=True), discovery=discovery
+    ) as channel:
         await eventually(lambda: len(channel._replicas._all) == 1)
 
 
@@ -663,7 +786,9 @@ async def test_a_static_watch_waits_for_another_set() -> None:
         await waiting
 
 
-@pytest.mark.parametrize("text", ["", "host", ":1", "host:", "host:0", "host:65536", "host:x", "host:-1", "host:１"])
+@pytest.mark.parametrize(
+    "text", ["", "host", ":1", "host:", "host:0", "host:65536", "host:x", "host:-1", "host:１"]
+)
 def test_an_address_without_host_or_port_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="host:port"):
         Endpoint.parse(text)
@@ -683,12 +808,22 @@ async def texts(stream: Any) -> list[str]:
 
 async def test_a_stub_iterates_over_the_answers_as_whoever_it_calls_for(world: World) -> None:
     async with mesh_of(world, Echo()) as mesh:
-        with calling(caller=Caller(role=Role.USER, subject="alice", merchant_id="acme"), timeout_seconds=5, trace=Trace.start()) as call:
+        with calling(
+            caller=Caller(role=Role.USER, subject="alice", merchant_id="acme"),
+            timeout_seconds=5,
+            trace=Trace.start(),
+        ) as call:
             answers = [answer async for answer in mesh.stub.Follow(EchoRequest(times=2))]
         assert [answer.text for answer in answers] == ["0", "1"]
-        assert {(answer.role, answer.subject, answer.on_behalf_of, answer.trace_id) for answer in answers} == {
-            ("service", "order_rpc", "acme/alice", call.trace.trace_id)}
-        assert await texts(mesh.stub.Count(EchoRequest(times=3), metadata=[world.bearer()])) == ["0", "1", "2"]
+        assert {
+            (answer.role, answer.subject, answer.on_behalf_of, answer.trace_id)
+            for answer in answers
+        } == {("service", "order_rpc", "acme/alice", call.trace.trace_id)}
+        assert await texts(mesh.stub.Count(EchoRequest(times=3), metadata=[world.bearer()])) == [
+            "0",
+            "1",
+            "2",
+        ]
 
 
 async def test_a_stream_has_the_deadline_of_its_method_shortened_on_each_hop(world: World) -> None:
@@ -711,7 +846,9 @@ async def test_a_stream_has_the_deadline_of_its_method_shortened_on_each_hop(wor
 
 
 @pytest.mark.parametrize(("method", "served"), [("Follow", [1, 1]), ("Run", [1, 0])])
-async def test_a_stream_goes_elsewhere_before_its_first_answer_when_that_does_no_harm(world: World, method: str, served: list[int]) -> None:
+async def test_a_stream_goes_elsewhere_before_its_first_answer_when_that_does_no_harm(
+    world: World, method: str, served: list[int]
+) -> None:
     async def away(_request: Any, _context: Any) -> None:
         if len(bad.calls) + len(good.calls) == 1:
             raise Unavailable
@@ -748,8 +885,12 @@ async def test_streams_of_a_server_that_has_no_room_go_to_another(world: World) 
     async with AsyncExitStack() as stack:
         full = await stack.enter_async_context(world.running(Echo(), streams_max=0))
         free = await stack.enter_async_context(world.running(Echo()))
-        channel = MeshChannel("echo_rpc", settings=world.settings(service="order_rpc"),
-                              discovery=StaticDiscovery({"echo_rpc": [address(full), address(free)]}), rng=random.Random(1))
+        channel = MeshChannel(
+            "echo_rpc",
+            settings=world.settings(service="order_rpc"),
+            discovery=StaticDiscovery({"echo_rpc": [address(full), address(free)]}),
+            rng=random.Random(1),
+        )
         stack.push_async_callback(channel.close)
         await eventually(lambda: len(channel._replicas._ready) == 2)
         stub: Any = Stub(channel)
@@ -768,7 +909,9 @@ async def test_whoever_stops_reading_cancels_the_stream(world: World) -> None:
 
     echo = Echo(do)
     async with mesh_of(world, echo) as mesh:
-        async with aclosing(mesh.stub.Count(EchoRequest(times=2), metadata=[world.bearer()])) as stream:
+        async with aclosing(
+            mesh.stub.Count(EchoRequest(times=2), metadata=[world.bearer()])
+        ) as stream:
             assert (await anext(stream)).text == "0"
             await eventually(lambda: len(echo.calls) == 2)
         await asyncio.wait_for(ended.wait(), 10)

@@ -1,4 +1,6 @@
-"""Connections to replicas that break or fall silent: what may be repeated goes to another replica, and nothing waits past its deadline. On uvloop."""
+"""Connections to replicas that break or fall silent: what may be repeated goes to another replica,
+and nothing waits past its deadline. On uvloop.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ class Pair:
 
     def replica(self, number: int) -> Any:
         [found] = [
-            each for endpoint, each in self.channel._replicas._all.items() if endpoint.port == self.proxies[number].port
+            each
+            for endpoint, each in self.channel._replicas._all.items()
+            if endpoint.port == self.proxies[number].port
         ]
         return found
 
@@ -57,7 +61,9 @@ async def two_replicas(world: World, do: Any = None, *, count: int = 2) -> Async
             MeshChannel(
                 "echo_rpc",
                 settings=world.settings(service="order_rpc"),
-                discovery=StaticDiscovery({"echo_rpc": [f"127.0.0.1:{proxy.port}" for proxy in proxies]}),
+                discovery=StaticDiscovery(
+                    {"echo_rpc": [f"127.0.0.1:{proxy.port}" for proxy in proxies]}
+                ),
                 caller_tokens=world.caller_tokens("order_rpc"),
             )
         )
@@ -93,7 +99,9 @@ async def test_no_call_that_may_be_repeated_fails_when_a_replica_is_lost(
         assert all(echo.calls for echo in pair.echoes)
         fault(pair.proxies[0])
         texts = [chr(ord("a") + number) for number in range(20)]
-        answers = await asyncio.gather(*(pair.stub.Browse(EchoRequest(text=text)) for text in texts))
+        answers = await asyncio.gather(
+            *(pair.stub.Browse(EchoRequest(text=text)) for text in texts)
+        )
         assert [answer.text for answer in answers] == texts
         assert pair.channel.is_ready
 
@@ -123,7 +131,9 @@ async def test_calls_that_are_under_way_go_to_the_other_replica(
 
 @ON_UVLOOP
 @pytest.mark.parametrize("fault", ["black hole", "half-open"])
-async def test_a_call_that_may_not_be_repeated_ends_at_its_deadline_and_is_made_once(world: World, fault: str) -> None:
+async def test_a_call_that_may_not_be_repeated_ends_at_its_deadline_and_is_made_once(
+    world: World, fault: str
+) -> None:
     async with two_replicas(world) as pair:
         for proxy in pair.proxies:
             FAULTS[fault](proxy)
@@ -136,22 +146,29 @@ async def test_a_call_that_may_not_be_repeated_ends_at_its_deadline_and_is_made_
 
 @ON_UVLOOP
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-async def test_a_stream_begins_at_the_other_replica(world: World, fault: Callable[[FaultProxy], None]) -> None:
+async def test_a_stream_begins_at_the_other_replica(
+    world: World, fault: Callable[[FaultProxy], None]
+) -> None:
     async with two_replicas(world) as pair:
         fault(pair.proxies[0])
         for _ in range(4):
-            async with aclosing(pair.stub.Count(EchoRequest(times=2), metadata=[world.bearer()])) as answers:
+            async with aclosing(
+                pair.stub.Count(EchoRequest(times=2), metadata=[world.bearer()])
+            ) as answers:
                 assert [answer.text async for answer in answers] == ["0", "1"]
 
 
 @ON_UVLOOP
-async def test_a_replica_that_is_stopped_is_not_ready_for_readyz_and_comes_back(world: World) -> None:
+async def test_a_replica_that_is_stopped_is_not_ready_for_readyz_and_comes_back(
+    world: World,
+) -> None:
     async with two_replicas(world, count=1) as pair:
         pair.proxies[0].freeze()
         call = asyncio.create_task(pair.stub.Browse(EchoRequest(text="late"), timeout=20))
         await eventually(lambda: not pair.channel.is_ready)
         pair.proxies[0].thaw()
-        assert (await call).text == "late"  # the only replica is not given up: slow is better than refused
+        # the only replica is not given up: slow is better than refused
+        assert (await call).text == "late"
         await eventually(lambda: pair.channel.is_ready)
 
 
@@ -194,7 +211,9 @@ async def test_a_mesh_that_is_idle_asks_nobody_whether_he_lives(world: World) ->
 
 
 @ON_UVLOOP
-async def test_a_keyed_stream_without_a_key_is_not_repeated(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_keyed_stream_without_a_key_is_not_repeated(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As a unary call: the key is what makes the repetition harmless."""
     async with two_replicas(world) as pair:
         method = pair.channel._method("/paymesh.testing.v1.EchoService/Run")
@@ -212,5 +231,10 @@ async def test_a_keyed_stream_without_a_key_is_not_repeated(world: World, monkey
             [answer async for answer in pair.stub.Run(EchoRequest())]
         assert len(failures) == 1
         with pytest.raises(MeshError):
-            [answer async for answer in pair.stub.Run(EchoRequest(), metadata=[("idempotency-key", "k1")])]
+            [
+                answer
+                async for answer in pair.stub.Run(
+                    EchoRequest(), metadata=[("idempotency-key", "k1")]
+                )
+            ]
         assert len(failures) == 1 + 3

@@ -1,4 +1,6 @@
-"""Processes whose clocks are minutes apart: callers hear "not now", another replica serves, and nobody hears of an internal error."""
+"""Processes whose clocks are minutes apart: callers hear "not now", another replica serves, and
+nobody hears of an internal error.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def slow() -> FakeClock:
     return clock
 
 
-def server_with(world: World, clock: Any, servicer: Echo, *, service: str = "echo_rpc") -> MeshServer:
+def server_with(
+    world: World, clock: Any, servicer: Echo, *, service: str = "echo_rpc"
+) -> MeshServer:
     """A replica with a clock of its own."""
     callers = CallerTokens(
         service,
@@ -62,7 +66,8 @@ def channel_to(world: World, *servers: MeshServer, caller: str = "order_rpc") ->
     )
 
 
-@pytest.mark.parametrize("method", ["Command", "Once"])  # one that may be repeated and one that may not
+# one that may be repeated and one that may not
+@pytest.mark.parametrize("method", ["Command", "Once"])
 async def test_a_replica_whose_clock_is_wrong_costs_no_call(world: World, method: str) -> None:
     right, wrong = Echo(), Echo()
     async with AsyncExitStack() as stack:
@@ -79,7 +84,9 @@ async def test_a_replica_whose_clock_is_wrong_costs_no_call(world: World, method
                 await getattr(Stub(channel), method)(EchoRequest())
     assert (len(right.calls), wrong.calls) == (40, [])
     skews = [line for line in logs if line["event"] == "clock_skew"]
-    assert [(line["peer"], 595 <= line["seconds"] <= 605) for line in skews] == [("order_rpc", True)]
+    assert [(line["peer"], 595 <= line["seconds"] <= 605) for line in skews] == [
+        ("order_rpc", True)
+    ]
 
 
 async def test_a_stream_goes_to_another_replica_too(world: World) -> None:
@@ -94,11 +101,16 @@ async def test_a_stream_goes_to_another_replica_too(world: World) -> None:
         channel = await stack.enter_async_context(channel_to(world, *servers))
         await eventually(lambda: len(channel._replicas._ready) == 2)
         for _ in range(10):
-            assert [answer.text async for answer in Stub(channel).Follow(EchoRequest(times=2))] == ["0", "1"]
+            assert [answer.text async for answer in Stub(channel).Follow(EchoRequest(times=2))] == [
+                "0",
+                "1",
+            ]
     assert wrong.calls == []
 
 
-async def test_a_refusal_for_clocks_is_unavailable_all_the_way_and_never_an_internal_error(world: World) -> None:
+async def test_a_refusal_for_clocks_is_unavailable_all_the_way_and_never_an_internal_error(
+    world: World,
+) -> None:
     """order_rpc, whose clock is right, serves a buyer and asks a sibling whose clock is wrong."""
     async with AsyncExitStack() as stack:
         inner = server_with(world, slow(), Echo())
@@ -117,5 +129,6 @@ async def test_a_refusal_for_clocks_is_unavailable_all_the_way_and_never_an_inte
         with pytest.raises(RemoteError) as refused:
             await channel.call(path("Once"), EchoRequest().SerializeToString())
     assert (refused.value.grpc_code, refused.value.reason) == (14, "UNAVAILABLE")
-    assert not refused.value.is_unserved  # the outer one did look at the call, so it is not repeated
+    # the outer one did look at the call, so it is not repeated
+    assert not refused.value.is_unserved
     assert outer_servicer.calls == ["Once"]

@@ -1,4 +1,6 @@
-"""Closing orders and payments: one answer per order, by precedence; money that comes late is never dropped."""
+"""Closing orders and payments: one answer per order, by precedence; money that comes late is never
+dropped.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +15,31 @@ from mesh.errors import RequestCanceled
 from order_rpc.domain.order import OrderState
 from payment_rpc.app import PaymentApp
 from payment_rpc.channels import ChannelFact, ChannelStatus
-from payment_rpc.domain.errors import MoneyError, OrderNotPayable, PaymentNotFound, PaymentStateInvalid
+from payment_rpc.domain.errors import (
+    MoneyError,
+    OrderNotPayable,
+    PaymentNotFound,
+    PaymentStateInvalid,
+)
 from payment_rpc.domain.payment import Disposition, Payment, PaymentState
 from payment_rpc.store import attempts
 from payment_rpc.tables import ATTEMPT, PAYMENT
 from payment_rpc.usecases.closing import CloseResult, OrderClosed
 from tests.builders_order import PAYMENT_WINDOW, buyer
-from tests.builders_payment import DECLINED, LEASE_SECONDS, PRICE, TIMES, PaymentWorld, payment_world
+from tests.builders_payment import (
+    DECLINED,
+    LEASE_SECONDS,
+    PRICE,
+    TIMES,
+    PaymentWorld,
+    payment_world,
+)
 
 
 @pytest.fixture
-async def world(database_url_factory: Callable[[], str], tmp_path: Path) -> AsyncIterator[PaymentWorld]:
+async def world(
+    database_url_factory: Callable[[], str], tmp_path: Path
+) -> AsyncIterator[PaymentWorld]:
     async with payment_world(database_url_factory(), database_url_factory(), tmp_path) as world:
         yield world
 
@@ -75,13 +91,21 @@ async def test_a_channel_that_does_not_answer_keeps_the_order_closing(world: Pay
     assert (await world.payment(payment.payment_id)).state is PaymentState.SUCCESS
 
 
-async def test_closing_races_with_charges_and_nobody_is_charged_behind_it(world: PaymentWorld, rounds: Callable[[int, int], int]) -> None:
+async def test_closing_races_with_charges_and_nobody_is_charged_behind_it(
+    world: PaymentWorld, rounds: Callable[[int, int], int]
+) -> None:
     for _ in range(rounds(8, 200)):
         order = await world.order()
-        charge, closed = await asyncio.gather(world.charge(order), close(world, order.order_id), return_exceptions=True)
+        charge, closed = await asyncio.gather(
+            world.charge(order), close(world, order.order_id), return_exceptions=True
+        )
         await world.finish()
         final = await close(world, order.order_id)
-        captured = [row for row in await world.rows(PAYMENT) if row["order_id"] == order.order_id and row["captured_minor"]]
+        captured = [
+            row
+            for row in await world.rows(PAYMENT)
+            if row["order_id"] == order.order_id and row["captured_minor"]
+        ]
         if isinstance(charge, OrderNotPayable):
             assert (final.result, captured) == (CloseResult.CLOSED, [])
         else:
@@ -97,7 +121,9 @@ async def test_a_buyer_cancels_his_payment_and_may_pay_again(world: PaymentWorld
     assert (await world.charge(order)).state is PaymentState.SUCCESS
 
 
-async def test_a_paid_payment_cannot_be_cancelled_and_somebody_elses_is_not_there(world: PaymentWorld) -> None:
+async def test_a_paid_payment_cannot_be_cancelled_and_somebody_elses_is_not_there(
+    world: PaymentWorld,
+) -> None:
     payment = await world.charge(await world.order())
     with pytest.raises(PaymentStateInvalid):
         await world.app.closing.cancel(payment.payment_id, buyer())
@@ -106,10 +132,14 @@ async def test_a_paid_payment_cannot_be_cancelled_and_somebody_elses_is_not_ther
 
 
 async def take_back(world: PaymentWorld, key: str) -> Payment | None:
-    return await world.app.taking_back.take_back(method="Charge", key=key, merchant_id="mall", caller=buyer())
+    return await world.app.taking_back.take_back(
+        method="Charge", key=key, merchant_id="mall", caller=buyer()
+    )
 
 
-async def test_a_call_that_is_taken_back_before_it_came_is_refused_when_it_comes(world: PaymentWorld) -> None:
+async def test_a_call_that_is_taken_back_before_it_came_is_refused_when_it_comes(
+    world: PaymentWorld,
+) -> None:
     order = await world.order()
     assert await take_back(world, "k") is None
     with pytest.raises(RequestCanceled):
@@ -125,23 +155,39 @@ async def test_a_call_that_began_is_answered_as_it_is(world: PaymentWorld) -> No
     assert (taken_back.payment_id, taken_back.state) == (payment.payment_id, PaymentState.SUCCESS)
 
 
-async def test_money_that_comes_after_the_order_was_cancelled_goes_back(world: PaymentWorld) -> None:
+async def test_money_that_comes_after_the_order_was_cancelled_goes_back(
+    world: PaymentWorld,
+) -> None:
     world.channel.lose_answers = True
     payment = await world.charge(order := await world.order())
     await world.order_side.force_state(order, OrderState.CANCELLED)
     world.channel.lose_answers = False
     await world.finish()
     refused = await world.payment(payment.payment_id)
-    assert (refused.state, refused.disposition, refused.refund_reserved) == (PaymentState.LATE_SUCCESS, Disposition.REFUSED_CANCELLED, PRICE)
+    assert (refused.state, refused.disposition, refused.refund_reserved) == (
+        PaymentState.LATE_SUCCESS,
+        Disposition.REFUSED_CANCELLED,
+        PRICE,
+    )
     await world.app.refunds.run_once()
     gone = await world.payment(payment.payment_id)
-    assert (gone.state, gone.refunded, gone.refund_reserved.minor) == (PaymentState.LATE_REFUNDED, PRICE, 0)
+    assert (gone.state, gone.refunded, gone.refund_reserved.minor) == (
+        PaymentState.LATE_REFUNDED,
+        PRICE,
+        0,
+    )
 
 
 async def ask_when_due(world: PaymentWorld, app: PaymentApp, payment: Payment) -> list[float]:
-    """Lets the worker ask whenever the payment's attempt is due, until nothing is; the seconds since the payment began at which it asked."""
+    """Lets the worker ask whenever the payment's attempt is due, until nothing is; the seconds
+    since the payment began at which it asked.
+    """
     asked = []
-    while due := [row["next_query_at"] for row in await world.rows(ATTEMPT) if row["next_query_at"] is not None]:
+    while due := [
+        row["next_query_at"]
+        for row in await world.rows(ATTEMPT)
+        if row["next_query_at"] is not None
+    ]:
         world.clock.advance((due[0] - world.clock.now()).total_seconds())
         assert await app.asking.run_once() == 1
         asked.append((world.clock.now() - payment.created_at).total_seconds())
@@ -150,8 +196,12 @@ async def ask_when_due(world: PaymentWorld, app: PaymentApp, payment: Payment) -
 
 @pytest.mark.parametrize("grace_seconds", [300, 60])
 async def test_what_a_channel_cannot_close_is_asked_for_and_closed_when_deadline_and_grace_are_over(
-        world: PaymentWorld, monkeypatch: pytest.MonkeyPatch, grace_seconds: int) -> None:
-    """Left to the schedule alone the last question before the deadline would put the next one off by an hour."""
+    world: PaymentWorld, monkeypatch: pytest.MonkeyPatch, grace_seconds: int
+) -> None:
+    """Left to the schedule alone the last question before the deadline would put the next one off
+    by an hour.
+    """
+
     async def query(attempt_id: str, *, timeout_seconds: float) -> ChannelFact:
         return ChannelFact(attempt_id=attempt_id, status=ChannelStatus.PENDING)
 
@@ -159,7 +209,9 @@ async def test_what_a_channel_cannot_close_is_asked_for_and_closed_when_deadline
     monkeypatch.setattr(world.channel, "query", query)
     app = world.make_app(times=replace(TIMES, close_grace_seconds=grace_seconds))
     payment = await world.cashier(order := await world.order())
-    assert (await app.closing.close_order(merchant_id="mall", order_id=order.order_id)).result is CloseResult.CLOSING
+    assert (
+        await app.closing.close_order(merchant_id="mall", order_id=order.order_id)
+    ).result is CloseResult.CLOSING
     asked = await ask_when_due(world, app, payment)
     assert asked[-1] == PAYMENT_WINDOW.total_seconds() + grace_seconds
     assert asked[:6] == [0, 5, 20, 65, 185, 485]
@@ -167,10 +219,16 @@ async def test_what_a_channel_cannot_close_is_asked_for_and_closed_when_deadline
     assert (await close(world, order.order_id)).result is CloseResult.CLOSED
 
 
-@pytest.mark.parametrize(("asked_seconds", "then"), [(LEASE_SECONDS - 1, PaymentState.PAYING), (LEASE_SECONDS, PaymentState.FAILED)])
+@pytest.mark.parametrize(
+    ("asked_seconds", "then"),
+    [(LEASE_SECONDS - 1, PaymentState.PAYING), (LEASE_SECONDS, PaymentState.FAILED)],
+)
 async def test_what_a_channel_does_not_know_is_lost_only_when_the_lease_was_over_before_it_was_asked(
-        world: PaymentWorld, monkeypatch: pytest.MonkeyPatch, asked_seconds: float, then: PaymentState) -> None:
-    """A channel without tombstones is asked about a charge that is on its way, and takes its time to answer."""
+    world: PaymentWorld, monkeypatch: pytest.MonkeyPatch, asked_seconds: float, then: PaymentState
+) -> None:
+    """A channel without tombstones is asked about a charge that is on its way, and takes its time
+    to answer.
+    """
     monkeypatch.setattr(type(world.channel), "closable", property(lambda _: False))
     asked = []
 
@@ -181,17 +239,31 @@ async def test_what_a_channel_does_not_know_is_lost_only_when_the_lease_was_over
         [row] = await world.rows(ATTEMPT)
         world.clock.advance(asked_seconds)
         world.channel.after_query = answers_slowly
-        asked.append(await world.app.asking.close(await world.db.read(attempts.get_attempt, row["attempt_id"])))
+        asked.append(
+            await world.app.asking.close(
+                await world.db.read(attempts.get_attempt, row["attempt_id"])
+            )
+        )
 
     world.channel.before_charge = is_asked_for_on_its_way
     paid = await world.charge(await world.order())
-    assert [(applied.attempt.lease_until < world.clock.now(), applied.payment.state) for applied in asked] == [(True, then)]
-    assert paid.state is (PaymentState.SUCCESS if then is PaymentState.PAYING else PaymentState.LATE_SUCCESS)
+    assert [
+        (applied.attempt.lease_until < world.clock.now(), applied.payment.state)
+        for applied in asked
+    ] == [(True, then)]
+    assert paid.state is (
+        PaymentState.SUCCESS if then is PaymentState.PAYING else PaymentState.LATE_SUCCESS
+    )
 
 
-async def test_the_background_leaves_young_attempts_alone_unless_they_are_being_closed(world: PaymentWorld) -> None:
+async def test_the_background_leaves_young_attempts_alone_unless_they_are_being_closed(
+    world: PaymentWorld,
+) -> None:
     app = world.make_app(times=replace(TIMES, scan_threshold_seconds=300))
-    young, closing = await world.cashier(await world.order()), await world.cashier(order := await world.order())
+    young, closing = (
+        await world.cashier(await world.order()),
+        await world.cashier(order := await world.order()),
+    )
     world.channel.unreachable = True
     await app.closing.close_order(merchant_id="mall", order_id=order.order_id)
     world.channel.unreachable = False

@@ -1,5 +1,5 @@
-"""The database dies between two steps of one call: what the channel said or did is not forgotten, and whoever waits
-hears what is true."""
+"""The database dies between two steps of one call: what the channel said or did is not forgotten,
+and whoever waits hears what is true."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ async def world(own_mariadb: MariaDB, tmp_path: Path) -> AsyncIterator[PaymentWo
 async def test_a_genuine_callback_whose_database_dies_is_not_logged_as_failed_and_comes_again(
     world: PaymentWorld, own_mariadb: MariaDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The database is back as soon as the callback was given up: whatever is written about the failure would be found."""
+    """The database is back as soon as the callback was given up: whatever is written about the
+    failure would be found.
+    """
     payment, attempt_id = await waiting(world)
     arrive, fail = callbacks.arrive, world.app.callbacks._fail
 
@@ -72,14 +74,25 @@ async def test_a_refund_whose_database_dies_after_it_was_sent_is_on_its_way(
         *, refund_id: str, attempt_id: str, amount: Money, reason: str, timeout_seconds: float
     ) -> RefundChannelFact:
         sent = await send(
-            refund_id=refund_id, attempt_id=attempt_id, amount=amount, reason=reason, timeout_seconds=timeout_seconds
+            refund_id=refund_id,
+            attempt_id=attempt_id,
+            amount=amount,
+            reason=reason,
+            timeout_seconds=timeout_seconds,
         )
         own_mariadb.kill()
         return sent
 
     monkeypatch.setattr(world.channel, "refund", dies)
     asked = await world.app.refunds.create(
-        CreateRefund(payment_id=payment.payment_id, amount="30.00", currency="", reason="", request_id="", key="k1"),
+        CreateRefund(
+            payment_id=payment.payment_id,
+            amount="30.00",
+            currency="",
+            reason="",
+            request_id="",
+            key="k1",
+        ),
         merchant(),
     )
     assert asked.state is RefundState.SUBMITTED

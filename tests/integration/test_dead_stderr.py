@@ -26,13 +26,26 @@ def status(url: str) -> int:
 
 
 @pytest.mark.parametrize(("module", "path"), [("sandbox", "/healthz"), ("gateway", "/healthz")])
-def test_a_process_serves_and_ends_in_good_order_without_a_reader_of_its_log(module: str, path: str, tmp_path: Path, free_port: int) -> None:
+def test_a_process_serves_and_ends_in_good_order_without_a_reader_of_its_log(
+    module: str, path: str, tmp_path: Path, free_port: int
+) -> None:
     (tmp_path / "key").write_text("k" * 32)
     (tmp_path / "page").write_text("p" * 32)
     reader, writer = os.pipe()
-    process = subprocess.Popen([sys.executable, "-m", module], cwd=ROOT, stdout=writer, stderr=writer, env={
-        **os.environ, "PAYMESH_VAR_DIR": str(tmp_path), "SANDBOX_API_KEY_FILE": str(tmp_path / "key"), f"{module.upper()}_PORT": str(free_port),
-        "PAYMESH_PAGE_TOKEN_SECRET_FILE": str(tmp_path / "page"), "PAYMESH_LOG_LEVEL": "DEBUG"})
+    process = subprocess.Popen(
+        [sys.executable, "-m", module],
+        cwd=ROOT,
+        stdout=writer,
+        stderr=writer,
+        env={
+            **os.environ,
+            "PAYMESH_VAR_DIR": str(tmp_path),
+            "SANDBOX_API_KEY_FILE": str(tmp_path / "key"),
+            f"{module.upper()}_PORT": str(free_port),
+            "PAYMESH_PAGE_TOKEN_SECRET_FILE": str(tmp_path / "page"),
+            "PAYMESH_LOG_LEVEL": "DEBUG",
+        },
+    )
     os.close(writer)
     os.close(reader)  # gone before the first line
     try:

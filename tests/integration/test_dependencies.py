@@ -42,7 +42,9 @@ class Stage:
         return self.told
 
 
-async def test_a_moment_without_an_answer_is_not_told_a_longer_one_is_and_the_first_answer_ends_it() -> None:
+async def test_a_moment_without_an_answer_is_not_told_a_longer_one_is_and_the_first_answer_ends_it() -> (
+    None
+):
     stage = Stage()
     assert await stage.after(1) == []
     for problem in (Unavailable(), RuntimeError(), ConnectionResetError(), RedisError()):
@@ -77,6 +79,7 @@ async def test_the_loop_asks_until_it_is_stopped() -> None:
 
     async def check() -> None:
         asked.set()
+
     dependencies = Dependencies({"it": check}, lambda _: None)
     task = asyncio.create_task(dependencies.run())
     await asyncio.wait_for(asked.wait(), 5)
@@ -89,6 +92,7 @@ async def test_a_server_that_stopped_does_not_serve_again_because_its_database_d
 
     async def says() -> int:
         return int((await health.Check(health_pb2.HealthCheckRequest(service="x"), None)).status)
+
     assert await says() == NOT_SERVING
     health.set_usable(False)
     health.serve()
@@ -109,7 +113,9 @@ async def test_a_database_proves_that_it_takes_writes(database_url: str) -> None
             await db.check()
 
 
-async def test_that_a_database_was_asked_does_not_hurry_the_workers_of_an_idle_process(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_that_a_database_was_asked_does_not_hurry_the_workers_of_an_idle_process(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(traffic, "BUSY_SECONDS", 0.0)
     async with opened(database_url) as db:
         hurried, asked = list[bool](), asyncio.Event()
@@ -118,6 +124,7 @@ async def test_that_a_database_was_asked_does_not_hurry_the_workers_of_an_idle_p
         async def check() -> None:
             await db.check()
             asked.set()
+
         dependencies = Dependencies({"database": check}, lambda _: None)
         task = asyncio.create_task(dependencies.run())
         await asyncio.wait_for(asked.wait(), 20)
@@ -165,7 +172,9 @@ async def test_a_file_that_cannot_grow_takes_no_writes(database_url: str) -> Non
         assert not await fails(db)
 
 
-async def test_a_redis_that_is_dead_or_a_replica_takes_no_clicks_and_a_full_one_still_answers(own_redis: Redis) -> None:
+async def test_a_redis_that_is_dead_or_a_replica_takes_no_clicks_and_a_full_one_still_answers(
+    own_redis: Redis,
+) -> None:
     async with open_stock(own_redis.url, command_seconds=2) as client:
         ask = StockCheck(client).ask
         await ask()
@@ -190,7 +199,9 @@ async def test_a_redis_that_is_dead_or_a_replica_takes_no_clicks_and_a_full_one_
 async def test_a_redis_with_little_memory_left_is_an_alert(own_redis: Redis) -> None:
     async with open_stock(own_redis.url, command_seconds=2) as client:
         with Administrator(port=own_redis.port) as administrator:
-            administrator.config_set("maxmemory", int(administrator.info("memory")["used_memory"] * 1.15))
+            administrator.config_set(
+                "maxmemory", int(administrator.info("memory")["used_memory"] * 1.15)
+            )
         with capture_logs() as logs:
             await StockCheck(client).ask()
         assert [(entry["event"], entry["alert"]) for entry in logs] == [("redis_memory_low", True)]

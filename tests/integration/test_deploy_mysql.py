@@ -22,36 +22,73 @@ Script = Callable[[], "subprocess.CompletedProcess[str]"]
 @pytest.fixture
 def script(own_mariadb: MariaDB, tmp_path: Path) -> Script:
     client = tmp_path / "mysql"
-    client.write_text(f'#!/bin/sh\nexec mariadb --no-defaults --socket={own_mariadb.folder / "socket"} "$@"\n')
+    client.write_text(
+        f'#!/bin/sh\nexec mariadb --no-defaults --socket={own_mariadb.folder / "socket"} "$@"\n'
+    )
     client.chmod(0o755)
     for service in SERVICES:
         (tmp_path / service).write_text(f"secret-of-{service}\n")
         (tmp_path / f"{service}_migrate").write_text(f"secret-of-{service}_migrate\n")
 
     def run() -> subprocess.CompletedProcess[str]:
-        return subprocess.run([ROOT / "deploy/mysql/create-databases.sh"], capture_output=True, text=True, check=False, env={
-            "PATH": f"{tmp_path}:{os.environ['PATH']}", "MYSQL_ROOT_PASSWORD": "", "INFRASTRUCTURE_DIR": str(tmp_path)})
+        return subprocess.run(
+            [ROOT / "deploy/mysql/create-databases.sh"],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={
+                "PATH": f"{tmp_path}:{os.environ['PATH']}",
+                "MYSQL_ROOT_PASSWORD": "",
+                "INFRASTRUCTURE_DIR": str(tmp_path),
+            },
+        )
+
     return run
 
 
 def users(mariadb: MariaDB) -> set[tuple[str, bool]]:
     """(name, whether it has a password) of our users."""
     with mariadb._cursor() as cursor:
-        cursor.execute("SELECT user, authentication_string <> '' FROM mysql.user WHERE user LIKE '%\\_rpc%'")
+        cursor.execute(
+            "SELECT user, authentication_string <> '' FROM mysql.user WHERE user LIKE '%\\_rpc%'"
+        )
         return {(name, bool(has_password)) for name, has_password in cursor.fetchall()}
 
 
 def connect(mariadb: MariaDB, user: str, database: str) -> pymysql.Connection:
-    return pymysql.connect(host="127.0.0.1", port=mariadb.port, user=user, password=f"secret-of-{user}", database=database)
+    return pymysql.connect(
+        host="127.0.0.1",
+        port=mariadb.port,
+        user=user,
+        password=f"secret-of-{user}",
+        database=database,
+    )
 
 
-def test_each_service_gets_a_database_that_no_other_can_read(own_mariadb: MariaDB, script: Script, tmp_path: Path) -> None:
+def test_each_service_gets_a_database_that_no_other_can_read(
+    own_mariadb: MariaDB, script: Script, tmp_path: Path
+) -> None:
     assert script().returncode == 0
-    assert users(own_mariadb) == {(name, True) for service in SERVICES for name in (service, f"{service}_migrate")}
+    assert users(own_mariadb) == {
+        (name, True) for service in SERVICES for name in (service, f"{service}_migrate")
+    }
     for service in SERVICES:
         url = f"mysql+aiomysql://{service}_migrate@127.0.0.1:{own_mariadb.port}/{service}?charset=utf8mb4"
-        migrated = CliRunner().invoke(paymesh, ["migrate", "--var-dir", str(tmp_path / "var"), "--service", service, "--grant-to-services"], env={
-            f"{service.upper()}_DATABASE_URL": url, f"{service.upper()}_DATABASE_PASSWORD_FILE": str(tmp_path / f"{service}_migrate")})
+        migrated = CliRunner().invoke(
+            paymesh,
+            [
+                "migrate",
+                "--var-dir",
+                str(tmp_path / "var"),
+                "--service",
+                service,
+                "--grant-to-services",
+            ],
+            env={
+                f"{service.upper()}_DATABASE_URL": url,
+                f"{service.upper()}_DATABASE_PASSWORD_FILE": str(tmp_path / f"{service}_migrate"),
+            },
+        )
         assert migrated.exit_code == 0, migrated.output
     for service in SERVICES:
         with connect(own_mariadb, service, service) as connection, connection.cursor() as cursor:
@@ -67,9 +104,15 @@ def test_each_service_gets_a_database_that_no_other_can_read(own_mariadb: MariaD
             pymysql.connect(host="127.0.0.1", port=own_mariadb.port, user=service, password="")
 
 
-@pytest.mark.parametrize("name", [f"{service}{end}" for service in SERVICES for end in ("", "_migrate")])
-@pytest.mark.parametrize("content", [None, "", "short", "it's-a-quote-in-a-password", "two words of it are here"])
-def test_without_every_password_no_user_is_made(own_mariadb: MariaDB, script: Script, tmp_path: Path, name: str, content: str | None) -> None:
+@pytest.mark.parametrize(
+    "name", [f"{service}{end}" for service in SERVICES for end in ("", "_migrate")]
+)
+@pytest.mark.parametrize(
+    "content", [None, "", "short", "it's-a-quote-in-a-password", "two words of it are here"]
+)
+def test_without_every_password_no_user_is_made(
+    own_mariadb: MariaDB, script: Script, tmp_path: Path, name: str, content: str | None
+) -> None:
     file = tmp_path / name
     if content is None:
         file.unlink()

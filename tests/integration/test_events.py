@@ -1,4 +1,6 @@
-"""Events on a real Redis: what a consumer reads, and that an absent Redis costs nothing but time."""
+"""Events on a real Redis: what a consumer reads, and that an absent Redis costs nothing but
+time.
+"""
 
 from __future__ import annotations
 
@@ -51,12 +53,14 @@ async def db(tmp_path: Any) -> AsyncIterator[Database]:
 async def states(db: Database) -> list[str]:
     async def read(tx: AsyncConnection) -> list[str]:
         return list((await tx.execute(select(OUTBOX.c.state).order_by(OUTBOX.c.id))).scalars())
+
     return await db.read(read)
 
 
 async def attempts(db: Database) -> list[int]:
     async def read(tx: AsyncConnection) -> list[int]:
         return list((await tx.execute(select(OUTBOX.c.attempts))).scalars())
+
     return await db.read(read)
 
 
@@ -64,16 +68,24 @@ async def test_a_consumer_reads_the_fields_of_the_contract(redis_url: str, db: D
     async with client_of(redis_url) as redis:
         relay = Relay(db=db, destination=StreamDestination(redis, TOPIC), clock=FakeClock())
         assert relay.name == destination(TOPIC) == "stream:PAYMENT_TOPIC"
-        await db.run(outbox.put, message(destination=destination(TOPIC), tag="PAYMENT_SUCCEEDED"), message(2))
+        await db.run(
+            outbox.put, message(destination=destination(TOPIC), tag="PAYMENT_SUCCEEDED"), message(2)
+        )
         assert await relay.run_once() == 1  # what goes to order_rpc is not for streams
         [(_, fields)] = await redis.xrange(TOPIC)
         assert set(fields) == {b"event_id", b"tag", b"payload", b"trace_id"}
-        assert (fields[b"event_id"], fields[b"tag"], fields[b"trace_id"]) == (b"EVT001", b"PAYMENT_SUCCEEDED", b"t" * 32)
+        assert (fields[b"event_id"], fields[b"tag"], fields[b"trace_id"]) == (
+            b"EVT001",
+            b"PAYMENT_SUCCEEDED",
+            b"t" * 32,
+        )
         assert json.loads(fields[b"payload"]) == {"n": 1, "name": "茶"}
         assert await states(db) == ["DONE", "NEW"]
 
 
-async def test_an_event_waits_while_redis_is_dead_and_arrives_when_it_is_back(own_redis: RedisServer, db: Database) -> None:
+async def test_an_event_waits_while_redis_is_dead_and_arrives_when_it_is_back(
+    own_redis: RedisServer, db: Database
+) -> None:
     clock = FakeClock()
     async with client_of(own_redis.url) as redis:
         relay = Relay(db=db, destination=StreamDestination(redis, TOPIC), clock=clock)
@@ -90,7 +102,9 @@ async def test_an_event_waits_while_redis_is_dead_and_arrives_when_it_is_back(ow
         assert await redis.xlen(TOPIC) == 1
 
 
-async def test_a_frozen_redis_is_given_up_after_a_moment_and_is_sent_nothing_twice(own_redis: RedisServer) -> None:
+async def test_a_frozen_redis_is_given_up_after_a_moment_and_is_sent_nothing_twice(
+    own_redis: RedisServer,
+) -> None:
     async with client_of(own_redis.url) as redis:
         target = StreamDestination(redis, TOPIC)
         await redis.ping()
@@ -99,7 +113,9 @@ async def test_a_frozen_redis_is_given_up_after_a_moment_and_is_sent_nothing_twi
         try:
             with pytest.raises(Unavailable):
                 await target.send(message())
-            assert monotonic() - started > 0.9 * SEND_SECONDS_MAX, "the client must not give up before its deadline"
+            assert monotonic() - started > 0.9 * SEND_SECONDS_MAX, (
+                "the client must not give up before its deadline"
+            )
         finally:
             own_redis.process.signal(signal.SIGCONT)
         await target.send(message(2))
@@ -113,13 +129,17 @@ async def test_a_stuck_client_is_given_up_after_a_second(own_redis: RedisServer)
     try:
         own_redis.process.signal(signal.SIGSTOP)
         with pytest.raises(Unavailable):
-            await asyncio.wait_for(StreamDestination(redis, TOPIC).send(message()), SEND_SECONDS_MAX + 2)
+            await asyncio.wait_for(
+                StreamDestination(redis, TOPIC).send(message()), SEND_SECONDS_MAX + 2
+            )
     finally:
         own_redis.process.signal(signal.SIGCONT)
         await redis.aclose()
 
 
-async def test_a_stream_stays_as_long_as_it_may(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_stream_stays_as_long_as_it_may(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("mesh.events.STREAM_LENGTH_MAX", 100)
     async with client_of(redis_url) as redis:
         target = StreamDestination(redis, TOPIC)
@@ -128,17 +148,25 @@ async def test_a_stream_stays_as_long_as_it_may(redis_url: str, monkeypatch: pyt
         assert 100 <= await redis.xlen(TOPIC) < 500  # roughly: Redis cuts whole nodes of a hundred
 
 
-async def test_a_dead_redis_is_tried_with_one_event_a_round_and_the_others_go_as_soon_as_it_is_back(own_redis: RedisServer, db: Database) -> None:
+async def test_a_dead_redis_is_tried_with_one_event_a_round_and_the_others_go_as_soon_as_it_is_back(
+    own_redis: RedisServer, db: Database
+) -> None:
     clock = FakeClock()
     async with client_of(own_redis.url) as redis:
-        relay = Relay(db=db, destination=StreamDestination(redis, TOPIC), clock=clock, shares_fate=True)
+        relay = Relay(
+            db=db, destination=StreamDestination(redis, TOPIC), clock=clock, shares_fate=True
+        )
         own_redis.kill()
-        await db.run(outbox.put, *(message(number, destination=destination(TOPIC)) for number in range(150)))
+        await db.run(
+            outbox.put, *(message(number, destination=destination(TOPIC)) for number in range(150))
+        )
         assert await relay.run_once() == 0  # and its worker pauses
         for _ in range(20):
             clock.advance(BACKOFF_SHARED_MAX.total_seconds())
             assert await relay.run_once() == 0
-        assert sum(await attempts(db)) == 100 + 20, "the first round does not know yet; each later one tries one event"
+        assert sum(await attempts(db)) == 100 + 20, (
+            "the first round does not know yet; each later one tries one event"
+        )
         own_redis.start()
         clock.advance(1)
         await relay.run_once()

@@ -1,4 +1,6 @@
-"""Each CHECK of the tables refuses a row that breaks it, on every database, whatever the code above it does."""
+"""Each CHECK of the tables refuses a row that breaks it, on every database, whatever the code above
+it does.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,11 @@ from mesh import migrations
 from mesh.db.violations import violated_constraint
 from tests.integration.test_migrations_with_rows import LATER, ROWS, THEN, fill, run
 
-SERVICES = {"payment_rpc": payment_rpc.tables.metadata, "order_rpc": order_rpc.tables.metadata, "seckill_rpc": seckill_rpc.tables.metadata}
+SERVICES = {
+    "payment_rpc": payment_rpc.tables.metadata,
+    "order_rpc": order_rpc.tables.metadata,
+    "seckill_rpc": seckill_rpc.tables.metadata,
+}
 
 # What makes the first row of each table in ROWS break that rule, and no other.
 FORBIDDEN: dict[str, dict[str, Any]] = {
@@ -94,14 +100,24 @@ FORBIDDEN: dict[str, dict[str, Any]] = {
 
 def checks_of(service: str) -> dict[str, str]:
     """The names of a service's CHECKs and their tables."""
-    return {str(check.name): table.name for table in SERVICES[service].sorted_tables for check in table.constraints
-            if isinstance(check, CheckConstraint)}
+    return {
+        str(check.name): table.name
+        for table in SERVICES[service].sorted_tables
+        for check in table.constraints
+        if isinstance(check, CheckConstraint)
+    }
 
 
 def refused_by(connection: Connection, service: str, table: Table, values: dict[str, Any]) -> str:
-    """The name of the constraint that refuses to change the first row of a table so; "" when the database takes it."""
+    """The name of the constraint that refuses to change the first row of a table so; "" when the
+    database takes it.
+    """
     first = ROWS[table.name][0]
-    is_first = [table.c[name] == value for name, value in first.items() if name in table.c and value is not None]
+    is_first = [
+        table.c[name] == value
+        for name, value in first.items()
+        if name in table.c and value is not None
+    ]
     try:
         with connection.begin_nested():
             changed = connection.execute(update(table).where(*is_first).values(values)).rowcount
@@ -117,7 +133,8 @@ def test_every_rule_of_the_tables_has_a_row_that_breaks_it() -> None:
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_row_that_breaks_a_rule_is_refused_by_the_database_under_the_name_of_the_rule(
-        database_url_factory: Callable[[], str], service: str) -> None:
+    database_url_factory: Callable[[], str], service: str
+) -> None:
     url = database_url_factory()
     migrations.upgrade(service, url)
 
@@ -125,5 +142,9 @@ def test_a_row_that_breaks_a_rule_is_refused_by_the_database_under_the_name_of_t
         fill(connection)
         found = MetaData()
         found.reflect(connection)
-        return {name: refused_by(connection, service, found.tables[table], FORBIDDEN[name]) for name, table in checks_of(service).items()}
+        return {
+            name: refused_by(connection, service, found.tables[table], FORBIDDEN[name])
+            for name, table in checks_of(service).items()
+        }
+
     assert run(url, refusals) == {name: name for name in checks_of(service)}

@@ -52,7 +52,9 @@ class Port:
 
     async def greeting(self) -> bytes:
         """What an honest client hears."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, ssl=self._trust, server_hostname="localhost")
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", self.port, ssl=self._trust, server_hostname="localhost"
+        )
         try:
             return await reader.read()
         finally:
@@ -60,7 +62,13 @@ class Port:
 
 
 @asynccontextmanager
-async def tls_port(folder: Path, *, handshake_seconds: float = 30, handshakes_max: int = 500, room: list[bool] | None = None) -> AsyncIterator[Port]:
+async def tls_port(
+    folder: Path,
+    *,
+    handshake_seconds: float = 30,
+    handshakes_max: int = 500,
+    room: list[bool] | None = None,
+) -> AsyncIterator[Port]:
     authority = CertificateAuthority(folder, clock=SystemClock())
     ca, files = authority.ensure(), authority.issue("gateway")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -68,8 +76,14 @@ async def tls_port(folder: Path, *, handshake_seconds: float = 30, handshakes_ma
     listener = socket.create_server(("127.0.0.1", 0), backlog=100)
     port = listener.getsockname()[1]
     reloaded = Reloaded("certificate", lambda: context, lambda: [files.cert])
-    acceptor = Acceptor(listener, Greeter, tls=reloaded, handshake_seconds=handshake_seconds, handshakes_max=handshakes_max,
-                        has_room=lambda: room is None or room[0])
+    acceptor = Acceptor(
+        listener,
+        Greeter,
+        tls=reloaded,
+        handshake_seconds=handshake_seconds,
+        handshakes_max=handshakes_max,
+        has_room=lambda: room is None or room[0],
+    )
     made = Port(acceptor, port, ssl.create_default_context(cafile=str(ca)))
     try:
         yield made

@@ -1,4 +1,6 @@
-"""HTTP as RFC 9110 and RFC 9112 have it, line by line, against raw bytes and against the clients that people use."""
+"""HTTP as RFC 9110 and RFC 9112 have it, line by line, against raw bytes and against the clients
+that people use.
+"""
 
 from __future__ import annotations
 
@@ -41,14 +43,27 @@ def head(line: bytes, *headers: bytes, host: bytes | None = b"x") -> bytes:
     return b"\r\n".join(fields) + b"\r\n\r\n"
 
 
-def get(*headers: bytes, target: bytes = b"/healthz", version: bytes = b"1.1", host: bytes | None = b"x") -> bytes:
+def get(
+    *headers: bytes, target: bytes = b"/healthz", version: bytes = b"1.1", host: bytes | None = b"x"
+) -> bytes:
     return head(b"GET %s HTTP/%s" % (target, version), *headers, host=host)
 
 
-def post(world: World, *headers: bytes, body: bytes = ORDER, framing: bytes | None = None, version: bytes = b"1.1") -> bytes:
+def post(
+    world: World,
+    *headers: bytes,
+    body: bytes = ORDER,
+    framing: bytes | None = None,
+    version: bytes = b"1.1",
+) -> bytes:
     """A POST that makes an order when nothing is wrong with it."""
     announced = b"content-length: %d" % len(body) if framing is None else framing
-    fields = [b"content-type: application/json", b"authorization: Bearer " + world.token().encode(), announced, *headers]
+    fields = [
+        b"content-type: application/json",
+        b"authorization: Bearer " + world.token().encode(),
+        announced,
+        *headers,
+    ]
     return head(b"POST /api/v1/orders HTTP/" + version, *fields) + body
 
 
@@ -58,10 +73,12 @@ def chunked(body: bytes, *, trailers: bytes = b"", extension: bytes = b"") -> by
 
 TE = b"transfer-encoding: chunked"
 
-# What is sent -> the statuses of all answers. Every row ends with a request that is good and asks for the end of the connection, so that a second
-# answer proves that the connection was left usable, and none that it was closed.
+# What is sent -> the statuses of all answers. Every row ends with a request that is good and asks
+# for the end of the connection, so that a second answer proves that the connection was left usable,
+# and none that it was closed.
 ROWS: list[tuple[str, bytes, list[int]]] = [
-    # RFC 9112 2.2: empty lines before a request line are ignored; a bare CR, a bare LF, space before the first field are not taken
+    # RFC 9112 2.2: empty lines before a request line are ignored; a bare CR, a bare LF, space
+    # before the first field are not taken
     ("9112 2.2 an empty line before a request", b"\r\n" + get(), [200, 200]),
     ("9112 2.2 bare LF", b"GET /healthz HTTP/1.1\nhost: x\n\n", [400]),
     ("9112 2.2 space before the first field", b"GET /healthz HTTP/1.1\r\n host: x\r\n\r\n", [400]),
@@ -81,7 +98,11 @@ ROWS: list[tuple[str, bytes, list[int]]] = [
     ("9110 9.3.6 CONNECT", head(b"CONNECT x:80 HTTP/1.1", host=b"x:80"), [501]),
     ("9110 9.3.7 OPTIONS of a path", head(b"OPTIONS /healthz HTTP/1.1"), [204, 200]),
     ("9110 9.3.7 OPTIONS of the server", head(b"OPTIONS * HTTP/1.1"), [204, 200]),
-    ("9110 9.3.7 OPTIONS of an address without path", head(b"OPTIONS http://x HTTP/1.1"), [204, 200]),
+    (
+        "9110 9.3.7 OPTIONS of an address without path",
+        head(b"OPTIONS http://x HTTP/1.1"),
+        [204, 200],
+    ),
     ("9110 9.3.8 TRACE", head(b"TRACE /healthz HTTP/1.1"), [405, 200]),
     ("9110 9.3.2 HEAD", head(b"HEAD /healthz HTTP/1.1"), [200, 200]),
     # RFC 9112 3.2: request target and Host
@@ -98,9 +119,17 @@ ROWS: list[tuple[str, bytes, list[int]]] = [
     ("9112 3.2.1 a fragment", get(target=b"/healthz#a"), [400]),
     ("9112 3.2.1 a fragment in a query", get(target=b"/healthz?a#b"), [400]),
     ("9112 3.2.2 absolute-form", get(target=b"http://x/healthz"), [200, 200]),
-    ("9112 3.2.2 absolute-form of another host than Host", get(target=b"HTTP://other:80/healthz"), [200, 200]),
+    (
+        "9112 3.2.2 absolute-form of another host than Host",
+        get(target=b"HTTP://other:80/healthz"),
+        [200, 200],
+    ),
     ("9112 3.2.2 absolute-form without path", get(target=b"http://x"), [200, 200]),
-    ("9112 3.2.2 absolute-form with query and without path", get(target=b"http://x?a=b"), [200, 200]),
+    (
+        "9112 3.2.2 absolute-form with query and without path",
+        get(target=b"http://x?a=b"),
+        [200, 200],
+    ),
     ("9112 3.2.2 absolute-form of another scheme", get(target=b"ftp://x/healthz"), [400]),
     ("9110 4.2.4 absolute-form with user information", get(target=b"http://u:p@x/healthz"), [400]),
     ("9110 4.2.1 absolute-form without host", get(target=b"http:///healthz"), [400]),
@@ -111,7 +140,11 @@ ROWS: list[tuple[str, bytes, list[int]]] = [
     ("3986 6.2.2.3 dots in a segment", get(target=b"/api/v1/products/..a"), [200, 200]),
     ("3986 2.1 a path beyond ASCII", get(target=b"/caf\xc3\xa9"), [400]),
     # RFC 9112 5: fields
-    ("9112 5.1 space before the colon", b"GET /healthz HTTP/1.1\r\nhost: x\r\na : b\r\n\r\n", [400]),
+    (
+        "9112 5.1 space before the colon",
+        b"GET /healthz HTTP/1.1\r\nhost: x\r\na : b\r\n\r\n",
+        [400],
+    ),
     ("9112 5.2 obs-fold", b"GET /healthz HTTP/1.1\r\nhost: x\r\na: b\r\n c\r\n\r\n", [400]),
     ("9110 5.5 NUL in a field", get(b"a: b\x00c"), [400]),
     ("9110 5.5 CR in a field", get(b"a: b\rc"), [400]),
@@ -122,11 +155,23 @@ ROWS: list[tuple[str, bytes, list[int]]] = [
     # RFC 9110 10.1.1: Expect
     ("9110 10.1.1 100-continue without a body", get(b"expect: 100-continue"), [200, 200]),
     ("9110 10.1.1 another expectation", get(b"expect: 200-ok"), [417]),
-    ("9110 10.1.1 an expectation of HTTP/1.0 is ignored", get(b"expect: 200-ok", version=b"1.0"), [200]),
+    (
+        "9110 10.1.1 an expectation of HTTP/1.0 is ignored",
+        get(b"expect: 200-ok", version=b"1.0"),
+        [200],
+    ),
     ("9110 10.1.1 an expectation in capitals", get(b"Expect: 100-Continue"), [200, 200]),
     # RFC 9110 7.8: Upgrade
     ("9110 7.8 websocket", get(b"connection: upgrade", b"upgrade: websocket"), [200, 200]),
-    ("9110 7.8 h2c", get(b"connection: Upgrade, HTTP2-Settings", b"upgrade: h2c", b"http2-settings: AAMAAABkAAQAAP__"), [200, 200]),
+    (
+        "9110 7.8 h2c",
+        get(
+            b"connection: Upgrade, HTTP2-Settings",
+            b"upgrade: h2c",
+            b"http2-settings: AAMAAABkAAQAAP__",
+        ),
+        [200, 200],
+    ),
     ("9110 7.8 Upgrade without Connection", get(b"upgrade: h2c"), [200, 200]),
     ("9110 7.8 Connection without Upgrade", get(b"connection: upgrade"), [200, 200]),
     ("9112 9.6 close beside an offer", get(b"connection: close, upgrade", b"upgrade: h2c"), [200]),
@@ -140,18 +185,32 @@ ROWS: list[tuple[str, bytes, list[int]]] = [
 ]
 
 
-@pytest.mark.parametrize(("sent", "expected"), [row[1:] for row in ROWS], ids=[row[0] for row in ROWS])
+@pytest.mark.parametrize(
+    ("sent", "expected"), [row[1:] for row in ROWS], ids=[row[0] for row in ROWS]
+)
 async def test_the_rules_of_http_one_by_one(world: World, sent: bytes, expected: list[int]) -> None:
     assert statuses(await world.raw(sent + CLOSING)) == expected
 
 
-Body = tuple[str, tuple[bytes, ...], bytes | None, bytes, list[int]]  # name, headers, framing, body, statuses
-UPGRADE = (b"connection: Upgrade, HTTP2-Settings", b"upgrade: h2c", b"http2-settings: AAMAAABkAAQAAP__")
+# name, headers, framing, body, statuses
+Body = tuple[str, tuple[bytes, ...], bytes | None, bytes, list[int]]
+UPGRADE = (
+    b"connection: Upgrade, HTTP2-Settings",
+    b"upgrade: h2c",
+    b"http2-settings: AAMAAABkAAQAAP__",
+)
 
-# How a body is framed (RFC 9112 6 and 7) -> the statuses, and whether an order was made. A row sends its head and body in one piece and in two.
+# How a body is framed (RFC 9112 6 and 7) -> the statuses, and whether an order was made. A row
+# sends its head and body in one piece and in two.
 BODIES: list[Body] = [
     ("9112 6.2 Content-Length", (), None, ORDER, [201, 200]),
-    ("9112 6.2 leading zeros", (), b"content-length: 0000000000000000%d" % len(ORDER), ORDER, [201, 200]),
+    (
+        "9112 6.2 leading zeros",
+        (),
+        b"content-length: 0000000000000000%d" % len(ORDER),
+        ORDER,
+        [201, 200],
+    ),
     ("9112 6.2 a sign", (), b"content-length: +%d" % len(ORDER), ORDER, [400]),
     ("9112 6.2 no digits", (), b"content-length: x", ORDER, [400]),
     ("9112 6.2 more than fits", (), b"content-length: 99999999999999999999999", ORDER, [400]),
@@ -163,26 +222,81 @@ BODIES: list[Body] = [
     ("9112 6.1 chunked beside a length", (TE,), None, chunked(ORDER), [400]),
     ("9112 6.1 a length beside chunked", (b"content-length: 5",), TE, chunked(ORDER), [400]),
     ("9112 6.1 gzip, chunked", (), b"transfer-encoding: gzip, chunked", chunked(ORDER), [501]),
-    ("9112 6.1 gzip, then chunked, in two fields", (TE,), b"transfer-encoding: gzip", chunked(ORDER), [501]),
-    ("9112 6.3 chunked is not the last", (), b"transfer-encoding: chunked, gzip", chunked(ORDER), [400]),
+    (
+        "9112 6.1 gzip, then chunked, in two fields",
+        (TE,),
+        b"transfer-encoding: gzip",
+        chunked(ORDER),
+        [501],
+    ),
+    (
+        "9112 6.3 chunked is not the last",
+        (),
+        b"transfer-encoding: chunked, gzip",
+        chunked(ORDER),
+        [400],
+    ),
     ("9112 6.3 gzip alone", (), b"transfer-encoding: gzip", ORDER, [400]),
-    ("9112 6.3 a word that ends in chunked", (), b"transfer-encoding: xchunked", chunked(ORDER), [400]),
+    (
+        "9112 6.3 a word that ends in chunked",
+        (),
+        b"transfer-encoding: xchunked",
+        chunked(ORDER),
+        [400],
+    ),
     ("9112 6.1 chunked twice", (), b"transfer-encoding: chunked, chunked", chunked(ORDER), [400]),
     ("9112 6.1 identity", (), b"transfer-encoding: identity", ORDER, [400]),
     ("9112 6.1 an empty coding", (), b"transfer-encoding:", ORDER, [400]),
-    ("9112 7.1.1 chunk extensions are ignored", (), TE, chunked(ORDER, extension=b";a=b"), [201, 200]),
-    # The parser heeds it and takes nothing that follows: the answer has to say so too, or the next request on the connection is never answered.
-    ("9112 9.6 a trailer that closes", (), TE, chunked(ORDER, trailers=b"connection: close\r\n"), [201]),
+    (
+        "9112 7.1.1 chunk extensions are ignored",
+        (),
+        TE,
+        chunked(ORDER, extension=b";a=b"),
+        [201, 200],
+    ),
+    # The parser heeds it and takes nothing that follows: the answer has to say so too, or the next
+    # request on the connection is never answered.
+    (
+        "9112 9.6 a trailer that closes",
+        (),
+        TE,
+        chunked(ORDER, trailers=b"connection: close\r\n"),
+        [201],
+    ),
     ("9112 7.1.2 trailers are ignored", (), TE, chunked(ORDER, trailers=b"x-a: b\r\n"), [201, 200]),
     ("9112 7.1 a chunk size that is none", (), TE, b"zz\r\n" + ORDER, [400]),
     ("9112 7.1 a chunk longer than it says", (), TE, b"1\r\n" + ORDER + b"\r\n0\r\n\r\n", [400]),
     ("9112 7.1 a negative chunk", (), TE, b"-1\r\n" + ORDER, [400]),
     ("9112 7.1 0x in a chunk size", (), TE, b"0x1\r\n{\r\n0\r\n\r\n", [400]),
     ("9110 7.8 an offer of h2c keeps its body", UPGRADE, None, ORDER, [201, 200]),
-    ("9110 7.8 an offer of something else keeps its body", (b"connection: upgrade", b"upgrade: foo/2"), None, ORDER, [201, 200]),
-    ("9110 7.8 an offer keeps its chunks", UPGRADE, TE, chunked(ORDER, trailers=b"a: b\r\n"), [201, 200]),
-    ("9110 7.8 an offer with Expect", (*UPGRADE, b"expect: 100-continue"), None, ORDER, [100, 201, 200]),
-    ("9110 7.8 an offer to close", (b"connection: close, upgrade", b"upgrade: h2c"), None, ORDER, [201]),
+    (
+        "9110 7.8 an offer of something else keeps its body",
+        (b"connection: upgrade", b"upgrade: foo/2"),
+        None,
+        ORDER,
+        [201, 200],
+    ),
+    (
+        "9110 7.8 an offer keeps its chunks",
+        UPGRADE,
+        TE,
+        chunked(ORDER, trailers=b"a: b\r\n"),
+        [201, 200],
+    ),
+    (
+        "9110 7.8 an offer with Expect",
+        (*UPGRADE, b"expect: 100-continue"),
+        None,
+        ORDER,
+        [100, 201, 200],
+    ),
+    (
+        "9110 7.8 an offer to close",
+        (b"connection: close, upgrade", b"upgrade: h2c"),
+        None,
+        ORDER,
+        [201],
+    ),
     ("9110 10.1.1 100-continue", (b"expect: 100-continue",), None, ORDER, [100, 201, 200]),
 ]
 
@@ -198,15 +312,25 @@ async def test_the_rules_of_bodies_one_by_one(world: World, row: Body, pieces: i
     if 100 in found and pieces == 1:
         expected = [100, *[status for status in expected if status != 100]]
     elif 100 not in found and pieces == 1:
-        expected = [status for status in expected if status != 100]  # RFC 9110 10.1.1: may be left out when the body is there already
+        # RFC 9110 10.1.1: may be left out when the body is there already
+        expected = [status for status in expected if status != 100]
     assert found == expected
     assert len(world.shop.requests) == (201 in expected)
 
 
 async def test_the_body_of_an_offer_is_no_request_of_its_own(world: World) -> None:
-    inner = get(b"authorization: Bearer " + world.token("victim").encode(), target=b"/api/v1/orders")
-    for offer in ((b"connection: upgrade", b"upgrade: foo/2"), UPGRADE, (b"connection: upgrade", b"upgrade: websocket")):
-        for parts in ([post(world, *offer, body=inner)], [post(world, *offer, body=b"", framing=b"content-length: %d" % len(inner)), inner]):
+    inner = get(
+        b"authorization: Bearer " + world.token("victim").encode(), target=b"/api/v1/orders"
+    )
+    for offer in (
+        (b"connection: upgrade", b"upgrade: foo/2"),
+        UPGRADE,
+        (b"connection: upgrade", b"upgrade: websocket"),
+    ):
+        for parts in (
+            [post(world, *offer, body=inner)],
+            [post(world, *offer, body=b"", framing=b"content-length: %d" % len(inner)), inner],
+        ):
             assert statuses(await world.raw(*parts, CLOSING)) == [400, 200]
     assert world.shop.requests == []
 
@@ -214,8 +338,16 @@ async def test_the_body_of_an_offer_is_no_request_of_its_own(world: World) -> No
 @pytest.mark.parametrize("version", [b"1.0", b"1.1"])
 @pytest.mark.parametrize("pieces", [1, 2])
 async def test_trailers_never_become_headers(world: World, version: bytes, pieces: int) -> None:
-    trailers = b"authorization: Bearer %s\r\nidempotency-key: t\r\nx-request-id: trailer\r\nx-forwarded-for: 9.9.9.9\r\n" % world.token().encode()
-    start = head(b"POST /api/v1/orders HTTP/" + version, b"content-type: application/json", b"connection: close", TE)
+    trailers = (
+        b"authorization: Bearer %s\r\nidempotency-key: t\r\nx-request-id: "
+        b"trailer\r\nx-forwarded-for: 9.9.9.9\r\n" % world.token().encode()
+    )
+    start = head(
+        b"POST /api/v1/orders HTTP/" + version,
+        b"content-type: application/json",
+        b"connection: close",
+        TE,
+    )
     rest = chunked(ORDER, trailers=trailers)
     answer = await world.raw(*([start + rest] if pieces == 1 else [start, rest]))
     assert statuses(answer) == [400 if version == b"1.0" else 401]
@@ -224,11 +356,15 @@ async def test_trailers_never_become_headers(world: World, version: bytes, piece
 
 
 async def test_chunks_are_no_part_of_http_1_0(world: World) -> None:
-    assert statuses(await world.raw(post(world, framing=TE, body=chunked(ORDER), version=b"1.0") + CLOSING)) == [400]
+    assert statuses(
+        await world.raw(post(world, framing=TE, body=chunked(ORDER), version=b"1.0") + CLOSING)
+    ) == [400]
     assert statuses(await world.raw(post(world, version=b"1.0"))) == [201]
 
 
-async def test_a_stream_for_http_1_0_has_no_chunks_and_ends_with_the_connection(tmp_path: Path) -> None:
+async def test_a_stream_for_http_1_0_has_no_chunks_and_ends_with_the_connection(
+    tmp_path: Path,
+) -> None:
     async def two(_request: Any, _context: Any) -> AsyncIterator[Tick]:
         for number in (1, 2):
             yield Tick(text=str(number))
@@ -257,7 +393,9 @@ async def test_an_idle_connection_outlives_that_of_a_load_balancer(tmp_path: Pat
 
 
 async def run(*command: str) -> str:
-    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE)
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
     out, err = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode == 0, err.decode()
     return out.decode()
@@ -266,8 +404,18 @@ async def run(*command: str) -> str:
 @pytest.mark.skipif(shutil.which("curl") is None, reason="no curl")
 @pytest.mark.parametrize("option", ["--http1.1", "--http1.0", "--http2"])
 async def test_curl_is_served(world: World, option: str) -> None:
-    answer = await run("curl", "-s", option, f"http://127.0.0.1:{world.port}/api/v1/orders", "-H", f"authorization: Bearer {world.token()}",
-                       "-H", "content-type: application/json", "-d", ORDER.decode())
+    answer = await run(
+        "curl",
+        "-s",
+        option,
+        f"http://127.0.0.1:{world.port}/api/v1/orders",
+        "-H",
+        f"authorization: Bearer {world.token()}",
+        "-H",
+        "content-type: application/json",
+        "-d",
+        ORDER.decode(),
+    )
     assert json.loads(answer)["data"]["order_id"] == "ORD1"
 
 
@@ -295,15 +443,29 @@ async def test_node_is_served_on_one_connection(world: World) -> None:
       agent.destroy();
     })();
     """
-    found = json.loads(await run("node", "-e", script, str(world.port), world.token(), ORDER.decode()))
-    assert found == {"plain": [201, False], "chunked": [201, True], "offer": [201, True], "fetched": 201}
+    found = json.loads(
+        await run("node", "-e", script, str(world.port), world.token(), ORDER.decode())
+    )
+    assert found == {
+        "plain": [201, False],
+        "chunked": [201, True],
+        "offer": [201, True],
+        "fetched": 201,
+    }
 
 
 async def test_bytes_of_the_clients_of_java_are_served(world: World) -> None:
-    """java.net.http.HttpClient offers h2c with its first request of a connection and sends the body in a piece of its own."""
-    start = (b"POST /api/v1/orders HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nContent-Length: %d\r\nHost: 127.0.0.1:8080\r\n"
-             b"HTTP2-Settings: AAEAAEAAAAIAAAAAAAMAAAAAAAQBAAAAAAUAAEAAAAYABgAA\r\nUpgrade: h2c\r\nUser-Agent: Java-http-client/17.0.13\r\n"
-             b"Authorization: Bearer %s\r\nContent-Type: application/json\r\n\r\n" % (len(ORDER), world.token().encode()))
+    """java.net.http.HttpClient offers h2c with its first request of a connection and sends the body
+    in a piece of its own.
+    """
+    start = (
+        b"POST /api/v1/orders HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nContent-Length: "
+        b"%d\r\nHost: 127.0.0.1:8080\r\n"
+        b"HTTP2-Settings: AAEAAEAAAAIAAAAAAAMAAAAAAAQBAAAAAAUAAEAAAAYABgAA\r\nUpgrade: "
+        b"h2c\r\nUser-Agent: Java-http-client/17.0.13\r\n"
+        b"Authorization: Bearer %s\r\nContent-Type: application/json\r\n\r\n"
+        % (len(ORDER), world.token().encode())
+    )
     for parts in ([start, ORDER], [start, ORDER[:7], ORDER[7:]], [start + ORDER]):
         assert statuses(await world.raw(*parts, CLOSING)) == [201, 200]
     assert len(world.shop.requests) == 3
@@ -315,9 +477,15 @@ async def test_httpx_is_served_with_a_length_and_with_chunks(world: World) -> No
         yield ORDER[9:]
 
     headers = world.bearer() | {"content-type": "application/json"}
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{world.port}", trust_env=False) as client:
-        assert (await client.post("/api/v1/orders", content=ORDER, headers=headers)).status_code == 201
-        assert (await client.post("/api/v1/orders", content=pieces(), headers=headers)).status_code == 201
+    async with httpx.AsyncClient(
+        base_url=f"http://127.0.0.1:{world.port}", trust_env=False
+    ) as client:
+        assert (
+            await client.post("/api/v1/orders", content=ORDER, headers=headers)
+        ).status_code == 201
+        assert (
+            await client.post("/api/v1/orders", content=pieces(), headers=headers)
+        ).status_code == 201
 
 
 async def test_an_answer_says_that_a_trailer_closes_its_connection(world: World) -> None:

@@ -1,5 +1,6 @@
-"""Everything that a peer can make grow at the gateway, tried one above its bound and a thousand times over, against a process of its own. Another
-client is served meanwhile, and memory stays. What the other client waits for is counted in CPU time of the gateway, so that a busy machine decides
+"""Everything that a peer can make grow at the gateway, tried one above its bound and a thousand
+times over, against a process of its own. Another client is served meanwhile, and memory stays. What
+the other client waits for is counted in CPU time of the gateway, so that a busy machine decides
 nothing."""
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from tests.processes import Process, Processes
 
 MEMORY_MAX = 50 * 1024 * 1024
 BLOCKED_SECONDS_MAX = 0.1
-CROWD_SECONDS_MAX = 0.3  # until the newest of several hundred connections is served that all begin at one moment
+# until the newest of several hundred connections is served that all begin at one moment
+CROWD_SECONDS_MAX = 0.3
 _TICKS = os.sysconf("SC_CLK_TCK")
 _SECRET = "a secret of these tests with more than 32 bytes"
 HEAD = 32 * 1024
@@ -48,7 +50,12 @@ class Gateway:
         Path(f"/proc/{self.process.pid}/clear_refs").write_text("5", encoding="ascii")
 
     def cpu_seconds(self) -> float:
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()
+        fields = (
+            Path(f"/proc/{self.process.pid}/stat")
+            .read_text(encoding="ascii")
+            .rsplit(")", 1)[1]
+            .split()
+        )
         return (int(fields[11]) + int(fields[12])) / _TICKS
 
     def connect(self) -> socket.socket:
@@ -76,13 +83,27 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
         port, metrics_port = (listener.getsockname()[1] for listener in ports)
         for listener in ports:
             listener.close()
-        targets = json.dumps({service: ["127.0.0.1:1"] for service in ("payment_rpc", "order_rpc", "seckill_rpc")})
-        process = processes.module("gateway", env={
-            "PAYMESH_ENVIRONMENT": "test", "GATEWAY_PORT": str(port), "GATEWAY_METRICS_PORT": str(metrics_port), "PAYMESH_STATIC_TARGETS": targets,
-            "PAYMESH_VAR_DIR": str(folder), "PAYMESH_USER_TOKEN_SECRET_FILE": str(secret), "PAYMESH_LOG_LEVEL": "WARNING",
-            "GATEWAY_REQUEST_BODY_SECONDS": "3", "GATEWAY_STALLED_ANSWER_SECONDS": "3"})
+        targets = json.dumps(
+            {service: ["127.0.0.1:1"] for service in ("payment_rpc", "order_rpc", "seckill_rpc")}
+        )
+        process = processes.module(
+            "gateway",
+            env={
+                "PAYMESH_ENVIRONMENT": "test",
+                "GATEWAY_PORT": str(port),
+                "GATEWAY_METRICS_PORT": str(metrics_port),
+                "PAYMESH_STATIC_TARGETS": targets,
+                "PAYMESH_VAR_DIR": str(folder),
+                "PAYMESH_USER_TOKEN_SECRET_FILE": str(secret),
+                "PAYMESH_LOG_LEVEL": "WARNING",
+                "GATEWAY_REQUEST_BODY_SECONDS": "3",
+                "GATEWAY_STALLED_ANSWER_SECONDS": "3",
+            },
+        )
         process.wait_for_http(f"http://127.0.0.1:{port}/healthz")
-        token = UserTokenIssuer(_SECRET.encode(), clock=SystemClock(), ids=UlidIds(SystemClock())).issue("alice", roles=("user",), merchant_id="mall")
+        token = UserTokenIssuer(
+            _SECRET.encode(), clock=SystemClock(), ids=UlidIds(SystemClock())
+        ).issue("alice", roles=("user",), merchant_id="mall")
         found = Gateway(process, port, token.encode())
         found.is_served()
         yield found
@@ -98,7 +119,10 @@ def repeated(piece: bytes, total: int) -> Iterator[bytes]:
         total -= most
 
 
-def get(fields: Iterator[bytes] | tuple[bytes, ...] = (), target: Iterator[bytes] | tuple[bytes, ...] = (b"/healthz",)) -> Iterator[bytes]:
+def get(
+    fields: Iterator[bytes] | tuple[bytes, ...] = (),
+    target: Iterator[bytes] | tuple[bytes, ...] = (b"/healthz",),
+) -> Iterator[bytes]:
     yield b"GET "
     yield from target
     yield b" HTTP/1.1\r\nhost: x\r\n"
@@ -112,13 +136,19 @@ def chunked(rest: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def order(gateway: Gateway, body: Iterator[bytes], length: int) -> Iterator[bytes]:
-    yield b"POST /api/v1/orders HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nauthorization: Bearer " + gateway.token
+    yield (
+        b"POST /api/v1/orders HTTP/1.1\r\nhost: x\r\ncontent-type: "
+        b"application/json\r\nauthorization: Bearer " + gateway.token
+    )
     yield b"\r\ncontent-length: %d\r\n\r\n" % length
     yield from body
 
 
 def charge(gateway: Gateway, body: Iterator[bytes], length: int) -> Iterator[bytes]:
-    yield b"POST /api/v1/payments/charge HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nauthorization: Bearer " + gateway.token
+    yield (
+        b"POST /api/v1/payments/charge HTTP/1.1\r\nhost: x\r\ncontent-type: "
+        b"application/json\r\nauthorization: Bearer " + gateway.token
+    )
     yield b"\r\ncontent-length: %d\r\n\r\n" % length
     yield from body
 
@@ -147,23 +177,77 @@ BOUNDS: list[tuple[str, Attack, int, bytes]] = [
     ("bytes_of_a_header_name", lambda _, n: get((*repeated(b"a", n), b": b\r\n")), HEAD, b"431"),
     ("number_of_headers", lambda _, n: get(repeated(b"a: b\r\n", n)), HEADERS_MAX, b"431"),
     ("bytes_of_the_target", lambda _, n: get(target=(b"/", *repeated(b"a", n))), HEAD, b"431"),
-    ("query_parameters", lambda g, n: get((b"authorization: Bearer " + g.token + b"\r\n",), (b"/api/v1/orders?a=b", *repeated(b"&a=b", n))),
-     100, b"4"),
-    ("services_of_readyz", lambda _, n: get(target=(b"/readyz?a", *repeated(b"&service=order_rpc", n))), 20, b"4"),
-    ("number_of_trailers", lambda _, n: chunked(iter((b"0\r\n", *repeated(b"a: b\r\n", n), b"\r\n"))), HEADERS_MAX, b"431"),
-    ("bytes_of_a_trailer", lambda _, n: chunked(iter((b"0\r\na: ", *repeated(b"a", n), b"\r\n\r\n"))), 4 * HEAD, b"431"),
-    ("bytes_of_a_chunk_extension", lambda _, n: chunked(iter((b"1;a=", *repeated(b"a", n), b"\r\na\r\n0\r\n\r\n"))), 12 * HEAD, b"431"),
-    ("extensions_of_chunks", lambda _, n: chunked(repeated(b"1;a=bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb\r\na\r\n", n)), 10_000, b"4"),
+    (
+        "query_parameters",
+        lambda g, n: get(
+            (b"authorization: Bearer " + g.token + b"\r\n",),
+            (b"/api/v1/orders?a=b", *repeated(b"&a=b", n)),
+        ),
+        100,
+        b"4",
+    ),
+    (
+        "services_of_readyz",
+        lambda _, n: get(target=(b"/readyz?a", *repeated(b"&service=order_rpc", n))),
+        20,
+        b"4",
+    ),
+    (
+        "number_of_trailers",
+        lambda _, n: chunked(iter((b"0\r\n", *repeated(b"a: b\r\n", n), b"\r\n"))),
+        HEADERS_MAX,
+        b"431",
+    ),
+    (
+        "bytes_of_a_trailer",
+        lambda _, n: chunked(iter((b"0\r\na: ", *repeated(b"a", n), b"\r\n\r\n"))),
+        4 * HEAD,
+        b"431",
+    ),
+    (
+        "bytes_of_a_chunk_extension",
+        lambda _, n: chunked(iter((b"1;a=", *repeated(b"a", n), b"\r\na\r\n0\r\n\r\n"))),
+        12 * HEAD,
+        b"431",
+    ),
+    (
+        "extensions_of_chunks",
+        lambda _, n: chunked(repeated(b"1;a=bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb\r\na\r\n", n)),
+        10_000,
+        b"4",
+    ),
     ("chunks_of_one_byte", lambda _, n: chunked(repeated(b"1\r\na\r\n", n)), 80_000, b"4"),
     ("bytes_of_a_small_body", lambda g, n: charge(g, repeated(b" ", n), n), SMALL_BODY, b"413"),
     ("bytes_of_a_body_with_lists", lambda g, n: order(g, repeated(b" ", n), n), LIST_BODY, b"413"),
-    ("bytes_of_a_body_in_chunks", lambda _, n: chunked(iter((*repeated(b"400\r\n" + b"a" * 1024 + b"\r\n", n // 1024 + 2),))), LIST_BODY, b"413"),
+    (
+        "bytes_of_a_body_in_chunks",
+        lambda _, n: chunked(iter((*repeated(b"400\r\n" + b"a" * 1024 + b"\r\n", n // 1024 + 2),))),
+        LIST_BODY,
+        b"413",
+    ),
     ("items_of_a_list", lambda g, n: order(g, *items(n)), 100, b"4"),
     ("levels_of_a_document", lambda g, n: order(g, *nested(n)), 64, b"4"),
     ("keys_of_a_document", lambda g, n: charge(g, repeated(b'{"a":1,', n), 7 * n), 2000, b"4"),
-    ("pipelined_requests", lambda _, n: iter((*repeated(b"GET /nothing HTTP/1.1\r\nhost: x\r\n\r\n", n),)), PIPELINED_MAX, b"404"),
-    ("pipelined_offers", lambda _, n: iter((*repeated(b"GET /nothing HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n", n),)),
-     PIPELINED_MAX, b"404"),
+    (
+        "pipelined_requests",
+        lambda _, n: iter((*repeated(b"GET /nothing HTTP/1.1\r\nhost: x\r\n\r\n", n),)),
+        PIPELINED_MAX,
+        b"404",
+    ),
+    (
+        "pipelined_offers",
+        lambda _, n: iter(
+            (
+                *repeated(
+                    b"GET /nothing HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: "
+                    b"h2c\r\n\r\n",
+                    n,
+                ),
+            )
+        ),
+        PIPELINED_MAX,
+        b"404",
+    ),
 ]
 
 
@@ -189,12 +273,18 @@ def read_status(client: socket.socket) -> bytes:
 
 
 @pytest.mark.parametrize("times", [1, 1000])
-@pytest.mark.parametrize(("attack", "bound", "status"), [row[1:] for row in BOUNDS], ids=[row[0] for row in BOUNDS])
-def test_no_peer_makes_the_gateway_grow_or_stop(gateway: Gateway, attack: Attack, bound: int, status: bytes, *, times: int) -> None:
+@pytest.mark.parametrize(
+    ("attack", "bound", "status"), [row[1:] for row in BOUNDS], ids=[row[0] for row in BOUNDS]
+)
+def test_no_peer_makes_the_gateway_grow_or_stop(
+    gateway: Gateway, attack: Attack, bound: int, status: bytes, *, times: int
+) -> None:
     gateway.forget_peak()
     before, done = gateway.memory(), threading.Event()
     with gateway.connect() as client:
-        sender = threading.Thread(target=send, args=(client, attack(gateway, bound * times + 1), done))
+        sender = threading.Thread(
+            target=send, args=(client, attack(gateway, bound * times + 1), done)
+        )
         sender.start()
         try:
             waits = [gateway.is_served() for _ in range(10)]
@@ -205,7 +295,8 @@ def test_no_peer_makes_the_gateway_grow_or_stop(gateway: Gateway, attack: Attack
             with contextlib.suppress(OSError):
                 client.shutdown(socket.SHUT_RDWR)
             sender.join()
-    assert found.startswith(status) or (not found and times > 1), found  # whoever sends on and does not read may miss why
+    # whoever sends on and does not read may miss why
+    assert found.startswith(status) or (not found and times > 1), found
     assert max(waits) < BLOCKED_SECONDS_MAX
     assert gateway.memory() - before < MEMORY_MAX
 
@@ -227,7 +318,10 @@ def test_many_slow_bodies_cost_little_and_end(gateway: Gateway) -> None:
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(gateway.connect()) for _ in range(500)]
         for client in clients:
-            client.sendall(b"POST /api/v1/callbacks/sandbox HTTP/1.1\r\nhost: x\r\ncontent-length: 60000\r\n\r\n" + b"a" * 30_000)
+            client.sendall(
+                b"POST /api/v1/callbacks/sandbox HTTP/1.1\r\nhost: x\r\ncontent-length: "
+                b"60000\r\n\r\n" + b"a" * 30_000
+            )
         assert max(gateway.is_served() for _ in range(10)) < CROWD_SECONDS_MAX
         assert {read_status(client) for client in clients} == {b"408"}
         for client in clients:

@@ -1,4 +1,6 @@
-"""Streams at the gateway, on a real port before a real server: what an EventSource sees, and what becomes of the call behind it."""
+"""Streams at the gateway, on a real port before a real server: what an EventSource sees, and what
+becomes of the call behind it.
+"""
 
 from __future__ import annotations
 
@@ -40,14 +42,23 @@ class Streams:
         return gate
 
     @asynccontextmanager
-    async def open(self, path: str = PUBLIC, *, token: str | None = None, **options: Any) -> AsyncIterator[tuple[Any, AsyncIterator[Event]]]:
+    async def open(
+        self, path: str = PUBLIC, *, token: str | None = None, **options: Any
+    ) -> AsyncIterator[tuple[Any, AsyncIterator[Event]]]:
         """The head of a stream and its events."""
-        headers = options.pop("headers", {}) | ({} if token is None else {"authorization": f"Bearer {token}"})
-        async with asyncio.timeout(20), self.world.client.stream("GET", path, headers=headers, **options) as answer:
+        headers = options.pop("headers", {}) | (
+            {} if token is None else {"authorization": f"Bearer {token}"}
+        )
+        async with (
+            asyncio.timeout(20),
+            self.world.client.stream("GET", path, headers=headers, **options) as answer,
+        ):
             yield answer, events(answer)
 
     async def refusal(self, path: str = PUBLIC, *, token: str | None = None) -> Any:
-        """The whole answer to a call that is refused. A stream that opens is an assertion at once: reading it would have no end."""
+        """The whole answer to a call that is refused. A stream that opens is an assertion at once:
+        reading it would have no end.
+        """
         async with self.open(path, token=token) as (answer, _):
             assert answer.status_code >= 400, answer
             await answer.aread()
@@ -69,7 +80,9 @@ async def streams_of(folder: Path, **settings: Any) -> AsyncIterator[Streams]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Streams]:
-    async with streams_of(tmp_path_factory.mktemp("gateway"), cors_origins=["https://shop.example"]) as streams:
+    async with streams_of(
+        tmp_path_factory.mktemp("gateway"), cors_origins=["https://shop.example"]
+    ) as streams:
         yield streams
 
 
@@ -82,7 +95,13 @@ async def streams(shared: Streams) -> AsyncIterator[Streams]:
 def body(event: Event, reason: str = "") -> Any:
     """The envelope in an event, which has to be a success or have this reason."""
     envelope = json.loads(event.data)
-    assert envelope.keys() == {"code", "message", "data", "trace_id", *(["details"] if reason else [])}
+    assert envelope.keys() == {
+        "code",
+        "message",
+        "data",
+        "trace_id",
+        *(["details"] if reason else []),
+    }
     assert len(envelope["trace_id"]) == 32
     assert (envelope["code"] == "00000") is not bool(reason)
     if reason:
@@ -97,10 +116,21 @@ async def test_each_answer_is_an_event_as_soon_as_it_is_made(streams: Streams) -
     gate = streams.gate()
     gate.put("one")
     async with streams.open() as (answer, found):
-        assert (answer.status_code, answer.headers["content-type"], answer.headers["cache-control"]) == (200, "text/event-stream", "no-store")
-        assert (answer.headers["x-accel-buffering"], "content-length" in answer.headers) == ("no", False)
+        assert (
+            answer.status_code,
+            answer.headers["content-type"],
+            answer.headers["cache-control"],
+        ) == (200, "text/event-stream", "no-store")
+        assert (answer.headers["x-accel-buffering"], "content-length" in answer.headers) == (
+            "no",
+            False,
+        )
         first = await anext(found)  # the second is not made yet
-        assert (first.name, first.id, body(first)["data"]) == ("", "1", {"text": "one", "user_id": ""})
+        assert (first.name, first.id, body(first)["data"]) == (
+            "",
+            "1",
+            {"text": "one", "user_id": ""},
+        )
         assert body(first)["trace_id"] == answer.headers["traceparent"].split("-")[1]
         gate.put("two\nlines — 马克杯", None)
         second = await anext(found)
@@ -119,7 +149,9 @@ async def test_a_stream_without_answers_is_an_end(streams: Streams) -> None:
 async def test_a_connection_is_good_again_after_a_stream(streams: Streams) -> None:
     streams.gate().put("one", None)
     stream = b"GET %s HTTP/1.1\r\nhost: x\r\n\r\n" % PUBLIC.encode()
-    found = await streams.world.raw(stream + b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+    found = await streams.world.raw(
+        stream + b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    )
     assert found.count(b"HTTP/1.1 200 OK") == 2
     assert found.index(b"event: end") < found.index(b'"UP"')
 
@@ -128,7 +160,8 @@ async def test_silence_is_broken_by_comments(tmp_path: Path) -> None:
     async with streams_of(tmp_path, stream_heartbeat_seconds=0.02) as streams:
         gate = streams.gate()
         async with streams.open() as (answer, found):
-            assert (answer.status_code, await anext(found), await anext(found)) == (200, PING, PING)  # the head waits no longer than that
+            # the head waits no longer than that
+            assert (answer.status_code, await anext(found), await anext(found)) == (200, PING, PING)
             gate.put("one")
             assert [event.id async for event in _before_ping(found)] == ["1"]
             gate.put(Conflict())
@@ -156,12 +189,27 @@ async def test_what_arrived_and_who_asked_goes_to_the_server(streams: Streams) -
     streams.gate().put("one", None)
     trace = "4bf92f3577b34da6a3ce929d0e0e4736"
     token = streams.world.token()
-    async with streams.open(f"{MINE}?merchant_id=mall", token=token, headers={
-            "traceparent": f"00-{trace}-00f067aa0ba902b7-01", "x-request-id": "mine-1", "last-event-id": "7"}) as (answer, found):
+    async with streams.open(
+        f"{MINE}?merchant_id=mall",
+        token=token,
+        headers={
+            "traceparent": f"00-{trace}-00f067aa0ba902b7-01",
+            "x-request-id": "mine-1",
+            "last-event-id": "7",
+        },
+    ) as (answer, found):
         first = await anext(found)
-        assert (body(first)["data"]["user_id"], body(first)["trace_id"], answer.headers["x-request-id"]) == ("alice", trace, "mine-1")
+        assert (
+            body(first)["data"]["user_id"],
+            body(first)["trace_id"],
+            answer.headers["x-request-id"],
+        ) == ("alice", trace, "mine-1")
         assert first.id == "1"
-    metadata = {name for name in streams.ticker.metadata if name not in {"user-agent", "grpc-accept-encoding", "accept-encoding"}}
+    metadata = {
+        name
+        for name in streams.ticker.metadata
+        if name not in {"user-agent", "grpc-accept-encoding", "accept-encoding"}
+    }
     assert metadata == {"authorization", "traceparent", "x-request-id"}
     assert streams.ticker.metadata["authorization"] == f"Bearer {token}"
 
@@ -184,7 +232,11 @@ async def test_a_refusal_after_it_is_the_last_event(streams: Streams) -> None:
     assert body(error, "CONFLICT")["details"]["retry_after_ms"] == 2000
     assert body(error, "CONFLICT")["details"]["explanation"] == "lost"
     line = streams.world.lines()[-1]
-    assert (line["route"], line["status"], line["refusal"]) == ("/api/v1/ticks/{topic}", 200, "CONFLICT")
+    assert (line["route"], line["status"], line["refusal"]) == (
+        "/api/v1/ticks/{topic}",
+        200,
+        "CONFLICT",
+    )
 
 
 async def test_a_defect_after_it_tells_a_trace_and_nothing_else(streams: Streams) -> None:
@@ -195,11 +247,19 @@ async def test_a_defect_after_it_tells_a_trace_and_nothing_else(streams: Streams
     assert "hunter2" not in error.data
 
 
-@pytest.mark.parametrize(("path", "field"), [
-    ("/api/v1/ticks/NEWS", "topic"), (f"{PUBLIC}?ticks=101", "ticks"), (f"{PUBLIC}?ticks=x", "ticks"), (f"{PUBLIC}?tocks=1", "tocks"),
-    (f"{PUBLIC}?topic=other", "topic"),
-])
-async def test_a_parameter_that_breaks_a_rule_is_named(streams: Streams, path: str, field: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [
+        ("/api/v1/ticks/NEWS", "topic"),
+        (f"{PUBLIC}?ticks=101", "ticks"),
+        (f"{PUBLIC}?ticks=x", "ticks"),
+        (f"{PUBLIC}?tocks=1", "tocks"),
+        (f"{PUBLIC}?topic=other", "topic"),
+    ],
+)
+async def test_a_parameter_that_breaks_a_rule_is_named(
+    streams: Streams, path: str, field: str
+) -> None:
     streams.gate().put(None)
     refused(await streams.world.call("GET", path, token=None), 400, "INVALID_ARGUMENT", field)
 
@@ -211,8 +271,17 @@ async def test_only_whom_the_rules_name_may_listen(streams: Streams) -> None:
     refused(await streams.refusal(MINE), 401, "UNAUTHENTICATED")
     refused(await streams.refusal(MINE, token="x.y.z"), 401, "TOKEN_INVALID")
     refused(await streams.refusal(PUBLIC, token="x.y.z"), 401, "TOKEN_INVALID")
-    refused(await streams.refusal(MINE, token=world.token(roles=("merchant",))), 403, "PERMISSION_DENIED")
-    refused(await streams.refusal(f"{MINE}?user_id=bob", token=world.token()), 403, "PERMISSION_DENIED", "user_id")
+    refused(
+        await streams.refusal(MINE, token=world.token(roles=("merchant",))),
+        403,
+        "PERMISSION_DENIED",
+    )
+    refused(
+        await streams.refusal(f"{MINE}?user_id=bob", token=world.token()),
+        403,
+        "PERMISSION_DENIED",
+        "user_id",
+    )
     assert len(streams.ticker.requests) == before
     assert (await world.call("GET", MINE)).text.count("event: end") == 1
 
@@ -222,14 +291,23 @@ async def test_a_stream_is_opened_by_get_without_a_body(streams: Streams) -> Non
     answer = await world.call("POST", PUBLIC, token=None)
     assert refused(answer, 405, "METHOD_NOT_ALLOWED")
     assert answer.headers["allow"] == "GET, HEAD, OPTIONS"
-    refused(await world.call("GET", PUBLIC, token=None, json={"topic": "news"}), 400, "MALFORMED_BODY", "body")
+    refused(
+        await world.call("GET", PUBLIC, token=None, json={"topic": "news"}),
+        400,
+        "MALFORMED_BODY",
+        "body",
+    )
 
 
 async def test_head_is_the_head_of_a_stream(streams: Streams) -> None:
     streams.gate().put("one")
     async with asyncio.timeout(10):
         head = await streams.world.client.head(PUBLIC)
-        assert (head.status_code, head.headers["content-type"], head.content) == (200, "text/event-stream", b"")
+        assert (head.status_code, head.headers["content-type"], head.content) == (
+            200,
+            "text/event-stream",
+            b"",
+        )
         await streams.ticker.ended.wait()  # nobody listens
     streams.gate().put(NotFound())
     assert (await streams.world.client.head(PUBLIC)).status_code == 404
@@ -237,8 +315,13 @@ async def test_head_is_the_head_of_a_stream(streams: Streams) -> None:
 
 async def test_pages_on_the_list_may_listen(streams: Streams) -> None:
     origin = {"origin": "https://shop.example"}
-    options = await streams.world.client.options(PUBLIC, headers=origin | {"access-control-request-method": "GET"})
-    assert (options.status_code, options.headers["access-control-allow-methods"]) == (204, "GET, HEAD, OPTIONS")
+    options = await streams.world.client.options(
+        PUBLIC, headers=origin | {"access-control-request-method": "GET"}
+    )
+    assert (options.status_code, options.headers["access-control-allow-methods"]) == (
+        204,
+        "GET, HEAD, OPTIONS",
+    )
     streams.gate().put(None, None)
     async with streams.open(headers=origin) as (answer, _):
         assert answer.headers["access-control-allow-origin"] == "https://shop.example"
@@ -250,7 +333,9 @@ async def test_pages_on_the_list_may_listen(streams: Streams) -> None:
 
 
 @pytest.mark.parametrize("answers", [["one"], []], ids=["in the middle", "before the first answer"])
-async def test_a_client_that_goes_away_cancels_the_call(streams: Streams, answers: list[str]) -> None:
+async def test_a_client_that_goes_away_cancels_the_call(
+    streams: Streams, answers: list[str]
+) -> None:
     streams.gate().put(*answers)
     before = len(streams.ticker.requests)
     reader, writer = await asyncio.open_connection("127.0.0.1", streams.world.port)
@@ -293,7 +378,10 @@ async def test_the_end_of_the_gateway_is_the_end_of_its_streams(tmp_path: Path) 
             assert (await anext(found)).id == "1"
             stopping = asyncio.create_task(streams.world.gateway.stop())
             error = await anext(found)
-            assert (error.name, body(error, "UNAVAILABLE")["details"]["explanation"]) == ("error", "The gateway is stopping.")
+            assert (error.name, body(error, "UNAVAILABLE")["details"]["explanation"]) == (
+                "error",
+                "The gateway is stopping.",
+            )
             assert await anext(found, None) is None
             await stopping
         await asyncio.wait_for(streams.ticker.ended.wait(), 10)
@@ -325,13 +413,20 @@ async def one_and_silence(_request: Any, _context: Any) -> AsyncIterator[Any]:
 
 
 async def test_a_caller_has_so_many_streams_and_everybody_together_too(tmp_path: Path) -> None:
-    async with streams_of(tmp_path, streams_per_user_max=1, streams_per_address_max=2, streams_max=4) as streams:
+    async with streams_of(
+        tmp_path, streams_per_user_max=1, streams_per_address_max=2, streams_max=4
+    ) as streams:
         world, streams.ticker.does = streams.world, one_and_silence
-        alice, acme, bob = world.token("alice"), world.token("alice", merchant_id="acme"), world.token("bob")
+        alice, acme, bob = (
+            world.token("alice"),
+            world.token("alice", merchant_id="acme"),
+            world.token("bob"),
+        )
         async with streams.open(PUBLIC, token=alice):
             late = await streams.refusal(MINE, token=alice)
             assert refused(late, 429, "RATE_LIMITED")["details"]["retry_after_ms"] == 1000
-            async with streams.open(MINE, token=acme), streams.open(), streams.open():  # another user, and strangers on one address
+            # another user, and strangers on one address
+            async with streams.open(MINE, token=acme), streams.open(), streams.open():
                 refused(await streams.refusal(token=bob), 503, "UNAVAILABLE")
             await eventually(lambda: streams.count() == 1)
             async with streams.open(), streams.open():

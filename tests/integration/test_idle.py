@@ -1,4 +1,6 @@
-"""What nobody uses costs nearly nothing, counted in statements and Redis commands rather than in time; and it wakes at once."""
+"""What nobody uses costs nearly nothing, counted in statements and Redis commands rather than in
+time; and it wakes at once.
+"""
 
 from __future__ import annotations
 
@@ -40,14 +42,20 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def payments(database_url_factory: Callable[[], str], tmp_path: Path) -> AsyncIterator[PaymentWorld]:
+async def payments(
+    database_url_factory: Callable[[], str], tmp_path: Path
+) -> AsyncIterator[PaymentWorld]:
     async with payment_world(database_url_factory(), database_url_factory(), tmp_path) as world:
         yield world
 
 
 @pytest.fixture
-async def sale(database_url_factory: Callable[[], str], redis_url: str) -> AsyncIterator[SeckillOrderWorld]:
-    async with seckill_order_world(database_url_factory(), database_url_factory(), redis_url) as world:
+async def sale(
+    database_url_factory: Callable[[], str], redis_url: str
+) -> AsyncIterator[SeckillOrderWorld]:
+    async with seckill_order_world(
+        database_url_factory(), database_url_factory(), redis_url
+    ) as world:
         yield world
 
 
@@ -59,6 +67,7 @@ def statements(*databases: Database) -> Any:
     def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
         if not statement.startswith(("BEGIN", "SET ", "START", "COMMIT", "ROLLBACK")):
             seen.append(statement)
+
     engines = [engine.sync_engine for db in databases for engine in (db._writer, db._reader)]
     for engine in engines:
         event.listen(engine, "before_cursor_execute", note)
@@ -76,6 +85,7 @@ async def one_round(workers: Sequence[Any], monkeypatch: pytest.MonkeyPatch) -> 
     async def pause(self: Worker, seconds: float) -> None:
         pauses[self.name] = seconds
         self.stop()
+
     with monkeypatch.context() as patched:
         patched.setattr(Worker, "_pause", pause)
         for each in workers:
@@ -85,7 +95,9 @@ async def one_round(workers: Sequence[Any], monkeypatch: pytest.MonkeyPatch) -> 
     return pauses
 
 
-async def test_the_workers_of_idle_services_ask_one_question_each_in_ten_seconds(payments: PaymentWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_workers_of_idle_services_ask_one_question_each_in_ten_seconds(
+    payments: PaymentWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     workers = [*payments.app.workers, *payments.order_side.real.workers]
     await one_round(workers, monkeypatch)
     with statements(payments.db, payments.order_side.db) as seen:
@@ -94,7 +106,9 @@ async def test_the_workers_of_idle_services_ask_one_question_each_in_ten_seconds
     assert len(seen) == len(pauses), seen
 
 
-async def test_what_has_a_due_time_is_done_at_its_time_by_an_idle_service(payments: PaymentWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_has_a_due_time_is_done_at_its_time_by_an_idle_service(
+    payments: PaymentWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     order = await payments.order()
     workers = [each for each in payments.order_side.real.workers if each.name == "expire_orders"]
     payments.clock.advance(seconds_until(order.expires_at, payments.clock.now()) - 3)
@@ -111,11 +125,15 @@ async def served(sale: SeckillOrderWorld) -> dict[str, int]:
 
 
 async def closed_shops(sale: SeckillOrderWorld, count: int) -> list[Activity]:
-    """Activities that sell nothing: not begun, paused and sold out in turn; everything about them is done."""
+    """Activities that sell nothing: not begun, paused and sold out in turn; everything about them
+    is done.
+    """
     found = []
     for number in range(count):
         begins = YEARS if number % 3 == 0 else timedelta(hours=-1)
-        activity = await sale.opened(sku_id=f"sku-{number}", total=1, starts_in=begins, ends_in=YEARS + timedelta(days=1))
+        activity = await sale.opened(
+            sku_id=f"sku-{number}", total=1, starts_in=begins, ends_in=YEARS + timedelta(days=1)
+        )
         if number % 3 == 1:
             await sale.verb("pause", activity)
         elif number % 3 == 2:
@@ -127,7 +145,8 @@ async def closed_shops(sale: SeckillOrderWorld, count: int) -> list[Activity]:
 
 
 async def test_activities_that_sell_nothing_cost_a_round_a_few_commands_however_many_there_are(
-        sale: SeckillOrderWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    sale: SeckillOrderWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number in range(31):
         await sale.orders.product(f"sku-{number}", "10.00", available=10)
     await closed_shops(sale, 30)
@@ -137,7 +156,11 @@ async def test_activities_that_sell_nothing_cost_a_round_a_few_commands_however_
     with statements(sale.db) as seen:
         pauses = await one_round(sale.app.workers, monkeypatch)
     after = await served(sale)
-    used = {name: count - before.get(name, 0) for name, count in after.items() if count > before.get(name, 0)}
+    used = {
+        name: count - before.get(name, 0)
+        for name, count in after.items()
+        if count > before.get(name, 0)
+    }
     assert set(pauses.values()) == {QUIET_SECONDS}
     assert sum(used.values()) <= 2 * OTHERS + 4, used
     assert len(seen) <= len(pauses) + OTHERS + 4, seen
@@ -145,8 +168,16 @@ async def test_activities_that_sell_nothing_cost_a_round_a_few_commands_however_
 
 def blocking(sale: SeckillOrderWorld) -> Consuming:
     """A consumer that waits in Redis as it does in production."""
-    return Consuming(db=sale.db, line=sale.app.line, scripts=sale.app.scripts, clock=sale.clock, ids=sale.ids, running=sale.app.registry.running,
-                     attention=sale.app.attention, choices=ConsumerChoices(name=sale.ids.new("CON")))
+    return Consuming(
+        db=sale.db,
+        line=sale.app.line,
+        scripts=sale.app.scripts,
+        clock=sale.clock,
+        ids=sale.ids,
+        running=sale.app.registry.running,
+        attention=sale.app.attention,
+        choices=ConsumerChoices(name=sale.ids.new("CON")),
+    )
 
 
 async def until_it_waits(sale: SeckillOrderWorld, count: int = 1) -> None:
@@ -156,7 +187,9 @@ async def until_it_waits(sale: SeckillOrderWorld, count: int = 1) -> None:
             await asyncio.sleep(0)
 
 
-async def test_one_command_waits_for_the_entries_of_all_lines_and_ends_with_the_first_entry(sale: SeckillOrderWorld) -> None:
+async def test_one_command_waits_for_the_entries_of_all_lines_and_ends_with_the_first_entry(
+    sale: SeckillOrderWorld,
+) -> None:
     for number in range(9):
         await sale.orders.product(f"sku-{number}", "10.00", available=10)
     shops = await closed_shops(sale, 9)
@@ -174,12 +207,15 @@ async def test_one_command_waits_for_the_entries_of_all_lines_and_ends_with_the_
     assert (await served(sale))["cmdstat_xreadgroup"] - before <= 3
 
 
-async def test_an_activity_that_opens_while_a_consumer_waits_is_served_beside_that_wait(sale: SeckillOrderWorld) -> None:
+async def test_an_activity_that_opens_while_a_consumer_waits_is_served_beside_that_wait(
+    sale: SeckillOrderWorld,
+) -> None:
     for name in ("old", "new"):
         await sale.orders.product(name, "10.00", available=10)
     await sale.opened(sku_id="old")
     consumer = blocking(sale)
-    consumer._choices = ConsumerChoices(name="C", block_ms=1900, quiet_block_ms=1900)  # nearly as long as a command may take
+    # nearly as long as a command may take
+    consumer._choices = ConsumerChoices(name="C", block_ms=1900, quiet_block_ms=1900)
     sale.app.registry.on_change(lambda _: consumer.changed())
     waiting = asyncio.create_task(consumer.run_once())
     await until_it_waits(sale)
@@ -193,12 +229,15 @@ async def test_an_activity_that_opens_while_a_consumer_waits_is_served_beside_th
             await consumer.run_once()
 
 
-async def test_after_a_quiet_time_the_first_change_wakes_every_worker(payments: PaymentWorld) -> None:
+async def test_after_a_quiet_time_the_first_change_wakes_every_worker(
+    payments: PaymentWorld,
+) -> None:
     woken = {each.name for each in payments.app.workers if each._wake.is_set()}
     assert woken == set()
     await payments.charge(await payments.order())
     assert {each.name for each in payments.app.workers if each._wake.is_set()} == {
-        each.name for each in payments.app.workers if not each.name.startswith(SELDOM)}
+        each.name for each in payments.app.workers if not each.name.startswith(SELDOM)
+    }
 
 
 async def test_a_line_whose_group_was_removed_is_mended_by_itself(sale: SeckillOrderWorld) -> None:
@@ -206,7 +245,11 @@ async def test_a_line_whose_group_was_removed_is_mended_by_itself(sale: SeckillO
     await sale.buy(activity, "u1")
     for damage in ("group", "line"):
         keys = keys_of(activity)
-        await (sale.redis.xgroup_destroy(keys.line, "orders") if damage == "group" else sale.redis.delete(keys.line))
+        await (
+            sale.redis.xgroup_destroy(keys.line, "orders")
+            if damage == "group"
+            else sale.redis.delete(keys.line)
+        )
         await sale.consume()
         assert sale.app.consumers[0].has_lost_line(activity.activity_id)
         repaired = 0

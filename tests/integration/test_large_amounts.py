@@ -1,4 +1,6 @@
-"""Amounts near the end of what a column holds: a clear refusal or the right sum, and never an error for everybody else."""
+"""Amounts near the end of what a column holds: a clear refusal or the right sum, and never an error
+for everybody else.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +24,16 @@ LARGE = 9 * 10**18  # fits into 64 bits once, and not twice
 
 
 @pytest.fixture
-async def world(database_url_factory: Callable[[], str], tmp_path: Path) -> AsyncIterator[PaymentWorld]:
+async def world(
+    database_url_factory: Callable[[], str], tmp_path: Path
+) -> AsyncIterator[PaymentWorld]:
     async with payment_world(database_url_factory(), database_url_factory(), tmp_path) as world:
         yield world
 
 
-async def test_a_top_up_that_a_wallet_cannot_hold_is_refused_before_the_card_is_asked(world: PaymentWorld) -> None:
+async def test_a_top_up_that_a_wallet_cannot_hold_is_refused_before_the_card_is_asked(
+    world: PaymentWorld,
+) -> None:
     await top_up(world, "5.00")
     await plant(world.db, f"UPDATE wallet SET balance_minor = {BALANCE_MINOR_MAX - 100}")
     with pytest.raises(InvalidArgument) as refused:
@@ -46,26 +52,49 @@ async def found_by(violations: AsyncIterator[Violation]) -> set[str]:
 async def test_sums_beyond_64_bits_end_no_audit(world: PaymentWorld) -> None:
     order = await world.order()
     allowance = Allowance(now=world.clock.now(), strict=False)
-    await plant(world.order_side.db, f"INSERT INTO order_item (merchant_id, order_id, sku_id, name, unit_price_minor, quantity, amount_minor, "
-                                     f"stock_source, activity_id) SELECT merchant_id, order_id, 'B', name, {LARGE}, 1, {LARGE}, stock_source, "
-                                     f"activity_id FROM order_item WHERE order_id = '{order.order_id}'",
-                f"UPDATE order_item SET amount_minor = {LARGE} WHERE order_id = '{order.order_id}'")
+    await plant(
+        world.order_side.db,
+        f"INSERT INTO order_item (merchant_id, order_id, sku_id, name, unit_price_minor, "
+        f"quantity, amount_minor, "
+        f"stock_source, activity_id) SELECT merchant_id, order_id, 'B', name, {LARGE}, 1, "
+        f"{LARGE}, stock_source, "
+        f"activity_id FROM order_item WHERE order_id = '{order.order_id}'",
+        f"UPDATE order_item SET amount_minor = {LARGE} WHERE order_id = '{order.order_id}'",
+    )
     assert "order_total" in await found_by(of_orders(world.order_side.db, allowance))
     for _ in range(2):
         await top_up(world, "5.00")
-    await plant(world.db, f"UPDATE wallet_entry SET amount_minor = {LARGE}", f"UPDATE ledger_posting SET amount_minor = {LARGE}")
-    assert {"ledger_wallet_balance", "log_chained"} <= await found_by(of_payments(world.db, allowance))
+    await plant(
+        world.db,
+        f"UPDATE wallet_entry SET amount_minor = {LARGE}",
+        f"UPDATE ledger_posting SET amount_minor = {LARGE}",
+    )
+    assert {"ledger_wallet_balance", "log_chained"} <= await found_by(
+        of_payments(world.db, allowance)
+    )
 
 
-@pytest.mark.parametrize(("values", "total"), [
-    ((2**62, 2**62 - 1), 2**63 - 1), ((2**62 + 1, 1, -(2**62)), 2), ((2**63 - 1, 1, -1), 2**63 - 1), ((-5, None), -5), ((None,), None),
-    ((2**63 - 1, 2**63 - 1), 2**64 - 2)])
-async def test_a_sum_is_exact_where_it_fits_and_no_error_where_it_does_not(world: PaymentWorld, values: tuple[int | None, ...],
-                                                                           total: int | None) -> None:
-    rows = " UNION ALL ".join(f"SELECT {'NULL' if value is None else value} AS amount" for value in values)
+@pytest.mark.parametrize(
+    ("values", "total"),
+    [
+        ((2**62, 2**62 - 1), 2**63 - 1),
+        ((2**62 + 1, 1, -(2**62)), 2),
+        ((2**63 - 1, 1, -1), 2**63 - 1),
+        ((-5, None), -5),
+        ((None,), None),
+        ((2**63 - 1, 2**63 - 1), 2**64 - 2),
+    ],
+)
+async def test_a_sum_is_exact_where_it_fits_and_no_error_where_it_does_not(
+    world: PaymentWorld, values: tuple[int | None, ...], total: int | None
+) -> None:
+    rows = " UNION ALL ".join(
+        f"SELECT {'NULL' if value is None else value} AS amount" for value in values
+    )
 
     async def add(tx: AsyncConnection) -> object:
         return (await tx.execute(text(f"SELECT SUM(amount) FROM ({rows}) amounts"))).scalar()
+
     found = await world.db.read(add)
     if total is None or abs(total) < 2**63:
         assert found == total

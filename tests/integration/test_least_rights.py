@@ -1,4 +1,5 @@
-"""The use cases of every service with the rights that an installation gives. MariaDB: no changes of the schema, and evidence is only added to.
+"""The use cases of every service with the rights that an installation gives. MariaDB: no changes of
+the schema, and evidence is only added to.
 Redis: no FLUSHALL, no CONFIG."""
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ Limited = Callable[[str], str]
 
 @pytest.fixture
 def limited(mariadb_server: MariaDB) -> Iterator[Limited]:
-    """`limited(service)`: the URL of a migrated database, for a user with the rights of that service."""
+    """`limited(service)`: the URL of a migrated database, for a user with the rights of that
+    service.
+    """
     made: list[tuple[str, str]] = []
 
     def make(service: str) -> str:
@@ -45,12 +48,21 @@ def limited(mariadb_server: MariaDB) -> Iterator[Limited]:
         async def rights() -> list[str]:
             engine = create_async_engine(url)
             async with engine.connect() as connection:
-                found = await connection.run_sync(grants.statements, user, grants.evidence_of(service))
+                found = await connection.run_sync(
+                    grants.statements, user, grants.evidence_of(service)
+                )
             await engine.dispose()
             return found
+
         migrations.upgrade(service, url)
-        mariadb_server._execute(f"CREATE USER {user}@'%' IDENTIFIED BY 'limited'", *asyncio.run(rights()))
-        return make_url(url).set(username=user, password="limited").render_as_string(hide_password=False)
+        mariadb_server._execute(
+            f"CREATE USER {user}@'%' IDENTIFIED BY 'limited'", *asyncio.run(rights())
+        )
+        return (
+            make_url(url)
+            .set(username=user, password="limited")
+            .render_as_string(hide_password=False)
+        )
 
     yield make
     for url, user in made:
@@ -60,22 +72,43 @@ def limited(mariadb_server: MariaDB) -> Iterator[Limited]:
 
 def refused(url: str, statement: str) -> None:
     parsed = make_url(url)
-    connection = pymysql.connect(host="127.0.0.1", port=parsed.port, user=parsed.username, password=parsed.password, database=parsed.database)
+    connection = pymysql.connect(
+        host="127.0.0.1",
+        port=parsed.port,
+        user=parsed.username,
+        password=parsed.password,
+        database=parsed.database,
+    )
     try:
-        with pytest.raises(pymysql.err.OperationalError, match="denied"), connection.cursor() as cursor:
+        with (
+            pytest.raises(pymysql.err.OperationalError, match="denied"),
+            connection.cursor() as cursor,
+        ):
             cursor.execute(statement)
     finally:
         connection.close()
 
 
-@pytest.mark.parametrize(("service", "statement"), [
-    ("payment_rpc", "UPDATE ledger_posting SET amount_minor = 1"), ("payment_rpc", "DELETE FROM ledger_transaction"),
-    ("payment_rpc", "DELETE FROM wallet_entry"), ("payment_rpc", "DROP TABLE payment"), ("payment_rpc", "CREATE TABLE mine (a INT)"),
-    ("payment_rpc", "UPDATE alembic_version SET version_num = '1'"), ("payment_rpc", "TRUNCATE TABLE receipt"),
-    ("order_rpc", "UPDATE order_audit SET remark = ''"), ("order_rpc", "DELETE FROM stock_movement"), ("order_rpc", "ALTER TABLE orders ADD a INT"),
-    ("seckill_rpc", "DELETE FROM dead_entry"), ("seckill_rpc", "DROP TABLE activity"),
-])
-def test_a_service_can_neither_change_evidence_nor_the_schema(limited: Limited, service: str, statement: str) -> None:
+@pytest.mark.parametrize(
+    ("service", "statement"),
+    [
+        ("payment_rpc", "UPDATE ledger_posting SET amount_minor = 1"),
+        ("payment_rpc", "DELETE FROM ledger_transaction"),
+        ("payment_rpc", "DELETE FROM wallet_entry"),
+        ("payment_rpc", "DROP TABLE payment"),
+        ("payment_rpc", "CREATE TABLE mine (a INT)"),
+        ("payment_rpc", "UPDATE alembic_version SET version_num = '1'"),
+        ("payment_rpc", "TRUNCATE TABLE receipt"),
+        ("order_rpc", "UPDATE order_audit SET remark = ''"),
+        ("order_rpc", "DELETE FROM stock_movement"),
+        ("order_rpc", "ALTER TABLE orders ADD a INT"),
+        ("seckill_rpc", "DELETE FROM dead_entry"),
+        ("seckill_rpc", "DROP TABLE activity"),
+    ],
+)
+def test_a_service_can_neither_change_evidence_nor_the_schema(
+    limited: Limited, service: str, statement: str
+) -> None:
     refused(limited(service), statement)
 
 
@@ -84,12 +117,21 @@ def urls(limited: Limited) -> tuple[str, str]:
     return limited("payment_rpc"), limited("order_rpc")
 
 
-async def test_money_is_taken_and_given_back_with_these_rights(urls: tuple[str, str], tmp_path: Path) -> None:
+async def test_money_is_taken_and_given_back_with_these_rights(
+    urls: tuple[str, str], tmp_path: Path
+) -> None:
     async with payment_world(*urls, tmp_path) as world:
         order = await world.order("100.00")
         payment = await world.charge(order)
         await world.finish()
-        asked = CreateRefund(payment_id=payment.payment_id, amount="30.00", currency="", reason="", request_id="", key="")
+        asked = CreateRefund(
+            payment_id=payment.payment_id,
+            amount="30.00",
+            currency="",
+            reason="",
+            request_id="",
+            key="",
+        )
         await world.app.refunds.create(asked, CLERK)
         await world.finish()
         assert (await world.payment(payment.payment_id)).refunded == Money(3000, "CNY")
@@ -125,9 +167,23 @@ def sparing_redis(own_redis: Redis) -> str:
     return own_redis.url.replace("redis://", "redis://limited:limited@")
 
 
-@pytest.mark.parametrize("command", [("FLUSHALL",), ("FLUSHDB",), ("CONFIG", "SET", "appendonly", "no"), ("SHUTDOWN",), ("BGREWRITEAOF",),
-                                     ("KEYS", "*"), ("ACL", "SETUSER", "x"), ("REPLICAOF", "NO", "ONE"), ("MONITOR",)])
-async def test_a_service_can_neither_wipe_nor_configure_redis(sparing_redis: str, command: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("FLUSHALL",),
+        ("FLUSHDB",),
+        ("CONFIG", "SET", "appendonly", "no"),
+        ("SHUTDOWN",),
+        ("BGREWRITEAOF",),
+        ("KEYS", "*"),
+        ("ACL", "SETUSER", "x"),
+        ("REPLICAOF", "NO", "ONE"),
+        ("MONITOR",),
+    ],
+)
+async def test_a_service_can_neither_wipe_nor_configure_redis(
+    sparing_redis: str, command: tuple[str, ...]
+) -> None:
     redis = open_redis(sparing_redis)
     with pytest.raises(NoPermissionError):
         await redis.execute_command(*command)

@@ -1,4 +1,6 @@
-"""A chained log: whatever somebody changes in it is found, the last rows and all rows too; it may be purged by age, and many write at once."""
+"""A chained log: whatever somebody changes in it is found, the last rows and all rows too; it may
+be purged by age, and many write at once.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +25,23 @@ NOW = datetime(2026, 11, 20, 12, 0, 0, 999_999, tzinfo=UTC)
 METADATA = metadata_with_names()
 LOG_CHAIN.to_metadata(METADATA)
 DIARY = Table(
-    "diary", METADATA,
-    Column("id", BigInt, primary_key=True, autoincrement=True), Column("tenant", Identifier(32), nullable=False),
-    Column("thing", Identifier(64), nullable=False), Column("amount", BigInteger, nullable=False), Column("really", Boolean, nullable=False),
-    Column("note", Identifier(64), nullable=True), Column("at", UtcMillis, nullable=False), *chain_columns())
-LOG = Log(table=DIARY, key="id", entity=("tenant", "thing"), said=("tenant", "thing", "amount", "really", "note", "at"))
+    "diary",
+    METADATA,
+    Column("id", BigInt, primary_key=True, autoincrement=True),
+    Column("tenant", Identifier(32), nullable=False),
+    Column("thing", Identifier(64), nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    Column("really", Boolean, nullable=False),
+    Column("note", Identifier(64), nullable=True),
+    Column("at", UtcMillis, nullable=False),
+    *chain_columns(),
+)
+LOG = Log(
+    table=DIARY,
+    key="id",
+    entity=("tenant", "thing"),
+    said=("tenant", "thing", "amount", "really", "note", "at"),
+)
 D, H = DIARY.c, LOG_CHAIN.c
 
 
@@ -37,18 +51,33 @@ class World:
 
     async def write(self, thing: str, *amounts: int, begins: bool = False) -> None:
         async def run(tx: AsyncConnection) -> None:
-            rows = [{"tenant": "mall", "thing": thing, "amount": amount, "really": True, "note": None, "at": NOW} for amount in amounts]
+            rows = [
+                {
+                    "tenant": "mall",
+                    "thing": thing,
+                    "amount": amount,
+                    "really": True,
+                    "note": None,
+                    "at": NOW,
+                }
+                for amount in amounts
+            ]
             await tx.execute(insert(DIARY), await chained(tx, LOG, rows, begins=begins))
+
         await self.db.run(run)
 
     async def execute(self, statement: Any) -> None:
         async def run(tx: AsyncConnection) -> None:
             await tx.execute(statement)
+
         await self.db.run(run)
 
     async def ids(self, thing: str) -> list[int]:
         async def read(tx: AsyncConnection) -> list[int]:
-            return list((await tx.execute(select(D.id).where(D.thing == thing).order_by(D.id))).scalars())
+            return list(
+                (await tx.execute(select(D.id).where(D.thing == thing).order_by(D.id))).scalars()
+            )
+
         return await self.db.read(read)
 
     async def broken(self) -> dict[str, str]:
@@ -86,14 +115,26 @@ TAMPERED = {
     "a row in the middle is gone": (delete(DIARY).where(D.amount == 2), "mall/a/b"),
     "the last row is gone": (delete(DIARY).where(LAST), "mall/a/b"),
     "all of it is gone": (delete(DIARY).where(D.thing == "c"), "mall/c"),
-    "a row is in no chain any more": (update(DIARY).where(LAST).values(chain_seq=None, chain_hash=None), "mall/a/b"),
-    "a row is of another thing": (update(DIARY).where(D.amount == 10).values(thing="other"), "mall/c"),
+    "a row is in no chain any more": (
+        update(DIARY).where(LAST).values(chain_seq=None, chain_hash=None),
+        "mall/a/b",
+    ),
+    "a row is of another thing": (
+        update(DIARY).where(D.amount == 10).values(thing="other"),
+        "mall/c",
+    ),
     "a row was invented": (NEW.values(thing="c", chain_seq=3), "mall/c"),
     "a row stands there twice": (NEW.values(thing="c", chain_seq=1), "mall/c"),
     "a thing was invented": (NEW.values(thing="new", chain_seq=1), "mall/new"),
     "the head is gone": (delete(LOG_CHAIN).where(H.entity == "mall/c"), "mall/c"),
-    "the head was set back": (update(LOG_CHAIN).where(H.entity == "mall/c").values(length=1), "mall/c"),
-    "the head says something else": (update(LOG_CHAIN).where(H.entity == "mall/c").values(hash="0"), "mall/c"),
+    "the head was set back": (
+        update(LOG_CHAIN).where(H.entity == "mall/c").values(length=1),
+        "mall/c",
+    ),
+    "the head says something else": (
+        update(LOG_CHAIN).where(H.entity == "mall/c").values(hash="0"),
+        "mall/c",
+    ),
 }
 
 
@@ -125,7 +166,9 @@ async def test_old_rows_may_be_purged_and_what_is_left_is_still_watched(world: W
 
 
 async def test_rows_of_before_the_chain_and_of_older_processes_are_no_fault(world: World) -> None:
-    await world.execute(insert(DIARY).values(tenant="mall", thing="c", amount=0, really=True, at=NOW))
+    await world.execute(
+        insert(DIARY).values(tenant="mall", thing="c", amount=0, really=True, at=NOW)
+    )
     await world.write("c", 12)
     assert await world.broken() == {}
 

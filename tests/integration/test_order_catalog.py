@@ -58,24 +58,33 @@ async def test_fifty_creations_at_once_make_one_product(app: OrderApp) -> None:
     assert len(await app.rows(STOCK)) == 1
 
 
-async def test_fifty_creations_with_one_key_make_one_product_and_equal_answers(app: OrderApp) -> None:
+async def test_fifty_creations_with_one_key_make_one_product_and_equal_answers(
+    app: OrderApp,
+) -> None:
     answers = await app.at_once(*(app.product(key="k") for _ in range(50)))
     assert all(answer == answers[0] for answer in answers)
     assert len(await app.rows(RECEIPT)) == 1
 
 
 @pytest.mark.parametrize("dialect", ["mariadb"])  # on SQLite one transaction runs at a time
-async def test_a_creation_that_another_with_its_key_overtakes_gets_its_answer_though_the_product_changed(app: OrderApp) -> None:
+async def test_a_creation_that_another_with_its_key_overtakes_gets_its_answer_though_the_product_changed(
+    app: OrderApp,
+) -> None:
     made: list[Product] = []
 
     async def create_and_change() -> None:
         made.append(await app.product(key="k"))
-        await app.catalog.update_product(UpdateProduct(merchant_id="mall", sku_id="mug", price="12.00"), merchant())
+        await app.catalog.update_product(
+            UpdateProduct(merchant_id="mall", sku_id="mug", price="12.00"), merchant()
+        )
+
     with app.overtaken(create_and_change, before="FROM product"):
         assert [await app.product(key="k")] == made
 
 
-async def test_a_replay_with_a_key_answers_the_product_as_it_was_then_and_says_so(app: OrderApp) -> None:
+async def test_a_replay_with_a_key_answers_the_product_as_it_was_then_and_says_so(
+    app: OrderApp,
+) -> None:
     first = await app.product(key="k", name="茶杯")
     app.clock.advance(60)
     await app.catalog.set_stock(merchant_id="mall", sku_id="mug", available=1, caller=merchant())
@@ -101,7 +110,9 @@ async def test_a_key_belongs_to_its_caller(app: OrderApp) -> None:
 async def test_two_shops_may_use_one_sku(app: OrderApp) -> None:
     await app.product(price="10.00")
     await app.product(price="20.00", merchant_id="tea_house")
-    assert (await app.catalog.get_product(merchant_id="tea_house", sku_id="mug")).price.format() == "20.00"
+    assert (
+        await app.catalog.get_product(merchant_id="tea_house", sku_id="mug")
+    ).price.format() == "20.00"
     products, _ = await app.catalog.list_products(page("tea_house"))
     assert [each.merchant_id for each in products] == ["tea_house"]
 
@@ -127,9 +138,16 @@ async def test_a_page_token_of_another_shop_or_a_forged_one_is_refused(app: Orde
     for sku_id in ("a", "b"):
         await app.product(sku_id)
     _, token = await app.catalog.list_products(page(page_size=1))
-    for query in (page("tea_house", page_token=token), page(page_token=token[:-2] + "AA"), page(page_token="x"),
-                  page(page_token=PageTokens(b"another secret of thirty-two bytes").encode(
-                      list_name="ListProducts", filter={"merchant_id": "mall"}, key=["a"]))):
+    for query in (
+        page("tea_house", page_token=token),
+        page(page_token=token[:-2] + "AA"),
+        page(page_token="x"),
+        page(
+            page_token=PageTokens(b"another secret of thirty-two bytes").encode(
+                list_name="ListProducts", filter={"merchant_id": "mall"}, key=["a"]
+            )
+        ),
+    ):
         with pytest.raises(PageTokenInvalid):
             await app.catalog.list_products(query)
 
@@ -138,15 +156,24 @@ async def test_setting_the_stock_leaves_reserved_and_sold_units(app: OrderApp) -
     created = await app.product(available=10)
     await app.order(("mug", 4))
     app.clock.advance(60)
-    product = await app.catalog.set_stock(merchant_id="mall", sku_id="mug", available=100, caller=merchant())
+    product = await app.catalog.set_stock(
+        merchant_id="mall", sku_id="mug", available=100, caller=merchant()
+    )
     assert (product.stock.available, product.stock.reserved, product.stock.sold) == (100, 4, 0)
     assert product.updated_at == app.clock.now() != created.updated_at == product.created_at
-    again = await app.catalog.set_stock(merchant_id="mall", sku_id="mug", available=100, caller=merchant())  # the same values are no failure
+    # the same values are no failure
+    again = await app.catalog.set_stock(
+        merchant_id="mall", sku_id="mug", available=100, caller=merchant()
+    )
     assert again == replace(product, updated_at=again.updated_at)
 
 
-@pytest.mark.parametrize(("caller", "sku_id"), [(merchant("tea_house"), "mug"), (merchant(), "cup"), (ADMIN, "cup")])
-async def test_stock_of_another_shop_or_of_nothing_is_not_found(app: OrderApp, caller: Caller, sku_id: str) -> None:
+@pytest.mark.parametrize(
+    ("caller", "sku_id"), [(merchant("tea_house"), "mug"), (merchant(), "cup"), (ADMIN, "cup")]
+)
+async def test_stock_of_another_shop_or_of_nothing_is_not_found(
+    app: OrderApp, caller: Caller, sku_id: str
+) -> None:
     await app.product(available=10)
     with pytest.raises(ProductNotFound):
         await app.catalog.set_stock(merchant_id="mall", sku_id=sku_id, available=0, caller=caller)

@@ -1,4 +1,6 @@
-"""Orders and units that cost nothing can be undone like any other: cancelled before they are shipped, returned unit by unit after that."""
+"""Orders and units that cost nothing can be undone like any other: cancelled before they are
+shipped, returned unit by unit after that.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ async def app(database_url: str) -> AsyncIterator[OrderApp]:
         await app.product("mug", "10.00")
         yield app
         assert await app.stock_problems() == []
-        assert [each async for each in violations(app.db, Allowance(now=app.clock.now(), strict=False))] == []
+        assert [
+            each async for each in violations(app.db, Allowance(now=app.clock.now(), strict=False))
+        ] == []
         while await app.statistics.fold_once():
             pass
         assert await rebuild(app) == 0
@@ -40,11 +44,17 @@ async def tags(app: OrderApp) -> list[str]:
 
 
 @pytest.mark.parametrize("by_shop", [False, True])
-async def test_a_free_order_is_cancelled_at_once_and_its_units_come_back(app: OrderApp, by_shop: bool) -> None:
+async def test_a_free_order_is_cancelled_at_once_and_its_units_come_back(
+    app: OrderApp, by_shop: bool
+) -> None:
     order = await app.order(("flyer", 2), ("pen", 1))
     assert (order.state, await app.stock("flyer")) == (S.PAID, (98, 0, 2))
     cancelled = await app.cancel(order, caller=merchant() if by_shop else None)
-    assert (cancelled.state, cancelled.pay_status, cancelled.cancel_reason) == (S.CANCELLED, PayStatus.UNPAID, "changed my mind")
+    assert (cancelled.state, cancelled.pay_status, cancelled.cancel_reason) == (
+        S.CANCELLED,
+        PayStatus.UNPAID,
+        "changed my mind",
+    )
     assert (await app.stock("flyer"), await app.stock("pen")) == ((100, 0, 0), (100, 0, 0))
     assert (await app.cancel(order)).state is S.CANCELLED  # again: nothing more happens
     assert await app.stock("flyer") == (100, 0, 0)
@@ -72,7 +82,11 @@ async def test_a_free_order_that_was_shipped_is_returned_and_not_cancelled(app: 
     assert await app.stock("flyer") == (98, 0, 2)
     assert (await app.approve(asked)).state is RefundState.SUCCEEDED
     done = await app.load(order)
-    assert (done.state, done.refund_status, await app.stock("flyer")) == (S.REFUNDED, RefundStatus.REFUNDED, (100, 0, 0))
+    assert (done.state, done.refund_status, await app.stock("flyer")) == (
+        S.REFUNDED,
+        RefundStatus.REFUNDED,
+        (100, 0, 0),
+    )
     assert (await tags(app)).count("ORDER_REFUNDED") == 1
     assert "CreateRefund" not in await tags(app)
 
@@ -94,9 +108,17 @@ async def test_units_of_a_free_order_come_back_one_by_one_and_once(app: OrderApp
 async def test_a_free_unit_of_a_paid_order_comes_back_without_money(app: OrderApp) -> None:
     order = await app.paid_order(("mug", 1), ("pen", 2))
     back = await app.refund(order, ("pen", 2))
-    assert (back.state, back.amount.format(), await app.stock("pen")) == (RefundState.SUCCEEDED, "0.00", (100, 0, 0))
+    assert (back.state, back.amount.format(), await app.stock("pen")) == (
+        RefundState.SUCCEEDED,
+        "0.00",
+        (100, 0, 0),
+    )
     there = await app.load(order)
-    assert (there.state, there.refunded.format(), there.refund_status) == (S.PAID, "0.00", RefundStatus.NONE)
+    assert (there.state, there.refunded.format(), there.refund_status) == (
+        S.PAID,
+        "0.00",
+        RefundStatus.NONE,
+    )
     assert app.payment_rpc.refunds == {}
     with pytest.raises(RefundExceedsRefundable):
         await app.refund(order, ("pen", 1))

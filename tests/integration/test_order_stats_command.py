@@ -31,7 +31,11 @@ def test_figures_are_counted_again_and_the_result_is_told(tmp_path: Path) -> Non
         migrations.upgrade(service, f"sqlite+aiosqlite:///{tmp_path}/{service}.db")
 
     async def shop() -> None:
-        db = open_patiently(f"sqlite+aiosqlite:///{tmp_path}/order_rpc.db", metadata, retry_constraints=RETRY_CONSTRAINTS)
+        db = open_patiently(
+            f"sqlite+aiosqlite:///{tmp_path}/order_rpc.db",
+            metadata,
+            retry_constraints=RETRY_CONSTRAINTS,
+        )
         app = OrderApp(db)
         await app.product()
         for _ in range(3):
@@ -39,6 +43,7 @@ def test_figures_are_counted_again_and_the_result_is_told(tmp_path: Path) -> Non
         await app.statistics.fold_once()
         await app.execute(update(STATISTIC).where(STATISTIC.c.figure == "PAID").values(count=1))
         await db.close()
+
     asyncio.run(shop())
     code, output = run(tmp_path)
     assert code == 0

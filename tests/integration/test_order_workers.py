@@ -1,4 +1,6 @@
-"""What order_rpc does in the background: telling ORDER_TOPIC, also after Redis was away, and forgetting receipts whose day is over."""
+"""What order_rpc does in the background: telling ORDER_TOPIC, also after Redis was away, and
+forgetting receipts whose day is over.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ async def entries(redis: Redis) -> list[dict[bytes, bytes]]:
     return [fields for _, fields in await redis.xrange("ORDER_TOPIC")]
 
 
-async def test_events_of_an_order_stand_on_the_stream_once_and_are_messages_of_the_contract(app: OrderApp, redis_url: str) -> None:
+async def test_events_of_an_order_stand_on_the_stream_once_and_are_messages_of_the_contract(
+    app: OrderApp, redis_url: str
+) -> None:
     order = await app.order()
     await app.tell(order, snapshot())
     async with workers_of(app, redis_url) as (redis, [*_, relay]):
@@ -50,13 +54,19 @@ async def test_events_of_an_order_stand_on_the_stream_once_and_are_messages_of_t
         told = await entries(redis)
     assert sorted(fields[b"tag"].decode() for fields in told) == ["ORDER_CREATED", "ORDER_PAID"]
     for fields in told:
-        kind = events_pb2.OrderPaidEvent if fields[b"tag"] == b"ORDER_PAID" else events_pb2.OrderCreatedEvent
+        kind = (
+            events_pb2.OrderPaidEvent
+            if fields[b"tag"] == b"ORDER_PAID"
+            else events_pb2.OrderCreatedEvent
+        )
         event = json_format.Parse(fields[b"payload"], kind())
         assert (event.order_id, event.event_id) == (order.order_id, fields[b"event_id"].decode())
     assert {row["state"] for row in await app.rows(OUTBOX)} == {"DONE"}
 
 
-async def test_orders_go_on_while_redis_is_away_and_their_events_arrive_when_it_returns(app: OrderApp, own_redis: servers.Redis) -> None:
+async def test_orders_go_on_while_redis_is_away_and_their_events_arrive_when_it_returns(
+    app: OrderApp, own_redis: servers.Redis
+) -> None:
     async with workers_of(app, own_redis.url) as (redis, [*_, relay]):
         own_redis.kill()
         order = await app.order()
@@ -66,13 +76,21 @@ async def test_orders_go_on_while_redis_is_away_and_their_events_arrive_when_it_
         own_redis.start()
         app.clock.advance(60)
         assert await relay._run_once() == 1
-        assert [json.loads(fields[b"payload"])["order_id"] for fields in await entries(redis)] == [order.order_id]
+        assert [json.loads(fields[b"payload"])["order_id"] for fields in await entries(redis)] == [
+            order.order_id
+        ]
 
 
 async def test_without_redis_events_wait_in_the_outbox(app: OrderApp) -> None:
     await app.order()
     names = [worker.name for worker in app.make().workers]
-    assert names == ["purge_receipts", "expire_orders", "fold_statistics", "relay_payment_rpc", "relay_seckill_rpc"]
+    assert names == [
+        "purge_receipts",
+        "expire_orders",
+        "fold_statistics",
+        "relay_payment_rpc",
+        "relay_seckill_rpc",
+    ]
     assert [row["state"] for row in await app.rows(OUTBOX)] == ["NEW"]
 
 
@@ -93,7 +111,8 @@ async def test_the_relay_works_by_itself(app: OrderApp, redis_url: str) -> None:
     async with workers_of(app, redis_url) as (redis, [*_, relay]):
         running = asyncio.create_task(relay.run())
         order = await app.order()
-        while not (told := await entries(redis)):  # asks until it is there; the time limit of the test ends it
+        # asks until it is there; the time limit of the test ends it
+        while not (told := await entries(redis)):
             pass
         relay.stop()
         await running

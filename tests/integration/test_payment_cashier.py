@@ -1,4 +1,6 @@
-"""Paying at a cashier page: one page per order, closed before anything else takes its place, and whatever the buyer did there is found out."""
+"""Paying at a cashier page: one page per order, closed before anything else takes its place, and
+whatever the buyer did there is found out.
+"""
 
 from __future__ import annotations
 
@@ -51,8 +53,13 @@ async def test_a_buyer_is_sent_to_a_page_and_pays_there(world: PaymentWorld) -> 
     order = await world.order()
     opened = await world.cashier(order, return_url="https://shop.test/done")
     assert opened.next_action is not None
-    assert (opened.state, opened.outcome, opened.next_action.kind, opened.payment_method, opened.card) == (
-        S.PAYING, Outcome.PENDING, "REDIRECT_URL", "cashier", None)
+    assert (
+        opened.state,
+        opened.outcome,
+        opened.next_action.kind,
+        opened.payment_method,
+        opened.card,
+    ) == (S.PAYING, Outcome.PENDING, "REDIRECT_URL", "cashier", None)
     assert opened.next_action.value.startswith(world.sandbox.base_url)
     assert opened.expires_at == order.expires_at
     page = await world.press(opened)
@@ -70,14 +77,22 @@ async def test_a_buyer_is_sent_to_a_page_and_pays_there(world: PaymentWorld) -> 
 async def test_asked_again_it_is_the_same_page(world: PaymentWorld) -> None:
     order = await world.order()
     opened = await world.cashier(order)
-    for again in ({}, {"key": "k1"}, {"channel": "MOCK"}, {"channel": "sandbox"}, {"amount": "100.00"}):
+    for again in (
+        {},
+        {"key": "k1"},
+        {"channel": "MOCK"},
+        {"channel": "sandbox"},
+        {"amount": "100.00"},
+    ):
         assert await world.cashier(order, **again) == opened
     assert len(await world.rows(PAYMENT)) == len(await world.at_sandbox()) == 1
 
 
 async def test_twenty_clicks_at_once_open_one_page(world: PaymentWorld) -> None:
     order = await world.order()
-    pages = await asyncio.gather(*(world.cashier(order, key=f"k{number % 3}" if number % 2 else "") for number in range(20)))
+    pages = await asyncio.gather(
+        *(world.cashier(order, key=f"k{number % 3}" if number % 2 else "") for number in range(20))
+    )
     assert {page.payment_id for page in pages} == {pages[0].payment_id}
     assert {page.next_action for page in pages} == {pages[0].next_action}
     assert pages[0].next_action is not None
@@ -91,14 +106,18 @@ async def test_a_key_that_found_a_page_open_keeps_its_payment_for_ever(world: Pa
     await world.press(opened, "fail")
     await world.callbacks()
     for key in ("k1", "k2"):
-        with calling(caller=buyer(), timeout_seconds=10) as call, pytest.raises(CardDeclined) as refused:
+        with (
+            calling(caller=buyer(), timeout_seconds=10) as call,
+            pytest.raises(CardDeclined) as refused,
+        ):
             await world.cashier(order, key=key)
         assert refused.value.payment_id == opened.payment_id
         assert call.trailing
     with pytest.raises(IdempotencyKeyReused):
         await world.cashier(await world.order(), key="k2")
     assert {row["state"] for row in await world.rows(RECEIPT)} == {"DONE"}
-    assert (await world.cashier(order, key="k3")).payment_id != opened.payment_id  # a failed payment does not block the next
+    # a failed payment does not block the next
+    assert (await world.cashier(order, key="k3")).payment_id != opened.payment_id
 
 
 async def test_a_page_that_nobody_pays_is_failed_by_the_buyers_refusal(world: PaymentWorld) -> None:
@@ -108,7 +127,12 @@ async def test_a_page_that_nobody_pays_is_failed_by_the_buyers_refusal(world: Pa
     world.clock.advance(5)
     assert await world.app.asking.run_once() == 1  # also without the callback
     failed = await world.payment(opened.payment_id)
-    assert (failed.state, failed.outcome, failed.holds_slot, failed.next_action) == (S.FAILED, Outcome.DECLINED, False, None)
+    assert (failed.state, failed.outcome, failed.holds_slot, failed.next_action) == (
+        S.FAILED,
+        Outcome.DECLINED,
+        False,
+        None,
+    )
     assert (await world.charge(order)).state is S.SUCCESS
 
 
@@ -130,10 +154,17 @@ async def test_a_card_closes_the_page_first(world: PaymentWorld) -> None:
     assert (paid.state, (await world.payment(opened.payment_id)).state) == (S.SUCCESS, S.CLOSED)
     page = await world.press(opened)  # the buyer still has the page open
     assert "cancelled" in page.lower()
-    assert await world.captured_at_sandbox() == [row["attempt_id"] for row in await world.rows(ATTEMPT) if row["payment_id"] == paid.payment_id]
+    assert await world.captured_at_sandbox() == [
+        row["attempt_id"]
+        for row in await world.rows(ATTEMPT)
+        if row["payment_id"] == paid.payment_id
+    ]
     with pytest.raises(PaymentClosed) as refused:
         await world.cashier(order, key="k1")
-    assert (refused.value.payment_id, refused.value.outcome) == (opened.payment_id, Outcome.NOT_ATTEMPTED)
+    assert (refused.value.payment_id, refused.value.outcome) == (
+        opened.payment_id,
+        Outcome.NOT_ATTEMPTED,
+    )
     assert await world.order_state(order) is OrderState.PAID
 
 
@@ -149,7 +180,9 @@ async def test_a_card_that_finds_the_page_paid_takes_nothing(world: PaymentWorld
     assert await world.order_state(order) is OrderState.PAID
 
 
-async def test_a_card_waits_while_the_channel_does_not_say_that_the_page_is_closed(world: PaymentWorld) -> None:
+async def test_a_card_waits_while_the_channel_does_not_say_that_the_page_is_closed(
+    world: PaymentWorld,
+) -> None:
     order = await world.order()
     opened = await world.cashier(order)
     world.channel.unreachable = True
@@ -163,14 +196,20 @@ async def test_a_card_waits_while_the_channel_does_not_say_that_the_page_is_clos
     assert (await world.payment(opened.payment_id)).state is S.CLOSED
 
 
-async def test_a_card_and_the_button_at_once_take_the_money_once(world: PaymentWorld, rounds: Callable[[int, int], int]) -> None:
+async def test_a_card_and_the_button_at_once_take_the_money_once(
+    world: PaymentWorld, rounds: Callable[[int, int], int]
+) -> None:
     for _ in range(rounds(4, 60)):
         order = await world.order()
         opened = await world.cashier(order)
-        card, _ = await asyncio.gather(world.charge(order), world.press(opened), return_exceptions=True)
+        card, _ = await asyncio.gather(
+            world.charge(order), world.press(opened), return_exceptions=True
+        )
         assert isinstance(card, Payment | OrderAlreadyPaid), card
         await world.finish(rounds=2)
-        states = sorted(row["state"] for row in await world.rows(PAYMENT) if row["order_id"] == order.order_id)
+        states = sorted(
+            row["state"] for row in await world.rows(PAYMENT) if row["order_id"] == order.order_id
+        )
         assert states == (["CLOSED", "SUCCESS"] if isinstance(card, Payment) else ["SUCCESS"])
         assert await world.order_state(order) is OrderState.PAID
     assert len(await world.captured_at_sandbox()) == rounds(4, 60)
@@ -203,7 +242,9 @@ async def test_a_crash_while_closing_is_finished_by_the_worker(world: PaymentWor
 
 
 @pytest.mark.parametrize("paid", [False, True])
-async def test_at_its_deadline_a_page_is_closed_unless_it_was_paid(world: PaymentWorld, *, paid: bool) -> None:
+async def test_at_its_deadline_a_page_is_closed_unless_it_was_paid(
+    world: PaymentWorld, *, paid: bool
+) -> None:
     order = await world.order()
     opened = await world.cashier(order)
     if paid:
@@ -231,7 +272,9 @@ async def test_workers_at_once_expire_every_payment_once(world: PaymentWorld) ->
 
 
 @pytest.mark.parametrize("who", ["same key", "no key", "worker"])
-async def test_a_crash_before_the_page_is_opened_is_made_good(world: PaymentWorld, who: str) -> None:
+async def test_a_crash_before_the_page_is_opened_is_made_good(
+    world: PaymentWorld, who: str
+) -> None:
     order = await world.order()
     failpoints.arm("payment.cashier.after_tx1=raise", environment="test")
     with pytest.raises(FailpointRaised):
@@ -258,7 +301,11 @@ async def test_a_page_whose_address_was_lost_is_found_again(world: PaymentWorld)
     order = await world.order()
     world.channel.lose_answers = True
     doubted = await world.cashier(order, key="k1")
-    assert (doubted.state, doubted.outcome, doubted.next_action) == (S.PAYING, Outcome.UNKNOWN, None)
+    assert (doubted.state, doubted.outcome, doubted.next_action) == (
+        S.PAYING,
+        Outcome.UNKNOWN,
+        None,
+    )
     world.channel.lose_answers = False
     world.clock.advance(LEASE_SECONDS)
     opened = await world.cashier(order, key="k1")
@@ -280,8 +327,18 @@ async def test_a_cashier_that_cannot_be_reached_leaves_the_order_free(world: Pay
 
 async def test_only_urls_of_the_merchants_list_are_taken(world: PaymentWorld) -> None:
     order = await world.order()
-    for wrong in ("https://evil.test/", "https://shop.test.evil.test/", "https://shop.test", "http://shop.test/", "javascript:alert(1)",
-                  "https://shop.test/a b", "https://shop.test/\r\nX: y", "https://shop.test/ü", "//shop.test/", " https://shop.test/"):
+    for wrong in (
+        "https://evil.test/",
+        "https://shop.test.evil.test/",
+        "https://shop.test",
+        "http://shop.test/",
+        "javascript:alert(1)",
+        "https://shop.test/a b",
+        "https://shop.test/\r\nX: y",
+        "https://shop.test/ü",
+        "//shop.test/",
+        " https://shop.test/",
+    ):
         with pytest.raises(ReturnUrlNotAllowed) as refused:
             await world.cashier(order, return_url=wrong)
         assert list(refused.value.fields) == ["return_url"]
@@ -289,14 +346,29 @@ async def test_only_urls_of_the_merchants_list_are_taken(world: PaymentWorld) ->
     with pytest.raises(ReturnUrlNotAllowed):  # the list of another merchant is not his
         await world.cashier(stranger, return_url="https://shop.test/")
     assert await world.rows(PAYMENT) == []
-    assert (await world.cashier(order, return_url="https://shop.test/done?x=1")).next_action is not None
+    assert (
+        await world.cashier(order, return_url="https://shop.test/done?x=1")
+    ).next_action is not None
 
 
-@pytest.mark.parametrize(("prefix", "is_good"), [
-    ("https://shop.test/", True), ("https://shop.test:8443/back", True), ("https://shop.test", False), ("shop.test/", False), ("https:///", False),
-    ("ftp://shop.test/", False), ("", False)])
+@pytest.mark.parametrize(
+    ("prefix", "is_good"),
+    [
+        ("https://shop.test/", True),
+        ("https://shop.test:8443/back", True),
+        ("https://shop.test", False),
+        ("shop.test/", False),
+        ("https:///", False),
+        ("ftp://shop.test/", False),
+        ("", False),
+    ],
+)
 def test_a_prefix_names_a_whole_host(tmp_path: Path, prefix: str, *, is_good: bool) -> None:
-    settings: dict[str, Any] = {"database_url": "sqlite+aiosqlite:///x", "sandbox_api_key_file": tmp_path / "key", "return_urls": {"mall": [prefix]}}
+    settings: dict[str, Any] = {
+        "database_url": "sqlite+aiosqlite:///x",
+        "sandbox_api_key_file": tmp_path / "key",
+        "return_urls": {"mall": [prefix]},
+    }
     if is_good:
         assert PaymentSettings(**settings).return_urls == {"mall": [prefix]}
     else:
@@ -305,9 +377,15 @@ def test_a_prefix_names_a_whole_host(tmp_path: Path, prefix: str, *, is_good: bo
 
 
 @pytest.mark.parametrize(("lease_seconds", "is_good"), [(6.5, True), (6, False), (1, False)])
-def test_a_lease_covers_the_call_that_it_is_for(tmp_path: Path, lease_seconds: float, *, is_good: bool) -> None:
-    settings: dict[str, Any] = {"database_url": "sqlite+aiosqlite:///x", "sandbox_api_key_file": tmp_path / "key", "channel_timeout_seconds": 6,
-                                "attempt_lease_seconds": lease_seconds}
+def test_a_lease_covers_the_call_that_it_is_for(
+    tmp_path: Path, lease_seconds: float, *, is_good: bool
+) -> None:
+    settings: dict[str, Any] = {
+        "database_url": "sqlite+aiosqlite:///x",
+        "sandbox_api_key_file": tmp_path / "key",
+        "channel_timeout_seconds": 6,
+        "attempt_lease_seconds": lease_seconds,
+    }
     if is_good:
         PaymentSettings(**settings)
     else:
@@ -315,7 +393,9 @@ def test_a_lease_covers_the_call_that_it_is_for(tmp_path: Path, lease_seconds: f
             PaymentSettings(**settings)
 
 
-async def test_an_unknown_channel_and_a_wrong_amount_are_refused_by_the_name_of_the_field(world: PaymentWorld) -> None:
+async def test_an_unknown_channel_and_a_wrong_amount_are_refused_by_the_name_of_the_field(
+    world: PaymentWorld,
+) -> None:
     order = await world.order()
     with pytest.raises(ChannelNotSupported) as refused:
         await world.cashier(order, channel="paypal")

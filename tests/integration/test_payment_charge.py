@@ -1,4 +1,6 @@
-"""Charging a card through the whole of payment_rpc, with the real order_rpc use cases and the real sandbox: once, and never twice."""
+"""Charging a card through the whole of payment_rpc, with the real order_rpc use cases and the real
+sandbox: once, and never twice.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,13 @@ from structlog.testing import capture_logs
 
 import order_rpc.tables
 from mesh.call import calling
-from mesh.errors import IdempotencyKeyReused, InvalidArgument, MoneyError, NeighbourUnavailable, Outcome
+from mesh.errors import (
+    IdempotencyKeyReused,
+    InvalidArgument,
+    MoneyError,
+    NeighbourUnavailable,
+    Outcome,
+)
 from mesh.outbox import OUTBOX
 from mesh.receipts import RECEIPT
 from order_rpc.domain.order import OrderState
@@ -38,11 +46,26 @@ from payment_rpc.domain.errors import (
     PaymentMethodNotSupported,
 )
 from payment_rpc.domain.payment import Disposition, Payment, PaymentState
-from payment_rpc.tables import ATTEMPT, LEDGER_POSTING, LEDGER_TRANSACTION, ORDER_GATE, PAYMENT, metadata
+from payment_rpc.tables import (
+    ATTEMPT,
+    LEDGER_POSTING,
+    LEDGER_TRANSACTION,
+    ORDER_GATE,
+    PAYMENT,
+    metadata,
+)
 from payment_rpc.usecases import charging
 from payment_rpc.usecases.charging import FAST_PATH_SECONDS
 from tests.builders_order import PAYMENT_WINDOW, buyer
-from tests.builders_payment import DECLINED, INSUFFICIENT, MASTERCARD, PROCESSING_ERROR, PaymentWorld, UnreliableChannel, payment_world
+from tests.builders_payment import (
+    DECLINED,
+    INSUFFICIENT,
+    MASTERCARD,
+    PROCESSING_ERROR,
+    PaymentWorld,
+    UnreliableChannel,
+    payment_world,
+)
 from tests.processes import free_port
 from tests.sandbox_server import API_KEY, CALLBACK_SECRET
 
@@ -69,27 +92,65 @@ async def test_a_good_card_pays_the_order(world: PaymentWorld) -> None:
     order = await world.order("100.00", quantity=2)
     with calling(caller=buyer(), timeout_seconds=10) as call:
         payment = await world.charge(order)
-    assert (payment.state, payment.amount.format(), payment.captured.format(), payment.outcome, payment.payment_method, payment.channel) == (
-        S.SUCCESS, "200.00", "200.00", Outcome.CAPTURED, "credit_card", "sandbox")
+    assert (
+        payment.state,
+        payment.amount.format(),
+        payment.captured.format(),
+        payment.outcome,
+        payment.payment_method,
+        payment.channel,
+    ) == (S.SUCCESS, "200.00", "200.00", Outcome.CAPTURED, "credit_card", "sandbox")
     assert payment.card is not None
     assert (payment.card.brand, payment.card.last_four) == ("visa", "4242")
     assert await world.order_state(order) is OrderState.PAID
-    assert [(row["available"], row["reserved"], row["sold"]) for row in await world.order_side.rows(STOCK)] == [(998, 0, 2)]
+    assert [
+        (row["available"], row["reserved"], row["sold"])
+        for row in await world.order_side.rows(STOCK)
+    ] == [(998, 0, 2)]
     [transaction] = await world.at_sandbox()
     [attempt] = await world.rows(ATTEMPT)
-    assert (attempt["attempt_id"], attempt["state"], attempt["channel_trade_no"], attempt["sends"]) == (
-        transaction["attempt_id"], "CAPTURED", transaction["trade_no"], 1)
-    assert (payment.channel_trade_no, transaction["status"], transaction["amount"]) == (transaction["trade_no"], "CAPTURED", "200.00")
+    assert (
+        attempt["attempt_id"],
+        attempt["state"],
+        attempt["channel_trade_no"],
+        attempt["sends"],
+    ) == (transaction["attempt_id"], "CAPTURED", transaction["trade_no"], 1)
+    assert (payment.channel_trade_no, transaction["status"], transaction["amount"]) == (
+        transaction["trade_no"],
+        "CAPTURED",
+        "200.00",
+    )
     assert await world.ledger_problems() == []
-    assert [(row["account"], row["side"], row["amount_minor"]) for row in await world.rows(LEDGER_POSTING)] == [
-        ("channel_receivable:sandbox", "D", 20000), ("merchant_payable:mall", "C", 20000)]
+    assert [
+        (row["account"], row["side"], row["amount_minor"])
+        for row in await world.rows(LEDGER_POSTING)
+    ] == [("channel_receivable:sandbox", "D", 20000), ("merchant_payable:mall", "C", 20000)]
     assert (await world.payment(payment.payment_id)).disposition is Disposition.APPLIED
     messages = await world.rows(OUTBOX)
-    assert [(row["destination"], row["tag"], row["state"], row["trace_id"]) for row in messages] == [
-        ("order_rpc", "UpdateOrderStatus", "DONE", call.trace.trace_id), ("stream:PAYMENT_TOPIC", "PAYMENT_SUCCEEDED", "NEW", call.trace.trace_id)]
+    assert [
+        (row["destination"], row["tag"], row["state"], row["trace_id"]) for row in messages
+    ] == [
+        ("order_rpc", "UpdateOrderStatus", "DONE", call.trace.trace_id),
+        ("stream:PAYMENT_TOPIC", "PAYMENT_SUCCEEDED", "NEW", call.trace.trace_id),
+    ]
     event = json_format.Parse(messages[1]["payload"], events_pb2.PaymentSucceededEvent())
-    assert (event.payment_id, event.order_id, event.amount, event.currency, event.channel_trade_no, event.version, event.event_id) == (
-        payment.payment_id, order.order_id, "200.00", "CNY", transaction["trade_no"], "1.0", messages[1]["event_id"])
+    assert (
+        event.payment_id,
+        event.order_id,
+        event.amount,
+        event.currency,
+        event.channel_trade_no,
+        event.version,
+        event.event_id,
+    ) == (
+        payment.payment_id,
+        order.order_id,
+        "200.00",
+        "CNY",
+        transaction["trade_no"],
+        "1.0",
+        messages[1]["event_id"],
+    )
 
 
 async def test_no_card_number_and_no_cvv_is_kept_anywhere(world: PaymentWorld) -> None:
@@ -97,17 +158,26 @@ async def test_no_card_number_and_no_cvv_is_kept_anywhere(world: PaymentWorld) -
     with capture_logs() as logs:
         for number in numbers:
             order = await world.order()
-            outcome = await asyncio.gather(world.charge(order, number=number, cvv=cvv, key=f"k{number[-4:]}"), return_exceptions=True)
+            outcome = await asyncio.gather(
+                world.charge(order, number=number, cvv=cvv, key=f"k{number[-4:]}"),
+                return_exceptions=True,
+            )
             assert isinstance(outcome[0], Payment | CardDeclined)
         for wrong in ({"number": "5555555555554441"}, {"cvv": "94171"}):
             with pytest.raises(CardInvalid) as refused:
-                await world.charge(await world.order(), **{"number": MASTERCARD, "cvv": cvv, **wrong})
-            logs.append({"event": repr(refused.value) + str(refused.value.fields), "log_level": "error"})
+                await world.charge(
+                    await world.order(), **{"number": MASTERCARD, "cvv": cvv, **wrong}
+                )
+            logs.append(
+                {"event": repr(refused.value) + str(refused.value.fields), "log_level": "error"}
+            )
     kept = [repr(logs)]
     for side, tables in ((world, metadata), (world.order_side, order_rpc.tables.metadata)):
         kept += [repr(await side.rows(table)) for table in tables.tables.values()]  # type: ignore[attr-defined]  # both have it
     with sqlite3.connect(world.folder / "sandbox.db") as file:
-        for (name,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+        for (name,) in file.execute(
+            "SELECT name FROM sqlite_master WHERE type = 'table'"
+        ).fetchall():
             kept.append(repr(file.execute(f"SELECT * FROM {name}").fetchall()))
     file.close()
     text = "".join(kept)
@@ -120,7 +190,9 @@ async def test_no_card_number_and_no_cvv_is_kept_anywhere(world: PaymentWorld) -
 # Again
 
 
-async def test_the_same_key_gets_the_first_answer_even_when_the_row_has_gone_on(world: PaymentWorld) -> None:
+async def test_the_same_key_gets_the_first_answer_even_when_the_row_has_gone_on(
+    world: PaymentWorld,
+) -> None:
     order = await world.order()
     first = await world.charge(order, key="k1")
     assert (await world.payment(first.payment_id)).version > first.version  # the order's answer
@@ -128,7 +200,8 @@ async def test_the_same_key_gets_the_first_answer_even_when_the_row_has_gone_on(
     with calling(caller=buyer(), timeout_seconds=10) as call:
         assert await world.charge(order, key="k1") == first
     assert list(call.trailing) == [("x-paymesh-idempotent-replayed", "true")]
-    assert await world.charge(order, key="k1", amount="100") == first  # another spelling is no other request
+    # another spelling is no other request
+    assert await world.charge(order, key="k1", amount="100") == first
     assert len(await world.at_sandbox()) == 1
 
 
@@ -144,17 +217,24 @@ async def test_without_a_key_the_order_decides(world: PaymentWorld) -> None:
     first = await world.charge(order)
     with pytest.raises(OrderAlreadyPaid) as refused:
         await world.charge(order)
-    assert (refused.value.reason, refused.value.outcome, refused.value.safe_to_retry) == ("ORDER_ALREADY_PAID", Outcome.NOT_ATTEMPTED, False)
+    assert (refused.value.reason, refused.value.outcome, refused.value.safe_to_retry) == (
+        "ORDER_ALREADY_PAID",
+        Outcome.NOT_ATTEMPTED,
+        False,
+    )
     with pytest.raises(OrderAlreadyPaid):
         await world.charge(order, key="k1")
     assert [row["payment_id"] for row in await world.rows(PAYMENT)] == [first.payment_id]
 
 
-async def test_an_order_whose_success_it_has_not_heard_of_is_paid_all_the_same(world: PaymentWorld) -> None:
+async def test_an_order_whose_success_it_has_not_heard_of_is_paid_all_the_same(
+    world: PaymentWorld,
+) -> None:
     order = await world.order()
 
     async def order_rpc_dies() -> None:
         world.orders.away = True
+
     world.channel.before_charge = order_rpc_dies
     first = await world.charge(order)
     world.channel.before_charge = None
@@ -164,17 +244,28 @@ async def test_an_order_whose_success_it_has_not_heard_of_is_paid_all_the_same(w
     assert refused.value.payment_id == first.payment_id
 
 
-async def test_a_decline_is_an_answer_that_is_kept_and_leaves_the_order_free(world: PaymentWorld) -> None:
+async def test_a_decline_is_an_answer_that_is_kept_and_leaves_the_order_free(
+    world: PaymentWorld,
+) -> None:
     order = await world.order()
     for replay in (False, True):
-        with calling(caller=buyer(), timeout_seconds=10) as call, pytest.raises(CardDeclined) as refused:
+        with (
+            calling(caller=buyer(), timeout_seconds=10) as call,
+            pytest.raises(CardDeclined) as refused,
+        ):
             await world.charge(order, number=DECLINED, key="k1")
         [row] = await world.rows(PAYMENT)
-        assert (refused.value.payment_id, refused.value.outcome, refused.value.safe_to_retry) == (row["payment_id"], Outcome.DECLINED, True)
+        assert (refused.value.payment_id, refused.value.outcome, refused.value.safe_to_retry) == (
+            row["payment_id"],
+            Outcome.DECLINED,
+            True,
+        )
         assert bool(call.trailing) is replay
     assert (row["state"], row["live_slot"], row["captured_minor"]) == ("FAILED", None, 0)
     assert await world.rows(LEDGER_TRANSACTION) == []
-    assert [(message["destination"], message["tag"]) for message in await world.rows(OUTBOX)] == [("stream:PAYMENT_TOPIC", "PAYMENT_FAILED")]
+    assert [(message["destination"], message["tag"]) for message in await world.rows(OUTBOX)] == [
+        ("stream:PAYMENT_TOPIC", "PAYMENT_FAILED")
+    ]
     assert await world.order_state(order) is OrderState.PENDING_PAYMENT
     paid = await world.charge(order, key="k2")
     assert (paid.state, await world.order_state(order)) == (S.SUCCESS, OrderState.PAID)
@@ -185,23 +276,35 @@ async def test_a_decline_is_an_answer_that_is_kept_and_leaves_the_order_free(wor
 
 async def test_every_way_to_end_without_money_has_its_name(world: PaymentWorld) -> None:
     for number, refusal, outcome, state in (
-            (DECLINED, CardDeclined, Outcome.DECLINED, A.DECLINED), (INSUFFICIENT, InsufficientFunds, Outcome.DECLINED, A.DECLINED),
-            (PROCESSING_ERROR, ChannelFailed, Outcome.TECH_FAILED, A.TECH_FAILED)):
+        (DECLINED, CardDeclined, Outcome.DECLINED, A.DECLINED),
+        (INSUFFICIENT, InsufficientFunds, Outcome.DECLINED, A.DECLINED),
+        (PROCESSING_ERROR, ChannelFailed, Outcome.TECH_FAILED, A.TECH_FAILED),
+    ):
         with pytest.raises(refusal) as refused:
             await world.charge(await world.order(), number=number)
         assert (refused.value.outcome, refused.value.safe_to_retry) == (outcome, True)
         assert (await world.rows(ATTEMPT))[-1]["state"] == state
         failed = await world.payment(refused.value.payment_id)
-        assert (failed.state, failed.outcome, failed.failure.reason if failed.failure else "") == (S.FAILED, outcome, refusal.reason)
+        assert (failed.state, failed.outcome, failed.failure.reason if failed.failure else "") == (
+            S.FAILED,
+            outcome,
+            refusal.reason,
+        )
 
 
-async def test_other_content_under_the_same_key_is_refused_by_the_name_of_what_differs(world: PaymentWorld) -> None:
+async def test_other_content_under_the_same_key_is_refused_by_the_name_of_what_differs(
+    world: PaymentWorld,
+) -> None:
     order = await world.order()
     await world.charge(order, key="k1")
     before = await world.rows(PAYMENT)
     changes: list[tuple[dict[str, Any], str]] = [
-        ({"number": MASTERCARD}, "credit_card"), ({"expiration_year": 2031}, "credit_card"), ({"amount": "99.99"}, "amount"),
-        ({"currency": "CNY"}, "currency"), ({"order_id": "ORD0"}, "order_id")]
+        ({"number": MASTERCARD}, "credit_card"),
+        ({"expiration_year": 2031}, "credit_card"),
+        ({"amount": "99.99"}, "amount"),
+        ({"currency": "CNY"}, "currency"),
+        ({"order_id": "ORD0"}, "order_id"),
+    ]
     for change, field in changes:
         with pytest.raises(IdempotencyKeyReused) as refused:
             await world.charge(order, key="k1", **change)
@@ -211,11 +314,16 @@ async def test_other_content_under_the_same_key_is_refused_by_the_name_of_what_d
 
 async def test_another_cvv_is_no_other_request_because_it_is_not_kept(world: PaymentWorld) -> None:
     order = await world.order()
-    assert await world.charge(order, key="k1", cvv="123") == await world.charge(order, key="k1", cvv="999")
+    assert await world.charge(order, key="k1", cvv="123") == await world.charge(
+        order, key="k1", cvv="999"
+    )
 
 
 async def test_two_buyers_with_one_key_never_meet(world: PaymentWorld) -> None:
-    orders = [await world.order(caller=caller) for caller in (buyer("u1"), buyer("u2"), buyer("u1", "tea_house"))]
+    orders = [
+        await world.order(caller=caller)
+        for caller in (buyer("u1"), buyer("u2"), buyer("u1", "tea_house"))
+    ]
     paid = [await world.charge(order, key="k1") for order in orders]
     assert len({payment.payment_id for payment in paid}) == 3
     assert [payment.order_id for payment in paid] == [order.order_id for order in orders]
@@ -226,14 +334,20 @@ async def test_two_buyers_with_one_key_never_meet(world: PaymentWorld) -> None:
 
 async def test_fifty_charges_of_one_order_at_once_take_the_money_once(world: PaymentWorld) -> None:
     order = await world.order()
-    outcomes = await asyncio.gather(*(world.charge(order) for _ in range(50)), return_exceptions=True)
+    outcomes = await asyncio.gather(
+        *(world.charge(order) for _ in range(50)), return_exceptions=True
+    )
     paid = [outcome for outcome in outcomes if isinstance(outcome, Payment)]
     refusals = Counter(type(outcome) for outcome in outcomes if not isinstance(outcome, Payment))
     assert len(paid) == 1
     assert set(refusals) <= {PaymentInProgress, OrderAlreadyPaid}
     assert refusals.total() == 49
     assert [transaction["status"] for transaction in await world.at_sandbox()] == ["CAPTURED"]
-    assert (len(await world.rows(PAYMENT)), len(await world.rows(ATTEMPT)), len(await world.rows(LEDGER_TRANSACTION))) == (1, 1, 1)
+    assert (
+        len(await world.rows(PAYMENT)),
+        len(await world.rows(ATTEMPT)),
+        len(await world.rows(LEDGER_TRANSACTION)),
+    ) == (1, 1, 1)
     assert await world.ledger_problems() == []
     assert await world.order_state(order) is OrderState.PAID
 
@@ -242,11 +356,18 @@ async def test_fifty_charges_with_one_key_at_once_get_one_answer(world: PaymentW
     order = await world.order()
     answers = await asyncio.gather(*(world.charge(order, key="k1") for _ in range(50)))
     assert answers == [answers[0]] * 50
-    assert len(await world.at_sandbox()) == len(await world.rows(LEDGER_TRANSACTION)) == len(await world.rows(RECEIPT)) == 1
+    assert (
+        len(await world.at_sandbox())
+        == len(await world.rows(LEDGER_TRANSACTION))
+        == len(await world.rows(RECEIPT))
+        == 1
+    )
 
 
 @pytest.mark.parametrize("opened", ["charge", "cashier"])
-async def test_a_call_that_reads_the_order_after_another_with_its_key_paid_it_gets_the_same_answer(world: PaymentWorld, opened: str) -> None:
+async def test_a_call_that_reads_the_order_after_another_with_its_key_paid_it_gets_the_same_answer(
+    world: PaymentWorld, opened: str
+) -> None:
     order = await world.order()
     open_it = {"charge": world.charge, "cashier": world.cashier}[opened]
     first: list[Payment] = []
@@ -256,35 +377,50 @@ async def test_a_call_that_reads_the_order_after_another_with_its_key_paid_it_ge
         if opened == "cashier":
             await world.press(first[0])
             await world.finish(rounds=1)
+
     world.orders.before_get = overtake
     again = await open_it(order, key="k1")
     assert again.payment_id == first[0].payment_id
     assert await world.order_state(order) is OrderState.PAID
-    assert await world.captured_at_sandbox() == [row["attempt_id"] for row in await world.rows(ATTEMPT)]
+    assert await world.captured_at_sandbox() == [
+        row["attempt_id"] for row in await world.rows(ATTEMPT)
+    ]
 
 
-async def test_another_request_under_the_key_of_the_one_that_paid_meanwhile_hears_of_the_key(world: PaymentWorld) -> None:
+async def test_another_request_under_the_key_of_the_one_that_paid_meanwhile_hears_of_the_key(
+    world: PaymentWorld,
+) -> None:
     order = await world.order()
 
     async def overtake() -> None:
         await world.charge(order, key="k1")
+
     world.orders.before_get = overtake
     with pytest.raises(IdempotencyKeyReused):
         await world.charge(order, key="k1", number=MASTERCARD)
 
 
-async def test_fifty_declined_charges_with_one_key_at_once_get_one_refusal(world: PaymentWorld) -> None:
+async def test_fifty_declined_charges_with_one_key_at_once_get_one_refusal(
+    world: PaymentWorld,
+) -> None:
     order = await world.order()
-    outcomes = await asyncio.gather(*(world.charge(order, key="k1", number=DECLINED) for _ in range(50)), return_exceptions=True)
+    outcomes = await asyncio.gather(
+        *(world.charge(order, key="k1", number=DECLINED) for _ in range(50)), return_exceptions=True
+    )
     assert {(type(outcome), getattr(outcome, "payment_id", "")) for outcome in outcomes} == {
-        (CardDeclined, (await world.rows(PAYMENT))[0]["payment_id"])}
+        (CardDeclined, (await world.rows(PAYMENT))[0]["payment_id"])
+    }
     assert len(await world.at_sandbox()) == 1
 
 
-async def test_charges_of_many_orders_at_once_do_not_get_in_each_others_way(world: PaymentWorld) -> None:
+async def test_charges_of_many_orders_at_once_do_not_get_in_each_others_way(
+    world: PaymentWorld,
+) -> None:
     orders = [await world.order() for _ in range(12)]
     with capture_logs() as logs:
-        paid = await asyncio.gather(*(world.charge(order) for order in orders), return_exceptions=True)
+        paid = await asyncio.gather(
+            *(world.charge(order) for order in orders), return_exceptions=True
+        )
     assert all(isinstance(outcome, Payment) for outcome in paid)
     assert await world.ledger_problems() == []
     assert len(await world.captured_at_sandbox()) == 12
@@ -293,17 +429,25 @@ async def test_charges_of_many_orders_at_once_do_not_get_in_each_others_way(worl
 
 async def test_one_key_for_many_orders_at_once_pays_one_of_them(world: PaymentWorld) -> None:
     orders = [await world.order() for _ in range(8)]
-    outcomes = await asyncio.gather(*(world.charge(order, key="k") for order in orders), return_exceptions=True)
-    assert Counter(type(outcome).__name__ for outcome in outcomes) == {"Payment": 1, "IdempotencyKeyReused": 7}
+    outcomes = await asyncio.gather(
+        *(world.charge(order, key="k") for order in orders), return_exceptions=True
+    )
+    assert Counter(type(outcome).__name__ for outcome in outcomes) == {
+        "Payment": 1,
+        "IdempotencyKeyReused": 7,
+    }
     assert len(await world.at_sandbox()) == 1
 
 
-async def test_a_second_call_waits_a_moment_for_the_answer_of_the_first(world: PaymentWorld) -> None:
+async def test_a_second_call_waits_a_moment_for_the_answer_of_the_first(
+    world: PaymentWorld,
+) -> None:
     order, entered, release = await world.order(), asyncio.Event(), asyncio.Event()
 
     async def hold() -> None:
         entered.set()
         await release.wait()
+
     world.channel.before_charge = hold
     first = asyncio.create_task(world.charge(order, key="k1"))
     await asyncio.wait_for(entered.wait(), 5)
@@ -346,11 +490,18 @@ async def test_the_orders_price_is_the_only_one(world: PaymentWorld) -> None:
     assert (await world.charge(yen, amount="100")).captured.format() == "100"
 
 
-async def test_a_bad_card_and_an_unknown_method_are_refused_before_anything_is_asked(world: PaymentWorld) -> None:
+async def test_a_bad_card_and_an_unknown_method_are_refused_before_anything_is_asked(
+    world: PaymentWorld,
+) -> None:
     order = await world.order()
     cards: list[tuple[dict[str, Any], str]] = [
-        ({"number": "4242424242424241"}, "number"), ({"number": "abcd"}, "number"), ({"cvv": "12"}, "cvv"), ({"cvv": "abc"}, "cvv"),
-        ({"expiration_year": 2026, "expiration_month": 10}, "expiration_year"), ({"expiration_month": 13}, "expiration_month")]
+        ({"number": "4242424242424241"}, "number"),
+        ({"number": "abcd"}, "number"),
+        ({"cvv": "12"}, "cvv"),
+        ({"cvv": "abc"}, "cvv"),
+        ({"expiration_year": 2026, "expiration_month": 10}, "expiration_year"),
+        ({"expiration_month": 13}, "expiration_month"),
+    ]
     for change, field in cards:
         with pytest.raises(CardInvalid) as refused:
             await world.charge(order, **change)
@@ -373,10 +524,17 @@ async def test_orders_of_others_are_not_found(world: PaymentWorld) -> None:
 
 
 async def test_orders_that_do_not_wait_for_money_are_refused(world: PaymentWorld) -> None:
-    for state, refusal in ((OrderState.CANCELLED, OrderNotPayable), (OrderState.CANCELLING, OrderNotPayable), (OrderState.PAID, OrderAlreadyPaid),
-                           (OrderState.SHIPPED, OrderAlreadyPaid), (OrderState.REFUNDED, OrderAlreadyPaid)):
+    for state, refusal in (
+        (OrderState.CANCELLED, OrderNotPayable),
+        (OrderState.CANCELLING, OrderNotPayable),
+        (OrderState.PAID, OrderAlreadyPaid),
+        (OrderState.SHIPPED, OrderAlreadyPaid),
+        (OrderState.REFUNDED, OrderAlreadyPaid),
+    ):
         order = await world.order()
-        await world.order_side.force_state(order, state, paid_by="PAY9" if refusal is OrderAlreadyPaid else "")
+        await world.order_side.force_state(
+            order, state, paid_by="PAY9" if refusal is OrderAlreadyPaid else ""
+        )
         with pytest.raises(refusal):
             await world.charge(order)
     expired = await world.order()
@@ -387,11 +545,14 @@ async def test_orders_that_do_not_wait_for_money_are_refused(world: PaymentWorld
     assert await untouched(world)
 
 
-async def test_a_charge_that_arrives_after_the_deadline_is_refused_by_the_channel(world: PaymentWorld) -> None:
+async def test_a_charge_that_arrives_after_the_deadline_is_refused_by_the_channel(
+    world: PaymentWorld,
+) -> None:
     order = await world.order()
 
     async def dawdle() -> None:
         world.clock.advance(PAYMENT_WINDOW.total_seconds())
+
     world.channel.before_charge = dawdle
     with pytest.raises(MoneyError) as refused:
         await world.charge(order)
@@ -416,7 +577,9 @@ async def test_a_closed_gate_refuses_before_the_channel_hears_anything(world: Pa
         await world.cashier(order)
 
 
-async def test_a_charge_that_races_a_closing_gate_is_seen_by_it_or_never_captures(world: PaymentWorld, rounds: Callable[[int, int], int]) -> None:
+async def test_a_charge_that_races_a_closing_gate_is_seen_by_it_or_never_captures(
+    world: PaymentWorld, rounds: Callable[[int, int], int]
+) -> None:
     for number in range(rounds(8, 200)):
         order = await world.order()
 
@@ -424,19 +587,28 @@ async def test_a_charge_that_races_a_closing_gate_is_seen_by_it_or_never_capture
             for _ in range(number % 8 * 3):
                 await asyncio.sleep(0)
             return await world.close_gate(order)
-        *charged, seen = await asyncio.gather(world.charge(order), world.charge(order), late(), return_exceptions=True)
+
+        *charged, seen = await asyncio.gather(
+            world.charge(order), world.charge(order), late(), return_exceptions=True
+        )
         assert isinstance(seen, list), seen
         paid = [outcome for outcome in charged if isinstance(outcome, Payment)]
         assert {payment.payment_id for payment in paid} <= {payment.payment_id for payment in seen}
         with pytest.raises((OrderNotPayable, OrderAlreadyPaid)):
             await world.charge(order)
-    assert len(await world.captured_at_sandbox()) == sum(row["state"] == "SUCCESS" for row in await world.rows(PAYMENT))
+    assert len(await world.captured_at_sandbox()) == sum(
+        row["state"] == "SUCCESS" for row in await world.rows(PAYMENT)
+    )
 
 
-async def test_every_order_has_one_gate_however_many_charges_meet_at_it(world: PaymentWorld) -> None:
+async def test_every_order_has_one_gate_however_many_charges_meet_at_it(
+    world: PaymentWorld,
+) -> None:
     order = await world.order()
     await asyncio.gather(*(world.charge(order) for _ in range(10)), return_exceptions=True)
-    assert [(row["order_id"], row["state"]) for row in await world.rows(ORDER_GATE)] == [(order.order_id, "OPEN")]
+    assert [(row["order_id"], row["state"]) for row in await world.rows(ORDER_GATE)] == [
+        (order.order_id, "OPEN")
+    ]
 
 
 # Neighbours that are away
@@ -457,6 +629,7 @@ async def test_an_order_that_cannot_be_told_is_told_later_and_once(world: Paymen
 
     async def order_rpc_dies() -> None:
         world.orders.away = True
+
     world.channel.before_charge = order_rpc_dies
     payment = await world.charge(order)
     assert payment.state is S.SUCCESS
@@ -473,7 +646,9 @@ async def test_an_order_that_cannot_be_told_is_told_later_and_once(world: Paymen
     assert await world.app.order_relay.run_once() == 0
 
 
-async def test_a_buyer_waits_half_a_second_for_the_order_and_no_longer(world: PaymentWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_buyer_waits_half_a_second_for_the_order_and_no_longer(
+    world: PaymentWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(charging, "FAST_PATH_SECONDS", FAST_PATH_SECONDS)  # as in production
     order, never = await world.order(), asyncio.Event()
     world.orders.before_update = never.wait  # type: ignore[assignment]  # its result is not looked at
@@ -485,22 +660,31 @@ async def test_a_buyer_waits_half_a_second_for_the_order_and_no_longer(world: Pa
     assert await world.order_state(order) is OrderState.PAID
 
 
-async def test_while_the_request_tells_the_order_the_relay_leaves_the_message_alone(world: PaymentWorld) -> None:
+async def test_while_the_request_tells_the_order_the_relay_leaves_the_message_alone(
+    world: PaymentWorld,
+) -> None:
     order, claimed = await world.order(), []
 
     async def relay_meanwhile() -> None:
         world.orders.before_update = None
         claimed.append(await world.app.order_relay.run_once())
+
     world.orders.before_update = relay_meanwhile
     await world.charge(order)
     assert (claimed, len(world.orders.updates)) == ([0], 1)
 
 
-async def test_a_channel_gets_what_is_left_of_the_deadline_and_nothing_is_sent_without_time(world: PaymentWorld) -> None:
+async def test_a_channel_gets_what_is_left_of_the_deadline_and_nothing_is_sent_without_time(
+    world: PaymentWorld,
+) -> None:
     order = await world.order()
     with calling(caller=buyer(), timeout_seconds=0.5), pytest.raises(ChannelUnavailable) as refused:
         await world.charge(order)
-    assert (refused.value.outcome, refused.value.safe_to_retry, await world.at_sandbox()) == (Outcome.NOT_ATTEMPTED, True, [])
+    assert (refused.value.outcome, refused.value.safe_to_retry, await world.at_sandbox()) == (
+        Outcome.NOT_ATTEMPTED,
+        True,
+        [],
+    )
     with calling(caller=buyer(), timeout_seconds=2.5):
         await world.charge(order)
     opened = await world.cashier(await world.order())
@@ -510,7 +694,9 @@ async def test_a_channel_gets_what_is_left_of_the_deadline_and_nothing_is_sent_w
     assert no_deadline == 2.0
 
 
-async def test_a_channel_that_cannot_be_reached_has_taken_nothing_and_may_be_asked_again(world: PaymentWorld) -> None:
+async def test_a_channel_that_cannot_be_reached_has_taken_nothing_and_may_be_asked_again(
+    world: PaymentWorld,
+) -> None:
     order = await world.order()
     world.channel.unreachable = True
     with pytest.raises(ChannelUnavailable) as refused:
@@ -526,18 +712,26 @@ async def test_a_channel_that_cannot_be_reached_has_taken_nothing_and_may_be_ask
 
 async def test_a_sandbox_that_is_gone_is_such_a_channel(world: PaymentWorld) -> None:
     order = await world.order()
-    gone = UnreliableChannel(base_url=f"http://127.0.0.1:{free_port()}", api_key=API_KEY, callback_secret=CALLBACK_SECRET)
+    gone = UnreliableChannel(
+        base_url=f"http://127.0.0.1:{free_port()}", api_key=API_KEY, callback_secret=CALLBACK_SECRET
+    )
     with pytest.raises(ChannelUnavailable):
         await world.charge(order, app=world.make_app(channels={"sandbox": gone}))
     assert [row["state"] for row in await world.rows(PAYMENT)] == ["FAILED"]
     await gone.aclose()
 
 
-async def test_an_answer_that_is_lost_is_a_doubt_until_the_channel_is_asked(world: PaymentWorld) -> None:
+async def test_an_answer_that_is_lost_is_a_doubt_until_the_channel_is_asked(
+    world: PaymentWorld,
+) -> None:
     order = await world.order()
     world.channel.lose_answers = True
     payment = await world.charge(order, key="k1")
-    assert (payment.state, payment.outcome, payment.captured.minor) == (S.PAYING, Outcome.UNKNOWN, 0)
+    assert (payment.state, payment.outcome, payment.captured.minor) == (
+        S.PAYING,
+        Outcome.UNKNOWN,
+        0,
+    )
     assert await world.captured_at_sandbox() != []
     again = await world.charge(order, key="k1")
     assert (again.payment_id, again.state) == (payment.payment_id, S.PAYING)
@@ -570,7 +764,8 @@ async def test_a_doubt_is_never_ended_by_the_clock(world: PaymentWorld) -> None:
     world.channel.unreachable = False
     world.clock.advance(86400)
     await world.app.asking.run_once()
-    assert (await world.payment(payment.payment_id)).state is S.SUCCESS  # it was captured all the time
+    # it was captured all the time
+    assert (await world.payment(payment.payment_id)).state is S.SUCCESS
 
 
 async def test_the_payload_of_a_message_is_what_order_rpc_reads(world: PaymentWorld) -> None:
@@ -578,6 +773,15 @@ async def test_the_payload_of_a_message_is_what_order_rpc_reads(world: PaymentWo
     payment = await world.charge(order)
     [row] = [row for row in await world.rows(OUTBOX) if row["destination"] == "order_rpc"]
     assert json.loads(row["payload"]) == {
-        "merchant_id": "mall", "order_id": order.order_id, "payment_id": payment.payment_id, "version": payment.version, "state": "SUCCESS",
-        "captured": "100.00", "refunded": "0.00", "refund_reserved": "0.00", "currency": "CNY", "wants_paid": True,
-        "refunds": []}
+        "merchant_id": "mall",
+        "order_id": order.order_id,
+        "payment_id": payment.payment_id,
+        "version": payment.version,
+        "state": "SUCCESS",
+        "captured": "100.00",
+        "refunded": "0.00",
+        "refund_reserved": "0.00",
+        "currency": "CNY",
+        "wants_paid": True,
+        "refunds": [],
+    }

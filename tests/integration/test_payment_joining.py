@@ -1,5 +1,6 @@
-"""What a second call for an order finds: a page that it may join, one that it may not, a payment that goes on between
-two looks, and money that the order refused; and what becomes of a page whose call is taken back."""
+"""What a second call for an order finds: a page that it may join, one that it may not, a payment
+that goes on between two looks, and money that the order refused; and what becomes of a page whose
+call is taken back."""
 
 from __future__ import annotations
 
@@ -35,7 +36,9 @@ class OtherChannel(UnreliableChannel):
 
 
 @pytest.fixture
-async def world(database_url_factory: Callable[[], str], tmp_path: Path) -> AsyncIterator[PaymentWorld]:
+async def world(
+    database_url_factory: Callable[[], str], tmp_path: Path
+) -> AsyncIterator[PaymentWorld]:
     async with payment_world(database_url_factory(), database_url_factory(), tmp_path) as world:
         yield world
 
@@ -43,7 +46,9 @@ async def world(database_url_factory: Callable[[], str], tmp_path: Path) -> Asyn
 @pytest.fixture
 async def two_channels(world: PaymentWorld) -> AsyncIterator[PaymentApp]:
     """payment_rpc with a second channel."""
-    other = OtherChannel(base_url=world.sandbox.base_url, api_key=API_KEY, callback_secret=CALLBACK_SECRET)
+    other = OtherChannel(
+        base_url=world.sandbox.base_url, api_key=API_KEY, callback_secret=CALLBACK_SECRET
+    )
     yield world.make_app(channels={"sandbox": world.channel, "other": other})
     await other.aclose()
 
@@ -65,11 +70,19 @@ async def cashier_at(app: PaymentApp, order: Order, channel: str) -> Payment:
 
 
 async def attempt_of(world: PaymentWorld, payment: Payment) -> str:
-    return next(row["attempt_id"] for row in await world.rows(ATTEMPT) if row["payment_id"] == payment.payment_id)
+    return next(
+        row["attempt_id"]
+        for row in await world.rows(ATTEMPT)
+        if row["payment_id"] == payment.payment_id
+    )
 
 
-async def take_back(world: PaymentWorld, key: str, *, method: str = "CreatePayment") -> Payment | None:
-    return await world.app.taking_back.take_back(method=method, key=key, merchant_id="mall", caller=buyer())
+async def take_back(
+    world: PaymentWorld, key: str, *, method: str = "CreatePayment"
+) -> Payment | None:
+    return await world.app.taking_back.take_back(
+        method=method, key=key, merchant_id="mall", caller=buyer()
+    )
 
 
 async def test_a_page_of_another_channel_is_closed_and_not_the_answer(
@@ -102,7 +115,9 @@ async def test_a_page_that_is_being_closed_is_nobodys_answer(world: PaymentWorld
 async def test_a_page_that_is_paid_while_a_second_key_joins_it_is_not_bound_to_that_key(
     mariadb_url_factory: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A key that is bound to a payment with its final answer would never get one of its own. On SQLite a transaction writes alone."""
+    """A key that is bound to a payment with its final answer would never get one of its own. On
+    SQLite a transaction writes alone.
+    """
     async with payment_world(mariadb_url_factory(), mariadb_url_factory(), tmp_path) as world:
         order = await world.order()
         opened = await world.cashier(order, key="k1")
@@ -112,7 +127,12 @@ async def test_a_page_that_is_paid_while_a_second_key_joins_it_is_not_bound_to_t
         async def paid_meanwhile(tx: Any, payment_id: str) -> Payment:
             monkeypatch.setattr(payments, "lock_payment", lock)
             await world.app.facts.apply(
-                ChannelFact(attempt_id=attempt_id, status=ChannelStatus.CAPTURED, amount=PRICE, trade_no="T1")
+                ChannelFact(
+                    attempt_id=attempt_id,
+                    status=ChannelStatus.CAPTURED,
+                    amount=PRICE,
+                    trade_no="T1",
+                )
             )
             return await lock(tx, payment_id)
 
@@ -120,11 +140,14 @@ async def test_a_page_that_is_paid_while_a_second_key_joins_it_is_not_bound_to_t
         with pytest.raises(OrderAlreadyPaid) as refused:
             await world.cashier(order, key="k2")
         assert refused.value.payment_id == opened.payment_id
-        assert [row["state"] for row in await world.rows(RECEIPT)] == ["DONE"]  # of the first key alone
+        # of the first key alone
+        assert [row["state"] for row in await world.rows(RECEIPT)] == ["DONE"]
 
 
 @pytest.mark.parametrize("join", ["once", "twice"])
-async def test_a_page_whose_call_is_taken_back_is_closed_at_the_channel(world: PaymentWorld, join: str) -> None:
+async def test_a_page_whose_call_is_taken_back_is_closed_at_the_channel(
+    world: PaymentWorld, join: str
+) -> None:
     order = await world.order()
     opened = await world.cashier(order, key="k1")
     if join == "twice":
@@ -138,7 +161,9 @@ async def test_a_page_whose_call_is_taken_back_is_closed_at_the_channel(world: P
         await world.cashier(order, key="k1")
 
 
-async def test_a_call_that_is_taken_back_while_its_channel_is_silent_is_being_closed(world: PaymentWorld) -> None:
+async def test_a_call_that_is_taken_back_while_its_channel_is_silent_is_being_closed(
+    world: PaymentWorld,
+) -> None:
     opened = await world.cashier(await world.order(), key="k1")
     world.channel.unreachable = True
     taken_back = await take_back(world, "k1")
@@ -150,15 +175,22 @@ async def test_a_call_that_is_taken_back_while_its_channel_is_silent_is_being_cl
 
 
 @pytest.mark.parametrize(("method", "user"), [("Charge", "u1"), ("CreatePayment", "u2")])
-async def test_a_call_of_another_method_or_buyer_is_not_taken_back(world: PaymentWorld, method: str, user: str) -> None:
+async def test_a_call_of_another_method_or_buyer_is_not_taken_back(
+    world: PaymentWorld, method: str, user: str
+) -> None:
     opened = await world.cashier(await world.order(), key="k1")
     assert (
-        await world.app.taking_back.take_back(method=method, key="k1", merchant_id="mall", caller=buyer(user)) is None
+        await world.app.taking_back.take_back(
+            method=method, key="k1", merchant_id="mall", caller=buyer(user)
+        )
+        is None
     )
     assert (await world.payment(opened.payment_id)).state is S.PAYING
 
 
-async def test_late_money_that_the_order_refused_keeps_no_other_payment_away(world: PaymentWorld) -> None:
+async def test_late_money_that_the_order_refused_keeps_no_other_payment_away(
+    world: PaymentWorld,
+) -> None:
     """Until the order answers it does: two of them could be taken."""
     order = await world.order()
     late_id = await declined(world, order)

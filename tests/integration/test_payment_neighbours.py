@@ -48,19 +48,32 @@ async def test_an_order_is_what_order_rpc_says(remote: RunningOrderRpc, orders: 
         await remote.app.product(f"cup-{currency.lower()}", price, currency=currency)
         order = await remote.app.order((f"cup-{currency.lower()}", 2))
         assert await orders.get(merchant_id="mall", order_id=order.order_id) == OrderToPay(
-            order_id=order.order_id, merchant_id="mall", user_id="u1", amount=Money(2 * minor, currency), state="PENDING_PAYMENT",
-            expires_at=order.expires_at)
+            order_id=order.order_id,
+            merchant_id="mall",
+            user_id="u1",
+            amount=Money(2 * minor, currency),
+            state="PENDING_PAYMENT",
+            expires_at=order.expires_at,
+        )
 
 
-async def test_every_state_of_an_order_has_its_name(remote: RunningOrderRpc, orders: Orders) -> None:
+async def test_every_state_of_an_order_has_its_name(
+    remote: RunningOrderRpc, orders: Orders
+) -> None:
     order = await remote.app.order()
     for state in OrderState:
-        is_paid = state not in (OrderState.PENDING_PAYMENT, OrderState.CANCELLING, OrderState.CANCELLED)
+        is_paid = state not in (
+            OrderState.PENDING_PAYMENT,
+            OrderState.CANCELLING,
+            OrderState.CANCELLED,
+        )
         await remote.app.force_state(order, state, paid_by="PAY9" if is_paid else "")
         assert (await orders.get(merchant_id="mall", order_id=order.order_id)).state == state.value
 
 
-async def test_an_order_that_is_not_there_is_not_found(remote: RunningOrderRpc, orders: Orders) -> None:
+async def test_an_order_that_is_not_there_is_not_found(
+    remote: RunningOrderRpc, orders: Orders
+) -> None:
     order = await remote.app.order(caller=buyer())
     for merchant_id, order_id in (("mall", "ORD0"), ("tea_house", order.order_id)):
         with pytest.raises(OrderNotFound):
@@ -70,16 +83,36 @@ async def test_an_order_that_is_not_there_is_not_found(remote: RunningOrderRpc, 
     assert refused.value.is_definite
 
 
-async def test_an_order_tells_what_it_does_with_money(remote: RunningOrderRpc, orders: Orders) -> None:
+async def test_an_order_tells_what_it_does_with_money(
+    remote: RunningOrderRpc, orders: Orders
+) -> None:
     order = await remote.app.order()
-    assert await orders.update_status(news(remote, order.order_id, payment_id="PAY1"), event_id="EVT1") is Disposition.APPLIED
-    assert await orders.update_status(news(remote, order.order_id, payment_id="PAY2"), event_id="EVT2") is Disposition.REFUSED_PAID_BY_OTHER
-    assert await orders.update_status(news(remote, order.order_id, payment_id="PAY1"), event_id="EVT1") is Disposition.APPLIED
+    assert (
+        await orders.update_status(news(remote, order.order_id, payment_id="PAY1"), event_id="EVT1")
+        is Disposition.APPLIED
+    )
+    assert (
+        await orders.update_status(news(remote, order.order_id, payment_id="PAY2"), event_id="EVT2")
+        is Disposition.REFUSED_PAID_BY_OTHER
+    )
+    assert (
+        await orders.update_status(news(remote, order.order_id, payment_id="PAY1"), event_id="EVT1")
+        is Disposition.APPLIED
+    )
     cancelled = await remote.app.order()
     await remote.app.force_state(cancelled, OrderState.CANCELLED)
-    assert await orders.update_status(news(remote, cancelled.order_id, payment_id="PAY3"), event_id="EVT3") is Disposition.REFUSED_CANCELLED
+    assert (
+        await orders.update_status(
+            news(remote, cancelled.order_id, payment_id="PAY3"), event_id="EVT3"
+        )
+        is Disposition.REFUSED_CANCELLED
+    )
     short = await remote.app.order(("mug", 2))
-    assert await orders.update_status(news(remote, short.order_id, payment_id="PAY4"), event_id="EVT4") is None  # half the price decides nothing
+    # half the price decides nothing
+    assert (
+        await orders.update_status(news(remote, short.order_id, payment_id="PAY4"), event_id="EVT4")
+        is None
+    )
 
 
 def test_every_disposition_of_the_contract_has_its_own() -> None:
@@ -88,8 +121,12 @@ def test_every_disposition_of_the_contract_has_its_own() -> None:
 
 async def test_a_neighbour_that_does_not_answer_is_away(remote: RunningOrderRpc) -> None:
     discovery = StaticDiscovery({"order_rpc": ["127.0.0.1:1"]})
-    channel = MeshChannel("order_rpc", settings=MeshSettings(service="tests", environment="test"), discovery=discovery,
-                          caller_tokens=remote.payment_rpc)
+    channel = MeshChannel(
+        "order_rpc",
+        settings=MeshSettings(service="tests", environment="test"),
+        discovery=discovery,
+        caller_tokens=remote.payment_rpc,
+    )
     try:
         with pytest.raises(NeighbourUnavailable) as away:
             await Orders(channel).get(merchant_id="mall", order_id="ORD1")

@@ -1,4 +1,6 @@
-"""Showing payments: to their owners only, also from the cache; and the cache is a view that may be absent or old by seconds, never wrong."""
+"""Showing payments: to their owners only, also from the cache; and the cache is a view that may be
+absent or old by seconds, never wrong.
+"""
 
 from __future__ import annotations
 
@@ -52,8 +54,12 @@ async def cached_world(url: str, folder: Path) -> AsyncIterator[PaymentWorld]:
     """A shop on SQLite with a cache."""
     redis = open_redis(url)
     try:
-        async with payment_world(f"sqlite+aiosqlite:///{folder / 'payment.db'}", f"sqlite+aiosqlite:///{folder / 'order.db'}", folder,
-                                 redis=redis) as world:
+        async with payment_world(
+            f"sqlite+aiosqlite:///{folder / 'payment.db'}",
+            f"sqlite+aiosqlite:///{folder / 'order.db'}",
+            folder,
+            redis=redis,
+        ) as world:
             yield world
     finally:
         await redis.aclose()
@@ -65,8 +71,12 @@ async def cached(redis_url: str, tmp_path: Path) -> AsyncIterator[PaymentWorld]:
         yield world
 
 
-async def by_order(world: PaymentWorld, payment: Payment, caller: Caller, *, merchant_id: str = "mall") -> Payment:
-    return await world.app.reading.get_of_order(merchant_id=merchant_id, order_id=payment.order_id, caller=caller)
+async def by_order(
+    world: PaymentWorld, payment: Payment, caller: Caller, *, merchant_id: str = "mall"
+) -> Payment:
+    return await world.app.reading.get_of_order(
+        merchant_id=merchant_id, order_id=payment.order_id, caller=caller
+    )
 
 
 async def only_owners_see(world: PaymentWorld) -> None:
@@ -75,14 +85,26 @@ async def only_owners_see(world: PaymentWorld) -> None:
     shown = await world.payment(paid.payment_id)
     for _ in range(2):
         for caller in (buyer("u1"), merchant("mall"), ADMIN, ORDER_RPC):
-            for found in (await world.app.reading.get(paid.payment_id, caller), await by_order(world, paid, caller)):
+            for found in (
+                await world.app.reading.get(paid.payment_id, caller),
+                await by_order(world, paid, caller),
+            ):
                 assert (found.payment_id, found.state) == (shown.payment_id, S.SUCCESS)
         for stranger in (buyer("u2"), buyer("u1", "tea_house"), merchant("tea_house")):
             with pytest.raises(PaymentNotFound):
                 await world.app.reading.get(paid.payment_id, stranger)
             with pytest.raises(PaymentNotFound):
                 await by_order(world, paid, stranger)
-            assert await world.app.reading.list_of_order(merchant_id="mall", order_id=paid.order_id, before=None, limit=9, caller=stranger) == []
+            assert (
+                await world.app.reading.list_of_order(
+                    merchant_id="mall",
+                    order_id=paid.order_id,
+                    before=None,
+                    limit=9,
+                    caller=stranger,
+                )
+                == []
+            )
         for read in (world.app.reading.get(paid.payment_id, NOBODY), by_order(world, paid, NOBODY)):
             with pytest.raises(PermissionDenied):
                 await read
@@ -109,8 +131,11 @@ async def test_an_order_shows_its_live_payment_else_its_newest(world: PaymentWor
         ids.append(refused.value.payment_id)
 
     async def shown() -> str:
-        found = await world.app.reading.get_of_order(merchant_id="mall", order_id=order.order_id, caller=buyer())
+        found = await world.app.reading.get_of_order(
+            merchant_id="mall", order_id=order.order_id, caller=buyer()
+        )
         return found.payment_id
+
     assert await shown() == ids[1]
     paid = await world.charge(order)
     assert await shown() == paid.payment_id
@@ -126,26 +151,59 @@ class Request:
     """A call of a servicer from outside gRPC."""
 
     @staticmethod
-    async def list(world: PaymentWorld, caller: Caller, *, order_id: str, page_size: int = 0, page_token: str = "", merchant_id: str = "mall") -> Any:
+    async def list(
+        world: PaymentWorld,
+        caller: Caller,
+        *,
+        order_id: str,
+        page_size: int = 0,
+        page_token: str = "",
+        merchant_id: str = "mall",
+    ) -> Any:
         app = world.app
-        servicer = PaymentServicer(charging=app.charging, closing=app.closing, taking_back=app.taking_back, conflicts=app.conflicts,
-                                   reading=app.reading, page_tokens=PageTokens(b"p" * 32))
+        servicer = PaymentServicer(
+            charging=app.charging,
+            closing=app.closing,
+            taking_back=app.taking_back,
+            conflicts=app.conflicts,
+            reading=app.reading,
+            page_tokens=PageTokens(b"p" * 32),
+        )
         with calling(caller=caller, timeout_seconds=5):
-            return await servicer.ListPayments(payment_pb2.ListPaymentsRequest(
-                merchant_id=merchant_id, order_id=order_id, page_size=page_size, page_token=page_token), None)
+            return await servicer.ListPayments(
+                payment_pb2.ListPaymentsRequest(
+                    merchant_id=merchant_id,
+                    order_id=order_id,
+                    page_size=page_size,
+                    page_token=page_token,
+                ),
+                None,
+            )
 
 
 async def test_a_list_goes_on_where_its_token_says_and_ends(world: PaymentWorld) -> None:
     order = await world.order()
     for number in range(7):
-        await world.db.run(payments.insert_payment, a_payment(S.FAILED, payment_id=f"PAY{number}", order_id=order.order_id))
-    await world.db.run(payments.insert_payment, a_payment(S.FAILED, payment_id="PAYOTHER", order_id=order.order_id, user_id="u2"))
+        await world.db.run(
+            payments.insert_payment,
+            a_payment(S.FAILED, payment_id=f"PAY{number}", order_id=order.order_id),
+        )
+    await world.db.run(
+        payments.insert_payment,
+        a_payment(S.FAILED, payment_id="PAYOTHER", order_id=order.order_id, user_id="u2"),
+    )
     seen, token, pages = [], "", 0
     while pages == 0 or token:
-        page = await Request.list(world, buyer(), order_id=order.order_id, page_size=3, page_token=token)
+        page = await Request.list(
+            world, buyer(), order_id=order.order_id, page_size=3, page_token=token
+        )
         seen += [payment.payment_id for payment in page.payments]
         token, pages = page.next_page_token, pages + 1
-        await world.db.run(payments.insert_payment, a_payment(S.FAILED, payment_id=f"PAYNEW{pages}", order_id=order.order_id))  # does not shift pages
+        # does not shift pages
+        await world.db.run(
+            payments.insert_payment,
+            a_payment(S.FAILED, payment_id=f"PAYNEW{pages}", order_id=order.order_id),
+        )
     assert (seen, pages) == ([f"PAY{number}" for number in reversed(range(7))], 3)
     assert len((await Request.list(world, ADMIN, order_id=order.order_id)).payments) == 11
 
@@ -153,13 +211,31 @@ async def test_a_list_goes_on_where_its_token_says_and_ends(world: PaymentWorld)
 async def test_a_token_is_good_for_its_list_only(world: PaymentWorld) -> None:
     order, other = await world.order(), await world.order()
     for number in range(3):
-        await world.db.run(payments.insert_payment, a_payment(S.FAILED, payment_id=f"PAY{number}", order_id=order.order_id))
-    token = (await Request.list(world, buyer(), order_id=order.order_id, page_size=1)).next_page_token
-    forged = PageTokens(b"q" * 32).encode(list_name="ListPayments", filter={"merchant_id": "mall", "order_id": order.order_id}, key=["PAY2"])
-    foreign = PageTokens(b"p" * 32).encode(list_name="ListOrders", filter={"merchant_id": "mall", "order_id": order.order_id}, key=["PAY2"])
-    for arguments in ({"order_id": order.order_id, "page_token": token + "x"}, {"order_id": order.order_id, "page_token": "x"},
-                      {"order_id": order.order_id, "page_token": forged}, {"order_id": order.order_id, "page_token": foreign},
-                      {"order_id": other.order_id, "page_token": token}, {"order_id": order.order_id, "merchant_id": "tea", "page_token": token}):
+        await world.db.run(
+            payments.insert_payment,
+            a_payment(S.FAILED, payment_id=f"PAY{number}", order_id=order.order_id),
+        )
+    token = (
+        await Request.list(world, buyer(), order_id=order.order_id, page_size=1)
+    ).next_page_token
+    forged = PageTokens(b"q" * 32).encode(
+        list_name="ListPayments",
+        filter={"merchant_id": "mall", "order_id": order.order_id},
+        key=["PAY2"],
+    )
+    foreign = PageTokens(b"p" * 32).encode(
+        list_name="ListOrders",
+        filter={"merchant_id": "mall", "order_id": order.order_id},
+        key=["PAY2"],
+    )
+    for arguments in (
+        {"order_id": order.order_id, "page_token": token + "x"},
+        {"order_id": order.order_id, "page_token": "x"},
+        {"order_id": order.order_id, "page_token": forged},
+        {"order_id": order.order_id, "page_token": foreign},
+        {"order_id": other.order_id, "page_token": token},
+        {"order_id": order.order_id, "merchant_id": "tea", "page_token": token},
+    ):
         with pytest.raises(PageTokenInvalid):
             await Request.list(world, buyer(), **arguments)
 
@@ -182,17 +258,33 @@ async def test_a_service_reads_the_row_and_never_the_cache(cached: PaymentWorld)
         assert (await read(paid.payment_id, ORDER_RPC)).failure is not None
 
 
-async def test_a_change_whose_author_died_reaches_the_cache_with_its_event(cached: PaymentWorld) -> None:
+async def test_a_change_whose_author_died_reaches_the_cache_with_its_event(
+    cached: PaymentWorld,
+) -> None:
     paid = await cached.charge(await cached.order())
-    [relay] = [worker for worker in cached.app.workers if worker.name == "relay_stream:PAYMENT_TOPIC"]
+    [relay] = [
+        worker for worker in cached.app.workers if worker.name == "relay_stream:PAYMENT_TOPIC"
+    ]
     await relay._run_once()
     cached.clock.advance(6)
-    assert (await cached.app.reading.get(paid.payment_id, buyer())).disposition is Disposition.APPLIED  # from now on believed for a day
+    # from now on believed for a day
+    assert (
+        await cached.app.reading.get(paid.payment_id, buyer())
+    ).disposition is Disposition.APPLIED
     failpoints.arm("payment.refund_fact.after_commit=raise", environment="test")
     try:
         with pytest.raises(FailpointRaised):
-            await cached.app.refunds.create(CreateRefund(payment_id=paid.payment_id, amount="30.00", currency="", reason="", request_id="", key=""),
-                                            merchant())
+            await cached.app.refunds.create(
+                CreateRefund(
+                    payment_id=paid.payment_id,
+                    amount="30.00",
+                    currency="",
+                    reason="",
+                    request_id="",
+                    key="",
+                ),
+                merchant(),
+            )
     finally:
         failpoints.arm("", environment="test")
     cached.clock.advance(6)
@@ -201,7 +293,9 @@ async def test_a_change_whose_author_died_reaches_the_cache_with_its_event(cache
     assert (await cached.app.reading.get(paid.payment_id, buyer())).refunded.format() == "30.00"
 
 
-async def test_what_moves_is_believed_for_seconds_and_what_is_settled_for_a_day(cached: PaymentWorld) -> None:
+async def test_what_moves_is_believed_for_seconds_and_what_is_settled_for_a_day(
+    cached: PaymentWorld,
+) -> None:
     moving = await cached.cashier(await cached.order())
     settled = await cached.charge(await cached.order())
     await cached.app.reading.get(settled.payment_id, buyer())
@@ -211,7 +305,8 @@ async def test_what_moves_is_believed_for_seconds_and_what_is_settled_for_a_day(
     assert (await cached.app.reading.get(moving.payment_id, buyer())).channel_trade_no == ""
     cached.clock.advance(0.2)
     assert (await cached.app.reading.get(moving.payment_id, buyer())).channel_trade_no == "changed"
-    assert (await cached.app.reading.get(settled.payment_id, buyer())).channel_trade_no == "changed"  # put before the order answered: five seconds
+    # put before the order answered: five seconds
+    assert (await cached.app.reading.get(settled.payment_id, buyer())).channel_trade_no == "changed"
     await behind(cached, settled.payment_id, channel_trade_no="again")
     cached.clock.advance(24 * 3600 - 60)
     assert (await cached.app.reading.get(settled.payment_id, buyer())).channel_trade_no == "changed"
@@ -224,12 +319,15 @@ async def test_what_moves_is_believed_for_seconds_and_what_is_settled_for_a_day(
     assert (await by_order(cached, settled, buyer())).channel_trade_no == "and again"
 
 
-async def test_a_success_that_the_order_refuses_is_not_shown_as_one_for_a_day(cached: PaymentWorld) -> None:
+async def test_a_success_that_the_order_refuses_is_not_shown_as_one_for_a_day(
+    cached: PaymentWorld,
+) -> None:
     order = await cached.order()
 
     async def cancelled_meanwhile() -> None:
         cached.orders.before_update = None
         await cached.order_side.force_state(order, OrderState.CANCELLED)
+
     cached.orders.before_update = cancelled_meanwhile
     paid = await cached.charge(order)
     assert (await cached.payment(paid.payment_id)).disposition is Disposition.REFUSED_CANCELLED
@@ -237,18 +335,32 @@ async def test_a_success_that_the_order_refuses_is_not_shown_as_one_for_a_day(ca
     assert (await cached.app.reading.get(paid.payment_id, buyer())).state is S.LATE_SUCCESS
 
 
-async def test_a_change_is_shown_at_once_and_so_is_the_payment_that_the_order_now_has(cached: PaymentWorld) -> None:
+async def test_a_change_is_shown_at_once_and_so_is_the_payment_that_the_order_now_has(
+    cached: PaymentWorld,
+) -> None:
     order = await cached.order()
     with pytest.raises(CardDeclined) as refused:
         await cached.charge(order, number=DECLINED)
-    failed = await cached.app.reading.get_of_order(merchant_id="mall", order_id=order.order_id, caller=buyer())
+    failed = await cached.app.reading.get_of_order(
+        merchant_id="mall", order_id=order.order_id, caller=buyer()
+    )
     assert (failed.payment_id, failed.state) == (refused.value.payment_id, S.FAILED)
     paid = await cached.charge(order)
-    shown = await cached.app.reading.get_of_order(merchant_id="mall", order_id=order.order_id, caller=buyer())
+    shown = await cached.app.reading.get_of_order(
+        merchant_id="mall", order_id=order.order_id, caller=buyer()
+    )
     assert (shown.payment_id, shown.state) == (paid.payment_id, S.SUCCESS)
-    [attempt_id] = [row["attempt_id"] for row in await cached.rows(ATTEMPT) if row["payment_id"] == failed.payment_id]
+    [attempt_id] = [
+        row["attempt_id"]
+        for row in await cached.rows(ATTEMPT)
+        if row["payment_id"] == failed.payment_id
+    ]
     await cached.app.reading.get(failed.payment_id, buyer())
-    await cached.app.facts.apply(ChannelFact(attempt_id=attempt_id, status=ChannelStatus.CAPTURED, amount=PRICE, trade_no="T9"))
+    await cached.app.facts.apply(
+        ChannelFact(
+            attempt_id=attempt_id, status=ChannelStatus.CAPTURED, amount=PRICE, trade_no="T9"
+        )
+    )
     assert (await cached.app.reading.get(failed.payment_id, buyer())).state is S.LATE_SUCCESS
 
 
@@ -258,7 +370,10 @@ async def test_a_slow_reader_does_not_put_an_old_payment_back(redis_url: str) ->
     cache = PaymentCache(redis, clock)
     old, new = a_payment(version=3), a_payment(S.SUCCESS, version=4)
     try:
-        for put, get in ((cache.put, lambda: cache.get("PAY1")), (cache.put_of_order, lambda: cache.get_of_order("mall", "ORD1"))):
+        for put, get in (
+            (cache.put, lambda: cache.get("PAY1")),
+            (cache.put_of_order, lambda: cache.get_of_order("mall", "ORD1")),
+        ):
             await put(new)
             await put(old)
             assert await get() == new
@@ -273,7 +388,10 @@ async def test_a_slow_reader_does_not_put_an_old_payment_back(redis_url: str) ->
 
 
 async def test_what_another_release_or_key_wrote_is_not_believed(cached: PaymentWorld) -> None:
-    paid, other = await cached.charge(await cached.order()), await cached.charge(await cached.order())
+    paid, other = (
+        await cached.charge(await cached.order()),
+        await cached.charge(await cached.order()),
+    )
     redis: Any = cached.app.reading._cache._redis
     key, far = f"payment:{paid.payment_id}", str(2 * 10**15)
     foreign = (await redis.hget(f"payment:{other.payment_id}", "payment")).decode()
@@ -287,7 +405,9 @@ async def test_what_another_release_or_key_wrote_is_not_believed(cached: Payment
     assert (await cached.app.reading.get(paid.payment_id, buyer())).payment_id == paid.payment_id
 
 
-async def test_without_redis_everything_is_only_slower(own_redis: RedisServer, tmp_path: Path) -> None:
+async def test_without_redis_everything_is_only_slower(
+    own_redis: RedisServer, tmp_path: Path
+) -> None:
     async with cached_world(own_redis.url, tmp_path) as world:
         before = await world.charge(await world.order())
         own_redis.kill()
@@ -304,7 +424,9 @@ async def test_without_redis_everything_is_only_slower(own_redis: RedisServer, t
         assert await world.app.reading._cache.get(paid.payment_id) is not None
 
 
-async def test_a_frozen_redis_costs_one_short_wait_a_second(own_redis: RedisServer, tmp_path: Path) -> None:
+async def test_a_frozen_redis_costs_one_short_wait_a_second(
+    own_redis: RedisServer, tmp_path: Path
+) -> None:
     async with cached_world(own_redis.url, tmp_path) as world:
         paid = await world.charge(await world.order())
         own_redis.process.signal(signal.SIGSTOP)
@@ -317,7 +439,9 @@ async def test_a_frozen_redis_costs_one_short_wait_a_second(own_redis: RedisServ
             own_redis.process.signal(signal.SIGCONT)
 
 
-async def test_answers_that_come_after_all_are_not_given_to_the_next_question(own_redis: RedisServer, tmp_path: Path) -> None:
+async def test_answers_that_come_after_all_are_not_given_to_the_next_question(
+    own_redis: RedisServer, tmp_path: Path
+) -> None:
     async with cached_world(own_redis.url, tmp_path) as world:
         paid = [await world.charge(await world.order()) for _ in range(6)]
         cache = world.app.reading._cache

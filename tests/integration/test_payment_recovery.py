@@ -1,5 +1,6 @@
-"""What a crash, a lost answer or a slow process leaves of a card charge, and who finishes it: captures and false failures are counted in every
-interleaving (docs/protocols.md 1, the table of Charge)."""
+"""What a crash, a lost answer or a slow process leaves of a card charge, and who finishes it:
+captures and false failures are counted in every interleaving (docs/protocols.md 1, the table of
+Charge)."""
 
 from __future__ import annotations
 
@@ -69,10 +70,14 @@ async def only_attempt(world: PaymentWorld) -> dict[str, Any]:
 
 async def nothing_is_wrong(world: PaymentWorld) -> None:
     """What was captured there is captured here and booked once; nothing waits for anybody."""
-    captured_here = [row["attempt_id"] for row in await world.rows(ATTEMPT) if row["state"] == "CAPTURED"]
+    captured_here = [
+        row["attempt_id"] for row in await world.rows(ATTEMPT) if row["state"] == "CAPTURED"
+    ]
     assert sorted(await world.captured_at_sandbox()) == sorted(captured_here)
     assert await world.ledger_problems() == []
-    assert {row["state"] for row in await world.rows(OUTBOX) if row["destination"] == "order_rpc"} <= {"DONE"}
+    assert {
+        row["state"] for row in await world.rows(OUTBOX) if row["destination"] == "order_rpc"
+    } <= {"DONE"}
     assert {row["state"] for row in await world.rows(PAYMENT)} <= {"SUCCESS", "FAILED", "CLOSED"}
 
 
@@ -85,13 +90,16 @@ async def test_nobody_fails_an_attempt_that_may_still_be_on_its_way(world: Payme
     world.clock.advance(LEASE_SECONDS - 0.001)
     assert await world.app.asking.run_once() == 0
     attempt = await world.db.read(attempts.get_attempt, (await only_attempt(world))["attempt_id"])
-    await world.app.asking.query(attempt)  # not even when somebody asks: the channel's "not found" means nothing yet
+    # not even when somebody asks: the channel's "not found" means nothing yet
+    await world.app.asking.query(attempt)
     assert (world.channel.closes, (await only_payment(world)).state) == (0, S.PAYING)
     with pytest.raises(PaymentInProgress):
         await world.charge(order)
 
 
-async def test_after_the_lease_the_worker_closes_what_never_arrived_and_says_why(world: PaymentWorld) -> None:
+async def test_after_the_lease_the_worker_closes_what_never_arrived_and_says_why(
+    world: PaymentWorld,
+) -> None:
     order = await world.order()
     await crashed(world, "payment.charge.after_tx1", order, key="k1")
     world.clock.advance(LEASE_SECONDS)
@@ -99,44 +107,72 @@ async def test_after_the_lease_the_worker_closes_what_never_arrived_and_says_why
     payment = await only_payment(world)
     assert payment.failure is not None
     assert (payment.state, payment.failure.reason, payment.outcome, payment.holds_slot) == (
-        S.FAILED, "LOST_BEFORE_CHANNEL", Outcome.NOT_ATTEMPTED, False)
-    assert [(row["status"], row["kind"]) for row in await world.at_sandbox()] == [("CLOSED", "TOMBSTONE")]
+        S.FAILED,
+        "LOST_BEFORE_CHANNEL",
+        Outcome.NOT_ATTEMPTED,
+        False,
+    )
+    assert [(row["status"], row["kind"]) for row in await world.at_sandbox()] == [
+        ("CLOSED", "TOMBSTONE")
+    ]
     with pytest.raises(MoneyError) as refused:
         await world.charge(order, key="k1")
-    assert (refused.value.payment_id, refused.value.outcome, refused.value.safe_to_retry) == (payment.payment_id, Outcome.NOT_ATTEMPTED, True)
+    assert (refused.value.payment_id, refused.value.outcome, refused.value.safe_to_retry) == (
+        payment.payment_id,
+        Outcome.NOT_ATTEMPTED,
+        True,
+    )
     assert (await world.charge(order, key="k2")).state is S.SUCCESS
     await nothing_is_wrong(world)
 
 
-async def test_after_the_lease_the_same_key_sends_once_more_under_the_same_id(world: PaymentWorld) -> None:
+async def test_after_the_lease_the_same_key_sends_once_more_under_the_same_id(
+    world: PaymentWorld,
+) -> None:
     order = await world.order()
     await crashed(world, "payment.charge.after_tx1", order, key="k1")
     lost = await only_attempt(world)
     world.clock.advance(LEASE_SECONDS)
     paid = await world.charge(order, key="k1")
     attempt = await only_attempt(world)
-    assert (paid.state, attempt["attempt_id"], attempt["sends"], attempt["state"]) == (S.SUCCESS, lost["attempt_id"], 2, "CAPTURED")
+    assert (paid.state, attempt["attempt_id"], attempt["sends"], attempt["state"]) == (
+        S.SUCCESS,
+        lost["attempt_id"],
+        2,
+        "CAPTURED",
+    )
     await world.finish()
     assert await world.order_state(order) is OrderState.PAID
     await nothing_is_wrong(world)
 
 
-async def test_before_the_lease_ends_the_same_key_hears_that_the_payment_is_under_way(world: PaymentWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_before_the_lease_ends_the_same_key_hears_that_the_payment_is_under_way(
+    world: PaymentWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     order = await world.order()
     await crashed(world, "payment.charge.after_tx1", order, key="k1")
     monkeypatch.setattr("payment_rpc.usecases.charging.ANSWER_PAUSES_SECONDS", (0.0, 0.0))
     answer = await world.charge(order, key="k1")
-    assert (answer.state, answer.outcome, world.channel.charges, world.channel.queries) == (S.PAYING, Outcome.UNKNOWN, 0, 0)
+    assert (answer.state, answer.outcome, world.channel.charges, world.channel.queries) == (
+        S.PAYING,
+        Outcome.UNKNOWN,
+        0,
+        0,
+    )
 
 
 @pytest.mark.parametrize("order_of_arrival", ["worker first", "retry first", "both at once"])
-async def test_worker_and_retry_together_charge_once_at_most(world: PaymentWorld, rounds: Rounds, order_of_arrival: str) -> None:
+async def test_worker_and_retry_together_charge_once_at_most(
+    world: PaymentWorld, rounds: Rounds, order_of_arrival: str
+) -> None:
     for number in range(rounds(3, 60)):
         order = await world.order()
         await crashed(world, "payment.charge.after_tx1", order, key=f"k{number}")
         world.clock.advance(LEASE_SECONDS)
         retry, worker = world.charge(order, key=f"k{number}"), world.app.asking.run_once()
-        calls = {"worker first": [worker, retry], "retry first": [retry, worker]}.get(order_of_arrival)
+        calls = {"worker first": [worker, retry], "retry first": [retry, worker]}.get(
+            order_of_arrival
+        )
         if calls is None:
             outcomes = await asyncio.gather(retry, worker, return_exceptions=True)
         else:
@@ -147,9 +183,14 @@ async def test_worker_and_retry_together_charge_once_at_most(world: PaymentWorld
         assert isinstance(answer, Payment | MoneyError), answer
         end = await world.payment(answer.payment_id)
         if isinstance(answer, MoneyError):
-            assert (answer.outcome, answer.safe_to_retry, end.state) == (Outcome.NOT_ATTEMPTED, True, S.FAILED)
+            assert (answer.outcome, answer.safe_to_retry, end.state) == (
+                Outcome.NOT_ATTEMPTED,
+                True,
+                S.FAILED,
+            )
         else:
-            assert answer.state in (end.state, S.PAYING)  # the present state: the worker was in the middle of it
+            # the present state: the worker was in the middle of it
+            assert answer.state in (end.state, S.PAYING)
         if end.state is S.FAILED:
             assert (await world.charge(order)).state is S.SUCCESS
         assert await world.order_state(order) is OrderState.PAID
@@ -169,8 +210,12 @@ async def test_many_retries_at_once_send_once(world: PaymentWorld) -> None:
     await nothing_is_wrong(world)
 
 
-async def test_a_question_asked_before_a_retry_took_the_attempt_closes_nothing_after_it(world: PaymentWorld) -> None:
-    """The worker claimed the attempt, hung for a while, and hears "not found" when the retry is just about to send."""
+async def test_a_question_asked_before_a_retry_took_the_attempt_closes_nothing_after_it(
+    world: PaymentWorld,
+) -> None:
+    """The worker claimed the attempt, hung for a while, and hears "not found" when the retry is
+    just about to send.
+    """
     order, entered, release = await world.order(), asyncio.Event(), asyncio.Event()
     await crashed(world, "payment.charge.after_tx1", order, key="k1")
     world.clock.advance(LEASE_SECONDS)
@@ -183,6 +228,7 @@ async def test_a_question_asked_before_a_retry_took_the_attempt_closes_nothing_a
         world.channel.before_charge = hold
         tasks.append(asyncio.create_task(world.charge(order, key="k1")))
         await asyncio.wait_for(entered.wait(), 5)
+
     tasks: list[asyncio.Task[Payment]] = []
     world.channel.after_query = retry_begins
     await world.app.asking.run_once()
@@ -192,12 +238,15 @@ async def test_a_question_asked_before_a_retry_took_the_attempt_closes_nothing_a
     await nothing_is_wrong(world)
 
 
-async def test_a_slow_process_that_sends_after_the_worker_gave_up_takes_nothing(world: PaymentWorld) -> None:
+async def test_a_slow_process_that_sends_after_the_worker_gave_up_takes_nothing(
+    world: PaymentWorld,
+) -> None:
     order = await world.order()
 
     async def worker_gives_up() -> None:
         world.clock.advance(LEASE_SECONDS)
         await world.app.asking.run_once()
+
     world.channel.before_charge = worker_gives_up
     with pytest.raises(MoneyError) as refused:
         await world.charge(order)
@@ -209,7 +258,9 @@ async def test_a_slow_process_that_sends_after_the_worker_gave_up_takes_nothing(
 
 
 async def test_not_sent_proves_nothing_once_the_attempt_was_sent_again(world: PaymentWorld) -> None:
-    """The first process slept through its lease; a retry sent the same attempt and its answer was lost; now the first one cannot connect."""
+    """The first process slept through its lease; a retry sent the same attempt and its answer was
+    lost; now the first one cannot connect.
+    """
     order = await world.order()
 
     async def retry_meanwhile() -> None:
@@ -218,6 +269,7 @@ async def test_not_sent_proves_nothing_once_the_attempt_was_sent_again(world: Pa
         world.channel.lose_answers = True
         assert (await world.charge(order, key="k1")).outcome is Outcome.UNKNOWN
         world.channel.lose_answers, world.channel.unreachable = False, True
+
     world.channel.before_charge = retry_meanwhile
     answer = await world.charge(order, key="k1")
     assert (answer.state, answer.outcome) == (S.PAYING, Outcome.UNKNOWN)
@@ -231,7 +283,10 @@ async def test_not_sent_proves_nothing_once_the_attempt_was_sent_again(world: Pa
 async def test_an_attempt_that_has_a_result_is_not_sent_again(world: PaymentWorld) -> None:
     order = await world.order()
     await crashed(world, "payment.charge.after_tx1", order, key="k1")
-    payment, attempt = await only_payment(world), await world.db.read(attempts.get_attempt, (await only_attempt(world))["attempt_id"])
+    payment, attempt = (
+        await only_payment(world),
+        await world.db.read(attempts.get_attempt, (await only_attempt(world))["attempt_id"]),
+    )
     assert await world.app.charging._starting.renew(payment, attempt) is None  # its lease runs
     world.clock.advance(LEASE_SECONDS)
     await world.close_gate(order)
@@ -241,7 +296,9 @@ async def test_an_attempt_that_has_a_result_is_not_sent_again(world: PaymentWorl
     assert world.channel.charges == 0
 
 
-async def test_an_attempt_of_a_payment_that_is_being_closed_is_not_sent_again(world: PaymentWorld) -> None:
+async def test_an_attempt_of_a_payment_that_is_being_closed_is_not_sent_again(
+    world: PaymentWorld,
+) -> None:
     order = await world.order()
     await crashed(world, "payment.charge.after_tx1", order, key="k1")
     world.clock.advance(LEASE_SECONDS)
@@ -268,7 +325,9 @@ async def test_a_retry_of_a_closed_order_sends_nothing(world: PaymentWorld) -> N
 
 
 @pytest.mark.parametrize("who", ["worker", "same key", "callback"])
-async def test_a_crash_after_the_channel_call_is_finished_by_whoever_asks_first(world: PaymentWorld, who: str) -> None:
+async def test_a_crash_after_the_channel_call_is_finished_by_whoever_asks_first(
+    world: PaymentWorld, who: str
+) -> None:
     order = await world.order()
     await crashed(world, "payment.charge.after_channel", order, key="k1")
     assert (await only_payment(world)).state is S.PAYING
@@ -302,7 +361,9 @@ async def test_a_decline_that_nobody_heard_is_found_out_and_kept(world: PaymentW
 
 
 @pytest.mark.parametrize("point", ["payment.fact.before_commit", "payment.fact.after_commit"])
-async def test_a_crash_around_the_commit_of_the_fact_applies_it_once(world: PaymentWorld, point: str) -> None:
+async def test_a_crash_around_the_commit_of_the_fact_applies_it_once(
+    world: PaymentWorld, point: str
+) -> None:
     order = await world.order()
     await crashed(world, point, order, key="k1")
     is_committed = point.endswith("after_commit")
@@ -310,7 +371,9 @@ async def test_a_crash_around_the_commit_of_the_fact_applies_it_once(world: Paym
     assert payment.state is (S.SUCCESS if is_committed else S.PAYING)
     rows = [await world.rows(table) for table in (LEDGER_TRANSACTION, OUTBOX)]
     assert [bool(found) for found in rows] == [is_committed, is_committed]  # together or not at all
-    assert [row["state"] for row in await world.rows(RECEIPT)] == ["DONE" if is_committed else "RUNNING"]
+    assert [row["state"] for row in await world.rows(RECEIPT)] == [
+        "DONE" if is_committed else "RUNNING"
+    ]
     await world.finish()
     assert (await only_payment(world)).state is S.SUCCESS
     assert await world.order_state(order) is OrderState.PAID
@@ -326,21 +389,32 @@ async def test_a_crash_before_tx1_leaves_nothing(world: PaymentWorld) -> None:
     assert (await world.charge(order, key="k1")).state is S.SUCCESS
 
 
-@pytest.mark.parametrize("error", [Unavailable("the database is away"), OutcomeUnknown(), Conflict()], ids=lambda error: error.reason)
-async def test_a_fact_that_cannot_be_written_is_a_doubt_and_never_nothing_was_done(world: PaymentWorld, monkeypatch: pytest.MonkeyPatch,
-                                                                                  error: Exception) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [Unavailable("the database is away"), OutcomeUnknown(), Conflict()],
+    ids=lambda error: error.reason,
+)
+async def test_a_fact_that_cannot_be_written_is_a_doubt_and_never_nothing_was_done(
+    world: PaymentWorld, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     order, real = await world.order(), world.db.run
 
     async def database_goes_away() -> None:
         async def away(*_: Any, **__: Any) -> None:
             raise error
+
         monkeypatch.setattr(world.db, "run", away)
+
     world.channel.after_charge = database_goes_away
     with capture_logs() as logs:
         answer = await world.charge(order, key="k1")
     monkeypatch.setattr(world.db, "run", real)
     assert [entry["event"] for entry in logs] == ["fact_written_later"]
-    assert (answer.state, answer.outcome, answer.payment_id) == (S.PAYING, Outcome.UNKNOWN, (await only_payment(world)).payment_id)
+    assert (answer.state, answer.outcome, answer.payment_id) == (
+        S.PAYING,
+        Outcome.UNKNOWN,
+        (await only_payment(world)).payment_id,
+    )
     world.channel.after_charge = None
     await world.finish()
     assert await world.order_state(order) is OrderState.PAID
@@ -350,24 +424,30 @@ async def test_a_fact_that_cannot_be_written_is_a_doubt_and_never_nothing_was_do
 # Guards that stand behind each other, each alone
 
 
-async def test_a_payment_that_changed_since_it_was_read_is_not_overwritten(world: PaymentWorld) -> None:
+async def test_a_payment_that_changed_since_it_was_read_is_not_overwritten(
+    world: PaymentWorld,
+) -> None:
     paid = await world.charge(await world.order())
     runs = []
 
     async def save(tx: Any) -> None:
         runs.append(1)
         await payments.save_payment(tx, paid, read_version=paid.version)
+
     with pytest.raises(Conflict):
         await world.db.run(save)
     assert len(runs) > 1
 
 
-async def test_an_attempt_that_changed_since_it_was_read_is_not_overwritten(world: PaymentWorld) -> None:
+async def test_an_attempt_that_changed_since_it_was_read_is_not_overwritten(
+    world: PaymentWorld,
+) -> None:
     await world.charge(await world.order())
     attempt = await world.db.read(attempts.get_attempt, (await only_attempt(world))["attempt_id"])
 
     async def save(tx: Any) -> None:
         await attempts.save_attempt(tx, attempt, read_version=attempt.version - 1)
+
     with pytest.raises(Conflict):
         await world.db.run(save)
 
@@ -376,12 +456,18 @@ async def test_the_database_refuses_what_cannot_be(world: PaymentWorld) -> None:
     order = await world.order()
     paid = await world.charge(order)
     refusals: list[tuple[Any, dict[str, Any], str]] = [
-        (PAYMENT, {"captured_minor": 20000}, "ck_payment_captured"), (PAYMENT, {"refunded_minor": 10001}, "ck_payment_refund_cap"),
-        (PAYMENT, {"refund_reserved_minor": -1}, "ck_payment_not_negative"), (PAYMENT, {"state": "PAID"}, "ck_payment_state"),
-        (PAYMENT, {"live_slot": 2}, "ck_payment_slot"), (PAYMENT, {"state": "FAILED"}, "ck_payment_slot"),
+        (PAYMENT, {"captured_minor": 20000}, "ck_payment_captured"),
+        (PAYMENT, {"refunded_minor": 10001}, "ck_payment_refund_cap"),
+        (PAYMENT, {"refund_reserved_minor": -1}, "ck_payment_not_negative"),
+        (PAYMENT, {"state": "PAID"}, "ck_payment_state"),
+        (PAYMENT, {"live_slot": 2}, "ck_payment_slot"),
+        (PAYMENT, {"state": "FAILED"}, "ck_payment_slot"),
         (PAYMENT, {"amount_minor": 0}, "ck_payment_"),
-        (ATTEMPT, {"state": "SENT"}, "ck_attempt_"), (ATTEMPT, {"captured_minor": None}, "ck_attempt_captured"),
-        (ATTEMPT, {"next_query_at": world.clock.now()}, "ck_attempt_asked"), (OUTBOX, {"state": "GONE"}, "ck_outbox_state")]
+        (ATTEMPT, {"state": "SENT"}, "ck_attempt_"),
+        (ATTEMPT, {"captured_minor": None}, "ck_attempt_captured"),
+        (ATTEMPT, {"next_query_at": world.clock.now()}, "ck_attempt_asked"),
+        (OUTBOX, {"state": "GONE"}, "ck_outbox_state"),
+    ]
     for table, values, name in refusals:
         with pytest.raises(ConstraintViolated) as violated:
             await world.execute(update(table).values(**values))
@@ -392,10 +478,14 @@ async def test_the_database_refuses_what_cannot_be(world: PaymentWorld) -> None:
     assert await world.ledger_problems() == []
 
 
-async def test_a_second_live_payment_of_an_order_is_refused_by_the_database_alone(world: PaymentWorld) -> None:
+async def test_a_second_live_payment_of_an_order_is_refused_by_the_database_alone(
+    world: PaymentWorld,
+) -> None:
     paid = await world.charge(await world.order())
     second = replace(paid, payment_id="PAY9")
-    with pytest.raises(Conflict):  # the slot's key only says that somebody was quicker, so the transaction runs again until it gives up
+    # the slot's key only says that somebody was quicker, so the transaction runs again until it
+    # gives up
+    with pytest.raises(Conflict):
         await world.db.run(payments.insert_payment, second)
     await world.db.run(payments.insert_payment, replace(second, state=S.FAILED, holds_slot=False))
 
@@ -404,11 +494,19 @@ async def test_a_fact_is_booked_once_by_the_database_alone(world: PaymentWorld) 
     paid = await world.charge(await world.order())
     [booked] = await world.rows(LEDGER_TRANSACTION)
     with pytest.raises(ConstraintViolated) as violated:
-        await world.db.run(lambda tx: tx.execute(LEDGER_TRANSACTION.insert().values(**{**booked, "id": None, "payment_id": paid.payment_id})))
+        await world.db.run(
+            lambda tx: tx.execute(
+                LEDGER_TRANSACTION.insert().values(
+                    **{**booked, "id": None, "payment_id": paid.payment_id}
+                )
+            )
+        )
     assert violated.value.name == "uq_ledger_transaction_business_key"
 
 
-async def test_the_same_fact_from_twenty_sides_at_once_changes_one_thing(world: PaymentWorld) -> None:
+async def test_the_same_fact_from_twenty_sides_at_once_changes_one_thing(
+    world: PaymentWorld,
+) -> None:
     order = await world.order()
     await crashed(world, "payment.charge.after_channel", order)
     attempt = await only_attempt(world)
@@ -449,9 +547,11 @@ async def test_a_worker_passes_over_attempts_that_another_one_holds(world: Payme
         held.set()
         await release.wait()
         return len(found)
+
     holder = asyncio.create_task(world.db.run(hold))
     await asyncio.wait_for(held.wait(), 5)
-    assert await asyncio.wait_for(world.app.asking.run_once(), 2) == 2  # well before a lock wait would end
+    # well before a lock wait would end
+    assert await asyncio.wait_for(world.app.asking.run_once(), 2) == 2
     release.set()
     assert await holder == 1
 
@@ -465,12 +565,17 @@ async def test_an_attempt_whose_question_hangs_stands_in_nobodys_way(world: Paym
     async def hang() -> None:
         hung.set()
         await released.wait()
+
     world.channel.after_query = hang
     working = asyncio.create_task(world.app.asking.run_once())
     await asyncio.wait_for(hung.wait(), 5)
     async with asyncio.timeout(5):
         while not others_done.is_set():
-            if sorted(row["state"] for row in await world.rows(PAYMENT)) == ["PAYING", "SUCCESS", "SUCCESS"]:
+            if sorted(row["state"] for row in await world.rows(PAYMENT)) == [
+                "PAYING",
+                "SUCCESS",
+                "SUCCESS",
+            ]:
                 others_done.set()
     released.set()
     assert await working == 3
@@ -478,10 +583,16 @@ async def test_an_attempt_whose_question_hangs_stands_in_nobodys_way(world: Paym
     await nothing_is_wrong(world)
 
 
-async def test_an_attempt_that_cannot_be_asked_for_stands_in_nobodys_way(world: PaymentWorld) -> None:
+async def test_an_attempt_that_cannot_be_asked_for_stands_in_nobodys_way(
+    world: PaymentWorld,
+) -> None:
     for _ in range(3):
         await crashed(world, "payment.charge.after_channel", await world.order())
-    await world.execute(update(ATTEMPT).where(ATTEMPT.c.attempt_id == (await world.rows(ATTEMPT))[0]["attempt_id"]).values(channel="gone"))
+    await world.execute(
+        update(ATTEMPT)
+        .where(ATTEMPT.c.attempt_id == (await world.rows(ATTEMPT))[0]["attempt_id"])
+        .values(channel="gone")
+    )
     world.clock.advance(LEASE_SECONDS)
     with capture_logs() as logs:
         assert await world.app.asking.run_once() == 3

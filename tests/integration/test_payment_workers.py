@@ -1,4 +1,6 @@
-"""The background work of payment_rpc, as its process runs it: what a call began is finished without anybody asking."""
+"""The background work of payment_rpc, as its process runs it: what a call began is finished without
+anybody asking.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +32,12 @@ S = PaymentState
 async def world(redis_url: str, tmp_path: Path) -> AsyncIterator[PaymentWorld]:
     redis = open_redis(redis_url)
     try:
-        async with payment_world(f"sqlite+aiosqlite:///{tmp_path / 'payment.db'}", f"sqlite+aiosqlite:///{tmp_path / 'order.db'}", tmp_path,
-                                 redis=redis) as world:
+        async with payment_world(
+            f"sqlite+aiosqlite:///{tmp_path / 'payment.db'}",
+            f"sqlite+aiosqlite:///{tmp_path / 'order.db'}",
+            tmp_path,
+            redis=redis,
+        ) as world:
             yield world
     finally:
         await redis.aclose()
@@ -59,8 +65,17 @@ async def soon(world: PaymentWorld, payment_id: str, state: PaymentState) -> Non
 
 async def test_every_worker_finds_nothing_to_do_where_there_is_nothing(world: PaymentWorld) -> None:
     assert sorted(worker.name for worker in world.app.workers) == [
-        "advance_refunds", "ask_channels", "correct_future_rows", "expire_payments", "finish_callbacks", "import_statements", "purge_receipts",
-        "purge_scan_actions", "relay_order_rpc", "relay_stream:PAYMENT_TOPIC"]
+        "advance_refunds",
+        "ask_channels",
+        "correct_future_rows",
+        "expire_payments",
+        "finish_callbacks",
+        "import_statements",
+        "purge_receipts",
+        "purge_scan_actions",
+        "relay_order_rpc",
+        "relay_stream:PAYMENT_TOPIC",
+    ]
     assert [await worker._run_once() for worker in world.app.workers] == [0] * 10
 
 
@@ -68,11 +83,15 @@ async def test_without_redis_nobody_publishes_and_the_events_wait(world: Payment
     app = world.make_app(redis=None)
     assert "relay_stream:PAYMENT_TOPIC" not in [worker.name for worker in app.workers]
     await world.charge(await world.order(), app=app)
-    [relay] = [worker for worker in world.app.workers if worker.name == "relay_stream:PAYMENT_TOPIC"]
+    [relay] = [
+        worker for worker in world.app.workers if worker.name == "relay_stream:PAYMENT_TOPIC"
+    ]
     assert await relay._run_once() == 1  # replayable when it is back
 
 
-async def test_workers_finish_a_crash_a_callback_and_a_deadline_by_themselves(world: PaymentWorld) -> None:
+async def test_workers_finish_a_crash_a_callback_and_a_deadline_by_themselves(
+    world: PaymentWorld,
+) -> None:
     crashed, waiting, expiring = await world.order(), await world.order(), await world.order()
     failpoints.arm("payment.charge.after_channel=raise", environment="test")
     with pytest.raises(FailpointRaised):
@@ -86,14 +105,21 @@ async def test_workers_finish_a_crash_a_callback_and_a_deadline_by_themselves(wo
             await soon(world, paid_later.payment_id, S.SUCCESS)
             world.clock.advance(LEASE_SECONDS)
             [lost] = [row for row in await world.at_sandbox() if row["kind"] == "CHARGE"]
-            lost_id = next(row["payment_id"] for row in await world.rows(ATTEMPT) if row["attempt_id"] == lost["attempt_id"])
+            lost_id = next(
+                row["payment_id"]
+                for row in await world.rows(ATTEMPT)
+                if row["attempt_id"] == lost["attempt_id"]
+            )
             await soon(world, lost_id, S.SUCCESS)
             world.clock.advance(PAYMENT_WINDOW.total_seconds())
             await soon(world, never_paid.payment_id, S.CLOSED)
     assert [entry for entry in logs if entry["log_level"] == "error"] == []
     await world.finish()
     assert [await world.order_state(order) for order in (crashed, waiting, expiring)] == [
-        OrderState.PAID, OrderState.PAID, OrderState.PENDING_PAYMENT]
+        OrderState.PAID,
+        OrderState.PAID,
+        OrderState.PENDING_PAYMENT,
+    ]
 
 
 async def test_an_order_hears_at_once_of_money_that_a_callback_brought(world: PaymentWorld) -> None:

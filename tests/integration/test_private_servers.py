@@ -45,7 +45,8 @@ async def _statement(url: str, sql: str) -> list[tuple]:
 
 @pytest.mark.parametrize("turn", [1, 2])
 async def test_each_test_gets_an_empty_database(database_url: str, turn: int) -> None:
-    await _statement(database_url, "CREATE TABLE mine (a INT)")  # fails when a table of the other turn is there
+    # fails when a table of the other turn is there
+    await _statement(database_url, "CREATE TABLE mine (a INT)")
 
 
 async def test_one_test_may_have_several_databases(database_url_factory: Callable[[], str]) -> None:
@@ -54,9 +55,13 @@ async def test_one_test_may_have_several_databases(database_url_factory: Callabl
     await _statement(second, "CREATE TABLE mine (a INT)")
 
 
-async def test_identifiers_are_compared_byte_by_byte_on_mariadb(mariadb_url_factory: Callable[[], str]) -> None:
-    assert await _statement(mariadb_url_factory(), "SELECT 'a' = 'A', @@character_set_database, @@innodb_flush_log_at_trx_commit") \
-        == [(1, "utf8mb4", 1)]  # literals take the connection's collation
+async def test_identifiers_are_compared_byte_by_byte_on_mariadb(
+    mariadb_url_factory: Callable[[], str],
+) -> None:
+    assert await _statement(
+        mariadb_url_factory(),
+        "SELECT 'a' = 'A', @@character_set_database, @@innodb_flush_log_at_trx_commit",
+    ) == [(1, "utf8mb4", 1)]  # literals take the connection's collation
     url = mariadb_url_factory()
     await _statement(url, "CREATE TABLE mine (a VARCHAR(9))")
     await _statement(url, "INSERT INTO mine VALUES ('a'), ('A')")
@@ -70,10 +75,18 @@ def test_a_fresh_mariadb_database_costs_little(mariadb_server: MariaDB) -> None:
     assert (time.perf_counter() - began) / 10 < 0.1
 
 
-def test_a_database_is_dropped_although_a_test_left_a_transaction_open(mariadb_server: MariaDB) -> None:
+def test_a_database_is_dropped_although_a_test_left_a_transaction_open(
+    mariadb_server: MariaDB,
+) -> None:
     url = mariadb_server.create_database()
     name = url.rpartition("/")[2].partition("?")[0]
-    left_open = pymysql.connect(host="127.0.0.1", port=mariadb_server.port, user="paymesh", password="paymesh", database=name)
+    left_open = pymysql.connect(
+        host="127.0.0.1",
+        port=mariadb_server.port,
+        user="paymesh",
+        password="paymesh",
+        database=name,
+    )
     left_open.cursor().execute("CREATE TABLE mine (a INT)")
     left_open.cursor().execute("INSERT INTO mine VALUES (1)")
     mariadb_server.drop_database(url)
@@ -94,8 +107,9 @@ async def test_mariadb_comes_back_with_its_data_after_a_kill(own_mariadb: MariaD
 def test_each_test_gets_an_empty_redis(redis_url: str, turn: int) -> None:
     with redis.Redis.from_url(redis_url) as client:
         assert client.setnx("mine", turn)
-        assert client.config_get("maxmemory-policy") == {b"maxmemory-policy": b"noeviction"} or \
-            client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+        assert client.config_get("maxmemory-policy") == {
+            b"maxmemory-policy": b"noeviction"
+        } or client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
 
 
 def test_redis_comes_back_on_the_same_port_after_a_kill(own_redis: Redis) -> None:
@@ -126,25 +140,35 @@ def test_a_process_dies_with_the_one_that_started_it(processes: Processes) -> No
 
 
 def test_a_process_that_ends_too_early_shows_its_log(processes: Processes, free_port: int) -> None:
-    process = processes.command(sys.executable, "-c", "print('no settings'); raise SystemExit(3)", name="early")
+    process = processes.command(
+        sys.executable, "-c", "print('no settings'); raise SystemExit(3)", name="early"
+    )
     with pytest.raises(AssertionError, match=r"ended with 3 (.|\n)*no settings"):
         process.wait_for_port(free_port)
 
 
 def test_http_is_awaited_until_it_answers(processes: Processes, free_port: int) -> None:
-    process = processes.module("http.server", str(free_port), "--bind", "127.0.0.1", "--directory", "protos")
+    process = processes.module(
+        "http.server", str(free_port), "--bind", "127.0.0.1", "--directory", "protos"
+    )
     assert b"paymesh" in process.wait_for_http(f"http://127.0.0.1:{free_port}/")
     assert process.wait_for_http(f"http://127.0.0.1:{free_port}/absent", status=404)
     process.wait_for_port(free_port)
     assert process.terminate() == -15
 
 
-@pytest.mark.parametrize(("ci", "outcome"), [("true", pytest.fail.Exception), ("", pytest.skip.Exception)])
-def test_a_missing_component_is_an_error_in_ci_only(monkeypatch: pytest.MonkeyPatch, ci: str, outcome: type[BaseException]) -> None:
+@pytest.mark.parametrize(
+    ("ci", "outcome"), [("true", pytest.fail.Exception), ("", pytest.skip.Exception)]
+)
+def test_a_missing_component_is_an_error_in_ci_only(
+    monkeypatch: pytest.MonkeyPatch, ci: str, outcome: type[BaseException]
+) -> None:
     monkeypatch.setenv("CI", ci)
     with pytest.raises(outcome, match="Thing is missing: get one"):
         servers.missing("Thing", hint="get one")
 
 
 def test_settings_of_the_shell_do_not_reach_tests() -> None:
-    assert not [name for name in os.environ if name.startswith(("PAYMESH_", "PAYMENT_RPC_", "GATEWAY_"))]
+    assert not [
+        name for name in os.environ if name.startswith(("PAYMESH_", "PAYMENT_RPC_", "GATEWAY_"))
+    ]

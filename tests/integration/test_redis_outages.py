@@ -1,5 +1,6 @@
-"""Redis behind a line that breaks in every way, on the loop of production and on asyncio's: a dead connection costs no command, a server that changed
-sides is left, and whatever fails is a RedisError."""
+"""Redis behind a line that breaks in every way, on the loop of production and on asyncio's: a dead
+connection costs no command, a server that changed sides is left, and whatever fails is a
+RedisError."""
 
 from __future__ import annotations
 
@@ -33,7 +34,9 @@ Execute = Callable[..., Awaitable[Any]]
 
 
 @pytest.fixture(params=["RST", "FIN"])
-async def proxy(request: pytest.FixtureRequest, redis_url: str, redis_server: Redis) -> AsyncIterator[FaultProxy]:
+async def proxy(
+    request: pytest.FixtureRequest, redis_url: str, redis_server: Redis
+) -> AsyncIterator[FaultProxy]:
     async with fault_proxy(redis_server.port) as proxy:
         proxy.breaks_by_reset = request.param == "RST"
         yield proxy
@@ -49,9 +52,18 @@ def kind(request: pytest.FixtureRequest) -> str:
 async def executor(kind: str, port: int) -> AsyncIterator[tuple[Client, Execute]]:
     """A client and one of the ways in which commands are sent."""
     url = f"redis://127.0.0.1:{port}/0"
-    client = open_redis(url, command_seconds=COMMAND_SECONDS) if kind == "cache" else open_stock(url, command_seconds=COMMAND_SECONDS)
+    client = (
+        open_redis(url, command_seconds=COMMAND_SECONDS)
+        if kind == "cache"
+        else open_stock(url, command_seconds=COMMAND_SECONDS)
+    )
     async with client:
-        yield client, Lane(client, command_seconds=COMMAND_SECONDS).execute if kind == "lane" else client.execute_command
+        yield (
+            client,
+            Lane(client, command_seconds=COMMAND_SECONDS).execute
+            if kind == "lane"
+            else client.execute_command,
+        )
 
 
 async def warm(execute: Execute, count: int = 8) -> None:
@@ -71,27 +83,36 @@ async def broken(proxy: FaultProxy, client: Client) -> None:
     await eventually(lambda: not any(connection.is_usable for connection in idle(client)))
 
 
-async def test_connections_that_broke_while_they_were_idle_cost_no_command(proxy: FaultProxy, kind: str) -> None:
+async def test_connections_that_broke_while_they_were_idle_cost_no_command(
+    proxy: FaultProxy, kind: str
+) -> None:
     async with executor(kind, proxy.port) as (client, execute):
         for _ in range(3):
             await warm(execute)
             await broken(proxy, client)
             assert await asyncio.gather(*(execute("ECHO", str(number)) for number in range(8))) in (
-                [str(number) for number in range(8)], [str(number).encode() for number in range(8)])
+                [str(number) for number in range(8)],
+                [str(number).encode() for number in range(8)],
+            )
 
 
-async def test_a_connection_that_breaks_under_a_command_is_an_error_of_redis_and_then_all_is_well(proxy: FaultProxy, kind: str) -> None:
+async def test_a_connection_that_breaks_under_a_command_is_an_error_of_redis_and_then_all_is_well(
+    proxy: FaultProxy, kind: str
+) -> None:
     async with executor(kind, proxy.port) as (_, execute):
         await warm(execute)
         for loss in (Loss.ANSWER, Loss.REQUEST):
-            proxy.lose(b"ECHO", loss, times=1 if kind == "cache" else 2)  # the cache sends a command once, the stock twice
+            # the cache sends a command once, the stock twice
+            proxy.lose(b"ECHO", loss, times=1 if kind == "cache" else 2)
             with pytest.raises(RedisError):
                 await execute("ECHO", "lost")
             assert proxy.has_struck
             assert await execute("ECHO", "here") in ("here", b"here")
 
 
-async def test_connections_that_break_while_they_are_opened_are_an_error_of_redis(proxy: FaultProxy, kind: str) -> None:
+async def test_connections_that_break_while_they_are_opened_are_an_error_of_redis(
+    proxy: FaultProxy, kind: str
+) -> None:
     async with executor(kind, proxy.port) as (client, execute):
         await warm(execute)
         proxy.refuse()
@@ -103,7 +124,9 @@ async def test_connections_that_break_while_they_are_opened_are_an_error_of_redi
         await warm(execute)
 
 
-async def test_connections_that_a_middlebox_forgot_cost_one_deadline_together(proxy: FaultProxy, kind: str) -> None:
+async def test_connections_that_a_middlebox_forgot_cost_one_deadline_together(
+    proxy: FaultProxy, kind: str
+) -> None:
     async with executor(kind, proxy.port) as (client, execute):
         await warm(execute)
         await warm(client.execute_command)
@@ -129,7 +152,9 @@ async def test_a_frozen_line_ends_with_the_deadline_and_heals(proxy: FaultProxy,
 
 @pytest.fixture(params=["installed", "carried"])
 def two(request: pytest.FixtureRequest) -> Iterator[tuple[Redis, Redis]]:
-    """Two servers; 6.2, which one of our wheels carries, tells of a read-only replica in the middle of a script's error."""
+    """Two servers; 6.2, which one of our wheels carries, tells of a read-only replica in the middle
+    of a script's error.
+    """
     program = find_redis() if request.param == "installed" else find_carried_redis()
     if program is None:
         pytest.skip("no such Redis here")
@@ -147,7 +172,9 @@ def demote(old: Redis, new: Redis) -> None:
         administrator.replicaof("127.0.0.1", new.port)
 
 
-async def test_a_primary_that_became_a_replica_is_left_at_once(two: tuple[Redis, Redis], kind: str) -> None:
+async def test_a_primary_that_became_a_replica_is_left_at_once(
+    two: tuple[Redis, Redis], kind: str
+) -> None:
     old, new = two
     async with fault_proxy(old.port) as proxy, executor(kind, proxy.port) as (_, execute):
         await warm(execute)
@@ -161,9 +188,14 @@ async def test_a_primary_that_became_a_replica_is_left_at_once(two: tuple[Redis,
             assert int(await execute("EVAL", WRITE, 1, "counter")) == number
 
 
-async def test_a_consumer_that_is_blocked_at_the_old_primary_goes_to_the_new_one(two: tuple[Redis, Redis]) -> None:
+async def test_a_consumer_that_is_blocked_at_the_old_primary_goes_to_the_new_one(
+    two: tuple[Redis, Redis],
+) -> None:
     old, new = two
-    async with fault_proxy(old.port) as proxy, open_stock(f"redis://127.0.0.1:{proxy.port}/0", command_seconds=2) as client:
+    async with (
+        fault_proxy(old.port) as proxy,
+        open_stock(f"redis://127.0.0.1:{proxy.port}/0", command_seconds=2) as client,
+    ):
         for server in two:
             with blocking.Redis(port=server.port) as administrator:
                 administrator.xgroup_create("line", "group", mkstream=True)
@@ -180,17 +212,28 @@ async def test_a_consumer_that_is_blocked_at_the_old_primary_goes_to_the_new_one
 
 
 @pytest.mark.parametrize("fault", ["broken", "stranded"])
-async def test_a_blocked_consumer_and_the_subscription_hear_again_after_their_connections_died(proxy: FaultProxy, fault: str) -> None:
+async def test_a_blocked_consumer_and_the_subscription_hear_again_after_their_connections_died(
+    proxy: FaultProxy, fault: str
+) -> None:
     heard: list[str] = []
     async with open_stock(f"redis://127.0.0.1:{proxy.port}/0", command_seconds=2) as client:
-        wakeups = Wakeups(client, hear=lambda _, message: heard.append(message), listen_seconds=0.1, reconnect_seconds=0.01)
+        wakeups = Wakeups(
+            client,
+            hear=lambda _, message: heard.append(message),
+            listen_seconds=0.1,
+            reconnect_seconds=0.01,
+        )
         task = asyncio.create_task(wakeups.run())
         try:
             for number in range(2):
                 await asyncio.wait_for(wakeups.subscribed.wait(), 10)
                 await client.xgroup_create(f"line{number}", "group", mkstream=True)
-                blocked = asyncio.create_task(client.xreadgroup("group", "me", {f"line{number}": ">"}, block=1000))
-                await eventually(lambda: len([each for each in idle(client) if each.is_usable]) >= 2)
+                blocked = asyncio.create_task(
+                    client.xreadgroup("group", "me", {f"line{number}": ">"}, block=1000)
+                )
+                await eventually(
+                    lambda: len([each for each in idle(client) if each.is_usable]) >= 2
+                )
                 if fault == "broken":
                     proxy.cut()
                 else:
@@ -200,7 +243,8 @@ async def test_a_blocked_consumer_and_the_subscription_hear_again_after_their_co
                 assert blocked.exception() is None or isinstance(blocked.exception(), RedisError)
                 assert not task.done()
                 async with asyncio.timeout(10):
-                    while str(number) not in heard:  # whoever speaks before the subscription is there again is not heard
+                    # whoever speaks before the subscription is there again is not heard
+                    while str(number) not in heard:
                         await client.publish("seckill:{ACT}:wakeups", str(number))
         finally:
             wakeups.stop()
@@ -220,9 +264,20 @@ class Failing:
         raise self._error
 
 
-@pytest.mark.parametrize("error", [
-    RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed"), TimeoutError(), ConnectionResetError(),
-    AttributeError("'NoneType' object has no attribute 'write'"), RedisError(), ValueError("a parser's")], ids=repr)
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError(
+            "unable to perform operation on <TCPTransport closed=True>; the handler is closed"
+        ),
+        TimeoutError(),
+        ConnectionResetError(),
+        AttributeError("'NoneType' object has no attribute 'write'"),
+        RedisError(),
+        ValueError("a parser's"),
+    ],
+    ids=repr,
+)
 async def test_nothing_that_the_cache_meets_fails_a_call(error: Exception) -> None:
     clock = FakeClock()
     cache = PaymentCache(Failing(error), clock)  # type: ignore[arg-type]

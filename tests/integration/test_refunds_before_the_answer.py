@@ -1,6 +1,6 @@
-"""Refunds that exist before the order has said whether it takes the money: whatever it says then, each cent is booked
-once, what is left goes to whom it belongs, and a refund that fails afterwards calls a person exactly when nobody else
-looks after it.
+"""Refunds that exist before the order has said whether it takes the money: whatever it says then,
+each cent is booked once, what is left goes to whom it belongs, and a refund that fails afterwards
+calls a person exactly when nobody else looks after it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ ACCOUNTS = (
 
 
 @pytest.fixture
-async def world(database_url_factory: Callable[[], str], tmp_path: Path) -> AsyncIterator[PaymentWorld]:
+async def world(
+    database_url_factory: Callable[[], str], tmp_path: Path
+) -> AsyncIterator[PaymentWorld]:
     async with payment_world(database_url_factory(), database_url_factory(), tmp_path) as world:
         yield world
 
@@ -66,7 +68,12 @@ async def asks_back(world: PaymentWorld, payment: Payment, amount: str = "") -> 
     """The shop refunds an amount, or everything."""
     return await world.app.refunds.create(
         CreateRefund(
-            payment_id=payment.payment_id, amount=amount, currency="", reason="asked for", request_id="", key=""
+            payment_id=payment.payment_id,
+            amount=amount,
+            currency="",
+            reason="asked for",
+            request_id="",
+            key="",
         ),
         merchant(),
     )
@@ -80,7 +87,9 @@ async def asks_back_without_an_answer(
     *,
     end: RefundChannelStatus = RefundChannelStatus.SUCCESS,
 ) -> Refund:
-    """The shop refunds it, and the channel's answer is lost: `end` is what it says when it is asked again."""
+    """The shop refunds it, and the channel's answer is lost: `end` is what it says when it is asked
+    again.
+    """
     line.lose_answers, line.next_status = True, end
     refund = await asks_back(world, payment, amount)
     line.lose_answers, line.next_status = False, RefundChannelStatus.SUCCESS
@@ -103,7 +112,9 @@ async def channel_answers(world: PaymentWorld) -> None:
 
 
 async def books(world: PaymentWorld) -> tuple[int, ...]:
-    """What belongs to the merchant, to nobody yet, what is on its way back, and what the channel owes us; the books are right."""
+    """What belongs to the merchant, to nobody yet, what is on its way back, and what the channel
+    owes us; the books are right.
+    """
     assert await world.ledger_problems() == []
     assert (await world.app.verifying.verify()).violations == ()
     rows = await world.rows(LEDGER_POSTING)
@@ -118,7 +129,9 @@ async def books(world: PaymentWorld) -> tuple[int, ...]:
     return merchant_, nobody, leaving, -channel
 
 
-async def refunds_of(world: PaymentWorld, payment: Payment) -> list[tuple[int, RefundState, bool, bool]]:
+async def refunds_of(
+    world: PaymentWorld, payment: Payment
+) -> list[tuple[int, RefundState, bool, bool]]:
     """(amount, state, automatic, needs a person) of the refunds of a payment, oldest first."""
     return [
         (refund.amount.minor, refund.state, refund.automatic, refund.needs_attention)
@@ -126,7 +139,9 @@ async def refunds_of(world: PaymentWorld, payment: Payment) -> list[tuple[int, R
     ]
 
 
-async def state_of(world: PaymentWorld, payment: Payment) -> tuple[PaymentState, Disposition | None, bool]:
+async def state_of(
+    world: PaymentWorld, payment: Payment
+) -> tuple[PaymentState, Disposition | None, bool]:
     now = await world.payment(payment.payment_id)
     return now.state, now.disposition, now.holds_slot
 
@@ -135,10 +150,12 @@ async def kinds(world: PaymentWorld) -> list[str]:
     return [row["kind"] for row in await world.rows(LEDGER_TRANSACTION)]
 
 
-# --- the order takes it --------------------------------------------------------------------------------------------------------------------
+# --- the order takes it ---------------------------------------------------------------------------
 
 
-async def test_of_late_money_the_order_takes_what_did_not_go_back(world: PaymentWorld, line: RefundLine) -> None:
+async def test_of_late_money_the_order_takes_what_did_not_go_back(
+    world: PaymentWorld, line: RefundLine
+) -> None:
     payment = await late_money(world, order := await world.order())
     await asks_back(world, payment, "30.00")
     assert await books(world) == (0, 7000, 0, 7000)
@@ -188,7 +205,7 @@ async def test_money_that_came_in_time_and_went_back_in_part_stays_the_merchants
     assert await world.order_state(order) is OrderState.PAID
 
 
-# --- the order refuses it ------------------------------------------------------------------------------------------------------------------
+# --- the order refuses it -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("money", [late_money, untold_money])
@@ -199,7 +216,10 @@ async def test_what_is_left_of_refused_money_goes_back_by_itself(
     await asks_back(world, payment, "30.00")
     await is_refused(world, order)
     assert await state_of(world, payment) == (S.LATE_SUCCESS, D.REFUSED_CANCELLED, False)
-    assert await refunds_of(world, payment) == [(3000, R.SUCCESS, True, False), (7000, R.CREATED, True, False)]
+    assert await refunds_of(world, payment) == [
+        (3000, R.SUCCESS, True, False),
+        (7000, R.CREATED, True, False),
+    ]
     assert await books(world) == (0, 0, 7000, 7000)
     await channel_answers(world)
     assert await state_of(world, payment) == (S.LATE_REFUNDED, D.REFUSED_CANCELLED, False)
@@ -214,10 +234,16 @@ async def test_a_refund_of_refused_money_that_fails_afterwards_calls_a_person(
     payment = await money(world, order := await world.order())  # type: ignore[misc]
     asked = await asks_back_without_an_answer(world, line, payment, "30.00", end=FAILED)
     await is_refused(world, order)
-    assert await refunds_of(world, payment) == [(3000, R.UNKNOWN, True, False), (7000, R.CREATED, True, False)]
+    assert await refunds_of(world, payment) == [
+        (3000, R.UNKNOWN, True, False),
+        (7000, R.CREATED, True, False),
+    ]
     assert await books(world) == (0, 0, 10000, 10000)
     await channel_answers(world)
-    assert await refunds_of(world, payment) == [(3000, R.FAILED, True, True), (7000, R.SUCCESS, True, False)]
+    assert await refunds_of(world, payment) == [
+        (3000, R.FAILED, True, True),
+        (7000, R.SUCCESS, True, False),
+    ]
     assert await state_of(world, payment) == (S.LATE_SUCCESS, D.REFUSED_CANCELLED, False)
     assert await world.attention() == [("REFUND_FAILED", asked.refund_id)]
     assert await books(world) == (0, 3000, 0, 3000)
@@ -276,16 +302,23 @@ async def test_whoever_refunds_refused_money_again_after_our_refund_failed_is_wa
     assert await refunds_of(world, payment) == [(10000, R.FAILED, True, True)]
     with pytest.raises(RefundFailed) as refused:
         await asks_back(world, payment, "40.00")
-    assert await refunds_of(world, payment) == [(10000, R.FAILED, True, True), (4000, R.FAILED, True, True)]
+    assert await refunds_of(world, payment) == [
+        (10000, R.FAILED, True, True),
+        (4000, R.FAILED, True, True),
+    ]
     assert ("REFUND_FAILED", refused.value.metadata["refund_id"]) in await world.attention()
     assert await books(world) == (0, 10000, 0, 10000)
 
 
-# --- the order hands the slot to another payment -------------------------------------------------------------------------------------------
+# --- the order hands the slot to another payment --------------------------------------------------
 
 
-async def handed_over(world: PaymentWorld, refund: Callable[[Payment], object]) -> tuple[Payment, Payment]:
-    """(the payment that lost its place, the late one that the order took): the first one had a refund before."""
+async def handed_over(
+    world: PaymentWorld, refund: Callable[[Payment], object]
+) -> tuple[Payment, Payment]:
+    """(the payment that lost its place, the late one that the order took): the first one had a
+    refund before.
+    """
     order = await world.order()
     late_id = await declined(world, order)
     early = await untold_money(world, order)
@@ -304,10 +337,17 @@ async def test_what_is_left_of_a_success_that_gives_way_is_nobodys_and_goes_back
     assert await state_of(world, early) == (S.LATE_SUCCESS, None, False)
     assert await books(world) == (10000, 7000, 0, 17000)
     await relay(world)
-    heard = [update["state"] for update in world.orders.updates if update["payment_id"] == early.payment_id]
+    heard = [
+        update["state"]
+        for update in world.orders.updates
+        if update["payment_id"] == early.payment_id
+    ]
     assert "LATE_SUCCESS" in heard  # the order is asked as what it is now
     assert await state_of(world, early) == (S.LATE_SUCCESS, D.REFUSED_PAID_BY_OTHER, False)
-    assert await refunds_of(world, early) == [(3000, R.SUCCESS, True, False), (7000, R.CREATED, True, False)]
+    assert await refunds_of(world, early) == [
+        (3000, R.SUCCESS, True, False),
+        (7000, R.CREATED, True, False),
+    ]
     await channel_answers(world)
     assert await state_of(world, early) == (S.LATE_REFUNDED, D.REFUSED_PAID_BY_OTHER, False)
     assert await books(world) == (10000, 0, 0, 10000)
@@ -327,12 +367,16 @@ async def test_a_refund_on_its_way_while_its_payment_gives_way_fails_back_to_nob
     world: PaymentWorld, line: RefundLine
 ) -> None:
     early, _late = await handed_over(
-        world, lambda payment: asks_back_without_an_answer(world, line, payment, "30.00", end=FAILED)
+        world,
+        lambda payment: asks_back_without_an_answer(world, line, payment, "30.00", end=FAILED),
     )
     assert await books(world) == (10000, 7000, 3000, 20000)
     await relay(world)
     await channel_answers(world)
-    assert await refunds_of(world, early) == [(3000, R.FAILED, True, True), (7000, R.SUCCESS, True, False)]
+    assert await refunds_of(world, early) == [
+        (3000, R.FAILED, True, True),
+        (7000, R.SUCCESS, True, False),
+    ]
     assert [kind for kind, _ in await world.attention()] == ["REFUND_FAILED"]
     assert await books(world) == (10000, 3000, 0, 13000)
 
@@ -340,7 +384,9 @@ async def test_a_refund_on_its_way_while_its_payment_gives_way_fails_back_to_nob
 async def test_a_holder_that_gives_way_with_everything_leaving_is_closed_by_its_refund(
     world: PaymentWorld, line: RefundLine
 ) -> None:
-    early, late = await handed_over(world, lambda payment: asks_back_without_an_answer(world, line, payment))
+    early, late = await handed_over(
+        world, lambda payment: asks_back_without_an_answer(world, line, payment)
+    )
     assert await state_of(world, early) == (S.LATE_SUCCESS, None, False)
     assert await books(world) == (10000, 0, 10000, 20000)
     await relay(world)

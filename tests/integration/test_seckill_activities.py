@@ -1,5 +1,5 @@
-"""The life of activities, with a real order_rpc and a real Redis: planned, published, paused, closed; killed at every step and finished by a worker,
-while every unit stays somewhere."""
+"""The life of activities, with a real order_rpc and a real Redis: planned, published, paused,
+closed; killed at every step and finished by a worker, while every unit stays somewhere."""
 
 from __future__ import annotations
 
@@ -20,12 +20,18 @@ from seckill_rpc.stock.admission import AdmitCode
 from seckill_rpc.stock.keys import keys_of
 from seckill_rpc.usecases.activities import ListActivities
 from tests.builders_order import merchant
-from tests.seckill_order_world import SeckillOrderWorld, on_one_database, seckill_order_world, struck
+from tests.seckill_order_world import (
+    SeckillOrderWorld,
+    on_one_database,
+    seckill_order_world,
+    struck,
+)
 from tests.servers import Redis as RedisServer
 
 DRAFT, PUBLISHING, OPEN, PAUSED, CLOSING, CLOSED = ActivityState
 REFUSED = "refused"
-# What becomes of an activity in a state when its shop says something; most is refused. CLOSING has somebody in its line.
+# What becomes of an activity in a state when its shop says something; most is refused. CLOSING has
+# somebody in its line.
 LIFE = {
     DRAFT: {"publish": OPEN, "pause": REFUSED, "resume": REFUSED, "close": CLOSED},
     PUBLISHING: {"publish": OPEN, "pause": REFUSED, "resume": REFUSED, "close": REFUSED},
@@ -37,8 +43,12 @@ LIFE = {
 
 
 @pytest.fixture
-async def world(database_url_factory: Callable[[], str], redis_url: str) -> AsyncIterator[SeckillOrderWorld]:
-    async with seckill_order_world(database_url_factory(), database_url_factory(), redis_url) as world:
+async def world(
+    database_url_factory: Callable[[], str], redis_url: str
+) -> AsyncIterator[SeckillOrderWorld]:
+    async with seckill_order_world(
+        database_url_factory(), database_url_factory(), redis_url
+    ) as world:
         yield world
 
 
@@ -61,7 +71,9 @@ async def in_state(world: SeckillOrderWorld, state: ActivityState) -> Activity:
 
 
 @pytest.mark.parametrize("state", ActivityState)
-async def test_each_verb_does_in_each_state_what_the_table_says(world: SeckillOrderWorld, state: ActivityState) -> None:
+async def test_each_verb_does_in_each_state_what_the_table_says(
+    world: SeckillOrderWorld, state: ActivityState
+) -> None:
     for verb, expected in LIFE[state].items():
         activity = await in_state(world, state)
         if expected is REFUSED:
@@ -69,9 +81,16 @@ async def test_each_verb_does_in_each_state_what_the_table_says(world: SeckillOr
                 await world.verb(verb, activity)
             assert await world.load(activity) == activity, f"{verb} changed a {state} activity"
         else:
-            assert (await world.verb(verb, activity)).activity.state is expected, f"{verb} of {state}"
-            assert (await world.verb(verb, activity)).activity.state is expected or (state, verb) == (PAUSED, "resume"), f"{verb} again"
-        if await world.consume() + ((await world.load(activity)).state in {PUBLISHING, OPEN, PAUSED, CLOSING}):
+            assert (await world.verb(verb, activity)).activity.state is expected, (
+                f"{verb} of {state}"
+            )
+            assert (await world.verb(verb, activity)).activity.state is expected or (
+                state,
+                verb,
+            ) == (PAUSED, "resume"), f"{verb} again"
+        if await world.consume() + (
+            (await world.load(activity)).state in {PUBLISHING, OPEN, PAUSED, CLOSING}
+        ):
             world.clock.advance(10)
             await world.app.publishing.run_once()
             await world.verb("close", activity)  # makes room for the next one
@@ -79,7 +98,9 @@ async def test_each_verb_does_in_each_state_what_the_table_says(world: SeckillOr
     assert await world.orders.stock_problems() == []
 
 
-async def test_publishing_takes_the_units_off_the_shelf_and_lets_buyers_in(world: SeckillOrderWorld) -> None:
+async def test_publishing_takes_the_units_off_the_shelf_and_lets_buyers_in(
+    world: SeckillOrderWorld,
+) -> None:
     activity = await world.draft(total=10)
     assert (await world.verb("get", activity)).live is None
     assert await world.shelf_units() == (100, 0)
@@ -100,13 +121,27 @@ async def test_closing_sends_what_was_not_sold_back_to_the_shelf(world: SeckillO
     await world.buy(activity, "u1", "u2")
     await world.relay()
     closed = await world.verb("close", activity)
-    assert (closed.activity.state, closed.activity.sold, closed.activity.total, closed.live) == (CLOSED, 2, 2, None)
+    assert (closed.activity.state, closed.activity.sold, closed.activity.total, closed.live) == (
+        CLOSED,
+        2,
+        2,
+        None,
+    )
     await world.relay()
     assert await world.shelf_units() == (98, 2)
     assert await world.problems(activity) == []
     assert await world.tags() == ["ACTIVITY_OPENED", "ACTIVITY_CLOSING", "ACTIVITY_CLOSED"]
-    told = [json.loads(row["payload"]) for row in await world.rows(OUTBOX) if row["destination"] == "stream:SECKILL_TOPIC"]
-    assert [(event["sold"], event["total"]) for event in told] == [("0", "10"), ("2", "10"), ("2", "10")]  # one meaning in each state
+    told = [
+        json.loads(row["payload"])
+        for row in await world.rows(OUTBOX)
+        if row["destination"] == "stream:SECKILL_TOPIC"
+    ]
+    # one meaning in each state
+    assert [(event["sold"], event["total"]) for event in told] == [
+        ("0", "10"),
+        ("2", "10"),
+        ("2", "10"),
+    ]
     assert (await world.click(activity, "u3")).code is AdmitCode.ENDED
 
 
@@ -126,7 +161,9 @@ async def test_an_activity_that_closes_serves_its_line_first(world: SeckillOrder
     assert await world.problems(activity) == []
 
 
-async def test_a_unit_on_its_way_back_keeps_an_activity_from_being_closed_over_it(world: SeckillOrderWorld) -> None:
+async def test_a_unit_on_its_way_back_keeps_an_activity_from_being_closed_over_it(
+    world: SeckillOrderWorld,
+) -> None:
     activity = await world.opened(total=10)
     [order_id] = await world.buy(activity, "u1")
     assert await world.return_unit(activity, order_id)
@@ -140,7 +177,9 @@ async def test_a_unit_on_its_way_back_keeps_an_activity_from_being_closed_over_i
     assert await world.problems(activity) == []
 
 
-async def test_a_unit_that_comes_back_after_the_close_goes_to_the_shelf(world: SeckillOrderWorld) -> None:
+async def test_a_unit_that_comes_back_after_the_close_goes_to_the_shelf(
+    world: SeckillOrderWorld,
+) -> None:
     activity = await world.opened(total=10)
     [order_id] = await world.buy(activity, "u1")
     await world.verb("close", activity)
@@ -154,8 +193,12 @@ async def test_a_unit_that_comes_back_after_the_close_goes_to_the_shelf(world: S
     assert await world.problems(activity) == []
 
 
-@pytest.mark.parametrize("point", ["after_row", "after_allocate", "after_clear", "after_open", "after_load"])
-async def test_a_publication_that_dies_at_any_step_is_finished_by_a_worker(world: SeckillOrderWorld, point: str) -> None:
+@pytest.mark.parametrize(
+    "point", ["after_row", "after_allocate", "after_clear", "after_open", "after_load"]
+)
+async def test_a_publication_that_dies_at_any_step_is_finished_by_a_worker(
+    world: SeckillOrderWorld, point: str
+) -> None:
     activity = await world.draft(total=10)
     failpoints.arm(f"seckill.publish.{point}=raise", environment="test")
     assert await struck(world.verb("publish", activity))
@@ -170,7 +213,9 @@ async def test_a_publication_that_dies_at_any_step_is_finished_by_a_worker(world
 
 
 @pytest.mark.parametrize("point", ["after_row", "after_drained", "after_closed", "after_drop"])
-async def test_a_close_that_dies_at_any_step_is_finished_by_a_worker(world: SeckillOrderWorld, point: str) -> None:
+async def test_a_close_that_dies_at_any_step_is_finished_by_a_worker(
+    world: SeckillOrderWorld, point: str
+) -> None:
     activity = await world.opened(total=10)
     await world.buy(activity, "u1")
     failpoints.arm(f"seckill.close.{point}=raise", environment="test")
@@ -184,7 +229,9 @@ async def test_a_close_that_dies_at_any_step_is_finished_by_a_worker(world: Seck
 
 
 @on_one_database
-async def test_the_tombstone_of_a_closed_activity_is_left_by_the_relay_alone(world: SeckillOrderWorld) -> None:
+async def test_the_tombstone_of_a_closed_activity_is_left_by_the_relay_alone(
+    world: SeckillOrderWorld,
+) -> None:
     """The keeper of a new process would leave it too."""
     activity = await world.opened()
     failpoints.arm("seckill.close.after_closed=raise", environment="test")
@@ -196,12 +243,17 @@ async def test_the_tombstone_of_a_closed_activity_is_left_by_the_relay_alone(wor
     assert meta.state == "CLOSED"
 
 
-async def test_the_shelf_refuses_and_the_draft_is_back_with_the_reason(world: SeckillOrderWorld) -> None:
+async def test_the_shelf_refuses_and_the_draft_is_back_with_the_reason(
+    world: SeckillOrderWorld,
+) -> None:
     too_many = await world.draft(total=101)
     unknown = await world.draft(sku_id="unknown")
     dear = await world.draft(currency="USD")
-    for activity, refusal, reason in [(too_many, RemoteError, "OUT_OF_STOCK"), (unknown, RemoteError, "PRODUCT_NOT_FOUND"),
-                                      (dear, InvalidArgument, "INVALID_ARGUMENT")]:
+    for activity, refusal, reason in [
+        (too_many, RemoteError, "OUT_OF_STOCK"),
+        (unknown, RemoteError, "PRODUCT_NOT_FOUND"),
+        (dear, InvalidArgument, "INVALID_ARGUMENT"),
+    ]:
         with pytest.raises(refusal) as refused:
             await world.verb("publish", activity)
         assert refused.value.reason == reason
@@ -209,8 +261,17 @@ async def test_the_shelf_refuses_and_the_draft_is_back_with_the_reason(world: Se
         assert row.state is DRAFT
         assert row.problem.startswith(reason)
     assert await world.shelf_units() == (100, 0)
-    await world.orders.catalog.adjust_stock(AdjustStock(
-        merchant_id="mall", sku_id="mug", quantity=1, reason="found one", idempotency_key="", fingerprint={}), merchant())
+    await world.orders.catalog.adjust_stock(
+        AdjustStock(
+            merchant_id="mall",
+            sku_id="mug",
+            quantity=1,
+            reason="found one",
+            idempotency_key="",
+            fingerprint={},
+        ),
+        merchant(),
+    )
     shown = await world.verb("publish", too_many)
     assert (shown.activity.state, shown.activity.problem) == (OPEN, "")
 
@@ -223,14 +284,18 @@ async def test_a_worker_brings_a_draft_back_too(world: SeckillOrderWorld) -> Non
     assert shown.activity.state is PUBLISHING
     assert "NEIGHBOUR_UNAVAILABLE" in shown.activity.problem
     world.shelf.away = False
-    assert await world.app.publishing.run_once() == 0, "a worker does not join a call that may still be at it"
+    assert await world.app.publishing.run_once() == 0, (
+        "a worker does not join a call that may still be at it"
+    )
     world.clock.advance(5)
     assert await world.app.publishing.run_once() == 1
     assert (await world.load(activity)).state is DRAFT
 
 
 @on_one_database
-async def test_a_worker_does_not_wait_for_the_error_of_a_clock_that_was_ahead(world: SeckillOrderWorld) -> None:
+async def test_a_worker_does_not_wait_for_the_error_of_a_clock_that_was_ahead(
+    world: SeckillOrderWorld,
+) -> None:
     activity = await world.draft(total=10)
     world.shelf.away = True
     assert (await world.verb("publish", activity)).activity.state is PUBLISHING
@@ -260,10 +325,17 @@ async def test_an_answer_that_was_lost_takes_no_units_twice(world: SeckillOrderW
     assert await world.shelf_units() == (90, 10)
 
 
-async def test_publishing_at_once_takes_the_units_once_and_opens_once(world: SeckillOrderWorld) -> None:
+async def test_publishing_at_once_takes_the_units_once_and_opens_once(
+    world: SeckillOrderWorld,
+) -> None:
     activity = await world.draft(total=10)
     other = world.start()
-    calls = [each.activities.publish(activity_id=activity.activity_id, merchant_id="mall", caller=merchant()) for each in (world.app, other) * 3]
+    calls = [
+        each.activities.publish(
+            activity_id=activity.activity_id, merchant_id="mall", caller=merchant()
+        )
+        for each in (world.app, other) * 3
+    ]
     states = {shown.activity.state for shown in await asyncio.gather(*calls)}
     assert states <= {OPEN, PUBLISHING}
     await world.settle()
@@ -272,8 +344,12 @@ async def test_publishing_at_once_takes_the_units_once_and_opens_once(world: Sec
     assert (await world.tags()).count("ACTIVITY_OPENED") == 1
 
 
-async def test_a_publication_that_slept_clears_no_result_of_a_buyer(world: SeckillOrderWorld) -> None:
-    """Old views are cleared while nothing is published. Whoever comes to that step late finds buyers there."""
+async def test_a_publication_that_slept_clears_no_result_of_a_buyer(
+    world: SeckillOrderWorld,
+) -> None:
+    """Old views are cleared while nothing is published. Whoever comes to that step late finds
+    buyers there.
+    """
     activity = await world.draft(total=10)
     gate, allocated, other = asyncio.Event(), asyncio.Event(), world.start()
     allocate = world.shelf.allocate
@@ -288,7 +364,9 @@ async def test_a_publication_that_slept_clears_no_result_of_a_buyer(world: Secki
     first = asyncio.create_task(world.verb("publish", activity))
     await allocated.wait()
     world.shelf.allocate = allocate  # type: ignore[method-assign]
-    await other.activities.publish(activity_id=activity.activity_id, merchant_id="mall", caller=merchant())
+    await other.activities.publish(
+        activity_id=activity.activity_id, merchant_id="mall", caller=merchant()
+    )
     await world.buy(activity, "u1")
     epoch = (await world.load(activity)).epoch
     gate.set()
@@ -309,7 +387,9 @@ async def test_a_product_has_one_activity_at_a_time(world: SeckillOrderWorld) ->
 
 
 @on_one_database
-async def test_a_new_activity_of_a_product_begins_without_the_results_of_the_last_one(world: SeckillOrderWorld) -> None:
+async def test_a_new_activity_of_a_product_begins_without_the_results_of_the_last_one(
+    world: SeckillOrderWorld,
+) -> None:
     first = await world.opened()
     await world.buy(first, "u1")
     await world.verb("close", first)
@@ -318,7 +398,9 @@ async def test_a_new_activity_of_a_product_begins_without_the_results_of_the_las
     assert (await world.click(second, "u1")).code is AdmitCode.QUEUED
 
 
-async def test_the_same_idempotency_key_answers_the_activity_that_is_there(world: SeckillOrderWorld) -> None:
+async def test_the_same_idempotency_key_answers_the_activity_that_is_there(
+    world: SeckillOrderWorld,
+) -> None:
     first = await world.draft(key="k1")
     assert await world.draft(key="k1") == first
     assert (await world.draft(key="k2")).activity_id != first.activity_id
@@ -330,7 +412,10 @@ async def test_the_same_idempotency_key_answers_the_activity_that_is_there(world
 
 @on_one_database
 async def test_a_window_that_makes_no_sense_is_refused(world: SeckillOrderWorld) -> None:
-    for window in ({"starts_in": timedelta(0), "ends_in": timedelta(0)}, {"starts_in": timedelta(hours=-2), "ends_in": timedelta(hours=-1)}):
+    for window in (
+        {"starts_in": timedelta(0), "ends_in": timedelta(0)},
+        {"starts_in": timedelta(hours=-2), "ends_in": timedelta(hours=-1)},
+    ):
         with pytest.raises(InvalidArgument):
             await world.draft(**window)
     late = await world.draft(ends_in=timedelta(minutes=1))
@@ -346,13 +431,17 @@ async def test_another_shop_sees_and_changes_nothing(world: SeckillOrderWorld) -
     stranger = merchant("other")
     for verb in ("get", "publish", "pause", "resume", "close"):
         with pytest.raises(ActivityNotFound):
-            await getattr(world.app.activities, verb)(activity_id=activity.activity_id, merchant_id="other", caller=stranger)
+            await getattr(world.app.activities, verb)(
+                activity_id=activity.activity_id, merchant_id="other", caller=stranger
+            )
         with pytest.raises(ActivityNotFound):
             await world.verb(verb, activity, caller=stranger)
     assert (await world.load(activity)).state is OPEN
 
 
-async def test_a_list_shows_each_activity_once_newest_first_with_its_numbers(world: SeckillOrderWorld) -> None:
+async def test_a_list_shows_each_activity_once_newest_first_with_its_numbers(
+    world: SeckillOrderWorld,
+) -> None:
     made = []
     for _ in range(5):
         made.append(await world.draft())
@@ -360,18 +449,27 @@ async def test_a_list_shows_each_activity_once_newest_first_with_its_numbers(wor
     await world.verb("publish", made[2])
     found, token = [], ""
     while True:
-        page, token = await world.app.activities.list_page(ListActivities(merchant_id="mall", state=None, page_size=2, page_token=token), merchant())
+        page, token = await world.app.activities.list_page(
+            ListActivities(merchant_id="mall", state=None, page_size=2, page_token=token),
+            merchant(),
+        )
         found += page
         if not token:
             break
-    assert [shown.activity.activity_id for shown in found] == [each.activity_id for each in made[::-1]]
+    assert [shown.activity.activity_id for shown in found] == [
+        each.activity_id for each in made[::-1]
+    ]
     assert [shown.live is not None for shown in found] == [False, False, True, False, False]
-    drafts, _ = await world.app.activities.list_page(ListActivities(merchant_id="mall", state=DRAFT, page_size=0, page_token=""), merchant())
+    drafts, _ = await world.app.activities.list_page(
+        ListActivities(merchant_id="mall", state=DRAFT, page_size=0, page_token=""), merchant()
+    )
     assert len(drafts) == 4
 
 
 @on_one_database
-async def test_a_pause_is_told_to_redis_at_once_and_serves_who_stands_in_the_line(world: SeckillOrderWorld) -> None:
+async def test_a_pause_is_told_to_redis_at_once_and_serves_who_stands_in_the_line(
+    world: SeckillOrderWorld,
+) -> None:
     activity = await world.opened()
     await world.click(activity, "u1")
     await world.verb("pause", activity)
@@ -394,8 +492,12 @@ async def test_a_verb_counts_although_redis_did_not_hear_it(world: SeckillOrderW
 
 
 @on_one_database
-async def test_verbs_while_redis_is_away_are_kept_for_it(database_url_factory: Callable[[], str], own_redis: RedisServer) -> None:
-    async with seckill_order_world(database_url_factory(), database_url_factory(), own_redis.url) as world:
+async def test_verbs_while_redis_is_away_are_kept_for_it(
+    database_url_factory: Callable[[], str], own_redis: RedisServer
+) -> None:
+    async with seckill_order_world(
+        database_url_factory(), database_url_factory(), own_redis.url
+    ) as world:
         paused, published = await world.opened(), await world.draft(sku_id="cup")
         await world.orders.product("cup", "10.00", available=100)
         closing = await world.opened(sku_id="cup")
@@ -413,13 +515,18 @@ async def test_verbs_while_redis_is_away_are_kept_for_it(database_url_factory: C
         assert [await world.problems(each) for each in (paused, published)] == [[], []]
 
 
-async def test_an_activity_is_admitting_only_while_clicks_are_let_in(world: SeckillOrderWorld) -> None:
+async def test_an_activity_is_admitting_only_while_clicks_are_let_in(
+    world: SeckillOrderWorld,
+) -> None:
     async def is_admitting(activity: Activity) -> bool:
         shown = await world.verb("get", activity)
         assert shown.live is not None
         return shown.live.is_admitting
+
     await world.orders.product("later", "10.00", available=10)
-    assert not await is_admitting(await world.opened(sku_id="later", starts_in=timedelta(days=1), ends_in=timedelta(days=2)))
+    assert not await is_admitting(
+        await world.opened(sku_id="later", starts_in=timedelta(days=1), ends_in=timedelta(days=2))
+    )
     activity = await world.opened()
     assert await is_admitting(activity)
     await world.verb("pause", activity)

@@ -1,5 +1,5 @@
-"""SeckillAction: what each click is told, that refusals from memory are never told to who takes part, and that a sold-out sale costs Redis nothing
-that grows with its buyers."""
+"""SeckillAction: what each click is told, that refusals from memory are never told to who takes
+part, and that a sold-out sale costs Redis nothing that grows with its buyers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ async def world(database_url: str, redis_url: str) -> AsyncIterator[SeckillWorld
 
 @asynccontextmanager
 async def sold_out(world: SeckillWorld, *, losers: int = 2) -> AsyncIterator[Front]:
-    """A process that was told so, a tenth of a second apart, and remembers it since the second time."""
+    """A process that was told so, a tenth of a second apart, and remembers it since the second
+    time.
+    """
     await world.open(total=1)
     async with front(world) as door:
         await door.click("winner")
@@ -44,22 +46,35 @@ async def test_a_click_stands_in_the_line_and_is_served(world: SeckillWorld) -> 
     await world.open(total=2)
     async with front(world) as door:
         queued = await door.click()
-        assert (queued.status, queued.code, queued.retry_after_ms > 0) == (Status.QUEUED, ResultCode.QUEUED, True)
+        assert (queued.status, queued.code, queued.retry_after_ms > 0) == (
+            Status.QUEUED,
+            ResultCode.QUEUED,
+            True,
+        )
         assert queued.order_id.startswith("ORD")
         await world.consume()
         assert (await door.click()).order_id == queued.order_id
         bought = await door.result()
-        assert (bought.status, bought.code, bought.order_id) == (Status.HOLDER, ResultCode.BOUGHT, queued.order_id)
+        assert (bought.status, bought.code, bought.order_id) == (
+            Status.HOLDER,
+            ResultCode.BOUGHT,
+            queued.order_id,
+        )
 
 
 async def test_the_answer_of_a_click_that_waits_is_final(world: SeckillWorld) -> None:
     await world.open(total=1)
     async with front(world) as door:
-        clicks = [asyncio.create_task(door.click(f"u{number}", wait_seconds=10)) for number in range(2)]
+        clicks = [
+            asyncio.create_task(door.click(f"u{number}", wait_seconds=10)) for number in range(2)
+        ]
         while not await world.consume():
             pass  # it waits for the line by itself
         answers = await asyncio.gather(*clicks)
-    assert Counter(answer.code for answer in answers) == {ResultCode.BOUGHT: 1, ResultCode.SOLD_OUT: 1}
+    assert Counter(answer.code for answer in answers) == {
+        ResultCode.BOUGHT: 1,
+        ResultCode.SOLD_OUT: 1,
+    }
     [winner] = [answer for answer in answers if answer.status is Status.HOLDER]
     assert winner.ticket
     assert winner.order_id in await world.states()
@@ -91,10 +106,16 @@ async def test_who_has_reached_the_limit_is_told_what_he_has(world: SeckillWorld
         assert (refused.status, refused.code) == (Status.QUEUED, ResultCode.LIMIT)
         await world.consume()
         refused = await door.click("u1", "b")
-        assert (refused.status, refused.code, refused.order_id) == (Status.HOLDER, ResultCode.LIMIT, mine.order_id)
+        assert (refused.status, refused.code, refused.order_id) == (
+            Status.HOLDER,
+            ResultCode.LIMIT,
+            mine.order_id,
+        )
 
 
-async def test_sold_out_is_told_from_memory_and_costs_one_call_in_its_time(world: SeckillWorld) -> None:
+async def test_sold_out_is_told_from_memory_and_costs_one_call_in_its_time(
+    world: SeckillWorld,
+) -> None:
     await world.open(total=1)
     async with front(world) as door:
         await door.click("winner")
@@ -113,7 +134,10 @@ async def test_sold_out_is_told_from_memory_and_costs_one_call_in_its_time(world
 
 async def test_refusals_from_memory_are_told_together_and_counted(world: SeckillWorld) -> None:
     def told() -> float:
-        return REGISTRY.get_sample_value("paymesh_seckill_clicks_total", {"code": "SOLD_OUT"}) or 0.0
+        return (
+            REGISTRY.get_sample_value("paymesh_seckill_clicks_total", {"code": "SOLD_OUT"}) or 0.0
+        )
+
     async with sold_out(world) as door:
         before, clock = told(), asyncio.get_running_loop().time
         began = clock()
@@ -135,7 +159,8 @@ async def test_when_the_memory_of_sold_out_ends_one_buyer_asks_for_all(world: Se
 
 async def test_a_redis_that_is_away_makes_no_refusal_older(world: SeckillWorld) -> None:
     async with sold_out(world, losers=3) as door:
-        door.monotonic.now += 0.01  # the life of what the second of them made it remember is just over
+        # the life of what the second of them made it remember is just over
+        door.monotonic.now += 0.01
         await world.redis.set(world.keys.meta, "broken")  # every script fails
         with pytest.raises(SeckillNotReady):
             await door.click("asks for all")
@@ -146,7 +171,9 @@ async def test_a_redis_that_is_away_makes_no_refusal_older(world: SeckillWorld) 
                 await door.click(user_id)
 
 
-async def test_a_winner_never_hears_sold_out_from_memory_wherever_he_clicks_again(world: SeckillWorld) -> None:
+async def test_a_winner_never_hears_sold_out_from_memory_wherever_he_clicks_again(
+    world: SeckillWorld,
+) -> None:
     await world.open(total=1)
     async with front(world) as here, front(world) as there:
         mine = await here.click("winner", "a")
@@ -166,7 +193,9 @@ async def test_a_winner_never_hears_sold_out_from_memory_wherever_he_clicks_agai
                 assert (again.status, again.order_id) == (Status.HOLDER, mine.order_id)
 
 
-async def test_nothing_is_refused_from_memory_while_a_click_is_undecided(world: SeckillWorld) -> None:
+async def test_nothing_is_refused_from_memory_while_a_click_is_undecided(
+    world: SeckillWorld,
+) -> None:
     await world.open(total=1)
     async with front(world) as here, front(world) as there:
         mine = await here.click("winner", "a")
@@ -190,7 +219,9 @@ async def test_a_process_that_hears_nothing_refuses_nobody_from_memory(world: Se
         assert (await deaf.click("winner", "a")).order_id == mine.order_id
 
 
-async def test_a_process_whose_subscription_broke_refuses_nobody_from_memory(world: SeckillWorld) -> None:
+async def test_a_process_whose_subscription_broke_refuses_nobody_from_memory(
+    world: SeckillWorld,
+) -> None:
     async with sold_out(world) as door:
         before = await door.script_calls()
         await door.click("told from memory")
@@ -202,7 +233,9 @@ async def test_a_process_whose_subscription_broke_refuses_nobody_from_memory(wor
         assert await door.script_calls() == before + 4
 
 
-async def test_nothing_is_refused_from_memory_until_what_was_published_has_been_heard(world: SeckillWorld) -> None:
+async def test_nothing_is_refused_from_memory_until_what_was_published_has_been_heard(
+    world: SeckillWorld,
+) -> None:
     activity = await world.open(total=1)
     async with front(world) as here:
         mine = await here.click("winner", "a")
@@ -216,7 +249,9 @@ async def test_nothing_is_refused_from_memory_until_what_was_published_has_been_
         assert (again.status, again.order_id) == (Status.HOLDER, mine.order_id)
 
 
-async def test_a_unit_that_comes_back_is_sold_within_the_life_of_the_memory(world: SeckillWorld) -> None:
+async def test_a_unit_that_comes_back_is_sold_within_the_life_of_the_memory(
+    world: SeckillWorld,
+) -> None:
     await world.open(total=1)
     async with front(world) as door:
         order_id = (await door.click("u1")).order_id
@@ -235,7 +270,11 @@ async def test_a_paused_an_ended_and_a_closed_sale_say_so(world: SeckillWorld) -
         await world.consume()
         await world.loading.state(world.keys, await world.step(ActivityVerb.PAUSE))
         paused = await door.click("u2")
-        assert (paused.status, paused.code, paused.retry_after_ms > 0) == (Status.NEITHER, ResultCode.PAUSED, True)
+        assert (paused.status, paused.code, paused.retry_after_ms > 0) == (
+            Status.NEITHER,
+            ResultCode.PAUSED,
+            True,
+        )
         assert (await door.click("u1", "a")).order_id == mine.order_id
         await world.loading.state(world.keys, await world.step(ActivityVerb.RESUME))
         door.monotonic.now += 1
@@ -248,7 +287,9 @@ async def test_a_paused_an_ended_and_a_closed_sale_say_so(world: SeckillWorld) -
         assert (await door.click("u1", "b")).code is ResultCode.ENDED
 
 
-async def test_too_many_clicks_of_one_buyer_are_refused_and_take_nothing(world: SeckillWorld) -> None:
+async def test_too_many_clicks_of_one_buyer_are_refused_and_take_nothing(
+    world: SeckillWorld,
+) -> None:
     await world.open(total=100, limit=10)
     async with front(world, burst=3) as door:
         for request_id in "abc":
@@ -284,7 +325,9 @@ async def test_a_sale_that_is_being_rebuilt_is_not_ready(world: SeckillWorld) ->
         assert (await door.click("u1", "a")).code is ResultCode.QUEUED
 
 
-async def test_a_product_without_a_sale_is_not_found_and_not_looked_up_each_time(world: SeckillWorld) -> None:
+async def test_a_product_without_a_sale_is_not_found_and_not_looked_up_each_time(
+    world: SeckillWorld,
+) -> None:
     async with front(world) as door:
         with pytest.raises(ActivityNotFound):
             await door.click()
@@ -315,11 +358,14 @@ async def test_clicks_are_limited_by_shop_and_buyer(world: SeckillWorld) -> None
             await door.click("u1", f"r{number}")
         with pytest.raises(SeckillBusy):
             await door.click("u1", "r3")
-        assert (await door.click("u1", "r4", merchant_id="shop2")).status is Status.QUEUED  # somebody else of that name
+        # somebody else of that name
+        assert (await door.click("u1", "r4", merchant_id="shop2")).status is Status.QUEUED
         assert (await door.click("u2", "r5")).status is Status.QUEUED
 
 
-async def test_what_a_process_learns_while_it_refreshes_stays(world: SeckillWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_a_process_learns_while_it_refreshes_stays(
+    world: SeckillWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     old = await world.open(sku_id="old")
     async with front(world) as door:
         read, go_on = asyncio.Event(), asyncio.Event()
@@ -330,6 +376,7 @@ async def test_what_a_process_learns_while_it_refreshes_stays(world: SeckillWorl
             read.set()
             await go_on.wait()
             return found
+
         with monkeypatch.context() as patched:
             patched.setattr(world.db, "read", slow)
             refreshing = asyncio.create_task(door.registry.refresh())
@@ -338,7 +385,10 @@ async def test_what_a_process_learns_while_it_refreshes_stays(world: SeckillWorl
             door.registry.learn(opened)
             go_on.set()
             await refreshing
-        assert {each.activity_id for each in door.registry.running()} == {old.activity_id, opened.activity_id}
+        assert {each.activity_id for each in door.registry.running()} == {
+            old.activity_id,
+            opened.activity_id,
+        }
 
 
 async def test_a_start_in_years_asks_nobody_to_come_back_in_years(world: SeckillWorld) -> None:

@@ -1,4 +1,6 @@
-"""Drawing lots at the end of an activity: everybody gets an answer, winners become orders, and what a crash leaves is drawn by the next."""
+"""Drawing lots at the end of an activity: everybody gets an answer, winners become orders, and what
+a crash leaves is drawn by the next.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,12 @@ from tests.seckill_order_world import SeckillOrderWorld, on_one_database, seckil
 
 
 @pytest.fixture
-async def world(database_url_factory: Callable[[], str], redis_url: str) -> AsyncIterator[SeckillOrderWorld]:
-    async with seckill_order_world(database_url_factory(), database_url_factory(), redis_url) as world:
+async def world(
+    database_url_factory: Callable[[], str], redis_url: str
+) -> AsyncIterator[SeckillOrderWorld]:
+    async with seckill_order_world(
+        database_url_factory(), database_url_factory(), redis_url
+    ) as world:
         yield world
 
 
@@ -34,7 +40,9 @@ async def views(world: SeckillOrderWorld, activity: Activity, entrants: int) -> 
     return [await world.view(activity, f"u{number}") for number in range(entrants)]
 
 
-async def test_nothing_is_drawn_before_the_end_and_everybody_has_an_answer_after_it(world: SeckillOrderWorld) -> None:
+async def test_nothing_is_drawn_before_the_end_and_everybody_has_an_answer_after_it(
+    world: SeckillOrderWorld,
+) -> None:
     activity = await entered(world, total=4, entrants=12)
     world.clock.advance(24 * 3600)
     assert await world.app.drawing.run_once() == 0, "our own clock decides nothing"
@@ -68,7 +76,9 @@ async def test_a_close_draws_first(world: SeckillOrderWorld) -> None:
 
 
 @on_one_database
-async def test_everybody_wins_where_there_are_enough_units_and_the_rest_goes_back(world: SeckillOrderWorld) -> None:
+async def test_everybody_wins_where_there_are_enough_units_and_the_rest_goes_back(
+    world: SeckillOrderWorld,
+) -> None:
     activity = await entered(world, total=10, entrants=3)
     await world.verb("close", activity)
     await world.settle()
@@ -77,7 +87,9 @@ async def test_everybody_wins_where_there_are_enough_units_and_the_rest_goes_bac
 
 
 @on_one_database
-async def test_a_draw_that_dies_between_portions_goes_on(world: SeckillOrderWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_draw_that_dies_between_portions_goes_on(
+    world: SeckillOrderWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     activity = await entered(world, total=4, entrants=12)
     await world.end_window(activity)
     portions = 0
@@ -99,7 +111,9 @@ async def test_a_draw_that_dies_between_portions_goes_on(world: SeckillOrderWorl
 
 
 @on_one_database
-async def test_a_rebuild_keeps_the_entries_and_nothing_is_drawn_meanwhile(world: SeckillOrderWorld) -> None:
+async def test_a_rebuild_keeps_the_entries_and_nothing_is_drawn_meanwhile(
+    world: SeckillOrderWorld,
+) -> None:
     activity = await entered(world, total=4, entrants=12)
     await world.end_window(activity)
     await world.app.loading.hold(keys_of(activity))
@@ -113,7 +127,9 @@ async def test_a_rebuild_keeps_the_entries_and_nothing_is_drawn_meanwhile(world:
 
 
 @on_one_database
-async def test_a_unit_that_comes_back_after_the_draw_goes_to_the_shelf_with_the_close(world: SeckillOrderWorld) -> None:
+async def test_a_unit_that_comes_back_after_the_draw_goes_to_the_shelf_with_the_close(
+    world: SeckillOrderWorld,
+) -> None:
     activity = await entered(world, total=2, entrants=5)
     await world.end_window(activity)
     await world.app.drawing.run_once()

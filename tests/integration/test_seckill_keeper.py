@@ -1,4 +1,6 @@
-"""The keeper: whatever goes wrong in Redis is seen and repaired, once, and nothing is repaired that is right."""
+"""The keeper: whatever goes wrong in Redis is seen and repaired, once, and nothing is repaired that
+is right.
+"""
 
 from __future__ import annotations
 
@@ -16,27 +18,39 @@ from seckill_rpc.domain.watching import Trigger
 from seckill_rpc.stock.admission import AdmitCode
 from seckill_rpc.stock.keys import keys_of
 from seckill_rpc.usecases.clicking import Click
-from tests.seckill_order_world import SeckillOrderWorld, before, on_one_database, seckill_order_world, struck
+from tests.seckill_order_world import (
+    SeckillOrderWorld,
+    before,
+    on_one_database,
+    seckill_order_world,
+    struck,
+)
 from tests.servers import Redis as RedisServer
 
 Damage = Callable[[SeckillOrderWorld, Activity], Awaitable[object]]
 
 
 @pytest.fixture
-async def world(database_url_factory: Callable[[], str], redis_url: str) -> AsyncIterator[SeckillOrderWorld]:
-    async with seckill_order_world(database_url_factory(), database_url_factory(), redis_url) as world:
+async def world(
+    database_url_factory: Callable[[], str], redis_url: str
+) -> AsyncIterator[SeckillOrderWorld]:
+    async with seckill_order_world(
+        database_url_factory(), database_url_factory(), redis_url
+    ) as world:
         yield world
 
 
 def meta_field(name: str, value: int | str) -> Damage:
     async def damage(world: SeckillOrderWorld, activity: Activity) -> None:
         await world.redis.hset(keys_of(activity).meta, name, value)
+
     return damage
 
 
 def units(change: int) -> Damage:
     async def damage(world: SeckillOrderWorld, activity: Activity) -> None:
         await world.redis.hincrby(keys_of(activity).meta, "stock", change)
+
     return damage
 
 
@@ -57,7 +71,9 @@ def repairs(trigger: Trigger) -> float:
 
 
 def gap(activity: Activity) -> float | None:
-    return REGISTRY.get_sample_value("paymesh_seckill_conservation_gap", {"activity_id": activity.activity_id})
+    return REGISTRY.get_sample_value(
+        "paymesh_seckill_conservation_gap", {"activity_id": activity.activity_id}
+    )
 
 
 # What is damaged, why it is noticed, and after how many tenths of a second.
@@ -75,7 +91,9 @@ DAMAGES: dict[str, tuple[Damage, Trigger, int]] = {
 
 @on_one_database
 @pytest.mark.parametrize("damage", DAMAGES)
-async def test_what_goes_wrong_is_repaired_after_its_time_and_once(world: SeckillOrderWorld, damage: str) -> None:
+async def test_what_goes_wrong_is_repaired_after_its_time_and_once(
+    world: SeckillOrderWorld, damage: str
+) -> None:
     hurt, trigger, tenths = DAMAGES[damage]
     activity = await world.opened(total=10)
     await world.buy(activity, "u1")
@@ -107,12 +125,17 @@ async def test_an_older_state_is_told_again_without_a_rebuild(world: SeckillOrde
     assert (await world.click(activity, "u1")).code is AdmitCode.PAUSED
 
 
-async def test_a_sale_without_an_end_does_not_keep_the_others_from_being_repaired(world: SeckillOrderWorld) -> None:
+async def test_a_sale_without_an_end_does_not_keep_the_others_from_being_repaired(
+    world: SeckillOrderWorld,
+) -> None:
     await world.orders.product("other", "10.00", available=100)
     endless, other = await world.opened(), await world.opened(sku_id="other")
-    await world.change(endless, ends_at=datetime(9999, 12, 31, 23, 59, 59, 999000, tzinfo=UTC), rev=endless.rev + 1)
+    await world.change(
+        endless, ends_at=datetime(9999, 12, 31, 23, 59, 59, 999000, tzinfo=UTC), rev=endless.rev + 1
+    )
     await lost(world, other)
-    assert await world.keep() == 2  # what Redis knew of the other one, and the new end of the endless one
+    # what Redis knew of the other one, and the new end of the endless one
+    assert await world.keep() == 2
     assert (await world.load(endless)).state is ActivityState.OPEN
     assert (await world.click(other, "u1")).code is AdmitCode.QUEUED
 
@@ -140,22 +163,29 @@ async def test_a_damage_that_was_mended_in_time_is_no_reason(world: SeckillOrder
     assert (await world.load(activity)).epoch == activity.epoch
 
 
-async def test_places_in_the_line_and_units_on_their_way_back_are_no_gap(world: SeckillOrderWorld) -> None:
+async def test_places_in_the_line_and_units_on_their_way_back_are_no_gap(
+    world: SeckillOrderWorld,
+) -> None:
     activity = await world.opened(total=10)
     orders = await world.buy(activity, "u1", "u2")
     await world.clicks(activity, ("u3", "a"), ("u4", "a"))
     assert await world.return_unit(activity, orders[0])
     assert await world.keep(rounds=25, seconds=0.5) == 0
     assert gap(activity) == 0
-    await world.app.rebuilding.rebuild(activity.activity_id)  # counts the unit that comes back; its message is still under way
+    # counts the unit that comes back; its message is still under way
+    await world.app.rebuilding.rebuild(activity.activity_id)
     assert await world.keep(rounds=25, seconds=0.5) == 0
     await world.consume()
     await world.relay()
     assert await world.problems(activity) == []
 
 
-async def test_orders_that_are_written_and_not_yet_published_explain_a_surplus_for_a_while(world: SeckillOrderWorld) -> None:
-    """A consumer died between its commit and the script; another one takes the entries over. They count twice until then."""
+async def test_orders_that_are_written_and_not_yet_published_explain_a_surplus_for_a_while(
+    world: SeckillOrderWorld,
+) -> None:
+    """A consumer died between its commit and the script; another one takes the entries over. They
+    count twice until then.
+    """
     activity = await world.opened(total=10)
     await world.clicks(activity, ("u1", "a"), ("u2", "a"))
     await world.app.registry.refresh()
@@ -171,7 +201,9 @@ async def test_orders_that_are_written_and_not_yet_published_explain_a_surplus_f
     assert await world.problems(activity) == []
 
 
-async def test_a_busy_sale_gives_no_false_alarm(world: SeckillOrderWorld, rounds: Callable[[int, int], int]) -> None:
+async def test_a_busy_sale_gives_no_false_alarm(
+    world: SeckillOrderWorld, rounds: Callable[[int, int], int]
+) -> None:
     """Units move all the time between what the keeper reads of the database and of Redis."""
     activity = await world.opened(total=100, limit=1)
     await world.app.registry.refresh()
@@ -182,7 +214,9 @@ async def test_a_busy_sale_gives_no_false_alarm(world: SeckillOrderWorld, rounds
             if (await world.click(activity, f"u{number}")).code is AdmitCode.QUEUED:
                 await world.app.consumers[0].run_once()
             if number % 3 == 0:
-                [row] = [row for row in await world.rows() if row["user_id"] == f"u{number}"] or [None]
+                [row] = [row for row in await world.rows() if row["user_id"] == f"u{number}"] or [
+                    None
+                ]
                 if row is not None and row["state"] == "LIVE":
                     await world.return_unit(activity, row["order_id"])
             await world.relay()
@@ -213,7 +247,9 @@ async def test_a_rebuild_that_is_under_way_is_left_alone(world: SeckillOrderWorl
     assert await world.keep(rounds=3) == 1
 
 
-async def test_keepers_of_many_processes_rebuild_once(world: SeckillOrderWorld, rounds: Callable[[int, int], int]) -> None:
+async def test_keepers_of_many_processes_rebuild_once(
+    world: SeckillOrderWorld, rounds: Callable[[int, int], int]
+) -> None:
     activity = await world.opened(total=10)
     await world.buy(activity, "u1")
     await world.relay()
@@ -243,7 +279,9 @@ async def test_a_keeper_that_comes_late_rebuilds_nothing(world: SeckillOrderWorl
 
 
 @on_one_database
-async def test_a_rebuild_that_takes_long_keeps_no_other_activity_waiting(world: SeckillOrderWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_rebuild_that_takes_long_keeps_no_other_activity_waiting(
+    world: SeckillOrderWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("seckill_rpc.usecases.keeping.PATIENCE_SECONDS", 0.01)
     await world.orders.product("cup", "10.00", available=100)
     slow, quick = await world.opened(), await world.opened(sku_id="cup")
@@ -259,10 +297,14 @@ async def test_a_rebuild_that_takes_long_keeps_no_other_activity_waiting(world: 
     assert (await world.load(slow)).epoch == slow.epoch + 1, "begun once"
     gate.set()
     await asyncio.gather(*world.app.keeping._rebuilds.values())
-    assert [(await world.click(each, "u1")).code for each in (slow, quick)] == [AdmitCode.QUEUED] * 2
+    assert [(await world.click(each, "u1")).code for each in (slow, quick)] == [
+        AdmitCode.QUEUED
+    ] * 2
 
 
-async def test_an_activity_is_closed_when_its_end_is_over_by_the_clock_of_redis(world: SeckillOrderWorld) -> None:
+async def test_an_activity_is_closed_when_its_end_is_over_by_the_clock_of_redis(
+    world: SeckillOrderWorld,
+) -> None:
     activity = await world.opened(total=10)
     await world.buy(activity, "u1")
     world.clock.advance(24 * 3600)
@@ -288,8 +330,12 @@ async def test_a_paused_activity_ends_too(world: SeckillOrderWorld) -> None:
 
 
 @on_one_database
-async def test_an_old_copy_of_redis_opens_no_closed_activity(database_url_factory: Callable[[], str], own_redis: RedisServer) -> None:
-    async with seckill_order_world(database_url_factory(), database_url_factory(), own_redis.url) as world:
+async def test_an_old_copy_of_redis_opens_no_closed_activity(
+    database_url_factory: Callable[[], str], own_redis: RedisServer
+) -> None:
+    async with seckill_order_world(
+        database_url_factory(), database_url_factory(), own_redis.url
+    ) as world:
         activity = await world.opened()
         await world.keep()
         copy = await world.redis.hgetall(keys_of(activity).meta)
@@ -300,15 +346,21 @@ async def test_an_old_copy_of_redis_opens_no_closed_activity(database_url_factor
         await world.redis.delete(keys_of(activity).meta)
         await world.redis.hset(keys_of(activity).meta, mapping=copy)
         await world.redis.xgroup_create(keys_of(activity).line, "orders", "0", mkstream=True)
-        assert (await world.click(activity, "early")).code is AdmitCode.QUEUED, "nobody has noticed yet"
+        assert (await world.click(activity, "early")).code is AdmitCode.QUEUED, (
+            "nobody has noticed yet"
+        )
         assert await world.keep() == 1
         assert (await world.click(activity, "u1")).code is AdmitCode.ENDED
         assert await world.problems(activity) == []
 
 
 @on_one_database
-async def test_a_keeper_waits_for_a_redis_that_is_away(database_url_factory: Callable[[], str], own_redis: RedisServer) -> None:
-    async with seckill_order_world(database_url_factory(), database_url_factory(), own_redis.url) as world:
+async def test_a_keeper_waits_for_a_redis_that_is_away(
+    database_url_factory: Callable[[], str], own_redis: RedisServer
+) -> None:
+    async with seckill_order_world(
+        database_url_factory(), database_url_factory(), own_redis.url
+    ) as world:
         activity = await world.opened()
         own_redis.kill()
         assert await world.keep() == 0
@@ -319,7 +371,9 @@ async def test_a_keeper_waits_for_a_redis_that_is_away(database_url_factory: Cal
 
 @on_one_database
 @pytest.mark.parametrize("name", ["meta", "users", "line"])
-async def test_a_key_of_another_kind_heals_by_itself_after_the_first_click_that_met_it(world: SeckillOrderWorld, name: str) -> None:
+async def test_a_key_of_another_kind_heals_by_itself_after_the_first_click_that_met_it(
+    world: SeckillOrderWorld, name: str
+) -> None:
     activity = await world.opened(total=10)
     [held] = await world.buy(activity, "u1")
     await world.relay()
@@ -338,7 +392,9 @@ async def test_a_key_of_another_kind_heals_by_itself_after_the_first_click_that_
 
 
 @on_one_database
-async def test_what_does_not_agree_in_one_activity_does_not_keep_the_others_from_being_watched(world: SeckillOrderWorld) -> None:
+async def test_what_does_not_agree_in_one_activity_does_not_keep_the_others_from_being_watched(
+    world: SeckillOrderWorld,
+) -> None:
     await world.orders.product("other", "10.00", available=100)
     broken, other = await world.opened(), await world.opened(sku_id="other")
     await world.redis.hset(keys_of(broken).meta, "stock", "many")

@@ -1,4 +1,6 @@
-"""Many commands under way at once on one connection: everybody gets his own answer, once, or hears that nobody knows."""
+"""Many commands under way at once on one connection: everybody gets his own answer, once, or hears
+that nobody knows.
+"""
 
 from __future__ import annotations
 
@@ -29,13 +31,19 @@ async def test_everybody_gets_his_own_answer(client: Client) -> None:
     lane = Lane(client)
     texts = [f"text {number}" for number in range(500)]
     assert await asyncio.gather(*(lane.execute("ECHO", text) for text in texts)) == texts
-    assert len(await client.client_list()) == 2, "one connection for the lane, one for this question"
+    assert len(await client.client_list()) == 2, (
+        "one connection for the lane, one for this question"
+    )
 
 
 async def test_a_refusal_is_told_to_the_one_who_asked(client: Client) -> None:
     lane = Lane(client)
-    before, refused, after = await asyncio.gather(lane.execute("ECHO", "before"), lane.execute("NONSENSE"), lane.execute("ECHO", "after"),
-                                                  return_exceptions=True)
+    before, refused, after = await asyncio.gather(
+        lane.execute("ECHO", "before"),
+        lane.execute("NONSENSE"),
+        lane.execute("ECHO", "after"),
+        return_exceptions=True,
+    )
     assert (before, after) == ("before", "after")
     assert isinstance(refused, ResponseError)
 
@@ -63,7 +71,10 @@ class Answering:
 
 
 async def test_who_goes_away_while_his_answer_arrives_harms_nobody(client: Client) -> None:
-    gone, mine = asyncio.get_running_loop().create_future(), asyncio.get_running_loop().create_future()
+    gone, mine = (
+        asyncio.get_running_loop().create_future(),
+        asyncio.get_running_loop().create_future(),
+    )
     wire = _Wire(Answering("of another", "mine"))
     wire.waiting.extend((gone, mine))
     gone.cancel()
@@ -72,11 +83,16 @@ async def test_who_goes_away_while_his_answer_arrives_harms_nobody(client: Clien
 
 
 async def test_a_command_is_sent_once_more_over_a_new_connection(redis_server: Redis) -> None:
-    async with fault_proxy(redis_server.port) as proxy, open_stock(f"redis://127.0.0.1:{proxy.port}/0") as client:
+    async with (
+        fault_proxy(redis_server.port) as proxy,
+        open_stock(f"redis://127.0.0.1:{proxy.port}/0") as client,
+    ):
         lane = Lane(client)
         assert await lane.execute("ECHO", "here") == "here"
         proxy.lose(COMMAND, Loss.ANSWER)
-        assert await asyncio.gather(*(lane.execute("ECHO", str(number)) for number in range(20))) == [str(number) for number in range(20)]
+        assert await asyncio.gather(
+            *(lane.execute("ECHO", str(number)) for number in range(20))
+        ) == [str(number) for number in range(20)]
         proxy.lose(COMMAND, Loss.ANSWER, times=2)
         with pytest.raises(ConnectionBroken):
             await lane.execute("ECHO", "never")
@@ -84,7 +100,10 @@ async def test_a_command_is_sent_once_more_over_a_new_connection(redis_server: R
 
 
 async def test_a_silent_redis_is_left_at_the_deadline(redis_server: Redis) -> None:
-    async with fault_proxy(redis_server.port) as proxy, open_stock(f"redis://127.0.0.1:{proxy.port}/0") as client:
+    async with (
+        fault_proxy(redis_server.port) as proxy,
+        open_stock(f"redis://127.0.0.1:{proxy.port}/0") as client,
+    ):
         lane = Lane(client, command_seconds=0.2)
         assert await lane.execute("ECHO", "here") == "here"
         proxy.lose(COMMAND, Loss.ANSWER_SILENTLY)  # a second attempt would be answered

@@ -1,4 +1,6 @@
-"""The line of an activity at its edges; what its scripts guard is tested in test_seckill_scripts.py."""
+"""The line of an activity at its edges; what its scripts guard is tested in
+test_seckill_scripts.py.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from seckill_rpc.stock.scripts import Scripts
 KEYS = Keys(activity_id="ACT1", merchant_id="mall", sku_id="mug")
 
 
-async def test_a_line_that_is_dropped_while_a_consumer_waits_for_it_is_empty(redis_url: str) -> None:
+async def test_a_line_that_is_dropped_while_a_consumer_waits_for_it_is_empty(
+    redis_url: str,
+) -> None:
     redis = open_stock(redis_url)
     line = Line(redis, Scripts(redis))
     try:

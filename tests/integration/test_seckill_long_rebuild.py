@@ -1,4 +1,6 @@
-"""A rebuild whose steps take longer than a lease lives keeps its lease; one whose lease is gone stops in the middle of a step."""
+"""A rebuild whose steps take longer than a lease lives keeps its lease; one whose lease is gone
+stops in the middle of a step.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +28,29 @@ async def run(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
     monkeypatch.setattr(rebuilding, "HEARTBEAT_SECONDS", 0.02)
     clock = FakeClock()
     now = clock.now()
-    activity = Activity.plan(activity_id="ACT1", merchant_id="mall", sku_id="1001", mode=AdmissionMode.FIRST_COME, limit_per_user=1, offered=1,
-                             price=Money(1, "CNY"), starts_at=now, ends_at=now + timedelta(hours=1), at=now)
+    activity = Activity.plan(
+        activity_id="ACT1",
+        merchant_id="mall",
+        sku_id="1001",
+        mode=AdmissionMode.FIRST_COME,
+        limit_per_user=1,
+        offered=1,
+        price=Money(1, "CNY"),
+        starts_at=now,
+        ends_at=now + timedelta(hours=1),
+        at=now,
+    )
     async with open_stock(redis_url) as redis:
         scripts = Scripts(redis)
-        made = rebuilding._Run(activity=activity, holder="me", db=None, clock=clock, loading=Loading(scripts),  # type: ignore[arg-type]
-                               lease=Lease(scripts), on_progress=lambda _: None)
+        made = rebuilding._Run(
+            activity=activity,
+            holder="me",
+            db=None,
+            clock=clock,
+            loading=Loading(scripts),  # type: ignore[arg-type]
+            lease=Lease(scripts),
+            on_progress=lambda _: None,
+        )
         assert await made._lease.take(made.keys, made.holder)
         made.redis_of_test = redis
         yield made

@@ -1,5 +1,5 @@
-"""The flash sale's scripts against a model in Python, in random interleavings of buyers, consumers, returns, rebuilders and shop keepers who do
-everything late, twice and in the wrong order."""
+"""The flash sale's scripts against a model in Python, in random interleavings of buyers, consumers,
+returns, rebuilders and shop keepers who do everything late, twice and in the wrong order."""
 
 from __future__ import annotations
 
@@ -11,9 +11,22 @@ from typing import TypeVar
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
-from seckill_rpc.domain.activity import RUNNING, Activity, ActivityState, ActivityVerb, AdmissionMode
+from seckill_rpc.domain.activity import (
+    RUNNING,
+    Activity,
+    ActivityState,
+    ActivityVerb,
+    AdmissionMode,
+)
 from seckill_rpc.domain.order import Verdict, View
 from seckill_rpc.stock.admission import AdmitCode, Click, admit
 from seckill_rpc.stock.connection import open_stock
@@ -24,24 +37,44 @@ from tests.seckill_stage import Rebuild, Stage
 
 T = TypeVar("T")
 EVERYBODY = ("u", "v", "w", "x")
-WHO = st.lists(st.tuples(st.sampled_from(EVERYBODY), st.sampled_from(["a", "b", "c"])), min_size=1, max_size=6)
-DEEDS = [*["click", "serve"] * 4, *["decide", "finish", "give back", "sell again", "rebuild", "carry", "publish", "draw"] * 2,
-         "take", "take over", "readmit", "fence", "build", "pause", "shut", "tell", "close", "forget"]
+WHO = st.lists(
+    st.tuples(st.sampled_from(EVERYBODY), st.sampled_from(["a", "b", "c"])), min_size=1, max_size=6
+)
+DEEDS = [
+    *["click", "serve"] * 4,
+    *["decide", "finish", "give back", "sell again", "rebuild", "carry", "publish", "draw"] * 2,
+    "take",
+    "take over",
+    "readmit",
+    "fence",
+    "build",
+    "pause",
+    "shut",
+    "tell",
+    "close",
+    "forget",
+]
 
 
 class Mirror:
-    """What Redis should hold, in other words than the scripts': one record per click, everything else is counted."""
+    """What Redis should hold, in other words than the scripts': one record per click, everything
+    else is counted.
+    """
 
     def __init__(self, row: Activity) -> None:
         self.limit, self.mode = row.limit_per_user, row.mode
         self.epoch = self.rev = self.stock = 0
         self.state, self.is_held, self.is_over, self.has_drawn = "", False, False, False
-        self.records: dict[str, tuple[bool, str]] = {}     # <user>#<request> -> (is it live, order)
-        self.line: list[tuple[str, str, int]] = []         # (record, order, epoch)
-        self.entries: dict[str, tuple[str, str]] = {}      # user -> (order, request)
+        self.records: dict[str, tuple[bool, str]] = {}  # <user>#<request> -> (is it live, order)
+        self.line: list[tuple[str, str, int]] = []  # (record, order, epoch)
+        self.entries: dict[str, tuple[str, str]] = {}  # user -> (order, request)
 
     def of(self, user: str, *, live: bool | None = None) -> int:
-        return sum(1 for name, (is_live, _) in self.records.items() if name.split("#")[0] == user and live in {None, is_live})
+        return sum(
+            1
+            for name, (is_live, _) in self.records.items()
+            if name.split("#")[0] == user and live in {None, is_live}
+        )
 
     def users(self) -> dict[str, str]:
         said = {name: f"{int(is_live)}{order}" for name, (is_live, order) in self.records.items()}
@@ -50,7 +83,9 @@ class Mirror:
             said |= {f"{user}+": str(live)} if (live := self.of(user, live=True)) else {}
         return said
 
-    def admit(self, user: str, request: str, order: str, min_epoch: int = 0) -> tuple[AdmitCode, str]:
+    def admit(
+        self, user: str, request: str, order: str, min_epoch: int = 0
+    ) -> tuple[AdmitCode, str]:
         if self.state == "CLOSED":
             return AdmitCode.ENDED, ""
         if self.is_held or self.epoch < min_epoch:
@@ -61,7 +96,9 @@ class Mirror:
         if entry[1] == request:
             return AdmitCode.REPLAY_QUEUED, entry[0]
         is_draw = self.mode is AdmissionMode.DRAW
-        undecided = str(sum(1 for is_live, _ in self.records.values() if not is_live) + len(self.entries))
+        undecided = str(
+            sum(1 for is_live, _ in self.records.values() if not is_live) + len(self.entries)
+        )
         if not min_epoch and self.state == "PAUSED":
             return AdmitCode.PAUSED, undecided
         if not min_epoch and (self.state != "OPEN" or self.is_over or (is_draw and self.has_drawn)):
@@ -89,7 +126,9 @@ class Mirror:
         match done.verdict:
             case Verdict.LIVE:
                 self.records[record] = (True, order)
-            case Verdict.DUPLICATE if (other := f"{done.entry.user_id}#{done.other_request_id}") not in self.records or other == record:
+            case Verdict.DUPLICATE if (
+                other := f"{done.entry.user_id}#{done.other_request_id}"
+            ) not in self.records or other == record:
                 del self.records[record]
                 self.records[other] = (True, done.other_order_id)
             case Verdict.PHANTOM:
@@ -118,7 +157,9 @@ class Mirror:
         if self.epoch >= rebuild.row.epoch:
             return False
         self.epoch, self.stock, self.is_held = rebuild.row.epoch, rebuild.row.left, True
-        self.records = {f"{unit.user_id}#{unit.request_id}": (True, unit.order_id) for unit in rebuild._units}
+        self.records = {
+            f"{unit.user_id}#{unit.request_id}": (True, unit.order_id) for unit in rebuild._units
+        }
         self.take_state(rebuild.row, or_equal=True)
         return True
 
@@ -127,7 +168,11 @@ class Mirror:
             return False
         for found in [entry for entry in self.line if entry[2] < epoch]:
             record, order, _ = found
-            if record not in self.records and self.of(record.split("#")[0]) < self.limit and self.stock > 0:
+            if (
+                record not in self.records
+                and self.of(record.split("#")[0]) < self.limit
+                and self.stock > 0
+            ):
                 self.line.remove(found)
                 self.queue(record, order)
         self.is_held = False
@@ -148,7 +193,9 @@ class Mirror:
 
 
 class FlashSale(RuleBasedStateMachine):
-    """What happens. Everything that has begun is kept, and may go on, or happen again, at any later time."""
+    """What happens. Everything that has begun is kept, and may go on, or happen again, at any later
+    time.
+    """
 
     url = ""
 
@@ -163,18 +210,25 @@ class FlashSale(RuleBasedStateMachine):
         self.units: list[Unit] = []
         self.rebuilds: list[Rebuild] = []
         self.rows_seen: list[Activity] = []
-        self.excess = 0   # units that Redis believes in and the rows do not
+        self.excess = 0  # units that Redis believes in and the rows do not
 
     def run(self, doing: Awaitable[T]) -> T:
         async def do() -> T:
             return await doing
+
         return self.runner.run(do())
 
-    @initialize(total=st.integers(1, 6), limit=st.integers(1, 2), is_draw=st.sampled_from([False, False, True]))
+    @initialize(
+        total=st.integers(1, 6),
+        limit=st.integers(1, 2),
+        is_draw=st.sampled_from([False, False, True]),
+    )
     def open(self, total: int, limit: int, is_draw: bool) -> None:
         self.run(self.redis.flushall())
         mode = AdmissionMode.DRAW if is_draw else AdmissionMode.FIRST_COME
-        self.stage = self.run(Stage(self.redis).open(total=total, limit=1 if is_draw else limit, mode=mode))
+        self.stage = self.run(
+            Stage(self.redis).open(total=total, limit=1 if is_draw else limit, mode=mode)
+        )
         self.mirror = Mirror(self.row)
         self.mirror.take_state(self.row)
         self.mirror.epoch, self.mirror.stock = self.row.epoch, total
@@ -197,7 +251,9 @@ class FlashSale(RuleBasedStateMachine):
 
     @rule(deed=st.sampled_from(DEEDS), place=st.integers(0, 9), flag=st.booleans(), who=WHO)
     def go_on(self, deed: str, place: int, flag: bool, who: list[tuple[str, str]]) -> None:
-        """One deed; one rule for all, so that all are equally likely whatever came before. A deed that has nothing to work on does nothing."""
+        """One deed; one rule for all, so that all are equally likely whatever came before. A deed
+        that has nothing to work on does nothing.
+        """
         match deed:
             case "click":
                 self.click(who)
@@ -245,17 +301,26 @@ class FlashSale(RuleBasedStateMachine):
                 self.step(ActivityVerb.CLOSE, is_told=flag)
             case "tell" if self.rows_seen:
                 self.tell_the_state(place)
-            case "close" if state is ActivityState.CLOSING and self.mirror.epoch == self.row.epoch and self.mirror.state == "CLOSING":
+            case "close" if (
+                state is ActivityState.CLOSING
+                and self.mirror.epoch == self.row.epoch
+                and self.mirror.state == "CLOSING"
+            ):
                 self.close()
 
     # --- buyers and consumers
 
     def click(self, who: list[tuple[str, str]]) -> None:
-        clicks = [Click(user_id=user, request_id=request, order_id=self.stage.order_id()) for user, request in who]
+        clicks = [
+            Click(user_id=user, request_id=request, order_id=self.stage.order_id())
+            for user, request in who
+        ]
         epoch, answers = self.run(admit(self.stage.scripts, self.stage.keys, clicks))
         assert epoch == self.mirror.epoch
         for click, answer in zip(clicks, answers, strict=True):
-            assert (answer.code, answer.detail) == self.mirror.admit(click.user_id, click.request_id, click.order_id)
+            assert (answer.code, answer.detail) == self.mirror.admit(
+                click.user_id, click.request_id, click.order_id
+            )
             if answer.code is AdmitCode.QUEUED:
                 self.acknowledged.add(click.order_id)
 
@@ -275,7 +340,11 @@ class FlashSale(RuleBasedStateMachine):
             self.finish(9, is_kept=False)
 
     def take_over(self) -> None:
-        self.taken += self.run(self.stage.line.take_over(self.stage.keys, "heir", min_idle_ms=0, cursor="0-0", count=100))[1]
+        self.taken += self.run(
+            self.stage.line.take_over(
+                self.stage.keys, "heir", min_idle_ms=0, cursor="0-0", count=100
+            )
+        )[1]
 
     def decide(self, place: int, *, is_kept: bool) -> None:
         entry = self.one_of(self.taken, place)
@@ -294,15 +363,26 @@ class FlashSale(RuleBasedStateMachine):
         if is_there:
             units, forgotten = self.mirror.stock + len(self.mirror.records), len(self.forgotten())
             self.mirror.finish(done)
-            self.excess += self.mirror.stock + len(self.mirror.records) + len(self.forgotten()) - units - forgotten
-            view = View.HOLDER if self.mirror.of(done.entry.user_id, live=True) else (
-                View.QUEUED if self.mirror.of(done.entry.user_id) else View.NEITHER)
+            self.excess += (
+                self.mirror.stock
+                + len(self.mirror.records)
+                + len(self.forgotten())
+                - units
+                - forgotten
+            )
+            view = (
+                View.HOLDER
+                if self.mirror.of(done.entry.user_id, live=True)
+                else (View.QUEUED if self.mirror.of(done.entry.user_id) else View.NEITHER)
+            )
             assert self.run(self.stage.view(done.entry.user_id)) is view
 
     def readmit(self, place: int) -> None:
         entry = self.again.pop(place % len(self.again))
         if entry.order_id not in self.stage.rows.orders and not self.is_closed:
-            said = self.mirror.admit(entry.user_id, entry.request_id, entry.order_id, self.row.epoch)
+            said = self.mirror.admit(
+                entry.user_id, entry.request_id, entry.order_id, self.row.epoch
+            )
             if said[1] == entry.order_id:
                 self.mirror.drop(entry)
             self.finished += self.run(self.stage.readmit([entry]))
@@ -325,7 +405,9 @@ class FlashSale(RuleBasedStateMachine):
         assert self.run(self.stage.give_back(unit)) == self.mirror.give_back(unit)
 
     def forget(self, place: int) -> None:
-        """A failover to a replica that had not heard of somebody's unit: Redis believes in one unit too many from now on."""
+        """A failover to a replica that had not heard of somebody's unit: Redis believes in one unit
+        too many from now on.
+        """
         known = {name: order for name, (is_live, order) in self.mirror.records.items() if is_live}
         if known and self.mirror.epoch == self.row.epoch and not self.mirror.is_held:
             record = self.one_of(sorted(known), place)
@@ -344,7 +426,9 @@ class FlashSale(RuleBasedStateMachine):
 
     def forgotten(self) -> set[str]:
         """Live orders that Redis does not know."""
-        return {row.order_id for row in self.stage.rows.live()} - {order for _, order in self.mirror.records.values()}
+        return {row.order_id for row in self.stage.rows.live()} - {
+            order for _, order in self.mirror.records.values()
+        }
 
     # --- rebuilders
 
@@ -384,14 +468,23 @@ class FlashSale(RuleBasedStateMachine):
 
     def tell_the_state(self, place: int) -> None:
         row = self.one_of(self.rows_seen, place)
-        assert self.run(self.stage.loading.state(self.stage.keys, row)) == self.mirror.take_state(row)
+        assert self.run(self.stage.loading.state(self.stage.keys, row)) == self.mirror.take_state(
+            row
+        )
 
     def close(self) -> None:
         """When the line is empty, everything is drawn and no give-back is due."""
-        due = [unit for unit in self.units if self.mirror.records.get(f"{unit.user_id}#{unit.request_id}", (0, ""))[1] == unit.order_id]
+        due = [
+            unit
+            for unit in self.units
+            if self.mirror.records.get(f"{unit.user_id}#{unit.request_id}", (0, ""))[1]
+            == unit.order_id
+        ]
         if not self.mirror.line and not self.mirror.entries and not due and not self.mirror.is_held:
             self.stage.rows.step(ActivityVerb.FINISH)
-            assert self.run(self.stage.loading.drop(self.stage.keys, self.row)) is self.mirror.drop_all(self.row)
+            assert self.run(
+                self.stage.loading.drop(self.stage.keys, self.row)
+            ) is self.mirror.drop_all(self.row)
 
     def draw(self, count: int) -> None:
         if self.run(self.stage.draw(count)) is None:
@@ -404,7 +497,7 @@ class FlashSale(RuleBasedStateMachine):
         gone = set(self.mirror.entries) - left
         picks = min(count, self.mirror.stock) if self.mirror.stock else count
         assert len(gone) == min(picks, len(self.mirror.entries))
-        line = self.run(self.stage.queued())[len(self.mirror.line):]   # winners, as Redis drew them
+        line = self.run(self.stage.queued())[len(self.mirror.line) :]  # winners, as Redis drew them
         assert len(line) <= self.mirror.stock
         owners = {order: (user, request) for user, (order, request) in self.mirror.entries.items()}
         could = sum(1 for user in gone if self.mirror.of(user) < self.mirror.limit)
@@ -426,14 +519,30 @@ class FlashSale(RuleBasedStateMachine):
         mirror = self.mirror
         out = sum(1 for is_live, _ in mirror.records.values() if not is_live)
         assert (meta.epoch, meta.rev, meta.state, meta.stock, meta.out, meta.is_held) == (
-            mirror.epoch, mirror.rev, mirror.state, mirror.stock, out, mirror.is_held)
+            mirror.epoch,
+            mirror.rev,
+            mirror.state,
+            mirror.stock,
+            out,
+            mirror.is_held,
+        )
         assert users == mirror.users()
-        assert [(f"{entry['u']}#{entry['r']}", entry["o"], int(entry["e"])) for _, entry in line] == mirror.line
+        assert [
+            (f"{entry['u']}#{entry['r']}", entry["o"], int(entry["e"])) for _, entry in line
+        ] == mirror.line
         assert entries == {user: " ".join(entry) for user, entry in mirror.entries.items()}
         if not self.is_closed:
             self.check_views(views)
 
-    async def look(self) -> tuple[Meta | None, dict[str, str], list[tuple[str, dict[str, str]]], dict[str, str], dict[str, str | None]]:
+    async def look(
+        self,
+    ) -> tuple[
+        Meta | None,
+        dict[str, str],
+        list[tuple[str, dict[str, str]]],
+        dict[str, str],
+        dict[str, str | None],
+    ]:
         keys = self.stage.keys
         meta = await self.stage.loading.meta(keys)
         async with self.redis.pipeline(transaction=False) as pipe:
@@ -445,10 +554,15 @@ class FlashSale(RuleBasedStateMachine):
             users, line, entries, *views = await pipe.execute()
         return meta, users, line, entries, dict(zip(EVERYBODY, views, strict=True))
 
-    @precondition(lambda self: self.is_open and not self.is_closed and self.mirror.epoch == self.row.epoch)
+    @precondition(
+        lambda self: self.is_open and not self.is_closed and self.mirror.epoch == self.row.epoch
+    )
     @invariant()
     def the_law_holds(self) -> None:
-        assert self.mirror.stock + len(self.mirror.records) + len(self.forgotten()) == self.row.total + self.excess
+        assert (
+            self.mirror.stock + len(self.mirror.records) + len(self.forgotten())
+            == self.row.total + self.excess
+        )
         assert self.excess >= 0
         assert self.mirror.stock >= 0
         assert 0 <= self.row.sold <= self.row.total
@@ -475,7 +589,9 @@ class FlashSale(RuleBasedStateMachine):
     @invariant()
     def no_click_is_lost(self) -> None:
         entered = {order for order, _ in self.mirror.entries.values()}
-        assert self.acknowledged <= {order for _, order, _ in self.mirror.line} | entered | set(self.stage.rows.orders)
+        assert self.acknowledged <= {order for _, order, _ in self.mirror.line} | entered | set(
+            self.stage.rows.orders
+        )
 
     def teardown(self) -> None:
         """Everything comes to its end, and Redis says what the rows say."""
@@ -492,22 +608,35 @@ class FlashSale(RuleBasedStateMachine):
         await stage.rebuild()
         await stage.line.finish(stage.keys, self.finished)
         while await stage.line.waiting(stage.keys) != (0, 0):
-            _, pending = await stage.line.take_over(stage.keys, "heir", min_idle_ms=0, cursor="0-0", count=100)
+            _, pending = await stage.line.take_over(
+                stage.keys, "heir", min_idle_ms=0, cursor="0-0", count=100
+            )
             await stage.settle(pending + await stage.take())
         for unit in self.units:
             assert await stage.give_back(unit) != GiveBack.NOT_YET
         await stage.check_law()
         users = await stage.users()
-        assert {value for name, value in users.items() if "#" in name} == {f"1{row.order_id}" for row in stage.rows.live()}
+        assert {value for name, value in users.items() if "#" in name} == {
+            f"1{row.order_id}" for row in stage.rows.live()
+        }
         for row in stage.rows.orders.values():
             entered = await stage.redis.hexists(stage.keys.entries, row.user_id)
             if not entered:
-                assert await stage.view(row.user_id) is (View.HOLDER if stage.rows.live(row.user_id) else View.NEITHER)
+                assert await stage.view(row.user_id) is (
+                    View.HOLDER if stage.rows.live(row.user_id) else View.NEITHER
+                )
 
 
-def test_random_interleavings_never_break_the_law(redis_url: str, rounds: Callable[[int, int], int]) -> None:
+def test_random_interleavings_never_break_the_law(
+    redis_url: str, rounds: Callable[[int, int], int]
+) -> None:
     FlashSale.url = redis_url
-    run_state_machine_as_test(FlashSale, settings=settings(max_examples=rounds(8, 1500), stateful_step_count=rounds(30, 60), deadline=None))
+    run_state_machine_as_test(
+        FlashSale,
+        settings=settings(
+            max_examples=rounds(8, 1500), stateful_step_count=rounds(30, 60), deadline=None
+        ),
+    )
 
 
 @pytest.mark.parametrize("seed", range(500 if PROOF else 4))
@@ -519,8 +648,16 @@ def test_long_walks_never_break_the_law(redis_url: str, seed: int) -> None:
     try:
         sale.open(total=chance.randint(1, 5), limit=chance.randint(1, 2), is_draw=seed % 3 == 2)
         for _ in range(250):
-            who = [(chance.choice(EVERYBODY), chance.choice("abc")) for _ in range(chance.randint(1, 6))]
-            sale.go_on(deed=chance.choice(DEEDS), place=chance.randint(0, 9), flag=chance.random() < 0.5, who=who)
+            who = [
+                (chance.choice(EVERYBODY), chance.choice("abc"))
+                for _ in range(chance.randint(1, 6))
+            ]
+            sale.go_on(
+                deed=chance.choice(DEEDS),
+                place=chance.randint(0, 9),
+                flag=chance.random() < 0.5,
+                who=who,
+            )
             sale.check()
     finally:
         sale.teardown()

@@ -1,4 +1,6 @@
-"""Rebuilds: what Redis knows of an activity comes from its rows, while it sells, whoever dies, whoever else is at it, and whatever Redis forgets."""
+"""Rebuilds: what Redis knows of an activity comes from its rows, while it sells, whoever dies,
+whoever else is at it, and whatever Redis forgets.
+"""
 
 from __future__ import annotations
 
@@ -19,22 +21,35 @@ from seckill_rpc.stock.keys import keys_of
 from seckill_rpc.store import activities, orders
 from seckill_rpc.usecases import rebuilding
 from seckill_rpc.usecases.rebuilding import Progress, RebuildStep
-from tests.seckill_order_world import SeckillOrderWorld, before, on_one_database, seckill_order_world
+from tests.seckill_order_world import (
+    SeckillOrderWorld,
+    before,
+    on_one_database,
+    seckill_order_world,
+)
 from tests.servers import Redis as RedisServer
 
 POINTS = ("after_hold", "after_fence", "after_parts", "after_publish", "after_carry")
 
 
 @pytest.fixture
-async def world(database_url_factory: Callable[[], str], redis_url: str) -> AsyncIterator[SeckillOrderWorld]:
-    async with seckill_order_world(database_url_factory(), database_url_factory(), redis_url) as world:
+async def world(
+    database_url_factory: Callable[[], str], redis_url: str
+) -> AsyncIterator[SeckillOrderWorld]:
+    async with seckill_order_world(
+        database_url_factory(), database_url_factory(), redis_url
+    ) as world:
         yield world
 
 
-async def rebuild(world: SeckillOrderWorld, activity: Activity, **how: Any) -> tuple[bool, list[RebuildStep]]:
+async def rebuild(
+    world: SeckillOrderWorld, activity: Activity, **how: Any
+) -> tuple[bool, list[RebuildStep]]:
     """Whether it was done, and its steps."""
     heard: list[Progress] = []
-    is_done = await world.app.rebuilding.rebuild(activity.activity_id, on_progress=heard.append, **how)
+    is_done = await world.app.rebuilding.rebuild(
+        activity.activity_id, on_progress=heard.append, **how
+    )
     return is_done, list(dict.fromkeys(progress.step for progress in heard))
 
 
@@ -42,7 +57,9 @@ async def finish_sale(world: SeckillOrderWorld, activity: Activity) -> None:
     """Everybody clicks until nothing is left, and all is quiet."""
     for number in range(200):
         await world.settle(rounds=1)
-        if (await world.click(activity, f"last{number}")).code is AdmitCode.SOLD_OUT and (await world.load(activity)).left == 0:
+        if (await world.click(activity, f"last{number}")).code is AdmitCode.SOLD_OUT and (
+            await world.load(activity)
+        ).left == 0:
             break
     await world.settle()
 
@@ -53,9 +70,18 @@ async def test_a_rebuild_keeps_holders_places_and_units(world: SeckillOrderWorld
     queued = await world.click(activity, "queued")
     is_done, steps = await rebuild(world, activity)
     assert is_done
-    assert steps == [RebuildStep.HOLD, RebuildStep.FENCE, RebuildStep.HOLDERS, RebuildStep.CARRY, RebuildStep.DONE]
+    assert steps == [
+        RebuildStep.HOLD,
+        RebuildStep.FENCE,
+        RebuildStep.HOLDERS,
+        RebuildStep.CARRY,
+        RebuildStep.DONE,
+    ]
     again = [await world.click(activity, "holder"), await world.click(activity, "queued")]
-    assert [(each.code, each.detail) for each in again] == [(AdmitCode.REPLAY_LIVE, order_id), (AdmitCode.REPLAY_QUEUED, queued.detail)]
+    assert [(each.code, each.detail) for each in again] == [
+        (AdmitCode.REPLAY_LIVE, order_id),
+        (AdmitCode.REPLAY_QUEUED, queued.detail),
+    ]
     assert (await world.click(activity, "holder", "b")).code is AdmitCode.LIMIT
     await world.consume()
     await world.relay()
@@ -79,12 +105,16 @@ async def test_an_emptied_redis_knows_everything_again(world: SeckillOrderWorld)
 
 
 @on_one_database
-async def test_long_lists_of_holders_are_read_and_built_in_portions(world: SeckillOrderWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_long_lists_of_holders_are_read_and_built_in_portions(
+    world: SeckillOrderWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The orders of one buyer never fall into two portions: his numbers are absolute."""
     monkeypatch.setattr(rebuilding, "CHUNK", 3)
     monkeypatch.setattr(orders, "CHUNK", 3)
     activity = await world.opened(total=20, limit=2)
-    await world.clicks(activity, *((f"u{number}", request) for number in range(8) for request in ("a", "b")))
+    await world.clicks(
+        activity, *((f"u{number}", request) for number in range(8) for request in ("a", "b"))
+    )
     await world.consume()
     await world.relay()
     await world.redis.flushall()
@@ -101,12 +131,17 @@ async def test_a_one_without_an_order_becomes_two(world: SeckillOrderWorld) -> N
     await world.buy(activity, "u1")
     await world.redis.set(keys_of(activity).view("nobody"), View.HOLDER)
     await rebuild(world, activity)
-    assert [await world.view(activity, user_id) for user_id in ("u1", "nobody")] == [View.HOLDER, View.NEITHER]
+    assert [await world.view(activity, user_id) for user_id in ("u1", "nobody")] == [
+        View.HOLDER,
+        View.NEITHER,
+    ]
 
 
 @on_one_database
 @pytest.mark.parametrize("point", POINTS)
-async def test_a_rebuild_that_dies_at_any_step_is_followed_by_another(world: SeckillOrderWorld, point: str) -> None:
+async def test_a_rebuild_that_dies_at_any_step_is_followed_by_another(
+    world: SeckillOrderWorld, point: str
+) -> None:
     activity = await world.opened(total=10)
     await world.buy(activity, "u1", "u2")
     await world.click(activity, "queued")
@@ -140,7 +175,9 @@ async def test_of_two_rebuilders_the_newer_one_wins(world: SeckillOrderWorld) ->
     assert await world.problems(activity) == []
 
 
-async def test_rebuilders_that_run_at_once_leave_one_truth(world: SeckillOrderWorld, rounds: Callable[[int, int], int]) -> None:
+async def test_rebuilders_that_run_at_once_leave_one_truth(
+    world: SeckillOrderWorld, rounds: Callable[[int, int], int]
+) -> None:
     activity = await world.opened(total=10)
     await world.buy(activity, "u1")
     await world.click(activity, "queued")
@@ -156,36 +193,57 @@ async def test_rebuilders_that_run_at_once_leave_one_truth(world: SeckillOrderWo
 
 
 @on_one_database
-async def test_a_rebuild_for_what_was_seen_does_nothing_when_it_is_over(world: SeckillOrderWorld) -> None:
+async def test_a_rebuild_for_what_was_seen_does_nothing_when_it_is_over(
+    world: SeckillOrderWorld,
+) -> None:
     activity = await world.opened()
-    assert await rebuild(world, activity, seen_epoch=activity.epoch - 1) == (False, [RebuildStep.SUPERSEDED])
+    assert await rebuild(world, activity, seen_epoch=activity.epoch - 1) == (
+        False,
+        [RebuildStep.SUPERSEDED],
+    )
     other = world.start()
     assert await other.lease.take(keys_of(activity), "somebody")
-    assert await rebuild(world, activity, seen_epoch=activity.epoch) == (False, [RebuildStep.SUPERSEDED])
+    assert await rebuild(world, activity, seen_epoch=activity.epoch) == (
+        False,
+        [RebuildStep.SUPERSEDED],
+    )
     assert await world.load(activity) == activity
     assert (await rebuild(world, activity))[0], "an operator is not kept waiting"
 
 
-async def test_redis_emptied_under_the_hands_of_a_rebuilder_is_noticed(world: SeckillOrderWorld) -> None:
+async def test_redis_emptied_under_the_hands_of_a_rebuilder_is_noticed(
+    world: SeckillOrderWorld,
+) -> None:
     activity = await world.opened(total=10)
     await world.buy(activity, "u1", "u2")
     await world.relay()
     before(world.app.loading, "publish", world.redis.flushall)
     is_done, steps = await rebuild(world, activity)
     assert (is_done, steps[-1]) == (False, RebuildStep.SUPERSEDED)
-    assert (await world.click(activity, "u1", "b")).code is AdmitCode.NOT_READY, "its holders are lost"
+    assert (await world.click(activity, "u1", "b")).code is AdmitCode.NOT_READY, (
+        "its holders are lost"
+    )
     assert await world.keep(rounds=4, seconds=0.6) == 1
     assert await world.problems(activity) == []
 
 
-async def test_a_unit_that_comes_back_during_a_rebuild_is_neither_lost_nor_doubled(world: SeckillOrderWorld) -> None:
-    """Before the fence, between fence and reading, between reading and publishing, before the end; its message may come before or after."""
+async def test_a_unit_that_comes_back_during_a_rebuild_is_neither_lost_nor_doubled(
+    world: SeckillOrderWorld,
+) -> None:
+    """Before the fence, between fence and reading, between reading and publishing, before the end;
+    its message may come before or after.
+    """
     for step in ("hold", "part", "publish", "carry"):
         for delivers_at_once in (True, False):
             activity = await world.opened(total=10)
             [order_id] = await world.buy(activity, "u1")
 
-            async def back(activity: Activity = activity, order_id: str = order_id, *, at_once: bool = delivers_at_once) -> None:
+            async def back(
+                activity: Activity = activity,
+                order_id: str = order_id,
+                *,
+                at_once: bool = delivers_at_once,
+            ) -> None:
                 assert await world.return_unit(activity, order_id)
                 if at_once:
                     await world.relay()
@@ -202,8 +260,12 @@ async def test_a_unit_that_comes_back_during_a_rebuild_is_neither_lost_nor_doubl
 
 
 @pytest.mark.parametrize("dialect", ["mariadb"], indirect=True)
-async def test_a_unit_that_comes_back_while_the_orders_are_read_is_not_lost(world: SeckillOrderWorld) -> None:
-    """The row was read before and the orders after it: unless both are of one moment, Redis has neither the unit nor its holder."""
+async def test_a_unit_that_comes_back_while_the_orders_are_read_is_not_lost(
+    world: SeckillOrderWorld,
+) -> None:
+    """The row was read before and the orders after it: unless both are of one moment, Redis has
+    neither the unit nor its holder.
+    """
     activity = await world.opened(total=10)
     [order_id] = await world.buy(activity, "u1")
     await world.relay()
@@ -216,7 +278,9 @@ async def test_a_unit_that_comes_back_while_the_orders_are_read_is_not_lost(worl
 
 
 @on_one_database
-async def test_nobody_is_let_in_between_the_hold_and_the_end_of_a_rebuild(world: SeckillOrderWorld) -> None:
+async def test_nobody_is_let_in_between_the_hold_and_the_end_of_a_rebuild(
+    world: SeckillOrderWorld,
+) -> None:
     activity = await world.opened(total=10)
     await world.buy(activity, "u1")
     told: list[AdmitCode] = []
@@ -265,18 +329,29 @@ async def test_a_close_wins_over_a_slow_rebuild(world: SeckillOrderWorld) -> Non
             await world.keep()
             await world.change(activity, ends_at=activity.ends_at)
             row = await world.load(activity)
-            await world.change(activity, state=ActivityState.CLOSED, open_slot=None, epoch=row.epoch + 1, rev=row.rev + 2, total=row.sold)
+            await world.change(
+                activity,
+                state=ActivityState.CLOSED,
+                open_slot=None,
+                epoch=row.epoch + 1,
+                rev=row.rev + 2,
+                total=row.sold,
+            )
             await world.app.loading.drop(keys_of(activity), await world.load(activity))
             if lost:
                 await world.redis.delete(keys_of(activity).meta)
 
         before(world.app.loading, "publish", close)
         await rebuild(world, activity)
-        assert (await world.click(activity, "u1")).code is AdmitCode.ENDED, f"redis lost the tombstone: {is_lost}"
+        assert (await world.click(activity, "u1")).code is AdmitCode.ENDED, (
+            f"redis lost the tombstone: {is_lost}"
+        )
 
 
 @on_one_database
-async def test_an_emptied_redis_opens_no_paused_and_no_closed_sale(world: SeckillOrderWorld) -> None:
+async def test_an_emptied_redis_opens_no_paused_and_no_closed_sale(
+    world: SeckillOrderWorld,
+) -> None:
     paused = await world.opened()
     await world.verb("pause", paused)
     await world.orders.product("cup", "10.00", available=100)
@@ -291,8 +366,12 @@ async def test_an_emptied_redis_opens_no_paused_and_no_closed_sale(world: Seckil
 
 
 @on_one_database
-async def test_a_redis_that_starts_anew_opens_no_paused_sale(database_url_factory: Callable[[], str], own_redis: RedisServer) -> None:
-    async with seckill_order_world(database_url_factory(), database_url_factory(), own_redis.url) as world:
+async def test_a_redis_that_starts_anew_opens_no_paused_sale(
+    database_url_factory: Callable[[], str], own_redis: RedisServer
+) -> None:
+    async with seckill_order_world(
+        database_url_factory(), database_url_factory(), own_redis.url
+    ) as world:
         activity = await world.opened()
         await world.buy(activity, "u1")
         await world.verb("pause", activity)
@@ -306,8 +385,12 @@ async def test_a_redis_that_starts_anew_opens_no_paused_sale(database_url_factor
 
 
 @on_one_database
-async def test_a_redis_that_starts_anew_during_a_rebuild_is_noticed(database_url_factory: Callable[[], str], own_redis: RedisServer) -> None:
-    async with seckill_order_world(database_url_factory(), database_url_factory(), own_redis.url) as world:
+async def test_a_redis_that_starts_anew_during_a_rebuild_is_noticed(
+    database_url_factory: Callable[[], str], own_redis: RedisServer
+) -> None:
+    async with seckill_order_world(
+        database_url_factory(), database_url_factory(), own_redis.url
+    ) as world:
         activity = await world.opened()
         await world.buy(activity, "u1")
 
@@ -327,9 +410,13 @@ async def test_a_redis_that_starts_anew_during_a_rebuild_is_noticed(database_url
 
 
 @on_one_database
-async def test_an_old_copy_of_redis_sells_no_unit_twice(database_url_factory: Callable[[], str], own_redis: RedisServer) -> None:
+async def test_an_old_copy_of_redis_sells_no_unit_twice(
+    database_url_factory: Callable[[], str], own_redis: RedisServer
+) -> None:
     """A failover to a replica that lags: it has the places and the stock of a while ago."""
-    async with seckill_order_world(database_url_factory(), database_url_factory(), own_redis.url) as world:
+    async with seckill_order_world(
+        database_url_factory(), database_url_factory(), own_redis.url
+    ) as world:
         activity = await world.opened(total=6)
         await world.buy(activity, "u1")
         await world.click(activity, "old")
@@ -342,8 +429,13 @@ async def test_an_old_copy_of_redis_sells_no_unit_twice(database_url_factory: Ca
         for key, value in copy.items():
             await _restore(world, key, value)
         admitted = [await world.click(activity, f"late{number}") for number in range(6)]
-        assert [each.code for each in admitted].count(AdmitCode.QUEUED) == 4, "the copy has four units left; two were sold since"
-        assert (await world.click(activity, "u2", "b")).code in {AdmitCode.QUEUED, AdmitCode.SOLD_OUT}
+        assert [each.code for each in admitted].count(AdmitCode.QUEUED) == 4, (
+            "the copy has four units left; two were sold since"
+        )
+        assert (await world.click(activity, "u2", "b")).code in {
+            AdmitCode.QUEUED,
+            AdmitCode.SOLD_OUT,
+        }
         await world.consume()
         assert (await world.load(activity)).sold == 6
         assert await world.keep() == 1
@@ -352,11 +444,15 @@ async def test_an_old_copy_of_redis_sells_no_unit_twice(database_url_factory: Ca
         assert (await world.load(activity)).sold == 6
 
 
-async def test_flushall_in_the_middle_of_a_sale_ends_with_every_unit_sold_once(world: SeckillOrderWorld, rounds: Callable[[int, int], int]) -> None:
+async def test_flushall_in_the_middle_of_a_sale_ends_with_every_unit_sold_once(
+    world: SeckillOrderWorld, rounds: Callable[[int, int], int]
+) -> None:
     for turn in range(rounds(1, 20)):
         activity = await world.opened(total=30)
         for wave in range(6):
-            await world.clicks(activity, *((f"u{turn}-{wave}-{number}", "a") for number in range(8)))
+            await world.clicks(
+                activity, *((f"u{turn}-{wave}-{number}", "a") for number in range(8))
+            )
             if wave in {1, 3}:
                 await world.redis.flushall()
             if wave % 2:
@@ -370,8 +466,12 @@ async def test_flushall_in_the_middle_of_a_sale_ends_with_every_unit_sold_once(w
         await world.relay()
 
 
-async def test_a_sale_goes_on_while_it_is_rebuilt(world: SeckillOrderWorld, rounds: Callable[[int, int], int]) -> None:
-    """Clicks, consumers, returns and rebuilds at once: no place is lost, every unit is sold, nothing is doubled."""
+async def test_a_sale_goes_on_while_it_is_rebuilt(
+    world: SeckillOrderWorld, rounds: Callable[[int, int], int]
+) -> None:
+    """Clicks, consumers, returns and rebuilds at once: no place is lost, every unit is sold,
+    nothing is doubled.
+    """
     buyers, total = rounds(60, 600), rounds(30, 60)
     activity = await world.opened(total=total)
     await world.app.registry.refresh()
@@ -397,7 +497,9 @@ async def test_a_sale_goes_on_while_it_is_rebuilt(world: SeckillOrderWorld, roun
     await asyncio.gather(click(), consume(), rebuild_again())
     await world.settle()
     decided = {row["order_id"]: row["state"] for row in await world.rows()}
-    assert {order_id: decided.get(order_id) for order_id in promised.values()} == dict.fromkeys(promised.values(), "LIVE"), "a place was lost"
+    assert {order_id: decided.get(order_id) for order_id in promised.values()} == dict.fromkeys(
+        promised.values(), "LIVE"
+    ), "a place was lost"
     await finish_sale(world, activity)
     assert (await world.load(activity)).sold == total
     assert await world.problems(activity) == []
@@ -410,7 +512,10 @@ async def test_an_operator_hears_how_far_it_is(world: SeckillOrderWorld) -> None
     servicer = ActivityServicer(activities=world.app.activities, rebuilding=world.app.rebuilding)
     request = activity_pb2.RebuildActivityRequest(activity_id=activity.activity_id)
     heard = [message async for message in servicer.RebuildActivity(request, None)]
-    assert [activity_pb2.RebuildStep.Name(message.step) for message in (heard[0], heard[-1])] == ["REBUILD_STEP_HOLD", "REBUILD_STEP_DONE"]
+    assert [activity_pb2.RebuildStep.Name(message.step) for message in (heard[0], heard[-1])] == [
+        "REBUILD_STEP_HOLD",
+        "REBUILD_STEP_DONE",
+    ]
     assert (heard[-1].done, heard[-1].total, heard[-1].epoch) == (1, 1, activity.epoch + 1)
     await world.verb("close", activity)
     heard = [message async for message in servicer.RebuildActivity(request, None)]
@@ -421,7 +526,9 @@ async def test_an_operator_hears_how_far_it_is(world: SeckillOrderWorld) -> None
 async def test_a_rebuild_goes_on_when_who_asked_for_it_hangs_up(world: SeckillOrderWorld) -> None:
     activity = await world.opened()
     servicer = ActivityServicer(activities=world.app.activities, rebuilding=world.app.rebuilding)
-    stream = servicer.RebuildActivity(activity_pb2.RebuildActivityRequest(activity_id=activity.activity_id), None)
+    stream = servicer.RebuildActivity(
+        activity_pb2.RebuildActivityRequest(activity_id=activity.activity_id), None
+    )
     assert (await anext(stream)).step == activity_pb2.REBUILD_STEP_HOLD
     await stream.aclose()  # type: ignore[attr-defined]  # it is a generator
     [task] = servicer._rebuilds
@@ -432,7 +539,9 @@ async def test_a_rebuild_goes_on_when_who_asked_for_it_hangs_up(world: SeckillOr
 
 
 @on_one_database
-async def test_redis_ahead_of_a_database_that_was_brought_back_is_passed(world: SeckillOrderWorld) -> None:
+async def test_redis_ahead_of_a_database_that_was_brought_back_is_passed(
+    world: SeckillOrderWorld,
+) -> None:
     activity = await world.opened()
     await world.redis.hset(keys_of(activity).meta, "epoch", activity.epoch + 5)
     assert await world.keep(rounds=4, seconds=0.5) == 1

@@ -1,4 +1,6 @@
-"""SeckillResult: an answer "waiting" always ends, whatever Redis loses; a ticket makes it definite; a 1 is never lost while the order lives."""
+"""SeckillResult: an answer "waiting" always ends, whatever Redis loses; a ticket makes it definite;
+a 1 is never lost while the order lives.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,9 @@ async def test_a_result_that_does_not_come_is_still_waiting(world: SeckillWorld)
     async with front(world) as door:
         mine = await door.click("u1")
         assert (await door.result("u1", wait_seconds=0.05)).status is Status.QUEUED
-        assert (await door.result("u1", ticket=mine.ticket, wait_seconds=0.05)).status is Status.QUEUED
+        assert (
+            await door.result("u1", ticket=mine.ticket, wait_seconds=0.05)
+        ).status is Status.QUEUED
 
 
 async def test_after_redis_lost_everything_a_winner_is_still_a_winner(world: SeckillWorld) -> None:
@@ -72,12 +76,15 @@ async def test_after_redis_lost_everything_a_winner_is_still_a_winner(world: Sec
         assert (await door.result("u1", ticket=mine.ticket)).order_id == mine.order_id
 
 
-async def test_a_place_that_redis_lost_ends_as_2_after_the_grace_and_for_ever(world: SeckillWorld) -> None:
+async def test_a_place_that_redis_lost_ends_as_2_after_the_grace_and_for_ever(
+    world: SeckillWorld,
+) -> None:
     await world.open(total=2)
     async with front(world) as door:
         mine = await door.click("u1")
         await world.redis.flushall()
-        assert (await door.result("u1", ticket=mine.ticket)).status is Status.QUEUED  # perhaps it is only late
+        # perhaps it is only late
+        assert (await door.result("u1", ticket=mine.ticket)).status is Status.QUEUED
         world.clock.advance(PAST_GRACE)
         lost = await door.result("u1", ticket=mine.ticket)
         assert (lost.status, lost.code) == (Status.NEITHER, ResultCode.NOT_SERVED)
@@ -90,7 +97,9 @@ async def test_a_place_that_redis_lost_ends_as_2_after_the_grace_and_for_ever(wo
         assert (await world.row()).sold == 0
 
 
-async def test_the_2_of_a_ticket_stays_when_the_same_click_is_repeated_and_wins_after_all(world: SeckillWorld) -> None:
+async def test_the_2_of_a_ticket_stays_when_the_same_click_is_repeated_and_wins_after_all(
+    world: SeckillWorld,
+) -> None:
     await world.open(total=2)
     async with front(world) as door:
         lost = await door.click("u1", "a")
@@ -105,7 +114,9 @@ async def test_the_2_of_a_ticket_stays_when_the_same_click_is_repeated_and_wins_
         assert (await door.result("u1", ticket=lost.ticket)).status is Status.NEITHER
 
 
-async def test_a_place_that_is_still_in_the_line_is_not_taken_away_by_waiting(world: SeckillWorld) -> None:
+async def test_a_place_that_is_still_in_the_line_is_not_taken_away_by_waiting(
+    world: SeckillWorld,
+) -> None:
     await world.open(total=2)
     async with front(world) as door:
         mine = await door.click("u1")
@@ -156,7 +167,9 @@ async def test_each_of_two_clicks_has_its_own_result(world: SeckillWorld) -> Non
         await world.consume()
         second = await door.click("u1", "b")
         assert (await door.result("u1", ticket=first.ticket)).order_id == first.order_id
-        assert (await door.result("u1", ticket=second.ticket, wait_seconds=0.05)).status is Status.QUEUED
+        assert (
+            await door.result("u1", ticket=second.ticket, wait_seconds=0.05)
+        ).status is Status.QUEUED
         waiting = asyncio.create_task(door.result("u1", ticket=second.ticket, wait_seconds=30))
         await asyncio.sleep(0)
         await world.consume()
@@ -186,9 +199,16 @@ async def test_a_ticket_is_good_for_its_buyer_and_product_only(world: SeckillWor
             await door.result("u2", ticket=mine.ticket)
         with pytest.raises(TicketInvalid):
             await door.result("u1", ticket=mine.ticket, sku_id="1002")
-        payload = b"2\x1f" + b"\x1f".join(str(field).encode() for field in door.tickets.read(mine.ticket))
-        later = urlsafe_b64encode(hmac.digest(SECRET, payload, "sha256") + payload).rstrip(b"=").decode()
-        with pytest.raises(TicketInvalid):  # signed by us, in a later version whose fields may mean something else
+        payload = b"2\x1f" + b"\x1f".join(
+            str(field).encode() for field in door.tickets.read(mine.ticket)
+        )
+        later = (
+            urlsafe_b64encode(hmac.digest(SECRET, payload, "sha256") + payload)
+            .rstrip(b"=")
+            .decode()
+        )
+        # signed by us, in a later version whose fields may mean something else
+        with pytest.raises(TicketInvalid):
             await door.result("u1", ticket=later)
         forged = Tickets(b"f" * 32).sign(door.tickets.read(mine.ticket))
         for wrong in (forged, mine.ticket[:-2], mine.ticket + "A", "", "ü", "=" * 100, "A" * 43):
@@ -207,7 +227,9 @@ async def test_watching_tells_the_result_now_and_when_it_is_final(world: Seckill
                 heard.append(result.status)
                 await world.consume()
         assert heard == [Status.QUEUED, Status.HOLDER]
-        assert [result.order_id async for result in door.results.watch(mine.ticket)] == [mine.order_id]
+        assert [result.order_id async for result in door.results.watch(mine.ticket)] == [
+            mine.order_id
+        ]
 
 
 async def test_order_rpc_hears_whether_the_order_of_a_ticket_is_coming(world: SeckillWorld) -> None:
@@ -223,7 +245,9 @@ async def test_order_rpc_hears_whether_the_order_of_a_ticket_is_coming(world: Se
         assert not (await door.results.order_of_ticket(mine.ticket))[1]
 
 
-async def test_an_entry_of_a_draw_waits_past_the_grace_until_it_is_drawn(world: SeckillWorld) -> None:
+async def test_an_entry_of_a_draw_waits_past_the_grace_until_it_is_drawn(
+    world: SeckillWorld,
+) -> None:
     await world.open(total=1, mode=AdmissionMode.DRAW)
     async with front(world) as door:
         mine = await door.click("u1")
@@ -237,13 +261,16 @@ async def test_a_product_without_a_sale_has_no_results(world: SeckillWorld) -> N
             await door.result()
 
 
-async def test_a_place_that_a_rebuild_has_still_to_move_is_not_taken_away_however_old_the_click_is(world: SeckillWorld) -> None:
+async def test_a_place_that_a_rebuild_has_still_to_move_is_not_taken_away_however_old_the_click_is(
+    world: SeckillWorld,
+) -> None:
     await world.open(total=2)
     async with front(world) as door:
         mine = await door.click("u1")
         world.clock.advance(PAST_GRACE)
         await world.loading.hold(world.keys)
-        await world.publish(await world.fence(), carries=False)  # the holders are there, the line is not moved yet
+        # the holders are there, the line is not moved yet
+        await world.publish(await world.fence(), carries=False)
         assert (await door.result("u1", ticket=mine.ticket)).status is Status.QUEUED
         assert await world.states() == {}
         assert await world.loading.carry(world.keys, epoch=(await world.row()).epoch) == ""
@@ -251,7 +278,9 @@ async def test_a_place_that_a_rebuild_has_still_to_move_is_not_taken_away_howeve
         assert (await door.result("u1", ticket=mine.ticket)).order_id == mine.order_id
 
 
-async def test_the_grace_of_a_place_that_was_lost_counts_from_the_end_of_the_rebuild(world: SeckillWorld) -> None:
+async def test_the_grace_of_a_place_that_was_lost_counts_from_the_end_of_the_rebuild(
+    world: SeckillWorld,
+) -> None:
     await world.open(total=2)
     async with front(world) as door:
         mine = await door.click("u1")
@@ -259,13 +288,17 @@ async def test_the_grace_of_a_place_that_was_lost_counts_from_the_end_of_the_reb
         door.monotonic.now += 10
         await world.publish(await world.fence())
         ended = int(await world.redis.hget(world.keys.meta, "since"))
-        world.clock.advance(ended / 1000 - world.clock.now().timestamp() + 0.9 * GRACE.total_seconds())
+        world.clock.advance(
+            ended / 1000 - world.clock.now().timestamp() + 0.9 * GRACE.total_seconds()
+        )
         assert (await door.result("u1", ticket=mine.ticket)).status is Status.QUEUED
         world.clock.advance(0.2 * GRACE.total_seconds())
         assert (await door.result("u1", ticket=mine.ticket)).status is Status.NEITHER
 
 
-async def test_who_is_not_known_while_redis_is_rebuilt_is_told_to_come_back(world: SeckillWorld) -> None:
+async def test_who_is_not_known_while_redis_is_rebuilt_is_told_to_come_back(
+    world: SeckillWorld,
+) -> None:
     await world.open(total=2)
     async with front(world) as door:
         await world.loading.hold(world.keys)
@@ -277,7 +310,9 @@ async def test_who_is_not_known_while_redis_is_rebuilt_is_told_to_come_back(worl
             await door.result("u1")
 
 
-async def test_a_holder_hears_of_his_order_however_many_others_he_gave_back(world: SeckillWorld) -> None:
+async def test_a_holder_hears_of_his_order_however_many_others_he_gave_back(
+    world: SeckillWorld,
+) -> None:
     await world.open(total=5, limit=2)
     async with front(world) as door:
         held = await world.buy("u1", "keeps")
@@ -294,7 +329,9 @@ async def test_a_holder_hears_of_his_order_however_many_others_he_gave_back(worl
         assert (await door.click("u1", "keeps")).order_id == held
 
 
-async def test_a_click_that_redis_forgot_finds_its_order_when_it_is_repeated(world: SeckillWorld) -> None:
+async def test_a_click_that_redis_forgot_finds_its_order_when_it_is_repeated(
+    world: SeckillWorld,
+) -> None:
     await world.open(total=5)
     async with front(world) as door:
         held = await world.buy("u1", "a")
@@ -306,22 +343,30 @@ async def test_a_click_that_redis_forgot_finds_its_order_when_it_is_repeated(wor
         await world.check_database()
 
 
-async def test_above_the_number_of_waiters_an_answer_comes_at_once_and_redis_is_not_polled(world: SeckillWorld) -> None:
+async def test_above_the_number_of_waiters_an_answer_comes_at_once_and_redis_is_not_polled(
+    world: SeckillWorld,
+) -> None:
     await world.open(total=5)
     async with front(world, waiters_max=0) as door:
         mine = await door.click("u1")
         stats = await world.redis.info("commandstats")
         async with asyncio.timeout(10):
-            assert (await door.result("u1", ticket=mine.ticket, wait_seconds=3600)).status is Status.QUEUED
+            assert (
+                await door.result("u1", ticket=mine.ticket, wait_seconds=3600)
+            ).status is Status.QUEUED
             watching = door.results.watch(mine.ticket)
             assert (await anext(watching)).status is Status.QUEUED
             with pytest.raises(SeckillBusy):
                 await anext(watching)
-        assert (await world.redis.info("commandstats"))["cmdstat_hget"]["calls"] - stats.get("cmdstat_hget", {"calls": 0})["calls"] == 4  # two looks
+        # two looks
+        assert (await world.redis.info("commandstats"))["cmdstat_hget"]["calls"] - stats.get(
+            "cmdstat_hget", {"calls": 0}
+        )["calls"] == 4
 
 
 async def test_while_redis_is_away_few_questions_become_queries_and_the_others_hear_when_to_come_back(
-        world: SeckillWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    world: SeckillWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await world.open(total=5)
     async with front(world) as door:
         held = await world.buy("u1", "a")
@@ -333,6 +378,7 @@ async def test_while_redis_is_away_few_questions_become_queries_and_the_others_h
             nonlocal asked
             asked += 1
             raise RedisTimeout
+
         real = world.db.read
 
         async def slow(*arguments: Any, **named: Any) -> Any:
@@ -340,21 +386,29 @@ async def test_while_redis_is_away_few_questions_become_queries_and_the_others_h
             queries += 1
             await answer.wait()
             return await real(*arguments, **named)
+
         for name in ("view", "place", "is_steady"):
             monkeypatch.setattr(world.views, name, away)
         monkeypatch.setattr(world.db, "read", slow)
         door.monotonic.now += 10
-        tasks = [asyncio.create_task(door.result(user, ticket=ticket)) for user, ticket in [("u1", ""), *[("u2", mine.ticket)] * 49]]
+        tasks = [
+            asyncio.create_task(door.result(user, ticket=ticket))
+            for user, ticket in [("u1", ""), *[("u2", mine.ticket)] * 49]
+        ]
         for _ in range(1000):  # every task comes to its query, or to its refusal
             await asyncio.sleep(0)
         assert queries == QUERIES_MAX
         assert sum(task.done() for task in tasks) == 50 - QUERIES_MAX
         answer.set()
         results = await asyncio.gather(*tasks, return_exceptions=True)
-        assert [result.order_id for result in results if not isinstance(result, BaseException)] == [held]
+        assert [result.order_id for result in results if not isinstance(result, BaseException)] == [
+            held
+        ]
         refused = [result for result in results if isinstance(result, BaseException)]
         assert {type(each) for each in refused} == {SeckillNotReady}
-        assert all(each.retry_after_seconds for each in refused if isinstance(each, SeckillNotReady))
+        assert all(
+            each.retry_after_seconds for each in refused if isinstance(each, SeckillNotReady)
+        )
         before = asked
         with pytest.raises(SeckillNotReady):
             await door.result("u2", ticket=mine.ticket)

@@ -1,5 +1,5 @@
-"""Units that come back: once, whoever asks how often; sold again by Redis, or put on the shelf once the activity is closed; and what order_rpc makes
-of the orders that it is told of."""
+"""Units that come back: once, whoever asks how often; sold again by Redis, or put on the shelf once
+the activity is closed; and what order_rpc makes of the orders that it is told of."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def outbox_states(world: SeckillWorld) -> dict[str, list[str]]:
     return found
 
 
-# --- one unit ---------------------------------------------------------------------------------------------------------------------------------
+# --- one unit -------------------------------------------------------------------------------------
 
 
 async def test_a_unit_that_comes_back_is_sold_again(world: SeckillWorld) -> None:
@@ -61,11 +61,24 @@ async def test_a_unit_that_comes_back_is_sold_again(world: SeckillWorld) -> None
     world.clock.advance(60)
     assert await world.give_back(order_id)
     [row] = await world.rows()
-    assert (row["state"], row["slot"], row["live_request"], row["request_id"]) == ("RETURNED", None, None, "click-1")
+    assert (row["state"], row["slot"], row["live_request"], row["request_id"]) == (
+        "RETURNED",
+        None,
+        None,
+        "click-1",
+    )
     assert row["updated_at"] == world.clock.now() > row["created_at"]
-    assert await world.messages("redis") == [{
-        "activity_id": activity.activity_id, "merchant_id": "mall", "sku_id": "1001", "order_id": order_id, "user_id": "u1",
-        "request_id": "click-1", "epoch": 1}]
+    assert await world.messages("redis") == [
+        {
+            "activity_id": activity.activity_id,
+            "merchant_id": "mall",
+            "sku_id": "1001",
+            "order_id": order_id,
+            "user_id": "u1",
+            "request_id": "click-1",
+            "epoch": 1,
+        }
+    ]
     assert (await world.row()).sold == 0
     assert await waiting(world) == 1
     assert await world.view("u1") is View.HOLDER  # Redis does not know yet
@@ -77,7 +90,9 @@ async def test_a_unit_that_comes_back_is_sold_again(world: SeckillWorld) -> None
     await world.check_rest()
 
 
-async def test_a_buyer_whose_order_came_back_buys_again_with_the_same_request_and_gets_a_new_order(world: SeckillWorld) -> None:
+async def test_a_buyer_whose_order_came_back_buys_again_with_the_same_request_and_gets_a_new_order(
+    world: SeckillWorld,
+) -> None:
     await world.open(total=1)
     first = await world.buy("u1", "a")
     assert (await world.click("u1", "a")).code is AdmitCode.REPLAY_LIVE
@@ -90,7 +105,9 @@ async def test_a_buyer_whose_order_came_back_buys_again_with_the_same_request_an
     await world.check_rest()
 
 
-async def test_a_unit_comes_back_once_however_often_and_by_how_many_it_is_asked(world: SeckillWorld, rounds: Rounds) -> None:
+async def test_a_unit_comes_back_once_however_often_and_by_how_many_it_is_asked(
+    world: SeckillWorld, rounds: Rounds
+) -> None:
     await world.open(total=200)
     for number in range(rounds(5, 100)):
         order_id = await world.buy(f"u{number}")
@@ -112,13 +129,27 @@ async def test_what_was_refused_has_no_unit_to_give_back(world: SeckillWorld) ->
     assert await world.messages("redis") == []
 
 
-async def test_an_order_that_is_not_of_this_activity_and_merchant_is_not_found(world: SeckillWorld) -> None:
+async def test_an_order_that_is_not_of_this_activity_and_merchant_is_not_found(
+    world: SeckillWorld,
+) -> None:
     other = await world.open(sku_id="other")
     await world.open()
     order_id = await world.buy()
-    for wrong in ({"order_id": "ORD-none"}, {"activity_id": other.activity_id}, {"activity_id": "ACT-none"}, {"merchant_id": "shop"}):
+    for wrong in (
+        {"order_id": "ORD-none"},
+        {"activity_id": other.activity_id},
+        {"activity_id": "ACT-none"},
+        {"merchant_id": "shop"},
+    ):
         with pytest.raises(SeckillOrderNotFound):
-            await world.returning.return_unit(**{"order_id": order_id, "merchant_id": "mall", "activity_id": world.keys.activity_id, **wrong})
+            await world.returning.return_unit(
+                **{
+                    "order_id": order_id,
+                    "merchant_id": "mall",
+                    "activity_id": world.keys.activity_id,
+                    **wrong,
+                }
+            )
     assert await world.states() == {order_id: "LIVE"}
 
 
@@ -133,7 +164,9 @@ async def test_a_crash_after_the_commit_leaves_everything_to_the_relay(world: Se
     await world.check_rest()
 
 
-async def test_a_return_and_a_batch_of_the_same_buyer_at_once(world: SeckillWorld, rounds: Rounds) -> None:
+async def test_a_return_and_a_batch_of_the_same_buyer_at_once(
+    world: SeckillWorld, rounds: Rounds
+) -> None:
     await world.open(total=500, limit=2)
     for number in range(rounds(10, 200)):
         first = await world.buy(f"u{number}", "a")
@@ -145,18 +178,26 @@ async def test_a_return_and_a_batch_of_the_same_buyer_at_once(world: SeckillWorl
     await world.check_rest()
 
 
-# --- into Redis ---------------------------------------------------------------------------------------------------------------------------------
+# --- into Redis -----------------------------------------------------------------------------------
 
 
-async def test_give_backs_that_are_sent_side_by_side_share_one_call_of_the_script(world: SeckillWorld) -> None:
+async def test_give_backs_that_are_sent_side_by_side_share_one_call_of_the_script(
+    world: SeckillWorld,
+) -> None:
     async def calls() -> int:
-        return int((await world.redis.info("commandstats")).get("cmdstat_evalsha", {"calls": 0})["calls"])
+        return int(
+            (await world.redis.info("commandstats")).get("cmdstat_evalsha", {"calls": 0})["calls"]
+        )
+
     activity = await world.open(total=100)
     await world.clicks(*((f"u{user}", "a") for user in range(20)))
     await world.consume()
     bought = await world.db.read(orders.find_orders, list(await world.states()))
     destination = RedisDestination(db=world.db, line=world.line)
-    messages = [give_back_message(order, activity, ids=world.ids, at=world.clock.now()) for order in bought.values()]
+    messages = [
+        give_back_message(order, activity, ids=world.ids, at=world.clock.now())
+        for order in bought.values()
+    ]
     before = await calls()
     first = asyncio.create_task(destination.send(messages[0]))
     others = [asyncio.create_task(destination.send(message)) for message in messages[1:]]
@@ -193,7 +234,9 @@ async def test_a_give_back_that_crashes_after_the_script_counts_once(world: Seck
     await world.check_rest()
 
 
-async def test_a_give_back_of_an_epoch_that_redis_has_not_published_waits_for_it(world: SeckillWorld) -> None:
+async def test_a_give_back_of_an_epoch_that_redis_has_not_published_waits_for_it(
+    world: SeckillWorld,
+) -> None:
     await world.open(total=3)
     order_id = await world.buy()
     units = await world.live_units()
@@ -210,7 +253,9 @@ async def test_a_give_back_of_an_epoch_that_redis_has_not_published_waits_for_it
     await world.check_rest()
 
 
-async def test_a_give_back_waits_while_redis_is_away(world: SeckillWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_give_back_waits_while_redis_is_away(
+    world: SeckillWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await world.open(total=3)
     await world.give_back(await world.buy())
     real = world.line.give_back
@@ -218,6 +263,7 @@ async def test_a_give_back_waits_while_redis_is_away(world: SeckillWorld, monkey
     async def away(*_: Any) -> list[int]:
         monkeypatch.setattr(world.line, "give_back", real)
         raise ConnectionError("redis is away")
+
     monkeypatch.setattr(world.line, "give_back", away)
     await world.relay()
     assert await outbox_states(world) == {"order_rpc": ["DONE"], "redis": ["NEW"]}
@@ -226,10 +272,12 @@ async def test_a_give_back_waits_while_redis_is_away(world: SeckillWorld, monkey
     await world.check_rest()
 
 
-# --- after the close ----------------------------------------------------------------------------------------------------------------------------
+# --- after the close ------------------------------------------------------------------------------
 
 
-async def test_a_unit_that_comes_back_after_the_close_goes_to_the_shelf_once(world: SeckillWorld) -> None:
+async def test_a_unit_that_comes_back_after_the_close_goes_to_the_shelf_once(
+    world: SeckillWorld,
+) -> None:
     activity = await world.open(total=5)
     bought = [await world.buy(f"u{user}") for user in range(2)]
     closed = await world.close()
@@ -250,13 +298,16 @@ async def test_a_give_back_that_the_close_has_counted_is_done(world: SeckillWorl
     await world.step(ActivityVerb.CLOSE)
     await world.give_back(order_id)
     closed = await world.step(ActivityVerb.FINISH)
-    assert (closed.total, closed.sold) == (0, 0)  # the unit is among those that go back to the shelf
+    # the unit is among those that go back to the shelf
+    assert (closed.total, closed.sold) == (0, 0)
     await world.redis.flushdb()
     await world.relay()
     assert (await outbox_states(world))["redis"] == ["DONE"]
 
 
-async def test_a_close_that_read_the_row_before_a_unit_came_back_is_not_written(world: SeckillWorld) -> None:
+async def test_a_close_that_read_the_row_before_a_unit_came_back_is_not_written(
+    world: SeckillWorld,
+) -> None:
     await world.open(total=5)
     order_id = await world.buy()
     await world.step(ActivityVerb.CLOSE)
@@ -267,19 +318,27 @@ async def test_a_close_that_read_the_row_before_a_unit_came_back_is_not_written(
     assert (await world.row()).total == 5
 
 
-async def test_a_step_of_a_row_that_has_changed_meanwhile_is_not_written(world: SeckillWorld) -> None:
+async def test_a_step_of_a_row_that_has_changed_meanwhile_is_not_written(
+    world: SeckillWorld,
+) -> None:
     await world.open(total=5)
     before = await world.row()
     await world.step(ActivityVerb.PAUSE)
     with pytest.raises(Exception, match="Concurrent changes"):
-        await world.db.run(activities.save, before.step(ActivityVerb.CLOSE, at=world.clock.now()), read_version=before.version)
+        await world.db.run(
+            activities.save,
+            before.step(ActivityVerb.CLOSE, at=world.clock.now()),
+            read_version=before.version,
+        )
     assert (await world.row()).state is ActivityState.PAUSED
 
 
-# --- order_rpc ----------------------------------------------------------------------------------------------------------------------------------
+# --- order_rpc ------------------------------------------------------------------------------------
 
 
-async def test_orders_reach_order_rpc_with_the_price_of_the_activity_and_are_ready_then(world: SeckillWorld) -> None:
+async def test_orders_reach_order_rpc_with_the_price_of_the_activity_and_are_ready_then(
+    world: SeckillWorld,
+) -> None:
     await world.open(total=5, price="8.80")
     bought = [await world.buy(f"u{user}") for user in range(2)]
     world.order_rpc.away = True
@@ -302,7 +361,9 @@ async def test_an_order_that_order_rpc_refuses_gives_its_unit_back(world: Seckil
     await world.relay()
     states = await world.states()
     assert [states[each.detail] for each in admitted] == ["LIVE", "REFUSED", "LIVE"]
-    assert {row["order_id"]: row["order_ready"] for row in await world.rows()} == {each.detail: user != 1 for user, each in enumerate(admitted)}
+    assert {row["order_id"]: row["order_ready"] for row in await world.rows()} == {
+        each.detail: user != 1 for user, each in enumerate(admitted)
+    }
     assert (await world.row()).sold == 2
     assert await world.view("u1") is View.NEITHER
     await world.check_rest()
@@ -343,10 +404,14 @@ async def test_an_answer_that_leaves_orders_out_is_asked_for_again(world: Seckil
     assert [row["order_ready"] for row in await world.rows()] == [True, True]
 
 
-async def test_a_call_that_order_rpc_refuses_as_a_whole_needs_a_person_and_gives_no_unit_away(world: SeckillWorld) -> None:
+async def test_a_call_that_order_rpc_refuses_as_a_whole_needs_a_person_and_gives_no_unit_away(
+    world: SeckillWorld,
+) -> None:
     await world.open(total=3)
     order_id = await world.buy()
-    world.order_rpc.refuses_calls = RemoteError("no", remote_reason="INVALID_ARGUMENT", domain="paymesh.common.v1", grpc_code=3)
+    world.order_rpc.refuses_calls = RemoteError(
+        "no", remote_reason="INVALID_ARGUMENT", domain="paymesh.common.v1", grpc_code=3
+    )
     await world.relay()
     assert await outbox_states(world) == {"order_rpc": ["DEAD"]}
     assert await world.states() == {order_id: "LIVE"}
@@ -354,7 +419,9 @@ async def test_a_call_that_order_rpc_refuses_as_a_whole_needs_a_person_and_gives
 
 async def test_a_full_batch_fits_into_one_message_with_the_longest_ids(world: SeckillWorld) -> None:
     await world.open(total=500)
-    await world.clicks(*((f"{user:03}" + "u" * 61, "r" * 64, f"{user:03}" + "O" * 29) for user in range(500)))
+    await world.clicks(
+        *((f"{user:03}" + "u" * 61, "r" * 64, f"{user:03}" + "O" * 29) for user in range(500))
+    )
     assert await world.consumer.run_once() == 500
     [message] = await world.rows(OUTBOX)
     assert 49_000 < len(message["payload"]) < 65_535
@@ -369,17 +436,23 @@ async def test_an_order_is_taken_back_as_one_thing_only(world: SeckillWorld) -> 
     order_id = await world.buy()
     now = world.clock.now()
     assert await world.db.run(orders.leave_live, order_id=order_id, to=UnitState.RETURNED, at=now)
-    assert not await world.db.run(orders.leave_live, order_id=order_id, to=UnitState.REFUSED, at=now)
+    assert not await world.db.run(
+        orders.leave_live, order_id=order_id, to=UnitState.REFUSED, at=now
+    )
     assert await world.states() == {order_id: "RETURNED"}
 
 
 async def test_the_record_in_redis_is_of_one_order(world: SeckillWorld) -> None:
-    """A give-back that comes late does not take the unit that the buyer has won since, with the same request."""
+    """A give-back that comes late does not take the unit that the buyer has won since, with the
+    same request.
+    """
     await world.open(total=2)
     first = await world.buy("u1", "a")
     await world.give_back(first)
     await world.relay()
     await world.buy("u1", "a")
-    assert await world.line.give_back(world.keys, [Unit(user_id="u1", request_id="a", order_id=first, epoch=1)]) == [0]
+    assert await world.line.give_back(
+        world.keys, [Unit(user_id="u1", request_id="a", order_id=first, epoch=1)]
+    ) == [0]
     await world.relay()
     await world.check_rest()

@@ -1,4 +1,6 @@
-"""The scripts of the flash sale: every scenario on the Redis of this machine and on the oldest that we run on."""
+"""The scripts of the flash sale: every scenario on the Redis of this machine and on the oldest that
+we run on.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ def oldest_redis() -> Iterator[Redis]:
 
 @pytest.fixture(params=["redis", "oldest redis"])
 def server(request: pytest.FixtureRequest) -> Redis:
-    found: Redis = request.getfixturevalue("redis_server" if request.param == "redis" else "oldest_redis")
+    found: Redis = request.getfixturevalue(
+        "redis_server" if request.param == "redis" else "oldest_redis"
+    )
     found.flush()
     return found
 
@@ -58,7 +62,9 @@ async def test_everybody_in_a_draw_can_win(redis_url: str) -> None:
             for entry in await stage.consume():
                 wins[entry.user_id] += 1
     assert sum(wins.values()) == 120
-    assert min(wins.values()) > 3, "20 on average; 3 or fewer has a chance of one in a hundred thousand"
+    assert min(wins.values()) > 3, (
+        "20 on average; 3 or fewer has a chance of one in a hundred thousand"
+    )
 
 
 async def test_a_redis_that_evicts_or_forgets_is_refused(redis_server: Redis) -> None:
@@ -81,10 +87,18 @@ async def test_a_redis_that_evicts_or_forgets_is_refused(redis_server: Redis) ->
 
 
 async def test_clearing_the_views_of_a_product_leaves_those_of_others(redis_url: str) -> None:
-    mall, shop = (Keys(activity_id="ACT1", merchant_id=merchant, sku_id="1001") for merchant in ("mall", "shop"))
+    mall, shop = (
+        Keys(activity_id="ACT1", merchant_id=merchant, sku_id="1001")
+        for merchant in ("mall", "shop")
+    )
     async with open_stock(redis_url) as redis:
         stage = Stage(redis)
-        kept = [shop.view("alice"), "seckill:result:alice:21001", "seckill:result:alice:1001:x", "order:alice:1001"]
+        kept = [
+            shop.view("alice"),
+            "seckill:result:alice:21001",
+            "seckill:result:alice:1001:x",
+            "order:alice:1001",
+        ]
         for key in [mall.view("alice"), mall.view("shop:alice"), *kept]:
             await redis.set(key, "1")
         assert await stage.loading.holders(mall) == {"alice", "shop:alice"}
@@ -94,18 +108,30 @@ async def test_clearing_the_views_of_a_product_leaves_those_of_others(redis_url:
 
 
 def test_no_two_buyers_share_a_view() -> None:
-    mall, shop = (Keys(activity_id="ACT1", merchant_id=merchant, sku_id="1001") for merchant in ("mall", "shop"))
-    assert mall.view("42") == "seckill:result:42:1001", "the name that the source of the flash sale gives it"
+    mall, shop = (
+        Keys(activity_id="ACT1", merchant_id=merchant, sku_id="1001")
+        for merchant in ("mall", "shop")
+    )
+    assert mall.view("42") == "seckill:result:42:1001", (
+        "the name that the source of the flash sale gives it"
+    )
     assert mall.view("shop:alice") != shop.view("alice")
-    assert [shop.user_of(shop.view("a:b")), mall.user_of(shop.view("alice")), shop.user_of(mall.view("alice"))] == ["a:b", None, None]
+    assert [
+        shop.user_of(shop.view("a:b")),
+        mall.user_of(shop.view("alice")),
+        shop.user_of(mall.view("alice")),
+    ] == ["a:b", None, None]
     assert activity_of(mall.wakeups) == "ACT1"
 
 
 @pytest.mark.parametrize("name", ScriptName)
 def test_a_script_says_what_it_takes_and_answers(name: ScriptName) -> None:
     text = script_text(name)
-    head = text[:text.index("\nlocal ")]
-    assert all(word in head for word in ("KEYS[1]", "ARGV[1]", "Reply", "Why it is so.", f"-- {name}.lua: "))
+    head = text[: text.index("\nlocal ")]
+    assert all(
+        word in head
+        for word in ("KEYS[1]", "ARGV[1]", "Reply", "Why it is so.", f"-- {name}.lua: ")
+    )
     assert [line for line in text.split("\n") if len(line) > 150] == []
 
 

@@ -31,9 +31,16 @@ async def stage(redis_url: str) -> AsyncIterator[Stage]:
 
 
 @asynccontextmanager
-async def listening(redis: Client, waiters: Waiters, lost: list[str] | None = None, *, listen_seconds: float = LONG) -> AsyncIterator[Wakeups]:
-    wakeups = Wakeups(redis, hear=waiters.tell, deafened=lambda: (lost if lost is not None else []).append("lost"), listen_seconds=listen_seconds,
-                      reconnect_seconds=0.01)
+async def listening(
+    redis: Client, waiters: Waiters, lost: list[str] | None = None, *, listen_seconds: float = LONG
+) -> AsyncIterator[Wakeups]:
+    wakeups = Wakeups(
+        redis,
+        hear=waiters.tell,
+        deafened=lambda: (lost if lost is not None else []).append("lost"),
+        listen_seconds=listen_seconds,
+        reconnect_seconds=0.01,
+    )
     task = asyncio.create_task(wakeups.run())
     try:
         await asyncio.wait_for(wakeups.subscribed.wait(), LONG)
@@ -48,12 +55,16 @@ async def test_a_message_ends_the_wait_and_names_the_order(stage: Stage) -> None
     order = (await stage.buy("u")).detail
     await stage.buy("v")
     async with listening(stage.redis, waiters), asyncio.TaskGroup() as tasks:
-        waits = [tasks.create_task(waiters.wait(stage.keys, user, LONG)) for user in ("u", "u", "v")]
+        waits = [
+            tasks.create_task(waiters.wait(stage.keys, user, LONG)) for user in ("u", "u", "v")
+        ]
         await eventually(lambda: len(waiters) == 3)
         entries = await stage.take()
         finished, _ = stage.rows.decide(entries[:1])
         await stage.line.finish(stage.keys, finished + stage.rows.refuse(entries[1:]))
-    assert [task.result() for task in waits] == [Told(view=View.HOLDER, order_id=order)] * 2 + [Told(view=View.NEITHER)]
+    assert [task.result() for task in waits] == [Told(view=View.HOLDER, order_id=order)] * 2 + [
+        Told(view=View.NEITHER)
+    ]
     assert len(waiters) == 0
 
 
@@ -87,9 +98,11 @@ async def test_a_result_that_is_published_during_the_first_look_is_not_missed(st
     await stage.buy("u")
     async with listening(stage.redis, waiters), asyncio.TaskGroup() as tasks:
         wait = tasks.create_task(waiters.wait(stage.keys, "u", LONG))
-        await views.read.wait()                  # it said 0
+        await views.read.wait()  # it said 0
         await stage.consume()
-        probe = tasks.create_task(Waiters(stage.views, look_again_seconds=0.01).wait(stage.keys, "u", LONG))
+        probe = tasks.create_task(
+            Waiters(stage.views, look_again_seconds=0.01).wait(stage.keys, "u", LONG)
+        )
         await probe
         views.arrive.set()
         assert (await wait) is not None
@@ -112,7 +125,9 @@ async def test_too_many_waiters_are_answered_at_once(stage: Stage) -> None:
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(waiters.wait(stage.keys, "u", LONG))
         await eventually(lambda: len(waiters) == 1)
-        assert await asyncio.wait_for(waiters.wait(stage.keys, "u", NEVER), LONG) == Told(view=View.QUEUED)
+        assert await asyncio.wait_for(waiters.wait(stage.keys, "u", NEVER), LONG) == Told(
+            view=View.QUEUED
+        )
         assert len(waiters) == 1
         await stage.consume()
 
@@ -122,7 +137,7 @@ async def test_a_cancelled_wait_leaves_nothing_and_takes_nobody_with_it(stage: S
     await stage.buy("u")
     async with listening(stage.redis, waiters), asyncio.TaskGroup() as tasks:
         stays = tasks.create_task(waiters.wait(stage.keys, "u", LONG))
-        for steps in range(40):                  # at any moment of the look at Redis, and after it
+        for steps in range(40):  # at any moment of the look at Redis, and after it
             goes = asyncio.create_task(waiters.wait(stage.keys, "u", LONG))
             for _ in range(steps):
                 await asyncio.sleep(0)
@@ -136,7 +151,9 @@ async def test_a_cancelled_wait_leaves_nothing_and_takes_nobody_with_it(stage: S
     assert not waiters._waiting
 
 
-async def test_a_subscription_that_broke_is_made_again_and_says_that_something_may_be_lost(stage: Stage) -> None:
+async def test_a_subscription_that_broke_is_made_again_and_says_that_something_may_be_lost(
+    stage: Stage,
+) -> None:
     waiters = Waiters(stage.views, look_again_seconds=NEVER)
     lost: list[str] = []
     await stage.buy("u")
@@ -161,7 +178,9 @@ async def test_a_frozen_redis_does_not_pass_for_one_without_news(own_redis: Redi
                 await eventually(lambda: not wakeups.subscribed.is_set())
                 assert lost == ["lost"]
                 with pytest.raises(RedisError):
-                    await waiters.wait(Keys(activity_id="ACT1", merchant_id="mall", sku_id="1001"), "u", 0.05)
+                    await waiters.wait(
+                        Keys(activity_id="ACT1", merchant_id="mall", sku_id="1001"), "u", 0.05
+                    )
             finally:
                 own_redis.process.signal(signal.SIGCONT)
             await eventually(wakeups.subscribed.is_set)

@@ -1,4 +1,6 @@
-"""The main loop of a process: the order in which it starts and ends, and what a broken part does to it."""
+"""The main loop of a process: the order in which it starts and ends, and what a broken part does to
+it.
+"""
 
 from __future__ import annotations
 
@@ -33,10 +35,24 @@ class Registry:
         self.away = away
         self.registered: dict[str, object] = {}
 
-    async def register(self, *, service: str, endpoint: Endpoint, grpc_services: tuple[str, ...], meta: Mapping[str, str], tls: bool) -> None:
+    async def register(
+        self,
+        *,
+        service: str,
+        endpoint: Endpoint,
+        grpc_services: tuple[str, ...],
+        meta: Mapping[str, str],
+        tls: bool,
+    ) -> None:
         if self.away:
             raise Unavailable("no registry")
-        self.registered = {"service": service, "endpoint": endpoint, "grpc_services": grpc_services, "meta": dict(meta), "tls": tls}
+        self.registered = {
+            "service": service,
+            "endpoint": endpoint,
+            "grpc_services": grpc_services,
+            "meta": dict(meta),
+            "tls": tls,
+        }
         self.story.append("registered")
 
     async def deregister(self) -> None:
@@ -56,11 +72,17 @@ async def test_a_process_starts_registers_works_and_ends_backwards_on_sigterm(wo
 
     worker = Worker("echo", work, idle_seconds=60)
     settings = world.settings(advertise_host="10.1.2.3")
-    process = asyncio.create_task(serve(settings, server, registry, workers=[worker], version="1.2", closers=[close]))
+    process = asyncio.create_task(
+        serve(settings, server, registry, workers=[worker], version="1.2", closers=[close])
+    )
     await eventually(lambda: {"registered", "worked"} <= set(story))
     assert registry.registered == {
-        "service": "echo_rpc", "endpoint": Endpoint("10.1.2.3", server.port), "grpc_services": (SERVICE,),
-        "meta": {"version": "1.2", "metrics_port": str(server.metrics_port)}, "tls": False}
+        "service": "echo_rpc",
+        "endpoint": Endpoint("10.1.2.3", server.port),
+        "grpc_services": (SERVICE,),
+        "meta": {"version": "1.2", "metrics_port": str(server.metrics_port)},
+        "tls": False,
+    }
     async with plain_channel(server.port) as channel:
         assert (await Stub(channel).Browse(EchoRequest(text="up"))).text == "up"
     os.kill(os.getpid(), signal.SIGTERM)
@@ -94,7 +116,16 @@ async def test_a_worker_that_breaks_ends_the_process_with_its_error(world: World
         closed.set()
 
     with pytest.raises(RuntimeError, match="worker is broken"):
-        await asyncio.wait_for(serve(world.settings(), world.server(), StaticRegistrar(), workers=[Broken()], closers=[close]), 10)
+        await asyncio.wait_for(
+            serve(
+                world.settings(),
+                world.server(),
+                StaticRegistrar(),
+                workers=[Broken()],
+                closers=[close],
+            ),
+            10,
+        )
     assert closed.is_set()
 
 
@@ -106,11 +137,15 @@ async def test_a_start_that_fails_closes_what_was_opened(world: World) -> None:
 
     async with world.running() as other:
         with pytest.raises(OSError, match="cannot listen"):
-            await serve(world.settings(), world.server(port=other.port), StaticRegistrar(), closers=[close])
+            await serve(
+                world.settings(), world.server(port=other.port), StaticRegistrar(), closers=[close]
+            )
     assert closed.is_set()
 
 
-async def test_an_end_that_hangs_says_what_it_waits_for_and_ends(world: World, capfd: pytest.CaptureFixture[str]) -> None:
+async def test_an_end_that_hangs_says_what_it_waits_for_and_ends(
+    world: World, capfd: pytest.CaptureFixture[str]
+) -> None:
     class Stuck:
         async def run(self) -> None:
             await asyncio.Event().wait()
@@ -127,13 +162,22 @@ async def test_an_end_that_hangs_says_what_it_waits_for_and_ends(world: World, c
         closed.set()
 
     logs.configure("echo_rpc")
-    process = asyncio.create_task(serve(world.settings(grace_seconds=0.2), world.server(), StaticRegistrar(), workers=[Stuck()],
-                                        closers=[connection_that_never_closes, close]))
+    process = asyncio.create_task(
+        serve(
+            world.settings(grace_seconds=0.2),
+            world.server(),
+            StaticRegistrar(),
+            workers=[Stuck()],
+            closers=[connection_that_never_closes, close],
+        )
+    )
     await eventually(lambda: "serving" in capfd.readouterr().err)
     os.kill(os.getpid(), signal.SIGTERM)
     await asyncio.wait_for(process, 20)
     assert closed.is_set(), "what comes after it is closed all the same"
-    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines() if line.startswith("{")]
+    lines = [
+        json.loads(line) for line in capfd.readouterr().err.splitlines() if line.startswith("{")
+    ]
     assert next(line["what"] for line in lines if line["event"] == "stop_waits") == "workers"
     gave_up = [line["what"] for line in lines if line["event"] == "stop_gave_up"]
     assert gave_up[0] == "workers"

@@ -1,5 +1,5 @@
-"""What strangers may do to the port of a server: everything that a peer can make grow has an end, and others are served
-meanwhile.
+"""What strangers may do to the port of a server: everything that a peer can make grow has an end,
+and others are served meanwhile.
 
 The server and the stranger are processes of their own; the server runs on uvloop.
 """
@@ -32,7 +32,8 @@ from tests.processes import ROOT
 
 ANSWER_SECONDS = 0.1  # within which another client is served
 MEMORY_BYTES = 50 * 2**20  # that a stranger may cost
-MEMORY_OF_ALL_BYTES = 80 * 2**20  # that all kinds of strangers one after the other may cost: an allocator keeps some of each
+# that all kinds of strangers one after the other may cost: an allocator keeps some of each
+MEMORY_OF_ALL_BYTES = 80 * 2**20
 PROBES = 40
 
 
@@ -84,7 +85,9 @@ class Flooded:
 
     def memory_bytes(self) -> int:
         status = Path(f"/proc/{self.process_id}/status").read_text(encoding="ascii")
-        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmRSS"))
+        return next(
+            int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmRSS")
+        )
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +100,9 @@ def flooded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flooded]:
 
 
 @pytest.mark.parametrize("kind", [*KINDS, *NEVER_TAKEN])
-async def test_a_stranger_neither_closes_a_port_nor_fills_its_memory(flooded: Flooded, kind: str) -> None:
+async def test_a_stranger_neither_closes_a_port_nor_fills_its_memory(
+    flooded: Flooded, kind: str
+) -> None:
     async with plain_channel(flooded.port) as channel:
         stub = Stub(channel)
         for _ in range(100):
@@ -107,7 +112,8 @@ async def test_a_stranger_neither_closes_a_port_nor_fills_its_memory(flooded: Fl
         async with peer("tests.echo_flood", str(flooded.port), kind) as stranger:
             await stranger.line()
             times = [await probe(stub) for _ in range(PROBES)]
-            async with plain_channel(flooded.port) as late:  # somebody who comes when everything is taken
+            # somebody who comes when everything is taken
+            async with plain_channel(flooded.port) as late:
                 times.append(await probe(Stub(late)))
             await stranger.line()
             times += [await probe(stub) for _ in range(PROBES)]
@@ -120,12 +126,16 @@ async def test_a_stranger_neither_closes_a_port_nor_fills_its_memory(flooded: Fl
 async def test_connections_beyond_the_bound_are_closed_and_those_before_them_are_served(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = [(name, 20 if value == transport.CONNECTIONS_MAX else value) for name, value in transport.SERVER_OPTIONS]
+    options = [
+        (name, 20 if value == transport.CONNECTIONS_MAX else value)
+        for name, value in transport.SERVER_OPTIONS
+    ]
     monkeypatch.setattr(transport, "SERVER_OPTIONS", options)
     async with World(tmp_path).running() as server, plain_channel(server.port) as channel:
         await probe(Stub(channel))
         opened = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(40)]
-        heard = [await asyncio.wait_for(reader.read(1), 10) for reader, _ in opened]  # a server speaks first
+        # a server speaks first
+        heard = [await asyncio.wait_for(reader.read(1), 10) for reader, _ in opened]
         assert heard.count(b"") == 21
         assert await probe(Stub(channel)) < 5
         for _, writer in opened:
@@ -153,7 +163,10 @@ async def test_a_message_that_does_not_come_is_waited_for_only_so_long(
         async with plain_channel(server.port) as channel:
             for method, stream in (("Browse", False), ("Once", False), ("Follow", True)):
                 make: Any = channel.stream_stream if stream else channel.stream_unary
-                assert await asyncio.wait_for(make(path(method))().code(), 10) is grpc.StatusCode.DEADLINE_EXCEEDED
+                assert (
+                    await asyncio.wait_for(make(path(method))().code(), 10)
+                    is grpc.StatusCode.DEADLINE_EXCEEDED
+                )
             health = channel.stream_unary("/grpc.health.v1.Health/Check")()
             assert await asyncio.wait_for(health.code(), 10) is grpc.StatusCode.UNAVAILABLE
         assert (server.load.arriving, server.load.running) == (0, 0)
@@ -202,12 +215,15 @@ async def test_who_waits_longest_for_its_message_gives_way_to_others_of_its_kind
         tasks.append(asyncio.create_task(load.message(Silent(), call, caller=caller)))
         await asyncio.sleep(0)
     gone = [number for number, call in enumerate(calls) if isinstance(call.cut, Unavailable)]
-    assert gone == [
-        0,
-        1,
-        2,
-        3,
-    ]  # alice's first by her third, two strangers by theirs, and the oldest of all when there was no room
+    assert (
+        gone
+        == [
+            0,
+            1,
+            2,
+            3,
+        ]
+    )  # alice's first by her third, two strangers by theirs, and the oldest of all when there was no room
     await asyncio.wait([tasks[number] for number in gone])
     assert (load.arriving, load.is_overloaded) == (8, True)
     for task in tasks:
@@ -216,22 +232,38 @@ async def test_who_waits_longest_for_its_message_gives_way_to_others_of_its_kind
     assert load.arriving == 0
 
 
-async def test_a_caller_has_only_so_many_calls_waiting_and_those_that_do_not_wait_are_others(tmp_path: Path) -> None:
+async def test_a_caller_has_only_so_many_calls_waiting_and_those_that_do_not_wait_are_others(
+    tmp_path: Path,
+) -> None:
     async with peer("tests.echo_server", str(tmp_path)) as server:
         port = int(await server.line())
         async with plain_channel(port) as channel:
             stub, world = Stub(channel), World(tmp_path)
-            alice, bob, acme = world.bearer("alice"), world.bearer("bob"), world.bearer("alice", merchant_id="acme")
-            await stub.Browse(EchoRequest())  # the connection is open: what is called first arrives first
+            alice, bob, acme = (
+                world.bearer("alice"),
+                world.bearer("bob"),
+                world.bearer("alice", merchant_id="acme"),
+            )
+            # the connection is open: what is called first arrives first
+            await stub.Browse(EchoRequest())
             waiting = [
                 asyncio.ensure_future(stub.Poll(EchoRequest(wait_ms=60_000), metadata=[token]))
                 for token in (alice, alice, bob, bob, acme, acme)
             ]
-            waiting += [asyncio.ensure_future(stub.Poll(EchoRequest(text="guest", wait_ms=60_000))) for _ in range(2)]
+            waiting += [
+                asyncio.ensure_future(stub.Poll(EchoRequest(text="guest", wait_ms=60_000)))
+                for _ in range(2)
+            ]
             for further in ({"metadata": [alice]}, {"metadata": [bob]}, {"metadata": [acme]}):
                 error = await refused(stub.Poll(EchoRequest(wait_ms=60_000), **further))
-                assert (error.reason, error.grpc_code, error.retry_after_seconds) == ("RATE_LIMITED", 8, 1.0)
-            assert (await refused(stub.Poll(EchoRequest(text="guest", wait_ms=60_000)))).reason == "RATE_LIMITED"
+                assert (error.reason, error.grpc_code, error.retry_after_seconds) == (
+                    "RATE_LIMITED",
+                    8,
+                    1.0,
+                )
+            assert (
+                await refused(stub.Poll(EchoRequest(text="guest", wait_ms=60_000)))
+            ).reason == "RATE_LIMITED"
             assert (await stub.Poll(EchoRequest(text="now"), metadata=[alice])).text == "now"
             for call in waiting:
                 call.cancel()
@@ -239,12 +271,17 @@ async def test_a_caller_has_only_so_many_calls_waiting_and_those_that_do_not_wai
 
 
 async def test_a_caller_has_only_so_many_streams_that_wait(tmp_path: Path) -> None:
-    async with peer("tests.echo_server", str(tmp_path)) as server, plain_channel(int(await server.line())) as channel:
+    async with (
+        peer("tests.echo_server", str(tmp_path)) as server,
+        plain_channel(int(await server.line())) as channel,
+    ):
         stub = Stub(channel)
         streams = [stub.Listen(EchoRequest(text="guest", wait_ms=1, times=1)) for _ in range(2)]
         for stream in streams:
             await stream.initial_metadata()
-        error = await refused(anext(aiter(stub.Listen(EchoRequest(text="guest", wait_ms=1, times=1)))))
+        error = await refused(
+            anext(aiter(stub.Listen(EchoRequest(text="guest", wait_ms=1, times=1))))
+        )
         assert (error.reason, error.retry_after_seconds) == ("RATE_LIMITED", 1.0)
         streams[0].cancel()
         async with asyncio.timeout(10):
@@ -278,11 +315,17 @@ async def test_a_process_has_only_so_many_calls_waiting_and_running(tmp_path: Pa
     assert load.waiting == 0
 
 
-async def test_the_limit_of_a_method_holds_at_the_server_per_caller_and_not_for_siblings(tmp_path: Path) -> None:
+async def test_the_limit_of_a_method_holds_at_the_server_per_caller_and_not_for_siblings(
+    tmp_path: Path,
+) -> None:
     world = World(tmp_path)
     async with world.running() as server, plain_channel(server.port) as channel:
         stub = Stub(channel)
-        for token in (world.bearer("alice"), world.bearer("bob"), world.bearer("alice", merchant_id="acme")):
+        for token in (
+            world.bearer("alice"),
+            world.bearer("bob"),
+            world.bearer("alice", merchant_id="acme"),
+        ):
             for _ in range(3):
                 await stub.Rare(EchoRequest(), metadata=[token])
             error = await refused(stub.Rare(EchoRequest(), metadata=[token]))
@@ -290,11 +333,16 @@ async def test_the_limit_of_a_method_holds_at_the_server_per_caller_and_not_for_
             assert 0 < (error.retry_after_seconds or 0) <= 1
         for _ in range(10):
             await stub.Rare(EchoRequest(), metadata=[world.service("order_rpc")])
-            await stub.Rare(EchoRequest())  # from the network of our gateways, which limit strangers themselves
-        assert (await refused(stub.Rare(EchoRequest(), metadata=[world.bearer("bob")]))).reason == "RATE_LIMITED"
+            # from the network of our gateways, which limit strangers themselves
+            await stub.Rare(EchoRequest())
+        assert (
+            await refused(stub.Rare(EchoRequest(), metadata=[world.bearer("bob")]))
+        ).reason == "RATE_LIMITED"
 
 
-async def test_a_stranger_who_comes_past_the_gateway_is_limited_by_his_address(tmp_path: Path) -> None:
+async def test_a_stranger_who_comes_past_the_gateway_is_limited_by_his_address(
+    tmp_path: Path,
+) -> None:
     async with World(tmp_path).running(relay_networks=["10.0.0.0/8"]) as server:
         for attempt in range(4):
             async with plain_channel(server.port) as channel:  # another port each time
@@ -316,7 +364,8 @@ async def test_a_client_that_hangs_up_early_leaves_no_traceback(
             )  # no window for answers
             for stream in range(1, 41, 2):
                 writer.write(
-                    frame(1, 4, stream, header_block(path("Browse"))) + frame(0, 1, stream, b"\x00\x00\x00\x00\x00")
+                    frame(1, 4, stream, header_block(path("Browse")))
+                    + frame(0, 1, stream, b"\x00\x00\x00\x00\x00")
                 )
             await writer.drain()
             await reader.read(100)

@@ -1,4 +1,6 @@
-"""TLS to the database and to Redis, by settings: verified or refused, on the loop of production and on asyncio's."""
+"""TLS to the database and to Redis, by settings: verified or refused, on the loop of production and
+on asyncio's.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,10 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> CertificateFiles:
 
 @pytest.fixture(scope="module")
 def secure_mariadb(ours: CertificateFiles) -> Iterator[MariaDB]:
-    server = MariaDB(server_folder(), options=[f"--ssl-ca={ours.ca}", f"--ssl-cert={ours.cert}", f"--ssl-key={ours.key}"])
+    server = MariaDB(
+        server_folder(),
+        options=[f"--ssl-ca={ours.ca}", f"--ssl-cert={ours.cert}", f"--ssl-key={ours.key}"],
+    )
     try:
         server.start()
         server._execute("ALTER USER paymesh@'%' REQUIRE SSL")
@@ -65,8 +70,22 @@ def secure_redis(ours: CertificateFiles) -> Iterator[tuple[Redis, int]]:
     if program is None:
         missing("Redis with TLS", hint="apt-get install redis-server")
     port = free_port()
-    server = Redis(server_folder(), program, options=["--tls-port", str(port), "--tls-cert-file", str(ours.cert), "--tls-key-file", str(ours.key),
-                                             "--tls-ca-cert-file", str(ours.ca), "--tls-auth-clients", "yes"])
+    server = Redis(
+        server_folder(),
+        program,
+        options=[
+            "--tls-port",
+            str(port),
+            "--tls-cert-file",
+            str(ours.cert),
+            "--tls-key-file",
+            str(ours.key),
+            "--tls-ca-cert-file",
+            str(ours.ca),
+            "--tls-auth-clients",
+            "yes",
+        ],
+    )
     try:
         yield server.start(), port
     finally:
@@ -89,9 +108,17 @@ def database_url(server: MariaDB, **settings: Path) -> str:
     return MeshSettings(database_url=server.create_database(), **settings).database_url
 
 
-async def test_a_database_that_demands_tls_is_reached_by_the_file_of_its_authority(secure_mariadb: MariaDB, ours: CertificateFiles) -> None:
-    for files in ({"database_tls_ca_file": ours.ca},
-                  {"database_tls_ca_file": ours.ca, "database_tls_cert_file": ours.cert, "database_tls_key_file": ours.key}):
+async def test_a_database_that_demands_tls_is_reached_by_the_file_of_its_authority(
+    secure_mariadb: MariaDB, ours: CertificateFiles
+) -> None:
+    for files in (
+        {"database_tls_ca_file": ours.ca},
+        {
+            "database_tls_ca_file": ours.ca,
+            "database_tls_cert_file": ours.cert,
+            "database_tls_key_file": ours.key,
+        },
+    ):
         url = database_url(secure_mariadb, **files)
         db, engine = open_database(url, metadata), open_engine(url)
         try:
@@ -104,7 +131,9 @@ async def test_a_database_that_demands_tls_is_reached_by_the_file_of_its_authori
             await engine.dispose()
 
 
-async def test_a_connection_in_the_clear_or_to_a_stranger_is_refused(secure_mariadb: MariaDB, others: CertificateFiles) -> None:
+async def test_a_connection_in_the_clear_or_to_a_stranger_is_refused(
+    secure_mariadb: MariaDB, others: CertificateFiles
+) -> None:
     url = secure_mariadb.create_database()
     for options in ("", f"&ssl_ca={others.ca}", "&ssl=true"):
         db = open_database(url + options, metadata)
@@ -115,10 +144,15 @@ async def test_a_connection_in_the_clear_or_to_a_stranger_is_refused(secure_mari
             await db.close()
 
 
-async def test_the_name_in_the_certificate_counts(secure_mariadb: MariaDB, proxy: FaultProxy, ours: CertificateFiles) -> None:
+async def test_the_name_in_the_certificate_counts(
+    secure_mariadb: MariaDB, proxy: FaultProxy, ours: CertificateFiles
+) -> None:
     url = secure_mariadb.create_database()
-    elsewhere = await asyncio.start_server(proxy.serve, "127.0.0.2", 0)  # an address that the certificate does not name
-    url = url.replace(f"127.0.0.1:{secure_mariadb.port}", f"127.0.0.2:{elsewhere.sockets[0].getsockname()[1]}")
+    # an address that the certificate does not name
+    elsewhere = await asyncio.start_server(proxy.serve, "127.0.0.2", 0)
+    url = url.replace(
+        f"127.0.0.1:{secure_mariadb.port}", f"127.0.0.2:{elsewhere.sockets[0].getsockname()[1]}"
+    )
     trusting = open_database(f"{url}&ssl_ca={ours.ca}&ssl_check_hostname=false", metadata)
     checking = open_database(f"{url}&ssl_ca={ours.ca}", metadata)
     try:
@@ -131,7 +165,9 @@ async def test_the_name_in_the_certificate_counts(secure_mariadb: MariaDB, proxy
         elsewhere.close()
 
 
-async def test_a_server_that_offers_no_tls_gets_no_password(mariadb_url_factory: Callable[[], str], ours: CertificateFiles) -> None:
+async def test_a_server_that_offers_no_tls_gets_no_password(
+    mariadb_url_factory: Callable[[], str], ours: CertificateFiles
+) -> None:
     url = mariadb_url_factory()
     db = open_database(f"{url}&ssl_ca={ours.ca}", metadata)
     try:
@@ -141,13 +177,18 @@ async def test_a_server_that_offers_no_tls_gets_no_password(mariadb_url_factory:
         await db.close()
 
 
-@pytest.mark.parametrize("query", ["ssl_ca=/nowhere.pem", "ssl_cert=/a", "ssl=maybe", "ssl=true&ssl_check_hostname=perhaps"])
+@pytest.mark.parametrize(
+    "query",
+    ["ssl_ca=/nowhere.pem", "ssl_cert=/a", "ssl=maybe", "ssl=true&ssl_check_hostname=perhaps"],
+)
 async def test_options_without_sense_are_refused_in_plain_words(query: str) -> None:
     with pytest.raises(ValueError, match="database_url: "):
         open_database(f"mysql+aiomysql://u:secret@127.0.0.1/x?{query}", metadata)
 
 
-async def test_secure_connections_that_broke_are_replaced(secure_mariadb: MariaDB, proxy: FaultProxy, ours: CertificateFiles) -> None:
+async def test_secure_connections_that_broke_are_replaced(
+    secure_mariadb: MariaDB, proxy: FaultProxy, ours: CertificateFiles
+) -> None:
     url = secure_mariadb.create_database().replace(str(secure_mariadb.port), str(proxy.port))
     db = open_database(f"{url}&ssl_ca={ours.ca}", metadata)
     try:
@@ -167,12 +208,15 @@ async def test_secure_connections_that_broke_are_replaced(secure_mariadb: MariaD
 
 
 @pytest.mark.parametrize("moment", [1, 2])
-async def test_a_handshake_that_is_cut_is_unavailable_and_then_all_is_well(secure_mariadb: MariaDB, ours: CertificateFiles, moment: int) -> None:
+async def test_a_handshake_that_is_cut_is_unavailable_and_then_all_is_well(
+    secure_mariadb: MariaDB, ours: CertificateFiles, moment: int
+) -> None:
     async with fault_proxy(secure_mariadb.port) as proxy:
         proxy.breaks_by_reset = True
         url = secure_mariadb.create_database().replace(str(secure_mariadb.port), str(proxy.port))
         db = open_database(f"{url}&ssl_ca={ours.ca}", metadata)
-        hello = b"\x16\x03" if moment == 1 else b"\x17\x03\x03"  # of TLS: a handshake record, the first one with the credentials
+        # of TLS: a handshake record, the first one with the credentials
+        hello = b"\x16\x03" if moment == 1 else b"\x17\x03\x03"
         try:
             proxy.lose(hello, times=100)
             with pytest.raises(Unavailable):
@@ -183,25 +227,49 @@ async def test_a_handshake_that_is_cut_is_unavailable_and_then_all_is_well(secur
             await db.close()
 
 
-async def test_a_redis_with_tls_is_reached_by_the_files_of_the_settings(secure_redis: tuple[Redis, int], ours: CertificateFiles,
-                                                                        others: CertificateFiles) -> None:
+async def test_a_redis_with_tls_is_reached_by_the_files_of_the_settings(
+    secure_redis: tuple[Redis, int], ours: CertificateFiles, others: CertificateFiles
+) -> None:
     _, port = secure_redis
-    files = {"redis_tls_ca_file": ours.ca, "redis_tls_cert_file": ours.cert, "redis_tls_key_file": ours.key}
+    files = {
+        "redis_tls_ca_file": ours.ca,
+        "redis_tls_cert_file": ours.cert,
+        "redis_tls_key_file": ours.key,
+    }
     url = MeshSettings(redis_url=f"rediss://127.0.0.1:{port}/0", **files).redis_url
     assert url is not None
     async with fault_proxy(port) as proxy:
         proxy.breaks_by_reset = True
         through = url.replace(str(port), str(proxy.port))
-        async with open_redis(through, command_seconds=5) as cache, open_stock(through, command_seconds=5) as stock:
+        async with (
+            open_redis(through, command_seconds=5) as cache,
+            open_stock(through, command_seconds=5) as stock,
+        ):
             lane = Lane(stock, command_seconds=5)
             for _ in range(3):
                 assert await cache.ping()
                 assert await stock.ping()
                 assert await lane.execute("ECHO", "here") == "here"
                 proxy.cut()
-                await eventually(lambda: not any(connection.is_usable for client in (cache, stock) for connection in idle(client)))
-    for trusted, is_known in ((ours, False), (others, True)):  # without a certificate of ours; with one, trusting another authority
-        refused = {"redis_tls_ca_file": trusted.ca, **({"redis_tls_cert_file": ours.cert, "redis_tls_key_file": ours.key} if is_known else {})}
+                await eventually(
+                    lambda: (
+                        not any(
+                            connection.is_usable
+                            for client in (cache, stock)
+                            for connection in idle(client)
+                        )
+                    )
+                )
+    # without a certificate of ours; with one, trusting another authority
+    for trusted, is_known in ((ours, False), (others, True)):
+        refused = {
+            "redis_tls_ca_file": trusted.ca,
+            **(
+                {"redis_tls_cert_file": ours.cert, "redis_tls_key_file": ours.key}
+                if is_known
+                else {}
+            ),
+        }
         url = MeshSettings(redis_url=f"rediss://127.0.0.1:{port}/0", **refused).redis_url
         assert url is not None
         async with open_redis(url, command_seconds=5) as stranger:
@@ -209,10 +277,20 @@ async def test_a_redis_with_tls_is_reached_by_the_files_of_the_settings(secure_r
                 await stranger.ping()
 
 
-@pytest.mark.parametrize("settings", [
-    {"redis_url": "redis://127.0.0.1/0", "redis_tls_ca_file": "CA"}, {"redis_tls_ca_file": "CA"},
-    {"database_url": "sqlite+aiosqlite:///x.db", "database_tls_ca_file": "CA"},
-    {"database_url": "mysql+aiomysql://h/x", "database_tls_ca_file": "/nowhere.pem"}], ids=repr)
-async def test_a_file_that_would_not_be_used_is_refused(settings: dict[str, str], ours: CertificateFiles) -> None:
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"redis_url": "redis://127.0.0.1/0", "redis_tls_ca_file": "CA"},
+        {"redis_tls_ca_file": "CA"},
+        {"database_url": "sqlite+aiosqlite:///x.db", "database_tls_ca_file": "CA"},
+        {"database_url": "mysql+aiomysql://h/x", "database_tls_ca_file": "/nowhere.pem"},
+    ],
+    ids=repr,
+)
+async def test_a_file_that_would_not_be_used_is_refused(
+    settings: dict[str, str], ours: CertificateFiles
+) -> None:
     with pytest.raises(ValidationError, match="tls_ca_file"):
-        MeshSettings(**{name: value.replace("CA", str(ours.ca)) for name, value in settings.items()})
+        MeshSettings(
+            **{name: value.replace("CA", str(ours.ca)) for name, value in settings.items()}
+        )

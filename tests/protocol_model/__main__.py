@@ -1,4 +1,6 @@
-"""`python -m tests.protocol_model`: runs seeds or searches scenarios whole, with or without some rules, and tells the way to what broke."""
+"""`python -m tests.protocol_model`: runs seeds or searches scenarios whole, with or without some
+rules, and tells the way to what broke.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +24,35 @@ NAMED |= {f"without {rule}": scenario for rule, (_, scenario, _) in HIDDEN_IN.it
 @click.command()
 @click.option("--seeds", default=1000, help="How many random runs.")
 @click.option("--seed", type=int, help="This one alone, with its story.")
-@click.option("--explore", "search", is_flag=True, help="Search scenarios whole instead of running seeds.")
-@click.option("--scenario", type=click.Choice(sorted(NAMED)), help="This one alone; else seeds draw theirs and searches take all.")
+@click.option(
+    "--explore", "search", is_flag=True, help="Search scenarios whole instead of running seeds."
+)
+@click.option(
+    "--scenario",
+    type=click.Choice(sorted(NAMED)),
+    help="This one alone; else seeds draw theirs and searches take all.",
+)
 @click.option("--limit", default=1_000_000, help="How many states a search sees at most.")
-@click.option("--without", multiple=True, type=click.Choice(sorted(SENTENCES)), help="Take a rule away. May be repeated.")
+@click.option(
+    "--without",
+    multiple=True,
+    type=click.Choice(sorted(SENTENCES)),
+    help="Take a rule away. May be repeated.",
+)
 @click.option("--rules", "list_rules", is_flag=True, help="List the rules with their sentences.")
-def main(*, seeds: int, seed: int | None, search: bool, scenario: str | None, limit: int, without: tuple[str, ...], list_rules: bool) -> None:
-    """Looks for a way to break the protocol of payments and orders. Exit code 1 when it found one."""
+def main(
+    *,
+    seeds: int,
+    seed: int | None,
+    search: bool,
+    scenario: str | None,
+    limit: int,
+    without: tuple[str, ...],
+    list_rules: bool,
+) -> None:
+    """Looks for a way to break the protocol of payments and orders. Exit code 1 when it found
+    one.
+    """
     rules = ALL.without(*without)
     if list_rules:
         for name, sentence in SENTENCES.items():
@@ -37,7 +61,12 @@ def main(*, seeds: int, seed: int | None, search: bool, scenario: str | None, li
     if search:
         found = _search([scenario] if scenario else [*SMALL, *LARGE], rules, limit)
     else:
-        found = _run([seed] if seed is not None else range(seeds), rules, scenario, always_tell=seed is not None)
+        found = _run(
+            [seed] if seed is not None else range(seeds),
+            rules,
+            scenario,
+            always_tell=seed is not None,
+        )
     for run in found:
         click.echo(f"\n{tell(run)}")
     sys.exit(1 if any(run.broken for run in found) else 0)
@@ -48,13 +77,18 @@ def _search(names: list[str], rules: Rules, limit: int) -> list[Run]:
     for name in names:
         started = time.monotonic()
         explored = explore(NAMED[name], rules, limit=limit, first_only=rules != ALL)
-        click.echo(f"{name:32} {explored.states:8} states, {explored.at_rest:4} at rest, {'all' if explored.complete else 'not all'} of them, "
-                   f"{time.monotonic() - started:.0f} s, broken: {len(explored.found)}")
+        click.echo(
+            f"{name:32} {explored.states:8} states, {explored.at_rest:4} at rest, "
+            f"{'all' if explored.complete else 'not all'} of them, "
+            f"{time.monotonic() - started:.0f} s, broken: {len(explored.found)}"
+        )
         found = {**explored.found, **found}
     return list(found.values())
 
 
-def _run(seeds: range | list[int], rules: Rules, scenario: str | None, *, always_tell: bool) -> list[Run]:
+def _run(
+    seeds: range | list[int], rules: Rules, scenario: str | None, *, always_tell: bool
+) -> list[Run]:
     broken: Counter[str] = Counter()
     shortest: dict[str, Run] = {}
     first: dict[str, int] = {}

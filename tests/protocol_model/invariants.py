@@ -1,5 +1,6 @@
-"""What must hold, in one place: in every state (`broken_now`) and in every state at rest (`broken_at_rest`). What may never be done at all
-the transactions note themselves, with `World.wrong`; `broken_now` tells it."""
+"""What must hold, in one place: in every state (`broken_now`) and in every state at rest
+(`broken_at_rest`). What may never be done at all the transactions note themselves, with
+`World.wrong`; `broken_now` tells it."""
 
 from __future__ import annotations
 
@@ -57,15 +58,24 @@ def broken_now(world: World) -> list[str]:
     slots = 0
     for payment in world.payments:
         slots += payment.slot
-        if payment.captured < payment.reserved + payment.refunded or payment.reserved < 0 or payment.refunded < 0:
+        if (
+            payment.captured < payment.reserved + payment.refunded
+            or payment.reserved < 0
+            or payment.refunded < 0
+        ):
             wrongs.append(Broken.OVER_REFUNDED)
     if slots > 1:
         wrongs.append(Broken.TWO_SLOTS)
     held = sum(stock is not Stock.RELEASED for stock in world.order.stock)
     if shop.available < 0 or shop.available + shop.taken + held != 2:
         wrongs.append(Broken.STOCK)
-    if world.refunds and not world.scenario.flips:  # a channel that pays after it refused may pay too much: that is booked to loss
-        wrongs.extend(Broken.OVER_REFUNDED_AT_CHANNEL for p in range(len(world.payments)) if _given_back(world, p) > _captured_at_channel(world, p))
+    # a channel that pays after it refused may pay too much: that is booked to loss
+    if world.refunds and not world.scenario.flips:
+        wrongs.extend(
+            Broken.OVER_REFUNDED_AT_CHANNEL
+            for p in range(len(world.payments))
+            if _given_back(world, p) > _captured_at_channel(world, p)
+        )
     return wrongs
 
 
@@ -78,28 +88,45 @@ def broken_at_rest(world: World) -> list[str]:
 
 
 def second_captures(world: World) -> int:
-    """How often the channel took money again for a payment. Repaired by refunds, and still nobody wants it."""
-    captures = ([world.attempts[a].at_channel for a in world.attempts_of(p)].count(AtChannel.CAPTURED) for p in range(len(world.payments)))
+    """How often the channel took money again for a payment. Repaired by refunds, and still nobody
+    wants it.
+    """
+    captures = (
+        [world.attempts[a].at_channel for a in world.attempts_of(p)].count(AtChannel.CAPTURED)
+        for p in range(len(world.payments))
+    )
     return sum(max(0, count - 1) for count in captures)
 
 
 def false_failures(world: World) -> int:
-    """How many clients got the final answer that nothing was paid although the channel took their money."""
-    return sum(payment.receipt == "FAILED" and _captured_at_channel(world, p) > 0 for p, payment in enumerate(world.payments))
+    """How many clients got the final answer that nothing was paid although the channel took their
+    money.
+    """
+    return sum(
+        payment.receipt == "FAILED" and _captured_at_channel(world, p) > 0
+        for p, payment in enumerate(world.payments)
+    )
 
 
 def needless_refusals(world: World) -> int:
-    """How many payments a cancelled order refused. Where no channel captures late, it should have waited for each of them."""
+    """How many payments a cancelled order refused. Where no channel captures late, it should have
+    waited for each of them.
+    """
     return [payment.disposition for payment in world.payments].count(Disposition.REFUSED_CANCELLED)
 
 
 def _captured_at_channel(world: World, p: int) -> int:
-    captures = sum(world.attempts[a].at_channel in (AtChannel.CAPTURED, AtChannel.WRONG) for a in world.attempts_of(p))
+    captures = sum(
+        world.attempts[a].at_channel in (AtChannel.CAPTURED, AtChannel.WRONG)
+        for a in world.attempts_of(p)
+    )
     return world.scenario.amount * (captures + (p == world.scenario.balance))
 
 
 def _given_back(world: World, p: int) -> int:
-    return sum(refund.times_out * refund.amount for refund in world.refunds.values() if refund.payment == p)
+    return sum(
+        refund.times_out * refund.amount for refund in world.refunds.values() if refund.payment == p
+    )
 
 
 def _payments(world: World) -> Iterator[str]:
@@ -113,7 +140,9 @@ def _payments(world: World) -> Iterator[str]:
         if refund.times_out != (refund.state is R.SUCCESS):
             yield Broken.REFUND_BOOKS
     for p, payment in enumerate(world.payments):
-        if payment.state not in ended and not (payment.state is S.LATE_SUCCESS and payment.attention):
+        if payment.state not in ended and not (
+            payment.state is S.LATE_SUCCESS and payment.attention
+        ):
             yield Broken.PAYMENT_STUCK
         if payment.slot and payment.state is not S.SUCCESS:
             yield Broken.SLOT
@@ -125,17 +154,26 @@ def _payments(world: World) -> Iterator[str]:
 
 def _kept(world: World, p: int) -> int:
     """The buyer's money that a payment keeps, by the channel's record."""
-    return _captured_at_channel(world, p) * (world.payments[p].state is not None) - _given_back(world, p)
+    return _captured_at_channel(world, p) * (world.payments[p].state is not None) - _given_back(
+        world, p
+    )
 
 
 def _order(world: World) -> Iterator[str]:
     order, payments = world.order, world.payments
-    parked = [p for p, payment in enumerate(payments) if payment.attention or payment.state is S.CONFLICTED]  # a person looks at it
+    # a person looks at it
+    parked = [
+        p
+        for p, payment in enumerate(payments)
+        if payment.attention or payment.state is S.CONFLICTED
+    ]
     keeping = [p for p in range(len(payments)) if p not in parked and _kept(world, p)]
     match order.state:
         case O.PAID | O.SHIPPED | O.COMPLETED:
             paid_by = payments[order.paid_by]
-            if paid_by.state is not S.SUCCESS and (not paid_by.attention or paid_by.state is S.CONFLICTED):
+            if paid_by.state is not S.SUCCESS and (
+                not paid_by.attention or paid_by.state is S.CONFLICTED
+            ):
                 yield Broken.PAID_NOT_SUCCESS
             if order.paid_by not in keeping + parked or any(p != order.paid_by for p in keeping):
                 yield Broken.PAID_TWICE

@@ -1,5 +1,5 @@
-"""Every step that is possible in a state. A move that repairs needs no person and no new input (workers, the relay, callbacks, statements, clocks): a
-state without one is at rest."""
+"""Every step that is possible in a state. A move that repairs needs no person and no new input
+(workers, the relay, callbacks, statements, clocks): a state without one is at rest."""
 
 from __future__ import annotations
 
@@ -16,8 +16,16 @@ from tests.protocol_model.world import MONEY, OPEN, UNDECIDED, AtChannel, Call, 
 Act = Callable[..., None]
 Move = tuple[str, bool, Act, tuple[Any, ...]]  # its name, whether it repairs, what it does, to what
 
-_HEARD = {AtChannel.NOTHING: Fact.NOT_FOUND, AtChannel.OPEN: Fact.PENDING, AtChannel.CAPTURED: Fact.CAPTURED, AtChannel.WRONG: Fact.WRONG,
-          AtChannel.DECLINED: Fact.DECLINED, AtChannel.FAILED: Fact.TECH_FAILED, AtChannel.CLOSED: Fact.CLOSED, AtChannel.TOMBSTONE: Fact.LOST}
+_HEARD = {
+    AtChannel.NOTHING: Fact.NOT_FOUND,
+    AtChannel.OPEN: Fact.PENDING,
+    AtChannel.CAPTURED: Fact.CAPTURED,
+    AtChannel.WRONG: Fact.WRONG,
+    AtChannel.DECLINED: Fact.DECLINED,
+    AtChannel.FAILED: Fact.TECH_FAILED,
+    AtChannel.CLOSED: Fact.CLOSED,
+    AtChannel.TOMBSTONE: Fact.LOST,
+}
 _REFUND_ANSWERS = (R.SUCCESS, R.FAILED, R.PENDING)
 _CAPTURES = (AtChannel.CAPTURED, AtChannel.WRONG)
 
@@ -43,7 +51,7 @@ def moves(world: World) -> list[Move]:
     return out
 
 
-# --- calls under way -----------------------------------------------------------------------------------------------------------------------
+# --- calls under way ------------------------------------------------------------------------------
 
 
 def _calls(world: World, out: list[Move]) -> None:
@@ -54,14 +62,23 @@ def _calls(world: World, out: list[Move]) -> None:
         before = call
         name = call[0]
         if name == "charge" and world.attempts[call[1]].at_channel is AtChannel.NOTHING:
-            answers = world.scenario.answers + ("WRONG",) * world.scenario.wrong_amounts + ("NOT_SENT",) * world.scenario.not_sent
+            answers = (
+                world.scenario.answers
+                + ("WRONG",) * world.scenario.wrong_amounts
+                + ("NOT_SENT",) * world.scenario.not_sent
+            )
             out.extend([("charge arrives", True, _charge, (i, answer)) for answer in answers])
         elif name == "charge":
             out.append(("charge arrives", True, _charge, (i, "")))
         elif name == "refund":
             refund = world.refunds[call[1]]
             known = refund.at_channel is not None and world.rules.same_refund_id
-            out.extend([("refund arrives", True, _refund, (i, answer)) for answer in (_REFUND_ANSWERS[:1] if known else _REFUND_ANSWERS)])
+            out.extend(
+                [
+                    ("refund arrives", True, _refund, (i, answer))
+                    for answer in (_REFUND_ANSWERS[:1] if known else _REFUND_ANSWERS)
+                ]
+            )
         else:
             out.append((_NAMES[name], True, _finish, (i,)))
             if world.scenario.timeouts and name in ("fact", "refund fact"):
@@ -114,9 +131,18 @@ def _put_message(world: World, *message: Any) -> None:
 
 
 FINISH: dict[str, Act] = {
-    "start": payment_rpc.start, "insert": payment_rpc.insert, "query": _query, "close": _close, "fact": payment_rpc.apply_fact,
-    "close payments": payment_rpc.close_order, "close answer": order_rpc.close_answered, "disposition": _noted, "refund rest": refunds.refund_rest,
-    "put message": _put_message, "reserve again": order_rpc.reserve_again, "refund fact": refunds.apply_refund_fact,
+    "start": payment_rpc.start,
+    "insert": payment_rpc.insert,
+    "query": _query,
+    "close": _close,
+    "fact": payment_rpc.apply_fact,
+    "close payments": payment_rpc.close_order,
+    "close answer": order_rpc.close_answered,
+    "disposition": _noted,
+    "refund rest": refunds.refund_rest,
+    "put message": _put_message,
+    "reserve again": order_rpc.reserve_again,
+    "refund fact": refunds.apply_refund_fact,
 }
 _NAMES = {name: f"{name} arrives" for name in FINISH}
 
@@ -135,7 +161,7 @@ def _lose(world: World, i: int) -> None:
     del world.calls[i]
 
 
-# --- payments and attempts -----------------------------------------------------------------------------------------------------------------
+# --- payments and attempts ------------------------------------------------------------------------
 
 
 def _payment(world: World, p: int, out: list[Move], has_room: bool) -> None:
@@ -150,8 +176,14 @@ def _payment(world: World, p: int, out: list[Move], has_room: bool) -> None:
     if state in UNDECIDED:
         _undecided(world, p, out, has_room)
     elif state in MONEY:
-        names = (f"merchant{p}", f"again{p}")[:scenario.merchant_refunds]
-        out.extend([("merchant refunds", False, payment_rpc.ask_refund, (p, name)) for name in names if name not in world.refunds])
+        names = (f"merchant{p}", f"again{p}")[: scenario.merchant_refunds]
+        out.extend(
+            [
+                ("merchant refunds", False, payment_rpc.ask_refund, (p, name))
+                for name in names
+                if name not in world.refunds
+            ]
+        )
     elif state is S.CONFLICTED and scenario.operator:
         _conflict(world, p, out)
 
@@ -163,8 +195,16 @@ def _undecided(world: World, p: int, out: list[Move], has_room: bool) -> None:
     if not world.none_open(p):
         return
     if is_paying and has_room:
-        out.extend([("fail over", False, payment_rpc.fail_over, (a,)) for a in world.attempts_of(p) if world.attempts[a].state is None])
-    out.append(("no attempt is left", True, payment_rpc.settle, (p, S.FAILED if is_paying else S.CLOSED)))
+        out.extend(
+            [
+                ("fail over", False, payment_rpc.fail_over, (a,))
+                for a in world.attempts_of(p)
+                if world.attempts[a].state is None
+            ]
+        )
+    out.append(
+        ("no attempt is left", True, payment_rpc.settle, (p, S.FAILED if is_paying else S.CLOSED))
+    )
 
 
 def _conflict(world: World, p: int, out: list[Move]) -> None:
@@ -172,46 +212,93 @@ def _conflict(world: World, p: int, out: list[Move]) -> None:
     for a in world.attempts_of(p):
         refund = world.refunds.get(f"auto:a{a}")
         is_here = refund is None or refund.state is R.FAILED
-        if world.attempts[a].captured and world.attempts[a].at_channel is AtChannel.CAPTURED and is_here:
+        if (
+            world.attempts[a].captured
+            and world.attempts[a].at_channel is AtChannel.CAPTURED
+            and is_here
+        ):
             out.append(("operator keeps a capture", False, payment_rpc.keep_conflict, (p, a)))
 
 
 def _attempt(world: World, a: int, out: list[Move], has_room: bool) -> None:
     attempt, scenario = world.attempts[a], world.scenario
     known, is_open = attempt.at_channel, attempt.state in OPEN
-    if attempt.leased and not (scenario.punctual and any(call[:2] == ("charge", a) for call in world.calls)):
+    if attempt.leased and not (
+        scenario.punctual and any(call[:2] == ("charge", a) for call in world.calls)
+    ):
         out.append(("lease ends", True, _end_lease, (a,)))
-    is_news = known in _CAPTURES or (is_open and (known is not AtChannel.OPEN or attempt.state is not A.PENDING))
-    if is_news and not attempt.captured and known is not AtChannel.NOTHING and (world.rules.statement or is_open):
+    is_news = known in _CAPTURES or (
+        is_open and (known is not AtChannel.OPEN or attempt.state is not A.PENDING)
+    )
+    if (
+        is_news
+        and not attempt.captured
+        and known is not AtChannel.NOTHING
+        and (world.rules.statement or is_open)
+    ):
         out.append(("channel calls back", True, payment_rpc.apply_fact, (a, _HEARD[known])))
     if not is_open:
         return
     state = world.payments[attempt.payment].state
     if has_room:
         if ("query", a) not in world.calls:
-            out.append(("worker queries", known is AtChannel.NOTHING and not attempt.leased, _begin, ("query", a)))
+            out.append(
+                (
+                    "worker queries",
+                    known is AtChannel.NOTHING and not attempt.leased,
+                    _begin,
+                    ("query", a),
+                )
+            )
         waits = known is AtChannel.NOTHING and not scenario.tombstones and attempt.leased
-        if state is S.CLOSING and not waits and (scenario.closable or known is not AtChannel.OPEN) and ("close", a) not in world.calls:
+        if (
+            state is S.CLOSING
+            and not waits
+            and (scenario.closable or known is not AtChannel.OPEN)
+            and ("close", a) not in world.calls
+        ):
             out.append(("worker closes at the channel", True, _begin, ("close", a)))
-        if scenario.resends and not attempt.leased and attempt.state is not A.PENDING and (state is S.PAYING or not world.rules.resend_guard):
+        if (
+            scenario.resends
+            and not attempt.leased
+            and attempt.state is not A.PENDING
+            and (state is S.PAYING or not world.rules.resend_guard)
+        ):
             out.append(("client's retry sends again", False, payment_rpc.send_again, (a,)))
-        outlasted = state is S.CLOSING and not scenario.closable and not attempt.leased and known in (AtChannel.NOTHING, AtChannel.OPEN)
+        outlasted = (
+            state is S.CLOSING
+            and not scenario.closable
+            and not attempt.leased
+            and known in (AtChannel.NOTHING, AtChannel.OPEN)
+        )
         if outlasted and ("fact", a, Fact.CLOSED) not in world.calls:
             out.append(("deadline and grace are over", True, _outlast, (a,)))
-    if not world.rules.no_failover_on_unknown and a + 1 in world.attempts_of(attempt.payment) and world.attempts[a + 1].state is None:
+    if (
+        not world.rules.no_failover_on_unknown
+        and a + 1 in world.attempts_of(attempt.payment)
+        and world.attempts[a + 1].state is None
+    ):
         out.append(("fail over from UNKNOWN", False, payment_rpc.send, (a + 1,)))
 
 
 def _channel(world: World, a: int, out: list[Move]) -> None:
     known, scenario = world.attempts[a].at_channel, world.scenario
     if known is AtChannel.OPEN:
-        results = (AtChannel.CAPTURED, AtChannel.DECLINED, AtChannel.FAILED)[:3 if scenario.fails_later else 2]
+        results = (AtChannel.CAPTURED, AtChannel.DECLINED, AtChannel.FAILED)[
+            : 3 if scenario.fails_later else 2
+        ]
         out.extend([("channel decides", False, _at_channel, (a, result)) for result in results])
         if scenario.closable:
             out.append(("channel lets it expire", True, _at_channel, (a, AtChannel.CLOSED)))
-    elif scenario.late_captures and known in (AtChannel.CLOSED, AtChannel.DECLINED, AtChannel.FAILED):
+    elif scenario.late_captures and known in (
+        AtChannel.CLOSED,
+        AtChannel.DECLINED,
+        AtChannel.FAILED,
+    ):
         results = _CAPTURES if scenario.wrong_amounts else _CAPTURES[:1]
-        out.extend([("channel captures late", False, _at_channel, (a, result)) for result in results])
+        out.extend(
+            [("channel captures late", False, _at_channel, (a, result)) for result in results]
+        )
 
 
 def _begin(world: World, name: str, *args: int) -> None:
@@ -234,7 +321,7 @@ def _at_channel(world: World, a: int, known: AtChannel) -> None:
     world.attempts[a].at_channel = known
 
 
-# --- order, shelf, refunds -----------------------------------------------------------------------------------------------------------------
+# --- order, shelf, refunds ------------------------------------------------------------------------
 
 
 def _order(world: World, out: list[Move], has_room: bool) -> None:
@@ -242,7 +329,11 @@ def _order(world: World, out: list[Move], has_room: bool) -> None:
     if order.state is O.PENDING_PAYMENT and rules.cancelling_first:
         out.append(("cancel or expiry", True, _order_to, (O.CANCELLING,)))
     asks = order.state is (O.CANCELLING if rules.cancelling_first else O.PENDING_PAYMENT)
-    if asks and has_room and not any(call[0] in ("close payments", "close answer") for call in world.calls):
+    if (
+        asks
+        and has_room
+        and not any(call[0] in ("close payments", "close answer") for call in world.calls)
+    ):
         out.append(("order asks ClosePayment", True, _begin, ("close payments",)))
     if scenario.ships:
         if order.state is O.PAID and not (rules.ship_guard and order_rpc.refund_is_open(world)):
@@ -267,13 +358,33 @@ def _shelf(world: World, quantity: int) -> None:
 def _refunds(world: World, out: list[Move], has_room: bool) -> None:
     for name, refund in world.refunds.items():
         state, known = refund.state, refund.at_channel
-        if has_room and state in (R.CREATED, R.SUBMITTED, R.UNKNOWN) and ("refund", name) not in world.calls:
+        if (
+            has_room
+            and state in (R.CREATED, R.SUBMITTED, R.UNKNOWN)
+            and ("refund", name) not in world.calls
+        ):
             out.append(("worker submits a refund", True, refunds.submit, (name,)))
         if known is R.PENDING:
-            out.extend([("channel decides a refund", True, refunds.channel_moves_refund, (name, result)) for result in (R.SUCCESS, R.FAILED)])
+            out.extend(
+                [
+                    ("channel decides a refund", True, refunds.channel_moves_refund, (name, result))
+                    for result in (R.SUCCESS, R.FAILED)
+                ]
+            )
         elif known is R.SUCCESS and world.scenario.bounces:
-            out.append(("a refund bounces", False, refunds.channel_moves_refund, (name, R.REVERSED)))
+            out.append(
+                ("a refund bounces", False, refunds.channel_moves_refund, (name, R.REVERSED))
+            )
         elif known is R.FAILED and world.scenario.flips and state is R.FAILED:
-            out.append(("a refused refund leaves after all", False, refunds.channel_moves_refund, (name, R.SUCCESS)))
+            out.append(
+                (
+                    "a refused refund leaves after all",
+                    False,
+                    refunds.channel_moves_refund,
+                    (name, R.SUCCESS),
+                )
+            )
         if known is not None and known is not state:
-            out.append(("channel tells of a refund", True, refunds.apply_refund_fact, (name, known)))
+            out.append(
+                ("channel tells of a refund", True, refunds.apply_refund_fact, (name, known))
+            )

@@ -1,4 +1,6 @@
-"""Where the loss of each rule shows: a scenario small enough for it, and a seed whose run there breaks something without the rule."""
+"""Where the loss of each rule shows: a scenario small enough for it, and a seed whose run there
+breaks something without the rule.
+"""
 
 from __future__ import annotations
 
@@ -15,17 +17,71 @@ _PLAIN = Scenario(payments=1, calls=1, late_captures=True, repeated_keys=True, r
 _TWO = Scenario(payments=2, calls=1, late_captures=True, answers=_EITHER)
 _TWO_LATE = Scenario(payments=2, late_captures=True, answers=_DECLINED)
 _TWO_WRONG = Scenario(payments=2, calls=1, wrong_amounts=True, answers=_CAPTURED)
-_TWO_REFUNDED = Scenario(payments=2, calls=1, late_captures=True, answers=_EITHER, merchant_refunds=1)
-_TWO_STUCK = Scenario(payments=2, calls=1, tombstones=False, closable=False, late_captures=True, answers=("DECLINED", "OPEN"))
-_TWO_STUCK_REFUNDED = Scenario(payments=2, calls=1, tombstones=False, closable=False, late_captures=True, answers=("DECLINED", "OPEN"),
-                               merchant_refunds=1)
-_SECOND = Scenario(payments=1, attempts=2, calls=1, answers=("CAPTURED", "OPEN"), fails_later=True, late_captures=True)
-_SECOND_WRONG = Scenario(payments=1, attempts=2, calls=1, answers=("OPEN", "CAPTURED"), fails_later=True, late_captures=True, wrong_amounts=True)
-_SECOND_REFUNDED = Scenario(payments=1, attempts=2, calls=1, answers=("CAPTURED", "OPEN"), fails_later=True, late_captures=True, merchant_refunds=1)
-_SECOND_LATE = Scenario(payments=1, attempts=2, calls=1, answers=("OPEN",), fails_later=True, late_captures=True)
-_REFUNDS = Scenario(payments=1, calls=1, merchant_refunds=2, flips=True, bounces=True, answers=_CAPTURED)
-_LATE_REFUNDS = Scenario(payments=1, calls=1, merchant_refunds=2, amount=2, late_captures=True, answers=_DECLINED)
-_REVIVE = Scenario(payments=1, calls=1, amount=2, late_captures=True, revives=True, other_buyers=True, merchant_refunds=1, answers=_DECLINED)
+_TWO_REFUNDED = Scenario(
+    payments=2, calls=1, late_captures=True, answers=_EITHER, merchant_refunds=1
+)
+_TWO_STUCK = Scenario(
+    payments=2,
+    calls=1,
+    tombstones=False,
+    closable=False,
+    late_captures=True,
+    answers=("DECLINED", "OPEN"),
+)
+_TWO_STUCK_REFUNDED = Scenario(
+    payments=2,
+    calls=1,
+    tombstones=False,
+    closable=False,
+    late_captures=True,
+    answers=("DECLINED", "OPEN"),
+    merchant_refunds=1,
+)
+_SECOND = Scenario(
+    payments=1,
+    attempts=2,
+    calls=1,
+    answers=("CAPTURED", "OPEN"),
+    fails_later=True,
+    late_captures=True,
+)
+_SECOND_WRONG = Scenario(
+    payments=1,
+    attempts=2,
+    calls=1,
+    answers=("OPEN", "CAPTURED"),
+    fails_later=True,
+    late_captures=True,
+    wrong_amounts=True,
+)
+_SECOND_REFUNDED = Scenario(
+    payments=1,
+    attempts=2,
+    calls=1,
+    answers=("CAPTURED", "OPEN"),
+    fails_later=True,
+    late_captures=True,
+    merchant_refunds=1,
+)
+_SECOND_LATE = Scenario(
+    payments=1, attempts=2, calls=1, answers=("OPEN",), fails_later=True, late_captures=True
+)
+_REFUNDS = Scenario(
+    payments=1, calls=1, merchant_refunds=2, flips=True, bounces=True, answers=_CAPTURED
+)
+_LATE_REFUNDS = Scenario(
+    payments=1, calls=1, merchant_refunds=2, amount=2, late_captures=True, answers=_DECLINED
+)
+_REVIVE = Scenario(
+    payments=1,
+    calls=1,
+    amount=2,
+    late_captures=True,
+    revives=True,
+    other_buyers=True,
+    merchant_refunds=1,
+    answers=_DECLINED,
+)
 _SHIP = Scenario(payments=1, calls=1, merchant_refunds=1, ships=True, answers=_CAPTURED)
 _TWICE = Scenario(payments=1, late_captures=True, duplicates=True, answers=_DECLINED)
 
@@ -83,16 +139,28 @@ class Counted:
 
 # What these let through is repaired by other rules before the end.
 COUNTED_IN: dict[str, Counted] = {
-    "lease": Counted(scenario=Scenario(payments=1, calls=3, tombstones=False, closable=False, punctual=True, answers=_CAPTURED),
-                     count=false_failures),
-    "tombstone": Counted(scenario=Scenario(payments=1, calls=3, answers=_CAPTURED), count=false_failures),
-    "same_attempt_id": Counted(scenario=Scenario(payments=1, attempts=2, resends=True, answers=_CAPTURED), count=second_captures),
-    "no_failover_on_unknown": Counted(scenario=Scenario(payments=1, attempts=2, calls=3, answers=_CAPTURED), count=second_captures),
+    "lease": Counted(
+        scenario=Scenario(
+            payments=1, calls=3, tombstones=False, closable=False, punctual=True, answers=_CAPTURED
+        ),
+        count=false_failures,
+    ),
+    "tombstone": Counted(
+        scenario=Scenario(payments=1, calls=3, answers=_CAPTURED), count=false_failures
+    ),
+    "same_attempt_id": Counted(
+        scenario=Scenario(payments=1, attempts=2, resends=True, answers=_CAPTURED),
+        count=second_captures,
+    ),
+    "no_failover_on_unknown": Counted(
+        scenario=Scenario(payments=1, attempts=2, calls=3, answers=_CAPTURED), count=second_captures
+    ),
     "closing_waits": Counted(scenario=Scenario(payments=1, punctual=True), count=needless_refusals),
     "already_paid": Counted(scenario=Scenario(payments=1, punctual=True), count=needless_refusals),
 }
 
-# Others do the same, or repair it: (those, whose loss alone shows nothing here; the scenario; a seed that breaks without them and it).
+# Others do the same, or repair it: (those, whose loss alone shows nothing here; the scenario; a
+# seed that breaks without them and it).
 HIDDEN_IN: dict[str, tuple[tuple[str, ...], Scenario, int]] = {
     "settled_once": (("auto_unique", "auto_rest", "refund_cap"), _TWICE, 30),
     "auto_unique": (("settled_once", "auto_rest", "refund_cap"), _TWICE, 30),

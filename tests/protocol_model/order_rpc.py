@@ -1,4 +1,6 @@
-"""The transactions of order_rpc: what a snapshot of a payment does to the order, cancelling, shipping, stock."""
+"""The transactions of order_rpc: what a snapshot of a payment does to the order, cancelling,
+shipping, stock.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ T = TypeVar("T")
 
 
 def _put(row: tuple[T, ...], place: int, value: T) -> tuple[T, ...]:
-    return (*row[:place], value, *row[place + 1:])
+    return (*row[:place], value, *row[place + 1 :])
 
 
 def deliver(world: World, message: Snapshot) -> None:
@@ -31,7 +33,9 @@ def take(world: World, news: Snapshot) -> Disposition | None:
     p, version, state, captured, refunded, _ = news
     order, rules = world.order, world.rules
     known = order.dispositions[p]
-    if rules.version and (version < order.seen[p] or (version == order.seen[p] and rules.disposition_once)):
+    if rules.version and (
+        version < order.seen[p] or (version == order.seen[p] and rules.disposition_once)
+    ):
         return known
     order.seen = _put(order.seen, p, version)
     order.heard_refunded = _put(order.heard_refunded, p, refunded)
@@ -57,7 +61,9 @@ def _decide(world: World, news: Snapshot) -> Disposition:
             order.stock = (*order.stock[:-1], Stock.COMMITTED)
             return Disposition.APPLIED
         case O.CANCELLED:
-            if not world.scenario.revives or (rules.revive_whole and captured - refunded - reserved < world.scenario.amount):
+            if not world.scenario.revives or (
+                rules.revive_whole and captured - refunded - reserved < world.scenario.amount
+            ):
                 return Disposition.REFUSED_CANCELLED
             if rules.revive_one_tx and world.shop.available < 1:
                 return Disposition.REFUSED_CANCELLED
@@ -73,7 +79,11 @@ def _decide(world: World, news: Snapshot) -> Disposition:
                 world.call("reserve again")
             return Disposition.REVIVED
         case _:
-            return Disposition.ALREADY if order.paid_by == p or not rules.paid_payment_id else Disposition.REFUSED_PAID_BY_OTHER
+            return (
+                Disposition.ALREADY
+                if order.paid_by == p or not rules.paid_payment_id
+                else Disposition.REFUSED_PAID_BY_OTHER
+            )
 
 
 def reserve_again(world: World) -> None:
@@ -99,9 +109,15 @@ def close_answered(world: World, result: CloseResult, *paid: object) -> None:
 
 
 def refund_is_open(world: World) -> bool:
-    """True while money of the payment that paid is on its way back. (The model ships nothing of which a part goes back; the product looks at all.)"""
-    return any(refund.payment == world.order.paid_by and not refund.stands_alone and refund.state not in (RefundState.FAILED, RefundState.REVERSED)
-               for refund in world.refunds.values())
+    """True while money of the payment that paid is on its way back. (The model ships nothing of
+    which a part goes back; the product looks at all.)
+    """
+    return any(
+        refund.payment == world.order.paid_by
+        and not refund.stands_alone
+        and refund.state not in (RefundState.FAILED, RefundState.REVERSED)
+        for refund in world.refunds.values()
+    )
 
 
 def ship(world: World) -> None:

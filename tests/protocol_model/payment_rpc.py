@@ -1,4 +1,6 @@
-"""The transactions of payment_rpc about payments and attempts: start, facts of the channel, closing, and what the order decided."""
+"""The transactions of payment_rpc about payments and attempts: start, facts of the channel,
+closing, and what the order decided.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,16 @@ from payment_rpc.usecases.closing import CloseResult
 from tests.protocol_model.invariants import Broken
 from tests.protocol_model.outbox import put_message, snapshot
 from tests.protocol_model.refunds import close_if_all_is_back, refund_rest, reserve, stand_alone
-from tests.protocol_model.world import MONEY, OPEN, REFUSALS, UNDECIDED, WITHOUT_MONEY, Fact, Payment, World
+from tests.protocol_model.world import (
+    MONEY,
+    OPEN,
+    REFUSALS,
+    UNDECIDED,
+    WITHOUT_MONEY,
+    Fact,
+    Payment,
+    World,
+)
 
 
 def answer_of(payment: Payment) -> str:
@@ -37,7 +48,7 @@ def settle(world: World, p: int, end: S) -> None:
         finish(world, p)
 
 
-# --- starting ------------------------------------------------------------------------------------------------------------------------------
+# --- starting -------------------------------------------------------------------------------------
 
 
 def start(world: World, p: int) -> None:
@@ -47,7 +58,10 @@ def start(world: World, p: int) -> None:
         return
     if rules.live_slot and any(payment.slot for payment in world.payments):
         return
-    if rules.late_blocks and any(payment.state is S.LATE_SUCCESS and payment.disposition is None for payment in world.payments):
+    if rules.late_blocks and any(
+        payment.state is S.LATE_SUCCESS and payment.disposition is None
+        for payment in world.payments
+    ):
         return
     if rules.gate_row:
         insert(world, p)
@@ -58,12 +72,18 @@ def start(world: World, p: int) -> None:
 def insert(world: World, p: int) -> None:
     """The rest of tx1; the unique index still stands when the gate did not."""
     payment = world.payments[p]
-    if payment.state is not None or (world.rules.live_slot and any(other.slot for other in world.payments)):
+    if payment.state is not None or (
+        world.rules.live_slot and any(other.slot for other in world.payments)
+    ):
         return
     if world.order.state.value == "CANCELLED":
         world.wrong(Broken.CHARGED_CANCELLED)
-    if any(other.state in MONEY and other.disposition not in REFUSALS and other.captured > other.refunded + other.reserved
-           for other in world.payments):
+    if any(
+        other.state in MONEY
+        and other.disposition not in REFUSALS
+        and other.captured > other.refunded + other.reserved
+        for other in world.payments
+    ):
         world.wrong(Broken.CHARGED_AGAIN)
     if any(other.state in UNDECIDED for other in world.payments):
         world.wrong(Broken.TWO_LIVE)
@@ -96,15 +116,19 @@ def fail_over(world: World, a: int) -> None:
 
 
 def send_again(world: World, a: int) -> None:
-    """The same key came again and the channel knows nothing: once more, under the same attempt id."""
+    """The same key came again and the channel knows nothing: once more, under the same attempt
+    id.
+    """
     attempt = world.attempts[a]
     if world.payments[attempt.payment].state is not S.PAYING:
         world.wrong(Broken.SENT_AFTER_END)
-    other = next((b for b in world.attempts_of(attempt.payment) if world.attempts[b].state is None), a)
+    other = next(
+        (b for b in world.attempts_of(attempt.payment) if world.attempts[b].state is None), a
+    )
     send(world, a if world.rules.same_attempt_id else other)
 
 
-# --- facts ---------------------------------------------------------------------------------------------------------------------------------
+# --- facts ----------------------------------------------------------------------------------------
 
 
 def apply_fact(world: World, a: int, fact: Fact) -> None:
@@ -156,7 +180,8 @@ def _not_captured(world: World, a: int, fact: Fact) -> None:
             world.attempt_to(attempt, A.DECLINED)
             settle(world, p, S.FAILED)
         case Fact.TECH_FAILED | Fact.NOT_ATTEMPTED:
-            if fact is Fact.NOT_ATTEMPTED and attempt.sent_again:  # ours did not leave, another one may have
+            # ours did not leave, another one may have
+            if fact is Fact.NOT_ATTEMPTED and attempt.sent_again:
                 _doubt(world, a)
                 return
             world.attempt_to(attempt, A(fact.value))
@@ -194,7 +219,7 @@ def repeat_key(world: World, p: int) -> None:
         payment.told = payment.told or answer
 
 
-# --- closing -------------------------------------------------------------------------------------------------------------------------------
+# --- closing --------------------------------------------------------------------------------------
 
 
 def close_order(world: World) -> None:
@@ -204,8 +229,12 @@ def close_order(world: World) -> None:
     for payment in payments:
         if payment.state is S.PAYING:
             world.payment_to(payment, S.CLOSING)
-    paid = [p for p, payment in enumerate(payments)
-            if payment.state is S.SUCCESS or (payment.state is S.LATE_SUCCESS and payment.disposition is None)]
+    paid = [
+        p
+        for p, payment in enumerate(payments)
+        if payment.state is S.SUCCESS
+        or (payment.state is S.LATE_SUCCESS and payment.disposition is None)
+    ]
     conflict = any(payment.state is S.CONFLICTED for payment in payments)
     if conflict and not rules.precedence:
         result = CloseResult.CONFLICTED
@@ -217,10 +246,14 @@ def close_order(world: World) -> None:
         result = CloseResult.CONFLICTED if conflict else CloseResult.CLOSED
     if paid and result is not CloseResult.ALREADY_PAID:
         world.wrong(Broken.CLOSED_THOUGH_PAID)
-    world.call("close answer", result, *(snapshot(world, paid[0]) if result is CloseResult.ALREADY_PAID else ()))
+    world.call(
+        "close answer",
+        result,
+        *(snapshot(world, paid[0]) if result is CloseResult.ALREADY_PAID else ()),
+    )
 
 
-# --- what the order decided ----------------------------------------------------------------------------------------------------------------
+# --- what the order decided -----------------------------------------------------------------------
 
 
 def carry_out(world: World, p: int, version: int, disposition: Disposition | None) -> None:
@@ -235,9 +268,12 @@ def carry_out(world: World, p: int, version: int, disposition: Disposition | Non
         if not _take_slot(world, p):
             return  # rolled back: the message stays due
         payment.disposition = disposition
-    world.outbox = [(sent, done or (sent[0], sent[1]) == (p, version)) for sent, done in world.outbox]
+    world.outbox = [
+        (sent, done or (sent[0], sent[1]) == (p, version)) for sent, done in world.outbox
+    ]
     if not world.scenario.duplicates:
-        world.outbox = [(sent, done) for sent, done in world.outbox if not done]  # forgotten, to keep a search small
+        # forgotten, to keep a search small
+        world.outbox = [(sent, done) for sent, done in world.outbox if not done]
 
 
 def _refuse(world: World, p: int) -> None:
@@ -271,11 +307,13 @@ def _take_slot(world: World, p: int) -> bool:
     return True
 
 
-# --- a person ------------------------------------------------------------------------------------------------------------------------------
+# --- a person -------------------------------------------------------------------------------------
 
 
 def give_conflict_back(world: World, p: int) -> None:
-    """An operator resolves a conflict as FAILED: every parked capture goes back under its own id."""
+    """An operator resolves a conflict as FAILED: every parked capture goes back under its own
+    id.
+    """
     world.payment_to(world.payments[p], S.FAILED)
     _resolve(world, p)
 

@@ -120,7 +120,8 @@ def _left_after_all(world: World, refund: Refund) -> None:
     """Evidence of money out for a refund that was held for failed."""
     payment = world.payments[refund.payment]
     fits = payment.captured - payment.refunded - payment.reserved >= refund.amount
-    is_kept = refund.stands_alone and _is_kept(world, refund)  # an operator has made its capture the payment's meanwhile
+    # an operator has made its capture the payment's meanwhile
+    is_kept = refund.stands_alone and _is_kept(world, refund)
     if not is_kept and (refund.stands_alone or fits):
         _left(world, refund, was_reserved=False)
     elif world.rules.over_refund:
@@ -130,8 +131,14 @@ def _left_after_all(world: World, refund: Refund) -> None:
 
 def _is_kept(world: World, refund: Refund) -> bool:
     captured = [a for a in world.attempts_of(refund.payment) if world.attempts[a].captured]
-    alone = {other.attempt for other in world.refunds.values() if other.stands_alone and other.state is not R.FAILED}
-    return world.payments[refund.payment].captured > 0 and all(a in alone or a == refund.attempt for a in captured)
+    alone = {
+        other.attempt
+        for other in world.refunds.values()
+        if other.stands_alone and other.state is not R.FAILED
+    }
+    return world.payments[refund.payment].captured > 0 and all(
+        a in alone or a == refund.attempt for a in captured
+    )
 
 
 def _failed(world: World, refund: Refund, *, is_automatic: bool) -> None:

@@ -1,4 +1,6 @@
-"""The guards of the protocol, each with the sentence that it stands for. A search runs with all of them, or without some: a mutant."""
+"""The guards of the protocol, each with the sentence that it stands for. A search runs with all of
+them, or without some: a mutant.
+"""
 
 from __future__ import annotations
 
@@ -15,33 +17,70 @@ class Rules:
     """Which sentences hold. Everything holds unless it was taken away with `without`."""
 
     # one payment at a time
-    gate: bool = _rule("Every insert of a payment or an attempt checks the order gate, which ClosePayment closed in its transaction.")
-    gate_row: bool = _rule("The gate row is inserted OPEN if it is absent, then locked and checked, in the transaction of the insert and before "
-                           "live payments are read.")
+    gate: bool = _rule(
+        "Every insert of a payment or an attempt checks the order gate, which ClosePayment closed "
+        "in its transaction."
+    )
+    gate_row: bool = _rule(
+        "The gate row is inserted OPEN if it is absent, then locked and checked, in the "
+        "transaction of the insert and before "
+        "live payments are read."
+    )
     live_slot: bool = _rule("One live payment per (merchant, order): the slot is unique.")
-    late_blocks: bool = _rule("A new payment is refused while a LATE_SUCCESS of the order awaits its answer.")
-    resend_guard: bool = _rule("An attempt is sent again in a transaction that finds the payment still PAYING.")
+    late_blocks: bool = _rule(
+        "A new payment is refused while a LATE_SUCCESS of the order awaits its answer."
+    )
+    resend_guard: bool = _rule(
+        "An attempt is sent again in a transaction that finds the payment still PAYING."
+    )
     # facts of the channel
     late_success: bool = _rule("FAILED, CLOSED -> LATE_SUCCESS on evidence of money.")
-    late_from_failed: bool = _rule("DECLINED, TECH_FAILED, NOT_ATTEMPTED, CLOSED -> CAPTURED (late).")
-    second_capture: bool = _rule("A capture on a payment that has one goes back as auto:<attempt_id>.")
-    second_in_any_state: bool = _rule("So does a capture on a payment in LATE_SUCCESS, LATE_REFUNDED or CONFLICTED.")
-    own_cap: bool = _rule("The refund of a second capture is capped by its attempt alone and appears in no column of the payment.")
-    conflict_keeps_paid: bool = _rule("An amount that is not ours parks the attempt; a payment that has money keeps its state.")
-    statement: bool = _rule("What the channel captured is told to us again until it is booked, also after the attempt ended.")
-    receipt_final: bool = _rule("apply_channel_fact writes the first final answer into the receipt, whoever calls it, once.")
+    late_from_failed: bool = _rule(
+        "DECLINED, TECH_FAILED, NOT_ATTEMPTED, CLOSED -> CAPTURED (late)."
+    )
+    second_capture: bool = _rule(
+        "A capture on a payment that has one goes back as auto:<attempt_id>."
+    )
+    second_in_any_state: bool = _rule(
+        "So does a capture on a payment in LATE_SUCCESS, LATE_REFUNDED or CONFLICTED."
+    )
+    own_cap: bool = _rule(
+        "The refund of a second capture is capped by its attempt alone and appears in no column "
+        "of the payment."
+    )
+    conflict_keeps_paid: bool = _rule(
+        "An amount that is not ours parks the attempt; a payment that has money keeps its state."
+    )
+    statement: bool = _rule(
+        "What the channel captured is told to us again until it is booked, also after the attempt "
+        "ended."
+    )
+    receipt_final: bool = _rule(
+        "apply_channel_fact writes the first final answer into the receipt, whoever calls it, once."
+    )
     # closing
     deadline_close: bool = _rule("payment_rpc itself moves PAYING to CLOSING at the deadline.")
-    cancelling_first: bool = _rule("Cancel and expiry: CANCELLING is committed before ClosePayment is called.")
-    closing_waits: bool = _rule("ClosePayment answers CLOSING while a payment is open; the order stays and asks again.")
+    cancelling_first: bool = _rule(
+        "Cancel and expiry: CANCELLING is committed before ClosePayment is called."
+    )
+    closing_waits: bool = _rule(
+        "ClosePayment answers CLOSING while a payment is open; the order stays and asks again."
+    )
     already_paid: bool = _rule("ALREADY_PAID is the PAID use case.")
-    precedence: bool = _rule("One answer per order, by precedence: ALREADY_PAID, CLOSING, CONFLICTED, CLOSED.")
+    precedence: bool = _rule(
+        "One answer per order, by precedence: ALREADY_PAID, CLOSING, CONFLICTED, CLOSED."
+    )
     # the order decides
     order_state: bool = _rule("An order is cancelled only out of CANCELLING.")
     disposition_once: bool = _rule("The disposition of a payment is decided and stored once.")
-    money_decides: bool = _rule("It is decided only by a snapshot in state SUCCESS or LATE_SUCCESS; any other is NOTED.")
+    money_decides: bool = _rule(
+        "It is decided only by a snapshot in state SUCCESS or LATE_SUCCESS; any other is NOTED."
+    )
     version: bool = _rule("An older version changes nothing.")
-    paid_payment_id: bool = _rule("PAID again is a no-op only for the payment that paid; any other gets REFUSED_PAID_BY_OTHER.")
+    paid_payment_id: bool = _rule(
+        "PAID again is a no-op only for the payment that paid; any other gets "
+        "REFUSED_PAID_BY_OTHER."
+    )
     refund_of_paid_only: bool = _rule("Only a full refund of paid_payment_id changes the order.")
     release: bool = _rule("CANCELLED releases the stock, in the same transaction.")
     revive_one_tx: bool = _rule("Re-reserving and CANCELLED -> PAID are one transaction.")
@@ -51,23 +90,46 @@ class Rules:
     outbox_tx: bool = _rule("The outbox row is written in the transaction of the change.")
     redeliver: bool = _rule("The relay delivers until it is answered.")
     # payment_rpc carries out what the order decided
-    slot_handover: bool = _rule("LATE_SUCCESS takes the slot when the order took it; in that transaction any other holder gives it up.")
+    slot_handover: bool = _rule(
+        "LATE_SUCCESS takes the slot when the order took it; in that transaction any other holder "
+        "gives it up."
+    )
     refused_leaves_slot: bool = _rule("A refusal moves SUCCESS to LATE_SUCCESS, without the slot.")
     auto_refund: bool = _rule("On a refusal the refund auto:<payment_id> is created.")
-    refund_with_refusal: bool = _rule("It is created in the transaction that marks the outbox row done.")
-    auto_rest: bool = _rule("auto:<payment_id> takes captured - refunded - refund_reserved, none if 0.")
-    auto_attention: bool = _rule("From a refusal on, every refund of the payment counts as automatic: FAILED or REVERSED needs attention.")
+    refund_with_refusal: bool = _rule(
+        "It is created in the transaction that marks the outbox row done."
+    )
+    auto_rest: bool = _rule(
+        "auto:<payment_id> takes captured - refunded - refund_reserved, none if 0."
+    )
+    auto_attention: bool = _rule(
+        "From a refusal on, every refund of the payment counts as automatic: FAILED or REVERSED "
+        "needs attention."
+    )
     # refunds
-    refund_cap: bool = _rule("A refund is reserved by one conditional UPDATE: captured - refunded - refund_reserved >= amount.")
+    refund_cap: bool = _rule(
+        "A refund is reserved by one conditional UPDATE: captured - refunded - refund_reserved >= "
+        "amount."
+    )
     same_refund_id: bool = _rule("A refund is sent under an id that never changes.")
-    over_refund: bool = _rule("Evidence of money out above the cap is booked to loss, not to refunded, with an attention item.")
-    bounce_unheard: bool = _rule("A bounce of a refund whose success was never heard is both: it went back and bounced.")
+    over_refund: bool = _rule(
+        "Evidence of money out above the cap is booked to loss, not to refunded, with an "
+        "attention item."
+    )
+    bounce_unheard: bool = _rule(
+        "A bounce of a refund whose success was never heard is both: it went back and bounced."
+    )
     # behind others: no end state shows one of these alone (see mutants)
     settled_once: bool = _rule("payment_rpc carries out the first disposition of a payment only.")
     auto_unique: bool = _rule("The request id auto:<payment_id> is unique.")
     lease: bool = _rule("The channel's 'not found' is UNKNOWN while the attempt's lease runs.")
-    tombstone: bool = _rule("After the lease the attempt id is closed at the channel, which leaves a tombstone there, and only then lost.")
-    no_failover_on_unknown: bool = _rule("Only NOT_ATTEMPTED and TECH_FAILED may fail over; UNKNOWN is queried.")
+    tombstone: bool = _rule(
+        "After the lease the attempt id is closed at the channel, which leaves a tombstone there, "
+        "and only then lost."
+    )
+    no_failover_on_unknown: bool = _rule(
+        "Only NOT_ATTEMPTED and TECH_FAILED may fail over; UNKNOWN is queried."
+    )
     same_attempt_id: bool = _rule("An attempt is sent again under the same attempt id.")
 
     def without(self, *names: str) -> Rules:

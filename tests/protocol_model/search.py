@@ -1,4 +1,6 @@
-"""Two ways through the model: `walk`, one random run to its end, and `explore`, every state of a small scenario, nearest first."""
+"""Two ways through the model: `walk`, one random run to its end, and `explore`, every state of a
+small scenario, nearest first.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,20 @@ from tests.protocol_model.rules import ALL, Rules
 from tests.protocol_model.scenario import Scenario, random_scenario
 from tests.protocol_model.world import Edge, Key, World
 
-FREE_STEPS = 90     # of a random run, with faults
+FREE_STEPS = 90  # of a random run, with faults
 REPAIR_STEPS = 400  # after them, without new input, until it rests
-PATIENCE = 80       # of these, until repairs that change nothing (a callback that is ignored for ever) count as none
-_TASTES = (.01, .1, 1.0, 1.0, 5.0)
-_RARE = {"cancel or expiry": .02, "a call is lost": .1, "lease ends": .1, "client pays": 8.0,
-         "no attempt is left": .2, "fail over": 4.0, "channel captures late": 8.0}
+# of these, until repairs that change nothing (a callback that is ignored for ever) count as none
+PATIENCE = 80
+_TASTES = (0.01, 0.1, 1.0, 1.0, 5.0)
+_RARE = {
+    "cancel or expiry": 0.02,
+    "a call is lost": 0.1,
+    "lease ends": 0.1,
+    "client pays": 8.0,
+    "no attempt is left": 0.2,
+    "fail over": 4.0,
+    "channel captures late": 8.0,
+}
 
 Step = tuple[str, Act, tuple[Any, ...]]
 Judge = Callable[[World], list[str]]
@@ -43,7 +53,8 @@ class Explored:
     """What a search over all states found. `found` has the shortest way to each broken invariant.
 
     Attributes:
-        complete: every state was seen; False when the limit came first, or a counterexample was enough.
+        complete: every state was seen; False when the limit came first, or a counterexample was
+            enough.
         at_rest: how many states have nothing left to repair.
     """
 
@@ -53,15 +64,29 @@ class Explored:
     found: dict[str, Run]
 
 
-def walk_seed(seed: int, rules: Rules = ALL, *, scenario: Scenario | None = None, edges: set[Edge] | None = None) -> Run:
+def walk_seed(
+    seed: int,
+    rules: Rules = ALL,
+    *,
+    scenario: Scenario | None = None,
+    edges: set[Edge] | None = None,
+) -> Run:
     """The run of a seed, which decides the scenario too unless one is given."""
     chance = random.Random(seed)
     drawn = random_scenario(chance)
     return walk(scenario or drawn, chance, rules, edges=edges)
 
 
-def walk_steps(scenario: Scenario, script: Sequence[tuple[str, ...]], seed: int, rules: Rules = ALL, *, edges: set[Edge] | None = None) -> Run:
-    """A run that begins with given steps, each a name and what it is about where that is not the only one, and goes on by chance to rest.
+def walk_steps(
+    scenario: Scenario,
+    script: Sequence[tuple[str, ...]],
+    seed: int,
+    rules: Rules = ALL,
+    *,
+    edges: set[Edge] | None = None,
+) -> Run:
+    """A run that begins with given steps, each a name and what it is about where that is not the
+    only one, and goes on by chance to rest.
 
     Raises:
         StopIteration: a step is not possible.
@@ -70,13 +95,19 @@ def walk_steps(scenario: Scenario, script: Sequence[tuple[str, ...]], seed: int,
     steps: list[Step] = []
     broken: list[str] = []
     for name, *about in script:
-        broken = broken or _do(world, next(move for move in moves(world) if move[0] == name and set(about) <= set(move[3])), steps)
+        broken = broken or _do(
+            world,
+            next(move for move in moves(world) if move[0] == name and set(about) <= set(move[3])),
+            steps,
+        )
     return _run(world, steps, broken or _repair(world, random.Random(seed), steps))
 
 
-def walk(scenario: Scenario, chance: random.Random, rules: Rules = ALL, *, edges: set[Edge] | None = None) -> Run:
-    """Steps by chance, then repairs by chance until nothing is left to repair. Every run has its own taste for some steps and against others, which
-    finds more than even odds do."""
+def walk(
+    scenario: Scenario, chance: random.Random, rules: Rules = ALL, *, edges: set[Edge] | None = None
+) -> Run:
+    """Steps by chance, then repairs by chance until nothing is left to repair. Every run has its
+    own taste for some steps and against others, which finds more than even odds do."""
     world = World(scenario, rules, set() if edges is None else edges)
     steps: list[Step] = []
     tastes: dict[str, float] = {}
@@ -109,7 +140,13 @@ def _repair(world: World, chance: random.Random, steps: list[Step]) -> list[str]
 
 
 def _run(world: World, steps: list[Step], broken: Sequence[str]) -> Run:
-    return Run(scenario=world.scenario, rules=world.rules, steps=tuple(steps), broken=tuple(dict.fromkeys(broken)), end=world)
+    return Run(
+        scenario=world.scenario,
+        rules=world.rules,
+        steps=tuple(steps),
+        broken=tuple(dict.fromkeys(broken)),
+        end=world,
+    )
 
 
 def _do(world: World, move: Move, steps: list[Step]) -> list[str]:
@@ -127,8 +164,16 @@ def _changes(world: World, move: Move) -> bool:
     return after.key != key
 
 
-def explore(scenario: Scenario, rules: Rules = ALL, *, limit: int, first_only: bool = False, edges: set[Edge] | None = None,
-            now: Judge = broken_now, at_rest: Judge = broken_at_rest) -> Explored:
+def explore(
+    scenario: Scenario,
+    rules: Rules = ALL,
+    *,
+    limit: int,
+    first_only: bool = False,
+    edges: set[Edge] | None = None,
+    now: Judge = broken_now,
+    at_rest: Judge = broken_at_rest,
+) -> Explored:
     """Every state that can be reached, nearest first.
 
     Args:
@@ -137,7 +182,8 @@ def explore(scenario: Scenario, rules: Rules = ALL, *, limit: int, first_only: b
         now, at_rest: what must hold in every state and in those without a move that repairs.
     """
     start = World(scenario, rules, set() if edges is None else edges)
-    pool: dict[Any, Any] = {}  # equal parts of states are one object: a million states fit into memory
+    # equal parts of states are one object: a million states fit into memory
+    pool: dict[Any, Any] = {}
     first = start.key
     known: dict[Key, tuple[Key, int] | None] = {first: None}
     queue = deque([first])
@@ -169,14 +215,24 @@ def explore(scenario: Scenario, rules: Rules = ALL, *, limit: int, first_only: b
                 broken = at_rest(world)
                 for what in broken:
                     found.setdefault(what, (key, tuple(broken)))
-    runs = {what: Run(scenario=scenario, rules=rules, steps=_way(start, known, key), broken=broken, end=start.of(key))
-            for what, (key, broken) in found.items()}
+    runs = {
+        what: Run(
+            scenario=scenario,
+            rules=rules,
+            steps=_way(start, known, key),
+            broken=broken,
+            end=start.of(key),
+        )
+        for what, (key, broken) in found.items()
+    }
     return Explored(states=len(known), at_rest=rests, complete=not queue, found=runs)
 
 
 @contextmanager
 def _without_garbage_collection() -> Iterator[None]:
-    """States hold no cycles, and looking for some in a million of them takes longer than the search."""
+    """States hold no cycles, and looking for some in a million of them takes longer than the
+    search.
+    """
     was_enabled = gc.isenabled()
     gc.disable()
     try:

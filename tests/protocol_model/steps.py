@@ -1,5 +1,5 @@
-"""Transactions out of random runs of the model: what was before, what was done, what was after. The product does the
-same on the same rows (integration/test_model_and_product.py)."""
+"""Transactions out of random runs of the model: what was before, what was done, what was after. The
+product does the same on the same rows (integration/test_model_and_product.py)."""
 
 from __future__ import annotations
 
@@ -15,14 +15,31 @@ from tests.protocol_model.search import walk_seed
 from tests.protocol_model.world import MONEY, REFUSALS, WITHOUT_MONEY, World
 
 START, FACT, REFUND_FACT = "start", "fact", "refund fact"
-CLOSE, CLOSE_ANSWER, DISPOSITION, ASK_REFUND = "close payments", "close answer", "disposition", "ask refund"
+CLOSE, CLOSE_ANSWER, DISPOSITION, ASK_REFUND = (
+    "close payments",
+    "close answer",
+    "disposition",
+    "ask refund",
+)
 KINDS = (START, FACT, REFUND_FACT, CLOSE, CLOSE_ANSWER, DISPOSITION, ASK_REFUND)
 _BESIDE: list[tuple[PaymentState, bool, Disposition | None]] = [
-    (PaymentState.PAYING, True, None), (PaymentState.CLOSING, True, None), (PaymentState.CLOSING, False, None),
-    (PaymentState.SUCCESS, True, None), (PaymentState.SUCCESS, True, Disposition.APPLIED),
-    (PaymentState.LATE_SUCCESS, False, None), *((PaymentState.LATE_SUCCESS, False, refusal) for refusal in REFUSALS),
-    *((state, False, None) for state in (*WITHOUT_MONEY, PaymentState.CONFLICTED, PaymentState.LATE_REFUNDED))]
-_DIRECT = {payment_rpc.apply_fact: FACT, refunds.apply_refund_fact: REFUND_FACT, payment_rpc.ask_refund: ASK_REFUND}
+    (PaymentState.PAYING, True, None),
+    (PaymentState.CLOSING, True, None),
+    (PaymentState.CLOSING, False, None),
+    (PaymentState.SUCCESS, True, None),
+    (PaymentState.SUCCESS, True, Disposition.APPLIED),
+    (PaymentState.LATE_SUCCESS, False, None),
+    *((PaymentState.LATE_SUCCESS, False, refusal) for refusal in REFUSALS),
+    *(
+        (state, False, None)
+        for state in (*WITHOUT_MONEY, PaymentState.CONFLICTED, PaymentState.LATE_REFUNDED)
+    ),
+]
+_DIRECT = {
+    payment_rpc.apply_fact: FACT,
+    refunds.apply_refund_fact: REFUND_FACT,
+    payment_rpc.ask_refund: ASK_REFUND,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,23 +53,51 @@ class Done:
 
     @property
     def shape(self) -> tuple[Any, ...]:
-        """Equal for transactions that decide by the same: what they are about, the payment that it concerns, and whether
-        somebody asked for refunds of it. Of those without such a payment: all payments."""
+        """Equal for transactions that decide by the same: what they are about, the payment that it
+        concerns, and whether somebody asked for refunds of it. Of those without such a payment: all
+        payments."""
         world = self.before
-        about = tuple(each for each in self.args if not isinstance(each, int) and each not in world.refunds)
+        about = tuple(
+            each for each in self.args if not isinstance(each, int) and each not in world.refunds
+        )
         p = self._subject()
         rows = world.payments if p is None else [world.payments[p]]
-        states = sorted((str(row.state), row.slot, str(row.disposition), _part(row.captured, row.refunded),
-                         _part(row.captured, row.reserved)) for row in rows)
-        asked = sorted({str(row.state) for name, row in world.refunds.items()
-                        if row.payment == p and not name.startswith("auto")})
-        others = p is not None and any(row.slot for each, row in enumerate(world.payments) if each != p)
+        states = sorted(
+            (
+                str(row.state),
+                row.slot,
+                str(row.disposition),
+                _part(row.captured, row.refunded),
+                _part(row.captured, row.reserved),
+            )
+            for row in rows
+        )
+        asked = sorted(
+            {
+                str(row.state)
+                for name, row in world.refunds.items()
+                if row.payment == p and not name.startswith("auto")
+            }
+        )
+        others = p is not None and any(
+            row.slot for each, row in enumerate(world.payments) if each != p
+        )
         name = self.args[0] if self.kind == REFUND_FACT else ""
-        own = (name[:4] == "auto", str(world.refunds[name].state), world.refunds[name].stands_alone) if name else ()
+        own = (
+            (name[:4] == "auto", str(world.refunds[name].state), world.refunds[name].stands_alone)
+            if name
+            else ()
+        )
         if self.kind == FACT:
             attempt = world.attempts[self.args[0]]
             own = (str(attempt.state), attempt.captured, attempt.sent_again)
-        gate = world.shop.gate_closed if self.kind == START else world.order.state if self.kind == CLOSE_ANSWER else ""
+        gate = (
+            world.shop.gate_closed
+            if self.kind == START
+            else world.order.state
+            if self.kind == CLOSE_ANSWER
+            else ""
+        )
         return self.kind, about, gate, states, asked, others, own
 
     def _subject(self) -> int | None:
@@ -68,7 +113,9 @@ class Done:
 
 
 def sample(seeds: range, *, per_kind: int) -> list[Done]:
-    """Transactions of different shapes out of the runs of some seeds, at most so many of each kind."""
+    """Transactions of different shapes out of the runs of some seeds, at most so many of each
+    kind.
+    """
     found: dict[str, dict[str, Done]] = {kind: {} for kind in KINDS}
     for seed in seeds:
         for scenario in (None, list(SCENARIOS.values())[seed % len(SCENARIOS)]):
@@ -114,7 +161,11 @@ def _transactions(seed: int, scenario: Scenario | None) -> Iterator[Done]:
 def _spread(done: dict[str, Done], count: int) -> list[Done]:
     """So many of them, at even distances in the order of their shapes."""
     shapes = sorted(done)
-    return [done[shapes[place * len(shapes) // count]] for place in range(count)] if len(shapes) > count else list(done.values())
+    return (
+        [done[shapes[place * len(shapes) // count]] for place in range(count)]
+        if len(shapes) > count
+        else list(done.values())
+    )
 
 
 def _part(whole: int, part: int) -> str:

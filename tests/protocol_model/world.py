@@ -1,4 +1,5 @@
-"""The state of the model: rows of payment_rpc, rows of order_rpc, what the channel knows, and calls under way. Mutable, because a search works on
+"""The state of the model: rows of payment_rpc, rows of order_rpc, what the channel knows, and calls
+under way. Mutable, because a search works on
 copies: `World.key` freezes everything into one hashable value and `World.of` thaws it."""
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from tests.protocol_model.rules import Rules
 from tests.protocol_model.scenario import Scenario
 
 Call = tuple[Any, ...]  # its name, then its arguments; see moves.FINISH
-Snapshot = tuple[int, int, PaymentState, int, int, int]  # payment, version, state, captured, refunded, reserved
+# payment, version, state, captured, refunded, reserved
+Snapshot = tuple[int, int, PaymentState, int, int, int]
 Edge = tuple[str, str, str]  # kind of row, from, to
 Key = tuple[Any, ...]
 
@@ -34,11 +36,11 @@ class AtChannel(StrEnum):
     """What the channel knows of an attempt."""
 
     NOTHING = "NOTHING"
-    OPEN = "OPEN"            # waits for the buyer
+    OPEN = "OPEN"  # waits for the buyer
     CAPTURED = "CAPTURED"
-    WRONG = "WRONG"          # captured an amount that is not ours
+    WRONG = "WRONG"  # captured an amount that is not ours
     DECLINED = "DECLINED"
-    FAILED = "FAILED"        # its own fault, after it had accepted
+    FAILED = "FAILED"  # its own fault, after it had accepted
     CLOSED = "CLOSED"
     TOMBSTONE = "TOMBSTONE"  # closed before it arrived; keeps it from arriving
 
@@ -54,8 +56,8 @@ class Fact(StrEnum):
     PENDING = "PENDING"
     NOT_FOUND = "NOT_FOUND"
     CLOSED = "CLOSED"
-    LOST = "LOST"                    # a tombstone
-    UNKNOWN = "UNKNOWN"              # no readable answer
+    LOST = "LOST"  # a tombstone
+    UNKNOWN = "UNKNOWN"  # no readable answer
 
 
 class Stock(StrEnum):
@@ -71,11 +73,11 @@ class Order:
     """Order row, its reservations, and what it knows of each payment."""
 
     state: OrderState
-    paid_by: int                      # a payment, -1 for none
+    paid_by: int  # a payment, -1 for none
     stock: tuple[Stock, ...]
     dispositions: tuple[Disposition | None, ...]
-    seen: tuple[int, ...]             # newest version heard, per payment
-    heard_refunded: tuple[int, ...]   # per payment
+    seen: tuple[int, ...]  # newest version heard, per payment
+    heard_refunded: tuple[int, ...]  # per payment
 
 
 @dataclass(slots=True)
@@ -89,9 +91,9 @@ class Payment:
     reserved: int = 0
     refunded: int = 0
     disposition: Disposition | None = None
-    attention: bool = False            # a person looks at it
-    receipt: str = ""                  # the first final answer
-    told: str = ""                     # what the client got for its key
+    attention: bool = False  # a person looks at it
+    receipt: str = ""  # the first final answer
+    told: str = ""  # what the client got for its key
 
 
 @dataclass(slots=True)
@@ -111,21 +113,23 @@ class Refund:
     """Refund row and the channel's record under its id."""
 
     payment: int
-    attempt: int                         # of a second capture; -1: of the payment
+    attempt: int  # of a second capture; -1: of the payment
     amount: int
-    stands_alone: bool                   # capped by its attempt alone
+    stands_alone: bool  # capped by its attempt alone
     state: RefundState = RefundState.CREATED
-    above_cap: bool = False              # booked to loss
+    above_cap: bool = False  # booked to loss
     at_channel: RefundState | None = None
-    times_out: int = 0                   # how often the channel moved the money, less bounces
+    times_out: int = 0  # how often the channel moved the money, less bounces
 
 
 @dataclass(slots=True)
 class Shop:
-    """What is not the order's: the shelf, the gate at payment_rpc, what should never have happened."""
+    """What is not the order's: the shelf, the gate at payment_rpc, what should never have
+    happened.
+    """
 
     available: int = 1
-    taken: int = 0              # units that other buyers hold
+    taken: int = 0  # units that other buyers hold
     gate_closed: bool = False
     wrongs: tuple[str, ...] = ()
 
@@ -134,22 +138,46 @@ def _freezer(kind: type[Any]) -> Callable[[Any], tuple[Any, ...]]:
     return attrgetter(*(part.name for part in fields(kind)))
 
 
-_ORDER, _PAYMENT, _ATTEMPT, _REFUND, _SHOP = (_freezer(kind) for kind in (Order, Payment, Attempt, Refund, Shop))
+_ORDER, _PAYMENT, _ATTEMPT, _REFUND, _SHOP = (
+    _freezer(kind) for kind in (Order, Payment, Attempt, Refund, Shop)
+)
 
 
 class World:
-    """Everything, in one scenario under some rules. `edges` collects every step of a state that was ever made, here and in copies."""
+    """Everything, in one scenario under some rules. `edges` collects every step of a state that was
+    ever made, here and in copies.
+    """
 
-    __slots__ = ("attempts", "calls", "edges", "order", "outbox", "payments", "refunds", "rules", "scenario", "shop")
+    __slots__ = (
+        "attempts",
+        "calls",
+        "edges",
+        "order",
+        "outbox",
+        "payments",
+        "refunds",
+        "rules",
+        "scenario",
+        "shop",
+    )
 
     def __init__(self, scenario: Scenario, rules: Rules, edges: set[Edge]) -> None:
         count = scenario.payments
         self.scenario = scenario
         self.rules = rules
         self.edges = edges
-        self.order = Order(OrderState.PENDING_PAYMENT, -1, (Stock.RESERVED,), (None,) * count, (0,) * count, (0,) * count)
+        self.order = Order(
+            OrderState.PENDING_PAYMENT,
+            -1,
+            (Stock.RESERVED,),
+            (None,) * count,
+            (0,) * count,
+            (0,) * count,
+        )
         self.payments = [Payment() for _ in range(count)]
-        self.attempts = [Attempt(number // scenario.attempts) for number in range(count * scenario.attempts)]
+        self.attempts = [
+            Attempt(number // scenario.attempts) for number in range(count * scenario.attempts)
+        ]
         self.refunds: dict[str, Refund] = {}
         self.shop = Shop()
         self.outbox: list[tuple[Snapshot, bool]] = []  # and whether it was answered
@@ -160,8 +188,15 @@ class World:
         """All of it, frozen; two worlds with the same key behave alike."""
         self.calls.sort()
         self.outbox.sort()
-        return (_ORDER(self.order), _SHOP(self.shop), tuple(map(_PAYMENT, self.payments)), tuple(map(_ATTEMPT, self.attempts)),
-                tuple([(name, _REFUND(self.refunds[name])) for name in sorted(self.refunds)]), tuple(self.outbox), tuple(self.calls))
+        return (
+            _ORDER(self.order),
+            _SHOP(self.shop),
+            tuple(map(_PAYMENT, self.payments)),
+            tuple(map(_ATTEMPT, self.attempts)),
+            tuple([(name, _REFUND(self.refunds[name])) for name in sorted(self.refunds)]),
+            tuple(self.outbox),
+            tuple(self.calls),
+        )
 
     def of(self, key: Key) -> World:
         """The world that a key of this one's scenario freezes."""

@@ -17,6 +17,7 @@ async def test_a_batch_is_halved_until_it_fits_and_grows_again(error: type[MeshE
         if rows > fits:
             raise error
         return rows
+
     for _ in range(4):
         with pytest.raises(error):
             await size.run(work)
@@ -31,6 +32,7 @@ async def test_one_row_is_always_tried_and_other_errors_change_nothing() -> None
 
     async def fail(rows: int) -> int:
         raise Unavailable(str(rows))
+
     for _ in range(3):
         with pytest.raises(Unavailable):
             await size.run(fail)
@@ -38,6 +40,7 @@ async def test_one_row_is_always_tried_and_other_errors_change_nothing() -> None
 
     async def break_down(rows: int) -> int:
         raise ZeroDivisionError(rows)
+
     size = BatchSize(8)
     with pytest.raises(ZeroDivisionError):
         await size.run(break_down)

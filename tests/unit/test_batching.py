@@ -15,7 +15,9 @@ PATIENCE = 10
 
 
 class Runs:
-    """What a batch does: waits for its turn, remembers its work, answers with ten times the number."""
+    """What a batch does: waits for its turn, remembers its work, answers with ten times the
+    number.
+    """
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
@@ -30,7 +32,9 @@ class Runs:
         return [each * 10 for each in work]
 
 
-async def under_way(batching: Batching[str, int, int], runs: Runs, *work: Awaitable[int]) -> list[asyncio.Task[int]]:
+async def under_way(
+    batching: Batching[str, int, int], runs: Runs, *work: Awaitable[int]
+) -> list[asyncio.Task[int]]:
     """The first piece of work runs, the others wait."""
     tasks = []
     for each in work:
@@ -52,7 +56,9 @@ async def test_what_arrives_while_work_is_under_way_shares_the_next_batch() -> N
 async def test_work_of_a_caller_that_went_away_before_its_turn_is_not_done() -> None:
     runs = Runs()
     batching = Batching(runs, batch_max=10)
-    first, gone, stays = await under_way(batching, runs, *(batching.do("mug", number) for number in range(3)))
+    first, gone, stays = await under_way(
+        batching, runs, *(batching.do("mug", number) for number in range(3))
+    )
     gone.cancel()
     await asyncio.sleep(0)
     runs.go.set()
@@ -67,6 +73,7 @@ async def test_a_caller_whose_deadline_passed_in_the_line_hears_so_and_nothing_i
     async def impatient() -> int:
         with calling(timeout_seconds=-1):
             return await batching.do("mug", 1)
+
     first, late = await under_way(batching, runs, batching.do("mug", 0), impatient())
     runs.go.set()
     assert await first == 0
@@ -86,7 +93,9 @@ async def test_more_than_may_wait_are_refused_at_once_and_other_keys_are_served(
     assert await asyncio.gather(*tasks, other) == [0, 10, 20, 40]
 
 
-async def test_effects_reach_every_call_of_a_batch_and_no_other_and_the_first_lends_nobody_its_trace() -> None:
+async def test_effects_reach_every_call_of_a_batch_and_no_other_and_the_first_lends_nobody_its_trace() -> (
+    None
+):
     runs, traces = Runs(), []
     batching = Batching(runs, batch_max=10)
     seen: dict[int, bool] = {}
@@ -95,6 +104,7 @@ async def test_effects_reach_every_call_of_a_batch_and_no_other_and_the_first_le
         traces.append(current_trace_id())
         if work != [0]:
             mark_effects()
+
     runs.then = then
 
     async def one(number: int) -> str:
@@ -103,6 +113,7 @@ async def test_effects_reach_every_call_of_a_batch_and_no_other_and_the_first_le
             assert current_call() is call
             seen[number] = call.effects
             return call.trace.trace_id
+
     tasks = await under_way(batching, runs, *(one(number) for number in range(3)))  # type: ignore[arg-type]
     runs.go.set()
     own = await asyncio.gather(*tasks)
@@ -120,8 +131,11 @@ async def test_a_batch_that_fails_is_done_one_by_one_and_each_hears_its_own() ->
         if 2 in work:
             raise Conflict
         return list(work)
+
     batching: Batching[str, int, int] = Batching(run, batch_max=10)
-    found = await asyncio.gather(*(batching.do("mug", number) for number in range(4)), return_exceptions=True)
+    found = await asyncio.gather(
+        *(batching.do("mug", number) for number in range(4)), return_exceptions=True
+    )
     assert found[:2] == [0, 1]
     assert isinstance(found[2], Conflict)
     assert found[3] == 3
@@ -131,7 +145,11 @@ async def test_a_batch_that_fails_is_done_one_by_one_and_each_hears_its_own() ->
 async def test_two_that_must_be_apart_never_share_a_batch() -> None:
     runs = Runs()
     batching = Batching(runs, batch_max=10)
-    tasks = await under_way(batching, runs, *(batching.do("mug", number, apart="" if number == 0 else "same") for number in range(3)))
+    tasks = await under_way(
+        batching,
+        runs,
+        *(batching.do("mug", number, apart="" if number == 0 else "same") for number in range(3)),
+    )
     runs.go.set()
     await asyncio.gather(*tasks)
     assert runs.batches == [[0], [1], [2]]

@@ -1,4 +1,6 @@
-"""What must hold of the books of one payment: every rule has rows that break it and nothing else."""
+"""What must hold of the books of one payment: every rule has rows that break it and nothing
+else.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from payment_rpc.domain.refund import Refund, RefundState
 from tests.builders_payment import PRICE, a_payment, an_attempt
 from tests.fakes import EPOCH
 
-CAPTURED = ledger.captured(attempt_id="ATT1", payment_id="PAY1", channel="sandbox", merchant_id="mall", amount=PRICE)
+CAPTURED = ledger.captured(
+    attempt_id="ATT1", payment_id="PAY1", channel="sandbox", merchant_id="mall", amount=PRICE
+)
 
 
 def posting(side: Side, account: str, minor: int = 4000) -> Posting:
@@ -48,9 +52,14 @@ def chained(transactions: Sequence[LedgerTransaction | Booked]) -> tuple[Booked,
 
 
 def books(
-    *more: LedgerTransaction | Booked, refunds: tuple[Refund, ...] = (), refunded: int = 0, reserved: int = 0
+    *more: LedgerTransaction | Booked,
+    refunds: tuple[Refund, ...] = (),
+    refunded: int = 0,
+    reserved: int = 0,
 ) -> Books:
-    """A captured payment of 100.00 with more transactions and refunds, its columns as they are given."""
+    """A captured payment of 100.00 with more transactions and refunds, its columns as they are
+    given.
+    """
     transactions = chained([CAPTURED, *more])
     payment = a_payment(
         PaymentState.SUCCESS,
@@ -81,9 +90,15 @@ def a_refund(state: RefundState, **changes: bool) -> Refund:
 
 
 RESERVED = ledger.refund_reserved(
-    refund_id="RF1", payment_id="PAY1", channel="sandbox", held_by="merchant_payable:mall", amount=Money(4000, "CNY")
+    refund_id="RF1",
+    payment_id="PAY1",
+    channel="sandbox",
+    held_by="merchant_payable:mall",
+    amount=Money(4000, "CNY"),
 )
-GONE = ledger.refunded(refund_id="RF1", payment=a_payment(), channel="sandbox", amount=Money(4000, "CNY"))
+GONE = ledger.refunded(
+    refund_id="RF1", payment=a_payment(), channel="sandbox", amount=Money(4000, "CNY")
+)
 
 
 def found(of: Books) -> set[str]:
@@ -92,13 +107,22 @@ def found(of: Books) -> set[str]:
 
 def test_right_books_have_no_problem() -> None:
     assert problems_of(books()) == []
-    assert problems_of(books(RESERVED, refunds=(a_refund(RefundState.PENDING),), reserved=4000)) == []
-    assert problems_of(books(RESERVED, GONE, refunds=(a_refund(RefundState.SUCCESS),), refunded=4000)) == []
+    assert (
+        problems_of(books(RESERVED, refunds=(a_refund(RefundState.PENDING),), reserved=4000)) == []
+    )
+    assert (
+        problems_of(books(RESERVED, GONE, refunds=(a_refund(RefundState.SUCCESS),), refunded=4000))
+        == []
+    )
 
 
 @pytest.mark.parametrize(
     "postings",
-    [(), (posting(Side.DEBIT, "bank"),), (posting(Side.DEBIT, "bank"), posting(Side.CREDIT, "fx_position", 3999))],
+    [
+        (),
+        (posting(Side.DEBIT, "bank"),),
+        (posting(Side.DEBIT, "bank"), posting(Side.CREDIT, "fx_position", 3999)),
+    ],
 )
 def test_a_transaction_has_postings_and_they_balance(postings: tuple[Posting, ...]) -> None:
     """On accounts that no other rule looks at."""
@@ -118,15 +142,23 @@ def test_a_transaction_has_postings_and_they_balance(postings: tuple[Posting, ..
     ],
 )
 def test_the_sums_of_a_payment_are_those_of_its_refunds(
-    refunded: int, reserved: int, state: RefundState, steps: tuple[LedgerTransaction, ...], rule: str
+    refunded: int,
+    reserved: int,
+    state: RefundState,
+    steps: tuple[LedgerTransaction, ...],
+    rule: str,
 ) -> None:
-    assert rule in found(books(*steps, refunds=(a_refund(state),), refunded=refunded, reserved=reserved))
+    assert rule in found(
+        books(*steps, refunds=(a_refund(state),), refunded=refunded, reserved=reserved)
+    )
 
 
 @pytest.mark.parametrize("flag", ["stands_alone", "above_cap"])
 def test_what_no_column_covers_is_in_no_column(flag: str) -> None:
     assert "payment_refunded" in found(
-        books(RESERVED, GONE, refunds=(a_refund(RefundState.SUCCESS, **{flag: True}),), refunded=4000)
+        books(
+            RESERVED, GONE, refunds=(a_refund(RefundState.SUCCESS, **{flag: True}),), refunded=4000
+        )
     )
     assert "payment_refunded" not in found(
         books(RESERVED, GONE, refunds=(a_refund(RefundState.SUCCESS, **{flag: True}),))
@@ -134,22 +166,33 @@ def test_what_no_column_covers_is_in_no_column(flag: str) -> None:
 
 
 def test_a_capture_is_booked_once_with_what_was_captured() -> None:
-    other = ledger.captured(attempt_id="ATT9", payment_id="PAY1", channel="sandbox", merchant_id="mall", amount=PRICE)
+    other = ledger.captured(
+        attempt_id="ATT9", payment_id="PAY1", channel="sandbox", merchant_id="mall", amount=PRICE
+    )
     assert "capture_booked" in found(books(other))
     right = books()
     assert "capture_booked" in found(
         replace(right, attempts=(replace(right.attempts[0], captured=Money(9999, "CNY")),))
     )
     assert "capture_booked" in found(
-        replace(right, attempts=(*right.attempts, an_attempt(AttemptState.CAPTURED, attempt_id="ATT2")))
+        replace(
+            right, attempts=(*right.attempts, an_attempt(AttemptState.CAPTURED, attempt_id="ATT2"))
+        )
     )
 
 
 def rehashed(transaction: Booked) -> Booked:
     """With the hash of what it says."""
-    return replace(transaction, hash=ledger.chained_hash(
-        transaction.previous_hash, key=transaction.key, kind=transaction.kind, payment_id="PAY1",
-        postings=transaction.postings))
+    return replace(
+        transaction,
+        hash=ledger.chained_hash(
+            transaction.previous_hash,
+            key=transaction.key,
+            kind=transaction.kind,
+            payment_id="PAY1",
+            postings=transaction.postings,
+        ),
+    )
 
 
 def test_a_chain_that_is_cut_or_changed_is_found() -> None:
@@ -172,11 +215,16 @@ def test_whoever_repairs_the_rest_of_a_chain_is_still_found(forged: str) -> None
         head = rehashed(second).hash
     if forged == "another head":
         head = first.hash
-    assert found(replace(right, transactions=(first, second), payment=replace(right.payment, ledger_head=head))) >= {
-        "hash_chain"}
+    assert found(
+        replace(
+            right, transactions=(first, second), payment=replace(right.payment, ledger_head=head)
+        )
+    ) >= {"hash_chain"}
 
 
-@pytest.mark.parametrize(("key", "kind"), [("attempt:ATT9:fee", "FEE"), ("refund:RF9:fee", "FEE_RETURNED")])
+@pytest.mark.parametrize(
+    ("key", "kind"), [("attempt:ATT9:fee", "FEE"), ("refund:RF9:fee", "FEE_RETURNED")]
+)
 def test_a_fee_belongs_to_a_capture_or_to_a_refund_that_left(key: str, kind: str) -> None:
     fee = Booked(
         key=key,
@@ -192,7 +240,9 @@ def test_a_fee_belongs_to_a_capture_or_to_a_refund_that_left(key: str, kind: str
 
 
 def test_a_payment_remembers_the_fee_of_its_capture() -> None:
-    fee = ledger.fee_charged(attempt_id="ATT1", payment_id="PAY1", channel="sandbox", fee=Money(60, "CNY"))
+    fee = ledger.fee_charged(
+        attempt_id="ATT1", payment_id="PAY1", channel="sandbox", fee=Money(60, "CNY")
+    )
     of = books(fee)
     assert found(of) == {"payment_fee"}
     assert found(replace(of, payment=replace(of.payment, fee=Money(60, "CNY")))) == set()

@@ -22,7 +22,9 @@ _CONTRACT = Path(options_pb2.__file__).parents[2]
 
 def methods() -> list[MethodDescriptor]:
     modules = [
-        importlib.import_module(".".join(("paymesh", *file.relative_to(_CONTRACT).with_suffix("").parts)))
+        importlib.import_module(
+            ".".join(("paymesh", *file.relative_to(_CONTRACT).with_suffix("").parts))
+        )
         for file in sorted(_CONTRACT.glob("*/v1/*_pb2.py"))
     ]
     return [
@@ -55,21 +57,27 @@ def test_every_list_map_text_and_bytes_of_a_request_has_a_bound(method: MethodDe
 
 
 @pytest.mark.parametrize("method", ALL, ids=lambda method: method.full_name)
-def test_every_text_of_a_request_is_free_text_or_of_a_strict_pattern(method: MethodDescriptor) -> None:
+def test_every_text_of_a_request_is_free_text_or_of_a_strict_pattern(
+    method: MethodDescriptor,
+) -> None:
     for path, field, in_list in texts(method.input_type):
         rules, own = rules_of(field).get("string", {}), options_of(field)
         if own.free_text:
             assert "pattern" not in rules, path
-            assert not in_list or _only_siblings_call(method), f"{path}: free text in a list is not looked at"
+            assert not in_list or _only_siblings_call(method), (
+                f"{path}: free text in a list is not looked at"
+            )
         elif own.sensitive and "pattern" not in rules:
-            assert path.startswith("credit_card."), path  # judged by the card's own rules, never stored
+            # judged by the card's own rules, never stored
+            assert path.startswith("credit_card."), path
         else:
             assert "in" in rules or is_ascii(rules["pattern"]), path
 
 
 def _only_siblings_call(method: MethodDescriptor) -> bool:
     return all(
-        rule.role == options_pb2.ROLE_SERVICE for rule in method.GetOptions().Extensions[options_pb2.policy].rules
+        rule.role == options_pb2.ROLE_SERVICE
+        for rule in method.GetOptions().Extensions[options_pb2.policy].rules
     )
 
 
@@ -78,7 +86,9 @@ def test_what_people_explain_may_hold_no_card_number() -> None:
     for method in ALL:
         for path, field, _ in texts(method.input_type):
             if field.name in explaining:
-                assert options_of(field).free_text == options_pb2.FREE_TEXT_REMARK, f"{method.full_name} {path}"
+                assert options_of(field).free_text == options_pb2.FREE_TEXT_REMARK, (
+                    f"{method.full_name} {path}"
+                )
 
 
 def test_a_request_without_an_end_stops_the_start_and_every_field_of_it_is_named() -> None:
@@ -102,7 +112,9 @@ def test_a_request_without_an_end_stops_the_start_and_every_field_of_it_is_named
         ({"raw": b"a" * 1001}, "raw"),
     ],
 )
-def test_what_is_longer_than_its_bound_by_one_is_refused_and_named(request_: dict[str, Any], field: str) -> None:
+def test_what_is_longer_than_its_bound_by_one_is_refused_and_named(
+    request_: dict[str, Any], field: str
+) -> None:
     bounds = Bounds(EchoRequest.DESCRIPTOR)
     bounds.check(
         EchoRequest(
@@ -131,9 +143,15 @@ def test_no_request_that_keeps_the_rules_is_larger_than_its_method_takes() -> No
     }
     item = {"sku_id": "s" * 64, "unit_price": "9" * 15 + ".999", "quantity": 2**31 - 1}
     largest = order_pb2.CreateOrderRequest(
-        items=[item] * 100, user_id="u" * 64, merchant_id="m" * 32, client_request_id="c" * 64, shipping_address=address
+        items=[item] * 100,
+        user_id="u" * 64,
+        merchant_id="m" * 32,
+        client_request_id="c" * 64,
+        shipping_address=address,
     )
-    assert largest.ByteSize() <= Bounds(order_pb2.CreateOrderRequest.DESCRIPTOR).bytes_max < 16 * 1024
+    assert (
+        largest.ByteSize() <= Bounds(order_pb2.CreateOrderRequest.DESCRIPTOR).bytes_max < 16 * 1024
+    )
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def tool(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("build_states", ROOT / "tools" / "build_states.py")
+    spec = importlib.util.spec_from_file_location(
+        "build_states", ROOT / "tools" / "build_states.py"
+    )
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -24,7 +26,9 @@ def tool(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def test_the_document_is_what_the_tables_say(tool: ModuleType) -> None:
-    assert (ROOT / "docs" / "states.md").read_text() == tool.document(tool.machines()), "run `make protos`"
+    assert (ROOT / "docs" / "states.md").read_text() == tool.document(tool.machines()), (
+        "run `make protos`"
+    )
 
 
 def test_every_step_of_every_table_is_drawn_with_its_cause(tool: ModuleType) -> None:
@@ -35,9 +39,12 @@ def test_every_step_of_every_table_is_drawn_with_its_cause(tool: ModuleType) -> 
             assert f"| `{state}` | `{target}` | {cause} |" in text
 
 
-@pytest.mark.parametrize(("causes", "complaint"), [({}, "PAYING"), ({"SUCCESS FAILED": "never"}, "without an edge")])
-def test_a_step_without_a_cause_and_a_cause_without_a_step_are_refused(tool: ModuleType, causes: dict[str, str], complaint: str,
-                                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("causes", "complaint"), [({}, "PAYING"), ({"SUCCESS FAILED": "never"}, "without an edge")]
+)
+def test_a_step_without_a_cause_and_a_cause_without_a_step_are_refused(
+    tool: ModuleType, causes: dict[str, str], complaint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tool, "PAYMENT", causes)
     with pytest.raises(SystemExit) as refusal:
         tool.machines()

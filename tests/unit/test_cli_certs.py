@@ -26,7 +26,9 @@ def test_the_printed_settings_are_usable(tmp_path: Path, monkeypatch: pytest.Mon
     assert settings.tls_key_file
     assert settings.tls_ca_file
     certificate = x509.load_pem_x509_certificate(settings.tls_cert_file.read_bytes())
-    certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(settings.tls_ca_file.read_bytes()))
+    certificate.verify_directly_issued_by(
+        x509.load_pem_x509_certificate(settings.tls_ca_file.read_bytes())
+    )
     assert stat.S_IMODE(settings.tls_key_file.stat().st_mode) == 0o600
 
 

@@ -24,6 +24,7 @@ def installation(tmp_path: Path) -> Installation:
 @pytest.fixture
 def gateway_url() -> Iterator[str]:
     """A gateway that refuses everything."""
+
     class Refusing(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             self.send_response(503)
@@ -52,13 +53,21 @@ def test_without_a_running_mesh_the_way_to_one_is_told(installation: Installatio
 
 
 def test_a_gateway_that_is_away_is_named(installation: Installation, free_port: int) -> None:
-    result = run(installation, "--gateway", f"http://127.0.0.1:{free_port}", "--grpc", f"127.0.0.1:{free_port}")
+    result = run(
+        installation,
+        "--gateway",
+        f"http://127.0.0.1:{free_port}",
+        "--grpc",
+        f"127.0.0.1:{free_port}",
+    )
     assert result.exit_code == 1
     assert f"http://127.0.0.1:{free_port}" in result.output
     assert "Traceback" not in result.output
 
 
-def test_the_step_that_failed_is_named_with_what_came_instead(installation: Installation, gateway_url: str) -> None:
+def test_the_step_that_failed_is_named_with_what_came_instead(
+    installation: Installation, gateway_url: str
+) -> None:
     result = run(installation, "--gateway", gateway_url, "--grpc", "127.0.0.1:1")
     assert result.exit_code == 1
     assert "POST /api/v1/products: expected HTTP 201, got 503" in result.output

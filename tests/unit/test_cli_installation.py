@@ -7,7 +7,14 @@ import pytest
 
 from mesh.auth import CallerTokens
 from mesh.settings import MeshSettings, read_secret
-from mesh.supervisor.installation import CALLERS, SECRETS, Installation, InstallationBusy, InstallationUnusable, RunningMesh
+from mesh.supervisor.installation import (
+    CALLERS,
+    SECRETS,
+    Installation,
+    InstallationBusy,
+    InstallationUnusable,
+    RunningMesh,
+)
 from tests.fakes import FakeClock, FakeIds
 
 
@@ -29,7 +36,9 @@ def test_everything_below_var_is_closed_to_others(installation: Installation) ->
 
 def test_every_secret_is_its_own(installation: Installation, tmp_path: Path) -> None:
     other = Installation(tmp_path / "other").prepare()
-    secrets = [read_secret(one.secret_file(name)) for one in (installation, other) for name in SECRETS]
+    secrets = [
+        read_secret(one.secret_file(name)) for one in (installation, other) for name in SECRETS
+    ]
     assert len(set(secrets)) == len(secrets)
 
 
@@ -58,10 +67,21 @@ def test_a_public_key_lost_between_two_writes_is_derived_again(installation: Ins
 
 def test_a_service_is_believed_by_its_public_key(installation: Installation) -> None:
     clock, ids = FakeClock(), FakeIds()
-    tokens = {service: CallerTokens.from_settings(
-        MeshSettings(service=service, caller_key_file=installation.caller_key_file(service), caller_keys_dir=installation.public_keys_dir),
-        clock=clock, ids=ids) for service in CALLERS}
-    assert tokens["payment_rpc"].verify(tokens["order_rpc"].sign("payment_rpc")).service == "order_rpc"
+    tokens = {
+        service: CallerTokens.from_settings(
+            MeshSettings(
+                service=service,
+                caller_key_file=installation.caller_key_file(service),
+                caller_keys_dir=installation.public_keys_dir,
+            ),
+            clock=clock,
+            ids=ids,
+        )
+        for service in CALLERS
+    }
+    assert (
+        tokens["payment_rpc"].verify(tokens["order_rpc"].sign("payment_rpc")).service == "order_rpc"
+    )
 
 
 def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
@@ -79,7 +99,9 @@ def test_one_supervisor_at_a_time(installation: Installation) -> None:
 def test_the_running_mesh_is_known_while_its_supervisor_lives(installation: Installation) -> None:
     import os
 
-    mesh = RunningMesh(supervisor_pid=1, urls={"gateway": "http://127.0.0.1:1"}, pids={"gateway": 2})
+    mesh = RunningMesh(
+        supervisor_pid=1, urls={"gateway": "http://127.0.0.1:1"}, pids={"gateway": 2}
+    )
     assert installation.running() is None
     lock = installation.lock()
     assert installation.running() is None

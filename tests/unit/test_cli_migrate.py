@@ -9,7 +9,9 @@ from mesh.cli import paymesh
 
 
 def run(tmp_path: Path, *arguments: str, **env: str) -> Result:
-    return CliRunner().invoke(paymesh, ["migrate", "--var-dir", str(tmp_path / "var"), *arguments], env=env)
+    return CliRunner().invoke(
+        paymesh, ["migrate", "--var-dir", str(tmp_path / "var"), *arguments], env=env
+    )
 
 
 def revision(database: Path) -> str:
@@ -31,7 +33,9 @@ def test_every_database_gets_the_schema_and_again_changes_nothing(tmp_path: Path
 
 def test_one_service_on_a_given_database(tmp_path: Path) -> None:
     database = tmp_path / "elsewhere.db"
-    result = run(tmp_path, "--service", "payment_rpc", "--database-url", f"sqlite+aiosqlite:///{database}")
+    result = run(
+        tmp_path, "--service", "payment_rpc", "--database-url", f"sqlite+aiosqlite:///{database}"
+    )
     assert result.exit_code == 0, result.output
     assert revision(database)
     assert not (tmp_path / "var" / "order_rpc.db").exists()
@@ -43,7 +47,9 @@ def test_one_url_for_two_services_is_refused(tmp_path: Path) -> None:
     assert "--service" in result.output
 
 
-def test_a_database_that_is_not_there_is_told_without_its_password(tmp_path: Path, free_port: int) -> None:
+def test_a_database_that_is_not_there_is_told_without_its_password(
+    tmp_path: Path, free_port: int
+) -> None:
     for url in (f"mysql+aiomysql://u:hidden@127.0.0.1:{free_port}/d", "nonsense"):
         result = run(tmp_path, "--service", "order_rpc", ORDER_RPC_DATABASE_URL=url)
         assert result.exit_code == 1

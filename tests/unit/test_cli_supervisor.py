@@ -76,7 +76,14 @@ async def watch(tmp_path: Path) -> AsyncIterator[Callable[..., Watched]]:
             watched.lines.append((name, line))
             told.add(asyncio.create_task(tell()))
 
-        watched = Watched(Supervisor(log_dir=tmp_path, on_event=on_event, on_line=on_line if verbose else None, stop_seconds=stop_seconds))
+        watched = Watched(
+            Supervisor(
+                log_dir=tmp_path,
+                on_event=on_event,
+                on_line=on_line if verbose else None,
+                stop_seconds=stop_seconds,
+            )
+        )
         made.append(watched)
         return watched
 
@@ -122,14 +129,22 @@ async def test_who_does_not_stop_is_killed(watch: Callable[..., Watched]) -> Non
     assert EventKind.KILLED in watched.kinds("stubborn")
 
 
-async def test_dying_while_starting_is_a_failure_that_shows_the_log(watch: Callable[..., Watched]) -> None:
+async def test_dying_while_starting_is_a_failure_that_shows_the_log(
+    watch: Callable[..., Watched],
+) -> None:
     watched = watch()
-    watched.supervisor.start([plan("broken", "print('no such setting'); raise SystemExit(3)", probe=ill)])
-    with pytest.raises(StartFailed, match=r"broken ended while starting \(exit status 3\): no such setting"):
+    watched.supervisor.start(
+        [plan("broken", "print('no such setting'); raise SystemExit(3)", probe=ill)]
+    )
+    with pytest.raises(
+        StartFailed, match=r"broken ended while starting \(exit status 3\): no such setting"
+    ):
         await watched.supervisor.wait_healthy(timeout_seconds=DEADLINE_SECONDS)
 
 
-async def test_staying_ill_is_a_failure_that_names_the_process(watch: Callable[..., Watched]) -> None:
+async def test_staying_ill_is_a_failure_that_names_the_process(
+    watch: Callable[..., Watched],
+) -> None:
     watched = watch()
     watched.supervisor.start([plan("one", SLEEPER), plan("two", SLEEPER, probe=ill)])
     with pytest.raises(StartFailed, match=r"^two is not healthy after 0\.2 s"):
@@ -174,7 +189,9 @@ def test_kill_9_of_the_supervisor_leaves_no_process(processes: Processes, tmp_pa
     assert not any(map(lives, pids))
 
 
-async def test_lines_of_any_length_are_shown_shortened_and_block_nothing(watch: Callable[..., Watched]) -> None:
+async def test_lines_of_any_length_are_shown_shortened_and_block_nothing(
+    watch: Callable[..., Watched],
+) -> None:
     watched = watch(verbose=True)
     long = "import time; print('x' * 3_000_000, flush=True); print('after', flush=True); time.sleep(3600)"
     watched.supervisor.start([plan("one", long)])
@@ -185,9 +202,13 @@ async def test_lines_of_any_length_are_shown_shortened_and_block_nothing(watch: 
     assert watched.supervisor.log_file("one").stat().st_size > 3_000_000
 
 
-async def test_what_a_process_says_last_is_shown_without_a_line_break(watch: Callable[..., Watched]) -> None:
+async def test_what_a_process_says_last_is_shown_without_a_line_break(
+    watch: Callable[..., Watched],
+) -> None:
     watched = watch(verbose=True)
-    watched.supervisor.start([plan("one", "import sys; sys.stdout.write('last words'); sys.exit(3)", probe=ill)])
+    watched.supervisor.start(
+        [plan("one", "import sys; sys.stdout.write('last words'); sys.exit(3)", probe=ill)]
+    )
     await watched.until(lambda: ("one", "last words") in watched.lines)
 
 
@@ -226,21 +247,40 @@ time.sleep(3600)
 """
 
 
-async def test_what_the_others_need_stops_after_them(watch: Callable[..., Watched], tmp_path: Path) -> None:
+async def test_what_the_others_need_stops_after_them(
+    watch: Callable[..., Watched], tmp_path: Path
+) -> None:
     watched = watch(verbose=True)
     code = f"import os, pathlib, time; pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid())); {SLEEPER}"
-    redis = ProcessPlan(name="redis", command=(sys.executable, "-I", "-S", "-c", code), probe=well, stops_last=True)
-    user = ProcessPlan(name="user", probe=well, command=(
-        sys.executable, "-I", "-S", "-c", LISTENS_TO_THE_END, str(tmp_path / "seen"), str(tmp_path / "pid")))
+    redis = ProcessPlan(
+        name="redis", command=(sys.executable, "-I", "-S", "-c", code), probe=well, stops_last=True
+    )
+    user = ProcessPlan(
+        name="user",
+        probe=well,
+        command=(
+            sys.executable,
+            "-I",
+            "-S",
+            "-c",
+            LISTENS_TO_THE_END,
+            str(tmp_path / "seen"),
+            str(tmp_path / "pid"),
+        ),
+    )
     watched.supervisor.start([redis, user])
     await watched.until(lambda: {("redis", "ready"), ("user", "ready")} <= set(watched.lines))
     await watched.supervisor.stop()
     assert (tmp_path / "seen").read_text() == "was there"
-    assert [event.name for event in watched.events if event.kind is EventKind.STOPPED] == ["user", "redis"]
+    assert [event.name for event in watched.events if event.kind is EventKind.STOPPED] == [
+        "user",
+        "redis",
+    ]
 
 
 async def test_a_failed_start_says_why_in_one_line_and_shows_lines_of_this_run_only(
-        watch: Callable[..., Watched], tmp_path: Path) -> None:
+    watch: Callable[..., Watched], tmp_path: Path
+) -> None:
     (tmp_path / "broken.log").write_text("an old complaint\n" * 50)
     watched = watch()
     routine = '{"event": "call", "level": "info"}'
@@ -249,22 +289,29 @@ async def test_a_failed_start_says_why_in_one_line_and_shows_lines_of_this_run_o
     with pytest.raises(StartFailed) as failed:
         await watched.supervisor.wait_healthy(timeout_seconds=DEADLINE_SECONDS)
     assert str(failed.value).splitlines() == [
-        "broken ended while starting (exit status 3): x: the port is taken", "x: the port is taken",
-        f"see {tmp_path / 'broken.log'}"]
+        "broken ended while starting (exit status 3): x: the port is taken",
+        "x: the port is taken",
+        f"see {tmp_path / 'broken.log'}",
+    ]
 
 
 async def test_staying_ill_tells_what_the_probe_heard(watch: Callable[..., Watched]) -> None:
     async def unavailable() -> str:
         return "UNAVAILABLE: connection refused"
+
     watched = watch()
     watched.supervisor.start([plan("two", SLEEPER, probe=unavailable)])
-    with pytest.raises(StartFailed, match=r"^two is not healthy after 0\.3 s: UNAVAILABLE: connection refused\n"):
+    with pytest.raises(
+        StartFailed, match=r"^two is not healthy after 0\.3 s: UNAVAILABLE: connection refused\n"
+    ):
         await watched.supervisor.wait_healthy(timeout_seconds=0.3)
 
 
 async def test_an_end_in_good_order_is_not_a_death(watch: Callable[..., Watched]) -> None:
     watched = watch(verbose=True)
-    watched.supervisor.start([plan("one", f"import signal, sys; signal.signal(15, lambda *_: sys.exit(0)); {SLEEPER}")])
+    watched.supervisor.start(
+        [plan("one", f"import signal, sys; signal.signal(15, lambda *_: sys.exit(0)); {SLEEPER}")]
+    )
     await watched.until(lambda: ("one", "ready") in watched.lines)
     os.kill(watched.supervisor.pids["one"], signal.SIGTERM)
     await watched.until(lambda: watched.kinds("one").count(EventKind.STARTED) == 2)

@@ -1,4 +1,6 @@
-"""Whose clock is wrong follows from what several others say, and good tokens are not called bad where it is ours."""
+"""Whose clock is wrong follows from what several others say, and good tokens are not called bad
+where it is ours.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +31,20 @@ class Process:
         self.watch = ClockWatch(now=self._monotonic)
         keys = read_jwks(
             json.dumps(
-                {"keys": [{**json.loads(OKPAlgorithm.to_jwk(KEY.public_key())), "kid": "1", "alg": "EdDSA"}]}
+                {
+                    "keys": [
+                        {
+                            **json.loads(OKPAlgorithm.to_jwk(KEY.public_key())),
+                            "kid": "1",
+                            "alg": "EdDSA",
+                        }
+                    ]
+                }
             ).encode()
         )
-        self.users = UserTokens(keys, clock=self.own, issuer="paymesh", watch=self.watch, monotonic=self._monotonic)
+        self.users = UserTokens(
+            keys, clock=self.own, issuer="paymesh", watch=self.watch, monotonic=self._monotonic
+        )
         self.callers = CallerTokens(
             "payment_rpc",
             clock=self.own,
@@ -46,7 +58,9 @@ class Process:
         return (self.right.now() - EPOCH).total_seconds()
 
     def called_by(self, sibling: str) -> Any:
-        tokens = CallerTokens(sibling, clock=self.right, ids=FakeIds(), private_key=SIBLINGS[sibling])
+        tokens = CallerTokens(
+            sibling, clock=self.right, ids=FakeIds(), private_key=SIBLINGS[sibling]
+        )
         return self.callers.verify(tokens.sign("payment_rpc"))
 
     def user(self, *, age_seconds: int = 0, lifetime_seconds: int = 300) -> Any:
@@ -60,7 +74,9 @@ class Process:
             "roles": ["user"],
             "merchant_id": "mall",
         }
-        return self.users.verify(jwt.encode(claims, KEY, algorithm="EdDSA", headers={"typ": "at+jwt", "kid": "1"}))
+        return self.users.verify(
+            jwt.encode(claims, KEY, algorithm="EdDSA", headers={"typ": "at+jwt", "kid": "1"})
+        )
 
 
 @pytest.mark.parametrize("error", [-119, 0, 119, 319])
@@ -69,7 +85,9 @@ def test_siblings_are_believed_while_clocks_differ_by_two_minutes(error: int) ->
 
 
 @pytest.mark.parametrize("error", [-600, -121, 420, 600])
-def test_a_sibling_that_cannot_be_believed_for_the_clocks_hears_that_nothing_was_done(error: int) -> None:
+def test_a_sibling_that_cannot_be_believed_for_the_clocks_hears_that_nothing_was_done(
+    error: int,
+) -> None:
     with pytest.raises(ClockSkewed) as refused, capture_logs() as logs:
         Process(error).called_by("order_rpc")
     assert isinstance(refused.value, Unavailable)
@@ -80,7 +98,8 @@ def test_a_sibling_that_cannot_be_believed_for_the_clocks_hears_that_nothing_was
         "order_rpc",
         "ours or that of order_rpc",
     )
-    assert abs(line["seconds"] + error) <= 200  # a token may be 200 s old, so of a fast clock of ours less is proven
+    # a token may be 200 s old, so of a fast clock of ours less is proven
+    assert abs(line["seconds"] + error) <= 200
 
 
 def test_a_difference_is_logged_once_a_minute_and_sibling() -> None:
@@ -95,7 +114,9 @@ def test_a_difference_is_logged_once_a_minute_and_sibling() -> None:
     assert [line["peer"] for line in logs] == ["order_rpc", "seckill_rpc"] * 2
 
 
-def test_two_that_agree_against_us_say_that_our_clock_is_wrong_and_one_that_agrees_with_us_that_the_others_is() -> None:
+def test_two_that_agree_against_us_say_that_our_clock_is_wrong_and_one_that_agrees_with_us_that_the_others_is() -> (
+    None
+):
     watch = ClockWatch(now=lambda: 0.0)
     with capture_logs() as logs:
         watch.heard("order_rpc", 600)

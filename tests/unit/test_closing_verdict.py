@@ -28,14 +28,19 @@ TABLE: list[tuple[list[Payment], CloseResult]] = [
     ([a_payment(P.CONFLICTED)], CloseResult.CONFLICTED),
     ([a_payment(P.CONFLICTED), a_payment(P.CLOSED)], CloseResult.CONFLICTED),
     ([a_payment(P.SUCCESS)], CloseResult.ALREADY_PAID),
-    ([a_payment(P.CLOSED), a_payment(P.SUCCESS), a_payment(P.CONFLICTED)], CloseResult.ALREADY_PAID),
+    (
+        [a_payment(P.CLOSED), a_payment(P.SUCCESS), a_payment(P.CONFLICTED)],
+        CloseResult.ALREADY_PAID,
+    ),
     ([late(None)], CloseResult.ALREADY_PAID),
     ([a_payment(P.CLOSING), late(None)], CloseResult.ALREADY_PAID),
 ]
 
 
 @pytest.mark.parametrize(("of_order", "expected"), TABLE)
-def test_the_strongest_payment_of_an_order_decides(of_order: list[Payment], expected: CloseResult) -> None:
+def test_the_strongest_payment_of_an_order_decides(
+    of_order: list[Payment], expected: CloseResult
+) -> None:
     for payments in (of_order, list(reversed(of_order))):
         answer = verdict(payments)
         assert answer.result is expected

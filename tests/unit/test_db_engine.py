@@ -33,13 +33,20 @@ class Connection:
         """Nothing to run."""
 
 
-@pytest.mark.parametrize(("version", "limit"), [
-    ("8.4.2", "max_execution_time=2500"),                            # milliseconds
-    ("10.11.6-MariaDB-1", "max_statement_time=2.5, idle_of_writers"),  # seconds
-])
-def test_the_limit_of_a_statement_is_given_in_the_unit_of_its_server(version: str, limit: str) -> None:
+@pytest.mark.parametrize(
+    ("version", "limit"),
+    [
+        ("8.4.2", "max_execution_time=2500"),  # milliseconds
+        ("10.11.6-MariaDB-1", "max_statement_time=2.5, idle_of_writers"),  # seconds
+    ],
+)
+def test_the_limit_of_a_statement_is_given_in_the_unit_of_its_server(
+    version: str, limit: str
+) -> None:
     connection = Connection(version)
     _prepare_mysql(2.5, of_mariadb=", idle_of_writers")(connection, SimpleNamespace(info={}))
-    [settings] = [statement for statement in connection.statements if statement.startswith("SET SESSION")]
+    [settings] = [
+        statement for statement in connection.statements if statement.startswith("SET SESSION")
+    ]
     assert settings.endswith(limit)
     assert "sql_mode='STRICT_ALL_TABLES," in settings

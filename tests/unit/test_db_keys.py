@@ -9,7 +9,12 @@ from sqlalchemy.dialects import sqlite
 
 from mesh.db.keys import among_keys, one_of_keys
 
-THING = Table("thing", MetaData(), Column("shop", String(8), primary_key=True), Column("id", Integer, primary_key=True))
+THING = Table(
+    "thing",
+    MetaData(),
+    Column("shop", String(8), primary_key=True),
+    Column("id", Integer, primary_key=True),
+)
 KEY = (THING.c.shop, THING.c.id)
 
 
@@ -20,9 +25,17 @@ def found(condition: object) -> list[tuple[str, int]]:
     database.execute("CREATE TABLE thing (shop TEXT, id INTEGER)")
     for shop in "ab":
         for number in range(10):
-            database.execute(str(insert(THING).values(shop=shop, id=number).compile(dialect=sqlite.dialect(), compile_kwargs=options)))
+            database.execute(
+                str(
+                    insert(THING)
+                    .values(shop=shop, id=number)
+                    .compile(dialect=sqlite.dialect(), compile_kwargs=options)
+                )
+            )
     query = select(THING).where(condition).order_by(*KEY)  # type: ignore[arg-type]
-    rows = database.execute(str(query.compile(dialect=sqlite.dialect(), compile_kwargs=options))).fetchall()
+    rows = database.execute(
+        str(query.compile(dialect=sqlite.dialect(), compile_kwargs=options))
+    ).fetchall()
     database.close()
     return rows
 
@@ -30,7 +43,14 @@ def found(condition: object) -> list[tuple[str, int]]:
 def test_a_page_of_neighbours_is_found_by_its_ends_and_by_nothing_beyond_them() -> None:
     page = [("a", 7), ("a", 9), ("b", 0), ("b", 2)]
     assert found(one_of_keys(KEY, page)) == page
-    assert found(among_keys(KEY, page)) == [("a", 7), ("a", 8), ("a", 9), ("b", 0), ("b", 1), ("b", 2)]
+    assert found(among_keys(KEY, page)) == [
+        ("a", 7),
+        ("a", 8),
+        ("a", 9),
+        ("b", 0),
+        ("b", 1),
+        ("b", 2),
+    ]
     assert found(among_keys(KEY, [])) == []
 
 

@@ -10,15 +10,18 @@ from mesh.discovery.consul import next_index
 from mesh.discovery.pacing import Backoff, Loop, TokenBucket
 
 
-@pytest.mark.parametrize(("previous", "received", "expected"), [
-    (0, 7, 7),    # the first answer
-    (7, 7, 7),    # nothing happened
-    (7, 9, 9),    # something did
-    (7, 6, 0),    # the counter was restored or belongs to another cluster
-    (7, 0, 0),
-    (0, 0, 1),    # 0 would not wait
-    (0, -1, 0),
-])
+@pytest.mark.parametrize(
+    ("previous", "received", "expected"),
+    [
+        (0, 7, 7),  # the first answer
+        (7, 7, 7),  # nothing happened
+        (7, 9, 9),  # something did
+        (7, 6, 0),  # the counter was restored or belongs to another cluster
+        (7, 0, 0),
+        (0, 0, 1),  # 0 would not wait
+        (0, -1, 0),
+    ],
+)
 def test_an_index_follows_the_rules_of_blocking_queries(previous, received, expected):
     assert next_index(previous, received) == expected
 

@@ -33,8 +33,17 @@ def test_no_points_are_fine_everywhere() -> None:
     failpoints.arm(" ; ", environment="production")
 
 
-@pytest.mark.parametrize("wrong", [
-    "payment.charge.nowhere=kill", f"{POINTS[0]}=explode", POINTS[0], f"{POINTS[0]}=", f"{POINTS[0]}=kill:often", "=kill"])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "payment.charge.nowhere=kill",
+        f"{POINTS[0]}=explode",
+        POINTS[0],
+        f"{POINTS[0]}=",
+        f"{POINTS[0]}=kill:often",
+        "=kill",
+    ],
+)
 def test_what_is_no_point_or_action_is_refused_and_arms_nothing(wrong: str) -> None:
     with pytest.raises(ValueError, match=r"unknown failpoint|invalid literal"):
         failpoints.arm(wrong, environment="test")
@@ -62,8 +71,12 @@ def test_arming_again_forgets_what_was_armed() -> None:
 
 @pytest.mark.parametrize(("action", "number"), [("kill", -9), ("term", -15)])
 def test_a_process_dies_at_its_point(processes: Processes, action: str, number: int) -> None:
-    code = (f"from mesh import failpoints; failpoints.arm('{POINTS[0]}={action}:2', environment='test'); failpoints.failpoint('{POINTS[0]}'); "
-            f"print('alive', flush=True); failpoints.failpoint('{POINTS[0]}'); import time; time.sleep(30)")
+    code = (
+        f"from mesh import failpoints; failpoints.arm('{POINTS[0]}={action}:2', "
+        f"environment='test'); failpoints.failpoint('{POINTS[0]}'); "
+        f"print('alive', flush=True); failpoints.failpoint('{POINTS[0]}'); import time; "
+        f"time.sleep(30)"
+    )
     process = processes.command(str(ROOT / ".venv/bin/python"), "-c", code)
     assert process.wait() == number
     assert "alive" in process.log_text()
@@ -74,6 +87,13 @@ def test_every_point_that_is_named_is_passed_somewhere_and_the_other_way_round()
     for folder in ("mesh", "payment_rpc", "order_rpc", "seckill_rpc"):
         for path in sorted(Path(ROOT, folder).rglob("*.py")):
             for node in ast.walk(parsed(path)):
-                if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) == "failpoint":
-                    passed |= {str(inner.value) for inner in ast.walk(node.args[0]) if isinstance(inner, ast.Constant) and "." in str(inner.value)}
+                if (
+                    isinstance(node, ast.Call)
+                    and getattr(node.func, "id", getattr(node.func, "attr", "")) == "failpoint"
+                ):
+                    passed |= {
+                        str(inner.value)
+                        for inner in ast.walk(node.args[0])
+                        if isinstance(inner, ast.Constant) and "." in str(inner.value)
+                    }
     assert passed == set(POINTS)

@@ -26,7 +26,16 @@ def test_a_machine_without_apt_is_told_what_to_do(tmp_path: Path) -> None:
     programs.mkdir()
     for name in ("sh", "dirname"):
         (programs / name).symlink_to(str(shutil.which(name)))
-    done = subprocess.run([SCRIPT, tmp_path / "consul"], capture_output=True, text=True, check=False, env={"PATH": str(programs)})
+    done = subprocess.run(
+        [SCRIPT, tmp_path / "consul"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PATH": str(programs)},
+    )
     assert done.returncode == 1
-    assert done.stderr == "fetch-consul: this machine has no apt; install Consul yourself and set CONSUL_BIN\n"
+    assert (
+        done.stderr
+        == "fetch-consul: this machine has no apt; install Consul yourself and set CONSUL_BIN\n"
+    )
     assert not (tmp_path / "consul").exists()

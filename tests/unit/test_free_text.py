@@ -3,7 +3,15 @@ from __future__ import annotations
 import pytest
 from paymesh.order.v1 import catalog_pb2, order_pb2
 
-from mesh.free_text import CARD_PROBLEM, EMPTY_PROBLEM, STEERING_PROBLEM, FreeTexts, card_numbers, masked, plain
+from mesh.free_text import (
+    CARD_PROBLEM,
+    EMPTY_PROBLEM,
+    STEERING_PROBLEM,
+    FreeTexts,
+    card_numbers,
+    masked,
+    plain,
+)
 
 CARDS = (
     "4111111111111111",
@@ -42,7 +50,8 @@ OTHERS = (
 
 @pytest.mark.parametrize("card", CARDS)
 @pytest.mark.parametrize(
-    "text", ["{}", "card {} 12/30 123", "card {} 12 30", "卡号{}。", "order 20261129 {}", "12 {}", "({})"]
+    "text",
+    ["{}", "card {} 12/30 123", "card {} 12 30", "卡号{}。", "order 20261129 {}", "12 {}", "({})"],
 )
 def test_a_card_number_is_found_wherever_it_stands(card: str, text: str) -> None:
     written = text.format(card)
@@ -61,7 +70,10 @@ def test_other_numbers_are_no_card_numbers(text: str) -> None:
 
 
 def test_every_card_of_a_text_is_masked() -> None:
-    assert masked("a 4111 1111 1111 1111, b 5105105105105100") == "a **** **** **** 1111, b ************5100"
+    assert (
+        masked("a 4111 1111 1111 1111, b 5105105105105100")
+        == "a **** **** **** 1111, b ************5100"
+    )
 
 
 @pytest.mark.parametrize(
@@ -98,17 +110,28 @@ def test_what_steers_a_terminal_is_refused_where_it_enters_and_replaced_where_no
 
 def test_a_reason_holds_no_card_number_and_a_name_may_look_like_one() -> None:
     reason = order_pb2.CancelOrderRequest(reason="I paid with 4111 1111 1111 1111")
-    assert FreeTexts(order_pb2.CancelOrderRequest.DESCRIPTOR).problems(reason) == {"reason": CARD_PROBLEM}
+    assert FreeTexts(order_pb2.CancelOrderRequest.DESCRIPTOR).problems(reason) == {
+        "reason": CARD_PROBLEM
+    }
     carrier = order_pb2.ShipOrderRequest(carrier="4111111111111111")
     assert FreeTexts(order_pb2.ShipOrderRequest.DESCRIPTOR).problems(carrier) == {}
     assert not FreeTexts(order_pb2.GetOrderRequest.DESCRIPTOR)
 
 
-@pytest.mark.parametrize("name", [" ", "\u3000\u00a0", "\u200b\u200d", "\u3164", "\u2800", "\u0301"])
+@pytest.mark.parametrize(
+    "name", [" ", "\u3000\u00a0", "\u200b\u200d", "\u3164", "\u2800", "\u0301"]
+)
 def test_a_text_that_nobody_can_see_is_refused(name: str) -> None:
-    assert FreeTexts(catalog_pb2.CreateProductRequest.DESCRIPTOR).problems(catalog_pb2.CreateProductRequest(name=name)) == {"name": EMPTY_PROBLEM}
+    assert FreeTexts(catalog_pb2.CreateProductRequest.DESCRIPTOR).problems(
+        catalog_pb2.CreateProductRequest(name=name)
+    ) == {"name": EMPTY_PROBLEM}
 
 
 @pytest.mark.parametrize("name", ["", "x", "茶", "☕", " 1 ", "e\u0301"])
 def test_a_text_with_anything_to_see_is_taken(name: str) -> None:
-    assert FreeTexts(catalog_pb2.CreateProductRequest.DESCRIPTOR).problems(catalog_pb2.CreateProductRequest(name=name)) == {}
+    assert (
+        FreeTexts(catalog_pb2.CreateProductRequest.DESCRIPTOR).problems(
+            catalog_pb2.CreateProductRequest(name=name)
+        )
+        == {}
+    )

@@ -1,4 +1,6 @@
-"""What a request may hold by its contract: the lists of the decoder, and the size of each method's body."""
+"""What a request may hold by its contract: the lists of the decoder, and the size of each method's
+body.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ def test_a_map_that_is_too_long_is_refused_before_an_entry_is_looked_at() -> Non
     entry.options.map_entry = True
     entry.field.add(name="key", number=1, type=9, label=1)
     entry.field.add(name="value", number=2, type=9, label=1)
-    labels = message.field.add(name="labels", number=1, type=11, label=3, type_name=".maps.Labels.LabelsEntry")
+    labels = message.field.add(
+        name="labels", number=1, type=11, label=3, type_name=".maps.Labels.LabelsEntry"
+    )
     labels.options.Extensions[FIELD_RULES].map.max_pairs = 2
     pool = DescriptorPool()
     pool.Add(file)
@@ -61,8 +65,15 @@ def test_a_map_that_is_too_long_is_refused_before_an_entry_is_looked_at() -> Non
 
 def test_every_list_that_a_caller_may_send_has_an_end() -> None:
     changed = descriptor_pb2.FileDescriptorSet(file=SCHEMA.files)
-    request = next(message for file in changed.file for message in file.message_type if message.name == "RefundOrderRequest")
-    next(found for found in request.field if found.name == "items").options.Extensions[FIELD_RULES].repeated.ClearField("max_items")
+    request = next(
+        message
+        for file in changed.file
+        for message in file.message_type
+        if message.name == "RefundOrderRequest"
+    )
+    next(found for found in request.field if found.name == "items").options.Extensions[
+        FIELD_RULES
+    ].repeated.ClearField("max_items")
     with pytest.raises(SchemaInvalid, match=r"RefundOrderRequest: items without a bound"):
         load_schema(changed.SerializeToString())
 
@@ -80,12 +91,21 @@ def longest_text(rules: dict[str, Any]) -> int:
 
 def largest(message: Descriptor, above: tuple[str, ...] = ()) -> dict[str, object]:
     """The largest tree that the rules of a message allow, in characters that take the most room."""
-    return {found.name: [largest_value(found, above)] * (longest(found) or 1) if found.is_repeated else largest_value(found, above)
-            for found in message.fields if found.message_type is None or found.message_type.full_name not in above}
+    return {
+        found.name: [largest_value(found, above)] * (longest(found) or 1)
+        if found.is_repeated
+        else largest_value(found, above)
+        for found in message.fields
+        if found.message_type is None or found.message_type.full_name not in above
+    }
 
 
 def largest_value(found: FieldDescriptor, above: tuple[str, ...]) -> object:
-    if found.message_type is not None and found.message_type.full_name != TIMESTAMP and not found.message_type.full_name.startswith("google."):
+    if (
+        found.message_type is not None
+        and found.message_type.full_name != TIMESTAMP
+        and not found.message_type.full_name.startswith("google.")
+    ):
         return largest(found.message_type, (*above, found.message_type.full_name))
     if found.type == FieldDescriptor.TYPE_STRING:
         rules = rules_of(found).get("string", {})
@@ -103,10 +123,15 @@ def test_the_largest_request_of_a_method_fits_into_its_body(method: Method) -> N
 
 def test_most_methods_take_small_bodies_alone() -> None:
     assert {method.body_bytes_max for method in WITH_BODY} == {16 * 1024, 64 * 1024}
-    assert [method.policy.method for method in WITH_BODY if method.body_bytes_max > 16 * 1024] == ["CreateOrder", "RefundOrder"]
+    assert [method.policy.method for method in WITH_BODY if method.body_bytes_max > 16 * 1024] == [
+        "CreateOrder",
+        "RefundOrder",
+    ]
 
 
-@pytest.mark.parametrize("body", [b"[" * 65 + b"]" * 65, b"[" * 60_000, b'{"a":' * 10_000, b"[" * 30_000 + b"]" * 30_000])
+@pytest.mark.parametrize(
+    "body", [b"[" * 65 + b"]" * 65, b"[" * 60_000, b'{"a":' * 10_000, b"[" * 30_000 + b"]" * 30_000]
+)
 def test_nesting_has_an_end(body: bytes) -> None:
     with pytest.raises(Mismatch, match="deeper than 64"):
         read_json(body)

@@ -1,4 +1,6 @@
-"""What the gateway itself refuses and passes on, with a server that only remembers: the same rules of a real server behind it would hide a fault."""
+"""What the gateway itself refuses and passes on, with a server that only remembers: the same rules
+of a real server behind it would hide a fault.
+"""
 
 from __future__ import annotations
 
@@ -41,21 +43,45 @@ class Recorder:
 
 
 async def charge(server: Recorder, *headers: tuple[bytes, bytes]) -> None:
-    method = next(each for each in SCHEMA.routed(development=True) if each.policy.method == "Charge")
-    door = Door(method, method.rules[0], schema=SCHEMA, upstream=server, settings=GatewaySettings(), limit=None,
-                user_tokens=UserTokens.from_secret(SECRET, clock=CLOCK))
-    given = [(b"authorization", b"Bearer " + TOKEN.encode()), (b"content-type", b"application/json"),
-             (b"content-length", b"%d" % len(BODY)), *headers]
+    method = next(
+        each for each in SCHEMA.routed(development=True) if each.policy.method == "Charge"
+    )
+    door = Door(
+        method,
+        method.rules[0],
+        schema=SCHEMA,
+        upstream=server,
+        settings=GatewaySettings(),
+        limit=None,
+        user_tokens=UserTokens.from_secret(SECRET, clock=CLOCK),
+    )
+    given = [
+        (b"authorization", b"Bearer " + TOKEN.encode()),
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(BODY)),
+        *headers,
+    ]
 
     async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": BODY}
 
-    request = Request({"type": "http", "method": "POST", "raw_path": b"/x", "query_string": b"", "client": ("10.1.2.3", 5), "headers": given})
+    request = Request(
+        {
+            "type": "http",
+            "method": "POST",
+            "raw_path": b"/x",
+            "query_string": b"",
+            "client": ("10.1.2.3", 5),
+            "headers": given,
+        }
+    )
     answer = await door.serve(request, receive, ())
     assert answer.status < 400
 
 
-@pytest.mark.parametrize("key", [b"", b"a b", b"a\tb", b"k" * 256, b"k" * 300, b"k\n", "ключ".encode(), b"k\x7f"])
+@pytest.mark.parametrize(
+    "key", [b"", b"a b", b"a\tb", b"k" * 256, b"k" * 300, b"k\n", "ключ".encode(), b"k\x7f"]
+)
 async def test_a_bad_idempotency_key_goes_to_no_server(key: bytes) -> None:
     server = Recorder()
     with pytest.raises(InvalidArgument):
@@ -78,5 +104,7 @@ async def test_a_call_lasts_as_long_as_its_method_may() -> None:
     await charge(server)
     [(_, call)] = server.calls
     assert call is not None
-    seconds = next(each.policy.timeout_seconds for each in SCHEMA.methods if each.policy.method == "Charge")
+    seconds = next(
+        each.policy.timeout_seconds for each in SCHEMA.methods if each.policy.method == "Charge"
+    )
     assert seconds / 2 < call.remaining_seconds() <= seconds + HOP_SECONDS

@@ -1,4 +1,6 @@
-"""/readyz without a mesh: what it says of each service, and when a load balancer should send nothing here."""
+"""/readyz without a mesh: what it says of each service, and when a load balancer should send
+nothing here.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,16 @@ def health(**ready: bool) -> Health:
 
 
 def ask(of: Health, query: bytes = b"") -> dict[str, Any]:
-    request = Request({"type": "http", "method": "GET", "raw_path": b"/readyz", "query_string": query, "client": ("10.1.2.3", 5), "headers": []})
+    request = Request(
+        {
+            "type": "http",
+            "method": "GET",
+            "raw_path": b"/readyz",
+            "query_string": query,
+            "client": ("10.1.2.3", 5),
+            "headers": [],
+        }
+    )
     answer = of.ready(request)
     assert answer.status == 200
     data: dict[str, Any] = msgspec.json.decode(answer.body)["data"]
@@ -44,8 +55,14 @@ def refused(of: Health, query: bytes = b"") -> dict[str, str]:
 
 
 def test_a_gateway_is_ready_while_some_service_is() -> None:
-    assert ask(health(a=True, b=True)) == {"status": "READY", "services": {"a": "READY", "b": "READY"}}
-    assert ask(health(a=True, b=False)) == {"status": "DEGRADED", "services": {"a": "READY", "b": "AWAY"}}
+    assert ask(health(a=True, b=True)) == {
+        "status": "READY",
+        "services": {"a": "READY", "b": "READY"},
+    }
+    assert ask(health(a=True, b=False)) == {
+        "status": "DEGRADED",
+        "services": {"a": "READY", "b": "AWAY"},
+    }
     assert refused(health(a=False, b=False)) == {"a": "AWAY", "b": "AWAY"}
 
 
@@ -54,7 +71,14 @@ def test_an_operator_asks_for_the_services_that_he_means() -> None:
     assert ask(some, b"service=a&service=c")["status"] == "DEGRADED"
     for query in (b"service=b", b"service=a&service=b"):
         assert refused(some, query) == {"a": "READY", "b": "AWAY", "c": "READY"}
-    for query in (b"service=d", b"service", b"a=b", b"service=a&x=y", b"service=a&" * 30, b"service=\xff"):
+    for query in (
+        b"service=d",
+        b"service",
+        b"a=b",
+        b"service=a&x=y",
+        b"service=a&" * 30,
+        b"service=\xff",
+    ):
         with pytest.raises(InvalidArgument, match="a, b, c"):
             ask(some, query)
 

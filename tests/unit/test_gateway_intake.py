@@ -1,4 +1,6 @@
-"""Reading requests without a socket: headers that count once, bodies with a size and a deadline, origins, settings."""
+"""Reading requests without a socket: headers that count once, bodies with a size and a deadline,
+origins, settings.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,16 @@ from mesh.errors import InvalidArgument, TokenInvalid
 
 
 def request(*headers: tuple[str, str], method: str = "POST") -> Request:
-    return Request({"type": "http", "method": method, "raw_path": b"/x", "query_string": b"", "client": ("10.1.2.3", 5),
-                    "headers": [(name.encode(), value.encode("latin-1")) for name, value in headers]})
+    return Request(
+        {
+            "type": "http",
+            "method": method,
+            "raw_path": b"/x",
+            "query_string": b"",
+            "client": ("10.1.2.3", 5),
+            "headers": [(name.encode(), value.encode("latin-1")) for name, value in headers],
+        }
+    )
 
 
 class Body:
@@ -32,13 +42,19 @@ class Body:
     async def __call__(self) -> dict[str, Any]:
         if self.given < len(self.pieces):
             self.given += 1
-            return {"type": "http.request", "body": self.pieces[self.given - 1], "more_body": not self.ends or self.given < len(self.pieces)}
+            return {
+                "type": "http.request",
+                "body": self.pieces[self.given - 1],
+                "more_body": not self.ends or self.given < len(self.pieces),
+            }
         if not self.gone:
             await asyncio.Event().wait()
         return {"type": "http.disconnect"}
 
 
-async def read(body: Body, *headers: tuple[str, str], bytes_max: int = 10, seconds_max: float = 5) -> bytes:
+async def read(
+    body: Body, *headers: tuple[str, str], bytes_max: int = 10, seconds_max: float = 5
+) -> bytes:
     return await read_body(request(*headers), body, bytes_max=bytes_max, seconds_max=seconds_max)
 
 
@@ -79,15 +95,36 @@ async def test_a_client_that_hangs_up_gets_no_answer() -> None:
         await read(Body(b"a", ends=False, gone=True))
 
 
-@pytest.mark.parametrize("value", ["application/json", "Application/JSON", "application/json; charset=utf-8", 'application/json;charset="UTF-8"',
-                                   "application/json;", "application/json; profile=x; charset=utf-8", 'application/json; boundary="a b"'])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "application/json",
+        "Application/JSON",
+        "application/json; charset=utf-8",
+        'application/json;charset="UTF-8"',
+        "application/json;",
+        "application/json; profile=x; charset=utf-8",
+        'application/json; boundary="a b"',
+    ],
+)
 def test_json_is_taken(value: str) -> None:
     request(("content-type", value)).json_type()
 
 
-@pytest.mark.parametrize("value", ["text/plain", "application/x-www-form-urlencoded", "application/json; charset=gbk", "application/jsonx",
-                                   "application/json, text/plain", "", "multipart/form-data; boundary=x", "application/json; q",
-                                   "application/json; charset=gbk; q=1"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "application/json; charset=gbk",
+        "application/jsonx",
+        "application/json, text/plain",
+        "",
+        "multipart/form-data; boundary=x",
+        "application/json; q",
+        "application/json; charset=gbk; q=1",
+    ],
+)
 def test_other_types_are_not(value: str) -> None:
     with pytest.raises(UnsupportedMediaType):
         request(("content-type", value)).json_type()
@@ -97,7 +134,9 @@ def test_no_type_and_two_types_are_not_json() -> None:
     with pytest.raises(UnsupportedMediaType):
         request().json_type()
     with pytest.raises(InvalidArgument, match="content-type: is given twice"):
-        request(("content-type", "application/json"), ("content-type", "application/json")).json_type()
+        request(
+            ("content-type", "application/json"), ("content-type", "application/json")
+        ).json_type()
 
 
 def test_a_compressed_body_is_not_taken() -> None:
@@ -117,7 +156,19 @@ def test_a_bearer_token_is_taken_from_one_header() -> None:
     assert request().bearer() is None
 
 
-@pytest.mark.parametrize("headers", [["Basic abc"], ["Bearer"], ["Bearer "], ["Bearer a b"], ["abc"], [""], ["Bearer a", "Bearer a"], ["Bearer ü"]])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        ["Basic abc"],
+        ["Bearer"],
+        ["Bearer "],
+        ["Bearer a b"],
+        ["abc"],
+        [""],
+        ["Bearer a", "Bearer a"],
+        ["Bearer ü"],
+    ],
+)
 def test_anything_else_is_an_invalid_token(headers: list[str]) -> None:
     with pytest.raises(TokenInvalid):
         request(*(("authorization", value) for value in headers)).bearer()
@@ -152,19 +203,41 @@ class TestCors:
         assert headers[b"vary"] == b"Origin"
         assert b"access-control-allow-credentials" not in headers
 
-    @pytest.mark.parametrize("origin", ["https://evil.example", "null", "https://shop.example.evil", "http://shop.example", "*", ""])
+    @pytest.mark.parametrize(
+        "origin",
+        [
+            "https://evil.example",
+            "null",
+            "https://shop.example.evil",
+            "http://shop.example",
+            "*",
+            "",
+        ],
+    )
     def test_no_other_page_may(self, origin: str) -> None:
         assert dict(self.CORS.headers(request(("origin", origin)))) == {b"vary": b"Origin"}
 
     def test_a_preflight_says_what_may_be_sent(self) -> None:
-        asked = request(("origin", "https://shop.example"), ("access-control-request-method", "POST"), method="OPTIONS")
+        asked = request(
+            ("origin", "https://shop.example"),
+            ("access-control-request-method", "POST"),
+            method="OPTIONS",
+        )
         answer = self.CORS.options(asked, "OPTIONS, POST")
         headers = dict(answer.headers)
-        assert (answer.status, headers[b"allow"], headers[b"access-control-allow-methods"]) == (204, b"OPTIONS, POST", b"OPTIONS, POST")
+        assert (answer.status, headers[b"allow"], headers[b"access-control-allow-methods"]) == (
+            204,
+            b"OPTIONS, POST",
+            b"OPTIONS, POST",
+        )
         assert b"idempotency-key" in headers[b"access-control-allow-headers"]
 
     def test_a_strangers_preflight_hears_nothing(self) -> None:
-        asked = request(("origin", "https://evil.example"), ("access-control-request-method", "POST"), method="OPTIONS")
+        asked = request(
+            ("origin", "https://evil.example"),
+            ("access-control-request-method", "POST"),
+            method="OPTIONS",
+        )
         assert [name for name, _ in self.CORS.options(asked, "GET").headers] == [b"allow"]
 
     def test_without_a_list_there_is_no_cors(self) -> None:
@@ -172,7 +245,17 @@ class TestCors:
 
 
 class TestSettings:
-    @pytest.mark.parametrize("origin", ["*", "https://*.example", "https://shop.example/", "shop.example", "https://Shop.example", "ftp://shop.example"])
+    @pytest.mark.parametrize(
+        "origin",
+        [
+            "*",
+            "https://*.example",
+            "https://shop.example/",
+            "shop.example",
+            "https://Shop.example",
+            "ftp://shop.example",
+        ],
+    )
     def test_an_origin_is_exact(self, origin: str) -> None:
         with pytest.raises(ValidationError, match="an origin is"):
             GatewaySettings(cors_origins=[origin])

@@ -91,7 +91,9 @@ def test_a_limit_that_lets_nothing_pass_is_refused(per_second: int, burst: int) 
 
 
 @given(st.integers(1, 50), st.integers(1, 50), st.lists(st.floats(0, 2), max_size=60))
-def test_never_more_than_the_burst_and_the_rate_pass(per_second: int, burst: int, pauses: list[float]) -> None:
+def test_never_more_than_the_burst_and_the_rate_pass(
+    per_second: int, burst: int, pauses: list[float]
+) -> None:
     limit, clock = bucket(per_second, burst)
     passed = 0
     for pause in pauses:
@@ -105,23 +107,32 @@ def test_never_more_than_the_burst_and_the_rate_pass(per_second: int, burst: int
 
 
 def caller(subject: str, merchant_id: str = "mall") -> Caller:
-    return Caller(role=Role.USER if subject else Role.PUBLIC, subject=subject, merchant_id=merchant_id)
+    return Caller(
+        role=Role.USER if subject else Role.PUBLIC, subject=subject, merchant_id=merchant_id
+    )
 
 
-@pytest.mark.parametrize(("one", "other", "same"), [
-    (("", "203.0.113.7"), ("", "203.0.113.7"), True),
-    (("", "203.0.113.7"), ("", "203.0.113.8"), False),
-    (("", "2001:db8::1"), ("", "2001:db8::ffff:ffff:ffff:2"), True),       # one customer of an access provider has the whole /64
-    (("", "2001:db8::1"), ("", "2001:db8:0:1::1"), False),
-    (("", "::ffff:203.0.113.7"), ("", "203.0.113.7"), True),                # the same address on a socket of both families
-    (("", "::ffff:203.0.113.7"), ("", "::ffff:203.0.113.8"), False),
-    (("", "fe80::1%eth0"), ("", "fe80::2%eth0"), True),
-    (("", "not:an:address"), ("", "not:an:other"), False),
-    (("alice", "203.0.113.7"), ("alice", "203.0.113.8"), True),
-    (("alice", "203.0.113.7"), ("bob", "203.0.113.7"), False),
-    (("alice", "203.0.113.7"), ("", "203.0.113.7"), False),
-])
-def test_whose_share_a_request_takes(one: tuple[str, str], other: tuple[str, str], *, same: bool) -> None:
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (("", "203.0.113.7"), ("", "203.0.113.7"), True),
+        (("", "203.0.113.7"), ("", "203.0.113.8"), False),
+        # one customer of an access provider has the whole /64
+        (("", "2001:db8::1"), ("", "2001:db8::ffff:ffff:ffff:2"), True),
+        (("", "2001:db8::1"), ("", "2001:db8:0:1::1"), False),
+        # the same address on a socket of both families
+        (("", "::ffff:203.0.113.7"), ("", "203.0.113.7"), True),
+        (("", "::ffff:203.0.113.7"), ("", "::ffff:203.0.113.8"), False),
+        (("", "fe80::1%eth0"), ("", "fe80::2%eth0"), True),
+        (("", "not:an:address"), ("", "not:an:other"), False),
+        (("alice", "203.0.113.7"), ("alice", "203.0.113.8"), True),
+        (("alice", "203.0.113.7"), ("bob", "203.0.113.7"), False),
+        (("alice", "203.0.113.7"), ("", "203.0.113.7"), False),
+    ],
+)
+def test_whose_share_a_request_takes(
+    one: tuple[str, str], other: tuple[str, str], *, same: bool
+) -> None:
     buckets = [bucket_of(caller(subject), address) for subject, address in (one, other)]
     assert (buckets[0] == buckets[1]) is same
 
@@ -138,25 +149,45 @@ class Endless:
     async def call(self, _path: str, _request: bytes, *, metadata: Any = ()) -> tuple[bytes, Any]:
         raise NotImplementedError
 
-    async def stream(self, _path: str, _request: bytes, *, metadata: Any = ()) -> AsyncGenerator[bytes]:
+    async def stream(
+        self, _path: str, _request: bytes, *, metadata: Any = ()
+    ) -> AsyncGenerator[bytes]:
         yield b""
         await asyncio.Event().wait()
 
 
 async def test_a_stream_takes_a_token_of_the_limit_of_its_method() -> None:
-    method = next(each for each in ticker_schema().routed(development=True) if each.policy.method == "Watch")
+    method = next(
+        each for each in ticker_schema().routed(development=True) if each.policy.method == "Watch"
+    )
     limit, _ = bucket(burst=2)
     settings = GatewaySettings()
-    door = StreamDoor(method, method.rules[0], schema=ticker_schema(), upstream=Endless(), streams=OpenStreams(settings), settings=settings,
-                      user_tokens=UserTokens.from_secret(b"s" * 32, clock=FakeClock()), limit=limit)
+    door = StreamDoor(
+        method,
+        method.rules[0],
+        schema=ticker_schema(),
+        upstream=Endless(),
+        streams=OpenStreams(settings),
+        settings=settings,
+        user_tokens=UserTokens.from_secret(b"s" * 32, clock=FakeClock()),
+        limit=limit,
+    )
 
     async def receive() -> dict[str, Any]:
         await asyncio.Event().wait()
         return {}
 
     async def opened() -> None:
-        request = Request({"type": "http", "method": "GET", "raw_path": b"/api/v1/ticks/news", "query_string": b"", "client": ("10.1.2.3", 5),
-                           "headers": []})
+        request = Request(
+            {
+                "type": "http",
+                "method": "GET",
+                "raw_path": b"/api/v1/ticks/news",
+                "query_string": b"",
+                "client": ("10.1.2.3", 5),
+                "headers": [],
+            }
+        )
         answer = await door.serve(request, receive, (b"news",))
         assert isinstance(answer, EventAnswer)
         await answer.stream.close()

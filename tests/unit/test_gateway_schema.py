@@ -1,4 +1,6 @@
-"""The lint of the contract: the committed one passes, and each rule refuses a descriptor set that breaks it."""
+"""The lint of the contract: the committed one passes, and each rule refuses a descriptor set that
+breaks it.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +27,24 @@ def files() -> Files:
 
 
 def method(of: Files, name: str) -> descriptor_pb2.MethodDescriptorProto:
-    return next(method for file in of.file for service in file.service for method in service.method if method.name == name)
+    return next(
+        method
+        for file in of.file
+        for service in file.service
+        for method in service.method
+        if method.name == name
+    )
 
 
 def field(of: Files, message: str, name: str) -> descriptor_pb2.FieldDescriptorProto:
-    return next(field for file in of.file for found in file.message_type if found.name == message for field in found.field if field.name == name)
+    return next(
+        field
+        for file in of.file
+        for found in file.message_type
+        if found.name == message
+        for field in found.field
+        if field.name == name
+    )
 
 
 def broken(change: Callable[[Options], object], name: str = "Charge") -> str:
@@ -52,13 +67,19 @@ def routes(schema: Schema) -> Router[str]:
 
 def test_the_committed_contract_is_sound_and_has_no_clash() -> None:
     schema = load_schema()
-    assert {found.policy.served_by for found in schema.methods} == {"order_rpc", "payment_rpc", "seckill_rpc"}
+    assert {found.policy.served_by for found in schema.methods} == {
+        "order_rpc",
+        "payment_rpc",
+        "seckill_rpc",
+    }
     assert len(list(routes(schema))) > 15
 
 
 def test_methods_of_development_have_no_door_elsewhere() -> None:
     schema = load_schema()
-    hidden = {found.policy.method for found in schema.routed(development=True)} - {found.policy.method for found in schema.routed(development=False)}
+    hidden = {found.policy.method for found in schema.routed(development=True)} - {
+        found.policy.method for found in schema.routed(development=False)
+    }
     assert hidden == {"GenerateSignature"}
 
 
@@ -91,10 +112,16 @@ def test_every_problem_is_told_at_once() -> None:
     assert "has no field nothing" in text
 
 
-@pytest.mark.parametrize(("template", "problem"), [
-    ("/a/{order}", "order is not a single value"), ("/a/{credit_card}", "credit_card is not a single value"),
-    ("/a/{credit_card.credit_card_number}", "is sensitive"), ("/a/{order_id}/{order_id}", "a variable stands twice"), ("/a/*", "neither a literal"),
-])
+@pytest.mark.parametrize(
+    ("template", "problem"),
+    [
+        ("/a/{order}", "order is not a single value"),
+        ("/a/{credit_card}", "credit_card is not a single value"),
+        ("/a/{credit_card.credit_card_number}", "is sensitive"),
+        ("/a/{order_id}/{order_id}", "a variable stands twice"),
+        ("/a/*", "neither a literal"),
+    ],
+)
 def test_a_path_that_does_not_bind_is_refused(template: str, problem: str) -> None:
     def change(options: Options) -> None:
         options.Extensions[HTTP].post = template
@@ -130,9 +157,17 @@ def test_a_custom_verb_is_refused() -> None:
     assert "one of get, put, post" in broken(change)
 
 
-@pytest.mark.parametrize(("path", "value", "problem"), [("payment.amount", "X", "is not an enum"), ("payment.nothing", "X", "is not an enum"),
-                                                        ("payment.state", "PAYED", "PAYED is not a value")])
-def test_a_status_by_a_value_that_is_not_there_is_refused(path: str, value: str, problem: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "value", "problem"),
+    [
+        ("payment.amount", "X", "is not an enum"),
+        ("payment.nothing", "X", "is not an enum"),
+        ("payment.state", "PAYED", "PAYED is not a value"),
+    ],
+)
+def test_a_status_by_a_value_that_is_not_there_is_refused(
+    path: str, value: str, problem: str
+) -> None:
     def change(options: Options) -> None:
         options.Extensions[POLICY].http.status_by_enum[0].field = path
         options.Extensions[POLICY].http.status_by_enum[0].value = value
@@ -142,7 +177,9 @@ def test_a_status_by_a_value_that_is_not_there_is_refused(path: str, value: str,
 
 def test_a_header_that_fills_a_sensitive_field_is_refused() -> None:
     def change(options: Options) -> None:
-        options.Extensions[POLICY].http.headers.add(header="x-cvv", field="credit_card.credit_card_cvv")
+        options.Extensions[POLICY].http.headers.add(
+            header="x-cvv", field="credit_card.credit_card_cvv"
+        )
 
     assert "is sensitive" in broken(change)
 
@@ -155,7 +192,9 @@ def test_a_stream_of_requests_is_refused() -> None:
 
 
 def test_a_stream_of_answers_is_carried() -> None:
-    assert {found.policy.method: found.policy.server_streaming for found in ticker_schema().methods} == {"Watch": True, "WatchMine": True}
+    assert {
+        found.policy.method: found.policy.server_streaming for found in ticker_schema().methods
+    } == {"Watch": True, "WatchMine": True}
 
 
 def _by_post(options: Options) -> None:
@@ -174,9 +213,18 @@ def _created(options: Options) -> None:
     options.Extensions[POLICY].http.success_status = 201
 
 
-@pytest.mark.parametrize(("change", "problem"), [(_by_post, "opened by GET alone"), (_with_effects, "has NO_SIDE_EFFECTS"),
-                                                 (_with_key, "no idempotency key"), (_created, "is always 200")])
-def test_a_stream_that_http_cannot_carry_is_refused(change: Callable[[Options], None], problem: str) -> None:
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (_by_post, "opened by GET alone"),
+        (_with_effects, "has NO_SIDE_EFFECTS"),
+        (_with_key, "no idempotency key"),
+        (_created, "is always 200"),
+    ],
+)
+def test_a_stream_that_http_cannot_carry_is_refused(
+    change: Callable[[Options], None], problem: str
+) -> None:
     changed = Files.FromString(descriptor_set())
     change(method(changed, "Watch").options)
     with pytest.raises(SchemaInvalid, match=problem):
@@ -186,21 +234,27 @@ def test_a_stream_that_http_cannot_carry_is_refused(change: Callable[[Options], 
 def test_a_stream_of_raw_bytes_is_refused() -> None:
     changed = Files.FromString(descriptor_set())
     method(changed, "Watch").output_type = ".google.api.HttpBody"
-    next(file for file in changed.file if file.name == "ticker.proto").dependency.append("google/api/httpbody.proto")
+    next(file for file in changed.file if file.name == "ticker.proto").dependency.append(
+        "google/api/httpbody.proto"
+    )
     with pytest.raises(SchemaInvalid, match="raw bytes are not events"):
         load_schema(changed.SerializeToString())
 
 
 def test_two_fields_with_one_spelling_are_refused() -> None:
     changed = files()
-    field(changed, "ChargeRequest", "user_id").options.Extensions[options_pb2.field].json_alias.append("orderNo")
+    field(changed, "ChargeRequest", "user_id").options.Extensions[
+        options_pb2.field
+    ].json_alias.append("orderNo")
     with pytest.raises(SchemaInvalid, match="orderNo means both order_id and user_id"):
         load_schema(changed.SerializeToString())
 
 
 def test_number_ok_on_a_number_is_refused() -> None:
     changed = files()
-    field(changed, "SetStockRequest", "available").options.Extensions[options_pb2.field].number_ok = True
+    field(changed, "SetStockRequest", "available").options.Extensions[
+        options_pb2.field
+    ].number_ok = True
     with pytest.raises(SchemaInvalid, match="number_ok is for strings"):
         load_schema(changed.SerializeToString())
 

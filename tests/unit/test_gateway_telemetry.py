@@ -14,7 +14,16 @@ from tests.fakes import FakeClock
 
 
 def request() -> Request:
-    return Request({"type": "http", "method": "GET", "raw_path": b"/x", "query_string": b"", "client": ("10.1.2.3", 5), "headers": []})
+    return Request(
+        {
+            "type": "http",
+            "method": "GET",
+            "raw_path": b"/x",
+            "query_string": b"",
+            "client": ("10.1.2.3", 5),
+            "headers": [],
+        }
+    )
 
 
 class Dead(io.StringIO):
@@ -39,9 +48,14 @@ def closed() -> io.StringIO:
     return stream
 
 
-@pytest.mark.parametrize("make", [lambda: Dead(BrokenPipeError()), lambda: Dead(OSError(28, "no space")), DeadAtFlush, closed],
-                         ids=["pipe", "disk", "flush", "closed"])
-async def test_a_dead_log_refuses_no_request_and_keeps_no_line(make: Callable[[], io.StringIO]) -> None:
+@pytest.mark.parametrize(
+    "make",
+    [lambda: Dead(BrokenPipeError()), lambda: Dead(OSError(28, "no space")), DeadAtFlush, closed],
+    ids=["pipe", "disk", "flush", "closed"],
+)
+async def test_a_dead_log_refuses_no_request_and_keeps_no_line(
+    make: Callable[[], io.StringIO],
+) -> None:
     telemetry = Telemetry(clock=FakeClock(), stream=make())
     for _ in range(1000):
         telemetry.running += 1
@@ -60,10 +74,15 @@ async def test_lines_after_a_full_disk_are_written_again() -> None:
     telemetry._stream = io.StringIO()
     telemetry.ended(request(), route="/kept", status=200, refusal="", seconds=0.1)
     telemetry.flush()
-    assert [json.loads(line)["route"] for line in telemetry._stream.getvalue().splitlines()] == ["/kept"]
+    assert [json.loads(line)["route"] for line in telemetry._stream.getvalue().splitlines()] == [
+        "/kept"
+    ]
 
 
-@pytest.mark.parametrize(("log_level", "told"), [("DEBUG", ["/healthz", "/readyz", "/x"]), ("INFO", ["/x"]), ("WARNING", [])])
+@pytest.mark.parametrize(
+    ("log_level", "told"),
+    [("DEBUG", ["/healthz", "/readyz", "/x"]), ("INFO", ["/x"]), ("WARNING", [])],
+)
 async def test_questions_of_probes_are_told_at_debug_alone(log_level: str, told: list[str]) -> None:
     stream = io.StringIO()
     telemetry = Telemetry(clock=FakeClock(), stream=stream, log_level=log_level)

@@ -17,7 +17,15 @@ CPU_SECONDS_MAX = 0.06
 
 
 async def run(target: str) -> tuple[int, str]:
-    process = await asyncio.create_subprocess_exec(sys.executable, "-I", "-S", str(SCRIPT), target, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-I",
+        "-S",
+        str(SCRIPT),
+        target,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     out, _ = await asyncio.wait_for(process.communicate(), 30)
     return process.returncode or 0, out.decode().strip()
 
@@ -48,7 +56,17 @@ async def test_nobody_there_is_not_healthy(free_port: int) -> None:
 def test_it_costs_little(free_port: int) -> None:
     def cost() -> float:
         before = os.times()
-        subprocess.run([sys.executable, "-I", "-S", str(SCRIPT), f"127.0.0.1:{free_port}/"], check=False, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [sys.executable, "-I", "-S", str(SCRIPT), f"127.0.0.1:{free_port}/"],
+            check=False,
+            stdout=subprocess.DEVNULL,
+        )
         after = os.times()
-        return after.children_user + after.children_system - before.children_user - before.children_system
+        return (
+            after.children_user
+            + after.children_system
+            - before.children_user
+            - before.children_system
+        )
+
     assert min(cost() for _ in range(5)) < CPU_SECONDS_MAX

@@ -1,4 +1,6 @@
-"""Tokens and key sets in the forms in which Keycloak, Microsoft Entra ID and Auth0 publish them, and every other form that RFC 9068 allows."""
+"""Tokens and key sets in the forms in which Keycloak, Microsoft Entra ID and Auth0 publish them,
+and every other form that RFC 9068 allows.
+"""
 
 from __future__ import annotations
 
@@ -107,7 +109,12 @@ OTHER_KEYS: dict[str, dict[str, Any]] = {
 
 
 def user_tokens(issuer: str, **more: Any) -> UserTokens:
-    return UserTokens(read_jwks(json.dumps({"keys": [SIGNING]}).encode()), clock=FakeClock(), issuer=issuer, **more)
+    return UserTokens(
+        read_jwks(json.dumps({"keys": [SIGNING]}).encode()),
+        clock=FakeClock(),
+        issuer=issuer,
+        **more,
+    )
 
 
 def signed(claims: dict[str, Any], *, typ: Any = "at+jwt", kid: str = "sig-1") -> str:
@@ -120,7 +127,9 @@ def signed(claims: dict[str, Any], *, typ: Any = "at+jwt", kid: str = "sig-1") -
 @pytest.mark.parametrize("other", OTHER_KEYS.values(), ids=OTHER_KEYS)
 def test_a_key_that_is_not_for_us_is_skipped_and_named_in_one_line(other: dict[str, Any]) -> None:
     with capture_logs() as logs:
-        keys = read_jwks(json.dumps({"keys": [other, SIGNING], "issuer": "https://id.example"}).encode())
+        keys = read_jwks(
+            json.dumps({"keys": [other, SIGNING], "issuer": "https://id.example"}).encode()
+        )
     assert set(keys) == {"sig-1"}
     assert [line["event"] for line in logs] == ["jwks_keys_skipped"]
     assert len(logs[0]["skipped"]) == 1
@@ -134,29 +143,40 @@ def test_a_key_set_of_nothing_for_us_is_refused(other: dict[str, Any]) -> None:
 
 def test_a_key_without_alg_is_for_the_algorithm_of_its_type_alone() -> None:
     tokens = UserTokens(
-        read_jwks(json.dumps({"keys": [key("sig-1", use="sig")]}).encode()), clock=FakeClock(), issuer=REALM
+        read_jwks(json.dumps({"keys": [key("sig-1", use="sig")]}).encode()),
+        clock=FakeClock(),
+        issuer=REALM,
     )
     assert tokens.verify(signed(KEYCLOAK)).merchant_id == "acme"
     with pytest.raises(TokenInvalid, match="signature"):
-        tokens.verify(jwt.encode(KEYCLOAK, KEY, algorithm="PS256", headers={"typ": "at+jwt", "kid": "sig-1"}))
+        tokens.verify(
+            jwt.encode(KEYCLOAK, KEY, algorithm="PS256", headers={"typ": "at+jwt", "kid": "sig-1"})
+        )
 
 
 # RFC 9068
 
 
-@pytest.mark.parametrize("typ", ["at+jwt", "AT+JWT", "application/at+jwt", "Application/AT+JWT", "application/at+JWT"])
+@pytest.mark.parametrize(
+    "typ", ["at+jwt", "AT+JWT", "application/at+jwt", "Application/AT+JWT", "application/at+JWT"]
+)
 def test_the_type_of_access_tokens_is_taken_in_every_spelling(typ: str) -> None:
     assert user_tokens(REALM).verify(signed(KEYCLOAK, typ=typ)).merchant_id == "acme"
 
 
-@pytest.mark.parametrize("typ", ["JWT", "jwt", "id+jwt", "application/application/at+jwt", "logout+jwt", "", None, 7])
+@pytest.mark.parametrize(
+    "typ", ["JWT", "jwt", "id+jwt", "application/application/at+jwt", "logout+jwt", "", None, 7]
+)
 def test_any_other_type_is_refused(typ: Any) -> None:
     with pytest.raises(TokenInvalid):
         user_tokens(REALM).verify(signed(KEYCLOAK, typ=typ))
 
 
 def test_a_provider_that_writes_JWT_is_taken_where_a_setting_says_so() -> None:
-    assert user_tokens(REALM, types=("at+jwt", "JWT")).verify(signed(KEYCLOAK, typ="JWT")).merchant_id == "acme"
+    assert (
+        user_tokens(REALM, types=("at+jwt", "JWT")).verify(signed(KEYCLOAK, typ="JWT")).merchant_id
+        == "acme"
+    )
 
 
 def test_times_may_have_fractions_and_nbf_may_be_absent() -> None:
@@ -182,7 +202,9 @@ def test_times_may_have_fractions_and_nbf_may_be_absent() -> None:
         ({"merchant_id": 3}, "merchant_id"),
     ],
 )
-def test_a_wrong_claim_is_named_and_is_not_called_a_wrong_signature(change: dict[str, Any], word: str) -> None:
+def test_a_wrong_claim_is_named_and_is_not_called_a_wrong_signature(
+    change: dict[str, Any], word: str
+) -> None:
     with pytest.raises(TokenInvalid, match=rf"\({word}\)"):
         user_tokens(REALM).verify(signed({**KEYCLOAK, **change}))
 
@@ -193,38 +215,51 @@ def test_a_wrong_claim_is_named_and_is_not_called_a_wrong_signature(change: dict
 def test_a_token_of_keycloak_has_its_roles_in_an_object() -> None:
     names = ClaimNames(roles=("realm_access.roles",), role_names={"shop-clerk": "merchant"})
     user = user_tokens(REALM, names=names).verify(signed(KEYCLOAK))
-    assert (user.roles, user.merchant_id, user.subject) == ({Role.MERCHANT}, "acme", KEYCLOAK["sub"])
+    assert (user.roles, user.merchant_id, user.subject) == (
+        {Role.MERCHANT},
+        "acme",
+        KEYCLOAK["sub"],
+    )
 
 
 def test_a_token_of_entra_has_no_jti_its_own_type_and_audience_and_app_roles() -> None:
     tokens = user_tokens(
-        ENTRA["iss"], audience=ENTRA["aud"], types=("JWT",), names=ClaimNames(role_names={"Paymesh.Admin": "admin"})
+        ENTRA["iss"],
+        audience=ENTRA["aud"],
+        types=("JWT",),
+        names=ClaimNames(role_names={"Paymesh.Admin": "admin"}),
     )
     user = tokens.verify(signed(ENTRA, typ="JWT"))
     assert (user.roles, user.merchant_id, user.subject) == ({Role.ADMIN}, "", ENTRA["sub"])
 
 
-def test_a_token_of_auth0_has_permissions_a_claim_with_a_url_for_its_name_and_a_subject_with_a_bar() -> None:
+def test_a_token_of_auth0_has_permissions_a_claim_with_a_url_for_its_name_and_a_subject_with_a_bar() -> (
+    None
+):
     names = ClaimNames(
         roles=("permissions", "scope"),
         role_names={"orders:manage": "merchant"},
         merchant="https://shop.example/merchant",
     )
-    user = user_tokens(AUTH0["iss"], audience="https://api.shop.example", names=names).verify(signed(AUTH0))
+    user = user_tokens(AUTH0["iss"], audience="https://api.shop.example", names=names).verify(
+        signed(AUTH0)
+    )
     assert (user.roles, user.merchant_id) == ({Role.MERCHANT}, "acme")
     assert user.subject == "enc:auth0.7c507f1f77bcf86cd799439011"
 
 
 def test_roles_may_stand_in_a_scope() -> None:
-    user = user_tokens(REALM, names=ClaimNames(roles=("scope",), role_names={"profile": "user"})).verify(
-        signed(KEYCLOAK)
-    )
+    user = user_tokens(
+        REALM, names=ClaimNames(roles=("scope",), role_names={"profile": "user"})
+    ).verify(signed(KEYCLOAK))
     assert user.roles == {Role.USER}
 
 
 def test_a_buyer_without_roles_is_one_where_a_setting_says_so() -> None:
     assert user_tokens(REALM).verify(signed(KEYCLOAK)).roles == frozenset()
-    assert user_tokens(REALM, names=ClaimNames(default_role="user")).verify(signed(KEYCLOAK)).roles == {Role.USER}
+    assert user_tokens(REALM, names=ClaimNames(default_role="user")).verify(
+        signed(KEYCLOAK)
+    ).roles == {Role.USER}
 
 
 def test_the_settings_say_where_claims_are(tmp_path: Path) -> None:
@@ -237,7 +272,9 @@ def test_the_settings_say_where_claims_are(tmp_path: Path) -> None:
         user_token_role_names={"orders:manage": "merchant"},
         user_token_merchant_claim="https://shop.example/merchant",
     )
-    assert UserTokens.from_settings(settings, clock=FakeClock()).verify(signed(AUTH0)).roles == {Role.MERCHANT}
+    assert UserTokens.from_settings(settings, clock=FakeClock()).verify(signed(AUTH0)).roles == {
+        Role.MERCHANT
+    }
 
 
 # Tenants
@@ -245,7 +282,9 @@ def test_the_settings_say_where_claims_are(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("role", ["user", "merchant"])
 def test_a_token_without_a_merchant_opens_no_tenant(role: str) -> None:
-    claims = {name: value for name, value in KEYCLOAK.items() if name != "merchant_id"} | {"roles": [role]}
+    claims = {name: value for name, value in KEYCLOAK.items() if name != "merchant_id"} | {
+        "roles": [role]
+    }
     with pytest.raises(TokenInvalid, match="merchant_id is missing"):
         user_tokens(REALM).verify(signed(claims))
     with pytest.raises(TokenInvalid, match="merchant_id is missing"):
@@ -261,7 +300,9 @@ def test_a_buyer_without_a_merchant_is_one_of_the_default_shop_and_a_clerk_never
 
 
 def test_our_own_staff_needs_no_merchant() -> None:
-    claims = {name: value for name, value in KEYCLOAK.items() if name != "merchant_id"} | {"roles": ["admin"]}
+    claims = {name: value for name, value in KEYCLOAK.items() if name != "merchant_id"} | {
+        "roles": ["admin"]
+    }
     assert user_tokens(REALM).verify(signed(claims)).merchant_id == ""
 
 
@@ -269,7 +310,13 @@ def test_our_own_staff_needs_no_merchant() -> None:
 
 
 @pytest.mark.parametrize(
-    "sub", ["alice", "690222be-ff1a-4d56-abd1-7e4f7d38e474", "a.b@c:d", "HKZpfaHyWadeOouYlitjrI-KffTm222X5rrV3xDqfKQ"]
+    "sub",
+    [
+        "alice",
+        "690222be-ff1a-4d56-abd1-7e4f7d38e474",
+        "a.b@c:d",
+        "HKZpfaHyWadeOouYlitjrI-KffTm222X5rrV3xDqfKQ",
+    ],
 )
 def test_most_subjects_are_their_own_id(sub: str) -> None:
     assert subject_of(sub) == sub
@@ -303,7 +350,14 @@ def test_no_two_subjects_get_one_id_and_every_id_fits_our_pattern() -> None:
     assert len(set(ids)) == len(subjects)
     for each in ids:
         assert len(each) <= 64
-        assert each.replace("_", "").replace(".", "").replace(":", "").replace("@", "").replace("-", "").isalnum()
+        assert (
+            each.replace("_", "")
+            .replace(".", "")
+            .replace(":", "")
+            .replace("@", "")
+            .replace("-", "")
+            .isalnum()
+        )
 
 
 @pytest.mark.parametrize("sub", ["", "a b", "a\x00b", "alice\n", "ä", "a\u200bb", "x" * 256])

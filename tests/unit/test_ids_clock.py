@@ -13,7 +13,8 @@ from mesh.clock import SystemClock
 from mesh.ids import Ids, UlidIds
 from tests.fakes import EPOCH, FakeClock, FakeIds
 
-IDENTIFIER = re.compile(r"[A-Z]{1,6}[0-9A-HJKMNP-TV-Z]{26}", re.ASCII)  # Crockford's base 32 has no I, L, O, U
+# Crockford's base 32 has no I, L, O, U
+IDENTIFIER = re.compile(r"[A-Z]{1,6}[0-9A-HJKMNP-TV-Z]{26}", re.ASCII)
 
 
 def test_the_system_clock_is_aware_utc_and_cut_to_milliseconds() -> None:
@@ -26,7 +27,9 @@ def test_the_system_clock_is_aware_utc_and_cut_to_milliseconds() -> None:
 
 @pytest.mark.parametrize("ids", [UlidIds(FakeClock()), FakeIds()], ids=["real", "fake"])
 @pytest.mark.parametrize("prefix", ["PAY", "ORD", "RF", "ATTEMP"])
-def test_an_identifier_is_its_prefix_and_a_ulid_of_at_most_32_characters(ids: Ids, prefix: str) -> None:
+def test_an_identifier_is_its_prefix_and_a_ulid_of_at_most_32_characters(
+    ids: Ids, prefix: str
+) -> None:
     made = ids.new(prefix)
     assert made.startswith(prefix)
     assert len(made) <= 32
@@ -56,7 +59,8 @@ def test_an_identifier_carries_the_time_of_its_clock_and_not_of_the_machine() ->
 
 
 def test_the_time_in_an_identifier_is_that_of_the_ulid_specification() -> None:
-    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=1469918176385)  # the specification's own example
+    # the specification's own example
+    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=1469918176385)
     assert UlidIds(FakeClock(moment)).new("PAY")[3:13] == "01ARYZ6S41"
     assert UlidIds(FakeClock(datetime(1970, 1, 1, tzinfo=UTC))).new("PAY")[3:13] == "0000000000"
 

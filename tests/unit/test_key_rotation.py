@@ -1,4 +1,6 @@
-"""Keys, secrets and revoked tokens are read again when their files change, by a process that goes on."""
+"""Keys, secrets and revoked tokens are read again when their files change, by a process that goes
+on.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,12 @@ from typing import Any
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
 from jwt.algorithms import OKPAlgorithm
 from structlog.testing import capture_logs
 
@@ -64,7 +71,9 @@ def claims(**changes: Any) -> dict[str, Any]:
 
 
 def signed(key: Ed25519PrivateKey, kid: str, **changes: Any) -> str:
-    return jwt.encode(claims(**changes), key, algorithm="EdDSA", headers={"typ": "at+jwt", "kid": kid})
+    return jwt.encode(
+        claims(**changes), key, algorithm="EdDSA", headers={"typ": "at+jwt", "kid": kid}
+    )
 
 
 @pytest.fixture
@@ -77,7 +86,8 @@ def key_file(tmp_path: Path) -> Path:
 @pytest.fixture
 def tokens(key_file: Path, tmp_path: Path) -> UserTokens:
     return UserTokens.from_settings(
-        MeshSettings(user_token_jwks_file=key_file, user_tokens_revoked_file=tmp_path / "revoked"), clock=FakeClock()
+        MeshSettings(user_token_jwks_file=key_file, user_tokens_revoked_file=tmp_path / "revoked"),
+        clock=FakeClock(),
     )
 
 
@@ -123,7 +133,9 @@ def test_files_are_looked_at_once_a_second_and_not_at_every_call(
     monkeypatch.setattr(files, "LOOK_SECONDS", 1.0)
     file, now, looks = tmp_path / "f", [0.0], []
     file.write_text("1")
-    value = Reloaded("f", file.read_text, lambda: looks.append(now[0]) or (file,), now=lambda: now[0])
+    value = Reloaded(
+        "f", file.read_text, lambda: looks.append(now[0]) or (file,), now=lambda: now[0]
+    )
     for moment in (0.1, 0.5, 0.9):
         now[0] = moment
         write(file, str(moment))
@@ -169,13 +181,17 @@ def test_a_token_that_is_revoked_is_refused_from_then_on_although_it_was_remembe
     ],
     ids=str,
 )
-def test_every_other_token_is_still_good(tokens: UserTokens, tmp_path: Path, line: dict[str, Any]) -> None:
+def test_every_other_token_is_still_good(
+    tokens: UserTokens, tmp_path: Path, line: dict[str, Any]
+) -> None:
     write(tmp_path / "revoked", json.dumps(line))
     assert tokens.verify(signed(OLD, "old")).subject == "alice"
 
 
 @pytest.mark.parametrize("sub", ["auth0|1", "enc:auth0.7c1"])
-def test_a_person_is_revoked_by_the_claim_or_by_our_id(tokens: UserTokens, tmp_path: Path, sub: str) -> None:
+def test_a_person_is_revoked_by_the_claim_or_by_our_id(
+    tokens: UserTokens, tmp_path: Path, sub: str
+) -> None:
     write(tmp_path / "revoked", json.dumps({"sub": sub, "issued_before": NOW + 1}))
     refused(tokens, signed(OLD, "old", sub="auth0|1"), "revoked")
 
@@ -198,7 +214,10 @@ def test_a_list_that_is_not_understood_keeps_the_one_before_and_stops_a_start(
 
 
 def caller_key(folder: Path, key: Ed25519PrivateKey) -> None:
-    write(folder / "order_rpc.pem", key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    write(
+        folder / "order_rpc.pem",
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+    )
 
 
 def public_key(folder: Path, key: Ed25519PrivateKey, name: str = "order_rpc") -> None:
@@ -214,10 +233,14 @@ def test_a_service_gets_a_new_key_and_signs_with_it_and_the_others_take_it(tmp_p
     public_key(tmp_path, OLD)
     clock, ids = FakeClock(), FakeIds()
     signer = CallerTokens.from_settings(
-        MeshSettings(service="order_rpc", caller_key_file=tmp_path / "order_rpc.pem"), clock=clock, ids=ids
+        MeshSettings(service="order_rpc", caller_key_file=tmp_path / "order_rpc.pem"),
+        clock=clock,
+        ids=ids,
     )
     verifier = CallerTokens.from_settings(
-        MeshSettings(service="payment_rpc", caller_keys_dir=tmp_path / "public"), clock=clock, ids=ids
+        MeshSettings(service="payment_rpc", caller_keys_dir=tmp_path / "public"),
+        clock=clock,
+        ids=ids,
     )
     first = signer.sign("payment_rpc")
     assert verifier.verify(first).service == "order_rpc"
@@ -228,12 +251,18 @@ def test_a_service_gets_a_new_key_and_signs_with_it_and_the_others_take_it(tmp_p
     assert verifier.verify(signer.sign("payment_rpc")).service == "order_rpc"
 
 
-def test_a_caller_that_is_new_is_taken_without_a_restart_and_one_that_goes_is_refused(tmp_path: Path) -> None:
+def test_a_caller_that_is_new_is_taken_without_a_restart_and_one_that_goes_is_refused(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "public").mkdir()
     verifier = CallerTokens.from_settings(
-        MeshSettings(service="payment_rpc", caller_keys_dir=tmp_path / "public"), clock=FakeClock(), ids=FakeIds()
+        MeshSettings(service="payment_rpc", caller_keys_dir=tmp_path / "public"),
+        clock=FakeClock(),
+        ids=FakeIds(),
     )
-    token = CallerTokens("billing", clock=FakeClock(), ids=FakeIds(), private_key=NEW).sign("payment_rpc")
+    token = CallerTokens("billing", clock=FakeClock(), ids=FakeIds(), private_key=NEW).sign(
+        "payment_rpc"
+    )
     with pytest.raises(TokenInvalid, match="key"):
         verifier.verify(token)
     public_key(tmp_path, NEW, "billing")
@@ -252,7 +281,10 @@ def test_a_caller_that_is_new_is_taken_without_a_restart_and_one_that_goes_is_re
         (b"a" * 32, [b"a" * 32]),
         (b"  " + b"a" * 40 + b"\r\n", [b"a" * 40]),
         (b"a" * 32 + b"\n" + b"b" * 33 + b"\n", [b"a" * 32, b"b" * 33]),
-        (bytes(range(16)) + b"\n" + bytes(range(200, 232)), [bytes(range(16)) + b"\n" + bytes(range(200, 232))]),
+        (
+            bytes(range(16)) + b"\n" + bytes(range(200, 232)),
+            [bytes(range(16)) + b"\n" + bytes(range(200, 232))],
+        ),
     ],
     ids=["one", "spaces", "two", "binary"],
 )
@@ -281,7 +313,8 @@ def test_user_tokens_of_the_secret_before_live_on_while_it_stands_in_the_file(
     old, new = b"o" * 32, b"n" * 32
     (tmp_path / "secret").write_bytes(old)
     tokens = UserTokens.from_settings(
-        MeshSettings(environment="test", user_token_secret_file=tmp_path / "secret"), clock=FakeClock()
+        MeshSettings(environment="test", user_token_secret_file=tmp_path / "secret"),
+        clock=FakeClock(),
     )
     tokens.verify(hs256(old))
     write(tmp_path / "secret", new + b"\n" + old)

@@ -1,4 +1,6 @@
-"""What watches that no method is refused with what its operation does not list: it sees every method, and it sees what it should."""
+"""What watches that no method is refused with what its operation does not list: it sees every
+method, and it sees what it should.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,11 @@ def refusal_classes(service: str) -> dict[str, type[MeshError]]:
     found, new = set[type[MeshError]](), {MeshError}
     while new := {inner for outer in new for inner in outer.__subclasses__()} - found:
         found |= new
-    return {kind.__name__: kind for kind in found if kind.__module__.split(".")[0] in (service, "mesh") and not issubclass(kind, RemoteError)}
+    return {
+        kind.__name__: kind
+        for kind in found
+        if kind.__module__.split(".")[0] in (service, "mesh") and not issubclass(kind, RemoteError)
+    }
 
 
 @pytest.mark.parametrize(("kind", "name"), sorted(use_cases(), key=str))
@@ -59,11 +65,17 @@ def test_the_use_case_of_every_method_is_watched() -> None:
 
 
 @pytest.mark.parametrize("is_stream", [False, True])
-@pytest.mark.parametrize(("error", "seen"), [
-    (OrderNotFound(), None), (OutOfStock(), ("paymesh.order.v1", "OUT_OF_STOCK")),
-    (of_payment("CARD_DECLINED"), ("paymesh.payment.v1", "CARD_DECLINED")),
-])
-async def test_a_refusal_that_is_not_listed_is_seen_and_goes_on_its_way(error: MeshError, seen: tuple[str, str] | None, *, is_stream: bool) -> None:
+@pytest.mark.parametrize(
+    ("error", "seen"),
+    [
+        (OrderNotFound(), None),
+        (OutOfStock(), ("paymesh.order.v1", "OUT_OF_STOCK")),
+        (of_payment("CARD_DECLINED"), ("paymesh.payment.v1", "CARD_DECLINED")),
+    ],
+)
+async def test_a_refusal_that_is_not_listed_is_seen_and_goes_on_its_way(
+    error: MeshError, seen: tuple[str, str] | None, *, is_stream: bool
+) -> None:
     async def refuses() -> None:
         raise error
 
@@ -89,24 +101,44 @@ def test_what_one_of_several_methods_lists_is_listed() -> None:
     assert listed_errors.unlisted == set()
 
 
-@pytest.mark.parametrize(("method", "code", "reason", "seen"), [
-    (GET_ORDER, 5, "ORDER_NOT_FOUND", False), (GET_ORDER, 9, "OUT_OF_STOCK", True), (GET_ORDER, 0, "", False), (GET_ORDER, 1, "CANCELLED", False),
-    ("/paymesh.echo.v1.EchoService/Echo", 9, "ECHO_REFUSED", False),
-])
-async def test_the_log_of_a_server_says_what_was_refused(method: str, code: int, reason: str, *, seen: bool) -> None:
+@pytest.mark.parametrize(
+    ("method", "code", "reason", "seen"),
+    [
+        (GET_ORDER, 5, "ORDER_NOT_FOUND", False),
+        (GET_ORDER, 9, "OUT_OF_STOCK", True),
+        (GET_ORDER, 0, "", False),
+        (GET_ORDER, 1, "CANCELLED", False),
+        ("/paymesh.echo.v1.EchoService/Echo", 9, "ECHO_REFUSED", False),
+    ],
+)
+async def test_the_log_of_a_server_says_what_was_refused(
+    method: str, code: int, reason: str, *, seen: bool
+) -> None:
     stream = io.StringIO()
     log = CallLog("order_rpc", stream=stream)
     call = Call(trace=Trace.start(None), deadline=0)
     call.refusal = reason
     log.write(method, code, 0, 0.1, call)
     log.flush()
-    assert unlisted_in(["something else", *stream.getvalue().splitlines()]) == ({(method, reason)} if seen else set())
+    assert unlisted_in(["something else", *stream.getvalue().splitlines()]) == (
+        {(method, reason)} if seen else set()
+    )
 
 
-@pytest.mark.parametrize(("route", "reason", "seen"), [
-    ("/api/v1/orders/{order_id}", "ORDER_NOT_FOUND", False), ("/api/v1/orders/{order_id}", "BODY_TOO_LARGE", True),
-    ("/api/v1/orders/{order_id}", "", False), ("/healthz", "UNAVAILABLE", False),
-])
-def test_the_log_of_the_gateway_says_what_was_refused(route: str, reason: str, *, seen: bool) -> None:
-    line = json.dumps({"event": "request", "verb": "GET", "route": route, "refusal": reason}, separators=(",", ":"))
+@pytest.mark.parametrize(
+    ("route", "reason", "seen"),
+    [
+        ("/api/v1/orders/{order_id}", "ORDER_NOT_FOUND", False),
+        ("/api/v1/orders/{order_id}", "BODY_TOO_LARGE", True),
+        ("/api/v1/orders/{order_id}", "", False),
+        ("/healthz", "UNAVAILABLE", False),
+    ],
+)
+def test_the_log_of_the_gateway_says_what_was_refused(
+    route: str, reason: str, *, seen: bool
+) -> None:
+    line = json.dumps(
+        {"event": "request", "verb": "GET", "route": route, "refusal": reason},
+        separators=(",", ":"),
+    )
     assert unlisted_in([line, line[:-9]]) == ({(f"GET {route}", reason)} if seen else set())

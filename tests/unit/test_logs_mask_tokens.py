@@ -7,12 +7,25 @@ import pytest
 
 from mesh.logs import redacted
 
-TOKEN = jwt.encode({"sub": "alice", "iss": "paymesh"}, "s" * 32, algorithm="HS256", headers={"typ": "at+jwt"})
+TOKEN = jwt.encode(
+    {"sub": "alice", "iss": "paymesh"}, "s" * 32, algorithm="HS256", headers={"typ": "at+jwt"}
+)
 
 
-@pytest.mark.parametrize("text", [
-    "{}", "refused {}", "upstream said: {} is not good", "a={}&b=1", '{{"detail": "{}"}}', "x,{},y", "({})", "{}.", "{}\nnext line",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{}",
+        "refused {}",
+        "upstream said: {} is not good",
+        "a={}&b=1",
+        '{{"detail": "{}"}}',
+        "x,{},y",
+        "({})",
+        "{}.",
+        "{}\nnext line",
+    ],
+)
 def test_a_bare_jwt_is_masked_wherever_it_stands(text: str) -> None:
     masked = redacted(text.format(TOKEN))
     for part in TOKEN.split("."):
@@ -33,25 +46,56 @@ def test_what_only_looks_like_the_begin_of_one_is_left_alone() -> None:
     assert redacted("eyJ is how they begin") == "eyJ is how they begin"
 
 
-@pytest.mark.parametrize("number", ["4111111111111111", "4111 1111 1111 1111", "4111-1111-1111-1111", "378282246310005", "6222020000000000000"])
+@pytest.mark.parametrize(
+    "number",
+    [
+        "4111111111111111",
+        "4111 1111 1111 1111",
+        "4111-1111-1111-1111",
+        "378282246310005",
+        "6222020000000000000",
+    ],
+)
 @pytest.mark.parametrize("text", ["{}", "card {} was refused", "number={}&cvv=1", "[{}]"])
 def test_a_card_number_is_masked_however_it_is_written(text: str, number: str) -> None:
     assert number not in redacted(text.format(number))
 
 
-@pytest.mark.parametrize("text", ["Bearer {}", "authorization: bearer {}", "BEARER {}", "(Bearer {})"])
+@pytest.mark.parametrize(
+    "text", ["Bearer {}", "authorization: bearer {}", "BEARER {}", "(Bearer {})"]
+)
 def test_a_bearer_token_is_masked_whatever_its_form(text: str) -> None:
     assert "opaque-123" not in redacted(text.format("opaque-123"))
 
 
-@pytest.mark.parametrize("name", [
-    "authorization", "access_token", "client_secret", "db_password", "passwd", "cvv", "card_cvc", "card_number", "credit_card_number", "private_key",
-    "signature", "x_channel_signature", "dsn", "database_url", "redis_url", "X-Paymesh-Caller",
-])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "authorization",
+        "access_token",
+        "client_secret",
+        "db_password",
+        "passwd",
+        "cvv",
+        "card_cvc",
+        "card_number",
+        "credit_card_number",
+        "private_key",
+        "signature",
+        "x_channel_signature",
+        "dsn",
+        "database_url",
+        "redis_url",
+        "X-Paymesh-Caller",
+    ],
+)
 def test_a_value_is_masked_by_its_name(name: str) -> None:
     assert redacted({"outer": [{name: "abc"}]}) == {"outer": [{name: "***"}]}
 
 
 def test_passwords_in_urls_are_masked() -> None:
-    assert redacted("cannot reach mysql://shop:hunter2@db:3306/x") == "cannot reach mysql://***@db:3306/x"
+    assert (
+        redacted("cannot reach mysql://shop:hunter2@db:3306/x")
+        == "cannot reach mysql://***@db:3306/x"
+    )
     assert "hunter2" not in redacted("redis://:hunter2@cache:6379/0")

@@ -1,5 +1,7 @@
-"""MySQL and MariaDB compare our strings with PAD SPACE: 'a' and 'a ' are one key there, and two on SQLite. No collation without padding is known to
-both, so no key may end with a space: each column of a key has an origin here, and each origin is shown to refuse one."""
+"""MySQL and MariaDB compare our strings with PAD SPACE: 'a' and 'a ' are one key there, and two on
+SQLite. No collation without padding is known to
+both, so no key may end with a space: each column of a key has an origin here, and each origin is
+shown to refuse one."""
 
 from __future__ import annotations
 
@@ -28,7 +30,11 @@ from mesh.errors import TokenInvalid
 from mesh.ids import UlidIds
 from mesh.validation import violations_of
 
-TABLES = [table for module in (payment_rpc.tables, order_rpc.tables, seckill_rpc.tables) for table in module.metadata.sorted_tables]
+TABLES = [
+    table
+    for module in (payment_rpc.tables, order_rpc.tables, seckill_rpc.tables)
+    for table in module.metadata.sorted_tables
+]
 METHODS = load_schema().methods
 for _module in pkgutil.walk_packages(paymesh.__path__, "paymesh."):
     if _module.name.endswith("_pb2"):
@@ -47,28 +53,85 @@ class Origin(Enum):
 
 O = Origin
 ORIGINS = {
-    "account": O.OURS, "activity_id": O.CALLER, "aggregate_id": O.OURS, "attempt_id": O.OURS, "attention_key": O.OURS, "automatic_of": O.OURS,
-    "business_key": O.OURS, "callback_id": O.OURS, "caller": O.TOKEN, "channel": O.CALLER, "channel_refund_no": O.CHANNEL,
-    "channel_trade_no": O.CHANNEL, "client_request_id": O.CALLER, "consumer": O.OURS, "content_hash": O.OURS, "currency": O.CALLER,
-    "dedupe_key": O.OURS, "destination": O.OURS, "difference_id": O.CALLER, "difference_key": O.OURS, "entity": O.OURS, "entry_id": O.OURS,
-    "event_id": O.CALLER, "figure": O.OURS, "idempotency_key": O.HEADER, "import_id": O.CALLER, "live_request": O.OURS, "log": O.OURS,
-    "merchant_id": O.CALLER, "method": O.OURS, "op_id": O.CALLER, "order_id": O.CALLER, "payment_id": O.CALLER, "refund_id": O.CALLER,
-    "request_id": O.CALLER, "resource_id": O.OURS, "result": O.OURS, "sku_id": O.CALLER, "state": O.OURS, "statement_date": O.CALLER,
+    "account": O.OURS,
+    "activity_id": O.CALLER,
+    "aggregate_id": O.OURS,
+    "attempt_id": O.OURS,
+    "attention_key": O.OURS,
+    "automatic_of": O.OURS,
+    "business_key": O.OURS,
+    "callback_id": O.OURS,
+    "caller": O.TOKEN,
+    "channel": O.CALLER,
+    "channel_refund_no": O.CHANNEL,
+    "channel_trade_no": O.CHANNEL,
+    "client_request_id": O.CALLER,
+    "consumer": O.OURS,
+    "content_hash": O.OURS,
+    "currency": O.CALLER,
+    "dedupe_key": O.OURS,
+    "destination": O.OURS,
+    "difference_id": O.CALLER,
+    "difference_key": O.OURS,
+    "entity": O.OURS,
+    "entry_id": O.OURS,
+    "event_id": O.CALLER,
+    "figure": O.OURS,
+    "idempotency_key": O.HEADER,
+    "import_id": O.CALLER,
+    "live_request": O.OURS,
+    "log": O.OURS,
+    "merchant_id": O.CALLER,
+    "method": O.OURS,
+    "op_id": O.CALLER,
+    "order_id": O.CALLER,
+    "payment_id": O.CALLER,
+    "refund_id": O.CALLER,
+    "request_id": O.CALLER,
+    "resource_id": O.OURS,
+    "result": O.OURS,
+    "sku_id": O.CALLER,
+    "state": O.OURS,
+    "statement_date": O.CALLER,
     "user_id": O.CALLER,
 }
 # Fields of requests that may end with a space. None of them goes into a key.
-FREE = {"reason", "remark", "name", "recipient", "phone", "region", "city", "street", "postal_code", "carrier", "credit_card_number",
-        "credit_card_cvv", "timestamp", "signature"}
+FREE = {
+    "reason",
+    "remark",
+    "name",
+    "recipient",
+    "phone",
+    "region",
+    "city",
+    "street",
+    "postal_code",
+    "carrier",
+    "credit_card_number",
+    "credit_card_cvv",
+    "timestamp",
+    "signature",
+}
 
 
 def keys(table: Table) -> Iterator[tuple[str, bool]]:
     """The string columns of keys and indexes, and whether the key is unique."""
-    unique = [table.primary_key, *(rule for rule in table.constraints if isinstance(rule, UniqueConstraint))]
-    for key, is_unique in [*((rule, True) for rule in unique), *((index, bool(index.unique)) for index in table.indexes)]:
-        yield from ((column.name, is_unique) for column in key.columns if isinstance(column.type, String))
+    unique = [
+        table.primary_key,
+        *(rule for rule in table.constraints if isinstance(rule, UniqueConstraint)),
+    ]
+    for key, is_unique in [
+        *((rule, True) for rule in unique),
+        *((index, bool(index.unique)) for index in table.indexes),
+    ]:
+        yield from (
+            (column.name, is_unique) for column in key.columns if isinstance(column.type, String)
+        )
 
 
-def texts(message: Descriptor, above: tuple[FieldDescriptor, ...] = ()) -> Iterator[tuple[FieldDescriptor, ...]]:
+def texts(
+    message: Descriptor, above: tuple[FieldDescriptor, ...] = ()
+) -> Iterator[tuple[FieldDescriptor, ...]]:
     """The paths of a message's string fields."""
     for field in message.fields:
         if field.type == FieldDescriptor.TYPE_STRING:
@@ -91,8 +154,11 @@ def put(message: Message, path: tuple[FieldDescriptor, ...], text: str) -> None:
 
 def is_refused(message: Message, path: tuple[FieldDescriptor, ...]) -> bool:
     """Whether the rules of the contract name that very field."""
-    broken = [[element.field_name for element in proto.field.elements] for proto in (violation.proto for violation in violations_of(message))
-              if proto.field is not None]  # None: a rule of several fields
+    broken = [
+        [element.field_name for element in proto.field.elements]
+        for proto in (violation.proto for violation in violations_of(message))
+        if proto.field is not None
+    ]  # None: a rule of several fields
     return [field.name for field in path] in broken
 
 
@@ -101,13 +167,20 @@ def test_every_column_of_every_key_has_an_origin() -> None:
 
 
 def test_numbers_of_channels_are_no_keys() -> None:
-    assert [(table.name, name) for table in TABLES for name, is_unique in keys(table) if is_unique and ORIGINS[name] is O.CHANNEL] == []
+    assert [
+        (table.name, name)
+        for table in TABLES
+        for name, is_unique in keys(table)
+        if is_unique and ORIGINS[name] is O.CHANNEL
+    ] == []
 
 
 @pytest.mark.parametrize("path", sorted(method.policy.path for method in METHODS))
 def test_no_field_of_a_request_that_may_end_with_a_space_goes_into_a_key(path: str) -> None:
     [method] = [method for method in METHODS if method.policy.path == path]
-    request = message_factory.GetMessageClass(descriptor_pool.Default().FindMessageTypeByName(method.input_type.full_name))
+    request = message_factory.GetMessageClass(
+        descriptor_pool.Default().FindMessageTypeByName(method.input_type.full_name)
+    )
     taken = set()
     for field in texts(request.DESCRIPTOR):
         for text in ("a ", "A ", "1 ", "PAY1 ", "2026-11-20 "):
@@ -120,7 +193,10 @@ def test_no_field_of_a_request_that_may_end_with_a_space_goes_into_a_key(path: s
 
 
 def test_every_key_that_callers_name_is_a_field_of_some_request() -> None:
-    named = {field[-1].name for method in METHODS for field in texts(method.input_type)} | {"statement_date"}  # there it is called date
+    # there it is called date
+    named = {field[-1].name for method in METHODS for field in texts(method.input_type)} | {
+        "statement_date"
+    }
     assert {name for name, origin in ORIGINS.items() if origin is O.CALLER} <= named
 
 

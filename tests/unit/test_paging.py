@@ -12,7 +12,7 @@ TOKENS = PageTokens(b"p" * 32)
 OURS = {"list_name": "ListOrders", "filter": {"merchant_id": "mall", "user_id": "alice"}}
 
 
-@given(at=st.integers(-2**63, 2**63 - 1), order_id=st.text(max_size=32))
+@given(at=st.integers(-(2**63), 2**63 - 1), order_id=st.text(max_size=32))
 def test_a_token_gives_back_the_key_it_was_made_of(at: int, order_id: str) -> None:
     token = TOKENS.encode(**OURS, key=(at, order_id))
     assert TOKENS.decode(token, **OURS, types=(int, str)) == (at, order_id)
@@ -28,13 +28,16 @@ def test_a_token_is_short_and_fits_into_a_url() -> None:
     assert token.replace("-", "").replace("_", "").replace(".", "").isalnum()
 
 
-@pytest.mark.parametrize("other", [
-    {**OURS, "list_name": "ListPayments"},
-    {**OURS, "filter": {"merchant_id": "mall", "user_id": "bob"}},
-    {**OURS, "filter": {"merchant_id": "mall"}},
-    {**OURS, "filter": {"merchant_id": "mall", "user_id": "alice", "state": "PAID"}},
-    {**OURS, "filter": {"merchant_id": "malluser_id", "": "alice"}},
-])
+@pytest.mark.parametrize(
+    "other",
+    [
+        {**OURS, "list_name": "ListPayments"},
+        {**OURS, "filter": {"merchant_id": "mall", "user_id": "bob"}},
+        {**OURS, "filter": {"merchant_id": "mall"}},
+        {**OURS, "filter": {"merchant_id": "mall", "user_id": "alice", "state": "PAID"}},
+        {**OURS, "filter": {"merchant_id": "malluser_id", "": "alice"}},
+    ],
+)
 def test_a_token_is_good_for_its_list_and_filter_only(other: dict) -> None:
     token = TOKENS.encode(**OURS, key=(1, "a"))
     with pytest.raises(PageTokenInvalid):
@@ -43,7 +46,12 @@ def test_a_token_is_good_for_its_list_and_filter_only(other: dict) -> None:
 
 def test_the_order_of_a_filter_does_not_matter() -> None:
     token = TOKENS.encode(**OURS, key=(1,))
-    assert TOKENS.decode(token, list_name="ListOrders", filter={"user_id": "alice", "merchant_id": "mall"}, types=(int,)) == (1,)
+    assert TOKENS.decode(
+        token,
+        list_name="ListOrders",
+        filter={"user_id": "alice", "merchant_id": "mall"},
+        types=(int,),
+    ) == (1,)
 
 
 @pytest.mark.parametrize("types", [(int,), (str, int), (int, int), (str, str), (int, str, str), ()])
@@ -68,7 +76,7 @@ def test_what_we_did_not_make_is_refused(token: str) -> None:
 def test_a_changed_character_is_refused() -> None:
     token = TOKENS.encode(**OURS, key=(1, "a"))
     for index, character in enumerate(token[:-1]):
-        changed = token[:index] + ("A" if character != "A" else "B") + token[index + 1:]
+        changed = token[:index] + ("A" if character != "A" else "B") + token[index + 1 :]
         with pytest.raises(PageTokenInvalid):
             TOKENS.decode(changed, **OURS, types=(int, str))
 
@@ -85,6 +93,8 @@ def test_secrets_are_long_and_must_be_there() -> None:
         PageTokens.from_settings(MeshSettings())
 
 
-@pytest.mark.parametrize(("asked", "rows"), [(0, 20), (1, 1), (100, 100), (101, 100), (10_000, 100), (-1, 20)])
+@pytest.mark.parametrize(
+    ("asked", "rows"), [(0, 20), (1, 1), (100, 100), (101, 100), (10_000, 100), (-1, 20)]
+)
 def test_a_page_has_twenty_rows_unless_asked_and_a_hundred_at_most(asked: int, rows: int) -> None:
     assert page_size(asked) == rows

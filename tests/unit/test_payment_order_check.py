@@ -1,4 +1,6 @@
-"""May this buyer pay this amount for this order now? Every way in which the answer is no, by name."""
+"""May this buyer pay this amount for this order now? Every way in which the answer is no, by
+name.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +14,42 @@ from hypothesis import strategies as st
 from mesh.errors import InvalidArgument
 from mesh.money import Money
 from order_rpc.domain.order import OrderState
-from payment_rpc.domain.errors import AmountMismatch, CurrencyMismatch, OrderAlreadyPaid, OrderNotFound, OrderNotPayable
+from payment_rpc.domain.errors import (
+    AmountMismatch,
+    CurrencyMismatch,
+    OrderAlreadyPaid,
+    OrderNotFound,
+    OrderNotPayable,
+)
 from payment_rpc.domain.order import OrderToPay, canonical_amount
 from tests.fakes import EPOCH
 
-ORDER = OrderToPay(order_id="ORD1", merchant_id="mall", user_id="u1", amount=Money(10000, "CNY"), state="PENDING_PAYMENT",
-                   expires_at=EPOCH + timedelta(minutes=30))
+ORDER = OrderToPay(
+    order_id="ORD1",
+    merchant_id="mall",
+    user_id="u1",
+    amount=Money(10000, "CNY"),
+    state="PENDING_PAYMENT",
+    expires_at=EPOCH + timedelta(minutes=30),
+)
 YEN = replace(ORDER, amount=Money(100, "JPY"))
 
 
-def check(order: OrderToPay = ORDER, *, user_id: str = "u1", amount: str = "100.00", currency: str = "", after: timedelta = timedelta(0)) -> None:
+def check(
+    order: OrderToPay = ORDER,
+    *,
+    user_id: str = "u1",
+    amount: str = "100.00",
+    currency: str = "",
+    after: timedelta = timedelta(0),
+) -> None:
     order.check(user_id=user_id, amount=amount, currency=currency, now=EPOCH + after)
 
 
-@pytest.mark.parametrize(("amount", "currency"), [("100.00", ""), ("100", "CNY"), ("100.0", "CNY"), ("", ""), ("0100.00", "")])
+@pytest.mark.parametrize(
+    ("amount", "currency"),
+    [("100.00", ""), ("100", "CNY"), ("100.0", "CNY"), ("", ""), ("0100.00", "")],
+)
 def test_the_order_in_any_spelling_of_its_amount_may_be_paid(amount: str, currency: str) -> None:
     check(amount=amount, currency=currency)
 
@@ -41,8 +65,29 @@ def test_another_amount_is_refused_by_the_name_of_the_field(amount: str) -> None
     assert refused.value.fields == {"amount": "the order costs 100.00 CNY"}
 
 
-@pytest.mark.parametrize("amount", ["0", "0.00", "-1", "+1", "1e3", "0.001", "NaN", "Infinity", "1" * 16, "99.990000000000001", "100,00", " 100",
-                                    "1_00", "١٠٠", ".5", "5.", "0x64", "100.00\n"])
+@pytest.mark.parametrize(
+    "amount",
+    [
+        "0",
+        "0.00",
+        "-1",
+        "+1",
+        "1e3",
+        "0.001",
+        "NaN",
+        "Infinity",
+        "1" * 16,
+        "99.990000000000001",
+        "100,00",
+        " 100",
+        "1_00",
+        "١٠٠",
+        ".5",
+        "5.",
+        "0x64",
+        "100.00\n",
+    ],
+)
 def test_what_is_no_amount_is_refused_by_the_name_of_the_field(amount: str) -> None:
     with pytest.raises(InvalidArgument) as refused:
         check(amount=amount)
@@ -102,8 +147,19 @@ def test_a_state_that_we_do_not_know_is_not_paid() -> None:
         check(replace(ORDER, state="CREATING"))
 
 
-@pytest.mark.parametrize(("text", "canonical"), [
-    ("100", "100"), ("100.0", "100"), ("100.00", "100"), ("0100.00", "100"), ("99.90", "99.9"), ("0.01", "0.01"), ("00.010", "0.01"), ("", "0")])
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("100", "100"),
+        ("100.0", "100"),
+        ("100.00", "100"),
+        ("0100.00", "100"),
+        ("99.90", "99.9"),
+        ("0.01", "0.01"),
+        ("00.010", "0.01"),
+        ("", "0"),
+    ],
+)
 def test_the_spellings_of_an_amount_have_one_canonical_form(text: str, canonical: str) -> None:
     assert canonical_amount(text) == canonical
 
@@ -116,7 +172,9 @@ def test_zero_is_refused_before_anything_is_asked(text: str) -> None:
 
 
 @given(st.integers(1, 10**12 - 1), st.integers(0, 3))
-def test_two_spellings_are_the_same_request_exactly_when_they_are_the_same_money(minor: int, zeros: int) -> None:
+def test_two_spellings_are_the_same_request_exactly_when_they_are_the_same_money(
+    minor: int, zeros: int
+) -> None:
     text = Money(minor, "KWD").format()
     assert canonical_amount("0" * zeros + text.rstrip("0").rstrip(".")) == canonical_amount(text)
     assert Money.parse(canonical_amount(text), "KWD") == Money(minor, "KWD")

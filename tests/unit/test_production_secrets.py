@@ -1,4 +1,6 @@
-"""What production believes of a payment channel: nothing that is signed with a secret that everybody knows, and nothing at all without secrets."""
+"""What production believes of a payment channel: nothing that is signed with a secret that
+everybody knows, and nothing at all without secrets.
+"""
 
 from __future__ import annotations
 
@@ -22,15 +24,20 @@ def test_the_published_secret_counts_in_development_alone() -> None:
     assert not believed(PaymentSettings(environment="production"), PUBLISHED_MD5_SECRET)
 
 
-def test_production_refuses_the_published_secret_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_production_refuses_the_published_secret_in_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "md5.secret"
     file.write_text(PUBLISHED_MD5_SECRET)
-    monkeypatch.setattr("mesh.settings.SECRET_BYTES_MIN", 8)  # it is short, too; that alone must not be what saves us
+    # it is short, too; that alone must not be what saves us
+    monkeypatch.setattr("mesh.settings.SECRET_BYTES_MIN", 8)
     with pytest.raises(ValueError, match="published"):
         _sandbox(PaymentSettings(environment="production", sandbox_md5_secret_file=file))
 
 
-def test_payment_rpc_starts_in_production_without_a_channel_and_two_processes_share_no_secret() -> None:
+def test_payment_rpc_starts_in_production_without_a_channel_and_two_processes_share_no_secret() -> (
+    None
+):
     first, second = (_sandbox(PaymentSettings(environment="production")) for _ in range(2))
     assert set(first._md5_secrets).isdisjoint(second._md5_secrets)
     assert all(len(secret) >= 32 for secret in first._md5_secrets)
@@ -41,7 +48,12 @@ class ToldRedis:
         self._executable = executable
 
     async def info(self) -> dict[str, object]:
-        return {"redis_version": "6.2.14", "maxmemory_policy": "noeviction", "aof_enabled": 1, "executable": self._executable}
+        return {
+            "redis_version": "6.2.14",
+            "maxmemory_policy": "noeviction",
+            "aof_enabled": 1,
+            "executable": self._executable,
+        }
 
 
 async def test_the_redis_inside_the_wheel_is_refused_in_production_and_taken_for_trials() -> None:

@@ -25,8 +25,14 @@ OTHERS = {"RUNNING", "HTTP", "UPDATE", "UPDATEs", "NULL", "CHECK", "CHECKs"}
 
 def states() -> Iterator[str]:
     """The members of every enum of the three domains."""
-    paths = [path for service in SERVICES for path in sorted((ROOT / service / "domain").glob("[a-z]*.py"))]
-    for module in (importlib.import_module(f"{path.parent.parent.name}.domain.{path.stem}") for path in paths):
+    paths = [
+        path
+        for service in SERVICES
+        for path in sorted((ROOT / service / "domain").glob("[a-z]*.py"))
+    ]
+    for module in (
+        importlib.import_module(f"{path.parent.parent.name}.domain.{path.stem}") for path in paths
+    ):
         for _, kind in inspect.getmembers(module, inspect.isclass):
             if issubclass(kind, Enum):
                 yield from (str(member.value) for member in kind)
@@ -45,9 +51,15 @@ def test_every_rpc_of_the_page_is_one() -> None:
 
 
 def test_every_account_and_column_of_the_page_is_one() -> None:
-    names = {name for name in re.findall(r"`([a-z]+(?:_[a-z]+)*)`", PAGE) if not name.endswith("_rpc")}
-    columns = {column.name.removesuffix("_minor") for tables in (payment_tables, order_tables, seckill_tables)
-               for table in tables.metadata.tables.values() for column in table.columns}
+    names = {
+        name for name in re.findall(r"`([a-z]+(?:_[a-z]+)*)`", PAGE) if not name.endswith("_rpc")
+    }
+    columns = {
+        column.name.removesuffix("_minor")
+        for tables in (payment_tables, order_tables, seckill_tables)
+        for table in tables.metadata.tables.values()
+        for column in table.columns
+    }
     accounts = {name for name, _ in inspect.getmembers(ledger, inspect.isfunction)} | {"loss"}
     assert names - columns - accounts == set()
 
@@ -61,7 +73,15 @@ def test_every_file_of_the_page_is_there() -> None:
 def test_every_section_that_the_code_points_to_is_there() -> None:
     sections = set(re.findall(r"^## (\d)\.", PAGE, re.MULTILINE))
     headings = set(re.findall(r"^### (\w+)", PAGE, re.MULTILINE))
-    pointers = {pointer for folder in (*SERVICES, "mesh", "gateway", "tests") for path in (ROOT / folder).rglob("*.py")
-                for pointer in re.findall(r"docs/protocols\.md (\d)(?:, ([A-Z]\w+))?", path.read_text())}
+    pointers = {
+        pointer
+        for folder in (*SERVICES, "mesh", "gateway", "tests")
+        for path in (ROOT / folder).rglob("*.py")
+        for pointer in re.findall(r"docs/protocols\.md (\d)(?:, ([A-Z]\w+))?", path.read_text())
+    }
     assert pointers
-    assert {(section, heading) for section, heading in pointers if section not in sections or (heading and heading not in headings)} == set()
+    assert {
+        (section, heading)
+        for section, heading in pointers
+        if section not in sections or (heading and heading not in headings)
+    } == set()

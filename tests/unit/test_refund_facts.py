@@ -1,5 +1,5 @@
-"""What news of a refund makes of it and its payment, by table: which news counts, whose money moves, when a person is
-called."""
+"""What news of a refund makes of it and its payment, by table: which news counts, whose money
+moves, when a person is called."""
 
 from __future__ import annotations
 
@@ -14,7 +14,13 @@ from mesh.money import Money
 from payment_rpc.domain.ledger import LOSS, Side
 from payment_rpc.domain.payment import Payment, PaymentState
 from payment_rpc.domain.refund import OPEN, Refund, RefundState
-from payment_rpc.domain.refund_facts import RefundDecision, RefundFact, RefundFactKind, apply_refund_fact, steps_of
+from payment_rpc.domain.refund_facts import (
+    RefundDecision,
+    RefundFact,
+    RefundFactKind,
+    apply_refund_fact,
+    steps_of,
+)
 from tests.builders_payment import a_payment
 from tests.fakes import EPOCH
 
@@ -54,19 +60,30 @@ def a_refund(state: RefundState = S.SUBMITTED, **changes: Any) -> Refund:
     )
     return replace(
         started,
-        **{"state": state, "next_query_at": EPOCH if state in OPEN else None, "channel_refund_no": "SR0", **changes},
+        **{
+            "state": state,
+            "next_query_at": EPOCH if state in OPEN else None,
+            "channel_refund_no": "SR0",
+            **changes,
+        },
     )
 
 
-def paid(state: PaymentState = P.SUCCESS, *, refunded: int = 0, reserved: int = 0, disputed: int = 0) -> Payment:
+def paid(
+    state: PaymentState = P.SUCCESS, *, refunded: int = 0, reserved: int = 0, disputed: int = 0
+) -> Payment:
     """A payment of 100.00 of which a part went back, is on its way, or is disputed."""
-    return a_payment(state, refunded=cny(refunded), refund_reserved=cny(reserved), disputed=cny(disputed))
+    return a_payment(
+        state, refunded=cny(refunded), refund_reserved=cny(reserved), disputed=cny(disputed)
+    )
 
 
 def told(
     payment: Payment, refund: Refund, kind: RefundFactKind, *, is_kept: bool = False, **fact: Any
 ) -> RefundDecision:
-    return apply_refund_fact(payment, refund, RefundFact(kind=kind, **fact), is_kept=is_kept, at=EPOCH)
+    return apply_refund_fact(
+        payment, refund, RefundFact(kind=kind, **fact), is_kept=is_kept, at=EPOCH
+    )
 
 
 def moved(decision: RefundDecision) -> tuple[str, str]:
@@ -85,11 +102,18 @@ def amounts(payment: Payment) -> tuple[int, int]:
 def test_each_news_does_what_the_table_says_and_repeats_without_effect(
     state: RefundState, kind: RefundFactKind
 ) -> None:
-    payment = paid(reserved=4000 if state in OPEN else 0, refunded=4000 if state is S.SUCCESS else 0)
+    payment = paid(
+        reserved=4000 if state in OPEN else 0, refunded=4000 if state is S.SUCCESS else 0
+    )
     refund = a_refund(state)
     decision = told(payment, refund, kind)
     if (state, kind) not in BECOMES:
-        assert (decision.payment, decision.refund, decision.booking, decision.attention) == (payment, refund, None, "")
+        assert (decision.payment, decision.refund, decision.booking, decision.attention) == (
+            payment,
+            refund,
+            None,
+            "",
+        )
         assert not decision.changes(refund)
         return
     assert decision.refund.state is BECOMES[state, kind]
@@ -99,15 +123,26 @@ def test_each_news_does_what_the_table_says_and_repeats_without_effect(
 
 
 @pytest.mark.parametrize("state", list(S))
-def test_a_bounce_tells_of_the_success_before_it_where_nobody_heard_of_that(state: RefundState) -> None:
-    kinds = [step.kind for step in steps_of(a_refund(state), RefundFact(kind=F.REVERSED, channel_refund_no="SR1"))]
+def test_a_bounce_tells_of_the_success_before_it_where_nobody_heard_of_that(
+    state: RefundState,
+) -> None:
+    kinds = [
+        step.kind
+        for step in steps_of(a_refund(state), RefundFact(kind=F.REVERSED, channel_refund_no="SR1"))
+    ]
     assert kinds == ([F.SUCCESS, F.REVERSED] if state in (*SENT, S.FAILED) else [F.REVERSED])
-    assert [step.kind for step in steps_of(a_refund(state), RefundFact(kind=F.SUCCESS))] == [F.SUCCESS]
+    assert [step.kind for step in steps_of(a_refund(state), RefundFact(kind=F.SUCCESS))] == [
+        F.SUCCESS
+    ]
 
 
 def test_what_left_is_no_longer_promised() -> None:
     decision = told(paid(reserved=4000), a_refund(), F.SUCCESS, channel_refund_no="SR1")
-    assert (decision.refund.channel_refund_no, decision.refund.refunded_at, decision.attention) == ("SR1", EPOCH, "")
+    assert (decision.refund.channel_refund_no, decision.refund.refunded_at, decision.attention) == (
+        "SR1",
+        EPOCH,
+        "",
+    )
     assert moved(decision) == (LEAVING, CHANNEL)
     assert amounts(decision.payment) == (4000, 0)
     assert told(paid(reserved=4000), a_refund(), F.SUCCESS).refund.channel_refund_no == "SR0"
@@ -117,7 +152,10 @@ def test_what_left_is_no_longer_promised() -> None:
 def test_money_left_when_the_channel_says_not_when_we_heard_of_it(state: RefundState) -> None:
     """Its day in the channel's statement hangs on that."""
     moment = EPOCH - timedelta(hours=9)
-    assert told(paid(reserved=4000), a_refund(state), F.SUCCESS, occurred_at=moment).refund.refunded_at == moment
+    assert (
+        told(paid(reserved=4000), a_refund(state), F.SUCCESS, occurred_at=moment).refund.refunded_at
+        == moment
+    )
     assert told(paid(reserved=4000), a_refund(state), F.SUCCESS).refund.refunded_at == EPOCH
 
 
@@ -129,10 +167,19 @@ def test_a_fee_is_booked_when_something_of_it_came_back(fee: Money | None, is_bo
 
 @pytest.mark.parametrize(
     ("state", "refunded", "after"),
-    [(P.LATE_SUCCESS, 6000, P.LATE_REFUNDED), (P.LATE_SUCCESS, 5999, P.LATE_SUCCESS), (P.SUCCESS, 6000, P.SUCCESS)],
+    [
+        (P.LATE_SUCCESS, 6000, P.LATE_REFUNDED),
+        (P.LATE_SUCCESS, 5999, P.LATE_SUCCESS),
+        (P.SUCCESS, 6000, P.SUCCESS),
+    ],
 )
-def test_late_money_is_over_with_its_last_cent(state: PaymentState, refunded: int, after: PaymentState) -> None:
-    assert told(paid(state, refunded=refunded, reserved=4000), a_refund(), F.SUCCESS).payment.state is after
+def test_late_money_is_over_with_its_last_cent(
+    state: PaymentState, refunded: int, after: PaymentState
+) -> None:
+    assert (
+        told(paid(state, refunded=refunded, reserved=4000), a_refund(), F.SUCCESS).payment.state
+        is after
+    )
     assert (
         told(paid(state, refunded=refunded), a_refund(S.FAILED), F.SUCCESS).payment.state is after
     )  # also when it left after all
@@ -143,8 +190,17 @@ def test_late_money_is_over_with_its_last_cent(state: PaymentState, refunded: in
 def test_what_failed_is_its_holders_again_and_calls_a_person_when_nobody_asked_for_it(
     state: PaymentState, holder: str, automatic: bool
 ) -> None:
-    decision = told(paid(state, reserved=4000), a_refund(automatic=automatic), F.FAILED, reason="NO", message="no")
-    assert (decision.refund.needs_attention, decision.attention) == (automatic, "REFUND_FAILED" if automatic else "")
+    decision = told(
+        paid(state, reserved=4000),
+        a_refund(automatic=automatic),
+        F.FAILED,
+        reason="NO",
+        message="no",
+    )
+    assert (decision.refund.needs_attention, decision.attention) == (
+        automatic,
+        "REFUND_FAILED" if automatic else "",
+    )
     assert moved(decision) == (LEAVING, holder)
     assert amounts(decision.payment) == (0, 0)
     assert decision.refund.failure is not None
@@ -168,7 +224,9 @@ def test_what_failed_is_its_holders_again_and_calls_a_person_when_nobody_asked_f
 def test_what_left_after_all_is_a_loss_only_above_what_was_left(
     refunded: int, reserved: int, disputed: int, fits: bool
 ) -> None:
-    """40.00 of 100.00 were held for failed, so others could be promised: exactly what is left still fits."""
+    """40.00 of 100.00 were held for failed, so others could be promised: exactly what is left still
+    fits.
+    """
     payment = paid(refunded=refunded, reserved=reserved, disputed=disputed)
     decision = told(payment, a_refund(S.FAILED), F.SUCCESS)
     assert decision.refund.state is S.SUCCESS
@@ -219,7 +277,9 @@ def test_a_capture_that_is_the_payments_by_now_and_leaves_after_all_is_a_loss() 
         ({"stands_alone": True, "above_cap": True}, LOSS, 4000),
     ],
 )
-def test_what_bounced_is_here_again_and_a_person_looks(changes: dict[str, bool], holder: str, refunded: int) -> None:
+def test_what_bounced_is_here_again_and_a_person_looks(
+    changes: dict[str, bool], holder: str, refunded: int
+) -> None:
     decision = told(paid(refunded=4000), a_refund(S.SUCCESS, **changes), F.REVERSED)
     assert (decision.refund.state, decision.refund.needs_attention, decision.attention) == (
         S.REVERSED,

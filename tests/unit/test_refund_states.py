@@ -1,4 +1,6 @@
-"""The life of a refund by table: which transition exists, what may be sent, what may be reserved. Most lines are refusals."""
+"""The life of a refund by table: which transition exists, what may be sent, what may be reserved.
+Most lines are refusals.
+"""
 
 from __future__ import annotations
 
@@ -19,23 +21,43 @@ S = RefundState
 LEASE = timedelta(seconds=20)
 # The whole table, written out by hand from docs/protocols.md 1; every other pair is refused.
 EDGES = {
-    (S.CREATED, S.SUBMITTED), (S.CREATED, S.CANCELED),
-    (S.SUBMITTED, S.SUCCESS), (S.SUBMITTED, S.FAILED), (S.SUBMITTED, S.PENDING), (S.SUBMITTED, S.UNKNOWN),
-    (S.PENDING, S.SUCCESS), (S.PENDING, S.FAILED), (S.PENDING, S.PENDING),
-    (S.UNKNOWN, S.SUCCESS), (S.UNKNOWN, S.FAILED), (S.UNKNOWN, S.PENDING),
-    (S.FAILED, S.SUCCESS), (S.SUCCESS, S.REVERSED),
+    (S.CREATED, S.SUBMITTED),
+    (S.CREATED, S.CANCELED),
+    (S.SUBMITTED, S.SUCCESS),
+    (S.SUBMITTED, S.FAILED),
+    (S.SUBMITTED, S.PENDING),
+    (S.SUBMITTED, S.UNKNOWN),
+    (S.PENDING, S.SUCCESS),
+    (S.PENDING, S.FAILED),
+    (S.PENDING, S.PENDING),
+    (S.UNKNOWN, S.SUCCESS),
+    (S.UNKNOWN, S.FAILED),
+    (S.UNKNOWN, S.PENDING),
+    (S.FAILED, S.SUCCESS),
+    (S.SUCCESS, S.REVERSED),
 }
 
 
 def a_refund(state: RefundState = S.CREATED) -> Refund:
     """A refund of 40.00 in a state."""
-    started = Refund.start(a_payment(PaymentState.SUCCESS), refund_id="RF1", attempt_id="ATT1", channel="sandbox", amount=Money(4000, "CNY"),
-                           reason="", request_id="", automatic=False, at=EPOCH)
+    started = Refund.start(
+        a_payment(PaymentState.SUCCESS),
+        refund_id="RF1",
+        attempt_id="ATT1",
+        channel="sandbox",
+        amount=Money(4000, "CNY"),
+        reason="",
+        request_id="",
+        automatic=False,
+        at=EPOCH,
+    )
     return replace(started, state=state, next_query_at=EPOCH if state in OPEN else None)
 
 
 @pytest.mark.parametrize(("before", "after"), list(product(S, S)))
-def test_a_refund_takes_the_transitions_of_the_protocol_and_no_other(before: RefundState, after: RefundState) -> None:
+def test_a_refund_takes_the_transitions_of_the_protocol_and_no_other(
+    before: RefundState, after: RefundState
+) -> None:
     refund = a_refund(before)
     if (before, after) in EDGES:
         moved = refund.to(after, at=EPOCH)
@@ -58,16 +80,34 @@ def test_only_a_refund_without_a_result_is_sent(state: RefundState) -> None:
             refund.submit(lease=LEASE, at=EPOCH)
 
 
-@pytest.mark.parametrize(("refunded", "reserved", "disputed", "left"), [
-    (0, 0, 0, 10000), (4000, 0, 0, 6000), (0, 4000, 0, 6000), (0, 0, 4000, 6000), (3000, 3000, 3000, 1000), (10000, 0, 0, 0),
-])
-def test_what_went_back_is_reserved_or_is_disputed_cannot_be_refunded_again(refunded: int, reserved: int, disputed: int, left: int) -> None:
-    payment = a_payment(PaymentState.SUCCESS, refunded=Money(refunded, "CNY"), refund_reserved=Money(reserved, "CNY"),
-                        disputed=Money(disputed, "CNY"))
+@pytest.mark.parametrize(
+    ("refunded", "reserved", "disputed", "left"),
+    [
+        (0, 0, 0, 10000),
+        (4000, 0, 0, 6000),
+        (0, 4000, 0, 6000),
+        (0, 0, 4000, 6000),
+        (3000, 3000, 3000, 1000),
+        (10000, 0, 0, 0),
+    ],
+)
+def test_what_went_back_is_reserved_or_is_disputed_cannot_be_refunded_again(
+    refunded: int, reserved: int, disputed: int, left: int
+) -> None:
+    payment = a_payment(
+        PaymentState.SUCCESS,
+        refunded=Money(refunded, "CNY"),
+        refund_reserved=Money(reserved, "CNY"),
+        disputed=Money(disputed, "CNY"),
+    )
     assert refundable(payment) == Money(left, "CNY")
     if left:
         after, amount = reserve(payment, Money(left, "CNY"), at=EPOCH)
-        assert (amount.minor, after.refund_reserved.minor, after.version) == (left, reserved + left, payment.version + 1)
+        assert (amount.minor, after.refund_reserved.minor, after.version) == (
+            left,
+            reserved + left,
+            payment.version + 1,
+        )
     for amount in (Money(left + 1, "CNY"), Money(0, "CNY"), *([] if left else [None])):
         with pytest.raises(RefundExceedsRefundable):
             reserve(payment, amount, at=EPOCH)
@@ -84,11 +124,21 @@ def test_money_paid_into_a_wallet_is_not_refunded() -> None:
         reserve(a_payment(PaymentState.SUCCESS, payment_method=TOP_UP), Money(1, "CNY"), at=EPOCH)
 
 
-@pytest.mark.parametrize(("state", "captured", "refunded", "after"), [
-    (PaymentState.LATE_SUCCESS, 10000, 10000, PaymentState.LATE_REFUNDED),
-    (PaymentState.LATE_SUCCESS, 10000, 9999, PaymentState.LATE_SUCCESS),
-    (PaymentState.LATE_SUCCESS, 0, 0, PaymentState.LATE_SUCCESS),
-    (PaymentState.SUCCESS, 10000, 10000, PaymentState.SUCCESS),
-])
-def test_late_money_of_which_nothing_is_left_is_refunded(state: PaymentState, captured: int, refunded: int, after: PaymentState) -> None:
-    assert settled(a_payment(state, captured=Money(captured, "CNY"), refunded=Money(refunded, "CNY"))).state is after
+@pytest.mark.parametrize(
+    ("state", "captured", "refunded", "after"),
+    [
+        (PaymentState.LATE_SUCCESS, 10000, 10000, PaymentState.LATE_REFUNDED),
+        (PaymentState.LATE_SUCCESS, 10000, 9999, PaymentState.LATE_SUCCESS),
+        (PaymentState.LATE_SUCCESS, 0, 0, PaymentState.LATE_SUCCESS),
+        (PaymentState.SUCCESS, 10000, 10000, PaymentState.SUCCESS),
+    ],
+)
+def test_late_money_of_which_nothing_is_left_is_refunded(
+    state: PaymentState, captured: int, refunded: int, after: PaymentState
+) -> None:
+    assert (
+        settled(
+            a_payment(state, captured=Money(captured, "CNY"), refunded=Money(refunded, "CNY"))
+        ).state
+        is after
+    )

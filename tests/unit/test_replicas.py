@@ -1,4 +1,6 @@
-"""Who takes the next call, on a clock that stands still. Channels stand in for grpc; connections are tried in tests/integration/test_client.py."""
+"""Who takes the next call, on a clock that stands still. Channels stand in for grpc; connections
+are tried in tests/integration/test_client.py.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,11 @@ from mesh.errors import NeighbourUnavailable
 from mesh.replicas import EJECTION_SECONDS, Replica, Replicas
 from mesh.retries import RetryBudget
 
-READY, CONNECTING, FAILING = ChannelConnectivity.READY, ChannelConnectivity.CONNECTING, ChannelConnectivity.TRANSIENT_FAILURE
+READY, CONNECTING, FAILING = (
+    ChannelConnectivity.READY,
+    ChannelConnectivity.CONNECTING,
+    ChannelConnectivity.TRANSIENT_FAILURE,
+)
 
 
 class Connection:
@@ -51,19 +57,29 @@ class Stage:
     def __init__(self, count: int, state: ChannelConnectivity = READY) -> None:
         self.now = 100.0
         self.connections: dict[int, Connection] = {}
-        self.discovery = StaticDiscovery({"echo_rpc": [f"h:{port}" for port in range(1, count + 1)]})
+        self.discovery = StaticDiscovery(
+            {"echo_rpc": [f"h:{port}" for port in range(1, count + 1)]}
+        )
 
         def connect(endpoint: Endpoint) -> Any:
             connection = self.connections[endpoint.port] = Connection(state)
             return connection
 
-        self.replicas = Replicas("echo_rpc", self.discovery.watch("echo_rpc"), connect, now=lambda: self.now, rng=random.Random(1))
+        self.replicas = Replicas(
+            "echo_rpc",
+            self.discovery.watch("echo_rpc"),
+            connect,
+            now=lambda: self.now,
+            rng=random.Random(1),
+        )
 
     def replica(self, port: int) -> Replica:
         return self.replicas._all[Endpoint("h", port)]
 
     async def picked(self, times: int = 100, tried: tuple[Replica, ...] = ()) -> Counter[int]:
-        return Counter([(await self.replicas.pick(self.now + 1, tried)).endpoint.port for _ in range(times)])
+        return Counter(
+            [(await self.replicas.pick(self.now + 1, tried)).endpoint.port for _ in range(times)]
+        )
 
 
 async def settle() -> None:
@@ -167,7 +183,14 @@ async def test_never_more_than_half_are_left_out() -> None:
             for port in range(1, count + 1):
                 for _ in range(10):
                     stage.replicas.ended(stage.replica(port), 1, healthy=False)
-            assert sum(1 for replica in stage.replicas._all.values() if replica.ejected_until > stage.now) == ejected
+            assert (
+                sum(
+                    1
+                    for replica in stage.replicas._all.values()
+                    if replica.ejected_until > stage.now
+                )
+                == ejected
+            )
             assert len(await stage.picked()) == count - ejected
 
 

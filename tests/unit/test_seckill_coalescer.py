@@ -1,4 +1,6 @@
-"""Clicks that share a call: a lone one waits for nobody, many wait for the next call together, and whoever goes away takes nobody with him."""
+"""Clicks that share a call: a lone one waits for nobody, many wait for the next call together, and
+whoever goes away takes nobody with him.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ async def test_everybody_gets_his_own_answer_and_no_batch_is_too_large() -> None
     script = Script()
     coalescer = Coalescer(script, batch_max=64, calls_max=2)
     answers = await asyncio.gather(*(coalescer.submit(click(number)) for number in range(200)))
-    assert [admission.detail for _, admission in answers] == [f"ORD{number}" for number in range(200)]
+    assert [admission.detail for _, admission in answers] == [
+        f"ORD{number}" for number in range(200)
+    ]
     assert {epoch for epoch, _ in answers} == {7}
     assert sum(map(len, script.batches)) == 200
     assert max(map(len, script.batches)) == 64
@@ -54,7 +58,8 @@ async def test_calls_begin_apart_so_that_clicks_meet_in_them() -> None:
     rest = [asyncio.create_task(coalescer.submit(click(number))) for number in range(1, 10)]
     await asyncio.gather(*rest)
     assert [len(batch) for batch in script.batches] == [1, 9]
-    assert script.began_at[1] - script.began_at[0] >= PACE_SECONDS * 0.9  # the clock of the loop is coarse
+    # the clock of the loop is coarse
+    assert script.began_at[1] - script.began_at[0] >= PACE_SECONDS * 0.9
 
 
 async def test_no_more_calls_than_allowed_are_under_way() -> None:
@@ -79,15 +84,23 @@ async def test_who_goes_away_takes_nobody_with_him_and_is_not_sent() -> None:
     clicks[1].cancel()
     answers = await asyncio.gather(*clicks, return_exceptions=True)
     assert isinstance(answers[1], asyncio.CancelledError)
-    assert [answer[1].detail for answer in answers if isinstance(answer, tuple)] == ["ORD0", "ORD2", "ORD3"]
+    assert [answer[1].detail for answer in answers if isinstance(answer, tuple)] == [
+        "ORD0",
+        "ORD2",
+        "ORD3",
+    ]
 
 
 async def test_a_call_that_fails_tells_everybody_that_nobody_knows() -> None:
     script = Script()
     script.fails = True
     coalescer = Coalescer(script, batch_max=64, calls_max=1)
-    answers = await asyncio.gather(*(coalescer.submit(click(number)) for number in range(3)), return_exceptions=True)
-    assert all(isinstance(answer, SeckillNotReady) and answer.retry_after_seconds for answer in answers)
+    answers = await asyncio.gather(
+        *(coalescer.submit(click(number)) for number in range(3)), return_exceptions=True
+    )
+    assert all(
+        isinstance(answer, SeckillNotReady) and answer.retry_after_seconds for answer in answers
+    )
     script.fails = False
     assert (await coalescer.submit(click(9)))[1].code is AdmitCode.QUEUED
 

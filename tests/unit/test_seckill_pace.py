@@ -1,4 +1,6 @@
-"""Answers that are given together: a lone caller waits for nobody, many go on in one tick, and whoever goes away takes nobody with him."""
+"""Answers that are given together: a lone caller waits for nobody, many go on in one tick, and
+whoever goes away takes nobody with him.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +27,7 @@ async def test_all_who_come_soon_after_go_on_together_when_the_pause_is_over() -
     async def caller() -> None:
         await pace.turn()
         went_on.append(loop.time())
+
     callers = [asyncio.create_task(caller()) for _ in range(20)]
     await asyncio.wait(callers, return_when=asyncio.FIRST_COMPLETED)
     assert len(went_on) == 20
@@ -47,4 +50,8 @@ async def test_a_caller_that_goes_away_takes_only_itself_away() -> None:
     await asyncio.sleep(0)
     callers[0].cancel()
     outcomes = await asyncio.gather(*callers, return_exceptions=True)
-    assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError, type(None), type(None)]
+    assert [type(outcome) for outcome in outcomes] == [
+        asyncio.CancelledError,
+        type(None),
+        type(None),
+    ]

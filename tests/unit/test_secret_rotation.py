@@ -1,4 +1,6 @@
-"""Two secrets live at once while one takes over from the other: nothing that the old one signed is refused meanwhile."""
+"""Two secrets live at once while one takes over from the other: nothing that the old one signed is
+refused meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,12 @@ def test_callbacks_of_both_secrets_are_believed_and_of_no_third() -> None:
 
 def test_hints_of_both_secrets_are_believed_and_of_no_third() -> None:
     both = channel(callback_secret="c", md5_secret=NEW.decode(), other_md5_secrets=[OLD.decode()])
-    hint = {"payment_id": "PAY" + "0" * 26, "callback_status": "SUCCESS", "timestamp": MILLISECONDS, "nonce": "a" * 32}
+    hint = {
+        "payment_id": "PAY" + "0" * 26,
+        "callback_status": "SUCCESS",
+        "timestamp": MILLISECONDS,
+        "nonce": "a" * 32,
+    }
     text = hint["callback_status"] + hint["nonce"] + hint["payment_id"] + hint["timestamp"]
 
     def signed(secret: bytes) -> str:
@@ -83,4 +90,6 @@ def test_hints_of_both_secrets_are_believed_and_of_no_third() -> None:
     with pytest.raises(SignatureInvalid):
         both.verify_hint(**hint, signature=signed(STRANGE), now=NOW)
     with pytest.raises(SignatureInvalid):
-        channel(callback_secret="c", md5_secret=NEW.decode()).verify_hint(**hint, signature=signed(OLD), now=NOW)
+        channel(callback_secret="c", md5_secret=NEW.decode()).verify_hint(
+            **hint, signature=signed(OLD), now=NOW
+        )

@@ -45,7 +45,11 @@ def taken(limit: CallerLimit, caller: Caller, peer: str) -> bool:
 
 
 def test_a_caller_is_a_person_of_a_shop_or_a_network_and_a_sibling_is_nobody() -> None:
-    limit = CallerLimit(Limit(per_second=1, burst=2), relays=(ipaddress.ip_network("10.1.0.0/16"),), now=lambda: 100.0)
+    limit = CallerLimit(
+        Limit(per_second=1, burst=2),
+        relays=(ipaddress.ip_network("10.1.0.0/16"),),
+        now=lambda: 100.0,
+    )
     person = Caller(role=Role.USER, subject="alice", merchant_id="mall")
     other = Caller(role=Role.MERCHANT, subject="alice", merchant_id="acme")
     sibling = Caller(role=Role.SERVICE, subject="order_rpc", service="order_rpc")
@@ -53,6 +57,10 @@ def test_a_caller_is_a_person_of_a_shop_or_a_network_and_a_sibling_is_nobody() -
     assert [taken(limit, person, here) for _ in range(3)] == [True, True, False]
     assert [taken(limit, other, here) for _ in range(3)] == [True, True, False]
     assert all(taken(limit, sibling, here) for _ in range(5))
-    assert [taken(limit, NOBODY, f"ipv6:%5B2001:db8::{n}%5D:{n}") for n in range(3)] == [True, True, False]
+    assert [taken(limit, NOBODY, f"ipv6:%5B2001:db8::{n}%5D:{n}") for n in range(3)] == [
+        True,
+        True,
+        False,
+    ]
     assert [taken(limit, NOBODY, f"ipv4:10.9.0.2:{n}") for n in range(3)] == [True, True, False]
     assert all(taken(limit, NOBODY, f"ipv4:10.1.2.3:{n}") for n in range(5))

@@ -15,14 +15,20 @@ class PaymentSettings(MeshSettings):
     sandbox_url: str = "http://127.0.0.1:8090"
 
 
-def test_a_services_own_variable_wins_over_that_of_the_mesh(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_services_own_variable_wins_over_that_of_the_mesh(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("PAYMESH_HOST", "127.0.0.2")
     monkeypatch.setenv("PAYMESH_PORT", "1")
     monkeypatch.setenv("PAYMENT_RPC_PORT", "9907")
     monkeypatch.setenv("PAYMENT_RPC_SANDBOX_URL", "http://127.0.0.1:1")
     monkeypatch.setenv("ORDER_RPC_PORT", "9906")
     settings = PaymentSettings()
-    assert (settings.host, settings.port, settings.sandbox_url) == ("127.0.0.2", 9907, "http://127.0.0.1:1")
+    assert (settings.host, settings.port, settings.sandbox_url) == (
+        "127.0.0.2",
+        9907,
+        "http://127.0.0.1:1",
+    )
 
 
 def test_the_services_name_may_be_an_argument(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,12 +48,16 @@ def test_an_empty_variable_is_no_variable(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_static_targets_are_json(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PAYMESH_STATIC_TARGETS", '{"order_rpc": ["127.0.0.1:9906", "127.0.0.1:9916"]}')
+    monkeypatch.setenv(
+        "PAYMESH_STATIC_TARGETS", '{"order_rpc": ["127.0.0.1:9906", "127.0.0.1:9916"]}'
+    )
     assert MeshSettings().static_targets == {"order_rpc": ["127.0.0.1:9906", "127.0.0.1:9916"]}
 
 
 def test_the_database_is_a_file_of_the_service_below_var() -> None:
-    assert PaymentSettings(var_dir=Path("/x")).database_url == "sqlite+aiosqlite:////x/payment_rpc.db"
+    assert (
+        PaymentSettings(var_dir=Path("/x")).database_url == "sqlite+aiosqlite:////x/payment_rpc.db"
+    )
 
 
 def test_settings_do_not_change() -> None:
@@ -55,7 +65,9 @@ def test_settings_do_not_change() -> None:
         PaymentSettings().port = 1  # type: ignore[misc]
 
 
-def test_every_bad_setting_is_named_at_once_and_no_value_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_bad_setting_is_named_at_once_and_no_value_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("PAYMENT_RPC_PORT", "70000")
     monkeypatch.setenv("PAYMESH_ENVIRONMENT", "prod-s3cr3t")
     monkeypatch.setenv("PAYMESH_LOG_LEVEL", "LOUD")
@@ -68,41 +80,69 @@ def test_every_bad_setting_is_named_at_once_and_no_value_is_told(monkeypatch: py
 
 
 def test_passwords_in_urls_and_tokens_are_not_shown() -> None:
-    settings = MeshSettings(database_url="mysql+aiomysql://root:hunter2@db/x", redis_url="redis://:hunter2@r", consul_token="hunter2")
+    settings = MeshSettings(
+        database_url="mysql+aiomysql://root:hunter2@db/x",
+        redis_url="redis://:hunter2@r",
+        consul_token="hunter2",
+    )
     assert "hunter2" not in repr(settings)
     assert "hunter2" not in str(settings)
 
 
 def test_passwords_come_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, password in (("database", "p@ss/w:rd#1"), ("redis", "hunter 2"), ("consul", "token-3")):
+    for name, password in (
+        ("database", "p@ss/w:rd#1"),
+        ("redis", "hunter 2"),
+        ("consul", "token-3"),
+    ):
         (tmp_path / name).write_text(f"{password}\n")
-    monkeypatch.setenv("PAYMENT_RPC_DATABASE_URL", "mysql+aiomysql://shop:old@db:3306/x?charset=utf8mb4")
+    monkeypatch.setenv(
+        "PAYMENT_RPC_DATABASE_URL", "mysql+aiomysql://shop:old@db:3306/x?charset=utf8mb4"
+    )
     monkeypatch.setenv("PAYMENT_RPC_DATABASE_PASSWORD_FILE", str(tmp_path / "database"))
     monkeypatch.setenv("PAYMESH_REDIS_URL", "rediss://r:6379/2")
     monkeypatch.setenv("PAYMESH_REDIS_PASSWORD_FILE", str(tmp_path / "redis"))
     monkeypatch.setenv("PAYMESH_CONSUL_TOKEN_FILE", str(tmp_path / "consul"))
     settings = PaymentSettings()
     url = make_url(settings.database_url)
-    assert (url.username, url.password, url.host, url.database, url.query["charset"]) == ("shop", "p@ss/w:rd#1", "db", "x", "utf8mb4")
+    assert (url.username, url.password, url.host, url.database, url.query["charset"]) == (
+        "shop",
+        "p@ss/w:rd#1",
+        "db",
+        "x",
+        "utf8mb4",
+    )
     redis = Redis.from_url(settings.redis_url or "")
-    assert redis.connection_pool.connection_kwargs | {"password": "hunter 2", "host": "r", "db": 2} == redis.connection_pool.connection_kwargs
+    assert (
+        redis.connection_pool.connection_kwargs | {"password": "hunter 2", "host": "r", "db": 2}
+        == redis.connection_pool.connection_kwargs
+    )
     assert settings.consul_token is not None
     assert settings.consul_token.get_secret_value() == "token-3"
     assert "hunter" not in repr(settings)
 
 
-@pytest.mark.parametrize(("setting", "rest"), [
-    ("database_password_file", {}), ("database_password_file", {"database_url": "sqlite+aiosqlite:////x/y.db"}),
-    ("redis_password_file", {}), ("consul_token_file", {"consul_token": "another"}),
-])
-def test_a_password_that_nobody_asks_for_is_refused(tmp_path: Path, setting: str, rest: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    ("setting", "rest"),
+    [
+        ("database_password_file", {}),
+        ("database_password_file", {"database_url": "sqlite+aiosqlite:////x/y.db"}),
+        ("redis_password_file", {}),
+        ("consul_token_file", {"consul_token": "another"}),
+    ],
+)
+def test_a_password_that_nobody_asks_for_is_refused(
+    tmp_path: Path, setting: str, rest: dict[str, str]
+) -> None:
     (tmp_path / "secret").write_text("hunter2")
     with pytest.raises(ValidationError, match=setting) as refused:
         MeshSettings(**{setting: tmp_path / "secret"}, **rest)
     assert "hunter2" not in str(refused.value)
 
 
-@pytest.mark.parametrize("content", [None, b"", b" \n", b"\xff\xfe"], ids=["absent", "empty", "blank", "binary"])
+@pytest.mark.parametrize(
+    "content", [None, b"", b" \n", b"\xff\xfe"], ids=["absent", "empty", "blank", "binary"]
+)
 def test_a_password_file_that_holds_none_is_refused(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / "secret").write_bytes(content)
@@ -113,7 +153,9 @@ def test_a_password_file_that_holds_none_is_refused(tmp_path: Path, content: byt
 def test_production_refuses_shared_secrets_for_user_tokens() -> None:
     with pytest.raises(ValidationError, match="user_token_secret_file"):
         MeshSettings(environment="production", user_token_secret_file=Path("x"))
-    assert MeshSettings(environment="test", user_token_secret_file=Path("x")).user_token_secret_file == Path("x")
+    assert MeshSettings(
+        environment="test", user_token_secret_file=Path("x")
+    ).user_token_secret_file == Path("x")
 
 
 @pytest.mark.parametrize("environment", ["development", "production"])
@@ -134,10 +176,21 @@ def test_an_unknown_argument_is_refused() -> None:
         MeshSettings(prot=1)  # type: ignore[call-arg]
 
 
-@pytest.mark.parametrize(("host", "answer"), [
-    ("127.0.0.1", True), ("127.8.8.8", True), ("::1", True), ("localhost", True),
-    ("0.0.0.0", False), ("10.0.0.1", False), ("::", False), ("example.org", False), ("localhost.example.org", False), ("", False),
-])
+@pytest.mark.parametrize(
+    ("host", "answer"),
+    [
+        ("127.0.0.1", True),
+        ("127.8.8.8", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("10.0.0.1", False),
+        ("::", False),
+        ("example.org", False),
+        ("localhost.example.org", False),
+        ("", False),
+    ],
+)
 def test_loopback_is_what_never_leaves_the_machine(host: str, answer: bool) -> None:
     assert is_loopback(host) is answer
 
@@ -161,14 +214,22 @@ def refused(kind: type[MeshSettings], **given: object) -> list[str]:
     return refusal.value.problems
 
 
-def test_all_mistakes_are_one_list_in_the_words_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_mistakes_are_one_list_in_the_words_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("PAYMENT_RPC_PORT", "s3cr3t")
     monkeypatch.setenv("PAYMENT_RPC_SCAN_BATCH_SIZE", "abc")
-    monkeypatch.setenv("PAYMESH_TLS_CERT_FILE", "/x")                 # found by a rule over several settings
-    monkeypatch.setenv("PAYMESH_DATABASE_PASSWORD_FILE", "/s3cr3t")    # found before any setting is looked at
+    # found by a rule over several settings
+    monkeypatch.setenv("PAYMESH_TLS_CERT_FILE", "/x")
+    # found before any setting is looked at
+    monkeypatch.setenv("PAYMESH_DATABASE_PASSWORD_FILE", "/s3cr3t")
     problems = refused(SaleSettings)
     assert [problem.partition(" ")[0] for problem in sorted(problems)] == [
-        "PAYMENT_RPC_DATABASE_PASSWORD_FILE", "PAYMENT_RPC_PORT", "PAYMENT_RPC_SCAN_BATCH_SIZE", "PAYMENT_RPC_TLS_CERT_FILE"]
+        "PAYMENT_RPC_DATABASE_PASSWORD_FILE",
+        "PAYMENT_RPC_PORT",
+        "PAYMENT_RPC_SCAN_BATCH_SIZE",
+        "PAYMENT_RPC_TLS_CERT_FILE",
+    ]
     told = "\n".join(problems)
     assert "PAYMENT_RPC_PORT (or PAYMESH_PORT): should be a valid integer" in told
     for unwanted in ("pydantic", "Input", "Value error", "type=", "validated data"):
@@ -180,6 +241,7 @@ def test_a_missing_setting_is_called_missing() -> None:
     class Needs(MeshSettings):
         service: str = "payment_rpc"
         key_file: Path
+
     assert refused(Needs) == ["PAYMENT_RPC_KEY_FILE (or PAYMESH_KEY_FILE): is missing"]
 
 

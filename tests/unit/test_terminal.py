@@ -14,8 +14,22 @@ from mesh.cli.terminal import Terminal, neutral, shown, shown_progress, table
 from mesh.progress import begins, looked_at
 
 ID = "ACT01M8KRPNZD958Y5S3TZRZS3BXY"
-OBEYED = [*map(chr, range(9)), *map(chr, range(11, 32)), *map(chr, range(127, 160)), "\u061c", "\u200e", "\u200f", "\u2028", "\u2029",
-          *map(chr, range(0x202A, 0x202F)), *map(chr, range(0x2066, 0x206A)), "\ud800", "\udfff", "\ufeff", "\U000e0041"]
+OBEYED = [
+    *map(chr, range(9)),
+    *map(chr, range(11, 32)),
+    *map(chr, range(127, 160)),
+    "\u061c",
+    "\u200e",
+    "\u200f",
+    "\u2028",
+    "\u2029",
+    *map(chr, range(0x202A, 0x202F)),
+    *map(chr, range(0x2066, 0x206A)),
+    "\ud800",
+    "\udfff",
+    "\ufeff",
+    "\U000e0041",
+]
 
 
 @pytest.mark.parametrize("character", OBEYED, ids=[f"{ord(character):x}" for character in OBEYED])
@@ -65,14 +79,33 @@ def test_a_string_that_nobody_cleaned_is_cleaned_on_its_way_out() -> None:
 PROGRAM = "from mesh.cli import main; import mesh.cli.terminal as t, mesh.cli as c; c._speak_any_encoding(); t.Terminal().print('Zo\\xeb \\u676f')"
 
 
-@pytest.mark.parametrize("environment", [{"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "latin-1"},
-                                         {"LANG": "C", "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}])
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"PYTHONIOENCODING": "ascii"},
+        {"PYTHONIOENCODING": "latin-1"},
+        {"LANG": "C", "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+    ],
+)
 @pytest.mark.parametrize("on_a_terminal", [False, True])
-def test_a_character_that_the_encoding_lacks_does_not_end_the_command(environment: dict[str, str], on_a_terminal: bool) -> None:  # a case
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "LANG", "PYTHON"))}
+# a case
+def test_a_character_that_the_encoding_lacks_does_not_end_the_command(
+    environment: dict[str, str], on_a_terminal: bool
+) -> None:
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("LC_", "LANG", "PYTHON"))
+    }
     end, other = pty.openpty()
-    done = subprocess.run([sys.executable, "-c", PROGRAM], env={**inherited, **environment}, stdout=other if on_a_terminal else subprocess.PIPE,
-                          stderr=subprocess.PIPE, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        env={**inherited, **environment},
+        stdout=other if on_a_terminal else subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        timeout=60,
+        check=False,
+    )
     said = os.read(end, 4096) if on_a_terminal else done.stdout
     os.close(end)
     os.close(other)
@@ -85,7 +118,9 @@ class Seen(Terminal):
 
 
 @pytest.mark.parametrize("kind", [Seen, Terminal])
-def test_whoever_waits_at_a_terminal_sees_how_far_it_is_and_a_file_holds_nothing_of_it(kind: type[Terminal]) -> None:
+def test_whoever_waits_at_a_terminal_sees_how_far_it_is_and_a_file_holds_nothing_of_it(
+    kind: type[Terminal],
+) -> None:
     out = io.StringIO()
     with shown_progress(kind(file=out, width=80)):
         begins("payment_rpc")

@@ -1,4 +1,6 @@
-"""The scripts of tools/ on stand-ins for the programs that they call, and the folders of test servers."""
+"""The scripts of tools/ on stand-ins for the programs that they call, and the folders of test
+servers.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ import pytest
 from tests import servers
 from tests.processes import ROOT
 
-# Plays an interpreter: says whether it fits, makes an environment out of itself, and notes what pip is asked for.
+# Plays an interpreter: says whether it fits, makes an environment out of itself, and notes what pip
+# is asked for.
 PYTHON = """#!/bin/sh
 case "$1" in
   -c) exit "${FITS:-0}" ;;
@@ -33,7 +36,8 @@ class Tool:
     def __init__(self, folder: Path) -> None:
         self.programs = folder / "programs"
         self.programs.mkdir()
-        self.tools = folder / "repository" / "tools"  # what a script makes beside itself is no business of this repository
+        # what a script makes beside itself is no business of this repository
+        self.tools = folder / "repository" / "tools"
         self.tools.mkdir(parents=True)
         self.calls = folder / "calls"
         self.calls.touch()
@@ -47,10 +51,18 @@ class Tool:
         path.chmod(0o755)
         return path
 
-    def run(self, script: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, script: str, *arguments: object, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         copy = shutil.copy(ROOT / "tools" / script, self.tools)
-        return subprocess.run([str(shutil.which("bash")), copy, *map(str, arguments)], capture_output=True, text=True, check=False,
-                              env={"PATH": str(self.programs), "CALLS": str(self.calls), **environment}, timeout=60)
+        return subprocess.run(
+            [str(shutil.which("bash")), copy, *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={"PATH": str(self.programs), "CALLS": str(self.calls), **environment},
+            timeout=60,
+        )
 
 
 @pytest.fixture
@@ -58,17 +70,24 @@ def tool(tmp_path: Path) -> Tool:
     return Tool(tmp_path)
 
 
-def test_an_environment_is_made_once_and_filled_by_hash_from_the_lock_file(tool: Tool, tmp_path: Path) -> None:
+def test_an_environment_is_made_once_and_filled_by_hash_from_the_lock_file(
+    tool: Tool, tmp_path: Path
+) -> None:
     tool.add("python3", PYTHON)
     folder = tmp_path / "venv"
     for _ in range(2):
         done = tool.run("make-venv", folder, "requirements.lock")
         assert done.returncode == 0, done.stderr
-    locked, own = "pip install -qq --require-hashes -r requirements.lock", "pip install -qq --no-build-isolation --no-deps -e generated -e ."
+    locked, own = (
+        "pip install -qq --require-hashes -r requirements.lock",
+        "pip install -qq --no-build-isolation --no-deps -e generated -e .",
+    )
     assert tool.calls.read_text().splitlines() == [f"venv {folder}", locked, own, locked, own]
 
 
-def test_an_interpreter_that_does_not_fit_is_named_with_what_to_do(tool: Tool, tmp_path: Path) -> None:
+def test_an_interpreter_that_does_not_fit_is_named_with_what_to_do(
+    tool: Tool, tmp_path: Path
+) -> None:
     for name in ("python3", "python3.11", "python3.12", "python3.13"):
         tool.add(name, PYTHON)
     done = tool.run("make-venv", tmp_path / "venv", "requirements.lock", FITS="1")
@@ -77,7 +96,9 @@ def test_an_interpreter_that_does_not_fit_is_named_with_what_to_do(tool: Tool, t
     assert tool.calls.read_text() == ""
 
 
-def test_an_environment_that_could_not_be_made_leaves_nothing_behind(tool: Tool, tmp_path: Path) -> None:
+def test_an_environment_that_could_not_be_made_leaves_nothing_behind(
+    tool: Tool, tmp_path: Path
+) -> None:
     tool.add("python3", PYTHON)
     done = tool.run("make-venv", tmp_path / "venv", "requirements.lock", VENV_FAILS="1")
     assert done.returncode == 1
@@ -97,14 +118,18 @@ def test_servers_that_cannot_be_installed_are_named_and_stop_nothing(tool: Tool)
         tool.add(name)
     done = tool.run("install-test-servers", CONSUL_BIN="/bin/true")
     assert done.returncode == 0, "the tests themselves say it again: skipped, or red in CI"
-    assert done.stderr == "missing for the tests: redis-server (no apt here, or no right to use it)\n"
+    assert (
+        done.stderr == "missing for the tests: redis-server (no apt here, or no right to use it)\n"
+    )
 
 
 def test_folders_of_living_test_runs_stay_whatever_their_process_ids_and_those_of_dead_ones_go(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(servers, "MEMORY_BYTES_MIN", 0)
     mine = servers.server_folder(tmp_path)
-    dead = tmp_path / f"{servers.PREFIX}4194304-left"  # as older versions named them, by a process id
+    # as older versions named them, by a process id
+    dead = tmp_path / f"{servers.PREFIX}4194304-left"
     young = tmp_path / f"{servers.PREFIX}young"
     for folder in (dead, young):
         folder.mkdir()
@@ -115,11 +140,16 @@ def test_folders_of_living_test_runs_stay_whatever_their_process_ids_and_those_o
     assert {path.name for path in tmp_path.iterdir()} == {mine.name, other.name, young.name}
 
 
-def test_a_folder_of_another_process_that_lives_is_not_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_of_another_process_that_lives_is_not_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(servers, "MEMORY_BYTES_MIN", 0)
     folder = tmp_path / f"{servers.PREFIX}elsewhere"
     folder.mkdir()
-    holder = subprocess.Popen(["flock", "--no-fork", str(folder), "sh", "-c", "echo locked; exec sleep 60"], stdout=subprocess.PIPE)
+    holder = subprocess.Popen(
+        ["flock", "--no-fork", str(folder), "sh", "-c", "echo locked; exec sleep 60"],
+        stdout=subprocess.PIPE,
+    )
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"locked\n"

@@ -1,4 +1,6 @@
-"""Misspelt variables are named, with the one that was meant; variables of other services are not called misspelt."""
+"""Misspelt variables are named, with the one that was meant; variables of other services are not
+called misspelt.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +12,25 @@ from pathlib import Path
 
 import pytest
 
-from mesh.variables import SERVICES, StrangeVariable, known_variables, settings_of, strange_variables
+from mesh.variables import (
+    SERVICES,
+    StrangeVariable,
+    known_variables,
+    settings_of,
+    strange_variables,
+)
 
 
-@pytest.mark.parametrize(("written", "meant"), [
-    ("PAYMENT_RPC_SCAN_BATCH_SISE", "PAYMENT_RPC_SCAN_BATCH_SIZE"),
-    ("PAYMESH_ENVIROMENT", "PAYMESH_ENVIRONMENT"),
-    ("GATEWAY_TRUSTED_PROXYS", "GATEWAY_TRUSTED_PROXIES"),
-    ("SECKILL_RPC_PAYMENT_WINDOW", ""),
-    ("PAYMESH_FOO", ""),
-])
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("PAYMENT_RPC_SCAN_BATCH_SISE", "PAYMENT_RPC_SCAN_BATCH_SIZE"),
+        ("PAYMESH_ENVIROMENT", "PAYMESH_ENVIRONMENT"),
+        ("GATEWAY_TRUSTED_PROXYS", "GATEWAY_TRUSTED_PROXIES"),
+        ("SECKILL_RPC_PAYMENT_WINDOW", ""),
+        ("PAYMESH_FOO", ""),
+    ],
+)
 def test_a_misspelt_variable_is_named_with_the_one_that_was_meant(written: str, meant: str) -> None:
     [found] = strange_variables({written: "1", "PATH": "/bin", "PAYMESH_HOST": "127.0.0.1"})
     assert found.name == written
@@ -33,13 +44,29 @@ def test_no_setting_of_any_service_is_called_strange_by_any(service: str) -> Non
 
 
 def test_every_service_has_its_own_settings() -> None:
-    assert [settings_of(service).model_fields["service"].default for service in SERVICES] == list(SERVICES)
+    assert [settings_of(service).model_fields["service"].default for service in SERVICES] == list(
+        SERVICES
+    )
 
 
 def test_a_process_warns_of_it_and_of_nothing_that_others_read(tmp_path: Path) -> None:
-    environment = {**os.environ, "PAYMESH_VAR_DIR": str(tmp_path), "ORDER_RPC_PAYMENT_WINDOW_MINUTE": "5",
-                   "PAYMESH_SCAN_THRESHOLD_SECONDS": "5"}
-    done = subprocess.run([sys.executable, "-m", "order_rpc"], env=environment, capture_output=True, text=True, check=False, timeout=60)
+    environment = {
+        **os.environ,
+        "PAYMESH_VAR_DIR": str(tmp_path),
+        "ORDER_RPC_PAYMENT_WINDOW_MINUTE": "5",
+        "PAYMESH_SCAN_THRESHOLD_SECONDS": "5",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "order_rpc"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
     lines = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
-    assert [(line["variable"], line["did_you_mean"]) for line in lines if line["event"] == "unknown_setting"] == [
-        ("ORDER_RPC_PAYMENT_WINDOW_MINUTE", "ORDER_RPC_PAYMENT_WINDOW_MINUTES")]
+    assert [
+        (line["variable"], line["did_you_mean"])
+        for line in lines
+        if line["event"] == "unknown_setting"
+    ] == [("ORDER_RPC_PAYMENT_WINDOW_MINUTE", "ORDER_RPC_PAYMENT_WINDOW_MINUTES")]

@@ -1,4 +1,6 @@
-"""The loop of all workers: on while there is work, pauses that grow with failures and end with a wake, and an end between two items."""
+"""The loop of all workers: on while there is work, pauses that grow with failures and end with a
+wake, and an end between two items.
+"""
 
 from __future__ import annotations
 
@@ -37,8 +39,12 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> Pauses:
     return Pauses(monkeypatch)
 
 
-def with_outcomes(name: str, *outcomes: int | Exception, idle_seconds: float = 1, **choices: Any) -> tuple[Worker, list[int]]:
-    """A worker whose rounds end so, and which is stopped in the round after the last one; and the number of its rounds so far."""
+def with_outcomes(
+    name: str, *outcomes: int | Exception, idle_seconds: float = 1, **choices: Any
+) -> tuple[Worker, list[int]]:
+    """A worker whose rounds end so, and which is stopped in the round after the last one; and the
+    number of its rounds so far.
+    """
     left, seen = list(outcomes), [0]
 
     async def run_once() -> int:
@@ -59,24 +65,31 @@ def value(name: str, worker: str) -> float:
     return REGISTRY.get_sample_value(name, {"worker": worker}) or 0
 
 
-async def test_it_goes_on_at_once_while_there_is_work_and_pauses_when_there_is_none(pauses: Pauses) -> None:
+async def test_it_goes_on_at_once_while_there_is_work_and_pauses_when_there_is_none(
+    pauses: Pauses,
+) -> None:
     worker, seen = with_outcomes("w1", 3, 1, 0, 2, idle_seconds=0.7)
     await worker.run()
     assert (seen[0], pauses.seconds) == (5, [0.7])
     assert value("paymesh_worker_items_total", "w1") == 6
 
 
-async def test_failures_are_logged_counted_and_followed_by_longer_pauses_up_to_half_a_minute(pauses: Pauses) -> None:
+async def test_failures_are_logged_counted_and_followed_by_longer_pauses_up_to_half_a_minute(
+    pauses: Pauses,
+) -> None:
     worker, _ = with_outcomes("w2", *[RuntimeError("database")] * 8, 0, RuntimeError("again"))
     with capture_logs() as logs:
         await worker.run()
-    assert pauses.seconds == [2, 4, 8, 16, FAILURE_PAUSE_SECONDS_MAX, 30, 30, 30, 1, 2]  # a good round forgets them
+    # a good round forgets them
+    assert pauses.seconds == [2, 4, 8, 16, FAILURE_PAUSE_SECONDS_MAX, 30, 30, 30, 1, 2]
     assert [entry["failures"] for entry in logs] == [1, 2, 3, 4, 5, 6, 7, 8, 1]
     assert value("paymesh_worker_failures_total", "w2") == 9
 
 
 async def test_where_somebody_waits_failures_make_no_long_pause(pauses: Pauses) -> None:
-    worker, _ = with_outcomes("w-waited-for", *[RuntimeError("redis")] * 4, idle_seconds=0.1, failure_seconds_max=0.5)
+    worker, _ = with_outcomes(
+        "w-waited-for", *[RuntimeError("redis")] * 4, idle_seconds=0.1, failure_seconds_max=0.5
+    )
     await worker.run()
     assert pauses.seconds == [0.2, 0.4, 0.5, 0.5]
 
@@ -102,6 +115,7 @@ async def test_a_wake_ends_the_pause() -> None:
         seen[0] += 1
         entered.set()
         return 0
+
     worker = Worker("w5", run_once, idle_seconds=FOREVER)
     task = asyncio.create_task(worker.run())
     async with asyncio.timeout(5):
@@ -124,6 +138,7 @@ async def test_a_wake_during_a_round_is_not_lost() -> None:
         else:
             worker.stop()
         return 0
+
     worker = Worker("w6", run_once, idle_seconds=FOREVER)
     async with asyncio.timeout(5):
         await worker.run()
@@ -138,6 +153,7 @@ async def test_stop_ends_the_loop_after_the_item_and_never_inside_one() -> None:
         await go_on.wait()
         finished.append(1)
         return 1
+
     worker = Worker("w7", run_once, idle_seconds=FOREVER)
     task = asyncio.create_task(worker.run())
     async with asyncio.timeout(5):
@@ -157,6 +173,7 @@ async def test_a_round_hears_that_it_should_end() -> None:
         under_way.set()
         await ended.wait()
         return 1
+
     worker = Worker("long", run_once, idle_seconds=FOREVER, on_stop=ended.set)
     task = asyncio.create_task(worker.run())
     async with asyncio.timeout(5):
@@ -179,6 +196,7 @@ async def test_a_cancelled_worker_ends() -> None:
     async def run_once() -> int:
         await asyncio.Event().wait()
         return 0
+
     task = asyncio.create_task(Worker("w9", run_once, idle_seconds=FOREVER).run())
     await asyncio.sleep(0)
     task.cancel()
@@ -201,7 +219,10 @@ async def test_a_step_that_hangs_or_fails_stands_in_no_other_ones_way() -> None:
     items = ["hangs", "fails", *(f"item {number}" for number in range(20))]
     with capture_logs() as logs:
         async with asyncio.timeout(10):
-            assert await each(items, step, failed="step_failed", about=lambda item: {"item": item}) == 22
+            assert (
+                await each(items, step, failed="step_failed", about=lambda item: {"item": item})
+                == 22
+            )
     assert sorted(done) == sorted({*items} - {"fails"})
     assert [(entry["event"], entry["item"]) for entry in logs] == [("step_broke", "fails")]
 
@@ -222,7 +243,9 @@ async def test_eight_steps_are_under_way_at_once_and_no_more() -> None:
 
 
 class Quiet:
-    """A worker over traffic whose clock stands still until the test moves it; `due` is what `due_in` answers."""
+    """A worker over traffic whose clock stands still until the test moves it; `due` is what
+    `due_in` answers.
+    """
 
     def __init__(self, *outcomes: int, due: float | None = None) -> None:
         self.seconds = 0.0
@@ -230,7 +253,9 @@ class Quiet:
         self.due, self.asked, self.rounds = due, 0, 0
         self._outcomes = list(outcomes)
         self._left = len(outcomes)
-        self.worker = Worker("quiet", self._run_once, idle_seconds=0.5, traffic=self.traffic, due_in=self._due_in)
+        self.worker = Worker(
+            "quiet", self._run_once, idle_seconds=0.5, traffic=self.traffic, due_in=self._due_in
+        )
 
     def fall_quiet(self) -> None:
         self.seconds += BUSY_SECONDS
@@ -253,7 +278,9 @@ class Quiet:
 
 
 @pytest.mark.parametrize("phase", [0.0, 2.5, 9.99])
-def test_long_pauses_of_one_process_end_at_the_same_moments_whenever_they_begin(monkeypatch: pytest.MonkeyPatch, phase: float) -> None:
+def test_long_pauses_of_one_process_end_at_the_same_moments_whenever_they_begin(
+    monkeypatch: pytest.MonkeyPatch, phase: float
+) -> None:
     monkeypatch.setattr(worker_module, "_PHASE_SECONDS", phase)
     ends = set()
     for begin in (100.0, 101.3, 104.99, 107.0, 109.999, 110.001):
@@ -261,26 +288,33 @@ def test_long_pauses_of_one_process_end_at_the_same_moments_whenever_they_begin(
         pause = worker_module.together(QUIET_SECONDS)
         assert QUIET_SECONDS / 2 <= pause <= QUIET_SECONDS * 1.5
         ends.add(round((begin + pause + phase) % QUIET_SECONDS, 6) % QUIET_SECONDS)
-        for late in (-0.002, 0.0, 0.3):  # a timer may end a moment too early or too late: the next pause is a whole one all the same
+        # a timer may end a moment too early or too late: the next pause is a whole one all the same
+        for late in (-0.002, 0.0, 0.3):
             monkeypatch.setattr(worker_module, "monotonic", lambda now=begin + pause + late: now)
             assert worker_module.together(QUIET_SECONDS) == pytest.approx(QUIET_SECONDS - late)
     assert ends == {0.0}
 
 
-async def test_a_worker_without_work_waits_together_and_one_that_fails_alone(pauses: Pauses, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_worker_without_work_waits_together_and_one_that_fails_alone(
+    pauses: Pauses, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(worker_module, "together", lambda seconds: seconds + 1)
     worker, _ = with_outcomes("long", 0, RuntimeError("broken"), idle_seconds=QUIET_SECONDS)
     await worker.run()
     assert pauses.seconds == [QUIET_SECONDS + 1, QUIET_SECONDS * 2]
 
 
-async def test_while_something_changes_a_worker_looks_as_often_as_it_was_told(pauses: Pauses) -> None:
+async def test_while_something_changes_a_worker_looks_as_often_as_it_was_told(
+    pauses: Pauses,
+) -> None:
     quiet = Quiet(0, 0)
     await quiet.worker.run()
     assert (quiet.rounds, quiet.asked, pauses.seconds) == (3, 0, [0.5, 0.5])
 
 
-async def test_in_a_quiet_process_a_worker_only_asks_now_and_then_whether_something_is_due(pauses: Pauses) -> None:
+async def test_in_a_quiet_process_a_worker_only_asks_now_and_then_whether_something_is_due(
+    pauses: Pauses,
+) -> None:
     quiet = Quiet(0, 0)
     quiet.fall_quiet()
     await quiet.worker.run()
@@ -288,7 +322,9 @@ async def test_in_a_quiet_process_a_worker_only_asks_now_and_then_whether_someth
 
 
 @pytest.mark.parametrize(("due", "pause"), [(3.0, 3.0), (0.01, 0.5), (3600.0, QUIET_SECONDS)])
-async def test_what_is_due_sooner_is_looked_for_when_it_is_due(pauses: Pauses, due: float, pause: float) -> None:
+async def test_what_is_due_sooner_is_looked_for_when_it_is_due(
+    pauses: Pauses, due: float, pause: float
+) -> None:
     quiet = Quiet(0, due=due)
     quiet.fall_quiet()
     await quiet.worker.run()
@@ -299,7 +335,8 @@ async def test_what_is_due_is_done_and_is_traffic(pauses: Pauses) -> None:
     quiet = Quiet(1, 0, due=-1.0)
     quiet.fall_quiet()
     await quiet.worker.run()
-    assert (quiet.rounds, quiet.asked, pauses.seconds) == (3, 1, [0.5])  # others follow at the pace of traffic
+    # others follow at the pace of traffic
+    assert (quiet.rounds, quiet.asked, pauses.seconds) == (3, 1, [0.5])
     assert not quiet.traffic.is_quiet
 
 
@@ -323,6 +360,7 @@ async def test_what_a_worker_does_while_it_looks_is_known_as_such() -> None:
 
     async def note() -> None:
         seen.append(LOOKING.get())
+
     worker = Worker("looks", run_once, idle_seconds=FOREVER)
     await asyncio.create_task(worker.run())
     assert (seen, LOOKING.get()) == ([True], False)

@@ -1,4 +1,6 @@
-"""Sums of statistics have room for everything that can be added up; refunds of units that cost nothing."""
+"""Sums of statistics have room for everything that can be added up; refunds of units that cost
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -17,18 +19,33 @@ _SUMS = ("statistic", "statistic_entry")
 
 def upgrade() -> None:
     """Brings the schema here."""
-    if op.get_bind().dialect.name != "sqlite":  # it has no wider whole number than 64 bits, and goes on in floating point
+    # it has no wider whole number than 64 bits, and goes on in floating point
+    if op.get_bind().dialect.name != "sqlite":
         for table in _SUMS:
-            op.alter_column(table, "amount_minor", existing_type=sa.BigInteger(), type_=WideInteger, existing_nullable=False)
+            op.alter_column(
+                table,
+                "amount_minor",
+                existing_type=sa.BigInteger(),
+                type_=WideInteger,
+                existing_nullable=False,
+            )
     _replace_check("amount_minor >= 0")
 
 
 def downgrade() -> None:
-    """Takes it back. Refunds of nothing and sums beyond 64 bits do not fit any more; the database says so."""
+    """Takes it back. Refunds of nothing and sums beyond 64 bits do not fit any more; the database
+    says so.
+    """
     _replace_check("amount_minor > 0")
     if op.get_bind().dialect.name != "sqlite":
         for table in _SUMS:
-            op.alter_column(table, "amount_minor", existing_type=WideInteger, type_=sa.BigInteger(), existing_nullable=False)
+            op.alter_column(
+                table,
+                "amount_minor",
+                existing_type=WideInteger,
+                type_=sa.BigInteger(),
+                existing_nullable=False,
+            )
 
 
 def _replace_check(condition: str) -> None:

@@ -12,9 +12,13 @@ code_before_runs = True  # what it writes keeps the rule
 
 
 def upgrade() -> None:
-    """Brings the schema here. A row that breaks the rule stops it: `paymesh audit` of the version before names it (`refunded_within_captured`)."""
+    """Brings the schema here. A row that breaks the rule stops it: `paymesh audit` of the version
+    before names it (`refunded_within_captured`).
+    """
     with op.batch_alter_table("orders") as orders:
-        orders.create_check_constraint(op.f("ck_orders_refunded"), "refunded_minor <= captured_minor")
+        orders.create_check_constraint(
+            op.f("ck_orders_refunded"), "refunded_minor <= captured_minor"
+        )
 
 
 def downgrade() -> None:

@@ -1,4 +1,6 @@
-"""Logs that are evidence are chained; payments remember the key that began them and are sealed; numbers of channels have indexes."""
+"""Logs that are evidence are chained; payments remember the key that began them and are sealed;
+numbers of channels have indexes.
+"""
 
 from __future__ import annotations
 

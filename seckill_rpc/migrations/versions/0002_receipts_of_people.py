@@ -1,4 +1,6 @@
-"""Receipts belong to people whatever role admitted them; room and indexes of the outbox and the inbox."""
+"""Receipts belong to people whatever role admitted them; room and indexes of the outbox and the
+inbox.
+"""
 
 from mesh.migration_steps import downgrade_to_first_version as downgrade
 from mesh.migration_steps import upgrade_to_second_version as upgrade
