@@ -25,7 +25,7 @@ from mesh.call import Caller, Role
 from mesh.clock import SystemClock
 from mesh.db import Database, open_database
 from mesh.ids import UlidIds
-from mesh.money import Money
+from mesh.money import Money, RequestedAmount
 from mesh.paging import PageTokens
 from payment_rpc.app import PaymentApp, Times
 from payment_rpc.channels import ChannelFact, ChannelStatus
@@ -143,8 +143,7 @@ async def measure(url: str) -> tuple[dict[str, float], int, int]:
                 merchant_id="mall",
                 order_id=ids.new("ORD"),
                 user_id="user-1",
-                amount="99.99",
-                currency="",
+                amount=RequestedAmount("99.99"),
                 payment_method="",
                 number="4242424242424242",
                 cvv="123",

@@ -289,3 +289,59 @@ class Money:
         if other.currency != self.currency:
             raise ValueError(f"{self.currency} and {other.currency} do not mix")
         return other.minor
+
+
+@dataclass(frozen=True, slots=True)
+class RequestedAmount:
+    """An amount as a request spells it. A request may leave out the currency, or the whole amount,
+    and mean those of an order, a payment or a product: only there does the text become money.
+
+    A servicer makes it once; use cases and domain never parse a text of a request themselves.
+
+    Attributes:
+        text: decimal string in major units; "" when the request names no amount.
+        currency: ISO 4217 code; "" when the request names none.
+    """
+
+    text: str
+    currency: str = ""
+
+    @property
+    def canonical(self) -> str:
+        """The one spelling of "9.9", "09.90" and "9.900", so that a repeated request is recognised
+        before its currency is known; "0" for no amount.
+        """
+        whole, _, fraction = self.text.partition(".")
+        fraction = fraction.rstrip("0")
+        return (whole.lstrip("0") or "0") + (f".{fraction}" if fraction else "")
+
+    def positive(self, *, field: str = "amount") -> RequestedAmount:
+        """This amount.
+
+        Raises:
+            InvalidArgument: it is zero; names `field`. No amount is not zero.
+        """
+        if self.text and self.canonical == "0":
+            raise InvalidArgument.of(field, "must be greater than zero")
+        return self
+
+    def matches(self, money: Money, *, field: str = "amount", allow_zero: bool = False) -> bool:
+        """True when the text is this much, read in the currency of `money`, or is empty.
+
+        Raises:
+            InvalidArgument: the text is no amount of that currency; names `field`.
+        """
+        return (
+            not self.text
+            or self.in_currency(money.currency, field=field, allow_zero=allow_zero) == money
+        )
+
+    def in_currency(
+        self, currency: str, *, field: str = "amount", allow_zero: bool = False
+    ) -> Money:
+        """The text as money of a currency, whatever currency the request names.
+
+        Raises:
+            InvalidArgument: the text is no amount of that currency, or empty; names `field`.
+        """
+        return Money.parse(self.text, currency, field=field, allow_zero=allow_zero)

@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mesh.call import Caller
 from mesh.db import Database, insert_if_absent
 from mesh.errors import NeighbourUnavailable, Outcome
-from mesh.money import Money
+from mesh.money import Money, RequestedAmount
 from mesh.paging import PageTokens
 from order_rpc.domain.errors import OrderNotFound as NoSuchOrder
 from order_rpc.domain.order import Order, OrderState
@@ -371,7 +371,7 @@ class PaymentWorld:
             "key": key,
             **changes,
         }
-        return await (app or self.app).charging.charge(Charge(**values), caller)
+        return await (app or self.app).charging.charge(Charge(**with_amount(values)), caller)
 
     async def cashier(
         self, order: Order, *, key: str = "", caller: Caller | None = None, **changes: Any
@@ -389,7 +389,7 @@ class PaymentWorld:
             "key": key,
             **changes,
         }
-        return await self.app.charging.create_payment(CreatePayment(**values), caller)
+        return await self.app.charging.create_payment(CreatePayment(**with_amount(values)), caller)
 
     async def press(self, payment: Payment, button: str = "pay") -> str:
         """The buyer presses a button of the cashier page; what he reads then."""
@@ -623,3 +623,9 @@ async def _callback(app: PaymentApp, reader: asyncio.StreamReader) -> bytes:
         signature=headers["x-channel-signature"],
     )
     return http_answer(b"success")
+
+
+def with_amount(values: dict[str, Any]) -> dict[str, Any]:
+    """Fields of a command, with amount and currency as the servicer makes them."""
+    rest = {name: value for name, value in values.items() if name not in ("amount", "currency")}
+    return {**rest, "amount": RequestedAmount(values["amount"], values["currency"])}

@@ -14,6 +14,7 @@ from paymesh.payment.v1 import payment_pb2
 
 from mesh.call import Caller, Role
 from mesh.errors import MeshError, NeighbourUnavailable, RemoteError
+from mesh.money import RequestedAmount
 from order_rpc.domain.order import Order, OrderState
 from order_rpc.domain.payment import CloseAnswer, CloseResult, PaymentSnapshot
 from order_rpc.domain.policy import MerchantPolicy
@@ -63,8 +64,7 @@ class PaymentsInProcess:
             refund = await self._world.app.refunds.create(
                 CreateRefund(
                     payment_id=payment_id,
-                    amount=amount,
-                    currency=currency,
+                    amount=RequestedAmount(amount, currency),
                     reason=reason,
                     request_id=request_id,
                     key="",
@@ -95,8 +95,7 @@ class PaymentsInProcess:
                     merchant_id=order.merchant_id,
                     order_id=order.order_id,
                     user_id=order.user_id,
-                    amount="",
-                    currency="",
+                    amount=RequestedAmount(""),
                     channel=channel,
                     return_url=return_url,
                     key="",

@@ -197,7 +197,7 @@ _KEYS = [  # what makes a request happen once
     ),
     _refunds(
         "a request id stands for a refund of one amount",
-        old='command.amount != "" and _amount(command.amount, payment) != earlier.amount',
+        old="not command.amount.matches(earlier.amount)",
         new="False",
         fails=_in_refunds("test_the_same_request_again_is_the_same_refund", on="sqlite-request_id"),
     ),

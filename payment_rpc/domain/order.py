@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from mesh.errors import InvalidArgument
-from mesh.money import Money, currency_exponent
+from mesh.money import Money, RequestedAmount, currency_exponent
 from payment_rpc.domain.errors import (
     AmountMismatch,
     CurrencyMismatch,
@@ -27,7 +26,7 @@ class OrderToPay:
     state: str
     expires_at: datetime
 
-    def check(self, *, user_id: str, amount: str, currency: str, now: datetime) -> None:
+    def check(self, *, user_id: str, amount: RequestedAmount, now: datetime) -> None:
         """Whether this buyer may pay this amount for it now. An empty amount or currency is not
         compared.
 
@@ -37,12 +36,12 @@ class OrderToPay:
         """
         if self.user_id != user_id:
             raise OrderNotFound
-        if currency:
-            currency_exponent(currency)
-            if currency != self.amount.currency:
+        if amount.currency:
+            currency_exponent(amount.currency)
+            if amount.currency != self.amount.currency:
                 problem = f"the order is in {self.amount.currency}"
                 raise CurrencyMismatch(f"currency: {problem}", fields={"currency": problem})
-        if amount and Money.parse(amount, self.amount.currency) != self.amount:
+        if not amount.matches(self.amount):
             problem = f"the order costs {self.amount}"
             raise AmountMismatch(f"amount: {problem}", fields={"amount": problem})
         match self.state:
@@ -57,17 +56,3 @@ class OrderToPay:
                 raise OrderNotPayable(
                     f"An order in state {self.state} cannot be paid.", order_state=self.state
                 )
-
-
-def canonical_amount(text: str) -> str:
-    """One spelling for every spelling of an amount ("100", "100.0", "100.00"), so that a repeated
-    request is recognised.
-
-    Raises:
-        InvalidArgument: zero.
-    """
-    whole, _, fraction = text.partition(".")
-    whole, fraction = whole.lstrip("0") or "0", fraction.rstrip("0")
-    if text and whole == "0" and not fraction:
-        raise InvalidArgument.of("amount", "must be greater than zero")
-    return f"{whole}.{fraction}" if fraction else whole

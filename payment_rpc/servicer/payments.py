@@ -9,7 +9,7 @@ from paymesh.payment.v1 import payment_pb2, payment_pb2_grpc
 
 from mesh.call import Role, current_caller, current_idempotency_key
 from mesh.errors import InvalidArgument
-from mesh.money import Money
+from mesh.money import Money, RequestedAmount
 from mesh.paging import PageTokens, page_size
 from payment_rpc.domain.order import OrderToPay
 from payment_rpc.servicer.messages import STATES, payment_message
@@ -52,8 +52,7 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
                 merchant_id=request.merchant_id,
                 order_id=request.order_id,
                 user_id=request.user_id,
-                amount=request.amount,
-                currency=request.currency,
+                amount=RequestedAmount(request.amount, request.currency),
                 payment_method=request.payment_method,
                 number=card.credit_card_number,
                 cvv=card.credit_card_cvv,
@@ -77,8 +76,7 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
                 merchant_id=request.merchant_id,
                 order_id=request.order_id,
                 user_id=request.user_id or request.order.user_id,
-                amount=request.amount,
-                currency=request.currency,
+                amount=RequestedAmount(request.amount, request.currency),
                 channel=request.channel,
                 return_url=request.return_url,
                 key=current_idempotency_key(),

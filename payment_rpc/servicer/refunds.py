@@ -7,6 +7,7 @@ from typing import Any
 from paymesh.payment.v1 import refund_pb2, refund_pb2_grpc
 
 from mesh.call import current_caller, current_idempotency_key
+from mesh.money import RequestedAmount
 from mesh.paging import PageTokens, page_size
 from payment_rpc.domain.refund import Refund, RefundState
 from payment_rpc.servicer.failure_texts import failure_message
@@ -30,8 +31,7 @@ class RefundServicer(refund_pb2_grpc.RefundServiceServicer):
         refund = await self._refunds.create(
             CreateRefund(
                 payment_id=request.payment_id,
-                amount=request.amount,
-                currency=request.currency,
+                amount=RequestedAmount(request.amount, request.currency),
                 reason=request.reason,
                 request_id=request.request_id,
                 key=current_idempotency_key(),
@@ -45,7 +45,9 @@ class RefundServicer(refund_pb2_grpc.RefundServiceServicer):
     ) -> refund_pb2.PreviewRefundResponse:
         """Says what a refund would do."""
         preview = await self._refunds.preview(
-            payment_id=request.payment_id, amount=request.amount, caller=current_caller()
+            payment_id=request.payment_id,
+            amount=RequestedAmount(request.amount),
+            caller=current_caller(),
         )
         return refund_pb2.PreviewRefundResponse(
             amount=preview.amount.format(),

@@ -8,6 +8,7 @@ from paymesh.payment.v1 import ledger_pb2, ledger_pb2_grpc
 
 from mesh.call import current_caller, current_idempotency_key
 from mesh.clock import Clock
+from mesh.money import RequestedAmount
 from mesh.paging import PageTokens, page_size
 from payment_rpc.domain.card import Card
 from payment_rpc.domain.wallet import Wallet, WalletEntry
@@ -52,8 +53,7 @@ class WalletServicer(ledger_pb2_grpc.WalletServiceServicer):
             TopUp(
                 merchant_id=request.merchant_id,
                 user_id=request.user_id,
-                amount=request.amount,
-                currency=request.currency,
+                amount=RequestedAmount(request.amount, request.currency),
                 card=card,
                 key=current_idempotency_key(),
             ),

@@ -22,7 +22,7 @@ from mesh.clock import Clock
 from mesh.db import Database
 from mesh.errors import MeshError, MoneyError
 from mesh.failpoints import FailpointRaised, failpoint
-from mesh.money import DEFAULT_CURRENCY, Money
+from mesh.money import DEFAULT_CURRENCY, RequestedAmount
 from mesh.outbox import Message
 from mesh.receipts import ReceiptKey
 from payment_rpc.cache import PaymentCache
@@ -41,7 +41,7 @@ from payment_rpc.domain.errors import (
     PaymentMethodNotSupported,
     ReturnUrlNotAllowed,
 )
-from payment_rpc.domain.order import OrderToPay, canonical_amount
+from payment_rpc.domain.order import OrderToPay
 from payment_rpc.domain.payment import (
     BALANCE,
     CASHIER,
@@ -107,8 +107,7 @@ class Charge:
     merchant_id: str
     order_id: str
     user_id: str
-    amount: str
-    currency: str
+    amount: RequestedAmount
     payment_method: str
     number: str = field(repr=False)
     cvv: str = field(repr=False)
@@ -120,27 +119,25 @@ class Charge:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TopUp:
-    """A top-up as it was asked for. `currency` "" means CNY; `key` is the idempotency key."""
+    """A top-up as it was asked for. No currency means CNY; `key` is the idempotency key."""
 
     merchant_id: str
     user_id: str
-    amount: str
-    currency: str
+    amount: RequestedAmount
     card: Card
     key: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreatePayment:
-    """A payment at a cashier as it was asked for. `amount` and `currency` may be empty; `order`
-    comes from order_rpc, which is not asked back.
+    """A payment at a cashier as it was asked for. `amount` may be empty; `order` comes
+    from order_rpc, which is not asked back.
     """
 
     merchant_id: str
     order_id: str
     user_id: str
-    amount: str
-    currency: str
+    amount: RequestedAmount
     channel: str
     return_url: str
     key: str
@@ -224,8 +221,8 @@ class Charging:
         summary = card.summary()
         fingerprint = {
             "order_id": command.order_id,
-            "amount": canonical_amount(command.amount),
-            "currency": command.currency,
+            "amount": command.amount.positive().canonical,
+            "currency": command.amount.currency,
             "payment_method": CREDIT_CARD,
             "credit_card": _spelled(summary),
         }
@@ -252,10 +249,10 @@ class Charging:
                 payment ended without money.
         """
         now = self._clock.now()
-        amount = Money.parse(command.amount, command.currency or DEFAULT_CURRENCY)
+        amount = command.amount.in_currency(command.amount.currency or DEFAULT_CURRENCY)
         summary = command.card.summary()
         fingerprint = {
-            "amount": canonical_amount(command.amount),
+            "amount": command.amount.positive().canonical,
             "currency": amount.currency,
             "credit_card": _spelled(summary),
         }
@@ -288,8 +285,8 @@ class Charging:
     async def _charge_balance(self, command: Charge, caller: Caller) -> Payment:
         fingerprint = {
             "order_id": command.order_id,
-            "amount": canonical_amount(command.amount),
-            "currency": command.currency,
+            "amount": command.amount.positive().canonical,
+            "currency": command.amount.currency,
             "payment_method": BALANCE,
         }
         receipt = _receipt(caller, "Charge", command.key, command.merchant_id)
@@ -326,8 +323,8 @@ class Charging:
         self._check_return_url(command)
         fingerprint = {
             "order_id": command.order_id,
-            "amount": canonical_amount(command.amount),
-            "currency": command.currency,
+            "amount": command.amount.positive().canonical,
+            "currency": command.amount.currency,
             "channel": name,
             "return_url": command.return_url,
         }
@@ -368,7 +365,6 @@ class Charging:
             order.check(
                 user_id=command.user_id,
                 amount=command.amount,
-                currency=command.currency,
                 now=self._clock.now(),
             )
         except MeshError:

@@ -21,7 +21,7 @@ from mesh.db import Database
 from mesh.errors import IdempotencyKeyReused
 from mesh.failpoints import FailpointRaised, failpoint
 from mesh.ids import Ids
-from mesh.money import Money
+from mesh.money import Money, RequestedAmount
 from mesh.outbox import Message
 from mesh.receipts import ReceiptKey
 from mesh.worker import each
@@ -35,7 +35,6 @@ from payment_rpc.domain.errors import (
     RefundLimitReached,
     RefundNotAllowed,
 )
-from payment_rpc.domain.order import canonical_amount
 from payment_rpc.domain.payment import WALLET, Payment
 from payment_rpc.domain.refund import OPEN, REFUNDS_MAX, Refund, RefundState, refundable, reserve
 from payment_rpc.domain.refund_facts import (
@@ -67,13 +66,12 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreateRefund:
-    """A refund as it was asked for. `amount` "" means everything that is left; `request_id` and
+    """A refund as it was asked for. No `amount` means everything that is left; `request_id` and
     `key` may be "".
     """
 
     payment_id: str
-    amount: str
-    currency: str
+    amount: RequestedAmount
     reason: str
     request_id: str
     key: str
@@ -137,14 +135,16 @@ class Refunds:
         failpoint("payment.refund.after_tx1")
         return _answer_of(await self._send(refund))
 
-    async def preview(self, *, payment_id: str, amount: str, caller: Caller) -> RefundPreview:
+    async def preview(
+        self, *, payment_id: str, amount: RequestedAmount, caller: Caller
+    ) -> RefundPreview:
         """What `create` would reserve and book, without doing it.
 
         Raises:
             PaymentNotFound, RefundNotAllowed, RefundExceedsRefundable, InvalidArgument.
         """
         payment, returned = await self._db.read(_payment_and_fees_returned, payment_id, caller)
-        after, wanted = reserve(payment, _amount(amount, payment), at=self._clock.now())
+        after, wanted = reserve(payment, _wanted(amount, payment), at=self._clock.now())
         held_by = bookings.holder(payment, stands_alone=False, channel=payment.channel)
         steps = (
             bookings.refund_reserved(
@@ -319,20 +319,20 @@ class Refunds:
             raise PaymentNotFound
         fingerprint = {
             "payment_id": command.payment_id,
-            "amount": canonical_amount(command.amount),
-            "currency": command.currency,
+            "amount": command.amount.positive().canonical,
+            "currency": command.amount.currency,
             "request_id": command.request_id,
         }
         receipt = _receipt(caller, command.key, payment.merchant_id)
         earlier = await self._find_earlier(tx, command, payment, receipt, fingerprint)
         if earlier is not None:
             return earlier, False, None
-        if command.currency and command.currency != payment.amount.currency:
+        if command.amount.currency not in ("", payment.amount.currency):
             problem = f"the payment is in {payment.amount.currency}"
             raise CurrencyMismatch(
                 f"currency: {problem}", fields={"currency": problem}, payment_id=payment.payment_id
             )
-        reserved, amount = reserve(payment, _amount(command.amount, payment), at=now)
+        reserved, amount = reserve(payment, _wanted(command.amount, payment), at=now)
         if await refunds.count_asked_for(tx, payment.payment_id) >= REFUNDS_MAX:
             raise RefundLimitReached(payment_id=payment.payment_id, limit=REFUNDS_MAX)
         attempt_id = await attempts.capturing_attempt(tx, payment)
@@ -396,7 +396,7 @@ class Refunds:
                 ("payment_id", earlier.payment_id != payment.payment_id),
                 (
                     "amount",
-                    command.amount != "" and _amount(command.amount, payment) != earlier.amount,
+                    not command.amount.matches(earlier.amount),
                 ),
             )
             if differs
@@ -571,8 +571,8 @@ def _answer_of(refund: Refund) -> Refund:
     return refund
 
 
-def _amount(text: str, payment: Payment) -> Money | None:
-    return Money.parse(text, payment.amount.currency) if text else None
+def _wanted(amount: RequestedAmount, payment: Payment) -> Money | None:
+    return amount.in_currency(payment.amount.currency) if amount.text else None
 
 
 def _receipt(caller: Caller, key: str, merchant_id: str) -> ReceiptKey | None:

@@ -19,6 +19,7 @@ from mesh.bad_rows import PAUSE_FIRST_SECONDS, PAUSE_MAX_SECONDS, Batches, LeftO
 from mesh.call import Caller, Role
 from mesh.clock import SystemClock
 from mesh.errors import Conflict
+from mesh.money import RequestedAmount
 from order_rpc.domain.order import OrderState
 from order_rpc.tables import ORDERS, STATISTIC_ENTRY
 from payment_rpc.domain.payment import PaymentState
@@ -177,8 +178,7 @@ async def open_refunds(world: PaymentWorld) -> list[str]:
                 await world.app.refunds.create(
                     CreateRefund(
                         payment_id=payment.payment_id,
-                        amount="10.00",
-                        currency="",
+                        amount=RequestedAmount("10.00"),
                         reason="",
                         request_id="",
                         key="",

@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 
 from mesh import bad_rows
 from mesh.bad_rows import PAUSE_MAX_SECONDS, readable
+from mesh.money import RequestedAmount
 from order_rpc.tables import STATISTIC_ENTRY
 from order_rpc.usecases.catalog import ListProducts
 from payment_rpc.store import wallets
@@ -115,8 +116,7 @@ async def test_lists_of_payments_refunds_and_entries_go_on_behind_one_that_canno
             await world.app.refunds.create(
                 CreateRefund(
                     payment_id=payment.payment_id,
-                    amount="1.00",
-                    currency="",
+                    amount=RequestedAmount("1.00"),
                     reason="",
                     request_id="",
                     key="",

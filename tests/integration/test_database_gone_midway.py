@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mesh.errors import Unavailable
-from mesh.money import Money
+from mesh.money import Money, RequestedAmount
 from payment_rpc.channels import RefundChannelFact, RefundChannelStatus
 from payment_rpc.domain.callback import CallbackResult
 from payment_rpc.domain.payment import PaymentState
@@ -87,8 +87,7 @@ async def test_a_refund_whose_database_dies_after_it_was_sent_is_on_its_way(
     asked = await world.app.refunds.create(
         CreateRefund(
             payment_id=payment.payment_id,
-            amount="30.00",
-            currency="",
+            amount=RequestedAmount("30.00"),
             reason="",
             request_id="",
             key="k1",

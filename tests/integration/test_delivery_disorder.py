@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mesh import inbox
 from mesh.db import Database, insert_if_absent, metadata_with_names
 from mesh.errors import NeighbourUnavailable
-from mesh.money import Money
+from mesh.money import Money, RequestedAmount
 from mesh.outbox import OUTBOX, Message, Relay, _message
 from mesh.receipts import RECEIPT
 from order_rpc import tables as order_tables
@@ -164,8 +164,7 @@ class Shop:
         await self.world.money.app.refunds.create(
             CreateRefund(
                 payment_id=payment_id,
-                amount=amount,
-                currency="",
+                amount=RequestedAmount(amount),
                 reason="broken",
                 request_id="",
                 key=f"refund-{payment_id}-{amount}",

@@ -17,6 +17,7 @@ from mesh import failpoints
 from mesh.call import Caller, Role
 from mesh.clock import SystemClock
 from mesh.failpoints import FailpointRaised
+from mesh.money import RequestedAmount
 from payment_rpc.domain.payment import PaymentState
 from payment_rpc.tables import ATTEMPT, PAYMENT, REFUND
 from payment_rpc.usecases.future_rows import FutureRows
@@ -112,8 +113,7 @@ async def test_a_refund_that_a_fast_clock_put_off_is_asked_for_again(world: Paym
     refund = await world.app.refunds.create(
         CreateRefund(
             payment_id=payment.payment_id,
-            amount="10.00",
-            currency="",
+            amount=RequestedAmount("10.00"),
             reason="",
             request_id="",
             key="",

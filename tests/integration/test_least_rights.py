@@ -19,7 +19,7 @@ from mesh import migrations
 from mesh.auth import Role
 from mesh.call import Caller
 from mesh.cli import grants
-from mesh.money import Money
+from mesh.money import Money, RequestedAmount
 from mesh.redis_client import open_redis
 from payment_rpc.usecases.refunds import CreateRefund
 from seckill_rpc.stock.connection import require_safe
@@ -126,8 +126,7 @@ async def test_money_is_taken_and_given_back_with_these_rights(
         await world.finish()
         asked = CreateRefund(
             payment_id=payment.payment_id,
-            amount="30.00",
-            currency="",
+            amount=RequestedAmount("30.00"),
             reason="",
             request_id="",
             key="",

@@ -19,7 +19,7 @@ from sqlalchemy import insert, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.errors import MeshError, Outcome
-from mesh.money import Money
+from mesh.money import Money, RequestedAmount
 from order_rpc.domain.order import Order, OrderState
 from order_rpc.domain.payment import CloseAnswer, PaymentSnapshot
 from order_rpc.domain.payment import CloseResult as AnsweredResult
@@ -333,8 +333,7 @@ class Product:
                 tx,
                 CreateRefund(
                     payment_id=f"PAY{p}",
-                    amount="0.01",
-                    currency="",
+                    amount=RequestedAmount("0.01"),
                     reason="",
                     request_id=name,
                     key="",

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from mesh.errors import MeshError
+from mesh.money import RequestedAmount
 from order_rpc.domain.order import Order, OrderState
 from order_rpc.domain.policy import MerchantPolicy
 from order_rpc.domain.refund import RefundState, RefundStatus
@@ -250,8 +251,7 @@ async def test_refunds_that_race_on_both_sides_never_exceed_what_was_captured(
     async def at_payment_rpc(number: int) -> None:
         command = CreateRefund(
             payment_id=order.paid_payment_id,
-            amount="30.00",
-            currency="",
+            amount=RequestedAmount("30.00"),
             reason="",
             request_id=f"direct-{number}",
             key="",

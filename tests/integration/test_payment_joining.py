@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from mesh.money import RequestedAmount
 from mesh.receipts import RECEIPT
 from order_rpc.domain.order import Order
 from payment_rpc.app import PaymentApp
@@ -59,8 +60,7 @@ async def cashier_at(app: PaymentApp, order: Order, channel: str) -> Payment:
             merchant_id=order.merchant_id,
             order_id=order.order_id,
             user_id=order.user_id,
-            amount="",
-            currency="",
+            amount=RequestedAmount(""),
             channel=channel,
             return_url="",
             key="",

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from mesh.call import Caller, Role
-from mesh.money import Money
+from mesh.money import Money, RequestedAmount
 from payment_rpc.domain.errors import RefundFailed
 from payment_rpc.domain.payment import Disposition, Payment, PaymentState
 from payment_rpc.domain.refund import RefundState
@@ -182,8 +182,7 @@ async def give_back(world: PaymentWorld, payment: Payment, amount: str = "") -> 
     with contextlib.suppress(RefundFailed):
         command = CreateRefund(
             payment_id=payment.payment_id,
-            amount=amount,
-            currency="",
+            amount=RequestedAmount(amount),
             reason="",
             request_id="",
             key="",

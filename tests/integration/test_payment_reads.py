@@ -21,6 +21,7 @@ from mesh import failpoints
 from mesh.call import Caller, Role, calling
 from mesh.errors import PageTokenInvalid, PermissionDenied
 from mesh.failpoints import FailpointRaised
+from mesh.money import RequestedAmount
 from mesh.paging import PageTokens
 from mesh.redis_client import COMMAND_SECONDS_MAX, open_redis
 from order_rpc.domain.order import OrderState
@@ -277,8 +278,7 @@ async def test_a_change_whose_author_died_reaches_the_cache_with_its_event(
             await cached.app.refunds.create(
                 CreateRefund(
                     payment_id=paid.payment_id,
-                    amount="30.00",
-                    currency="",
+                    amount=RequestedAmount("30.00"),
                     reason="",
                     request_id="",
                     key="",

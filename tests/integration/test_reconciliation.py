@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.call import Caller, Role
 from mesh.errors import InvalidArgument
+from mesh.money import RequestedAmount
 from mesh.paging import PageTokens
 from payment_rpc.app import PaymentApp
 from payment_rpc.domain.difference import Difference
@@ -58,8 +59,7 @@ async def refund(world: PaymentWorld, payment: Payment, amount: str = "10.00") -
     await world.app.refunds.create(
         CreateRefund(
             payment_id=payment.payment_id,
-            amount=amount,
-            currency="",
+            amount=RequestedAmount(amount),
             reason="",
             request_id="",
             key="",

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import insert, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh.money import Money
+from mesh.money import Money, RequestedAmount
 from payment_rpc.channels import RefundChannelFact, RefundChannelStatus
 from payment_rpc.domain.difference import Action, Difference, Finding, Kind
 from payment_rpc.domain.errors import DifferenceStateInvalid
@@ -88,8 +88,7 @@ async def test_refunds_of_a_day_are_those_of_this_channel_from_its_first_to_its_
     await world.app.refunds.create(
         CreateRefund(
             payment_id=payment.payment_id,
-            amount="1.00",
-            currency="",
+            amount=RequestedAmount("1.00"),
             reason="",
             request_id="",
             key="",
@@ -225,8 +224,7 @@ async def test_a_difference_about_a_refund_closes_only_when_channel_and_books_ag
     refund = await world.app.refunds.create(
         CreateRefund(
             payment_id=payment.payment_id,
-            amount="1.00",
-            currency="",
+            amount=RequestedAmount("1.00"),
             reason="",
             request_id="",
             key="",

@@ -12,6 +12,7 @@ from paymesh.payment.v1 import refund_pb2
 
 from mesh.call import NOBODY, Caller, Role
 from mesh.errors import PermissionDenied
+from mesh.money import RequestedAmount
 from mesh.paging import PageTokens
 from payment_rpc.domain.errors import RefundNotFound
 from payment_rpc.domain.payment import Payment
@@ -49,8 +50,7 @@ async def refunded(
         await world.app.refunds.create(
             CreateRefund(
                 payment_id=payment.payment_id,
-                amount=amount,
-                currency="",
+                amount=RequestedAmount(amount),
                 reason="",
                 request_id="",
                 key="",

@@ -16,7 +16,7 @@ from paymesh.payment.v1 import refund_pb2
 
 from mesh.call import Caller, Role
 from mesh.errors import IdempotencyKeyReused, InvalidArgument, NeighbourUnavailable
-from mesh.money import Money
+from mesh.money import Money, RequestedAmount
 from mesh.outbox import OUTBOX
 from mesh.receipts import RECEIPT
 from mesh.validation import violations_of
@@ -44,6 +44,7 @@ from tests.builders_payment import (
     an_attempt,
     balance_of,
     payment_world,
+    with_amount,
 )
 
 CLERK = Caller(role=Role.MERCHANT, subject="clerk", merchant_id="mall")
@@ -125,7 +126,7 @@ async def refund(
         "key": "",
         **changes,
     }
-    return await world.app.refunds.create(CreateRefund(**values), caller)
+    return await world.app.refunds.create(CreateRefund(**with_amount(values)), caller)
 
 
 async def columns(world: PaymentWorld, payment: Payment) -> tuple[str, str, str]:
@@ -492,7 +493,7 @@ async def test_a_preview_says_what_would_happen_and_moves_nothing(
     payment = await paid(world)
     before = await world.rows(PAYMENT)
     preview = await world.app.refunds.preview(
-        payment_id=payment.payment_id, amount="30.00", caller=CLERK
+        payment_id=payment.payment_id, amount=RequestedAmount("30.00"), caller=CLERK
     )
     assert (
         preview.amount.format(),
@@ -516,7 +517,7 @@ async def test_a_preview_after_a_bounce_counts_the_fee_that_is_back_already(
             previews.append(
                 (
                     await world.app.refunds.preview(
-                        payment_id=payment.payment_id, amount=amount, caller=CLERK
+                        payment_id=payment.payment_id, amount=RequestedAmount(amount), caller=CLERK
                     )
                 ).fee_returned.minor
             )
@@ -526,7 +527,7 @@ async def test_a_preview_after_a_bounce_counts_the_fee_that_is_back_already(
                 await world.app.refunds.run_once()
                 await world.callbacks()
         everything = await world.app.refunds.preview(
-            payment_id=payment.payment_id, amount="", caller=CLERK
+            payment_id=payment.payment_id, amount=RequestedAmount(""), caller=CLERK
         )
         assert [row["state"] for row in await world.rows(REFUND)] == [
             "REVERSED",

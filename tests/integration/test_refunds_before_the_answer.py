@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from mesh.money import RequestedAmount
 from order_rpc.domain.order import Order, OrderState
 from payment_rpc.channels import RefundChannelStatus
 from payment_rpc.domain.errors import RefundFailed
@@ -69,8 +70,7 @@ async def asks_back(world: PaymentWorld, payment: Payment, amount: str = "") -> 
     return await world.app.refunds.create(
         CreateRefund(
             payment_id=payment.payment_id,
-            amount=amount,
-            currency="",
+            amount=RequestedAmount(amount),
             reason="asked for",
             request_id="",
             key="",

@@ -15,7 +15,7 @@ import pytest
 
 from mesh.call import Caller, Role
 from mesh.errors import IdempotencyKeyReused, InvalidArgument
-from mesh.money import Money
+from mesh.money import Money, RequestedAmount
 from mesh.outbox import OUTBOX
 from mesh.receipts import RECEIPT
 from order_rpc.domain.order import OrderState
@@ -70,8 +70,7 @@ async def top_up(
         TopUp(
             merchant_id="mall",
             user_id=buyer().subject,
-            amount=amount,
-            currency=currency,
+            amount=RequestedAmount(amount, currency),
             card=card,
             key=key or world.ids.new("K"),
         ),
@@ -99,8 +98,7 @@ async def refund(world: PaymentWorld, payment: Payment, amount: str = "", *, key
     return await world.app.refunds.create(
         CreateRefund(
             payment_id=payment.payment_id,
-            amount=amount,
-            currency="",
+            amount=RequestedAmount(amount),
             reason="",
             request_id="",
             key=key,

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mesh.money import RequestedAmount
 from payment_rpc.domain.card import Card, CardSummary
 from payment_rpc.domain.errors import CardInvalid
 from payment_rpc.usecases.charging import Charge
@@ -143,8 +144,7 @@ def test_nothing_prints_number_and_cvv() -> None:
         merchant_id="mall",
         order_id="ORD1",
         user_id="u1",
-        amount="1",
-        currency="",
+        amount=RequestedAmount("1"),
         payment_method="",
         number="4242 4242 4242 4242",
         cvv="7373",

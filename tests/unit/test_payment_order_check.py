@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.errors import InvalidArgument
-from mesh.money import Money
+from mesh.money import Money, RequestedAmount
 from order_rpc.domain.order import OrderState
 from payment_rpc.domain.errors import (
     AmountMismatch,
@@ -21,7 +21,7 @@ from payment_rpc.domain.errors import (
     OrderNotFound,
     OrderNotPayable,
 )
-from payment_rpc.domain.order import OrderToPay, canonical_amount
+from payment_rpc.domain.order import OrderToPay
 from tests.fakes import EPOCH
 
 ORDER = OrderToPay(
@@ -43,7 +43,7 @@ def check(
     currency: str = "",
     after: timedelta = timedelta(0),
 ) -> None:
-    order.check(user_id=user_id, amount=amount, currency=currency, now=EPOCH + after)
+    order.check(user_id=user_id, amount=RequestedAmount(amount, currency), now=EPOCH + after)
 
 
 @pytest.mark.parametrize(
@@ -161,21 +161,28 @@ def test_a_state_that_we_do_not_know_is_not_paid() -> None:
     ],
 )
 def test_the_spellings_of_an_amount_have_one_canonical_form(text: str, canonical: str) -> None:
-    assert canonical_amount(text) == canonical
+    assert RequestedAmount(text).canonical == canonical
 
 
 @pytest.mark.parametrize("text", ["0", "0.0", "000.000"])
 def test_zero_is_refused_before_anything_is_asked(text: str) -> None:
     with pytest.raises(InvalidArgument) as refused:
-        canonical_amount(text)
+        RequestedAmount(text).positive()
     assert refused.value.fields == {"amount": "must be greater than zero"}
+
+
+def test_no_amount_is_not_zero() -> None:
+    assert RequestedAmount("").positive().canonical == "0"
 
 
 @given(st.integers(1, 10**12 - 1), st.integers(0, 3))
 def test_two_spellings_are_the_same_request_exactly_when_they_are_the_same_money(
     minor: int, zeros: int
 ) -> None:
-    text = Money(minor, "KWD").format()
-    assert canonical_amount("0" * zeros + text.rstrip("0").rstrip(".")) == canonical_amount(text)
-    assert Money.parse(canonical_amount(text), "KWD") == Money(minor, "KWD")
-    assert canonical_amount(Money(minor + 1, "KWD").format()) != canonical_amount(text)
+    money = Money(minor, "KWD")
+    text = money.format()
+    short = RequestedAmount("0" * zeros + text.rstrip("0").rstrip("."))
+    assert short.canonical == RequestedAmount(text).canonical
+    assert short.matches(money)
+    assert RequestedAmount(short.canonical).in_currency("KWD") == money
+    assert RequestedAmount(Money(minor + 1, "KWD").format()).canonical != short.canonical
