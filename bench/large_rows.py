@@ -21,11 +21,11 @@ from sqlalchemy import Table
 
 import order_rpc.tables as of_orders
 import payment_rpc.tables as of_payments
+from mesh.idempotency import MONEY_RETENTION, RECEIPT, IdempotencyKey
 from mesh.inbox import INBOX
 from mesh.log_chain import LOG_CHAIN, entry_hash
 from mesh.money import Money
 from mesh.outbox import OUTBOX
-from mesh.receipts import MONEY_RETENTION, RECEIPT, ReceiptKey
 from order_rpc.domain.statistics import quarter_of
 from payment_rpc.domain import ledger
 from payment_rpc.store.payments import seal_of
@@ -82,8 +82,8 @@ class Order:
             "created_at": self.at,
         }
 
-    def receipt(self, key: ReceiptKey, resource_id: str) -> dict[str, Any]:
-        """An answered receipt."""
+    def receipt(self, key: IdempotencyKey, resource_id: str) -> dict[str, Any]:
+        """An answered idempotency record."""
         return {
             "merchant_id": key.merchant_id,
             "caller": key.caller,
@@ -166,7 +166,7 @@ def order_rows(order: Order) -> Rows:
     if "inbox" in order.keeps:
         yield INBOX, {"consumer": "payment_rpc", "event_id": order.id("EVTO"), "handled_at": at}
     if "receipts" in order.keeps:
-        made = ReceiptKey(
+        made = IdempotencyKey(
             merchant_id="mall",
             caller=f"mall/{order.user_id}",
             method="CreateOrder",
@@ -213,7 +213,7 @@ def payment_rows(order: Order) -> Rows:
         order.id("ATT"),
         order.id("SBX"),
     )
-    paid = ReceiptKey(
+    paid = IdempotencyKey(
         merchant_id="mall", caller=f"mall/{order.user_id}", method="Charge", key=order.id("K")
     )
     booking = ledger.captured(

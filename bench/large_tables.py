@@ -2,9 +2,9 @@
 bench.large_tables --orders 1000000`.
 
 Fills MariaDB with paid orders as the code writes them (the rows of one are made by the code, the
-others are copies with ids and hashes of their own), with the messages and receipts that are kept by
-default, so that the audit holds, and prints a table of times. Commands run as an operator runs
-them, under the statement limit that the product gives them.
+others are copies with ids and hashes of their own), with the messages and idempotency records that
+are kept by default, so that the audit holds, and prints a table of times. Commands run as an
+operator runs them, under the statement limit that the product gives them.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from bench.large_rows import (
     shelf_rows,
 )
 from bench.machine import cpu_seconds, describe
+from mesh.idempotency import MONEY_RETENTION
 from mesh.migrations import upgrade
-from mesh.receipts import MONEY_RETENTION
 from tests.servers import MariaDB
 
 SERVICES = ("payment_rpc", "order_rpc", "seckill_rpc")

@@ -18,7 +18,7 @@ from gateway.settings import GatewaySettings
 from mesh.access import Access
 from mesh.auth import UserTokens
 from mesh.call import AUTHORIZATION, CURRENT, IDEMPOTENCY_KEY, REPLAYED, Call, Caller, Role
-from mesh.client import HOP_SECONDS
+from mesh.client import DEADLINE_MARGIN_SECONDS
 from mesh.errors import IdempotencyKeyMissing, InvalidArgument
 from mesh.policies import Idempotency
 
@@ -87,8 +87,8 @@ class Door:
         self.route = rule.template.text
         self.package = policy.package
         self._path = policy.path
-        # the channel keeps HOP_SECONDS back
-        self._timeout_seconds = policy.timeout_seconds + HOP_SECONDS
+        # the channel keeps DEADLINE_MARGIN_SECONDS back
+        self._timeout_seconds = policy.timeout_seconds + DEADLINE_MARGIN_SECONDS
         self._call: Callable[..., Awaitable[tuple[bytes, Metadata]]] = upstream.call
         self._user_tokens = user_tokens
         self._access = Access(policy)

@@ -14,9 +14,9 @@ from mesh.errors import (
     DeadlineExceeded,
     MeshError,
     MoneyError,
-    NeighbourUnavailable,
     RemoteError,
     Unauthenticated,
+    UpstreamUnavailable,
     default_message,
 )
 from mesh.languages import Language
@@ -162,7 +162,7 @@ class Refusals:
         spec = self._spec(error, package)
         known = spec.reason == error.reason
         details = _details(error, spec, known=known, language=language)
-        if safe_to_retry is not None and isinstance(error, NeighbourUnavailable | DeadlineExceeded):
+        if safe_to_retry is not None and isinstance(error, UpstreamUnavailable | DeadlineExceeded):
             details |= {"outcome": "UNKNOWN", "safe_to_retry": safe_to_retry}
         elif money_untouched:
             details |= {"outcome": "NOT_ATTEMPTED", "safe_to_retry": True}
@@ -229,7 +229,7 @@ def _explanation(error: MeshError) -> str:
     """What exactly was refused, in English and for developers; "" when the reason says it all."""
     return (
         ""
-        if isinstance(error, NeighbourUnavailable) or error.message == default_message(type(error))
+        if isinstance(error, UpstreamUnavailable) or error.message == default_message(type(error))
         else error.message
     )
 

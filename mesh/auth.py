@@ -64,7 +64,7 @@ class UserClaims:
     expires_at_seconds: int
     token_id: str
     callers: Mapping[Role, Caller] = field(repr=False, compare=False)
-    asked: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
+    validated_requests: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
     charge: Callable[[int], None] = field(
         default=lambda _: None, repr=False, compare=False
     )  # counts bytes that are put into `asked`

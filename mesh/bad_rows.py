@@ -26,7 +26,7 @@ from mesh.failpoints import FailpointRaised
 
 PAUSE_FIRST_SECONDS = 30.0  # a disk that is full makes every row look bad, and not for long
 PAUSE_MAX_SECONDS = 600.0  # a row that was mended is taken within ten minutes
-LEFT_OUT_MAX = 5000  # per worker; beyond it those that wait longest are tried again
+QUARANTINE_MAX = 5000  # per worker; beyond it those that wait longest are tried again
 LOST_ALONE_MAX = 3  # rounds that one row may take by itself without an end
 TOLD_MAX = 1000  # rows of lists whose last alert is remembered
 
@@ -45,7 +45,7 @@ _BAD = Counter(
 )
 
 
-class LeftOut:
+class Quarantine:
     """The rows that a worker does not take for now."""
 
     def __init__(
@@ -85,7 +85,7 @@ class LeftOut:
         _, pause = self._until.pop(key, (0.0, PAUSE_FIRST_SECONDS / 2))
         pause = min(pause * 2, PAUSE_MAX_SECONDS)
         self._until[key] = (self._monotonic() + pause, pause)
-        if len(self._until) > LEFT_OUT_MAX:
+        if len(self._until) > QUARANTINE_MAX:
             del self._until[next(iter(self._until))]
         self._bad.inc()
         log.error(
@@ -102,13 +102,13 @@ Due = Callable[[int], Select[Any]]
 Take = Callable[[AsyncConnection, Sequence[Any]], Awaitable[Sequence[Made]]]
 
 
-class Batches(Generic[Made]):
+class RowBatches(Generic[Made]):
     """Takes the rows that are due: a batch in one transaction; when that raises, the same rows one
     by one.
     """
 
     def __init__(
-        self, *, db: Database, left_out: LeftOut, most: int, due: Due, take: Take[Made]
+        self, *, db: Database, quarantine: Quarantine, most: int, due: Due, take: Take[Made]
     ) -> None:
         """
         Args:
@@ -117,7 +117,7 @@ class Batches(Generic[Made]):
             take: the step of rows that were found, in the same transaction.
         """
         self._db = db
-        self._left_out = left_out
+        self._quarantine = quarantine
         self._size = BatchSize(most)
         self._due = due
         self._take = take
@@ -154,7 +154,7 @@ class Batches(Generic[Made]):
         if len(found) == 1:
             self._lost_alone = [*self._lost_alone, found[0]][-LOST_ALONE_MAX:]
             if self._lost_alone == [found[0]] * LOST_ALONE_MAX:
-                self._left_out.add(found[0], error)
+                self._quarantine.add(found[0], error)
 
     async def _one_by_one(self, keys: Sequence[Key]) -> list[Made]:
         done: list[Made] = []
@@ -166,22 +166,24 @@ class Batches(Generic[Made]):
                     raise
                 break  # what was taken is not forgotten; the next round goes on
             except Exception as error:  # noqa: BLE001  logged with the row's key
-                self._left_out.add(key, error)
+                self._quarantine.add(key, error)
         return done
 
     async def _batch(self, tx: AsyncConnection, limit: int, found: list[Key]) -> list[Made]:
         found.clear()
-        rows = (await tx.execute(self._left_out.narrow(self._due(limit)))).all()
-        found += map(self._left_out.key_of, rows)
+        rows = (await tx.execute(self._quarantine.narrow(self._due(limit)))).all()
+        found += map(self._quarantine.key_of, rows)
         return list(await self._take(tx, rows)) if rows else []
 
     async def _keys(self, tx: AsyncConnection, limit: int) -> list[Key]:
-        query = self._left_out.narrow(self._due(limit)).with_only_columns(*self._left_out.columns)
-        return [self._left_out.key_of(row) for row in await tx.execute(query)]
+        query = self._quarantine.narrow(self._due(limit)).with_only_columns(
+            *self._quarantine.columns
+        )
+        return [self._quarantine.key_of(row) for row in await tx.execute(query)]
 
     async def _one(self, tx: AsyncConnection, key: Key) -> list[Made]:
         rows = (
-            await tx.execute(self._due(1).where(one_of_keys(self._left_out.columns, [key])))
+            await tx.execute(self._due(1).where(one_of_keys(self._quarantine.columns, [key])))
         ).all()
         return list(await self._take(tx, rows)) if rows else []
 
@@ -189,7 +191,7 @@ class Batches(Generic[Made]):
 _told: dict[tuple[str, str], Seconds] = {}
 
 
-def readable(
+def readable_rows(
     rows: Iterable[Found], make: Callable[[Found], Made], *, of: str, key: Callable[[Found], object]
 ) -> list[Made]:
     """What can be made of rows, in their order. One of which nothing can be made is left out;
@@ -220,13 +222,13 @@ async def readable_page(
 
     Args:
         fetch: rows after one (None: the first ones), at most so many.
-        of, key: as for `readable`.
+        of, key: as for `readable_rows`.
     """
     made: list[Made] = []
     last: Found | None = None
     while (wanted := limit - len(made)) > 0:
         rows = await fetch(last, wanted)
-        made += readable(rows, make, of=of, key=key)
+        made += readable_rows(rows, make, of=of, key=key)
         if len(rows) < wanted:
             break
         last = rows[-1]

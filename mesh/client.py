@@ -37,21 +37,21 @@ from mesh.errors import (
     DeadlineExceeded,
     InvalidArgument,
     MeshError,
-    NeighbourUnavailable,
     RemoteError,
+    UpstreamUnavailable,
 )
 from mesh.languages import ACCEPT_LANGUAGE
 from mesh.logs import get_logger
 from mesh.metrics import CALLED
 from mesh.policies import Idempotency, policy_of
 from mesh.replicas import FAIL_FAST_SECONDS, Replica, Replicas
-from mesh.retries import RetryBudget, speaks_well_of_replica, worth_repeating
+from mesh.retries import RetryBudget, is_healthy_answer, is_retryable
 from mesh.settings import MeshSettings
 from mesh.trace import Trace
 from mesh.wire_errors import from_rpc_error, never_sent
 
 # kept back from our own deadline, so that we can still answer when a sibling uses all of its time
-HOP_SECONDS: Final = 0.02
+DEADLINE_MARGIN_SECONDS: Final = 0.02
 CALL_SECONDS_MIN: Final = 0.002  # with less a call would only make work that nobody waits for
 ATTEMPTS_MAX = 3
 # doubled for the third attempt; only when there is no other replica
@@ -63,7 +63,7 @@ Metadata = Iterable[tuple[str, str | bytes]]
 log = get_logger()
 
 
-class _NeverSent(NeighbourUnavailable):
+class _NeverSent(UpstreamUnavailable):
     """A connection broke between the choice of a replica and the call: any call may go
     elsewhere.
     """
@@ -200,7 +200,7 @@ class MeshChannel(grpc.aio.Channel):
             The answer's bytes and the trailing metadata.
 
         Raises:
-            RemoteError: the sibling refused. NeighbourUnavailable: nobody answered.
+            RemoteError: the sibling refused. UpstreamUnavailable: nobody answered.
                 DeadlineExceeded: not in time.
             PolicyInvalid, KeyError: a method that the contract does not describe.
         """
@@ -223,7 +223,7 @@ class MeshChannel(grpc.aio.Channel):
         """Waits until a replica is ready.
 
         Raises:
-            NeighbourUnavailable: nobody was reachable for longer than a second.
+            UpstreamUnavailable: nobody was reachable for longer than a second.
         """
         await self._replicas.pick(float("inf"))
 
@@ -264,7 +264,7 @@ class MeshChannel(grpc.aio.Channel):
             method.timeout_seconds if timeout is None else min(timeout, method.timeout_seconds)
         )
         if call is not None:
-            deadline = min(deadline, call.deadline - HOP_SECONDS)
+            deadline = min(deadline, call.deadline - DEADLINE_MARGIN_SECONDS)
         if deadline - now < CALL_SECONDS_MIN:
             raise DeadlineExceeded
         return deadline
@@ -367,7 +367,7 @@ class MeshChannel(grpc.aio.Channel):
         if len(tried) >= ATTEMPTS_MAX - 1:
             return False
         unserved = isinstance(error, _NeverSent) or error.is_unserved
-        if not unserved and not (repeatable and worth_repeating(error) and self._budget.take()):
+        if not unserved and not (repeatable and is_retryable(error) and self._budget.take()):
             return False
         return deadline - monotonic() >= CALL_SECONDS_MIN
 
@@ -402,14 +402,14 @@ class MeshChannel(grpc.aio.Channel):
             healthy = True
         except AioRpcError as problem:
             error = _NeverSent() if never_sent(problem) else from_rpc_error(problem)
-            healthy = speaks_well_of_replica(error, problem)
+            healthy = is_healthy_answer(error, problem)
             raise error from problem
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
             # the channel was closed under the call
-            raise NeighbourUnavailable(grpc_code=_CANCELLED) from None
+            raise UpstreamUnavailable(grpc_code=_CANCELLED) from None
         else:
             return answer, trailing
         finally:
@@ -507,14 +507,14 @@ class MeshChannel(grpc.aio.Channel):
             healthy = True
         except AioRpcError as problem:
             error = _NeverSent() if never_sent(problem) else from_rpc_error(problem)
-            healthy = speaks_well_of_replica(error, problem)
+            healthy = is_healthy_answer(error, problem)
             raise error from problem
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
             # the channel was closed under the call
-            raise NeighbourUnavailable(grpc_code=_CANCELLED) from None
+            raise UpstreamUnavailable(grpc_code=_CANCELLED) from None
         finally:
             rpc.cancel()
             replica.abandonable.discard(rpc)

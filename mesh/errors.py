@@ -19,7 +19,7 @@ service or of `paymesh.common.v1`; `mesh.wire_errors` joins the two.
     ├── OutcomeUnknown             the commit may or may not have happened
     ├── DeadlineExceeded           the answer did not come in time
     ├── RemoteError                a refusal of a sibling service, as it came over the wire
-    │   └── NeighbourUnavailable   no sibling answered: its outcome is unknown
+    │   └── UpstreamUnavailable   no sibling answered: its outcome is unknown
     └── MoneyError                 a refusal about money; says what happened to it
 """
 
@@ -224,7 +224,7 @@ class RemoteError(MeshError):
         return self.grpc_code in {3, 5, 6, 9, 11}
 
 
-class NeighbourUnavailable(RemoteError):
+class UpstreamUnavailable(RemoteError):
     """A sibling service did not answer: what it did is unknown."""
 
     def __init__(self, message: str = "", *, grpc_code: int = 14) -> None:

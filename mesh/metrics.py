@@ -128,7 +128,7 @@ REGISTRY.register(SERVED)
 REGISTRY.register(CALLED)
 
 
-class Tally(Collector):
+class EnumCounter(Collector):
     """A counter by one label whose values are known: `counts` are plain numbers, raised by whoever
     counts.
     """

@@ -129,7 +129,7 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shown:
+class MessageRow:
     """One row as an operator sees it, without its payload."""
 
     event_id: str
@@ -187,7 +187,9 @@ async def put(tx: AsyncConnection, *messages: Message) -> None:
     )
 
 
-async def list_messages(tx: AsyncConnection, *, states: Sequence[str], limit: int) -> list[Shown]:
+async def list_messages(
+    tx: AsyncConnection, *, states: Sequence[str], limit: int
+) -> list[MessageRow]:
     """Messages in some states, oldest first."""
     row = OUTBOX.c
     found: list[Row[Any]] = []
@@ -197,7 +199,7 @@ async def list_messages(tx: AsyncConnection, *, states: Sequence[str], limit: in
         ).all()
     found.sort(key=lambda each: int(each.id))
     return [
-        Shown(
+        MessageRow(
             event_id=each.event_id,
             destination=each.destination,
             tag=each.tag,
@@ -324,7 +326,7 @@ class Relay:
             await self._db.run(self._settle, message, settlement)
         except RemoteError as error:
             if error.is_definite:
-                await self._db.run(self._bury, message, error)
+                await self._db.run(self._mark_dead, message, error)
             else:
                 await self._db.run(self._postpone, message, error.message, error.reason)
             return False
@@ -470,7 +472,7 @@ class Relay:
         pause: timedelta = min(BACKOFF_FIRST * 2 ** min(message.attempts, 12), longest)
         return pause
 
-    async def _bury(self, tx: AsyncConnection, message: Message, error: RemoteError) -> None:
+    async def _mark_dead(self, tx: AsyncConnection, message: Message, error: RemoteError) -> None:
         await tx.execute(
             update(OUTBOX)
             .where(OUTBOX.c.event_id == message.event_id, OUTBOX.c.state == "NEW")

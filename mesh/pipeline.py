@@ -48,12 +48,12 @@ from mesh.errors import (
     IdempotencyKeyMissing,
     InvalidArgument,
     MeshError,
-    NeighbourUnavailable,
     NotFound,
     Outcome,
     RemoteError,
     RequestTooLarge,
     TokenInvalid,
+    UpstreamUnavailable,
 )
 from mesh.free_text import FreeTexts
 from mesh.languages import ACCEPT_LANGUAGE, preferred
@@ -69,8 +69,8 @@ from mesh.wire_errors import (
     COMMON,
     DETAILS_KEY,
     STATUS_CODES,
-    AboutMoney,
     ErrorCatalogue,
+    MoneyOutcome,
     internal_status,
     to_status,
 )
@@ -89,9 +89,9 @@ _CANCELLED = 1
 # second timer
 _ROUNDING_SECONDS = 0.2
 _NO_TRACE = Trace("0" * 32, sampled=False)
-ASKED_BYTES_MAX = 256  # of a request that is remembered with its caller's token
-ASKED_MAX = 4  # requests remembered with a token
-ASKED_ENTRY_BYTES = 1536  # message, key and slots of one, measured and rounded up
+VALIDATED_BYTES_MAX = 256  # of a request that is remembered with its caller's token
+VALIDATED_REQUESTS_MAX = 4  # requests remembered with a token
+VALIDATED_ENTRY_BYTES = 1536  # message, key and slots of one, measured and rounded up
 
 log = get_logger()
 
@@ -206,8 +206,8 @@ class _Method:
         self._moves_money = policy.moves_money
         self._repeatable = policy.repeatable
         self._timeout_seconds = policy.timeout_seconds
-        # A call with an idempotency key is not cut by us: what it answers stands in its receipt,
-        # and whoever has it at hand should send it.
+        # A call with an idempotency key is not cut by us: what it answers stands in its idempotency
+        # record, and whoever has it at hand should send it.
         self._cut = policy.idempotency is Idempotency.NONE
         self._running = DeadlineQueue()
         self._load = pipeline.load
@@ -339,20 +339,20 @@ class _Method:
         if (
             takes_key
             or user is None
-            or len(raw) > ASKED_BYTES_MAX
+            or len(raw) > VALIDATED_BYTES_MAX
             or not self._bound.isdisjoint(values)
         ):
             return self._checked(raw, values, call.caller)
         # The message is shared by all who send the same bytes with the same token, so handlers must
         # not write into it.
         key = (self, raw, "" if service is None else service.service)
-        request = user.asked.get(key)
+        request = user.validated_requests.get(key)
         if request is None:
             request = self._checked(raw, {}, call.caller)
-            if len(user.asked) >= ASKED_MAX:
-                user.asked.clear()
-            user.asked[key] = request
-            user.charge(len(raw) + ASKED_ENTRY_BYTES)
+            if len(user.validated_requests) >= VALIDATED_REQUESTS_MAX:
+                user.validated_requests.clear()
+            user.validated_requests[key] = request
+            user.charge(len(raw) + VALIDATED_ENTRY_BYTES)
         return request
 
     def _checked(self, raw: bytes, values: dict[str, str], caller: Caller) -> Any:
@@ -449,7 +449,7 @@ class _Method:
     def _status(self, error: MeshError, call: Call) -> status_pb2.Status:
         if (
             isinstance(error, RemoteError)
-            and not isinstance(error, NeighbourUnavailable)
+            and not isinstance(error, UpstreamUnavailable)
             and error.grpc_code in _REFUSES_US
         ):
             log.error(
@@ -468,7 +468,7 @@ class _Method:
         call.refusal = error.reason
         return status
 
-    def _money(self, error: BaseException, call: Call) -> AboutMoney | None:
+    def _money(self, error: BaseException, call: Call) -> MoneyOutcome | None:
         """What a refusal says of money that says nothing of it itself. We write down what we are
         about to do before we ask anybody to move money, so a call that committed nothing moved
         nothing. Any other may have; it is asked again with its key, or where repeating is
@@ -477,8 +477,8 @@ class _Method:
             return None
         # there another call with this key is at work
         if not call.effects and not isinstance(error, IdempotencyKeyInUse):
-            return AboutMoney(Outcome.NOT_ATTEMPTED, safe_to_retry=True)
-        return AboutMoney(
+            return MoneyOutcome(Outcome.NOT_ATTEMPTED, safe_to_retry=True)
+        return MoneyOutcome(
             Outcome.UNKNOWN, safe_to_retry=self._repeatable or bool(call.idempotency_key)
         )
 

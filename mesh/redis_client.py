@@ -72,7 +72,7 @@ class _Safe(AbstractConnection):
             and self._opened_in == self._era.number
         )
 
-    def distrust_all(self) -> None:
+    def invalidate_all(self) -> None:
         """Ends the era: after a deadline the others of the pool may be as dead as this one, and
         each of them would cost a deadline too.
         """
@@ -105,7 +105,7 @@ class _Safe(AbstractConnection):
         try:
             await super().send_packed_command(command, check_health)
         except RedisTimeout:
-            self.distrust_all()
+            self.invalidate_all()
             raise
         except RuntimeError as error:  # uvloop's word for a transport that was closed a moment ago
             raise ConnectionBroken(f"the connection to redis broke: {error}") from error
@@ -115,14 +115,14 @@ class _Safe(AbstractConnection):
         try:
             return await super().read_response(*args, **options)
         except RedisTimeout:
-            self.distrust_all()
+            self.invalidate_all()
             raise
         except ResponseError as error:
             if not any(
                 sign in f"{type(error).__name__.upper()} {error}" for sign in _CHANGED_SIDES
             ):
                 raise
-            self.distrust_all()
+            self.invalidate_all()
             await self.disconnect(nowait=True)
             raise ConnectionBroken(f"redis takes no writes: {error}") from error
         except RuntimeError as error:

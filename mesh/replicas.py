@@ -20,7 +20,7 @@ from grpc.aio import AioRpcError
 
 from mesh.connections import Connections
 from mesh.discovery import Endpoint, Watch
-from mesh.errors import NeighbourUnavailable
+from mesh.errors import UpstreamUnavailable
 from mesh.logs import get_logger
 from mesh.metrics import CLIENT_EJECTIONS, CLIENT_REPLICAS
 
@@ -197,7 +197,7 @@ class Replicas:
         for the first connection until the deadline.
 
         Raises:
-            NeighbourUnavailable: nobody was reachable for longer than a second, or until the
+            UpstreamUnavailable: nobody was reachable for longer than a second, or until the
                 deadline. Nothing was sent.
         """
         while True:
@@ -215,7 +215,7 @@ class Replicas:
                 pause = STALE_SECONDS
             until = min(deadline, self._hopeless_at())
             if self._now() >= until:
-                raise NeighbourUnavailable(f"no replica of {self._service} is reachable")
+                raise UpstreamUnavailable(f"no replica of {self._service} is reachable")
             changed = self._changed
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(pause, until - self._now())):

@@ -7,7 +7,7 @@ from time import monotonic
 
 from grpc.aio import AioRpcError
 
-from mesh.errors import DeadlineExceeded, MeshError, NeighbourUnavailable, RemoteError
+from mesh.errors import DeadlineExceeded, MeshError, RemoteError, UpstreamUnavailable
 from mesh.wire_errors import has_details
 
 _UNAVAILABLE = 14
@@ -48,19 +48,19 @@ class RetryBudget:
         return True
 
 
-def worth_repeating(error: RemoteError) -> bool:
+def is_retryable(error: RemoteError) -> bool:
     """UNAVAILABLE of the sibling itself. What the sibling says about *its* neighbours it has
     repeated by itself; repeating that multiplies.
     """
-    return isinstance(error, NeighbourUnavailable) or (
+    return isinstance(error, UpstreamUnavailable) or (
         error.grpc_code == _UNAVAILABLE and error.reason != "NEIGHBOUR_UNAVAILABLE"
     )
 
 
-def speaks_well_of_replica(error: MeshError, problem: AioRpcError) -> bool:
+def is_healthy_answer(error: MeshError, problem: AioRpcError) -> bool:
     """Whether a failed call shows a replica that works: it answered, and not that its clock is in
     the way.
     """
     if isinstance(error, RemoteError) and error.is_unserved:
         return False
-    return not isinstance(error, NeighbourUnavailable | DeadlineExceeded) or has_details(problem)
+    return not isinstance(error, UpstreamUnavailable | DeadlineExceeded) or has_details(problem)

@@ -23,9 +23,9 @@ from mesh.errors import (
     DeadlineExceeded,
     MeshError,
     MoneyError,
-    NeighbourUnavailable,
     Outcome,
     RemoteError,
+    UpstreamUnavailable,
 )
 from mesh.languages import Bilingual, Language
 from mesh.problem_texts import problem_text
@@ -151,7 +151,7 @@ def _read(enum: EnumDescriptor) -> Iterable[ErrorSpec]:
 
 
 @dataclass(frozen=True, slots=True)
-class AboutMoney:
+class MoneyOutcome:
     """What a refusal of a method that moves money says of it when the error itself says nothing."""
 
     outcome: Outcome
@@ -161,7 +161,7 @@ class AboutMoney:
 def internal_status(
     trace_id: str,
     *,
-    money: AboutMoney | None = None,
+    money: MoneyOutcome | None = None,
     texts: Bilingual | None = None,
     language: Language | None = None,
 ) -> status_pb2.Status:
@@ -188,7 +188,7 @@ def to_status(
     *,
     package: str,
     catalogue: ErrorCatalogue,
-    money: AboutMoney | None = None,
+    money: MoneyOutcome | None = None,
     language: Language | None = None,
 ) -> status_pb2.Status | None:
     """The wire form of a refusal of a service of `package`; None when the contract does not know
@@ -199,7 +199,7 @@ def to_status(
         language: in which the caller's person reads. He is told in a LocalizedMessage; the text of
             the status is for developers.
     """
-    if isinstance(error, RemoteError) and not isinstance(error, NeighbourUnavailable):
+    if isinstance(error, RemoteError) and not isinstance(error, UpstreamUnavailable):
         spec = catalogue.find(error.domain, error.reason)
         return _status(
             error,
@@ -235,7 +235,7 @@ def _status(
     *,
     domain: str,
     code: int,
-    money: AboutMoney | None,
+    money: MoneyOutcome | None,
     spec: ErrorSpec | None,
     language: Language | None,
 ) -> status_pb2.Status:
@@ -304,7 +304,7 @@ _COMMON_REASONS = {
 
 def from_rpc_error(error: grpc.aio.AioRpcError) -> MeshError:
     """What a failed call means to its caller: `DeadlineExceeded` when no answer came in time,
-    `NeighbourUnavailable` when nobody answered at all, else a `RemoteError` with the sibling's own
+    `UpstreamUnavailable` when nobody answered at all, else a `RemoteError` with the sibling's own
     reason. The text of transport errors (addresses!) is not kept."""
     code = int(error.code().value[0])
     status = _details(error)
@@ -352,7 +352,7 @@ def _without_details(code: int) -> MeshError:
         case 4:
             return DeadlineExceeded()
         case 1 | 8 | 14:  # the transport, or a server that sheds load before it looks at a call
-            return NeighbourUnavailable(grpc_code=code)
+            return UpstreamUnavailable(grpc_code=code)
         case _:
             return RemoteError(
                 remote_reason=_COMMON_REASONS.get(code, "INTERNAL"), domain=COMMON, grpc_code=code

@@ -23,10 +23,10 @@ from sqlalchemy import (
 from sqlalchemy.dialects import mysql
 
 from mesh.db import BigInt, Identifier, UtcMillis, WideInteger, metadata_with_names
+from mesh.idempotency import RECEIPT
 from mesh.inbox import INBOX
 from mesh.log_chain import LOG_CHAIN, Log, chain_columns
 from mesh.outbox import OUTBOX
-from mesh.receipts import RECEIPT
 from order_rpc.domain.order import OrderState, StockSource
 from order_rpc.domain.payment import Disposition
 from order_rpc.domain.product import MovementKind

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mesh import receipts
+from mesh import idempotency
 from mesh.clock import Clock
 from mesh.db import Database
 from mesh.outbox import Relay
@@ -12,7 +12,7 @@ from mesh.worker import Worker
 from order_rpc.usecases.cancelling import Cancelling
 from order_rpc.usecases.statistics import Statistics
 
-PURGE_SECONDS = 600.0  # receipts live for a day
+PURGE_SECONDS = 600.0  # idempotency records live for a day
 FOLD_SECONDS = 5.0  # readers add what is not folded yet; this only keeps them quick
 
 
@@ -30,7 +30,7 @@ def make_workers(
     """
 
     async def purge() -> int:
-        return await db.run(receipts.purge, now=clock.now())
+        return await db.run(idempotency.purge, now=clock.now())
 
     return [
         Worker("purge_receipts", purge, idle_seconds=PURGE_SECONDS),

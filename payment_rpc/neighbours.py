@@ -34,7 +34,7 @@ class Orders:
         Raises:
             OrderNotFound: there is none. OrderCreating: the ticket is of this order, and order_rpc
                 is still writing it.
-            NeighbourUnavailable: order_rpc does not answer; nothing was done.
+            UpstreamUnavailable: order_rpc does not answer; nothing was done.
         """
         try:
             answer = await self._stub.GetOrder(

@@ -20,10 +20,10 @@ from sqlalchemy import (
 from sqlalchemy.dialects.mysql import LONGTEXT
 
 from mesh.db import BigInt, Identifier, UtcMillis, metadata_with_names
+from mesh.idempotency import RECEIPT
 from mesh.inbox import INBOX
 from mesh.log_chain import LOG_CHAIN, Log, chain_columns
 from mesh.outbox import OUTBOX
-from mesh.receipts import RECEIPT
 
 # No foreign keys (docs/decisions/0011): the check of one takes a shared lock on the parent, which
 # the same transaction updates later, a deadlock between two callers. The parents are locked first

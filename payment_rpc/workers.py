@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 
-from mesh import receipts
+from mesh import idempotency
 from mesh.clock import Clock
 from mesh.db import Database
 from mesh.outbox import Relay
@@ -40,7 +40,7 @@ def make_workers(
     """One worker per kind of work. The scan's diary is deleted after `scan_action_retention`."""
 
     async def purge() -> int:
-        return await db.run(receipts.purge, now=clock.now()) + await db.run(
+        return await db.run(idempotency.purge, now=clock.now()) + await db.run(
             callback_log.purge, now=clock.now()
         )
 

@@ -21,9 +21,9 @@ from sqlalchemy import (
 from sqlalchemy.dialects import mysql
 
 from mesh.db import BigInt, Identifier, UtcMillis, metadata_with_names
+from mesh.idempotency import RECEIPT
 from mesh.inbox import INBOX
 from mesh.outbox import OUTBOX
-from mesh.receipts import RECEIPT
 from seckill_rpc.domain.activity import ActivityState, AdmissionMode
 from seckill_rpc.domain.order import UnitState
 

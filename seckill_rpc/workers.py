@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 
-from mesh import receipts
+from mesh import idempotency
 from mesh.clock import Clock
 from mesh.db import Database
 from mesh.outbox import Relay
@@ -20,14 +20,14 @@ from seckill_rpc.usecases.publishing import Publishing
 from seckill_rpc.usecases.registry import Registry
 
 BUYERS_WAIT_SECONDS = 1.0  # longest pause after a failure, of whatever buyers in the line wait for
-PURGE_SECONDS = 600.0  # receipts live for a day, names of consumers for an hour
+PURGE_SECONDS = 600.0  # idempotency records live for a day, names of consumers for an hour
 
 
 def make_front_workers(*, db: Database, clock: Clock) -> list[Worker]:
     """What every process needs besides the two that keep its memory right."""
 
     async def purge() -> int:
-        return await db.run(receipts.purge, now=clock.now())
+        return await db.run(idempotency.purge, now=clock.now())
 
     return [Worker("purge_receipts", purge, idle_seconds=PURGE_SECONDS)]
 

@@ -15,11 +15,11 @@ import order_rpc.tables as of_orders
 import payment_rpc.tables as of_payments
 from mesh.cli.audit import audit_part
 from mesh.db import Database
+from mesh.idempotency import RECEIPT
 from mesh.log_chain import LOG_CHAIN
 from mesh.money import Money
 from mesh.outbox import OUTBOX
 from mesh.proof import Allowance
-from mesh.receipts import RECEIPT
 from order_rpc.domain.order import OrderState
 from payment_rpc.domain.errors import CardDeclined
 from payment_rpc.domain.ledger import chained_hash, fee_charged

@@ -21,7 +21,7 @@ from mesh.call import Caller, Role
 from mesh.client import MeshChannel
 from mesh.db import Database
 from mesh.discovery.static import StaticDiscovery
-from mesh.errors import NeighbourUnavailable, RemoteError
+from mesh.errors import RemoteError, UpstreamUnavailable
 from mesh.money import Money
 from mesh.paging import PageTokens
 from mesh.server import MeshServer
@@ -167,7 +167,7 @@ class ScriptedPayments:
 
     def _reach(self) -> None:
         if self.away:
-            raise NeighbourUnavailable("payment_rpc is away")
+            raise UpstreamUnavailable("payment_rpc is away")
 
 
 @dataclass
@@ -199,7 +199,7 @@ class ScriptedSeckill:
 
     def _reach(self) -> None:
         if self.away:
-            raise NeighbourUnavailable("seckill_rpc is away")
+            raise UpstreamUnavailable("seckill_rpc is away")
 
 
 @dataclass

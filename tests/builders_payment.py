@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.call import Caller
 from mesh.db import Database, insert_if_absent
-from mesh.errors import NeighbourUnavailable, Outcome
+from mesh.errors import Outcome, UpstreamUnavailable
 from mesh.money import Money, RequestedAmount
 from mesh.paging import PageTokens
 from order_rpc.domain.errors import OrderNotFound as NoSuchOrder
@@ -64,7 +64,7 @@ DECLINED = "4000000000000002"
 INSUFFICIENT = "4000000000009995"
 PROCESSING_ERROR = "4000000000000119"
 LEASE_SECONDS = 20.0
-HEAD_START_SECONDS = 5.0  # before a message for order_rpc is due
+RELAY_DELAY_SECONDS = 5.0  # before a message for order_rpc is due
 TIMES = Times(
     channel_timeout_seconds=2.0,
     attempt_lease_seconds=LEASE_SECONDS,
@@ -213,7 +213,7 @@ class OrdersInProcess:
 
     def _reach(self) -> None:
         if self.away:
-            raise NeighbourUnavailable("order_rpc is away")
+            raise UpstreamUnavailable("order_rpc is away")
 
 
 class UnreliableChannel(SandboxChannel):
@@ -409,7 +409,7 @@ class PaymentWorld:
             self.clock.advance(LEASE_SECONDS + 1)
             await self.app.closing.expire_once()
             await self.app.asking.run_once()
-            self.clock.advance(HEAD_START_SECONDS + 1)
+            self.clock.advance(RELAY_DELAY_SECONDS + 1)
             await self.app.order_relay.run_once()
 
     async def at_sandbox(self) -> list[dict[str, Any]]:

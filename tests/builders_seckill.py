@@ -16,7 +16,7 @@ from sqlalchemy import RowMapping, Table, select, update
 
 from mesh.call import Caller, Role
 from mesh.db import Database
-from mesh.errors import NeighbourUnavailable, RemoteError
+from mesh.errors import RemoteError, UpstreamUnavailable
 from mesh.money import Money
 from mesh.outbox import OUTBOX, Relay
 from seckill_rpc.domain.activity import Activity, ActivityState, ActivityVerb, AdmissionMode
@@ -82,7 +82,7 @@ class ScriptedOrderRpc:
 
     def _reach(self) -> None:
         if self.away:
-            raise NeighbourUnavailable("order_rpc is away")
+            raise UpstreamUnavailable("order_rpc is away")
         if self.refuses_calls is not None:
             raise self.refuses_calls
 

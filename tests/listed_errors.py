@@ -25,7 +25,7 @@ from gateway.doors import Door
 from gateway.openapi.refusals import refusals_of
 from gateway.schema import Method, load_schema
 from mesh import pipeline
-from mesh.errors import MeshError, NeighbourUnavailable, RemoteError
+from mesh.errors import MeshError, RemoteError, UpstreamUnavailable
 from mesh.wire_errors import COMMON
 
 SERVICES = ("payment_rpc", "order_rpc", "seckill_rpc")
@@ -121,7 +121,7 @@ def servicers() -> Iterator[tuple[type, str]]:
 
 def leaving(error: MeshError, package: str) -> Reason:
     """The reason under which an error of a use case leaves its server."""
-    if isinstance(error, RemoteError) and not isinstance(error, NeighbourUnavailable):
+    if isinstance(error, RemoteError) and not isinstance(error, UpstreamUnavailable):
         return (
             (COMMON, "INTERNAL")
             if error.grpc_code in pipeline._REFUSES_US

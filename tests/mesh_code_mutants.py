@@ -19,7 +19,7 @@ def _mutant(
 
 _outbox = partial(_mutant, "outbox.py")
 _bad_rows = partial(_mutant, "bad_rows.py")
-_receipts = partial(_mutant, "receipts.py")
+_idempotency = partial(_mutant, "idempotency.py")
 _inbox = partial(_mutant, "inbox.py")
 _violations = partial(_mutant, "db/violations.py")
 _engine = partial(_mutant, "db/engine.py")
@@ -43,7 +43,7 @@ def _test(module: str, name: str, *, on: str = "sqlite") -> str:
 
 
 _in_outbox = partial(_test, "outbox")
-_in_receipts = partial(_test, "receipts")
+_in_idempotency = partial(_test, "idempotency")
 _in_client = partial(_test, "client", on="")
 _in_pipeline = partial(_test, "pipeline", on="")
 
@@ -179,8 +179,8 @@ _MESSAGES = [
     ),
     _outbox(
         "only a definite refusal makes a message dead",
-        old="            if error.is_definite:\n                await self._db.run(self._bury",
-        new="            if True:\n                await self._db.run(self._bury",
+        old="            if error.is_definite:\n                await self._db.run(self._mark_dead",
+        new="            if True:\n                await self._db.run(self._mark_dead",
         fails=_in_outbox("test_an_absent_or_confused_receiver_never_kills_a_message", on=""),
     ),
     _outbox(
@@ -223,63 +223,63 @@ _MESSAGES = [
         "an event is new once for each consumer",
         old="INBOX.c.consumer == consumer, INBOX.c.event_id == event_id))\n    if seen",
         new="INBOX.c.event_id == event_id))\n    if seen",
-        fails=_in_receipts("test_an_event_is_new_once_per_consumer"),
+        fails=_in_idempotency("test_an_event_is_new_once_per_consumer"),
     ),
     _inbox(
         "an event that was handled is not new",
         old="        return False\n",
         new="        return True\n",
-        fails=_in_receipts("test_an_event_is_new_once_per_consumer"),
+        fails=_in_idempotency("test_an_event_is_new_once_per_consumer"),
     ),
-    _receipts(
+    _idempotency(
         "a key belongs to its merchant",
         old='RECEIPT.c.merchant_id == bindparam("merchant_id"), ',
         new="",
-        fails=_in_receipts("test_a_key_belongs_to_its_merchant_caller_and_method", on=""),
+        fails=_in_idempotency("test_a_key_belongs_to_its_merchant_caller_and_method", on=""),
     ),
-    _receipts(
+    _idempotency(
         "a key belongs to its caller",
         old='RECEIPT.c.caller == bindparam("caller"), ',
         new="",
-        fails=_in_receipts("test_a_key_belongs_to_its_merchant_caller_and_method", on=""),
+        fails=_in_idempotency("test_a_key_belongs_to_its_merchant_caller_and_method", on=""),
     ),
-    _receipts(
+    _idempotency(
         "a key belongs to its method",
         old=' RECEIPT.c.method == bindparam("method"),',
         new="",
-        fails=_in_receipts("test_a_key_belongs_to_its_merchant_caller_and_method", on=""),
+        fails=_in_idempotency("test_a_key_belongs_to_its_merchant_caller_and_method", on=""),
     ),
-    _receipts(
+    _idempotency(
         "another request with a key is refused",
         old="    if differing:\n",
         new="    if False:\n",
-        fails=_in_receipts(
+        fails=_in_idempotency(
             "test_another_request_with_the_key_is_refused_and_the_differing_fields_are_named"
         ),
     ),
-    _receipts(
+    _idempotency(
         "a field that is missing differs",
         old="first.keys() | fingerprint.keys()",
         new="first.keys() & fingerprint.keys()",
-        fails=_in_receipts("test_a_field_that_is_missing_differs_too"),
+        fails=_in_idempotency("test_a_field_that_is_missing_differs_too"),
     ),
-    _receipts(
+    _idempotency(
         "a call that was taken back never happens",
         old="    if not row.resource_id:\n        raise RequestCanceled\n",
         new="",
-        fails=_in_receipts("test_a_key_that_was_taken_back_is_refused"),
+        fails=_in_idempotency("test_a_key_that_was_taken_back_is_refused"),
     ),
-    _receipts(
+    _idempotency(
         "the first final answer stays",
         old='RECEIPT.c.resource_id == bindparam("resource"), RECEIPT.c.state == "RUNNING")',
         new='RECEIPT.c.resource_id == bindparam("resource"))',
-        fails=_in_receipts("test_the_first_final_answer_stays"),
+        fails=_in_idempotency("test_the_first_final_answer_stays"),
     ),
-    _receipts(
+    _idempotency(
         "what has no answer is not purged",
         old='RECEIPT.c.expires_at <= now, RECEIPT.c.state == "DONE")',
         new="RECEIPT.c.expires_at <= now)",
-        fails=_in_receipts("test_purging_takes_what_is_over_and_never_what_has_no_answer"),
+        fails=_in_idempotency("test_purging_takes_what_is_over_and_never_what_has_no_answer"),
     ),
 ]
 
@@ -631,7 +631,7 @@ _CALLS = [
     ),
     _client(
         "a deadline gets shorter on each hop",
-        old="deadline = min(deadline, call.deadline - HOP_SECONDS)",
+        old="deadline = min(deadline, call.deadline - DEADLINE_MARGIN_SECONDS)",
         new="deadline = min(deadline, call.deadline)",
         fails=_in_client(
             "test_a_call_gets_the_methods_timeout_or_less_and_what_is_left_of_our_own_minus_a_hop"
@@ -651,8 +651,8 @@ _CALLS = [
     ),
     _client(
         "retries come out of a budget",
-        old=" and worth_repeating(error) and self._budget.take())",
-        new=" and worth_repeating(error))",
+        old=" and is_retryable(error) and self._budget.take())",
+        new=" and is_retryable(error))",
         fails=_in_client("test_retries_stay_within_a_budget"),
     ),
     _client(

@@ -87,8 +87,8 @@ _BAD_ROWS = [
     ),
     _statistics(
         "a figure that cannot be read is left out of its day",
-        old='    return readable(rows, _entry, of="statistic",',
-        new="    rows = list(map(_entry, rows))\n    return readable(rows, lambda row: row, "
+        old='    return readable_rows(rows, _entry, of="statistic",',
+        new="    rows = list(map(_entry, rows))\n    return readable_rows(rows, lambda row: row, "
         'of="statistic",',
         fails=_in_lists("test_a_figure_that_cannot_be_read_is_left_out_of_its_day[sqlite]"),
     ),
@@ -394,7 +394,7 @@ _REFUNDS = [
     ),
     _refunding(
         "a replay of a refund is no second one",
-        old="        if receipt is not None:\n",
+        old="        if record is not None:\n",
         new="        if False:\n",
         fails=_in_refunds("test_one_key_twenty_times_in_parallel_makes_one_refund"),
     ),
@@ -735,8 +735,8 @@ _UNITS = [
     ),
     _catalog(
         "an adjustment with a key happens once",
-        old="        if receipt is not None and receipt.answer is not None:\n            return "
-        "_movement_from_answer(receipt.answer), True\n",
+        old="        if record is not None and record.answer is not None:\n            return "
+        "_movement_from_answer(record.answer), True\n",
         new="",
         fails=_in_stock("test_an_adjustment_with_a_key_happens_once"),
     ),

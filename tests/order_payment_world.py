@@ -13,7 +13,7 @@ from typing import Any
 from paymesh.payment.v1 import payment_pb2
 
 from mesh.call import Caller, Role
-from mesh.errors import MeshError, NeighbourUnavailable, RemoteError
+from mesh.errors import MeshError, RemoteError, UpstreamUnavailable
 from mesh.money import RequestedAmount
 from order_rpc.domain.order import Order, OrderState
 from order_rpc.domain.payment import CloseAnswer, CloseResult, PaymentSnapshot
@@ -110,11 +110,11 @@ class PaymentsInProcess:
 
     def _reach(self) -> None:
         if self.away:
-            raise NeighbourUnavailable("payment_rpc is away")
+            raise UpstreamUnavailable("payment_rpc is away")
 
     def _answer(self) -> None:
         if self.lose_answers:
-            raise NeighbourUnavailable("the answer was lost")
+            raise UpstreamUnavailable("the answer was lost")
 
 
 def over_the_wire(error: MeshError) -> RemoteError:

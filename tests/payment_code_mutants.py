@@ -94,13 +94,13 @@ _BAD_ROWS = [  # one stops no other
     ),
     _callbacks(
         "a callback that cannot be read is left out",
-        old="self._left_out.add(self._left_out.key_of(row), error)",
+        old="self._quarantine.add(self._quarantine.key_of(row), error)",
         new="raise",
         fails=_bad_rows("test_a_callback_that_cannot_be_read_keeps_no_other_from_being_finished"),
     ),
     _reconciliation(
         "a statement that cannot be read keeps no other from being compared",
-        old="self._left_out.add((import_id,), error)",
+        old="self._quarantine.add((import_id,), error)",
         new="raise",
         fails=_bad_rows("test_a_statement_that_cannot_be_read_keeps_no_other_from_being_compared"),
     ),

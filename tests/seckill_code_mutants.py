@@ -1009,7 +1009,7 @@ _ANSWERS = [
 _BAD_ROWS = [  # one stops no other
     _activities(
         "a sale that cannot be read stops no other",
-        old='    return readable(rows, _activity, of="activity", key=lambda row: row.activity_id)',
+        old='    return readable_rows(rows, _activity, of="activity", key=lambda row: row.activity_id)',
         new="    return [_activity(row) for row in rows]",
         fails=_in_lists("a_sale_that_cannot_be_read_stops_no_other[sqlite-mode = 'NONSENSE']"),
     ),

@@ -17,7 +17,7 @@ from sqlalchemy import RowMapping, Table, select, update
 from mesh import failpoints
 from mesh.call import Caller
 from mesh.db import Database
-from mesh.errors import InvalidArgument, MeshError, NeighbourUnavailable, NotFound, RemoteError
+from mesh.errors import InvalidArgument, MeshError, NotFound, RemoteError, UpstreamUnavailable
 from mesh.events import StreamDestination
 from mesh.failpoints import FailpointRaised
 from mesh.money import Money
@@ -128,7 +128,7 @@ class ShelfInProcess:
     async def _ask(self, call: Any) -> Any:
         if self.away:
             call.close()
-            raise NeighbourUnavailable("order_rpc is away")
+            raise UpstreamUnavailable("order_rpc is away")
         try:
             answer = await call
         except MeshError as error:
@@ -143,7 +143,7 @@ class ShelfInProcess:
                 error.message, remote_reason=error.reason, domain="paymesh.order.v1", grpc_code=code
             ) from error
         if self.lose_answers:
-            raise NeighbourUnavailable("the answer was lost")
+            raise UpstreamUnavailable("the answer was lost")
         return answer
 
 

@@ -16,7 +16,7 @@ from mesh.cli.terminal import Terminal, shown, table
 from mesh.clock import SystemClock
 from mesh.db import Database
 from mesh.errors import MeshError
-from mesh.outbox import STATES, Shown
+from mesh.outbox import STATES, MessageRow
 from mesh.supervisor.installation import Installation
 from mesh.supervisor.plan import SERVERS
 
@@ -55,7 +55,7 @@ def list_messages(
     """Lists what services have not told each other yet. Times are UTC."""
     wanted = (state,) if state else ("DEAD", "NEW")
 
-    async def read(databases: Mapping[str, Database]) -> dict[str, list[Shown]]:
+    async def read(databases: Mapping[str, Database]) -> dict[str, list[MessageRow]]:
         return {
             service: await databases[service].read(
                 messages.list_messages, states=wanted, limit=limit

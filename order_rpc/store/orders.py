@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh.bad_rows import LeftOut, readable_page
+from mesh.bad_rows import Quarantine, readable_page
 from mesh.call import Caller
 from mesh.db import expect_one
 from mesh.money import Money, stored_currency
@@ -231,10 +231,10 @@ def next_expiry_statement() -> Select[Any]:
     )
 
 
-async def next_expiry(tx: AsyncConnection, left_out: LeftOut) -> datetime | None:
+async def next_expiry(tx: AsyncConnection, quarantine: Quarantine) -> datetime | None:
     """When the time to pay of the next order is over; None when none waits for money."""
     expires_at: datetime | None = (
-        await tx.execute(left_out.narrow(next_expiry_statement()))
+        await tx.execute(quarantine.narrow(next_expiry_statement()))
     ).scalar_one_or_none()
     return expires_at
 

@@ -26,7 +26,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh.bad_rows import readable
+from mesh.bad_rows import readable_rows
 from mesh.db import UtcMillis, insert_if_absent
 from mesh.db.ranges import key_ranges_at_one_moment
 from mesh.money import stored_currency
@@ -127,7 +127,7 @@ async def figures(
     rows = await tx.execute(
         figures_statement(merchant_id=merchant_id, begin=begin, end=end, currency=currency)
     )
-    return readable(
+    return readable_rows(
         rows,
         _entry,
         of="statistic",

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh.bad_rows import Batches, LeftOut
+from mesh.bad_rows import Quarantine, RowBatches
 from mesh.call import Caller, Role
 from mesh.clock import Clock, Seconds, seconds_until
 from mesh.db import Database
@@ -27,7 +27,7 @@ from order_rpc.tables import ORDERS
 from order_rpc.usecases.events import order_cancelled
 from order_rpc.usecases.journal import ORDER_RPC, Cause, Journal
 from order_rpc.usecases.to_payment_rpc import (
-    HEAD_START,
+    RELAY_DELAY,
     close_message,
     deliver_at_once,
     return_stock_message,
@@ -55,9 +55,9 @@ class Cancelling:
         self._ids = ids
         self._journal = journal
         self._deliver = deliver
-        self._left_out = LeftOut("expire_orders", ORDERS.c.merchant_id, ORDERS.c.order_id)
-        self._batches = Batches(
-            db=db, left_out=self._left_out, most=batch, due=self._due, take=self._expire
+        self._quarantine = Quarantine("expire_orders", ORDERS.c.merchant_id, ORDERS.c.order_id)
+        self._batches = RowBatches(
+            db=db, quarantine=self._quarantine, most=batch, due=self._due, take=self._expire
         )
 
     async def cancel(
@@ -87,7 +87,7 @@ class Cancelling:
         money.
         """
         return seconds_until(
-            await self._db.read(orders.next_expiry, self._left_out), self._clock.now()
+            await self._db.read(orders.next_expiry, self._quarantine), self._clock.now()
         )
 
     async def expire_once(self) -> int:
@@ -121,7 +121,7 @@ class Cancelling:
             cause=self._journal.cause(caller),
             by_buyer=caller.role is Role.USER,
             at=now,
-            due_at=now + HEAD_START,
+            due_at=now + RELAY_DELAY,
         )
 
     def _due(self, limit: int) -> Select[Any]:

@@ -9,13 +9,13 @@ from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh import receipts
+from mesh import idempotency
 from mesh.call import Caller, current_trace_id, mark_replayed
 from mesh.clock import Clock
 from mesh.db import Database, StaleRow
+from mesh.idempotency import IdempotencyKey
 from mesh.money import Money
 from mesh.paging import PageTokens, page_size
-from mesh.receipts import ReceiptKey
 from order_rpc.domain.errors import ProductNotFound, StockStateInvalid
 from order_rpc.domain.product import Movement, MovementKind, Product, Stock
 from order_rpc.store import catalog
@@ -206,21 +206,21 @@ class Catalog:
         self, tx: AsyncConnection, command: CreateProduct, caller: Caller
     ) -> tuple[Product, bool]:
         now = self._clock.now()
-        key = ReceiptKey(
+        key = IdempotencyKey(
             merchant_id=command.merchant_id,
             caller=caller.key,
             method="CreateProduct",
             key=command.idempotency_key,
         )
-        # Before the receipt: a product that another call with this key has made is never seen
-        # without its receipt.
+        # Before the idempotency record: a product that another call with this key has made is never
+        # seen without its idempotency record.
         product = await catalog.find_product(
             tx, merchant_id=command.merchant_id, sku_id=command.sku_id
         )
         if key.key:
-            receipt = await receipts.find(tx, key, fingerprint=command.fingerprint)
-            if receipt is not None and receipt.answer is not None:
-                return _from_answer(receipt.answer), True
+            record = await idempotency.find(tx, key, fingerprint=command.fingerprint)
+            if record is not None and record.answer is not None:
+                return _from_answer(record.answer), True
         wanted = Product.create(
             merchant_id=command.merchant_id,
             sku_id=command.sku_id,
@@ -244,15 +244,15 @@ class Catalog:
         else:
             product.require_same_content(wanted)
         if key.key:
-            # The answer stands in the receipt; a SKU may be longer than the column, and an empty
-            # one means that the call was taken back.
-            await receipts.claim(
+            # The answer stands in the idempotency record; a SKU may be longer than the column, and
+            # an empty one means that the call was taken back.
+            await idempotency.claim(
                 tx,
                 key,
                 fingerprint=command.fingerprint,
                 resource_id="product",
                 now=now,
-                retention=receipts.OTHER_RETENTION,
+                retention=idempotency.OTHER_RETENTION,
                 answer=_answer(product),
             )
         return product, False
@@ -308,15 +308,17 @@ class Catalog:
         self, tx: AsyncConnection, command: AdjustStock, caller: Caller
     ) -> tuple[Movement, bool]:
         now = self._clock.now()
-        key = ReceiptKey(
+        key = IdempotencyKey(
             merchant_id=command.merchant_id,
             caller=caller.key,
             method="AdjustStock",
             key=command.idempotency_key,
         )
-        receipt = await receipts.find(tx, key, fingerprint=command.fingerprint) if key.key else None
-        if receipt is not None and receipt.answer is not None:
-            return _movement_from_answer(receipt.answer), True
+        record = (
+            await idempotency.find(tx, key, fingerprint=command.fingerprint) if key.key else None
+        )
+        if record is not None and record.answer is not None:
+            return _movement_from_answer(record.answer), True
         await catalog.touch_product(
             tx,
             merchant_id=command.merchant_id,
@@ -330,9 +332,8 @@ class Catalog:
         stock = await catalog.lock_stock(tx, merchant_id=command.merchant_id, sku_id=command.sku_id)
         left = stock.available + command.quantity
         if left < 0:
-            if key.key and await receipts.find(tx, key, fingerprint=command.fingerprint):
-                # another call with this key took them while this one waited for the shelf: run
-                # again, to give its answer
+            if key.key and await idempotency.find(tx, key, fingerprint=command.fingerprint):
+                # another call with this key took them: run again, to give its answer
                 raise StaleRow
             raise StockStateInvalid(
                 f"available units of {command.sku_id}: {stock.available}",
@@ -353,13 +354,13 @@ class Catalog:
             trace_id=current_trace_id(),
         )
         if key.key:
-            await receipts.claim(
+            await idempotency.claim(
                 tx,
                 key,
                 fingerprint=command.fingerprint,
                 resource_id=str(movement.movement_id),
                 now=now,
-                retention=receipts.OTHER_RETENTION,
+                retention=idempotency.OTHER_RETENTION,
                 answer=_movement_answer(movement),
             )
         return movement, False

@@ -11,17 +11,17 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh import outbox, receipts
+from mesh import idempotency, outbox
 from mesh.batching import Batching
 from mesh.call import Caller, current_trace_id, mark_replayed
 from mesh.clock import Clock
 from mesh.db import Database
 from mesh.errors import IdempotencyKeyReused, MeshError, RemoteError
 from mesh.failpoints import failpoint
+from mesh.idempotency import IdempotencyKey
 from mesh.ids import Ids
 from mesh.outbox import Message
 from mesh.paging import PageTokens, page_size
-from mesh.receipts import ReceiptKey
 from order_rpc.domain.address import Address
 from order_rpc.domain.errors import OrderCreating, OrderNotFound
 from order_rpc.domain.order import NewLine, Order, OrderState, Verb, price_lines
@@ -75,8 +75,8 @@ class _Wish:
     trace_id: str
 
     @property
-    def key(self) -> ReceiptKey:
-        return ReceiptKey(
+    def key(self) -> IdempotencyKey:
+        return IdempotencyKey(
             merchant_id=self.command.merchant_id,
             caller=self.caller.key,
             method="CreateOrder",
@@ -251,22 +251,22 @@ class Orders:
 
     async def _place(self, tx: AsyncConnection, wish: _Wish, now: datetime) -> _Placed:
         command = wish.command
-        # Before the receipt: products that changed since another call with this key bought them are
-        # never seen without its receipt.
+        # Before the idempotency record: products that changed since another call with this key
+        # bought them are never seen without its idempotency record.
         products = await self._products(tx, command)
-        receipt = (
-            await receipts.find(tx, wish.key, fingerprint=command.fingerprint)
+        record = (
+            await idempotency.find(tx, wish.key, fingerprint=command.fingerprint)
             if command.idempotency_key
             else None
         )
-        if receipt is not None:
+        if record is not None:
             order = await orders.load_order(
                 tx,
                 merchant_id=command.merchant_id,
-                order_id=receipt.resource_id,
+                order_id=record.resource_id,
                 visible_to=wish.caller,
             )
-            return _as_answered(order, receipt.answer or "{}"), True
+            return _as_answered(order, record.answer or "{}"), True
         if command.client_request_id:
             earlier = await orders.find_by_request(
                 tx,
@@ -301,13 +301,13 @@ class Orders:
     ) -> None:
         for wish, order in placed:
             if wish.key.key:
-                await receipts.claim(
+                await idempotency.claim(
                     tx,
                     wish.key,
                     fingerprint=wish.command.fingerprint,
                     resource_id=order.order_id,
                     now=now,
-                    retention=receipts.OTHER_RETENTION,
+                    retention=idempotency.OTHER_RETENTION,
                     answer=_answer(order),
                 )
         created = [order for _, order in placed]

@@ -33,7 +33,7 @@ class Paying:
         Raises:
             OrderNotFound: there is none, or it is somebody else's. OrderAlreadyPaid,
                 OrderStateInvalid, OrderExpired: it waits for no money.
-            RemoteError: what payment_rpc refused; NeighbourUnavailable: it did not answer, and
+            RemoteError: what payment_rpc refused; UpstreamUnavailable: it did not answer, and
                 nothing is known.
         """
         order = await self._db.read(

@@ -10,15 +10,15 @@ from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh import outbox, receipts
+from mesh import idempotency, outbox
 from mesh.call import Caller, Role, mark_replayed
 from mesh.clock import Clock
 from mesh.db import Database
 from mesh.failpoints import failpoint
+from mesh.idempotency import IdempotencyKey
 from mesh.ids import Ids
 from mesh.outbox import Message
 from mesh.paging import PageTokens, page_size
-from mesh.receipts import ReceiptKey
 from order_rpc.domain.errors import RefundExceedsRefundable, RefundLimitReached
 from order_rpc.domain.order import Order, OrderState, Verb
 from order_rpc.domain.refund import (
@@ -177,7 +177,7 @@ class Refunding:
         self, tx: AsyncConnection, command: RefundOrder, caller: Caller
     ) -> tuple[RefundRequest, Message | None, bool]:
         now = self._clock.now()
-        key = ReceiptKey(
+        key = IdempotencyKey(
             merchant_id=command.merchant_id,
             caller=caller.key,
             method="RefundOrder",
@@ -190,12 +190,14 @@ class Refunding:
             visible_to=caller,
             for_update=True,
         )
-        # Behind the lock: the call that was here before us has committed its receipt, and the whole
-        # of what could be refunded may be its doing.
-        receipt = await receipts.find(tx, key, fingerprint=command.fingerprint) if key.key else None
+        # Behind the lock: the call that was here before us has committed its idempotency record,
+        # and the whole of what could be refunded may be its doing.
+        record = (
+            await idempotency.find(tx, key, fingerprint=command.fingerprint) if key.key else None
+        )
         known = await refunds.refunds_of(tx, order)
-        if receipt is not None:
-            return refunds.find(known, receipt.resource_id), None, True
+        if record is not None:
+            return refunds.find(known, record.resource_id), None, True
         is_buyer = caller.role is Role.USER
         if sum(each.state is not RefundState.REJECTED for each in known) >= REFUNDS_MAX:
             raise RefundLimitReached(limit=REFUNDS_MAX)
@@ -227,7 +229,7 @@ class Refunding:
         )
         await refunds.insert_refund(tx, refund)
         if key.key:
-            await receipts.claim(
+            await idempotency.claim(
                 tx,
                 key,
                 fingerprint=command.fingerprint,

@@ -9,7 +9,7 @@ from datetime import date, datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh.bad_rows import Batches, LeftOut
+from mesh.bad_rows import Quarantine, RowBatches
 from mesh.clock import Clock
 from mesh.db import Database
 from mesh.errors import InvalidArgument
@@ -40,9 +40,9 @@ class Statistics:
     def __init__(self, *, db: Database, clock: Clock) -> None:
         self._db = db
         self._clock = clock
-        self._folding = Batches(
+        self._folding = RowBatches(
             db=db,
-            left_out=LeftOut("fold_statistics", STATISTIC_ENTRY.c.id),
+            quarantine=Quarantine("fold_statistics", STATISTIC_ENTRY.c.id),
             most=statistics.FOLD_BATCH,
             due=statistics.fold_statement,
             take=statistics.fold,

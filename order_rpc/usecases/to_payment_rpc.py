@@ -33,7 +33,7 @@ CLOSE_PAYMENT = "ClosePayment"
 CREATE_REFUND = "CreateRefund"
 RETURN_STOCK = "ReturnStock"
 # The request path delivers at once; the relay takes over when that did not happen.
-HEAD_START = timedelta(seconds=5)
+RELAY_DELAY = timedelta(seconds=5)
 FAST_PATH_SECONDS = 4.0
 
 log = structlog.get_logger()
@@ -95,7 +95,7 @@ def refund_message(refund: RefundRequest, *, ids: Ids, at: datetime) -> Message:
         tag=CREATE_REFUND,
         aggregate_id=refund.order_id,
         trace_id=current_trace_id(),
-        due_at=at + HEAD_START,
+        due_at=at + RELAY_DELAY,
         created_at=at,
         payload={
             "merchant_id": refund.merchant_id,

@@ -1,4 +1,4 @@
-"""A refund as JSON: the answer that a receipt keeps."""
+"""A refund as JSON: the answer that an idempotency record keeps."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ def to_json(refund: Refund) -> str:
 
 def from_json(text: str) -> Refund:
     """The refund that `to_json` wrote."""
-    values = {"automatic_of": "", **json.loads(text)}  # receipts of before do not have it
+    # idempotency records of before do not have it
+    values = {"automatic_of": "", **json.loads(text)}
     values["amount"] = Money(*values["amount"])
     values["state"] = RefundState(values["state"])
     values["failure"] = (

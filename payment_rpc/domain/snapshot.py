@@ -1,4 +1,6 @@
-"""A payment as JSON: the answer that a receipt keeps and the entry of the read cache."""
+"""A payment as JSON: the answer that an idempotency record keeps and the entry of the read
+cache.
+"""
 
 from __future__ import annotations
 

@@ -12,10 +12,10 @@ from sqlalchemy import ColumnElement, func, or_, select
 
 from mesh.db import Database
 from mesh.errors import Outcome
+from mesh.idempotency import RECEIPT
 from mesh.outbox import OUTBOX
 from mesh.proof import OVERDUE, UNDELIVERED, Allowance, Violation
 from mesh.proof_queries import Check, check_logs, check_outbox, check_rows, run_checks
-from mesh.receipts import RECEIPT
 from payment_rpc.domain import attempt as attempts
 from payment_rpc.domain import refund as refunds
 from payment_rpc.domain.attempt import AttemptState

@@ -15,14 +15,14 @@ from mesh.db import Database
 from mesh.db.hashing import json_hash
 from mesh.db.packed import Values, packed_rows
 from mesh.db.ranges import key_ranges
+from mesh.idempotency import MONEY_RETENTION, RECEIPT, IdempotencyKey
 from mesh.progress import looked_at
 from mesh.proof import FOUND_MAX, Allowance, Violation
-from mesh.receipts import MONEY_RETENTION, RECEIPT, ReceiptKey
 from payment_rpc.store.payments import SEALED, seal_over
 from payment_rpc.tables import PAYMENT
 
 PAGE = 2000
-_PURGE = timedelta(hours=1)  # a receipt may go as soon as its time is over
+_PURGE = timedelta(hours=1)  # an idempotency record may go as soon as its time is over
 _P = PAYMENT.c
 _OF_SEAL = (_P.payment_id, _P.state, _P.version, _P.seal)
 _SEAL = func.concat(_P.version, ":", json_hash(SEALED))
@@ -36,7 +36,9 @@ _OF_RECEIPT = (
 
 
 async def check_seals(db: Database, allowance: Allowance) -> AsyncIterator[Violation]:
-    """Every payment is as it was written, and its receipt, while it is kept, is bound to it."""
+    """Every payment is as it was written, and its idempotency record, while it is kept, is bound to
+    it.
+    """
     left = FOUND_MAX
     async for within in key_ranges(db, (PAYMENT.c.payment_id,), size=PAGE):
         found = await db.read(_look, within, allowance.now - MONEY_RETENTION + _PURGE)
@@ -84,7 +86,7 @@ async def _lost_receipts(tx: AsyncConnection, wanted: Mapping[str, str]) -> list
         tx, RECEIPT, _OF_RECEIPT, of_payments
     ):
         digests[resource_id].add(
-            ReceiptKey(merchant_id=merchant_id, caller=caller, method=method, key=key).digest
+            IdempotencyKey(merchant_id=merchant_id, caller=caller, method=method, key=key).digest
         )
     return [
         Violation(

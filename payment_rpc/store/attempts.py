@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, Select, bindparam, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh.bad_rows import LeftOut
+from mesh.bad_rows import Quarantine
 from mesh.db import expect_one
 from mesh.money import Money, stored_currency
 from payment_rpc.domain.attempt import LEASE_MAX, Attempt, AttemptState, Schedule
@@ -210,10 +210,10 @@ def next_due_statement() -> Select[Any]:
     )
 
 
-async def next_due(tx: AsyncConnection, left_out: LeftOut) -> datetime | None:
+async def next_due(tx: AsyncConnection, quarantine: Quarantine) -> datetime | None:
     """When a channel is to be asked next; None when nothing is open."""
     due_at: datetime | None = (
-        await tx.execute(left_out.narrow(next_due_statement()))
+        await tx.execute(quarantine.narrow(next_due_statement()))
     ).scalar_one_or_none()
     return due_at
 

@@ -11,7 +11,7 @@ from sqlalchemy import Row, bindparam, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh import log_chain
-from mesh.bad_rows import LeftOut
+from mesh.bad_rows import Quarantine
 from mesh.db import insert_if_absent
 from payment_rpc.domain.callback import Callback, CallbackKind, CallbackResult, Subject
 from payment_rpc.tables import ATTEMPT, CALLBACK_LOG, CHANNEL_CALLBACK
@@ -98,7 +98,7 @@ async def finish(tx: AsyncConnection, callback: Callback) -> None:
 
 
 async def list_unfinished(
-    tx: AsyncConnection, *, before: datetime, limit: int, left_out: LeftOut
+    tx: AsyncConnection, *, before: datetime, limit: int, quarantine: Quarantine
 ) -> Sequence[Row[Any]]:
     """Messages, as they are stored, that were received before a moment and of which nobody knows
     what became. One that seems to come from the future was received by a process whose clock was
@@ -110,7 +110,7 @@ async def list_unfinished(
         .order_by(_C.received_at)
         .limit(limit)
     )
-    rows: Sequence[Row[Any]] = (await tx.execute(left_out.narrow(query))).all()
+    rows: Sequence[Row[Any]] = (await tx.execute(quarantine.narrow(query))).all()
     return rows
 
 

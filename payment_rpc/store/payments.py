@@ -11,13 +11,13 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh.bad_rows import LeftOut, readable_page
+from mesh.bad_rows import Quarantine, readable_page
 from mesh.call import Caller
 from mesh.db import expect_one, insert_if_absent
 from mesh.errors import Outcome
+from mesh.idempotency import IdempotencyKey
 from mesh.log_chain import plain
 from mesh.money import Money, stored_currency
-from mesh.receipts import ReceiptKey
 from payment_rpc.domain.card import CardSummary
 from payment_rpc.domain.errors import PaymentNotFound
 from payment_rpc.domain.payment import Disposition, Failure, NextAction, Payment, PaymentState
@@ -140,13 +140,17 @@ async def all_of_order(tx: AsyncConnection, *, merchant_id: str, order_id: str) 
 
 
 async def insert_payment(
-    tx: AsyncConnection, payment: Payment, *, receipt: ReceiptKey | None = None
+    tx: AsyncConnection, payment: Payment, *, idempotency_key: IdempotencyKey | None = None
 ) -> None:
     """Adds a payment, and the key of the call that began it. Violates `uq_payment_live_slot` when
     the order has a live one.
     """
     await tx.execute(
-        _INSERT, {**_values(payment), "receipt_digest": None if receipt is None else receipt.digest}
+        _INSERT,
+        {
+            **_values(payment),
+            "receipt_digest": None if idempotency_key is None else idempotency_key.digest,
+        },
     )
 
 
@@ -288,10 +292,10 @@ def next_expiry_statement() -> Select[Any]:
     )
 
 
-async def next_expiry(tx: AsyncConnection, left_out: LeftOut) -> datetime | None:
+async def next_expiry(tx: AsyncConnection, quarantine: Quarantine) -> datetime | None:
     """The next deadline of a payment that is under way; None when there is none."""
     expires_at: datetime | None = (
-        await tx.execute(left_out.narrow(next_expiry_statement()))
+        await tx.execute(quarantine.narrow(next_expiry_statement()))
     ).scalar_one_or_none()
     return expires_at
 

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh.bad_rows import LeftOut, readable_page
+from mesh.bad_rows import Quarantine, readable_page
 from mesh.db import expect_one, insert_if_absent
 from mesh.money import Money, stored_currency
 from payment_rpc.domain.attempt import AttemptState
@@ -109,10 +109,10 @@ async def get_import(tx: AsyncConnection, import_id: str) -> StatementImport:
     return _import(row)
 
 
-async def next_running(tx: AsyncConnection, left_out: LeftOut) -> str | None:
+async def next_running(tx: AsyncConnection, quarantine: Quarantine) -> str | None:
     """The oldest import that is not at its end."""
     query = select(_I.import_id).where(_I.state == "RUNNING").order_by(_I.import_id).limit(1)
-    import_id: str | None = (await tx.execute(left_out.narrow(query))).scalar()
+    import_id: str | None = (await tx.execute(quarantine.narrow(query))).scalar()
     return import_id
 
 

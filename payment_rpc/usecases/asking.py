@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh.bad_rows import Batches, LeftOut
+from mesh.bad_rows import Quarantine, RowBatches
 from mesh.clock import Clock, Seconds, seconds_until
 from mesh.db import Database
 from mesh.worker import each
@@ -45,16 +45,16 @@ class Asking:
         self._facts = facts
         self._channels = channels
         self._schedule = schedule
-        self._left_out = LeftOut("ask_channels", ATTEMPT.c.attempt_id)
-        self._batches = Batches(
-            db=db, left_out=self._left_out, most=batch, due=self._due, take=self._ask_later
+        self._quarantine = Quarantine("ask_channels", ATTEMPT.c.attempt_id)
+        self._batches = RowBatches(
+            db=db, quarantine=self._quarantine, most=batch, due=self._due, take=self._ask_later
         )
         self._timeout_seconds = timeout_seconds
 
     async def due_in(self) -> Seconds | None:
         """Seconds until a channel is to be asked next; None when nothing is open."""
         return seconds_until(
-            await self._db.read(attempts.next_due, self._left_out), self._clock.now()
+            await self._db.read(attempts.next_due, self._quarantine), self._clock.now()
         )
 
     async def run_once(self) -> int:

@@ -28,7 +28,7 @@ import structlog
 from prometheus_client import Counter
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh.bad_rows import LeftOut
+from mesh.bad_rows import Quarantine
 from mesh.call import current_trace_id
 from mesh.clock import Clock
 from mesh.db import ConstraintViolated, Database
@@ -153,7 +153,7 @@ class Callbacks:
             name: TokenBucket(burst=VERIFIED_BURST, every=VERIFIED_EVERY) for name in channels
         }
         self._hints = TokenBucket(burst=HINT_BURST, every=HINT_EVERY)
-        self._left_out = LeftOut("finish_callbacks", CHANNEL_CALLBACK.c.callback_id)
+        self._quarantine = Quarantine("finish_callbacks", CHANNEL_CALLBACK.c.callback_id)
 
     async def handle(
         self, *, channel: str, body: bytes, timestamp: str, signature: str
@@ -281,7 +281,7 @@ class Callbacks:
             callbacks.list_unfinished,
             before=self._clock.now() - UNFINISHED_AFTER,
             limit=_BATCH,
-            left_out=self._left_out,
+            quarantine=self._quarantine,
         )
         finished = []
 
@@ -292,7 +292,7 @@ class Callbacks:
                 is_expected = isinstance(error, (MeshError, FailpointRaised))
                 # as many as are read at once would hide the others behind them
                 if not is_expected or len(left) == _BATCH:
-                    self._left_out.add(self._left_out.key_of(row), error)
+                    self._quarantine.add(self._quarantine.key_of(row), error)
                 if is_expected:
                     raise
             else:

@@ -22,9 +22,9 @@ from mesh.clock import Clock
 from mesh.db import Database
 from mesh.errors import MeshError, MoneyError
 from mesh.failpoints import FailpointRaised, failpoint
+from mesh.idempotency import IdempotencyKey
 from mesh.money import DEFAULT_CURRENCY, RequestedAmount
 from mesh.outbox import Message
-from mesh.receipts import ReceiptKey
 from payment_rpc.cache import PaymentCache
 from payment_rpc.channels import Channel, ChannelFact
 from payment_rpc.domain.attempt import Attempt, AttemptState
@@ -200,7 +200,7 @@ class Charging:
         Raises:
             CardInvalid, InvalidArgument, PaymentMethodNotSupported, IdempotencyKeyReused,
             OrderNotFound, OrderAlreadyPaid, OrderNotPayable,
-            AmountMismatch, CurrencyMismatch, PaymentInProgress, NeighbourUnavailable,
+            AmountMismatch, CurrencyMismatch, PaymentInProgress, UpstreamUnavailable,
                 InsufficientBalance: nothing was sent.
             CardDeclined, InsufficientFunds, ChannelFailed, ChannelUnavailable, PaymentClosed: the
                 payment ended without money.
@@ -228,16 +228,16 @@ class Charging:
         }
         channel = self._channels[CARD_CHANNEL]
         send = self._card_sender(channel, card)
-        receipt = _receipt(caller, "Charge", command.key, command.merchant_id)
+        idempotency_key = _idempotency_key(caller, "Charge", command.key, command.merchant_id)
         standing = await self._begin(
             command,
-            receipt,
+            idempotency_key,
             fingerprint,
             payment_method=CREDIT_CARD,
             channel=channel.name,
             card=summary,
         )
-        return await self._finish(standing, send, receipt, fingerprint)
+        return await self._finish(standing, send, idempotency_key, fingerprint)
 
     async def top_up(self, command: TopUp, caller: Caller) -> Payment:
         """Pays money into the caller's wallet by card and returns the payment: SUCCESS, or PAYING
@@ -257,8 +257,8 @@ class Charging:
             "credit_card": _spelled(summary),
         }
         channel = self._channels[CARD_CHANNEL]
-        receipt = _receipt(caller, "TopUp", command.key, command.merchant_id)
-        standing = await self._starting.earlier(receipt, fingerprint)
+        idempotency_key = _idempotency_key(caller, "TopUp", command.key, command.merchant_id)
+        standing = await self._starting.earlier(idempotency_key, fingerprint)
         if standing is None:
             itself = OrderToPay(
                 order_id="",
@@ -274,12 +274,12 @@ class Charging:
                     payment_method=TOP_UP,
                     channel=channel.name,
                     card=summary,
-                    receipt=receipt,
+                    idempotency_key=idempotency_key,
                     fingerprint=fingerprint,
                 )
             )
         return await self._finish(
-            standing, self._card_sender(channel, command.card), receipt, fingerprint
+            standing, self._card_sender(channel, command.card), idempotency_key, fingerprint
         )
 
     async def _charge_balance(self, command: Charge, caller: Caller) -> Payment:
@@ -289,11 +289,11 @@ class Charging:
             "currency": command.amount.currency,
             "payment_method": BALANCE,
         }
-        receipt = _receipt(caller, "Charge", command.key, command.merchant_id)
+        idempotency_key = _idempotency_key(caller, "Charge", command.key, command.merchant_id)
         standing = await self._begin(
-            command, receipt, fingerprint, payment_method=BALANCE, channel=WALLET
+            command, idempotency_key, fingerprint, payment_method=BALANCE, channel=WALLET
         )
-        return await self._finish(standing, _never_sent, receipt, fingerprint)
+        return await self._finish(standing, _never_sent, idempotency_key, fingerprint)
 
     def _card_sender(self, channel: Channel, card: Card) -> Send:
         async def send(payment: Payment, attempt: Attempt) -> ChannelFact:
@@ -339,16 +339,18 @@ class Charging:
                 timeout_seconds=self._channel_seconds(),
             )
 
-        receipt = _receipt(caller, "CreatePayment", command.key, command.merchant_id)
-        standing = await self._begin(
-            command, receipt, fingerprint, payment_method=CASHIER, channel=name
+        idempotency_key = _idempotency_key(
+            caller, "CreatePayment", command.key, command.merchant_id
         )
-        return await self._finish(standing, send, receipt, fingerprint)
+        standing = await self._begin(
+            command, idempotency_key, fingerprint, payment_method=CASHIER, channel=name
+        )
+        return await self._finish(standing, send, idempotency_key, fingerprint)
 
     async def _begin(
         self,
         command: Charge | CreatePayment,
-        receipt: ReceiptKey | None,
+        idempotency_key: IdempotencyKey | None,
         fingerprint: Mapping[str, str],
         *,
         payment_method: str,
@@ -358,7 +360,7 @@ class Charging:
         """What an earlier call with this key left; when there was none, a new payment of the order,
         which this buyer may pay now.
         """
-        if (earlier := await self._starting.earlier(receipt, fingerprint)) is not None:
+        if (earlier := await self._starting.earlier(idempotency_key, fingerprint)) is not None:
             return earlier
         try:
             order = await self._order(command)
@@ -370,7 +372,7 @@ class Charging:
         except MeshError:
             # The first call with this key may have begun, and even paid, between our two looks:
             # then this one is its repetition.
-            if (earlier := await self._starting.earlier(receipt, fingerprint)) is None:
+            if (earlier := await self._starting.earlier(idempotency_key, fingerprint)) is None:
                 raise
             return earlier
         if payment_method == CREDIT_CARD:
@@ -381,7 +383,7 @@ class Charging:
                 payment_method=payment_method,
                 channel=channel,
                 card=card,
-                receipt=receipt,
+                idempotency_key=idempotency_key,
                 fingerprint=fingerprint,
             )
         )
@@ -443,7 +445,7 @@ class Charging:
         self,
         standing: Standing,
         send: Send,
-        receipt: ReceiptKey | None,
+        idempotency_key: IdempotencyKey | None,
         fingerprint: Mapping[str, str],
     ) -> Payment:
         if standing.paid is not None:
@@ -460,7 +462,9 @@ class Charging:
             # The row may have gone on since its first final answer, which is what every call with
             # this key gets.
             again = (
-                await self._starting.earlier(receipt, fingerprint) if standing.replayed else None
+                await self._starting.earlier(idempotency_key, fingerprint)
+                if standing.replayed
+                else None
             )
             if again is None or again.answer is None:
                 return answer_of(payment)
@@ -583,9 +587,11 @@ def _refuse(payment: Payment) -> NoReturn:
     )
 
 
-def _receipt(caller: Caller, method: str, key: str, merchant_id: str) -> ReceiptKey | None:
+def _idempotency_key(
+    caller: Caller, method: str, key: str, merchant_id: str
+) -> IdempotencyKey | None:
     return (
-        ReceiptKey(merchant_id=merchant_id, caller=caller.key, method=method, key=key)
+        IdempotencyKey(merchant_id=merchant_id, caller=caller.key, method=method, key=key)
         if key
         else None
     )

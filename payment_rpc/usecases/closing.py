@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh.bad_rows import Batches, LeftOut
+from mesh.bad_rows import Quarantine, RowBatches
 from mesh.call import Caller, Role
 from mesh.clock import Clock, Seconds, seconds_until
 from mesh.db import Database
@@ -51,9 +51,9 @@ class Closing:
         self._db = db
         self._clock = clock
         self._asking = asking
-        self._left_out = LeftOut("expire_payments", PAYMENT.c.payment_id)
-        self._batches = Batches(
-            db=db, left_out=self._left_out, most=batch, due=self._due, take=self._expire
+        self._quarantine = Quarantine("expire_payments", PAYMENT.c.payment_id)
+        self._batches = RowBatches(
+            db=db, quarantine=self._quarantine, most=batch, due=self._due, take=self._expire
         )
 
     async def close(self, payment_id: str, *, by_buyer: bool = False) -> Payment:
@@ -105,7 +105,7 @@ class Closing:
         none.
         """
         return seconds_until(
-            await self._db.read(payments.next_expiry, self._left_out), self._clock.now()
+            await self._db.read(payments.next_expiry, self._quarantine), self._clock.now()
         )
 
     async def expire_once(self) -> int:

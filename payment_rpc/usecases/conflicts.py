@@ -7,7 +7,7 @@ from __future__ import annotations
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh import outbox, receipts
+from mesh import idempotency, outbox
 from mesh.call import Caller
 from mesh.clock import Clock
 from mesh.db import Database
@@ -144,7 +144,7 @@ class Conflicts:
             )
         await payments.save_payment(tx, resolved, read_version=payment.version)
         # whatever the channel captures later: the key hears this
-        await receipts.finish(tx, resource_id=payment_id, answer=to_json(resolved))
+        await idempotency.finish(tx, resource_id=payment_id, answer=to_json(resolved))
         if resolved.awaits_order:
             await outbox.put(tx, order_message(resolved, ids=self._ids, at=now))
         return resolved

@@ -1,5 +1,5 @@
-"""Applying what a channel says: one transaction for attempt, payment, ledger, messages and receipt,
-whoever brought the news.
+"""Applying what a channel says: one transaction for attempt, payment, ledger, messages and
+idempotency record, whoever brought the news.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from datetime import timedelta
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh import outbox, receipts
+from mesh import idempotency, outbox
 from mesh.clock import Clock
 from mesh.db import Database
 from mesh.failpoints import failpoint
@@ -31,7 +31,7 @@ from payment_rpc.domain.scan import ScanStep, ScanSubject, entries
 from payment_rpc.domain.snapshot import to_json
 from payment_rpc.domain.wallet import EntryKind
 from payment_rpc.store import attempts, ledger, payments, refunds, scan_actions, wallets
-from payment_rpc.usecases.messages import FAST_PATH_HEAD_START, ORDER_DESTINATION, messages_of
+from payment_rpc.usecases.messages import ORDER_DESTINATION, RELAY_DELAY, messages_of
 
 log = structlog.get_logger()
 
@@ -187,7 +187,7 @@ class Facts:
                 payment,
                 attempt,
                 decision,
-                FAST_PATH_HEAD_START if told_by_caller else timedelta(0),
+                RELAY_DELAY if told_by_caller else timedelta(0),
             )
         else:
             applied = Applied(payment=payment, attempt=attempt, changed=False, to_order=None)
@@ -239,7 +239,7 @@ class Facts:
         payment: Payment,
         attempt: Attempt,
         decision: Decision,
-        head_start: timedelta,
+        relay_delay: timedelta,
     ) -> Applied:
         now = self._clock.now()
         after = decision.payment
@@ -262,7 +262,7 @@ class Facts:
         if after is not payment:
             await payments.save_payment(tx, after, read_version=payment.version)
         messages = messages_of(
-            after, before=payment.state, ids=self._ids, at=now, head_start=head_start
+            after, before=payment.state, ids=self._ids, at=now, relay_delay=relay_delay
         )
         if messages:
             await outbox.put(tx, *messages)
@@ -271,7 +271,7 @@ class Facts:
             and after.state not in UNDECIDED
             and after.state is not PaymentState.CONFLICTED
         ):
-            await receipts.finish(tx, resource_id=after.payment_id, answer=to_json(after))
+            await idempotency.finish(tx, resource_id=after.payment_id, answer=to_json(after))
         failpoint("payment.fact.before_commit")
         to_order = (
             messages[0] if messages and messages[0].destination == ORDER_DESTINATION else None

@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh.bad_rows import Batches, LeftOut
+from mesh.bad_rows import Quarantine, RowBatches
 from mesh.clock import Clock
 from mesh.database_clock import database_now
 from mesh.db import Database
@@ -34,16 +34,16 @@ class FutureRows:
     def __init__(self, *, db: Database, clock: Clock) -> None:
         self._db = db
         self._clock = clock
-        self._attempts = Batches(
+        self._attempts = RowBatches(
             db=db,
-            left_out=LeftOut("correct_future_rows", ATTEMPT.c.attempt_id),
+            quarantine=Quarantine("correct_future_rows", ATTEMPT.c.attempt_id),
             most=ROWS_MAX,
             due=lambda limit: attempts.future_statement(clock.now(), TOLERANCE, limit),
             take=self._correct_attempts,
         )
-        self._refunds = Batches(
+        self._refunds = RowBatches(
             db=db,
-            left_out=LeftOut("correct_future_rows", REFUND.c.refund_id),
+            quarantine=Quarantine("correct_future_rows", REFUND.c.refund_id),
             most=ROWS_MAX,
             due=lambda limit: refunds.future_statement(clock.now(), TOLERANCE, limit),
             take=self._correct_refunds,

@@ -18,11 +18,11 @@ ORDER_DESTINATION = "order_rpc"
 PAYMENT_TOPIC = "PAYMENT_TOPIC"
 EVENT_VERSION = "1.0"
 # How long the relay leaves a message to the request that delivers it itself.
-FAST_PATH_HEAD_START = timedelta(seconds=5)
+RELAY_DELAY = timedelta(seconds=5)
 
 
 def messages_of(
-    payment: Payment, *, before: PaymentState, ids: Ids, at: datetime, head_start: timedelta
+    payment: Payment, *, before: PaymentState, ids: Ids, at: datetime, relay_delay: timedelta
 ) -> list[Message]:
     """The messages of a change from state `before`: first the one for order_rpc, when there is
     one.
@@ -33,7 +33,7 @@ def messages_of(
         return _top_up_events(payment, ids=ids, at=at)
     if payment.state in MONEY and before not in MONEY:
         return [
-            order_message(payment, ids=ids, at=at, head_start=head_start),
+            order_message(payment, ids=ids, at=at, relay_delay=relay_delay),
             _event(
                 payment,
                 "PAYMENT_SUCCEEDED",
@@ -64,7 +64,7 @@ def order_message(
     *,
     ids: Ids,
     at: datetime,
-    head_start: timedelta = timedelta(0),
+    relay_delay: timedelta = timedelta(0),
 ) -> Message:
     """The snapshot of a payment for its order, with the refund that changed. Each change of a
     refund has a message of its own and the order keeps what it heard, so a message stays small
@@ -75,7 +75,7 @@ def order_message(
         tag="UpdateOrderStatus",
         aggregate_id=payment.payment_id,
         trace_id=current_trace_id(),
-        due_at=at + head_start,
+        due_at=at + relay_delay,
         created_at=at,
         payload={
             "merchant_id": payment.merchant_id,

@@ -17,7 +17,7 @@ from typing import assert_never
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh.bad_rows import LeftOut
+from mesh.bad_rows import Quarantine
 from mesh.call import Caller
 from mesh.clock import Clock
 from mesh.db import Database
@@ -110,7 +110,7 @@ class Reconciliation:
         self._timeout_seconds = timeout_seconds
         self._wake_worker = wake_worker
         self._chunk = chunk
-        self._left_out = LeftOut("import_statements", STATEMENT_IMPORT.c.import_id)
+        self._quarantine = Quarantine("import_statements", STATEMENT_IMPORT.c.import_id)
         self._parsed: tuple[str, Matching] | None = None  # of the import that is under way
 
     async def import_statement(self, channel: str, day: str) -> StatementImport:
@@ -182,7 +182,7 @@ class Reconciliation:
         """Compares the next chunk of the oldest import that is not at its end; returns how many
         chunks that was.
         """
-        import_id = await self._db.read(store.next_running, self._left_out)
+        import_id = await self._db.read(store.next_running, self._quarantine)
         if import_id is None:
             self._parsed = None  # another process may have finished the one that was parsed here
             return 0
@@ -191,7 +191,7 @@ class Reconciliation:
         except (MeshError, FailpointRaised):
             raise
         except Exception as error:  # noqa: BLE001  logged with its id: the imports behind it go on
-            self._left_out.add((import_id,), error)
+            self._quarantine.add((import_id,), error)
         return 1
 
     async def _advance(self, running: StatementImport) -> None:

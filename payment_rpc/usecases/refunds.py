@@ -13,17 +13,17 @@ import structlog
 from sqlalchemy import Select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh import outbox, receipts
-from mesh.bad_rows import Batches, LeftOut
+from mesh import idempotency, outbox
+from mesh.bad_rows import Quarantine, RowBatches
 from mesh.call import Caller, mark_replayed
 from mesh.clock import Clock, Seconds, seconds_until
 from mesh.db import Database
 from mesh.errors import IdempotencyKeyReused
 from mesh.failpoints import FailpointRaised, failpoint
+from mesh.idempotency import IdempotencyKey
 from mesh.ids import Ids
 from mesh.money import Money, RequestedAmount
 from mesh.outbox import Message
-from mesh.receipts import ReceiptKey
 from mesh.worker import each
 from payment_rpc.cache import PaymentCache
 from payment_rpc.channels import Channel, RefundChannelFact, RefundChannelStatus
@@ -109,9 +109,9 @@ class Refunds:
         self._cache = cache
         self._channels = channels
         self._lease = lease
-        self._left_out = LeftOut("advance_refunds", REFUND.c.refund_id)
-        self._batches = Batches(
-            db=db, left_out=self._left_out, most=batch, due=self._due, take=self._ask_later
+        self._quarantine = Quarantine("advance_refunds", REFUND.c.refund_id)
+        self._batches = RowBatches(
+            db=db, quarantine=self._quarantine, most=batch, due=self._due, take=self._ask_later
         )
         self._timeout_seconds = timeout_seconds
 
@@ -199,7 +199,7 @@ class Refunds:
     async def due_in(self) -> Seconds | None:
         """Seconds until a channel is to be asked next; None when nothing is open."""
         return seconds_until(
-            await self._db.read(refunds.next_due, self._left_out), self._clock.now()
+            await self._db.read(refunds.next_due, self._quarantine), self._clock.now()
         )
 
     async def run_once(self) -> int:
@@ -323,8 +323,8 @@ class Refunds:
             "currency": command.amount.currency,
             "request_id": command.request_id,
         }
-        receipt = _receipt(caller, command.key, payment.merchant_id)
-        earlier = await self._find_earlier(tx, command, payment, receipt, fingerprint)
+        idempotency_key = _idempotency_key(caller, command.key, payment.merchant_id)
+        earlier = await self._find_earlier(tx, command, payment, idempotency_key, fingerprint)
         if earlier is not None:
             return earlier, False, None
         if command.amount.currency not in ("", payment.amount.currency):
@@ -357,9 +357,9 @@ class Refunds:
             read_version=payment.version,
             at=now,
         )
-        if receipt is not None:
-            await receipts.claim(
-                tx, receipt, fingerprint=fingerprint, resource_id=refund.refund_id, now=now
+        if idempotency_key is not None:
+            await idempotency.claim(
+                tx, idempotency_key, fingerprint=fingerprint, resource_id=refund.refund_id, now=now
             )
         if refund.channel == WALLET:
             done, after = await refund_into_wallet(tx, refund, ids=self._ids, at=now)
@@ -372,11 +372,11 @@ class Refunds:
         tx: AsyncConnection,
         command: CreateRefund,
         payment: Payment,
-        receipt: ReceiptKey | None,
+        idempotency_key: IdempotencyKey | None,
         fingerprint: Mapping[str, str],
     ) -> Refund | None:
-        if receipt is not None and (
-            found := await receipts.find(tx, receipt, fingerprint=fingerprint)
+        if idempotency_key is not None and (
+            found := await idempotency.find(tx, idempotency_key, fingerprint=fingerprint)
         ):
             return (
                 from_json(found.answer)
@@ -458,8 +458,8 @@ async def write_refund_fact(
     at: datetime,
     steps: Sequence[ScanStep] = (),
 ) -> tuple[Refund, Payment | None]:
-    """One transaction's work for refund, payment, wallet, ledger, messages, receipt and, with
-    `steps`, the scan's diary. The payment is None when nothing changed."""
+    """One transaction's work for refund, payment, wallet, ledger, messages, idempotency record and,
+    with `steps`, the scan's diary. The payment is None when nothing changed."""
     payment = await payments.lock_payment(tx, (await refunds.read_refund(tx, refund_id)).payment_id)
     refund = await refunds.read_refund(tx, refund_id)
     subject = ScanSubject(
@@ -491,7 +491,7 @@ async def write_refund_fact(
         tx, entries(steps, subject, before=refund.state, after=done.state, event_id=told)
     )
     if refund.state in OPEN and done.state not in OPEN:
-        await receipts.finish(tx, resource_id=refund_id, answer=to_json(done))
+        await idempotency.finish(tx, resource_id=refund_id, answer=to_json(done))
     failpoint("payment.refund_fact.before_commit")
     return done, after
 
@@ -575,9 +575,9 @@ def _wanted(amount: RequestedAmount, payment: Payment) -> Money | None:
     return amount.in_currency(payment.amount.currency) if amount.text else None
 
 
-def _receipt(caller: Caller, key: str, merchant_id: str) -> ReceiptKey | None:
+def _idempotency_key(caller: Caller, key: str, merchant_id: str) -> IdempotencyKey | None:
     return (
-        ReceiptKey(merchant_id=merchant_id, caller=caller.key, method="CreateRefund", key=key)
+        IdempotencyKey(merchant_id=merchant_id, caller=caller.key, method="CreateRefund", key=key)
         if key
         else None
     )

@@ -1,5 +1,5 @@
-"""Starting a payment: receipt, order gate, payment and attempt in one transaction, before any
-channel is called (docs/protocols.md 1, tx1).
+"""Starting a payment: idempotency record, order gate, payment and attempt in one transaction,
+before any channel is called (docs/protocols.md 1, tx1).
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh import outbox, receipts
+from mesh import idempotency, outbox
 from mesh.clock import Clock
 from mesh.db import ConstraintViolated, Database, StaleRow
 from mesh.errors import InvalidArgument
 from mesh.failpoints import failpoint
+from mesh.idempotency import IdempotencyKey
 from mesh.ids import Ids
-from mesh.receipts import ReceiptKey
 from payment_rpc.domain.attempt import OPEN, Attempt
 from payment_rpc.domain.card import CardSummary
 from payment_rpc.domain.errors import (
@@ -32,22 +32,22 @@ from payment_rpc.domain.snapshot import to_json
 from payment_rpc.domain.wallet import BALANCE_MINOR_MAX
 from payment_rpc.store import attempts, ledger, payments, wallets
 from payment_rpc.usecases.facts import Applied
-from payment_rpc.usecases.messages import FAST_PATH_HEAD_START, messages_of
+from payment_rpc.usecases.messages import RELAY_DELAY, messages_of
 
 IN_PROGRESS_RETRY_SECONDS = 2.0  # a card answers within a second or two
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewPayment:
-    """What is about to be started, and the receipt that makes it happen once (None without an
-    idempotency key). An `order` without an id stands for
+    """What is about to be started, and the idempotency record that makes it happen once (None
+    without an idempotency key). An `order` without an id stands for
     the payment itself: a top-up."""
 
     order: OrderToPay
     payment_method: str
     channel: str
     card: CardSummary | None
-    receipt: ReceiptKey | None
+    idempotency_key: IdempotencyKey | None
     fingerprint: Mapping[str, str]
 
 
@@ -76,7 +76,7 @@ class Starting:
         self._lease = lease
 
     async def earlier(
-        self, receipt: ReceiptKey | None, fingerprint: Mapping[str, str]
+        self, idempotency_key: IdempotencyKey | None, fingerprint: Mapping[str, str]
     ) -> Standing | None:
         """What an earlier call with the same key left, or None. Asks nobody else, so a replay works
         while order_rpc is away.
@@ -86,8 +86,8 @@ class Starting:
         """
         return (
             None
-            if receipt is None
-            else await self._db.read(self._find_earlier, receipt, fingerprint)
+            if idempotency_key is None
+            else await self._db.read(self._find_earlier, idempotency_key, fingerprint)
         )
 
     async def start(self, new: NewPayment) -> Standing:
@@ -118,9 +118,9 @@ class Starting:
         return await self._db.run(self._renew, payment, attempt)
 
     async def _find_earlier(
-        self, tx: AsyncConnection, receipt: ReceiptKey, fingerprint: Mapping[str, str]
+        self, tx: AsyncConnection, idempotency_key: IdempotencyKey, fingerprint: Mapping[str, str]
     ) -> Standing | None:
-        found = await receipts.find(tx, receipt, fingerprint=fingerprint)
+        found = await idempotency.find(tx, idempotency_key, fingerprint=fingerprint)
         return (
             None
             if found is None
@@ -134,9 +134,9 @@ class Starting:
         is_open, standing = await payments.enter_gate(
             tx, merchant_id=order.merchant_id, order_id=order.order_id, at=now
         )
-        # Behind the gate: the call that was here before us has committed its receipt.
-        if new.receipt is not None and (
-            earlier := await self._find_earlier(tx, new.receipt, new.fingerprint)
+        # Behind the gate: the call that was here before us has committed its idempotency record.
+        if new.idempotency_key is not None and (
+            earlier := await self._find_earlier(tx, new.idempotency_key, new.fingerprint)
         ):
             return earlier
         for payment in standing:
@@ -175,12 +175,12 @@ class Starting:
             await self._must_fit(tx, payment)
         if new.payment_method == BALANCE:
             return Standing(paid=await self._spend(tx, payment, attempt, new))
-        await payments.insert_payment(tx, payment, receipt=new.receipt)
+        await payments.insert_payment(tx, payment, idempotency_key=new.idempotency_key)
         await attempts.insert_attempt(tx, attempt)
-        if new.receipt is not None:
-            await receipts.claim(
+        if new.idempotency_key is not None:
+            await idempotency.claim(
                 tx,
-                new.receipt,
+                new.idempotency_key,
                 fingerprint=new.fingerprint,
                 resource_id=payment.payment_id,
                 now=now,
@@ -223,17 +223,17 @@ class Starting:
         if decision.booking is None:
             raise ValueError("a payment out of a wallet is booked")
         paid = await ledger.book(tx, decision.payment, decision.booking, at=now)
-        await payments.insert_payment(tx, paid, receipt=new.receipt)
+        await payments.insert_payment(tx, paid, idempotency_key=new.idempotency_key)
         await attempts.insert_attempt(tx, decision.attempt)
         await wallets.spend(tx, paid, entry_id=entry_id, at=now)
         messages = messages_of(
-            paid, before=payment.state, ids=self._ids, at=now, head_start=FAST_PATH_HEAD_START
+            paid, before=payment.state, ids=self._ids, at=now, relay_delay=RELAY_DELAY
         )
         await outbox.put(tx, *messages)
-        if new.receipt is not None:
-            await receipts.claim(
+        if new.idempotency_key is not None:
+            await idempotency.claim(
                 tx,
-                new.receipt,
+                new.idempotency_key,
                 fingerprint=new.fingerprint,
                 resource_id=paid.payment_id,
                 now=now,
@@ -251,12 +251,12 @@ class Starting:
             and live.state is PaymentState.PAYING
         ):
             return Standing(in_the_way=live)
-        if new.receipt is not None:
+        if new.idempotency_key is not None:
             if (await payments.lock_payment(tx, live.payment_id)).version != live.version:
                 raise StaleRow
-            await receipts.claim(
+            await idempotency.claim(
                 tx,
-                new.receipt,
+                new.idempotency_key,
                 fingerprint=new.fingerprint,
                 resource_id=live.payment_id,
                 now=self._clock.now(),

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh import receipts
+from mesh import idempotency
 from mesh.call import Caller, Role
 from mesh.clock import Clock
 from mesh.db import Database
-from mesh.receipts import ReceiptKey
+from mesh.idempotency import IdempotencyKey
 from payment_rpc.domain.payment import UNDECIDED, Payment
 from payment_rpc.store import payments
 from payment_rpc.usecases.closing import Closing
@@ -29,8 +29,10 @@ class TakingBack:
         """The payment that the call began, closed if it could be; None when the call never came. It
         is refused when it comes after all.
         """
-        receipt = ReceiptKey(merchant_id=merchant_id, caller=caller.key, method=method, key=key)
-        payment_id = await self._db.run(self._find_or_bury, receipt)
+        idempotency_key = IdempotencyKey(
+            merchant_id=merchant_id, caller=caller.key, method=method, key=key
+        )
+        payment_id = await self._db.run(self._find_or_tombstone, idempotency_key)
         if payment_id is None:
             return None
         payment = await self._db.read(payments.get_payment, payment_id, visible_to=caller)
@@ -40,5 +42,7 @@ class TakingBack:
             else payment
         )
 
-    async def _find_or_bury(self, tx: AsyncConnection, receipt: ReceiptKey) -> str | None:
-        return await receipts.find_or_bury(tx, receipt, now=self._clock.now())
+    async def _find_or_tombstone(
+        self, tx: AsyncConnection, idempotency_key: IdempotencyKey
+    ) -> str | None:
+        return await idempotency.find_or_tombstone(tx, idempotency_key, now=self._clock.now())

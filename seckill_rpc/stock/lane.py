@@ -55,7 +55,7 @@ class Lane:
                 return await self._ask(command)
         except TimeoutError as error:
             if self._wire is not None:
-                self._wire.connection.distrust_all()
+                self._wire.connection.invalidate_all()
             raise exceptions.TimeoutError("redis did not answer in time") from error
         except OSError as error:
             raise exceptions.ConnectionError("the connection to redis broke") from error

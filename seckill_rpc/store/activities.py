@@ -26,7 +26,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh.bad_rows import readable, readable_page
+from mesh.bad_rows import readable_page, readable_rows
 from mesh.call import Caller
 from mesh.db import expect_one
 from mesh.money import Money, stored_currency
@@ -286,7 +286,7 @@ async def list_page(
 
 
 def _readable(rows: Iterable[Any]) -> list[Activity]:
-    return readable(rows, _activity, of="activity", key=lambda row: row.activity_id)
+    return readable_rows(rows, _activity, of="activity", key=lambda row: row.activity_id)
 
 
 def _visible(caller: Caller) -> ColumnElement[bool]:

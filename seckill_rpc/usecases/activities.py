@@ -13,14 +13,14 @@ import structlog
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh import receipts
+from mesh import idempotency
 from mesh.call import Caller, mark_replayed
 from mesh.clock import Clock
 from mesh.db import Database
+from mesh.idempotency import IdempotencyKey
 from mesh.ids import Ids
 from mesh.money import Money
 from mesh.paging import PageTokens, page_size
-from mesh.receipts import ReceiptKey
 from seckill_rpc.domain.activity import (
     RUNNING,
     Activity,
@@ -250,15 +250,17 @@ class Activities:
         self, tx: AsyncConnection, command: CreateActivity, caller: Caller
     ) -> tuple[Activity, bool]:
         now = self._clock.now()
-        key = ReceiptKey(
+        key = IdempotencyKey(
             merchant_id=command.merchant_id,
             caller=caller.key,
             method="CreateActivity",
             key=command.idempotency_key,
         )
-        receipt = await receipts.find(tx, key, fingerprint=command.fingerprint) if key.key else None
-        if receipt is not None:
-            return await activities.get(tx, activity_id=receipt.resource_id), True
+        record = (
+            await idempotency.find(tx, key, fingerprint=command.fingerprint) if key.key else None
+        )
+        if record is not None:
+            return await activities.get(tx, activity_id=record.resource_id), True
         activity = Activity.plan(
             activity_id=self._ids.new("ACT"),
             merchant_id=command.merchant_id,
@@ -273,13 +275,13 @@ class Activities:
         )
         await activities.insert(tx, activity)
         if key.key:
-            await receipts.claim(
+            await idempotency.claim(
                 tx,
                 key,
                 fingerprint=command.fingerprint,
                 resource_id=activity.activity_id,
                 now=now,
-                retention=receipts.OTHER_RETENTION,
+                retention=idempotency.OTHER_RETENTION,
                 answer="",
             )
         return activity, False

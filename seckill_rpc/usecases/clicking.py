@@ -12,7 +12,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from mesh.clock import Clock, Monotonic, Seconds
 from mesh.ids import Ids
-from mesh.metrics import Tally
+from mesh.metrics import EnumCounter
 from mesh.token_buckets import TokenBuckets
 from seckill_rpc.domain.activity import Activity, ActivityState, AdmissionMode
 from seckill_rpc.domain.errors import SeckillBusy, SeckillNotReady
@@ -34,7 +34,7 @@ PAUSED_MS = 2000
 # a start may be moved, and clients wait no longer than a number that they can keep
 NOT_STARTED_MS_MAX = 60_000
 
-_CLICKS = Tally("paymesh_seckill_clicks", "Answers to clicks of buyers.", "code", AdmitCode)
+_CLICKS = EnumCounter("paymesh_seckill_clicks", "Answers to clicks of buyers.", "code", AdmitCode)
 REGISTRY.register(_CLICKS)
 
 

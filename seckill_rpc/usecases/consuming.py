@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 import prometheus_client
 import structlog
 
-from mesh.bad_rows import LeftOut
+from mesh.bad_rows import Quarantine
 from mesh.clock import Clock
 from mesh.db import Database
 from mesh.failpoints import failpoint
@@ -123,7 +123,7 @@ class Consuming:
         self._lost: set[str] = set()
         self._is_stopping = False
         self._deciding = Deciding(db=db, clock=clock, ids=ids)
-        self._left_out = LeftOut("consume", SECKILL_ORDER.c.order_id)
+        self._quarantine = Quarantine("consume", SECKILL_ORDER.c.order_id)
         self._looked: dict[str, _Looked] = {}
 
     def changed(self) -> None:
@@ -327,7 +327,7 @@ class Consuming:
         return entries
 
     async def _handle(self, keys: Keys, entries: Sequence[Entry]) -> int:
-        entries = [entry for entry in entries if (entry.order_id,) not in self._left_out]
+        entries = [entry for entry in entries if (entry.order_id,) not in self._quarantine]
         good = [
             entry
             for entry in entries
@@ -355,7 +355,7 @@ class Consuming:
             if len(entries) == 1:
                 # it was decided once: who mends the row finds how, so it is not given up
                 if isinstance(error, RowUnreadable):
-                    self._left_out.add((entries[0].order_id,), error)
+                    self._quarantine.add((entries[0].order_id,), error)
                     return 0
                 return await self._failed_alone(keys, entries[0], str(error), can_have_row=True)
             middle = len(entries) // 2

@@ -15,7 +15,7 @@ from prometheus_client import Counter, Gauge
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh.bad_rows import LeftOut
+from mesh.bad_rows import Quarantine
 from mesh.clock import Clock, seconds_until
 from mesh.db import Database
 from mesh.errors import MeshError
@@ -89,7 +89,7 @@ class Keeping:
         self._watches: dict[str, Watch] = {}
         self._rebuilds: dict[str, asyncio.Task[bool]] = {}
         self._run_id = ""
-        self._left_out = LeftOut("keep", ACTIVITY.c.activity_id)
+        self._quarantine = Quarantine("keep", ACTIVITY.c.activity_id)
 
     async def run_once(self) -> int:
         """One comparison of every running activity; returns how many repairs were made. At most one
@@ -114,7 +114,7 @@ class Keeping:
             chosen = [
                 activity_id
                 for activity_id in self._choose(running)
-                if (activity_id,) not in self._left_out
+                if (activity_id,) not in self._quarantine
             ]
             rows = await self._db.read_at_one_moment(self._read, chosen) if chosen else {}
             now_ms = await self._loading.now_ms() if rows else 0
@@ -163,7 +163,7 @@ class Keeping:
         """
         if isinstance(problem, RedisError) and not str(problem).startswith(WRONG_TYPE):
             raise problem
-        self._left_out.add((activity_id,), problem)
+        self._quarantine.add((activity_id,), problem)
 
     def _choose(self, running: Mapping[str, Activity]) -> list[str]:
         """Whom to look at in this round: to whom something happened, whose end has come, and the

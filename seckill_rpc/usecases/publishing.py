@@ -22,7 +22,7 @@ from seckill_rpc.usecases.rebuilding import Rebuilding
 from seckill_rpc.usecases.stepping import Stepping
 
 # a worker takes over what a call has left for this long, and tries again as often
-HEAD_START = timedelta(seconds=5)
+WORKER_DELAY = timedelta(seconds=5)
 # nothing can be so much younger than what is old enough, but for a wrong clock
 AHEAD_MAX = timedelta(seconds=35)
 NO_REDIS = "REDIS_UNAVAILABLE"
@@ -91,7 +91,7 @@ class Publishing:
             what kept one from going on, when nothing else was done: the pause that follows is the
                 worker's.
         """
-        before = self._clock.now() - HEAD_START
+        before = self._clock.now() - WORKER_DELAY
         publishing = await self._db.read(activities.in_states, ActivityState.PUBLISHING)
         # One that seems to come from the future was written by a process whose clock was ahead; its
         # error is not waited for.

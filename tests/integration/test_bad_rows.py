@@ -15,7 +15,7 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 from structlog.testing import capture_logs
 
-from mesh.bad_rows import PAUSE_FIRST_SECONDS, PAUSE_MAX_SECONDS, Batches, LeftOut
+from mesh.bad_rows import PAUSE_FIRST_SECONDS, PAUSE_MAX_SECONDS, Quarantine, RowBatches
 from mesh.call import Caller, Role
 from mesh.clock import SystemClock
 from mesh.errors import Conflict
@@ -313,10 +313,10 @@ async def test_an_entry_that_cannot_be_counted_keeps_no_other_out_of_the_figures
 
 def of_orders(
     app: OrderApp, take: Any, *, clock: Callable[[], float] = lambda: 0.0, most: int = 10
-) -> Batches[Any]:
-    return Batches(
+) -> RowBatches[Any]:
+    return RowBatches(
         db=app.db,
-        left_out=LeftOut("w", ORDERS.c.merchant_id, ORDERS.c.order_id, monotonic=clock),
+        quarantine=Quarantine("w", ORDERS.c.merchant_id, ORDERS.c.order_id, monotonic=clock),
         most=most,
         take=take,
         due=lambda limit: select(ORDERS).order_by(ORDERS.c.order_id).limit(limit),

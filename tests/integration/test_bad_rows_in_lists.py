@@ -12,7 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from mesh import bad_rows
-from mesh.bad_rows import PAUSE_MAX_SECONDS, readable
+from mesh.bad_rows import PAUSE_MAX_SECONDS, readable_rows
 from mesh.money import RequestedAmount
 from order_rpc.tables import STATISTIC_ENTRY
 from order_rpc.usecases.catalog import ListProducts
@@ -241,9 +241,9 @@ def test_people_are_told_of_a_row_every_ten_minutes_and_what_is_remembered_has_a
     monkeypatch.setattr(bad_rows.time, "monotonic", lambda: now[0])
     with capture_logs() as logs:
         for _ in range(3):
-            assert readable([1, 0, 2], lambda row: 2 // row, of="t", key=str) == [2, 1]
+            assert readable_rows([1, 0, 2], lambda row: 2 // row, of="t", key=str) == [2, 1]
         now[0] += PAUSE_MAX_SECONDS
-        readable([0], lambda row: 2 // row, of="t", key=str)
-        readable(range(5000), lambda row: row // 0, of="t", key=lambda row: f"row {row}")
+        readable_rows([0], lambda row: 2 // row, of="t", key=str)
+        readable_rows(range(5000), lambda row: row // 0, of="t", key=lambda row: f"row {row}")
     assert [line for line in told(logs) if line[1] == "0"] == [("t", "0", True)] * 2
     assert len(bad_rows._told) == bad_rows.TOLD_MAX

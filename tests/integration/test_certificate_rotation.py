@@ -30,7 +30,7 @@ from mesh.certificates import CertificateAuthority
 from mesh.client import MeshChannel
 from mesh.clock import SystemClock
 from mesh.discovery.static import StaticDiscovery
-from mesh.errors import NeighbourUnavailable
+from mesh.errors import UpstreamUnavailable
 from tests.echo import Echo, EchoRequest, Stub, World, eventually
 from tests.fakes import EPOCH, FakeClock
 from tests.fault_proxy import FaultProxy, fault_proxy
@@ -217,7 +217,7 @@ async def test_an_expired_certificate_is_replaced_without_a_restart(
     certificates.clock = SystemClock()
     certificates.issue("echo_rpc", "ca")
     async with mesh(world, certificates) as (channel, _):
-        with pytest.raises(NeighbourUnavailable):
+        with pytest.raises(UpstreamUnavailable):
             await works(channel)
         certificates.issue("order_rpc", "ca")
         await eventually(lambda: channel.is_ready)

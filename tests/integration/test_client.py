@@ -27,9 +27,9 @@ from mesh.discovery.static import StaticDiscovery
 from mesh.errors import (
     DeadlineExceeded,
     InvalidArgument,
-    NeighbourUnavailable,
     RemoteError,
     Unavailable,
+    UpstreamUnavailable,
 )
 from mesh.policies import PolicyInvalid
 from mesh.retries import RetryBudget
@@ -406,7 +406,7 @@ async def test_a_call_that_may_have_had_its_effect_is_not_repeated(world: World)
             call = asyncio.create_task(mesh.channel.call(path(method), b"", metadata=metadata))
             await reached.wait()
             await die(mesh.servers[0] if first.calls else mesh.servers[1])
-            with pytest.raises(NeighbourUnavailable):
+            with pytest.raises(UpstreamUnavailable):
                 await asyncio.wait_for(call, 10)
         assert len(first.calls) + len(second.calls) == 1
 
@@ -441,7 +441,7 @@ async def test_there_are_three_attempts_at_most(world: World) -> None:
 
 async def test_what_a_sibling_says_about_its_own_neighbours_is_not_repeated(world: World) -> None:
     async def do(_request: Any, _context: Any) -> None:
-        raise NeighbourUnavailable
+        raise UpstreamUnavailable
 
     echo = Echo(do)
     async with mesh_of(world, echo) as mesh:
@@ -520,7 +520,7 @@ async def test_a_channel_that_is_closed_under_a_call_ends_it(world: World) -> No
         call = asyncio.create_task(mesh.stub.Once(EchoRequest()))
         await reached.wait()
         await mesh.channel.close()
-        with pytest.raises(NeighbourUnavailable):
+        with pytest.raises(UpstreamUnavailable):
             await asyncio.wait_for(call, 10)
 
 
@@ -651,7 +651,7 @@ async def test_a_call_fails_soon_when_nobody_is_reachable(world: World, targets:
         "echo_rpc", settings=world.settings(), discovery=discovery, fail_fast_seconds=0.1
     ) as channel:
         # a call that waits for its deadline ends in DeadlineExceeded
-        with pytest.raises(NeighbourUnavailable) as refused:
+        with pytest.raises(UpstreamUnavailable) as refused:
             await Stub(channel).Browse(EchoRequest(), timeout=FOREVER)
         assert "127.0.0.1" not in refused.value.message
 
@@ -662,7 +662,7 @@ async def test_a_call_fails_soon_when_nobody_is_reachable(world: World, targets:
                 )
 
         channel._replicas._changed = Waited()
-        with pytest.raises(NeighbourUnavailable):
+        with pytest.raises(UpstreamUnavailable):
             await Stub(channel).Browse(EchoRequest())
         assert channel.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE
 
@@ -681,7 +681,7 @@ async def test_a_silent_peer_costs_the_deadline_and_not_more(world: World) -> No
         settings=world.settings(),
         discovery=StaticDiscovery({"echo_rpc": [f"127.0.0.1:{port}"]}),
     ) as channel:
-        with pytest.raises(NeighbourUnavailable):
+        with pytest.raises(UpstreamUnavailable):
             await asyncio.wait_for(Stub(channel).Browse(EchoRequest(), timeout=0.3), 5)
     hold.set()
     server.close()
@@ -736,7 +736,7 @@ async def test_a_channel_shows_its_certificate_and_checks_the_name_of_the_servic
         settings=settings,
         fail_fast_seconds=0.1,
     ) as mesh:
-        with pytest.raises(NeighbourUnavailable):  # a certificate of our CA, of another service
+        with pytest.raises(UpstreamUnavailable):  # a certificate of our CA, of another service
             await mesh.stub.Browse(EchoRequest())
     stranger = world.settings(service="order_rpc", **tls(world, "order_rpc", "foreign"))
     async with mesh_of(
@@ -746,7 +746,7 @@ async def test_a_channel_shows_its_certificate_and_checks_the_name_of_the_servic
         settings=stranger,
         fail_fast_seconds=0.1,
     ) as mesh:
-        with pytest.raises(NeighbourUnavailable):
+        with pytest.raises(UpstreamUnavailable):
             await mesh.stub.Browse(EchoRequest())
 
 
@@ -755,7 +755,7 @@ async def test_nothing_is_sent_in_plaintext_beyond_loopback(world: World) -> Non
     async with MeshChannel(
         "echo_rpc", settings=world.settings(), discovery=discovery, fail_fast_seconds=0.05
     ) as channel:
-        with pytest.raises(NeighbourUnavailable):
+        with pytest.raises(UpstreamUnavailable):
             await Stub(channel).Browse(EchoRequest())
         assert channel._replicas._all == {}
     async with MeshChannel(
@@ -944,7 +944,7 @@ async def test_a_channel_that_is_closed_under_a_stream_ends_it(world: World) -> 
         stream = mesh.stub.Run(EchoRequest(times=2))
         assert (await anext(stream)).text == "0"
         await mesh.channel.close()
-        with pytest.raises(NeighbourUnavailable):
+        with pytest.raises(UpstreamUnavailable):
             await asyncio.wait_for(anext(stream), 10)
 
 
@@ -958,5 +958,5 @@ async def test_a_stream_that_a_dead_server_sent_is_unavailable(world: World) -> 
         stream = mesh.stub.Count(EchoRequest(times=2), metadata=[world.bearer()])
         assert (await anext(stream)).text == "0"
         await die(mesh.servers[0])
-        with pytest.raises(NeighbourUnavailable):
+        with pytest.raises(UpstreamUnavailable):
             await asyncio.wait_for(anext(stream), 10)

@@ -17,7 +17,7 @@ import pytest
 from mesh import replicas
 from mesh.client import MeshChannel
 from mesh.discovery.static import StaticDiscovery
-from mesh.errors import DeadlineExceeded, MeshError, NeighbourUnavailable
+from mesh.errors import DeadlineExceeded, MeshError, UpstreamUnavailable
 from tests.echo import Echo, EchoRequest, Stub, World, eventually
 from tests.fault_proxy import FaultProxy, fault_proxy
 
@@ -138,7 +138,7 @@ async def test_a_call_that_may_not_be_repeated_ends_at_its_deadline_and_is_made_
         for proxy in pair.proxies:
             FAULTS[fault](proxy)
         began = monotonic()
-        with pytest.raises((DeadlineExceeded, NeighbourUnavailable)):
+        with pytest.raises((DeadlineExceeded, UpstreamUnavailable)):
             await pair.stub.Once(EchoRequest(), timeout=1)
         assert monotonic() - began < 5
         assert sum(len(echo.calls) for echo in pair.echoes) <= 1
@@ -223,7 +223,7 @@ async def test_a_keyed_stream_without_a_key_is_not_repeated(
 
         async def fail(*_args: Any, **_options: Any) -> Any:
             failures.append(1)
-            raise NeighbourUnavailable
+            raise UpstreamUnavailable
             yield b""
 
         monkeypatch.setattr(pair.channel, "_answers", fail)

@@ -14,12 +14,12 @@ from sqlalchemy import event, insert, text
 from sqlalchemy.dialects import mysql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh import outbox, receipts
-from mesh.bad_rows import LeftOut
+from mesh import idempotency, outbox
+from mesh.bad_rows import Quarantine
 from mesh.call import Caller, Role
 from mesh.db import Database
+from mesh.idempotency import IdempotencyKey
 from mesh.outbox import Message
-from mesh.receipts import ReceiptKey
 from payment_rpc.domain.attempt import AttemptState
 from payment_rpc.domain.callback import (
     VERIFIED_RETENTION,
@@ -120,7 +120,7 @@ async def db(database_url: str) -> AsyncIterator[Database]:
     await _execute(db, "UPDATE outbox SET state = 'DONE' WHERE id % 3 = 0")
     await _execute(
         db,
-        "ANALYZE TABLE payment, attempt, outbox, order_gate, receipt, channel_callback, scan_action",
+        "ANALYZE TABLE payment, attempt, outbox, order_gate, idempotency_key, channel_callback, scan_action",
     )
     yield db
     await db.close()
@@ -227,16 +227,16 @@ async def test_workers_and_lists_go_through_their_index_in_its_order(db: Databas
         (attempts.due_statement(soon, 100), ATTEMPT.c.attempt_id, "ix_attempt_due"),
         (payments.expired_statement(soon, 100), PAYMENT.c.payment_id, "ix_payment_expiry"),
     ):
-        left_out = LeftOut("w", column)
+        quarantine = Quarantine("w", column)
         for number in range(50):
-            left_out.add((f"X{number}",), ValueError())
-        uses(await plan(db, left_out.narrow(statement)), key)
+            quarantine.add((f"X{number}",), ValueError())
+        uses(await plan(db, quarantine.narrow(statement)), key)
     [rows] = await statements(
         db,
         callbacks.list_unfinished,
         before=soon,
         limit=100,
-        left_out=LeftOut("w", CHANNEL_CALLBACK.c.callback_id),
+        quarantine=Quarantine("w", CHANNEL_CALLBACK.c.callback_id),
     )
     uses(rows, "ix_channel_callback_result")
     rows, *_ = await statements(
@@ -291,13 +291,15 @@ async def test_nothing_that_a_call_does_reads_more_than_its_own_rows(db: Databas
             },
         ),
         (
-            receipts.find,
+            idempotency.find,
             {
-                "key": ReceiptKey(merchant_id="mall", caller="user:u1", method="Charge", key="k"),
+                "key": IdempotencyKey(
+                    merchant_id="mall", caller="user:u1", method="Charge", key="k"
+                ),
                 "fingerprint": {},
             },
         ),
-        (receipts.finish, {"resource_id": "PAY00040", "answer": "x"}),
+        (idempotency.finish, {"resource_id": "PAY00040", "answer": "x"}),
     ):
         for rows in await statements(db, work, **arguments):
             for row in rows:

@@ -19,10 +19,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh import inbox
 from mesh.db import Database, insert_if_absent, metadata_with_names
-from mesh.errors import NeighbourUnavailable
+from mesh.errors import UpstreamUnavailable
+from mesh.idempotency import RECEIPT
 from mesh.money import Money, RequestedAmount
 from mesh.outbox import OUTBOX, Message, Relay, _message
-from mesh.receipts import RECEIPT
 from order_rpc import tables as order_tables
 from order_rpc.domain.order import Order, OrderState
 from payment_rpc import tables as payment_tables
@@ -111,7 +111,7 @@ class Post:
 
     async def update_status(self, snapshot: dict[str, Any], *, event_id: str) -> Disposition | None:
         if self.closed:
-            raise NeighbourUnavailable("the line is cut")
+            raise UpstreamUnavailable("the line is cut")
         self.arrived.append((event_id, snapshot))
         return await self._deliver(snapshot, event_id=event_id)
 

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.cli.explain import read_stories, tell
 from mesh.cli.terminal import Terminal
-from mesh.errors import NeighbourUnavailable
+from mesh.errors import UpstreamUnavailable
 from mesh.money import Money
 from mesh.outbox import OUTBOX
 from order_rpc.tables import ORDER_AUDIT, REFUND_REQUEST
@@ -159,7 +159,7 @@ async def test_an_order_that_is_away_is_told_later(world: PaymentWorld) -> None:
     order = await world.order()
 
     async def leave() -> None:
-        raise NeighbourUnavailable("order_rpc is away")
+        raise UpstreamUnavailable("order_rpc is away")
 
     world.orders.before_update = leave
     await world.charge(order)

@@ -361,7 +361,7 @@ class Product:
                     payment_method=CREDIT_CARD,
                     channel="sandbox",
                     card=a_payment().card,
-                    receipt=None,
+                    idempotency_key=None,
                     fingerprint={},
                 ),
             )

@@ -9,8 +9,8 @@ import pytest
 
 from mesh.call import Caller, calling
 from mesh.errors import IdempotencyKeyReused, PageTokenInvalid
+from mesh.idempotency import RECEIPT
 from mesh.paging import PageTokens
-from mesh.receipts import RECEIPT
 from order_rpc.domain.errors import ProductAlreadyExists, ProductNotFound
 from order_rpc.domain.product import Product
 from order_rpc.tables import PRODUCT, STOCK

@@ -21,8 +21,8 @@ from mesh import failpoints
 from mesh.call import Caller, calling
 from mesh.errors import IdempotencyKeyReused, MeshError
 from mesh.failpoints import FailpointRaised
+from mesh.idempotency import RECEIPT
 from mesh.outbox import OUTBOX
-from mesh.receipts import RECEIPT
 from order_rpc.domain.errors import (
     CurrencyMixed,
     OrderNotFound,

@@ -21,7 +21,7 @@ from mesh.auth import CallerTokens, UserTokenIssuer
 from mesh.client import MeshChannel
 from mesh.clock import SystemClock
 from mesh.discovery.static import StaticDiscovery
-from mesh.errors import NeighbourUnavailable, RemoteError
+from mesh.errors import RemoteError, UpstreamUnavailable
 from mesh.ids import UlidIds
 from mesh.settings import MeshSettings
 from tests.processes import Process, Processes, free_port
@@ -97,7 +97,7 @@ def installation(tmp_path: Path, migrated_url: str, processes: Processes) -> Ins
 
 async def dies(process: Process, call: Any) -> None:
     """The call ends without an answer because the process was killed."""
-    with pytest.raises((NeighbourUnavailable, RemoteError)):
+    with pytest.raises((UpstreamUnavailable, RemoteError)):
         await call
     assert await asyncio.to_thread(process.wait) == -signal.SIGKILL
 

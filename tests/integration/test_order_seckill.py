@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from mesh.errors import NeighbourUnavailable, RemoteError
+from mesh.errors import RemoteError, UpstreamUnavailable
 from mesh.outbox import OUTBOX
 from order_rpc.domain.errors import OrderCreating, OrderNotFound
 from order_rpc.domain.ticket import TicketOrder
@@ -110,7 +110,7 @@ async def test_without_a_ticket_or_with_a_forged_one_there_is_no_such_order(app:
 
 async def test_nobody_is_told_no_such_order_while_seckill_rpc_is_away(app: OrderApp) -> None:
     app.seckill_rpc.away = True
-    with pytest.raises(NeighbourUnavailable):
+    with pytest.raises(UpstreamUnavailable):
         await app.orders.get(
             merchant_id="mall", order_id="ORDS1", caller=buyer("u1"), seckill_ticket=TICKET
         )

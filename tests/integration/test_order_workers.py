@@ -14,8 +14,8 @@ from google.protobuf import json_format
 from paymesh.events.v1 import events_pb2
 from redis.asyncio import Redis
 
+from mesh.idempotency import RECEIPT
 from mesh.outbox import OUTBOX
-from mesh.receipts import RECEIPT
 from mesh.redis_client import open_redis
 from mesh.worker import Worker
 from order_rpc.tables import ORDERS

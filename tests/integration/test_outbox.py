@@ -21,10 +21,10 @@ from mesh.db import ConstraintViolated, Database, Identifier, metadata_with_name
 from mesh.errors import (
     DeadlineExceeded,
     MeshError,
-    NeighbourUnavailable,
     OutcomeUnknown,
     RemoteError,
     Unavailable,
+    UpstreamUnavailable,
 )
 from mesh.failpoints import FailpointRaised
 from mesh.outbox import BACKOFF_MAX, BATCH, CONCURRENCY, LEASE, OUTBOX, Message, Relay, Settlement
@@ -491,7 +491,7 @@ async def test_an_absent_or_confused_receiver_never_kills_a_message(
 ) -> None:
     errors: list[MeshError] = [
         *(remote(code) for code in (1, 2, 4, 7, 8, 10, 12, 13, 14, 15, 16)),
-        NeighbourUnavailable("away"),
+        UpstreamUnavailable("away"),
         DeadlineExceeded(),
         Unavailable(),
     ]
@@ -513,7 +513,7 @@ async def test_an_absent_or_confused_receiver_never_kills_a_message(
 async def test_pauses_grow_and_stay_below_five_minutes(
     db: Database, relay: Relay, receiver: Receiver, clock: FakeClock
 ) -> None:
-    receiver.refuse(NeighbourUnavailable("away"))
+    receiver.refuse(UpstreamUnavailable("away"))
     await put(db, message())
     pauses = []
     for _ in range(11):
@@ -533,7 +533,7 @@ async def test_the_request_path_delivers_at_once_and_leaves_the_rest_to_the_rela
     )
     await put(db, first, second)
     assert await relay.deliver(first) is True
-    receiver.refuse(NeighbourUnavailable("away"))
+    receiver.refuse(UpstreamUnavailable("away"))
     assert await relay.deliver(second) is False
     assert await states(db) == ["DONE", "NEW"]
     receiver.do = None
@@ -689,7 +689,7 @@ async def test_a_late_refusal_of_a_delivered_message_changes_nothing(
 async def test_a_replay_begins_anew(
     db: Database, relay: Relay, receiver: Receiver, clock: FakeClock
 ) -> None:
-    receiver.refuse(NeighbourUnavailable("away"))
+    receiver.refuse(UpstreamUnavailable("away"))
     await put(db, message())
     for _ in range(5):
         await relay.run_once()
@@ -699,7 +699,7 @@ async def test_a_replay_begins_anew(
     assert await states(db) == ["DEAD"]
     assert await db.run(outbox.replay, event_id="EVT001", now=clock.now())
     assert [(row.state, row.attempts) for row in await rows(db)] == [("NEW", 0)]
-    receiver.refuse(NeighbourUnavailable("away"))
+    receiver.refuse(UpstreamUnavailable("away"))
     await relay.run_once()
     assert [row.due_at - clock.now() for row in await rows(db)] == [timedelta(seconds=1)]
 
@@ -711,7 +711,7 @@ async def test_delivered_messages_are_purged_by_age_and_nothing_else_is(
         if got.payload["n"] % 3 == 1:
             raise remote(9)
         if got.payload["n"] % 3 == 2:
-            raise NeighbourUnavailable("away")
+            raise UpstreamUnavailable("away")
 
     receiver.do = some
     await put(db, *(message(number) for number in range(9)))
@@ -747,6 +747,6 @@ async def test_a_late_failure_of_a_delivered_message_changes_nothing(
     await put(db, message())
     assert await relay.run_once() == 1
     before = await rows(db)
-    receiver.refuse(NeighbourUnavailable("away"))
+    receiver.refuse(UpstreamUnavailable("away"))
     assert await relay.deliver(message()) is False
     assert await rows(db) == before

@@ -15,7 +15,7 @@ from mesh import failpoints
 from mesh.call import calling
 from mesh.errors import IdempotencyKeyReused, MoneyError, Outcome
 from mesh.failpoints import FailpointRaised
-from mesh.receipts import RECEIPT
+from mesh.idempotency import RECEIPT
 from order_rpc.domain.order import OrderState
 from payment_rpc.domain.errors import (
     AmountMismatch,

@@ -23,11 +23,11 @@ from mesh.errors import (
     IdempotencyKeyReused,
     InvalidArgument,
     MoneyError,
-    NeighbourUnavailable,
     Outcome,
+    UpstreamUnavailable,
 )
+from mesh.idempotency import RECEIPT
 from mesh.outbox import OUTBOX
-from mesh.receipts import RECEIPT
 from order_rpc.domain.order import OrderState
 from order_rpc.tables import STOCK
 from payment_rpc.domain.attempt import AttemptState
@@ -617,7 +617,7 @@ async def test_every_order_has_one_gate_however_many_charges_meet_at_it(
 async def test_without_order_rpc_nothing_is_done(world: PaymentWorld) -> None:
     order = await world.order()
     world.orders.away = True
-    with pytest.raises(NeighbourUnavailable):
+    with pytest.raises(UpstreamUnavailable):
         await world.charge(order, key="k1")
     assert await untouched(world)
     world.orders.away = False

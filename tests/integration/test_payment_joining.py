@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from mesh.idempotency import RECEIPT
 from mesh.money import RequestedAmount
-from mesh.receipts import RECEIPT
 from order_rpc.domain.order import Order
 from payment_rpc.app import PaymentApp
 from payment_rpc.channels import ChannelFact, ChannelStatus

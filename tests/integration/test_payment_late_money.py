@@ -16,7 +16,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from mesh import outbox
-from mesh.errors import MoneyError, NeighbourUnavailable, RemoteError
+from mesh.errors import MoneyError, RemoteError, UpstreamUnavailable
 from mesh.money import Money
 from mesh.outbox import OUTBOX
 from order_rpc.domain.order import Order, OrderState
@@ -498,7 +498,7 @@ async def test_an_order_that_is_away_is_asked_until_it_answers(world: PaymentWor
     [message] = [row for row in await world.rows(OUTBOX) if row["destination"] == "order_rpc"]
     assert (message["state"], message["last_error"]) == (
         "NEW",
-        str(NeighbourUnavailable("order_rpc is away")),
+        str(UpstreamUnavailable("order_rpc is away")),
     )
     world.orders.away = False
     world.clock.advance(300)

@@ -10,7 +10,7 @@ import pytest
 
 from mesh.client import MeshChannel
 from mesh.discovery.static import StaticDiscovery
-from mesh.errors import NeighbourUnavailable, RemoteError
+from mesh.errors import RemoteError, UpstreamUnavailable
 from mesh.money import Money
 from mesh.settings import MeshSettings
 from order_rpc.domain.order import OrderState
@@ -128,7 +128,7 @@ async def test_a_neighbour_that_does_not_answer_is_away(remote: RunningOrderRpc)
         caller_tokens=remote.payment_rpc,
     )
     try:
-        with pytest.raises(NeighbourUnavailable) as away:
+        with pytest.raises(UpstreamUnavailable) as away:
             await Orders(channel).get(merchant_id="mall", order_id="ORD1")
         assert not away.value.is_definite
     finally:

@@ -18,8 +18,8 @@ from mesh import failpoints
 from mesh.db import ConstraintViolated
 from mesh.errors import Conflict, MoneyError, Outcome, OutcomeUnknown, Unavailable
 from mesh.failpoints import FailpointRaised
+from mesh.idempotency import RECEIPT
 from mesh.outbox import OUTBOX
-from mesh.receipts import RECEIPT
 from order_rpc.domain.order import Order, OrderState
 from payment_rpc.channels import ChannelFact, ChannelStatus
 from payment_rpc.domain.attempt import AttemptState

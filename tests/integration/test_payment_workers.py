@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 
 from mesh import failpoints
 from mesh.failpoints import FailpointRaised
-from mesh.receipts import MONEY_RETENTION, RECEIPT
+from mesh.idempotency import MONEY_RETENTION, RECEIPT
 from mesh.redis_client import open_redis
 from order_rpc.domain.order import OrderState
 from payment_rpc.app import PaymentApp

@@ -25,9 +25,9 @@ from mesh.auth import UserTokens
 from mesh.call import Call, current_call, mark_replayed
 from mesh.certificates import CertificateAuthority
 from mesh.deadlines import DeadlineQueue
-from mesh.errors import Conflict, DeadlineExceeded, NeighbourUnavailable, RemoteError, Unavailable
+from mesh.errors import Conflict, DeadlineExceeded, RemoteError, Unavailable, UpstreamUnavailable
 from mesh.load import Load
-from mesh.pipeline import ASKED_BYTES_MAX, ASKED_MAX, Pipeline
+from mesh.pipeline import VALIDATED_BYTES_MAX, VALIDATED_REQUESTS_MAX, Pipeline
 from mesh.policies import PolicyInvalid, load_policies
 from mesh.server import Capture, MeshServer
 from mesh.streams import ServedStreams
@@ -403,15 +403,15 @@ async def test_a_bound_header_fills_a_request_that_came_without_it_before(world:
 async def test_few_and_small_requests_are_remembered_with_a_token(world: World) -> None:
     async with world.running() as server, plain_channel(server.port) as channel:
         stub, token = Stub(channel), world.bearer("alice")
-        for number in range(3 * ASKED_MAX):
+        for number in range(3 * VALIDATED_REQUESTS_MAX):
             await stub.Find(EchoRequest(text="a" * number), metadata=[token])
         await stub.Find(
-            EchoRequest(text="x", inner={"note": "y" * ASKED_BYTES_MAX}), metadata=[token]
+            EchoRequest(text="x", inner={"note": "y" * VALIDATED_BYTES_MAX}), metadata=[token]
         )
         await stub.Write(EchoRequest(text="x"), metadata=[token])
         # what a stranger could fill memory with
-        asked = server._user_tokens.verify(token[1].removeprefix("Bearer ")).asked
-        last = range(2 * ASKED_MAX, 3 * ASKED_MAX)
+        asked = server._user_tokens.verify(token[1].removeprefix("Bearer ")).validated_requests
+        last = range(2 * VALIDATED_REQUESTS_MAX, 3 * VALIDATED_REQUESTS_MAX)
         assert [key[1] for key in asked] == [
             EchoRequest(text="a" * number).SerializeToString() for number in last
         ]
@@ -499,7 +499,7 @@ async def test_a_siblings_refusal_passes_unless_it_refused_us(world: World) -> N
     async with stub_of(world, raising(passing)) as stub:
         error = await refusal(stub.Browse(EchoRequest()))
     assert (error.reason, error.domain, error.grpc_code) == ("OUT_OF_STOCK", "paymesh.order.v1", 9)
-    async with stub_of(world, raising(NeighbourUnavailable())) as stub:
+    async with stub_of(world, raising(UpstreamUnavailable())) as stub:
         assert (await refusal(stub.Browse(EchoRequest()))).reason == "NEIGHBOUR_UNAVAILABLE"
     for code in (7, 16):
         ours = RemoteError(

@@ -15,10 +15,10 @@ import pytest
 from paymesh.payment.v1 import refund_pb2
 
 from mesh.call import Caller, Role
-from mesh.errors import IdempotencyKeyReused, InvalidArgument, NeighbourUnavailable
+from mesh.errors import IdempotencyKeyReused, InvalidArgument, UpstreamUnavailable
+from mesh.idempotency import RECEIPT
 from mesh.money import Money, RequestedAmount
 from mesh.outbox import OUTBOX
-from mesh.receipts import RECEIPT
 from mesh.validation import violations_of
 from order_rpc.domain.order import OrderState
 from payment_rpc.channels import ChannelFact, ChannelStatus, RefundChannelFact, RefundChannelStatus
@@ -620,7 +620,7 @@ async def test_no_request_id_of_a_caller_keeps_refused_money_here(
     other, order = await paid(world), await world.order()
 
     async def away() -> None:
-        raise NeighbourUnavailable("order_rpc is away")
+        raise UpstreamUnavailable("order_rpc is away")
 
     world.orders.before_update = away
     payment = await world.charge(order)

@@ -15,9 +15,9 @@ import pytest
 
 from mesh.call import Caller, Role
 from mesh.errors import IdempotencyKeyReused, InvalidArgument
+from mesh.idempotency import RECEIPT
 from mesh.money import Money, RequestedAmount
 from mesh.outbox import OUTBOX
-from mesh.receipts import RECEIPT
 from order_rpc.domain.order import OrderState
 from payment_rpc.channels import ChannelFact, ChannelStatus, RefundChannelStatus
 from payment_rpc.channels.sandbox import PUBLISHED_MD5_SECRET

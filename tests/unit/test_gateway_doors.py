@@ -15,7 +15,7 @@ from gateway.schema import load_schema
 from gateway.settings import GatewaySettings
 from mesh.auth import UserTokenIssuer, UserTokens
 from mesh.call import CURRENT, IDEMPOTENCY_KEY, Call
-from mesh.client import HOP_SECONDS
+from mesh.client import DEADLINE_MARGIN_SECONDS
 from mesh.errors import InvalidArgument
 from tests.fakes import FakeClock, FakeIds
 
@@ -107,4 +107,4 @@ async def test_a_call_lasts_as_long_as_its_method_may() -> None:
     seconds = next(
         each.policy.timeout_seconds for each in SCHEMA.methods if each.policy.method == "Charge"
     )
-    assert seconds / 2 < call.remaining_seconds() <= seconds + HOP_SECONDS
+    assert seconds / 2 < call.remaining_seconds() <= seconds + DEADLINE_MARGIN_SECONDS

@@ -26,7 +26,6 @@ from mesh.errors import (
     IdempotencyKeyMissing,
     InvalidArgument,
     MeshError,
-    NeighbourUnavailable,
     NotFound,
     Outcome,
     PermissionDenied,
@@ -35,6 +34,7 @@ from mesh.errors import (
     TokenInvalid,
     Unauthenticated,
     Unavailable,
+    UpstreamUnavailable,
 )
 from mesh.wire_errors import RemoteMoneyError
 
@@ -75,7 +75,7 @@ def remote(
         (HeadersTooLarge(), 431, "A0107"),
         (IdempotencyKeyMissing(), 400, "A0400"),
         (Unavailable(), 503, "B0002"),
-        (NeighbourUnavailable(), 503, "C0100"),
+        (UpstreamUnavailable(), 503, "C0100"),
         (DeadlineExceeded(), 504, "B0003"),
         (remote("ORDER_ALREADY_PAID"), 409, "4005002"),
         (remote("CARD_DECLINED"), 402, "C0301"),
@@ -185,7 +185,7 @@ def test_a_405_says_what_is_allowed() -> None:
 @pytest.mark.parametrize(
     "error",
     [
-        NeighbourUnavailable("ipv4:10.0.0.7:9907 refused"),
+        UpstreamUnavailable("ipv4:10.0.0.7:9907 refused"),
         RemoteError("", remote_reason="INTERNAL", domain="paymesh.common.v1", grpc_code=13),
     ],
 )
@@ -195,7 +195,7 @@ def test_the_text_of_the_transport_never_leaves(error: MeshError) -> None:
     assert "sibling" not in body["message"]
 
 
-@pytest.mark.parametrize("error", [NeighbourUnavailable(), DeadlineExceeded()])
+@pytest.mark.parametrize("error", [UpstreamUnavailable(), DeadlineExceeded()])
 @pytest.mark.parametrize("safe", [True, False])
 def test_without_an_answer_the_outcome_of_an_effect_is_unknown(
     error: MeshError, safe: bool
@@ -205,7 +205,7 @@ def test_without_an_answer_the_outcome_of_an_effect_is_unknown(
 
 
 def test_a_read_without_an_answer_has_no_outcome() -> None:
-    assert "outcome" not in answer(NeighbourUnavailable())[1]["details"]
+    assert "outcome" not in answer(UpstreamUnavailable())[1]["details"]
 
 
 def test_a_defect_says_nothing_but_its_trace_id() -> None:

@@ -15,7 +15,7 @@ from grpc import ChannelConnectivity
 
 from mesh.discovery import Endpoint
 from mesh.discovery.static import StaticDiscovery
-from mesh.errors import NeighbourUnavailable
+from mesh.errors import UpstreamUnavailable
 from mesh.replicas import EJECTION_SECONDS, Replica, Replicas
 from mesh.retries import RetryBudget
 
@@ -209,7 +209,7 @@ async def test_nobody_reachable_fails_after_a_second_and_at_once_from_then_on() 
         assert not waiting.done()
         stage.now += 0.1
         await stage.connections[1].become(CONNECTING)  # trying again is no news
-        with pytest.raises(NeighbourUnavailable):
+        with pytest.raises(UpstreamUnavailable):
             await waiting
         await stage.connections[1].become(READY)
         assert await stage.picked() == {1: 100}

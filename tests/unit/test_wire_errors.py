@@ -19,7 +19,6 @@ from mesh.errors import (
     InvalidArgument,
     MeshError,
     MoneyError,
-    NeighbourUnavailable,
     NotFound,
     Outcome,
     OutcomeUnknown,
@@ -30,6 +29,7 @@ from mesh.errors import (
     TokenInvalid,
     Unauthenticated,
     Unavailable,
+    UpstreamUnavailable,
 )
 from mesh.languages import Language
 from mesh.wire_errors import (
@@ -214,7 +214,7 @@ def test_a_siblings_refusal_passes_through_as_it_is() -> None:
 
 
 def test_an_absent_sibling_is_unavailable_to_our_caller_whatever_the_transport_said() -> None:
-    remote = sent(NeighbourUnavailable(grpc_code=1))
+    remote = sent(UpstreamUnavailable(grpc_code=1))
     assert isinstance(remote, RemoteError)
     assert (remote.reason, remote.grpc_code) == ("NEIGHBOUR_UNAVAILABLE", 14)
 
@@ -259,9 +259,9 @@ def test_the_unexpected_tells_a_trace_id_and_nothing_else() -> None:
 @pytest.mark.parametrize(
     ("code", "kind", "reason"),
     [
-        (14, NeighbourUnavailable, "NEIGHBOUR_UNAVAILABLE"),
-        (8, NeighbourUnavailable, "NEIGHBOUR_UNAVAILABLE"),
-        (1, NeighbourUnavailable, "NEIGHBOUR_UNAVAILABLE"),
+        (14, UpstreamUnavailable, "NEIGHBOUR_UNAVAILABLE"),
+        (8, UpstreamUnavailable, "NEIGHBOUR_UNAVAILABLE"),
+        (1, UpstreamUnavailable, "NEIGHBOUR_UNAVAILABLE"),
         (4, DeadlineExceeded, "DEADLINE_EXCEEDED"),
         (2, RemoteError, "INTERNAL"),
         (13, RemoteError, "INTERNAL"),

@@ -14,15 +14,21 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh import inbox, receipts
+from mesh import idempotency, inbox
 from mesh.db import ConstraintViolated, Database
 from mesh.errors import IdempotencyKeyReused, RequestCanceled
+from mesh.idempotency import (
+    MONEY_RETENTION,
+    PURGE_BATCH,
+    RECEIPT,
+    IdempotencyKey,
+    IdempotencyRecord,
+)
 from mesh.inbox import INBOX
-from mesh.receipts import MONEY_RETENTION, PURGE_BATCH, RECEIPT, Receipt, ReceiptKey
 from tests.databases import open_patiently
 from tests.fakes import EPOCH
 
-KEY = ReceiptKey(merchant_id="mall", caller="mall/u1", method="Charge", key="k1")
+KEY = IdempotencyKey(merchant_id="mall", caller="mall/u1", method="Charge", key="k1")
 FIRST = {"order_id": "ORD1", "amount": "100"}
 
 
@@ -37,17 +43,17 @@ async def db(database_url: str) -> AsyncIterator[Database]:
 
 
 async def claim(
-    db: Database, key: ReceiptKey = KEY, *, resource_id: str = "PAY1", **options: Any
+    db: Database, key: IdempotencyKey = KEY, *, resource_id: str = "PAY1", **options: Any
 ) -> None:
     await db.run(
-        receipts.claim,
+        idempotency.claim,
         key,
         **{"fingerprint": FIRST, "resource_id": resource_id, "now": EPOCH, **options},
     )
 
 
-async def find(db: Database, key: ReceiptKey = KEY, **changes: str) -> Receipt | None:
-    return await db.read(receipts.find, key, fingerprint={**FIRST, **changes})
+async def find(db: Database, key: IdempotencyKey = KEY, **changes: str) -> IdempotencyRecord | None:
+    return await db.read(idempotency.find, key, fingerprint={**FIRST, **changes})
 
 
 async def rows(db: Database) -> list[Any]:
@@ -60,28 +66,28 @@ async def rows(db: Database) -> list[Any]:
 async def test_the_first_call_finds_nothing_and_the_next_one_what_it_began(db: Database) -> None:
     assert await find(db) is None
     await claim(db)
-    assert await find(db) == Receipt(resource_id="PAY1", answer=None)
-    await db.run(receipts.finish, resource_id="PAY1", answer="paid")
-    assert await find(db) == Receipt(resource_id="PAY1", answer="paid")
+    assert await find(db) == IdempotencyRecord(resource_id="PAY1", answer=None)
+    await db.run(idempotency.finish, resource_id="PAY1", answer="paid")
+    assert await find(db) == IdempotencyRecord(resource_id="PAY1", answer="paid")
 
 
 async def test_a_call_with_its_answer_at_hand_is_done_at_once(db: Database) -> None:
     await claim(db, answer="created")
-    assert await find(db) == Receipt(resource_id="PAY1", answer="created")
+    assert await find(db) == IdempotencyRecord(resource_id="PAY1", answer="created")
 
 
 async def test_the_first_final_answer_stays(db: Database) -> None:
     await claim(db)
     for answer in ("declined", "paid after all"):
-        await db.run(receipts.finish, resource_id="PAY1", answer=answer)
-    assert await find(db) == Receipt(resource_id="PAY1", answer="declined")
+        await db.run(idempotency.finish, resource_id="PAY1", answer=answer)
+    assert await find(db) == IdempotencyRecord(resource_id="PAY1", answer="declined")
 
 
 async def test_an_answer_goes_to_every_key_of_the_row_and_to_no_other_row(db: Database) -> None:
     await claim(db)
     await claim(db, replace(KEY, key="k2"))
     await claim(db, replace(KEY, key="k3"), resource_id="PAY2")
-    await db.run(receipts.finish, resource_id="PAY1", answer="paid")
+    await db.run(idempotency.finish, resource_id="PAY1", answer="paid")
     assert [row.answer for row in await rows(db)] == ["paid", "paid", None]
 
 
@@ -99,7 +105,7 @@ async def test_another_request_with_the_key_is_refused_and_the_differing_fields_
 async def test_a_field_that_is_missing_differs_too(db: Database) -> None:
     await claim(db)
     with pytest.raises(IdempotencyKeyReused) as refused:
-        await db.read(receipts.find, KEY, fingerprint={"order_id": "ORD1"})
+        await db.read(idempotency.find, KEY, fingerprint={"order_id": "ORD1"})
     assert list(refused.value.fields) == ["amount"]
 
 
@@ -114,11 +120,11 @@ async def test_a_key_belongs_to_its_merchant_caller_and_method(db: Database) -> 
     ):
         assert await find(db, replace(KEY, **other), amount="999") is None, other
         await claim(db, replace(KEY, **other), resource_id="PAY2")
-        assert await find(db) == Receipt(resource_id="PAY1", answer=None)
+        assert await find(db) == IdempotencyRecord(resource_id="PAY1", answer=None)
 
 
 async def test_the_longest_key_fits(db: Database) -> None:
-    longest = ReceiptKey(
+    longest = IdempotencyKey(
         merchant_id="m" * 32, caller="merchant:" + "u" * 64, method="M" * 64, key="~" * 255
     )
     await claim(db, longest)
@@ -131,13 +137,13 @@ async def test_of_two_first_calls_at_once_one_works_and_the_other_finds_its_rece
     both, worked = asyncio.Barrier(2), []
 
     async def call(tx: AsyncConnection, name: str) -> str:
-        receipt = await receipts.find(tx, KEY, fingerprint=FIRST)
-        if receipt is not None:
-            return receipt.resource_id
+        record = await idempotency.find(tx, KEY, fingerprint=FIRST)
+        if record is not None:
+            return record.resource_id
         if tx.dialect.name == "mysql" and len(worked) < 2:
             worked.append(name)
             await both.wait()  # both have seen that they are first
-        await receipts.claim(tx, KEY, fingerprint=FIRST, resource_id=name, now=EPOCH)
+        await idempotency.claim(tx, KEY, fingerprint=FIRST, resource_id=name, now=EPOCH)
         return name
 
     answers = await asyncio.wait_for(asyncio.gather(db.run(call, "PAY1"), db.run(call, "PAY2")), 10)
@@ -147,7 +153,7 @@ async def test_of_two_first_calls_at_once_one_works_and_the_other_finds_its_rece
 
 async def test_a_receipt_of_a_transaction_that_fails_was_never_there(db: Database) -> None:
     async def call(tx: AsyncConnection) -> None:
-        await receipts.claim(tx, KEY, fingerprint=FIRST, resource_id="PAY1", now=EPOCH)
+        await idempotency.claim(tx, KEY, fingerprint=FIRST, resource_id="PAY1", now=EPOCH)
         raise IdempotencyKeyReused
 
     with pytest.raises(IdempotencyKeyReused):
@@ -157,24 +163,24 @@ async def test_a_receipt_of_a_transaction_that_fails_was_never_there(db: Databas
 
 async def test_purging_takes_what_is_over_and_never_what_has_no_answer(db: Database) -> None:
     await claim(db, replace(KEY, key="done"), resource_id="PAY1")
-    await db.run(receipts.finish, resource_id="PAY1", answer="paid")
+    await db.run(idempotency.finish, resource_id="PAY1", answer="paid")
     await claim(db, replace(KEY, key="running"), resource_id="PAY2")
     await claim(
         db, replace(KEY, key="short"), resource_id="PAY3", answer="x", retention=timedelta(hours=24)
     )
     assert (
-        await db.run(receipts.purge, now=EPOCH + timedelta(hours=24) - timedelta(milliseconds=1))
+        await db.run(idempotency.purge, now=EPOCH + timedelta(hours=24) - timedelta(milliseconds=1))
         == 0
     )
-    assert await db.run(receipts.purge, now=EPOCH + timedelta(hours=24)) == 1
-    assert await db.run(receipts.purge, now=EPOCH + MONEY_RETENTION) == 1
+    assert await db.run(idempotency.purge, now=EPOCH + timedelta(hours=24)) == 1
+    assert await db.run(idempotency.purge, now=EPOCH + MONEY_RETENTION) == 1
     assert [row.idempotency_key for row in await rows(db)] == ["running"]
 
 
 async def test_purging_goes_on_in_pieces_until_nothing_is_left(db: Database) -> None:
     async def fill(tx: AsyncConnection) -> None:
         for number in range(PURGE_BATCH + 5):
-            await receipts.claim(
+            await idempotency.claim(
                 tx,
                 replace(KEY, key=f"k{number}"),
                 fingerprint={},
@@ -184,7 +190,7 @@ async def test_purging_goes_on_in_pieces_until_nothing_is_left(db: Database) -> 
             )
 
     await db.run(fill)
-    assert [await db.run(receipts.purge, now=EPOCH + MONEY_RETENTION) for _ in range(3)] == [
+    assert [await db.run(idempotency.purge, now=EPOCH + MONEY_RETENTION) for _ in range(3)] == [
         PURGE_BATCH,
         5,
         0,
@@ -243,7 +249,7 @@ async def test_events_that_were_handled_are_forgotten_by_age(db: Database) -> No
 
 
 async def test_a_key_that_was_taken_back_is_refused(db: Database) -> None:
-    assert await db.run(receipts.find_or_bury, KEY, now=EPOCH) is None
+    assert await db.run(idempotency.find_or_tombstone, KEY, now=EPOCH) is None
     with pytest.raises(RequestCanceled):
         await find(db)
     assert await find(db, replace(KEY, key="k2")) is None

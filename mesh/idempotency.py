@@ -1,9 +1,9 @@
 """Idempotency keys: the first call with a key does the work, every later one gets its answer.
 
-A receipt is claimed in the transaction that writes the business row and bound to that row; it is
-RUNNING until the row has a final answer, and DONE with that answer for ever after
+A idempotency record is claimed in the transaction that writes the business row and bound to that
+row; it is RUNNING until the row has a final answer, and DONE with that answer for ever after
 (docs/protocols.md 2). Two first calls at once collide on the key `pk_receipt`: the loser's
-transaction runs again and finds the winner's receipt.
+transaction runs again and finds the winner's idempotency record.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ _DELETE = delete(RECEIPT).where(_IS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReceiptKey:
+class IdempotencyKey:
     """Who used which key on which method. `caller` is `Caller.key`: two people with one key never
     meet, one person with two roles is one.
     """
@@ -93,7 +93,7 @@ class ReceiptKey:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Receipt:
+class IdempotencyRecord:
     """An earlier call with the same key and the same meaning. `answer` is its first final answer,
     None while there is none.
     """
@@ -103,10 +103,10 @@ class Receipt:
 
 
 async def find(
-    tx: AsyncConnection, key: ReceiptKey, *, fingerprint: Mapping[str, str]
-) -> Receipt | None:
-    """The receipt of an earlier call, or None when this is the first. A receipt counts until it is
-    purged.
+    tx: AsyncConnection, key: IdempotencyKey, *, fingerprint: Mapping[str, str]
+) -> IdempotencyRecord | None:
+    """The idempotency record of an earlier call, or None when this is the first. A idempotency
+    record counts until it is purged.
 
     Raises:
         IdempotencyKeyReused: the key was used with another request; names the differing fields.
@@ -129,12 +129,12 @@ async def find(
                 differing, "differs from the first request with this idempotency key"
             )
         )
-    return Receipt(resource_id=row.resource_id, answer=row.answer)
+    return IdempotencyRecord(resource_id=row.resource_id, answer=row.answer)
 
 
 async def claim(
     tx: AsyncConnection,
-    key: ReceiptKey,
+    key: IdempotencyKey,
     *,
     fingerprint: Mapping[str, str],
     resource_id: str,
@@ -142,8 +142,8 @@ async def claim(
     retention: timedelta = MONEY_RETENTION,
     answer: str | None = None,
 ) -> None:
-    """Writes the receipt of a first call, bound to the row that this transaction creates; DONE at
-    once when there is an answer.
+    """Writes the idempotency record of a first call, bound to the row that this transaction
+    creates; DONE at once when there is an answer.
     """
     await tx.execute(
         _INSERT,
@@ -162,7 +162,9 @@ async def claim(
     )
 
 
-async def find_or_bury(tx: AsyncConnection, key: ReceiptKey, *, now: datetime) -> str | None:
+async def find_or_tombstone(
+    tx: AsyncConnection, key: IdempotencyKey, *, now: datetime
+) -> str | None:
     """The resource of an earlier call with this key; None when there was none, and then there never
     will be: a tombstone refuses the call.
     """
@@ -188,15 +190,15 @@ async def find_or_bury(tx: AsyncConnection, key: ReceiptKey, *, now: datetime) -
 
 
 async def finish(tx: AsyncConnection, *, resource_id: str, answer: str) -> None:
-    """Writes the first final answer into every RUNNING receipt of a row. A DONE receipt keeps its
-    answer.
+    """Writes the first final answer into every RUNNING idempotency record of a row. A DONE
+    idempotency record keeps its answer.
     """
     await tx.execute(_FINISH, {"resource": resource_id, "first_answer": answer})
 
 
 async def purge(tx: AsyncConnection, *, now: datetime) -> int:
-    """Deletes up to PURGE_BATCH receipts whose time is over; returns how many. RUNNING ones stay:
-    their row has no final answer yet.
+    """Deletes up to PURGE_BATCH idempotency records whose time is over; returns how many. RUNNING
+    ones stay: their row has no final answer yet.
     """
     over = (
         await tx.execute(
@@ -207,7 +209,7 @@ async def purge(tx: AsyncConnection, *, now: datetime) -> int:
         )
     ).all()
     for row in over:
-        key = ReceiptKey(
+        key = IdempotencyKey(
             merchant_id=row.merchant_id,
             caller=row.caller,
             method=row.method,
