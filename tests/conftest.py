@@ -19,9 +19,9 @@ import hypothesis
 import pytest
 import uvloop
 
-from tests.processes import Processes
-from tests.processes import free_port as find_free_port
-from tests.servers import MariaDB, Redis, server_folder
+from tests.support.processes import Processes
+from tests.support.processes import free_port as find_free_port
+from tests.support.servers import MariaDB, Redis, server_folder
 
 # Modules of helpers whose assertions explain themselves like those of tests.
 pytest.register_assert_rewrite(
@@ -257,8 +257,8 @@ def redis_url(redis_server: Redis) -> str:
 
 @pytest.fixture(scope="session")
 def consul_agent() -> Iterator[Any]:
-    """The Consul agent of this test run; what it is stands in tests/consul_agent.py."""
-    from tests.consul_agent import running_agent
+    """The Consul agent of this test run; what it is stands in tests/support/consul_agent.py."""
+    from tests.support.consul_agent import running_agent
 
     with running_agent() as agent:
         yield agent

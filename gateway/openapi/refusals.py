@@ -1,6 +1,6 @@
 """What an operation may be refused with: the reasons that the contract names for its method, and
 the common ones that follow from what it has. Tests hold every refusal of every method against this
-list (tests/listed_errors.py)."""
+list (tests/support/listed_errors.py)."""
 
 from __future__ import annotations
 

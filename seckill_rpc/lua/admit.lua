@@ -21,7 +21,7 @@
 -- that can fail on healthy types, with the answer 7. A replay wins over every refusal: a lost answer is found again after the end, when everything
 -- is sold and during a pause. Losers write nothing, so robots cost no memory. A 0 is never written over the 1 of somebody who holds a live order.
 -- The clock is Redis' own. May run twice: the record of the request answers.
--- Lines marked as [guard] are there for one case each: tests/integration/test_seckill_script_mutants.py takes them away and sees a test fail.
+-- Lines marked as [guard] are there for one case each: tests/integration/seckill/test_seckill_script_mutants.py takes them away and sees a test fail.
 local n, seconds, longest, min_epoch = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local meta = redis.call('HMGET', KEYS[1], 'epoch', 'stock', 'state', 'start', 'end', 'limit', 'hold', 'mode', 'drawn', 'out')
 local epoch, stock, state, starts, ends, limit = meta[1], tonumber(meta[2]), meta[3], tonumber(meta[4]), tonumber(meta[5]), tonumber(meta[6])

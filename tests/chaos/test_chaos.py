@@ -26,8 +26,8 @@ from tests.chaos.faults import Faults
 from tests.chaos.links import links_to
 from tests.chaos.mesh import ChaosMesh, until
 from tests.chaos.traffic import Heard, Traffic
-from tests.processes import Processes
-from tests.servers import MariaDB, Redis, server_folder
+from tests.support.processes import Processes
+from tests.support.servers import MariaDB, Redis, server_folder
 
 # in `make test`; start, rest and checks take the rest of five minutes
 SECONDS = int(os.environ.get("PMTEST_CHAOS_SECONDS", "240"))

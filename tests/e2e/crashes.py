@@ -29,8 +29,8 @@ from mesh.clock import SystemClock
 from mesh.db import Database
 from mesh.proof import Allowance
 from mesh.settings import read_secret
-from tests.databases import open_patiently
 from tests.e2e.mesh_processes import Answer, MeshProcesses, Person, wait_until
+from tests.support.databases import open_patiently
 
 SERVICES = ("payment_rpc", "order_rpc")
 # Real times, scaled down: the lease of a payment attempt is 20 s otherwise, workers look every

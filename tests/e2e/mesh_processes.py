@@ -27,7 +27,7 @@ from mesh.supervisor.installation import Installation
 from mesh.supervisor.plan import plan_mesh
 from mesh.supervisor.processes import ProcessPlan
 from tests.e2e import armable
-from tests.processes import Process, Processes
+from tests.support.processes import Process, Processes
 
 FREE_PORTS = {
     "GATEWAY_PORT": "0",

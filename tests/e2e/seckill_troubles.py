@@ -15,7 +15,7 @@ from tests.e2e.seckill_faults import LOST, SILENT, Scenario, registering
 from tests.e2e.seckill_invariants import Expected
 from tests.e2e.seckill_processes import POLL_SECONDS, until
 from tests.e2e.seckill_sale import CALL_SECONDS, Sale
-from tests.fault_proxy import Loss, fault_proxy
+from tests.support.fault_proxy import Loss, fault_proxy
 
 A, B, FRONT = "seckill_a", "seckill_b", "seckill_front"
 LINE_MAX = 60

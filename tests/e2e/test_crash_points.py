@@ -22,11 +22,11 @@ from tests.conftest import PROOF
 from tests.e2e import order_crashes, payment_crashes
 from tests.e2e.crashes import RUNS, TIMES, Crash, CrashMesh, Mode, Run, Scenario, table
 from tests.e2e.mesh_processes import FREE_PORTS, MeshProcesses
-from tests.processes import Processes
+from tests.support.processes import Processes
 
 SCENARIOS = [*payment_crashes.SCENARIOS, *order_crashes.SCENARIOS]
 SEED = os.environ["PMTEST_SEED"]
-# In `make test`, drawn by the seed. tests/integration/test_order_process.py kills order_rpc at each
+# In `make test`, drawn by the seed. tests/integration/order/test_order_process.py kills order_rpc at each
 # of its points too.
 PAYMENT_POINTS, ORDER_POINTS = 12, 2
 

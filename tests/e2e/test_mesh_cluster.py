@@ -18,10 +18,10 @@ from click.testing import CliRunner
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from mesh.cli import paymesh
-from tests.consul_agent import Agent, AgentTls, start_agent
 from tests.e2e.mesh_processes import Answer, MeshProcesses, Person, wait_until
-from tests.processes import Processes
-from tests.servers import MariaDB, Redis
+from tests.support.consul_agent import Agent, AgentTls, start_agent
+from tests.support.processes import Processes
+from tests.support.servers import MariaDB, Redis
 
 SERVERS = ("payment_rpc", "order_rpc", "seckill_rpc")
 PAUSE_SECONDS = 0.05  # between purchases: a machine that starts replicas has other things to do

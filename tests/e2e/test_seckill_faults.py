@@ -31,7 +31,6 @@ from mesh.errors import Unavailable
 from mesh.failpoints import POINTS
 from mesh.proof import Allowance
 from tests.conftest import PROOF
-from tests.databases import open_patiently
 from tests.e2e import seckill_faults, seckill_life, seckill_troubles
 from tests.e2e.seckill_faults import Scenario, restore
 from tests.e2e.seckill_invariants import Invariants
@@ -39,6 +38,7 @@ from tests.e2e.seckill_life import Story
 from tests.e2e.seckill_processes import API_KEY, BACKS, SeckillProcesses
 from tests.e2e.seckill_runs import RUNS, SaleRun
 from tests.e2e.seckill_sale import Untested, sale_of
+from tests.support.databases import open_patiently
 
 TABLES: dict[str, ModuleType] = {
     "seckill_rpc": seckill_rpc.tables,

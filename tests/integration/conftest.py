@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests import listed_errors
+from tests.support import listed_errors
 
 
 @pytest.fixture(scope="session", autouse=True)

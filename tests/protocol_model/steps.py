@@ -1,5 +1,5 @@
 """Transactions out of random runs of the model: what was before, what was done, what was after. The
-product does the same on the same rows (integration/test_model_and_product.py)."""
+product does the same on the same rows (integration/services/test_model_and_product.py)."""
 
 from __future__ import annotations
 

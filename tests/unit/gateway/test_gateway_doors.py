@@ -1,0 +1,110 @@
+"""What the gateway itself refuses and passes on, with a server that only remembers: the same rules
+of a real server behind it would hide a fault.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import pytest
+
+from gateway.doors import Door
+from gateway.intake import Request
+from gateway.schema import load_schema
+from gateway.settings import GatewaySettings
+from mesh.auth import UserTokenIssuer, UserTokens
+from mesh.call import CURRENT, IDEMPOTENCY_KEY, Call
+from mesh.client import DEADLINE_MARGIN_SECONDS
+from mesh.errors import InvalidArgument
+from tests.support.fakes import FakeClock, FakeIds
+
+SCHEMA = load_schema()
+SECRET = b"s" * 32
+CLOCK = FakeClock()
+TOKEN = UserTokenIssuer(SECRET, clock=CLOCK, ids=FakeIds()).issue("alice")
+BODY = b'{"amount": "1", "order_id": "O"}'
+
+
+class Recorder:
+    """A server that answers with an empty message."""
+
+    is_ready = True
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[dict[str, str | bytes], Call | None]] = []
+
+    async def call(self, _path: str, _request: bytes, *, metadata: Any = ()) -> tuple[bytes, Any]:
+        self.calls.append((dict(metadata), CURRENT.get()))
+        return b"", ()
+
+    def stream(self, _path: str, _request: bytes, *, metadata: Any = ()) -> AsyncGenerator[bytes]:
+        raise NotImplementedError
+
+
+async def charge(server: Recorder, *headers: tuple[bytes, bytes]) -> None:
+    method = next(
+        each for each in SCHEMA.routed(development=True) if each.policy.method == "Charge"
+    )
+    door = Door(
+        method,
+        method.rules[0],
+        schema=SCHEMA,
+        upstream=server,
+        settings=GatewaySettings(),
+        limit=None,
+        user_tokens=UserTokens.from_secret(SECRET, clock=CLOCK),
+    )
+    given = [
+        (b"authorization", b"Bearer " + TOKEN.encode()),
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(BODY)),
+        *headers,
+    ]
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": BODY}
+
+    request = Request(
+        {
+            "type": "http",
+            "method": "POST",
+            "raw_path": b"/x",
+            "query_string": b"",
+            "client": ("10.1.2.3", 5),
+            "headers": given,
+        }
+    )
+    answer = await door.serve(request, receive, ())
+    assert answer.status < 400
+
+
+@pytest.mark.parametrize(
+    "key", [b"", b"a b", b"a\tb", b"k" * 256, b"k" * 300, b"k\n", "ключ".encode(), b"k\x7f"]
+)
+async def test_a_bad_idempotency_key_goes_to_no_server(key: bytes) -> None:
+    server = Recorder()
+    with pytest.raises(InvalidArgument):
+        await charge(server, (b"idempotency-key", key))
+    assert server.calls == []
+
+
+@pytest.mark.parametrize("key", [b"k", b"k" * 255, b"!~"])
+async def test_a_good_one_is_passed_on(key: bytes) -> None:
+    server = Recorder()
+    await charge(server, (b"idempotency-key", key))
+    [(metadata, call)] = server.calls
+    assert metadata[IDEMPOTENCY_KEY] == key.decode()
+    assert call is not None
+    assert call.idempotency_key == key.decode()
+
+
+async def test_a_call_lasts_as_long_as_its_method_may() -> None:
+    server = Recorder()
+    await charge(server)
+    [(_, call)] = server.calls
+    assert call is not None
+    seconds = next(
+        each.policy.timeout_seconds for each in SCHEMA.methods if each.policy.method == "Charge"
+    )
+    assert seconds / 2 < call.remaining_seconds() <= seconds + DEADLINE_MARGIN_SECONDS

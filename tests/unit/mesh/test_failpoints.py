@@ -1,0 +1,99 @@
+"""Crash points strike where, when and how they are told to, and only in tests."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mesh import failpoints
+from mesh.failpoints import POINTS, FailpointRaised, failpoint
+from tests.support.processes import ROOT, Processes
+from tests.support.sources import parsed
+
+
+@pytest.fixture(autouse=True)
+def disarmed() -> Iterator[None]:
+    yield
+    failpoints.arm("", environment="test")
+
+
+@pytest.mark.parametrize("environment", ["development", "production", "", "TEST"])
+def test_points_are_refused_outside_of_tests(environment: str) -> None:
+    with pytest.raises(ValueError, match="only for environment=test"):
+        failpoints.arm(f"{POINTS[0]}=kill", environment=environment)
+    for point in POINTS:
+        failpoint(point)
+
+
+def test_no_points_are_fine_everywhere() -> None:
+    failpoints.arm("", environment="production")
+    failpoints.arm(" ; ", environment="production")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "payment.charge.nowhere=kill",
+        f"{POINTS[0]}=explode",
+        POINTS[0],
+        f"{POINTS[0]}=",
+        f"{POINTS[0]}=kill:often",
+        "=kill",
+    ],
+)
+def test_what_is_no_point_or_action_is_refused_and_arms_nothing(wrong: str) -> None:
+    with pytest.raises(ValueError, match=r"unknown failpoint|invalid literal"):
+        failpoints.arm(wrong, environment="test")
+    for point in POINTS:
+        failpoint(point)
+
+
+def test_a_point_strikes_at_its_hit_and_once() -> None:
+    failpoints.arm(f"{POINTS[0]}=raise:3; {POINTS[1]}=raise", environment="test")
+    failpoint(POINTS[0])
+    failpoint(POINTS[0])
+    with pytest.raises(FailpointRaised):
+        failpoint(POINTS[0])
+    failpoint(POINTS[0])
+    with pytest.raises(FailpointRaised):
+        failpoint(POINTS[1])
+    failpoint(POINTS[2])
+
+
+def test_arming_again_forgets_what_was_armed() -> None:
+    failpoints.arm(f"{POINTS[0]}=raise", environment="test")
+    failpoints.arm(f"{POINTS[1]}=raise", environment="test")
+    failpoint(POINTS[0])
+
+
+@pytest.mark.parametrize(("action", "number"), [("kill", -9), ("term", -15)])
+def test_a_process_dies_at_its_point(processes: Processes, action: str, number: int) -> None:
+    code = (
+        f"from mesh import failpoints; failpoints.arm('{POINTS[0]}={action}:2', "
+        f"environment='test'); failpoints.failpoint('{POINTS[0]}'); "
+        f"print('alive', flush=True); failpoints.failpoint('{POINTS[0]}'); import time; "
+        f"time.sleep(30)"
+    )
+    process = processes.command(str(ROOT / ".venv/bin/python"), "-c", code)
+    assert process.wait() == number
+    assert "alive" in process.log_text()
+
+
+def test_every_point_that_is_named_is_passed_somewhere_and_the_other_way_round() -> None:
+    passed: set[str] = set()
+    for folder in ("mesh", "payment_rpc", "order_rpc", "seckill_rpc"):
+        for path in sorted(Path(ROOT, folder).rglob("*.py")):
+            for node in ast.walk(parsed(path)):
+                if (
+                    isinstance(node, ast.Call)
+                    and getattr(node.func, "id", getattr(node.func, "attr", "")) == "failpoint"
+                ):
+                    passed |= {
+                        str(inner.value)
+                        for inner in ast.walk(node.args[0])
+                        if isinstance(inner, ast.Constant) and "." in str(inner.value)
+                    }
+    assert passed == set(POINTS)
