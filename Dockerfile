@@ -16,6 +16,7 @@ COPY order_rpc order_rpc
 COPY seckill_rpc seckill_rpc
 COPY gateway gateway
 COPY sandbox sandbox
+COPY paymesh_cli paymesh_cli
 RUN python -m pip install --no-deps --no-build-isolation ./generated . && python -m compileall -q /opt/paymesh
 
 FROM python:${PYTHON_VERSION}-slim

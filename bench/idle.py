@@ -28,7 +28,7 @@ from mesh.auth import UserTokenIssuer
 from mesh.clock import SystemClock
 from mesh.ids import UlidIds
 from mesh.settings import read_secret
-from mesh.supervisor.installation import Installation, RunningMesh
+from paymesh_cli.supervisor.installation import Installation, RunningMesh
 
 START_SECONDS_MAX = 120.0
 ATTEMPTS = 60
@@ -85,7 +85,7 @@ def measure(*, activities: int, seconds: float) -> Cost:
 @contextmanager
 def _mesh(var: Path) -> Iterator[tuple[int, RunningMesh]]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "mesh.cli", "up"],
+        [sys.executable, "-m", "paymesh_cli", "up"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env={**os.environ, **_FREE_PORTS, "PAYMESH_VAR_DIR": str(var)},

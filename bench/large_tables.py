@@ -117,7 +117,7 @@ def measure(server: int, name: str, *arguments: str) -> tuple[str, ...]:
     """
     begin, cpu = time.perf_counter(), cpu_seconds(server)
     with subprocess.Popen(
-        [sys.executable, "-m", "mesh.cli", *arguments], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "paymesh_cli", *arguments], stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         output = process.stdout.read()

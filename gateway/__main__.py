@@ -17,7 +17,7 @@ from gateway.telemetry import Telemetry
 from mesh.auth import UserTokens
 from mesh.client import MeshChannel
 from mesh.clock import SystemClock
-from mesh.discovery.opening import open_discovery
+from mesh.discovery.factory import open_discovery
 from mesh.metrics import MetricsPort
 from mesh.process import run_process
 

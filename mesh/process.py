@@ -39,7 +39,7 @@ def run_process(
         settings = read_settings(settings_class)
         failpoints.arm(settings.failpoints, environment=settings.environment)
         logs.configure(settings.service, settings.log_level, json=settings.log_json)
-        for strange in strange_variables(os.environ, service=service):
+        for strange in strange_variables(os.environ, (settings_class,)):
             logs.get_logger().warning(
                 "unknown_setting", variable=strange.name, did_you_mean=strange.likely
             )

@@ -5,13 +5,14 @@ otherwise be ignored in silence.
 from __future__ import annotations
 
 import difflib
-import importlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 
 from mesh.settings import COMMON_PREFIX, MeshSettings
 
-SERVICES = ("payment_rpc", "order_rpc", "seckill_rpc", "gateway", "sandbox")
+# Each service names its class of settings in this group of pyproject.toml.
+ENTRY_POINTS = "paymesh.settings"
 # Read by the command line, the tests and tools, not by a process of the mesh.
 OTHERS = frozenset({"PAYMESH_REDIS_PORT", "PAYMESH_PROOF"})
 _LIKELY = 0.7  # of difflib's ratio
@@ -27,45 +28,43 @@ class StrangeVariable:
     likely: str
 
 
-def settings_of(service: str) -> type[MeshSettings]:
-    """The class of the settings of one of SERVICES."""
-    module = importlib.import_module(f"{service}.settings")
-    return next(
-        kind
-        for kind in vars(module).values()
-        if isinstance(kind, type)
-        and issubclass(kind, MeshSettings)
-        and kind.__module__ == module.__name__
-    )
+def installed_settings() -> list[type[MeshSettings]]:
+    """The settings of every service that is installed."""
+    return [point.load() for point in entry_points(group=ENTRY_POINTS)]
 
 
-def known_variables(services: Iterable[str] = SERVICES) -> frozenset[str]:
-    """Every variable that some process reads."""
+def known_variables(settings: Iterable[type[MeshSettings]]) -> frozenset[str]:
+    """Every variable that a process with one of these settings reads."""
     known = set(OTHERS)
-    for service in services:
-        for name in settings_of(service).model_fields:
-            known |= {f"{service}_{name}".upper(), f"{COMMON_PREFIX}{name.upper()}"}
+    for kind in settings:
+        for name in kind.model_fields:
+            known |= {f"{_prefix(kind)}{name.upper()}", f"{COMMON_PREFIX}{name.upper()}"}
     return frozenset(known)
 
 
 def strange_variables(
-    environment: Mapping[str, str], *, service: str = ""
+    environment: Mapping[str, str],
+    own: Iterable[type[MeshSettings]],
+    *,
+    every: Callable[[], Iterable[type[MeshSettings]]] = installed_settings,
 ) -> Iterator[StrangeVariable]:
     """What looks like a setting and is none.
 
     Args:
-        service: look at its variables and those of the whole mesh only; "" looks at those of all
-            services.
+        own: looks at the variables of these and those of the whole mesh.
+        every: all settings of the mesh; called only when there is a suspect.
     """
-    services = (service,) if service else SERVICES
-    prefixes = (COMMON_PREFIX, *(f"{name.upper()}_" for name in services))
-    suspects = {name for name in environment if name.startswith(prefixes)} - known_variables(
-        services
-    )
+    own = tuple(own)
+    prefixes = (COMMON_PREFIX, *map(_prefix, own))
+    suspects = {name for name in environment if name.startswith(prefixes)} - known_variables(own)
     if not suspects:
         return  # the usual case, without loading the settings of the other services
-    known = known_variables()
+    known = known_variables(every())
     for name in sorted(suspects - known):
         yield StrangeVariable(
             name, next(iter(difflib.get_close_matches(name, known, n=1, cutoff=_LIKELY)), "")
         )
+
+
+def _prefix(settings: type[MeshSettings]) -> str:
+    return f"{settings.model_fields['service'].default}_".upper()

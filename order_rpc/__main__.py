@@ -12,7 +12,7 @@ from mesh.clock import SystemClock
 from mesh.database_clock import clock_worker
 from mesh.db import open_database
 from mesh.dependencies import Dependencies
-from mesh.discovery.opening import open_discovery, open_registrar
+from mesh.discovery.factory import open_discovery, open_registrar
 from mesh.events import open_events
 from mesh.ids import UlidIds
 from mesh.paging import PageTokens

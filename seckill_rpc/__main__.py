@@ -18,7 +18,7 @@ from mesh.clock import SystemClock
 from mesh.database_clock import clock_worker
 from mesh.db import open_database
 from mesh.dependencies import Dependencies
-from mesh.discovery.opening import open_discovery, open_registrar
+from mesh.discovery.factory import open_discovery, open_registrar
 from mesh.errors import Unavailable
 from mesh.events import open_events
 from mesh.ids import UlidIds

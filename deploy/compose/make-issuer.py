@@ -15,7 +15,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from mesh.cli.token import SIGNING_KEY_ID
+from paymesh_cli.token import SIGNING_KEY_ID
 
 
 def main() -> None:

@@ -13,16 +13,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 import order_rpc.tables as of_orders
 import payment_rpc.tables as of_payments
-from mesh.cli.audit import audit_part
+from mesh.audit import AuditTolerance
 from mesh.db import Database
 from mesh.idempotency import RECEIPT
 from mesh.log_chain import LOG_CHAIN
 from mesh.money import Money
 from mesh.outbox import OUTBOX
-from mesh.proof import Allowance
 from order_rpc.domain.order import OrderState
 from payment_rpc.domain.errors import CardDeclined
 from payment_rpc.domain.ledger import chained_hash, fee_charged
+from paymesh_cli.audit.parts import audit_part
 from tests.builders.payment import DECLINED, PaymentWorld
 from tests.integration.payment.test_refunds import refund
 from tests.integration.payment.test_wallet import spend, top_up
@@ -123,7 +123,7 @@ class Stage:
             async for found in audit_part(
                 where,
                 {service: db for service, (db, _) in self.databases.items()},
-                Allowance(now=self.world.clock.now(), strict=True),
+                AuditTolerance(now=self.world.clock.now(), strict=True),
                 sandbox_url=self.world.sandbox.base_url,
                 api_key=API_KEY,
             )

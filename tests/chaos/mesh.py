@@ -173,7 +173,7 @@ class ChaosMesh(MeshProcesses):
         command = [
             sys.executable,
             "-m",
-            "mesh.cli",
+            "paymesh_cli",
             "audit",
             "--strict",
             "--var-dir",

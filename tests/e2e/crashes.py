@@ -24,11 +24,11 @@ from sqlalchemy import Connection, Engine, create_engine, text
 
 import order_rpc.tables
 import payment_rpc.tables
-from mesh.cli.audit import audit_databases
+from mesh.audit import AuditTolerance
 from mesh.clock import SystemClock
 from mesh.db import Database
-from mesh.proof import Allowance
 from mesh.settings import read_secret
+from paymesh_cli.audit.parts import audit_databases
 from tests.e2e.mesh_processes import Answer, MeshProcesses, Person, wait_until
 from tests.support.databases import open_patiently
 
@@ -184,12 +184,12 @@ class CrashMesh:
                 )
                 for service in SERVICES
             }
-            allowance = Allowance(now=SystemClock().now(), strict=True)
+            tolerance = AuditTolerance(now=SystemClock().now(), strict=True)
             return [
                 f"{where}: {found.check} {found.subject}: {found.detail}"
                 async for where, found in audit_databases(
                     databases,
-                    allowance,
+                    tolerance,
                     sandbox_url=plan.running.urls["sandbox"],
                     api_key=read_secret(installation.secret_file("sandbox_api")).decode(),
                 )

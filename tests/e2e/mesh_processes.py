@@ -23,9 +23,9 @@ from mesh.auth import UserTokenIssuer
 from mesh.clock import SystemClock
 from mesh.ids import UlidIds
 from mesh.settings import read_secret
-from mesh.supervisor.installation import Installation
-from mesh.supervisor.plan import plan_mesh
-from mesh.supervisor.processes import ProcessPlan
+from paymesh_cli.supervisor.installation import Installation
+from paymesh_cli.supervisor.plan import plan_mesh
+from paymesh_cli.supervisor.processes import ProcessPlan
 from tests.e2e import armable
 from tests.support.processes import Process, Processes
 

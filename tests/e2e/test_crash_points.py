@@ -101,7 +101,7 @@ def test_the_command_finds_nothing_after_all_of_them(crash_mesh: CrashMesh) -> N
     command = [
         sys.executable,
         "-m",
-        "mesh.cli",
+        "paymesh_cli",
         "audit",
         "--strict",
         "--var-dir",

@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from mesh.cli import paymesh
+from paymesh_cli import paymesh
 from tests.e2e.mesh_processes import Answer, MeshProcesses, Person, wait_until
 from tests.support.consul_agent import Agent, AgentTls, start_agent
 from tests.support.processes import Processes

@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from mesh.clock import SystemClock
-from mesh.supervisor.installation import Installation, RunningMesh
+from paymesh_cli.supervisor.installation import Installation, RunningMesh
 from tests.e2e.mesh_processes import FREE_PORTS, Answer, Person, wait_until
 from tests.support.processes import Process, Processes
 

@@ -24,12 +24,12 @@ import pytest
 import order_rpc.tables
 import payment_rpc.tables
 import seckill_rpc.tables
-from mesh.cli.audit import audit_databases
+from mesh.audit import AuditTolerance
 from mesh.clock import SystemClock
 from mesh.db import Database
 from mesh.errors import Unavailable
 from mesh.failpoints import POINTS
-from mesh.proof import Allowance
+from paymesh_cli.audit.parts import audit_databases
 from tests.conftest import PROOF
 from tests.e2e import seckill_faults, seckill_life, seckill_troubles
 from tests.e2e.seckill_faults import Scenario, restore
@@ -219,12 +219,12 @@ async def _audited(stage: SeckillProcesses) -> list[str]:
         for service, url in stage.database_urls.items():
             databases[service] = open_patiently(url, TABLES[service].metadata, pool_size=2)
             stack.push_async_callback(databases[service].close)
-        allowance = Allowance(now=SystemClock().now(), strict=True)
+        tolerance = AuditTolerance(now=SystemClock().now(), strict=True)
         return [
             f"{where}: {found.check} {found.subject}: {found.detail}"
             async for where, found in audit_databases(
                 databases,
-                allowance,
+                tolerance,
                 sandbox_url=f"http://{stage.addresses['sandbox']}",
                 api_key=API_KEY.decode(),
                 redis_url=stage.redis.url,

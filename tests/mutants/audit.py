@@ -37,7 +37,7 @@ def _query(check: str, fails: str, *, of: str) -> Mutant:
         fails,
         (
             Edit(
-                "mesh/proof_queries.py",
+                "mesh/audit/queries.py",
                 old,
                 f'    if check.name == "{check}":\n        return []\n{old}',
             ),
@@ -131,7 +131,7 @@ _AT_CHANNEL = (
 def _readable(sentence: str, damage: str, *, old: str, new: str) -> Mutant:
     name = "test_a_row_that_no_code_can_read_is_named_and_the_audit_goes_on"
     fails = f"test_audit_corruptions.py::{name}[sqlite-{damage}]"
-    return Mutant(sentence, fails, (Edit("mesh/proof_queries.py", old, new),))
+    return Mutant(sentence, fails, (Edit("mesh/audit/queries.py", old, new),))
 
 
 MUTANTS = [
@@ -167,31 +167,31 @@ MUTANTS = [
     ),
     *(_query(check, _named("order_rpc", check), of="order_rpc") for check in _OF_ORDERS),
     *(
-        _said("order_rpc/proof/stock.py", check, _named("order_rpc", check))
+        _said("order_rpc/audit/stock.py", check, _named("order_rpc", check))
         for check in _OF_THE_SHELF
     ),
     *(_query(check, _named("payment_rpc", check), of="payment_rpc") for check in _OF_PAYMENTS),
-    *(_said("mesh/proof.py", check, _named("across", check)) for check in _ACROSS),
+    *(_said("paymesh_cli/audit/compare.py", check, _named("across", check)) for check in _ACROSS),
     *(
-        _said("payment_rpc/proof/channel.py", check, _named("channel", check))
+        _said("payment_rpc/audit/channel.py", check, _named("channel", check))
         for check in _AT_CHANNEL
     ),
     _edit(
-        "mesh/proof.py",
+        "paymesh_cli/audit/compare.py",
         "the amounts of an order are those of its payment",
         old='check=f"same_{name}"',
         new='check=f"unseen_{name}"',
         fails=_named("across", "same_amount"),
     ),
     _edit(
-        "mesh/proof.py",
+        "paymesh_cli/audit/compare.py",
         "a refund is the same on both sides",
         old='check=f"same_refund_{what}"',
         new='check=f"unseen_{what}"',
         fails=_named("across", "same_refund_amount"),
     ),
     _edit(
-        "mesh/proof.py",
+        "paymesh_cli/audit/compare.py",
         "an order is paid by a payment that is there",
         old="    if paying is None:\n",
         new="    if paying is None and order.paid_payment_id == '':\n        return\n    if "
@@ -199,115 +199,115 @@ MUTANTS = [
         fails=_row("payments: payments are gone"),
     ),
     _edit(
-        "mesh/proof.py",
+        "paymesh_cli/audit/compare.py",
         "and that is a SUCCESS",
         old='    if paying.state != "SUCCESS":\n',
         new="    if False:\n",
         fails=_row("payments: late money"),
     ),
     _edit(
-        "mesh/proof_queries.py",
+        "mesh/audit/queries.py",
         "logs have their chains",
         old='Violation(check="log_chained"',
         new='Violation(check="unseen"',
         fails=_named("order_rpc", "log_chained"),
     ),
     _edit(
-        "order_rpc/proof/audit.py",
+        "order_rpc/audit/checks.py",
         "a cancel that does not end is late",
         old="_O.state == OrderState.CANCELLING, _O.updated_at",
         new='_O.state == "", _O.updated_at',
         fails=_row("orders: an order that is being cancelled for ever"),
     ),
     _edit(
-        "order_rpc/proof/audit.py",
+        "order_rpc/audit/checks.py",
         "an order that nobody paid in time is late",
         old="_O.state == OrderState.PENDING_PAYMENT, _O.expires_at",
         new='_O.state == "", _O.expires_at',
         fails=_row("orders: a late order"),
     ),
     _edit(
-        "order_rpc/proof/audit.py",
+        "order_rpc/audit/checks.py",
         "a line is held in its quantity",
         old=", _R.quantity != _I.quantity),",
         new="),",
         fails=_row("orders: units of a reservation"),
     ),
     _edit(
-        "order_rpc/proof/audit.py",
+        "order_rpc/audit/checks.py",
         "and in the state of its order",
         old=", _R.state != should, _R.quantity",
         new=", _R.quantity",
         fails=_row("orders: reserved for ever"),
     ),
     _edit(
-        "order_rpc/proof/stock.py",
+        "order_rpc/audit/stock.py",
         "a log of movements explains the shelf",
         old="if available != left:",
         new="if available < left:",
         fails=_row("orders: available + 1"),
     ),
     _edit(
-        "order_rpc/proof/stock.py",
+        "order_rpc/audit/stock.py",
         "also where it has too few",
         old="if available != left:",
         new="if available > left:",
         fails=_row("orders: available - 1"),
     ),
-    _said("order_rpc/proof/kept.py", "message_kept", _named("order_rpc", "message_kept")),
+    _said("order_rpc/audit/kept.py", "message_kept", _named("order_rpc", "message_kept")),
     _edit(
-        "order_rpc/proof/kept.py",
+        "order_rpc/audit/kept.py",
         "figures are those of the orders",
         old="    for entry in missing[:FOUND_MAX]:\n",
         new="    for entry in missing[:0]:\n",
         fails=_row("orders: figures"),
     ),
     _edit(
-        "payment_rpc/proof/channel.py",
+        "payment_rpc/audit/channel.py",
         "a capture that we do not know is found",
         old='        if own is None:\n            yield "capture_known"',
         new='        if own is None:\n            yield "unseen"',
         fails=_row("payments: an attempt is gone"),
     ),
     _edit(
-        "payment_rpc/proof/channel.py",
+        "payment_rpc/audit/channel.py",
         "the fee of a capture is the channel's",
         old="if fact.fee is not None and fact.fee.minor != fee_minor:",
         new="if False:",
         fails=_row("payments: a fee is gone, says the channel"),
     ),
     _edit(
-        "payment_rpc/proof/channel.py",
+        "payment_rpc/audit/channel.py",
         "a refund that stands on no day of the channel is asked for",
         old="                if _ENDED.get(found.status) != row.state:\n",
         new="                if False:\n",
         fails=_row("payments: the channel never had it"),
     ),
     _edit(
-        "payment_rpc/proof/channel.py",
+        "payment_rpc/audit/channel.py",
         "a refund ended as the channel says",
         old='            yield "refund_same", f"here it is',
         new='            yield "unseen", f"here it is',
         fails=_row("payments: FAILED here, SUCCESS there"),
     ),
     _edit(
-        "payment_rpc/proof/kept.py",
+        "payment_rpc/audit/kept.py",
         "the event of a refund is kept",
         old="                    told_refunds < done_refunds,\n",
         new="",
         fails=_row("payments: the event of a refund is gone"),
     ),
     _edit(
-        "payment_rpc/proof/kept.py",
+        "payment_rpc/audit/kept.py",
         "the message to the order is kept",
         old="or_(~told(_O.destination == ORDER_DESTINATION), ~told(topic, _O.tag == "
         '"PAYMENT_SUCCEEDED"))',
         new='~told(topic, _O.tag == "PAYMENT_SUCCEEDED")',
         fails=_row("payments: a delivered message is gone"),
     ),
-    _said("seckill_rpc/proof/audit.py", "units_sold", _damage("a unit more is sold than live")),
+    _said("seckill_rpc/audit/checks.py", "units_sold", _damage("a unit more is sold than live")),
     _said(
-        "seckill_rpc/proof/audit.py",
+        "seckill_rpc/audit/checks.py",
         "never_oversold",
         _kin("more orders live than there are units"),
     ),
@@ -321,32 +321,38 @@ MUTANTS = [
         "test_seckill_audit.py::test_an_end_that_nobody_saw_is_found[mariadb]",
         of="seckill_rpc",
     ),
-    _said("mesh/proof.py", "unit_has_order", _kin("an order that is not there any more")),
-    _said("mesh/proof.py", "same_sale", _damage("another buyer over there")),
-    _said("mesh/proof.py", "order_has_unit", _damage("an order that no sale decided")),
+    _said(
+        "paymesh_cli/audit/compare.py",
+        "unit_has_order",
+        _kin("an order that is not there any more"),
+    ),
+    _said("paymesh_cli/audit/compare.py", "same_sale", _damage("another buyer over there")),
+    _said(
+        "paymesh_cli/audit/compare.py", "order_has_unit", _damage("an order that no sale decided")
+    ),
     _edit(
-        "mesh/proof.py",
+        "paymesh_cli/audit/compare.py",
         "a unit that came back has a cancelled order",
         old='if unit.state == "RETURNED" and order.state != "CANCELLED":',
         new="if False:",
         fails=_damage("a unit that came back from a live order"),
     ),
     _edit(
-        "mesh/proof.py",
+        "paymesh_cli/audit/compare.py",
         "a cancelled order keeps no unit",
         old='if unit.state == "LIVE" and order.state == "CANCELLED" and not',
         new="if False and not",
         fails=_damage("a cancelled order that keeps its unit"),
     ),
     _edit(
-        "mesh/cli/audit.py",
+        "paymesh_cli/audit/between.py",
         "a sale has the units that the shelf gave it",
         old="            if activity.activity_id in names:\n",
         new="            if False:\n",
         fails=_damage("units that the shelf has back"),
     ),
     *(
-        _said("seckill_rpc/proof/stock.py", check, _damage(damage))
+        _said("seckill_rpc/audit/stock.py", check, _damage(damage))
         for check, damage in (
             ("units_conserved", "units that do not exist"),
             ("line_empty", "somebody is left in the line"),

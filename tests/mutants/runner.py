@@ -43,6 +43,7 @@ COPIED = (
     "seckill_rpc",
     "gateway",
     "sandbox",
+    "paymesh_cli",
     "protos",
     "generated",
     "tests",

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from mesh.certificates import CertificateAuthority
 from mesh.clock import SystemClock
 from payment_rpc.channels import ChannelStatus, connections
 from payment_rpc.channels.connections import Connections, NotSent
 from payment_rpc.channels.sandbox import SandboxChannel
+from paymesh_cli.certificates import CertificateAuthority
 from tests.support.processes import free_port
 from tests.support.sandbox_server import (
     API_KEY,

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from mesh.cli import paymesh
-from mesh.supervisor.redis_server import redis_config
+from paymesh_cli import paymesh
+from paymesh_cli.supervisor.redis_server import redis_config
 
 VIOLATED = 1
 CANNOT_TELL = 2

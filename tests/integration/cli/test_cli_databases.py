@@ -13,11 +13,11 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh.cli.databases import STATEMENT_SECONDS_MAX, open_databases
 from mesh.db import open_database
 from mesh.migrations import upgrade
-from mesh.supervisor.installation import Installation
 from order_rpc.tables import metadata
+from paymesh_cli.databases import STATEMENT_SECONDS_MAX, open_databases
+from paymesh_cli.supervisor.installation import Installation
 
 STATEMENT_SECONDS_OF_SERVICES = 5
 SERVICES = ("payment_rpc", "order_rpc", "seckill_rpc")

@@ -11,8 +11,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from mesh import migrations
-from mesh.cli import checks
-from mesh.cli.checks import Level
+from paymesh_cli import checks
+from paymesh_cli.checks import Level
 from tests.support.servers import MariaDB, Redis
 
 

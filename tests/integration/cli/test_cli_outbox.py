@@ -10,12 +10,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from mesh import outbox
-from mesh.cli import paymesh
 from mesh.clock import SystemClock
 from mesh.db import Database
 from mesh.errors import RemoteError
 from mesh.outbox import Message, Relay, Settlement
 from order_rpc.tables import metadata
+from paymesh_cli import paymesh
 from tests.support.databases import open_patiently
 
 REFUSED, SENT = "EVT-refused", "EVT-sent"

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from gateway.acceptor import Acceptor
-from mesh.certificates import CertificateAuthority
 from mesh.clock import SystemClock
 from mesh.files import Reloaded
+from paymesh_cli.certificates import CertificateAuthority
 from tests.support.echo import eventually
 
 pytestmark = pytest.mark.asyncio(loop_factories=["uvloop", "asyncio"])

@@ -11,7 +11,7 @@ import pymysql
 import pytest
 from click.testing import CliRunner
 
-from mesh.cli import paymesh
+from paymesh_cli import paymesh
 from tests.support.processes import ROOT
 from tests.support.servers import MariaDB
 

@@ -26,11 +26,11 @@ from mesh.certificate_files import (
     https_context,
     problems_of_certificates,
 )
-from mesh.certificates import CertificateAuthority
 from mesh.client import MeshChannel
 from mesh.clock import SystemClock
 from mesh.discovery.static import StaticDiscovery
 from mesh.errors import UpstreamUnavailable
+from paymesh_cli.certificates import CertificateAuthority
 from tests.support.echo import Echo, EchoRequest, Stub, World, eventually
 from tests.support.fakes import EPOCH, FakeClock
 from tests.support.fault_proxy import FaultProxy, fault_proxy

@@ -19,7 +19,6 @@ from google.protobuf import descriptor_pool
 from paymesh.payment.v1 import payment_pb2, payment_pb2_grpc
 
 from mesh.call import Caller, Role, calling, current_call
-from mesh.certificates import CertificateAuthority
 from mesh.client import MeshChannel
 from mesh.connections import CALLS_MAX
 from mesh.discovery import Endpoint
@@ -37,6 +36,7 @@ from mesh.server import MeshServer
 from mesh.trace import Trace
 from mesh.transport import STREAMS_PER_CONNECTION_MAX
 from mesh.wire_errors import never_sent
+from paymesh_cli.certificates import CertificateAuthority
 from tests.support.echo import Echo, EchoRequest, EchoResponse, Stub, World, eventually, path
 
 FOREVER = 3600

@@ -14,9 +14,9 @@ import pytest
 from sqlalchemy import BigInteger, Boolean, Column, Table, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh import broken_chains as reading
 from mesh import log_chain
-from mesh.broken_chains import broken_chains
+from mesh.audit import broken_chains as reading
+from mesh.audit.broken_chains import broken_chains
 from mesh.db import BigInt, Database, Identifier, UtcMillis, metadata_with_names
 from mesh.log_chain import LOG_CHAIN, Log, chain_columns, chained
 from tests.support.databases import open_patiently

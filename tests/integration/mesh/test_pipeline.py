@@ -23,7 +23,6 @@ from prometheus_client import REGISTRY
 from mesh import logs
 from mesh.auth import UserTokens
 from mesh.call import Call, current_call, mark_replayed
-from mesh.certificates import CertificateAuthority
 from mesh.deadlines import DeadlineQueue
 from mesh.errors import Conflict, DeadlineExceeded, RemoteError, Unavailable, UpstreamUnavailable
 from mesh.load import Load
@@ -35,6 +34,7 @@ from mesh.trace import Trace
 from mesh.transport import PlaintextRefused
 from mesh.validation import NAMED_MAX, broken_rules, violations_of
 from mesh.wire_errors import ErrorCatalogue, RemoteMoneyError, from_rpc_error, has_details
+from paymesh_cli.certificates import CertificateAuthority
 from tests.support.echo import (
     PACKAGE,
     SECRET,

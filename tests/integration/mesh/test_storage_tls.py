@@ -14,12 +14,12 @@ from redis.exceptions import ConnectionError as ConnectionBroken
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh.certificates import CertificateAuthority, CertificateFiles
 from mesh.clock import SystemClock
 from mesh.db import open_database, open_engine
 from mesh.errors import Unavailable
 from mesh.redis_client import open_redis
 from mesh.settings import MeshSettings
+from paymesh_cli.certificates import CertificateAuthority, CertificateFiles
 from seckill_rpc.stock.connection import open_stock
 from seckill_rpc.stock.lane import Lane
 from tests.integration.mesh.test_db_transactions import metadata

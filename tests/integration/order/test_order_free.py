@@ -9,13 +9,13 @@ from collections.abc import AsyncIterator
 import pytest
 from sqlalchemy import update
 
+from mesh.audit import AuditTolerance
 from mesh.errors import Conflict
 from mesh.outbox import OUTBOX
-from mesh.proof import Allowance
+from order_rpc.audit.checks import violations
 from order_rpc.domain.errors import OrderAlreadyPaid, RefundExceedsRefundable
 from order_rpc.domain.order import Order, OrderState, PayStatus
 from order_rpc.domain.refund import RefundState, RefundStatus
-from order_rpc.proof.audit import violations
 from order_rpc.tables import RESERVATION
 from tests.builders.order import OrderApp, merchant, order_app
 from tests.integration.order.test_order_statistics import rebuild
@@ -32,7 +32,8 @@ async def app(database_url: str) -> AsyncIterator[OrderApp]:
         yield app
         assert await app.stock_problems() == []
         assert [
-            each async for each in violations(app.db, Allowance(now=app.clock.now(), strict=False))
+            each
+            async for each in violations(app.db, AuditTolerance(now=app.clock.now(), strict=False))
         ] == []
         while await app.statistics.fold_once():
             pass

@@ -9,10 +9,10 @@ from click.testing import CliRunner
 from sqlalchemy import update
 
 from mesh import migrations
-from mesh.cli import paymesh
-from mesh.supervisor.plan import SERVERS
 from order_rpc.app import RETRY_CONSTRAINTS
 from order_rpc.tables import STATISTIC, metadata
+from paymesh_cli import paymesh
+from paymesh_cli.supervisor.plan import SERVERS
 from tests.builders.order import OrderApp
 from tests.support.databases import open_patiently
 

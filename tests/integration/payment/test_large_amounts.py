@@ -11,11 +11,11 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from mesh.audit import AuditTolerance, Violation
 from mesh.errors import InvalidArgument
-from mesh.proof import Allowance, Violation
-from order_rpc.proof import violations as of_orders
+from order_rpc.audit.checks import violations as of_orders
+from payment_rpc.audit.checks import violations as of_payments
 from payment_rpc.domain.wallet import BALANCE_MINOR_MAX
-from payment_rpc.proof import violations as of_payments
 from tests.builders.payment import PaymentWorld, payment_world
 from tests.integration.payment.test_wallet import top_up
 from tests.support.databases import plant
@@ -51,7 +51,7 @@ async def found_by(violations: AsyncIterator[Violation]) -> set[str]:
 
 async def test_sums_beyond_64_bits_end_no_audit(world: PaymentWorld) -> None:
     order = await world.order()
-    allowance = Allowance(now=world.clock.now(), strict=False)
+    tolerance = AuditTolerance(now=world.clock.now(), strict=False)
     await plant(
         world.order_side.db,
         f"INSERT INTO order_item (merchant_id, order_id, sku_id, name, unit_price_minor, "
@@ -61,7 +61,7 @@ async def test_sums_beyond_64_bits_end_no_audit(world: PaymentWorld) -> None:
         f"activity_id FROM order_item WHERE order_id = '{order.order_id}'",
         f"UPDATE order_item SET amount_minor = {LARGE} WHERE order_id = '{order.order_id}'",
     )
-    assert "order_total" in await found_by(of_orders(world.order_side.db, allowance))
+    assert "order_total" in await found_by(of_orders(world.order_side.db, tolerance))
     for _ in range(2):
         await top_up(world, "5.00")
     await plant(
@@ -70,7 +70,7 @@ async def test_sums_beyond_64_bits_end_no_audit(world: PaymentWorld) -> None:
         f"UPDATE ledger_posting SET amount_minor = {LARGE}",
     )
     assert {"ledger_wallet_balance", "log_chained"} <= await found_by(
-        of_payments(world.db, allowance)
+        of_payments(world.db, tolerance)
     )
 
 

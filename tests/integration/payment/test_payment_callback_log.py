@@ -17,11 +17,11 @@ from prometheus_client import REGISTRY
 from sqlalchemy import delete, update
 
 from mesh import failpoints
+from mesh.audit import AuditTolerance
 from mesh.db import ConstraintViolated
 from mesh.errors import InvalidArgument, RateLimited
 from mesh.failpoints import FailpointRaised
 from mesh.outbox import OUTBOX
-from mesh.proof import Allowance
 from payment_rpc import proof
 from payment_rpc.channels.sandbox import SandboxChannel
 from payment_rpc.domain.callback import (
@@ -99,7 +99,7 @@ async def findings(world: PaymentWorld) -> list[str]:
     found = [
         violation
         async for violation in proof.violations(
-            world.db, Allowance(now=world.clock.now(), strict=False)
+            world.db, AuditTolerance(now=world.clock.now(), strict=False)
         )
     ]
     return [violation.check for violation in found if violation.check.startswith("callback")]

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from mesh.audit import AuditTolerance
 from mesh.money import Money
-from mesh.proof import Allowance
 from order_rpc.domain.order import Order, OrderState
+from payment_rpc.audit.checks import violations
 from payment_rpc.channels import ChannelFact, ChannelStatus, RefundChannelFact, RefundChannelStatus
 from payment_rpc.domain.attempt import Attempt
 from payment_rpc.domain.errors import ChannelFailed, PaymentConflicted, PaymentStateInvalid
 from payment_rpc.domain.payment import Disposition, Payment, PaymentState
 from payment_rpc.domain.refund import RefundState
-from payment_rpc.proof.audit import violations
 from payment_rpc.store import attempts
 from payment_rpc.tables import ATTEMPT, LEDGER_POSTING, PAYMENT, REFUND
 from tests.builders.order import ADMIN
@@ -201,7 +201,7 @@ async def test_the_key_of_a_conflict_hears_that_it_failed_whatever_is_captured_l
     )
     assert [
         found
-        async for found in violations(world.db, Allowance(now=world.clock.now(), strict=False))
+        async for found in violations(world.db, AuditTolerance(now=world.clock.now(), strict=False))
     ] == []
 
 

@@ -11,16 +11,16 @@ import pytest
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh.cli.audit import audit_databases
-from mesh.cli.explain import read_stories
-from mesh.proof import Allowance
+from mesh.audit import AuditTolerance
 from order_rpc.domain.order import OrderState
 from order_rpc.tables import ALLOCATION, ORDERS
 from order_rpc.tables import metadata as order_metadata
 from payment_rpc.tables import ORDER_GATE
 from payment_rpc.tables import metadata as payment_metadata
+from paymesh_cli.audit.parts import audit_databases
+from paymesh_cli.explain import read_explanations
+from seckill_rpc.audit.checks import violations
 from seckill_rpc.domain.activity import Activity, ActivityState
-from seckill_rpc.proof import violations
 from seckill_rpc.stock.keys import keys_of
 from seckill_rpc.tables import DEAD_ENTRY, SECKILL_ORDER
 from tests.builders.order import SECKILL_RPC
@@ -56,7 +56,7 @@ async def audit(world: SeckillOrderWorld, *, strict: bool = True) -> set[tuple[s
         (where, found.check)
         async for where, found in audit_databases(
             world.databases,
-            Allowance(now=world.clock.now(), strict=strict),
+            AuditTolerance(now=world.clock.now(), strict=strict),
             sandbox_url="",
             api_key="",
             redis_url=world.redis_url,
@@ -279,8 +279,10 @@ async def test_an_end_that_may_be_closed_days_later_is_no_fault(world: SeckillOr
         starts_at=world.clock.now() - timedelta(days=3),
         ends_at=world.clock.now() - timedelta(days=2),
     )
-    allowance = Allowance(now=world.clock.now(), strict=False, sales_close_after=timedelta(days=7))
-    found = [violation async for violation in violations(world.db, allowance)]
+    tolerance = AuditTolerance(
+        now=world.clock.now(), strict=False, sales_close_after=timedelta(days=7)
+    )
+    found = [violation async for violation in violations(world.db, tolerance)]
     assert found == []
 
 
@@ -329,19 +331,19 @@ async def test_a_place_in_the_line_that_nobody_serves_is_late(world: SeckillOrde
 async def test_an_order_of_a_sale_is_explained_with_its_click(world: SeckillOrderWorld) -> None:
     activity = await world.opened()
     [order_id] = await world.buy(activity, "u1")
-    [told] = (await read_stories(world.databases, order_id)).values()
+    [told] = (await read_explanations(world.databases, order_id)).values()
     assert any(activity.activity_id in headline for headline in told.headlines)
-    assert any("ORDER_CREATING" in then.text for then in told.nexts)
+    assert any("ORDER_CREATING" in then.text for then in told.pending)
     await world.relay()
     await world.return_unit(activity, order_id)
-    [told] = (await read_stories(world.databases, order_id)).values()
-    assert any("gave its unit back" in line.text for line in told.lines)
-    assert any("clicked (a) for mug" in line.text for line in told.lines)
+    [told] = (await read_explanations(world.databases, order_id)).values()
+    assert any("gave its unit back" in line.text for line in told.timeline)
+    assert any("clicked (a) for mug" in line.text for line in told.timeline)
 
 
 async def test_a_sale_has_a_story_of_its_own(world: SeckillOrderWorld) -> None:
     activity = await sold_in_part(world)
-    [told] = (await read_stories(world.databases, activity.activity_id)).values()
+    [told] = (await read_explanations(world.databases, activity.activity_id)).values()
     assert "2 of 3 units are sold" in told.headlines[0]
-    assert any("2 LIVE, 1 RETURNED" in line.text for line in told.lines)
-    assert await read_stories(world.databases, activity.activity_id, merchant="other") == {}
+    assert any("2 LIVE, 1 RETURNED" in line.text for line in told.timeline)
+    assert await read_explanations(world.databases, activity.activity_id, merchant="other") == {}

@@ -14,12 +14,12 @@ from click.testing import CliRunner, Result
 import seckill_rpc.__main__ as process
 from mesh import migrations
 from mesh.auth import UserTokens
-from mesh.cli import paymesh
 from mesh.clock import SystemClock
 from mesh.errors import Unavailable
 from mesh.server import MeshServer
 from mesh.settings import MeshSettings, read_secret
-from mesh.supervisor.installation import Installation, RunningMesh
+from paymesh_cli import paymesh
+from paymesh_cli.supervisor.installation import Installation, RunningMesh
 from seckill_rpc.settings import SeckillSettings
 from seckill_rpc.stock.connection import UnsafeRedis, open_stock
 from tests.builders.seckill_order import SeckillOrderWorld, on_one_database, seckill_order_world

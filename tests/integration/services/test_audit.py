@@ -12,16 +12,16 @@ import pytest
 from sqlalchemy import delete, update
 
 import order_rpc.tables as order_tables
-from mesh.cli import audit as command
-from mesh.cli.audit import audit_databases
+from mesh.audit import AuditTolerance
+from mesh.audit.queries import waiting_events
 from mesh.errors import Unavailable
 from mesh.money import Money
 from mesh.outbox import OUTBOX
-from mesh.proof import Allowance
-from mesh.proof_queries import waiting_events
 from payment_rpc.channels import ChannelFact, ChannelStatus
 from payment_rpc.domain.payment import Disposition, PaymentState
 from payment_rpc.tables import ATTEMPT, ATTENTION, PAYMENT, REFUND
+from paymesh_cli.audit import between
+from paymesh_cli.audit.parts import audit_databases
 from tests.builders.order import ADMIN
 from tests.builders.payment import PaymentWorld, payment_world
 from tests.integration.payment.test_refunds import refund
@@ -58,7 +58,7 @@ async def audited(
         (where, found.check, found.subject)
         async for where, found in audit_databases(
             databases,
-            Allowance(now=world.clock.now(), strict=strict),
+            AuditTolerance(now=world.clock.now(), strict=strict),
             sandbox_url=world.sandbox.base_url if channel else "",
             api_key=API_KEY,
             without_redis=without_redis,
@@ -211,7 +211,7 @@ async def test_a_channel_that_does_not_answer_is_no_proof(
             found
             async for found in audit_databases(
                 databases,
-                Allowance(now=world.clock.now(), strict=False),
+                AuditTolerance(now=world.clock.now(), strict=False),
                 sandbox_url=f"http://127.0.0.1:{free_port}",
                 api_key=API_KEY,
             )
@@ -222,7 +222,7 @@ async def test_pages_of_one_find_the_same(
     world: PaymentWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await a_day_of_trade(world)
-    monkeypatch.setattr(command, "PAGE", 1)
+    monkeypatch.setattr(between, "PAGE", 1)
     assert await audited(world, strict=True) == []
     await world.execute(
         update(PAYMENT).where(PAYMENT.c.payment_method == "cashier").values(order_id="ORDnone")

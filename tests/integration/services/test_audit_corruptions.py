@@ -16,8 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 import order_rpc.tables as of_orders
 import payment_rpc.tables as of_payments
-from mesh.cli.audit import audit_databases
-from mesh.proof import Allowance
+from mesh.audit import AuditTolerance
+from paymesh_cli.audit.parts import audit_databases
 from sandbox import wire
 from tests.builders.audit_corruptions import (
     ATTEMPT,
@@ -188,7 +188,7 @@ async def test_a_row_that_no_code_can_read_is_named_and_the_audit_goes_on(
             violation
             async for where, violation in audit_databases(
                 {name: db for name, (db, _) in stage.databases.items()},
-                Allowance(now=stage.world.clock.now(), strict=True),
+                AuditTolerance(now=stage.world.clock.now(), strict=True),
                 sandbox_url=stage.world.sandbox.base_url,
                 api_key=API_KEY,
             )
@@ -214,15 +214,15 @@ async def test_every_check_is_tried() -> None:
     """Whoever adds a check adds a row that it finds."""
     root = Path(__file__).parents[3]
     sources = [
-        *root.glob("*_rpc/proof/*.py"),
-        root / "mesh/proof.py",
-        root / "mesh/proof_queries.py",
-        root / "mesh/cli/audit.py",
+        *root.glob("*_rpc/audit/*.py"),
+        root / "paymesh_cli/audit/compare.py",
+        root / "mesh/audit/queries.py",
+        root / "paymesh_cli/audit/between.py",
     ]
     names = {
         name
         for source in sources
-        if source.name != "story.py"
+        if source.name != "explain.py"
         for name in NAMED.findall(source.read_text())
     }
     assert len(names) > 60, "the pattern finds them"

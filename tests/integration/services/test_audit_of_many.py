@@ -17,13 +17,13 @@ import order_rpc.tables as of_orders
 import payment_rpc.tables as of_payments
 import seckill_rpc.tables as of_sales
 from bench.large_tables import analyze, fill
-from mesh.cli.audit import audit_databases
+from mesh.audit import AuditTolerance
 from mesh.db import Database, open_database
 from mesh.db.packed import packed_rows
 from mesh.log_chain import plain
 from mesh.progress import progress_to
-from mesh.proof import Allowance
 from payment_rpc.tables import PAYMENT
+from paymesh_cli.audit.parts import audit_databases
 from tests.builders.payment import PaymentWorld, payment_world
 from tests.integration.services.test_audit import a_day_of_trade
 
@@ -33,18 +33,18 @@ METADATA: dict[str, MetaData] = {
     "seckill_rpc": of_sales.metadata,
 }
 SIZES = (
-    "mesh.proof_queries.RANGE",
-    "mesh.broken_chains.PAGE",
-    "mesh.broken_chains.ROWS_MAX",
-    "mesh.broken_chains.RANGE",
-    "mesh.cli.audit.PAGE",
-    "mesh.cli.audit.LINES",
-    "order_rpc.proof.stock.RANGE",
+    "mesh.audit.queries.RANGE",
+    "mesh.audit.broken_chains.PAGE",
+    "mesh.audit.broken_chains.ROWS_MAX",
+    "mesh.audit.broken_chains.RANGE",
+    "paymesh_cli.audit.between.PAGE",
+    "paymesh_cli.audit.between.LINES",
+    "order_rpc.audit.stock.RANGE",
     "order_rpc.store.statistics.RANGE",
-    "payment_rpc.proof.seals.PAGE",
+    "payment_rpc.audit.seals.PAGE",
     "payment_rpc.usecases.verifying.PAGE",
     "payment_rpc.usecases.verifying.ORPHANS_PAGE",
-    "seckill_rpc.proof.audit.RANGE",
+    "seckill_rpc.audit.checks.RANGE",
 )
 SMALL = 10
 MANY = 150
@@ -73,7 +73,10 @@ async def audited(databases: dict[str, Database]) -> list[tuple[str, str, str]]:
     return [
         (where, found.check, found.detail)
         async for where, found in audit_databases(
-            databases, Allowance(now=datetime.now(UTC), strict=True), sandbox_url="", api_key=""
+            databases,
+            AuditTolerance(now=datetime.now(UTC), strict=True),
+            sandbox_url="",
+            api_key="",
         )
     ]
 

@@ -10,8 +10,6 @@ from pathlib import Path
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh.cli.explain import read_stories, tell
-from mesh.cli.terminal import Terminal
 from mesh.errors import UpstreamUnavailable
 from mesh.money import Money
 from mesh.outbox import OUTBOX
@@ -19,6 +17,8 @@ from order_rpc.tables import ORDER_AUDIT, REFUND_REQUEST
 from payment_rpc.channels import ChannelFact, ChannelStatus
 from payment_rpc.domain.errors import CardDeclined
 from payment_rpc.tables import ATTEMPT, CHANNEL_CALLBACK, REFUND, WALLET_ENTRY
+from paymesh_cli.explain import read_explanations, show
+from paymesh_cli.terminal import Terminal
 from tests.builders.order import PAYMENT_WINDOW
 from tests.builders.payment import DECLINED, LEASE_SECONDS, PaymentWorld, payment_world
 from tests.integration.payment.test_refunds import refund
@@ -35,10 +35,12 @@ async def world(
 
 async def told(world: PaymentWorld, name: str) -> str:
     """The story as a person reads it, one line per line."""
-    stories = await read_stories({"payment_rpc": world.db, "order_rpc": world.order_side.db}, name)
-    assert len(stories) == 1
+    found = await read_explanations(
+        {"payment_rpc": world.db, "order_rpc": world.order_side.db}, name
+    )
+    assert len(found) == 1
     out = io.StringIO()
-    tell(Terminal(file=out, width=400), next(iter(stories.values())))
+    show(Terminal(file=out, width=400), next(iter(found.values())))
     return out.getvalue()
 
 
@@ -233,7 +235,9 @@ async def test_a_wallet_has_a_story_without_an_order_and_one_with(world: Payment
 
 async def test_a_name_that_nobody_knows_has_no_story(world: PaymentWorld) -> None:
     assert (
-        await read_stories({"payment_rpc": world.db, "order_rpc": world.order_side.db}, "PAYnone")
+        await read_explanations(
+            {"payment_rpc": world.db, "order_rpc": world.order_side.db}, "PAYnone"
+        )
         == {}
     )
 
@@ -304,7 +308,8 @@ async def test_what_a_buyer_wrote_does_not_command_the_terminal(world: PaymentWo
 async def test_a_strange_name_is_nobodys(world: PaymentWorld, name: str) -> None:
     await world.order()
     assert (
-        await read_stories({"payment_rpc": world.db, "order_rpc": world.order_side.db}, name) == {}
+        await read_explanations({"payment_rpc": world.db, "order_rpc": world.order_side.db}, name)
+        == {}
     )
 
 

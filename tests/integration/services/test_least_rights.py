@@ -18,10 +18,10 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from mesh import migrations
 from mesh.auth import Role
 from mesh.call import Caller
-from mesh.cli import grants
 from mesh.money import Money, RequestedAmount
 from mesh.redis_client import open_redis
 from payment_rpc.usecases.refunds import CreateRefund
+from paymesh_cli import grants
 from seckill_rpc.stock.connection import require_safe
 from tests.builders.order import order_app
 from tests.builders.payment import payment_world

@@ -7,8 +7,8 @@ import pytest
 from click.testing import CliRunner, Result
 from cryptography import x509
 
-from mesh.cli import paymesh
 from mesh.settings import MeshSettings
+from paymesh_cli import paymesh
 
 
 def run(*arguments: str) -> Result:

@@ -11,13 +11,13 @@ import pytest
 from click.testing import CliRunner
 
 from mesh.certificate_files import CertificatePaths, expires_at
-from mesh.certificates import CertificateAuthority
-from mesh.cli import checks, paymesh, safety
-from mesh.cli.checks import Finding, Level
 from mesh.clock import SystemClock
 from mesh.settings import MeshSettings
-from mesh.supervisor.installation import Installation, RunningMesh
-from mesh.variables import settings_of
+from paymesh_cli import checks, paymesh, safety
+from paymesh_cli.certificates import CertificateAuthority
+from paymesh_cli.checks import Finding, Level
+from paymesh_cli.service_settings import SETTINGS
+from paymesh_cli.supervisor.installation import Installation, RunningMesh
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 
@@ -168,7 +168,7 @@ def test_the_doctor_fails_when_anything_fails(installation: Installation) -> Non
 
 
 def test_help_names_every_command_and_loads_no_grpc() -> None:
-    code = "import sys; sys.argv[1:] = ['--help']\nfrom mesh.cli import main\ntry: main()\nexcept SystemExit: print('grpc' in sys.modules)"
+    code = "import sys; sys.argv[1:] = ['--help']\nfrom paymesh_cli import main\ntry: main()\nexcept SystemExit: print('grpc' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
@@ -341,9 +341,7 @@ def test_development_as_it_comes_is_safe(
 
 def test_fewer_open_files_than_connections_are_unsafe(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("resource.getrlimit", lambda _: (1024, 1024))
-    assert levels(list(safety.check_limits({"gateway": settings_of("gateway")()}))) == {
-        Level.UNSAFE
-    }
+    assert levels(list(safety.check_limits({"gateway": SETTINGS["gateway"]()}))) == {Level.UNSAFE}
     assert levels(
-        list(safety.check_limits({"gateway": settings_of("gateway")(connections_max=500)}))
+        list(safety.check_limits({"gateway": SETTINGS["gateway"](connections_max=500)}))
     ) == {Level.OK}

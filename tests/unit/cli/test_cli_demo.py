@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from mesh.cli import paymesh
-from mesh.cli.demo import _Forms
-from mesh.supervisor.installation import Installation
+from paymesh_cli import paymesh
+from paymesh_cli.demo import _Forms
+from paymesh_cli.supervisor.installation import Installation
 
 PAGE = """<form method="post" action="/c/x/pay"><button class="pay" type="submit">Pay ¥ 100.00</button></form>
 <form method="post" action="/c/x/fail"><button>Fail</button></form><button>Outside</button>"""

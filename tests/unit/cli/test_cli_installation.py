@@ -7,7 +7,7 @@ import pytest
 
 from mesh.auth import CallerTokens
 from mesh.settings import MeshSettings, read_secret
-from mesh.supervisor.installation import (
+from paymesh_cli.supervisor.installation import (
     CALLERS,
     SECRETS,
     Installation,

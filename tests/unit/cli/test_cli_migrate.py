@@ -5,7 +5,7 @@ from pathlib import Path
 
 from click.testing import CliRunner, Result
 
-from mesh.cli import paymesh
+from paymesh_cli import paymesh
 
 
 def run(tmp_path: Path, *arguments: str, **env: str) -> Result:

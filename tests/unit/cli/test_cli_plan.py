@@ -6,9 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from mesh.supervisor import plan as planning
-from mesh.supervisor.installation import SECRETS, Installation
-from mesh.supervisor.plan import MeshPlan, PlanRefused, plan_mesh, read_settings, readiness_url
+from paymesh_cli.supervisor import plan as planning
+from paymesh_cli.supervisor.installation import SECRETS, Installation
+from paymesh_cli.supervisor.plan import (
+    MeshPlan,
+    PlanRefused,
+    plan_mesh,
+    read_settings,
+    readiness_url,
+)
 
 MYSQL = "mysql+aiomysql://u:hidden@127.0.0.1:3306/x"
 PORTS = {

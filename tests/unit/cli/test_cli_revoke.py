@@ -9,13 +9,13 @@ from click.testing import CliRunner, Result
 
 from mesh import files
 from mesh.auth import UserTokenIssuer, UserTokens
-from mesh.cli import paymesh
-from mesh.cli.revoke import add_line
 from mesh.clock import SystemClock
 from mesh.errors import TokenInvalid
 from mesh.ids import UlidIds
 from mesh.settings import MeshSettings, read_secret
-from mesh.supervisor.installation import Installation
+from paymesh_cli import paymesh
+from paymesh_cli.revoke import add_line
+from paymesh_cli.supervisor.installation import Installation
 
 CLOCK = SystemClock()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mesh.supervisor.processes import Event, EventKind, ProcessPlan, StartFailed, Supervisor
+from paymesh_cli.supervisor.processes import Event, EventKind, ProcessPlan, StartFailed, Supervisor
 from tests.support.processes import Process, Processes
 
 DEADLINE_SECONDS = 10.0
@@ -161,7 +161,7 @@ async def test_verbose_shows_lines_and_still_writes_the_log(watch: Callable[...,
 SUPERVISOR = """
 import asyncio, sys
 from pathlib import Path
-from mesh.supervisor.processes import ProcessPlan, Supervisor
+from paymesh_cli.supervisor.processes import ProcessPlan, Supervisor
 
 async def well():
     return ""

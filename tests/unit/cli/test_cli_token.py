@@ -6,10 +6,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from mesh.auth import Role, UserTokens
-from mesh.cli import paymesh
 from mesh.clock import SystemClock
 from mesh.settings import read_secret
-from mesh.supervisor.installation import Installation
+from paymesh_cli import paymesh
+from paymesh_cli.supervisor.installation import Installation
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import sys
 
 import pytest
 
-from mesh.cli.terminal import Terminal, neutral, shown, shown_progress, table
 from mesh.progress import begins, looked_at
+from paymesh_cli.terminal import Terminal, neutral, shown, shown_progress, table
 
 ID = "ACT01M8KRPNZD958Y5S3TZRZS3BXY"
 OBEYED = [
@@ -76,7 +76,7 @@ def test_a_string_that_nobody_cleaned_is_cleaned_on_its_way_out() -> None:
     assert out.getvalue().count(r"\x1b[2J") == 2
 
 
-PROGRAM = "from mesh.cli import main; import mesh.cli.terminal as t, mesh.cli as c; c._speak_any_encoding(); t.Terminal().print('Zo\\xeb \\u676f')"
+PROGRAM = "from paymesh_cli import main; import paymesh_cli.terminal as t, paymesh_cli as c; c._speak_any_encoding(); t.Terminal().print('Zo\\xeb \\u676f')"
 
 
 @pytest.mark.parametrize(

@@ -20,12 +20,13 @@ import yaml
 from click.testing import CliRunner
 
 from mesh.auth import UserTokens
-from mesh.cli import paymesh
-from mesh.cli.checks import Level
-from mesh.cli.safety import check_production
 from mesh.clock import SystemClock
 from mesh.settings import MeshSettings, read_settings
-from mesh.variables import settings_of, strange_variables
+from mesh.variables import strange_variables
+from paymesh_cli import paymesh
+from paymesh_cli.checks import Level
+from paymesh_cli.safety import check_production
+from paymesh_cli.service_settings import SETTINGS
 from tests.support.processes import ROOT, Processes
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
@@ -105,14 +106,14 @@ def read_as(name: str, module: str, made: Path, monkeypatch: pytest.MonkeyPatch)
             if value.startswith("/secrets")
             else value,
         )
-    return read_settings(settings_of(module))
+    return read_settings(SETTINGS[module])
 
 
 @pytest.mark.parametrize(("name", "module"), OURS.items())
 def test_every_variable_of_a_service_is_a_setting_that_it_accepts(
     name: str, module: str, made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert list(strange_variables(SERVICES[name]["environment"])) == []
+    assert list(strange_variables(SERVICES[name]["environment"], SETTINGS.values())) == []
     settings = read_as(name, module, made, monkeypatch)
     assert (settings.host, settings.service, settings.environment) == (
         "0.0.0.0",

@@ -7,13 +7,14 @@ from __future__ import annotations
 import ast
 import re
 
-from mesh.cli import _COMMANDS
-from mesh.variables import SERVICES, known_variables
+from mesh.variables import known_variables
+from paymesh_cli import _COMMANDS
+from paymesh_cli.service_settings import SETTINGS
 from tests.support.processes import ROOT
 from tests.support.sources import parsed
 
 PAGE = (ROOT / "docs" / "operations.md").read_text()
-PACKAGES = ("mesh", *SERVICES)
+PACKAGES = ("mesh", *SETTINGS)
 
 
 def alerts() -> set[str]:
@@ -55,7 +56,7 @@ def test_settings_and_commands_that_it_names_exist() -> None:
     names = set(re.findall(r"`([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)[`=]", PAGE)) - {
         "CAPTURE_CONTRADICTED"
     }
-    known = known_variables()
+    known = known_variables(SETTINGS.values())
     settings = {
         name
         for name in names

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from mesh.variables import (
-    SERVICES,
     StrangeVariable,
+    installed_settings,
     known_variables,
-    settings_of,
     strange_variables,
 )
+from paymesh_cli.service_settings import SETTINGS
 
 
 @pytest.mark.parametrize(
@@ -32,21 +32,29 @@ from mesh.variables import (
     ],
 )
 def test_a_misspelt_variable_is_named_with_the_one_that_was_meant(written: str, meant: str) -> None:
-    [found] = strange_variables({written: "1", "PATH": "/bin", "PAYMESH_HOST": "127.0.0.1"})
+    [found] = strange_variables(
+        {written: "1", "PATH": "/bin", "PAYMESH_HOST": "127.0.0.1"}, SETTINGS.values()
+    )
     assert found.name == written
     if meant:
         assert found == StrangeVariable(written, meant)
 
 
-@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize("service", SETTINGS)
 def test_no_setting_of_any_service_is_called_strange_by_any(service: str) -> None:
-    assert list(strange_variables(dict.fromkeys(known_variables(), "1"), service=service)) == []
-
-
-def test_every_service_has_its_own_settings() -> None:
-    assert [settings_of(service).model_fields["service"].default for service in SERVICES] == list(
-        SERVICES
+    assert (
+        list(
+            strange_variables(
+                dict.fromkeys(known_variables(SETTINGS.values()), "1"), [SETTINGS[service]]
+            )
+        )
+        == []
     )
+
+
+def test_every_service_has_its_own_settings_and_installs_them() -> None:
+    assert {kind.model_fields["service"].default: kind for kind in SETTINGS.values()} == SETTINGS
+    assert set(installed_settings()) == set(SETTINGS.values()), "after pyproject: make install"
 
 
 def test_a_process_warns_of_it_and_of_nothing_that_others_read(tmp_path: Path) -> None:

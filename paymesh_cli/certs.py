@@ -1,0 +1,56 @@
+"""`paymesh certs`: a private CA and a certificate per service, for TLS between services."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+
+from mesh.clock import SystemClock
+from paymesh_cli.certificates import CertificateAuthority
+from paymesh_cli.supervisor.plan import DEFAULT_PORTS
+
+_SERVICE = re.compile(r"[a-z][a-z0-9_]{0,31}", re.ASCII)
+
+
+@click.command()
+@click.option(
+    "--out",
+    "directory",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where ca.pem, ca.key and the rest go.",
+)
+@click.option(
+    "--service",
+    "services",
+    multiple=True,
+    default=tuple(DEFAULT_PORTS),
+    show_default=True,
+    help="May be repeated.",
+)
+def certs(directory: Path, services: tuple[str, ...]) -> None:
+    """Makes a private CA (once) and a fresh certificate for each service; prints the settings that
+    use them.
+
+    Running services read a replaced certificate without a restart. Keep ca.key to yourself: whoever
+    has it can speak as any service.
+    """
+    for service in services:
+        if _SERVICE.fullmatch(service) is None:
+            raise click.BadParameter(
+                f"{service!r}: expected the name of a service, e.g. payment_rpc",
+                param_hint="--service",
+            )
+    directory = directory.absolute()
+    authority = CertificateAuthority(directory, clock=SystemClock())
+    try:
+        authority.ensure()
+        for service in services:
+            files = authority.issue(service)
+            click.echo(f"{service.upper()}_TLS_CA_FILE={files.ca}")
+            click.echo(f"{service.upper()}_TLS_CERT_FILE={files.cert}")
+            click.echo(f"{service.upper()}_TLS_KEY_FILE={files.key}")
+    except (OSError, TypeError, ValueError) as problem:
+        raise click.ClickException(f"{directory}: {problem}") from None

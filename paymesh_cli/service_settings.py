@@ -1,0 +1,21 @@
+"""The settings of every process of the mesh, by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from gateway.settings import GatewaySettings
+from mesh.settings import MeshSettings
+from order_rpc.settings import OrderSettings
+from payment_rpc.settings import PaymentSettings
+from sandbox.settings import SandboxSettings
+from seckill_rpc.settings import SeckillSettings
+
+SETTINGS: Final[Mapping[str, type[MeshSettings]]] = {
+    "payment_rpc": PaymentSettings,
+    "order_rpc": OrderSettings,
+    "seckill_rpc": SeckillSettings,
+    "gateway": GatewaySettings,
+    "sandbox": SandboxSettings,
+}

