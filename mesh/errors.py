@@ -32,7 +32,8 @@ from typing import ClassVar
 
 class Outcome(StrEnum):
     """What happened to the money when a call about money failed. Names equal
-    `paymesh.common.v1.Outcome`.
+    `paymesh.common.v1.Outcome`. Here and not in payment_rpc, because the pipeline adds it to every
+    refusal of a method that the contract marks as moving money, and the gateway shows it.
     """
 
     NOT_ATTEMPTED = "NOT_ATTEMPTED"  # proven that no channel was asked

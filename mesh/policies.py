@@ -23,7 +23,8 @@ from paymesh.options.v1 import options_pb2
 from mesh.bounds import BoundMissing, request_bytes_max
 from mesh.call import Role
 
-DEFAULT_MERCHANT = "mall"  # our own shop: the tenant of whoever names none
+# The tenant of a caller whose token names none. Here, because every service must mean the same one.
+DEFAULT_MERCHANT = "mall"
 
 _ROLES = {
     options_pb2.ROLE_PUBLIC: Role.PUBLIC,

@@ -17,12 +17,12 @@ from itertools import groupby
 
 import pytest
 
-from mesh.failpoints import POINTS
 from tests.conftest import PROOF
 from tests.e2e import order_crashes, payment_crashes
 from tests.e2e.crashes import RUNS, TIMES, Crash, CrashMesh, Mode, Run, Scenario, table
 from tests.e2e.mesh_processes import FREE_PORTS, MeshProcesses
 from tests.support.processes import Processes
+from tests.support.sources import failpoints
 
 SCENARIOS = [*payment_crashes.SCENARIOS, *order_crashes.SCENARIOS]
 SEED = os.environ["PMTEST_SEED"]
@@ -158,8 +158,8 @@ def test_a_scenario_without_a_crash_fails_the_run(crash_mesh: CrashMesh) -> None
 
 def test_every_point_of_the_code_has_a_story() -> None:
     # test_seckill_faults.py has theirs
-    flash_sales = {point for point in POINTS if point.startswith("seckill.")}
-    assert {scenario.point for scenario in SCENARIOS} == set(POINTS) - flash_sales
+    flash_sales = {point for point in failpoints() if point.startswith("seckill.")}
+    assert {scenario.point for scenario in SCENARIOS} == set(failpoints()) - flash_sales
     assert len({(scenario.service, scenario.name) for scenario in SCENARIOS}) == len(SCENARIOS)
     assert len({scenario.point for scenario, _ in matrix()}) >= PAYMENT_POINTS + 1
 

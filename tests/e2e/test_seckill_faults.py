@@ -28,7 +28,6 @@ from mesh.audit import AuditTolerance
 from mesh.clock import SystemClock
 from mesh.db import Database
 from mesh.errors import Unavailable
-from mesh.failpoints import POINTS
 from paymesh_cli.audit.parts import audit_databases
 from tests.conftest import PROOF
 from tests.e2e import seckill_faults, seckill_life, seckill_troubles
@@ -39,6 +38,7 @@ from tests.e2e.seckill_processes import API_KEY, BACKS, SeckillProcesses
 from tests.e2e.seckill_runs import RUNS, SaleRun
 from tests.e2e.seckill_sale import Untested, sale_of
 from tests.support.databases import open_patiently
+from tests.support.sources import failpoints
 
 TABLES: dict[str, ModuleType] = {
     "seckill_rpc": seckill_rpc.tables,
@@ -281,7 +281,7 @@ async def test_the_audit_finds_nothing_after_all_of_them(last_stage: SeckillProc
 
 def test_every_point_of_the_flash_sale_has_a_scenario() -> None:
     names = " ".join(each.name for each in (*SCENARIOS, *seckill_life.STORIES))
-    for point in POINTS:
+    for point in failpoints():
         if point.startswith("seckill."):
             _, what, step = point.split(".")
             assert re.search(rf"kill -9 (seckill\.{what}\.)?{step}\b", names), point

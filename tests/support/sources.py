@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ast
 import gc
+from functools import cache
 from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def parsed(path: Path) -> ast.Module:
@@ -17,3 +20,22 @@ def parsed(path: Path) -> ast.Module:
     finally:
         if was_enabled:
             gc.enable()
+
+
+@cache
+def failpoints() -> tuple[str, ...]:
+    """The name of every `failpoint("…")` in the product."""
+    return tuple(
+        sorted(
+            {
+                str(inner.value)
+                for folder in ("mesh", "payment_rpc", "order_rpc", "seckill_rpc")
+                for path in (ROOT / folder).rglob("*.py")
+                for node in ast.walk(parsed(path))
+                if isinstance(node, ast.Call)
+                and getattr(node.func, "id", getattr(node.func, "attr", "")) == "failpoint"
+                for inner in ast.walk(node.args[0])
+                if isinstance(inner, ast.Constant) and "." in str(inner.value)
+            }
+        )
+    )

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import ast
+import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from mesh import failpoints
-from mesh.failpoints import POINTS, FailpointRaised, failpoint
+from mesh.failpoints import FailpointRaised, failpoint
 from tests.support.processes import ROOT, Processes
-from tests.support.sources import parsed
+from tests.support.sources import failpoints as points_of_the_product
+
+POINTS = points_of_the_product()
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +37,7 @@ def test_no_points_are_fine_everywhere() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        "payment.charge.nowhere=kill",
+        "payment charge=kill",
         f"{POINTS[0]}=explode",
         POINTS[0],
         f"{POINTS[0]}=",
@@ -82,18 +83,12 @@ def test_a_process_dies_at_its_point(processes: Processes, action: str, number: 
     assert "alive" in process.log_text()
 
 
-def test_every_point_that_is_named_is_passed_somewhere_and_the_other_way_round() -> None:
-    passed: set[str] = set()
-    for folder in ("mesh", "payment_rpc", "order_rpc", "seckill_rpc"):
-        for path in sorted(Path(ROOT, folder).rglob("*.py")):
-            for node in ast.walk(parsed(path)):
-                if (
-                    isinstance(node, ast.Call)
-                    and getattr(node.func, "id", getattr(node.func, "attr", "")) == "failpoint"
-                ):
-                    passed |= {
-                        str(inner.value)
-                        for inner in ast.walk(node.args[0])
-                        if isinstance(inner, ast.Constant) and "." in str(inner.value)
-                    }
-    assert passed == set(POINTS)
+def test_every_point_that_a_test_arms_is_in_the_product() -> None:
+    armed = re.compile(r"([a-z_]+\.[a-z_]+\.[a-z_]+)=(?:kill|term|raise)")
+    found = {
+        point
+        for path in (ROOT / "tests").rglob("*.py")
+        for point in armed.findall(path.read_text())
+    }
+    assert found
+    assert found - set(POINTS) == set()
