@@ -22,15 +22,15 @@ from bench.rpc import close_channels, make_tokens, open_channels
 from bench.seckill_sale import Sale, open_rows
 from bench.seckill_servers import DATABASE_URL, REDIS_URL
 from bench.servers import SECRET_FILE, USERS
-from seckill_rpc.stock.connection import open_stock
-from seckill_rpc.usecases import door
+from seckill_rpc.redis.connection import open_admission_redis
+from seckill_rpc.usecases.admission import gate
 
 METHOD = "/paymesh.seckill.v1.SeckillService/SeckillAction"
 CONCURRENCY = 64
 ROUND_SECONDS = 0.5  # short, so that what else the machine does falls on all arms alike
 PLENTY = 100_000_000  # units
 CLICKS_OF_ONE = 100_000  # limit per buyer of the sale that sells: all of his clicks are served
-FLAG_SECONDS_MIN = door.REFUSAL_SECONDS * (1 - door.JITTER)
+FLAG_SECONDS_MIN = gate.REFUSAL_SECONDS * (1 - gate.JITTER)
 # of a process that are under way at once, a setting: when a flag has ended, so many may ask
 # together
 CALLS_MAX = 2
@@ -90,7 +90,7 @@ async def measure_action(folder: Path, redis_url: str, *, rounds: int) -> Action
         DATABASE_URL: f"sqlite+aiosqlite:///{folder / 'seckill.db'}",
     }
     tokens = make_tokens(folder / "secret")
-    db, redis = await open_rows(environment[DATABASE_URL]), open_stock(redis_url)
+    db, redis = await open_rows(environment[DATABASE_URL]), open_admission_redis(redis_url)
     sold = await Sale.open(db, redis, sku_id="sold", total=1)
     await sold.admit(range(USERS, USERS + 1))  # somebody who does not click below
     await sold.drain()
@@ -185,7 +185,7 @@ async def measure_wait(
         DATABASE_URL: database_url,
     }
     tokens = make_tokens(folder / "secret")
-    db, redis = await open_rows(database_url), open_stock(redis_url)
+    db, redis = await open_rows(database_url), open_admission_redis(redis_url)
     await Sale.open(db, redis, sku_id="plenty", total=PLENTY, limit=CLICKS_OF_ONE)
     await db.close()
     await redis.aclose()

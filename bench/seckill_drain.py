@@ -35,11 +35,11 @@ from order_rpc.app import RETRY_CONSTRAINTS, Choices, OrderApp
 from order_rpc.tables import metadata as order_metadata
 from order_rpc.usecases.allocating import Allocate, SeckillOrder
 from order_rpc.usecases.catalog import CreateProduct
-from seckill_rpc.stock.connection import open_stock
-from seckill_rpc.stock.keys import GROUP
-from seckill_rpc.stock.line import RESULT_SECONDS
-from seckill_rpc.stock.scripts import ScriptName
-from seckill_rpc.usecases.consuming import ROUNDS_MAX
+from seckill_rpc.redis.admission_queue import RESULT_SECONDS
+from seckill_rpc.redis.connection import open_admission_redis
+from seckill_rpc.redis.keys import GROUP
+from seckill_rpc.redis.scripts import ScriptName
+from seckill_rpc.usecases.consumer.consumer import ROUNDS_MAX
 
 TURN = ROUNDS_MAX * BATCH  # orders of one consumer before the other arm has its turn
 ORDER_SECONDS = 3.0
@@ -65,7 +65,7 @@ async def measure_drain(
     redis_url: str, database_url: str, *, buyers: int, consumers: Sequence[int]
 ) -> list[DrainReport]:
     """Each arm drains `buyers` buyers, turn by turn, of one line."""
-    db, redis = await open_rows(database_url), open_stock(redis_url)
+    db, redis = await open_rows(database_url), open_admission_redis(redis_url)
     pool = await _pool(database_url, max(consumers))
     try:
         return [
@@ -103,7 +103,7 @@ async def _drain(sale: Sale, pool: Any, buyers: int, consumers: int) -> DrainRep
             cpu[name] += process_time() - cpu_begin
             if done != TURN * consumers:
                 raise AssertionError(f"{name}: {done} of {TURN * consumers}")
-    if await sale.line.waiting(sale.keys) != (0, 0):
+    if await sale.queue.waiting(sale.keys) != (0, 0):
         raise AssertionError("somebody still stands in the line")
     total = turns * TURN * consumers
     return DrainReport(
@@ -122,11 +122,11 @@ async def _sum(works: Sequence[Awaitable[int]]) -> int:
 async def _record(sale: Sale) -> list[tuple[str, Any]]:
     """The statements of one whole batch."""
     consumer = sale.consumer()
-    entries = await sale.line.read(sale.keys, "recorder", count=BATCH, block_ms=100)
+    entries = await sale.queue.read(sale.keys, "recorder", count=BATCH, block_ms=100)
     await consumer._settle(sale.keys, entries)  # noqa: SLF001  the first batch also connects
     recording = Recording()
     recording.listen(sale.db)
-    entries = await sale.line.read(sale.keys, "recorder", count=BATCH, block_ms=100)
+    entries = await sale.queue.read(sale.keys, "recorder", count=BATCH, block_ms=100)
     await consumer._settle(sale.keys, entries)  # noqa: SLF001
     recording.stop(sale.db)
     [statements] = recording.transactions
@@ -149,7 +149,7 @@ class _Bare:
         async with self._pool.acquire() as connection, connection.cursor() as cursor:
             for _ in range(ROUNDS_MAX):
                 found: Any = await self._redis.xreadgroup(
-                    GROUP, f"bare{number}", {keys.line: ">"}, count=BATCH
+                    GROUP, f"bare{number}", {keys.queue: ">"}, count=BATCH
                 )
                 rows = next(iter(found.values())) if isinstance(found, dict) else found[0][1]
                 rows = rows[0] if len(rows) == 1 and isinstance(rows[0], list) else rows
@@ -195,7 +195,7 @@ class _Bare:
         views = [keys.view(fields["u"]) for _, fields in rows]
         return int(
             await self._sale.scripts.run(
-                ScriptName.FINISH, [keys.meta, keys.users, keys.line, *views], args
+                ScriptName.FINISH, [keys.meta, keys.users, keys.queue, *views], args
             )
         )
 
@@ -219,7 +219,7 @@ async def measure_rebuild(
     redis_url: str, database_url: str, *, live: int, queued: int
 ) -> tuple[float, float]:
     """Seconds of a rebuild with live orders, and of one with buyers in the line."""
-    db, redis = await open_rows(database_url), open_stock(redis_url)
+    db, redis = await open_rows(database_url), open_admission_redis(redis_url)
     try:
         sold = await Sale.open(db, redis, sku_id="rebuild-live", total=10_000_000)
         await sold.admit(range(live))
@@ -234,7 +234,7 @@ async def measure_rebuild(
 
 async def _rebuild(sale: Sale) -> float:
     begin = perf_counter()
-    if not await sale.rebuilding.rebuild(sale.activity.activity_id):
+    if not await sale.rebuilder.rebuild(sale.activity.activity_id):
         raise AssertionError("somebody else rebuilds")
     return perf_counter() - begin
 

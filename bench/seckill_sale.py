@@ -14,17 +14,17 @@ from mesh.ids import UlidIds
 from mesh.money import Money
 from seckill_rpc.app import RETRY_CONSTRAINTS
 from seckill_rpc.domain.activity import Activity, ActivityVerb, AdmissionMode
-from seckill_rpc.stock.admission import AdmitCode, Click, admit
-from seckill_rpc.stock.keys import Keys, keys_of
-from seckill_rpc.stock.lease import Lease
-from seckill_rpc.stock.line import Line
-from seckill_rpc.stock.loading import Loading
-from seckill_rpc.stock.scripts import Scripts
+from seckill_rpc.redis.admission_queue import AdmissionQueue
+from seckill_rpc.redis.admit import AdmitCode, Click, admit
+from seckill_rpc.redis.keys import Keys, keys_of
+from seckill_rpc.redis.lease import Lease
+from seckill_rpc.redis.loader import ActivityLoader
+from seckill_rpc.redis.scripts import Scripts
 from seckill_rpc.store import activities
 from seckill_rpc.tables import metadata
-from seckill_rpc.usecases.attention import Attention
-from seckill_rpc.usecases.consuming import ConsumerChoices, Consuming
-from seckill_rpc.usecases.rebuilding import Rebuilding
+from seckill_rpc.usecases.consumer.consumer import Consumer, ConsumerSettings
+from seckill_rpc.usecases.hot_set import HotSet
+from seckill_rpc.usecases.rebuild import Rebuilder
 
 HOUR = timedelta(hours=1)
 BATCH = 500
@@ -47,12 +47,12 @@ class Sale:
         self.activity = activity
         self.keys: Keys = keys_of(activity)
         self.scripts = Scripts(redis)
-        self.line = Line(redis, self.scripts)
+        self.queue = AdmissionQueue(redis, self.scripts)
         self.clock = SystemClock()
         self.ids = UlidIds(self.clock)
-        self.loading = Loading(self.scripts)
-        self.rebuilding = Rebuilding(
-            db=db, clock=self.clock, ids=self.ids, loading=self.loading, lease=Lease(self.scripts)
+        self.loader = ActivityLoader(self.scripts)
+        self.rebuilder = Rebuilder(
+            db=db, clock=self.clock, ids=self.ids, loader=self.loader, lease=Lease(self.scripts)
         )
 
     @classmethod
@@ -80,7 +80,7 @@ class Sale:
         )
         await db.run(activities.insert, activity)
         sale = cls(db, redis, activity)
-        if not await sale.rebuilding.rebuild(activity.activity_id):
+        if not await sale.rebuilder.rebuild(activity.activity_id):
             raise AssertionError("somebody else rebuilds")
         return sale
 
@@ -95,17 +95,17 @@ class Sale:
             if any(admission.code is not AdmitCode.QUEUED for admission in admissions):
                 raise AssertionError("a buyer was not admitted")
 
-    def consumer(self) -> Consuming:
+    def consumer(self) -> Consumer:
         """A consumer of this line alone."""
-        return Consuming(
+        return Consumer(
             db=self.db,
-            line=self.line,
+            queue=self.queue,
             scripts=self.scripts,
             clock=self.clock,
             ids=self.ids,
             running=lambda: [self.activity],
-            attention=Attention(monotonic=time.monotonic),
-            choices=ConsumerChoices(name=self.ids.new("CON"), batch_size=BATCH),
+            hot_set=HotSet(monotonic=time.monotonic),
+            settings=ConsumerSettings(name=self.ids.new("CON"), batch_size=BATCH),
         )
 
     async def drain(self) -> None:

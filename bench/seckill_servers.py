@@ -32,8 +32,8 @@ from mesh.server import MeshServer
 from mesh.settings import read_secret
 from seckill_rpc.app import RETRY_CONSTRAINTS, SeckillApp
 from seckill_rpc.domain.ticket import Tickets
+from seckill_rpc.redis.connection import open_admission_redis
 from seckill_rpc.settings import SeckillSettings
-from seckill_rpc.stock.connection import open_stock
 from seckill_rpc.tables import metadata
 
 DATABASE_URL = "BENCH_DATABASE_URL"
@@ -124,7 +124,7 @@ async def _seckill_rpc(settings: SeckillSettings) -> int:
     )
     app = SeckillApp(
         db=db,
-        redis=open_stock(os.environ[REDIS_URL]),
+        redis=open_admission_redis(os.environ[REDIS_URL]),
         clock=clock,
         monotonic=time.monotonic,
         jitter=Random().random,

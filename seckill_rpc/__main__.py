@@ -28,10 +28,10 @@ from mesh.purge import purge_worker
 from mesh.server import MeshServer, serve
 from mesh.settings import read_secrets
 from seckill_rpc.app import RETRY_CONSTRAINTS, SeckillApp
+from seckill_rpc.clients import Allocations
 from seckill_rpc.domain.ticket import Tickets
-from seckill_rpc.neighbours import Allocations
+from seckill_rpc.redis.connection import RedisCheck, UnsafeRedis, open_admission_redis, require_safe
 from seckill_rpc.settings import SeckillSettings
-from seckill_rpc.stock.connection import StockCheck, UnsafeRedis, open_stock, require_safe
 from seckill_rpc.tables import metadata
 
 REDIS_ATTEMPTS = 20  # a Redis that starts beside us is there within seconds
@@ -60,7 +60,7 @@ async def run(settings: SeckillSettings) -> None:
         retry_constraints=RETRY_CONSTRAINTS,
     )
     await migrations.check_current("seckill_rpc", db.engine)
-    redis = open_stock(settings.redis_url, command_seconds=settings.redis_timeout_seconds)
+    redis = open_admission_redis(settings.redis_url, command_seconds=settings.redis_timeout_seconds)
     await check_redis(
         redis, is_durable=not settings.is_development, is_vouched_for=settings.redis_vouched
     )
@@ -89,7 +89,7 @@ async def run(settings: SeckillSettings) -> None:
         db=db, clock=clock, retention=timedelta(days=settings.delivered_retention_days)
     )
     dependencies = Dependencies(
-        {"database": db.check, "redis": StockCheck(redis).ask}, server.set_usable
+        {"database": db.check, "redis": RedisCheck(redis).ask}, server.set_usable
     )
     await serve(
         settings,

@@ -18,38 +18,38 @@ from mesh.paging import PageTokens
 from mesh.server import MeshServer, Runs
 from mesh.token_buckets import TokenBuckets
 from mesh.worker import QUIET_SECONDS, Worker
+from seckill_rpc.clients import Allocations
 from seckill_rpc.domain.activity import Activity
 from seckill_rpc.domain.ticket import Tickets
-from seckill_rpc.neighbours import Allocations
+from seckill_rpc.redis.admission_queue import AdmissionQueue
+from seckill_rpc.redis.lease import Lease
+from seckill_rpc.redis.loader import ActivityLoader
+from seckill_rpc.redis.pipelined_connection import PipelinedConnection
+from seckill_rpc.redis.scripts import Scripts
+from seckill_rpc.redis.views import Views
+from seckill_rpc.redis.wakeups import Notices, Waiters, Wakeups
 from seckill_rpc.servicer.activities import ActivityServicer
 from seckill_rpc.servicer.seckill import SeckillServicer
 from seckill_rpc.settings import SeckillSettings
-from seckill_rpc.stock.lane import Lane
-from seckill_rpc.stock.lease import Lease
-from seckill_rpc.stock.line import Line
-from seckill_rpc.stock.loading import Loading
-from seckill_rpc.stock.scripts import Scripts
-from seckill_rpc.stock.views import Views
-from seckill_rpc.stock.wakeups import Notices, Waiters, Wakeups
-from seckill_rpc.usecases.activities import Activities
-from seckill_rpc.usecases.attention import Attention
-from seckill_rpc.usecases.audience import Audience
-from seckill_rpc.usecases.clicking import Clicking, DoorSettings
-from seckill_rpc.usecases.closing import Closing, DropDestination
-from seckill_rpc.usecases.consuming import ConsumerChoices, Consuming
-from seckill_rpc.usecases.door import Jitter
-from seckill_rpc.usecases.drawing import Drawing
+from seckill_rpc.usecases.activity_lifecycle.activities import Activities
+from seckill_rpc.usecases.activity_lifecycle.closer import Closer, DropDestination
+from seckill_rpc.usecases.activity_lifecycle.publisher import Publisher
+from seckill_rpc.usecases.activity_lifecycle.transitions import ActivityTransitions
+from seckill_rpc.usecases.admission.gate import Jitter
+from seckill_rpc.usecases.admission.registry import ActivityRegistry
+from seckill_rpc.usecases.admission.result_cache import ResultCache
+from seckill_rpc.usecases.admission.seckill_action import Admission, AdmissionSettings
+from seckill_rpc.usecases.consumer.consumer import Consumer, ConsumerSettings
+from seckill_rpc.usecases.draw import Draws
 from seckill_rpc.usecases.events import TOPIC
-from seckill_rpc.usecases.keeping import Keeping
-from seckill_rpc.usecases.known import Known
-from seckill_rpc.usecases.publishing import Publishing
-from seckill_rpc.usecases.rebuilding import Rebuilding
-from seckill_rpc.usecases.registry import Registry
+from seckill_rpc.usecases.hot_set import HotSet
+from seckill_rpc.usecases.outbox_to_order import OrderRpcDestination
+from seckill_rpc.usecases.outbox_to_redis import RedisDestination
+from seckill_rpc.usecases.rebuild import Rebuilder
+from seckill_rpc.usecases.reconciler import Reconciler
+from seckill_rpc.usecases.result_listener import ResultListener
 from seckill_rpc.usecases.results import Results
-from seckill_rpc.usecases.returning import Returning
-from seckill_rpc.usecases.stepping import Stepping
-from seckill_rpc.usecases.to_order_rpc import OrderRpcDestination
-from seckill_rpc.usecases.to_redis import RedisDestination
+from seckill_rpc.usecases.returns import Returns
 from seckill_rpc.workers import make_back_workers, make_front_workers
 
 # Somebody was quicker with the same batch: the transaction runs again and finds it.
@@ -74,18 +74,18 @@ class SeckillApp:
         settings: SeckillSettings,
         events: Redis | None = None,
     ) -> None:
-        """`redis`: of `open_stock`. `events`: of event streams; None: the same. `monotonic` and
-        `jitter` (draws from 0 to 1): for waits and for spreading them."""
+        """`redis`: of `open_admission_redis`. `events`: the Redis of event streams; None: the same.
+        `monotonic` and `jitter` (draws from 0 to 1) time waits and spread them."""
         self.scripts = Scripts(redis)
-        self.line, self.loading, self.lease, self.views = (
-            Line(redis, self.scripts),
-            Loading(self.scripts),
+        self.queue, self.loader, self.lease, self.views = (
+            AdmissionQueue(redis, self.scripts),
+            ActivityLoader(self.scripts),
             Lease(self.scripts),
             Views(redis),
         )
-        self.registry = Registry(db=db, monotonic=monotonic)
-        self.attention = Attention(monotonic=monotonic)
-        self.registry.on_change(self.attention.look_at)
+        self.registry = ActivityRegistry(db=db, monotonic=monotonic)
+        self.hot_set = HotSet(monotonic=monotonic)
+        self.registry.on_change(self.hot_set.touch)
         self.notices = Notices(redis)
         self.consumers = [
             self.make_consumer(db=db, clock=clock, ids=ids, settings=settings)
@@ -109,17 +109,17 @@ class SeckillApp:
             tickets=tickets,
             settings=settings,
         )
-        self.returning = Returning(db=db, clock=clock, ids=ids)
+        self.returns = Returns(db=db, clock=clock, ids=ids)
         self.relays = [
             Relay(
                 db=db,
                 clock=clock,
                 destination=OrderRpcDestination(
-                    db=db, allocations=allocations, returning=self.returning, clock=clock
+                    db=db, allocations=allocations, returns=self.returns, clock=clock
                 ),
             ),
-            Relay(db=db, clock=clock, destination=RedisDestination(db=db, line=self.line)),
-            Relay(db=db, clock=clock, destination=DropDestination(db=db, loading=self.loading)),
+            Relay(db=db, clock=clock, destination=RedisDestination(db=db, queue=self.queue)),
+            Relay(db=db, clock=clock, destination=DropDestination(db=db, loader=self.loader)),
             Relay(
                 db=db,
                 clock=clock,
@@ -146,11 +146,11 @@ class SeckillApp:
                 db=db,
                 consumers=self.consumers,
                 registry=self.registry,
-                keeping=self.keeping,
-                attention=self.attention,
-                publishing=self.publishing,
-                closing=self.closing,
-                drawing=self.drawing,
+                reconciler=self.reconciler,
+                hot_set=self.hot_set,
+                publisher=self.publisher,
+                closer=self.closer,
+                draws=self.draws,
                 relays=self.relays,
                 idle_seconds=settings.scan_interval_seconds,
                 keeper_seconds=settings.keeper_interval_seconds,
@@ -158,17 +158,17 @@ class SeckillApp:
 
     def make_consumer(
         self, *, db: Database, clock: Clock, ids: Ids, settings: SeckillSettings
-    ) -> Consuming:
+    ) -> Consumer:
         """One more consumer of the lines, under a name of its own."""
-        return Consuming(
+        return Consumer(
             db=db,
-            line=self.line,
+            queue=self.queue,
             scripts=self.scripts,
             clock=clock,
             ids=ids,
             running=self.registry.running,
-            attention=self.attention,
-            choices=ConsumerChoices(
+            hot_set=self.hot_set,
+            settings=ConsumerSettings(
                 name=ids.new("CON"),
                 batch_size=settings.consumer_batch_size,
                 queued_seconds=settings.queued_seconds,
@@ -177,19 +177,19 @@ class SeckillApp:
 
     async def catch_up(self) -> int:
         """One round of learning who takes part in activities."""
-        return await self.audience.run_once(self.wakeups)
+        return await self.listener.run_once(self.wakeups)
 
     def _changed_here(self, activity: Activity) -> None:
         self.registry.learn(activity)
         self.notices.tell(activity.activity_id)
 
     def _troubled(self, activity_id: str) -> None:
-        if not self.attention.is_on(activity_id):
+        if not self.hot_set.is_hot(activity_id):
             self.notices.tell(activity_id)
-        self.attention.suspect(activity_id)
+        self.hot_set.suspect(activity_id)
 
     def _noticed(self, activity_id: str) -> None:
-        self.attention.look_at(activity_id)
+        self.hot_set.touch(activity_id)
         self._refresher.wake()
 
     def _listens(self) -> None:
@@ -197,18 +197,18 @@ class SeckillApp:
         was not heard.
         """
         for activity in self.registry.running():
-            self.attention.look_at(activity.activity_id)
+            self.hot_set.touch(activity.activity_id)
         self._catcher.wake()
 
     def add_to(self, server: MeshServer) -> None:
         """Puts the services of seckill_rpc behind a server's pipeline."""
         server.add(
             activity_pb2_grpc.add_ActivityServiceServicer_to_server,
-            ActivityServicer(activities=self.activities, rebuilding=self.rebuilding),
+            ActivityServicer(activities=self.activities, rebuilder=self.rebuilder),
         )
         server.add(
             seckill_pb2_grpc.add_SeckillServiceServicer_to_server,
-            SeckillServicer(clicking=self.clicking, results=self.results, returning=self.returning),
+            SeckillServicer(admission=self.admission, results=self.results, returns=self.returns),
         )
 
     def _make_life(
@@ -222,46 +222,48 @@ class SeckillApp:
         settings: SeckillSettings,
     ) -> None:
         """What opens, keeps and ends activities."""
-        loading, line = self.loading, self.line
-        self.stepping = Stepping(db=db, clock=clock, ids=ids, on_change=self._changed_here)
-        self.rebuilding = Rebuilding(db=db, clock=clock, ids=ids, loading=loading, lease=self.lease)
-        self.drawing = Drawing(
+        loader, queue = self.loader, self.queue
+        self.transitions = ActivityTransitions(
+            db=db, clock=clock, ids=ids, on_change=self._changed_here
+        )
+        self.rebuilder = Rebuilder(db=db, clock=clock, ids=ids, loader=loader, lease=self.lease)
+        self.draws = Draws(
             db=db,
             clock=clock,
             scripts=self.scripts,
-            loading=loading,
+            loader=loader,
             queued_seconds=settings.queued_seconds,
         )
-        self.publishing = Publishing(
+        self.publisher = Publisher(
             db=db,
             clock=clock,
-            stepping=self.stepping,
-            shelf=allocations,
-            loading=loading,
-            rebuilding=self.rebuilding,
+            transitions=self.transitions,
+            catalog=allocations,
+            loader=loader,
+            rebuilder=self.rebuilder,
         )
-        self.closing = Closing(
+        self.closer = Closer(
             db=db,
             clock=clock,
             ids=ids,
-            stepping=self.stepping,
-            loading=loading,
-            line=line,
-            rebuilding=self.rebuilding,
-            drawing=self.drawing,
+            transitions=self.transitions,
+            loader=loader,
+            queue=queue,
+            rebuilder=self.rebuilder,
+            draws=self.draws,
         )
-        self.keeping = Keeping(
+        self.reconciler = Reconciler(
             db=db,
             clock=clock,
-            loading=loading,
+            loader=loader,
             lease=self.lease,
-            rebuilding=self.rebuilding,
-            closing=self.closing,
+            rebuilder=self.rebuilder,
+            closer=self.closer,
             close_after_end=timedelta(seconds=settings.close_after_end_seconds),
-            attention=self.attention,
-            line=line,
-            has_lost_line=lambda activity_id: any(
-                each.has_lost_line(activity_id) for each in self.consumers
+            hot_set=self.hot_set,
+            queue=queue,
+            has_lost_queue=lambda activity_id: any(
+                each.has_lost_queue(activity_id) for each in self.consumers
             ),
         )
         self.activities = Activities(
@@ -269,11 +271,11 @@ class SeckillApp:
             clock=clock,
             ids=ids,
             page_tokens=page_tokens,
-            stepping=self.stepping,
-            publishing=self.publishing,
-            closing=self.closing,
-            loading=loading,
-            line=line,
+            transitions=self.transitions,
+            publisher=self.publisher,
+            closer=self.closer,
+            loader=loader,
+            queue=queue,
         )
 
     def _make_front(
@@ -289,7 +291,7 @@ class SeckillApp:
         settings: SeckillSettings,
     ) -> None:
         """What buyers meet."""
-        known = Known(monotonic=monotonic)
+        known = ResultCache(monotonic=monotonic)
         waiters = Waiters(self.views, waiters_max=settings.waiters_max)
         self.results = Results(
             db=db,
@@ -303,10 +305,13 @@ class SeckillApp:
             monotonic=monotonic,
             jitter=jitter,
         )
-        self.clicking = Clicking(
+        self.admission = Admission(
             registry=self.registry,
             scripts=Scripts(
-                redis, execute=Lane(redis, command_seconds=settings.redis_timeout_seconds).execute
+                redis,
+                execute=PipelinedConnection(
+                    redis, command_seconds=settings.redis_timeout_seconds
+                ).execute,
             ),
             results=self.results,
             known=known,
@@ -316,8 +321,8 @@ class SeckillApp:
             buckets=TokenBuckets(
                 per_second=settings.clicks_per_second, burst=settings.clicks_burst, now=monotonic
             ),
-            doors=DoorSettings(
-                line_max=settings.line_max,
+            settings=AdmissionSettings(
+                queue_max=settings.line_max,
                 draw_max=settings.draw_max,
                 queued_seconds=settings.queued_seconds,
                 batch_max=settings.coalescer_batch_max,
@@ -327,18 +332,18 @@ class SeckillApp:
             jitter=jitter,
             troubled=self._troubled,
         )
-        self.audience = Audience(
+        self.listener = ResultListener(
             db=db,
             registry=self.registry,
-            clicking=self.clicking,
+            admission=self.admission,
             known=known,
             waiters=waiters,
-            attention=self.attention,
+            hot_set=self.hot_set,
         )
         self.wakeups = Wakeups(
             redis,
-            hear=self.audience.hear,
-            deafened=self.audience.deafened,
+            hear=self.listener.hear,
+            on_disconnect=self.listener.on_disconnect,
             subscribed=self._listens,
             noticed=self._noticed,
         )

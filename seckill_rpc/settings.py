@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field
 
 from mesh.settings import MeshSettings
-from seckill_rpc.stock.admission import CLICKS_MAX, LINE_MAX, QUEUED_SECONDS
+from seckill_rpc.redis.admit import CLICKS_MAX, QUEUE_MAX, QUEUED_SECONDS
 
 
 class SeckillSettings(MeshSettings):
@@ -49,7 +49,7 @@ class SeckillSettings(MeshSettings):
     redis_vouched: bool = False
     consumers: int = Field(1, ge=0, le=16)
     consumer_batch_size: int = Field(500, ge=1, le=500)
-    line_max: int = Field(LINE_MAX, ge=1, le=10_000_000)
+    line_max: int = Field(QUEUE_MAX, ge=1, le=10_000_000)
     draw_max: int = Field(1_000_000, ge=1, le=10_000_000)
     queued_seconds: int = Field(QUEUED_SECONDS, ge=1, le=86_400)
     result_grace_seconds: float = Field(10, gt=0, le=600)

@@ -11,13 +11,13 @@ from mesh.clock import Clock
 from mesh.db import Database
 from mesh.outbox import Relay
 from mesh.worker import Worker
-from seckill_rpc.usecases.attention import Attention
-from seckill_rpc.usecases.closing import Closing
-from seckill_rpc.usecases.consuming import Consuming
-from seckill_rpc.usecases.drawing import Drawing
-from seckill_rpc.usecases.keeping import Keeping
-from seckill_rpc.usecases.publishing import Publishing
-from seckill_rpc.usecases.registry import Registry
+from seckill_rpc.usecases.activity_lifecycle.closer import Closer
+from seckill_rpc.usecases.activity_lifecycle.publisher import Publisher
+from seckill_rpc.usecases.admission.registry import ActivityRegistry
+from seckill_rpc.usecases.consumer.consumer import Consumer
+from seckill_rpc.usecases.draw import Draws
+from seckill_rpc.usecases.hot_set import HotSet
+from seckill_rpc.usecases.reconciler import Reconciler
 
 BUYERS_WAIT_SECONDS = 1.0  # longest pause after a failure, of whatever buyers in the line wait for
 PURGE_SECONDS = 600.0  # idempotency records live for a day, names of consumers for an hour
@@ -35,13 +35,13 @@ def make_front_workers(*, db: Database, clock: Clock) -> list[Worker]:
 def make_back_workers(
     *,
     db: Database,
-    consumers: Sequence[Consuming],
-    registry: Registry,
-    keeping: Keeping,
-    attention: Attention,
-    publishing: Publishing,
-    closing: Closing,
-    drawing: Drawing,
+    consumers: Sequence[Consumer],
+    registry: ActivityRegistry,
+    reconciler: Reconciler,
+    hot_set: HotSet,
+    publisher: Publisher,
+    closer: Closer,
+    draws: Draws,
     relays: Sequence[Relay],
     idle_seconds: float,
     keeper_seconds: float,
@@ -71,11 +71,11 @@ def make_back_workers(
     ]
     keeper = Worker(
         "keep",
-        noted(keeping.run_once),
-        idle_seconds=lambda: keeping.pause_seconds(keeper_seconds),
+        noted(reconciler.run_once),
+        idle_seconds=lambda: reconciler.pause_seconds(keeper_seconds),
         failure_seconds_max=BUYERS_WAIT_SECONDS,
     )
-    attention.on_first(keeper.wake)
+    hot_set.on_first_touch(keeper.wake)
 
     def others_run(_: str) -> None:
         for consumer, worker in zip(consumers, serving, strict=True):
@@ -90,14 +90,14 @@ def make_back_workers(
             Worker("forget_consumers", each.forget_others, idle_seconds=PURGE_SECONDS)
             for each in consumers[:1]
         ),
-        Worker("publish", publishing.run_once, idle_seconds=idle_seconds, traffic=traffic),
-        Worker("close", closing.run_once, idle_seconds=idle_seconds, traffic=traffic),
+        Worker("publish", publisher.run_once, idle_seconds=idle_seconds, traffic=traffic),
+        Worker("close", closer.run_once, idle_seconds=idle_seconds, traffic=traffic),
         Worker(
             "draw",
-            drawing.run_once,
+            draws.run_once,
             idle_seconds=idle_seconds,
             traffic=traffic,
-            due_in=drawing.due_in,
+            due_in=draws.due_in,
         ),
         *(
             Worker(

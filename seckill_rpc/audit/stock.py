@@ -14,12 +14,12 @@ from mesh.db import Database
 from mesh.errors import Unavailable
 from seckill_rpc.domain.activity import Activity
 from seckill_rpc.domain.order import View
-from seckill_rpc.stock.connection import open_stock
-from seckill_rpc.stock.keys import Keys, keys_of
-from seckill_rpc.stock.line import Line
-from seckill_rpc.stock.loading import Loading, Meta
-from seckill_rpc.stock.scripts import Scripts
-from seckill_rpc.stock.views import Views
+from seckill_rpc.redis.admission_queue import AdmissionQueue
+from seckill_rpc.redis.connection import open_admission_redis
+from seckill_rpc.redis.keys import Keys, keys_of
+from seckill_rpc.redis.loader import ActivityLoader, Meta
+from seckill_rpc.redis.scripts import Scripts
+from seckill_rpc.redis.views import Views
 from seckill_rpc.store import activities, orders
 from seckill_rpc.store.orders import Holder
 
@@ -33,7 +33,7 @@ async def stock_violations(
     Raises:
         Unavailable: Redis does not answer.
     """
-    redis = open_stock(redis_url)
+    redis = open_admission_redis(redis_url)
     try:
         auditor = _Auditor(redis, tolerance)
         for activity in await db.read(activities.running):
@@ -51,8 +51,8 @@ class _Auditor:
         self._redis = redis
         self._tolerance = tolerance
         self._line, self._loading, self._views = (
-            Line(redis, scripts),
-            Loading(scripts),
+            AdmissionQueue(redis, scripts),
+            ActivityLoader(scripts),
             Views(redis),
         )
 
@@ -94,7 +94,7 @@ class _Auditor:
 
     async def _late(self, keys: Keys) -> list[tuple[str, str]]:
         """The first one in the line has waited for too long."""
-        first: Any = await self._redis.xrange(keys.line, count=1)
+        first: Any = await self._redis.xrange(keys.queue, count=1)
         since_ms = self._tolerance.before(OVERDUE).timestamp() * 1000
         if self._tolerance.strict or not first or int(first[0][0].partition("-")[0]) >= since_ms:
             return []
@@ -130,7 +130,7 @@ class _Auditor:
                 )
             )
         owners = {holder.user_id for holder in holders}
-        told = await self._loading.holders(keys)
+        told = await self._loading.viewed_holders(keys)
         # a view may have run out
         untold = [
             user_id

@@ -200,7 +200,7 @@ class Activity:
             return replace(after, total=self.sold, epoch=self.epoch + 1)
         return after
 
-    def stuck(self, problem: str, *, at: datetime) -> Activity:
+    def with_problem(self, problem: str, *, at: datetime) -> Activity:
         """Says why it is not further; for people, so `rev` stays."""
         return replace(
             self, problem=problem[:PROBLEM_LENGTH_MAX], version=self.version + 1, updated_at=at

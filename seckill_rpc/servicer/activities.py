@@ -21,16 +21,20 @@ from seckill_rpc.servicer.messages import (
     moment,
     progress_message,
 )
-from seckill_rpc.usecases.activities import Activities, CreateActivity, ListActivities
-from seckill_rpc.usecases.rebuilding import Progress, Rebuilding
+from seckill_rpc.usecases.activity_lifecycle.activities import (
+    Activities,
+    CreateActivity,
+    ListActivities,
+)
+from seckill_rpc.usecases.rebuild import Progress, Rebuilder
 
 
 class ActivityServicer(activity_pb2_grpc.ActivityServiceServicer):
     """What shops do with flash sales."""
 
-    def __init__(self, *, activities: Activities, rebuilding: Rebuilding) -> None:
+    def __init__(self, *, activities: Activities, rebuilder: Rebuilder) -> None:
         self._activities = activities
-        self._rebuilding = rebuilding
+        self._rebuilder = rebuilder
         self._rebuilds: set[asyncio.Task[bool]] = set()
 
     async def CreateActivity(
@@ -140,7 +144,7 @@ class ActivityServicer(activity_pb2_grpc.ActivityServiceServicer):
         """
         heard: asyncio.Queue[Progress | None] = asyncio.Queue()
         rebuild = asyncio.create_task(
-            self._rebuilding.rebuild(request.activity_id, on_progress=heard.put_nowait)
+            self._rebuilder.rebuild(request.activity_id, on_progress=heard.put_nowait)
         )
         self._rebuilds.add(rebuild)
         rebuild.add_done_callback(self._rebuilds.discard)

@@ -12,8 +12,8 @@ from mesh.errors import InvalidArgument
 from mesh.money import Money
 from mesh.policies import fingerprint
 from seckill_rpc.domain.activity import ActivityState, AdmissionMode
-from seckill_rpc.usecases.activities import LiveNumbers, Shown
-from seckill_rpc.usecases.rebuilding import Progress, RebuildStep
+from seckill_rpc.usecases.activity_lifecycle.activities import ActivityView, LiveNumbers
+from seckill_rpc.usecases.rebuild import Progress, RebuildStep
 
 STATES = {
     state: activity_pb2.ActivityState.Value(f"ACTIVITY_STATE_{state}") for state in ActivityState
@@ -28,7 +28,7 @@ MODES_OF_MESSAGES = {value: mode for mode, value in _MODES.items()} | {
 _STEPS = {step: activity_pb2.RebuildStep.Value(f"REBUILD_STEP_{step}") for step in RebuildStep}
 
 
-def activity_message(shown: Shown) -> activity_pb2.Activity:
+def activity_message(shown: ActivityView) -> activity_pb2.Activity:
     """An activity as shops see it."""
     activity = shown.activity
     return activity_pb2.Activity(

@@ -12,25 +12,25 @@ from mesh.call import current_language
 from mesh.languages import Language
 from seckill_rpc.domain.result import Result
 from seckill_rpc.servicer.texts import MESSAGES
-from seckill_rpc.usecases.clicking import Click, Clicking
+from seckill_rpc.usecases.admission.seckill_action import Admission, SeckillAction
 from seckill_rpc.usecases.results import Results
-from seckill_rpc.usecases.returning import Returning
+from seckill_rpc.usecases.returns import Returns
 
 
 class SeckillServicer(seckill_pb2_grpc.SeckillServiceServicer):
     """The buyers' side, and order_rpc's."""
 
-    def __init__(self, *, clicking: Clicking, results: Results, returning: Returning) -> None:
-        self._clicking = clicking
+    def __init__(self, *, admission: Admission, results: Results, returns: Returns) -> None:
+        self._admission = admission
         self._results = results
-        self._returning = returning
+        self._returns = returns
 
     async def SeckillAction(
         self, request: seckill_pb2.SeckillActionRequest, context: Any
     ) -> seckill_pb2.SeckillActionResponse:
         """Asks for one unit."""
-        result = await self._clicking.click(
-            Click(
+        result = await self._admission.seckill_action(
+            SeckillAction(
                 request.merchant_id,
                 request.user_id,
                 request.sku_id,
@@ -49,7 +49,7 @@ class SeckillServicer(seckill_pb2_grpc.SeckillServiceServicer):
         self, request: seckill_pb2.SeckillResultRequest, context: Any
     ) -> seckill_pb2.SeckillResultResponse:
         """What became of a buyer's clicks."""
-        result = await self._results.of_buyer(
+        result = await self._results.seckill_result(
             merchant_id=request.merchant_id,
             user_id=request.user_id,
             sku_id=request.sku_id,
@@ -69,7 +69,7 @@ class SeckillServicer(seckill_pb2_grpc.SeckillServiceServicer):
         self, request: seckill_pb2.ReturnStockRequest, context: Any
     ) -> seckill_pb2.ReturnStockResponse:
         """Takes the unit of an order back."""
-        returned = await self._returning.return_unit(
+        returned = await self._returns.return_stock(
             merchant_id=request.merchant_id,
             activity_id=request.activity_id,
             order_id=request.order_id,
@@ -80,7 +80,7 @@ class SeckillServicer(seckill_pb2_grpc.SeckillServiceServicer):
         self, request: seckill_pb2.GetTicketOrderRequest, context: Any
     ) -> seckill_pb2.GetTicketOrderResponse:
         """Whose order a ticket is of, and whether it may still come."""
-        ticket, is_coming = await self._results.order_of_ticket(request.ticket)
+        ticket, is_coming = await self._results.get_ticket_order(request.ticket)
         return seckill_pb2.GetTicketOrderResponse(
             order_id=ticket.order_id,
             merchant_id=ticket.merchant_id,

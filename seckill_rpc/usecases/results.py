@@ -17,15 +17,15 @@ from seckill_rpc.domain.errors import SeckillBusy, TicketInvalid
 from seckill_rpc.domain.order import UnitOrder, UnitState, View
 from seckill_rpc.domain.result import Result, ResultCode, Status
 from seckill_rpc.domain.ticket import Ticket, Tickets
-from seckill_rpc.stock.keys import keys_of
-from seckill_rpc.stock.views import Place, Record, Views
-from seckill_rpc.stock.wakeups import Waiters
+from seckill_rpc.redis.keys import keys_of
+from seckill_rpc.redis.views import ClickLookup, Record, Views
+from seckill_rpc.redis.wakeups import Waiters
 from seckill_rpc.store import activities, batches, orders
 from seckill_rpc.store.batches import Batch, NewOrder
-from seckill_rpc.usecases.breaker import Breaker
-from seckill_rpc.usecases.door import Jitter
-from seckill_rpc.usecases.known import Known
-from seckill_rpc.usecases.registry import Registry
+from seckill_rpc.usecases.admission.gate import Jitter
+from seckill_rpc.usecases.admission.registry import ActivityRegistry
+from seckill_rpc.usecases.admission.result_cache import ResultCache
+from seckill_rpc.usecases.circuit_breaker import CircuitBreaker
 
 # what a buyer in the line is told; a batch takes milliseconds, an outage seconds
 ASK_AGAIN_MS = 500
@@ -46,10 +46,10 @@ class Results:
         *,
         db: Database,
         clock: Clock,
-        registry: Registry,
+        registry: ActivityRegistry,
         views: Views,
         waiters: Waiters,
-        known: Known,
+        known: ResultCache,
         tickets: Tickets,
         grace: timedelta,
         monotonic: Monotonic,
@@ -66,11 +66,11 @@ class Results:
         self._tickets = tickets
         self._grace = grace
         self._monotonic = monotonic
-        self._breaker = Breaker(monotonic=monotonic, jitter=jitter)
+        self._breaker = CircuitBreaker(monotonic=monotonic, jitter=jitter)
         # activities that Redis has lost, as far as this process has seen
         self._missing_since: dict[str, datetime] = {}
 
-    async def of_buyer(
+    async def seckill_result(
         self, *, merchant_id: str, user_id: str, sku_id: str, ticket: str, wait_seconds: Seconds
     ) -> Result:
         """What a buyer is told of a product, after waiting for a final answer for a while; with a
@@ -178,7 +178,7 @@ class Results:
                 raise SeckillBusy("too many wait for results", retry_after_seconds=FULL_SECONDS)
             yield await self.of_click(read, wait_seconds=WATCH_SECONDS)
 
-    async def order_of_ticket(self, ticket: str) -> tuple[Ticket, bool]:
+    async def get_ticket_order(self, ticket: str) -> tuple[Ticket, bool]:
         """Whose click it was, and whether its order exists or may still come.
 
         Raises:
@@ -229,7 +229,7 @@ class Results:
         if self._breaker.is_open:
             return await self._of_click_without_redis(activity, ticket)
         try:
-            place = await self._views.place(keys_of(activity), ticket.user_id, ticket.request_id)
+            place = await self._views.look_up(keys_of(activity), ticket.user_id, ticket.request_id)
         except RedisError:
             self._breaker.failed()
             return await self._of_click_without_redis(activity, ticket)
@@ -268,7 +268,7 @@ class Results:
                 return same
         return _answer(activity, Status.NEITHER, _refused(activity))
 
-    def _is_lost(self, activity: Activity, ticket: Ticket, place: Place) -> bool:
+    def _is_lost(self, activity: Activity, ticket: Ticket, place: ClickLookup) -> bool:
         """Whether a click that Redis does not know has no place any more: nobody rebuilds the
         activity, and nobody has for the grace.
         """

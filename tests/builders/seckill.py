@@ -21,20 +21,20 @@ from mesh.money import Money
 from mesh.outbox import OUTBOX, Relay
 from seckill_rpc.domain.activity import Activity, ActivityState, ActivityVerb, AdmissionMode
 from seckill_rpc.domain.order import View
-from seckill_rpc.stock.admission import Admission, AdmitCode, Click, admit
-from seckill_rpc.stock.connection import open_stock
-from seckill_rpc.stock.keys import Keys, keys_of
-from seckill_rpc.stock.line import Line
-from seckill_rpc.stock.loading import LiveUnit, Loading
-from seckill_rpc.stock.scripts import Scripts
-from seckill_rpc.stock.views import Views
+from seckill_rpc.redis.admission_queue import AdmissionQueue
+from seckill_rpc.redis.admit import AdmitCode, AdmitReply, Click, admit
+from seckill_rpc.redis.connection import open_admission_redis
+from seckill_rpc.redis.keys import Keys, keys_of
+from seckill_rpc.redis.loader import ActivityLoader, LiveUnit
+from seckill_rpc.redis.scripts import Scripts
+from seckill_rpc.redis.views import Views
 from seckill_rpc.store import activities, orders
 from seckill_rpc.tables import ACTIVITY, DEAD_ENTRY, SECKILL_ORDER, metadata
-from seckill_rpc.usecases.attention import Attention
-from seckill_rpc.usecases.consuming import ConsumerChoices, Consuming
-from seckill_rpc.usecases.returning import Returning
-from seckill_rpc.usecases.to_order_rpc import OrderRpcDestination
-from seckill_rpc.usecases.to_redis import RedisDestination
+from seckill_rpc.usecases.consumer.consumer import Consumer, ConsumerSettings
+from seckill_rpc.usecases.hot_set import HotSet
+from seckill_rpc.usecases.outbox_to_order import OrderRpcDestination
+from seckill_rpc.usecases.outbox_to_redis import RedisDestination
+from seckill_rpc.usecases.returns import Returns
 from tests.support.databases import create_tables, open_patiently
 from tests.support.fakes import FakeClock, FakeIds
 
@@ -87,13 +87,13 @@ class ScriptedOrderRpc:
             raise self.refuses_calls
 
 
-class AlwaysAttentive(Attention):
+class AlwaysHot(HotSet):
     """Looks closely at everything: a consumer of a test takes over what others left at once."""
 
     def __init__(self) -> None:
         super().__init__(monotonic=lambda: 0.0)
 
-    def is_on(self, activity_id: str) -> bool:
+    def is_hot(self, activity_id: str) -> bool:
         return bool(activity_id)
 
 
@@ -108,21 +108,21 @@ class SeckillWorld:
         self.clock = clock
         self.ids = FakeIds()
         self.scripts = Scripts(redis)
-        self.line = Line(redis, self.scripts)
-        self.loading = Loading(self.scripts)
+        self.queue = AdmissionQueue(redis, self.scripts)
+        self.loader = ActivityLoader(self.scripts)
         self.views = Views(redis)
         self.order_rpc = ScriptedOrderRpc()
-        self.returning = Returning(db=db, clock=clock, ids=self.ids)
+        self.returns = Returns(db=db, clock=clock, ids=self.ids)
         self.consumer = self.make_consumer("one")
         self.to_order_rpc = Relay(
             db=db,
             clock=clock,
             destination=OrderRpcDestination(
-                db=db, allocations=self.order_rpc, returning=self.returning, clock=clock
+                db=db, allocations=self.order_rpc, returns=self.returns, clock=clock
             ),
         )
         self.to_redis = Relay(
-            db=db, clock=clock, destination=RedisDestination(db=db, line=self.line)
+            db=db, clock=clock, destination=RedisDestination(db=db, queue=self.queue)
         )
         self.opened: list[Activity] = []
 
@@ -174,12 +174,12 @@ class SeckillWorld:
     ) -> None:
         """Loads an epoch into Redis, as a rebuild ends."""
         keys = keys_of(activity)
-        assert await self.loading.part(keys, epoch=activity.epoch, units=units)
-        assert await self.loading.publish(keys, activity, run_id=await self.loading.run_id())
+        assert await self.loader.load_holders(keys, epoch=activity.epoch, units=units)
+        assert await self.loader.publish(keys, activity, run_id=await self.loader.run_id())
         if carries:
             cursor: str | None = "start"
             while cursor:
-                cursor = await self.loading.carry(
+                cursor = await self.loader.carry(
                     keys, epoch=activity.epoch, cursor="" if cursor == "start" else cursor
                 )
 
@@ -215,15 +215,15 @@ class SeckillWorld:
     async def close(self) -> Activity:
         """CLOSING, the line, CLOSED, and the tombstone in Redis."""
         closing = await self.step(ActivityVerb.CLOSE)
-        await self.loading.state(self.keys, closing)
+        await self.loader.write_state(self.keys, closing)
         await self.consume()
         closed = await self.step(ActivityVerb.FINISH)
-        await self.loading.drop(self.keys, closed)
+        await self.loader.write_tombstone(self.keys, closed)
         return closed
 
     async def rebuild(self) -> Activity:
         """A whole rebuild."""
-        await self.loading.hold(self.keys)
+        await self.loader.hold(self.keys)
         after = await self.fence()
         await self.publish(after, units=await self.live_units())
         return after
@@ -241,12 +241,12 @@ class SeckillWorld:
 
     async def click(
         self, user_id: str = "u1", request_id: str = "a", order_id: str = ""
-    ) -> Admission:
+    ) -> AdmitReply:
         """One buyer's click."""
         [admission] = await self.clicks((user_id, request_id, order_id))
         return admission
 
-    async def clicks(self, *clicks: tuple[str, str] | tuple[str, str, str]) -> list[Admission]:
+    async def clicks(self, *clicks: tuple[str, str] | tuple[str, str, str]) -> list[AdmitReply]:
         """Clicks (user, request[, order]) in one call."""
         made = [
             Click(
@@ -286,7 +286,7 @@ class SeckillWorld:
             "e": str(epoch or self.opened[-1].epoch),
             **fields,
         }
-        await self.redis.xadd(self.keys.line, entry)
+        await self.redis.xadd(self.keys.queue, entry)
         return order_id
 
     async def forget(self, user_id: str) -> None:
@@ -305,7 +305,7 @@ class SeckillWorld:
 
     # --- those who work ---------------------------------------------------------------------------
 
-    def make_consumer(self, name: str, **choices: Any) -> Consuming:
+    def make_consumer(self, name: str, **choices: Any) -> Consumer:
         """A consumer that takes over at once what others left."""
         values: dict[str, Any] = {
             "batch_size": 500,
@@ -315,15 +315,15 @@ class SeckillWorld:
             "min_idle_ms": 0,
             **choices,
         }
-        return Consuming(
+        return Consumer(
             db=self.db,
-            line=self.line,
+            queue=self.queue,
             scripts=self.scripts,
             clock=self.clock,
             ids=self.ids,
             running=lambda: self.opened,
-            attention=AlwaysAttentive(),
-            choices=ConsumerChoices(name=name, **values),
+            hot_set=AlwaysHot(),
+            settings=ConsumerSettings(name=name, **values),
         )
 
     async def consume(self) -> int:
@@ -335,7 +335,7 @@ class SeckillWorld:
 
     async def give_back(self, order_id: str) -> bool:
         """ReturnStock, without what follows in Redis."""
-        return await self.returning.return_unit(
+        return await self.returns.return_stock(
             order_id=order_id, merchant_id=self.keys.merchant_id, activity_id=self.keys.activity_id
         )
 
@@ -424,8 +424,8 @@ class SeckillWorld:
         every buyer, and each live order was told of once.
         `law` False: Redis' stock was wrong on purpose."""
         await self.check_database()
-        row, meta = await self.row(), await self.loading.meta(self.keys)
-        assert await self.line.waiting(self.keys) == (0, 0)
+        row, meta = await self.row(), await self.loader.meta(self.keys)
+        assert await self.queue.waiting(self.keys) == (0, 0)
         found = [order for order in await self.rows() if order["activity_id"] == row.activity_id]
         told = Counter(await self.told())
         assert all(told[order["order_id"]] == 1 for order in found if order["state"] == "LIVE"), (
@@ -456,7 +456,7 @@ class SeckillWorld:
 async def seckill_world(database_url: str, redis_url: str) -> AsyncIterator[SeckillWorld]:
     """A database that is created here and an empty Redis, without an activity."""
     db = open_patiently(database_url, metadata)
-    redis = open_stock(redis_url)
+    redis = open_admission_redis(redis_url)
     try:
         await create_tables(db.engine, metadata)
         seconds, _ = await redis.time()

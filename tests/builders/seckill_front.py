@@ -13,13 +13,17 @@ from mesh.clock import Seconds
 from mesh.token_buckets import TokenBuckets
 from seckill_rpc.domain.result import Result
 from seckill_rpc.domain.ticket import Tickets
-from seckill_rpc.stock.wakeups import Waiters, Wakeups
-from seckill_rpc.usecases.audience import Audience
-from seckill_rpc.usecases.clicking import Click, Clicking, DoorSettings
-from seckill_rpc.usecases.known import Known
-from seckill_rpc.usecases.registry import Registry
+from seckill_rpc.redis.wakeups import Waiters, Wakeups
+from seckill_rpc.usecases.admission.registry import ActivityRegistry
+from seckill_rpc.usecases.admission.result_cache import ResultCache
+from seckill_rpc.usecases.admission.seckill_action import (
+    Admission,
+    AdmissionSettings,
+    SeckillAction,
+)
+from seckill_rpc.usecases.result_listener import ResultListener
 from seckill_rpc.usecases.results import Results
-from tests.builders.seckill import AlwaysAttentive, SeckillWorld
+from tests.builders.seckill import AlwaysHot, SeckillWorld
 
 SECRET = b"t" * 32
 GRACE = timedelta(seconds=10)
@@ -49,8 +53,8 @@ class Front:
         self.world = world
         self.monotonic = HandClock()
         self.tickets = Tickets(SECRET)
-        self.registry = Registry(db=world.db, monotonic=self.monotonic)
-        known = Known(monotonic=self.monotonic)
+        self.registry = ActivityRegistry(db=world.db, monotonic=self.monotonic)
+        known = ResultCache(monotonic=self.monotonic)
         waiters = self.waiters = Waiters(
             world.views, waiters_max=waiters_max, look_again_seconds=0.2
         )
@@ -67,7 +71,7 @@ class Front:
             monotonic=loop.time,
             jitter=lambda: 0.0,
         )
-        self.clicking = Clicking(
+        self.admission = Admission(
             registry=self.registry,
             scripts=world.scripts,
             results=self.results,
@@ -76,27 +80,29 @@ class Front:
             ids=world.ids,
             clock=world.clock,
             buckets=TokenBuckets(per_second=1000, burst=burst, now=self.monotonic),
-            doors=DoorSettings(
-                line_max=line_max, draw_max=line_max, queued_seconds=600, batch_max=64, calls_max=2
+            settings=AdmissionSettings(
+                queue_max=line_max, draw_max=line_max, queued_seconds=600, batch_max=64, calls_max=2
             ),
             monotonic=self.monotonic,
             jitter=lambda: 0.0,
         )
-        self.audience = Audience(
+        self.listener = ResultListener(
             db=world.db,
             registry=self.registry,
-            clicking=self.clicking,
+            admission=self.admission,
             known=known,
             waiters=waiters,
-            attention=AlwaysAttentive(),
+            hot_set=AlwaysHot(),
         )
         self.has_heard = asyncio.Event()
-        self.wakeups = Wakeups(world.redis, hear=self._hear, deafened=self.audience.deafened)
+        self.wakeups = Wakeups(
+            world.redis, hear=self._hear, on_disconnect=self.listener.on_disconnect
+        )
 
     async def catch_up(self) -> None:
         """Learns which activities run, and who takes part in them."""
         await self.registry.refresh()
-        while await self.audience.run_once(self.wakeups):
+        while await self.listener.run_once(self.wakeups):
             pass
 
     async def click(
@@ -108,8 +114,8 @@ class Front:
         sku_id: str = "1001",
         merchant_id: str = "mall",
     ) -> Result:
-        return await self.clicking.click(
-            Click(
+        return await self.admission.seckill_action(
+            SeckillAction(
                 merchant_id=merchant_id,
                 user_id=user_id,
                 sku_id=sku_id,
@@ -126,7 +132,7 @@ class Front:
         wait_seconds: Seconds = 0,
         sku_id: str = "1001",
     ) -> Result:
-        return await self.results.of_buyer(
+        return await self.results.seckill_result(
             merchant_id="mall",
             user_id=user_id,
             sku_id=sku_id,
@@ -135,7 +141,7 @@ class Front:
         )
 
     def _hear(self, activity_id: str, message: str) -> None:
-        self.audience.hear(activity_id, message)
+        self.listener.hear(activity_id, message)
         self.has_heard.set()
 
     async def script_calls(self) -> int:

@@ -31,16 +31,16 @@ from seckill_rpc.app import RETRY_CONSTRAINTS, SeckillApp
 from seckill_rpc.domain.activity import Activity, ActivityState, AdmissionMode
 from seckill_rpc.domain.order import View
 from seckill_rpc.domain.ticket import Tickets
+from seckill_rpc.redis.admit import AdmitCode, AdmitReply, Click, admit
+from seckill_rpc.redis.connection import open_admission_redis
+from seckill_rpc.redis.keys import keys_of
 from seckill_rpc.settings import SeckillSettings
-from seckill_rpc.stock.admission import Admission, AdmitCode, Click, admit
-from seckill_rpc.stock.connection import open_stock
-from seckill_rpc.stock.keys import keys_of
 from seckill_rpc.store import activities
 from seckill_rpc.tables import ACTIVITY, SECKILL_ORDER, metadata
-from seckill_rpc.usecases.activities import CreateActivity, Shown
-from seckill_rpc.usecases.consuming import ConsumerChoices, Consuming
+from seckill_rpc.usecases.activity_lifecycle.activities import ActivityView, CreateActivity
+from seckill_rpc.usecases.consumer.consumer import Consumer, ConsumerSettings
 from tests.builders.order import SECKILL_RPC, OrderApp, merchant, order_app
-from tests.builders.seckill import AlwaysAttentive
+from tests.builders.seckill import AlwaysHot
 from tests.conftest import PROOF
 from tests.support.databases import create_tables, open_patiently
 from tests.support.fakes import FakeClock, FakeIds
@@ -188,15 +188,15 @@ class SeckillOrderWorld:
             settings=self.settings,
         )
         app.consumers[:] = [
-            Consuming(  # one that does not wait for anybody
+            Consumer(  # one that does not wait for anybody
                 db=self.db,
-                line=app.line,
+                queue=app.queue,
                 scripts=app.scripts,
                 clock=self.clock,
                 ids=self.ids,
                 running=app.registry.running,
-                attention=AlwaysAttentive(),
-                choices=ConsumerChoices(
+                hot_set=AlwaysHot(),
+                settings=ConsumerSettings(
                     name=self.ids.new("CON"),
                     block_ms=0,
                     quiet_block_ms=0,
@@ -257,9 +257,11 @@ class SeckillOrderWorld:
         assert shown.live is not None
         return await self.load(activity)
 
-    async def verb(self, name: str, activity: Activity, *, caller: Caller | None = None) -> Shown:
+    async def verb(
+        self, name: str, activity: Activity, *, caller: Caller | None = None
+    ) -> ActivityView:
         """publish, pause, resume, close or get, as the shop does it."""
-        shown: Shown = await getattr(self.app.activities, name)(
+        shown: ActivityView = await getattr(self.app.activities, name)(
             activity_id=activity.activity_id,
             merchant_id=activity.merchant_id,
             caller=caller or merchant(activity.merchant_id),
@@ -268,12 +270,12 @@ class SeckillOrderWorld:
 
     # --- buyers -----------------------------------------------------------------------------------
 
-    async def click(self, activity: Activity, user_id: str, request_id: str = "a") -> Admission:
+    async def click(self, activity: Activity, user_id: str, request_id: str = "a") -> AdmitReply:
         """One click at Redis' door."""
         [admission] = await self.clicks(activity, (user_id, request_id))
         return admission
 
-    async def clicks(self, activity: Activity, *clicks: tuple[str, str]) -> list[Admission]:
+    async def clicks(self, activity: Activity, *clicks: tuple[str, str]) -> list[AdmitReply]:
         """Clicks (user, request) in one call."""
         made = [
             Click(user_id=user_id, request_id=request_id, order_id=self.ids.new("ORD"))
@@ -289,9 +291,9 @@ class SeckillOrderWorld:
         await self.consume()
         return [each.detail for each in admissions]
 
-    async def return_unit(self, activity: Activity, order_id: str) -> bool:
+    async def return_stock(self, activity: Activity, order_id: str) -> bool:
         """order_rpc says that an order was not paid."""
-        return await self.app.returning.return_unit(
+        return await self.app.returns.return_stock(
             order_id=order_id, merchant_id=activity.merchant_id, activity_id=activity.activity_id
         )
 
@@ -303,7 +305,7 @@ class SeckillOrderWorld:
         await self.relay()
 
     async def _return_stock(self, *, merchant_id: str, activity_id: str, order_id: str) -> None:
-        await self.app.returning.return_unit(
+        await self.app.returns.return_stock(
             order_id=order_id, merchant_id=merchant_id, activity_id=activity_id
         )
 
@@ -327,7 +329,7 @@ class SeckillOrderWorld:
         """Rounds of the keeper, some time apart; how many repairs it made."""
         done = 0
         for _ in range(rounds):
-            done += await self.app.keeping.run_once()
+            done += await self.app.reconciler.run_once()
             self.clock.advance(seconds)
         return done
 
@@ -336,7 +338,7 @@ class SeckillOrderWorld:
         row = await self.load(activity)
         await self.change(row, ends_at=await self.now(), rev=row.rev + 1)
         row = await self.load(row)
-        await self.app.loading.state(keys_of(row), row)
+        await self.app.loader.write_state(keys_of(row), row)
         return row
 
     async def end_leases(self) -> None:
@@ -348,17 +350,17 @@ class SeckillOrderWorld:
         """Time passes, and all workers do what there is to do."""
         for _ in range(rounds):
             await self.keep()
-            await self.app.publishing.run_once()
-            await self.app.drawing.run_once()
+            await self.app.publisher.run_once()
+            await self.app.draws.run_once()
             await self.consume()
             await self.relay()
-            await self.app.closing.run_once()
+            await self.app.closer.run_once()
             await self.relay()
             self.clock.advance(10)
 
     async def now(self) -> datetime:
         """By the clock that admits."""
-        return datetime.fromtimestamp(await self.app.loading.now_ms() / 1000, UTC)
+        return datetime.fromtimestamp(await self.app.loader.now_ms() / 1000, UTC)
 
     # --- looking ----------------------------------------------------------------------------------
 
@@ -432,7 +434,7 @@ class SeckillOrderWorld:
             ]
             if left != right
         ]
-        meta = await self.app.loading.meta(keys_of(row))
+        meta = await self.app.loader.meta(keys_of(row))
         if row.state in {ActivityState.OPEN, ActivityState.PAUSED, ActivityState.CLOSING}:
             if meta is None or (
                 meta.stock + row.sold,
@@ -468,7 +470,7 @@ async def seckill_order_world(
 ) -> AsyncIterator[SeckillOrderWorld]:
     """Fresh databases, an empty Redis, and a mug of which the shelf has 100."""
     db = open_patiently(database_url, metadata, retry_constraints=RETRY_CONSTRAINTS)
-    redis = open_stock(redis_url)
+    redis = open_admission_redis(redis_url)
     try:
         await create_tables(db.engine, metadata)
         async with order_app(order_url) as orders:

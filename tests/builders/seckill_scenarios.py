@@ -13,10 +13,10 @@ from redis.exceptions import ResponseError
 
 from seckill_rpc.domain.activity import ActivityState, ActivityVerb, AdmissionMode
 from seckill_rpc.domain.order import Verdict, View
-from seckill_rpc.stock.admission import CLICKS_MAX, AdmitCode, Click, admit
-from seckill_rpc.stock.keys import GROUP
-from seckill_rpc.stock.line import Entry, Finished, GiveBack, Unit
-from seckill_rpc.stock.loading import LiveUnit
+from seckill_rpc.redis.admission_queue import Entry, FinishedEntry, GiveBack, ReturnedUnit
+from seckill_rpc.redis.admit import CLICKS_MAX, AdmitCode, Click, admit
+from seckill_rpc.redis.keys import GROUP
+from seckill_rpc.redis.loader import LiveUnit
 from tests.builders.seckill_scripts import HOUR, Rebuild, Stage, plant
 
 Scenario = Callable[[Stage], Awaitable[None]]
@@ -29,7 +29,7 @@ def scenario(play: Scenario) -> Scenario:
     return play
 
 
-def unit_of(stage: Stage, order_id: str) -> Unit:
+def unit_of(stage: Stage, order_id: str) -> ReturnedUnit:
     unit = stage.rows.give_back(order_id)
     assert unit is not None
     return unit
@@ -86,11 +86,11 @@ async def a_refusal_says_how_many_clicks_are_undecided(stage: Stage) -> None:
     [first, second] = await stage.take()
     await stage.settle([first])
     assert (await stage.buy("v")).detail == "1"
-    await stage.loading.state(stage.keys, stage.rows.step(ActivityVerb.PAUSE))
+    await stage.loader.write_state(stage.keys, stage.rows.step(ActivityVerb.PAUSE))
     paused = await stage.buy("v")
     assert (paused.code, paused.detail) == (AdmitCode.PAUSED, "1")
     await stage.settle([second])
-    await stage.loading.state(stage.keys, stage.rows.step(ActivityVerb.CLOSE))
+    await stage.loader.write_state(stage.keys, stage.rows.step(ActivityVerb.CLOSE))
     ended = await stage.buy("v")
     assert (ended.code, ended.detail) == (AdmitCode.ENDED, "0")
 
@@ -153,16 +153,16 @@ async def nobody_comes_after_the_end_by_the_clock_of_redis(stage: Stage) -> None
 @scenario
 async def nobody_comes_while_it_is_closing(stage: Stage) -> None:
     await stage.open()
-    await stage.loading.state(stage.keys, stage.rows.step(ActivityVerb.CLOSE))
+    await stage.loader.write_state(stage.keys, stage.rows.step(ActivityVerb.CLOSE))
     assert await stage.code("u") is AdmitCode.ENDED
 
 
 @scenario
 async def nobody_comes_during_a_pause_and_the_door_opens_again(stage: Stage) -> None:
     await stage.open()
-    assert await stage.loading.state(stage.keys, stage.rows.step(ActivityVerb.PAUSE))
+    assert await stage.loader.write_state(stage.keys, stage.rows.step(ActivityVerb.PAUSE))
     assert await stage.code("u") is AdmitCode.PAUSED
-    assert await stage.loading.state(stage.keys, stage.rows.step(ActivityVerb.RESUME))
+    assert await stage.loader.write_state(stage.keys, stage.rows.step(ActivityVerb.RESUME))
     assert await stage.code("u") is AdmitCode.QUEUED
 
 
@@ -172,7 +172,7 @@ async def what_is_not_published_is_not_ready(stage: Stage) -> None:
         stage.scripts, stage.keys, [Click(user_id="u", request_id="a", order_id="ORD-A")]
     )
     assert (epoch, answer.code) == (0, AdmitCode.NOT_READY)
-    await stage.loading.hold(stage.keys)
+    await stage.loader.hold(stage.keys)
     assert await stage.redis.dbsize() == 0
 
 
@@ -182,7 +182,7 @@ async def a_state_without_stock_admits_nobody(stage: Stage) -> None:
     await stage.redis.flushall()
     assert await stage.change(limit_per_user=2)
     assert await stage.code("u") is AdmitCode.NOT_READY
-    assert await stage.loading.meta(stage.keys) is None, "so that the keeper rebuilds it"
+    assert await stage.loader.meta(stage.keys) is None, "so that the keeper rebuilds it"
     await stage.rebuild()
     await stage.redis.hdel(stage.keys.meta, "stock")  # by hand
     assert await stage.code("u") is AdmitCode.NOT_READY
@@ -242,14 +242,14 @@ async def a_replay_wins_over_every_refusal(stage: Stage) -> None:
     assert await stage.code("v") is AdmitCode.SOLD_OUT
     assert await stage.code("u", "b") is AdmitCode.LIMIT
     await is_found_again()
-    await stage.loading.state(stage.keys, stage.rows.step(ActivityVerb.PAUSE))
+    await stage.loader.write_state(stage.keys, stage.rows.step(ActivityVerb.PAUSE))
     assert await stage.code("u", "b") is AdmitCode.PAUSED
     await is_found_again()
-    await stage.loading.state(stage.keys, stage.rows.step(ActivityVerb.RESUME))
+    await stage.loader.write_state(stage.keys, stage.rows.step(ActivityVerb.RESUME))
     await stage.end_window()
     assert await stage.code("u", "b") is AdmitCode.ENDED
     await is_found_again()
-    await stage.loading.state(stage.keys, stage.rows.step(ActivityVerb.CLOSE))
+    await stage.loader.write_state(stage.keys, stage.rows.step(ActivityVerb.CLOSE))
     await is_found_again()
     await stage.consume()
     assert await stage.code("u", "a") is AdmitCode.REPLAY_LIVE
@@ -266,7 +266,7 @@ async def a_second_unit_leaves_the_first_ones_view(stage: Stage) -> None:
     assert await stage.code("u", "b") is AdmitCode.QUEUED
     assert await stage.view("u") is View.HOLDER
     [entry] = await stage.take()
-    await stage.line.finish(stage.keys, stage.rows.refuse([entry]))
+    await stage.queue.finish(stage.keys, stage.rows.refuse([entry]))
     assert await stage.view("u") is View.HOLDER, "a refused second unit leaves the first"
     await stage.check_rest()
 
@@ -279,7 +279,7 @@ async def losers_write_nothing(stage: Stage) -> None:
     for i in range(200):
         assert await stage.code(f"robot{i}", f"r{i}") is AdmitCode.SOLD_OUT
     assert await stage.code("u", "b") is AdmitCode.LIMIT
-    await stage.loading.state(stage.keys, stage.rows.step(ActivityVerb.PAUSE))
+    await stage.loader.write_state(stage.keys, stage.rows.step(ActivityVerb.PAUSE))
     paused = await stage.snapshot()
     assert await stage.code("robot", "a") is AdmitCode.PAUSED
     assert await stage.snapshot() == paused
@@ -322,7 +322,7 @@ async def a_full_memory_stops_no_decision(stage: Stage) -> None:
 @scenario
 async def a_planted_type_fails_before_anything_is_written(stage: Stage) -> None:
     keys = stage.keys
-    for planted in (keys.meta, keys.users, keys.line):
+    for planted in (keys.meta, keys.users, keys.queue):
         await stage.redis.flushall()
         await stage.open()
         await stage.buy("queued", "a")
@@ -333,11 +333,11 @@ async def a_planted_type_fails_before_anything_is_written(stage: Stage) -> None:
         with pytest.raises(ResponseError, match="WRONGTYPE"):
             await stage.buy("u", "a")
         with pytest.raises(ResponseError, match="WRONGTYPE"):
-            await stage.line.finish(keys, [Finished(entry=entry, verdict=Verdict.LIVE)])
-        if planted != keys.line:
+            await stage.queue.finish(keys, [FinishedEntry(entry=entry, verdict=Verdict.LIVE)])
+        if planted != keys.queue:
             with pytest.raises(ResponseError, match="WRONGTYPE"):
                 await stage.give_back(
-                    Unit(user_id="queued", request_id="a", order_id=entry.order_id, epoch=0)
+                    ReturnedUnit(user_id="queued", request_id="a", order_id=entry.order_id, epoch=0)
                 )
         assert await stage.snapshot() == before
 
@@ -351,7 +351,7 @@ async def a_view_of_another_type_is_nobodys_answer_and_stops_nothing(stage: Stag
     await stage.redis.delete(stage.keys.view("u"))
     await stage.redis.hset(stage.keys.view("u"), "x", "y")
     other = await stage.sell("v", "a")
-    assert await stage.line.give_back(stage.keys, [unit_of(stage, other), unit]) == [
+    assert await stage.queue.give_back(stage.keys, [unit_of(stage, other), unit]) == [
         GiveBack.DONE,
         GiveBack.NOTHING,
     ]
@@ -376,7 +376,7 @@ async def a_refusal_gives_the_unit_back_and_lets_the_buyer_try_again(stage: Stag
     await stage.open(total=1)
     await stage.buy("u", "a")
     entries = await stage.take()
-    assert await stage.line.finish(stage.keys, stage.rows.refuse(entries)) == 1
+    assert await stage.queue.finish(stage.keys, stage.rows.refuse(entries)) == 1
     assert await stage.view("u") is View.NEITHER
     await stage.check_rest()
     assert await stage.code("u", "a") is AdmitCode.QUEUED
@@ -411,7 +411,7 @@ async def an_order_that_redis_forgot_is_found_by_the_same_click(stage: Stage) ->
         order,
         "a",
     )
-    assert await stage.line.finish(stage.keys, finished) == 1
+    assert await stage.queue.finish(stage.keys, finished) == 1
     assert await stage.view("u") is View.HOLDER
     await stage.check_rest()
     again = await stage.buy("u", "a")
@@ -425,10 +425,10 @@ async def a_duplicate_of_an_order_that_redis_knows_gives_its_unit_back(stage: St
     await stage.buy("u", "b")
     [entry] = await stage.take()
     stage.rows.refuse([entry])
-    duplicate = Finished(
+    duplicate = FinishedEntry(
         entry=entry, verdict=Verdict.DUPLICATE, other_order_id=order, other_request_id="a"
     )
-    assert await stage.line.finish(stage.keys, [duplicate]) == 1
+    assert await stage.queue.finish(stage.keys, [duplicate]) == 1
     assert await stage.view("u") is View.HOLDER
     await stage.check_rest()
 
@@ -439,10 +439,10 @@ async def a_decision_is_published_once(stage: Stage) -> None:
     await stage.buy("u")
     entries = await stage.take()
     finished, _ = stage.rows.decide(entries)
-    assert await stage.line.finish(stage.keys, finished) == 1
+    assert await stage.queue.finish(stage.keys, finished) == 1
     redelivered, _ = stage.rows.decide(entries)
     assert redelivered == finished
-    assert await stage.line.finish(stage.keys, redelivered) == 0
+    assert await stage.queue.finish(stage.keys, redelivered) == 0
     await stage.check_rest()
 
 
@@ -451,7 +451,7 @@ async def two_entries_of_one_order_count_once(stage: Stage) -> None:
     await stage.open()
     await stage.buy("u", "a", "ORD-A")
     await stage.redis.xadd(
-        stage.keys.line, {"o": "ORD-A", "u": "u", "r": "a", "e": stage.rows.activity.epoch}
+        stage.keys.queue, {"o": "ORD-A", "u": "u", "r": "a", "e": stage.rows.activity.epoch}
     )
     await stage.consume()
     await stage.check_rest()
@@ -467,7 +467,7 @@ async def a_late_decision_does_not_revive_what_was_given_back(stage: Stage) -> N
     assert await stage.view("u") is View.NEITHER
     await stage.check_law()
     assert (await stage.buy("u", "a", "ORD-B")).code is AdmitCode.QUEUED
-    await stage.line.finish(stage.keys, finished)
+    await stage.queue.finish(stage.keys, finished)
     assert await stage.view("u") is View.QUEUED
     await stage.check_law()
     await stage.consume()
@@ -487,7 +487,7 @@ async def a_message_names_the_buyer_the_view_and_the_order(stage: Stage) -> None
         assert message["data"] == "", "the line was empty"
         entries = await stage.take()
         finished, _ = stage.rows.decide(entries[:1])
-        await stage.line.finish(stage.keys, finished + stage.rows.refuse(entries[1:]))
+        await stage.queue.finish(stage.keys, finished + stage.rows.refuse(entries[1:]))
         message = await subscription.get_message(ignore_subscribe_messages=True, timeout=5)
         assert message is not None
         assert message["data"] == "u 1 ORD-u\nv 2 "
@@ -551,7 +551,7 @@ async def a_queued_order_may_be_given_back_before_its_decision_is_published(stag
     await stage.rebuild()  # not carried: it is live
     unit = unit_of(stage, "ORD-A")
     assert await stage.give_back(unit) == GiveBack.DONE
-    await stage.line.finish(stage.keys, finished)
+    await stage.queue.finish(stage.keys, finished)
     assert await stage.view("u") is View.NEITHER
     await stage.check_rest()
 
@@ -568,11 +568,11 @@ async def a_return_that_a_rebuild_counted_needs_nothing_and_its_carried_entry_is
     # carries the entry: to Redis it is still queued
     await stage.rebuild()
     assert await stage.give_back(unit) in {GiveBack.DONE, GiveBack.NOTHING}
-    assert await stage.line.finish(stage.keys, finished) == 0, "the old entry is gone"
+    assert await stage.queue.finish(stage.keys, finished) == 0, "the old entry is gone"
     [entry] = await stage.take()
     again, _ = stage.rows.decide([entry])
     assert again[0].verdict is Verdict.REFUSED
-    await stage.line.finish(stage.keys, again)
+    await stage.queue.finish(stage.keys, again)
     assert await stage.view("u") is View.NEITHER
     await stage.check_rest()
     assert await stage.code("u", "a") is AdmitCode.QUEUED
@@ -632,7 +632,7 @@ async def a_closed_activity_leaves_the_view_to_the_next_one(stage: Stage) -> Non
     await stage.sell("u", "a")
     epoch = stage.rows.activity.epoch
     await stage.close()
-    late = Unit(user_id="u", request_id="a", order_id="ORD1", epoch=epoch)
+    late = ReturnedUnit(user_id="u", request_id="a", order_id="ORD1", epoch=epoch)
     following = await Stage(stage.redis, stage.scripts, activity_id="ACT2").open()
     await following.sell("u", "a")
     assert await stage.give_back(late) == GiveBack.NOTHING
@@ -649,14 +649,14 @@ async def a_rebuild_keeps_orders_places_and_their_order(stage: Stage) -> None:
     holder = await stage.sell("holder", "a")
     for i in range(12):
         await stage.buy(f"u{i}", "a", f"ORD-{i}")
-    taken = await stage.line.read(stage.keys, "sleeper", count=4, block_ms=0)
+    taken = await stage.queue.read(stage.keys, "sleeper", count=4, block_ms=0)
     assert len(taken) == 4
     rebuild = await Rebuild(stage).fence()
     await rebuild.build()
     await rebuild.publish()
     assert await rebuild.carry(count=5)
     assert await stage.queued() == [f"ORD-{i}" for i in range(12)]
-    assert await stage.line.waiting(stage.keys) == (12, 0), (
+    assert await stage.queue.waiting(stage.keys) == (12, 0), (
         "what was pending is not pending any more"
     )
     assert await stage.code("late") is AdmitCode.SOLD_OUT
@@ -690,7 +690,7 @@ async def carry_goes_on_where_it_was_stopped(stage: Stage) -> None:
     rebuild = await Rebuild(stage).fence()
     await rebuild.build()
     await rebuild.publish()
-    cursor = await stage.loading.carry(stage.keys, epoch=rebuild.row.epoch, count=2)
+    cursor = await stage.loader.carry(stage.keys, epoch=rebuild.row.epoch, count=2)
     assert cursor
     assert await stage.code("new") is AdmitCode.NOT_READY
     assert await rebuild.carry(count=2), "from the beginning, by somebody else"
@@ -720,13 +720,13 @@ async def what_carry_leaves_the_consumer_decides(stage: Stage) -> None:
 @scenario
 async def carry_leaves_entries_that_nobody_of_us_wrote(stage: Stage) -> None:
     await stage.open()
-    await stage.redis.xadd(stage.keys.line, {"junk": "x"})
-    await stage.redis.xadd(stage.keys.line, {"o": "ORD-X", "u": "x", "r": "a", "e": "soon"})
+    await stage.redis.xadd(stage.keys.queue, {"junk": "x"})
+    await stage.redis.xadd(stage.keys.queue, {"o": "ORD-X", "u": "x", "r": "a", "e": "soon"})
     await stage.buy("u", "a", "ORD-A")
     assert await stage.rebuild()
     entries = await stage.take()
     assert [entry.is_whole for entry in entries] == [False, False, True]
-    await stage.line.drop(stage.keys, [entry.entry_id for entry in entries[:2]])
+    await stage.queue.drop(stage.keys, [entry.entry_id for entry in entries[:2]])
     await stage.settle(entries[2:])
     await stage.check_rest()
 
@@ -738,7 +738,7 @@ async def carry_leaves_an_order_that_is_live(stage: Stage) -> None:
     finished, _ = stage.rows.decide(await stage.take())  # committed; the consumer sleeps
     await stage.rebuild()
     await stage.check_law()
-    assert await stage.line.finish(stage.keys, finished) == 1
+    assert await stage.queue.finish(stage.keys, finished) == 1
     await stage.check_rest()
 
 
@@ -778,7 +778,7 @@ async def a_line_whose_group_was_lost_is_served_to_its_end(stage: Stage) -> None
     await stage.open()
     for user in "uv":
         await stage.buy(user)
-    await stage.redis.xgroup_destroy(stage.keys.line, GROUP)
+    await stage.redis.xgroup_destroy(stage.keys.queue, GROUP)
     stage.rows.change(total=1)
     await stage.rebuild()
     assert len(await stage.consume()) == 2
@@ -796,7 +796,7 @@ async def a_decision_survives_a_rebuild(stage: Stage) -> None:
     finished, _ = stage.rows.decide(entries)
     await stage.rebuild()
     assert await stage.give_back(unit_of(stage, "ORD-A")) == GiveBack.DONE
-    await stage.line.finish(stage.keys, finished)
+    await stage.queue.finish(stage.keys, finished)
     assert [await stage.view("u"), await stage.view("v")] == [View.NEITHER, View.HOLDER]
     await stage.check_rest()
 
@@ -888,7 +888,7 @@ async def a_pause_during_a_rebuild_stays(stage: Stage) -> None:
     await stage.open()
     rebuild = await Rebuild(stage).fence()
     await rebuild.build()
-    assert await stage.loading.state(stage.keys, stage.rows.step(ActivityVerb.PAUSE))
+    assert await stage.loader.write_state(stage.keys, stage.rows.step(ActivityVerb.PAUSE))
     assert await rebuild.publish()
     assert await rebuild.carry()
     assert await stage.code("u") is AdmitCode.PAUSED
@@ -899,9 +899,9 @@ async def an_older_state_never_replaces_a_newer_one(stage: Stage) -> None:
     await stage.open()
     paused = stage.rows.step(ActivityVerb.PAUSE)
     resumed = stage.rows.step(ActivityVerb.RESUME)
-    assert await stage.loading.state(stage.keys, resumed)
-    assert not await stage.loading.state(stage.keys, paused)
-    assert not await stage.loading.state(stage.keys, resumed)
+    assert await stage.loader.write_state(stage.keys, resumed)
+    assert not await stage.loader.write_state(stage.keys, paused)
+    assert not await stage.loader.write_state(stage.keys, resumed)
     assert await stage.code("u") is AdmitCode.QUEUED
 
 
@@ -914,10 +914,10 @@ async def a_slow_rebuilder_never_opens_a_closed_activity(stage: Stage) -> None:
     closed = await stage.close()
     assert not await slow.publish()
     assert await stage.code("u") is AdmitCode.ENDED
-    meta = await stage.loading.meta(stage.keys)
+    meta = await stage.loader.meta(stage.keys)
     assert meta is not None
     assert (meta.epoch, meta.rev, meta.state) == (closed.epoch, closed.rev, "CLOSED")
-    assert not await stage.loading.drop(stage.keys, closed)
+    assert not await stage.loader.write_tombstone(stage.keys, closed)
 
 
 @scenario
@@ -928,7 +928,7 @@ async def what_a_slow_rebuilder_opened_after_redis_was_lost_is_dropped(stage: St
     closed = await stage.close()
     await stage.redis.flushall()
     assert await slow.publish(), "no script can see it: the rebuilder reads the row once more"
-    assert await stage.loading.drop(stage.keys, closed)
+    assert await stage.loader.write_tombstone(stage.keys, closed)
     assert await stage.code("u") is AdmitCode.ENDED
     assert await stage.redis.keys("*") == [stage.keys.meta]
     assert await stage.redis.ttl(stage.keys.meta) > 0
@@ -945,7 +945,9 @@ async def a_one_without_an_order_becomes_two_and_nothing_else_changes(stage: Sta
     await stage.redis.hset(stage.keys.view("odd"), "x", "y")
     rebuild = await Rebuild(stage).fence()
     await stage.redis.set(stage.keys.view("loser"), View.NEITHER)
-    await stage.loading.stale(stage.keys, epoch=rebuild.row.epoch, users=["odd", "queued", "loser"])
+    await stage.loader.clear_stale_views(
+        stage.keys, epoch=rebuild.row.epoch, users=["odd", "queued", "loser"]
+    )
     await rebuild.finish()
     told = [
         await stage.view(user) for user in ("holder", "queued", "stale", "shop:mallory", "loser")
@@ -973,7 +975,7 @@ async def a_long_list_of_orders_is_built_in_portions(stage: Stage) -> None:
         LiveUnit(user_id=f"u{i // 2}", request_id=f"r{i}", order_id=f"ORD-{i}") for i in range(2500)
     ]
     rebuild = await Rebuild(stage).fence()
-    assert await stage.loading.part(stage.keys, epoch=rebuild.row.epoch, units=units)
+    assert await stage.loader.load_holders(stage.keys, epoch=rebuild.row.epoch, units=units)
     assert await rebuild.publish()
     users = await stage.users()
     assert (len(users), users["u1249"], users["u1249+"], users["u7#r15"]) == (
@@ -982,17 +984,17 @@ async def a_long_list_of_orders_is_built_in_portions(stage: Stage) -> None:
         "2",
         "1ORD-15",
     )
-    assert len(await stage.loading.holders(stage.keys)) == 1250
+    assert len(await stage.loader.viewed_holders(stage.keys)) == 1250
 
 
 @scenario
 async def views_are_cleared_before_anything_is_published_and_never_after(stage: Stage) -> None:
     for number in range(1250):
         await stage.redis.set(stage.keys.view(f"u{number}"), "1")
-    assert await stage.loading.clear_views(stage.keys) == 1250
+    assert await stage.loader.clear_views(stage.keys) == 1250
     await stage.open()
     await stage.buy("u", "a", "ORD-A")
-    assert await stage.loading.clear_views(stage.keys) == 0
+    assert await stage.loader.clear_views(stage.keys) == 0
     assert await stage.views.view(stage.keys, "u") is View.QUEUED
 
 
@@ -1011,10 +1013,10 @@ async def who_came_in_time_stays_in_time(stage: Stage) -> None:
     epoch = stage.rows.activity.epoch
     assert await stage.code("v") is AdmitCode.ENDED
     assert await stage.code("u", "a", min_epoch=epoch, line_max=0) is AdmitCode.QUEUED
-    await stage.loading.state(stage.keys, stage.rows.step(ActivityVerb.PAUSE))
+    await stage.loader.write_state(stage.keys, stage.rows.step(ActivityVerb.PAUSE))
     assert await stage.code("w", "a", min_epoch=epoch, line_max=0) is AdmitCode.QUEUED
     assert await stage.code("x", "a", min_epoch=epoch) is AdmitCode.SOLD_OUT
-    await stage.line.drop(stage.keys, [entry.entry_id for entry in entries])
+    await stage.queue.drop(stage.keys, [entry.entry_id for entry in entries])
     await stage.check_law()
 
 
@@ -1049,10 +1051,10 @@ async def an_entry_takes_no_unit_and_counts_once(stage: Stage) -> None:
     assert await stage.redis.hgetall(stage.keys.entries) == {"u": "ORD-A a", "v": "ORD-V a"}
     assert await stage.view("u") is View.QUEUED
     assert await stage.redis.ttl(stage.keys.view("u")) >= 3600 + 590, "told until it is drawn"
-    record = (await stage.views.place(stage.keys, "u", "a")).record
+    record = (await stage.views.look_up(stage.keys, "u", "a")).record
     assert record is not None
     assert (record.view, record.order_id) == (View.QUEUED, "ORD-A")
-    assert (await stage.views.place(stage.keys, "u", "b")).record is None
+    assert (await stage.views.look_up(stage.keys, "u", "b")).record is None
     await stage.check_law()
 
 
@@ -1063,14 +1065,14 @@ async def a_draw_keeps_window_and_pause_and_a_replay_wins(stage: Stage) -> None:
     now = await stage.now()
     await stage.change(starts_at=now - HOUR)
     assert await stage.code("u") is AdmitCode.QUEUED
-    await stage.loading.state(stage.keys, stage.rows.step(ActivityVerb.PAUSE))
+    await stage.loader.write_state(stage.keys, stage.rows.step(ActivityVerb.PAUSE))
     before = await stage.snapshot()
     assert [await stage.code("u"), await stage.code("v"), await stage.code("u", "b")] == [
         AdmitCode.REPLAY_QUEUED,
         AdmitCode.PAUSED,
         AdmitCode.PAUSED,
     ]
-    await stage.loading.state(stage.keys, stage.rows.step(ActivityVerb.RESUME))
+    await stage.loader.write_state(stage.keys, stage.rows.step(ActivityVerb.RESUME))
     await stage.end_window()
     assert [await stage.code("u"), await stage.code("v")] == [
         AdmitCode.REPLAY_QUEUED,
@@ -1085,7 +1087,7 @@ async def nothing_is_drawn_before_the_end(stage: Stage) -> None:
     before = await stage.snapshot()
     assert await stage.draw() is None
     assert await stage.snapshot() == before
-    await stage.loading.state(stage.keys, stage.rows.step(ActivityVerb.CLOSE))
+    await stage.loader.write_state(stage.keys, stage.rows.step(ActivityVerb.CLOSE))
     assert await stage.draw() is not None, "who closes early draws early"
 
 
@@ -1178,7 +1180,7 @@ async def a_draw_that_has_begun_takes_no_entry(stage: Stage) -> None:
     await stage.draw(1)
     await stage.change(ends_at=await stage.now() + HOUR)  # or a clock that went back
     assert await stage.code("late") is AdmitCode.ENDED
-    meta = await stage.loading.meta(stage.keys)
+    meta = await stage.loader.meta(stage.keys)
     assert meta is not None
     assert meta.has_drawn
     await stage.end_window()
@@ -1281,12 +1283,14 @@ async def the_line_of_an_activity_that_redis_lost_is_empty(stage: Stage) -> None
     await stage.open()
     await stage.redis.flushall()
     assert await stage.take() == []
-    assert await stage.line.take_over(stage.keys, "one", min_idle_ms=0, cursor="0-0", count=10) == (
+    assert await stage.queue.take_over(
+        stage.keys, "one", min_idle_ms=0, cursor="0-0", count=10
+    ) == (
         "0-0",
         [],
     )
-    assert await stage.line.waiting(stage.keys) == (0, 0)
-    assert await stage.line.deliveries(stage.keys, "1-1") == 0
+    assert await stage.queue.waiting(stage.keys) == (0, 0)
+    assert await stage.queue.deliveries(stage.keys, "1-1") == 0
 
 
 @scenario
@@ -1298,15 +1302,15 @@ async def what_a_dead_consumer_had_is_taken_over(stage: Stage) -> None:
     found: list[Entry] = []
     cursor = "0-0"
     for _ in range(10):
-        cursor, entries = await stage.line.take_over(
+        cursor, entries = await stage.queue.take_over(
             stage.keys, "heir", min_idle_ms=0, cursor=cursor, count=2
         )
         found += entries
         if cursor == "0-0":
             break
     assert [entry.user_id for entry in found] == [f"u{i}" for i in range(5)]
-    assert await stage.line.deliveries(stage.keys, found[0].entry_id) == 2
-    assert await stage.line.waiting(stage.keys) == (5, 5)
+    assert await stage.queue.deliveries(stage.keys, found[0].entry_id) == 2
+    assert await stage.queue.waiting(stage.keys) == (5, 5)
     await stage.settle(found)
     await stage.check_rest()
 
@@ -1314,8 +1318,8 @@ async def what_a_dead_consumer_had_is_taken_over(stage: Stage) -> None:
 @scenario
 async def a_planted_line_is_removed_by_hand_and_nothing_was_lost(stage: Stage) -> None:
     await stage.open()
-    await stage.redis.delete(stage.keys.line)
-    await stage.redis.set(stage.keys.line, "x")
+    await stage.redis.delete(stage.keys.queue)
+    await stage.redis.set(stage.keys.queue, "x")
     with pytest.raises(ResponseError, match="WRONGTYPE"):
         await stage.buy("u", "a")
     await plant(stage.redis, stage.keys)
@@ -1353,13 +1357,13 @@ async def a_click_that_finds_the_line_empty_is_told_to_all_and_others_are_not(st
 @scenario
 async def keys_of_another_kind_go_when_a_rebuild_begins(stage: Stage) -> None:
     keys = stage.keys
-    for planted in (keys.meta, keys.users, keys.line, keys.entries):
+    for planted in (keys.meta, keys.users, keys.queue, keys.entries):
         await stage.redis.flushall()
         await stage.open()
-        assert await stage.loading.has_whole_keys(keys)
+        assert await stage.loader.has_whole_keys(keys)
         await stage.redis.delete(planted)
         await stage.redis.set(planted, "x")
-        assert not await stage.loading.has_whole_keys(keys)
+        assert not await stage.loader.has_whole_keys(keys)
         assert await stage.rebuild()
         assert await stage.code("u") is AdmitCode.QUEUED
         await stage.consume()
@@ -1372,7 +1376,7 @@ async def a_meta_whose_numbers_are_none_goes_when_a_rebuild_begins(stage: Stage)
         await stage.redis.flushall()
         await stage.open()
         await stage.redis.hset(stage.keys.meta, field, "x")
-        assert await stage.loading.meta(stage.keys) is None, "so that the keeper rebuilds it"
+        assert await stage.loader.meta(stage.keys) is None, "so that the keeper rebuilds it"
         assert await stage.rebuild()
         assert await stage.code("u") is AdmitCode.QUEUED
 
@@ -1381,10 +1385,10 @@ async def a_meta_whose_numbers_are_none_goes_when_a_rebuild_begins(stage: Stage)
 async def the_end_of_a_rebuild_is_written_down(stage: Stage) -> None:
     await stage.open()
     now = await stage.now()
-    since = (await stage.views.place(stage.keys, "u", "a")).since_ms
+    since = (await stage.views.look_up(stage.keys, "u", "a")).since_ms
     assert 0 <= now.timestamp() * 1000 - since < 60_000
-    await stage.loading.hold(stage.keys)
-    place = await stage.views.place(stage.keys, "u", "a")
+    await stage.loader.hold(stage.keys)
+    place = await stage.views.look_up(stage.keys, "u", "a")
     assert place.is_held
     assert not await stage.views.is_steady(stage.keys)
 
@@ -1416,7 +1420,7 @@ async def no_call_takes_more_clicks_than_redis_should_be_busy_with(stage: Stage)
 
 async def _consumers(stage: Stage) -> set[str]:
     return {
-        str(each["name"]) for each in await stage.redis.xinfo_consumers(stage.keys.line, "orders")
+        str(each["name"]) for each in await stage.redis.xinfo_consumers(stage.keys.queue, "orders")
     }
 
 
@@ -1424,18 +1428,18 @@ async def _consumers(stage: Stage) -> set[str]:
 async def names_of_consumers_that_are_gone_are_removed_and_their_entries_never(
     stage: Stage,
 ) -> None:
-    assert await stage.line.forget_consumers(stage.keys, idle_ms=0) == 0, "there is no line"
+    assert await stage.queue.forget_consumers(stage.keys, idle_ms=0) == 0, "there is no line"
     await stage.open()
     await stage.buy("u")
     await stage.settle(await stage.take("done"))
     await stage.buy("v")
     await stage.take("died with an entry")
-    assert await stage.line.forget_consumers(stage.keys, idle_ms=3_600_000) == 0, (
+    assert await stage.queue.forget_consumers(stage.keys, idle_ms=3_600_000) == 0, (
         "they were heard of a moment ago"
     )
-    assert await stage.line.forget_consumers(stage.keys, idle_ms=0) == 1
+    assert await stage.queue.forget_consumers(stage.keys, idle_ms=0) == 1
     assert await _consumers(stage) == {"died with an entry"}
-    _, entries = await stage.line.take_over(
+    _, entries = await stage.queue.take_over(
         stage.keys, "two", min_idle_ms=0, cursor="0-0", count=10
     )
     await stage.settle(entries)

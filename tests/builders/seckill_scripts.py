@@ -17,13 +17,13 @@ from redis.asyncio import Redis
 from mesh.money import Money
 from seckill_rpc.domain.activity import Activity, ActivityState, ActivityVerb, AdmissionMode
 from seckill_rpc.domain.order import Verdict, View
-from seckill_rpc.stock.admission import QUEUED_SECONDS, Admission, AdmitCode, Click, admit
-from seckill_rpc.stock.draw import Drawn, draw
-from seckill_rpc.stock.keys import GROUP, Keys
-from seckill_rpc.stock.line import Entry, Finished, Line, Unit
-from seckill_rpc.stock.loading import LiveUnit, Loading
-from seckill_rpc.stock.scripts import Scripts
-from seckill_rpc.stock.views import Views
+from seckill_rpc.redis.admission_queue import AdmissionQueue, Entry, FinishedEntry, ReturnedUnit
+from seckill_rpc.redis.admit import QUEUED_SECONDS, AdmitCode, AdmitReply, Click, admit
+from seckill_rpc.redis.draw import DrawProgress, draw
+from seckill_rpc.redis.keys import GROUP, Keys
+from seckill_rpc.redis.loader import ActivityLoader, LiveUnit
+from seckill_rpc.redis.scripts import Scripts
+from seckill_rpc.redis.views import Views
 
 HOUR = timedelta(hours=1)
 
@@ -52,7 +52,7 @@ class Rows:
             if row.state == "LIVE" and user_id in {None, row.user_id}
         ]
 
-    def decide(self, entries: Iterable[Entry]) -> tuple[list[Finished], list[Entry]]:
+    def decide(self, entries: Iterable[Entry]) -> tuple[list[FinishedEntry], list[Entry]]:
         """One transaction of the consumer: what it decided, and the entries of another epoch that
         it never saw.
         """
@@ -67,7 +67,7 @@ class Rows:
             finished.append(self._decided(entry, known))
         return finished, again
 
-    def refuse(self, entries: Iterable[Entry]) -> list[Finished]:
+    def refuse(self, entries: Iterable[Entry]) -> list[FinishedEntry]:
         """A refusal is a row; whoever commits first decides."""
         for entry in entries:
             self.orders.setdefault(
@@ -75,7 +75,7 @@ class Rows:
             )
         return [self._decided(entry, self.orders[entry.order_id]) for entry in entries]
 
-    def give_back(self, order_id: str) -> Unit | None:
+    def give_back(self, order_id: str) -> ReturnedUnit | None:
         """ReturnStock: what goes into the outbox for Redis."""
         row = self.orders.get(order_id)
         if row is None or row.state != "LIVE":
@@ -85,7 +85,7 @@ class Rows:
         self.activity = replace(
             self.activity, sold=self.activity.sold - 1, total=self.activity.total - is_closed
         )
-        return Unit(
+        return ReturnedUnit(
             user_id=row.user_id,
             request_id=row.request_id,
             order_id=order_id,
@@ -108,9 +108,9 @@ class Rows:
         self.activity = replace(self.activity, rev=self.activity.rev + 1, **changes)  # type: ignore[arg-type]
         return self.activity
 
-    def _decided(self, entry: Entry, known: Row | None) -> Finished:
+    def _decided(self, entry: Entry, known: Row | None) -> FinishedEntry:
         if known is not None:
-            return Finished(
+            return FinishedEntry(
                 entry=entry, verdict=Verdict.LIVE if known.state == "LIVE" else Verdict.REFUSED
             )
         mine = self.live(entry.user_id)
@@ -120,17 +120,17 @@ class Rows:
         )
         if same or len(mine) >= self.activity.limit_per_user:
             other = (same or mine)[0]
-            return Finished(
+            return FinishedEntry(
                 entry=entry,
                 verdict=Verdict.DUPLICATE,
                 other_order_id=other.order_id,
                 other_request_id=other.request_id,
             )
         if self.activity.left < 1:
-            return Finished(entry=entry, verdict=Verdict.PHANTOM)
+            return FinishedEntry(entry=entry, verdict=Verdict.PHANTOM)
         row.state = "LIVE"
         self.activity = replace(self.activity, sold=self.activity.sold + 1)
-        return Finished(entry=entry, verdict=Verdict.LIVE)
+        return FinishedEntry(entry=entry, verdict=Verdict.LIVE)
 
 
 class Rebuild:
@@ -144,28 +144,28 @@ class Rebuild:
 
     async def fence(self) -> Rebuild:
         stage = self._stage
-        self._told = await stage.loading.holders(stage.keys)
-        await stage.loading.hold(stage.keys)
+        self._told = await stage.loader.viewed_holders(stage.keys)
+        await stage.loader.hold(stage.keys)
         self.row, self._units = stage.rows.fence()
         return self
 
     async def build(self) -> bool:
         stage, epoch = self._stage, self.row.epoch
-        return await stage.loading.part(
+        return await stage.loader.load_holders(
             stage.keys, epoch=epoch, units=self._units
-        ) and await stage.loading.stale(
+        ) and await stage.loader.clear_stale_views(
             stage.keys, epoch=epoch, users=self._told - {unit.user_id for unit in self._units}
         )
 
     async def publish(self) -> bool:
-        return await self._stage.loading.publish(
-            self._stage.keys, self.row, run_id=await self._stage.loading.run_id()
+        return await self._stage.loader.publish(
+            self._stage.keys, self.row, run_id=await self._stage.loader.run_id()
         )
 
     async def carry(self, *, count: int = 1000) -> bool:
         cursor: str | None = ""
         while True:
-            cursor = await self._stage.loading.carry(
+            cursor = await self._stage.loader.carry(
                 self._stage.keys, epoch=self.row.epoch, cursor=cursor or "", count=count
             )
             if not cursor:
@@ -185,8 +185,8 @@ class Stage:
         self.redis = redis
         self.scripts = scripts or Scripts(redis)
         self.keys = Keys(activity_id=activity_id, merchant_id="mall", sku_id="1001")
-        self.line = Line(redis, self.scripts)
-        self.loading = Loading(self.scripts)
+        self.queue = AdmissionQueue(redis, self.scripts)
+        self.loader = ActivityLoader(self.scripts)
         self.views = Views(redis)
         self._orders = 0
 
@@ -216,13 +216,13 @@ class Stage:
             )
         )
         self.rows.step(ActivityVerb.PUBLISH)
-        await self.loading.clear_views(self.keys)
+        await self.loader.clear_views(self.keys)
         self.rows.step(ActivityVerb.OPEN)
         await self.rebuild()
         return self
 
     async def now(self) -> datetime:
-        return datetime.fromtimestamp(await self.loading.now_ms() / 1000, UTC)
+        return datetime.fromtimestamp(await self.loader.now_ms() / 1000, UTC)
 
     async def rebuild(self) -> bool:
         return await (await Rebuild(self).fence()).finish()
@@ -239,7 +239,7 @@ class Stage:
         *,
         min_epoch: int = 0,
         line_max: int = 1000,
-    ) -> Admission:
+    ) -> AdmitReply:
         click = Click(user_id=user, request_id=request, order_id=order or self.order_id())
         _, [admission] = await admit(
             self.scripts, self.keys, [click], min_epoch=min_epoch, line_max=line_max
@@ -250,7 +250,7 @@ class Stage:
         return (await self.buy(user, request, **how)).code
 
     async def take(self, consumer: str = "one") -> list[Entry]:
-        return await self.line.read(self.keys, consumer, count=500, block_ms=0)
+        return await self.queue.read(self.keys, consumer, count=500, block_ms=0)
 
     async def consume(self) -> list[Entry]:
         """Everything in the line, pending or not, until it is decided and published; what was in
@@ -262,14 +262,14 @@ class Stage:
 
     async def settle(self, entries: Sequence[Entry]) -> int:
         finished, again = self.rows.decide(entries)
-        return await self.line.finish(self.keys, finished + await self.readmit(again))
+        return await self.queue.finish(self.keys, finished + await self.readmit(again))
 
-    async def readmit(self, entries: Sequence[Entry]) -> list[Finished]:
+    async def readmit(self, entries: Sequence[Entry]) -> list[FinishedEntry]:
         """Entries of an older epoch: into this one, or a refusal (also when the click has got
         another order meanwhile); those that are not ready stay pending."""
         refused = []
         for entry in entries:
-            admission = Admission(code=AdmitCode.ENDED, detail="")
+            admission = AdmitReply(code=AdmitCode.ENDED, detail="")
             if self.rows.activity.state is not ActivityState.CLOSED:
                 admission = await self.buy(
                     entry.user_id,
@@ -278,7 +278,7 @@ class Stage:
                     min_epoch=self.rows.activity.epoch,
                 )
             if admission.detail == entry.order_id:
-                await self.line.drop(self.keys, [entry.entry_id])
+                await self.queue.drop(self.keys, [entry.entry_id])
             elif admission.code is not AdmitCode.NOT_READY:
                 refused.append(entry)
         return self.rows.refuse(refused)
@@ -290,21 +290,21 @@ class Stage:
         await self.consume()
         return admission.detail
 
-    async def give_back(self, unit: Unit) -> int:
-        [answer] = await self.line.give_back(self.keys, [unit])
+    async def give_back(self, unit: ReturnedUnit) -> int:
+        [answer] = await self.queue.give_back(self.keys, [unit])
         return answer
 
     async def change(self, **changes: object) -> bool:
         """The row first, then Redis."""
-        return await self.loading.state(self.keys, self.rows.change(**changes))
+        return await self.loader.write_state(self.keys, self.rows.change(**changes))
 
     async def close(self) -> Activity:
         """CLOSING, the line, CLOSED."""
         if self.rows.activity.state is not ActivityState.CLOSING:
-            await self.loading.state(self.keys, self.rows.step(ActivityVerb.CLOSE))
+            await self.loader.write_state(self.keys, self.rows.step(ActivityVerb.CLOSE))
         await self.consume()
         self.rows.step(ActivityVerb.FINISH)
-        await self.loading.drop(self.keys, self.rows.activity)
+        await self.loader.write_tombstone(self.keys, self.rows.activity)
         return self.rows.activity
 
     async def end_window(self) -> None:
@@ -312,7 +312,7 @@ class Stage:
         now = await self.now()
         await self.change(starts_at=now - 2 * HOUR, ends_at=now - timedelta(seconds=1))
 
-    async def draw(self, count: int = 200) -> Drawn | None:
+    async def draw(self, count: int = 200) -> DrawProgress | None:
         return await draw(self.scripts, self.keys, queued_seconds=QUEUED_SECONDS, count=count)
 
     async def draw_all(self, count: int = 200) -> None:
@@ -327,7 +327,7 @@ class Stage:
 
     async def queued(self) -> list[str]:
         """Order ids in the line, in order."""
-        return [fields["o"] for _, fields in await self.redis.xrange(self.keys.line)]
+        return [fields["o"] for _, fields in await self.redis.xrange(self.keys.queue)]
 
     async def snapshot(self) -> dict[str, object]:
         """Everything in Redis, to see that nothing was written: what is there, and its bytes."""
@@ -348,7 +348,7 @@ class Stage:
         """What holds at every instant between two scripts, while Redis and the rows are of one
         epoch and no give-back is due.
         """
-        meta = await self.loading.meta(self.keys)
+        meta = await self.loader.meta(self.keys)
         assert meta is not None
         row, users = self.rows.activity, await self.users()
         records = {name: value for name, value in users.items() if "#" in name}
@@ -370,7 +370,7 @@ class Stage:
     async def check_rest(self) -> None:
         """What holds when the line is empty: Redis says what the rows say, of every buyer."""
         await self.check_law()
-        assert await self.line.waiting(self.keys) == (0, 0)
+        assert await self.queue.waiting(self.keys) == (0, 0)
         rows = self.rows.live()
         records = {f"{row.user_id}#{row.request_id}": f"1{row.order_id}" for row in rows}
         assert {
@@ -385,5 +385,5 @@ class Stage:
 
 async def plant(redis: Redis, keys: Keys) -> None:
     """The group of an empty line, as after a test has removed it."""
-    await redis.delete(keys.line)
-    await redis.xgroup_create(keys.line, GROUP, "0", mkstream=True)
+    await redis.delete(keys.queue)
+    await redis.xgroup_create(keys.queue, GROUP, "0", mkstream=True)

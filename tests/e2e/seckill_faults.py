@@ -313,7 +313,7 @@ async def _readmit(sale: Sale) -> None:
     with stage.stock() as stock:
         stock.hincrby(sale.keys.meta, "stock", 40)
         await until(
-            lambda: stock.xlen(sale.keys.line) > sale.units, "line that is longer than the stock"
+            lambda: stock.xlen(sale.keys.queue) > sale.units, "line that is longer than the stock"
         )
         # the keeper may have died in the middle of one
         await sale.reached(lambda: sale.rebuild("seckill_front"), "rebuild")
@@ -351,11 +351,11 @@ async def _two_deliveries(sale: Sale) -> None:
     stolen = 0
     with sale.stage.stock() as stock:
         while sale.clicks_done < sale.clicks_planned * 0.9:
-            pending = stock.xpending_range(sale.keys.line, "orders", "-", "+", 100)
+            pending = stock.xpending_range(sale.keys.queue, "orders", "-", "+", 100)
             if pending:
                 stolen += len(
                     stock.xclaim(
-                        sale.keys.line,
+                        sale.keys.queue,
                         "orders",
                         "thief",
                         0,

@@ -21,7 +21,7 @@ from typing import Any
 from redis.exceptions import RedisError
 from sqlalchemy.exc import DBAPIError
 
-from seckill_rpc.stock.keys import GROUP
+from seckill_rpc.redis.keys import GROUP
 from seckill_rpc.usecases.results import DECIDED_BY_TICKET
 from tests.e2e.seckill_processes import DATABASES, GRACE_SECONDS
 from tests.e2e.seckill_sale import SHELF, Sale, sampled
@@ -153,7 +153,7 @@ class Invariants:
             meta: Any = stock.hgetall(sale.keys.meta)
             left_behind = [
                 key
-                for key in (sale.keys.users, sale.keys.line, sale.keys.entries)
+                for key in (sale.keys.users, sale.keys.queue, sale.keys.entries)
                 if stock.exists(key)
             ]
         if meta.get("state") != "CLOSED" or left_behind:
@@ -186,7 +186,7 @@ class Invariants:
                 )
             ]
             with self._stage.stock() as stock:
-                length, meta = stock.xlen(sale.keys.line), stock.hgetall(sale.keys.meta)
+                length, meta = stock.xlen(sale.keys.queue), stock.hgetall(sale.keys.meta)
                 is_being_rebuilt = bool(stock.exists(sale.keys.rebuilder))
                 is_noticed = meta.get("run") == stock.info("server")["run_id"]
             row = self._activity()
@@ -275,8 +275,8 @@ class Invariants:
         with self._stage.stock() as stock:
             meta: Any = stock.hgetall(sale.keys.meta)
             users: Any = stock.hgetall(sale.keys.users)
-            length, views = stock.xlen(sale.keys.line), {}
-            pending: Any = stock.xpending(sale.keys.line, GROUP)
+            length, views = stock.xlen(sale.keys.queue), {}
+            pending: Any = stock.xpending(sale.keys.queue, GROUP)
             for start in range(0, len(sale.users), _CHUNK):
                 some = sale.users[start : start + _CHUNK]
                 views |= dict(

@@ -26,7 +26,7 @@ from mesh.client import MeshChannel
 from mesh.discovery.static import StaticDiscovery
 from mesh.errors import MeshError, RemoteError
 from mesh.settings import MeshSettings
-from seckill_rpc.stock.keys import Keys
+from seckill_rpc.redis.keys import Keys
 from tests.e2e.seckill_processes import BACKS, POLL_SECONDS, SeckillProcesses, until
 
 HOUR = timedelta(hours=1)
@@ -400,7 +400,7 @@ class Sale:
                 def grew() -> bool:
                     nonlocal last_heard, heard_at
                     length, [group] = (
-                        at_once.xlen(self.keys.line).xinfo_groups(self.keys.line).execute()
+                        at_once.xlen(self.keys.queue).xinfo_groups(self.keys.queue).execute()
                     )
                     if group["last-delivered-id"] != last_heard:
                         last_heard, heard_at = group["last-delivered-id"], time.monotonic()

@@ -33,7 +33,7 @@ async def _backlog(sale: Sale) -> None:
     try:
         await until(lambda: sale.codes["SECKILL_BUSY"] > 0, "BUSY")
         with stage.stock() as stock:
-            if (length := stock.xlen(sale.keys.line)) > LINE_MAX:
+            if (length := stock.xlen(sale.keys.queue)) > LINE_MAX:
                 sale.problems.append(f"{length} in a line of {LINE_MAX}")
     finally:
         stage.mariadb.start()
@@ -244,7 +244,7 @@ async def _poison(sale: Sale) -> None:
     start = time.monotonic()
     with stage.stock() as stock:
         stock.xadd(
-            sale.keys.line,
+            sale.keys.queue,
             {
                 "o": "ORDBAD",
                 "u": "u\u00e9",
@@ -304,7 +304,7 @@ def _pause(*, keep: bool) -> None:
             if (state := stock.hget(sale.keys.meta, "state")) != "PAUSED":
                 sale.problems.append(f"Redis reopened it: {state}")
             await until(
-                lambda: not stock.xlen(sale.keys.line), "line that is served during the pause"
+                lambda: not stock.xlen(sale.keys.queue), "line that is served during the pause"
             )
         await sale.stubborn(lambda: sale.verb("Resume"))
 

@@ -26,38 +26,38 @@ def _test(module: str, name: str, *, on: str = "sqlite") -> str:
 
 
 _of = Callable[..., Mutant]
-_deciding: _of = partial(_mutant, "usecases/deciding.py")
-_consuming: _of = partial(_mutant, "usecases/consuming.py")
+_deciding: _of = partial(_mutant, "usecases/consumer/batch_decider.py")
+_consuming: _of = partial(_mutant, "usecases/consumer/consumer.py")
 _batches: _of = partial(_mutant, "store/batches.py")
 _activities: _of = partial(_mutant, "store/activities.py")
 _orders: _of = partial(_mutant, "store/orders.py")
 _tables: _of = partial(_mutant, "tables.py")
-_returning: _of = partial(_mutant, "usecases/returning.py")
-_to_redis: _of = partial(_mutant, "usecases/to_redis.py")
-_to_order_rpc: _of = partial(_mutant, "usecases/to_order_rpc.py")
-_rebuilding: _of = partial(_mutant, "usecases/rebuilding.py")
-_lease: _of = partial(_mutant, "stock/lease.py")
-_keeping: _of = partial(_mutant, "usecases/keeping.py")
-_watching: _of = partial(_mutant, "domain/watching.py")
-_closing: _of = partial(_mutant, "usecases/closing.py")
-_publishing: _of = partial(_mutant, "usecases/publishing.py")
+_returns: _of = partial(_mutant, "usecases/returns.py")
+_to_redis: _of = partial(_mutant, "usecases/outbox_to_redis.py")
+_to_order_rpc: _of = partial(_mutant, "usecases/outbox_to_order.py")
+_rebuilder: _of = partial(_mutant, "usecases/rebuild.py")
+_lease: _of = partial(_mutant, "redis/lease.py")
+_reconciler: _of = partial(_mutant, "usecases/reconciler.py")
+_watching: _of = partial(_mutant, "domain/drift.py")
+_closer: _of = partial(_mutant, "usecases/activity_lifecycle/closer.py")
+_publisher: _of = partial(_mutant, "usecases/activity_lifecycle/publisher.py")
 _activity: _of = partial(_mutant, "domain/activity.py")
 _ticket: _of = partial(_mutant, "domain/ticket.py")
 _results: _of = partial(_mutant, "usecases/results.py")
-_breaker: _of = partial(_mutant, "usecases/breaker.py")
-_registry: _of = partial(_mutant, "usecases/registry.py")
-_door: _of = partial(_mutant, "usecases/door.py")
-_audience: _of = partial(_mutant, "usecases/audience.py")
-_clicking: _of = partial(_mutant, "usecases/clicking.py")
-_drawing: _of = partial(_mutant, "usecases/drawing.py")
+_breaker: _of = partial(_mutant, "usecases/circuit_breaker.py")
+_registry: _of = partial(_mutant, "usecases/admission/registry.py")
+_door: _of = partial(_mutant, "usecases/admission/gate.py")
+_listener: _of = partial(_mutant, "usecases/result_listener.py")
+_admission: _of = partial(_mutant, "usecases/admission/seckill_action.py")
+_draws: _of = partial(_mutant, "usecases/draw.py")
 
 _in_consuming = partial(_test, "consuming")
-_in_returning = partial(_test, "returning")
+_in_returns = partial(_test, "returning")
 _in_rebuild = partial(_test, "rebuild", on="mariadb")
 _in_keeper = partial(_test, "keeper", on="mariadb")
 _in_activities = partial(_test, "activities")
 _in_results = partial(_test, "results")
-_in_clicking = partial(_test, "clicking")
+_in_admission = partial(_test, "clicking")
 
 
 def _in_lists(name: str) -> str:
@@ -119,15 +119,13 @@ _UNITS = [  # what the database alone makes impossible
         "a step is conditional on the version it was read in",
         old='_ROW.version == bindparam("read_version")',
         new='_ROW.version >= bindparam("read_version")',
-        fails=_in_returning("test_a_step_of_a_row_that_has_changed_meanwhile_is_not_written"),
+        fails=_in_returns("test_a_step_of_a_row_that_has_changed_meanwhile_is_not_written"),
     ),
     _activities(
         "CLOSED is conditional on what is sold",
         old="is_closed = activity.state is ActivityState.CLOSED",
         new="is_closed = False",
-        fails=_in_returning(
-            "test_a_close_that_read_the_row_before_a_unit_came_back_is_not_written"
-        ),
+        fails=_in_returns("test_a_close_that_read_the_row_before_a_unit_came_back_is_not_written"),
     ),
 ]
 
@@ -303,7 +301,9 @@ _DECISION = [  # the transaction of a batch
     ),
     _deciding(
         "what is left is sold or nothing is",
-        behind=_edit("usecases/deciding.py", "if activity.epoch != batch.epoch:", "if False:"),
+        behind=_edit(
+            "usecases/consumer/batch_decider.py", "if activity.epoch != batch.epoch:", "if False:"
+        ),
         old="            if not await activities.sell(tx, activity_id=batch.activity_id, "
         "epoch=batch.epoch, units=len(kept)):",
         new="            if False:",
@@ -373,7 +373,7 @@ _LINE = [  # what the consumer does around it
     ),
     _consuming(
         "an entry leaves the line when its copy stands there",
-        old="        await self._line.drop(keys, copied)\n",
+        old="        await self._queue.drop(keys, copied)\n",
         new="",
         fails=_in_consuming("test_an_entry_whose_copy_stands_in_the_line_leaves_it"),
     ),
@@ -421,7 +421,7 @@ _LINE = [  # what the consumer does around it
     ),
     _consuming(
         "five times",
-        old="if deliveries < self._choices.deliveries_max:",
+        old="if deliveries < self._settings.deliveries_max:",
         new="if False:",
         fails=_in_consuming("test_entries_that_no_admission_writes_are_given_up_too"),
     ),
@@ -435,8 +435,8 @@ _LINE = [  # what the consumer does around it
     ),
     _consuming(
         "XAUTOCLAIM carries its cursor",
-        old="looked.cursor = cursor\n",
-        new="looked.cursor = _START\n",
+        old="scan.cursor = cursor\n",
+        new="scan.cursor = _START\n",
         fails=_in_consuming("test_entries_that_cannot_be_decided_do_not_hide_those_behind_them"),
     ),
 ]
@@ -446,64 +446,62 @@ _BACK = [  # units that come back, and what order_rpc says
         "LIVE is left once",
         old='_ROW.order_id == bindparam("order"), _ROW.state == UnitState.LIVE)',
         new='_ROW.order_id == bindparam("order"))',
-        fails=_in_returning("test_what_was_refused_has_no_unit_to_give_back"),
+        fails=_in_returns("test_what_was_refused_has_no_unit_to_give_back"),
     ),
     _orders(
         "its slot is free then",
         old='state=bindparam("new_state"), slot=None, ',
         new='state=bindparam("new_state"), ',
-        fails=_in_returning("test_a_unit_that_comes_back_is_sold_again"),
+        fails=_in_returns("test_a_unit_that_comes_back_is_sold_again"),
     ),
     _orders(
         "and its request",
         old="slot=None, live_request=None, updated_at",
         new="slot=None, updated_at",
-        fails=_in_returning("test_a_unit_that_comes_back_is_sold_again"),
+        fails=_in_returns("test_a_unit_that_comes_back_is_sold_again"),
     ),
     _activities(
         "sold falls by one",
         old="(_ROW.sold, _ROW.sold - _UNITS))",
         new="(_ROW.sold, _ROW.sold))",
-        fails=_in_returning("test_a_unit_that_comes_back_is_sold_again"),
+        fails=_in_returns("test_a_unit_that_comes_back_is_sold_again"),
     ),
     _activities(
         "total falls by one after the close",
-        fails=_in_returning("test_a_unit_that_comes_back_after_the_close_goes_to_the_shelf_once"),
+        fails=_in_returns("test_a_unit_that_comes_back_after_the_close_goes_to_the_shelf_once"),
         old="    (_ROW.total, _ROW.total - case((_ROW.state == ActivityState.CLOSED, _UNITS), "
         "else_=0)), ",
         new="    ",
     ),
-    _returning(
+    _returns(
         "a unit goes to the shelf after the close",
         old="if activity.state is ActivityState.CLOSED:",
         new="if False:",
-        fails=_in_returning("test_a_unit_that_comes_back_after_the_close_goes_to_the_shelf_once"),
+        fails=_in_returns("test_a_unit_that_comes_back_after_the_close_goes_to_the_shelf_once"),
     ),
-    _returning(
+    _returns(
         "an order of another activity is not found",
         old="if order is None or order.activity_id != activity_id:",
         new="if order is None:",
-        fails=_in_returning("test_an_order_that_is_not_of_this_activity_and_merchant_is_not_found"),
+        fails=_in_returns("test_an_order_that_is_not_of_this_activity_and_merchant_is_not_found"),
     ),
     _to_redis(
         "a give-back waits for its epoch",
         old="            if activity.state is not ActivityState.CLOSED:",
         new="            if False:",
-        fails=_in_returning(
-            "test_a_give_back_of_an_epoch_that_redis_has_not_published_waits_for_it"
-        ),
+        fails=_in_returns("test_a_give_back_of_an_epoch_that_redis_has_not_published_waits_for_it"),
     ),
     _to_redis(
         "unless the activity is closed",
         old="            if activity.state is not ActivityState.CLOSED:",
         new="            if True:",
-        fails=_in_returning("test_a_give_back_that_the_close_has_counted_is_done"),
+        fails=_in_returns("test_a_give_back_that_the_close_has_counted_is_done"),
     ),
     _to_redis(
         "who goes away takes nobody along",
         old="(await asyncio.shield(shared.call))",
         new="(await shared.call)",
-        fails=_in_returning(
+        fails=_in_returns(
             "test_give_backs_that_are_sent_side_by_side_share_one_call_of_the_script"
         ),
     ),
@@ -511,7 +509,7 @@ _BACK = [  # units that come back, and what order_rpc says
         "order_ready when order_rpc has answered",
         old="            await orders.mark_ready(tx, written, at=self._clock.now())\n",
         new="",
-        fails=_in_returning(
+        fails=_in_returns(
             "test_orders_reach_order_rpc_with_the_price_of_the_activity_and_are_ready_then"
         ),
     ),
@@ -520,36 +518,36 @@ _BACK = [  # units that come back, and what order_rpc says
         old="decided = await self._allocations",
         new='decided = dict.fromkeys((order_id for order_id, _ in wanted), "") | await '
         "self._allocations",
-        fails=_in_returning("test_an_answer_that_leaves_orders_out_is_asked_for_again"),
+        fails=_in_returns("test_an_answer_that_leaves_orders_out_is_asked_for_again"),
     ),
     _to_order_rpc(
         "a definite refusal gives the unit back",
         old="            if refused:\n",
         new="            if False:\n",
-        fails=_in_returning("test_an_order_that_order_rpc_refuses_gives_its_unit_back"),
+        fails=_in_returns("test_an_order_that_order_rpc_refuses_gives_its_unit_back"),
     ),
 ]
 
-_HOLD = "        await loading.hold(keys)\n"
+_HOLD = "        await loader.hold(keys)\n"
 _FENCE = """        if not await self._db.run(self._fence, published_epoch=published_epoch):
             raise _Superseded
 """
 _REBUILD = [
-    _rebuilding(
+    _rebuilder(
         "hold",
         old=_HOLD,
         new="",
         fails=_in_rebuild("test_nobody_is_let_in_between_the_hold_and_the_end_of_a_rebuild"),
     ),
-    _rebuilding(
+    _rebuilder(
         "the hold comes before the fence",
         fails=_in_rebuild("test_nobody_is_let_in_between_the_hold_and_the_end_of_a_rebuild"),
         old=f'{_HOLD}        failpoint("seckill.rebuild.after_hold")\n{_FENCE}',
         new=f"{_FENCE}{_HOLD}",
     ),
-    _rebuilding(
+    _rebuilder(
         "a 1 without an order becomes a 2",
-        old="said_to_hold = await self._while_alive(loading.holders(keys))",
+        old="said_to_hold = await self._while_alive(loader.viewed_holders(keys))",
         new="said_to_hold: set[str] = set()",
         fails=_in_rebuild("test_a_one_without_an_order_becomes_two"),
     ),
@@ -559,37 +557,37 @@ _REBUILD = [
         new="epoch=self.epoch + 1",
         fails=_in_rebuild("test_redis_ahead_of_a_database_that_was_brought_back_is_passed"),
     ),
-    _rebuilding(
+    _rebuilder(
         "row and orders are read at one moment",
         old="self._db.read_at_one_moment(self._read)",
         new="self._db.read(self._read)",
         fails=_in_rebuild("test_a_unit_that_comes_back_while_the_orders_are_read_is_not_lost"),
     ),
-    _rebuilding(
+    _rebuilder(
         "what is published is of the Redis that was asked before anything was built",
         old="publish(keys, row, run_id=run_id)",
-        new="publish(keys, row, run_id=await loading.run_id())",
+        new="publish(keys, row, run_id=await loader.run_id())",
         fails=_in_rebuild("test_a_redis_that_starts_anew_during_a_rebuild_is_noticed"),
     ),
-    _rebuilding(
+    _rebuilder(
         "the orders of a buyer are built together",
         old="while end < len(units) and units[end].user_id == units[end - 1].user_id:",
         new="while False:",
         fails=_in_rebuild("test_long_lists_of_holders_are_read_and_built_in_portions"),
     ),
-    _rebuilding(
+    _rebuilder(
         "after publishing the row is read once more: closed",
-        old="await self._loading.drop(self.keys, now)",
+        old="await self._loader.write_tombstone(self.keys, now)",
         new="pass",
         fails=_in_rebuild("test_a_close_wins_over_a_slow_rebuild"),
     ),
-    _rebuilding(
+    _rebuilder(
         "after publishing the row is read once more: paused",
-        old="await self._loading.state(self.keys, now)",
+        old="await self._loader.write_state(self.keys, now)",
         new="pass",
         fails=_in_rebuild("test_a_pause_wins_although_redis_was_emptied_after_it"),
     ),
-    _rebuilding(
+    _rebuilder(
         "a rebuilder goes on while it has its lease",
         old="if not await self._lease.renew(self.keys, self.holder):",
         new="if not await self._lease.renew(self.keys, self.holder) and self.epoch < 0:",
@@ -601,7 +599,7 @@ _REBUILD = [
         new="nx=False",
         fails=_in_rebuild("test_a_rebuild_for_what_was_seen_does_nothing_when_it_is_over"),
     ),
-    _rebuilding(
+    _rebuilder(
         "nothing is rebuilt that somebody has rebuilt since",
         old="seen_epoch in (None, activity.epoch)",
         new="True",
@@ -636,7 +634,7 @@ _KEEPER = [
     ),
     _watching(
         "for one second",
-        old="setdefault(trigger, at) >= LEFT",
+        old="setdefault(trigger, at) >= ABANDONED_AFTER",
         new="setdefault(trigger, at) >= timedelta(0)",
         fails=_in_watching("test_a_look_at_redis_says_what_is_to_be_done"),
     ),
@@ -656,7 +654,7 @@ _KEEPER = [
     ),
     _watching(
         "the law is broken when it is for two seconds",
-        old="return lasts >= (EXPLAINED if is_explained else BROKEN)",
+        old="return lasts >= (EXPLAINED_GAP_AFTER if is_explained else GAP_AFTER)",
         new="return True",
         fails=_in_watching("test_units_that_are_too_many_or_missing_are_a_gap_when_it_lasts"),
     ),
@@ -682,8 +680,8 @@ _KEEPER = [
     ),
     _watching(
         "units in the line explain a surplus for longer",
-        old="(EXPLAINED if is_explained else BROKEN)",
-        new="BROKEN",
+        old="(EXPLAINED_GAP_AFTER if is_explained else GAP_AFTER)",
+        new="GAP_AFTER",
         fails=_in_watching(
             "test_orders_that_are_written_and_not_published_explain_a_surplus_for_longer"
         ),
@@ -694,34 +692,34 @@ _KEEPER = [
         new="if not self._gaps:",
         fails=_in_watching("test_a_keeper_that_looks_seldom_needs_its_samples_all_the_same"),
     ),
-    _keeping(
+    _reconciler(
         "of many keepers one rebuilds",
         old="seen_epoch=activity.epoch)",
         new="seen_epoch=None)",
         fails=_in_keeper("test_a_keeper_that_comes_late_rebuilds_nothing"),
     ),
-    _keeping(
+    _reconciler(
         "an activity ends by the clock that admits",
         old="is_over = now_ms >= ",
         new="is_over = self._clock.now().timestamp() * 1000 >= ",
         fails=_in_keeper("test_an_activity_is_closed_when_its_end_is_over_by_the_clock_of_redis"),
     ),
-    _keeping(
+    _reconciler(
         "an old copy of Redis opens no closed activity",
-        old="await self._loading.drop(keys_of(activity), activity)",
+        old="await self._loader.write_tombstone(keys_of(activity), activity)",
         new="0",
         fails=_in_keeper("test_an_old_copy_of_redis_opens_no_closed_activity"),
     ),
 ]
 
 _LIFE = [  # publish and close
-    _closing(
+    _closer(
         "a close waits for the line",
         old="        if length:",
         new="        if False:",
         fails=_in_activities("test_an_activity_that_closes_serves_its_line_first"),
     ),
-    _closing(
+    _closer(
         "a close waits for units on their way back",
         old="requires=self._nothing_is_due, ",
         new="",
@@ -729,19 +727,19 @@ _LIFE = [  # publish and close
             "test_a_unit_on_its_way_back_keeps_an_activity_from_being_closed_over_it"
         ),
     ),
-    _closing(
+    _closer(
         "a close waits for the draw",
         new="activity.mode is None",
         old="activity.mode is AdmissionMode.DRAW and not activity.drawn",
         fails=_test("draw", "test_a_close_draws_first"),
     ),
-    _closing(
+    _closer(
         "what was not sold goes back to the shelf",
         old="return [unsold, drop]",
         new="return [drop]",
         fails=_in_activities("test_closing_sends_what_was_not_sold_back_to_the_shelf"),
     ),
-    _closing(
+    _closer(
         "CLOSED leaves a tombstone",
         old="return [unsold, drop]",
         new="return [unsold]",
@@ -769,22 +767,22 @@ _LIFE = [  # publish and close
             "test_a_pause_is_told_to_redis_at_once_and_serves_who_stands_in_the_line", on="mariadb"
         ),
     ),
-    _publishing(
+    _publisher(
         "the views of the last sale are cleared",
-        old="        await self._loading.clear_views(keys_of(activity))\n",
+        old="        await self._loader.clear_views(keys_of(activity))\n",
         new="",
         fails=_in_activities(
             "test_a_new_activity_of_a_product_begins_without_the_results_of_the_last_one",
             on="mariadb",
         ),
     ),
-    _publishing(
+    _publisher(
         "before it is OPEN, never after",
         fails=_in_activities("test_a_publication_that_slept_clears_no_result_of_a_buyer"),
-        old="if await self._loading.meta(keys_of(activity)) is None:",
+        old="if await self._loader.meta(keys_of(activity)) is None:",
         new="if True:",
     ),
-    _publishing(
+    _publisher(
         "units are taken off the shelf once",
         old='op_id=f"alloc:{activity.activity_id}"',
         new='op_id=f"alloc:{activity.version}"',
@@ -847,24 +845,24 @@ _ANSWERS = [
         "who takes part is not refused from memory",
         old="if user_id in self._participants:",
         new="if False:",
-        fails=_in_clicking(
+        fails=_in_admission(
             "test_a_winner_never_hears_sold_out_from_memory_wherever_he_clicks_again"
         ),
     ),
-    _audience(
+    _listener(
         "nor who bought before this process knew the sale",
-        fails=_in_clicking(
+        fails=_in_admission(
             "test_a_winner_never_hears_sold_out_from_memory_wherever_he_clicks_again"
         ),
         old="            for user_id, _ in chunk:\n                "
-        "self._clicking.takes_part(activity.activity_id, user_id)\n",
+        "self._admission.add_participant(activity.activity_id, user_id)\n",
         new="",
     ),
-    _audience(
+    _listener(
         "nor who bought elsewhere",
         old="if view == View.HOLDER:\n",
         new="if False:\n",
-        fails=_in_clicking(
+        fails=_in_admission(
             "test_a_winner_never_hears_sold_out_from_memory_wherever_he_clicks_again"
         ),
     ),
@@ -872,13 +870,13 @@ _ANSWERS = [
         "nothing is remembered while a click is undecided",
         old='if refusal.detail != "0":',
         new="if refusal.code is AdmitCode.QUEUED:",
-        fails=_in_clicking("test_nothing_is_refused_from_memory_while_a_click_is_undecided"),
+        fails=_in_admission("test_nothing_is_refused_from_memory_while_a_click_is_undecided"),
     ),
     _door(
         "nor right after it was decided",
         old="return now - self._quiet_since >= QUIET_SECONDS",
         new="return True",
-        fails=_in_clicking(
+        fails=_in_admission(
             "test_nothing_is_refused_from_memory_until_what_was_published_has_been_heard"
         ),
     ),
@@ -886,37 +884,37 @@ _ANSWERS = [
         "nor by a process that hears nothing",
         old="if code in _FOR_EVERYBODY and self._remembers_all and",
         new="if code in _FOR_EVERYBODY and",
-        fails=_in_clicking("test_a_process_that_hears_nothing_refuses_nobody_from_memory"),
+        fails=_in_admission("test_a_process_that_hears_nothing_refuses_nobody_from_memory"),
     ),
     _door(
         "nor by one that stopped hearing",
         old="        self._remembers_all = False\n        self._refusal_until = 0.0\n",
         new="        pass\n",
-        fails=_in_clicking("test_a_process_whose_subscription_broke_refuses_nobody_from_memory"),
+        fails=_in_admission("test_a_process_whose_subscription_broke_refuses_nobody_from_memory"),
     ),
     _door(
         "the memory of a refusal is short",
         old="REFUSAL_SECONDS = 0.2\n",
         new="REFUSAL_SECONDS = 20\n",
-        fails=_in_clicking("test_sold_out_is_told_from_memory_and_costs_one_call_in_its_time"),
+        fails=_in_admission("test_sold_out_is_told_from_memory_and_costs_one_call_in_its_time"),
     ),
     _door(
         "one asks for all when it ends",
         old="if not self._is_asked and now < self._refusal_until + ASKING_SECONDS:",
         new="if False:",
-        fails=_in_clicking("test_when_the_memory_of_sold_out_ends_one_buyer_asks_for_all"),
+        fails=_in_admission("test_when_the_memory_of_sold_out_ends_one_buyer_asks_for_all"),
     ),
     _door(
         "and makes no refusal older",
         old="if not self._is_asked and now",
         new="if now",
-        fails=_in_clicking("test_a_redis_that_is_away_makes_no_refusal_older"),
+        fails=_in_admission("test_a_redis_that_is_away_makes_no_refusal_older"),
     ),
-    _clicking(
+    _admission(
         "a click of a closed sale finds its order",
         old="        if click.request_id:\n",
         new="        if False:\n",
-        fails=_in_clicking("test_a_paused_an_ended_and_a_closed_sale_say_so"),
+        fails=_in_admission("test_a_paused_an_ended_and_a_closed_sale_say_so"),
     ),
     _results(
         "nor while it is being rebuilt",
@@ -974,11 +972,11 @@ _ANSWERS = [
         new=":",
         fails=_in_results("test_a_ticket_is_good_for_its_buyer_and_product_only"),
     ),
-    _clicking(
+    _admission(
         "clicks of a buyer are counted in his shop",
         old='f"{click.merchant_id}/{click.user_id}"',
         new="click.user_id",
-        fails=_in_clicking("test_clicks_are_limited_by_shop_and_buyer"),
+        fails=_in_admission("test_clicks_are_limited_by_shop_and_buyer"),
     ),
     _consuming(
         "a line whose group was lost is noticed",
@@ -988,7 +986,7 @@ _ANSWERS = [
     ),
     _watching(
         "and mended",
-        old="if self._lasts(Trigger.LINE, is_so=not published.has_line, at=at):",
+        old="if self._lasts(Trigger.QUEUE, is_so=not published.has_queue, at=at):",
         new="if False:",
         fails="test_idle.py::test_a_line_whose_group_was_removed_is_mended_by_itself[sqlite]",
     ),
@@ -996,13 +994,13 @@ _ANSWERS = [
         "a refresh keeps what was learnt while it read",
         old="        for learnt in meanwhile.values():\n",
         new="        for learnt in ():\n",
-        fails=_in_clicking("test_what_a_process_learns_while_it_refreshes_stays"),
+        fails=_in_admission("test_what_a_process_learns_while_it_refreshes_stays"),
     ),
     _orders(
         "another click does not",
         old='_OF_USER.where(_ROW.live_request == bindparam("request"))',
         new='_OF_USER.where(_ROW.live_request != bindparam("request"))',
-        fails=_in_clicking("test_a_paused_an_ended_and_a_closed_sale_say_so"),
+        fails=_in_admission("test_a_paused_an_ended_and_a_closed_sale_say_so"),
     ),
 ]
 
@@ -1013,7 +1011,7 @@ _BAD_ROWS = [  # one stops no other
         new="    return [_activity(row) for row in rows]",
         fails=_in_lists("a_sale_that_cannot_be_read_stops_no_other[sqlite-mode = 'NONSENSE']"),
     ),
-    _keeping(
+    _reconciler(
         "a sale that cannot be looked at keeps no other from being repaired",
         old="                    self._blame(activity_id, problem)",
         new="                    raise",
@@ -1029,7 +1027,7 @@ _BAD_ROWS = [  # one stops no other
             "test_a_click_whose_row_cannot_be_read_keeps_no_other_from_being_served"
         ),
     ),
-    _drawing(
+    _draws(
         "a draw that breaks keeps no other from being held",
         old='log.exception("seckill_draw_broke", alert=True, activity_id=activity.activity_id)',
         new="raise",

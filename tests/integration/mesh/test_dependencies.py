@@ -16,7 +16,7 @@ from mesh.db import Database, DatabaseBusy, open_database
 from mesh.dependencies import ANSWER_SECONDS_MAX, UNUSABLE_SECONDS, Dependencies
 from mesh.errors import Conflict, Unavailable
 from mesh.health import NOT_SERVING, SERVING, Health
-from seckill_rpc.stock.connection import StockCheck, open_stock
+from seckill_rpc.redis.connection import RedisCheck, open_admission_redis
 from tests.integration.mesh.test_db_transactions import metadata, open_account, opened
 from tests.support.servers import MariaDB, Redis
 
@@ -175,8 +175,8 @@ async def test_a_file_that_cannot_grow_takes_no_writes(database_url: str) -> Non
 async def test_a_redis_that_is_dead_or_a_replica_takes_no_clicks_and_a_full_one_still_answers(
     own_redis: Redis,
 ) -> None:
-    async with open_stock(own_redis.url, command_seconds=2) as client:
-        ask = StockCheck(client).ask
+    async with open_admission_redis(own_redis.url, command_seconds=2) as client:
+        ask = RedisCheck(client).ask
         await ask()
         with Administrator(port=own_redis.port) as administrator:
             administrator.config_set("maxmemory", 1)
@@ -197,11 +197,11 @@ async def test_a_redis_that_is_dead_or_a_replica_takes_no_clicks_and_a_full_one_
 
 
 async def test_a_redis_with_little_memory_left_is_an_alert(own_redis: Redis) -> None:
-    async with open_stock(own_redis.url, command_seconds=2) as client:
+    async with open_admission_redis(own_redis.url, command_seconds=2) as client:
         with Administrator(port=own_redis.port) as administrator:
             administrator.config_set(
                 "maxmemory", int(administrator.info("memory")["used_memory"] * 1.15)
             )
         with capture_logs() as logs:
-            await StockCheck(client).ask()
+            await RedisCheck(client).ask()
         assert [(entry["event"], entry["alert"]) for entry in logs] == [("redis_memory_low", True)]

@@ -17,9 +17,9 @@ from redis.exceptions import RedisError
 
 from mesh.redis_client import open_redis
 from payment_rpc.cache import PaymentCache
-from seckill_rpc.stock.connection import open_stock
-from seckill_rpc.stock.lane import Lane
-from seckill_rpc.stock.wakeups import Wakeups
+from seckill_rpc.redis.connection import open_admission_redis
+from seckill_rpc.redis.pipelined_connection import PipelinedConnection
+from seckill_rpc.redis.wakeups import Wakeups
 from tests.builders.payment import a_payment
 from tests.support.echo import eventually
 from tests.support.fakes import FakeClock
@@ -55,12 +55,12 @@ async def executor(kind: str, port: int) -> AsyncIterator[tuple[Client, Execute]
     client = (
         open_redis(url, command_seconds=COMMAND_SECONDS)
         if kind == "cache"
-        else open_stock(url, command_seconds=COMMAND_SECONDS)
+        else open_admission_redis(url, command_seconds=COMMAND_SECONDS)
     )
     async with client:
         yield (
             client,
-            Lane(client, command_seconds=COMMAND_SECONDS).execute
+            PipelinedConnection(client, command_seconds=COMMAND_SECONDS).execute
             if kind == "lane"
             else client.execute_command,
         )
@@ -194,7 +194,7 @@ async def test_a_consumer_that_is_blocked_at_the_old_primary_goes_to_the_new_one
     old, new = two
     async with (
         fault_proxy(old.port) as proxy,
-        open_stock(f"redis://127.0.0.1:{proxy.port}/0", command_seconds=2) as client,
+        open_admission_redis(f"redis://127.0.0.1:{proxy.port}/0", command_seconds=2) as client,
     ):
         for server in two:
             with blocking.Redis(port=server.port) as administrator:
@@ -216,7 +216,9 @@ async def test_a_blocked_consumer_and_the_subscription_hear_again_after_their_co
     proxy: FaultProxy, fault: str
 ) -> None:
     heard: list[str] = []
-    async with open_stock(f"redis://127.0.0.1:{proxy.port}/0", command_seconds=2) as client:
+    async with open_admission_redis(
+        f"redis://127.0.0.1:{proxy.port}/0", command_seconds=2
+    ) as client:
         wakeups = Wakeups(
             client,
             hear=lambda _, message: heard.append(message),

@@ -20,8 +20,8 @@ from mesh.errors import Unavailable
 from mesh.redis_client import open_redis
 from mesh.settings import MeshSettings
 from paymesh_cli.certificates import CertificateAuthority, CertificateFiles
-from seckill_rpc.stock.connection import open_stock
-from seckill_rpc.stock.lane import Lane
+from seckill_rpc.redis.connection import open_admission_redis
+from seckill_rpc.redis.pipelined_connection import PipelinedConnection
 from tests.integration.mesh.test_db_transactions import metadata
 from tests.integration.mesh.test_redis_outages import idle
 from tests.support.echo import eventually
@@ -243,9 +243,9 @@ async def test_a_redis_with_tls_is_reached_by_the_files_of_the_settings(
         through = url.replace(str(port), str(proxy.port))
         async with (
             open_redis(through, command_seconds=5) as cache,
-            open_stock(through, command_seconds=5) as stock,
+            open_admission_redis(through, command_seconds=5) as stock,
         ):
-            lane = Lane(stock, command_seconds=5)
+            lane = PipelinedConnection(stock, command_seconds=5)
             for _ in range(3):
                 assert await cache.ping()
                 assert await stock.ping()

@@ -16,9 +16,9 @@ from mesh.outbox import OUTBOX
 from order_rpc.usecases.catalog import AdjustStock
 from seckill_rpc.domain.activity import Activity, ActivityState
 from seckill_rpc.domain.errors import ActivityAlreadyOpen, ActivityNotFound, ActivityStateInvalid
-from seckill_rpc.stock.admission import AdmitCode
-from seckill_rpc.stock.keys import keys_of
-from seckill_rpc.usecases.activities import ListActivities
+from seckill_rpc.redis.admit import AdmitCode
+from seckill_rpc.redis.keys import keys_of
+from seckill_rpc.usecases.activity_lifecycle.activities import ListActivities
 from tests.builders.order import merchant
 from tests.builders.seckill_order import (
     SeckillOrderWorld,
@@ -92,7 +92,7 @@ async def test_each_verb_does_in_each_state_what_the_table_says(
             (await world.load(activity)).state in {PUBLISHING, OPEN, PAUSED, CLOSING}
         ):
             world.clock.advance(10)
-            await world.app.publishing.run_once()
+            await world.app.publisher.run_once()
             await world.verb("close", activity)  # makes room for the next one
         await world.relay()
     assert await world.orders.stock_problems() == []
@@ -152,9 +152,9 @@ async def test_an_activity_that_closes_serves_its_line_first(world: SeckillOrder
     assert closing.activity.state is CLOSING
     assert "line" in closing.activity.problem
     assert (await world.click(activity, "u2")).code is AdmitCode.ENDED
-    assert await world.app.closing.run_once() == 0
+    assert await world.app.closer.run_once() == 0
     await world.consume()
-    assert await world.app.closing.run_once() == 1
+    assert await world.app.closer.run_once() == 1
     closed = await world.load(activity)
     assert (closed.state, closed.sold, closed.total) == (CLOSED, 1, 1)
     await world.relay()
@@ -166,12 +166,12 @@ async def test_a_unit_on_its_way_back_keeps_an_activity_from_being_closed_over_i
 ) -> None:
     activity = await world.opened(total=10)
     [order_id] = await world.buy(activity, "u1")
-    assert await world.return_unit(activity, order_id)
+    assert await world.return_stock(activity, order_id)
     closing = await world.verb("close", activity)
     assert closing.activity.state is CLOSING
     assert "way back" in closing.activity.problem
     await world.relay()
-    assert await world.app.closing.run_once() == 1
+    assert await world.app.closer.run_once() == 1
     await world.relay()
     assert await world.shelf_units() == (100, 0)
     assert await world.problems(activity) == []
@@ -184,8 +184,8 @@ async def test_a_unit_that_comes_back_after_the_close_goes_to_the_shelf(
     [order_id] = await world.buy(activity, "u1")
     await world.verb("close", activity)
     await world.relay()
-    assert await world.return_unit(activity, order_id)
-    assert not await world.return_unit(activity, order_id)
+    assert await world.return_stock(activity, order_id)
+    assert not await world.return_stock(activity, order_id)
     await world.relay()
     assert await world.shelf_units() == (100, 0)
     row = await world.load(activity)
@@ -238,7 +238,7 @@ async def test_the_tombstone_of_a_closed_activity_is_left_by_the_relay_alone(
     assert await struck(world.verb("close", activity))
     world.restart()
     await world.relay()
-    meta = await world.app.loading.meta(keys_of(activity))
+    meta = await world.app.loader.meta(keys_of(activity))
     assert meta is not None
     assert meta.state == "CLOSED"
 
@@ -284,11 +284,11 @@ async def test_a_worker_brings_a_draft_back_too(world: SeckillOrderWorld) -> Non
     assert shown.activity.state is PUBLISHING
     assert "NEIGHBOUR_UNAVAILABLE" in shown.activity.problem
     world.shelf.away = False
-    assert await world.app.publishing.run_once() == 0, (
+    assert await world.app.publisher.run_once() == 0, (
         "a worker does not join a call that may still be at it"
     )
     world.clock.advance(5)
-    assert await world.app.publishing.run_once() == 1
+    assert await world.app.publisher.run_once() == 1
     assert (await world.load(activity)).state is DRAFT
 
 
@@ -301,9 +301,9 @@ async def test_a_worker_does_not_wait_for_the_error_of_a_clock_that_was_ahead(
     assert (await world.verb("publish", activity)).activity.state is PUBLISHING
     world.shelf.away = False
     world.clock.advance(-30)
-    assert await world.app.publishing.run_once() == 0
+    assert await world.app.publisher.run_once() == 0
     world.clock.advance(-1)
-    assert await world.app.publishing.run_once() == 1
+    assert await world.app.publisher.run_once() == 1
 
 
 async def test_an_answer_that_was_lost_takes_no_units_twice(world: SeckillOrderWorld) -> None:
@@ -533,5 +533,5 @@ async def test_an_activity_is_admitting_only_while_clicks_are_let_in(
     assert not await is_admitting(activity)
     await world.verb("resume", activity)
     assert await is_admitting(activity)
-    await world.app.loading.hold(keys_of(activity))
+    await world.app.loader.hold(keys_of(activity))
     assert not await is_admitting(activity)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 
 import pytest
+from seckill_rpc.proof import violations
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -21,7 +22,7 @@ from paymesh_cli.audit.parts import audit_databases
 from paymesh_cli.explain import read_explanations
 from seckill_rpc.audit.checks import violations
 from seckill_rpc.domain.activity import Activity, ActivityState
-from seckill_rpc.stock.keys import keys_of
+from seckill_rpc.redis.keys import keys_of
 from seckill_rpc.tables import DEAD_ENTRY, SECKILL_ORDER
 from tests.builders.order import SECKILL_RPC
 from tests.builders.seckill_order import SeckillOrderWorld, on_one_database, seckill_order_world
@@ -150,7 +151,7 @@ async def a_dead_entry(world: SeckillOrderWorld, activity: Activity) -> None:
 
 
 async def a_place_is_left(world: SeckillOrderWorld, activity: Activity) -> None:
-    await world.redis.xadd(keys_of(activity).line, {"o": "ORD9", "u": "u9", "r": "a", "e": "1"})
+    await world.redis.xadd(keys_of(activity).queue, {"o": "ORD9", "u": "u9", "r": "a", "e": "1"})
 
 
 async def a_holder_is_forgotten(world: SeckillOrderWorld, activity: Activity) -> None:
@@ -305,7 +306,7 @@ async def test_what_is_under_way_is_no_fault_of_a_sale_that_goes_on(
         await world.orders.orders.get(merchant_id="mall", order_id=order_id, caller=SECKILL_RPC)
     )
     assert await audit(world, strict=False) == set(), "the sale is still being told"
-    await world.return_unit(activity, order_id)
+    await world.return_stock(activity, order_id)
     assert await audit(world, strict=False) == set(), "Redis is still being told"
     found = await audit(world)
     assert {
@@ -335,7 +336,7 @@ async def test_an_order_of_a_sale_is_explained_with_its_click(world: SeckillOrde
     assert any(activity.activity_id in headline for headline in told.headlines)
     assert any("ORDER_CREATING" in then.text for then in told.pending)
     await world.relay()
-    await world.return_unit(activity, order_id)
+    await world.return_stock(activity, order_id)
     [told] = (await read_explanations(world.databases, order_id)).values()
     assert any("gave its unit back" in line.text for line in told.timeline)
     assert any("clicked (a) for mug" in line.text for line in told.timeline)

@@ -16,7 +16,7 @@ from prometheus_client import REGISTRY
 from seckill_rpc.domain.activity import ActivityVerb
 from seckill_rpc.domain.errors import ActivityNotFound, SeckillBusy, SeckillNotReady
 from seckill_rpc.domain.result import ResultCode, Status
-from seckill_rpc.usecases.pace import PACE_SECONDS
+from seckill_rpc.usecases.admission.response_batcher import BATCH_SECONDS
 from tests.builders.seckill import SeckillWorld, seckill_world
 from tests.builders.seckill_front import Front, front
 
@@ -143,7 +143,7 @@ async def test_refusals_from_memory_are_told_together_and_counted(world: Seckill
         began = clock()
         for number in range(5):
             await door.click(f"loser{number}")
-        assert clock() - began >= 4 * PACE_SECONDS * 0.9  # the clock of the loop is coarse
+        assert clock() - began >= 4 * BATCH_SECONDS * 0.9  # the clock of the loop is coarse
         assert told() == before + 5
 
 
@@ -226,7 +226,7 @@ async def test_a_process_whose_subscription_broke_refuses_nobody_from_memory(
         before = await door.script_calls()
         await door.click("told from memory")
         assert await door.script_calls() == before
-        door.audience.deafened()
+        door.listener.on_disconnect()
         for number in range(4):
             assert (await door.click(f"loser{number}")).code is ResultCode.SOLD_OUT
             door.monotonic.now += 0.1
@@ -242,8 +242,8 @@ async def test_nothing_is_refused_from_memory_until_what_was_published_has_been_
         await world.consume()
         late = Front(world)  # it listens, but what is said of the winner has not come through yet
         await late.registry.refresh()
-        late.clicking.open_door(activity)
-        late.clicking.knows_all(activity.activity_id)
+        late.admission.open_gate(activity)
+        late.admission.mark_complete(activity.activity_id)
         assert (await late.click("loser")).code is ResultCode.SOLD_OUT
         again = await late.click("winner", "a")
         assert (again.status, again.order_id) == (Status.HOLDER, mine.order_id)
@@ -268,7 +268,7 @@ async def test_a_paused_an_ended_and_a_closed_sale_say_so(world: SeckillWorld) -
     async with front(world) as door:
         mine = await door.click("u1", "a")
         await world.consume()
-        await world.loading.state(world.keys, await world.step(ActivityVerb.PAUSE))
+        await world.loader.write_state(world.keys, await world.step(ActivityVerb.PAUSE))
         paused = await door.click("u2")
         assert (paused.status, paused.code, paused.retry_after_ms > 0) == (
             Status.NEITHER,
@@ -276,7 +276,7 @@ async def test_a_paused_an_ended_and_a_closed_sale_say_so(world: SeckillWorld) -
             True,
         )
         assert (await door.click("u1", "a")).order_id == mine.order_id
-        await world.loading.state(world.keys, await world.step(ActivityVerb.RESUME))
+        await world.loader.write_state(world.keys, await world.step(ActivityVerb.RESUME))
         door.monotonic.now += 1
         await world.close()
         assert (await door.click("u3")).code is ResultCode.ENDED
@@ -317,7 +317,7 @@ async def test_a_full_line_is_busy_and_takes_nothing(world: SeckillWorld) -> Non
 async def test_a_sale_that_is_being_rebuilt_is_not_ready(world: SeckillWorld) -> None:
     await world.open(total=100)
     async with front(world) as door:
-        await world.loading.hold(world.keys)
+        await world.loader.hold(world.keys)
         with pytest.raises(SeckillNotReady) as refusal:
             await door.click("u1", "a")
         assert refusal.value.retry_after_seconds
@@ -395,7 +395,7 @@ async def test_a_start_in_years_asks_nobody_to_come_back_in_years(world: Seckill
     await world.open()
     starts_at = world.clock.now() + timedelta(days=3650)
     await world.change(starts_at=starts_at, ends_at=starts_at + timedelta(days=1), rev=9)
-    await world.loading.state(world.keys, await world.row())
+    await world.loader.write_state(world.keys, await world.row())
     async with front(world) as door:
         refused = await door.click("u1")
         assert refused.code is ResultCode.NOT_STARTED

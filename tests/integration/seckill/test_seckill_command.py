@@ -20,8 +20,8 @@ from mesh.server import MeshServer
 from mesh.settings import MeshSettings, read_secret
 from paymesh_cli import paymesh
 from paymesh_cli.supervisor.installation import Installation, RunningMesh
+from seckill_rpc.redis.connection import UnsafeRedis, open_admission_redis
 from seckill_rpc.settings import SeckillSettings
-from seckill_rpc.stock.connection import UnsafeRedis, open_stock
 from tests.builders.seckill_order import SeckillOrderWorld, on_one_database, seckill_order_world
 from tests.support.servers import Redis as RedisServer
 
@@ -123,7 +123,7 @@ async def test_seckill_rpc_says_what_to_do_when_it_refuses_to_start(
         ticket_secret_file=secret,
         environment="production",
     )
-    async with open_stock(own_redis.url) as redis:
+    async with open_admission_redis(own_redis.url) as redis:
         await redis.config_set("appendonly", "no")
         with pytest.raises(UnsafeRedis, match="CONFIG SET appendonly yes"):
             await process.run(settings)

@@ -6,7 +6,7 @@ import pytest
 from redis.exceptions import ConnectionError as ConnectionBroken
 from redis.exceptions import TimeoutError as RedisTimeout
 
-from seckill_rpc.stock.connection import open_stock
+from seckill_rpc.redis.connection import open_admission_redis
 from tests.support.fault_proxy import Loss, fault_proxy
 from tests.support.servers import Redis
 
@@ -15,7 +15,7 @@ COMMAND = b"ECHO"
 
 async def test_a_command_is_not_sent_again_after_a_timeout(redis_server: Redis) -> None:
     async with fault_proxy(redis_server.port) as proxy:
-        redis = open_stock(f"redis://127.0.0.1:{proxy.port}/0", command_seconds=0.2)
+        redis = open_admission_redis(f"redis://127.0.0.1:{proxy.port}/0", command_seconds=0.2)
         try:
             assert await redis.echo("here") == "here"
             proxy.lose(COMMAND, Loss.ANSWER_SILENTLY)  # a second attempt would be answered
@@ -28,7 +28,7 @@ async def test_a_command_is_not_sent_again_after_a_timeout(redis_server: Redis) 
 
 async def test_a_command_is_sent_once_more_over_a_new_connection(redis_server: Redis) -> None:
     async with fault_proxy(redis_server.port) as proxy:
-        redis = open_stock(f"redis://127.0.0.1:{proxy.port}/0", command_seconds=2)
+        redis = open_admission_redis(f"redis://127.0.0.1:{proxy.port}/0", command_seconds=2)
         try:
             assert await redis.echo("here") == "here"
             proxy.lose(COMMAND, Loss.ANSWER)

@@ -20,13 +20,13 @@ from mesh.outbox import OUTBOX
 from seckill_rpc.domain.activity import ActivityVerb
 from seckill_rpc.domain.errors import ActivityNotFound
 from seckill_rpc.domain.order import UnitState, Verdict, View
-from seckill_rpc.stock.admission import AdmitCode
-from seckill_rpc.stock.line import Entry, Finished
+from seckill_rpc.redis.admission_queue import Entry, FinishedEntry
+from seckill_rpc.redis.admit import AdmitCode
 from seckill_rpc.store import activities, batches, orders
 from seckill_rpc.store.batches import Batch, NewOrder
 from seckill_rpc.tables import ACTIVITY
-from seckill_rpc.usecases.consuming import LOST_SECONDS
-from seckill_rpc.usecases.deciding import Deciding
+from seckill_rpc.usecases.consumer.batch_decider import BatchDecider
+from seckill_rpc.usecases.consumer.consumer import LOST_SECONDS
 from tests.builders.seckill import SeckillWorld, seckill_world
 from tests.support.databases import plant
 from tests.support.servers import MariaDB
@@ -46,8 +46,8 @@ def disarmed() -> Iterator[None]:
     failpoints.arm("", environment="test")
 
 
-def deciding(world: SeckillWorld) -> Deciding:
-    return Deciding(db=world.db, clock=world.clock, ids=world.ids)
+def deciding(world: SeckillWorld) -> BatchDecider:
+    return BatchDecider(db=world.db, clock=world.clock, ids=world.ids)
 
 
 def entry_of(
@@ -163,8 +163,8 @@ async def test_lines_of_several_activities_are_served_and_one_that_fails_stops_n
     await world.open(sku_id="a")
     await world.click("u1")
     broken = await world.open(sku_id="b")
-    await world.redis.delete(world.keys.line)
-    await world.redis.set(world.keys.line, "not a stream")
+    await world.redis.delete(world.keys.queue)
+    await world.redis.set(world.keys.queue, "not a stream")
     await world.open(sku_id="c")
     await world.click("u1")
     with capture_logs() as logged:
@@ -279,7 +279,9 @@ async def test_a_refusal_names_the_order_that_the_buyer_holds(world: SeckillWorl
         world.keys.activity_id, [late := entry_of(world, "u1", "b")]
     )
     assert decided.finished == [
-        Finished(entry=late, verdict=Verdict.DUPLICATE, other_order_id=first, other_request_id="a")
+        FinishedEntry(
+            entry=late, verdict=Verdict.DUPLICATE, other_order_id=first, other_request_id="a"
+        )
     ]
 
 
@@ -310,7 +312,7 @@ async def test_the_guard_of_the_database_holds_when_redis_has_more_units_than_th
     assert sorted(await world.told()) == sorted(each.detail for each in admitted[:3])
     assert [await world.view(f"u{user}") for user in (7, 0)] == [View.HOLDER, View.NEITHER]
     await world.check_rest(law=False)
-    meta = await world.loading.meta(world.keys)
+    meta = await world.loader.meta(world.keys)
     assert meta is not None
     assert meta.stock == 50 - 8  # a unit that never was does not come back
 
@@ -356,7 +358,7 @@ async def test_a_fenced_batch_sells_nothing_and_waits_for_the_new_epoch(
     await world.fence()
     assert await world.consumer.run_once() == 0  # Redis has not published the epoch of the row
     assert await world.states() == {}
-    assert await world.line.waiting(world.keys) == (2, 2)
+    assert await world.queue.waiting(world.keys) == (2, 2)
     await world.publish(await world.row(), carries=False)
     await world.redis.hdel(world.keys.meta, "hold")
     await world.consume()
@@ -393,7 +395,7 @@ async def test_an_entry_of_an_epoch_that_the_row_has_not_reached_waits(world: Se
     await world.plant("u1", epoch=7)  # the database was brought back from a copy
     assert await world.consumer.run_once() == 0
     assert await world.states() == {}
-    assert await world.line.waiting(world.keys) == (1, 1)
+    assert await world.queue.waiting(world.keys) == (1, 1)
 
 
 async def test_who_stood_in_the_line_of_an_older_epoch_is_admitted_again_as_long_as_there_are_units(
@@ -414,7 +416,7 @@ async def test_an_entry_whose_copy_stands_in_the_line_leaves_it(world: SeckillWo
     await world.clicks(("u1", "a", "O1"), ("u2", "a", "O2"))
     await world.begin_epoch_uncarried()
     assert await world.consumer.run_once() == 2
-    assert await world.line.waiting(world.keys) == (2, 0)
+    assert await world.queue.waiting(world.keys) == (2, 0)
     await world.consume()
     assert await world.states() == {"O1": "LIVE", "O2": "LIVE"}
     await world.check_rest()
@@ -443,7 +445,7 @@ async def test_a_paused_or_closing_activity_serves_those_who_were_admitted(
     await world.open(total=2)
     await world.clicks(("u1", "a", "O1"), ("u2", "a", "O2"))
     for verb in (ActivityVerb.PAUSE, ActivityVerb.CLOSE):
-        await world.loading.state(world.keys, await world.step(verb))
+        await world.loader.write_state(world.keys, await world.step(verb))
     await world.begin_epoch_uncarried()
     await world.consume()
     assert await world.states() == {"O1": "LIVE", "O2": "LIVE"}
@@ -454,7 +456,7 @@ async def test_after_the_close_an_entry_that_turns_up_is_refused(world: SeckillW
     await world.open(total=2)
     await world.close()
     await world.redis.flushdb()  # not even the tombstone says so
-    await world.redis.xgroup_create(world.keys.line, "orders", "0", mkstream=True)
+    await world.redis.xgroup_create(world.keys.queue, "orders", "0", mkstream=True)
     await world.plant("u1", order_id="O1")
     await world.plant("u2", order_id="O2", epoch=2)
     assert await world.consume() == 2
@@ -520,7 +522,7 @@ async def test_a_crash_after_admitting_again_has_no_second_effect(world: Seckill
     failpoints.arm("seckill.consume.after_readmit=raise", environment="test")
     with pytest.raises(FailpointRaised):
         await world.consumer.run_once()
-    assert await world.line.waiting(world.keys) == (4, 2)  # the old entries and their copies
+    assert await world.queue.waiting(world.keys) == (4, 2)  # the old entries and their copies
     await world.consume()
     assert await world.states() == {"O1": "LIVE", "O2": "LIVE"}
     await world.check_rest()
@@ -532,7 +534,7 @@ async def test_an_entry_that_two_consumers_decide_at_once_is_one_order(
     for number in range(rounds(5, 100)):
         await world.open(total=100, sku_id=f"sku-{number}")
         await world.clicks(*((f"u{user}", "a") for user in range(20)))
-        entries = await world.line.read(world.keys, "one", count=100, block_ms=0)
+        entries = await world.queue.read(world.keys, "one", count=100, block_ms=0)
         decided = await asyncio.gather(
             *(deciding(world).decide(world.keys.activity_id, entries) for _ in range(3))
         )
@@ -540,7 +542,7 @@ async def test_an_entry_that_two_consumers_decide_at_once_is_one_order(
             [Verdict.LIVE] * 20
         ] * 3
         finished = await asyncio.gather(
-            *(world.line.finish(world.keys, each.finished) for each in decided)
+            *(world.queue.finish(world.keys, each.finished) for each in decided)
         )
         assert sorted(finished) == [0, 0, 20]
         assert (await world.row()).sold == 20
@@ -679,7 +681,7 @@ async def test_an_entry_that_the_database_refuses_alone_five_times_is_given_up_a
     assert [(line["event"], line["user_id"]) for line in alerts] == [("seckill_entry_dead", "u5")]
     assert await world.view("u5") is View.NEITHER
     assert len(await world.states()) == 9
-    meta = await world.loading.meta(world.keys)
+    meta = await world.loader.meta(world.keys)
     assert meta is not None
     assert (meta.stock, meta.out) == (11, 0)  # his unit is sold to somebody else
 
@@ -704,7 +706,7 @@ async def test_entries_that_no_admission_writes_are_given_up_too(world: SeckillW
     assert await world.consumer.run_once() == len(strange)
     assert await world.states() == {good.detail: "LIVE"}
     assert len(await world.dead()) == len(strange)
-    assert await world.line.waiting(world.keys) == (0, 0)
+    assert await world.queue.waiting(world.keys) == (0, 0)
 
 
 async def test_a_poisonous_entry_whose_order_is_decided_keeps_its_answer(
@@ -747,7 +749,7 @@ async def test_a_click_whose_row_cannot_be_read_keeps_no_other_from_being_served
         if line["event"] == "row_left_out"
     ] == [("consume", order_id, True)]
     assert sorted((await world.states()).values()) == ["LIVE", "LIVE", "NONSENSE"]
-    assert (await world.dead(), await world.line.waiting(world.keys)) == ([], (1, 1))
+    assert (await world.dead(), await world.queue.waiting(world.keys)) == ([], (1, 1))
 
 
 async def test_an_activity_that_the_database_does_not_know_makes_nothing_poison(
@@ -761,7 +763,7 @@ async def test_an_activity_that_the_database_does_not_know_makes_nothing_poison(
         with pytest.raises(ActivityNotFound):
             await world.consumer.run_once()
     assert await world.dead() == []
-    assert await world.line.waiting(world.keys) == (1, 1)
+    assert await world.queue.waiting(world.keys) == (1, 1)
 
 
 async def test_a_table_that_is_missing_makes_nothing_poison(world: SeckillWorld) -> None:
@@ -841,13 +843,13 @@ async def test_a_commit_without_an_answer_is_decided_by_what_is_there(
 ) -> None:
     await world.open(total=5)
     await world.clicks(("u1", "a"), ("u2", "a"))
-    real = world.line.finish
+    real = world.queue.finish
 
     async def lost(*_: Any) -> int:
-        monkeypatch.setattr(world.line, "finish", real)
+        monkeypatch.setattr(world.queue, "finish", real)
         raise ConnectionError("redis went away after the commit")
 
-    monkeypatch.setattr(world.line, "finish", lost)
+    monkeypatch.setattr(world.queue, "finish", lost)
     with pytest.raises(ConnectionError):
         await world.consumer.run_once()
     assert await world.consume() == 2
@@ -861,15 +863,15 @@ async def test_entries_that_cannot_be_decided_do_not_hide_those_behind_them(
     for user in range(8):
         await world.plant(f"early{user}", epoch=7)
     await world.clicks(("u1", "a"), ("u2", "a"))
-    assert len(await world.line.read(world.keys, "dead", count=100, block_ms=0)) == 10
+    assert len(await world.queue.read(world.keys, "dead", count=100, block_ms=0)) == 10
     assert await world.make_consumer("two", batch_size=4).run_once() == 2
-    assert await world.line.waiting(world.keys) == (8, 8)
+    assert await world.queue.waiting(world.keys) == (8, 8)
 
 
 async def test_entries_that_a_living_consumer_has_are_left_to_it(world: SeckillWorld) -> None:
     await world.open(total=50)
     await world.click("u1")
-    await world.line.read(world.keys, "alive", count=100, block_ms=0)
+    await world.queue.read(world.keys, "alive", count=100, block_ms=0)
     assert await world.make_consumer("two", min_idle_ms=60_000).run_once() == 0
     assert await world.states() == {}
 
@@ -917,7 +919,7 @@ async def test_a_consumer_that_is_stopped_ends_after_the_batch_that_is_under_way
     await world.open(total=100)
     await world.clicks(*((f"u{user}", "a") for user in range(30)))
     consumer = world.make_consumer("stopped", batch_size=10)
-    real, batches = world.line.finish, 0
+    real, batches = world.queue.finish, 0
 
     async def finish(*arguments: Any) -> int:
         nonlocal batches
@@ -925,10 +927,10 @@ async def test_a_consumer_that_is_stopped_ends_after_the_batch_that_is_under_way
         consumer.stop()
         return await real(*arguments)
 
-    monkeypatch.setattr(world.line, "finish", finish)
+    monkeypatch.setattr(world.queue, "finish", finish)
     assert await consumer.run_once() == 10
     assert batches == 1
-    assert await world.line.waiting(world.keys) == (20, 0)  # nobody has to take anything over
+    assert await world.queue.waiting(world.keys) == (20, 0)  # nobody has to take anything over
 
 
 async def test_a_consumer_that_waits_ends_its_wait_when_it_is_stopped(world: SeckillWorld) -> None:

@@ -1,4 +1,4 @@
-"""Drawing lots at the end of an activity: everybody gets an answer, winners become orders, and what
+"""Draws lots at the end of an activity: everybody gets an answer, winners become orders, and what
 a crash leaves is drawn by the next.
 """
 
@@ -11,10 +11,10 @@ from redis.exceptions import RedisError
 
 from seckill_rpc.domain.activity import Activity, ActivityState, AdmissionMode
 from seckill_rpc.domain.order import View
-from seckill_rpc.stock.admission import AdmitCode
-from seckill_rpc.stock.draw import Drawn, draw
-from seckill_rpc.stock.keys import keys_of
-from seckill_rpc.usecases import drawing
+from seckill_rpc.redis.admit import AdmitCode
+from seckill_rpc.redis.draw import DrawProgress, draw
+from seckill_rpc.redis.keys import keys_of
+from seckill_rpc.usecases import draw as draw_usecase
 from tests.builders.seckill_order import SeckillOrderWorld, on_one_database, seckill_order_world
 
 
@@ -45,15 +45,15 @@ async def test_nothing_is_drawn_before_the_end_and_everybody_has_an_answer_after
 ) -> None:
     activity = await entered(world, total=4, entrants=12)
     world.clock.advance(24 * 3600)
-    assert await world.app.drawing.run_once() == 0, "our own clock decides nothing"
+    assert await world.app.draws.run_once() == 0, "our own clock decides nothing"
     assert await world.consume() == 0
     shown = await world.verb("get", activity)
     assert shown.live is not None
     assert (shown.live.entries, shown.live.stock) == (12, 4)
     await world.end_window(activity)
-    assert await world.app.drawing.run_once() == 1
+    assert await world.app.draws.run_once() == 1
     assert (await world.load(activity)).drawn
-    assert await world.app.drawing.run_once() == 0
+    assert await world.app.draws.run_once() == 0
     assert await world.consume() == 4
     await world.relay()
     told = await views(world, activity, 12)
@@ -94,15 +94,15 @@ async def test_a_draw_that_dies_between_portions_goes_on(
     await world.end_window(activity)
     portions = 0
 
-    async def three_at_a_time(*args: object, **kwargs: object) -> Drawn | None:
+    async def three_at_a_time(*args: object, **kwargs: object) -> DrawProgress | None:
         nonlocal portions
         portions += 1
         if portions in {2, 4}:
             raise RedisError("the process died here")
         return await draw(*args, **{**kwargs, "count": 3})  # type: ignore[arg-type]  # as it was called
 
-    monkeypatch.setattr(drawing, "draw", three_at_a_time)
-    assert [await world.app.drawing.run_once() for _ in range(3)] == [0, 0, 1]
+    monkeypatch.setattr(draw_usecase, "draw", three_at_a_time)
+    assert [await world.app.draws.run_once() for _ in range(3)] == [0, 0, 1]
     await world.consume()
     await world.relay()
     told = await views(world, activity, 12)
@@ -116,10 +116,10 @@ async def test_a_rebuild_keeps_the_entries_and_nothing_is_drawn_meanwhile(
 ) -> None:
     activity = await entered(world, total=4, entrants=12)
     await world.end_window(activity)
-    await world.app.loading.hold(keys_of(activity))
-    assert await world.app.drawing.run_once() == 0
+    await world.app.loader.hold(keys_of(activity))
+    assert await world.app.draws.run_once() == 0
     assert await world.keep(rounds=8) == 1
-    assert await world.app.drawing.run_once() == 1
+    assert await world.app.draws.run_once() == 1
     await world.consume()
     await world.relay()
     assert (await world.load(activity)).sold == 4
@@ -132,10 +132,10 @@ async def test_a_unit_that_comes_back_after_the_draw_goes_to_the_shelf_with_the_
 ) -> None:
     activity = await entered(world, total=2, entrants=5)
     await world.end_window(activity)
-    await world.app.drawing.run_once()
+    await world.app.draws.run_once()
     await world.consume()
     [first, _] = [row["order_id"] for row in await world.rows() if row["state"] == "LIVE"]
-    await world.return_unit(activity, first)
+    await world.return_stock(activity, first)
     await world.settle()
     assert (await world.load(activity)).sold == 1
     await world.verb("close", activity)

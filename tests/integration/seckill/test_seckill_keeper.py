@@ -13,11 +13,11 @@ from prometheus_client import REGISTRY
 
 from mesh import failpoints
 from seckill_rpc.domain.activity import Activity, ActivityState
+from seckill_rpc.domain.drift import Trigger
 from seckill_rpc.domain.errors import SeckillNotReady
-from seckill_rpc.domain.watching import Trigger
-from seckill_rpc.stock.admission import AdmitCode
-from seckill_rpc.stock.keys import keys_of
-from seckill_rpc.usecases.clicking import Click
+from seckill_rpc.redis.admit import AdmitCode
+from seckill_rpc.redis.keys import keys_of
+from seckill_rpc.usecases.admission.seckill_action import SeckillAction
 from tests.builders.seckill_order import (
     SeckillOrderWorld,
     before,
@@ -103,7 +103,7 @@ async def test_what_goes_wrong_is_repaired_after_its_time_and_once(
     count = repairs(trigger)
     await hurt(world, activity)
     noticed = 0
-    while not await world.app.keeping.run_once():
+    while not await world.app.reconciler.run_once():
         noticed += 1
         assert noticed < 50, "nobody noticed"
         world.clock.advance(0.1)
@@ -169,11 +169,11 @@ async def test_places_in_the_line_and_units_on_their_way_back_are_no_gap(
     activity = await world.opened(total=10)
     orders = await world.buy(activity, "u1", "u2")
     await world.clicks(activity, ("u3", "a"), ("u4", "a"))
-    assert await world.return_unit(activity, orders[0])
+    assert await world.return_stock(activity, orders[0])
     assert await world.keep(rounds=25, seconds=0.5) == 0
     assert gap(activity) == 0
     # counts the unit that comes back; its message is still under way
-    await world.app.rebuilding.rebuild(activity.activity_id)
+    await world.app.rebuilder.rebuild(activity.activity_id)
     assert await world.keep(rounds=25, seconds=0.5) == 0
     await world.consume()
     await world.relay()
@@ -218,7 +218,7 @@ async def test_a_busy_sale_gives_no_false_alarm(
                     None
                 ]
                 if row is not None and row["state"] == "LIVE":
-                    await world.return_unit(activity, row["order_id"])
+                    await world.return_stock(activity, row["order_id"])
             await world.relay()
         is_over.set()
 
@@ -257,10 +257,10 @@ async def test_keepers_of_many_processes_rebuild_once(
     for _ in range(rounds(2, 20)):
         epoch = (await world.load(activity)).epoch
         await world.redis.flushall()
-        await asyncio.gather(*(app.keeping.run_once() for app in apps))
+        await asyncio.gather(*(app.reconciler.run_once() for app in apps))
         for _ in range(10):
             world.clock.advance(0.1)
-            await asyncio.gather(*(app.keeping.run_once() for app in apps))
+            await asyncio.gather(*(app.reconciler.run_once() for app in apps))
         assert (await world.load(activity)).epoch == epoch + 1
         assert await world.problems(activity) == []
 
@@ -272,7 +272,7 @@ async def test_a_keeper_that_comes_late_rebuilds_nothing(world: SeckillOrderWorl
     other = world.start()
     await world.relay()
     await lost(world, activity)
-    before(world.app.rebuilding, "rebuild", lambda: other.rebuilding.rebuild(activity.activity_id))
+    before(world.app.rebuilder, "rebuild", lambda: other.rebuilder.rebuild(activity.activity_id))
     assert await world.keep() == 0
     assert (await world.load(activity)).epoch == activity.epoch + 1
     assert await world.problems(activity) == []
@@ -282,21 +282,21 @@ async def test_a_keeper_that_comes_late_rebuilds_nothing(world: SeckillOrderWorl
 async def test_a_rebuild_that_takes_long_keeps_no_other_activity_waiting(
     world: SeckillOrderWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("seckill_rpc.usecases.keeping.PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr("seckill_rpc.usecases.reconciler.PATIENCE_SECONDS", 0.01)
     await world.orders.product("cup", "10.00", available=100)
     slow, quick = await world.opened(), await world.opened(sku_id="cup")
     gate = asyncio.Event()
-    before(world.app.loading, "publish", gate.wait)
+    before(world.app.loader, "publish", gate.wait)
     await lost(world, slow)
     assert await world.keep() == 0
     await lost(world, quick)
-    before(world.app.loading, "hold", lambda: asyncio.sleep(0))
+    before(world.app.loader, "hold", lambda: asyncio.sleep(0))
     await world.keep()
     await world.keep()
     assert not gate.is_set()
     assert (await world.load(slow)).epoch == slow.epoch + 1, "begun once"
     gate.set()
-    await asyncio.gather(*world.app.keeping._rebuilds.values())
+    await asyncio.gather(*world.app.reconciler._rebuilds.values())
     assert [(await world.click(each, "u1")).code for each in (slow, quick)] == [
         AdmitCode.QUEUED
     ] * 2
@@ -345,7 +345,7 @@ async def test_an_old_copy_of_redis_opens_no_closed_activity(
         own_redis.start()
         await world.redis.delete(keys_of(activity).meta)
         await world.redis.hset(keys_of(activity).meta, mapping=copy)
-        await world.redis.xgroup_create(keys_of(activity).line, "orders", "0", mkstream=True)
+        await world.redis.xgroup_create(keys_of(activity).queue, "orders", "0", mkstream=True)
         assert (await world.click(activity, "early")).code is AdmitCode.QUEUED, (
             "nobody has noticed yet"
         )
@@ -382,7 +382,9 @@ async def test_a_key_of_another_kind_heals_by_itself_after_the_first_click_that_
     await world.redis.delete(key)
     await world.redis.set(key, "x")
     with pytest.raises(SeckillNotReady):
-        await world.app.clicking.click(Click("mall", "u2", activity.sku_id, "a", 0))
+        await world.app.admission.seckill_action(
+            SeckillAction("mall", "u2", activity.sku_id, "a", 0)
+        )
     assert await world.keep(rounds=2) == 1
     assert (await world.click(activity, "u2")).code is AdmitCode.QUEUED
     await world.consume()

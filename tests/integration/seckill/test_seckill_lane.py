@@ -13,8 +13,8 @@ from redis.exceptions import ConnectionError as ConnectionBroken
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeout
 
-from seckill_rpc.stock.connection import open_stock
-from seckill_rpc.stock.lane import Lane, _Wire
+from seckill_rpc.redis.connection import open_admission_redis
+from seckill_rpc.redis.pipelined_connection import PipelinedConnection, _Connection
 from tests.support.fault_proxy import Loss, fault_proxy
 from tests.support.servers import Redis
 
@@ -23,12 +23,12 @@ COMMAND = b"ECHO"
 
 @pytest.fixture
 async def client(redis_url: str) -> AsyncIterator[Client]:
-    async with open_stock(redis_url) as client:
+    async with open_admission_redis(redis_url) as client:
         yield client
 
 
 async def test_everybody_gets_his_own_answer(client: Client) -> None:
-    lane = Lane(client)
+    lane = PipelinedConnection(client)
     texts = [f"text {number}" for number in range(500)]
     assert await asyncio.gather(*(lane.execute("ECHO", text) for text in texts)) == texts
     assert len(await client.client_list()) == 2, (
@@ -37,7 +37,7 @@ async def test_everybody_gets_his_own_answer(client: Client) -> None:
 
 
 async def test_a_refusal_is_told_to_the_one_who_asked(client: Client) -> None:
-    lane = Lane(client)
+    lane = PipelinedConnection(client)
     before, refused, after = await asyncio.gather(
         lane.execute("ECHO", "before"),
         lane.execute("NONSENSE"),
@@ -49,7 +49,7 @@ async def test_a_refusal_is_told_to_the_one_who_asked(client: Client) -> None:
 
 
 async def test_who_goes_away_does_not_leave_his_answer_to_the_next(client: Client) -> None:
-    lane = Lane(client)
+    lane = PipelinedConnection(client)
     await lane.execute("PING")
     gone = asyncio.create_task(lane.execute("EVAL", "return 'of another'", 0))
     await asyncio.sleep(0)  # it is sent
@@ -75,19 +75,19 @@ async def test_who_goes_away_while_his_answer_arrives_harms_nobody(client: Clien
         asyncio.get_running_loop().create_future(),
         asyncio.get_running_loop().create_future(),
     )
-    wire = _Wire(Answering("of another", "mine"))
+    wire = _Connection(Answering("of another", "mine"))
     wire.waiting.extend((gone, mine))
     gone.cancel()
-    await Lane(client)._read(wire)
+    await PipelinedConnection(client)._read(wire)
     assert await mine == "mine"
 
 
 async def test_a_command_is_sent_once_more_over_a_new_connection(redis_server: Redis) -> None:
     async with (
         fault_proxy(redis_server.port) as proxy,
-        open_stock(f"redis://127.0.0.1:{proxy.port}/0") as client,
+        open_admission_redis(f"redis://127.0.0.1:{proxy.port}/0") as client,
     ):
-        lane = Lane(client)
+        lane = PipelinedConnection(client)
         assert await lane.execute("ECHO", "here") == "here"
         proxy.lose(COMMAND, Loss.ANSWER)
         assert await asyncio.gather(
@@ -102,9 +102,9 @@ async def test_a_command_is_sent_once_more_over_a_new_connection(redis_server: R
 async def test_a_silent_redis_is_left_at_the_deadline(redis_server: Redis) -> None:
     async with (
         fault_proxy(redis_server.port) as proxy,
-        open_stock(f"redis://127.0.0.1:{proxy.port}/0") as client,
+        open_admission_redis(f"redis://127.0.0.1:{proxy.port}/0") as client,
     ):
-        lane = Lane(client, command_seconds=0.2)
+        lane = PipelinedConnection(client, command_seconds=0.2)
         assert await lane.execute("ECHO", "here") == "here"
         proxy.lose(COMMAND, Loss.ANSWER_SILENTLY)  # a second attempt would be answered
         with pytest.raises(RedisTimeout):
@@ -113,7 +113,7 @@ async def test_a_silent_redis_is_left_at_the_deadline(redis_server: Redis) -> No
 
 
 async def test_connections_that_broke_are_given_back(client: Client) -> None:
-    lane = Lane(client)
+    lane = PipelinedConnection(client)
     for _ in range(40):  # more than the pool has
         await lane.execute("PING")
         await client.client_kill_filter(_type="normal", skipme=True)
@@ -121,15 +121,15 @@ async def test_connections_that_broke_are_given_back(client: Client) -> None:
 
 
 async def test_a_closed_client_closes_the_lane(redis_url: str) -> None:
-    client = open_stock(redis_url)
-    lane = Lane(client)
+    client = open_admission_redis(redis_url)
+    lane = PipelinedConnection(client)
     await lane.execute("PING")
     await client.aclose()
-    async with open_stock(redis_url) as other:
+    async with open_admission_redis(redis_url) as other:
         assert len(await other.client_list()) == 1
 
 
 async def test_a_redis_that_is_away_is_told_as_such() -> None:
-    async with open_stock("redis://127.0.0.1:1/0") as client:
+    async with open_admission_redis("redis://127.0.0.1:1/0") as client:
         with pytest.raises(RedisError):
-            await Lane(client).execute("PING")
+            await PipelinedConnection(client).execute("PING")

@@ -9,10 +9,10 @@ import asyncio
 import pytest
 from redis.exceptions import ResponseError
 
-from seckill_rpc.stock.connection import open_stock
-from seckill_rpc.stock.keys import GROUP, Keys
-from seckill_rpc.stock.line import Line
-from seckill_rpc.stock.scripts import Scripts
+from seckill_rpc.redis.admission_queue import AdmissionQueue
+from seckill_rpc.redis.connection import open_admission_redis
+from seckill_rpc.redis.keys import GROUP, Keys
+from seckill_rpc.redis.scripts import Scripts
 
 KEYS = Keys(activity_id="ACT1", merchant_id="mall", sku_id="mug")
 
@@ -20,15 +20,15 @@ KEYS = Keys(activity_id="ACT1", merchant_id="mall", sku_id="mug")
 async def test_a_line_that_is_dropped_while_a_consumer_waits_for_it_is_empty(
     redis_url: str,
 ) -> None:
-    redis = open_stock(redis_url)
-    line = Line(redis, Scripts(redis))
+    redis = open_admission_redis(redis_url)
+    line = AdmissionQueue(redis, Scripts(redis))
     try:
-        await redis.xgroup_create(KEYS.line, GROUP, "0", mkstream=True)
+        await redis.xgroup_create(KEYS.queue, GROUP, "0", mkstream=True)
         waiting = asyncio.create_task(line.read(KEYS, "c", count=10, block_ms=1000))
         async with asyncio.timeout(5):
             while not int((await redis.info("clients"))["blocked_clients"]):
                 assert not waiting.done()
-        await redis.delete(KEYS.line)
+        await redis.delete(KEYS.queue)
         assert await waiting == []
         assert await line.read(KEYS, "c", count=10, block_ms=1) == []
     finally:
@@ -36,10 +36,10 @@ async def test_a_line_that_is_dropped_while_a_consumer_waits_for_it_is_empty(
 
 
 async def test_any_other_error_of_the_line_is_told(redis_url: str) -> None:
-    redis = open_stock(redis_url)
+    redis = open_admission_redis(redis_url)
     try:
-        await redis.set(KEYS.line, "nonsense")
+        await redis.set(KEYS.queue, "nonsense")
         with pytest.raises(ResponseError, match="WRONGTYPE"):
-            await Line(redis, Scripts(redis)).read(KEYS, "c", count=10, block_ms=1)
+            await AdmissionQueue(redis, Scripts(redis)).read(KEYS, "c", count=10, block_ms=1)
     finally:
         await redis.aclose()

@@ -13,11 +13,11 @@ import pytest
 
 from mesh.money import Money
 from seckill_rpc.domain.activity import Activity, AdmissionMode
-from seckill_rpc.stock.connection import open_stock
-from seckill_rpc.stock.lease import LEASE_MS, Lease
-from seckill_rpc.stock.loading import Loading
-from seckill_rpc.stock.scripts import Scripts
-from seckill_rpc.usecases import rebuilding
+from seckill_rpc.redis.connection import open_admission_redis
+from seckill_rpc.redis.lease import LEASE_MS, Lease
+from seckill_rpc.redis.loader import ActivityLoader
+from seckill_rpc.redis.scripts import Scripts
+from seckill_rpc.usecases import rebuild
 from tests.support.fakes import FakeClock
 
 LONG = 20.0
@@ -25,7 +25,7 @@ LONG = 20.0
 
 @pytest.fixture
 async def run(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Any]:
-    monkeypatch.setattr(rebuilding, "HEARTBEAT_SECONDS", 0.02)
+    monkeypatch.setattr(rebuild, "HEARTBEAT_SECONDS", 0.02)
     clock = FakeClock()
     now = clock.now()
     activity = Activity.plan(
@@ -40,14 +40,14 @@ async def run(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
         ends_at=now + timedelta(hours=1),
         at=now,
     )
-    async with open_stock(redis_url) as redis:
+    async with open_admission_redis(redis_url) as redis:
         scripts = Scripts(redis)
-        made = rebuilding._Run(
+        made = rebuild._Run(
             activity=activity,
             holder="me",
             db=None,
             clock=clock,
-            loading=Loading(scripts),  # type: ignore[arg-type]
+            loader=ActivityLoader(scripts),  # type: ignore[arg-type]
             lease=Lease(scripts),
             on_progress=lambda _: None,
         )
@@ -80,6 +80,6 @@ async def test_a_read_ends_with_the_lease(run: Any) -> None:
             cut.set()
 
     async with asyncio.timeout(LONG):
-        with pytest.raises(rebuilding._Superseded):
+        with pytest.raises(rebuild._Superseded):
             await run._while_alive(read())
     assert cut.is_set()

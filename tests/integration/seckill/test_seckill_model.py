@@ -28,10 +28,10 @@ from seckill_rpc.domain.activity import (
     AdmissionMode,
 )
 from seckill_rpc.domain.order import Verdict, View
-from seckill_rpc.stock.admission import AdmitCode, Click, admit
-from seckill_rpc.stock.connection import open_stock
-from seckill_rpc.stock.line import Entry, Finished, GiveBack, Unit
-from seckill_rpc.stock.loading import Meta
+from seckill_rpc.redis.admission_queue import Entry, FinishedEntry, GiveBack, ReturnedUnit
+from seckill_rpc.redis.admit import AdmitCode, Click, admit
+from seckill_rpc.redis.connection import open_admission_redis
+from seckill_rpc.redis.loader import Meta
 from tests.builders.seckill_scripts import Rebuild, Stage
 from tests.conftest import PROOF
 
@@ -66,7 +66,7 @@ class Mirror:
         self.epoch = self.rev = self.stock = 0
         self.state, self.is_held, self.is_over, self.has_drawn = "", False, False, False
         self.records: dict[str, tuple[bool, str]] = {}  # <user>#<request> -> (is it live, order)
-        self.line: list[tuple[str, str, int]] = []  # (record, order, epoch)
+        self.waiting: list[tuple[str, str, int]] = []  # (record, order, epoch)
         self.entries: dict[str, tuple[str, str]] = {}  # user -> (order, request)
 
     def of(self, user: str, *, live: bool | None = None) -> int:
@@ -116,9 +116,9 @@ class Mirror:
     def queue(self, record: str, order: str) -> None:
         self.stock -= 1
         self.records[record] = (False, order)
-        self.line.append((record, order, self.epoch))
+        self.waiting.append((record, order, self.epoch))
 
-    def finish(self, done: Finished) -> None:
+    def finish(self, done: FinishedEntry) -> None:
         record, order = f"{done.entry.user_id}#{done.entry.request_id}", done.entry.order_id
         self.drop(done.entry)
         if self.records.get(record) != (False, order):
@@ -139,11 +139,11 @@ class Mirror:
 
     def drop(self, entry: Entry) -> bool:
         found = (f"{entry.user_id}#{entry.request_id}", entry.order_id, entry.epoch)
-        if is_there := found in self.line:
-            self.line.remove(found)
+        if is_there := found in self.waiting:
+            self.waiting.remove(found)
         return is_there
 
-    def give_back(self, unit: Unit) -> int:
+    def give_back(self, unit: ReturnedUnit) -> int:
         record = f"{unit.user_id}#{unit.request_id}"
         if self.epoch < unit.epoch:
             return GiveBack.NOT_YET
@@ -166,14 +166,14 @@ class Mirror:
     def carry(self, epoch: int) -> bool:
         if self.epoch != epoch:
             return False
-        for found in [entry for entry in self.line if entry[2] < epoch]:
+        for found in [entry for entry in self.waiting if entry[2] < epoch]:
             record, order, _ = found
             if (
                 record not in self.records
                 and self.of(record.split("#")[0]) < self.limit
                 and self.stock > 0
             ):
-                self.line.remove(found)
+                self.waiting.remove(found)
                 self.queue(record, order)
         self.is_held = False
         return True
@@ -202,12 +202,12 @@ class FlashSale(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
-        self.redis = open_stock(self.url)
+        self.redis = open_admission_redis(self.url)
         self.acknowledged: set[str] = set()
         self.taken: list[Entry] = []
-        self.finished: list[Finished] = []
+        self.finished: list[FinishedEntry] = []
         self.again: list[Entry] = []
-        self.units: list[Unit] = []
+        self.units: list[ReturnedUnit] = []
         self.rebuilds: list[Rebuild] = []
         self.rows_seen: list[Activity] = []
         self.excess = 0  # units that Redis believes in and the rows do not
@@ -341,7 +341,7 @@ class FlashSale(RuleBasedStateMachine):
 
     def take_over(self) -> None:
         self.taken += self.run(
-            self.stage.line.take_over(
+            self.stage.queue.take_over(
                 self.stage.keys, "heir", min_idle_ms=0, cursor="0-0", count=100
             )
         )[1]
@@ -359,7 +359,7 @@ class FlashSale(RuleBasedStateMachine):
         if not is_kept:
             self.finished.remove(done)
         is_there = self.run(self.is_pending(done.entry))
-        assert self.run(self.stage.line.finish(self.stage.keys, [done])) == is_there
+        assert self.run(self.stage.queue.finish(self.stage.keys, [done])) == is_there
         if is_there:
             units, forgotten = self.mirror.stock + len(self.mirror.records), len(self.forgotten())
             self.mirror.finish(done)
@@ -388,7 +388,7 @@ class FlashSale(RuleBasedStateMachine):
             self.finished += self.run(self.stage.readmit([entry]))
 
     async def is_pending(self, entry: Entry) -> bool:
-        return await self.stage.line.deliveries(self.stage.keys, entry.entry_id) > 0
+        return await self.stage.queue.deliveries(self.stage.keys, entry.entry_id) > 0
 
     # --- units that come back
 
@@ -468,9 +468,9 @@ class FlashSale(RuleBasedStateMachine):
 
     def tell_the_state(self, place: int) -> None:
         row = self.one_of(self.rows_seen, place)
-        assert self.run(self.stage.loading.state(self.stage.keys, row)) == self.mirror.take_state(
-            row
-        )
+        assert self.run(
+            self.stage.loader.write_state(self.stage.keys, row)
+        ) == self.mirror.take_state(row)
 
     def close(self) -> None:
         """When the line is empty, everything is drawn and no give-back is due."""
@@ -480,10 +480,15 @@ class FlashSale(RuleBasedStateMachine):
             if self.mirror.records.get(f"{unit.user_id}#{unit.request_id}", (0, ""))[1]
             == unit.order_id
         ]
-        if not self.mirror.line and not self.mirror.entries and not due and not self.mirror.is_held:
+        if (
+            not self.mirror.waiting
+            and not self.mirror.entries
+            and not due
+            and not self.mirror.is_held
+        ):
             self.stage.rows.step(ActivityVerb.FINISH)
             assert self.run(
-                self.stage.loading.drop(self.stage.keys, self.row)
+                self.stage.loader.write_tombstone(self.stage.keys, self.row)
             ) is self.mirror.drop_all(self.row)
 
     def draw(self, count: int) -> None:
@@ -497,7 +502,9 @@ class FlashSale(RuleBasedStateMachine):
         gone = set(self.mirror.entries) - left
         picks = min(count, self.mirror.stock) if self.mirror.stock else count
         assert len(gone) == min(picks, len(self.mirror.entries))
-        line = self.run(self.stage.queued())[len(self.mirror.line) :]  # winners, as Redis drew them
+        line = self.run(self.stage.queued())[
+            len(self.mirror.waiting) :
+        ]  # winners, as Redis drew them
         assert len(line) <= self.mirror.stock
         owners = {order: (user, request) for user, (order, request) in self.mirror.entries.items()}
         could = sum(1 for user in gone if self.mirror.of(user) < self.mirror.limit)
@@ -514,7 +521,7 @@ class FlashSale(RuleBasedStateMachine):
     @precondition(lambda self: self.is_open)
     @invariant()
     def redis_is_what_the_model_says(self) -> None:
-        meta, users, line, entries, views = self.run(self.look())
+        meta, users, line, entries, views = self.run(self.check_state())
         assert meta is not None
         mirror = self.mirror
         out = sum(1 for is_live, _ in mirror.records.values() if not is_live)
@@ -529,12 +536,12 @@ class FlashSale(RuleBasedStateMachine):
         assert users == mirror.users()
         assert [
             (f"{entry['u']}#{entry['r']}", entry["o"], int(entry["e"])) for _, entry in line
-        ] == mirror.line
+        ] == mirror.waiting
         assert entries == {user: " ".join(entry) for user, entry in mirror.entries.items()}
         if not self.is_closed:
             self.check_views(views)
 
-    async def look(
+    async def check_state(
         self,
     ) -> tuple[
         Meta | None,
@@ -544,10 +551,10 @@ class FlashSale(RuleBasedStateMachine):
         dict[str, str | None],
     ]:
         keys = self.stage.keys
-        meta = await self.stage.loading.meta(keys)
+        meta = await self.stage.loader.meta(keys)
         async with self.redis.pipeline(transaction=False) as pipe:
             pipe.hgetall(keys.users)
-            pipe.xrange(keys.line)
+            pipe.xrange(keys.queue)
             pipe.hgetall(keys.entries)
             for user in EVERYBODY:
                 pipe.get(keys.view(user))
@@ -589,7 +596,7 @@ class FlashSale(RuleBasedStateMachine):
     @invariant()
     def no_click_is_lost(self) -> None:
         entered = {order for order, _ in self.mirror.entries.values()}
-        assert self.acknowledged <= {order for _, order, _ in self.mirror.line} | entered | set(
+        assert self.acknowledged <= {order for _, order, _ in self.mirror.waiting} | entered | set(
             self.stage.rows.orders
         )
 
@@ -604,11 +611,11 @@ class FlashSale(RuleBasedStateMachine):
 
     async def settle(self) -> None:
         stage = self.stage
-        await stage.loading.state(stage.keys, self.row)
+        await stage.loader.write_state(stage.keys, self.row)
         await stage.rebuild()
-        await stage.line.finish(stage.keys, self.finished)
-        while await stage.line.waiting(stage.keys) != (0, 0):
-            _, pending = await stage.line.take_over(
+        await stage.queue.finish(stage.keys, self.finished)
+        while await stage.queue.waiting(stage.keys) != (0, 0):
+            _, pending = await stage.queue.take_over(
                 stage.keys, "heir", min_idle_ms=0, cursor="0-0", count=100
             )
             await stage.settle(pending + await stage.take())

@@ -12,8 +12,8 @@ import pytest
 from mesh.errors import RemoteError
 from mesh.outbox import OUTBOX, Relay
 from order_rpc.tables import ORDER_ITEM
-from seckill_rpc.neighbours import Allocations
-from seckill_rpc.usecases.to_order_rpc import OrderRpcDestination
+from seckill_rpc.clients import Allocations
+from seckill_rpc.usecases.outbox_to_order import OrderRpcDestination
 from tests.builders.order import RunningOrderRpc, running_order_rpc
 from tests.builders.seckill import SeckillWorld, seckill_world
 
@@ -39,7 +39,7 @@ async def _both(database_url_factory: Callable[[], str], redis_url: str) -> Asyn
             db=world.db,
             clock=world.clock,
             destination=OrderRpcDestination(
-                db=world.db, allocations=allocations, returning=world.returning, clock=world.clock
+                db=world.db, allocations=allocations, returns=world.returns, clock=world.clock
             ),
         )
         await order_rpc.app.product("1001", "20.00", available=100)

@@ -19,7 +19,7 @@ from seckill_rpc.domain.order import UnitState
 from seckill_rpc.store import activities, batches, give_backs, orders
 from seckill_rpc.store.activities import ActivityPage
 from seckill_rpc.store.batches import Batch, NewOrder
-from seckill_rpc.usecases.to_redis import give_back_message
+from seckill_rpc.usecases.outbox_to_redis import give_back_message
 from tests.builders.seckill import SeckillWorld, seckill_world
 
 pytestmark = pytest.mark.parametrize("dialect", ["mariadb"], indirect=True)

@@ -15,12 +15,12 @@ from mesh import failpoints
 from mesh.failpoints import FailpointRaised
 from seckill_rpc.domain.activity import Activity, ActivityState
 from seckill_rpc.domain.order import View
+from seckill_rpc.redis.admit import AdmitCode
+from seckill_rpc.redis.keys import keys_of
 from seckill_rpc.servicer.activities import ActivityServicer
-from seckill_rpc.stock.admission import AdmitCode
-from seckill_rpc.stock.keys import keys_of
 from seckill_rpc.store import activities, orders
-from seckill_rpc.usecases import rebuilding
-from seckill_rpc.usecases.rebuilding import Progress, RebuildStep
+from seckill_rpc.usecases import rebuild as rebuild_module
+from seckill_rpc.usecases.rebuild import Progress, RebuildStep
 from tests.builders.seckill_order import (
     SeckillOrderWorld,
     before,
@@ -47,7 +47,7 @@ async def rebuild(
 ) -> tuple[bool, list[RebuildStep]]:
     """Whether it was done, and its steps."""
     heard: list[Progress] = []
-    is_done = await world.app.rebuilding.rebuild(
+    is_done = await world.app.rebuilder.rebuild(
         activity.activity_id, on_progress=heard.append, **how
     )
     return is_done, list(dict.fromkeys(progress.step for progress in heard))
@@ -109,7 +109,7 @@ async def test_long_lists_of_holders_are_read_and_built_in_portions(
     world: SeckillOrderWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The orders of one buyer never fall into two portions: his numbers are absolute."""
-    monkeypatch.setattr(rebuilding, "CHUNK", 3)
+    monkeypatch.setattr(rebuild_module, "CHUNK", 3)
     monkeypatch.setattr(orders, "CHUNK", 3)
     activity = await world.opened(total=20, limit=2)
     await world.clicks(
@@ -119,7 +119,7 @@ async def test_long_lists_of_holders_are_read_and_built_in_portions(
     await world.relay()
     await world.redis.flushall()
     heard: list[Progress] = []
-    assert await world.app.rebuilding.rebuild(activity.activity_id, on_progress=heard.append)
+    assert await world.app.rebuilder.rebuild(activity.activity_id, on_progress=heard.append)
     done = [progress.done for progress in heard if progress.step is RebuildStep.HOLDERS]
     assert done == [4, 8, 12, 16]
     assert await world.problems(activity) == []
@@ -165,10 +165,10 @@ async def test_of_two_rebuilders_the_newer_one_wins(world: SeckillOrderWorld) ->
     other = world.start()
 
     async def another() -> None:
-        assert await other.rebuilding.rebuild(activity.activity_id)
+        assert await other.rebuilder.rebuild(activity.activity_id)
         await world.buy(activity, "u2")
 
-    before(world.app.loading, "publish", another)
+    before(world.app.loader, "publish", another)
     is_done, steps = await rebuild(world, activity)
     assert (is_done, steps[-1]) == (False, RebuildStep.SUPERSEDED)
     await world.relay()
@@ -183,7 +183,7 @@ async def test_rebuilders_that_run_at_once_leave_one_truth(
     await world.click(activity, "queued")
     for _ in range(rounds(2, 30)):
         apps = [world.start() for _ in range(4)]
-        await asyncio.gather(*(app.rebuilding.rebuild(activity.activity_id) for app in apps))
+        await asyncio.gather(*(app.rebuilder.rebuild(activity.activity_id) for app in apps))
         await world.end_leases()
         await world.keep(rounds=6, seconds=0.5)
     await world.consume()
@@ -217,7 +217,7 @@ async def test_redis_emptied_under_the_hands_of_a_rebuilder_is_noticed(
     activity = await world.opened(total=10)
     await world.buy(activity, "u1", "u2")
     await world.relay()
-    before(world.app.loading, "publish", world.redis.flushall)
+    before(world.app.loader, "publish", world.redis.flushall)
     is_done, steps = await rebuild(world, activity)
     assert (is_done, steps[-1]) == (False, RebuildStep.SUPERSEDED)
     assert (await world.click(activity, "u1", "b")).code is AdmitCode.NOT_READY, (
@@ -233,7 +233,7 @@ async def test_a_unit_that_comes_back_during_a_rebuild_is_neither_lost_nor_doubl
     """Before the fence, between fence and reading, between reading and publishing, before the end;
     its message may come before or after.
     """
-    for step in ("hold", "part", "publish", "carry"):
+    for step in ("hold", "load_holders", "publish", "carry"):
         for delivers_at_once in (True, False):
             activity = await world.opened(total=10)
             [order_id] = await world.buy(activity, "u1")
@@ -244,11 +244,11 @@ async def test_a_unit_that_comes_back_during_a_rebuild_is_neither_lost_nor_doubl
                 *,
                 at_once: bool = delivers_at_once,
             ) -> None:
-                assert await world.return_unit(activity, order_id)
+                assert await world.return_stock(activity, order_id)
                 if at_once:
                     await world.relay()
 
-            before(world.app.loading, step, back)
+            before(world.app.loader, step, back)
             assert (await rebuild(world, activity))[0]
             world.clock.advance(10)
             await world.relay()
@@ -269,7 +269,7 @@ async def test_a_unit_that_comes_back_while_the_orders_are_read_is_not_lost(
     activity = await world.opened(total=10)
     [order_id] = await world.buy(activity, "u1")
     await world.relay()
-    before(orders, "list_holders", lambda: world.return_unit(activity, order_id))
+    before(orders, "list_holders", lambda: world.return_stock(activity, order_id))
     assert (await rebuild(world, activity))[0]
     assert (await world.load(activity)).sold == 0
     world.clock.advance(10)
@@ -289,19 +289,19 @@ async def test_nobody_is_let_in_between_the_hold_and_the_end_of_a_rebuild(
         told.append((await world.click(activity, "u2", f"r{len(told)}")).code)
 
     before(world.db, "run", knock)  # the fence
-    for step in ("part", "publish", "carry"):
-        before(world.app.loading, step, knock)
+    for step in ("load_holders", "publish", "carry"):
+        before(world.app.loader, step, knock)
     assert (await rebuild(world, activity))[0]
     assert told == [AdmitCode.NOT_READY] * 4
     assert (await world.click(activity, "u2")).code is AdmitCode.QUEUED
 
 
 @on_one_database
-@pytest.mark.parametrize("step", ["hold", "part", "publish", "carry"])
+@pytest.mark.parametrize("step", ["hold", "load_holders", "publish", "carry"])
 async def test_a_pause_wins_over_a_running_rebuild(world: SeckillOrderWorld, step: str) -> None:
     activity = await world.opened()
     await world.buy(activity, "u1")
-    before(world.app.loading, step, lambda: world.verb("pause", activity))
+    before(world.app.loader, step, lambda: world.verb("pause", activity))
     assert (await rebuild(world, activity))[0]
     assert (await world.click(activity, "u2")).code is AdmitCode.PAUSED
 
@@ -315,7 +315,7 @@ async def test_a_pause_wins_although_redis_was_emptied_after_it(world: SeckillOr
         await world.verb("pause", activity)
         await world.redis.delete(keys_of(activity).meta)
 
-    before(world.app.loading, "publish", pause_and_lose)
+    before(world.app.loader, "publish", pause_and_lose)
     assert (await rebuild(world, activity))[0]
     assert (await world.click(activity, "u1")).code is AdmitCode.PAUSED
 
@@ -337,11 +337,11 @@ async def test_a_close_wins_over_a_slow_rebuild(world: SeckillOrderWorld) -> Non
                 rev=row.rev + 2,
                 total=row.sold,
             )
-            await world.app.loading.drop(keys_of(activity), await world.load(activity))
+            await world.app.loader.write_tombstone(keys_of(activity), await world.load(activity))
             if lost:
                 await world.redis.delete(keys_of(activity).meta)
 
-        before(world.app.loading, "publish", close)
+        before(world.app.loader, "publish", close)
         await rebuild(world, activity)
         assert (await world.click(activity, "u1")).code is AdmitCode.ENDED, (
             f"redis lost the tombstone: {is_lost}"
@@ -398,11 +398,11 @@ async def test_a_redis_that_starts_anew_during_a_rebuild_is_noticed(
             own_redis.kill()
             own_redis.start()
 
-        before(world.app.loading, "stale", start_anew)  # the holders are built already
+        before(world.app.loader, "clear_stale_views", start_anew)  # the holders are built already
         await rebuild(world, activity)
-        meta = await world.app.loading.meta(keys_of(activity))
+        meta = await world.app.loader.meta(keys_of(activity))
         assert meta is not None
-        assert meta.run_id != await world.app.loading.run_id(), "what was built before may be lost"
+        assert meta.run_id != await world.app.loader.run_id(), "what was built before may be lost"
         await world.end_leases()
         assert await world.keep() == 1
         await world.relay()
@@ -492,7 +492,7 @@ async def test_a_sale_goes_on_while_it_is_rebuilt(
 
     async def rebuild_again() -> None:
         while not is_over.is_set():
-            await world.app.rebuilding.rebuild(activity.activity_id)
+            await world.app.rebuilder.rebuild(activity.activity_id)
 
     await asyncio.gather(click(), consume(), rebuild_again())
     await world.settle()
@@ -509,7 +509,7 @@ async def test_a_sale_goes_on_while_it_is_rebuilt(
 async def test_an_operator_hears_how_far_it_is(world: SeckillOrderWorld) -> None:
     activity = await world.opened()
     await world.buy(activity, "u1")
-    servicer = ActivityServicer(activities=world.app.activities, rebuilding=world.app.rebuilding)
+    servicer = ActivityServicer(activities=world.app.activities, rebuilder=world.app.rebuilder)
     request = activity_pb2.RebuildActivityRequest(activity_id=activity.activity_id)
     heard = [message async for message in servicer.RebuildActivity(request, None)]
     assert [activity_pb2.RebuildStep.Name(message.step) for message in (heard[0], heard[-1])] == [
@@ -525,7 +525,7 @@ async def test_an_operator_hears_how_far_it_is(world: SeckillOrderWorld) -> None
 @on_one_database
 async def test_a_rebuild_goes_on_when_who_asked_for_it_hangs_up(world: SeckillOrderWorld) -> None:
     activity = await world.opened()
-    servicer = ActivityServicer(activities=world.app.activities, rebuilding=world.app.rebuilding)
+    servicer = ActivityServicer(activities=world.app.activities, rebuilder=world.app.rebuilder)
     stream = servicer.RebuildActivity(
         activity_pb2.RebuildActivityRequest(activity_id=activity.activity_id), None
     )
@@ -533,7 +533,7 @@ async def test_a_rebuild_goes_on_when_who_asked_for_it_hangs_up(world: SeckillOr
     await stream.aclose()  # type: ignore[attr-defined]  # it is a generator
     [task] = servicer._rebuilds
     assert await task
-    meta = await world.app.loading.meta(keys_of(activity))
+    meta = await world.app.loader.meta(keys_of(activity))
     assert meta is not None
     assert (meta.epoch, meta.is_held) == (activity.epoch + 1, False)
 

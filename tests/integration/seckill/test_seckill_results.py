@@ -17,7 +17,7 @@ from seckill_rpc.domain.activity import AdmissionMode
 from seckill_rpc.domain.errors import ActivityNotFound, SeckillBusy, SeckillNotReady, TicketInvalid
 from seckill_rpc.domain.result import ResultCode, Status
 from seckill_rpc.domain.ticket import Tickets
-from seckill_rpc.usecases.breaker import QUERIES_MAX
+from seckill_rpc.usecases.circuit_breaker import QUERIES_MAX
 from tests.builders.seckill import SeckillWorld, seckill_world
 from tests.builders.seckill_front import GRACE, SECRET, front
 
@@ -236,13 +236,13 @@ async def test_order_rpc_hears_whether_the_order_of_a_ticket_is_coming(world: Se
     await world.open(total=1)
     async with front(world) as door:
         mine = await door.click("u1")
-        ticket, is_coming = await door.results.order_of_ticket(mine.ticket)
+        ticket, is_coming = await door.results.get_ticket_order(mine.ticket)
         assert (ticket.order_id, ticket.user_id, is_coming) == (mine.order_id, "u1", True)
         await world.consume()
-        assert (await door.results.order_of_ticket(mine.ticket))[1]
+        assert (await door.results.get_ticket_order(mine.ticket))[1]
         await world.give_back(mine.order_id)
         await world.relay()
-        assert not (await door.results.order_of_ticket(mine.ticket))[1]
+        assert not (await door.results.get_ticket_order(mine.ticket))[1]
 
 
 async def test_an_entry_of_a_draw_waits_past_the_grace_until_it_is_drawn(
@@ -268,12 +268,12 @@ async def test_a_place_that_a_rebuild_has_still_to_move_is_not_taken_away_howeve
     async with front(world) as door:
         mine = await door.click("u1")
         world.clock.advance(PAST_GRACE)
-        await world.loading.hold(world.keys)
+        await world.loader.hold(world.keys)
         # the holders are there, the line is not moved yet
         await world.publish(await world.fence(), carries=False)
         assert (await door.result("u1", ticket=mine.ticket)).status is Status.QUEUED
         assert await world.states() == {}
-        assert await world.loading.carry(world.keys, epoch=(await world.row()).epoch) == ""
+        assert await world.loader.carry(world.keys, epoch=(await world.row()).epoch) == ""
         await world.consume()
         assert (await door.result("u1", ticket=mine.ticket)).order_id == mine.order_id
 
@@ -301,7 +301,7 @@ async def test_who_is_not_known_while_redis_is_rebuilt_is_told_to_come_back(
 ) -> None:
     await world.open(total=2)
     async with front(world) as door:
-        await world.loading.hold(world.keys)
+        await world.loader.hold(world.keys)
         with pytest.raises(SeckillNotReady) as refused:
             await door.result("u1")
         assert refused.value.retry_after_seconds
@@ -387,7 +387,7 @@ async def test_while_redis_is_away_few_questions_become_queries_and_the_others_h
             await answer.wait()
             return await real(*arguments, **named)
 
-        for name in ("view", "place", "is_steady"):
+        for name in ("view", "look_up", "is_steady"):
             monkeypatch.setattr(world.views, name, away)
         monkeypatch.setattr(world.db, "read", slow)
         door.monotonic.now += 10

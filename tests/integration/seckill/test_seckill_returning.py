@@ -16,11 +16,11 @@ from mesh.outbox import OUTBOX
 from seckill_rpc.domain.activity import ActivityState, ActivityVerb
 from seckill_rpc.domain.errors import SeckillOrderNotFound
 from seckill_rpc.domain.order import UnitState, View
-from seckill_rpc.stock.admission import AdmitCode
-from seckill_rpc.stock.line import Unit
+from seckill_rpc.redis.admission_queue import ReturnedUnit
+from seckill_rpc.redis.admit import AdmitCode
 from seckill_rpc.store import activities, orders
 from seckill_rpc.store.give_backs import count_waiting
-from seckill_rpc.usecases.to_redis import RedisDestination, give_back_message
+from seckill_rpc.usecases.outbox_to_redis import RedisDestination, give_back_message
 from tests.builders.seckill import SeckillWorld, seckill_world
 
 Rounds = Callable[[int, int], int]
@@ -142,7 +142,7 @@ async def test_an_order_that_is_not_of_this_activity_and_merchant_is_not_found(
         {"merchant_id": "shop"},
     ):
         with pytest.raises(SeckillOrderNotFound):
-            await world.returning.return_unit(
+            await world.returns.return_stock(
                 **{
                     "order_id": order_id,
                     "merchant_id": "mall",
@@ -193,7 +193,7 @@ async def test_give_backs_that_are_sent_side_by_side_share_one_call_of_the_scrip
     await world.clicks(*((f"u{user}", "a") for user in range(20)))
     await world.consume()
     bought = await world.db.read(orders.find_orders, list(await world.states()))
-    destination = RedisDestination(db=world.db, line=world.line)
+    destination = RedisDestination(db=world.db, queue=world.queue)
     messages = [
         give_back_message(order, activity, ids=world.ids, at=world.clock.now())
         for order in bought.values()
@@ -205,7 +205,7 @@ async def test_give_backs_that_are_sent_side_by_side_share_one_call_of_the_scrip
     first.cancel()  # one that goes away takes nobody along
     await asyncio.gather(*others)
     assert await calls() == before + 1
-    meta = await world.loading.meta(world.keys)
+    meta = await world.loader.meta(world.keys)
     assert meta is not None
     assert meta.stock == 100
 
@@ -258,13 +258,13 @@ async def test_a_give_back_waits_while_redis_is_away(
 ) -> None:
     await world.open(total=3)
     await world.give_back(await world.buy())
-    real = world.line.give_back
+    real = world.queue.give_back
 
     async def away(*_: Any) -> list[int]:
-        monkeypatch.setattr(world.line, "give_back", real)
+        monkeypatch.setattr(world.queue, "give_back", real)
         raise ConnectionError("redis is away")
 
-    monkeypatch.setattr(world.line, "give_back", away)
+    monkeypatch.setattr(world.queue, "give_back", away)
     await world.relay()
     assert await outbox_states(world) == {"order_rpc": ["DONE"], "redis": ["NEW"]}
     world.clock.advance(60)
@@ -451,8 +451,8 @@ async def test_the_record_in_redis_is_of_one_order(world: SeckillWorld) -> None:
     await world.give_back(first)
     await world.relay()
     await world.buy("u1", "a")
-    assert await world.line.give_back(
-        world.keys, [Unit(user_id="u1", request_id="a", order_id=first, epoch=1)]
+    assert await world.queue.give_back(
+        world.keys, [ReturnedUnit(user_id="u1", request_id="a", order_id=first, epoch=1)]
     ) == [0]
     await world.relay()
     await world.check_rest()

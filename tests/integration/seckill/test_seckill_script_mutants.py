@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import pytest
 from redis.exceptions import ResponseError
 
-from seckill_rpc.stock.connection import open_stock
-from seckill_rpc.stock.scripts import ScriptName, Scripts, script_text
+from seckill_rpc.redis.connection import open_admission_redis
+from seckill_rpc.redis.scripts import ScriptName, Scripts, script_text
 from tests.builders import seckill_scenarios as play
 from tests.builders.seckill_scenarios import Scenario
 from tests.builders.seckill_scripts import Stage
@@ -528,7 +528,7 @@ MUTANTS = [
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: f"{mutant.script}-{mutant.old[:40]}")
 async def test_without_the_guard_a_scenario_fails(mutant: Mutant, redis_url: str) -> None:
-    async with open_stock(redis_url) as redis:
+    async with open_admission_redis(redis_url) as redis:
         text = mutant.text()
         await redis.script_load(text)  # it is a program
         stage = Stage(redis, Scripts(redis, {mutant.script: text}))

@@ -10,9 +10,9 @@ import pytest
 from redis.asyncio import Redis as Client
 
 from seckill_rpc.domain.order import View
-from seckill_rpc.stock.connection import UnsafeRedis, open_stock, require_safe
-from seckill_rpc.stock.keys import Keys, activity_of
-from seckill_rpc.stock.scripts import ScriptName, script_text
+from seckill_rpc.redis.connection import UnsafeRedis, open_admission_redis, require_safe
+from seckill_rpc.redis.keys import Keys, activity_of
+from seckill_rpc.redis.scripts import ScriptName, script_text
 from tests.builders.seckill_scenarios import SCENARIOS, open_draw
 from tests.builders.seckill_scripts import Stage
 from tests.support.servers import Redis, find_carried_redis, find_redis, server_folder
@@ -41,7 +41,7 @@ def server(request: pytest.FixtureRequest) -> Redis:
 
 @pytest.fixture
 async def client(server: Redis) -> AsyncIterator[Client]:
-    async with open_stock(server.url) as redis:
+    async with open_admission_redis(server.url) as redis:
         yield redis
 
 
@@ -52,7 +52,7 @@ async def test_scenario(name: str, client: Client) -> None:
 
 async def test_everybody_in_a_draw_can_win(redis_url: str) -> None:
     wins = {f"u{i}": 0 for i in range(6)}
-    async with open_stock(redis_url) as redis:
+    async with open_admission_redis(redis_url) as redis:
         for _ in range(60):
             await redis.flushall()
             stage = Stage(redis)
@@ -69,7 +69,7 @@ async def test_everybody_in_a_draw_can_win(redis_url: str) -> None:
 
 async def test_a_redis_that_evicts_or_forgets_is_refused(redis_server: Redis) -> None:
     redis_server.flush()
-    async with open_stock(redis_server.url) as redis:
+    async with open_admission_redis(redis_server.url) as redis:
         await require_safe(redis, durable=True)
         await redis.config_set("maxmemory-policy", "allkeys-lru")
         try:
@@ -91,7 +91,7 @@ async def test_clearing_the_views_of_a_product_leaves_those_of_others(redis_url:
         Keys(activity_id="ACT1", merchant_id=merchant, sku_id="1001")
         for merchant in ("mall", "shop")
     )
-    async with open_stock(redis_url) as redis:
+    async with open_admission_redis(redis_url) as redis:
         stage = Stage(redis)
         kept = [
             shop.view("alice"),
@@ -101,9 +101,9 @@ async def test_clearing_the_views_of_a_product_leaves_those_of_others(redis_url:
         ]
         for key in [mall.view("alice"), mall.view("shop:alice"), *kept]:
             await redis.set(key, "1")
-        assert await stage.loading.holders(mall) == {"alice", "shop:alice"}
-        assert await stage.loading.holders(shop) == {"alice"}
-        assert await stage.loading.clear_views(mall) == 2
+        assert await stage.loader.viewed_holders(mall) == {"alice", "shop:alice"}
+        assert await stage.loader.viewed_holders(shop) == {"alice"}
+        assert await stage.loader.clear_views(mall) == 2
         assert sorted(await redis.keys("*")) == sorted(kept)
 
 
@@ -136,7 +136,7 @@ def test_a_script_says_what_it_takes_and_answers(name: ScriptName) -> None:
 
 
 async def test_views_that_nobody_of_us_wrote_say_nothing(redis_url: str) -> None:
-    async with open_stock(redis_url) as redis:
+    async with open_admission_redis(redis_url) as redis:
         stage = await Stage(redis).open()
         await redis.set(stage.keys.view("u"), b"\xff\xfe")
         assert await stage.view("u") is None

@@ -12,10 +12,10 @@ from redis.asyncio import Redis as Client
 from redis.exceptions import RedisError
 
 from seckill_rpc.domain.order import View
-from seckill_rpc.stock.connection import open_stock
-from seckill_rpc.stock.keys import Keys
-from seckill_rpc.stock.views import Views
-from seckill_rpc.stock.wakeups import Told, Waiters, Wakeups
+from seckill_rpc.redis.connection import open_admission_redis
+from seckill_rpc.redis.keys import Keys
+from seckill_rpc.redis.views import Views
+from seckill_rpc.redis.wakeups import ViewUpdate, Waiters, Wakeups
 from tests.builders.seckill_scripts import Stage
 from tests.support.echo import eventually
 from tests.support.servers import Redis
@@ -26,7 +26,7 @@ LONG = 20.0
 
 @pytest.fixture
 async def stage(redis_url: str) -> AsyncIterator[Stage]:
-    async with open_stock(redis_url) as redis:
+    async with open_admission_redis(redis_url) as redis:
         yield await Stage(redis).open(limit=2)
 
 
@@ -37,7 +37,7 @@ async def listening(
     wakeups = Wakeups(
         redis,
         hear=waiters.tell,
-        deafened=lambda: (lost if lost is not None else []).append("lost"),
+        on_disconnect=lambda: (lost if lost is not None else []).append("lost"),
         listen_seconds=listen_seconds,
         reconnect_seconds=0.01,
     )
@@ -61,10 +61,10 @@ async def test_a_message_ends_the_wait_and_names_the_order(stage: Stage) -> None
         await eventually(lambda: len(waiters) == 3)
         entries = await stage.take()
         finished, _ = stage.rows.decide(entries[:1])
-        await stage.line.finish(stage.keys, finished + stage.rows.refuse(entries[1:]))
-    assert [task.result() for task in waits] == [Told(view=View.HOLDER, order_id=order)] * 2 + [
-        Told(view=View.NEITHER)
-    ]
+        await stage.queue.finish(stage.keys, finished + stage.rows.refuse(entries[1:]))
+    assert [task.result() for task in waits] == [
+        ViewUpdate(view=View.HOLDER, order_id=order)
+    ] * 2 + [ViewUpdate(view=View.NEITHER)]
     assert len(waiters) == 0
 
 
@@ -75,7 +75,7 @@ async def test_a_waiter_looks_by_himself_when_nobody_tells_him(stage: Stage) -> 
         wait = tasks.create_task(waiters.wait(stage.keys, "u", LONG))
         await eventually(lambda: len(waiters) == 1)
         await stage.consume()
-    assert wait.result() == Told(view=View.HOLDER)
+    assert wait.result() == ViewUpdate(view=View.HOLDER)
 
 
 class SlowViews(Views):
@@ -106,17 +106,17 @@ async def test_a_result_that_is_published_during_the_first_look_is_not_missed(st
         await probe
         views.arrive.set()
         assert (await wait) is not None
-    assert wait.result() == Told(view=View.HOLDER, order_id="ORD1")
+    assert wait.result() == ViewUpdate(view=View.HOLDER, order_id="ORD1")
 
 
 async def test_a_wait_ends_in_time_with_what_is_known(stage: Stage) -> None:
     waiters = Waiters(stage.views)
     await stage.buy("u")
-    assert await waiters.wait(stage.keys, "u", 0.02) == Told(view=View.QUEUED)
-    assert await waiters.wait(stage.keys, "u", 0) == Told(view=View.QUEUED)
+    assert await waiters.wait(stage.keys, "u", 0.02) == ViewUpdate(view=View.QUEUED)
+    assert await waiters.wait(stage.keys, "u", 0) == ViewUpdate(view=View.QUEUED)
     assert await waiters.wait(stage.keys, "nobody", 0.02) is None
     await stage.consume()
-    assert await waiters.wait(stage.keys, "u", NEVER) == Told(view=View.HOLDER)
+    assert await waiters.wait(stage.keys, "u", NEVER) == ViewUpdate(view=View.HOLDER)
 
 
 async def test_too_many_waiters_are_answered_at_once(stage: Stage) -> None:
@@ -125,7 +125,7 @@ async def test_too_many_waiters_are_answered_at_once(stage: Stage) -> None:
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(waiters.wait(stage.keys, "u", LONG))
         await eventually(lambda: len(waiters) == 1)
-        assert await asyncio.wait_for(waiters.wait(stage.keys, "u", NEVER), LONG) == Told(
+        assert await asyncio.wait_for(waiters.wait(stage.keys, "u", NEVER), LONG) == ViewUpdate(
             view=View.QUEUED
         )
         assert len(waiters) == 1
@@ -146,7 +146,7 @@ async def test_a_cancelled_wait_leaves_nothing_and_takes_nobody_with_it(stage: S
                 await asyncio.wait_for(asyncio.shield(goes), LONG / 2)
         assert len(waiters) == 1
         await stage.consume()
-        assert (await stays) == Told(view=View.HOLDER, order_id="ORD1")
+        assert (await stays) == ViewUpdate(view=View.HOLDER, order_id="ORD1")
     assert len(waiters) == 0
     assert not waiters._waiting
 
@@ -163,14 +163,14 @@ async def test_a_subscription_that_broke_is_made_again_and_says_that_something_m
         assert await stage.redis.client_kill_filter(_type="pubsub") == 1
         await eventually(lambda: lost == ["lost"] and wakeups.subscribed.is_set())
         await stage.consume()
-        assert (await wait) == Told(view=View.HOLDER, order_id="ORD1")
+        assert (await wait) == ViewUpdate(view=View.HOLDER, order_id="ORD1")
         assert lost == ["lost"]
     assert lost == ["lost", "lost"], "the end is one more"
 
 
 async def test_a_frozen_redis_does_not_pass_for_one_without_news(own_redis: Redis) -> None:
     lost: list[str] = []
-    async with open_stock(own_redis.url, command_seconds=0.2) as redis:
+    async with open_admission_redis(own_redis.url, command_seconds=0.2) as redis:
         waiters = Waiters(Views(redis))
         async with listening(redis, waiters, lost, listen_seconds=0.05) as wakeups:
             own_redis.process.signal(signal.SIGSTOP)
@@ -196,7 +196,7 @@ async def test_the_loop_ends_when_it_is_told_to(stage: Stage) -> None:
 
 
 def test_lines_that_nobody_of_us_wrote_wake_nobody(redis_url: str) -> None:
-    waiters = Waiters(Views(open_stock(redis_url)))
+    waiters = Waiters(Views(open_admission_redis(redis_url)))
     for message in ("", "u", "u 7 x", "u  ", "\n\n"):
         waiters.tell("ACT1", message)
     assert len(waiters) == 0

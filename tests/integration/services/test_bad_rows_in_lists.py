@@ -19,7 +19,7 @@ from order_rpc.usecases.catalog import ListProducts
 from payment_rpc.store import wallets
 from payment_rpc.usecases.refunds import CreateRefund
 from seckill_rpc.domain.activity import Activity, ActivityState, AdmissionMode
-from seckill_rpc.stock.keys import keys_of
+from seckill_rpc.redis.keys import keys_of
 from tests.builders.order import ADMIN, OrderApp, order_app
 from tests.builders.payment import PaymentWorld, payment_world
 from tests.builders.seckill_order import SeckillOrderWorld, seckill_order_world
@@ -186,7 +186,7 @@ async def test_a_sale_that_cannot_be_read_stops_no_other(
     sales.restart()
     with capture_logs() as logs:
         await sales.app.registry.refresh()
-        await sales.app.keeping.run_once()
+        await sales.app.reconciler.run_once()
     assert [each.activity_id for each in sales.app.registry.running()] == [good.activity_id]
     assert told(logs) == [("activity", bad.activity_id, True)]
     assert len(await sales.buy(good, "u1")) == 1
@@ -197,14 +197,14 @@ async def test_a_sale_that_cannot_be_looked_at_keeps_no_other_from_being_repaire
 ) -> None:
     bad, good = await two(sales)
     await sales.redis.delete(keys_of(good).meta)
-    look = sales.app.keeping._published
+    look = sales.app.reconciler._published
 
     async def broken(activity: Any) -> Any:
         if activity.activity_id == bad.activity_id:
             raise ZeroDivisionError
         return await look(activity)
 
-    monkeypatch.setattr(sales.app.keeping, "_published", broken)
+    monkeypatch.setattr(sales.app.reconciler, "_published", broken)
     with capture_logs() as logs:
         assert await sales.keep(rounds=3) == 1
     assert left_out(logs) == [("keep", bad.activity_id, True)]
@@ -217,7 +217,7 @@ async def test_a_draw_that_breaks_keeps_no_other_from_being_held(
     bad, good = await two(sales, mode=AdmissionMode.DRAW)
     for each in (bad, good):
         await sales.change(each, state=ActivityState.CLOSING)
-    drawing, drawn = sales.app.drawing, []
+    drawing, drawn = sales.app.draws, []
 
     async def draw(activity: Any) -> Any:
         if activity.activity_id == bad.activity_id:

@@ -32,8 +32,8 @@ from order_rpc.usecases.events import TOPIC as ORDER_TOPIC
 from payment_rpc.domain.errors import CardDeclined
 from payment_rpc.usecases.messages import PAYMENT_TOPIC
 from seckill_rpc.app import RETRY_CONSTRAINTS
+from seckill_rpc.redis.connection import open_admission_redis
 from seckill_rpc.settings import SeckillSettings
-from seckill_rpc.stock.connection import open_stock
 from seckill_rpc.usecases.events import TOPIC as SECKILL_TOPIC
 from tests.builders.order import buyer
 from tests.builders.order_payment import JoinedWorld, joined_world
@@ -210,7 +210,7 @@ async def month(
 ) -> AsyncIterator[Month]:
     monkeypatch.setattr(mesh.events, "STREAM_LENGTH_MAX", STREAM_LENGTH)
     async with AsyncExitStack() as stack:
-        redis = open_stock(redis_url)
+        redis = open_admission_redis(redis_url)
         stack.push_async_callback(redis.aclose)
         joined = await stack.enter_async_context(
             joined_world(database_url_factory(), database_url_factory(), tmp_path, redis=redis)

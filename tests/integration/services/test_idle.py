@@ -20,11 +20,11 @@ from mesh.db import Database
 from mesh.worker import QUIET_SECONDS, Worker
 from order_rpc.domain.order import OrderState
 from seckill_rpc.domain.activity import Activity
-from seckill_rpc.stock.admission import AdmitCode
-from seckill_rpc.stock.keys import keys_of
-from seckill_rpc.usecases import attention
-from seckill_rpc.usecases.consuming import ConsumerChoices, Consuming
-from seckill_rpc.usecases.keeping import OTHERS
+from seckill_rpc.redis.admit import AdmitCode
+from seckill_rpc.redis.keys import keys_of
+from seckill_rpc.usecases import hot_set
+from seckill_rpc.usecases.consumer.consumer import Consumer, ConsumerSettings
+from seckill_rpc.usecases.reconciler import OTHERS
 from tests.builders.payment import PaymentWorld, payment_world
 from tests.builders.seckill_order import SeckillOrderWorld, seckill_order_world
 
@@ -140,7 +140,7 @@ async def closed_shops(sale: SeckillOrderWorld, count: int) -> list[Activity]:
             await sale.buy(activity, "u1")
         found.append(activity)
     await sale.settle()
-    sale.clock.advance(attention.ATTENTION_SECONDS)
+    sale.clock.advance(hot_set.HOT_SECONDS)
     return found
 
 
@@ -151,7 +151,7 @@ async def test_activities_that_sell_nothing_cost_a_round_a_few_commands_however_
         await sale.orders.product(f"sku-{number}", "10.00", available=10)
     await closed_shops(sale, 30)
     await one_round(sale.app.workers, monkeypatch)  # the first one looks at all of them
-    sale.clock.advance(attention.ATTENTION_SECONDS)
+    sale.clock.advance(hot_set.HOT_SECONDS)
     before = await served(sale)
     with statements(sale.db) as seen:
         pauses = await one_round(sale.app.workers, monkeypatch)
@@ -166,17 +166,17 @@ async def test_activities_that_sell_nothing_cost_a_round_a_few_commands_however_
     assert len(seen) <= len(pauses) + OTHERS + 4, seen
 
 
-def blocking(sale: SeckillOrderWorld) -> Consuming:
+def blocking(sale: SeckillOrderWorld) -> Consumer:
     """A consumer that waits in Redis as it does in production."""
-    return Consuming(
+    return Consumer(
         db=sale.db,
-        line=sale.app.line,
+        queue=sale.app.queue,
         scripts=sale.app.scripts,
         clock=sale.clock,
         ids=sale.ids,
         running=sale.app.registry.running,
-        attention=sale.app.attention,
-        choices=ConsumerChoices(name=sale.ids.new("CON")),
+        hot_set=sale.app.hot_set,
+        settings=ConsumerSettings(name=sale.ids.new("CON")),
     )
 
 
@@ -215,7 +215,7 @@ async def test_an_activity_that_opens_while_a_consumer_waits_is_served_beside_th
     await sale.opened(sku_id="old")
     consumer = blocking(sale)
     # nearly as long as a command may take
-    consumer._choices = ConsumerChoices(name="C", block_ms=1900, quiet_block_ms=1900)
+    consumer._settings = ConsumerSettings(name="C", block_ms=1900, quiet_block_ms=1900)
     sale.app.registry.on_change(lambda _: consumer.changed())
     waiting = asyncio.create_task(consumer.run_once())
     await until_it_waits(sale)
@@ -246,16 +246,16 @@ async def test_a_line_whose_group_was_removed_is_mended_by_itself(sale: SeckillO
     for damage in ("group", "line"):
         keys = keys_of(activity)
         await (
-            sale.redis.xgroup_destroy(keys.line, "orders")
+            sale.redis.xgroup_destroy(keys.queue, "orders")
             if damage == "group"
-            else sale.redis.delete(keys.line)
+            else sale.redis.delete(keys.queue)
         )
         await sale.consume()
-        assert sale.app.consumers[0].has_lost_line(activity.activity_id)
+        assert sale.app.consumers[0].has_lost_queue(activity.activity_id)
         repaired = 0
         for _ in range(20):
             repaired += await sale.keep(seconds=0.2)
         assert repaired == 1, damage
         assert (await sale.click(activity, f"u-{damage}")).code is AdmitCode.QUEUED
         assert await sale.consume() == 1
-        assert not sale.app.consumers[0].has_lost_line(activity.activity_id)
+        assert not sale.app.consumers[0].has_lost_queue(activity.activity_id)

@@ -22,7 +22,7 @@ from mesh.money import Money, RequestedAmount
 from mesh.redis_client import open_redis
 from payment_rpc.usecases.refunds import CreateRefund
 from paymesh_cli import grants
-from seckill_rpc.stock.connection import require_safe
+from seckill_rpc.redis.connection import require_safe
 from tests.builders.order import order_app
 from tests.builders.payment import payment_world
 from tests.builders.seckill import seckill_world

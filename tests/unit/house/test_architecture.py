@@ -108,7 +108,7 @@ LONG_FILES = {
     "payment_rpc/usecases/refunds.py": "one more line per argument since lines are shorter",
     "sandbox/channel.py": "one more line per argument since lines are shorter",
     "sandbox/store.py": "one more line per argument since lines are shorter",
-    "seckill_rpc/usecases/consuming.py": "one more line per argument since lines are shorter",
+    "seckill_rpc/usecases/consumer/consumer.py": "one more line per argument since lines are shorter",
 }
 
 AMBIENT = {
@@ -134,7 +134,7 @@ MAY_ASK_THE_SYSTEM = {
     "mesh/client.py random": "spreads retries",
     "mesh/replicas.py random": "picks two endpoints to choose the less busy one from",
     "mesh/discovery/consul.py random": "spreads servers that register after an outage of Consul",
-    "seckill_rpc/stock/wakeups.py random": "spreads looks at Redis",
+    "seckill_rpc/redis/wakeups.py random": "spreads looks at Redis",
     "paymesh_cli/supervisor/installation.py secrets": "makes the keys of an installation; runs in the "
     "command line only",
     "paymesh_cli/supervisor/plan.py secrets": "makes passwords for one run; runs in the command line only",

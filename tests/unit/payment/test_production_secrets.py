@@ -11,7 +11,7 @@ import pytest
 from payment_rpc.__main__ import _sandbox
 from payment_rpc.channels.sandbox import PUBLISHED_MD5_SECRET
 from payment_rpc.settings import PaymentSettings
-from seckill_rpc.stock.connection import UnsafeRedis, require_safe
+from seckill_rpc.redis.connection import UnsafeRedis, require_safe
 
 
 def believed(settings: PaymentSettings, secret: str) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Connection
 
-from seckill_rpc.stock.connection import PlainConnection
+from seckill_rpc.redis.connection import PlainConnection
 
 
 @pytest.mark.parametrize(

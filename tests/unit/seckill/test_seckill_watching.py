@@ -11,15 +11,15 @@ import pytest
 
 from mesh.money import Money
 from seckill_rpc.domain.activity import Activity, ActivityVerb, AdmissionMode
-from seckill_rpc.domain.watching import (
-    BROKEN,
-    EXPLAINED,
-    LEFT,
+from seckill_rpc.domain.drift import (
+    ABANDONED_AFTER,
+    EXPLAINED_GAP_AFTER,
+    GAP_AFTER,
     SAMPLES_MIN,
     Counted,
+    DriftDetector,
     Published,
     Trigger,
-    Watch,
 )
 from tests.support.fakes import EPOCH
 
@@ -51,24 +51,24 @@ ROWS = Counted(total=10, sold=2, giving_back=0)
 
 def looked(published: Published | None, *, after: timedelta = timedelta(0)) -> Trigger | None:
     """What a second look says, some time after the first."""
-    watch = Watch()
-    watch.look(OPEN, published, run_id="run", at=EPOCH)
-    return watch.look(OPEN, published, run_id="run", at=EPOCH + after)
+    watch = DriftDetector()
+    watch.check_state(OPEN, published, run_id="run", at=EPOCH)
+    return watch.check_state(OPEN, published, run_id="run", at=EPOCH + after)
 
 
 @pytest.mark.parametrize(
     ("published", "after", "trigger"),
     [
-        (RIGHT, LEFT * 9, None),
+        (RIGHT, ABANDONED_AFTER * 9, None),
         (None, timedelta(0), Trigger.META_MISSING),
         (replace(RIGHT, run_id="another"), timedelta(0), Trigger.RUN_ID),
-        (replace(RIGHT, epoch=OPEN.epoch - 1), LEFT - STEP, None),
-        (replace(RIGHT, epoch=OPEN.epoch - 1), LEFT, Trigger.EPOCH),
-        (replace(RIGHT, epoch=OPEN.epoch + 1), LEFT, Trigger.EPOCH),
-        (replace(RIGHT, is_held=True), LEFT - STEP, None),
-        (replace(RIGHT, is_held=True), LEFT, Trigger.HOLD),
+        (replace(RIGHT, epoch=OPEN.epoch - 1), ABANDONED_AFTER - STEP, None),
+        (replace(RIGHT, epoch=OPEN.epoch - 1), ABANDONED_AFTER, Trigger.EPOCH),
+        (replace(RIGHT, epoch=OPEN.epoch + 1), ABANDONED_AFTER, Trigger.EPOCH),
+        (replace(RIGHT, is_held=True), ABANDONED_AFTER - STEP, None),
+        (replace(RIGHT, is_held=True), ABANDONED_AFTER, Trigger.HOLD),
         (replace(RIGHT, rev=OPEN.rev - 1), timedelta(0), Trigger.STATE),
-        (replace(RIGHT, rev=OPEN.rev + 1), LEFT * 9, None),
+        (replace(RIGHT, rev=OPEN.rev + 1), ABANDONED_AFTER * 9, None),
     ],
 )
 def test_a_look_at_redis_says_what_is_to_be_done(
@@ -84,13 +84,21 @@ def test_a_rebuilder_who_lives_is_left_alone_and_the_clocks_begin_after_him(
     change: dict[str, object],
 ) -> None:
     published = replace(RIGHT, is_being_rebuilt=True, **change)  # type: ignore[arg-type]  # fields of it
-    assert looked(published, after=LEFT * 9) is None
-    watch = Watch()
-    watch.look(OPEN, replace(RIGHT, is_held=True), run_id="run", at=EPOCH)
-    watch.look(
-        OPEN, replace(RIGHT, is_held=True, is_being_rebuilt=True), run_id="run", at=EPOCH + LEFT
+    assert looked(published, after=ABANDONED_AFTER * 9) is None
+    watch = DriftDetector()
+    watch.check_state(OPEN, replace(RIGHT, is_held=True), run_id="run", at=EPOCH)
+    watch.check_state(
+        OPEN,
+        replace(RIGHT, is_held=True, is_being_rebuilt=True),
+        run_id="run",
+        at=EPOCH + ABANDONED_AFTER,
     )
-    assert watch.look(OPEN, replace(RIGHT, is_held=True), run_id="run", at=EPOCH + LEFT) is None
+    assert (
+        watch.check_state(
+            OPEN, replace(RIGHT, is_held=True), run_id="run", at=EPOCH + ABANDONED_AFTER
+        )
+        is None
+    )
 
 
 def weighed(
@@ -99,10 +107,12 @@ def weighed(
     """What is concluded after looking every tenth of a second for so long, and the gap that is
     shown.
     """
-    watch, trigger = Watch(), None
+    watch, trigger = DriftDetector(), None
     for number in range(int(seconds * 10) + 1):
         trigger = (
-            watch.weigh(OPEN, published, before=rows, after=later or rows, at=EPOCH + number * STEP)
+            watch.check_units(
+                OPEN, published, before=rows, after=later or rows, at=EPOCH + number * STEP
+            )
             or trigger
         )
     return trigger, watch.gap
@@ -111,8 +121,8 @@ def weighed(
 def test_units_that_are_too_many_or_missing_are_a_gap_when_it_lasts() -> None:
     for change in (3, -3):
         wrong = replace(RIGHT, stock=RIGHT.stock + change)
-        assert weighed(wrong, seconds=BROKEN.total_seconds() - 0.2) == (None, change)
-        assert weighed(wrong, seconds=BROKEN.total_seconds()) == (Trigger.CONSERVATION, change)
+        assert weighed(wrong, seconds=GAP_AFTER.total_seconds() - 0.2) == (None, change)
+        assert weighed(wrong, seconds=GAP_AFTER.total_seconds()) == (Trigger.CONSERVATION, change)
 
 
 def test_only_what_both_readings_of_the_rows_show_is_a_gap() -> None:
@@ -134,27 +144,33 @@ def test_units_on_their_way_back_explain_what_is_missing_and_what_a_rebuild_coun
 
 def test_orders_that_are_written_and_not_published_explain_a_surplus_for_longer() -> None:
     busy = replace(RIGHT, out=2)
-    assert weighed(busy, seconds=EXPLAINED.total_seconds() - 0.2) == (None, 2)
-    assert weighed(busy, seconds=EXPLAINED.total_seconds())[0] is Trigger.CONSERVATION
+    assert weighed(busy, seconds=EXPLAINED_GAP_AFTER.total_seconds() - 0.2) == (None, 2)
+    assert weighed(busy, seconds=EXPLAINED_GAP_AFTER.total_seconds())[0] is Trigger.CONSERVATION
     assert (
-        weighed(replace(busy, stock=9), seconds=BROKEN.total_seconds())[0] is Trigger.CONSERVATION
+        weighed(replace(busy, stock=9), seconds=GAP_AFTER.total_seconds())[0]
+        is Trigger.CONSERVATION
     ), "more than the line explains"
 
 
 def test_what_changes_sides_or_epochs_or_is_held_begins_anew() -> None:
-    watch = Watch()
+    watch = DriftDetector()
     for number in range(100):
         wrong = replace(RIGHT, stock=RIGHT.stock + (1 if number // 10 % 2 else -1))
-        assert watch.weigh(OPEN, wrong, before=ROWS, after=ROWS, at=EPOCH + number * STEP) is None
+        assert (
+            watch.check_units(OPEN, wrong, before=ROWS, after=ROWS, at=EPOCH + number * STEP)
+            is None
+        )
     assert weighed(replace(RIGHT, stock=0, is_held=True), seconds=30) == (None, 0)
     assert weighed(replace(RIGHT, stock=0, epoch=OPEN.epoch + 1), seconds=30) == (None, 0)
 
 
 def test_a_keeper_that_looks_seldom_needs_its_samples_all_the_same() -> None:
-    watch = Watch()
+    watch = DriftDetector()
     wrong = replace(RIGHT, stock=0)
     seen = [
-        watch.weigh(OPEN, wrong, before=ROWS, after=ROWS, at=EPOCH + number * timedelta(seconds=1))
+        watch.check_units(
+            OPEN, wrong, before=ROWS, after=ROWS, at=EPOCH + number * timedelta(seconds=1)
+        )
         for number in range(SAMPLES_MIN)
     ]
     assert seen == [None] * (SAMPLES_MIN - 1) + [Trigger.CONSERVATION]

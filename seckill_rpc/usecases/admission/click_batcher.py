@@ -1,0 +1,80 @@
+"""Clicks of many buyers in one call of the admission script. At most a few calls are under way, and
+they begin at least BATCH_SECONDS apart; what arrives meanwhile is the next one. A lone buyer waits
+for nobody; when it counts, batches are full. Without the pace nearly every click would be a
+call of its own, at several times the work: Redis answers sooner than the next click arrives."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+
+import structlog
+
+from seckill_rpc.domain.errors import SeckillNotReady
+from seckill_rpc.redis.admit import AdmitReply, Click
+from seckill_rpc.usecases.admission.response_batcher import BATCH_SECONDS
+
+AdmitClicks = Callable[[Sequence[Click]], Awaitable[tuple[int, Sequence[AdmitReply]]]]
+Admitted = tuple[int, AdmitReply]  # epoch, what the script said
+
+log = structlog.get_logger()
+
+
+class ClickBatcher:
+    """The clicks on one activity in this process."""
+
+    def __init__(self, admit: AdmitClicks, *, batch_max: int, calls_max: int) -> None:
+        """`admit` takes up to `batch_max` clicks; up to `calls_max` calls of it are under way at
+        once.
+        """
+        self._admit = admit
+        self._batch_max = batch_max
+        self._calls_max = calls_max
+        self._waiting: deque[tuple[Click, asyncio.Future[Admitted]]] = deque()
+        self._calls: set[asyncio.Task[None]] = set()
+        self._next_at = 0.0  # on the clock of the event loop
+
+    async def submit(self, click: Click) -> Admitted:
+        """What the script says to a click. A caller that goes away takes only itself away, never
+        the others of its batch.
+
+        Raises:
+            SeckillNotReady: no answer came; whether the click counted is unknown.
+        """
+        answer: asyncio.Future[Admitted] = asyncio.get_running_loop().create_future()
+        self._waiting.append((click, answer))
+        if len(self._calls) < self._calls_max:
+            call = asyncio.create_task(self._call())
+            self._calls.add(call)
+            call.add_done_callback(self._calls.discard)
+        return await answer
+
+    async def _call(self) -> None:
+        """Takes batches until nobody waits. The first one is taken when this task starts, not when
+        it was made: by then the rest of the same tick of the event loop has arrived."""
+        loop = asyncio.get_running_loop()
+        while self._waiting:
+            now = loop.time()
+            begin, self._next_at = max(now, self._next_at), max(now, self._next_at) + BATCH_SECONDS
+            if begin > now:
+                await asyncio.sleep(begin - now)
+            taken = [
+                self._waiting.popleft() for _ in range(min(len(self._waiting), self._batch_max))
+            ]
+            # who went away before he was sent takes nothing
+            batch = [(click, answer) for click, answer in taken if not answer.done()]
+            if not batch:
+                continue
+            try:
+                epoch, admissions = await self._admit([click for click, _ in batch])
+            except Exception as error:
+                if not isinstance(error, SeckillNotReady):
+                    log.exception("admission_failed")
+                for _, answer in batch:
+                    if not answer.done():
+                        answer.set_exception(SeckillNotReady(retry_after_seconds=1.0))
+            else:
+                for (_, answer), admission in zip(batch, admissions, strict=True):
+                    if not answer.done():
+                        answer.set_result((epoch, admission))
