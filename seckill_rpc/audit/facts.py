@@ -13,7 +13,7 @@ from mesh.db import Database
 from mesh.outbox import OUTBOX
 from seckill_rpc.domain.activity import ActivityState
 from seckill_rpc.tables import ACTIVITY, SECKILL_ORDER
-from seckill_rpc.usecases.to_order_rpc import CREATE_SECKILL_ORDERS, ORDER_RPC, RETURN_ALLOCATION
+from seckill_rpc.usecases.outbox_to_order import CREATE_SECKILL_ORDERS, ORDER_RPC, RETURN_ALLOCATION
 
 _A, _U = ACTIVITY.c, SECKILL_ORDER.c
 
