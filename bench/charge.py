@@ -28,7 +28,7 @@ from mesh.ids import UlidIds
 from mesh.money import Money, RequestedAmount
 from mesh.paging import PageTokens
 from payment_rpc.app import PaymentApp, Times
-from payment_rpc.channels import ChannelFact, ChannelStatus
+from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.order import OrderToPay
 from payment_rpc.domain.payment import Disposition
 from payment_rpc.tables import metadata

@@ -16,20 +16,16 @@ from mesh.audit import OVERDUE, SETTLING, AuditTolerance, Violation
 from mesh.db import Database
 from mesh.errors import Unavailable
 from mesh.money import Money
-from payment_rpc.channels import (
-    Channel,
-    ChannelFact,
-    ChannelStatus,
-    ListedRefund,
-    RefundChannelStatus,
-)
+from payment_rpc.channels import Channel, ListedRefund
 from payment_rpc.channels.sandbox import SandboxChannel
 from payment_rpc.domain import refund as refunds
 from payment_rpc.domain.attempt import AttemptState
 from payment_rpc.domain.difference import DifferenceState
 from payment_rpc.domain.errors import ChannelUnavailable
+from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.ledger import fee_returned_key
 from payment_rpc.domain.refund import RefundState
+from payment_rpc.domain.refund_facts import RefundChannelStatus
 from payment_rpc.tables import ATTEMPT, LEDGER_POSTING, REFUND, STATEMENT_DIFFERENCE
 
 PAGE = 500

@@ -1,7 +1,7 @@
 """Payment channels: who moves money for us. A channel answers with facts about an attempt; it never
 raises for trouble on the way.
 
-The fact is as strong as what was seen: NOT_SENT only when it is proven that the call never left,
+A fact says no more than what was seen: NOT_SENT only when it is proven that the call never left,
 UNKNOWN for everything that may have happened.
 """
 
@@ -9,94 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import date, datetime
-from enum import StrEnum
 from typing import Protocol
 
 from mesh.money import Money
 from payment_rpc.domain.callback import Subject
-from payment_rpc.domain.payment import NextAction
-
-
-class ChannelStatus(StrEnum):
-    """What a channel says, or fails to say, about an attempt."""
-
-    CAPTURED = "CAPTURED"  # money moved
-    DECLINED = "DECLINED"  # finally no; nothing moved
-    FAILED = "FAILED"  # the channel failed and says that nothing moved
-    PENDING = "PENDING"  # waits for the buyer or the channel
-    CLOSED = "CLOSED"  # nothing moved, nothing ever will
-    NOT_FOUND = "NOT_FOUND"  # the channel does not know the attempt (yet)
-    UNKNOWN = "UNKNOWN"  # no answer that can be believed: money may have moved
-    # answer to close: this attempt cannot be closed; it may be paid until its deadline and some
-    # time after
-    NOT_CLOSABLE = "NOT_CLOSABLE"
-    # this call of charge or checkout did not reach the channel, or was refused before it was looked
-    # at
-    NOT_SENT = "NOT_SENT"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChannelFact:
-    """What a channel says about one attempt.
-
-    Attributes:
-        attempt_id: ours.
-        amount: what the channel says it moved or will move; compare it. None when it does not say.
-        trade_no: the channel's number, or "".
-        reason: why no money moved, as a reason of our catalogue (CARD_DECLINED, INSUFFICIENT_FUNDS,
-            CHANNEL_FAILED, PAYMENT_CLOSED, CHANNEL_UNAVAILABLE), or "".
-        message: for people; never holds a secret.
-        occurred_at: when it ended at the channel, by the channel's clock.
-        next_action: while PENDING.
-        fee: what the channel keeps of a capture; None when it does not say.
-        duplicate_of: the attempt of ours whose buyer was charged once more under this attempt id,
-            which the channel made; "" for our own attempts.
-    """
-
-    attempt_id: str
-    status: ChannelStatus
-    amount: Money | None = None
-    trade_no: str = ""
-    reason: str = ""
-    message: str = ""
-    occurred_at: datetime | None = None
-    next_action: NextAction | None = None
-    fee: Money | None = None
-    duplicate_of: str = ""
-
-
-class RefundChannelStatus(StrEnum):
-    """What a channel says, or fails to say, about a refund."""
-
-    SUCCESS = "SUCCESS"  # the money left
-    FAILED = "FAILED"  # finally no; nothing left
-    PENDING = "PENDING"  # accepted, decided later
-    REVERSED = "REVERSED"  # it left and came back
-    NOT_FOUND = "NOT_FOUND"  # the channel does not know the refund (yet)
-    UNKNOWN = "UNKNOWN"  # no answer that can be believed
-    NOT_SENT = "NOT_SENT"  # this call did not reach the channel
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RefundChannelFact:
-    """What a channel says about one refund, under our own id.
-
-    Attributes:
-        reason: why no money left, or why it came back, as a reason of our catalogue (REFUND_FAILED,
-            REFUND_NOT_ALLOWED, REFUND_EXCEEDS_REFUNDABLE, CURRENCY_MISMATCH, REFUND_REVERSED), or
-            "".
-        message: for people.
-        occurred_at: when it became what it is, by the channel's clock.
-        fee_returned: what came back of the fee with it; None when the channel does not say.
-    """
-
-    refund_id: str
-    status: RefundChannelStatus
-    channel_refund_no: str = ""
-    reason: str = ""
-    message: str = ""
-    occurred_at: datetime | None = None
-    fee_returned: Money | None = None
+from payment_rpc.domain.facts import ChannelFact
+from payment_rpc.domain.refund_facts import RefundFact
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +36,7 @@ class CapturesPage:
 class ListedRefund:
     """A refund as a channel lists it: what became of it, of which attempt it is, and how much."""
 
-    fact: RefundChannelFact
+    fact: RefundFact
     attempt_id: str
     amount: Money
 
@@ -213,13 +131,13 @@ class Channel(Protocol):
 
     async def refund(
         self, *, refund_id: str, attempt_id: str, amount: Money, reason: str, timeout_seconds: float
-    ) -> RefundChannelFact:
+    ) -> RefundFact:
         """Gives back a part of what was captured under an attempt. Idempotent by `refund_id`, our
         own id.
         """
         ...
 
-    async def query_refund(self, refund_id: str, *, timeout_seconds: float) -> RefundChannelFact:
+    async def query_refund(self, refund_id: str, *, timeout_seconds: float) -> RefundFact:
         """What became of a refund: never NOT_SENT."""
         ...
 
@@ -256,7 +174,7 @@ class Channel(Protocol):
 
     def verify_callback(
         self, *, body: bytes, timestamp: str, signature: str, now: datetime
-    ) -> ChannelFact | RefundChannelFact:
+    ) -> ChannelFact | RefundFact:
         """Reads a callback about an attempt or a refund after its signature over the raw bytes is
         checked in constant time.
 

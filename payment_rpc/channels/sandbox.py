@@ -18,15 +18,7 @@ import structlog
 
 from mesh.errors import InvalidArgument, MeshError, PermissionDenied
 from mesh.money import Money
-from payment_rpc.channels import (
-    CapturesPage,
-    CardDetails,
-    ChannelFact,
-    ChannelStatus,
-    RefundChannelFact,
-    RefundChannelStatus,
-    RefundsPage,
-)
+from payment_rpc.channels import CapturesPage, CardDetails, RefundsPage
 from payment_rpc.channels import sandbox_answers as answers
 from payment_rpc.channels.connections import (
     ANSWER_BYTES_MAX,
@@ -43,6 +35,8 @@ from payment_rpc.domain.errors import (
     PaymentStateInvalid,
     SignatureInvalid,
 )
+from payment_rpc.domain.facts import ChannelFact, ChannelStatus
+from payment_rpc.domain.refund_facts import RefundChannelStatus, RefundFact
 
 PUBLISHED_MD5_SECRET = "ymall-payment-secret-key-2024"  # noqa: S105  # source 001 prints it in its README
 
@@ -176,7 +170,7 @@ class SandboxChannel:
 
     async def refund(
         self, *, refund_id: str, attempt_id: str, amount: Money, reason: str, timeout_seconds: float
-    ) -> RefundChannelFact:
+    ) -> RefundFact:
         """Gives back a part of what was captured under an attempt."""
         body = {
             "refund_id": refund_id,
@@ -200,14 +194,14 @@ class SandboxChannel:
         except (Lost, Unclear) as error:
             return self._refund_unknown(refund_id, error)
         _log.error("channel_not_reached", channel=self.name, refund_id=refund_id, problem=problem)
-        return RefundChannelFact(
+        return RefundFact(
             refund_id=refund_id,
             status=RefundChannelStatus.NOT_SENT,
             reason="CHANNEL_UNAVAILABLE",
             message=problem,
         )
 
-    async def query_refund(self, refund_id: str, *, timeout_seconds: float) -> RefundChannelFact:
+    async def query_refund(self, refund_id: str, *, timeout_seconds: float) -> RefundFact:
         """What became of a refund; NOT_FOUND when the sandbox does not know it."""
         try:
             status_code, content = await self._exchange(
@@ -217,7 +211,7 @@ class SandboxChannel:
                 timeout_seconds=timeout_seconds,
             )
             if status_code == _NOT_FOUND and answers.error_code(content) == "not_found":
-                return RefundChannelFact(refund_id=refund_id, status=RefundChannelStatus.NOT_FOUND)
+                return RefundFact(refund_id=refund_id, status=RefundChannelStatus.NOT_FOUND)
             _must_be_ok(status_code, content)
             return answers.read_refund(content, refund_id=refund_id)
         except (NotSent, Lost, Unclear) as error:
@@ -236,7 +230,7 @@ class SandboxChannel:
 
     def verify_callback(
         self, *, body: bytes, timestamp: str, signature: str, now: datetime
-    ) -> ChannelFact | RefundChannelFact:
+    ) -> ChannelFact | RefundFact:
         """Reads a callback after checking hex HMAC-SHA256(secret, timestamp + "." + body)."""
         signed = timestamp.encode("utf-8", "replace") + b"." + body
         _must_be_one_of(
@@ -485,11 +479,11 @@ class SandboxChannel:
             raise Lost("no answer in time") from None
         return answer.status_code, answer.body
 
-    def _refund_unknown(self, refund_id: str, problem: Exception) -> RefundChannelFact:
+    def _refund_unknown(self, refund_id: str, problem: Exception) -> RefundFact:
         _log.warning(
             "channel_answer_unknown", channel=self.name, refund_id=refund_id, problem=str(problem)
         )
-        return RefundChannelFact(
+        return RefundFact(
             refund_id=refund_id, status=RefundChannelStatus.UNKNOWN, message=str(problem)
         )
 

@@ -13,18 +13,12 @@ import msgspec
 from mesh.errors import InvalidArgument
 from mesh.free_text import plain
 from mesh.money import Money
-from payment_rpc.channels import (
-    CapturesPage,
-    ChannelFact,
-    ChannelStatus,
-    ListedRefund,
-    RefundChannelFact,
-    RefundChannelStatus,
-    RefundsPage,
-)
+from payment_rpc.channels import CapturesPage, ListedRefund, RefundsPage
 from payment_rpc.domain.callback import Subject
+from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.moment import believable
 from payment_rpc.domain.payment import NextAction
+from payment_rpc.domain.refund_facts import RefundChannelStatus, RefundFact
 
 OK = 200
 # what msgspec raises for bytes that are not the struct
@@ -186,7 +180,7 @@ def read_transaction(content: bytes, *, attempt_id: str) -> ChannelFact:
 
 def read_refund(
     content: bytes, *, refund_id: str, attempt_id: str = "", amount: Money | None = None
-) -> RefundChannelFact:
+) -> RefundFact:
     """The fact in an answer about a refund.
 
     Args:
@@ -213,7 +207,7 @@ def read_refund(
         raise Unclear("the answer is about another amount")
     if _TRADE_NO.fullmatch(answer.refund_no) is None or not answer.refund_no:
         raise Unclear("the answer has no usable refund number")
-    return RefundChannelFact(
+    return RefundFact(
         refund_id=refund_id,
         status=status,
         channel_refund_no=answer.refund_no,

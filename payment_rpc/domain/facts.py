@@ -1,8 +1,8 @@
-"""`apply_channel_fact`: the one place where news of a channel changes a payment. Callback, query,
-answer, close and operator all end here.
+"""Channel facts, and `apply_channel_fact`: the one place where a fact changes a payment. Answers
+to charges, queries and closes end here, and so does every callback.
 
-Pure: it takes the rows as they are and says what they become, what is booked and what needs a
-person. Applying the same fact again changes nothing.
+Pure: it takes the rows as they are and returns what they become, what is booked and what needs a
+manual review. Applying the same fact again changes nothing.
 """
 
 from __future__ import annotations
@@ -28,46 +28,71 @@ from payment_rpc.domain.payment import (
 )
 
 
-class FactKind(StrEnum):
-    """What a channel can tell of an attempt."""
+class ChannelStatus(StrEnum):
+    """What a channel says, or fails to say, about an attempt."""
 
     CAPTURED = "CAPTURED"  # money moved
-    DECLINED = "DECLINED"  # no, finally
-    TECH_FAILED = "TECH_FAILED"  # its fault, nothing moved
-    NOT_ATTEMPTED = "NOT_ATTEMPTED"  # proven that it never got it
-    PENDING = "PENDING"  # the result comes later
-    CLOSED = "CLOSED"  # closed there, nothing moved
-    # it never arrived there, and a tombstone keeps it from arriving
-    LOST = "LOST"
-    UNKNOWN = "UNKNOWN"  # no readable answer
+    DECLINED = "DECLINED"  # finally no; nothing moved
+    FAILED = "FAILED"  # the channel failed and says that nothing moved
+    PENDING = "PENDING"  # waits for the buyer or the channel
+    CLOSED = "CLOSED"  # nothing moved, nothing ever will
+    NOT_FOUND = "NOT_FOUND"  # the channel does not know the attempt (yet)
+    UNKNOWN = "UNKNOWN"  # no answer that can be believed: money may have moved
+    # answer to close: this attempt cannot be closed; it may be paid until its deadline and some
+    # time after
+    NOT_CLOSABLE = "NOT_CLOSABLE"
+    # this call of charge or checkout did not reach the channel, or was refused before it was looked
+    # at
+    NOT_SENT = "NOT_SENT"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fact:
-    """One piece of news. `amount`, `trade_no` and `occurred_at` come with CAPTURED."""
+class ChannelFact:
+    """What a channel says about one attempt. The channel adapters make it.
 
-    kind: FactKind
+    Attributes:
+        attempt_id: ours.
+        amount: what the channel says it moved or will move; compare it. None when it does not say.
+        trade_no: the channel's number, or "".
+        reason: why no money moved, as a reason of our catalogue (CARD_DECLINED, INSUFFICIENT_FUNDS,
+            CHANNEL_FAILED, PAYMENT_CLOSED, CHANNEL_UNAVAILABLE), or "".
+        message: for people; never holds a secret.
+        occurred_at: when it ended at the channel, by the channel's clock.
+        next_action: while PENDING.
+        fee: what the channel keeps of a capture; None when it does not say.
+        duplicate_of: the attempt of ours whose buyer was charged once more under this attempt id,
+            which the channel made; "" for our own attempts.
+    """
+
+    attempt_id: str
+    status: ChannelStatus
     amount: Money | None = None
     trade_no: str = ""
-    occurred_at: datetime | None = None
     reason: str = ""
     message: str = ""
+    occurred_at: datetime | None = None
     next_action: NextAction | None = None
     fee: Money | None = None
+    duplicate_of: str = ""
+
+    @property
+    def is_tombstone(self) -> bool:
+        """True when the channel never saw the attempt and, from now on, never accepts it."""
+        return self.status is ChannelStatus.CLOSED and self.amount is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """What the rows become. `attention` names what a person must look at, "" for nothing."""
+    """What the rows become. `review_reason` opens a manual review; "" for none."""
 
     payment: Payment
     attempt: Attempt
     booking: LedgerTransaction | None = None
     fee_booking: LedgerTransaction | None = None
-    attention: str = ""
+    review_reason: str = ""
 
     def changes(self, payment: Payment, attempt: Attempt) -> bool:
-        """False when everything was so before."""
+        """False when the fact changed nothing."""
         return self.payment is not payment or self.attempt is not attempt
 
 
@@ -76,20 +101,26 @@ LOST_BEFORE_CHANNEL = Failure(
     reason="LOST_BEFORE_CHANNEL", message="the payment never reached the channel"
 )
 _ENDINGS = {
-    FactKind.DECLINED: (AttemptState.DECLINED, PaymentState.FAILED, Outcome.DECLINED),
-    FactKind.TECH_FAILED: (AttemptState.TECH_FAILED, PaymentState.FAILED, Outcome.TECH_FAILED),
-    FactKind.NOT_ATTEMPTED: (
+    ChannelStatus.DECLINED: (AttemptState.DECLINED, PaymentState.FAILED, Outcome.DECLINED),
+    ChannelStatus.FAILED: (AttemptState.TECH_FAILED, PaymentState.FAILED, Outcome.TECH_FAILED),
+    ChannelStatus.NOT_SENT: (
         AttemptState.NOT_ATTEMPTED,
         PaymentState.FAILED,
         Outcome.NOT_ATTEMPTED,
     ),
-    FactKind.CLOSED: (AttemptState.CLOSED, PaymentState.CLOSED, Outcome.NOT_ATTEMPTED),
-    FactKind.LOST: (AttemptState.CLOSED, PaymentState.FAILED, Outcome.NOT_ATTEMPTED),
+    ChannelStatus.CLOSED: (AttemptState.CLOSED, PaymentState.CLOSED, Outcome.NOT_ATTEMPTED),
 }
+_TOMBSTONE_ENDING = (AttemptState.CLOSED, PaymentState.FAILED, Outcome.NOT_ATTEMPTED)
 
 
 def apply_channel_fact(
-    payment: Payment, attempt: Attempt, fact: Fact, *, others_open: bool, at: datetime
+    payment: Payment,
+    attempt: Attempt,
+    fact: ChannelFact,
+    *,
+    others_open: bool,
+    at: datetime,
+    first_send: bool = False,
 ) -> Decision:
     """What a fact makes of a payment and one of its attempts.
 
@@ -100,47 +131,56 @@ def apply_channel_fact(
             of two attempts can be there, and ending a payment while money may be on its way would
             be a lost payment.
         at: now.
+        first_send: the fact answers the first send of the attempt. Only then, and only while the
+            attempt was not sent again, does NOT_SENT prove that the channel never got it.
     """
-    match fact.kind:
-        case FactKind.CAPTURED:
+    match fact.status:
+        case ChannelStatus.CAPTURED:
             return _captured(payment, attempt, fact, at=at)
-        case FactKind.PENDING:
-            if attempt.state not in OPEN or payment.state not in UNDECIDED:
-                return Decision(payment=payment, attempt=attempt)
-            if attempt.state is AttemptState.PENDING and fact.next_action in (
-                None,
-                payment.next_action,
-            ):
-                return Decision(payment=payment, attempt=attempt)
-            return Decision(
-                payment=payment.wait_for_buyer(fact.next_action, at=at),
-                attempt=attempt.to(AttemptState.PENDING, at=at),
-            )
-        case FactKind.UNKNOWN:
+        case ChannelStatus.PENDING:
+            return _pending(payment, attempt, fact, at=at)
+        case ChannelStatus.DECLINED | ChannelStatus.FAILED | ChannelStatus.CLOSED:
+            return _ended(payment, attempt, fact, others_open=others_open, at=at)
+        case ChannelStatus.NOT_SENT if first_send and attempt.sends == 1:
+            return _ended(payment, attempt, fact, others_open=others_open, at=at)
+        case (
+            ChannelStatus.UNKNOWN
+            | ChannelStatus.NOT_FOUND
+            | ChannelStatus.NOT_SENT
+            | ChannelStatus.NOT_CLOSABLE
+        ):
             if attempt.state is not AttemptState.SENT:
                 return Decision(payment=payment, attempt=attempt)
             return Decision(
                 payment=payment.doubt(at=at), attempt=attempt.to(AttemptState.UNKNOWN, at=at)
             )
-        case (
-            FactKind.DECLINED
-            | FactKind.TECH_FAILED
-            | FactKind.NOT_ATTEMPTED
-            | FactKind.CLOSED
-            | FactKind.LOST
-        ):
-            return _ended(payment, attempt, fact, others_open=others_open, at=at)
         case _:
-            assert_never(fact.kind)
+            assert_never(fact.status)
 
 
-def _captured(payment: Payment, attempt: Attempt, fact: Fact, *, at: datetime) -> Decision:
+def _pending(payment: Payment, attempt: Attempt, fact: ChannelFact, *, at: datetime) -> Decision:
+    is_open = attempt.state in OPEN and payment.state in UNDECIDED
+    is_known = attempt.state is AttemptState.PENDING and fact.next_action in (
+        None,
+        payment.next_action,
+    )
+    if not is_open or is_known:
+        return Decision(payment=payment, attempt=attempt)
+    return Decision(
+        payment=payment.wait_for_buyer(fact.next_action, at=at),
+        attempt=attempt.to(AttemptState.PENDING, at=at),
+    )
+
+
+def _captured(payment: Payment, attempt: Attempt, fact: ChannelFact, *, at: datetime) -> Decision:
     if fact.amount is None:
         raise ValueError("a capture has an amount")
     if attempt.state is AttemptState.CAPTURED:
         is_known = (fact.amount, fact.trade_no) == (attempt.captured, attempt.channel_trade_no)
         return Decision(
-            payment=payment, attempt=attempt, attention="" if is_known else "CAPTURE_CONTRADICTED"
+            payment=payment,
+            attempt=attempt,
+            review_reason="" if is_known else "CAPTURE_CONTRADICTED",
         )
     taken = attempt.capture(
         fact.amount, trade_no=fact.trade_no, captured_at=fact.occurred_at, at=at
@@ -170,7 +210,7 @@ def _captured(payment: Payment, attempt: Attempt, fact: Fact, *, at: datetime) -
             attempt=taken,
             booking=parked,
             fee_booking=fee_booking,
-            attention=SECOND_CAPTURE,
+            review_reason=SECOND_CAPTURE,
         )
     if fact.amount != payment.amount:
         return Decision(
@@ -178,7 +218,7 @@ def _captured(payment: Payment, attempt: Attempt, fact: Fact, *, at: datetime) -
             attempt=taken,
             booking=parked,
             fee_booking=fee_booking,
-            attention="AMOUNT_CONFLICT",
+            review_reason="AMOUNT_CONFLICT",
         )
     paid = payment.capture(
         fact.amount, trade_no=fact.trade_no, at=at, paid_at=fact.occurred_at or at
@@ -196,25 +236,27 @@ def _captured(payment: Payment, attempt: Attempt, fact: Fact, *, at: datetime) -
 
 
 def _ended(
-    payment: Payment, attempt: Attempt, fact: Fact, *, others_open: bool, at: datetime
+    payment: Payment, attempt: Attempt, fact: ChannelFact, *, others_open: bool, at: datetime
 ) -> Decision:
     if attempt.state not in OPEN:
         return Decision(payment=payment, attempt=attempt)
-    attempt_state, payment_state, outcome = _ENDINGS[fact.kind]
+    attempt_state, payment_state, outcome = (
+        _TOMBSTONE_ENDING if fact.is_tombstone else _ENDINGS[fact.status]
+    )
     ended = attempt.to(attempt_state, at=at)
     if others_open or payment.state not in UNDECIDED:
         return Decision(payment=payment, attempt=ended)
     failure = (
         LOST_BEFORE_CHANNEL
-        if fact.kind is FactKind.LOST
+        if fact.is_tombstone
         else Failure(reason=fact.reason or attempt_state.value, message=fact.message)
     )
     if (
         payment.state is PaymentState.CLOSING
         and payment.failure is not None
-        and fact.kind in (FactKind.CLOSED, FactKind.LOST)
+        and fact.status is ChannelStatus.CLOSED
     ):
-        failure = payment.failure  # who asked for it says more than that it is done
+        failure = payment.failure  # the reason for closing says more than that it is closed
     return Decision(
         payment=payment.end(payment_state, outcome=outcome, failure=failure, at=at), attempt=ended
     )

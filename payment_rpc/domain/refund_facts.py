@@ -1,10 +1,10 @@
-"""`apply_refund_fact`: the one place where news of a channel changes a refund and, with it, the
-amounts of its payment.
+"""Refund facts, and `apply_refund_fact`: the one place where a fact changes a refund and, with it,
+the amounts of its payment.
 
-Pure, like `apply_channel_fact`. The same fact again changes nothing. Money that left although the
-reservation was free again is booked to `loss` when another refund took its place, or when an
-operator made the capture the payment's own meanwhile (`is_kept`). A bounce is two pieces of news
-where nobody heard of the first one (`steps_of`).
+Pure, like `apply_channel_fact`. The same fact again changes nothing. Money that left although its
+reservation was released is booked to `loss` when another refund was reserved in its place, or when
+an operator made the capture the payment's own meanwhile (`is_captured_attempt`). A bounce whose
+success was never reported is applied as two facts (`steps_of`).
 """
 
 from __future__ import annotations
@@ -21,81 +21,98 @@ from payment_rpc.domain.payment import Failure, Payment
 from payment_rpc.domain.refund import OPEN, Refund, RefundState, refundable, settled
 
 
-class RefundFactKind(StrEnum):
-    """What a channel can tell of a refund."""
+class RefundChannelStatus(StrEnum):
+    """What a channel says, or fails to say, about a refund."""
 
     SUCCESS = "SUCCESS"  # the money left
-    FAILED = "FAILED"  # no, finally
-    PENDING = "PENDING"  # decided later
-    UNKNOWN = "UNKNOWN"  # no readable answer
-    REVERSED = "REVERSED"  # it came back
+    FAILED = "FAILED"  # finally no; nothing left
+    PENDING = "PENDING"  # accepted, decided later
+    REVERSED = "REVERSED"  # it left and came back
+    NOT_FOUND = "NOT_FOUND"  # the channel does not know the refund (yet)
+    UNKNOWN = "UNKNOWN"  # no answer that can be believed
+    NOT_SENT = "NOT_SENT"  # this call did not reach the channel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefundFact:
-    """One piece of news about a refund."""
+    """What a channel says about one refund, under our own id. The channel adapters make it.
 
-    kind: RefundFactKind
+    Attributes:
+        reason: why no money left, or why it came back, as a reason of our catalogue (REFUND_FAILED,
+            REFUND_NOT_ALLOWED, REFUND_EXCEEDS_REFUNDABLE, CURRENCY_MISMATCH, REFUND_REVERSED), or
+            "".
+        message: for people.
+        occurred_at: when it became what it is, by the channel's clock.
+        fee_returned: what came back of the fee with it; None when the channel does not say.
+    """
+
+    refund_id: str
+    status: RefundChannelStatus
     channel_refund_no: str = ""
-    occurred_at: datetime | None = None
     reason: str = ""
     message: str = ""
+    occurred_at: datetime | None = None
     fee_returned: Money | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefundDecision:
-    """What the rows become. `attention` names what a person must look at, "" for nothing."""
+    """What the rows become. `review_reason` opens a manual review; "" for none."""
 
     payment: Payment
     refund: Refund
     booking: LedgerTransaction | None = None
     fee_booking: LedgerTransaction | None = None
-    attention: str = ""
+    review_reason: str = ""
 
     def changes(self, refund: Refund) -> bool:
-        """False when everything was so before."""
+        """False when the fact changed nothing."""
         return self.refund is not refund
 
 
 def steps_of(refund: Refund, fact: RefundFact) -> tuple[RefundFact, ...]:
-    """A fact as the pieces of news that are applied one after another, in one transaction.
+    """The facts that are applied one after another, in one transaction, for one fact of a channel.
 
-    What bounced has left: where its success was never heard, it is told first. That is so too for a
-    refund that we hold for FAILED. The bounce is
-    evidence that the money was out for a while, against what the channel said before, and it is
-    here again: the books show both ways, no amount changes, and a person looks at the channel that
-    contradicts itself.
+    A refund that bounced had left. Where its success was never reported, the success is applied
+    first. That holds for a refund in FAILED too: the bounce is evidence that the money was out for
+    a while, against what the channel said before, and that it is here again. The books then show
+    both ways, no amount changes, and a manual review is opened for the channel that contradicts
+    itself.
     """
     was_sent = refund.state in OPEN and refund.state is not RefundState.CREATED
-    if fact.kind is RefundFactKind.REVERSED and (was_sent or refund.state is RefundState.FAILED):
-        return replace(fact, kind=RefundFactKind.SUCCESS), fact
+    if fact.status is RefundChannelStatus.REVERSED and (
+        was_sent or refund.state is RefundState.FAILED
+    ):
+        return replace(fact, status=RefundChannelStatus.SUCCESS), fact
     return (fact,)
 
 
 def apply_refund_fact(
-    payment: Payment, refund: Refund, fact: RefundFact, *, is_kept: bool, at: datetime
+    payment: Payment, refund: Refund, fact: RefundFact, *, is_captured_attempt: bool, at: datetime
 ) -> RefundDecision:
-    """What one piece of news, see `steps_of`, makes of a refund and its payment. `is_kept`: the
-    capture that it gives back is the payment's money and not, as a refund that stands alone takes
-    it to be, nobody's."""
+    """What one fact, see `steps_of`, makes of a refund and its payment. `is_captured_attempt`: the
+    capture that the refund gives back is the money of the payment. A refund of a duplicate capture
+    takes it to be nobody's.
+    """
     same = RefundDecision(payment=payment, refund=refund)
-    match fact.kind:
-        case RefundFactKind.SUCCESS:
+    match fact.status:
+        case RefundChannelStatus.SUCCESS:
             if refund.state in OPEN and refund.state is not RefundState.CREATED:
                 return _succeeded(payment, refund, fact, at=at)
             return (
-                _left_after_all(payment, refund, fact, is_kept=is_kept, at=at)
+                _left_after_all(
+                    payment, refund, fact, is_captured_attempt=is_captured_attempt, at=at
+                )
                 if refund.state is RefundState.FAILED
                 else same
             )
-        case RefundFactKind.FAILED:
+        case RefundChannelStatus.FAILED:
             return (
                 _failed(payment, refund, fact, at=at)
                 if refund.state in OPEN and refund.state is not RefundState.CREATED
                 else same
             )
-        case RefundFactKind.PENDING:
+        case RefundChannelStatus.PENDING:
             if refund.state not in (RefundState.SUBMITTED, RefundState.UNKNOWN):
                 return same
             pending = replace(
@@ -103,20 +120,24 @@ def apply_refund_fact(
                 channel_refund_no=fact.channel_refund_no or refund.channel_refund_no,
             )
             return RefundDecision(payment=payment, refund=pending)
-        case RefundFactKind.UNKNOWN:
+        case (
+            RefundChannelStatus.UNKNOWN
+            | RefundChannelStatus.NOT_FOUND
+            | RefundChannelStatus.NOT_SENT
+        ):
             return (
                 RefundDecision(payment=payment, refund=refund.to(RefundState.UNKNOWN, at=at))
                 if refund.state is RefundState.SUBMITTED
                 else same
             )
-        case RefundFactKind.REVERSED:
+        case RefundChannelStatus.REVERSED:
             return (
                 _bounced(payment, refund, fact, at=at)
                 if refund.state is RefundState.SUCCESS
                 else same
             )
         case _:
-            assert_never(fact.kind)
+            assert_never(fact.status)
 
 
 def _succeeded(
@@ -177,18 +198,18 @@ def _failed(payment: Payment, refund: Refund, fact: RefundFact, *, at: datetime)
         payment=moved,
         refund=failed,
         booking=booking,
-        attention="REFUND_FAILED" if refund.automatic else "",
+        review_reason="REFUND_FAILED" if refund.automatic else "",
     )
 
 
 def _left_after_all(
-    payment: Payment, refund: Refund, fact: RefundFact, *, is_kept: bool, at: datetime
+    payment: Payment, refund: Refund, fact: RefundFact, *, is_captured_attempt: bool, at: datetime
 ) -> RefundDecision:
-    """Evidence of money out for a refund that we held for failed. Where its capture is the
-    payment's by now, the order has that money: what left is ours to miss, and a person decides what
-    becomes of the order."""
+    """Money left for a refund in FAILED. Where its capture is the payment's by now, the order has
+    that money: what left is our loss, and a manual review decides what becomes of the order.
+    """
     done = _gone(refund, fact, at=at)
-    fits = not is_kept if refund.stands_alone else refundable(payment) >= refund.amount
+    fits = not is_captured_attempt if refund.stands_alone else refundable(payment) >= refund.amount
     source = (
         ledger.holder(payment, stands_alone=refund.stands_alone, channel=refund.channel)
         if fits
@@ -204,7 +225,7 @@ def _left_after_all(
     if not fits:
         lost = replace(done, above_cap=True, needs_attention=True)
         return RefundDecision(
-            payment=payment, refund=lost, booking=booking, attention="REFUNDED_ABOVE_CAP"
+            payment=payment, refund=lost, booking=booking, review_reason="REFUNDED_ABOVE_CAP"
         )
     if refund.stands_alone:
         return RefundDecision(payment=payment, refund=done, booking=booking)
@@ -244,7 +265,9 @@ def _bounced(payment: Payment, refund: Refund, fact: RefundFact, *, at: datetime
             version=payment.version + 1,
             updated_at=at,
         )
-    return RefundDecision(payment=moved, refund=back, booking=booking, attention="REFUND_REVERSED")
+    return RefundDecision(
+        payment=moved, refund=back, booking=booking, review_reason="REFUND_REVERSED"
+    )
 
 
 def _gone(refund: Refund, fact: RefundFact, *, at: datetime) -> Refund:

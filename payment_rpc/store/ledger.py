@@ -71,7 +71,7 @@ async def fees_returned(tx: AsyncConnection, refund_ids: Sequence[str], *, curre
     return Money(int(minor or 0), currency)
 
 
-async def call_attention(
+async def open_manual_review(
     tx: AsyncConnection, *, kind: str, payment_id: str, subject: str, detail: str, at: datetime
 ) -> None:
     """Files something for a person, once per kind and subject."""
@@ -89,7 +89,7 @@ async def call_attention(
     )
 
 
-async def resolve_attention(
+async def close_manual_reviews(
     tx: AsyncConnection, *, payment_id: str, at: datetime, note: str
 ) -> None:
     """Marks what was filed for a payment as dealt with, and keeps who said so and why."""

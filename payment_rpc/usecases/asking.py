@@ -17,8 +17,9 @@ from mesh.bad_rows import Quarantine, RowBatches
 from mesh.clock import Clock, Seconds, seconds_until
 from mesh.db import Database
 from mesh.worker import each
-from payment_rpc.channels import Channel, ChannelFact, ChannelStatus
+from payment_rpc.channels import Channel
 from payment_rpc.domain.attempt import Attempt, Schedule
+from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.payment import PaymentState
 from payment_rpc.domain.scan import ScanAction, ScanStep
 from payment_rpc.store import attempts, payments

@@ -44,7 +44,7 @@ from mesh.failpoints import FailpointRaised
 from mesh.free_text import masked
 from mesh.ids import Ids
 from mesh.worker import each
-from payment_rpc.channels import Channel, ChannelFact, RefundChannelFact
+from payment_rpc.channels import Channel
 from payment_rpc.domain.attempt import OPEN, Attempt
 from payment_rpc.domain.callback import (
     BODY_BYTES_MAX,
@@ -56,7 +56,9 @@ from payment_rpc.domain.callback import (
     received,
 )
 from payment_rpc.domain.errors import ChannelNotSupported, PaymentNotFound, SignatureInvalid
+from payment_rpc.domain.facts import ChannelFact
 from payment_rpc.domain.payment import MONEY, Payment
+from payment_rpc.domain.refund_facts import RefundFact
 from payment_rpc.store import attempts, callbacks, payments
 from payment_rpc.tables import CHANNEL_CALLBACK
 from payment_rpc.usecases.asking import Asking
@@ -325,14 +327,14 @@ class Callbacks:
         self,
         tx: AsyncConnection,
         callback: Callback,
-        news: ChannelFact | RefundChannelFact,
+        news: ChannelFact | RefundFact,
     ) -> tuple[CallbackResult, Callable[[], Awaitable[None]] | None]:
         """The result, and what follows the commit when there is something new."""
         logged = await callbacks.arrive(tx, callback)
         if logged.result in FINAL:
             return CallbackResult.IGNORED, None
         announce: Callable[[], Awaitable[None]]
-        if isinstance(news, RefundChannelFact):
+        if isinstance(news, RefundFact):
             refund, payment = await self._refunds.write(tx, news)
             changed, announce = payment is not None, partial(self._refunds.announce, payment)
             about = replace(

@@ -26,7 +26,7 @@ from mesh.idempotency import IdempotencyKey
 from mesh.money import DEFAULT_CURRENCY, RequestedAmount
 from mesh.outbox import Message
 from payment_rpc.cache import PaymentCache
-from payment_rpc.channels import Channel, ChannelFact
+from payment_rpc.channels import Channel
 from payment_rpc.domain.attempt import Attempt, AttemptState
 from payment_rpc.domain.card import Card, CardSummary
 from payment_rpc.domain.errors import (
@@ -41,6 +41,7 @@ from payment_rpc.domain.errors import (
     PaymentMethodNotSupported,
     ReturnUrlNotAllowed,
 )
+from payment_rpc.domain.facts import ChannelFact
 from payment_rpc.domain.order import OrderToPay
 from payment_rpc.domain.payment import (
     BALANCE,

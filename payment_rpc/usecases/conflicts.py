@@ -114,7 +114,9 @@ class Conflicts:
                 failure=Failure(reason="CONFLICT_RESOLVED", message=reason),
                 at=now,
             )
-        await ledger.resolve_attention(tx, payment_id=payment_id, at=now, note=f"{actor}: {reason}")
+        await ledger.close_manual_reviews(
+            tx, payment_id=payment_id, at=now, note=f"{actor}: {reason}"
+        )
         for attempt in parked:
             if attempt.captured is None or await refunds.is_going_back(tx, attempt.attempt_id):
                 continue

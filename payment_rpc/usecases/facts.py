@@ -20,10 +20,15 @@ from mesh.failpoints import failpoint
 from mesh.ids import Ids
 from mesh.outbox import Message
 from payment_rpc.cache import PaymentCache
-from payment_rpc.channels import ChannelFact, ChannelStatus
 from payment_rpc.domain.attempt import OPEN, Attempt
 from payment_rpc.domain.errors import PaymentNotFound
-from payment_rpc.domain.facts import SECOND_CAPTURE, Decision, Fact, FactKind, apply_channel_fact
+from payment_rpc.domain.facts import (
+    SECOND_CAPTURE,
+    ChannelFact,
+    ChannelStatus,
+    Decision,
+    apply_channel_fact,
+)
 from payment_rpc.domain.ledger import refund_reserved, unapplied_receipts
 from payment_rpc.domain.payment import MONEY, TOP_UP, UNDECIDED, Payment, PaymentState
 from payment_rpc.domain.refund import Refund
@@ -34,18 +39,6 @@ from payment_rpc.store import attempts, ledger, payments, refunds, scan_actions,
 from payment_rpc.usecases.messages import ORDER_DESTINATION, RELAY_DELAY, messages_of
 
 log = structlog.get_logger()
-
-_KINDS = {
-    ChannelStatus.CAPTURED: FactKind.CAPTURED,
-    ChannelStatus.DECLINED: FactKind.DECLINED,
-    ChannelStatus.FAILED: FactKind.TECH_FAILED,
-    ChannelStatus.PENDING: FactKind.PENDING,
-    ChannelStatus.CLOSED: FactKind.CLOSED,
-    ChannelStatus.NOT_FOUND: FactKind.UNKNOWN,
-    ChannelStatus.UNKNOWN: FactKind.UNKNOWN,
-    ChannelStatus.NOT_SENT: FactKind.UNKNOWN,
-    ChannelStatus.NOT_CLOSABLE: FactKind.UNKNOWN,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +75,7 @@ class Facts:
     @contextmanager
     def expect(self, payment_id: str) -> Iterator[asyncio.Future[Applied]]:
         """A future that is done as soon as this process has written down that the money is here,
-        whoever brought the news.
+        whoever brought the fact.
         """
         future: asyncio.Future[Applied] = asyncio.get_running_loop().create_future()
         self._expected.setdefault(payment_id, set()).add(future)
@@ -96,7 +89,7 @@ class Facts:
 
     async def apply(
         self,
-        news: ChannelFact,
+        fact: ChannelFact,
         *,
         payment_id: str = "",
         first_send: bool = False,
@@ -121,7 +114,7 @@ class Facts:
         """
         applied = await self._db.run(
             self.write,
-            news,
+            fact,
             payment_id=payment_id,
             first_send=first_send,
             told_by_caller=told_by_caller,
@@ -133,7 +126,7 @@ class Facts:
     async def write(
         self,
         tx: AsyncConnection,
-        news: ChannelFact,
+        fact: ChannelFact,
         *,
         payment_id: str = "",
         first_send: bool = False,
@@ -141,41 +134,30 @@ class Facts:
         steps: Sequence[ScanStep] = (),
     ) -> Applied:
         """`apply` inside a transaction of the caller's, who calls `announce` after its commit."""
-        fact = Fact(
-            kind=_kind(news, first_send=first_send),
-            amount=news.amount,
-            trade_no=news.trade_no,
-            occurred_at=news.occurred_at,
-            reason=news.reason,
-            message=news.message,
-            next_action=news.next_action,
-            fee=news.fee,
-        )
-        now, attempt_id = self._clock.now(), news.attempt_id
-        payment_id = payment_id or await attempts.payment_id_of(tx, news.duplicate_of or attempt_id)
+        now, attempt_id = self._clock.now(), fact.attempt_id
+        payment_id = payment_id or await attempts.payment_id_of(tx, fact.duplicate_of or attempt_id)
         payment = await payments.lock_payment(tx, payment_id)
         siblings = await attempts.attempts_of(tx, payment_id)
         attempt = next((sibling for sibling in siblings if sibling.attempt_id == attempt_id), None)
         if attempt is None:
-            if not news.duplicate_of or fact.kind is not FactKind.CAPTURED:
+            if not fact.duplicate_of or fact.status is not ChannelStatus.CAPTURED:
                 raise PaymentNotFound
             attempt = await self._add_duplicate(tx, payment, siblings[0], attempt_id)
-        # ours did not leave, another one of the same attempt may have
-        if fact.kind is FactKind.NOT_ATTEMPTED and attempt.sends > 1:
-            fact = replace(fact, kind=FactKind.UNKNOWN)
         others_open = any(sibling.state in OPEN for sibling in siblings if sibling is not attempt)
-        decision = apply_channel_fact(payment, attempt, fact, others_open=others_open, at=now)
-        if decision.attention:
+        decision = apply_channel_fact(
+            payment, attempt, fact, others_open=others_open, first_send=first_send, at=now
+        )
+        if decision.review_reason:
             log.error(
                 "attention",
                 alert=True,
-                kind=decision.attention,
+                kind=decision.review_reason,
                 payment_id=payment_id,
                 attempt_id=attempt_id,
             )
-            await ledger.call_attention(
+            await ledger.open_manual_review(
                 tx,
-                kind=decision.attention,
+                kind=decision.review_reason,
                 payment_id=payment_id,
                 subject=attempt_id,
                 detail=f"{fact.amount} under {fact.trade_no}",
@@ -257,7 +239,7 @@ class Facts:
             await wallets.credit(
                 tx, after, gained, kind=EntryKind.TOP_UP, entry_id=self._ids.new("WE"), at=now
             )
-        if decision.attention == SECOND_CAPTURE:
+        if decision.review_reason == SECOND_CAPTURE:
             after = await self._give_back(tx, after, decision.attempt)
         if after is not payment:
             await payments.save_payment(tx, after, read_version=payment.version)
@@ -309,12 +291,3 @@ class Facts:
             ),
             at=now,
         )
-
-
-def _kind(news: ChannelFact, *, first_send: bool) -> FactKind:
-    if first_send and news.status is ChannelStatus.NOT_SENT:
-        return FactKind.NOT_ATTEMPTED
-    # a tombstone: the channel never saw the attempt and never will
-    if news.status is ChannelStatus.CLOSED and news.amount is None:
-        return FactKind.LOST
-    return _KINDS[news.status]

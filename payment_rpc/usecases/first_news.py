@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 
-from payment_rpc.channels import ChannelFact
+from payment_rpc.domain.facts import ChannelFact
 from payment_rpc.usecases.facts import Applied, Facts
 
 log = structlog.get_logger()

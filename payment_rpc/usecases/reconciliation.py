@@ -25,7 +25,7 @@ from mesh.errors import InvalidArgument, MeshError
 from mesh.failpoints import FailpointRaised
 from mesh.ids import Ids
 from payment_rpc.cache import PaymentCache
-from payment_rpc.channels import Channel, ChannelStatus, RefundChannelStatus
+from payment_rpc.channels import Channel
 from payment_rpc.domain.attempt import AttemptState
 from payment_rpc.domain.difference import Action, Difference, Finding
 from payment_rpc.domain.errors import (
@@ -34,9 +34,11 @@ from payment_rpc.domain.errors import (
     PaymentNotFound,
     RefundNotFound,
 )
+from payment_rpc.domain.facts import ChannelStatus
 from payment_rpc.domain.ledger import Posting
 from payment_rpc.domain.payment import Payment
 from payment_rpc.domain.reconciliation import Matching, OurCapture, OurRefund
+from payment_rpc.domain.refund_facts import RefundChannelStatus
 from payment_rpc.domain.statement import (
     BadLine,
     ChannelDay,
@@ -226,7 +228,7 @@ class Reconciliation:
         if action is Action.QUERY_CHANNEL:
             effect, settled = await self._ask(difference)
             if not settled:
-                await self._db.run(self._call_attention, difference, effect)
+                await self._db.run(self._open_manual_review, difference, effect)
                 return Resolution(
                     difference=difference, effect=f"{effect}; it stays open", postings=()
                 )
@@ -425,10 +427,10 @@ class Reconciliation:
             ", as booked now" if applied.changed else ""
         ), agree
 
-    async def _call_attention(
+    async def _open_manual_review(
         self, tx: AsyncConnection, difference: Difference, effect: str
     ) -> None:
-        await ledger.call_attention(
+        await ledger.open_manual_review(
             tx,
             kind="DIFFERENCE_UNSETTLED",
             payment_id=difference.finding.payment_id,
@@ -454,7 +456,7 @@ class Reconciliation:
             await payments.save_payment(tx, booked, read_version=payment.version)
             return after, booked
         if action is Action.ATTENTION:
-            await ledger.call_attention(
+            await ledger.open_manual_review(
                 tx,
                 kind="DIFFERENCE",
                 payment_id=finding.payment_id,

@@ -26,7 +26,7 @@ from mesh.money import Money, RequestedAmount
 from mesh.outbox import Message
 from mesh.worker import each
 from payment_rpc.cache import PaymentCache
-from payment_rpc.channels import Channel, RefundChannelFact, RefundChannelStatus
+from payment_rpc.channels import Channel
 from payment_rpc.domain import ledger as bookings
 from payment_rpc.domain.errors import (
     CurrencyMismatch,
@@ -38,9 +38,9 @@ from payment_rpc.domain.errors import (
 from payment_rpc.domain.payment import WALLET, Payment
 from payment_rpc.domain.refund import OPEN, REFUNDS_MAX, Refund, RefundState, refundable, reserve
 from payment_rpc.domain.refund_facts import (
+    RefundChannelStatus,
     RefundDecision,
     RefundFact,
-    RefundFactKind,
     apply_refund_fact,
     steps_of,
 )
@@ -50,16 +50,6 @@ from payment_rpc.domain.wallet import EntryKind
 from payment_rpc.store import attempts, ledger, payments, refunds, scan_actions, wallets
 from payment_rpc.tables import REFUND
 from payment_rpc.usecases.messages import ORDER_DESTINATION, order_message, refund_events
-
-_KINDS = {
-    RefundChannelStatus.SUCCESS: RefundFactKind.SUCCESS,
-    RefundChannelStatus.FAILED: RefundFactKind.FAILED,
-    RefundChannelStatus.PENDING: RefundFactKind.PENDING,
-    RefundChannelStatus.REVERSED: RefundFactKind.REVERSED,
-    RefundChannelStatus.UNKNOWN: RefundFactKind.UNKNOWN,
-    RefundChannelStatus.NOT_FOUND: RefundFactKind.UNKNOWN,
-    RefundChannelStatus.NOT_SENT: RefundFactKind.UNKNOWN,
-}
 
 log = structlog.get_logger()
 
@@ -212,7 +202,7 @@ class Refunds:
             about=lambda refund: {"refund_id": refund.refund_id, "payment_id": refund.payment_id},
         )
 
-    async def apply(self, news: RefundChannelFact, *, steps: Sequence[ScanStep] = ()) -> Refund:
+    async def apply(self, fact: RefundFact, *, steps: Sequence[ScanStep] = ()) -> Refund:
         """Applies what a channel said about a refund. The same news again changes nothing. `steps`
         is what the background scan did to hear it; its diary is written in the same transaction,
         also when nothing changed.
@@ -220,27 +210,17 @@ class Refunds:
         Raises:
             RefundNotFound: it is not one of ours.
         """
-        refund, payment = await self._db.run(self.write, news, steps=steps)
+        refund, payment = await self._db.run(self.write, fact, steps=steps)
         await self.announce(payment)
         return refund
 
     async def write(
-        self, tx: AsyncConnection, news: RefundChannelFact, *, steps: Sequence[ScanStep] = ()
+        self, tx: AsyncConnection, fact: RefundFact, *, steps: Sequence[ScanStep] = ()
     ) -> tuple[Refund, Payment | None]:
         """`apply` inside a transaction of the caller's, who calls `announce` after its commit. The
         payment is None when nothing changed.
         """
-        fact = RefundFact(
-            kind=_KINDS[news.status],
-            channel_refund_no=news.channel_refund_no,
-            occurred_at=news.occurred_at,
-            reason=news.reason,
-            message=news.message,
-            fee_returned=news.fee_returned,
-        )
-        return await write_refund_fact(
-            tx, news.refund_id, fact, ids=self._ids, at=self._clock.now(), steps=steps
-        )
+        return await write_refund_fact(tx, fact, ids=self._ids, at=self._clock.now(), steps=steps)
 
     async def announce(self, payment: Payment | None) -> None:
         """What follows the commit of `write`."""
@@ -451,7 +431,6 @@ async def add_refund(
 
 async def write_refund_fact(
     tx: AsyncConnection,
-    refund_id: str,
     fact: RefundFact,
     *,
     ids: Ids,
@@ -460,18 +439,21 @@ async def write_refund_fact(
 ) -> tuple[Refund, Payment | None]:
     """One transaction's work for refund, payment, wallet, ledger, messages, idempotency record and,
     with `steps`, the scan's diary. The payment is None when nothing changed."""
+    refund_id = fact.refund_id
     payment = await payments.lock_payment(tx, (await refunds.read_refund(tx, refund_id)).payment_id)
     refund = await refunds.read_refund(tx, refund_id)
     subject = ScanSubject(
         payment_id=payment.payment_id, attempt_id=refund.attempt_id, refund_id=refund_id
     )
-    is_kept = (
+    is_captured_attempt = (
         refund.stands_alone and await attempts.capturing_attempt(tx, payment) == refund.attempt_id
     )
     after, done = payment, refund
     messages: list[Message] = []
     for step in steps_of(refund, fact):
-        decision = apply_refund_fact(after, done, step, is_kept=is_kept, at=at)
+        decision = apply_refund_fact(
+            after, done, step, is_captured_attempt=is_captured_attempt, at=at
+        )
         if not decision.changes(done):
             continue
         after = await _carry_out(tx, after, done, decision, at=at)
@@ -518,17 +500,17 @@ async def _carry_out(
             refund_id=refund.refund_id,
             at=at,
         )
-    if decision.attention:
+    if decision.review_reason:
         log.error(
             "attention",
             alert=True,
-            kind=decision.attention,
+            kind=decision.review_reason,
             payment_id=payment.payment_id,
             refund_id=refund.refund_id,
         )
-        await ledger.call_attention(
+        await ledger.open_manual_review(
             tx,
-            kind=decision.attention,
+            kind=decision.review_reason,
             payment_id=payment.payment_id,
             subject=refund.refund_id,
             detail=f"refund of {refund.amount}: {decision.refund.state}",
@@ -545,8 +527,13 @@ async def refund_into_wallet(
     """Ends a submitted refund of a payment by balance, in the transaction that reserved it: our own
     books need no time to answer.
     """
-    fact = RefundFact(kind=RefundFactKind.SUCCESS, channel_refund_no=ids.new("WE"), occurred_at=at)
-    return await write_refund_fact(tx, refund.refund_id, fact, ids=ids, at=at)
+    fact = RefundFact(
+        refund_id=refund.refund_id,
+        status=RefundChannelStatus.SUCCESS,
+        channel_refund_no=ids.new("WE"),
+        occurred_at=at,
+    )
+    return await write_refund_fact(tx, fact, ids=ids, at=at)
 
 
 async def _payment_and_fees_returned(

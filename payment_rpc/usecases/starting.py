@@ -25,7 +25,7 @@ from payment_rpc.domain.errors import (
     PaymentInProgress,
     TransactionIdFailed,
 )
-from payment_rpc.domain.facts import Fact, FactKind, apply_channel_fact
+from payment_rpc.domain.facts import ChannelFact, ChannelStatus, apply_channel_fact
 from payment_rpc.domain.order import OrderToPay
 from payment_rpc.domain.payment import BALANCE, CASHIER, TOP_UP, UNDECIDED, Payment, PaymentState
 from payment_rpc.domain.snapshot import to_json
@@ -216,7 +216,13 @@ class Starting:
         decision = apply_channel_fact(
             payment,
             attempt,
-            Fact(kind=FactKind.CAPTURED, amount=payment.amount, trade_no=entry_id, occurred_at=now),
+            ChannelFact(
+                attempt_id=attempt.attempt_id,
+                status=ChannelStatus.CAPTURED,
+                amount=payment.amount,
+                trade_no=entry_id,
+                occurred_at=now,
+            ),
             others_open=False,
             at=now,
         )

@@ -27,11 +27,11 @@ from order_rpc.domain.order import Order, OrderState
 from order_rpc.domain.payment import PaymentSnapshot
 from order_rpc.usecases.payments import UpdateOrderStatus
 from payment_rpc.app import PaymentApp, Times
-from payment_rpc.channels import ChannelFact, ChannelStatus
 from payment_rpc.channels.sandbox import SandboxChannel
 from payment_rpc.domain.attempt import OPEN, Attempt, AttemptState
 from payment_rpc.domain.card import CardSummary
 from payment_rpc.domain.errors import OrderNotFound
+from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.ledger import Posting, Side
 from payment_rpc.domain.order import OrderToPay
 from payment_rpc.domain.payment import CREDIT_CARD, LIVE, MONEY, Disposition, Payment, PaymentState

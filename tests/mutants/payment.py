@@ -514,14 +514,14 @@ _REFUND_NEWS = [  # what news of a refund makes of it
 _CAPTURES = [  # what news of a capture makes of a payment
     _facts(
         "an attempt that is not ours is no duplicate of ours",
-        old="if not news.duplicate_of or fact.kind is not FactKind.CAPTURED:",
-        new="if fact.kind is not FactKind.CAPTURED:",
+        old="if not fact.duplicate_of or fact.status is not ChannelStatus.CAPTURED:",
+        new="if fact.status is not ChannelStatus.CAPTURED:",
         fails=_late("test_news_of_an_attempt_that_is_not_ours_is_no_duplicate_of_ours", on=""),
     ),
     _facts(
         "a duplicate without money is nothing",
-        old="if not news.duplicate_of or fact.kind is not FactKind.CAPTURED:",
-        new="if not news.duplicate_of:",
+        old="if not fact.duplicate_of or fact.status is not ChannelStatus.CAPTURED:",
+        new="if not fact.duplicate_of:",
         fails=_late("test_news_of_an_attempt_that_is_not_ours_is_no_duplicate_of_ours", on=""),
     ),
     _facts(

@@ -20,9 +20,11 @@ import httpx
 from mesh.clock import Clock
 from mesh.ids import Ids
 from mesh.money import Money
-from payment_rpc.channels import Channel, ChannelFact, RefundChannelFact
+from payment_rpc.channels import Channel
 from payment_rpc.channels.sandbox import SandboxChannel
 from payment_rpc.domain.card import Card
+from payment_rpc.domain.facts import ChannelFact
+from payment_rpc.domain.refund_facts import RefundFact
 from sandbox.server import listen, make_server
 from sandbox.service import Sandbox, SandboxConfig, open_sandbox
 from tests.support.fakes import FakeClock, FakeIds
@@ -123,7 +125,7 @@ async def refund(
     amount: Money = PRICE,
     reason: str = "changed my mind",
     timeout_seconds: float = PATIENCE,
-) -> RefundChannelFact:
+) -> RefundFact:
     """Asks for a refund."""
     return await channel.refund(
         refund_id=refund_id,

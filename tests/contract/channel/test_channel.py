@@ -11,7 +11,6 @@ import pytest
 
 from mesh.errors import PermissionDenied
 from mesh.money import Money
-from payment_rpc.channels import ChannelFact, ChannelStatus
 from payment_rpc.channels.sandbox import SandboxChannel
 from payment_rpc.domain.callback import Subject
 from payment_rpc.domain.errors import (
@@ -20,6 +19,7 @@ from payment_rpc.domain.errors import (
     PaymentStateInvalid,
     SignatureInvalid,
 )
+from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from sandbox.cards import SLOW_CARD
 from sandbox.signatures import sign_hint
 from tests.support.fakes import FakeClock

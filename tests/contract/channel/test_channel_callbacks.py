@@ -14,9 +14,9 @@ import httpx
 import pytest
 
 from mesh.errors import InvalidArgument
-from payment_rpc.channels import ChannelFact, ChannelStatus
 from payment_rpc.channels.sandbox import SandboxChannel
 from payment_rpc.domain.errors import SignatureInvalid
+from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from sandbox.signatures import sign_callback
 from tests.support.fakes import FakeClock
 from tests.support.processes import free_port

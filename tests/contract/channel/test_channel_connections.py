@@ -14,9 +14,10 @@ import pytest
 import uvloop
 
 from mesh.clock import SystemClock
-from payment_rpc.channels import ChannelStatus, connections
+from payment_rpc.channels import connections
 from payment_rpc.channels.connections import Connections, NotSent
 from payment_rpc.channels.sandbox import SandboxChannel
+from payment_rpc.domain.facts import ChannelStatus
 from paymesh_cli.certificates import CertificateAuthority
 from tests.support.processes import free_port
 from tests.support.sandbox_server import (

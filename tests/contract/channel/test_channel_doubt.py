@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from mesh.money import Money
-from payment_rpc.channels import ChannelStatus
 from payment_rpc.channels.sandbox import SandboxChannel
 from payment_rpc.domain.errors import ChannelUnavailable
+from payment_rpc.domain.facts import ChannelStatus
 from tests.support.fakes import FakeClock
 from tests.support.processes import free_port
 from tests.support.sandbox_server import (

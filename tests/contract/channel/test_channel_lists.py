@@ -11,17 +11,13 @@ from pathlib import Path
 import pytest
 
 from mesh.money import Money
-from payment_rpc.channels import (
-    CapturesPage,
-    ChannelStatus,
-    RefundChannelStatus,
-    RefundsPage,
-    sandbox,
-)
+from payment_rpc.channels import CapturesPage, RefundsPage, sandbox
 from payment_rpc.channels import sandbox_answers as answers
 from payment_rpc.channels.sandbox import SandboxChannel
 from payment_rpc.channels.sandbox_answers import Unclear
 from payment_rpc.domain.errors import ChannelUnavailable
+from payment_rpc.domain.facts import ChannelStatus
+from payment_rpc.domain.refund_facts import RefundChannelStatus
 from tests.support.fakes import FakeClock
 from tests.support.sandbox_server import (
     API_KEY,

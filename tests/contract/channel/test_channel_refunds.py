@@ -15,9 +15,9 @@ import pytest
 
 from mesh.errors import InvalidArgument
 from mesh.money import Money
-from payment_rpc.channels import RefundChannelFact, RefundChannelStatus
 from payment_rpc.channels.sandbox import SandboxChannel
 from payment_rpc.domain.errors import SignatureInvalid
+from payment_rpc.domain.refund_facts import RefundChannelStatus, RefundFact
 from sandbox.signatures import sign_callback
 from tests.support.fakes import EPOCH, FakeClock
 from tests.support.processes import free_port
@@ -72,7 +72,7 @@ async def channel(running: RunningSandbox) -> AsyncIterator[SandboxChannel]:
     await adapter.aclose()
 
 
-async def query(channel: SandboxChannel, refund_id: str = "RF1") -> RefundChannelFact:
+async def query(channel: SandboxChannel, refund_id: str = "RF1") -> RefundFact:
     return await channel.query_refund(refund_id, timeout_seconds=PATIENCE)
 
 
@@ -82,7 +82,7 @@ async def test_a_refund_gives_back_what_was_captured_and_its_fee(
     await charge(channel)
     clock.advance(7)
     fact = await refund(channel)
-    assert fact == RefundChannelFact(
+    assert fact == RefundFact(
         refund_id="RF1",
         status=SUCCESS,
         channel_refund_no=fact.channel_refund_no,
@@ -157,9 +157,7 @@ async def test_another_currency_is_not_refunded(channel: SandboxChannel) -> None
 
 
 async def test_a_refund_that_the_channel_never_saw_is_not_found(channel: SandboxChannel) -> None:
-    assert await query(channel) == RefundChannelFact(
-        refund_id="RF1", status=RefundChannelStatus.NOT_FOUND
-    )
+    assert await query(channel) == RefundFact(refund_id="RF1", status=RefundChannelStatus.NOT_FOUND)
 
 
 # Callbacks
@@ -251,7 +249,7 @@ async def test_money_that_is_on_its_way_back_is_not_given_twice_and_money_that_b
     for _ in range(3):
         clock.advance(3600)
         await running.sandbox.run_once()
-    assert await query(channel, "RF1") == RefundChannelFact(
+    assert await query(channel, "RF1") == RefundFact(
         refund_id="RF1",
         status=REVERSED,
         channel_refund_no=(await query(channel)).channel_refund_no,
@@ -308,7 +306,7 @@ async def test_a_genuine_refund_callback_that_makes_no_sense_is_only_doubt(
     fact = adapter_to("http://127.0.0.1:1").verify_callback(
         **signed(refund_body(**change)), now=EPOCH
     )
-    assert isinstance(fact, RefundChannelFact)
+    assert isinstance(fact, RefundFact)
     assert fact.status is RefundChannelStatus.UNKNOWN
 
 

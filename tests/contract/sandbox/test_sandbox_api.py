@@ -11,8 +11,8 @@ import pytest
 import structlog
 
 from mesh.money import Money
-from payment_rpc.channels import ChannelStatus
 from payment_rpc.channels.sandbox import SandboxChannel
+from payment_rpc.domain.facts import ChannelStatus
 from tests.support.fakes import FakeClock
 from tests.support.sandbox_server import (
     API_KEY,

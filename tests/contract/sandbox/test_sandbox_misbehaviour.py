@@ -14,8 +14,9 @@ import httpx
 import pytest
 
 from mesh.money import Money
-from payment_rpc.channels import ChannelFact, ChannelStatus, RefundChannelStatus
 from payment_rpc.channels.sandbox import SandboxChannel
+from payment_rpc.domain.facts import ChannelFact, ChannelStatus
+from payment_rpc.domain.refund_facts import RefundChannelStatus
 from sandbox.misbehaviour import PAYMENTS, REFUNDS
 from tests.support.fakes import FakeClock
 from tests.support.sandbox_server import (

@@ -14,13 +14,13 @@ import pytest
 from mesh.errors import RequestCanceled
 from order_rpc.domain.order import OrderState
 from payment_rpc.app import PaymentApp
-from payment_rpc.channels import ChannelFact, ChannelStatus
 from payment_rpc.domain.errors import (
     MoneyError,
     OrderNotPayable,
     PaymentNotFound,
     PaymentStateInvalid,
 )
+from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.payment import Disposition, Payment, PaymentState
 from payment_rpc.store import attempts
 from payment_rpc.tables import ATTEMPT, PAYMENT

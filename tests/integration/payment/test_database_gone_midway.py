@@ -11,10 +11,10 @@ import pytest
 
 from mesh.errors import Unavailable
 from mesh.money import Money, RequestedAmount
-from payment_rpc.channels import RefundChannelFact, RefundChannelStatus
 from payment_rpc.domain.callback import CallbackResult
 from payment_rpc.domain.payment import PaymentState
 from payment_rpc.domain.refund import RefundState
+from payment_rpc.domain.refund_facts import RefundChannelStatus, RefundFact
 from payment_rpc.store import callbacks
 from payment_rpc.tables import CHANNEL_CALLBACK, REFUND
 from payment_rpc.usecases.refunds import CreateRefund
@@ -72,7 +72,7 @@ async def test_a_refund_whose_database_dies_after_it_was_sent_is_on_its_way(
 
     async def dies(
         *, refund_id: str, attempt_id: str, amount: Money, reason: str, timeout_seconds: float
-    ) -> RefundChannelFact:
+    ) -> RefundFact:
         sent = await send(
             refund_id=refund_id,
             attempt_id=attempt_id,

@@ -13,8 +13,8 @@ import pytest
 
 from mesh.money import Money
 from order_rpc.domain.order import OrderState
-from payment_rpc.channels import ChannelFact, ChannelStatus
 from payment_rpc.domain.errors import CardInvalid, TransactionIdFailed
+from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.payment import PaymentState
 from payment_rpc.tables import ATTEMPT, PAYMENT
 from tests.builders.payment import PRICE, PaymentWorld, payment_world

@@ -13,11 +13,12 @@ from mesh.audit import AuditTolerance
 from mesh.money import Money
 from order_rpc.domain.order import Order, OrderState
 from payment_rpc.audit.checks import violations
-from payment_rpc.channels import ChannelFact, ChannelStatus, RefundChannelFact, RefundChannelStatus
 from payment_rpc.domain.attempt import Attempt
 from payment_rpc.domain.errors import ChannelFailed, PaymentConflicted, PaymentStateInvalid
+from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.payment import Disposition, Payment, PaymentState
 from payment_rpc.domain.refund import RefundState
+from payment_rpc.domain.refund_facts import RefundChannelStatus, RefundFact
 from payment_rpc.store import attempts
 from payment_rpc.tables import ATTEMPT, LEDGER_POSTING, PAYMENT, REFUND
 from tests.builders.order import ADMIN
@@ -120,9 +121,7 @@ async def test_a_kept_capture_that_goes_back_after_all_is_a_loss_that_a_person_s
     )
     await world.app.refunds.run_once()  # the wrong capture goes back
     for status in news:
-        refund = await world.app.refunds.apply(
-            RefundChannelFact(refund_id=refund_id, status=status)
-        )
+        refund = await world.app.refunds.apply(RefundFact(refund_id=refund_id, status=status))
         await nothing_is_wrong(world)
     is_here = BOUNCED in news
     assert (refund.state, refund.above_cap, refund.needs_attention) == (
@@ -160,7 +159,7 @@ async def test_a_capture_that_nobody_kept_goes_back_after_all_without_a_loss(
     await world.app.conflicts.resolve(
         payment.payment_id, state=S.FAILED, reason="give it back", caller=ADMIN
     )
-    refund = await world.app.refunds.apply(RefundChannelFact(refund_id=refund_id, status=LEFT))
+    refund = await world.app.refunds.apply(RefundFact(refund_id=refund_id, status=LEFT))
     assert (refund.state, refund.above_cap) == (RefundState.SUCCESS, False)
     assert await account(world, "loss") == 0
     await nothing_is_wrong(world)

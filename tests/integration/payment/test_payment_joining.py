@@ -14,8 +14,8 @@ from mesh.idempotency import RECEIPT
 from mesh.money import RequestedAmount
 from order_rpc.domain.order import Order
 from payment_rpc.app import PaymentApp
-from payment_rpc.channels import ChannelFact, ChannelStatus
 from payment_rpc.domain.errors import OrderAlreadyPaid, PaymentClosed, PaymentInProgress
+from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.payment import Disposition, Payment, PaymentState
 from payment_rpc.store import payments
 from payment_rpc.tables import ATTEMPT, PAYMENT

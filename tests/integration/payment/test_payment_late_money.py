@@ -20,7 +20,6 @@ from mesh.errors import MoneyError, RemoteError, UpstreamUnavailable
 from mesh.money import Money
 from mesh.outbox import OUTBOX
 from order_rpc.domain.order import Order, OrderState
-from payment_rpc.channels import ChannelFact, ChannelStatus
 from payment_rpc.domain.attempt import Attempt
 from payment_rpc.domain.errors import (
     CardDeclined,
@@ -29,6 +28,7 @@ from payment_rpc.domain.errors import (
     PaymentInProgress,
     PaymentNotFound,
 )
+from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.payment import Disposition, PaymentState
 from payment_rpc.store import attempts
 from payment_rpc.tables import ATTEMPT, LEDGER_POSTING, LEDGER_TRANSACTION, PAYMENT, REFUND

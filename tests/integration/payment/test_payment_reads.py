@@ -26,8 +26,8 @@ from mesh.paging import PageTokens
 from mesh.redis_client import COMMAND_SECONDS_MAX, open_redis
 from order_rpc.domain.order import OrderState
 from payment_rpc.cache import AWAY, PaymentCache
-from payment_rpc.channels import ChannelFact, ChannelStatus
 from payment_rpc.domain.errors import CardDeclined, PaymentNotFound
+from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.payment import Disposition, Payment, PaymentState
 from payment_rpc.servicer.payments import PaymentServicer
 from payment_rpc.store import payments

@@ -21,9 +21,9 @@ from mesh.failpoints import FailpointRaised
 from mesh.idempotency import RECEIPT
 from mesh.outbox import OUTBOX
 from order_rpc.domain.order import Order, OrderState
-from payment_rpc.channels import ChannelFact, ChannelStatus
 from payment_rpc.domain.attempt import AttemptState
 from payment_rpc.domain.errors import CardDeclined, PaymentInProgress, PaymentNotFound
+from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.payment import Payment, PaymentState
 from payment_rpc.store import attempts, payments
 from payment_rpc.tables import ATTEMPT, LEDGER_TRANSACTION, PAYMENT

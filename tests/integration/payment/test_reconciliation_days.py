@@ -15,10 +15,10 @@ from sqlalchemy import insert, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.money import Money, RequestedAmount
-from payment_rpc.channels import RefundChannelFact, RefundChannelStatus
 from payment_rpc.domain.difference import Action, Difference, Finding, Kind
 from payment_rpc.domain.errors import DifferenceStateInvalid
 from payment_rpc.domain.refund import RefundState
+from payment_rpc.domain.refund_facts import RefundChannelStatus, RefundFact
 from payment_rpc.store import reconciliation as store
 from payment_rpc.store.reconciliation import StatementImport
 from payment_rpc.tables import ATTEMPT, REFUND, STATEMENT_IMPORT
@@ -245,8 +245,8 @@ async def test_a_difference_about_a_refund_closes_only_when_channel_and_books_ag
         ),
     )
 
-    async def query_refund(refund_id: str, *, timeout_seconds: float) -> RefundChannelFact:
-        return RefundChannelFact(
+    async def query_refund(refund_id: str, *, timeout_seconds: float) -> RefundFact:
+        return RefundFact(
             refund_id=refund_id, **{"channel_refund_no": refund.channel_refund_no, **told}
         )
 

@@ -21,7 +21,6 @@ from mesh.money import Money, RequestedAmount
 from mesh.outbox import OUTBOX
 from mesh.validation import violations_of
 from order_rpc.domain.order import OrderState
-from payment_rpc.channels import ChannelFact, ChannelStatus, RefundChannelFact, RefundChannelStatus
 from payment_rpc.domain.errors import (
     CurrencyMismatch,
     PaymentNotFound,
@@ -30,8 +29,10 @@ from payment_rpc.domain.errors import (
     RefundLimitReached,
     RefundNotAllowed,
 )
+from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.payment import Disposition, Payment, PaymentState
 from payment_rpc.domain.refund import REFUNDS_MAX, Refund, RefundState
+from payment_rpc.domain.refund_facts import RefundChannelStatus, RefundFact
 from payment_rpc.store import attempts
 from payment_rpc.tables import ATTEMPT, ATTENTION, LEDGER_POSTING, PAYMENT, REFUND
 from payment_rpc.usecases.refunds import CreateRefund
@@ -68,23 +69,23 @@ class RefundLine:
 
     async def refund(
         self, *, refund_id: str, attempt_id: str, amount: Money, reason: str, timeout_seconds: float
-    ) -> RefundChannelFact:
+    ) -> RefundFact:
         if self.unreachable:
-            return RefundChannelFact(refund_id=refund_id, status=RefundChannelStatus.NOT_SENT)
+            return RefundFact(refund_id=refund_id, status=RefundChannelStatus.NOT_SENT)
         self.submissions.append(refund_id)
         self.truth.setdefault(refund_id, self.next_status)
         self.amounts[refund_id] = amount
         return self._answer(refund_id, lost=self.lose_answers)
 
-    async def query_refund(self, refund_id: str, *, timeout_seconds: float) -> RefundChannelFact:
+    async def query_refund(self, refund_id: str, *, timeout_seconds: float) -> RefundFact:
         if refund_id not in self.truth:
-            return RefundChannelFact(refund_id=refund_id, status=RefundChannelStatus.NOT_FOUND)
+            return RefundFact(refund_id=refund_id, status=RefundChannelStatus.NOT_FOUND)
         return self._answer(refund_id, lost=False)
 
-    def _answer(self, refund_id: str, *, lost: bool) -> RefundChannelFact:
+    def _answer(self, refund_id: str, *, lost: bool) -> RefundFact:
         status = RefundChannelStatus.UNKNOWN if lost else self.truth[refund_id]
         reason = "refused" if status == "FAILED" else ""
-        return RefundChannelFact(
+        return RefundFact(
             refund_id=refund_id,
             status=status,
             channel_refund_no=f"SR{refund_id[-6:]}",
@@ -265,14 +266,14 @@ async def test_a_bounced_refund_is_visible_and_the_money_is_here_again(
     payment = await paid(world)
     done = await refund(world, payment, "40.00")
     bounced = await world.app.refunds.apply(
-        RefundChannelFact(refund_id=done.refund_id, status=RefundChannelStatus.REVERSED)
+        RefundFact(refund_id=done.refund_id, status=RefundChannelStatus.REVERSED)
     )
     assert (bounced.state, bounced.needs_attention) == (RefundState.REVERSED, True)
     assert await columns(world, payment) == ("100.00", "0.00", "0.00")
     assert [row["kind"] for row in await world.rows(ATTENTION)] == ["REFUND_REVERSED"]
     assert (
         await world.app.refunds.apply(
-            RefundChannelFact(refund_id=done.refund_id, status=RefundChannelStatus.REVERSED)
+            RefundFact(refund_id=done.refund_id, status=RefundChannelStatus.REVERSED)
         )
         == bounced
     )
@@ -297,7 +298,7 @@ async def test_a_bounce_whose_success_was_never_heard_is_both(
         ]
         for _ in range(2):
             bounced = await world.app.refunds.apply(
-                RefundChannelFact(refund_id=refund_id, status=RefundChannelStatus.REVERSED)
+                RefundFact(refund_id=refund_id, status=RefundChannelStatus.REVERSED)
             )
             assert (bounced.state, bounced.needs_attention, bounced.refunded_at is None) == (
                 RefundState.REVERSED,
@@ -360,7 +361,7 @@ async def test_a_bounce_nobody_expected_tells_the_order_once_and_takes_the_share
     await world.app.order_relay.run_once()
     heard = len(world.orders.updates)
     await world.app.refunds.apply(
-        RefundChannelFact(
+        RefundFact(
             refund_id=lost.refund_id,
             status=RefundChannelStatus.REVERSED,
             fee_returned=Money(60, "CNY"),
@@ -388,7 +389,7 @@ async def test_money_that_left_after_all_above_the_cap_is_a_loss(
     line.next_status = RefundChannelStatus.SUCCESS
     await refund(world, payment, "60.00")
     late = await world.app.refunds.apply(
-        RefundChannelFact(
+        RefundFact(
             refund_id=refusal.value.metadata["refund_id"], status=RefundChannelStatus.SUCCESS
         )
     )
@@ -439,7 +440,7 @@ async def test_a_refund_that_gets_no_answer_keeps_no_other_one_waiting(
     line.lose_answers = False
     told, ended = asyncio.Event(), list[str]()
 
-    async def query_refund(refund_id: str, *, timeout_seconds: float) -> RefundChannelFact:
+    async def query_refund(refund_id: str, *, timeout_seconds: float) -> RefundFact:
         if refund_id == hung.refund_id:
             await told.wait()  # until all of the others have their answer
         ended.append(refund_id)

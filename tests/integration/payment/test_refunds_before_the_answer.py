@@ -12,10 +12,10 @@ import pytest
 
 from mesh.money import RequestedAmount
 from order_rpc.domain.order import Order, OrderState
-from payment_rpc.channels import RefundChannelStatus
 from payment_rpc.domain.errors import RefundFailed
 from payment_rpc.domain.payment import Disposition, Payment, PaymentState
 from payment_rpc.domain.refund import Refund, RefundState
+from payment_rpc.domain.refund_facts import RefundChannelStatus
 from payment_rpc.store import payments, refunds
 from payment_rpc.tables import LEDGER_POSTING, LEDGER_TRANSACTION
 from payment_rpc.usecases.facts import Applied

@@ -15,8 +15,9 @@ import pytest
 from mesh import failpoints
 from mesh.failpoints import FailpointRaised
 from mesh.outbox import OUTBOX
-from payment_rpc.channels import ChannelFact, ChannelStatus, RefundChannelFact, RefundChannelStatus
+from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.payment import Disposition, Payment, PaymentState
+from payment_rpc.domain.refund_facts import RefundChannelStatus, RefundFact
 from payment_rpc.tables import ATTEMPT, REFUND, SCAN_ACTION
 from tests.builders.order import PAYMENT_WINDOW
 from tests.builders.payment import DECLINED, LEASE_SECONDS, TIMES, PaymentWorld, payment_world
@@ -186,13 +187,11 @@ async def test_a_refund_of_ours_is_submitted_asked_for_and_told(
         "query_refund": RefundChannelStatus.NOT_FOUND,
     }
 
-    async def refund(*, refund_id: str, **_: Any) -> RefundChannelFact:
-        return RefundChannelFact(
-            refund_id=refund_id, status=answers["refund"], channel_refund_no="SR1"
-        )
+    async def refund(*, refund_id: str, **_: Any) -> RefundFact:
+        return RefundFact(refund_id=refund_id, status=answers["refund"], channel_refund_no="SR1")
 
-    async def query_refund(refund_id: str, **_: Any) -> RefundChannelFact:
-        return RefundChannelFact(
+    async def query_refund(refund_id: str, **_: Any) -> RefundFact:
+        return RefundFact(
             refund_id=refund_id, status=answers["query_refund"], channel_refund_no="SR1"
         )
 

@@ -13,9 +13,10 @@ import pytest
 from sqlalchemy import delete, insert, update
 
 from mesh.money import Money
-from payment_rpc.channels import ChannelFact, ChannelStatus, RefundChannelFact, RefundChannelStatus
 from payment_rpc.domain.errors import RefundFailed
+from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.payment import Disposition, PaymentState
+from payment_rpc.domain.refund_facts import RefundChannelStatus, RefundFact
 from payment_rpc.store import books
 from payment_rpc.tables import (
     ATTEMPT,
@@ -65,12 +66,12 @@ async def a_bit_of_everything(world: PaymentWorld, line: RefundLine) -> None:
     line.next_status = RefundChannelStatus.SUCCESS
     bounced = await refund(world, payment, "30.00")
     await world.app.refunds.apply(
-        RefundChannelFact(refund_id=bounced.refund_id, status=RefundChannelStatus.REVERSED)
+        RefundFact(refund_id=bounced.refund_id, status=RefundChannelStatus.REVERSED)
     )
     await refund(world, payment, "60.00")
     # a loss
     await world.app.refunds.apply(
-        RefundChannelFact(
+        RefundFact(
             refund_id=refusal.value.metadata["refund_id"], status=RefundChannelStatus.SUCCESS
         )
     )

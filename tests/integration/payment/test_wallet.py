@@ -19,7 +19,6 @@ from mesh.idempotency import RECEIPT
 from mesh.money import Money, RequestedAmount
 from mesh.outbox import OUTBOX
 from order_rpc.domain.order import OrderState
-from payment_rpc.channels import ChannelFact, ChannelStatus, RefundChannelStatus
 from payment_rpc.channels.sandbox import PUBLISHED_MD5_SECRET
 from payment_rpc.domain.attempt import Attempt
 from payment_rpc.domain.card import Card
@@ -32,8 +31,10 @@ from payment_rpc.domain.errors import (
     PaymentStateInvalid,
     RefundNotAllowed,
 )
+from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.payment import BALANCE, TOP_UP, Disposition, Payment, PaymentState
 from payment_rpc.domain.refund import RefundState
+from payment_rpc.domain.refund_facts import RefundChannelStatus
 from payment_rpc.domain.wallet import EntryKind
 from payment_rpc.store import attempts
 from payment_rpc.tables import ATTEMPT, LEDGER_TRANSACTION, PAYMENT, REFUND, WALLET, WALLET_ENTRY

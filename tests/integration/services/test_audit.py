@@ -17,7 +17,7 @@ from mesh.audit.queries import waiting_events
 from mesh.errors import Unavailable
 from mesh.money import Money
 from mesh.outbox import OUTBOX
-from payment_rpc.channels import ChannelFact, ChannelStatus
+from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.payment import Disposition, PaymentState
 from payment_rpc.tables import ATTEMPT, ATTENTION, PAYMENT, REFUND
 from paymesh_cli.audit import between

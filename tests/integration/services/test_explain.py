@@ -14,8 +14,8 @@ from mesh.errors import UpstreamUnavailable
 from mesh.money import Money
 from mesh.outbox import OUTBOX
 from order_rpc.tables import ORDER_AUDIT, REFUND_REQUEST
-from payment_rpc.channels import ChannelFact, ChannelStatus
 from payment_rpc.domain.errors import CardDeclined
+from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.tables import ATTEMPT, CHANNEL_CALLBACK, REFUND, WALLET_ENTRY
 from paymesh_cli.explain import read_explanations, show
 from paymesh_cli.terminal import Terminal

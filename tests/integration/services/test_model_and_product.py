@@ -25,11 +25,12 @@ from order_rpc.domain.payment import CloseAnswer, PaymentSnapshot
 from order_rpc.domain.payment import CloseResult as AnsweredResult
 from order_rpc.tables import ORDERS
 from order_rpc.usecases.to_payment_rpc import PaymentDestination, StillClosing, close_message
-from payment_rpc.channels import ChannelFact, ChannelStatus, RefundChannelFact, RefundChannelStatus
 from payment_rpc.domain.attempt import Attempt
+from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.order import OrderToPay
 from payment_rpc.domain.payment import CREDIT_CARD, Disposition, Payment, PaymentState
 from payment_rpc.domain.refund import OPEN, Refund, RefundState
+from payment_rpc.domain.refund_facts import RefundChannelStatus, RefundFact
 from payment_rpc.store import attempts, payments, refunds
 from payment_rpc.tables import ATTENTION, ORDER_GATE
 from payment_rpc.usecases.closing import verdict
@@ -307,7 +308,7 @@ class Product:
         self, tx: AsyncConnection, done: Done, name: str, fact: RefundState
     ) -> None:
         await self.shop.app.refunds.write(
-            tx, RefundChannelFact(refund_id=name, status=RefundChannelStatus(fact))
+            tx, RefundFact(refund_id=name, status=RefundChannelStatus(fact))
         )
 
     async def _disposition(

@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 from itertools import product
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -16,7 +17,7 @@ from mesh.errors import Outcome
 from mesh.money import Money
 from payment_rpc.domain.attempt import OPEN, Attempt, AttemptState
 from payment_rpc.domain.errors import PaymentStateInvalid
-from payment_rpc.domain.facts import Decision, Fact, FactKind, apply_channel_fact
+from payment_rpc.domain.facts import ChannelFact, ChannelStatus, Decision, apply_channel_fact
 from payment_rpc.domain.ledger import LedgerTransaction, Side
 from payment_rpc.domain.payment import NextAction, Payment, PaymentState
 from tests.builders.payment import PRICE, a_payment, an_attempt, balance_of
@@ -31,19 +32,27 @@ PAYMENTS = {
     "CLOSING without slot": a_payment(S.CLOSING, holds_slot=False),
     "PAYING pending": a_payment(outcome=Outcome.PENDING, next_action=ACTION),
 }
+
+
+def a_fact(status: ChannelStatus, **values: Any) -> ChannelFact:
+    return ChannelFact(attempt_id="ATT1", status=status, **values)
+
+
 FACTS = {
-    "captured": Fact(kind=FactKind.CAPTURED, amount=PRICE, trade_no="T1", occurred_at=EPOCH),
-    "captured other amount": Fact(kind=FactKind.CAPTURED, amount=Money(9999, "CNY"), trade_no="T1"),
-    "captured other currency": Fact(
-        kind=FactKind.CAPTURED, amount=Money(10000, "USD"), trade_no="T1"
+    "captured": a_fact(ChannelStatus.CAPTURED, amount=PRICE, trade_no="T1", occurred_at=EPOCH),
+    "captured other amount": a_fact(
+        ChannelStatus.CAPTURED, amount=Money(9999, "CNY"), trade_no="T1"
     ),
-    "declined": Fact(kind=FactKind.DECLINED, reason="CARD_DECLINED", message="no"),
-    "tech failed": Fact(kind=FactKind.TECH_FAILED, reason="CHANNEL_FAILED"),
-    "not attempted": Fact(kind=FactKind.NOT_ATTEMPTED, reason="CHANNEL_UNAVAILABLE"),
-    "pending": Fact(kind=FactKind.PENDING, next_action=ACTION),
-    "closed": Fact(kind=FactKind.CLOSED, reason="PAYMENT_CLOSED"),
-    "lost": Fact(kind=FactKind.LOST),
-    "unknown": Fact(kind=FactKind.UNKNOWN),
+    "captured other currency": a_fact(
+        ChannelStatus.CAPTURED, amount=Money(10000, "USD"), trade_no="T1"
+    ),
+    "declined": a_fact(ChannelStatus.DECLINED, reason="CARD_DECLINED", message="no"),
+    "tech failed": a_fact(ChannelStatus.FAILED, reason="CHANNEL_FAILED"),
+    "not attempted": a_fact(ChannelStatus.NOT_SENT, reason="CHANNEL_UNAVAILABLE"),
+    "pending": a_fact(ChannelStatus.PENDING, next_action=ACTION),
+    "closed": a_fact(ChannelStatus.CLOSED, amount=PRICE, reason="PAYMENT_CLOSED"),
+    "lost": a_fact(ChannelStatus.CLOSED),
+    "unknown": a_fact(ChannelStatus.UNKNOWN),
 }
 CAPTURES = ("captured", "captured other amount", "captured other currency")
 ENDS = {
@@ -54,7 +63,9 @@ ENDS = {
     "lost": A.CLOSED,
 }
 NOT_CAPTURED = tuple(state for state in A if state is not A.CAPTURED)
-Line = tuple[PaymentState, AttemptState, str, str]  # payment, attempt, kind of booking, attention
+Line = tuple[
+    PaymentState, AttemptState, str, str
+]  # payment, attempt, kind of booking, review_reason
 
 
 def table() -> dict[tuple[str, AttemptState, str], Line]:  # noqa: C901  # a table
@@ -146,9 +157,9 @@ def test_a_fact_does_what_the_table_says_and_nothing_else(payment: str, fact: st
         line = (payment, state, fact)
         if line in REFUSED:
             with pytest.raises(PaymentStateInvalid):
-                apply_channel_fact(before, attempt, FACTS[fact], others_open=False, at=LATER)
+                apply(before, attempt, FACTS[fact])
             continue
-        decision = apply_channel_fact(before, attempt, FACTS[fact], others_open=False, at=LATER)
+        decision = apply(before, attempt, FACTS[fact])
         expected = {**TABLE, **INIT_ENDS}.get(line)
         if expected is None:
             assert decision.payment == before, line
@@ -161,13 +172,17 @@ def test_a_fact_does_what_the_table_says_and_nothing_else(payment: str, fact: st
             decision.payment.state,
             decision.attempt.state,
             kind,
-            decision.attention,
+            decision.review_reason,
         ) == expected, line
         assert decision.changes(before, attempt), line
 
 
-def apply(payment: Payment, attempt: Attempt, fact: Fact, *, others_open: bool = False) -> Decision:
-    return apply_channel_fact(payment, attempt, fact, others_open=others_open, at=LATER)
+def apply(
+    payment: Payment, attempt: Attempt, fact: ChannelFact, *, others_open: bool = False
+) -> Decision:
+    return apply_channel_fact(
+        payment, attempt, fact, others_open=others_open, first_send=True, at=LATER
+    )
 
 
 def lines_of(booking: LedgerTransaction | None) -> list[tuple[str, str, int, str]]:
@@ -245,18 +260,18 @@ def test_a_capture_that_contradicts_the_one_that_is_known_needs_a_person(
 ) -> None:
     payment, attempt = a_payment(S.SUCCESS), an_attempt(A.CAPTURED)
     decision = apply(payment, attempt, replace(FACTS[wrong], trade_no=trade_no))
-    assert (decision.payment, decision.attempt, decision.booking, decision.attention) == (
+    assert (decision.payment, decision.attempt, decision.booking, decision.review_reason) == (
         payment,
         attempt,
         None,
         "CAPTURE_CONTRADICTED",
     )
-    assert apply(payment, attempt, replace(FACTS["captured"], trade_no="T0")).attention == ""
+    assert apply(payment, attempt, replace(FACTS["captured"], trade_no="T0")).review_reason == ""
 
 
 def test_a_capture_without_an_amount_is_refused() -> None:
     with pytest.raises(ValueError, match="amount"):
-        apply(a_payment(), an_attempt(), Fact(kind=FactKind.CAPTURED))
+        apply(a_payment(), an_attempt(), a_fact(ChannelStatus.CAPTURED))
 
 
 @pytest.mark.parametrize("fact", [*ENDS])
@@ -290,12 +305,12 @@ def test_an_end_without_money_says_why_and_frees_the_slot(
 def test_pending_tells_the_buyer_what_to_do_and_keeps_what_it_said() -> None:
     waiting = apply(a_payment(), an_attempt(), FACTS["pending"])
     assert (waiting.payment.next_action, waiting.payment.outcome) == (ACTION, Outcome.PENDING)
-    again = apply(waiting.payment, waiting.attempt, Fact(kind=FactKind.PENDING))
+    again = apply(waiting.payment, waiting.attempt, a_fact(ChannelStatus.PENDING))
     assert not again.changes(waiting.payment, waiting.attempt)
     other = replace(ACTION, value="https://cashier.test/y")
     assert (
         apply(
-            waiting.payment, waiting.attempt, Fact(kind=FactKind.PENDING, next_action=other)
+            waiting.payment, waiting.attempt, a_fact(ChannelStatus.PENDING, next_action=other)
         ).payment.next_action
         == other
     )
@@ -316,7 +331,7 @@ facts = st.lists(
 
 @given(facts)
 def test_any_news_in_any_order_books_each_capture_once_balances_and_repeats_without_effect(
-    news: list[tuple[int, Fact, int]],
+    news: list[tuple[int, ChannelFact, int]],
 ) -> None:
     payment = a_payment()
     attempts = [an_attempt(), an_attempt(attempt_id="ATT2")]
@@ -327,7 +342,9 @@ def test_any_news_in_any_order_books_each_capture_once_balances_and_repeats_with
         for repetition in (False, True):
             attempt = attempts[which]
             others_open = attempts[1 - which].state in OPEN
-            decision = apply_channel_fact(payment, attempt, fact, others_open=others_open, at=LATER)
+            decision = apply_channel_fact(
+                payment, attempt, fact, others_open=others_open, first_send=True, at=LATER
+            )
             if repetition:
                 assert not decision.changes(payment, attempt)
                 assert decision.booking is None
@@ -387,3 +404,18 @@ def test_money_that_comes_while_the_buyer_cancels_leaves_no_failure() -> None:
             ).payment.failure
             is None
         )
+
+
+@pytest.mark.parametrize(("first_send", "sends"), [(False, 1), (True, 2)])
+def test_a_send_that_failed_leaves_doubt_where_another_one_may_have_arrived(
+    first_send: bool, sends: int
+) -> None:
+    decision = apply_channel_fact(
+        a_payment(),
+        an_attempt(sends=sends),
+        FACTS["not attempted"],
+        others_open=False,
+        first_send=first_send,
+        at=LATER,
+    )
+    assert decision.attempt.state is A.UNKNOWN

@@ -15,16 +15,16 @@ from payment_rpc.domain.ledger import LOSS, Side
 from payment_rpc.domain.payment import Payment, PaymentState
 from payment_rpc.domain.refund import OPEN, Refund, RefundState
 from payment_rpc.domain.refund_facts import (
+    RefundChannelStatus,
     RefundDecision,
     RefundFact,
-    RefundFactKind,
     apply_refund_fact,
     steps_of,
 )
 from tests.builders.payment import a_payment
 from tests.support.fakes import EPOCH
 
-P, S, F = PaymentState, RefundState, RefundFactKind
+P, S, F = PaymentState, RefundState, RefundChannelStatus
 MERCHANT, NOBODY, LEAVING, CHANNEL = (
     "merchant_payable:mall",
     "unapplied_receipts:sandbox",
@@ -38,7 +38,7 @@ BECOMES = {
     **{(state, F.FAILED): S.FAILED for state in SENT},
     (S.SUBMITTED, F.PENDING): S.PENDING,
     (S.UNKNOWN, F.PENDING): S.PENDING,
-    (S.SUBMITTED, F.UNKNOWN): S.UNKNOWN,
+    **dict.fromkeys(product([S.SUBMITTED], [F.UNKNOWN, F.NOT_FOUND, F.NOT_SENT]), S.UNKNOWN),
     (S.SUCCESS, F.REVERSED): S.REVERSED,
 }
 
@@ -79,10 +79,19 @@ def paid(
 
 
 def told(
-    payment: Payment, refund: Refund, kind: RefundFactKind, *, is_kept: bool = False, **fact: Any
+    payment: Payment,
+    refund: Refund,
+    kind: RefundChannelStatus,
+    *,
+    is_captured_attempt: bool = False,
+    **fact: Any,
 ) -> RefundDecision:
     return apply_refund_fact(
-        payment, refund, RefundFact(kind=kind, **fact), is_kept=is_kept, at=EPOCH
+        payment,
+        refund,
+        RefundFact(refund_id="RF1", status=kind, **fact),
+        is_captured_attempt=is_captured_attempt,
+        at=EPOCH,
     )
 
 
@@ -100,7 +109,7 @@ def amounts(payment: Payment) -> tuple[int, int]:
 
 @pytest.mark.parametrize(("state", "kind"), list(product(S, F)))
 def test_each_news_does_what_the_table_says_and_repeats_without_effect(
-    state: RefundState, kind: RefundFactKind
+    state: RefundState, kind: RefundChannelStatus
 ) -> None:
     payment = paid(
         reserved=4000 if state in OPEN else 0, refunded=4000 if state is S.SUCCESS else 0
@@ -108,7 +117,7 @@ def test_each_news_does_what_the_table_says_and_repeats_without_effect(
     refund = a_refund(state)
     decision = told(payment, refund, kind)
     if (state, kind) not in BECOMES:
-        assert (decision.payment, decision.refund, decision.booking, decision.attention) == (
+        assert (decision.payment, decision.refund, decision.booking, decision.review_reason) == (
             payment,
             refund,
             None,
@@ -127,18 +136,25 @@ def test_a_bounce_tells_of_the_success_before_it_where_nobody_heard_of_that(
     state: RefundState,
 ) -> None:
     kinds = [
-        step.kind
-        for step in steps_of(a_refund(state), RefundFact(kind=F.REVERSED, channel_refund_no="SR1"))
+        step.status
+        for step in steps_of(
+            a_refund(state), RefundFact(refund_id="RF1", status=F.REVERSED, channel_refund_no="SR1")
+        )
     ]
     assert kinds == ([F.SUCCESS, F.REVERSED] if state in (*SENT, S.FAILED) else [F.REVERSED])
-    assert [step.kind for step in steps_of(a_refund(state), RefundFact(kind=F.SUCCESS))] == [
-        F.SUCCESS
-    ]
+    assert [
+        step.status
+        for step in steps_of(a_refund(state), RefundFact(refund_id="RF1", status=F.SUCCESS))
+    ] == [F.SUCCESS]
 
 
 def test_what_left_is_no_longer_promised() -> None:
     decision = told(paid(reserved=4000), a_refund(), F.SUCCESS, channel_refund_no="SR1")
-    assert (decision.refund.channel_refund_no, decision.refund.refunded_at, decision.attention) == (
+    assert (
+        decision.refund.channel_refund_no,
+        decision.refund.refunded_at,
+        decision.review_reason,
+    ) == (
         "SR1",
         EPOCH,
         "",
@@ -197,7 +213,7 @@ def test_what_failed_is_its_holders_again_and_calls_a_person_when_nobody_asked_f
         reason="NO",
         message="no",
     )
-    assert (decision.refund.needs_attention, decision.attention) == (
+    assert (decision.refund.needs_attention, decision.review_reason) == (
         automatic,
         "REFUND_FAILED" if automatic else "",
     )
@@ -231,7 +247,7 @@ def test_what_left_after_all_is_a_loss_only_above_what_was_left(
     decision = told(payment, a_refund(S.FAILED), F.SUCCESS)
     assert decision.refund.state is S.SUCCESS
     assert (decision.refund.above_cap, decision.refund.needs_attention) == (not fits, not fits)
-    assert decision.attention == ("" if fits else "REFUNDED_ABOVE_CAP")
+    assert decision.review_reason == ("" if fits else "REFUNDED_ABOVE_CAP")
     assert moved(decision) == (MERCHANT if fits else LOSS, CHANNEL)
     assert amounts(decision.payment) == (refunded + 4000 if fits else refunded, reserved)
 
@@ -246,7 +262,7 @@ def test_what_left_after_all_is_a_loss_only_above_what_was_left(
     ],
 )
 def test_a_refund_that_stands_alone_touches_no_column_of_its_payment(
-    state: RefundState, kind: RefundFactKind, debit: str, credit: str
+    state: RefundState, kind: RefundChannelStatus, debit: str, credit: str
 ) -> None:
     payment = paid(refunded=10000)  # nothing of it is left, which is nothing to a second capture
     decision = told(payment, a_refund(state, stands_alone=True, automatic=True), kind)
@@ -256,14 +272,16 @@ def test_a_refund_that_stands_alone_touches_no_column_of_its_payment(
 
 
 def test_a_capture_that_is_the_payments_by_now_and_leaves_after_all_is_a_loss() -> None:
-    decision = told(paid(), a_refund(S.FAILED, stands_alone=True), F.SUCCESS, is_kept=True)
-    assert (moved(decision), decision.refund.above_cap, decision.attention) == (
+    decision = told(
+        paid(), a_refund(S.FAILED, stands_alone=True), F.SUCCESS, is_captured_attempt=True
+    )
+    assert (moved(decision), decision.refund.above_cap, decision.review_reason) == (
         (LOSS, CHANNEL),
         True,
         "REFUNDED_ABOVE_CAP",
     )
     own = told(
-        paid(), a_refund(S.FAILED), F.SUCCESS, is_kept=True
+        paid(), a_refund(S.FAILED), F.SUCCESS, is_captured_attempt=True
     )  # a refund of the payment's own money is counted by its columns
     assert (moved(own), own.refund.above_cap) == ((MERCHANT, CHANNEL), False)
 
@@ -281,7 +299,7 @@ def test_what_bounced_is_here_again_and_a_person_looks(
     changes: dict[str, bool], holder: str, refunded: int
 ) -> None:
     decision = told(paid(refunded=4000), a_refund(S.SUCCESS, **changes), F.REVERSED)
-    assert (decision.refund.state, decision.refund.needs_attention, decision.attention) == (
+    assert (decision.refund.state, decision.refund.needs_attention, decision.review_reason) == (
         S.REVERSED,
         True,
         "REFUND_REVERSED",
