@@ -195,15 +195,7 @@ def _captured(payment: Payment, attempt: Attempt, fact: ChannelFact, *, at: date
         PaymentState.CONFLICTED,
         PaymentState.LATE_REFUNDED,
     )
-    fee_booking = None
-    # the channel keeps it of any capture, also of one that is not ours
-    if fact.fee is not None and fact.fee.minor > 0:
-        fee_booking = ledger.fee_charged(
-            attempt_id=attempt.attempt_id,
-            payment_id=payment.payment_id,
-            channel=attempt.channel,
-            fee=fact.fee,
-        )
+    fee_booking = _fee_booking(payment, attempt, fact)
     if has_money:
         return Decision(
             payment=payment,
@@ -233,6 +225,18 @@ def _captured(payment: Payment, attempt: Attempt, fact: ChannelFact, *, at: date
         payment, attempt_id=attempt.attempt_id, channel=attempt.channel, amount=fact.amount
     )
     return Decision(payment=paid, attempt=taken, booking=booking, fee_booking=fee_booking)
+
+
+def _fee_booking(payment: Payment, attempt: Attempt, fact: ChannelFact) -> LedgerTransaction | None:
+    """The channel keeps its fee of any capture, also of one that is not ours."""
+    if fact.fee is None or fact.fee.minor == 0:
+        return None
+    return ledger.fee_charged(
+        attempt_id=attempt.attempt_id,
+        payment_id=payment.payment_id,
+        channel=attempt.channel,
+        fee=fact.fee,
+    )
 
 
 def _ended(
