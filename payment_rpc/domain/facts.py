@@ -229,7 +229,7 @@ def _captured(payment: Payment, attempt: Attempt, fact: ChannelFact, *, at: date
 
 def _fee_booking(payment: Payment, attempt: Attempt, fact: ChannelFact) -> LedgerTransaction | None:
     """The channel keeps its fee of any capture, also of one that is not ours."""
-    if fact.fee is None or fact.fee.minor == 0:
+    if fact.fee is None or fact.fee.minor <= 0:
         return None
     return ledger.fee_charged(
         attempt_id=attempt.attempt_id,
