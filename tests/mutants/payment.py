@@ -428,8 +428,8 @@ _REFUND_NEWS = [  # what news of a refund makes of it
     ),
     _refund_facts(
         "a refund that somebody asked for and that failed calls nobody",
-        old='attention="REFUND_FAILED" if refund.automatic else "")',
-        new='attention="REFUND_FAILED")',
+        old='review_reason="REFUND_FAILED" if refund.automatic else "")',
+        new='review_reason="REFUND_FAILED")',
         fails=_news(
             "test_what_failed_is_its_holders_again_and_calls_a_person_when_nobody_asked_for_it"
         ),
@@ -442,7 +442,7 @@ _REFUND_NEWS = [  # what news of a refund makes of it
     ),
     _refund_facts(
         "a kept capture that leaves after all is a loss",
-        old="fits = not is_kept if",
+        old="fits = not is_captured_attempt if",
         new="fits = True if",
         fails=_news("test_a_capture_that_is_the_payments_by_now_and_leaves_after_all_is_a_loss"),
     ),
