@@ -46,7 +46,7 @@ def test_every_kind_of_attention_is_explained() -> None:
     kinds = {
         kind
         for path in (ROOT / "payment_rpc" / "domain").glob("*facts.py")
-        for kind in re.findall(r'attention="([A-Z_]+)"', path.read_text())
+        for kind in re.findall(r'review_reason="([A-Z_]+)"', path.read_text())
     }
     assert kinds
     assert {kind for kind in kinds if f"`{kind}`" not in PAGE} == set()
