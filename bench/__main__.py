@@ -30,8 +30,8 @@ from bench.machine import describe
 from bench.processes import Server, server
 from bench.servers import SECRET_FILE
 from mesh import logs
-from tests.support.processes import free_port
-from tests.support.servers import MariaDB, Redis, server_folder
+from tools.processes import free_port
+from tools.servers import MariaDB, Redis, server_folder
 
 GATEWAY_START_SECONDS = 30
 IDLE_ACTIVITIES = 30

@@ -41,7 +41,7 @@ from bench.large_rows import (
 from bench.machine import cpu_seconds, describe
 from mesh.idempotency import MONEY_RETENTION
 from mesh.migrations import upgrade
-from tests.support.servers import MariaDB
+from tools.servers import MariaDB
 
 SERVICES = ("payment_rpc", "order_rpc", "seckill_rpc")
 BATCH = 20_000  # orders per statement

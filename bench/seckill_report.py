@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import seckill, seckill_drain
-from tests.support.servers import MariaDB, Redis, server_folder
+from tools.servers import MariaDB, Redis, server_folder
 
 ROUNDS, ROUNDS_QUICK = 15, 3
 LINE, LINE_QUICK = 100_000, 20_000  # buyers in the line

@@ -20,8 +20,8 @@ import pytest
 import uvloop
 
 from tests.support.processes import Processes
-from tests.support.processes import free_port as find_free_port
-from tests.support.servers import MariaDB, Redis, server_folder
+from tools.processes import free_port as find_free_port
+from tools.servers import MariaDB, Redis, server_folder
 
 # Modules of helpers whose assertions explain themselves like those of tests.
 pytest.register_assert_rewrite(

@@ -14,7 +14,7 @@ import redis
 
 from tests.chaos.links import Link
 from tests.chaos.mesh import ChaosMesh, until
-from tests.support.servers import Redis
+from tools.servers import Redis
 
 CLOCK_SECONDS_MAX = 600
 DATABASE_USER = "paymesh"
@@ -278,7 +278,7 @@ class Faults:
         killed = 0
         with self._administrator() as cursor:
             # information_schema.processlist may crash MariaDB 10.11 while connections go, see
-            # tests.support.servers
+            # tools.servers
             cursor.execute("SHOW PROCESSLIST")
             for session, user, *_ in cursor.fetchall():
                 if user == DATABASE_USER and is_chosen():

@@ -20,8 +20,9 @@ from tests.chaos import clocked
 from tests.chaos.links import Link
 from tests.e2e.crashes import UNFINISHED
 from tests.e2e.mesh_processes import FREE_PORTS, MeshProcesses
-from tests.support.processes import Process, Processes
-from tests.support.servers import MariaDB, Redis
+from tests.support.processes import Processes
+from tools.processes import Process
+from tools.servers import MariaDB, Redis
 
 SERVICES = ("payment_rpc", "order_rpc", "seckill_rpc")
 REPLICAS = {"payment_rpc": 2, "order_rpc": 2}

@@ -27,7 +27,7 @@ from tests.chaos.links import links_to
 from tests.chaos.mesh import ChaosMesh, until
 from tests.chaos.traffic import Heard, Traffic
 from tests.support.processes import Processes
-from tests.support.servers import MariaDB, Redis, server_folder
+from tools.servers import MariaDB, Redis, server_folder
 
 # in `make test`; start, rest and checks take the rest of five minutes
 SECONDS = int(os.environ.get("PMTEST_CHAOS_SECONDS", "240"))

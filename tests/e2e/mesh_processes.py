@@ -27,7 +27,8 @@ from paymesh_cli.supervisor.installation import Installation
 from paymesh_cli.supervisor.plan import plan_mesh
 from paymesh_cli.supervisor.processes import ProcessPlan
 from tests.e2e import armable
-from tests.support.processes import Process, Processes
+from tests.support.processes import Processes
+from tools.processes import Process
 
 FREE_PORTS = {
     "GATEWAY_PORT": "0",

@@ -34,8 +34,9 @@ from mesh.auth import UserTokenIssuer
 from mesh.clock import SystemClock
 from mesh.ids import UlidIds
 from tests.e2e import seckill_armable
-from tests.support.processes import Process, Processes, free_port
-from tests.support.servers import MariaDB, Redis, server_folder
+from tests.support.processes import Processes
+from tools.processes import Process, free_port
+from tools.servers import MariaDB, Redis, server_folder
 
 DATABASES = ("seckill_rpc", "order_rpc", "payment_rpc")
 CALLERS = ("seckill_rpc", "order_rpc", "payment_rpc")

@@ -17,8 +17,9 @@ import pytest
 from grpc_tools import protoc
 
 from tests.e2e.mesh_processes import MeshProcesses
-from tests.support.processes import ROOT, Processes
-from tests.support.servers import missing
+from tests.support.processes import Processes
+from tools.processes import ROOT
+from tools.servers import missing
 
 CLIENTS = ROOT / "tests" / "clients"
 PROTOS = ROOT / "protos"

@@ -21,7 +21,7 @@ from paymesh_cli import paymesh
 from tests.e2e.mesh_processes import Answer, MeshProcesses, Person, wait_until
 from tests.support.consul_agent import Agent, AgentTls, start_agent
 from tests.support.processes import Processes
-from tests.support.servers import MariaDB, Redis
+from tools.servers import MariaDB, Redis
 
 SERVERS = ("payment_rpc", "order_rpc", "seckill_rpc")
 PAUSE_SECONDS = 0.05  # between purchases: a machine that starts replicas has other things to do

@@ -20,7 +20,8 @@ import pytest
 from mesh.clock import SystemClock
 from paymesh_cli.supervisor.installation import Installation, RunningMesh
 from tests.e2e.mesh_processes import FREE_PORTS, Answer, Person, wait_until
-from tests.support.processes import Process, Processes
+from tests.support.processes import Processes
+from tools.processes import Process
 
 BIN = Path(sys.executable).parent
 UP_SECONDS_MAX = 90.0  # cold, on a busy machine

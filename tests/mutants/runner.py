@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from tests.support.processes import ROOT
+from tools.processes import ROOT
 
 COPIED = (
     "mesh",

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from tests.support.processes import ROOT, Process, free_port
-from tests.support.servers import START_ATTEMPTS, find_program, missing
+from tools.processes import ROOT, Process, free_port
+from tools.servers import START_ATTEMPTS, find_program, missing
 
 FETCHED = ROOT / "var" / "tools" / "consul" / "usr" / "bin" / "consul"
 READY = "agent: Synced node info"  # a leader is elected and the catalogue knows the agent

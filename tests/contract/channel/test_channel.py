@@ -23,7 +23,7 @@ from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from sandbox.cards import SLOW_CARD
 from sandbox.signatures import sign_hint
 from tests.support.fakes import FakeClock
-from tests.support.processes import Processes, free_port
+from tests.support.processes import Processes
 from tests.support.sandbox_server import (
     API_KEY,
     CALLBACK_SECRET,
@@ -42,6 +42,7 @@ from tests.support.sandbox_server import (
     running_receiver,
     running_sandbox,
 )
+from tools.processes import free_port
 
 
 @pytest.fixture

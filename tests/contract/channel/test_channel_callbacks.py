@@ -19,7 +19,6 @@ from payment_rpc.domain.errors import SignatureInvalid
 from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from sandbox.signatures import sign_callback
 from tests.support.fakes import FakeClock
-from tests.support.processes import free_port
 from tests.support.sandbox_server import (
     API_KEY,
     CALLBACK_SECRET,
@@ -37,6 +36,7 @@ from tests.support.sandbox_server import (
     running_receiver,
     running_sandbox,
 )
+from tools.processes import free_port
 
 
 @pytest.fixture

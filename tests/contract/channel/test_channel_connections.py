@@ -19,7 +19,6 @@ from payment_rpc.channels.connections import Connections, NotSent
 from payment_rpc.channels.sandbox import SandboxChannel
 from payment_rpc.domain.facts import ChannelStatus
 from paymesh_cli.certificates import CertificateAuthority
-from tests.support.processes import free_port
 from tests.support.sandbox_server import (
     API_KEY,
     CALLBACK_SECRET,
@@ -31,6 +30,7 @@ from tests.support.sandbox_server import (
     swallow,
     transaction,
 )
+from tools.processes import free_port
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 KEPT_OPEN = (

@@ -17,7 +17,6 @@ from payment_rpc.channels.sandbox import SandboxChannel
 from payment_rpc.domain.errors import ChannelUnavailable
 from payment_rpc.domain.facts import ChannelStatus
 from tests.support.fakes import FakeClock
-from tests.support.processes import free_port
 from tests.support.sandbox_server import (
     PATIENCE,
     PRICE,
@@ -32,6 +31,7 @@ from tests.support.sandbox_server import (
     swallow,
     transaction,
 )
+from tools.processes import free_port
 
 
 @pytest.fixture

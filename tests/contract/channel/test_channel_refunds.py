@@ -20,7 +20,6 @@ from payment_rpc.domain.errors import SignatureInvalid
 from payment_rpc.domain.refund_facts import RefundChannelStatus, RefundFact
 from sandbox.signatures import sign_callback
 from tests.support.fakes import EPOCH, FakeClock
-from tests.support.processes import free_port
 from tests.support.sandbox_server import (
     CALLBACK_SECRET,
     PATIENCE,
@@ -35,6 +34,7 @@ from tests.support.sandbox_server import (
     running_sandbox,
     swallow,
 )
+from tools.processes import free_port
 
 PENDING, SUCCESS, FAILED, REVERSED = (
     RefundChannelStatus.PENDING,

@@ -20,7 +20,6 @@ from payment_rpc.channels.sandbox import SandboxChannel
 from payment_rpc.domain.errors import ChannelUnavailable
 from sandbox.planting import KINDS
 from tests.support.fakes import FakeClock
-from tests.support.processes import free_port
 from tests.support.sandbox_server import (
     API_KEY,
     PATIENCE,
@@ -30,6 +29,7 @@ from tests.support.sandbox_server import (
     refund,
     running_sandbox,
 )
+from tools.processes import free_port
 
 TODAY = date(2026, 11, 20)  # EPOCH is 20:00 in Shanghai
 DAY_SECONDS = 86_400

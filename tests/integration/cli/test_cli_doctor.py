@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from mesh import migrations
 from paymesh_cli import checks
 from paymesh_cli.checks import Level
-from tests.support.servers import MariaDB, Redis
+from tools.servers import MariaDB, Redis
 
 
 def now() -> datetime:

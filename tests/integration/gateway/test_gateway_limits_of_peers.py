@@ -21,7 +21,8 @@ from gateway.connection_rules import HEADERS_MAX, PIPELINED_MAX
 from mesh.auth import UserTokenIssuer
 from mesh.clock import SystemClock
 from mesh.ids import UlidIds
-from tests.support.processes import Process, Processes
+from tests.support.processes import Processes
+from tools.processes import Process
 
 MEMORY_MAX = 50 * 1024 * 1024
 BLOCKED_SECONDS_MAX = 0.1

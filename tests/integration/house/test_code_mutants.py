@@ -20,7 +20,7 @@ from tests.mutants.runner import (
     mutated,
     need_mariadb,
 )
-from tests.support.processes import ROOT
+from tools.processes import ROOT
 
 ALL = list(chain.from_iterable(all_lists().values()))
 CHOSEN = ALL if PROOF else choose(all_lists(), seed=os.environ["PMTEST_SEED"])

@@ -12,8 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from paymesh_cli import paymesh
-from tests.support.processes import ROOT
-from tests.support.servers import MariaDB
+from tools.processes import ROOT
+from tools.servers import MariaDB
 
 SERVICES = ("payment_rpc", "order_rpc", "seckill_rpc")
 Script = Callable[[], "subprocess.CompletedProcess[str]"]

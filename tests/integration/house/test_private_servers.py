@@ -13,9 +13,9 @@ import redis
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from tests.support import servers
 from tests.support.processes import Processes
-from tests.support.servers import MariaDB, Redis
+from tools import servers
+from tools.servers import MariaDB, Redis
 
 PARENT = """
 import subprocess, sys, time
@@ -26,7 +26,7 @@ time.sleep(600)
 GRANDPARENT = """
 import sys, time
 from pathlib import Path
-from tests.support.processes import Process
+from tools.processes import Process
 inner = Process(sys.executable, "-c", "import time; time.sleep(600)", log_path=Path("/dev/null")).start()
 print("inner", inner.pid, flush=True)
 time.sleep(600)

@@ -23,7 +23,7 @@ import seckill_rpc.tables
 from mesh import migrations
 from mesh.db import open_database
 from mesh.errors import Unavailable
-from tests.support.processes import free_port
+from tools.processes import free_port
 
 SERVICES = {
     "payment_rpc": payment_rpc.tables.metadata,

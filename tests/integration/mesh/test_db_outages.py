@@ -23,7 +23,7 @@ from mesh.errors import InvalidArgument, OutcomeUnknown, Unavailable
 from tests.integration.mesh.test_db_transactions import accounts, metadata, open_account, opened
 from tests.support.echo import eventually
 from tests.support.fault_proxy import FaultProxy, Loss, fault_proxy
-from tests.support.servers import MariaDB, server_folder
+from tools.servers import MariaDB, server_folder
 
 pytestmark = pytest.mark.asyncio(loop_factories=["uvloop", "asyncio"])
 

@@ -47,7 +47,7 @@ from mesh.db import (
 from mesh.db.transactions import ATTEMPTS
 from mesh.errors import Conflict, InvalidArgument, Unavailable
 from tests.support.echo import eventually
-from tests.support.servers import MariaDB
+from tools.servers import MariaDB
 
 metadata = metadata_with_names()
 ACCOUNT = Table(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processes import ROOT
+from tools.processes import ROOT
 
 NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 

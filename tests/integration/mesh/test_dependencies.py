@@ -18,7 +18,7 @@ from mesh.errors import Conflict, Unavailable
 from mesh.health import NOT_SERVING, SERVING, Health
 from seckill_rpc.redis.connection import RedisCheck, open_admission_redis
 from tests.integration.mesh.test_db_transactions import metadata, open_account, opened
-from tests.support.servers import MariaDB, Redis
+from tools.servers import MariaDB, Redis
 
 pytestmark = pytest.mark.asyncio(loop_factories=["uvloop", "asyncio"])
 

@@ -27,7 +27,7 @@ from mesh.redis_client import COMMAND_SECONDS_MAX, open_redis
 from tests.integration.mesh.test_outbox import message
 from tests.support.databases import open_patiently
 from tests.support.fakes import FakeClock
-from tests.support.servers import Redis as RedisServer
+from tools.servers import Redis as RedisServer
 
 TOPIC = "PAYMENT_TOPIC"
 

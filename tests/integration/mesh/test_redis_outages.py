@@ -24,7 +24,7 @@ from tests.builders.payment import a_payment
 from tests.support.echo import eventually
 from tests.support.fakes import FakeClock
 from tests.support.fault_proxy import FaultProxy, Loss, fault_proxy
-from tests.support.servers import Redis, find_carried_redis, find_redis, server_folder
+from tools.servers import Redis, find_carried_redis, find_redis, server_folder
 
 pytestmark = pytest.mark.asyncio(loop_factories=["uvloop", "asyncio"])
 

@@ -28,7 +28,7 @@ from mesh.trace import Trace
 from mesh.wire_errors import from_rpc_error
 from tests.support.echo import EchoRequest, Stub, World, path, plain_channel
 from tests.support.echo_flood import CALLS, CONNECTIONS, KINDS, NEVER_TAKEN, frame, header_block
-from tests.support.processes import ROOT
+from tools.processes import ROOT
 
 ANSWER_SECONDS = 0.1  # within which another client is served
 MEMORY_BYTES = 50 * 2**20  # that a stranger may cost

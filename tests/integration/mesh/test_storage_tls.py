@@ -26,8 +26,8 @@ from tests.integration.mesh.test_db_transactions import metadata
 from tests.integration.mesh.test_redis_outages import idle
 from tests.support.echo import eventually
 from tests.support.fault_proxy import FaultProxy, fault_proxy
-from tests.support.processes import free_port
-from tests.support.servers import MariaDB, Redis, find_program, missing, server_folder
+from tools.processes import free_port
+from tools.servers import MariaDB, Redis, find_program, missing, server_folder
 
 pytestmark = pytest.mark.asyncio(loop_factories=["uvloop", "asyncio"])
 

@@ -24,7 +24,8 @@ from mesh.discovery.static import StaticDiscovery
 from mesh.errors import RemoteError, UpstreamUnavailable
 from mesh.ids import UlidIds
 from mesh.settings import MeshSettings
-from tests.support.processes import Process, Processes, free_port
+from tests.support.processes import Processes
+from tools.processes import Process, free_port
 
 SECRET = b"user tokens of a process in tests"
 

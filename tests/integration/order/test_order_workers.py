@@ -20,7 +20,7 @@ from mesh.redis_client import open_redis
 from mesh.worker import Worker
 from order_rpc.tables import ORDERS
 from tests.builders.order import OrderApp, order_app, snapshot
-from tests.support import servers
+from tools import servers
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from tests.builders.order import merchant
 from tests.builders.payment import PaymentWorld, payment_world
 from tests.integration.payment.test_payment_callbacks import callback, deliver, waiting
 from tests.integration.payment.test_refunds import RefundLine
-from tests.support.servers import MariaDB
+from tools.servers import MariaDB
 
 
 @pytest.fixture

@@ -66,8 +66,8 @@ from tests.builders.payment import (
     UnreliableChannel,
     payment_world,
 )
-from tests.support.processes import free_port
 from tests.support.sandbox_server import API_KEY, CALLBACK_SECRET
+from tools.processes import free_port
 
 S, A = PaymentState, AttemptState
 Factory = Callable[[], str]

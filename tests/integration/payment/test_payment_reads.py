@@ -36,7 +36,7 @@ from payment_rpc.usecases.refunds import CreateRefund
 from tests.builders.order import ADMIN, buyer, merchant
 from tests.builders.payment import DECLINED, PRICE, PaymentWorld, a_payment, payment_world
 from tests.support.fakes import FakeClock
-from tests.support.servers import Redis as RedisServer
+from tools.servers import Redis as RedisServer
 
 S = PaymentState
 Factory = Callable[[], str]

@@ -26,7 +26,7 @@ from tests.builders.seckill_order import (
     seckill_order_world,
     struck,
 )
-from tests.support.servers import Redis as RedisServer
+from tools.servers import Redis as RedisServer
 
 DRAFT, PUBLISHING, OPEN, PAUSED, CLOSING, CLOSED = ActivityState
 REFUSED = "refused"

@@ -23,7 +23,7 @@ from paymesh_cli.supervisor.installation import Installation, RunningMesh
 from seckill_rpc.redis.connection import UnsafeRedis, open_admission_redis
 from seckill_rpc.settings import SeckillSettings
 from tests.builders.seckill_order import SeckillOrderWorld, on_one_database, seckill_order_world
-from tests.support.servers import Redis as RedisServer
+from tools.servers import Redis as RedisServer
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from redis.exceptions import TimeoutError as RedisTimeout
 
 from seckill_rpc.redis.connection import open_admission_redis
 from tests.support.fault_proxy import Loss, fault_proxy
-from tests.support.servers import Redis
+from tools.servers import Redis
 
 COMMAND = b"ECHO"
 

@@ -29,7 +29,7 @@ from seckill_rpc.usecases.consumer.batch_decider import BatchDecider
 from seckill_rpc.usecases.consumer.consumer import LOST_SECONDS
 from tests.builders.seckill import SeckillWorld, seckill_world
 from tests.support.databases import plant
-from tests.support.servers import MariaDB
+from tools.servers import MariaDB
 
 Rounds = Callable[[int, int], int]
 

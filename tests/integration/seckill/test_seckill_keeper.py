@@ -25,7 +25,7 @@ from tests.builders.seckill_order import (
     seckill_order_world,
     struck,
 )
-from tests.support.servers import Redis as RedisServer
+from tools.servers import Redis as RedisServer
 
 Damage = Callable[[SeckillOrderWorld, Activity], Awaitable[object]]
 

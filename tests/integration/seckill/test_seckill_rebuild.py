@@ -27,7 +27,7 @@ from tests.builders.seckill_order import (
     on_one_database,
     seckill_order_world,
 )
-from tests.support.servers import Redis as RedisServer
+from tools.servers import Redis as RedisServer
 
 POINTS = ("after_hold", "after_fence", "after_parts", "after_publish", "after_carry")
 

@@ -15,7 +15,7 @@ from seckill_rpc.redis.keys import Keys, activity_of
 from seckill_rpc.redis.scripts import ScriptName, script_text
 from tests.builders.seckill_scenarios import SCENARIOS, open_draw
 from tests.builders.seckill_scripts import Stage
-from tests.support.servers import Redis, find_carried_redis, find_redis, server_folder
+from tools.servers import Redis, find_carried_redis, find_redis, server_folder
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from seckill_rpc.redis.views import Views
 from seckill_rpc.redis.wakeups import ViewUpdate, Waiters, Wakeups
 from tests.builders.seckill_scripts import Stage
 from tests.support.echo import eventually
-from tests.support.servers import Redis
+from tools.servers import Redis
 
 NEVER = 60.0  # seconds until a waiter looks by himself: only a message can tell him
 LONG = 20.0

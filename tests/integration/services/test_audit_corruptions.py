@@ -35,7 +35,7 @@ from tests.builders.payment import payment_world
 from tests.integration.services.test_audit import audited
 from tests.support.databases import plant
 from tests.support.sandbox_server import API_KEY
-from tests.support.servers import MariaDB
+from tools.servers import MariaDB
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.drawn]
 transaction_json = wire.transaction_json

@@ -26,8 +26,8 @@ from seckill_rpc.redis.connection import require_safe
 from tests.builders.order import order_app
 from tests.builders.payment import payment_world
 from tests.builders.seckill import seckill_world
-from tests.support.processes import ROOT
-from tests.support.servers import MariaDB, Redis
+from tools.processes import ROOT
+from tools.servers import MariaDB, Redis
 
 CLERK = Caller(role=Role.MERCHANT, subject="clerk", merchant_id="mall")
 Limited = Callable[[str], str]

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from paymesh_cli.supervisor.processes import Event, EventKind, ProcessPlan, StartFailed, Supervisor
-from tests.support.processes import Process, Processes
+from tests.support.processes import Processes
+from tools.processes import Process
 
 DEADLINE_SECONDS = 10.0
 SLEEPER = "import time; print('ready', flush=True); time.sleep(3600)"

@@ -23,8 +23,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from mesh.errors import MeshError, default_message
-from tests.support.servers import missing
 from tests.support.sources import parsed
+from tools.servers import missing
 
 ROOT = Path(__file__).resolve().parents[3]
 PACKAGES = ("mesh", "payment_rpc", "order_rpc", "seckill_rpc", "gateway", "sandbox", "paymesh_cli")
@@ -228,6 +228,14 @@ def test_no_two_test_files_have_one_name() -> None:
     """Mutants and pages name a test file without its folder."""
     names = Counter(path.name for path in sources("tests") if path.name.startswith("test_"))
     assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_measurements_and_the_product_import_no_tests() -> None:
+    assert [
+        relative(path)
+        for path in sources(*PACKAGES, "bench", "tools")
+        if re.search(r"^\s*(from|import) tests\b", path.read_text(), re.MULTILINE)
+    ] == []
 
 
 def test_no_module_is_named_after_nothing() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from mesh.wire_errors import COMMON, ErrorCatalogue
 from seckill_rpc.domain.result import ResultCode
-from tests.support.processes import ROOT
+from tools.processes import ROOT
 
 PACKAGES = sorted(
     f"paymesh.{path.parent.parent.name}.v1"

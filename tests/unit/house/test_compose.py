@@ -27,7 +27,8 @@ from paymesh_cli import paymesh
 from paymesh_cli.checks import Level
 from paymesh_cli.safety import check_production
 from paymesh_cli.service_settings import SETTINGS
-from tests.support.processes import ROOT, Processes
+from tests.support.processes import Processes
+from tools.processes import ROOT
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]

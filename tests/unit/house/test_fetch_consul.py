@@ -6,7 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from tests.support.processes import ROOT
+from tools.processes import ROOT
 
 SCRIPT = ROOT / "tools" / "fetch-consul"
 

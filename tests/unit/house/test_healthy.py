@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from mesh.metrics import MetricsPort
-from tests.support.processes import ROOT
+from tools.processes import ROOT
 
 SCRIPT = ROOT / "deploy" / "compose" / "healthy.py"
 CPU_SECONDS_MAX = 0.06

@@ -10,8 +10,8 @@ import re
 from mesh.variables import known_variables
 from paymesh_cli import _COMMANDS
 from paymesh_cli.service_settings import SETTINGS
-from tests.support.processes import ROOT
 from tests.support.sources import parsed
+from tools.processes import ROOT
 
 PAGE = (ROOT / "docs" / "operations.md").read_text()
 PACKAGES = ("mesh", *SETTINGS)

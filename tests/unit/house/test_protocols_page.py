@@ -14,7 +14,7 @@ from payment_rpc import tables as payment_tables
 from payment_rpc.domain import ledger
 from payment_rpc.domain.facts import LOST_BEFORE_CHANNEL
 from seckill_rpc import tables as seckill_tables
-from tests.support.processes import ROOT
+from tools.processes import ROOT
 
 PAGE = (ROOT / "docs" / "protocols.md").read_text()
 SCHEMA = load_schema()

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import servers
-from tests.support.processes import ROOT
+from tools import servers
+from tools.processes import ROOT
 
 # Plays an interpreter: says whether it fits, makes an environment out of itself, and notes what pip
 # is asked for.

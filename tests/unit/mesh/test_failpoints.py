@@ -9,8 +9,9 @@ import pytest
 
 from mesh import failpoints
 from mesh.failpoints import FailpointRaised, failpoint
-from tests.support.processes import ROOT, Processes
+from tests.support.processes import Processes
 from tests.support.sources import failpoints as points_of_the_product
+from tools.processes import ROOT
 
 POINTS = points_of_the_product()
 

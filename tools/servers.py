@@ -1,5 +1,5 @@
-"""Private MariaDB and Redis servers for tests, on free loopback ports, with their data in a folder
-of their own.
+"""Private MariaDB and Redis servers for tests and measurements, on free loopback ports, with their
+data in a folder of their own.
 
 Their settings are those of production where these decide about correctness (durable commits,
 utf8mb4, append-only file, no eviction); speed comes from a folder in memory.
@@ -25,7 +25,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from tests.support.processes import Process, free_port
+from tools.processes import Process, free_port
 
 MEMORY = Path("/dev/shm")
 # containers often give 64 MiB, on which MariaDB fails in the middle of a test

@@ -1,0 +1,1 @@
+"""What developers run, and the private processes and servers of tests and measurements."""
