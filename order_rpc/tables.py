@@ -4,8 +4,6 @@ Every key begins with the tenant.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -22,7 +20,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import mysql
 
-from mesh.db import BigInt, Identifier, UtcMillis, WideInteger, metadata_with_names
+from mesh.db import BigInt, Identifier, UtcMillis, WideInteger, metadata_with_names, one_of
 from mesh.idempotency import RECEIPT
 from mesh.inbox import INBOX
 from mesh.log_chain import LOG_CHAIN, Log, chain_columns
@@ -52,11 +50,6 @@ _TEXT = String(200).with_variant(
 )
 
 RESERVED, COMMITTED, RELEASED = "RESERVED", "COMMITTED", "RELEASED"
-
-
-def one_of(column: str, values: Iterable[str]) -> str:
-    """A CHECK that a column holds one of a closed set."""
-    return f"{column} IN ({', '.join(repr(str(value)) for value in values)})"
 
 
 PRODUCT = Table(

@@ -19,11 +19,17 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.mysql import LONGTEXT
 
-from mesh.db import BigInt, Identifier, UtcMillis, metadata_with_names
+from mesh.db import BigInt, Identifier, UtcMillis, metadata_with_names, one_of
 from mesh.idempotency import RECEIPT
 from mesh.inbox import INBOX
 from mesh.log_chain import LOG_CHAIN, Log, chain_columns
 from mesh.outbox import OUTBOX
+from payment_rpc.domain import attempt, refund
+from payment_rpc.domain.attempt import AttemptState
+from payment_rpc.domain.callback import CallbackKind, CallbackResult
+from payment_rpc.domain.difference import DifferenceState
+from payment_rpc.domain.payment import LIVE, PaymentState
+from payment_rpc.domain.refund import RefundState
 
 # No foreign keys (docs/decisions/0011): the check of one takes a shared lock on the parent, which
 # the same transaction updates later, a deadlock between two callers. The parents are locked first
@@ -86,13 +92,11 @@ PAYMENT = Table(
         name="refund_cap",
     ),
     CheckConstraint(
-        "state IN ('INIT', 'PAYING', 'SUCCESS', 'FAILED', 'CLOSING', 'CLOSED', 'CONFLICTED', "
-        "'LATE_SUCCESS', 'LATE_REFUNDED')",
+        one_of("state", PaymentState),
         name="state",
     ),
     CheckConstraint(
-        "live_slot IS NULL OR (live_slot = 1 AND state IN ('INIT', 'PAYING', 'CLOSING', "
-        "'SUCCESS'))",
+        f"live_slot IS NULL OR (live_slot = 1 AND {one_of('state', LIVE)})",
         name="slot",
     ),
     CheckConstraint(
@@ -124,13 +128,14 @@ ATTEMPT = Table(
     Column("updated_at", UtcMillis, nullable=False),
     Column("captured_at", UtcMillis, nullable=True),
     CheckConstraint(
-        "state IN ('SENT', 'PENDING', 'UNKNOWN', 'CAPTURED', 'DECLINED', 'TECH_FAILED', "
-        "'NOT_ATTEMPTED', 'CLOSED')",
+        one_of("state", AttemptState),
         name="state",
     ),
     CheckConstraint("(state = 'CAPTURED') = (captured_minor IS NOT NULL)", name="captured"),
     CheckConstraint(
-        "(state IN ('SENT', 'PENDING', 'UNKNOWN')) = (next_query_at IS NOT NULL)", name="asked"
+        f"({one_of('state', [s for s in AttemptState if s in attempt.OPEN])}) = "
+        "(next_query_at IS NOT NULL)",
+        name="asked",
     ),
     Index("ix_attempt_payment", "payment_id", "attempt_id"),
     Index("ix_attempt_due", "next_query_at", "attempt_id"),
@@ -171,12 +176,12 @@ REFUND = Table(
     UniqueConstraint("merchant_id", "request_id", name="uq_refund_request_id"),
     CheckConstraint("amount_minor > 0", name="amount"),
     CheckConstraint(
-        "state IN ('CREATED', 'SUBMITTED', 'PENDING', 'UNKNOWN', 'SUCCESS', 'FAILED', 'REVERSED', "
-        "'CANCELED')",
+        one_of("state", RefundState),
         name="state",
     ),
     CheckConstraint(
-        "(state IN ('CREATED', 'SUBMITTED', 'PENDING', 'UNKNOWN')) = (next_query_at IS NOT NULL)",
+        f"({one_of('state', [s for s in RefundState if s in refund.OPEN])}) = "
+        "(next_query_at IS NOT NULL)",
         name="asked",
     ),
     Index("ix_refund_payment", "payment_id", "refund_id"),
@@ -335,7 +340,7 @@ STATEMENT_DIFFERENCE = Table(
     Column("resolved_at", UtcMillis, nullable=True),
     # What was found is found once, however often a statement comes.
     UniqueConstraint("difference_key", name="uq_statement_difference_key"),
-    CheckConstraint("state IN ('OPEN', 'RESOLVED')", name="state"),
+    CheckConstraint(one_of("state", DifferenceState), name="state"),
     CheckConstraint("(state = 'RESOLVED') = (resolved_at IS NOT NULL)", name="resolved"),
     Index("ix_statement_difference_import", "import_id", "difference_id"),
     Index("ix_statement_difference_state", "state", "difference_id"),
@@ -373,9 +378,9 @@ CHANNEL_CALLBACK = Table(
     *chain_columns(),
     # An event counts once: NULLs do not collide.
     UniqueConstraint("channel", "dedupe_key", name="uq_channel_callback_dedupe"),
-    CheckConstraint("kind IN ('CALLBACK', 'HINT')", name="kind"),
+    CheckConstraint(one_of("kind", CallbackKind), name="kind"),
     CheckConstraint("payload_encoding IN ('TEXT', 'BASE64')", name="payload_encoding"),
-    CheckConstraint("result IN ('RECEIVED', 'PROCESSED', 'IGNORED', 'FAILED')", name="result"),
+    CheckConstraint(one_of("result", CallbackResult), name="result"),
     CheckConstraint(
         "signature_valid OR (dedupe_key IS NULL AND result = 'FAILED')", name="unverified"
     ),

@@ -20,7 +20,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import mysql
 
-from mesh.db import BigInt, Identifier, UtcMillis, metadata_with_names
+from mesh.db import BigInt, Identifier, UtcMillis, metadata_with_names, one_of
 from mesh.idempotency import RECEIPT
 from mesh.inbox import INBOX
 from mesh.outbox import OUTBOX
@@ -40,10 +40,6 @@ _STATE = Identifier(16)
 _TEXT = String(200).with_variant(
     mysql.VARCHAR(200, charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb"
 )
-
-
-def _one_of(column: str, values: type[ActivityState | AdmissionMode | UnitState]) -> str:
-    return f"{column} IN ({', '.join(repr(str(value)) for value in values)})"
 
 
 ACTIVITY = Table(
@@ -72,8 +68,8 @@ ACTIVITY = Table(
     Column("created_at", UtcMillis, nullable=False),
     Column("updated_at", UtcMillis, nullable=False),
     UniqueConstraint("merchant_id", "sku_id", "open_slot", name="uq_activity_open_slot"),
-    CheckConstraint(_one_of("state", ActivityState), name="state"),
-    CheckConstraint(_one_of("mode", AdmissionMode), name="mode"),
+    CheckConstraint(one_of("state", ActivityState), name="state"),
+    CheckConstraint(one_of("mode", AdmissionMode), name="mode"),
     CheckConstraint("price_minor >= 0", name="price"),
     CheckConstraint("limit_per_user >= 1", name="limit_per_user"),
     CheckConstraint("sold >= 0 AND sold <= total", name="sold"),
@@ -112,7 +108,7 @@ SECKILL_ORDER = Table(
     UniqueConstraint(
         "activity_id", "user_id", "live_request", name="uq_seckill_order_live_request"
     ),
-    CheckConstraint(_one_of("state", UnitState), name="state"),
+    CheckConstraint(one_of("state", UnitState), name="state"),
     CheckConstraint("(state = 'LIVE') = (slot IS NOT NULL)", name="slot"),
     CheckConstraint("(state = 'LIVE') = (live_request IS NOT NULL)", name="live_request"),
 )

@@ -6,7 +6,7 @@ call can cut, and again from its start when the database asks for it (deadlock, 
 connection before the commit). What may have been committed is told apart from what was not.
 """
 
-from mesh.db.columns import BigInt, Identifier, UtcMillis, WideInteger, metadata_with_names
+from mesh.db.columns import BigInt, Identifier, UtcMillis, WideInteger, metadata_with_names, one_of
 from mesh.db.engine import open_database, open_engine
 from mesh.db.transactions import Database, DatabaseBusy, StaleRow, expect_one, insert_if_absent
 from mesh.db.violations import ConstraintViolated
@@ -23,6 +23,7 @@ __all__ = [
     "expect_one",
     "insert_if_absent",
     "metadata_with_names",
+    "one_of",
     "open_database",
     "open_engine",
 ]

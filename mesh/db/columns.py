@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -53,6 +54,11 @@ class UtcMillis(TypeDecorator[datetime]):
         return (
             None if value is None else _EPOCH + min(max(int(value), _FIRST), _LAST) * _MILLISECOND
         )
+
+
+def one_of(column: str, values: Iterable[str]) -> str:
+    """The condition of a CHECK: a column has one of these values."""
+    return f"{column} IN ({', '.join(repr(str(value)) for value in values)})"
 
 
 def metadata_with_names() -> MetaData:

@@ -1,5 +1,5 @@
-"""An order: what a buyer wants, at the prices of the moment, and the steps that it may take. The
-transition table below is the only one; the store writes nothing that it does not allow."""
+"""An order: what a buyer wants, at the prices of the moment, and the steps that it may take.
+ORDER_STATES declares every step; the store writes nothing else."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
-from types import MappingProxyType
 
 from mesh.money import DIGITS_MAX, Money
+from mesh.state_machine import Described, StateMachine
 from order_rpc.domain.address import Address
 from order_rpc.domain.errors import CurrencyMixed, OrderStateInvalid, ProductNotFound, TotalTooLarge
 from order_rpc.domain.policy import PLAIN, MerchantPolicy
@@ -19,46 +19,51 @@ from order_rpc.domain.refund import RefundStatus
 _MINOR_MAX = 10**DIGITS_MAX - 1
 
 
-class OrderState(StrEnum):
+class OrderState(Described):
     """Where an order stands."""
 
-    PENDING_PAYMENT = "PENDING_PAYMENT"  # waiting for money; stock is reserved
-    PAID = "PAID"  # stock is sold
-    CANCELLING = "CANCELLING"  # a cancel was decided; its payments are being closed
-    CANCELLED = "CANCELLED"  # nobody will pay; stock is released
-    SHIPPED = "SHIPPED"  # on its way to the buyer
-    COMPLETED = "COMPLETED"  # done
-    REFUNDED = "REFUNDED"  # all money went back
+    PENDING_PAYMENT = "PENDING_PAYMENT", "waiting for money; stock is reserved"
+    PAID = "PAID", "stock is sold"
+    CANCELLING = "CANCELLING", "a cancel was decided; its payments are being closed"
+    CANCELLED = "CANCELLED", "nobody will pay; stock is released"
+    SHIPPED = "SHIPPED", "on its way to the buyer"
+    COMPLETED = "COMPLETED", "done"
+    REFUNDED = "REFUNDED", "all money went back"
 
 
-class Verb(StrEnum):
+class Verb(Described):
     """What can happen to an order."""
 
-    PAY = "PAY"  # a payment succeeded, or there is nothing to pay
-    BEGIN_CANCEL = "BEGIN_CANCEL"  # by the buyer, an admin or the deadline
-    CANCEL = "CANCEL"  # payment_rpc says that no payment can succeed any more
-    # by the buyer or the shop, of an order that cost nothing and is not shipped
-    CANCEL_FREE = "CANCEL_FREE"
-    REVIVE = "REVIVE"  # late money on a cancelled order, and there is stock again
-    SHIP = "SHIP"  # handed to a carrier
-    COMPLETE = "COMPLETE"  # arrived
-    REFUND = "REFUND"  # the whole amount of the payment that paid it went back
+    PAY = "PAY", "a payment succeeded, or there is nothing to pay"
+    BEGIN_CANCEL = "BEGIN_CANCEL", "by the buyer, an admin or the deadline"
+    CANCEL = "CANCEL", "payment_rpc says that no payment can succeed any more"
+    CANCEL_FREE = (
+        "CANCEL_FREE",
+        "by the buyer or the shop, of an order that cost nothing and is not shipped",
+    )
+    REVIVE = "REVIVE", "late money on a cancelled order, and there is stock again"
+    SHIP = "SHIP", "handed to a carrier"
+    COMPLETE = "COMPLETE", "arrived"
+    REFUND = "REFUND", "the whole amount of the payment that paid it went back"
 
 
-TRANSITIONS: Mapping[tuple[OrderState, Verb], OrderState] = MappingProxyType(
-    {
-        (OrderState.PENDING_PAYMENT, Verb.PAY): OrderState.PAID,
-        (OrderState.PENDING_PAYMENT, Verb.BEGIN_CANCEL): OrderState.CANCELLING,
-        (OrderState.CANCELLING, Verb.PAY): OrderState.PAID,
-        (OrderState.CANCELLING, Verb.CANCEL): OrderState.CANCELLED,
-        (OrderState.CANCELLED, Verb.REVIVE): OrderState.PAID,
-        (OrderState.PAID, Verb.CANCEL_FREE): OrderState.CANCELLED,
-        (OrderState.PAID, Verb.SHIP): OrderState.SHIPPED,
-        (OrderState.PAID, Verb.REFUND): OrderState.REFUNDED,
-        (OrderState.SHIPPED, Verb.COMPLETE): OrderState.COMPLETED,
-        (OrderState.SHIPPED, Verb.REFUND): OrderState.REFUNDED,
-        (OrderState.COMPLETED, Verb.REFUND): OrderState.REFUNDED,
-    }
+ORDER_STATES = StateMachine(
+    "Order",
+    OrderState,
+    (
+        (OrderState.PENDING_PAYMENT, Verb.PAY, OrderState.PAID),
+        (OrderState.PENDING_PAYMENT, Verb.BEGIN_CANCEL, OrderState.CANCELLING),
+        (OrderState.CANCELLING, Verb.PAY, OrderState.PAID),
+        (OrderState.CANCELLING, Verb.CANCEL, OrderState.CANCELLED),
+        (OrderState.CANCELLED, Verb.REVIVE, OrderState.PAID),
+        (OrderState.PAID, Verb.CANCEL_FREE, OrderState.CANCELLED),
+        (OrderState.PAID, Verb.SHIP, OrderState.SHIPPED),
+        (OrderState.PAID, Verb.REFUND, OrderState.REFUNDED),
+        (OrderState.SHIPPED, Verb.COMPLETE, OrderState.COMPLETED),
+        (OrderState.SHIPPED, Verb.REFUND, OrderState.REFUNDED),
+        (OrderState.COMPLETED, Verb.REFUND, OrderState.REFUNDED),
+    ),
+    introduction="What a buyer wants. Partial refunds never change its state.",
 )
 
 
@@ -68,12 +73,10 @@ def next_state(state: OrderState, verb: Verb) -> OrderState:
     Raises:
         OrderStateInvalid: the table has no such step.
     """
-    try:
-        return TRANSITIONS[state, verb]
-    except KeyError:
-        raise OrderStateInvalid(
-            f"{verb} is not possible in state {state}", state=state, verb=verb
-        ) from None
+    target = ORDER_STATES.after(state, verb)
+    if target is None:
+        raise OrderStateInvalid(f"{verb} is not possible in state {state}", state=state, verb=verb)
+    return target
 
 
 class StockSource(StrEnum):

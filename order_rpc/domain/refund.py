@@ -4,38 +4,47 @@ there, told here by snapshots of the payment.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
-from types import MappingProxyType
 
 from mesh.money import Money
+from mesh.state_machine import Described, StateMachine
 from order_rpc.domain.errors import RefundStateInvalid
 
 
-class RefundState(StrEnum):
+class RefundState(Described):
     """Where a refund stands."""
 
-    REQUESTED = "REQUESTED"  # waits for the shop
-    APPROVED = "APPROVED"  # payment_rpc carries it out
-    REJECTED = "REJECTED"  # the shop said no
-    SUCCEEDED = "SUCCEEDED"  # the money went back
-    FAILED = "FAILED"  # refused
-    BOUNCED = "BOUNCED"  # it went back and came back again
+    REQUESTED = "REQUESTED", "waits for the shop"
+    APPROVED = "APPROVED", "payment_rpc carries it out"
+    REJECTED = "REJECTED", "the shop said no"
+    SUCCEEDED = "SUCCEEDED", "the money went back"
+    FAILED = "FAILED", "refused"
+    BOUNCED = "BOUNCED", "it went back and came back again"
 
 
 R = RefundState
-# News may skip steps: the newest snapshot alone tells everything.
-NEXT: Mapping[RefundState, frozenset[RefundState]] = MappingProxyType(
-    {
-        R.REQUESTED: frozenset({R.APPROVED, R.REJECTED}),
-        R.APPROVED: frozenset({R.SUCCEEDED, R.FAILED, R.BOUNCED}),
-        R.FAILED: frozenset({R.SUCCEEDED, R.BOUNCED}),  # evidence that the money left after all
-        R.SUCCEEDED: frozenset({R.BOUNCED}),
-        R.REJECTED: frozenset(),
-        R.BOUNCED: frozenset(),
-    }
+REFUND_STATES = StateMachine(
+    "Refund of an order",
+    RefundState,
+    (
+        (R.REQUESTED, "the shop (or a rule) allowed it; payment_rpc is asked", R.APPROVED),
+        (R.REQUESTED, "the shop said no", R.REJECTED),
+        (R.APPROVED, "payment_rpc says that the money went back", R.SUCCEEDED),
+        (R.APPROVED, "payment_rpc or its channel refused it", R.FAILED),
+        (
+            R.APPROVED,
+            "it went back and came back; the news in between was overtaken",
+            R.BOUNCED,
+        ),
+        (R.FAILED, "evidence that the money left after all", R.SUCCEEDED),
+        (R.FAILED, "evidence that it left, and it came back", R.BOUNCED),
+        (R.SUCCEEDED, "it came back from the buyer's bank", R.BOUNCED),
+    ),
+    introduction="A refund as order_rpc sees it: asked for there or straight at payment_rpc, told "
+    "by snapshots, of which the newest may skip steps.",
 )
 # of an order, not counting those that the shop rejected: as many as payment_rpc makes of a payment
 REFUNDS_MAX = 100
@@ -111,7 +120,7 @@ class RefundRequest:
         Raises:
             RefundStateInvalid: the table has no such step.
         """
-        if state not in NEXT[self.state]:
+        if not REFUND_STATES.allows(self.state, state):
             raise RefundStateInvalid(
                 f"a refund in state {self.state} does not become {state}", state=self.state
             )
@@ -138,7 +147,7 @@ class RefundRequest:
 
     def hear(self, news: RefundSnapshot, *, of_sale: bool, at: datetime) -> RefundRequest:
         """This refund after news of payment_rpc; itself when they are old or change nothing."""
-        if news.state in NEXT[self.state] and self.state is not R.REQUESTED:
+        if REFUND_STATES.allows(self.state, news.state) and self.state is not R.REQUESTED:
             return self.to(
                 news.state, at=at, failure=news.reason, refund_id=news.refund_id, of_sale=of_sale
             )

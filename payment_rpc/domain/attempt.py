@@ -6,49 +6,59 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from enum import StrEnum
 
 from mesh.money import Money
+from mesh.state_machine import Described, StateMachine
 from payment_rpc.domain.errors import PaymentStateInvalid
 
 
-class AttemptState(StrEnum):
+class AttemptState(Described):
     """States of an attempt: facts about the channel."""
 
-    SENT = "SENT"  # sent, or about to be: a crash leaves it open
-    PENDING = "PENDING"  # accepted, the result comes later
-    UNKNOWN = "UNKNOWN"  # no readable answer
-    CAPTURED = "CAPTURED"  # money moved
-    DECLINED = "DECLINED"  # the channel said no, finally
-    TECH_FAILED = "TECH_FAILED"  # the channel failed and says that nothing moved
-    NOT_ATTEMPTED = "NOT_ATTEMPTED"  # proven not sent
-    CLOSED = "CLOSED"  # closed at the channel
+    SENT = "SENT", "sent, or about to be: a crash leaves it open"
+    PENDING = "PENDING", "accepted, the result comes later"
+    UNKNOWN = "UNKNOWN", "no readable answer"
+    CAPTURED = "CAPTURED", "money moved"
+    DECLINED = "DECLINED", "the channel said no, finally"
+    TECH_FAILED = "TECH_FAILED", "the channel failed and says that nothing moved"
+    NOT_ATTEMPTED = "NOT_ATTEMPTED", "proven not sent"
+    CLOSED = "CLOSED", "closed at the channel"
 
 
 OPEN = frozenset({AttemptState.SENT, AttemptState.PENDING, AttemptState.UNKNOWN})
-_ENDS = frozenset(
-    {
-        AttemptState.PENDING,
-        AttemptState.CAPTURED,
-        AttemptState.DECLINED,
-        AttemptState.TECH_FAILED,
-        AttemptState.NOT_ATTEMPTED,
-        AttemptState.UNKNOWN,
-        AttemptState.CLOSED,
-    }
-)
-_LATE = frozenset({AttemptState.CAPTURED})
-
-NEXT: dict[AttemptState, frozenset[AttemptState]] = {
-    AttemptState.SENT: _ENDS,
-    AttemptState.PENDING: _ENDS,
-    AttemptState.UNKNOWN: _ENDS,
-    AttemptState.CLOSED: _LATE,
-    AttemptState.DECLINED: _LATE,
-    AttemptState.TECH_FAILED: _LATE,
-    AttemptState.NOT_ATTEMPTED: _LATE,
-    AttemptState.CAPTURED: frozenset(),
+_RESULTS = {
+    AttemptState.CAPTURED: "the channel took the money",
+    AttemptState.DECLINED: "the channel said no, finally",
+    AttemptState.TECH_FAILED: "the channel failed and nothing moved",
+    AttemptState.NOT_ATTEMPTED: "proven that it never left us",
+    AttemptState.PENDING: "the channel waits, for the buyer or for its own back office",
+    AttemptState.UNKNOWN: "no readable answer",
+    AttemptState.CLOSED: "closed at the channel, or lost before it with a tombstone there",
 }
+_NO_NEWER_RESULT = {
+    AttemptState.PENDING: "still waiting, with a newer next action",
+    AttemptState.UNKNOWN: "asked again, still no readable answer",
+}
+ATTEMPT_STATES = StateMachine(
+    "Attempt",
+    AttemptState,
+    (
+        *(
+            (source, _NO_NEWER_RESULT[source] if source is target else cause, target)
+            for source in AttemptState
+            if source in OPEN
+            for target, cause in _RESULTS.items()
+        ),
+        *(
+            (source, "the channel took the money after all (a late callback or answer)", target)
+            for target in (AttemptState.CAPTURED,)
+            for source in AttemptState
+            if source not in OPEN and source is not target
+        ),
+    ),
+    introduction="One call to one channel, under one id. SENT, PENDING and UNKNOWN are open: the "
+    "channel is asked until they end, and the clock never ends one.",
+)
 
 LEASE_MAX = timedelta(minutes=10)  # the longest that a deployment may choose
 
@@ -176,7 +186,7 @@ class Attempt:
         Raises:
             PaymentStateInvalid: it does not exist.
         """
-        if target not in NEXT[self.state]:
+        if not ATTEMPT_STATES.allows(self.state, target):
             raise PaymentStateInvalid(
                 f"an attempt in state {self.state} does not become {target}",
                 payment_id=self.payment_id,

@@ -1,7 +1,7 @@
 """A payment: what one order owes. How much money moved stands in the amounts, never in the state
 (docs/protocols.md 1).
 
-Every transition that exists stands in NEXT; everything else is refused. One live payment per
+PAYMENT_STATES declares every step that exists; everything else is refused. One live payment per
 (merchant, order) holds the slot.
 """
 
@@ -13,56 +13,82 @@ from enum import StrEnum
 
 from mesh.errors import Outcome
 from mesh.money import Money
+from mesh.state_machine import Described, StateMachine
 from payment_rpc.domain.card import CardSummary
 from payment_rpc.domain.errors import PaymentStateInvalid
 
 
-class PaymentState(StrEnum):
+class PaymentState(Described):
     """States of a payment."""
 
-    # no channel call was ever made; for payments that wait for a choice of channel, none is written
-    # so far
-    INIT = "INIT"
-    PAYING = "PAYING"  # sent to a channel; also while its outcome is unknown
-    SUCCESS = "SUCCESS"  # captured, holds the slot
-    FAILED = "FAILED"  # every attempt ended without money
-    CLOSING = "CLOSING"  # being closed at the channel
-    CLOSED = "CLOSED"  # closed without money
-    CONFLICTED = "CONFLICTED"  # the channel took what is not ours
-    LATE_SUCCESS = "LATE_SUCCESS"  # money that the order has not taken
-    LATE_REFUNDED = "LATE_REFUNDED"  # late money that went back
+    INIT = (
+        "INIT",
+        (
+            "no channel call was ever made; for payments that wait for a choice of channel, none "
+            "is written so far"
+        ),
+    )
+    PAYING = "PAYING", "sent to a channel; also while its outcome is unknown"
+    SUCCESS = "SUCCESS", "captured, holds the slot"
+    FAILED = "FAILED", "every attempt ended without money"
+    CLOSING = "CLOSING", "being closed at the channel"
+    CLOSED = "CLOSED", "closed without money"
+    CONFLICTED = "CONFLICTED", "the channel took what is not ours"
+    LATE_SUCCESS = "LATE_SUCCESS", "money that the order has not taken"
+    LATE_REFUNDED = "LATE_REFUNDED", "late money that went back"
 
 
-NEXT: dict[PaymentState, frozenset[PaymentState]] = {
-    PaymentState.INIT: frozenset({PaymentState.PAYING, PaymentState.CLOSED}),
-    PaymentState.PAYING: frozenset(
-        {
-            PaymentState.SUCCESS,
-            PaymentState.FAILED,
-            PaymentState.CLOSING,
-            PaymentState.CLOSED,
-            PaymentState.CONFLICTED,
-        }
+S = PaymentState
+_OTHER_MONEY = "the channel took another amount or currency"
+_LATE = "the channel took the money after all (a late callback or answer)"
+PAYMENT_STATES = StateMachine(
+    "Payment",
+    PaymentState,
+    (
+        (S.INIT, "the attempt is about to be sent", S.PAYING),
+        (S.INIT, "closed before any channel was called", S.CLOSED),
+        (S.PAYING, "the channel took exactly what was owed", S.SUCCESS),
+        (S.PAYING, "declined, failed at the channel, or never arrived there", S.FAILED),
+        (
+            S.PAYING,
+            (
+                "the buyer cancels, the order is closed, the deadline is over, or another payment "
+                "of the order took its place"
+            ),
+            S.CLOSING,
+        ),
+        (S.PAYING, "the channel closed or expired it", S.CLOSED),
+        (S.PAYING, _OTHER_MONEY, S.CONFLICTED),
+        (S.CLOSING, "the channel closed it, declined it or never got it", S.CLOSED),
+        (
+            S.CLOSING,
+            "it was paid before the channel could close it, and it still holds its order's slot",
+            S.SUCCESS,
+        ),
+        (S.CLOSING, "it was paid, and another payment holds the slot", S.LATE_SUCCESS),
+        (S.CLOSING, _OTHER_MONEY, S.CONFLICTED),
+        (S.FAILED, _LATE, S.LATE_SUCCESS),
+        (S.FAILED, f"{_OTHER_MONEY} after all", S.CONFLICTED),
+        (S.CLOSED, _LATE, S.LATE_SUCCESS),
+        (S.CLOSED, f"{_OTHER_MONEY} after all", S.CONFLICTED),
+        (
+            S.SUCCESS,
+            "the order refused it, or took another payment; it goes back by itself",
+            S.LATE_SUCCESS,
+        ),
+        (S.LATE_SUCCESS, "the order (or the wallet, for a top-up) took it", S.SUCCESS),
+        (S.LATE_SUCCESS, "all of it went back", S.LATE_REFUNDED),
+        (S.CONFLICTED, "an operator found that what was owed came in", S.LATE_SUCCESS),
+        (
+            S.CONFLICTED,
+            "an operator gives it back, or writes it off, with a reason",
+            S.FAILED,
+        ),
     ),
-    PaymentState.CLOSING: frozenset(
-        {
-            PaymentState.CLOSED,
-            PaymentState.SUCCESS,
-            PaymentState.LATE_SUCCESS,
-            PaymentState.CONFLICTED,
-        }
-    ),
-    PaymentState.FAILED: frozenset({PaymentState.LATE_SUCCESS, PaymentState.CONFLICTED}),
-    PaymentState.CLOSED: frozenset({PaymentState.LATE_SUCCESS, PaymentState.CONFLICTED}),
-    PaymentState.SUCCESS: frozenset({PaymentState.LATE_SUCCESS}),
-    PaymentState.LATE_SUCCESS: frozenset({PaymentState.SUCCESS, PaymentState.LATE_REFUNDED}),
-    PaymentState.CONFLICTED: frozenset({PaymentState.LATE_SUCCESS, PaymentState.FAILED}),
-    PaymentState.LATE_REFUNDED: frozenset(),
-}
-# may hold the slot
-LIVE = frozenset(
-    {PaymentState.INIT, PaymentState.PAYING, PaymentState.CLOSING, PaymentState.SUCCESS}
+    introduction="What one order owes. How much money moved stands in amounts, never in the state. "
+    "INIT, PAYING, CLOSING and SUCCESS may hold the one slot of an order.",
 )
+LIVE = (S.INIT, S.PAYING, S.CLOSING, S.SUCCESS)  # may hold the slot
 # no final answer yet
 UNDECIDED = frozenset({PaymentState.INIT, PaymentState.PAYING, PaymentState.CLOSING})
 # holds money of the buyer
@@ -308,7 +334,7 @@ class Payment:
         Raises:
             PaymentStateInvalid: it does not exist.
         """
-        if target not in NEXT[self.state]:
+        if not PAYMENT_STATES.allows(self.state, target):
             raise PaymentStateInvalid(
                 f"{self.state} does not become {target}", payment_id=self.payment_id
             )

@@ -10,25 +10,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from enum import StrEnum
 
 from mesh.money import Money
+from mesh.state_machine import Described, StateMachine
 from payment_rpc.domain.attempt import QUERY_PAUSES
 from payment_rpc.domain.errors import PaymentStateInvalid, RefundExceedsRefundable, RefundNotAllowed
 from payment_rpc.domain.payment import MONEY, TOP_UP, Failure, Payment, PaymentState
 
 
-class RefundState(StrEnum):
+class RefundState(Described):
     """States of a refund."""
 
-    CREATED = "CREATED"  # reserved; the channel was not asked
-    SUBMITTED = "SUBMITTED"  # sent, or about to be
-    PENDING = "PENDING"  # the channel decides later
-    UNKNOWN = "UNKNOWN"  # no readable answer
-    SUCCESS = "SUCCESS"  # the money went back
-    FAILED = "FAILED"  # the channel refused it
-    REVERSED = "REVERSED"  # it went back and bounced
-    CANCELED = "CANCELED"  # taken back before it was sent
+    CREATED = "CREATED", "reserved; the channel was not asked"
+    SUBMITTED = "SUBMITTED", "sent, or about to be"
+    PENDING = "PENDING", "the channel decides later"
+    UNKNOWN = "UNKNOWN", "no readable answer"
+    SUCCESS = "SUCCESS", "the money went back"
+    FAILED = "FAILED", "the channel refused it"
+    REVERSED = "REVERSED", "it went back and bounced"
+    CANCELED = "CANCELED", "taken back before it was sent"
 
 
 # that somebody asked for, per payment: everything that reads them together stays small
@@ -37,18 +37,41 @@ REFUNDS_MAX = 100
 OPEN = frozenset(
     {RefundState.CREATED, RefundState.SUBMITTED, RefundState.PENDING, RefundState.UNKNOWN}
 )
-NEXT: dict[RefundState, frozenset[RefundState]] = {
-    RefundState.CREATED: frozenset({RefundState.SUBMITTED, RefundState.CANCELED}),
-    RefundState.SUBMITTED: frozenset(
-        {RefundState.SUCCESS, RefundState.FAILED, RefundState.PENDING, RefundState.UNKNOWN}
-    ),
-    RefundState.PENDING: frozenset({RefundState.SUCCESS, RefundState.FAILED, RefundState.PENDING}),
-    RefundState.UNKNOWN: frozenset({RefundState.SUCCESS, RefundState.FAILED, RefundState.PENDING}),
-    RefundState.FAILED: frozenset({RefundState.SUCCESS}),  # only on evidence of money out
-    RefundState.SUCCESS: frozenset({RefundState.REVERSED}),  # it bounced
-    RefundState.REVERSED: frozenset(),
-    RefundState.CANCELED: frozenset(),
+_RESULTS = {
+    RefundState.SUCCESS: "the channel gave the money back",
+    RefundState.FAILED: "the channel refused; the reservation is free again",
+    RefundState.PENDING: "the channel decides later",
 }
+REFUND_STATES = StateMachine(
+    "Refund",
+    RefundState,
+    (
+        (
+            RefundState.CREATED,
+            "reserved and committed; now it is sent",
+            RefundState.SUBMITTED,
+        ),
+        (RefundState.CREATED, "taken back before it was sent", RefundState.CANCELED),
+        *(
+            (source, cause, target)
+            for source in (RefundState.SUBMITTED, RefundState.PENDING, RefundState.UNKNOWN)
+            for target, cause in _RESULTS.items()
+        ),
+        (
+            RefundState.SUBMITTED,
+            "no readable answer; asked again, and sent again under the same id if it was lost",
+            RefundState.UNKNOWN,
+        ),
+        (RefundState.FAILED, "evidence that the money left after all", RefundState.SUCCESS),
+        (
+            RefundState.SUCCESS,
+            "it bounced: the money is here again and a person looks at it",
+            RefundState.REVERSED,
+        ),
+    ),
+    introduction="One return of money. It is reserved on its payment before the channel is asked, "
+    "and sent under one id however often.",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +188,7 @@ class Refund:
         Raises:
             PaymentStateInvalid: it does not exist.
         """
-        if target not in NEXT[self.state]:
+        if not REFUND_STATES.allows(self.state, target):
             raise PaymentStateInvalid(
                 f"a refund in state {self.state} does not become {target}",
                 payment_id=self.payment_id,

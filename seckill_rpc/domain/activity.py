@@ -4,39 +4,38 @@ never goes back to an older one (docs/protocols.md 5)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from types import MappingProxyType
 
 from mesh.errors import InvalidArgument
 from mesh.money import Money
+from mesh.state_machine import Described, StateMachine
 from seckill_rpc.domain.errors import ActivityStateInvalid
 
 
-class ActivityState(StrEnum):
+class ActivityState(Described):
     """Where an activity stands."""
 
-    DRAFT = "DRAFT"  # planned; it has no units yet
-    PUBLISHING = "PUBLISHING"  # its units are being taken off the shelf
-    OPEN = "OPEN"  # it sells within its window
-    PAUSED = "PAUSED"  # it admits nobody for now
-    CLOSING = "CLOSING"  # it admits nobody any more; the line is being served
-    CLOSED = "CLOSED"  # it is over; unsold units are back on the shelf
+    DRAFT = "DRAFT", "planned; it has no units yet"
+    PUBLISHING = "PUBLISHING", "its units are being taken off the shelf"
+    OPEN = "OPEN", "it sells within its window"
+    PAUSED = "PAUSED", "it admits nobody for now"
+    CLOSING = "CLOSING", "it admits nobody any more; the line is being served"
+    CLOSED = "CLOSED", "it is over; unsold units are back on the shelf"
 
 
-class ActivityVerb(StrEnum):
+class ActivityVerb(Described):
     """What can happen to an activity."""
 
-    PUBLISH = "PUBLISH"  # by the shop
-    OPEN = "OPEN"  # its units have left the shelf and Redis is clean
-    REFUSE = "REFUSE"  # order_rpc has no such product or too few units: nothing left the shelf
-    PAUSE = "PAUSE"  # by the shop
-    RESUME = "RESUME"  # by the shop
-    CLOSE = "CLOSE"  # by the shop, or its end has come
-    FINISH = "FINISH"  # the line is empty
-    ABANDON = "ABANDON"  # by the shop, before it had units
+    PUBLISH = "PUBLISH", "by the shop"
+    OPEN = "OPEN", "its units have left the shelf and Redis is clean"
+    REFUSE = "REFUSE", "order_rpc has no such product or too few units: nothing left the shelf"
+    PAUSE = "PAUSE", "by the shop"
+    RESUME = "RESUME", "by the shop"
+    CLOSE = "CLOSE", "by the shop, or its end has come"
+    FINISH = "FINISH", "the line is empty"
+    ABANDON = "ABANDON", "by the shop, before it had units"
 
 
 class AdmissionMode(StrEnum):
@@ -46,18 +45,22 @@ class AdmissionMode(StrEnum):
     DRAW = "DRAW"  # everybody who enters has the same chance; drawn at the end
 
 
-TRANSITIONS: Mapping[tuple[ActivityState, ActivityVerb], ActivityState] = MappingProxyType(
-    {
-        (ActivityState.DRAFT, ActivityVerb.PUBLISH): ActivityState.PUBLISHING,
-        (ActivityState.DRAFT, ActivityVerb.ABANDON): ActivityState.CLOSED,
-        (ActivityState.PUBLISHING, ActivityVerb.OPEN): ActivityState.OPEN,
-        (ActivityState.PUBLISHING, ActivityVerb.REFUSE): ActivityState.DRAFT,
-        (ActivityState.OPEN, ActivityVerb.PAUSE): ActivityState.PAUSED,
-        (ActivityState.OPEN, ActivityVerb.CLOSE): ActivityState.CLOSING,
-        (ActivityState.PAUSED, ActivityVerb.RESUME): ActivityState.OPEN,
-        (ActivityState.PAUSED, ActivityVerb.CLOSE): ActivityState.CLOSING,
-        (ActivityState.CLOSING, ActivityVerb.FINISH): ActivityState.CLOSED,
-    }
+ACTIVITY_STATES = StateMachine(
+    "Activity of a flash sale",
+    ActivityState,
+    (
+        (ActivityState.DRAFT, ActivityVerb.PUBLISH, ActivityState.PUBLISHING),
+        (ActivityState.DRAFT, ActivityVerb.ABANDON, ActivityState.CLOSED),
+        (ActivityState.PUBLISHING, ActivityVerb.OPEN, ActivityState.OPEN),
+        (ActivityState.PUBLISHING, ActivityVerb.REFUSE, ActivityState.DRAFT),
+        (ActivityState.OPEN, ActivityVerb.PAUSE, ActivityState.PAUSED),
+        (ActivityState.OPEN, ActivityVerb.CLOSE, ActivityState.CLOSING),
+        (ActivityState.PAUSED, ActivityVerb.RESUME, ActivityState.OPEN),
+        (ActivityState.PAUSED, ActivityVerb.CLOSE, ActivityState.CLOSING),
+        (ActivityState.CLOSING, ActivityVerb.FINISH, ActivityState.CLOSED),
+    ),
+    introduction="Units of one product at a price of its own, for a while. What Redis says of it "
+    "follows; the row is the truth.",
 )
 # Redis has to know of it, and it may hold live orders.
 RUNNING = frozenset({ActivityState.OPEN, ActivityState.PAUSED, ActivityState.CLOSING})
@@ -70,12 +73,12 @@ def next_state(state: ActivityState, verb: ActivityVerb) -> ActivityState:
     Raises:
         ActivityStateInvalid: the table has no such step.
     """
-    try:
-        return TRANSITIONS[state, verb]
-    except KeyError:
+    target = ACTIVITY_STATES.after(state, verb)
+    if target is None:
         raise ActivityStateInvalid(
             f"{verb} is not possible in state {state}", state=state, verb=verb
-        ) from None
+        )
+    return target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

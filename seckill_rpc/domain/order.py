@@ -4,28 +4,39 @@ so that every delivery of a click and every ticket gets the same answer for ever
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from types import MappingProxyType
+
+from mesh.state_machine import Described, StateMachine
 
 
-class UnitState(StrEnum):
+class UnitState(Described):
     """What became of a click that was admitted."""
 
-    LIVE = "LIVE"  # the buyer holds a unit
-    RETURNED = "RETURNED"  # the unit went back: not paid in time, or cancelled
-    REFUSED = "REFUSED"  # there was no unit, or order_rpc refused the order for good
+    LIVE = "LIVE", "the buyer holds a unit"
+    RETURNED = "RETURNED", "the unit went back: not paid in time, or cancelled"
+    REFUSED = "REFUSED", "there was no unit, or order_rpc refused the order for good"
 
 
-# A row is born LIVE or REFUSED and changes once at most.
-NEXT: Mapping[UnitState, frozenset[UnitState]] = MappingProxyType(
-    {
-        UnitState.LIVE: frozenset({UnitState.RETURNED, UnitState.REFUSED}),
-        UnitState.RETURNED: frozenset(),
-        UnitState.REFUSED: frozenset(),
-    }
+# A row is written LIVE or REFUSED and changes once at most.
+UNIT_STATES = StateMachine(
+    "Order of an activity",
+    UnitState,
+    (
+        (
+            UnitState.LIVE,
+            "not paid in time, or cancelled: the unit is sold again",
+            UnitState.RETURNED,
+        ),
+        (
+            UnitState.LIVE,
+            "order_rpc can never write the order: the unit is sold again",
+            UnitState.REFUSED,
+        ),
+    ),
+    introduction="What became of a click that was admitted: a row, written once. A refusal is a "
+    "row too, so that every answer about it is one.",
 )
 
 

@@ -156,9 +156,9 @@ _CANCEL = [
         "   return order, None",
         behind=Edit(
             "order_rpc/domain/order.py",
-            "    (OrderState.CANCELLING, Verb.PAY)",
-            "    (OrderState.CANCELLING, Verb.BEGIN_CANCEL): OrderState.CANCELLING,\n    "
-            "(OrderState.CANCELLING, Verb.PAY)",
+            "    (OrderState.CANCELLING, Verb.PAY, OrderState.PAID),",
+            "    (OrderState.CANCELLING, Verb.BEGIN_CANCEL, OrderState.CANCELLING),\n    "
+            "(OrderState.CANCELLING, Verb.PAY, OrderState.PAID),",
         ),
         fails=_in_cancel("test_nothing_is_freed_while_a_channel_has_not_answered"),
     ),
@@ -434,8 +434,8 @@ _REFUNDS = [
         new="",
         behind=Edit(
             "order_rpc/domain/refund.py",
-            "R.APPROVED: frozenset({R.SUCCEEDED,",
-            "R.APPROVED: frozenset({R.APPROVED, R.SUCCEEDED,",
+            '(R.APPROVED, "payment_rpc says that the money went back", R.SUCCEEDED),',
+            '(R.APPROVED, "again", R.APPROVED), (R.APPROVED, "it went back", R.SUCCEEDED),',
         ),
         fails=_in_refunds("test_a_shipped_order_is_refunded_when_the_shop_approves"),
     ),
@@ -495,8 +495,9 @@ _REFUNDS = [
     ),
     _refund(
         "money that left after all is believed",
-        old="R.FAILED: frozenset({R.SUCCEEDED, R.BOUNCED})",
-        new="R.FAILED: frozenset()",
+        old='(R.FAILED, "evidence that the money left after all", R.SUCCEEDED),\n        (R.FAILED, '
+        '"evidence that it left, and it came back", R.BOUNCED),\n',
+        new="",
         fails=_in_refunds("test_money_that_left_after_all_is_believed"),
     ),
     _refund(
@@ -505,8 +506,8 @@ _REFUNDS = [
         new=":",
         behind=Edit(
             "order_rpc/domain/refund.py",
-            "R.REQUESTED: frozenset({R.APPROVED, R.REJECTED})",
-            "R.REQUESTED: frozenset({R.APPROVED, R.REJECTED, R.SUCCEEDED})",
+            '(R.REQUESTED, "the shop said no", R.REJECTED),',
+            '(R.REQUESTED, "the shop said no", R.REJECTED), (R.REQUESTED, "news", R.SUCCEEDED),',
         ),
         fails="test_order_refund.py::test_what_the_shop_has_not_approved_is_not_approved_by_news",
     ),

@@ -396,7 +396,7 @@ _REFUND_NEWS = [  # what news of a refund makes of it
     ),
     _refund(
         "a refund takes the steps of its table only",
-        old="if target not in NEXT[self.state]:",
+        old="if not REFUND_STATES.allows(self.state, target):",
         new="if False:",
         fails=_states("test_a_refund_takes_the_transitions_of_the_protocol_and_no_other"),
     ),

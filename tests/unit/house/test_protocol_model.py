@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from order_rpc.domain.order import TRANSITIONS, OrderState
-from payment_rpc.domain.attempt import NEXT as ATTEMPT_NEXT
-from payment_rpc.domain.payment import NEXT as PAYMENT_NEXT
-from payment_rpc.domain.refund import NEXT as REFUND_NEXT
+from order_rpc.domain.order import ORDER_STATES, OrderState
+from payment_rpc.domain.attempt import ATTEMPT_STATES
+from payment_rpc.domain.payment import PAYMENT_STATES
+from payment_rpc.domain.refund import REFUND_STATES
 from tests.protocol_model.mutants import CAUGHT_IN, COUNTED_IN, HIDDEN_IN, OUTSIDE
 from tests.protocol_model.rules import ALL, SENTENCES
 from tests.protocol_model.scenario import LARGE, SMALL, Scenario
@@ -31,10 +31,10 @@ Rounds = Callable[[int, int], int]
 STATES_MAX = 1_000_000
 
 TABLE: set[Edge] = {
-    *(("payment", state, after) for state in PAYMENT_NEXT for after in PAYMENT_NEXT[state]),
-    *(("attempt", state, after) for state in ATTEMPT_NEXT for after in ATTEMPT_NEXT[state]),
-    *(("refund", state, after) for state in REFUND_NEXT for after in REFUND_NEXT[state]),
-    *(("order", state, after) for (state, _), after in TRANSITIONS.items()),
+    *(("payment", state, after) for state, after in PAYMENT_STATES.causes),
+    *(("attempt", state, after) for state, after in ATTEMPT_STATES.causes),
+    *(("refund", state, after) for state, after in REFUND_STATES.causes),
+    *(("order", state, after) for state, after in ORDER_STATES.causes),
 }
 NOT_MODELLED: dict[Edge, str] = {
     (

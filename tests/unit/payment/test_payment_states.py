@@ -11,10 +11,9 @@ import pytest
 
 from mesh.errors import Outcome
 from mesh.money import Money
-from payment_rpc.domain.attempt import NEXT as ATTEMPT_NEXT
 from payment_rpc.domain.attempt import QUERY_PAUSES, AttemptState
 from payment_rpc.domain.errors import PaymentStateInvalid
-from payment_rpc.domain.payment import LIVE, NEXT, Disposition, Failure, NextAction, PaymentState
+from payment_rpc.domain.payment import LIVE, Disposition, Failure, NextAction, PaymentState
 from tests.builders.payment import PRICE, a_payment, an_attempt
 from tests.support.fakes import EPOCH
 
@@ -47,8 +46,8 @@ ATTEMPT_STEPS = {
 
 
 def test_the_tables_name_every_state() -> None:
-    assert set(NEXT) == set(PAYMENT_STEPS) == set(S)
-    assert set(ATTEMPT_NEXT) == set(ATTEMPT_STEPS) == set(A)
+    assert set(PAYMENT_STEPS) == set(S)
+    assert set(ATTEMPT_STEPS) == set(A)
 
 
 @pytest.mark.parametrize(("state", "target"), list(product(S, S)))
