@@ -18,7 +18,7 @@ from mesh.db import Database, open_database
 from mesh.ids import UlidIds
 from mesh.money import Money
 from mesh.paging import PageTokens
-from order_rpc.app import RETRY_CONSTRAINTS, Choices, OrderApp
+from order_rpc.app import RETRY_CONSTRAINTS, OrderApp, OrderConfig
 from order_rpc.domain.order import NewLine, OrderState
 from order_rpc.domain.ticket import TicketOrder
 from order_rpc.tables import metadata
@@ -143,7 +143,7 @@ def _app(db: Database, group: int) -> OrderApp:
         redis=None,
         payments=_Nobody(),
         seckill=_Nobody(),
-        choices=Choices(
+        config=OrderConfig(
             payment_window=timedelta(minutes=30), scan_interval_seconds=1, hot_sku_group_size=group
         ),
     )

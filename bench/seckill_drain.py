@@ -31,9 +31,9 @@ from mesh.db import open_database
 from mesh.ids import UlidIds
 from mesh.money import Money
 from mesh.paging import PageTokens
-from order_rpc.app import RETRY_CONSTRAINTS, Choices, OrderApp
+from order_rpc.app import RETRY_CONSTRAINTS, OrderApp, OrderConfig
 from order_rpc.tables import metadata as order_metadata
-from order_rpc.usecases.allocating import Allocate, SeckillOrder
+from order_rpc.usecases.allocations import AllocateStock, SeckillOrder
 from order_rpc.usecases.catalog import CreateProduct
 from seckill_rpc.redis.admission_queue import RESULT_SECONDS
 from seckill_rpc.redis.connection import open_admission_redis
@@ -265,7 +265,7 @@ async def measure_orders(database_url: str, *, rounds: int) -> dict[int, float]:
         redis=None,
         payments=_Nobody(),
         seckill=_Nobody(),
-        choices=Choices(
+        config=OrderConfig(
             payment_window=timedelta(minutes=30), scan_interval_seconds=1, hot_sku_group_size=1
         ),
     )
@@ -282,8 +282,8 @@ async def measure_orders(database_url: str, *, rounds: int) -> dict[int, float]:
         ),
         shop,
     )
-    await app.allocating.allocate(
-        Allocate(
+    await app.allocations.allocate_stock(
+        AllocateStock(
             op_id="open", merchant_id="mall", activity_id="ACT", sku_id="mug", quantity=10_000_000
         ),
         _SECKILL_RPC,
@@ -316,7 +316,7 @@ async def _order_rate(app: OrderApp, numbers: Any, calls: int) -> float:
                 )
                 for number in range(first, first + BATCH)
             ]
-            if any(await app.allocating.create_orders(orders, _SECKILL_RPC)):
+            if any(await app.allocations.create_seckill_orders(orders, _SECKILL_RPC)):
                 raise AssertionError("an order was refused")
             done += BATCH
 

@@ -19,8 +19,8 @@ from mesh.paging import PageTokens
 from mesh.process import run_process
 from mesh.purge import purge_worker
 from mesh.server import MeshServer, serve
-from order_rpc.app import RETRY_CONSTRAINTS, Choices, OrderApp
-from order_rpc.neighbours import Payments, Seckill
+from order_rpc.app import RETRY_CONSTRAINTS, OrderApp, OrderConfig
+from order_rpc.clients import Payments, Seckill
 from order_rpc.settings import OrderSettings
 from order_rpc.tables import metadata
 
@@ -58,7 +58,7 @@ async def run(settings: OrderSettings) -> None:
         redis=events,
         payments=Payments(payment_channel),
         seckill=Seckill(seckill_channel),
-        choices=Choices(
+        config=OrderConfig(
             payment_window=timedelta(minutes=settings.payment_window_minutes),
             scan_interval_seconds=settings.scan_interval_seconds,
             expiry_batch_size=settings.expiry_batch_size,

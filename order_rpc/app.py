@@ -1,5 +1,5 @@
-"""The use cases of order_rpc, put together. `__main__` gives it what is real, tests give it clocks
-and neighbours of their own.
+"""The use cases of order_rpc, put together. `__main__` passes the real clock and clients, tests
+pass their own.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ from order_rpc.servicer.allocations import AllocationServicer
 from order_rpc.servicer.catalog import CatalogServicer
 from order_rpc.servicer.orders import OrderServicer
 from order_rpc.servicer.statistics import StatisticsServicer
-from order_rpc.usecases.allocating import Allocating
-from order_rpc.usecases.cancelling import Cancelling
+from order_rpc.usecases.allocations import Allocations
+from order_rpc.usecases.apply_payment import PaymentApplier
+from order_rpc.usecases.apply_refunds import RefundApplier
+from order_rpc.usecases.cancellations import Cancellations
 from order_rpc.usecases.catalog import Catalog
+from order_rpc.usecases.catalog_stock import CatalogStock
 from order_rpc.usecases.events import TOPIC
 from order_rpc.usecases.journal import Journal
 from order_rpc.usecases.orders import Orders
-from order_rpc.usecases.paying import Paying
+from order_rpc.usecases.outbox_to_payment import PaymentDestination, PaymentService
+from order_rpc.usecases.outbox_to_seckill import SeckillDestination, SeckillService
 from order_rpc.usecases.payments import Payments
-from order_rpc.usecases.refund_news import RefundNews
-from order_rpc.usecases.refunding import Refunding
-from order_rpc.usecases.shipping import Shipping
+from order_rpc.usecases.refunds import Refunds
+from order_rpc.usecases.shipments import Shipments
 from order_rpc.usecases.statistics import Statistics
-from order_rpc.usecases.taking import Taking
-from order_rpc.usecases.to_payment_rpc import PaymentDestination, PaymentService
-from order_rpc.usecases.to_seckill_rpc import SeckillDestination, SeckillService
 from order_rpc.workers import make_workers
 
-# Somebody was quicker to create the same thing: the transaction runs again and finds it.
+# Another transaction created the same thing first: this one runs again and finds it.
 RETRY_CONSTRAINTS = (
     "pk_product",
     "uq_orders_client_request_id",
@@ -57,7 +57,7 @@ RETRY_CONSTRAINTS = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choices:
+class OrderConfig:
     """What a deployment chooses; see OrderSettings."""
 
     payment_window: timedelta
@@ -80,16 +80,18 @@ class OrderApp:
         redis: Redis | None,
         payments: PaymentService,
         seckill: SeckillService,
-        choices: Choices,
+        config: OrderConfig,
     ) -> None:
         journal = Journal(ids)
-        refund_news = RefundNews(journal)
-        taking = Taking(journal=journal, refund_news=refund_news, policies=choices.policies)
+        refund_applier = RefundApplier(journal)
+        payment_applier = PaymentApplier(
+            journal=journal, refunds=refund_applier, policies=config.policies
+        )
         self.payment_relay = Relay(
             db=db,
             clock=clock,
             destination=PaymentDestination(
-                payments=payments, taking=taking, journal=journal, clock=clock, ids=ids
+                payments=payments, applier=payment_applier, journal=journal, clock=clock, ids=ids
             ),
         )
         relays = [
@@ -107,47 +109,48 @@ class OrderApp:
             )
         deliver = self.payment_relay.deliver
         self.catalog = Catalog(db=db, clock=clock, page_tokens=page_tokens)
+        self.catalog_stock = CatalogStock(db=db, clock=clock, page_tokens=page_tokens)
         self.orders = Orders(
             db=db,
             clock=clock,
             ids=ids,
+            journal=journal,
             page_tokens=page_tokens,
-            payment_window=choices.payment_window,
-            policies=choices.policies,
-            group_max=choices.hot_sku_group_size,
+            payment_window=config.payment_window,
+            policies=config.policies,
+            group_max=config.hot_sku_group_size,
             seckill=seckill,
         )
-        self.payments = Payments(db=db, clock=clock, taking=taking)
-        self.paying = Paying(db=db, clock=clock, payments=payments)
-        self.cancelling = Cancelling(
+        self.payments = Payments(db=db, clock=clock, service=payments, applier=payment_applier)
+        self.cancellations = Cancellations(
             db=db,
             clock=clock,
             ids=ids,
             journal=journal,
             deliver=deliver,
-            batch=choices.expiry_batch_size,
+            batch=config.expiry_batch_size,
         )
-        self.refunding = Refunding(
+        self.refunds = Refunds(
             db=db,
             clock=clock,
             ids=ids,
             journal=journal,
-            refund_news=refund_news,
+            applier=refund_applier,
             page_tokens=page_tokens,
             deliver=deliver,
         )
-        self.shipping = Shipping(db=db, clock=clock, journal=journal, page_tokens=page_tokens)
+        self.shipments = Shipments(db=db, clock=clock, journal=journal, page_tokens=page_tokens)
         self.statistics = Statistics(db=db, clock=clock)
-        self.allocating = Allocating(
-            db=db, clock=clock, orders=self.orders, payment_window=choices.payment_window
+        self.allocations = Allocations(
+            db=db, clock=clock, journal=journal, payment_window=config.payment_window
         )
         self.workers: list[Worker] = make_workers(
             db=db,
             clock=clock,
-            cancelling=self.cancelling,
+            cancellations=self.cancellations,
             statistics=self.statistics,
             relays=relays,
-            idle_seconds=choices.scan_interval_seconds,
+            idle_seconds=config.scan_interval_seconds,
         )
 
     def add_to(self, server: MeshServer) -> None:
@@ -157,18 +160,18 @@ class OrderApp:
             OrderServicer(
                 orders=self.orders,
                 payments=self.payments,
-                cancelling=self.cancelling,
-                paying=self.paying,
-                refunding=self.refunding,
-                shipping=self.shipping,
+                cancellations=self.cancellations,
+                refunds=self.refunds,
+                shipments=self.shipments,
             ),
         )
         server.add(
-            catalog_pb2_grpc.add_CatalogServiceServicer_to_server, CatalogServicer(self.catalog)
+            catalog_pb2_grpc.add_CatalogServiceServicer_to_server,
+            CatalogServicer(self.catalog, self.catalog_stock),
         )
         server.add(
             allocation_pb2_grpc.add_AllocationServiceServicer_to_server,
-            AllocationServicer(self.allocating),
+            AllocationServicer(self.allocations),
         )
         server.add(
             statistics_pb2_grpc.add_StatisticsServiceServicer_to_server,

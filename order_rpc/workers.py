@@ -1,4 +1,4 @@
-"""The background work of order_rpc: what finishes what a call began, and what nobody calls for."""
+"""The workers of order_rpc: they finish what a call began, and do what no call asks for."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from mesh.clock import Clock
 from mesh.db import Database
 from mesh.outbox import Relay
 from mesh.worker import Worker
-from order_rpc.usecases.cancelling import Cancelling
+from order_rpc.usecases.cancellations import Cancellations
 from order_rpc.usecases.statistics import Statistics
 
 PURGE_SECONDS = 600.0  # idempotency records live for a day
-FOLD_SECONDS = 5.0  # readers add what is not folded yet; this only keeps them quick
+FOLD_SECONDS = 5.0  # readers add what is not folded yet; folding keeps them fast
 
 
 def make_workers(
     *,
     db: Database,
     clock: Clock,
-    cancelling: Cancelling,
+    cancellations: Cancellations,
     statistics: Statistics,
     relays: Sequence[Relay],
     idle_seconds: float,
@@ -36,10 +36,10 @@ def make_workers(
         Worker("purge_receipts", purge, idle_seconds=PURGE_SECONDS),
         Worker(
             "expire_orders",
-            cancelling.expire_once,
+            cancellations.expire_once,
             idle_seconds=idle_seconds,
             traffic=db.traffic,
-            due_in=cancelling.due_in,
+            due_in=cancellations.due_in,
         ),
         Worker(
             "fold_statistics", statistics.fold_once, idle_seconds=FOLD_SECONDS, traffic=db.traffic

@@ -37,7 +37,7 @@ from order_rpc.tables import (
     STATISTIC_ENTRY,
     metadata,
 )
-from order_rpc.usecases.to_payment_rpc import CREATE_REFUND
+from order_rpc.usecases.outbox_to_payment import CREATE_REFUND
 
 CANCELLING = timedelta(hours=1)  # a channel may be away; the question is repeated every few minutes
 _O, _I, _R, _H, _D, _Q = (

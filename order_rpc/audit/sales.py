@@ -18,7 +18,7 @@ from mesh.db.ranges import end_of_range, range_of
 from mesh.outbox import OUTBOX
 from order_rpc.domain.order import StockSource
 from order_rpc.tables import ALLOCATION, ORDER_ITEM, ORDERS
-from order_rpc.usecases.to_payment_rpc import SECKILL_RPC
+from order_rpc.usecases.outbox_to_payment import SECKILL_RPC
 
 _I, _O = ORDER_ITEM.c, ORDERS.c
 _KEY = (_I.merchant_id, _I.order_id)

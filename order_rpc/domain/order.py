@@ -12,7 +12,7 @@ from mesh.money import DIGITS_MAX, Money
 from mesh.state_machine import Described, StateMachine
 from order_rpc.domain.address import Address
 from order_rpc.domain.errors import CurrencyMixed, OrderStateInvalid, ProductNotFound, TotalTooLarge
-from order_rpc.domain.policy import PLAIN, MerchantPolicy
+from order_rpc.domain.policy import DEFAULT_POLICY, MerchantPolicy
 from order_rpc.domain.product import Product
 from order_rpc.domain.refund import RefundStatus
 
@@ -82,8 +82,8 @@ def next_state(state: OrderState, verb: Verb) -> OrderState:
 class StockSource(StrEnum):
     """Whose units a line takes."""
 
-    CATALOG = "CATALOG"  # the shelf: reserved with the order
-    ACTIVITY = "ACTIVITY"  # a flash sale, which took them from the shelf before
+    CATALOG = "CATALOG"  # the catalogue stock: reserved with the order
+    ACTIVITY = "ACTIVITY"  # a flash sale, which took them from the catalogue stock before
 
 
 class PayStatus(StrEnum):
@@ -171,7 +171,7 @@ class Order:
         lines: tuple[OrderLine, ...],
         at: datetime,
         expires_at: datetime,
-        policy: MerchantPolicy = PLAIN,
+        policy: MerchantPolicy = DEFAULT_POLICY,
         address: Address | None = None,
         client_request_id: str = "",
     ) -> Order:
@@ -232,8 +232,8 @@ class Order:
         return self.amount.minor == 0
 
     @property
-    def shelf_lines(self) -> tuple[OrderLine, ...]:
-        """The lines whose units the shelf holds for it."""
+    def catalog_lines(self) -> tuple[OrderLine, ...]:
+        """The lines whose units come from the catalogue stock."""
         return tuple(line for line in self.lines if line.stock_source is StockSource.CATALOG)
 
     @property

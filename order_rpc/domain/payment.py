@@ -159,7 +159,7 @@ class KnownPayment:
     updated_at: datetime
 
     @classmethod
-    def first_heard(cls, snapshot: PaymentSnapshot, *, at: datetime) -> KnownPayment:
+    def first_seen(cls, snapshot: PaymentSnapshot, *, at: datetime) -> KnownPayment:
         """A payment that we did not know before."""
         return cls(
             payment_id=snapshot.payment_id,
@@ -170,7 +170,7 @@ class KnownPayment:
             updated_at=at,
         )
 
-    def heard(self, snapshot: PaymentSnapshot, *, at: datetime) -> KnownPayment:
+    def seen_again(self, snapshot: PaymentSnapshot, *, at: datetime) -> KnownPayment:
         """This payment after a newer snapshot; its disposition stays."""
         return replace(self, version=snapshot.version, state=snapshot.state, updated_at=at)
 

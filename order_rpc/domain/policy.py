@@ -49,4 +49,4 @@ class MerchantPolicy:
         return min(rule.amount, items)
 
 
-PLAIN = MerchantPolicy()
+DEFAULT_POLICY = MerchantPolicy()

@@ -1,5 +1,5 @@
-"""A refund of an order as order_rpc sees it: asked for here or straight at payment_rpc, carried out
-there, told here by snapshots of the payment.
+"""A refund of an order as order_rpc sees it: asked for here or directly at payment_rpc, carried out
+there, and reported by snapshots of the payment.
 """
 
 from __future__ import annotations
@@ -106,6 +106,41 @@ class RefundRequest:
     created_at: datetime
     updated_at: datetime
 
+    @classmethod
+    def create(
+        cls,
+        *,
+        merchant_id: str,
+        order_id: str,
+        request_id: str,
+        payment_id: str,
+        state: RefundState,
+        amount: Money,
+        at: datetime,
+        lines: tuple[RefundLine, ...] = (),
+        reason: str = "",
+        refund_id: str = "",
+    ) -> RefundRequest:
+        """A new refund, whose money has not moved."""
+        return cls(
+            merchant_id=merchant_id,
+            order_id=order_id,
+            request_id=request_id,
+            payment_id=payment_id,
+            state=state,
+            amount=amount,
+            lines=lines,
+            reason=reason,
+            refund_id=refund_id,
+            failure="",
+            of_sale=False,
+            version=1,
+            succeeded_at=None,
+            bounced_at=None,
+            created_at=at,
+            updated_at=at,
+        )
+
     def to(
         self,
         state: RefundState,
@@ -145,38 +180,34 @@ class RefundRequest:
             else replace(self, refund_id=refund_id, version=self.version + 1, updated_at=at)
         )
 
-    def hear(self, news: RefundSnapshot, *, of_sale: bool, at: datetime) -> RefundRequest:
-        """This refund after news of payment_rpc; itself when they are old or change nothing."""
-        if REFUND_STATES.allows(self.state, news.state) and self.state is not R.REQUESTED:
+    def apply(self, reported: RefundSnapshot, *, of_sale: bool, at: datetime) -> RefundRequest:
+        """This refund after a report of payment_rpc; itself when that is old or changes nothing."""
+        if REFUND_STATES.allows(self.state, reported.state) and self.state is not R.REQUESTED:
             return self.to(
-                news.state, at=at, failure=news.reason, refund_id=news.refund_id, of_sale=of_sale
+                reported.state,
+                at=at,
+                failure=reported.reason,
+                refund_id=reported.refund_id,
+                of_sale=of_sale,
             )
-        return self.named(news.refund_id, at=at) if self.state is R.APPROVED else self
+        return self.named(reported.refund_id, at=at) if self.state is R.APPROVED else self
 
 
 def unknown_refund(
-    news: RefundSnapshot, *, merchant_id: str, order_id: str, payment_id: str, at: datetime
+    reported: RefundSnapshot, *, merchant_id: str, order_id: str, payment_id: str, at: datetime
 ) -> RefundRequest:
-    """A refund that somebody asked payment_rpc for, as it is when we first hear of it: on its
-    way.
+    """A refund that somebody asked payment_rpc for directly: APPROVED, and more when the same
+    snapshot says so.
     """
-    return RefundRequest(
+    return RefundRequest.create(
         merchant_id=merchant_id,
         order_id=order_id,
-        request_id=news.refund_id,
+        request_id=reported.refund_id,
         payment_id=payment_id,
         state=R.APPROVED,
-        amount=news.amount,
-        lines=(),
-        reason="",
-        refund_id=news.refund_id,
-        failure="",
-        of_sale=False,
-        version=1,
-        succeeded_at=None,
-        bounced_at=None,
-        created_at=at,
-        updated_at=at,
+        amount=reported.amount,
+        at=at,
+        refund_id=reported.refund_id,
     )
 
 

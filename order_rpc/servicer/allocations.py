@@ -8,21 +8,26 @@ from paymesh.order.v1 import allocation_pb2, allocation_pb2_grpc
 
 from mesh.call import current_caller
 from mesh.money import Money
-from order_rpc.usecases.allocating import Allocate, Allocating, GiveBack, SeckillOrder
+from order_rpc.usecases.allocations import (
+    AllocateStock,
+    Allocations,
+    ReturnAllocation,
+    SeckillOrder,
+)
 
 
 class AllocationServicer(allocation_pb2_grpc.AllocationServiceServicer):
     """Units and orders of flash sales, for seckill_rpc."""
 
-    def __init__(self, allocating: Allocating) -> None:
-        self._allocating = allocating
+    def __init__(self, allocations: Allocations) -> None:
+        self._allocations = allocations
 
     async def AllocateStock(
         self, request: allocation_pb2.AllocateStockRequest, context: Any
     ) -> allocation_pb2.AllocateStockResponse:
-        """Takes units off the shelf."""
-        allocated = await self._allocating.allocate(
-            Allocate(
+        """Takes units from the catalogue stock."""
+        allocated = await self._allocations.allocate_stock(
+            AllocateStock(
                 op_id=request.op_id,
                 merchant_id=request.merchant_id,
                 activity_id=request.activity_id,
@@ -36,9 +41,9 @@ class AllocationServicer(allocation_pb2_grpc.AllocationServiceServicer):
     async def ReturnAllocation(
         self, request: allocation_pb2.ReturnAllocationRequest, context: Any
     ) -> allocation_pb2.ReturnAllocationResponse:
-        """Puts units back on the shelf."""
-        returned = await self._allocating.give_back(
-            GiveBack(
+        """Gives units back to the catalogue stock."""
+        returned = await self._allocations.return_allocation(
+            ReturnAllocation(
                 op_id=request.op_id,
                 merchant_id=request.merchant_id,
                 activity_id=request.activity_id,
@@ -52,7 +57,7 @@ class AllocationServicer(allocation_pb2_grpc.AllocationServiceServicer):
         self, request: allocation_pb2.CreateSeckillOrdersRequest, context: Any
     ) -> allocation_pb2.CreateSeckillOrdersResponse:
         """Writes orders of activities."""
-        reasons = await self._allocating.create_orders(
+        reasons = await self._allocations.create_seckill_orders(
             [
                 SeckillOrder(
                     order_id=order.order_id,

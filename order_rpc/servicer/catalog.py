@@ -16,19 +16,20 @@ from order_rpc.servicer.messages import (
     stock_message,
 )
 from order_rpc.usecases.catalog import (
-    AdjustStock,
     Catalog,
     CreateProduct,
     ListProducts,
     UpdateProduct,
 )
+from order_rpc.usecases.catalog_stock import AdjustStock, CatalogStock
 
 
 class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
     """What a shop sells, and how much of it is there."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, catalog_stock: CatalogStock) -> None:
         self._catalog = catalog
+        self._catalog_stock = catalog_stock
 
     async def CreateProduct(
         self, request: catalog_pb2.CreateProductRequest, context: Any
@@ -114,7 +115,7 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
         self, request: catalog_pb2.SetStockRequest, context: Any
     ) -> catalog_pb2.SetStockResponse:
         """Sets the units available."""
-        product = await self._catalog.set_stock(
+        product = await self._catalog_stock.set_stock(
             merchant_id=request.merchant_id,
             sku_id=request.sku_id,
             available=request.available,
@@ -126,7 +127,7 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
         self, request: catalog_pb2.AdjustStockRequest, context: Any
     ) -> catalog_pb2.AdjustStockResponse:
         """Adds units or takes some away."""
-        movement = await self._catalog.adjust_stock(
+        movement = await self._catalog_stock.adjust_stock(
             AdjustStock(
                 merchant_id=request.merchant_id,
                 sku_id=request.sku_id,
@@ -143,7 +144,7 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
         self, request: catalog_pb2.ListStockMovementsRequest, context: Any
     ) -> catalog_pb2.ListStockMovementsResponse:
         """Lists movements, newest first."""
-        movements, next_page_token = await self._catalog.list_movements(
+        movements, next_page_token = await self._catalog_stock.list_stock_movements(
             merchant_id=request.merchant_id,
             sku_id=request.sku_id,
             requested_size=request.page_size,
@@ -156,9 +157,10 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
 
 
 def _reader(merchant_id: str) -> tuple[str, bool]:
-    """Whose products a public reader asks for (the tenant of the token when it names none), and
-    whether he works for that shop: then he sees what is not on sale, and how much is reserved, sold
-    and allocated."""
+    """The shop whose products are asked for (that of the token when the request names none), and
+    whether the caller works for it: only then it sees what is not on sale, and how much is
+    reserved, sold and allocated.
+    """
     caller = current_caller()
     wanted = merchant_id or caller.merchant_id or DEFAULT_MERCHANT
     is_staff = (

@@ -16,12 +16,11 @@ from order_rpc.servicer.messages import (
     refund_message,
     step_message,
 )
-from order_rpc.usecases.cancelling import Cancelling
+from order_rpc.usecases.cancellations import Cancellations
 from order_rpc.usecases.orders import CreateOrder, ListOrders, Orders
-from order_rpc.usecases.paying import Paying
 from order_rpc.usecases.payments import Payments, UpdateOrderStatus
-from order_rpc.usecases.refunding import Refunding, RefundKey, RefundOrder
-from order_rpc.usecases.shipping import Shipping
+from order_rpc.usecases.refunds import RefundKey, RefundOrder, Refunds
+from order_rpc.usecases.shipments import Shipments
 
 
 class OrderServicer(order_pb2_grpc.OrderServiceServicer):
@@ -32,17 +31,15 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
         *,
         orders: Orders,
         payments: Payments,
-        cancelling: Cancelling,
-        paying: Paying,
-        refunding: Refunding,
-        shipping: Shipping,
+        cancellations: Cancellations,
+        refunds: Refunds,
+        shipments: Shipments,
     ) -> None:
         self._orders = orders
         self._payments = payments
-        self._cancelling = cancelling
-        self._paying = paying
-        self._refunding = refunding
-        self._shipping = shipping
+        self._cancellations = cancellations
+        self._refunds = refunds
+        self._shipments = shipments
 
     async def CreateOrder(
         self, request: order_pb2.CreateOrderRequest, context: Any
@@ -100,7 +97,7 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
         self, request: order_pb2.CancelOrderRequest, context: Any
     ) -> order_pb2.CancelOrderResponse:
         """Cancels an order that nobody paid."""
-        order = await self._cancelling.cancel(
+        order = await self._cancellations.cancel(
             merchant_id=request.merchant_id,
             order_id=request.order_id,
             reason=request.reason,
@@ -112,7 +109,7 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
         self, request: order_pb2.PayOrderRequest, context: Any
     ) -> order_pb2.PayOrderResponse:
         """Starts the payment of an order."""
-        payment = await self._paying.pay(
+        payment = await self._payments.pay(
             merchant_id=request.merchant_id,
             order_id=request.order_id,
             channel=request.channel,
@@ -124,8 +121,8 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
     async def RefundOrder(
         self, request: order_pb2.RefundOrderRequest, context: Any
     ) -> order_pb2.RefundOrderResponse:
-        """Gives money back, or asks the shop for it."""
-        refund = await self._refunding.refund(
+        """Refunds an order, or asks its shop for approval."""
+        refund = await self._refunds.refund(
             RefundOrder(
                 merchant_id=request.merchant_id,
                 order_id=request.order_id,
@@ -148,7 +145,7 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
             order_id=request.order_id,
             request_id=request.request_id,
         )
-        refund = await self._refunding.approve(key, remark=request.remark, caller=current_caller())
+        refund = await self._refunds.approve(key, remark=request.remark, caller=current_caller())
         return order_pb2.ApproveRefundResponse(refund=refund_message(refund))
 
     async def RejectRefund(
@@ -160,14 +157,14 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
             order_id=request.order_id,
             request_id=request.request_id,
         )
-        refund = await self._refunding.reject(key, reason=request.reason, caller=current_caller())
+        refund = await self._refunds.reject(key, reason=request.reason, caller=current_caller())
         return order_pb2.RejectRefundResponse(refund=refund_message(refund))
 
     async def ListOrderRefunds(
         self, request: order_pb2.ListOrderRefundsRequest, context: Any
     ) -> order_pb2.ListOrderRefundsResponse:
         """Lists the refunds of an order."""
-        refunds, next_page_token = await self._refunding.list_refunds(
+        refunds, next_page_token = await self._refunds.list_order_refunds(
             merchant_id=request.merchant_id,
             order_id=request.order_id,
             requested_size=request.page_size,
@@ -181,8 +178,8 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
     async def ShipOrder(
         self, request: order_pb2.ShipOrderRequest, context: Any
     ) -> order_pb2.ShipOrderResponse:
-        """Hands an order to a carrier."""
-        order = await self._shipping.ship(
+        """Marks an order as handed to a carrier."""
+        order = await self._shipments.ship(
             merchant_id=request.merchant_id,
             order_id=request.order_id,
             carrier=request.carrier,
@@ -194,8 +191,8 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
     async def CompleteOrder(
         self, request: order_pb2.CompleteOrderRequest, context: Any
     ) -> order_pb2.CompleteOrderResponse:
-        """Says that an order arrived."""
-        order = await self._shipping.complete(
+        """Marks an order as arrived."""
+        order = await self._shipments.complete(
             merchant_id=request.merchant_id, order_id=request.order_id, caller=current_caller()
         )
         return order_pb2.CompleteOrderResponse(order=order_message(order))
@@ -204,7 +201,7 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
         self, request: order_pb2.SetShippingAddressRequest, context: Any
     ) -> order_pb2.SetShippingAddressResponse:
         """Sets where an order goes."""
-        order = await self._shipping.set_address(
+        order = await self._shipments.set_shipping_address(
             merchant_id=request.merchant_id,
             order_id=request.order_id,
             address=messages.address_of(request.address),
@@ -217,7 +214,7 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
     ) -> order_pb2.GetOrderTimelineResponse:
         """Shows what happened to an order."""
         caller = current_caller()
-        steps, next_page_token = await self._shipping.timeline(
+        steps, next_page_token = await self._shipments.get_timeline(
             merchant_id=request.merchant_id,
             order_id=request.order_id,
             requested_size=request.page_size,
@@ -231,8 +228,8 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
     async def UpdateOrderStatus(
         self, request: order_pb2.UpdateOrderStatusRequest, context: Any
     ) -> order_pb2.UpdateOrderStatusResponse:
-        """Hears what became of a payment."""
-        answer = await self._payments.update_status(
+        """Applies what payment_rpc reports of a payment."""
+        answer = await self._payments.update_order_status(
             UpdateOrderStatus(
                 merchant_id=request.merchant_id,
                 order_id=request.order_id,

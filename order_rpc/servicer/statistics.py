@@ -20,7 +20,7 @@ class StatisticsServicer(statistics_pb2_grpc.StatisticsServiceServicer):
         self, request: statistics_pb2.ListOrderStatisticsRequest, context: Any
     ) -> statistics_pb2.ListOrderStatisticsResponse:
         """Shows the days of a period."""
-        days = await self._statistics.list_days(
+        days = await self._statistics.list_order_statistics(
             merchant_id=request.merchant_id,
             first=request.from_date,
             last=request.to_date,
@@ -33,7 +33,7 @@ class StatisticsServicer(statistics_pb2_grpc.StatisticsServiceServicer):
         self, request: statistics_pb2.GetDailySummaryRequest, context: Any
     ) -> statistics_pb2.GetDailySummaryResponse:
         """Shows one day."""
-        summary = await self._statistics.daily_summary(
+        summary = await self._statistics.get_daily_summary(
             merchant_id=request.merchant_id, day=request.date, time_zone=request.time_zone
         )
         return statistics_pb2.GetDailySummaryResponse(

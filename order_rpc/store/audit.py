@@ -1,4 +1,4 @@
-"""The history of every order: one row per step, written in the transaction of the step, never
+"""The history of every order: one row per step, written in the transaction of the step and never
 changed.
 """
 
@@ -21,7 +21,7 @@ REMARK_LENGTH_MAX = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditRow:
-    """One step of an order, or a reason why a person must look at it."""
+    """One step of an order, or a reason for a manual review."""
 
     from_state: str  # "" for the creation
     to_state: OrderState
@@ -30,7 +30,7 @@ class AuditRow:
     operator: str  # who did it, e.g. "user:u1" or "payment_rpc"
     trace_id: str
     remark: str = ""
-    needs_attention: bool = False
+    needs_review: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +62,7 @@ async def append_audits(
             "operator": row.operator,
             "remark": row.remark[:REMARK_LENGTH_MAX],
             "trace_id": row.trace_id,
-            "needs_attention": row.needs_attention,
+            "needs_attention": row.needs_review,
             "created_at": at,
         }
         for order, row in rows
@@ -99,7 +99,7 @@ async def history(tx: AsyncConnection, order: Order, *, after: int, limit: int) 
                 operator=row.operator,
                 trace_id=row.trace_id,
                 remark=row.remark,
-                needs_attention=row.needs_attention,
+                needs_review=row.needs_attention,
             ),
         )
         for row in rows

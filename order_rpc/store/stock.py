@@ -18,9 +18,9 @@ from order_rpc.domain.product import out_of_stock
 from order_rpc.domain.refund import RefundLine
 from order_rpc.tables import COMMITTED, RELEASED, RESERVATION, RESERVED, STOCK
 
-FIRST_GENERATION = 1  # a revived order takes its units again under the next one
+FIRST_GENERATION = 1  # a revived order reserves its units again under the next one
 
-# Statements of the way of every purchase are built once: building one costs more than sending it.
+# Statements of every purchase are built once: building one costs more than sending it.
 _INSERT_RESERVATION = insert(RESERVATION)
 _RESERVED_HERE = update(RESERVATION).where(
     RESERVATION.c.merchant_id == bindparam("merchant"),
@@ -60,12 +60,12 @@ _FREE_RESERVED = (
     .where(_THIS_STOCK, STOCK.c.reserved >= _UNITS)
     .values(reserved=STOCK.c.reserved - _UNITS, available=STOCK.c.available + _UNITS)
 )
-_TAKE_BACK_SOLD = (
+_RETURN_SOLD = (
     update(STOCK)
     .where(_THIS_STOCK, STOCK.c.sold >= _UNITS)
     .values(sold=STOCK.c.sold - _UNITS, available=STOCK.c.available + _UNITS)
 )
-_TAKE_BACK_ALLOCATED = (
+_RETURN_ALLOCATED = (
     update(STOCK)
     .where(_THIS_STOCK, STOCK.c.allocated >= _UNITS)
     .values(allocated=STOCK.c.allocated - _UNITS, available=STOCK.c.available + _UNITS)
@@ -73,9 +73,9 @@ _TAKE_BACK_ALLOCATED = (
 _AVAILABLE = select(STOCK.c.available).where(_THIS_STOCK)
 
 
-async def hold(tx: AsyncConnection, *orders: Order) -> None:
-    """Takes the units of new orders: reserved, or sold at once for one that is paid already.
-    Several orders are of one product: one UPDATE for all.
+async def reserve(tx: AsyncConnection, *orders: Order) -> None:
+    """Reserves the units of new orders, or sells them at once for one that is paid already.
+    Several orders are of one product and share one UPDATE.
 
     Raises:
         OutOfStock: fewer units are left of a SKU.
@@ -95,10 +95,10 @@ async def hold(tx: AsyncConnection, *orders: Order) -> None:
 
 
 async def has_units(tx: AsyncConnection, order: Order) -> bool:
-    """Locks the stock of a cancelled order and says whether all of its units could be taken
+    """Locks the stock of a cancelled order and says whether all of its units could be reserved
     again.
     """
-    for line in order.shelf_lines:
+    for line in order.catalog_lines:
         available = (
             await tx.execute(
                 _AVAILABLE.with_for_update(), {"merchant": order.merchant_id, "sku": line.sku_id}
@@ -109,11 +109,11 @@ async def has_units(tx: AsyncConnection, order: Order) -> bool:
     return True
 
 
-async def take_again(tx: AsyncConnection, order: Order) -> None:
+async def reserve_again(tx: AsyncConnection, order: Order) -> None:
     """Sells the units of an order that was just revived, as its next generation.
 
     Raises:
-        StaleRow: they are gone after all.
+        StaleRow: they are no longer there.
     """
     last = await tx.execute(
         select(func.max(RESERVATION.c.generation)).where(
@@ -121,7 +121,7 @@ async def take_again(tx: AsyncConnection, order: Order) -> None:
         )
     )
     await tx.execute(_INSERT_RESERVATION, _reservations(order, generation=last.scalar_one() + 1))
-    for line in order.shelf_lines:
+    for line in order.catalog_lines:
         expect_one(await tx.execute(_SELL_AT_ONCE, _parameters(order, line)))
 
 
@@ -134,14 +134,14 @@ async def commit(tx: AsyncConnection, order: Order, *, at: datetime) -> None:
     committed = await tx.execute(
         _COMMIT_RESERVATIONS, {"merchant": order.merchant_id, "order": order.order_id, "at": at}
     )
-    if committed.rowcount != len(order.shelf_lines):
+    if committed.rowcount != len(order.catalog_lines):
         raise StaleRow
-    for line in order.shelf_lines:
+    for line in order.catalog_lines:
         expect_one(await tx.execute(_SELL_RESERVED, _parameters(order, line)))
 
 
 async def release(tx: AsyncConnection, order: Order, *, at: datetime) -> None:
-    """Puts the reserved units of an order that was just cancelled back on the shelf.
+    """Puts the reserved units of an order that was just cancelled back into the stock.
 
     Raises:
         StaleRow: not every unit was reserved.
@@ -149,14 +149,14 @@ async def release(tx: AsyncConnection, order: Order, *, at: datetime) -> None:
     released = await tx.execute(
         _RELEASE_RESERVATIONS, {"merchant": order.merchant_id, "order": order.order_id, "at": at}
     )
-    if released.rowcount != len(order.shelf_lines):
+    if released.rowcount != len(order.catalog_lines):
         raise StaleRow
-    for line in order.shelf_lines:
+    for line in order.catalog_lines:
         expect_one(await tx.execute(_FREE_RESERVED, _parameters(order, line)))
 
 
 async def release_sold(tx: AsyncConnection, order: Order, *, at: datetime) -> None:
-    """Puts the sold units of an order that was just cancelled back on the shelf.
+    """Puts the sold units of an order that was just cancelled back into the stock.
 
     Raises:
         StaleRow: not every unit was sold to it.
@@ -164,23 +164,23 @@ async def release_sold(tx: AsyncConnection, order: Order, *, at: datetime) -> No
     released = await tx.execute(
         _RELEASE_COMMITTED, {"merchant": order.merchant_id, "order": order.order_id, "at": at}
     )
-    if released.rowcount != len(order.shelf_lines):
+    if released.rowcount != len(order.catalog_lines):
         raise StaleRow
-    for line in order.shelf_lines:
-        expect_one(await tx.execute(_TAKE_BACK_SOLD, _parameters(order, line)))
+    for line in order.catalog_lines:
+        expect_one(await tx.execute(_RETURN_SOLD, _parameters(order, line)))
 
 
-async def take_back(
+async def return_units(
     tx: AsyncConnection, order: Order, lines: Sequence[RefundLine]
 ) -> dict[str, int]:
-    """Puts units that a refund brings back on the shelf; returns how many are available then, by
-    SKU.
+    """Puts units that a refund brings back into the stock; returns how many are available then,
+    by SKU.
     """
     sources = {line.sku_id: line.stock_source for line in order.lines}
     available: dict[str, int] = {}
     for line in lines:
         from_where = (
-            _TAKE_BACK_SOLD if sources[line.sku_id] is StockSource.CATALOG else _TAKE_BACK_ALLOCATED
+            _RETURN_SOLD if sources[line.sku_id] is StockSource.CATALOG else _RETURN_ALLOCATED
         )
         this = {"merchant": order.merchant_id, "sku": line.sku_id, "units": line.quantity}
         expect_one(await tx.execute(from_where, this))
@@ -208,7 +208,7 @@ def _reservations(order: Order, *, generation: int) -> list[dict[str, Any]]:
             "created_at": order.updated_at,
             "updated_at": order.updated_at,
         }
-        for line in order.shelf_lines
+        for line in order.catalog_lines
     ]
 
 

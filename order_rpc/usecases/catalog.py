@@ -1,10 +1,10 @@
-"""The catalogue of a shop: products, their prices and how many units are there."""
+"""The catalogue of a shop: products and their prices."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -12,14 +12,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mesh import idempotency
 from mesh.call import Caller, current_trace_id, mark_replayed
 from mesh.clock import Clock
-from mesh.db import Database, StaleRow
+from mesh.db import Database
 from mesh.idempotency import IdempotencyKey
 from mesh.money import Money
 from mesh.paging import PageTokens, page_size
-from order_rpc.domain.errors import ProductNotFound, StockStateInvalid
-from order_rpc.domain.product import Movement, MovementKind, Product, Stock
+from order_rpc.domain.errors import ProductNotFound
+from order_rpc.domain.product import MovementKind, Product, Stock
 from order_rpc.store import catalog
-from order_rpc.usecases.journal import operator
+from order_rpc.usecases.catalog_stock import movement_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,18 +50,6 @@ class UpdateProduct:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AdjustStock:
-    """Units to add to those available; negative takes away."""
-
-    merchant_id: str
-    sku_id: str
-    quantity: int
-    reason: str
-    idempotency_key: str  # "" adjusts with every call
-    fingerprint: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ListProducts:
     """Which products to show: those of a merchant, by SKU."""
 
@@ -72,9 +60,7 @@ class ListProducts:
 
 
 class Catalog:
-    """CreateProduct, UpdateProduct, ListProducts, GetProduct, GetStock, SetStock, AdjustStock,
-    ListStockMovements.
-    """
+    """CreateProduct, UpdateProduct, ListProducts, GetProduct, GetStock."""
 
     def __init__(self, *, db: Database, clock: Clock, page_tokens: PageTokens) -> None:
         self._db = db
@@ -132,23 +118,6 @@ class Catalog:
             list_name="ListProducts", filter=selection, key=(shown[-1].sku_id,)
         )
 
-    async def set_stock(
-        self, *, merchant_id: str, sku_id: str, available: int, caller: Caller
-    ) -> Product:
-        """Sets how many units may be ordered from now on; what orders and flash sales hold stays as
-        it is.
-
-        Raises:
-            ProductNotFound: there is none, or it belongs to another shop.
-        """
-        return await self._db.run(
-            self._set_stock,
-            merchant_id=merchant_id,
-            sku_id=sku_id,
-            available=available,
-            caller=caller,
-        )
-
     async def update_product(self, command: UpdateProduct, caller: Caller) -> Product:
         """Changes a product. Orders that exist keep the name and the price that they were made
         with.
@@ -158,49 +127,6 @@ class Catalog:
                 of its currency.
         """
         return await self._db.run(self._update_product, command, caller)
-
-    async def adjust_stock(self, command: AdjustStock, caller: Caller) -> Movement:
-        """Adds units to those available, or takes some away, and keeps why.
-
-        Raises:
-            ProductNotFound: there is none, or it belongs to another shop. StockStateInvalid: fewer
-                are available. IdempotencyKeyReused.
-        """
-        movement, is_replay = await self._db.run(self._adjust_stock, command, caller)
-        if is_replay:
-            mark_replayed()
-        return movement
-
-    async def list_movements(
-        self, *, merchant_id: str, sku_id: str, requested_size: int, page_token: str
-    ) -> tuple[tuple[Movement, ...], str]:
-        """One page of what people, flash sales and refunds did to a shelf, newest first, and the
-        token of the next one.
-
-        Raises:
-            PageTokenInvalid.
-        """
-        selection = {"merchant_id": merchant_id, "sku_id": sku_id}
-        limit = page_size(requested_size)
-        before = self._page_tokens.decode(
-            page_token, list_name="ListStockMovements", filter=selection, types=(int,)
-        )
-        found = await self._db.read(
-            catalog.list_movements,
-            merchant_id=merchant_id,
-            sku_id=sku_id,
-            before=int(before[0]) if before else None,
-            limit=limit + 1,
-        )
-        shown, rest = tuple(found[:limit]), found[limit:]
-        token = (
-            self._page_tokens.encode(
-                list_name="ListStockMovements", filter=selection, key=(shown[-1].movement_id,)
-            )
-            if rest
-            else ""
-        )
-        return shown, token
 
     async def _create_product(
         self, tx: AsyncConnection, command: CreateProduct, caller: Caller
@@ -213,7 +139,7 @@ class Catalog:
             key=command.idempotency_key,
         )
         # Before the idempotency record: a product that another call with this key has made is never
-        # seen without its idempotency record.
+        # seen without its record.
         product = await catalog.find_product(
             tx, merchant_id=command.merchant_id, sku_id=command.sku_id
         )
@@ -233,19 +159,20 @@ class Catalog:
         if product is None:
             product = wanted
             await catalog.insert_product(tx, product)
-            first = self._movement(
+            first = movement_of(
                 product,
                 MovementKind.INITIAL,
                 quantity=command.available,
                 available_after=command.available,
                 caller=caller,
+                at=now,
             )
             await catalog.log_movement(tx, first, trace_id=current_trace_id())
         else:
             product.require_same_content(wanted)
         if key.key:
-            # The answer stands in the idempotency record; a SKU may be longer than the column, and
-            # an empty one means that the call was taken back.
+            # The record keeps the whole answer, so that the id says nothing: a SKU may be longer
+            # than the column, and an empty id means that the call was withdrawn.
             await idempotency.claim(
                 tx,
                 key,
@@ -281,131 +208,9 @@ class Catalog:
         )
         return await catalog.get_product(tx, merchant_id=command.merchant_id, sku_id=command.sku_id)
 
-    async def _set_stock(
-        self, tx: AsyncConnection, *, merchant_id: str, sku_id: str, available: int, caller: Caller
-    ) -> Product:
-        changes = {"updated_at": self._clock.now()}
-        await catalog.touch_product(
-            tx, merchant_id=merchant_id, sku_id=sku_id, visible_to=caller, changes=changes
-        )
-        stock = await catalog.lock_stock(tx, merchant_id=merchant_id, sku_id=sku_id)
-        product = await catalog.get_product(tx, merchant_id=merchant_id, sku_id=sku_id)
-        if available != stock.available:
-            await catalog.move_stock(
-                tx,
-                self._movement(
-                    product,
-                    MovementKind.SET,
-                    quantity=available - stock.available,
-                    available_after=available,
-                    caller=caller,
-                ),
-                trace_id=current_trace_id(),
-            )
-        return await catalog.get_product(tx, merchant_id=merchant_id, sku_id=sku_id)
-
-    async def _adjust_stock(
-        self, tx: AsyncConnection, command: AdjustStock, caller: Caller
-    ) -> tuple[Movement, bool]:
-        now = self._clock.now()
-        key = IdempotencyKey(
-            merchant_id=command.merchant_id,
-            caller=caller.key,
-            method="AdjustStock",
-            key=command.idempotency_key,
-        )
-        record = (
-            await idempotency.find(tx, key, fingerprint=command.fingerprint) if key.key else None
-        )
-        if record is not None and record.answer is not None:
-            return _movement_from_answer(record.answer), True
-        await catalog.touch_product(
-            tx,
-            merchant_id=command.merchant_id,
-            sku_id=command.sku_id,
-            visible_to=caller,
-            changes={"updated_at": now},
-        )
-        product = await catalog.get_product(
-            tx, merchant_id=command.merchant_id, sku_id=command.sku_id
-        )
-        stock = await catalog.lock_stock(tx, merchant_id=command.merchant_id, sku_id=command.sku_id)
-        left = stock.available + command.quantity
-        if left < 0:
-            if key.key and await idempotency.find(tx, key, fingerprint=command.fingerprint):
-                # another call with this key took them: run again, to give its answer
-                raise StaleRow
-            raise StockStateInvalid(
-                f"available units of {command.sku_id}: {stock.available}",
-                fields={"quantity": f"{stock.available} are available"},
-                sku_id=command.sku_id,
-                available=stock.available,
-            )
-        movement = await catalog.move_stock(
-            tx,
-            self._movement(
-                product,
-                MovementKind.ADJUST,
-                quantity=command.quantity,
-                available_after=left,
-                caller=caller,
-                reason=command.reason,
-            ),
-            trace_id=current_trace_id(),
-        )
-        if key.key:
-            await idempotency.claim(
-                tx,
-                key,
-                fingerprint=command.fingerprint,
-                resource_id=str(movement.movement_id),
-                now=now,
-                retention=idempotency.OTHER_RETENTION,
-                answer=_movement_answer(movement),
-            )
-        return movement, False
-
-    def _movement(
-        self,
-        product: Product,
-        kind: MovementKind,
-        *,
-        quantity: int,
-        available_after: int,
-        caller: Caller,
-        reason: str = "",
-    ) -> Movement:
-        return Movement(
-            movement_id=0,
-            merchant_id=product.merchant_id,
-            sku_id=product.sku_id,
-            kind=kind,
-            quantity=quantity,
-            available_after=available_after,
-            reason=reason,
-            operator=operator(caller),
-            reference="",
-            created_at=self._clock.now(),
-        )
-
-
-def _movement_answer(movement: Movement) -> str:
-    return json.dumps({**asdict(movement), "created_at": movement.created_at.isoformat()})
-
-
-def _movement_from_answer(answer: str) -> Movement:
-    first = json.loads(answer)
-    return Movement(
-        **{
-            **first,
-            "kind": MovementKind(first["kind"]),
-            "created_at": datetime.fromisoformat(first["created_at"]),
-        }
-    )
-
 
 def _answer(product: Product) -> str:
-    """The product as it was answered, because all of it may change."""
+    """The product as it was answered; all of it may change."""
     return json.dumps(
         {
             "merchant_id": product.merchant_id,
@@ -429,7 +234,7 @@ def _answer(product: Product) -> str:
 
 def _from_answer(answer: str) -> Product:
     first = json.loads(answer)
-    # an answer of the version before has three
+    # answers of an earlier version have three
     available, reserved, sold, *allocated = first["stock"]
     return Product(
         merchant_id=first["merchant_id"],

@@ -1,5 +1,5 @@
-"""Orders of buyers: creating one takes its units off the shelf in the same transaction, at the
-prices that the catalogue has in that moment.
+"""Orders of buyers. Creating one reserves its units in the same transaction, at the prices that the
+catalogue has in that moment.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh import idempotency, outbox
+from mesh import idempotency
 from mesh.batching import Batching
 from mesh.call import Caller, current_trace_id, mark_replayed
 from mesh.clock import Clock
@@ -20,29 +20,25 @@ from mesh.errors import IdempotencyKeyReused, MeshError, RemoteError
 from mesh.failpoints import failpoint
 from mesh.idempotency import IdempotencyKey
 from mesh.ids import Ids
-from mesh.outbox import Message
 from mesh.paging import PageTokens, page_size
 from order_rpc.domain.address import Address
 from order_rpc.domain.errors import OrderCreating, OrderNotFound
-from order_rpc.domain.order import NewLine, Order, OrderState, Verb, price_lines
-from order_rpc.domain.policy import PLAIN, MerchantPolicy
+from order_rpc.domain.order import NewLine, Order, OrderState, price_lines
+from order_rpc.domain.policy import DEFAULT_POLICY, MerchantPolicy
 from order_rpc.domain.product import Product
 from order_rpc.domain.refund import RefundStatus
-from order_rpc.domain.statistics import Entry, Figure, entries_of_payment, entry
-from order_rpc.store import audit, catalog, orders, statistics, stock
-from order_rpc.store.audit import AuditRow
+from order_rpc.store import catalog, orders, stock
 from order_rpc.store.orders import OrderPage
-from order_rpc.usecases.events import order_created, order_paid
-from order_rpc.usecases.journal import operator
-from order_rpc.usecases.to_seckill_rpc import SeckillService
+from order_rpc.usecases.journal import Journal, NewOrder, operator
+from order_rpc.usecases.outbox_to_seckill import SeckillService
 
-CREATED = "CREATE"  # what the audit calls the birth of an order; its other events are verbs
-CREATING_SECONDS = 0.5  # a batch of a flash sale is here in milliseconds, unless somebody is away
+# A batch of a flash sale arrives within milliseconds, unless a service is away.
+CREATING_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreateOrder:
-    """A buyer's wish. `user_id` and `merchant_id` were checked against the caller."""
+    """An order that a buyer wants. `user_id` and `merchant_id` were checked against the caller."""
 
     merchant_id: str
     user_id: str
@@ -67,8 +63,8 @@ class ListOrders:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Wish:
-    """A command with who sent it."""
+class _Request:
+    """A command and the call that brought it."""
 
     command: CreateOrder
     caller: Caller
@@ -84,7 +80,7 @@ class _Wish:
         )
 
 
-_Placed = tuple[Order, bool]  # whether it is the answer of an earlier call
+_Placed = tuple[Order, bool]  # True: it is the answer to an earlier call
 
 
 class Orders:
@@ -96,6 +92,7 @@ class Orders:
         db: Database,
         clock: Clock,
         ids: Ids,
+        journal: Journal,
         page_tokens: PageTokens,
         payment_window: timedelta,
         policies: Mapping[str, MerchantPolicy],
@@ -110,9 +107,10 @@ class Orders:
         self._page_tokens = page_tokens
         self._clock = clock
         self._ids = ids
+        self._journal = journal
         self._payment_window = payment_window
         self._policies = policies
-        self._batching: Batching[tuple[str, str], _Wish, _Placed] = Batching(
+        self._batching: Batching[tuple[str, str], _Request, _Placed] = Batching(
             self._create_group, batch_max=group_max
         )
 
@@ -125,16 +123,16 @@ class Orders:
             ProductNotFound, ProductNotOnSale, CurrencyMixed, PriceChanged, OutOfStock,
                 TotalTooLarge, IdempotencyKeyReused: nothing was done.
         """
-        wish = _Wish(command=command, caller=caller, trace_id=current_trace_id())
+        request = _Request(command=command, caller=caller, trace_id=current_trace_id())
         if self._batching.batch_max > 1 and len(command.items) == 1:
             identity = f"{command.user_id}/{command.idempotency_key}/{command.client_request_id}"
             is_repeatable = bool(command.idempotency_key or command.client_request_id)
             key = (command.merchant_id, command.items[0].sku_id)
             order, is_replay = await self._batching.do(
-                key, wish, apart=identity if is_repeatable else ""
+                key, request, apart=identity if is_repeatable else ""
             )
         else:
-            order, is_replay = await self._create_alone(wish)
+            order, is_replay = await self._create_alone(request)
         failpoint("order.create.after_commit")
         if is_replay:
             mark_replayed()
@@ -147,7 +145,7 @@ class Orders:
 
         Raises:
             OrderNotFound: there is none, or it is not the caller's. OrderCreating: the ticket is of
-                this order, and it is still on its way here.
+                this order, which seckill_rpc has not sent yet.
             RemoteError: whether the ticket is good is unknown.
         """
         try:
@@ -167,7 +165,7 @@ class Orders:
         try:
             expected = await self._seckill.ticket_order(ticket)
         except RemoteError as error:
-            if error.is_definite:  # not a ticket of theirs
+            if error.is_definite:  # seckill_rpc did not issue this ticket
                 return False
             raise
         scope = caller.scope()
@@ -214,48 +212,48 @@ class Orders:
         key = (round(shown[-1].created_at.timestamp() * 1000), shown[-1].order_id)
         return shown, self._page_tokens.encode(list_name="ListOrders", filter=selection, key=key)
 
-    async def _create_alone(self, wish: _Wish) -> _Placed:
-        [result] = await self._create_group([wish])
+    async def _create_alone(self, request: _Request) -> _Placed:
+        [result] = await self._create_group([request])
         if isinstance(result, MeshError):
             raise result
         return result
 
-    async def _create_group(self, wishes: Sequence[_Wish]) -> Sequence[_Placed | MeshError]:
-        return await self._db.run(self._create, wishes)
+    async def _create_group(self, requests: Sequence[_Request]) -> Sequence[_Placed | MeshError]:
+        return await self._db.run(self._create, requests)
 
     async def _create(
-        self, tx: AsyncConnection, wishes: Sequence[_Wish]
+        self, tx: AsyncConnection, requests: Sequence[_Request]
     ) -> Sequence[_Placed | MeshError]:
-        """Creates orders that share a transaction. A wish that is refused before anything is
-        written does not keep the others from theirs; too few units refuse all of them.
+        """Creates orders that share a transaction. One that is refused before anything is written
+        does not stop the others; too few units refuse all of them.
 
         Raises:
             OutOfStock: fewer units are left than all of them want.
         """
         now = self._clock.now()
         results: list[_Placed | MeshError] = []
-        placed: list[tuple[_Wish, Order]] = []
-        for wish in wishes:
+        placed: list[tuple[_Request, Order]] = []
+        for request in requests:
             try:
-                order, is_replay = await self._place(tx, wish, now)
+                order, is_replay = await self._place(tx, request, now)
             except MeshError as refusal:
                 results.append(refusal)
             else:
                 results.append((order, is_replay))
                 if not is_replay:
-                    placed.append((wish, order))
+                    placed.append((request, order))
         if placed:
             await self._write(tx, placed, now)
         failpoint("order.create.before_commit")
         return results
 
-    async def _place(self, tx: AsyncConnection, wish: _Wish, now: datetime) -> _Placed:
-        command = wish.command
-        # Before the idempotency record: products that changed since another call with this key
-        # bought them are never seen without its idempotency record.
+    async def _place(self, tx: AsyncConnection, request: _Request, now: datetime) -> _Placed:
+        command = request.command
+        # Before the idempotency record: what another call with this key changed in the products is
+        # never seen without its record.
         products = await self._products(tx, command)
         record = (
-            await idempotency.find(tx, wish.key, fingerprint=command.fingerprint)
+            await idempotency.find(tx, request.key, fingerprint=command.fingerprint)
             if command.idempotency_key
             else None
         )
@@ -264,7 +262,7 @@ class Orders:
                 tx,
                 merchant_id=command.merchant_id,
                 order_id=record.resource_id,
-                visible_to=wish.caller,
+                visible_to=request.caller,
             )
             return _as_answered(order, record.answer or "{}"), True
         if command.client_request_id:
@@ -284,7 +282,7 @@ class Orders:
             lines=price_lines(command.items, products),
             at=now,
             expires_at=now + self._payment_window,
-            policy=self._policies.get(command.merchant_id, PLAIN),
+            policy=self._policies.get(command.merchant_id, DEFAULT_POLICY),
             address=command.address,
             client_request_id=command.client_request_id,
         )
@@ -297,69 +295,29 @@ class Orders:
         )
 
     async def _write(
-        self, tx: AsyncConnection, placed: Sequence[tuple[_Wish, Order]], now: datetime
+        self, tx: AsyncConnection, placed: Sequence[tuple[_Request, Order]], now: datetime
     ) -> None:
-        for wish, order in placed:
-            if wish.key.key:
+        for request, order in placed:
+            if request.key.key:
                 await idempotency.claim(
                     tx,
-                    wish.key,
-                    fingerprint=wish.command.fingerprint,
+                    request.key,
+                    fingerprint=request.command.fingerprint,
                     resource_id=order.order_id,
                     now=now,
                     retention=idempotency.OTHER_RETENTION,
                     answer=_answer(order),
                 )
-        created = [order for _, order in placed]
-        await orders.insert_orders(tx, *created)
-        told = [
-            step
-            for wish, order in placed
-            for step in self.birth(order, operator=operator(wish.caller), trace_id=wish.trace_id)
+        new = [
+            NewOrder(order=order, operator=operator(request.caller), trace_id=request.trace_id)
+            for request, order in placed
         ]
-        await audit.append_audits(tx, [(order, row) for order, row, _ in told], at=now)
-        await outbox.put(tx, *(message for _, _, message in told))
-        await statistics.add(tx, [each for order in created for each in figures_of_birth(order)])
-        # Last, because everybody who wants the same product waits from here until the commit.
+        await self._journal.create(tx, new, at=now)
+        # Last: other buyers of the product wait for this lock until the commit.
         for is_paid in (False, True):
-            held = [order for order in created if (order.state is OrderState.PAID) is is_paid]
-            if held:
-                await stock.hold(tx, *held)
-
-    def birth(
-        self, order: Order, *, operator: str, trace_id: str
-    ) -> Sequence[tuple[Order, AuditRow, Message]]:
-        """The lines of the history of a new order, each with its event."""
-        steps = [("", OrderState.PENDING_PAYMENT, CREATED, order_created)]
-        if order.state is OrderState.PAID:
-            steps.append((OrderState.PENDING_PAYMENT, OrderState.PAID, Verb.PAY, order_paid))
-        told = []
-        for before, after, event, make in steps:
-            message = make(order, event_id=self._ids.new("EVT"), trace_id=trace_id)
-            told.append(
-                (
-                    order,
-                    AuditRow(
-                        from_state=before,
-                        to_state=after,
-                        event=event,
-                        event_id=message.event_id,
-                        operator=operator,
-                        trace_id=trace_id,
-                    ),
-                    message,
-                )
-            )
-        return told
-
-
-def figures_of_birth(order: Order) -> list[Entry]:
-    """What a new order counts."""
-    created = entry(order, Figure.CREATED, at=order.created_at)
-    return [
-        created,
-        *(entries_of_payment(order, at=order.created_at) if order.state is OrderState.PAID else []),
-    ]
+            same = [order for _, order in placed if (order.state is OrderState.PAID) is is_paid]
+            if same:
+                await stock.reserve(tx, *same)
 
 
 def _require_same(order: Order, command: CreateOrder) -> None:

@@ -1,5 +1,6 @@
-"""What a shop earns, by day. The figures are kept by the transactions that they count; here they
-are folded, shown and, when somebody doubts them, counted again."""
+"""What a shop earns, by day. The transactions that are counted write the figures; this module folds
+them, reads them, and can count everything again.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +49,7 @@ class Statistics:
             take=statistics.fold,
         )
 
-    async def list_days(
+    async def list_order_statistics(
         self, *, merchant_id: str, first: str, last: str, time_zone: str, currency: str
     ) -> tuple[DayStatistics, ...]:
         """The days from `first` to `last` (YYYY-MM-DD) of a time zone that have orders, by day and
@@ -75,7 +76,7 @@ class Statistics:
         )
         return tuple(by_day(entries, tz))
 
-    async def daily_summary(self, *, merchant_id: str, day: str, time_zone: str) -> Summary:
+    async def get_daily_summary(self, *, merchant_id: str, day: str, time_zone: str) -> Summary:
         """One day of a time zone; "" is today.
 
         Raises:
@@ -83,7 +84,7 @@ class Statistics:
         """
         tz = zone(time_zone)
         wanted = _day(day, field="date") if day else self._clock.now().astimezone(tz).date()
-        days = await self.list_days(
+        days = await self.list_order_statistics(
             merchant_id=merchant_id,
             first=wanted.isoformat(),
             last=wanted.isoformat(),
@@ -101,7 +102,7 @@ class Statistics:
         they hold too much.
 
         Args:
-            progress: hears how many orders are counted and how many there are.
+            progress: called with how many orders are counted and how many there are.
         """
         return await self._db.read_at_one_moment(_compare, progress)
 
@@ -113,7 +114,7 @@ class Statistics:
         nothing that happens meanwhile is lost.
 
         Args:
-            progress: hears how many orders are counted and how many there are.
+            progress: called with how many orders are counted and how many there are.
         """
         corrections = await self.missing(progress=progress)
         for begin in range(0, len(corrections), CORRECTIONS_BATCH):

@@ -26,7 +26,7 @@ from mesh.money import Money
 from mesh.paging import PageTokens
 from mesh.server import MeshServer
 from mesh.settings import MeshSettings
-from order_rpc.app import RETRY_CONSTRAINTS, Choices
+from order_rpc.app import RETRY_CONSTRAINTS, OrderConfig
 from order_rpc.domain.address import Address
 from order_rpc.domain.order import NewLine, Order, OrderState
 from order_rpc.domain.payment import CloseAnswer, CloseResult, PaymentSnapshot
@@ -44,11 +44,11 @@ from order_rpc.tables import (
     STOCK_RETURN,
     metadata,
 )
-from order_rpc.usecases.allocating import SeckillOrder
+from order_rpc.usecases.allocations import SeckillOrder
 from order_rpc.usecases.catalog import CreateProduct
 from order_rpc.usecases.orders import CreateOrder
 from order_rpc.usecases.payments import Answer, UpdateOrderStatus
-from order_rpc.usecases.refunding import RefundKey, RefundOrder
+from order_rpc.usecases.refunds import RefundKey, RefundOrder
 from tests.support.databases import create_tables, open_patiently
 from tests.support.fakes import FakeClock, FakeIds
 
@@ -220,16 +220,12 @@ class OrderApp:
             self.real.orders,
             self.real.payments,
         )
-        self.cancelling, self.refunding, self.shipping = (
-            self.real.cancelling,
-            self.real.refunding,
-            self.real.shipping,
-        )
-        self.paying, self.statistics, self.allocating = (
-            self.real.paying,
+        self.cancellations, self.shipments, self.statistics = (
+            self.real.cancellations,
+            self.real.shipments,
             self.real.statistics,
-            self.real.allocating,
         )
+        self.catalog_stock, self.allocations = self.real.catalog_stock, self.real.allocations
 
     def make(self, *, redis: Any = None, **choices: Any) -> order_rpc.app.OrderApp:
         """Another order_rpc on the same database."""
@@ -247,7 +243,7 @@ class OrderApp:
             redis=redis,
             payments=self.payment_rpc,
             seckill=self.seckill_rpc,
-            choices=Choices(**values),
+            config=OrderConfig(**values),
         )
 
     async def at_once(self, *calls: Awaitable[T]) -> list[T]:
@@ -357,7 +353,7 @@ class OrderApp:
         self, order_id: str, *, sku_id: str = "mug", price: str = "5.00", user_id: str = "u1"
     ) -> Order:
         """An order of a flash sale, as seckill_rpc sends it."""
-        [reason] = await self.allocating.create_orders(
+        [reason] = await self.allocations.create_seckill_orders(
             [
                 SeckillOrder(
                     order_id=order_id,
@@ -388,7 +384,7 @@ class OrderApp:
         app: order_rpc.app.OrderApp | None = None,
     ) -> Order:
         """Cancels an order, as its buyer unless somebody else is named."""
-        return await (app or self.real).cancelling.cancel(
+        return await (app or self.real).cancellations.cancel(
             merchant_id=order.merchant_id,
             order_id=order.order_id,
             reason=reason,
@@ -397,7 +393,7 @@ class OrderApp:
 
     async def expire(self, *, app: order_rpc.app.OrderApp | None = None) -> int:
         """One round of the expiry worker."""
-        return await (app or self.real).cancelling.expire_once()
+        return await (app or self.real).cancellations.expire_once()
 
     async def relay(self) -> int:
         """One round of the deliveries to payment_rpc."""
@@ -411,7 +407,7 @@ class OrderApp:
         carrier: str = "SF",
         tracking_number: str = "T1",
     ) -> Order:
-        return await self.shipping.ship(
+        return await self.shipments.ship(
             merchant_id=order.merchant_id,
             order_id=order.order_id,
             carrier=carrier,
@@ -420,7 +416,7 @@ class OrderApp:
         )
 
     async def complete(self, order: Order, *, caller: Caller | None = None) -> Order:
-        return await self.shipping.complete(
+        return await self.shipments.complete(
             merchant_id=order.merchant_id,
             order_id=order.order_id,
             caller=caller or buyer(order.user_id),
@@ -445,7 +441,7 @@ class OrderApp:
             lines=tuple(RefundLine(sku_id=sku_id, quantity=quantity) for sku_id, quantity in lines),
             fingerprint={"amount": amount, "items": str(lines)},
         )
-        return await self.refunding.refund(
+        return await self.real.refunds.refund(
             command, caller or buyer(order.user_id, order.merchant_id)
         )
 
@@ -455,7 +451,7 @@ class OrderApp:
         key = RefundKey(
             merchant_id=refund.merchant_id, order_id=refund.order_id, request_id=refund.request_id
         )
-        return await self.refunding.approve(
+        return await self.real.refunds.approve(
             key, remark="", caller=caller or merchant(refund.merchant_id)
         )
 
@@ -463,13 +459,13 @@ class OrderApp:
         key = RefundKey(
             merchant_id=refund.merchant_id, order_id=refund.order_id, request_id=refund.request_id
         )
-        return await self.refunding.reject(
+        return await self.real.refunds.reject(
             key, reason="it is used", caller=caller or merchant(refund.merchant_id)
         )
 
     async def refunds(self, order: Order) -> list[RefundRequest]:
         """Every refund of an order, oldest first."""
-        found, _ = await self.refunding.list_refunds(
+        found, _ = await self.real.refunds.list_order_refunds(
             merchant_id=order.merchant_id,
             order_id=order.order_id,
             requested_size=100,
@@ -571,7 +567,7 @@ class OrderApp:
             payment=payment,
             event_id=event_id or self.ids.new("EVT"),
         )
-        return await self.payments.update_status(command, PAYMENT_RPC)
+        return await self.payments.update_order_status(command, PAYMENT_RPC)
 
     async def force_state(self, order: Order, state: OrderState, *, paid_by: str = "") -> None:
         """Puts an order where no use case of today brings it."""

@@ -198,7 +198,7 @@ class OrdersInProcess:
                 for refund in snapshot["refunds"]
             ],
         )
-        answer = await self._app.payments.update_status(
+        answer = await self._app.payments.update_order_status(
             UpdateOrderStatus(
                 merchant_id=snapshot["merchant_id"],
                 order_id=snapshot["order_id"],

@@ -24,9 +24,9 @@ from mesh.money import Money
 from mesh.outbox import OUTBOX, Relay
 from mesh.paging import PageTokens
 from order_rpc.tables import ALLOCATION, ORDERS, STOCK
-from order_rpc.usecases.allocating import Allocate, GiveBack, SeckillOrder
+from order_rpc.usecases.allocations import AllocateStock, ReturnAllocation, SeckillOrder
 from order_rpc.usecases.events import TOPIC
-from order_rpc.usecases.to_seckill_rpc import SeckillDestination
+from order_rpc.usecases.outbox_to_seckill import SeckillDestination
 from seckill_rpc.app import RETRY_CONSTRAINTS, SeckillApp
 from seckill_rpc.domain.activity import Activity, ActivityState, AdmissionMode
 from seckill_rpc.domain.order import View
@@ -78,8 +78,8 @@ class ShelfInProcess:
         self.allocations += 1
         return int(
             await self._ask(
-                self._orders.allocating.allocate(
-                    Allocate(
+                self._orders.allocations.allocate_stock(
+                    AllocateStock(
                         op_id=op_id,
                         merchant_id=activity.merchant_id,
                         activity_id=activity.activity_id,
@@ -96,8 +96,8 @@ class ShelfInProcess:
     ) -> int:
         return int(
             await self._ask(
-                self._orders.allocating.give_back(
-                    GiveBack(
+                self._orders.allocations.return_allocation(
+                    ReturnAllocation(
                         op_id=op_id,
                         merchant_id=merchant_id,
                         activity_id=activity_id,
@@ -122,7 +122,9 @@ class ShelfInProcess:
             )
             for order_id, user_id in orders
         ]
-        reasons = await self._ask(self._orders.allocating.create_orders(wanted, SECKILL_RPC))
+        reasons = await self._ask(
+            self._orders.allocations.create_seckill_orders(wanted, SECKILL_RPC)
+        )
         return {order.order_id: reason for order, reason in zip(wanted, reasons, strict=True)}
 
     async def _ask(self, call: Any) -> Any:

@@ -23,17 +23,17 @@ def _test(module: str, name: str, *, on: str = "sqlite") -> str:
     return f"test_order_{module}.py::{name}" + (f"[{on}]" if on else "")
 
 
-_to_payment_rpc = partial(_mutant, "usecases/to_payment_rpc.py")
-_cancelling = partial(_mutant, "usecases/cancelling.py")
-_taking = partial(_mutant, "usecases/taking.py")
+_outbox_to_payment = partial(_mutant, "usecases/outbox_to_payment.py")
+_cancellations = partial(_mutant, "usecases/cancellations.py")
+_apply_payment = partial(_mutant, "usecases/apply_payment.py")
 _payments = partial(_mutant, "usecases/payments.py")
-_paying = partial(_mutant, "usecases/paying.py")
-_refunding = partial(_mutant, "usecases/refunding.py")
-_refund_news = partial(_mutant, "usecases/refund_news.py")
+_refunds = partial(_mutant, "usecases/refunds.py")
+_apply_refunds = partial(_mutant, "usecases/apply_refunds.py")
 _orders = partial(_mutant, "usecases/orders.py")
 _catalog = partial(_mutant, "usecases/catalog.py")
-_allocating = partial(_mutant, "usecases/allocating.py")
-_shipping = partial(_mutant, "usecases/shipping.py")
+_catalog_stock = partial(_mutant, "usecases/catalog_stock.py")
+_allocations = partial(_mutant, "usecases/allocations.py")
+_shipments = partial(_mutant, "usecases/shipments.py")
 _stock = partial(_mutant, "store/stock.py")
 _order_rows = partial(_mutant, "store/orders.py")
 _statistics = partial(_mutant, "store/statistics.py")
@@ -68,7 +68,7 @@ def _in_lists(name: str) -> str:
 
 
 _BAD_ROWS = [
-    _cancelling(
+    _cancellations(
         "an order that cannot expire stops no other",
         old="count = len(await self._batches.run())",
         new="count = len(await self._db.run(self._batches._batch, 100, []))",
@@ -103,53 +103,53 @@ _BAD_ROWS = [
 ]
 
 _CANCEL = [
-    _to_payment_rpc(
+    _outbox_to_payment(
         "an order whose payment is still being closed is not cancelled",
         old="        if answer.result is CloseResult.CLOSING:\n            raise StillClosing(",
         new="        if False:\n            raise StillClosing(",
         behind=Edit(
-            "order_rpc/usecases/to_payment_rpc.py",
+            "order_rpc/usecases/outbox_to_payment.py",
             "            case CloseResult.CLOSING:\n                raise StillClosing\n",
             "            case CloseResult.CLOSING:\n                await self._cancel(tx, order, "
             "cause=cause, remark=answer.result, at=now)\n",
         ),
         fails=_in_cancel("test_nothing_is_freed_while_a_channel_has_not_answered"),
     ),
-    _to_payment_rpc(
+    _outbox_to_payment(
         "a settlement never cancels an order whose payment is still being closed",
         old="            case CloseResult.CLOSING:\n                raise StillClosing\n",
         new="            case CloseResult.CLOSING:\n                await self._cancel(tx, order, "
         "cause=cause, remark=answer.result, at=now)\n",
         fails=_in_cancel("test_a_settlement_of_a_close_that_is_under_way_cancels_nothing"),
     ),
-    _to_payment_rpc(
+    _outbox_to_payment(
         "a close that was answered after the payment took the order settles nothing",
-        old="        if order.state is not OrderState.CANCELLING:  # its payment was quicker\n    "
+        old="        if order.state is not OrderState.CANCELLING:  # a payment arrived first\n    "
         "        return\n",
         new="",
         fails=_in_cancel(
             "test_a_close_that_was_answered_late_does_not_cancel_what_was_paid_meanwhile"
         ),
     ),
-    _to_payment_rpc(
+    _outbox_to_payment(
         "the units of a cancelled order come back",
         old="        await stock.release(tx, cancelled, at=at)\n",
         new="",
         fails=_in_cancel("test_a_cancelled_order_gives_its_units_back_and_says_so"),
     ),
-    _to_payment_rpc(
+    _outbox_to_payment(
         "a cancelled order counts as cancelled",
         old="counts=[entry(cancelled, Figure.CANCELLED, at=at)])",
         new="counts=[])",
         fails=_in_statistics("test_a_day_counts_what_happened_in_it"),
     ),
-    _to_payment_rpc(
+    _outbox_to_payment(
         "a cancelled order of a flash sale gives its unit back",
         old="            if cancelled.is_of_activity\n",
         new="            if False\n",
         fails=_in_cancel("test_a_cancelled_order_of_a_flash_sale_gives_its_unit_back_to_the_sale"),
     ),
-    _cancelling(
+    _cancellations(
         "an order that is being cancelled is not cancelled a second time",
         old="if order.state is not OrderState.PENDING_PAYMENT:\n            return order, None",
         new="if order.state not in (OrderState.PENDING_PAYMENT, OrderState.CANCELLING):\n         "
@@ -162,7 +162,7 @@ _CANCEL = [
         ),
         fails=_in_cancel("test_nothing_is_freed_while_a_channel_has_not_answered"),
     ),
-    _cancelling(
+    _cancellations(
         "a cancel that met a payment is refused",
         old="        if order.state not in (OrderState.CANCELLING, OrderState.CANCELLED):\n"
         "            raise OrderAlreadyPaid(payment_id=order.paid_payment_id)\n",
@@ -171,7 +171,7 @@ _CANCEL = [
             "test_an_order_that_turns_out_to_be_paid_is_paid_and_the_cancel_is_refused"
         ),
     ),
-    _cancelling(
+    _cancellations(
         "a cancel asks payment_rpc",
         old="remark=reason, messages=[message])",
         new="remark=reason)",
@@ -179,13 +179,13 @@ _CANCEL = [
             "test_while_payment_rpc_is_away_expired_orders_wait_and_finish_after_it_returns"
         ),
     ),
-    _cancelling(
+    _cancellations(
         "a free order that was returned in part is not cancelled",
         old=" and not await refunds.refunds_of(tx, order, limit=1)",
         new="",
         fails=_in_free("test_units_of_a_free_order_come_back_one_by_one_and_once"),
     ),
-    _cancelling(
+    _cancellations(
         "the units of a free order that was cancelled come back",
         old="        await stock.release_sold(tx, cancelled, at=at)\n",
         new="",
@@ -193,7 +193,7 @@ _CANCEL = [
             "test_a_free_order_is_cancelled_at_once_and_its_units_come_back", on="sqlite-False"
         ),
     ),
-    _cancelling(
+    _cancellations(
         "a free order that was cancelled does not count as paid",
         old=", *entries_of_payment(order, at=order.paid_at or at, count=-1)]",
         new="]",
@@ -213,24 +213,24 @@ _CANCEL = [
         new="ORDERS.c.expires_at <= now",
         fails=_in_cancel("test_paid_and_cancelled_orders_do_not_expire"),
     ),
-    _paying(
+    _payments(
         "an order that expired starts no payment",
         old="        if order.expires_at <= self._clock.now():\n            raise OrderExpired\n",
         new="",
         fails=_in_cancel("test_an_expired_order_starts_no_payment_even_before_the_worker_came"),
     ),
-    _paying(
+    _payments(
         "not even at its last moment",
         old="order.expires_at <= self._clock.now()",
         new="order.expires_at < self._clock.now()",
         fails=_in_cancel("test_an_expired_order_starts_no_payment_even_before_the_worker_came"),
     ),
-    _paying(
+    _payments(
         "an order that is being cancelled starts no payment",
         old="frozenset({OrderState.CANCELLING, OrderState.CANCELLED})",
         new="frozenset({OrderState.CANCELLED})",
         behind=Edit(
-            "order_rpc/usecases/paying.py",
+            "order_rpc/usecases/payments.py",
             "if order.state is not OrderState.PENDING_PAYMENT:",
             "if order.state not in {OrderState.PENDING_PAYMENT, OrderState.CANCELLING}:",
         ),
@@ -279,13 +279,13 @@ _MONEY = [
         new=":",
         fails=_in_cancel("test_late_money_never_revives_an_order_of_a_flash_sale"),
     ),
-    _taking(
+    _apply_payment(
         "an order is revived only where its shop wants it",
         old="            wanted\n            and order.state",
         new="            order.state",
         fails=_in_cancel("test_late_money_on_a_cancelled_order_is_refused_by_default"),
     ),
-    _taking(
+    _apply_payment(
         "and while its units are there",
         old=" and await stock.has_units(tx, order)",
         new="",
@@ -296,45 +296,47 @@ _MONEY = [
         ),
         fails=_in_cancel("test_late_money_is_refused_when_one_of_the_units_is_gone"),
     ),
-    _taking(
+    _apply_payment(
         "an older snapshot decides nothing",
         old="known.version > snapshot.version:",
         new="False:",
-        behind=Edit("order_rpc/usecases/taking.py", "known.version == snapshot.version:", "False:"),
+        behind=Edit(
+            "order_rpc/usecases/apply_payment.py", "known.version == snapshot.version:", "False:"
+        ),
         fails=_in_payments(
             "test_an_older_or_equal_version_changes_nothing_and_hears_what_was_decided"
         ),
     ),
-    _taking(
+    _apply_payment(
         "a payment that was decided is not decided again",
-        old="if heard.disposition is None and snapshot.has_money:",
+        old="if seen.disposition is None and snapshot.has_money:",
         new="if snapshot.has_money:",
         fails=_in_payments(
             "test_each_state_has_its_disposition_and_keeps_it",
             on="sqlite-CANCELLED--REFUSED_CANCELLED-SUCCESS",
         ),
     ),
-    _taking(
+    _apply_payment(
         "a snapshot without money decides nothing",
-        old="if heard.disposition is None and snapshot.has_money:",
-        new="if heard.disposition is None:",
+        old="if seen.disposition is None and snapshot.has_money:",
+        new="if seen.disposition is None:",
         fails=_in_payments(
             "test_a_snapshot_without_money_is_noted_and_decides_nothing", on="sqlite-PAYING"
         ),
     ),
-    _taking(
+    _apply_payment(
         "the units of a paid order are sold",
         old="                await stock.commit(tx, after, at=at)",
         new="                pass",
         fails=_in_payments("test_a_success_pays_the_order_sells_its_units_and_says_so"),
     ),
-    _taking(
+    _apply_payment(
         "the units of a revived order are taken again",
-        old="                await stock.take_again(tx, after)",
+        old="                await stock.reserve_again(tx, after)",
         new="                pass",
         fails=_in_cancel("test_late_money_revives_a_cancelled_order_while_its_units_are_there"),
     ),
-    _taking(
+    _apply_payment(
         "the sums of an older snapshot are not looked at",
         old="is_newest=False",
         new="is_newest=True",
@@ -342,7 +344,7 @@ _MONEY = [
             "test_news_of_two_refunds_count_in_whatever_order_they_come", on="sqlite-True"
         ),
     ),
-    _taking(
+    _apply_payment(
         "a paid order counts as paid",
         old=", counts=entries_of_payment(after, at=at))",
         new=")",
@@ -363,13 +365,13 @@ _MONEY = [
 ]
 
 _REFUNDS = [
-    _to_payment_rpc(
+    _outbox_to_payment(
         "an answer to a refund that has ended changes nothing",
         old="        if refund.state is not RefundState.APPROVED:\n            return\n",
         new="",
         fails=_in_refunds("test_an_answer_that_comes_after_the_end_of_a_refund_changes_nothing"),
     ),
-    _to_payment_rpc(
+    _outbox_to_payment(
         "a refusal of a refund that has ended changes nothing",
         old="        if refund.state is not RefundState.APPROVED:\n            return\n",
         new="",
@@ -378,7 +380,7 @@ _REFUNDS = [
             on="sqlite-FAILED",
         ),
     ),
-    _to_payment_rpc(
+    _outbox_to_payment(
         "an unclear answer fails no refund",
         old="            if not error.is_definite:\n                raise\n",
         new="",
@@ -386,48 +388,48 @@ _REFUNDS = [
             "test_while_payment_rpc_is_away_a_refund_waits_and_is_carried_out_when_it_returns"
         ),
     ),
-    _refunding(
+    _refunds(
         "a key of RefundOrder is its caller's",
         old='caller=caller.key, method="RefundOrder"',
         new='caller="", method="RefundOrder"',
         fails=_keyed("RefundOrder"),
     ),
-    _refunding(
+    _refunds(
         "a replay of a refund is no second one",
         old="        if record is not None:\n",
         new="        if False:\n",
         fails=_in_refunds("test_one_key_twenty_times_in_parallel_makes_one_refund"),
     ),
-    _refunding(
+    _refunds(
         "a shipped order waits for its shop",
         old="not is_buyer or order.state is OrderState.PAID",
         new="True",
         fails=_in_refunds("test_a_shipped_order_is_refunded_when_the_shop_approves"),
     ),
-    _refunding(
+    _refunds(
         "an approval looks at what is left",
         old="        if approved.amount > left:\n",
         new="        if False:\n",
         fails=_in_refunds("test_an_approval_finds_the_money_gone"),
     ),
-    _refunding(
+    _refunds(
         "an approval needs an order that can be refunded",
         old="        require_refundable(order)\n",
         new="",
         behind=Edit(
-            "order_rpc/usecases/refunding.py",
+            "order_rpc/usecases/refunds.py",
             "        if approved.amount > left:\n",
             "        if False:\n",
         ),
         fails=_in_refunds("test_an_approval_finds_the_money_gone"),
     ),
-    _refunding(
+    _refunds(
         "the number of refunds has an end",
         old=" >= REFUNDS_MAX:",
         new=" > REFUNDS_MAX:",
         fails=_in_refunds("test_an_order_takes_a_hundred_refunds_and_refuses_one_more_by_name"),
     ),
-    _refunding(
+    _refunds(
         "an approved refund is sent once",
         old="        if refund.state not in (RefundState.REQUESTED, RefundState.REJECTED):\n      "
         "      return refund, None  # approved before\n",
@@ -439,7 +441,7 @@ _REFUNDS = [
         ),
         fails=_in_refunds("test_a_shipped_order_is_refunded_when_the_shop_approves"),
     ),
-    _refunding(
+    _refunds(
         "a list of refunds is for those whom the order concerns",
         old="order_id=order_id, visible_to=caller)\n            return await refunds.refunds_of",
         new='order_id=order_id, visible_to=Caller(role=Role.ADMIN, subject=""))\n            '
@@ -448,31 +450,31 @@ _REFUNDS = [
             "test_lists_of_refunds_come_in_pages_and_only_to_those_whom_they_concern"
         ),
     ),
-    _refund_news(
+    _apply_refunds(
         "a refund that failed does not count as refunded",
         old="if not after.of_sale or after.state not in MONEY_LEFT:",
         new="if False:",
         fails=_in_statistics("test_a_refund_that_failed_counts_nothing_and_brings_nothing_back"),
     ),
-    _refund_news(
+    _apply_refunds(
         "a refund of another payment does not count",
         old="if not after.of_sale or after.state",
         new="if after.state",
         fails=_in_statistics("test_a_refund_of_another_payment_counts_nothing"),
     ),
-    _refund_news(
+    _apply_refunds(
         "goods come back once",
         old="        if before.succeeded_at is None:",
         new="        if True:",
         fails=_in_refunds("test_a_refund_that_bounced_is_visible_and_calls_a_person"),
     ),
-    _refund_news(
+    _apply_refunds(
         "a bounce is taken off the figures",
         old="        if is_bounced:\n",
         new="        if False:\n",
         fails=_in_statistics("test_the_daily_summary_equals_a_recount_after_random_operations"),
     ),
-    _refund_news(
+    _apply_refunds(
         "a refund is looked for among those of its payment",
         old="refund.payment_id == snapshot.payment_id and ",
         new="",
@@ -480,14 +482,14 @@ _REFUNDS = [
             "test_a_refund_of_another_payment_with_a_known_request_id_is_another_one"
         ),
     ),
-    _refund_news(
+    _apply_refunds(
         "the sums of the order are those of the payment that paid it",
         old="is_of_sale = bool(order.paid_payment_id) and snapshot.payment_id == "
         "order.paid_payment_id",
         new="is_of_sale = bool(order.paid_payment_id)",
         fails=_in_refunds("test_refunds_of_another_payment_are_recorded_only"),
     ),
-    _refund_news(
+    _apply_refunds(
         "a full refund ends the order",
         old="after.refund_status is RefundStatus.REFUNDED and after.state in REFUNDABLE:",
         new="False:",
@@ -622,13 +624,13 @@ _ORDERS = [
         ),
         fails="test_order_list.py::test_a_page_token_is_good_for_its_own_list_only[sqlite]",
     ),
-    _shipping(
+    _shipments(
         "an order whose money is all on its way back is not shipped",
         old="        if is_full_refund_open(order, of_sale):\n            raise FullRefundOpen\n",
         new="",
         fails=_in_refunds("test_an_order_whose_money_is_all_on_its_way_back_is_not_shipped"),
     ),
-    _shipping(
+    _shipments(
         "another parcel is no repetition",
         old=" and (order.carrier, order.tracking_number) == parcel:",
         new=":",
@@ -687,31 +689,29 @@ _UNITS = [
     ),
     _stock(
         "a release finds every reservation",
-        old="    if released.rowcount != len(order.shelf_lines):\n        raise StaleRow\n"
-        "    for line in order.shelf_lines:\n        expect_one(await tx.execute(_FREE_RESERVED,",
-        new="    for line in order.shelf_lines:\n        expect_one(await "
+        old="    if released.rowcount != len(order.catalog_lines):\n        raise StaleRow\n"
+        "    for line in order.catalog_lines:\n        expect_one(await tx.execute(_FREE_RESERVED,",
+        new="    for line in order.catalog_lines:\n        expect_one(await "
         "tx.execute(_FREE_RESERVED,",
         fails=_in_cancel("test_units_that_are_not_reserved_are_not_freed"),
     ),
     _stock(
         "a commit finds every reservation",
-        old="    if committed.rowcount != len(order.shelf_lines):\n        raise StaleRow\n",
+        old="    if committed.rowcount != len(order.catalog_lines):\n        raise StaleRow\n",
         new="",
         fails=_in_payments("test_units_that_are_not_reserved_cannot_be_sold"),
     ),
     _stock(
         "a free order gives back what was sold to it",
-        old="    if released.rowcount != len(order.shelf_lines):\n        raise StaleRow\n"
-        "    for line in order.shelf_lines:\n        expect_one(await tx.execute(_TAKE_BACK_SOLD,",
-        new="    for line in order.shelf_lines:\n        expect_one(await "
-        "tx.execute(_TAKE_BACK_SOLD,",
+        old="    if released.rowcount != len(order.catalog_lines):\n        raise StaleRow\n"
+        "    for line in order.catalog_lines:\n        expect_one(await tx.execute(_RETURN_SOLD,",
+        new="    for line in order.catalog_lines:\n        expect_one(await tx.execute(_RETURN_SOLD,",
         fails=_in_free("test_units_that_were_not_sold_to_a_free_order_do_not_come_back"),
     ),
     _stock(
         "units of a sale come back from what the sale was given",
-        old="_TAKE_BACK_SOLD if sources[line.sku_id] is StockSource.CATALOG else "
-        "_TAKE_BACK_ALLOCATED",
-        new="_TAKE_BACK_SOLD",
+        old="_RETURN_SOLD if sources[line.sku_id] is StockSource.CATALOG else _RETURN_ALLOCATED",
+        new="_RETURN_SOLD",
         fails=_in_stock(
             "test_an_order_of_a_sale_has_the_sales_price_and_takes_nothing_from_the_shelf"
         ),
@@ -722,7 +722,7 @@ _UNITS = [
         new="generation=last.scalar_one() + 0",
         fails=_in_cancel("test_late_money_revives_a_cancelled_order_while_its_units_are_there"),
     ),
-    _catalog(
+    _catalog_stock(
         "a key of AdjustStock is its caller's",
         old='caller=caller.key, method="AdjustStock"',
         new='caller="", method="AdjustStock"',
@@ -734,14 +734,14 @@ _UNITS = [
         new='caller="", method="CreateProduct"',
         fails=_keyed("CreateProduct"),
     ),
-    _catalog(
+    _catalog_stock(
         "an adjustment with a key happens once",
         old="        if record is not None and record.answer is not None:\n            return "
         "_movement_from_answer(record.answer), True\n",
         new="",
         fails=_in_stock("test_an_adjustment_with_a_key_happens_once"),
     ),
-    _catalog(
+    _catalog_stock(
         "more than is there is not taken away",
         old="        if left < 0:\n",
         new="        if False:\n",
@@ -753,19 +753,19 @@ _UNITS = [
         new="        if False:\n",
         fails="test_order_rpc.py::test_figures_and_what_is_not_on_sale_are_for_the_shop_alone",
     ),
-    _catalog(
+    _catalog_stock(
         "another shop's shelf is not adjusted",
         old='sku_id=command.sku_id, visible_to=caller, changes={"updated_at": now})',
         new='sku_id=command.sku_id, visible_to=_ANYBODY, changes={"updated_at": now})',
         behind=Edit(
-            "order_rpc/usecases/catalog.py",
-            "class Catalog:\n",
+            "order_rpc/usecases/catalog_stock.py",
+            "class CatalogStock:\n",
             "from mesh.call import Role\n_ANYBODY = Caller(role=Role.ADMIN, "
-            'subject="")\n\n\nclass Catalog:\n',
+            'subject="")\n\n\nclass CatalogStock:\n',
         ),
         fails=_in_stock("test_another_shops_shelf_is_not_touched"),
     ),
-    _allocating(
+    _allocations(
         "an order of a sale may be paid for as long as any other",
         old="expires_at=now + self._payment_window)",
         new="expires_at=now + self._payment_window / 10)",
@@ -773,37 +773,37 @@ _UNITS = [
             "test_an_order_of_a_sale_has_the_sales_price_and_takes_nothing_from_the_shelf"
         ),
     ),
-    _allocating(
+    _allocations(
         "a step of an allocation happens once",
         old="        if not is_new:\n            return held.allocated\n",
         new="",
         fails=_in_stock("test_units_leave_the_shelf_for_a_sale_and_come_back_once_each"),
     ),
-    _allocating(
+    _allocations(
         "a sale gives back no more than it has",
         old="        if is_new and left < command.quantity:\n",
         new="        if False:\n",
         fails=_in_stock("test_a_sale_takes_and_gives_back_no_more_than_there_is"),
     ),
-    _allocating(
+    _allocations(
         "a sale takes no more than is there",
-        old="        if shelf.available < command.quantity:\n",
+        old="        if stock.available < command.quantity:\n",
         new="        if False:\n",
         fails=_in_stock("test_a_sale_takes_and_gives_back_no_more_than_there_is"),
     ),
-    _allocating(
+    _allocations(
         "an activity is of one product",
         old="if held is None or held.sku_id != command.sku_id:",
         new="if held is None:",
         fails=_in_stock("test_an_activity_is_of_one_product"),
     ),
-    _allocating(
+    _allocations(
         "an id is good for one step",
         old="if earlier is not None and earlier != step:",
         new="if False:",
         fails=_in_stock("test_an_id_is_good_for_one_step", on="sqlite-other0"),
     ),
-    _allocating(
+    _allocations(
         "an order of a sale that is there belongs to its buyer",
         old="                elif owner != each.user_id:\n",
         new="                elif False:\n",

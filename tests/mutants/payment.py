@@ -367,7 +367,7 @@ _ANSWERS = [  # refunds that exist before the order answers
         ),
         (
             Edit(
-                "order_rpc/usecases/refund_news.py",
+                "order_rpc/usecases/apply_refunds.py",
                 "if not after.of_sale or after.state not in MONEY_LEFT:",
                 "if False:",
             ),
@@ -661,7 +661,7 @@ _CAPTURES = [  # what news of a capture makes of a payment
 ]
 
 _in_model = _test("test_model_and_product", "test_the_product_leaves_what_the_model_leaves", on="")
-_ANSWERED = "order_rpc/usecases/to_payment_rpc.py"
+_ANSWERED = "order_rpc/usecases/outbox_to_payment.py"
 _MODEL = [  # the protocol model and the product say the same
     _dispositions(
         "the model and the product call the same refunds automatic",

@@ -25,8 +25,8 @@ from order_rpc.domain.order import Order, OrderState
 from order_rpc.domain.payment import Disposition
 from order_rpc.domain.policy import MerchantPolicy
 from order_rpc.tables import ORDER_AUDIT, RESERVATION
-from order_rpc.usecases.cancelling import EXPIRED
-from order_rpc.usecases.to_payment_rpc import PaymentDestination, StillClosing
+from order_rpc.usecases.cancellations import EXPIRED
+from order_rpc.usecases.outbox_to_payment import PaymentDestination, StillClosing
 from tests.builders.order import (
     ADMIN,
     CLOSED,
@@ -501,7 +501,7 @@ async def test_an_expiry_that_was_cut_is_finished_by_the_next_round(
 
 async def test_the_payment_of_an_order_is_started_with_the_orders_own_data(app: OrderApp) -> None:
     order = await app.order(("mug", 2))
-    payment = await app.paying.pay(
+    payment = await app.payments.pay(
         merchant_id="mall",
         order_id=order.order_id,
         channel="sandbox",
@@ -529,7 +529,7 @@ async def test_an_order_that_waits_for_no_money_starts_no_payment(
     order = await app.order()
     await app.force_state(order, state)
     with pytest.raises(refused):
-        await app.paying.pay(
+        await app.payments.pay(
             merchant_id="mall", order_id=order.order_id, channel="", return_url="", caller=buyer()
         )
     assert app.payment_rpc.payments == []
@@ -541,7 +541,7 @@ async def test_an_expired_order_starts_no_payment_even_before_the_worker_came(
     order = await app.order()
     app.clock.advance(PAYMENT_WINDOW.total_seconds())
     with pytest.raises(OrderExpired):
-        await app.paying.pay(
+        await app.payments.pay(
             merchant_id="mall", order_id=order.order_id, channel="", return_url="", caller=buyer()
         )
 
@@ -549,7 +549,7 @@ async def test_an_expired_order_starts_no_payment_even_before_the_worker_came(
 async def test_somebody_elses_order_is_not_paid(app: OrderApp) -> None:
     order = await app.order()
     with pytest.raises(OrderNotFound):
-        await app.paying.pay(
+        await app.payments.pay(
             merchant_id="mall",
             order_id=order.order_id,
             channel="",

@@ -87,7 +87,9 @@ async def test_a_replay_with_a_key_answers_the_product_as_it_was_then_and_says_s
 ) -> None:
     first = await app.product(key="k", name="茶杯")
     app.clock.advance(60)
-    await app.catalog.set_stock(merchant_id="mall", sku_id="mug", available=1, caller=merchant())
+    await app.catalog_stock.set_stock(
+        merchant_id="mall", sku_id="mug", available=1, caller=merchant()
+    )
     with calling(timeout_seconds=1) as call:
         assert await app.product(key="k", name="茶杯") == first
     assert list(call.trailing) == [("x-paymesh-idempotent-replayed", "true")]
@@ -156,13 +158,13 @@ async def test_setting_the_stock_leaves_reserved_and_sold_units(app: OrderApp) -
     created = await app.product(available=10)
     await app.order(("mug", 4))
     app.clock.advance(60)
-    product = await app.catalog.set_stock(
+    product = await app.catalog_stock.set_stock(
         merchant_id="mall", sku_id="mug", available=100, caller=merchant()
     )
     assert (product.stock.available, product.stock.reserved, product.stock.sold) == (100, 4, 0)
     assert product.updated_at == app.clock.now() != created.updated_at == product.created_at
     # the same values are no failure
-    again = await app.catalog.set_stock(
+    again = await app.catalog_stock.set_stock(
         merchant_id="mall", sku_id="mug", available=100, caller=merchant()
     )
     assert again == replace(product, updated_at=again.updated_at)
@@ -176,13 +178,17 @@ async def test_stock_of_another_shop_or_of_nothing_is_not_found(
 ) -> None:
     await app.product(available=10)
     with pytest.raises(ProductNotFound):
-        await app.catalog.set_stock(merchant_id="mall", sku_id=sku_id, available=0, caller=caller)
+        await app.catalog_stock.set_stock(
+            merchant_id="mall", sku_id=sku_id, available=0, caller=caller
+        )
     assert await app.stock() == (10, 0, 0)
 
 
 async def test_an_admin_sets_the_stock_of_any_shop(app: OrderApp) -> None:
     await app.product(merchant_id="tea_house")
-    await app.catalog.set_stock(merchant_id="tea_house", sku_id="mug", available=3, caller=ADMIN)
+    await app.catalog_stock.set_stock(
+        merchant_id="tea_house", sku_id="mug", available=3, caller=ADMIN
+    )
     assert await app.stock(merchant_id="tea_house") == (3, 0, 0)
 
 

@@ -198,7 +198,7 @@ async def test_a_second_product_that_is_gone_when_its_units_are_taken_gives_back
     # what CreateOrder does after its look at the shelf
     async def write(tx: AsyncConnection) -> None:
         await orders.insert_orders(tx, order)
-        await stock.hold(tx, order)
+        await stock.reserve(tx, order)
 
     with pytest.raises(OutOfStock) as refusal:
         await app.db.run(write)

@@ -380,7 +380,7 @@ async def test_a_payment_that_changed_since_it_was_read_is_not_overwritten(
         known = await payments.find_payment(tx, order, payment_id="PAY1")
         assert known is not None
         await payments.save_payment(
-            tx, order, known.heard(snapshot(version=9), at=app.clock.now()), read_version=3
+            tx, order, known.seen_again(snapshot(version=9), at=app.clock.now()), read_version=3
         )
 
     with pytest.raises(Conflict):

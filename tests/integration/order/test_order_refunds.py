@@ -578,10 +578,10 @@ async def test_lists_of_refunds_come_in_pages_and_only_to_those_whom_they_concer
     app: OrderApp, order: Order
 ) -> None:
     made = [(await app.refund(order, amount="1.00")).request_id for _ in range(3)]
-    first, token = await app.refunding.list_refunds(
+    first, token = await app.real.refunds.list_order_refunds(
         merchant_id="mall", order_id=order.order_id, requested_size=2, page_token="", caller=buyer()
     )
-    second, end = await app.refunding.list_refunds(
+    second, end = await app.real.refunds.list_order_refunds(
         merchant_id="mall",
         order_id=order.order_id,
         requested_size=2,
@@ -590,7 +590,7 @@ async def test_lists_of_refunds_come_in_pages_and_only_to_those_whom_they_concer
     )
     assert ([refund.request_id for refund in (*first, *second)], end) == (made, "")
     with pytest.raises(OrderNotFound):
-        await app.refunding.list_refunds(
+        await app.real.refunds.list_order_refunds(
             merchant_id="mall",
             order_id=order.order_id,
             requested_size=2,

@@ -129,12 +129,12 @@ async def test_an_order_goes_where_its_buyer_said(app: OrderApp) -> None:
     order = await app.order(address=HOME)
     assert (await app.load(order)).address == HOME
     elsewhere = replace(HOME, street="北京路 2", city="广州 ☕")
-    moved = await app.shipping.set_address(
+    moved = await app.shipments.set_shipping_address(
         merchant_id="mall", order_id=order.order_id, address=elsewhere, caller=buyer()
     )
     assert (moved.address, moved.version) == (elsewhere, 2)
     assert (await app.load(order)).address == elsewhere
-    again = await app.shipping.set_address(
+    again = await app.shipments.set_shipping_address(
         merchant_id="mall", order_id=order.order_id, address=elsewhere, caller=buyer()
     )
     assert (again.version, await app.steps(order)) == (2, ["CREATE", "SET_SHIPPING_ADDRESS"])
@@ -142,7 +142,7 @@ async def test_an_order_goes_where_its_buyer_said(app: OrderApp) -> None:
 
 async def test_a_replay_answers_the_address_of_the_first_call(app: OrderApp) -> None:
     first = await app.order(key="k", address=HOME)
-    await app.shipping.set_address(
+    await app.shipments.set_shipping_address(
         merchant_id="mall",
         order_id=first.order_id,
         address=replace(HOME, city="广州"),
@@ -158,7 +158,7 @@ async def test_an_address_is_fixed_once_the_order_does_not_wait_for_money(
     order = await app.order()
     await app.force_state(order, state)
     with pytest.raises(OrderStateInvalid):
-        await app.shipping.set_address(
+        await app.shipments.set_shipping_address(
             merchant_id="mall", order_id=order.order_id, address=HOME, caller=ADMIN
         )
 
@@ -166,14 +166,14 @@ async def test_an_address_is_fixed_once_the_order_does_not_wait_for_money(
 async def test_somebody_elses_address_is_not_set(app: OrderApp) -> None:
     order = await app.order()
     with pytest.raises(OrderNotFound):
-        await app.shipping.set_address(
+        await app.shipments.set_shipping_address(
             merchant_id="mall", order_id=order.order_id, address=HOME, caller=buyer("u2")
         )
 
 
 async def test_an_address_is_in_no_event_and_no_line_of_the_history(app: OrderApp) -> None:
     order = await app.order(address=HOME)
-    await app.shipping.set_address(
+    await app.shipments.set_shipping_address(
         merchant_id="mall",
         order_id=order.order_id,
         address=replace(HOME, phone="123456"),
@@ -194,7 +194,7 @@ async def test_a_history_comes_in_pages_oldest_first(app: OrderApp) -> None:
     await app.ship(order)
     pages, token = [], ""
     while True:
-        steps, token = await app.shipping.timeline(
+        steps, token = await app.shipments.get_timeline(
             merchant_id="mall",
             order_id=order.order_id,
             requested_size=2,
@@ -206,11 +206,11 @@ async def test_a_history_comes_in_pages_oldest_first(app: OrderApp) -> None:
             break
     assert pages == [["CREATE", "PAY"], ["SHIP"]]
     other = await app.order()
-    _, token = await app.shipping.timeline(
+    _, token = await app.shipments.get_timeline(
         merchant_id="mall", order_id=order.order_id, requested_size=1, page_token="", caller=ADMIN
     )
     with pytest.raises(PageTokenInvalid):
-        await app.shipping.timeline(
+        await app.shipments.get_timeline(
             merchant_id="mall",
             order_id=other.order_id,
             requested_size=1,
@@ -218,7 +218,7 @@ async def test_a_history_comes_in_pages_oldest_first(app: OrderApp) -> None:
             caller=ADMIN,
         )
     with pytest.raises(OrderNotFound):
-        await app.shipping.timeline(
+        await app.shipments.get_timeline(
             merchant_id="mall",
             order_id=order.order_id,
             requested_size=1,
@@ -239,7 +239,7 @@ async def test_a_buyer_does_not_learn_who_works_for_a_shop(
 ) -> None:
     order = await app.paid_order()
     await app.ship(order)
-    steps, _ = await app.shipping.timeline(
+    steps, _ = await app.shipments.get_timeline(
         merchant_id="mall", order_id=order.order_id, requested_size=0, page_token="", caller=caller
     )
     assert [step_message(step, caller).operator for step in steps] == operators

@@ -36,7 +36,9 @@ async def app(database_url: str) -> AsyncIterator[OrderApp]:
 async def day(
     app: OrderApp, date: str = "2026-11-20", *, time_zone: str = "", currency: str = "CNY"
 ) -> DayStatistics | None:
-    summary = await app.statistics.daily_summary(merchant_id="mall", day=date, time_zone=time_zone)
+    summary = await app.statistics.get_daily_summary(
+        merchant_id="mall", day=date, time_zone=time_zone
+    )
     return next((each for each in summary.days if each.currency == currency), None)
 
 
@@ -130,14 +132,18 @@ async def test_a_tenant_whose_sums_outgrow_64_bits_stops_nobodys_figures(app: Or
     ours = await day(app)
     assert ours is not None
     assert (ours.created[0], ours.created[1].format()) == (1, "10.00")
-    summary = await app.statistics.daily_summary(merchant_id="evil", day="2026-11-20", time_zone="")
+    summary = await app.statistics.get_daily_summary(
+        merchant_id="evil", day="2026-11-20", time_zone=""
+    )
     [theirs] = summary.days
     assert theirs.created[0] == 2
     if app.db.engine.dialect.name != "sqlite":  # which goes on in floating point
         assert theirs.created[1].minor == most + 999999999999999
         await rebuild(app)  # takes it down again, by more than 64 bits hold
         [theirs] = (
-            await app.statistics.daily_summary(merchant_id="evil", day="2026-11-20", time_zone="")
+            await app.statistics.get_daily_summary(
+                merchant_id="evil", day="2026-11-20", time_zone=""
+            )
         ).days
         assert theirs.created[1].minor == 2 * 999999999999999
 
@@ -204,7 +210,7 @@ async def test_a_day_is_a_day_of_its_time_zone(
 
 async def test_today_is_the_day_of_the_clock_in_the_time_zone(app: OrderApp) -> None:
     app.clock.set(datetime(2026, 11, 20, 20, 0, tzinfo=UTC))
-    summary = await app.statistics.daily_summary(
+    summary = await app.statistics.get_daily_summary(
         merchant_id="mall", day="", time_zone="Asia/Shanghai"
     )
     assert (summary.day.isoformat(), summary.time_zone, summary.days) == (
@@ -221,7 +227,7 @@ async def test_a_period_shows_its_days_of_one_shop_and_one_currency(app: OrderAp
         await app.order(("yen", 1))
         await app.order(("tea", 1), caller=buyer("u1", "tea_house"))
         app.clock.advance(24 * 3600)
-    days = await app.statistics.list_days(
+    days = await app.statistics.list_order_statistics(
         merchant_id="mall", first="2026-11-21", last="2026-11-30", time_zone="", currency=""
     )
     assert [(each.day.isoformat(), each.currency) for each in days] == [
@@ -230,7 +236,7 @@ async def test_a_period_shows_its_days_of_one_shop_and_one_currency(app: OrderAp
         ("2026-11-22", "CNY"),
         ("2026-11-22", "JPY"),
     ]
-    days = await app.statistics.list_days(
+    days = await app.statistics.list_order_statistics(
         merchant_id="mall", first="2026-11-20", last="2026-11-22", time_zone="", currency="JPY"
     )
     assert [each.created[1].format() for each in days] == ["100", "100", "100"]
@@ -252,7 +258,7 @@ async def test_what_is_no_period_is_refused_with_its_field(
     app: OrderApp, wanted: dict[str, str], field: str
 ) -> None:
     with pytest.raises(InvalidArgument) as refused:
-        await app.statistics.list_days(
+        await app.statistics.list_order_statistics(
             **{
                 "merchant_id": "mall",
                 "first": "2026-11-20",
@@ -301,7 +307,7 @@ async def test_the_daily_summary_equals_a_recount_after_random_operations(
     # The figures, counted a second time from what the orders say.
     tz = zone("Asia/Kathmandu")
     orders = [await app.load(order) for order in shop.orders]
-    days = await app.statistics.list_days(
+    days = await app.statistics.list_order_statistics(
         merchant_id="mall",
         first="2026-11-20",
         last="2027-11-19",
@@ -380,7 +386,7 @@ class Shop:
                 )
             )
         except OutOfStock:
-            await self.app.catalog.set_stock(
+            await self.app.catalog_stock.set_stock(
                 merchant_id="mall", sku_id="mug", available=100, caller=merchant()
             )
 

@@ -32,8 +32,9 @@ from order_rpc.domain.order import OrderState, StockSource
 from order_rpc.domain.product import Movement, MovementKind
 from order_rpc.store import orders, stock
 from order_rpc.tables import ALLOCATION, ORDERS, RESERVATION, STOCK, STOCK_MOVEMENT
-from order_rpc.usecases.allocating import Allocate, GiveBack, SeckillOrder
-from order_rpc.usecases.catalog import AdjustStock, UpdateProduct
+from order_rpc.usecases.allocations import AllocateStock, ReturnAllocation, SeckillOrder
+from order_rpc.usecases.catalog import UpdateProduct
+from order_rpc.usecases.catalog_stock import AdjustStock
 from tests.builders.order import (
     PAYMENT_WINDOW,
     SECKILL_RPC,
@@ -70,7 +71,7 @@ async def adjust(
         idempotency_key=key,
         fingerprint={"sku_id": sku_id, "quantity": str(quantity), "reason": reason},
     )
-    return await app.catalog.adjust_stock(command, merchant(merchant_id))
+    return await app.catalog_stock.adjust_stock(command, merchant(merchant_id))
 
 
 async def moves(app: OrderApp) -> list[tuple[str, int, int]]:
@@ -91,15 +92,19 @@ async def test_every_change_by_people_is_kept_with_its_reason(app: OrderApp) -> 
         "broken ☕",
         "merchant:clerk",
     )
-    await app.catalog.set_stock(merchant_id="mall", sku_id="mug", available=20, caller=merchant())
+    await app.catalog_stock.set_stock(
+        merchant_id="mall", sku_id="mug", available=20, caller=merchant()
+    )
     # it is so already
-    await app.catalog.set_stock(merchant_id="mall", sku_id="mug", available=20, caller=merchant())
+    await app.catalog_stock.set_stock(
+        merchant_id="mall", sku_id="mug", available=20, caller=merchant()
+    )
     assert await moves(app) == [("INITIAL", 10, 10), ("ADJUST", -3, 7), ("SET", 13, 20)]
     assert (await app.rows(STOCK_MOVEMENT))[1]["trace_id"] == call.trace.trace_id
-    shown, token = await app.catalog.list_movements(
+    shown, token = await app.catalog_stock.list_stock_movements(
         merchant_id="mall", sku_id="mug", requested_size=2, page_token=""
     )
-    rest, end = await app.catalog.list_movements(
+    rest, end = await app.catalog_stock.list_stock_movements(
         merchant_id="mall", sku_id="mug", requested_size=2, page_token=token
     )
     assert ([movement.kind for movement in (*shown, *rest)], end) == (
@@ -107,7 +112,7 @@ async def test_every_change_by_people_is_kept_with_its_reason(app: OrderApp) -> 
         "",
     )
     with pytest.raises(PageTokenInvalid):
-        await app.catalog.list_movements(
+        await app.catalog_stock.list_stock_movements(
             merchant_id="mall", sku_id="pen", requested_size=2, page_token=token
         )
 
@@ -405,17 +410,19 @@ async def allocate(
     activity_id: str = "ACT1",
     sku_id: str = "mug",
 ) -> int:
-    command = Allocate(
+    command = AllocateStock(
         op_id=op_id, merchant_id="mall", activity_id=activity_id, sku_id=sku_id, quantity=quantity
     )
-    return await app.allocating.allocate(command, SECKILL_RPC)
+    return await app.allocations.allocate_stock(command, SECKILL_RPC)
 
 
 async def give_back(
     app: OrderApp, quantity: int, *, op_id: str = "OP9", activity_id: str = "ACT1"
 ) -> int:
-    return await app.allocating.give_back(
-        GiveBack(op_id=op_id, merchant_id="mall", activity_id=activity_id, quantity=quantity),
+    return await app.allocations.return_allocation(
+        ReturnAllocation(
+            op_id=op_id, merchant_id="mall", activity_id=activity_id, quantity=quantity
+        ),
         SECKILL_RPC,
     )
 
@@ -516,7 +523,7 @@ async def test_orders_of_a_sale_are_written_once_however_often_they_are_sent(app
     ]
     results = await app.at_once(
         *(
-            app.allocating.create_orders(batch, SECKILL_RPC)
+            app.allocations.create_seckill_orders(batch, SECKILL_RPC)
             for batch in (wanted[:150], wanted[50:], wanted, wanted[::-1])
         )
     )
@@ -530,7 +537,7 @@ async def test_orders_of_a_sale_are_written_once_however_often_they_are_sent(app
         sku_id="mug",
         price=Money(0, "CNY"),
     )
-    assert await app.allocating.create_orders([free], SECKILL_RPC) == [""]
+    assert await app.allocations.create_seckill_orders([free], SECKILL_RPC) == [""]
     assert [row["state"] for row in await app.rows(ORDERS) if row["order_id"] == "ORDF"] == ["PAID"]
 
 
@@ -559,7 +566,7 @@ async def test_an_order_of_a_sale_that_can_never_be_written_does_not_keep_the_ot
         wanted("ORDS4", currency="USD"),
         wanted("ORDS2"),
     ]
-    assert await app.allocating.create_orders(batch, SECKILL_RPC) == [
+    assert await app.allocations.create_seckill_orders(batch, SECKILL_RPC) == [
         "",
         "PRODUCT_NOT_FOUND",
         "ALLOCATION_MISMATCH",
@@ -579,7 +586,7 @@ async def test_a_shelf_never_goes_below_zero_whatever_is_written_by_hand(app: Or
     async def hold(tx: AsyncConnection) -> None:
         other = replace(order, order_id="ORDother")
         await orders.insert_orders(tx, other)
-        await stock.hold(tx, other)
+        await stock.reserve(tx, other)
 
     with pytest.raises(OutOfStock):
         await app.db.run(hold)
@@ -597,7 +604,7 @@ async def test_units_that_come_back_while_they_are_refused_are_taken(app: OrderA
     async def hold(tx: AsyncConnection) -> None:
         other = replace(first, order_id="ORDother")
         await orders.insert_orders(tx, other)
-        await stock.hold(tx, other)
+        await stock.reserve(tx, other)
 
     with app.overtaken(lambda: app.cancel(first), before="SELECT stock.available"):
         await app.db.run(hold)

@@ -13,7 +13,7 @@ import pytest
 from mesh import failpoints
 from mesh.errors import IdempotencyKeyReused, InvalidArgument, RemoteError
 from mesh.outbox import OUTBOX
-from order_rpc.usecases.catalog import AdjustStock
+from order_rpc.usecases.catalog_stock import AdjustStock
 from seckill_rpc.domain.activity import Activity, ActivityState
 from seckill_rpc.domain.errors import ActivityAlreadyOpen, ActivityNotFound, ActivityStateInvalid
 from seckill_rpc.redis.admit import AdmitCode
@@ -261,7 +261,7 @@ async def test_the_shelf_refuses_and_the_draft_is_back_with_the_reason(
         assert row.state is DRAFT
         assert row.problem.startswith(reason)
     assert await world.shelf_units() == (100, 0)
-    await world.orders.catalog.adjust_stock(
+    await world.orders.catalog_stock.adjust_stock(
         AdjustStock(
             merchant_id="mall",
             sku_id="mug",

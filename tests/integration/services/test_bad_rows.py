@@ -97,7 +97,7 @@ async def test_an_order_that_cannot_expire_stops_no_other(app: OrderApp, damage:
         **dict.fromkeys(others, OrderState.CANCELLING),
     }
     assert left_out(logs) == [("expire_orders", f"mall/{first}", True)]
-    assert await app.cancelling.due_in() is None  # nobody looks for it again and again
+    assert await app.cancellations.due_in() is None  # nobody looks for it again and again
 
 
 async def test_as_many_bad_orders_as_a_batch_takes_do_not_hide_those_behind_them(

@@ -162,7 +162,7 @@ async def test_a_figure_that_cannot_be_read_is_left_out_of_its_day(app: OrderApp
     await plant(app.db, f"UPDATE statistic_entry SET currency = 'ZZZ' WHERE id = {bad}")
     day = app.clock.now().date().isoformat()
     with capture_logs() as logs:
-        [shown] = await app.statistics.list_days(
+        [shown] = await app.statistics.list_order_statistics(
             merchant_id="mall", first=day, last=day, time_zone="", currency=""
         )
     assert shown.currency == "CNY"

@@ -24,7 +24,7 @@ from order_rpc.domain.order import Order, OrderState
 from order_rpc.domain.payment import CloseAnswer, PaymentSnapshot
 from order_rpc.domain.payment import CloseResult as AnsweredResult
 from order_rpc.tables import ORDERS
-from order_rpc.usecases.to_payment_rpc import PaymentDestination, StillClosing, close_message
+from order_rpc.usecases.outbox_to_payment import PaymentDestination, StillClosing, close_message
 from payment_rpc.domain.attempt import Attempt
 from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.order import OrderToPay
@@ -397,7 +397,7 @@ class Product:
 
         answered = PaymentDestination(
             payments=Answers(),
-            taking=self.at_order._taking,  # type: ignore[arg-type]
+            applier=self.at_order._applier,  # type: ignore[arg-type]
             journal=self.at_order._journal,
             clock=self.shop.clock,
             ids=self.shop.ids,

@@ -43,8 +43,8 @@ from mesh.paging import PageTokens
 from mesh.server import MeshServer
 from mesh.settings import MeshSettings
 from mesh.wire_errors import DETAILS_KEY
-from order_rpc.app import Choices
-from order_rpc.neighbours import Payments
+from order_rpc.app import OrderConfig
+from order_rpc.clients import Payments
 from payment_rpc.tables import ORDER_GATE
 from tests.builders.order import PAYMENT_WINDOW
 from tests.builders.payment import PaymentWorld, payment_world
@@ -388,7 +388,7 @@ async def order_rpc_before(servers: Servers) -> AsyncIterator[Any]:
             redis=None,
             payments=Payments(payments),
             seckill=side.seckill_rpc,
-            choices=Choices(payment_window=PAYMENT_WINDOW, scan_interval_seconds=1),
+            config=OrderConfig(payment_window=PAYMENT_WINDOW, scan_interval_seconds=1),
         ).add_to(server)
         await server.start()
         try:

@@ -164,7 +164,7 @@ async def test_a_burst_of_payorder_never_waits_on_itself_and_makes_one_payment_p
     orders = [await world.money.order() for _ in range(4)]
 
     async def pay(order: Order) -> Any:
-        return await world.orders.paying.pay(
+        return await world.orders.payments.pay(
             merchant_id="mall",
             order_id=order.order_id,
             channel="sandbox",
@@ -185,7 +185,7 @@ async def test_a_burst_of_payorder_never_waits_on_itself_and_makes_one_payment_p
 
 async def test_a_payment_started_by_payorder_pays_the_order(world: JoinedWorld) -> None:
     order = await world.money.order()
-    payment = await world.orders.paying.pay(
+    payment = await world.orders.payments.pay(
         merchant_id="mall", order_id=order.order_id, channel="", return_url="", caller=buyer()
     )
     await world.money.press(await world.money.payment(payment.payment_id))

@@ -349,13 +349,15 @@ def test_a_snapshot_that_makes_no_sense_is_refused_with_its_field(
 
 
 def test_a_newer_snapshot_keeps_the_disposition() -> None:
-    known = replace(KnownPayment.first_heard(snapshot(), at=EPOCH), disposition=Disposition.APPLIED)
-    heard = known.heard(snapshot(state="LATE_SUCCESS", version=9), at=EPOCH + timedelta(seconds=1))
+    known = replace(KnownPayment.first_seen(snapshot(), at=EPOCH), disposition=Disposition.APPLIED)
+    heard = known.seen_again(
+        snapshot(state="LATE_SUCCESS", version=9), at=EPOCH + timedelta(seconds=1)
+    )
     assert (heard.answer, heard.version, heard.state) == (Disposition.APPLIED, 9, "LATE_SUCCESS")
 
 
 def test_an_undecided_payment_is_answered_noted() -> None:
-    assert KnownPayment.first_heard(snapshot(state="PAYING"), at=EPOCH).answer is Disposition.NOTED
+    assert KnownPayment.first_seen(snapshot(state="PAYING"), at=EPOCH).answer is Disposition.NOTED
 
 
 def test_an_order_that_cost_something_is_not_cancelled_as_a_free_one() -> None:

@@ -125,22 +125,24 @@ def test_a_refund_takes_exactly_these_steps(state: RefundState, target: RefundSt
 @pytest.mark.parametrize("told", [R.APPROVED, R.SUCCEEDED, R.FAILED, R.BOUNCED])
 @pytest.mark.parametrize("state", R)
 def test_news_move_a_refund_forward_or_not_at_all(state: RefundState, told: RefundState) -> None:
-    heard = refund(state).hear(news(told), of_sale=True, at=LATER)
+    seen = refund(state).apply(news(told), of_sale=True, at=LATER)
     if (state, told) in STEPS and state is not R.REQUESTED:
-        assert (heard.state, heard.refund_id, heard.failure) == (told, "RF1", "why")
+        assert (seen.state, seen.refund_id, seen.failure) == (told, "RF1", "why")
     else:
-        assert heard.state is state
+        assert seen.state is state
 
 
 def test_what_the_shop_has_not_approved_is_not_approved_by_news() -> None:
-    assert refund(R.REQUESTED).hear(news(R.APPROVED), of_sale=True, at=LATER) == refund(R.REQUESTED)
+    assert refund(R.REQUESTED).apply(news(R.APPROVED), of_sale=True, at=LATER) == refund(
+        R.REQUESTED
+    )
 
 
 def test_the_moment_in_which_money_left_is_kept_through_a_bounce() -> None:
-    left = refund().hear(news(R.SUCCEEDED), of_sale=True, at=EPOCH)
-    bounced = left.hear(news(R.BOUNCED), of_sale=True, at=LATER)
+    left = refund().apply(news(R.SUCCEEDED), of_sale=True, at=EPOCH)
+    bounced = left.apply(news(R.BOUNCED), of_sale=True, at=LATER)
     assert (bounced.succeeded_at, bounced.bounced_at, bounced.of_sale) == (EPOCH, LATER, True)
-    skipped = refund().hear(news(R.BOUNCED), of_sale=True, at=LATER)  # we never heard that it left
+    skipped = refund().apply(news(R.BOUNCED), of_sale=True, at=LATER)  # we never seen that it left
     assert (skipped.succeeded_at, skipped.bounced_at) == (LATER, LATER)
 
 

@@ -1,5 +1,5 @@
-"""What payment_rpc tells of refunds: each ends once here, brings its goods back once, and a full
-refund ends the order.
+"""What a snapshot of a payment says of its refunds, applied to a locked order: each refund ends
+once, brings its goods back once, and a full refund ends the order.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ _EVENTS = {
 }
 
 
-class RefundNews:
-    """Hears of refunds."""
+class RefundApplier:
+    """Applies refunds of payment_rpc to orders."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
 
-    async def hear(
+    async def apply(
         self,
         tx: AsyncConnection,
         order: Order,
@@ -52,13 +52,11 @@ class RefundNews:
         cause: Cause,
         at: datetime,
     ) -> tuple[Order, tuple[str, ...]]:
-        """Applies what a snapshot says of refunds to a locked order; returns the order then and
-        what a person must look at.
+        """Returns the order after the refunds of a snapshot, and what needs a manual review.
 
-        The sums of a snapshot that is not the newest are not looked at. A refund only goes forward:
-        what is said of it counts whenever it comes.
-
-        A refund of a payment that did not pay the order is recorded and changes nothing else.
+        The sums of a snapshot that is not the newest are ignored. Its refunds count whenever they
+        come, because a refund only goes forward. A refund of a payment that did not pay the order
+        is recorded and changes nothing else.
         """
         is_of_sale = bool(order.paid_payment_id) and snapshot.payment_id == order.paid_payment_id
         refunded = snapshot.refunded if is_newest else order.refunded
@@ -66,13 +64,13 @@ class RefundNews:
             return order, ()
         known = await refunds.refunds_of(tx, order)
         alerts = []
-        for news in snapshot.refunds:
-            refund = _find(known, snapshot, news)
+        for reported in snapshot.refunds:
+            refund = _find(known, snapshot, reported)
             if refund is None:
-                if news.amount.minor == 0:
+                if reported.amount.minor == 0:
                     continue
                 refund = unknown_refund(
-                    news,
+                    reported,
                     merchant_id=order.merchant_id,
                     order_id=order.order_id,
                     payment_id=snapshot.payment_id,
@@ -80,22 +78,22 @@ class RefundNews:
                 )
                 await refunds.insert_refund(tx, refund)
                 known.append(refund)
-            heard = refund.hear(news, of_sale=is_of_sale, at=at)
-            if heard is refund:
+            after = refund.apply(reported, of_sale=is_of_sale, at=at)
+            if after is refund:
                 continue
-            await refunds.save_refund(tx, heard, read_version=refund.version)
-            known[known.index(refund)] = heard
-            if heard.state is not refund.state:
-                await self.ended(tx, order, refund, heard, cause=cause, at=at)
-            if heard.state is RefundState.BOUNCED:
+            await refunds.save_refund(tx, after, read_version=refund.version)
+            known[known.index(refund)] = after
+            if after.state is not refund.state:
+                await self.record_end(tx, order, refund, after, cause=cause, at=at)
+            if after.state is RefundState.BOUNCED:
                 alerts.append(
-                    f"refund {heard.refund_id} of {heard.amount} bounced: {heard.failure}"
+                    f"refund {after.refund_id} of {after.amount} bounced: {after.failure}"
                 )
         if is_of_sale:
             order = await self._sum_up(tx, order, refunded, known, cause=cause, at=at)
         return order, tuple(alerts)
 
-    async def ended(
+    async def record_end(
         self,
         tx: AsyncConnection,
         order: Order,
@@ -105,8 +103,8 @@ class RefundNews:
         cause: Cause,
         at: datetime,
     ) -> None:
-        """Writes what follows from the end of a refund: history, figures, and goods that come back
-        once.
+        """Writes what follows from the end of a refund: a line of the history, statistics, and
+        goods that come back once.
         """
         is_bounced = after.state is RefundState.BOUNCED
         remark = f"{after.request_id} {after.amount} {after.failure}".rstrip()
@@ -118,20 +116,21 @@ class RefundNews:
             cause=cause,
             at=at,
             remark=remark,
-            needs_attention=is_bounced,
+            needs_review=is_bounced,
         )
         if not after.of_sale or after.state not in MONEY_LEFT:
             return
-        if before.succeeded_at is None:  # it left now, or we did not hear of it before it came back
+        # it succeeded now, or bounced before anybody reported its success
+        if before.succeeded_at is None:
             await statistics.add(tx, [entry(order, Figure.REFUNDED, at=at, amount=after.amount)])
             if after.lines:
-                await self._take_goods_back(tx, order, after, cause=cause, at=at)
+                await self._return_goods(tx, order, after, cause=cause, at=at)
         if is_bounced:
             await statistics.add(
                 tx, [entry(order, Figure.REFUNDED, at=at, count=-1, amount=after.amount)]
             )
 
-    async def _take_goods_back(
+    async def _return_goods(
         self,
         tx: AsyncConnection,
         order: Order,
@@ -141,7 +140,7 @@ class RefundNews:
         at: datetime,
     ) -> None:
         await refunds.record_return(tx, refund, at=at)
-        available = await stock.take_back(tx, order, refund.lines)
+        available = await stock.return_units(tx, order, refund.lines)
         for line in refund.lines:
             await catalog.log_movement(
                 tx,
@@ -186,7 +185,7 @@ class RefundNews:
                 cause=cause,
                 at=at,
                 remark=before.paid_payment_id,
-                tells=order_refunded,
+                make_event=order_refunded,
             )
         elif after.version != before.version:
             await orders.save_order(tx, after, read_version=before.version)
@@ -194,12 +193,12 @@ class RefundNews:
 
 
 def _find(
-    known: Sequence[RefundRequest], snapshot: PaymentSnapshot, news: RefundSnapshot
+    known: Sequence[RefundRequest], snapshot: PaymentSnapshot, reported: RefundSnapshot
 ) -> RefundRequest | None:
     for refund in known:
         if refund.payment_id == snapshot.payment_id and refund.request_id in (
-            news.request_id,
-            news.refund_id,
+            reported.request_id,
+            reported.refund_id,
         ):
             return refund
     return None

@@ -1,4 +1,4 @@
-"""Where an order goes, how it gets there, and its history."""
+"""The address, shipment and history of an order."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from order_rpc.usecases.events import order_completed, order_shipped
 from order_rpc.usecases.journal import Journal
 
 
-class Shipping:
+class Shipments:
     """SetShippingAddress, ShipOrder, CompleteOrder, GetOrderTimeline."""
 
     def __init__(
@@ -30,7 +30,7 @@ class Shipping:
         self._journal = journal
         self._page_tokens = page_tokens
 
-    async def set_address(
+    async def set_shipping_address(
         self, *, merchant_id: str, order_id: str, address: Address, caller: Caller
     ) -> Order:
         """Sets where an order goes, before it is paid.
@@ -39,17 +39,19 @@ class Shipping:
             OrderNotFound: there is none, or it is somebody else's. OrderStateInvalid: it does not
                 wait for money any more.
         """
-        return await self._db.run(self._set_address, merchant_id, order_id, address, caller)
+        return await self._db.run(
+            self._set_shipping_address, merchant_id, order_id, address, caller
+        )
 
     async def ship(
         self, *, merchant_id: str, order_id: str, carrier: str, tracking_number: str, caller: Caller
     ) -> Order:
-        """Hands a paid order to a carrier; the same parcel again is no second step.
+        """Marks a paid order as handed to a carrier; the same parcel again changes nothing.
 
         Raises:
             OrderNotFound: there is none in the caller's shop. OrderStateInvalid: it is not paid, or
                 went with another parcel.
-            FullRefundOpen: all of its money is on its way back.
+            FullRefundOpen: everything it cost is being refunded.
         """
         order = await self._db.run(
             self._ship, merchant_id, order_id, (carrier, tracking_number), caller
@@ -58,7 +60,7 @@ class Shipping:
         return order
 
     async def complete(self, *, merchant_id: str, order_id: str, caller: Caller) -> Order:
-        """Says that an order arrived; saying it again changes nothing.
+        """Marks an order as arrived; a repetition changes nothing.
 
         Raises:
             OrderNotFound: there is none, or it is somebody else's. OrderStateInvalid: it is not on
@@ -66,7 +68,7 @@ class Shipping:
         """
         return await self._db.run(self._complete, merchant_id, order_id, caller)
 
-    async def timeline(
+    async def get_timeline(
         self,
         *,
         merchant_id: str,
@@ -105,7 +107,7 @@ class Shipping:
         )
         return shown, token
 
-    async def _set_address(
+    async def _set_shipping_address(
         self, tx: AsyncConnection, merchant_id: str, order_id: str, address: Address, caller: Caller
     ) -> Order:
         now = self._clock.now()
@@ -155,7 +157,7 @@ class Shipping:
             cause=self._journal.cause(caller),
             at=now,
             remark=f"{carrier} {tracking_number}",
-            tells=order_shipped,
+            make_event=order_shipped,
         )
         failpoint("order.ship.before_commit")
         return shipped
@@ -177,6 +179,6 @@ class Shipping:
             event=Verb.COMPLETE,
             cause=self._journal.cause(caller),
             at=now,
-            tells=order_completed,
+            make_event=order_completed,
         )
         return completed

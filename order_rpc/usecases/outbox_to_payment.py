@@ -1,6 +1,7 @@
-"""What must reach payment_rpc: closing the payments of an order, giving money back. Written with
-the decision, sent from the outbox until it is answered; what the answer means is written in the
-transaction that marks the message done."""
+"""Messages to payment_rpc: closing the payments of an order, and refunds. They are written with the
+decision and sent from the outbox until they are answered. What an answer means is written in the
+transaction that marks the message done.
+"""
 
 from __future__ import annotations
 
@@ -23,16 +24,16 @@ from order_rpc.domain.payment import CloseAnswer, CloseResult
 from order_rpc.domain.refund import RefundRequest, RefundState, status_of
 from order_rpc.domain.statistics import Figure, entry
 from order_rpc.store import orders, refunds, stock
+from order_rpc.usecases.apply_payment import PaymentApplier
 from order_rpc.usecases.events import order_cancelled
 from order_rpc.usecases.journal import ORDER_RPC, Cause, Journal
-from order_rpc.usecases.taking import Taking
 
 PAYMENT_RPC = "payment_rpc"
 SECKILL_RPC = "seckill_rpc"
 CLOSE_PAYMENT = "ClosePayment"
 CREATE_REFUND = "CreateRefund"
 RETURN_STOCK = "ReturnStock"
-# The request path delivers at once; the relay takes over when that did not happen.
+# The request delivers its message itself; the relay takes over when that did not happen.
 RELAY_DELAY = timedelta(seconds=5)
 FAST_PATH_SECONDS = 4.0
 
@@ -128,8 +129,8 @@ def return_stock_message(order: Order, *, ids: Ids, at: datetime) -> Message:
 
 
 async def deliver_at_once(deliver: Callable[[Message], Awaitable[bool]], message: Message) -> None:
-    """The relay's own step on the request path, for a few seconds. Whatever comes of it, the relay
-    finishes it.
+    """Takes the relay's step in the request, for at most FAST_PATH_SECONDS. The relay repeats what
+    did not succeed.
     """
     try:
         async with asyncio.timeout(FAST_PATH_SECONDS):
@@ -141,15 +142,21 @@ async def deliver_at_once(deliver: Callable[[Message], Awaitable[bool]], message
 
 
 class PaymentDestination:
-    """Delivers to payment_rpc and settles what it answers."""
+    """Sends messages to payment_rpc and settles its answers."""
 
     name = PAYMENT_RPC
 
     def __init__(
-        self, *, payments: PaymentService, taking: Taking, journal: Journal, clock: Clock, ids: Ids
+        self,
+        *,
+        payments: PaymentService,
+        applier: PaymentApplier,
+        journal: Journal,
+        clock: Clock,
+        ids: Ids,
     ) -> None:
         self._payments = payments
-        self._taking = taking
+        self._applier = applier
         self._journal = journal
         self._clock = clock
         self._ids = ids
@@ -204,14 +211,14 @@ class PaymentDestination:
     ) -> None:
         now, cause = self._clock.now(), Cause(event_id=message.event_id, operator=PAYMENT_RPC)
         order = await _locked(tx, message)
-        if order.state is not OrderState.CANCELLING:  # its payment was quicker
+        if order.state is not OrderState.CANCELLING:  # a payment arrived first
             return
         match answer.result:
             case CloseResult.ALREADY_PAID:
                 if answer.payment is None:
                     raise Unavailable("payment_rpc names no payment")
-                taken = await self._taking.take(tx, order, answer.payment, cause=cause, at=now)
-                for problem in taken.alerts:
+                applied = await self._applier.apply(tx, order, answer.payment, cause=cause, at=now)
+                for problem in applied.alerts:
                     log.error(
                         "order_needs_attention",
                         alert=True,
@@ -231,7 +238,7 @@ class PaymentDestination:
         self, tx: AsyncConnection, order: Order, *, cause: Cause, remark: str, at: datetime
     ) -> None:
         cancelled = order.cancel(at=at)
-        back = (
+        messages = (
             [return_stock_message(cancelled, ids=self._ids, at=at)]
             if cancelled.is_of_activity
             else []
@@ -244,8 +251,8 @@ class PaymentDestination:
             cause=cause,
             at=at,
             remark=remark,
-            tells=order_cancelled,
-            messages=back,
+            make_event=order_cancelled,
+            messages=messages,
             counts=[entry(cancelled, Figure.CANCELLED, at=at)],
         )
         await stock.release(tx, cancelled, at=at)
@@ -253,8 +260,8 @@ class PaymentDestination:
     async def _settle_refund(
         self, tx: AsyncConnection, message: Message, refund_id: str, refused: RemoteError | None
     ) -> None:
-        """Success is told by snapshots alone; here a refund learns its id, or that it was refused
-        for good.
+        """Snapshots alone report success. The answer gives a refund its id, or fails it when it was
+        refused for good.
         """
         now = self._clock.now()
         order = await _locked(tx, message)

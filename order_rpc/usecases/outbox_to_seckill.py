@@ -1,5 +1,5 @@
-"""What order_rpc asks of seckill_rpc: to take units back that nobody paid for, and whether an order
-is still on its way from there.
+"""What order_rpc needs of seckill_rpc: that it takes back units that nobody paid for, and whether
+the order of a ticket is still to come.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from typing import Protocol
 
 from mesh.outbox import Message
 from order_rpc.domain.ticket import TicketOrder
-from order_rpc.usecases.to_payment_rpc import SECKILL_RPC
+from order_rpc.usecases.outbox_to_payment import SECKILL_RPC
 
 
 class SeckillService(Protocol):
@@ -26,7 +26,7 @@ class SeckillService(Protocol):
 
 
 class SeckillDestination:
-    """Delivers ReturnStock. The answer means nothing here: the order is cancelled already."""
+    """Sends ReturnStock. Its answer changes nothing here: the order is cancelled already."""
 
     name = SECKILL_RPC
 

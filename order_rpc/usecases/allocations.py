@@ -1,6 +1,7 @@
-"""Flash sales: their units leave the shelf before anybody buys and come back afterwards; their
-orders are written with the price of the sale. Every step has an id of seckill_rpc's and happens
-once (docs/protocols.md 5)."""
+"""Units and orders of flash sales. Units leave the catalogue stock before anybody buys and come
+back afterwards; orders are written with the price of the sale. Every step has an id of seckill_rpc
+and happens once (docs/protocols.md 5).
+"""
 
 from __future__ import annotations
 
@@ -10,7 +11,6 @@ from datetime import datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh import outbox
 from mesh.call import Caller, current_trace_id
 from mesh.clock import Clock
 from mesh.db import Database
@@ -23,16 +23,16 @@ from order_rpc.domain.errors import (
     ProductNotFound,
 )
 from order_rpc.domain.order import Order, OrderLine, StockSource
-from order_rpc.domain.product import Movement, MovementKind, Product, out_of_stock
-from order_rpc.store import allocations, audit, catalog, orders, statistics
+from order_rpc.domain.product import MovementKind, Product, out_of_stock
+from order_rpc.store import allocations, catalog, orders
 from order_rpc.store.allocations import Step
-from order_rpc.usecases.journal import operator
-from order_rpc.usecases.orders import Orders, figures_of_birth
+from order_rpc.usecases.catalog_stock import movement_of
+from order_rpc.usecases.journal import Journal, NewOrder, operator
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Allocate:
-    """Units that an activity takes from the shelf."""
+class AllocateStock:
+    """Units that an activity takes from the catalogue stock."""
 
     op_id: str
     merchant_id: str
@@ -42,8 +42,8 @@ class Allocate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GiveBack:
-    """Units that an activity puts back on the shelf."""
+class ReturnAllocation:
+    """Units that an activity gives back to the catalogue stock."""
 
     op_id: str
     merchant_id: str
@@ -63,45 +63,50 @@ class SeckillOrder:
     price: Money
 
 
-class Allocating:
+class Allocations:
     """AllocateStock, ReturnAllocation, CreateSeckillOrders."""
 
     def __init__(
-        self, *, db: Database, clock: Clock, orders: Orders, payment_window: timedelta
+        self, *, db: Database, clock: Clock, journal: Journal, payment_window: timedelta
     ) -> None:
-        """`payment_window`: how long a buyer may take to pay, from the moment in which the order is
-        written here.
+        """`payment_window`: how long a buyer may take to pay, counted from the write of the order
+        here.
         """
         self._db = db
         self._clock = clock
-        self._orders = orders
+        self._journal = journal
         self._payment_window = payment_window
 
-    async def allocate(self, command: Allocate, caller: Caller) -> int:
-        """Takes units off the shelf; returns how many the activity was given in all.
+    async def allocate_stock(self, command: AllocateStock, caller: Caller) -> int:
+        """Takes units from the catalogue stock; returns how many the activity was given in all.
 
         Raises:
             ProductNotFound, OutOfStock: nothing was taken. AllocationMismatch: the id, or the
                 activity, was used for something else.
         """
-        return await self._db.run(self._allocate, command, caller)
+        return await self._db.run(self._allocate_stock, command, caller)
 
-    async def give_back(self, command: GiveBack, caller: Caller) -> int:
-        """Puts units back on the shelf; returns how many the activity gave back in all.
+    async def return_allocation(self, command: ReturnAllocation, caller: Caller) -> int:
+        """Gives units back to the catalogue stock; returns how many the activity gave back in
+        all.
 
         Raises:
             AllocationExceeded: the activity holds fewer. AllocationMismatch: the id was used for
                 something else.
         """
-        return await self._db.run(self._give_back, command, caller)
+        return await self._db.run(self._return_allocation, command, caller)
 
-    async def create_orders(self, wanted: Sequence[SeckillOrder], caller: Caller) -> list[str]:
+    async def create_seckill_orders(
+        self, wanted: Sequence[SeckillOrder], caller: Caller
+    ) -> list[str]:
         """Writes orders of activities; for each "" or the reason why it can never be written. One
         that is there already stays as it is.
         """
-        return await self._db.run(self._create_orders, wanted, caller)
+        return await self._db.run(self._create_seckill_orders, wanted, caller)
 
-    async def _allocate(self, tx: AsyncConnection, command: Allocate, caller: Caller) -> int:
+    async def _allocate_stock(
+        self, tx: AsyncConnection, command: AllocateStock, caller: Caller
+    ) -> int:
         now = self._clock.now()
         step = Step(
             merchant_id=command.merchant_id,
@@ -120,35 +125,40 @@ class Allocating:
             sku_id=command.sku_id,
             at=now,
         )
-        is_new = await self._is_new(tx, step)  # under the lock: two calls with one id meet there
+        is_new = await self._is_new(
+            tx, step
+        )  # under the lock: the second call with one id waits for it
         if held is None or held.sku_id != command.sku_id:
             raise AllocationMismatch(
                 f"activity {command.activity_id} is of another product", op_id=command.op_id
             )
         if not is_new:
             return held.allocated
-        shelf = await catalog.lock_stock(tx, merchant_id=command.merchant_id, sku_id=command.sku_id)
-        if shelf.available < command.quantity:
-            raise out_of_stock(command.sku_id, shelf.available)
+        stock = await catalog.lock_stock(tx, merchant_id=command.merchant_id, sku_id=command.sku_id)
+        if stock.available < command.quantity:
+            raise out_of_stock(command.sku_id, stock.available)
         after = replace(held, allocated=held.allocated + command.quantity)
         await allocations.save_allocation(tx, after, at=now)
         await allocations.insert_step(tx, step, at=now)
         await catalog.move_stock(
             tx,
-            _movement(
+            movement_of(
                 product,
                 MovementKind.ALLOCATE,
                 quantity=-command.quantity,
-                available_after=shelf.available - command.quantity,
+                available_after=stock.available - command.quantity,
                 caller=caller,
-                step=step,
                 at=now,
+                reason=step.op_id,
+                reference=step.activity_id,
             ),
             trace_id=current_trace_id(),
         )
         return after.allocated
 
-    async def _give_back(self, tx: AsyncConnection, command: GiveBack, caller: Caller) -> int:
+    async def _return_allocation(
+        self, tx: AsyncConnection, command: ReturnAllocation, caller: Caller
+    ) -> int:
         now = self._clock.now()
         step = Step(
             merchant_id=command.merchant_id,
@@ -169,21 +179,22 @@ class Allocating:
         if held is None or not is_new:
             return 0 if held is None else held.returned
         product = await catalog.get_product(tx, merchant_id=command.merchant_id, sku_id=held.sku_id)
-        shelf = await catalog.lock_stock(tx, merchant_id=command.merchant_id, sku_id=held.sku_id)
+        stock = await catalog.lock_stock(tx, merchant_id=command.merchant_id, sku_id=held.sku_id)
         after = replace(held, returned=held.returned + command.quantity)
         await allocations.save_allocation(tx, after, at=now)
         await allocations.insert_step(tx, step, at=now)
         if command.quantity:
             await catalog.move_stock(
                 tx,
-                _movement(
+                movement_of(
                     product,
                     MovementKind.RETURN_ALLOCATION,
                     quantity=command.quantity,
-                    available_after=shelf.available + command.quantity,
+                    available_after=stock.available + command.quantity,
                     caller=caller,
-                    step=step,
                     at=now,
+                    reason=step.op_id,
+                    reference=step.activity_id,
                 ),
                 trace_id=current_trace_id(),
             )
@@ -196,17 +207,17 @@ class Allocating:
             raise AllocationMismatch(f"{step.op_id} was another step", op_id=step.op_id)
         return earlier is None
 
-    async def _create_orders(
+    async def _create_seckill_orders(
         self, tx: AsyncConnection, wanted: Sequence[SeckillOrder], caller: Caller
     ) -> list[str]:
         now = self._clock.now()
         answers: list[str] = []
         new: dict[tuple[str, str], Order] = {}
         products = await _products(tx, wanted)
-        there = await _existing(tx, wanted)
+        existing = await _existing(tx, wanted)
         for each in wanted:
             key = (each.merchant_id, each.order_id)
-            owner = there.get(key, new[key].user_id if key in new else None)
+            owner = existing.get(key, new[key].user_id if key in new else None)
             try:
                 if owner is None:
                     new[key] = self._place(each, products.get((each.merchant_id, each.sku_id)), now)
@@ -219,7 +230,14 @@ class Allocating:
             else:
                 answers.append("")
         if new:
-            await self._write(tx, list(new.values()), caller, now)
+            await self._journal.create(
+                tx,
+                [
+                    NewOrder(order=order, operator=operator(caller), trace_id=current_trace_id())
+                    for order in new.values()
+                ],
+                at=now,
+            )
         return answers
 
     def _place(self, wanted: SeckillOrder, product: Product | None, now: datetime) -> Order:
@@ -247,21 +265,6 @@ class Allocating:
         )
         return order if order.amount.minor else order.pay(payment_id="", at=now)
 
-    async def _write(
-        self, tx: AsyncConnection, new: Sequence[Order], caller: Caller, now: datetime
-    ) -> None:
-        await orders.insert_orders(tx, *new)
-        told = [
-            step
-            for order in new
-            for step in self._orders.birth(
-                order, operator=operator(caller), trace_id=current_trace_id()
-            )
-        ]
-        await audit.append_audits(tx, [(order, row) for order, row, _ in told], at=now)
-        await outbox.put(tx, *(message for _, _, message in told))
-        await statistics.add(tx, [each for order in new for each in figures_of_birth(order)])
-
 
 async def _products(
     tx: AsyncConnection, wanted: Sequence[SeckillOrder]
@@ -287,27 +290,3 @@ async def _existing(
         ).items():
             found[merchant_id, order_id] = user_id
     return found
-
-
-def _movement(
-    product: Product,
-    kind: MovementKind,
-    *,
-    quantity: int,
-    available_after: int,
-    caller: Caller,
-    step: Step,
-    at: datetime,
-) -> Movement:
-    return Movement(
-        movement_id=0,
-        merchant_id=product.merchant_id,
-        sku_id=product.sku_id,
-        kind=kind,
-        quantity=quantity,
-        available_after=available_after,
-        reason=step.op_id,
-        operator=operator(caller),
-        reference=step.activity_id,
-        created_at=at,
-    )

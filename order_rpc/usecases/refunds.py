@@ -1,5 +1,5 @@
-"""Refunds that somebody asks order_rpc for: planned under the order's lock, written with the
-message that carries them out, told by snapshots.
+"""Refunds that are asked for here: planned under the lock of the order, and written with the
+message that makes payment_rpc carry them out. Their end is reported by snapshots (`apply_refunds`).
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from order_rpc.domain.refund import (
 )
 from order_rpc.domain.refund_plan import is_all_back, money_left, plan_refund, require_refundable
 from order_rpc.store import orders, refunds
+from order_rpc.usecases.apply_refunds import RefundApplier
 from order_rpc.usecases.events import order_refunded
 from order_rpc.usecases.journal import Journal
-from order_rpc.usecases.refund_news import RefundNews
-from order_rpc.usecases.to_payment_rpc import deliver_at_once, refund_message
+from order_rpc.usecases.outbox_to_payment import deliver_at_once, refund_message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefundOrder:
-    """A refund as it was asked for: lines, an amount in major units, or neither for everything that
+    """A refund that is asked for: lines, an amount in major units, or neither for everything that
     is left.
     """
 
@@ -61,7 +61,7 @@ class RefundKey:
     request_id: str
 
 
-class Refunding:
+class Refunds:
     """RefundOrder, ApproveRefund, RejectRefund, ListOrderRefunds."""
 
     def __init__(
@@ -71,7 +71,7 @@ class Refunding:
         clock: Clock,
         ids: Ids,
         journal: Journal,
-        refund_news: RefundNews,
+        applier: RefundApplier,
         page_tokens: PageTokens,
         deliver: Callable[[Message], Awaitable[bool]],
     ) -> None:
@@ -79,12 +79,12 @@ class Refunding:
         self._clock = clock
         self._ids = ids
         self._journal = journal
-        self._refund_news = refund_news
+        self._applier = applier
         self._page_tokens = page_tokens
         self._deliver = deliver
 
     async def refund(self, command: RefundOrder, caller: Caller) -> RefundRequest:
-        """Asks for a refund and returns it as it stands then: on its way, or REQUESTED when the
+        """Asks for a refund and returns its state then: APPROVED or further, or REQUESTED when the
         shop has to approve it first.
 
         Raises:
@@ -95,19 +95,19 @@ class Refunding:
         failpoint("order.refund.after_commit")
         if is_replay:
             mark_replayed()
-        return await self._carried_out(refund, message, caller)
+        return await self._deliver_and_read(refund, message, caller)
 
     async def approve(self, key: RefundKey, *, remark: str, caller: Caller) -> RefundRequest:
-        """Approves a refund that a buyer requested and returns it as it stands then.
+        """Approves a refund that a buyer requested and returns its state then.
 
         Raises:
             OrderNotFound, RefundNotFound: there is none of that id in the caller's shop.
                 RefundStateInvalid: it was rejected.
-            RefundNotAllowed, RefundExceedsRefundable: the money is gone since.
+            RefundNotAllowed, RefundExceedsRefundable: the money is no longer there.
         """
         refund, message = await self._db.run(self._approve, key, remark, caller)
         failpoint("order.refund.after_commit")
-        return await self._carried_out(refund, message, caller)
+        return await self._deliver_and_read(refund, message, caller)
 
     async def reject(self, key: RefundKey, *, reason: str, caller: Caller) -> RefundRequest:
         """Rejects a refund that a buyer requested.
@@ -118,7 +118,7 @@ class Refunding:
         """
         return await self._db.run(self._reject, key, reason, caller)
 
-    async def list_refunds(
+    async def list_order_refunds(
         self,
         *,
         merchant_id: str,
@@ -157,7 +157,7 @@ class Refunding:
         )
         return shown, token
 
-    async def _carried_out(
+    async def _deliver_and_read(
         self, refund: RefundRequest, message: Message | None, caller: Caller
     ) -> RefundRequest:
         if message is None and refund.amount.minor:
@@ -190,43 +190,15 @@ class Refunding:
             visible_to=caller,
             for_update=True,
         )
-        # Behind the lock: the call that was here before us has committed its idempotency record,
-        # and the whole of what could be refunded may be its doing.
+        # Under the lock: the call before this one has committed its record, and may have refunded
+        # everything that was left.
         record = (
             await idempotency.find(tx, key, fingerprint=command.fingerprint) if key.key else None
         )
         known = await refunds.refunds_of(tx, order)
         if record is not None:
             return refunds.find(known, record.resource_id), None, True
-        is_buyer = caller.role is Role.USER
-        if sum(each.state is not RefundState.REJECTED for each in known) >= REFUNDS_MAX:
-            raise RefundLimitReached(limit=REFUNDS_MAX)
-        amount, lines = plan_refund(
-            order,
-            _of_sale(order, known),
-            lines=command.lines,
-            amount=command.amount,
-            with_requested=is_buyer,
-        )
-        is_at_once = not is_buyer or order.state is OrderState.PAID
-        refund = RefundRequest(
-            merchant_id=order.merchant_id,
-            order_id=order.order_id,
-            request_id=self._ids.new("RRQ"),
-            payment_id=order.paid_payment_id,
-            state=RefundState.APPROVED if is_at_once else RefundState.REQUESTED,
-            amount=amount,
-            lines=lines,
-            reason=command.reason,
-            refund_id="",
-            failure="",
-            of_sale=False,
-            version=1,
-            succeeded_at=None,
-            bounced_at=None,
-            created_at=now,
-            updated_at=now,
-        )
+        refund = self._new_refund(command, order, known, is_buyer=caller.role is Role.USER, at=now)
         await refunds.insert_refund(tx, refund)
         if key.key:
             await idempotency.claim(
@@ -237,7 +209,7 @@ class Refunding:
                 now=now,
                 answer="",
             )
-        event = "REFUND_APPROVED" if is_at_once else "REFUND_REQUESTED"
+        event = "REFUND_APPROVED" if refund.state is RefundState.APPROVED else "REFUND_REQUESTED"
         message = await self._write(
             tx,
             order,
@@ -250,6 +222,38 @@ class Refunding:
         )
         failpoint("order.refund.before_commit")
         return refund, message, False
+
+    def _new_refund(
+        self,
+        command: RefundOrder,
+        order: Order,
+        known: list[RefundRequest],
+        *,
+        is_buyer: bool,
+        at: datetime,
+    ) -> RefundRequest:
+        """Plans a refund. The shop approves what a buyer asks for once the order is shipped."""
+        if sum(each.state is not RefundState.REJECTED for each in known) >= REFUNDS_MAX:
+            raise RefundLimitReached(limit=REFUNDS_MAX)
+        amount, lines = plan_refund(
+            order,
+            _of_sale(order, known),
+            lines=command.lines,
+            amount=command.amount,
+            with_requested=is_buyer,
+        )
+        is_at_once = not is_buyer or order.state is OrderState.PAID
+        return RefundRequest.create(
+            merchant_id=order.merchant_id,
+            order_id=order.order_id,
+            request_id=self._ids.new("RRQ"),
+            payment_id=order.paid_payment_id,
+            state=RefundState.APPROVED if is_at_once else RefundState.REQUESTED,
+            amount=amount,
+            lines=lines,
+            reason=command.reason,
+            at=at,
+        )
 
     async def _approve(
         self, tx: AsyncConnection, key: RefundKey, remark: str, caller: Caller
@@ -357,15 +361,15 @@ class Refunding:
         caller: Caller,
         at: datetime,
     ) -> None:
-        """Units that cost nothing come back at once: there is no money to wait for. An order that
-        cost nothing ends with its last unit.
+        """Units that cost nothing come back at once, because no money has to be waited for. A free
+        order becomes REFUNDED with its last unit.
         """
         cause, done = (
             self._journal.cause(caller),
             refund.to(RefundState.SUCCEEDED, at=at, of_sale=True),
         )
         await refunds.save_refund(tx, done, read_version=refund.version)
-        await self._refund_news.ended(tx, order, refund, done, cause=cause, at=at)
+        await self._applier.record_end(tx, order, refund, done, cause=cause, at=at)
         now_known = _of_sale(order, [done if each is refund else each for each in known])
         if order.is_free and is_all_back(order, now_known):
             ended = order.with_refunds(
@@ -379,7 +383,7 @@ class Refunding:
                 cause=cause,
                 at=at,
                 remark=refund.request_id,
-                tells=order_refunded,
+                make_event=order_refunded,
             )
             return
         after = order.with_refunds(

@@ -1,7 +1,7 @@
-"""Cancelling an order that nobody paid. CANCELLING is committed first, then payment_rpc is asked to
-close the payments, and only its answer cancels
-the order and frees its units: whoever cancels, a buyer who pays in that moment is never cancelled
-(docs/protocols.md 4)."""
+"""Cancels orders that nobody paid. CANCELLING is committed first, then payment_rpc is asked to
+close the payments. Only its answer cancels the order and frees its units (`outbox_to_payment`), so
+that a buyer who pays in that moment is never cancelled (docs/protocols.md 4).
+"""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from order_rpc.store import orders, refunds, stock
 from order_rpc.tables import ORDERS
 from order_rpc.usecases.events import order_cancelled
 from order_rpc.usecases.journal import ORDER_RPC, Cause, Journal
-from order_rpc.usecases.to_payment_rpc import (
+from order_rpc.usecases.outbox_to_payment import (
     RELAY_DELAY,
     close_message,
     deliver_at_once,
@@ -36,8 +36,8 @@ from order_rpc.usecases.to_payment_rpc import (
 EXPIRED = "not paid in time"  # cancel_reason of an expired order
 
 
-class Cancelling:
-    """CancelOrder, and the end of the time to pay."""
+class Cancellations:
+    """CancelOrder, and the orders whose time to pay is over."""
 
     def __init__(
         self,
@@ -63,13 +63,12 @@ class Cancelling:
     async def cancel(
         self, *, merchant_id: str, order_id: str, reason: str, caller: Caller
     ) -> Order:
-        """Cancels an order of the caller's: CANCELLED, or CANCELLING while payment_rpc has not
-        answered.
+        """Cancels an order and returns it: CANCELLED, or CANCELLING while payment_rpc has not
+        answered. An order that cost nothing can be cancelled until it is shipped.
 
         Raises:
             OrderNotFound: there is none, or it is somebody else's. OrderAlreadyPaid: it is paid,
-                maybe in this very moment. An order that cost nothing is cancelled until it is
-                shipped.
+                maybe in this very moment.
         """
         order, message = await self._db.run(self._begin, merchant_id, order_id, reason, caller)
         failpoint("order.cancel.after_begin")
@@ -148,11 +147,11 @@ class Cancelling:
     async def _cancel_free(
         self, tx: AsyncConnection, order: Order, *, reason: str, caller: Caller, at: datetime
     ) -> Order:
-        """Nothing was paid, so nobody is asked. An order of which units came back already goes on
-        as a return.
+        """Nothing was paid, so payment_rpc is not asked. An order of which units came back already
+        can only be refunded further.
         """
         cancelled = order.cancel_free(reason=reason, at=at)
-        back = (
+        messages = (
             [return_stock_message(cancelled, ids=self._ids, at=at)]
             if cancelled.is_of_activity
             else []
@@ -169,8 +168,8 @@ class Cancelling:
             cause=self._journal.cause(caller),
             at=at,
             remark=reason,
-            tells=order_cancelled,
-            messages=back,
+            make_event=order_cancelled,
+            messages=messages,
             counts=counts,
         )
         await stock.release_sold(tx, cancelled, at=at)
