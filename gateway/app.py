@@ -1,28 +1,29 @@
-"""The ASGI application: finds the door, lets it serve, and puts what every answer has around what
-it gives. Every exception ends here: a refusal as its answer, a defect as INTERNAL with a trace id,
-a client that hung up as a line in the log."""
+"""The ASGI application: finds the handler of a request, lets it serve, and adds the headers that
+all responses have. Every exception ends here: a refusal as its HTTP error, a defect as INTERNAL
+with a trace id, a closed connection as a line in the log.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
 from time import monotonic
-from typing import Final
+from typing import Any, Final
 
-from gateway.answers import OWN, Answer, Headers
+from gateway.builtin_routes import BuiltinRoute, Health
 from gateway.cors import Cors
-from gateway.docs import docs_pages
-from gateway.doors import Door, Target, Upstream
-from gateway.intake import WHOLE_ANSWER, ClientGone, Receive, Request, Scope, Send
+from gateway.docs import docs_routes
+from gateway.errors import ErrorRenderer, MethodNotAllowed
+from gateway.handlers import Handler, RouteHandler, Upstream
 from gateway.limits import RateLimit
 from gateway.openapi import build_document
-from gateway.pages import Health, Page
-from gateway.refusals import MethodNotAllowed, Refusals
+from gateway.request import WHOLE_ANSWER, ClientGone, Receive, Request, Scope, Send
+from gateway.responses import NO_STORE, Headers, Response
 from gateway.routes import PathTemplate, Router
-from gateway.schema import Schema
+from gateway.schema import HttpRule, Method, Schema
 from gateway.settings import GatewaySettings
-from gateway.static import StaticPage
-from gateway.streams import EventAnswer, OpenStreams, StreamDoor, last_event
+from gateway.static import StaticRoute
+from gateway.streams import EventResponse, OpenStreams, StreamRouteHandler, last_event
 from gateway.telemetry import Telemetry
 from mesh.auth import UserTokens
 from mesh.errors import MeshError, NotFound, Unavailable
@@ -39,7 +40,7 @@ log = get_logger()
 
 
 class Gateway:
-    """The door from outside."""
+    """The gateway as an ASGI application."""
 
     def __init__(
         self,
@@ -52,11 +53,11 @@ class Gateway:
     ) -> None:
         """
         Args:
-            upstreams: who serves each process name of the contract, e.g. "payment_rpc".
+            upstreams: the clients of the services of the contract by name, e.g. "payment_rpc".
 
         Raises:
-            KeyError: a method is served by a process that is not in `upstreams`. TemplateInvalid:
-                two routes answer one path.
+            KeyError: a method is served by a service that is not in `upstreams`. TemplateInvalid:
+                two routes have one path.
         """
         self.health = Health(
             {
@@ -65,124 +66,132 @@ class Gateway:
                 if name not in settings.absent_services
             }
         )
-        self.refusals = Refusals(schema.errors)
+        self.error_renderer = ErrorRenderer(schema.errors)
         self.streams = OpenStreams(settings)
         self._telemetry = telemetry
         self._cors = Cors(settings.cors_origins, bound_headers=schema.bound_headers)
-        self._unknown = Page("", _refuse_path)
-        self._router: Router[Target] = Router()
-        pages: tuple[Page | StaticPage, ...] = (
-            Page("/healthz", self.health.alive),
-            Page("/readyz", self.health.ready),
-            *docs_pages(build_document(schema, development=settings.is_development)),
+        self._unknown = BuiltinRoute("", _refuse_path)
+        self._router: Router[Handler] = Router()
+        builtin: tuple[BuiltinRoute | StaticRoute, ...] = (
+            BuiltinRoute("/healthz", self.health.alive),
+            BuiltinRoute("/readyz", self.health.ready),
+            *docs_routes(build_document(schema, development=settings.is_development)),
         )
-        for page in pages:
-            self._router.add("GET", PathTemplate.parse(page.route), page)
+        for route in builtin:
+            self._router.add("GET", PathTemplate.parse(route.route), route)
         for method in schema.routed(development=True):
-            hidden = method.policy.development_only and not settings.is_development
-            limit = (
-                RateLimit(method.policy.limit, now=monotonic)
-                if method.policy.limit is not None
-                else None
+            make = partial(
+                self._route_handler,
+                method,
+                schema=schema,
+                upstream=upstreams[method.policy.served_by],
+                user_tokens=user_tokens,
+                settings=settings,
+                limit=method.policy.limit and RateLimit(method.policy.limit, now=monotonic),
             )
-            make = (
-                partial(StreamDoor, streams=self.streams)
-                if method.policy.server_streaming
-                else Door
-            )
+            # A hidden path stays known, so that it does not become the variable of another one.
+            is_hidden = method.policy.development_only and not settings.is_development
             for rule in method.rules:
-                door = make(
-                    method,
-                    rule,
-                    schema=schema,
-                    upstream=upstreams[method.policy.served_by],
-                    user_tokens=user_tokens,
-                    settings=settings,
-                    limit=limit,
+                self._router.add(
+                    rule.verb, rule.template, self._unknown if is_hidden else make(rule)
                 )
-                # A hidden path is still known, so that it does not become the variable of another
-                # one.
-                self._router.add(rule.verb, rule.template, self._unknown if hidden else door)
+
+    def _route_handler(self, method: Method, rule: HttpRule, **parts: Any) -> RouteHandler:
+        if method.policy.server_streaming:
+            return StreamRouteHandler(method, rule, streams=self.streams, **parts)
+        return RouteHandler(method, rule, **parts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One HTTP request."""
         started = monotonic()
         request = Request(scope)
-        target, values = self._find(request)
+        handler, values = self._find(request)
         status, refusal = _CLIENT_GONE, ""
         self._telemetry.running += 1
         try:
             try:
-                answer = await target.serve(request, receive, values)
+                response = await handler.serve(request, receive, values)
             except MeshError as error:
-                answer = self._refuse(error, request, target)
+                response = self._error_response(error, request, handler)
             except ClientGone:
                 return
             except Exception as error:
                 log.error(
                     "unexpected",
-                    route=target.route,
+                    route=handler.route,
                     trace_id=request.trace.trace_id,
                     exc_info=error,
                 )
-                answer = self.refusals.internal(request.trace.trace_id, language=request.language)
-            status, refusal = answer.status, answer.reason
-            headers = self._headers(request, answer)
+                response = self.error_renderer.render_internal(
+                    request.trace.trace_id, language=request.language
+                )
+            status, refusal = response.status, response.reason
+            headers = self._headers(request, response)
             whole = scope.get(WHOLE_ANSWER)
-            if isinstance(answer, EventAnswer):
+            if isinstance(response, EventResponse):
                 status, refusal = await self._send_events(
-                    send, answer, headers, request=request, target=target
+                    send, response, headers, request=request, handler=handler
                 )
             elif whole is not None:
-                await whole(status, headers, answer.body)
+                await whole(status, headers, response.body)
             else:
-                await _send(send, status, headers, answer.body)
+                await _send(send, status, headers, response.body)
         finally:
             self._telemetry.ended(
                 request,
-                route=target.route,
+                route=handler.route,
                 status=status,
                 refusal=refusal,
                 seconds=monotonic() - started,
             )
 
     async def _send_events(
-        self, send: Send, answer: EventAnswer, headers: Headers, *, request: Request, target: Target
+        self,
+        send: Send,
+        response: EventResponse,
+        headers: Headers,
+        *,
+        request: Request,
+        handler: Handler,
     ) -> tuple[int, str]:
-        """Sends events until somebody ends it. Returns status and refusal for the log: the head is
-        out, a late refusal is an event.
+        """Sends events until the stream ends. Returns status and refusal for the log: the head is
+        sent already, so that a late refusal is an event.
         """
-        refused: Answer | None = None
+        failure: Response | None = None
         self._telemetry.streams += 1
         try:
-            await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+            await send(
+                {"type": "http.response.start", "status": response.status, "headers": headers}
+            )
             if request.method != "HEAD":
-                async for event in answer.events():
+                async for event in response.events():
                     await send({"type": "http.response.body", "body": event, "more_body": True})
         except ClientGone:
             return _CLIENT_GONE, ""
         except MeshError as error:
-            refused = self._refuse(error, request, target)
+            failure = self._error_response(error, request, handler)
         except Exception as error:
             log.error(
-                "unexpected", route=target.route, trace_id=request.trace.trace_id, exc_info=error
+                "unexpected", route=handler.route, trace_id=request.trace.trace_id, exc_info=error
             )
-            refused = self.refusals.internal(request.trace.trace_id, language=request.language)
+            failure = self.error_renderer.render_internal(
+                request.trace.trace_id, language=request.language
+            )
         finally:
             self._telemetry.streams -= 1
-            await answer.stream.close()
+            await response.stream.close()
         await send(
             {
                 "type": "http.response.body",
-                "body": last_event(refusal=refused, trace_id=request.trace.trace_id),
+                "body": last_event(error=failure, trace_id=request.trace.trace_id),
             }
         )
-        return answer.status, "" if refused is None else refused.reason
+        return response.status, "" if failure is None else failure.reason
 
-    def _refuse(self, error: MeshError, request: Request, target: Target) -> Answer:
-        return self.refusals.answer(
+    def _error_response(self, error: MeshError, request: Request, handler: Handler) -> Response:
+        return self.error_renderer.render(
             error,
-            package=target.package,
+            package=handler.package,
             trace_id=request.trace.trace_id,
             language=request.language,
             credentials=b"authorization" in request.headers,
@@ -191,25 +200,25 @@ class Gateway:
         )
 
     async def overloaded(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  the shape of an ASGI application
-        """Answers instead of the application when there are too many connections."""
+        """ResponseBuilder instead of the application when there are too many connections."""
         request = Request(scope)
         refusal = Unavailable("Too many connections.", retry_after_seconds=_OVERLOAD_SECONDS)
-        answer = self.refusals.answer(
+        response = self.error_renderer.render(
             refusal, package=COMMON, trace_id=request.trace.trace_id, language=request.language
         )
         await _send(
             send,
-            answer.status,
-            [*self._headers(request, answer), (b"connection", b"close")],
-            answer.body,
+            response.status,
+            [*self._headers(request, response), (b"connection", b"close")],
+            response.body,
         )
 
-    def _find(self, request: Request) -> tuple[Target, tuple[bytes, ...]]:
-        """What stands at the path for the verb, with the raw values of its variables; a page that
-        says so when nothing does.
+    def _find(self, request: Request) -> tuple[Handler, tuple[bytes, ...]]:
+        """The handler of a path and verb with the raw values of its variables; one that refuses
+        when there is none.
         """
-        if request.raw_path == b"*":  # the target of OPTIONS that means the whole server
-            return Page("", lambda request: self._cors.options(request, _VERBS)), ()
+        if request.raw_path == b"*":  # OPTIONS of the whole server
+            return BuiltinRoute("", lambda request: self._cors.options(request, _VERBS)), ()
         match = self._router.match(request.raw_path)
         if match is None:
             return self._unknown, ()
@@ -218,25 +227,26 @@ class Gateway:
             return target, match.values
         allow = match.leaf.allow()
         if request.method == "OPTIONS":
-            return Page("", lambda request: self._cors.options(request, allow)), ()
-        return Page("", lambda request: _refuse_verb(request, allow)), ()
+            return BuiltinRoute("", lambda request: self._cors.options(request, allow)), ()
+        return BuiltinRoute("", lambda request: _refuse_verb(request, allow)), ()
 
-    def _headers(self, request: Request, answer: Answer) -> Headers:
+    def _headers(self, request: Request, response: Response) -> Headers:
         headers = [
             _NO_SNIFFING,
-            (b"cache-control", answer.keep),
+            (b"cache-control", response.cache_control),
             (b"x-request-id", request.request_id.encode()),
             (b"traceparent", request.trace.traceparent().encode()),
-            *answer.headers,
+            *response.headers,
             *self._cors.headers(request),
         ]
-        # a file is the same for everybody; whatever a method says may have words for people in it
-        if answer.keep == OWN:
+        # a file is the same for everybody; texts for people in other responses depend on the
+        # language
+        if response.cache_control == NO_STORE:
             headers.append(_VARY)
-        if answer.content_type:
+        if response.content_type:
             headers += (
-                (b"content-type", answer.content_type),
-                (b"content-length", b"%d" % len(answer.body)),
+                (b"content-type", response.content_type),
+                (b"content-length", b"%d" % len(response.body)),
             )
         return headers
 
@@ -246,11 +256,11 @@ async def _send(send: Send, status: int, headers: Headers, body: bytes) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-def _refuse_path(_request: Request) -> Answer:
+def _refuse_path(_request: Request) -> Response:
     raise NotFound("No such path.")
 
 
-def _refuse_verb(request: Request, allow: str) -> Answer:
+def _refuse_verb(request: Request, allow: str) -> Response:
     refusal = MethodNotAllowed(f"{request.method} is not among {allow}.")
     refusal.allow = allow
     raise refusal

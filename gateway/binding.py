@@ -10,9 +10,9 @@ from urllib.parse import parse_qsl
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-from gateway.codec import Decoders, Mismatch, UnsupportedField, read_json
+from gateway.codec import Decoders, FieldError, UnsupportedField, read_json
 from gateway.codec.dialect import HTTP_BODY, field_policy, longest, spellings
-from gateway.refusals import MalformedBody
+from gateway.errors import MalformedBody
 from gateway.routes import decode_value
 from gateway.schema import HttpRule, Method, body_type, find_field, message_class
 from mesh.errors import InvalidArgument
@@ -124,13 +124,13 @@ class Binder:
             parameter = self._query.get(name)
             if parameter is None:
                 raise InvalidArgument.of(
-                    Mismatch("", name).field,
+                    FieldError("", name).field,
                     self._taken.get(name, "is not a query parameter of this path"),
                 )
             path, read, most = parameter
             try:
                 value = read(text)
-            except Mismatch as mismatch:
+            except FieldError as mismatch:
                 raise InvalidArgument.of(name, mismatch.problem) from None
             if most:
                 values = _holder(arguments, path).setdefault(path[-1], [])
@@ -221,7 +221,7 @@ def _from_json(text: bytes, convert: Callable[[Any], Any]) -> Any:
         if value is None:
             raise MalformedBody.of("", "must not be null")
         return convert(value)
-    except Mismatch as mismatch:
+    except FieldError as mismatch:
         raise MalformedBody.of(mismatch.field, mismatch.problem) from None
 
 
@@ -231,7 +231,7 @@ def _value(path: Path, read: _FromText, raw: bytes, *, encoded: bool = True) -> 
         return read(decode_value(raw) if encoded else raw.decode("utf-8"))
     except UnicodeDecodeError:
         raise InvalidArgument.of(name, "is not valid UTF-8") from None
-    except Mismatch as mismatch:
+    except FieldError as mismatch:
         raise InvalidArgument.of(name, mismatch.problem) from None
 
 

@@ -1,5 +1,5 @@
-"""What one connection may do: sizes, numbers and times. Those that an operator may want to change
-are settings; the others stand here.
+"""Limits of one connection: sizes, numbers and times. Those that an operator may want to change are
+settings; the others are here.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from gateway.intake import Receive, Scope, Send
-from gateway.refusals import Refusals
+from gateway.errors import ErrorRenderer
+from gateway.request import Receive, Scope, Send
 
 PARTING_SECONDS: Final = 2.0  # how long a refused client may take to read why
 HEADERS_MAX: Final = 200  # header fields of a head; trailer fields of a body
@@ -30,4 +30,4 @@ class Rules:
     stalled_seconds: float  # an answer of which the client reads nothing
     connections_max: int
     overloaded: Callable[[Scope, Receive, Send], Any]  # ASGI application that refuses
-    refusals: Refusals
+    error_renderer: ErrorRenderer

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from gateway.answers import Answer, Headers
-from gateway.intake import Request
+from gateway.request import Request
+from gateway.responses import Headers, Response
 
 _ALLOWED_HEADERS: Final = (
     "authorization",
@@ -47,7 +47,7 @@ class Cors:
         origin = request.once(b"origin")
         return self._vary + self._headers.get(origin, []) if origin is not None else self._vary
 
-    def options(self, request: Request, allow: str) -> Answer:
+    def options(self, request: Request, allow: str) -> Response:
         """The answer to OPTIONS on a known path: the verbs, and for a page on the list what it may
         send.
         """
@@ -59,4 +59,4 @@ class Cors:
                 (b"access-control-allow-headers", self._allowed),
                 (b"access-control-max-age", _PREFLIGHT_SECONDS),
             ]
-        return Answer(204, b"", content_type=b"", headers=headers)
+        return Response(204, b"", content_type=b"", headers=headers)

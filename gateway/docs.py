@@ -1,6 +1,6 @@
-"""What people look at: a page at / that says what this is, and Swagger UI at /docs from the files
-of an installed package: no internet, no inline script, and a policy that lets the page load nothing
-else."""
+"""Pages for people: / says what this is, /docs is Swagger UI from the files of an installed
+package. No internet, no inline script, and a content policy that lets the page load nothing else.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Final
 
 import msgspec
 
-from gateway.answers import JSON, Headers
-from gateway.static import StaticPage, downloads_limit
+from gateway.responses import JSON, Headers
+from gateway.static import StaticRoute, downloads_limit
 
 # the distribution swagger-ui-py carries Swagger UI 5, the first that renders OpenAPI 3.1
 _PACKAGE: Final = "swagger_ui"
@@ -82,13 +82,13 @@ _POLICY: Final[Headers] = [
 ]
 
 
-def docs_pages(document: Mapping[str, object]) -> Iterator[StaticPage]:
+def docs_routes(document: Mapping[str, object]) -> Iterator[StaticRoute]:
     """/, /docs with everything that it loads, and the OpenAPI document.
 
     Raises:
         OSError: the package is not installed, or carries other files.
     """
-    page = partial(StaticPage, limit=downloads_limit())
+    page = partial(StaticRoute, limit=downloads_limit())
     yield page("/", _HOME, content_type=_HTML, headers=_POLICY)
     yield page("/docs", _INDEX, content_type=_HTML, headers=_POLICY)
     yield page("/docs/start.js", _START, content_type=b"text/javascript; charset=utf-8")

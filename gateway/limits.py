@@ -6,7 +6,7 @@ from collections.abc import Callable
 from ipaddress import IPv6Address, IPv6Network
 from typing import Final
 
-from gateway.refusals import RateLimited
+from gateway.errors import RateLimited
 from mesh.call import Caller
 from mesh.policies import Limit
 from mesh.token_buckets import BUCKETS_MAX, TokenBuckets

@@ -18,7 +18,6 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
-from gateway.answers import Headers
 from gateway.connection_rules import (
     DISCARDED_BYTES_MAX,
     FRAMING_BYTES_MAX,
@@ -28,9 +27,10 @@ from gateway.connection_rules import (
     PIPELINED_MAX,
     Rules,
 )
-from gateway.intake import WHOLE_ANSWER, Scope
-from gateway.refusals import HeadersTooLarge, MalformedBody, RequestTimeout
+from gateway.errors import HeadersTooLarge, MalformedBody, RequestTimeout
+from gateway.request import WHOLE_ANSWER, Scope
 from gateway.request_head import body_framing, check_head, has_body, refusal_of_parser, split_target
+from gateway.responses import Headers
 from mesh.errors import InvalidArgument, MeshError
 from mesh.trace import Trace
 from mesh.wire_errors import COMMON
@@ -429,7 +429,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._stall.cancel()
             self._stall = None
 
-    # Refusals of the connection itself
+    # ErrorRenderer of the connection itself
 
     def _refuse(self, refusal: MeshError) -> None:
         """Says why and closes, after the answers of the requests before this one."""
@@ -459,7 +459,7 @@ class BoundedProtocol(HttpToolsProtocol):
             # the running request waits for a body that will never be whole
             cycle.disconnected = True
             cycle.message_event.set()
-        answer = self.rules.refusals.answer(
+        answer = self.rules.error_renderer.render(
             refusal, package=COMMON, trace_id=Trace.start().trace_id
         )
         self.transport.write(

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from gateway.refusals import ExpectationFailed, HttpVersionUnsupported, Unimplemented
+from gateway.errors import ExpectationFailed, HttpVersionUnsupported, Unimplemented
 from mesh.errors import InvalidArgument, MeshError
 
 _HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~%!$&'()*+,;=-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")

@@ -40,7 +40,7 @@ class GatewayServer:
             stalled_seconds=settings.stalled_answer_seconds,
             connections_max=settings.connections_max,
             overloaded=gateway.overloaded,
-            refusals=gateway.refusals,
+            error_renderer=gateway.error_renderer,
         )
         # What strangers send must not fill the log: uvicorn warns about each broken request.
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)

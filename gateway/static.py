@@ -1,5 +1,5 @@
-"""Answers that are the same for everybody: made once, compressed once, kept by whoever has them,
-and sent to one address only so often.
+"""ResponseBuilder that are the same for everybody: made once, compressed once, kept by whoever has
+them, and sent to one address only so often.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from hashlib import sha256
 from time import monotonic
 from typing import Final
 
-from gateway.answers import Answer, Headers
-from gateway.intake import Receive, Request
 from gateway.limits import RateLimit, bucket_of
+from gateway.request import Receive, Request
+from gateway.responses import Headers, Response
 from mesh.call import NOBODY
 from mesh.policies import Limit
 from mesh.wire_errors import COMMON
@@ -32,7 +32,7 @@ def downloads_limit() -> RateLimit:
     return RateLimit(Limit(per_second=20, burst=60), now=monotonic)
 
 
-class StaticPage:
+class StaticRoute:
     """A path whose answer never changes while the process lives."""
 
     package = COMMON
@@ -57,8 +57,13 @@ class StaticPage:
         # a picture does not get smaller
         self._packed = (packed, b'"%s-gzip"' % tag) if len(packed) < len(body) else None
 
-    async def serve(self, request: Request, receive: Receive, values: tuple[bytes, ...]) -> Answer:  # noqa: ARG002  the shape of every target
-        """The page, or 304 to whoever has it.
+    async def serve(
+        self,
+        request: Request,
+        receive: Receive,  # noqa: ARG002  the shape of every handler
+        values: tuple[bytes, ...],  # noqa: ARG002
+    ) -> Response:
+        """The page, or 304 for a client that has it.
 
         Raises:
             RateLimited: this address fetched too much just now.
@@ -72,7 +77,9 @@ class StaticPage:
         body, tag = self._packed if packed and self._packed is not None else self._plain
         headers = [*self._headers, (b"etag", tag)]
         if tag in _TAG.findall(request.once(b"if-none-match") or b""):
-            return Answer(304, b"", content_type=b"", headers=headers, keep=_KEEP)
+            return Response(304, b"", content_type=b"", headers=headers, cache_control=_KEEP)
         if packed:
             headers.append((b"content-encoding", b"gzip"))
-        return Answer(200, body, content_type=self._content_type, headers=headers, keep=_KEEP)
+        return Response(
+            200, body, content_type=self._content_type, headers=headers, cache_control=_KEEP
+        )

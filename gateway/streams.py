@@ -1,6 +1,7 @@
 """Methods with many answers, as Server-Sent Events: each answer is an event with the envelope of
-any other answer, silence is broken by comments, and the last event says how it ended. The head
-waits for the first answer or the first heartbeat, so that an early refusal is an ordinary one."""
+any other response, comments break silence, and the last event says how the stream ended. The head
+waits for the first answer or the first heartbeat, so that an early error is an ordinary HTTP error.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +9,15 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
-from time import monotonic
 from typing import Any, Final
 
-from gateway.answers import Answer, Headers, envelope
-from gateway.doors import Door, Upstream
-from gateway.intake import ClientGone, Receive, Request
+from gateway.errors import RateLimited
+from gateway.handlers import RouteHandler, Upstream
 from gateway.limits import bucket_of
-from gateway.refusals import RateLimited
+from gateway.request import ClientGone, Receive, Request
+from gateway.responses import Headers, Response, envelope
 from gateway.settings import GatewaySettings
-from mesh.call import CURRENT, Call, Role
+from mesh.call import CURRENT
 from mesh.errors import Unavailable
 
 # the latter: nginx would collect events
@@ -27,8 +27,8 @@ _BUSY_SECONDS: Final = 1.0  # when it may be worth trying again
 
 
 class OpenStreams:
-    """Every open stream of this process: no more than there is room for, each caller no more than a
-    share, and none when the process stops.
+    """The open streams of this process. Their number is limited, for each caller and altogether;
+    none is opened while the process stops.
     """
 
     def __init__(self, settings: GatewaySettings) -> None:
@@ -43,7 +43,7 @@ class OpenStreams:
         """A stream of its own; it has to be closed.
 
         Raises:
-            RateLimited: the caller has as many as it may have. Unavailable: there is no room, or
+            RateLimited: the caller has as many as it may have. Unavailable: too many are open, or
                 the process stops.
         """
         if self._ended:
@@ -108,13 +108,13 @@ class EventStream:
         self._closed = closed
         self._over: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
         self._next = asyncio.create_task(self._read())
-        self._watch = asyncio.create_task(self._wait_for_departure(receive))
+        self._watch = asyncio.create_task(self._wait_for_disconnect(receive))
 
     async def begin(self) -> None:
         """Waits for the first answer, or until there was silence for long enough.
 
         Raises:
-            MeshError: the call was refused. ClientGone: nobody waits any more.
+            MeshError: the call was refused. ClientGone: the client closed the connection.
         """
         await self._wait()
         if self._next.done():
@@ -141,7 +141,7 @@ class EventStream:
             self._over.set_result(reason)
 
     async def close(self) -> None:
-        """Cancels the call if it still runs, and gives its place back."""
+        """Cancels the call if it still runs, and frees its slot."""
         self._closed()
         self._watch.cancel()
         self._next.cancel()
@@ -159,24 +159,22 @@ class EventStream:
         if self._over.done():
             raise self._over.result()
 
-    async def _wait_for_departure(self, receive: Receive) -> None:
+    async def _wait_for_disconnect(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
         self.end(ClientGone())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EventAnswer(Answer):
-    """The head of an answer whose body are the events of a stream. Whoever sends it closes the
-    stream.
-    """
+class EventResponse(Response):
+    """The head of a response whose body is the events of a stream. Its sender closes the stream."""
 
     stream: EventStream
     translate: Callable[[bytes], bytes]  # response message to envelope
 
     async def events(self) -> AsyncIterator[bytes]:
-        """The events of the answers. Raises as `EventStream.responses`, and what `Answers.success`
-        raises.
+        """The events of the answers. Raises as `EventStream.responses`, and what
+        `ResponseBuilder.success` raises.
         """
         number = 0
         async for response in self.stream.responses():
@@ -188,46 +186,29 @@ class EventAnswer(Answer):
                 yield b"id: %d\ndata: %s\n\n" % (number, self.translate(response).rstrip())
 
 
-def last_event(*, refusal: Answer | None, trace_id: str) -> bytes:
-    """How a stream ended: an event `error` with the envelope of a refusal, else `end`."""
-    if refusal is not None:
-        return b"event: error\ndata: %s\n\n" % refusal.body.rstrip()
+def last_event(*, error: Response | None, trace_id: str) -> bytes:
+    """The last event of a stream: `error` with the envelope of an error, else `end`."""
+    if error is not None:
+        return b"event: error\ndata: %s\n\n" % error.body.rstrip()
     return b"event: end\ndata: %s\n\n" % envelope(None, trace_id).rstrip()
 
 
-class StreamDoor(Door):
+class StreamRouteHandler(RouteHandler):
     """Serves one HTTP rule of a method with many answers."""
 
     def __init__(
         self, *parts: Any, upstream: Upstream, streams: OpenStreams, **others: Any
     ) -> None:
-        """As a Door; `streams` are those of the process."""
+        """As RouteHandler; `streams` are those of the process."""
         super().__init__(*parts, upstream=upstream, **others)
         self._stream = upstream.stream
         self._streams = streams
 
-    async def serve(self, request: Request, receive: Receive, values: tuple[bytes, ...]) -> Answer:
-        """Authenticates, limits, translates, calls, and waits until it is known how the answer
-        begins.
-        """
-        metadata: list[tuple[str, str | bytes]] = []
-        caller = self._admit(request, metadata)
-        request.no_body()
-        binder = self._strict_binder if caller.role is Role.MERCHANT else self._binder
-        message = binder.bind(
-            values=values,
-            query=request.query,
-            headers=request.singles(binder.header_names),
-            body=b"",
-            content_type=b"",
-        )
-        call = Call(
-            trace=request.trace,
-            deadline=monotonic() + self._timeout_seconds,
-            caller=caller,
-            request_id=request.given_id,
-            language=request.language,
-        )
+    async def serve(
+        self, request: Request, receive: Receive, values: tuple[bytes, ...]
+    ) -> Response:
+        """Authenticates, limits, translates, calls, and waits for the first answer or heartbeat."""
+        call, message, metadata = await self._accept(request, receive, values)
         token = CURRENT.set(call)
         try:
             stream = self._streams.open(
@@ -241,11 +222,11 @@ class StreamDoor(Door):
             await stream.close()
             raise
         trace_id = request.trace.trace_id
-        return EventAnswer(
+        return EventResponse(
             status=200,
             body=b"",
             content_type=b"",
             headers=[*_HEADERS],
             stream=stream,
-            translate=lambda response: self._answers.success(response, trace_id).body,
+            translate=lambda response: self._responses.success(response, trace_id).body,
         )

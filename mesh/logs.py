@@ -13,10 +13,10 @@ import contextlib
 import logging
 import re
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from datetime import UTC, datetime, timedelta
 from time import monotonic
-from typing import Any, TextIO
+from typing import Any, Generic, TextIO, TypeVar
 
 import msgspec
 import structlog
@@ -42,6 +42,9 @@ MASK = "***"
 FLUSH_SECONDS = 0.1
 LINES_MAX = 256
 _URGENT_CODES = frozenset({2, 13, 15})  # UNKNOWN, INTERNAL, DATA_LOSS
+
+Item = TypeVar("Item")
+_EndedCall = tuple[str, int, float, float, Call]  # method, code, when, seconds
 
 
 def redacted(value: Any) -> Any:
@@ -173,55 +176,83 @@ class _CallLine(msgspec.Struct, omit_defaults=True):
     request_id: str = ""
 
 
+class LineBuffer(Generic[Item]):
+    """Lines of a log, written some at a time: a system call for each costs more than making the
+    line, because it gives up the interpreter. A kill -9 loses FLUSH_SECONDS of them. A reader of
+    the log that went away costs the lines, never a request or memory.
+    """
+
+    def __init__(
+        self,
+        encode: Callable[[Sequence[Item]], Iterable[bytes]],
+        *,
+        lines_max: int,
+        stream: TextIO | None = None,
+    ) -> None:
+        """`encode` makes the lines of waiting items; `stream` is standard error by default."""
+        self._encode = encode
+        self._lines_max = lines_max
+        self._stream = stream or _STDERR
+        self._waiting: list[Item] = []
+
+    def add(self, item: Item, *, urgent: bool = False) -> None:
+        """Adds a line; an urgent one is written at once with those that wait."""
+        self._waiting.append(item)
+        if urgent or len(self._waiting) >= self._lines_max:
+            self.flush()
+        elif len(self._waiting) == 1:
+            asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
+
+    def flush(self) -> None:
+        """Writes the lines that wait."""
+        if not self._waiting:
+            return
+        waiting, self._waiting = self._waiting, []
+        lines = b"\n".join([*self._encode(waiting), b""]).decode()
+        with contextlib.suppress(OSError, ValueError):  # ValueError: the stream is closed
+            self._stream.write(lines)
+            self._stream.flush()
+
+
 class CallLog:
-    """One line per served call, of facts that are harmless by their nature. Lines are written a few
-    at a time: formatting one in the middle of a call costs several times what it costs in a row. A
-    kill -9 loses a tenth of a second of them; calls that ended badly are written at once."""
+    """One line per served call, of facts that are harmless by their nature. Lines are encoded when
+    they are written: encoding one in the middle of a call costs several times what it costs in a
+    row. Calls that ended badly are written at once.
+    """
 
     def __init__(self, service: str, *, level: str = "INFO", stream: TextIO | None = None) -> None:
         self._service = service
         self._silent = logging.getLevelNamesMapping()[level] > logging.INFO
-        self._stream = stream or _STDERR
         self._encode = msgspec.json.Encoder().encode
-        self._waiting: list[tuple[str, int, float, float, Call]] = []
+        self._lines: LineBuffer[_EndedCall] = LineBuffer(
+            self._encoded, lines_max=LINES_MAX, stream=stream
+        )
 
     def write(self, method: str, code: int, ended: float, seconds: float, call: Call) -> None:
         """A call ended with a gRPC code, at a moment of the monotonic clock."""
-        if self._silent:
-            return
-        waiting = self._waiting
-        waiting.append((method, code, ended, seconds, call))
-        if code in _URGENT_CODES or len(waiting) >= LINES_MAX:
-            self.flush()
-        elif len(waiting) == 1:
-            asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
+        if not self._silent:
+            self._lines.add((method, code, ended, seconds, call), urgent=code in _URGENT_CODES)
 
     def flush(self) -> None:
-        """Writes what waits."""
-        if not self._waiting:
-            return
-        waiting, self._waiting = self._waiting, []
+        """Writes the lines that wait."""
+        self._lines.flush()
+
+    def _encoded(self, calls: Sequence[_EndedCall]) -> Iterator[bytes]:
         now, reference = datetime.now(UTC), monotonic()
-        lines = []
-        for method, code, ended, seconds, call in waiting:
-            caller = call.caller
-            lines.append(
-                self._encode(
-                    _CallLine(
-                        "call",
-                        "info",
-                        self._service,
-                        now - timedelta(seconds=reference - ended),
-                        method,
-                        code,
-                        round(seconds * 1000, 3),
-                        caller.role.value,
-                        call.trace.trace_id,
-                        caller.subject,
-                        call.refusal,
-                        call.request_id,
-                    )
+        for method, code, ended, seconds, call in calls:
+            yield self._encode(
+                _CallLine(
+                    "call",
+                    "info",
+                    self._service,
+                    now - timedelta(seconds=reference - ended),
+                    method,
+                    code,
+                    round(seconds * 1000, 3),
+                    call.caller.role.value,
+                    call.trace.trace_id,
+                    call.caller.subject,
+                    call.refusal,
+                    call.request_id,
                 )
             )
-        lines.append(b"")
-        self._stream.write(b"\n".join(lines).decode())

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import IntEnum
+from itertools import accumulate
 from typing import Final
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge
@@ -52,11 +53,17 @@ class CallMetrics:
         self.codes: dict[int, int] = {}
 
     def ended(self, code: int, seconds: float) -> None:
-        """A call ended with a gRPC code."""
+        """A call ended with a gRPC code, or a request with an HTTP status."""
         self.done += 1
         self.seconds += seconds
         self.buckets[bisect_left(_BOUNDS_SECONDS, seconds)] += 1
         self.codes[code] = self.codes.get(code, 0) + 1
+
+    def add_seconds(self, family: HistogramMetricFamily, labels: Sequence[str]) -> None:
+        """Adds the durations to a family."""
+        bounds = [*map(str, _BOUNDS_SECONDS), "+Inf"]
+        buckets = list(zip(bounds, accumulate(self.buckets), strict=True))
+        family.add_metric(labels, buckets, self.seconds)
 
 
 class CallSeries(Collector):
@@ -86,7 +93,7 @@ class CallSeries(Collector):
         for labels, numbers in self._methods.items():
             for code, count in numbers.codes.items():
                 handled.add_metric([*labels, STATUS_CODES[code].name], count)
-            seconds.add_metric(labels, list(_cumulative(numbers.buckets)), numbers.seconds)
+            numbers.add_seconds(seconds, labels)
             running.add_metric(labels, numbers.begun - numbers.done)
             retries.add_metric(labels, numbers.retried)
         yield from (
@@ -113,13 +120,6 @@ class CallSeries(Collector):
                 f"{name}_retries", "Second and third attempts.", labels=self._labels
             ),
         )
-
-
-def _cumulative(buckets: list[int]) -> Iterator[tuple[str, float]]:
-    total = 0
-    for bound, count in zip([*map(str, _BOUNDS_SECONDS), "+Inf"], buckets, strict=True):
-        total += count
-        yield bound, total
 
 
 SERVED: Final = CallSeries("server", "service")

@@ -16,7 +16,7 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 from gateway.codec.dialect import (
     DURATION,
     TIMESTAMP,
-    Mismatch,
+    FieldError,
     UnsupportedField,
     enum_names_in,
     field_policy,
@@ -62,7 +62,7 @@ class Decoders:
     def of(self, descriptor: Descriptor) -> Decoder:
         """The decoder of a message: tree -> arguments of its constructor.
 
-        The decoder raises Mismatch with the place. null is the same as absent.
+        The decoder raises FieldError with the place. null is the same as absent.
 
         Raises:
             UnsupportedField: when the message holds a type that the dialect does not speak.
@@ -114,20 +114,20 @@ class Decoders:
 
         def decode(tree: object) -> Arguments:
             if not isinstance(tree, dict):
-                raise Mismatch("must be an object")
+                raise FieldError("must be an object")
             arguments: Arguments = {}
             for key, value in tree.items():
                 known = table.get(key)
                 if known is None:
-                    raise Mismatch("is not a field of this message", key)
+                    raise FieldError("is not a field of this message", key)
                 if value is None:
                     continue
                 name, convert = known
                 if name in arguments:
-                    raise Mismatch(f"is given twice, as another spelling of {name}", key)
+                    raise FieldError(f"is given twice, as another spelling of {name}", key)
                 try:
                     arguments[name] = convert(value)
-                except Mismatch as mismatch:
+                except FieldError as mismatch:
                     raise mismatch.inside(key) from None
             return arguments
 
@@ -159,14 +159,14 @@ class Decoders:
 
         def decode(tree: object) -> dict[Any, object]:
             if not isinstance(tree, dict):
-                raise Mismatch("must be an object")
+                raise FieldError("must be an object")
             if most is not None and len(tree) > most:
-                raise Mismatch(f"must have at most {most} entries")
+                raise FieldError(f"must have at most {most} entries")
             values: dict[Any, object] = {}
             for text, inner in tree.items():
                 try:
                     values[key_of(text)] = convert(inner)
-                except Mismatch as mismatch:
+                except FieldError as mismatch:
                     raise mismatch.inside(text) from None
             return values
 
@@ -176,7 +176,7 @@ class Decoders:
 def _never_null(convert: _Convert) -> _Convert:
     def decode(value: object) -> object:
         if value is None:
-            raise Mismatch("must not be null")
+            raise FieldError("must not be null")
         return convert(value)
 
     return decode
@@ -187,14 +187,14 @@ def _list_of(item: _Convert, *, most: int | None) -> _Convert:
 
     def decode(values: object) -> list[object]:
         if not isinstance(values, list):
-            raise Mismatch("must be a list")
+            raise FieldError("must be a list")
         if most is not None and len(values) > most:  # before anything is made of an item
-            raise Mismatch(f"must have at most {most} items")
+            raise FieldError(f"must have at most {most} items")
         done: list[object] = []
         for index, value in enumerate(values):
             try:
                 done.append(convert(value))
-            except Mismatch as mismatch:
+            except FieldError as mismatch:
                 raise mismatch.inside(index) from None
         return done
 
@@ -204,7 +204,7 @@ def _list_of(item: _Convert, *, most: int | None) -> _Convert:
 def _string(value: object) -> object:
     if isinstance(value, str):
         return value
-    raise Mismatch("must be a string")
+    raise FieldError("must be a string")
 
 
 def _string_or_number(value: object) -> object:
@@ -218,21 +218,21 @@ def _string_or_number(value: object) -> object:
     if isinstance(value, NumberLiteral):
         literal = value.text
         if "e" in literal or "E" in literal:
-            raise Mismatch("must be written without an exponent")
+            raise FieldError("must be written without an exponent")
         return literal
-    raise Mismatch("must be a string or a number")
+    raise FieldError("must be a string or a number")
 
 
 def _bool(value: object) -> object:
     if isinstance(value, bool):
         return value
-    raise Mismatch("must be true or false")
+    raise FieldError("must be true or false")
 
 
 def _bool_text(text: str) -> object:
     if text in {"true", "false"}:
         return text == "true"
-    raise Mismatch("must be true or false")
+    raise FieldError("must be true or false")
 
 
 def _integer(least: int, most: int) -> _Convert:
@@ -242,9 +242,9 @@ def _integer(least: int, most: int) -> _Convert:
         elif isinstance(value, str) and _INTEGER.fullmatch(value):
             number = int(value)
         else:
-            raise Mismatch("must be an integer")
+            raise FieldError("must be an integer")
         if not least <= number <= most:
-            raise Mismatch(f"must be between {least} and {most}")
+            raise FieldError(f"must be between {least} and {most}")
         return number
 
     return decode
@@ -261,7 +261,7 @@ def _enum(enum: EnumDescriptor) -> _Convert:
                 return number
         elif type(value) is int and value in numbers:
             return value
-        raise Mismatch(f"must be a value of {enum.name}")
+        raise FieldError(f"must be a value of {enum.name}")
 
     return decode
 
@@ -280,4 +280,4 @@ def _bytes(value: object) -> object:
             )
         except (binascii.Error, ValueError):
             pass
-    raise Mismatch("must be base64")
+    raise FieldError("must be base64")

@@ -33,7 +33,7 @@ _SHOWN_NAME_LENGTH: Final = 64
 _WORD_BOUNDARY: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
-class Mismatch(Exception):
+class FieldError(Exception):
     """A JSON document, query string or path segment does not fit its message.
 
     Attributes:
@@ -46,7 +46,7 @@ class Mismatch(Exception):
         self.problem = problem
         self.path: list[str | int] = list(path)
 
-    def inside(self, place: str | int) -> Mismatch:
+    def inside(self, place: str | int) -> FieldError:
         """The same problem, seen from one level further out."""
         self.path.insert(0, place)
         return self

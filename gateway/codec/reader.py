@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from gateway.codec.dialect import Mismatch
+from gateway.codec.dialect import FieldError
 
 DEPTH_MAX: Final = 64  # levels of objects and lists; protobuf itself stops at 100
 
@@ -42,7 +42,7 @@ def read_json(body: bytes) -> object:
     """The value of a JSON document: dict, list, str, int, NumberLiteral, bool or None.
 
     Raises:
-        Mismatch: broken JSON, broken UTF-8, trailing characters, a key twice, `-0`, more than
+        FieldError: broken JSON, broken UTF-8, trailing characters, a key twice, `-0`, more than
             DEPTH_MAX levels.
     """
     # RFC 8259, 8.1: some programs write one, and it means nothing
@@ -51,11 +51,11 @@ def read_json(body: bytes) -> object:
         value = _DECODE(body)
         keys = _keys(value, 1)
     except UnicodeDecodeError:
-        raise Mismatch("is not valid UTF-8") from None
+        raise FieldError("is not valid UTF-8") from None
     except RecursionError:
-        raise Mismatch(f"is nested deeper than {DEPTH_MAX} levels") from None
+        raise FieldError(f"is nested deeper than {DEPTH_MAX} levels") from None
     except msgspec.DecodeError as error:
-        raise Mismatch(
+        raise FieldError(
             f"is not valid JSON: {str(error).removeprefix('JSON is malformed: ')}"
         ) from None
     # Every key has one colon. Equal numbers prove that no key was lost, and nearly every body has
@@ -98,20 +98,20 @@ def _look_closer(body: bytes, keys: int) -> None:
         _refuse_double(pairs)
     if _NEGATIVE_ZERO.search(bare):
         # the parser makes 0 of it, which is not what was written
-        raise Mismatch("has the number -0")
+        raise FieldError("has the number -0")
 
 
 def _refuse_double(value: object) -> None:
     """Names the first key that stands twice in its object.
 
     Raises:
-        Mismatch: at the key.
+        FieldError: at the key.
     """
     if isinstance(value, _Pairs):
         seen: set[str] = set()
         for key, inner in value:
             if key in seen:
-                raise Mismatch("is given twice", key)
+                raise FieldError("is given twice", key)
             seen.add(key)
             _refuse_inside(inner, key)
     elif isinstance(value, list):
@@ -122,5 +122,5 @@ def _refuse_double(value: object) -> None:
 def _refuse_inside(value: object, place: str | int) -> None:
     try:
         _refuse_double(value)
-    except Mismatch as mismatch:
+    except FieldError as mismatch:
         raise mismatch.inside(place) from None

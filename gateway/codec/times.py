@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, Final
 
-from gateway.codec.dialect import Mismatch
+from gateway.codec.dialect import FieldError
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LOST_PLUS: Final = re.compile(r"T[0-9:.]{8,18} [0-9]{2}:[0-9]{2}$")
@@ -70,21 +70,21 @@ def timestamp_fields(value: object) -> dict[str, int]:
     """The fields of a google.protobuf.Timestamp from RFC 3339 text with an offset.
 
     Raises:
-        Mismatch: when it is anything else.
+        FieldError: when it is anything else.
     """
     match = _TIMESTAMP.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         if isinstance(value, str) and _LOST_PLUS.search(value):  # in a query + is a space
-            raise Mismatch("has a space where a time has its sign: write + as %2B")
-        raise Mismatch("must be an RFC 3339 time with an offset, e.g. 2026-01-31T12:00:00Z")
+            raise FieldError("has a space where a time has its sign: write + as %2B")
+        raise FieldError("must be an RFC 3339 time with an offset, e.g. 2026-01-31T12:00:00Z")
     moment, fraction, offset = match.groups()
     try:
         since = datetime.fromisoformat(moment + ("+00:00" if offset == "Z" else offset)) - _EPOCH
     except ValueError as error:
-        raise Mismatch("is not a time of the calendar") from error
+        raise FieldError("is not a time of the calendar") from error
     seconds = since.days * 86400 + since.seconds
     if not _SECONDS_MIN <= seconds <= _SECONDS_MAX:
-        raise Mismatch("is outside of the years 1 to 9999")
+        raise FieldError("is outside of the years 1 to 9999")
     return {"seconds": seconds, "nanos": int(fraction.ljust(9, "0")) if fraction else 0}
 
 
@@ -100,14 +100,14 @@ def duration_fields(value: object) -> dict[str, int]:
     """The fields of a google.protobuf.Duration from seconds with an `s`.
 
     Raises:
-        Mismatch: when it is anything else, or more than 10 000 years.
+        FieldError: when it is anything else, or more than 10 000 years.
     """
     match = _DURATION.fullmatch(value) if isinstance(value, str) else None
     if match is None:
-        raise Mismatch("must be a duration in seconds, e.g. 1.5s")
+        raise FieldError("must be a duration in seconds, e.g. 1.5s")
     sign, whole, fraction = match.groups()
     seconds = int(whole)
     nanos = int(fraction.ljust(9, "0")) if fraction else 0
     if seconds + (nanos > 0) > _DURATION_SECONDS_MAX:
-        raise Mismatch("is longer than 10 000 years")
+        raise FieldError("is longer than 10 000 years")
     return {"seconds": -seconds, "nanos": -nanos} if sign else {"seconds": seconds, "nanos": nanos}

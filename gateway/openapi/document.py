@@ -1,5 +1,5 @@
-"""The document: one operation for each door of each method, with who may call it, what it answers
-and how it refuses.
+"""The document: one operation for each HTTP rule of each method, with who may call it, what it takes
+and what it answers.
 """
 
 from __future__ import annotations
@@ -8,30 +8,22 @@ import re
 from collections.abc import Iterator, Mapping
 from functools import partial
 from importlib import metadata
-from typing import Any, Final
+from typing import Final
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from gateway.codec.dialect import HTTP_BODY, field_policy
 from gateway.openapi.comments import read_comments
 from gateway.openapi.examples import Examples
-from gateway.openapi.refusals import refusals_of
+from gateway.openapi.responses import Node, Responses, error_schema
 from gateway.openapi.schemas import Direction, Schemas, is_required
 from gateway.schema import HttpRule, Method, Schema, body_type, find_field
 from mesh.call import Role
 from mesh.policies import Idempotency
-from mesh.wire_errors import ErrorSpec
 
-Node = dict[str, Any]
-
-TRACE_ID: Final[Node] = {
-    "type": "string",
-    "pattern": "^[0-9a-f]{32}$",
-    "description": "W3C trace id; also in the header traceparent.",
-}
 _DESCRIPTION: Final = """Payments, orders and flash sales over HTTP. Every method here is a gRPC method of the same name.
 
-Answers are `{"code": "00000", "message": "success", "data": …, "trace_id": "…"}`. A refusal has the fitting HTTP status, its business code,
+ResponseBuilder are `{"code": "00000", "message": "success", "data": …, "trace_id": "…"}`. A refusal has the fitting HTTP status, its business code,
 `data: null` and `details` with a `reason`, which is the stable contract. Its `message` is one sentence for a buyer, in English or Chinese as
 `Accept-Language` prefers (`zh` or `en`, with weights); without the header it is English, but for those reasons whose Chinese text other documents
 promise, such as 余额不足. What exactly was refused is told to developers in `details.explanation`, always in English; never show it to buyers.
@@ -88,9 +80,9 @@ def build_document(schema: Schema, *, development: bool) -> Node:
         "paths": paths,
         "components": {
             "schemas": dict(
-                sorted((builder.schemas.components | {"Error": _error_schema()}).items())
+                sorted((builder.schemas.components | {"Error": error_schema()}).items())
             ),
-            "examples": dict(sorted(builder.examples.items())),
+            "examples": dict(sorted(builder.responses.examples.items())),
             "parameters": {"AcceptLanguage": _ACCEPT_LANGUAGE},
             "securitySchemes": {
                 "bearer": {
@@ -106,11 +98,9 @@ def build_document(schema: Schema, *, development: bool) -> Node:
 
 class _Builder:
     def __init__(self, schema: Schema, comments: Mapping[str, str]) -> None:
-        self._schema = schema
         self._comments = comments
         self.schemas = Schemas(comments)
-        self.examples: dict[str, Node] = {}
-        self._answers = Examples(_messages(schema))
+        self.responses = Responses(schema.errors, self.schemas, Examples(_messages(schema)))
 
     def operation(self, method: Method, rule: HttpRule, index: int) -> Node:
         """One operation object."""
@@ -125,7 +115,7 @@ class _Builder:
             "description": self._describe(method, index, comment, roles),
             "security": [{"bearer": []}] if "PUBLIC" not in roles else [],
             "parameters": list(self._parameters(method, rule)),
-            "responses": self._responses(method, rule),
+            "responses": self.responses.of(method, rule),
         }
         if index:
             operation["deprecated"] = True
@@ -224,106 +214,10 @@ class _Builder:
         required = any(is_required(field) for field in body.fields if field.name not in without)
         return {"required": required, "content": {"application/json": {"schema": schema}}}
 
-    def _responses(self, method: Method, rule: HttpRule) -> Node:
-        responses: dict[str, Node] = {}
-        http = method.policy.http
-        statuses = {http.success_status: "Success."}
-        statuses |= {
-            choice.status: f"Success with {choice.field} {choice.value}."
-            for choice in http.status_by_enum
-        }
-        for status, text in statuses.items():
-            responses[str(status)] = self._success(method, rule, text)
-        by_status: dict[int, list[ErrorSpec]] = {}
-        for spec in refusals_of(method, self._schema.errors, rule=rule):
-            by_status.setdefault(spec.http_status, []).append(spec)
-        for status, specs in sorted(by_status.items()):
-            responses[str(status)] = self._refusal(specs)
-        return responses
-
-    def _success(self, method: Method, rule: HttpRule, text: str) -> Node:
-        headers: Node = {
-            "X-Request-Id": {"schema": {"type": "string"}},
-            "traceparent": {"schema": {"type": "string"}},
-        }
-        if method.policy.idempotency is not Idempotency.NONE:
-            headers["Idempotent-Replayed"] = {
-                "description": "Present on the answer of an earlier call with the same key.",
-                "schema": {"type": "string", "enum": ["true"]},
-            }
-        body = body_type(method.output_type, rule.response_body or "*")
-        if body is not None and body.full_name == HTTP_BODY:
-            return {"description": text, "headers": headers, "content": {"*/*": {"schema": {}}}}
-        if rule.response_body:
-            field = method.output_type.fields_by_name[rule.response_body]
-            data, example = (
-                self.schemas.field(field, "out", always=True),
-                self._answers.value(field),
-            )
-        else:
-            data, example = (
-                self.schemas.message(method.output_type, "out"),
-                self._answers.of(method.output_type),
-            )
-        envelope: Node = {
-            "type": "object",
-            "required": ["code", "message", "data", "trace_id"],
-            "properties": {
-                "code": {"const": "00000"},
-                "message": {"const": "success"},
-                "data": data,
-                "trace_id": TRACE_ID,
-            },
-        }
-        if method.policy.server_streaming:
-            envelope["description"] = "What `data:` of an event holds."
-            return {
-                "description": "Events.",
-                "headers": headers,
-                "content": {"text/event-stream": {"schema": envelope}},
-            }
-        whole = {
-            "code": "00000",
-            "message": "success",
-            "data": example,
-            "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
-        }
-        return {
-            "description": text,
-            "headers": headers,
-            "content": {"application/json": {"schema": envelope, "example": whole}},
-        }
-
-    def _refusal(self, specs: list[ErrorSpec]) -> Node:
-        examples: dict[str, Node] = {}
-        for spec in specs:
-            key = f"{spec.domain}.{spec.reason}"
-            examples[key.removeprefix("paymesh.")] = {"$ref": f"#/components/examples/{key}"}
-            self.examples[key] = {
-                "summary": spec.reason,
-                "value": {
-                    "code": spec.business_code,
-                    "message": spec.texts.text(None),
-                    "data": None,
-                    "details": {"reason": spec.reason},
-                    "trace_id": "0" * 31 + "1",
-                },
-            }
-        lines = [f"`{spec.business_code}` {spec.reason}: {spec.texts.en}" for spec in specs]
-        return {
-            "description": "\n\n".join(lines),
-            "content": {
-                "application/json": {
-                    "schema": {"$ref": "#/components/schemas/Error"},
-                    "examples": examples,
-                }
-            },
-        }
-
 
 def _audience(schema: Schema, method: Method) -> int:
-    """Whose service a method belongs to: first what buyers use, then shops, then staff, and last
-    what nobody calls with a token.
+    """The position of a method's service in the document: first what buyers use, then shops, then
+    staff, and last what is called without a token.
     """
     service = method.policy.service
     roles = frozenset[Role]().union(
@@ -380,65 +274,4 @@ def _is_message(field: FieldDescriptor) -> bool:
     return field.message_type is not None and field.message_type.full_name not in {
         "google.protobuf.Timestamp",
         "google.protobuf.Duration",
-    }
-
-
-def _error_schema() -> Node:
-    return {
-        "type": "object",
-        "description": "A refusal.",
-        "required": ["code", "message", "data", "details", "trace_id"],
-        "properties": {
-            "code": {"type": "string", "description": "Business code."},
-            "message": {
-                "type": "string",
-                "description": "One sentence for a buyer, in the language that Accept-Language "
-                "prefers.",
-            },
-            "data": {"type": "null"},
-            "details": {
-                "type": "object",
-                "required": ["reason"],
-                "properties": {
-                    "reason": {"type": "string", "description": "The stable contract."},
-                    "explanation": {
-                        "type": "string",
-                        "description": "What exactly was refused, in English, for developers.",
-                    },
-                    "fields": {
-                        "type": "array",
-                        "items": {
-                            "type": "object",
-                            "required": ["field", "description"],
-                            "properties": {
-                                "field": {"type": "string"},
-                                "description": {"type": "string"},
-                            },
-                        },
-                    },
-                    "retry_after_ms": {"type": "integer", "minimum": 0},
-                    "outcome": {
-                        "type": "string",
-                        "description": "What happened to the money.",
-                        "enum": [
-                            "UNSPECIFIED",
-                            "NOT_ATTEMPTED",
-                            "DECLINED",
-                            "TECH_FAILED",
-                            "UNKNOWN",
-                            "PENDING",
-                            "CAPTURED",
-                        ],
-                    },
-                    "safe_to_retry": {
-                        "type": "boolean",
-                        "description": "The same request may be sent again without any risk of "
-                        "paying twice.",
-                    },
-                    "payment_id": {"type": "string"},
-                    "metadata": {"type": "object", "additionalProperties": {"type": "string"}},
-                },
-            },
-            "trace_id": TRACE_ID,
-        },
     }

@@ -17,11 +17,11 @@ def _mutant(
     )
 
 
-_doors = partial(_mutant, "doors.py")
+_handlers = partial(_mutant, "handlers.py")
 _limits = partial(_mutant, "limits.py")
 _binding = partial(_mutant, "binding.py")
 _streams = partial(_mutant, "streams.py")
-_intake = partial(_mutant, "intake.py")
+_request = partial(_mutant, "request.py")
 _cors = partial(_mutant, "cors.py")
 
 
@@ -67,68 +67,68 @@ MUTANTS = [
         new="        if False:\n",
         fails=_unit("limits", "test_a_burst_passes_and_the_next_call_hears_when_to_come_back"),
     ),
-    _doors(
+    _handlers(
         "a stream takes a token of the limit",
         old="        if self._limit is not None:\n",
         new="        if False:\n",
         fails=_unit("limits", "test_a_stream_takes_a_token_of_the_limit_of_its_method"),
     ),
-    _doors(
+    _handlers(
         "a call takes a token of the limit",
         old="        if self._limit is not None:\n",
         new="        if False:\n",
         fails=_test("test_too_many_calls_are_429_for_that_caller_alone"),
     ),
-    _doors(
+    _handlers(
         "an idempotency key has 255 characters without spaces",
         old="_KEY.fullmatch(key) is None:",
         new="_KEY.match(key) is None:",
-        fails=_unit("doors", "test_a_bad_idempotency_key_goes_to_no_server"),
+        fails=_unit("handlers", "test_a_bad_idempotency_key_goes_to_no_server"),
     ),
-    _doors(
+    _handlers(
         "a key is passed on",
         old="        metadata.append((IDEMPOTENCY_KEY, text))\n",
         new="",
         fails=_test("test_keys_and_traces_travel_and_come_back"),
     ),
-    _doors(
+    _handlers(
         "a method that needs a key has one",
         old="            if self._idempotency is Idempotency.REQUIRED:\n                raise "
         "IdempotencyKeyMissing\n",
         new="",
         fails=_in_bad_input("test_a_method_that_needs_a_key_is_not_called_without_one"),
     ),
-    _doors(
+    _handlers(
         "a merchant writes amounts as strings",
         old="self._strict_binder if caller.role is Role.MERCHANT else self._binder\n        message",
         new="self._binder\n        message",
         fails=_in_bad_input("test_a_merchant_writes_amounts_as_strings"),
     ),
-    _doors(
+    _handlers(
         "what is refused at the door moved no money",
         old="        request.money_untouched = self._moves_money\n",
         new="",
         fails=_test("test_what_is_refused_at_the_door_of_a_method_that_moves_money_moved_nothing"),
     ),
-    _doors(
+    _handlers(
         "without a key an effect may not be repeated",
         old="request.safe_to_retry = self._repeatable or bool(key)",
         new="request.safe_to_retry = True",
         fails=_test("test_a_server_that_is_away_is_503_without_an_address"),
     ),
-    _doors(
+    _handlers(
         "a replay says so",
         old="            if name == REPLAYED:\n",
         new="            if False:\n",
         fails=_test("test_keys_and_traces_travel_and_come_back"),
     ),
-    _doors(
+    _handlers(
         "the deadline of the method is the deadline of the call",
         old="deadline=monotonic() + self._timeout_seconds, caller=caller, idempotency_key=key,",
         new="deadline=monotonic() + 2 * self._timeout_seconds, caller=caller, idempotency_key=key,",
-        fails=_unit("doors", "test_a_call_lasts_as_long_as_its_method_may"),
+        fails=_unit("handlers", "test_a_call_lasts_as_long_as_its_method_may"),
     ),
-    _doors(
+    _handlers(
         "a body is no larger than its method takes",
         old="min(method.body_bytes_max, settings.body_bytes_max)",
         new="settings.body_bytes_max",
@@ -208,36 +208,36 @@ MUTANTS = [
         new="        return\n",
         fails=_in_streams("test_a_client_that_goes_away_cancels_the_call"),
     ),
-    _intake(
+    _request(
         "a header that counts stands once",
         old="        if self._repeated and name in self._repeated:\n            raise",
         new="        if False:\n            raise",
         fails=_in_bad_input("test_two_idempotency_keys_are_400"),
     ),
-    _intake(
+    _request(
         "a bearer token stands once",
         old=' or (self._repeated and b"authorization" in self._repeated)',
         new="",
-        fails=_unit("intake", "test_anything_else_is_an_invalid_token"),
+        fails=_unit("request", "test_anything_else_is_an_invalid_token"),
     ),
-    _intake(
+    _request(
         "a body is counted as it comes",
         old="                if length > bytes_max:\n                    raise "
         "_too_large(bytes_max)\n                message",
         new="                message",
-        fails=_unit("intake", "test_an_endless_body_is_read_no_further_than_its_limit"),
+        fails=_unit("request", "test_an_endless_body_is_read_no_further_than_its_limit"),
     ),
-    _intake(
+    _request(
         "an announced length is refused before anything is read",
         old="int(announced) > bytes_max:",
         new="False:",
-        fails=_unit("intake", "test_an_announced_length_is_refused_before_anything_is_read"),
+        fails=_unit("request", "test_an_announced_length_is_refused_before_anything_is_read"),
     ),
-    _intake(
+    _request(
         "a compressed body is not taken",
         old='.lower() != b"identity":',
         new='.lower() == b"none":',
-        fails=_unit("intake", "test_a_compressed_body_is_not_taken"),
+        fails=_unit("request", "test_a_compressed_body_is_not_taken"),
     ),
     _cors(
         "only pages on the list may read",

@@ -21,7 +21,7 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from gateway.app import Gateway
-from gateway.doors import Door
+from gateway.handlers import RouteHandler
 from gateway.openapi.refusals import refusals_of
 from gateway.schema import Method, load_schema
 from mesh import pipeline
@@ -176,17 +176,17 @@ def watch_doors(patch: pytest.MonkeyPatch) -> None:
     """What a door refuses by itself, against the list of that address. What servers refuse is
     looked at where they do.
     """
-    refuse = Gateway._refuse
+    refuse = Gateway._error_response
 
     def watched(self: Any, error: MeshError, request: Any, target: Any) -> Any:
         if (
-            isinstance(target, Door)
+            isinstance(target, RouteHandler)
             and target._path in METHODS
             and not isinstance(error, RemoteError)
         ):
             method = METHODS[target._path]
             verb = "GET" if request.method == "HEAD" else request.method
-            spec = self.refusals._spec(error, target.package)
+            spec = self.error_renderer._spec(error, target.package)
             for rule in method.rules:
                 if (rule.verb, rule.template.text) == (verb, target.route) and spec not in set(
                     refusals_of(method, SCHEMA.errors, rule=rule)
@@ -194,7 +194,7 @@ def watch_doors(patch: pytest.MonkeyPatch) -> None:
                     unlisted.add((f"{verb} {target.route}", (spec.domain, spec.reason)))
         return refuse(self, error, request, target)
 
-    patch.setattr(Gateway, "_refuse", watched)
+    patch.setattr(Gateway, "_error_response", watched)
 
 
 # A process, by its log

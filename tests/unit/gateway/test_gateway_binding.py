@@ -11,7 +11,7 @@ from google.protobuf import descriptor_pb2
 from paymesh.options.v1 import options_pb2
 
 from gateway.binding import QUERY_PARAMETERS_MAX, Binder
-from gateway.refusals import MalformedBody
+from gateway.errors import MalformedBody
 from gateway.schema import load_schema, message_class
 from mesh.errors import InvalidArgument
 from tests.builders.gateway import FIELD_RULES

@@ -14,7 +14,7 @@ from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
 
-from gateway.codec import Decoders, Mismatch, read_json
+from gateway.codec import Decoders, FieldError, read_json
 from gateway.codec.dialect import TIMESTAMP, field_policy, longest
 from gateway.schema import Method, SchemaInvalid, load_schema
 from mesh.bounds import rules_of
@@ -39,7 +39,7 @@ def order() -> Descriptor:
 def test_a_list_that_is_too_long_is_refused_before_an_item_is_looked_at(count: int) -> None:
     decode = SCHEMA.decoders.of(order())
     assert len(decode({"items": [{"sku_id": "A"}] * 100})["items"]) == 100
-    with pytest.raises(Mismatch, match="at most 100 items") as refusal:
+    with pytest.raises(FieldError, match="at most 100 items") as refusal:
         decode({"items": [Untouchable()] * count})
     assert refusal.value.field == "items"
 
@@ -59,7 +59,7 @@ def test_a_map_that_is_too_long_is_refused_before_an_entry_is_looked_at() -> Non
     pool.Add(file)
     decode = Decoders().of(pool.FindMessageTypeByName("maps.Labels"))
     assert decode({"labels": {"a": "1", "b": "2"}}) == {"labels": {"a": "1", "b": "2"}}
-    with pytest.raises(Mismatch, match="at most 2 entries"):
+    with pytest.raises(FieldError, match="at most 2 entries"):
         decode({"labels": Untouchable({str(number): "1" for number in range(3)})})
 
 
@@ -133,7 +133,7 @@ def test_most_methods_take_small_bodies_alone() -> None:
     "body", [b"[" * 65 + b"]" * 65, b"[" * 60_000, b'{"a":' * 10_000, b"[" * 30_000 + b"]" * 30_000]
 )
 def test_nesting_has_an_end(body: bytes) -> None:
-    with pytest.raises(Mismatch, match="deeper than 64"):
+    with pytest.raises(FieldError, match="deeper than 64"):
         read_json(body)
     read_json(b"[" * 64 + b"]" * 64)
 
@@ -141,5 +141,5 @@ def test_nesting_has_an_end(body: bytes) -> None:
 @pytest.mark.parametrize("digits", [5_000, 60_000])
 def test_a_number_of_many_digits_is_no_work(digits: int) -> None:
     decode = SCHEMA.decoders.of(order())
-    with pytest.raises(Mismatch):
+    with pytest.raises(FieldError):
         decode(read_json(b'{"items": [{"quantity": %s}]}' % (b"9" * digits)))

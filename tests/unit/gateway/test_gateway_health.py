@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.intake import Request
-from gateway.pages import Health
+from gateway.builtin_routes import Health
+from gateway.request import Request
 from mesh.errors import InvalidArgument, Unavailable
 
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.intake import Request
+from gateway.errors import RateLimited
 from gateway.limits import RateLimit, bucket_of
-from gateway.refusals import RateLimited
+from gateway.request import Request
 from gateway.settings import GatewaySettings
-from gateway.streams import EventAnswer, OpenStreams, StreamDoor
+from gateway.streams import EventResponse, OpenStreams, StreamRouteHandler
 from mesh.auth import UserTokens
 from mesh.call import Caller, Role
 from mesh.policies import Limit
@@ -162,7 +162,7 @@ async def test_a_stream_takes_a_token_of_the_limit_of_its_method() -> None:
     )
     limit, _ = bucket(burst=2)
     settings = GatewaySettings()
-    door = StreamDoor(
+    door = StreamRouteHandler(
         method,
         method.rules[0],
         schema=ticker_schema(),
@@ -189,7 +189,7 @@ async def test_a_stream_takes_a_token_of_the_limit_of_its_method() -> None:
             }
         )
         answer = await door.serve(request, receive, (b"news",))
-        assert isinstance(answer, EventAnswer)
+        assert isinstance(answer, EventResponse)
         await answer.stream.close()
 
     await opened()

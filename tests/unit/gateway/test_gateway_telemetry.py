@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway.intake import Request
+from gateway.request import Request
 from gateway.telemetry import Telemetry
 from tests.support.fakes import FakeClock
 
@@ -60,9 +60,9 @@ async def test_a_dead_log_refuses_no_request_and_keeps_no_line(
     for _ in range(1000):
         telemetry.running += 1
         telemetry.ended(request(), route="/x", status=200, refusal="", seconds=0.1)
-        assert len(telemetry._lines) < 200
+        assert len(telemetry._lines._waiting) < 200
     telemetry.flush()
-    assert telemetry._lines == []
+    assert telemetry._lines._waiting == []
     assert telemetry.running == 0
 
 
@@ -71,12 +71,12 @@ async def test_lines_after_a_full_disk_are_written_again() -> None:
     telemetry = Telemetry(clock=FakeClock(), stream=stream)
     telemetry.ended(request(), route="/lost", status=200, refusal="", seconds=0.1)
     telemetry.flush()
-    telemetry._stream = io.StringIO()
+    telemetry._lines._stream = io.StringIO()
     telemetry.ended(request(), route="/kept", status=200, refusal="", seconds=0.1)
     telemetry.flush()
-    assert [json.loads(line)["route"] for line in telemetry._stream.getvalue().splitlines()] == [
-        "/kept"
-    ]
+    assert [
+        json.loads(line)["route"] for line in telemetry._lines._stream.getvalue().splitlines()
+    ] == ["/kept"]
 
 
 @pytest.mark.parametrize(

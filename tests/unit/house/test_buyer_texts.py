@@ -16,7 +16,7 @@ from paymesh.order.v1 import allocation_pb2, catalog_pb2, order_pb2, statistics_
 from paymesh.payment.v1 import callback_pb2, ledger_pb2, payment_pb2, reconciliation_pb2, refund_pb2
 from paymesh.seckill.v1 import activity_pb2, seckill_pb2
 
-from gateway.codec.dialect import Mismatch
+from gateway.codec.dialect import FieldError
 from gateway.codec.reader import read_json
 from gateway.codec.times import timestamp_fields
 from mesh.bounds import rules_of
@@ -159,7 +159,7 @@ def problems_in_the_code() -> Iterator[str]:
                     and len(node.args) == 2
                 ):
                     yield from literals(node.args[1])
-                if called in ("Mismatch", "FieldError") and node.args:
+                if called in ("FieldError", "FieldError") and node.args:
                     yield from literals(node.args[0])
                 if "cli" not in path.parts and "supervisor" not in path.parts:
                     for keyword in node.keywords:
@@ -323,7 +323,7 @@ def test_the_cashier_speaks_one_language(header: str, fits: object) -> None:
 
 
 def test_a_plus_that_a_query_turned_into_a_space_is_explained() -> None:
-    with pytest.raises(Mismatch) as refused:
+    with pytest.raises(FieldError) as refused:
         timestamp_fields("2026-11-29T00:00:00 08:00")
     assert "%2B" in refused.value.problem
     assert "%2B" in problem_text(refused.value.problem, Language.ZH)

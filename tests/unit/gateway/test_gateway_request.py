@@ -11,8 +11,8 @@ import pytest
 from pydantic import ValidationError
 
 from gateway.cors import Cors
-from gateway.intake import ClientGone, Request, read_body
-from gateway.refusals import BodyTooLarge, MalformedBody, RequestTimeout, UnsupportedMediaType
+from gateway.errors import BodyTooLarge, MalformedBody, RequestTimeout, UnsupportedMediaType
+from gateway.request import ClientGone, Request, read_body
 from gateway.settings import GatewaySettings
 from mesh.errors import InvalidArgument, TokenInvalid
 

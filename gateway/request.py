@@ -1,5 +1,5 @@
-"""What arrives, read with a limit on everything: which headers count, how large a body may be and
-how long it may take. No route is known here.
+"""An HTTP request, read with a limit on everything: which headers count, how large a body may be
+and how long it may take. No route is known here.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final
 
-from gateway.refusals import BodyTooLarge, MalformedBody, RequestTimeout, UnsupportedMediaType
+from gateway.errors import BodyTooLarge, MalformedBody, RequestTimeout, UnsupportedMediaType
 from mesh.call import NOBODY, Caller
 from mesh.errors import InvalidArgument, TokenInvalid
 from mesh.languages import Language, preferred
@@ -32,7 +32,7 @@ _JSON: Final = re.compile(
 
 
 class ClientGone(Exception):
-    """The client hung up before its request was whole; nobody is there to hear an answer."""
+    """The client closed the connection; nobody waits for a response."""
 
 
 class Request:
@@ -68,8 +68,8 @@ class Request:
             headers[name] = value
         self.headers = headers
         self._repeated = repeated
-        self.caller: Caller = NOBODY  # set by whoever verifies the token
-        # set by whoever is about to cause effects: whether a repetition cannot do them twice
+        self.caller: Caller = NOBODY  # set once the token is verified
+        # set before effects are caused: whether a repetition cannot do them twice
         self.safe_to_retry: bool | None = None
         # True for a method that moves money until its call leaves
         self.money_untouched = False
@@ -82,7 +82,7 @@ class Request:
         self.given_id = (
             given.decode("ascii") if given is not None and _REQUEST_ID.fullmatch(given) else ""
         )
-        # whoever sees the trace knows the latter
+        # made from the trace, so that it can be found there
         self.request_id = self.given_id or f"req-{self.trace.span_id}"
 
     @property
@@ -95,7 +95,7 @@ class Request:
         """A header that may stand once, or None.
 
         Raises:
-            InvalidArgument: it stands twice; which one counts is then anybody's guess.
+            InvalidArgument: it stands twice, and neither is more right.
         """
         if self._repeated and name in self._repeated:
             raise InvalidArgument.of(name.decode("ascii"), "is given twice")
@@ -115,7 +115,7 @@ class Request:
         return found
 
     def once(self, name: bytes) -> bytes | None:
-        """A header that is not worth a refusal: None when it is absent or stands twice."""
+        """A header that is never refused: None when it is absent or stands twice."""
         return None if self._repeated and name in self._repeated else self.headers.get(name)
 
     def bearer(self) -> str | None:
@@ -185,8 +185,8 @@ async def read_body(
     """The whole body.
 
     Raises:
-        BodyTooLarge: by its announced length or by what really came. RequestTimeout: it did not end
-            in time. ClientGone: the client hung up.
+        BodyTooLarge: by its announced length or by what arrived. RequestTimeout: it did not end
+            in time. ClientGone: the client closed the connection.
     """
     announced = request.headers.get(b"content-length", b"").lstrip(b"0") or b"0"
     if len(announced) > 12 or int(announced) > bytes_max:  # the parser lets digits through only

@@ -1,4 +1,4 @@
-"""The few paths whose answer depends on this process alone: does it live, and whom can it reach."""
+"""Routes that this process answers alone: is it alive, and which services can it reach."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Final
 from urllib.parse import parse_qsl
 
-from gateway.answers import Answer, envelope
-from gateway.doors import Upstream
-from gateway.intake import Receive, Request
+from gateway.handlers import Upstream
+from gateway.request import Receive, Request
+from gateway.responses import Response, envelope
 from mesh.errors import InvalidArgument, Unavailable
 from mesh.wire_errors import COMMON
 
@@ -16,40 +16,44 @@ _RETRY_SECONDS: Final = 1.0
 _SERVICES_MAX: Final = 20  # that one question may name
 
 
-class Page:
-    """A path that answers from this process alone."""
+class BuiltinRoute:
+    """A route that this process answers alone."""
 
     package = COMMON
 
-    def __init__(self, route: str, answer: Callable[[Request], Answer]) -> None:
+    def __init__(self, route: str, answer: Callable[[Request], Response]) -> None:
         self.route = route
         self._answer = answer
 
-    async def serve(self, request: Request, receive: Receive, values: tuple[bytes, ...]) -> Answer:  # noqa: ARG002  the shape of every target
+    async def serve(
+        self,
+        request: Request,
+        receive: Receive,  # noqa: ARG002  the shape of every handler
+        values: tuple[bytes, ...],  # noqa: ARG002
+    ) -> Response:
         """The answer."""
         return self._answer(request)
 
 
 class Health:
-    """What load balancers and supervisors ask."""
+    """Liveness and readiness, for load balancers and supervisors."""
 
     def __init__(self, upstreams: Mapping[str, Upstream]) -> None:
         self._upstreams = upstreams
         self.stopping = False
 
-    def alive(self, request: Request) -> Answer:
+    def alive(self, request: Request) -> Response:
         """200 as long as this process answers at all."""
-        return Answer(200, envelope({"status": "UP"}, request.trace.trace_id))
+        return Response(200, envelope({"status": "UP"}, request.trace.trace_id))
 
-    def ready(self, request: Request) -> Answer:
-        """200 while there is something that this process can serve, with the state of each service.
-        `?service=NAME`, once or several times, asks
-        for these services instead: 200 when each of them has a live replica.
+    def ready(self, request: Request) -> Response:
+        """200 while at least one service can be reached, with the state of each. `?service=NAME`,
+        once or several times, asks for these services: 200 when each has a live replica.
 
         Raises:
             Unavailable: no service has a live replica, or one that was asked for has none, or this
-                process is stopping; its metadata has the
-            state of each. InvalidArgument: the query asks for something else.
+                process is stopping; its metadata has the state of each. InvalidArgument: the query
+                asks for something else.
         """
         states = {
             service: "READY" if upstream.is_ready else "AWAY"
@@ -62,7 +66,9 @@ class Health:
         if away and (asked or len(away) == len(states)):
             raise _not_ready(f"No live replica of {', '.join(away)}.", states)
         status = "READY" if "AWAY" not in states.values() else "DEGRADED"
-        return Answer(200, envelope({"status": status, "services": states}, request.trace.trace_id))
+        return Response(
+            200, envelope({"status": status, "services": states}, request.trace.trace_id)
+        )
 
     def _asked(self, query: bytes) -> list[str]:
         try:

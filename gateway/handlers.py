@@ -1,6 +1,8 @@
-"""One HTTP rule of one method, with everything bound at start: who may come in, how often, what is
-read, what is sent on, what goes back. There is no code for any single method here; a new RPC with
-its annotations is a new door."""
+"""Handles one HTTP rule of one method. Everything that its annotations say is bound at start: who
+may call, how often, what is read, what is sent on and what comes back. There is no code for any
+single
+method: a new RPC with annotations gets a handler of its own.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +11,10 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from time import monotonic
 from typing import Final, Protocol
 
-from gateway.answers import Answer, Answers
 from gateway.binding import Binder
-from gateway.intake import Receive, Request, read_body
 from gateway.limits import RateLimit, bucket_of
+from gateway.request import Receive, Request, read_body
+from gateway.responses import Response, ResponseBuilder
 from gateway.schema import HttpRule, Method, Schema
 from gateway.settings import GatewaySettings
 from mesh.access import Access
@@ -28,7 +30,7 @@ _KEY: Final = re.compile(rb"[\x21-\x7e]{1,255}")  # as in the pipeline of every 
 
 
 class Upstream(Protocol):
-    """Whoever serves a method; `mesh.client.MeshChannel` is one."""
+    """The service behind a method; `mesh.client.MeshChannel` is one."""
 
     async def call(
         self, path: str, request: bytes, *, metadata: Metadata = ...
@@ -46,12 +48,12 @@ class Upstream(Protocol):
 
     @property
     def is_ready(self) -> bool:
-        """Whether somebody would take a call now."""
+        """Whether a replica takes calls now."""
         ...
 
 
-class Target(Protocol):
-    """What stands at a route."""
+class Handler(Protocol):
+    """Serves a route."""
 
     @property
     def route(self) -> str:
@@ -63,12 +65,14 @@ class Target(Protocol):
         """Proto package whose error reasons apply."""
         ...
 
-    async def serve(self, request: Request, receive: Receive, values: tuple[bytes, ...]) -> Answer:
-        """The answer to a request. Raises MeshError."""
+    async def serve(
+        self, request: Request, receive: Receive, values: tuple[bytes, ...]
+    ) -> Response:
+        """The response to a request. Raises MeshError."""
         ...
 
 
-class Door:
+class RouteHandler:
     """Serves one HTTP rule."""
 
     def __init__(
@@ -82,7 +86,7 @@ class Door:
         settings: GatewaySettings,
         limit: RateLimit | None,
     ) -> None:
-        """Takes `limit` from outside, because all doors of a method share it."""
+        """`limit` is passed in, because all handlers of a method share it."""
         policy = method.policy
         self.route = rule.template.text
         self.package = policy.package
@@ -99,12 +103,30 @@ class Door:
         self._moves_money = policy.moves_money
         self._binder = Binder(method, rule, schema.decoders)
         self._strict_binder = Binder(method, rule, schema.strict_decoders)
-        self._answers = Answers(method, rule, schema.encoders)
+        self._responses = ResponseBuilder(method, rule, schema.encoders)
         self._body_bytes_max = min(method.body_bytes_max, settings.body_bytes_max)
         self._body_seconds_max = settings.request_body_seconds
 
-    async def serve(self, request: Request, receive: Receive, values: tuple[bytes, ...]) -> Answer:
+    async def serve(
+        self, request: Request, receive: Receive, values: tuple[bytes, ...]
+    ) -> Response:
         """Authenticates, limits, translates, calls, translates back."""
+        call, message, metadata = await self._accept(request, receive, values)
+        token = CURRENT.set(call)
+        try:
+            answer, trailing = await self._call(self._path, message, metadata=metadata)
+        finally:
+            CURRENT.reset(token)
+        response = self._responses.success(answer, request.trace.trace_id)
+        for name, _ in trailing:
+            if name == REPLAYED:
+                response.headers.append((b"idempotent-replayed", b"true"))
+        return response
+
+    async def _accept(
+        self, request: Request, receive: Receive, values: tuple[bytes, ...]
+    ) -> tuple[Call, bytes, list[tuple[str, str | bytes]]]:
+        """Turns a request into a call with its message and metadata. Raises MeshError."""
         metadata: list[tuple[str, str | bytes]] = []
         request.money_untouched = self._moves_money
         caller = self._admit(request, metadata)
@@ -129,20 +151,11 @@ class Door:
             request_id=request.given_id,
             language=request.language,
         )
-        token = CURRENT.set(call)
-        try:
-            response, trailing = await self._call(self._path, message, metadata=metadata)
-        finally:
-            CURRENT.reset(token)
-        answer = self._answers.success(response, request.trace.trace_id)
-        for name, _ in trailing:
-            if name == REPLAYED:
-                answer.headers.append((b"idempotent-replayed", b"true"))
-        return answer
+        return call, message, metadata
 
     def _admit(self, request: Request, metadata: list[tuple[str, str | bytes]]) -> Caller:
-        """Who calls, and not too often. The server that is called looks again by itself; here a
-        stranger is turned away before anything is read.
+        """Authenticates the caller, checks its role and takes from its rate limit. The server
+        checks the first two again; here they are refused before a body is read.
         """
         bearer = request.bearer()
         if bearer is not None:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from gateway.doors import Door
-from gateway.intake import Request
+from gateway.handlers import RouteHandler
+from gateway.request import Request
 from gateway.schema import load_schema
 from gateway.settings import GatewaySettings
 from mesh.auth import UserTokenIssuer, UserTokens
@@ -46,7 +46,7 @@ async def charge(server: Recorder, *headers: tuple[bytes, bytes]) -> None:
     method = next(
         each for each in SCHEMA.routed(development=True) if each.policy.method == "Charge"
     )
-    door = Door(
+    door = RouteHandler(
         method,
         method.rules[0],
         schema=SCHEMA,

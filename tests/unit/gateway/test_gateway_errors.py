@@ -1,4 +1,4 @@
-"""Refusals as HTTP answers: status and business code from the contract, details that apply,
+"""Refusals as HTTP responses: status and business code from the contract, details that apply,
 headers, and nothing that should stay inside.
 """
 
@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from gateway.answers import Answer
-from gateway.refusals import (
+from gateway.errors import (
     BodyTooLarge,
+    ErrorRenderer,
     HeadersTooLarge,
     MalformedBody,
     MethodNotAllowed,
     RateLimited,
-    Refusals,
     RequestTimeout,
     UnsupportedMediaType,
 )
+from gateway.responses import Response
 from gateway.schema import load_schema
 from mesh.errors import (
     DeadlineExceeded,
@@ -38,14 +38,14 @@ from mesh.errors import (
 )
 from mesh.wire_errors import RemoteMoneyError
 
-REFUSALS = Refusals(load_schema().errors)
+RENDERER = ErrorRenderer(load_schema().errors)
 TRACE = "0" * 31 + "7"
 
 
 def answer(
     error: MeshError, *, package: str = "paymesh.payment.v1", **options: Any
-) -> tuple[Answer, dict[str, Any]]:
-    made = REFUSALS.answer(error, package=package, trace_id=TRACE, **options)
+) -> tuple[Response, dict[str, Any]]:
+    made = RENDERER.render(error, package=package, trace_id=TRACE, **options)
     return made, json.loads(made.body)
 
 
@@ -209,7 +209,7 @@ def test_a_read_without_an_answer_has_no_outcome() -> None:
 
 
 def test_a_defect_says_nothing_but_its_trace_id() -> None:
-    made = REFUSALS.internal(TRACE)
+    made = RENDERER.render_internal(TRACE)
     assert (made.status, json.loads(made.body)) == (
         500,
         {

@@ -1,5 +1,6 @@
-"""What goes back over HTTP, before and after a response message is known: the success envelope, the
-status that the contract chooses, raw bytes of google.api.HttpBody."""
+"""HTTP responses of successful calls: the success envelope, the status that the contract chooses,
+raw bytes of google.api.HttpBody.
+"""
 
 from __future__ import annotations
 
@@ -27,30 +28,28 @@ _TRACE: Final = b',"trace_id":"'
 _END: Final = b'"}\n'
 
 
-OWN: Final = b"no-store"  # of what is kept by nobody
+NO_STORE: Final = b"no-store"  # Cache-Control of what belongs to one caller
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """One HTTP answer."""
+class Response:
+    """One HTTP response."""
 
     status: int
     body: bytes
     content_type: bytes = JSON
     headers: Headers = field(default_factory=list)
-    reason: str = ""  # of a refusal, for the log
-    keep: bytes = OWN  # value of Cache-Control: answers are somebody's own
+    reason: str = ""  # of an error, for the log
+    cache_control: bytes = NO_STORE
 
 
 def envelope(data: object, trace_id: str) -> bytes:
-    """The body of a success. It ends with a newline, so that a shell's prompt stands on a line of
-    its own.
-    """
+    """The body of a success. It ends with a newline, so that a shell prompts on a new line."""
     return b"".join((_SUCCESS, msgspec.json.encode(data), _TRACE, trace_id.encode(), _END))
 
 
-class Answers:
-    """Makes the answers of one HTTP rule from response bytes."""
+class ResponseBuilder:
+    """Makes the HTTP responses of one HTTP rule from response messages."""
 
     def __init__(self, method: Method, rule: HttpRule, encoders: Encoders) -> None:
         """Raises UnsupportedField when the response has no JSON form; the lint of the schema finds
@@ -65,14 +64,14 @@ class Answers:
         self._data = _data_reader(method.output_type, rule.response_body, encoders)
         self._raw = _raw_reader(method.output_type, rule.response_body)
 
-    def success(self, response: bytes, trace_id: str) -> Answer:
-        """The answer for a response message.
+    def success(self, message_bytes: bytes, trace_id: str) -> Response:
+        """The HTTP response for the bytes of a response message.
 
         Raises:
-            google.protobuf.message.DecodeError: when the bytes are not one. ValueError: when a time
-                in it is out of range.
+            google.protobuf.message.DecodeError: the bytes are no message. ValueError: a time in it
+                is out of range.
         """
-        message = self._parse(response)
+        message = self._parse(message_bytes)
         status = self._status
         for holds, chosen in self._statuses:
             if holds(message):
@@ -80,14 +79,14 @@ class Answers:
                 break
         if self._raw is not None:
             body = self._raw(message)
-            return Answer(
+            return Response(
                 status,
                 body.data,
                 content_type=body.content_type.encode()
                 if _HEADER.fullmatch(body.content_type)
                 else _BYTES,
             )
-        return Answer(status, envelope(self._data(message), trace_id))
+        return Response(status, envelope(self._data(message), trace_id))
 
 
 def _status_reader(output: Descriptor, choice: StatusByEnum) -> tuple[Callable[[Any], bool], int]:

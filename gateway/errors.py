@@ -1,6 +1,8 @@
-"""What the gateway itself refuses, as reasons of the common contract, and how any refusal looks
-over HTTP: status, business code, envelope, headers. A reason that the contract does not know is
-answered by its gRPC code alone, without its text."""
+"""What the gateway itself refuses, as reasons of the common contract, and how every refusal becomes
+an
+HTTP error: status, business code, envelope, headers. A reason that the contract does not know is
+rendered by its gRPC code, without its text.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from typing import ClassVar, Final, Self
 
 import msgspec
 
-from gateway.answers import Answer, Headers
+from gateway.responses import Headers, Response
 from mesh.errors import (
     DeadlineExceeded,
     MeshError,
@@ -105,8 +107,8 @@ class Internal(MeshError):
     reason: ClassVar[str] = "INTERNAL"
 
 
-# When a sibling names a reason that our contract does not have (it is newer than we are), its gRPC
-# code still says what happened.
+# A newer service may name a reason that this process does not know; its gRPC code still says what
+# happened.
 _BY_GRPC_CODE: Final = {
     1: "CANCELLED",
     3: "INVALID_ARGUMENT",
@@ -125,8 +127,8 @@ _BY_GRPC_CODE: Final = {
 _CHALLENGE: Final = b'Bearer realm="paymesh"'
 
 
-class Refusals:
-    """Turns refusals into answers."""
+class ErrorRenderer:
+    """Renders refusals as HTTP responses."""
 
     def __init__(self, catalogue: ErrorCatalogue) -> None:
         """Raises ValueError when the common contract lacks a reason that the gateway needs."""
@@ -134,7 +136,7 @@ class Refusals:
         self._internal = self._common("INTERNAL")
         self._by_code = {code: self._common(reason) for code, reason in _BY_GRPC_CODE.items()}
 
-    def answer(
+    def render(
         self,
         error: MeshError,
         *,
@@ -144,20 +146,20 @@ class Refusals:
         credentials: bool = False,
         safe_to_retry: bool | None = None,
         money_untouched: bool = False,
-    ) -> Answer:
-        """The answer to a refused request.
+    ) -> Response:
+        """The response to a refused request.
 
         Args:
             error: what was refused.
             package: proto package of the method, the home of the reasons that the gateway may raise
                 for it.
             trace_id: stands in the envelope.
-            language: in which the caller's person reads; None when he does not say.
-            credentials: whether the request had any; only then a 401 says that they are wrong.
-            safe_to_retry: for a method with effects, whether sending the request again cannot do
-                them twice; None when there are none. Told when no answer came, because then nobody
-                knows what happened.
-            money_untouched: the method moves money, and its call has not left us.
+            language: of the reader; None when the request does not say.
+            credentials: whether the request had any; only then a 401 says that they are invalid.
+            safe_to_retry: for a method with effects, whether a repetition cannot do them twice;
+                None when there are none. Rendered when no answer came, because then the outcome is
+                unknown.
+            money_untouched: the method moves money, and its call was not sent.
         """
         spec = self._spec(error, package)
         known = spec.reason == error.reason
@@ -173,16 +175,16 @@ class Refusals:
             "details": details,
             "trace_id": trace_id,
         }
-        return Answer(
+        return Response(
             spec.http_status,
             msgspec.json.encode(body) + b"\n",
             headers=_headers(error, spec, credentials=credentials),
             reason=spec.reason,
         )
 
-    def internal(self, trace_id: str, *, language: Language | None = None) -> Answer:
-        """The answer to a defect: where to look in our log, and nothing else."""
-        return self.answer(Internal(), package=COMMON, trace_id=trace_id, language=language)
+    def render_internal(self, trace_id: str, *, language: Language | None = None) -> Response:
+        """The response to a defect: a trace id to look for in the log, and nothing else."""
+        return self.render(Internal(), package=COMMON, trace_id=trace_id, language=language)
 
     def _common(self, reason: str) -> ErrorSpec:
         spec = self._catalogue.find(COMMON, reason)
