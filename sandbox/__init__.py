@@ -1,5 +1,6 @@
 """The simulated outside world: a payment channel as a program of its own.
 
-It uses the runtime of paymesh (`mesh`: clocks, money, HTTP server) and nothing of its services.
-They know each other by the published HTTP API.
+It knows paymesh by the published HTTP API alone, and imports nothing of the services. It does
+import
+the runtime `mesh`: money, identifiers, clock, settings, logs, the worker and the HTTP server.
 """

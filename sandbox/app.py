@@ -21,8 +21,8 @@ from sandbox import cashier, wire
 from sandbox.cashier_texts import Texts, texts_for
 from sandbox.channel import SimulatedChannel
 from sandbox.domain import InvalidRequest, Refusal, Transaction, TransactionNotFound, Unauthorized
-from sandbox.misbehaviour import Answer
-from sandbox.refunding import RefundDesk
+from sandbox.misbehaviour import ResponseFault
+from sandbox.refunds import RefundDesk
 from sandbox.statements import Statements, parse_date
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -100,27 +100,27 @@ class Api:
     async def charge(self, request: Request) -> Response:
         """POST /v1/charges."""
         body = wire.decode(await _body(request), wire.ChargeRequest)
-        said = await self._channel.charge(
+        result = await self._channel.charge(
             attempt_id=body.attempt_id,
             amount=wire.money(body.amount, body.currency),
             card=body.card.card(),
             expires_at=body.expires_at,
         )
-        if said.callback_first:
+        if result.callback_first:
             await self._deliver()
-        return await self._answer_badly(self._json(said.transaction), said.answer)
+        return await self._answer_badly(self._json(result.transaction), result.answer)
 
     async def checkout(self, request: Request) -> Response:
         """POST /v1/checkouts."""
         body = wire.decode(await _body(request), wire.CheckoutRequest)
-        said = await self._channel.checkout(
+        result = await self._channel.checkout(
             attempt_id=body.attempt_id,
             amount=wire.money(body.amount, body.currency),
             subject=body.subject,
             return_url=body.return_url,
             expires_at=body.expires_at,
         )
-        return await self._answer_badly(self._json(said.transaction), said.answer)
+        return await self._answer_badly(self._json(result.transaction), result.answer)
 
     async def refund(self, request: Request) -> Response:
         """POST /v1/refunds."""
@@ -258,21 +258,21 @@ class Api:
     def _answer(self, transaction: Transaction) -> Response:
         return JSONResponse(self._json(transaction))
 
-    async def _answer_badly(self, content: dict[str, object], answer: Answer) -> Response:
+    async def _answer_badly(self, content: dict[str, object], answer: ResponseFault) -> Response:
         """Whatever was to be done is done; only the answer suffers."""
         match answer:
-            case Answer.PLAIN:
+            case ResponseFault.NORMAL:
                 return JSONResponse(content)
-            case Answer.SLOW | Answer.LATE:
+            case ResponseFault.SLOW | ResponseFault.LATE:
                 await self._sleep(
-                    self._slow_seconds if answer is Answer.LATE else self._slow_seconds / 10
+                    self._slow_seconds if answer is ResponseFault.LATE else self._slow_seconds / 10
                 )
                 return JSONResponse(content)
-            case Answer.LOST:
+            case ResponseFault.LOST:
                 return BrokenResponse(content)
-            case Answer.GARBAGE:
+            case ResponseFault.GARBAGE:
                 return HTMLResponse("<html><body><h1>Welcome to nginx!</h1></body></html>")
-            case Answer.ERROR:
+            case ResponseFault.ERROR:
                 return _error(500, "internal", "something went wrong")
             case _:
                 assert_never(answer)

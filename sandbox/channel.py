@@ -1,26 +1,24 @@
-"""What the channel does, one method per request and one transaction per method. An outcome is
-committed, together with the callback that tells it, before anything is answered; a repetition of an
-attempt id answers what happened the first time.
+"""The requests of the channel, one method and one transaction each. An outcome is committed,
+together with its callback, before anything is answered; a repetition of an attempt id answers what
+happened the first time.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from mesh.clock import Clock
 from mesh.ids import Ids
 from mesh.money import Money
-from sandbox import misbehaviour, store, wire
+from sandbox import store, wire
 from sandbox.cards import Card, behaviour_of
 from sandbox.domain import (
     CAPTURED,
     CLOSED_BY_SHOP,
-    DECLINED_FIRST,
     EXPIRED,
-    REFUSED_BY_BANK,
     REFUSED_BY_PAYER,
     REFUSED_BY_SIGNATURE,
     Breakdown,
@@ -33,56 +31,27 @@ from sandbox.domain import (
     Status,
     Transaction,
     TransactionNotFound,
-    fee_of,
 )
-from sandbox.misbehaviour import GOOD, Answer, Misbehaviour
+from sandbox.misbehaviour import ResponseFault
+from sandbox.outcomes import END, ChannelRules, Outcomes
 from sandbox.signatures import sign_hint
-from sandbox.store import Scheduled, Store, Tx
-from sandbox.telling import Telling
+from sandbox.store import Store, Tx
 
-# what is scheduled of a transaction
-END, PAY_AFTER_ALL, SECOND_CAPTURE = "END", "PAY_AFTER_ALL", "SECOND_CAPTURE"
 _BATCH = 100  # keeps one transaction of the background worker short
 _ATTEMPT_ID = re.compile(wire.ATTEMPT_ID)
-_ATTEMPT_ID_MAX = 64
-_AGAIN = "-2"  # ends the attempt id of a second capture
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ChannelRules:
-    """What configuration decides.
-
-    Attributes:
-        misbehaves: True in development: amounts and cards may ask for trouble.
-        fee_basis_points: what is kept of each capture.
-        allow_signatures: True in development: an outcome may be recorded by asking for its
-            signature.
-        md5_secret: of source 001's rule.
-        signed_callback_delay_seconds: how long the callback of a signed outcome waits: whoever
-            asked for the signature delivers the hint first.
-    """
-
-    misbehaves: bool
-    fee_basis_points: int
-    allow_signatures: bool
-    md5_secret: str
-    signed_callback_delay_seconds: float
-
-    def __repr__(self) -> str:
-        return "ChannelRules(hidden)"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Said:
-    """What a shop is told after a charge or checkout, and how well it hears it."""
+class ChargeResult:
+    """The transaction after a charge or checkout, and how its response misbehaves."""
 
     transaction: Transaction
-    answer: Answer = Answer.PLAIN
+    answer: ResponseFault = ResponseFault.NORMAL
     callback_first: bool = False
 
 
 class SimulatedChannel:
-    """The channel's truth."""
+    """Transactions of the simulated channel."""
 
     def __init__(
         self,
@@ -92,7 +61,7 @@ class SimulatedChannel:
         ids: Ids,
         new_token: Callable[[], str],
         rules: ChannelRules,
-        telling: Telling,
+        outcomes: Outcomes,
         wake_deliveries: Callable[[], None],
     ) -> None:
         self._store = channel_store
@@ -100,32 +69,32 @@ class SimulatedChannel:
         self._ids = ids
         self._new_token = new_token
         self._rules = rules
-        self._telling = telling
+        self._outcomes = outcomes
         self._wake_deliveries = wake_deliveries
 
     async def charge(
         self, *, attempt_id: str, amount: Money, card: Card, expires_at: datetime | None
-    ) -> Said:
+    ) -> ChargeResult:
         """Charges a card.
 
         Raises:
             AttemptReused: the attempt id was used for something else.
-            Breakdown: on demand; nothing was recorded.
+            Breakdown: the amount asked for it; nothing was recorded.
         """
-        said = await self._store.run(
+        result = await self._store.run(
             self._charge, attempt_id=attempt_id, amount=amount, card=card, expires_at=expires_at
         )
         self._wake_deliveries()
-        return said
+        return result
 
     async def checkout(
         self, *, attempt_id: str, amount: Money, subject: str, return_url: str, expires_at: datetime
-    ) -> Said:
+    ) -> ChargeResult:
         """Opens a cashier page.
 
         Raises:
             AttemptReused: the attempt id was used for something else.
-            Breakdown: on demand; nothing was recorded.
+            Breakdown: the amount asked for it; nothing was recorded.
         """
         return await self._store.run(
             self._checkout,
@@ -137,7 +106,7 @@ class SimulatedChannel:
         )
 
     async def query(self, attempt_id: str) -> Transaction:
-        """Shows a transaction.
+        """A transaction.
 
         Raises:
             TransactionNotFound: the channel does not know the id.
@@ -205,41 +174,15 @@ class SimulatedChannel:
         """Closes what nobody paid in time; answers how many."""
         return await self._store.run(self._expire_due)
 
-    def take_scheduled(self, tx: Tx, scheduled: Scheduled) -> None:
-        """What was going to happen to a transaction happens, unless it has ended otherwise."""
-        transaction = store.find(tx, scheduled.subject)
-        if transaction is None or transaction.amount is None:
-            return
-        # it began, so it ends, whatever the switch says now
-        behaviour = misbehaviour.of_payment(transaction.amount)
-        match scheduled.what:
-            case "END" if not transaction.is_final:
-                self._end(
-                    tx,
-                    transaction,
-                    CAPTURED if behaviour.ends_later is Status.CAPTURED else REFUSED_BY_BANK,
-                )
-            case "PAY_AFTER_ALL" if not transaction.is_final:  # its close was refused
-                self._end(tx, transaction, CAPTURED)
-            case "PAY_AFTER_ALL" if transaction.status is not Status.CAPTURED:
-                captured = behaviour.captured(transaction.amount)
-                paid = transaction.pay_after_all(
-                    at=self._clock.now(), captured=captured, fee=self._fee(captured)
-                )
-                store.save_outcome(tx, paid, before=transaction.status)
-                self._tell(tx, paid, behaviour)
-            case "SECOND_CAPTURE":
-                self._capture_again(tx, transaction, behaviour)
-
     def _charge(
         self, tx: Tx, *, attempt_id: str, amount: Money, card: Card, expires_at: datetime | None
-    ) -> Said:
+    ) -> ChargeResult:
         known = self._find(tx, attempt_id)
         if known is not None:
             known.must_match(kind=Kind.CHARGE, amount=amount)
-            return Said(transaction=known)
+            return ChargeResult(transaction=known)
         now = self._clock.now()
-        by_amount, by_card = self._behaviour(amount), behaviour_of(card, now=now)
+        by_amount, by_card = self._outcomes.behaviour(amount), behaviour_of(card, now=now)
         if not by_amount.is_recorded:
             raise Breakdown("broken on demand; nothing was recorded")
         opened = Transaction(
@@ -256,9 +199,9 @@ class SimulatedChannel:
         )
         store.insert(tx, opened)
         if opened.is_due(now):
-            self._end(tx, opened, EXPIRED)
+            self._outcomes.end(tx, opened, EXPIRED)
         elif by_amount.ends_later is None or by_card.outcome.status is not Status.CAPTURED:
-            self._end(tx, opened, by_card.outcome)
+            self._outcomes.end(tx, opened, by_card.outcome)
         elif by_amount.ends_later is not Status.PENDING:
             store.schedule(
                 tx,
@@ -266,9 +209,9 @@ class SimulatedChannel:
                 subject=attempt_id,
                 due_at=now + timedelta(seconds=by_amount.later_seconds),
             )
-        return Said(
+        return ChargeResult(
             transaction=self._known(tx, attempt_id),
-            answer=Answer.LATE if by_card.is_slow else by_amount.answer,
+            answer=ResponseFault.LATE if by_card.is_slow else by_amount.answer,
             callback_first=by_amount.callback_first,
         )
 
@@ -281,12 +224,12 @@ class SimulatedChannel:
         subject: str,
         return_url: str,
         expires_at: datetime,
-    ) -> Said:
+    ) -> ChargeResult:
         known = self._find(tx, attempt_id)
         if known is not None:
             known.must_match(kind=Kind.CHECKOUT, amount=amount)
-            return Said(transaction=known)
-        behaviour = self._behaviour(amount)
+            return ChargeResult(transaction=known)
+        behaviour = self._outcomes.behaviour(amount)
         if not behaviour.is_recorded:
             raise Breakdown("broken on demand; nothing was recorded")
         store.insert(
@@ -304,10 +247,10 @@ class SimulatedChannel:
                 cashier_token=self._new_token(),
             ),
         )
-        return Said(transaction=self._known(tx, attempt_id), answer=behaviour.answer)
+        return ChargeResult(transaction=self._known(tx, attempt_id), answer=behaviour.answer)
 
     def _close(self, tx: Tx, attempt_id: str) -> Transaction | None:
-        """The transaction after it, or None: it cannot be closed."""
+        """The closed transaction, or None when it cannot be closed."""
         known = self._find(tx, attempt_id)
         now = self._clock.now()
         if known is None:
@@ -323,8 +266,8 @@ class SimulatedChannel:
             return tombstone
         if known.is_final:
             return known
-        behaviour = self._behaviour_of(known)
-        self._pay_after_all(tx, known, behaviour)
+        behaviour = self._outcomes.behaviour_of(known)
+        self._outcomes.schedule_late_payment(tx, known, behaviour)
         if not behaviour.closable:
             return None
         closed = known.finish(CLOSED_BY_SHOP, at=now)
@@ -333,13 +276,13 @@ class SimulatedChannel:
 
     def _press(self, tx: Tx, token: str, outcome: Outcome) -> Transaction:
         transaction = self._by_token(tx, token)
-        return transaction if transaction.is_final else self._end(tx, transaction, outcome)
+        return transaction if transaction.is_final else self._outcomes.end(tx, transaction, outcome)
 
     def _record_signed(self, tx: Tx, attempt_id: str, callback_status: str) -> None:
         transaction = self._known(tx, attempt_id)
         if not transaction.is_final:
             outcome = CAPTURED if callback_status == "SUCCESS" else REFUSED_BY_SIGNATURE
-            self._end(
+            self._outcomes.end(
                 tx,
                 transaction,
                 outcome,
@@ -355,7 +298,7 @@ class SimulatedChannel:
     def _expire_due(self, tx: Tx) -> int:
         due = store.list_due(tx, now=self._clock.now(), limit=_BATCH)
         for transaction in due:
-            self._end(tx, transaction, EXPIRED)
+            self._outcomes.end(tx, transaction, EXPIRED)
         return len(due)
 
     def _known(self, tx: Tx, attempt_id: str) -> Transaction:
@@ -375,91 +318,11 @@ class SimulatedChannel:
         return self._expired_if_due(tx, transaction)
 
     def _expired_if_due(self, tx: Tx, transaction: Transaction) -> Transaction:
-        """Nobody sees a transaction open after its deadline, whether or not the worker came by."""
+        """A transaction is never shown open after its deadline, whether or not the worker came
+        by.
+        """
         return (
-            self._end(tx, transaction, EXPIRED)
+            self._outcomes.end(tx, transaction, EXPIRED)
             if transaction.is_due(self._clock.now())
             else transaction
         )
-
-    def _end(
-        self,
-        tx: Tx,
-        transaction: Transaction,
-        outcome: Outcome,
-        *,
-        callback_delay_seconds: float = 0,
-    ) -> Transaction:
-        now = self._clock.now()
-        behaviour = self._behaviour_of(transaction)
-        if outcome.status is Status.CAPTURED and transaction.amount is not None:
-            if behaviour.declines:
-                outcome = DECLINED_FIRST
-            captured = behaviour.captured(transaction.amount)
-            ended = transaction.finish(outcome, at=now, captured=captured, fee=self._fee(captured))
-            if behaviour.second_capture_seconds is not None:
-                store.schedule(
-                    tx,
-                    what=SECOND_CAPTURE,
-                    subject=transaction.attempt_id,
-                    due_at=now + timedelta(seconds=behaviour.second_capture_seconds),
-                )
-        else:
-            ended = transaction.finish(outcome, at=now)
-        store.save_outcome(tx, ended)
-        if outcome in (DECLINED_FIRST, EXPIRED):
-            self._pay_after_all(tx, ended, behaviour)
-        self._tell(tx, ended, behaviour, delay_seconds=callback_delay_seconds)
-        return ended
-
-    def _pay_after_all(self, tx: Tx, transaction: Transaction, behaviour: Misbehaviour) -> None:
-        if behaviour.paid_after_all_seconds is not None:
-            store.schedule(
-                tx,
-                what=PAY_AFTER_ALL,
-                subject=transaction.attempt_id,
-                due_at=self._clock.now() + timedelta(seconds=behaviour.paid_after_all_seconds),
-            )
-
-    def _capture_again(self, tx: Tx, first: Transaction, behaviour: Misbehaviour) -> None:
-        """The same buyer is charged once more, as another trade. It says whose duplicate it is,
-        because the shop has never heard of it.
-        """
-        again_id = f"{first.attempt_id[: _ATTEMPT_ID_MAX - len(_AGAIN)]}{_AGAIN}"
-        if first.amount is None or store.find(tx, again_id) is not None:
-            return
-        now, captured = self._clock.now(), behaviour.captured(first.amount)
-        again = replace(
-            first,
-            attempt_id=again_id,
-            trade_no=self._ids.new("SBX"),
-            status=Status.PENDING,
-            captured=None,
-            fee=None,
-            created_at=now,
-            finished_at=None,
-            cashier_token="",
-            duplicate_of=first.attempt_id,
-        )
-        paid = again.finish(CAPTURED, at=now, captured=captured, fee=self._fee(captured))
-        store.insert(tx, paid)
-        self._tell(tx, paid, behaviour)
-
-    def _tell(
-        self, tx: Tx, transaction: Transaction, behaviour: Misbehaviour, *, delay_seconds: float = 0
-    ) -> None:
-        self._telling.owe(
-            tx,
-            lambda event_id: wire.callback_body(transaction, event_id=event_id),
-            times=behaviour.callbacks,
-            delay_seconds=delay_seconds,
-        )
-
-    def _behaviour_of(self, transaction: Transaction) -> Misbehaviour:
-        return GOOD if transaction.amount is None else self._behaviour(transaction.amount)
-
-    def _behaviour(self, amount: Money) -> Misbehaviour:
-        return misbehaviour.of_payment(amount) if self._rules.misbehaves else GOOD
-
-    def _fee(self, captured: Money) -> Money:
-        return fee_of(captured, basis_points=self._rules.fee_basis_points)

@@ -16,11 +16,11 @@ from mesh.money import Money
 from sandbox.domain import RefundStatus, Status
 
 
-class Answer(StrEnum):
-    """What the shop hears of a request that was carried out."""
+class ResponseFault(StrEnum):
+    """What the response to a request that was carried out looks like."""
 
-    PLAIN = "PLAIN"
-    SLOW = "SLOW"  # a tenth of `slow_seconds` late: in time for a patient shop
+    NORMAL = "NORMAL"
+    SLOW = "SLOW"  # a tenth of `slow_seconds` late
     LATE = "LATE"  # `slow_seconds` late: after every deadline
     LOST = "LOST"  # the connection breaks in the middle of the answer
     GARBAGE = "GARBAGE"  # 200 with a page of HTML
@@ -33,7 +33,7 @@ class Misbehaviour:
 
     Attributes:
         is_recorded: False when the request fails before anything is done.
-        callbacks: how often the outcome is told; 0: never, the shop has to ask.
+        callbacks: how often the outcome is reported; 0: never, the shop has to query.
         callback_first: the callback is delivered before the answer.
         ends_later: a charge is accepted (PENDING) and ends so after `later_seconds`; None: it ends
             at once. PENDING: it never ends by itself.
@@ -48,7 +48,7 @@ class Misbehaviour:
         foreign: captured in another currency.
     """
 
-    answer: Answer = Answer.PLAIN
+    answer: ResponseFault = ResponseFault.NORMAL
     is_recorded: bool = True
     callbacks: int = 1
     callback_first: bool = False
@@ -77,10 +77,10 @@ class RefundMisbehaviour:
     Attributes:
         steps: (seconds after the step before, what it becomes); the first step is taken when it is
             asked for.
-        callbacks: how often each step but PENDING is told.
+        callbacks: how often each step but PENDING is reported.
     """
 
-    answer: Answer = Answer.PLAIN
+    answer: ResponseFault = ResponseFault.NORMAL
     steps: tuple[tuple[float, RefundStatus], ...] = ((0, RefundStatus.SUCCESS),)
     callbacks: int = 1
 
@@ -89,8 +89,8 @@ GOOD = Misbehaviour()
 GOOD_REFUND = RefundMisbehaviour()
 
 PAYMENTS: dict[int, tuple[str, Misbehaviour]] = {
-    7701: ("timeout_but_charged", Misbehaviour(answer=Answer.LATE, callbacks=0)),
-    7702: ("answer_lost", Misbehaviour(answer=Answer.LOST)),
+    7701: ("timeout_but_charged", Misbehaviour(answer=ResponseFault.LATE, callbacks=0)),
+    7702: ("answer_lost", Misbehaviour(answer=ResponseFault.LOST)),
     7703: ("callback_twice", Misbehaviour(callbacks=2)),
     7704: ("callback_thrice", Misbehaviour(callbacks=3)),
     7705: ("callback_first", Misbehaviour(callback_first=True)),
@@ -106,10 +106,10 @@ PAYMENTS: dict[int, tuple[str, Misbehaviour]] = {
         ),
     ),
     7712: ("second_capture", Misbehaviour(second_capture_seconds=60)),
-    7713: ("garbage_answer", Misbehaviour(answer=Answer.GARBAGE)),
-    7714: ("slow", Misbehaviour(answer=Answer.SLOW)),
-    7715: ("error_after_doing_it", Misbehaviour(answer=Answer.ERROR)),
-    7716: ("error_before_doing_it", Misbehaviour(answer=Answer.ERROR, is_recorded=False)),
+    7713: ("garbage_answer", Misbehaviour(answer=ResponseFault.GARBAGE)),
+    7714: ("slow", Misbehaviour(answer=ResponseFault.SLOW)),
+    7715: ("error_after_doing_it", Misbehaviour(answer=ResponseFault.ERROR)),
+    7716: ("error_before_doing_it", Misbehaviour(answer=ResponseFault.ERROR, is_recorded=False)),
     7717: ("pending_then_paid", Misbehaviour(ends_later=Status.CAPTURED)),
     7718: ("pending_then_declined", Misbehaviour(ends_later=Status.DECLINED)),
     7719: ("declined_then_paid", Misbehaviour(declines=True, paid_after_all_seconds=60)),
@@ -128,10 +128,10 @@ REFUNDS: dict[int, tuple[str, RefundMisbehaviour]] = {
     ),
     7743: ("refund_refused", RefundMisbehaviour(steps=((0, _FAILED),))),
     7744: ("refund_pending_then_refused", RefundMisbehaviour(steps=((0, _PENDING), (60, _FAILED)))),
-    7745: ("refund_answer_lost", RefundMisbehaviour(answer=Answer.LOST)),
-    7746: ("refund_timeout_but_done", RefundMisbehaviour(answer=Answer.LATE, callbacks=0)),
-    7747: ("refund_garbage_answer", RefundMisbehaviour(answer=Answer.GARBAGE)),
-    7748: ("refund_error_after_doing_it", RefundMisbehaviour(answer=Answer.ERROR)),
+    7745: ("refund_answer_lost", RefundMisbehaviour(answer=ResponseFault.LOST)),
+    7746: ("refund_timeout_but_done", RefundMisbehaviour(answer=ResponseFault.LATE, callbacks=0)),
+    7747: ("refund_garbage_answer", RefundMisbehaviour(answer=ResponseFault.GARBAGE)),
+    7748: ("refund_error_after_doing_it", RefundMisbehaviour(answer=ResponseFault.ERROR)),
     7749: ("refund_callback_thrice", RefundMisbehaviour(callbacks=3)),
 }
 # Stripe's cards for asynchronous refunds; the number is gone when the refund comes, so the charge

@@ -19,15 +19,16 @@ from mesh.clock import Clock, Seconds
 from mesh.ids import Ids
 from mesh.worker import Worker
 from sandbox.app import Api, Sleep
-from sandbox.channel import ChannelRules, SimulatedChannel
+from sandbox.callback_queue import CallbackQueue
+from sandbox.channel import SimulatedChannel
 from sandbox.deliveries import Deliveries
-from sandbox.future import Future, due_in
-from sandbox.refunding import RefundDesk
+from sandbox.outcomes import ChannelRules, Outcomes
+from sandbox.refunds import RefundDesk
+from sandbox.scheduler import Scheduler, due_in
 from sandbox.statements import StatementRules, Statements
 from sandbox.store import Store
-from sandbox.telling import Telling
 
-# how late a retry or an expiry may be noticed; fresh callbacks wake the worker at once
+# how late a retry or an expiry may be noticed; new callbacks wake the worker at once
 IDLE_SECONDS = 0.5
 
 
@@ -37,13 +38,14 @@ class SandboxConfig:
 
     Attributes:
         api_key: of /v1/*.
-        callback_url: who gets callbacks; None: nobody, and none are recorded.
+        callback_url: receiver of callbacks; None: none are recorded.
         callback_secret: HMAC key of callbacks.
         callback_retry_seconds: pauses between deliveries; one delivery more than pauses, then it is
             given up.
         md5_secret: of source 001's rule.
         public_base_url: what cashier links start with.
-        allow_misbehaviour: amounts and cards may ask for trouble, and statements may be spoiled.
+        allow_misbehaviour: amounts and cards may choose misbehaviour, and differences may be
+            injected into statements.
         fee_basis_points: what is kept of each capture, in hundredths of a per cent.
         statement_time_zone: whose days statements are of. statement_cut_off: when such a day begins
             there.
@@ -79,13 +81,13 @@ class Sandbox:
         *,
         app: Starlette,
         channel: SimulatedChannel,
-        future: Future,
+        scheduler: Scheduler,
         deliveries: Deliveries,
         store: Store,
         clock: Clock,
     ) -> None:
         self.app = app
-        self._future = future
+        self._scheduler = scheduler
         self._channel = channel
         self._deliveries = deliveries
         self._store = store
@@ -103,12 +105,12 @@ class Sandbox:
         self._worker.wake()
 
     async def run_once(self) -> int:
-        """Closes what nobody paid in time, lets happen what is due to happen and sends the
-        callbacks that are due; answers how many of all.
+        """Closes what was not paid in time, does what was scheduled and sends the callbacks that
+        are due; returns how many of all.
         """
         return (
             await self._channel.expire_due()
-            + await self._future.run_once()
+            + await self._scheduler.run_once()
             + await self._deliveries.run_once()
         )
 
@@ -139,52 +141,14 @@ async def open_sandbox(
     """
     store = Store(config.database_file)
     await store.open()
-    limits = httpx.Limits(max_connections=32, max_keepalive_connections=4)
     try:
-        # Never through a proxy of the environment, never to where the receiver sends us.
+        # Never through a proxy of the environment, never to where the receiver redirects.
         async with httpx.AsyncClient(
             trust_env=False,
             follow_redirects=False,
             timeout=None,  # noqa: S113  # Deliveries sets one deadline over all of it
-            limits=limits,
+            limits=httpx.Limits(max_connections=32, max_keepalive_connections=4),
         ) as client:
-
-            def wake() -> None:
-                sandbox.wake()
-
-            telling = Telling(clock=clock, ids=ids, is_on=config.callback_url is not None)
-            channel = SimulatedChannel(
-                store,
-                clock=clock,
-                ids=ids,
-                new_token=new_token,
-                telling=telling,
-                wake_deliveries=wake,
-                rules=ChannelRules(
-                    misbehaves=config.allow_misbehaviour,
-                    fee_basis_points=config.fee_basis_points,
-                    allow_signatures=config.allow_signatures,
-                    md5_secret=config.md5_secret,
-                    signed_callback_delay_seconds=config.signed_callback_delay_seconds,
-                ),
-            )
-            refunds = RefundDesk(
-                store,
-                clock=clock,
-                ids=ids,
-                telling=telling,
-                misbehaves=config.allow_misbehaviour,
-                wake_deliveries=wake,
-            )
-            statements = Statements(
-                store,
-                clock=clock,
-                rules=StatementRules(
-                    time_zone=ZoneInfo(config.statement_time_zone),
-                    cut_off=config.statement_cut_off,
-                    may_be_spoiled=config.allow_misbehaviour,
-                ),
-            )
             deliveries = Deliveries(
                 store,
                 client,
@@ -193,25 +157,83 @@ async def open_sandbox(
                 secret=config.callback_secret,
                 retry_seconds=config.callback_retry_seconds,
             )
-            api = Api(
-                channel,
-                refunds,
-                statements,
-                api_key=config.api_key,
-                public_base_url=config.public_base_url,
-                shop_name=config.shop_name,
-                slow_seconds=config.slow_seconds,
-                sleep=sleep,
-                deliver=deliveries.run_once,
-            )
-            sandbox = Sandbox(
-                app=api.app(),
-                channel=channel,
-                future=Future(store, channel, refunds, clock=clock),
-                deliveries=deliveries,
-                store=store,
+            yield _put_together(
+                config,
+                store,
+                deliveries,
                 clock=clock,
+                ids=ids,
+                new_token=new_token,
+                sleep=sleep,
             )
-            yield sandbox
     finally:
         await store.close()
+
+
+def _put_together(
+    config: SandboxConfig,
+    store: Store,
+    deliveries: Deliveries,
+    *,
+    clock: Clock,
+    ids: Ids,
+    new_token: Callable[[], str],
+    sleep: Sleep,
+) -> Sandbox:
+    def wake() -> None:
+        sandbox.wake()
+
+    callbacks = CallbackQueue(clock=clock, ids=ids, is_on=config.callback_url is not None)
+    rules = ChannelRules(
+        misbehaves=config.allow_misbehaviour,
+        fee_basis_points=config.fee_basis_points,
+        allow_signatures=config.allow_signatures,
+        md5_secret=config.md5_secret,
+        signed_callback_delay_seconds=config.signed_callback_delay_seconds,
+    )
+    outcomes = Outcomes(clock=clock, ids=ids, rules=rules, callbacks=callbacks)
+    channel = SimulatedChannel(
+        store,
+        clock=clock,
+        ids=ids,
+        new_token=new_token,
+        rules=rules,
+        outcomes=outcomes,
+        wake_deliveries=wake,
+    )
+    refunds = RefundDesk(
+        store,
+        clock=clock,
+        ids=ids,
+        callbacks=callbacks,
+        misbehaves=config.allow_misbehaviour,
+        wake_deliveries=wake,
+    )
+    api = Api(
+        channel,
+        refunds,
+        Statements(store, clock=clock, rules=_statement_rules(config)),
+        api_key=config.api_key,
+        public_base_url=config.public_base_url,
+        shop_name=config.shop_name,
+        slow_seconds=config.slow_seconds,
+        sleep=sleep,
+        deliver=deliveries.run_once,
+    )
+    sandbox = Sandbox(
+        app=api.app(),
+        channel=channel,
+        scheduler=Scheduler(store, outcomes, refunds, clock=clock),
+        deliveries=deliveries,
+        store=store,
+        clock=clock,
+    )
+    return sandbox
+
+
+def _statement_rules(config: SandboxConfig) -> StatementRules:
+    return StatementRules(
+        time_zone=ZoneInfo(config.statement_time_zone),
+        cut_off=config.statement_cut_off,
+        may_be_spoiled=config.allow_misbehaviour,
+    )

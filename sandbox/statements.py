@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 
 from mesh.clock import Clock
 from mesh.money import Money
-from sandbox import statement_store, store
+from sandbox import refund_store, statement_store, store
 from sandbox.domain import (
     AlreadyPlanted,
     Disabled,
@@ -25,7 +25,7 @@ from sandbox.domain import (
     StatementNotReady,
     Transaction,
 )
-from sandbox.planting import Spoiler
+from sandbox.fault_injector import FaultInjector
 from sandbox.statement_file import Line, LineType, Planted, render
 from sandbox.store import Store, Tx
 
@@ -76,7 +76,7 @@ class Statements:
         position.
         """
         return await self._store.run(
-            store.list_asked_back, *self._rules.day(date), after=after, limit=limit
+            refund_store.list_asked_back, *self._rules.day(date), after=after, limit=limit
         )
 
     async def plant(
@@ -108,9 +108,9 @@ class Statements:
         if statement_store.find_statement(tx, date.isoformat()) is not None:
             raise AlreadyPlanted(f"the statement of {date} is spoiled already")
         next_day = self._rules.day(date)[1]
-        spoiler = Spoiler(self._lines(tx, date), seed=seed, next_day=next_day)
-        spoiler.spoil(count, kinds=kinds)
-        shown, planted, shifted = spoiler.result()
+        injector = FaultInjector(self._lines(tx, date), seed=seed, next_day=next_day)
+        injector.inject(count, kinds=kinds)
+        shown, planted, shifted = injector.result()
         statement_store.insert_statement(tx, date=date.isoformat(), body=render(shown))
         for line in shifted:
             statement_store.insert_shifted_line(
@@ -122,8 +122,8 @@ class Statements:
         begins, ends = self._rules.day(date)
         captures, finished, bounced = (
             store.captured_between(tx, begins, ends),
-            store.refunds_finished_between(tx, begins, ends),
-            store.refunds_reversed_between(tx, begins, ends),
+            refund_store.refunds_finished_between(tx, begins, ends),
+            refund_store.refunds_reversed_between(tx, begins, ends),
         )
         lines = [self._capture(transaction) for transaction in captures]
         lines += [

@@ -18,7 +18,7 @@ import pytest
 from mesh.money import Money
 from payment_rpc.channels.sandbox import SandboxChannel
 from payment_rpc.domain.errors import ChannelUnavailable
-from sandbox.planting import KINDS
+from sandbox.fault_injector import KINDS
 from tests.support.fakes import FakeClock
 from tests.support.sandbox_server import (
     API_KEY,
@@ -300,7 +300,7 @@ async def test_every_kind_can_be_planted_alone(
     honest = await rows(channel)
     planted = (await plant(running, count=2, kinds=[kind])).json()["planted"]
     assert [(difference["kind"], difference["finds"]) for difference in planted] == [
-        (kind, KINDS[kind].finds)
+        (kind, KINDS[kind].expected_finding)
     ] * 2
     assert await rows(channel) != honest
 

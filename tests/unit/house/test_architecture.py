@@ -47,7 +47,6 @@ LONG_FUNCTIONS = {
     "bench/charge.py measure": "one more line per argument since lines are shorter",
     "bench/large_rows.py order_rows": "one more line per argument since lines are shorter",
     "bench/large_rows.py payment_rows": "one more line per argument since lines are shorter",
-    "gateway/app.py __init__": "one more line per argument since lines are shorter",
     "paymesh_cli/audit/command.py audit": "one more line per argument since lines are shorter",
     "paymesh_cli/audit/compare.py _compare_one": "one more line per argument since lines are shorter",
     "order_rpc/__main__.py run": "composition root: one argument a line",
@@ -59,7 +58,6 @@ LONG_FUNCTIONS = {
     "payment_rpc/usecases/conflicts.py _resolve": "one more line per argument since lines are shorter",
     "payment_rpc/usecases/facts.py write": "one more line per argument since lines are shorter",
     "payment_rpc/workers.py make_workers": "one more line per argument since lines are shorter",
-    "sandbox/service.py open_sandbox": "one more line per argument since lines are shorter",
     "seckill_rpc/__main__.py run": "one more line per argument since lines are shorter",
     "seckill_rpc/app.py __init__": "one more line per argument since lines are shorter",
     "seckill_rpc/app.py _make_life": "one more line per argument since lines are shorter",
@@ -81,7 +79,6 @@ LONG_FUNCTIONS = {
 }
 LONG_FILES = {
     "bench/large_rows.py": "one more line per argument since lines are shorter",
-    "gateway/openapi/document.py": "one more line per argument since lines are shorter",
     "gateway/protocol.py": "one more line per argument since lines are shorter",
     "paymesh_cli/checks.py": "one more line per argument since lines are shorter",
     "mesh/client.py": "one more line per argument since lines are shorter",
@@ -102,8 +99,6 @@ LONG_FILES = {
     "payment_rpc/usecases/charging.py": "one more line per argument since lines are shorter",
     "payment_rpc/usecases/reconciliation.py": "one more line per argument since lines are shorter",
     "payment_rpc/usecases/refunds.py": "one more line per argument since lines are shorter",
-    "sandbox/channel.py": "one more line per argument since lines are shorter",
-    "sandbox/store.py": "one more line per argument since lines are shorter",
     "seckill_rpc/usecases/consumer/consumer.py": "one more line per argument since lines are shorter",
 }
 

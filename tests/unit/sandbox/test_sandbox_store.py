@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from mesh.money import Money
-from sandbox import store
+from sandbox import refund_store, schema, store
 from sandbox.domain import CAPTURED, Kind, OutcomeDiffers, Refund, RefundStatus, Status, Transaction
 from sandbox.server import listen
 from sandbox.store import Store, Tx
@@ -181,7 +181,7 @@ def test_connections_inherit_immediate_sending() -> None:
 async def test_a_file_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> None:
     path = tmp_path / "sandbox.db"
     with contextlib.closing(sqlite3.connect(path)) as old:
-        old.executescript(store._SCHEMA)
+        old.executescript(schema.SCHEMA)
         old.execute(
             "INSERT INTO transactions (attempt_id, kind, trade_no, status, amount_minor, "
             "currency, created_ms, finished_ms, decline_code, "
@@ -222,8 +222,8 @@ REFUND = Refund(
     ],
 )
 async def test_a_refund_is_read_back_as_it_was_written(opened: Store, refund: Refund) -> None:
-    await opened.run(store.insert_refund, refund)
-    assert await opened.run(store.find_refund, "RF1") == refund
+    await opened.run(refund_store.insert_refund, refund)
+    assert await opened.run(refund_store.find_refund, "RF1") == refund
 
 
 @pytest.mark.parametrize(
@@ -249,18 +249,20 @@ async def test_a_refund_is_read_back_as_it_was_written(opened: Store, refund: Re
 async def test_the_table_refuses_refunds_that_must_not_be(
     opened: Store, change: dict[str, Any]
 ) -> None:
-    await opened.run(store.insert_refund, REFUND)
+    await opened.run(refund_store.insert_refund, REFUND)
     with pytest.raises(sqlite3.IntegrityError):
-        await opened.run(store.insert_refund, replace(REFUND, **change))
+        await opened.run(refund_store.insert_refund, replace(REFUND, **change))
 
 
 async def test_two_steps_of_one_refund_are_refused_by_the_update_itself(opened: Store) -> None:
-    await opened.run(store.insert_refund, REFUND)
+    await opened.run(refund_store.insert_refund, REFUND)
     done = REFUND.to(RefundStatus.SUCCESS, at=NOW, fee_returned=Money(0, "CNY"))
-    await opened.run(store.save_refund, done, before=RefundStatus.PENDING)
+    await opened.run(refund_store.save_refund, done, before=RefundStatus.PENDING)
     with pytest.raises(OutcomeDiffers):
         await opened.run(
-            store.save_refund, REFUND.to(RefundStatus.FAILED, at=NOW), before=RefundStatus.PENDING
+            refund_store.save_refund,
+            REFUND.to(RefundStatus.FAILED, at=NOW),
+            before=RefundStatus.PENDING,
         )
 
 

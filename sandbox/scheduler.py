@@ -1,5 +1,5 @@
-"""What is going to happen: outcomes that come later wait in the file, and happen in one transaction
-each with the callback that tells them.
+"""Does what was scheduled, and says when the next thing is due. Later outcomes wait in the file;
+each happens in one transaction with its callback.
 """
 
 from __future__ import annotations
@@ -8,26 +8,26 @@ from datetime import datetime
 
 from mesh.clock import Clock, Seconds
 from sandbox import store
-from sandbox.channel import SimulatedChannel
-from sandbox.refunding import STEP, RefundDesk
+from sandbox.outcomes import Outcomes
+from sandbox.refunds import STEP, RefundDesk
 from sandbox.store import Store, Tx
 
 _BATCH = 50  # keeps one transaction short
 
 
-class Future:
-    """Lets scheduled things happen."""
+class Scheduler:
+    """Does what was scheduled."""
 
     def __init__(
-        self, channel_store: Store, channel: SimulatedChannel, refunds: RefundDesk, *, clock: Clock
+        self, channel_store: Store, outcomes: Outcomes, refunds: RefundDesk, *, clock: Clock
     ) -> None:
         self._store = channel_store
-        self._channel = channel
+        self._outcomes = outcomes
         self._refunds = refunds
         self._clock = clock
 
     async def run_once(self) -> int:
-        """Does what is due; answers how many."""
+        """Does what is due; returns how many."""
         return await self._store.run(self._take)
 
     def _take(self, tx: Tx) -> int:
@@ -36,14 +36,12 @@ class Future:
             if scheduled.what == STEP:
                 self._refunds.take_step(tx, scheduled)
             else:
-                self._channel.take_scheduled(tx, scheduled)
+                self._outcomes.take_scheduled(tx, scheduled)
         return len(due)
 
 
 def due_in(tx: Tx, *, now: datetime) -> Seconds | None:
-    """Seconds until something happens by itself: a callback, what was scheduled, or the end of a
-    payer's time. None when nothing will.
-    """
+    """Seconds until the next callback, scheduled event or deadline of a payer; None without any."""
     row = tx.execute(
         "SELECT min(due_ms) FROM (SELECT min(due_ms) AS due_ms FROM scheduled UNION ALL "
         "SELECT min(due_ms) FROM deliveries WHERE state = 'DUE' UNION ALL "

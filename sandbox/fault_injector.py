@@ -1,5 +1,5 @@
-"""Differences planted into a statement, and the list of them: whoever compares statements is scored
-by found / planted.
+"""Differences injected into a statement, and the list of them: a reconciliation is scored by found
+/ injected.
 
 Every difference has lines of its own, and makes exactly one finding. A seed chooses; the same seed
 on the same lines chooses the same.
@@ -24,16 +24,16 @@ class Kind:
     """A kind of difference.
 
     Attributes:
-        finds: what it should be called when it is found.
+        expected_finding: the finding of a correct reconciliation.
         on: the type of line that it needs.
-        spoil: what the file shows instead of the line: nothing, a changed line, or the line and
+        change: what the file shows instead of the line: nothing, a changed line, or the line and
             more. Gets the line and an unused number.
         shifts: the line is shown on the next day.
     """
 
-    finds: str
+    expected_finding: str
     on: LineType
-    spoil: Callable[[Line, str], tuple[Line, ...]]
+    change: Callable[[Line, str], tuple[Line, ...]]
     shifts: bool = False
 
 
@@ -122,46 +122,68 @@ def _nothing(line: Line) -> str:
 
 
 KINDS: dict[str, Kind] = {
-    "missing_line": Kind(finds="MISSING_CHANNEL", on=LineType.CAPTURE, spoil=_gone),
-    "extra_line": Kind(finds="MISSING_LOCAL", on=LineType.CAPTURE, spoil=_unknown_capture),
+    "missing_line": Kind(expected_finding="MISSING_CHANNEL", on=LineType.CAPTURE, change=_gone),
+    "extra_line": Kind(
+        expected_finding="MISSING_LOCAL", on=LineType.CAPTURE, change=_unknown_capture
+    ),
     "amount_over": Kind(
-        finds="AMOUNT_MISMATCH", on=LineType.CAPTURE, spoil=_changed(amount=_off(_ONE))
+        expected_finding="AMOUNT_MISMATCH", on=LineType.CAPTURE, change=_changed(amount=_off(_ONE))
     ),
     "amount_under": Kind(
-        finds="AMOUNT_MISMATCH", on=LineType.CAPTURE, spoil=_changed(amount=_off(-_ONE))
+        expected_finding="AMOUNT_MISMATCH", on=LineType.CAPTURE, change=_changed(amount=_off(-_ONE))
     ),
     "wrong_currency": Kind(
-        finds="CURRENCY_MISMATCH", on=LineType.CAPTURE, spoil=_changed(currency=_other_currency)
-    ),
-    "wrong_fee": Kind(finds="FEE_MISMATCH", on=LineType.CAPTURE, spoil=_changed(fee=_fee_off)),
-    "unknown_fee": Kind(finds="FEE_MISMATCH", on=LineType.CAPTURE, spoil=_unknown_fee),
-    "duplicate_line": Kind(
-        finds="DUPLICATE_LINE", on=LineType.CAPTURE, spoil=lambda line, _number: (line, line)
-    ),
-    "duplicate_charge": Kind(finds="DUPLICATE_CHARGE", on=LineType.CAPTURE, spoil=_second_charge),
-    "unknown_trade_no": Kind(
-        finds="REFERENCE_MISMATCH",
+        expected_finding="CURRENCY_MISMATCH",
         on=LineType.CAPTURE,
-        spoil=lambda line, number: (replace(line, trade_no=f"SBX{number}"),),
+        change=_changed(currency=_other_currency),
     ),
-    "next_day": Kind(finds="CUTOFF_SHIFT", on=LineType.CAPTURE, spoil=_gone, shifts=True),
-    "unreadable_line": Kind(finds="UNREADABLE_LINE", on=LineType.CAPTURE, spoil=_unreadable),
-    "console_refund": Kind(finds="STATUS_MISMATCH", on=LineType.CAPTURE, spoil=_console_refund),
-    "extra_refund": Kind(finds="REFUND_MISSING_LOCAL", on=LineType.CAPTURE, spoil=_unknown_refund),
-    "missing_refund": Kind(finds="REFUND_MISSING_CHANNEL", on=LineType.REFUND, spoil=_gone),
+    "wrong_fee": Kind(
+        expected_finding="FEE_MISMATCH", on=LineType.CAPTURE, change=_changed(fee=_fee_off)
+    ),
+    "unknown_fee": Kind(expected_finding="FEE_MISMATCH", on=LineType.CAPTURE, change=_unknown_fee),
+    "duplicate_line": Kind(
+        expected_finding="DUPLICATE_LINE",
+        on=LineType.CAPTURE,
+        change=lambda line, _number: (line, line),
+    ),
+    "duplicate_charge": Kind(
+        expected_finding="DUPLICATE_CHARGE", on=LineType.CAPTURE, change=_second_charge
+    ),
+    "unknown_trade_no": Kind(
+        expected_finding="REFERENCE_MISMATCH",
+        on=LineType.CAPTURE,
+        change=lambda line, number: (replace(line, trade_no=f"SBX{number}"),),
+    ),
+    "next_day": Kind(
+        expected_finding="CUTOFF_SHIFT", on=LineType.CAPTURE, change=_gone, shifts=True
+    ),
+    "unreadable_line": Kind(
+        expected_finding="UNREADABLE_LINE", on=LineType.CAPTURE, change=_unreadable
+    ),
+    "console_refund": Kind(
+        expected_finding="STATUS_MISMATCH", on=LineType.CAPTURE, change=_console_refund
+    ),
+    "extra_refund": Kind(
+        expected_finding="REFUND_MISSING_LOCAL", on=LineType.CAPTURE, change=_unknown_refund
+    ),
+    "missing_refund": Kind(
+        expected_finding="REFUND_MISSING_CHANNEL", on=LineType.REFUND, change=_gone
+    ),
     "refund_amount": Kind(
-        finds="REFUND_AMOUNT_MISMATCH", on=LineType.REFUND, spoil=_changed(amount=_off(_ONE))
+        expected_finding="REFUND_AMOUNT_MISMATCH",
+        on=LineType.REFUND,
+        change=_changed(amount=_off(_ONE)),
     ),
     "refund_status": Kind(
-        finds="STATUS_MISMATCH",
+        expected_finding="STATUS_MISMATCH",
         on=LineType.REFUND,
-        spoil=_changed(type=lambda _line: LineType.REFUND_REVERSED),
+        change=_changed(type=lambda _line: LineType.REFUND_REVERSED),
     ),
 }
 
 
-class Spoiler:
-    """Spoils one file."""
+class FaultInjector:
+    """Injects differences into one statement."""
 
     def __init__(self, lines: Sequence[Line], *, seed: str, next_day: datetime) -> None:
         """
@@ -174,11 +196,11 @@ class Spoiler:
         self._free = sorted(
             range(len(self._lines)), key=lambda place: self._digest(f"line:{place}")
         )
-        self._spoiled: dict[int, tuple[str, tuple[Line, ...]]] = {}
+        self._injected: dict[int, tuple[str, tuple[Line, ...]]] = {}
         self._shifted: list[Line] = []
 
-    def spoil(self, count: int, *, kinds: Sequence[str]) -> None:
-        """Plants differences of the kinds in turn.
+    def inject(self, count: int, *, kinds: Sequence[str]) -> None:
+        """Injects differences of the kinds in turn.
 
         Raises:
             InvalidRequest: no such kind, or too few lines.
@@ -187,33 +209,33 @@ class Spoiler:
         if unknown:
             raise InvalidRequest(f"kinds: not one of {', '.join(KINDS)}")
         turn = sorted(kinds or KINDS, key=self._digest)
-        while len(self._spoiled) < count:
-            before = len(self._spoiled)
+        while len(self._injected) < count:
+            before = len(self._injected)
             for kind in turn:
-                if len(self._spoiled) < count:
-                    self._spoil_one(kind)
-            if len(self._spoiled) == before:
+                if len(self._injected) < count:
+                    self._inject_one(kind)
+            if len(self._injected) == before:
                 raise InvalidRequest(
                     f"count: the statement has lines for {before} of these differences"
                 )
 
     def result(self) -> tuple[list[Line], list[Planted], list[Line]]:
-        """What the file shows, what was planted, and what the next day's file shows besides its
+        """What the file shows, what was injected, and what the next day's file shows besides its
         own.
         """
         shown: list[Line] = []
         planted: list[Planted] = []
         for place, line in enumerate(self._lines):
-            if place not in self._spoiled:
+            if place not in self._injected:
                 shown.append(line)
                 continue
-            kind, instead = self._spoiled[place]
+            kind, instead = self._injected[place]
             shown += instead
             added = len(instead) > 1
             planted.append(
                 Planted(
                     kind=kind,
-                    finds=KINDS[kind].finds,
+                    finds=KINDS[kind].expected_finding,
                     line_no=len(shown) if instead else None,
                     was=None if added and kind != "duplicate_line" else line,
                     shows=instead[-1] if instead else None,
@@ -221,16 +243,16 @@ class Spoiler:
             )
         return shown, planted, self._shifted
 
-    def _spoil_one(self, name: str) -> None:
+    def _inject_one(self, name: str) -> None:
         kind = KINDS[name]
         place = next((place for place in self._free if self._lines[place].type == kind.on), None)
         if place is None:
             return
         self._free.remove(place)
         line = self._lines[place]
-        self._spoiled[place] = (
+        self._injected[place] = (
             name,
-            kind.spoil(line, self._digest(f"number:{place}")[:26].upper()),
+            kind.change(line, self._digest(f"number:{place}")[:26].upper()),
         )
         if kind.shifts:
             late = self._next_day + timedelta(seconds=len(self._shifted) + 1)

@@ -1,4 +1,4 @@
-"""The callbacks that the channel owes: written in the transaction of what they tell."""
+"""The queue of callbacks, written in the transaction of what they report."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from sandbox import store
 from sandbox.store import Tx
 
 
-class Telling:
-    """Owes callbacks."""
+class CallbackQueue:
+    """Enqueues callbacks."""
 
     def __init__(self, *, clock: Clock, ids: Ids, is_on: bool) -> None:
         """
         Args:
-            is_on: False when nobody is configured to receive callbacks; then none are recorded.
+            is_on: False when no receiver is configured; then none are recorded.
         """
         self._clock = clock
         self._ids = ids
         self._is_on = is_on
 
-    def owe(
+    def enqueue(
         self, tx: Tx, body_of: Callable[[str], bytes], *, times: int = 1, delay_seconds: float = 0
     ) -> None:
-        """Owes the callback that `body_of` writes for an event id, so many times: the same bytes
-        under the same event id.
+        """Enqueues the callback that `body_of` writes for an event id, `times` times: the same
+        bytes under the same event id.
         """
         if not self._is_on or times == 0:
             return

@@ -1,6 +1,6 @@
-"""Refunds at the channel: one transaction per method, idempotent by the refund id. What was asked
-back of an attempt never exceeds its capture; a refund that cannot be is recorded as FAILED, so that
-its id is answered the same for ever.
+"""Refunds of the channel, one transaction per method, idempotent by the refund id. The refunds of
+an attempt never exceed its capture. A refund that is not possible is recorded as FAILED, so that
+its id has the same answer for ever.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from typing import assert_never
 from mesh.clock import Clock
 from mesh.ids import Ids
 from mesh.money import Money
-from sandbox import misbehaviour, store, wire
+from sandbox import misbehaviour, refund_store, store, wire
+from sandbox.callback_queue import CallbackQueue
 from sandbox.domain import Refund, RefundNotFound, RefundStatus, Transaction, fee_share
-from sandbox.misbehaviour import GOOD_REFUND, Answer, RefundMisbehaviour
+from sandbox.misbehaviour import GOOD_REFUND, RefundMisbehaviour, ResponseFault
 from sandbox.store import Scheduled, Store, Tx
-from sandbox.telling import Telling
 
 STEP = "REFUND_STEP"
 
 
 class RefundDesk:
-    """Gives money back."""
+    """Refunds of captures."""
 
     def __init__(
         self,
@@ -30,21 +30,21 @@ class RefundDesk:
         *,
         clock: Clock,
         ids: Ids,
-        telling: Telling,
+        callbacks: CallbackQueue,
         misbehaves: bool,
         wake_deliveries: Callable[[], None],
     ) -> None:
         self._store = channel_store
         self._clock = clock
         self._ids = ids
-        self._telling = telling
+        self._callbacks = callbacks
         self._misbehaves = misbehaves
         self._wake_deliveries = wake_deliveries
 
     async def refund(
         self, *, refund_id: str, attempt_id: str, amount: Money, reason: str
-    ) -> tuple[Refund, Answer]:
-        """Gives back a part of a capture.
+    ) -> tuple[Refund, ResponseFault]:
+        """Refunds a part of a capture.
 
         Raises:
             RefundReused: the refund id was used for something else.
@@ -56,40 +56,40 @@ class RefundDesk:
         return answer
 
     async def query(self, refund_id: str) -> Refund:
-        """Shows a refund.
+        """A refund.
 
         Raises:
             RefundNotFound: the channel does not know the id.
         """
-        found = await self._store.run(store.find_refund, refund_id)
+        found = await self._store.run(refund_store.find_refund, refund_id)
         if found is None:
             raise RefundNotFound("no refund with this refund_id")
         return found
 
     async def list_of(self, attempt_id: str) -> list[Refund]:
-        """Everything that was asked back of an attempt, oldest first."""
-        return await self._store.run(store.refunds_of, attempt_id)
+        """The refunds of an attempt, oldest first."""
+        return await self._store.run(refund_store.refunds_of, attempt_id)
 
     def take_step(self, tx: Tx, scheduled: Scheduled) -> None:
         """The next step of a refund whose time has come."""
-        refund = store.find_refund(tx, scheduled.subject)
+        refund = refund_store.find_refund(tx, scheduled.subject)
         transaction = None if refund is None else store.find(tx, refund.attempt_id)
         if refund is None or transaction is None:
             return
-        # it began, so it ends, whatever the switch says now
+        # it was scheduled, so it happens even if misbehaviour was switched off since
         behaviour = misbehaviour.of_refund(refund.amount, card=transaction.refund_card)
         stepped = self._to(tx, refund, behaviour.steps[scheduled.step][1], transaction)
-        store.save_refund(tx, stepped, before=refund.status)
-        self._tell(tx, stepped, behaviour)
+        refund_store.save_refund(tx, stepped, before=refund.status)
+        self._enqueue_callback(tx, stepped, behaviour)
         self._schedule(tx, refund.refund_id, behaviour, after=scheduled.step)
 
     def _refund(
         self, tx: Tx, *, refund_id: str, attempt_id: str, amount: Money, reason: str
-    ) -> tuple[Refund, Answer]:
-        known = store.find_refund(tx, refund_id)
+    ) -> tuple[Refund, ResponseFault]:
+        known = refund_store.find_refund(tx, refund_id)
         if known is not None:
             known.must_match(attempt_id=attempt_id, amount=amount)
-            return known, Answer.PLAIN
+            return known, ResponseFault.NORMAL
         now = self._clock.now()
         asked = Refund(
             refund_id=refund_id,
@@ -104,13 +104,13 @@ class RefundDesk:
         problem = _problem(tx, transaction, amount)
         if problem or transaction is None:
             failed = asked.to(RefundStatus.FAILED, at=now, code=problem, message=_MESSAGES[problem])
-            store.insert_refund(tx, failed)
-            self._tell(tx, failed, GOOD_REFUND)
-            return failed, Answer.PLAIN
+            refund_store.insert_refund(tx, failed)
+            self._enqueue_callback(tx, failed, GOOD_REFUND)
+            return failed, ResponseFault.NORMAL
         behaviour = self._behaviour(transaction, amount)
         first = self._to(tx, asked, behaviour.steps[0][1], transaction)
-        store.insert_refund(tx, first)
-        self._tell(tx, first, behaviour)
+        refund_store.insert_refund(tx, first)
+        self._enqueue_callback(tx, first, behaviour)
         self._schedule(tx, refund_id, behaviour, after=0)
         return first, behaviour.answer
 
@@ -140,9 +140,9 @@ class RefundDesk:
             due_at = self._clock.now() + timedelta(seconds=behaviour.steps[after + 1][0])
             store.schedule(tx, what=STEP, subject=refund_id, due_at=due_at, step=after + 1)
 
-    def _tell(self, tx: Tx, refund: Refund, behaviour: RefundMisbehaviour) -> None:
+    def _enqueue_callback(self, tx: Tx, refund: Refund, behaviour: RefundMisbehaviour) -> None:
         if refund.status is not RefundStatus.PENDING:
-            self._telling.owe(
+            self._callbacks.enqueue(
                 tx,
                 lambda event_id: wire.refund_callback_body(refund, event_id=event_id),
                 times=behaviour.callbacks,
@@ -173,7 +173,7 @@ def _problem(tx: Tx, transaction: Transaction | None, amount: Money) -> str:
         return "currency_mismatch"
     taken = sum(
         refund.amount.minor
-        for refund in store.refunds_of(tx, transaction.attempt_id)
+        for refund in refund_store.refunds_of(tx, transaction.attempt_id)
         if refund.status in (RefundStatus.PENDING, RefundStatus.SUCCESS)
     )
     return "amount_exceeds_captured" if taken + amount.minor > transaction.captured.minor else ""
@@ -184,7 +184,7 @@ def _fee_returned(tx: Tx, refund: Refund, transaction: Transaction) -> Money:
         return Money.zero(refund.amount.currency)
     others = [
         other
-        for other in store.refunds_of(tx, transaction.attempt_id)
+        for other in refund_store.refunds_of(tx, transaction.attempt_id)
         if other.refund_id != refund.refund_id
     ]
     out = sum(
