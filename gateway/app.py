@@ -200,7 +200,7 @@ class Gateway:
         )
 
     async def overloaded(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  the shape of an ASGI application
-        """ResponseBuilder instead of the application when there are too many connections."""
+        """Responds instead of the application when there are too many connections."""
         request = Request(scope)
         refusal = Unavailable("Too many connections.", retry_after_seconds=_OVERLOAD_SECONDS)
         response = self.error_renderer.render(

@@ -429,7 +429,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._stall.cancel()
             self._stall = None
 
-    # ErrorRenderer of the connection itself
+    # Refusals of the connection itself
 
     def _refuse(self, refusal: MeshError) -> None:
         """Says why and closes, after the answers of the requests before this one."""

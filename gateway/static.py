@@ -1,5 +1,5 @@
-"""ResponseBuilder that are the same for everybody: made once, compressed once, kept by whoever has
-them, and sent to one address only so often.
+"""Responses that are the same for everybody: rendered and compressed once, cacheable, limited in
+number for each address.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from mesh.policies import Idempotency
 
 _DESCRIPTION: Final = """Payments, orders and flash sales over HTTP. Every method here is a gRPC method of the same name.
 
-ResponseBuilder are `{"code": "00000", "message": "success", "data": …, "trace_id": "…"}`. A refusal has the fitting HTTP status, its business code,
+Answers are `{"code": "00000", "message": "success", "data": …, "trace_id": "…"}`. A refusal has the fitting HTTP status, its business code,
 `data: null` and `details` with a `reason`, which is the stable contract. Its `message` is one sentence for a buyer, in English or Chinese as
 `Accept-Language` prefers (`zh` or `en`, with weights); without the header it is English, but for those reasons whose Chinese text other documents
 promise, such as 余额不足. What exactly was refused is told to developers in `details.explanation`, always in English; never show it to buyers.
