@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
@@ -39,50 +38,9 @@ from tests.support.sandbox_server import (
     charge,
     checkout,
     http_answer,
-    running_receiver,
     running_sandbox,
 )
 from tools.processes import free_port
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-async def running(tmp_path: Path, clock: FakeClock) -> AsyncIterator[RunningSandbox]:
-    async with running_sandbox(tmp_path, clock=clock) as server:
-        yield server
-
-
-@pytest.fixture
-async def channel(running: RunningSandbox) -> AsyncIterator[SandboxChannel]:
-    adapter = running.channel()
-    yield adapter
-    await adapter.aclose()
-
-
-@pytest.fixture
-async def person(running: RunningSandbox) -> AsyncIterator[httpx.AsyncClient]:
-    """A buyer's browser."""
-    async with httpx.AsyncClient(
-        trust_env=False, follow_redirects=True, timeout=PATIENCE
-    ) as client:
-        yield client
-
-
-@pytest.fixture
-def adapter() -> SandboxChannel:
-    """An adapter that calls nobody."""
-    return adapter_to("http://127.0.0.1:1")
-
-
-@pytest.fixture
-async def receiver() -> AsyncIterator[Receiver]:
-    async with running_receiver() as shop:
-        yield shop
-
 
 # Charges
 

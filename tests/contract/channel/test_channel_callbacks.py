@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -27,33 +26,14 @@ from tests.support.sandbox_server import (
     VECTOR,
     Receiver,
     ShiftedIds,
-    adapter_to,
     cashier_url,
     charge,
     checkout,
     http_answer,
     raw_server,
-    running_receiver,
     running_sandbox,
 )
 from tools.processes import free_port
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def adapter() -> SandboxChannel:
-    """An adapter that calls nobody."""
-    return adapter_to("http://127.0.0.1:1")
-
-
-@pytest.fixture
-async def receiver() -> AsyncIterator[Receiver]:
-    async with running_receiver() as shop:
-        yield shop
 
 
 def verified(

@@ -6,9 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
@@ -27,29 +25,10 @@ from tests.support.sandbox_server import (
     charge,
     http_answer,
     raw_server,
-    running_sandbox,
     swallow,
     transaction,
 )
 from tools.processes import free_port
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-async def running(tmp_path: Path, clock: FakeClock) -> AsyncIterator[RunningSandbox]:
-    async with running_sandbox(tmp_path, clock=clock) as server:
-        yield server
-
-
-@pytest.fixture
-async def channel(running: RunningSandbox) -> AsyncIterator[SandboxChannel]:
-    adapter = running.channel()
-    yield adapter
-    await adapter.aclose()
 
 
 async def assert_facts(

@@ -4,9 +4,7 @@ pages, by the channel's own days.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
 
 import pytest
 
@@ -25,28 +23,9 @@ from tests.support.sandbox_server import (
     PRICE,
     RunningSandbox,
     charge,
-    running_sandbox,
 )
 
 SECONDS = 5.0
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-async def running(tmp_path: Path, clock: FakeClock) -> AsyncIterator[RunningSandbox]:
-    async with running_sandbox(tmp_path, clock=clock) as server:
-        yield server
-
-
-@pytest.fixture
-async def channel(running: RunningSandbox) -> AsyncIterator[SandboxChannel]:
-    adapter = running.channel()
-    yield adapter
-    await adapter.aclose()
 
 
 async def captures(channel: SandboxChannel, day: date) -> list[str]:

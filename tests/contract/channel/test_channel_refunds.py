@@ -30,7 +30,6 @@ from tests.support.sandbox_server import (
     http_answer,
     raw_server,
     refund,
-    running_receiver,
     running_sandbox,
     swallow,
 )
@@ -47,29 +46,11 @@ UNKNOWN = RefundChannelStatus.UNKNOWN
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-async def receiver() -> AsyncIterator[Receiver]:
-    async with running_receiver() as shop:
-        yield shop
-
-
-@pytest.fixture
 async def running(
     tmp_path: Path, clock: FakeClock, receiver: Receiver
 ) -> AsyncIterator[RunningSandbox]:
     async with running_sandbox(tmp_path, clock=clock, callback_url=receiver.url) as server:
         yield server
-
-
-@pytest.fixture
-async def channel(running: RunningSandbox) -> AsyncIterator[SandboxChannel]:
-    adapter = running.channel()
-    yield adapter
-    await adapter.aclose()
 
 
 async def query(channel: SandboxChannel, refund_id: str = "RF1") -> RefundFact:

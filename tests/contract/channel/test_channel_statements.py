@@ -7,7 +7,6 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import AsyncIterator
 from datetime import date, time, timedelta
 from pathlib import Path
 from typing import Any
@@ -33,24 +32,6 @@ from tools.processes import free_port
 
 TODAY = date(2026, 11, 20)  # EPOCH is 20:00 in Shanghai
 DAY_SECONDS = 86_400
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-async def running(tmp_path: Path, clock: FakeClock) -> AsyncIterator[RunningSandbox]:
-    async with running_sandbox(tmp_path, clock=clock) as server:
-        yield server
-
-
-@pytest.fixture
-async def channel(running: RunningSandbox) -> AsyncIterator[SandboxChannel]:
-    adapter = running.channel()
-    yield adapter
-    await adapter.aclose()
 
 
 async def rows(channel: SandboxChannel, day: date = TODAY) -> list[dict[str, str]]:

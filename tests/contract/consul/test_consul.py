@@ -25,7 +25,6 @@ from tests.builders.consul import (
     SERVING,
     TOKEN,
     Registry,
-    Stage,
     announce,
     until,
 )
@@ -34,14 +33,6 @@ from tests.support.fake_consul import fake_consul
 from tests.support.fakes import EPOCH
 
 _numbers = itertools.count(1)
-
-
-@pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    """Everything that talks to an agent."""
-    made = Stage(tmp_path)
-    async with made.end:
-        yield made
 
 
 @pytest.fixture

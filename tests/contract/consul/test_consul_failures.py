@@ -5,28 +5,12 @@ its leader, lies. Callers must not notice.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from mesh.discovery import Endpoint
 from tests.builders.consul import Stage, until
-from tests.support.fake_consul import NO_LEADER, FakeConsul, fake_consul
-
-
-@pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    """Everything that talks to an agent."""
-    made = Stage(tmp_path)
-    async with made.end:
-        yield made
-
-
-@pytest.fixture
-async def fake() -> AsyncIterator[FakeConsul]:
-    async with fake_consul() as running:
-        yield running
+from tests.support.fake_consul import NO_LEADER, FakeConsul
 
 
 def endpoints(*ports: int) -> frozenset[Endpoint]:

@@ -7,8 +7,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -16,23 +14,8 @@ from mesh.discovery import Endpoint
 from mesh.discovery.consul import ConsulRegistrar
 from mesh.discovery.consul_transport import AsyncConsul, ConsulUnavailable
 from mesh.errors import Unavailable
-from tests.builders.consul import GRPC_SERVICE, META, TOKEN, Registry, Stage, announce, until
-from tests.support.fake_consul import NO_LEADER, FakeConsul, Request, fake_consul
-
-
-@pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    """Everything that talks to an agent."""
-    made = Stage(tmp_path)
-    async with made.end:
-        yield made
-
-
-@pytest.fixture
-async def fake() -> AsyncIterator[FakeConsul]:
-    async with fake_consul() as running:
-        yield running
-
+from tests.builders.consul import GRPC_SERVICE, META, TOKEN, Registry, announce, until
+from tests.support.fake_consul import NO_LEADER, Request, fake_consul
 
 # --- registering ----------------------------------------------------------------------------------
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
@@ -22,36 +21,7 @@ from tests.support.sandbox_server import (
     cashier_url,
     charge,
     checkout,
-    running_sandbox,
 )
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-async def running(tmp_path: Path, clock: FakeClock) -> AsyncIterator[RunningSandbox]:
-    async with running_sandbox(tmp_path, clock=clock) as server:
-        yield server
-
-
-@pytest.fixture
-async def channel(running: RunningSandbox) -> AsyncIterator[SandboxChannel]:
-    adapter = running.channel()
-    yield adapter
-    await adapter.aclose()
-
-
-@pytest.fixture
-async def person(running: RunningSandbox) -> AsyncIterator[httpx.AsyncClient]:
-    """A buyer's browser."""
-    async with httpx.AsyncClient(
-        trust_env=False, follow_redirects=True, timeout=PATIENCE
-    ) as client:
-        yield client
-
 
 # The cashier page
 

@@ -5,7 +5,7 @@ for one method.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -27,19 +27,11 @@ from mesh.ids import UlidIds
 from mesh.policies import PolicyInvalid
 from mesh.server import MeshServer
 from mesh.settings import MeshSettings
-from tests.builders.payment import PaymentWorld, payment_world
+from tests.builders.payment import PaymentWorld
 from tests.support.echo import Echo, World
 from tests.support.processes import Processes
 
 METHOD = "paymesh.payment.v1.PaymentService/GetPaymentByOrderId"
-
-
-@pytest.fixture
-async def world(
-    database_url_factory: Callable[[], str], tmp_path: Path
-) -> AsyncIterator[PaymentWorld]:
-    async with payment_world(database_url_factory(), database_url_factory(), tmp_path) as world:
-        yield world
 
 
 def make_key(folder: Path, name: str) -> Path:

@@ -44,11 +44,6 @@ def look_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connector, "LOOK_SECONDS", 0.01)
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
-
-
 class Files:
     """The certificates of a caller and of a server; each reads its own CA file, as on two
     machines.

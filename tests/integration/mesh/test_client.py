@@ -9,7 +9,6 @@ import random
 from collections import Counter
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from math import ceil
-from pathlib import Path
 from time import monotonic
 from typing import Any, NoReturn
 
@@ -40,11 +39,6 @@ from paymesh_cli.certificates import CertificateAuthority
 from tests.support.echo import Echo, EchoRequest, EchoResponse, Stub, World, eventually, path
 
 FOREVER = 3600
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
 
 
 def address(server: MeshServer) -> str:

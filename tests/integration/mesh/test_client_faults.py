@@ -8,7 +8,6 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -28,11 +27,6 @@ ON_UVLOOP = pytest.mark.asyncio(loop_factories=["uvloop"])
 def notice_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replicas, "STALL_SECONDS", 0.1)
     monkeypatch.setattr(replicas, "PROBE_SECONDS", 0.5)
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
 
 
 @dataclass

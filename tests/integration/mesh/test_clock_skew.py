@@ -5,7 +5,6 @@ nobody hears of an internal error.
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,11 +20,6 @@ from tests.support.echo import SECRET, Echo, EchoRequest, Stub, World, add_echo,
 from tests.support.fakes import FakeClock
 
 SLOW_SECONDS = -600
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
 
 
 def slow() -> FakeClock:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
@@ -84,12 +84,6 @@ def receiver() -> Receiver:
 @pytest.fixture
 def relay(db: Database, receiver: Receiver, clock: FakeClock) -> Relay:
     return Relay(db=db, destination=receiver, clock=clock)
-
-
-@pytest.fixture
-def armed() -> Iterator[None]:
-    yield
-    failpoints.arm("", environment="test")
 
 
 def message(number: int = 1, **changes: Any) -> Message:
@@ -599,7 +593,6 @@ async def test_what_is_due_longest_goes_first_and_a_round_is_limited(
     }
 
 
-@pytest.mark.usefixtures("armed")
 @pytest.mark.parametrize("point", ["after_claim", "after_send"])
 async def test_a_crash_before_the_answer_is_settled_delivers_again(
     db: Database, relay: Relay, receiver: Receiver, clock: FakeClock, point: str
@@ -616,7 +609,6 @@ async def test_a_crash_before_the_answer_is_settled_delivers_again(
     assert len(receiver.got) == (2 if point == "after_send" else 1)
 
 
-@pytest.mark.usefixtures("armed")
 async def test_a_crash_after_the_answer_is_settled_delivers_nothing_again(
     db: Database, relay: Relay, receiver: Receiver, clock: FakeClock
 ) -> None:

@@ -54,11 +54,6 @@ from tests.unit.mesh.test_wire_errors import EchoRefused, EchoUnpaid, Unheard
 FOREVER = 3600
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
-
-
 async def refusal(call: Any) -> RemoteError:
     """The refusal with which a call ends; other endings fail."""
     with pytest.raises(grpc.aio.AioRpcError) as failed:

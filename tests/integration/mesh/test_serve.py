@@ -9,7 +9,6 @@ import json
 import os
 import signal
 from collections.abc import Mapping
-from pathlib import Path
 
 import pytest
 
@@ -20,11 +19,6 @@ from mesh.errors import Unavailable
 from mesh.server import serve
 from mesh.worker import Worker
 from tests.support.echo import SERVICE, EchoRequest, Stub, World, eventually, plain_channel
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
 
 
 class Registry:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -61,12 +61,6 @@ async def reviving(database_url: str) -> AsyncIterator[OrderApp]:
         await app.product("mug", "10.00", available=2)
         await app.product("pen", "1.00")
         yield app
-
-
-@pytest.fixture
-def armed() -> Iterator[None]:
-    yield
-    failpoints.arm("", environment="test")
 
 
 async def to_payment_rpc(app: OrderApp) -> list[tuple[str, str]]:
@@ -455,7 +449,6 @@ async def test_two_buyers_are_revived_by_the_last_unit_once(reviving: OrderApp) 
 # Crashes.
 
 
-@pytest.mark.usefixtures("armed")
 @pytest.mark.parametrize(
     ("point", "state_after", "then"),
     [
@@ -479,7 +472,6 @@ async def test_a_cancel_that_was_cut_is_finished_by_the_relay(
     assert await app.stock_problems() == []
 
 
-@pytest.mark.usefixtures("armed")
 @pytest.mark.parametrize("point", ["order.expire.before_commit", "order.expire.after_commit"])
 async def test_an_expiry_that_was_cut_is_finished_by_the_next_round(
     app: OrderApp, point: str

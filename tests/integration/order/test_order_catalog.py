@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
@@ -15,17 +14,11 @@ from order_rpc.domain.errors import ProductAlreadyExists, ProductNotFound
 from order_rpc.domain.product import Product
 from order_rpc.tables import PRODUCT, STOCK
 from order_rpc.usecases.catalog import ListProducts, UpdateProduct
-from tests.builders.order import ADMIN, OrderApp, merchant, order_app
+from tests.builders.order import ADMIN, OrderApp, merchant
 
 
 def page(merchant_id: str = "mall", *, page_size: int = 0, page_token: str = "") -> ListProducts:
     return ListProducts(merchant_id=merchant_id, page_size=page_size, page_token=page_token)
-
-
-@pytest.fixture
-async def app(database_url: str) -> AsyncIterator[OrderApp]:
-    async with order_app(database_url) as app:
-        yield app
 
 
 async def test_a_product_comes_with_its_first_stock(app: OrderApp) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 
 import pytest
@@ -42,22 +41,9 @@ from tests.builders.order import (
     OrderApp,
     buyer,
     merchant,
-    order_app,
     snapshot,
 )
 from tests.support.fakes import EPOCH
-
-
-@pytest.fixture
-async def app(database_url: str) -> AsyncIterator[OrderApp]:
-    async with order_app(database_url) as app:
-        yield app
-
-
-@pytest.fixture
-def armed() -> Iterator[None]:
-    yield
-    failpoints.arm("", environment="test")
 
 
 async def test_an_order_has_prices_of_the_catalogue_a_deadline_and_its_units(app: OrderApp) -> None:
@@ -361,7 +347,6 @@ async def test_two_buyers_with_one_key_never_meet(app: OrderApp) -> None:
     assert (first.user_id, second.user_id) == ("u1", "u2")
 
 
-@pytest.mark.usefixtures("armed")
 async def test_a_crash_before_the_commit_leaves_nothing(app: OrderApp) -> None:
     await app.product()
     failpoints.arm("order.create.before_commit=raise", environment="test")
@@ -371,7 +356,6 @@ async def test_a_crash_before_the_commit_leaves_nothing(app: OrderApp) -> None:
     assert await app.stock() == (100, 0, 0)
 
 
-@pytest.mark.usefixtures("armed")
 async def test_a_crash_after_the_commit_is_repaired_by_the_same_key(app: OrderApp) -> None:
     await app.product()
     failpoints.arm("order.create.after_commit=raise", environment="test")

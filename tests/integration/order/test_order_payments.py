@@ -4,7 +4,7 @@ order once, and money that is not its price never does."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 from google.protobuf import json_format
@@ -41,12 +41,6 @@ async def app(database_url: str) -> AsyncIterator[OrderApp]:
 @pytest.fixture
 async def order(app: OrderApp) -> Order:
     return await app.order()
-
-
-@pytest.fixture
-def armed() -> Iterator[None]:
-    yield
-    failpoints.arm("", environment="test")
 
 
 async def load(app: OrderApp, order: Order) -> Order:
@@ -302,7 +296,6 @@ async def test_an_unknown_order_is_refused_for_good_and_leaves_nothing(
     assert await app.rows(INBOX) == await app.rows(PAYMENT_DISPOSITION) == []
 
 
-@pytest.mark.usefixtures("armed")
 async def test_a_crash_before_the_commit_leaves_nothing_and_the_next_delivery_decides(
     app: OrderApp, order: Order
 ) -> None:
@@ -315,7 +308,6 @@ async def test_a_crash_before_the_commit_leaves_nothing_and_the_next_delivery_de
     assert (await app.tell(order, snapshot(), event_id="EVT-1")).disposition is D.APPLIED
 
 
-@pytest.mark.usefixtures("armed")
 async def test_a_crash_after_the_commit_is_answered_by_the_next_delivery(
     app: OrderApp, order: Order
 ) -> None:

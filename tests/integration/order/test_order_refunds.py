@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 from google.protobuf import json_format
@@ -48,12 +48,6 @@ async def app(database_url: str) -> AsyncIterator[OrderApp]:
 async def order(app: OrderApp) -> Order:
     """Three mugs and two pens, paid: 33.00."""
     return await app.paid_order(("mug", 3), ("pen", 2))
-
-
-@pytest.fixture
-def armed() -> Iterator[None]:
-    yield
-    failpoints.arm("", environment="test")
 
 
 async def shipped(app: OrderApp, order: Order) -> Order:
@@ -599,7 +593,6 @@ async def test_lists_of_refunds_come_in_pages_and_only_to_those_whom_they_concer
         )
 
 
-@pytest.mark.usefixtures("armed")
 @pytest.mark.parametrize(
     ("point", "is_written"),
     [

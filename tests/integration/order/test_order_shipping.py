@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
@@ -26,12 +26,6 @@ async def app(database_url: str) -> AsyncIterator[OrderApp]:
     async with order_app(database_url) as app:
         await app.product("mug", "10.00")
         yield app
-
-
-@pytest.fixture
-def armed() -> Iterator[None]:
-    yield
-    failpoints.arm("", environment="test")
 
 
 async def test_a_paid_order_goes_to_the_buyer_step_by_step(app: OrderApp) -> None:
@@ -105,7 +99,6 @@ async def test_another_shop_and_another_buyer_find_nothing(app: OrderApp) -> Non
         await app.complete(order, caller=buyer("u2"))
 
 
-@pytest.mark.usefixtures("armed")
 @pytest.mark.parametrize(
     ("point", "state"),
     [("order.ship.before_commit", S.PAID), ("order.ship.after_commit", S.SHIPPED)],

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -41,17 +41,10 @@ from tests.builders.order import (
     OrderApp,
     buyer,
     merchant,
-    order_app,
     snapshot,
 )
 
 S = OrderState
-
-
-@pytest.fixture
-async def app(database_url: str) -> AsyncIterator[OrderApp]:
-    async with order_app(database_url) as app:
-        yield app
 
 
 async def adjust(

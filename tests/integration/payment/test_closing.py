@@ -5,9 +5,8 @@ dropped.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -32,16 +31,7 @@ from tests.builders.payment import (
     PRICE,
     TIMES,
     PaymentWorld,
-    payment_world,
 )
-
-
-@pytest.fixture
-async def world(
-    database_url_factory: Callable[[], str], tmp_path: Path
-) -> AsyncIterator[PaymentWorld]:
-    async with payment_world(database_url_factory(), database_url_factory(), tmp_path) as world:
-        yield world
 
 
 async def close(world: PaymentWorld, order_id: str) -> OrderClosed:

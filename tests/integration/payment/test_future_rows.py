@@ -4,7 +4,7 @@ its error.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -40,12 +40,6 @@ async def world(
         # that of the database, by which the worker knows that its own is right
         world.clock.set(SystemClock().now().replace(microsecond=0))
         yield world
-
-
-@pytest.fixture(autouse=True)
-def armed() -> Iterator[None]:
-    yield
-    failpoints.arm("", environment="test")
 
 
 async def crash_of_a_fast_process(world: PaymentWorld) -> None:

@@ -4,8 +4,7 @@ for everybody else.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+from collections.abc import AsyncIterator
 
 import pytest
 from sqlalchemy import text
@@ -16,19 +15,11 @@ from mesh.errors import InvalidArgument
 from order_rpc.audit.checks import violations as of_orders
 from payment_rpc.audit.checks import violations as of_payments
 from payment_rpc.domain.wallet import BALANCE_MINOR_MAX
-from tests.builders.payment import PaymentWorld, payment_world
+from tests.builders.payment import PaymentWorld
 from tests.integration.payment.test_wallet import top_up
 from tests.support.databases import plant
 
 LARGE = 9 * 10**18  # fits into 64 bits once, and not twice
-
-
-@pytest.fixture
-async def world(
-    database_url_factory: Callable[[], str], tmp_path: Path
-) -> AsyncIterator[PaymentWorld]:
-    async with payment_world(database_url_factory(), database_url_factory(), tmp_path) as world:
-        yield world
 
 
 async def test_a_top_up_that_a_wallet_cannot_hold_is_refused_before_the_card_is_asked(

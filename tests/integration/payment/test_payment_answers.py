@@ -5,8 +5,6 @@ once it may be.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,17 +15,9 @@ from payment_rpc.domain.errors import CardInvalid, TransactionIdFailed
 from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.payment import PaymentState
 from payment_rpc.tables import ATTEMPT, PAYMENT
-from tests.builders.payment import PRICE, PaymentWorld, payment_world
+from tests.builders.payment import PRICE, PaymentWorld
 
 PATIENCE = 20
-
-
-@pytest.fixture
-async def world(
-    database_url_factory: Callable[[], str], tmp_path: Path
-) -> AsyncIterator[PaymentWorld]:
-    async with payment_world(database_url_factory(), database_url_factory(), tmp_path) as world:
-        yield world
 
 
 async def test_a_charge_answers_as_soon_as_a_callback_told_of_the_money(

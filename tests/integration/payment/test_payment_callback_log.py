@@ -7,9 +7,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -42,9 +40,8 @@ from payment_rpc.usecases.callbacks import (
     TokenBucket,
 )
 from sandbox.signatures import sign_callback
-from tests.builders.payment import PaymentWorld, payment_world
+from tests.builders.payment import PaymentWorld
 from tests.integration.payment.test_payment_callbacks import (
-    Factory,
     callback,
     deliver,
     hint,
@@ -61,18 +58,6 @@ S = PaymentState
 # for what the database has no part in
 ON_SQLITE = pytest.mark.parametrize("dialect", ["sqlite"], indirect=True)
 UNKEYED = (False, None, "FAILED")
-
-
-@pytest.fixture
-async def world(database_url_factory: Factory, tmp_path: Path) -> AsyncIterator[PaymentWorld]:
-    async with payment_world(database_url_factory(), database_url_factory(), tmp_path) as world:
-        yield world
-
-
-@pytest.fixture(autouse=True)
-def armed() -> Iterator[None]:
-    yield
-    failpoints.arm("", environment="test")
 
 
 async def logged(world: PaymentWorld) -> list[dict[str, Any]]:

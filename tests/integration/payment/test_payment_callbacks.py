@@ -6,9 +6,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,24 +27,12 @@ from payment_rpc.domain.payment import Payment, PaymentState
 from payment_rpc.tables import ATTEMPT, LEDGER_TRANSACTION, PAYMENT
 from payment_rpc.usecases.callbacks import Hint
 from sandbox.signatures import sign_callback, sign_hint
-from tests.builders.payment import PaymentWorld, payment_world
+from tests.builders.payment import PaymentWorld
 from tests.support.fakes import EPOCH
 from tests.support.sandbox_server import CALLBACK_SECRET, MD5_SECRET
 
 S = PaymentState
 Factory = Callable[[], str]
-
-
-@pytest.fixture
-async def world(database_url_factory: Factory, tmp_path: Path) -> AsyncIterator[PaymentWorld]:
-    async with payment_world(database_url_factory(), database_url_factory(), tmp_path) as world:
-        yield world
-
-
-@pytest.fixture(autouse=True)
-def armed() -> Iterator[None]:
-    yield
-    failpoints.arm("", environment="test")
 
 
 def millis(world: PaymentWorld, *, shift_seconds: float = 0) -> str:

@@ -5,7 +5,7 @@ whatever the buyer did there is found out.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,22 +31,10 @@ from payment_rpc.domain.payment import Disposition, Payment, PaymentState
 from payment_rpc.settings import PaymentSettings
 from payment_rpc.tables import ATTEMPT, PAYMENT
 from tests.builders.order import PAYMENT_WINDOW, buyer
-from tests.builders.payment import LEASE_SECONDS, PaymentWorld, payment_world
+from tests.builders.payment import LEASE_SECONDS, PaymentWorld
 
 S = PaymentState
 Factory = Callable[[], str]
-
-
-@pytest.fixture
-async def world(database_url_factory: Factory, tmp_path: Path) -> AsyncIterator[PaymentWorld]:
-    async with payment_world(database_url_factory(), database_url_factory(), tmp_path) as world:
-        yield world
-
-
-@pytest.fixture(autouse=True)
-def armed() -> Iterator[None]:
-    yield
-    failpoints.arm("", environment="test")
 
 
 async def test_a_buyer_is_sent_to_a_page_and_pays_there(world: PaymentWorld) -> None:

@@ -8,8 +8,7 @@ import asyncio
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -64,19 +63,12 @@ from tests.builders.payment import (
     PROCESSING_ERROR,
     PaymentWorld,
     UnreliableChannel,
-    payment_world,
 )
 from tests.support.sandbox_server import API_KEY, CALLBACK_SECRET
 from tools.processes import free_port
 
 S, A = PaymentState, AttemptState
 Factory = Callable[[], str]
-
-
-@pytest.fixture
-async def world(database_url_factory: Factory, tmp_path: Path) -> AsyncIterator[PaymentWorld]:
-    async with payment_world(database_url_factory(), database_url_factory(), tmp_path) as world:
-        yield world
 
 
 async def untouched(world: PaymentWorld) -> bool:

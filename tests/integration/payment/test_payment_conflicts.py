@@ -3,9 +3,7 @@ answer, and money that leaves against the decision is seen."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
@@ -22,19 +20,11 @@ from payment_rpc.domain.refund_facts import RefundChannelStatus, RefundFact
 from payment_rpc.store import attempts
 from payment_rpc.tables import ATTEMPT, LEDGER_POSTING, PAYMENT, REFUND
 from tests.builders.order import ADMIN
-from tests.builders.payment import PRICE, PaymentWorld, payment_world
+from tests.builders.payment import PRICE, PaymentWorld
 from tests.integration.payment.test_refunds import RefundLine
 
 S = PaymentState
 LEFT, BOUNCED = RefundChannelStatus.SUCCESS, RefundChannelStatus.REVERSED
-
-
-@pytest.fixture
-async def world(
-    database_url_factory: Callable[[], str], tmp_path: Path
-) -> AsyncIterator[PaymentWorld]:
-    async with payment_world(database_url_factory(), database_url_factory(), tmp_path) as world:
-        yield world
 
 
 async def captured(

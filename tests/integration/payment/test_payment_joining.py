@@ -37,14 +37,6 @@ class OtherChannel(UnreliableChannel):
 
 
 @pytest.fixture
-async def world(
-    database_url_factory: Callable[[], str], tmp_path: Path
-) -> AsyncIterator[PaymentWorld]:
-    async with payment_world(database_url_factory(), database_url_factory(), tmp_path) as world:
-        yield world
-
-
-@pytest.fixture
 async def two_channels(world: PaymentWorld) -> AsyncIterator[PaymentApp]:
     """payment_rpc with a second channel."""
     other = OtherChannel(

@@ -8,8 +8,7 @@ that arrive late.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -40,17 +39,10 @@ from tests.builders.payment import (
     PRICE,
     PaymentWorld,
     an_attempt,
-    payment_world,
 )
 
 S, D = PaymentState, Disposition
 Factory = Callable[[], str]
-
-
-@pytest.fixture
-async def world(database_url_factory: Factory, tmp_path: Path) -> AsyncIterator[PaymentWorld]:
-    async with payment_world(database_url_factory(), database_url_factory(), tmp_path) as world:
-        yield world
 
 
 async def attempt_of(world: PaymentWorld, payment_id: str) -> str:

@@ -44,12 +44,6 @@ ORDER_RPC = Caller(role=Role.SERVICE, subject="order_rpc", service="order_rpc")
 NOBODY = Caller(role=Role.PUBLIC)
 
 
-@pytest.fixture
-async def world(database_url_factory: Factory, tmp_path: Path) -> AsyncIterator[PaymentWorld]:
-    async with payment_world(database_url_factory(), database_url_factory(), tmp_path) as world:
-        yield world
-
-
 @asynccontextmanager
 async def cached_world(url: str, folder: Path) -> AsyncIterator[PaymentWorld]:
     """A shop on SQLite with a cache."""

@@ -5,9 +5,8 @@ Charge)."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,23 +26,11 @@ from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.payment import Payment, PaymentState
 from payment_rpc.store import attempts, payments
 from payment_rpc.tables import ATTEMPT, LEDGER_TRANSACTION, PAYMENT
-from tests.builders.payment import DECLINED, LEASE_SECONDS, PaymentWorld, payment_world
+from tests.builders.payment import DECLINED, LEASE_SECONDS, PaymentWorld
 
 S, A = PaymentState, AttemptState
 Factory = Callable[[], str]
 Rounds = Callable[[int, int], int]
-
-
-@pytest.fixture
-async def world(database_url_factory: Factory, tmp_path: Path) -> AsyncIterator[PaymentWorld]:
-    async with payment_world(database_url_factory(), database_url_factory(), tmp_path) as world:
-        yield world
-
-
-@pytest.fixture(autouse=True)
-def armed() -> Iterator[None]:
-    yield
-    failpoints.arm("", environment="test")
 
 
 def arm(point: str) -> None:

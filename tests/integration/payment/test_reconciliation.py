@@ -5,9 +5,7 @@ and nothing else.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -35,20 +33,12 @@ from payment_rpc.tables import LEDGER_TRANSACTION, REFUND, STATEMENT_DIFFERENCE,
 from payment_rpc.usecases.reconciliation import Reconciliation, ResolveDifference
 from payment_rpc.usecases.refunds import CreateRefund
 from tests.builders.order import ADMIN
-from tests.builders.payment import PaymentWorld, UnreliableChannel, payment_world
+from tests.builders.payment import PaymentWorld, UnreliableChannel
 from tests.support.sandbox_server import API_KEY, CALLBACK_SECRET
 
 CLERK = Caller(role=Role.MERCHANT, subject="clerk", merchant_id="mall")
 TODAY = "2026-11-20"  # of the channel, when the clock starts: 20:00 in Shanghai
 DAY_SECONDS = 86400
-
-
-@pytest.fixture
-async def world(
-    database_url_factory: Callable[[], str], tmp_path: Path
-) -> AsyncIterator[PaymentWorld]:
-    async with payment_world(database_url_factory(), database_url_factory(), tmp_path) as world:
-        yield world
 
 
 async def paid(world: PaymentWorld, price: str = "100.00") -> Payment:

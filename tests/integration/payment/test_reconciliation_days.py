@@ -4,10 +4,8 @@ channels, differences that change meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,7 +23,7 @@ from payment_rpc.tables import ATTEMPT, REFUND, STATEMENT_IMPORT
 from payment_rpc.usecases.reconciliation import ResolveDifference
 from payment_rpc.usecases.refunds import CreateRefund
 from tests.builders.order import ADMIN, merchant
-from tests.builders.payment import PaymentWorld, payment_world
+from tests.builders.payment import PaymentWorld
 from tests.unit.payment.test_reconciliation_rules import DAY
 
 BEGINS, ENDS = (moment.astimezone(UTC) for moment in DAY.bounds(date(2026, 11, 20)))
@@ -36,14 +34,6 @@ MOMENTS = {
     "last": ENDS - MILLISECOND,
     "after": ENDS,
 }
-
-
-@pytest.fixture
-async def world(
-    database_url_factory: Callable[[], str], tmp_path: Path
-) -> AsyncIterator[PaymentWorld]:
-    async with payment_world(database_url_factory(), database_url_factory(), tmp_path) as world:
-        yield world
 
 
 async def copies(world: PaymentWorld, table: Any, key: str, column: str) -> None:

@@ -4,9 +4,6 @@ shop, for one row and for lists.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
-
 import pytest
 from paymesh.payment.v1 import refund_pb2
 
@@ -21,7 +18,7 @@ from payment_rpc.servicer.refunds import RefundServicer, refund_message
 from payment_rpc.store import wallets
 from payment_rpc.usecases.refunds import CreateRefund
 from tests.builders.order import ADMIN, PAGE_TOKEN_SECRET, buyer, merchant
-from tests.builders.payment import PaymentWorld, payment_world
+from tests.builders.payment import PaymentWorld
 
 OWNERS = [
     buyer("u1"),
@@ -30,14 +27,6 @@ OWNERS = [
     Caller(role=Role.SERVICE, subject="order_rpc", service="order_rpc"),
 ]
 STRANGERS = [buyer("u2"), buyer("u1", "shop2"), merchant("shop2")]
-
-
-@pytest.fixture
-async def world(
-    database_url_factory: Callable[[], str], tmp_path: Path
-) -> AsyncIterator[PaymentWorld]:
-    async with payment_world(database_url_factory(), database_url_factory(), tmp_path) as world:
-        yield world
 
 
 async def refunded(

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -91,14 +91,6 @@ class RefundLine:
             channel_refund_no=f"SR{refund_id[-6:]}",
             reason=reason,
         )
-
-
-@pytest.fixture
-async def world(
-    database_url_factory: Callable[[], str], tmp_path: Path
-) -> AsyncIterator[PaymentWorld]:
-    async with payment_world(database_url_factory(), database_url_factory(), tmp_path) as world:
-        yield world
 
 
 @pytest.fixture

@@ -5,8 +5,7 @@ calls a person exactly when nobody else looks after it.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
@@ -21,7 +20,7 @@ from payment_rpc.tables import LEDGER_POSTING, LEDGER_TRANSACTION
 from payment_rpc.usecases.facts import Applied
 from payment_rpc.usecases.refunds import CreateRefund
 from tests.builders.order import merchant
-from tests.builders.payment import PaymentWorld, payment_world
+from tests.builders.payment import PaymentWorld
 from tests.integration.payment.test_payment_late_money import capture, declined, relay
 from tests.integration.payment.test_refunds import RefundLine
 
@@ -33,14 +32,6 @@ ACCOUNTS = (
     "refund_payable:sandbox",
     "channel_receivable:sandbox",
 )
-
-
-@pytest.fixture
-async def world(
-    database_url_factory: Callable[[], str], tmp_path: Path
-) -> AsyncIterator[PaymentWorld]:
-    async with payment_world(database_url_factory(), database_url_factory(), tmp_path) as world:
-        yield world
 
 
 @pytest.fixture

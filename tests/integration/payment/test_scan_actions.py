@@ -4,10 +4,8 @@ the transaction of its effect, and nothing of what callers ask for."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,21 +18,7 @@ from payment_rpc.domain.payment import Disposition, Payment, PaymentState
 from payment_rpc.domain.refund_facts import RefundChannelStatus, RefundFact
 from payment_rpc.tables import ATTEMPT, REFUND, SCAN_ACTION
 from tests.builders.order import PAYMENT_WINDOW
-from tests.builders.payment import DECLINED, LEASE_SECONDS, TIMES, PaymentWorld, payment_world
-
-
-@pytest.fixture
-async def world(
-    database_url_factory: Callable[[], str], tmp_path: Path
-) -> AsyncIterator[PaymentWorld]:
-    async with payment_world(database_url_factory(), database_url_factory(), tmp_path) as world:
-        yield world
-
-
-@pytest.fixture(autouse=True)
-def disarmed() -> Iterator[None]:
-    yield
-    failpoints.arm("", environment="test")
+from tests.builders.payment import DECLINED, LEASE_SECONDS, TIMES, PaymentWorld
 
 
 async def diary(world: PaymentWorld) -> list[str]:

@@ -6,9 +6,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from datetime import date, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -42,18 +41,10 @@ from payment_rpc.usecases.callbacks import Hint
 from payment_rpc.usecases.charging import TOP_UP_LIFE, TopUp
 from payment_rpc.usecases.refunds import CreateRefund
 from tests.builders.order import ADMIN, buyer
-from tests.builders.payment import DECLINED, LEASE_SECONDS, PRICE, VISA, PaymentWorld, payment_world
+from tests.builders.payment import DECLINED, LEASE_SECONDS, PRICE, VISA, PaymentWorld
 from tests.integration.payment.test_refunds import RefundLine
 
 CLERK = Caller(role=Role.MERCHANT, subject="clerk", merchant_id="mall")
-
-
-@pytest.fixture
-async def world(
-    database_url_factory: Callable[[], str], tmp_path: Path
-) -> AsyncIterator[PaymentWorld]:
-    async with payment_world(database_url_factory(), database_url_factory(), tmp_path) as world:
-        yield world
 
 
 async def top_up(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
@@ -40,16 +40,6 @@ LIFE = {
     CLOSING: {"publish": REFUSED, "pause": REFUSED, "resume": REFUSED, "close": CLOSING},
     CLOSED: {"publish": REFUSED, "pause": REFUSED, "resume": REFUSED, "close": CLOSED},
 }
-
-
-@pytest.fixture
-async def world(
-    database_url_factory: Callable[[], str], redis_url: str
-) -> AsyncIterator[SeckillOrderWorld]:
-    async with seckill_order_world(
-        database_url_factory(), database_url_factory(), redis_url
-    ) as world:
-        yield world
 
 
 async def in_state(world: SeckillOrderWorld, state: ActivityState) -> Activity:

@@ -5,7 +5,7 @@ as it refuses to start.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -22,18 +22,8 @@ from paymesh_cli import paymesh
 from paymesh_cli.supervisor.installation import Installation, RunningMesh
 from seckill_rpc.redis.connection import UnsafeRedis, open_admission_redis
 from seckill_rpc.settings import SeckillSettings
-from tests.builders.seckill_order import SeckillOrderWorld, on_one_database, seckill_order_world
+from tests.builders.seckill_order import SeckillOrderWorld, on_one_database
 from tools.servers import Redis as RedisServer
-
-
-@pytest.fixture
-async def world(
-    database_url_factory: Callable[[], str], redis_url: str
-) -> AsyncIterator[SeckillOrderWorld]:
-    async with seckill_order_world(
-        database_url_factory(), database_url_factory(), redis_url
-    ) as world:
-        yield world
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -38,12 +38,6 @@ Rounds = Callable[[int, int], int]
 async def world(database_url: str, redis_url: str) -> AsyncIterator[SeckillWorld]:
     async with seckill_world(database_url, redis_url) as made:
         yield made
-
-
-@pytest.fixture(autouse=True)
-def disarmed() -> Iterator[None]:
-    yield
-    failpoints.arm("", environment="test")
 
 
 def deciding(world: SeckillWorld) -> BatchDecider:

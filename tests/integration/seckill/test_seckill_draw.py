@@ -4,8 +4,6 @@ a crash leaves is drawn by the next.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-
 import pytest
 from redis.exceptions import RedisError
 
@@ -15,17 +13,7 @@ from seckill_rpc.redis.admit import AdmitCode
 from seckill_rpc.redis.draw import DrawProgress, draw
 from seckill_rpc.redis.keys import keys_of
 from seckill_rpc.usecases import draw as draw_usecase
-from tests.builders.seckill_order import SeckillOrderWorld, on_one_database, seckill_order_world
-
-
-@pytest.fixture
-async def world(
-    database_url_factory: Callable[[], str], redis_url: str
-) -> AsyncIterator[SeckillOrderWorld]:
-    async with seckill_order_world(
-        database_url_factory(), database_url_factory(), redis_url
-    ) as world:
-        yield world
+from tests.builders.seckill_order import SeckillOrderWorld, on_one_database
 
 
 async def entered(world: SeckillOrderWorld, *, total: int, entrants: int) -> Activity:

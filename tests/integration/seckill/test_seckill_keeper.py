@@ -5,7 +5,7 @@ is right.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -28,16 +28,6 @@ from tests.builders.seckill_order import (
 from tools.servers import Redis as RedisServer
 
 Damage = Callable[[SeckillOrderWorld, Activity], Awaitable[object]]
-
-
-@pytest.fixture
-async def world(
-    database_url_factory: Callable[[], str], redis_url: str
-) -> AsyncIterator[SeckillOrderWorld]:
-    async with seckill_order_world(
-        database_url_factory(), database_url_factory(), redis_url
-    ) as world:
-        yield world
 
 
 def meta_field(name: str, value: int | str) -> Damage:

@@ -5,7 +5,7 @@ whoever else is at it, and whatever Redis forgets.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -30,16 +30,6 @@ from tests.builders.seckill_order import (
 from tools.servers import Redis as RedisServer
 
 POINTS = ("after_hold", "after_fence", "after_parts", "after_publish", "after_carry")
-
-
-@pytest.fixture
-async def world(
-    database_url_factory: Callable[[], str], redis_url: str
-) -> AsyncIterator[SeckillOrderWorld]:
-    async with seckill_order_world(
-        database_url_factory(), database_url_factory(), redis_url
-    ) as world:
-        yield world
 
 
 async def rebuild(

@@ -4,7 +4,7 @@ the activity is closed; and what order_rpc makes of the orders that it is told o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -30,12 +30,6 @@ Rounds = Callable[[int, int], int]
 async def world(database_url: str, redis_url: str) -> AsyncIterator[SeckillWorld]:
     async with seckill_world(database_url, redis_url) as made:
         yield made
-
-
-@pytest.fixture(autouse=True)
-def disarmed() -> Iterator[None]:
-    yield
-    failpoints.arm("", environment="test")
 
 
 async def waiting(world: SeckillWorld) -> int:

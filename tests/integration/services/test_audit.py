@@ -4,8 +4,7 @@ somebody changed behind their back.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection
-from pathlib import Path
+from collections.abc import Collection
 from typing import Any
 
 import pytest
@@ -23,7 +22,7 @@ from payment_rpc.tables import ATTEMPT, ATTENTION, PAYMENT, REFUND
 from paymesh_cli.audit import between
 from paymesh_cli.audit.parts import audit_databases
 from tests.builders.order import ADMIN
-from tests.builders.payment import PaymentWorld, payment_world
+from tests.builders.payment import PaymentWorld
 from tests.integration.payment.test_refunds import refund
 from tests.integration.payment.test_wallet import spend, top_up
 from tests.support.sandbox_server import API_KEY
@@ -35,14 +34,6 @@ ORDERS, RESERVATION, STOCK, ITEM = (
     order_tables.ORDER_ITEM,
 )
 HISTORY = order_tables.ORDER_AUDIT
-
-
-@pytest.fixture
-async def world(
-    database_url_factory: Callable[[], str], tmp_path: Path
-) -> AsyncIterator[PaymentWorld]:
-    async with payment_world(database_url_factory(), database_url_factory(), tmp_path) as world:
-        yield world
 
 
 async def audited(

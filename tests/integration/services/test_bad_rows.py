@@ -4,10 +4,9 @@ people and left out for a while.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from datetime import timedelta
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,8 +25,8 @@ from payment_rpc.domain.payment import PaymentState
 from payment_rpc.tables import ATTEMPT, PAYMENT, REFUND, STATEMENT_IMPORT
 from payment_rpc.usecases.future_rows import FutureRows
 from payment_rpc.usecases.refunds import CreateRefund
-from tests.builders.order import PAYMENT_WINDOW, OrderApp, order_app
-from tests.builders.payment import LEASE_SECONDS, PaymentWorld, payment_world
+from tests.builders.order import PAYMENT_WINDOW, OrderApp
+from tests.builders.payment import LEASE_SECONDS, PaymentWorld
 from tests.integration.payment.test_payment_recovery import crashed
 from tests.integration.payment.test_reconciliation import DAY_SECONDS, TODAY
 from tests.support.databases import plant
@@ -37,21 +36,6 @@ CLERK = Caller(
 )
 # only its columns hold what is not of their type
 ON_SQLITE = pytest.mark.parametrize("dialect", ["sqlite"], indirect=True)
-
-
-@pytest.fixture
-async def app(database_url: str) -> AsyncIterator[OrderApp]:
-    async with order_app(database_url) as app:
-        await app.product("mug", "10.00")
-        yield app
-
-
-@pytest.fixture
-async def world(
-    database_url_factory: Callable[[], str], tmp_path: Path
-) -> AsyncIterator[PaymentWorld]:
-    async with payment_world(database_url_factory(), database_url_factory(), tmp_path) as world:
-        yield world
 
 
 def left_out(logs: Any) -> list[tuple[str, str, bool]]:

@@ -5,7 +5,6 @@ behind it, and the sales beside it are served.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,8 +19,8 @@ from payment_rpc.store import wallets
 from payment_rpc.usecases.refunds import CreateRefund
 from seckill_rpc.domain.activity import Activity, ActivityState, AdmissionMode
 from seckill_rpc.redis.keys import keys_of
-from tests.builders.order import ADMIN, OrderApp, order_app
-from tests.builders.payment import PaymentWorld, payment_world
+from tests.builders.order import ADMIN, OrderApp
+from tests.builders.payment import PaymentWorld
 from tests.builders.seckill_order import SeckillOrderWorld, seckill_order_world
 from tests.integration.order.test_order_list import pages, query
 from tests.integration.payment.test_wallet import top_up
@@ -32,21 +31,6 @@ from tests.support.databases import plant
 @pytest.fixture(autouse=True)
 def untold() -> None:
     bad_rows._told.clear()
-
-
-@pytest.fixture
-async def app(database_url: str) -> AsyncIterator[OrderApp]:
-    async with order_app(database_url) as app:
-        await app.product("mug", "10.00")
-        yield app
-
-
-@pytest.fixture
-async def world(
-    database_url_factory: Callable[[], str], tmp_path: Path
-) -> AsyncIterator[PaymentWorld]:
-    async with payment_world(database_url_factory(), database_url_factory(), tmp_path) as world:
-        yield world
 
 
 @pytest.fixture

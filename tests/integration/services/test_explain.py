@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -20,17 +18,9 @@ from payment_rpc.tables import ATTEMPT, CHANNEL_CALLBACK, REFUND, WALLET_ENTRY
 from paymesh_cli.explain import read_explanations, show
 from paymesh_cli.terminal import Terminal
 from tests.builders.order import PAYMENT_WINDOW
-from tests.builders.payment import DECLINED, LEASE_SECONDS, PaymentWorld, payment_world
+from tests.builders.payment import DECLINED, LEASE_SECONDS, PaymentWorld
 from tests.integration.payment.test_refunds import refund
 from tests.integration.payment.test_wallet import spend, top_up
-
-
-@pytest.fixture
-async def world(
-    database_url_factory: Callable[[], str], tmp_path: Path
-) -> AsyncIterator[PaymentWorld]:
-    async with payment_world(database_url_factory(), database_url_factory(), tmp_path) as world:
-        yield world
 
 
 async def told(world: PaymentWorld, name: str) -> str:

@@ -34,11 +34,6 @@ def levels(findings: list[Finding]) -> set[Level]:
     return {finding.level for finding in findings}
 
 
-@pytest.fixture
-def installation(tmp_path: Path) -> Installation:
-    return Installation(tmp_path / "var").prepare()
-
-
 def test_a_prepared_installation_is_well(installation: Installation) -> None:
     assert levels(list(checks.check_installation(installation))) == {Level.OK}
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
@@ -14,11 +13,6 @@ from paymesh_cli.supervisor.installation import Installation
 
 PAGE = """<form method="post" action="/c/x/pay"><button class="pay" type="submit">Pay ¥ 100.00</button></form>
 <form method="post" action="/c/x/fail"><button>Fail</button></form><button>Outside</button>"""
-
-
-@pytest.fixture
-def installation(tmp_path: Path) -> Installation:
-    return Installation(tmp_path / "var").prepare()
 
 
 @pytest.fixture

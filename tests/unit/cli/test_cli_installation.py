@@ -22,11 +22,6 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-@pytest.fixture
-def installation(tmp_path: Path) -> Installation:
-    return Installation(tmp_path / "var").prepare()
-
-
 def test_everything_below_var_is_closed_to_others(installation: Installation) -> None:
     for path in (installation.var_dir, *installation.var_dir.rglob("*")):
         assert mode(path) & 0o077 == 0, path

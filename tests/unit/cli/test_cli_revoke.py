@@ -21,11 +21,6 @@ CLOCK = SystemClock()
 
 
 @pytest.fixture
-def installation(tmp_path: Path) -> Installation:
-    return Installation(tmp_path / "var").prepare()
-
-
-@pytest.fixture
 def tokens(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> UserTokens:
     monkeypatch.setattr(files, "LOOK_SECONDS", 0.0)
     return UserTokens.from_settings(

@@ -12,11 +12,6 @@ from paymesh_cli import paymesh
 from paymesh_cli.supervisor.installation import Installation
 
 
-@pytest.fixture
-def installation(tmp_path: Path) -> Installation:
-    return Installation(tmp_path / "var").prepare()
-
-
 def run(installation: Installation, *arguments: str, **env: str) -> Result:
     return CliRunner().invoke(
         paymesh, ["token", "--var-dir", str(installation.var_dir), *arguments], env=env
