@@ -16,10 +16,11 @@ from mesh.call import Caller, Role
 from mesh.clock import SystemClock
 from mesh.db import Database, open_database
 from mesh.ids import UlidIds
-from mesh.money import Money
+from mesh.money import Money, RequestedAmount
 from mesh.paging import PageTokens
 from order_rpc.app import RETRY_CONSTRAINTS, OrderApp, OrderConfig
-from order_rpc.domain.order import NewLine, OrderState
+from order_rpc.domain.order import OrderState
+from order_rpc.domain.order_line import NewLine
 from order_rpc.domain.ticket import TicketOrder
 from order_rpc.tables import metadata
 from order_rpc.usecases.catalog import CreateProduct
@@ -160,7 +161,7 @@ async def _rate(app: OrderApp) -> float:
         command = CreateOrder(
             merchant_id="mall",
             user_id=caller.subject,
-            items=(NewLine(sku_id="mug", quantity=1, unit_price=""),),
+            items=(NewLine(sku_id="mug", quantity=1, unit_price=RequestedAmount("")),),
             idempotency_key="",
             fingerprint={},
         )

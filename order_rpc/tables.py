@@ -25,7 +25,8 @@ from mesh.idempotency import RECEIPT
 from mesh.inbox import INBOX
 from mesh.log_chain import LOG_CHAIN, Log, chain_columns
 from mesh.outbox import OUTBOX
-from order_rpc.domain.order import OrderState, StockSource
+from order_rpc.domain.order import OrderState
+from order_rpc.domain.order_line import StockSource
 from order_rpc.domain.payment import Disposition
 from order_rpc.domain.product import MovementKind
 from order_rpc.domain.refund import RefundState, RefundStatus

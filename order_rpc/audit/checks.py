@@ -18,7 +18,8 @@ from mesh.db import Database
 from mesh.outbox import OUTBOX
 from order_rpc.audit.kept import check_statistics, messages
 from order_rpc.audit.stock import check_stock
-from order_rpc.domain.order import OrderState, StockSource
+from order_rpc.domain.order import OrderState
+from order_rpc.domain.order_line import StockSource
 from order_rpc.domain.payment import Disposition
 from order_rpc.domain.refund import RefundState
 from order_rpc.domain.statistics import Figure

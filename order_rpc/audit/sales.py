@@ -16,7 +16,7 @@ from mesh.db.keys import one_of_keys
 from mesh.db.packed import packed_rows
 from mesh.db.ranges import end_of_range, range_of
 from mesh.outbox import OUTBOX
-from order_rpc.domain.order import StockSource
+from order_rpc.domain.order_line import StockSource
 from order_rpc.tables import ALLOCATION, ORDER_ITEM, ORDERS
 from order_rpc.usecases.outbox_to_payment import SECKILL_RPC
 

@@ -16,7 +16,7 @@ from mesh.audit.queries import RANGE, sums_of
 from mesh.db import Database
 from mesh.db.packed import packed_rows
 from mesh.db.ranges import key_ranges_at_one_moment
-from order_rpc.domain.order import StockSource
+from order_rpc.domain.order_line import StockSource
 from order_rpc.tables import (
     ALLOCATION,
     ALLOCATION_STEP,

@@ -3,7 +3,6 @@ ORDER_STATES declares every step; the store writes nothing else."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
@@ -11,9 +10,9 @@ from enum import StrEnum
 from mesh.money import DIGITS_MAX, Money
 from mesh.state_machine import Described, StateMachine
 from order_rpc.domain.address import Address
-from order_rpc.domain.errors import CurrencyMixed, OrderStateInvalid, ProductNotFound, TotalTooLarge
+from order_rpc.domain.errors import OrderStateInvalid, TotalTooLarge
+from order_rpc.domain.order_line import OrderLine, StockSource
 from order_rpc.domain.policy import DEFAULT_POLICY, MerchantPolicy
-from order_rpc.domain.product import Product
 from order_rpc.domain.refund import RefundStatus
 
 _MINOR_MAX = 10**DIGITS_MAX - 1
@@ -79,13 +78,6 @@ def next_state(state: OrderState, verb: Verb) -> OrderState:
     return target
 
 
-class StockSource(StrEnum):
-    """Whose units a line takes."""
-
-    CATALOG = "CATALOG"  # the catalogue stock: reserved with the order
-    ACTIVITY = "ACTIVITY"  # a flash sale, which took them from the catalogue stock before
-
-
 class PayStatus(StrEnum):
     """Whether an order has its money."""
 
@@ -102,32 +94,6 @@ class ShippingStatus(StrEnum):
     PREPARING = "PREPARING"  # the shop packs it
     SHIPPED = "SHIPPED"
     DELIVERED = "DELIVERED"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewLine:
-    """One line as the client asks for it."""
-
-    sku_id: str
-    quantity: int
-    unit_price: str  # major units, as the client saw it; "" when it does not say
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OrderLine:
-    """One line of an order: a product as it was when it was ordered. One per SKU."""
-
-    sku_id: str
-    name: str
-    unit_price: Money
-    quantity: int
-    stock_source: StockSource = StockSource.CATALOG
-    activity_id: str = ""  # the flash sale whose unit it is
-
-    @property
-    def amount(self) -> Money:
-        """Price of the whole line."""
-        return self.unit_price.times(self.quantity)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -369,57 +335,3 @@ class Order:
         return replace(
             self, state=next_state(self.state, verb), updated_at=at, version=self.version + 1
         )
-
-
-def price_lines(items: Iterable[NewLine], products: Mapping[str, Product]) -> tuple[OrderLine, ...]:
-    """The lines of an order at the prices of the catalogue: the same SKU twice is added up, SKUs
-    ascend.
-
-    Args:
-        items: at least one line.
-        products: the products of the merchant by SKU; those that do not exist are absent.
-
-    Raises:
-        ProductNotFound, ProductNotOnSale, CurrencyMixed, PriceChanged: the first line that is
-            refused. OutOfStock: the first SKU.
-    """
-    quantities: dict[str, int] = {}
-    currency = ""
-    for position, item in enumerate(items):
-        product = products.get(item.sku_id)
-        if product is None:
-            field = f"items[{position}].sku_id"
-            raise ProductNotFound(
-                f"there is no product {item.sku_id}",
-                fields={field: "no such product"},
-                sku_id=item.sku_id,
-            )
-        product.require_on_sale(field=f"items[{position}].sku_id")
-        currency = currency or product.price.currency
-        if product.price.currency != currency:
-            problem = f"is sold in {product.price.currency}, the lines before in {currency}"
-            raise CurrencyMixed(fields={f"items[{position}].sku_id": problem}, sku_id=item.sku_id)
-        product.require_price(item.unit_price, field=f"items[{position}].unit_price")
-        quantities[item.sku_id] = quantities.get(item.sku_id, 0) + item.quantity
-    lines = []
-    for sku_id in sorted(quantities):
-        product = products[sku_id]
-        product.require_available(quantities[sku_id])
-        lines.append(
-            OrderLine(
-                sku_id=sku_id,
-                name=product.name,
-                unit_price=product.price,
-                quantity=quantities[sku_id],
-            )
-        )
-    return tuple(lines)
-
-
-def canonical_amount(text: str) -> str:
-    """The one spelling of an amount whose currency is not known yet: "09.90", "9.900" and "9.9" are
-    the same.
-    """
-    whole, _, fraction = text.partition(".")
-    fraction = fraction.rstrip("0")
-    return (whole.lstrip("0") or "0") + (f".{fraction}" if fraction else "")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from mesh.money import Money
+from mesh.money import Money, RequestedAmount
 from order_rpc.domain.errors import OutOfStock, PriceChanged, ProductAlreadyExists, ProductNotOnSale
 
 
@@ -109,18 +109,14 @@ class Product:
                 sku_id=self.sku_id,
             )
 
-    def require_price(self, seen: str, *, field: str) -> None:
-        """Checks the unit price that a client saw, in major units; "" stands for a client that does
-        not say.
+    def require_price(self, seen: RequestedAmount, *, field: str) -> None:
+        """Checks the unit price that a buyer saw; an empty one is not checked.
 
         Raises:
             PriceChanged: it is not the price now. InvalidArgument: it is no amount of this
                 product's currency; names `field`.
         """
-        if (
-            seen
-            and Money.parse(seen, self.price.currency, field=field, allow_zero=True) != self.price
-        ):
+        if not seen.matches(self.price, field=field, allow_zero=True):
             raise PriceChanged(
                 f"the price of {self.sku_id} is {self.price}",
                 fields={field: f"the price is {self.price.format()}"},

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from mesh.errors import InvalidArgument
-from mesh.money import Money
+from mesh.money import Money, RequestedAmount
 from order_rpc.domain.errors import RefundExceedsRefundable, RefundNotAllowed
 from order_rpc.domain.order import Order, OrderState
 from order_rpc.domain.refund import (
@@ -65,7 +65,7 @@ def plan_refund(
     refunds: Sequence[RefundRequest],
     *,
     lines: Sequence[RefundLine],
-    amount: str,
+    amount: RequestedAmount,
     with_requested: bool,
 ) -> tuple[Money, tuple[RefundLine, ...]]:
     """The money and the units of a new refund; neither lines nor an amount means everything that is
@@ -84,8 +84,8 @@ def plan_refund(
     left = money_left(order, refunds, with_requested=with_requested)
     units = _units_left(order, refunds, with_requested=with_requested)
     returned: tuple[RefundLine, ...] = ()
-    if amount:
-        wanted = Money.parse(amount, order.amount.currency)
+    if amount.text:
+        wanted = amount.in_currency(order.amount.currency)
     elif lines:
         returned = _checked(order, units, lines)
         wanted = _worth(order, units, returned)

@@ -7,7 +7,7 @@ from typing import Any
 from paymesh.order.v1 import catalog_pb2, catalog_pb2_grpc
 
 from mesh.call import Role, current_caller, current_idempotency_key
-from mesh.money import DEFAULT_CURRENCY, Money
+from mesh.money import DEFAULT_CURRENCY, Money, RequestedAmount
 from mesh.policies import DEFAULT_MERCHANT, fingerprint
 from order_rpc.servicer.messages import (
     movement_message,
@@ -62,7 +62,7 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
                 merchant_id=request.merchant_id,
                 sku_id=request.sku_id,
                 name=request.name if request.HasField("name") else None,
-                price=request.price if request.HasField("price") else None,
+                price=RequestedAmount(request.price) if request.HasField("price") else None,
                 on_sale=request.on_sale if request.HasField("on_sale") else None,
             ),
             current_caller(),

@@ -10,19 +10,11 @@ from paymesh.order.v1 import catalog_pb2, order_pb2
 
 from mesh.call import Caller, Role
 from mesh.errors import InvalidArgument
-from mesh.money import Money
+from mesh.money import Money, RequestedAmount
 from mesh.policies import fingerprint
 from order_rpc.domain.address import Address
-from order_rpc.domain.order import (
-    NewLine,
-    Order,
-    OrderLine,
-    OrderState,
-    PayStatus,
-    ShippingStatus,
-    StockSource,
-    canonical_amount,
-)
+from order_rpc.domain.order import Order, OrderState, PayStatus, ShippingStatus
+from order_rpc.domain.order_line import NewLine, OrderLine, StockSource
 from order_rpc.domain.payment import Disposition, PaymentSnapshot
 from order_rpc.domain.product import Movement, MovementKind, Product, Stock
 from order_rpc.domain.refund import RefundLine, RefundRequest, RefundState, RefundStatus
@@ -173,7 +165,11 @@ def movement_message(movement: Movement) -> catalog_pb2.StockMovement:
 def new_lines(request: order_pb2.CreateOrderRequest) -> tuple[NewLine, ...]:
     """What a buyer wants."""
     return tuple(
-        NewLine(sku_id=item.sku_id, quantity=item.quantity, unit_price=item.unit_price)
+        NewLine(
+            sku_id=item.sku_id,
+            quantity=item.quantity,
+            unit_price=RequestedAmount(item.unit_price),
+        )
         for item in request.items
     )
 
@@ -214,7 +210,7 @@ def moment(request: Any, field: str) -> datetime | None:
 def order_fingerprint(request: order_pb2.CreateOrderRequest) -> dict[str, str]:
     """The meaning of the request: "9.9" and "9.90" are one price."""
     prices = {
-        f"items[{position}].unit_price": canonical_amount(item.unit_price)
+        f"items[{position}].unit_price": RequestedAmount(item.unit_price).canonical
         for position, item in enumerate(request.items)
         if item.unit_price
     }
@@ -224,7 +220,7 @@ def order_fingerprint(request: order_pb2.CreateOrderRequest) -> dict[str, str]:
 def refund_fingerprint(request: order_pb2.RefundOrderRequest) -> dict[str, str]:
     """The meaning of the request: "9.9" and "9.90" are one amount."""
     return fingerprint(request) | (
-        {"amount": canonical_amount(request.amount)} if request.amount else {}
+        {"amount": RequestedAmount(request.amount).canonical} if request.amount else {}
     )
 
 

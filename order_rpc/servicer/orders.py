@@ -7,6 +7,7 @@ from typing import Any
 from paymesh.order.v1 import order_pb2, order_pb2_grpc
 
 from mesh.call import current_caller, current_idempotency_key
+from mesh.money import RequestedAmount
 from order_rpc.servicer import messages
 from order_rpc.servicer.messages import (
     DISPOSITIONS,
@@ -127,7 +128,7 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
                 merchant_id=request.merchant_id,
                 order_id=request.order_id,
                 lines=messages.refund_lines(request),
-                amount=request.amount,
+                amount=RequestedAmount(request.amount),
                 reason=request.reason,
                 idempotency_key=current_idempotency_key(),
                 fingerprint=messages.refund_fingerprint(request),

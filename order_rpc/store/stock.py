@@ -13,7 +13,8 @@ from sqlalchemy import BigInteger, bindparam, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.db import StaleRow, expect_one
-from order_rpc.domain.order import Order, OrderLine, OrderState, StockSource
+from order_rpc.domain.order import Order, OrderState
+from order_rpc.domain.order_line import OrderLine, StockSource
 from order_rpc.domain.product import out_of_stock
 from order_rpc.domain.refund import RefundLine
 from order_rpc.tables import COMMITTED, RELEASED, RESERVATION, RESERVED, STOCK

@@ -22,7 +22,8 @@ from order_rpc.domain.errors import (
     CurrencyMixed,
     ProductNotFound,
 )
-from order_rpc.domain.order import Order, OrderLine, StockSource
+from order_rpc.domain.order import Order
+from order_rpc.domain.order_line import OrderLine, StockSource
 from order_rpc.domain.product import MovementKind, Product, out_of_stock
 from order_rpc.store import allocations, catalog, orders
 from order_rpc.store.allocations import Step

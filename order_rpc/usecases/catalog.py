@@ -14,7 +14,7 @@ from mesh.call import Caller, current_trace_id, mark_replayed
 from mesh.clock import Clock
 from mesh.db import Database
 from mesh.idempotency import IdempotencyKey
-from mesh.money import Money
+from mesh.money import Money, RequestedAmount
 from mesh.paging import PageTokens, page_size
 from order_rpc.domain.errors import ProductNotFound
 from order_rpc.domain.product import MovementKind, Product, Stock
@@ -38,14 +38,12 @@ class CreateProduct:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateProduct:
-    """What changes of a product; None stays. `price` is in major units of the product's
-    currency.
-    """
+    """What changes of a product; None stays. `price` is in the product's currency."""
 
     merchant_id: str
     sku_id: str
     name: str | None = None
-    price: str | None = None
+    price: RequestedAmount | None = None
     on_sale: bool | None = None
 
 
@@ -196,8 +194,8 @@ class Catalog:
             product = await catalog.get_product(
                 tx, merchant_id=command.merchant_id, sku_id=command.sku_id
             )
-            changes["price_minor"] = Money.parse(
-                command.price, product.price.currency, field="price", allow_zero=True
+            changes["price_minor"] = command.price.in_currency(
+                product.price.currency, field="price", allow_zero=True
             ).minor
         await catalog.touch_product(
             tx,

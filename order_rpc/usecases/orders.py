@@ -23,7 +23,8 @@ from mesh.ids import Ids
 from mesh.paging import PageTokens, page_size
 from order_rpc.domain.address import Address
 from order_rpc.domain.errors import OrderCreating, OrderNotFound
-from order_rpc.domain.order import NewLine, Order, OrderState, price_lines
+from order_rpc.domain.order import Order, OrderState
+from order_rpc.domain.order_line import NewLine, price_lines
 from order_rpc.domain.policy import DEFAULT_POLICY, MerchantPolicy
 from order_rpc.domain.product import Product
 from order_rpc.domain.refund import RefundStatus

@@ -17,6 +17,7 @@ from mesh.db import Database
 from mesh.failpoints import failpoint
 from mesh.idempotency import IdempotencyKey
 from mesh.ids import Ids
+from mesh.money import RequestedAmount
 from mesh.outbox import Message
 from mesh.paging import PageTokens, page_size
 from order_rpc.domain.errors import RefundExceedsRefundable, RefundLimitReached
@@ -39,14 +40,14 @@ from order_rpc.usecases.outbox_to_payment import deliver_at_once, refund_message
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefundOrder:
-    """A refund that is asked for: lines, an amount in major units, or neither for everything that
+    """A refund that is asked for: lines, an amount, or neither for everything that
     is left.
     """
 
     merchant_id: str
     order_id: str
     lines: tuple[RefundLine, ...]
-    amount: str
+    amount: RequestedAmount
     reason: str
     idempotency_key: str
     fingerprint: Mapping[str, str]

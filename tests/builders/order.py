@@ -22,13 +22,14 @@ from mesh.client import MeshChannel
 from mesh.db import Database
 from mesh.discovery.static import StaticDiscovery
 from mesh.errors import RemoteError, UpstreamUnavailable
-from mesh.money import Money
+from mesh.money import Money, RequestedAmount
 from mesh.paging import PageTokens
 from mesh.server import MeshServer
 from mesh.settings import MeshSettings
 from order_rpc.app import RETRY_CONSTRAINTS, OrderConfig
 from order_rpc.domain.address import Address
-from order_rpc.domain.order import NewLine, Order, OrderState
+from order_rpc.domain.order import Order, OrderState
+from order_rpc.domain.order_line import NewLine
 from order_rpc.domain.payment import CloseAnswer, CloseResult, PaymentSnapshot
 from order_rpc.domain.policy import MerchantPolicy
 from order_rpc.domain.product import Product
@@ -315,7 +316,11 @@ class OrderApp:
         """Orders `(sku_id, quantity[, unit_price])`; one mug when nothing is said."""
         caller = caller or buyer()
         lines = tuple(
-            NewLine(sku_id=item[0], quantity=item[1], unit_price=item[2] if len(item) > 2 else "")
+            NewLine(
+                sku_id=item[0],
+                quantity=item[1],
+                unit_price=RequestedAmount(item[2] if len(item) > 2 else ""),
+            )
             for item in items or [("mug", 1)]
         )
         names = ("sku_id", "quantity", "unit_price")
@@ -435,7 +440,7 @@ class OrderApp:
         command = RefundOrder(
             merchant_id=order.merchant_id,
             order_id=order.order_id,
-            amount=amount,
+            amount=RequestedAmount(amount),
             reason=reason,
             idempotency_key=key,
             lines=tuple(RefundLine(sku_id=sku_id, quantity=quantity) for sku_id, quantity in lines),

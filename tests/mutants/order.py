@@ -39,6 +39,7 @@ _order_rows = partial(_mutant, "store/orders.py")
 _statistics = partial(_mutant, "store/statistics.py")
 _statistic_uses = partial(_mutant, "usecases/statistics.py")
 _order = partial(_mutant, "domain/order.py")
+_order_line = partial(_mutant, "domain/order_line.py")
 _payment = partial(_mutant, "domain/payment.py")
 _refund = partial(_mutant, "domain/refund.py")
 _plan = partial(_mutant, "domain/refund_plan.py")
@@ -654,7 +655,7 @@ _ORDERS = [
         new="        if False:\n",
         fails="test_order_domain.py::test_an_order_that_cost_something_is_not_cancelled_as_a_free_one",
     ),
-    _order(
+    _order_line(
         "the price that a buyer saw is the price that he pays",
         old="        product.require_price(item.unit_price, "
         'field=f"items[{position}].unit_price")\n',

@@ -9,6 +9,7 @@ import pytest
 from mesh.call import Caller, calling
 from mesh.errors import IdempotencyKeyReused, PageTokenInvalid
 from mesh.idempotency import RECEIPT
+from mesh.money import RequestedAmount
 from mesh.paging import PageTokens
 from order_rpc.domain.errors import ProductAlreadyExists, ProductNotFound
 from order_rpc.domain.product import Product
@@ -68,7 +69,8 @@ async def test_a_creation_that_another_with_its_key_overtakes_gets_its_answer_th
     async def create_and_change() -> None:
         made.append(await app.product(key="k"))
         await app.catalog.update_product(
-            UpdateProduct(merchant_id="mall", sku_id="mug", price="12.00"), merchant()
+            UpdateProduct(merchant_id="mall", sku_id="mug", price=RequestedAmount("12.00")),
+            merchant(),
         )
 
     with app.overtaken(create_and_change, before="FROM product"):

@@ -30,7 +30,8 @@ from order_rpc.domain.errors import (
     ProductNotFound,
     TotalTooLarge,
 )
-from order_rpc.domain.order import Order, OrderLine, OrderState
+from order_rpc.domain.order import Order, OrderState
+from order_rpc.domain.order_line import OrderLine
 from order_rpc.store import orders, stock
 from order_rpc.tables import ORDER_AUDIT, ORDER_ITEM, ORDERS, RESERVATION
 from order_rpc.usecases.catalog import UpdateProduct

@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 from mesh.call import calling
 from mesh.db import ConstraintViolated
 from mesh.errors import IdempotencyKeyReused, PageTokenInvalid
-from mesh.money import Money
+from mesh.money import Money, RequestedAmount
 from order_rpc.domain.errors import (
     AllocationExceeded,
     AllocationMismatch,
@@ -28,7 +28,8 @@ from order_rpc.domain.errors import (
     ProductNotOnSale,
     StockStateInvalid,
 )
-from order_rpc.domain.order import OrderState, StockSource
+from order_rpc.domain.order import OrderState
+from order_rpc.domain.order_line import StockSource
 from order_rpc.domain.product import Movement, MovementKind
 from order_rpc.store import orders, stock
 from order_rpc.tables import ALLOCATION, ORDERS, RESERVATION, STOCK, STOCK_MOVEMENT
@@ -160,7 +161,8 @@ async def test_a_product_changes_for_new_orders_only(app: OrderApp) -> None:
     await app.product("mug", "10.00")
     before = await app.order(("mug", 1))
     changed = await app.catalog.update_product(
-        UpdateProduct(merchant_id="mall", sku_id="mug", name="茶杯", price="12.5"), merchant()
+        UpdateProduct(merchant_id="mall", sku_id="mug", name="茶杯", price=RequestedAmount("12.5")),
+        merchant(),
     )
     assert (changed.name, changed.price.format(), changed.on_sale) == ("茶杯", "12.50", True)
     with pytest.raises(PriceChanged):
@@ -193,7 +195,7 @@ async def test_a_product_is_created_again_with_its_key_after_everything_changed(
 ) -> None:
     first = await app.product(key="k")
     await app.catalog.update_product(
-        UpdateProduct(merchant_id="mall", sku_id="mug", price="99"), merchant()
+        UpdateProduct(merchant_id="mall", sku_id="mug", price=RequestedAmount("99")), merchant()
     )
     assert await app.product(key="k") == first
 

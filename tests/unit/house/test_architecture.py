@@ -87,7 +87,6 @@ LONG_FILES = {
     "mesh/pipeline.py": "one more line per argument since lines are shorter",
     "mesh/settings.py": "one more line per argument since lines are shorter",
     "paymesh_cli/supervisor/plan.py": "one more line per argument since lines are shorter",
-    "order_rpc/domain/order.py": "one more line per argument since lines are shorter",
     "payment_rpc/channels/sandbox.py": "one more line per argument since lines are shorter",
     "payment_rpc/domain/books.py": "one more line per argument since lines are shorter",
     "payment_rpc/audit/checks.py": "one more line per argument since lines are shorter",

@@ -10,7 +10,7 @@ from datetime import timedelta
 import pytest
 
 from mesh.errors import InvalidArgument
-from mesh.money import Money
+from mesh.money import Money, RequestedAmount
 from order_rpc.domain.errors import (
     CurrencyMixed,
     OrderStateInvalid,
@@ -20,15 +20,8 @@ from order_rpc.domain.errors import (
     ProductNotFound,
     TotalTooLarge,
 )
-from order_rpc.domain.order import (
-    NewLine,
-    Order,
-    OrderLine,
-    OrderState,
-    Verb,
-    next_state,
-    price_lines,
-)
+from order_rpc.domain.order import Order, OrderState, Verb, next_state
+from order_rpc.domain.order_line import NewLine, OrderLine, price_lines
 from order_rpc.domain.payment import Disposition, KnownPayment, PaymentSnapshot, decide
 from order_rpc.domain.product import Product
 from tests.support.fakes import EPOCH
@@ -69,7 +62,7 @@ def shelf(*products: Product) -> dict[str, Product]:
 
 
 def line(sku_id: str = "mug", quantity: int = 1, unit_price: str = "") -> NewLine:
-    return NewLine(sku_id=sku_id, quantity=quantity, unit_price=unit_price)
+    return NewLine(sku_id=sku_id, quantity=quantity, unit_price=RequestedAmount(unit_price))
 
 
 def order(

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.errors import InvalidArgument
-from mesh.money import Money
+from mesh.money import Money, RequestedAmount
 from order_rpc.domain.errors import RefundExceedsRefundable, RefundNotAllowed, RefundStateInvalid
-from order_rpc.domain.order import Order, OrderLine, OrderState, PayStatus, ShippingStatus
+from order_rpc.domain.order import Order, OrderState, PayStatus, ShippingStatus
+from order_rpc.domain.order_line import OrderLine
 from order_rpc.domain.policy import MerchantPolicy, PriceRule
 from order_rpc.domain.refund import (
     RefundLine,
@@ -167,7 +168,7 @@ def plan(
         placed,
         known,
         lines=[RefundLine(sku_id=sku, quantity=quantity) for sku, quantity in lines],
-        amount=amount,
+        amount=RequestedAmount(amount),
         with_requested=with_requested,
     )
 
