@@ -1,3 +1,3 @@
-"""The only door from outside: HTTP and JSON in front, gRPC behind. Routes, access, limits and
+"""The only entrance from outside: HTTP and JSON in front, gRPC behind. Routes, access, limits and
 documentation come from the descriptors alone.
 """

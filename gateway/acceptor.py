@@ -1,6 +1,8 @@
-"""Takes connections from a listening socket. A TLS handshake has a time, and so have many of them a
-number: the oldest that has not ended makes room for the next, so that whoever opens connections and
-says nothing pushes out himself and nobody else."""
+"""Accepts connections from a listening socket. A TLS handshake has a time limit, and their number
+is
+limited: the oldest unfinished one is dropped for the next, so that a client that opens connections
+and sends nothing only displaces itself.
+"""
 
 from __future__ import annotations
 
@@ -51,15 +53,15 @@ class Acceptor:
 
     @property
     def handshakes(self) -> int:
-        """How many have begun and not ended."""
+        """The number of unfinished handshakes."""
         return len(self._shaking)
 
     def _listen(self) -> None:
         self._loop.add_reader(self._listener, self._accept)
 
     def _accept(self) -> None:
-        """Takes who waits: many at once, because whoever comes last must not wait a turn of a busy
-        loop for each one before him.
+        """Accepts the connections that wait, many at once: on a busy loop the last one must not
+        wait one iteration for each before it.
         """
         for _ in range(_AT_ONCE):
             try:
@@ -97,7 +99,7 @@ class Acceptor:
             connection.close()
 
     async def close(self) -> None:
-        """Accepts nothing any more. Idempotent."""
+        """Stops accepting. Idempotent."""
         if self._pause is not None:
             self._pause.cancel()
         if self._listener.fileno() >= 0:

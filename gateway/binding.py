@@ -1,6 +1,7 @@
-"""Puts the parts of an HTTP request together to one request message: path, headers, query and body,
-each where the contract says. What the contract does not name is refused by its name, and so is one
-field given in two places."""
+"""Builds the request message of an HTTP request from its path, headers, query and body, as the
+contract binds them. What the contract does not name is refused by name, and so is a field that is
+given in two places.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""Which web pages may call: exact origins from the settings, never a wildcard. Callers bring bearer
-tokens, never cookies, so credentials are not allowed across origins at all."""
+"""CORS: which web pages may call. Exact origins from the settings, never a wildcard. Callers send
+bearer tokens, never cookies, so that credentials are not allowed across origins.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +42,7 @@ class Cors:
         self._vary: Headers = [(b"vary", b"Origin")] if self._headers else []
 
     def headers(self, request: Request) -> Headers:
-        """What an answer says to the browser of a page; nothing to a stranger's."""
+        """The CORS headers of a response; none for an origin that is not allowed."""
         if not self._headers:
             return self._vary
         origin = request.once(b"origin")

@@ -11,13 +11,13 @@ from mesh.call import Caller
 from mesh.policies import Limit
 from mesh.token_buckets import BUCKETS_MAX, TokenBuckets
 
-# bits: what one customer of an access provider has, all addresses of which he may use at once
+# bits: the network of one customer of an access provider, who may use all of its addresses
 _IPV6_NETWORK: Final = 64
 
 
 def bucket_of(caller: Caller, address: str) -> str:
-    """Whose share a request takes: its user's within his shop, or, of a stranger, his address; of
-    IPv6 the network that one customer has.
+    """The key of the caller's bucket: the user within its shop, or the address without a token. For
+    IPv6 it is the network that one customer of a provider has.
     """
     if caller.subject:
         return f"{caller.merchant_id}/{caller.subject}"

@@ -61,7 +61,7 @@ def _check_coding(version: str, value: bytes) -> None:
     if version == "1.0":
         raise InvalidArgument.of("Transfer-Encoding", "is not part of HTTP/1.0")
     if codings[-1] != b"chunked" or codings.count(b"chunked") != 1:
-        # else nobody knows where the body ends
+        # else the end of the body is unknown
         raise InvalidArgument.of("Transfer-Encoding", "must end in chunked, once")
     if len(codings) > 1:
         raise Unimplemented("The only transfer coding is chunked.")

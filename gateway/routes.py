@@ -1,7 +1,7 @@
-"""Paths to what answers them. Literal segments beat variables, a `:verb` beats a plain variable,
-and percent-encoding is taken off a variable's value only after its segment was found, so that an
-encoded slash never splits one. A path is resolved first and its HTTP verb afterwards: a known path
-with another verb is 405, never some other path's variable."""
+"""Routes of paths to their handlers. Literal segments beat variables, a `:verb` beats a plain
+variable, and percent-encoding is taken off a variable's value only after its segment was found, so
+that an encoded slash never splits one. A path is resolved first and its HTTP verb afterwards: a
+known path with another verb is 405, never some other path's variable."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class PathTemplate:
 
 @dataclass(slots=True)
 class Leaf(Generic[Target]):
-    """One shape of path and what answers it, by HTTP verb."""
+    """One shape of path and its handlers by HTTP verb."""
 
     targets: dict[str, Target] = field(default_factory=dict)
 
@@ -120,8 +120,9 @@ class Router(Generic[Target]):
 
     def match(self, raw_path: bytes) -> Match[Target] | None:
         """The leaf of a raw path (percent-encoded, without query), or None. A path with dot
-        segments is none of ours, and they are not resolved: a proxy in front that resolves them,
-        and decides by what it found, must not see another path than we do."""
+        segments is unknown, and they are not resolved: a proxy in front that resolves them,
+        and decides by what it found, must not see another path than the gateway.
+        """
         fixed = self._fixed.get(raw_path)
         if fixed is not None:
             return fixed

@@ -42,7 +42,7 @@ class SchemaInvalid(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpRule:
-    """One HTTP door of a method."""
+    """One HTTP rule of a method."""
 
     verb: str  # "GET", "POST" …
     template: PathTemplate
@@ -93,7 +93,7 @@ class Schema:
 
     @property
     def served_by(self) -> tuple[str, ...]:
-        """The processes behind the doors, e.g. "payment_rpc"."""
+        """The services that have HTTP rules, e.g. "payment_rpc"."""
         return tuple(sorted({method.policy.served_by for method in self.methods if method.rules}))
 
     @property
@@ -107,7 +107,7 @@ class Schema:
         )
 
     def routed(self, *, development: bool) -> Iterator[Method]:
-        """The methods that have a door, without those of development elsewhere."""
+        """The methods with HTTP rules; those of development only where `development` is true."""
         return (
             method
             for method in self.methods
@@ -138,7 +138,7 @@ def load_schema(descriptor_set: bytes | None = None) -> Schema:
 
     Raises:
         SchemaInvalid: a method without policy, a rule that does not bind, two routes for one path,
-            a door to a method between services …
+            an HTTP rule of a method between services …
     """
     if descriptor_set is None:
         descriptor_set = resources.files("paymesh").joinpath("descriptors.binpb").read_bytes()
@@ -244,7 +244,7 @@ def _lint_policy(method: Method) -> Iterator[str]:
 
 def _lint_stream(method: Method) -> Iterator[str]:
     """A stream is cancelled when its client goes away, has sent its head before it knows its
-    answers, and is opened by whoever follows a link.
+    answers, and is opened by following a link.
     """
     policy = method.policy
     if any(rule.verb != "GET" for rule in method.rules):

@@ -1,4 +1,4 @@
-"""Configuration of the gateway: that of every process, and the limits of its door. Read from
+"""Configuration of the gateway: that of every process, and limits for requests. Read from
 GATEWAY_… first, then PAYMESH_…
 """
 
@@ -52,7 +52,7 @@ class GatewaySettings(MeshSettings):
     absent_services: list[str] = Field(default_factory=list)
     # silence on a stream is broken this often
     stream_heartbeat_seconds: float = Field(15, gt=0, le=300)
-    # open at once; `streams_max` of all processes bounds everybody together
+    # open at once; `streams_max` of all processes bounds all callers together
     streams_per_user_max: int = Field(10, ge=1)
     # of callers without a token; many may share an address
     streams_per_address_max: int = Field(100, ge=1)

@@ -1,5 +1,6 @@
-"""The sibling services that order_rpc asks: payment_rpc and seckill_rpc. Protobuf ends here, but
-for the payment that PayOrder hands on to the buyer as it came."""
+"""Clients of payment_rpc and seckill_rpc. Protobuf ends here, except for the payment that PayOrder
+passes to the buyer as it came.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +32,8 @@ class Payments:
         """Closes every payment of an order.
 
         Raises:
-            RemoteError: not answered. An answer of a later version that we do not know counts as
-                not answered: CLOSING.
+            RemoteError: not answered. An result that this version does not know counts as not
+                answered: CLOSING.
         """
         answer = await self._payments.ClosePayment(
             payment_pb2.ClosePaymentRequest(
@@ -77,8 +78,8 @@ class Payments:
     async def create_refund(
         self, *, payment_id: str, amount: str, currency: str, reason: str, request_id: str
     ) -> str:
-        """Gives money back; returns payment_rpc's id of the refund. The same request_id is the same
-        refund.
+        """Refunds a payment; returns payment_rpc's id of the refund. The same request_id is the
+        same refund.
 
         Raises:
             RemoteError: refused, or not answered.
@@ -114,7 +115,7 @@ class Seckill:
         )
 
     async def ticket_order(self, ticket: str) -> TicketOrder:
-        """Whose order a ticket is of, and whether it may still come.
+        """The order of a ticket, and whether it may still come.
 
         Raises:
             RemoteError: not a ticket, or not answered.

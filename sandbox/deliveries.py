@@ -27,7 +27,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Deliveries:
-    """The callbacks that the channel owes."""
+    """Sends the callbacks that are due."""
 
     def __init__(
         self,
@@ -45,11 +45,11 @@ class Deliveries:
         self._url = url
         self._secret = secret
         self._retry_seconds = tuple(retry_seconds)
-        # the worker and a charge whose callback comes first would send the same twice
+        # the worker and a charge whose callback comes first would send the same one twice
         self._one_round = asyncio.Lock()
 
     async def run_once(self) -> int:
-        """Sends what is due, once; answers how many were tried."""
+        """Sends what is due, once; returns how many were tried."""
         if self._url is None:
             return 0
         async with self._one_round:

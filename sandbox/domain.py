@@ -209,7 +209,7 @@ class Transaction:
         captured: what was taken, once it was.
         fee: what the channel keeps of it.
         finished_at: when it left PENDING, or was paid after all.
-        cashier_token: unguessable; whoever has it may press the buttons.
+        cashier_token: unguessable; it authorizes the buttons of the page.
         refund_card: the name of how its card's refunds go, or "".
         duplicate_of: the attempt id under which the same buyer was charged first, or "".
     """

@@ -16,7 +16,7 @@ _SHUTDOWN_SECONDS = 2  # a slow card's answer is not waited for
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket: whoever connects from now on is answered as soon as the server runs.
+    """A listening socket: connections from now on are answered as soon as the server runs.
 
     Raises:
         OSError: the port is taken.

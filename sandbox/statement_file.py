@@ -60,8 +60,8 @@ class Planted:
     """One difference between what happened and what the statement shows.
 
     Attributes:
-        kind: as in planting.py.
-        finds: what whoever compares the file with his books should call it (reference:
+        kind: as in fault_injector.py.
+        finds: the finding of a correct reconciliation (reference:
             docs/sandbox.md).
         line_no: of the line that shows it; None when the difference is that there is none.
         was: the true line; None when there is none. shows: what the file has; None when it has

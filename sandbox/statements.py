@@ -1,8 +1,8 @@
 """The channel's day as a CSV file: captures, refunds and refunds that bounced, in the channel's
 time zone from cut-off to cut-off.
 
-A day that is over never changes. Spoiled on demand (planting.py), the spoiled file is kept, so that
-it reads the same for ever too.
+A day that is over never changes. Differences are injected on demand (fault_injector.py); that file
+is kept, so that it reads the same for ever too.
 """
 
 from __future__ import annotations

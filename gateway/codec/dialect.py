@@ -28,7 +28,7 @@ INT64: Final = frozenset(
 _FLOATS: Final = frozenset({FieldDescriptor.TYPE_DOUBLE, FieldDescriptor.TYPE_FLOAT})
 _SPOKEN: Final = frozenset({TIMESTAMP, DURATION})
 
-# a name that somebody else chose is cut before it is repeated in an error
+# a name that the client chose is cut before it is repeated in an error
 _SHOWN_NAME_LENGTH: Final = 64
 _WORD_BOUNDARY: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 

@@ -1,5 +1,5 @@
 """Examples of answers. A field's own example counts, then that of a field of the same name
-elsewhere in the contract, then what its name and type say; so that whoever reads an answer sees a
+elsewhere in the contract, then what its name and type say; so that a reader sees a
 payment and not `"string"`."""
 
 from __future__ import annotations

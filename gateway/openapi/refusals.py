@@ -12,7 +12,7 @@ from mesh.call import Role
 from mesh.policies import Idempotency, OwnershipKind
 from mesh.wire_errors import COMMON, ErrorSpec
 
-# A token that nobody needs is looked at too, and a body that nobody takes is refused.
+# A token is verified and a body refused even where the method needs none.
 _ALWAYS: Final = (
     "INVALID_ARGUMENT",
     "TOKEN_EXPIRED",

@@ -1,4 +1,4 @@
-"""Where goods go. The contract checks the form of each part; here it is only kept together."""
+"""Where goods go. The contract checks the form of each part."""
 
 from __future__ import annotations
 

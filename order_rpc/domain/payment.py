@@ -90,8 +90,7 @@ class PaymentSnapshot:
             )
 
         came, back = money("captured", captured), money("refunded", refunded)
-        # a defect of payment_rpc: said once, where it is looked for, instead of a row that is
-        # refused at every repetition
+        # a defect of payment_rpc: refused here by name, instead of by the table at every repetition
         if back > came:
             raise InvalidArgument.of("payment.refunded", "is more than was captured")
         return cls(
@@ -149,7 +148,7 @@ class CloseAnswer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownPayment:
-    """A payment of an order as we heard of it last, and what the order did with it."""
+    """The last known state of a payment of an order, and what the order did with it."""
 
     payment_id: str
     version: int
@@ -160,7 +159,7 @@ class KnownPayment:
 
     @classmethod
     def first_seen(cls, snapshot: PaymentSnapshot, *, at: datetime) -> KnownPayment:
-        """A payment that we did not know before."""
+        """A payment that was unknown before."""
         return cls(
             payment_id=snapshot.payment_id,
             version=snapshot.version,
@@ -176,7 +175,7 @@ class KnownPayment:
 
     @property
     def answer(self) -> Disposition:
-        """What payment_rpc hears of it."""
+        """The disposition that payment_rpc gets."""
         return self.disposition or Disposition.NOTED
 
 
@@ -187,7 +186,7 @@ class Decision:
     order: Order
     # None: undecided, because the money is not what the order costs
     disposition: Disposition | None
-    shortfall: str = ""  # why a person must look at it
+    shortfall: str = ""  # why it needs a manual review
 
 
 def decide(
@@ -197,7 +196,7 @@ def decide(
     cancelled order back, and its units are there.
 
     Money that is less than the order costs, or of another currency, never pays it: the order stays
-    as it is and a person is told.
+    as it is, for a manual review.
     """
     match order.state:
         case OrderState.PENDING_PAYMENT | OrderState.CANCELLING:

@@ -24,8 +24,8 @@ class PriceRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MerchantPolicy:
-    """The rules of one merchant. The rules without a word: free shipping, no discount, late money
-    goes back.
+    """The rules of one merchant. The defaults: free shipping, no discount, late money is
+    refunded.
     """
 
     revives_if_stock: bool = False  # late money revives a cancelled order while there is stock

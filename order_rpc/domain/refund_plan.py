@@ -1,5 +1,5 @@
 """How much a refund of lines, of an amount or of everything is: exact to the minor unit, whatever
-was given back before.
+was refunded before.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ def require_refundable(order: Order) -> None:
 
 
 def money_left(order: Order, refunds: Sequence[RefundRequest], *, with_requested: bool) -> Money:
-    """What may still go back. `with_requested`: what waits for the shop counts as gone, so that a
-    buyer never asks for more than there is.
+    """What may still be refunded. `with_requested`: what waits for the shop counts as refunded, so
+    that a buyer never asks for more than there is.
     """
     held = total(
         refunds,
         HOLDS_MONEY | ({RefundState.REQUESTED} if with_requested else frozenset()),
         currency=order.amount.currency,
     )
-    # of a sender that lists none
+    # of a sender that lists no refunds
     others = order.refunded - total(
         refunds, frozenset({RefundState.SUCCEEDED}), currency=order.amount.currency
     )

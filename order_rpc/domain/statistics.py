@@ -24,7 +24,7 @@ class Figure(StrEnum):
     PAID = "PAID"  # orders, when they were paid
     CONVERTED = "CONVERTED"  # orders that were paid, when they were created
     CANCELLED = "CANCELLED"  # orders, when they were cancelled
-    # refunds of sales, when we heard of them; one that bounces is taken off when it does
+    # refunds of sales, when they were reported; one that bounces is subtracted then
     REFUNDED = "REFUNDED"
 
 

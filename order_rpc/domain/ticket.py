@@ -1,4 +1,4 @@
-"""What seckill_rpc says about a ticket that a buyer shows."""
+"""The order that a ticket of seckill_rpc stands for."""
 
 from __future__ import annotations
 

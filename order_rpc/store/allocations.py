@@ -1,4 +1,6 @@
-"""Units that flash sales took from the shelf, and every step that took or gave them."""
+"""Units that flash sales took from the catalogue stock, and every step that took or returned
+them.
+"""
 
 from __future__ import annotations
 

@@ -179,7 +179,7 @@ async def lock_stock(tx: AsyncConnection, *, merchant_id: str, sku_id: str) -> S
 
 
 async def move_stock(tx: AsyncConnection, movement: Movement, *, trace_id: str) -> Movement:
-    """Writes what a movement leaves on a locked shelf, and the movement itself."""
+    """Writes the stock that a movement leaves, and the movement itself. The stock is locked."""
     values: dict[str, Any] = {"available": movement.available_after}
     if movement.kind in (MovementKind.ALLOCATE, MovementKind.RETURN_ALLOCATION):
         values["allocated"] = STOCK.c.allocated - movement.quantity
@@ -194,7 +194,7 @@ async def move_stock(tx: AsyncConnection, movement: Movement, *, trace_id: str) 
 
 
 async def log_movement(tx: AsyncConnection, movement: Movement, *, trace_id: str) -> Movement:
-    """Adds one line to the log of a shelf."""
+    """Adds one line to the log of a product's stock."""
     [line] = await chained(
         tx,
         MOVEMENT_LOG,
@@ -234,7 +234,7 @@ def movements_statement(
 async def list_movements(
     tx: AsyncConnection, *, merchant_id: str, sku_id: str, before: int | None, limit: int
 ) -> list[Movement]:
-    """Movements of a shelf, newest first, older than one."""
+    """Movements of a product's stock, newest first, older than one."""
     return [
         Movement(
             movement_id=row.id,

@@ -1,6 +1,4 @@
-"""Orders with their lines. An order is loaded whole or not at all, and only by those who may see
-it.
-"""
+"""Orders with their lines. An order is loaded whole, and only for a caller who may see it."""
 
 from __future__ import annotations
 
@@ -202,8 +200,8 @@ async def existing(
 
 
 def expired_statement(now: datetime, limit: int) -> Select[Any]:
-    """The query that claims orders whose time to pay is over; a test reads its EXPLAIN. Rows that
-    somebody else holds are skipped.
+    """The query that claims orders whose time to pay is over; a test reads its EXPLAIN. Locked rows
+    are skipped.
     """
     hint = "FORCE INDEX (ix_orders_expiry)"
     return (

@@ -1,4 +1,4 @@
-"""What order_rpc tells whoever wants to know, on ORDER_TOPIC. Payloads are the messages of
+"""The events of orders on ORDER_TOPIC. Payloads are the messages of
 `paymesh.events.v1` as JSON with snake_case names.
 """
 
