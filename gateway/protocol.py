@@ -18,14 +18,14 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
-from gateway.connection_rules import (
+from gateway.connection_limits import (
     DISCARDED_BYTES_MAX,
     FRAMING_BYTES_MAX,
     HEADERS_MAX,
     LARGE_BYTES,
     PARTING_SECONDS,
     PIPELINED_MAX,
-    Rules,
+    ConnectionLimits,
 )
 from gateway.errors import HeadersTooLarge, MalformedBody, RequestTimeout
 from gateway.request import WHOLE_ANSWER, Scope
@@ -56,9 +56,9 @@ class _Cycle(RequestResponseCycle):
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """uvicorn's protocol with limits. `bounded` makes the class for some rules."""
+    """uvicorn's protocol with limits. `with_limits` makes the class for some limits."""
 
-    rules: ClassVar[Rules]
+    limits: ClassVar[ConnectionLimits]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -89,7 +89,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         """A client connected; it has to say something in time."""
         super().connection_made(transport)
-        self._arm(self.rules.head_seconds, self._head_late)
+        self._arm(self.limits.head_seconds, self._head_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client went away."""
@@ -104,7 +104,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """
         super().pause_writing()
         self._unread_bytes = self.transport.get_write_buffer_size()
-        self._stall = self.loop.call_later(self.rules.stalled_seconds, self._stalled)
+        self._stall = self.loop.call_later(self.limits.stalled_seconds, self._stalled)
 
     def resume_writing(self) -> None:
         """The client has read."""
@@ -125,7 +125,7 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         if self._head_open:
             self._head_bytes += self._piece_bytes
-            if self._head_bytes > self.rules.head_bytes_max:
+            if self._head_bytes > self.limits.head_bytes_max:
                 self._refuse(HeadersTooLarge())
                 return
         elif self._body_open:
@@ -135,7 +135,7 @@ class BoundedProtocol(HttpToolsProtocol):
             and self.timeout_keep_alive_task is None
             and (self.cycle is None or self.cycle.response_complete)
         ):
-            self._arm(self.rules.head_seconds, self._head_late)
+            self._arm(self.limits.head_seconds, self._head_late)
 
     def _feed(self, data: bytes) -> None:
         while data:
@@ -220,7 +220,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._fields += 1
         if not self._head_open:
             self._trailer_bytes += len(name) + len(value) + 4
-            if self._fields > HEADERS_MAX or self._trailer_bytes > self.rules.head_bytes_max:
+            if self._fields > HEADERS_MAX or self._trailer_bytes > self.limits.head_bytes_max:
                 raise HeadersTooLarge("The trailers are too large.")
             return
         if self._fields > HEADERS_MAX:
@@ -238,7 +238,11 @@ class BoundedProtocol(HttpToolsProtocol):
             self._disarm()
         # Most heads come in one piece that is smaller than the limit; only others have to be
         # measured.
-        if self._head_bytes + self._piece_bytes > self.rules.head_bytes_max < self._measured_head():
+        if (
+            self._head_bytes + self._piece_bytes
+            > self.limits.head_bytes_max
+            < self._measured_head()
+        ):
             raise HeadersTooLarge
         version, method = self.parser.get_http_version(), self.parser.get_method().decode("ascii")
         check_head(version, method, self.headers)
@@ -267,15 +271,15 @@ class BoundedProtocol(HttpToolsProtocol):
         self._body_bytes = self._fields = self._trailer_bytes = 0
         # the piece with the head in it does not count
         self._framed_bytes = self._silent_bytes = -self._piece_bytes
-        self._body_ends_at = self.loop.time() + self.rules.body_seconds
+        self._body_ends_at = self.loop.time() + self.limits.body_seconds
 
     def _start(self, head: dict[str, Any], *, keep_alive: bool, expects: bool) -> None:
         scope: Scope = self.scope  # type: ignore[assignment]  # uvicorn's type knows no extra keys
         scope.update(head)
         application: Any = (
             self._application
-            if len(self.connections) <= self.rules.connections_max
-            else self.rules.overloaded
+            if len(self.connections) <= self.limits.connections_max
+            else self.limits.overloaded
         )
         before = self.cycle
         self.cycle = _Cycle(
@@ -339,7 +343,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.transport.is_closing() or waiting:
             return
         if self._refusal is not None:
-            self._part(self._refusal)
+            self._reject_and_close(self._refusal)
         elif self.cycle.more_body and self.cycle.response_complete:
             self._arm(
                 max(PARTING_SECONDS, self._body_ends_at - self.loop.time()), self.transport.abort
@@ -358,7 +362,7 @@ class BoundedProtocol(HttpToolsProtocol):
         cycle.response_started = True
         cycle.waiting_for_100_continue = False
         if status == 429 and self.pipeline:
-            # whoever asks faster than he may does not have a queue of refusals made for him
+            # a client that sends faster than allowed gets no queue of refusals
             cycle.keep_alive = False
         pieces = [STATUS_LINE[status]]
         for name, value in self.server_state.default_headers:
@@ -376,7 +380,7 @@ class BoundedProtocol(HttpToolsProtocol):
         cycle.message_event.set()
         if not cycle.keep_alive:
             self.transport.close()
-            self._arm(self.rules.stalled_seconds, self._close_late)
+            self._arm(self.limits.stalled_seconds, self._close_late)
         cycle.on_response()
 
     # uvicorn's own decisions
@@ -401,7 +405,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def _head_late(self) -> None:
         self._timer = None
         if self._head_open:
-            self._part(RequestTimeout())
+            self._reject_and_close(RequestTimeout())
         else:
             self.transport.close()
 
@@ -412,7 +416,7 @@ class BoundedProtocol(HttpToolsProtocol):
         unsent = self.transport.get_write_buffer_size()
         if unsent and unsent != self._unsent_bytes:
             self._unsent_bytes = unsent
-            self._arm(self.rules.stalled_seconds, self._close_late)
+            self._arm(self.limits.stalled_seconds, self._close_late)
         elif unsent:
             self.transport.abort()
 
@@ -422,7 +426,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.abort()
         else:
             self._unread_bytes = unread
-            self._stall = self.loop.call_later(self.rules.stalled_seconds, self._stalled)
+            self._stall = self.loop.call_later(self.limits.stalled_seconds, self._stalled)
 
     def _end_stall(self) -> None:
         if self._stall is not None:
@@ -439,12 +443,12 @@ class BoundedProtocol(HttpToolsProtocol):
             # the request with the broken body is the last that waits; this is its answer
             self.pipeline.popleft()
         elif self._body_open or not waits:
-            self._part(refusal)
+            self._reject_and_close(refusal)
             return
         self._refusal = refusal
         self.flow.pause_reading()
 
-    def _part(self, refusal: MeshError) -> None:
+    def _reject_and_close(self, refusal: MeshError) -> None:
         """Says why, then closes: at once when the client closes its side, at the latest after
         PARTING_SECONDS.
         """
@@ -459,7 +463,7 @@ class BoundedProtocol(HttpToolsProtocol):
             # the running request waits for a body that will never be whole
             cycle.disconnected = True
             cycle.message_event.set()
-        answer = self.rules.error_renderer.render(
+        answer = self.limits.error_renderer.render(
             refusal, package=COMMON, trace_id=Trace.start().trace_id
         )
         self.transport.write(
@@ -479,6 +483,6 @@ class BoundedProtocol(HttpToolsProtocol):
         self._arm(PARTING_SECONDS, self.transport.abort)
 
 
-def bounded(rules: Rules) -> type[BoundedProtocol]:
-    """The protocol class for some rules; uvicorn makes one object of it per connection."""
-    return type("BoundedProtocol", (BoundedProtocol,), {"rules": rules})
+def with_limits(limits: ConnectionLimits) -> type[BoundedProtocol]:
+    """The protocol class for some limits; uvicorn makes one object of it per connection."""
+    return type("BoundedProtocol", (BoundedProtocol,), {"limits": limits})

@@ -13,8 +13,8 @@ import uvicorn
 
 from gateway.acceptor import Acceptor
 from gateway.app import Gateway
-from gateway.connection_rules import Rules
-from gateway.protocol import bounded
+from gateway.connection_limits import ConnectionLimits
+from gateway.protocol import with_limits
 from gateway.settings import GatewaySettings
 from mesh.certificate_files import CertificatePaths, https_context
 from mesh.http_server import HttpServer
@@ -33,7 +33,7 @@ class GatewayServer:
     def __init__(self, gateway: Gateway, settings: GatewaySettings) -> None:
         self._gateway = gateway
         self._settings = settings
-        rules = Rules(
+        limits = ConnectionLimits(
             head_bytes_max=settings.head_bytes_max,
             head_seconds=settings.request_head_seconds,
             body_seconds=settings.request_body_seconds,
@@ -47,7 +47,7 @@ class GatewayServer:
         self._server = HttpServer(
             uvicorn.Config(
                 gateway,
-                http=bounded(rules),
+                http=with_limits(limits),
                 ws="none",
                 lifespan="off",
                 log_config=None,

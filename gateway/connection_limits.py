@@ -21,7 +21,7 @@ LARGE_BYTES: Final = 64 * 1024  # bodies of this size are not copied behind thei
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
+class ConnectionLimits:
     """What a connection may do."""
 
     head_bytes_max: int  # of a head, and of trailers
