@@ -123,11 +123,11 @@ async def _record(sale: Sale) -> list[tuple[str, Any]]:
     """The statements of one whole batch."""
     consumer = sale.consumer()
     entries = await sale.queue.read(sale.keys, "recorder", count=BATCH, block_ms=100)
-    await consumer._settle(sale.keys, entries)  # noqa: SLF001  the first batch also connects
+    await consumer.settle(sale.keys, entries)  # the first batch also connects
     recording = Recording()
     recording.listen(sale.db)
     entries = await sale.queue.read(sale.keys, "recorder", count=BATCH, block_ms=100)
-    await consumer._settle(sale.keys, entries)  # noqa: SLF001
+    await consumer.settle(sale.keys, entries)
     recording.stop(sale.db)
     [statements] = recording.transactions
     return statements

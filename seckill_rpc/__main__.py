@@ -16,7 +16,7 @@ from mesh import migrations
 from mesh.client import MeshChannel
 from mesh.clock import SystemClock
 from mesh.database_clock import clock_worker
-from mesh.db import open_database
+from mesh.db import Database, open_database
 from mesh.dependencies import Dependencies
 from mesh.discovery.factory import open_discovery, open_registrar
 from mesh.errors import Unavailable
@@ -25,7 +25,7 @@ from mesh.ids import UlidIds
 from mesh.paging import PageTokens
 from mesh.process import run_process
 from mesh.purge import purge_worker
-from mesh.server import MeshServer, serve
+from mesh.server import MeshServer, Runs, serve
 from mesh.settings import read_secrets
 from seckill_rpc.app import RETRY_CONSTRAINTS, SeckillApp
 from seckill_rpc.clients import Allocations
@@ -43,7 +43,7 @@ async def run(settings: SeckillSettings) -> None:
 
     Raises:
         MeshError: the database or Redis is away, or the schema is not the one of this code.
-        UnsafeRedis: Redis may lose what it is told.
+        UnsafeRedis: Redis may lose data.
         ValueError, OSError: a setting or a file is not what it should be.
     """
     if not settings.redis_url:
@@ -85,28 +85,32 @@ async def run(settings: SeckillSettings) -> None:
     )
     await app.registry.refresh()
     app.add_to(server)
-    purging = purge_worker(
-        db=db, clock=clock, retention=timedelta(days=settings.delivered_retention_days)
-    )
-    dependencies = Dependencies(
-        {"database": db.check, "redis": RedisCheck(redis).ask}, server.set_usable
-    )
     await serve(
         settings,
         server,
         open_registrar(settings),
-        workers=[
-            *app.workers,
-            clock_worker(db, clock=clock, watch=server.clock_watch),
-            purging,
-            dependencies,
-        ],
+        workers=[*app.workers, *_process_workers(settings, server, db, redis)],
         closers=[order_channel.close, discovery.close, db.close, redis.aclose, events.aclose],
     )
 
 
+def _process_workers(
+    settings: SeckillSettings, server: MeshServer, db: Database, redis: Redis
+) -> list[Runs]:
+    """What every process does besides its service."""
+    clock = SystemClock()
+    checks = {"database": db.check, "redis": RedisCheck(redis).ask}
+    return [
+        clock_worker(db, clock=clock, watch=server.clock_watch),
+        purge_worker(
+            db=db, clock=clock, retention=timedelta(days=settings.delivered_retention_days)
+        ),
+        Dependencies(checks, server.set_usable),
+    ]
+
+
 async def check_redis(redis: Redis, *, is_durable: bool, is_vouched_for: bool = False) -> None:
-    """Waits a moment for Redis and refuses one that may lose what it is told.
+    """Waits a moment for Redis and refuses one that may lose data.
 
     Raises:
         UnsafeRedis: it evicts keys, is a cluster, or (`is_durable`) has no append-only file.

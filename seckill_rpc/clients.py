@@ -1,4 +1,4 @@
-"""The sibling services that seckill_rpc asks: order_rpc, which has the shelf and writes the orders.
+"""The service that seckill_rpc calls: order_rpc, which has the catalog stock and writes the orders.
 Protobuf ends here.
 """
 
@@ -13,7 +13,7 @@ from seckill_rpc.domain.activity import Activity
 
 
 class Allocations:
-    """order_rpc as seckill_rpc sees it."""
+    """order_rpc, as far as seckill_rpc uses it."""
 
     def __init__(self, channel: Any) -> None:
         self._allocations: Any = allocation_pb2_grpc.AllocationServiceStub(channel)
@@ -31,8 +31,8 @@ class Allocations:
         return str(answer.product.currency)
 
     async def allocate(self, activity: Activity, *, op_id: str) -> int:
-        """Takes all units of an activity off the shelf; returns how many it was given in all. The
-        same op_id is the same step.
+        """Moves all units of an activity out of the catalog stock; returns how many were moved in
+        all. The same op_id is the same step.
 
         Raises:
             RemoteError: refused (OUT_OF_STOCK, PRODUCT_NOT_FOUND …), or not answered.
@@ -51,8 +51,8 @@ class Allocations:
     async def give_back(
         self, *, op_id: str, merchant_id: str, activity_id: str, quantity: int
     ) -> int:
-        """Puts units of an activity back on the shelf; returns how many it gave back in all. The
-        same op_id is the same step.
+        """Puts units of an activity back into the catalog stock; returns how many were put back in
+        all. The same op_id is the same step.
 
         Raises:
             RemoteError: refused, or not answered.
@@ -67,9 +67,10 @@ class Allocations:
     async def create_orders(
         self, activity: Activity, orders: Sequence[tuple[str, str]]
     ) -> dict[str, str]:
-        """Writes orders (order_id, user_id) of an activity, one unit each. Returns for each order
-        that was decided "" when it is written, now or by an earlier call, or the reason why it can
-        never be. An order that is missing in the answer was not decided.
+        """Writes orders (order_id, user_id) of an activity, one unit each.
+
+        Returns, for each order that was decided, "" if it is written, now or by an earlier call, or
+        the reason why it can never be. An order that is missing in the answer was not decided.
 
         Raises:
             RemoteError: refused as a whole, or not answered.

@@ -15,22 +15,21 @@ class SeckillSettings(MeshSettings):
 
     Attributes:
         database_pool_size: connections for writing, and as many for reading.
-        redis_timeout_seconds: how long Redis may take for one command; what comes later is
-            "unknown" and found out by the same request_id.
-        redis_vouched: the operator answers for a Redis that does not tell whether it evicts keys
+        redis_timeout_seconds: how long Redis may take for one command. After that the outcome is
+            unknown; the same request_id finds it out.
+        redis_vouched: the operator vouches for a Redis that does not report whether it evicts keys
             and survives a restart, or that survives one by other means than an append-only file
             (managed servers with replicas).
-        consumers: workers of this process that turn the line into orders; 0 makes it a front that
-            only admits.
-        consumer_batch_size: entries of the line that one transaction decides.
-        line_max: clicks that may stand in the line of one activity; more are told to come back. The
+        consumers: workers of this process that turn queued clicks into orders; 0 makes it a front
+            that only admits.
+        consumer_batch_size: queue entries per transaction.
+        line_max: longest admission queue of one activity; more clicks are answered BUSY. Choose the
             rate at which orders are written, times the longest wait that a buyer should have.
-        draw_max: entries of one draw, some 100 bytes of Redis each; more are told to come back,
-            which is in vain until the draw.
-        queued_seconds: how long Redis keeps the view of a buyer who stands in the line.
-        result_grace_seconds: after which a place in the line that Redis does not know is decided by
-            the database. Below some 5 s, the time until the rebuild after one that died, places are
-            refused that it would have carried.
+        draw_max: entries of one draw, some 100 bytes of Redis each; more clicks are answered BUSY.
+        queued_seconds: how long Redis keeps the view of a queued buyer.
+        result_grace_seconds: a queued click that Redis does not know for so long is refused by the
+            database. Below some 5 s, the time until a rebuild follows one that died, clicks are
+            refused that it would have kept.
         scan_interval_seconds: pause between rounds of workers that found nothing to do.
         keeper_interval_seconds: pause between two comparisons of Redis with the database.
         close_after_end_seconds: how long after its end, by the clock of Redis, an activity is
@@ -38,7 +37,7 @@ class SeckillSettings(MeshSettings):
         ticket_secret_file: signs the tickets of clicks; all replicas share it.
         coalescer_batch_max: clicks that share one call of the admission script.
         coalescer_calls_max: calls of one activity that are under way at once in this process.
-        clicks_per_second, clicks_burst: of one buyer; more are told to come back.
+        clicks_per_second, clicks_burst: of one buyer; more clicks are answered BUSY.
         waiters_max: calls of this process that may wait for a result at once.
     """
 

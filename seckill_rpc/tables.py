@@ -1,6 +1,7 @@
-"""The tables of seckill_rpc. What makes overselling and a second unit of one buyer impossible
-stands here, whatever Redis says: `sold <= total` by CHECK, one row per (activity, user, slot) and
-per (activity, user, live request) by UNIQUE, with NULLs for what is not live."""
+"""The tables of seckill_rpc. Their constraints make overselling and a second unit per slot
+impossible, whatever Redis says: `sold <= total` by CHECK, one row per (activity, user, slot) and
+per (activity, user, live request) by UNIQUE, with NULLs for what is not live.
+"""
 
 from __future__ import annotations
 
@@ -113,8 +114,7 @@ SECKILL_ORDER = Table(
     CheckConstraint("(state = 'LIVE') = (live_request IS NOT NULL)", name="live_request"),
 )
 
-# Entries of the line that failed alone, five times, with an error of their own data; the buyer was
-# told 2.
+# Queue entries that failed five times by an error of their own data; the buyer was refused.
 DEAD_ENTRY = Table(
     "dead_entry",
     metadata,

@@ -1,5 +1,5 @@
-"""The background work of seckill_rpc: what finishes what a call or a crash has left, what serves
-the lines, and what keeps Redis right.
+"""The background work of seckill_rpc: it serves the admission queues, keeps Redis right, and
+finishes what a call or a crash has left.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from mesh import idempotency
 from mesh.clock import Clock
 from mesh.db import Database
 from mesh.outbox import Relay
+from mesh.traffic import Traffic
 from mesh.worker import Worker
 from seckill_rpc.usecases.activity_lifecycle.closer import Closer
 from seckill_rpc.usecases.activity_lifecycle.publisher import Publisher
@@ -19,77 +20,73 @@ from seckill_rpc.usecases.draw import Draws
 from seckill_rpc.usecases.hot_set import HotSet
 from seckill_rpc.usecases.reconciler import Reconciler
 
-BUYERS_WAIT_SECONDS = 1.0  # longest pause after a failure, of whatever buyers in the line wait for
+BUYERS_WAIT_SECONDS = 1.0  # longest pause after a failure where queued buyers wait for the work
 PURGE_SECONDS = 600.0  # idempotency records live for a day, names of consumers for an hour
 
 
-def make_front_workers(*, db: Database, clock: Clock) -> list[Worker]:
-    """What every process needs besides the two that keep its memory right."""
+def idempotency_purge_worker(*, db: Database, clock: Clock) -> Worker:
+    """Removes idempotency records that have expired; for every process."""
 
     async def purge() -> int:
         return await db.run(idempotency.purge, now=clock.now())
 
-    return [Worker("purge_receipts", purge, idle_seconds=PURGE_SECONDS)]
+    return Worker("purge_receipts", purge, idle_seconds=PURGE_SECONDS)
 
 
-def make_back_workers(
-    *,
-    db: Database,
-    consumers: Sequence[Consumer],
-    registry: ActivityRegistry,
-    reconciler: Reconciler,
-    hot_set: HotSet,
-    publisher: Publisher,
-    closer: Closer,
-    draws: Draws,
-    relays: Sequence[Relay],
-    idle_seconds: float,
-    keeper_seconds: float,
+def consumer_workers(
+    consumers: Sequence[Consumer], *, registry: ActivityRegistry, traffic: Traffic
 ) -> list[Worker]:
-    """What at least one process needs."""
-    traffic = db.traffic
-
-    def noted(run_once: Callable[[], Awaitable[int]]) -> Callable[[], Awaitable[int]]:
-        """What it does is traffic, though its pauses have nothing to do with traffic."""
-
-        async def run() -> int:
-            if done := await run_once():
-                traffic.found_work()
-            return done
-
-        return run
-
+    """One worker per consumer, which a change of the running activities wakes; and one that
+    removes old names.
+    """
     serving = [
         Worker(
             f"consume_{number}",
-            noted(each.run_once),
+            _counted(each.run_once, traffic),
             idle_seconds=each.pause_seconds,
             on_stop=each.stop,
             failure_seconds_max=BUYERS_WAIT_SECONDS,
         )
         for number, each in enumerate(consumers)
     ]
-    keeper = Worker(
-        "keep",
-        noted(reconciler.run_once),
-        idle_seconds=lambda: reconciler.pause_seconds(keeper_seconds),
-        failure_seconds_max=BUYERS_WAIT_SECONDS,
-    )
-    hot_set.on_first_touch(keeper.wake)
 
-    def others_run(_: str) -> None:
+    def wake_all(_: str) -> None:
         for consumer, worker in zip(consumers, serving, strict=True):
             consumer.changed()
             worker.wake()
 
-    registry.on_change(others_run)
+    registry.on_change(wake_all)
     return [
         *serving,
-        keeper,
-        *(
-            Worker("forget_consumers", each.forget_others, idle_seconds=PURGE_SECONDS)
-            for each in consumers[:1]
-        ),
+        Worker("forget_consumers", consumers[0].forget_others, idle_seconds=PURGE_SECONDS),
+    ]
+
+
+def reconciler_worker(
+    reconciler: Reconciler, *, hot_set: HotSet, interval_seconds: float, traffic: Traffic
+) -> Worker:
+    """Compares Redis with the database; the first hot activity wakes it."""
+    worker = Worker(
+        "keep",
+        _counted(reconciler.run_once, traffic),
+        idle_seconds=lambda: reconciler.pause_seconds(interval_seconds),
+        failure_seconds_max=BUYERS_WAIT_SECONDS,
+    )
+    hot_set.on_first_touch(worker.wake)
+    return worker
+
+
+def lifecycle_workers(
+    *,
+    publisher: Publisher,
+    closer: Closer,
+    draws: Draws,
+    relays: Sequence[Relay],
+    idle_seconds: float,
+    traffic: Traffic,
+) -> list[Worker]:
+    """Finish publications, closes and draws, and deliver the outbox."""
+    return [
         Worker("publish", publisher.run_once, idle_seconds=idle_seconds, traffic=traffic),
         Worker("close", closer.run_once, idle_seconds=idle_seconds, traffic=traffic),
         Worker(
@@ -110,3 +107,16 @@ def make_back_workers(
             for relay in relays
         ),
     ]
+
+
+def _counted(
+    run_once: Callable[[], Awaitable[int]], traffic: Traffic
+) -> Callable[[], Awaitable[int]]:
+    """Work found counts as traffic; the pauses of this worker do not depend on traffic."""
+
+    async def run() -> int:
+        if done := await run_once():
+            traffic.found_work()
+        return done
+
+    return run

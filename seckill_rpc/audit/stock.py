@@ -13,7 +13,7 @@ from mesh.audit import OVERDUE, AuditTolerance, Violation
 from mesh.db import Database
 from mesh.errors import Unavailable
 from seckill_rpc.domain.activity import Activity
-from seckill_rpc.domain.order import View
+from seckill_rpc.domain.order import BuyerStatus
 from seckill_rpc.redis.admission_queue import AdmissionQueue
 from seckill_rpc.redis.connection import open_admission_redis
 from seckill_rpc.redis.keys import Keys, keys_of
@@ -138,11 +138,11 @@ class _Auditor:
             if await self._views.view(keys, user_id) is not None
         ]
         problems += [
-            ("views_right", f"{user_id} holds an order and is not told {View.HOLDER}")
+            ("views_right", f"{user_id} holds an order and is not told {BuyerStatus.HOLDER}")
             for user_id in untold[:3]
         ]
         problems += [
-            ("views_right", f"{user_id} holds no order and is told {View.HOLDER}")
+            ("views_right", f"{user_id} holds no order and is told {BuyerStatus.HOLDER}")
             for user_id in sorted(told - owners)[:3]
         ]
         return problems

@@ -1,3 +1,1 @@
-"""What activities and their orders are and which steps they may take. Nothing here knows of
-databases, Redis, RPC or time.
-"""
+"""The rules of activities and their orders. Nothing here knows databases, Redis, RPC or time."""

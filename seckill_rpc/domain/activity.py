@@ -1,6 +1,8 @@
-"""An activity: units of one product at a price of its own, for a while. The database row is the
-only truth about it; every change raises `rev`, so that Redis, which publishes what the row says,
-never goes back to an older one (docs/protocols.md 5)."""
+"""An activity: units of one product, at a price of its own, for a limited time.
+
+The database row is the truth about it. Every change raises `rev`, so Redis, which publishes what
+the row says, never goes back to an older state (docs/protocols.md 5).
+"""
 
 from __future__ import annotations
 
@@ -119,8 +121,8 @@ class Activity:
     updated_at: datetime
 
     def closes_at(self, after_end: timedelta) -> datetime:
-        """When it is closed by itself, so long after its end; of a sale without an end (year 9999)
-        the last moment that there is.
+        """When it is closed automatically, `after_end` after its end. For a sale without an end
+        (year 9999): the last representable moment.
         """
         try:
             return self.ends_at + after_end
@@ -182,9 +184,9 @@ class Activity:
         return self.total - self.sold
 
     def step(self, verb: ActivityVerb, *, at: datetime) -> Activity:
-        """After a step that changes nothing but the state. OPEN gives it its units and its first
-        epoch; FINISH takes the unsold ones away and raises the epoch, so that nothing of before is
-        ever sold again.
+        """The activity after a step of its state. OPEN gives it its units and its first epoch.
+        FINISH removes the unsold units and raises the epoch, so that nothing older is ever sold
+        again.
 
         Raises:
             ActivityStateInvalid: the table has no such step.
@@ -204,19 +206,20 @@ class Activity:
         return after
 
     def with_problem(self, problem: str, *, at: datetime) -> Activity:
-        """Says why it is not further; for people, so `rev` stays."""
+        """Records why the transition has not completed. It is text for people, so `rev` stays."""
         return replace(
             self, problem=problem[:PROBLEM_LENGTH_MAX], version=self.version + 1, updated_at=at
         )
 
     def draw_done(self, *, at: datetime) -> Activity:
-        """Every entry of the draw has its answer, or stands in the line."""
+        """Every entry of the draw has its answer, or is in the admission queue."""
         return replace(self, drawn=True, version=self.version + 1, updated_at=at)
 
     def fence(self, *, published_epoch: int, at: datetime) -> Activity:
-        """In a new epoch, in which Redis is built anew: nothing of an older one is sold any more.
-        `published_epoch`: Redis', which is only ahead when the database was brought back from a
-        copy."""
+        """Raises the epoch, for a rebuild: nothing of an older epoch is sold any more.
+        `published_epoch` is that of Redis; it is ahead of the row only when the database was
+        restored from a backup.
+        """
         return replace(
             self,
             epoch=max(self.epoch, published_epoch) + 1,

@@ -1,5 +1,6 @@
-"""Whether what Redis says of an activity agrees with its row, and what to do when it does not. The
-two can never be read at one instant, so a difference counts when it lasts."""
+"""Detects when Redis and the row of an activity disagree, and says what repairs it. The two can
+never be read at one instant, so a difference counts only if it lasts.
+"""
 
 from __future__ import annotations
 
@@ -10,31 +11,34 @@ from enum import StrEnum
 
 from seckill_rpc.domain.activity import Activity
 
-# a hold or an unpublished epoch that is older was left by somebody who died
+# an older hold or unpublished epoch belongs to a rebuild whose process died
 ABANDONED_AFTER = timedelta(seconds=1)
-GAP_AFTER = timedelta(seconds=2)  # so long must the units be wrong in the same direction
-# the same where units that are just being written down would explain it
+GAP_AFTER = timedelta(seconds=2)  # so long the units must be wrong in the same direction
+# the same if units that are just being decided would explain it
 EXPLAINED_GAP_AFTER = timedelta(seconds=10)
 SAMPLES_MIN = 10
 
 
 class Trigger(StrEnum):
-    """Why an activity is built anew, or told its state again."""
+    """Why an activity is rebuilt, or its state published again."""
 
-    META_MISSING = "META_MISSING"  # Redis has lost it, or never had it
-    # Redis started anew or another one took over: what it has may be old
+    META_MISSING = "META_MISSING"  # Redis has lost the activity, or never had it
+    # Redis was restarted or failed over: its data may be old
     RUN_ID = "RUN_ID"
     EPOCH = "EPOCH"  # the row's epoch is not the published one, for ABANDONED_AFTER
-    HOLD = "HOLD"  # nobody has lifted a hold, for ABANDONED_AFTER
-    QUEUE = "LINE"  # the line, or the group that reads it, is not there, for ABANDONED_AFTER
-    CONSERVATION = "CONSERVATION"  # units are missing or too many, for GAP_AFTER
-    STATE = "STATE"  # Redis has an older rev: only the state is told again
+    HOLD = "HOLD"  # a hold has lasted for ABANDONED_AFTER
+    QUEUE = "LINE"  # the admission queue, or its group, has been missing for ABANDONED_AFTER
+    CONSERVATION = "CONSERVATION"  # units have been missing or too many for GAP_AFTER
+    STATE = "STATE"  # Redis has an older rev: only the state is written again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """What Redis says. `is_being_rebuilt`: somebody is at it, and alive. `has_line`: as far as
-    those who read it know.
+    """What Redis says of an activity.
+
+    Attributes:
+        is_being_rebuilt: a rebuild is at work and alive.
+        has_line: the admission queue exists, as far as its readers know.
     """
 
     epoch: int
@@ -49,8 +53,8 @@ class Published:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counted:
-    """Units by the rows at one moment: sold, and given back but perhaps not in Redis yet (a rebuild
-    may have counted them already).
+    """Units by the rows at one moment: sold, and being given back. A rebuild may have counted the
+    latter already.
     """
 
     total: int
@@ -58,15 +62,15 @@ class Counted:
     giving_back: int
 
     def gap(self, published: Published) -> int:
-        """Units that are too many in Redis (positive) or missing (negative), at least; those on
-        their way back may explain the rest.
+        """Units too many in Redis (positive) or missing (negative), at least. Units that are being
+        given back may explain the rest.
         """
         there = published.stock + published.out + self.sold - self.total
         return there if there > 0 else min(0, there + self.giving_back)
 
 
 class DriftDetector:
-    """Watches one activity in one process."""
+    """Compares one activity over time, in one process."""
 
     def __init__(self) -> None:
         self._since: dict[Trigger, datetime] = {}
@@ -79,9 +83,7 @@ class DriftDetector:
     def check_state(
         self, activity: Activity, published: Published | None, *, run_id: str, at: datetime
     ) -> Trigger | None:
-        """What is to be done now, from the row and Redis alone; None: nothing that these can
-        tell.
-        """
+        """What to do now, judged by the row and the state in Redis; None: nothing."""
         if published is not None and published.is_being_rebuilt:
             self._since.clear()
             return None
@@ -106,11 +108,11 @@ class DriftDetector:
         after: Counted,
         at: datetime,
     ) -> Trigger | None:
-        """Whether the law stock + out + sold + giving back = total is broken.
+        """Whether stock + out + sold + giving back = total is violated.
 
-        `before` and `after` were read around `published`: units that moved meanwhile shift the two
-        in opposite directions, so only what both show is a gap. Units in the line that are sold
-        already and not yet published count twice; a surplus that these explain must last longer.
+        `before` and `after` were read around `published`. Units that moved meanwhile shift the two
+        in opposite directions, so only what both show is a gap. Queued units that are sold but not
+        yet published count twice; a surplus that these explain must last longer.
         """
         if published.is_held or published.epoch != activity.epoch or published.epoch != self._epoch:
             self._gaps.clear()
@@ -127,8 +129,8 @@ class DriftDetector:
             self._gaps.popleft()
         return Trigger.CONSERVATION if self._is_broken(at) else None
 
-    def forget(self) -> None:
-        """It was built anew."""
+    def reset(self) -> None:
+        """It was rebuilt."""
         self._since.clear()
         self._gaps.clear()
 

@@ -26,7 +26,7 @@ class ActivityAlreadyOpen(MeshError):
 
 
 class SeckillBusy(MeshError):
-    """Too many are in the line, or too many calls of one buyer; nothing was taken.
+    """The admission queue is full, or too many calls of one buyer; nothing was reserved.
     `retry_after_seconds` says when to come back.
     """
 

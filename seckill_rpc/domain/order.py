@@ -1,6 +1,7 @@
 """An order of an activity as seckill_rpc keeps it: one unit for one buyer. A refusal is a row too,
-so that every delivery of a click and every ticket gets the same answer for ever (docs/protocols.md
-5)."""
+so every delivery of a click and every ticket gets the same answer for ever (docs/protocols.md
+5).
+"""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from mesh.state_machine import Described, StateMachine
 
 
 class UnitState(Described):
-    """What became of a click that was admitted."""
+    """What became of an admitted click."""
 
     LIVE = "LIVE", "the buyer holds a unit"
     RETURNED = "RETURNED", "the unit went back: not paid in time, or cancelled"
@@ -41,7 +42,9 @@ UNIT_STATES = StateMachine(
 
 
 class Verdict(StrEnum):
-    """What the finish script is told about an entry of the line; its letters."""
+    """What the finish script is told about an entry of the admission queue; the values are its
+    letters.
+    """
 
     LIVE = "L"  # the row is LIVE
     REFUSED = "R"  # the row is REFUSED or RETURNED: the unit goes back to the stock
@@ -52,11 +55,13 @@ class Verdict(StrEnum):
     DUPLICATE = "D"
 
 
-class View(StrEnum):
-    """What `seckill:result:{userId}:{skuId}` says of a buyer."""
+class BuyerStatus(StrEnum):
+    """What a buyer is told about a product: the value of `seckill:result:{userId}:{skuId}` in Redis
+    and of `status` on the wire.
+    """
 
-    QUEUED = "0"  # a click of his stands in the line
-    HOLDER = "1"  # he holds a live order
+    QUEUED = "0"  # a click of the buyer is in the admission queue
+    HOLDER = "1"  # the buyer holds a live order
     NEITHER = "2"  # neither
 
 

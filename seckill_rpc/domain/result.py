@@ -1,18 +1,13 @@
-"""What a buyer is told: a status that means the same everywhere (0 waiting, 1 holds an order, 2
-neither) and a code that says why. The codes 2001 and 2002 are those of source 001."""
+"""What a buyer is told: a status, and a code that says why. The codes 2001 and 2002 are those that
+buyers' clients already know.
+"""
 
 from __future__ import annotations
 
-from enum import IntEnum, StrEnum
+from enum import StrEnum
 from typing import NamedTuple
 
-
-class Status(IntEnum):
-    """The contract of `SeckillResult`."""
-
-    QUEUED = 0
-    HOLDER = 1
-    NEITHER = 2
+from seckill_rpc.domain.order import BuyerStatus
 
 
 class ResultCode(StrEnum):
@@ -34,14 +29,14 @@ class Result(NamedTuple):
     """An answer about one buyer and one product.
 
     Attributes:
-        order_id: the order that he holds, or will hold while he is QUEUED; "" otherwise.
-        ticket: only in the answer to a click that stands in the line or won.
+        order_id: the order that the buyer holds, or will hold if QUEUED; "" otherwise.
+        ticket: only in the answer to a click that is queued or has an order.
         request_id: of a click; "" when it came without one and was refused.
         retry_after_ms: when asking again makes sense; 0 when the answer is final.
         starts_in_ms: with NOT_STARTED, by the clock that admits.
     """
 
-    status: Status
+    status: BuyerStatus
     code: ResultCode
     activity_id: str
     sku_id: str
@@ -53,5 +48,5 @@ class Result(NamedTuple):
 
     @property
     def is_final(self) -> bool:
-        """False while the buyer stands in the line."""
-        return self.status is not Status.QUEUED
+        """False while the buyer is queued."""
+        return self.status is not BuyerStatus.QUEUED

@@ -1,5 +1,6 @@
-"""The signed proof of a click. With it a buyer gets a definite answer even after Redis has
-forgotten that he stood in the line, and nobody else can ask in his name (docs/protocols.md 5)."""
+"""The signed proof of a click. It gives the buyer a definite answer even after Redis has lost the
+click, and nobody else can ask for it (docs/protocols.md 5).
+"""
 
 from __future__ import annotations
 
@@ -36,8 +37,10 @@ class Tickets:
     """Signs and reads tickets. All replicas share the secrets."""
 
     def __init__(self, secret: bytes, *others: bytes) -> None:
-        """The first secret signs, all of them are believed. Raises ValueError for a secret below 32
-        bytes.
+        """The first secret signs, all of them verify.
+
+        Raises:
+            ValueError: a secret has fewer than 32 bytes.
         """
         if any(len(each) < SECRET_BYTES_MIN for each in (secret, *others)):
             raise ValueError(f"a secret for tickets has at least {SECRET_BYTES_MIN} bytes")
@@ -61,7 +64,7 @@ class Tickets:
         return urlsafe_b64encode(_mac(self._secrets[0], payload) + payload).rstrip(b"=").decode()
 
     def read(self, text: str) -> Ticket:
-        """What a ticket says.
+        """The content of a ticket.
 
         Raises:
             TicketInvalid: we never signed it.

@@ -1,3 +1,3 @@
-"""Redis: the admission filter. It may be wrong in either direction; the database decides. Every key
+"""Redis, the admission filter. It may be wrong in either direction; the database decides. Every key
 and every script call stands here.
 """

@@ -1,6 +1,8 @@
-"""The line of an activity: entries wait until the database has decided about them. An entry is only
-ever removed together with its decision being published (or its copy in a newer epoch being
-written); the stream is never trimmed."""
+"""The admission queue of an activity: entries wait in it for the decision of the database.
+
+An entry is only removed together with the publication of its decision, or once its copy in a newer
+epoch is written. The stream is never trimmed.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +17,13 @@ from seckill_rpc.domain.order import Verdict
 from seckill_rpc.redis.keys import GROUP, Keys
 from seckill_rpc.redis.scripts import ScriptName, Scripts
 
-WRONG_TYPE = "WRONGTYPE"  # how Redis begins its refusal of a command on a key of another kind
-RESULT_SECONDS = 24 * 3600  # how long a final 1 or 2 is told; afterwards the database is asked
+WRONG_TYPE = "WRONGTYPE"  # begins the refusal of a command on a key of another type
+RESULT_SECONDS = 24 * 3600  # how long a final view lives; afterwards the database is asked
 
 
 class QueueLost(Exception):
-    """The line of an activity is not there, is no line, or has no group that reads it: it was never
-    published, or somebody was at it.
+    """The queue of an activity does not exist, is no stream, or has no consumer group: it was never
+    published, or somebody removed it.
     """
 
     def __init__(self, activity_id: str) -> None:
@@ -30,7 +32,7 @@ class QueueLost(Exception):
 
 
 class Entry(NamedTuple):
-    """One entry of the line."""
+    """One entry of the queue."""
 
     entry_id: str
     order_id: str
@@ -40,13 +42,16 @@ class Entry(NamedTuple):
 
     @property
     def is_whole(self) -> bool:
-        """False for one that admit.lua did not write: drop it, there is nobody to answer."""
+        """False for an entry that admit.lua did not write: drop it, it has no buyer to answer."""
         return bool(self.order_id and self.user_id and self.request_id and self.epoch > 0)
 
 
 class FinishedEntry(NamedTuple):
-    """What the database decided about an entry. `other_*`: with DUPLICATE, the live order that the
-    buyer holds and the click it was made for.
+    """The decision of the database about an entry.
+
+    Attributes:
+        other_order_id, other_request_id: with DUPLICATE, the live order that the buyer holds and
+            the click it was made for.
     """
 
     entry: Entry
@@ -57,9 +62,7 @@ class FinishedEntry(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReturnedUnit:
-    """A unit that the database has taken back. `epoch`: the row's, read in the transaction that did
-    so.
-    """
+    """A unit that the database has taken back. `epoch`: the row's, read in that transaction."""
 
     user_id: str
     request_id: str
@@ -68,7 +71,7 @@ class ReturnedUnit:
 
 
 class GiveBack:
-    """What give_back answers for a unit."""
+    """The answers of give_back."""
 
     DONE = 1  # it is sold again
     NOTHING = 0  # done earlier, or a rebuild or the close has counted it: nothing more to do
@@ -78,16 +81,16 @@ class GiveBack:
 
 
 class AdmissionQueue:
-    """The lines of all activities on one Redis."""
+    """The admission queues of all activities on one Redis."""
 
     def __init__(self, redis: Redis, scripts: Scripts) -> None:
         self._redis = redis
         self._scripts = scripts
 
     async def read(self, keys: Keys, consumer: str, *, count: int, block_ms: int) -> list[Entry]:
-        """Entries that nobody has taken yet, now pending with `consumer`; waits up to block_ms
-        (0..BLOCK_MS_MAX; Redis rounds it up to 100) for the first. Empty also when the activity has
-        no line.
+        """New entries, which are pending with `consumer` from now on. Waits up to block_ms
+        (0..BLOCK_MS_MAX; Redis rounds it up to 100) for the first. Empty also when the activity
+        has no queue.
 
         Raises:
             RedisError: Redis did not answer; entries that it handed out are found by take_over.
@@ -108,23 +111,23 @@ class AdmissionQueue:
         return _entries(rows)
 
     async def read_all(
-        self, lines: Sequence[Keys], consumer: str, *, count: int, block_ms: int
+        self, queues: Sequence[Keys], consumer: str, *, count: int, block_ms: int
     ) -> dict[str, list[Entry]]:
-        """Entries of many lines by activity, up to `count` of each, like `read`; waits up to
-        block_ms until one of them has any.
+        """New entries of many queues by activity, up to `count` of each, like `read`. Waits up to
+        block_ms until one queue has any.
 
         Raises:
             QueueLost: one of them does not exist, or has no consumer group. Nothing was read.
             RedisError: Redis did not answer; entries that it handed out are found by take_over.
         """
-        by_key = {keys.queue: keys for keys in lines}
+        by_key = {keys.queue: keys for keys in queues}
         try:
             found: Any = await self._redis.xreadgroup(
                 GROUP, consumer, dict.fromkeys(by_key, ">"), count=count, block=block_ms or None
             )
         except ResponseError as error:
             if str(error).startswith(("NOGROUP", WRONG_TYPE)):
-                for keys in lines:
+                for keys in queues:
                     if not await self.has_group(keys):
                         raise QueueLost(keys.activity_id) from error
             _nothing_without_group(error)
@@ -138,7 +141,7 @@ class AdmissionQueue:
         }
 
     async def has_group(self, keys: Keys) -> bool:
-        """Whether the line is there and has its consumer group."""
+        """Whether the queue exists and has its consumer group."""
         try:
             await self._redis.xpending(keys.queue, GROUP)
         except ResponseError as error:
@@ -150,19 +153,21 @@ class AdmissionQueue:
     async def take_over(
         self, keys: Keys, consumer: str, *, min_idle_ms: int, cursor: str, count: int
     ) -> tuple[str, list[Entry]]:
-        """Entries that have been pending for min_idle_ms with anybody, from `cursor` ("0-0" first)
-        on, and the next cursor. Carry it: starting at "0-0" each time never reaches the tail."""
+        """Entries that were pending for min_idle_ms with any consumer, from `cursor` ("0-0" first)
+        on, and the next cursor. Pass that on: a scan that always starts at "0-0" never reaches
+        the tail.
+        """
         try:
             reply: Any = await self._redis.xautoclaim(
                 keys.queue, GROUP, consumer, min_idle_ms, cursor, count=count
             )
         except ResponseError as error:
-            # `read_all` says which line is lost
+            # `read_all` says which queue is lost
             return "0-0", [] if str(error).startswith(WRONG_TYPE) else _nothing_without_group(error)
         return str(reply[0]), _entries(reply[1])
 
     async def deliveries(self, keys: Keys, entry_id: str) -> int:
-        """How often a pending entry was handed out; 0 when it is not pending."""
+        """How often a pending entry was handed out; 0 if it is not pending."""
         try:
             pending: Any = await self._redis.xpending_range(
                 keys.queue, GROUP, entry_id, entry_id, 1
@@ -172,8 +177,8 @@ class AdmissionQueue:
         return int(pending[0]["times_delivered"]) if pending else 0
 
     async def drop(self, keys: Keys, entry_ids: Sequence[str]) -> None:
-        """Removes entries whose copies stand in the line of a newer epoch, or that are not whole.
-        Anything else leaves by finish.
+        """Removes entries whose copies are in a newer epoch, or that are not whole. All others are
+        removed by finish.
         """
         if entry_ids:
             async with self._redis.pipeline(transaction=True) as pipe:
@@ -182,7 +187,7 @@ class AdmissionQueue:
                 await pipe.execute()
 
     async def waiting(self, keys: Keys) -> tuple[int, int]:
-        """Entries in the line, and how many of them are pending with a consumer."""
+        """The length of the queue, and how many of its entries are pending with a consumer."""
         length = int(await self._redis.xlen(keys.queue))
         try:
             pending: Any = await self._redis.xpending(keys.queue, GROUP)
@@ -191,15 +196,16 @@ class AdmissionQueue:
         return length, int(pending["pending"]) if pending else 0
 
     async def forget_consumers(self, keys: Keys, *, idle_ms: int) -> int:
-        """Removes consumers that were not heard of for idle_ms and hold no entry; how many."""
+        """Removes consumers that were idle for idle_ms and have no pending entry; how many."""
         return int(await self._scripts.run(ScriptName.SWEEP, [keys.queue], [GROUP, idle_ms]))
 
     async def finish(self, keys: Keys, finished: Sequence[FinishedEntry]) -> int:
-        """Publishes what the database decided, removes the entries and wakes who waits; how many
+        """Publishes decisions, removes the entries and wakes the buyers that wait; how many entries
         this call finished. May be repeated.
 
         Raises:
-            RedisError: unknown; the entries are delivered again, and the database answers the same.
+            RedisError: unknown; the entries are delivered again, and the database gives the same
+                answer.
         """
         args: list[str | int] = [GROUP, len(finished), RESULT_SECONDS, keys.wakeups]
         before, after = keys.view_affixes
@@ -242,8 +248,8 @@ class AdmissionQueue:
 
 
 def _nothing_without_group(error: ResponseError) -> list[Entry]:
-    """No line yet, or not any more: nobody stands in it. UNBLOCKED: it was dropped while we waited,
-    as by every close.
+    """No entries: there is no queue. UNBLOCKED: it was dropped while we waited, as every close
+    does.
     """
     if not str(error).startswith(("NOGROUP", "UNBLOCKED")):
         raise error

@@ -11,26 +11,25 @@ from typing import NamedTuple
 from seckill_rpc.redis.keys import Keys
 from seckill_rpc.redis.scripts import ScriptName, Scripts
 
-# how long a 0 lives: far longer than a line takes, and short enough that a 0 whose place was lost
-# is not told for ever
+# How long a QUEUED view lives: far longer than a queue takes, but a view whose entry was lost ends.
 QUEUED_SECONDS = 600
-# 20 000 orders a second for ten seconds: queueing what cannot be served in time is a lie
+# 20 000 orders a second for ten seconds; more could not be served while a buyer waits
 QUEUE_MAX = 200_000
-CLICKS_MAX = 500  # per call: some 5 ms of Redis, which serves nobody else meanwhile
+CLICKS_MAX = 500  # per call: some 5 ms of Redis, in which Redis serves no other client
 
 
 class AdmitCode(IntEnum):
-    """What became of a click."""
+    """The answer to a click."""
 
-    QUEUED = 0  # it has a place (or is an entry of the draw); detail: the order id
-    REPLAY_QUEUED = 1  # it had one already; detail: its order id, made for the first time it came
-    SOLD_OUT = 2  # detail: clicks that nothing has decided yet
-    LIMIT = 3  # the buyer has what he may have; detail: units he holds or waits for
+    QUEUED = 0  # it is queued (or an entry of the draw); detail: the order id
+    REPLAY_QUEUED = 1  # it was queued already; detail: the order id of the first time
+    SOLD_OUT = 2  # detail: clicks that are not decided yet
+    LIMIT = 3  # the buyer has reached the limit; detail: units held or queued
     NOT_STARTED = 4  # detail: milliseconds until the start
     ENDED = 5  # or closing, or closed; detail: as with SOLD_OUT, or empty
     # not published, being rebuilt, or older than min_epoch: ask again with the same request id
     NOT_READY = 6
-    BUSY = 7  # the line is full, or Redis has no memory; nothing was taken
+    BUSY = 7  # the queue is full, or Redis has no memory; nothing was reserved
     REPLAY_LIVE = 8  # it has become an order already; detail: the order id
     PAUSED = 9  # detail: as with SOLD_OUT
 
@@ -39,7 +38,7 @@ _CODES = {str(int(code)): code for code in AdmitCode}
 
 
 class Click(NamedTuple):
-    """One buyer's click, with the order id that it will have if it is admitted."""
+    """One buyer's click, with the order id that it gets if it is admitted."""
 
     user_id: str
     request_id: str
@@ -47,7 +46,9 @@ class Click(NamedTuple):
 
 
 class AdmitReply(NamedTuple):
-    """The answer to one click; what `detail` is stands with the codes, else it is empty."""
+    """The answer to one click. `AdmitCode` says what `detail` is for each code; otherwise it is
+    empty.
+    """
 
     code: AdmitCode
     detail: str
@@ -62,15 +63,16 @@ async def admit(
     line_max: int = QUEUE_MAX,
     queued_seconds: int = QUEUED_SECONDS,
 ) -> tuple[int, list[AdmitReply]]:
-    """Lets buyers into the line of an activity: the epoch in Redis (0: none) and one answer per
-    click, in order.
+    """Admits clicks to the queue of an activity.
+
+    Returns the epoch in Redis (0: none) and one reply per click, in order.
 
     Args:
         clicks: at most CLICKS_MAX; the same click twice is a replay.
         min_epoch: 0 for buyers. The row's epoch when a consumer admits entries of an older epoch
-            again: those came in time once, so window, pause, closing and the line's length do not
-            count any more, and a draw is over for them.
-        line_max: entries in the line, or of the draw, above which the answer is BUSY.
+            again: they were in time once, so window, pause, closing and queue length are not
+            checked, and a draw is over for them.
+        line_max: queued entries, or entries of the draw, above which the answer is BUSY.
 
     Raises:
         ValueError: more than CLICKS_MAX clicks.

@@ -1,7 +1,9 @@
-"""The Redis of flash sales: no eviction, or entries of the line vanish in silence; an append-only
-file, or a restart forgets who was admitted. Every
-command is sent twice at most, and never again after a timeout: that means unknown, and the same
-request id finds out while the buyer waits."""
+"""The Redis of flash sales.
+
+It must not evict keys, or queued clicks vanish silently, and must have an append-only file, or a
+restart forgets who was admitted. A command is sent twice at most, and never again after a timeout:
+then the outcome is unknown, and the same request id finds it out.
+"""
 
 from __future__ import annotations
 
@@ -27,16 +29,16 @@ log = structlog.get_logger()
 
 
 class UnsafeRedis(Exception):
-    """This Redis may lose what it was told; the message says which setting."""
+    """This Redis may lose data; the message names the setting."""
 
 
 class _PlainPacking(AbstractConnection):
-    """Packs a command of plain texts and whole numbers in one go: a batch of clicks has hundreds of
-    them, and redis-py makes bytes of each alone.
+    """Packs a command of plain texts and integers in one go. A batch of clicks has hundreds of
+    them, and redis-py encodes each one alone.
     """
 
     def pack_command(self, *args: Any) -> list[bytes]:
-        """As the base does; a name of two words, or anything but ASCII, is left to it."""
+        """As the base class does; a name of two words, or anything but ASCII, is left to it."""
         if {*map(type, args)} <= _PLAIN and " " not in args[0]:
             texts = [*map(str, args)]
             packed = "".join([f"${len(text)}\r\n{text}\r\n" for text in texts])
@@ -54,9 +56,7 @@ class PlainTlsConnection(_PlainPacking, SafeTlsConnection):
 
 
 def open_admission_redis(url: str, *, command_seconds: float = COMMAND_SECONDS_MAX) -> Redis:
-    """Opens a client lazily, as `Scripts` and the rest of this package need it: answers are
-    text.
-    """
+    """Opens a client lazily. Answers are text, as the rest of this package needs them."""
     return Redis.from_pool(
         open_pool(
             url,
@@ -79,7 +79,7 @@ async def require_safe(redis: Redis, *, durable: bool, vouched: bool = False) ->
             than an append-only file.
 
     Raises:
-        UnsafeRedis: it is one of these, or does not tell and nobody vouches.
+        UnsafeRedis: it is one of these, or does not report its settings and is not vouched for.
         RedisError: it did not answer.
     """
     try:
@@ -128,18 +128,19 @@ async def require_safe(redis: Redis, *, durable: bool, vouched: bool = False) ->
 
 
 class RedisCheck:
-    """Whether Redis takes clicks; now and then also how much memory it has left."""
+    """Whether Redis accepts clicks; now and then also how much memory it has left."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._asked = 0
 
     async def ask(self) -> None:
-        """Writes something that is gone soon: a replica that lost its primary would still answer.
+        """Writes a key that expires soon: a replica that lost its primary would still answer a
+        read.
 
         Raises:
-            RedisError: it does not answer, or takes no writes. A refusal of another kind, as for
-                want of memory, is not told: whoever waits for a result still gets it.
+            RedisError: it does not answer, or accepts no writes. Another refusal, as for want of
+                memory, is only logged: results can still be read.
         """
         try:
             await self._redis.set(_CHECK_KEY, "1", ex=_CHECK_SECONDS)
@@ -151,8 +152,7 @@ class RedisCheck:
 
 
 def warn_of_memory(facts: dict[str, Any]) -> None:
-    """Logs an alert when little memory is left: a full Redis that evicts nothing refuses every
-    click.
+    """Logs an alert when little memory is left: a full Redis without eviction refuses every click.
 
     Args:
         facts: of INFO memory.

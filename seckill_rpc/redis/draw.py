@@ -1,5 +1,5 @@
-"""Draws lots: everybody who entered has the same chance, and every winner takes the same way as a
-first comer: through the line.
+"""The draw script: every entry has the same chance, and a winner goes through the admission queue
+like a first comer.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ CHUNK = 200  # some 4 ms of Redis
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrawProgress:
-    """What one chunk did. It is over when nothing is `left`."""
+    """What one chunk did. The draw is over when nothing is `left`."""
 
     winners: int
     losers: int
@@ -25,12 +25,14 @@ class DrawProgress:
 async def draw(
     scripts: Scripts, keys: Keys, *, queued_seconds: int, count: int = CHUNK
 ) -> DrawProgress | None:
-    """Draws up to `count` entries: winners while there is stock, else losers. None: not now,
-    because the activity is neither over (by Redis' clock) nor CLOSING, or is not a draw, or is
-    being rebuilt. Repeat it until nothing is left; a crash in between loses nobody.
+    """Draws up to `count` entries: winners while there is stock, else losers. Repeat it until
+    nothing is left; a crash in between loses no entry.
+
+    None: not now, because the activity is neither over (by Redis' clock) nor CLOSING, or is not a
+    draw, or is being rebuilt.
 
     Args:
-        queued_seconds: how long a winner's 0 lives (`QUEUED_SECONDS`).
+        queued_seconds: how long the view of a winner lives until it is decided.
 
     Raises:
         RedisError: unknown; repeat it.

@@ -1,5 +1,6 @@
-"""The names of everything that an activity has in Redis. Buyers and requests contain neither `#`
-nor `+` nor `/` (the contract sees to it), so no two things share a name."""
+"""The keys of an activity in Redis. The contract keeps `#`, `+` and `/` out of the ids of buyers
+and requests, so no two things share a name.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 from mesh.policies import DEFAULT_MERCHANT
 from seckill_rpc.domain.activity import Activity
 
-GROUP = "orders"  # the consumer group of every line
+GROUP = "orders"  # the consumer group of every admission queue
 WAKEUPS = "seckill:{*}:wakeups"
 NOTICES = "seckill:notices"  # pub/sub channel: ids of activities to which something happened
 _VIEW = "seckill:result:"
@@ -16,8 +17,8 @@ _VIEW = "seckill:result:"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keys:
-    """The keys of one activity. The braces stand in the names, so that all keys of an activity but
-    the views would lie in one slot of a cluster.
+    """The keys of one activity. The braces in the names put all keys but the views into one slot of
+    a cluster.
     """
 
     activity_id: str
@@ -39,7 +40,9 @@ class Keys:
 
     @property
     def queue(self) -> str:
-        """Stream: o order, u user, r request, e epoch; one entry is one order of one unit."""
+        """Stream, the admission queue: o order, u user, r request, e epoch; one entry is one order
+        of one unit.
+        """
         return self._key("q")
 
     @property
@@ -49,36 +52,39 @@ class Keys:
 
     @property
     def wakeups(self) -> str:
-        """Pub/sub channel: lines `<user> <view> <order>`; empty when the first click stands in a
-        line that was empty.
+        """Pub/sub channel: lines `<user> <view> <order>`; empty when the first click enters an
+        empty queue.
         """
         return self._key("wakeups")
 
     @property
     def rebuilder(self) -> str:
-        """Who rebuilds the activity now; see `stock.lease`."""
+        """Which rebuild owns the activity; see `redis.lease`."""
         return self._key("rebuilder")
 
     def building(self, epoch: int) -> str:
-        """The users of an epoch that is being built; two rebuilders never share one."""
+        """The users of an epoch that is being built; two rebuilds never share it."""
         return self._key(f"users:{epoch}")
 
     def view(self, user_id: str) -> str:
-        """What buyers are told, `seckill:result:{userId}:{skuId}`. Other merchants' have their id
-        before it: by a `/`, which no buyer has in his, so that nobody's `shop:alice` is another
-        shop's `alice`."""
+        """The view of a buyer, `seckill:result:{userId}:{skuId}`. For other merchants their id and
+        a `/` come before the buyer. No buyer id has a `/`, so buyers of two merchants never
+        share a view.
+        """
         return f"{self._view_prefix}{user_id}{self._view_suffix}"
 
     @property
     def view_affixes(self) -> tuple[str, str]:
-        """What stands before and after the buyer in `view`, for scripts that find buyers by
+        """What stands before and after the buyer in `view`, for scripts that find buyers
         themselves.
         """
         return self._view_prefix, self._view_suffix
 
     @property
     def views(self) -> str:
-        """Pattern of all views of the product; it may match other merchants' too: ask `user_of`."""
+        """Pattern of all views of the product. It may match other merchants' too: check with
+        `user_of`.
+        """
         return f"{self._view_prefix}*{self._view_suffix}"
 
     def user_of(self, view: str) -> str | None:
@@ -99,7 +105,7 @@ class Keys:
 
 
 def keys_of(activity: Activity) -> Keys:
-    """Where an activity lies in Redis."""
+    """The keys of an activity."""
     return Keys(
         activity_id=activity.activity_id, merchant_id=activity.merchant_id, sku_id=activity.sku_id
     )

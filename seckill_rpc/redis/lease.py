@@ -1,14 +1,14 @@
-"""Who rebuilds an activity: one at a time, as long as it lives. A lease saves work; what is
-published is guarded by its epoch. It also tells a
-rebuilder that Redis was emptied under its hands: the lease is gone then, like everything that it
-has built."""
+"""One rebuild per activity at a time, while it lives. The lease only saves work: the epoch guards
+what is published. It also tells a rebuild that Redis was emptied meanwhile, because the lease is
+gone then, like everything that was built.
+"""
 
 from __future__ import annotations
 
 from seckill_rpc.redis.keys import Keys
 from seckill_rpc.redis.scripts import Scripts
 
-# a rebuild renews it with every chunk; one that died is followed by the next after this time
+# a rebuild renews it with every chunk; after one that died, the next may begin so late
 LEASE_MS = 3000
 
 
@@ -21,20 +21,20 @@ class Lease:
         self._redis = scripts.redis
 
     async def take(self, keys: Keys, holder: str, *, force: bool = False) -> bool:
-        """Begins; False when somebody else has it. `force` takes it away from him."""
+        """Takes the lease; False when another holder has it. `force` takes it over."""
         return bool(await self._redis.set(keys.rebuilder, holder, px=LEASE_MS, nx=not force))
 
     async def renew(self, keys: Keys, holder: str) -> bool:
-        """Goes on; False when it is not the holder's any more."""
+        """Extends the lease; False when the holder has lost it."""
         if await self._redis.get(keys.rebuilder) != holder:
             return False
         return bool(await self._redis.pexpire(keys.rebuilder, LEASE_MS))
 
     async def is_taken(self, keys: Keys) -> bool:
-        """Somebody rebuilds the activity now."""
+        """Whether a rebuild is under way."""
         return bool(await self._redis.exists(keys.rebuilder))
 
     async def end(self, keys: Keys, holder: str) -> None:
-        """Gives it back."""
+        """Releases the lease."""
         if await self._redis.get(keys.rebuilder) == holder:
             await self._redis.delete(keys.rebuilder)

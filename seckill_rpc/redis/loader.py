@@ -1,6 +1,9 @@
-"""Warm-up and rebuild, which are one thing, and the state that the row wants. What is published is
-what the row said when its epoch was raised, and only if nothing newer stands there; `hold` keeps
-everybody out from before the fence until the last queued entry has moved into the new epoch."""
+"""Loads an activity into Redis: warm-up, rebuild, and changes of its state.
+
+A publication shows what the row said when its epoch was raised, and only if Redis has nothing
+newer. `hold` stops admission from before the fence until the last queued entry has moved into the
+new epoch.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +17,15 @@ from typing import Any, TypeVar
 from redis.exceptions import ResponseError
 
 from seckill_rpc.domain.activity import Activity
-from seckill_rpc.domain.order import View
+from seckill_rpc.domain.order import BuyerStatus
 from seckill_rpc.redis.admission_queue import RESULT_SECONDS, WRONG_TYPE
 from seckill_rpc.redis.keys import GROUP, Keys
 from seckill_rpc.redis.scripts import ScriptName, Scripts
 
 CLOSED = "CLOSED"  # state of a tombstone
-# without one of them nobody can be admitted
+# without one of them no click can be admitted
 _NEEDED = frozenset({"epoch", "rev", "state", "stock", "out", "start", "end", "limit"})
-# fields, views or entries per call: a few ms of Redis, which serves buyers of other activities
-# meanwhile
+# fields, views or entries per call: a few ms, in which Redis serves no other activity
 CHUNK = 1000
 SCAN_COUNT = 2000  # keys that Redis looks at per step
 TOMBSTONE_SECONDS = 7 * 24 * 3600  # longer than any rebuilder sleeps
@@ -32,7 +34,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveUnit:
-    """A live order, as the fenced row's transaction read it."""
+    """A live order, as the transaction after the fence read it."""
 
     user_id: str
     request_id: str
@@ -47,7 +49,7 @@ class Meta:
         state: of `rev`; CLOSED is the tombstone, whose numbers are 0.
         is_held: a rebuild is at work, or died.
         stock: units that may still be admitted.
-        out: units of entries in the line.
+        out: units of entries in the admission queue.
         has_drawn: a draw has begun.
     """
 
@@ -62,7 +64,7 @@ class Meta:
 
 
 class ActivityLoader:
-    """Loads activities into the Redis of `scripts`. Every method may be repeated; each raises
+    """Loads activities into the Redis of `scripts`. Every method may be repeated, and raises
     RedisError when Redis does not answer.
     """
 
@@ -71,14 +73,15 @@ class ActivityLoader:
         self._redis = scripts.redis
 
     async def hold(self, keys: Keys) -> None:
-        """Nobody is admitted until the next publish and its carry. Comes before the database's
-        fence.
+        """Stops admission until the next publication and its carry. It comes before the fence in
+        the database.
         """
         await self._load(keys, "hold")
 
     async def load_holders(self, keys: Keys, *, epoch: int, units: Iterable[LiveUnit]) -> bool:
-        """Builds the users of an epoch: all live orders that the fenced transaction read, and the
-        views of who holds them. False: somebody has published this epoch or a newer one."""
+        """Builds the users of an epoch from all live orders after the fence, and the views of their
+        holders. False: this epoch or a newer one is published already.
+        """
         held: Counter[str] = Counter()
         for unit_chunk in _chunks(units, CHUNK):
             held.update(unit.user_id for unit in unit_chunk)
@@ -102,8 +105,8 @@ class ActivityLoader:
         return True
 
     async def clear_stale_views(self, keys: Keys, *, epoch: int, users: Iterable[str]) -> bool:
-        """Makes 2 of the 1 that these buyers are told, who hold no live order (a failover brings
-        such ones back). False: as with part.
+        """Changes HOLDER to NEITHER in the views of these buyers, who hold no live order; a
+        failover revives such views. False: as with load_holders.
         """
         for chunk in _chunks(users, CHUNK):
             if not await self._load(
@@ -113,9 +116,10 @@ class ActivityLoader:
         return True
 
     async def publish(self, keys: Keys, activity: Activity, *, run_id: str) -> bool:
-        """Publishes an epoch: `activity` as its fenced transaction read it, so that `left` belongs
-        to the units of part. `hold` stays until carry has come to its end. False: somebody has
-        published this epoch or a newer one."""
+        """Publishes an epoch: `activity` as the transaction after the fence read it, so that `left`
+        fits the loaded holders. `hold` stays until carry has ended. False: this epoch or a newer
+        one is published already.
+        """
         return bool(
             await self._load(
                 keys,
@@ -137,16 +141,19 @@ class ActivityLoader:
     async def carry(
         self, keys: Keys, *, epoch: int, cursor: str = "", count: int = CHUNK
     ) -> str | None:
-        """Moves up to `count` queued entries of older epochs into this one: same order, same
-        request, same place, before anybody new. The next cursor; "" at the end, and then `hold` is
-        lifted. None: another epoch has been published. What it leaves (no unit left, live already)
-        the consumer finishes, admits again or refuses."""
+        """Moves up to `count` queued entries of older epochs into this one, before any new click:
+        same order, same request, same queue position. It leaves entries without a unit and
+        entries that are live already to the consumer.
+
+        Returns the next cursor; "" at the end, and then `hold` is lifted. None: another epoch is
+        published.
+        """
         reply = await self._load(keys, "carry", epoch, cursor, count, GROUP)
         return None if reply == 0 else str(reply)
 
     async def write_state(self, keys: Keys, activity: Activity) -> bool:
-        """The row's state, window and limit, if its rev is newer. False: Redis has this rev or a
-        newer one.
+        """The state, window and limit of the row, if its rev is newer. False: Redis has this rev or
+        a newer one.
         """
         return bool(
             await self._load(
@@ -161,14 +168,14 @@ class ActivityLoader:
         )
 
     async def write_tombstone(self, keys: Keys, activity: Activity) -> bool:
-        """The activity is CLOSED: nothing but its epoch stays, so that no slow rebuilder opens it
-        again. False: this was done already.
+        """The activity is CLOSED: only its epoch stays, so that no slow rebuild opens it again.
+        False: this was done already.
         """
         return bool(await self._load(keys, "drop", activity.epoch, activity.rev, TOMBSTONE_SECONDS))
 
     async def clear_views(self, keys: Keys) -> int:
-        """Removes every view of the product, left by earlier activities; how many. Nothing once
-        something is published: they are buyers' results.
+        """Removes the views of the product that earlier activities left; how many. Nothing once an
+        activity is published: they are results of buyers then.
         """
         removed = 0
         async for found in self._scan(keys):
@@ -178,8 +185,8 @@ class ActivityLoader:
         return removed
 
     async def viewed_holders(self, keys: Keys) -> set[str]:
-        """The buyers who are told that they hold an order. Asked before the fence, so that nobody
-        who becomes one meanwhile is among them.
+        """The buyers whose view is HOLDER. Read before the fence, so that nobody who becomes a
+        holder meanwhile is among them.
         """
         found: set[str] = set()
         async for views in self._scan(keys):
@@ -187,13 +194,13 @@ class ActivityLoader:
             found |= {
                 user
                 for view, value in zip(views, said, strict=True)
-                if value == View.HOLDER and (user := keys.user_of(view)) is not None
+                if value == BuyerStatus.HOLDER and (user := keys.user_of(view)) is not None
             }
         return found
 
     async def meta(self, keys: Keys) -> Meta | None:
-        """What Redis knows; None when it has lost the activity, or never had it, or when what
-        stands there is not what a publication writes.
+        """What Redis knows; None when it has lost the activity, never had it, or has something that
+        no publication writes.
         """
         try:
             fields: Any = await self._redis.hgetall(keys.meta)
@@ -218,9 +225,7 @@ class ActivityLoader:
             return None
 
     async def published_epoch(self, keys: Keys) -> int:
-        """The epoch that stands in Redis, also in a meta that lacks everything else; 0 when there
-        is none.
-        """
+        """The epoch in Redis, even if the rest of meta is missing; 0 if there is none."""
         try:
             epoch: Any = await self._redis.hget(keys.meta, "epoch")
         except ResponseError as error:
@@ -230,7 +235,7 @@ class ActivityLoader:
         return int(epoch) if epoch and epoch.isascii() and epoch.isdigit() else 0
 
     async def has_whole_keys(self, keys: Keys) -> bool:
-        """Whether each key of the activity is absent or of the kind that we write."""
+        """Whether each key of the activity is absent or of the type that we write."""
         kinds = {keys.meta: "hash", keys.users: "hash", keys.queue: "stream", keys.entries: "hash"}
         async with self._redis.pipeline(transaction=False) as pipe:
             for key in kinds:
@@ -245,19 +250,17 @@ class ActivityLoader:
         return int(await self._redis.hlen(keys.entries))
 
     async def run_id(self) -> str:
-        """Changes with every start of Redis and with every failover: what it holds may be old
-        then.
-        """
+        """Changes with every start of Redis and every failover: its data may be old then."""
         info = await self._redis.info("server")
         return str(info["run_id"])
 
     async def now_ms(self) -> int:
-        """The clock that admits: milliseconds since 1970."""
+        """The clock of admission: milliseconds since 1970."""
         seconds, microseconds = await self._redis.time()
         return int(seconds) * 1000 + int(microseconds) // 1000
 
     async def _scan(self, keys: Keys) -> AsyncIterator[list[str]]:
-        """The product's views, in portions that are never empty; one may come twice."""
+        """The views of the product, in portions that are never empty; a view may come twice."""
         cursor = 0
         while True:
             found: Any

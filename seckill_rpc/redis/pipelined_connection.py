@@ -1,6 +1,8 @@
-"""One connection to Redis on which many commands are under way at once, answered in order. redis-py
-gives every command a connection of its own for its whole time, at several times the work; admission
-asks hundreds of times a second, and that was most of what a click cost."""
+"""One connection to Redis on which many commands are under way at once, answered in order.
+
+redis-py gives each command a connection of its own while it runs. Admission sends hundreds of
+commands a second, and that was most of what a click cost.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ from seckill_rpc.redis.connection import COMMAND_SECONDS_MAX, RETRIES
 
 
 class _Connection:
-    """A connection of the pool, and who waits for its answers, in the order in which they asked."""
+    """A connection of the pool, and its callers, in the order in which they asked."""
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
@@ -27,7 +29,7 @@ class _Connection:
 
     @property
     def is_open(self) -> bool:
-        """False when somebody, or Redis, has closed it, or when Redis changed sides."""
+        """False when it was closed by either end, or when Redis has failed over."""
         return not self.is_broken and bool(self.connection.is_usable)
 
 
@@ -41,8 +43,8 @@ class PipelinedConnection:
         self._opening = asyncio.Lock()
 
     async def execute(self, *command: str | int) -> Any:
-        """The answer to a command. It is sent once more when the connection breaks, so it must be
-        one that may run twice.
+        """The answer to a command. It is sent once more if the connection breaks, so it must be
+        safe to run twice.
 
         Raises:
             ResponseError: Redis refused it. Any other RedisError: whether it ran is unknown.
@@ -65,8 +67,7 @@ class PipelinedConnection:
         if wire is None or not wire.is_open:
             wire = await self._open()
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        # nothing is awaited between this and the writing, so that answers come in the order of the
-        # questions
+        # nothing is awaited between this and the write, so answers come in the order of commands
         wire.waiting.append(answer)
         try:
             await wire.connection.send_packed_command(
@@ -78,13 +79,13 @@ class PipelinedConnection:
         except exceptions.ResponseError:
             raise
         except BaseException:
-            # A deadline that has passed says that the connection is no good; whoever else gives up
-            # must not leave his answer to the next one.
+            # The connection is closed: the answer that is still to come must not reach the next
+            # caller.
             await self._break(wire)
             raise
 
     async def _read(self, wire: _Connection) -> None:
-        """Hands out answers until nobody waits."""
+        """Hands out answers until no caller waits."""
         try:
             while wire.waiting:
                 said: Any = None
@@ -94,7 +95,7 @@ class PipelinedConnection:
                 except exceptions.ResponseError as error:
                     refusal = error
                 answer = wire.waiting.popleft()
-                if answer.done():  # who asked has gone away a moment ago
+                if answer.done():  # the caller has gone away
                     continue
                 if refusal is None:
                     answer.set_result(said)
@@ -109,7 +110,7 @@ class PipelinedConnection:
     async def _open(self) -> _Connection:
         async with self._opening:
             if self._wire is not None:
-                if self._wire.is_open:  # somebody was quicker
+                if self._wire.is_open:  # another caller has opened it
                     return self._wire
                 await self._break(self._wire)
             connection = await self._pool.get_connection()
@@ -119,7 +120,7 @@ class PipelinedConnection:
             return self._wire
 
     async def _break(self, wire: _Connection) -> None:
-        """Gives a connection up: nobody gets an answer from it any more."""
+        """Gives a connection up: no caller gets an answer from it any more."""
         if wire.is_broken:
             return
         wire.is_broken = True
@@ -127,7 +128,7 @@ class PipelinedConnection:
             answer = wire.waiting.popleft()
             if not answer.done():
                 answer.set_exception(exceptions.ConnectionError("the connection to redis broke"))
-                answer.exception()  # who gave up does not look
+                answer.exception()  # nobody may retrieve it
         if wire.reader is not None:
             wire.reader.cancel()
         wire.connection.socket_timeout = self._command_seconds

@@ -1,5 +1,6 @@
-"""The six scripts of lua/ and the way to run them. A script runs whole or not at all from the view
-of others, and may run twice: every one answers a repetition like the first time."""
+"""The six scripts of lua/ and how to run them. A script is atomic for other clients, and may run
+twice: a repetition gets the same answer.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""Who waits for a result is woken when it is published. Pub/sub tells at most once, so every waiter
-looks again by himself about once a second, and
-he is registered before he looks for the first time: no result falls between."""
+"""Wakes buyers that wait for a result when it is published.
+
+Pub/sub delivers at most once, so each waiter also looks by itself about once a second. It is
+registered before its first look, so no result falls in between.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +18,13 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeout
 
 from mesh.clock import Seconds
-from seckill_rpc.domain.order import View
+from seckill_rpc.domain.order import BuyerStatus
 from seckill_rpc.redis.keys import NOTICES, WAKEUPS, Keys, activity_of
 from seckill_rpc.redis.views import Views
 
 WAITERS_MAX = 20_000  # per process: as many looks at Redis a second, at some 40 us each
 LOOK_AGAIN_SECONDS = 1.0
-# without news for so long, the connection is asked; also how soon `stop` ends the loop
+# after so long without a message the connection is pinged; also how soon `stop` ends the loop
 LISTEN_SECONDS = 1.0
 RECONNECT_SECONDS = 0.5
 
@@ -32,19 +34,19 @@ _jitter = random.Random()  # noqa: S311  spreads looks at Redis, protects nothin
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ViewUpdate:
-    """What a buyer is told. `order_id`: with HOLDER, when the message named it; "" otherwise."""
+    """What a buyer is told. `order_id`: with HOLDER, if the message named it; "" otherwise."""
 
-    view: View
+    view: BuyerStatus
     order_id: str = ""
 
     @property
     def is_final(self) -> bool:
         """Whether there is nothing more to wait for."""
-        return self.view is not View.QUEUED
+        return self.view is not BuyerStatus.QUEUED
 
 
 class Waiters:
-    """Everybody in this process who waits for a result."""
+    """The calls of this process that wait for a result."""
 
     def __init__(
         self,
@@ -66,17 +68,17 @@ class Waiters:
 
     @property
     def is_full(self) -> bool:
-        """Whether as many wait as may wait: one more is only told what is known now."""
+        """Whether waiters_max calls wait: one more only gets what is known now."""
         return self._count >= self._waiters_max
 
     async def wait(self, keys: Keys, user_id: str, timeout: Seconds) -> ViewUpdate | None:
-        """Waits up to `timeout` seconds until the buyer is told something final, and returns what
-        he is told then, which may still be QUEUED, or None when nothing is known of him. With
-        waiters_max others waiting it answers at once. May be cancelled at any time.
+        """Waits up to `timeout` seconds for a final result of a buyer.
+
+        Returns the view then, which may still be QUEUED; None when the buyer is unknown. Answers at
+        once when `is_full`. May be cancelled at any time.
 
         Raises:
-            RedisError: Redis did not answer when it was asked for the last time; until then the
-                failure is passed over.
+            RedisError: the last look got no answer; earlier failures are passed over.
         """
         if self.is_full:
             return await self._look(keys, user_id)
@@ -85,19 +87,19 @@ class Waiters:
         woken: asyncio.Future[ViewUpdate] = loop.create_future()
         task = asyncio.current_task()
         cancelled_before = task.cancelling() if task is not None else 0
-        place = (keys.activity_id, user_id)
-        self._waiting[place].add(woken)
+        waiter = (keys.activity_id, user_id)
+        self._waiting[waiter].add(woken)
         self._count += 1
         try:
             while True:
                 try:
-                    told = await self._look_or_hear(keys, user_id, woken)
+                    update = await self._look_unless_woken(keys, user_id, woken)
                 except RedisError:
                     if loop.time() >= end:
                         raise
                 else:
-                    if (told is not None and told.is_final) or loop.time() >= end:
-                        return told
+                    if (update is not None and update.is_final) or loop.time() >= end:
+                        return update
                 if task is not None and task.cancelling() > cancelled_before:
                     # redis-py 8.1 swallows the cancellation of a command that is about to be
                     # answered
@@ -113,24 +115,24 @@ class Waiters:
                 )
         finally:
             self._count -= 1
-            self._waiting[place].discard(woken)
-            if not self._waiting[place]:
-                del self._waiting[place]
+            self._waiting[waiter].discard(woken)
+            if not self._waiting[waiter]:
+                del self._waiting[waiter]
 
-    def tell(self, activity_id: str, message: str) -> None:
-        """Wakes who waits for the lines of a message. QUEUED wakes nobody: it is not final."""
+    def wake(self, activity_id: str, message: str) -> None:
+        """Wakes the waiters named in a message. QUEUED wakes none: it is not final."""
         for line in message.split("\n"):
             user_id, _, rest = line.partition(" ")
             view, _, order_id = rest.partition(" ")
             if (futures := self._waiting.get((activity_id, user_id))) and view in {
-                str(View.HOLDER),
-                str(View.NEITHER),
+                str(BuyerStatus.HOLDER),
+                str(BuyerStatus.NEITHER),
             }:
                 for future in futures:
                     if not future.done():
-                        future.set_result(ViewUpdate(view=View(view), order_id=order_id))
+                        future.set_result(ViewUpdate(view=BuyerStatus(view), order_id=order_id))
 
-    async def _look_or_hear(
+    async def _look_unless_woken(
         self, keys: Keys, user_id: str, woken: asyncio.Future[ViewUpdate]
     ) -> ViewUpdate | None:
         found = None
@@ -156,25 +158,24 @@ class Wakeups:
         self,
         redis: Redis,
         *,
-        hear: Callable[[str, str], None],
+        on_message: Callable[[str, str], None],
         on_disconnect: Callable[[], None] = lambda: None,
-        subscribed: Callable[[], None] = lambda: None,
-        noticed: Callable[[str], None] = lambda _: None,
+        on_subscribed: Callable[[], None] = lambda: None,
+        on_notice: Callable[[str], None] = lambda _: None,
         listen_seconds: Seconds = LISTEN_SECONDS,
         reconnect_seconds: Seconds = RECONNECT_SECONDS,
     ) -> None:
-        """
-        Args:
-            hear: gets the activity and the message.
-            on_disconnect: told when messages may have been lost from now on.
-            subscribed: told when messages come, after a time in which none came.
-            noticed: gets the activity of a notice.
+        """Args:
+        on_message: gets the activity and the message.
+        on_disconnect: called when messages may be lost from now on.
+        on_subscribed: called when messages arrive again.
+        on_notice: gets the activity of a notice.
         """
         self._redis = redis
-        self._hear = hear
+        self._on_message = on_message
         self._on_disconnect = on_disconnect
-        self._on_subscribed = subscribed
-        self._noticed = noticed
+        self._on_subscribed = on_subscribed
+        self._on_notice = on_notice
         self._listen_seconds = listen_seconds
         self._reconnect_seconds = reconnect_seconds
         self._is_stopping = False
@@ -185,18 +186,18 @@ class Wakeups:
         self._is_stopping = True
 
     async def run(self) -> None:
-        """Hands messages on until `stop`."""
+        """Passes messages on until `stop`."""
         while not self._is_stopping:
             try:
                 await self._listen()
             except (RedisError, OSError) as error:
                 log.warning("wakeups_away", cause=type(error).__name__)
-                self._fall_silent()
+                self._disconnected()
                 await asyncio.sleep(self._reconnect_seconds * _jitter.uniform(0.5, 1.5))
             finally:
-                self._fall_silent()
+                self._disconnected()
 
-    def _fall_silent(self) -> None:
+    def _disconnected(self) -> None:
         if self.subscribed.is_set():
             self.subscribed.clear()
             self._on_disconnect()
@@ -204,8 +205,7 @@ class Wakeups:
     async def _listen(self) -> None:
         async with self._redis.pubsub() as subscription:
             await subscription.psubscribe(WAKEUPS, NOTICES)
-            # a ping is on its way: a connection to a Redis that is frozen or gone looks like one
-            # without news
+            # a ping is under way: a frozen or lost Redis looks like one without messages
             is_asked = False
             while not self._is_stopping:
                 message = await subscription.get_message(timeout=self._listen_seconds)
@@ -216,28 +216,29 @@ class Wakeups:
                     is_asked = True
                     continue
                 is_asked = False
-                # the last of both
+                # the second of the two
                 if message["type"] == "psubscribe" and message["channel"] == NOTICES:
-                    self._fall_silent()  # once more: redis-py has connected anew by itself
+                    self._disconnected()  # again: redis-py has reconnected by itself
                     self.subscribed.set()
                     self._on_subscribed()
                 elif message["type"] == "pmessage" and message["pattern"] == NOTICES:
-                    self._noticed(message["data"])
+                    self._on_notice(message["data"])
                 elif message["type"] == "pmessage":
-                    self._hear(activity_of(message["channel"]), message["data"])
+                    self._on_message(activity_of(message["channel"]), message["data"])
 
 
 class Notices:
-    """Tells all processes, also this one, that something happened to an activity. Nobody waits for
-    it; slow rounds of workers find what a lost notice would have told."""
+    """Notifies all processes, including this one, that an activity changed. Delivery is not
+    guaranteed: slow rounds of the workers find what a lost notice would have said.
+    """
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._waiting: set[str] = set()
         self._task: asyncio.Task[None] | None = None
 
-    def tell(self, activity_id: str) -> None:
-        """Tells it soon. Activities of which much is told at once are told once."""
+    def send_soon(self, activity_id: str) -> None:
+        """Sends a notice soon. Notices of one activity at the same time are sent once."""
         self._waiting.add(activity_id)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._send())

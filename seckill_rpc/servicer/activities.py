@@ -67,7 +67,7 @@ class ActivityServicer(activity_pb2_grpc.ActivityServiceServicer):
     async def PublishActivity(
         self, request: activity_pb2.PublishActivityRequest, context: Any
     ) -> activity_pb2.PublishActivityResponse:
-        """Takes its units off the shelf and opens it."""
+        """Moves its units out of the catalog stock and opens it."""
         shown = await self._activities.publish(
             activity_id=request.activity_id,
             merchant_id=request.merchant_id,
@@ -78,7 +78,7 @@ class ActivityServicer(activity_pb2_grpc.ActivityServiceServicer):
     async def PauseActivity(
         self, request: activity_pb2.PauseActivityRequest, context: Any
     ) -> activity_pb2.PauseActivityResponse:
-        """Admits nobody for now."""
+        """Stops admission for now."""
         shown = await self._activities.pause(
             activity_id=request.activity_id,
             merchant_id=request.merchant_id,
@@ -123,7 +123,7 @@ class ActivityServicer(activity_pb2_grpc.ActivityServiceServicer):
         self, request: activity_pb2.ListActivitiesRequest, context: Any
     ) -> activity_pb2.ListActivitiesResponse:
         """Lists activities, newest first."""
-        found, next_page_token = await self._activities.list_page(
+        found, next_page_token = await self._activities.list_activities(
             ListActivities(
                 merchant_id=request.merchant_id,
                 state=STATES_OF_MESSAGES.get(request.state),
@@ -139,17 +139,17 @@ class ActivityServicer(activity_pb2_grpc.ActivityServiceServicer):
     async def RebuildActivity(
         self, request: activity_pb2.RebuildActivityRequest, context: Any
     ) -> AsyncIterator[activity_pb2.RebuildActivityResponse]:
-        """Builds anew what Redis knows of it. Goes on to its end when the caller hangs up: it may
-        hold the sale.
+        """Rebuilds its data in Redis. The rebuild goes on when the caller hangs up: it may hold the
+        sale.
         """
-        heard: asyncio.Queue[Progress | None] = asyncio.Queue()
+        steps: asyncio.Queue[Progress | None] = asyncio.Queue()
         rebuild = asyncio.create_task(
-            self._rebuilder.rebuild(request.activity_id, on_progress=heard.put_nowait)
+            self._rebuilder.rebuild(request.activity_id, on_progress=steps.put_nowait)
         )
         self._rebuilds.add(rebuild)
         rebuild.add_done_callback(self._rebuilds.discard)
-        rebuild.add_done_callback(lambda _: heard.put_nowait(None))
-        while (progress := await heard.get()) is not None:
+        rebuild.add_done_callback(lambda _: steps.put_nowait(None))
+        while (progress := await steps.get()) is not None:
             yield progress_message(progress)
         try:
             await rebuild

@@ -18,7 +18,7 @@ from seckill_rpc.usecases.returns import Returns
 
 
 class SeckillServicer(seckill_pb2_grpc.SeckillServiceServicer):
-    """The buyers' side, and order_rpc's."""
+    """For buyers, and for order_rpc."""
 
     def __init__(self, *, admission: Admission, results: Results, returns: Returns) -> None:
         self._admission = admission
@@ -62,7 +62,7 @@ class SeckillServicer(seckill_pb2_grpc.SeckillServiceServicer):
         self, request: seckill_pb2.WatchSeckillResultRequest, context: Any
     ) -> AsyncIterator[seckill_pb2.WatchSeckillResultResponse]:
         """The result now and when it is final."""
-        async for result in self._results.watch(request.ticket):
+        async for result in self._results.watch_seckill_result(request.ticket):
             yield seckill_pb2.WatchSeckillResultResponse(result=_message(result))
 
     async def ReturnStock(
@@ -95,7 +95,7 @@ def _answer_of(result: Result, language: Language | None) -> seckill_pb2.Seckill
     return response
 
 
-# What everybody hears who comes too late: made once, whoever asks.
+# A refusal without an id is the same for all buyers, so it is built once.
 _same_for_many = lru_cache(maxsize=256)(_answer_of)
 
 
@@ -107,7 +107,7 @@ def _message(result: Result) -> seckill_pb2.Result:
 
 def _fill(message: seckill_pb2.Result, result: Result, language: Language | None) -> None:
     """Field by field, in place: half of what it costs by keywords and a copy."""
-    message.status = result.status
+    message.status = int(result.status)
     message.code = result.code
     message.message = MESSAGES[result.code].text(language)
     message.activity_id = result.activity_id

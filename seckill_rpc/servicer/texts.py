@@ -1,6 +1,4 @@
-"""What a buyer is told of a click, in both languages. The Chinese words are those that source 001
-promises.
-"""
+"""What a buyer is told of a click, in both languages. The Chinese texts are promised to clients."""
 
 from __future__ import annotations
 

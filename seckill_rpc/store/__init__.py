@@ -1,2 +1,2 @@
 """SQL: the only place of seckill_rpc that reads and writes rows. Every function takes the open
-transaction; rows that belong to somebody are only loaded with `visible_to=caller`."""
+transaction; rows with an owner are only loaded with `visible_to=caller`."""

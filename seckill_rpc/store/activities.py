@@ -1,6 +1,7 @@
-"""Activities. A step of the life cycle is conditional on the version it was read in; what is sold
-and given back is counted by UPDATEs of their own, which leave the version alone and lock the row.
-The lock of an activity is the last that a transaction takes."""
+"""SQL of activities. A step of the life cycle is conditional on the version it was read in. What is
+sold and given back is counted by UPDATEs of their own, which leave the version alone and lock
+the row. The lock of an activity is the last that a transaction takes.
+"""
 
 from __future__ import annotations
 
@@ -144,8 +145,8 @@ async def lock(
     merchant_id: str = "",
     visible_to: Caller | None = None,
 ) -> Activity:
-    """One activity like `get`, which nobody changes until the end of the transaction; what is sold
-    neither.
+    """One activity like `get`, locked until the end of the transaction; `sold` cannot change
+    either.
 
     Raises:
         ActivityNotFound: there is none, or it is not the caller's.
@@ -164,8 +165,9 @@ async def open_of(tx: AsyncConnection, *, merchant_id: str, sku_id: str) -> Acti
 
 
 async def newest_of(tx: AsyncConnection, *, merchant_id: str, sku_id: str) -> Activity | None:
-    """The activity of a product that buyers mean: the one that is open, else the newest that ever
-    was; None when there was none. Drafts, and those that were closed as drafts, do not count."""
+    """The activity of a product that buyers mean: the open one, else the newest that ever was open;
+    None if there was none. Drafts, and those closed as drafts, do not count.
+    """
     found = await open_of(tx, merchant_id=merchant_id, sku_id=sku_id)
     if found is not None:
         return found
@@ -203,16 +205,17 @@ async def sell(tx: AsyncConnection, *, activity_id: str, epoch: int, units: int)
 
 
 async def take_back(tx: AsyncConnection, *, activity_id: str, units: int) -> Activity:
-    """Takes sold units back and returns the row as it is then, locked: its epoch and state are
-    final for this transaction. Units that come back
-    to a CLOSED activity are no longer its own: `total` falls with them."""
+    """Takes sold units back and returns the row after that, locked: its epoch and state are final
+    for this transaction. Units that come back to a CLOSED activity are no longer its own, so
+    `total` falls with them.
+    """
     expect_one(await tx.execute(_TAKE_BACK, {"activity": activity_id, "units": units}))
     return _activity((await tx.execute(_BY_ID, {"activity": activity_id})).one())
 
 
 async def in_states(tx: AsyncConnection, *states: ActivityState) -> list[Activity]:
-    """Every activity in these states, oldest first, without those that cannot be read: all sales
-    are looked after by whoever asks.
+    """Every activity in these states, oldest first. Rows that cannot be read are left out, so that
+    they stop no other sale.
     """
     return _readable(await tx.execute(_in_states(states)))
 

@@ -1,10 +1,9 @@
-"""Many orders of activities at once, on the way of every purchase: one INSERT for a whole batch,
-whose text is put together from ready pieces, because SQLAlchemy needs longer to compile a statement
-of 500 rows than the database to run it.
+"""Many orders in one INSERT, once per purchase batch. Its text is put together from ready pieces,
+because SQLAlchemy takes longer to compile a statement of 500 rows than the database to run it.
 
-Rows that are there already, or whose slot or request is taken, are left alone without an error: no
-INSERT IGNORE, which would store a mangled value instead of refusing it, and no exception, which
-would end the transaction.
+Rows that exist already, or whose slot or request is taken, are left alone without an error. INSERT
+IGNORE would store a mangled value instead of refusing it, and an exception would end the
+transaction.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ _MYSQL_DATA = frozenset({1264, 1265, 1267, 1300, 1366, 1406, 3854, 3988})
 
 
 class NewOrder(NamedTuple):
-    """What differs between the orders of a batch. `slot` None: it is born REFUSED."""
+    """What differs between the orders of a batch. `slot` None: it is written REFUSED."""
 
     order_id: str
     user_id: str
@@ -117,30 +116,28 @@ async def insert_orders(tx: AsyncConnection, new: Sequence[NewOrder], batch: Bat
 async def insert_refused(
     tx: AsyncConnection, new: Sequence[NewOrder], batch: Batch
 ) -> dict[str, UnitOrder]:
-    """Writes refusals where no row is yet, and returns all of these orders as they are now: whoever
-    commits first decides.
+    """Writes refusals where no row exists yet, and returns all of these orders as they are now: the
+    first commit decides.
     """
     await insert_orders(tx, [order._replace(slot=None) for order in new], batch)
     return await orders.find_orders(tx, [order.order_id for order in new])
 
 
 async def turn_into_refusals(tx: AsyncConnection, order_ids: Sequence[str]) -> None:
-    """LIVE orders that this very transaction has written become REFUSED: there is no unit for
-    them.
-    """
+    """LIVE orders that this transaction has written become REFUSED: there is no unit for them."""
     await tx.execute(_REFUSE, {"orders": list(order_ids)})
 
 
 async def withdraw(tx: AsyncConnection, event_id: str) -> None:
-    """Takes a message back that this very transaction has put into the outbox."""
+    """Deletes a message that this transaction has put into the outbox."""
     await tx.execute(_WITHDRAW, {"event": event_id})
 
 
 def is_data_error(error: BaseException) -> bool:
-    """Whether the database refused what was to be stored in an order, and would refuse it again,
-    though it works. An absent table or a full disk is
-    none, nor is a constraint of another table: that would be a defect of ours, of which no entry is
-    to blame."""
+    """Whether the database refused the data of an order, and would refuse it again. A missing table
+    or a full disk is no such error, nor is a constraint of another table: no entry is to blame
+    for those.
+    """
     if isinstance(error, DBAPIError):
         code = next(iter(getattr(error.orig, "args", ())), None)
         return isinstance(error, DataError | IntegrityError) or code in _MYSQL_DATA

@@ -1,6 +1,4 @@
-"""Entries of the line that nothing can be done with: kept for people, with everything that is known
-of them.
-"""
+"""Queue entries that cannot be processed: kept for people, with all that is known of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Units that came back in the database and are not yet back in Redis."""
+"""Units that were taken back in the database and are not yet back in Redis."""
 
 from __future__ import annotations
 

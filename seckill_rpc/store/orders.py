@@ -1,6 +1,4 @@
-"""Orders of activities, one unit each, read and taken back one by one; how many are written at once
-stands in `batches`.
-"""
+"""SQL of the orders of activities, one unit each. `batches` writes many at once."""
 
 from __future__ import annotations
 
@@ -51,7 +49,7 @@ CHUNK = 5000  # holders per statement
 
 
 class RowUnreadable(Exception):
-    """A row says what no code of ours writes."""
+    """A row has a value that our code never writes."""
 
 
 class Holder(NamedTuple):
@@ -82,8 +80,8 @@ async def find_orders(tx: AsyncConnection, order_ids: Sequence[str]) -> dict[str
 
 
 async def order_of_user(tx: AsyncConnection, *, activity_id: str, user_id: str) -> UnitOrder | None:
-    """What became of a buyer's clicks: a live order, however many he had; else one that is not;
-    None when no click of his was decided.
+    """What became of a buyer's clicks: a live order if there is one, else one that is not live;
+    None if no click was decided.
     """
     values = {"activity": activity_id, "user": user_id}
     row = (await tx.execute(_LIVE_OF_USER, values)).one_or_none() or (
@@ -107,9 +105,7 @@ async def order_of_request(
 async def lock_live_orders(
     tx: AsyncConnection, *, activity_id: str, user_ids: Sequence[str]
 ) -> dict[str, list[UnitOrder]]:
-    """The live orders of some buyers, by user and slot; nobody takes them back until the end of the
-    transaction.
-    """
+    """The live orders of some buyers, by user and slot, locked until the end of the transaction."""
     found: dict[str, list[UnitOrder]] = {}
     for row in await tx.execute(
         _LIVE_OF_USERS, {"activity": activity_id, "users": sorted(user_ids)}
@@ -154,8 +150,8 @@ async def list_holders(
 
 
 async def all_holders(tx: AsyncConnection, *, activity_id: str) -> list[Holder]:
-    """Every live order of an activity by user and slot, read in chunks. They belong to one moment
-    only in a transaction that sees one.
+    """Every live order of an activity by user and slot, read in chunks. They are of one moment only
+    in a transaction with a snapshot.
     """
     found: list[Holder] = []
     while chunk := await list_holders(
@@ -169,15 +165,15 @@ async def all_holders(tx: AsyncConnection, *, activity_id: str) -> list[Holder]:
 
 
 async def leave_live(tx: AsyncConnection, *, order_id: str, to: UnitState, at: datetime) -> bool:
-    """LIVE -> RETURNED or REFUSED, once: its slot and its request are free then. False when it is
-    not LIVE any more, or never was.
+    """LIVE -> RETURNED or REFUSED, once; frees its slot and its request. False if it is not LIVE
+    (any more).
     """
     left = await tx.execute(_LEAVE_LIVE, {"order": order_id, "new_state": to, "at": at})
     return left.rowcount == 1
 
 
 async def mark_ready(tx: AsyncConnection, order_ids: Sequence[str], *, at: datetime) -> None:
-    """order_rpc has written these orders."""
+    """Marks orders as written by order_rpc."""
     if order_ids:
         await tx.execute(_READY, {"orders": list(order_ids), "at": at})
 

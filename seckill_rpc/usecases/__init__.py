@@ -1,1 +1,1 @@
-"""What seckill_rpc does: the order of effects on one screen."""
+"""The use cases of seckill_rpc: each shows its effects in their order."""

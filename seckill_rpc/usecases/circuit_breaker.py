@@ -1,6 +1,7 @@
-"""When Redis is away, every buyer in a line asks again and again. Without a limit each of these
-questions would wait for Redis and then become a query; with it a few do, and the others hear at
-once when to come back."""
+"""Limits what buyers cost while Redis does not answer. Without it every repeated question would
+wait for Redis and then become a query; with it a few do, and the others are told when to come
+back.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +12,13 @@ from mesh.clock import Monotonic
 from seckill_rpc.domain.errors import SeckillNotReady
 from seckill_rpc.usecases.admission.gate import Jitter
 
-AWAY_SECONDS = 1.0  # after a failure Redis is not asked for so long; then one question finds out
+AWAY_SECONDS = 1.0  # pause after a failure; then one caller tries Redis
 QUERIES_MAX = 4  # at once, instead of Redis: a quarter of the connections for reading
 RETRY_SECONDS = 1.0
 
 
 class CircuitBreaker:
-    """Remembers that Redis was away a moment ago."""
+    """Open for a moment after a failure of Redis."""
 
     def __init__(self, *, monotonic: Monotonic, jitter: Jitter) -> None:
         self._monotonic = monotonic
@@ -27,8 +28,8 @@ class CircuitBreaker:
 
     @property
     def is_open(self) -> bool:
-        """Whether Redis should not be asked now. Says False once after each pause, to whoever finds
-        out.
+        """Whether Redis should not be asked now. False once after each pause, for the caller that
+        tries.
         """
         now = self._monotonic()
         if now < self._away_until:
@@ -42,15 +43,15 @@ class CircuitBreaker:
         self._away_until = self._monotonic() + AWAY_SECONDS
 
     def answered(self) -> None:
-        """Redis is there."""
+        """Redis answered."""
         self._away_until = 0.0
 
     @asynccontextmanager
     async def instead(self) -> AsyncIterator[None]:
-        """Room for a question to the database in place of one to Redis.
+        """Room for one query in place of a question to Redis.
 
         Raises:
-            SeckillNotReady: others ask already; with a time to come back.
+            SeckillNotReady: enough other queries run; with a time to come back.
         """
         if self._queries >= QUERIES_MAX:
             raise self.not_ready()
@@ -61,5 +62,5 @@ class CircuitBreaker:
             self._queries -= 1
 
     def not_ready(self) -> SeckillNotReady:
-        """What a buyer is told of whom nothing final is known while Redis is away."""
+        """The answer to a buyer of whom nothing final is known while Redis is away."""
         return SeckillNotReady(retry_after_seconds=RETRY_SECONDS * (1 + self._jitter()))

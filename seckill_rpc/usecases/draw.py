@@ -1,6 +1,6 @@
-"""Draws lots when an activity of mode DRAW is over. The winners take the way of everybody else,
-through the line; the row remembers that it is done, so that a close waits for it and nobody is
-drawn twice."""
+"""Draws lots when an activity of mode DRAW has ended. Winners go through the admission queue. The
+row remembers that the draw is done: a close waits for it, and no buyer is drawn twice.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ log = structlog.get_logger()
 
 
 class Draws:
-    """Draws."""
+    """Holds the draws."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class Draws:
         loader: ActivityLoader,
         queued_seconds: int,
     ) -> None:
-        """`queued_seconds`: how long a winner's place in the line is told."""
+        """`queued_seconds`: how long the view of a winner lives until it is decided."""
         self._db = db
         self._clock = clock
         self._scripts = scripts
@@ -41,7 +41,7 @@ class Draws:
         self._queued_seconds = queued_seconds
 
     async def due_in(self) -> Seconds | None:
-        """Seconds until the next draw, by our clock; None when none is to be held."""
+        """Seconds until the next draw, by our clock; None if none is due."""
         waiting = [
             each
             for each in await self._db.read(activities.running)
@@ -54,7 +54,7 @@ class Draws:
         )
 
     async def run_once(self) -> int:
-        """Draws every activity whose time has come; returns how many were finished."""
+        """Draws every activity whose time has come; returns how many draws were finished."""
         waiting = [
             each
             for each in await self._db.read(activities.running)
@@ -81,7 +81,7 @@ class Draws:
                         activity_id=activity.activity_id,
                         cause=str(problem)[:200],
                     )
-                # a fault of this one or of ours: the others are drawn all the same
+                # a defect of this activity or of ours: the others are drawn all the same
                 except Exception:
                     log.exception(
                         "seckill_draw_broke", alert=True, activity_id=activity.activity_id
@@ -89,8 +89,8 @@ class Draws:
         return done
 
     async def draw(self, activity: Activity) -> Activity:
-        """Draws until nobody is left; the activity as it is then, `drawn` unless it is not the time
-        (the script looks at the clock of Redis, at the state there and at a rebuild).
+        """Draws until no entry is left. Returns the activity after that: `drawn`, unless it is too
+        early (the script checks the clock of Redis, the state there and a rebuild).
 
         Raises:
             RedisError: Redis did not answer; what was drawn stays drawn.

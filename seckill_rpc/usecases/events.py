@@ -1,5 +1,5 @@
-"""What seckill_rpc tells whoever wants to know, on SECKILL_TOPIC. Payloads are the messages of
-`paymesh.events.v1` as JSON with snake_case names.
+"""The events of seckill_rpc on SECKILL_TOPIC. Payloads are the messages of `paymesh.events.v1` as
+JSON with snake_case names.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from mesh.outbox import Message
 from seckill_rpc.domain.activity import Activity, ActivityState
 
 TOPIC = "SECKILL_TOPIC"
-# States that somebody outside may want to hear of.
+# States that have an event.
 TAGS = {
     ActivityState.OPEN: "ACTIVITY_OPENED",
     ActivityState.PAUSED: "ACTIVITY_PAUSED",

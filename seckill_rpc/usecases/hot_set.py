@@ -1,8 +1,8 @@
-"""Which activities deserve a close look at the moment. One that sells nothing (not begun, paused,
-sold out) costs
-nothing until something happens to it: a click that is let in, news of a result, a change of its
-row, or anything that does not agree. A hint that is lost costs the time until its turn comes in the
-keeper's slow round."""
+"""Which activities need a close look now. An activity without traffic (not begun, paused, sold out)
+costs nothing. It becomes hot by an admitted click, a result, a change of its row, or a
+difference between Redis and the row. A lost hint costs the time until the slow round of the
+reconciler.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from collections.abc import Callable
 
 from mesh.clock import Monotonic, Seconds
 
-HOT_SECONDS = 10.0  # after the last event; what does not agree by then is looked at on
+HOT_SECONDS = 10.0  # after the last touch; a difference that lasts touches it again
 
 
 class HotSet:
-    """Remembers what happened lately, in this process."""
+    """The hot activities of this process."""
 
     def __init__(self, *, monotonic: Monotonic) -> None:
         self._monotonic = monotonic
@@ -23,11 +23,11 @@ class HotSet:
         self._wakes: list[Callable[[], None]] = []
 
     def on_first_touch(self, wake: Callable[[], None]) -> None:
-        """Has `wake` called when there is something to look at after there was nothing."""
+        """Has `wake` called when an activity becomes hot after none was."""
         self._wakes.append(wake)
 
     def touch(self, activity_id: str) -> None:
-        """Something happened to an activity."""
+        """Makes an activity hot."""
         is_first = not self.has_any
         if not self.is_hot(activity_id):
             self._suspects.add(activity_id)
@@ -37,18 +37,16 @@ class HotSet:
                 wake()
 
     def is_hot(self, activity_id: str) -> bool:
-        """Whether something happened to it lately."""
+        """Whether it was touched lately."""
         return self._until.get(activity_id, 0.0) > self._monotonic()
 
     def suspect(self, activity_id: str) -> None:
-        """Redis refused a command about it: its keys may be of another kind."""
+        """Redis refused a command about it: its keys may be of another type."""
         self._suspects.add(activity_id)
         self.touch(activity_id)
 
     def pop_suspect(self, activity_id: str) -> bool:
-        """Whether its keys are to be checked, which is asked once after every quiet time and after
-        every refusal.
-        """
+        """Whether to check its keys: once after every quiet time and every refusal."""
         if activity_id not in self._suspects:
             return False
         self._suspects.discard(activity_id)
@@ -56,7 +54,7 @@ class HotSet:
 
     @property
     def has_any(self) -> bool:
-        """Whether something happened to any activity lately."""
+        """Whether any activity is hot."""
         now = self._monotonic()
         for activity_id in [each for each, until in self._until.items() if until <= now]:
             del self._until[activity_id]

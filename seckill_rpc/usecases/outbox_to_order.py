@@ -1,6 +1,7 @@
-"""What must reach order_rpc: the orders of activities, and units that go back on the shelf. Written
-with the decision, sent from the outbox until it is answered; what the answer means is written in
-the transaction that marks the message done."""
+"""Messages to order_rpc: orders to write, and units for the catalog stock. They are written with
+the decision and sent from the outbox until they are answered. The answer is stored in the
+transaction that marks the message done.
+"""
 
 from __future__ import annotations
 
@@ -35,12 +36,12 @@ _REFUSED = Counter(
 
 
 class AllocationService(Protocol):
-    """order_rpc as seckill_rpc sees it."""
+    """order_rpc, as far as the outbox uses it."""
 
     async def give_back(
         self, *, op_id: str, merchant_id: str, activity_id: str, quantity: int
     ) -> int:
-        """Puts units back on the shelf, once per op_id, or RemoteError."""
+        """Puts units back into the catalog stock, once per op_id, or RemoteError."""
         ...
 
     async def create_orders(
@@ -63,14 +64,14 @@ class TakesBack(Protocol):
 
 
 class StillUndecided(Unavailable):
-    """order_rpc said nothing of some orders."""
+    """order_rpc did not decide about some orders."""
 
 
 def create_orders_message(
     activity_id: str, new: Sequence[tuple[str, str]], *, ids: Ids, at: datetime
 ) -> Message:
-    """Writes the orders (order_id, user_id) of one batch, at most 500: the payload stays below the
-    64 kB of a TEXT.
+    """The orders (order_id, user_id) of one batch, at most 500: the payload stays below the 64 kB
+    of a TEXT.
     """
     return Message(
         event_id=ids.new("OP"),
@@ -87,7 +88,7 @@ def create_orders_message(
 def return_allocation_message(
     activity: Activity, *, op_id: str, quantity: int, ids: Ids, at: datetime
 ) -> Message:
-    """Puts units of an activity back on the shelf. op_id: `close:<activity>` or `late:<order>`."""
+    """Units of an activity for the catalog stock. op_id: `close:<activity>` or `late:<order>`."""
     return Message(
         event_id=ids.new("OP"),
         destination=ORDER_RPC,
@@ -106,7 +107,7 @@ def return_allocation_message(
 
 
 class OrderRpcDestination:
-    """Delivers to order_rpc and settles what it answers."""
+    """Delivers to order_rpc and stores what it answers."""
 
     name = ORDER_RPC
 
@@ -138,8 +139,7 @@ class OrderRpcDestination:
     async def _create(self, message: Message) -> Settlement:
         activity_id = message.payload["activity_id"]
         wanted = [(order_id, user_id) for order_id, user_id in message.payload["orders"]]
-        # The price stands in the activity, which never changes it; the outbox would repeat it for
-        # every order.
+        # The price is the activity's and never changes; the outbox would repeat it per order.
         activity = await self._db.read(activities.get, activity_id=activity_id)
         decided = await self._allocations.create_orders(activity, wanted)
         undecided = [order_id for order_id, _ in wanted if order_id not in decided]

@@ -1,18 +1,19 @@
-"""What must reach Redis: units that came back and are to be sold again. Many come back at once,
-when the time to pay is over for everybody who bought
-in the same second: those that are sent side by side share one call of the script."""
+"""Messages to Redis: units that came back and are sold again. Many come back at once, when the time
+to pay ends for everybody who bought in the same second; messages that are delivered side by side
+share one call of the script.
+"""
 
 from __future__ import annotations
 
-import asyncio
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from datetime import datetime
 
 from redis.exceptions import RedisError
 
+from mesh.batching import Batching
 from mesh.call import current_trace_id
 from mesh.db import Database
-from mesh.errors import Unavailable
+from mesh.errors import MeshError, Unavailable
 from mesh.failpoints import failpoint
 from mesh.ids import Ids
 from mesh.outbox import Message, Settlement
@@ -24,6 +25,7 @@ from seckill_rpc.store import activities
 from seckill_rpc.store.give_backs import DESTINATION as REDIS
 
 GIVE_BACK = "GiveBack"
+UNITS_MAX = 500  # per call of the script: some 5 ms of Redis
 
 
 class NotPublished(Unavailable):
@@ -31,8 +33,8 @@ class NotPublished(Unavailable):
 
 
 def give_back_message(order: UnitOrder, activity: Activity, *, ids: Ids, at: datetime) -> Message:
-    """Sells the unit of an order again. `activity`: the row, read under its lock in the transaction
-    that took the unit back.
+    """Sells the unit of an order again. `activity`: the row, locked in the transaction that took
+    the unit back.
     """
     return Message(
         event_id=ids.new("OP"),
@@ -54,14 +56,6 @@ def give_back_message(order: UnitOrder, activity: Activity, *, ids: Ids, at: dat
     )
 
 
-@dataclass(slots=True, eq=False)
-class _Shared:
-    """Units that go with one call."""
-
-    units: list[ReturnedUnit] = field(default_factory=list)
-    call: asyncio.Task[list[int]] | None = None
-
-
 class RedisDestination:
     """Delivers to Redis."""
 
@@ -70,13 +64,15 @@ class RedisDestination:
     def __init__(self, *, db: Database, queue: AdmissionQueue) -> None:
         self._db = db
         self._queue = queue
-        self._gathering: dict[str, _Shared] = {}
+        self._batches: Batching[Keys, tuple[Keys, ReturnedUnit], int] = Batching(
+            self._give_back, batch_max=UNITS_MAX
+        )
 
     async def send(self, message: Message) -> Settlement | None:
         """Gives one unit back.
 
         Raises:
-            NotPublished: a rebuild will; then again. Unavailable: Redis did not answer.
+            NotPublished: a rebuild will publish it; then again. Unavailable: Redis did not answer.
         """
         payload = message.payload
         keys = Keys(
@@ -90,30 +86,22 @@ class RedisDestination:
             order_id=payload["order_id"],
             epoch=payload["epoch"],
         )
-        if await self._give_back(keys, unit) == GiveBack.NOT_YET:
+        if await self._batches.do(keys, (keys, unit)) == GiveBack.NOT_YET:
             activity = await self._db.read(activities.get, activity_id=keys.activity_id)
-            # else the unit went back on the shelf when it was closed
+            # else the close has returned the unit to the catalog stock
             if activity.state is not ActivityState.CLOSED:
                 raise NotPublished
         return None
 
-    async def _give_back(self, keys: Keys, unit: ReturnedUnit) -> int:
-        shared = self._gathering.get(keys.activity_id)
-        if shared is None:
-            shared = self._gathering[keys.activity_id] = _Shared()
-            shared.call = asyncio.create_task(self._call(keys, shared))
-        position = len(shared.units)
-        shared.units.append(unit)
-        assert shared.call is not None  # noqa: S101  set above
-        # one that is cancelled does not take the others along
-        return (await asyncio.shield(shared.call))[position]
-
-    async def _call(self, keys: Keys, shared: _Shared) -> list[int]:
-        # a task starts a turn of the loop later: everybody who sends in this turn has joined
-        del self._gathering[keys.activity_id]
+    async def _give_back(
+        self, batch: Sequence[tuple[Keys, ReturnedUnit]]
+    ) -> Sequence[int | MeshError]:
+        """Gives back units of one activity. A failure is an answer to each, so that the batch is
+        not repeated one by one.
+        """
         try:
-            answers = await self._queue.give_back(keys, shared.units)
-        except (RedisError, OSError) as error:
-            raise Unavailable("redis does not answer") from error
+            answers = await self._queue.give_back(batch[0][0], [unit for _, unit in batch])
+        except (RedisError, OSError):
+            return [Unavailable("redis does not answer") for _ in batch]
         failpoint("seckill.give_back.after_script")
         return answers

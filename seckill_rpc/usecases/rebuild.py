@@ -1,11 +1,10 @@
-"""Building anew what Redis knows of an activity, from the rows, while it sells. Warm-up is the
-same: nothing was there before.
+"""Rebuilds what Redis knows of an activity, from the rows, while it sells. Warm-up is the same with
+nothing there before.
 
-Hold, fence, read, build, publish, carry, look again (docs/protocols.md 5). The fence only raises
-the epoch; what is published is what one moment after it showed, so that no return of a unit falls
-between the numbers and the holders. A rebuild that dies anywhere leaves a row whose epoch is not
-published or a `hold`, and the keeper begins another one. A slow one finds a newer epoch and gives
-up.
+Steps: hold, fence, read, build, publish, carry, check again (docs/protocols.md 5). The fence only
+raises the epoch. What is published is a snapshot read after the fence, so no return of a unit falls
+between the numbers and the holders. A rebuild that dies leaves an unpublished epoch or a `hold`,
+and the reconciler begins another one. A slow one finds a newer epoch and gives up.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ log = structlog.get_logger()
 
 
 class RebuildStep(StrEnum):
-    """What a rebuild is doing. Names equal `paymesh.seckill.v1.RebuildStep`."""
+    """The current step. Names equal `paymesh.seckill.v1.RebuildStep`."""
 
     HOLD = "HOLD"
     FENCE = "FENCE"
@@ -49,7 +48,7 @@ class RebuildStep(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far a rebuild is: things done of `total` (0: nobody knows), in an epoch (0: none yet)."""
+    """Progress of a rebuild: things done of `total` (0: unknown), in an epoch (0: none yet)."""
 
     step: RebuildStep
     done: int = 0
@@ -61,11 +60,11 @@ OnProgress = Callable[[Progress], None]
 
 
 class _Superseded(Exception):
-    """Somebody else is newer, or there is nothing to rebuild."""
+    """Another rebuild is newer, or there is nothing to rebuild."""
 
 
 class Rebuilder:
-    """RebuildActivity, the warm-up of a publication and the repairs of the keeper."""
+    """RebuildActivity, the warm-up of a publication and the repairs of the reconciler."""
 
     def __init__(
         self, *, db: Database, clock: Clock, ids: Ids, loader: ActivityLoader, lease: Lease
@@ -83,16 +82,16 @@ class Rebuilder:
         on_progress: OnProgress = lambda _: None,
         seen_epoch: int | None = None,
     ) -> bool:
-        """Rebuilds an activity; True when what stands in Redis now is of this call.
+        """Rebuilds an activity; True if this call published what is in Redis now.
 
         Args:
-            on_progress: hears how far it is; the last step is DONE or SUPERSEDED.
-            seen_epoch: the epoch of the row in which something was found wrong; nothing is done
-                when the row has another one by now, or somebody else is at it. None rebuilds in any
+            on_progress: gets each step; the last one is DONE or SUPERSEDED.
+            seen_epoch: the epoch of the row in which a difference was found; nothing is done if the
+                row has another one by now, or another rebuild is under way. None rebuilds in any
                 case.
 
         Raises:
-            ActivityNotFound: there is none. RedisError, Unavailable: not finished; the keeper
+            ActivityNotFound: there is none. RedisError, Unavailable: not finished; the reconciler
                 begins another one.
         """
         activity = await self._db.read(activities.get, activity_id=activity_id)
@@ -146,13 +145,13 @@ class _Run:
         self._on_progress = on_progress
 
     async def go(self, *, is_ours: bool) -> None:
-        """All steps; raises _Superseded when this is not ours to do, or somebody else was newer."""
+        """All steps. Raises _Superseded if there is nothing to do, or another rebuild is newer."""
         if not is_ours:
             raise _Superseded
         loader, keys = self._loader, self.keys
         self._tell(RebuildStep.HOLD)
         said_to_hold = await self._while_alive(loader.viewed_holders(keys))
-        # before anything is built: a Redis that starts anew meanwhile is noticed by its new id
+        # before anything is built: a restart of Redis meanwhile is noticed by its new id
         run_id = await loader.run_id()
         published_epoch = await loader.published_epoch(keys)
         await self._must_live()
@@ -162,20 +161,20 @@ class _Run:
             raise _Superseded
         self._tell(RebuildStep.FENCE)
         failpoint("seckill.rebuild.after_fence")
-        # One moment after the fence: nothing is sold in this epoch before it is published, and what
-        # comes back after this moment finds its record.
+        # A snapshot after the fence: nothing is sold in this epoch before it is published, and a
+        # unit that comes back after the snapshot finds its record.
         row, units = await self._while_alive(self._db.read_at_one_moment(self._read))
         await self._build(units, said_to_hold)
         failpoint("seckill.rebuild.after_parts")
         if not await loader.publish(keys, row, run_id=run_id):
             raise _Superseded
         failpoint("seckill.rebuild.after_publish")
-        # the lease went with the parts if Redis was emptied since: then `hold` stays, and the
-        # keeper sees it
+        # the lease is gone with the holders if Redis was emptied since: then `hold` stays, and the
+        # reconciler sees it
         await self._must_live()
         await self._carry()
         failpoint("seckill.rebuild.after_carry")
-        await self._look_again(row)
+        await self._check_again(row)
 
     async def _fence(self, tx: AsyncConnection, *, published_epoch: int) -> bool:
         before = await activities.lock(tx, activity_id=self._activity.activity_id)
@@ -187,7 +186,7 @@ class _Run:
         return True
 
     async def _read(self, tx: AsyncConnection) -> tuple[Activity, list[LiveUnit]]:
-        """The row and its live orders by buyer, as they were at one moment: some 300 bytes each."""
+        """The row and its live orders by buyer, in one snapshot: some 300 bytes per order."""
         row = await activities.get(tx, activity_id=self._activity.activity_id)
         if row.epoch != self.epoch or row.state not in RUNNING:
             raise _Superseded
@@ -198,12 +197,13 @@ class _Run:
         ]
 
     async def _build(self, units: list[LiveUnit], said_to_hold: set[str]) -> None:
-        """Writes the holders of the live orders, and takes the 1 from those who have none."""
+        """Writes the holders of live orders, and corrects the views of buyers without one."""
         start = 0
         while start < len(units):
             end = min(start + CHUNK, len(units))
+            # the counts of a buyer are absolute: all of a buyer's orders go into one part
             while end < len(units) and units[end].user_id == units[end - 1].user_id:
-                end += 1  # the numbers of a buyer are absolute: all of his orders go into one part
+                end += 1
             if not await self._loader.load_holders(
                 self.keys, epoch=self.epoch, units=units[start:end]
             ):
@@ -231,8 +231,8 @@ class _Run:
             cursor = reply
             await self._must_live()
 
-    async def _look_again(self, published: Activity) -> None:
-        """The row may have been paused or closed while Redis had no meta that could know of it."""
+    async def _check_again(self, published: Activity) -> None:
+        """The row may have been paused or closed while Redis had no meta to show it."""
         now = await self._db.read(activities.get, activity_id=published.activity_id)
         if now.state is ActivityState.CLOSED:
             await self._loader.write_tombstone(self.keys, now)
@@ -240,9 +240,7 @@ class _Run:
             await self._loader.write_state(self.keys, now)
 
     async def _while_alive(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """The result of work that may take longer than a lease lives; it is given up when the lease
-        is gone.
-        """
+        """The result of work that may outlast a lease; it is given up if the lease is lost."""
         task = asyncio.create_task(work)
         try:
             while not (await asyncio.wait((task,), timeout=HEARTBEAT_SECONDS))[0]:
@@ -254,7 +252,7 @@ class _Run:
                 await asyncio.wait((task,))
 
     async def _must_live(self) -> None:
-        """Goes on only while nobody else rebuilds, and says that this one lives."""
+        """Extends the lease, or raises _Superseded."""
         if not await self._lease.renew(self.keys, self.holder):
             raise _Superseded
 

@@ -1,6 +1,7 @@
-"""The keeper: compares what Redis says of running activities with their rows and repairs what
-differs: ten times a second where something happens, a few of the others in each slow round. Every
-process has one; a lease and the epoch that was seen let one of them act."""
+"""Compares Redis with the rows of running activities and repairs differences: hot activities ten
+times a second, a few of the others in each slow round. Every process has a reconciler; a lease
+and the epoch that was seen let only one of them act.
+"""
 
 from __future__ import annotations
 
@@ -32,11 +33,11 @@ from seckill_rpc.usecases.activity_lifecycle.closer import Closer
 from seckill_rpc.usecases.hot_set import HotSet
 from seckill_rpc.usecases.rebuild import Rebuilder
 
-CLOSED_LATELY = timedelta(days=1)  # a copy of Redis is rarely older
-OTHERS = 5  # activities to which nothing happens, looked at in one round
-# between two looks at one whose end has come by our clock; that of Redis decides
+CLOSED_LATELY = timedelta(days=1)  # a backup of Redis is rarely older
+OTHERS = 5  # activities that are not hot, per round
+# between two checks of one whose end has come by our clock; that of Redis decides
 ENDING_SECONDS = 0.5
-PATIENCE_SECONDS = 1.0  # with a rebuild: 100 000 orders take about as long
+PATIENCE_SECONDS = 1.0  # wait for a rebuild: 100 000 orders take about as long
 
 REPAIRS: Final = Counter(
     "paymesh_seckill_repairs_total", "What the keeper repaired in Redis.", ["trigger"]
@@ -73,7 +74,7 @@ class Reconciler:
         queue: AdmissionQueue,
         has_lost_queue: Callable[[str], bool] = lambda _: False,
     ) -> None:
-        """`has_lost_queue`: what those say who read the lines."""
+        """`has_lost_queue`: what the consumers say about the queue of an activity."""
         self._db = db
         self._clock = clock
         self._loader = loader
@@ -84,17 +85,17 @@ class Reconciler:
         self._hot_set = hot_set
         self._queue = queue
         self._has_lost_queue = has_lost_queue
-        self._turn = ""  # the activity that was looked at last without a reason
+        self._last_idle = ""  # the last activity that was compared though it was not hot
         self._next_end: datetime | None = None
-        self._watches: dict[str, DriftDetector] = {}
+        self._detectors: dict[str, DriftDetector] = {}
         self._rebuilds: dict[str, asyncio.Task[bool]] = {}
         self._run_id = ""
         self._quarantine = Quarantine("keep", ACTIVITY.c.activity_id)
 
     async def run_once(self) -> int:
-        """One comparison of every running activity; returns how many repairs were made. At most one
-        rebuild per activity is under way; one that takes longer goes on while the others are
-        watched."""
+        """One comparison; returns how many repairs were made. At most one rebuild per activity is
+        under way; a long one goes on while the others are watched.
+        """
         for activity_id in [
             activity_id for activity_id, task in self._rebuilds.items() if task.done()
         ]:
@@ -105,8 +106,8 @@ class Reconciler:
         running = {
             activity.activity_id: activity for activity in await self._db.read(activities.running)
         }
-        for gone in self._watches.keys() - running.keys():
-            del self._watches[gone]
+        for gone in self._detectors.keys() - running.keys():
+            del self._detectors[gone]
             GAP.remove(gone)
         try:
             run_id = await self._loader.run_id()
@@ -123,11 +124,11 @@ class Reconciler:
                 try:
                     published[activity_id] = await self._published(row.activity)
                 except Exception as problem:  # noqa: BLE001  logged with its id, or raised
-                    self._blame(activity_id, problem)
+                    self._leave_out(activity_id, problem)
         except RedisError as problem:
             log.info("seckill_keeper_waits", cause=str(problem)[:200])
             return 0
-        # Only where there seems to be a gap: most of the time there is none.
+        # Only if there seems to be a gap: most of the time there is none.
         is_suspect = any(
             each is not None and rows[activity_id].counted.gap(each)
             for activity_id, each in published.items()
@@ -135,7 +136,7 @@ class Reconciler:
         later = await self._db.read_at_one_moment(self._read, chosen) if is_suspect else rows
         results = await asyncio.gather(
             *(
-                self._keep(
+                self._reconcile(
                     row,
                     published[activity_id],
                     later.get(activity_id, row),
@@ -149,7 +150,7 @@ class Reconciler:
         return done + sum(results)
 
     def pause_seconds(self, interval_seconds: float) -> float:
-        """After a round: the interval while something happens, else until the next end of an
+        """After a round: the interval while an activity is hot, else until the next end of an
         activity, at most QUIET_SECONDS.
         """
         if self._hot_set.has_any or self._rebuilds:
@@ -157,17 +158,17 @@ class Reconciler:
         left = seconds_until(self._next_end, self._clock.now())
         return QUIET_SECONDS if left is None else min(QUIET_SECONDS, max(left, ENDING_SECONDS))
 
-    def _blame(self, activity_id: str, problem: Exception) -> None:
-        """Goes on without an activity whose keys are not what we write; what Redis says of itself
-        concerns all, and is raised.
+    def _leave_out(self, activity_id: str, problem: Exception) -> None:
+        """Goes on without an activity whose keys are not of our types. A failure of Redis itself
+        concerns all activities and is raised.
         """
         if isinstance(problem, RedisError) and not str(problem).startswith(WRONG_TYPE):
             raise problem
         self._quarantine.add((activity_id,), problem)
 
     def _choose(self, running: Mapping[str, Activity]) -> list[str]:
-        """Whom to look at in this round: to whom something happened, whose end has come, and the
-        next ones in turn.
+        """The activities of this round: the hot ones, those whose end has come, and the next of the
+        others.
         """
         now = self._clock.now()
         ends = {
@@ -180,22 +181,22 @@ class Reconciler:
         }
         others = sorted(running.keys() - chosen)
         others = [
-            *(each for each in others if each > self._turn),
-            *(each for each in others if each <= self._turn),
+            *(each for each in others if each > self._last_idle),
+            *(each for each in others if each <= self._last_idle),
         ][:OTHERS]
-        self._turn = others[-1] if others else ""
+        self._last_idle = others[-1] if others else ""
         self._next_end = min(ends.values(), default=None)
         return [*chosen, *others]
 
-    async def _keep(
+    async def _reconcile(
         self, row: _Row, published: Published | None, later: _Row, *, run_id: str, now_ms: int
     ) -> int:
         activity = row.activity
-        watch = self._watches.setdefault(activity.activity_id, DriftDetector())
+        detector = self._detectors.setdefault(activity.activity_id, DriftDetector())
         at = self._clock.now()
-        trigger = watch.check_state(activity, published, run_id=run_id, at=at)
+        trigger = detector.check_state(activity, published, run_id=run_id, at=at)
         if trigger is None and published is not None and not published.is_being_rebuilt:
-            trigger = watch.check_units(
+            trigger = detector.check_units(
                 activity, published, before=row.counted, after=later.counted, at=at
             )
         if (
@@ -203,15 +204,15 @@ class Reconciler:
             or published.is_held
             or published.out
             or not published.has_queue
-            or watch.gap
+            or detector.gap
             or trigger is not None
         ):
             self._hot_set.touch(activity.activity_id)
-        GAP.labels(activity.activity_id).set(watch.gap)
+        GAP.labels(activity.activity_id).set(detector.gap)
         try:
             done = 0 if trigger is None else await self._repair(activity, trigger)
             return done + await self._close_ended(activity, now_ms)
-        except (RedisError, MeshError) as problem:  # it is looked at again in a moment
+        except (RedisError, MeshError) as problem:  # the next round tries again
             log.warning(
                 "seckill_repair_failed",
                 activity_id=activity.activity_id,
@@ -219,7 +220,7 @@ class Reconciler:
                 cause=str(problem)[:200],
             )
             return 0
-        # a defect of ours, but one activity must not keep the others from being watched
+        # a defect of ours: the other activities are watched all the same
         except Exception:
             log.exception(
                 "seckill_repair_failed", activity_id=activity.activity_id, trigger=trigger
@@ -234,7 +235,7 @@ class Reconciler:
                 "seckill_rebuild",
                 activity_id=activity.activity_id,
                 trigger=trigger,
-                gap=self._watches[activity.activity_id].gap,
+                gap=self._detectors[activity.activity_id].gap,
                 alert=trigger in {Trigger.CONSERVATION, Trigger.QUEUE},
             )
             rebuild = asyncio.create_task(
@@ -243,14 +244,14 @@ class Reconciler:
             self._rebuilds[activity.activity_id] = rebuild
             await asyncio.wait([rebuild], timeout=PATIENCE_SECONDS)
             is_done = rebuild.done() and rebuild.result()
-            self._watches[activity.activity_id].forget()
+            self._detectors[activity.activity_id].reset()
         if is_done:
             REPAIRS.labels(trigger).inc()
         return int(is_done)
 
     async def _close_ended(self, activity: Activity, now_ms: int) -> int:
-        """By the clock that admits: nobody is let in any more since then, and a draw has had its
-        time.
+        """Closes an ended activity, by the clock that admits: no click was admitted since, and a
+        draw has had its time.
         """
         is_over = now_ms >= activity.closes_at(self._close_after_end).timestamp() * 1000
         if not is_over or activity.state is ActivityState.CLOSING:
@@ -259,8 +260,8 @@ class Reconciler:
         return 1
 
     async def _drop_closed(self, run_id: str, running: Iterable[str]) -> int:
-        """Another Redis, or a start from an old copy, may know activities as open that are closed;
-        all others are looked at.
+        """Another Redis, or a restart from an old copy, may have closed activities as open. All
+        others become hot.
         """
         if run_id == self._run_id:
             return 0
@@ -272,13 +273,13 @@ class Reconciler:
             try:
                 dropped += await self._loader.write_tombstone(keys_of(activity), activity)
             except Exception as problem:  # noqa: BLE001  logged with its id, or raised
-                self._blame(activity.activity_id, problem)
+                self._leave_out(activity.activity_id, problem)
         self._run_id = run_id
         return dropped
 
     async def _published(self, activity: Activity) -> Published | None:
         keys = keys_of(activity)
-        # before the rest: what a rebuild has left behind is seen after it
+        # read first: what a rebuild leaves is seen after its end
         is_being_rebuilt = await self._lease.is_taken(keys)
         meta = await self._loader.meta(keys)
         if self._hot_set.pop_suspect(

@@ -1,6 +1,6 @@
-"""What this process hears of results that any process published: it wakes who waits, remembers what
-is final for a moment, and knows who takes part, so that a refusal for everybody is never told to
-somebody who has a place or an order."""
+"""Receives the results that any process publishes: wakes waiting calls, caches final results, and
+tracks the participants of each activity, so that a cached refusal is never given to one of them.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.db import Database
 from seckill_rpc.domain.activity import Activity
-from seckill_rpc.domain.order import View
-from seckill_rpc.domain.result import Result, ResultCode, Status
+from seckill_rpc.domain.order import BuyerStatus
+from seckill_rpc.domain.result import Result, ResultCode
 from seckill_rpc.redis.wakeups import Waiters, Wakeups
 from seckill_rpc.store import orders
 from seckill_rpc.usecases.admission.registry import ActivityRegistry
@@ -21,7 +21,7 @@ CHUNK = 5000
 
 
 class ResultListener:
-    """Listens, and catches up on what was said before it listened."""
+    """Handles messages, and catches up on those of before it listened."""
 
     def __init__(
         self,
@@ -29,53 +29,55 @@ class ResultListener:
         db: Database,
         registry: ActivityRegistry,
         admission: Admission,
-        known: ResultCache,
+        cache: ResultCache,
         waiters: Waiters,
         hot_set: HotSet,
     ) -> None:
         self._db = db
         self._registry = registry
         self._admission = admission
-        self._known = known
+        self._cache = cache
         self._waiters = waiters
         self._hot_set = hot_set
         self._caught_up: set[str] = set()
 
-    def hear(self, activity_id: str, message: str) -> None:
-        """Lines `<user> <view> <order>`, as a script published them; none when a line that was
-        empty is not any more.
+    def on_message(self, activity_id: str, message: str) -> None:
+        """Lines `<user> <view> <order>`, as a script published them; none when the first click
+        entered an empty queue.
         """
         self._hot_set.touch(activity_id)
         if not message:
             return
-        self._waiters.tell(activity_id, message)
+        self._waiters.wake(activity_id, message)
         for line in message.split("\n"):
             user_id, _, rest = line.partition(" ")
             view, _, order_id = rest.partition(" ")
-            if view == View.HOLDER:
+            if view == BuyerStatus.HOLDER:
                 self._admission.add_participant(activity_id, user_id)
-            self._known.forget(activity_id, user_id)
-            if view == View.HOLDER and order_id:
-                activity = self._registry.known(activity_id)
+            self._cache.forget(activity_id, user_id)
+            if view == BuyerStatus.HOLDER and order_id:
+                activity = self._registry.find_running(activity_id)
                 if activity is not None:
-                    self._known.learn(
+                    self._cache.learn(
                         activity_id,
                         user_id,
                         Result(
-                            Status.HOLDER, ResultCode.BOUGHT, activity_id, activity.sku_id, order_id
+                            BuyerStatus.HOLDER,
+                            ResultCode.BOUGHT,
+                            activity_id,
+                            activity.sku_id,
+                            order_id,
                         ),
                     )
 
     def on_disconnect(self) -> None:
-        """The subscription broke: what is said now is not heard."""
+        """The subscription broke: messages are lost from now on."""
         for activity_id in self._caught_up:
             self._admission.mark_incomplete(activity_id)
         self._caught_up.clear()
 
     async def run_once(self, wakeups: Wakeups) -> int:
-        """Catches up on activities that this process has not heard of from their beginning; returns
-        how many.
-        """
+        """Catches up on activities whose participants are unknown here; returns how many."""
         if not wakeups.subscribed.is_set():
             return 0
         behind = [
@@ -87,8 +89,8 @@ class ResultListener:
         return len(behind)
 
     async def _catch_up(self, activity: Activity) -> None:
-        """Whoever bought before the door was open here is in the database by now; whoever buys from
-        then on is heard.
+        """Buyers with an order from before the gate was opened here are in the database by now;
+        later ones are heard of.
         """
         self._admission.open_gate(activity)
         after: tuple[str, int] | None = None

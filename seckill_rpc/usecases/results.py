@@ -1,5 +1,6 @@
-"""What became of a buyer's clicks. Redis is asked first; what Redis has lost is decided by the
-database, for ever, by a row that says no: an answer "waiting" always ends (docs/protocols.md 5)."""
+"""What became of a buyer's clicks. Redis is asked first. A click that Redis has lost is refused by
+a row in the database, for ever, so an answer "queued" always ends (docs/protocols.md 5).
+"""
 
 from __future__ import annotations
 
@@ -14,8 +15,8 @@ from mesh.clock import Clock, Monotonic, Seconds
 from mesh.db import Database
 from seckill_rpc.domain.activity import Activity, ActivityState, AdmissionMode
 from seckill_rpc.domain.errors import SeckillBusy, TicketInvalid
-from seckill_rpc.domain.order import UnitOrder, UnitState, View
-from seckill_rpc.domain.result import Result, ResultCode, Status
+from seckill_rpc.domain.order import BuyerStatus, UnitOrder, UnitState
+from seckill_rpc.domain.result import Result, ResultCode
 from seckill_rpc.domain.ticket import Ticket, Tickets
 from seckill_rpc.redis.keys import keys_of
 from seckill_rpc.redis.views import ClickLookup, Record, Views
@@ -27,12 +28,12 @@ from seckill_rpc.usecases.admission.registry import ActivityRegistry
 from seckill_rpc.usecases.admission.result_cache import ResultCache
 from seckill_rpc.usecases.circuit_breaker import CircuitBreaker
 
-# what a buyer in the line is told; a batch takes milliseconds, an outage seconds
+# for a queued buyer; a batch takes milliseconds, an outage seconds
 ASK_AGAIN_MS = 500
-# until the second look at one click of a buyer whose view is final because of another click
+# pause before the second look at a click of a buyer whose view is final by another click
 LOOK_AGAIN_SECONDS = 0.1
 LOOK_AGAIN_SECONDS_MAX = 2.0  # the pause doubles until then
-FULL_SECONDS = 2.0  # when a stream makes sense again where too many wait
+FULL_SECONDS = 2.0  # when to come back where too many calls wait
 # of one stream: it ends with an answer before its deadline ends it without
 WATCH_SECONDS = 110.0
 DECIDED_BY_TICKET = 0  # batch_id of a refusal that no consumer wrote
@@ -49,32 +50,33 @@ class Results:
         registry: ActivityRegistry,
         views: Views,
         waiters: Waiters,
-        known: ResultCache,
+        cache: ResultCache,
         tickets: Tickets,
         grace: timedelta,
         monotonic: Monotonic,
         jitter: Jitter,
     ) -> None:
-        """`grace`: for how long a place in the line may be unknown to Redis before the database
-        decides, from its click on or from the end of the last rebuild, whichever was later."""
+        """`grace`: how long Redis may not know a queued click before the database refuses it, from
+        the click or from the end of the last rebuild, whichever was later.
+        """
         self._db = db
         self._clock = clock
         self._registry = registry
         self._views = views
         self._waiters = waiters
-        self._known = known
+        self._cache = cache
         self._tickets = tickets
         self._grace = grace
         self._monotonic = monotonic
         self._breaker = CircuitBreaker(monotonic=monotonic, jitter=jitter)
-        # activities that Redis has lost, as far as this process has seen
+        # since when Redis lacks an activity, as far as this process knows
         self._missing_since: dict[str, datetime] = {}
 
     async def seckill_result(
         self, *, merchant_id: str, user_id: str, sku_id: str, ticket: str, wait_seconds: Seconds
     ) -> Result:
-        """What a buyer is told of a product, after waiting for a final answer for a while; with a
-        ticket, of that click.
+        """The result of a buyer for a product, after waiting up to `wait_seconds` for a final one;
+        with a ticket, of that click.
 
         Raises:
             TicketInvalid: not ours, or not of this buyer and product. ActivityNotFound: the product
@@ -87,45 +89,45 @@ class Results:
                 raise TicketInvalid
             return await self.of_click(read, wait_seconds=wait_seconds)
         activity = await self._registry.current(merchant_id, sku_id)
-        # its view is frozen then, and may be of the one before
+        # the view may be of an earlier activity then
         if activity.state is ActivityState.CLOSED:
             return await self._by_rows(activity, user_id) or _answer(
-                activity, Status.NEITHER, ResultCode.NO_CLICK
+                activity, BuyerStatus.NEITHER, ResultCode.NO_CLICK
             )
-        known = self._known.find(activity.activity_id, user_id)
+        known = self._cache.find(activity.activity_id, user_id)
         if known is not None:
             return known
         if self._breaker.is_open:
             return await self._without_redis(activity, user_id)
         try:
-            told = await self._told(activity, user_id, wait_seconds)
-            found = told or await self._by_rows(activity, user_id)
+            result = await self._by_view(activity, user_id, wait_seconds)
+            found = result or await self._by_rows(activity, user_id)
             is_steady = found is not None or await self._views.is_steady(keys_of(activity))
         except RedisError:
             self._breaker.failed()
             return await self._without_redis(activity, user_id)
         self._breaker.answered()
-        if found is None and not is_steady:  # a rebuild may still find a place of his
+        if found is None and not is_steady:  # a rebuild may still find a queued click
             raise self._breaker.not_ready()
-        return found or _answer(activity, Status.NEITHER, ResultCode.NO_CLICK)
+        return found or _answer(activity, BuyerStatus.NEITHER, ResultCode.NO_CLICK)
 
     async def present(self, activity: Activity, user_id: str) -> Result:
-        """What a buyer of a running activity is told now, who is known to take part."""
+        """The result now of a buyer who takes part in a running activity."""
         try:
-            told = self._known.find(activity.activity_id, user_id) or await self._told(
+            result = self._cache.find(activity.activity_id, user_id) or await self._by_view(
                 activity, user_id, 0
             )
         except RedisError:
-            told = None
-        told = told or await self._by_rows(activity, user_id)
-        return told or _answer(
-            activity, Status.QUEUED, ResultCode.QUEUED, retry_after_ms=ASK_AGAIN_MS
+            result = None
+        result = result or await self._by_rows(activity, user_id)
+        return result or _answer(
+            activity, BuyerStatus.QUEUED, ResultCode.QUEUED, retry_after_ms=ASK_AGAIN_MS
         )
 
     async def of_request(
         self, activity: Activity, *, user_id: str, request_id: str
     ) -> Result | None:
-        """The live order that a click of a closed activity became; None when it became none."""
+        """The live order that a click of a closed activity became, if any."""
         mine = await self._db.read(
             orders.order_of_request,
             activity_id=activity.activity_id,
@@ -135,39 +137,39 @@ class Results:
         return (
             None
             if mine is None
-            else _answer(activity, Status.HOLDER, ResultCode.BOUGHT, order_id=mine.order_id)
+            else _answer(activity, BuyerStatus.HOLDER, ResultCode.BOUGHT, order_id=mine.order_id)
         )
 
     async def of_click(self, ticket: Ticket, *, wait_seconds: Seconds) -> Result:
-        """What became of one click, after waiting for a final answer for a while.
+        """The result of one click, after waiting up to `wait_seconds` for a final one.
 
         Raises:
             SeckillNotReady: Redis does not answer and the database knows nothing final.
                 ActivityNotFound: a ticket of another installation.
         """
-        activity = await self._registry.by_id(ticket.activity_id)
+        activity = await self._registry.get(ticket.activity_id)
         end = self._monotonic() + wait_seconds
         pause = LOOK_AGAIN_SECONDS
         while True:
-            result = await self._of_click_now(activity, ticket)
+            result = await self._look_up_click(activity, ticket)
             rest = end - self._monotonic()
-            # the buyer asks again, later than Redis would be asked here
+            # the buyer asks again, which costs less than waiting here
             if result.is_final or rest <= 0 or self._waiters.is_full:
                 return result
             try:
-                told = await self._waiters.wait(keys_of(activity), ticket.user_id, rest)
+                update = await self._waiters.wait(keys_of(activity), ticket.user_id, rest)
             except RedisError:
-                told = None
-            # his view is of another click, or lost: this one is looked at by itself
-            if told is None or told.order_id != ticket.order_id:
+                update = None
+            # the view is of another click, or lost: look up this click itself
+            if update is None or update.order_id != ticket.order_id:
                 await asyncio.sleep(min(pause, max(end - self._monotonic(), 0)))
                 pause = min(pause * 2, LOOK_AGAIN_SECONDS_MAX)
 
-    async def watch(self, ticket: str) -> AsyncIterator[Result]:
-        """The result now, and the final one when it comes; at most for WATCH_SECONDS.
+    async def watch_seckill_result(self, ticket: str) -> AsyncIterator[Result]:
+        """The result now, and the final one when it comes; for WATCH_SECONDS at most.
 
         Raises:
-            SeckillBusy: too many wait; the first answer was given. TicketInvalid and what
+            SeckillBusy: too many calls wait; the first answer was given. TicketInvalid and what
                 `of_click` raises.
         """
         read = self._tickets.read(ticket)
@@ -179,30 +181,34 @@ class Results:
             yield await self.of_click(read, wait_seconds=WATCH_SECONDS)
 
     async def get_ticket_order(self, ticket: str) -> tuple[Ticket, bool]:
-        """Whose click it was, and whether its order exists or may still come.
+        """The ticket, and whether its order exists or may still come.
 
         Raises:
             TicketInvalid and what `of_click` raises.
         """
         read = self._tickets.read(ticket)
-        return read, (await self.of_click(read, wait_seconds=0)).status is not Status.NEITHER
+        return read, (await self.of_click(read, wait_seconds=0)).status is not BuyerStatus.NEITHER
 
-    async def _told(self, activity: Activity, user_id: str, wait_seconds: Seconds) -> Result | None:
-        """What Redis tells; None when it knows nothing. A 1 whose order it does not name is looked
-        up.
+    async def _by_view(
+        self, activity: Activity, user_id: str, wait_seconds: Seconds
+    ) -> Result | None:
+        """The result by the view in Redis; None if there is none, or if a HOLDER's order has to be
+        looked up.
         """
-        told = await self._waiters.wait(keys_of(activity), user_id, wait_seconds)
-        if told is None:
+        update = await self._waiters.wait(keys_of(activity), user_id, wait_seconds)
+        if update is None:
             return None
-        match told.view:
-            case View.QUEUED:
+        match update.view:
+            case BuyerStatus.QUEUED:
                 return _answer(
-                    activity, Status.QUEUED, ResultCode.QUEUED, retry_after_ms=ASK_AGAIN_MS
+                    activity, BuyerStatus.QUEUED, ResultCode.QUEUED, retry_after_ms=ASK_AGAIN_MS
                 )
-            case View.NEITHER:
-                return _answer(activity, Status.NEITHER, _refused(activity))
-            case View.HOLDER if told.order_id:
-                return _answer(activity, Status.HOLDER, ResultCode.BOUGHT, order_id=told.order_id)
+            case BuyerStatus.NEITHER:
+                return _answer(activity, BuyerStatus.NEITHER, _refused(activity))
+            case BuyerStatus.HOLDER if update.order_id:
+                return _answer(
+                    activity, BuyerStatus.HOLDER, ResultCode.BOUGHT, order_id=update.order_id
+                )
             case _:
                 return None
 
@@ -220,29 +226,29 @@ class Results:
         if row is None:
             return None
         if row.state is not UnitState.LIVE:
-            return _answer(activity, Status.NEITHER, _refused(activity))
-        result = _answer(activity, Status.HOLDER, ResultCode.BOUGHT, order_id=row.order_id)
-        self._known.learn(activity.activity_id, user_id, result)
+            return _answer(activity, BuyerStatus.NEITHER, _refused(activity))
+        result = _answer(activity, BuyerStatus.HOLDER, ResultCode.BOUGHT, order_id=row.order_id)
+        self._cache.learn(activity.activity_id, user_id, result)
         return result
 
-    async def _of_click_now(self, activity: Activity, ticket: Ticket) -> Result:
+    async def _look_up_click(self, activity: Activity, ticket: Ticket) -> Result:
         if self._breaker.is_open:
             return await self._of_click_without_redis(activity, ticket)
         try:
-            place = await self._views.look_up(keys_of(activity), ticket.user_id, ticket.request_id)
+            lookup = await self._views.look_up(keys_of(activity), ticket.user_id, ticket.request_id)
         except RedisError:
             self._breaker.failed()
             return await self._of_click_without_redis(activity, ticket)
         self._breaker.answered()
-        if place.record is not None and place.record.order_id == ticket.order_id:
-            return self._of_record(activity, place.record)
+        if lookup.record is not None and lookup.record.order_id == ticket.order_id:
+            return self._of_record(activity, lookup.record)
         row = await self._db.read(orders.find_order, ticket.order_id)
-        if row is None and self._is_lost(activity, ticket, place):
+        if row is None and self._is_lost(activity, ticket, lookup):
             row = await self._db.run(self._refuse, activity, ticket)
         if row is None:
             return _answer(
                 activity,
-                Status.QUEUED,
+                BuyerStatus.QUEUED,
                 ResultCode.QUEUED,
                 order_id=ticket.order_id,
                 retry_after_ms=ASK_AGAIN_MS,
@@ -258,25 +264,25 @@ class Results:
 
     async def _of_row(self, activity: Activity, row: UnitOrder) -> Result:
         if row.state is UnitState.LIVE:
-            return _answer(activity, Status.HOLDER, ResultCode.BOUGHT, order_id=row.order_id)
-        # perhaps because Redis had forgotten the order that this same click had become before
+            return _answer(activity, BuyerStatus.HOLDER, ResultCode.BOUGHT, order_id=row.order_id)
+        # perhaps because Redis had lost the order that the same click had become before
         if row.state is UnitState.REFUSED:
             same = await self.of_request(activity, user_id=row.user_id, request_id=row.request_id)
-            # An order that the click became later is told by its own ticket: the 2 of a ticket
-            # never ends.
+            # An order that the click became later has its own ticket: a refused ticket stays
+            # refused.
             if same is not None and same.order_id < row.order_id:
                 return same
-        return _answer(activity, Status.NEITHER, _refused(activity))
+        return _answer(activity, BuyerStatus.NEITHER, _refused(activity))
 
-    def _is_lost(self, activity: Activity, ticket: Ticket, place: ClickLookup) -> bool:
-        """Whether a click that Redis does not know has no place any more: nobody rebuilds the
-        activity, and nobody has for the grace.
+    def _is_lost(self, activity: Activity, ticket: Ticket, lookup: ClickLookup) -> bool:
+        """Whether a click that Redis does not know is lost: the activity is not being rebuilt, and
+        has not been for the grace.
         """
-        if activity.state is not ActivityState.CLOSED and place.is_held:
+        if activity.state is not ActivityState.CLOSED and lookup.is_held:
             return False
         now = self._clock.now()
-        since_ms = max(ticket.clicked_at_ms, place.since_ms)
-        if place.is_published or activity.state is ActivityState.CLOSED:
+        since_ms = max(ticket.clicked_at_ms, lookup.since_ms)
+        if lookup.is_published or activity.state is ActivityState.CLOSED:
             self._missing_since.pop(activity.activity_id, None)
         else:
             since_ms = max(since_ms, _ms(self._missing_since.setdefault(activity.activity_id, now)))
@@ -284,20 +290,22 @@ class Results:
 
     @staticmethod
     def _of_record(activity: Activity, record: Record) -> Result:
-        if record.view is View.HOLDER:
-            return _answer(activity, Status.HOLDER, ResultCode.BOUGHT, order_id=record.order_id)
+        if record.view is BuyerStatus.HOLDER:
+            return _answer(
+                activity, BuyerStatus.HOLDER, ResultCode.BOUGHT, order_id=record.order_id
+            )
         return _answer(
             activity,
-            Status.QUEUED,
+            BuyerStatus.QUEUED,
             ResultCode.QUEUED,
             order_id=record.order_id,
             retry_after_ms=ASK_AGAIN_MS,
         )
 
     async def _refuse(self, tx: AsyncConnection, activity: Activity, ticket: Ticket) -> UnitOrder:
-        """Decides that a lost click is refused, unless somebody decided before: whoever commits
-        first decides, and a consumer that finds the click in the line after all finds this row
-        too."""
+        """Refuses a lost click, unless it was decided before. The first commit decides; a consumer
+        that finds the click in the queue after all finds this row too.
+        """
         present = await activities.get(tx, activity_id=activity.activity_id)
         lost = NewOrder(
             order_id=ticket.order_id,
@@ -319,7 +327,7 @@ def _refused(activity: Activity) -> ResultCode:
 
 def _answer(
     activity: Activity,
-    status: Status,
+    status: BuyerStatus,
     code: ResultCode,
     *,
     order_id: str = "",

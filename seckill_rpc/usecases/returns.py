@@ -1,7 +1,7 @@
 """A unit comes back: its order was cancelled or not paid in time, or order_rpc refused it. One
-transaction takes it from the buyer and from what is
-sold, and writes down what has to follow: Redis sells it again, or, once the activity is CLOSED, the
-shelf gets it."""
+transaction takes it from the buyer and from what is sold, and writes the message that follows:
+Redis sells it again, or, once the activity is CLOSED, the catalog stock gets it.
+"""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class Returns:
         self._ids = ids
 
     async def return_stock(self, *, order_id: str, merchant_id: str, activity_id: str) -> bool:
-        """Takes the unit of an order back. True when this call did, False when an earlier one did
-        or the order never had one.
+        """Takes the unit of an order back. True if this call did; False if an earlier one did or
+        the order never had a unit.
 
         Raises:
             SeckillOrderNotFound: this activity decided no such order. That is final: order_rpc only
-                ever has orders whose rows were committed here before it was told of them.
+                has orders whose rows were committed here first.
         """
         is_back = await self._db.run(
             self._return, order_id=order_id, merchant_id=merchant_id, activity_id=activity_id
@@ -51,8 +51,7 @@ class Returns:
         transaction; returns how many were LIVE.
         """
         now = self._clock.now()
-        # In the order of their ids: two transactions that take the same ones back do not wait for
-        # each other in a circle.
+        # Sorted by id: two transactions that take the same orders back do not deadlock.
         left = [
             order_id
             for order_id in sorted(order_ids)

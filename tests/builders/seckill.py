@@ -20,7 +20,7 @@ from mesh.errors import RemoteError, UpstreamUnavailable
 from mesh.money import Money
 from mesh.outbox import OUTBOX, Relay
 from seckill_rpc.domain.activity import Activity, ActivityState, ActivityVerb, AdmissionMode
-from seckill_rpc.domain.order import View
+from seckill_rpc.domain.order import BuyerStatus
 from seckill_rpc.redis.admission_queue import AdmissionQueue
 from seckill_rpc.redis.admit import AdmitCode, AdmitReply, Click, admit
 from seckill_rpc.redis.connection import open_admission_redis
@@ -30,7 +30,8 @@ from seckill_rpc.redis.scripts import Scripts
 from seckill_rpc.redis.views import Views
 from seckill_rpc.store import activities, orders
 from seckill_rpc.tables import ACTIVITY, DEAD_ENTRY, SECKILL_ORDER, metadata
-from seckill_rpc.usecases.consumer.consumer import Consumer, ConsumerSettings
+from seckill_rpc.usecases.consumer.consumer import Consumer
+from seckill_rpc.usecases.consumer.settings import ConsumerSettings
 from seckill_rpc.usecases.hot_set import HotSet
 from seckill_rpc.usecases.outbox_to_order import OrderRpcDestination
 from seckill_rpc.usecases.outbox_to_redis import RedisDestination
@@ -389,7 +390,7 @@ class SeckillWorld:
     async def dead(self) -> list[RowMapping]:
         return await self.rows(DEAD_ENTRY)
 
-    async def view(self, user_id: str) -> View | None:
+    async def view(self, user_id: str) -> BuyerStatus | None:
         return await self.views.view(self.keys, user_id)
 
     async def change(self, **values: Any) -> None:
@@ -448,7 +449,7 @@ class SeckillWorld:
         holders = {order["user_id"] for order in found if order["state"] == "LIVE"}
         for user_id in {order["user_id"] for order in found}:
             assert await self.view(user_id) is (
-                View.HOLDER if user_id in holders else View.NEITHER
+                BuyerStatus.HOLDER if user_id in holders else BuyerStatus.NEITHER
             ), user_id
 
 

@@ -54,7 +54,7 @@ class Front:
         self.monotonic = HandClock()
         self.tickets = Tickets(SECRET)
         self.registry = ActivityRegistry(db=world.db, monotonic=self.monotonic)
-        known = ResultCache(monotonic=self.monotonic)
+        cache = ResultCache(monotonic=self.monotonic)
         waiters = self.waiters = Waiters(
             world.views, waiters_max=waiters_max, look_again_seconds=0.2
         )
@@ -65,7 +65,7 @@ class Front:
             registry=self.registry,
             views=world.views,
             waiters=waiters,
-            known=known,
+            cache=cache,
             tickets=self.tickets,
             grace=GRACE,
             monotonic=loop.time,
@@ -75,7 +75,7 @@ class Front:
             registry=self.registry,
             scripts=world.scripts,
             results=self.results,
-            known=known,
+            cache=cache,
             tickets=self.tickets,
             ids=world.ids,
             clock=world.clock,
@@ -90,13 +90,13 @@ class Front:
             db=world.db,
             registry=self.registry,
             admission=self.admission,
-            known=known,
+            cache=cache,
             waiters=waiters,
             hot_set=AlwaysHot(),
         )
         self.has_heard = asyncio.Event()
         self.wakeups = Wakeups(
-            world.redis, hear=self._hear, on_disconnect=self.listener.on_disconnect
+            world.redis, on_message=self._hear, on_disconnect=self.listener.on_disconnect
         )
 
     async def catch_up(self) -> None:
@@ -141,7 +141,7 @@ class Front:
         )
 
     def _hear(self, activity_id: str, message: str) -> None:
-        self.listener.hear(activity_id, message)
+        self.listener.on_message(activity_id, message)
         self.has_heard.set()
 
     async def script_calls(self) -> int:

@@ -29,7 +29,7 @@ from order_rpc.usecases.events import TOPIC
 from order_rpc.usecases.outbox_to_seckill import SeckillDestination
 from seckill_rpc.app import RETRY_CONSTRAINTS, SeckillApp
 from seckill_rpc.domain.activity import Activity, ActivityState, AdmissionMode
-from seckill_rpc.domain.order import View
+from seckill_rpc.domain.order import BuyerStatus
 from seckill_rpc.domain.ticket import Tickets
 from seckill_rpc.redis.admit import AdmitCode, AdmitReply, Click, admit
 from seckill_rpc.redis.connection import open_admission_redis
@@ -38,7 +38,8 @@ from seckill_rpc.settings import SeckillSettings
 from seckill_rpc.store import activities
 from seckill_rpc.tables import ACTIVITY, SECKILL_ORDER, metadata
 from seckill_rpc.usecases.activity_lifecycle.activities import ActivityView, CreateActivity
-from seckill_rpc.usecases.consumer.consumer import Consumer, ConsumerSettings
+from seckill_rpc.usecases.consumer.consumer import Consumer
+from seckill_rpc.usecases.consumer.settings import ConsumerSettings
 from tests.builders.order import SECKILL_RPC, OrderApp, merchant, order_app
 from tests.builders.seckill import AlwaysHot
 from tests.conftest import PROOF
@@ -396,7 +397,7 @@ class SeckillOrderWorld:
         """Tags of the messages for a destination, whatever became of them."""
         return [row["tag"] for row in await self.rows(OUTBOX) if row["destination"] == destination]
 
-    async def view(self, activity: Activity, user_id: str) -> View | None:
+    async def view(self, activity: Activity, user_id: str) -> BuyerStatus | None:
         return await self.app.views.view(keys_of(activity), user_id)
 
     async def shelf_units(self, sku_id: str = "mug") -> tuple[int, int]:
@@ -455,7 +456,7 @@ class SeckillOrderWorld:
             problems += [
                 f"{order['user_id']} holds {order['order_id']} and is told {view}"
                 for order in live
-                if (view := await self.view(row, order["user_id"])) is not View.HOLDER
+                if (view := await self.view(row, order["user_id"])) is not BuyerStatus.HOLDER
             ]
         elif (
             row.state is ActivityState.CLOSED

@@ -12,7 +12,7 @@ import pytest
 from redis.exceptions import ResponseError
 
 from seckill_rpc.domain.activity import ActivityState, ActivityVerb, AdmissionMode
-from seckill_rpc.domain.order import Verdict, View
+from seckill_rpc.domain.order import BuyerStatus, Verdict
 from seckill_rpc.redis.admission_queue import Entry, FinishedEntry, GiveBack, ReturnedUnit
 from seckill_rpc.redis.admit import CLICKS_MAX, AdmitCode, Click, admit
 from seckill_rpc.redis.keys import GROUP
@@ -51,7 +51,7 @@ async def a_click_is_queued_and_its_replay_says_so_until_it_is_live(stage: Stage
     await stage.open()
     first = await stage.buy("u", "a", "ORD-A")
     assert (first.code, first.detail) == (AdmitCode.QUEUED, "ORD-A")
-    assert await stage.view("u") is View.QUEUED
+    assert await stage.view("u") is BuyerStatus.QUEUED
     again = await stage.buy("u", "a", "ORD-B")
     assert (again.code, again.detail) == (AdmitCode.REPLAY_QUEUED, "ORD-A")
     assert await stage.queued() == ["ORD-A"]
@@ -59,7 +59,7 @@ async def a_click_is_queued_and_its_replay_says_so_until_it_is_live(stage: Stage
     await stage.consume()
     live = await stage.buy("u", "a", "ORD-C")
     assert (live.code, live.detail) == (AdmitCode.REPLAY_LIVE, "ORD-A")
-    assert await stage.view("u") is View.HOLDER
+    assert await stage.view("u") is BuyerStatus.HOLDER
     await stage.check_rest()
 
 
@@ -264,10 +264,10 @@ async def a_second_unit_leaves_the_first_ones_view(stage: Stage) -> None:
     await stage.open(limit=2)
     await stage.sell("u", "a")
     assert await stage.code("u", "b") is AdmitCode.QUEUED
-    assert await stage.view("u") is View.HOLDER
+    assert await stage.view("u") is BuyerStatus.HOLDER
     [entry] = await stage.take()
     await stage.queue.finish(stage.keys, stage.rows.refuse([entry]))
-    assert await stage.view("u") is View.HOLDER, "a refused second unit leaves the first"
+    assert await stage.view("u") is BuyerStatus.HOLDER, "a refused second unit leaves the first"
     await stage.check_rest()
 
 
@@ -311,11 +311,11 @@ async def a_full_memory_stops_no_decision(stage: Stage) -> None:
     await fill_memory(stage)
     try:
         await stage.consume()
-        assert await stage.view("u") is View.HOLDER
+        assert await stage.view("u") is BuyerStatus.HOLDER
         assert await stage.give_back(unit_of(stage, order)) == GiveBack.DONE
     finally:
         await free_memory(stage)
-    assert await stage.view("u") is View.NEITHER
+    assert await stage.view("u") is BuyerStatus.NEITHER
     await stage.check_rest()
 
 
@@ -377,7 +377,7 @@ async def a_refusal_gives_the_unit_back_and_lets_the_buyer_try_again(stage: Stag
     await stage.buy("u", "a")
     entries = await stage.take()
     assert await stage.queue.finish(stage.keys, stage.rows.refuse(entries)) == 1
-    assert await stage.view("u") is View.NEITHER
+    assert await stage.view("u") is BuyerStatus.NEITHER
     await stage.check_rest()
     assert await stage.code("u", "a") is AdmitCode.QUEUED
     await stage.check_law()
@@ -391,7 +391,10 @@ async def a_phantom_unit_does_not_come_back(stage: Stage) -> None:
     await stage.buy("u")
     await stage.buy("v")
     await stage.consume()
-    assert [await stage.view("u"), await stage.view("v")] == [View.HOLDER, View.NEITHER]
+    assert [await stage.view("u"), await stage.view("v")] == [
+        BuyerStatus.HOLDER,
+        BuyerStatus.NEITHER,
+    ]
     assert await stage.code("w") is AdmitCode.SOLD_OUT
     await stage.check_rest()
 
@@ -412,7 +415,7 @@ async def an_order_that_redis_forgot_is_found_by_the_same_click(stage: Stage) ->
         "a",
     )
     assert await stage.queue.finish(stage.keys, finished) == 1
-    assert await stage.view("u") is View.HOLDER
+    assert await stage.view("u") is BuyerStatus.HOLDER
     await stage.check_rest()
     again = await stage.buy("u", "a")
     assert (again.code, again.detail) == (AdmitCode.REPLAY_LIVE, order)
@@ -429,7 +432,7 @@ async def a_duplicate_of_an_order_that_redis_knows_gives_its_unit_back(stage: St
         entry=entry, verdict=Verdict.DUPLICATE, other_order_id=order, other_request_id="a"
     )
     assert await stage.queue.finish(stage.keys, [duplicate]) == 1
-    assert await stage.view("u") is View.HOLDER
+    assert await stage.view("u") is BuyerStatus.HOLDER
     await stage.check_rest()
 
 
@@ -464,11 +467,11 @@ async def a_late_decision_does_not_revive_what_was_given_back(stage: Stage) -> N
     entries = await stage.take()
     finished, _ = stage.rows.decide(entries)  # committed; the consumer sleeps
     assert await stage.give_back(unit_of(stage, "ORD-A")) == GiveBack.DONE
-    assert await stage.view("u") is View.NEITHER
+    assert await stage.view("u") is BuyerStatus.NEITHER
     await stage.check_law()
     assert (await stage.buy("u", "a", "ORD-B")).code is AdmitCode.QUEUED
     await stage.queue.finish(stage.keys, finished)
-    assert await stage.view("u") is View.QUEUED
+    assert await stage.view("u") is BuyerStatus.QUEUED
     await stage.check_law()
     await stage.consume()
     await stage.check_rest()
@@ -508,7 +511,7 @@ async def a_unit_comes_back_once_and_is_sold_again(stage: Stage) -> None:
         GiveBack.DONE,
         GiveBack.NOTHING,
     ]
-    assert await stage.view("u") is View.NEITHER
+    assert await stage.view("u") is BuyerStatus.NEITHER
     await stage.check_rest()
     assert await stage.code("v", "a") is AdmitCode.QUEUED
     assert await stage.give_back(unit) == GiveBack.NOTHING
@@ -527,7 +530,7 @@ async def a_unit_of_an_epoch_that_redis_has_not_yet_waits(stage: Stage) -> None:
         GiveBack.DONE,
         GiveBack.NOTHING,
     ]
-    assert await stage.view("u") is View.NEITHER
+    assert await stage.view("u") is BuyerStatus.NEITHER
     await stage.check_rest()
 
 
@@ -552,7 +555,7 @@ async def a_queued_order_may_be_given_back_before_its_decision_is_published(stag
     unit = unit_of(stage, "ORD-A")
     assert await stage.give_back(unit) == GiveBack.DONE
     await stage.queue.finish(stage.keys, finished)
-    assert await stage.view("u") is View.NEITHER
+    assert await stage.view("u") is BuyerStatus.NEITHER
     await stage.check_rest()
 
 
@@ -573,7 +576,7 @@ async def a_return_that_a_rebuild_counted_needs_nothing_and_its_carried_entry_is
     again, _ = stage.rows.decide([entry])
     assert again[0].verdict is Verdict.REFUSED
     await stage.queue.finish(stage.keys, again)
-    assert await stage.view("u") is View.NEITHER
+    assert await stage.view("u") is BuyerStatus.NEITHER
     await stage.check_rest()
     assert await stage.code("u", "a") is AdmitCode.QUEUED
 
@@ -591,7 +594,7 @@ async def a_request_that_was_given_back_may_buy_again_and_its_old_unit_takes_not
     assert await stage.give_back(unit) == GiveBack.NOTHING
     await stage.consume()
     assert await stage.give_back(unit) == GiveBack.NOTHING
-    assert await stage.view("u") is View.HOLDER
+    assert await stage.view("u") is BuyerStatus.HOLDER
     again = await stage.buy("u", "a")
     assert (again.code, again.detail) == (AdmitCode.REPLAY_LIVE, second.detail)
     await stage.check_rest()
@@ -604,11 +607,11 @@ async def a_give_back_leaves_the_view_of_another_live_unit(stage: Stage) -> None
     second = await stage.sell("u", "b")
     unit = unit_of(stage, first)
     assert await stage.give_back(unit) == GiveBack.DONE
-    assert await stage.view("u") is View.HOLDER
+    assert await stage.view("u") is BuyerStatus.HOLDER
     assert await stage.code("u", "a") is AdmitCode.QUEUED
-    assert await stage.view("u") is View.HOLDER
+    assert await stage.view("u") is BuyerStatus.HOLDER
     assert await stage.give_back(unit_of(stage, second)) == GiveBack.DONE
-    assert await stage.view("u") is View.QUEUED
+    assert await stage.view("u") is BuyerStatus.QUEUED
     await stage.consume()
     await stage.check_rest()
 
@@ -619,11 +622,11 @@ async def a_one_that_nothing_holds_up_falls_with_a_give_back_that_was_counted(st
     unit = unit_of(stage, await stage.sell("u", "a"))
     rebuild = await Rebuild(stage).fence()
     await rebuild.build()
-    await stage.redis.set(stage.keys.view("u"), View.HOLDER)  # a failover brought it back
+    await stage.redis.set(stage.keys.view("u"), BuyerStatus.HOLDER)  # a failover brought it back
     await rebuild.publish()
     await rebuild.carry()
     assert await stage.give_back(unit) == GiveBack.NOTHING
-    assert await stage.view("u") is View.NEITHER
+    assert await stage.view("u") is BuyerStatus.NEITHER
 
 
 @scenario
@@ -636,7 +639,7 @@ async def a_closed_activity_leaves_the_view_to_the_next_one(stage: Stage) -> Non
     following = await Stage(stage.redis, stage.scripts, activity_id="ACT2").open()
     await following.sell("u", "a")
     assert await stage.give_back(late) == GiveBack.NOTHING
-    assert await following.view("u") is View.HOLDER
+    assert await following.view("u") is BuyerStatus.HOLDER
     await following.check_rest()
 
 
@@ -710,9 +713,9 @@ async def what_carry_leaves_the_consumer_decides(stage: Stage) -> None:
     assert await stage.queued() == ["ORD-1", "ORD-2", "ORD-0"]
     await stage.consume()
     assert [await stage.view(f"u{i}") for i in range(3)] == [
-        View.HOLDER,
-        View.NEITHER,
-        View.NEITHER,
+        BuyerStatus.HOLDER,
+        BuyerStatus.NEITHER,
+        BuyerStatus.NEITHER,
     ]
     await stage.check_rest()
 
@@ -753,7 +756,7 @@ async def carry_leaves_what_is_over_the_limit(stage: Stage) -> None:
     await stage.rebuild()
     await stage.check_law()
     await stage.consume()
-    assert await stage.view("u") is View.HOLDER
+    assert await stage.view("u") is BuyerStatus.HOLDER
     await stage.check_rest()
 
 
@@ -769,7 +772,7 @@ async def who_waits_comes_first_also_when_meta_alone_was_lost(stage: Stage) -> N
     await rebuild.carry()
     assert await stage.code("new") is AdmitCode.SOLD_OUT
     await stage.consume()
-    assert await stage.view("u") is View.HOLDER
+    assert await stage.view("u") is BuyerStatus.HOLDER
     await stage.check_rest()
 
 
@@ -782,7 +785,10 @@ async def a_line_whose_group_was_lost_is_served_to_its_end(stage: Stage) -> None
     stage.rows.change(total=1)
     await stage.rebuild()
     assert len(await stage.consume()) == 2
-    assert [await stage.view("u"), await stage.view("v")] == [View.HOLDER, View.NEITHER]
+    assert [await stage.view("u"), await stage.view("v")] == [
+        BuyerStatus.HOLDER,
+        BuyerStatus.NEITHER,
+    ]
     await stage.check_rest()
 
 
@@ -797,7 +803,10 @@ async def a_decision_survives_a_rebuild(stage: Stage) -> None:
     await stage.rebuild()
     assert await stage.give_back(unit_of(stage, "ORD-A")) == GiveBack.DONE
     await stage.queue.finish(stage.keys, finished)
-    assert [await stage.view("u"), await stage.view("v")] == [View.NEITHER, View.HOLDER]
+    assert [await stage.view("u"), await stage.view("v")] == [
+        BuyerStatus.NEITHER,
+        BuyerStatus.HOLDER,
+    ]
     await stage.check_rest()
 
 
@@ -843,7 +852,7 @@ async def a_slow_rebuilder_builds_nothing_after_a_newer_one(stage: Stage) -> Non
     await stage.rebuild()
     assert await stage.give_back(unit_of(stage, order)) == GiveBack.DONE
     assert not await slow.build()
-    assert await stage.view("u") is View.NEITHER
+    assert await stage.view("u") is BuyerStatus.NEITHER
     await stage.check_rest()
 
 
@@ -939,12 +948,12 @@ async def a_one_without_an_order_becomes_two_and_nothing_else_changes(stage: Sta
     await stage.open()
     await stage.sell("holder", "a")
     await stage.buy("queued", "a")
-    await stage.redis.set(stage.keys.view("stale"), View.HOLDER)
-    await stage.redis.set(stage.keys.view("shop:mallory"), View.HOLDER)
-    await stage.redis.set("seckill:result:shop/u:1001", View.HOLDER)
+    await stage.redis.set(stage.keys.view("stale"), BuyerStatus.HOLDER)
+    await stage.redis.set(stage.keys.view("shop:mallory"), BuyerStatus.HOLDER)
+    await stage.redis.set("seckill:result:shop/u:1001", BuyerStatus.HOLDER)
     await stage.redis.hset(stage.keys.view("odd"), "x", "y")
     rebuild = await Rebuild(stage).fence()
-    await stage.redis.set(stage.keys.view("loser"), View.NEITHER)
+    await stage.redis.set(stage.keys.view("loser"), BuyerStatus.NEITHER)
     await stage.loader.clear_stale_views(
         stage.keys, epoch=rebuild.row.epoch, users=["odd", "queued", "loser"]
     )
@@ -952,8 +961,16 @@ async def a_one_without_an_order_becomes_two_and_nothing_else_changes(stage: Sta
     told = [
         await stage.view(user) for user in ("holder", "queued", "stale", "shop:mallory", "loser")
     ]
-    assert told == [View.HOLDER, View.QUEUED, View.NEITHER, View.NEITHER, View.NEITHER]
-    assert await stage.redis.get("seckill:result:shop/u:1001") == View.HOLDER, "another merchant's"
+    assert told == [
+        BuyerStatus.HOLDER,
+        BuyerStatus.QUEUED,
+        BuyerStatus.NEITHER,
+        BuyerStatus.NEITHER,
+        BuyerStatus.NEITHER,
+    ]
+    assert await stage.redis.get("seckill:result:shop/u:1001") == BuyerStatus.HOLDER, (
+        "another merchant's"
+    )
 
 
 @scenario
@@ -963,7 +980,7 @@ async def a_lost_view_of_a_holder_comes_back_with_a_rebuild(stage: Stage) -> Non
     await stage.sell("u", "b")
     await stage.redis.flushall()
     await stage.rebuild()
-    assert await stage.view("u") is View.HOLDER
+    assert await stage.view("u") is BuyerStatus.HOLDER
     assert await stage.users() == {"u": "2", "u+": "2", "u#a": "1ORD1", "u#b": "1ORD2"}
     await stage.check_rest()
 
@@ -995,7 +1012,7 @@ async def views_are_cleared_before_anything_is_published_and_never_after(stage: 
     await stage.open()
     await stage.buy("u", "a", "ORD-A")
     assert await stage.loader.clear_views(stage.keys) == 0
-    assert await stage.views.view(stage.keys, "u") is View.QUEUED
+    assert await stage.views.view(stage.keys, "u") is BuyerStatus.QUEUED
 
 
 @scenario
@@ -1035,7 +1052,7 @@ async def results(stage: Stage, users: list[str]) -> tuple[int, int]:
     """How many win and lose once the line is served."""
     await stage.consume()
     told = [await stage.view(user) for user in users]
-    return told.count(View.HOLDER), told.count(View.NEITHER)
+    return told.count(BuyerStatus.HOLDER), told.count(BuyerStatus.NEITHER)
 
 
 @scenario
@@ -1049,11 +1066,11 @@ async def an_entry_takes_no_unit_and_counts_once(stage: Stage) -> None:
     assert await stage.queued() == []
     assert await stage.users() == {}
     assert await stage.redis.hgetall(stage.keys.entries) == {"u": "ORD-A a", "v": "ORD-V a"}
-    assert await stage.view("u") is View.QUEUED
+    assert await stage.view("u") is BuyerStatus.QUEUED
     assert await stage.redis.ttl(stage.keys.view("u")) >= 3600 + 590, "told until it is drawn"
     record = (await stage.views.look_up(stage.keys, "u", "a")).record
     assert record is not None
-    assert (record.view, record.order_id) == (View.QUEUED, "ORD-A")
+    assert (record.view, record.order_id) == (BuyerStatus.QUEUED, "ORD-A")
     assert (await stage.views.look_up(stage.keys, "u", "b")).record is None
     await stage.check_law()
 
@@ -1133,7 +1150,7 @@ async def a_winner_has_the_order_of_his_entry(stage: Stage) -> None:
     await stage.draw_all()
     again = await stage.buy("u", "a")
     assert (again.code, again.detail) == (AdmitCode.REPLAY_QUEUED, "ORD-A")
-    assert await stage.view("u") is View.QUEUED
+    assert await stage.view("u") is BuyerStatus.QUEUED
     await stage.consume()
     again = await stage.buy("u", "a")
     assert (again.code, again.detail) == (AdmitCode.REPLAY_LIVE, "ORD-A")
@@ -1230,7 +1247,7 @@ async def a_winner_who_is_admitted_again_goes_into_the_line(stage: Stage) -> Non
     await stage.readmit(entries)
     assert await stage.queued() == [entries[0].order_id]
     await stage.consume()
-    assert await stage.view("u0") is View.HOLDER
+    assert await stage.view("u0") is BuyerStatus.HOLDER
     await stage.check_rest()
 
 
@@ -1268,7 +1285,10 @@ async def losers_of_a_draw_are_woken_and_a_holder_keeps_his_one(stage: Stage) ->
         message = await subscription.get_message(ignore_subscribe_messages=True, timeout=5)
     assert message is not None
     assert set(message["data"].split("\n")) == {f"{holder} 1 ", f"{loser} 2 "}
-    assert [await stage.view(holder), await stage.view(loser)] == [View.HOLDER, View.NEITHER]
+    assert [await stage.view(holder), await stage.view(loser)] == [
+        BuyerStatus.HOLDER,
+        BuyerStatus.NEITHER,
+    ]
 
 
 @scenario

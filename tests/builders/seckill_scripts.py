@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 
 from mesh.money import Money
 from seckill_rpc.domain.activity import Activity, ActivityState, ActivityVerb, AdmissionMode
-from seckill_rpc.domain.order import Verdict, View
+from seckill_rpc.domain.order import BuyerStatus, Verdict
 from seckill_rpc.redis.admission_queue import AdmissionQueue, Entry, FinishedEntry, ReturnedUnit
 from seckill_rpc.redis.admit import QUEUED_SECONDS, AdmitCode, AdmitReply, Click, admit
 from seckill_rpc.redis.draw import DrawProgress, draw
@@ -319,7 +319,7 @@ class Stage:
         while (drawn := await self.draw(count)) is not None and drawn.left:
             pass
 
-    async def view(self, user: str) -> View | None:
+    async def view(self, user: str) -> BuyerStatus | None:
         return await self.views.view(self.keys, user)
 
     async def users(self) -> dict[str, str]:
@@ -379,7 +379,7 @@ class Stage:
         holders = {row.user_id for row in rows}
         for user in {row.user_id for row in self.rows.orders.values()}:
             assert await self.view(user) in (
-                {View.HOLDER} if user in holders else {View.NEITHER}
+                {BuyerStatus.HOLDER} if user in holders else {BuyerStatus.NEITHER}
             ), user
 
 

@@ -28,6 +28,7 @@ def _test(module: str, name: str, *, on: str = "sqlite") -> str:
 _of = Callable[..., Mutant]
 _deciding: _of = partial(_mutant, "usecases/consumer/batch_decider.py")
 _consuming: _of = partial(_mutant, "usecases/consumer/consumer.py")
+_reader: _of = partial(_mutant, "usecases/consumer/queue_reader.py")
 _batches: _of = partial(_mutant, "store/batches.py")
 _activities: _of = partial(_mutant, "store/activities.py")
 _orders: _of = partial(_mutant, "store/orders.py")
@@ -228,16 +229,16 @@ _DECISION = [  # the transaction of a batch
     ),
     _deciding(
         "the verdict of a duplicate names the order that its buyer holds",
-        new='                said.verdicts[entry.order_id] = (Verdict.REFUSED, "", "")\n        '
+        new='                decisions.verdicts[entry.order_id] = (Verdict.REFUSED, "", "")\n        '
         "if live",
-        old="                said.verdicts[entry.order_id] = (Verdict.DUPLICATE, other.order_id, "
+        old="                decisions.verdicts[entry.order_id] = (Verdict.DUPLICATE, other.order_id, "
         "other.request_id)\n        if live",
         fails=_in_consuming("test_a_refusal_names_the_order_that_the_buyer_holds"),
     ),
     _deciding(
         "and names it again when it is delivered again",
         new="",
-        old="        await self._point_at_live_orders(tx, batch.activity_id, current, said)\n",
+        old="        await self._point_at_live_orders(tx, batch.activity_id, current, decisions)\n",
         fails=_in_consuming(
             "test_a_duplicate_that_was_refused_before_a_crash_still_tells_redis_of_the_order_it_forgot"
         ),
@@ -433,7 +434,7 @@ _LINE = [  # what the consumer does around it
         "and entry.epoch > 0]",
         fails=_in_consuming("test_entries_that_no_admission_writes_are_given_up_too"),
     ),
-    _consuming(
+    _reader(
         "XAUTOCLAIM carries its cursor",
         old="scan.cursor = cursor\n",
         new="scan.cursor = _START\n",
@@ -498,9 +499,9 @@ _BACK = [  # units that come back, and what order_rpc says
         fails=_in_returns("test_a_give_back_that_the_close_has_counted_is_done"),
     ),
     _to_redis(
-        "who goes away takes nobody along",
-        old="(await asyncio.shield(shared.call))",
-        new="(await shared.call)",
+        "units that come back side by side share one call",
+        old="await self._batches.do(keys, (keys, unit))",
+        new="(await self._give_back([(keys, unit)]))[0]",
         fails=_in_returns(
             "test_give_backs_that_are_sent_side_by_side_share_one_call_of_the_script"
         ),
@@ -721,7 +722,7 @@ _LIFE = [  # publish and close
     ),
     _closer(
         "a close waits for units on their way back",
-        old="requires=self._nothing_is_due, ",
+        old="precondition=self._nothing_is_due, ",
         new="",
         fails=_in_activities(
             "test_a_unit_on_its_way_back_keeps_an_activity_from_being_closed_over_it"
@@ -818,8 +819,8 @@ _ANSWERS = [
     ),
     _results(
         "not while Redis knows the place",
-        old="if place.record is not None and place.record.order_id == ticket.order_id:",
-        new="if place.record is not None and place.record.view is View.HOLDER:",
+        old="if lookup.record is not None and lookup.record.order_id == ticket.order_id:",
+        new="if lookup.record is not None and lookup.record.view is BuyerStatus.HOLDER:",
         fails=_in_results("test_a_place_that_is_still_in_the_line_is_not_taken_away_by_waiting"),
     ),
     _results(
@@ -831,8 +832,8 @@ _ANSWERS = [
     ),
     _results(
         "a ticket is of one click",
-        old="if place.record is not None and place.record.order_id == ticket.order_id:",
-        new="if place.record is not None:",
+        old="if lookup.record is not None and lookup.record.order_id == ticket.order_id:",
+        new="if lookup.record is not None:",
         fails=_in_results("test_a_unit_that_went_back_ends_as_2_and_can_be_won_again"),
     ),
     _results(
@@ -860,7 +861,7 @@ _ANSWERS = [
     ),
     _listener(
         "nor who bought elsewhere",
-        old="if view == View.HOLDER:\n",
+        old="if view == BuyerStatus.HOLDER:\n",
         new="if False:\n",
         fails=_in_admission(
             "test_a_winner_never_hears_sold_out_from_memory_wherever_he_clicks_again"
@@ -882,13 +883,13 @@ _ANSWERS = [
     ),
     _door(
         "nor by a process that hears nothing",
-        old="if code in _FOR_EVERYBODY and self._remembers_all and",
+        old="if code in _FOR_EVERYBODY and self._is_complete and",
         new="if code in _FOR_EVERYBODY and",
         fails=_in_admission("test_a_process_that_hears_nothing_refuses_nobody_from_memory"),
     ),
     _door(
         "nor by one that stopped hearing",
-        old="        self._remembers_all = False\n        self._refusal_until = 0.0\n",
+        old="        self._is_complete = False\n        self._refusal_until = 0.0\n",
         new="        pass\n",
         fails=_in_admission("test_a_process_whose_subscription_broke_refuses_nobody_from_memory"),
     ),
@@ -900,13 +901,13 @@ _ANSWERS = [
     ),
     _door(
         "one asks for all when it ends",
-        old="if not self._is_asked and now < self._refusal_until + ASKING_SECONDS:",
+        old="if not self._is_being_checked and now < self._refusal_until + RECHECK_SECONDS:",
         new="if False:",
         fails=_in_admission("test_when_the_memory_of_sold_out_ends_one_buyer_asks_for_all"),
     ),
     _door(
         "and makes no refusal older",
-        old="if not self._is_asked and now",
+        old="if not self._is_being_checked and now",
         new="if now",
         fails=_in_admission("test_a_redis_that_is_away_makes_no_refusal_older"),
     ),
@@ -918,7 +919,7 @@ _ANSWERS = [
     ),
     _results(
         "nor while it is being rebuilt",
-        old="if activity.state is not ActivityState.CLOSED and place.is_held:",
+        old="if activity.state is not ActivityState.CLOSED and lookup.is_held:",
         new="if False:",
         fails=_in_results(
             "test_a_place_that_a_rebuild_has_still_to_move_is_not_taken_away_however_old_the_click_is"
@@ -926,7 +927,7 @@ _ANSWERS = [
     ),
     _results(
         "the grace counts from the end of the last rebuild",
-        old="max(ticket.clicked_at_ms, place.since_ms)",
+        old="max(ticket.clicked_at_ms, lookup.since_ms)",
         new="ticket.clicked_at_ms",
         fails=_in_results(
             "test_the_grace_of_a_place_that_was_lost_counts_from_the_end_of_the_rebuild"
@@ -978,9 +979,9 @@ _ANSWERS = [
         new="click.user_id",
         fails=_in_admission("test_clicks_are_limited_by_shop_and_buyer"),
     ),
-    _consuming(
+    _reader(
         "a line whose group was lost is noticed",
-        old="self._lost.add(lost.activity_id)",
+        old="self.lost.add(lost.activity_id)",
         new="pass",
         fails="test_idle.py::test_a_line_whose_group_was_removed_is_mended_by_itself[sqlite]",
     ),
@@ -1013,7 +1014,7 @@ _BAD_ROWS = [  # one stops no other
     ),
     _reconciler(
         "a sale that cannot be looked at keeps no other from being repaired",
-        old="                    self._blame(activity_id, problem)",
+        old="                    self._leave_out(activity_id, problem)",
         new="                    raise",
         fails=_in_lists(
             "a_sale_that_cannot_be_looked_at_keeps_no_other_from_being_repaired[sqlite]"

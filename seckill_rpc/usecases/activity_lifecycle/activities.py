@@ -1,5 +1,5 @@
-"""Activities as shops work with them: each verb changes the row first and then tells Redis, which
-the keeper repeats when it did not arrive.
+"""The RPCs of ActivityService. Each step changes the row first and then tells Redis. If Redis does
+not answer, the reconciler tells it later.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreateActivity:
-    """A new activity. `merchant_id` was checked against the caller; `starts_at` None: as soon as it
-    is published.
+    """A new activity. `merchant_id` was checked against the caller; `starts_at` None: when it is
+    published.
     """
 
     merchant_id: str
@@ -71,8 +71,8 @@ class ListActivities:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveNumbers:
-    """What Redis knows of an activity at this moment: units that may still be admitted, clicks in
-    the line, entries of a draw.
+    """What Redis knows of an activity now: units that may still be admitted, queued clicks, entries
+    of a draw.
     """
 
     stock: int
@@ -84,7 +84,7 @@ class LiveNumbers:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActivityView:
     """An activity and its live numbers; None before it is OPEN, after it is CLOSED, and while Redis
-    is away.
+    does not answer.
     """
 
     activity: Activity
@@ -120,38 +120,38 @@ class Activities:
         self._queue = queue
 
     async def create(self, command: CreateActivity, caller: Caller) -> ActivityView:
-        """Plans an activity; the same idempotency key answers the one that is there, as it is now.
+        """Plans an activity; a repeated idempotency key returns the existing one as it is now.
 
         Raises:
-            InvalidArgument: its window or its limit make no sense. IdempotencyKeyReused.
+            InvalidArgument: its window or its limit is invalid. IdempotencyKeyReused.
         """
         activity, is_replay = await self._db.run(self._create, command, caller)
         if is_replay:
             mark_replayed()
-        return await self._shown(activity)
+        return await self._view(activity)
 
     async def publish(self, *, activity_id: str, merchant_id: str, caller: Caller) -> ActivityView:
-        """Takes its units off the shelf and opens it; still PUBLISHING when something did not
-        answer, a worker goes on then.
+        """Moves its units out of the catalog stock and opens it. It is still PUBLISHING if a system
+        did not answer; a worker goes on then.
 
         Raises:
             ActivityNotFound, ActivityAlreadyOpen, ActivityStateInvalid. RemoteError,
-                InvalidArgument: the shelf refuses; it is a draft again.
+                InvalidArgument: order_rpc refuses; it is a draft again.
         """
         activity = await self._transitions.step(
             activity_id,
             ActivityVerb.PUBLISH,
             merchant_id=merchant_id,
             visible_to=caller,
-            already={ActivityState.PUBLISHING, ActivityState.OPEN},
-            requires=self._not_over,
+            accepted_states={ActivityState.PUBLISHING, ActivityState.OPEN},
+            precondition=self._not_over,
         )
         if activity.state is ActivityState.PUBLISHING:
             activity = await self._publisher.advance(activity)
-        return await self._shown(activity)
+        return await self._view(activity)
 
     async def pause(self, *, activity_id: str, merchant_id: str, caller: Caller) -> ActivityView:
-        """Admits nobody until it is resumed.
+        """Stops admission until it is resumed.
 
         Raises:
             ActivityNotFound, ActivityStateInvalid.
@@ -161,9 +161,9 @@ class Activities:
             ActivityVerb.PAUSE,
             merchant_id=merchant_id,
             visible_to=caller,
-            already={ActivityState.PAUSED},
+            accepted_states={ActivityState.PAUSED},
         )
-        return await self._told(activity)
+        return await self._after_change(activity)
 
     async def resume(self, *, activity_id: str, merchant_id: str, caller: Caller) -> ActivityView:
         """Admits buyers again.
@@ -176,13 +176,12 @@ class Activities:
             ActivityVerb.RESUME,
             merchant_id=merchant_id,
             visible_to=caller,
-            already={ActivityState.OPEN},
+            accepted_states={ActivityState.OPEN},
         )
-        return await self._told(activity)
+        return await self._after_change(activity)
 
     async def close(self, *, activity_id: str, merchant_id: str, caller: Caller) -> ActivityView:
-        """Ends it; still CLOSING while its line is served. A draft has nothing to end and is closed
-        at once.
+        """Ends it; it is still CLOSING while queued clicks are served. A draft is closed at once.
 
         Raises:
             ActivityNotFound. ActivityStateInvalid: it is being published.
@@ -196,11 +195,11 @@ class Activities:
             verb,
             merchant_id=merchant_id,
             visible_to=caller,
-            already={ActivityState.CLOSING, ActivityState.CLOSED},
+            accepted_states={ActivityState.CLOSING, ActivityState.CLOSED},
         )
         if activity.state is ActivityState.CLOSING:
             activity = await self._closer.advance(activity)
-        return await self._shown(activity)
+        return await self._view(activity)
 
     async def get(self, *, activity_id: str, merchant_id: str, caller: Caller) -> ActivityView:
         """An activity with its live numbers.
@@ -208,13 +207,13 @@ class Activities:
         Raises:
             ActivityNotFound: there is none, or it is not the caller's.
         """
-        return await self._shown(
+        return await self._view(
             await self._db.read(
                 activities.get, activity_id=activity_id, merchant_id=merchant_id, visible_to=caller
             )
         )
 
-    async def list_page(
+    async def list_activities(
         self, query: ListActivities, caller: Caller
     ) -> tuple[tuple[ActivityView, ...], str]:
         """One page of activities with their live numbers, and the token of the next one, "" after
@@ -244,7 +243,7 @@ class Activities:
                 filter=selection,
                 key=(round(last.created_at.timestamp() * 1000), last.activity_id),
             )
-        return tuple(await asyncio.gather(*(self._shown(each) for each in shown))), token
+        return tuple(await asyncio.gather(*(self._view(each) for each in shown))), token
 
     async def _create(
         self, tx: AsyncConnection, command: CreateActivity, caller: Caller
@@ -292,8 +291,8 @@ class Activities:
                 "its end is over", state=activity.state, verb=ActivityVerb.PUBLISH
             )
 
-    async def _told(self, activity: Activity) -> ActivityView:
-        """Redis is told at once; when it is away the keeper tells it."""
+    async def _after_change(self, activity: Activity) -> ActivityView:
+        """Tells Redis at once; if it does not answer, the reconciler does later."""
         try:
             await self._loader.write_state(keys_of(activity), activity)
         except RedisError as problem:
@@ -303,9 +302,9 @@ class Activities:
                 state=activity.state,
                 cause=str(problem)[:200],
             )
-        return await self._shown(activity)
+        return await self._view(activity)
 
-    async def _shown(self, activity: Activity) -> ActivityView:
+    async def _view(self, activity: Activity) -> ActivityView:
         return ActivityView(
             activity=activity,
             live=await self._live(activity) if activity.state in RUNNING else None,

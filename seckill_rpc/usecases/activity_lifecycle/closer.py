@@ -1,6 +1,7 @@
-"""Ending an activity: nobody is let in any more, whoever stands in the line is served, then one
-transaction makes it CLOSED and sends what was not sold back to the shelf. Every step may be
-repeated, and is, by the same code: in the call, and by a worker until it is done."""
+"""Closing an activity: admission ends, queued clicks are served, then one transaction makes it
+CLOSED and returns the unsold units to the catalog stock. Every step may be repeated, and the
+same code does so: in the call, and in a worker until it is done.
+"""
 
 from __future__ import annotations
 
@@ -35,11 +36,11 @@ log = structlog.get_logger()
 
 
 class _NotYet(MeshError):
-    """Something of the activity is still under way."""
+    """Part of the activity is still under way."""
 
 
 class Closer:
-    """The way of an activity from CLOSING to CLOSED."""
+    """Moves activities from CLOSING to CLOSED."""
 
     def __init__(
         self,
@@ -63,14 +64,16 @@ class Closer:
         self._draws = draws
 
     async def begin(self, activity_id: str) -> Activity:
-        """Its end has come: nobody is let in any more. For workers."""
+        """Its end has come: stops admission. For workers."""
         activity = await self._transitions.step(
-            activity_id, ActivityVerb.CLOSE, already={ActivityState.CLOSING, ActivityState.CLOSED}
+            activity_id,
+            ActivityVerb.CLOSE,
+            accepted_states={ActivityState.CLOSING, ActivityState.CLOSED},
         )
         return await self.advance(activity)
 
     async def advance(self, activity: Activity) -> Activity:
-        """Goes on from CLOSING: CLOSED, or still CLOSING with what it waits for."""
+        """Goes on from CLOSING: CLOSED, or still CLOSING with the problem recorded."""
         failpoint("seckill.close.after_row")
         try:
             await self._drain(activity)
@@ -78,14 +81,14 @@ class Closer:
             closed = await self._transitions.step(
                 activity.activity_id,
                 ActivityVerb.FINISH,
-                already={ActivityState.CLOSED},
-                requires=self._nothing_is_due,
-                tells=self._last_words,
+                accepted_states={ActivityState.CLOSED},
+                precondition=self._nothing_is_due,
+                extra_messages=self._closing_messages,
             )
         except _NotYet as waits:
-            return await self._transitions.note(activity, waits.message)
+            return await self._transitions.record_problem(activity, waits.message)
         except RedisError:
-            return await self._transitions.note(activity, NO_REDIS)
+            return await self._transitions.record_problem(activity, NO_REDIS)
         failpoint("seckill.close.after_closed")
         try:
             await self._loader.write_tombstone(keys_of(closed), closed)
@@ -98,8 +101,7 @@ class Closer:
         """Goes on with every activity that is CLOSING; returns how many were closed.
 
         Raises:
-            what kept one from being closed, when nothing else was done: the pause that follows is
-                the worker's.
+            Whatever kept one from being closed, when no other was. The worker pauses then.
         """
         done = 0
         failures: list[Exception] = []
@@ -118,13 +120,13 @@ class Closer:
         return done
 
     async def _drain(self, activity: Activity) -> None:
-        """Returns when nothing can come any more: Redis knows that the activity is closing, and its
-        line is empty.
+        """Returns when nothing can arrive any more: Redis knows that it is closing, and its queue
+        is empty.
         """
         keys = keys_of(activity)
         await self._loader.write_state(keys, activity)
         meta = await self._loader.meta(keys)
-        # Redis forgot it, and with it perhaps who stood in the line
+        # Redis has lost it, and perhaps queued clicks with it
         if meta is None or meta.epoch < activity.epoch:
             await self._rebuilder.rebuild(activity.activity_id, seen_epoch=activity.epoch)
             meta = await self._loader.meta(keys)
@@ -141,15 +143,15 @@ class Closer:
             raise _NotYet("buyers stand in its line")
 
     async def _nothing_is_due(self, tx: AsyncConnection, activity: Activity) -> None:
-        """Under the lock of the row: units that came back before it was taken are counted, later
-        ones find it CLOSED.
+        """Under the lock of the row: units that came back before the lock are counted, later ones
+        find it CLOSED.
         """
         if activity.state is ActivityState.CLOSING and await give_backs.count_waiting(
             tx, activity_id=activity.activity_id
         ):
             raise _NotYet("units are on their way back")
 
-    def _last_words(self, before: Activity, after: Activity) -> Collection[Message]:
+    def _closing_messages(self, before: Activity, after: Activity) -> Collection[Message]:
         now = self._clock.now()
         drop = Message(
             event_id=self._ids.new("OP"),
@@ -168,8 +170,8 @@ class Closer:
 
 
 class DropDestination:
-    """Leaves tombstones of closed activities in Redis, so that no copy of it and no slow rebuild
-    opens them again.
+    """Writes tombstones of closed activities to Redis, so that no old copy of it and no slow
+    rebuild opens them again.
     """
 
     name = DROPS
@@ -179,7 +181,7 @@ class DropDestination:
         self._loader = loader
 
     async def send(self, message: Message) -> Settlement | None:
-        """Leaves one.
+        """Writes one tombstone.
 
         Raises:
             Unavailable: Redis did not confirm it.

@@ -1,6 +1,7 @@
-"""Taking the units of an activity off the shelf and opening it. Every step may be repeated, and is,
-by the same code: in the call, and by a worker after a crash. What the shelf refuses for good brings
-the draft back, with the reason."""
+"""Publication: moves the units of an activity out of the catalog stock and opens it. Every step may
+be repeated, and the same code does so: in the call, and in a worker after a crash. A definite
+refusal of order_rpc turns it into a draft again, with the reason.
+"""
 
 from __future__ import annotations
 
@@ -21,31 +22,33 @@ from seckill_rpc.store import activities
 from seckill_rpc.usecases.activity_lifecycle.transitions import ActivityTransitions
 from seckill_rpc.usecases.rebuild import Rebuilder
 
-# a worker takes over what a call has left for this long, and tries again as often
+# a worker takes over a publication after this time without progress, and retries as often
 WORKER_DELAY = timedelta(seconds=5)
-# nothing can be so much younger than what is old enough, but for a wrong clock
-AHEAD_MAX = timedelta(seconds=35)
+# a row so much younger than one that is due was written under a wrong clock
+CLOCK_AHEAD_MAX = timedelta(seconds=35)
 NO_REDIS = "REDIS_UNAVAILABLE"
-# Where an activity may be when somebody else was quicker to open it.
-_BEYOND = frozenset({*RUNNING, ActivityState.CLOSED})
+# States of an activity that another process has opened meanwhile.
+_OPENED = frozenset({*RUNNING, ActivityState.CLOSED})
 
 log = structlog.get_logger()
 
 
 class CatalogStock(Protocol):
-    """order_rpc as a publication needs it."""
+    """order_rpc, as far as a publication uses it."""
 
     async def currency_of(self, activity: Activity) -> str:
         """The currency of its product, or RemoteError."""
         ...
 
     async def allocate(self, activity: Activity, *, op_id: str) -> int:
-        """Takes all of its units off the shelf, or RemoteError. The same op_id is the same step."""
+        """Moves all of its units out of the catalog stock, or RemoteError. The same op_id is the
+        same step.
+        """
         ...
 
 
 class Publisher:
-    """The way of an activity from PUBLISHING to OPEN."""
+    """Moves activities from PUBLISHING to OPEN."""
 
     def __init__(
         self,
@@ -65,7 +68,7 @@ class Publisher:
         self._rebuilder = rebuilder
 
     async def advance(self, activity: Activity) -> Activity:
-        """Goes on from PUBLISHING: OPEN, or still PUBLISHING with what it waits for.
+        """Goes on from PUBLISHING: OPEN, or still PUBLISHING with its problem recorded.
 
         Raises:
             RemoteError, InvalidArgument: refused for good; it is a draft again.
@@ -78,29 +81,28 @@ class Publisher:
             raise
         except RemoteError as refusal:
             if not refusal.is_definite:
-                return await self._transitions.note(
+                return await self._transitions.record_problem(
                     activity, f"{refusal.reason}: {refusal.message}"
                 )
             await self._back_to_draft(activity, refusal)
             raise
         except RedisError:
-            return await self._transitions.note(activity, NO_REDIS)
+            return await self._transitions.record_problem(activity, NO_REDIS)
 
     async def run_once(self) -> int:
-        """Goes on with what calls have left; returns how many were opened or refused.
+        """Goes on with publications that calls have left; returns how many were opened or refused.
 
         Raises:
-            what kept one from going on, when nothing else was done: the pause that follows is the
-                worker's.
+            Whatever kept a publication from going on, when no other succeeded. The worker pauses
+                then.
         """
         before = self._clock.now() - WORKER_DELAY
         publishing = await self._db.read(activities.in_states, ActivityState.PUBLISHING)
-        # One that seems to come from the future was written by a process whose clock was ahead; its
-        # error is not waited for.
+        # A row from the future was written by a process whose clock was ahead: do not wait for it.
         left = [
             each
             for each in publishing
-            if each.updated_at <= before or each.updated_at > before + AHEAD_MAX
+            if each.updated_at <= before or each.updated_at > before + CLOCK_AHEAD_MAX
         ]
         done = 0
         failures: list[Exception] = []
@@ -134,13 +136,14 @@ class Publisher:
         await self._loader.clear_views(keys_of(activity))
         failpoint("seckill.publish.after_clear")
         opened = await self._transitions.step(
-            activity.activity_id, ActivityVerb.OPEN, already=_BEYOND
+            activity.activity_id, ActivityVerb.OPEN, accepted_states=_OPENED
         )
         failpoint("seckill.publish.after_open")
         try:
-            if await self._loader.meta(keys_of(activity)) is None:  # else somebody was quicker
+            # otherwise another process has loaded it
+            if await self._loader.meta(keys_of(activity)) is None:
                 await self._rebuilder.rebuild(activity.activity_id, seen_epoch=opened.epoch)
-        # it is open; the keeper loads it as soon as Redis is there
+        # it is open; the reconciler loads it as soon as Redis answers
         except (RedisError, MeshError) as problem:
             log.warning(
                 "seckill_not_loaded", activity_id=activity.activity_id, cause=str(problem)[:200]
@@ -152,6 +155,6 @@ class Publisher:
         await self._transitions.step(
             activity.activity_id,
             ActivityVerb.REFUSE,
-            already=frozenset({ActivityState.DRAFT, *_BEYOND}),
+            accepted_states=frozenset({ActivityState.DRAFT, *_OPENED}),
             problem=f"{refusal.reason}: {refusal.message}",
         )

@@ -1,5 +1,6 @@
-"""One step of an activity in one transaction: the row and the event that tells of it. Whoever asks
-twice is answered once; whoever comes too late finds the row where it is."""
+"""One step of an activity in one transaction: the row and the event about it. A repeated request
+finds the step done and gets the same answer.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +22,14 @@ from seckill_rpc.usecases.events import TAGS, activity_changed
 
 ONE_PER_PRODUCT = "uq_activity_open_slot"
 
-# before, after -> what must arrive elsewhere
-Tells = Callable[[Activity, Activity], Collection[Message]]
-# raises when the locked row may not take the step yet
-Requires = Callable[[AsyncConnection, Activity], Awaitable[None]]
+# before, after -> messages for the outbox
+ExtraMessages = Callable[[Activity, Activity], Collection[Message]]
+# raises if the locked row may not make the step yet
+Precondition = Callable[[AsyncConnection, Activity], Awaitable[None]]
 
 
 class ActivityTransitions:
-    """Takes steps. `on_change` hears of every change of this process at once."""
+    """Makes steps. `on_change` is called with every activity that this process changed."""
 
     def __init__(
         self, *, db: Database, clock: Clock, ids: Ids, on_change: Callable[[Activity], None]
@@ -45,13 +46,19 @@ class ActivityTransitions:
         *,
         merchant_id: str = "",
         visible_to: Caller | None = None,
-        already: Collection[ActivityState] = (),
+        accepted_states: Collection[ActivityState] = (),
         problem: str = "",
-        requires: Requires | None = None,
-        tells: Tells | None = None,
+        precondition: Precondition | None = None,
+        extra_messages: ExtraMessages | None = None,
     ) -> Activity:
-        """The activity after a step; in one of the states `already` it is answered as it is.
-        `visible_to` None: we ourselves.
+        """The activity after a step.
+
+        Args:
+            visible_to: None for our own workers.
+            accepted_states: an activity in one of these is returned unchanged.
+            problem: text for people, stored with the new state.
+            precondition: raises if the locked row may not make the step yet.
+            extra_messages: what else the outbox has to deliver.
 
         Raises:
             ActivityNotFound: there is none that the caller may see. ActivityStateInvalid: its state
@@ -65,10 +72,10 @@ class ActivityTransitions:
                 verb,
                 merchant_id=merchant_id,
                 visible_to=visible_to,
-                already=already,
+                accepted_states=accepted_states,
                 problem=problem,
-                requires=requires,
-                tells=tells,
+                precondition=precondition,
+                extra_messages=extra_messages,
             )
         except ConstraintViolated as violation:
             if violation.name != ONE_PER_PRODUCT:
@@ -77,13 +84,13 @@ class ActivityTransitions:
         self._on_change(after)
         return after
 
-    async def note(self, activity: Activity, problem: str) -> Activity:
-        """Writes down why an activity is not further; nothing when that stands there already or the
-        activity has moved on.
+    async def record_problem(self, activity: Activity, problem: str) -> Activity:
+        """Records why a transition has not completed; nothing if that is recorded already or the
+        state has changed.
         """
         if activity.problem == problem:
             return activity
-        return await self._db.run(self._note, activity, problem)
+        return await self._db.run(self._record_problem, activity, problem)
 
     async def _step(
         self,
@@ -93,24 +100,24 @@ class ActivityTransitions:
         *,
         merchant_id: str,
         visible_to: Caller | None,
-        already: Collection[ActivityState],
+        accepted_states: Collection[ActivityState],
         problem: str,
-        requires: Requires | None,
-        tells: Tells | None,
+        precondition: Precondition | None,
+        extra_messages: ExtraMessages | None,
     ) -> Activity:
         before = await activities.lock(
             tx, activity_id=activity_id, merchant_id=merchant_id, visible_to=visible_to
         )
-        if before.state in already:
+        if before.state in accepted_states:
             return before
-        if requires is not None:
-            await requires(tx, before)
+        if precondition is not None:
+            await precondition(tx, before)
         now = self._clock.now()
         after = before.step(verb, at=now)
         if problem:
             after = after.with_problem(problem, at=now)
         await activities.save(tx, after, read_version=before.version)
-        messages = list(tells(before, after)) if tells is not None else []
+        messages = list(extra_messages(before, after)) if extra_messages is not None else []
         if after.state in TAGS:
             messages.append(
                 activity_changed(after, event_id=self._ids.new("EVT"), trace_id=current_trace_id())
@@ -119,7 +126,9 @@ class ActivityTransitions:
             await outbox.put(tx, *messages)
         return after
 
-    async def _note(self, tx: AsyncConnection, activity: Activity, problem: str) -> Activity:
+    async def _record_problem(
+        self, tx: AsyncConnection, activity: Activity, problem: str
+    ) -> Activity:
         before = await activities.lock(tx, activity_id=activity.activity_id)
         if before.state is not activity.state or before.problem == problem:
             return before

@@ -1,7 +1,13 @@
-"""Clicks of many buyers in one call of the admission script. At most a few calls are under way, and
-they begin at least BATCH_SECONDS apart; what arrives meanwhile is the next one. A lone buyer waits
-for nobody; when it counts, batches are full. Without the pace nearly every click would be a
-call of its own, at several times the work: Redis answers sooner than the next click arrives."""
+"""Sends the clicks of many buyers in one call of the admission script.
+
+At most a few calls are under way, and they begin at least BATCH_SECONDS apart; later clicks are the
+next batch. A lone click waits for nothing; under load batches are full. Without the pace nearly
+every click would be a call of its own, at several times the work, because Redis answers before the
+next click arrives.
+
+It is not `mesh.batching`: that runs one batch of a key at a time, unpaced, and repeats a failed
+batch one by one, which a click with an unknown outcome must not be.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +42,7 @@ class ClickBatcher:
         self._next_at = 0.0  # on the clock of the event loop
 
     async def submit(self, click: Click) -> Admitted:
-        """What the script says to a click. A caller that goes away takes only itself away, never
-        the others of its batch.
+        """The epoch and the script's answer to a click. A caller that is cancelled drops out alone.
 
         Raises:
             SeckillNotReady: no answer came; whether the click counted is unknown.
@@ -51,8 +56,9 @@ class ClickBatcher:
         return await answer
 
     async def _call(self) -> None:
-        """Takes batches until nobody waits. The first one is taken when this task starts, not when
-        it was made: by then the rest of the same tick of the event loop has arrived."""
+        """Sends batches until none waits. It takes the first when the task starts, not when it was
+        created: by then the other clicks of the same event loop tick have arrived.
+        """
         loop = asyncio.get_running_loop()
         while self._waiting:
             now = loop.time()
@@ -62,7 +68,7 @@ class ClickBatcher:
             taken = [
                 self._waiting.popleft() for _ in range(min(len(self._waiting), self._batch_max))
             ]
-            # who went away before he was sent takes nothing
+            # a caller that was cancelled before its click was sent reserves nothing
             batch = [(click, answer) for click, answer in taken if not answer.done()]
             if not batch:
                 continue

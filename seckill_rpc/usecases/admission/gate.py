@@ -1,10 +1,10 @@
-"""The door of one activity in one process: refusals that everybody gets are remembered for a
-moment, so that a sold-out sale costs Redis a number of calls that depends on processes and not on
-buyers; everything else goes to the script, many clicks at once.
+"""Caches refusals of the admission script (SOLD_OUT, ENDED, PAUSED, NOT_STARTED) per activity and
+process, for 100 to 200 ms. A sold-out sale then costs Redis a number of calls that depends on
+processes and not on buyers. All other clicks go to the script in batches.
 
-A remembered refusal is never told to somebody who takes part: his repeated click has to find his
-order (a replay wins over every refusal). This process hears of everybody whose click was decided,
-but not of those who still wait elsewhere; so nothing is remembered while anybody waits.
+A cached refusal is never given to a participant, because a repeated request must find its order.
+This process knows every buyer whose click was decided, but not those that are queued by other
+processes; so nothing is cached while any click is undecided.
 """
 
 from __future__ import annotations
@@ -16,35 +16,35 @@ from mesh.clock import Monotonic, Seconds
 from seckill_rpc.redis.admit import AdmitCode, AdmitReply, Click
 from seckill_rpc.usecases.admission.click_batcher import AdmitClicks, ClickBatcher
 
-# life of a remembered refusal: a unit that comes back is sold a fifth of a second later at most
+# life of a cached refusal: a unit that comes back is sold this much later at most
 REFUSAL_SECONDS = 0.2
 JITTER = 0.5  # of it, so that processes do not ask together
 NOT_STARTED_SECONDS_MAX = 1.0  # the window may be moved
-# how much longer it lives for the others while one click asks whether it still holds
-ASKING_SECONDS = 0.05
-# after the last undecided click: what was published about it has been heard by then
+# how much longer it lives for the others while one click checks it
+RECHECK_SECONDS = 0.05
+# after the last undecided click: its result has reached every process by then
 QUIET_SECONDS = 0.1
 START_MARGIN_SECONDS = 0.05  # our clock may run this much slower than Redis' within that second
-PARTICIPANTS_MAX = 1_000_000  # about 100 MB; beyond it nobody is refused from memory any more
+PARTICIPANTS_MAX = 1_000_000  # about 100 MB; beyond it no refusal is cached
 Jitter = Callable[[], Seconds]  # draws from 0 to 1
 _FOR_EVERYBODY = frozenset(
     {AdmitCode.SOLD_OUT, AdmitCode.ENDED, AdmitCode.PAUSED, AdmitCode.NOT_STARTED}
 )
-_TAKES_PART = frozenset(
+_PARTICIPATES = frozenset(
     {AdmitCode.QUEUED, AdmitCode.REPLAY_QUEUED, AdmitCode.REPLAY_LIVE, AdmitCode.LIMIT}
 )
 
 
 class AdmitResult(NamedTuple):
-    """What the script said. `order_id`: of a click that has a place or an order, else ""."""
+    """The answer of the script. `order_id`: of a click that is queued or has an order, else ""."""
 
     epoch: int
-    admission: AdmitReply
+    reply: AdmitReply
     order_id: str
 
 
 class AdmissionGate:
-    """Where the clicks on one activity come in."""
+    """The clicks on one activity in one process."""
 
     def __init__(
         self,
@@ -59,68 +59,65 @@ class AdmissionGate:
         self._monotonic = monotonic
         self._jitter = jitter
         self._participants: set[str] = set()
-        self._remembers_all = False
+        self._is_complete = False
         self._refusal = AdmitReply(code=AdmitCode.NOT_READY, detail="")
-        self._told_at = 0.0
+        self._cached_at = 0.0
         self._refusal_until = 0.0
-        self._is_asked = False
+        self._is_being_checked = False
         self._quiet_since: Seconds | None = None
 
     def add_participant(self, user_id: str) -> None:
-        """A buyer stands in the line or holds an order, here or anywhere."""
+        """A buyer is queued or holds an order, admitted by any process."""
         if len(self._participants) < PARTICIPANTS_MAX:
             self._participants.add(user_id)
         else:
-            self._remembers_all = False
+            self._is_complete = False
 
     def mark_complete(self) -> None:
-        """From now on this process has heard of every buyer who takes part: refusals may be told
-        from memory.
-        """
-        self._remembers_all = len(self._participants) < PARTICIPANTS_MAX
+        """All participants are known from now on: refusals may be cached."""
+        self._is_complete = len(self._participants) < PARTICIPANTS_MAX
 
     def mark_incomplete(self) -> None:
-        """Buyers may take part from now on without this process hearing of it."""
-        self._remembers_all = False
+        """Participants may be missing from now on: nothing is cached."""
+        self._is_complete = False
         self._refusal_until = 0.0
 
     def refusal(self, user_id: str) -> AdmitReply | None:
-        """What everybody is told at this moment, unless this buyer takes part; None: he has to
-        `click`. When its life is over one buyer asks for all."""
+        """The cached refusal, unless this buyer is a participant; None: call `click`. When the
+        cache expires, one click renews it for all.
+        """
         if user_id in self._participants:
             return None
         now = self._monotonic()
         if now < self._refusal_until:
             return self._rest_of_refusal(now)
-        if not self._is_asked and now < self._refusal_until + ASKING_SECONDS:
-            self._is_asked = True  # once: a Redis that does not answer makes no refusal older
-            self._refusal_until = now + ASKING_SECONDS
+        if not self._is_being_checked and now < self._refusal_until + RECHECK_SECONDS:
+            self._is_being_checked = True  # once: an unanswered check does not extend it again
+            self._refusal_until = now + RECHECK_SECONDS
         return None
 
     async def click(self, click: Click) -> AdmitResult:
-        """Lets one buyer in, or says why not.
+        """Sends one click to the script.
 
         Raises:
             SeckillNotReady: Redis gave no answer.
         """
-        epoch, admission = await self._batcher.submit(click)
-        code = admission.code
-        if code in _TAKES_PART:
+        epoch, reply = await self._batcher.submit(click)
+        code = reply.code
+        if code in _PARTICIPATES:
             self._quiet_since = None
             if code is AdmitCode.QUEUED:
                 self._refusal_until = 0.0  # there are units again
             self.add_participant(click.user_id)
-            return AdmitResult(
-                epoch, admission, "" if code is AdmitCode.LIMIT else admission.detail
-            )
-        if code in _FOR_EVERYBODY and self._remembers_all and self._is_quiet(admission):
-            self._remember(admission)
+            return AdmitResult(epoch, reply, "" if code is AdmitCode.LIMIT else reply.detail)
+        if code in _FOR_EVERYBODY and self._is_complete and self._is_quiet(reply):
+            self._cache(reply)
         else:
-            self._refusal_until = 0.0  # it does not hold any more
-        return AdmitResult(epoch, admission, "")
+            self._refusal_until = 0.0  # it is outdated
+        return AdmitResult(epoch, reply, "")
 
     def _is_quiet(self, refusal: AdmitReply) -> bool:
-        """Nothing has been undecided for a moment."""
+        """No click has been undecided for QUIET_SECONDS."""
         if refusal.code is AdmitCode.NOT_STARTED:
             return True
         if refusal.detail != "0":
@@ -131,19 +128,19 @@ class AdmissionGate:
             self._quiet_since = now
         return now - self._quiet_since >= QUIET_SECONDS
 
-    def _remember(self, refusal: AdmitReply) -> None:
+    def _cache(self, refusal: AdmitReply) -> None:
         seconds = REFUSAL_SECONDS * (1 - JITTER * self._jitter())
         if refusal.code is AdmitCode.NOT_STARTED:
             seconds = min(
                 int(refusal.detail) / 1000 - START_MARGIN_SECONDS, NOT_STARTED_SECONDS_MAX
             )
         self._refusal = refusal
-        self._is_asked = False
-        self._told_at = self._monotonic()
-        self._refusal_until = self._told_at + seconds
+        self._is_being_checked = False
+        self._cached_at = self._monotonic()
+        self._refusal_until = self._cached_at + seconds
 
     def _rest_of_refusal(self, now: Seconds) -> AdmitReply:
         if self._refusal.code is not AdmitCode.NOT_STARTED:
             return self._refusal
-        left_ms = int(self._refusal.detail) - int((now - self._told_at) * 1000)
+        left_ms = int(self._refusal.detail) - int((now - self._cached_at) * 1000)
         return AdmitReply(code=AdmitCode.NOT_STARTED, detail=str(max(left_ms, 1)))

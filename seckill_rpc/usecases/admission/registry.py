@@ -1,6 +1,7 @@
-"""The activities that run now, in the memory of this process. A click must not cost a query; a
-change is seen when it is told, at the latest with the next refresh, and Redis, which is asked for
-every admission, has the last word anyway."""
+"""The running activities, in the memory of this process: a click must not cost a query. A change is
+seen when it is announced, at the latest with the next refresh; Redis, which is asked for every
+admission, has the last word.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +13,13 @@ from seckill_rpc.domain.activity import RUNNING, Activity
 from seckill_rpc.domain.errors import ActivityNotFound
 from seckill_rpc.store import activities
 
-# how long a product without an activity is not looked up again: strangers may name any product
+# how long a product without an activity is not looked up again: clients may name any product
 UNKNOWN_SECONDS = 2.0
 LOOKED_UP_MAX = 10_000
 
 
 class ActivityRegistry:
-    """Knows which activity a product has."""
+    """Knows the activity of each product."""
 
     def __init__(self, *, db: Database, monotonic: Monotonic) -> None:
         self._db = db
@@ -44,13 +45,14 @@ class ActivityRegistry:
         """The running activity of a product, if this process knows of one."""
         return self._running.get((merchant_id, sku_id))
 
-    def known(self, activity_id: str) -> Activity | None:
-        """A running activity, if this process knows of it."""
+    def find_running(self, activity_id: str) -> Activity | None:
+        """A running activity, if this process knows it."""
         return self._by_id.get(activity_id)
 
     async def refresh(self) -> int:
-        """Reads the running ones; a worker's round. What this process learnt since the read began
-        stays. Returns 0: there is never more to do at once."""
+        """Reads the running activities; a worker's round. Changes that arrive during the read are
+        kept. Returns 0: there is never more to do at once.
+        """
         meanwhile: dict[str, Activity] = {}
         self._learnt_meanwhile.append(meanwhile)
         try:
@@ -63,11 +65,11 @@ class ActivityRegistry:
                 or found[learnt.activity_id].version < learnt.version
             ):
                 found[learnt.activity_id] = learnt
-        self._take([each for each in found.values() if each.state in RUNNING])
+        self._replace([each for each in found.values() if each.state in RUNNING])
         return 0
 
     def learn(self, activity: Activity) -> None:
-        """Takes a change of this process at once."""
+        """Takes over an activity that this process has changed."""
         for meanwhile in self._learnt_meanwhile:
             meanwhile[activity.activity_id] = activity
         known = self._by_id.get(activity.activity_id)
@@ -78,7 +80,7 @@ class ActivityRegistry:
         others = [
             each for each in self._running.values() if each.activity_id != activity.activity_id
         ]
-        self._take([*others, activity] if activity.state in RUNNING else others)
+        self._replace([*others, activity] if activity.state in RUNNING else others)
 
     async def current(self, merchant_id: str, sku_id: str) -> Activity:
         """The activity that a buyer of a product means: the running one, else the one that ended
@@ -98,7 +100,7 @@ class ActivityRegistry:
             newest = await self._db.read(
                 activities.newest_of, merchant_id=merchant_id, sku_id=sku_id
             )
-            # opened elsewhere, and we were not told
+            # opened by another process, whose notice was lost
             if newest is not None and newest.state in RUNNING:
                 self.learn(newest)
                 return newest
@@ -110,7 +112,7 @@ class ActivityRegistry:
             raise ActivityNotFound
         return newest
 
-    async def by_id(self, activity_id: str) -> Activity:
+    async def get(self, activity_id: str) -> Activity:
         """An activity, running or not.
 
         Raises:
@@ -123,7 +125,7 @@ class ActivityRegistry:
             else await self._db.read(activities.get, activity_id=activity_id)
         )
 
-    def _take(self, running: list[Activity]) -> None:
+    def _replace(self, running: list[Activity]) -> None:
         before = self._by_id
         self._running = {(each.merchant_id, each.sku_id): each for each in running}
         self._by_id = {each.activity_id: each for each in running}

@@ -1,8 +1,6 @@
-"""Answers that could be given at once, given together.
-
-An answer of its own costs a write to a socket and a wake-up of its own; those of one tick of the
-event loop share both. That saves more than all
-else that a refusal from memory costs: `bench seckill-action` shows it beside a bare echo.
+"""Coalesces immediate responses into one event loop tick. A response of its own costs a socket
+write and a wake-up; those of one tick share both. That saves more than all else that a cached
+refusal costs: `bench seckill-action` shows it beside a bare echo.
 """
 
 from __future__ import annotations
@@ -11,12 +9,12 @@ import asyncio
 
 from mesh.clock import Seconds
 
-BATCH_SECONDS = 0.002  # small beside what anybody waits for who is one of so many
+BATCH_SECONDS = 0.002  # small beside the latency of a call under such load
 
 
 class ResponseBatcher:
-    """Whoever comes after a pause goes on at once; who comes sooner waits for its end, and all who
-    wait go on together.
+    """The first caller after a pause goes on at once; later callers wait for its end and go on
+    together.
     """
 
     def __init__(self, seconds: Seconds = BATCH_SECONDS) -> None:
@@ -25,9 +23,7 @@ class ResponseBatcher:
         self._next_at = 0.0  # on the clock of the event loop
 
     async def wait(self) -> None:
-        """Returns when it is the caller's turn, after `seconds` at most. A caller that goes away
-        takes only itself away.
-        """
+        """Returns within `seconds`. A caller that is cancelled drops out alone."""
         loop = asyncio.get_running_loop()
         if not self._waiting:
             now = loop.time()

@@ -1,5 +1,6 @@
-"""SeckillAction: cheapest refusals first, then the door of the activity. Nothing here decides who
-gets a unit; that is the script's, and in the end the database's."""
+"""SeckillAction: the cheapest refusals first, then the gate of the activity. Nothing here decides
+who gets a unit: the admission script does, and in the end the database.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from mesh.metrics import EnumCounter
 from mesh.token_buckets import TokenBuckets
 from seckill_rpc.domain.activity import Activity, ActivityState, AdmissionMode
 from seckill_rpc.domain.errors import SeckillBusy, SeckillNotReady
-from seckill_rpc.domain.result import Result, ResultCode, Status
+from seckill_rpc.domain.order import BuyerStatus
+from seckill_rpc.domain.result import Result, ResultCode
 from seckill_rpc.domain.ticket import Ticket, Tickets
 from seckill_rpc.redis.admit import AdmitCode, AdmitReply, Click, admit
 from seckill_rpc.redis.keys import keys_of
@@ -38,7 +40,7 @@ REGISTRY.register(_CLICKS)
 
 
 class SeckillAction(NamedTuple):
-    """One click. `request_id` "" gets a fresh one when it is let in."""
+    """One click. `request_id` "" gets a new one if the click is not refused by the gate."""
 
     merchant_id: str
     user_id: str
@@ -49,7 +51,7 @@ class SeckillAction(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdmissionSettings:
-    """See SeckillSettings."""
+    """See SeckillSettings; `queue_max` is its line_max."""
 
     queue_max: int
     draw_max: int
@@ -67,7 +69,7 @@ class Admission:
         registry: ActivityRegistry,
         scripts: Scripts,
         results: Results,
-        known: ResultCache,
+        cache: ResultCache,
         tickets: Tickets,
         ids: Ids,
         clock: Clock,
@@ -75,16 +77,14 @@ class Admission:
         settings: AdmissionSettings,
         monotonic: Monotonic,
         jitter: Jitter,
-        troubled: Callable[[str], None] = lambda _: None,
+        on_trouble: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """`troubled`: hears of an activity that Redis does not admit anybody to although it
-        should.
-        """
-        self._troubled = troubled
+        """`on_trouble` gets the activity when Redis refuses clicks that it should admit."""
+        self._on_trouble = on_trouble
         self._registry = registry
         self._scripts = scripts
         self._results = results
-        self._known = known
+        self._cache = cache
         self._tickets = tickets
         self._ids = ids
         self._clock = clock
@@ -93,14 +93,14 @@ class Admission:
         self._monotonic = monotonic
         self._jitter = jitter
         self._responses = ResponseBatcher()
-        self._doors: dict[str, AdmissionGate] = {}
+        self._gates: dict[str, AdmissionGate] = {}
 
     async def seckill_action(self, click: SeckillAction) -> Result:
         """Asks for one unit.
 
         Raises:
-            ActivityNotFound: the product has no activity. SeckillBusy: too many in the line, or too
-                many clicks of this buyer; nothing was taken.
+            ActivityNotFound: the product has no activity. SeckillBusy: the queue is full, or too
+                many clicks of this buyer; nothing was reserved.
             SeckillNotReady: whether it counted is unknown; the same request id finds out.
         """
         missing_seconds = self._buckets.take(f"{click.merchant_id}/{click.user_id}")
@@ -111,56 +111,54 @@ class Admission:
             activity = await self._registry.current(click.merchant_id, click.sku_id)
         if activity.state is ActivityState.CLOSED:
             return await self._after_the_end(activity, click)
-        door = self._door(activity)
-        refusal = door.refusal(click.user_id)
+        gate = self._gate(activity)
+        refusal = gate.refusal(click.user_id)
         if refusal is not None:
             _CLICKS.counts[refusal.code] += 1
             await self._responses.wait()
             return _refused(activity, click.request_id, refusal)
         request_id = click.request_id or self._ids.new("CLK")
-        opened = await door.click(Click(click.user_id, request_id, self._ids.new("ORD")))
-        _CLICKS.counts[opened.admission.code] += 1
-        return await self._answer(activity, click, request_id, opened)
+        admitted = await gate.click(Click(click.user_id, request_id, self._ids.new("ORD")))
+        _CLICKS.counts[admitted.reply.code] += 1
+        return await self._answer(activity, click, request_id, admitted)
 
     def open_gate(self, activity: Activity) -> None:
         """From now on `add_participant` is remembered for this activity."""
-        self._door(activity)
+        self._gate(activity)
 
     def add_participant(self, activity_id: str, user_id: str) -> None:
-        """A buyer stands in the line of an activity, or holds an order of it, wherever he was
-        admitted.
-        """
-        door = self._doors.get(activity_id)
-        if door is not None:
-            door.add_participant(user_id)
+        """A buyer is queued or holds an order of an activity, admitted by any process."""
+        gate = self._gates.get(activity_id)
+        if gate is not None:
+            gate.add_participant(user_id)
 
     def mark_complete(self, activity_id: str) -> None:
-        """`add_participant` was said of everybody, and will be."""
-        door = self._doors.get(activity_id)
-        if door is not None:
-            door.mark_complete()
+        """`add_participant` was called for all participants, and will be for new ones."""
+        gate = self._gates.get(activity_id)
+        if gate is not None:
+            gate.mark_complete()
 
     def mark_incomplete(self, activity_id: str) -> None:
-        """Until `mark_complete` is said again."""
-        door = self._doors.get(activity_id)
-        if door is not None:
-            door.mark_incomplete()
+        """Participants may be missing until `mark_complete` is called again."""
+        gate = self._gates.get(activity_id)
+        if gate is not None:
+            gate.mark_incomplete()
 
     async def _answer(
-        self, activity: Activity, click: SeckillAction, request_id: str, opened: AdmitResult
+        self, activity: Activity, click: SeckillAction, request_id: str, admitted: AdmitResult
     ) -> Result:
-        code = opened.admission.code
+        code = admitted.reply.code
         match code:
             case AdmitCode.QUEUED | AdmitCode.REPLAY_QUEUED | AdmitCode.REPLAY_LIVE:
-                return await self._admitted(activity, click, request_id, opened)
+                return await self._admitted(activity, click, request_id, admitted)
             case AdmitCode.LIMIT:
                 return (await self._results.present(activity, click.user_id))._replace(
                     code=ResultCode.LIMIT, request_id=request_id
                 )
             case AdmitCode.SOLD_OUT | AdmitCode.ENDED | AdmitCode.PAUSED | AdmitCode.NOT_STARTED:
-                return _refused(activity, click.request_id, opened.admission)
+                return _refused(activity, click.request_id, admitted.reply)
             case AdmitCode.NOT_READY:
-                self._troubled(activity.activity_id)
+                self._on_trouble(activity.activity_id)
                 raise SeckillNotReady(retry_after_seconds=NOT_READY_SECONDS * (1 + self._jitter()))
             case AdmitCode.BUSY:
                 raise SeckillBusy(retry_after_seconds=BUSY_SECONDS * (1 + self._jitter()))
@@ -168,7 +166,7 @@ class Admission:
                 assert_never(code)
 
     async def _admitted(
-        self, activity: Activity, click: SeckillAction, request_id: str, opened: AdmitResult
+        self, activity: Activity, click: SeckillAction, request_id: str, admitted: AdmitResult
     ) -> Result:
         ticket = Ticket(
             activity.activity_id,
@@ -176,19 +174,19 @@ class Admission:
             click.sku_id,
             click.user_id,
             request_id,
-            opened.order_id,
-            epoch=opened.epoch,
+            admitted.order_id,
+            epoch=admitted.epoch,
             clicked_at_ms=int(self._clock.now().timestamp() * 1000),
         )
         signed = self._tickets.sign(ticket)
-        self._known.forget(activity.activity_id, click.user_id)
-        if opened.admission.code is AdmitCode.REPLAY_LIVE:
+        self._cache.forget(activity.activity_id, click.user_id)
+        if admitted.reply.code is AdmitCode.REPLAY_LIVE:
             return Result(
-                Status.HOLDER,
+                BuyerStatus.HOLDER,
                 ResultCode.BOUGHT,
                 activity.activity_id,
                 click.sku_id,
-                opened.order_id,
+                admitted.order_id,
                 signed,
                 request_id,
             )
@@ -196,18 +194,18 @@ class Admission:
             result = await self._results.of_click(ticket, wait_seconds=click.wait_seconds)
             return result._replace(ticket=signed, request_id=request_id)
         return Result(
-            Status.QUEUED,
+            BuyerStatus.QUEUED,
             ResultCode.QUEUED,
             activity.activity_id,
             click.sku_id,
-            opened.order_id,
+            admitted.order_id,
             signed,
             request_id,
             retry_after_ms=ASK_AGAIN_MS,
         )
 
     async def _after_the_end(self, activity: Activity, click: SeckillAction) -> Result:
-        """A CLOSED activity has nothing in Redis any more; a click of before finds its order in the
+        """A CLOSED activity is not in Redis any more; an earlier click finds its order in the
         database.
         """
         if click.request_id:
@@ -218,16 +216,16 @@ class Admission:
                 return order._replace(request_id=click.request_id)
         return _refused(activity, click.request_id, AdmitReply(code=AdmitCode.ENDED, detail=""))
 
-    def _door(self, activity: Activity) -> AdmissionGate:
-        door = self._doors.get(activity.activity_id)
-        if door is None:
-            door = self._doors[activity.activity_id] = self._make_door(activity)
+    def _gate(self, activity: Activity) -> AdmissionGate:
+        gate = self._gates.get(activity.activity_id)
+        if gate is None:
+            gate = self._gates[activity.activity_id] = self._make_gate(activity)
             running = {each.activity_id for each in self._registry.running()}
-            for gone in self._doors.keys() - running - {activity.activity_id}:
-                del self._doors[gone]
-        return door
+            for gone in self._gates.keys() - running - {activity.activity_id}:
+                del self._gates[gone]
+        return gate
 
-    def _make_door(self, activity: Activity) -> AdmissionGate:
+    def _make_gate(self, activity: Activity) -> AdmissionGate:
         keys = keys_of(activity)
         line_max = (
             self._settings.draw_max
@@ -246,7 +244,7 @@ class Admission:
                 )
             except RedisError as error:
                 if isinstance(error, ResponseError):
-                    self._troubled(activity.activity_id)
+                    self._on_trouble(activity.activity_id)
                 raise SeckillNotReady(retry_after_seconds=1.0) from error
 
         return AdmissionGate(
@@ -270,7 +268,7 @@ def _refused(activity: Activity, request_id: str, admission: AdmitReply) -> Resu
     code = _REFUSALS[admission.code]
     starts_in_ms = int(admission.detail) if admission.code is AdmitCode.NOT_STARTED else 0
     return Result(
-        Status.NEITHER,
+        BuyerStatus.NEITHER,
         code,
         activity.activity_id,
         activity.sku_id,

@@ -1,10 +1,10 @@
-"""What becomes of entries of the line: one transaction that writes their orders, what order_rpc has
-to be told, and what is sold. Redis may have been wrong in either direction; the unique keys and the
-guard of the activity decide (docs/protocols.md 5).
+"""Decides about queue entries: one transaction writes their orders, the message for order_rpc, and
+what is sold. Redis may have been wrong in either direction; the unique keys and the guard of the
+activity decide (docs/protocols.md 5).
 
-READ COMMITTED. Orders are written in the order of their buyers, the row of the activity last, so
-that it is locked for the shortest time and two batches never wait for each other in a circle; what
-the database still breaks runs again.
+READ COMMITTED. Orders are written sorted by buyer and the row of the activity last, so that it is
+locked for the shortest time and two batches never deadlock by order. A transaction that the
+database aborts anyway runs again.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ _by_user = attrgetter("user_id")
 
 @dataclass(slots=True, kw_only=True)
 class BatchOutcome:
-    """What a transaction said.
+    """What a transaction decided.
 
     Attributes:
-        epoch: of the activity when it was decided.
-        is_closed: the activity is CLOSED; nobody is admitted again.
+        epoch: of the activity at that moment.
+        is_closed: the activity is CLOSED; no entry is admitted again.
         finished: entries whose orders have rows now.
         older: entries of an older epoch without a row: to be admitted again, or refused.
     """
@@ -51,17 +51,16 @@ class BatchOutcome:
 
 @dataclass(slots=True)
 class _Decisions:
-    """Verdicts by order id, while they are being found."""
+    """Verdicts by order id, while they are being made."""
 
     verdicts: dict[str, tuple[Verdict, str, str]] = field(default_factory=dict)
 
-    def as_row(self, order: UnitOrder) -> None:
-        """What an earlier delivery, or somebody with the ticket, decided."""
+    def add_row(self, order: UnitOrder) -> None:
+        """Takes over what an earlier delivery, or a request with the ticket, decided."""
         self.verdicts[order.order_id] = (_verdict(order.state), "", "")
 
-    def about(self, entries: Sequence[Entry]) -> list[FinishedEntry]:
-        """One per entry that was decided: two entries of one order get the same."""
-        said = self.verdicts
+    def of(self, entries: Sequence[Entry]) -> list[FinishedEntry]:
+        """One per decided entry: two entries of one order get the same."""
         return [
             FinishedEntry(
                 entry=entry,
@@ -70,13 +69,13 @@ class _Decisions:
                 other_request_id=other_request_id,
             )
             for entry in entries
-            if entry.order_id in said
-            for verdict, other_order_id, other_request_id in (said[entry.order_id],)
+            if entry.order_id in self.verdicts
+            for verdict, other_order_id, other_request_id in (self.verdicts[entry.order_id],)
         ]
 
 
 class BatchDecider:
-    """Decides about batches of one line or another."""
+    """Decides about batches of entries of one queue each."""
 
     def __init__(self, *, db: Database, clock: Clock, ids: Ids) -> None:
         self._db = db
@@ -84,29 +83,27 @@ class BatchDecider:
         self._ids = ids
 
     async def decide(self, activity_id: str, entries: Sequence[Entry]) -> BatchOutcome:
-        """Decides about at most ROWS_MAX entries. What was decided before stays as it is.
+        """Decides about at most ROWS_MAX entries. Earlier decisions stay as they are.
 
         Raises:
             ActivityNotFound: there is no such activity. Unavailable, Conflict: nothing was done.
-                OutcomeUnknown: the same entries, decided again,
-            find out. Anything that `batches.is_data_error` knows: nothing was done, and one entry
-                is the cause.
+            OutcomeUnknown: deciding about the same entries again finds out.
+            Anything that `batches.is_data_error` accepts: nothing was done, and one entry is the
+                cause.
         """
         return await self._db.run(self._decide, activity_id, entries, self._batch_id())
 
     async def refuse(
         self, activity_id: str, entries: Sequence[Entry], *, epoch: int
     ) -> list[FinishedEntry]:
-        """Writes refusals of entries that nobody has decided about; those that somebody has keep
-        their answer.
-        """
+        """Writes refusals of undecided entries; decided ones keep their answer."""
         return await self._db.run(self._refuse, activity_id, entries, epoch, self._batch_id())
 
     async def give_up(
         self, activity_id: str, entry: Entry, *, reason: str, deliveries: int, refuse: bool
     ) -> FinishedEntry:
-        """Keeps a poisonous entry for people and refuses its order, in one transaction. `refuse`
-        False: the database does not even take that row.
+        """Keeps an entry that always fails for people and refuses its order, in one transaction.
+        `refuse` False: the database does not even accept that row.
         """
         batch = Batch(activity_id, self._batch_id(), entry.epoch, self._clock.now())
         return await self._db.run(
@@ -114,7 +111,7 @@ class BatchDecider:
         )
 
     def _batch_id(self) -> int:
-        """63 bits that nobody else has: rows with it were written by this very transaction."""
+        """63 random bits: rows with this id were written by this transaction."""
         return (
             int.from_bytes(hashlib.sha256(self._ids.new("BATCH").encode()).digest()[:8], "big") >> 1
         )
@@ -124,10 +121,10 @@ class BatchDecider:
     ) -> BatchOutcome:
         activity = await activities.get(tx, activity_id=activity_id)
         is_closed = activity.state is ActivityState.CLOSED
-        said = _Decisions()
-        # A copy in the present epoch speaks for the entry that it was made of. Entries of a newer
-        # epoch than the row's (a database that was brought back from a copy) wait until a rebuild
-        # has overtaken them.
+        decisions = _Decisions()
+        # A copy in the present epoch replaces the entry that it was made of. Entries of a newer
+        # epoch than the row's (a database restored from a backup) wait until a rebuild has passed
+        # them.
         current = (
             {}
             if is_closed
@@ -140,15 +137,15 @@ class BatchDecider:
         }
         if older:
             for order in (await orders.find_orders(tx, list(older))).values():
-                said.as_row(order)
+                decisions.add_row(order)
         if current:
             batch = Batch(activity_id, batch_id, activity.epoch, self._clock.now())
-            await self._sell(tx, activity, current, batch, said)
+            await self._sell(tx, activity, current, batch, decisions)
         return BatchOutcome(
             epoch=activity.epoch,
             is_closed=is_closed,
-            finished=said.about(entries),
-            older=[entry for entry in older.values() if entry.order_id not in said.verdicts],
+            finished=decisions.of(entries),
+            older=[entry for entry in older.values() if entry.order_id not in decisions.verdicts],
         )
 
     async def _sell(
@@ -157,9 +154,9 @@ class BatchDecider:
         activity: Activity,
         current: Mapping[str, Entry],
         batch: Batch,
-        said: _Decisions,
+        decisions: _Decisions,
     ) -> None:
-        new = await self._write(tx, activity, current, batch, said)
+        new = await self._write(tx, activity, current, batch, decisions)
         failpoint("seckill.consume.after_insert")
         if new:
             message = self._message(new, batch)
@@ -167,9 +164,9 @@ class BatchDecider:
             if not await activities.sell(
                 tx, activity_id=batch.activity_id, epoch=batch.epoch, units=len(new)
             ):
-                new = await self._sell_what_is_left(tx, new, message, batch, said)
+                new = await self._sell_what_is_left(tx, new, message, batch, decisions)
             for entry in new:
-                said.verdicts[entry.order_id] = (Verdict.LIVE, "", "")
+                decisions.verdicts[entry.order_id] = (Verdict.LIVE, "", "")
         failpoint("seckill.consume.after_update")
 
     async def _write(
@@ -178,11 +175,12 @@ class BatchDecider:
         activity: Activity,
         current: Mapping[str, Entry],
         batch: Batch,
-        said: _Decisions,
+        decisions: _Decisions,
     ) -> list[Entry]:
-        """Writes orders and returns those that are new and LIVE, in the order of the line. At first
-        as if Redis were right: everybody's first order of the batch has slot 1, the second has slot
-        2."""
+        """Writes orders and returns the entries that are new and LIVE, in the order of the queue.
+        The first attempt assumes that Redis is right: the first order of a buyer has slot 1, the
+        second slot 2.
+        """
         taken: dict[str, int] = {}
         hopeful: list[NewOrder] = []
         for entry in sorted(current.values(), key=_by_user):
@@ -200,24 +198,25 @@ class BatchDecider:
             elif order.batch_id == batch.batch_id:
                 new.append(entry)
             else:
-                said.as_row(order)
-        await self._point_at_live_orders(tx, batch.activity_id, current, said)
+                decisions.add_row(order)
+        await self._point_at_live_orders(tx, batch.activity_id, current, decisions)
         if rest:
-            new += await self._write_rest(tx, activity, rest, batch, said)
+            new += await self._write_rest(tx, activity, rest, batch, decisions)
         there = {entry.order_id for entry in new}
         return [entry for order_id, entry in current.items() if order_id in there]
 
     @staticmethod
     async def _point_at_live_orders(
-        tx: AsyncConnection, activity_id: str, current: Mapping[str, Entry], said: _Decisions
+        tx: AsyncConnection, activity_id: str, current: Mapping[str, Entry], decisions: _Decisions
     ) -> None:
-        """A refusal of an earlier delivery may have been that of a duplicate, whose finish never
-        came: Redis may still not know the order that its buyer holds. To name one that it knows
-        changes nothing."""
+        """An earlier delivery may have refused an entry as a duplicate and crashed before finish.
+        Redis may still not know the order that the buyer holds, so it is named again; naming a
+        known order changes nothing.
+        """
         refused = [
             entry
             for order_id, entry in current.items()
-            if said.verdicts.get(order_id, ("",))[0] is Verdict.REFUSED
+            if decisions.verdicts.get(order_id, ("",))[0] is Verdict.REFUSED
         ]
         if not refused:
             return
@@ -226,7 +225,7 @@ class BatchDecider:
         )
         for entry in refused:
             if other := next(iter(held.get(entry.user_id, ())), None):
-                said.verdicts[entry.order_id] = (
+                decisions.verdicts[entry.order_id] = (
                     Verdict.DUPLICATE,
                     other.order_id,
                     other.request_id,
@@ -238,10 +237,11 @@ class BatchDecider:
         activity: Activity,
         rest: Sequence[Entry],
         batch: Batch,
-        said: _Decisions,
+        decisions: _Decisions,
     ) -> list[Entry]:
-        """Entries whose slot or request somebody has: the smallest free slot, or the answer that
-        their buyer holds an order already. Returns those that became LIVE."""
+        """Entries whose slot or request is taken: they get the smallest free slot, or the answer
+        that the buyer holds an order already. Returns those that became LIVE.
+        """
         held = await orders.lock_live_orders(
             tx, activity_id=batch.activity_id, user_ids=sorted({entry.user_id for entry in rest})
         )
@@ -269,13 +269,13 @@ class BatchDecider:
             else:
                 other = same or others[0]
                 refused.append(order)
-                said.verdicts[entry.order_id] = (
+                decisions.verdicts[entry.order_id] = (
                     Verdict.DUPLICATE,
                     other.order_id,
                     other.request_id,
                 )
         if live and not await batches.insert_orders(tx, live, batch):
-            raise StaleRow  # somebody wrote them since we looked
+            raise StaleRow  # they were written since the read
         if refused:
             for row in (await batches.insert_refused(tx, refused, batch)).values():
                 if row.state is not UnitState.REFUSED:
@@ -288,20 +288,22 @@ class BatchDecider:
         new: Sequence[Entry],
         message: Message,
         batch: Batch,
-        said: _Decisions,
+        decisions: _Decisions,
     ) -> list[Entry]:
-        """The guard said no. In an epoch that is over nothing is sold: again from the start. Else
-        Redis had units that never were: who came last gets none. Returns the others."""
+        """The guard refused the sale. If the epoch has ended, the transaction starts again. Else
+        Redis admitted units that do not exist: the last entries get none. Returns the others.
+        """
         activity = await activities.lock(tx, activity_id=batch.activity_id)
         if activity.epoch != batch.epoch:
             raise StaleRow
         left = max(activity.left, 0)
         kept, phantoms = list(new[:left]), {entry.order_id for entry in new[left:]}
         await batches.turn_into_refusals(tx, sorted(phantoms))
-        said.verdicts |= dict.fromkeys(phantoms, (Verdict.PHANTOM, "", ""))
-        for order_id, (_, other_order_id, _) in list(said.verdicts.items()):
-            if other_order_id in phantoms:  # what it would be a duplicate of is not held after all
-                said.verdicts[order_id] = (Verdict.PHANTOM, "", "")
+        decisions.verdicts |= dict.fromkeys(phantoms, (Verdict.PHANTOM, "", ""))
+        for order_id, (_, other_order_id, _) in list(decisions.verdicts.items()):
+            # the order that it would duplicate is not held after all
+            if other_order_id in phantoms:
+                decisions.verdicts[order_id] = (Verdict.PHANTOM, "", "")
         await batches.withdraw(tx, message.event_id)
         if kept:
             await outbox.put(tx, replace(message, payload=self._message(kept, batch).payload))
@@ -329,14 +331,14 @@ class BatchDecider:
     ) -> list[FinishedEntry]:
         batch = Batch(activity_id, batch_id, epoch, self._clock.now())
         by_order = {entry.order_id: entry for entry in entries}
-        said = _Decisions()
+        decisions = _Decisions()
         for order in (
             await batches.insert_refused(
                 tx, [_refusal(entry) for entry in sorted(by_order.values(), key=_by_user)], batch
             )
         ).values():
-            said.as_row(order)
-        return said.about(entries)
+            decisions.add_row(order)
+        return decisions.of(entries)
 
     @staticmethod
     async def _give_up(

@@ -221,7 +221,7 @@ async def test_a_blocked_consumer_and_the_subscription_hear_again_after_their_co
     ) as client:
         wakeups = Wakeups(
             client,
-            hear=lambda _, message: heard.append(message),
+            on_message=lambda _, message: heard.append(message),
             listen_seconds=0.1,
             reconnect_seconds=0.01,
         )

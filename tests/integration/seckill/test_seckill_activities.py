@@ -439,7 +439,7 @@ async def test_a_list_shows_each_activity_once_newest_first_with_its_numbers(
     await world.verb("publish", made[2])
     found, token = [], ""
     while True:
-        page, token = await world.app.activities.list_page(
+        page, token = await world.app.activities.list_activities(
             ListActivities(merchant_id="mall", state=None, page_size=2, page_token=token),
             merchant(),
         )
@@ -450,7 +450,7 @@ async def test_a_list_shows_each_activity_once_newest_first_with_its_numbers(
         each.activity_id for each in made[::-1]
     ]
     assert [shown.live is not None for shown in found] == [False, False, True, False, False]
-    drafts, _ = await world.app.activities.list_page(
+    drafts, _ = await world.app.activities.list_activities(
         ListActivities(merchant_id="mall", state=DRAFT, page_size=0, page_token=""), merchant()
     )
     assert len(drafts) == 4

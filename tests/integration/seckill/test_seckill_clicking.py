@@ -15,7 +15,8 @@ from prometheus_client import REGISTRY
 
 from seckill_rpc.domain.activity import ActivityVerb
 from seckill_rpc.domain.errors import ActivityNotFound, SeckillBusy, SeckillNotReady
-from seckill_rpc.domain.result import ResultCode, Status
+from seckill_rpc.domain.order import BuyerStatus
+from seckill_rpc.domain.result import ResultCode
 from seckill_rpc.usecases.admission.response_batcher import BATCH_SECONDS
 from tests.builders.seckill import SeckillWorld, seckill_world
 from tests.builders.seckill_front import Front, front
@@ -47,7 +48,7 @@ async def test_a_click_stands_in_the_line_and_is_served(world: SeckillWorld) -> 
     async with front(world) as door:
         queued = await door.click()
         assert (queued.status, queued.code, queued.retry_after_ms > 0) == (
-            Status.QUEUED,
+            BuyerStatus.QUEUED,
             ResultCode.QUEUED,
             True,
         )
@@ -56,7 +57,7 @@ async def test_a_click_stands_in_the_line_and_is_served(world: SeckillWorld) -> 
         assert (await door.click()).order_id == queued.order_id
         bought = await door.result()
         assert (bought.status, bought.code, bought.order_id) == (
-            Status.HOLDER,
+            BuyerStatus.HOLDER,
             ResultCode.BOUGHT,
             queued.order_id,
         )
@@ -75,7 +76,7 @@ async def test_the_answer_of_a_click_that_waits_is_final(world: SeckillWorld) ->
         ResultCode.BOUGHT: 1,
         ResultCode.SOLD_OUT: 1,
     }
-    [winner] = [answer for answer in answers if answer.status is Status.HOLDER]
+    [winner] = [answer for answer in answers if answer.status is BuyerStatus.HOLDER]
     assert winner.ticket
     assert winner.order_id in await world.states()
 
@@ -103,11 +104,11 @@ async def test_who_has_reached_the_limit_is_told_what_he_has(world: SeckillWorld
     async with front(world) as door:
         mine = await door.click("u1", "a")
         refused = await door.click("u1", "b")
-        assert (refused.status, refused.code) == (Status.QUEUED, ResultCode.LIMIT)
+        assert (refused.status, refused.code) == (BuyerStatus.QUEUED, ResultCode.LIMIT)
         await world.consume()
         refused = await door.click("u1", "b")
         assert (refused.status, refused.code, refused.order_id) == (
-            Status.HOLDER,
+            BuyerStatus.HOLDER,
             ResultCode.LIMIT,
             mine.order_id,
         )
@@ -190,7 +191,7 @@ async def test_a_winner_never_hears_sold_out_from_memory_wherever_he_clicks_agai
                 assert (await door.click("told from memory")).code is ResultCode.SOLD_OUT
                 assert await door.script_calls() == calls
                 again = await door.click("winner", "a")
-                assert (again.status, again.order_id) == (Status.HOLDER, mine.order_id)
+                assert (again.status, again.order_id) == (BuyerStatus.HOLDER, mine.order_id)
 
 
 async def test_nothing_is_refused_from_memory_while_a_click_is_undecided(
@@ -203,7 +204,7 @@ async def test_nothing_is_refused_from_memory_while_a_click_is_undecided(
             assert (await there.click(f"loser{number}")).code is ResultCode.SOLD_OUT
             there.monotonic.now += 0.1
         again = await there.click("winner", "a")  # no process but the first has heard of him yet
-        assert (again.status, again.order_id) == (Status.QUEUED, mine.order_id)
+        assert (again.status, again.order_id) == (BuyerStatus.QUEUED, mine.order_id)
 
 
 async def test_a_process_that_hears_nothing_refuses_nobody_from_memory(world: SeckillWorld) -> None:
@@ -246,7 +247,7 @@ async def test_nothing_is_refused_from_memory_until_what_was_published_has_been_
         late.admission.mark_complete(activity.activity_id)
         assert (await late.click("loser")).code is ResultCode.SOLD_OUT
         again = await late.click("winner", "a")
-        assert (again.status, again.order_id) == (Status.HOLDER, mine.order_id)
+        assert (again.status, again.order_id) == (BuyerStatus.HOLDER, mine.order_id)
 
 
 async def test_a_unit_that_comes_back_is_sold_within_the_life_of_the_memory(
@@ -271,7 +272,7 @@ async def test_a_paused_an_ended_and_a_closed_sale_say_so(world: SeckillWorld) -
         await world.loader.write_state(world.keys, await world.step(ActivityVerb.PAUSE))
         paused = await door.click("u2")
         assert (paused.status, paused.code, paused.retry_after_ms > 0) == (
-            Status.NEITHER,
+            BuyerStatus.NEITHER,
             ResultCode.PAUSED,
             True,
         )
@@ -283,7 +284,7 @@ async def test_a_paused_an_ended_and_a_closed_sale_say_so(world: SeckillWorld) -
         await door.registry.refresh()
         assert (await door.click("u3")).code is ResultCode.ENDED
         again = await door.click("u1", "a")
-        assert (again.status, again.order_id) == (Status.HOLDER, mine.order_id)
+        assert (again.status, again.order_id) == (BuyerStatus.HOLDER, mine.order_id)
         assert (await door.click("u1", "b")).code is ResultCode.ENDED
 
 
@@ -359,8 +360,8 @@ async def test_clicks_are_limited_by_shop_and_buyer(world: SeckillWorld) -> None
         with pytest.raises(SeckillBusy):
             await door.click("u1", "r3")
         # somebody else of that name
-        assert (await door.click("u1", "r4", merchant_id="shop2")).status is Status.QUEUED
-        assert (await door.click("u2", "r5")).status is Status.QUEUED
+        assert (await door.click("u1", "r4", merchant_id="shop2")).status is BuyerStatus.QUEUED
+        assert (await door.click("u2", "r5")).status is BuyerStatus.QUEUED
 
 
 async def test_what_a_process_learns_while_it_refreshes_stays(

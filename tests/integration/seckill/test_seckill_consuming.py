@@ -19,7 +19,7 @@ from mesh.failpoints import FailpointRaised
 from mesh.outbox import OUTBOX
 from seckill_rpc.domain.activity import ActivityVerb
 from seckill_rpc.domain.errors import ActivityNotFound
-from seckill_rpc.domain.order import UnitState, Verdict, View
+from seckill_rpc.domain.order import BuyerStatus, UnitState, Verdict
 from seckill_rpc.redis.admission_queue import Entry, FinishedEntry
 from seckill_rpc.redis.admit import AdmitCode
 from seckill_rpc.store import activities, batches, orders
@@ -100,7 +100,7 @@ async def test_an_order_is_written_told_of_sold_and_published(world: SeckillWorl
         "orders": [[order_id, "u1"]],
     }
     assert (await world.row()).sold == 1
-    assert await world.view("u1") is View.HOLDER
+    assert await world.view("u1") is BuyerStatus.HOLDER
     await world.check_rest()
 
 
@@ -207,7 +207,7 @@ async def test_a_buyer_whom_redis_forgot_gets_no_second_unit_and_keeps_his_first
     second = await world.buy("u1", "b")
     assert await world.states() == {first: "LIVE", second: "REFUSED"}
     assert (await world.row()).sold == 1
-    assert await world.view("u1") is View.HOLDER
+    assert await world.view("u1") is BuyerStatus.HOLDER
     await world.check_rest()
 
 
@@ -224,7 +224,7 @@ async def test_a_duplicate_that_was_refused_before_a_crash_still_tells_redis_of_
     failpoints.arm("", environment="test")
     await world.consume()
     assert await world.states() == {first: "LIVE", second: "REFUSED"}
-    assert await world.view("u1") is View.HOLDER
+    assert await world.view("u1") is BuyerStatus.HOLDER
     await world.check_rest()
 
 
@@ -304,7 +304,10 @@ async def test_the_guard_of_the_database_holds_when_redis_has_more_units_than_th
     assert [states[each.detail] for each in admitted] == ["LIVE"] * 3 + ["REFUSED"] * 5
     assert (await world.row()).sold == 3
     assert sorted(await world.told()) == sorted(each.detail for each in admitted[:3])
-    assert [await world.view(f"u{user}") for user in (7, 0)] == [View.HOLDER, View.NEITHER]
+    assert [await world.view(f"u{user}") for user in (7, 0)] == [
+        BuyerStatus.HOLDER,
+        BuyerStatus.NEITHER,
+    ]
     await world.check_rest(law=False)
     meta = await world.loader.meta(world.keys)
     assert meta is not None
@@ -401,7 +404,7 @@ async def test_who_stood_in_the_line_of_an_older_epoch_is_admitted_again_as_long
     late = await world.plant("u3", order_id="O3", epoch=1)
     await world.consume()
     assert await world.states() == {"O1": "LIVE", "O2": "LIVE", late: "REFUSED"}
-    assert await world.view("u3") is View.NEITHER
+    assert await world.view("u3") is BuyerStatus.NEITHER
     await world.check_rest()
 
 
@@ -662,7 +665,7 @@ async def test_an_entry_that_the_database_refuses_alone_five_times_is_given_up_a
         for _ in range(3):
             assert await world.consumer.run_once() == 0
         assert await world.dead() == []
-        assert await world.view("u5") is View.QUEUED
+        assert await world.view("u5") is BuyerStatus.QUEUED
         assert await world.consumer.run_once() == 1
     [dead] = await world.dead()
     assert (dead["order_id"], dead["deliveries"], json.loads(dead["fields"])["user_id"]) == (
@@ -673,7 +676,7 @@ async def test_an_entry_that_the_database_refuses_alone_five_times_is_given_up_a
     assert "too long" in dead["reason"]
     alerts = [line for line in logged if line.get("alert")]
     assert [(line["event"], line["user_id"]) for line in alerts] == [("seckill_entry_dead", "u5")]
-    assert await world.view("u5") is View.NEITHER
+    assert await world.view("u5") is BuyerStatus.NEITHER
     assert len(await world.states()) == 9
     meta = await world.loader.meta(world.keys)
     assert meta is not None
@@ -934,5 +937,5 @@ async def test_a_consumer_that_waits_ends_its_wait_when_it_is_stopped(world: Sec
     await asyncio.sleep(0)
     consumer.stop()
     assert await waiting == 0
-    assert len(consumer._reads) == 1  # Redis still waits
-    await asyncio.gather(*consumer._reads)
+    assert len(consumer._reader._reads) == 1  # Redis still waits
+    await asyncio.gather(*consumer._reader._reads)

@@ -8,7 +8,7 @@ import pytest
 from redis.exceptions import RedisError
 
 from seckill_rpc.domain.activity import Activity, ActivityState, AdmissionMode
-from seckill_rpc.domain.order import View
+from seckill_rpc.domain.order import BuyerStatus
 from seckill_rpc.redis.admit import AdmitCode
 from seckill_rpc.redis.draw import DrawProgress, draw
 from seckill_rpc.redis.keys import keys_of
@@ -24,7 +24,9 @@ async def entered(world: SeckillOrderWorld, *, total: int, entrants: int) -> Act
     return activity
 
 
-async def views(world: SeckillOrderWorld, activity: Activity, entrants: int) -> list[View | None]:
+async def views(
+    world: SeckillOrderWorld, activity: Activity, entrants: int
+) -> list[BuyerStatus | None]:
     return [await world.view(activity, f"u{number}") for number in range(entrants)]
 
 
@@ -45,7 +47,7 @@ async def test_nothing_is_drawn_before_the_end_and_everybody_has_an_answer_after
     assert await world.consume() == 4
     await world.relay()
     told = await views(world, activity, 12)
-    assert (told.count(View.HOLDER), told.count(View.NEITHER)) == (4, 8)
+    assert (told.count(BuyerStatus.HOLDER), told.count(BuyerStatus.NEITHER)) == (4, 8)
     assert (await world.load(activity)).sold == 4
     assert await world.problems(activity) == []
     assert (await world.click(activity, "late")).code is AdmitCode.ENDED
@@ -70,7 +72,7 @@ async def test_everybody_wins_where_there_are_enough_units_and_the_rest_goes_bac
     activity = await entered(world, total=10, entrants=3)
     await world.verb("close", activity)
     await world.settle()
-    assert await views(world, activity, 3) == [View.HOLDER] * 3
+    assert await views(world, activity, 3) == [BuyerStatus.HOLDER] * 3
     assert await world.shelf_units() == (97, 3)
 
 
@@ -94,7 +96,7 @@ async def test_a_draw_that_dies_between_portions_goes_on(
     await world.consume()
     await world.relay()
     told = await views(world, activity, 12)
-    assert (told.count(View.HOLDER), told.count(View.NEITHER)) == (4, 8)
+    assert (told.count(BuyerStatus.HOLDER), told.count(BuyerStatus.NEITHER)) == (4, 8)
     assert await world.problems(activity) == []
 
 

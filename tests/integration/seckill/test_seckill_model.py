@@ -27,7 +27,7 @@ from seckill_rpc.domain.activity import (
     ActivityVerb,
     AdmissionMode,
 )
-from seckill_rpc.domain.order import Verdict, View
+from seckill_rpc.domain.order import BuyerStatus, Verdict
 from seckill_rpc.redis.admission_queue import Entry, FinishedEntry, GiveBack, ReturnedUnit
 from seckill_rpc.redis.admit import AdmitCode, Click, admit
 from seckill_rpc.redis.connection import open_admission_redis
@@ -371,9 +371,13 @@ class FlashSale(RuleBasedStateMachine):
                 - forgotten
             )
             view = (
-                View.HOLDER
+                BuyerStatus.HOLDER
                 if self.mirror.of(done.entry.user_id, live=True)
-                else (View.QUEUED if self.mirror.of(done.entry.user_id) else View.NEITHER)
+                else (
+                    BuyerStatus.QUEUED
+                    if self.mirror.of(done.entry.user_id)
+                    else BuyerStatus.NEITHER
+                )
             )
             assert self.run(self.stage.view(done.entry.user_id)) is view
 
@@ -587,8 +591,8 @@ class FlashSale(RuleBasedStateMachine):
             assert self.mirror.of(user) <= self.mirror.limit
             assert len(self.stage.rows.live(user)) <= self.mirror.limit
             if self.mirror.of(user, live=True) and self.stage.rows.live(user):
-                assert view == View.HOLDER, "a 1 falls only with the last live order"
-            elif view == View.HOLDER:
+                assert view == BuyerStatus.HOLDER, "a 1 falls only with the last live order"
+            elif view == BuyerStatus.HOLDER:
                 due = [unit for unit in self.units if unit.user_id == user]
                 assert self.stage.rows.live(user) or due, "nothing holds this 1 up"
 
@@ -630,7 +634,7 @@ class FlashSale(RuleBasedStateMachine):
             entered = await stage.redis.hexists(stage.keys.entries, row.user_id)
             if not entered:
                 assert await stage.view(row.user_id) is (
-                    View.HOLDER if stage.rows.live(row.user_id) else View.NEITHER
+                    BuyerStatus.HOLDER if stage.rows.live(row.user_id) else BuyerStatus.NEITHER
                 )
 
 

@@ -14,7 +14,7 @@ from paymesh.seckill.v1 import activity_pb2
 from mesh import failpoints
 from mesh.failpoints import FailpointRaised
 from seckill_rpc.domain.activity import Activity, ActivityState
-from seckill_rpc.domain.order import View
+from seckill_rpc.domain.order import BuyerStatus
 from seckill_rpc.redis.admit import AdmitCode
 from seckill_rpc.redis.keys import keys_of
 from seckill_rpc.servicer.activities import ActivityServicer
@@ -119,11 +119,11 @@ async def test_long_lists_of_holders_are_read_and_built_in_portions(
 async def test_a_one_without_an_order_becomes_two(world: SeckillOrderWorld) -> None:
     activity = await world.opened()
     await world.buy(activity, "u1")
-    await world.redis.set(keys_of(activity).view("nobody"), View.HOLDER)
+    await world.redis.set(keys_of(activity).view("nobody"), BuyerStatus.HOLDER)
     await rebuild(world, activity)
     assert [await world.view(activity, user_id) for user_id in ("u1", "nobody")] == [
-        View.HOLDER,
-        View.NEITHER,
+        BuyerStatus.HOLDER,
+        BuyerStatus.NEITHER,
     ]
 
 

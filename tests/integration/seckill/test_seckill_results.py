@@ -15,7 +15,8 @@ from redis.exceptions import TimeoutError as RedisTimeout
 
 from seckill_rpc.domain.activity import AdmissionMode
 from seckill_rpc.domain.errors import ActivityNotFound, SeckillBusy, SeckillNotReady, TicketInvalid
-from seckill_rpc.domain.result import ResultCode, Status
+from seckill_rpc.domain.order import BuyerStatus
+from seckill_rpc.domain.result import ResultCode
 from seckill_rpc.domain.ticket import Tickets
 from seckill_rpc.usecases.circuit_breaker import QUERIES_MAX
 from tests.builders.seckill import SeckillWorld, seckill_world
@@ -33,9 +34,9 @@ async def world(database_url: str, redis_url: str) -> AsyncIterator[SeckillWorld
 async def test_the_result_of_a_buyer_follows_his_click(world: SeckillWorld) -> None:
     await world.open(total=1)
     async with front(world) as door:
-        assert (await door.result("u1"))[:2] == (Status.NEITHER, ResultCode.NO_CLICK)
+        assert (await door.result("u1"))[:2] == (BuyerStatus.NEITHER, ResultCode.NO_CLICK)
         mine = await door.click("u1")
-        assert (await door.result("u1")).status is Status.QUEUED
+        assert (await door.result("u1")).status is BuyerStatus.QUEUED
         await world.consume()
         assert (await door.result("u1")).order_id == mine.order_id
         door.monotonic.now += 10  # from Redis and the rows again, not from memory
@@ -59,10 +60,10 @@ async def test_a_result_that_does_not_come_is_still_waiting(world: SeckillWorld)
     await world.open(total=1)
     async with front(world) as door:
         mine = await door.click("u1")
-        assert (await door.result("u1", wait_seconds=0.05)).status is Status.QUEUED
+        assert (await door.result("u1", wait_seconds=0.05)).status is BuyerStatus.QUEUED
         assert (
             await door.result("u1", ticket=mine.ticket, wait_seconds=0.05)
-        ).status is Status.QUEUED
+        ).status is BuyerStatus.QUEUED
 
 
 async def test_after_redis_lost_everything_a_winner_is_still_a_winner(world: SeckillWorld) -> None:
@@ -84,16 +85,16 @@ async def test_a_place_that_redis_lost_ends_as_2_after_the_grace_and_for_ever(
         mine = await door.click("u1")
         await world.redis.flushall()
         # perhaps it is only late
-        assert (await door.result("u1", ticket=mine.ticket)).status is Status.QUEUED
+        assert (await door.result("u1", ticket=mine.ticket)).status is BuyerStatus.QUEUED
         world.clock.advance(PAST_GRACE)
         lost = await door.result("u1", ticket=mine.ticket)
-        assert (lost.status, lost.code) == (Status.NEITHER, ResultCode.NOT_SERVED)
+        assert (lost.status, lost.code) == (BuyerStatus.NEITHER, ResultCode.NOT_SERVED)
         assert await world.states() == {mine.order_id: "REFUSED"}
         # The entry turns up after all, as from a replica that had it: the row has decided.
         await world.rebuild()
         await world.plant("u1", "a", mine.order_id)
         await world.consume()
-        assert (await door.result("u1", ticket=mine.ticket)).status is Status.NEITHER
+        assert (await door.result("u1", ticket=mine.ticket)).status is BuyerStatus.NEITHER
         assert (await world.row()).sold == 0
 
 
@@ -104,14 +105,14 @@ async def test_the_2_of_a_ticket_stays_when_the_same_click_is_repeated_and_wins_
     async with front(world) as door:
         lost = await door.click("u1", "a")
         await world.redis.flushall()
-        assert (await door.result("u1", ticket=lost.ticket)).status is Status.QUEUED
+        assert (await door.result("u1", ticket=lost.ticket)).status is BuyerStatus.QUEUED
         world.clock.advance(PAST_GRACE)
-        assert (await door.result("u1", ticket=lost.ticket)).status is Status.NEITHER
+        assert (await door.result("u1", ticket=lost.ticket)).status is BuyerStatus.NEITHER
         await world.rebuild()
         won = await door.click("u1", "a")
         await world.consume()
         assert (await door.result("u1", ticket=won.ticket)).order_id == won.order_id
-        assert (await door.result("u1", ticket=lost.ticket)).status is Status.NEITHER
+        assert (await door.result("u1", ticket=lost.ticket)).status is BuyerStatus.NEITHER
 
 
 async def test_a_place_that_is_still_in_the_line_is_not_taken_away_by_waiting(
@@ -121,7 +122,7 @@ async def test_a_place_that_is_still_in_the_line_is_not_taken_away_by_waiting(
     async with front(world) as door:
         mine = await door.click("u1")
         world.clock.advance(PAST_GRACE)  # nobody consumed: the database was away
-        assert (await door.result("u1", ticket=mine.ticket)).status is Status.QUEUED
+        assert (await door.result("u1", ticket=mine.ticket)).status is BuyerStatus.QUEUED
         await world.consume()
         assert (await door.result("u1", ticket=mine.ticket)).order_id == mine.order_id
 
@@ -150,14 +151,14 @@ async def test_a_unit_that_went_back_ends_as_2_and_can_be_won_again(world: Secki
         assert await world.give_back(first.order_id)
         await world.relay()
         door.monotonic.now += 10
-        assert (await door.result("u1")).status is Status.NEITHER
-        assert (await door.result("u1", ticket=first.ticket)).status is Status.NEITHER
+        assert (await door.result("u1")).status is BuyerStatus.NEITHER
+        assert (await door.result("u1", ticket=first.ticket)).status is BuyerStatus.NEITHER
         again = await door.click("u1", "a")
         await world.consume()
         assert again.order_id != first.order_id
         door.monotonic.now += 10
         assert (await door.result("u1")).order_id == again.order_id
-        assert (await door.result("u1", ticket=first.ticket)).status is Status.NEITHER
+        assert (await door.result("u1", ticket=first.ticket)).status is BuyerStatus.NEITHER
 
 
 async def test_each_of_two_clicks_has_its_own_result(world: SeckillWorld) -> None:
@@ -169,7 +170,7 @@ async def test_each_of_two_clicks_has_its_own_result(world: SeckillWorld) -> Non
         assert (await door.result("u1", ticket=first.ticket)).order_id == first.order_id
         assert (
             await door.result("u1", ticket=second.ticket, wait_seconds=0.05)
-        ).status is Status.QUEUED
+        ).status is BuyerStatus.QUEUED
         waiting = asyncio.create_task(door.result("u1", ticket=second.ticket, wait_seconds=30))
         await asyncio.sleep(0)
         await world.consume()
@@ -185,10 +186,10 @@ async def test_the_results_of_a_closed_sale_come_from_its_rows(world: SeckillWor
         await world.close()
         await door.registry.refresh()
         assert (await door.result("u1")).order_id == mine.order_id
-        assert (await door.result("u2"))[:2] == (Status.NEITHER, ResultCode.NO_CLICK)
+        assert (await door.result("u2"))[:2] == (BuyerStatus.NEITHER, ResultCode.NO_CLICK)
         await world.give_back(mine.order_id)
-        assert (await door.result("u1")).status is Status.NEITHER
-        assert (await door.result("u1", ticket=mine.ticket)).status is Status.NEITHER
+        assert (await door.result("u1")).status is BuyerStatus.NEITHER
+        assert (await door.result("u1", ticket=mine.ticket)).status is BuyerStatus.NEITHER
 
 
 async def test_a_ticket_is_good_for_its_buyer_and_product_only(world: SeckillWorld) -> None:
@@ -223,13 +224,13 @@ async def test_watching_tells_the_result_now_and_when_it_is_final(world: Seckill
         mine = await door.click("u1")
         heard = []
         async with asyncio.timeout(10):
-            async for result in door.results.watch(mine.ticket):
+            async for result in door.results.watch_seckill_result(mine.ticket):
                 heard.append(result.status)
                 await world.consume()
-        assert heard == [Status.QUEUED, Status.HOLDER]
-        assert [result.order_id async for result in door.results.watch(mine.ticket)] == [
-            mine.order_id
-        ]
+        assert heard == [BuyerStatus.QUEUED, BuyerStatus.HOLDER]
+        assert [
+            result.order_id async for result in door.results.watch_seckill_result(mine.ticket)
+        ] == [mine.order_id]
 
 
 async def test_order_rpc_hears_whether_the_order_of_a_ticket_is_coming(world: SeckillWorld) -> None:
@@ -252,7 +253,7 @@ async def test_an_entry_of_a_draw_waits_past_the_grace_until_it_is_drawn(
     async with front(world) as door:
         mine = await door.click("u1")
         world.clock.advance(PAST_GRACE)
-        assert (await door.result("u1", ticket=mine.ticket)).status is Status.QUEUED
+        assert (await door.result("u1", ticket=mine.ticket)).status is BuyerStatus.QUEUED
 
 
 async def test_a_product_without_a_sale_has_no_results(world: SeckillWorld) -> None:
@@ -271,7 +272,7 @@ async def test_a_place_that_a_rebuild_has_still_to_move_is_not_taken_away_howeve
         await world.loader.hold(world.keys)
         # the holders are there, the line is not moved yet
         await world.publish(await world.fence(), carries=False)
-        assert (await door.result("u1", ticket=mine.ticket)).status is Status.QUEUED
+        assert (await door.result("u1", ticket=mine.ticket)).status is BuyerStatus.QUEUED
         assert await world.states() == {}
         assert await world.loader.carry(world.keys, epoch=(await world.row()).epoch) == ""
         await world.consume()
@@ -291,9 +292,9 @@ async def test_the_grace_of_a_place_that_was_lost_counts_from_the_end_of_the_reb
         world.clock.advance(
             ended / 1000 - world.clock.now().timestamp() + 0.9 * GRACE.total_seconds()
         )
-        assert (await door.result("u1", ticket=mine.ticket)).status is Status.QUEUED
+        assert (await door.result("u1", ticket=mine.ticket)).status is BuyerStatus.QUEUED
         world.clock.advance(0.2 * GRACE.total_seconds())
-        assert (await door.result("u1", ticket=mine.ticket)).status is Status.NEITHER
+        assert (await door.result("u1", ticket=mine.ticket)).status is BuyerStatus.NEITHER
 
 
 async def test_who_is_not_known_while_redis_is_rebuilt_is_told_to_come_back(
@@ -353,9 +354,9 @@ async def test_above_the_number_of_waiters_an_answer_comes_at_once_and_redis_is_
         async with asyncio.timeout(10):
             assert (
                 await door.result("u1", ticket=mine.ticket, wait_seconds=3600)
-            ).status is Status.QUEUED
-            watching = door.results.watch(mine.ticket)
-            assert (await anext(watching)).status is Status.QUEUED
+            ).status is BuyerStatus.QUEUED
+            watching = door.results.watch_seckill_result(mine.ticket)
+            assert (await anext(watching)).status is BuyerStatus.QUEUED
             with pytest.raises(SeckillBusy):
                 await anext(watching)
         # two looks

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from redis.asyncio import Redis as Client
 
-from seckill_rpc.domain.order import View
+from seckill_rpc.domain.order import BuyerStatus
 from seckill_rpc.redis.connection import UnsafeRedis, open_admission_redis, require_safe
 from seckill_rpc.redis.keys import Keys, activity_of
 from seckill_rpc.redis.scripts import ScriptName, script_text
@@ -140,5 +140,5 @@ async def test_views_that_nobody_of_us_wrote_say_nothing(redis_url: str) -> None
         stage = await Stage(redis).open()
         await redis.set(stage.keys.view("u"), b"\xff\xfe")
         assert await stage.view("u") is None
-        await redis.set(stage.keys.view("u"), View.HOLDER)
-        assert await stage.view("u") is View.HOLDER
+        await redis.set(stage.keys.view("u"), BuyerStatus.HOLDER)
+        assert await stage.view("u") is BuyerStatus.HOLDER

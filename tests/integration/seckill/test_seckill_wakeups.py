@@ -11,7 +11,7 @@ import pytest
 from redis.asyncio import Redis as Client
 from redis.exceptions import RedisError
 
-from seckill_rpc.domain.order import View
+from seckill_rpc.domain.order import BuyerStatus
 from seckill_rpc.redis.connection import open_admission_redis
 from seckill_rpc.redis.keys import Keys
 from seckill_rpc.redis.views import Views
@@ -36,7 +36,7 @@ async def listening(
 ) -> AsyncIterator[Wakeups]:
     wakeups = Wakeups(
         redis,
-        hear=waiters.tell,
+        on_message=waiters.wake,
         on_disconnect=lambda: (lost if lost is not None else []).append("lost"),
         listen_seconds=listen_seconds,
         reconnect_seconds=0.01,
@@ -63,8 +63,8 @@ async def test_a_message_ends_the_wait_and_names_the_order(stage: Stage) -> None
         finished, _ = stage.rows.decide(entries[:1])
         await stage.queue.finish(stage.keys, finished + stage.rows.refuse(entries[1:]))
     assert [task.result() for task in waits] == [
-        ViewUpdate(view=View.HOLDER, order_id=order)
-    ] * 2 + [ViewUpdate(view=View.NEITHER)]
+        ViewUpdate(view=BuyerStatus.HOLDER, order_id=order)
+    ] * 2 + [ViewUpdate(view=BuyerStatus.NEITHER)]
     assert len(waiters) == 0
 
 
@@ -75,7 +75,7 @@ async def test_a_waiter_looks_by_himself_when_nobody_tells_him(stage: Stage) -> 
         wait = tasks.create_task(waiters.wait(stage.keys, "u", LONG))
         await eventually(lambda: len(waiters) == 1)
         await stage.consume()
-    assert wait.result() == ViewUpdate(view=View.HOLDER)
+    assert wait.result() == ViewUpdate(view=BuyerStatus.HOLDER)
 
 
 class SlowViews(Views):
@@ -85,7 +85,7 @@ class SlowViews(Views):
         super().__init__(redis)
         self.read, self.arrive = asyncio.Event(), asyncio.Event()
 
-    async def view(self, keys: Keys, user_id: str) -> View | None:
+    async def view(self, keys: Keys, user_id: str) -> BuyerStatus | None:
         said = await super().view(keys, user_id)
         self.read.set()
         await self.arrive.wait()
@@ -106,17 +106,17 @@ async def test_a_result_that_is_published_during_the_first_look_is_not_missed(st
         await probe
         views.arrive.set()
         assert (await wait) is not None
-    assert wait.result() == ViewUpdate(view=View.HOLDER, order_id="ORD1")
+    assert wait.result() == ViewUpdate(view=BuyerStatus.HOLDER, order_id="ORD1")
 
 
 async def test_a_wait_ends_in_time_with_what_is_known(stage: Stage) -> None:
     waiters = Waiters(stage.views)
     await stage.buy("u")
-    assert await waiters.wait(stage.keys, "u", 0.02) == ViewUpdate(view=View.QUEUED)
-    assert await waiters.wait(stage.keys, "u", 0) == ViewUpdate(view=View.QUEUED)
+    assert await waiters.wait(stage.keys, "u", 0.02) == ViewUpdate(view=BuyerStatus.QUEUED)
+    assert await waiters.wait(stage.keys, "u", 0) == ViewUpdate(view=BuyerStatus.QUEUED)
     assert await waiters.wait(stage.keys, "nobody", 0.02) is None
     await stage.consume()
-    assert await waiters.wait(stage.keys, "u", NEVER) == ViewUpdate(view=View.HOLDER)
+    assert await waiters.wait(stage.keys, "u", NEVER) == ViewUpdate(view=BuyerStatus.HOLDER)
 
 
 async def test_too_many_waiters_are_answered_at_once(stage: Stage) -> None:
@@ -126,7 +126,7 @@ async def test_too_many_waiters_are_answered_at_once(stage: Stage) -> None:
         tasks.create_task(waiters.wait(stage.keys, "u", LONG))
         await eventually(lambda: len(waiters) == 1)
         assert await asyncio.wait_for(waiters.wait(stage.keys, "u", NEVER), LONG) == ViewUpdate(
-            view=View.QUEUED
+            view=BuyerStatus.QUEUED
         )
         assert len(waiters) == 1
         await stage.consume()
@@ -146,7 +146,7 @@ async def test_a_cancelled_wait_leaves_nothing_and_takes_nobody_with_it(stage: S
                 await asyncio.wait_for(asyncio.shield(goes), LONG / 2)
         assert len(waiters) == 1
         await stage.consume()
-        assert (await stays) == ViewUpdate(view=View.HOLDER, order_id="ORD1")
+        assert (await stays) == ViewUpdate(view=BuyerStatus.HOLDER, order_id="ORD1")
     assert len(waiters) == 0
     assert not waiters._waiting
 
@@ -163,7 +163,7 @@ async def test_a_subscription_that_broke_is_made_again_and_says_that_something_m
         assert await stage.redis.client_kill_filter(_type="pubsub") == 1
         await eventually(lambda: lost == ["lost"] and wakeups.subscribed.is_set())
         await stage.consume()
-        assert (await wait) == ViewUpdate(view=View.HOLDER, order_id="ORD1")
+        assert (await wait) == ViewUpdate(view=BuyerStatus.HOLDER, order_id="ORD1")
         assert lost == ["lost"]
     assert lost == ["lost", "lost"], "the end is one more"
 
@@ -187,7 +187,7 @@ async def test_a_frozen_redis_does_not_pass_for_one_without_news(own_redis: Redi
 
 
 async def test_the_loop_ends_when_it_is_told_to(stage: Stage) -> None:
-    wakeups = Wakeups(stage.redis, hear=Waiters(stage.views).tell, listen_seconds=0.01)
+    wakeups = Wakeups(stage.redis, on_message=Waiters(stage.views).wake, listen_seconds=0.01)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(wakeups.run())
         await wakeups.subscribed.wait()
@@ -198,5 +198,5 @@ async def test_the_loop_ends_when_it_is_told_to(stage: Stage) -> None:
 def test_lines_that_nobody_of_us_wrote_wake_nobody(redis_url: str) -> None:
     waiters = Waiters(Views(open_admission_redis(redis_url)))
     for message in ("", "u", "u 7 x", "u  ", "\n\n"):
-        waiters.tell("ACT1", message)
+        waiters.wake("ACT1", message)
     assert len(waiters) == 0

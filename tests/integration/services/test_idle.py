@@ -23,7 +23,8 @@ from seckill_rpc.domain.activity import Activity
 from seckill_rpc.redis.admit import AdmitCode
 from seckill_rpc.redis.keys import keys_of
 from seckill_rpc.usecases import hot_set
-from seckill_rpc.usecases.consumer.consumer import Consumer, ConsumerSettings
+from seckill_rpc.usecases.consumer.consumer import Consumer
+from seckill_rpc.usecases.consumer.settings import ConsumerSettings
 from seckill_rpc.usecases.reconciler import OTHERS
 from tests.builders.payment import PaymentWorld, payment_world
 from tests.builders.seckill_order import SeckillOrderWorld, seckill_order_world
@@ -215,7 +216,7 @@ async def test_an_activity_that_opens_while_a_consumer_waits_is_served_beside_th
     await sale.opened(sku_id="old")
     consumer = blocking(sale)
     # nearly as long as a command may take
-    consumer._settings = ConsumerSettings(name="C", block_ms=1900, quiet_block_ms=1900)
+    consumer._reader._settings = ConsumerSettings(name="C", block_ms=1900, quiet_block_ms=1900)
     sale.app.registry.on_change(lambda _: consumer.changed())
     waiting = asyncio.create_task(consumer.run_once())
     await until_it_waits(sale)
@@ -223,9 +224,9 @@ async def test_an_activity_that_opens_while_a_consumer_waits_is_served_beside_th
     assert (await sale.click(opened, "u1")).code is AdmitCode.QUEUED
     async with asyncio.timeout(PATIENCE):
         assert await waiting == 0, "the change ended its wait"
-        assert len(consumer._reads) == 1, "which goes on beside the next one"
+        assert len(consumer._reader._reads) == 1, "which goes on beside the next one"
         assert await consumer.run_once() == 1
-        while consumer._reads:
+        while consumer._reader._reads:
             await consumer.run_once()
 
 

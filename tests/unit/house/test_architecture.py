@@ -58,11 +58,6 @@ LONG_FUNCTIONS = {
     "payment_rpc/usecases/conflicts.py _resolve": "one more line per argument since lines are shorter",
     "payment_rpc/usecases/facts.py write": "one more line per argument since lines are shorter",
     "payment_rpc/workers.py make_workers": "one more line per argument since lines are shorter",
-    "seckill_rpc/__main__.py run": "one more line per argument since lines are shorter",
-    "seckill_rpc/app.py __init__": "one more line per argument since lines are shorter",
-    "seckill_rpc/app.py _make_life": "one more line per argument since lines are shorter",
-    "seckill_rpc/app.py _make_front": "one more line per argument since lines are shorter",
-    "seckill_rpc/workers.py make_back_workers": "one more line per argument since lines are shorter",
     "tests/builders/payment.py payment_world": "one more line per argument since lines are shorter",
     "tests/e2e/seckill_life.py _planted": "one more line per argument since lines are shorter",
     "tests/e2e/test_mesh_static.py test_a_flash_sale_is_bought_over_rest_from_the_click_to_paid": "one more line per argument since lines are shorter",
@@ -98,7 +93,6 @@ LONG_FILES = {
     "payment_rpc/usecases/charging.py": "one more line per argument since lines are shorter",
     "payment_rpc/usecases/reconciliation.py": "one more line per argument since lines are shorter",
     "payment_rpc/usecases/refunds.py": "one more line per argument since lines are shorter",
-    "seckill_rpc/usecases/consumer/consumer.py": "one more line per argument since lines are shorter",
 }
 
 AMBIENT = {
