@@ -1,4 +1,4 @@
--- giveback.lua: units of orders that the database has already taken back (not paid in time, cancelled, refused by order_rpc) are sold again.
+-- giveback.lua: sells units again whose orders the database has taken back (not paid in time, cancelled, refused by order_rpc).
 --
 -- KEYS[1] meta   [2] users   [2+i] view of order i's buyer                                                                     (fields: admit.lua)
 -- ARGV[1] n   [2] seconds that a result lives   [3] channel of wake-ups
@@ -8,10 +8,12 @@
 --   1 returned   0 returned earlier, or counted by a rebuild or by the close: nothing more to do
 --  -1 Redis lost the activity or has not published that epoch yet: try again (when the row is CLOSED: nothing more to do)
 --
--- Why it is so. The record being this order is the once-only mark; deleting it is what lets the same buyer try again, with the same request id too.
--- A rebuild that read the database after the return left no record, so an older epoch needs no rule of its own. An epoch newer than Redis': that
--- rebuild still counted the order and is not published yet; what was added now would be overwritten. It may come before finish.lua: the record is
--- "0<order>" then, and finish.lua finds it gone. A CLOSED activity no longer touches the view: it may belong to the product's next activity already.
+-- Why it is correct
+-- - The record with this order makes it happen once. Deleting it lets the same buyer try again, even with the same request id.
+-- - A rebuild that read the database after the return left no record, so an older epoch needs no rule of its own.
+-- - An epoch newer than Redis': that rebuild still counted the order and is not published yet; a unit added now would be overwritten.
+-- - It may run before finish.lua: the record is "0<order>" then, and finish.lua finds it gone.
+-- - A CLOSED activity does not touch the view: it may belong to the product's next activity already.
 local n, seconds, channel = tonumber(ARGV[1]), ARGV[2], ARGV[3]
 local meta = redis.call('HMGET', KEYS[1], 'epoch', 'state')
 local epoch, is_closed = tonumber(meta[1] or '-1'), meta[2] == 'CLOSED'
@@ -39,8 +41,8 @@ for i = 1, n do
     end
     local counts = redis.call('HMGET', KEYS[2], user, user .. '+')
     if not is_closed  -- [guard]
-        and not counts[2]  -- [guard] another unit of his is live
-        and (reply[i] == 1 or redis.pcall('GET', KEYS[2 + i]) == '1') then  -- [guard] a 1 that nothing holds up falls, however it came
+        and not counts[2]  -- [guard] another unit of the buyer is live
+        and (reply[i] == 1 or redis.pcall('GET', KEYS[2 + i]) == '1') then  -- [guard] a 1 without a live unit falls, however it came
       local view = counts[1] and '0' or '2'
       redis.call('SET', KEYS[2 + i], view, 'EX', seconds)
       told[#told + 1] = user .. ' ' .. view .. ' '

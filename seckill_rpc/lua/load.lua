@@ -1,32 +1,36 @@
--- load.lua: warm-up and rebuild (one thing), and the state that the row wants. ARGV[1] says which step.
+-- load.lua: warm-up and rebuild (the same thing), and changes of the state. ARGV[1] is the step.
 --
--- KEYS[1] meta   [2] users   [3] seckill:{A}:users:<epoch>, being built   [4] line   [5] entries   [5+i] views (part, stale)     (fields: admit.lua)
+-- KEYS[1] meta   [2] users   [3] seckill:{A}:users:<epoch>, being built   [4] queue   [5] entries   [5+i] views (part, stale)  (fields: admit.lua)
 --
--- hold                                          nobody is admitted until the next publish and its carry. Comes before the database's fence. Keys
---                                               of another kind than we write, and a meta that is not one, go.
+-- hold                                          stops admission until the next publish and its carry. Comes before the fence in the database.
+--                                               Removes keys of another type than we write, and a meta that is none.
 -- part     epoch seconds, then field, value ... a portion of the users as the fenced row and its LIVE orders say (absolute values: <user> k,
 --                                               <user>+ k, <user>#<request> 1<order>); the views of KEYS[6..] become 1
 -- stale    epoch seconds                        the views of KEYS[6..], of buyers without a LIVE order, that say 1 become 2 (a failover revives such)
 -- publish  epoch rev state stock start end limit run group mode          hold stays until:
--- carry    epoch cursor count group             moves queued entries of older epochs into this one: same order, same place, the unit reserved before
---                                               any new click. Reply: the next cursor, or '' at the end: then hold is lifted, and
---                                               `since` says when: a place that is missing from then on is lost
+-- carry    epoch cursor count group             moves queued entries of older epochs into this one: same order, same queue position, the unit reserved
+--                                               before any new click. Reply: the next cursor, or '' at the end: then hold is lifted, and
+--                                               `since` says when: a click that is missing from then on is lost
 -- state    rev state start end limit            pause, resume, closing: applied if the row's rev is newer; works without the rest of meta
--- clear                                         the views of KEYS[6..] go, left by earlier activities; only while nothing is published. Reply: number
+-- clear                                         removes the views of KEYS[6..] of earlier activities; only while nothing is published. Reply: number
 -- drop     epoch rev seconds                    the activity is CLOSED: only epoch, rev and CLOSED stay, for so long, as a tombstone
 --
--- Reply (but carry): 1 done, 0 refused: somebody has published this epoch (or set this rev) or a newer one.
+-- Reply (but carry): 1 done, 0 refused: this epoch (or this rev) or a newer one is published already.
 --
--- Why it is so. A slow rebuilder never overwrites a newer one (epoch). A rebuild that read the row before somebody paused it never opens it again
--- (rev: the newer of both states stays), nor a CLOSED one (the tombstone keeps the epoch). The building key has the epoch in its name, so two
--- rebuilders never mix their portions. The stream is kept, and carry moves its entries (XADD, XACK, XDEL in one script) before anybody else is
--- admitted; without it the same click, repeated after a rebuild, got a second order id, and new buyers took the places of those who had been told 0.
--- What carry leaves (live already, no unit, limit reached) the consumer finishes, or admits again, or refuses with a row. Entries of a draw take no
--- units and survive every rebuild. A rebuilder that dies before the end leaves hold behind: the keeper sees it and rebuilds. That the sale was
--- closed while Redis was lost no script can see: after publish the rebuilder reads the row once more, and drops if it is CLOSED.
+-- Why it is correct
+-- - A slow rebuild never overwrites a newer one (epoch).
+-- - A rebuild that read the row before a pause never opens the activity again (rev: the newer state stays), nor a CLOSED one (the tombstone keeps
+--   the epoch).
+-- - The building key has the epoch in its name, so two rebuilds never mix their portions.
+-- - The stream is kept, and carry moves its entries (XADD, XACK, XDEL in one script) before any new click is admitted. Without it the same click,
+--   repeated after a rebuild, got a second order id, and new buyers got the units of queued ones.
+-- - What carry leaves (live already, no unit, limit reached) the consumer finishes, or admits again, or refuses with a row.
+-- - Entries of a draw take no units and survive every rebuild.
+-- - A rebuild that dies before the end leaves hold behind: the reconciler sees it and rebuilds.
+-- - No script can see that the sale was closed while Redis was lost: after publish the rebuild reads the row again, and drops if it is CLOSED.
 local step, meta, users, building, line, entries = ARGV[1], KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local FIRST_VIEW = 6
-local BUILDING_SECONDS = 600  -- what a dead rebuilder leaves goes by itself; a live one renews it with every portion
+local BUILDING_SECONDS = 600  -- keys of a dead rebuild expire; a live one renews them with every portion
 
 local function carry(epoch, cursor, count, group)
   local now = redis.call('HMGET', meta, 'epoch', 'stock', 'limit')
@@ -37,15 +41,15 @@ local function carry(epoch, cursor, count, group)
     local f = {}
     for i = 1, #entry[2], 2 do f[entry[2][i]] = entry[2][i + 1] end
     local is_whole = f.o and f.u and f.r and tonumber(f.e or '')
-    if is_whole and tonumber(f.e) >= tonumber(epoch) then last = ''; break end  -- from here on stand those that were moved
+    if is_whole and tonumber(f.e) >= tonumber(epoch) then last = ''; break end  -- from here on the entries were moved already
     last = entry[1]
     if is_whole then
       local record = f.u .. '#' .. f.r
       local known = redis.call('HMGET', users, record, f.u)
       local held = tonumber(known[2] or '0')
-      if not known[1] and held < limit and stock - moved > 0 then  -- [guard] what the consumer decides about
+      if not known[1] and held < limit and stock - moved > 0 then  -- [guard] otherwise the consumer decides
         redis.call('XADD', line, '*', 'o', f.o, 'u', f.u, 'r', f.r, 'e', epoch)
-        redis.call('XACK', line, group, entry[1])  -- [guard] else it would be pending for ever
+        redis.call('XACK', line, group, entry[1])  -- [guard] otherwise it would be pending for ever
         redis.call('XDEL', line, entry[1])  -- [guard]
         redis.call('HSET', users, f.u, held + 1, record, '0' .. f.o)
         moved = moved + 1
@@ -71,7 +75,7 @@ local function publish(epoch, rev, state, stock, starts, ends, limit, run, group
     redis.call('RENAME', building, users)
     redis.call('PERSIST', users)  -- [guard]
   end
-  redis.pcall('XGROUP', 'CREATE', line, group, '0', 'MKSTREAM')  -- [guard] '0': what came before the group was lost is read too
+  redis.pcall('XGROUP', 'CREATE', line, group, '0', 'MKSTREAM')  -- [guard] '0': entries from before the group was lost are read too
   local known = redis.call('HGET', meta, 'rev')
   if not known or tonumber(known) <= tonumber(rev) then  -- [guard]
     redis.call('HSET', meta, 'rev', rev, 'state', state, 'start', starts, 'end', ends, 'limit', limit)
@@ -79,7 +83,7 @@ local function publish(epoch, rev, state, stock, starts, ends, limit, run, group
   redis.call('HSET', meta, 'epoch', epoch, 'stock', stock, 'out', 0, 'run', run, 'mode', mode, 'hold', 1)  -- [guard] until carry is done
 end
 
--- Removes what nobody of us wrote: with it every later step would fail.
+-- Removes what our code never writes: every later step would fail on it.
 local function heal()
   local kinds = { [meta] = 'hash', [users] = 'hash', [line] = 'stream', [entries] = 'hash' }
   for key, kind in pairs(kinds) do
@@ -101,7 +105,7 @@ elseif step == 'state' then
 elseif step == 'carry' then
   return carry(ARGV[2], ARGV[3], ARGV[4], ARGV[5])
 elseif step == 'clear' then
-  if redis.call('EXISTS', meta) == 1 then return 0 end  -- [guard] somebody was quicker: these are results of buyers
+  if redis.call('EXISTS', meta) == 1 then return 0 end  -- [guard] it was published meanwhile: these are results of buyers
   return redis.call('UNLINK', unpack(KEYS, FIRST_VIEW))
 end
 

@@ -1,12 +1,12 @@
--- sweep.lua: removes the names of consumers that are long gone from a line. Each start of a process leaves one.
+-- sweep.lua: removes the names of old consumers from a queue. Each start of a process leaves one.
 --
--- KEYS[1] line   ARGV[1] consumer group   [2] milliseconds for which nobody has heard of a consumer that is gone
+-- KEYS[1] queue   ARGV[1] consumer group   [2] milliseconds after which an idle consumer is gone
 --
 -- Reply: how many were removed.
 --
--- Why it is so. A consumer that is removed takes its pending entries along, and nobody would be handed them again: so
--- only one that has none goes, and looking and removing are one step. One that lives after all is made again by its next
--- read.
+-- Why it is correct. Removing a consumer drops its pending entries, which would never be delivered again. So only a
+-- consumer without pending entries is removed, and the check and the removal are one step. A consumer that lives after all
+-- is made again by its next read.
 local removed = 0
 local found = redis.pcall('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])
 if found.err then return 0 end
