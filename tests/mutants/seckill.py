@@ -26,20 +26,20 @@ def _test(module: str, name: str, *, on: str = "sqlite") -> str:
 
 
 _of = Callable[..., Mutant]
-_deciding: _of = partial(_mutant, "usecases/consumer/batch_decider.py")
-_consuming: _of = partial(_mutant, "usecases/consumer/consumer.py")
+_decider: _of = partial(_mutant, "usecases/consumer/batch_decider.py")
+_consumer: _of = partial(_mutant, "usecases/consumer/consumer.py")
 _reader: _of = partial(_mutant, "usecases/consumer/queue_reader.py")
 _batches: _of = partial(_mutant, "store/batches.py")
 _activities: _of = partial(_mutant, "store/activities.py")
 _orders: _of = partial(_mutant, "store/orders.py")
 _tables: _of = partial(_mutant, "tables.py")
 _returns: _of = partial(_mutant, "usecases/returns.py")
-_to_redis: _of = partial(_mutant, "usecases/outbox_to_redis.py")
-_to_order_rpc: _of = partial(_mutant, "usecases/outbox_to_order.py")
+_outbox_to_redis: _of = partial(_mutant, "usecases/outbox_to_redis.py")
+_outbox_to_order: _of = partial(_mutant, "usecases/outbox_to_order.py")
 _rebuilder: _of = partial(_mutant, "usecases/rebuild.py")
 _lease: _of = partial(_mutant, "redis/lease.py")
 _reconciler: _of = partial(_mutant, "usecases/reconciler.py")
-_watching: _of = partial(_mutant, "domain/drift.py")
+_drift: _of = partial(_mutant, "domain/drift.py")
 _closer: _of = partial(_mutant, "usecases/activity_lifecycle/closer.py")
 _publisher: _of = partial(_mutant, "usecases/activity_lifecycle/publisher.py")
 _activity: _of = partial(_mutant, "domain/activity.py")
@@ -47,26 +47,26 @@ _ticket: _of = partial(_mutant, "domain/ticket.py")
 _results: _of = partial(_mutant, "usecases/results.py")
 _breaker: _of = partial(_mutant, "usecases/circuit_breaker.py")
 _registry: _of = partial(_mutant, "usecases/admission/registry.py")
-_door: _of = partial(_mutant, "usecases/admission/gate.py")
+_gate: _of = partial(_mutant, "usecases/admission/gate.py")
 _listener: _of = partial(_mutant, "usecases/result_listener.py")
 _admission: _of = partial(_mutant, "usecases/admission/seckill_action.py")
 _draws: _of = partial(_mutant, "usecases/draw.py")
 
-_in_consuming = partial(_test, "consuming")
-_in_returns = partial(_test, "returning")
+_in_consumer = partial(_test, "consumer")
+_in_returns = partial(_test, "returns")
 _in_rebuild = partial(_test, "rebuild", on="mariadb")
-_in_keeper = partial(_test, "keeper", on="mariadb")
+_in_reconciler = partial(_test, "reconciler", on="mariadb")
 _in_activities = partial(_test, "activities")
 _in_results = partial(_test, "results")
-_in_admission = partial(_test, "clicking")
+_in_admission = partial(_test, "admission")
 
 
 def _in_lists(name: str) -> str:
     return f"test_bad_rows_in_lists.py::test_{name}"
 
 
-def _in_watching(name: str) -> str:
-    return f"test_seckill_watching.py::{name}"
+def _in_drift(name: str) -> str:
+    return f"test_seckill_drift.py::{name}"
 
 
 _UNITS = [  # what the database alone makes impossible
@@ -74,7 +74,7 @@ _UNITS = [  # what the database alone makes impossible
         "a sale is conditional on sold + k <= total",
         old=", _ROW.sold + _UNITS <= _ROW.total).values(",
         new=").values(",
-        fails=_in_consuming(
+        fails=_in_consumer(
             "test_the_guard_of_the_database_holds_when_redis_has_more_units_than_there_are"
         ),
     ),
@@ -82,7 +82,7 @@ _UNITS = [  # what the database alone makes impossible
         "a sale is conditional on the epoch of the row",
         old='_ROW.epoch == bindparam("of_epoch"',
         new='_ROW.epoch >= bindparam("of_epoch"',
-        fails=_in_consuming(
+        fails=_in_consumer(
             "test_an_epoch_that_ends_between_reading_and_selling_is_noticed_by_the_guard",
             on="mariadb-5",
         ),
@@ -91,14 +91,14 @@ _UNITS = [  # what the database alone makes impossible
         "CHECK (sold <= total) stands behind the guard",
         old='    CheckConstraint("sold >= 0 AND sold <= total", name="sold"),\n',
         new="",
-        fails=_in_consuming("test_the_check_of_the_table_stands_behind_the_guard"),
+        fails=_in_consumer("test_the_check_of_the_table_stands_behind_the_guard"),
     ),
     _tables(
         "UNIQUE (activity, user, slot)",
         old='    UniqueConstraint("activity_id", "user_id", "slot", '
         'name="uq_seckill_order_slot"),\n',
         new="",
-        fails=_in_consuming(
+        fails=_in_consumer(
             "test_a_buyer_whom_redis_forgot_gets_no_second_unit_and_keeps_his_first"
         ),
     ),
@@ -107,7 +107,7 @@ _UNITS = [  # what the database alone makes impossible
         new="",
         old='    UniqueConstraint("activity_id", "user_id", "live_request", '
         'name="uq_seckill_order_live_request"),\n',
-        fails=_in_consuming("test_the_same_request_twice_in_one_batch_is_one_unit"),
+        fails=_in_consumer("test_the_same_request_twice_in_one_batch_is_one_unit"),
     ),
     _tables(
         "one activity that is not closed per product",
@@ -131,176 +131,172 @@ _UNITS = [  # what the database alone makes impossible
 ]
 
 _DECISION = [  # the transaction of a batch
-    _deciding(
+    _decider(
         "the smallest free slot",
         old="slot = next((slot for slot in range(1, activity.limit_per_user + 1) if slot not in "
         "slots), None)",
         new="slot = len(slots) + 1 if len(slots) < activity.limit_per_user else None",
-        fails=_in_consuming("test_a_slot_that_came_back_between_others_is_the_next_one"),
+        fails=_in_consumer("test_a_slot_that_came_back_between_others_is_the_next_one"),
     ),
-    _deciding(
+    _decider(
         "no slot beyond the limit",
         old="if same is None and slot is not None:",
         new="if same is None:",
-        fails=_in_consuming(
+        fails=_in_consumer(
             "test_a_buyer_whom_redis_forgot_gets_no_second_unit_and_keeps_his_first"
         ),
     ),
-    _deciding(
+    _decider(
         "the same request is the same unit",
         old="if same is None and slot is not None:",
         new="if slot is not None:",
-        fails=_in_consuming(
+        fails=_in_consumer(
             "test_the_same_request_twice_is_one_unit_though_a_second_would_be_allowed"
         ),
     ),
-    _deciding(
+    _decider(
         "the limit within a batch",
         old="if slot <= activity.limit_per_user:",
         new="if True:",
-        fails=_in_consuming("test_more_entries_of_a_buyer_in_one_batch_than_he_may_have_units"),
+        fails=_in_consumer("test_more_entries_of_a_buyer_in_one_batch_than_he_may_have_units"),
     ),
-    _deciding(
+    _decider(
         "read back when fewer rows were hoped for than there are entries",
         old=" and len(hopeful) == len(current):",
         new=":",
-        fails=_in_consuming("test_more_entries_of_a_buyer_in_one_batch_than_he_may_have_units"),
+        fails=_in_consumer("test_more_entries_of_a_buyer_in_one_batch_than_he_may_have_units"),
     ),
     _batches(
         "read back when fewer rows were written than entries",
         old="return written.rowcount == len(new)",
         new="return True",
-        fails=_in_consuming("test_a_new_batch_with_one_old_entry_counts_only_what_is_new"),
+        fails=_in_consumer("test_a_new_batch_with_one_old_entry_counts_only_what_is_new"),
     ),
-    _deciding(
+    _decider(
         "batch_id tells new rows from old ones",
         old="elif order.batch_id == batch.batch_id:",
         new="elif order.state is UnitState.LIVE:",
-        fails=_in_consuming("test_a_new_batch_with_one_old_entry_counts_only_what_is_new"),
+        fails=_in_consumer("test_a_new_batch_with_one_old_entry_counts_only_what_is_new"),
     ),
-    _deciding(
+    _decider(
         "a slot that somebody took meanwhile is looked for again",
         old="if live and not await batches.insert_orders(tx, live, batch):",
         new="if live and not await batches.insert_orders(tx, live, batch) and not live:",
-        fails=_in_consuming(
-            "test_a_slot_that_is_taken_after_it_was_looked_for_is_looked_for_again"
-        ),
+        fails=_in_consumer("test_a_slot_that_is_taken_after_it_was_looked_for_is_looked_for_again"),
     ),
-    _deciding(
+    _decider(
         "an order that became LIVE meanwhile is not refused",
         old="if row.state is not UnitState.REFUSED:",
         new="if False:",
-        fails=_in_consuming(
-            "test_an_order_that_became_live_after_it_was_looked_for_is_not_refused"
-        ),
+        fails=_in_consumer("test_an_order_that_became_live_after_it_was_looked_for_is_not_refused"),
     ),
-    _deciding(
+    _decider(
         "an entry of an older epoch is not sold in this one",
         new="for entry in entries if entry.epoch <= activity.epoch}",
         old="for entry in entries if entry.epoch == activity.epoch}",
-        fails=_in_consuming("test_a_fenced_batch_sells_nothing_and_waits_for_the_new_epoch"),
+        fails=_in_consumer("test_a_fenced_batch_sells_nothing_and_waits_for_the_new_epoch"),
     ),
-    _deciding(
+    _decider(
         "an entry of an epoch that the row has not reached waits",
         old="(is_closed or entry.epoch < activity.epoch)",
         new="(is_closed or entry.epoch != activity.epoch)",
-        fails=_in_consuming("test_an_entry_of_an_epoch_that_the_row_has_not_reached_waits"),
+        fails=_in_consumer("test_an_entry_of_an_epoch_that_the_row_has_not_reached_waits"),
     ),
-    _deciding(
+    _decider(
         "an entry of a closed activity is refused whatever its epoch",
         old="(is_closed or entry.epoch < activity.epoch)",
         new="(entry.epoch < activity.epoch)",
-        fails=_in_consuming("test_after_the_close_an_entry_that_turns_up_is_refused"),
+        fails=_in_consumer("test_after_the_close_an_entry_that_turns_up_is_refused"),
     ),
-    _deciding(
+    _decider(
         "nothing of a closed activity is sold",
         old="current = ( {} if is_closed else {",
         new="current = ( {",
         behind=_edit("domain/activity.py", "total=self.sold, epoch", "total=self.total, epoch"),
-        fails=_in_consuming("test_after_the_close_an_entry_that_turns_up_is_refused"),
+        fails=_in_consumer("test_after_the_close_an_entry_that_turns_up_is_refused"),
     ),
-    _deciding(
+    _decider(
         "an older entry that has its row keeps that answer",
         old="        if older:\n",
         new="        if False:\n",
-        fails=_in_consuming(
+        fails=_in_consumer(
             "test_an_order_that_came_back_before_it_was_published_is_not_admitted_again"
         ),
     ),
-    _deciding(
+    _decider(
         "the verdict of a duplicate names the order that its buyer holds",
         new='                decisions.verdicts[entry.order_id] = (Verdict.REFUSED, "", "")\n        '
         "if live",
         old="                decisions.verdicts[entry.order_id] = (Verdict.DUPLICATE, other.order_id, "
         "other.request_id)\n        if live",
-        fails=_in_consuming("test_a_refusal_names_the_order_that_the_buyer_holds"),
+        fails=_in_consumer("test_a_refusal_names_the_order_that_the_buyer_holds"),
     ),
-    _deciding(
+    _decider(
         "and names it again when it is delivered again",
         new="",
         old="        await self._point_at_live_orders(tx, batch.activity_id, current, decisions)\n",
-        fails=_in_consuming(
+        fails=_in_consumer(
             "test_a_duplicate_that_was_refused_before_a_crash_still_tells_redis_of_the_order_it_forgot"
         ),
     ),
-    _deciding(
+    _decider(
         "a unit that never was does not come back",
         old="(phantoms, (Verdict.PHANTOM,",
         new="(phantoms, (Verdict.REFUSED,",
-        fails=_in_consuming(
+        fails=_in_consumer(
             "test_the_guard_of_the_database_holds_when_redis_has_more_units_than_there_are"
         ),
     ),
-    _deciding(
+    _decider(
         "nor does that of a duplicate of it",
         old="            if other_order_id in phantoms:",
         new="            if False:",
-        fails=_in_consuming(
+        fails=_in_consumer(
             "test_when_nothing_is_left_no_message_is_sent_and_duplicates_of_phantoms_are_phantoms"
         ),
     ),
-    _deciding(
+    _decider(
         "who gets no unit is refused by a row",
         old="        await batches.turn_into_refusals(tx, sorted(phantoms))\n",
         new="",
-        fails=_in_consuming(
+        fails=_in_consumer(
             "test_the_guard_of_the_database_holds_when_redis_has_more_units_than_there_are"
         ),
     ),
-    _deciding(
+    _decider(
         "who came first in the line gets what is left",
         old="return list(current.values())",
         new="return sorted(current.values(), key=_by_user)",
-        fails=_in_consuming(
+        fails=_in_consumer(
             "test_the_guard_of_the_database_holds_when_redis_has_more_units_than_there_are"
         ),
     ),
-    _deciding(
+    _decider(
         "though his slot had to be looked for",
         new="return new",
         old="return [entry for order_id, entry in current.items() if order_id in there]",
-        fails=_in_consuming(
+        fails=_in_consumer(
             "test_who_came_first_gets_the_last_unit_though_his_slot_had_to_be_looked_for"
         ),
     ),
-    _deciding(
+    _decider(
         "the message about those who got none is withdrawn",
         old="        await batches.withdraw(tx, message.event_id)\n",
         new="",
-        fails=_in_consuming(
+        fails=_in_consumer(
             "test_when_nothing_is_left_no_message_is_sent_and_duplicates_of_phantoms_are_phantoms"
         ),
     ),
-    _deciding(
+    _decider(
         "the epoch is read again under the lock when the guard refuses",
         old="if activity.epoch != batch.epoch:",
         new="if False:",
-        fails=_in_consuming(
+        fails=_in_consumer(
             "test_an_epoch_that_ends_between_reading_and_selling_is_noticed_by_the_guard",
             on="mariadb-0",
         ),
     ),
-    _deciding(
+    _decider(
         "what is left is sold or nothing is",
         behind=_edit(
             "usecases/consumer/batch_decider.py", "if activity.epoch != batch.epoch:", "if False:"
@@ -308,137 +304,135 @@ _DECISION = [  # the transaction of a batch
         old="            if not await activities.sell(tx, activity_id=batch.activity_id, "
         "epoch=batch.epoch, units=len(kept)):",
         new="            if False:",
-        fails=_in_consuming(
+        fails=_in_consumer(
             "test_an_epoch_that_ends_between_reading_and_selling_is_noticed_by_the_guard",
             on="mariadb-5",
         ),
     ),
-    _deciding(
+    _decider(
         "one message per batch, written with its orders",
         old="            await outbox.put(tx, message)\n",
         new="",
-        fails=_in_consuming("test_an_order_is_written_told_of_sold_and_published"),
+        fails=_in_consumer("test_an_order_is_written_told_of_sold_and_published"),
     ),
     _batches(
         "a refusal is a row",
         old="    await insert_orders(tx, [order._replace(slot=None) for order in new], batch)\n",
         new="",
-        fails=_in_consuming(
+        fails=_in_consumer(
             "test_who_stood_in_the_line_of_an_older_epoch_is_admitted_again_as_long_as_there_are_units"
         ),
     ),
-    _deciding(
+    _decider(
         "a duplicate's refusal is a row",
         old="        if refused:\n            for row",
         new="        if False:\n            for row",
-        fails=_in_consuming(
+        fails=_in_consumer(
             "test_a_buyer_whom_redis_forgot_gets_no_second_unit_and_keeps_his_first"
         ),
     ),
-    _deciding(
+    _decider(
         "whoever commits first decides",
         old="return Verdict.LIVE if state is UnitState.LIVE else Verdict.REFUSED",
         new="return Verdict.LIVE",
-        fails=_in_consuming(
+        fails=_in_consumer(
             "test_whoever_commits_first_decides_between_the_ticket_and_the_consumer"
         ),
     ),
-    _deciding(
+    _decider(
         "also against poison",
         old="verdict = _verdict(written[entry.order_id].state)",
         new="verdict = Verdict.REFUSED",
-        fails=_in_consuming("test_a_poisonous_entry_whose_order_is_decided_keeps_its_answer"),
+        fails=_in_consumer("test_a_poisonous_entry_whose_order_is_decided_keeps_its_answer"),
     ),
 ]
 
 _LINE = [  # what the consumer does around it
-    _consuming(
+    _consumer(
         "re-admission waits for the epoch of the row",
         old="clicks, min_epoch=decided.epoch",
         new="clicks, min_epoch=0",
-        fails=_in_consuming("test_a_fenced_batch_sells_nothing_and_waits_for_the_new_epoch"),
+        fails=_in_consumer("test_a_fenced_batch_sells_nothing_and_waits_for_the_new_epoch"),
     ),
-    _consuming(
+    _consumer(
         "who is not ready stays in the line",
         old="case AdmitCode.NOT_READY | AdmitCode.BUSY:",
         new="case AdmitCode.BUSY:",
-        fails=_in_consuming("test_a_fenced_batch_sells_nothing_and_waits_for_the_new_epoch"),
+        fails=_in_consumer("test_a_fenced_batch_sells_nothing_and_waits_for_the_new_epoch"),
     ),
-    _consuming(
+    _consumer(
         "and so does he for whom Redis has no memory",
         old="case AdmitCode.NOT_READY | AdmitCode.BUSY:",
         new="case AdmitCode.NOT_READY:",
-        fails=_in_consuming(
+        fails=_in_consumer(
             "test_who_cannot_be_admitted_again_for_want_of_memory_stays_in_the_line"
         ),
     ),
-    _consuming(
+    _consumer(
         "an entry leaves the line when its copy stands there",
         old="        await self._queue.drop(keys, copied)\n",
         new="",
-        fails=_in_consuming("test_an_entry_whose_copy_stands_in_the_line_leaves_it"),
+        fails=_in_consumer("test_an_entry_whose_copy_stands_in_the_line_leaves_it"),
     ),
-    _consuming(
+    _consumer(
         "only a copy of the same order is one",
         old="admission.detail == entry.order_id",
         new="True",
-        fails=_in_consuming(
+        fails=_in_consumer(
             "test_a_click_that_has_another_order_by_now_is_refused_under_its_old_one"
         ),
     ),
-    _consuming(
+    _consumer(
         "nobody is admitted again after the close",
         old="        if decided.is_closed:",
         new="        if False:",
-        fails=_in_consuming("test_after_the_close_an_entry_that_turns_up_is_refused"),
+        fails=_in_consumer("test_after_the_close_an_entry_that_turns_up_is_refused"),
     ),
-    _consuming(
+    _consumer(
         "poison is an entry that fails alone",
         old="if len(entries) == 1:",
         new="if True:",
-        fails=_in_consuming(
+        fails=_in_consumer(
             "test_an_entry_that_the_database_refuses_alone_five_times_is_given_up_and_stops_nobody"
         ),
     ),
-    _consuming(
+    _consumer(
         "with an error of its data",
         old="if not isinstance(error, RowUnreadable) and not is_data_error(error):",
         new="if False:",
-        fails=_in_consuming(
-            "test_an_activity_that_the_database_does_not_know_makes_nothing_poison"
-        ),
+        fails=_in_consumer("test_an_activity_that_the_database_does_not_know_makes_nothing_poison"),
     ),
     _batches(
         "no other error of the database is one",
         old="return isinstance(error, DataError | IntegrityError) or code in _MYSQL_DATA",
         new="return code is not Ellipsis",
-        fails=_in_consuming("test_a_table_that_is_missing_makes_nothing_poison"),
+        fails=_in_consumer("test_a_table_that_is_missing_makes_nothing_poison"),
     ),
     _batches(
         "nor a constraint of another table",
         old='return error.name.partition("_")[2].startswith(SECKILL_ORDER.name)',
         new="return True",
-        fails=_in_consuming("test_what_a_refusal_of_ours_means_is_no_fault_of_an_entry", on=""),
+        fails=_in_consumer("test_what_a_refusal_of_ours_means_is_no_fault_of_an_entry", on=""),
     ),
-    _consuming(
+    _consumer(
         "five times",
         old="if deliveries < self._settings.deliveries_max:",
         new="if False:",
-        fails=_in_consuming("test_entries_that_no_admission_writes_are_given_up_too"),
+        fails=_in_consumer("test_entries_that_no_admission_writes_are_given_up_too"),
     ),
-    _consuming(
+    _consumer(
         "what no admission writes is not told to order_rpc",
         new="good = list(entries)",
         old='good = [entry for entry in entries if _PLAUSIBLE.fullmatch(f"{entry.order_id} '
         '{entry.user_id} {entry.request_id}") '
         "and entry.epoch > 0]",
-        fails=_in_consuming("test_entries_that_no_admission_writes_are_given_up_too"),
+        fails=_in_consumer("test_entries_that_no_admission_writes_are_given_up_too"),
     ),
     _reader(
         "XAUTOCLAIM carries its cursor",
         old="scan.cursor = cursor\n",
         new="scan.cursor = _START\n",
-        fails=_in_consuming("test_entries_that_cannot_be_decided_do_not_hide_those_behind_them"),
+        fails=_in_consumer("test_entries_that_cannot_be_decided_do_not_hide_those_behind_them"),
     ),
 ]
 
@@ -486,19 +480,19 @@ _BACK = [  # units that come back, and what order_rpc says
         new="if order is None:",
         fails=_in_returns("test_an_order_that_is_not_of_this_activity_and_merchant_is_not_found"),
     ),
-    _to_redis(
+    _outbox_to_redis(
         "a give-back waits for its epoch",
         old="            if activity.state is not ActivityState.CLOSED:",
         new="            if False:",
         fails=_in_returns("test_a_give_back_of_an_epoch_that_redis_has_not_published_waits_for_it"),
     ),
-    _to_redis(
+    _outbox_to_redis(
         "unless the activity is closed",
         old="            if activity.state is not ActivityState.CLOSED:",
         new="            if True:",
         fails=_in_returns("test_a_give_back_that_the_close_has_counted_is_done"),
     ),
-    _to_redis(
+    _outbox_to_redis(
         "units that come back side by side share one call",
         old="await self._batches.do(keys, (keys, unit))",
         new="(await self._give_back([(keys, unit)]))[0]",
@@ -506,7 +500,7 @@ _BACK = [  # units that come back, and what order_rpc says
             "test_give_backs_that_are_sent_side_by_side_share_one_call_of_the_script"
         ),
     ),
-    _to_order_rpc(
+    _outbox_to_order(
         "order_ready when order_rpc has answered",
         old="            await orders.mark_ready(tx, written, at=self._clock.now())\n",
         new="",
@@ -514,14 +508,14 @@ _BACK = [  # units that come back, and what order_rpc says
             "test_orders_reach_order_rpc_with_the_price_of_the_activity_and_are_ready_then"
         ),
     ),
-    _to_order_rpc(
+    _outbox_to_order(
         "not for those of which it said nothing",
         old="decided = await self._allocations",
         new='decided = dict.fromkeys((order_id for order_id, _ in wanted), "") | await '
         "self._allocations",
         fails=_in_returns("test_an_answer_that_leaves_orders_out_is_asked_for_again"),
     ),
-    _to_order_rpc(
+    _outbox_to_order(
         "a definite refusal gives the unit back",
         old="            if refused:\n",
         new="            if False:\n",
@@ -609,107 +603,107 @@ _REBUILD = [
 ]
 
 _KEEPER = [
-    _watching(
+    _drift(
         "trigger: meta is missing",
         old="return Trigger.META_MISSING",
         new="return None",
-        fails=_in_watching("test_a_look_at_redis_says_what_is_to_be_done"),
+        fails=_in_drift("test_a_look_at_redis_says_what_is_to_be_done"),
     ),
-    _watching(
+    _drift(
         "trigger: run_id changed",
         old="if published.run_id != run_id:",
         new="if False:",
-        fails=_in_watching("test_a_look_at_redis_says_what_is_to_be_done"),
+        fails=_in_drift("test_a_look_at_redis_says_what_is_to_be_done"),
     ),
-    _watching(
+    _drift(
         "trigger: the epoch of the row is not published",
         old="is_so=published.epoch != activity.epoch, at=at",
         new="is_so=False, at=at",
-        fails=_in_watching("test_a_look_at_redis_says_what_is_to_be_done"),
+        fails=_in_drift("test_a_look_at_redis_says_what_is_to_be_done"),
     ),
-    _watching(
+    _drift(
         "trigger: hold was left",
         old="is_so=published.is_held, at=at",
         new="is_so=False, at=at",
-        fails=_in_watching("test_a_look_at_redis_says_what_is_to_be_done"),
+        fails=_in_drift("test_a_look_at_redis_says_what_is_to_be_done"),
     ),
-    _watching(
+    _drift(
         "for one second",
         old="setdefault(trigger, at) >= ABANDONED_AFTER",
         new="setdefault(trigger, at) >= timedelta(0)",
-        fails=_in_watching("test_a_look_at_redis_says_what_is_to_be_done"),
+        fails=_in_drift("test_a_look_at_redis_says_what_is_to_be_done"),
     ),
-    _watching(
+    _drift(
         "an older rev: the state is told again",
         old="return Trigger.STATE if published.rev < activity.rev else None",
         new="return None",
-        fails=_in_watching("test_a_look_at_redis_says_what_is_to_be_done"),
+        fails=_in_drift("test_a_look_at_redis_says_what_is_to_be_done"),
     ),
-    _watching(
+    _drift(
         "a rebuilder who lives is left alone",
         old="if published is not None and published.is_being_rebuilt:",
         new="if False:",
-        fails=_in_watching(
-            "test_a_rebuilder_who_lives_is_left_alone_and_the_clocks_begin_after_him"
-        ),
+        fails=_in_drift("test_a_rebuilder_who_lives_is_left_alone_and_the_clocks_begin_after_him"),
     ),
-    _watching(
+    _drift(
         "the law is broken when it is for two seconds",
         old="return lasts >= (EXPLAINED_GAP_AFTER if is_explained else GAP_AFTER)",
         new="return True",
-        fails=_in_watching("test_units_that_are_too_many_or_missing_are_a_gap_when_it_lasts"),
+        fails=_in_drift("test_units_that_are_too_many_or_missing_are_a_gap_when_it_lasts"),
     ),
-    _watching(
+    _drift(
         "on one side of 0",
         old="if self.gap == 0 or (self._gaps and (self._gaps[-1][1] > 0) != (self.gap > 0)):",
         new="if self.gap == 0:",
-        fails=_in_watching("test_what_changes_sides_or_epochs_or_is_held_begins_anew"),
+        fails=_in_drift("test_what_changes_sides_or_epochs_or_is_held_begins_anew"),
     ),
-    _watching(
+    _drift(
         "what both readings of the rows show",
         old="self.gap = min(gaps) if min(gaps) > 0 else min(0, max(gaps))",
         new="self.gap = gaps[0]",
-        fails=_in_watching("test_only_what_both_readings_of_the_rows_show_is_a_gap"),
+        fails=_in_drift("test_only_what_both_readings_of_the_rows_show_is_a_gap"),
     ),
-    _watching(
+    _drift(
         "units on their way back count",
         old="min(0, there + self.giving_back)",
         new="there",
-        fails=_in_watching(
+        fails=_in_drift(
             "test_units_on_their_way_back_explain_what_is_missing_and_what_a_rebuild_counted_already"
         ),
     ),
-    _watching(
+    _drift(
         "units in the line explain a surplus for longer",
         old="(EXPLAINED_GAP_AFTER if is_explained else GAP_AFTER)",
         new="GAP_AFTER",
-        fails=_in_watching(
+        fails=_in_drift(
             "test_orders_that_are_written_and_not_published_explain_a_surplus_for_longer"
         ),
     ),
-    _watching(
+    _drift(
         "with samples enough",
         old="if len(self._gaps) < SAMPLES_MIN:",
         new="if not self._gaps:",
-        fails=_in_watching("test_a_keeper_that_looks_seldom_needs_its_samples_all_the_same"),
+        fails=_in_drift("test_a_keeper_that_looks_seldom_needs_its_samples_all_the_same"),
     ),
     _reconciler(
         "of many keepers one rebuilds",
         old="seen_epoch=activity.epoch)",
         new="seen_epoch=None)",
-        fails=_in_keeper("test_a_keeper_that_comes_late_rebuilds_nothing"),
+        fails=_in_reconciler("test_a_keeper_that_comes_late_rebuilds_nothing"),
     ),
     _reconciler(
         "an activity ends by the clock that admits",
         old="is_over = now_ms >= ",
         new="is_over = self._clock.now().timestamp() * 1000 >= ",
-        fails=_in_keeper("test_an_activity_is_closed_when_its_end_is_over_by_the_clock_of_redis"),
+        fails=_in_reconciler(
+            "test_an_activity_is_closed_when_its_end_is_over_by_the_clock_of_redis"
+        ),
     ),
     _reconciler(
         "an old copy of Redis opens no closed activity",
         old="await self._loader.write_tombstone(keys_of(activity), activity)",
         new="0",
-        fails=_in_keeper("test_an_old_copy_of_redis_opens_no_closed_activity"),
+        fails=_in_reconciler("test_an_old_copy_of_redis_opens_no_closed_activity"),
     ),
 ]
 
@@ -842,7 +836,7 @@ _ANSWERS = [
         new="DRAFT:\n            return await self._by_rows",
         fails=_in_results("test_the_results_of_a_closed_sale_come_from_its_rows"),
     ),
-    _door(
+    _gate(
         "who takes part is not refused from memory",
         old="if user_id in self._participants:",
         new="if False:",
@@ -867,13 +861,13 @@ _ANSWERS = [
             "test_a_winner_never_hears_sold_out_from_memory_wherever_he_clicks_again"
         ),
     ),
-    _door(
+    _gate(
         "nothing is remembered while a click is undecided",
         old='if refusal.detail != "0":',
         new="if refusal.code is AdmitCode.QUEUED:",
         fails=_in_admission("test_nothing_is_refused_from_memory_while_a_click_is_undecided"),
     ),
-    _door(
+    _gate(
         "nor right after it was decided",
         old="return now - self._quiet_since >= QUIET_SECONDS",
         new="return True",
@@ -881,31 +875,31 @@ _ANSWERS = [
             "test_nothing_is_refused_from_memory_until_what_was_published_has_been_heard"
         ),
     ),
-    _door(
+    _gate(
         "nor by a process that hears nothing",
         old="if code in _FOR_EVERYBODY and self._is_complete and",
         new="if code in _FOR_EVERYBODY and",
         fails=_in_admission("test_a_process_that_hears_nothing_refuses_nobody_from_memory"),
     ),
-    _door(
+    _gate(
         "nor by one that stopped hearing",
         old="        self._is_complete = False\n        self._refusal_until = 0.0\n",
         new="        pass\n",
         fails=_in_admission("test_a_process_whose_subscription_broke_refuses_nobody_from_memory"),
     ),
-    _door(
+    _gate(
         "the memory of a refusal is short",
         old="REFUSAL_SECONDS = 0.2\n",
         new="REFUSAL_SECONDS = 20\n",
         fails=_in_admission("test_sold_out_is_told_from_memory_and_costs_one_call_in_its_time"),
     ),
-    _door(
+    _gate(
         "one asks for all when it ends",
         old="if not self._is_being_checked and now < self._refusal_until + RECHECK_SECONDS:",
         new="if False:",
         fails=_in_admission("test_when_the_memory_of_sold_out_ends_one_buyer_asks_for_all"),
     ),
-    _door(
+    _gate(
         "and makes no refusal older",
         old="if not self._is_being_checked and now",
         new="if now",
@@ -985,7 +979,7 @@ _ANSWERS = [
         new="pass",
         fails="test_idle.py::test_a_line_whose_group_was_removed_is_mended_by_itself[sqlite]",
     ),
-    _watching(
+    _drift(
         "and mended",
         old="if self._lasts(Trigger.QUEUE, is_so=not published.has_queue, at=at):",
         new="if False:",
@@ -1020,11 +1014,11 @@ _BAD_ROWS = [  # one stops no other
             "a_sale_that_cannot_be_looked_at_keeps_no_other_from_being_repaired[sqlite]"
         ),
     ),
-    _consuming(
+    _consumer(
         "a click whose row cannot be read keeps no other from being served",
         old="            if not isinstance(error, RowUnreadable) and not is_data_error(error):",
         new="            if not is_data_error(error):",
-        fails=_in_consuming(
+        fails=_in_consumer(
             "test_a_click_whose_row_cannot_be_read_keeps_no_other_from_being_served"
         ),
     ),
