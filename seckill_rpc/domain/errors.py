@@ -1,5 +1,5 @@
 """The refusals of seckill_rpc. Each `reason` is a value of `paymesh.seckill.v1.ErrorReason`, which
-says what it means on the wire.
+says what it means on the wire. A docstring here is the default message on the wire: it is contract.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class ActivityAlreadyOpen(MeshError):
 
 
 class SeckillBusy(MeshError):
-    """The admission queue is full, or too many calls of one buyer; nothing was reserved.
+    """Too many are in the line, or too many calls of one buyer; nothing was taken.
     `retry_after_seconds` says when to come back.
     """
 

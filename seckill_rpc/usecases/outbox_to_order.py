@@ -64,7 +64,7 @@ class TakesBack(Protocol):
 
 
 class StillUndecided(Unavailable):
-    """order_rpc did not decide about some orders."""
+    """order_rpc said nothing of some orders."""
 
 
 def create_orders_message(

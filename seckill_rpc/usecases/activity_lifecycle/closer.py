@@ -36,7 +36,7 @@ log = structlog.get_logger()
 
 
 class _NotYet(MeshError):
-    """Part of the activity is still under way."""
+    """Something of the activity is still under way."""
 
 
 class Closer:
