@@ -34,7 +34,7 @@ test: $(VENV)/.dev servers ## run the tests, on SQLite and on MariaDB, Redis and
 	@$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 unit: $(VENV)/.dev ## run the tests that need nothing but Python
-	@$(BIN)/python -m pytest tests/unit $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder tests/unit $(ARGS)
 
 proof: $(VENV)/.dev servers ## run every test with whole crash matrices and round counts
 	@PAYMESH_PROOF=1 $(BIN)/python -m pytest --timeout 3600 $(ARGS)

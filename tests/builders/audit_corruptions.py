@@ -23,10 +23,9 @@ from order_rpc.domain.order import OrderState
 from payment_rpc.domain.errors import CardDeclined
 from payment_rpc.domain.ledger import chained_hash, fee_charged
 from paymesh_cli.audit.parts import audit_part
+from tests.builders.audit import at_rest, nobody_listens
 from tests.builders.payment import DECLINED, PaymentWorld
-from tests.integration.payment.test_refunds import refund
-from tests.integration.payment.test_wallet import spend, top_up
-from tests.integration.services.test_audit import at_rest, nobody_listens
+from tests.builders.payment_steps import refund, spend, top_up
 from tests.support.sandbox_server import API_KEY
 
 ORDERS, RESERVATION, STOCK, ITEM = (

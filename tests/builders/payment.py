@@ -441,6 +441,19 @@ class PaymentWorld:
 
         return await self.db.read(read)
 
+    async def debit_balance(self, account: str) -> int:
+        """Debit minus credit of an account and of those below it (`loss`, `loss:mall`): what is
+        ours, and expenses."""
+        return sum(
+            row["amount_minor"] if row["side"] == "D" else -row["amount_minor"]
+            for row in await self.rows(LEDGER_POSTING)
+            if f"{row['account']}:".startswith(f"{account}:")
+        )
+
+    async def credit_balance(self, account: str) -> int:
+        """The other way round: what we owe."""
+        return -await self.debit_balance(account)
+
     async def payment(self, payment_id: str) -> Payment:
         """A payment as its row is now."""
         return await self.db.read(payments.read_payment, payment_id)

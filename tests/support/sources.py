@@ -31,6 +31,7 @@ def failpoints() -> tuple[str, ...]:
                 str(inner.value)
                 for folder in ("mesh", "payment_rpc", "order_rpc", "seckill_rpc")
                 for path in (ROOT / folder).rglob("*.py")
+                if "failpoint(" in path.read_text()
                 for node in ast.walk(parsed(path))
                 if isinstance(node, ast.Call)
                 and getattr(node.func, "id", getattr(node.func, "attr", "")) == "failpoint"

@@ -20,7 +20,7 @@ from structlog.testing import capture_logs
 from mesh.db import Database, open_database
 from mesh.db.mysql import MySQLConnection
 from mesh.errors import InvalidArgument, OutcomeUnknown, Unavailable
-from tests.integration.mesh.test_db_transactions import accounts, metadata, open_account, opened
+from tests.support.accounts import accounts, metadata, open_account, opened
 from tests.support.echo import eventually
 from tests.support.fault_proxy import FaultProxy, Loss, fault_proxy
 from tools.servers import MariaDB, server_folder

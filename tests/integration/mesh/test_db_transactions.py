@@ -9,19 +9,14 @@ import sqlite3
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 from sqlalchemy import (
-    CheckConstraint,
     Column,
-    Integer,
-    String,
     Table,
     Text,
-    UniqueConstraint,
     event,
     insert,
     select,
@@ -36,32 +31,18 @@ from mesh.db import (
     BigInt,
     ConstraintViolated,
     Database,
-    Identifier,
     StaleRow,
-    UtcMillis,
     expect_one,
     insert_if_absent,
-    metadata_with_names,
     open_database,
 )
 from mesh.db.transactions import ATTEMPTS
 from mesh.errors import Conflict, InvalidArgument, Unavailable
+from tests.support.accounts import ACCOUNT, accounts, metadata, open_account, opened
+from tests.support.databases import create_tables
 from tests.support.echo import eventually
 from tools.servers import MariaDB
 
-metadata = metadata_with_names()
-ACCOUNT = Table(
-    "account",
-    metadata,
-    Column("account_id", Identifier(32), primary_key=True),
-    Column("owner", Identifier(64), nullable=False),
-    Column("balance", Integer, nullable=False),
-    Column("version", Integer, nullable=False),
-    Column("opened_at", UtcMillis, nullable=True),
-    Column("note", String(10), nullable=False),
-    UniqueConstraint("owner", name="uq_account_owner"),
-    CheckConstraint("balance >= 0", name="balance"),
-)
 ENTRY = Table(
     "entry",
     metadata,
@@ -71,37 +52,10 @@ ENTRY = Table(
 SECONDS = 10  # patience with a busy machine
 
 
-@asynccontextmanager
-async def opened(url: str, **options: Any) -> AsyncIterator[Database]:
-    """A database with our tables."""
-    db = open_database(url, metadata, **options)
-    try:
-        async with db.engine.begin() as connection:
-            await connection.run_sync(metadata.create_all)
-        yield db
-    finally:
-        await db.close()
-
-
 @pytest.fixture
 async def db(database_url: str) -> AsyncIterator[Database]:
     async with opened(database_url) as db:
         yield db
-
-
-async def open_account(tx: AsyncConnection, account_id: str = "a", **values: Any) -> None:
-    await tx.execute(
-        insert(ACCOUNT).values(
-            **{
-                "account_id": account_id,
-                "owner": account_id,
-                "balance": 0,
-                "version": 1,
-                "note": "",
-                **values,
-            }
-        )
-    )
 
 
 async def balance(tx: AsyncConnection, account_id: str = "a") -> int:
@@ -110,17 +64,6 @@ async def balance(tx: AsyncConnection, account_id: str = "a") -> int:
             await tx.execute(select(ACCOUNT.c.balance).where(ACCOUNT.c.account_id == account_id))
         ).scalar_one()
     )
-
-
-async def accounts(db: Database) -> list[str]:
-    async def read(tx: AsyncConnection) -> list[str]:
-        return list(
-            (
-                await tx.execute(select(ACCOUNT.c.account_id).order_by(ACCOUNT.c.account_id))
-            ).scalars()
-        )
-
-    return await db.read(read)
 
 
 # Changes that meet
@@ -486,8 +429,7 @@ async def test_a_file_that_somebody_else_writes_is_a_conflict_and_then_heals(
     )
     other = sqlite3.connect(database_url.partition(":///")[2], isolation_level=None)
     try:
-        async with db.engine.begin() as connection:
-            await connection.run_sync(metadata.create_all)
+        await create_tables(db.engine, metadata)
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(Conflict):
             await asyncio.wait_for(db.run(open_account), SECONDS)
@@ -528,8 +470,7 @@ async def test_a_full_disk_is_unavailable_and_nothing_is_there(database_url: str
         lambda connection, _: connection.cursor().execute("PRAGMA max_page_count = 20"),
     )
     try:
-        async with db.engine.begin() as connection:
-            await connection.run_sync(metadata.create_all)
+        await create_tables(db.engine, metadata)
 
         async def fill(tx: AsyncConnection) -> None:
             await open_account(tx)

@@ -17,7 +17,7 @@ from mesh.dependencies import ANSWER_SECONDS_MAX, UNUSABLE_SECONDS, Dependencies
 from mesh.errors import Conflict, Unavailable
 from mesh.health import NOT_SERVING, SERVING, Health
 from seckill_rpc.redis.connection import RedisCheck, open_admission_redis
-from tests.integration.mesh.test_db_transactions import metadata, open_account, opened
+from tests.support.accounts import metadata, open_account, opened
 from tools.servers import MariaDB, Redis
 
 pytestmark = pytest.mark.asyncio(loop_factories=["uvloop", "asyncio"])

@@ -24,9 +24,9 @@ from mesh.errors import Unavailable
 from mesh.events import SEND_SECONDS_MAX, StreamDestination, destination, open_events
 from mesh.outbox import BACKOFF_FIRST, BACKOFF_SHARED_MAX, OUTBOX, Relay
 from mesh.redis_client import COMMAND_SECONDS_MAX, open_redis
-from tests.integration.mesh.test_outbox import message
-from tests.support.databases import open_patiently
+from tests.support.databases import create_tables, open_patiently
 from tests.support.fakes import FakeClock
+from tests.support.messages import message
 from tools.servers import Redis as RedisServer
 
 TOPIC = "PAYMENT_TOPIC"
@@ -44,8 +44,7 @@ async def client_of(url: str) -> AsyncIterator[Redis]:
 @pytest.fixture
 async def db(tmp_path: Any) -> AsyncIterator[Database]:
     db = open_patiently(f"sqlite+aiosqlite:///{tmp_path / 'outbox.db'}", OUTBOX.metadata)
-    async with db.engine.begin() as connection:
-        await connection.run_sync(OUTBOX.metadata.create_all)
+    await create_tables(db.engine, OUTBOX.metadata)
     yield db
     await db.close()
 

@@ -25,7 +25,7 @@ from mesh.idempotency import (
     IdempotencyRecord,
 )
 from mesh.inbox import INBOX
-from tests.support.databases import open_patiently
+from tests.support.databases import create_tables, open_patiently
 from tests.support.fakes import EPOCH
 
 KEY = IdempotencyKey(merchant_id="mall", caller="mall/u1", method="Charge", key="k1")
@@ -35,9 +35,8 @@ FIRST = {"order_id": "ORD1", "amount": "100"}
 @pytest.fixture
 async def db(database_url: str) -> AsyncIterator[Database]:
     db = open_patiently(database_url, RECEIPT.metadata)
-    async with db.engine.begin() as connection:
-        await connection.run_sync(RECEIPT.metadata.create_all)
-        await connection.run_sync(INBOX.metadata.create_all)
+    await create_tables(db.engine, RECEIPT.metadata)
+    await create_tables(db.engine, INBOX.metadata)
     yield db
     await db.close()
 

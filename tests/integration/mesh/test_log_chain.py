@@ -19,7 +19,7 @@ from mesh.audit import broken_chains as reading
 from mesh.audit.broken_chains import broken_chains
 from mesh.db import BigInt, Database, Identifier, UtcMillis, metadata_with_names
 from mesh.log_chain import LOG_CHAIN, Log, chain_columns, chained
-from tests.support.databases import open_patiently
+from tests.support.databases import create_tables, open_patiently
 
 NOW = datetime(2026, 11, 20, 12, 0, 0, 999_999, tzinfo=UTC)
 METADATA = metadata_with_names()
@@ -87,8 +87,7 @@ class World:
 @pytest.fixture
 async def world(database_url_factory: Callable[[], str]) -> AsyncIterator[World]:
     db = open_patiently(database_url_factory(), METADATA)
-    async with db.engine.begin() as connection:
-        await connection.run_sync(METADATA.create_all)
+    await create_tables(db.engine, METADATA)
     world = World(db)
     await world.write("a/b", 1, begins=True)
     await world.write("a/b", 2, 3)

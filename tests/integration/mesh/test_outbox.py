@@ -28,7 +28,9 @@ from mesh.errors import (
 )
 from mesh.failpoints import FailpointRaised
 from mesh.outbox import BACKOFF_MAX, BATCH, CONCURRENCY, LEASE, OUTBOX, Message, Relay, Settlement
+from tests.support.databases import create_tables
 from tests.support.fakes import EPOCH, FakeClock
+from tests.support.messages import message
 
 metadata = metadata_with_names()
 OUTBOX.to_metadata(metadata)
@@ -70,8 +72,7 @@ def clock() -> FakeClock:
 @pytest.fixture
 async def db(database_url: str) -> AsyncIterator[Database]:
     db = open_database(database_url, metadata)
-    async with db.engine.begin() as connection:
-        await connection.run_sync(metadata.create_all)
+    await create_tables(db.engine, metadata)
     yield db
     await db.close()
 
@@ -84,21 +85,6 @@ def receiver() -> Receiver:
 @pytest.fixture
 def relay(db: Database, receiver: Receiver, clock: FakeClock) -> Relay:
     return Relay(db=db, destination=receiver, clock=clock)
-
-
-def message(number: int = 1, **changes: Any) -> Message:
-    values = {
-        "event_id": f"EVT{number:03}",
-        "destination": "order_rpc",
-        "tag": "UpdateOrderStatus",
-        "aggregate_id": "PAY1",
-        "trace_id": "t" * 32,
-        "payload": {"n": number, "name": "茶"},
-        "due_at": EPOCH,
-        "created_at": EPOCH,
-        **changes,
-    }
-    return Message(**values)
 
 
 async def put(db: Database, *messages: Message) -> None:

@@ -49,7 +49,7 @@ from tests.support.echo import (
     path,
     plain_channel,
 )
-from tests.unit.mesh.test_wire_errors import EchoRefused, EchoUnpaid, Unheard
+from tests.support.echo_errors import EchoRefused, EchoUnpaid, Unheard
 
 FOREVER = 3600
 

@@ -24,6 +24,7 @@ from tests.builders.payment import a_payment
 from tests.support.echo import eventually
 from tests.support.fakes import FakeClock
 from tests.support.fault_proxy import FaultProxy, Loss, fault_proxy
+from tests.support.idle import idle
 from tools.servers import Redis, find_carried_redis, find_redis, server_folder
 
 pytestmark = pytest.mark.asyncio(loop_factories=["uvloop", "asyncio"])
@@ -69,12 +70,6 @@ async def executor(kind: str, port: int) -> AsyncIterator[tuple[Client, Execute]
 async def warm(execute: Execute, count: int = 8) -> None:
     """Opens as many connections as commands under way at once need."""
     await asyncio.gather(*(execute("ECHO", "warm") for _ in range(count)))
-
-
-def idle(client: Client) -> list[Any]:
-    """The connections of a client's pool."""
-    pool: Any = client.connection_pool
-    return [*pool._available_connections, *pool._in_use_connections]
 
 
 async def broken(proxy: FaultProxy, client: Client) -> None:

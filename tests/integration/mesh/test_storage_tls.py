@@ -22,10 +22,10 @@ from mesh.settings import MeshSettings
 from paymesh_cli.certificates import CertificateAuthority, CertificateFiles
 from seckill_rpc.redis.connection import open_admission_redis
 from seckill_rpc.redis.pipelined_connection import PipelinedConnection
-from tests.integration.mesh.test_db_transactions import metadata
-from tests.integration.mesh.test_redis_outages import idle
+from tests.support.accounts import metadata
 from tests.support.echo import eventually
 from tests.support.fault_proxy import FaultProxy, fault_proxy
+from tests.support.idle import idle
 from tools.processes import free_port
 from tools.servers import MariaDB, Redis, find_program, missing, server_folder
 

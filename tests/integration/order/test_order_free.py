@@ -18,7 +18,7 @@ from order_rpc.domain.order import Order, OrderState, PayStatus
 from order_rpc.domain.refund import RefundState, RefundStatus
 from order_rpc.tables import RESERVATION
 from tests.builders.order import OrderApp, merchant, order_app
-from tests.integration.order.test_order_statistics import rebuild
+from tests.builders.order_steps import rebuild
 
 S = OrderState
 

@@ -5,7 +5,6 @@ costs a sort.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import product
 from typing import Any
@@ -24,6 +23,7 @@ from order_rpc.store.orders import OrderPage
 from order_rpc.tables import ORDERS, PRODUCT, STOCK, STOCK_MOVEMENT
 from order_rpc.usecases.orders import ListOrders
 from tests.builders.order import ADMIN, PAGE_TOKEN_SECRET, OrderApp, buyer, merchant, order_app
+from tests.builders.order_steps import pages, query
 from tests.support.fakes import EPOCH
 
 S = OrderState
@@ -35,38 +35,6 @@ async def app(database_url: str) -> AsyncIterator[OrderApp]:
         await app.product("mug", "10.00")
         await app.product("pen", "1.00")
         yield app
-
-
-def query(
-    merchant_id: str = "mall",
-    *,
-    user_id: str = "",
-    state: OrderState | None = None,
-    page_size: int = 0,
-    page_token: str = "",
-    created_from: datetime | None = None,
-    created_before: datetime | None = None,
-) -> ListOrders:
-    return ListOrders(
-        merchant_id=merchant_id,
-        user_id=user_id,
-        state=state,
-        page_size=page_size,
-        page_token=page_token,
-        created_from=created_from,
-        created_before=created_before,
-    )
-
-
-async def pages(app: OrderApp, wanted: ListOrders, caller: Caller) -> list[list[str]]:
-    """Order ids, page by page."""
-    found = []
-    while True:
-        shown, token = await app.orders.list(wanted, caller)
-        found.append([order.order_id for order in shown])
-        if not token:
-            return found
-        wanted = replace(wanted, page_token=token)
 
 
 async def some_orders(app: OrderApp) -> list[Order]:

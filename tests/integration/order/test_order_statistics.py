@@ -19,6 +19,7 @@ from order_rpc.domain.policy import MerchantPolicy
 from order_rpc.domain.statistics import DayStatistics, by_day, quarter_of, zone
 from order_rpc.tables import STATISTIC, STATISTIC_ENTRY
 from tests.builders.order import PAYMENT_WINDOW, OrderApp, buyer, merchant, order_app, snapshot
+from tests.builders.order_steps import rebuild
 
 S = OrderState
 
@@ -40,10 +41,6 @@ async def day(
         merchant_id="mall", day=date, time_zone=time_zone
     )
     return next((each for each in summary.days if each.currency == currency), None)
-
-
-async def rebuild(app: OrderApp) -> int:
-    return await app.statistics.rebuild(progress=lambda done, total: None)
 
 
 async def test_a_day_counts_what_happened_in_it(app: OrderApp) -> None:

@@ -20,8 +20,7 @@ from payment_rpc.tables import CHANNEL_CALLBACK, REFUND
 from payment_rpc.usecases.refunds import CreateRefund
 from tests.builders.order import merchant
 from tests.builders.payment import PaymentWorld, payment_world
-from tests.integration.payment.test_payment_callbacks import callback, deliver, waiting
-from tests.integration.payment.test_refunds import RefundLine
+from tests.builders.payment_steps import RefundLine, callback, deliver, waiting
 from tools.servers import MariaDB
 
 

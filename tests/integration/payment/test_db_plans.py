@@ -34,7 +34,7 @@ from payment_rpc.domain.scan import ScanAction, ScanEntry, ScanSubject
 from payment_rpc.store import attempts, callbacks, payments, refunds, scan_actions
 from payment_rpc.tables import ATTEMPT, CHANNEL_CALLBACK, ORDER_GATE, PAYMENT, SCAN_ACTION, metadata
 from tests.builders.payment import a_payment, an_attempt
-from tests.support.databases import open_patiently
+from tests.support.databases import create_tables, open_patiently
 from tests.support.fakes import EPOCH
 
 pytestmark = pytest.mark.parametrize("dialect", ["mariadb"], indirect=True)
@@ -46,8 +46,8 @@ ADMIN = Caller(role=Role.ADMIN, subject="root")
 async def db(database_url: str) -> AsyncIterator[Database]:
     """A database with enough rows for the optimizer to mean it."""
     db = open_patiently(database_url, metadata)
+    await create_tables(db.engine, metadata)
     async with db.engine.begin() as connection:
-        await connection.run_sync(metadata.create_all)
         await connection.execute(
             insert(PAYMENT),
             [

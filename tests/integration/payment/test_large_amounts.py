@@ -16,7 +16,7 @@ from order_rpc.audit.checks import violations as of_orders
 from payment_rpc.audit.checks import violations as of_payments
 from payment_rpc.domain.wallet import BALANCE_MINOR_MAX
 from tests.builders.payment import PaymentWorld
-from tests.integration.payment.test_wallet import top_up
+from tests.builders.payment_steps import top_up
 from tests.support.databases import plant
 
 LARGE = 9 * 10**18  # fits into 64 bits once, and not twice

@@ -20,7 +20,7 @@ from mesh.db import ConstraintViolated
 from mesh.errors import InvalidArgument, RateLimited
 from mesh.failpoints import FailpointRaised
 from mesh.outbox import OUTBOX
-from payment_rpc import proof
+from payment_rpc import audit
 from payment_rpc.channels.sandbox import SandboxChannel
 from payment_rpc.domain.callback import (
     BODY_BYTES_MAX,
@@ -40,17 +40,17 @@ from payment_rpc.usecases.callbacks import (
     TokenBucket,
 )
 from sandbox.signatures import sign_callback
+from tests.builders.audit import in_this_order, told
 from tests.builders.payment import PaymentWorld
-from tests.integration.payment.test_payment_callbacks import (
+from tests.builders.payment_steps import (
     callback,
     deliver,
     hint,
     millis,
+    refund,
     signed,
     waiting,
 )
-from tests.integration.payment.test_refunds import refund
-from tests.integration.services.test_explain import in_this_order, told
 from tests.support.sandbox_server import CALLBACK_SECRET
 
 R = CallbackResult
@@ -83,7 +83,7 @@ async def findings(world: PaymentWorld) -> list[str]:
     """What `paymesh audit` says of callbacks."""
     found = [
         violation
-        async for violation in proof.violations(
+        async for violation in audit.violations(
             world.db, AuditTolerance(now=world.clock.now(), strict=False)
         )
     ]

@@ -5,10 +5,8 @@ than a hint when the signature covers no amount.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
 
 import pytest
 
@@ -24,64 +22,14 @@ from payment_rpc.domain.errors import (
     SignatureInvalid,
 )
 from payment_rpc.domain.payment import Payment, PaymentState
-from payment_rpc.tables import ATTEMPT, LEDGER_TRANSACTION, PAYMENT
-from payment_rpc.usecases.callbacks import Hint
-from sandbox.signatures import sign_callback, sign_hint
+from payment_rpc.tables import LEDGER_TRANSACTION, PAYMENT
+from sandbox.signatures import sign_callback
 from tests.builders.payment import PaymentWorld
-from tests.support.fakes import EPOCH
-from tests.support.sandbox_server import CALLBACK_SECRET, MD5_SECRET
+from tests.builders.payment_steps import NOW, callback, deliver, hint, millis, signed, waiting
+from tests.support.sandbox_server import CALLBACK_SECRET
 
 S = PaymentState
 Factory = Callable[[], str]
-
-
-def millis(world: PaymentWorld, *, shift_seconds: float = 0) -> str:
-    return str(round((world.clock.now().timestamp() + shift_seconds) * 1000))
-
-
-async def waiting(world: PaymentWorld) -> tuple[Payment, str]:
-    """A payment at the cashier and its attempt."""
-    payment = await world.cashier(await world.order())
-    [attempt_id] = [
-        row["attempt_id"]
-        for row in await world.rows(ATTEMPT)
-        if row["payment_id"] == payment.payment_id
-    ]
-    return payment, attempt_id
-
-
-def callback(attempt_id: str, **changes: Any) -> bytes:
-    return json.dumps(
-        {
-            "event_id": "EVT1",
-            "attempt_id": attempt_id,
-            "trade_no": "SBX1",
-            "status": "CAPTURED",
-            "amount": "100.00",
-            "currency": "CNY",
-            "decline_code": "",
-            "message": "captured",
-            "occurred_at": "2026-11-20T12:00:00.000Z",
-            **changes,
-        }
-    ).encode()
-
-
-async def deliver(
-    world: PaymentWorld,
-    body: bytes,
-    *,
-    timestamp: str = "",
-    signature: str = "",
-    channel: str = "sandbox",
-) -> CallbackResult:
-    timestamp = timestamp or millis(world)
-    return await world.app.callbacks.handle(
-        channel=channel,
-        body=body,
-        timestamp=timestamp,
-        signature=signature or sign_callback(CALLBACK_SECRET, timestamp=timestamp, body=body),
-    )
 
 
 async def unchanged(world: PaymentWorld, payment: Payment) -> None:
@@ -236,25 +184,6 @@ async def test_a_crash_after_the_commit_is_delivered_again_and_ignored(world: Pa
 
 
 # The hint of source 001
-
-
-NOW = str(round(EPOCH.timestamp() * 1000))
-
-
-def hint(
-    payment_id: str, status: str = "SUCCESS", *, timestamp: str = NOW, nonce: str = "abc123"
-) -> Hint:
-    return Hint(payment_id=payment_id, callback_status=status, timestamp=timestamp, nonce=nonce)
-
-
-def signed(one: Hint) -> str:
-    return sign_hint(
-        MD5_SECRET,
-        payment_id=one.payment_id,
-        callback_status=one.callback_status,
-        timestamp=one.timestamp,
-        nonce=one.nonce,
-    )
 
 
 async def test_the_vectors_of_source_001_are_verified_in_their_time(world: PaymentWorld) -> None:

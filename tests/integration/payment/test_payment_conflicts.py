@@ -21,7 +21,7 @@ from payment_rpc.store import attempts
 from payment_rpc.tables import ATTEMPT, LEDGER_POSTING, PAYMENT, REFUND
 from tests.builders.order import ADMIN
 from tests.builders.payment import PRICE, PaymentWorld
-from tests.integration.payment.test_refunds import RefundLine
+from tests.builders.payment_steps import RefundLine
 
 S = PaymentState
 LEFT, BOUNCED = RefundChannelStatus.SUCCESS, RefundChannelStatus.REVERSED
@@ -75,15 +75,6 @@ async def captured_exactly(world: PaymentWorld, payment: Payment, line: RefundLi
     return str(refund["refund_id"])
 
 
-async def account(world: PaymentWorld, name: str) -> int:
-    """Debit minus credit of an account."""
-    return sum(
-        row["amount_minor"] if row["side"] == "D" else -row["amount_minor"]
-        for row in await world.rows(LEDGER_POSTING)
-        if row["account"] == name
-    )
-
-
 async def nothing_is_wrong(world: PaymentWorld) -> None:
     assert await world.ledger_problems() == []
     assert list((await world.app.verifying.verify()).violations) == []
@@ -131,7 +122,7 @@ async def test_a_kept_capture_that_goes_back_after_all_is_a_loss_that_a_person_s
         0,
     )
     assert [
-        await account(world, name)
+        await world.debit_balance(name)
         for name in (
             "loss",
             "merchant_payable:mall",
@@ -151,7 +142,7 @@ async def test_a_capture_that_nobody_kept_goes_back_after_all_without_a_loss(
     )
     refund = await world.app.refunds.apply(RefundFact(refund_id=refund_id, status=LEFT))
     assert (refund.state, refund.above_cap) == (RefundState.SUCCESS, False)
-    assert await account(world, "loss") == 0
+    assert await world.debit_balance("loss") == 0
     await nothing_is_wrong(world)
 
 

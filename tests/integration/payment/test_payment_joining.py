@@ -22,7 +22,7 @@ from payment_rpc.tables import ATTEMPT, PAYMENT
 from payment_rpc.usecases.charging import CreatePayment
 from tests.builders.order import buyer
 from tests.builders.payment import PRICE, PaymentWorld, UnreliableChannel, payment_world
-from tests.integration.payment.test_payment_late_money import capture, declined, relay
+from tests.builders.payment_steps import capture, declined, relay
 from tests.support.sandbox_server import API_KEY, CALLBACK_SECRET
 
 S, D = PaymentState, Disposition

@@ -18,10 +18,9 @@ from mesh import outbox
 from mesh.errors import MoneyError, RemoteError, UpstreamUnavailable
 from mesh.money import Money
 from mesh.outbox import OUTBOX
-from order_rpc.domain.order import Order, OrderState
+from order_rpc.domain.order import OrderState
 from payment_rpc.domain.attempt import Attempt
 from payment_rpc.domain.errors import (
-    CardDeclined,
     OrderAlreadyPaid,
     PaymentConflicted,
     PaymentInProgress,
@@ -31,68 +30,24 @@ from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.payment import Disposition, PaymentState
 from payment_rpc.store import attempts
 from payment_rpc.tables import ATTEMPT, LEDGER_POSTING, LEDGER_TRANSACTION, PAYMENT, REFUND
-from payment_rpc.usecases.facts import Applied
 from payment_rpc.usecases.messages import order_message
 from tests.builders.payment import (
-    DECLINED,
     LEASE_SECONDS,
     PRICE,
     PaymentWorld,
     an_attempt,
 )
+from tests.builders.payment_steps import attempt_of, capture, declined, relay
 
 S, D = PaymentState, Disposition
 Factory = Callable[[], str]
 
 
-async def attempt_of(world: PaymentWorld, payment_id: str) -> str:
-    return next(
-        row["attempt_id"] for row in await world.rows(ATTEMPT) if row["payment_id"] == payment_id
-    )
-
-
-async def capture(
-    world: PaymentWorld, payment_id: str, *, amount: Money = PRICE, trade_no: str = ""
-) -> Applied:
-    """The channel says that it took money after all."""
-    attempt_id = await attempt_of(world, payment_id)
-    return await world.app.facts.apply(
-        ChannelFact(
-            attempt_id=attempt_id,
-            status=ChannelStatus.CAPTURED,
-            amount=amount,
-            trade_no=trade_no or f"LATE-{payment_id[-4:]}",
-            occurred_at=world.clock.now(),
-        )
-    )
-
-
-async def declined(world: PaymentWorld, order: Order) -> str:
-    """A payment that FAILED; its id."""
-    with pytest.raises(CardDeclined) as refused:
-        await world.charge(order, number=DECLINED)
-    return refused.value.payment_id
-
-
-async def relay(world: PaymentWorld) -> int:
-    world.clock.advance(6)
-    return await world.app.order_relay.run_once()
-
-
-async def account(world: PaymentWorld, name: str) -> int:
-    """Credit minus debit of an account."""
-    return sum(
-        row["amount_minor"] if row["side"] == "C" else -row["amount_minor"]
-        for row in await world.rows(LEDGER_POSTING)
-        if row["account"] == name
-    )
-
-
 async def books(world: PaymentWorld) -> tuple[int, int]:
     """(owed to the merchant, owed to nobody yet)."""
     assert await world.ledger_problems() == []
-    return await account(world, "merchant_payable:mall"), await account(
-        world, "unapplied_receipts:sandbox"
+    return await world.credit_balance("merchant_payable:mall"), await world.credit_balance(
+        "unapplied_receipts:sandbox"
     )
 
 
@@ -106,7 +61,7 @@ async def goes_back(world: PaymentWorld, payment_id: str) -> None:
         10000,
         True,
     )
-    assert await account(world, "refund_payable:sandbox") == 10000
+    assert await world.credit_balance("refund_payable:sandbox") == 10000
     assert await world.attention() == []
 
 
@@ -514,7 +469,7 @@ async def test_a_second_capture_goes_back_in_its_own_amount(
     assert [(row["amount_minor"], row["currency"]) for row in await world.rows(REFUND)] == [
         (amount.minor, amount.currency)
     ]
-    assert await account(world, "refund_payable:sandbox") == amount.minor
+    assert await world.credit_balance("refund_payable:sandbox") == amount.minor
     assert await books(world) == (10000, 0)
     assert (await world.app.verifying.verify()).violations == ()
 

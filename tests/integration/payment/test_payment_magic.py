@@ -49,9 +49,6 @@ ATTENTION = {
 }
 
 
-pytestmark = pytest.mark.drawn
-
-
 @pytest.fixture
 async def world(
     database_url_factory: Callable[[], str], tmp_path: Path

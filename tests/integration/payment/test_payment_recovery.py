@@ -13,13 +13,11 @@ import pytest
 from sqlalchemy import update
 from structlog.testing import capture_logs
 
-from mesh import failpoints
 from mesh.db import ConstraintViolated
 from mesh.errors import Conflict, MoneyError, Outcome, OutcomeUnknown, Unavailable
-from mesh.failpoints import FailpointRaised
 from mesh.idempotency import RECEIPT
 from mesh.outbox import OUTBOX
-from order_rpc.domain.order import Order, OrderState
+from order_rpc.domain.order import OrderState
 from payment_rpc.domain.attempt import AttemptState
 from payment_rpc.domain.errors import CardDeclined, PaymentInProgress, PaymentNotFound
 from payment_rpc.domain.facts import ChannelFact, ChannelStatus
@@ -27,22 +25,11 @@ from payment_rpc.domain.payment import Payment, PaymentState
 from payment_rpc.store import attempts, payments
 from payment_rpc.tables import ATTEMPT, LEDGER_TRANSACTION, PAYMENT
 from tests.builders.payment import DECLINED, LEASE_SECONDS, PaymentWorld
+from tests.builders.payment_steps import crashed
 
 S, A = PaymentState, AttemptState
 Factory = Callable[[], str]
 Rounds = Callable[[int, int], int]
-
-
-def arm(point: str) -> None:
-    failpoints.arm(f"{point}=raise", environment="test")
-
-
-async def crashed(world: PaymentWorld, point: str, order: Order, **changes: Any) -> None:
-    """A charge whose process dies at a point."""
-    arm(point)
-    with pytest.raises(FailpointRaised):
-        await world.charge(order, **changes)
-    failpoints.arm("", environment="test")
 
 
 async def only_payment(world: PaymentWorld) -> Payment:

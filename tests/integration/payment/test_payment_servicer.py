@@ -19,8 +19,8 @@ from mesh.wire_errors import RemoteMoneyError, from_rpc_error
 from order_rpc.domain.order import Order
 from payment_rpc.tables import ATTEMPT, PAYMENT
 from sandbox.signatures import sign_callback, sign_hint
+from tests.builders.all_services import Servers, running
 from tests.builders.payment import DECLINED, VISA
-from tests.integration.services.test_access_matrix import Servers, running
 from tests.support.sandbox_server import CALLBACK_SECRET, MD5_SECRET
 
 P = payment_pb2

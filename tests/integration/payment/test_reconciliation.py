@@ -34,11 +34,10 @@ from payment_rpc.usecases.reconciliation import Reconciliation, ResolveDifferenc
 from payment_rpc.usecases.refunds import CreateRefund
 from tests.builders.order import ADMIN
 from tests.builders.payment import PaymentWorld, UnreliableChannel
+from tests.builders.payment_steps import DAY_SECONDS, TODAY
 from tests.support.sandbox_server import API_KEY, CALLBACK_SECRET
 
 CLERK = Caller(role=Role.MERCHANT, subject="clerk", merchant_id="mall")
-TODAY = "2026-11-20"  # of the channel, when the clock starts: 20:00 in Shanghai
-DAY_SECONDS = 86400
 
 
 async def paid(world: PaymentWorld, price: str = "100.00") -> Payment:

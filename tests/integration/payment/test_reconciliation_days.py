@@ -24,7 +24,7 @@ from payment_rpc.usecases.reconciliation import ResolveDifference
 from payment_rpc.usecases.refunds import CreateRefund
 from tests.builders.order import ADMIN, merchant
 from tests.builders.payment import PaymentWorld
-from tests.unit.payment.test_reconciliation_rules import DAY
+from tests.builders.statements import DAY
 
 BEGINS, ENDS = (moment.astimezone(UTC) for moment in DAY.bounds(date(2026, 11, 20)))
 MILLISECOND = timedelta(milliseconds=1)

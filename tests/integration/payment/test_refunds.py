@@ -9,7 +9,6 @@ import json
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 from paymesh.payment.v1 import refund_pb2
@@ -31,66 +30,22 @@ from payment_rpc.domain.errors import (
 )
 from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.payment import Disposition, Payment, PaymentState
-from payment_rpc.domain.refund import REFUNDS_MAX, Refund, RefundState
+from payment_rpc.domain.refund import REFUNDS_MAX, RefundState
 from payment_rpc.domain.refund_facts import RefundChannelStatus, RefundFact
 from payment_rpc.store import attempts
 from payment_rpc.tables import ATTEMPT, ATTENTION, LEDGER_POSTING, PAYMENT, REFUND
-from payment_rpc.usecases.refunds import CreateRefund
 from tests.builders.order import PAYMENT_RPC, buyer
 from tests.builders.payment import (
     LEASE_SECONDS,
     PRICE,
     PaymentWorld,
-    UnreliableChannel,
     an_attempt,
     balance_of,
     payment_world,
-    with_amount,
 )
+from tests.builders.payment_steps import CLERK, RefundLine, paid, refund
 
-CLERK = Caller(role=Role.MERCHANT, subject="clerk", merchant_id="mall")
 STRANGER = Caller(role=Role.MERCHANT, subject="clerk", merchant_id="other")
-
-
-class RefundLine:
-    """The channel's refunds, scripted: `outcomes` answers the next submissions, `truth` is what it
-    knows by then.
-    """
-
-    def __init__(self, channel: UnreliableChannel, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.truth: dict[str, RefundChannelStatus] = {}
-        self.amounts: dict[str, Money] = {}
-        self.submissions: list[str] = []
-        self.next_status = RefundChannelStatus.SUCCESS
-        self.lose_answers = False
-        self.unreachable = False
-        monkeypatch.setattr(channel, "refund", self.refund, raising=False)
-        monkeypatch.setattr(channel, "query_refund", self.query_refund, raising=False)
-
-    async def refund(
-        self, *, refund_id: str, attempt_id: str, amount: Money, reason: str, timeout_seconds: float
-    ) -> RefundFact:
-        if self.unreachable:
-            return RefundFact(refund_id=refund_id, status=RefundChannelStatus.NOT_SENT)
-        self.submissions.append(refund_id)
-        self.truth.setdefault(refund_id, self.next_status)
-        self.amounts[refund_id] = amount
-        return self._answer(refund_id, lost=self.lose_answers)
-
-    async def query_refund(self, refund_id: str, *, timeout_seconds: float) -> RefundFact:
-        if refund_id not in self.truth:
-            return RefundFact(refund_id=refund_id, status=RefundChannelStatus.NOT_FOUND)
-        return self._answer(refund_id, lost=False)
-
-    def _answer(self, refund_id: str, *, lost: bool) -> RefundFact:
-        status = RefundChannelStatus.UNKNOWN if lost else self.truth[refund_id]
-        reason = "refused" if status == "FAILED" else ""
-        return RefundFact(
-            refund_id=refund_id,
-            status=status,
-            channel_refund_no=f"SR{refund_id[-6:]}",
-            reason=reason,
-        )
 
 
 @pytest.fixture
@@ -98,42 +53,9 @@ def line(world: PaymentWorld, monkeypatch: pytest.MonkeyPatch) -> RefundLine:
     return RefundLine(world.channel, monkeypatch)
 
 
-async def paid(world: PaymentWorld, price: str = "100.00") -> Payment:
-    return await world.charge(await world.order(price))
-
-
-async def refund(
-    world: PaymentWorld,
-    payment: Payment,
-    amount: str = "",
-    *,
-    caller: Caller = CLERK,
-    **changes: Any,
-) -> Refund:
-    values: dict[str, Any] = {
-        "payment_id": payment.payment_id,
-        "amount": amount,
-        "currency": "",
-        "reason": "",
-        "request_id": "",
-        "key": "",
-        **changes,
-    }
-    return await world.app.refunds.create(CreateRefund(**with_amount(values)), caller)
-
-
 async def columns(world: PaymentWorld, payment: Payment) -> tuple[str, str, str]:
     now = await world.payment(payment.payment_id)
     return now.captured.format(), now.refunded.format(), now.refund_reserved.format()
-
-
-async def account(world: PaymentWorld, name: str) -> int:
-    """Debit minus credit of an account."""
-    return sum(
-        row["amount_minor"] if row["side"] == "D" else -row["amount_minor"]
-        for row in await world.rows(LEDGER_POSTING)
-        if row["account"].startswith(name)
-    )
 
 
 async def test_everything_goes_back_when_no_amount_is_said(
@@ -146,9 +68,9 @@ async def test_everything_goes_back_when_no_amount_is_said(
     assert (await world.payment(payment.payment_id)).state is PaymentState.SUCCESS
     assert not any(balance_of(await world.rows(LEDGER_POSTING)).values())
     assert [
-        await account(world, name)
+        await world.debit_balance(name)
         for name in ("channel_receivable", "merchant_payable", "refund_payable")
-    ] == [await account(world, "channel_fee_expense") * -1, 0, 0]
+    ] == [await world.debit_balance("channel_fee_expense") * -1, 0, 0]
 
 
 async def test_several_partial_refunds_add_up_to_the_payment_and_not_above_it(
@@ -217,7 +139,7 @@ async def test_a_refused_refund_frees_its_reservation(
     with pytest.raises(RefundFailed):
         await refund(world, payment, "40.00", key="k")
     assert await columns(world, payment) == ("100.00", "0.00", "0.00")
-    assert await account(world, "refund_payable") == 0
+    assert await world.debit_balance("refund_payable") == 0
     line.next_status = RefundChannelStatus.SUCCESS
     assert (await refund(world, payment, "100.00")).state is RefundState.SUCCESS
 
@@ -387,7 +309,7 @@ async def test_money_that_left_after_all_above_the_cap_is_a_loss(
     )
     assert (late.state, late.above_cap) == (RefundState.SUCCESS, True)
     assert await columns(world, payment) == ("100.00", "60.00", "0.00")
-    assert await account(world, "loss") == 6000
+    assert await world.debit_balance("loss") == 6000
     assert not any(balance_of(await world.rows(LEDGER_POSTING)).values())
 
 
@@ -405,7 +327,7 @@ async def test_a_payment_that_the_order_refused_goes_back_by_itself(
     assert (await world.payment(payment.payment_id)).state is PaymentState.LATE_REFUNDED
     assert await columns(world, payment) == ("100.00", "100.00", "0.00")
     assert [
-        await account(world, name)
+        await world.debit_balance(name)
         for name in ("unapplied_receipts", "refund_payable", "merchant_payable")
     ] == [0, 0, 0]
 

@@ -21,8 +21,7 @@ from payment_rpc.usecases.facts import Applied
 from payment_rpc.usecases.refunds import CreateRefund
 from tests.builders.order import merchant
 from tests.builders.payment import PaymentWorld
-from tests.integration.payment.test_payment_late_money import capture, declined, relay
-from tests.integration.payment.test_refunds import RefundLine
+from tests.builders.payment_steps import RefundLine, capture, declined, relay
 
 S, D, R = PaymentState, Disposition, RefundState
 FAILED = RefundChannelStatus.FAILED

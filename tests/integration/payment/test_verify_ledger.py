@@ -30,8 +30,7 @@ from payment_rpc.tables import (
 from payment_rpc.usecases import verifying
 from tests.builders.order import ADMIN
 from tests.builders.payment import PRICE, PaymentWorld, payment_world
-from tests.integration.payment.test_refunds import RefundLine, paid, refund
-from tests.integration.payment.test_wallet import spend, top_up
+from tests.builders.payment_steps import RefundLine, paid, refund, spend, top_up
 
 
 @pytest.fixture
@@ -289,7 +288,6 @@ TAMPERED = [
 ]
 
 
-@pytest.mark.drawn
 @pytest.mark.parametrize(
     ("what", "statement", "invariant"),
     TAMPERED,

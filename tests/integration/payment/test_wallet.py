@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
-from datetime import date, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -20,7 +20,6 @@ from mesh.outbox import OUTBOX
 from order_rpc.domain.order import OrderState
 from payment_rpc.channels.sandbox import PUBLISHED_MD5_SECRET
 from payment_rpc.domain.attempt import Attempt
-from payment_rpc.domain.card import Card
 from payment_rpc.domain.errors import (
     CardDeclined,
     ChannelNotSupported,
@@ -38,48 +37,13 @@ from payment_rpc.domain.wallet import EntryKind
 from payment_rpc.store import attempts
 from payment_rpc.tables import ATTEMPT, LEDGER_TRANSACTION, PAYMENT, REFUND, WALLET, WALLET_ENTRY
 from payment_rpc.usecases.callbacks import Hint
-from payment_rpc.usecases.charging import TOP_UP_LIFE, TopUp
+from payment_rpc.usecases.charging import TOP_UP_LIFE
 from payment_rpc.usecases.refunds import CreateRefund
 from tests.builders.order import ADMIN, buyer
-from tests.builders.payment import DECLINED, LEASE_SECONDS, PRICE, VISA, PaymentWorld
-from tests.integration.payment.test_refunds import RefundLine
+from tests.builders.payment import DECLINED, LEASE_SECONDS, PRICE, PaymentWorld
+from tests.builders.payment_steps import RefundLine, spend, top_up
 
 CLERK = Caller(role=Role.MERCHANT, subject="clerk", merchant_id="mall")
-
-
-async def top_up(
-    world: PaymentWorld,
-    amount: str = "100.00",
-    *,
-    key: str = "",
-    number: str = VISA,
-    currency: str = "",
-) -> Payment:
-    card = Card.parse(
-        number=number, cvv="123", expiration_year=2030, expiration_month=12, today=date(2026, 1, 1)
-    )
-    return await world.app.charging.top_up(
-        TopUp(
-            merchant_id="mall",
-            user_id=buyer().subject,
-            amount=RequestedAmount(amount, currency),
-            card=card,
-            key=key or world.ids.new("K"),
-        ),
-        buyer(),
-    )
-
-
-async def spend(world: PaymentWorld, order: Any, *, key: str = "") -> Payment:
-    return await world.charge(
-        order,
-        key=key,
-        payment_method=BALANCE,
-        number="",
-        cvv="",
-        expiration_year=0,
-        expiration_month=0,
-    )
 
 
 async def _crash() -> None:

@@ -25,7 +25,7 @@ from seckill_rpc.redis.keys import keys_of
 from seckill_rpc.tables import DEAD_ENTRY, SECKILL_ORDER
 from tests.builders.order import SECKILL_RPC
 from tests.builders.seckill_order import SeckillOrderWorld, on_one_database, seckill_order_world
-from tests.support.databases import open_patiently, plant
+from tests.support.databases import create_tables, open_patiently, plant
 
 Tamper = Callable[[SeckillOrderWorld, Activity], Awaitable[object]]
 
@@ -38,8 +38,7 @@ async def world(
         database_url_factory(), database_url_factory(), redis_url
     ) as world:
         payments = open_patiently(database_url_factory(), payment_metadata)
-        async with payments.engine.begin() as connection:
-            await connection.run_sync(payment_metadata.create_all)
+        await create_tables(payments.engine, payment_metadata)
         world.databases |= {
             "payment_rpc": payments,
             "order_rpc": world.orders.db,

@@ -4,9 +4,6 @@ somebody changed behind their back.
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Any
-
 import pytest
 from sqlalchemy import delete, update
 
@@ -21,10 +18,9 @@ from payment_rpc.domain.payment import Disposition, PaymentState
 from payment_rpc.tables import ATTEMPT, ATTENTION, PAYMENT, REFUND
 from paymesh_cli.audit import between
 from paymesh_cli.audit.parts import audit_databases
+from tests.builders.audit import a_day_of_trade, audited, nobody_listens
 from tests.builders.order import ADMIN
 from tests.builders.payment import PaymentWorld
-from tests.integration.payment.test_refunds import refund
-from tests.integration.payment.test_wallet import spend, top_up
 from tests.support.sandbox_server import API_KEY
 
 ORDERS, RESERVATION, STOCK, ITEM = (
@@ -34,62 +30,6 @@ ORDERS, RESERVATION, STOCK, ITEM = (
     order_tables.ORDER_ITEM,
 )
 HISTORY = order_tables.ORDER_AUDIT
-
-
-async def audited(
-    world: PaymentWorld,
-    *,
-    strict: bool = False,
-    channel: bool = True,
-    without_redis: Collection[str] = (),
-) -> list[tuple[str, str, str]]:
-    """(where, check, subject) of everything that does not hold."""
-    databases = {"payment_rpc": world.db, "order_rpc": world.order_side.db}
-    return [
-        (where, found.check, found.subject)
-        async for where, found in audit_databases(
-            databases,
-            AuditTolerance(now=world.clock.now(), strict=strict),
-            sandbox_url=world.sandbox.base_url if channel else "",
-            api_key=API_KEY,
-            without_redis=without_redis,
-        )
-    ]
-
-
-async def at_rest(world: PaymentWorld) -> None:
-    """Workers and relays run until there is nothing to do."""
-    await world.finish(rounds=3)
-    await world.app.refunds.run_once()
-    await world.finish(rounds=3)
-    await nobody_listens(world)
-
-
-async def nobody_listens(world: PaymentWorld) -> None:
-    """Streams need a Redis: their messages count as delivered."""
-    for db in (world.db, world.order_side.db):
-
-        async def deliver(tx: Any) -> None:
-            await tx.execute(
-                update(OUTBOX)
-                .where(OUTBOX.c.destination.startswith("stream:"))
-                .values(state="DONE")
-            )
-
-        await db.run(deliver)
-
-
-async def a_day_of_trade(world: PaymentWorld) -> None:
-    """Card, cashier, wallet, refunds, late money that is refused, an order that nobody pays."""
-    await world.charge(await world.order())
-    await refund(world, await world.charge(await world.order()), "40.00")
-    await refund(world, await world.charge(await world.order()))
-    waiting = await world.cashier(await world.order())
-    await world.press(waiting)
-    await world.callbacks()
-    await top_up(world, "100.00")
-    await refund(world, await spend(world, await world.order("60.00")), "10.00")
-    await at_rest(world)
 
 
 async def test_what_the_code_kept_holds_even_strictly(world: PaymentWorld) -> None:

@@ -19,6 +19,7 @@ import payment_rpc.tables as of_payments
 from mesh.audit import AuditTolerance
 from paymesh_cli.audit.parts import audit_databases
 from sandbox import wire
+from tests.builders.audit import audited
 from tests.builders.audit_corruptions import (
     ATTEMPT,
     CARD,
@@ -32,12 +33,11 @@ from tests.builders.audit_corruptions import (
     all_rows,
 )
 from tests.builders.payment import payment_world
-from tests.integration.services.test_audit import audited
 from tests.support.databases import plant
 from tests.support.sandbox_server import API_KEY
 from tools.servers import MariaDB
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.drawn]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 transaction_json = wire.transaction_json
 UNREADABLE = 10**15  # milliseconds; no calendar has them
 

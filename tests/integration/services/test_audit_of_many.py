@@ -24,8 +24,9 @@ from mesh.log_chain import plain
 from mesh.progress import progress_to
 from payment_rpc.tables import PAYMENT
 from paymesh_cli.audit.parts import audit_databases
+from tests.builders.audit import a_day_of_trade
 from tests.builders.payment import PaymentWorld, payment_world
-from tests.integration.services.test_audit import a_day_of_trade
+from tests.support.databases import create_tables
 
 METADATA: dict[str, MetaData] = {
     "payment_rpc": of_payments.metadata,
@@ -59,8 +60,7 @@ async def shop(new_url: Callable[[], str], orders: int) -> AsyncIterator[dict[st
         service: open_database(url, METADATA[service], pool_size=2) for service, url in urls.items()
     }
     for service, db in databases.items():
-        async with db.engine.begin() as connection:
-            await connection.run_sync(METADATA[service].create_all)
+        await create_tables(db.engine, METADATA[service])
     fill(urls, orders)
     for url in urls.values():
         analyze(url)

@@ -15,7 +15,6 @@ from sqlalchemy.exc import DBAPIError
 from structlog.testing import capture_logs
 
 from mesh.bad_rows import PAUSE_FIRST_SECONDS, PAUSE_MAX_SECONDS, Quarantine, RowBatches
-from mesh.call import Caller, Role
 from mesh.clock import SystemClock
 from mesh.errors import Conflict
 from mesh.money import RequestedAmount
@@ -27,24 +26,12 @@ from payment_rpc.usecases.future_rows import FutureRows
 from payment_rpc.usecases.refunds import CreateRefund
 from tests.builders.order import PAYMENT_WINDOW, OrderApp
 from tests.builders.payment import LEASE_SECONDS, PaymentWorld
-from tests.integration.payment.test_payment_recovery import crashed
-from tests.integration.payment.test_reconciliation import DAY_SECONDS, TODAY
+from tests.builders.payment_steps import DAY_SECONDS, TODAY, crashed
+from tests.support.bad_rows import CLERK, left_out
 from tests.support.databases import plant
 
-CLERK = Caller(
-    role=Role.MERCHANT, subject="clerk", merchant_id="mall", roles=frozenset({Role.MERCHANT})
-)
 # only its columns hold what is not of their type
 ON_SQLITE = pytest.mark.parametrize("dialect", ["sqlite"], indirect=True)
-
-
-def left_out(logs: Any) -> list[tuple[str, str, bool]]:
-    """What people are told: worker, row, whether it is an alert."""
-    return [
-        (line["worker"], line["row"], line["alert"])
-        for line in logs
-        if line["event"] == "row_left_out"
-    ]
 
 
 async def expired(app: OrderApp, count: int = 3) -> list[str]:

@@ -20,11 +20,11 @@ from payment_rpc.usecases.refunds import CreateRefund
 from seckill_rpc.domain.activity import Activity, ActivityState, AdmissionMode
 from seckill_rpc.redis.keys import keys_of
 from tests.builders.order import ADMIN, OrderApp
+from tests.builders.order_steps import pages, query
 from tests.builders.payment import PaymentWorld
+from tests.builders.payment_steps import top_up
 from tests.builders.seckill_order import SeckillOrderWorld, seckill_order_world
-from tests.integration.order.test_order_list import pages, query
-from tests.integration.payment.test_wallet import top_up
-from tests.integration.services.test_bad_rows import CLERK, left_out
+from tests.support.bad_rows import CLERK, left_out
 from tests.support.databases import plant
 
 

@@ -10,8 +10,7 @@ import pytest
 from paymesh.order.v1 import order_pb2
 from paymesh.payment.v1 import payment_pb2, payment_pb2_grpc
 
-from tests.integration.services.test_access_matrix import running
-from tests.integration.services.test_money_outcomes import order_rpc_before
+from tests.builders.all_services import order_rpc_before, running
 
 YOU = {"en": "You cancelled this payment. No money moved.", "zh": "您已取消支付，没有扣款。"}
 HE = {"en": "The buyer cancelled this payment. No money moved.", "zh": "买家已取消支付，没有扣款。"}

@@ -29,11 +29,11 @@ from payment_rpc import tables as payment_tables
 from payment_rpc.domain.errors import CardDeclined
 from payment_rpc.domain.payment import Disposition
 from payment_rpc.usecases.refunds import CreateRefund
+from tests.builders.audit import audited, nobody_listens
 from tests.builders.order import merchant
 from tests.builders.order_payment import JoinedWorld, joined_world
 from tests.builders.payment import DECLINED
-from tests.integration.services.test_audit import audited, nobody_listens
-from tests.support.databases import open_patiently
+from tests.support.databases import create_tables, open_patiently
 
 Factory = Callable[[], str]
 DAY_HOURS = 24
@@ -453,8 +453,7 @@ class Till:
 async def opened_till(url: str) -> AsyncIterator[Till]:
     db = open_patiently(url, _METADATA)
     try:
-        async with db.engine.begin() as connection:
-            await connection.run_sync(_METADATA.create_all)
+        await create_tables(db.engine, _METADATA)
         yield Till(db)
     finally:
         await db.close()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import re
-
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -15,32 +12,11 @@ from order_rpc.tables import ORDER_AUDIT, REFUND_REQUEST
 from payment_rpc.domain.errors import CardDeclined
 from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.tables import ATTEMPT, CHANNEL_CALLBACK, REFUND, WALLET_ENTRY
-from paymesh_cli.explain import read_explanations, show
-from paymesh_cli.terminal import Terminal
+from paymesh_cli.explain import read_explanations
+from tests.builders.audit import in_this_order, told
 from tests.builders.order import PAYMENT_WINDOW
 from tests.builders.payment import DECLINED, LEASE_SECONDS, PaymentWorld
-from tests.integration.payment.test_refunds import refund
-from tests.integration.payment.test_wallet import spend, top_up
-
-
-async def told(world: PaymentWorld, name: str) -> str:
-    """The story as a person reads it, one line per line."""
-    found = await read_explanations(
-        {"payment_rpc": world.db, "order_rpc": world.order_side.db}, name
-    )
-    assert len(found) == 1
-    out = io.StringIO()
-    show(Terminal(file=out, width=400), next(iter(found.values())))
-    return out.getvalue()
-
-
-def in_this_order(text: str, *parts: str) -> None:
-    """Each part stands in the text, one after the other."""
-    at = 0
-    for part in parts:
-        found = re.compile(part).search(text, at)
-        assert found is not None, f"{part!r} is not in\n{text[at:]}"
-        at = found.end()
+from tests.builders.payment_steps import refund, spend, top_up
 
 
 async def test_money_that_came_after_the_order_was_cancelled_and_went_back(

@@ -16,7 +16,7 @@ import payment_rpc.tables
 import seckill_rpc.tables
 from mesh import migrations
 from mesh.db.violations import violated_constraint
-from tests.integration.services.test_migrations_with_rows import LATER, ROWS, THEN, fill, run
+from tests.builders.old_rows import LATER, ROWS, THEN, fill, run
 
 SERVICES = {
     "payment_rpc": payment_rpc.tables.metadata,

@@ -40,7 +40,7 @@ from tests.builders.order_payment import JoinedWorld, joined_world
 from tests.builders.payment import DECLINED, TIMES
 from tests.builders.seckill_order import HOUR, SeckillOrderWorld
 from tests.conftest import PROOF
-from tests.support.databases import open_patiently
+from tests.support.databases import create_tables, open_patiently
 
 DAYS = 30
 SALE_EVERY_DAYS = 5
@@ -219,8 +219,7 @@ async def month(
             database_url_factory(), of_sales.metadata, retry_constraints=RETRY_CONSTRAINTS
         )
         stack.push_async_callback(db.close)
-        async with db.engine.begin() as connection:
-            await connection.run_sync(of_sales.metadata.create_all)
+        await create_tables(db.engine, of_sales.metadata)
         sales = SeckillOrderWorld(
             db=db,
             redis=redis,

@@ -21,9 +21,7 @@ from paymesh.options.v1 import options_pb2
 
 from mesh.call import Caller, Role
 from order_rpc.domain.order import Order
-from tests.builders.order import buyer
-from tests.builders.payment import VISA
-from tests.integration.services.test_access_matrix import (
+from tests.builders.all_services import (
     ROLES,
     Servers,
     contract,
@@ -31,6 +29,8 @@ from tests.integration.services.test_access_matrix import (
     running,
     served_by,
 )
+from tests.builders.order import buyer
+from tests.builders.payment import VISA
 
 CARD = {
     "credit_card_number": VISA,

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,15 +16,12 @@ from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor
 from google.rpc import error_details_pb2, status_pb2
 from paymesh.common.v1 import errors_pb2 as common
-from paymesh.order.v1 import order_pb2, order_pb2_grpc
+from paymesh.order.v1 import order_pb2
 from paymesh.payment.v1 import payment_pb2 as pb
 from paymesh.payment.v1 import payment_pb2_grpc
 
-import order_rpc.app
 import payment_rpc.domain.errors
 from mesh import errors
-from mesh.client import MeshChannel
-from mesh.discovery.static import StaticDiscovery
 from mesh.errors import (
     Conflict,
     DeadlineExceeded,
@@ -39,24 +35,20 @@ from mesh.errors import (
     RemoteError,
     Unavailable,
 )
-from mesh.paging import PageTokens
 from mesh.server import MeshServer
 from mesh.settings import MeshSettings
 from mesh.wire_errors import DETAILS_KEY
-from order_rpc.app import OrderConfig
-from order_rpc.clients import Payments
 from payment_rpc.tables import ORDER_GATE
-from tests.builders.order import PAYMENT_WINDOW
-from tests.builders.payment import PaymentWorld, payment_world
-from tests.integration.services.test_access_matrix import (
+from tests.builders.all_services import (
     SERVICES,
-    Servers,
     Tokens,
     contract,
+    order_rpc_before,
     policy,
     running,
     served_by,
 )
+from tests.builders.payment import PaymentWorld, payment_world
 from tests.support.echo import plain_channel
 
 # What has effects in payment_rpc and moves no money: news of channels, statements, a signature for
@@ -358,44 +350,6 @@ async def test_an_order_that_cannot_be_read_left_no_money_behind(tmp_path: Path)
             )
         )
         assert (wire.reason, *wire.said) == ("NEIGHBOUR_UNAVAILABLE", *UNTOUCHED)
-
-
-@asynccontextmanager
-async def order_rpc_before(servers: Servers) -> AsyncIterator[Any]:
-    """A stub of an order_rpc that reaches the running payment_rpc over the wire."""
-    side, tokens = servers.world.order_side, servers.tokens
-    settings = MeshSettings(
-        service="order_rpc", environment="test", port=0, var_dir=servers.world.folder
-    )
-    discovery = StaticDiscovery(
-        {"payment_rpc": [f"127.0.0.1:{servers.running['payment_rpc'].port}"]}
-    )
-    server = MeshServer(
-        settings,
-        clock=side.clock,
-        ids=side.ids,
-        user_tokens=tokens.users,
-        caller_tokens=tokens.of("order_rpc"),
-    )
-    async with MeshChannel(
-        "payment_rpc", settings=settings, discovery=discovery, caller_tokens=tokens.of("order_rpc")
-    ) as payments:
-        order_rpc.app.OrderApp(
-            db=side.db,
-            clock=side.clock,
-            ids=side.ids,
-            page_tokens=PageTokens(b"p" * 32),
-            redis=None,
-            payments=Payments(payments),
-            seckill=side.seckill_rpc,
-            config=OrderConfig(payment_window=PAYMENT_WINDOW, scan_interval_seconds=1),
-        ).add_to(server)
-        await server.start()
-        try:
-            async with plain_channel(server.port) as channel:
-                yield order_pb2_grpc.OrderServiceStub(channel)
-        finally:
-            await server.stop(0)
 
 
 async def test_an_order_that_is_not_paid_or_refunded_says_what_happened_to_the_money(

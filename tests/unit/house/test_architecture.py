@@ -62,7 +62,7 @@ LONG_FUNCTIONS = {
     "tests/e2e/seckill_life.py _planted": "one more line per argument since lines are shorter",
     "tests/e2e/test_mesh_static.py test_a_flash_sale_is_bought_over_rest_from_the_click_to_paid": "one more line per argument since lines are shorter",
     "tests/builders/gateway.py gateway_world": "one more line per argument since lines are shorter",
-    "tests/integration/services/test_access_matrix.py kinds": "one more line per argument since lines are shorter",
+    "tests/builders/all_services.py kinds": "a table: one caller of each kind",
     "tests/integration/payment/test_db_plans.py db": "one more line per argument since lines are shorter",
     "tests/integration/order/test_order_list.py full": "one more line per argument since lines are shorter",
     "tests/integration/order/test_order_process.py test_kill_9_at_each_crash_point_loses_and_doubles_nothing": "one more line per argument since lines are shorter",
@@ -219,6 +219,15 @@ def test_measurements_and_the_product_import_no_tests() -> None:
         relative(path)
         for path in sources(*PACKAGES, "bench", "tools")
         if re.search(r"^\s*(from|import) tests\b", path.read_text(), re.MULTILINE)
+    ] == []
+
+
+def test_no_test_file_is_a_library() -> None:
+    """What several test files need stands in tests/builders or tests/support."""
+    assert [
+        f"{path} {node.module}"
+        for path, node in nodes("tests", "bench", "tools")
+        if isinstance(node, ast.ImportFrom) and re.search(r"(^|\.)test_\w+$", node.module or "")
     ] == []
 
 

@@ -114,7 +114,7 @@ class Searched:
 def searched(rounds: Rounds) -> Searched:
     edges: set[Edge] = set()
     stories, ends = [], Counter[OrderState]()
-    for seed in range(rounds(10_000, 64_000)):
+    for seed in range(rounds(3_000, 64_000)):
         run = walk_seed(seed, edges=edges)
         ends[run.end.order.state] += 1
         if run.broken:

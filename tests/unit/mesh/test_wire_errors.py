@@ -44,27 +44,10 @@ from mesh.wire_errors import (
     to_status,
 )
 from tests.support.echo import PACKAGE, echo_file
+from tests.support.echo_errors import EchoRefused, EchoUnpaid, Unheard
 
 echo_file()
 CATALOGUE = ErrorCatalogue.of_packages({PACKAGE, "paymesh.payment.v1", "paymesh.order.v1"})
-
-
-class EchoRefused(MeshError):
-    """No echo here."""
-
-    reason = "ECHO_REFUSED"
-
-
-class EchoUnpaid(MoneyError):
-    """Unpaid."""
-
-    reason = "ECHO_UNPAID"
-
-
-class Unheard(MeshError):
-    """A reason that no contract has."""
-
-    reason = "UNHEARD_OF"
 
 
 def failed(

@@ -14,8 +14,7 @@ from payment_rpc.domain.errors import DifferenceStateInvalid
 from payment_rpc.domain.ledger import Side
 from payment_rpc.domain.refund import RefundState
 from tests.builders.payment import an_attempt
-from tests.support.fakes import EPOCH
-from tests.unit.payment.test_reconciliation_rules import (
+from tests.builders.statements import (
     CAPTURE,
     DAY,
     NOON,
@@ -24,6 +23,7 @@ from tests.unit.payment.test_reconciliation_rules import (
     REFUND,
     findings,
 )
+from tests.support.fakes import EPOCH
 
 BEGINS, ENDS = DAY.bounds(date(2026, 11, 20))
 MILLISECOND = timedelta(milliseconds=1)

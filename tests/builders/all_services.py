@@ -1,0 +1,344 @@
+"""Every servicer behind one port, and requests of every kind of caller."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import grpc
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.descriptor import MethodDescriptor
+from paymesh.options.v1 import options_pb2
+from paymesh.order.v1 import allocation_pb2, catalog_pb2, order_pb2, order_pb2_grpc, statistics_pb2
+from paymesh.payment.v1 import (
+    callback_pb2,
+    ledger_pb2,
+    payment_pb2,
+    reconciliation_pb2,
+    refund_pb2,
+)
+from paymesh.seckill.v1 import activity_pb2, seckill_pb2
+
+import order_rpc.app
+from mesh.auth import CallerTokens, UserTokenIssuer, UserTokens
+from mesh.client import MeshChannel
+from mesh.discovery.static import StaticDiscovery
+from mesh.paging import PageTokens
+from mesh.server import MeshServer
+from mesh.settings import MeshSettings
+from mesh.wire_errors import from_rpc_error
+from order_rpc.app import OrderConfig
+from order_rpc.clients import Payments
+from tests.builders.order import PAYMENT_WINDOW
+from tests.builders.payment import PaymentWorld, payment_world
+from tests.builders.seckill_order import seckill_order_world
+from tests.support.echo import plain_channel
+from tests.support.fakes import EPOCH, FakeClock, FakeIds
+from tests.support.sources import ROOT
+
+SERVICES = ("payment_rpc", "order_rpc", "seckill_rpc")
+
+
+MODULES = (
+    payment_pb2,
+    callback_pb2,
+    refund_pb2,
+    ledger_pb2,
+    reconciliation_pb2,
+    # importing them fills the pool
+    order_pb2,
+    catalog_pb2,
+    allocation_pb2,
+    statistics_pb2,
+    activity_pb2,
+    seckill_pb2,
+)
+
+
+SECRET, FOREIGN_SECRET = b"user tokens of the access matrix", b"user tokens of somebody else ..."
+
+
+NAMES = ("payment_rpc", "order_rpc", "seckill_rpc", "gateway")
+
+
+ROLES = {
+    options_pb2.ROLE_USER: "user",
+    options_pb2.ROLE_MERCHANT: "merchant",
+    options_pb2.ROLE_ADMIN: "admin",
+}
+
+
+Metadata = list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of caller: what it shows, and as what it is known."""
+
+    name: str
+    metadata: Metadata
+    roles: frozenset[str] = frozenset()  # of a person
+    service: str = ""  # of a caller token for this server
+    is_known: bool = False  # somebody, whoever it is
+    is_broken: bool = False  # shows something that no server takes
+
+
+def contract() -> list[MethodDescriptor]:
+    """Every method that the contract gives to a service that is served here."""
+    files = descriptor_pb2.FileDescriptorSet.FromString(
+        (ROOT / "generated/paymesh/descriptors.binpb").read_bytes()
+    )
+    assert MODULES
+    names = [
+        f"{file.package}.{service.name}"
+        for file in files.file
+        if file.package.startswith("paymesh.")
+        for service in file.service
+    ]
+    services = [descriptor_pool.Default().FindServiceByName(name) for name in names]
+    assert {served_by(service) for service in services} == set(SERVICES)
+    return [method for service in services for method in service.methods]
+
+
+def served_by(service: Any) -> str:
+    return str(service.GetOptions().Extensions[options_pb2.served_by])
+
+
+def policy(method: MethodDescriptor) -> Any:
+    return method.GetOptions().Extensions[options_pb2.policy]
+
+
+class Tokens:
+    """Everybody's keys."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.clock, self.ids = clock, FakeIds()
+        self.keys = {name: Ed25519PrivateKey.generate() for name in NAMES}
+        self.users = UserTokens.from_secret(SECRET, clock=clock)
+
+    def of(self, service: str, *, key: Ed25519PrivateKey | None = None) -> CallerTokens:
+        return CallerTokens(
+            service,
+            clock=self.clock,
+            ids=self.ids,
+            private_key=key or self.keys[service],
+            public_keys={name: known.public_key() for name, known in self.keys.items()},
+        )
+
+    def bearer(
+        self,
+        *roles: str,
+        secret: bytes = SECRET,
+        clock: FakeClock | None = None,
+        subject: str = "u1",
+        merchant_id: str = "mall",
+    ) -> tuple[str, str]:
+        issuer = UserTokenIssuer(secret, clock=clock or self.clock, ids=self.ids)
+        return (
+            "authorization",
+            f"Bearer {issuer.issue(subject, roles=roles, merchant_id=merchant_id)}",
+        )
+
+    def caller(
+        self, service: str, target: str, *, key: Ed25519PrivateKey | None = None
+    ) -> tuple[str, str]:
+        return "x-paymesh-caller", self.of(service, key=key).sign(target)
+
+    def kinds(self, target: str) -> list[Kind]:
+        """Every kind of caller of one server."""
+        past = FakeClock(EPOCH - timedelta(hours=2))
+        everybody = frozenset({"user", "merchant", "admin"})
+        user = self.bearer("user")
+        return [
+            Kind("nobody", []),
+            *(
+                Kind(role, [self.bearer(role)], roles=frozenset({role}), is_known=True)
+                for role in sorted(everybody)
+            ),
+            Kind("everything at once", [self.bearer(*everybody)], roles=everybody, is_known=True),
+            Kind("no role", [self.bearer()], is_known=True),
+            Kind(
+                "claims to be a service",
+                [
+                    self.bearer(
+                        "service", "order_rpc", "payment_rpc", "public", "root", "ADMIN", "*"
+                    )
+                ],
+                is_known=True,
+            ),
+            *(
+                Kind(name, [self.caller(name, target)], service=name, is_known=True)
+                for name in NAMES
+            ),
+            *(
+                Kind(
+                    f"{name} for a user",
+                    [user, self.caller(name, target)],
+                    roles=frozenset({"user"}),
+                    service=name,
+                    is_known=True,
+                )
+                for name in NAMES
+            ),
+            *(
+                Kind(
+                    f"{name} with a token for another service",
+                    [self.caller(name, other)],
+                    is_broken=True,
+                )
+                for name in SERVICES
+                for other in NAMES
+                if other != target
+            ),
+            Kind(
+                "a stranger's key under a known name",
+                [self.caller("order_rpc", target, key=Ed25519PrivateKey.generate())],
+                is_broken=True,
+            ),
+            Kind(
+                "a forged user token", [self.bearer("admin", secret=FOREIGN_SECRET)], is_broken=True
+            ),
+            Kind("an expired user token", [self.bearer("admin", clock=past)], is_broken=True),
+            Kind(
+                "a caller token as a user",
+                [("authorization", f"Bearer {self.caller('order_rpc', target)[1]}")],
+                is_broken=True,
+            ),
+            Kind(
+                "a user token as a caller",
+                [("x-paymesh-caller", self.bearer("admin")[1].removeprefix("Bearer "))],
+                is_broken=True,
+            ),
+            Kind(
+                "a good user with a bad caller token",
+                [user, ("x-paymesh-caller", "x.y.z")],
+                is_broken=True,
+            ),
+            Kind("not a token", [("authorization", "Bearer null")], is_broken=True),
+        ]
+
+
+async def code_of(channel: grpc.aio.Channel, method: MethodDescriptor, kind: Kind) -> int:
+    """The code with which a call with an empty request ends; 0 for a stream that has begun."""
+    make: Any = channel.unary_stream if method.server_streaming else channel.unary_unary
+    request, answer = (
+        message_factory.GetMessageClass(method.input_type),
+        message_factory.GetMessageClass(method.output_type),
+    )
+    stub = make(
+        f"/{method.containing_service.full_name}/{method.name}",
+        request_serializer=request.SerializeToString,
+        response_deserializer=answer.FromString,
+    )
+    call = stub(request(), metadata=kind.metadata, timeout=10)
+    try:
+        await (call.read() if method.server_streaming else call)
+    except grpc.aio.AioRpcError as refusal:
+        if method.server_streaming and refusal.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return 0  # nobody refused it: it waits for something to tell
+        error: Any = from_rpc_error(refusal)
+        return int(error.grpc_code)
+    finally:
+        call.cancel()
+    return 0
+
+
+@dataclass
+class Servers:
+    """The servers with their real servicers."""
+
+    world: PaymentWorld
+    tokens: Tokens
+    running: dict[str, MeshServer]
+    channels: dict[str, grpc.aio.Channel]
+
+    async def call(self, method: MethodDescriptor, kind: Kind) -> int:
+        """The code with which a call with an empty request ends."""
+        return await code_of(self.channels[served_by(method.containing_service)], method, kind)
+
+
+@asynccontextmanager
+async def running(
+    folder: Path, redis_url: str = "", *, environment: str = "test"
+) -> AsyncIterator[Servers]:
+    """Every server on databases of its own; seckill_rpc only with a Redis."""
+    async with AsyncExitStack() as stack:
+        world = await stack.enter_async_context(
+            payment_world(
+                f"sqlite+aiosqlite:///{folder / 'payment.db'}",
+                f"sqlite+aiosqlite:///{folder / 'order.db'}",
+                folder,
+            )
+        )
+        apps: dict[str, Any] = {"payment_rpc": world.app, "order_rpc": world.order_side.real}
+        if redis_url:
+            seckill = await stack.enter_async_context(
+                seckill_order_world(
+                    f"sqlite+aiosqlite:///{folder / 'seckill.db'}",
+                    f"sqlite+aiosqlite:///{folder / 'shelf.db'}",
+                    redis_url,
+                )
+            )
+            apps["seckill_rpc"] = seckill.app
+        tokens = Tokens(world.clock)
+        servers = Servers(world=world, tokens=tokens, running={}, channels={})
+        for service, app in apps.items():
+            settings = MeshSettings(
+                service=service, environment=environment, port=0, var_dir=folder
+            )
+            server = MeshServer(
+                settings,
+                clock=world.clock,
+                ids=world.ids,
+                user_tokens=tokens.users,
+                caller_tokens=tokens.of(service),
+            )
+            app.add_to(server)
+            await server.start()
+            stack.push_async_callback(server.stop, 0)
+            servers.running[service] = server
+            servers.channels[service] = await stack.enter_async_context(plain_channel(server.port))
+        yield servers
+
+
+@asynccontextmanager
+async def order_rpc_before(servers: Servers) -> AsyncIterator[Any]:
+    """A stub of an order_rpc that reaches the running payment_rpc over the wire."""
+    side, tokens = servers.world.order_side, servers.tokens
+    settings = MeshSettings(
+        service="order_rpc", environment="test", port=0, var_dir=servers.world.folder
+    )
+    discovery = StaticDiscovery(
+        {"payment_rpc": [f"127.0.0.1:{servers.running['payment_rpc'].port}"]}
+    )
+    server = MeshServer(
+        settings,
+        clock=side.clock,
+        ids=side.ids,
+        user_tokens=tokens.users,
+        caller_tokens=tokens.of("order_rpc"),
+    )
+    async with MeshChannel(
+        "payment_rpc", settings=settings, discovery=discovery, caller_tokens=tokens.of("order_rpc")
+    ) as payments:
+        order_rpc.app.OrderApp(
+            db=side.db,
+            clock=side.clock,
+            ids=side.ids,
+            page_tokens=PageTokens(b"p" * 32),
+            redis=None,
+            payments=Payments(payments),
+            seckill=side.seckill_rpc,
+            config=OrderConfig(payment_window=PAYMENT_WINDOW, scan_interval_seconds=1),
+        ).add_to(server)
+        await server.start()
+        try:
+            async with plain_channel(server.port) as channel:
+                yield order_pb2_grpc.OrderServiceStub(channel)
+        finally:
+            await server.stop(0)
