@@ -1,4 +1,4 @@
-"""The gateway's port: uvicorn with our limits, on a socket of ours, stopped by whoever started it.
+"""The gateway's port: uvicorn with our limits, on a socket of its own, stopped by its owner.
 uvicorn's own signal handlers and log settings stay out of it."""
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ R = TypeVar("R")
 @dataclass(slots=True, eq=False)
 class _Waiting(Generic[W, R]):
     work: W
-    apart: str
+    exclusive_key: str
     answer: asyncio.Future[R]
     call: Call | None
 
@@ -60,9 +60,9 @@ class Batching(Generic[K, W, R]):
         self._waiting: dict[K, deque[_Waiting[W, R]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def do(self, key: K, work: W, *, apart: str = "") -> R:
-        """Does one piece of work, in a batch with others of its key. Two with the same `apart`
-        never share a batch, "" is none.
+    async def do(self, key: K, work: W, *, exclusive_key: str = "") -> R:
+        """Does one piece of work, in a batch with others of its key. Two with the same
+        `exclusive_key` never share a batch; "" is none.
 
         Raises:
             Unavailable: too many wait for this key; nothing was done. DeadlineExceeded: its turn
@@ -70,7 +70,7 @@ class Batching(Generic[K, W, R]):
             Whatever refuses this work.
         """
         waiting: _Waiting[W, R] = _Waiting(
-            work, apart, asyncio.get_running_loop().create_future(), current_call()
+            work, exclusive_key, asyncio.get_running_loop().create_future(), current_call()
         )
         queue = self._waiting.get(key)
         if queue is None:
@@ -105,10 +105,10 @@ class Batching(Generic[K, W, R]):
             waiting = queue.popleft()
             if waiting.is_gone():
                 continue
-            if waiting.apart and waiting.apart in taken:
+            if waiting.exclusive_key and waiting.exclusive_key in taken:
                 kept.append(waiting)
             else:
-                taken.add(waiting.apart)
+                taken.add(waiting.exclusive_key)
                 batch.append(waiting)
         queue.extendleft(reversed(kept))
         return batch

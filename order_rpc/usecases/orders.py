@@ -130,7 +130,7 @@ class Orders:
             is_repeatable = bool(command.idempotency_key or command.client_request_id)
             key = (command.merchant_id, command.items[0].sku_id)
             order, is_replay = await self._batching.do(
-                key, request, apart=identity if is_repeatable else ""
+                key, request, exclusive_key=identity if is_repeatable else ""
             )
         else:
             order, is_replay = await self._create_alone(request)

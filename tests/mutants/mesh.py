@@ -682,10 +682,10 @@ _CALLS = [
         fails=_in_client("test_retries_stay_within_a_budget"),
     ),
     _batching(
-        "two calls that must be apart share no batch",
-        old="            if waiting.apart and waiting.apart in taken:\n",
+        "two calls with one exclusive key share no batch",
+        old="            if waiting.exclusive_key and waiting.exclusive_key in taken:\n",
         new="            if False:\n",
-        fails=_unit("batching", "test_two_that_must_be_apart_never_share_a_batch"),
+        fails=_unit("batching", "test_two_with_one_exclusive_key_never_share_a_batch"),
     ),
     _batching(
         "a batch that fails is done one by one",

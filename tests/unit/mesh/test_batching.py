@@ -142,13 +142,16 @@ async def test_a_batch_that_fails_is_done_one_by_one_and_each_hears_its_own() ->
     assert done == [[0, 1, 2, 3], [0], [1], [2], [3]]
 
 
-async def test_two_that_must_be_apart_never_share_a_batch() -> None:
+async def test_two_with_one_exclusive_key_never_share_a_batch() -> None:
     runs = Runs()
     batching = Batching(runs, batch_max=10)
     tasks = await under_way(
         batching,
         runs,
-        *(batching.do("mug", number, apart="" if number == 0 else "same") for number in range(3)),
+        *(
+            batching.do("mug", number, exclusive_key="" if number == 0 else "same")
+            for number in range(3)
+        ),
     )
     runs.go.set()
     await asyncio.gather(*tasks)
