@@ -12,9 +12,7 @@ import re
 import stat
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +24,11 @@ from mesh import migrations
 from mesh.db import open_engine
 from mesh.errors import Unavailable
 from mesh.settings import MeshSettings
+from paymesh_cli.findings import Finding, failure, ok, unsafe, warning
 from paymesh_cli.supervisor.health import GrpcProbe, HttpProbe, Probe
 from paymesh_cli.supervisor.installation import CALLERS, SECRETS, Installation, RunningMesh
-from paymesh_cli.supervisor.plan import DEFAULT_PORTS, is_port_free, readiness_url
+from paymesh_cli.supervisor.plan import DEFAULT_PORTS, readiness_url
+from paymesh_cli.supervisor.ports import is_port_free
 from paymesh_cli.supervisor.redis_server import CARRIED_ADVICE, find_redis_server, is_carried
 
 PYTHON_MIN, PYTHON_END = (3, 11), (3, 14)
@@ -40,52 +40,6 @@ REDIS_MIN = (6, 2)  # XAUTOCLAIM
 MARIADB_MIN = (10, 6)  # SKIP LOCKED
 MYSQL_MIN = (8, 0, 1)
 _RELEASED = datetime(2026, 1, 1, tzinfo=UTC)  # a clock before this is wrong
-
-
-class Level(StrEnum):
-    """How bad a finding is."""
-
-    OK = "safe"
-    WARNING = "doubtful"  # it runs, but not as it should
-    UNSAFE = "unsafe"  # it runs, and somebody may read, forge or lose something
-    FAILURE = "not there"  # it does not run, or not with this
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One line of the table.
-
-    Attributes:
-        what: the thing.
-        level: how it is.
-        fact: what was seen.
-        advice: what to do; "" when all is well.
-    """
-
-    what: str
-    level: Level
-    fact: str
-    advice: str = ""
-
-
-def ok(what: str, fact: str) -> Finding:
-    """All is well."""
-    return Finding(what=what, level=Level.OK, fact=fact)
-
-
-def warning(what: str, fact: str, advice: str) -> Finding:
-    """It runs, but not as it should."""
-    return Finding(what=what, level=Level.WARNING, fact=fact, advice=advice)
-
-
-def unsafe(what: str, fact: str, advice: str) -> Finding:
-    """It runs, and somebody may read, forge or lose something."""
-    return Finding(what=what, level=Level.UNSAFE, fact=fact, advice=advice)
-
-
-def failure(what: str, fact: str, advice: str) -> Finding:
-    """It does not run, or loses something."""
-    return Finding(what=what, level=Level.FAILURE, fact=fact, advice=advice)
 
 
 def check_python() -> Iterator[Finding]:

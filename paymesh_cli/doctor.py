@@ -12,7 +12,7 @@ import click
 from mesh.clock import SystemClock
 from mesh.settings import MeshSettings
 from paymesh_cli import checks, safety
-from paymesh_cli.checks import Finding, Level
+from paymesh_cli.findings import Finding, Level
 from paymesh_cli.options import installation_option
 from paymesh_cli.supervisor.installation import Installation
 from paymesh_cli.supervisor.plan import DEFAULT_PORTS, SERVERS

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from mesh.certificate_files import WARN_BEFORE, CertificatePaths, problems_of_certificates
 from mesh.settings import MeshSettings, SettingsRefused, is_loopback, read_settings
 from mesh.variables import strange_variables
-from paymesh_cli.checks import Finding, failure, ok, unsafe, warning
+from paymesh_cli.findings import Finding, failure, ok, unsafe, warning
 from paymesh_cli.service_settings import SETTINGS
 
 _WITH_DATABASE = ("payment_rpc", "order_rpc", "seckill_rpc")

@@ -5,7 +5,7 @@ databases and with the channel.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
@@ -67,11 +67,8 @@ def audit(
     url = sandbox_url or (running.urls.get("sandbox") if running else None)
     found: list[tuple[str, Violation]] = []
     try:
-        api_key = (
-            (sandbox_key_file or installation.secret_file("sandbox_api")).read_text().strip()
-            if url
-            else ""
-        )
+        key_file = sandbox_key_file or installation.secret_file("sandbox_api")
+        api_key = key_file.read_text().strip() if url else ""
         redis_url = load_settings("seckill_rpc", var_dir=installation.var_dir).redis_url or (
             running.redis_url if running else ""
         )
@@ -91,6 +88,19 @@ def audit(
             console.show(_table(found))
         console.print(f"[bold red]cannot tell[/] {shown(problem)}", soft_wrap=True)
         raise SystemExit(2) from None
+    _print_unseen(console, url=url, redis_url=redis_url, waiting=waiting)
+    if not found:
+        console.print(f"[bold green]everything holds[/]{' at rest' if strict else ''}")
+        return
+    console.show(_table(found))
+    console.print(f"[bold red]{len(found)} things do not hold[/]")
+    raise SystemExit(1)
+
+
+def _print_unseen(
+    console: Terminal, *, url: str | None, redis_url: str, waiting: Mapping[str, int]
+) -> None:
+    """Names what was not looked at."""
     if url is None:
         console.print(
             "[yellow]the channel was not compared: no mesh is running here; name it with "
@@ -108,12 +118,6 @@ def audit(
             "PAYMESH_REDIS_URL[/]",
             soft_wrap=True,
         )
-    if not found:
-        console.print(f"[bold green]everything holds[/]{' at rest' if strict else ''}")
-        return
-    console.show(_table(found))
-    console.print(f"[bold red]{len(found)} things do not hold[/]")
-    raise SystemExit(1)
 
 
 def _table(found: Iterable[tuple[str, Violation]]) -> Table:

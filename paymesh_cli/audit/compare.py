@@ -126,8 +126,12 @@ def _compare_one(order: OrderFacts, payments: Sequence[PaymentFacts]) -> Iterato
                 detail=f"it is a SUCCESS, and order {order.order_id} is {order.state}, paid by "
                 f"{order.paid_payment_id or 'nobody'}",
             )
-    if not order.is_paid or (order.amount_minor == 0 and not order.paid_payment_id):
-        return
+    if order.is_paid and (order.amount_minor or order.paid_payment_id):
+        yield from _compare_paying(order, paying)
+
+
+def _compare_paying(order: OrderFacts, paying: PaymentFacts | None) -> Iterator[Violation]:
+    """An order that was paid against the payment that it names."""
     if paying is None:
         yield Violation(
             check="order_paid_by_success",

@@ -1,6 +1,6 @@
 """From settings to the processes of a mesh on one machine. The environment of the user wins over
-everything that stands here, so whatever a
-service can be told can be told to the mesh: `GATEWAY_PORT=8081 paymesh up`.
+everything that stands here: what a service can be told can be told to the mesh, as in
+`GATEWAY_PORT=8081 paymesh up`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import socket
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from mesh.settings import MeshSettings, SettingsRefused
 from mesh.settings import read_settings as read_environment
 from paymesh_cli.supervisor.health import GrpcProbe, HttpProbe, RedisProbe
 from paymesh_cli.supervisor.installation import CALLERS, Installation, RunningMesh
+from paymesh_cli.supervisor.ports import is_port_free
 from paymesh_cli.supervisor.processes import STOP_SECONDS, ProcessPlan
 from paymesh_cli.supervisor.redis_server import (
     CARRIED_ADVICE,
@@ -387,17 +387,3 @@ def _is_sqlite(url: str) -> bool:
         return make_url(url).get_backend_name() == "sqlite"
     except ArgumentError as problem:
         raise PlanRefused(f"database_url: {problem}") from None
-
-
-def is_port_free(host: str, port: int) -> bool:
-    """True when nobody listens there; connections that linger from a server that ended do not
-    count.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-    return True

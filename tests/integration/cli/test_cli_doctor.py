@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from mesh import migrations
 from paymesh_cli import checks
-from paymesh_cli.checks import Level
+from paymesh_cli.findings import Level
 from tools.servers import MariaDB, Redis
 
 

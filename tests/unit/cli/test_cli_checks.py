@@ -15,7 +15,7 @@ from mesh.clock import SystemClock
 from mesh.settings import MeshSettings
 from paymesh_cli import checks, paymesh, safety
 from paymesh_cli.certificates import CertificateAuthority
-from paymesh_cli.checks import Finding, Level
+from paymesh_cli.findings import Finding, Level
 from paymesh_cli.service_settings import SETTINGS
 from paymesh_cli.supervisor.installation import Installation, RunningMesh
 

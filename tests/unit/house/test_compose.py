@@ -24,7 +24,7 @@ from mesh.clock import SystemClock
 from mesh.settings import MeshSettings, read_settings
 from mesh.variables import strange_variables
 from paymesh_cli import paymesh
-from paymesh_cli.checks import Level
+from paymesh_cli.findings import Level
 from paymesh_cli.safety import check_production
 from paymesh_cli.service_settings import SETTINGS
 from tests.support.processes import Processes

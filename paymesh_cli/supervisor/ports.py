@@ -1,0 +1,19 @@
+"""Ports of this machine."""
+
+from __future__ import annotations
+
+import socket
+
+
+def is_port_free(host: str, port: int) -> bool:
+    """True when nobody listens there; connections that linger from a server that ended do not
+    count.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
