@@ -1,8 +1,8 @@
-"""python-consul on asyncio, through its own seam (`Consul.connect` returns the transport, here one
-on httpx). Keeps true what the library does
-not: every request has a deadline, every request carries the token as a header (the library puts it
-into the URL and sends none at all with deregister), whatever goes wrong is `ConsulUnavailable`, and
-only the caller's settings decide where the agent is."""
+"""python-consul on asyncio, through its own seam: `Consul.connect` returns the transport, here one
+on httpx. It adds what the library lacks: every request has a deadline; every request carries the
+token as a header (the library puts it into the URL, and sends none with deregister); every failure
+is `ConsulUnavailable`; only the caller's settings decide where the agent is.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import httpx
 from consul import base
@@ -87,21 +87,13 @@ class AsyncHttp(base.HTTPClient):  # type: ignore[misc]  # python-consul has no 
         """Sends PUT and gives the answer to `callback`."""
         return await self._request("PUT", path, callback=callback, params=params, data=data)
 
-    async def post(
-        self,
-        callback: Callable[[base.Response], T],
-        path: str,
-        params: Params = None,
-        data: str = "",
-    ) -> T:
-        """Sends POST and gives the answer to `callback`."""
-        return await self._request("POST", path, callback=callback, params=params, data=data)
+    def post(self, *_: object, **__: object) -> NoReturn:
+        """Abstract in the library; no call of ours sends it."""
+        raise NotImplementedError
 
-    async def delete(
-        self, callback: Callable[[base.Response], T], path: str, params: Params = None
-    ) -> T:
-        """Sends DELETE and gives the answer to `callback`."""
-        return await self._request("DELETE", path, callback=callback, params=params, data="")
+    def delete(self, *_: object, **__: object) -> NoReturn:
+        """As `post`."""
+        raise NotImplementedError
 
     async def close(self) -> None:
         """Closes every connection."""
