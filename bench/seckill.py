@@ -1,6 +1,6 @@
 """SeckillAction with 10 000 distinct users and tokens against a bare grpc.aio echo of the same
 messages: while there is plenty of stock, and when everything is sold; what Redis hears of a sale
-that is sold out; and how long a buyer waits for his order at half load."""
+that is sold out; and how long a buyer waits for the order at half load."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ METHOD = "/paymesh.seckill.v1.SeckillService/SeckillAction"
 CONCURRENCY = 64
 ROUND_SECONDS = 0.5  # short, so that what else the machine does falls on all arms alike
 PLENTY = 100_000_000  # units
-CLICKS_OF_ONE = 100_000  # limit per buyer of the sale that sells: all of his clicks are served
+CLICKS_OF_ONE = 100_000  # limit per buyer of the sale that sells: all of these clicks are served
 FLAG_SECONDS_MIN = gate.REFUSAL_SECONDS * (1 - gate.JITTER)
 # of a process that are under way at once, a setting: when a flag has ended, so many may ask
 # together
@@ -42,7 +42,7 @@ _QUEUED, _SOLD_OUT, _BOUGHT = b"2002", b"2001", b"2000"
 @dataclass(frozen=True, slots=True)
 class Arm:
     """One way to be clicked on: the product, and the code that every answer must have. `numbers`:
-    of its clicks, round after round, so that every buyer has his turn."""
+    of its clicks, round after round, so that every buyer has a turn."""
 
     name: str
     server: Server

@@ -212,7 +212,7 @@ class _Crowd:
     sku_id: str
     addresses: list[str]
     at_once: int
-    orders: dict[str, _Won] = field(default_factory=dict)  # user_id -> what he holds
+    orders: dict[str, _Won] = field(default_factory=dict)  # user_id -> what the buyer holds
     statuses: Counter[int] = field(default_factory=Counter)  # final status -> buyers
     codes: Counter[str] = field(default_factory=Counter)  # code of the contract -> buyers
     # gRPC status -> calls that were made again

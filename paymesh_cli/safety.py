@@ -19,7 +19,7 @@ from paymesh_cli.service_settings import SETTINGS
 
 _WITH_DATABASE = ("payment_rpc", "order_rpc", "seckill_rpc")
 _FILES_BESIDES_CONNECTIONS = 256  # databases, logs, upstreams, libraries
-# Source 001 prints it; whoever reads that can sign with it.
+# Source 001 prints it: every reader of it can sign with it.
 DEVELOPMENT_ISSUER = MeshSettings.model_fields["user_token_issuer"].default
 PUBLISHED_SECRETS = frozenset({b"ymall-payment-secret-key-2024"})
 

@@ -65,7 +65,7 @@ def free_port() -> int:
 
 
 def _is_alive(pid: int) -> bool:
-    """False also for a zombie: whoever inherits it may reap it late."""
+    """False also for a zombie: the process that inherits it may reap it late."""
     try:
         return Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:

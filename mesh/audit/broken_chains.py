@@ -63,7 +63,7 @@ async def broken_chains(db: Database, log: Log) -> AsyncIterator[Broken]:
 
 
 async def _broken(db: Database, log: Log, heads: Sequence[_Head]) -> AsyncIterator[Broken]:
-    """Of neighbouring heads. What does not hold is looked at again, for it may have grown
+    """Of adjacent heads. What does not hold is looked at again, for it may have grown
     meanwhile.
     """
     doubtful = await db.read(_doubtful, log, heads)
@@ -97,7 +97,7 @@ async def _read_heads(tx: AsyncConnection, log: Log, within: ColumnElement[bool]
 
 
 def _handfuls(heads: Sequence[_Head]) -> Iterator[list[_Head]]:
-    """Neighbours whose chains have ROWS_MAX entries together; a chain that is longer is alone."""
+    """Adjacent heads whose chains have ROWS_MAX entries together; a longer chain is alone."""
     some: list[_Head] = []
     entries = 0
     for head in heads:
@@ -111,7 +111,7 @@ def _handfuls(heads: Sequence[_Head]) -> Iterator[list[_Head]]:
 
 
 async def _doubtful(tx: AsyncConnection, log: Log, heads: Sequence[_Head]) -> Sequence[_Head]:
-    """Those of neighbouring heads that the database does not find right by itself: it hashes short
+    """Those of adjacent heads that the database does not find right by itself: it hashes short
     chains, to each entry the one before it.
     """
     if tx.dialect.name == "sqlite" or any(head.length > SHORT for head in heads):

@@ -171,7 +171,7 @@ def _taken() -> list[Check]:
 
 
 def _reservations() -> list[Check]:
-    """What orders hold: each line of the shelf once, in the state that its order is in."""
+    """What orders hold: each line of the catalog stock once, in the state that its order is in."""
     other = RESERVATION.alias()
     newest = (
         select(func.max(other.c.generation))

@@ -1,5 +1,5 @@
-"""What order_rpc has of flash sales: units that left the shelf, and orders that were written for
-seckill_rpc.
+"""What order_rpc has of flash sales: units taken from the catalog stock, and orders that were
+written for seckill_rpc.
 """
 
 from __future__ import annotations

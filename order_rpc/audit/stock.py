@@ -1,6 +1,6 @@
-"""The counters of the shelf against the rows that they count. Orders never stand still, so all of
-it is read as it was at one moment, and since sums over a million orders are one long statement,
-range by range."""
+"""The counters of the catalog stock against the rows that they count. Orders never stand still, so
+all of it is read as it was at one moment; sums over a million orders are one long statement, so it
+is read range by range."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ async def _wrong_stock(tx: AsyncConnection) -> list[Violation]:
         case((_R.state == RESERVED, _R.quantity), else_=0),
         case((_R.state == COMMITTED, _R.quantity), else_=0),
     )
-    on_shelf = _I.stock_source == StockSource.CATALOG
+    in_catalog = _I.stock_source == StockSource.CATALOG
     line = and_(
         _I.merchant_id == _B.merchant_id, _I.order_id == _B.order_id, _I.sku_id == _B.sku_id
     )
@@ -69,8 +69,8 @@ async def _wrong_stock(tx: AsyncConnection) -> list[Violation]:
         tx,
         STOCK_RETURN,
         (_B.merchant_id, _B.sku_id),
-        case((on_shelf, _B.quantity), else_=0),
-        case((on_shelf, 0), else_=_B.quantity),
+        case((in_catalog, _B.quantity), else_=0),
+        case((in_catalog, 0), else_=_B.quantity),
         within=STOCK_RETURN.join(ORDER_ITEM, line),
     )
     given = await sums_of(tx, ALLOCATION, (_A.merchant_id, _A.sku_id), _A.allocated - _A.returned)
@@ -81,11 +81,11 @@ async def _wrong_stock(tx: AsyncConnection) -> list[Violation]:
         for merchant_id, sku_id, *counters in await packed_rows(tx, STOCK, columns, within):
             product = merchant_id, sku_id
             reserved, committed = held[product]
-            to_shelf, to_sale = back[product]
+            to_catalog, to_sale = back[product]
             # What people, flash sales and refunds put there, without what orders hold. Units that a
             # refund brought back are among the movements.
             left = moved[product][0] - reserved - committed
-            counted = (left, reserved, committed - to_shelf, given[product][0] - to_sale)
+            counted = (left, reserved, committed - to_catalog, given[product][0] - to_sale)
             found += (
                 Violation(check=check, subject=sku_id, detail=detail)
                 for check, detail in _differences(counters, counted)

@@ -1,4 +1,4 @@
-"""The messages of channels in a payment's story: what was said, whether it was believed, what
+"""The messages of channels about a payment: what was said, whether it was believed, what
 became of it.
 """
 

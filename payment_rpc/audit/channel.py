@@ -192,7 +192,7 @@ class _Comparison:
         if (
             own.state != _ENDED.get(fact.status)
             and not (own.state in refunds.OPEN and fact.status not in _ENDED)
-            and not self._is_news(own, fact.occurred_at)
+            and not self._is_recent(own, fact.occurred_at)
         ):
             yield "refund_same", f"here it is {own.state}, at the channel {fact.status}"
         elif (
@@ -208,7 +208,7 @@ class _Comparison:
                 ),
             )
 
-    def _is_news(self, own: Any, occurred_at: datetime | None) -> bool:
+    def _is_recent(self, own: Any, occurred_at: datetime | None) -> bool:
         """We may not have heard yet how it ended."""
         if self._tolerance.strict:
             return False

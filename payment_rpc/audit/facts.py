@@ -63,8 +63,8 @@ class RefundFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaymentFacts:
-    """A payment of an order as payment_rpc has it. `is_settling` while news of it are on their way
-    to order_rpc and not late. `refunds` are those that the order is told of."""
+    """A payment of an order as payment_rpc has it. `is_settling` while a snapshot of it is on its
+    way to order_rpc and not late. `refunds` are those that the order is told of."""
 
     payment_id: str
     merchant_id: str

@@ -1,4 +1,4 @@
-"""The scan's diary in a payment's story: what we did by ourselves, what the channel said, and what
+"""What the scan logged about a payment: what we did by ourselves, what the channel said, and what
 it changed.
 """
 

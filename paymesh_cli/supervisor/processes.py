@@ -203,7 +203,7 @@ class Supervisor:
         return "\n".join((f"{what}: {reason}", *lines, f"see {self.log_file(name)}"))
 
     def _tell(self, event: Event) -> None:
-        with suppress(OSError):  # whoever is told may be gone; the processes are not
+        with suppress(OSError):  # the listener may be gone; the processes are not
             self._on_event(event)
 
     def _signal(self, names: Collection[str], number: signal.Signals) -> None:

@@ -1,4 +1,4 @@
-"""What must hold within seckill_rpc: nothing is sold twice, nobody holds more than he may, and
+"""What must hold within seckill_rpc: nothing is sold twice, no buyer holds too many, and
 nothing is left undone (docs/protocols.md 6).
 
 Each check is one statement per range of a table, or reads all of it as it was at one moment.

@@ -41,8 +41,8 @@ async def find_orders(db: Database, name: str) -> list[TenantKey]:
 
 
 async def explain_others(db: Database, name: str) -> dict[TenantKey, Explanation]:
-    """The story of a flash sale by tenant and id; also of the one that a message, or the call with
-    a trace id, was about.
+    """What happened to a flash sale, by tenant and id; also to the one that a message, or the call
+    with a trace id, was about.
     """
     return await db.read(_activities, name)
 

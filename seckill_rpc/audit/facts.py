@@ -21,7 +21,7 @@ _A, _U = ACTIVITY.c, SECKILL_ORDER.c
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActivityFacts:
     """An activity as seckill_rpc has it. `is_settling` while its units may be on their way from or
-    to the shelf.
+    to order_rpc.
     """
 
     activity_id: str
