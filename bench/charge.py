@@ -27,12 +27,12 @@ from mesh.db import Database, open_database
 from mesh.ids import UlidIds
 from mesh.money import Money, RequestedAmount
 from mesh.paging import PageTokens
-from payment_rpc.app import PaymentApp, Times
+from payment_rpc.app import PaymentApp, PaymentConfig
 from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.order import OrderToPay
 from payment_rpc.domain.payment import Disposition
 from payment_rpc.tables import metadata
-from payment_rpc.usecases.charging import Charge
+from payment_rpc.usecases.payments import Charge
 
 CONNECTIONS = 16
 ROUNDS = 5
@@ -129,7 +129,7 @@ async def measure(url: str) -> tuple[dict[str, float], int, int]:
         redis=None,
         return_urls={},  # type: ignore[dict-item]
         page_tokens=PageTokens(b"page tokens of the bench, never shown"),
-        times=Times(
+        config=PaymentConfig(
             channel_timeout_seconds=5,
             attempt_lease_seconds=20,
             scan_interval_seconds=1,
@@ -138,7 +138,7 @@ async def measure(url: str) -> tuple[dict[str, float], int, int]:
     )
 
     async def charge() -> None:
-        await app.charging.charge(
+        await app.payments.charge(
             Charge(
                 merchant_id="mall",
                 order_id=ids.new("ORD"),

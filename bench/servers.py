@@ -33,7 +33,7 @@ from mesh.money import Money
 from mesh.paging import PageTokens
 from mesh.redis_client import open_redis
 from mesh.server import MeshServer
-from payment_rpc.app import PaymentApp, Times
+from payment_rpc.app import PaymentApp, PaymentConfig
 from payment_rpc.domain.payment import CREDIT_CARD, Payment
 from payment_rpc.servicer.messages import payment_message
 from payment_rpc.servicer.payments import PaymentServicer
@@ -186,7 +186,7 @@ async def _real_servicer(redis: Any) -> PaymentServicer:
         redis=redis,
         return_urls={},  # type: ignore[arg-type]  only read from
         page_tokens=page_tokens,
-        times=Times(
+        config=PaymentConfig(
             channel_timeout_seconds=1,
             attempt_lease_seconds=1,
             scan_interval_seconds=1,
@@ -194,11 +194,10 @@ async def _real_servicer(redis: Any) -> PaymentServicer:
         ),
     )
     return PaymentServicer(
-        charging=app.charging,
-        closing=app.closing,
-        taking_back=app.taking_back,
+        payments=app.payments,
+        cancellation=app.cancellation,
         conflicts=app.conflicts,
-        reading=app.reading,
+        queries=app.payment_queries,
         page_tokens=page_tokens,
     )
 

@@ -23,10 +23,10 @@ from mesh.purge import purge_worker
 from mesh.redis_client import open_redis
 from mesh.server import MeshServer, serve
 from mesh.settings import read_secrets
-from payment_rpc.app import PaymentApp, Times
+from payment_rpc.app import PaymentApp, PaymentConfig
 from payment_rpc.channels.sandbox import PUBLISHED_MD5_SECRET, SandboxChannel
+from payment_rpc.clients import Orders
 from payment_rpc.domain.statement import ChannelDay
-from payment_rpc.neighbours import Orders
 from payment_rpc.settings import PaymentSettings
 from payment_rpc.tables import metadata
 
@@ -63,7 +63,7 @@ async def run(settings: PaymentSettings) -> None:
         channels={sandbox.name: sandbox},
         redis=redis,
         events=events,
-        times=Times(
+        config=PaymentConfig(
             channel_timeout_seconds=settings.channel_timeout_seconds,
             attempt_lease_seconds=settings.attempt_lease_seconds,
             scan_interval_seconds=settings.scan_interval_seconds,

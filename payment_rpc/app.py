@@ -1,5 +1,5 @@
-"""The use cases of payment_rpc, put together. `__main__` gives it what is real, tests give it
-clocks, channels and neighbours of their own.
+"""Builds the use cases, servicers and workers of payment_rpc. `__main__` passes what is real; tests
+pass clocks, channels and clients of their own.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from mesh.ids import Ids
 from mesh.outbox import Relay
 from mesh.paging import PageTokens
 from mesh.server import MeshServer
-from mesh.worker import Worker
 from payment_rpc.cache import PaymentCache
 from payment_rpc.channels import Channel
 from payment_rpc.domain.attempt import Schedule
@@ -37,22 +36,28 @@ from payment_rpc.servicer.payments import PaymentServicer
 from payment_rpc.servicer.reconciliation import ReconciliationServicer
 from payment_rpc.servicer.refunds import RefundServicer
 from payment_rpc.servicer.wallets import WalletServicer
-from payment_rpc.usecases.asking import Asking
-from payment_rpc.usecases.callbacks import Callbacks
-from payment_rpc.usecases.charging import Charging, ChargingLimits, OrderReader
-from payment_rpc.usecases.closing import Closing
+from payment_rpc.usecases.callbacks import CallbackLog, Callbacks
+from payment_rpc.usecases.cancel import Cancellation
+from payment_rpc.usecases.channel_results import ChannelResults
 from payment_rpc.usecases.conflicts import Conflicts
-from payment_rpc.usecases.dispositions import OrderDestination, OrderUpdates
-from payment_rpc.usecases.events import EventDestination
-from payment_rpc.usecases.facts import Facts
-from payment_rpc.usecases.messages import PAYMENT_TOPIC
-from payment_rpc.usecases.reading import Reading
-from payment_rpc.usecases.reconciliation import Reconciliation
+from payment_rpc.usecases.differences import Differences
+from payment_rpc.usecases.ledger_verification import LedgerVerification
+from payment_rpc.usecases.messages import PAYMENT_TOPIC, EventDestination
+from payment_rpc.usecases.mock_callbacks import MockCallbacks
+from payment_rpc.usecases.order_answers import OrderDestination, OrderUpdates
+from payment_rpc.usecases.payment_completion import (
+    ANSWER_PAUSES_SECONDS,
+    ORDER_WAIT_SECONDS,
+    ChargingLimits,
+    PaymentCompletion,
+)
+from payment_rpc.usecases.payment_start import PaymentStart
+from payment_rpc.usecases.payments import OrderReader, Payments
+from payment_rpc.usecases.polling import Expiry, Polling
+from payment_rpc.usecases.queries import PaymentQueries, WalletQueries
+from payment_rpc.usecases.refund_results import RefundResults
 from payment_rpc.usecases.refunds import Refunds
-from payment_rpc.usecases.starting import Starting
-from payment_rpc.usecases.taking_back import TakingBack
-from payment_rpc.usecases.verifying import Verifying
-from payment_rpc.usecases.wallets import Wallets
+from payment_rpc.usecases.statement_imports import StatementImports
 from payment_rpc.workers import IMPORT_WORKER, make_workers, relay_worker
 
 SHANGHAI_DAY = ChannelDay(time_zone=ZoneInfo("Asia/Shanghai"), cut_off=time(0))
@@ -63,8 +68,10 @@ class OrderService(OrderReader, OrderUpdates, Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Times:
-    """The times that a deployment chooses; see PaymentSettings."""
+class PaymentConfig:
+    """What a deployment chooses; see PaymentSettings. Only tests choose the last two; see
+    ChargingLimits.
+    """
 
     channel_timeout_seconds: float
     attempt_lease_seconds: float
@@ -73,6 +80,8 @@ class Times:
     scan_threshold_seconds: float = 0
     close_grace_seconds: float = 300
     scan_action_retention_days: int = 30
+    order_wait_seconds: float = ORDER_WAIT_SECONDS
+    answer_pauses_seconds: tuple[float, ...] = ANSWER_PAUSES_SECONDS
 
 
 class PaymentApp:
@@ -87,66 +96,63 @@ class PaymentApp:
         orders: OrderService,
         channels: Mapping[str, Channel],
         redis: Redis | None,
-        times: Times,
+        config: PaymentConfig,
         page_tokens: PageTokens,
         return_urls: Mapping[str, tuple[str, ...]],
         statement_day: ChannelDay = SHANGHAI_DAY,
         events: Redis | None = None,
     ) -> None:
-        """`redis`: of the cache. `events`: of event streams; None: the same."""
-        events = events or redis
+        """`redis` holds the cache, `events` the event streams; None: the same one."""
         self._clock = clock
         self._page_tokens = page_tokens
         cache = PaymentCache(redis, clock)
-        batch = times.scan_batch_size
-        schedule = Schedule(
-            threshold=timedelta(seconds=times.scan_threshold_seconds),
-            close_grace=timedelta(seconds=times.close_grace_seconds),
+        timeout_seconds = config.channel_timeout_seconds
+        lease = timedelta(seconds=config.attempt_lease_seconds)
+        limits = ChargingLimits(
+            channel_timeout_seconds=timeout_seconds,
+            return_urls=return_urls,
+            order_wait_seconds=config.order_wait_seconds,
+            answer_pauses_seconds=config.answer_pauses_seconds,
         )
         self.order_relay = Relay(
             db=db, destination=OrderDestination(orders=orders, clock=clock, ids=ids), clock=clock
         )
-        relays = [self.order_relay]
-        if events is not None:
-            relays.append(
-                Relay(
-                    db=db,
-                    clock=clock,
-                    shares_fate=True,
-                    destination=EventDestination(
-                        stream=StreamDestination(events, PAYMENT_TOPIC), db=db, cache=cache
-                    ),
-                )
-            )
-        self.facts = Facts(
+        self.channel_results = ChannelResults(
             db=db, clock=clock, ids=ids, cache=cache, wake_relay=self._wake_order_relay
         )
-        self.asking = Asking(
+        self.refund_results = RefundResults(db=db, clock=clock, ids=ids, cache=cache)
+        self.polling = Polling(
             db=db,
             clock=clock,
-            facts=self.facts,
+            channel_results=self.channel_results,
             channels=channels,
-            schedule=schedule,
-            batch=batch,
-            timeout_seconds=times.channel_timeout_seconds,
+            schedule=Schedule(
+                threshold=timedelta(seconds=config.scan_threshold_seconds),
+                close_grace=timedelta(seconds=config.close_grace_seconds),
+            ),
+            batch=config.scan_batch_size,
+            timeout_seconds=timeout_seconds,
         )
-        self.closing = Closing(db=db, clock=clock, asking=self.asking, batch=batch)
-        self.charging = Charging(
-            db=db,
+        self.expiry = Expiry(db=db, clock=clock, batch=config.scan_batch_size)
+        self.cancellation = Cancellation(db=db, clock=clock, polling=self.polling)
+        start = PaymentStart(db=db, clock=clock, ids=ids, lease=lease)
+        self.payments = Payments(
             clock=clock,
             orders=orders,
-            facts=self.facts,
-            asking=self.asking,
-            closing=self.closing,
+            start=start,
+            completion=PaymentCompletion(
+                db=db,
+                clock=clock,
+                start=start,
+                channel_results=self.channel_results,
+                polling=self.polling,
+                cache=cache,
+                inform_order=self.order_relay.deliver,
+                limits=limits,
+            ),
+            cancellation=self.cancellation,
             channels=channels,
-            starting=Starting(
-                db=db, clock=clock, ids=ids, lease=timedelta(seconds=times.attempt_lease_seconds)
-            ),
-            tell_order=self.order_relay.deliver,
-            cache=cache,
-            limits=ChargingLimits(
-                channel_timeout_seconds=times.channel_timeout_seconds, return_urls=return_urls
-            ),
+            limits=limits,
         )
         self.refunds = Refunds(
             db=db,
@@ -154,60 +160,74 @@ class PaymentApp:
             ids=ids,
             cache=cache,
             channels=channels,
-            lease=timedelta(seconds=times.attempt_lease_seconds),
-            batch=batch,
-            timeout_seconds=times.channel_timeout_seconds,
+            results=self.refund_results,
+            lease=lease,
+            batch=config.scan_batch_size,
+            timeout_seconds=timeout_seconds,
         )
-        self.taking_back = TakingBack(db=db, clock=clock, closing=self.closing)
         self.conflicts = Conflicts(db=db, clock=clock, ids=ids)
-        self.reading = Reading(db=db, cache=cache)
-        self.wallets = Wallets(db=db)
-        self.verifying = Verifying(db=db)
-        self.reconciliation = Reconciliation(
+        self.payment_queries = PaymentQueries(db=db, cache=cache)
+        self.wallet_queries = WalletQueries(db=db)
+        self.ledger_verification = LedgerVerification(db=db)
+        self.statement_imports = StatementImports(
             db=db,
             clock=clock,
             ids=ids,
-            cache=cache,
             channels=channels,
-            facts=self.facts,
-            refunds=self.refunds,
             day=statement_day,
-            timeout_seconds=times.channel_timeout_seconds,
+            timeout_seconds=timeout_seconds,
             wake_worker=lambda: self._wake(IMPORT_WORKER),
         )
+        self.differences = Differences(
+            db=db,
+            clock=clock,
+            cache=cache,
+            channels=channels,
+            channel_results=self.channel_results,
+            refund_results=self.refund_results,
+            timeout_seconds=timeout_seconds,
+        )
+        callback_log = CallbackLog(db=db, clock=clock, channels=channels)
         self.callbacks = Callbacks(
             db=db,
             clock=clock,
             ids=ids,
-            facts=self.facts,
-            refunds=self.refunds,
-            asking=self.asking,
+            log=callback_log,
+            channel_results=self.channel_results,
+            refund_results=self.refund_results,
             channels=channels,
-            timeout_seconds=times.channel_timeout_seconds,
         )
-        self.workers: list[Worker] = make_workers(
+        self.mock_callbacks = MockCallbacks(
             db=db,
             clock=clock,
-            asking=self.asking,
-            closing=self.closing,
+            ids=ids,
+            log=callback_log,
+            polling=self.polling,
+            channels=channels,
+            timeout_seconds=timeout_seconds,
+        )
+        self.workers = make_workers(
+            db=db,
+            clock=clock,
+            polling=self.polling,
+            expiry=self.expiry,
             refunds=self.refunds,
-            callbacks=self.callbacks,
-            reconciliation=self.reconciliation,
-            relays=relays,
-            idle_seconds=times.scan_interval_seconds,
-            scan_action_retention=timedelta(days=times.scan_action_retention_days),
+            mock_callbacks=self.mock_callbacks,
+            statement_imports=self.statement_imports,
+            relays=[self.order_relay, *_event_relays(events or redis, db, clock, cache)],
+            idle_seconds=config.scan_interval_seconds,
+            scan_action_retention=timedelta(days=config.scan_action_retention_days),
         )
 
     def add_to(self, server: MeshServer) -> None:
-        """Puts the services of payment_rpc behind a server's pipeline."""
+        """Adds the servicers of payment_rpc to a server."""
         server.add(
             payment_pb2_grpc.add_PaymentServiceServicer_to_server,
             PaymentServicer(
-                charging=self.charging,
-                closing=self.closing,
-                taking_back=self.taking_back,
+                payments=self.payments,
+                cancellation=self.cancellation,
                 conflicts=self.conflicts,
-                reading=self.reading,
+                queries=self.payment_queries,
                 page_tokens=self._page_tokens,
             ),
         )
@@ -218,24 +238,27 @@ class PaymentApp:
         server.add(
             ledger_pb2_grpc.add_WalletServiceServicer_to_server,
             WalletServicer(
-                charging=self.charging,
-                wallets=self.wallets,
+                payments=self.payments,
+                queries=self.wallet_queries,
                 clock=self._clock,
                 page_tokens=self._page_tokens,
             ),
         )
         server.add(
-            ledger_pb2_grpc.add_LedgerServiceServicer_to_server, LedgerServicer(self.verifying)
+            ledger_pb2_grpc.add_LedgerServiceServicer_to_server,
+            LedgerServicer(self.ledger_verification),
         )
         server.add(
             reconciliation_pb2_grpc.add_ReconciliationServiceServicer_to_server,
             ReconciliationServicer(
-                reconciliation=self.reconciliation, page_tokens=self._page_tokens
+                statement_imports=self.statement_imports,
+                differences=self.differences,
+                page_tokens=self._page_tokens,
             ),
         )
         server.add(
             callback_pb2_grpc.add_CallbackServiceServicer_to_server,
-            CallbackServicer(self.callbacks),
+            CallbackServicer(callbacks=self.callbacks, mock_callbacks=self.mock_callbacks),
         )
 
     def _wake_order_relay(self) -> None:
@@ -245,3 +268,14 @@ class PaymentApp:
         for worker in self.workers:
             if worker.name == name:
                 worker.wake()
+
+
+def _event_relays(
+    events: Redis | None, db: Database, clock: Clock, cache: PaymentCache
+) -> list[Relay]:
+    if events is None:
+        return []
+    destination = EventDestination(
+        stream=StreamDestination(events, PAYMENT_TOPIC), db=db, cache=cache
+    )
+    return [Relay(db=db, clock=clock, shares_fate=True, destination=destination)]

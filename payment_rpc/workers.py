@@ -1,4 +1,4 @@
-"""The background work of payment_rpc: everything that finishes what a call began."""
+"""The workers of payment_rpc. They complete what a call began."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ from mesh.outbox import Relay
 from mesh.worker import Worker
 from payment_rpc.store import callbacks as callback_log
 from payment_rpc.store import scan_actions
-from payment_rpc.usecases.asking import Asking
-from payment_rpc.usecases.callbacks import Callbacks
-from payment_rpc.usecases.closing import Closing
 from payment_rpc.usecases.future_rows import FutureRows
-from payment_rpc.usecases.reconciliation import Reconciliation
+from payment_rpc.usecases.mock_callbacks import MockCallbacks
+from payment_rpc.usecases.polling import Expiry, Polling
 from payment_rpc.usecases.refunds import Refunds
+from payment_rpc.usecases.statement_imports import StatementImports
 
 IMPORT_WORKER = "import_statements"
-FUTURE_SECONDS = 60.0  # how long a clock that was ahead may hold a row
+FUTURE_SECONDS = 60.0  # how long the row of a clock that was ahead may wait
 PURGE_SECONDS = 600.0  # what is purged lives for days
 
 
@@ -28,16 +27,16 @@ def make_workers(
     *,
     db: Database,
     clock: Clock,
-    asking: Asking,
-    closing: Closing,
+    polling: Polling,
+    expiry: Expiry,
     refunds: Refunds,
-    callbacks: Callbacks,
-    reconciliation: Reconciliation,
+    mock_callbacks: MockCallbacks,
+    statement_imports: StatementImports,
     relays: Sequence[Relay],
     idle_seconds: float,
     scan_action_retention: timedelta,
 ) -> list[Worker]:
-    """One worker per kind of work. The scan's diary is deleted after `scan_action_retention`."""
+    """One worker per kind of work. The log of the scan is deleted after `scan_action_retention`."""
 
     async def purge() -> int:
         return await db.run(idempotency.purge, now=clock.now()) + await db.run(
@@ -47,31 +46,31 @@ def make_workers(
     async def purge_scan_actions() -> int:
         return await db.run(scan_actions.purge, before=clock.now() - scan_action_retention)
 
-    traffic = db.traffic
+    def worker(name: str, work: Polling | Expiry | Refunds | Relay) -> Worker:
+        return Worker(
+            name,
+            work.run_once,
+            idle_seconds=idle_seconds,
+            traffic=db.traffic,
+            due_in=work.due_in,
+        )
+
     return [
+        worker("ask_channels", polling),
+        worker("advance_refunds", refunds),
+        worker("expire_payments", expiry),
         Worker(
-            "ask_channels",
-            asking.run_once,
+            IMPORT_WORKER,
+            statement_imports.run_once,
             idle_seconds=idle_seconds,
-            traffic=traffic,
-            due_in=asking.due_in,
+            traffic=db.traffic,
         ),
         Worker(
-            "advance_refunds",
-            refunds.run_once,
+            "finish_callbacks",
+            mock_callbacks.run_once,
             idle_seconds=idle_seconds,
-            traffic=traffic,
-            due_in=refunds.due_in,
+            traffic=db.traffic,
         ),
-        Worker(
-            "expire_payments",
-            closing.expire_once,
-            idle_seconds=idle_seconds,
-            traffic=traffic,
-            due_in=closing.due_in,
-        ),
-        Worker(IMPORT_WORKER, reconciliation.run_once, idle_seconds=idle_seconds, traffic=traffic),
-        Worker("finish_callbacks", callbacks.run_once, idle_seconds=idle_seconds, traffic=traffic),
         Worker(
             "correct_future_rows",
             FutureRows(db=db, clock=clock).run_once,
@@ -79,16 +78,7 @@ def make_workers(
         ),
         Worker("purge_receipts", purge, idle_seconds=PURGE_SECONDS),
         Worker("purge_scan_actions", purge_scan_actions, idle_seconds=PURGE_SECONDS),
-        *(
-            Worker(
-                relay_worker(relay),
-                relay.run_once,
-                idle_seconds=idle_seconds,
-                traffic=traffic,
-                due_in=relay.due_in,
-            )
-            for relay in relays
-        ),
+        *(worker(relay_worker(relay), relay) for relay in relays),
     ]
 
 

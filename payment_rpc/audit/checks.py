@@ -39,8 +39,8 @@ from payment_rpc.tables import (
     WALLET_LOG,
     metadata,
 )
+from payment_rpc.usecases.ledger_verification import LedgerVerification
 from payment_rpc.usecases.messages import ORDER_DESTINATION
-from payment_rpc.usecases.verifying import Verifying
 
 _P, _A, _R, _N, _O, _C, _L = (
     PAYMENT.c,
@@ -79,7 +79,7 @@ _WAITS_FOR_PERSON = (
 
 async def violations(db: Database, tolerance: AuditTolerance) -> AsyncIterator[Violation]:
     """Everything that does not hold."""
-    for problem in (await Verifying(db=db).verify()).violations:
+    for problem in (await LedgerVerification(db=db).verify_ledger()).violations:
         yield Violation(
             check=f"ledger_{problem.invariant}", subject=problem.subject, detail=problem.detail
         )

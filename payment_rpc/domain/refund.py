@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 
 from mesh.money import Money
 from mesh.state_machine import Described, StateMachine
+from payment_rpc.domain import ledger
 from payment_rpc.domain.attempt import QUERY_PAUSES
 from payment_rpc.domain.errors import PaymentStateInvalid, RefundExceedsRefundable, RefundNotAllowed
 from payment_rpc.domain.payment import MONEY, TOP_UP, Failure, Payment, PaymentState
@@ -253,3 +254,49 @@ def settled(payment: Payment) -> Payment:
         and payment.refunded >= payment.captured
     )
     return replace(payment, state=PaymentState.LATE_REFUNDED) if given_back else payment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefundPreview:
+    """What a refund would do."""
+
+    amount: Money
+    refundable: Money
+    refundable_after: Money
+    fee_returned: Money
+    postings: tuple[ledger.Posting, ...]
+
+
+def preview(
+    payment: Payment, amount: Money | None, *, fees_returned: Money, at: datetime
+) -> RefundPreview:
+    """What a refund would reserve and book. `fees_returned`: what came back of the fee so far.
+
+    Raises:
+        RefundNotAllowed, RefundExceedsRefundable: see `reserve`.
+    """
+    after, wanted = reserve(payment, amount, at=at)
+    steps = (
+        ledger.refund_reserved(
+            refund_id="preview",
+            payment_id=payment.payment_id,
+            channel=payment.channel,
+            held_by=ledger.holder(payment, stands_alone=False, channel=payment.channel),
+            amount=wanted,
+        ),
+        ledger.refunded(
+            refund_id="preview", payment=payment, channel=payment.channel, amount=wanted
+        ),
+    )
+    return RefundPreview(
+        amount=wanted,
+        refundable=refundable(payment),
+        refundable_after=refundable(after),
+        fee_returned=ledger.fee_share(
+            payment.fee,
+            captured=payment.captured,
+            refunded=payment.refunded + wanted,
+            returned=fees_returned,
+        ),
+        postings=tuple(posting for step in steps for posting in step.postings),
+    )

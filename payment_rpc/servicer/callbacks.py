@@ -1,4 +1,4 @@
-"""CallbackService: what channels tell us."""
+"""CallbackService: callbacks of channels."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from mesh.call import current_language
 from mesh.languages import Bilingual
 from payment_rpc.domain.callback import FINAL, CallbackResult
 from payment_rpc.servicer.messages import STATES
-from payment_rpc.usecases.callbacks import Callbacks, Hint
+from payment_rpc.usecases.callbacks import Callbacks
+from payment_rpc.usecases.mock_callbacks import Hint, MockCallbacks
 
-# The bytes that the sandbox takes for "never tell me again".
+# The bytes on which the sandbox stops delivering.
 ACKNOWLEDGED = b"success"
 _RESULTS = {
     result: callback_pb2.CallbackResult.Value(f"CALLBACK_RESULT_{result}") for result in FINAL
@@ -29,16 +30,17 @@ _MESSAGES = {
 
 
 class CallbackServicer(callback_pb2_grpc.CallbackServiceServicer):
-    """The door for channels."""
+    """Receives the callbacks of channels."""
 
-    def __init__(self, callbacks: Callbacks) -> None:
+    def __init__(self, *, callbacks: Callbacks, mock_callbacks: MockCallbacks) -> None:
         self._callbacks = callbacks
+        self._mock_callbacks = mock_callbacks
 
     async def HandleCallback(
         self, request: callback_pb2.HandleCallbackRequest, context: Any
     ) -> callback_pb2.HandleCallbackResponse:
         """Applies a callback and acknowledges it after the commit."""
-        await self._callbacks.handle(
+        await self._callbacks.handle_callback(
             channel=request.channel,
             body=request.body.data,
             timestamp=request.timestamp,
@@ -58,7 +60,9 @@ class CallbackServicer(callback_pb2_grpc.CallbackServiceServicer):
             timestamp=request.timestamp,
             nonce=request.nonce,
         )
-        result, payment = await self._callbacks.handle_hint(hint, signature=request.signature)
+        result, payment = await self._mock_callbacks.mock_callback(
+            hint, signature=request.signature
+        )
         message = _MESSAGES[result].text(current_language())
         return callback_pb2.MockCallbackResponse(
             result=_RESULTS[result],
@@ -78,5 +82,5 @@ class CallbackServicer(callback_pb2_grpc.CallbackServiceServicer):
             nonce=request.nonce,
         )
         return callback_pb2.GenerateSignatureResponse(
-            signature=await self._callbacks.sign_hint(hint)
+            signature=await self._mock_callbacks.generate_signature(hint)
         )

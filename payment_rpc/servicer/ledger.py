@@ -1,4 +1,4 @@
-"""LedgerService: proves the books."""
+"""LedgerService: verifies the books."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from typing import Any
 
 from paymesh.payment.v1 import ledger_pb2, ledger_pb2_grpc
 
-from payment_rpc.usecases.verifying import Verifying
+from payment_rpc.usecases.ledger_verification import LedgerVerification
 
 
 class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
-    """Proves the books."""
+    """Verifies the books."""
 
-    def __init__(self, verifying: Verifying) -> None:
-        self._verifying = verifying
+    def __init__(self, verification: LedgerVerification) -> None:
+        self._verification = verification
 
     async def VerifyLedger(
         self, request: ledger_pb2.VerifyLedgerRequest, context: Any
     ) -> ledger_pb2.VerifyLedgerResponse:
         """Recomputes everything that must hold."""
-        result = await self._verifying.verify()
+        result = await self._verification.verify_ledger()
         return ledger_pb2.VerifyLedgerResponse(
             violations=[
                 ledger_pb2.LedgerViolation(

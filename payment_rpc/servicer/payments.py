@@ -13,11 +13,10 @@ from mesh.money import Money, RequestedAmount
 from mesh.paging import PageTokens, page_size
 from payment_rpc.domain.order import OrderToPay
 from payment_rpc.servicer.messages import STATES, payment_message
-from payment_rpc.usecases.charging import Charge, Charging, CreatePayment
-from payment_rpc.usecases.closing import CloseResult, Closing
+from payment_rpc.usecases.cancel import Cancellation, CloseResult
 from payment_rpc.usecases.conflicts import Conflicts
-from payment_rpc.usecases.reading import Reading
-from payment_rpc.usecases.taking_back import TakingBack
+from payment_rpc.usecases.payments import Charge, CreatePayment, Payments
+from payment_rpc.usecases.queries import PaymentQueries
 
 CLOSING_RETRY_MS = 2000  # a channel answers within a second or two
 
@@ -28,18 +27,16 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
     def __init__(
         self,
         *,
-        charging: Charging,
-        closing: Closing,
-        taking_back: TakingBack,
+        payments: Payments,
+        cancellation: Cancellation,
         conflicts: Conflicts,
-        reading: Reading,
+        queries: PaymentQueries,
         page_tokens: PageTokens,
     ) -> None:
-        self._charging = charging
-        self._closing = closing
-        self._taking_back = taking_back
+        self._payments = payments
+        self._cancellation = cancellation
         self._conflicts = conflicts
-        self._reading = reading
+        self._queries = queries
         self._page_tokens = page_tokens
 
     async def Charge(
@@ -47,7 +44,7 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
     ) -> payment_pb2.ChargeResponse:
         """Charges a card."""
         card = request.credit_card
-        payment = await self._charging.charge(
+        payment = await self._payments.charge(
             Charge(
                 merchant_id=request.merchant_id,
                 order_id=request.order_id,
@@ -71,7 +68,7 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
         self, request: payment_pb2.CreatePaymentRequest, context: Any
     ) -> payment_pb2.CreatePaymentResponse:
         """Opens a cashier."""
-        payment = await self._charging.create_payment(
+        payment = await self._payments.create_payment(
             CreatePayment(
                 merchant_id=request.merchant_id,
                 order_id=request.order_id,
@@ -92,7 +89,7 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
         """Closes one payment of the caller's."""
         return payment_pb2.CancelPaymentResponse(
             payment=payment_message(
-                await self._closing.cancel(request.payment_id, current_caller())
+                await self._cancellation.cancel_payment(request.payment_id, current_caller())
             )
         )
 
@@ -100,7 +97,7 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
         self, request: payment_pb2.ClosePaymentRequest, context: Any
     ) -> payment_pb2.ClosePaymentResponse:
         """Closes an order's gate and its live payments."""
-        closed = await self._closing.close_order(
+        closed = await self._cancellation.close_payment(
             merchant_id=request.merchant_id, order_id=request.order_id, by_buyer=request.by_buyer
         )
         return payment_pb2.ClosePaymentResponse(
@@ -113,7 +110,7 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
         self, request: payment_pb2.CancelByIdempotencyKeyRequest, context: Any
     ) -> payment_pb2.CancelByIdempotencyKeyResponse:
         """Takes back a call whose answer was lost."""
-        payment = await self._taking_back.take_back(
+        payment = await self._cancellation.cancel_by_idempotency_key(
             method=request.method,
             key=request.idempotency_key,
             merchant_id=request.merchant_id,
@@ -128,7 +125,7 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
     ) -> payment_pb2.ResolveConflictResponse:
         """Decides a CONFLICTED payment."""
         state = next(state for state, number in STATES.items() if number == request.state)
-        payment = await self._conflicts.resolve(
+        payment = await self._conflicts.resolve_conflict(
             request.payment_id, state=state, reason=request.reason, caller=current_caller()
         )
         return payment_pb2.ResolveConflictResponse(payment=payment_message(payment))
@@ -137,14 +134,14 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
         self, request: payment_pb2.GetPaymentRequest, context: Any
     ) -> payment_pb2.GetPaymentResponse:
         """Shows one payment."""
-        payment = await self._reading.get(request.payment_id, current_caller())
+        payment = await self._queries.get_payment(request.payment_id, current_caller())
         return payment_pb2.GetPaymentResponse(payment=payment_message(payment))
 
     async def GetPaymentByOrderId(
         self, request: payment_pb2.GetPaymentByOrderIdRequest, context: Any
     ) -> payment_pb2.GetPaymentByOrderIdResponse:
         """Shows the payment of an order."""
-        payment = await self._reading.get_of_order(
+        payment = await self._queries.get_payment_by_order_id(
             merchant_id=request.merchant_id, order_id=request.order_id, caller=current_caller()
         )
         return payment_pb2.GetPaymentByOrderIdResponse(payment=payment_message(payment))
@@ -158,7 +155,7 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
         start = self._page_tokens.decode(
             request.page_token, list_name="ListPayments", filter=scope, types=(str,)
         )
-        found = await self._reading.list_of_order(
+        found = await self._queries.list_payments(
             merchant_id=request.merchant_id,
             order_id=request.order_id,
             caller=current_caller(),
@@ -179,7 +176,9 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
 
 
 def _order_data(request: payment_pb2.CreatePaymentRequest) -> OrderToPay | None:
-    """The order that order_rpc sends along. Anybody else's would let him choose his own price."""
+    """The order that order_rpc sends along. From any other caller it would be a price of its own
+    choice.
+    """
     if not request.HasField("order"):
         return None
     if current_caller().role is not Role.SERVICE:

@@ -11,14 +11,22 @@ from mesh.paging import PageTokens, page_size
 from payment_rpc.domain.difference import Difference
 from payment_rpc.servicer.messages import timestamp
 from payment_rpc.store.reconciliation import StatementImport
-from payment_rpc.usecases.reconciliation import Reconciliation, ResolveDifference
+from payment_rpc.usecases.differences import Differences, ResolveDifference
+from payment_rpc.usecases.statement_imports import StatementImports
 
 
 class ReconciliationServicer(reconciliation_pb2_grpc.ReconciliationServiceServicer):
     """Compares, shows and settles differences."""
 
-    def __init__(self, *, reconciliation: Reconciliation, page_tokens: PageTokens) -> None:
-        self._reconciliation = reconciliation
+    def __init__(
+        self,
+        *,
+        statement_imports: StatementImports,
+        differences: Differences,
+        page_tokens: PageTokens,
+    ) -> None:
+        self._statement_imports = statement_imports
+        self._differences = differences
         self._page_tokens = page_tokens
 
     async def ImportStatement(
@@ -27,7 +35,7 @@ class ReconciliationServicer(reconciliation_pb2_grpc.ReconciliationServiceServic
         context: Any,
     ) -> reconciliation_pb2.ImportStatementResponse:
         """Fetches a statement and begins to compare it."""
-        found = await self._reconciliation.import_statement(request.channel, request.date)
+        found = await self._statement_imports.import_statement(request.channel, request.date)
         return reconciliation_pb2.ImportStatementResponse(statement_import=import_message(found))
 
     async def GetStatementImport(
@@ -36,7 +44,7 @@ class ReconciliationServicer(reconciliation_pb2_grpc.ReconciliationServiceServic
         context: Any,
     ) -> reconciliation_pb2.GetStatementImportResponse:
         """Shows how far an import is."""
-        found = await self._reconciliation.get_import(request.import_id)
+        found = await self._statement_imports.get_statement_import(request.import_id)
         return reconciliation_pb2.GetStatementImportResponse(statement_import=import_message(found))
 
     async def ListDifferences(
@@ -48,7 +56,7 @@ class ReconciliationServicer(reconciliation_pb2_grpc.ReconciliationServiceServic
         start = self._page_tokens.decode(
             request.page_token, list_name="ListDifferences", filter=scope, types=(str,)
         )
-        found = await self._reconciliation.list_differences(
+        found = await self._differences.list_differences(
             **scope, after=str(start[0]) if start else "", limit=size + 1
         )
         page, more = found[:size], len(found) > size
@@ -70,7 +78,7 @@ class ReconciliationServicer(reconciliation_pb2_grpc.ReconciliationServiceServic
         context: Any,
     ) -> reconciliation_pb2.ResolveDifferenceResponse:
         """Says what an action would do, or does it."""
-        resolution = await self._reconciliation.resolve(
+        resolution = await self._differences.resolve_difference(
             ResolveDifference(
                 difference_id=request.difference_id,
                 action=request.action,

@@ -18,7 +18,7 @@ STATES = {state: refund_pb2.RefundState.Value(f"REFUND_STATE_{state}") for state
 
 
 class RefundServicer(refund_pb2_grpc.RefundServiceServicer):
-    """Gives money back."""
+    """Refunds payments."""
 
     def __init__(self, *, refunds: Refunds, page_tokens: PageTokens) -> None:
         self._refunds = refunds
@@ -28,7 +28,7 @@ class RefundServicer(refund_pb2_grpc.RefundServiceServicer):
         self, request: refund_pb2.CreateRefundRequest, context: Any
     ) -> refund_pb2.CreateRefundResponse:
         """Reserves and submits a refund."""
-        refund = await self._refunds.create(
+        refund = await self._refunds.create_refund(
             CreateRefund(
                 payment_id=request.payment_id,
                 amount=RequestedAmount(request.amount, request.currency),
@@ -44,7 +44,7 @@ class RefundServicer(refund_pb2_grpc.RefundServiceServicer):
         self, request: refund_pb2.PreviewRefundRequest, context: Any
     ) -> refund_pb2.PreviewRefundResponse:
         """Says what a refund would do."""
-        preview = await self._refunds.preview(
+        preview = await self._refunds.preview_refund(
             payment_id=request.payment_id,
             amount=RequestedAmount(request.amount),
             caller=current_caller(),
@@ -71,7 +71,9 @@ class RefundServicer(refund_pb2_grpc.RefundServiceServicer):
     ) -> refund_pb2.GetRefundResponse:
         """Shows one refund."""
         return refund_pb2.GetRefundResponse(
-            refund=refund_message(await self._refunds.get(request.refund_id, current_caller()))
+            refund=refund_message(
+                await self._refunds.get_refund(request.refund_id, current_caller())
+            )
         )
 
     async def ListRefunds(

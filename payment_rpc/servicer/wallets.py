@@ -13,18 +13,18 @@ from mesh.paging import PageTokens, page_size
 from payment_rpc.domain.card import Card
 from payment_rpc.domain.wallet import Wallet, WalletEntry
 from payment_rpc.servicer.messages import payment_message, timestamp
-from payment_rpc.usecases.charging import Charging, TopUp
-from payment_rpc.usecases.wallets import Wallets
+from payment_rpc.usecases.payments import Payments, TopUp
+from payment_rpc.usecases.queries import WalletQueries
 
 
 class WalletServicer(ledger_pb2_grpc.WalletServiceServicer):
     """A buyer's balance."""
 
     def __init__(
-        self, *, charging: Charging, wallets: Wallets, clock: Clock, page_tokens: PageTokens
+        self, *, payments: Payments, queries: WalletQueries, clock: Clock, page_tokens: PageTokens
     ) -> None:
-        self._charging = charging
-        self._wallets = wallets
+        self._payments = payments
+        self._queries = queries
         self._clock = clock
         self._page_tokens = page_tokens
 
@@ -32,7 +32,7 @@ class WalletServicer(ledger_pb2_grpc.WalletServiceServicer):
         self, request: ledger_pb2.GetWalletRequest, context: Any
     ) -> ledger_pb2.GetWalletResponse:
         """Shows a balance."""
-        wallet = await self._wallets.get(
+        wallet = await self._queries.get_wallet(
             merchant_id=request.merchant_id, user_id=request.user_id, currency=request.currency
         )
         return ledger_pb2.GetWalletResponse(wallet=_wallet_message(wallet))
@@ -49,7 +49,7 @@ class WalletServicer(ledger_pb2_grpc.WalletServiceServicer):
             expiration_month=details.credit_card_expiration_month,
             today=self._clock.now().date(),
         )
-        payment = await self._charging.top_up(
+        payment = await self._payments.top_up(
             TopUp(
                 merchant_id=request.merchant_id,
                 user_id=request.user_id,
@@ -59,7 +59,7 @@ class WalletServicer(ledger_pb2_grpc.WalletServiceServicer):
             ),
             current_caller(),
         )
-        wallet = await self._wallets.get(
+        wallet = await self._queries.get_wallet(
             merchant_id=payment.merchant_id,
             user_id=payment.user_id,
             currency=payment.amount.currency,
@@ -81,7 +81,7 @@ class WalletServicer(ledger_pb2_grpc.WalletServiceServicer):
         start = self._page_tokens.decode(
             request.page_token, list_name="ListWalletEntries", filter=owner, types=(int,)
         )
-        found = await self._wallets.list_entries(
+        found = await self._queries.list_wallet_entries(
             **owner, before=int(start[0]) if start else None, limit=size + 1
         )
         page, more = found[:size], len(found) > size

@@ -1,5 +1,5 @@
-"""What a change of a payment tells others: order_rpc by RPC, because it must arrive; whoever
-listens on PAYMENT_TOPIC by event.
+"""The messages of a change of a payment or a refund: to order_rpc by RPC, because it must arrive,
+and to the subscribers of PAYMENT_TOPIC by event.
 """
 
 from __future__ import annotations
@@ -8,17 +8,48 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from mesh.call import current_trace_id
+from mesh.db import Database
 from mesh.events import destination
 from mesh.ids import Ids
-from mesh.outbox import Message
+from mesh.outbox import Destination, Message, Settlement
+from payment_rpc.cache import PaymentCache
 from payment_rpc.domain.payment import MONEY, TOP_UP, Payment, PaymentState
 from payment_rpc.domain.refund import Refund, RefundState
+from payment_rpc.store import payments
 
 ORDER_DESTINATION = "order_rpc"
 PAYMENT_TOPIC = "PAYMENT_TOPIC"
 EVENT_VERSION = "1.0"
 # How long the relay leaves a message to the request that delivers it itself.
 RELAY_DELAY = timedelta(seconds=5)
+
+
+class EventDestination:
+    """Puts the payment of an event into the cache, then publishes the event. The process that
+    changed the payment has updated the cache too, unless it died right after its commit. Without
+    this the cache would show the former payment for a day.
+    """
+
+    def __init__(self, *, stream: Destination, db: Database, cache: PaymentCache) -> None:
+        self._stream = stream
+        self._db = db
+        self._cache = cache
+
+    @property
+    def name(self) -> str:
+        """Value of `destination` in the outbox."""
+        return self._stream.name
+
+    async def send(self, message: Message) -> Settlement | None:
+        """Publishes one event.
+
+        Raises:
+            Unavailable: the database does not answer, or the stream did not confirm it.
+        """
+        await self._cache.put_changed(
+            await self._db.read(payments.read_payment, message.aggregate_id)
+        )
+        return await self._stream.send(message)
 
 
 def messages_of(
@@ -67,8 +98,8 @@ def order_message(
     relay_delay: timedelta = timedelta(0),
 ) -> Message:
     """The snapshot of a payment for its order, with the refund that changed. Each change of a
-    refund has a message of its own and the order keeps what it heard, so a message stays small
-    however many refunds there are."""
+    refund has a message of its own, so a message stays small however many refunds there are.
+    """
     return Message(
         event_id=ids.new("EVT"),
         destination=ORDER_DESTINATION,
@@ -142,7 +173,7 @@ def refund_events(refund: Refund, *, before: RefundState, ids: Ids, at: datetime
 
 
 def _top_up_events(payment: Payment, *, ids: Ids, at: datetime) -> list[Message]:
-    """Money into a wallet is no sale: tags of its own, and no order to tell."""
+    """A top-up is no sale: it has tags of its own, and no order is informed."""
     if payment.state is PaymentState.SUCCESS:
         return [
             _event(

@@ -23,7 +23,7 @@ from payment_rpc.domain.order import OrderToPay
 from payment_rpc.domain.payment import MONEY, Payment, PaymentState
 from payment_rpc.servicer.messages import payment_message
 from payment_rpc.tables import PAYMENT, REFUND
-from payment_rpc.usecases.charging import CreatePayment
+from payment_rpc.usecases.payments import CreatePayment
 from payment_rpc.usecases.refunds import CreateRefund
 from tests.builders.payment import PaymentWorld, payment_world
 
@@ -47,7 +47,7 @@ class PaymentsInProcess:
     ) -> CloseAnswer:
         del op_id
         self._reach()
-        closed = await self._world.app.closing.close_order(
+        closed = await self._world.app.cancellation.close_payment(
             merchant_id=merchant_id, order_id=order_id, by_buyer=by_buyer
         )
         self._answer()
@@ -61,7 +61,7 @@ class PaymentsInProcess:
     ) -> str:
         self._reach()
         try:
-            refund = await self._world.app.refunds.create(
+            refund = await self._world.app.refunds.create_refund(
                 CreateRefund(
                     payment_id=payment_id,
                     amount=RequestedAmount(amount, currency),
@@ -90,7 +90,7 @@ class PaymentsInProcess:
             expires_at=order.expires_at,
         )
         try:
-            payment = await self._world.app.charging.create_payment(
+            payment = await self._world.app.payments.create_payment(
                 CreatePayment(
                     merchant_id=order.merchant_id,
                     order_id=order.order_id,

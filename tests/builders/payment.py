@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 from sqlalchemy import Table, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -26,7 +25,7 @@ from order_rpc.domain.errors import OrderNotFound as NoSuchOrder
 from order_rpc.domain.order import Order, OrderState
 from order_rpc.domain.payment import PaymentSnapshot
 from order_rpc.usecases.payments import UpdateOrderStatus
-from payment_rpc.app import PaymentApp, Times
+from payment_rpc.app import PaymentApp, PaymentConfig
 from payment_rpc.channels.sandbox import SandboxChannel
 from payment_rpc.domain.attempt import OPEN, Attempt, AttemptState
 from payment_rpc.domain.card import CardSummary
@@ -44,8 +43,7 @@ from payment_rpc.tables import (
     ORDER_GATE,
     metadata,
 )
-from payment_rpc.usecases import charging
-from payment_rpc.usecases.charging import Charge, CreatePayment
+from payment_rpc.usecases.payments import Charge, CreatePayment
 from tests.builders.order import PAGE_TOKEN_SECRET, PAYMENT_RPC, OrderApp, buyer, order_app
 from tests.support.databases import PATIENT_SECONDS, create_tables, open_patiently
 from tests.support.fakes import EPOCH, FakeClock, FakeIds
@@ -65,7 +63,8 @@ INSUFFICIENT = "4000000000009995"
 PROCESSING_ERROR = "4000000000000119"
 LEASE_SECONDS = 20.0
 RELAY_DELAY_SECONDS = 5.0  # before a message for order_rpc is due
-TIMES = Times(
+CONFIG = PaymentConfig(
+    order_wait_seconds=PATIENT_SECONDS,  # a busy machine informs orders at once too
     channel_timeout_seconds=2.0,
     attempt_lease_seconds=LEASE_SECONDS,
     scan_interval_seconds=1.0,
@@ -371,7 +370,7 @@ class PaymentWorld:
             "key": key,
             **changes,
         }
-        return await (app or self.app).charging.charge(Charge(**with_amount(values)), caller)
+        return await (app or self.app).payments.charge(Charge(**with_amount(values)), caller)
 
     async def cashier(
         self, order: Order, *, key: str = "", caller: Caller | None = None, **changes: Any
@@ -389,7 +388,7 @@ class PaymentWorld:
             "key": key,
             **changes,
         }
-        return await self.app.charging.create_payment(CreatePayment(**with_amount(values)), caller)
+        return await self.app.payments.create_payment(CreatePayment(**with_amount(values)), caller)
 
     async def press(self, payment: Payment, button: str = "pay") -> str:
         """The buyer presses a button of the cashier page; what he reads then."""
@@ -407,8 +406,8 @@ class PaymentWorld:
         """Time passes and the workers do what there is to do."""
         for _ in range(rounds):
             self.clock.advance(LEASE_SECONDS + 1)
-            await self.app.closing.expire_once()
-            await self.app.asking.run_once()
+            await self.app.expiry.run_once()
+            await self.app.polling.run_once()
             self.clock.advance(RELAY_DELAY_SECONDS + 1)
             await self.app.order_relay.run_once()
 
@@ -558,9 +557,6 @@ async def payment_world(
     arrive when the test calls `callbacks()`.
     """
     async with AsyncExitStack() as stack:
-        patch = stack.enter_context(pytest.MonkeyPatch.context())
-        # a busy machine tells orders at once too
-        patch.setattr(charging, "FAST_PATH_SECONDS", PATIENT_SECONDS)
         order_side = await stack.enter_async_context(order_app(order_url))
         clock, ids = order_side.clock, order_side.ids
         apps: list[PaymentApp] = []
@@ -587,8 +583,9 @@ async def payment_world(
         )
         stack.push_async_callback(channel.aclose)
         orders = OrdersInProcess(order_side)
-        times = replace(
-            TIMES, channel_timeout_seconds=channel_timeout_seconds or TIMES.channel_timeout_seconds
+        config = replace(
+            CONFIG,
+            channel_timeout_seconds=channel_timeout_seconds or CONFIG.channel_timeout_seconds,
         )
 
         def make_app(**changes: Any) -> PaymentApp:
@@ -599,7 +596,7 @@ async def payment_world(
                 "orders": orders,
                 "channels": {"sandbox": channel},
                 "redis": redis,
-                "times": times,
+                "config": config,
                 "page_tokens": PageTokens(PAGE_TOKEN_SECRET),
                 "return_urls": {"mall": ("https://shop.test/",)},
                 **changes,
@@ -629,7 +626,7 @@ async def _callback(app: PaymentApp, reader: asyncio.StreamReader) -> bytes:
         for name, _, value in (line.partition(": ") for line in head[1:] if line)
     }
     body = await reader.readexactly(int(headers["content-length"]))
-    await app.callbacks.handle(
+    await app.callbacks.handle_callback(
         channel="sandbox",
         body=body,
         timestamp=headers["x-channel-timestamp"],

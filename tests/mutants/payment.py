@@ -27,15 +27,15 @@ def _test(module: str, name: str, *, on: str = "sqlite") -> str:
 
 
 _of = Callable[..., Mutant]
-_dispositions: _of = partial(_mutant, "usecases/dispositions.py")
+_order_answers: _of = partial(_mutant, "usecases/order_answers.py")
 _refunds: _of = partial(_mutant, "usecases/refunds.py")
-_starting: _of = partial(_mutant, "usecases/starting.py")
-_closing: _of = partial(_mutant, "usecases/closing.py")
-_asking: _of = partial(_mutant, "usecases/asking.py")
+_payment_start: _of = partial(_mutant, "usecases/payment_start.py")
+_cancel: _of = partial(_mutant, "usecases/cancel.py")
+_polling: _of = partial(_mutant, "usecases/polling.py")
 _callbacks: _of = partial(_mutant, "usecases/callbacks.py")
-_reconciliation: _of = partial(_mutant, "usecases/reconciliation.py")
+_statement_imports: _of = partial(_mutant, "usecases/statement_imports.py")
 _conflicts: _of = partial(_mutant, "usecases/conflicts.py")
-_facts: _of = partial(_mutant, "usecases/facts.py")
+_channel_results: _of = partial(_mutant, "usecases/channel_results.py")
 _decided: _of = partial(_mutant, "domain/facts.py")
 _refund: _of = partial(_mutant, "domain/refund.py")
 _refund_facts: _of = partial(_mutant, "domain/refund_facts.py")
@@ -60,16 +60,16 @@ _verdicts = partial(
 )
 
 _BAD_ROWS = [  # one stops no other
-    _starting(
+    _payment_start(
         "a top-up that a wallet cannot hold is refused",
-        old="            await self._must_fit(tx, payment)",
+        old="            await self._require_room(tx, payment)",
         new="            pass",
         fails=_test(
             "test_large_amounts",
             "test_a_top_up_that_a_wallet_cannot_hold_is_refused_before_the_card_is_asked",
         ),
     ),
-    _closing(
+    _polling(
         "a payment that cannot expire stops no other",
         old="return len(await self._batches.run())",
         new="return len(await self._db.run(self._batches._batch, 100, []))",
@@ -77,10 +77,10 @@ _BAD_ROWS = [  # one stops no other
             "test_a_payment_that_cannot_expire_stops_no_other", on="sqlite-outcome = 'NONSENSE'"
         ),
     ),
-    _asking(
+    _polling(
         "an attempt that cannot be asked for keeps no other from being asked for",
-        old="await each(await self._batches.run(), self._ask,",
-        new="await each(await self._db.run(self._batches._batch, 100, []), self._ask,",
+        old="await each(await self._batches.run(), self._poll,",
+        new="await each(await self._db.run(self._batches._batch, 100, []), self._poll,",
         fails=_bad_rows(
             "test_an_attempt_that_cannot_be_asked_for_keeps_no_other_from_being_asked_for",
             on="sqlite-payment_id = 'PAY0'",
@@ -92,13 +92,14 @@ _BAD_ROWS = [  # one stops no other
         new="await each(await self._db.run(self._batches._batch, 100, []), self._advance,",
         fails=_bad_rows("test_a_refund_that_cannot_be_read_keeps_no_other_from_going_on"),
     ),
-    _callbacks(
+    _mutant(
+        "usecases/mock_callbacks.py",
         "a callback that cannot be read is left out",
         old="self._quarantine.add(self._quarantine.key_of(row), error)",
         new="raise",
         fails=_bad_rows("test_a_callback_that_cannot_be_read_keeps_no_other_from_being_finished"),
     ),
-    _reconciliation(
+    _statement_imports(
         "a statement that cannot be read keeps no other from being compared",
         old="self._quarantine.add((import_id,), error)",
         new="raise",
@@ -170,8 +171,8 @@ _OWNERS = [  # whose money it is
 _KEYS = [  # what makes a request happen once
     _refunds(
         "the key of a refund is its caller's",
-        old='caller=caller.key, method="CreateRefund"',
-        new='caller="", method="CreateRefund"',
+        old='idempotency_key_of(caller, "CreateRefund"',
+        new='idempotency_key_of(Caller(role=caller.role, subject=""), "CreateRefund"',
         fails=_test(
             "test_keyed_methods",
             "test_two_people_with_one_key_never_hear_of_each_other",
@@ -179,7 +180,7 @@ _KEYS = [  # what makes a request happen once
         ),
     ),
     _mutant(
-        "usecases/charging.py",
+        "usecases/payment_start.py",
         "the key of a charge is its caller's",
         old="caller=caller.key, method=method",
         new='caller="", method=method',
@@ -214,7 +215,7 @@ _KEYS = [  # what makes a request happen once
         fails=_in_refunds("test_refunds_that_we_make_ourselves_leave_a_shop_its_own"),
     ),
     _mutant(
-        "usecases/taking_back.py",
+        "usecases/cancel.py",
         "a call is taken back by the method that it called",
         old="method=method, key=key",
         new='method="CreatePayment", key=key',
@@ -223,9 +224,9 @@ _KEYS = [  # what makes a request happen once
         ),
     ),
     _mutant(
-        "usecases/taking_back.py",
+        "usecases/cancel.py",
         "a call that is taken back is closed",
-        old="return ( await self._closing.close(payment_id, by_buyer=caller.role is Role.USER) "
+        old="return ( await self.close_one(payment_id, by_buyer=caller.role is Role.USER) "
         "if payment.state in UNDECIDED else payment )",
         new="return payment",
         fails=_joining(
@@ -235,13 +236,13 @@ _KEYS = [  # what makes a request happen once
 ]
 
 _ANSWERS = [  # refunds that exist before the order answers
-    _dispositions(
+    _order_answers(
         "the order takes what did not go back",
         old="amount=left), at=now)",
         new="amount=payment.captured), at=now)",
         fails=_before_answer("test_of_late_money_the_order_takes_what_did_not_go_back"),
     ),
-    _dispositions(
+    _order_answers(
         "nothing is taken of money that is leaving whole",
         old=" and left.minor > 0:",
         new=":",
@@ -249,7 +250,7 @@ _ANSWERS = [  # refunds that exist before the order answers
             "test_an_order_that_takes_money_of_which_all_is_leaving_takes_nothing_and_is_refunded"
         ),
     ),
-    _dispositions(
+    _order_answers(
         "money in time that is taken is the merchant's already",
         old="if payment.state is PaymentState.LATE_SUCCESS and left.minor > 0:",
         new="if left.minor > 0:",
@@ -257,7 +258,7 @@ _ANSWERS = [  # refunds that exist before the order answers
             "test_money_that_came_in_time_and_went_back_in_part_stays_the_merchants"
         ),
     ),
-    _dispositions(
+    _order_answers(
         "refunds of refused money become automatic",
         old="if not refund.automatic:",
         new="if False:",
@@ -274,7 +275,7 @@ _ANSWERS = [  # refunds that exist before the order answers
             "test_whoever_refunds_refused_money_again_after_our_refund_failed_is_watched_too"
         ),
     ),
-    _dispositions(
+    _order_answers(
         "refused money that went back whole is over",
         old="settled(refused), read_version",
         new="refused, read_version",
@@ -282,7 +283,7 @@ _ANSWERS = [  # refunds that exist before the order answers
             "test_a_success_that_went_back_whole_before_it_was_refused_is_over_at_once"
         ),
     ),
-    _dispositions(
+    _order_answers(
         "a holder that gives way and went back whole is over",
         old="            given_up = settled(given_up)\n",
         new="",
@@ -290,7 +291,7 @@ _ANSWERS = [  # refunds that exist before the order answers
             "test_a_success_that_went_back_whole_before_it_gives_way_is_over_at_once"
         ),
     ),
-    _dispositions(
+    _order_answers(
         "a refusal books what is left",
         old="amount=left),\n            at=self._clock.now())",
         new="amount=payment.captured),\n            at=self._clock.now())",
@@ -298,7 +299,7 @@ _ANSWERS = [  # refunds that exist before the order answers
             "test_what_is_left_of_refused_money_goes_back_by_itself", on="sqlite-untold_money"
         ),
     ),
-    _dispositions(
+    _order_answers(
         "a refusal of which nothing is left books nothing",
         old="        if left.minor == 0:\n            return refused\n",
         new="",
@@ -306,7 +307,7 @@ _ANSWERS = [  # refunds that exist before the order answers
             "test_a_success_that_went_back_whole_before_it_was_refused_is_over_at_once"
         ),
     ),
-    _dispositions(
+    _order_answers(
         "late money that is refused is nobody's already",
         old="if payment.state is PaymentState.SUCCESS:",
         new="if True:",
@@ -314,7 +315,7 @@ _ANSWERS = [  # refunds that exist before the order answers
             "test_what_is_left_of_refused_money_goes_back_by_itself", on="sqlite-late_money"
         ),
     ),
-    _dispositions(
+    _order_answers(
         "money that is leaving whole needs no refund of ours",
         old="if refundable(refused).minor == 0:",
         new="if False:",
@@ -323,7 +324,7 @@ _ANSWERS = [  # refunds that exist before the order answers
             on="sqlite-late_money",
         ),
     ),
-    _dispositions(
+    _order_answers(
         "what a holder that gives way has left is nobody's",
         old="given_up = await self._book_refusal(tx, holder, given_up)",
         new="pass",
@@ -331,7 +332,7 @@ _ANSWERS = [  # refunds that exist before the order answers
             "test_what_is_left_of_a_success_that_gives_way_is_nobodys_and_goes_back"
         ),
     ),
-    _dispositions(
+    _order_answers(
         "a holder that gives way asks its order again",
         old="            await outbox.put(tx, order_message(given_up, ids=self._ids, at=now))\n",
         new="",
@@ -339,13 +340,13 @@ _ANSWERS = [  # refunds that exist before the order answers
             "test_what_is_left_of_a_success_that_gives_way_is_nobodys_and_goes_back"
         ),
     ),
-    _dispositions(
+    _order_answers(
         "an answer that comes late settles nothing",
         old="if not payment.awaits_order:",
         new="if False:",
         fails=_late("test_news_of_a_payment_that_is_decided_changes_nothing_more"),
     ),
-    _dispositions(
+    _order_answers(
         "what goes back by itself is nobody's money",
         old="held_by=bookings.unapplied_receipts(payment.channel)",
         new="held_by=bookings.merchant_payable(payment.merchant_id)",
@@ -512,19 +513,20 @@ _REFUND_NEWS = [  # what news of a refund makes of it
 ]
 
 _CAPTURES = [  # what news of a capture makes of a payment
-    _facts(
+    _channel_results(
         "an attempt that is not ours is no duplicate of ours",
         old="if not fact.duplicate_of or fact.status is not ChannelStatus.CAPTURED:",
         new="if fact.status is not ChannelStatus.CAPTURED:",
         fails=_late("test_news_of_an_attempt_that_is_not_ours_is_no_duplicate_of_ours", on=""),
     ),
-    _facts(
+    _channel_results(
         "a duplicate without money is nothing",
         old="if not fact.duplicate_of or fact.status is not ChannelStatus.CAPTURED:",
         new="if not fact.duplicate_of:",
         fails=_late("test_news_of_an_attempt_that_is_not_ours_is_no_duplicate_of_ours", on=""),
     ),
-    _facts(
+    _mutant(
+        "usecases/refund_results.py",
         "a second capture goes back in its own amount",
         old="channel=attempt.channel, amount=attempt.captured,",
         new="channel=attempt.channel, amount=payment.amount,",
@@ -566,7 +568,7 @@ _CAPTURES = [  # what news of a capture makes of a payment
     ),
     _conflicts(
         "a capture that goes back is not kept",
-        old=" and attempt.attempt_id not in going_back",
+        old=" and attempt.attempt_id not in refunded",
         new="",
         fails=_in_conflicts(
             "test_a_conflict_is_not_kept_by_a_capture_of_another_amount_nor_by_one_that_goes_back"
@@ -593,19 +595,19 @@ _CAPTURES = [  # what news of a capture makes of a payment
         new="PAYMENT.c.live_slot == 1",
         fails=_joining("test_late_money_that_the_order_refused_keeps_no_other_payment_away"),
     ),
-    _starting(
+    _payment_start(
         "a page of another channel is not the answer",
         old=" and live.channel == new.channel",
         new="",
         fails=_joining("test_a_page_of_another_channel_is_closed_and_not_the_answer"),
     ),
-    _starting(
+    _payment_start(
         "a page that is being closed is not the answer",
         old=" and live.state is PaymentState.PAYING)",
         new=")",
         fails=_joining("test_a_page_that_is_being_closed_is_nobodys_answer"),
     ),
-    _starting(
+    _payment_start(
         "a key is bound to a page as it was read",
         old="live.payment_id)).version != live.version:",
         new="live.payment_id)).version < 0:",
@@ -624,25 +626,25 @@ _CAPTURES = [  # what news of a capture makes of a payment
             on="",
         ),
     ),
-    _closing(
+    _cancel(
         "money that waits for its order keeps the order from being closed",
         old=" or payment.awaits_order",
         new="",
         fails=_verdicts(),
     ),
-    _closing(
+    _cancel(
         "a conflict has its own verdict",
         old="CloseResult.CONFLICTED if PaymentState.CONFLICTED in states else CloseResult.CLOSED",
         new="CloseResult.CLOSED",
         fails=_verdicts(),
     ),
-    _closing(
+    _cancel(
         "a payment that is under way keeps the order closing",
         old="if states & UNDECIDED:",
         new="if False:",
         fails=_verdicts(),
     ),
-    _closing(
+    _cancel(
         "what has moved money is not cancelled",
         old="if payment.state not in (PaymentState.CLOSING, PaymentState.CLOSED, "
         "PaymentState.FAILED):",
@@ -663,13 +665,13 @@ _CAPTURES = [  # what news of a capture makes of a payment
 _in_model = _test("test_model_and_product", "test_the_product_leaves_what_the_model_leaves", on="")
 _ANSWERED = "order_rpc/usecases/outbox_to_payment.py"
 _MODEL = [  # the protocol model and the product say the same
-    _dispositions(
+    _order_answers(
         "the model and the product call the same refunds automatic",
         old="if not refund.automatic:",
         new="if False:",
         fails=_in_model,
     ),
-    _closing(
+    _cancel(
         "the model and the product close no order that late money waits for",
         old=" or payment.awaits_order",
         new="",

@@ -73,7 +73,7 @@ _PROVEN = [  # what the verification of the books looks at
         fails=_rules("test_a_payment_remembers_the_fee_of_its_capture"),
     ),
     _mutant(
-        "usecases/verifying.py",
+        "usecases/ledger_verification.py",
         "what the second look at a busy wallet finds is told",
         old="only=changed)\n                violations += found",
         new="only=changed)",
@@ -198,10 +198,10 @@ _DAYS = [  # reconciliation
         fails=_of_days("test_two_who_resolve_one_difference_at_once_do_it_once"),
     ),
     _mutant(
-        "usecases/reconciliation.py",
+        "usecases/differences.py",
         "a difference about a refund closes when channel and books agree",
-        old="refund.state.value == told.status.value and refund.channel_refund_no == "
-        "told.channel_refund_no",
+        old="refund.state.value == fact.status.value and refund.channel_refund_no == "
+        "fact.channel_refund_no",
         new="True",
         fails=_of_days(
             "test_a_difference_about_a_refund_closes_only_when_channel_and_books_agree", on=""

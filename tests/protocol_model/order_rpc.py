@@ -9,7 +9,7 @@ from typing import TypeVar
 from order_rpc.domain.order import OrderState as O
 from payment_rpc.domain.payment import Disposition
 from payment_rpc.domain.refund import RefundState
-from payment_rpc.usecases.closing import CloseResult
+from payment_rpc.usecases.cancel import CloseResult
 from tests.protocol_model.invariants import Broken
 from tests.protocol_model.world import MONEY, PAID, REFUSALS, Snapshot, Stock, World
 

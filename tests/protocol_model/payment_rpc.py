@@ -7,7 +7,7 @@ from __future__ import annotations
 from payment_rpc.domain.attempt import AttemptState as A
 from payment_rpc.domain.payment import Disposition
 from payment_rpc.domain.payment import PaymentState as S
-from payment_rpc.usecases.closing import CloseResult
+from payment_rpc.usecases.cancel import CloseResult
 from tests.protocol_model.invariants import Broken
 from tests.protocol_model.outbox import put_message, snapshot
 from tests.protocol_model.refunds import close_if_all_is_back, refund_rest, reserve, stand_alone

@@ -23,19 +23,19 @@ from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.payment import Disposition, Payment, PaymentState
 from payment_rpc.store import attempts
 from payment_rpc.tables import ATTEMPT, PAYMENT
-from payment_rpc.usecases.closing import CloseResult, OrderClosed
+from payment_rpc.usecases.cancel import CloseResult, OrderClosed
 from tests.builders.order import PAYMENT_WINDOW, buyer
 from tests.builders.payment import (
+    CONFIG,
     DECLINED,
     LEASE_SECONDS,
     PRICE,
-    TIMES,
     PaymentWorld,
 )
 
 
 async def close(world: PaymentWorld, order_id: str) -> OrderClosed:
-    return await world.app.closing.close_order(merchant_id="mall", order_id=order_id)
+    return await world.app.cancellation.close_payment(merchant_id="mall", order_id=order_id)
 
 
 async def test_an_order_that_nobody_tried_to_pay_is_closed_for_good(world: PaymentWorld) -> None:
@@ -106,7 +106,7 @@ async def test_closing_races_with_charges_and_nobody_is_charged_behind_it(
 
 async def test_a_buyer_cancels_his_payment_and_may_pay_again(world: PaymentWorld) -> None:
     payment = await world.cashier(order := await world.order())
-    closed = await world.app.closing.cancel(payment.payment_id, buyer())
+    closed = await world.app.cancellation.cancel_payment(payment.payment_id, buyer())
     assert closed.state is PaymentState.CLOSED
     assert (await world.charge(order)).state is PaymentState.SUCCESS
 
@@ -116,13 +116,13 @@ async def test_a_paid_payment_cannot_be_cancelled_and_somebody_elses_is_not_ther
 ) -> None:
     payment = await world.charge(await world.order())
     with pytest.raises(PaymentStateInvalid):
-        await world.app.closing.cancel(payment.payment_id, buyer())
+        await world.app.cancellation.cancel_payment(payment.payment_id, buyer())
     with pytest.raises(PaymentNotFound):
-        await world.app.closing.cancel(payment.payment_id, buyer("u2"))
+        await world.app.cancellation.cancel_payment(payment.payment_id, buyer("u2"))
 
 
 async def take_back(world: PaymentWorld, key: str) -> Payment | None:
-    return await world.app.taking_back.take_back(
+    return await world.app.cancellation.cancel_by_idempotency_key(
         method="Charge", key=key, merchant_id="mall", caller=buyer()
     )
 
@@ -179,7 +179,7 @@ async def ask_when_due(world: PaymentWorld, app: PaymentApp, payment: Payment) -
         if row["next_query_at"] is not None
     ]:
         world.clock.advance((due[0] - world.clock.now()).total_seconds())
-        assert await app.asking.run_once() == 1
+        assert await app.polling.run_once() == 1
         asked.append((world.clock.now() - payment.created_at).total_seconds())
     return asked
 
@@ -197,10 +197,10 @@ async def test_what_a_channel_cannot_close_is_asked_for_and_closed_when_deadline
 
     monkeypatch.setattr(type(world.channel), "closable", property(lambda _: False))
     monkeypatch.setattr(world.channel, "query", query)
-    app = world.make_app(times=replace(TIMES, close_grace_seconds=grace_seconds))
+    app = world.make_app(config=replace(CONFIG, close_grace_seconds=grace_seconds))
     payment = await world.cashier(order := await world.order())
     assert (
-        await app.closing.close_order(merchant_id="mall", order_id=order.order_id)
+        await app.cancellation.close_payment(merchant_id="mall", order_id=order.order_id)
     ).result is CloseResult.CLOSING
     asked = await ask_when_due(world, app, payment)
     assert asked[-1] == PAYMENT_WINDOW.total_seconds() + grace_seconds
@@ -230,7 +230,7 @@ async def test_what_a_channel_does_not_know_is_lost_only_when_the_lease_was_over
         world.clock.advance(asked_seconds)
         world.channel.after_query = answers_slowly
         asked.append(
-            await world.app.asking.close(
+            await world.app.polling.close(
                 await world.db.read(attempts.get_attempt, row["attempt_id"])
             )
         )
@@ -249,20 +249,20 @@ async def test_what_a_channel_does_not_know_is_lost_only_when_the_lease_was_over
 async def test_the_background_leaves_young_attempts_alone_unless_they_are_being_closed(
     world: PaymentWorld,
 ) -> None:
-    app = world.make_app(times=replace(TIMES, scan_threshold_seconds=300))
+    app = world.make_app(config=replace(CONFIG, scan_threshold_seconds=300))
     young, closing = (
         await world.cashier(await world.order()),
         await world.cashier(order := await world.order()),
     )
     world.channel.unreachable = True
-    await app.closing.close_order(merchant_id="mall", order_id=order.order_id)
+    await app.cancellation.close_payment(merchant_id="mall", order_id=order.order_id)
     world.channel.unreachable = False
     for seconds, asked in ((5, 1), (LEASE_SECONDS, 0), (274, 0)):
         world.clock.advance(seconds)
-        assert await app.asking.run_once() == asked
+        assert await app.polling.run_once() == asked
     assert (await world.payment(closing.payment_id)).state is PaymentState.CLOSED
     assert world.channel.queries == 0
     world.clock.advance(1)  # five minutes old
     await world.press(young)
-    assert await app.asking.run_once() == 1
+    assert await app.polling.run_once() == 1
     assert (await world.payment(young.payment_id)).state is PaymentState.SUCCESS

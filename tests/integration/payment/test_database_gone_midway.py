@@ -40,7 +40,7 @@ async def test_a_genuine_callback_whose_database_dies_is_not_logged_as_failed_an
     failure would be found.
     """
     payment, attempt_id = await waiting(world)
-    arrive, fail = callbacks.arrive, world.app.callbacks._fail
+    arrive, fail = callbacks.arrive, world.app.callbacks._log.fail
 
     async def dies(tx: Any, arrived: Any) -> Any:
         monkeypatch.setattr(callbacks, "arrive", arrive)
@@ -53,7 +53,7 @@ async def test_a_genuine_callback_whose_database_dies_is_not_logged_as_failed_an
         await fail(*arguments)
 
     monkeypatch.setattr(callbacks, "arrive", dies)
-    monkeypatch.setattr(world.app.callbacks, "_fail", is_back)
+    monkeypatch.setattr(world.app.callbacks._log, "fail", is_back)
     with pytest.raises(Unavailable):
         await deliver(world, callback(attempt_id))
     assert await world.rows(CHANNEL_CALLBACK) == []
@@ -83,7 +83,7 @@ async def test_a_refund_whose_database_dies_after_it_was_sent_is_on_its_way(
         return sent
 
     monkeypatch.setattr(world.channel, "refund", dies)
-    asked = await world.app.refunds.create(
+    asked = await world.app.refunds.create_refund(
         CreateRefund(
             payment_id=payment.payment_id,
             amount=RequestedAmount("30.00"),

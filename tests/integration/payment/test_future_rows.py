@@ -75,9 +75,9 @@ async def test_an_attempt_that_a_fast_clock_left_is_finished_after_its_lease(
     )
     assert abs(attempt["updated_at"] - world.clock.now()) < timedelta(seconds=1)
     world.clock.advance(LEASE_SECONDS - 1)
-    assert await world.app.asking.run_once() == 0
+    assert await world.app.polling.run_once() == 0
     world.clock.advance(1)
-    assert await world.app.asking.run_once() == 1
+    assert await world.app.polling.run_once() == 1
     assert [row["state"] for row in await world.rows(PAYMENT)] == [PaymentState.FAILED]
     assert await correcting(world).run_once() == 0
 
@@ -104,7 +104,7 @@ async def test_a_lease_that_is_longer_than_any_is_cut_although_a_right_clock_wro
 async def test_a_refund_that_a_fast_clock_put_off_is_asked_for_again(world: PaymentWorld) -> None:
     payment = await world.charge(await world.order())
     ahead = world.clock.now() + AHEAD
-    refund = await world.app.refunds.create(
+    refund = await world.app.refunds.create_refund(
         CreateRefund(
             payment_id=payment.payment_id,
             amount=RequestedAmount("10.00"),

@@ -32,7 +32,9 @@ async def test_a_top_up_that_a_wallet_cannot_hold_is_refused_before_the_card_is_
     assert refused.value.fields == {"amount": "the wallet would hold more than it can"}
     assert len(await world.at_sandbox()) == 1
     await top_up(world, "1.00")
-    wallet = await world.app.wallets.get(merchant_id="mall", user_id="u1", currency="")
+    wallet = await world.app.wallet_queries.get_wallet(
+        merchant_id="mall", user_id="u1", currency=""
+    )
     assert wallet.balance.minor == BALANCE_MINOR_MAX
 
 

@@ -69,7 +69,7 @@ async def test_a_caller_that_goes_away_while_the_channel_is_asked_leaves_doubt_a
 async def test_whatever_goes_wrong_after_the_channel_was_asked_the_buyer_hears_that_it_is_under_way(
     world: PaymentWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    order, apply = await world.order(), world.app.facts.apply
+    order, apply = await world.order(), world.app.channel_results.apply
 
     async def broken(news: ChannelFact, **options: Any) -> Any:
         if news.status is ChannelStatus.CAPTURED and options.get("first_send"):
@@ -78,7 +78,7 @@ async def test_whatever_goes_wrong_after_the_channel_was_asked_the_buyer_hears_t
             )
         return await apply(news, **options)
 
-    monkeypatch.setattr(world.app.facts, "apply", broken)
+    monkeypatch.setattr(world.app.channel_results, "apply", broken)
     assert (await world.charge(order)).state is PaymentState.PAYING
     await world.finish()
     assert [row["state"] for row in await world.rows(PAYMENT)] == ["SUCCESS"]

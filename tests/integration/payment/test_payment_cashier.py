@@ -113,7 +113,7 @@ async def test_a_page_that_nobody_pays_is_failed_by_the_buyers_refusal(world: Pa
     opened = await world.cashier(order)
     await world.press(opened, "fail")
     world.clock.advance(5)
-    assert await world.app.asking.run_once() == 1  # also without the callback
+    assert await world.app.polling.run_once() == 1  # also without the callback
     failed = await world.payment(opened.payment_id)
     assert (failed.state, failed.outcome, failed.holds_slot, failed.next_action) == (
         S.FAILED,
@@ -129,7 +129,7 @@ async def test_a_page_that_waits_is_asked_for_more_and_more_rarely(world: Paymen
     asked = []
     for second in range(300):
         world.clock.advance(1)
-        if await world.app.asking.run_once():
+        if await world.app.polling.run_once():
             asked.append(second + 1)
     assert asked == [5, 10, 25, 70, 190]  # pauses of 5, 5, 15, 45, 120 seconds
     assert [row["state"] for row in await world.rows(PAYMENT)] == ["PAYING"]
@@ -224,7 +224,7 @@ async def test_a_crash_while_closing_is_finished_by_the_worker(world: PaymentWor
     with pytest.raises(FailpointRaised):
         await world.charge(order)
     assert (await world.payment(opened.payment_id)).state is S.CLOSING
-    assert await world.app.asking.run_once() == 1  # due at once
+    assert await world.app.polling.run_once() == 1  # due at once
     assert (await world.payment(opened.payment_id)).state is S.CLOSED
     assert (await world.charge(order)).state is S.SUCCESS
 
@@ -238,13 +238,13 @@ async def test_at_its_deadline_a_page_is_closed_unless_it_was_paid(
     if paid:
         await world.press(opened)
     world.clock.advance(PAYMENT_WINDOW.total_seconds() - 1)
-    assert await world.app.closing.expire_once() == 0
+    assert await world.app.expiry.run_once() == 0
     world.clock.advance(1)
-    assert await world.app.closing.expire_once() == 1
+    assert await world.app.expiry.run_once() == 1
     closing = await world.payment(opened.payment_id)
     assert (closing.state, closing.holds_slot) == (S.CLOSING, True)
-    assert await world.app.closing.expire_once() == 0
-    assert await world.app.asking.run_once() == 1
+    assert await world.app.expiry.run_once() == 0
+    assert await world.app.polling.run_once() == 1
     end = await world.payment(opened.payment_id)
     assert (end.state, end.holds_slot) == ((S.SUCCESS, True) if paid else (S.CLOSED, False))
     assert '/pay"' not in await world.press(opened)  # no button any more
@@ -255,7 +255,7 @@ async def test_workers_at_once_expire_every_payment_once(world: PaymentWorld) ->
     for _ in range(5):
         await world.cashier(await world.order())
     world.clock.advance(PAYMENT_WINDOW.total_seconds())
-    assert sum(await asyncio.gather(*(world.app.closing.expire_once() for _ in range(4)))) == 5
+    assert sum(await asyncio.gather(*(world.app.expiry.run_once() for _ in range(4)))) == 5
     assert {row["version"] for row in await world.rows(PAYMENT)} == {3}
 
 
@@ -269,7 +269,7 @@ async def test_a_crash_before_the_page_is_opened_is_made_good(
         await world.cashier(order, key="k1")
     world.clock.advance(LEASE_SECONDS)
     if who == "worker":
-        await world.app.asking.run_once()
+        await world.app.polling.run_once()
         with pytest.raises(MoneyError) as refused:
             await world.cashier(order, key="k1")
         assert refused.value.safe_to_retry

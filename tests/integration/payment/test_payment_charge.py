@@ -9,6 +9,7 @@ import json
 import sqlite3
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -53,10 +54,10 @@ from payment_rpc.tables import (
     PAYMENT,
     metadata,
 )
-from payment_rpc.usecases import charging
-from payment_rpc.usecases.charging import FAST_PATH_SECONDS
+from payment_rpc.usecases.payment_completion import ORDER_WAIT_SECONDS
 from tests.builders.order import PAYMENT_WINDOW, buyer
 from tests.builders.payment import (
+    CONFIG,
     DECLINED,
     INSUFFICIENT,
     MASTERCARD,
@@ -639,12 +640,12 @@ async def test_an_order_that_cannot_be_told_is_told_later_and_once(world: Paymen
 
 
 async def test_a_buyer_waits_half_a_second_for_the_order_and_no_longer(
-    world: PaymentWorld, monkeypatch: pytest.MonkeyPatch
+    world: PaymentWorld,
 ) -> None:
-    monkeypatch.setattr(charging, "FAST_PATH_SECONDS", FAST_PATH_SECONDS)  # as in production
+    app = world.make_app(config=replace(CONFIG, order_wait_seconds=ORDER_WAIT_SECONDS))
     order, never = await world.order(), asyncio.Event()
     world.orders.before_update = never.wait  # type: ignore[assignment]  # its result is not looked at
-    payment = await asyncio.wait_for(world.charge(order), 5)
+    payment = await asyncio.wait_for(world.charge(order, app=app), 5)
     assert payment.state is S.SUCCESS
     world.orders.before_update = None
     world.clock.advance(6)
@@ -731,9 +732,9 @@ async def test_an_answer_that_is_lost_is_a_doubt_until_the_channel_is_asked(
         await world.charge(order)
     assert refused.value.retry_after_seconds
     world.channel.lose_answers = False
-    assert await world.app.asking.run_once() == 0  # not before five seconds have passed
+    assert await world.app.polling.run_once() == 0  # not before five seconds have passed
     world.clock.advance(5)
-    assert await world.app.asking.run_once() == 1
+    assert await world.app.polling.run_once() == 1
     assert (await world.payment(payment.payment_id)).state is S.SUCCESS
     world.clock.advance(5)
     await world.app.order_relay.run_once()
@@ -750,12 +751,12 @@ async def test_a_doubt_is_never_ended_by_the_clock(world: PaymentWorld) -> None:
     world.channel.unreachable = True
     for _ in range(20):
         world.clock.advance(86400)
-        await world.app.closing.expire_once()
-        await world.app.asking.run_once()
+        await world.app.expiry.run_once()
+        await world.app.polling.run_once()
     assert (await world.payment(payment.payment_id)).state is S.CLOSING
     world.channel.unreachable = False
     world.clock.advance(86400)
-    await world.app.asking.run_once()
+    await world.app.polling.run_once()
     # it was captured all the time
     assert (await world.payment(payment.payment_id)).state is S.SUCCESS
 

@@ -30,7 +30,7 @@ LEFT, BOUNCED = RefundChannelStatus.SUCCESS, RefundChannelStatus.REVERSED
 async def captured(
     world: PaymentWorld, attempt_id: str, amount: Money = PRICE, *, trade_no: str
 ) -> None:
-    await world.app.facts.apply(
+    await world.app.channel_results.apply(
         ChannelFact(
             attempt_id=attempt_id, status=ChannelStatus.CAPTURED, amount=amount, trade_no=trade_no
         )
@@ -77,7 +77,7 @@ async def captured_exactly(world: PaymentWorld, payment: Payment, line: RefundLi
 
 async def nothing_is_wrong(world: PaymentWorld) -> None:
     assert await world.ledger_problems() == []
-    assert list((await world.app.verifying.verify()).violations) == []
+    assert list((await world.app.ledger_verification.verify_ledger()).violations) == []
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ async def test_a_kept_capture_that_goes_back_after_all_is_a_loss_that_a_person_s
 ) -> None:
     order, payment = await conflicted(world)
     refund_id = await captured_exactly(world, payment, RefundLine(world.channel, monkeypatch))
-    await world.app.conflicts.resolve(
+    await world.app.conflicts.resolve_conflict(
         payment.payment_id, state=S.LATE_SUCCESS, reason="keep it", caller=ADMIN
     )
     await world.app.order_relay.run_once()
@@ -102,7 +102,9 @@ async def test_a_kept_capture_that_goes_back_after_all_is_a_loss_that_a_person_s
     )
     await world.app.refunds.run_once()  # the wrong capture goes back
     for status in news:
-        refund = await world.app.refunds.apply(RefundFact(refund_id=refund_id, status=status))
+        refund = await world.app.refund_results.apply(
+            RefundFact(refund_id=refund_id, status=status)
+        )
         await nothing_is_wrong(world)
     is_here = BOUNCED in news
     assert (refund.state, refund.above_cap, refund.needs_attention) == (
@@ -137,10 +139,10 @@ async def test_a_capture_that_nobody_kept_goes_back_after_all_without_a_loss(
 ) -> None:
     _, payment = await conflicted(world)
     refund_id = await captured_exactly(world, payment, RefundLine(world.channel, monkeypatch))
-    await world.app.conflicts.resolve(
+    await world.app.conflicts.resolve_conflict(
         payment.payment_id, state=S.FAILED, reason="give it back", caller=ADMIN
     )
-    refund = await world.app.refunds.apply(RefundFact(refund_id=refund_id, status=LEFT))
+    refund = await world.app.refund_results.apply(RefundFact(refund_id=refund_id, status=LEFT))
     assert (refund.state, refund.above_cap) == (RefundState.SUCCESS, False)
     assert await world.debit_balance("loss") == 0
     await nothing_is_wrong(world)
@@ -152,7 +154,7 @@ async def test_the_key_of_a_conflict_hears_that_it_failed_whatever_is_captured_l
     order, payment = await conflicted(world, key="k1")
     with pytest.raises(PaymentConflicted):
         await world.cashier(order, key="k1")
-    await world.app.conflicts.resolve(
+    await world.app.conflicts.resolve_conflict(
         payment.payment_id, state=S.FAILED, reason="give it back", caller=ADMIN
     )
     late = Attempt.start(
@@ -190,7 +192,7 @@ async def test_the_key_of_a_conflict_hears_what_was_kept_for_ever(
 ) -> None:
     order, payment = await conflicted(world, key="k1")
     await captured_exactly(world, payment, RefundLine(world.channel, monkeypatch))
-    resolved = await world.app.conflicts.resolve(
+    resolved = await world.app.conflicts.resolve_conflict(
         payment.payment_id, state=S.LATE_SUCCESS, reason="keep it", caller=ADMIN
     )
     assert await world.cashier(order, key="k1") == resolved
@@ -216,9 +218,9 @@ async def test_only_a_conflict_is_resolved(
     [attempt_id] = [row["attempt_id"] for row in await world.rows(ATTEMPT)]
     if state in ("CLOSING", "CLOSED"):
         world.channel.unreachable = state == "CLOSING"
-        await world.app.closing.close(opened.payment_id)
+        await world.app.cancellation.close_one(opened.payment_id)
     if state in ("FAILED", "LATE_SUCCESS"):
-        await world.app.facts.apply(
+        await world.app.channel_results.apply(
             ChannelFact(attempt_id=attempt_id, status=ChannelStatus.DECLINED)
         )
     if state in ("SUCCESS", "LATE_SUCCESS"):
@@ -226,7 +228,7 @@ async def test_only_a_conflict_is_resolved(
     before = [await world.rows(table) for table in (PAYMENT, ATTEMPT, LEDGER_POSTING, REFUND)]
     assert before[0][0]["state"] == state
     with pytest.raises(PaymentStateInvalid) as refused:
-        await world.app.conflicts.resolve(
+        await world.app.conflicts.resolve_conflict(
             opened.payment_id, state=decision, reason="no", caller=ADMIN
         )
     assert "is not in conflict" in str(refused.value)
@@ -241,7 +243,7 @@ async def test_a_conflict_is_not_kept_by_a_capture_of_another_amount_nor_by_one_
     line = RefundLine(world.channel, monkeypatch)
     _order, payment = await conflicted(world)
     with pytest.raises(PaymentStateInvalid):
-        await world.app.conflicts.resolve(
+        await world.app.conflicts.resolve_conflict(
             payment.payment_id, state=S.LATE_SUCCESS, reason="no", caller=ADMIN
         )
     exact = Attempt.start(
@@ -257,7 +259,7 @@ async def test_a_conflict_is_not_kept_by_a_capture_of_another_amount_nor_by_one_
     await captured(world, "ATTexact", trade_no="EXACT")
     for _ in range(2):  # on its way back, and gone
         with pytest.raises(PaymentStateInvalid):
-            await world.app.conflicts.resolve(
+            await world.app.conflicts.resolve_conflict(
                 payment.payment_id, state=S.LATE_SUCCESS, reason="no", caller=ADMIN
             )
         await world.app.refunds.run_once()

@@ -19,7 +19,7 @@ from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.payment import Disposition, Payment, PaymentState
 from payment_rpc.store import payments
 from payment_rpc.tables import ATTEMPT, PAYMENT
-from payment_rpc.usecases.charging import CreatePayment
+from payment_rpc.usecases.payments import CreatePayment
 from tests.builders.order import buyer
 from tests.builders.payment import PRICE, PaymentWorld, UnreliableChannel, payment_world
 from tests.builders.payment_steps import capture, declined, relay
@@ -47,7 +47,7 @@ async def two_channels(world: PaymentWorld) -> AsyncIterator[PaymentApp]:
 
 
 async def cashier_at(app: PaymentApp, order: Order, channel: str) -> Payment:
-    return await app.charging.create_payment(
+    return await app.payments.create_payment(
         CreatePayment(
             merchant_id=order.merchant_id,
             order_id=order.order_id,
@@ -72,7 +72,7 @@ async def attempt_of(world: PaymentWorld, payment: Payment) -> str:
 async def take_back(
     world: PaymentWorld, key: str, *, method: str = "CreatePayment"
 ) -> Payment | None:
-    return await world.app.taking_back.take_back(
+    return await world.app.cancellation.cancel_by_idempotency_key(
         method=method, key=key, merchant_id="mall", caller=buyer()
     )
 
@@ -94,7 +94,9 @@ async def test_a_page_that_is_being_closed_is_nobodys_answer(world: PaymentWorld
     order = await world.order()
     opened = await world.cashier(order)
     world.channel.unreachable = True
-    assert (await world.app.closing.cancel(opened.payment_id, buyer())).state is S.CLOSING
+    assert (
+        await world.app.cancellation.cancel_payment(opened.payment_id, buyer())
+    ).state is S.CLOSING
     with pytest.raises(PaymentInProgress) as refused:
         await world.cashier(order)
     assert refused.value.payment_id == opened.payment_id
@@ -118,7 +120,7 @@ async def test_a_page_that_is_paid_while_a_second_key_joins_it_is_not_bound_to_t
 
         async def paid_meanwhile(tx: Any, payment_id: str) -> Payment:
             monkeypatch.setattr(payments, "lock_payment", lock)
-            await world.app.facts.apply(
+            await world.app.channel_results.apply(
                 ChannelFact(
                     attempt_id=attempt_id,
                     status=ChannelStatus.CAPTURED,
@@ -172,7 +174,7 @@ async def test_a_call_of_another_method_or_buyer_is_not_taken_back(
 ) -> None:
     opened = await world.cashier(await world.order(), key="k1")
     assert (
-        await world.app.taking_back.take_back(
+        await world.app.cancellation.cancel_by_idempotency_key(
             method=method, key="k1", merchant_id="mall", caller=buyer(user)
         )
         is None

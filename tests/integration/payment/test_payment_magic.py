@@ -80,9 +80,9 @@ async def until_quiet(world: PaymentWorld, *, minutes: int = 90) -> None:
             done = [
                 await step()
                 for step in (
-                    world.app.closing.expire_once,
+                    world.app.expiry.run_once,
                     world.sandbox.sandbox.run_once,
-                    world.app.asking.run_once,
+                    world.app.polling.run_once,
                     world.app.refunds.run_once,
                     world.app.order_relay.run_once,
                 )
@@ -184,7 +184,7 @@ async def give_back(world: PaymentWorld, payment: Payment, amount: str = "") -> 
             request_id="",
             key="",
         )
-        await world.app.refunds.create(command, CLERK)
+        await world.app.refunds.create_refund(command, CLERK)
 
 
 @pytest.mark.parametrize(
@@ -319,7 +319,7 @@ async def test_a_page_that_cannot_be_closed_is_closed_here_after_the_grace_and_p
 ) -> None:
     world.orders.answer = Disposition.REFUSED_CANCELLED
     payment = await at_cashier(world, 7710)
-    closing = await world.app.closing.close(payment.payment_id)
+    closing = await world.app.cancellation.close_one(payment.payment_id)
     assert closing.state is PaymentState.CLOSING
     await until_quiet(world, minutes=30)
     # the buyer may still pay in time
@@ -338,7 +338,7 @@ async def test_a_cancelled_payment_that_was_closed_and_paid_after_it_goes_back(
 ) -> None:
     world.orders.answer = Disposition.REFUSED_CANCELLED
     payment = await at_cashier(world, 7706)
-    assert (await world.app.closing.close(payment.payment_id)).state is PaymentState.CLOSED
+    assert (await world.app.cancellation.close_one(payment.payment_id)).state is PaymentState.CLOSED
     await until_quiet(world)
     assert (await world.payment(payment.payment_id)).state is PaymentState.LATE_REFUNDED
     await assert_at_rest(world)
@@ -350,7 +350,7 @@ async def test_a_second_capture_that_is_told_many_times_goes_back_once(world: Pa
     [second] = [row for row in await world.at_sandbox() if row["duplicate_of"]]
     fact: Any = await world.channel.query(second["attempt_id"], timeout_seconds=5)
     for _ in range(3):
-        assert not (await world.app.facts.apply(fact)).changed
+        assert not (await world.app.channel_results.apply(fact)).changed
     await until_quiet(world)
     assert [
         (row["attempt_id"], row["state"], row["stands_alone"]) for row in await world.rows(REFUND)

@@ -14,10 +14,10 @@ from mesh.errors import RemoteError, UpstreamUnavailable
 from mesh.money import Money
 from mesh.settings import MeshSettings
 from order_rpc.domain.order import OrderState
+from payment_rpc.clients import DISPOSITIONS, Orders
 from payment_rpc.domain.errors import OrderNotFound
 from payment_rpc.domain.order import OrderToPay
 from payment_rpc.domain.payment import Disposition, PaymentState
-from payment_rpc.neighbours import DISPOSITIONS, Orders
 from payment_rpc.usecases.messages import order_message
 from tests.builders.order import RunningOrderRpc, buyer, running_order_rpc
 from tests.builders.payment import a_payment

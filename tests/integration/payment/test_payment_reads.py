@@ -69,7 +69,7 @@ async def cached(redis_url: str, tmp_path: Path) -> AsyncIterator[PaymentWorld]:
 async def by_order(
     world: PaymentWorld, payment: Payment, caller: Caller, *, merchant_id: str = "mall"
 ) -> Payment:
-    return await world.app.reading.get_of_order(
+    return await world.app.payment_queries.get_payment_by_order_id(
         merchant_id=merchant_id, order_id=payment.order_id, caller=caller
     )
 
@@ -81,17 +81,17 @@ async def only_owners_see(world: PaymentWorld) -> None:
     for _ in range(2):
         for caller in (buyer("u1"), merchant("mall"), ADMIN, ORDER_RPC):
             for found in (
-                await world.app.reading.get(paid.payment_id, caller),
+                await world.app.payment_queries.get_payment(paid.payment_id, caller),
                 await by_order(world, paid, caller),
             ):
                 assert (found.payment_id, found.state) == (shown.payment_id, S.SUCCESS)
         for stranger in (buyer("u2"), buyer("u1", "tea_house"), merchant("tea_house")):
             with pytest.raises(PaymentNotFound):
-                await world.app.reading.get(paid.payment_id, stranger)
+                await world.app.payment_queries.get_payment(paid.payment_id, stranger)
             with pytest.raises(PaymentNotFound):
                 await by_order(world, paid, stranger)
             assert (
-                await world.app.reading.list_of_order(
+                await world.app.payment_queries.list_payments(
                     merchant_id="mall",
                     order_id=paid.order_id,
                     before=None,
@@ -100,11 +100,14 @@ async def only_owners_see(world: PaymentWorld) -> None:
                 )
                 == []
             )
-        for read in (world.app.reading.get(paid.payment_id, NOBODY), by_order(world, paid, NOBODY)):
+        for read in (
+            world.app.payment_queries.get_payment(paid.payment_id, NOBODY),
+            by_order(world, paid, NOBODY),
+        ):
             with pytest.raises(PermissionDenied):
                 await read
     with pytest.raises(PaymentNotFound):
-        await world.app.reading.get("PAY0", ADMIN)
+        await world.app.payment_queries.get_payment("PAY0", ADMIN)
     with pytest.raises(PaymentNotFound):
         await by_order(world, paid, ADMIN, merchant_id="tea_house")
 
@@ -126,7 +129,7 @@ async def test_an_order_shows_its_live_payment_else_its_newest(world: PaymentWor
         ids.append(refused.value.payment_id)
 
     async def shown() -> str:
-        found = await world.app.reading.get_of_order(
+        found = await world.app.payment_queries.get_payment_by_order_id(
             merchant_id="mall", order_id=order.order_id, caller=buyer()
         )
         return found.payment_id
@@ -157,11 +160,10 @@ class Request:
     ) -> Any:
         app = world.app
         servicer = PaymentServicer(
-            charging=app.charging,
-            closing=app.closing,
-            taking_back=app.taking_back,
+            payments=app.payments,
+            cancellation=app.cancellation,
             conflicts=app.conflicts,
-            reading=app.reading,
+            queries=app.payment_queries,
             page_tokens=PageTokens(b"p" * 32),
         )
         with calling(caller=caller, timeout_seconds=5):
@@ -245,10 +247,13 @@ async def behind(world: PaymentWorld, payment_id: str, **values: Any) -> None:
 
 async def test_a_service_reads_the_row_and_never_the_cache(cached: PaymentWorld) -> None:
     paid = await cached.charge(await cached.order())
-    await cached.app.reading.get(paid.payment_id, buyer())
+    await cached.app.payment_queries.get_payment(paid.payment_id, buyer())
     await by_order(cached, paid, buyer())
     await behind(cached, paid.payment_id, failure_message="changed", failure_reason="X")
-    for read in (cached.app.reading.get, lambda _, caller: by_order(cached, paid, caller)):
+    for read in (
+        cached.app.payment_queries.get_payment,
+        lambda _, caller: by_order(cached, paid, caller),
+    ):
         assert (await read(paid.payment_id, buyer())).failure is None  # from the cache
         assert (await read(paid.payment_id, ORDER_RPC)).failure is not None
 
@@ -264,12 +269,12 @@ async def test_a_change_whose_author_died_reaches_the_cache_with_its_event(
     cached.clock.advance(6)
     # from now on believed for a day
     assert (
-        await cached.app.reading.get(paid.payment_id, buyer())
+        await cached.app.payment_queries.get_payment(paid.payment_id, buyer())
     ).disposition is Disposition.APPLIED
     failpoints.arm("payment.refund_fact.after_commit=raise", environment="test")
     try:
         with pytest.raises(FailpointRaised):
-            await cached.app.refunds.create(
+            await cached.app.refunds.create_refund(
                 CreateRefund(
                     payment_id=paid.payment_id,
                     amount=RequestedAmount("30.00"),
@@ -282,9 +287,13 @@ async def test_a_change_whose_author_died_reaches_the_cache_with_its_event(
     finally:
         failpoints.arm("", environment="test")
     cached.clock.advance(6)
-    assert (await cached.app.reading.get(paid.payment_id, buyer())).refunded.format() == "0.00"
+    assert (
+        await cached.app.payment_queries.get_payment(paid.payment_id, buyer())
+    ).refunded.format() == "0.00"
     await relay._run_once()
-    assert (await cached.app.reading.get(paid.payment_id, buyer())).refunded.format() == "30.00"
+    assert (
+        await cached.app.payment_queries.get_payment(paid.payment_id, buyer())
+    ).refunded.format() == "30.00"
 
 
 async def test_what_moves_is_believed_for_seconds_and_what_is_settled_for_a_day(
@@ -292,20 +301,30 @@ async def test_what_moves_is_believed_for_seconds_and_what_is_settled_for_a_day(
 ) -> None:
     moving = await cached.cashier(await cached.order())
     settled = await cached.charge(await cached.order())
-    await cached.app.reading.get(settled.payment_id, buyer())
+    await cached.app.payment_queries.get_payment(settled.payment_id, buyer())
     for payment in (moving, settled):
         await behind(cached, payment.payment_id, channel_trade_no="changed")
     cached.clock.advance(4.9)
-    assert (await cached.app.reading.get(moving.payment_id, buyer())).channel_trade_no == ""
+    assert (
+        await cached.app.payment_queries.get_payment(moving.payment_id, buyer())
+    ).channel_trade_no == ""
     cached.clock.advance(0.2)
-    assert (await cached.app.reading.get(moving.payment_id, buyer())).channel_trade_no == "changed"
+    assert (
+        await cached.app.payment_queries.get_payment(moving.payment_id, buyer())
+    ).channel_trade_no == "changed"
     # put before the order answered: five seconds
-    assert (await cached.app.reading.get(settled.payment_id, buyer())).channel_trade_no == "changed"
+    assert (
+        await cached.app.payment_queries.get_payment(settled.payment_id, buyer())
+    ).channel_trade_no == "changed"
     await behind(cached, settled.payment_id, channel_trade_no="again")
     cached.clock.advance(24 * 3600 - 60)
-    assert (await cached.app.reading.get(settled.payment_id, buyer())).channel_trade_no == "changed"
+    assert (
+        await cached.app.payment_queries.get_payment(settled.payment_id, buyer())
+    ).channel_trade_no == "changed"
     cached.clock.advance(120)
-    assert (await cached.app.reading.get(settled.payment_id, buyer())).channel_trade_no == "again"
+    assert (
+        await cached.app.payment_queries.get_payment(settled.payment_id, buyer())
+    ).channel_trade_no == "again"
     order_view = await by_order(cached, settled, buyer())
     await behind(cached, settled.payment_id, channel_trade_no="and again")
     assert (await by_order(cached, settled, buyer())) == order_view
@@ -326,7 +345,9 @@ async def test_a_success_that_the_order_refuses_is_not_shown_as_one_for_a_day(
     paid = await cached.charge(order)
     assert (await cached.payment(paid.payment_id)).disposition is Disposition.REFUSED_CANCELLED
     cached.clock.advance(5.1)
-    assert (await cached.app.reading.get(paid.payment_id, buyer())).state is S.LATE_SUCCESS
+    assert (
+        await cached.app.payment_queries.get_payment(paid.payment_id, buyer())
+    ).state is S.LATE_SUCCESS
 
 
 async def test_a_change_is_shown_at_once_and_so_is_the_payment_that_the_order_now_has(
@@ -335,12 +356,12 @@ async def test_a_change_is_shown_at_once_and_so_is_the_payment_that_the_order_no
     order = await cached.order()
     with pytest.raises(CardDeclined) as refused:
         await cached.charge(order, number=DECLINED)
-    failed = await cached.app.reading.get_of_order(
+    failed = await cached.app.payment_queries.get_payment_by_order_id(
         merchant_id="mall", order_id=order.order_id, caller=buyer()
     )
     assert (failed.payment_id, failed.state) == (refused.value.payment_id, S.FAILED)
     paid = await cached.charge(order)
-    shown = await cached.app.reading.get_of_order(
+    shown = await cached.app.payment_queries.get_payment_by_order_id(
         merchant_id="mall", order_id=order.order_id, caller=buyer()
     )
     assert (shown.payment_id, shown.state) == (paid.payment_id, S.SUCCESS)
@@ -349,13 +370,15 @@ async def test_a_change_is_shown_at_once_and_so_is_the_payment_that_the_order_no
         for row in await cached.rows(ATTEMPT)
         if row["payment_id"] == failed.payment_id
     ]
-    await cached.app.reading.get(failed.payment_id, buyer())
-    await cached.app.facts.apply(
+    await cached.app.payment_queries.get_payment(failed.payment_id, buyer())
+    await cached.app.channel_results.apply(
         ChannelFact(
             attempt_id=attempt_id, status=ChannelStatus.CAPTURED, amount=PRICE, trade_no="T9"
         )
     )
-    assert (await cached.app.reading.get(failed.payment_id, buyer())).state is S.LATE_SUCCESS
+    assert (
+        await cached.app.payment_queries.get_payment(failed.payment_id, buyer())
+    ).state is S.LATE_SUCCESS
 
 
 async def test_a_slow_reader_does_not_put_an_old_payment_back(redis_url: str) -> None:
@@ -386,17 +409,19 @@ async def test_what_another_release_or_key_wrote_is_not_believed(cached: Payment
         await cached.charge(await cached.order()),
         await cached.charge(await cached.order()),
     )
-    redis: Any = cached.app.reading._cache._redis
+    redis: Any = cached.app.payment_queries._cache._redis
     key, far = f"payment:{paid.payment_id}", str(2 * 10**15)
     foreign = (await redis.hget(f"payment:{other.payment_id}", "payment")).decode()
     garbage = ("", "[]", "{}", "{", "null", '{"currency":"CNY"}', foreign)
     for text, until in (*((text, far) for text in garbage), (foreign, "soon")):
         await redis.hset(key, mapping={"version": 99, "fresh_until": until, "payment": text})
-        found = await cached.app.reading.get(paid.payment_id, buyer())
+        found = await cached.app.payment_queries.get_payment(paid.payment_id, buyer())
         assert found.payment_id == paid.payment_id
     await redis.delete(key)
     await redis.set(key, "not even a hash")
-    assert (await cached.app.reading.get(paid.payment_id, buyer())).payment_id == paid.payment_id
+    assert (
+        await cached.app.payment_queries.get_payment(paid.payment_id, buyer())
+    ).payment_id == paid.payment_id
 
 
 async def test_without_redis_everything_is_only_slower(
@@ -409,13 +434,15 @@ async def test_without_redis_everything_is_only_slower(
             paid = await world.charge(await world.order())
             assert paid.state is S.SUCCESS
             for payment in (before, paid):
-                assert (await world.app.reading.get(payment.payment_id, buyer())).state is S.SUCCESS
+                assert (
+                    await world.app.payment_queries.get_payment(payment.payment_id, buyer())
+                ).state is S.SUCCESS
                 assert (await by_order(world, payment, buyer())).state is S.SUCCESS
         assert {entry["event"] for entry in logs} == {"cache_away"}
         own_redis.start()
         world.clock.advance(AWAY.total_seconds() + 5)
-        await world.app.reading.get(paid.payment_id, buyer())
-        assert await world.app.reading._cache.get(paid.payment_id) is not None
+        await world.app.payment_queries.get_payment(paid.payment_id, buyer())
+        assert await world.app.payment_queries._cache.get(paid.payment_id) is not None
 
 
 async def test_a_frozen_redis_costs_one_short_wait_a_second(
@@ -427,7 +454,9 @@ async def test_a_frozen_redis_costs_one_short_wait_a_second(
         try:
             started = monotonic()
             for _ in range(20):
-                assert (await world.app.reading.get(paid.payment_id, buyer())).state is S.SUCCESS
+                assert (
+                    await world.app.payment_queries.get_payment(paid.payment_id, buyer())
+                ).state is S.SUCCESS
             assert monotonic() - started < 4 * COMMAND_SECONDS_MAX
         finally:
             own_redis.process.signal(signal.SIGCONT)
@@ -438,7 +467,7 @@ async def test_answers_that_come_after_all_are_not_given_to_the_next_question(
 ) -> None:
     async with cached_world(own_redis.url, tmp_path) as world:
         paid = [await world.charge(await world.order()) for _ in range(6)]
-        cache = world.app.reading._cache
+        cache = world.app.payment_queries._cache
         own_redis.process.signal(signal.SIGSTOP)
         questions = [asyncio.create_task(cache.get(payment.payment_id)) for payment in paid]
         for _ in range(20):

@@ -30,8 +30,9 @@ from payment_rpc.domain.refund import RefundState
 from payment_rpc.servicer.reconciliation import ReconciliationServicer
 from payment_rpc.store.reconciliation import StatementImport
 from payment_rpc.tables import LEDGER_TRANSACTION, REFUND, STATEMENT_DIFFERENCE, STATEMENT_IMPORT
-from payment_rpc.usecases.reconciliation import Reconciliation, ResolveDifference
+from payment_rpc.usecases.differences import ResolveDifference
 from payment_rpc.usecases.refunds import CreateRefund
+from payment_rpc.usecases.statement_imports import StatementImports
 from tests.builders.order import ADMIN
 from tests.builders.payment import PaymentWorld, UnreliableChannel
 from tests.builders.payment_steps import DAY_SECONDS, TODAY
@@ -45,7 +46,7 @@ async def paid(world: PaymentWorld, price: str = "100.00") -> Payment:
 
 
 async def refund(world: PaymentWorld, payment: Payment, amount: str = "10.00") -> None:
-    await world.app.refunds.create(
+    await world.app.refunds.create_refund(
         CreateRefund(
             payment_id=payment.payment_id,
             amount=RequestedAmount(amount),
@@ -75,18 +76,18 @@ async def plant(
 async def compare(
     world: PaymentWorld, day: str = TODAY, *, app: PaymentApp | None = None
 ) -> StatementImport:
-    reconciliation = (app or world.app).reconciliation
-    begun = await reconciliation.import_statement("sandbox", day)
-    while await reconciliation.run_once():
+    imports = (app or world.app).statement_imports
+    begun = await imports.import_statement("sandbox", day)
+    while await imports.run_once():
         pass
-    return await reconciliation.get_import(begun.import_id)
+    return await imports.get_statement_import(begun.import_id)
 
 
 async def differences(
     world: PaymentWorld, import_id: str = "", state: str = ""
 ) -> list[Difference]:
     return list(
-        await world.app.reconciliation.list_differences(
+        await world.app.differences.list_differences(
             import_id=import_id, state=state, after="", limit=1000
         )
     )
@@ -100,7 +101,7 @@ async def resolve(
     execute: bool = True,
     reason: str = "looked at it",
 ) -> Any:
-    return await world.app.reconciliation.resolve(
+    return await world.app.differences.resolve_difference(
         ResolveDifference(
             difference_id=difference.difference_id, action=action, reason=reason, execute=execute
         ),
@@ -184,7 +185,7 @@ async def test_a_second_capture_whose_callback_was_lost_is_found_and_goes_back_b
         payment.payment_id,
         7712,
     )
-    assert not (await world.app.verifying.verify()).violations
+    assert not (await world.app.ledger_verification.verify_ledger()).violations
     with pytest.raises(DifferenceStateInvalid):
         await resolve(world, missing)
 
@@ -234,7 +235,7 @@ async def test_a_write_off_books_exactly_what_its_preview_said_and_the_books_sta
     with pytest.raises(DifferenceStateInvalid):
         await resolve(world, difference, "WRITE_OFF")
     assert await count(world, LEDGER_TRANSACTION) == booked + 1
-    assert not (await world.app.verifying.verify()).violations
+    assert not (await world.app.ledger_verification.verify_ledger()).violations
 
 
 async def test_an_action_that_does_not_fit_is_refused(world: PaymentWorld) -> None:
@@ -247,7 +248,7 @@ async def test_an_action_that_does_not_fit_is_refused(world: PaymentWorld) -> No
         with pytest.raises(DifferenceStateInvalid, match="action"):
             await resolve(world, difference, action)
     with pytest.raises(ReconciliationNotFound):
-        await world.app.reconciliation.resolve(
+        await world.app.differences.resolve_difference(
             ResolveDifference(difference_id="DIF0", action="", reason="r", execute=False), ADMIN
         )
 
@@ -272,17 +273,14 @@ async def test_an_import_that_was_cut_by_a_crash_goes_on_where_it_was(world: Pay
     world.clock.advance(DAY_SECONDS)
     await plant(world, 3, "amount_over", "duplicate_line", "missing_line")
 
-    def another() -> Reconciliation:
+    def another() -> StatementImports:
         app = world.app
-        return Reconciliation(
+        return StatementImports(
             db=world.db,
             clock=world.clock,
             ids=world.ids,
-            cache=app.reconciliation._cache,
             channels={"sandbox": world.channel},
-            facts=app.facts,
-            refunds=app.refunds,
-            day=app.reconciliation._day,
+            day=app.statement_imports._day,
             timeout_seconds=2,
             wake_worker=lambda: None,
             chunk=2,
@@ -291,14 +289,16 @@ async def test_an_import_that_was_cut_by_a_crash_goes_on_where_it_was(world: Pay
     begun = await another().import_statement("sandbox", TODAY)
     progress = []
     while await another().run_once():  # each one after a restart
-        progress.append((await world.app.reconciliation.get_import(begun.import_id)).processed)
+        progress.append(
+            (await world.app.statement_imports.get_statement_import(begun.import_id)).processed
+        )
     assert progress == [2, 4, 5]
     assert sorted(kinds_of(await differences(world, begun.import_id))) == [
         "AMOUNT_MISMATCH",
         "DUPLICATE_LINE",
         "MISSING_CHANNEL",
     ]
-    assert (await world.app.reconciliation.get_import(begun.import_id)).state == "DONE"
+    assert (await world.app.statement_imports.get_statement_import(begun.import_id)).state == "DONE"
 
 
 async def test_lines_that_cannot_be_read_are_told_by_number_and_the_others_are_compared(
@@ -401,7 +401,9 @@ async def test_the_service_imports_lists_in_pages_and_resolves(world: PaymentWor
     world.clock.advance(DAY_SECONDS)
     await plant(world, 3, "amount_over", "missing_line", "unknown_fee")
     servicer = ReconciliationServicer(
-        reconciliation=world.app.reconciliation, page_tokens=PageTokens(b"p" * 32)
+        statement_imports=world.app.statement_imports,
+        differences=world.app.differences,
+        page_tokens=PageTokens(b"p" * 32),
     )
     begun = (
         await servicer.ImportStatement(
@@ -409,7 +411,7 @@ async def test_the_service_imports_lists_in_pages_and_resolves(world: PaymentWor
         )
     ).statement_import
     assert begun.state == pb.IMPORT_STATE_RUNNING
-    while await world.app.reconciliation.run_once():
+    while await world.app.statement_imports.run_once():
         pass
     done = (
         await servicer.GetStatementImport(
@@ -463,7 +465,7 @@ async def test_a_statement_that_cannot_be_is_refused_by_the_name_of_the_field(
     world: PaymentWorld, channel: str, day: str, field: str
 ) -> None:
     with pytest.raises((ChannelNotSupported, InvalidArgument)) as refusal:
-        await world.app.reconciliation.import_statement(channel, day)
+        await world.app.statement_imports.import_statement(channel, day)
     assert list(refusal.value.fields) == [field]
     assert await count(world, STATEMENT_IMPORT) == 0
 
@@ -472,6 +474,6 @@ async def test_the_day_ends_at_the_cut_off_in_the_channels_time_zone(world: Paym
     await paid(world)
     world.clock.advance(timedelta(hours=4, seconds=-1).total_seconds())  # 23:59:59 in Shanghai
     with pytest.raises(InvalidArgument, match="not over"):
-        await world.app.reconciliation.import_statement("sandbox", TODAY)
+        await world.app.statement_imports.import_statement("sandbox", TODAY)
     world.clock.advance(1)
     assert (await compare(world)).lines == 1

@@ -20,7 +20,7 @@ from payment_rpc.domain.refund_facts import RefundChannelStatus, RefundFact
 from payment_rpc.store import reconciliation as store
 from payment_rpc.store.reconciliation import StatementImport
 from payment_rpc.tables import ATTEMPT, REFUND, STATEMENT_IMPORT
-from payment_rpc.usecases.reconciliation import ResolveDifference
+from payment_rpc.usecases.differences import ResolveDifference
 from payment_rpc.usecases.refunds import CreateRefund
 from tests.builders.order import ADMIN, merchant
 from tests.builders.payment import PaymentWorld
@@ -75,7 +75,7 @@ async def test_refunds_of_a_day_are_those_of_this_channel_from_its_first_to_its_
     world: PaymentWorld,
 ) -> None:
     payment = await world.charge(await world.order())
-    await world.app.refunds.create(
+    await world.app.refunds.create_refund(
         CreateRefund(
             payment_id=payment.payment_id,
             amount=RequestedAmount("1.00"),
@@ -211,7 +211,7 @@ async def test_a_difference_about_a_refund_closes_only_when_channel_and_books_ag
     world: PaymentWorld, monkeypatch: pytest.MonkeyPatch, told: dict[str, Any], closes: bool
 ) -> None:
     payment = await world.charge(await world.order())
-    refund = await world.app.refunds.create(
+    refund = await world.app.refunds.create_refund(
         CreateRefund(
             payment_id=payment.payment_id,
             amount=RequestedAmount("1.00"),
@@ -241,7 +241,7 @@ async def test_a_difference_about_a_refund_closes_only_when_channel_and_books_ag
         )
 
     monkeypatch.setattr(world.channel, "query_refund", query_refund)
-    resolution = await world.app.reconciliation.resolve(
+    resolution = await world.app.differences.resolve_difference(
         ResolveDifference(difference_id="DIF1", action="QUERY_CHANNEL", reason="r", execute=True),
         ADMIN,
     )

@@ -36,7 +36,7 @@ async def refunded(
     payment = await world.charge(await world.order(caller=caller))
     clerk = merchant(caller.merchant_id)
     return payment, [
-        await world.app.refunds.create(
+        await world.app.refunds.create_refund(
             CreateRefund(
                 payment_id=payment.payment_id,
                 amount=RequestedAmount(amount),
@@ -55,7 +55,7 @@ async def test_a_refund_is_shown_to_its_buyer_its_shop_staff_and_services(
     world: PaymentWorld, reader: Caller
 ) -> None:
     payment, (refund,) = await refunded(world, buyer("u1"), "10.00")
-    assert await world.app.refunds.get(refund.refund_id, reader) == refund
+    assert await world.app.refunds.get_refund(refund.refund_id, reader) == refund
     listed = await world.app.refunds.list_refunds(
         payment_id=payment.payment_id,
         merchant_id="",
@@ -73,7 +73,7 @@ async def test_a_refund_is_shown_to_its_buyer_its_shop_staff_and_services(
 async def test_a_refund_of_somebody_else_is_not_there(world: PaymentWorld, reader: Caller) -> None:
     payment, (refund,) = await refunded(world, buyer("u1"), "10.00")
     with pytest.raises(RefundNotFound):
-        await world.app.refunds.get(refund.refund_id, reader)
+        await world.app.refunds.get_refund(refund.refund_id, reader)
     for scope in (
         {"payment_id": payment.payment_id, "merchant_id": "", "order_id": ""},
         {"payment_id": "", "merchant_id": "mall", "order_id": payment.order_id},
@@ -89,7 +89,7 @@ async def test_a_refund_of_somebody_else_is_not_there(world: PaymentWorld, reade
 async def test_nobody_in_particular_reads_no_refund(world: PaymentWorld) -> None:
     _, (refund,) = await refunded(world, buyer("u1"), "10.00")
     with pytest.raises(PermissionDenied):
-        await world.app.refunds.get(refund.refund_id, NOBODY)
+        await world.app.refunds.get_refund(refund.refund_id, NOBODY)
 
 
 async def test_refunds_of_an_order_are_those_of_its_shop(world: PaymentWorld) -> None:

@@ -17,7 +17,7 @@ from payment_rpc.domain.refund import Refund, RefundState
 from payment_rpc.domain.refund_facts import RefundChannelStatus
 from payment_rpc.store import payments, refunds
 from payment_rpc.tables import LEDGER_POSTING, LEDGER_TRANSACTION
-from payment_rpc.usecases.facts import Applied
+from payment_rpc.usecases.channel_results import Applied
 from payment_rpc.usecases.refunds import CreateRefund
 from tests.builders.order import merchant
 from tests.builders.payment import PaymentWorld
@@ -57,7 +57,7 @@ async def untold_money(world: PaymentWorld, order: Order) -> Payment:
 
 async def asks_back(world: PaymentWorld, payment: Payment, amount: str = "") -> Refund:
     """The shop refunds an amount, or everything."""
-    return await world.app.refunds.create(
+    return await world.app.refunds.create_refund(
         CreateRefund(
             payment_id=payment.payment_id,
             amount=RequestedAmount(amount),
@@ -106,7 +106,7 @@ async def books(world: PaymentWorld) -> tuple[int, ...]:
     owes us; the books are right.
     """
     assert await world.ledger_problems() == []
-    assert (await world.app.verifying.verify()).violations == ()
+    assert (await world.app.ledger_verification.verify_ledger()).violations == ()
     rows = await world.rows(LEDGER_POSTING)
     merchant_, nobody, leaving, channel = (
         sum(

@@ -18,7 +18,7 @@ from payment_rpc.domain.payment import Disposition, Payment, PaymentState
 from payment_rpc.domain.refund_facts import RefundChannelStatus, RefundFact
 from payment_rpc.tables import ATTEMPT, REFUND, SCAN_ACTION
 from tests.builders.order import PAYMENT_WINDOW
-from tests.builders.payment import DECLINED, LEASE_SECONDS, TIMES, PaymentWorld
+from tests.builders.payment import CONFIG, DECLINED, LEASE_SECONDS, PaymentWorld
 
 
 async def diary(world: PaymentWorld) -> list[str]:
@@ -52,7 +52,7 @@ async def test_a_question_that_found_money_is_told_with_the_message_that_tells_t
 ) -> None:
     payment = await unanswered(world)
     world.clock.advance(5)
-    assert await world.app.asking.run_once() == 1
+    assert await world.app.polling.run_once() == 1
     assert await diary(world) == [
         "QUERY CAPTURED PAYING>SUCCESS",
         "NOTIFY order_rpc PAYING>SUCCESS",
@@ -76,7 +76,7 @@ async def test_a_decline_is_told_with_its_code_and_no_order_hears_of_it(
 ) -> None:
     await unanswered(world, number=DECLINED)
     world.clock.advance(5)
-    await world.app.asking.run_once()
+    await world.app.polling.run_once()
     assert await diary(world) == ["QUERY DECLINED PAYING>FAILED CARD_DECLINED"]
 
 
@@ -88,7 +88,7 @@ async def test_a_channel_that_never_answers_makes_ever_fewer_rows_and_they_are_p
     ends = world.clock.now() + timedelta(days=2)
     while (due := (await world.rows(ATTEMPT))[0]["next_query_at"]) <= ends:
         world.clock.advance((due - world.clock.now()).total_seconds())
-        assert await world.app.asking.run_once() == 1
+        assert await world.app.polling.run_once() == 1
     rows = await world.rows(SCAN_ACTION)
     assert len(rows) == 10  # in two days: the schedule is the bound
     assert {
@@ -99,7 +99,7 @@ async def test_a_channel_that_never_answers_makes_ever_fewer_rows_and_they_are_p
     world.clock.advance(
         (
             rows[0]["acted_at"]
-            + timedelta(days=TIMES.scan_action_retention_days)
+            + timedelta(days=CONFIG.scan_action_retention_days)
             - world.clock.now()
         ).total_seconds()
     )
@@ -116,7 +116,7 @@ async def test_an_attempt_that_never_arrived_is_asked_for_and_closed_in_one_roun
     with pytest.raises(FailpointRaised):
         await world.charge(await world.order())
     world.clock.advance(LEASE_SECONDS)
-    await world.app.asking.run_once()
+    await world.app.polling.run_once()
     assert await diary(world) == [
         "QUERY NOT_FOUND PAYING>PAYING",
         "CLOSE CLOSED PAYING>FAILED PAYMENT_CLOSED",
@@ -128,10 +128,10 @@ async def test_a_deadline_is_told_and_the_close_at_the_channel_after_it(
 ) -> None:
     payment = await world.cashier(await world.order())
     world.clock.advance(PAYMENT_WINDOW.total_seconds() - 1)
-    await world.app.asking.run_once()
+    await world.app.polling.run_once()
     world.clock.advance(1)
-    await world.app.closing.expire_once()
-    await world.app.asking.run_once()
+    await world.app.expiry.run_once()
+    await world.app.polling.run_once()
     first, *later = await diary(world)
     assert first == "QUERY PENDING PAYING>PAYING"
     assert later[0] == "CLOSE PAYING>CLOSING DEADLINE"
@@ -147,12 +147,12 @@ async def test_what_cannot_be_closed_at_the_channel_is_closed_by_a_decision_of_o
 
     monkeypatch.setattr(type(world.channel), "closable", property(lambda _: False))
     monkeypatch.setattr(world.channel, "query", query)
-    app = world.make_app(times=replace(TIMES, close_grace_seconds=60))
+    app = world.make_app(config=replace(CONFIG, close_grace_seconds=60))
     payment = await world.cashier(await world.order())
     world.clock.advance(PAYMENT_WINDOW.total_seconds())
     for _ in range(2):
-        await app.closing.expire_once()
-        await app.asking.run_once()
+        await app.expiry.run_once()
+        await app.polling.run_once()
         world.clock.advance(60)
     assert (await world.payment(payment.payment_id)).state is PaymentState.CLOSED
     assert await diary(world) == [
@@ -221,7 +221,7 @@ async def test_what_callers_ask_for_is_no_scan(world: PaymentWorld) -> None:
     assert (await world.charge(order, key="k1")).state is PaymentState.SUCCESS  # asks the channel
     assert world.channel.queries == 1
     opened = await world.cashier(order := await world.order())
-    await world.app.closing.close_order(merchant_id="mall", order_id=order.order_id)
+    await world.app.cancellation.close_payment(merchant_id="mall", order_id=order.order_id)
     assert (await world.payment(opened.payment_id)).state is PaymentState.CLOSED
     assert await diary(world) == []
 
@@ -236,7 +236,7 @@ async def test_the_diary_is_as_whole_as_its_effect(
     payment = await unanswered(world)
     world.clock.advance(5)
     failpoints.arm(f"{point}=raise", environment="test")
-    await world.app.asking.run_once()
+    await world.app.polling.run_once()
     assert Counter(row["action"] for row in await world.rows(SCAN_ACTION)) == actions
     assert (await world.payment(payment.payment_id)).state is (
         PaymentState.SUCCESS if actions else PaymentState.PAYING

@@ -27,7 +27,7 @@ from payment_rpc.tables import (
     WALLET,
     WALLET_ENTRY,
 )
-from payment_rpc.usecases import verifying
+from payment_rpc.usecases import ledger_verification
 from tests.builders.order import ADMIN
 from tests.builders.payment import PRICE, PaymentWorld, payment_world
 from tests.builders.payment_steps import RefundLine, paid, refund, spend, top_up
@@ -49,7 +49,10 @@ def line(world: PaymentWorld, monkeypatch: pytest.MonkeyPatch) -> RefundLine:
 
 
 async def found(world: PaymentWorld) -> set[str]:
-    return {problem.invariant for problem in (await world.app.verifying.verify()).violations}
+    return {
+        problem.invariant
+        for problem in (await world.app.ledger_verification.verify_ledger()).violations
+    }
 
 
 async def a_bit_of_everything(world: PaymentWorld, line: RefundLine) -> None:
@@ -64,12 +67,12 @@ async def a_bit_of_everything(world: PaymentWorld, line: RefundLine) -> None:
         await refund(world, payment, "70.00")
     line.next_status = RefundChannelStatus.SUCCESS
     bounced = await refund(world, payment, "30.00")
-    await world.app.refunds.apply(
+    await world.app.refund_results.apply(
         RefundFact(refund_id=bounced.refund_id, status=RefundChannelStatus.REVERSED)
     )
     await refund(world, payment, "60.00")
     # a loss
-    await world.app.refunds.apply(
+    await world.app.refund_results.apply(
         RefundFact(
             refund_id=refusal.value.metadata["refund_id"], status=RefundChannelStatus.SUCCESS
         )
@@ -78,7 +81,7 @@ async def a_bit_of_everything(world: PaymentWorld, line: RefundLine) -> None:
     attempt = next(
         row for row in await world.rows(ATTEMPT) if row["payment_id"] == conflicted.payment_id
     )
-    await world.app.facts.apply(
+    await world.app.channel_results.apply(
         ChannelFact(
             attempt_id=attempt["attempt_id"],
             status=ChannelStatus.CAPTURED,
@@ -99,9 +102,9 @@ async def test_books_that_were_kept_by_the_code_are_right(
 ) -> None:
     await a_bit_of_everything(world, line)
     for page, orphans_page in ((1, 1), (2, 3), (200, 5000)):
-        monkeypatch.setattr(verifying, "PAGE", page)
-        monkeypatch.setattr(verifying, "ORPHANS_PAGE", orphans_page)
-        result = await world.app.verifying.verify()
+        monkeypatch.setattr(ledger_verification, "PAGE", page)
+        monkeypatch.setattr(ledger_verification, "ORPHANS_PAGE", orphans_page)
+        result = await world.app.ledger_verification.verify_ledger()
         assert result.violations == ()
         assert result.transactions == len(await world.rows(LEDGER_TRANSACTION)) > 10
         assert result.postings == len(await world.rows(LEDGER_POSTING))
@@ -114,7 +117,7 @@ async def test_a_resolved_conflict_leaves_right_books(
 ) -> None:
     conflicted = await world.cashier(await world.order())
     attempt_id = (await world.rows(ATTEMPT))[0]["attempt_id"]
-    await world.app.facts.apply(
+    await world.app.channel_results.apply(
         ChannelFact(
             attempt_id=attempt_id,
             status=ChannelStatus.CAPTURED,
@@ -123,7 +126,7 @@ async def test_a_resolved_conflict_leaves_right_books(
         )
     )
     assert await found(world) == set()
-    await world.app.conflicts.resolve(
+    await world.app.conflicts.resolve_conflict(
         conflicted.payment_id, state=PaymentState.FAILED, reason="seen", caller=ADMIN
     )
     assert await found(world) == set()

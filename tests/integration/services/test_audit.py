@@ -105,7 +105,7 @@ async def test_work_that_no_worker_does_is_found(world: PaymentWorld) -> None:
 async def test_parked_money_is_seen_by_a_person_until_it_is_resolved(world: PaymentWorld) -> None:
     conflicted = await world.cashier(await world.order())
     attempt_id = (await world.rows(ATTEMPT))[0]["attempt_id"]
-    await world.app.facts.apply(
+    await world.app.channel_results.apply(
         ChannelFact(
             attempt_id=attempt_id,
             status=ChannelStatus.CAPTURED,
@@ -114,7 +114,7 @@ async def test_parked_money_is_seen_by_a_person_until_it_is_resolved(world: Paym
         )
     )
     assert await audited(world, channel=False) == []
-    await world.app.conflicts.resolve(
+    await world.app.conflicts.resolve_conflict(
         conflicted.payment_id, state=PaymentState.FAILED, reason="seen", caller=ADMIN
     )
     assert await audited(world, channel=False) == []

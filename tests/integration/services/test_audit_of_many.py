@@ -43,8 +43,8 @@ SIZES = (
     "order_rpc.audit.stock.RANGE",
     "order_rpc.store.statistics.RANGE",
     "payment_rpc.audit.seals.PAGE",
-    "payment_rpc.usecases.verifying.PAGE",
-    "payment_rpc.usecases.verifying.ORPHANS_PAGE",
+    "payment_rpc.usecases.ledger_verification.PAGE",
+    "payment_rpc.usecases.ledger_verification.ORPHANS_PAGE",
     "seckill_rpc.audit.checks.RANGE",
 )
 SMALL = 10

@@ -95,14 +95,14 @@ async def test_a_payment_that_cannot_expire_stops_no_other(
     first, *others = await waiting(world)
     await plant(world.db, f"UPDATE payment SET {damage} WHERE payment_id = '{first}'")
     with capture_logs() as logs:
-        assert await world.app.closing.expire_once() == 2
-        assert await world.app.closing.expire_once() == 0
+        assert await world.app.expiry.run_once() == 2
+        assert await world.app.expiry.run_once() == 0
     assert {row["payment_id"]: row["state"] for row in await world.rows(PAYMENT)} == {
         first: PaymentState.PAYING,
         **dict.fromkeys(others, PaymentState.CLOSING),
     }
     assert left_out(logs) == [("expire_payments", first, True)]
-    assert await world.app.closing.due_in() is None
+    assert await world.app.expiry.due_in() is None
 
 
 @ON_SQLITE
@@ -114,7 +114,7 @@ async def test_a_payment_whose_column_holds_nothing_of_its_type_stops_no_other(
         world.db, f"UPDATE payment SET updated_at = 'yesterday' WHERE payment_id = '{first}'"
     )
     with capture_logs() as logs:
-        assert await world.app.closing.expire_once() == 2
+        assert await world.app.expiry.run_once() == 2
     assert left_out(logs) == [("expire_payments", first, True)]
     assert [(await world.payment(each)).state for each in others] == [PaymentState.CLOSING] * 2
 
@@ -129,10 +129,10 @@ async def test_an_attempt_that_cannot_be_asked_for_keeps_no_other_from_being_ask
     await plant(world.db, f"UPDATE attempt SET {damage} WHERE attempt_id = '{first}'")
     world.clock.advance(LEASE_SECONDS)
     with capture_logs() as logs:
-        assert await world.app.asking.run_once() == 2
-        assert await world.app.asking.run_once() == 0
+        assert await world.app.polling.run_once() == 2
+        assert await world.app.polling.run_once() == 0
     assert left_out(logs) == [("ask_channels", first, True)]
-    assert await world.app.asking.due_in() is None
+    assert await world.app.polling.due_in() is None
     assert sorted(row["state"] for row in await world.rows(PAYMENT)) == [
         "PAYING",
         "SUCCESS",
@@ -146,7 +146,7 @@ async def open_refunds(world: PaymentWorld) -> list[str]:
         payment = await world.charge(await world.order())
         made.append(
             (
-                await world.app.refunds.create(
+                await world.app.refunds.create_refund(
                     CreateRefund(
                         payment_id=payment.payment_id,
                         amount=RequestedAmount("10.00"),
@@ -237,17 +237,17 @@ async def test_a_callback_that_cannot_be_read_keeps_no_other_from_being_finished
         )
     with capture_logs() as logs:
         # of no payment: never will be finished, which is written down
-        assert await world.app.callbacks.run_once() == 1
-        assert await world.app.callbacks.run_once() == 0
+        assert await world.app.mock_callbacks.run_once() == 1
+        assert await world.app.mock_callbacks.run_once() == 0
     assert left_out(logs) == [("finish_callbacks", "CB0", True)]
 
 
 async def test_a_statement_that_cannot_be_read_keeps_no_other_from_being_compared(
     world: PaymentWorld,
 ) -> None:
-    reconciliation = world.app.reconciliation
+    imports = world.app.statement_imports
     world.clock.advance(DAY_SECONDS)
-    begun = await reconciliation.import_statement("sandbox", TODAY)
+    begun = await imports.import_statement("sandbox", TODAY)
     await plant(
         world.db,
         "INSERT INTO statement_import SELECT 'A', channel, '2020-01-01', content_hash, '?', "
@@ -255,9 +255,9 @@ async def test_a_statement_that_cannot_be_read_keeps_no_other_from_being_compare
         "line_errors, error, created_at, finished_at FROM statement_import",
     )
     with capture_logs() as logs:
-        while await reconciliation.run_once():
+        while await imports.run_once():
             pass
-    assert (await reconciliation.get_import(begun.import_id)).state == "DONE"
+    assert (await imports.get_statement_import(begun.import_id)).state == "DONE"
     assert left_out(logs) == [("import_statements", "A", True)]
     assert {row["import_id"]: row["state"] for row in await world.rows(STATEMENT_IMPORT)}[
         "A"

@@ -97,7 +97,7 @@ async def test_lists_of_payments_refunds_and_entries_go_on_behind_one_that_canno
     payment = await world.charge(order)
     refunds = [
         (
-            await world.app.refunds.create(
+            await world.app.refunds.create_refund(
                 CreateRefund(
                     payment_id=payment.payment_id,
                     amount=RequestedAmount("1.00"),
@@ -125,7 +125,7 @@ async def test_lists_of_payments_refunds_and_entries_go_on_behind_one_that_canno
         f"UPDATE payment SET outcome = 'NONSENSE' WHERE payment_id = '{payment.payment_id}'",
     )
     assert (
-        await world.app.reading.list_of_order(
+        await world.app.payment_queries.list_payments(
             merchant_id="mall", order_id=order.order_id, before=None, limit=5, caller=ADMIN
         )
         == []

@@ -161,7 +161,7 @@ class Shop:
 
     async def _refund_as_shop(self, payment_id: str, amount: str) -> None:
         """The shop asks payment_rpc itself; its order may not even know that it is paid."""
-        await self.world.money.app.refunds.create(
+        await self.world.money.app.refunds.create_refund(
             CreateRefund(
                 payment_id=payment_id,
                 amount=RequestedAmount(amount),
@@ -179,8 +179,8 @@ class Shop:
         money = self.world.money
         money.clock.advance(seconds)
         await money.callbacks()
-        await money.app.closing.expire_once()
-        await money.app.asking.run_once()
+        await money.app.expiry.run_once()
+        await money.app.polling.run_once()
         await money.app.refunds.run_once()
         if order_rpc:
             await self.world.orders.expire()

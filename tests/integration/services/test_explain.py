@@ -84,7 +84,7 @@ async def test_a_payment_whose_outcome_nobody_knows_yet(world: PaymentWorld) -> 
         "is cancelled if it is not paid by then",
     )
     world.clock.advance(LEASE_SECONDS)
-    await world.app.asking.run_once()
+    await world.app.polling.run_once()
     in_this_order(await told(world, payment.payment_id), "We asked 1 times")
 
 
@@ -99,11 +99,11 @@ async def test_what_the_scan_did_by_itself_is_told_with_what_it_changed(
     world.channel.unreachable = True
     for seconds in (5, 5, 15):
         world.clock.advance(seconds)
-        await world.app.asking.run_once()
+        await world.app.polling.run_once()
     world.channel.unreachable = False
     world.clock.advance(PAYMENT_WINDOW.total_seconds())
-    await world.app.closing.expire_once()
-    await world.app.asking.run_once()
+    await world.app.expiry.run_once()
+    await world.app.polling.run_once()
     in_this_order(
         await told(world, found.payment_id),
         "The buyer began to pay",
@@ -163,7 +163,7 @@ async def test_a_second_payment_after_a_declined_card(world: PaymentWorld) -> No
 async def test_money_that_a_person_must_look_at(world: PaymentWorld) -> None:
     waiting = await world.cashier(await world.order())
     attempt_id = (await world.rows(ATTEMPT))[0]["attempt_id"]
-    await world.app.facts.apply(
+    await world.app.channel_results.apply(
         ChannelFact(
             attempt_id=attempt_id,
             status=ChannelStatus.CAPTURED,

@@ -37,7 +37,7 @@ from seckill_rpc.settings import SeckillSettings
 from seckill_rpc.usecases.events import TOPIC as SECKILL_TOPIC
 from tests.builders.order import buyer
 from tests.builders.order_payment import JoinedWorld, joined_world
-from tests.builders.payment import DECLINED, TIMES
+from tests.builders.payment import CONFIG, DECLINED
 from tests.builders.seckill_order import HOUR, SeckillOrderWorld
 from tests.conftest import PROOF
 from tests.support.databases import create_tables, open_patiently
@@ -115,7 +115,7 @@ class Month:
         money = self.joined.money
         order_app = self.joined.orders.make(redis=self.redis)
         payment_app = money.make_app(
-            events=self.redis, times=replace(TIMES, scan_action_retention_days=SCANS_KEPT.days)
+            events=self.redis, config=replace(CONFIG, scan_action_retention_days=SCANS_KEPT.days)
         )
         purges = [
             purge_worker(db=db, clock=money.clock, retention=DELIVERED_KEPT)

@@ -131,7 +131,7 @@ async def test_money_is_taken_and_given_back_with_these_rights(
             request_id="",
             key="",
         )
-        await world.app.refunds.create(asked, CLERK)
+        await world.app.refunds.create_refund(asked, CLERK)
         await world.finish()
         assert (await world.payment(payment.payment_id)).refunded == Money(3000, "CNY")
         assert await world.ledger_problems() == []

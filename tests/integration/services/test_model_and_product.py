@@ -33,10 +33,10 @@ from payment_rpc.domain.refund import OPEN, Refund, RefundState
 from payment_rpc.domain.refund_facts import RefundChannelStatus, RefundFact
 from payment_rpc.store import attempts, payments, refunds
 from payment_rpc.tables import ATTENTION, ORDER_GATE
-from payment_rpc.usecases.closing import verdict
+from payment_rpc.usecases.cancel import close_answer
 from payment_rpc.usecases.messages import order_message
+from payment_rpc.usecases.payment_start import NewPayment
 from payment_rpc.usecases.refunds import CreateRefund
-from payment_rpc.usecases.starting import NewPayment
 from tests.builders.order import PAYMENT_RPC, merchant
 from tests.builders.payment import PaymentWorld, a_payment, an_attempt, payment_world
 from tests.protocol_model import steps
@@ -298,7 +298,7 @@ class Product:
             if fact is not Fact.LOST
             else {}
         )
-        await self.shop.app.facts.write(
+        await self.shop.app.channel_results.write(
             tx,
             ChannelFact(attempt_id=f"ATT{a}", status=STATUS[fact], **money),
             first_send=fact is Fact.NOT_ATTEMPTED,
@@ -307,7 +307,7 @@ class Product:
     async def _refund_fact(
         self, tx: AsyncConnection, done: Done, name: str, fact: RefundState
     ) -> None:
-        await self.shop.app.refunds.write(
+        await self.shop.app.refund_results.write(
             tx, RefundFact(refund_id=name, status=RefundChannelStatus(fact))
         )
 
@@ -321,10 +321,10 @@ class Product:
             await self.dispositions._settle(tx, message, Disposition(said))
 
     async def _close_payments(self, tx: AsyncConnection, done: Done) -> str:
-        closing = self.shop.app.closing
-        for payment in await closing._close_gate(tx, "mall", "ORD1"):
-            await closing._begin(tx, payment.payment_id, by_buyer=False)
-        return verdict(
+        cancellation = self.shop.app.cancellation
+        for payment in await cancellation._close_gate(tx, "mall", "ORD1"):
+            await cancellation._begin(tx, payment.payment_id, by_buyer=False)
+        return close_answer(
             await payments.all_of_order(tx, merchant_id="mall", order_id="ORD1")
         ).result.value
 
@@ -355,7 +355,7 @@ class Product:
             expires_at=self.now + timedelta(minutes=30),
         )
         try:
-            standing = await self.shop.app.charging._starting._start(
+            standing = await self.shop.app.payments._start._start(
                 tx,
                 NewPayment(
                     order=order,

@@ -80,7 +80,7 @@ async def race(world: JoinedWorld, chance: random.Random, *, by_expiry: bool) ->
     async def background() -> None:
         await world.money.callbacks()
         await world.orders.relay()
-        await world.money.app.asking.run_once()
+        await world.money.app.polling.run_once()
 
     await asyncio.gather(
         later(chance.randrange(300), pay),
@@ -256,7 +256,7 @@ async def test_refunds_that_race_on_both_sides_never_exceed_what_was_captured(
             request_id=f"direct-{number}",
             key="",
         )
-        await world.money.app.refunds.create(command, merchant())
+        await world.money.app.refunds.create_refund(command, merchant())
 
     await asyncio.gather(
         *(later(number, at_payment_rpc(number)) for number in range(3)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from payment_rpc.domain.payment import Disposition, Payment, PaymentState
-from payment_rpc.usecases.closing import CloseResult, verdict
+from payment_rpc.usecases.cancel import CloseResult, close_answer
 from tests.builders.payment import a_payment
 
 P = PaymentState
@@ -42,6 +42,6 @@ def test_the_strongest_payment_of_an_order_decides(
     of_order: list[Payment], expected: CloseResult
 ) -> None:
     for payments in (of_order, list(reversed(of_order))):
-        answer = verdict(payments)
+        answer = close_answer(payments)
         assert answer.result is expected
         assert (answer.payment is not None) == (expected is CloseResult.ALREADY_PAID)

@@ -1,5 +1,5 @@
-"""Proving the books: everything that must hold of the ledger, recomputed from its rows, page by
-page, while payments go on.
+"""VerifyLedger: recomputes everything that must hold of the ledger from its rows, page by page,
+while payments go on.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from payment_rpc.store import books
 PAGE = 1000  # payments or wallets; their rows lie in memory at once
 ORPHANS_PAGE = 5000  # counted by the database
 VIOLATIONS_MAX = 1000
-LOOKS_MAX = 20  # at something that changes while it is read
-LOOK_PAUSE_SECONDS = 0.05
-# what a row with a value that cannot be raises
+READS_MAX = 20  # of rows that change while they are read
+READ_PAUSE_SECONDS = 0.05
+# raised for a row with an impossible value
 UNREADABLE = (ArithmeticError, LookupError, TypeError, ValueError, InvalidArgument)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """What does not hold, and how much was looked at. Stops at VIOLATIONS_MAX."""
+    """What does not hold, and how much was checked. Stops at VIOLATIONS_MAX."""
 
     violations: tuple[Problem, ...]
     transactions: int
     postings: int
 
 
-class Verifying:
+class LedgerVerification:
     """Verifies the ledger. Reads only."""
 
     def __init__(self, *, db: Database) -> None:
         self._db = db
 
-    async def verify(self) -> Verification:
-        """Looks at every payment, wallet, transaction and posting."""
+    async def verify_ledger(self) -> Verification:
+        """Checks every payment, wallet, transaction and posting."""
         violations: list[Problem] = []
         await self._verify_payments(violations)
         await self._verify_wallets(violations)
@@ -60,7 +60,7 @@ class Verifying:
                 ready, changed, last = await self._db.read(
                     books.books_page, after=after, limit=PAGE
                 )
-            except UNREADABLE:  # by a row of one of them: each is read alone then
+            except UNREADABLE:  # a row of one of them: each payment is read alone then
                 ready, (changed, last) = (
                     [],
                     await self._db.read(books.ids_page, after=after, limit=PAGE),
@@ -73,7 +73,7 @@ class Verifying:
                 violations += await self._problems_of_one(payment_id)
             after = last
             looked_at("books of payments", len(ready) + len(changed))
-            await asyncio.sleep(0)  # hashing a page is work; calls go first
+            await asyncio.sleep(0)  # hashing a page takes a while; lets calls run in between
 
     async def _problems_of_one(self, payment_id: str) -> list[Problem]:
         try:
@@ -92,11 +92,11 @@ class Verifying:
         """One payment's books of one moment; None for a payment that changes faster than it can be
         read.
         """
-        for _ in range(LOOKS_MAX):
+        for _ in range(READS_MAX):
             own = await self._db.read(books.books_of, payment_id)
             if own is not None:
                 return own
-            await asyncio.sleep(LOOK_PAUSE_SECONDS)
+            await asyncio.sleep(READ_PAUSE_SECONDS)
         return None
 
     async def _verify_wallets(self, violations: list[Problem]) -> None:
@@ -106,10 +106,10 @@ class Verifying:
                 books.check_wallets, after=after, limit=PAGE
             )
             violations += found
-            for _ in range(LOOKS_MAX):
+            for _ in range(READS_MAX):
                 if not changed:
                     break
-                await asyncio.sleep(LOOK_PAUSE_SECONDS)
+                await asyncio.sleep(READ_PAUSE_SECONDS)
                 found, changed, _last = await self._db.read(
                     books.check_wallets, after=("", "", ""), limit=PAGE, only=changed
                 )

@@ -1,5 +1,5 @@
-"""What an order's answer means for a payment. The order decides once whether it takes the money; a
-refusal makes it late money that goes back.
+"""Delivers payment snapshots to order_rpc and applies its answer, the disposition. The order
+decides once whether it accepts the money of a payment; refused money is refunded automatically.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from payment_rpc.domain.payment import WALLET, Disposition, Payment, PaymentStat
 from payment_rpc.domain.refund import Refund, refundable, reserve, settled
 from payment_rpc.store import attempts, ledger, payments, refunds
 from payment_rpc.usecases.messages import ORDER_DESTINATION, order_message
-from payment_rpc.usecases.refunds import add_refund, refund_into_wallet
+from payment_rpc.usecases.refund_results import add_refund, refund_into_wallet
 
 log = structlog.get_logger()
 
 
 class OrderUpdates(Protocol):
-    """The part of order_rpc that hears of payments."""
+    """The part of order_rpc that receives snapshots of payments."""
 
     async def update_status(self, snapshot: dict[str, Any], *, event_id: str) -> Disposition | None:
-        """Delivers a snapshot; None when it decided nothing."""
+        """Delivers a snapshot; None when the order decided nothing."""
         ...
 
 
 class OrderDestination:
-    """Delivers snapshots to order_rpc and settles what it answers, in the transaction that marks
-    the message done.
+    """Delivers snapshots to order_rpc. The disposition is applied in the transaction that marks the
+    message done.
     """
 
     name = ORDER_DESTINATION
@@ -49,7 +49,7 @@ class OrderDestination:
         """Sends one snapshot.
 
         Raises:
-            RemoteError: not answered, or refused for good.
+            RemoteError: no answer, or refused for good.
         """
         disposition = await self._orders.update_status(
             dict(message.payload), event_id=message.event_id
@@ -73,38 +73,40 @@ class OrderDestination:
         if disposition.is_refusal:
             await self._refuse(tx, payment, disposition)
             return
-        if not payment.holds_slot:  # the slot is free before it is taken
+        if not payment.holds_slot:  # its holder frees the slot first
             holder = await payments.lock_slot_holder(
                 tx, merchant_id=payment.merchant_id, order_id=payment.order_id
             )
             if holder is not None:
-                await self._hand_over(tx, holder)
-        await self._take(tx, payment, disposition)
+                await self._give_up_slot(tx, holder)
+        await self._accept(tx, payment, disposition)
 
-    async def _take(self, tx: AsyncConnection, payment: Payment, disposition: Disposition) -> None:
+    async def _accept(
+        self, tx: AsyncConnection, payment: Payment, disposition: Disposition
+    ) -> None:
         now = self._clock.now()
-        taken = payment.take(disposition, at=now)
+        accepted = payment.take(disposition, at=now)
         left = refundable(payment)
         if payment.state is PaymentState.LATE_SUCCESS and left.minor > 0:
-            taken = await ledger.book(
+            accepted = await ledger.book(
                 tx,
-                taken,
+                accepted,
                 bookings.taken_by_order(
                     payment_id=payment.payment_id,
-                    version=taken.version,
+                    version=accepted.version,
                     channel=payment.channel,
                     merchant_id=payment.merchant_id,
                     amount=left,
                 ),
                 at=now,
             )
-        await payments.save_payment(tx, taken, read_version=payment.version)
+        await payments.save_payment(tx, accepted, read_version=payment.version)
 
     async def _refuse(
         self, tx: AsyncConnection, payment: Payment, disposition: Disposition
     ) -> None:
-        """Late money: what is left of it goes back by itself, in the same transaction; from now on
-        every refund of it counts as automatic.
+        """Refunds what is left of refused money, in the same transaction. From now on every refund
+        of this payment counts as automatic.
         """
         now = self._clock.now()
         refused = payment.refuse(disposition, at=now)
@@ -148,7 +150,7 @@ class OrderDestination:
             refund_id=refund.refund_id,
         )
 
-    async def _hand_over(self, tx: AsyncConnection, holder: Payment) -> None:
+    async def _give_up_slot(self, tx: AsyncConnection, holder: Payment) -> None:
         now = self._clock.now()
         given_up = holder.give_up_slot(at=now)
         if holder.state is PaymentState.SUCCESS:
@@ -166,7 +168,7 @@ class OrderDestination:
     async def _book_refusal(
         self, tx: AsyncConnection, payment: Payment, refused: Payment
     ) -> Payment:
-        # what is reserved or gone has left the merchant's account already
+        # what is reserved or refunded has left the merchant's account already
         left = refundable(payment)
         if left.minor == 0:
             return refused

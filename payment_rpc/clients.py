@@ -1,4 +1,4 @@
-"""The sibling services that payment_rpc asks: order_rpc. Protobuf ends here."""
+"""The client of order_rpc, the only service that payment_rpc calls. Protobuf ends here."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Orders:
             event_id: id of the outbox row.
 
         Raises:
-            RemoteError: not taken.
+            RemoteError: no answer, or refused.
         """
         payment = order_pb2.PaymentSnapshot(
             **{

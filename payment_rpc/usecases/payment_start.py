@@ -1,5 +1,5 @@
-"""Starting a payment: idempotency record, order gate, payment and attempt in one transaction,
-before any channel is called (docs/protocols.md 1, tx1).
+"""The first transaction of a payment (docs/protocols.md 1, tx1): idempotency record, order gate,
+payment and attempt, before any channel is called.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from datetime import timedelta
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh import idempotency, outbox
+from mesh.call import Caller
 from mesh.clock import Clock
 from mesh.db import ConstraintViolated, Database, StaleRow
 from mesh.errors import InvalidArgument
@@ -31,7 +32,7 @@ from payment_rpc.domain.payment import BALANCE, CASHIER, TOP_UP, UNDECIDED, Paym
 from payment_rpc.domain.snapshot import to_json
 from payment_rpc.domain.wallet import BALANCE_MINOR_MAX
 from payment_rpc.store import attempts, ledger, payments, wallets
-from payment_rpc.usecases.facts import Applied
+from payment_rpc.usecases.channel_results import Applied
 from payment_rpc.usecases.messages import RELAY_DELAY, messages_of
 
 IN_PROGRESS_RETRY_SECONDS = 2.0  # a card answers within a second or two
@@ -39,9 +40,9 @@ IN_PROGRESS_RETRY_SECONDS = 2.0  # a card answers within a second or two
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewPayment:
-    """What is about to be started, and the idempotency record that makes it happen once (None
-    without an idempotency key). An `order` without an id stands for
-    the payment itself: a top-up."""
+    """A payment to be started, once per idempotency key. An `order` without an id is a top-up: it
+    gets the id of the payment.
+    """
 
     order: OrderToPay
     payment_method: str
@@ -52,9 +53,9 @@ class NewPayment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
-    """Where a request for a new payment stands: started by this call, answered or begun by an
-    earlier one, or in the way of one.
+class StartResult:
+    """What became of a request for a new payment: started or paid by this call, begun or answered
+    by an earlier one, or refused because of `blocking_payment`.
     """
 
     payment: Payment | None = None
@@ -63,10 +64,10 @@ class Standing:
     answer: str | None = None  # the first final answer of an earlier call with the same key
     earlier_id: str = ""  # the payment that an earlier call began
     replayed: bool = False  # that call had the same idempotency key
-    in_the_way: Payment | None = None
+    blocking_payment: Payment | None = None  # a live payment of the same order
 
 
-class Starting:
+class PaymentStart:
     """Writes payments that are about to be sent."""
 
     def __init__(self, *, db: Database, clock: Clock, ids: Ids, lease: timedelta) -> None:
@@ -75,11 +76,11 @@ class Starting:
         self._ids = ids
         self._lease = lease
 
-    async def earlier(
+    async def find_earlier(
         self, idempotency_key: IdempotencyKey | None, fingerprint: Mapping[str, str]
-    ) -> Standing | None:
-        """What an earlier call with the same key left, or None. Asks nobody else, so a replay works
-        while order_rpc is away.
+    ) -> StartResult | None:
+        """What an earlier call with the same idempotency key left, or None. Reads only our own
+        rows, so a replay works while order_rpc is away.
 
         Raises:
             IdempotencyKeyReused: the key was used with another request.
@@ -90,8 +91,9 @@ class Starting:
             else await self._db.read(self._find_earlier, idempotency_key, fingerprint)
         )
 
-    async def start(self, new: NewPayment) -> Standing:
-        """tx1. Two calls for one order meet at its gate: one starts, the other finds it in its way.
+    async def start(self, new: NewPayment) -> StartResult:
+        """Runs tx1. Two calls for one order lock its gate one after the other: the first one starts
+        its payment, the second one finds it as `blocking_payment`.
 
         Raises:
             OrderAlreadyPaid, OrderNotPayable, PaymentInProgress, IdempotencyKeyReused,
@@ -101,7 +103,7 @@ class Starting:
         try:
             return await self._db.run(self._start, new)
         except ConstraintViolated as violated:
-            if violated.name == "pk_payment":  # the id is somebody else's
+            if violated.name == "pk_payment":  # the id exists already
                 raise TransactionIdFailed from violated
             raise
 
@@ -113,33 +115,34 @@ class Starting:
             raise TransactionIdFailed from problem
 
     async def renew(self, payment: Payment, attempt: Attempt) -> Attempt | None:
-        """Takes an attempt whose lease is over, to send it once more under the same id; None when
-        it has a result, its payment is being closed, or somebody else took it."""
+        """Leases an attempt whose lease is over, to send it once more under the same id. None when
+        it has a result, its payment is being closed, or another call leased it.
+        """
         return await self._db.run(self._renew, payment, attempt)
 
     async def _find_earlier(
         self, tx: AsyncConnection, idempotency_key: IdempotencyKey, fingerprint: Mapping[str, str]
-    ) -> Standing | None:
+    ) -> StartResult | None:
         found = await idempotency.find(tx, idempotency_key, fingerprint=fingerprint)
         return (
             None
             if found is None
-            else Standing(answer=found.answer, earlier_id=found.resource_id, replayed=True)
+            else StartResult(answer=found.answer, earlier_id=found.resource_id, replayed=True)
         )
 
-    async def _start(self, tx: AsyncConnection, new: NewPayment) -> Standing:
+    async def _start(self, tx: AsyncConnection, new: NewPayment) -> StartResult:
         now = self._clock.now()
         payment_id = self._new_payment_id()
         order = new.order if new.order.order_id else replace(new.order, order_id=payment_id)
-        is_open, standing = await payments.enter_gate(
+        is_open, live = await payments.enter_gate(
             tx, merchant_id=order.merchant_id, order_id=order.order_id, at=now
         )
-        # Behind the gate: the call that was here before us has committed its idempotency record.
+        # With the gate locked: a call that held it before us has committed its record.
         if new.idempotency_key is not None and (
             earlier := await self._find_earlier(tx, new.idempotency_key, new.fingerprint)
         ):
             return earlier
-        for payment in standing:
+        for payment in live:
             if payment.state is PaymentState.SUCCESS:
                 raise OrderAlreadyPaid(payment_id=payment.payment_id)
             if payment.state not in UNDECIDED:  # late money that the order has not answered yet
@@ -148,8 +151,8 @@ class Starting:
                 )
         if not is_open:
             raise OrderNotPayable("The order was closed.", order_state="CLOSED")
-        if standing:
-            return await self._join(tx, standing[0], new)
+        if live:
+            return await self._join(tx, live[0], new)
         payment = Payment.start(
             payment_id=payment_id,
             merchant_id=order.merchant_id,
@@ -172,9 +175,9 @@ class Starting:
             at=now,
         )
         if new.payment_method == TOP_UP:
-            await self._must_fit(tx, payment)
+            await self._require_room(tx, payment)
         if new.payment_method == BALANCE:
-            return Standing(paid=await self._spend(tx, payment, attempt, new))
+            return StartResult(paid=await self._spend(tx, payment, attempt, new))
         await payments.insert_payment(tx, payment, idempotency_key=new.idempotency_key)
         await attempts.insert_attempt(tx, attempt)
         if new.idempotency_key is not None:
@@ -185,10 +188,10 @@ class Starting:
                 resource_id=payment.payment_id,
                 now=now,
             )
-        return Standing(payment=payment, attempt=attempt)
+        return StartResult(payment=payment, attempt=attempt)
 
-    async def _must_fit(self, tx: AsyncConnection, payment: Payment) -> None:
-        """Before a channel is asked: what it captures goes into the wallet.
+    async def _require_room(self, tx: AsyncConnection, payment: Payment) -> None:
+        """Checked before the channel is called: what it captures goes into the wallet.
 
         Raises:
             InvalidArgument: the wallet would hold more than it can.
@@ -205,8 +208,7 @@ class Starting:
     async def _spend(
         self, tx: AsyncConnection, payment: Payment, attempt: Attempt, new: NewPayment
     ) -> Applied:
-        """Pays out of the wallet, all in this transaction: there is no channel that could not
-        answer.
+        """Pays out of the wallet within this transaction: there is no channel to wait for.
 
         Raises:
             InsufficientBalance: nothing is written.
@@ -248,15 +250,16 @@ class Starting:
         failpoint("payment.balance.before_commit")
         return Applied(payment=paid, attempt=decision.attempt, changed=True, to_order=messages[0])
 
-    async def _join(self, tx: AsyncConnection, live: Payment, new: NewPayment) -> Standing:
-        """A cashier that waits for its buyer is the answer to a second call for one, and bound to
-        that call's key too; any other live payment is in the way."""
+    async def _join(self, tx: AsyncConnection, live: Payment, new: NewPayment) -> StartResult:
+        """Answers a second call for a cashier with the one that waits for its buyer, and binds it
+        to that call's key too. Any other live payment blocks a new one.
+        """
         if not (
             live.payment_method == CASHIER == new.payment_method
             and live.channel == new.channel
             and live.state is PaymentState.PAYING
         ):
-            return Standing(in_the_way=live)
+            return StartResult(blocking_payment=live)
         if new.idempotency_key is not None:
             if (await payments.lock_payment(tx, live.payment_id)).version != live.version:
                 raise StaleRow
@@ -267,7 +270,7 @@ class Starting:
                 resource_id=live.payment_id,
                 now=self._clock.now(),
             )
-        return Standing(earlier_id=live.payment_id)
+        return StartResult(earlier_id=live.payment_id)
 
     async def _renew(
         self, tx: AsyncConnection, payment: Payment, attempt: Attempt
@@ -299,3 +302,14 @@ async def payment_and_open_attempt(
     found = await attempts.attempts_of(tx, payment_id)
     payment = await payments.read_payment(tx, payment_id)
     return payment, next((attempt for attempt in reversed(found) if attempt.state in OPEN), None)
+
+
+def idempotency_key_of(
+    caller: Caller, method: str, key: str, merchant_id: str
+) -> IdempotencyKey | None:
+    """The key of a call, or None when the caller sent none."""
+    return (
+        IdempotencyKey(merchant_id=merchant_id, caller=caller.key, method=method, key=key)
+        if key
+        else None
+    )

@@ -1,5 +1,5 @@
-"""Applying what a channel says: one transaction for attempt, payment, ledger, messages and
-idempotency record, whoever brought the news.
+"""Applies a channel fact: one transaction for attempt, payment, ledger, messages and idempotency
+record, whether the fact came as an answer, by a callback or from a poll.
 """
 
 from __future__ import annotations
@@ -29,22 +29,21 @@ from payment_rpc.domain.facts import (
     Decision,
     apply_channel_fact,
 )
-from payment_rpc.domain.ledger import refund_reserved, unapplied_receipts
 from payment_rpc.domain.payment import MONEY, TOP_UP, UNDECIDED, Payment, PaymentState
-from payment_rpc.domain.refund import Refund
 from payment_rpc.domain.scan import ScanStep, ScanSubject, entries
 from payment_rpc.domain.snapshot import to_json
 from payment_rpc.domain.wallet import EntryKind
-from payment_rpc.store import attempts, ledger, payments, refunds, scan_actions, wallets
+from payment_rpc.store import attempts, ledger, payments, scan_actions, wallets
 from payment_rpc.usecases.messages import ORDER_DESTINATION, RELAY_DELAY, messages_of
+from payment_rpc.usecases.refund_results import refund_capture
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Applied:
-    """A payment after a fact. `to_order` is the message that order_rpc must get now, when there is
-    one.
+    """A payment after a fact. `to_order` is the message for order_rpc, None when the fact changed
+    nothing that concerns the order.
     """
 
     payment: Payment
@@ -53,8 +52,8 @@ class Applied:
     to_order: Message | None
 
 
-class Facts:
-    """Applies facts of channels."""
+class ChannelResults:
+    """Applies channel facts to attempts and payments."""
 
     def __init__(
         self,
@@ -73,9 +72,9 @@ class Facts:
         self._expected: dict[str, set[asyncio.Future[Applied]]] = {}
 
     @contextmanager
-    def expect(self, payment_id: str) -> Iterator[asyncio.Future[Applied]]:
-        """A future that is done as soon as this process has written down that the money is here,
-        whoever brought the fact.
+    def expect_money(self, payment_id: str) -> Iterator[asyncio.Future[Applied]]:
+        """A future that is done as soon as this process has committed that the money is here, by
+        any fact.
         """
         future: asyncio.Future[Applied] = asyncio.get_running_loop().create_future()
         self._expected.setdefault(payment_id, set()).add(future)
@@ -93,20 +92,19 @@ class Facts:
         *,
         payment_id: str = "",
         first_send: bool = False,
-        told_by_caller: bool = False,
+        delivered_by_caller: bool = False,
         steps: Sequence[ScanStep] = (),
     ) -> Applied:
-        """Applies what a channel said about one of our attempts. The same news again changes
-        nothing.
+        """Applies what a channel said about one of our attempts. Applying the same fact again
+        changes nothing.
 
         Args:
             payment_id: the payment of the attempt, where the caller knows it; "" to look it up.
             first_send: this is the answer to the first send of the attempt; unless it was sent
-                again meanwhile, "not sent" proves that the channel never got it.
-
-            told_by_caller: the caller delivers `to_order` itself, right after this; otherwise the
-                relay is woken to do it.
-            steps: what the background scan did to hear this; its diary is written in the same
+                again meanwhile, NOT_SENT proves that the channel never got it.
+            delivered_by_caller: the caller delivers `to_order` itself, right after this. Otherwise
+                the relay is woken to do it.
+            steps: what the background scan did to get this fact. They are logged in the same
                 transaction, also when nothing changed.
 
         Raises:
@@ -117,10 +115,10 @@ class Facts:
             fact,
             payment_id=payment_id,
             first_send=first_send,
-            told_by_caller=told_by_caller,
+            delivered_by_caller=delivered_by_caller,
             steps=steps,
         )
-        await self.announce(applied, told_by_caller=told_by_caller)
+        await self.announce(applied, delivered_by_caller=delivered_by_caller)
         return applied
 
     async def write(
@@ -130,7 +128,7 @@ class Facts:
         *,
         payment_id: str = "",
         first_send: bool = False,
-        told_by_caller: bool = False,
+        delivered_by_caller: bool = False,
         steps: Sequence[ScanStep] = (),
     ) -> Applied:
         """`apply` inside a transaction of the caller's, who calls `announce` after its commit."""
@@ -148,28 +146,14 @@ class Facts:
             payment, attempt, fact, others_open=others_open, first_send=first_send, at=now
         )
         if decision.review_reason:
-            log.error(
-                "attention",
-                alert=True,
-                kind=decision.review_reason,
-                payment_id=payment_id,
-                attempt_id=attempt_id,
-            )
-            await ledger.open_manual_review(
-                tx,
-                kind=decision.review_reason,
-                payment_id=payment_id,
-                subject=attempt_id,
-                detail=f"{fact.amount} under {fact.trade_no}",
-                at=now,
-            )
+            await self._open_manual_review(tx, fact, payment_id, decision.review_reason)
         if decision.changes(payment, attempt):
             applied = await self._save(
                 tx,
                 payment,
                 attempt,
                 decision,
-                RELAY_DELAY if told_by_caller else timedelta(0),
+                RELAY_DELAY if delivered_by_caller else timedelta(0),
             )
         else:
             applied = Applied(payment=payment, attempt=attempt, changed=False, to_order=None)
@@ -185,23 +169,42 @@ class Facts:
         )
         return applied
 
-    async def announce(self, applied: Applied, *, told_by_caller: bool = False) -> None:
-        """What follows the commit of `write`: the cache and the relay hear of it."""
+    async def announce(self, applied: Applied, *, delivered_by_caller: bool = False) -> None:
+        """Follows the commit of `write`: updates the cache and wakes the relay."""
         failpoint("payment.fact.after_commit")
         if applied.changed:
             await self._cache.put_changed(applied.payment)
-        if applied.to_order is not None and not told_by_caller:
+        if applied.to_order is not None and not delivered_by_caller:
             self._wake_relay()
         if applied.payment.state in MONEY:
             for future in self._expected.get(applied.payment.payment_id, ()):
                 if not future.done():
                     future.set_result(applied)
 
+    async def _open_manual_review(
+        self, tx: AsyncConnection, fact: ChannelFact, payment_id: str, reason: str
+    ) -> None:
+        log.error(
+            "attention",
+            alert=True,
+            kind=reason,
+            payment_id=payment_id,
+            attempt_id=fact.attempt_id,
+        )
+        await ledger.open_manual_review(
+            tx,
+            kind=reason,
+            payment_id=payment_id,
+            subject=fact.attempt_id,
+            detail=f"{fact.amount} under {fact.trade_no}",
+            at=self._clock.now(),
+        )
+
     async def _add_duplicate(
         self, tx: AsyncConnection, payment: Payment, sibling: Attempt, attempt_id: str
     ) -> Attempt:
-        """The channel charged the buyer once more, under an attempt id of its own: real money, so
-        it gets a row like every capture.
+        """The channel charged the buyer once more, under an attempt id of its own. That is real
+        money, so it gets a row like every capture.
         """
         attempt = Attempt.start(
             attempt_id=attempt_id,
@@ -240,7 +243,9 @@ class Facts:
                 tx, after, gained, kind=EntryKind.TOP_UP, entry_id=self._ids.new("WE"), at=now
             )
         if decision.review_reason == SECOND_CAPTURE:
-            after = await self._give_back(tx, after, decision.attempt)
+            after = await refund_capture(
+                tx, after, decision.attempt, reason="captured twice", ids=self._ids, at=now
+            )
         if after is not payment:
             await payments.save_payment(tx, after, read_version=payment.version)
         messages = messages_of(
@@ -259,35 +264,3 @@ class Facts:
             messages[0] if messages and messages[0].destination == ORDER_DESTINATION else None
         )
         return Applied(payment=after, attempt=decision.attempt, changed=True, to_order=to_order)
-
-    async def _give_back(self, tx: AsyncConnection, payment: Payment, attempt: Attempt) -> Payment:
-        """A second capture goes back by itself, capped by its attempt alone; the worker submits
-        it.
-        """
-        now = self._clock.now()
-        if attempt.captured is None:
-            raise ValueError("a second capture has an amount")
-        refund = Refund.start(
-            payment,
-            refund_id=self._ids.new("RF"),
-            attempt_id=attempt.attempt_id,
-            channel=attempt.channel,
-            amount=attempt.captured,
-            reason="captured twice",
-            automatic_of=attempt.attempt_id,
-            stands_alone=True,
-            at=now,
-        )
-        await refunds.insert_refund(tx, refund)
-        return await ledger.book(
-            tx,
-            payment,
-            refund_reserved(
-                refund_id=refund.refund_id,
-                payment_id=payment.payment_id,
-                channel=refund.channel,
-                held_by=unapplied_receipts(refund.channel),
-                amount=refund.amount,
-            ),
-            at=now,
-        )

@@ -1,0 +1,161 @@
+"""The RPCs that end payments without money: CancelPayment, ClosePayment (of a whole order) and
+CancelByIdempotencyKey.
+
+CLOSING is committed first, then the channel is asked to close, and its answer is applied like any
+other fact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mesh import idempotency
+from mesh.call import Caller, Role
+from mesh.clock import Clock
+from mesh.db import Database
+from mesh.failpoints import failpoint
+from mesh.idempotency import IdempotencyKey
+from payment_rpc.domain.attempt import OPEN, Attempt
+from payment_rpc.domain.errors import PaymentStateInvalid
+from payment_rpc.domain.payment import UNDECIDED, Payment, PaymentState
+from payment_rpc.store import attempts, payments
+from payment_rpc.usecases.polling import Polling, begin_closing
+
+
+class CloseResult(StrEnum):
+    """What became of the payments of an order. The first one that holds is the answer."""
+
+    ALREADY_PAID = "ALREADY_PAID"  # the order is paid, or may still take late money
+    CLOSING = "CLOSING"  # a channel has not answered: ask again
+    CONFLICTED = "CONFLICTED"  # money that is not ours; it blocks nothing
+    CLOSED = "CLOSED"  # no money came and none will
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderClosed:
+    """The answer to ClosePayment. `payment` comes with ALREADY_PAID."""
+
+    result: CloseResult
+    payment: Payment | None = None
+
+
+class Cancellation:
+    """Closes payments."""
+
+    def __init__(self, *, db: Database, clock: Clock, polling: Polling) -> None:
+        self._db = db
+        self._clock = clock
+        self._polling = polling
+
+    async def close_one(self, payment_id: str, *, by_buyer: bool = False) -> Payment:
+        """Closes one payment at its channel and returns it as it is then: CLOSED, paid after all,
+        or CLOSING while the channel does not answer. `by_buyer`: the buyer cancelled it.
+        """
+        payment, open_attempts = await self._db.run(
+            partial(self._begin, by_buyer=by_buyer), payment_id
+        )
+        failpoint("payment.close.after_closing")
+        for attempt in open_attempts:
+            payment = (await self._polling.close(attempt)).payment
+        return payment
+
+    async def cancel_payment(self, payment_id: str, caller: Caller) -> Payment:
+        """Closes a payment of the caller's; the order stays payable.
+
+        Raises:
+            PaymentNotFound: there is none, or it is not the caller's.
+            PaymentStateInvalid: money has moved.
+        """
+        payment = await self._db.read(payments.get_payment, payment_id, visible_to=caller)
+        if payment.state in UNDECIDED:
+            payment = await self.close_one(payment_id, by_buyer=caller.role is Role.USER)
+        if payment.state not in (PaymentState.CLOSING, PaymentState.CLOSED, PaymentState.FAILED):
+            raise PaymentStateInvalid(
+                f"A payment in state {payment.state} cannot be cancelled.",
+                payment_id=payment_id,
+                outcome=payment.outcome,
+            )
+        return payment
+
+    async def close_payment(
+        self, *, merchant_id: str, order_id: str, by_buyer: bool = False
+    ) -> OrderClosed:
+        """Closes the gate of an order and then its live payments: from now on it cannot be paid
+        (docs/protocols.md 1, Closing). A repeated call answers what is true then.
+        """
+        found = await self._db.run(self._close_gate, merchant_id, order_id)
+        failpoint("payment.gate.after_closed")
+        for payment in found:
+            if payment.state in UNDECIDED:
+                await self.close_one(payment.payment_id, by_buyer=by_buyer)
+        return close_answer(
+            await self._db.read(payments.all_of_order, merchant_id=merchant_id, order_id=order_id)
+        )
+
+    async def cancel_by_idempotency_key(
+        self, *, method: str, key: str, merchant_id: str, caller: Caller
+    ) -> Payment | None:
+        """Takes back a call whose answer was lost (docs/protocols.md 2).
+
+        Returns the payment that the call began, closed if it could be. None when the call never
+        came: a tombstone then refuses it, should it still come.
+        """
+        idempotency_key = IdempotencyKey(
+            merchant_id=merchant_id, caller=caller.key, method=method, key=key
+        )
+        payment_id = await self._db.run(self._find_or_tombstone, idempotency_key)
+        if payment_id is None:
+            return None
+        payment = await self._db.read(payments.get_payment, payment_id, visible_to=caller)
+        return (
+            await self.close_one(payment_id, by_buyer=caller.role is Role.USER)
+            if payment.state in UNDECIDED
+            else payment
+        )
+
+    async def _find_or_tombstone(
+        self, tx: AsyncConnection, idempotency_key: IdempotencyKey
+    ) -> str | None:
+        return await idempotency.find_or_tombstone(tx, idempotency_key, now=self._clock.now())
+
+    async def _close_gate(
+        self, tx: AsyncConnection, merchant_id: str, order_id: str
+    ) -> list[Payment]:
+        await payments.close_gate(
+            tx, merchant_id=merchant_id, order_id=order_id, at=self._clock.now()
+        )
+        return await payments.all_of_order(tx, merchant_id=merchant_id, order_id=order_id)
+
+    async def _begin(
+        self, tx: AsyncConnection, payment_id: str, *, by_buyer: bool
+    ) -> tuple[Payment, list[Attempt]]:
+        payment = await payments.lock_payment(tx, payment_id)
+        if payment.state is PaymentState.PAYING:
+            payment = await begin_closing(tx, payment, by_buyer=by_buyer, at=self._clock.now())
+        if payment.state is not PaymentState.CLOSING:
+            return payment, []
+        return payment, [
+            attempt
+            for attempt in await attempts.attempts_of(tx, payment_id)
+            if attempt.state in OPEN
+        ]
+
+
+def close_answer(of_order: Sequence[Payment]) -> OrderClosed:
+    """The answer for an order with these payments. Money that the order refused is being refunded
+    and does not count.
+    """
+    for payment in of_order:
+        if payment.state is PaymentState.SUCCESS or payment.awaits_order:
+            return OrderClosed(result=CloseResult.ALREADY_PAID, payment=payment)
+    states = {payment.state for payment in of_order}
+    if states & UNDECIDED:
+        return OrderClosed(result=CloseResult.CLOSING)
+    return OrderClosed(
+        result=CloseResult.CONFLICTED if PaymentState.CONFLICTED in states else CloseResult.CLOSED
+    )

@@ -1,0 +1,384 @@
+"""The RPCs that take money: Charge, CreatePayment and TopUp, in the steps of docs/protocols.md 1.
+
+1. The request is checked and the order read. 2. `PaymentStart` writes payment and attempt (tx1).
+3. `PaymentCompletion` calls the channel, applies its answer and informs the order.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Protocol
+
+from mesh.call import Caller, current_call
+from mesh.clock import Clock
+from mesh.errors import MeshError
+from mesh.failpoints import failpoint
+from mesh.idempotency import IdempotencyKey
+from mesh.money import DEFAULT_CURRENCY, RequestedAmount
+from payment_rpc.channels import Channel
+from payment_rpc.domain.attempt import Attempt
+from payment_rpc.domain.card import Card, CardSummary
+from payment_rpc.domain.errors import (
+    ChannelNotSupported,
+    PaymentInProgress,
+    PaymentMethodNotSupported,
+    ReturnUrlNotAllowed,
+)
+from payment_rpc.domain.facts import ChannelFact
+from payment_rpc.domain.order import OrderToPay
+from payment_rpc.domain.payment import BALANCE, CASHIER, CREDIT_CARD, TOP_UP, WALLET, Payment
+from payment_rpc.usecases.cancel import Cancellation
+from payment_rpc.usecases.payment_completion import ChargingLimits, PaymentCompletion, Send
+from payment_rpc.usecases.payment_start import (
+    IN_PROGRESS_RETRY_SECONDS,
+    NewPayment,
+    PaymentStart,
+    StartResult,
+    idempotency_key_of,
+)
+
+# of the caller's deadline, kept for applying the channel's answer and informing the order
+APPLY_SECONDS = 1.0
+CARD_CHANNEL = "sandbox"
+TOP_UP_LIFE = timedelta(minutes=30)  # as long as an order
+_RETURN_URL = re.compile(r"https?://[!-~]{1,500}")
+_CHANNEL_NAMES = {"": "sandbox", "mock": "sandbox"}  # MOCK: the name of source 001
+
+
+class OrderReader(Protocol):
+    """The part of order_rpc that answers reads."""
+
+    async def get(self, *, merchant_id: str, order_id: str, seckill_ticket: str = "") -> OrderToPay:
+        """An order.
+
+        Raises:
+            OrderNotFound: there is none. OrderCreating: the ticket is of an order that order_rpc is
+                still writing.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Charge:
+    """A Charge request. `key` is the idempotency key, "" without one."""
+
+    merchant_id: str
+    order_id: str
+    user_id: str
+    amount: RequestedAmount
+    payment_method: str
+    number: str = field(repr=False)
+    cvv: str = field(repr=False)
+    expiration_year: int
+    expiration_month: int
+    key: str
+    seckill_ticket: str = ""  # of an order of a flash sale that order_rpc may not have yet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopUp:
+    """A TopUp request. No currency means CNY; `key` is the idempotency key."""
+
+    merchant_id: str
+    user_id: str
+    amount: RequestedAmount
+    card: Card
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreatePayment:
+    """A CreatePayment request. `amount` may be empty. `order` is set when order_rpc itself calls;
+    it is not read again then.
+    """
+
+    merchant_id: str
+    order_id: str
+    user_id: str
+    amount: RequestedAmount
+    channel: str
+    return_url: str
+    key: str
+    order: OrderToPay | None = None
+
+
+class Payments:
+    """Takes money for orders and wallets."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        orders: OrderReader,
+        start: PaymentStart,
+        completion: PaymentCompletion,
+        cancellation: Cancellation,
+        channels: Mapping[str, Channel],
+        limits: ChargingLimits,
+    ) -> None:
+        self._clock = clock
+        self._orders = orders
+        self._start = start
+        self._completion = completion
+        self._cancellation = cancellation
+        self._channels = channels
+        self._limits = limits
+
+    async def charge(self, command: Charge, caller: Caller) -> Payment:
+        """Charges a card, or the buyer's wallet, and returns the payment: SUCCESS, or PAYING while
+        the outcome is unknown.
+
+        Raises:
+            CardInvalid, InvalidArgument, PaymentMethodNotSupported, IdempotencyKeyReused,
+            OrderNotFound, OrderAlreadyPaid, OrderNotPayable,
+            AmountMismatch, CurrencyMismatch, PaymentInProgress, UpstreamUnavailable,
+                InsufficientBalance: nothing was sent.
+            CardDeclined, InsufficientFunds, ChannelFailed, ChannelUnavailable, PaymentClosed: the
+                payment ended without money.
+        """
+        if command.payment_method == BALANCE:
+            return await self._charge_balance(command, caller)
+        if command.payment_method not in ("", CREDIT_CARD):
+            raise PaymentMethodNotSupported(
+                f"payment_method: {CREDIT_CARD} or {BALANCE}", fields={"payment_method": "unknown"}
+            )
+        card = Card.parse(
+            number=command.number,
+            cvv=command.cvv,
+            expiration_year=command.expiration_year,
+            expiration_month=command.expiration_month,
+            today=self._clock.now().date(),
+        )
+        summary = card.summary()
+        fingerprint = {
+            "order_id": command.order_id,
+            "amount": command.amount.positive().canonical,
+            "currency": command.amount.currency,
+            "payment_method": CREDIT_CARD,
+            "credit_card": _spelled(summary),
+        }
+        channel = self._channels[CARD_CHANNEL]
+        send = self._card_sender(channel, card)
+        idempotency_key = idempotency_key_of(caller, "Charge", command.key, command.merchant_id)
+        started = await self._begin(
+            command,
+            idempotency_key,
+            fingerprint,
+            payment_method=CREDIT_CARD,
+            channel=channel.name,
+            card=summary,
+        )
+        return await self._completion.complete(started, send, idempotency_key, fingerprint)
+
+    async def top_up(self, command: TopUp, caller: Caller) -> Payment:
+        """Pays money into the caller's wallet by card and returns the payment: SUCCESS, or PAYING
+        while the outcome is unknown.
+
+        Raises:
+            CardInvalid, InvalidArgument, IdempotencyKeyReused: nothing was sent.
+            CardDeclined, InsufficientFunds, ChannelFailed, ChannelUnavailable, PaymentClosed: the
+                payment ended without money.
+        """
+        now = self._clock.now()
+        amount = command.amount.in_currency(command.amount.currency or DEFAULT_CURRENCY)
+        summary = command.card.summary()
+        fingerprint = {
+            "amount": command.amount.positive().canonical,
+            "currency": amount.currency,
+            "credit_card": _spelled(summary),
+        }
+        channel = self._channels[CARD_CHANNEL]
+        idempotency_key = idempotency_key_of(caller, "TopUp", command.key, command.merchant_id)
+        started = await self._start.find_earlier(idempotency_key, fingerprint)
+        if started is None:
+            itself = OrderToPay(
+                order_id="",
+                merchant_id=command.merchant_id,
+                user_id=command.user_id,
+                amount=amount,
+                state="PENDING_PAYMENT",
+                expires_at=now + TOP_UP_LIFE,
+            )
+            started = await self._start_payment(
+                NewPayment(
+                    order=itself,
+                    payment_method=TOP_UP,
+                    channel=channel.name,
+                    card=summary,
+                    idempotency_key=idempotency_key,
+                    fingerprint=fingerprint,
+                )
+            )
+        return await self._completion.complete(
+            started, self._card_sender(channel, command.card), idempotency_key, fingerprint
+        )
+
+    async def _charge_balance(self, command: Charge, caller: Caller) -> Payment:
+        fingerprint = {
+            "order_id": command.order_id,
+            "amount": command.amount.positive().canonical,
+            "currency": command.amount.currency,
+            "payment_method": BALANCE,
+        }
+        idempotency_key = idempotency_key_of(caller, "Charge", command.key, command.merchant_id)
+        started = await self._begin(
+            command, idempotency_key, fingerprint, payment_method=BALANCE, channel=WALLET
+        )
+        return await self._completion.complete(started, _never_sent, idempotency_key, fingerprint)
+
+    def _card_sender(self, channel: Channel, card: Card) -> Send:
+        async def send(payment: Payment, attempt: Attempt) -> ChannelFact:
+            return await channel.charge(
+                attempt_id=attempt.attempt_id,
+                amount=payment.amount,
+                card=card,
+                expires_at=payment.expires_at,
+                timeout_seconds=self._channel_seconds(),
+            )
+
+        return send
+
+    async def create_payment(self, command: CreatePayment, caller: Caller) -> Payment:
+        """Opens a cashier and returns the payment with the buyer's next action. Asked again for the
+        same order and channel it returns the same one.
+
+        Raises:
+            ChannelNotSupported, ReturnUrlNotAllowed and the refusals of `charge`.
+        """
+        name = _CHANNEL_NAMES.get(command.channel.lower(), command.channel)
+        channel = self._channels.get(name)
+        if channel is None:
+            raise ChannelNotSupported(
+                f"channel: there is no channel {command.channel!r}", fields={"channel": "unknown"}
+            )
+        self._check_return_url(command)
+        fingerprint = {
+            "order_id": command.order_id,
+            "amount": command.amount.positive().canonical,
+            "currency": command.amount.currency,
+            "channel": name,
+            "return_url": command.return_url,
+        }
+
+        async def send(payment: Payment, attempt: Attempt) -> ChannelFact:
+            return await channel.checkout(
+                attempt_id=attempt.attempt_id,
+                amount=payment.amount,
+                subject=f"Order {payment.order_id}",
+                return_url=command.return_url,
+                expires_at=payment.expires_at,
+                timeout_seconds=self._channel_seconds(),
+            )
+
+        idempotency_key = idempotency_key_of(
+            caller, "CreatePayment", command.key, command.merchant_id
+        )
+        started = await self._begin(
+            command, idempotency_key, fingerprint, payment_method=CASHIER, channel=name
+        )
+        return await self._completion.complete(started, send, idempotency_key, fingerprint)
+
+    async def _begin(
+        self,
+        command: Charge | CreatePayment,
+        idempotency_key: IdempotencyKey | None,
+        fingerprint: Mapping[str, str],
+        *,
+        payment_method: str,
+        channel: str,
+        card: CardSummary | None = None,
+    ) -> StartResult:
+        """What an earlier call with this key left; else a new payment, after the check that this
+        buyer may pay this order now.
+        """
+        if (earlier := await self._start.find_earlier(idempotency_key, fingerprint)) is not None:
+            return earlier
+        try:
+            order = await self._order(command)
+            order.check(
+                user_id=command.user_id,
+                amount=command.amount,
+                now=self._clock.now(),
+            )
+        except MeshError:
+            # A call with the same key may have begun, and even paid, since our first look. Then
+            # this call is its repetition.
+            if (earlier := await self._start.find_earlier(idempotency_key, fingerprint)) is None:
+                raise
+            return earlier
+        if payment_method == CREDIT_CARD:
+            failpoint("payment.charge.before_tx1")
+        return await self._start_payment(
+            NewPayment(
+                order=order,
+                payment_method=payment_method,
+                channel=channel,
+                card=card,
+                idempotency_key=idempotency_key,
+                fingerprint=fingerprint,
+            )
+        )
+
+    async def _order(self, command: Charge | CreatePayment) -> OrderToPay:
+        if isinstance(command, CreatePayment):
+            return command.order or await self._orders.get(
+                merchant_id=command.merchant_id, order_id=command.order_id
+            )
+        return await self._orders.get(
+            merchant_id=command.merchant_id,
+            order_id=command.order_id,
+            seckill_ticket=command.seckill_ticket,
+        )
+
+    def _channel_seconds(self) -> float:
+        """How long the channel may take: the setting, or less when the caller's deadline is near.
+        At zero or below nothing is sent.
+        """
+        call, longest = current_call(), self._limits.channel_timeout_seconds
+        return longest if call is None else min(longest, call.remaining_seconds() - APPLY_SECONDS)
+
+    def _check_return_url(self, command: CreatePayment) -> None:
+        allowed = self._limits.return_urls.get(command.merchant_id, ())
+        if command.return_url and not (
+            _RETURN_URL.fullmatch(command.return_url) and command.return_url.startswith(allowed)
+        ):
+            raise ReturnUrlNotAllowed(
+                "return_url: not on the allow-list",
+                fields={"return_url": "not on the merchant's allow-list"},
+            )
+
+    async def _start_payment(self, new: NewPayment) -> StartResult:
+        """Runs tx1. A cashier that blocks the new payment is closed first."""
+        started = await self._start.start(new)
+        failpoint(
+            {
+                CREDIT_CARD: "payment.charge.after_tx1",
+                CASHIER: "payment.cashier.after_tx1",
+                BALANCE: "payment.balance.after_commit",
+                TOP_UP: "payment.top_up.after_tx1",
+            }[new.payment_method]
+        )
+        if started.blocking_payment is None:
+            return started
+        if started.blocking_payment.payment_method == CASHIER:
+            await self._cancellation.close_one(started.blocking_payment.payment_id)
+            started = await self._start.start(new)
+        if started.blocking_payment is not None:
+            raise PaymentInProgress(
+                payment_id=started.blocking_payment.payment_id,
+                retry_after_seconds=IN_PROGRESS_RETRY_SECONDS,
+            )
+        return started
+
+
+async def _never_sent(payment: Payment, attempt: Attempt) -> ChannelFact:
+    raise ValueError(
+        f"{payment.payment_id}: a wallet is no channel, {attempt.attempt_id} cannot be sent"
+    )
+
+
+def _spelled(card: CardSummary) -> str:
+    return f"{card.brand} {card.last_four} {card.expiration_year}-{card.expiration_month}"

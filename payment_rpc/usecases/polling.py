@@ -1,0 +1,262 @@
+"""Polling: queries channels about attempts without a result, and closes payments past their
+deadline. It repairs everything that a crash, a lost answer or a lost callback leaves behind.
+
+An attempt that its channel does not know is lost only when its lease is over, so that no call can
+still be sending it. It is then closed at the channel, where a tombstone keeps it from arriving.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mesh.bad_rows import Quarantine, RowBatches
+from mesh.clock import Clock, Seconds, seconds_until
+from mesh.db import Database
+from mesh.worker import each
+from payment_rpc.channels import Channel
+from payment_rpc.domain.attempt import OPEN, Attempt, Schedule
+from payment_rpc.domain.facts import ChannelFact, ChannelStatus
+from payment_rpc.domain.payment import Payment, PaymentState
+from payment_rpc.domain.scan import ScanAction, ScanStep, ScanSubject, entries
+from payment_rpc.store import attempts, payments, scan_actions
+from payment_rpc.tables import ATTEMPT, PAYMENT
+from payment_rpc.usecases.channel_results import Applied, ChannelResults
+
+
+class Polling:
+    """Queries and closes attempts at their channels and applies the answers."""
+
+    def __init__(
+        self,
+        *,
+        db: Database,
+        clock: Clock,
+        channel_results: ChannelResults,
+        channels: Mapping[str, Channel],
+        schedule: Schedule,
+        batch: int,
+        timeout_seconds: float,
+    ) -> None:
+        self._db = db
+        self._clock = clock
+        self._channel_results = channel_results
+        self._channels = channels
+        self._schedule = schedule
+        self._quarantine = Quarantine("ask_channels", ATTEMPT.c.attempt_id)
+        self._batches = RowBatches(
+            db=db, quarantine=self._quarantine, most=batch, due=self._due, take=self._postpone
+        )
+        self._timeout_seconds = timeout_seconds
+
+    async def due_in(self) -> Seconds | None:
+        """Seconds until the next attempt is due; None when none is open."""
+        return seconds_until(
+            await self._db.read(attempts.next_due, self._quarantine), self._clock.now()
+        )
+
+    async def run_once(self) -> int:
+        """Polls every attempt that is due; returns how many. One that fails or hangs delays no
+        other.
+        """
+        return await each(
+            await self._batches.run(),
+            self._poll,
+            failed="asking_failed",
+            about=lambda attempt: {
+                "attempt_id": attempt.attempt_id,
+                "payment_id": attempt.payment_id,
+            },
+        )
+
+    async def query(self, attempt: Attempt) -> Applied:
+        """Queries the channel now. An attempt that it does not know and whose lease is over is
+        closed there and lost.
+        """
+        return await self._query(attempt, _ScanLog(self._clock, is_scan=False))
+
+    async def is_unknown_to_channel(self, attempt: Attempt) -> bool:
+        """Queries the channel now and applies its answer; True when it does not know the attempt,
+        which then is not changed.
+        """
+        fact = await self._channels[attempt.channel].query(
+            attempt.attempt_id, timeout_seconds=self._timeout_seconds
+        )
+        if fact.status is ChannelStatus.NOT_FOUND:
+            return True
+        await self._channel_results.apply(fact)
+        return False
+
+    async def close(self, attempt: Attempt) -> Applied:
+        """Closes the attempt at its channel, where a tombstone keeps it closed, and applies the
+        answer: CLOSED, or how it ended before.
+
+        An attempt that the channel cannot close is queried instead, and closed here some grace
+        after its deadline.
+        """
+        return await self._close(attempt, _ScanLog(self._clock, is_scan=False))
+
+    async def _query(self, attempt: Attempt, scan_log: _ScanLog) -> Applied:
+        channel = self._channels[attempt.channel]
+        fact = await scan_log.run(
+            ScanAction.QUERY,
+            channel.query(attempt.attempt_id, timeout_seconds=self._timeout_seconds),
+        )
+        if fact.status is ChannelStatus.NOT_FOUND:
+            # a repeated call may have leased it since it was read
+            present = await self._db.read(attempts.get_attempt, attempt.attempt_id)
+            if present.lease_until <= self._clock.now():
+                return await self._close(present, scan_log)
+        return await self._channel_results.apply(fact, steps=scan_log.steps)
+
+    async def _close(self, attempt: Attempt, scan_log: _ScanLog) -> Applied:
+        channel = self._channels[attempt.channel]
+        if channel.closable:
+            fact = await scan_log.run(
+                ScanAction.CLOSE,
+                channel.close(attempt.attempt_id, timeout_seconds=self._timeout_seconds),
+            )
+            if fact.status is not ChannelStatus.NOT_CLOSABLE:
+                return await self._channel_results.apply(fact, steps=scan_log.steps)
+        return await self._close_after_grace(attempt, scan_log)
+
+    async def _close_after_grace(self, attempt: Attempt, scan_log: _ScanLog) -> Applied:
+        """Queries an attempt that cannot be closed at its channel. It is CLOSED when its deadline
+        and the grace are over; a capture after that is late money. One that the channel does not
+        know is lost as soon as its lease is over: there is no tombstone to wait for.
+        """
+        # compared below: time that passes during the query proves nothing
+        channel, asked_at = self._channels[attempt.channel], self._clock.now()
+        fact = await scan_log.run(
+            ScanAction.QUERY,
+            channel.query(attempt.attempt_id, timeout_seconds=self._timeout_seconds),
+        )
+        if fact.status is ChannelStatus.NOT_FOUND:
+            # a repeated call may have leased it since it was read
+            present = await self._db.read(attempts.get_attempt, attempt.attempt_id)
+            if present.lease_until <= asked_at:
+                fact = ChannelFact(attempt_id=attempt.attempt_id, status=ChannelStatus.CLOSED)
+                scan_log.add_decision(ScanAction.CLOSE, "LOST_BEFORE_CHANNEL")
+        elif fact.status is ChannelStatus.PENDING:
+            payment = await self._db.read(payments.read_payment, attempt.payment_id)
+            if payment.expires_at + self._schedule.close_grace <= asked_at:
+                fact = ChannelFact(
+                    attempt_id=attempt.attempt_id,
+                    status=ChannelStatus.CLOSED,
+                    amount=attempt.amount,
+                    reason="PAYMENT_CLOSED",
+                    message="nobody paid until the deadline",
+                )
+                scan_log.add_decision(ScanAction.CLOSE, "PAYMENT_CLOSED")
+        return await self._channel_results.apply(fact, steps=scan_log.steps)
+
+    async def _poll(self, attempt: Attempt) -> None:
+        payment, scan_log = (
+            await self._db.read(payments.read_payment, attempt.payment_id),
+            _ScanLog(self._clock, is_scan=True),
+        )
+        if payment.state is PaymentState.CLOSING:
+            await self._close(attempt, scan_log)
+        else:
+            await self._query(attempt, scan_log)
+
+    def _due(self, limit: int) -> Select[Any]:
+        return attempts.due_statement(self._clock.now(), limit)
+
+    async def _postpone(self, tx: AsyncConnection, rows: Sequence[Any]) -> list[Attempt]:
+        return await attempts.ask_later(tx, rows, now=self._clock.now(), schedule=self._schedule)
+
+
+class Expiry:
+    """Moves payments past their deadline to CLOSING. Their attempts are due at once: the next round
+    of polling closes them at the channel.
+    """
+
+    def __init__(self, *, db: Database, clock: Clock, batch: int) -> None:
+        self._db = db
+        self._clock = clock
+        self._quarantine = Quarantine("expire_payments", PAYMENT.c.payment_id)
+        self._batches = RowBatches(
+            db=db, quarantine=self._quarantine, most=batch, due=self._due, take=self._expire
+        )
+
+    async def due_in(self) -> Seconds | None:
+        """Seconds until the next deadline of a payment that is under way; None when there is
+        none.
+        """
+        return seconds_until(
+            await self._db.read(payments.next_expiry, self._quarantine), self._clock.now()
+        )
+
+    async def run_once(self) -> int:
+        """Expires the payments that are due; returns how many."""
+        return len(await self._batches.run())
+
+    def _due(self, limit: int) -> Select[Any]:
+        return payments.expired_statement(self._clock.now(), limit)
+
+    async def _expire(self, tx: AsyncConnection, expired: Sequence[Any]) -> list[str]:
+        for row in expired:
+            payment = payments.payment_of(row)
+            now = self._clock.now()
+            closing = await begin_closing(tx, payment, at=now)
+            step = ScanStep(action=ScanAction.CLOSE, reason="DEADLINE", began_at=now, ended_at=now)
+            await scan_actions.add(
+                tx,
+                entries(
+                    [step],
+                    ScanSubject(payment_id=payment.payment_id),
+                    before=payment.state,
+                    after=closing.state,
+                ),
+            )
+        return [row.payment_id for row in expired]
+
+
+class _ScanLog:
+    """The steps of the scan about one attempt. Steps that a caller asked for are no scan and are
+    dropped.
+    """
+
+    def __init__(self, clock: Clock, *, is_scan: bool) -> None:
+        self._clock = clock
+        self._is_scan = is_scan
+        self._steps: list[ScanStep] = []
+
+    @property
+    def steps(self) -> Sequence[ScanStep]:
+        return self._steps if self._is_scan else ()
+
+    async def run(self, action: ScanAction, call: Awaitable[ChannelFact]) -> ChannelFact:
+        began_at = self._clock.now()
+        fact = await call
+        self._steps.append(
+            ScanStep(
+                action=action,
+                result=fact.status,
+                reason=fact.reason,
+                began_at=began_at,
+                ended_at=self._clock.now(),
+            )
+        )
+        return fact
+
+    def add_decision(self, action: ScanAction, reason: str) -> None:
+        now = self._clock.now()
+        self._steps.append(ScanStep(action=action, reason=reason, began_at=now, ended_at=now))
+
+
+async def begin_closing(
+    tx: AsyncConnection, payment: Payment, *, by_buyer: bool = False, at: datetime
+) -> Payment:
+    """Moves a locked payment to CLOSING and makes its open attempts due at once."""
+    closing = payment.begin_closing(by_buyer=by_buyer, at=at)
+    await payments.save_payment(tx, closing, read_version=payment.version)
+    for attempt in await attempts.attempts_of(tx, payment.payment_id):
+        if attempt.state in OPEN:
+            await attempts.save_attempt(tx, attempt.ask_now(at=at), read_version=attempt.version)
+    return closing
