@@ -63,15 +63,7 @@ async def run(settings: PaymentSettings) -> None:
         channels={sandbox.name: sandbox},
         redis=redis,
         events=events,
-        config=PaymentConfig(
-            channel_timeout_seconds=settings.channel_timeout_seconds,
-            attempt_lease_seconds=settings.attempt_lease_seconds,
-            scan_interval_seconds=settings.scan_interval_seconds,
-            scan_batch_size=settings.scan_batch_size,
-            scan_threshold_seconds=settings.scan_threshold_seconds,
-            close_grace_seconds=settings.close_grace_seconds,
-            scan_action_retention_days=settings.scan_action_retention_days,
-        ),
+        config=_config(settings),
         page_tokens=PageTokens.from_settings(settings),
         return_urls={
             merchant: tuple(prefixes) for merchant, prefixes in settings.return_urls.items()
@@ -101,9 +93,22 @@ async def run(settings: PaymentSettings) -> None:
     )
 
 
+def _config(settings: PaymentSettings) -> PaymentConfig:
+    return PaymentConfig(
+        channel_timeout_seconds=settings.channel_timeout_seconds,
+        attempt_lease_seconds=settings.attempt_lease_seconds,
+        scan_interval_seconds=settings.scan_interval_seconds,
+        scan_batch_size=settings.scan_batch_size,
+        scan_threshold_seconds=settings.scan_threshold_seconds,
+        close_grace_seconds=settings.close_grace_seconds,
+        scan_action_retention_days=settings.scan_action_retention_days,
+    )
+
+
 def _sandbox(settings: PaymentSettings) -> SandboxChannel:
-    """The sandbox. A secret that is not set is nobody's: nothing is believed that is signed with
-    it. The published secret of source 001 counts in development alone."""
+    """The channel to the sandbox. A secret that is not set is random, so no signature fits. The
+    published secret of source 001 is accepted in development only.
+    """
     api_key, *_ = _secrets(settings.sandbox_api_key_file) or [secrets.token_hex(32)]
     unset = PUBLISHED_MD5_SECRET if settings.is_development else secrets.token_hex(32)
     md5_secret, *other_md5_secrets = _secrets(settings.sandbox_md5_secret_file) or [unset]

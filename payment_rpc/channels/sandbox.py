@@ -1,39 +1,32 @@
-"""The sandbox as a channel: an HTTP client that turns every way a call can end into a fact, and
-believes no answer that it does not understand.
+"""The sandbox as a channel. Every way in which a call can end becomes a fact; an answer that cannot
+be read is UNKNOWN.
 """
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-import hmac
-import json
-import re
 from collections.abc import Mapping, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime
 from urllib.parse import quote
 
 import msgspec
 import structlog
 
-from mesh.errors import InvalidArgument, MeshError, PermissionDenied
+from mesh.errors import InvalidArgument
 from mesh.money import Money
 from payment_rpc.channels import CapturesPage, CardDetails, RefundsPage
 from payment_rpc.channels import sandbox_answers as answers
+from payment_rpc.channels import sandbox_signatures as signatures
 from payment_rpc.channels.connections import (
-    ANSWER_BYTES_MAX,
     CONNECTIONS_MAX,
     Connections,
     Lost,
     NotSent,
 )
 from payment_rpc.channels.sandbox_answers import Unclear
+from payment_rpc.channels.sandbox_api import SandboxApi
 from payment_rpc.domain.callback import Subject
 from payment_rpc.domain.errors import (
     ChannelUnavailable,
-    PaymentNotFound,
-    PaymentStateInvalid,
-    SignatureInvalid,
 )
 from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.refund_facts import RefundChannelStatus, RefundFact
@@ -42,28 +35,15 @@ PUBLISHED_MD5_SECRET = "ymall-payment-secret-key-2024"  # noqa: S105  # source 0
 
 _NOT_FOUND = 404
 _NOT_CLOSABLE = (409, "not_closable")
-_FRESHNESS = timedelta(minutes=5)
-_STATEMENT_BYTES_MAX = 64 * 1024 * 1024  # of a day; a line has about 150
-_PAGE = 500
-_PAGE_BYTES_MAX = 4 * 1024 * 1024
-# a channel that does not even take the connection: better to know that nothing was sent
-_CONNECT_SECONDS_MAX = 2.0
-_MILLISECONDS = re.compile(r"[0-9]{13}")
-_NONCE = re.compile(r"[A-Za-z][A-Za-z0-9]{0,63}")
-_PAYMENT_ID = re.compile(r"[A-Za-z0-9_-]{1,32}")
-_HINT_STATUSES = frozenset({"SUCCESS", "FAILED"})
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-# Of these the sandbox's documentation says that it looked at nothing and recorded nothing.
+# The sandbox's documentation says that it records nothing when it answers these.
 _REFUSED_UNSEEN = frozenset({(400, "invalid_request"), (401, "unauthorized")})
 
 _log = structlog.get_logger(__name__)
 
 
 class SandboxChannel:
-    """The adapter to sandbox/. One for the whole process: it keeps connections open. `aclose`
-    it.
-    """
+    """The adapter to sandbox/. One per process: it keeps connections open until `aclose`."""
 
     def __init__(
         self,
@@ -81,8 +61,7 @@ class SandboxChannel:
             base_url: from configuration only.
             callback_secret: HMAC key of callbacks.
             md5_secret: of source 001's rule.
-            other_callback_secrets, other_md5_secrets: believed too, while one secret takes over
-                from another.
+            other_callback_secrets, other_md5_secrets: accepted too, while a secret is rotated.
             connections_max: calls in flight; more wait for at most 2 s.
         """
         self._callback_secrets = [
@@ -94,7 +73,9 @@ class SandboxChannel:
             "content-type": "application/json",
             "accept-encoding": "identity",
         }
-        self._connections = Connections(base_url, headers=headers, connections_max=connections_max)
+        self._api = SandboxApi(
+            Connections(base_url, headers=headers, connections_max=connections_max)
+        )
 
     @property
     def name(self) -> str:
@@ -108,7 +89,7 @@ class SandboxChannel:
 
     async def aclose(self) -> None:
         """Closes the connections."""
-        await self._connections.aclose()
+        await self._api.aclose()
 
     async def charge(
         self,
@@ -180,7 +161,7 @@ class SandboxChannel:
             "reason": reason,
         }
         try:
-            status_code, content = await self._exchange(
+            status_code, content = await self._api.exchange(
                 "POST", "/v1/refunds", body, timeout_seconds=timeout_seconds
             )
             if (status_code, answers.error_code(content)) not in _REFUSED_UNSEEN:
@@ -204,7 +185,7 @@ class SandboxChannel:
     async def query_refund(self, refund_id: str, *, timeout_seconds: float) -> RefundFact:
         """What became of a refund; NOT_FOUND when the sandbox does not know it."""
         try:
-            status_code, content = await self._exchange(
+            status_code, content = await self._api.exchange(
                 "GET",
                 f"/v1/refunds/{quote(refund_id, safe='')}",
                 None,
@@ -231,16 +212,10 @@ class SandboxChannel:
     def verify_callback(
         self, *, body: bytes, timestamp: str, signature: str, now: datetime
     ) -> ChannelFact | RefundFact:
-        """Reads a callback after checking hex HMAC-SHA256(secret, timestamp + "." + body)."""
-        signed = timestamp.encode("utf-8", "replace") + b"." + body
-        _must_be_one_of(
-            signature,
-            [
-                hmac.new(secret, signed, hashlib.sha256).hexdigest()
-                for secret in self._callback_secrets
-            ],
+        """Reads a callback after checking its HMAC."""
+        signatures.check_callback(
+            self._callback_secrets, body=body, timestamp=timestamp, signature=signature, now=now
         )
-        _must_be_fresh(timestamp, now)
         try:
             about = msgspec.json.decode(body, type=answers.Callback)
         except answers.UNREADABLE:
@@ -273,37 +248,20 @@ class SandboxChannel:
         signature: str,
         now: datetime,
     ) -> None:
-        """Checks UPPER(MD5(callback_status + nonce + payment_id + timestamp + secret)). The text
-        has no separators, so only fixed forms keep a
-        character from moving into the next field: `SUCCESSa` + `bc123` has the signature of
-        `SUCCESS` + `abc123`."""
-        if (
-            callback_status not in _HINT_STATUSES
-            or not _NONCE.fullmatch(nonce)
-            or not _MILLISECONDS.fullmatch(timestamp)
-            or not _PAYMENT_ID.fullmatch(payment_id)
-        ):
-            raise SignatureInvalid
-        text = callback_status + nonce + payment_id + timestamp
-        _must_be_one_of(
-            signature,
-            [
-                hashlib.md5((text + secret).encode(), usedforsecurity=False).hexdigest().upper()
-                for secret in self._md5_secrets
-            ],
+        """Checks the signature of source 001."""
+        signatures.check_hint(
+            self._md5_secrets,
+            payment_id=payment_id,
+            callback_status=callback_status,
+            timestamp=timestamp,
+            nonce=nonce,
+            signature=signature,
+            now=now,
         )
-        _must_be_fresh(timestamp, now)
 
     def subject_of_hint(self, *, payment_id: str, timestamp: str, nonce: str) -> Subject:
-        """The payment, and the id that source 001 gives its callbacks: MD5(payment_id + timestamp +
-        nonce). It is for people who look for it; ours is the digest of all fields, because other
-        fields can have the same text without separators."""
-        event_id = hashlib.md5(
-            (payment_id + timestamp + nonce).encode("utf-8", "replace"), usedforsecurity=False
-        ).hexdigest()
-        return Subject(
-            event_id=event_id, payment_id=payment_id if _PAYMENT_ID.fullmatch(payment_id) else ""
-        )
+        """The payment of a hint, and its id at source 001."""
+        return signatures.hint_subject(payment_id=payment_id, timestamp=timestamp, nonce=nonce)
 
     async def sign(
         self,
@@ -324,13 +282,13 @@ class SandboxChannel:
         }
         path = f"/v1/transactions/{quote(attempt_id, safe='')}/signature"
         try:
-            status_code, content = await self._exchange(
+            status_code, content = await self._api.exchange(
                 "POST", path, body, timeout_seconds=timeout_seconds
             )
         except (NotSent, Lost):
             raise ChannelUnavailable("the channel did not sign") from None
         if status_code != answers.OK:
-            raise _not_signed(status_code, answers.error_code(content))
+            raise answers.not_signed(status_code, answers.error_code(content))
         try:
             return answers.read_signature(content)
         except Unclear:
@@ -338,30 +296,13 @@ class SandboxChannel:
 
     async def statement(self, date: date, *, timeout_seconds: float) -> bytes:
         """The channel's file of a day."""
-        try:
-            status_code, content = await self._exchange(
-                "GET",
-                f"/v1/statements/{date.isoformat()}",
-                None,
-                timeout_seconds=timeout_seconds,
-                answer_bytes_max=_STATEMENT_BYTES_MAX,
-            )
-        except (NotSent, Lost) as error:
-            raise ChannelUnavailable(f"no statement: {error}") from None
-        if status_code == answers.OK:
-            return content
-        code = answers.error_code(content)
-        raise ChannelUnavailable(
-            "the channel's day is not over"
-            if code == "not_ready"
-            else f"no statement: answered {status_code} {code}".rstrip()
-        )
+        return await self._api.statement(date, timeout_seconds=timeout_seconds)
 
     async def captures_of_day(
         self, date: date, *, after: str, timeout_seconds: float
     ) -> CapturesPage:
         """A page of what was captured on a day."""
-        content = await self._page(
+        content = await self._api.page(
             f"/v1/days/{date.isoformat()}/captures", after=after, timeout_seconds=timeout_seconds
         )
         try:
@@ -373,7 +314,7 @@ class SandboxChannel:
         self, date: date, *, after: str, timeout_seconds: float
     ) -> RefundsPage:
         """A page of what was asked back on a day."""
-        content = await self._page(
+        content = await self._api.page(
             f"/v1/days/{date.isoformat()}/refunds", after=after, timeout_seconds=timeout_seconds
         )
         try:
@@ -381,34 +322,12 @@ class SandboxChannel:
         except Unclear as problem:
             raise ChannelUnavailable(f"no refunds: {problem}") from None
 
-    async def _page(self, path: str, *, after: str, timeout_seconds: float) -> bytes:
-        """One page of a list.
-
-        Raises:
-            ChannelUnavailable: no answer, or a refusal.
-        """
-        try:
-            status_code, content = await self._exchange(
-                "GET",
-                f"{path}?limit={_PAGE}&after={after or 0}",
-                None,
-                timeout_seconds=timeout_seconds,
-                answer_bytes_max=_PAGE_BYTES_MAX,
-            )
-        except (NotSent, Lost) as error:
-            raise ChannelUnavailable(f"no list: {error}") from None
-        if status_code != answers.OK:
-            raise ChannelUnavailable(
-                f"no list: answered {status_code} {answers.error_code(content)}".rstrip()
-            )
-        return content
-
     async def _open(
         self, path: str, body: Mapping[str, object], *, attempt_id: str, timeout_seconds: float
     ) -> ChannelFact:
         """A call that may move money."""
         try:
-            status_code, content = await self._exchange(
+            status_code, content = await self._api.exchange(
                 "POST", path, body, timeout_seconds=timeout_seconds
             )
             if (
@@ -432,11 +351,9 @@ class SandboxChannel:
     async def _ask(
         self, method: str, path: str, *, attempt_id: str, timeout_seconds: float
     ) -> ChannelFact:
-        """A call that moves no money: whatever goes wrong with it tells nothing about the
-        attempt.
-        """
+        """A call that moves no money: its failure says nothing about the attempt."""
         try:
-            status_code, content = await self._exchange(
+            status_code, content = await self._api.exchange(
                 method, path, None, timeout_seconds=timeout_seconds
             )
             if status_code == _NOT_FOUND and answers.error_code(content) == "not_found":
@@ -446,38 +363,6 @@ class SandboxChannel:
             return _read_answer(status_code, content, attempt_id=attempt_id)
         except (NotSent, Lost, Unclear) as error:
             return self._unknown(attempt_id, error)
-
-    async def _exchange(
-        self,
-        method: str,
-        path: str,
-        body: Mapping[str, object] | None,
-        *,
-        timeout_seconds: float,
-        answer_bytes_max: int = ANSWER_BYTES_MAX,
-    ) -> tuple[int, bytes]:
-        """One request and its answer, status code and body.
-
-        Raises:
-            NotSent: no byte of the request left. Lost: it may have arrived.
-        """
-        if timeout_seconds <= 0:
-            raise NotSent("no time left")
-        # Waiting and connecting end before the whole does: then it is known that nothing was sent.
-        connect_seconds = min(timeout_seconds / 2, _CONNECT_SECONDS_MAX)
-        content = None if body is None else json.dumps(body).encode()
-        try:
-            async with asyncio.timeout(timeout_seconds):
-                answer = await self._connections.request(
-                    method,
-                    path,
-                    body=content,
-                    connect_seconds=connect_seconds,
-                    answer_bytes_max=answer_bytes_max,
-                )
-        except TimeoutError:
-            raise Lost("no answer in time") from None
-        return answer.status_code, answer.body
 
     def _refund_unknown(self, refund_id: str, problem: Exception) -> RefundFact:
         _log.warning(
@@ -496,22 +381,6 @@ class SandboxChannel:
         )
 
 
-def _must_be_one_of(signature: str, expected: Sequence[str]) -> None:
-    given = signature.encode("utf-8", "replace")
-    if not any(hmac.compare_digest(each.encode(), given) for each in expected):
-        raise SignatureInvalid
-
-
-def _must_be_fresh(timestamp: str, now: datetime) -> None:
-    """Refuses what was signed long ago, or will be: a message that somebody overheard is good for
-    minutes only.
-    """
-    if not _MILLISECONDS.fullmatch(timestamp):
-        raise SignatureInvalid("the timestamp is not in milliseconds")
-    if abs(now - (_EPOCH + timedelta(milliseconds=int(timestamp)))) > _FRESHNESS:
-        raise SignatureInvalid("the timestamp is more than 5 minutes off")
-
-
 def _read_answer(status_code: int, content: bytes, *, attempt_id: str) -> ChannelFact:
     _must_be_ok(status_code, content)
     return answers.read_transaction(content, attempt_id=attempt_id)
@@ -520,15 +389,3 @@ def _read_answer(status_code: int, content: bytes, *, attempt_id: str) -> Channe
 def _must_be_ok(status_code: int, content: bytes) -> None:
     if status_code != answers.OK:
         raise Unclear(f"answered {status_code} {answers.error_code(content)}".rstrip())
-
-
-def _not_signed(status_code: int, code: str) -> MeshError:
-    match (status_code, code):
-        case (404, "not_found"):
-            return PaymentNotFound("the channel does not know this payment")
-        case (409, "conflict"):
-            return PaymentStateInvalid("the payment ended otherwise at the channel")
-        case (403, "disabled"):
-            return PermissionDenied("the channel signs on request in development only")
-        case _:
-            return ChannelUnavailable("the channel did not sign")

@@ -10,11 +10,12 @@ from typing import Annotated, TypeVar
 
 import msgspec
 
-from mesh.errors import InvalidArgument
+from mesh.errors import InvalidArgument, MeshError, PermissionDenied
 from mesh.free_text import plain
 from mesh.money import Money
 from payment_rpc.channels import CapturesPage, ListedRefund, RefundsPage
 from payment_rpc.domain.callback import Subject
+from payment_rpc.domain.errors import ChannelUnavailable, PaymentNotFound, PaymentStateInvalid
 from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.moment import believable
 from payment_rpc.domain.payment import NextAction
@@ -376,3 +377,16 @@ def _refund_reason(status: RefundChannelStatus, code: str) -> str:
             return "REFUND_REVERSED"
         case _:
             return ""
+
+
+def not_signed(status_code: int, code: str) -> MeshError:
+    """Why the sandbox did not sign an outcome."""
+    match (status_code, code):
+        case (404, "not_found"):
+            return PaymentNotFound("the channel does not know this payment")
+        case (409, "conflict"):
+            return PaymentStateInvalid("the payment ended otherwise at the channel")
+        case (403, "disabled"):
+            return PermissionDenied("the channel signs on request in development only")
+        case _:
+            return ChannelUnavailable("the channel did not sign")

@@ -30,7 +30,7 @@ from payment_rpc.domain.refund import OPEN, Refund, RefundState
 
 Balances = Counter[tuple[str, str]]  # credit minus debit by (account, currency)
 _CHECKED = frozenset(
-    {
+    [
         "channel_fee_expense",
         "channel_receivable",
         "customer_wallet",
@@ -39,9 +39,9 @@ _CHECKED = frozenset(
         "recon_clearing",
         "refund_payable",
         "unapplied_receipts",
-    }
+    ]
 )
-# kinds of transactions, and what they do to what a channel keeps
+# kinds of transactions, and their sign in what a channel keeps
 _FEES = {"FEE": 1, "FEE_RETURNED": -1}
 # a wallet is checked as a whole: payments take from it what others paid in
 _NEVER_NEGATIVE = frozenset({"refund_payable", "unapplied_receipts"})
@@ -49,7 +49,7 @@ _NEVER_NEGATIVE = frozenset({"refund_payable", "unapplied_receipts"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Booked:
-    """A ledger transaction as it lies in its rows, whether it is right or not."""
+    """A ledger transaction as its rows have it, right or wrong."""
 
     key: str
     kind: str
@@ -59,7 +59,7 @@ class Booked:
 
 
 class PaymentOfBooks(NamedTuple):
-    """What the books say of a payment: a million of them are read at night."""
+    """A payment in the books. A tuple, because the audit reads millions of them."""
 
     payment_id: str
     merchant_id: str
@@ -78,7 +78,7 @@ class PaymentOfBooks(NamedTuple):
 
 
 class AttemptOfBooks(NamedTuple):
-    """What the books say of an attempt."""
+    """An attempt in the books."""
 
     attempt_id: str
     channel: str
@@ -88,7 +88,7 @@ class AttemptOfBooks(NamedTuple):
 
 
 class RefundOfBooks(NamedTuple):
-    """What the books say of a refund."""
+    """A refund in the books."""
 
     refund_id: str
     channel: str
@@ -100,7 +100,7 @@ class RefundOfBooks(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Books:
-    """A payment with everything that hangs on it, transactions in the order of their booking."""
+    """A payment with all its rows, transactions in the order of their booking."""
 
     payment: Payment | PaymentOfBooks
     attempts: tuple[Attempt | AttemptOfBooks, ...]
@@ -170,7 +170,7 @@ def _broken_chain(books: Books) -> Iterator[Problem]:
                 subject=transaction.key,
                 detail="says something else than when it was booked",
             )
-            head = transaction.hash  # once is enough
+            head = transaction.hash  # one problem per transaction
     if books.payment.ledger_head != head:
         yield Problem(
             invariant="hash_chain",
@@ -273,7 +273,11 @@ def _wrong_fees(books: Books) -> Iterator[Problem]:
                 detail="is booked, and there is no such capture or refund",
             )
         if main is not None and transaction.key == f"attempt:{main.attempt_id}:fee":
-            own += _debited(transaction)
+            own += sum(
+                posting.amount.minor
+                for posting in transaction.postings
+                if posting.side is Side.DEBIT
+            )
     if books.payment.fee.minor != own:
         yield Problem(
             invariant="payment_fee",
@@ -389,12 +393,6 @@ def _main_attempt(books: Books) -> Attempt | AttemptOfBooks | None:
             and attempt.channel_trade_no == books.payment.channel_trade_no
         ),
         None,
-    )
-
-
-def _debited(transaction: Booked) -> int:
-    return sum(
-        posting.amount.minor for posting in transaction.postings if posting.side is Side.DEBIT
     )
 
 

@@ -10,7 +10,7 @@ from mesh.call import current_caller
 from mesh.paging import PageTokens, page_size
 from payment_rpc.domain.difference import Difference
 from payment_rpc.servicer.messages import timestamp
-from payment_rpc.store.reconciliation import StatementImport
+from payment_rpc.store.statement_imports import StatementImport
 from payment_rpc.usecases.differences import Differences, ResolveDifference
 from payment_rpc.usecases.statement_imports import StatementImports
 

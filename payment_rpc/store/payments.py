@@ -1,4 +1,4 @@
-"""Rows of payments and order gates."""
+"""Rows of payments."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, insert, or_, select, update
+from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.bad_rows import Quarantine, readable_page
 from mesh.call import Caller
-from mesh.db import expect_one, insert_if_absent
+from mesh.db import expect_one
 from mesh.errors import Outcome
 from mesh.idempotency import IdempotencyKey
 from mesh.log_chain import plain
@@ -21,15 +21,15 @@ from mesh.money import Money, stored_currency
 from payment_rpc.domain.card import CardSummary
 from payment_rpc.domain.errors import PaymentNotFound
 from payment_rpc.domain.payment import Disposition, Failure, NextAction, Payment, PaymentState
-from payment_rpc.tables import ORDER_GATE, PAYMENT
+from payment_rpc.tables import PAYMENT
 
 _ALL = tuple(PAYMENT.c)
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
-def _in_order(query: Select[Any]) -> Select[Any]:
-    """Reads the payments of an order by their ids. Left to itself MySQL takes the key of the slot
-    and sorts, or visits everybody's late money.
+def in_order(query: Select[Any]) -> Select[Any]:
+    """Makes MySQL read the payments of an order by `ix_payment_order`. It would choose the index of
+    the slot and sort, or read all late money.
     """
     for dialect in ("mysql", "mariadb"):
         query = query.with_hint(PAYMENT, "FORCE INDEX (ix_payment_order)", dialect)
@@ -44,7 +44,7 @@ _OF_ORDER = select(*_ALL).where(
 )
 _HOLDER = _OF_ORDER.where(PAYMENT.c.live_slot == 1)
 _LOCK_HOLDER = _HOLDER.with_for_update()
-_NEWEST = _in_order(_OF_ORDER.order_by(PAYMENT.c.payment_id.desc()).limit(1))
+_NEWEST = in_order(_OF_ORDER.order_by(PAYMENT.c.payment_id.desc()).limit(1))
 # What never changes is not written again.
 _FIXED = frozenset(
     {
@@ -77,64 +77,10 @@ _UPDATE = (
         }
     )
 )
-# What an order's gate and its payments say about a new payment, in one statement.
-_STANDING = _in_order(
-    select(ORDER_GATE.c.state.label("gate"), *_ALL)
-    .select_from(
-        ORDER_GATE.outerjoin(
-            PAYMENT,
-            and_(
-                PAYMENT.c.merchant_id == ORDER_GATE.c.merchant_id,
-                PAYMENT.c.order_id == ORDER_GATE.c.order_id,
-                or_(
-                    PAYMENT.c.live_slot == 1,
-                    and_(
-                        PAYMENT.c.state == PaymentState.LATE_SUCCESS,
-                        PAYMENT.c.disposition.is_(None),
-                    ),
-                ),
-            ),
-        )
-    )
-    .where(
-        ORDER_GATE.c.merchant_id == bindparam("merchant"),
-        ORDER_GATE.c.order_id == bindparam("order"),
-    )
-)
-
-
-async def enter_gate(
-    tx: AsyncConnection, *, merchant_id: str, order_id: str, at: datetime
-) -> tuple[bool, list[Payment]]:
-    """Locks the gate of an order (made OPEN when it is absent) and tells whether it is open and
-    which payments stand in the way of a new one: the one with the slot, and late money that the
-    order has not answered. Comes before every insert of a payment or an attempt."""
-    await insert_if_absent(
-        tx,
-        ORDER_GATE,
-        {"merchant_id": merchant_id, "order_id": order_id, "state": "OPEN", "updated_at": at},
-    )
-    rows = (await tx.execute(_STANDING, {"merchant": merchant_id, "order": order_id})).all()
-    return rows[0].gate == "OPEN", [payment_of(row) for row in rows if row.payment_id is not None]
-
-
-async def close_gate(tx: AsyncConnection, *, merchant_id: str, order_id: str, at: datetime) -> None:
-    """Closes the gate of an order: no payment of it is ever inserted after this commit."""
-    await insert_if_absent(
-        tx,
-        ORDER_GATE,
-        {"merchant_id": merchant_id, "order_id": order_id, "state": "CLOSED", "updated_at": at},
-    )
-    still_open = and_(
-        ORDER_GATE.c.merchant_id == merchant_id,
-        ORDER_GATE.c.order_id == order_id,
-        ORDER_GATE.c.state == "OPEN",
-    )
-    await tx.execute(update(ORDER_GATE).where(still_open).values(state="CLOSED", updated_at=at))
 
 
 async def all_of_order(tx: AsyncConnection, *, merchant_id: str, order_id: str) -> list[Payment]:
-    """Every payment of an order, oldest first, whoever owns it."""
+    """Every payment of an order, of any owner, oldest first."""
     query = select(*_ALL).where(_of_order(merchant_id, order_id)).order_by(PAYMENT.c.payment_id)
     return [payment_of(row) for row in (await tx.execute(query)).all()]
 
@@ -158,7 +104,7 @@ async def save_payment(tx: AsyncConnection, payment: Payment, *, read_version: i
     """Writes a payment that was read at `read_version`.
 
     Raises:
-        StaleRow: somebody changed it since.
+        StaleRow: it has changed since.
     """
     values = {
         f"new_{name}": value for name, value in _values(payment).items() if name not in _FIXED
@@ -171,7 +117,7 @@ async def save_payment(tx: AsyncConnection, payment: Payment, *, read_version: i
 
 
 async def lock_payment(tx: AsyncConnection, payment_id: str) -> Payment:
-    """One payment, locked, whoever owns it: for facts of channels and answers of order_rpc.
+    """One payment of any owner, locked: for channel facts and answers of order_rpc.
 
     Raises:
         PaymentNotFound: there is none.
@@ -183,7 +129,7 @@ async def lock_payment(tx: AsyncConnection, payment_id: str) -> Payment:
 
 
 async def read_payment(tx: AsyncConnection, payment_id: str) -> Payment:
-    """One payment, not locked, whoever owns it: for workers.
+    """One payment of any owner, not locked: for workers.
 
     Raises:
         PaymentNotFound: there is none.
@@ -197,9 +143,10 @@ async def read_payment(tx: AsyncConnection, payment_id: str) -> Payment:
 async def lock_slot_holder(
     tx: AsyncConnection, *, merchant_id: str, order_id: str
 ) -> Payment | None:
-    """The payment that holds the slot of an order, locked. Only for whoever holds the lock of late
-    money of that order: nobody holds a live payment and waits for a late one, so the two never wait
-    for each other."""
+    """The payment that holds the slot of an order, locked. Only for a transaction that has locked
+    late money of that order: none locks a live payment and then waits for a late one, so there is
+    no deadlock.
+    """
     row = (await tx.execute(_LOCK_HOLDER, {"merchant": merchant_id, "order": order_id})).first()
     return None if row is None else payment_of(row)
 
@@ -208,7 +155,7 @@ async def get_payment(tx: AsyncConnection, payment_id: str, *, visible_to: Calle
     """One payment of the caller's.
 
     Raises:
-        PaymentNotFound: there is none, or it is somebody else's.
+        PaymentNotFound: there is none, or it is not the caller's.
     """
     row = (await tx.execute(_BY_ID, {"id": payment_id})).first()
     if row is None or not may_see(payment_of(row), visible_to):
@@ -222,7 +169,7 @@ async def get_of_order(
     """The live or successful payment of an order, else its newest.
 
     Raises:
-        PaymentNotFound: there is none, or it is somebody else's.
+        PaymentNotFound: there is none, or it is not the caller's.
     """
     order = {"merchant": merchant_id, "order": order_id}
     row = (await tx.execute(_HOLDER, order)).first() or (await tx.execute(_NEWEST, order)).first()
@@ -240,9 +187,7 @@ async def list_of_order(
     limit: int,
     visible_to: Caller,
 ) -> Sequence[Payment]:
-    """Payments of an order, newest first, those older than the payment id `before`; at most
-    `limit`.
-    """
+    """At most `limit` payments of an order, newest first, older than the payment id `before`."""
     condition = _of_order(merchant_id, order_id)
     scope = visible_to.scope()
     if scope.merchant_id is not None:
@@ -255,7 +200,7 @@ async def list_of_order(
         shown = condition if older is None else and_(condition, PAYMENT.c.payment_id < older)
         rows: Sequence[Any] = (
             await tx.execute(
-                _in_order(
+                in_order(
                     select(*_ALL).where(shown).order_by(PAYMENT.c.payment_id.desc()).limit(wanted)
                 )
             )
@@ -314,7 +259,7 @@ def _of_order(merchant_id: str, order_id: str) -> ColumnElement[bool]:
 
 
 def payment_of(row: Row[Any]) -> Payment:
-    """What a row says. Raises whatever it takes when the row says nothing that can be."""
+    """The payment of a row. Raises any exception when the row has an impossible value."""
     currency = stored_currency(row.currency)
     return Payment(
         payment_id=row.payment_id,
@@ -358,13 +303,13 @@ def payment_of(row: Row[Any]) -> Payment:
 
 
 def seal_of(values: Mapping[str, Any]) -> str:
-    """What `seal` says of a row: its version, and a digest of everything that payment_rpc wrote."""
+    """The seal of a row: its version, and a digest of everything that payment_rpc wrote."""
     return seal_over(values["version"], [plain(values[column.name]) for column in SEALED])
 
 
-def seal_over(version: int, said: Sequence[Any]) -> str:
-    """The same over the plain values of the columns SEALED."""
-    return f"{version}:{hashlib.sha256(_encode(said).encode()).hexdigest()}"
+def seal_over(version: int, values: Sequence[Any]) -> str:
+    """The seal over the plain values of the columns SEALED."""
+    return f"{version}:{hashlib.sha256(_encode(values).encode()).hexdigest()}"
 
 
 def _values(payment: Payment) -> dict[str, Any]:

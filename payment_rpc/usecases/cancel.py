@@ -23,7 +23,7 @@ from mesh.idempotency import IdempotencyKey
 from payment_rpc.domain.attempt import OPEN, Attempt
 from payment_rpc.domain.errors import PaymentStateInvalid
 from payment_rpc.domain.payment import UNDECIDED, Payment, PaymentState
-from payment_rpc.store import attempts, payments
+from payment_rpc.store import attempts, order_gates, payments
 from payment_rpc.usecases.polling import Polling, begin_closing
 
 
@@ -126,7 +126,7 @@ class Cancellation:
     async def _close_gate(
         self, tx: AsyncConnection, merchant_id: str, order_id: str
     ) -> list[Payment]:
-        await payments.close_gate(
+        await order_gates.close_gate(
             tx, merchant_id=merchant_id, order_id=order_id, at=self._clock.now()
         )
         return await payments.all_of_order(tx, merchant_id=merchant_id, order_id=order_id)

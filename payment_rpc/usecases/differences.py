@@ -26,8 +26,7 @@ from payment_rpc.domain.facts import ChannelStatus
 from payment_rpc.domain.ledger import Posting
 from payment_rpc.domain.payment import Payment
 from payment_rpc.domain.refund_facts import RefundChannelStatus
-from payment_rpc.store import ledger, payments
-from payment_rpc.store import reconciliation as store
+from payment_rpc.store import differences, ledger, payments
 from payment_rpc.usecases.channel_results import ChannelResults
 from payment_rpc.usecases.refund_results import RefundResults
 
@@ -80,7 +79,7 @@ class Differences:
     ) -> Sequence[Difference]:
         """Differences, oldest first, after a difference id."""
         return await self._db.read(
-            store.list_differences, import_id=import_id, state=state, after=after, limit=limit
+            differences.list_differences, import_id=import_id, state=state, after=after, limit=limit
         )
 
     async def resolve_difference(self, command: ResolveDifference, caller: Caller) -> Resolution:
@@ -91,7 +90,7 @@ class Differences:
             ReconciliationNotFound, DifferenceStateInvalid, InvalidArgument: nothing was done.
             ChannelUnavailable: the channel gave no answer; asking again is safe.
         """
-        difference = await self._db.read(store.get_difference, command.difference_id)
+        difference = await self._db.read(differences.get_difference, command.difference_id)
         action = difference.choose(command.action)
         postings = difference.write_off().postings if action is Action.WRITE_OFF else ()
         if not command.execute:
@@ -188,7 +187,7 @@ class Differences:
             if action is Action.WRITE_OFF
             else None
         )
-        after = await store.resolve(
+        after = await differences.resolve(
             tx, difference, action=action, actor=actor, reason=reason, at=now
         )
         if payment is not None:

@@ -12,7 +12,7 @@ from mesh.db import Database
 from mesh.errors import InvalidArgument
 from mesh.progress import looked_at
 from payment_rpc.domain.books import Books, Problem, problems_of
-from payment_rpc.store import books
+from payment_rpc.store import books, ledger_checks
 
 PAGE = 1000  # payments or wallets; their rows lie in memory at once
 ORPHANS_PAGE = 5000  # counted by the database
@@ -100,10 +100,10 @@ class LedgerVerification:
         return None
 
     async def _verify_wallets(self, violations: list[Problem]) -> None:
-        after: books.WalletKey | None = ("", "", "")
+        after: ledger_checks.WalletKey | None = ("", "", "")
         while after is not None and len(violations) < VIOLATIONS_MAX:
             found, changed, after = await self._db.read(
-                books.check_wallets, after=after, limit=PAGE
+                ledger_checks.check_wallets, after=after, limit=PAGE
             )
             violations += found
             for _ in range(READS_MAX):
@@ -111,7 +111,7 @@ class LedgerVerification:
                     break
                 await asyncio.sleep(READ_PAUSE_SECONDS)
                 found, changed, _last = await self._db.read(
-                    books.check_wallets, after=("", "", ""), limit=PAGE, only=changed
+                    ledger_checks.check_wallets, after=("", "", ""), limit=PAGE, only=changed
                 )
                 violations += found
 
@@ -120,7 +120,7 @@ class LedgerVerification:
         last: Any = after
         while last is not None:
             count, found, last = await self._db.read(
-                books.count_and_find_orphans, kind, after=last, limit=ORPHANS_PAGE
+                ledger_checks.count_and_find_orphans, kind, after=last, limit=ORPHANS_PAGE
             )
             total += count
             looked_at(f"{kind} rows", count)

@@ -31,7 +31,7 @@ from payment_rpc.domain.order import OrderToPay
 from payment_rpc.domain.payment import BALANCE, CASHIER, TOP_UP, UNDECIDED, Payment, PaymentState
 from payment_rpc.domain.snapshot import to_json
 from payment_rpc.domain.wallet import BALANCE_MINOR_MAX
-from payment_rpc.store import attempts, ledger, payments, wallets
+from payment_rpc.store import attempts, ledger, order_gates, payments, wallets
 from payment_rpc.usecases.channel_results import Applied
 from payment_rpc.usecases.messages import RELAY_DELAY, messages_of
 
@@ -134,7 +134,7 @@ class PaymentStart:
         now = self._clock.now()
         payment_id = self._new_payment_id()
         order = new.order if new.order.order_id else replace(new.order, order_id=payment_id)
-        is_open, live = await payments.enter_gate(
+        is_open, live = await order_gates.enter_gate(
             tx, merchant_id=order.merchant_id, order_id=order.order_id, at=now
         )
         # With the gate locked: a call that held it before us has committed its record.
@@ -276,7 +276,7 @@ class PaymentStart:
         self, tx: AsyncConnection, payment: Payment, attempt: Attempt
     ) -> Attempt | None:
         now = self._clock.now()
-        is_open, _ = await payments.enter_gate(
+        is_open, _ = await order_gates.enter_gate(
             tx, merchant_id=payment.merchant_id, order_id=payment.order_id, at=now
         )
         locked = await payments.lock_payment(tx, payment.payment_id)

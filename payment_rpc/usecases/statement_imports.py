@@ -34,8 +34,9 @@ from payment_rpc.domain.statement import (
     StatementUnreadable,
     parse_statement,
 )
-from payment_rpc.store import reconciliation as store
-from payment_rpc.store.reconciliation import StatementImport
+from payment_rpc.store import differences, own_records
+from payment_rpc.store import statement_imports as imports
+from payment_rpc.store.statement_imports import StatementImport
 from payment_rpc.tables import STATEMENT_IMPORT
 
 CHUNK = 500  # lines in one transaction
@@ -106,7 +107,7 @@ class StatementImports:
             ),
         ]
         found = await self._db.run(
-            store.add_import,
+            imports.add_import,
             StatementImport(
                 import_id=self._ids.new("IMP"),
                 channel=channel,
@@ -121,25 +122,25 @@ class StatementImports:
                 created_at=now,
                 finished_at=now if error else None,
             ),
-            await asyncio.to_thread(store.packed, b"" if error else content),
+            await asyncio.to_thread(imports.packed, b"" if error else content),
         )
         self._wake_worker()
         return found
 
     async def get_statement_import(self, import_id: str) -> StatementImport:
         """How far an import is, or ReconciliationNotFound."""
-        return await self._db.read(store.get_import, import_id)
+        return await self._db.read(imports.get_import, import_id)
 
     async def run_once(self) -> int:
         """Compares the next chunk of the oldest import that is not complete; returns how many
         chunks that was.
         """
-        import_id = await self._db.read(store.next_running, self._quarantine)
+        import_id = await self._db.read(imports.next_running, self._quarantine)
         if import_id is None:
             self._parsed = None  # another process may have finished the one that was parsed here
             return 0
         try:
-            await self._advance(await self._db.read(store.get_import, import_id))
+            await self._advance(await self._db.read(imports.get_import, import_id))
         except (MeshError, FailpointRaised):
             raise
         except Exception as error:  # noqa: BLE001  logged with its id: the imports behind it go on
@@ -178,13 +179,13 @@ class StatementImports:
         if self._parsed is None or self._parsed[0] != running.import_id:
             self._parsed = None  # never two of them at once
             packed, bounds = (
-                await self._db.read(store.content_of, running.import_id),
+                await self._db.read(imports.content_of, running.import_id),
                 self._bounds(running),
             )
 
             def parse() -> Matching:
                 return Matching(
-                    parse_statement(store.unpacked(packed)),
+                    parse_statement(imports.unpacked(packed)),
                     channel=running.channel,
                     date=running.date,
                     bounds=bounds,
@@ -203,13 +204,13 @@ class StatementImports:
         matching: Matching,
         chunk: Sequence[Line | BadLine],
     ) -> bool:
-        present = await store.get_import(tx, running.import_id)
+        present = await imports.get_import(tx, running.import_id)
         if present.processed != running.processed or present.state != "RUNNING":
             return False  # another process compared it
-        captures = await store.captures_named(tx, sorted({line.attempt_id for line in chunk}))
-        refunds = await store.refunds_named(tx, sorted({line.refund_id for line in chunk}))
+        captures = await own_records.captures_named(tx, sorted({line.attempt_id for line in chunk}))
+        refunds = await own_records.refunds_named(tx, sorted({line.refund_id for line in chunk}))
         found = [matching.judge(line, captures=captures, refunds=refunds) for line in chunk]
-        await store.advance(tx, running, processed=running.processed + len(chunk))
+        await imports.advance(tx, running, processed=running.processed + len(chunk))
         await self._file(tx, running, [finding for finding in found if finding is not None])
         return True
 
@@ -217,12 +218,12 @@ class StatementImports:
         self, tx: AsyncConnection, of: StatementImport, findings: Sequence[Finding]
     ) -> None:
         for finding in findings:
-            await store.file(
+            await differences.file(
                 tx, finding, difference_id=self._ids.new("DIF"), of=of, at=self._clock.now()
             )
 
     async def _finish(self, tx: AsyncConnection, import_id: str) -> None:
-        await store.finish(tx, import_id, at=self._clock.now())
+        await imports.finish(tx, import_id, at=self._clock.now())
 
     async def _file_missing(self, running: StatementImport, matching: Matching) -> None:
         """Files what our books have and the statement has not. The statements of the day before and
@@ -253,7 +254,7 @@ class StatementImports:
         begins, ends = self._bounds(running)
         after = ""
         while captures := await self._db.read(
-            store.captures_of_day,
+            own_records.captures_of_day,
             channel=running.channel,
             begins=begins,
             ends=ends,
@@ -264,7 +265,7 @@ class StatementImports:
             after = captures[-1].attempt_id
         after = ""
         while refunds := await self._db.read(
-            store.refunds_of_day,
+            own_records.refunds_of_day,
             channel=running.channel,
             begins=begins,
             ends=ends,

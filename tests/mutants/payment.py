@@ -42,7 +42,7 @@ _refund_facts: _of = partial(_mutant, "domain/refund_facts.py")
 _ledger: _of = partial(_mutant, "domain/ledger.py")
 _attempt: _of = partial(_mutant, "domain/attempt.py")
 _refund_rows: _of = partial(_mutant, "store/refunds.py")
-_payment_rows: _of = partial(_mutant, "store/payments.py")
+_gates: _of = partial(_mutant, "store/order_gates.py")
 _wallets: _of = partial(_mutant, "store/wallets.py")
 
 _bad_rows = partial(_test, "test_bad_rows")
@@ -582,13 +582,13 @@ _CAPTURES = [  # what news of a capture makes of a payment
             "test_a_conflict_is_not_kept_by_a_capture_of_another_amount_nor_by_one_that_goes_back"
         ),
     ),
-    _payment_rows(
+    _gates(
         "late money that was refused keeps no payment away",
         old="and_(PAYMENT.c.state == PaymentState.LATE_SUCCESS, PAYMENT.c.disposition.is_(None))",
         new="PAYMENT.c.state == PaymentState.LATE_SUCCESS",
         fails=_joining("test_late_money_that_the_order_refused_keeps_no_other_payment_away"),
     ),
-    _payment_rows(
+    _gates(
         "late money that waits for its order keeps other payments away",
         old="or_(PAYMENT.c.live_slot == 1, and_(PAYMENT.c.state == PaymentState.LATE_SUCCESS, "
         "PAYMENT.c.disposition.is_(None)))",
@@ -677,14 +677,14 @@ _MODEL = [  # the protocol model and the product say the same
         new="",
         fails=_in_model,
     ),
-    _payment_rows(
+    _gates(
         "the model and the product start nothing beside late money that waits",
         old="or_(PAYMENT.c.live_slot == 1, "
         "and_(PAYMENT.c.state == PaymentState.LATE_SUCCESS, PAYMENT.c.disposition.is_(None)))",
         new="PAYMENT.c.live_slot == 1",
         fails=_in_model,
     ),
-    _payment_rows(
+    _gates(
         "the model and the product start beside late money that was refused",
         old="and_(PAYMENT.c.state == PaymentState.LATE_SUCCESS, PAYMENT.c.disposition.is_(None))",
         new="PAYMENT.c.state == PaymentState.LATE_SUCCESS",

@@ -10,7 +10,8 @@ from tests.mutants.payment import _attempt, _boundaries, _mutant, _of, _test
 _books: _of = partial(_mutant, "domain/books.py")
 _matching: _of = partial(_mutant, "domain/reconciliation.py")
 _difference: _of = partial(_mutant, "domain/difference.py")
-_days: _of = partial(_mutant, "store/reconciliation.py")
+_days: _of = partial(_mutant, "store/own_records.py")
+_difference_rows: _of = partial(_mutant, "store/differences.py")
 
 _of_days = partial(_test, "test_reconciliation_days")
 _rules = partial(_test, "test_books", on="")
@@ -175,7 +176,7 @@ _DAYS = [  # reconciliation
             "test_refunds_of_a_day_are_those_of_this_channel_from_its_first_to_its_last_moment"
         ),
     ),
-    _days(
+    _difference_rows(
         "a shift rewrites nothing that a person resolved",
         old="_D.state == DifferenceState.OPEN, _D.kind.in_(_NOT_YET),",
         new="_D.kind.in_(_NOT_YET),",
@@ -183,7 +184,7 @@ _DAYS = [  # reconciliation
             "test_a_shift_explains_what_is_open_and_rewrites_nothing_that_a_person_resolved"
         ),
     ),
-    _days(
+    _difference_rows(
         "a difference is resolved as what it is",
         old=" _D.kind == difference.finding.kind,",
         new="",
@@ -191,7 +192,7 @@ _DAYS = [  # reconciliation
             "test_a_difference_whose_kind_changed_while_somebody_looked_is_not_resolved_as_what_it_was"
         ),
     ),
-    _days(
+    _difference_rows(
         "a difference is resolved once",
         old="_D.difference_id == difference.difference_id, _D.state == DifferenceState.OPEN,",
         new="_D.difference_id == difference.difference_id,",

@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 
 from mesh.money import Money
-from payment_rpc.channels import CapturesPage, RefundsPage, sandbox
+from payment_rpc.channels import CapturesPage, RefundsPage, sandbox_api
 from payment_rpc.channels import sandbox_answers as answers
 from payment_rpc.channels.sandbox import SandboxChannel
 from payment_rpc.channels.sandbox_answers import Unclear
@@ -47,7 +47,7 @@ async def captures(channel: SandboxChannel, day: date) -> list[str]:
 async def test_captures_are_listed_by_day_and_nothing_else_is(
     channel: SandboxChannel, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sandbox, "_PAGE", 2)
+    monkeypatch.setattr(sandbox_api, "_PAGE", 2)
     for number in range(5):
         await charge(channel, f"ATT{number}")
     await charge(channel, "ATTdeclined", number="4000000000000002")

@@ -57,7 +57,7 @@ async def statuses(
 
 
 def idle(channel: SandboxChannel) -> list[_Connection]:
-    return channel._connections._idle
+    return channel._api._connections._idle
 
 
 async def test_connections_that_broke_while_they_were_idle_cost_no_charge(

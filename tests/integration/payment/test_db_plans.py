@@ -31,7 +31,7 @@ from payment_rpc.domain.callback import (
 )
 from payment_rpc.domain.payment import PaymentState
 from payment_rpc.domain.scan import ScanAction, ScanEntry, ScanSubject
-from payment_rpc.store import attempts, callbacks, payments, refunds, scan_actions
+from payment_rpc.store import attempts, callbacks, order_gates, payments, refunds, scan_actions
 from payment_rpc.tables import ATTEMPT, CHANNEL_CALLBACK, ORDER_GATE, PAYMENT, SCAN_ACTION, metadata
 from tests.builders.payment import a_payment, an_attempt
 from tests.support.databases import create_tables, open_patiently
@@ -262,7 +262,7 @@ async def test_workers_and_lists_go_through_their_index_in_its_order(db: Databas
 
 async def test_nothing_that_a_call_does_reads_more_than_its_own_rows(db: Database) -> None:
     for work, arguments in (
-        (payments.enter_gate, {"merchant_id": "mall", "order_id": "ORD00013", "at": EPOCH}),
+        (order_gates.enter_gate, {"merchant_id": "mall", "order_id": "ORD00013", "at": EPOCH}),
         (
             payments.get_of_order,
             {"merchant_id": "mall", "order_id": "ORD00013", "visible_to": ADMIN},

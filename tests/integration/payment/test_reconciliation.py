@@ -28,7 +28,7 @@ from payment_rpc.domain.errors import (
 from payment_rpc.domain.payment import Payment
 from payment_rpc.domain.refund import RefundState
 from payment_rpc.servicer.reconciliation import ReconciliationServicer
-from payment_rpc.store.reconciliation import StatementImport
+from payment_rpc.store.statement_imports import StatementImport
 from payment_rpc.tables import LEDGER_TRANSACTION, REFUND, STATEMENT_DIFFERENCE, STATEMENT_IMPORT
 from payment_rpc.usecases.differences import ResolveDifference
 from payment_rpc.usecases.refunds import CreateRefund

@@ -17,8 +17,9 @@ from payment_rpc.domain.difference import Action, Difference, Finding, Kind
 from payment_rpc.domain.errors import DifferenceStateInvalid
 from payment_rpc.domain.refund import RefundState
 from payment_rpc.domain.refund_facts import RefundChannelStatus, RefundFact
-from payment_rpc.store import reconciliation as store
-from payment_rpc.store.reconciliation import StatementImport
+from payment_rpc.store import differences as difference_rows
+from payment_rpc.store import own_records
+from payment_rpc.store.statement_imports import StatementImport
 from payment_rpc.tables import ATTEMPT, REFUND, STATEMENT_IMPORT
 from payment_rpc.usecases.differences import ResolveDifference
 from payment_rpc.usecases.refunds import CreateRefund
@@ -56,12 +57,17 @@ async def test_captures_of_a_day_are_those_of_this_channel_from_its_first_to_its
     await world.execute(update(ATTEMPT).values(captured_at=BEGINS - timedelta(days=9)))
     await copies(world, ATTEMPT, "attempt_id", "captured_at")
     found = await world.db.read(
-        store.captures_of_day, channel="sandbox", begins=BEGINS, ends=ENDS, after="", limit=100
+        own_records.captures_of_day,
+        channel="sandbox",
+        begins=BEGINS,
+        ends=ENDS,
+        after="",
+        limit=100,
     )
     assert [capture.attempt_id for capture in found] == ["sandbox-first", "sandbox-last"]
     assert {capture.payment_id for capture in found} == {payment.payment_id}
     rest = await world.db.read(
-        store.captures_of_day,
+        own_records.captures_of_day,
         channel="sandbox",
         begins=BEGINS,
         ends=ENDS,
@@ -88,7 +94,7 @@ async def test_refunds_of_a_day_are_those_of_this_channel_from_its_first_to_its_
     await world.execute(update(REFUND).values(refunded_at=BEGINS - timedelta(days=9)))
     await copies(world, REFUND, "refund_id", "refunded_at")
     found = await world.db.read(
-        store.refunds_of_day, channel="sandbox", begins=BEGINS, ends=ENDS, after="", limit=100
+        own_records.refunds_of_day, channel="sandbox", begins=BEGINS, ends=ENDS, after="", limit=100
     )
     assert [refund.refund_id for refund in found] == ["sandbox-first", "sandbox-last"]
 
@@ -131,8 +137,8 @@ async def filed(
                     finished_at=now,
                 )
             )
-        await store.file(tx, finding, difference_id=difference_id, of=of, at=now)
-        return await store.get_difference(tx, "DIF1")
+        await difference_rows.file(tx, finding, difference_id=difference_id, of=of, at=now)
+        return await difference_rows.get_difference(tx, "DIF1")
 
     return await world.db.run(write)
 
@@ -158,7 +164,7 @@ async def test_a_shift_explains_what_is_open_and_rewrites_nothing_that_a_person_
 ) -> None:
     opened = await filed(world, MISSING)
     resolved = await world.db.run(
-        store.resolve,
+        difference_rows.resolve,
         opened,
         action=Action.ATTENTION,
         actor="ann",
@@ -176,7 +182,7 @@ async def test_a_difference_whose_kind_changed_while_somebody_looked_is_not_reso
     assert changed.finding.kind is Kind.CUTOFF_SHIFT
     with pytest.raises(DifferenceStateInvalid, match="changed meanwhile"):
         await world.db.run(
-            store.resolve,
+            difference_rows.resolve,
             seen,
             action=Action.WRITE_OFF,
             actor="ann",
@@ -189,11 +195,21 @@ async def test_a_difference_whose_kind_changed_while_somebody_looked_is_not_reso
 async def test_two_who_resolve_one_difference_at_once_do_it_once(world: PaymentWorld) -> None:
     seen = await filed(world, MISSING)
     await world.db.run(
-        store.resolve, seen, action=Action.IGNORE, actor="ann", reason="r", at=world.clock.now()
+        difference_rows.resolve,
+        seen,
+        action=Action.IGNORE,
+        actor="ann",
+        reason="r",
+        at=world.clock.now(),
     )
     with pytest.raises(DifferenceStateInvalid, match="changed meanwhile"):
         await world.db.run(
-            store.resolve, seen, action=Action.IGNORE, actor="bob", reason="r", at=world.clock.now()
+            difference_rows.resolve,
+            seen,
+            action=Action.IGNORE,
+            actor="bob",
+            reason="r",
+            at=world.clock.now(),
         )
 
 

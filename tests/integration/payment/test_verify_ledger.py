@@ -17,7 +17,7 @@ from payment_rpc.domain.errors import RefundFailed
 from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.payment import Disposition, PaymentState
 from payment_rpc.domain.refund_facts import RefundChannelStatus, RefundFact
-from payment_rpc.store import books
+from payment_rpc.store import ledger_checks
 from payment_rpc.tables import (
     ATTEMPT,
     LEDGER_POSTING,
@@ -317,13 +317,13 @@ async def test_a_wallet_that_is_wrong_is_found_although_it_changed_while_it_was_
 ) -> None:
     await top_up(world, "100.00")
     await world.execute(update(WALLET).values(balance_minor=WALLET.c.balance_minor + 1))
-    check, looks = books.check_wallets, []
+    check, looks = ledger_checks.check_wallets, []
 
     async def busy_at_first(tx: Any, **page: Any) -> Any:
         problems, changed, last = await check(tx, **page)
         looks.append(page.get("only"))
         return ([], [("mall", "u1", "CNY")], last) if len(looks) <= 2 else (problems, changed, last)
 
-    monkeypatch.setattr(books, "check_wallets", busy_at_first)
+    monkeypatch.setattr(ledger_checks, "check_wallets", busy_at_first)
     assert await found(world) == {"wallet_balance"}
     assert looks[:3] == [None, [("mall", "u1", "CNY")], [("mall", "u1", "CNY")]]
