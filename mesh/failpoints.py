@@ -13,7 +13,7 @@ import re
 import signal
 from collections.abc import Callable
 
-_POINT = re.compile(r"[a-z_]+(\.[a-z_]+)+", re.ASCII)
+_POINT = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)+", re.ASCII)
 
 
 class FailpointRaised(Exception):
