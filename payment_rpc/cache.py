@@ -1,8 +1,8 @@
 """The read cache of payments: a view that may be absent, old by seconds, and never wrong about its
 owner.
 
-An entry is written only over an older version of the payment, and says itself until when it may be
-believed: a day for states that hardly ever change, five seconds otherwise. Callers check the owner
+An entry is written only over an older version of the payment, and holds the time until which it is
+fresh: a day for states that hardly ever change, five seconds otherwise. Callers check the owner
 after reading; SERVICE callers never read it (docs/protocols.md 1, Reads).
 """
 
@@ -23,8 +23,7 @@ SETTLED_SECONDS = 24 * 3600  # source 002
 MOVING_SECONDS = 5
 _SETTLED = frozenset({PaymentState.FAILED, PaymentState.CLOSED, PaymentState.LATE_REFUNDED})
 COMMAND_SECONDS_MAX = 0.3
-# after a failure Redis is left alone for so long, so that its absence costs one timeout a second
-# and no more
+# After a failure Redis is not called for this time, so that its absence costs one timeout a second.
 AWAY = timedelta(seconds=1)
 
 # KEYS[1] entry, KEYS[2] an entry to forget, if any; ARGV version, fresh until (ms), payment, life
@@ -59,7 +58,7 @@ class PaymentCache:
         return found if found is not None and found.payment_id == payment_id else None
 
     async def get_of_order(self, merchant_id: str, order_id: str) -> Payment | None:
-        """The payment that an order showed within the last seconds, or None."""
+        """The payment that a read of the order returned within the last seconds, or None."""
         found = await self._get(_order_key(merchant_id, order_id))
         return (
             found
@@ -68,8 +67,8 @@ class PaymentCache:
         )
 
     async def put(self, payment: Payment) -> None:
-        """Keeps a payment as it was read or written; fails silently, because a cache failure is not
-        an error.
+        """Stores a payment as it was read or written. Fails silently: a cache failure is not an
+        error.
         """
         await self._set(
             payment,
@@ -78,7 +77,7 @@ class PaymentCache:
         )
 
     async def put_changed(self, payment: Payment) -> None:
-        """Keeps a payment that has just changed, and forgets which one its order showed."""
+        """Stores a payment that has just changed, and drops the entry of its order."""
         await self._set(
             payment,
             _key(payment.payment_id),
@@ -87,8 +86,8 @@ class PaymentCache:
         )
 
     async def put_of_order(self, payment: Payment) -> None:
-        """Keeps what an order showed. Another payment may take its place at any time, hence only
-        for seconds.
+        """Stores the payment of an order, only for seconds: another payment may replace it at any
+        time.
         """
         # Gone with its freshness: versions of two payments of an order do not compare, so no older
         # entry may outlive its time.

@@ -31,7 +31,7 @@ class PaymentSettings(MeshSettings):
             0: its schedule alone decides.
         close_grace_seconds: how long after a deadline a channel that cannot close may still take
             money in time.
-        scan_action_retention_days: how long the diary of the scan is kept.
+        scan_action_retention_days: how long the log of the scan is stored.
         sandbox_url: where the sandbox listens; configuration, because callers never choose where we
             connect.
         sandbox_api_key_file: our key there; None: no channel, only wallets pay.

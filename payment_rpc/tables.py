@@ -185,8 +185,7 @@ REFUND = Table(
         name="asked",
     ),
     Index("ix_refund_payment", "payment_id", "refund_id"),
-    # What we send back by ourselves goes back once, whatever ids callers choose: NULLs do not
-    # collide.
+    # One automatic refund per cause, whatever request ids callers choose: NULLs do not collide.
     Index("uq_refund_automatic_of", "automatic_of", unique=True),
     Index("ix_refund_order", "merchant_id", "order_id", "refund_id"),
     Index("ix_refund_due", "next_query_at", "refund_id"),
@@ -194,7 +193,7 @@ REFUND = Table(
     Index("ix_refund_channel_refund_no", "channel_refund_no"),
 )
 
-# Open until order_rpc decides that nobody may pay any more; every new payment locks it first
+# OPEN until order_rpc closes the order for payments; every new payment locks it first
 # (docs/protocols.md 1, Closing).
 ORDER_GATE = Table(
     "order_gate",
@@ -234,7 +233,7 @@ LEDGER_POSTING = Table(
     Index("ix_ledger_posting_account", "account", "currency"),
 )
 
-# What a buyer can spend. Changed by conditional UPDATE only; the ledger's customer_wallet is the
+# The balance of a buyer. Changed by conditional UPDATE only; the ledger's customer_wallet is the
 # same number.
 WALLET = Table(
     "wallet",
@@ -276,8 +275,8 @@ WALLET_ENTRY = Table(
     CheckConstraint("balance_after_minor >= 0", name="balance_after"),
 )
 
-# What needs a person, parked where it blocks nothing.
-ATTENTION = Table(
+# Manual reviews. An open one blocks nothing.
+MANUAL_REVIEW = Table(
     "attention",
     metadata,
     Column("attention_key", Identifier(96), primary_key=True),
@@ -338,7 +337,7 @@ STATEMENT_DIFFERENCE = Table(
     Column("resolution_reason", String(500), nullable=False),
     Column("created_at", UtcMillis, nullable=False),
     Column("resolved_at", UtcMillis, nullable=True),
-    # What was found is found once, however often a statement comes.
+    # A finding is filed once, however often a statement is imported.
     UniqueConstraint("difference_key", name="uq_statement_difference_key"),
     CheckConstraint(one_of("state", DifferenceState), name="state"),
     CheckConstraint("(state = 'RESOLVED') = (resolved_at IS NOT NULL)", name="resolved"),
@@ -346,8 +345,8 @@ STATEMENT_DIFFERENCE = Table(
     Index("ix_statement_difference_state", "state", "difference_id"),
 )
 
-# What channels told us unasked, as it came. One row per event, however often it came; forged ones
-# never hold the key that makes an event known.
+# Callbacks of channels as they came. One row per event, however often it is delivered; a forged one
+# has no key, so it never blocks a genuine one.
 CHANNEL_CALLBACK = Table(
     "channel_callback",
     metadata,
@@ -391,7 +390,7 @@ CHANNEL_CALLBACK = Table(
     Index("ix_channel_callback_expires_at", "expires_at"),
 )
 
-# What the background scan did about payments and refunds, and what came of it. Purged by age.
+# The log of the background scan. Purged by age.
 SCAN_ACTION = Table(
     "scan_action",
     metadata,
@@ -413,8 +412,8 @@ SCAN_ACTION = Table(
     Index("ix_scan_action_acted_at", "acted_at"),
 )
 
-# Logs that are evidence; each row continues the one before it. A genuine callback is a chain of its
-# own: nobody waits for it.
+# Logs that are evidence; each row continues the one before it. Each genuine callback is a chain of
+# its own, so that no callback waits for another one.
 WALLET_LOG = Log(
     table=WALLET_ENTRY,
     key="entry_id",

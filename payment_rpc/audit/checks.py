@@ -27,10 +27,10 @@ from payment_rpc.domain.payment import MONEY, UNDECIDED, Disposition, PaymentSta
 from payment_rpc.domain.refund import RefundState
 from payment_rpc.tables import (
     ATTEMPT,
-    ATTENTION,
     CALLBACK_LOG,
     CHANNEL_CALLBACK,
     LEDGER_TRANSACTION,
+    MANUAL_REVIEW,
     PAYMENT,
     REFUND,
     SCAN_LOG,
@@ -46,7 +46,7 @@ _P, _A, _R, _N, _O, _C, _L = (
     PAYMENT.c,
     ATTEMPT.c,
     REFUND.c,
-    ATTENTION.c,
+    MANUAL_REVIEW.c,
     OUTBOX.c,
     CHANNEL_CALLBACK.c,
     LEDGER_TRANSACTION.c,

@@ -32,10 +32,10 @@ from payment_rpc.domain.refund import Refund, RefundState
 from payment_rpc.store import attempts, callbacks, payments, refunds, scan_actions
 from payment_rpc.tables import (
     ATTEMPT,
-    ATTENTION,
     CHANNEL_CALLBACK,
     LEDGER_POSTING,
     LEDGER_TRANSACTION,
+    MANUAL_REVIEW,
     PAYMENT,
     REFUND,
     STATEMENT_DIFFERENCE,
@@ -147,9 +147,9 @@ async def _explain(tx: AsyncConnection, key: TenantKey) -> Explanation:
     told, to_tell = await messages_about(tx, ids, receivers={ORDER_DESTINATION: "The order"})
     attention = (
         await tx.execute(
-            select(ATTENTION)
-            .where(ATTENTION.c.payment_id.in_(ids))
-            .order_by(ATTENTION.c.created_at)
+            select(MANUAL_REVIEW)
+            .where(MANUAL_REVIEW.c.payment_id.in_(ids))
+            .order_by(MANUAL_REVIEW.c.created_at)
         )
     ).all()
     timeline = [entry for payment in found for entry in _payment_entries(payment)]

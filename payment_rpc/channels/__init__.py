@@ -142,7 +142,7 @@ class Channel(Protocol):
         ...
 
     async def statement(self, date: date, *, timeout_seconds: float) -> bytes:
-        """The channel's own file of one of its days, as it is; whoever reads it knows the channel's
+        """The channel's own file of one of its days, as it is; the reader knows the channel's
         format.
 
         Raises:
@@ -188,9 +188,7 @@ class Channel(Protocol):
         ...
 
     def subject_of(self, body: bytes) -> Subject:
-        """What a callback says that it is about, for the log: believed by nobody, empty where it
-        says nothing that can be read.
-        """
+        """The subject that a callback claims, for the log only. Empty where it cannot be read."""
         ...
 
     def verify_hint(
@@ -203,7 +201,7 @@ class Channel(Protocol):
         signature: str,
         now: datetime,
     ) -> None:
-        """Checks a callback of source 001. A verified one proves nothing but that it is time to ask
+        """Checks a callback of source 001. A verified one is only a reason to query
         the channel.
 
         Args:

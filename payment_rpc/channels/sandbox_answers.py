@@ -17,9 +17,9 @@ from payment_rpc.channels import CapturesPage, ListedRefund, RefundsPage
 from payment_rpc.domain.callback import Subject
 from payment_rpc.domain.errors import ChannelUnavailable, PaymentNotFound, PaymentStateInvalid
 from payment_rpc.domain.facts import ChannelFact, ChannelStatus
-from payment_rpc.domain.moment import believable
 from payment_rpc.domain.payment import NextAction
 from payment_rpc.domain.refund_facts import RefundChannelStatus, RefundFact
+from payment_rpc.domain.statement import first_plausible
 
 OK = 200
 # what msgspec raises for bytes that are not the struct
@@ -172,7 +172,7 @@ def read_transaction(content: bytes, *, attempt_id: str) -> ChannelFact:
         trade_no=answer.trade_no,
         reason=_reason(status, answer.decline_code),
         message=plain(answer.message)[:_MESSAGE_MAX],
-        occurred_at=believable(answer.finished_at, answer.occurred_at),
+        occurred_at=first_plausible(answer.finished_at, answer.occurred_at),
         next_action=_next_action(status, answer),
         fee=None if amount is None else _read_fee(answer.fee, amount.currency),
         duplicate_of=answer.duplicate_of,
@@ -214,7 +214,7 @@ def read_refund(
         channel_refund_no=answer.refund_no,
         reason=_refund_reason(status, answer.code),
         message=plain(answer.message)[:_MESSAGE_MAX],
-        occurred_at=believable(answer.occurred_at),
+        occurred_at=first_plausible(answer.occurred_at),
         fee_returned=_read_fee(answer.fee_returned, told.currency),
     )
 

@@ -1,1 +1,1 @@
-"""What is true of payments, whoever calls and wherever it is stored. No I/O, no clock."""
+"""The rules of payments, independent of callers and storage. No I/O, no clock."""

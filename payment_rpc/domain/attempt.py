@@ -71,12 +71,11 @@ QUERY_PAUSES = tuple(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """What a deployment chooses of the schedule of questions.
+    """What a deployment chooses of the schedule of queries.
 
     Attributes:
-        threshold: age that an attempt has at least when it is asked for; until then its own call or
-            a callback brings the answer. An attempt whose payment is being closed is asked for at
-            any age.
+        threshold: an attempt is not queried before this age; until then its own call or a callback
+            brings the answer. An attempt whose payment is being closed is queried at any age.
         close_grace: how long after a deadline a channel that cannot close may still take money in
             time.
     """
@@ -91,10 +90,10 @@ class Attempt:
 
     Attributes:
         sends: how often it was sent; after a second send "not sent" proves nothing.
-        lease_until: until then somebody may still be sending it, and the channel's "not found"
-            means nothing.
-        next_query_at: when to ask the channel next; None once the result is final.
-        queries: how often it was asked.
+        lease_until: until then a call may still be sending it, and NOT_FOUND of the channel proves
+            nothing.
+        next_query_at: when to query the channel next; None once the result is final.
+        queries: how often it was queried.
         captured_at: when money moved, by the channel's clock: its day at the channel. None before,
             and for captures older than this field.
     """
@@ -148,7 +147,7 @@ class Attempt:
         )
 
     def resend(self, *, lease: timedelta, at: datetime) -> Attempt:
-        """It is sent once more, under the same id; the channel keeps the first one that it got."""
+        """The attempt, sent again under the same id. The channel processes the first one only."""
         if self.state not in OPEN:
             raise PaymentStateInvalid(
                 f"an attempt in state {self.state} is not sent again", payment_id=self.payment_id
@@ -160,10 +159,10 @@ class Attempt:
             next_query_at=at + lease,
         )
 
-    def ask_later(self, *, at: datetime, last_chance: datetime) -> Attempt:
-        """The channel is asked now; the next question follows after the schedule's pause, or at
-        `last_chance` when that comes first: from then on a payment that nobody paid can be
-        closed."""
+    def postpone_query(self, *, at: datetime, last_chance: datetime) -> Attempt:
+        """The channel is queried now. The next query follows after the pause of the schedule, or at
+        `last_chance` when that comes first: from then on an unpaid payment can be closed.
+        """
         due = at + QUERY_PAUSES[min(self.queries, len(QUERY_PAUSES) - 1)]
         return replace(
             self._changed(at),
@@ -171,17 +170,16 @@ class Attempt:
             next_query_at=last_chance if at < last_chance < due else due,
         )
 
-    def too_young(self, *, until: datetime, at: datetime) -> Attempt:
-        """The channel is not asked before `until`; that was no question."""
+    def query_from(self, *, until: datetime, at: datetime) -> Attempt:
+        """The channel is not queried before `until`. This does not count as a query."""
         return replace(self._changed(at), next_query_at=until)
 
-    def ask_now(self, *, at: datetime) -> Attempt:
-        """The channel is asked at the next opportunity."""
+    def query_now(self, *, at: datetime) -> Attempt:
+        """The channel is queried in the next round."""
         return replace(self._changed(at), next_query_at=at)
 
     def to(self, target: AttemptState, *, at: datetime) -> Attempt:
-        """A transition. An open attempt keeps its place in the schedule of questions, a final one
-        leaves it.
+        """A transition. An open attempt stays in the schedule of queries, a final one leaves it.
 
         Raises:
             PaymentStateInvalid: it does not exist.
@@ -206,7 +204,7 @@ class Attempt:
             captured_at=captured_at or at,
         )
 
-    def bring_back(self, *, error: timedelta, at: datetime) -> Attempt:
+    def correct_clock(self, *, error: timedelta, at: datetime) -> Attempt:
         """Its times without the error of the clock that wrote them, which was ahead."""
         due = None if self.next_query_at is None else self.next_query_at - error
         return replace(self._changed(at), lease_until=self.lease_until - error, next_query_at=due)

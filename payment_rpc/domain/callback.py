@@ -1,6 +1,7 @@
-"""What a channel told us unasked, as the log keeps it: the raw bytes as text, what they are about,
-whether they were believed and what became of them. A verified message has a key by which it is
-known again; one that nobody believed has none, so it never stands in a genuine one's way."""
+"""A callback of a channel as the log stores it: the raw bytes as text, their subject, whether the
+signature was valid, and the result. A verified message has a key by which its repetition is
+recognised. An unverified one has none, so it never blocks a genuine one.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +11,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-BODY_BYTES_MAX = 16 * 1024  # ten times what a channel has to say; more is not even looked at
-UNVERIFIED_BYTES_KEPT = 1024  # of a message that nobody believed
+BODY_BYTES_MAX = 16 * 1024  # ten times what a channel sends; a larger one is not read
+UNVERIFIED_BYTES_KEPT = 1024  # of an unverified message
 VERIFIED_RETENTION = timedelta(days=180)  # as long as a buyer may dispute a charge
 # of forgeries and of hints, which prove nothing about money
 OTHER_RETENTION = timedelta(days=7)
@@ -25,16 +26,16 @@ class CallbackKind(StrEnum):
     """Kinds of messages."""
 
     CALLBACK = "CALLBACK"  # signed over every byte: a fact
-    HINT = "HINT"  # of source 001, whose signature covers no amount: a reason to ask
+    HINT = "HINT"  # of source 001, whose signature covers no amount: a reason to query the channel
 
 
 class CallbackResult(StrEnum):
     """What became of a message; the words of source 001."""
 
-    RECEIVED = "RECEIVED"  # a hint, while the channel is asked
+    RECEIVED = "RECEIVED"  # a hint, while the channel is queried
     PROCESSED = "PROCESSED"  # it changed something
     IGNORED = "IGNORED"  # known before, or nothing to change
-    # not believed, or it could not be applied; what is genuine may come again and be PROCESSED
+    # unverified, or it could not be applied; a genuine one may come again and be PROCESSED
     FAILED = "FAILED"
 
 
@@ -56,8 +57,8 @@ class Subject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Callback:
-    """One message, however often it came. `payload` is the body, or its beginning; `payload_bytes`
-    and `payload_digest` are of all of it.
+    """One message, delivered once or more often. `payload` is the body, or its beginning;
+    `payload_bytes` and `payload_digest` are of all of it.
     """
 
     callback_id: str
@@ -83,7 +84,7 @@ class Callback:
     expires_at: datetime
 
     def refused(self, reason: str) -> Callback:
-        """The message, when nobody believes it: without a key, cut short, kept for days."""
+        """The message as unverified: without a key, cut short, stored for days."""
         payload, encoding = _as_text(self._body()[:UNVERIFIED_BYTES_KEPT])
         return replace(
             self,
@@ -100,7 +101,7 @@ class Callback:
     def ended(
         self, result: CallbackResult, *, reason: str, about: Subject, at: datetime
     ) -> Callback:
-        """The message after it was looked at."""
+        """The message with its result."""
         return replace(
             self, result=result, reason=reason[:_REASON_MAX], about=about, finished_at=at
         )
@@ -126,10 +127,10 @@ def received(
     trace_id: str,
     at: datetime,
 ) -> Callback:
-    """A message as it came, taken for genuine until it is `refused`.
+    """A message as it came, genuine until it is `refused`.
 
-    Its key is the digest of its bytes. They hold the channel's event id, and a channel that tells
-    something else under the same id, a success after a failure, is still heard.
+    Its key is the digest of all its bytes, not the channel's event id: a channel that sends another
+    result under the same id, a success after a failure, is still processed.
     """
     payload, encoding = _as_text(body[:BODY_BYTES_MAX])
     retention = VERIFIED_RETENTION if kind is CallbackKind.CALLBACK else OTHER_RETENTION

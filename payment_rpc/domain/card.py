@@ -87,7 +87,7 @@ class Card:
         return cls(number=digits, cvv=cvv, expiration_year=year, expiration_month=expiration_month)
 
     def summary(self) -> CardSummary:
-        """What may be kept."""
+        """What may be stored."""
         brand = next((name for name, prefix in _BRANDS if prefix.match(self.number)), "unknown")
         return CardSummary(
             brand=brand,

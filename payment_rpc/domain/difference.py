@@ -1,9 +1,9 @@
 """A difference between a statement and our books: its kind, what may be done about it, and what a
 write-off books.
 
-Nothing here moves a buyer's money. A difference is settled by what the channel says when it is
-asked (the facts book and refund by themselves), or it is written off between the channel's account
-and `loss` or `recon_clearing`.
+Nothing here moves a buyer's money. A difference is settled by querying the channel (its facts are
+booked as always), or it is written off between the channel's account and `loss` or
+`recon_clearing`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Kind(StrEnum):
     REFERENCE_MISMATCH = "REFERENCE_MISMATCH"  # our attempt under another number
     DUPLICATE_CHARGE = "DUPLICATE_CHARGE"
     DUPLICATE_LINE = "DUPLICATE_LINE"
-    CUTOFF_SHIFT = "CUTOFF_SHIFT"  # in the statement of a neighbour day
+    CUTOFF_SHIFT = "CUTOFF_SHIFT"  # in the statement of the day before or after
     REFUND_MISSING_LOCAL = "REFUND_MISSING_LOCAL"
     REFUND_MISSING_CHANNEL = "REFUND_MISSING_CHANNEL"
     REFUND_AMOUNT_MISMATCH = "REFUND_AMOUNT_MISMATCH"
@@ -52,8 +52,8 @@ class Kind(StrEnum):
 class Action(StrEnum):
     """What can be done."""
 
-    QUERY_CHANNEL = "QUERY_CHANNEL"  # ask the channel and apply what it says
-    ATTENTION = "ATTENTION"  # hand it to a person
+    QUERY_CHANNEL = "QUERY_CHANNEL"  # query the channel and apply its answer
+    ATTENTION = "ATTENTION"  # open a manual review
     IGNORE = "IGNORE"  # nothing is wrong
     WRITE_OFF = "WRITE_OFF"  # book what is missing or too much
 
@@ -117,7 +117,7 @@ class Finding:
     def default_action(self) -> Action:
         """What we would do."""
         if self.kind is Kind.STATUS_MISMATCH and not self.refund_id:
-            return Action.ATTENTION  # a refund of the channel's own: there is no id to ask for
+            return Action.ATTENTION  # a refund of the channel's own has no id to query
         if (
             self.kind is Kind.FEE_MISMATCH
             and self.payment_id
@@ -204,7 +204,7 @@ class Difference:
             return None
         more = (stated.minor if stated else 0) - (booked.minor if booked else 0)
         if self.finding.kind is Kind.STATUS_MISMATCH and self.finding.refund_id:
-            return None  # a refund that came back: ask the channel
+            return None  # a refund that came back: query the channel
         takes = self.finding.kind in (
             Kind.FEE_MISMATCH,
             Kind.STATUS_MISMATCH,
@@ -215,5 +215,5 @@ class Difference:
 
 
 def recon_clearing(channel: str) -> str:
-    """Money that a channel has for us and nobody has explained (credit-normal)."""
+    """Unexplained money that a channel has for us (credit-normal)."""
     return f"recon_clearing:{channel}"

@@ -152,7 +152,7 @@ def apply_channel_fact(
             if attempt.state is not AttemptState.SENT:
                 return Decision(payment=payment, attempt=attempt)
             return Decision(
-                payment=payment.doubt(at=at), attempt=attempt.to(AttemptState.UNKNOWN, at=at)
+                payment=payment.mark_unknown(at=at), attempt=attempt.to(AttemptState.UNKNOWN, at=at)
             )
         case _:
             assert_never(fact.status)
@@ -218,7 +218,7 @@ def _captured(payment: Payment, attempt: Attempt, fact: ChannelFact, *, at: date
     if fact.fee is not None and fee_booking is not None:
         paid = replace(paid, fee=fact.fee)
     if payment.payment_method == TOP_UP:  # a wallet takes money whenever it comes
-        paid = paid.take(Disposition.APPLIED, at=at)
+        paid = paid.accept(Disposition.APPLIED, at=at)
     if paid.state is PaymentState.LATE_SUCCESS:
         return Decision(payment=paid, attempt=taken, booking=parked, fee_booking=fee_booking)
     booking = ledger.capture_of(

@@ -1,8 +1,7 @@
 """Double-entry postings. A transaction balances per currency or cannot be made; its key is the
 business fact, so that a fact is booked once.
 
-Accounts and postings are those of reference/payments.md 3. Hashes are chained per payment: a head
-that all payments share would make them wait for each other.
+Hashes are chained per payment: a chain of all payments would make them wait for each other.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ class LedgerTransaction:
             raise ValueError(f"ledger transaction {self.key} does not balance")
 
     def hash(self, previous: str) -> str:
-        """SHA-256 over the hash before it and everything it says; hex."""
+        """SHA-256 over the previous hash and the whole transaction; hex."""
         return chained_hash(
             previous,
             key=self.key,
@@ -144,9 +143,7 @@ def topped_up_late(payment: Payment) -> LedgerTransaction:
 def captured_unapplied(
     *, attempt_id: str, payment_id: str, channel: str, amount: Money
 ) -> LedgerTransaction:
-    """Money that belongs to no live payment: late, a second capture, or not the amount that we
-    asked for.
-    """
+    """Money of no live payment: late, a second capture, or another amount than owed."""
     return _move(
         key=f"attempt:{attempt_id}:captured",
         kind="CAPTURED_UNAPPLIED",
@@ -157,10 +154,10 @@ def captured_unapplied(
     )
 
 
-def taken_by_order(
+def accepted_by_order(
     *, payment_id: str, version: int, channel: str, merchant_id: str, amount: Money
 ) -> LedgerTransaction:
-    """The order took late money."""
+    """The order accepted late money."""
     return _move(
         key=f"payment:{payment_id}:v{version}:taken",
         kind="LATE_TAKEN",
@@ -228,7 +225,7 @@ def fee_share(fee: Money, *, captured: Money, refunded: Money, returned: Money) 
 def refund_reserved(
     *, refund_id: str, payment_id: str, channel: str, held_by: str, amount: Money
 ) -> LedgerTransaction:
-    """Money is promised back: whoever holds it owes it to the refund."""
+    """Money is reserved: the account that held it owes it to the refund."""
     return _move(
         key=f"refund:{refund_id}:reserved",
         kind="REFUND_RESERVED",
@@ -242,7 +239,7 @@ def refund_reserved(
 def refund_released(
     *, refund_id: str, payment_id: str, channel: str, held_by: str, amount: Money
 ) -> LedgerTransaction:
-    """The channel refused the refund, or it was taken back: the promise is off."""
+    """The channel refused the refund, or it was cancelled: the reservation is released."""
     return _move(
         key=f"refund:{refund_id}:released",
         kind="REFUND_RELEASED",
@@ -317,7 +314,7 @@ def channel_fee_expense(channel: str) -> str:
 
 
 def refund_payable(channel: str) -> str:
-    """Refunds that are promised and not confirmed (credit-normal)."""
+    """Refunds that are reserved and not confirmed (credit-normal)."""
     return f"refund_payable:{channel}"
 
 

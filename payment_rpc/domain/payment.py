@@ -141,10 +141,10 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Payment:
-    """What one order owes. `version` is raised by every change and read back by every UPDATE.
-    `disputed` is for chargebacks, of which no channel
-    tells so far: it stands in the cap on refunds already, so that no such money can go back
-    twice."""
+    """What one order owes. Every change raises `version`, and every UPDATE compares it. `disputed`
+    is for chargebacks, which no channel reports so far. It already lowers what can be refunded, so
+    that no money goes back twice.
+    """
 
     payment_id: str
     merchant_id: str
@@ -221,16 +221,16 @@ class Payment:
 
     @property
     def awaits_order(self) -> bool:
-        """True while money is here and the order has not said whether it takes it."""
+        """True while money is here and the order has not decided about it."""
         return self.state in MONEY and self.disposition is None
 
     def wait_for_buyer(self, action: NextAction | None, *, at: datetime) -> Payment:
-        """The channel accepted it and will tell the result later."""
+        """The channel accepted it; the result comes later."""
         return replace(
             self._changed(at), outcome=Outcome.PENDING, next_action=action or self.next_action
         )
 
-    def doubt(self, *, at: datetime) -> Payment:
+    def mark_unknown(self, *, at: datetime) -> Payment:
         """No readable answer came: money may have moved."""
         return (
             self
@@ -285,8 +285,8 @@ class Payment:
         target = PaymentState.CLOSED if self.state is PaymentState.CLOSING else state
         return replace(self.to(target, at=at), outcome=outcome, failure=failure, next_action=None)
 
-    def take(self, disposition: Disposition, *, at: datetime) -> Payment:
-        """The order took the money; a LATE_SUCCESS becomes SUCCESS and takes the slot."""
+    def accept(self, disposition: Disposition, *, at: datetime) -> Payment:
+        """The order accepted the money; a LATE_SUCCESS becomes SUCCESS and holds the slot."""
         taken = (
             self
             if self.state is PaymentState.SUCCESS

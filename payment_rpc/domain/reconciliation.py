@@ -125,8 +125,8 @@ class Matching:
     def missing_captures(
         self, ours: Sequence[OurCapture], *, elsewhere: Mapping[str, str]
     ) -> Iterator[Finding]:
-        """Captures of the day that have no line. `elsewhere` gives the neighbour day in whose
-        statement an attempt is.
+        """Captures of the day that have no line. `elsewhere` gives the adjacent day whose
+        statement has an attempt.
         """
         for capture in ours:
             if capture.attempt_id in self.attempt_ids:

@@ -87,8 +87,8 @@ class Refund:
         automatic: made because the order refused the money; a failure of it needs a person.
         stands_alone: of a second capture; see the module.
         above_cap: money out that no capture covered: booked to `loss`, in no column of the payment.
-        lease_until: until then somebody may be sending it.
-        next_query_at: when to ask the channel (or send it) next; None once it is final.
+        lease_until: until then a call may be sending it.
+        next_query_at: when to query the channel (or submit it) next; None once it is final.
     """
 
     refund_id: str
@@ -163,8 +163,7 @@ class Refund:
         )
 
     def submit(self, *, lease: timedelta, at: datetime) -> Refund:
-        """It is sent now, under its id, which never changes; the channel keeps the first one that
-        it got.
+        """The refund, submitted now under its id. The channel processes the first one only.
 
         Raises:
             PaymentStateInvalid: it has a result.
@@ -178,8 +177,8 @@ class Refund:
             self._changed(at), state=state, lease_until=at + lease, next_query_at=at + lease
         )
 
-    def ask_later(self, *, at: datetime) -> Refund:
-        """The channel is asked now; the next question follows after the schedule's pause."""
+    def postpone_query(self, *, at: datetime) -> Refund:
+        """The channel is queried now. The next query follows after the pause of the schedule."""
         pause = QUERY_PAUSES[min(self.queries, len(QUERY_PAUSES) - 1)]
         return replace(self._changed(at), queries=self.queries + 1, next_query_at=at + pause)
 
@@ -198,7 +197,7 @@ class Refund:
         due = min(self.next_query_at or at + pause, at + pause) if target in OPEN else None
         return replace(self._changed(at), state=target, next_query_at=due)
 
-    def bring_back(self, *, error: timedelta, at: datetime) -> Refund:
+    def correct_clock(self, *, error: timedelta, at: datetime) -> Refund:
         """Its times without the error of the clock that wrote them, which was ahead."""
         due = None if self.next_query_at is None else self.next_query_at - error
         return replace(self._changed(at), lease_until=self.lease_until - error, next_query_at=due)

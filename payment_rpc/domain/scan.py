@@ -1,12 +1,10 @@
-"""What the background did about a payment or a refund, and what came of it: the diary of the scan
+"""The log of the background scan: what it did about a payment or a refund, and the result
 (t_pay_reconcile_audit of source 001).
 
-NOTIFY does not stand for a delivery. In source 001 the scan found an outcome that nobody had heard
-of and published it once more. Here an outcome and
-the message that tells order_rpc of it are one transaction, so there is no outcome without a
-message, and nothing to publish again: NOTIFY says that what the scan found changed something and
-that the message for order_rpc, whose event id is its `reason`, was written in that same
-transaction. Its delivery, and how often it took, is told by the outbox.
+NOTIFY is not a delivery. In source 001 the scan found an outcome that had not been published, and
+published it again. Here an outcome and its message for order_rpc are written in one transaction, so
+there is nothing to publish again. NOTIFY says that the scan changed something and wrote that
+message, whose event id is the `reason`. The outbox knows whether it was delivered.
 """
 
 from __future__ import annotations
@@ -22,20 +20,20 @@ ORDER = "order_rpc"
 class ScanAction(StrEnum):
     """What the scan can do."""
 
-    QUERY = "QUERY"  # the channel was asked what became of an attempt or a refund
+    QUERY = "QUERY"  # the channel was queried about an attempt or a refund
     # a payment's deadline was over, or its attempt was closed, at the channel or because the
     # channel cannot
     CLOSE = "CLOSE"
     SUBMIT = "SUBMIT"  # a refund was sent, for the first time or once more, under its id
-    NOTIFY = "NOTIFY"  # order_rpc will be told what was found
+    NOTIFY = "NOTIFY"  # a message for order_rpc was written
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScanStep:
-    """One action, as it went.
+    """One action and its result.
 
     Attributes:
-        result: the channel's status, "" where no channel was asked; reason: the channel's code, or
+        result: the channel's status, "" where no channel was called; reason: the channel's code, or
             ours.
         began_at, ended_at: of the call of the channel.
         state_before: where the action itself has written a state before its call; "" for the state
@@ -52,7 +50,9 @@ class ScanStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScanSubject:
-    """What it was about. States are the refund's where there is a refund, else the payment's."""
+    """What an action was about. States are the refund's where there is a refund, else the
+    payment's.
+    """
 
     payment_id: str
     attempt_id: str = ""
@@ -61,7 +61,7 @@ class ScanSubject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScanEntry:
-    """One line of the diary."""
+    """One line of the log."""
 
     action: ScanAction
     subject: ScanSubject
@@ -76,9 +76,9 @@ class ScanEntry:
 def entries(
     steps: Sequence[ScanStep], subject: ScanSubject, *, before: str, after: str, event_id: str = ""
 ) -> list[ScanEntry]:
-    """The lines of one round about one thing. Its last step is the one whose answer was applied and
-    made `after` of `before`; those in front of it led to it. `event_id` is that of the message that
-    tells order_rpc of the change, "" for none."""
+    """The lines of one round of the scan. The answer of the last step was applied and made `after`
+    of `before`. `event_id` is that of the message for order_rpc, "" for none.
+    """
     written = [
         ScanEntry(
             action=step.action,

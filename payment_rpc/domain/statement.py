@@ -1,6 +1,6 @@
-"""A channel's statement as its file says it. Good rows go on beside bad ones, which are told by
-line; totals that the rows do not add up to are told beside them; only a file that is not whole is
-refused."""
+"""Parses a channel's statement of a day. Bad rows and wrong totals are reported by line and do not
+stop the good ones. Only an incomplete file is refused.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from enum import StrEnum
 from zoneinfo import ZoneInfo
 
 from mesh.errors import InvalidArgument
 from mesh.money import Money
-from payment_rpc.domain.moment import is_believable
 
 COLUMNS = (
     "line_no",
@@ -36,12 +35,34 @@ _SUM_FIELDS = 6  # SUM, type, currency, lines, amount, fee
 _COUNT = re.compile(r"[0-9]{1,9}")
 
 
+# Times from outside stay in this range, so that reckoning with days and graces never overflows.
+EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
+LATEST = datetime(2200, 1, 1, tzinfo=UTC)
+
+
+def is_plausible(moment: datetime) -> bool:
+    """False for times that no channel means: of a clock that was never set, or the smallest or
+    largest date of a language.
+    """
+    return EARLIEST <= moment < LATEST
+
+
+def first_plausible(*moments: datetime | None) -> datetime | None:
+    """The first of some times that is there and plausible."""
+    return next((moment for moment in moments if moment is not None and is_plausible(moment)), None)
+
+
+def is_plausible_day(day: date) -> bool:
+    """`is_plausible` of a day."""
+    return EARLIEST.date() < day < LATEST.date()
+
+
 class StatementUnreadable(Exception):
     """The file as a whole cannot be used: cut off, or not a statement."""
 
 
 class LineType(StrEnum):
-    """What a line says of its amount."""
+    """Meaning of the amount of a line."""
 
     CAPTURE = "CAPTURE"  # taken from a buyer; `fee` was kept of it
     REFUND = "REFUND"  # given back; `fee` came back to us
@@ -64,7 +85,7 @@ class Line:
 
     @property
     def content(self) -> tuple[object, ...]:
-        """All that it says; two lines with one content are one line twice."""
+        """Everything in the line. Two lines with equal content are a duplicate."""
         return (
             self.type,
             self.trade_no,
@@ -282,7 +303,7 @@ def _line(number: int, row: Sequence[str]) -> Line | BadLine:
         return bad("occurred_at: not RFC 3339")
     if occurred_at.tzinfo is None:
         return bad("occurred_at: has no time zone")
-    if not is_believable(occurred_at):
+    if not is_plausible(occurred_at):
         return bad("occurred_at: no time of this or the next century")
     return Line(
         line_no=number,

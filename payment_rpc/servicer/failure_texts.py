@@ -1,4 +1,4 @@
-"""What people are told of a payment or a refund that ended without success, in their language."""
+"""Texts about a payment or a refund that ended without success, in the language of the caller."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ _CANCELLED_BY_YOU: Final = Bilingual(
 
 
 def failure_message(failure: Failure) -> payment_pb2.Failure:
-    """A failure as the present caller sees it: the buyer himself is spoken to, and nobody reads
-    what a channel wrote.
+    """A failure as the caller sees it. The buyer is addressed as "you"; texts of channels are never
+    shown.
     """
     is_own = failure.reason == CANCELLED_BY_BUYER and current_caller().role is Role.USER
     texts = (

@@ -54,7 +54,7 @@ async def save_attempt(tx: AsyncConnection, attempt: Attempt, *, read_version: i
     """Writes an attempt that was read at `read_version`.
 
     Raises:
-        StaleRow: somebody changed it since.
+        StaleRow: it has changed since.
     """
     values = {
         f"new_{name}": value for name, value in _values(attempt).items() if name not in _FIXED
@@ -122,10 +122,10 @@ async def capturing_attempt(tx: AsyncConnection, payment: Payment) -> str | None
     )
 
 
-async def ask_later(
+async def claim_due(
     tx: AsyncConnection, rows: Sequence[Row[Any]], *, now: datetime, schedule: Schedule
 ) -> list[Attempt]:
-    """Moves claimed attempts to their next questions; those that are to be asked now."""
+    """Schedules the next query of locked attempts. Returns those to be queried now."""
     due = [attempt_of(row) for row in rows]
     of_payment = {
         row.payment_id: row
@@ -142,11 +142,11 @@ async def ask_later(
         # not one of a fast clock
         if now < old_enough <= now + schedule.threshold and payment.state == PaymentState.PAYING:
             await save_attempt(
-                tx, attempt.too_young(until=old_enough, at=now), read_version=attempt.version
+                tx, attempt.query_from(until=old_enough, at=now), read_version=attempt.version
             )
             continue
         claimed.append(
-            attempt.ask_later(at=now, last_chance=payment.expires_at + schedule.close_grace)
+            attempt.postpone_query(at=now, last_chance=payment.expires_at + schedule.close_grace)
         )
         await save_attempt(tx, claimed[-1], read_version=attempt.version)
     return claimed
@@ -163,7 +163,7 @@ def future_statement(now: datetime, tolerance: timedelta, limit: int) -> Select[
     )
 
 
-async def bring_back(
+async def correct_clock(
     tx: AsyncConnection, attempt_ids: Sequence[str], *, now: datetime, tolerance: timedelta
 ) -> list[str]:
     """Corrects attempts that `future_statement` found by the error of the clock that wrote them;
@@ -177,7 +177,9 @@ async def bring_back(
     found = [attempt_of(row) for row in (await tx.execute(query)).all()]
     for before in found:
         error = max(before.updated_at - now, before.lease_until - now - LEASE_MAX)
-        await save_attempt(tx, before.bring_back(error=error, at=now), read_version=before.version)
+        await save_attempt(
+            tx, before.correct_clock(error=error, at=now), read_version=before.version
+        )
     return [before.attempt_id for before in found]
 
 
@@ -201,7 +203,7 @@ def due_statement(now: datetime, limit: int) -> Select[Any]:
 
 
 def next_due_statement() -> Select[Any]:
-    """The query that finds when a channel is to be asked next; a test reads its EXPLAIN."""
+    """The query for the next time at which a row is due; a test reads its EXPLAIN."""
     return (
         select(ATTEMPT.c.next_query_at)
         .where(ATTEMPT.c.next_query_at.is_not(None))
@@ -211,7 +213,7 @@ def next_due_statement() -> Select[Any]:
 
 
 async def next_due(tx: AsyncConnection, quarantine: Quarantine) -> datetime | None:
-    """When a channel is to be asked next; None when nothing is open."""
+    """The next time at which a row is due; None when none is open."""
     due_at: datetime | None = (
         await tx.execute(quarantine.narrow(next_due_statement()))
     ).scalar_one_or_none()
@@ -219,7 +221,7 @@ async def next_due(tx: AsyncConnection, quarantine: Quarantine) -> datetime | No
 
 
 def attempt_of(row: Row[Any]) -> Attempt:
-    """What a row says. Raises whatever it takes when the row says nothing that can be."""
+    """The row as a value. Raises any exception when it has an impossible value."""
     return Attempt(
         attempt_id=row.attempt_id,
         payment_id=row.payment_id,

@@ -100,8 +100,8 @@ Within = Callable[[Column[str]], ColumnElement[bool]]
 async def books_page(
     tx: AsyncConnection, *, after: str, limit: int
 ) -> tuple[list[Books], list[str], str]:
-    """The books of a page of payments by their ids, the ids of those that changed meanwhile, and
-    the last id; "" where there are no more.
+    """The books of a page of payments by their ids, the ids of those that changed during the read,
+    and the last id; "" where there are no more.
     """
     _ids, upto = await ids_page(tx, after=after, limit=limit)
     ready, changed = (
@@ -113,7 +113,7 @@ async def books_page(
 
 
 async def books_of(tx: AsyncConnection, payment_id: str) -> Books | None:
-    """The books of one payment; None where it changed meanwhile."""
+    """The books of one payment; None where it changed during the read."""
     ready, _changed = await _read_books(tx, lambda column: column == payment_id)
     return ready[0] if ready else None
 

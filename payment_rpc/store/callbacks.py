@@ -19,8 +19,7 @@ from payment_rpc.tables import ATTEMPT, CALLBACK_LOG, CHANNEL_CALLBACK
 # a message cannot be so much younger than one that is old enough, but for a wrong clock
 AHEAD_MAX = timedelta(seconds=90)
 PURGE_BATCH = 500
-# more than a person reads; a stranger who sends forgeries about one payment does not fill the
-# memory of who looks at it
+# more than a person reads, so that forgeries about one payment do not fill the memory
 STORY_MAX = 500
 
 _C = CHANNEL_CALLBACK.c
@@ -36,8 +35,8 @@ _AGAIN = (
     .where(_C.callback_id == bindparam("id"))
     .values(deliveries=_C.deliveries + 1, last_received_at=bindparam("now"))
 )
-# What counted stays counted: of two that look at one message at once, the one that changed
-# something has the last word.
+# PROCESSED is never overwritten: of two calls that process one message at once, the one that
+# changed something writes the result.
 _FINISH = (
     update(CHANNEL_CALLBACK)
     .where(_C.callback_id == bindparam("id"), _C.result != CallbackResult.PROCESSED)
@@ -69,9 +68,7 @@ async def arrive(tx: AsyncConnection, callback: Callback) -> Callback:
 
 
 async def add_unverified(tx: AsyncConnection, callback: Callback) -> None:
-    """Writes down what nobody believed, beside the payment that it claims to be about when there is
-    one.
-    """
+    """Writes an unverified message, with the payment that it claims when there is one."""
     payment_id: str | None = None
     if callback.about.attempt_id:
         payment_id = (
@@ -100,8 +97,8 @@ async def finish(tx: AsyncConnection, callback: Callback) -> None:
 async def list_unfinished(
     tx: AsyncConnection, *, before: datetime, limit: int, quarantine: Quarantine
 ) -> Sequence[Row[Any]]:
-    """Messages, as they are stored, that were received before a moment and of which nobody knows
-    what became. One that seems to come from the future was received by a process whose clock was
+    """Messages, as they are stored, that were received before a moment and have no
+    result. One that seems to come from the future was received by a process whose clock was
     ahead, and does not wait for its error."""
     of_a_fast_clock = _C.received_at > before + AHEAD_MAX
     query = (
@@ -142,7 +139,7 @@ async def purge(tx: AsyncConnection, *, now: datetime) -> int:
 
 
 def callback_of(row: Row[Any]) -> Callback:
-    """What a row says. Raises whatever it takes when the row says nothing that can be."""
+    """The row as a value. Raises any exception when it has an impossible value."""
     return Callback(
         callback_id=row.callback_id,
         channel=row.channel,

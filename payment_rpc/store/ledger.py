@@ -1,4 +1,4 @@
-"""Rows of the ledger and of what needs a person. Only ever inserted."""
+"""Rows of the ledger, which are only inserted, and of manual reviews."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mesh.db import insert_if_absent
 from mesh.money import Money
 from payment_rpc.domain.ledger import LedgerTransaction, Side, fee_returned_key
 from payment_rpc.domain.payment import Payment
-from payment_rpc.tables import ATTENTION, LEDGER_POSTING, LEDGER_TRANSACTION
+from payment_rpc.tables import LEDGER_POSTING, LEDGER_TRANSACTION, MANUAL_REVIEW
 
 _P = LEDGER_POSTING.c
 _TRANSACTION = insert(LEDGER_TRANSACTION)
@@ -59,7 +59,7 @@ async def book(
 
 
 async def fees_returned(tx: AsyncConnection, refund_ids: Sequence[str], *, currency: str) -> Money:
-    """What came back of fees with some refunds, whatever became of them later."""
+    """The fees that came back with some refunds, also with those that bounced later."""
     keys = [fee_returned_key(refund_id) for refund_id in refund_ids]
     minor = (
         await tx.execute(
@@ -74,10 +74,10 @@ async def fees_returned(tx: AsyncConnection, refund_ids: Sequence[str], *, curre
 async def open_manual_review(
     tx: AsyncConnection, *, kind: str, payment_id: str, subject: str, detail: str, at: datetime
 ) -> None:
-    """Files something for a person, once per kind and subject."""
+    """Opens a manual review, once per kind and subject."""
     await insert_if_absent(
         tx,
-        ATTENTION,
+        MANUAL_REVIEW,
         {
             "attention_key": f"{kind}:{subject}",
             "kind": kind,
@@ -92,9 +92,9 @@ async def open_manual_review(
 async def close_manual_reviews(
     tx: AsyncConnection, *, payment_id: str, at: datetime, note: str
 ) -> None:
-    """Marks what was filed for a payment as dealt with, and keeps who said so and why."""
+    """Closes the manual reviews of a payment, with a note of who closed them and why."""
     await tx.execute(
-        update(ATTENTION)
-        .where(ATTENTION.c.payment_id == payment_id, ATTENTION.c.resolved_at.is_(None))
-        .values(resolved_at=at, detail=ATTENTION.c.detail + f" | {note}")
+        update(MANUAL_REVIEW)
+        .where(MANUAL_REVIEW.c.payment_id == payment_id, MANUAL_REVIEW.c.resolved_at.is_(None))
+        .values(resolved_at=at, detail=MANUAL_REVIEW.c.detail + f" | {note}")
     )

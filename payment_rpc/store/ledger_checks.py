@@ -30,7 +30,7 @@ async def check_wallets(
     only: Sequence[WalletKey] | None = None,
 ) -> tuple[list[Problem], list[WalletKey], WalletKey | None]:
     """A page of wallets against their entries and their accounts: what does not hold, the wallets
-    that changed meanwhile, and the last one read.
+    that changed during the read, and the last one read.
     """
     condition = after_key(_KEY, after) if only is None else one_of_keys(_KEY, only)
     rows = (await tx.execute(select(WALLET).where(condition).order_by(*_KEY).limit(limit))).all()

@@ -75,7 +75,7 @@ async def save_refund(tx: AsyncConnection, refund: Refund, *, read_version: int)
     """Writes a refund that was read at `read_version`.
 
     Raises:
-        StaleRow: somebody changed it since.
+        StaleRow: it has changed since.
     """
     values = {f"new_{name}": value for name, value in _values(refund).items() if name not in _FIXED}
     expect_one(
@@ -84,7 +84,7 @@ async def save_refund(tx: AsyncConnection, refund: Refund, *, read_version: int)
 
 
 async def read_refund(tx: AsyncConnection, refund_id: str) -> Refund:
-    """One refund, whoever owns it. The lock of its payment covers it.
+    """One refund of any owner. The lock of its payment covers it.
 
     Raises:
         RefundNotFound: there is none.
@@ -99,7 +99,7 @@ async def get_refund(tx: AsyncConnection, refund_id: str, *, visible_to: Caller)
     """One refund of the caller's.
 
     Raises:
-        RefundNotFound: there is none, or it is somebody else's.
+        RefundNotFound: there is none, or it is not the caller's.
     """
     refund = await read_refund(tx, refund_id)
     scope = visible_to.scope()
@@ -114,18 +114,18 @@ async def get_refund(tx: AsyncConnection, refund_id: str, *, visible_to: Caller)
 async def find_by_request(
     tx: AsyncConnection, *, merchant_id: str, request_id: str
 ) -> Refund | None:
-    """The refund that was asked for under a request id."""
+    """The refund with a request id, or None."""
     row = (await tx.execute(_BY_REQUEST, {"merchant": merchant_id, "request": request_id})).first()
     return None if row is None else refund_of(row)
 
 
 async def is_going_back(tx: AsyncConnection, subject: str) -> bool:
-    """True when we send the money of a payment or an attempt back by ourselves already."""
+    """True when an automatic refund of a payment or an attempt exists."""
     return (await tx.execute(_BY_SUBJECT, {"subject": subject})).first() is not None
 
 
 async def count_asked_for(tx: AsyncConnection, payment_id: str) -> int:
-    """How many refunds of a payment somebody asked for."""
+    """How many refunds of a payment were requested, without the automatic ones."""
     return int((await tx.execute(_COUNT, {"payment": payment_id})).scalar_one())
 
 
@@ -177,12 +177,12 @@ async def list_refunds(
     )
 
 
-async def ask_later(
+async def claim_due(
     tx: AsyncConnection, rows: Sequence[Row[Any]], *, now: datetime
 ) -> list[Refund]:
-    """Moves claimed refunds to their next questions."""
+    """Schedules the next query of locked refunds and returns them."""
     due = [refund_of(row) for row in rows]
-    claimed = [refund.ask_later(at=now) for refund in due]
+    claimed = [refund.postpone_query(at=now) for refund in due]
     for before, after in zip(due, claimed, strict=True):
         await save_refund(tx, after, read_version=before.version)
     return claimed
@@ -199,7 +199,7 @@ def future_statement(now: datetime, tolerance: timedelta, limit: int) -> Select[
     )
 
 
-async def bring_back(
+async def correct_clock(
     tx: AsyncConnection, refund_ids: Sequence[str], *, now: datetime, tolerance: timedelta
 ) -> list[str]:
     """Corrects refunds that `future_statement` found by the error of the clock that wrote them;
@@ -213,7 +213,9 @@ async def bring_back(
     found = [refund_of(row) for row in (await tx.execute(query)).all()]
     for before in found:
         error = max(before.updated_at - now, before.lease_until - now - LEASE_MAX)
-        await save_refund(tx, before.bring_back(error=error, at=now), read_version=before.version)
+        await save_refund(
+            tx, before.correct_clock(error=error, at=now), read_version=before.version
+        )
     return [before.refund_id for before in found]
 
 
@@ -237,7 +239,7 @@ def due_statement(now: datetime, limit: int) -> Select[Any]:
 
 
 def next_due_statement() -> Select[Any]:
-    """The query that finds when a channel is to be asked next; a test reads its EXPLAIN."""
+    """The query for the next time at which a row is due; a test reads its EXPLAIN."""
     return (
         select(REFUND.c.next_query_at)
         .where(REFUND.c.next_query_at.is_not(None))
@@ -247,7 +249,7 @@ def next_due_statement() -> Select[Any]:
 
 
 async def next_due(tx: AsyncConnection, quarantine: Quarantine) -> datetime | None:
-    """When a channel is to be asked next; None when nothing is open."""
+    """The next time at which a row is due; None when none is open."""
     due_at: datetime | None = (
         await tx.execute(quarantine.narrow(next_due_statement()))
     ).scalar_one_or_none()
@@ -255,7 +257,7 @@ async def next_due(tx: AsyncConnection, quarantine: Quarantine) -> datetime | No
 
 
 def refund_of(row: Row[Any]) -> Refund:
-    """What a row says. Raises whatever it takes when the row says nothing that can be."""
+    """The row as a value. Raises any exception when it has an impossible value."""
     return Refund(
         refund_id=row.refund_id,
         payment_id=row.payment_id,

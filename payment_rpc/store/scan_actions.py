@@ -1,5 +1,5 @@
-"""Rows of the scan's diary. Written in the transaction of what they tell of; deleted by their age
-alone.
+"""Rows of the log of the scan. Written in the transaction of the change that they describe; deleted
+by age.
 """
 
 from __future__ import annotations

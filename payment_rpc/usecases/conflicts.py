@@ -128,7 +128,7 @@ class Conflicts:
         # no order decides about a top-up: it is the buyer's
         resolved = await ledger.book(
             tx,
-            resolved.take(Disposition.APPLIED, at=now),
+            resolved.accept(Disposition.APPLIED, at=now),
             bookings.topped_up_late(resolved),
             at=now,
         )

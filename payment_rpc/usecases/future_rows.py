@@ -60,11 +60,11 @@ class FutureRows:
         return corrected
 
     async def _correct_attempts(self, tx: AsyncConnection, found: Sequence[Any]) -> list[str]:
-        return await attempts.bring_back(
+        return await attempts.correct_clock(
             tx, [row.attempt_id for row in found], now=self._clock.now(), tolerance=TOLERANCE
         )
 
     async def _correct_refunds(self, tx: AsyncConnection, found: Sequence[Any]) -> list[str]:
-        return await refunds.bring_back(
+        return await refunds.correct_clock(
             tx, [row.refund_id for row in found], now=self._clock.now(), tolerance=TOLERANCE
         )

@@ -85,13 +85,13 @@ class OrderDestination:
         self, tx: AsyncConnection, payment: Payment, disposition: Disposition
     ) -> None:
         now = self._clock.now()
-        accepted = payment.take(disposition, at=now)
+        accepted = payment.accept(disposition, at=now)
         left = refundable(payment)
         if payment.state is PaymentState.LATE_SUCCESS and left.minor > 0:
             accepted = await ledger.book(
                 tx,
                 accepted,
-                bookings.taken_by_order(
+                bookings.accepted_by_order(
                     payment_id=payment.payment_id,
                     version=accepted.version,
                     channel=payment.channel,
@@ -161,7 +161,7 @@ class OrderDestination:
             for attempt in await attempts.attempts_of(tx, holder.payment_id):
                 if attempt.next_query_at is not None:
                     await attempts.save_attempt(
-                        tx, attempt.ask_now(at=now), read_version=attempt.version
+                        tx, attempt.query_now(at=now), read_version=attempt.version
                     )
         await payments.save_payment(tx, given_up, read_version=holder.version)
 

@@ -168,7 +168,7 @@ class Polling:
         return attempts.due_statement(self._clock.now(), limit)
 
     async def _postpone(self, tx: AsyncConnection, rows: Sequence[Any]) -> list[Attempt]:
-        return await attempts.ask_later(tx, rows, now=self._clock.now(), schedule=self._schedule)
+        return await attempts.claim_due(tx, rows, now=self._clock.now(), schedule=self._schedule)
 
 
 class Expiry:
@@ -258,5 +258,5 @@ async def begin_closing(
     await payments.save_payment(tx, closing, read_version=payment.version)
     for attempt in await attempts.attempts_of(tx, payment.payment_id):
         if attempt.state in OPEN:
-            await attempts.save_attempt(tx, attempt.ask_now(at=at), read_version=attempt.version)
+            await attempts.save_attempt(tx, attempt.query_now(at=at), read_version=attempt.version)
     return closing

@@ -357,7 +357,7 @@ class Refunds:
         return refunds.due_statement(self._clock.now(), limit)
 
     async def _postpone(self, tx: AsyncConnection, rows: Sequence[Any]) -> list[Refund]:
-        return await refunds.ask_later(tx, rows, now=self._clock.now())
+        return await refunds.claim_due(tx, rows, now=self._clock.now())
 
 
 async def _payment_and_fees_returned(

@@ -37,9 +37,9 @@ from payment_rpc.domain.payment import CREDIT_CARD, LIVE, MONEY, Disposition, Pa
 from payment_rpc.store import payments
 from payment_rpc.tables import (
     ATTEMPT,
-    ATTENTION,
     LEDGER_POSTING,
     LEDGER_TRANSACTION,
+    MANUAL_REVIEW,
     ORDER_GATE,
     metadata,
 )
@@ -539,7 +539,7 @@ class PaymentWorld:
         """(kind, subject) of what waits for a person."""
         return [
             (row["kind"], row["attention_key"].partition(":")[2])
-            for row in await self.rows(ATTENTION)
+            for row in await self.rows(MANUAL_REVIEW)
         ]
 
 

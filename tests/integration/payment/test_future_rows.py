@@ -88,14 +88,14 @@ async def test_a_lease_that_is_longer_than_any_is_cut_although_a_right_clock_wro
     await crash_of_a_fast_process(world)
     now = world.clock.now()
 
-    async def ask_now(tx: Any) -> None:
+    async def query_now(tx: Any) -> None:
         await tx.execute(
             update(ATTEMPT).values(
                 next_query_at=now, updated_at=now, lease_until=now + timedelta(hours=3)
             )
         )
 
-    await world.db.run(ask_now)
+    await world.db.run(query_now)
     assert await correcting(world).run_once() == 1
     [attempt] = await world.rows(ATTEMPT)
     assert attempt["lease_until"] <= now + timedelta(minutes=10, seconds=1)

@@ -15,7 +15,7 @@ from mesh.money import Money
 from mesh.outbox import OUTBOX
 from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.payment import Disposition, PaymentState
-from payment_rpc.tables import ATTEMPT, ATTENTION, PAYMENT, REFUND
+from payment_rpc.tables import ATTEMPT, MANUAL_REVIEW, PAYMENT, REFUND
 from paymesh_cli.audit import between
 from paymesh_cli.audit.parts import audit_databases
 from tests.builders.audit import a_day_of_trade, audited, nobody_listens
@@ -120,7 +120,7 @@ async def test_parked_money_is_seen_by_a_person_until_it_is_resolved(world: Paym
     assert await audited(world, channel=False) == []
     await world.execute(delete(REFUND))
     assert ("payment_rpc", "parked_unseen", attempt_id) in await audited(world, channel=False)
-    await world.execute(delete(ATTENTION))
+    await world.execute(delete(MANUAL_REVIEW))
     assert ("payment_rpc", "parked_unseen", attempt_id) in await audited(world, channel=False)
 
 

@@ -32,7 +32,7 @@ from payment_rpc.domain.payment import CREDIT_CARD, Disposition, Payment, Paymen
 from payment_rpc.domain.refund import OPEN, Refund, RefundState
 from payment_rpc.domain.refund_facts import RefundChannelStatus, RefundFact
 from payment_rpc.store import attempts, payments, refunds
-from payment_rpc.tables import ATTENTION, ORDER_GATE
+from payment_rpc.tables import MANUAL_REVIEW, ORDER_GATE
 from payment_rpc.usecases.cancel import close_answer
 from payment_rpc.usecases.messages import order_message
 from payment_rpc.usecases.payment_start import NewPayment
@@ -287,7 +287,7 @@ class Product:
                 for row in await refunds.refunds_of_payments(tx, ids)
             },
             answer=answer,
-            attention=(await tx.execute(ATTENTION.select())).first() is not None,
+            attention=(await tx.execute(MANUAL_REVIEW.select())).first() is not None,
             open_gate=gate.one().state == "OPEN",
         )
 

@@ -13,8 +13,7 @@ from sqlalchemy.dialects import sqlite
 
 from mesh.db import UtcMillis
 from payment_rpc.channels.sandbox_answers import Unclear, read_refund, read_transaction
-from payment_rpc.domain.moment import is_believable_day
-from payment_rpc.domain.statement import COLUMNS, BadLine, Line, parse_statement
+from payment_rpc.domain.statement import COLUMNS, BadLine, Line, is_plausible_day, parse_statement
 
 STRANGE = [
     "0001-01-01T00:00:00+08:00",
@@ -112,7 +111,7 @@ def test_a_time_beyond_the_years_of_utc_is_stored_as_the_nearest_in_them() -> No
 
 
 def test_days_have_bounds_too() -> None:
-    assert [is_believable_day(day) for day in (date.min, date(2026, 11, 20), date.max)] == [
+    assert [is_plausible_day(day) for day in (date.min, date(2026, 11, 20), date.max)] == [
         False,
         True,
         False,

@@ -21,7 +21,7 @@ BOOKINGS = {
     "captured unapplied": ledger.captured_unapplied(
         attempt_id="ATT1", payment_id="PAY1", channel="sandbox", amount=PRICE
     ),
-    "taken": ledger.taken_by_order(
+    "taken": ledger.accepted_by_order(
         payment_id="PAY1", version=4, channel="sandbox", merchant_id="mall", amount=PRICE
     ),
     "refused": ledger.refused_by_order(

@@ -89,7 +89,7 @@ def test_an_attempt_takes_the_steps_of_the_protocol_and_no_other(
 def test_questions_get_rarer_and_never_stop() -> None:
     attempt, pauses = an_attempt(A.UNKNOWN), []
     for _ in range(11):
-        attempt = attempt.ask_later(at=EPOCH, last_chance=EPOCH)
+        attempt = attempt.postpone_query(at=EPOCH, last_chance=EPOCH)
         assert attempt.next_query_at is not None
         pauses.append((attempt.next_query_at - EPOCH).total_seconds())
     assert pauses == [5, 15, 45, 120, 300, 900, 3600, 21600, 86400, 86400, 86400]
@@ -196,7 +196,7 @@ def test_the_orders_answer_moves_late_and_early_money_alike(disposition: Disposi
         after = (
             payment.refuse(disposition, at=LATER)
             if disposition.is_refusal
-            else payment.take(disposition, at=LATER)
+            else payment.accept(disposition, at=LATER)
         )
         assert (after.state, after.holds_slot) == (
             (S.LATE_SUCCESS, False) if disposition.is_refusal else (S.SUCCESS, True)
