@@ -25,9 +25,9 @@ from payment_rpc.domain.refund_facts import RefundChannelStatus, RefundFact
 from payment_rpc.tables import (
     ATTEMPT,
 )
-from payment_rpc.usecases.callbacks import Hint
-from payment_rpc.usecases.charging import TopUp
-from payment_rpc.usecases.facts import Applied
+from payment_rpc.usecases.channel_results import Applied
+from payment_rpc.usecases.mock_callbacks import Hint
+from payment_rpc.usecases.payments import TopUp
 from payment_rpc.usecases.refunds import CreateRefund
 from sandbox.signatures import sign_callback, sign_hint
 from tests.builders.order import buyer
@@ -84,7 +84,7 @@ async def deliver(
     channel: str = "sandbox",
 ) -> CallbackResult:
     timestamp = timestamp or millis(world)
-    return await world.app.callbacks.handle(
+    return await world.app.callbacks.handle_callback(
         channel=channel,
         body=body,
         timestamp=timestamp,
@@ -122,7 +122,7 @@ async def capture(
 ) -> Applied:
     """The channel says that it took money after all."""
     attempt_id = await attempt_of(world, payment_id)
-    return await world.app.facts.apply(
+    return await world.app.channel_results.apply(
         ChannelFact(
             attempt_id=attempt_id,
             status=ChannelStatus.CAPTURED,
@@ -226,7 +226,7 @@ async def refund(
         "key": "",
         **changes,
     }
-    return await world.app.refunds.create(CreateRefund(**with_amount(values)), caller)
+    return await world.app.refunds.create_refund(CreateRefund(**with_amount(values)), caller)
 
 
 async def top_up(
@@ -240,7 +240,7 @@ async def top_up(
     card = Card.parse(
         number=number, cvv="123", expiration_year=2030, expiration_month=12, today=date(2026, 1, 1)
     )
-    return await world.app.charging.top_up(
+    return await world.app.payments.top_up(
         TopUp(
             merchant_id="mall",
             user_id=buyer().subject,

@@ -33,12 +33,8 @@ from payment_rpc.domain.callback import (
 from payment_rpc.domain.errors import PaymentNotFound, SignatureInvalid
 from payment_rpc.domain.payment import PaymentState
 from payment_rpc.tables import ATTEMPT, CHANNEL_CALLBACK, LEDGER_TRANSACTION, PAYMENT
-from payment_rpc.usecases.callbacks import (
-    UNFINISHED_AFTER,
-    UNVERIFIED_BURST,
-    UNVERIFIED_EVERY,
-    TokenBucket,
-)
+from payment_rpc.usecases.callbacks import UNVERIFIED_BURST, UNVERIFIED_EVERY, TokenBucket
+from payment_rpc.usecases.mock_callbacks import UNFINISHED_AFTER
 from sandbox.signatures import sign_callback
 from tests.builders.audit import in_this_order, told
 from tests.builders.payment import PaymentWorld
@@ -74,7 +70,7 @@ async def results(world: PaymentWorld) -> list[tuple[bool, str, int]]:
 
 async def forge(world: PaymentWorld, body: bytes, *, timestamp: str = "") -> None:
     with pytest.raises(SignatureInvalid):
-        await world.app.callbacks.handle(
+        await world.app.callbacks.handle_callback(
             channel="sandbox", body=body, timestamp=timestamp or millis(world), signature="0" * 64
         )
 
@@ -377,8 +373,8 @@ async def test_a_forged_hint_takes_nothing_from_the_genuine_one_with_its_nonce(
     await world.press(payment)
     genuine = hint(payment.payment_id)
     with pytest.raises(SignatureInvalid):
-        await world.app.callbacks.handle_hint(genuine, signature="0" * 32)
-    result, shown = await world.app.callbacks.handle_hint(genuine, signature=signed(genuine))
+        await world.app.mock_callbacks.mock_callback(genuine, signature="0" * 32)
+    result, shown = await world.app.mock_callbacks.mock_callback(genuine, signature=signed(genuine))
     assert (result, shown.state) == (R.PROCESSED, S.SUCCESS)
     assert await results(world) == [(False, "FAILED", 1), (True, "PROCESSED", 1)]
     [forged, kept] = await logged(world)
@@ -396,10 +392,10 @@ async def test_the_shift_attack_is_refused_and_logged_without_a_key(world: Payme
     genuine, shifted = hint(payment.payment_id), hint(payment.payment_id, "SUCCESSa", nonce="bc123")
     assert signed(shifted) == signed(genuine)
     with pytest.raises(SignatureInvalid):
-        await world.app.callbacks.handle_hint(shifted, signature=signed(genuine))
+        await world.app.mock_callbacks.mock_callback(shifted, signature=signed(genuine))
     [row] = await logged(world)
     assert (bool(row["signature_valid"]), row["dedupe_key"], row["result"]) == UNKEYED
-    result, _ = await world.app.callbacks.handle_hint(genuine, signature=signed(genuine))
+    result, _ = await world.app.mock_callbacks.mock_callback(genuine, signature=signed(genuine))
     assert result is R.PROCESSED
 
 
@@ -411,7 +407,7 @@ async def test_what_is_stale_is_logged_as_not_believed(world: PaymentWorld) -> N
         await deliver(world, callback(attempt_id), timestamp=old)
     late = hint(payment.payment_id, timestamp=old)
     with pytest.raises(SignatureInvalid):
-        await world.app.callbacks.handle_hint(late, signature=signed(late))
+        await world.app.mock_callbacks.mock_callback(late, signature=signed(late))
     for row in await logged(world):
         assert (bool(row["signature_valid"]), row["dedupe_key"], row["result"]) == UNKEYED
         assert row["reason"] == "SIGNATURE_INVALID: the timestamp is more than 5 minutes off"
@@ -494,7 +490,7 @@ async def test_a_hint_whose_asker_died_is_asked_by_the_next_delivery(world: Paym
     await world.press(payment)
     await die_while_asking(world, payment.payment_id)
     assert await results(world) == [(True, "RECEIVED", 1)]
-    result, shown = await world.app.callbacks.handle_hint(
+    result, shown = await world.app.mock_callbacks.mock_callback(
         hint(payment.payment_id), signature=signed(hint(payment.payment_id))
     )
     assert (result, shown.state, await results(world)) == (
@@ -503,7 +499,7 @@ async def test_a_hint_whose_asker_died_is_asked_by_the_next_delivery(world: Paym
         [(True, "PROCESSED", 2)],
     )
     queries = world.channel.queries
-    again, _ = await world.app.callbacks.handle_hint(
+    again, _ = await world.app.mock_callbacks.mock_callback(
         hint(payment.payment_id), signature=signed(hint(payment.payment_id))
     )
     # the money is there: nobody is asked
@@ -516,12 +512,16 @@ async def test_a_hint_whose_asker_died_is_asked_by_the_worker(world: PaymentWorl
     await world.press(payment)
     await die_while_asking(world, payment.payment_id)
     world.clock.advance(UNFINISHED_AFTER.total_seconds())
-    assert await world.app.callbacks.run_once() == 0  # its asker may still be there
+    assert await world.app.mock_callbacks.run_once() == 0  # its asker may still be there
     world.clock.advance(600)
     assert await findings(world) == ["callback_late"]
     assert "The channel is asked because of hint" in await told(world, payment.payment_id)
-    assert await world.app.callbacks.run_once() == 1
-    assert (await results(world), await findings(world), await world.app.callbacks.run_once()) == (
+    assert await world.app.mock_callbacks.run_once() == 1
+    assert (
+        await results(world),
+        await findings(world),
+        await world.app.mock_callbacks.run_once(),
+    ) == (
         [(True, "PROCESSED", 1)],
         [],
         0,
@@ -537,19 +537,19 @@ async def test_a_hint_that_never_can_be_finished_is_written_down_once_and_tried_
     await die_while_asking(world, payment.payment_id)
     await world.execute(delete(PAYMENT).where(PAYMENT.c.payment_id == payment.payment_id))
     world.clock.advance(UNFINISHED_AFTER.total_seconds() + 600)
-    assert await world.app.callbacks.run_once() == 1
+    assert await world.app.mock_callbacks.run_once() == 1
     assert [
         (row["result"], row["reason"].partition(":")[0])
         for row in await world.rows(CHANNEL_CALLBACK)
     ] == [("FAILED", "PAYMENT_NOT_FOUND")]
-    assert await world.app.callbacks.run_once() == 0
+    assert await world.app.mock_callbacks.run_once() == 0
 
 
 @ON_SQLITE
 async def test_a_hint_asks_again_as_long_as_there_is_no_money(world: PaymentWorld) -> None:
     payment, _ = await waiting(world)
     one = hint(payment.payment_id)
-    first, _ = await world.app.callbacks.handle_hint(one, signature=signed(one))
+    first, _ = await world.app.mock_callbacks.mock_callback(one, signature=signed(one))
     [row] = await logged(world)
     assert (first, row["result"], row["reason"]) == (
         R.IGNORED,
@@ -558,7 +558,7 @@ async def test_a_hint_asks_again_as_long_as_there_is_no_money(world: PaymentWorl
     )
     await world.press(payment)
     answers = await asyncio.gather(
-        *(world.app.callbacks.handle_hint(one, signature=signed(one)) for _ in range(10))
+        *(world.app.mock_callbacks.mock_callback(one, signature=signed(one)) for _ in range(10))
     )
     assert sorted(result for result, _ in answers) == [R.IGNORED] * 9 + [R.PROCESSED]
     assert await results(world) == [(True, "PROCESSED", 11)]
@@ -567,7 +567,7 @@ async def test_a_hint_asks_again_as_long_as_there_is_no_money(world: PaymentWorl
 @ON_SQLITE
 async def test_a_hint_about_nothing_is_logged_with_its_reason(world: PaymentWorld) -> None:
     with pytest.raises(PaymentNotFound):
-        await world.app.callbacks.handle_hint(hint("PAY0"), signature=signed(hint("PAY0")))
+        await world.app.mock_callbacks.mock_callback(hint("PAY0"), signature=signed(hint("PAY0")))
     [row] = await logged(world)
     assert (row["result"], row["payment_id"], row["reason"]) == (
         "FAILED",
@@ -581,13 +581,13 @@ async def test_a_hint_about_nothing_is_logged_with_its_reason(world: PaymentWorl
 @ON_SQLITE
 async def test_hints_beyond_a_rate_still_ask_and_leave_no_row(world: PaymentWorld) -> None:
     payment, _ = await waiting(world)
-    world.app.callbacks._hints = TokenBucket(burst=1, every=timedelta(minutes=1))
+    world.app.mock_callbacks._hints = TokenBucket(burst=1, every=timedelta(minutes=1))
     first, second = hint(payment.payment_id), hint(payment.payment_id, nonce="another")
-    await world.app.callbacks.handle_hint(first, signature=signed(first))
+    await world.app.mock_callbacks.mock_callback(first, signature=signed(first))
     await world.press(payment)
     with pytest.raises(PaymentNotFound):
-        await world.app.callbacks.handle_hint(hint("PAY0"), signature=signed(hint("PAY0")))
-    result, shown = await world.app.callbacks.handle_hint(second, signature=signed(second))
+        await world.app.mock_callbacks.mock_callback(hint("PAY0"), signature=signed(hint("PAY0")))
+    result, shown = await world.app.mock_callbacks.mock_callback(second, signature=signed(second))
     assert (result, shown.state) == (R.PROCESSED, S.SUCCESS)
     assert [row["nonce"] for row in await logged(world)] == ["abc123"]
 
@@ -598,7 +598,9 @@ async def die_while_asking(world: PaymentWorld, payment_id: str) -> None:
 
     world.channel.after_query = die
     with pytest.raises(FailpointRaised):
-        await world.app.callbacks.handle_hint(hint(payment_id), signature=signed(hint(payment_id)))
+        await world.app.mock_callbacks.mock_callback(
+            hint(payment_id), signature=signed(hint(payment_id))
+        )
 
 
 @ON_SQLITE
@@ -609,9 +611,9 @@ async def test_a_hint_that_a_fast_clock_received_does_not_wait_for_its_error(
     await world.press(payment)
     await die_while_asking(world, payment.payment_id)
     world.clock.advance(-29)
-    assert await world.app.callbacks.run_once() == 0
+    assert await world.app.mock_callbacks.run_once() == 0
     world.clock.advance(-2)  # whoever received it was ahead of us by more than clocks may differ
-    assert await world.app.callbacks.run_once() == 1
+    assert await world.app.mock_callbacks.run_once() == 1
 
 
 # For people
@@ -629,7 +631,7 @@ async def test_a_story_tells_what_the_channel_said_and_what_nobody_believed(
         await deliver(world, callback(attempt_id, kind="weather"))
     world.clock.advance(1)
     one = hint(payment.payment_id, timestamp=millis(world))
-    await world.app.callbacks.handle_hint(one, signature=signed(one))
+    await world.app.mock_callbacks.mock_callback(one, signature=signed(one))
     world.clock.advance(1)
     for _ in range(3):
         await deliver(world, callback(attempt_id, event_id="EVT2"))

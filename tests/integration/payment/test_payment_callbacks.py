@@ -95,7 +95,8 @@ async def test_what_is_forged_altered_or_stale_is_refused_and_changes_nothing(
         },
     }.items():
         [outcome] = await asyncio.gather(
-            world.app.callbacks.handle(channel="sandbox", **arguments), return_exceptions=True
+            world.app.callbacks.handle_callback(channel="sandbox", **arguments),
+            return_exceptions=True,
         )  # type: ignore[arg-type]
         assert isinstance(outcome, SignatureInvalid), what
     await unchanged(world, payment)
@@ -193,7 +194,7 @@ async def test_the_vectors_of_source_001_are_verified_in_their_time(world: Payme
         ("FAILED", "CA819D5163EBF2441482804A39F7B642"),
     ):
         with pytest.raises(PaymentNotFound):  # believed, and there is no such payment
-            await world.app.callbacks.handle_hint(
+            await world.app.mock_callbacks.mock_callback(
                 hint("PAY202401011234567890", status, timestamp="1704067200000"),
                 signature=signature,
             )
@@ -202,15 +203,15 @@ async def test_the_vectors_of_source_001_are_verified_in_their_time(world: Payme
 async def test_a_hint_only_makes_us_ask(world: PaymentWorld) -> None:
     payment, _ = await waiting(world)
     lie = hint(payment.payment_id)
-    result, shown = await world.app.callbacks.handle_hint(lie, signature=signed(lie))
+    result, shown = await world.app.mock_callbacks.mock_callback(lie, signature=signed(lie))
     # nobody paid
     assert (result, shown.state, world.channel.queries) == (CallbackResult.IGNORED, S.PAYING, 1)
     await world.press(payment)
     failed = hint(payment.payment_id, "FAILED")
-    result, shown = await world.app.callbacks.handle_hint(failed, signature=signed(failed))
+    result, shown = await world.app.mock_callbacks.mock_callback(failed, signature=signed(failed))
     # whatever the hint said, the channel's word counts
     assert (result, shown.state) == (CallbackResult.PROCESSED, S.SUCCESS)
-    result, _ = await world.app.callbacks.handle_hint(lie, signature=signed(lie))
+    result, _ = await world.app.mock_callbacks.mock_callback(lie, signature=signed(lie))
     assert result is CallbackResult.IGNORED
 
 
@@ -240,7 +241,7 @@ async def test_a_hint_that_is_not_signed_or_not_of_its_form_asks_nobody(
     ]
     for one, signature in wrong:
         with pytest.raises(SignatureInvalid):
-            await world.app.callbacks.handle_hint(one, signature=signature)
+            await world.app.mock_callbacks.mock_callback(one, signature=signature)
     assert world.channel.queries == 0
     await unchanged(world, payment)
 
@@ -249,18 +250,18 @@ async def test_the_three_lines_of_source_001_work(world: PaymentWorld) -> None:
     for status, state in (("SUCCESS", S.SUCCESS), ("FAILED", S.FAILED)):
         payment, _ = await waiting(world)
         one = hint(payment.payment_id, status)
-        signature = await world.app.callbacks.sign_hint(one)
+        signature = await world.app.mock_callbacks.generate_signature(one)
         assert signature == signed(one)
         # signing changed the channel's truth, not ours
         assert await world.payment(payment.payment_id) == payment
-        result, shown = await world.app.callbacks.handle_hint(one, signature=signature)
+        result, shown = await world.app.mock_callbacks.mock_callback(one, signature=signature)
         assert (result, shown.state) == (CallbackResult.PROCESSED, state)
-        again, shown = await world.app.callbacks.handle_hint(one, signature=signature)
+        again, shown = await world.app.mock_callbacks.mock_callback(one, signature=signature)
         assert (again, shown.state) == (CallbackResult.IGNORED, state)
         with pytest.raises(PaymentStateInvalid):  # it ended otherwise
-            await world.app.callbacks.sign_hint(
+            await world.app.mock_callbacks.generate_signature(
                 hint(payment.payment_id, "FAILED" if status == "SUCCESS" else "SUCCESS")
             )
     with pytest.raises(PaymentNotFound):
-        await world.app.callbacks.sign_hint(hint("PAY0"))
+        await world.app.mock_callbacks.generate_signature(hint("PAY0"))
     assert await world.ledger_problems() == []

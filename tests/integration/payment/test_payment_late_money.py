@@ -171,7 +171,7 @@ async def test_an_order_that_takes_late_money_has_the_payment_under_way_closed(
         S.CLOSING,
         False,
     )
-    assert await world.app.asking.run_once() == 1  # at once, not after the schedule's pause
+    assert await world.app.polling.run_once() == 1  # at once, not after the schedule's pause
     assert (await world.payment(waiting.payment_id)).state is S.CLOSED
     await world.press(waiting)
     assert await world.captured_at_sandbox() == []
@@ -185,7 +185,7 @@ async def test_money_of_a_payment_that_lost_its_slot_is_late_money(world: Paymen
     await capture(world, late_id)
     await relay(world)
     await world.press(waiting)  # before anybody closed it
-    await world.app.asking.run_once()
+    await world.app.polling.run_once()
     second = await world.payment(waiting.payment_id)
     assert (second.state, second.holds_slot) == (S.LATE_SUCCESS, False)
     await relay(world)
@@ -236,7 +236,7 @@ async def test_successes_that_race_for_an_order_end_with_one_owner(
         attempt: Attempt = await world.db.read(
             attempts.get_attempt, await attempt_of(world, waiting.payment_id)
         )
-        await asyncio.gather(capture(world, late_id), world.app.asking.query(attempt))
+        await asyncio.gather(capture(world, late_id), world.app.polling.query(attempt))
         world.clock.advance(6)
         await asyncio.gather(*(world.app.order_relay.run_once() for _ in range(3)))
         await world.finish(rounds=3)
@@ -288,7 +288,7 @@ async def test_a_second_capture_is_real_money_that_no_column_of_the_payment_show
     second = an_attempt(attempt_id="ATT9", payment_id=paid.payment_id)
     await world.db.run(attempts.insert_attempt, second)
     before = await world.payment(paid.payment_id)
-    applied = await world.app.facts.apply(
+    applied = await world.app.channel_results.apply(
         ChannelFact(attempt_id="ATT9", status=ChannelStatus.CAPTURED, amount=PRICE, trade_no="T9")
     )
     assert applied.changed
@@ -306,7 +306,7 @@ async def test_a_second_capture_is_real_money_that_no_column_of_the_payment_show
         (row["automatic_of"], bool(row["stands_alone"])) for row in await world.rows(REFUND)
     ] == [("ATT9", True)]
     assert applied.to_order is None
-    again = await world.app.facts.apply(
+    again = await world.app.channel_results.apply(
         ChannelFact(attempt_id="ATT9", status=ChannelStatus.CAPTURED, amount=PRICE, trade_no="T9")
     )
     assert (again.changed, await world.attention()) == (False, [("SECOND_CAPTURE", "ATT9")])
@@ -420,7 +420,7 @@ async def test_late_money_of_a_lost_attempt_is_found_by_a_callback(world: Paymen
 
     async def give_up() -> None:
         world.clock.advance(LEASE_SECONDS)
-        await world.app.asking.run_once()
+        await world.app.polling.run_once()
 
     world.channel.before_charge = give_up
     with pytest.raises(MoneyError) as refused:
@@ -463,7 +463,7 @@ async def test_a_second_capture_goes_back_in_its_own_amount(
     await world.db.run(
         attempts.insert_attempt, an_attempt(attempt_id="ATT9", payment_id=paid.payment_id)
     )
-    await world.app.facts.apply(
+    await world.app.channel_results.apply(
         ChannelFact(attempt_id="ATT9", status=ChannelStatus.CAPTURED, amount=amount, trade_no="T9")
     )
     assert [(row["amount_minor"], row["currency"]) for row in await world.rows(REFUND)] == [
@@ -471,7 +471,7 @@ async def test_a_second_capture_goes_back_in_its_own_amount(
     ]
     assert await world.credit_balance("refund_payable:sandbox") == amount.minor
     assert await books(world) == (10000, 0)
-    assert (await world.app.verifying.verify()).violations == ()
+    assert (await world.app.ledger_verification.verify_ledger()).violations == ()
 
 
 @pytest.mark.parametrize("status", [ChannelStatus.CAPTURED, ChannelStatus.DECLINED])
@@ -485,13 +485,13 @@ async def test_news_of_an_attempt_that_is_not_ours_is_no_duplicate_of_ours(
     before = [await world.rows(table) for table in (PAYMENT, ATTEMPT, LEDGER_TRANSACTION, REFUND)]
     for payment_id in ("", paid.payment_id):
         with pytest.raises(PaymentNotFound):
-            await world.app.facts.apply(
+            await world.app.channel_results.apply(
                 ChannelFact(attempt_id="ATT-FOREIGN", status=status, amount=PRICE, trade_no="T9"),
                 payment_id=payment_id,
             )
     if status is not ChannelStatus.CAPTURED:  # nor is a duplicate that moved nothing
         with pytest.raises(PaymentNotFound):
-            await world.app.facts.apply(
+            await world.app.channel_results.apply(
                 ChannelFact(
                     attempt_id="ATT-FOREIGN",
                     status=status,
@@ -516,7 +516,7 @@ async def test_a_duplicate_charge_of_the_channel_is_real_money_and_goes_back(
         duplicate_of=ours,
     )
     for _ in range(2):
-        await world.app.facts.apply(twice)
+        await world.app.channel_results.apply(twice)
     assert [(row["attempt_id"], row["amount_minor"]) for row in await world.rows(REFUND)] == [
         ("ATT-TWICE", 9000)
     ]

@@ -24,7 +24,7 @@ from payment_rpc.domain.facts import ChannelFact, ChannelStatus
 from payment_rpc.domain.payment import Payment, PaymentState
 from payment_rpc.store import attempts, payments
 from payment_rpc.tables import ATTEMPT, LEDGER_TRANSACTION, PAYMENT
-from tests.builders.payment import DECLINED, LEASE_SECONDS, PaymentWorld
+from tests.builders.payment import CONFIG, DECLINED, LEASE_SECONDS, PaymentWorld
 from tests.builders.payment_steps import crashed
 
 S, A = PaymentState, AttemptState
@@ -62,10 +62,10 @@ async def test_nobody_fails_an_attempt_that_may_still_be_on_its_way(world: Payme
     order = await world.order()
     await crashed(world, "payment.charge.after_tx1", order, key="k1")
     world.clock.advance(LEASE_SECONDS - 0.001)
-    assert await world.app.asking.run_once() == 0
+    assert await world.app.polling.run_once() == 0
     attempt = await world.db.read(attempts.get_attempt, (await only_attempt(world))["attempt_id"])
     # not even when somebody asks: the channel's "not found" means nothing yet
-    await world.app.asking.query(attempt)
+    await world.app.polling.query(attempt)
     assert (world.channel.closes, (await only_payment(world)).state) == (0, S.PAYING)
     with pytest.raises(PaymentInProgress):
         await world.charge(order)
@@ -77,7 +77,7 @@ async def test_after_the_lease_the_worker_closes_what_never_arrived_and_says_why
     order = await world.order()
     await crashed(world, "payment.charge.after_tx1", order, key="k1")
     world.clock.advance(LEASE_SECONDS)
-    assert await world.app.asking.run_once() == 1
+    assert await world.app.polling.run_once() == 1
     payment = await only_payment(world)
     assert payment.failure is not None
     assert (payment.state, payment.failure.reason, payment.outcome, payment.holds_slot) == (
@@ -121,12 +121,12 @@ async def test_after_the_lease_the_same_key_sends_once_more_under_the_same_id(
 
 
 async def test_before_the_lease_ends_the_same_key_hears_that_the_payment_is_under_way(
-    world: PaymentWorld, monkeypatch: pytest.MonkeyPatch
+    world: PaymentWorld,
 ) -> None:
     order = await world.order()
     await crashed(world, "payment.charge.after_tx1", order, key="k1")
-    monkeypatch.setattr("payment_rpc.usecases.charging.ANSWER_PAUSES_SECONDS", (0.0, 0.0))
-    answer = await world.charge(order, key="k1")
+    app = world.make_app(config=replace(CONFIG, answer_pauses_seconds=(0.0, 0.0)))
+    answer = await world.charge(order, key="k1", app=app)
     assert (answer.state, answer.outcome, world.channel.charges, world.channel.queries) == (
         S.PAYING,
         Outcome.UNKNOWN,
@@ -143,7 +143,7 @@ async def test_worker_and_retry_together_charge_once_at_most(
         order = await world.order()
         await crashed(world, "payment.charge.after_tx1", order, key=f"k{number}")
         world.clock.advance(LEASE_SECONDS)
-        retry, worker = world.charge(order, key=f"k{number}"), world.app.asking.run_once()
+        retry, worker = world.charge(order, key=f"k{number}"), world.app.polling.run_once()
         calls = {"worker first": [worker, retry], "retry first": [retry, worker]}.get(
             order_of_arrival
         )
@@ -205,7 +205,7 @@ async def test_a_question_asked_before_a_retry_took_the_attempt_closes_nothing_a
 
     tasks: list[asyncio.Task[Payment]] = []
     world.channel.after_query = retry_begins
-    await world.app.asking.run_once()
+    await world.app.polling.run_once()
     assert world.channel.closes == 0
     release.set()
     assert (await tasks[0]).state is S.SUCCESS  # not a false failure
@@ -219,7 +219,7 @@ async def test_a_slow_process_that_sends_after_the_worker_gave_up_takes_nothing(
 
     async def worker_gives_up() -> None:
         world.clock.advance(LEASE_SECONDS)
-        await world.app.asking.run_once()
+        await world.app.polling.run_once()
 
     world.channel.before_charge = worker_gives_up
     with pytest.raises(MoneyError) as refused:
@@ -261,12 +261,12 @@ async def test_an_attempt_that_has_a_result_is_not_sent_again(world: PaymentWorl
         await only_payment(world),
         await world.db.read(attempts.get_attempt, (await only_attempt(world))["attempt_id"]),
     )
-    assert await world.app.charging._starting.renew(payment, attempt) is None  # its lease runs
+    assert await world.app.payments._start.renew(payment, attempt) is None  # its lease runs
     world.clock.advance(LEASE_SECONDS)
     await world.close_gate(order)
-    assert await world.app.charging._starting.renew(payment, attempt) is None  # the order is closed
-    await world.app.closing.close(payment.payment_id)
-    assert await world.app.charging._starting.renew(payment, attempt) is None  # the payment is
+    assert await world.app.payments._start.renew(payment, attempt) is None  # the order is closed
+    await world.app.cancellation.close_one(payment.payment_id)
+    assert await world.app.payments._start.renew(payment, attempt) is None  # the payment is
     assert world.channel.charges == 0
 
 
@@ -277,10 +277,10 @@ async def test_an_attempt_of_a_payment_that_is_being_closed_is_not_sent_again(
     await crashed(world, "payment.charge.after_tx1", order, key="k1")
     world.clock.advance(LEASE_SECONDS)
     world.channel.unreachable = True
-    closing = await world.app.closing.close((await only_payment(world)).payment_id)
+    closing = await world.app.cancellation.close_one((await only_payment(world)).payment_id)
     assert closing.state is S.CLOSING
     fresh = await world.db.read(attempts.get_attempt, (await only_attempt(world))["attempt_id"])
-    assert await world.app.charging._starting.renew(closing, fresh) is None
+    assert await world.app.payments._start.renew(closing, fresh) is None
     world.channel.unreachable = False
     answer = await world.charge(order, key="k1")
     assert (answer.state, world.channel.charges) == (S.CLOSING, 0)
@@ -308,7 +308,7 @@ async def test_a_crash_after_the_channel_call_is_finished_by_whoever_asks_first(
     match who:
         case "worker":
             world.clock.advance(LEASE_SECONDS)
-            await world.app.asking.run_once()
+            await world.app.polling.run_once()
         case "same key":
             world.clock.advance(LEASE_SECONDS)
             assert (await world.charge(order, key="k1")).state is S.SUCCESS
@@ -486,7 +486,7 @@ async def test_the_same_fact_from_twenty_sides_at_once_changes_one_thing(
     attempt = await only_attempt(world)
     fact = await world.channel.query(attempt["attempt_id"], timeout_seconds=2)
     assert fact.status is ChannelStatus.CAPTURED
-    applied = await asyncio.gather(*(world.app.facts.apply(fact) for _ in range(20)))
+    applied = await asyncio.gather(*(world.app.channel_results.apply(fact) for _ in range(20)))
     assert sorted(one.changed for one in applied) == [False] * 19 + [True]
     assert sum(one.to_order is not None for one in applied) == 1
     await world.finish()
@@ -496,14 +496,16 @@ async def test_the_same_fact_from_twenty_sides_at_once_changes_one_thing(
 
 async def test_news_about_an_attempt_that_nobody_made_is_refused(world: PaymentWorld) -> None:
     with pytest.raises(PaymentNotFound):
-        await world.app.facts.apply(ChannelFact(attempt_id="ATT0", status=ChannelStatus.UNKNOWN))
+        await world.app.channel_results.apply(
+            ChannelFact(attempt_id="ATT0", status=ChannelStatus.UNKNOWN)
+        )
 
 
 async def test_two_workers_at_once_ask_for_every_attempt_once(world: PaymentWorld) -> None:
     for _ in range(6):
         await crashed(world, "payment.charge.after_channel", await world.order())
     world.clock.advance(LEASE_SECONDS)
-    asked = await asyncio.gather(*(world.app.asking.run_once() for _ in range(3)))
+    asked = await asyncio.gather(*(world.app.polling.run_once() for _ in range(3)))
     assert (sum(asked), world.channel.queries) == (6, 6)
     await world.finish()
     await nothing_is_wrong(world)
@@ -525,7 +527,7 @@ async def test_a_worker_passes_over_attempts_that_another_one_holds(world: Payme
     holder = asyncio.create_task(world.db.run(hold))
     await asyncio.wait_for(held.wait(), 5)
     # well before a lock wait would end
-    assert await asyncio.wait_for(world.app.asking.run_once(), 2) == 2
+    assert await asyncio.wait_for(world.app.polling.run_once(), 2) == 2
     release.set()
     assert await holder == 1
 
@@ -541,7 +543,7 @@ async def test_an_attempt_whose_question_hangs_stands_in_nobodys_way(world: Paym
         await released.wait()
 
     world.channel.after_query = hang
-    working = asyncio.create_task(world.app.asking.run_once())
+    working = asyncio.create_task(world.app.polling.run_once())
     await asyncio.wait_for(hung.wait(), 5)
     async with asyncio.timeout(5):
         while not others_done.is_set():
@@ -569,6 +571,6 @@ async def test_an_attempt_that_cannot_be_asked_for_stands_in_nobodys_way(
     )
     world.clock.advance(LEASE_SECONDS)
     with capture_logs() as logs:
-        assert await world.app.asking.run_once() == 3
+        assert await world.app.polling.run_once() == 3
     assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == ["step_broke"]
     assert [row["state"] for row in await world.rows(PAYMENT)] == ["PAYING", "SUCCESS", "SUCCESS"]

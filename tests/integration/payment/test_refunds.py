@@ -33,7 +33,7 @@ from payment_rpc.domain.payment import Disposition, Payment, PaymentState
 from payment_rpc.domain.refund import REFUNDS_MAX, RefundState
 from payment_rpc.domain.refund_facts import RefundChannelStatus, RefundFact
 from payment_rpc.store import attempts
-from payment_rpc.tables import ATTEMPT, ATTENTION, LEDGER_POSTING, PAYMENT, REFUND
+from payment_rpc.tables import ATTEMPT, LEDGER_POSTING, MANUAL_REVIEW, PAYMENT, REFUND
 from tests.builders.order import PAYMENT_RPC, buyer
 from tests.builders.payment import (
     LEASE_SECONDS,
@@ -179,14 +179,14 @@ async def test_a_bounced_refund_is_visible_and_the_money_is_here_again(
 ) -> None:
     payment = await paid(world)
     done = await refund(world, payment, "40.00")
-    bounced = await world.app.refunds.apply(
+    bounced = await world.app.refund_results.apply(
         RefundFact(refund_id=done.refund_id, status=RefundChannelStatus.REVERSED)
     )
     assert (bounced.state, bounced.needs_attention) == (RefundState.REVERSED, True)
     assert await columns(world, payment) == ("100.00", "0.00", "0.00")
-    assert [row["kind"] for row in await world.rows(ATTENTION)] == ["REFUND_REVERSED"]
+    assert [row["kind"] for row in await world.rows(MANUAL_REVIEW)] == ["REFUND_REVERSED"]
     assert (
-        await world.app.refunds.apply(
+        await world.app.refund_results.apply(
             RefundFact(refund_id=done.refund_id, status=RefundChannelStatus.REVERSED)
         )
         == bounced
@@ -211,7 +211,7 @@ async def test_a_bounce_whose_success_was_never_heard_is_both(
             if row["payment_id"] == payment.payment_id
         ]
         for _ in range(2):
-            bounced = await world.app.refunds.apply(
+            bounced = await world.app.refund_results.apply(
                 RefundFact(refund_id=refund_id, status=RefundChannelStatus.REVERSED)
             )
             assert (bounced.state, bounced.needs_attention, bounced.refunded_at is None) == (
@@ -274,7 +274,7 @@ async def test_a_bounce_nobody_expected_tells_the_order_once_and_takes_the_share
     world.clock.advance(10)
     await world.app.order_relay.run_once()
     heard = len(world.orders.updates)
-    await world.app.refunds.apply(
+    await world.app.refund_results.apply(
         RefundFact(
             refund_id=lost.refund_id,
             status=RefundChannelStatus.REVERSED,
@@ -302,7 +302,7 @@ async def test_money_that_left_after_all_above_the_cap_is_a_loss(
         await refund(world, payment, "60.00")
     line.next_status = RefundChannelStatus.SUCCESS
     await refund(world, payment, "60.00")
-    late = await world.app.refunds.apply(
+    late = await world.app.refund_results.apply(
         RefundFact(
             refund_id=refusal.value.metadata["refund_id"], status=RefundChannelStatus.SUCCESS
         )
@@ -342,7 +342,7 @@ async def test_an_automatic_refund_that_fails_calls_a_person(
     assert [(row["state"], bool(row["needs_attention"])) for row in await world.rows(REFUND)] == [
         ("FAILED", True)
     ]
-    assert "REFUND_FAILED" in {row["kind"] for row in await world.rows(ATTENTION)}
+    assert "REFUND_FAILED" in {row["kind"] for row in await world.rows(MANUAL_REVIEW)}
     assert (await world.payment(payment.payment_id)).state is PaymentState.LATE_SUCCESS
 
 
@@ -407,7 +407,7 @@ async def test_a_preview_says_what_would_happen_and_moves_nothing(
 ) -> None:
     payment = await paid(world)
     before = await world.rows(PAYMENT)
-    preview = await world.app.refunds.preview(
+    preview = await world.app.refunds.preview_refund(
         payment_id=payment.payment_id, amount=RequestedAmount("30.00"), caller=CLERK
     )
     assert (
@@ -431,7 +431,7 @@ async def test_a_preview_after_a_bounce_counts_the_fee_that_is_back_already(
         for amount in ("77.42", "100.00", "70.00"):
             previews.append(
                 (
-                    await world.app.refunds.preview(
+                    await world.app.refunds.preview_refund(
                         payment_id=payment.payment_id, amount=RequestedAmount(amount), caller=CLERK
                     )
                 ).fee_returned.minor
@@ -441,7 +441,7 @@ async def test_a_preview_after_a_bounce_counts_the_fee_that_is_back_already(
                 world.clock.advance(3600)
                 await world.app.refunds.run_once()
                 await world.callbacks()
-        everything = await world.app.refunds.preview(
+        everything = await world.app.refunds.preview_refund(
             payment_id=payment.payment_id, amount=RequestedAmount(""), caller=CLERK
         )
         assert [row["state"] for row in await world.rows(REFUND)] == [
@@ -565,7 +565,7 @@ async def test_no_request_id_of_a_caller_keeps_refused_money_here(
     second = an_attempt(attempt_id=attempt_id[:-1] + "x", payment_id=other.payment_id)
     await refund(world, other, "0.01", request_id=f"auto:{second.attempt_id}")
     await world.db.run(attempts.insert_attempt, second)
-    await world.app.facts.apply(
+    await world.app.channel_results.apply(
         ChannelFact(
             attempt_id=second.attempt_id, status=ChannelStatus.CAPTURED, amount=PRICE, trade_no="T9"
         )
@@ -646,7 +646,7 @@ async def test_refunds_that_we_make_ourselves_leave_a_shop_its_own(
     await world.db.run(
         attempts.insert_attempt, an_attempt(attempt_id="ATT9", payment_id=payment.payment_id)
     )
-    await world.app.facts.apply(
+    await world.app.channel_results.apply(
         ChannelFact(attempt_id="ATT9", status=ChannelStatus.CAPTURED, amount=PRICE, trade_no="T9")
     )
     await refund(world, payment, "10.00")

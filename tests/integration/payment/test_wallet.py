@@ -36,8 +36,8 @@ from payment_rpc.domain.refund_facts import RefundChannelStatus
 from payment_rpc.domain.wallet import EntryKind
 from payment_rpc.store import attempts
 from payment_rpc.tables import ATTEMPT, LEDGER_TRANSACTION, PAYMENT, REFUND, WALLET, WALLET_ENTRY
-from payment_rpc.usecases.callbacks import Hint
-from payment_rpc.usecases.charging import TOP_UP_LIFE
+from payment_rpc.usecases.mock_callbacks import Hint
+from payment_rpc.usecases.payments import TOP_UP_LIFE
 from payment_rpc.usecases.refunds import CreateRefund
 from tests.builders.order import ADMIN, buyer
 from tests.builders.payment import DECLINED, LEASE_SECONDS, PRICE, PaymentWorld
@@ -51,7 +51,7 @@ async def _crash() -> None:
 
 
 async def refund(world: PaymentWorld, payment: Payment, amount: str = "", *, key: str = "") -> Any:
-    return await world.app.refunds.create(
+    return await world.app.refunds.create_refund(
         CreateRefund(
             payment_id=payment.payment_id,
             amount=RequestedAmount(amount),
@@ -65,12 +65,14 @@ async def refund(world: PaymentWorld, payment: Payment, amount: str = "", *, key
 
 async def balance(world: PaymentWorld) -> str:
     return (
-        await world.app.wallets.get(merchant_id="mall", user_id=buyer().subject, currency="")
+        await world.app.wallet_queries.get_wallet(
+            merchant_id="mall", user_id=buyer().subject, currency=""
+        )
     ).balance.format()
 
 
 async def entries(world: PaymentWorld) -> list[tuple[str, str, str]]:
-    found = await world.app.wallets.list_entries(
+    found = await world.app.wallet_queries.list_wallet_entries(
         merchant_id="mall", user_id=buyer().subject, currency="", before=None, limit=100
     )
     return [
@@ -83,14 +85,14 @@ async def books_are_right(world: PaymentWorld) -> AsyncIterator[None]:
     """Whatever a test did, the ledger verifies."""
     yield
     assert await world.ledger_problems() == []
-    assert (await world.app.verifying.verify()).violations == ()
+    assert (await world.app.ledger_verification.verify_ledger()).violations == ()
 
 
 async def test_a_buyer_without_a_top_up_has_an_empty_wallet(world: PaymentWorld) -> None:
     assert await balance(world) == "0.00"
     assert await entries(world) == []
     with pytest.raises(InvalidArgument):
-        await world.app.wallets.get(merchant_id="mall", user_id="u", currency="XXX")
+        await world.app.wallet_queries.get_wallet(merchant_id="mall", user_id="u", currency="XXX")
 
 
 async def test_a_top_up_raises_the_balance_and_tells_no_order(world: PaymentWorld) -> None:
@@ -134,7 +136,7 @@ async def test_a_top_up_whose_answer_was_lost_is_credited_by_the_question(
     assert payment.state is PaymentState.PAYING
     assert await balance(world) == "0.00"
     world.clock.advance(LEASE_SECONDS)
-    await world.app.asking.run_once()
+    await world.app.polling.run_once()
     assert await balance(world) == "100.00"
     await world.callbacks()
     assert await balance(world) == "100.00"
@@ -149,7 +151,7 @@ async def test_a_capture_after_the_failure_still_credits_once(world: PaymentWorl
         attempt_id=attempt["attempt_id"], status=ChannelStatus.CAPTURED, amount=PRICE, trade_no="T9"
     )
     for _ in range(2):
-        applied = await world.app.facts.apply(late)
+        applied = await world.app.channel_results.apply(late)
     assert (applied.payment.payment_id, applied.payment.state, applied.changed) == (
         refusal.value.payment_id,
         PaymentState.SUCCESS,
@@ -198,7 +200,7 @@ async def test_a_second_capture_of_a_top_up_goes_back_and_is_not_credited(
         at=world.clock.now(),
     )
     await world.db.run(attempts.insert_attempt, second)
-    await world.app.facts.apply(
+    await world.app.channel_results.apply(
         ChannelFact(
             attempt_id="ATTsecond", status=ChannelStatus.CAPTURED, amount=PRICE, trade_no="T9"
         )
@@ -214,7 +216,7 @@ async def conflicting_top_up(world: PaymentWorld) -> tuple[str, str]:
     with pytest.raises(CardDeclined) as refusal:
         await top_up(world, number=DECLINED)
     attempt_id = str((await world.rows(ATTEMPT))[0]["attempt_id"])
-    await world.app.facts.apply(
+    await world.app.channel_results.apply(
         ChannelFact(
             attempt_id=attempt_id,
             status=ChannelStatus.CAPTURED,
@@ -227,7 +229,7 @@ async def conflicting_top_up(world: PaymentWorld) -> tuple[str, str]:
 
 async def test_a_conflict_about_a_top_up_goes_back(world: PaymentWorld) -> None:
     payment_id, _ = await conflicting_top_up(world)
-    resolved = await world.app.conflicts.resolve(
+    resolved = await world.app.conflicts.resolve_conflict(
         payment_id, state=PaymentState.FAILED, reason="seen", caller=ADMIN
     )
     assert resolved.state is PaymentState.FAILED
@@ -248,20 +250,20 @@ async def test_a_conflict_about_a_top_up_is_credited_when_what_was_owed_is_here(
         at=world.clock.now(),
     )
     await world.db.run(attempts.insert_attempt, exact)
-    await world.app.facts.apply(
+    await world.app.channel_results.apply(
         ChannelFact(
             attempt_id="ATTexact", status=ChannelStatus.CAPTURED, amount=PRICE, trade_no="T9"
         )
     )
     with pytest.raises(PaymentStateInvalid):  # it is on its way back, as a second capture
-        await world.app.conflicts.resolve(
+        await world.app.conflicts.resolve_conflict(
             payment_id, state=PaymentState.LATE_SUCCESS, reason="seen", caller=ADMIN
         )
     line = RefundLine(world.channel, monkeypatch)
     line.next_status = RefundChannelStatus.FAILED
     await world.app.refunds.run_once()
     assert await balance(world) == "0.00"
-    resolved = await world.app.conflicts.resolve(
+    resolved = await world.app.conflicts.resolve_conflict(
         payment_id, state=PaymentState.LATE_SUCCESS, reason="seen", caller=ADMIN
     )
     assert (resolved.state, resolved.disposition) == (PaymentState.SUCCESS, Disposition.APPLIED)
@@ -274,7 +276,7 @@ async def test_an_order_is_asked_about_a_conflict_that_turned_out_to_be_its_mone
     order = await world.order()
     payment = await world.cashier(order)
     attempt_id = str((await world.rows(ATTEMPT))[0]["attempt_id"])
-    await world.app.facts.apply(
+    await world.app.channel_results.apply(
         ChannelFact(
             attempt_id=attempt_id,
             status=ChannelStatus.CAPTURED,
@@ -292,14 +294,14 @@ async def test_an_order_is_asked_about_a_conflict_that_turned_out_to_be_its_mone
         at=world.clock.now(),
     )
     await world.db.run(attempts.insert_attempt, exact)
-    await world.app.facts.apply(
+    await world.app.channel_results.apply(
         ChannelFact(
             attempt_id="ATTexact", status=ChannelStatus.CAPTURED, amount=PRICE, trade_no="T9"
         )
     )
     RefundLine(world.channel, monkeypatch).next_status = RefundChannelStatus.FAILED
     await world.app.refunds.run_once()
-    await world.app.conflicts.resolve(
+    await world.app.conflicts.resolve_conflict(
         payment.payment_id, state=PaymentState.LATE_SUCCESS, reason="seen", caller=ADMIN
     )
     await world.app.order_relay.run_once()
@@ -461,20 +463,20 @@ async def test_nobody_is_asked_about_a_payment_by_balance(world: PaymentWorld) -
     )
     signature = hashlib.md5(text.encode(), usedforsecurity=False).hexdigest().upper()
     with pytest.raises(ChannelNotSupported):
-        await world.app.callbacks.handle_hint(hint, signature=signature)
+        await world.app.mock_callbacks.mock_callback(hint, signature=signature)
 
 
 async def test_entries_are_listed_in_pages_newest_first(world: PaymentWorld) -> None:
     for amount in ("1.00", "2.00", "3.00"):
         await top_up(world, amount)
-    newest = await world.app.wallets.list_entries(
+    newest = await world.app.wallet_queries.list_wallet_entries(
         merchant_id="mall", user_id=buyer().subject, currency="CNY", before=None, limit=2
     )
     assert [(entry.seq, entry.kind, entry.amount.format()) for entry in newest] == [
         (3, EntryKind.TOP_UP, "3.00"),
         (2, EntryKind.TOP_UP, "2.00"),
     ]
-    oldest = await world.app.wallets.list_entries(
+    oldest = await world.app.wallet_queries.list_wallet_entries(
         merchant_id="mall", user_id=buyer().subject, currency="CNY", before=2, limit=2
     )
     assert [entry.balance_after.format() for entry in oldest] == ["1.00"]

@@ -78,7 +78,7 @@ PAYMENT_TABLES = (
     payment_tables.REFUND,
     payment_tables.LEDGER_TRANSACTION,
     payment_tables.LEDGER_POSTING,
-    payment_tables.ATTENTION,
+    payment_tables.MANUAL_REVIEW,
     RECEIPT,
 )
 ORDER_TABLES = (
