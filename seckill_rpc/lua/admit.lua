@@ -17,7 +17,7 @@
 -- undecided: clicks that are queued or in the draw; "" while not published. A process may cache the refusal only when no click is undecided: then
 -- every possible replay is already known to all processes.
 --
--- Why it is correct
+-- Why it is so.
 -- - Scripts do not roll back. All reads for a buyer come before the writes, and only the first write (XADD; HSET of a draw) can fail on keys of the
 --   right type. Its failure is answered with 7.
 -- - A replay comes before every refusal, so a lost answer is found again after the end, when all is sold, and during a pause.
@@ -66,7 +66,7 @@ local taken = 0
 
 -- One unit for buyer i: the queue entry, the record, the view.
 local function take(i, user, held, holds, record, order, request)
-  local added = redis.pcall('XADD', KEYS[3], '*', 'o', order, 'u', user, 'r', request, 'e', epoch)  -- [guard] the first write; its failure is an answer
+  local added = redis.pcall('XADD', KEYS[3], '*', 'o', order, 'u', user, 'r', request, 'e', epoch)  -- [guard] the first write; a failure is an answer
   if type(added) == 'table' and added.err then return answer(i, 7) end
   redis.call('HSET', KEYS[2], user, held + 1, record, '0' .. order)
   if not holds then redis.call('SET', KEYS[4 + i], '0', 'EX', seconds) end -- [guard] a queued second unit keeps the 1 of the first

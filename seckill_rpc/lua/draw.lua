@@ -6,7 +6,7 @@
 --
 -- Reply { winners, losers, entries left }; { 0, 0, -1 }: not now.
 --
--- Why it is correct
+-- Why it is so.
 -- - HRANDFIELD with a positive count returns distinct fields with equal chances, so the order of clicks does not matter.
 -- - A winner enters the queue exactly as in admit.lua (XADD first; then the record and the stock), and leaves the entries in the same script. However
 --   often this is interrupted and repeated, an entry wins once and none is lost.

@@ -11,7 +11,7 @@
 --
 -- Reply: how many entries this call finished. Wake-ups: lines "<user> <view> <order>", the order with view 1 when this call knows it.
 --
--- Why it is correct
+-- Why it is so.
 -- - Two gates make it happen once. XACK = 1: one of several deliveries acts. The record is "0<order>": one of several entries of the same order acts.
 -- - After a give-back, or a rebuild that no longer counts the order, the record is gone. So a late L of a consumer that was stopped cannot turn a 2
 --   into a 1; that is why no epoch is needed here.

@@ -8,7 +8,7 @@
 --   1 returned   0 returned earlier, or counted by a rebuild or by the close: nothing more to do
 --  -1 Redis lost the activity or has not published that epoch yet: try again (when the row is CLOSED: nothing more to do)
 --
--- Why it is correct
+-- Why it is so.
 -- - The record with this order makes it happen once. Deleting it lets the same buyer try again, even with the same request id.
 -- - A rebuild that read the database after the return left no record, so an older epoch needs no rule of its own.
 -- - An epoch newer than Redis': that rebuild still counted the order and is not published yet; a unit added now would be overwritten.

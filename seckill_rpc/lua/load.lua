@@ -8,7 +8,7 @@
 --                                               <user>+ k, <user>#<request> 1<order>); the views of KEYS[6..] become 1
 -- stale    epoch seconds                        the views of KEYS[6..], of buyers without a LIVE order, that say 1 become 2 (a failover revives such)
 -- publish  epoch rev state stock start end limit run group mode          hold stays until:
--- carry    epoch cursor count group             moves queued entries of older epochs into this one: same order, same queue position, the unit reserved
+-- carry    epoch cursor count group             moves queued entries of older epochs into this one: same order, same queue position, its unit taken
 --                                               before any new click. Reply: the next cursor, or '' at the end: then hold is lifted, and
 --                                               `since` says when: a click that is missing from then on is lost
 -- state    rev state start end limit            pause, resume, closing: applied if the row's rev is newer; works without the rest of meta
@@ -17,7 +17,7 @@
 --
 -- Reply (but carry): 1 done, 0 refused: this epoch (or this rev) or a newer one is published already.
 --
--- Why it is correct
+-- Why it is so.
 -- - A slow rebuild never overwrites a newer one (epoch).
 -- - A rebuild that read the row before a pause never opens the activity again (rev: the newer state stays), nor a CLOSED one (the tombstone keeps
 --   the epoch).

@@ -4,7 +4,7 @@
 --
 -- Reply: how many were removed.
 --
--- Why it is correct. Removing a consumer drops its pending entries, which would never be delivered again. So only a
+-- Why it is so. Removing a consumer drops its pending entries, which would never be delivered again. So only a
 -- consumer without pending entries is removed, and the check and the removal are one step. A consumer that lives after all
 -- is made again by its next read.
 local removed = 0
