@@ -57,10 +57,10 @@ def free_port() -> int:
         port = random.randrange(10_240, first_ephemeral) if first_ephemeral > 12_000 else 0
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
-            port = probe.getsockname()[1]
-            if port not in _ports_given:
-                _ports_given.add(port)
-                return port
+            bound: int = probe.getsockname()[1]
+            if bound not in _ports_given:
+                _ports_given.add(bound)
+                return bound
     raise AssertionError("no free port in 1000 attempts")
 
 
@@ -206,7 +206,7 @@ class Process:
             except OSError:
                 return False
             bodies.append(body)
-            return got == status
+            return bool(got == status)
 
         self.wait_for(answers, f"HTTP {status} from {url}", timeout_seconds)
         return bodies[-1]

@@ -252,7 +252,8 @@ class OrderApp:
         done before the second has connected.
         """
         async with AsyncExitStack() as stack:
-            for _ in range(self.db.engine.pool.size()):
+            pool: Any = self.db.engine.pool
+            for _ in range(pool.size()):
                 await stack.enter_async_context(self.db.engine.begin())
         return await asyncio.gather(*calls)
 

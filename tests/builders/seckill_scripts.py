@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from redis.asyncio import Redis
 
@@ -182,7 +183,7 @@ class Stage:
     def __init__(
         self, redis: Redis, scripts: Scripts | None = None, *, activity_id: str = "ACT1"
     ) -> None:
-        self.redis = redis
+        self.redis: Any = redis  # opened with decode_responses, which its types do not know
         self.scripts = scripts or Scripts(redis)
         self.keys = Keys(activity_id=activity_id, merchant_id="mall", sku_id="1001")
         self.queue = AdmissionQueue(redis, self.scripts)
@@ -246,7 +247,7 @@ class Stage:
         )
         return admission
 
-    async def code(self, user: str, request: str = "a", **how: int) -> AdmitCode:
+    async def code(self, user: str, request: str = "a", **how: Any) -> AdmitCode:
         return (await self.buy(user, request, **how)).code
 
     async def take(self, consumer: str = "one") -> list[Entry]:

@@ -110,6 +110,7 @@ class Echo:
         if self.do is not None:
             await self.do(request, context)
         caller, call = current_caller(), current_call()
+        assert call is not None
         return EchoResponse(
             text=request.text,
             user_id=request.user_id,

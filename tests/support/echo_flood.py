@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -167,7 +167,7 @@ async def main(port: int, kind: str) -> None:
         calls = [call for connection in connections for call in begin(connection)]
         sys.stdout.write(f"{len(calls)}\n")
         sys.stdout.flush()
-        waiting: list[Awaitable[Any]] = [asyncio.ensure_future(call.code()) for call in calls]
+        waiting = [asyncio.ensure_future(call.code()) for call in calls]
         await asyncio.wait(waiting, timeout=1.0)
         for call in calls:
             call.cancel()

@@ -88,7 +88,8 @@ def use_cases() -> dict[tuple[type, str], frozenset[str]]:
     says `self._things.do(...)`, and what `things` is stands in the servicer's `__init__`."""
     found: defaultdict[tuple[type, str], set[str]] = defaultdict(set)
     for servicer, service in servicers():
-        kinds = inspect.get_annotations(servicer.__init__, eval_str=True)
+        init: Any = vars(servicer)["__init__"]
+        kinds = inspect.get_annotations(init, eval_str=True)
         for rpc in ast.walk(ast.parse(inspect.getsource(servicer))):
             if isinstance(rpc, ast.AsyncFunctionDef) and f"/{service}/{rpc.name}" in METHODS:
                 for node in ast.walk(rpc):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -292,7 +293,7 @@ def test_every_state_has_a_decision() -> None:
 @pytest.mark.parametrize("state", [S.PENDING_PAYMENT, S.CANCELLING])
 @pytest.mark.parametrize("money", [{"captured": "99.98"}, {"captured": "0"}, {"currency": "USD"}])
 def test_money_that_is_not_the_price_of_the_order_pays_nothing_and_is_shown_to_a_person(
-    state: OrderState, money: dict[str, str]
+    state: OrderState, money: dict[str, Any]
 ) -> None:
     before = order(state)
     decision = decide(before, snapshot(**money), at=EPOCH)
@@ -334,7 +335,7 @@ def test_only_success_and_late_success_decide(state: str, *, decides: bool) -> N
     ],
 )
 def test_a_snapshot_that_makes_no_sense_is_refused_with_its_field(
-    field: str, change: dict[str, str]
+    field: str, change: dict[str, Any]
 ) -> None:
     with pytest.raises(InvalidArgument) as refusal:
         snapshot(**change)
