@@ -18,7 +18,7 @@ import pytest_asyncio
 from google.api import httpbody_pb2
 from paymesh.payment.v1 import callback_pb2, payment_pb2
 
-from gateway.connection_rules import PARTING_SECONDS
+from gateway.connection_limits import PARTING_SECONDS
 from tests.builders.gateway import World, gateway_world
 from tests.support.echo import eventually
 

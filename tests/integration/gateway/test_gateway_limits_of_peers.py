@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.connection_rules import HEADERS_MAX, PIPELINED_MAX
+from gateway.connection_limits import HEADERS_MAX, PIPELINED_MAX
 from mesh.auth import UserTokenIssuer
 from mesh.clock import SystemClock
 from mesh.ids import UlidIds

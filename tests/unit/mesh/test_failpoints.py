@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -79,7 +80,7 @@ def test_a_process_dies_at_its_point(processes: Processes, action: str, number: 
         f"print('alive', flush=True); failpoints.failpoint('{POINTS[0]}'); import time; "
         f"time.sleep(30)"
     )
-    process = processes.command(str(ROOT / ".venv/bin/python"), "-c", code)
+    process = processes.command(sys.executable, "-c", code)
     assert process.wait() == number
     assert "alive" in process.log_text()
 
