@@ -9,7 +9,7 @@ from typing import Final
 from gateway.errors import RateLimited
 from mesh.call import Caller
 from mesh.policies import Limit
-from mesh.token_buckets import BUCKETS_MAX, TokenBuckets
+from mesh.rate_limit import KEYS_MAX, RateLimiter
 
 # bits: the network of one customer of an access provider, who may use all of its addresses
 _IPV6_NETWORK: Final = 64
@@ -35,16 +35,14 @@ def bucket_of(caller: Caller, address: str) -> str:
 class RateLimit:
     """The buckets of one method."""
 
-    def __init__(
-        self, limit: Limit, *, now: Callable[[], float], buckets_max: int = BUCKETS_MAX
-    ) -> None:
+    def __init__(self, limit: Limit, *, now: Callable[[], float], keys_max: int = KEYS_MAX) -> None:
         """Takes `now`, a monotonic clock in seconds.
 
         Raises:
             ValueError: a limit that lets nothing pass.
         """
-        self._buckets = TokenBuckets(
-            per_second=limit.per_second, burst=limit.burst, now=now, buckets_max=buckets_max
+        self._limiter = RateLimiter(
+            per_second=limit.per_second, burst=limit.burst, now=now, keys_max=keys_max
         )
 
     def take(self, caller: str) -> None:
@@ -53,6 +51,6 @@ class RateLimit:
         Raises:
             RateLimited: it is empty; says when it will have one.
         """
-        missing_seconds = self._buckets.take(caller)
+        missing_seconds = self._limiter.take(caller)
         if missing_seconds:
             raise RateLimited(retry_after_seconds=missing_seconds)

@@ -1,13 +1,15 @@
-"""Files that are replaced while a process runs: keys, certificates, lists. They are read again when
-they change.
+"""Files that are replaced while a process runs: keys, certificates, lists. They are written whole
+or not at all, and read again when they change.
 
-A look costs one `stat` per file, so it is taken on the way of a call, at most once a second. What
+Whether a file changed is found out by one `stat`, on the way of a call, at most once a second. What
 cannot be read keeps the value that was there: a rotation that is half done must not stop a process
 that works.
 """
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from time import monotonic
@@ -16,11 +18,42 @@ from typing import Generic, TypeVar
 from mesh.logs import get_logger
 
 LOOK_SECONDS = 1.0
+PRIVATE_FILE = 0o600
 
 Value = TypeVar("Value")
 Signature = tuple[tuple[str, int, int, int, int] | tuple[str], ...]
 
 log = get_logger()
+
+
+def write_draft(path: Path, content: bytes, *, mode: int = PRIVATE_FILE) -> Path:
+    """A complete file beside `path`, on the disk already; the caller moves or links it there.
+
+    Raises:
+        OSError: it could not be written; nothing is left of it.
+    """
+    # mkstemp: two processes that write at once must not write into one file
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    draft = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(file.fileno(), mode)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
+    return draft
+
+
+def replace_file(path: Path, content: bytes, *, mode: int = PRIVATE_FILE) -> None:
+    """Replaces a file in one step: whoever reads it finds the old content or the new, whole.
+
+    Raises:
+        OSError: it could not be written; the old one is still there.
+    """
+    write_draft(path, content, mode=mode).replace(path)
 
 
 def signature_of(files: Iterable[Path]) -> Signature:

@@ -5,10 +5,10 @@ characters, sortable by time of creation.
 from __future__ import annotations
 
 import os
-from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol
 
 from mesh.clock import Clock
+from mesh.times import EPOCH, milliseconds
 
 _ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base 32
 # 256 is a multiple of 32: every digit is as likely as any other
@@ -17,8 +17,6 @@ _DIGITS_OF_TIME = 10
 _DIGITS_OF_CHANCE = 16  # 80 bits
 # made of one call of the system, which costs more than the rest
 _POOL_IDS = 256
-_BEGIN = datetime(1970, 1, 1, tzinfo=UTC)
-_MILLISECOND = timedelta(milliseconds=1)
 
 
 class Ids(Protocol):
@@ -36,7 +34,7 @@ class UlidIds:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._moment = _BEGIN
+        self._moment = EPOCH
         self._time = "0" * _DIGITS_OF_TIME
         self._chance = ""
         self._used = 0
@@ -46,7 +44,7 @@ class UlidIds:
         """A fresh identifier, e.g. `PAY01JD0T5V3Q9N8M7K6J5H4G3F2E`."""
         now = self._clock.now()
         if now != self._moment:
-            self._moment, self._time = now, _digits((now - _BEGIN) // _MILLISECOND)
+            self._moment, self._time = now, _digits(milliseconds(now))
         begin = self._used
         end = self._used = begin + _DIGITS_OF_CHANCE
         if end > len(self._chance):

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 from mesh.call import Caller, Role
 from mesh.errors import RateLimited
 from mesh.policies import Limit
-from mesh.token_buckets import TokenBuckets
+from mesh.rate_limit import RateLimiter
 
 _SITE_BITS: Final = 64  # of an IPv6 address; the rest is the subscriber's own to choose
 
@@ -57,7 +57,7 @@ class CallerLimit:
         Raises:
             ValueError: a limit that lets nothing pass.
         """
-        self._buckets = TokenBuckets(per_second=limit.per_second, burst=limit.burst, now=now)
+        self._limiter = RateLimiter(per_second=limit.per_second, burst=limit.burst, now=now)
         self._relays = relays
 
     def take(self, caller: Caller, context: Any) -> None:
@@ -76,7 +76,7 @@ class CallerLimit:
             if self._is_relay(address):
                 return
             name = network_of(address)
-        missing_seconds = self._buckets.take(name)
+        missing_seconds = self._limiter.take(name)
         if missing_seconds:
             raise RateLimited(retry_after_seconds=missing_seconds)
 

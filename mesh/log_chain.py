@@ -17,7 +17,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
@@ -36,10 +36,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.db import BigInt, Identifier, metadata_with_names
 from mesh.db.keys import one_of_keys
+from mesh.times import milliseconds
 
 Row = Mapping[str, Any] | RowMapping
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MILLISECOND = timedelta(milliseconds=1)
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 LOG_CHAIN = Table(
@@ -249,7 +248,7 @@ def plain(value: Any) -> Any:
     truths are numbers.
     """
     if isinstance(value, datetime):
-        return (value - _EPOCH) // _MILLISECOND
+        return milliseconds(value)
     if isinstance(value, bool):
         return int(value)
     if isinstance(value, str):

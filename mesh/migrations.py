@@ -29,9 +29,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mesh.db import open_engine
 from mesh.errors import Unavailable
+from mesh.files import PRIVATE_FILE
 
 LOCK_SECONDS_MAX = 600.0  # another `paymesh migrate` on the same database is waited for this long
-PRIVATE_FILE = 0o600
 _RUNS_CODE = Table(
     "schema_runs_code",
     MetaData(),

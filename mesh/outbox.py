@@ -37,6 +37,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.mysql import MEDIUMTEXT
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from mesh.backoff import doubled
 from mesh.clock import Clock, seconds_until
 from mesh.db import BigInt, Database, Identifier, UtcMillis, metadata_with_names
 from mesh.errors import MeshError, RemoteError
@@ -469,8 +470,11 @@ class Relay:
 
     def _pause(self, message: Message) -> timedelta:
         longest = BACKOFF_SHARED_MAX if self._shares_fate else BACKOFF_MAX
-        pause: timedelta = min(BACKOFF_FIRST * 2 ** min(message.attempts, 12), longest)
-        return pause
+        return timedelta(
+            seconds=doubled(
+                BACKOFF_FIRST.total_seconds(), message.attempts, max_seconds=longest.total_seconds()
+            )
+        )
 
     async def _mark_dead(self, tx: AsyncConnection, message: Message, error: RemoteError) -> None:
         await tx.execute(

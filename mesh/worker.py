@@ -13,6 +13,7 @@ from typing import TypeVar
 import structlog
 from prometheus_client import Counter
 
+from mesh.backoff import doubled
 from mesh.errors import MeshError
 from mesh.failpoints import FailpointRaised
 from mesh.traffic import LOOKING, Traffic
@@ -20,8 +21,6 @@ from mesh.traffic import LOOKING, Traffic
 # between two looks while nobody uses this process: finds what others have left
 QUIET_SECONDS = 10.0
 FAILURE_PAUSE_SECONDS_MAX = 30.0  # a database that comes back is used again within half a minute
-# far beyond the longest pause; without a limit the number outgrows a float after a night's outage
-_DOUBLINGS_MAX = 16
 
 # steps under way at once: one that gets no answer holds up only its own place
 AT_ONCE = 8
@@ -119,7 +118,7 @@ class Worker:
             self._items.inc(done)
             if done == 0 and not self._stopping:
                 longest = max(self._failure_seconds_max, pause)
-                pause = min(pause * 2 ** min(failures, _DOUBLINGS_MAX), longest)
+                pause = doubled(pause, failures, max_seconds=longest)
                 await self._pause(
                     together(pause)
                     if pause >= QUIET_SECONDS and not failures

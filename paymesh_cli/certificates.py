@@ -9,7 +9,6 @@ server and as client certificate.
 from __future__ import annotations
 
 import ipaddress
-import os
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -26,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from mesh.clock import Clock
+from mesh.files import replace_file
 from mesh.transport import certificate_name
 
 CA_DAYS = 3650
@@ -65,12 +65,12 @@ class CertificateAuthority:
             .add_extension(_key_usage(ca=True), critical=True)
             .sign(key, hashes.SHA256())
         )
-        _replace(
+        replace_file(
             key_file,
             key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
             mode=0o600,
         )
-        _replace(cert_file, certificate.public_bytes(Encoding.PEM), mode=0o644)
+        replace_file(cert_file, certificate.public_bytes(Encoding.PEM), mode=0o644)
         return cert_file
 
     def issue(self, service: str) -> CertificateFiles:
@@ -120,25 +120,13 @@ class CertificateAuthority:
             key=self._directory / f"{service}.key",
             ca=self._directory / CA_CERT,
         )
-        _replace(
+        replace_file(
             files.key,
             key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
             mode=0o600,
         )
-        _replace(files.cert, certificate.public_bytes(Encoding.PEM), mode=0o644)
+        replace_file(files.cert, certificate.public_bytes(Encoding.PEM), mode=0o644)
         return files
-
-
-def _replace(file: Path, content: bytes, *, mode: int) -> None:
-    """Replaces a file as a whole (servers read certificates while they are rotated) and never shows
-    a key to others, not even its first byte.
-    """
-    fresh = file.with_name(f".{file.name}.fresh")
-    fresh.unlink(missing_ok=True)
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(content)
-    fresh.replace(file)
 
 
 def _builder(

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import re
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import click
 from mesh.auth import LEEWAY_SECONDS, USER_LIFETIME_SECONDS_MAX
 from mesh.claims import MERCHANT_ID
 from mesh.clock import SystemClock
+from mesh.files import PRIVATE_FILE, replace_file
 from mesh.revocations import Revocations
 from paymesh_cli.options import installation_option, load_settings
 from paymesh_cli.supervisor.installation import Installation
@@ -83,13 +83,9 @@ def add_line(path: Path, line: dict[str, object], *, now_seconds: float) -> None
         before = path.read_bytes() if path.exists() else b""
         Revocations(before)
         kept = [text for text in before.decode().splitlines() if not _is_over(text, now_seconds)]
-        fresh = path.with_name(f".{path.name}.fresh")
-        mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
-        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w") as file:
-            file.write("\n".join([*kept, json.dumps(line), ""]))
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
+        mode = path.stat().st_mode & 0o777 if path.exists() else PRIVATE_FILE
+        content = "\n".join([*kept, json.dumps(line), ""])
+        replace_file(path, content.encode(), mode=mode)
 
 
 def _is_over(text: str, now_seconds: float) -> bool:

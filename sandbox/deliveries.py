@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import httpx
 import structlog
 
 from mesh.clock import Clock
+from mesh.times import milliseconds
 from sandbox import store
 from sandbox.signatures import sign_callback
 from sandbox.store import Delivery, Store
@@ -21,7 +22,6 @@ from sandbox.store import Delivery, Store
 SEND_TIMEOUT_SECONDS = 3.0
 _BATCH = 16  # deliveries in flight at once
 _ANSWER = b"success"
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _log = structlog.get_logger(__name__)
 
@@ -81,7 +81,7 @@ class Deliveries:
 
     async def _send(self, body: bytes, url: str) -> str | None:
         """What went wrong, or None."""
-        timestamp = str((self._clock.now() - _EPOCH) // timedelta(milliseconds=1))
+        timestamp = str(milliseconds(self._clock.now()))
         headers = {
             "content-type": "application/json",
             "x-channel-timestamp": timestamp,

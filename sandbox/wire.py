@@ -5,13 +5,14 @@ Amounts are decimal strings in major units.
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, TypeVar
 
 import msgspec
 
 from mesh.errors import InvalidArgument
 from mesh.money import Money
+from mesh.times import rfc3339
 from sandbox import cards
 from sandbox.domain import InvalidRequest, Refund, Status, Transaction
 
@@ -212,8 +213,4 @@ def _compact(content: dict[str, object]) -> bytes:
 
 
 def _rfc3339(moment: datetime | None) -> str | None:
-    return (
-        None
-        if moment is None
-        else moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    )
+    return None if moment is None else rfc3339(moment)

@@ -15,8 +15,8 @@ from mesh.events import StreamDestination
 from mesh.ids import Ids
 from mesh.outbox import Relay
 from mesh.paging import PageTokens
+from mesh.rate_limit import RateLimiter
 from mesh.server import MeshServer, Runs
-from mesh.token_buckets import TokenBuckets
 from mesh.worker import QUIET_SECONDS, Worker
 from seckill_rpc.clients import Allocations
 from seckill_rpc.domain.activity import Activity
@@ -226,7 +226,7 @@ class SeckillApp:
             tickets=tickets,
             ids=self._ids,
             clock=self._clock,
-            buckets=TokenBuckets(
+            buckets=RateLimiter(
                 per_second=settings.clicks_per_second,
                 burst=settings.clicks_burst,
                 now=self._monotonic,

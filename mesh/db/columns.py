@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import BigInteger, Dialect, Integer, MetaData, String
 from sqlalchemy.dialects import mysql
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MILLISECOND = timedelta(milliseconds=1)
+from mesh.times import from_milliseconds, milliseconds
+
 # an offset may lie beyond: year 1 at +08:00 is no year in UTC
-_FIRST = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // _MILLISECOND
-_LAST = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MILLISECOND
+_FIRST = milliseconds(datetime.min.replace(tzinfo=UTC))
+_LAST = milliseconds(datetime.max.replace(tzinfo=UTC))
 
 # An autoincrementing key: SQLite only counts up an INTEGER PRIMARY KEY.
 BigInt = BigInteger().with_variant(Integer, "sqlite")
@@ -45,15 +45,13 @@ class UtcMillis(TypeDecorator[datetime]):
             return None
         if value.tzinfo is None:
             raise ValueError("naive datetime")
-        return min(max((value - _EPOCH) // _MILLISECOND, _FIRST), _LAST)
+        return min(max(milliseconds(value), _FIRST), _LAST)
 
     def process_result_value(self, value: Any | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002  SQLAlchemy's signature
         """Milliseconds back to a datetime; a number beyond the years 1 to 9999 is the nearest one
         in them, so that no row is unreadable.
         """
-        return (
-            None if value is None else _EPOCH + min(max(int(value), _FIRST), _LAST) * _MILLISECOND
-        )
+        return None if value is None else from_milliseconds(min(max(int(value), _FIRST), _LAST))
 
 
 def one_of(column: str, values: Iterable[str]) -> str:

@@ -15,11 +15,13 @@ from typing import Any
 
 import structlog
 
+from mesh.backoff import Backoff
 from mesh.discovery import Endpoint
 from mesh.discovery.consul_transport import GRACE_SECONDS, AsyncConsul, ConsulUnavailable
-from mesh.discovery.pacing import Backoff, Loop, TokenBucket
+from mesh.discovery.loop import Loop
 from mesh.discovery.snapshot import EndpointSnapshot
 from mesh.discovery.static import StaticWatch
+from mesh.rate_limit import RateLimiter
 
 log = structlog.get_logger(__name__)
 
@@ -69,7 +71,7 @@ class ConsulWatch(StaticWatch):
         *,
         snapshot: EndpointSnapshot,
         backoff: Backoff,
-        pace: TokenBucket,
+        pace: RateLimiter,
         wait_seconds: float,
         last_contact_max_seconds: float,
     ) -> None:
@@ -111,8 +113,7 @@ class ConsulWatch(StaticWatch):
         """Asks once and takes the answer over. Returns how many seconds to wait before asking
         again.
         """
-        now = asyncio.get_running_loop().time
-        self._pace.take(now())
+        self._pace.take()
         try:
             await self._ask()
         except ConsulUnavailable as error:
@@ -120,9 +121,9 @@ class ConsulWatch(StaticWatch):
             # would wait for nothing.
             self._index = 0
             self._degrade(str(error))
-            return max(self._pace.wait_seconds(now()), self._backoff.next_seconds())
+            return max(self._pace.wait_seconds(), self._backoff.next_seconds())
         self._backoff.reset()
-        return self._pace.wait_seconds(now())
+        return self._pace.wait_seconds()
 
     async def _ask(self) -> None:
         # Any server may answer: right for discovery, it works without a leader and spreads the
@@ -242,7 +243,7 @@ class ConsulDiscovery:
             backoff=Backoff(
                 first_seconds=first_seconds, max_seconds=max_seconds, jitter=self._jitter
             ),
-            pace=TokenBucket(burst=PACE_BURST, refill_seconds=self._pace_seconds),
+            pace=RateLimiter(per_second=1 / self._pace_seconds, burst=PACE_BURST),
             wait_seconds=self._wait_seconds,
             last_contact_max_seconds=self._last_contact_max_seconds,
         )

@@ -6,13 +6,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import tempfile
 from pathlib import Path
 
 import structlog
 
 from mesh.discovery import Endpoint
+from mesh.files import replace_file
 
 log = structlog.get_logger(__name__)
 
@@ -50,14 +49,4 @@ class EndpointSnapshot:
 
     def _replace(self, text: str) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        # A name of its own: two processes that save at once must not write into one file.
-        descriptor, temporary = tempfile.mkstemp(
-            dir=self._path.parent, prefix=f".{self._service}.", suffix=".tmp"
-        )
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
-            os.replace(temporary, self._path)
-        except OSError:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        replace_file(self._path, text.encode())

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import Any
-
-from google.protobuf.timestamp_pb2 import Timestamp
 from paymesh.order.v1 import catalog_pb2, order_pb2
 
 from mesh.call import Caller, Role
-from mesh.errors import InvalidArgument
 from mesh.money import Money, RequestedAmount
 from mesh.policies import fingerprint
+from mesh.times import timestamp
 from order_rpc.domain.address import Address
 from order_rpc.domain.order import Order, OrderState, PayStatus, ShippingStatus
 from order_rpc.domain.order_line import NewLine, OrderLine, StockSource
@@ -19,6 +15,7 @@ from order_rpc.domain.payment import Disposition, PaymentSnapshot
 from order_rpc.domain.product import Movement, MovementKind, Product, Stock
 from order_rpc.domain.refund import RefundLine, RefundRequest, RefundState, RefundStatus
 from order_rpc.store.audit import PastStep
+from order_rpc.usecases.journal import operator
 
 STATES = {state: order_pb2.OrderState.Value(f"ORDER_STATE_{state}") for state in OrderState}
 STATES_OF_MESSAGES = {value: state for state, value in STATES.items()}
@@ -67,13 +64,13 @@ def order_message(order: Order) -> order_pb2.Order:
         carrier=order.carrier,
         tracking_number=order.tracking_number,
         version=order.version,
-        created_at=_timestamp(order.created_at),
-        expires_at=_timestamp(order.expires_at),
-        paid_at=_maybe(order.paid_at),
-        shipped_at=_maybe(order.shipped_at),
-        completed_at=_maybe(order.completed_at),
-        cancelled_at=_maybe(order.cancelled_at),
-        updated_at=_timestamp(order.updated_at),
+        created_at=timestamp(order.created_at),
+        expires_at=timestamp(order.expires_at),
+        paid_at=timestamp(order.paid_at),
+        shipped_at=timestamp(order.shipped_at),
+        completed_at=timestamp(order.completed_at),
+        cancelled_at=timestamp(order.cancelled_at),
+        updated_at=timestamp(order.updated_at),
     )
 
 
@@ -94,15 +91,15 @@ def refund_message(refund: RefundRequest) -> order_pb2.RefundRequest:
         reason=refund.reason,
         refund_id=refund.refund_id,
         failure=refund.failure,
-        created_at=_timestamp(refund.created_at),
-        updated_at=_timestamp(refund.updated_at),
+        created_at=timestamp(refund.created_at),
+        updated_at=timestamp(refund.updated_at),
     )
 
 
 def step_message(step: PastStep, caller: Caller) -> order_pb2.TimelineEntry:
     """A step as callers see it. A buyer does not learn the names of those who work for a shop."""
     row = step.row
-    is_others = caller.role is Role.USER and row.operator != f"{caller.role}:{caller.subject}"
+    is_others = caller.role is Role.USER and row.operator != operator(caller)
     return order_pb2.TimelineEntry(
         from_state=STATES[OrderState(row.from_state)]
         if row.from_state
@@ -113,7 +110,7 @@ def step_message(step: PastStep, caller: Caller) -> order_pb2.TimelineEntry:
         operator=row.operator.partition(":")[0] if is_others else row.operator,
         remark=row.remark,
         trace_id=row.trace_id,
-        created_at=_timestamp(step.at),
+        created_at=timestamp(step.at),
     )
 
 
@@ -127,8 +124,8 @@ def product_message(product: Product, *, with_figures: bool = True) -> catalog_p
         currency=product.price.currency,
         on_sale=product.on_sale,
         stock=stock_message(product.stock, with_figures=with_figures),
-        created_at=_timestamp(product.created_at),
-        updated_at=_timestamp(product.updated_at),
+        created_at=timestamp(product.created_at),
+        updated_at=timestamp(product.updated_at),
     )
 
 
@@ -158,7 +155,7 @@ def movement_message(movement: Movement) -> catalog_pb2.StockMovement:
         reason=movement.reason,
         operator=movement.operator,
         reference=movement.reference,
-        created_at=_timestamp(movement.created_at),
+        created_at=timestamp(movement.created_at),
     )
 
 
@@ -190,21 +187,6 @@ def address_of(message: order_pb2.Address) -> Address:
         street=message.street,
         postal_code=message.postal_code,
     )
-
-
-def moment(request: Any, field: str) -> datetime | None:
-    """A time of a request, None when it has none.
-
-    Raises:
-        InvalidArgument: no time that we can keep; names the field.
-    """
-    if not request.HasField(field):
-        return None
-    try:
-        found: datetime = getattr(request, field).ToDatetime(tzinfo=UTC)
-    except (ValueError, OverflowError):
-        raise InvalidArgument.of(field, "expected a time between the years 1 and 9999") from None
-    return found
 
 
 def order_fingerprint(request: order_pb2.CreateOrderRequest) -> dict[str, str]:
@@ -273,13 +255,3 @@ def _address_message(address: Address) -> order_pb2.Address:
         street=address.street,
         postal_code=address.postal_code,
     )
-
-
-def _maybe(moment: datetime | None) -> Timestamp | None:
-    return None if moment is None else _timestamp(moment)
-
-
-def _timestamp(moment: datetime) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromDatetime(moment)
-    return stamp

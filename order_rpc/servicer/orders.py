@@ -8,6 +8,7 @@ from paymesh.order.v1 import order_pb2, order_pb2_grpc
 
 from mesh.call import current_caller, current_idempotency_key
 from mesh.money import RequestedAmount
+from mesh.times import moment_of
 from order_rpc.servicer import messages
 from order_rpc.servicer.messages import (
     DISPOSITIONS,
@@ -85,8 +86,8 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
                 state=STATES_OF_MESSAGES.get(request.state),
                 page_size=request.page_size,
                 page_token=request.page_token,
-                created_from=messages.moment(request, "created_from"),
-                created_before=messages.moment(request, "created_before"),
+                created_from=moment_of(request, "created_from"),
+                created_before=moment_of(request, "created_before"),
             ),
             current_caller(),
         )

@@ -8,6 +8,7 @@ from datetime import datetime
 
 from mesh.events import destination
 from mesh.outbox import Message
+from mesh.times import rfc3339
 from order_rpc.domain.order import Order
 
 TOPIC = "ORDER_TOPIC"
@@ -63,11 +64,6 @@ def order_refunded(order: Order, *, event_id: str, trace_id: str) -> Message:
     """ORDER_REFUNDED."""
     facts = {"payment_id": order.paid_payment_id, "refunded_amount": order.refunded.format()}
     return _event(ORDER_REFUNDED, order, facts, event_id=event_id, trace_id=trace_id)
-
-
-def rfc3339(moment: datetime) -> str:
-    """A time as JSON writes a Timestamp: UTC, milliseconds, Z."""
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _event(

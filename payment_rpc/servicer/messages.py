@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
-from google.protobuf.timestamp_pb2 import Timestamp
 from paymesh.common.v1 import errors_pb2
 from paymesh.payment.v1 import payment_pb2
 
+from mesh.times import timestamp
 from payment_rpc.domain.payment import UNDECIDED, Payment, PaymentState
 from payment_rpc.servicer.failure_texts import failure_message
 
@@ -50,12 +48,3 @@ def payment_message(payment: Payment) -> payment_pb2.Payment:
     if payment.failure is not None and payment.state not in UNDECIDED:
         message.failure.CopyFrom(failure_message(payment.failure))
     return message
-
-
-def timestamp(moment: datetime | None) -> Timestamp | None:
-    """A moment as the contract writes it; None stays unset."""
-    if moment is None:
-        return None
-    stamp = Timestamp()
-    stamp.FromDatetime(moment)
-    return stamp

@@ -8,8 +8,8 @@ from paymesh.payment.v1 import reconciliation_pb2, reconciliation_pb2_grpc, refu
 
 from mesh.call import current_caller
 from mesh.paging import PageTokens, page_size
+from mesh.times import timestamp
 from payment_rpc.domain.difference import Difference
-from payment_rpc.servicer.messages import timestamp
 from payment_rpc.store.statement_imports import StatementImport
 from payment_rpc.usecases.differences import Differences, ResolveDifference
 from payment_rpc.usecases.statement_imports import StatementImports

@@ -9,9 +9,9 @@ from paymesh.payment.v1 import refund_pb2, refund_pb2_grpc
 from mesh.call import current_caller, current_idempotency_key
 from mesh.money import RequestedAmount
 from mesh.paging import PageTokens, page_size
+from mesh.times import timestamp
 from payment_rpc.domain.refund import Refund, RefundState
 from payment_rpc.servicer.failure_texts import failure_message
-from payment_rpc.servicer.messages import timestamp
 from payment_rpc.usecases.refunds import CreateRefund, Refunds
 
 STATES = {state: refund_pb2.RefundState.Value(f"REFUND_STATE_{state}") for state in RefundState}

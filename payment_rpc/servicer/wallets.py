@@ -10,9 +10,10 @@ from mesh.call import current_caller, current_idempotency_key
 from mesh.clock import Clock
 from mesh.money import RequestedAmount
 from mesh.paging import PageTokens, page_size
+from mesh.times import timestamp
 from payment_rpc.domain.card import Card
 from payment_rpc.domain.wallet import Wallet, WalletEntry
-from payment_rpc.servicer.messages import payment_message, timestamp
+from payment_rpc.servicer.messages import payment_message
 from payment_rpc.usecases.payments import Payments, TopUp
 from payment_rpc.usecases.queries import WalletQueries
 

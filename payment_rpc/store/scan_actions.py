@@ -5,20 +5,20 @@ by age.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Row, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh import log_chain
+from mesh.times import MILLISECOND
 from payment_rpc.domain.scan import ScanAction, ScanEntry, ScanSubject
 from payment_rpc.tables import SCAN_ACTION, SCAN_LOG
 
 PURGE_BATCH = 1000
 _S = SCAN_ACTION.c
 _INSERT = insert(SCAN_ACTION)
-_MILLISECOND = timedelta(milliseconds=1)
 
 
 async def add(tx: AsyncConnection, entries: Sequence[ScanEntry]) -> None:
@@ -65,7 +65,7 @@ def _values(entry: ScanEntry) -> dict[str, Any]:
         "state_after": entry.state_after,
         "result": entry.result[:16],
         "reason": entry.reason[:64],
-        "duration_ms": max(0, entry.duration // _MILLISECOND),
+        "duration_ms": max(0, entry.duration // MILLISECOND),
         "acted_at": entry.at,
     }
 
@@ -80,6 +80,6 @@ def _entry(row: Row[Any]) -> ScanEntry:
         state_after=row.state_after,
         result=row.result,
         reason=row.reason,
-        duration=row.duration_ms * _MILLISECOND,
+        duration=row.duration_ms * MILLISECOND,
         at=row.acted_at,
     )

@@ -12,6 +12,7 @@ from mesh.db import Database
 from mesh.events import destination
 from mesh.ids import Ids
 from mesh.outbox import Destination, Message, Settlement
+from mesh.times import rfc3339
 from payment_rpc.cache import PaymentCache
 from payment_rpc.domain.payment import MONEY, TOP_UP, Payment, PaymentState
 from payment_rpc.domain.refund import Refund, RefundState
@@ -72,7 +73,7 @@ def messages_of(
                 at=at,
                 facts={
                     "channel_trade_no": payment.channel_trade_no,
-                    "paid_at": _rfc3339(payment.paid_at or at),
+                    "paid_at": rfc3339(payment.paid_at or at),
                 },
             ),
         ]
@@ -164,7 +165,7 @@ def refund_events(refund: Refund, *, before: RefundState, ids: Ids, at: datetime
                 "channel": refund.channel,
                 "channel_refund_no": refund.channel_refund_no,
                 "reason": refund.failure.reason if refund.failure else "",
-                "event_time": _rfc3339(at),
+                "event_time": rfc3339(at),
                 "trace_id": trace_id,
                 "version": EVENT_VERSION,
             },
@@ -210,12 +211,8 @@ def _event(payment: Payment, tag: str, *, ids: Ids, at: datetime, facts: dict[st
             "currency": payment.amount.currency,
             "channel": payment.channel,
             **facts,
-            "event_time": _rfc3339(at),
+            "event_time": rfc3339(at),
             "trace_id": trace_id,
             "version": EVENT_VERSION,
         },
     )
-
-
-def _rfc3339(moment: datetime) -> str:
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

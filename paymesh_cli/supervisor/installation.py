@@ -19,8 +19,9 @@ from typing import Self
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from mesh.files import PRIVATE_FILE, replace_file, write_draft
+
 PRIVATE_DIRECTORY = 0o700
-PRIVATE_FILE = 0o600
 # services with a caller key of their own; the gateway only passes users' tokens on
 CALLERS = ("payment_rpc", "order_rpc", "seckill_rpc")
 SECRETS = ("user_token", "page_token", "redis", "sandbox_api", "sandbox_callback", "seckill_ticket")
@@ -179,7 +180,7 @@ class Installation:
 
     def write_running(self, mesh: RunningMesh) -> None:
         """Tells other commands where the mesh is."""
-        _replace(self._mesh_file, json.dumps(asdict(mesh), indent=2).encode())
+        replace_file(self._mesh_file, json.dumps(asdict(mesh), indent=2).encode())
 
     def clear_running(self) -> None:
         """The mesh stopped."""
@@ -214,25 +215,10 @@ def _create_once(path: Path, content: bytes) -> None:
     if path.exists():
         path.chmod(PRIVATE_FILE)
         return
-    draft = _draft(path, content)
+    draft = write_draft(path, content)
     try:
         os.link(draft, path)
     except FileExistsError:
         pass
     finally:
         draft.unlink()
-
-
-def _replace(path: Path, content: bytes) -> None:
-    _draft(path, content).replace(path)
-
-
-def _draft(path: Path, content: bytes) -> Path:
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.unlink(missing_ok=True)
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    return draft

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from paymesh.seckill.v1 import activity_pb2
 
-from mesh.errors import InvalidArgument
 from mesh.money import Money
 from mesh.policies import fingerprint
+from mesh.times import moment_of, timestamp
 from seckill_rpc.domain.activity import ActivityState, AdmissionMode
 from seckill_rpc.usecases.activity_lifecycle.activities import ActivityView, LiveNumbers
 from seckill_rpc.usecases.rebuild import Progress, RebuildStep
@@ -39,14 +38,14 @@ def activity_message(shown: ActivityView) -> activity_pb2.Activity:
         currency=activity.price.currency,
         total=activity.offered,
         limit_per_user=activity.limit_per_user,
-        starts_at=_timestamp(activity.starts_at),
-        ends_at=_timestamp(activity.ends_at),
+        starts_at=timestamp(activity.starts_at),
+        ends_at=timestamp(activity.ends_at),
         mode=_MODES[activity.mode],
         state=STATES[activity.state],
         sold=activity.sold,
         live=None if shown.live is None else _live_message(shown.live),
-        created_at=_timestamp(activity.created_at),
-        updated_at=_timestamp(activity.updated_at),
+        created_at=timestamp(activity.created_at),
+        updated_at=timestamp(activity.updated_at),
         problem=activity.problem,
     )
 
@@ -65,13 +64,8 @@ def moment(request: Any, field: str) -> datetime | None:
     Raises:
         InvalidArgument: no time that we can keep; names the field.
     """
-    if not request.HasField(field):
-        return None
-    try:
-        found: datetime = getattr(request, field).ToDatetime(tzinfo=UTC)
-    except (ValueError, OverflowError):
-        raise InvalidArgument.of(field, "expected a time between the years 1 and 9999") from None
-    return found.replace(microsecond=found.microsecond // 1000 * 1000)
+    found = moment_of(request, field)
+    return None if found is None else found.replace(microsecond=found.microsecond // 1000 * 1000)
 
 
 def activity_fingerprint(
@@ -87,9 +81,3 @@ def _live_message(live: LiveNumbers) -> activity_pb2.LiveNumbers:
     return activity_pb2.LiveNumbers(
         stock=live.stock, queued=live.queued, entries=live.entries, is_admitting=live.is_admitting
     )
-
-
-def _timestamp(at: datetime) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromDatetime(at)
-    return stamp

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from mesh.events import destination
 from mesh.outbox import Message
+from mesh.times import rfc3339
 from seckill_rpc.domain.activity import Activity, ActivityState
 
 TOPIC = "SECKILL_TOPIC"
@@ -31,7 +32,7 @@ def activity_changed(activity: Activity, *, event_id: str, trace_id: str) -> Mes
         "rev": str(activity.rev),
         "sold": str(activity.sold),
         "total": str(activity.offered),
-        "event_time": at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "event_time": rfc3339(at),
         "trace_id": trace_id,
         "version": _VERSION,
     }

@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 from mesh.clock import Seconds
-from mesh.token_buckets import TokenBuckets
+from mesh.rate_limit import RateLimiter
 from seckill_rpc.domain.result import Result
 from seckill_rpc.domain.ticket import Tickets
 from seckill_rpc.redis.wakeups import Waiters, Wakeups
@@ -79,7 +79,7 @@ class Front:
             tickets=self.tickets,
             ids=world.ids,
             clock=world.clock,
-            buckets=TokenBuckets(per_second=1000, burst=burst, now=self.monotonic),
+            buckets=RateLimiter(per_second=1000, burst=burst, now=self.monotonic),
             settings=AdmissionSettings(
                 queue_max=line_max, draw_max=line_max, queued_seconds=600, batch_max=64, calls_max=2
             ),

@@ -35,7 +35,7 @@ _events = partial(_mutant, "events.py")
 _batching = partial(_mutant, "batching.py")
 _pipeline = partial(_mutant, "pipeline.py")
 _limits = partial(_mutant, "limits.py")
-_buckets = partial(_mutant, "token_buckets.py")
+_rate_limit = partial(_mutant, "rate_limit.py")
 
 
 def _test(module: str, name: str, *, on: str = "sqlite") -> str:
@@ -541,10 +541,10 @@ _WHO = [
             "test_a_caller_is_a_person_of_a_shop_or_a_network_and_a_sibling_is_nobody",
         ),
     ),
-    _buckets(
+    _rate_limit(
         "an empty bucket gives no token",
-        old="        if missing_seconds > 1e-9:",
-        new="        if False:",
+        old="missing if missing > _ROUNDING_SECONDS else 0.0",
+        new="0.0",
         fails=_unit(
             "gateway_limits", "test_a_burst_passes_and_the_next_call_hears_when_to_come_back"
         ),

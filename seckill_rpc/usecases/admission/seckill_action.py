@@ -14,7 +14,7 @@ from redis.exceptions import RedisError, ResponseError
 from mesh.clock import Clock, Monotonic, Seconds
 from mesh.ids import Ids
 from mesh.metrics import EnumCounter
-from mesh.token_buckets import TokenBuckets
+from mesh.rate_limit import RateLimiter
 from seckill_rpc.domain.activity import Activity, ActivityState, AdmissionMode
 from seckill_rpc.domain.errors import SeckillBusy, SeckillNotReady
 from seckill_rpc.domain.order import BuyerStatus
@@ -73,7 +73,7 @@ class Admission:
         tickets: Tickets,
         ids: Ids,
         clock: Clock,
-        buckets: TokenBuckets,
+        buckets: RateLimiter,
         settings: AdmissionSettings,
         monotonic: Monotonic,
         jitter: Jitter,

@@ -76,7 +76,7 @@ def test_a_pause_fills_the_bucket_no_further_than_its_burst() -> None:
 
 
 def test_the_table_has_an_end_and_forgets_the_oldest() -> None:
-    limit, _ = bucket(burst=1, buckets_max=2)
+    limit, _ = bucket(burst=1, keys_max=2)
     for caller in ("a", "b", "c"):
         limit.take(caller)
     limit.take("a")  # was forgotten

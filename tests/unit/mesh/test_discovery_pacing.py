@@ -6,8 +6,10 @@ import asyncio
 
 import pytest
 
+from mesh.backoff import Backoff
 from mesh.discovery.consul import next_index
-from mesh.discovery.pacing import Backoff, Loop, TokenBucket
+from mesh.discovery.loop import Loop
+from mesh.rate_limit import RateLimiter
 
 
 @pytest.mark.parametrize(
@@ -34,22 +36,34 @@ def test_pauses_double_up_to_their_limit_and_lie_between_half_and_whole():
         assert backoff.next_seconds() == expected[0]
 
 
-def test_a_bucket_lets_its_burst_pass_and_then_one_per_interval():
-    bucket, now, waits = TokenBucket(burst=2, refill_seconds=1), 100.0, []
+def test_a_limiter_lets_its_burst_pass_and_then_one_per_interval():
+    now, waits = 100.0, []
+    limiter = RateLimiter(per_second=1, burst=2, now=lambda: now)
     for _ in range(4):
-        bucket.take(now)
-        waits.append(bucket.wait_seconds(now))
+        assert limiter.take() == 0
+        waits.append(limiter.wait_seconds())
         now += waits[-1]
     assert waits == [0, 1, 1, 1]
 
 
-def test_a_bucket_fills_up_to_its_burst_and_no_further():
-    bucket = TokenBucket(burst=2, refill_seconds=1)
-    bucket.take(0.0)
-    bucket.take(3600.0)
-    assert bucket.wait_seconds(3600.0) == 0
-    bucket.take(3600.0)
-    assert bucket.wait_seconds(3600.0) == 1
+def test_a_limiter_fills_up_to_its_burst_and_no_further():
+    now = 0.0
+    limiter = RateLimiter(per_second=1, burst=2, now=lambda: now)
+    assert limiter.take() == 0
+    now = 3600.0
+    assert (limiter.take(), limiter.wait_seconds()) == (0, 0)
+    assert (limiter.take(), limiter.wait_seconds()) == (0, 1)
+    assert limiter.take() == 1
+
+
+def test_a_clock_that_is_set_back_empties_a_limiter_for_its_burst_only():
+    now = 3600.0
+    limiter = RateLimiter(per_second=1, burst=2, now=lambda: now)
+    assert limiter.take() == 0
+    now = 0.0
+    assert limiter.take() == 1
+    now = 1.0
+    assert limiter.take() == 0
 
 
 async def test_a_defect_of_a_step_does_not_end_the_loop():
