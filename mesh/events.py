@@ -12,8 +12,9 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from mesh.errors import Unavailable
-from mesh.outbox import Message, Settlement
+from mesh.outbox import Message
 from mesh.redis_client import open_redis
+from mesh.relay import Settlement
 
 # roughly, and 100 MB at some 0.8 KB each; consumers that fall further behind have lost what is
 # older

@@ -20,8 +20,8 @@ from mesh.clock import Clock
 from mesh.db import Database
 from mesh.events import StreamDestination
 from mesh.ids import Ids
-from mesh.outbox import Relay
 from mesh.paging import PageTokens
+from mesh.relay import Relay
 from mesh.server import MeshServer
 from mesh.worker import Worker
 from order_rpc.domain.policy import MerchantPolicy

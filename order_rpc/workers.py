@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from mesh import idempotency
 from mesh.clock import Clock
 from mesh.db import Database
-from mesh.outbox import Relay
+from mesh.relay import Relay
 from mesh.worker import Worker
 from order_rpc.usecases.cancellations import Cancellations
 from order_rpc.usecases.statistics import Statistics

@@ -23,8 +23,8 @@ from mesh.clock import Clock
 from mesh.db import Database
 from mesh.events import StreamDestination
 from mesh.ids import Ids
-from mesh.outbox import Relay
 from mesh.paging import PageTokens
+from mesh.relay import Relay
 from mesh.server import MeshServer
 from payment_rpc.cache import PaymentCache
 from payment_rpc.channels import Channel

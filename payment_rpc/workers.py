@@ -8,7 +8,7 @@ from datetime import timedelta
 from mesh import idempotency
 from mesh.clock import Clock
 from mesh.db import Database
-from mesh.outbox import Relay
+from mesh.relay import Relay
 from mesh.worker import Worker
 from payment_rpc.store import callbacks as callback_log
 from payment_rpc.store import scan_actions

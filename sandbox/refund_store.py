@@ -6,7 +6,8 @@ from datetime import datetime
 from typing import Any
 
 from mesh.money import Money
-from sandbox.columns import money, ms, ms_or_none, time, time_or_none
+from mesh.times import from_milliseconds, milliseconds
+from sandbox.columns import money, ms_or_none, time_or_none
 from sandbox.domain import OutcomeDiffers, Refund, RefundStatus
 from sandbox.store import Tx
 
@@ -50,7 +51,7 @@ def insert_refund(tx: Tx, refund: Refund) -> None:
         refund.code,
         refund.message,
         refund.fee_returned.minor if refund.fee_returned else None,
-        ms(refund.created_at),
+        milliseconds(refund.created_at),
         ms_or_none(refund.finished_at),
         ms_or_none(refund.reversed_at),
     )
@@ -93,20 +94,25 @@ def list_asked_back(
     rows = tx.execute(
         f"SELECT seq, {_COLUMNS} FROM refunds WHERE created_ms >= ? AND created_ms < ? AND "  # noqa: S608  # own constants
         f"seq > ? ORDER BY seq LIMIT ?",
-        (ms(begins), ms(ends), after, limit),
+        (milliseconds(begins), milliseconds(ends), after, limit),
     )
     return [(row[0], _refund(row[1:])) for row in rows]
 
 
 def refunds_finished_between(tx: Tx, begins: datetime, ends: datetime) -> list[Refund]:
     """Refunds that left or were refused from a moment on and before another."""
-    return list_refunds(tx, "finished_ms >= ? AND finished_ms < ?", ms(begins), ms(ends))
+    return list_refunds(
+        tx, "finished_ms >= ? AND finished_ms < ?", milliseconds(begins), milliseconds(ends)
+    )
 
 
 def refunds_reversed_between(tx: Tx, begins: datetime, ends: datetime) -> list[Refund]:
     """Refunds that came back from a moment on and before another."""
     return list_refunds(
-        tx, "status = 'REVERSED' AND reversed_ms >= ? AND reversed_ms < ?", ms(begins), ms(ends)
+        tx,
+        "status = 'REVERSED' AND reversed_ms >= ? AND reversed_ms < ?",
+        milliseconds(begins),
+        milliseconds(ends),
     )
 
 
@@ -136,7 +142,7 @@ def _refund(row: tuple[Any, ...]) -> Refund:
         code=code,
         message=message,
         fee_returned=money(fee_minor, currency),
-        created_at=time(created_ms),
+        created_at=from_milliseconds(created_ms),
         finished_at=time_or_none(finished_ms),
         reversed_at=time_or_none(reversed_ms),
     )

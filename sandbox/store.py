@@ -18,8 +18,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from mesh.times import from_milliseconds, milliseconds
 from mesh.traffic import Traffic
-from sandbox.columns import money, ms, ms_or_none, time, time_or_none
+from sandbox.columns import money, ms_or_none, time_or_none
 from sandbox.domain import Kind, OutcomeDiffers, Status, Transaction
 from sandbox.schema import SCHEMA, STEPS
 
@@ -136,7 +137,7 @@ def list_due(tx: Tx, *, now: datetime, limit: int) -> list[Transaction]:
     rows = tx.execute(
         f"SELECT {_COLUMNS} FROM transactions WHERE status = 'PENDING' AND expires_ms <= ? "  # noqa: S608  # own constants
         "ORDER BY expires_ms LIMIT ?",
-        (ms(now), limit),
+        (milliseconds(now), limit),
     )
     return [_transaction(row) for row in rows]
 
@@ -160,7 +161,7 @@ def insert(tx: Tx, transaction: Transaction) -> None:
         transaction.status,
         amount.minor if amount else None,
         amount.currency if amount else None,
-        ms(transaction.created_at),
+        milliseconds(transaction.created_at),
         ms_or_none(transaction.finished_at),
         ms_or_none(transaction.expires_at),
         transaction.decline_code,
@@ -215,7 +216,7 @@ def captured_between(tx: Tx, begins: datetime, ends: datetime) -> list[Transacti
         f"SELECT {_COLUMNS} FROM transactions WHERE status = 'CAPTURED' AND finished_ms >= ? AND "  # noqa: S608  # own constants
         f"finished_ms < ? "
         "ORDER BY finished_ms, seq",
-        (ms(begins), ms(ends)),
+        (milliseconds(begins), milliseconds(ends)),
     )
     return [_transaction(row) for row in rows]
 
@@ -228,7 +229,7 @@ def list_captured(
         f"SELECT seq, {_COLUMNS} FROM transactions WHERE status = 'CAPTURED' AND finished_ms >= ? "  # noqa: S608  # own constants
         f"AND finished_ms < ? AND seq > ? "
         "ORDER BY seq LIMIT ?",
-        (ms(begins), ms(ends), after, limit),
+        (milliseconds(begins), milliseconds(ends), after, limit),
     )
     return [(row[0], _transaction(row[1:])) for row in rows]
 
@@ -237,7 +238,7 @@ def schedule(tx: Tx, *, what: str, subject: str, due_at: datetime, step: int = 0
     """Schedules something. The same thing twice happens once."""
     tx.execute(
         "INSERT OR IGNORE INTO scheduled (what, subject, due_ms, step) VALUES (?, ?, ?, ?)",
-        (what, subject, ms(due_at), step),
+        (what, subject, milliseconds(due_at), step),
     )
 
 
@@ -246,7 +247,7 @@ def take_scheduled(tx: Tx, *, now: datetime, limit: int) -> list[Scheduled]:
     rows = tx.execute(
         "SELECT seq, what, subject, step FROM scheduled WHERE due_ms <= ? ORDER BY due_ms, seq "
         "LIMIT ?",
-        (ms(now), limit),
+        (milliseconds(now), limit),
     ).fetchall()
     tx.executemany("DELETE FROM scheduled WHERE seq = ?", [row[:1] for row in rows])
     return [
@@ -260,7 +261,7 @@ def insert_delivery(tx: Tx, *, event_id: str, body: bytes, due_at: datetime) -> 
     tx.execute(
         "INSERT INTO deliveries (event_id, body, state, due_ms, attempts, last_error) VALUES (?, "
         "?, 'DUE', ?, 0, '')",
-        (event_id, body, ms(due_at)),
+        (event_id, body, milliseconds(due_at)),
     )
 
 
@@ -269,7 +270,7 @@ def list_due_deliveries(tx: Tx, *, now: datetime, limit: int) -> list[Delivery]:
     rows = tx.execute(
         "SELECT event_id, body, attempts FROM deliveries WHERE state = 'DUE' AND due_ms <= ? "
         "ORDER BY due_ms LIMIT ?",
-        (ms(now), limit),
+        (milliseconds(now), limit),
     )
     return [
         Delivery(event_id=event_id, body=body, attempts=attempts)
@@ -330,7 +331,7 @@ def _transaction(row: tuple[Any, ...]) -> Transaction:
         trade_no=trade_no,
         status=Status(status),
         amount=money(minor, currency),
-        created_at=time(created_ms),
+        created_at=from_milliseconds(created_ms),
         finished_at=time_or_none(finished_ms),
         expires_at=time_or_none(expires_ms),
         decline_code=decline_code,

@@ -13,9 +13,9 @@ from mesh.clock import Clock, Monotonic
 from mesh.db import Database
 from mesh.events import StreamDestination
 from mesh.ids import Ids
-from mesh.outbox import Relay
 from mesh.paging import PageTokens
 from mesh.rate_limit import RateLimiter
+from mesh.relay import Relay
 from mesh.server import MeshServer, Runs
 from mesh.worker import QUIET_SECONDS, Worker
 from seckill_rpc.clients import Allocations

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from mesh import idempotency
 from mesh.clock import Clock
 from mesh.db import Database
-from mesh.outbox import Relay
+from mesh.relay import Relay
 from mesh.traffic import Traffic
 from mesh.worker import Worker
 from seckill_rpc.usecases.activity_lifecycle.closer import Closer

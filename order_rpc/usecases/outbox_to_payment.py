@@ -18,7 +18,8 @@ from mesh.clock import Clock
 from mesh.errors import RemoteError, Unavailable
 from mesh.failpoints import failpoint
 from mesh.ids import Ids
-from mesh.outbox import Message, Settlement
+from mesh.outbox import Message
+from mesh.relay import Settlement
 from order_rpc.domain.order import Order, OrderState, Verb
 from order_rpc.domain.payment import CloseAnswer, CloseResult
 from order_rpc.domain.refund import RefundRequest, RefundState, status_of

@@ -11,7 +11,8 @@ from mesh.call import current_trace_id
 from mesh.db import Database
 from mesh.events import destination
 from mesh.ids import Ids
-from mesh.outbox import Destination, Message, Settlement
+from mesh.outbox import Message
+from mesh.relay import Destination, Settlement
 from mesh.times import rfc3339
 from payment_rpc.cache import PaymentCache
 from payment_rpc.domain.payment import MONEY, TOP_UP, Payment, PaymentState

@@ -14,7 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mesh import outbox
 from mesh.clock import Clock
 from mesh.ids import Ids
-from mesh.outbox import Message, Settlement
+from mesh.outbox import Message
+from mesh.relay import Settlement
 from payment_rpc.domain import ledger as bookings
 from payment_rpc.domain.payment import WALLET, Disposition, Payment, PaymentState
 from payment_rpc.domain.refund import Refund, refundable, reserve, settled

@@ -18,7 +18,8 @@ from mesh.clock import Clock
 from mesh.db import Database
 from mesh.errors import Unavailable
 from mesh.ids import Ids
-from mesh.outbox import Message, Settlement
+from mesh.outbox import Message
+from mesh.relay import Settlement
 from seckill_rpc.domain.activity import Activity
 from seckill_rpc.domain.order import UnitState
 from seckill_rpc.store import activities, orders

@@ -16,7 +16,8 @@ from mesh.db import Database
 from mesh.errors import MeshError, Unavailable
 from mesh.failpoints import failpoint
 from mesh.ids import Ids
-from mesh.outbox import Message, Settlement
+from mesh.outbox import Message
+from mesh.relay import Settlement
 from seckill_rpc.domain.activity import Activity, ActivityState
 from seckill_rpc.domain.order import UnitOrder
 from seckill_rpc.redis.admission_queue import AdmissionQueue, GiveBack, ReturnedUnit

@@ -18,7 +18,8 @@ from mesh.call import Caller, Role
 from mesh.db import Database
 from mesh.errors import RemoteError, UpstreamUnavailable
 from mesh.money import Money
-from mesh.outbox import OUTBOX, Relay
+from mesh.outbox import OUTBOX
+from mesh.relay import Relay
 from seckill_rpc.domain.activity import Activity, ActivityState, ActivityVerb, AdmissionMode
 from seckill_rpc.domain.order import BuyerStatus
 from seckill_rpc.redis.admission_queue import AdmissionQueue

@@ -21,8 +21,9 @@ from mesh.errors import InvalidArgument, MeshError, NotFound, RemoteError, Upstr
 from mesh.events import StreamDestination
 from mesh.failpoints import FailpointRaised
 from mesh.money import Money
-from mesh.outbox import OUTBOX, Relay
+from mesh.outbox import OUTBOX
 from mesh.paging import PageTokens
+from mesh.relay import Relay
 from order_rpc.tables import ALLOCATION, ORDERS, STOCK
 from order_rpc.usecases.allocations import AllocateStock, ReturnAllocation, SeckillOrder
 from order_rpc.usecases.events import TOPIC

@@ -18,6 +18,7 @@ def _mutant(
 
 
 _outbox = partial(_mutant, "outbox.py")
+_relay = partial(_mutant, "relay.py")
 _bad_rows = partial(_mutant, "bad_rows.py")
 _idempotency = partial(_mutant, "idempotency.py")
 _inbox = partial(_mutant, "inbox.py")
@@ -29,6 +30,7 @@ _signed = partial(_mutant, "signed_tokens.py")
 _access = partial(_mutant, "access.py")
 _call = partial(_mutant, "call.py")
 _client = partial(_mutant, "client.py")
+_attempts = partial(_mutant, "attempts.py")
 _retries = partial(_mutant, "retries.py")
 _logs = partial(_mutant, "logs.py")
 _events = partial(_mutant, "events.py")
@@ -124,7 +126,7 @@ _BAD_ROWS = [
 ]
 
 _MESSAGES = [
-    _outbox(
+    _relay(
         "a late refusal kills no message that was delivered",
         old='OUTBOX.c.event_id == message.event_id, OUTBOX.c.state == "NEW")\n                    '
         '     .values(state="DEAD"',
@@ -137,60 +139,60 @@ _MESSAGES = [
         new='.values(state="NEW", due_at=now)',
         fails=_in_outbox("test_a_replay_begins_anew"),
     ),
-    _outbox(
+    _relay(
         "a late failure changes no message that was delivered",
         old='OUTBOX.c.event_id == message.event_id, OUTBOX.c.state == "NEW")\n                    '
         "     .values(due_at",
         new="OUTBOX.c.event_id == message.event_id)\n                         .values(due_at",
         fails=_in_outbox("test_a_late_failure_of_a_delivered_message_changes_nothing"),
     ),
-    _outbox(
+    _relay(
         "a message is settled once",
         old='OUTBOX.c.event_id == bindparam("event"), OUTBOX.c.state == "NEW")',
         new='OUTBOX.c.event_id == bindparam("event"))',
         fails=_in_outbox("test_two_deliveries_of_one_message_settle_once"),
     ),
-    _outbox(
+    _relay(
         "a claim pushes what it takes into the future",
         old="claimed.values(due_at=now + LEASE, attempts",
         new="claimed.values(due_at=now, attempts",
         fails=_in_outbox("test_a_claimed_message_is_left_alone_until_its_lease_ends"),
     ),
-    _outbox(
+    _relay(
         "a delivery whose claim is over is not sent",
         old="& (OUTBOX.c.due_at == until)\n",
         new="\n",
         fails=_in_outbox("test_a_claim_that_somebody_else_has_taken_over_is_not_renewed"),
     ),
-    _outbox(
+    _relay(
         "a claim whose end the database did not take is released",
-        old="        if self._left:\n",
+        old="        if self._unreleased:\n",
         new="        if False:\n",
         fails=_in_outbox(
             "test_a_message_whose_end_the_database_did_not_take_waits_for_a_pause_and_not_for_its_lease",
             on="sqlite-claimed",
         ),
     ),
-    _outbox(
+    _relay(
         "a claim that another relay has taken over is not released",
         old=', OUTBOX.c.due_at == bindparam("until"))',
         new=")",
         fails=_in_outbox("test_a_message_that_another_relay_has_taken_over_is_not_released"),
     ),
-    _outbox(
+    _relay(
         "only a definite refusal makes a message dead",
         old="            if error.is_definite:\n                await self._db.run(self._mark_dead",
         new="            if True:\n                await self._db.run(self._mark_dead",
         fails=_in_outbox("test_an_absent_or_confused_receiver_never_kills_a_message", on=""),
     ),
-    _outbox(
+    _relay(
         "a relay takes the messages of its destination",
         old='return _claiming(OUTBOX.c.destination == destination, OUTBOX.c.state == "NEW", '
         "OUTBOX.c.due_at <= now",
         new='return _claiming(OUTBOX.c.state == "NEW", OUTBOX.c.due_at <= now',
         fails=_in_outbox("test_a_dead_destination_blocks_no_other"),
     ),
-    _outbox(
+    _relay(
         "nothing is sent before it is due",
         old='OUTBOX.c.state == "NEW", OUTBOX.c.due_at <= now, limit',
         new='OUTBOX.c.state == "NEW", limit',
@@ -207,7 +209,7 @@ _MESSAGES = [
         ),
         fails=_in_outbox("test_delivered_messages_are_purged_by_age_and_nothing_else_is"),
     ),
-    _outbox(
+    _relay(
         "a claim passes over rows that another one holds",
         old="with_for_update(skip_locked=True)\n            .with_hint(OUTBOX",
         new="with_for_update()\n            .with_hint(OUTBOX",
@@ -604,29 +606,28 @@ _WHO = [
 _CALLS = [
     _client(
         "a keyed stream without a key is not repeated",
-        old="repeatable = method.repeatable or (method.keyed and any(key == IDEMPOTENCY_KEY for "
-        "key, _ in headers))\n            first",
-        new="repeatable = method.repeatable or method.keyed\n            first",
+        old="first, rest = await self._attempts.stream(outgoing)",
+        new="outgoing.repeatable = method.repeatable or method.keyed\n            "
+        "first, rest = await self._attempts.stream(outgoing)",
         fails=_test("client_faults", "test_a_keyed_stream_without_a_key_is_not_repeated", on=""),
     ),
     _client(
         "a keyed call without a key is not repeated",
         old="repeatable = method.repeatable or (method.keyed and any(key == IDEMPOTENCY_KEY for "
-        "key, _ in headers))\n            result",
-        new="repeatable = method.repeatable or method.keyed\n            result",
+        "key, _ in headers))",
+        new="repeatable = method.repeatable or method.keyed",
         fails=_in_client("test_a_call_that_may_have_had_its_effect_is_not_repeated"),
     ),
     _client(
         "a key makes a call repeatable only where the server looks at it",
-        old="(method.keyed and any(key == IDEMPOTENCY_KEY for key, _ in headers))\n            "
-        "result",
-        new="any(key == IDEMPOTENCY_KEY for key, _ in headers)\n            result",
+        old="(method.keyed and any(key == IDEMPOTENCY_KEY for key, _ in headers))",
+        new="any(key == IDEMPOTENCY_KEY for key, _ in headers)",
         fails=_in_client("test_a_call_that_may_have_had_its_effect_is_not_repeated"),
     ),
-    _client(
+    _attempts(
         "there are three attempts at most",
-        old="ATTEMPTS_MAX - 1:",
-        new="ATTEMPTS_MAX:",
+        old="if attempts >= ATTEMPTS_MAX:",
+        new="if attempts > ATTEMPTS_MAX:",
         fails=_in_client("test_there_are_three_attempts_at_most"),
     ),
     _client(
@@ -645,11 +646,11 @@ _CALLS = [
     ),
     _client(
         "without time for an answer nothing is sent",
-        old="        if deadline - now < CALL_SECONDS_MIN:\n            raise DeadlineExceeded\n",
+        old="    if deadline - now < CALL_SECONDS_MIN:\n        raise DeadlineExceeded\n",
         new="",
         fails=_in_client("test_without_time_for_an_answer_nothing_is_sent"),
     ),
-    _client(
+    _attempts(
         "retries come out of a budget",
         old=" and is_retryable(error) and self._budget.take())",
         new=" and is_retryable(error))",

@@ -237,7 +237,7 @@ async def test_an_agent_that_answers_at_once_is_not_asked_in_a_tight_loop(fake, 
     watch = stage.discovery(fake, pace_seconds=60).open_watch("order_rpc")
     assert await watch.run_once() == 0
     assert await watch.run_once() > 30
-    assert await watch.run_once() > 90
+    assert await watch.run_once() > 30
 
 
 async def test_pauses_grow_while_consul_is_away_and_start_small_after_its_return(fake, stage):

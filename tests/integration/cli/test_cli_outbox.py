@@ -13,7 +13,8 @@ from mesh import outbox
 from mesh.clock import SystemClock
 from mesh.db import Database
 from mesh.errors import RemoteError
-from mesh.outbox import Message, Relay, Settlement
+from mesh.outbox import Message
+from mesh.relay import Relay, Settlement
 from order_rpc.tables import metadata
 from paymesh_cli import paymesh
 from tests.support.databases import open_patiently

@@ -451,7 +451,9 @@ async def test_retries_stay_within_a_budget(world: World) -> None:
     first, second, third = Echo(do), Echo(do), Echo(do)
     async with mesh_of(world, first, second, third) as mesh:
         await mesh.all_ready()
-        mesh.channel._budget = RetryBudget(now=lambda: 0.0)  # nothing comes back with time
+        mesh.channel._attempts._budget = RetryBudget(
+            now=lambda: 0.0
+        )  # nothing comes back with time
         for _ in range(30):
             with pytest.raises(RemoteError):
                 await mesh.stub.Browse(EchoRequest())

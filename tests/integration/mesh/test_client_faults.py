@@ -220,7 +220,7 @@ async def test_a_keyed_stream_without_a_key_is_not_repeated(
             raise UpstreamUnavailable
             yield b""
 
-        monkeypatch.setattr(pair.channel, "_answers", fail)
+        monkeypatch.setattr(pair.channel._attempts, "_stream_once", fail)
         with pytest.raises(MeshError):
             [answer async for answer in pair.stub.Run(EchoRequest())]
         assert len(failures) == 1

@@ -22,8 +22,9 @@ from mesh import outbox
 from mesh.db import Database
 from mesh.errors import Unavailable
 from mesh.events import SEND_SECONDS_MAX, StreamDestination, destination, open_events
-from mesh.outbox import BACKOFF_FIRST, BACKOFF_SHARED_MAX, OUTBOX, Relay
+from mesh.outbox import OUTBOX
 from mesh.redis_client import COMMAND_SECONDS_MAX, open_redis
+from mesh.relay import BACKOFF_FIRST, BACKOFF_SHARED_MAX, Relay
 from tests.support.databases import create_tables, open_patiently
 from tests.support.fakes import FakeClock
 from tests.support.messages import message

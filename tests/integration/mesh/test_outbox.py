@@ -27,7 +27,8 @@ from mesh.errors import (
     UpstreamUnavailable,
 )
 from mesh.failpoints import FailpointRaised
-from mesh.outbox import BACKOFF_MAX, BATCH, CONCURRENCY, LEASE, OUTBOX, Message, Relay, Settlement
+from mesh.outbox import OUTBOX, Message
+from mesh.relay import BACKOFF_MAX, BATCH, CONCURRENCY, LEASE, Relay, Settlement, claim_statement
 from tests.support.databases import create_tables
 from tests.support.fakes import EPOCH, FakeClock
 from tests.support.messages import message
@@ -180,7 +181,7 @@ async def test_a_claim_passes_over_rows_that_another_one_holds(
     held, release = asyncio.Event(), asyncio.Event()
 
     async def hold(tx: AsyncConnection) -> int:
-        claimed = (await tx.execute(outbox.claim_statement("order_rpc", EPOCH))).all()
+        claimed = (await tx.execute(claim_statement("order_rpc", EPOCH))).all()
         held.set()
         await release.wait()
         return len(claimed)

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.dialects import mysql
 
-from mesh import outbox
+from mesh import relay
 from mesh.call import NOBODY, Caller, Role
 from mesh.errors import PageTokenInvalid, PermissionDenied
 from mesh.paging import PageTokens
@@ -336,8 +336,8 @@ async def test_what_workers_claim_is_read_from_an_index_in_its_order(full: Order
     [entries] = await explain(full, statistics.fold_statement())
     assert (entries["key"], "filesort" in entries["Extra"]) == ("PRIMARY", False), entries
     for statement in (
-        outbox.claim_statement("payment_rpc", EPOCH),
-        outbox.next_due_statement("payment_rpc"),
+        relay.claim_statement("payment_rpc", EPOCH),
+        relay.next_due_statement("payment_rpc"),
     ):
         [sent] = await explain(full, statement)
         assert (sent["key"], "filesort" in sent["Extra"]) == ("ix_outbox_claim", False), sent

@@ -14,7 +14,7 @@ from sqlalchemy import event, insert, text
 from sqlalchemy.dialects import mysql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mesh import idempotency, outbox
+from mesh import idempotency, outbox, relay
 from mesh.bad_rows import Quarantine
 from mesh.call import Caller, Role
 from mesh.db import Database
@@ -216,8 +216,8 @@ def uses(rows: list[Any], key: str) -> None:
 
 async def test_workers_and_lists_go_through_their_index_in_its_order(db: Database) -> None:
     soon = EPOCH + timedelta(seconds=200)
-    uses(await plan(db, outbox.claim_statement("order_rpc", soon)), "ix_outbox_claim")
-    uses(await plan(db, outbox.next_due_statement("order_rpc")), "ix_outbox_claim")
+    uses(await plan(db, relay.claim_statement("order_rpc", soon)), "ix_outbox_claim")
+    uses(await plan(db, relay.next_due_statement("order_rpc")), "ix_outbox_claim")
     uses(await plan(db, attempts.due_statement(soon, 100)), "ix_attempt_due")
     uses(await plan(db, attempts.next_due_statement()), "ix_attempt_due")
     uses(await plan(db, refunds.next_due_statement()), "ix_refund_due")

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import pytest
 
 from mesh.errors import RemoteError
-from mesh.outbox import OUTBOX, Relay
+from mesh.outbox import OUTBOX
+from mesh.relay import Relay
 from order_rpc.tables import ORDER_ITEM
 from seckill_rpc.clients import Allocations
 from seckill_rpc.usecases.outbox_to_order import OrderRpcDestination

@@ -22,7 +22,8 @@ from mesh.db import Database, insert_if_absent, metadata_with_names
 from mesh.errors import UpstreamUnavailable
 from mesh.idempotency import RECEIPT
 from mesh.money import Money, RequestedAmount
-from mesh.outbox import OUTBOX, Message, Relay, _message
+from mesh.outbox import OUTBOX, Message
+from mesh.relay import Relay, _message
 from order_rpc import tables as order_tables
 from order_rpc.domain.order import Order, OrderState
 from payment_rpc import tables as payment_tables

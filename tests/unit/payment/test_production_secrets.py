@@ -30,7 +30,7 @@ def test_production_refuses_the_published_secret_in_a_file(
     file = tmp_path / "md5.secret"
     file.write_text(PUBLISHED_MD5_SECRET)
     # it is short, too; that alone must not be what saves us
-    monkeypatch.setattr("mesh.settings.SECRET_BYTES_MIN", 8)
+    monkeypatch.setattr("mesh.secret_files.SECRET_BYTES_MIN", 8)
     with pytest.raises(ValueError, match="published"):
         _sandbox(PaymentSettings(environment="production", sandbox_md5_secret_file=file))
 
