@@ -27,7 +27,7 @@ from bench.machine import cpu_seconds
 from mesh.auth import UserTokenIssuer
 from mesh.clock import SystemClock
 from mesh.ids import UlidIds
-from mesh.settings import read_secret
+from mesh.secret_files import read_secret
 from paymesh_cli.supervisor.installation import Installation, RunningMesh
 
 START_SECONDS_MAX = 120.0

@@ -28,8 +28,8 @@ from mesh.clock import SystemClock
 from mesh.db import open_database
 from mesh.ids import UlidIds
 from mesh.paging import PageTokens
+from mesh.secret_files import read_secret
 from mesh.server import MeshServer
-from mesh.settings import read_secret
 from seckill_rpc.app import RETRY_CONSTRAINTS, SeckillApp
 from seckill_rpc.domain.ticket import Tickets
 from seckill_rpc.redis.connection import open_admission_redis

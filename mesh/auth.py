@@ -27,7 +27,8 @@ from mesh.ids import Ids
 from mesh.jwks import Key, read_jwks, secret_key
 from mesh.policies import DEFAULT_MERCHANT
 from mesh.revocations import Revocations
-from mesh.settings import MeshSettings, read_secrets
+from mesh.secret_files import read_secrets
+from mesh.settings import MeshSettings
 from mesh.signed_tokens import REMEMBER_SECONDS, begins, judge, verified
 from mesh.token_cache import TokenCache
 

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from mesh.logs import get_logger
-from mesh.settings import SECRET_BYTES_MIN
+from mesh.secret_files import SECRET_BYTES_MIN
 
 RSA_BITS_MIN = 2048
 KEYS_MAX = 100  # providers publish two to five

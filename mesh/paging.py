@@ -10,7 +10,8 @@ import msgspec
 from itsdangerous import BadData, URLSafeSerializer
 
 from mesh.errors import PageTokenInvalid
-from mesh.settings import SECRET_BYTES_MIN, MeshSettings, read_secrets
+from mesh.secret_files import SECRET_BYTES_MIN, read_secrets
+from mesh.settings import MeshSettings
 
 PAGE_SIZE_DEFAULT = 20
 PAGE_SIZE_MAX = 100

@@ -21,13 +21,11 @@ from time import monotonic
 from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from google.rpc import status_pb2
-from grpc.aio import AbortError
 
-from mesh.access import Access, TextField
+from mesh.access import Access
 from mesh.auth import Caller, CallerClaims, CallerTokens, UserClaims, UserTokens
-from mesh.bounds import CHECKED_FROM_BYTES, Bounds
 from mesh.call import (
     AUTHORIZATION,
     CALLER,
@@ -36,43 +34,31 @@ from mesh.call import (
     REQUEST_ID,
     TRACEPARENT,
     Call,
-    Role,
     current_idempotency_key,
     mark_replayed,
 )
 from mesh.deadlines import DeadlineQueue
 from mesh.errors import (
-    Conflict,
     DeadlineExceeded,
-    IdempotencyKeyInUse,
-    IdempotencyKeyMissing,
-    InvalidArgument,
     MeshError,
     NotFound,
-    Outcome,
-    RemoteError,
-    RequestTooLarge,
     TokenInvalid,
-    UpstreamUnavailable,
 )
-from mesh.free_text import FreeTexts
 from mesh.languages import ACCEPT_LANGUAGE, preferred
 from mesh.limits import CallerLimit, Network
 from mesh.load import Load
 from mesh.logs import CallLog, get_logger
 from mesh.metrics import SERVED
 from mesh.policies import Idempotency, MethodPolicy
+from mesh.refusals import Refusals
+from mesh.requests import RequestReader
 from mesh.streams import ServedStreams
 from mesh.trace import Trace
-from mesh.validation import broken_rules, violations_of, warm_up
+from mesh.validation import warm_up
 from mesh.wire_errors import (
-    COMMON,
     DETAILS_KEY,
     STATUS_CODES,
     ErrorCatalogue,
-    MoneyOutcome,
-    internal_status,
-    to_status,
 )
 
 __all__ = ["Pipeline", "current_idempotency_key", "mark_replayed"]
@@ -80,11 +66,7 @@ __all__ = ["Pipeline", "current_idempotency_key", "mark_replayed"]
 _READ_ONCE = frozenset(
     {AUTHORIZATION, CALLER, IDEMPOTENCY_KEY, TRACEPARENT, REQUEST_ID, ACCEPT_LANGUAGE}
 )
-_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _LABEL = re.compile(r"[\x20-\x7e]{1,128}")
-# A sibling that refuses *us* says nothing about our caller: to the caller it is our fault.
-_REFUSES_US = frozenset({7, 16})
-_CANCELLED = 1
 # grpc-timeout is rounded up, by 100 ms above 10 s: a client with the method's own timeout needs no
 # second timer
 _ROUNDING_SECONDS = 0.2
@@ -152,26 +134,17 @@ class _Method:
     __slots__ = (
         "_access",
         "_behaviour",
-        "_bound",
-        "_bounds",
         "_call_log",
         "_caller_tokens",
-        "_catalogue",
         "_cut",
-        "_free_texts",
-        "_headers",
-        "_idempotency",
         "_is_hidden",
         "_limit",
         "_load",
         "_metrics",
-        "_moves_money",
         "_names",
-        "_package",
-        "_parse",
         "_path",
-        "_repeatable",
-        "_request_bytes_max",
+        "_refusals",
+        "_requests",
         "_running",
         "_serialize",
         "_streams",
@@ -188,26 +161,20 @@ class _Method:
         behaviour: Any,
         request_class: type[Message],
     ) -> None:
-        descriptor: Any = request_class.DESCRIPTOR
         self._path = policy.path
-        self._package = policy.package
-        self._catalogue = pipeline.catalogue
         self._user_tokens = pipeline.user_tokens
         self._caller_tokens = pipeline.caller_tokens
         self._call_log = pipeline.call_log
         self._streams = pipeline.streams
         self._access = Access(policy)
-        self._headers = tuple(
-            (binding.header, TextField(binding.field)) for binding in policy.http.headers
+        self._refusals = Refusals(policy, pipeline.catalogue)
+        self._requests = RequestReader(
+            policy, self._access, handler.request_deserializer or bytes, request_class
         )
-        self._bound = frozenset(header for header, _ in self._headers)
-        self._names = _READ_ONCE | self._bound
-        self._idempotency = policy.idempotency
-        self._moves_money = policy.moves_money
-        self._repeatable = policy.repeatable
+        self._names = _READ_ONCE | self._requests.bound_headers
         self._timeout_seconds = policy.timeout_seconds
-        # A call with an idempotency key is not cut by us: what it answers stands in its idempotency
-        # record, and whoever has it at hand should send it.
+        # We do not end a call with an idempotency key at its deadline: its idempotency record keeps
+        # the answer, and a server that has it should send it.
         self._cut = policy.idempotency is Idempotency.NONE
         self._running = DeadlineQueue()
         self._load = pipeline.load
@@ -215,12 +182,8 @@ class _Method:
             CallerLimit(policy.limit, relays=pipeline.relays) if policy.limit is not None else None
         )
         self._waiting = policy.waiting
-        self._request_bytes_max = policy.max_request_bytes
-        self._bounds = Bounds(descriptor)
-        self._free_texts = FreeTexts(descriptor)
         self._is_hidden = policy.development_only and not pipeline.is_development
         self._metrics = SERVED.of(policy.service, policy.method)
-        self._parse: Callable[[bytes], Any] = handler.request_deserializer or bytes
         self._serialize: Callable[[Any], bytes] = handler.response_serializer or bytes
         expected = (
             inspect.isasyncgenfunction if policy.server_streaming else inspect.iscoroutinefunction
@@ -251,7 +214,7 @@ class _Method:
                 await self._load.wait_to_leave(context)
             self._load.leaves(context, answer)
         except BaseException as error:
-            code, status = self._refusal(error, context, call)
+            code, status = self._refusals.status_of(error, context, call)
             if status is not None:
                 await _abort(context, status, call)
             raise
@@ -272,7 +235,7 @@ class _Method:
             if call.trailing:
                 context.set_trailing_metadata(call.trailing)
         except BaseException as error:
-            code, status = self._refusal(error, context, call)
+            code, status = self._refusals.status_of(error, context, call)
             if status is not None:
                 await _abort(context, status, call)
             raise
@@ -330,54 +293,28 @@ class _Method:
         call.caller = self._access.admit(user, service)
         if self._limit is not None:
             self._limit.take(call.caller, context)
-        takes_key = self._idempotency is not Idempotency.NONE
-        if takes_key:
-            call.idempotency_key = self._idempotency_key(values.get(IDEMPOTENCY_KEY))
+        if self._requests.takes_key:
+            call.idempotency_key = self._requests.idempotency_key(values.get(IDEMPOTENCY_KEY))
         raw = await self._load.message(context, call, caller=_name(user, service))
         if not is_stream:  # streams have room of their own
             self._load.begin(call)
         if (
-            takes_key
+            self._requests.takes_key
             or user is None
             or len(raw) > VALIDATED_BYTES_MAX
-            or not self._bound.isdisjoint(values)
+            or not self._requests.bound_headers.isdisjoint(values)
         ):
-            return self._checked(raw, values, call.caller)
+            return self._requests.read(raw, values, call.caller)
         # The message is shared by all who send the same bytes with the same token, so handlers must
         # not write into it.
         key = (self, raw, "" if service is None else service.service)
         request = user.validated_requests.get(key)
         if request is None:
-            request = self._checked(raw, {}, call.caller)
+            request = self._requests.read(raw, {}, call.caller)
             if len(user.validated_requests) >= VALIDATED_REQUESTS_MAX:
                 user.validated_requests.clear()
             user.validated_requests[key] = request
             user.charge(len(raw) + VALIDATED_ENTRY_BYTES)
-        return request
-
-    def _checked(self, raw: bytes, values: dict[str, str], caller: Caller) -> Any:
-        """The request, with what headers and the caller's claims say, when it keeps the rules of
-        the contract.
-        """
-        if len(raw) > self._request_bytes_max:
-            raise RequestTooLarge(f"The request must be at most {self._request_bytes_max} bytes.")
-        try:
-            request = self._parse(raw)
-        except DecodeError:
-            raise InvalidArgument("The request is not a message of this method.") from None
-        if len(raw) > CHECKED_FROM_BYTES:
-            self._bounds.check(request)
-        if self._headers:
-            self._fill_from_headers(request, values)
-        self._access.own(request, caller)
-        violations = violations_of(request)
-        problems = (
-            self._free_texts.problems(request)
-            if self._free_texts and caller.role is not Role.SERVICE
-            else {}
-        )
-        if violations or problems:
-            raise broken_rules(violations, problems)
         return request
 
     def _read(self, context: Any, call: Call) -> dict[str, str]:
@@ -395,103 +332,6 @@ class _Method:
         if ACCEPT_LANGUAGE in values:
             call.language = preferred(values[ACCEPT_LANGUAGE])
         return values
-
-    def _fill_from_headers(self, request: Any, values: dict[str, str]) -> None:
-        for header, field in self._headers:
-            value = values.get(header)
-            if isinstance(value, str) and not field.get(request):
-                field.set(request, value)
-
-    def _idempotency_key(self, key: str | None) -> str:
-        if key is None:
-            if self._idempotency is Idempotency.REQUIRED:
-                raise IdempotencyKeyMissing
-            return ""
-        if _KEY.fullmatch(key) is None:
-            raise InvalidArgument.of(
-                "Idempotency-Key", "expected 1 to 255 printable ASCII characters without spaces"
-            )
-        return key
-
-    def _refusal(
-        self, error: BaseException, context: Any, call: Call
-    ) -> tuple[int, status_pb2.Status | None]:
-        """gRPC code and what to send; None to let the exception go on its way."""
-        match error:
-            case AbortError():  # a handler of somebody else that aborts by itself
-                code = context.code()
-                return (int(code.value[0]) if code is not None else 13), None
-            case asyncio.CancelledError():
-                task = asyncio.current_task()
-                remaining = (
-                    0
-                    if task is None
-                    else task.uncancel()
-                    if call.cut is not None
-                    else task.cancelling()
-                )
-                if remaining:  # the client went away, its deadline passed, or the server stops
-                    call.refusal = "CANCELLED"
-                    return _CANCELLED, None
-                if call.cut is not None:
-                    status = self._status(call.cut, call)
-                else:
-                    log.error("stray_cancellation", method=self._path, exc_info=error)
-                    status = self._status(Conflict("The call was interrupted, try again."), call)
-            case MeshError():
-                status = self._status(error, call)
-            case Exception():
-                status = self._unexpected(error, call)
-            case _:
-                return 13, None
-        return status.code, status
-
-    def _status(self, error: MeshError, call: Call) -> status_pb2.Status:
-        if (
-            isinstance(error, RemoteError)
-            and not isinstance(error, UpstreamUnavailable)
-            and error.grpc_code in _REFUSES_US
-        ):
-            log.error(
-                "sibling_refuses_us", method=self._path, domain=error.domain, reason=error.reason
-            )
-            return self._internal(error, call)
-        status = to_status(
-            error,
-            package=self._package,
-            catalogue=self._catalogue,
-            money=self._money(error, call),
-            language=call.language,
-        )
-        if status is None:
-            return self._unexpected(error, call)
-        call.refusal = error.reason
-        return status
-
-    def _money(self, error: BaseException, call: Call) -> MoneyOutcome | None:
-        """What a refusal says of money that says nothing of it itself. We write down what we are
-        about to do before we ask anybody to move money, so a call that committed nothing moved
-        nothing. Any other may have; it is asked again with its key, or where repeating is
-        harmless."""
-        if not self._moves_money:
-            return None
-        # there another call with this key is at work
-        if not call.effects and not isinstance(error, IdempotencyKeyInUse):
-            return MoneyOutcome(Outcome.NOT_ATTEMPTED, safe_to_retry=True)
-        return MoneyOutcome(
-            Outcome.UNKNOWN, safe_to_retry=self._repeatable or bool(call.idempotency_key)
-        )
-
-    def _unexpected(self, error: BaseException, call: Call) -> status_pb2.Status:
-        log.error("unexpected", method=self._path, exc_info=error)
-        return self._internal(error, call)
-
-    def _internal(self, error: BaseException, call: Call) -> status_pb2.Status:
-        call.refusal = "INTERNAL"
-        texts = self._catalogue.texts(COMMON, "INTERNAL")
-        return internal_status(
-            call.trace.trace_id, money=self._money(error, call), texts=texts, language=call.language
-        )
 
     def _ended(self, call: Call, code: int, started: float) -> None:
         ended = monotonic()

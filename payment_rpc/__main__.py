@@ -21,8 +21,8 @@ from mesh.paging import PageTokens
 from mesh.process import run_process
 from mesh.purge import purge_worker
 from mesh.redis_client import open_redis
+from mesh.secret_files import read_secrets
 from mesh.server import MeshServer, serve
-from mesh.settings import read_secrets
 from payment_rpc.app import PaymentApp, PaymentConfig
 from payment_rpc.channels.sandbox import PUBLISHED_MD5_SECRET, SandboxChannel
 from payment_rpc.clients import Orders

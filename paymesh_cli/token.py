@@ -11,7 +11,7 @@ import jwt
 from mesh.auth import AUDIENCE, USER_LIFETIME_SECONDS_MAX, USER_TYPE, UserTokenIssuer
 from mesh.clock import SystemClock
 from mesh.ids import UlidIds
-from mesh.settings import read_secret
+from mesh.secret_files import read_secret
 from paymesh_cli.options import installation_option, load_settings
 from paymesh_cli.supervisor.installation import Installation
 

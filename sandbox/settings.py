@@ -9,7 +9,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, field_validator, model_validator
 
-from mesh.settings import MeshSettings, is_loopback, read_secret
+from mesh.secret_files import read_secret
+from mesh.settings import MeshSettings, is_loopback
 from sandbox.service import SandboxConfig
 
 PUBLISHED_MD5_SECRET = "ymall-payment-secret-key-2024"  # noqa: S105  # source 001 prints it in its README: it keeps no secret, it keeps curl lines working

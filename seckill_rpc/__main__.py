@@ -25,8 +25,8 @@ from mesh.ids import UlidIds
 from mesh.paging import PageTokens
 from mesh.process import run_process
 from mesh.purge import purge_worker
+from mesh.secret_files import read_secrets
 from mesh.server import MeshServer, Runs, serve
-from mesh.settings import read_secrets
 from seckill_rpc.app import RETRY_CONSTRAINTS, SeckillApp
 from seckill_rpc.clients import Allocations
 from seckill_rpc.domain.ticket import Tickets

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from mesh.discovery import Discovery, Registrar
-from mesh.discovery.consul import ConsulDiscovery, ConsulRegistrar
+from mesh.discovery.consul import ConsulDiscovery
+from mesh.discovery.consul_registrar import ConsulRegistrar
 from mesh.discovery.static import StaticDiscovery, StaticRegistrar
 from mesh.settings import MeshSettings
 

@@ -13,7 +13,8 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from mesh.discovery import Endpoint, Watch
-from mesh.discovery.consul import ConsulDiscovery, ConsulRegistrar
+from mesh.discovery.consul import ConsulDiscovery
+from mesh.discovery.consul_registrar import ConsulRegistrar
 from mesh.discovery.consul_transport import AsyncConsul
 from tests.support.fake_consul import FakeConsul
 

@@ -27,7 +27,7 @@ import payment_rpc.tables
 from mesh.audit import AuditTolerance
 from mesh.clock import SystemClock
 from mesh.db import Database
-from mesh.settings import read_secret
+from mesh.secret_files import read_secret
 from paymesh_cli.audit.parts import audit_databases
 from tests.e2e.mesh_processes import Answer, MeshProcesses, Person, wait_until
 from tests.support.databases import open_patiently

@@ -22,7 +22,7 @@ from mesh import migrations
 from mesh.auth import UserTokenIssuer
 from mesh.clock import SystemClock
 from mesh.ids import UlidIds
-from mesh.settings import read_secret
+from mesh.secret_files import read_secret
 from paymesh_cli.supervisor.installation import Installation
 from paymesh_cli.supervisor.plan import plan_mesh
 from paymesh_cli.supervisor.processes import ProcessPlan

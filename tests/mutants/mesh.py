@@ -728,7 +728,7 @@ _CALLS = [
     ),
     _pipeline(
         "a request with a bound header is not remembered",
-        old=" or not self._bound.isdisjoint(values)",
+        old=" or not self._requests.bound_headers.isdisjoint(values)",
         new="",
         fails=_in_pipeline("test_a_bound_header_fills_a_request_that_came_without_it_before"),
     ),

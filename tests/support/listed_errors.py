@@ -24,8 +24,9 @@ from gateway.app import Gateway
 from gateway.handlers import RouteHandler
 from gateway.openapi.refusals import refusals_of
 from gateway.schema import Method, load_schema
-from mesh import pipeline
+from mesh import pipeline, refusals
 from mesh.errors import MeshError, RemoteError, UpstreamUnavailable
+from mesh.refusals import Refusals
 from mesh.wire_errors import COMMON
 
 SERVICES = ("payment_rpc", "order_rpc", "seckill_rpc")
@@ -69,15 +70,26 @@ def watch_servers(patch: pytest.MonkeyPatch) -> None:
     """What leaves the pipeline around our own servicers; those of tests refuse as a test needs
     it.
     """
-    refusal = pipeline._Method._refusal
+    init = pipeline._Method.__init__
 
-    def watched(self: Any, *args: Any) -> Any:
-        code, status = refusal(self, *args)
-        if status is not None and self._behaviour.__module__.startswith(SERVICES):
+    def watched(self: Any, *args: Any) -> None:
+        init(self, *args)
+        if self._behaviour.__module__.startswith(SERVICES):
+            self._refusals = _WatchedRefusals(self._refusals, self._path)
+
+    patch.setattr(pipeline._Method, "__init__", watched)
+
+
+class _WatchedRefusals:
+    def __init__(self, refusals: Refusals, path: str) -> None:
+        self._refusals = refusals
+        self._path = path
+
+    def status_of(self, *args: Any) -> Any:
+        code, status = self._refusals.status_of(*args)
+        if status is not None:
             note(frozenset({self._path}), reason_of(status))
         return code, status
-
-    patch.setattr(pipeline._Method, "_refusal", watched)
 
 
 # A use case of an RPC
@@ -125,7 +137,7 @@ def leaving(error: MeshError, package: str) -> Reason:
     if isinstance(error, RemoteError) and not isinstance(error, UpstreamUnavailable):
         return (
             (COMMON, "INTERNAL")
-            if error.grpc_code in pipeline._REFUSES_US
+            if error.grpc_code in refusals._REFUSES_US
             else (error.domain, error.reason)
         )
     spec = SCHEMA.errors.find(package, error.reason)

@@ -11,7 +11,7 @@ import json
 import pytest
 
 from mesh.discovery import Endpoint
-from mesh.discovery.consul import ConsulRegistrar
+from mesh.discovery.consul_registrar import ConsulRegistrar
 from mesh.discovery.consul_transport import AsyncConsul, ConsulUnavailable
 from mesh.errors import Unavailable
 from tests.builders.consul import GRPC_SERVICE, META, TOKEN, Registry, announce, until

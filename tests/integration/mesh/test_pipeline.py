@@ -271,7 +271,7 @@ async def test_what_is_too_long_is_refused_before_its_rules_are_judged(
 
     async with stub_of(world) as stub:
         await stub.Browse(EchoRequest())
-        monkeypatch.setattr("mesh.pipeline.violations_of", judged)
+        monkeypatch.setattr("mesh.requests.violations_of", judged)
         error = await refusal(stub.Browse(request_))
         assert (error.reason, list(error.fields)) == (reason, [field])
 

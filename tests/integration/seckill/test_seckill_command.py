@@ -16,8 +16,9 @@ from mesh import migrations
 from mesh.auth import UserTokens
 from mesh.clock import SystemClock
 from mesh.errors import Unavailable
+from mesh.secret_files import read_secret
 from mesh.server import MeshServer
-from mesh.settings import MeshSettings, read_secret
+from mesh.settings import MeshSettings
 from paymesh_cli import paymesh
 from paymesh_cli.supervisor.installation import Installation, RunningMesh
 from seckill_rpc.redis.connection import UnsafeRedis, open_admission_redis

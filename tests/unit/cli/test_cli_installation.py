@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from mesh.auth import CallerTokens
-from mesh.settings import MeshSettings, read_secret
+from mesh.secret_files import read_secret
+from mesh.settings import MeshSettings
 from paymesh_cli.supervisor.installation import (
     CALLERS,
     SECRETS,

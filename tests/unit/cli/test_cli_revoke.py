@@ -12,7 +12,8 @@ from mesh.auth import UserTokenIssuer, UserTokens
 from mesh.clock import SystemClock
 from mesh.errors import TokenInvalid
 from mesh.ids import UlidIds
-from mesh.settings import MeshSettings, read_secret
+from mesh.secret_files import read_secret
+from mesh.settings import MeshSettings
 from paymesh_cli import paymesh
 from paymesh_cli.revoke import add_line
 from paymesh_cli.supervisor.installation import Installation

@@ -7,7 +7,7 @@ from click.testing import CliRunner, Result
 
 from mesh.auth import Role, UserTokens
 from mesh.clock import SystemClock
-from mesh.settings import read_secret
+from mesh.secret_files import read_secret
 from paymesh_cli import paymesh
 from paymesh_cli.supervisor.installation import Installation
 

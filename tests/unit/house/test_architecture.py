@@ -95,7 +95,8 @@ MAY_ASK_THE_SYSTEM = {
     "mesh/attempts.py random": "spreads retries",
     "mesh/client.py random": "spreads retries",
     "mesh/replicas.py random": "picks two endpoints to choose the less busy one from",
-    "mesh/discovery/consul.py random": "spreads servers that register after an outage of Consul",
+    "mesh/discovery/consul.py random": "spreads watches that ask after an outage of Consul",
+    "mesh/discovery/consul_registrar.py random": "spreads servers that register after an outage of Consul",
     "seckill_rpc/redis/wakeups.py random": "spreads looks at Redis",
     "paymesh_cli/supervisor/installation.py secrets": "makes the keys of an installation; runs in the "
     "command line only",

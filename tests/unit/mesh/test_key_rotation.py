@@ -27,7 +27,8 @@ from mesh.auth import CallerTokens, UserTokens
 from mesh.errors import TokenInvalid
 from mesh.files import Reloaded
 from mesh.revocations import Revocations
-from mesh.settings import MeshSettings, read_secret, read_secrets
+from mesh.secret_files import read_secret, read_secrets
+from mesh.settings import MeshSettings
 from tests.support.fakes import EPOCH, FakeClock, FakeIds
 
 NOW = int(EPOCH.timestamp())

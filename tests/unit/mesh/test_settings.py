@@ -7,7 +7,8 @@ from pydantic import ValidationError
 from redis import Redis
 from sqlalchemy import make_url
 
-from mesh.settings import MeshSettings, SettingsRefused, is_loopback, read_secret, read_settings
+from mesh.secret_files import read_secret
+from mesh.settings import MeshSettings, SettingsRefused, is_loopback, read_settings
 
 
 class PaymentSettings(MeshSettings):
