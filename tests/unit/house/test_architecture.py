@@ -698,3 +698,17 @@ def test_the_page_on_architecture_names_every_module_of_mesh_and_tests_that_exis
         )
         == []
     )
+
+
+def test_the_docstring_of_mesh_has_one_line_per_module() -> None:
+    named = re.findall(
+        r"^    ([a-z_]+) +\S",
+        ast.get_docstring(tree_of(ROOT / "mesh/__init__.py"), clean=False) or "",
+        re.MULTILINE,
+    )
+    modules = [
+        path.stem
+        for path in (ROOT / "mesh").iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").is_file()
+    ]
+    assert sorted(named) == sorted(set(modules) - {"__init__"})

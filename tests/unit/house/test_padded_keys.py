@@ -22,7 +22,7 @@ import order_rpc.tables
 import payment_rpc.tables
 import seckill_rpc.tables
 from gateway.schema import load_schema
-from mesh import pipeline
+from mesh import requests
 from mesh.caller_tokens import _SERVICE
 from mesh.claims import MERCHANT_ID, ClaimNames, read_claims, subject_of
 from mesh.clock import SystemClock
@@ -210,7 +210,7 @@ def test_who_somebody_is_never_ends_with_a_space() -> None:
 
 
 def test_an_idempotency_key_has_no_spaces() -> None:
-    assert pipeline._KEY.fullmatch("key ") is None
+    assert requests._KEY.fullmatch("key ") is None
 
 
 def test_ids_of_ours_have_no_spaces() -> None:
