@@ -88,7 +88,7 @@ class ErrorCatalogue:
         ones.
         """
         enums = []
-        for package in {*packages, COMMON}:
+        for package in sorted({*packages, COMMON}):  # /openapi.json is the same in every process
             if pool is None:
                 _import_errors(package)
             try:
