@@ -1,4 +1,4 @@
-"""Who may do what: the rules and the ownership of one method, applied to a caller and a request."""
+"""Authorises calls: applies the roles and the ownership rules of a method to caller and request."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class TextField:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.get: Callable[[Any], str] = attrgetter(path)  # "" when a message on the way is not set
+        self.get: Callable[[Any], str] = attrgetter(path)  # "" when an enclosing message is not set
         *parents, self._last = path.split(".")
         self._parents = tuple(parents)
 
     def set(self, message: Message, text: str) -> None:
-        """Sets the value and every message on the way."""
+        """Sets the value, and creates the enclosing messages."""
         target: Any = message
         for name in self._parents:
             target = getattr(target, name)
@@ -36,7 +36,7 @@ class TextField:
 
 
 class Access:
-    """The door of one method."""
+    """The access rules of one method."""
 
     __slots__ = ("_kind", "_merchant", "_public", "_services", "_user", "_user_roles")
 
@@ -51,13 +51,12 @@ class Access:
         )
 
     def admit(self, user: UserClaims | None, service: CallerClaims | None) -> Caller:
-        """The caller with the widest role that the method admits. A person's token decides before
-        that of the service which passes it on, so that a service gains nothing by a user's call and
-        a user nothing by the service that carries it.
+        """The caller with the widest role that the method admits. The user token is checked before
+        the token of the service that forwards it, so that neither gains rights from the other.
 
         Raises:
-            Unauthenticated: nobody is known and the method is not public. PermissionDenied:
-                somebody is known and no rule admits them.
+            Unauthenticated: the call has no token and the method is not public.
+            PermissionDenied: the call has a token and no rule admits it.
         """
         if user is not None:
             callers = user.callers
@@ -74,11 +73,11 @@ class Access:
         raise PermissionDenied
 
     def own(self, request: Message, caller: Caller) -> None:
-        """Fills the owner's fields from the caller, or refuses a request that names somebody else.
+        """Fills the owner fields from the caller, or refuses a request that names another owner.
 
         Raises:
             PermissionDenied: the request names another owner; names the field.
-            NotFound: it names another tenant on a method that looks up a row, so that nobody learns
+            NotFound: the same on a method that looks up a row, so that callers cannot find out
                 which tenants exist.
         """
         role = caller.role

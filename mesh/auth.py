@@ -1,9 +1,9 @@
-"""Who calls. A user token says which person, a caller token says which sibling service; each is
-checked by every server for itself.
+"""Authenticates users. A user token identifies the person, a caller token (`mesh.caller_tokens`)
+the sibling service; every server verifies both.
 
-The decoder takes the algorithm from our own key record, never from the token, and reads claims with
-exact types: PyJWT alone accepts a token without `exp`, or with `exp` as text. Keys, revoked tokens
-and callers' keys are read again when their files change.
+The decoder takes the algorithm from our own key record, never from the token. It reads claims with
+exact types, because PyJWT alone accepts a token without `exp`, or with `exp` as text. Keys, revoked
+tokens and the keys of callers are read again when their files change.
 """
 
 from __future__ import annotations
@@ -48,16 +48,16 @@ __all__ = [
 
 USER_TYPE: Final = "at+jwt"  # RFC 9068
 AUDIENCE: Final = "paymesh"
-ISSUER: Final = "the issuer of user tokens"  # its name where clocks are compared
-LEEWAY_SECONDS = 30  # clocks of two machines, for tokens of users
+ISSUER: Final = "the issuer of user tokens"  # source name in `ClockWatch`
+LEEWAY_SECONDS = 30  # clock skew that is tolerated for user tokens
 USER_LIFETIME_SECONDS_MAX = 24 * 3600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserClaims:
-    """A verified user token. `callers` has the caller that it makes for every role that it holds
-    (and PUBLIC), `asked` what the pipeline worked out about requests that it came with, for as long
-    as the token is remembered."""
+    """A verified user token. `callers` has the caller for each of its roles and for PUBLIC.
+    `validated_requests` caches what the pipeline found about its requests, for as long as the token
+    is cached."""
 
     subject: str
     merchant_id: str
@@ -68,7 +68,7 @@ class UserClaims:
     validated_requests: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
     charge: Callable[[int], None] = field(
         default=lambda _: None, repr=False, compare=False
-    )  # counts bytes that are put into `asked`
+    )  # counts bytes that are put into `validated_requests`
 
 
 class UserTokens:
@@ -104,12 +104,12 @@ class UserTokens:
     def from_settings(
         cls, settings: MeshSettings, *, clock: Clock, watch: ClockWatch | None = None
     ) -> UserTokens:
-        """Reads the key files of the settings; without any, every token is refused.
+        """Reads the key files of the settings. Without any, every token is refused.
 
         Raises:
-            ValueError: a secret that is too short, a JWKS without a usable key or with a private
-                one, a list of revoked tokens that is not understood. OSError: a file cannot be
-                read.
+            ValueError: a secret is too short, a JWKS has no usable key or has a private one, or the
+                list of revoked tokens cannot be parsed.
+            OSError: a file cannot be read.
         """
         secret_file, jwks_file, revoked_file = (
             settings.user_token_secret_file,
@@ -162,12 +162,13 @@ class UserTokens:
         """The claims of a token.
 
         Raises:
-            TokenExpired: it was good once. TokenInvalid: anything else. ClockSkewed: our clock
-                looks wrong, another replica may know better.
+            TokenExpired: it was valid once.
+            TokenInvalid: anything else.
+            ClockSkewed: our clock looks wrong; another replica may accept the token.
         """
         keys, revocations = self._keys.get(), self._revocations.get()
         versions = self._versions()
-        if versions != self._seen:  # what was true of a token may not be any more
+        if versions != self._seen:  # a cached token may have become invalid
             self._seen = versions
             self._remembered.clear()
         moment = self._monotonic()
@@ -239,7 +240,7 @@ def _read_user_keys(secret_file: Path | None, jwks_file: Path | None) -> dict[st
 
 
 class UserTokenIssuer:
-    """Makes user tokens in development and tests. Production has an identity provider."""
+    """Issues user tokens in development and tests. Production uses an identity provider."""
 
     def __init__(self, secret: bytes, *, clock: Clock, ids: Ids, issuer: str = "paymesh") -> None:
         """Raises ValueError for a secret below 32 bytes."""

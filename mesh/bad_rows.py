@@ -1,9 +1,9 @@
-"""Rows of which one may be bad: it cannot be read (changed by hand, damaged, written by a version
-that is gone), or its step raises. It stops no
-other: it is told to people, and left out for a while, so that those behind it are reached.
+"""Quarantines bad rows, so that they do not block the rows after them. A row is bad when it cannot
+be read (changed by hand, damaged, written by a version that is gone) or its step raises. It raises
+an alert and is skipped for a while.
 
-What is left out is known to this process alone. A mark in the row would have to be written, and a
-row that breaks a rule of its table refuses that.
+The quarantine is kept in the memory of this process. A mark in the row would need an UPDATE, which
+fails for a row that violates a constraint of its table.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from mesh.db.keys import one_of_keys
 from mesh.errors import Conflict, OutcomeUnknown, Unavailable
 from mesh.failpoints import FailpointRaised
 
-PAUSE_FIRST_SECONDS = 30.0  # a disk that is full makes every row look bad, and not for long
-PAUSE_MAX_SECONDS = 600.0  # a row that was mended is taken within ten minutes
-QUARANTINE_MAX = 5000  # per worker; beyond it those that wait longest are tried again
-LOST_ALONE_MAX = 3  # rounds that one row may take by itself without an end
-TOLD_MAX = 1000  # rows of lists whose last alert is remembered
+PAUSE_FIRST_SECONDS = 30.0  # short: a full disk makes every row look bad for a moment
+PAUSE_MAX_SECONDS = 600.0  # a repaired row is processed within ten minutes
+QUARANTINE_MAX = 5000  # rows per worker; beyond it the oldest entries are tried again
+LOST_ALONE_MAX = 3  # consecutive rounds in which one row alone may fail without a result
+TOLD_MAX = 1000  # unreadable rows of lists whose last alert is remembered
 
-# Not the row's fault: the whole round is tried again. A failpoint stands for a process that dies.
+# Not caused by the row: the whole round is tried again. A failpoint simulates a process that dies.
 _TRANSIENT = (Unavailable, OutcomeUnknown, Conflict, FailpointRaised)
 
 Key = tuple[Any, ...]
@@ -46,7 +46,7 @@ _BAD = Counter(
 
 
 class Quarantine:
-    """The rows that a worker does not take for now."""
+    """The rows that a worker skips for now."""
 
     def __init__(
         self, worker: str, *columns: Column[Any], monotonic: Monotonic = time.monotonic
@@ -55,7 +55,7 @@ class Quarantine:
         self._worker = worker
         self.columns = columns
         self._monotonic = monotonic
-        # when it is over, and how long it was; the one that was added last stands last
+        # end and length of the pause; the entry that was added last is last
         self._until: dict[Key, tuple[Seconds, Seconds]] = {}
         self._bad = _BAD.labels(worker)
 
@@ -64,9 +64,9 @@ class Quarantine:
         return tuple(getattr(row, column.name) for column in self.columns)
 
     def narrow(self, statement: Select[Any]) -> Select[Any]:
-        """A query of the worker's rows, without those that are left out."""
+        """Excludes the quarantined rows from a query of the worker's rows."""
         now = self._monotonic()
-        # taken since, or gone
+        # these were processed since, or deleted
         for key in [
             key for key, (until, _) in self._until.items() if until + PAUSE_MAX_SECONDS < now
         ]:
@@ -75,12 +75,12 @@ class Quarantine:
         return statement.where(~one_of_keys(self.columns, keys)) if keys else statement
 
     def __contains__(self, key: Key) -> bool:
-        """Whether a row is left out now."""
+        """Whether a row is quarantined now."""
         return key in self._until and self._until[key][0] > self._monotonic()
 
     def add(self, key: Key, error: BaseException) -> None:
-        """Leaves a row out, longer each time, because of an error; people are told unless time
-        alone may heal it.
+        """Quarantines a row because of an error, longer each time. Raises an alert unless the error
+        is transient.
         """
         _, pause = self._until.pop(key, (0.0, PAUSE_FIRST_SECONDS / 2))
         pause = min(pause * 2, PAUSE_MAX_SECONDS)
@@ -103,8 +103,8 @@ Take = Callable[[AsyncConnection, Sequence[Any]], Awaitable[Sequence[Made]]]
 
 
 class RowBatches(Generic[Made]):
-    """Takes the rows that are due: a batch in one transaction; when that raises, the same rows one
-    by one.
+    """Processes the rows that are due, a batch in one transaction. When that raises, it processes
+    the same rows one by one.
     """
 
     def __init__(
@@ -112,24 +112,24 @@ class RowBatches(Generic[Made]):
     ) -> None:
         """
         Args:
-            most: rows of one transaction.
-            due: the query of at most so many rows that are due, in their order.
-            take: the step of rows that were found, in the same transaction.
+            most: maximum number of rows in one transaction.
+            due: returns the ordered query of at most so many rows that are due.
+            take: processes the rows that were found, in the same transaction.
         """
         self._db = db
         self._quarantine = quarantine
         self._size = BatchSize(most)
         self._due = due
         self._take = take
-        # of each round in a row that found one row and came to no end
+        # the row of each consecutive round that found one row and gave no result
         self._lost_alone: list[Key] = []
 
     async def run(self) -> list[Made]:
-        """One round; what `take` returned for the rows that could be taken.
+        """Runs one round and returns what `take` returned for the rows that it could process.
 
         Raises:
-            Unavailable, OutcomeUnknown, Conflict: nothing is known to be done. What the database
-                says of the query, when that is to blame.
+            Unavailable, OutcomeUnknown, Conflict: nothing is known to be done.
+            Exception: the database's error, when the query itself fails.
         """
         found: list[Key] = []
         try:
@@ -138,7 +138,7 @@ class RowBatches(Generic[Made]):
             self._blame(found, error)
             raise
         except Exception:
-            if not found:  # perhaps one of them holds what not even its column can
+            if not found:  # perhaps a value of one row cannot be decoded
                 found = await self._db.run(self._keys, self._size.rows)
             if not found:
                 raise
@@ -148,8 +148,8 @@ class RowBatches(Generic[Made]):
         return await self._one_by_one(tuple(found))
 
     def _blame(self, found: Sequence[Key], error: Exception) -> None:
-        """The database answered what is due, and one row alone takes longer than it may, again and
-        again: it gives its place to others.
+        """Quarantines a row that alone failed to give a result in LOST_ALONE_MAX consecutive
+        rounds, although the query of due rows worked.
         """
         if len(found) == 1:
             self._lost_alone = [*self._lost_alone, found[0]][-LOST_ALONE_MAX:]
@@ -164,7 +164,7 @@ class RowBatches(Generic[Made]):
             except _TRANSIENT:
                 if not done:
                     raise
-                break  # what was taken is not forgotten; the next round goes on
+                break  # returns what was done; the next round continues
             except Exception as error:  # noqa: BLE001  logged with the row's key
                 self._quarantine.add(key, error)
         return done
@@ -194,12 +194,12 @@ _told: dict[tuple[str, str], Seconds] = {}
 def readable_rows(
     rows: Iterable[Found], make: Callable[[Found], Made], *, of: str, key: Callable[[Found], object]
 ) -> list[Made]:
-    """What can be made of rows, in their order. One of which nothing can be made is left out;
-    people are told, every ten minutes.
+    """Converts rows, in their order. A row for which `make` raises is left out, with an alert for
+    it every ten minutes at most.
 
     Args:
         of: what the rows are, e.g. the name of their table.
-        key: names a row.
+        key: returns the key of a row for the log.
     """
     made = []
     for row in rows:
@@ -218,10 +218,10 @@ async def readable_page(
     key: Callable[[Found], object],
     limit: int,
 ) -> list[Made]:
-    """As many readable rows as a list asks for: a row less would look like its end.
+    """Reads on until `limit` readable rows are found: a shorter page would look like the last one.
 
     Args:
-        fetch: rows after one (None: the first ones), at most so many.
+        fetch: returns at most so many rows after a given one (None: the first ones).
         of, key: as for `readable_rows`.
     """
     made: list[Made] = []

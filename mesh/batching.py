@@ -1,9 +1,9 @@
-"""Group commit: calls for the same key that arrive while work of that key is under way share the
-next batch. Answers stay individual, a lone call waits for nobody, and a batch that fails as a whole
-is done again one by one, in the order of arrival.
+"""Does group commit: calls for the same key that arrive while a batch of that key runs share the
+next batch. Each call gets its own result. A single call does not wait for others. A batch that
+fails as a whole is run again one by one, in the order of arrival.
 
-A caller that went away, or whose deadline passed, before its batch began takes no part in it. Who
-goes away later takes only itself away.
+A call that is cancelled, or whose deadline passes, before its batch begins is left out of it. A
+later cancellation does not affect the other calls of the batch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Generic, TypeVar
 from mesh.call import CURRENT, Call, calling, current_call
 from mesh.errors import DeadlineExceeded, MeshError, Unavailable
 
-WAITING_MAX = 2000  # per key: more than this is not served within any deadline
+WAITING_MAX = 2000  # per key: more cannot be served within any deadline
 BATCH_SECONDS = 5.0  # deadline of a batch whose callers have none, e.g. in a worker
 RETRY_AFTER_SECONDS = 1.0
 
@@ -35,7 +35,7 @@ class _Waiting(Generic[W, R]):
     call: Call | None
 
     def is_gone(self) -> bool:
-        """True for one that nobody waits for any more. One that is too late hears so."""
+        """Whether the caller no longer waits. Past the deadline it gets DeadlineExceeded here."""
         if not self.answer.done() and self.call is not None and self.call.remaining_seconds() <= 0:
             self.answer.set_exception(DeadlineExceeded())
         return self.answer.done()
@@ -51,8 +51,8 @@ class Batching(Generic[K, W, R]):
         batch_max: int,
         waiting_max: int = WAITING_MAX,
     ) -> None:
-        """`run` does a batch in one transaction: an answer or a refusal for each, or an exception
-        for all of them.
+        """`run` does a batch in one transaction. It returns a result or an error for each, or
+        raises for all of them.
         """
         self.batch_max = batch_max
         self._run = run
@@ -62,12 +62,12 @@ class Batching(Generic[K, W, R]):
 
     async def do(self, key: K, work: W, *, exclusive_key: str = "") -> R:
         """Does one piece of work, in a batch with others of its key. Two with the same
-        `exclusive_key` never share a batch; "" is none.
+        `exclusive_key` never share a batch; "" is no key.
 
         Raises:
-            Unavailable: too many wait for this key; nothing was done. DeadlineExceeded: its turn
-                did not come in time; nothing was done.
-            Whatever refuses this work.
+            Unavailable: too many wait for this key; nothing was done.
+            DeadlineExceeded: its batch did not begin in time; nothing was done.
+            MeshError: the error of this work.
         """
         waiting: _Waiting[W, R] = _Waiting(
             work, exclusive_key, asyncio.get_running_loop().create_future(), current_call()
@@ -75,8 +75,8 @@ class Batching(Generic[K, W, R]):
         queue = self._waiting.get(key)
         if queue is None:
             self._waiting[key] = deque([waiting])
-            # A task and a context of its own: a caller that goes away cuts nobody else's work, and
-            # nothing of a batch is written into its call.
+            # In its own task and context: a caller that is cancelled does not cancel the work of
+            # others, and a batch does not modify the first caller's `Call`.
             task = asyncio.create_task(self._drain(key), context=Context())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -118,7 +118,7 @@ class Batching(Generic[K, W, R]):
             return
         try:
             results: Sequence[R | BaseException] = await self._run_for(batch)
-        except Exception as problem:  # noqa: BLE001  of the batch or of its only work; each hears its own
+        except Exception as problem:  # noqa: BLE001  of the batch or of its only work; each caller gets its own
             if len(batch) > 1:
                 for waiting in batch:
                     if not waiting.is_gone():
@@ -126,7 +126,7 @@ class Batching(Generic[K, W, R]):
                 return
             results = [problem]
         for waiting, result in zip(batch, results, strict=True):
-            if waiting.answer.done():  # its caller went away meanwhile
+            if waiting.answer.done():  # its caller was cancelled meanwhile
                 continue
             if isinstance(result, BaseException):
                 waiting.answer.set_exception(result)
@@ -134,8 +134,8 @@ class Batching(Generic[K, W, R]):
                 waiting.answer.set_result(result)
 
     async def _run_for(self, batch: Sequence[_Waiting[W, R]]) -> Sequence[R | MeshError]:
-        """Runs a batch as a call that lasts as long as the most patient of its callers; alone it
-        runs as its caller's call.
+        """Runs a batch as a call with the latest deadline of its callers. A batch of one runs as
+        the call of its caller.
         """
         calls = [waiting.call for waiting in batch if waiting.call is not None]
         works = [waiting.work for waiting in batch]
@@ -151,6 +151,6 @@ class Batching(Generic[K, W, R]):
             try:
                 return await self._run(works)
             finally:
-                if shared.effects:  # of the one transaction that all of them were in
+                if shared.effects:  # of the transaction that all of them share
                     for call in calls:
                         call.effects = True

@@ -1,9 +1,9 @@
-"""What a request may hold at most: length of its lists, maps, texts and bytes, and the size of the
-whole on the wire.
+"""Checks the size of requests: the length of lists, maps, strings and bytes, and the size of the
+whole message on the wire.
 
-The bounds are those of buf.validate, read once at start. They are looked at before the rules are:
-protovalidate judges every item of a list before anybody counts them, so a list of 340 000 empty
-items would stop the process for half a minute. A field without a bound stops the start.
+The bounds are those of buf.validate, read once at start. They are checked before the other rules,
+because protovalidate validates every item of a list before it counts them: a list of 340 000 empty
+items would block the process for half a minute. A field without a bound is an error at start.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from paymesh.options.v1 import options_pb2
 
 from mesh.errors import InvalidArgument
 
-# a smaller message cannot hold enough to be worth counting before its rules are judged
+# a smaller message is cheap to validate, so its items are not counted first
 CHECKED_FROM_BYTES: Final = 256
-UNKNOWN_BYTES_MAX: Final = 1024  # of fields that a newer caller knows and we do not
+UNKNOWN_BYTES_MAX: Final = 1024  # for fields that are newer than this version
 
 _VALIDATE: Final = "buf.validate.field"
 _TAG_BYTES: Final = 3  # of a field with a number below 2^18
@@ -32,20 +32,18 @@ _TIMES: Final = frozenset({"google.protobuf.Timestamp", "google.protobuf.Duratio
 
 
 class BoundMissing(ValueError):
-    """A field may grow without end. The message names every such field."""
+    """A field has no bound. The message names every such field."""
 
 
 class Bounds:
-    """The bounds of one message type. `bytes_max` is the size of the largest message that keeps
-    them.
-    """
+    """The bounds of one message type. `bytes_max` is the size of the largest valid message."""
 
     def __init__(self, descriptor: Descriptor) -> None:
-        """Reads the rules beside the fields.
+        """Reads the rules of the fields.
 
         Raises:
-            BoundMissing: a list, map, text or bytes without a bound, or a message that may hold
-                itself.
+            BoundMissing: a list, map, string or bytes field without a bound, or a recursive
+                message type.
         """
         reader = _Reader()
         self._fields = reader.fields(descriptor, "")
@@ -56,17 +54,17 @@ class Bounds:
         self.bytes_max = sum(field.bytes_max for field in self._fields)
 
     def check(self, message: Message) -> None:
-        """Counts, and judges nothing else.
+        """Checks lengths and sizes only.
 
         Raises:
-            InvalidArgument: something is longer than it may be; names the first such field.
+            InvalidArgument: a field is too long; names the first such field.
         """
         _check(message, self._fields, "")
 
 
 def request_bytes_max(descriptor: Descriptor, declared: int = 0) -> int:
-    """The largest request that is read at all: what a method declares, else what its fields allow
-    and some room for those that we do not know.
+    """The size of the largest request that is read: what the method declares, else what its fields
+    allow and UNKNOWN_BYTES_MAX.
 
     Raises:
         BoundMissing: see `Bounds`.
@@ -76,7 +74,7 @@ def request_bytes_max(descriptor: Descriptor, declared: int = 0) -> int:
 
 
 class _Field:
-    """One field that can be too long, or a message that has one."""
+    """One field that can be too long, or a message field that contains one."""
 
     __slots__ = (
         "bytes_max",
@@ -95,19 +93,19 @@ class _Field:
         self.is_map = _is_map(field)
         self.is_list = field.is_repeated and not self.is_map
         self.items_max = 1
-        self.length_max: int | None = None  # of a text in characters, of bytes in bytes
+        self.length_max: int | None = None  # of a string in characters, of bytes in bytes
         self.unit = "bytes" if field.type == FieldDescriptor.TYPE_BYTES else "characters"
-        self.weighed: int | None = None  # a foreign message: largest size
+        self.weighed: int | None = None  # maximum size of a message of a foreign package
         self.inner: tuple[_Field, ...] = ()
         self.bytes_max = 0
 
 
 class _Reader:
-    """Reads the fields of a message type and of those inside it."""
+    """Reads the fields of a message type and of its nested types."""
 
     def __init__(self) -> None:
         self.problems: list[str] = []  # paths of fields without a bound
-        self._above: list[str] = []  # message types around the present one
+        self._above: list[str] = []  # the message types that enclose the current one
 
     def fields(
         self,
@@ -115,8 +113,8 @@ class _Reader:
         path: str,
         rules: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> tuple[_Field, ...]:
-        """`rules` stand in for those of the fields, by name: the rules of keys and values of a map
-        stand beside the map."""
+        """The fields of a type. `rules`, by field name, replace those of the fields: a map declares
+        the rules of its keys and values itself."""
         self._above.append(descriptor.full_name)
         fields = tuple(
             self._field(
@@ -146,7 +144,7 @@ class _Reader:
     def _content_bytes(
         self, descriptor: FieldDescriptor, field: _Field, path: str, rules: Mapping[str, Any]
     ) -> int:
-        """The size of one item; fills in how it is checked."""
+        """The maximum size of one item; fills in how it is checked."""
         match descriptor.type:
             case FieldDescriptor.TYPE_MESSAGE:
                 return self._message_bytes(descriptor, field, path, rules)
@@ -187,7 +185,7 @@ class _Reader:
         return value or 0
 
     def _text_bound(self, rules: Mapping[str, Any], path: str) -> tuple[int, int]:
-        """The longest text in characters and in bytes."""
+        """The length of the longest string in characters and in bytes."""
         bounds = []
         if "in" in rules or "const" in rules:
             words = [*rules.get("in", ()), *([rules["const"]] if "const" in rules else ())]
@@ -205,26 +203,26 @@ class _Reader:
 
 
 def options_of(field: FieldDescriptor) -> options_pb2.FieldPolicy:
-    """What a field declares about itself."""
+    """The policy options that a field declares."""
     policy: options_pb2.FieldPolicy = field.GetOptions().Extensions[options_pb2.field]
     return policy
 
 
 def _width(pattern: str) -> int | None:
-    """The longest text that a pattern matches as a whole; None for one that has no end, or is not
-    about the whole.
+    """The length of the longest string that a pattern matches; None when it is unbounded, or the
+    pattern is not anchored at both ends.
     """
     if not (pattern.startswith("^") and pattern.endswith("$")):
         return None
-    # Python has no public name for its parser of patterns; this one is the same since 3.11.
+    # Python has no public API for its pattern parser; this one is unchanged since 3.11.
     width: int = re._parser.parse(pattern).getwidth()[1]  # type: ignore[attr-defined]  # noqa: SLF001
     return width if width < 2**31 else None
 
 
 def is_ascii(pattern: str) -> bool:
-    """Whether a pattern of the contract names its characters one by one or in ranges, all of them
-    ASCII: then it matches nothing else."""
-    # no escaped backslash is left to be taken for the beginning of something
+    """Whether a pattern of the contract matches ASCII characters only, because it lists all of its
+    characters one by one or in ranges."""
+    # without escaped backslashes, so that none is read as the start of another escape
     named = pattern.replace(r"\\", "")
     outside = re.sub(r"\[(?:\\.|[^\]\\])*\]", "", named)
     return (

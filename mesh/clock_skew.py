@@ -1,12 +1,11 @@
-"""Clocks of machines that differ. Others tell us the time without meaning to: siblings in the
-tokens by which they name themselves, the issuer of user tokens, the database. From what several of
-them say follows whose clock is wrong.
+"""Detects clock skew between machines. Timestamps come from the caller tokens of siblings, from the
+issuer of user tokens and from the database. Comparing several of these sources shows whose clock is
+wrong.
 
-A token that is refused only because clocks differ is not the caller's fault: `ClockSkewed` is
-UNAVAILABLE, nothing was done, and the caller's channel asks another replica. A process whose own
-clock looks wrong answers so instead of calling good tokens invalid. It keeps serving what does not
-depend on its clock: were the database's clock the wrong one, a mesh that stops serving would stop
-as a whole.
+A token that is refused only because of clock skew is not the caller's fault. `ClockSkewed` is
+UNAVAILABLE, nothing was done, and the caller's channel tries another replica. A process whose own
+clock looks wrong raises it instead of rejecting good tokens as invalid. It keeps serving everything
+else: if the database's clock were the wrong one, all processes of the mesh would stop serving.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ from prometheus_client import Gauge
 from mesh.errors import Unavailable
 from mesh.logs import get_logger
 
-TOLERANCE_SECONDS = 30  # clocks that are kept by NTP differ by less than one
-OPINION_SECONDS = 300  # how long what somebody said about the time counts
+TOLERANCE_SECONDS = 30  # clocks synchronised by NTP differ by less than one second
+OPINION_SECONDS = 300  # how long an observed offset counts
 LOG_PAUSE_SECONDS = 60
-UNSERVED: Final = "unserved"  # in the metadata of a refusal: nobody looked at the call
+UNSERVED: Final = "unserved"  # in the metadata of a refusal: the call was not processed
 
 log = get_logger()
 _OFFSET = Gauge(
@@ -49,7 +48,7 @@ class _Opinion:
 
 
 class ClockWatch:
-    """What others say about the time."""
+    """The clock offsets observed from other sources."""
 
     def __init__(self, *, now: Callable[[], float] = monotonic) -> None:
         self._now = now
@@ -57,8 +56,8 @@ class ClockWatch:
         self._log_at: dict[str, float] = {}
 
     def heard(self, source: str, ahead_seconds: float) -> None:
-        """The clock of `source` is ahead of ours by so much, or behind when negative. Sources are
-        few: services, the issuer of user tokens, the database."""
+        """Records how far the clock of `source` is ahead of ours; negative when it is behind.
+        Sources are few: services, the issuer of user tokens, the database."""
         now = self._now()
         known = self._opinions.get(source)
         if known is not None and known.ahead_seconds == ahead_seconds == 0 and now - known.at < 1:
@@ -76,8 +75,9 @@ class ClockWatch:
             )
 
     def our_error_seconds(self) -> float:
-        """How far our clock is behind (or, negative, ahead) when it looks wrong, else 0. It does
-        when two others or more say so and not fewer than those who agree with us."""
+        """How far our clock is behind (negative: ahead) when it looks wrong, else 0. It looks wrong
+        when at least two sources, and at least half of all, differ from it in one direction."""
+
         opinions = self._fresh()
         for sign in (1, -1):
             against = [

@@ -1,5 +1,5 @@
-"""The connections to one endpoint. A server takes a fixed number of calls on a connection, further
-ones would wait unseen inside grpc, so more connections are opened when those that are open are
+"""Keeps the connections to one endpoint. A server takes a fixed number of calls per connection, and
+grpc queues further ones without telling. So another connection is opened when all open ones are
 nearly full. Most of the time there is one."""
 
 from __future__ import annotations
@@ -12,16 +12,15 @@ import grpc
 
 from mesh.transport import STREAMS_PER_CONNECTION_MAX
 
-# Answers that leave together are followed by as many new calls before the server has ended the old
-# ones, and it refuses
-# what is beyond its limit: half of it, and room for the health watch.
+# After a burst of responses as many new calls arrive before the server has ended the old ones, and
+# it refuses calls beyond its limit. So half of the limit, less two for the health watch.
 CALLS_MAX: Final = STREAMS_PER_CONNECTION_MAX // 2 - 2
 CONNECTIONS_MAX: Final = 32
 
 
 class Connections:
-    """Stands where a grpc channel is expected. The first connection decides whether the endpoint is
-    ready.
+    """Implements the part of a grpc channel that clients use. The state of the first connection is
+    the state of the endpoint.
     """
 
     def __init__(self, connect: Callable[[], grpc.aio.Channel]) -> None:
@@ -36,23 +35,23 @@ class Connections:
         return self._open[0].channel.get_state(try_to_connect)
 
     async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
-        """Waits for the first connection."""
+        """Waits until the state of the first connection changes."""
         await self._open[0].channel.wait_for_state_change(last_observed_state)
 
     def unary_unary(self, path: str) -> Callable[..., Any]:
-        """A callable of bytes."""
+        """A unary callable that takes and returns bytes."""
         return lambda request, **options: self._roomiest().begin(
             path, request, options, is_stream=False
         )
 
     def unary_stream(self, path: str) -> Callable[..., Any]:
-        """A callable of bytes with many answers."""
+        """A callable that takes bytes and returns a stream of bytes."""
         return lambda request, **options: self._roomiest().begin(
             path, request, options, is_stream=True
         )
 
     async def close(self, grace: float | None = None) -> None:
-        """Closes all of them."""
+        """Closes all connections."""
         await asyncio.gather(*(connection.channel.close(grace) for connection in self._open))
 
     def _roomiest(self) -> _Connection:

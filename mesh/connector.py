@@ -1,4 +1,4 @@
-"""Connections to one replica of a service: with TLS by the settings, and made anew when our
+"""Opens the connections to a replica of a service, with TLS as configured, and reports when our
 certificates change.
 """
 
@@ -20,15 +20,13 @@ from mesh.transport import (
     reloaded_client_credentials,
 )
 
-LOOK_SECONDS = 2.0  # between two looks at our certificates
+LOOK_SECONDS = 2.0  # between two checks of our certificates
 
 log = get_logger()
 
 
 class Connector:
-    """Makes the channels to a service. Raises ValueError or OSError for certificates that cannot be
-    used.
-    """
+    """Makes the channels to a service. Raises ValueError or OSError for unusable certificates."""
 
     def __init__(self, service: str, settings: MeshSettings) -> None:
         self._service = service
@@ -36,7 +34,7 @@ class Connector:
         self._credentials = reloaded_client_credentials(settings)
 
     def connect(self, endpoint: Endpoint) -> Connections | None:
-        """The connections to a replica; None where tokens would travel readable."""
+        """The connections to a replica; None where tokens would be sent unencrypted."""
         options = [
             *CLIENT_OPTIONS,
             ("grpc.primary_user_agent", f"paymesh-{self._settings.service}"),
@@ -53,8 +51,8 @@ class Connector:
         return Connections(lambda: grpc.aio.insecure_channel(str(endpoint), options=options))
 
     async def follow_certificates(self, changed: Callable[[], None]) -> None:
-        """Calls `changed` whenever our certificates were replaced: a channel keeps those that it
-        was made with. Without TLS it ends at once.
+        """Calls `changed` whenever our certificates were replaced, because a channel keeps those
+        that it was made with. Returns at once without TLS.
         """
         if self._credentials is None:
             return

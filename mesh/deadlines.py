@@ -1,6 +1,6 @@
-"""Calls that are ended when their time is over. All calls of one queue get the same time, so the
-oldest is due first: one timer serves them all, where a timer for each would cost as much as the
-rest of the pipeline."""
+"""Ends calls at their deadline. All calls of one queue have the same timeout, so the oldest is due
+first and one timer serves them all. A timer per call would cost as much as the rest of the
+pipeline."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mesh.errors import DeadlineExceeded, MeshError
 
 
 class DeadlineQueue:
-    """The calls that are waiting for one thing, oldest first."""
+    """The calls that wait for the same event, oldest first."""
 
     __slots__ = ("_calls", "_counts", "_timer")
 
@@ -26,12 +26,12 @@ class DeadlineQueue:
         return len(self._calls)
 
     def count(self, of: str) -> int:
-        """The calls of one caller."""
+        """The number of calls of one caller."""
         return self._counts.get(of, 0)
 
     def begin(self, call: Call, due: float, *, of: str = "") -> None:
-        """The running task serves a call of a caller, which ends with DeadlineExceeded at `due` on
-        the monotonic clock."""
+        """Adds a call, served by the current task. It ends with DeadlineExceeded at `due` on the
+        monotonic clock; `of` names the caller."""
         task = asyncio.current_task()
         if task is not None:
             self._calls[call] = (due, task, of)
@@ -40,7 +40,7 @@ class DeadlineQueue:
                 self._arm(due)
 
     def end(self, call: Call) -> None:
-        """It is no longer waited for, or never was."""
+        """Removes a call; does nothing for one that is not in the queue."""
         entry = self._calls.pop(call, None)
         if entry is not None:
             left = self._counts[entry[2]] - 1
@@ -50,7 +50,7 @@ class DeadlineQueue:
                 del self._counts[entry[2]]
 
     def end_oldest(self, refusal: MeshError, *, of: str | None = None) -> None:
-        """Makes room: whoever waits for the longest time, of one caller or of all, is refused."""
+        """Ends the call that has waited longest, of one caller or of all, with `refusal`."""
         for call, (_, task, name) in self._calls.items():
             if of is None or name == of:
                 self.end(call)

@@ -1,6 +1,6 @@
-"""Whether what a process cannot work without can be used. Each is asked every few seconds; when one
-has been unusable for some seconds the process says NOT_SERVING, so that callers and the registry
-pass it over, and SERVING again as soon as it works."""
+"""Checks the dependencies that a process cannot work without, every few seconds. When one has been
+unusable for UNUSABLE_SECONDS the process reports NOT_SERVING, so that callers and the registry
+avoid it. It reports SERVING again as soon as the dependency works."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from mesh.errors import Conflict
 from mesh.traffic import LOOKING
 from mesh.worker import together
 
-ASK_EVERY_SECONDS = 5.0  # a round trip or two: nothing beside what an idle process does anyway
+ASK_EVERY_SECONDS = 5.0  # a round trip or two: negligible even in an idle process
 ASK_AGAIN_SECONDS = 1.0  # while something is unusable
 ANSWER_SECONDS_MAX = 5.0
-UNUSABLE_SECONDS = 5.0  # before it is said: a failover or a restart is over by then
+UNUSABLE_SECONDS = 5.0  # before NOT_SERVING: a failover or a restart is over by then
 Check = Callable[[], Awaitable[object]]
 
 log = structlog.get_logger()
@@ -30,12 +30,12 @@ _USABLE = Gauge(
 
 
 class Dependencies:
-    """Asks in a loop; a worker of `mesh.server.serve`.
+    """Runs the checks in a loop; a worker of `mesh.server.serve`.
 
     Args:
-        checks: by name; each raises when what it asks cannot be used. DatabaseBusy and Conflict say
-            nothing: too much work is no outage, and others would only get this process' share.
-        tell: gets whether all of them can be used, whenever that changes.
+        checks: by name; each raises when its dependency is unusable. DatabaseBusy and Conflict are
+            ignored: overload is no outage, and NOT_SERVING would only move it to other replicas.
+        tell: called with whether all dependencies are usable, whenever that changes.
     """
 
     def __init__(
@@ -59,8 +59,8 @@ class Dependencies:
         self._stopping.set()
 
     async def run(self) -> None:
-        """Asks until `stop`. That a question was answered is no traffic for which workers should
-        hurry.
+        """Runs the checks until `stop`. They do not count as traffic, which would make workers poll
+        more often.
         """
         LOOKING.set(True)
         while not self._stopping.is_set():
@@ -77,7 +77,7 @@ class Dependencies:
                 pass
 
     async def ask(self) -> None:
-        """Asks everything once."""
+        """Runs every check once."""
         await asyncio.gather(*(self._ask(name, check) for name, check in self._checks.items()))
         unusable = sorted(
             name
@@ -101,7 +101,7 @@ class Dependencies:
                 await check()
         except (DatabaseBusy, Conflict):
             return
-        except Exception as problem:  # noqa: BLE001  whatever it is, the dependency was of no use
+        except Exception as problem:  # noqa: BLE001  whatever it is, the dependency was unusable
             if name not in self._failing_since:
                 log.warning(
                     "dependency_failed",

@@ -1,9 +1,9 @@
-"""What people write in their own words: names, addresses, reasons. It is shown on screens,
-terminals and statements, so it may hold nothing that steers them, and it is kept for years, so it
-may hold no card number.
+"""Checks text that people write freely: names, addresses, reasons. It is shown on screens,
+terminals and statements, so it may not contain control characters. It is stored for years, so it
+may not contain card numbers.
 
-Judged where it enters. Services pass on what was written before these rules were, and a refund must
-not fail because of its reason.
+Text is checked where it enters the mesh only. Services pass on text that is older than these rules,
+and a refund must not fail because of its reason.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from paymesh.options.v1 import options_pb2
 
 from mesh.bounds import options_of
 
-# C0 and C1 controls with every line break, and what turns the direction of writing or hides text in
-# it.
+# C0 and C1 controls including line breaks, and characters that change the writing direction or hide
+# text.
 _STEERING: Final = re.compile(
     "[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ufff9-\ufffb]"
 )
-# Groups of digits as people write long numbers. Letters right beside them make an identifier of
-# another kind.
+# Groups of digits as people write long numbers. Digits with adjacent letters are another kind of
+# identifier.
 _RUN: Final = re.compile(r"(?<![A-Za-z\d])\d+(?:[ .\-\u00a0\u2009\u202f]{1,2}\d+)*(?![A-Za-z\d])")
 _GROUP: Final = re.compile(r"\d+")
 _DIGITS_MIN, _DIGITS_MAX = 13, 19
-# First digits and lengths of the card networks; what begins otherwise is a phone, an order or a
-# tracking number more often than a card.
+# First digits and lengths of the card networks. Other numbers are more often phone, order or
+# tracking numbers than cards.
 _CARD: Final = re.compile(
     r"4(?:\d{12}|\d{15}|\d{18})"  # Visa
     r"|(?:5[1-5]\d{2}|222[1-9]|22[3-9]\d|2[3-6]\d{2}|27[01]\d|2720)\d{12}"  # Mastercard
@@ -45,13 +45,13 @@ _ODD_TWICE: Final = (0, 2, 4, 6, 8, 1, 3, 5, 7, 9)
 
 STEERING_PROBLEM: Final = "must be one line without control characters"
 CARD_PROBLEM: Final = "must not hold a card number"
-_FILLERS: Final = frozenset("\u115f\u1160\u2800\u3164\uffa0")  # shown as blanks
+_FILLERS: Final = frozenset("\u115f\u1160\u2800\u3164\uffa0")  # letters that are rendered as blanks
 EMPTY_PROBLEM: Final = "must have a letter, a digit or a sign"
 
 
 def card_numbers(text: str) -> Iterator[tuple[int, int]]:
-    """Where a text holds what is, by its length, first digits and check digit, the number of a
-    payment card: begin and end of each."""
+    """Begin and end of each payment card number in a text, recognised by length, first digits and
+    check digit."""
     for run in _RUN.finditer(text):
         groups = [group.span() for group in _GROUP.finditer(text, *run.span())]
         first = 0
@@ -65,12 +65,12 @@ def card_numbers(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _card_in(text: str, groups: list[tuple[int, int]], first: int) -> int | None:
-    """The last group of a card number that begins with the group `first`; an expiry date may stand
-    right behind it.
+    """The last group of a card number that begins with the group `first`. An expiry date may follow
+    it directly.
     """
     digits = ""
     for last in range(first, len(groups)):
-        # ASCII ones of any script's
+        # converts the digits of any script to ASCII
         digits += "".join(str(int(digit)) for digit in text[slice(*groups[last])])
         if len(digits) > _DIGITS_MAX:
             return None
@@ -89,28 +89,28 @@ def is_luhn(digits: str) -> bool:
 
 
 def masked(text: str) -> str:
-    """A text of somebody whom we cannot refuse, with all but the last four digits of card numbers
-    replaced by asterisks."""
+    """Replaces all but the last four digits of card numbers by asterisks, in text that cannot be
+    rejected."""
     for begin, end in list(card_numbers(text)):
         text = text[:begin] + re.sub(r"\d", "*", text[begin : end - 4]) + text[end - 4 :]
     return text
 
 
 def plain(text: str) -> str:
-    """A text of somebody whom we cannot refuse, with everything that steers a terminal replaced by
-    U+FFFD, and without card numbers."""
+    """Replaces control characters by U+FFFD and masks card numbers, in text that cannot be
+    rejected."""
     return masked(_STEERING.sub("\ufffd", text))
 
 
 def _is_seen(character: str) -> bool:
-    """Whether it leaves ink: no space, nothing of no width, no fillers, which are letters by their
-    category.
+    """Whether a character is visible: no space, not of zero width, and no filler. Fillers have the
+    category of letters.
     """
     return unicodedata.category(character)[0] not in "ZCM" and character not in _FILLERS
 
 
 class FreeTexts:
-    """The free texts of one message type."""
+    """The free-text fields of one message type."""
 
     def __init__(self, descriptor: Descriptor) -> None:
         self._texts = tuple(_texts(descriptor, ""))
@@ -119,7 +119,7 @@ class FreeTexts:
         return bool(self._texts)
 
     def problems(self, message: Message) -> dict[str, str]:
-        """Path -> what is wrong with the text there. Texts are never told."""
+        """Path -> what is wrong with the text there, without the text itself."""
         found: dict[str, str] = {}
         for path, get, has_cards in self._texts:
             text = get(message)
@@ -135,8 +135,8 @@ class FreeTexts:
 def _texts(descriptor: Descriptor, path: str) -> Iterator[tuple[str, Any, bool]]:
     for field in descriptor.fields:
         if field.is_repeated:
-            # no list of a person's request holds free text; the test that walks the contract would
-            # tell
+            # no list in a user's request contains free text; the test that walks the contract
+            # checks that
             continue
         kind = options_of(field).free_text
         if kind and field.type == FieldDescriptor.TYPE_STRING:

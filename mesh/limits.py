@@ -1,5 +1,5 @@
-"""The limits of methods at a server: the same buckets as at the gateway, for those who come past
-it.
+"""Limits the call rate per method and caller at a server, with the same token buckets as the
+gateway, for callers that bypass it.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from mesh.errors import RateLimited
 from mesh.policies import Limit
 from mesh.rate_limit import RateLimiter
 
-_SITE_BITS: Final = 64  # of an IPv6 address; the rest is the subscriber's own to choose
+_SITE_BITS: Final = 64  # prefix of an IPv6 address; the subscriber chooses the rest
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def network_of(address: str) -> str:
-    """Who an address stands for: itself, or the /64 of an IPv6 address. Text that is no address
-    stands for itself.
+    """The network that an address is limited as: the /64 of an IPv6 address, else the address.
+    Text that is no address is returned as it is.
     """
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
@@ -36,36 +36,36 @@ def network_of(address: str) -> str:
 
 
 def address_of(peer: str) -> str:
-    """The address in what grpc calls a peer: "ipv4:10.0.0.1:4711", "ipv6:%5B::1%5D:4711". Anything
-    else stands for itself."""
+    """The address in a peer name of grpc: "ipv4:10.0.0.1:4711", "ipv6:%5B::1%5D:4711". Any other
+    name is returned as it is."""
     kind, _, rest = unquote(peer).partition(":")
     return rest.rpartition(":")[0].strip("[]") if kind in {"ipv4", "ipv6"} else peer
 
 
 class CallerLimit:
-    """The buckets of one method."""
+    """The token buckets of one method."""
 
     def __init__(
         self, limit: Limit, *, relays: Sequence[Network] = (), now: Callable[[], float] = monotonic
     ) -> None:
         """
         Args:
-            relays: networks of our own gateways: they pass on anonymous calls of many, which they
-                have limited themselves.
+            relays: networks of our own gateways. They forward anonymous calls of many users, and
+                have limited these calls already.
             now: a monotonic clock in seconds.
 
         Raises:
-            ValueError: a limit that lets nothing pass.
+            ValueError: a limit that admits no call.
         """
         self._limiter = RateLimiter(per_second=limit.per_second, burst=limit.burst, now=now)
         self._relays = relays
 
     def take(self, caller: Caller, context: Any) -> None:
-        """Takes one token of the bucket of whoever calls. Siblings are not limited: what they do is
-        done for somebody who was.
+        """Takes one token from the caller's bucket. Siblings are not limited, because they act for
+        a caller that was limited already.
 
         Raises:
-            RateLimited: it is empty; says when it will have one.
+            RateLimited: the bucket is empty; says when it will have a token.
         """
         if caller.role is Role.SERVICE:
             return

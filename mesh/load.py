@@ -1,9 +1,8 @@
-"""What a server is busy with, and the bounds of it. Each kind of call has room of its own, so that
-none can use up that
-of another: calls whose message has not arrived, calls that run, calls that wait for news, answers
-that their clients have not taken, streams.
+"""Counts the work in flight in a server and sheds calls beyond its limits. Each kind has a limit of
+its own, so that none can starve another: calls whose message has not arrived, running calls, calls
+that wait for a change, responses that their clients have not read, streams.
 
-Nothing here is counted for a caller who was refused by its headers.
+Calls that were refused by their headers are not counted.
 """
 
 from __future__ import annotations
@@ -24,23 +23,23 @@ from mesh.deadlines import DeadlineQueue
 from mesh.errors import InvalidArgument, RateLimited, Unavailable
 
 RUNNING_MAX: Final = 2000  # calls; sheds load before memory does
-# calls that wait for news: half of the room of calls stays for those that do not
+# calls that wait for a change; the other half of RUNNING_MAX stays for calls that do not wait
 WAITING_MAX: Final = 1000
 ARRIVING_MAX: Final = 2000  # calls whose message has not arrived
-# Of one caller, all strangers together being one: a half of a large message is kept for each.
+# Per caller; all anonymous callers count as one. Half of a large message is buffered for each call.
 ARRIVING_PER_CALLER_MAX: Final = 64
-# From the headers of a call to its message: the two arrive together but for broken networks and
-# attackers.
+# From the headers of a call to its message. The two arrive together, except on broken networks and
+# from attackers.
 MESSAGE_SECONDS_MAX: Final = 5.0
-LEAVING_BYTES_MAX: Final = 8 * 2**20  # answers that their clients have not taken
-# such answers of one connection, once all of them together are too large
+LEAVING_BYTES_MAX: Final = 8 * 2**20  # responses that their clients have not read
+# unread responses per connection, once LEAVING_BYTES_MAX is exceeded
 LEAVING_PER_CONNECTION_MAX: Final = 16
-# what grpc keeps for such a call besides its answer, measured
+# what grpc keeps for such a call besides its response, measured
 LEAVING_CALL_BYTES: Final = 16 * 1024
-LEAVING_SECONDS_MAX: Final = 0.2  # that one more waits for its turn
+LEAVING_SECONDS_MAX: Final = 0.2  # how long a response waits until it may be sent
 LEAVING_LOOK_SECONDS: Final = 0.05
-RETRY_SECONDS: Final = 1.0  # when it may be worth trying again
-OVERLOAD_SECONDS: Final = 5.0  # how long a server that turned a call away counts as overloaded
+RETRY_SECONDS: Final = 1.0  # sent to shed callers as the retry delay
+OVERLOAD_SECONDS: Final = 5.0  # how long a server counts as overloaded after it shed a call
 
 SHED: Final = MetricCounter(
     "paymesh_server_shed", "Calls that were turned away for want of room.", ["kind"]
@@ -49,7 +48,7 @@ WAITING: Final = Gauge("paymesh_server_waiting_calls", "Calls that wait for news
 
 
 class Load:
-    """The load of one server."""
+    """Counters and limits of the work in flight in one server."""
 
     def __init__(
         self,
@@ -71,7 +70,7 @@ class Load:
 
     @property
     def waiting(self) -> int:
-        """Calls that wait for news."""
+        """Calls that wait for a change."""
         return self._waiting.total()
 
     @property
@@ -81,18 +80,17 @@ class Load:
 
     @property
     def is_overloaded(self) -> bool:
-        """Whether a call was turned away for want of room a moment ago."""
+        """Whether a call was shed within the last OVERLOAD_SECONDS."""
         return self._shed_at is not None and monotonic() - self._shed_at < OVERLOAD_SECONDS
 
     async def message(self, context: Any, call: Call, *, caller: str) -> bytes:
-        """The bytes of a call's only message. When too many wait for theirs, the oldest gives way:
-        a message comes within milliseconds of its headers or never. `caller` is "" for a stranger;
-        siblings, whose name holds no slash, have room for all.
+        """Reads the only message of a call. When too many calls wait for theirs, the oldest is
+        refused: a message comes within milliseconds of its headers or never. `caller` is "" for
+        anonymous callers. Siblings (no slash in the name) are bound only by the total.
 
         Raises:
-            InvalidArgument: the caller sent none. asyncio.CancelledError with `call.cut`: it did
-                not come in time, or
-            others needed the room.
+            InvalidArgument: the caller sent none.
+            asyncio.CancelledError: with `call.cut`; it did not come in time, or the call was shed.
         """
         arriving = self._arriving
         if arriving.count(caller) >= ARRIVING_PER_CALLER_MAX and ("/" in caller or not caller):
@@ -112,10 +110,10 @@ class Load:
         return message
 
     def begin(self, call: Call) -> None:
-        """A call runs from now on, until `end`.
+        """Counts a call as running, until `end`.
 
         Raises:
-            Unavailable: too many do. Nothing was done; another replica may take it.
+            Unavailable: too many calls run. Nothing was done; another replica may take the call.
         """
         if self.running >= self._running_max:
             raise self._shed("running", "Too many calls are running.")
@@ -123,26 +121,26 @@ class Load:
         call.is_running = True
 
     def end(self, call: Call) -> None:
-        """A call has ended, or never ran."""
+        """Counts a call as ended; does nothing for one that never ran."""
         if call.is_running:
             call.is_running = False
             self.running -= 1
 
     def may_leave(self, context: Any) -> bool:
-        """Whether an answer may be sent: always, unless those that nobody takes are too large and
-        the connection has some of them. A client that opens no window for an answer never takes it,
-        and nothing in grpc ends its call. A refusal needs no window."""
+        """Whether a response may be sent: always, unless unread responses exceed the byte limit and
+        the connection holds its share of them. A client that opens no flow-control window never
+        reads the response, and grpc never ends its call. A refusal needs no window."""
         return (
             self._leaving_bytes <= LEAVING_BYTES_MAX
             or self._leaving_of[context.peer()] < LEAVING_PER_CONNECTION_MAX
         )
 
     async def wait_to_leave(self, context: Any) -> None:
-        """Waits until an answer may be sent: a client that reads has room in a moment, however busy
-        we are.
+        """Waits until a response may be sent. A client that reads frees its share in a moment, even
+        when this server is busy.
 
         Raises:
-            Unavailable: it takes nothing.
+            Unavailable: the client reads nothing.
         """
         until = monotonic() + LEAVING_SECONDS_MAX
         while not self.may_leave(context):
@@ -151,8 +149,8 @@ class Load:
             await asyncio.sleep(LEAVING_LOOK_SECONDS)
 
     def leaves(self, context: Any, answer: bytes) -> None:
-        """The running task, which serves a call, sends its answer from now on and ends when it is
-        sent.
+        """Counts the response of the current task as unread until the task ends, which is when the
+        response is sent.
         """
         task = asyncio.current_task()
         if task is not None:
@@ -171,11 +169,11 @@ class Load:
 
     @contextmanager
     def waits(self, caller: str, caller_max: int) -> Iterator[None]:
-        """Runs a block that waits for news on behalf of a caller.
+        """Runs a block that waits for a change on behalf of a caller.
 
         Raises:
-            RateLimited: the caller waits as often as it may. Unavailable: too many wait, whoever
-                they are.
+            RateLimited: the caller has `caller_max` waiting calls.
+            Unavailable: too many calls of all callers wait.
         """
         if self._waiting[caller] >= caller_max:
             SHED.labels("waiting_caller").inc()

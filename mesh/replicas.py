@@ -1,8 +1,9 @@
-"""The replicas of one service: a channel to each, and which of them takes the next call.
+"""Keeps a channel to each replica of a service and picks the replica for each call.
 
-The set follows discovery at run time and never becomes empty by an empty answer. A replica is
-picked by two random choices on in-flight calls and latency; only those that are connected and say
-SERVING take part, and those that fail too often are left out for a while, but never more than half.
+The set follows discovery at run time; an empty answer of discovery is ignored. A replica is picked
+by the power of two random choices on in-flight calls and latency. Only replicas that are connected
+and report SERVING take part. Those that fail too often are ejected for a while, never more than
+half of them.
 """
 
 from __future__ import annotations
@@ -24,22 +25,22 @@ from mesh.errors import UpstreamUnavailable
 from mesh.logs import get_logger
 from mesh.metrics import CLIENT_EJECTIONS, CLIENT_REPLICAS
 
-# how long nobody may be reachable before calls fail at once; covers a restart and a mesh that just
-# starts
+# how long no replica may be reachable before calls fail at once; covers a restart and the start of
+# a mesh
 FAIL_FAST_SECONDS: Final = 1.0
-# how long a connection that just broke may still be taken for a live one
+# how long a connection that just broke may still count as ready
 STALE_SECONDS = 0.02
-# a replica that was not picked for this long is tried again: its latency may be old news
+# a replica that was not picked for this long is tried again, since its latency may be out of date
 FORCE_SECONDS = 1.0
-DRAIN_SECONDS_MAX = 30.0  # a removed replica may finish its calls
-WATCH_PAUSE_SECONDS = 1.0  # after a watch that broke
-# a replica that answered none of its calls for so long is asked whether it lives
+DRAIN_SECONDS_MAX = 30.0  # for the calls of a removed replica to end
+WATCH_PAUSE_SECONDS = 1.0  # after a watch that failed
+# a replica that answered none of its calls for this long is probed
 STALL_SECONDS = 1.0
-# and taken for hung when it says nothing for so long; longer than a busy event loop is silent
+# and counts as hung without a reply for this long; longer than a busy event loop takes to reply
 PROBE_SECONDS = 2.0
 SMOOTHING = 0.2  # weight of the newest call
-SUCCESS_MIN = 0.5  # below it a replica is left out
-SUCCESS_AFTER_EJECTION = 0.7  # two more failures leave it out again
+SUCCESS_MIN = 0.5  # below it a replica is ejected
+SUCCESS_AFTER_EJECTION = 0.7  # two more failures eject it again
 EJECTION_SECONDS = 5.0  # doubled each time
 EJECTION_SECONDS_MAX = 60.0
 
@@ -49,7 +50,7 @@ log = get_logger()
 
 
 class Replica:
-    """One endpoint, its channel and what we know of it."""
+    """One endpoint, its channel and its measurements."""
 
     __slots__ = (
         "abandonable",
@@ -80,36 +81,36 @@ class Replica:
         self.latency_seconds = 0.0
         self.success = 1.0
         self.picked_at = 0.0
-        self.progress_at = 0.0  # it was idle, or a call ended
+        self.progress_at = 0.0  # when it was last idle, or a call last ended
         self.ejected_until = 0.0
         self.ejections = 0
-        # connected, and silent: a process that is stopped, a network that swallows everything
+        # connected without a reply: the process is stopped, or the network drops packets
         self.hung = False
-        self.abandonable: set[Any] = set()  # calls under way that may be made elsewhere
+        self.abandonable: set[Any] = set()  # calls in flight that may be repeated elsewhere
         self.probe: asyncio.Task[None] | None = None
         self.watcher: asyncio.Task[None] | None = None
 
     def begin(self, now: float) -> None:
-        """A call goes here."""
+        """Counts a call that is sent to this replica."""
         if not self.in_flight:
             self.progress_at = now
         self.in_flight += 1
 
     def end(self, now: float) -> None:
-        """A call came back, with whatever."""
+        """Counts a call that ended, with any result."""
         self.in_flight -= 1
         self.progress_at = now
 
     def load(self, now: float) -> float:
-        """What a further call here would cost. A replica that hangs has no latency yet: the time
-        since it last answered stands in.
+        """The cost of one more call here. The latency of a replica that hangs is not measured yet,
+        so the time since its last answer is used instead.
         """
         stalled = now - self.progress_at if self.in_flight else 0.0
         return sqrt(max(self.latency_seconds, stalled) + 0.001) * (self.in_flight + 1)
 
 
 class Replicas:
-    """Everybody who serves `service`. Must be made inside the running loop."""
+    """The replicas of `service`. Must be made inside the running loop."""
 
     def __init__(
         self,
@@ -142,11 +143,11 @@ class Replicas:
 
     @property
     def any_ready(self) -> bool:
-        """Whether a call would be sent at once, and to somebody who answers as far as we know."""
+        """Whether a call would be sent at once, to a replica that is not known to hang."""
         return any(not replica.hung for replica in self._ready)
 
     def watch_calls(self) -> None:
-        """A call is under way: until none is, replicas that answer nothing are looked for."""
+        """Starts looking for stalled replicas, until no call is in flight."""
         if self._next_look is None:
             self._next_look = asyncio.get_running_loop().call_later(
                 STALL_SECONDS, self._look_for_stalls
@@ -162,8 +163,8 @@ class Replicas:
             self.watch_calls()
 
     async def _probe(self, replica: Replica) -> None:
-        """Asks a replica whether it lives, and again while it is silent. Calls that may be repeated
-        do not wait for one that is.
+        """Probes a replica, again and again while it does not reply. Calls to it that may be
+        repeated are cancelled when another replica is available.
         """
         try:
             while not await self._answers(replica) and replica.ready:
@@ -184,7 +185,7 @@ class Replicas:
             self._recount()
 
     async def _answers(self, replica: Replica) -> bool:
-        """Whether a replica says anything at all in time."""
+        """Whether a replica replies to a health check in time, with any status."""
         try:
             check: Any = replica.channel.unary_unary(_HEALTH_CHECK)
             await check(b"", timeout=PROBE_SECONDS)
@@ -193,19 +194,19 @@ class Replicas:
         return True
 
     async def pick(self, deadline: float, tried: Collection[Replica] = ()) -> Replica:
-        """Who takes the next call; somebody that is not in `tried` where there is a choice. Waits
-        for the first connection until the deadline.
+        """Picks the replica for the next call, preferring one that is not in `tried`. Waits for the
+        first connection until the deadline.
 
         Raises:
-            UpstreamUnavailable: nobody was reachable for longer than a second, or until the
+            UpstreamUnavailable: no replica was reachable for longer than a second, or until the
                 deadline. Nothing was sent.
         """
         while True:
             replica = self._choose(tried)
             pause = inf
             if replica is not None:
-                # The channel knows of a broken connection before the task that observes it: a call
-                # sent now would fail, unsent.
+                # The channel knows of a broken connection before `_observe` does. A call sent now
+                # would fail without having been sent.
                 if replica.channel.get_state() is ChannelConnectivity.READY:
                     replica.picked_at = self._now()
                     return replica
@@ -243,7 +244,7 @@ class Replicas:
         return other if now - other.picked_at > FORCE_SECONDS and other.in_flight == 0 else better
 
     def _hopeless_at(self) -> float:
-        """When waiting becomes pointless."""
+        """When `pick` stops waiting, because no replica was reachable for too long."""
         if not self._all:
             if self._empty_since is None:
                 self._empty_since = self._now()
@@ -252,7 +253,7 @@ class Replicas:
         return max(inf if moment is None else moment for moment in since) + self._fail_fast_seconds
 
     def ended(self, replica: Replica, seconds: float, *, healthy: bool | None) -> None:
-        """A call ended; `healthy` None when it says nothing about the replica."""
+        """Records the result of a call; `healthy` is None when it does not concern the replica."""
         if healthy is None:
             return
         replica.success += SMOOTHING * (healthy - replica.success)
@@ -289,7 +290,7 @@ class Replicas:
 
     def _apply(self, endpoints: frozenset[Endpoint]) -> None:
         if not endpoints:
-            # nobody there is less likely than a registry that lost its memory
+            # a registry that lost its data is more likely than a service without any replica
             log.warning("no_endpoints", target=self._service, kept=len(self._all))
             return
         self._empty_since = None
@@ -306,9 +307,8 @@ class Replicas:
         self._recount()
 
     def renew(self) -> None:
-        """Connects to every replica once more, as connections are made now. Each new connection
-        takes the place of the one before when it is ready: until then the old one serves, if it
-        can."""
+        """Connects to every replica again, with the present credentials. Each new connection
+        replaces the old one when it is ready. Until then the old one is used, if it works."""
         for endpoint in self._all:
             channel = self._connect(endpoint)
             if channel is not None:
@@ -319,7 +319,7 @@ class Replicas:
                 successor.watcher = asyncio.create_task(self._observe(successor))
 
     def _take_over(self, replica: Replica) -> None:
-        """A replica that is ready, in the place of the one before it if it has one."""
+        """Replaces the old connection to a replica by this one, when it is a successor."""
         if self._successors.get(replica.endpoint) is replica:
             del self._successors[replica.endpoint]
             self._retire(self._all[replica.endpoint])
@@ -346,7 +346,7 @@ class Replicas:
 
     def _recount(self) -> None:
         ready = [replica for replica in self._all.values() if replica.ready]
-        # one that hangs is better than none
+        # a hung replica is better than none
         self._ready = [replica for replica in ready if not replica.hung] or ready
         self._gauge.set(len(self._ready))
         self._changed.set()

@@ -1,5 +1,5 @@
-"""Background work: a `run_once() -> int` that does what there is to do, one loop that all of them
-share, and one way to do many things at once.
+"""Runs background work: one loop for workers, which call a `run_once() -> int` that does the work
+that is due, and `each` for steps that run concurrently.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from mesh.errors import MeshError
 from mesh.failpoints import FailpointRaised
 from mesh.traffic import LOOKING, Traffic
 
-# between two looks while nobody uses this process: finds what others have left
+# between two rounds while this process is idle: finds work that other processes have left
 QUIET_SECONDS = 10.0
-FAILURE_PAUSE_SECONDS_MAX = 30.0  # a database that comes back is used again within half a minute
+FAILURE_PAUSE_SECONDS_MAX = 30.0  # a database that is back is used again within half a minute
 
-# steps under way at once: one that gets no answer holds up only its own place
+# concurrent steps: a step that gets no answer blocks only one of them
 AT_ONCE = 8
 
 Item = TypeVar("Item")
@@ -33,25 +33,24 @@ _FAILURES = Counter(
     "paymesh_worker_failures_total", "Rounds of a worker that ended in an exception.", ["worker"]
 )
 _jitter = random.Random()  # noqa: S311  spreads replicas, protects nothing
-# of this process: replicas look at different moments
+# differs by process, so that replicas do not query at the same moment
 _PHASE_SECONDS = _jitter.uniform(0, QUIET_SECONDS)
 
 
 def together(pause: float, every: float = QUIET_SECONDS) -> float:
-    """A pause that differs from the one asked for by at most half of `every`, and ends when the
-    other long pauses of this process end. A process that
-    sleeps wakes with cold caches: ten looks at one moment cost it little more than one."""
+    """Aligns a pause with the other long pauses of this process; it changes by at most half of
+    `every`. A process wakes from sleep with cold caches, so ten rounds at one moment cost little
+    more than one."""
     past = (monotonic() + _PHASE_SECONDS + pause) % every
     return pause - past if past < every / 2 else pause - past + every
 
 
 class Worker:
-    """Calls `run_once` again at once while it finds work, else after `idle_seconds` or when
-    somebody calls `wake`. Short pauses have jitter, long ones end together with those of the
-    others.
+    """Calls `run_once` again at once while it finds work, else after `idle_seconds` or a call of
+    `wake`. Short pauses have jitter, long ones end together with those of the other workers.
 
-    With `traffic` it looks every QUIET_SECONDS only while nothing changes in this process, sooner
-    when something is due.
+    With `traffic` it runs only every QUIET_SECONDS while nothing changes in this process, sooner
+    when work is due.
     """
 
     def __init__(
@@ -67,13 +66,13 @@ class Worker:
     ) -> None:
         """
         Args:
-            idle_seconds: pause after a round without work, or what tells it; while there is
-                traffic, where `traffic` is given.
-            due_in: seconds until the next work is due as far as anybody can know, None when none
-                is. It is asked instead of a round while all is quiet, so it should cost less.
-            on_stop: tells a round that is long, or waits, to come to its end.
-            failure_seconds_max: longest pause after failures; short where somebody waits for what
-                is done.
+            idle_seconds: pause after a round without work, or a function that returns it. With
+                `traffic` it applies while there is traffic.
+            due_in: seconds until the next known work is due, None when none is known. It is called
+                instead of a round while there is no traffic, so it should cost less.
+            on_stop: tells a round that is long, or waits, to end.
+            failure_seconds_max: longest pause after failures; short where a caller waits for the
+                work.
         """
         self.name = name
         self._run_once = run_once
@@ -90,7 +89,7 @@ class Worker:
             traffic.on_first_change(self.wake)
 
     def wake(self) -> None:
-        """There is work: do not wait for the pause to end."""
+        """Ends the present pause, because there is work."""
         self._wake.set()
 
     def stop(self) -> None:
@@ -100,8 +99,8 @@ class Worker:
         self._wake.set()
 
     async def run(self) -> None:
-        """Works until `stop`. A failure is logged and followed by a growing pause; it ends
-        nothing.
+        """Works until `stop`. A failure is logged and followed by a growing pause; it does not end
+        the loop.
         """
         LOOKING.set(True)
         failures = 0
@@ -126,7 +125,7 @@ class Worker:
                 )
 
     async def _round(self) -> tuple[int, float]:
-        """How much was done, and the pause that follows when it was nothing."""
+        """The number of items done, and the pause to make when it is 0."""
         due = None
         if self._traffic is not None and self._traffic.is_quiet and self._due_in is not None:
             due = await self._due_in()
@@ -163,13 +162,13 @@ async def each(
     about: Callable[[Item], Mapping[str, str]],
     at_once: int = AT_ONCE,
 ) -> int:
-    """Takes a step for each item, `at_once` at a time, and returns how many items there were. A
-    step that fails or hangs stands in no other's way.
+    """Runs a step for each item, `at_once` at a time, and returns the number of items. A step that
+    fails or hangs does not stop the others.
 
     Args:
-        failed: the event that the log gets of a step that is refused or gets no answer, with what
-            `about` says of its item. Any other exception is a fault, of the item or of ours, and
-            calls for a person.
+        failed: the event that is logged for a step that is refused or gets no answer, with the
+            fields that `about` returns for its item. Any other exception is a bug or bad data, and
+            raises an alert.
     """
     gate = asyncio.Semaphore(at_once)
 
