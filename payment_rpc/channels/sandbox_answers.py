@@ -1,5 +1,5 @@
-"""What the sandbox writes, read: answers and callbacks become facts, and what does not make sense
-becomes `Unclear`, never a guess.
+"""Parses responses and callbacks of the sandbox into facts. Invalid ones raise `Unclear`; nothing
+is guessed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from payment_rpc.domain.refund_facts import RefundChannelStatus, RefundFact
 from payment_rpc.domain.statement import first_plausible
 
 OK = 200
-# what msgspec raises for bytes that are not the struct
+# raised by msgspec for bytes that do not match the struct
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 _OWN_ID = re.compile(r"[A-Za-z0-9_-]{1,32}", re.ASCII)  # as wide as our column, and what it takes
@@ -60,9 +60,7 @@ Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class _Transaction(msgspec.Struct, frozen=True, kw_only=True):
-    """A transaction as the sandbox answers it, and as its callbacks tell it. Fields that we do not
-    know are passed over.
-    """
+    """A transaction in responses and callbacks of the sandbox. Unknown fields are ignored."""
 
     attempt_id: str
     trade_no: str
@@ -79,7 +77,7 @@ class _Transaction(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Refund(msgspec.Struct, frozen=True, kw_only=True):
-    """A refund as the sandbox answers it, and as its callbacks tell it."""
+    """A refund in responses and callbacks of the sandbox."""
 
     refund_id: str
     attempt_id: str
@@ -94,14 +92,14 @@ class _Refund(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Captures(msgspec.Struct, frozen=True, kw_only=True):
-    """A page of transactions, each to be read by itself."""
+    """A page of transactions, which are decoded one by one."""
 
     captures: list[msgspec.Raw]
     next_after: int | None
 
 
 class _Refunds(msgspec.Struct, frozen=True, kw_only=True):
-    """A page of refunds, each to be read by itself."""
+    """A page of refunds, which are decoded one by one."""
 
     refunds: list[msgspec.Raw]
     next_after: int | None
@@ -120,7 +118,7 @@ class _SignatureAnswer(msgspec.Struct, frozen=True):
 
 
 class Callback(msgspec.Struct, frozen=True):
-    """What a callback is about. Without a kind it is about a payment."""
+    """The subject of a callback. Without a kind it is a payment."""
 
     attempt_id: Id
     kind: str = "payment"
@@ -128,7 +126,7 @@ class Callback(msgspec.Struct, frozen=True):
 
 
 class _Named(msgspec.Struct, frozen=True):
-    """The ids in a callback, each where it is one."""
+    """The ids in a callback or an entry of a page; "" when not given."""
 
     event_id: Id = ""
     attempt_id: Id = ""
@@ -136,14 +134,14 @@ class _Named(msgspec.Struct, frozen=True):
 
 
 class Unclear(Exception):
-    """An answer came that cannot be believed."""
+    """A response came that is invalid or contradicts the request."""
 
 
 def read_transaction(content: bytes, *, attempt_id: str) -> ChannelFact:
-    """The fact in an answer.
+    """The fact in a response about an attempt.
 
     Raises:
-        Unclear: it is not one, or not about this attempt.
+        Unclear: it is not a transaction, or not of this attempt.
     """
     try:
         answer = msgspec.json.decode(content, type=_Transaction)
@@ -182,14 +180,14 @@ def read_transaction(content: bytes, *, attempt_id: str) -> ChannelFact:
 def read_refund(
     content: bytes, *, refund_id: str, attempt_id: str = "", amount: Money | None = None
 ) -> RefundFact:
-    """The fact in an answer about a refund.
+    """The fact in a response about a refund.
 
     Args:
-        attempt_id: whose refund it must be; "" when that is not known here. amount: what it must be
-            about; None: not known.
+        attempt_id: the expected attempt of the refund; "" when not known.
+        amount: the expected amount; None when not known.
 
     Raises:
-        Unclear: it is not one, or about something else.
+        Unclear: it is not a refund, or not the expected one.
     """
     try:
         answer = msgspec.json.decode(content, type=_Refund)
@@ -220,7 +218,7 @@ def read_refund(
 
 
 def read_captures(content: bytes) -> CapturesPage:
-    """A page of captures. One that cannot be understood hides none of the others.
+    """A page of captures. Unreadable entries are listed separately and do not fail the page.
 
     Raises:
         Unclear: it is not a page.
@@ -231,7 +229,7 @@ def read_captures(content: bytes) -> CapturesPage:
         try:
             fact = read_transaction(bytes(entry), attempt_id=_named(entry).attempt_id)
             if fact.status is not ChannelStatus.CAPTURED:
-                raise Unclear("it is not a capture")  # noqa: TRY301  # one way for all that cannot be used
+                raise Unclear("it is not a capture")  # noqa: TRY301  # handled like all other unreadable entries
             captures.append(fact)
         except Unclear as problem:
             unreadable.append(_unreadable(entry, problem))
@@ -243,7 +241,7 @@ def read_captures(content: bytes) -> CapturesPage:
 
 
 def read_refunds(content: bytes) -> RefundsPage:
-    """A page of refunds. One that cannot be understood hides none of the others.
+    """A page of refunds. Unreadable entries are listed separately and do not fail the page.
 
     Raises:
         Unclear: it is not a page.
@@ -272,8 +270,8 @@ def read_refunds(content: bytes) -> RefundsPage:
 
 
 def read_subject(body: bytes) -> Subject:
-    """What a callback says that it is about; empty when it says nothing that can be read. Says
-    nothing about whether it is true.
+    """The subject that a callback names; empty when it cannot be read. Does not verify the
+    callback.
     """
     try:
         named = msgspec.json.decode(body, type=_Named)
@@ -283,7 +281,7 @@ def read_subject(body: bytes) -> Subject:
 
 
 def read_signature(content: bytes) -> str:
-    """The signature in an answer.
+    """The signature in a response.
 
     Raises:
         Unclear: there is none.
@@ -295,7 +293,7 @@ def read_signature(content: bytes) -> str:
 
 
 def error_code(content: bytes) -> str:
-    """`error.code` of a documented refusal, or ""."""
+    """`error.code` of a documented error response, or ""."""
     try:
         return msgspec.json.decode(content, type=_ErrorAnswer).error.code
     except UNREADABLE:
@@ -337,7 +335,7 @@ def _read_amount(answer: _Transaction) -> Money | None:
 
 
 def _read_fee(fee: str | None, currency: str) -> Money | None:
-    """A fee; one that cannot be read makes the answer no less true about the money."""
+    """A fee; None when it cannot be read, because the rest of the response is still valid."""
     if fee is None:
         return None
     try:
@@ -355,8 +353,8 @@ def _next_action(status: ChannelStatus, answer: _Transaction) -> NextAction | No
 
 
 def _reason(status: ChannelStatus, decline_code: str) -> str:
-    """Our catalogue's reason. CARD_INVALID is not among them: it says that nothing was sent, and a
-    card that the issuer refuses was.
+    """The reason in our catalogue. It is never CARD_INVALID, which means that nothing was sent: a
+    card that the issuer declined was sent.
     """
     match status:
         case ChannelStatus.DECLINED:
@@ -380,7 +378,8 @@ def _refund_reason(status: RefundChannelStatus, code: str) -> str:
 
 
 def not_signed(status_code: int, code: str) -> MeshError:
-    """Why the sandbox did not sign an outcome."""
+    """The error for an outcome that the sandbox did not sign."""
+
     match (status_code, code):
         case (404, "not_found"):
             return PaymentNotFound("the channel does not know this payment")

@@ -1,5 +1,5 @@
-"""Matching a statement's lines with our attempts and refunds. Pure; each line and each row of ours
-makes at most one finding, with one sentence.
+"""Matches the lines of a statement with our attempts and refunds. Pure. Each line and each row of
+ours gives at most one finding, with one sentence as its reason.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ from payment_rpc.domain.difference import Finding, Kind
 from payment_rpc.domain.refund import RefundState
 from payment_rpc.domain.statement import BadLine, Line, LineType, Statement
 
-_REFUNDED = frozenset({RefundState.SUCCESS, RefundState.REVERSED})  # what bounced had left before
+# a reversed refund had been paid out before
+_REFUNDED = frozenset({RefundState.SUCCESS, RefundState.REVERSED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OurCapture:
-    """An attempt of ours. `captured_at` is by the channel's clock; `fee` is what we booked for
-    it.
-    """
+    """An attempt in our books. `captured_at` is by the channel's clock; `fee` is the booked fee."""
 
     attempt_id: str
     payment_id: str
@@ -36,7 +35,7 @@ class OurCapture:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OurRefund:
-    """A refund of ours. `fee` is what we booked as given back with it."""
+    """A refund in our books. `fee` is the fee that we booked as returned with it."""
 
     refund_id: str
     payment_id: str
@@ -49,7 +48,7 @@ class OurRefund:
 
 
 class Matching:
-    """One statement of one day against our books."""
+    """Matches the statement of one day against our books."""
 
     def __init__(
         self, statement: Statement, *, channel: str, date: str, bounds: tuple[datetime, datetime]
@@ -78,7 +77,7 @@ class Matching:
         captures: Mapping[str, OurCapture],
         refunds: Mapping[str, OurRefund],
     ) -> Finding | None:
-        """What is wrong with a line, or None."""
+        """The finding about a line, or None when it matches our books."""
         if isinstance(line, BadLine):
             return Finding(
                 key=self._key("bad", str(line.line_no), line.text),
@@ -112,8 +111,8 @@ class Matching:
                 assert_never(line.type)
 
     def wrong_totals(self) -> Iterator[Finding]:
-        """Totals of the statement that its own lines do not add up to: lines were lost, added or
-        changed on the way, or by the channel.
+        """Findings about totals that differ from the sum of the lines: lines were lost, added or
+        changed in transit, or by the channel.
         """
         for total in self._bad_totals:
             yield Finding(
@@ -125,8 +124,8 @@ class Matching:
     def missing_captures(
         self, ours: Sequence[OurCapture], *, elsewhere: Mapping[str, str]
     ) -> Iterator[Finding]:
-        """Captures of the day that have no line. `elsewhere` gives the adjacent day whose
-        statement has an attempt.
+        """Findings about captures of the day without a line. `elsewhere` maps an attempt to the
+        adjacent day whose statement contains it.
         """
         for capture in ours:
             if capture.attempt_id in self.attempt_ids:
@@ -156,7 +155,7 @@ class Matching:
     def missing_refunds(
         self, ours: Sequence[OurRefund], *, elsewhere: Mapping[str, str]
     ) -> Iterator[Finding]:
-        """Refunds of the day that have no line."""
+        """Findings about refunds of the day without a line."""
         for refund in ours:
             if refund.refund_id in self.refund_ids:
                 continue
@@ -321,8 +320,8 @@ class Matching:
         )
 
     def _absent(self, subject: str) -> str:
-        """One key for "not in its own day's statement" and "in another day's", whichever is found
-        first.
+        """The key that "not in its own day's statement" and "in another day's" share, so that the
+        two are one finding.
         """
         return hashlib.sha256(f"{self._channel}\nabsent\n{subject}".encode()).hexdigest()
 

@@ -1,6 +1,6 @@
-"""Rows of wallets and their entries. A wallet is changed by one conditional UPDATE, in the
-transaction that books the same amount in the ledger; its lock comes after the payment's and is held
-until the commit."""
+"""Reads and writes wallets and their entries. A wallet is changed by one conditional UPDATE, in the
+transaction that books the same amount in the ledger. Its row lock is taken after the payment's and
+held until the commit."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ _ENTRY = insert(WALLET_ENTRY)
 
 
 async def spend(tx: AsyncConnection, payment: Payment, *, entry_id: str, at: datetime) -> None:
-    """Takes a payment's amount out of its buyer's wallet.
+    """Debits the amount of a payment from its buyer's wallet.
 
     Raises:
-        InsufficientBalance: there is less in it; the caller's transaction must not commit.
+        InsufficientBalance: the balance is too low; the caller's transaction must not commit.
     """
     await _change(
         tx,
@@ -65,8 +65,8 @@ async def credit(
     at: datetime,
     refund_id: str = "",
 ) -> None:
-    """Puts money of a payment, or of a refund of it, into its buyer's wallet. The second time for
-    one cause violates `uq_wallet_entry_cause`.
+    """Credits money of a payment, or of a refund of it, to its buyer's wallet. A second credit for
+    the same cause violates `uq_wallet_entry_cause`.
     """
     if amount.minor <= 0:
         raise ValueError("a credit is more than nothing")
@@ -88,7 +88,7 @@ async def credit(
 async def read_wallet(
     tx: AsyncConnection, *, merchant_id: str, user_id: str, currency: str
 ) -> Wallet:
-    """The wallet of a buyer; an empty one when nothing was ever paid in."""
+    """The wallet of a buyer; an empty one when it never had an entry."""
     row = (
         await tx.execute(_READ, {"merchant": merchant_id, "user": user_id, "money": currency})
     ).first()
@@ -118,7 +118,7 @@ async def list_entries(
     before: int | None,
     limit: int,
 ) -> Sequence[WalletEntry]:
-    """Changes of a wallet, newest first, those before the `seq` given; at most `limit`."""
+    """At most `limit` entries of a wallet, newest first, with a `seq` below `before`."""
     query = select(WALLET_ENTRY).where(
         WALLET_ENTRY.c.merchant_id == merchant_id,
         WALLET_ENTRY.c.user_id == user_id,
@@ -151,7 +151,8 @@ async def _change(
     )
     if changed.rowcount != 1:
         raise InsufficientBalance
-    after = (await tx.execute(_READ, key)).one()  # ours until the commit: the UPDATE holds the row
+    # unchanged until the commit: the UPDATE locks the row
+    after = (await tx.execute(_READ, key)).one()
     await tx.execute(
         _ENTRY,
         await chained(
