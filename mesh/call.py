@@ -1,8 +1,8 @@
-"""The call that is being served: who asks, until when, under which trace and idempotency key. The
-pipeline fills it, use cases and clients read it.
+"""Holds the context of the call that is being served: caller, deadline, trace and idempotency key.
+The pipeline fills it, use cases and clients read it.
 
-One context variable holds one object, because each context variable that is set per call is
-measurable.
+One context variable holds one object, because every further variable that is set per call has a
+measurable cost.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ CALLER: Final = "x-paymesh-caller"  # token of the calling service
 IDEMPOTENCY_KEY: Final = "idempotency-key"
 TRACEPARENT: Final = "traceparent"
 REQUEST_ID: Final = "x-request-id"
-REPLAYED: Final = "x-paymesh-idempotent-replayed"  # trailing: the answer is that of an earlier call
+REPLAYED: Final = "x-paymesh-idempotent-replayed"  # trailing: the response of an earlier call
 
 
 class Role(StrEnum):
-    """What a caller is for one call. Widest first: ADMIN, MERCHANT, USER, PUBLIC; SERVICE stands
-    apart.
+    """The role of a caller in one call. Widest first: ADMIN, MERCHANT, USER, PUBLIC; SERVICE is not
+    in this order.
     """
 
-    PUBLIC = "public"  # anybody
+    PUBLIC = "public"  # any caller, also without a token
     USER = "user"  # a buyer, (merchant_id, subject)
     MERCHANT = "merchant"  # works for the shop merchant_id
     ADMIN = "admin"  # our own staff
@@ -42,8 +42,8 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Which rows a caller may see: rows whose merchant_id and user_id equal those given here. None
-    does not filter.
+    """The rows that a caller may see: those with this merchant_id and user_id. None does not
+    filter.
     """
 
     merchant_id: str | None
@@ -52,20 +52,20 @@ class Scope:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """Who calls, with the one role that the method admitted."""
+    """The caller, with the one role that the method admitted."""
 
     role: Role
     subject: str = ""  # `sub` of the user token, or the service's name
     merchant_id: str = ""  # tenant of the user token; "" for a service
     service: str = ""  # name in the caller token; "" without one
-    on_behalf_of: str = ""  # user for whom a service calls
+    on_behalf_of: str = ""  # user on whose behalf a service calls
     roles: frozenset[Role] = frozenset()
 
     @property
     def key(self) -> str:
-        """Who this is for idempotency: the same for a person whatever role admitted the call, and
-        nobody else's. A token that gained a role still is its person's, so a repeated call finds
-        what the first one did."""
+        """The identity for idempotency keys: unique per person, and the same in every role. So a
+        repeated call finds the first one, even when the person's token has gained a role
+        meanwhile."""
         return (
             f"service:{self.service}"
             if self.role is Role.SERVICE
@@ -94,21 +94,21 @@ NOBODY = Caller(role=Role.PUBLIC)
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """One call on its way through the pipeline. `deadline` is on the monotonic clock."""
+    """The state of one call in the pipeline. `deadline` is on the monotonic clock."""
 
     trace: Trace
     deadline: float
     caller: Caller = NOBODY
     idempotency_key: str = ""
     request_id: str = ""
-    language: Language | None = None  # in which the caller's person reads; None: he does not say
-    # with which the pipeline ended it: at its deadline, or for want of room
+    language: Language | None = None  # of the person who called; None: not given
+    # the error with which the pipeline ended the call: at its deadline, or because it was shed
     cut: MeshError | None = None
-    is_running: bool = False  # it takes room among the calls that run
-    # a transaction of it may be committed, or a sibling was asked for something with effects
+    is_running: bool = False  # counted in `Load.running`
+    # its transaction may be committed, or it made a call with effects to a sibling
     effects: bool = False
-    refusal: str = ""  # reason with which it ended, for the log
-    trailing: tuple[tuple[str, str | bytes], ...] = ()  # metadata to send with the answer
+    refusal: str = ""  # reason of the error with which it ended, for the log
+    trailing: tuple[tuple[str, str | bytes], ...] = ()  # metadata to send with the response
 
     def remaining_seconds(self) -> float:
         """Time until the deadline; negative after it."""
@@ -124,7 +124,7 @@ def current_call() -> Call | None:
 
 
 def current_caller() -> Caller:
-    """Who calls; NOBODY (role PUBLIC) outside of a call."""
+    """The caller; NOBODY (role PUBLIC) outside of a call."""
     call = CURRENT.get()
     return NOBODY if call is None else call.caller
 
@@ -142,21 +142,21 @@ def current_trace_id() -> str:
 
 
 def current_language() -> Language | None:
-    """The language of the caller's person, or None outside of a call and when he does not say."""
+    """The language of the person who called; None when not given, or outside of a call."""
     call = CURRENT.get()
     return None if call is None else call.language
 
 
 def mark_effects() -> None:
-    """From here on a refusal of the call does not prove that nothing happened."""
+    """Records that the call may have had effects, so that an error no longer proves it had none."""
     call = CURRENT.get()
     if call is not None:
         call.effects = True
 
 
 def mark_replayed() -> None:
-    """Tells the client that the answer is that of an earlier call with the same key, in trailing
-    metadata.
+    """Tells the client in trailing metadata that the response is that of an earlier call with the
+    same key.
     """
     call = CURRENT.get()
     if call is not None:
@@ -171,7 +171,7 @@ def calling(
     idempotency_key: str = "",
     trace: Trace | None = None,
 ) -> Iterator[Call]:
-    """Runs a block as a call of its own: workers give themselves a deadline and a trace with it."""
+    """Runs a block as a call of its own, e.g. to give a worker a deadline and a trace."""
     call = Call(
         trace=trace or Trace.start(),
         deadline=monotonic() + timeout_seconds,

@@ -1,4 +1,4 @@
-"""Tokens by which services of the mesh name themselves to each other."""
+"""Signs and verifies caller tokens, by which services of the mesh authenticate to each other."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from mesh.signed_tokens import REMEMBER_SECONDS, begins, judge, verified
 from mesh.token_cache import TokenCache
 
 CALLER_TYPE: Final = "paymesh-caller+jwt"
-# of our own processes: a clock that is off by a minute must not stop a mesh
+# for our own processes: a clock that is off by a minute must not stop a mesh
 CALLER_LEEWAY_SECONDS = 120
 CALLER_LIFETIME_SECONDS = 300
-# a caller token is sent at most this long, so that it never arrives expired
+# a caller token is reused for at most this long, so that it never arrives expired
 CALLER_REUSE_SECONDS = 200
-# a caller token that is older was kept by somebody, no clock is off by so much
+# an older caller token is a replayed one, since no clock is off by so much
 SKEW_SECONDS_MAX = 24 * 3600
 
 _SERVICE = re.compile(r"[a-z][a-z0-9_]{0,31}", re.ASCII)
@@ -49,7 +49,7 @@ class CallerClaims:
 
 
 class CallerTokens:
-    """Signs the tokens by which this process names itself to siblings, and verifies theirs."""
+    """Signs the tokens that this process sends to siblings, and verifies theirs."""
 
     def __init__(
         self,
@@ -89,8 +89,8 @@ class CallerTokens:
         """Reads our private key and the directory of public keys.
 
         Raises:
-            ValueError: a key that is not Ed25519, or a file whose name is not `<service>.pub.pem`.
-                OSError: a file cannot be read.
+            ValueError: a key is not Ed25519, or a file name is not `<service>.pub.pem`.
+            OSError: a file cannot be read.
         """
         own, directory = settings.caller_key_file, settings.caller_keys_dir
         private_key = (
@@ -116,11 +116,11 @@ class CallerTokens:
 
     @property
     def can_sign(self) -> bool:
-        """True when this process has a key of its own."""
+        """Whether this process has a private key."""
         return self._private_key is not None
 
     def sign(self, target: str, *, on_behalf_of: str = "") -> str:
-        """A token for a target service, reused until it gets old.
+        """A token for a target service, reused for CALLER_REUSE_SECONDS.
 
         Raises:
             ValueError: this process has no key.
@@ -153,11 +153,12 @@ class CallerTokens:
         return token
 
     def verify(self, token: str) -> CallerClaims:
-        """The claims of a sibling's token for us.
+        """The claims of a token that a sibling made for this service.
 
         Raises:
-            ClockSkewed: its clock and ours differ too much to tell. TokenExpired: it was good once.
-                TokenInvalid: anything else.
+            ClockSkewed: its clock and ours differ too much to tell.
+            TokenExpired: it was valid once.
+            TokenInvalid: anything else.
         """
         keys = self._keys.get()
         if self._keys.version != self._keys_version:
@@ -205,7 +206,7 @@ class CallerTokens:
             raise TokenExpired
         ahead = (
             early if early > 0 else min(0.0, CALLER_REUSE_SECONDS - age)
-        )  # a younger one proves no difference of clocks
+        )  # a younger token does not prove any clock skew
         self._watch.heard(claims.iss, ahead)
         if early > CALLER_LEEWAY_SECONDS or now_seconds - claims.exp >= CALLER_LEEWAY_SECONDS:
             raise ClockSkewed(ahead)

@@ -1,5 +1,5 @@
-"""What tokens say: types and times of claims as RFC 7519 and RFC 9068 give them, and the ids, roles
-and tenant that we make of them.
+"""Reads the claims of tokens: their types and times as in RFC 7519 and RFC 9068, and the id, roles
+and tenant that we derive from them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mesh.call import Role
 from mesh.errors import TokenInvalid
 
 TOKEN_ID_CHARACTERS_MAX = 128
-SECONDS_MAX = 2**40  # tens of thousands of years: an `exp` of 10**400 is no time
+SECONDS_MAX = 2**40  # tens of thousands of years; an `exp` of 10**400 is not a valid time
 
 MERCHANT_ID: Final = re.compile(r"[a-z0-9_-]{1,32}", re.ASCII)
 _SUBJECT = re.compile(
@@ -32,7 +32,7 @@ _ROLES = {"user": Role.USER, "merchant": Role.MERCHANT, "admin": Role.ADMIN}
 
 
 def invalid(why: str) -> TokenInvalid:
-    """The refusal of a token, with one word about the reason and nothing of the token."""
+    """The error for an invalid token, with one word about the reason and no part of the token."""
     return TokenInvalid(f"The token is invalid ({why}).")
 
 
@@ -46,15 +46,15 @@ class Claims(msgspec.Struct, frozen=True, kw_only=True):
     iat: int | float
     exp: int | float
     sub: str
-    nbf: int | float | None = None  # not among what RFC 9068 requires
+    nbf: int | float | None = None  # not required by RFC 9068
     jti: str = ""
 
 
 def read_claims(payload: bytes) -> tuple[Claims, dict[str, Any]]:
-    """The registered claims of a payload, and all of them.
+    """The registered claims of a payload, and all its claims.
 
     Raises:
-        TokenInvalid: names the claim that is missing or of another type.
+        TokenInvalid: names the claim that is missing or invalid.
     """
     try:
         everything = msgspec.json.decode(payload, type=dict[str, Any])
@@ -75,8 +75,8 @@ def read_claims(payload: bytes) -> tuple[Claims, dict[str, Any]]:
 
 
 def _claim_of(problem: str) -> str:
-    """The claim that msgspec complains of: "Expected `str`, got `int` - at `$.sub`", "Object
-    missing required field `exp`".
+    """The claim in an error of msgspec: "Expected `str`, got `int` - at `$.sub`", "Object missing
+    required field `exp`".
     """
     missing = re.search(r"missing required field `([a-z]+)`", problem)
     if missing is not None:
@@ -86,11 +86,10 @@ def _claim_of(problem: str) -> str:
 
 
 def subject_of(sub: str) -> str:
-    """The id under which we know a subject. Most subjects are their own id. Any other (`auth0|123`,
-    a URL, a long one)
-    is written with the characters that our ids may have: `enc:` and every other byte as `.` and two
-    hex digits, or `sha256:` and a digest where that would be longer than 64. Two subjects never get
-    one id: what begins like a written one is written too."""
+    """Our id for a subject. Most subjects are used as they are. Others (`auth0|123`, a URL, a long
+    one) are encoded in the characters of our ids: `enc:` and every other byte as `.` and two hex
+    digits, or `sha256:` and a digest where that would be longer than 64. No two subjects get the
+    same id: a subject that begins like an encoded one is encoded too."""
     if _PLAIN.fullmatch(sub) is not None and not sub.startswith((_ESCAPED, _DIGEST)):
         return sub
     raw = sub.encode()
@@ -104,16 +103,16 @@ def subject_of(sub: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimNames:
-    """Where an identity provider writes what we need.
+    """The names of the claims in which an identity provider writes roles and tenant.
 
     Attributes:
-        roles: claims with the roles, each a list or text with spaces between; "realm_access.roles"
+        roles: claims with the roles, each a list or space-separated text; "realm_access.roles"
             reads an object in a claim.
-        role_names: the provider's word -> "user", "merchant" or "admin"; ours are always
-            understood.
-        default_role: the role of a token that has none of ours, or "".
+        role_names: the provider's role name -> "user", "merchant" or "admin"; our own names are
+            always accepted.
+        default_role: the role of a token without any of our roles, or "".
         merchant: claim with the tenant.
-        default_merchant: tenant of buyers whose token has no such claim, or "": they are refused.
+        default_merchant: tenant of buyers whose token has no such claim; "" refuses them.
     """
 
     roles: Sequence[str] = ("roles",)
@@ -123,10 +122,10 @@ class ClaimNames:
     default_merchant: str = ""
 
     def roles_of(self, claims: Mapping[str, Any]) -> frozenset[Role]:
-        """The roles that we know; any other word grants nothing.
+        """The known roles of a token; any other role name is ignored.
 
         Raises:
-            TokenInvalid: a claim with roles is no list of texts.
+            TokenInvalid: a claim with roles is not a list of strings.
         """
         found = set()
         for path in self.roles:
@@ -139,11 +138,11 @@ class ClaimNames:
         return frozenset(found)
 
     def merchant_of(self, claims: Mapping[str, Any], roles: frozenset[Role]) -> str:
-        """The tenant. A token without one opens none: a buyer's gets `default_merchant` where there
-        is one, that of our own staff needs none.
+        """The tenant of a token. Without the claim it is `default_merchant`, which may be "" only
+        when the roles include neither USER nor MERCHANT.
 
         Raises:
-            TokenInvalid: it is no merchant id, or it is missing where a role needs it.
+            TokenInvalid: it is not a merchant id, or it is missing and a role needs it.
         """
         merchant = _at(claims, self.merchant)
         if merchant is _MISSING:
@@ -156,8 +155,8 @@ class ClaimNames:
 
 
 def _at(claims: Mapping[str, Any], path: str) -> Any:
-    """A claim by its name, which may hold dots (`https://shop.example/roles`), else by its path;
-    _MISSING where there is none.
+    """A claim by its name, which may contain dots (`https://shop.example/roles`), else by its path;
+    _MISSING when there is none.
     """
     if path in claims:
         return claims[path]

@@ -1,5 +1,5 @@
-"""grpc.health.v1 of a server. Unlike the servicer of grpcio-health-checking it ends its watches at
-shutdown: open watches would keep `server.stop(grace)` waiting for the whole grace."""
+"""Serves grpc.health.v1. Unlike the servicer of grpcio-health-checking it ends its watches at
+shutdown: open watches would make `server.stop(grace)` wait for the whole grace."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
-WATCHES_PER_CONNECTION_MAX: Final = 4  # a client of grpc has one for each service that it watches
+WATCHES_PER_CONNECTION_MAX: Final = 4  # a grpc client has one for each service that it watches
 WATCHES_MAX: Final = 1000  # 8 KB each
 REQUEST_BYTES_MAX: Final = 256  # the name of a service
 
 
 class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the package has no types
-    """States of "" (the whole process) and of each service."""
+    """The states of "" (the whole process) and of each service."""
 
     def __init__(self, services: Iterable[str]) -> None:
         self._states = dict.fromkeys(("", *services), NOT_SERVING)
@@ -43,8 +43,8 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the packa
         return bool(self._states[""] == SERVING)
 
     def handlers(self, load: Load) -> Mapping[str, grpc.RpcMethodHandler[Any, Any]]:
-        """What is registered: as in the pipeline, a message that never comes has a time limit and a
-        place among all that have not come.
+        """The handlers to register. As in the pipeline, a call whose message does not arrive has a
+        time limit and counts in `load`.
         """
 
         async def request_of(context: Any, request_class: Any) -> Any:
@@ -95,17 +95,17 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the packa
         }
 
     def serve(self) -> None:
-        """Everything is SERVING, as long as what the process needs can be used."""
+        """Reports SERVING for everything, as long as the dependencies are usable."""
         self._is_started = True
         self._tell()
 
     def stop_serving(self) -> None:
-        """Everything is NOT_SERVING; watchers hear of it."""
+        """Reports NOT_SERVING for everything, also to watchers."""
         self._is_started = False
         self._tell()
 
     def set_usable(self, is_usable: bool) -> None:  # noqa: FBT001  its one argument
-        """Whether what the process needs can be used; see `mesh.dependencies`."""
+        """Sets whether the dependencies are usable; see `mesh.dependencies`."""
         self._is_usable = is_usable
         self._tell()
 
@@ -113,7 +113,7 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the packa
         self._set(SERVING if self._is_started and self._is_usable else NOT_SERVING)
 
     def end_watches(self) -> None:
-        """Lets every open watch end, and every later one after its first answer."""
+        """Ends every open watch, and every later one after its first response."""
         self._closing = True
         self._wake()
 
@@ -142,9 +142,9 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the packa
         )
 
     async def Watch(self, request: Any, context: Any) -> None:
-        """The state of a service now and whenever it changes. A connection has a few watches and a
-        process an end of them; clients of grpc to whom watching is UNIMPLEMENTED go on without
-        it."""
+        """Sends the state of a service now and whenever it changes. Watches are limited per
+        connection and per process. Beyond the latter limit the call is UNIMPLEMENTED, after which
+        grpc clients continue without a watch."""
         peer = context.peer()
         if self._watches[peer] >= WATCHES_PER_CONNECTION_MAX:
             await context.abort(

@@ -1,6 +1,4 @@
-"""uvicorn's server for processes that handle signals themselves and cost nothing while nobody
-calls.
-"""
+"""Runs uvicorn without its signal handling, and with little CPU while idle."""
 
 from __future__ import annotations
 
@@ -10,13 +8,13 @@ from collections.abc import Iterator
 
 import uvicorn
 
-# the Date header is renewed as often; uvicorn's own loop wakes ten times as often, to see whether
-# it should end
+# also the interval at which the Date header is renewed; uvicorn's own loop wakes ten times as
+# often, to check whether it should end
 TICK_SECONDS = 1.0
 
 
 class HttpServer(uvicorn.Server):
-    """Ends by `stop`, at once."""
+    """A server that ends at once when `stop` is called."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -24,18 +22,18 @@ class HttpServer(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Captures none: signals belong to the process, and uvicorn would raise them again after a
+        """Captures no signals: the process handles them, and uvicorn would raise them again after a
         clean end.
         """
         yield
 
     def stop(self) -> None:
-        """Takes no more requests and ends."""
+        """Refuses further requests and ends."""
         self.should_exit = True
         self._stopped.set()
 
     async def main_loop(self) -> None:
-        """As the base, with a slower tick."""
+        """The loop of the base class with a slower tick."""
         while not await self.on_tick(0):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(TICK_SECONDS):

@@ -1,5 +1,5 @@
-"""The life of a process of the mesh: settings, logs, the loop, and an end that takes no longer than
-it must.
+"""Runs a process of the mesh: reads settings, configures logs, runs the loop, and exits without
+delay.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ def run_process(
     *,
     refusals: tuple[type[Exception], ...] = (),
 ) -> NoReturn:
-    """Reads the settings, serves, and ends the process. What it cannot start with is said on
-    standard error, without a traceback.
+    """Reads the settings, serves, and ends the process. Errors at start are printed on standard
+    error, without a traceback.
 
     Args:
         serve: returns after SIGTERM or SIGINT.
-        refusals: what else `serve` raises for people, besides MeshError, ValueError and OSError.
+        refusals: further exceptions of `serve` to print so, besides MeshError, ValueError and
+            OSError.
     """
     service = str(settings_class.model_fields["service"].default)
     told: tuple[type[Exception], ...] = (MeshError, SettingsRefused, ValueError, OSError, *refusals)
@@ -50,13 +51,13 @@ def run_process(
 
 
 def _end() -> NoReturn:
-    """Ends at once. Everything is closed; taking the interpreter apart would cost a third of a
-    second of CPU per process.
+    """Exits at once. Everything is closed already, and the finalisation of the interpreter would
+    cost a third of a second of CPU per process.
     """
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except (OSError, ValueError):
-            continue  # nobody listens any more
+            continue  # the reader has closed the stream
     os._exit(0)

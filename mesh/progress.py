@@ -1,4 +1,4 @@
-"""How far long work is, for whoever waits for it at a terminal."""
+"""Reports the progress of long work to a listener, e.g. at a terminal."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Protocol
 
 
 class Listener(Protocol):
-    """Hears of work in its block of `progress_to`."""
+    """Receives the progress of the work in a block of `progress_to`."""
 
     def begins(self, part: str) -> None:
-        """The next part of it begins."""
+        """Called when the next part of the work begins."""
 
     def looked_at(self, what: str, rows: int) -> None:
-        """So many more rows of a part were looked at."""
+        """Called when so many more rows of a part were read."""
 
 
 _listener: ContextVar[Listener | None] = ContextVar("progress", default=None)
@@ -23,7 +23,7 @@ _listener: ContextVar[Listener | None] = ContextVar("progress", default=None)
 
 @contextmanager
 def progress_to(listener: Listener) -> Iterator[None]:
-    """Tells the listener of all work in this block."""
+    """Reports all work in this block to the listener."""
     token = _listener.set(listener)
     try:
         yield
@@ -32,15 +32,15 @@ def progress_to(listener: Listener) -> Iterator[None]:
 
 
 def begins(part: str) -> None:
-    """The next part of the work begins, e.g. that of another service."""
+    """Reports that the next part of the work begins, e.g. that of another service."""
     listener = _listener.get()
     if listener is not None:
         listener.begins(part)
 
 
 def looked_at(what: str, rows: int) -> None:
-    """So many more rows were looked at. Those of a range count as a whole range; the last one of a
-    table may have fewer.
+    """Reports that so many more rows were read. A range of rows counts in full, although the last
+    one of a table may have fewer.
     """
     listener = _listener.get()
     if listener is not None:

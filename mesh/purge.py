@@ -1,5 +1,5 @@
-"""Forgetting what was delivered: rows of the outbox and the inbox are kept for a while, for replays
-and questions, and not for ever.
+"""Deletes old rows of the outbox and the inbox. They are kept for a while after delivery, for
+replays and investigations.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ from mesh.clock import Clock
 from mesh.db import Database
 from mesh.worker import Worker
 
-PURGE_SECONDS = 600.0  # what is purged lives for days
+PURGE_SECONDS = 600.0  # rows are kept for days, so purging need not be frequent
 
 
 def purge_worker(*, db: Database, clock: Clock, retention: timedelta) -> Worker:
-    """Deletes messages that were delivered, once they are older than `retention`. What a receiver
-    has done is remembered for twice as long: whoever sends a message once more that still is in an
-    outbox meets a receiver that knows it."""
+    """Deletes delivered messages that are older than `retention`. Inbox rows are kept for twice as
+    long, so that a receiver still recognises a message that is sent again from an outbox."""
 
     async def purge() -> int:
         now = clock.now()

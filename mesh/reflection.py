@@ -1,6 +1,6 @@
-"""grpc.reflection of a server, as v1 and as v1alpha: the messages are the same on the wire, only
-the name of the service differs. Open in development, for admins otherwise. A process has a few
-streams of it; when it needs room the oldest ends."""
+"""Serves grpc.reflection as v1 and as v1alpha. The messages are the same on the wire, only the name
+of the service differs. Open in development, for admins otherwise. Beyond STREAMS_MAX streams the
+oldest is ended."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mesh.trace import Trace
 from mesh.wire_errors import DETAILS_KEY, STATUS_CODES, ErrorCatalogue, internal_status, to_status
 
 STREAMS_MAX: Final = 32
-IDLE_SECONDS_MAX: Final = 60.0  # between two questions
+IDLE_SECONDS_MAX: Final = 60.0  # between two requests
 REQUEST_BYTES_MAX: Final = 4096
 
 _ALPHA: Final = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"].full_name
@@ -29,8 +29,8 @@ _V1: Final = _ALPHA.replace("v1alpha", "v1")
 
 
 def _describe_v1() -> None:
-    """Puts grpc/reflection/v1/reflection.proto into the pool, where clients ask for it: it is that
-    of v1alpha under another package."""
+    """Adds grpc/reflection/v1/reflection.proto to the descriptor pool, for clients that ask for it.
+    It is that of v1alpha in another package."""
     pool = descriptor_pool.Default()
     with suppress(KeyError):
         pool.FindServiceByName(_V1)
@@ -54,7 +54,7 @@ _describe_v1()
 
 
 class Reflection:
-    """Tells what a server serves."""
+    """The reflection service of a server."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class Reflection:
         self._streams: dict[asyncio.Task[Any], None] = {}
 
     def handlers(self) -> Mapping[str, Mapping[str, grpc.RpcMethodHandler[Any, Any]]]:
-        """What is registered, by service."""
+        """The handlers to register, by service."""
         handler: grpc.RpcMethodHandler[Any, Any] = grpc.stream_stream_rpc_method_handler(
             self._serve
         )

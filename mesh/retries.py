@@ -1,4 +1,4 @@
-"""Which failed calls may be sent again, and how many."""
+"""Decides which failed calls may be retried, and limits the number of retries."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _UNAVAILABLE = 14
 
 
 class RetryBudget:
-    """Keeps retries a small share of the calls, so that a service in trouble is not hit harder: a
-    tenth of recent calls, and ten at any time.
+    """Limits retries to a tenth of the recent calls, and ten at any time, so that they do not
+    overload a failing service.
     """
 
     CALLS_PER_RETRY = 10
@@ -29,11 +29,11 @@ class RetryBudget:
         self._at = now()
 
     def called(self) -> None:
-        """A first attempt was made."""
+        """Counts the first attempt of a call."""
         self._credit = min(self.RETRIES_MAX * self.CALLS_PER_RETRY, self._credit + 1)
 
     def take(self) -> bool:
-        """Whether a further attempt may be made."""
+        """Takes the credit for one retry; False when there is not enough."""
         now = self._now()
         least = self.RETRIES_MIN * self.CALLS_PER_RETRY
         if self._credit < least:
@@ -49,8 +49,8 @@ class RetryBudget:
 
 
 def is_retryable(error: RemoteError) -> bool:
-    """UNAVAILABLE of the sibling itself. What the sibling says about *its* neighbours it has
-    repeated by itself; repeating that multiplies.
+    """Whether the sibling itself was UNAVAILABLE. It has already retried its own calls to its
+    neighbours, so a retry for their failure would multiply the attempts.
     """
     return isinstance(error, UpstreamUnavailable) or (
         error.grpc_code == _UNAVAILABLE and error.reason != "NEIGHBOUR_UNAVAILABLE"
@@ -58,8 +58,8 @@ def is_retryable(error: RemoteError) -> bool:
 
 
 def is_healthy_answer(error: MeshError, problem: AioRpcError) -> bool:
-    """Whether a failed call shows a replica that works: it answered, and not that its clock is in
-    the way.
+    """Whether a failed call counts as a success of the replica: it answered, with another error
+    than clock skew.
     """
     if isinstance(error, RemoteError) and error.is_unserved:
         return False

@@ -1,16 +1,16 @@
-"""User tokens that are no longer believed although their time is not over.
+"""Reads the list of user tokens that are revoked before they expire.
 
 One JSON object per line of a file that every process reads again within a second of a change:
 
     {"jti": "T01…"}                                          this token
     {"sub": "alice", "merchant_id": "mall", "issued_before": 1764400000}
-                                                             what this person got before that moment
-                                                             (seconds since 1970)
-    {"merchant_id": "acme", "issued_before": 1764400000}     what anybody of a shop got before
-    {"issued_before": 1764400000}                            what anybody got before
+                                                             tokens of this person issued before
+                                                             that moment (seconds since 1970)
+    {"merchant_id": "acme", "issued_before": 1764400000}     tokens of a shop issued before it
+    {"issued_before": 1764400000}                            all tokens issued before it
 
-`sub` is the claim or the id that we made of it; without `merchant_id` it counts in every shop.
-Other fields are notes for people. Lines may go when the tokens that they mean have expired, at the
+`sub` is the claim or the id that we derive from it. Without `merchant_id` it applies to every shop.
+Other fields are notes for people. Lines may be removed when their tokens have expired, at the
 latest after a day.
 """
 
@@ -32,14 +32,14 @@ class _Line(msgspec.Struct, frozen=True):
 
 
 class Revocations:
-    """Which tokens are revoked."""
+    """The revoked tokens."""
 
     __slots__ = ("_moments", "_tokens")
 
     def __init__(self, document: bytes = b"") -> None:
-        """Raises ValueError that names the first line that says nothing."""
+        """Raises ValueError that names the first invalid line."""
         self._tokens: set[str] = set()
-        # (merchant, subject), "" for any -> issued before
+        # (merchant, subject), "" for any -> revoked when issued before
         self._moments: dict[tuple[str, str], float] = {}
         for number, line in enumerate(document.splitlines(), 1):
             if line.strip() and not line.startswith(b"#"):
@@ -47,10 +47,11 @@ class Revocations:
 
     @classmethod
     def of_file(cls, path: Path) -> Revocations:
-        """What a file says; one that is not there says nothing.
+        """Reads a file; a missing file revokes nothing.
 
         Raises:
-            ValueError: a line that is not understood. OSError: it cannot be read.
+            ValueError: a line is invalid.
+            OSError: the file cannot be read.
         """
         try:
             document = path.read_bytes()

@@ -1,5 +1,5 @@
-"""A server of the mesh: one port, one event loop, every method behind the pipeline, health always,
-reflection for those who may look.
+"""Runs a server of the mesh: one port, one event loop, every method behind the pipeline, and the
+health and reflection services.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from mesh.streams import ServedStreams
 from mesh.transport import server_credentials, server_options
 from mesh.wire_errors import ErrorCatalogue
 
-# for each of what comes after the grace of running calls: their end, workers, connections
+# for each step after the grace of running calls: ending them, workers, connections
 STOP_SECONDS = 1.0
-STOP_TELL_SECONDS = 0.5  # an end that waits longer says what for
+STOP_TELL_SECONDS = 0.5  # a step that takes longer is logged
 
 log = get_logger()
 
-# text: generic in the stubs only
+# a string, because the type is generic in the stubs only
 _Handlers: TypeAlias = "Mapping[str, grpc.RpcMethodHandler[Any, Any]]"
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
-# grpc writes a traceback when an answer cannot be sent because its client hung up just now.
+# grpc logs a traceback when a response cannot be sent because the client has just disconnected.
 logging.getLogger("grpc._cython.cygrpc").addFilter(
     lambda record: not record.getMessage().startswith("ExecuteBatchError raised in core")
 )
@@ -82,7 +82,7 @@ class _CallDetails(grpc.HandlerCallDetails):
 
 
 class MeshServer:
-    """Serves servicers. `add` them, `start`, `stop`. Must be made inside the running loop."""
+    """A server: `add` servicers, `start`, `stop`. Must be made inside the running loop."""
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class MeshServer:
         """Tokens come from the settings unless they are given.
 
         Raises:
-            ValueError: a key file that is not what it should be.
+            ValueError: a key file is invalid.
         """
         self._settings = settings
         self.clock_watch = ClockWatch()
@@ -117,14 +117,14 @@ class MeshServer:
         self.policies: dict[str, MethodPolicy] = {}
 
     def add(self, add_to_server: Callable[[Any, Any], None], servicer: object) -> None:
-        """Takes a servicer and the generated function that registers it, e.g.
+        """Adds a servicer by the generated function that registers it, e.g.
         `add(add_PaymentServiceServicer_to_server, servicer)`.
         """
         add_to_server(servicer, self._capture)
 
     @property
     def metrics_port(self) -> int:
-        """Where /metrics is served; 0 before `start`."""
+        """The port of /metrics; 0 before `start`."""
         return self._metrics.port
 
     @property
@@ -134,16 +134,16 @@ class MeshServer:
 
     @property
     def caller_tokens(self) -> CallerTokens:
-        """The tokens by which this process names itself; for its `MeshChannel`s."""
+        """The caller tokens of this process, for its `MeshChannel`s."""
         return self._caller_tokens
 
     async def start(self) -> None:
-        """Opens the ports and serves. Nothing is served when anything is wrong.
+        """Opens the ports and serves. After an error nothing is served.
 
         Raises:
-            PolicyInvalid: methods without a valid policy, all of them named. PlaintextRefused: no
-                TLS beyond loopback.
-            OSError: a port is taken, a file cannot be read.
+            PolicyInvalid: names all methods without a valid policy.
+            PlaintextRefused: no TLS beyond loopback.
+            OSError: a port is taken, or a file cannot be read.
         """
         try:
             await self._start()
@@ -157,8 +157,8 @@ class MeshServer:
         credentials = server_credentials(self._settings)
         self._health = Health(self.services)
         largest = max((policy.max_request_bytes for policy in self.policies.values()), default=0)
-        # No maximum_concurrent_rpcs: it counts calls whose message never comes. `Load` counts what
-        # each kind of call takes.
+        # No maximum_concurrent_rpcs: it would count calls whose message never arrives. `Load`
+        # limits each kind of call instead.
         self._server = server = grpc.aio.server(options=server_options(max_request_bytes=largest))
         catalogue = ErrorCatalogue.of_packages(
             {policy.package for policy in self.policies.values()}
@@ -187,7 +187,7 @@ class MeshServer:
         }.items():
             _register(server, service, handlers)
         await self._metrics.start(self._settings.metrics_host, self._settings.metrics_port)
-        # last: grpc gives the port of a server that never started back when it pleases
+        # last: grpc may release the port of a server that never started much later
         self.port = self._open_port(server, credentials)
         await server.start()
         self._health.serve()
@@ -200,16 +200,14 @@ class MeshServer:
         )
 
     def set_usable(self, is_usable: bool) -> None:  # noqa: FBT001  its one argument
-        """Says NOT_SERVING while what this process needs cannot be used; for
-        `mesh.dependencies`.
-        """
+        """Reports NOT_SERVING while a dependency is unusable; called by `mesh.dependencies`."""
         self._health.set_usable(is_usable)
 
     async def stop(
         self, grace_seconds: float | None = None, *, registrar: Registrar | None = None
     ) -> None:
-        """Says NOT_SERVING, withdraws the announcement, waits until callers know, ends streams,
-        lets running calls end, closes. Idempotent.
+        """Reports NOT_SERVING, deregisters, waits until callers know, ends streams, lets running
+        calls end, closes. Idempotent.
         """
         if self._server is None:
             return
@@ -254,7 +252,7 @@ class MeshServer:
                 if credentials is None
                 else server.add_secure_port(address, credentials)
             )
-        except RuntimeError as problem:  # grpc's word for a port that somebody else has
+        except RuntimeError as problem:  # grpc raises it for a port that is taken
             raise OSError(f"port: cannot listen on {address}") from problem
 
 
@@ -299,15 +297,15 @@ async def serve(
     version: str = "",
     closers: Sequence[Callable[[], Any]] = (),
 ) -> None:
-    """The main loop of a process: start, register, work until SIGTERM or SIGINT (or a worker
-    breaks), then the same backwards.
+    """The main loop of a process: starts, registers, serves until SIGTERM or SIGINT (or a worker
+    fails), then stops in reverse order.
 
     Args:
         workers: run beside the server; stopped after the last call has ended.
         closers: async functions, awaited in order at the end: channels, then databases.
 
     Raises:
-        Whatever broke a worker, and what `MeshServer.start` raises.
+        Exception: the error of a worker, or an error of `MeshServer.start`.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -343,9 +341,9 @@ async def serve(
 
 
 async def _within(work: Awaitable[Any], what: str, *, until: float) -> None:
-    """Waits for a part of the end, and says so when it takes long. What is not done at `until` (by
-    the clock of the loop) is cancelled: everything here survives a kill, and a process that does
-    not end is killed."""
+    """Waits for a step of the shutdown, and logs when it takes long. A step that is not done at
+    `until` (by the clock of the loop) is cancelled. A process that does not end would be killed,
+    and all steps tolerate a kill."""
     loop = asyncio.get_running_loop()
     task = asyncio.ensure_future(work)
     if not (await asyncio.wait((task,), timeout=STOP_TELL_SECONDS))[0]:
@@ -370,6 +368,6 @@ async def _announce(
             meta=meta,
             tls=settings.tls_cert_file is not None,
         )
-    # Consul is not on the path of a request; it is tried again in the background
+    # Consul is not needed to serve calls; registration is tried again in the background
     except MeshError as problem:
         log.warning("not_registered", problem=problem.message)

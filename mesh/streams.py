@@ -1,6 +1,5 @@
-"""The streams that a server is sending: how many there may be, and their end when the server stops.
-An answer that may last for an hour must neither use up the room of short calls nor hold up a
-restart."""
+"""Limits the open streams of a server, and ends them when the server stops. A stream may last for
+an hour. It must neither use up the limit of short calls nor delay a restart."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ from mesh.load import RETRY_SECONDS
 
 
 class ServedStreams:
-    """Open streams of one server."""
+    """The open streams of one server."""
 
     def __init__(self, streams_max: int) -> None:
         self._streams_max = streams_max
@@ -29,13 +28,12 @@ class ServedStreams:
     def one(
         self, task: asyncio.Task[None], *, caller: str = "", caller_max: int = 0
     ) -> Iterator[None]:
-        """Runs a block, in its task, as a stream. A caller may have `caller_max` of them; 0 does
-        not count them.
+        """Runs a block in `task` as a stream. `caller_max` is the limit per caller; 0 is no limit.
 
         Raises:
-            RateLimited: the caller has as many as it may have.
-            Unavailable: there is no room, or the server stops; before the block, or out of the
-                middle of it. Another replica may take the call.
+            RateLimited: the caller has reached its limit.
+            Unavailable: too many streams are open, or the server stops, also in the middle of the
+                block. Another replica may take the call.
         """
         if self._ended:
             raise _stopping()
@@ -53,9 +51,9 @@ class ServedStreams:
         except asyncio.CancelledError:
             if self._ended and not task.uncancel():
                 raise _stopping() from None
-            raise  # its client went away besides, or its deadline passed
+            raise  # its client cancelled it too, or its deadline passed
         else:
-            if self._ended:  # a handler that takes a cancellation for the end of its work
+            if self._ended:  # a handler returned normally when it was cancelled
                 task.uncancel()
                 raise _stopping()
         finally:
@@ -66,7 +64,7 @@ class ServedStreams:
                     del self._callers[caller]
 
     def end(self) -> None:
-        """Ends every stream with `Unavailable` and begins no more."""
+        """Ends every stream with `Unavailable` and refuses new ones."""
         self._ended = True
         for task in self._tasks:
             task.cancel()

@@ -1,5 +1,5 @@
-"""How bytes travel: TLS from the settings, plaintext only where it cannot be overheard, and the
-options of channels and ports.
+"""Makes TLS credentials from the settings, refuses plaintext beyond loopback unless it is allowed,
+and holds the options of channels and ports.
 """
 
 from __future__ import annotations
@@ -21,61 +21,61 @@ Options = Sequence[tuple[str, int | str]]
 
 STREAMS_PER_CONNECTION_MAX: Final = 100  # RFC 9113 6.5.2 asks for no fewer
 
-# to one port: a caller needs one, and each costs memory and a file of the process; those beyond it
-# are closed
+# per port; further ones are closed. A caller needs one, and each costs memory and a file
+# descriptor.
 CONNECTIONS_MAX: Final = 1000
 
 SERVER_OPTIONS: Final[Options] = (
-    # without it strangers take the files that database connections need
+    # unlimited connections could use up the file descriptors that database connections need
     ("grpc.max_allowed_incoming_connections", CONNECTIONS_MAX),
     # the default lets two processes bind one port silently
     ("grpc.so_reuseport", 0),
-    # a peer that wants more room has to pay with connections; unbounded by default
+    # a peer that needs more streams has to open more connections; unbounded by default
     ("grpc.max_concurrent_streams", STREAMS_PER_CONNECTION_MAX),
-    # Calls that grpc has not handed over yet. Beyond the first number it drops calls at random,
-    # whoever made them.
+    # Calls that grpc has not passed to us yet. Beyond the first number it drops calls of any caller
+    # at random.
     ("grpc.server.max_pending_requests", 4000),
     ("grpc.server.max_pending_requests_hard_limit", 8000),
-    # No window for a request that grows with the speed of a connection: what nobody reads would be
-    # kept.
+    # No flow-control window that grows with the speed of a connection: unread requests would be
+    # buffered.
     ("grpc.http2.bdp_probe", 0),
     ("grpc.http2.lookahead_bytes", 65_536),
-    # our clients watch health and are never idle
+    # our own clients watch health and are never idle
     ("grpc.max_connection_idle_ms", 600_000),
     ("grpc.max_send_message_length", 16 * 1024 * 1024),
-    # a token of 8 KiB and error details fit; above it a random share is refused
+    # fits a token of 8 KiB and error details; larger metadata is refused at random
     ("grpc.max_metadata_size", 16 * 1024),
     ("grpc.absolute_max_metadata_size", 32 * 1024),
     ("grpc.keepalive_time_ms", 60_000),  # finds dead clients; 2 h by default
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
-    # 5 min by default: would turn our clients away for their keepalive
+    # 5 min by default, which would reject the keepalive of our clients
     ("grpc.http2.min_ping_interval_without_data_ms", 2_000),
     ("grpc.server_handshake_timeout_ms", 10_000),  # 2 min by default
 )
 
-_REQUEST_BYTES_MIN: Final = 4096  # reflection asks by names
+_REQUEST_BYTES_MIN: Final = 4096  # requests of reflection contain names
 
 CLIENT_OPTIONS: Final[Options] = (
-    # round_robin looks at health although it has one address; no timeout (fires early in C-core)
-    # and no retries (ours go to another replica).
+    # round_robin checks health even with one address. No timeout (fires early in C-core), and no
+    # retries (ours go to another replica).
     (
         "grpc.service_config",
         '{"loadBalancingConfig":[{"round_robin":{}}],"healthCheckConfig":{"serviceName":""}}',
     ),
     ("grpc.service_config_disable_resolution", 1),
-    # channels to one target would share one connection
+    # otherwise channels to one target would share one connection
     ("grpc.use_local_subchannel_pool", 1),
     # a restarted server is found at once, not after up to 2 min
     ("grpc.initial_reconnect_backoff_ms", 100),
     # also the shortest connect timeout: not below a TLS handshake
     ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 2000),
-    # a host that is gone without a word is noticed within eight seconds
+    # a host that vanished without closing the connection is noticed within eight seconds
     ("grpc.keepalive_time_ms", 5_000),
     ("grpc.keepalive_timeout_ms", 3_000),
     ("grpc.keepalive_permit_without_calls", 1),
-    # an idle channel makes a cold first call
+    # no idle timeout: the first call after it would have to reconnect
     ("grpc.client_idle_timeout_ms", 2**31 - 1),
     # http_proxy in the environment would reroute the mesh
     ("grpc.enable_http_proxy", 0),
@@ -92,8 +92,8 @@ class PlaintextRefused(MeshError):
 
 
 def server_options(*, max_request_bytes: int) -> list[tuple[str, int | str]]:
-    """Options of a port whose methods read requests of this size at most: grpc throws away what is
-    larger before it is put together.
+    """Options of a port whose methods read requests of at most this size. grpc discards larger ones
+    before it assembles them.
     """
     return [
         *SERVER_OPTIONS,
@@ -107,12 +107,13 @@ def certificate_name(service: str) -> str:
 
 
 def server_credentials(settings: MeshSettings) -> grpc.ServerCredentials | None:
-    """Credentials of our port, or None for plaintext. With a CA, clients must show a certificate of
-    it. Certificates are read again when their files change, so that rotation needs no restart.
+    """Credentials of our port, or None for plaintext. With a CA, clients must present a certificate
+    issued by it. Certificates are read again when their files change, so that rotation needs no
+    restart.
 
     Raises:
-        PlaintextRefused: no TLS on an address that others reach. ValueError: certificate and key do
-            not belong together.
+        PlaintextRefused: no TLS on an address beyond loopback.
+        ValueError: certificate and key do not match.
         OSError: a file cannot be read.
     """
     paths = CertificatePaths.of(settings)
@@ -127,7 +128,7 @@ def server_credentials(settings: MeshSettings) -> grpc.ServerCredentials | None:
     )
     shown = certificates.version
 
-    # called by grpc for every handshake; None keeps what it has
+    # grpc calls this at every handshake; None keeps the present configuration
     def changed() -> grpc.ServerCertificateConfiguration | None:
         nonlocal shown
         configuration = certificates.get()
@@ -136,7 +137,7 @@ def server_credentials(settings: MeshSettings) -> grpc.ServerCredentials | None:
         shown = certificates.version
         return configuration
 
-    fetch: Any = changed  # may answer None, which the stubs do not know
+    fetch: Any = changed  # may return None, which the stubs do not allow
     return grpc.dynamic_ssl_server_credentials(
         certificates.value, fetch, require_client_authentication=paths.ca is not None
     )
@@ -150,11 +151,12 @@ def _server_configuration(files: CertificateSet) -> grpc.ServerCertificateConfig
 
 def reloaded_client_credentials(settings: MeshSettings) -> Reloaded[grpc.ChannelCredentials] | None:
     """Credentials of our channels, read again when their files change; None for plaintext. With a
-    CA of ours we show our certificate and trust nobody else. A channel keeps what it was made with:
-    whoever holds one makes it anew.
+    CA of our own we present our certificate and accept that CA only. A channel keeps the
+    credentials that it was made with, so its owner must replace it after a change.
 
     Raises:
-        ValueError: certificate and key do not belong together. OSError: a file cannot be read.
+        ValueError: certificate and key do not match.
+        OSError: a file cannot be read.
     """
     paths = CertificatePaths.of(settings)
     if paths is None:
