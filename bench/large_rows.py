@@ -384,7 +384,7 @@ class Copies:
         return f"SHA2({self._text(self.hashed[part], order)}, 256)" if part in self.hashed else ""
 
 
-def shelf_rows(orders: int, begins: datetime) -> Rows:
+def catalog_rows(orders: int, begins: datetime) -> Rows:
     """Products with units for all orders."""
     for number in range(SKUS):
         sku_id, sold = f"SKU{number}", len(range(number, orders, SKUS))

@@ -33,10 +33,10 @@ from bench.large_rows import (
     Copies,
     Order,
     Rows,
+    catalog_rows,
     figure_rows,
     order_rows,
     payment_rows,
-    shelf_rows,
 )
 from bench.machine import cpu_seconds, describe
 from mesh.idempotency import MONEY_RETENTION
@@ -57,7 +57,7 @@ def fill(urls: dict[str, str], orders: int) -> None:
         for done in (
             pool.submit(_copy, urls["order_rpc"], orders, begins, now, order_rows),
             pool.submit(_copy, urls["payment_rpc"], orders, begins, now, payment_rows),
-            pool.submit(_insert, urls["order_rpc"], shelf_rows(orders, begins)),
+            pool.submit(_insert, urls["order_rpc"], catalog_rows(orders, begins)),
             pool.submit(_insert, urls["order_rpc"], figure_rows(orders, begins)),
         ):
             done.result()

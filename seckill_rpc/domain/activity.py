@@ -20,19 +20,22 @@ class ActivityState(Described):
     """Where an activity stands."""
 
     DRAFT = "DRAFT", "planned; it has no units yet"
-    PUBLISHING = "PUBLISHING", "its units are being taken off the shelf"
+    PUBLISHING = "PUBLISHING", "its units are being taken from the catalog stock"
     OPEN = "OPEN", "it sells within its window"
     PAUSED = "PAUSED", "it admits nobody for now"
     CLOSING = "CLOSING", "it admits nobody any more; the line is being served"
-    CLOSED = "CLOSED", "it is over; unsold units are back on the shelf"
+    CLOSED = "CLOSED", "it is over; unsold units are back in the catalog stock"
 
 
 class ActivityVerb(Described):
     """What can happen to an activity."""
 
     PUBLISH = "PUBLISH", "by the shop"
-    OPEN = "OPEN", "its units have left the shelf and Redis is clean"
-    REFUSE = "REFUSE", "order_rpc has no such product or too few units: nothing left the shelf"
+    OPEN = "OPEN", "its units have left the catalog stock and Redis is clean"
+    REFUSE = (
+        "REFUSE",
+        "order_rpc has no such product or too few units: nothing left the catalog stock",
+    )
     PAUSE = "PAUSE", "by the shop"
     RESUME = "RESUME", "by the shop"
     CLOSE = "CLOSE", "by the shop, or its end has come"
