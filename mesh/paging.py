@@ -4,7 +4,8 @@ made for. A token is not a secret; it is not to be forged, because its key goes 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TypeVar
 
 import msgspec
 from itsdangerous import BadData, URLSafeSerializer
@@ -17,6 +18,7 @@ PAGE_SIZE_DEFAULT = 20
 PAGE_SIZE_MAX = 100
 
 Key = str | int
+Row = TypeVar("Row")
 
 
 class PageTokens:
@@ -45,6 +47,38 @@ class PageTokens:
         if settings.page_token_secret_file is None:
             raise ValueError("page_token_secret_file is not set")
         return cls(*read_secrets(settings.page_token_secret_file))
+
+    async def page(
+        self,
+        read: Callable[[tuple[Key, ...] | None, int], Awaitable[Sequence[Row]]],
+        *,
+        list_name: str,
+        filter: Mapping[str, str],  # noqa: A002  the word of AIP-160
+        types: Sequence[type[Key]],
+        size: int,
+        token: str,
+        key: Callable[[Row], Sequence[Key]],
+    ) -> tuple[tuple[Row, ...], str]:
+        """One page of a list, and the token of the next page, "" after the last.
+
+        Args:
+            read: reads at most so many rows behind a key in the order of the list; None: from the
+                start.
+            list_name, filter, types: as `encode` and `decode` have them.
+            size: as the caller asked for it, 0 for the default.
+            token: as the caller sent it, "" for the first page.
+            key: the key of a row.
+
+        Raises:
+            PageTokenInvalid: not made by us, or for another list or filter. Whatever `read` raises.
+        """
+        limit = page_size(size)
+        after = self.decode(token, list_name=list_name, filter=filter, types=types)
+        found = await read(after, limit + 1)
+        page = tuple(found[:limit])
+        if len(found) <= limit:
+            return page, ""
+        return page, self.encode(list_name=list_name, filter=filter, key=key(page[-1]))
 
     def encode(self, *, list_name: str, filter: Mapping[str, str], key: Sequence[Key]) -> str:  # noqa: A002 - the word of AIP-160
         """The token of the page that starts after the row with this key.

@@ -187,7 +187,7 @@ class PaymentApp:
             refund_results=self.refund_results,
             timeout_seconds=timeout_seconds,
         )
-        callback_log = CallbackLog(db=db, clock=clock, channels=channels)
+        callback_log = CallbackLog(db=db, clock=clock)
         self.callbacks = Callbacks(
             db=db,
             clock=clock,

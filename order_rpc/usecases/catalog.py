@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -15,7 +15,7 @@ from mesh.clock import Clock
 from mesh.db import Database
 from mesh.idempotency import IdempotencyKey
 from mesh.money import Money, RequestedAmount
-from mesh.paging import PageTokens, page_size
+from mesh.paging import Key, PageTokens
 from order_rpc.domain.errors import ProductNotFound
 from order_rpc.domain.product import MovementKind, Product, Stock
 from order_rpc.store import catalog
@@ -97,23 +97,24 @@ class Catalog:
         Raises:
             PageTokenInvalid: the token was not made by us, or for another list or merchant.
         """
-        selection = {"merchant_id": query.merchant_id}
-        limit = page_size(query.page_size)
-        after = self._page_tokens.decode(
-            query.page_token, list_name="ListProducts", filter=selection, types=(str,)
-        )
-        found = await self._db.read(
-            catalog.list_products,
-            merchant_id=query.merchant_id,
-            after_sku_id=str(after[0]) if after else "",
-            limit=limit + 1,
-            with_hidden=query.with_hidden,
-        )
-        shown, rest = tuple(found[:limit]), found[limit:]
-        if not rest:
-            return shown, ""
-        return shown, self._page_tokens.encode(
-            list_name="ListProducts", filter=selection, key=(shown[-1].sku_id,)
+
+        async def read(after: tuple[Key, ...] | None, limit: int) -> Sequence[Product]:
+            return await self._db.read(
+                catalog.list_products,
+                merchant_id=query.merchant_id,
+                after_sku_id=str(after[0]) if after else "",
+                limit=limit,
+                with_hidden=query.with_hidden,
+            )
+
+        return await self._page_tokens.page(
+            read,
+            list_name="ListProducts",
+            filter={"merchant_id": query.merchant_id},
+            types=(str,),
+            size=query.page_size,
+            token=query.page_token,
+            key=lambda product: (product.sku_id,),
         )
 
     async def update_product(self, command: UpdateProduct, caller: Caller) -> Product:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
@@ -14,7 +14,7 @@ from mesh.call import Caller, current_trace_id, mark_replayed
 from mesh.clock import Clock
 from mesh.db import Database, StaleRow
 from mesh.idempotency import IdempotencyKey
-from mesh.paging import PageTokens, page_size
+from mesh.paging import Key, PageTokens
 from order_rpc.domain.errors import StockStateInvalid
 from order_rpc.domain.product import Movement, MovementKind, Product
 from order_rpc.store import catalog
@@ -74,33 +74,30 @@ class CatalogStock:
         self, *, merchant_id: str, sku_id: str, requested_size: int, page_token: str
     ) -> tuple[tuple[Movement, ...], str]:
         """One page of what people, flash sales and refunds did to the stock of a product, newest
-        first, and the
-        token of the next one.
+        first, and the token of the next one.
 
         Raises:
             PageTokenInvalid.
         """
-        selection = {"merchant_id": merchant_id, "sku_id": sku_id}
-        limit = page_size(requested_size)
-        before = self._page_tokens.decode(
-            page_token, list_name="ListStockMovements", filter=selection, types=(int,)
-        )
-        found = await self._db.read(
-            catalog.list_movements,
-            merchant_id=merchant_id,
-            sku_id=sku_id,
-            before=int(before[0]) if before else None,
-            limit=limit + 1,
-        )
-        shown, rest = tuple(found[:limit]), found[limit:]
-        token = (
-            self._page_tokens.encode(
-                list_name="ListStockMovements", filter=selection, key=(shown[-1].movement_id,)
+
+        async def read(before: tuple[Key, ...] | None, limit: int) -> Sequence[Movement]:
+            return await self._db.read(
+                catalog.list_movements,
+                merchant_id=merchant_id,
+                sku_id=sku_id,
+                before=int(before[0]) if before else None,
+                limit=limit,
             )
-            if rest
-            else ""
+
+        return await self._page_tokens.page(
+            read,
+            list_name="ListStockMovements",
+            filter={"merchant_id": merchant_id, "sku_id": sku_id},
+            types=(int,),
+            size=requested_size,
+            token=page_token,
+            key=lambda movement: (movement.movement_id,),
         )
-        return shown, token
 
     async def _set_stock(
         self, tx: AsyncConnection, *, merchant_id: str, sku_id: str, available: int, caller: Caller

@@ -20,7 +20,7 @@ from mesh.errors import IdempotencyKeyReused, MeshError, RemoteError
 from mesh.failpoints import failpoint
 from mesh.idempotency import IdempotencyKey
 from mesh.ids import Ids
-from mesh.paging import PageTokens, page_size
+from mesh.paging import Key, PageTokens
 from order_rpc.domain.address import Address
 from order_rpc.domain.errors import OrderCreating, OrderNotFound
 from order_rpc.domain.order import Order, OrderState
@@ -191,27 +191,30 @@ class Orders:
             "created_from": _text(query.created_from),
             "created_before": _text(query.created_before),
         }
-        limit = page_size(query.page_size)
-        after = self._page_tokens.decode(
-            query.page_token, list_name="ListOrders", filter=selection, types=(int, str)
+
+        async def read(after: tuple[Key, ...] | None, limit: int) -> Sequence[Order]:
+            page = OrderPage(
+                merchant_id=query.merchant_id,
+                user_id=query.user_id,
+                state=query.state,
+                limit=limit,
+                created_from=query.created_from,
+                created_before=query.created_before,
+                after=None
+                if after is None
+                else (datetime.fromtimestamp(int(after[0]) / 1000, UTC), str(after[1])),
+            )
+            return await self._db.read(orders.list_orders, page, visible_to=caller)
+
+        return await self._page_tokens.page(
+            read,
+            list_name="ListOrders",
+            filter=selection,
+            types=(int, str),
+            size=query.page_size,
+            token=query.page_token,
+            key=lambda order: (round(order.created_at.timestamp() * 1000), order.order_id),
         )
-        page = OrderPage(
-            merchant_id=query.merchant_id,
-            user_id=query.user_id,
-            state=query.state,
-            limit=limit + 1,
-            created_from=query.created_from,
-            created_before=query.created_before,
-            after=None
-            if after is None
-            else (datetime.fromtimestamp(int(after[0]) / 1000, UTC), str(after[1])),
-        )
-        found = await self._db.read(orders.list_orders, page, visible_to=caller)
-        shown, rest = tuple(found[:limit]), found[limit:]
-        if not rest:
-            return shown, ""
-        key = (round(shown[-1].created_at.timestamp() * 1000), shown[-1].order_id)
-        return shown, self._page_tokens.encode(list_name="ListOrders", filter=selection, key=key)
 
     async def _create_alone(self, request: _Request) -> _Placed:
         [result] = await self._create_group([request])

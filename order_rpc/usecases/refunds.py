@@ -19,7 +19,7 @@ from mesh.idempotency import IdempotencyKey
 from mesh.ids import Ids
 from mesh.money import RequestedAmount
 from mesh.outbox import Message
-from mesh.paging import PageTokens, page_size
+from mesh.paging import Key, PageTokens
 from order_rpc.domain.errors import RefundExceedsRefundable, RefundLimitReached
 from order_rpc.domain.order import Order, OrderState, Verb
 from order_rpc.domain.refund import (
@@ -133,30 +133,25 @@ class Refunds:
         Raises:
             OrderNotFound, PageTokenInvalid.
         """
-        selection = {"merchant_id": merchant_id, "order_id": order_id}
-        limit = page_size(requested_size)
-        after = self._page_tokens.decode(
-            page_token, list_name="ListOrderRefunds", filter=selection, types=(str,)
-        )
 
-        async def read(tx: AsyncConnection) -> list[RefundRequest]:
+        async def load(tx: AsyncConnection, after: str, limit: int) -> list[RefundRequest]:
             order = await orders.load_order(
                 tx, merchant_id=merchant_id, order_id=order_id, visible_to=caller
             )
-            return await refunds.refunds_of(
-                tx, order, after=str(after[0]) if after else "", limit=limit + 1
-            )
+            return await refunds.refunds_of(tx, order, after=after, limit=limit)
 
-        found = await self._db.read(read)
-        shown, rest = tuple(found[:limit]), found[limit:]
-        token = (
-            self._page_tokens.encode(
-                list_name="ListOrderRefunds", filter=selection, key=(shown[-1].request_id,)
-            )
-            if rest
-            else ""
+        async def read(after: tuple[Key, ...] | None, limit: int) -> list[RefundRequest]:
+            return await self._db.read(load, str(after[0]) if after else "", limit)
+
+        return await self._page_tokens.page(
+            read,
+            list_name="ListOrderRefunds",
+            filter={"merchant_id": merchant_id, "order_id": order_id},
+            types=(str,),
+            size=requested_size,
+            token=page_token,
+            key=lambda refund: (refund.request_id,),
         )
-        return shown, token
 
     async def _deliver_and_read(
         self, refund: RefundRequest, message: Message | None, caller: Caller

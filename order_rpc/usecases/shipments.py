@@ -8,7 +8,7 @@ from mesh.call import Caller
 from mesh.clock import Clock
 from mesh.db import Database
 from mesh.failpoints import failpoint
-from mesh.paging import PageTokens, page_size
+from mesh.paging import Key, PageTokens
 from order_rpc.domain.address import Address
 from order_rpc.domain.errors import FullRefundOpen
 from order_rpc.domain.order import Order, OrderState, Verb
@@ -82,30 +82,25 @@ class Shipments:
         Raises:
             OrderNotFound, PageTokenInvalid.
         """
-        selection = {"merchant_id": merchant_id, "order_id": order_id}
-        limit = page_size(requested_size)
-        after = self._page_tokens.decode(
-            page_token, list_name="GetOrderTimeline", filter=selection, types=(int,)
-        )
 
-        async def read(tx: AsyncConnection) -> list[PastStep]:
+        async def load(tx: AsyncConnection, after: int, limit: int) -> list[PastStep]:
             order = await orders.load_order(
                 tx, merchant_id=merchant_id, order_id=order_id, visible_to=caller
             )
-            return await audit.history(
-                tx, order, after=int(after[0]) if after else 0, limit=limit + 1
-            )
+            return await audit.history(tx, order, after=after, limit=limit)
 
-        found = await self._db.read(read)
-        shown, rest = tuple(found[:limit]), found[limit:]
-        token = (
-            self._page_tokens.encode(
-                list_name="GetOrderTimeline", filter=selection, key=(shown[-1].step_id,)
-            )
-            if rest
-            else ""
+        async def read(after: tuple[Key, ...] | None, limit: int) -> list[PastStep]:
+            return await self._db.read(load, int(after[0]) if after else 0, limit)
+
+        return await self._page_tokens.page(
+            read,
+            list_name="GetOrderTimeline",
+            filter={"merchant_id": merchant_id, "order_id": order_id},
+            types=(int,),
+            size=requested_size,
+            token=page_token,
+            key=lambda step: (step.step_id,),
         )
-        return shown, token
 
     async def _set_shipping_address(
         self, tx: AsyncConnection, merchant_id: str, order_id: str, address: Address, caller: Caller

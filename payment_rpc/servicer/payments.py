@@ -10,7 +10,7 @@ from paymesh.payment.v1 import payment_pb2, payment_pb2_grpc
 from mesh.call import Role, current_caller, current_idempotency_key
 from mesh.errors import InvalidArgument
 from mesh.money import Money, RequestedAmount
-from mesh.paging import PageTokens, page_size
+from mesh.paging import PageTokens
 from payment_rpc.domain.order import OrderToPay
 from payment_rpc.servicer.messages import STATES, payment_message
 from payment_rpc.usecases.cancel import Cancellation, CloseResult
@@ -151,24 +151,19 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
     ) -> payment_pb2.ListPaymentsResponse:
         """Lists the payments of an order, newest first."""
         scope = {"merchant_id": request.merchant_id, "order_id": request.order_id}
-        size = page_size(request.page_size)
-        start = self._page_tokens.decode(
-            request.page_token, list_name="ListPayments", filter=scope, types=(str,)
-        )
-        found = await self._queries.list_payments(
-            merchant_id=request.merchant_id,
-            order_id=request.order_id,
-            caller=current_caller(),
-            before=str(start[0]) if start else None,
-            limit=size + 1,
-        )
-        page, more = found[:size], len(found) > size
-        token = (
-            self._page_tokens.encode(
-                list_name="ListPayments", filter=scope, key=[page[-1].payment_id]
-            )
-            if more
-            else ""
+        page, token = await self._page_tokens.page(
+            lambda start, limit: self._queries.list_payments(
+                **scope,
+                caller=current_caller(),
+                before=str(start[0]) if start else None,
+                limit=limit,
+            ),
+            list_name="ListPayments",
+            filter=scope,
+            types=(str,),
+            size=request.page_size,
+            token=request.page_token,
+            key=lambda payment: (payment.payment_id,),
         )
         return payment_pb2.ListPaymentsResponse(
             payments=[payment_message(payment) for payment in page], next_page_token=token

@@ -7,7 +7,7 @@ from typing import Any
 from paymesh.payment.v1 import reconciliation_pb2, reconciliation_pb2_grpc, refund_pb2
 
 from mesh.call import current_caller
-from mesh.paging import PageTokens, page_size
+from mesh.paging import PageTokens
 from mesh.times import timestamp
 from payment_rpc.domain.difference import Difference
 from payment_rpc.store.statement_imports import StatementImport
@@ -52,20 +52,16 @@ class ReconciliationServicer(reconciliation_pb2_grpc.ReconciliationServiceServic
     ) -> reconciliation_pb2.ListDifferencesResponse:
         """Lists differences, oldest first."""
         scope = {"import_id": request.import_id, "state": request.state}
-        size = page_size(request.page_size)
-        start = self._page_tokens.decode(
-            request.page_token, list_name="ListDifferences", filter=scope, types=(str,)
-        )
-        found = await self._differences.list_differences(
-            **scope, after=str(start[0]) if start else "", limit=size + 1
-        )
-        page, more = found[:size], len(found) > size
-        token = (
-            self._page_tokens.encode(
-                list_name="ListDifferences", filter=scope, key=[page[-1].difference_id]
-            )
-            if more
-            else ""
+        page, token = await self._page_tokens.page(
+            lambda start, limit: self._differences.list_differences(
+                **scope, after=str(start[0]) if start else "", limit=limit
+            ),
+            list_name="ListDifferences",
+            filter=scope,
+            types=(str,),
+            size=request.page_size,
+            token=request.page_token,
+            key=lambda difference: (difference.difference_id,),
         )
         return reconciliation_pb2.ListDifferencesResponse(
             differences=[difference_message(difference) for difference in page],

@@ -8,7 +8,7 @@ from paymesh.payment.v1 import refund_pb2, refund_pb2_grpc
 
 from mesh.call import current_caller, current_idempotency_key
 from mesh.money import RequestedAmount
-from mesh.paging import PageTokens, page_size
+from mesh.paging import PageTokens
 from mesh.times import timestamp
 from payment_rpc.domain.refund import Refund, RefundState
 from payment_rpc.servicer.failure_texts import failure_message
@@ -85,23 +85,19 @@ class RefundServicer(refund_pb2_grpc.RefundServiceServicer):
             "merchant_id": request.merchant_id,
             "order_id": request.order_id,
         }
-        size = page_size(request.page_size)
-        start = self._page_tokens.decode(
-            request.page_token, list_name="ListRefunds", filter=scope, types=(str,)
-        )
-        found = await self._refunds.list_refunds(
-            **scope,
-            before=str(start[0]) if start else None,
-            limit=size + 1,
-            caller=current_caller(),
-        )
-        page, more = found[:size], len(found) > size
-        token = (
-            self._page_tokens.encode(
-                list_name="ListRefunds", filter=scope, key=[page[-1].refund_id]
-            )
-            if more
-            else ""
+        page, token = await self._page_tokens.page(
+            lambda start, limit: self._refunds.list_refunds(
+                **scope,
+                before=str(start[0]) if start else None,
+                limit=limit,
+                caller=current_caller(),
+            ),
+            list_name="ListRefunds",
+            filter=scope,
+            types=(str,),
+            size=request.page_size,
+            token=request.page_token,
+            key=lambda refund: (refund.refund_id,),
         )
         return refund_pb2.ListRefundsResponse(
             refunds=[refund_message(refund) for refund in page], next_page_token=token

@@ -9,7 +9,7 @@ from paymesh.payment.v1 import ledger_pb2, ledger_pb2_grpc
 from mesh.call import current_caller, current_idempotency_key
 from mesh.clock import Clock
 from mesh.money import RequestedAmount
-from mesh.paging import PageTokens, page_size
+from mesh.paging import PageTokens
 from mesh.times import timestamp
 from payment_rpc.domain.card import Card
 from payment_rpc.domain.wallet import Wallet, WalletEntry
@@ -78,20 +78,16 @@ class WalletServicer(ledger_pb2_grpc.WalletServiceServicer):
             "user_id": request.user_id,
             "currency": request.currency,
         }
-        size = page_size(request.page_size)
-        start = self._page_tokens.decode(
-            request.page_token, list_name="ListWalletEntries", filter=owner, types=(int,)
-        )
-        found = await self._queries.list_wallet_entries(
-            **owner, before=int(start[0]) if start else None, limit=size + 1
-        )
-        page, more = found[:size], len(found) > size
-        token = (
-            self._page_tokens.encode(
-                list_name="ListWalletEntries", filter=owner, key=[page[-1].seq]
-            )
-            if more
-            else ""
+        page, token = await self._page_tokens.page(
+            lambda start, limit: self._queries.list_wallet_entries(
+                **owner, before=int(start[0]) if start else None, limit=limit
+            ),
+            list_name="ListWalletEntries",
+            filter=owner,
+            types=(int,),
+            size=request.page_size,
+            token=request.page_token,
+            key=lambda entry: (entry.seq,),
         )
         return ledger_pb2.ListWalletEntriesResponse(
             entries=[_entry_message(entry) for entry in page], next_page_token=token

@@ -11,7 +11,7 @@ key, so a forgery that comes first changes nothing for the genuine callback.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -33,6 +33,7 @@ from mesh.errors import (
 )
 from mesh.free_text import masked
 from mesh.ids import Ids
+from mesh.rate_limit import RateLimiter
 from payment_rpc.channels import Channel
 from payment_rpc.domain.callback import (
     BODY_BYTES_MAX,
@@ -72,36 +73,22 @@ _UNVERIFIED = Counter(
 log = structlog.get_logger()
 
 
-class TokenBucket:
-    """A token bucket: so many at once, then one per interval."""
-
-    def __init__(self, *, burst: int, every: timedelta) -> None:
-        self._every = every
-        self._whole = burst * every
-        self._full_at: datetime | None = None
-
-    def take(self, now: datetime) -> bool:
-        """True when there is a token; takes it."""
-        # A clock that was set back leaves the bucket empty, not empty for as long as it was set
-        # back.
-        self._full_at = (
-            now if self._full_at is None else min(max(self._full_at, now), now + self._whole)
-        )
-        if self._full_at + self._every - now > self._whole:
-            return False
-        self._full_at += self._every
-        return True
+def rate_limiter(clock: Clock, *, burst: int, every: timedelta) -> RateLimiter:
+    """So many at once, then one per interval of the injected clock, for each key."""
+    return RateLimiter(
+        per_second=timedelta(seconds=1) / every,
+        burst=burst,
+        now=lambda: clock.now().timestamp(),
+    )
 
 
 class CallbackLog:
     """Writes down callbacks that were not applied."""
 
-    def __init__(self, *, db: Database, clock: Clock, channels: Iterable[str]) -> None:
+    def __init__(self, *, db: Database, clock: Clock) -> None:
         self._db = db
         self._clock = clock
-        self._unverified = {
-            name: TokenBucket(burst=UNVERIFIED_BURST, every=UNVERIFIED_EVERY) for name in channels
-        }
+        self._unverified = rate_limiter(clock, burst=UNVERIFIED_BURST, every=UNVERIFIED_EVERY)
 
     async def fail(self, callback: Callback, problem: MeshError | ConstraintViolated) -> None:
         """Writes down a genuine message that could not be applied. Not when the database is away:
@@ -116,7 +103,7 @@ class CallbackLog:
         """Writes down a message that was not verified, within limits. The sender's answer does not
         depend on it.
         """
-        kept = self._unverified[callback.channel].take(callback.received_at)
+        kept = not self._unverified.take(callback.channel)
         _UNVERIFIED.labels(callback.channel, "yes" if kept else "no").inc()
         if not kept:
             return
@@ -147,9 +134,7 @@ class Callbacks:
         self._channel_results = channel_results
         self._refund_results = refund_results
         self._channels = channels
-        self._verified = {
-            name: TokenBucket(burst=VERIFIED_BURST, every=VERIFIED_EVERY) for name in channels
-        }
+        self._verified = rate_limiter(clock, burst=VERIFIED_BURST, every=VERIFIED_EVERY)
 
     async def handle_callback(
         self, *, channel: str, body: bytes, timestamp: str, signature: str
@@ -194,7 +179,7 @@ class Callbacks:
             await self._log.fail(callback, refusal)
             raise
         callback = _without_cards(callback)
-        if not self._verified[channel].take(self._clock.now()):
+        if self._verified.take(channel):
             raise RateLimited("Too many callbacks of one channel.", retry_after_seconds=1)
         try:
             result, announce = await self._db.run(self._apply, callback, fact)

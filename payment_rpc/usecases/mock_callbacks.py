@@ -32,7 +32,7 @@ from payment_rpc.domain.errors import ChannelNotSupported, PaymentNotFound, Sign
 from payment_rpc.domain.payment import MONEY, Payment
 from payment_rpc.store import attempts, callbacks, payments
 from payment_rpc.tables import CHANNEL_CALLBACK
-from payment_rpc.usecases.callbacks import CALLBACKS_DONE, CallbackLog, TokenBucket, reason_of
+from payment_rpc.usecases.callbacks import CALLBACKS_DONE, CallbackLog, rate_limiter, reason_of
 from payment_rpc.usecases.polling import Polling
 
 MOCK_CHANNEL = "sandbox"  # plays the MOCK channel of source 001
@@ -76,7 +76,7 @@ class MockCallbacks:
         self._polling = polling
         self._channels = channels
         self._timeout_seconds = timeout_seconds
-        self._hints = TokenBucket(burst=HINT_BURST, every=HINT_EVERY)
+        self._hints = rate_limiter(clock, burst=HINT_BURST, every=HINT_EVERY)
         self._quarantine = Quarantine("finish_callbacks", CHANNEL_CALLBACK.c.callback_id)
 
     async def mock_callback(self, hint: Hint, *, signature: str) -> tuple[CallbackResult, Payment]:
@@ -113,7 +113,7 @@ class MockCallbacks:
         except SignatureInvalid as refusal:
             await self._log.keep_unverified(callback, reason_of(refusal))
             raise
-        is_logged = self._hints.take(now)
+        is_logged = not self._hints.take()
         try:
             logged, attempt, payment = await self._db.run(
                 self._receive_hint, callback, is_logged=is_logged

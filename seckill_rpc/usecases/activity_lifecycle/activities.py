@@ -5,7 +5,7 @@ not answer, the reconciler tells it later.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -20,7 +20,7 @@ from mesh.db import Database
 from mesh.idempotency import IdempotencyKey
 from mesh.ids import Ids
 from mesh.money import Money
-from mesh.paging import PageTokens, page_size
+from mesh.paging import Key, PageTokens
 from seckill_rpc.domain.activity import (
     RUNNING,
     Activity,
@@ -222,27 +222,27 @@ class Activities:
         Raises:
             PageTokenInvalid: the token was not made by us, or for another list.
         """
-        selection = {"merchant_id": query.merchant_id, "state": query.state or ""}
-        limit = page_size(query.page_size)
-        key = self._page_tokens.decode(
-            query.page_token, list_name="ListActivities", filter=selection, types=(int, str)
-        )
-        after = (
-            None if key is None else (datetime.fromtimestamp(int(key[0]) / 1000, UTC), str(key[1]))
-        )
-        page = ActivityPage(
-            merchant_id=query.merchant_id, state=query.state, after=after, limit=limit + 1
-        )
-        found = await self._db.read(activities.list_page, page, visible_to=caller)
-        shown, rest = found[:limit], found[limit:]
-        token = ""
-        if rest:
-            last = shown[-1]
-            token = self._page_tokens.encode(
-                list_name="ListActivities",
-                filter=selection,
-                key=(round(last.created_at.timestamp() * 1000), last.activity_id),
+
+        async def read(key: tuple[Key, ...] | None, limit: int) -> Sequence[Activity]:
+            page = ActivityPage(
+                merchant_id=query.merchant_id,
+                state=query.state,
+                after=None
+                if key is None
+                else (datetime.fromtimestamp(int(key[0]) / 1000, UTC), str(key[1])),
+                limit=limit,
             )
+            return await self._db.read(activities.list_page, page, visible_to=caller)
+
+        shown, token = await self._page_tokens.page(
+            read,
+            list_name="ListActivities",
+            filter={"merchant_id": query.merchant_id, "state": query.state or ""},
+            types=(int, str),
+            size=query.page_size,
+            token=query.page_token,
+            key=lambda row: (round(row.created_at.timestamp() * 1000), row.activity_id),
+        )
         return tuple(await asyncio.gather(*(self._view(each) for each in shown))), token
 
     async def _create(

@@ -33,7 +33,7 @@ from payment_rpc.domain.callback import (
 from payment_rpc.domain.errors import PaymentNotFound, SignatureInvalid
 from payment_rpc.domain.payment import PaymentState
 from payment_rpc.tables import ATTEMPT, CHANNEL_CALLBACK, LEDGER_TRANSACTION, PAYMENT
-from payment_rpc.usecases.callbacks import UNVERIFIED_BURST, UNVERIFIED_EVERY, TokenBucket
+from payment_rpc.usecases.callbacks import UNVERIFIED_BURST, UNVERIFIED_EVERY, rate_limiter
 from payment_rpc.usecases.mock_callbacks import UNFINISHED_AFTER
 from sandbox.signatures import sign_callback
 from tests.builders.audit import in_this_order, told
@@ -223,8 +223,8 @@ async def test_genuine_callbacks_of_one_channel_have_a_rate_and_those_above_it_c
     world: PaymentWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, attempt_id = await waiting(world)
-    bucket = TokenBucket(burst=2, every=timedelta(seconds=1))
-    monkeypatch.setitem(world.app.callbacks._verified, "sandbox", bucket)
+    limiter = rate_limiter(world.clock, burst=2, every=timedelta(seconds=1))
+    monkeypatch.setattr(world.app.callbacks, "_verified", limiter)
     await deliver(world, callback(attempt_id))
     await forge(world, callback(attempt_id))  # takes nothing from genuine ones
     await deliver(world, callback(attempt_id))
@@ -581,7 +581,7 @@ async def test_a_hint_about_nothing_is_logged_with_its_reason(world: PaymentWorl
 @ON_SQLITE
 async def test_hints_beyond_a_rate_still_ask_and_leave_no_row(world: PaymentWorld) -> None:
     payment, _ = await waiting(world)
-    world.app.mock_callbacks._hints = TokenBucket(burst=1, every=timedelta(minutes=1))
+    world.app.mock_callbacks._hints = rate_limiter(world.clock, burst=1, every=timedelta(minutes=1))
     first, second = hint(payment.payment_id), hint(payment.payment_id, nonce="another")
     await world.app.mock_callbacks.mock_callback(first, signature=signed(first))
     await world.press(payment)
