@@ -12,7 +12,6 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
-import structlog
 from prometheus_client import Counter
 from sqlalchemy import Column, Select
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -23,6 +22,7 @@ from mesh.db import Database
 from mesh.db.keys import one_of_keys
 from mesh.errors import Conflict, OutcomeUnknown, Unavailable
 from mesh.failpoints import FailpointRaised
+from mesh.logs import get_logger
 
 PAUSE_FIRST_SECONDS = 30.0  # short: a full disk makes every row look bad for a moment
 PAUSE_MAX_SECONDS = 600.0  # a repaired row is processed within ten minutes
@@ -37,7 +37,7 @@ Key = tuple[Any, ...]
 Made = TypeVar("Made")
 Found = TypeVar("Found")
 
-log = structlog.get_logger()
+log = get_logger()
 _BAD = Counter(
     "paymesh_bad_rows_total",
     "Rows that could not be read, or whose step raised; each needs a person.",

@@ -8,12 +8,12 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from time import monotonic
 
-import structlog
 from prometheus_client import Gauge
 
 from mesh.clock import Monotonic, Seconds
 from mesh.db import DatabaseBusy
 from mesh.errors import Conflict
+from mesh.logs import get_logger
 from mesh.traffic import LOOKING
 from mesh.worker import together
 
@@ -23,7 +23,7 @@ ANSWER_SECONDS_MAX = 5.0
 UNUSABLE_SECONDS = 5.0  # before NOT_SERVING: a failover or a restart is over by then
 Check = Callable[[], Awaitable[object]]
 
-log = structlog.get_logger()
+log = get_logger()
 _USABLE = Gauge(
     "paymesh_dependency_usable", "1 while a dependency of this process can be used.", ["dependency"]
 )

@@ -10,12 +10,12 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import monotonic
 from typing import TypeVar
 
-import structlog
 from prometheus_client import Counter
 
 from mesh.backoff import doubled
 from mesh.errors import MeshError
 from mesh.failpoints import FailpointRaised
+from mesh.logs import get_logger
 from mesh.traffic import LOOKING, Traffic
 
 # between two rounds while this process is idle: finds work that other processes have left
@@ -27,7 +27,7 @@ AT_ONCE = 8
 
 Item = TypeVar("Item")
 
-log = structlog.get_logger()
+log = get_logger()
 _ITEMS = Counter("paymesh_worker_items_total", "Things that a worker did.", ["worker"])
 _FAILURES = Counter(
     "paymesh_worker_failures_total", "Rounds of a worker that ended in an exception.", ["worker"]

@@ -12,10 +12,10 @@ import asyncio
 from datetime import datetime, timedelta
 from typing import cast
 
-import structlog
 from redis.asyncio import Redis
 
 from mesh.clock import Clock
+from mesh.logs import get_logger
 from payment_rpc.domain.payment import Payment, PaymentState
 from payment_rpc.domain.snapshot import from_json, to_json
 
@@ -38,7 +38,7 @@ redis.call('EXPIRE', KEYS[1], ARGV[4])
 return 1
 """
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class PaymentCache:

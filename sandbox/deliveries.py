@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 import httpx
-import structlog
 
 from mesh.clock import Clock
+from mesh.logs import get_logger
 from mesh.times import milliseconds
 from sandbox import store
 from sandbox.signatures import sign_callback
@@ -23,7 +23,7 @@ SEND_TIMEOUT_SECONDS = 3.0
 _BATCH = 16  # deliveries in flight at once
 _ANSWER = b"success"
 
-_log = structlog.get_logger(__name__)
+_log = get_logger()
 
 
 class Deliveries:

@@ -12,13 +12,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
-import structlog
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.db.violations import mysql_code
 from mesh.errors import MeshError
+from mesh.logs import get_logger
 
 IDLE_SECONDS_MAX = 120  # of a session; the server ends it then, whatever became of us
 RETRY_SECONDS = 1.0
@@ -26,7 +26,7 @@ SESSION = "session"  # in the info of a pooled connection
 SESSION_OF_SERVER = "SELECT VERSION(), @@hostname, @@port, @@server_id, CONNECTION_ID()"
 _NO_SUCH_THREAD = 1094
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class Session(NamedTuple):

@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Concatenate, ParamSpec, TypeVar, assert_never
 
-import structlog
 from sqlalchemy import CursorResult, Executable, MetaData, Table, text
 from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.exc import DBAPIError
@@ -29,6 +28,7 @@ from mesh.db.violations import (
     violated_constraint,
 )
 from mesh.errors import Conflict, OutcomeUnknown, Unavailable
+from mesh.logs import get_logger
 from mesh.traffic import Traffic
 
 P = ParamSpec("P")
@@ -41,7 +41,7 @@ BACKOFF_SECONDS = 0.01  # first pause; doubled with jitter, so that two losers d
 DRAIN_SECONDS = 10.0  # longest wait for running transactions at shutdown
 RELEASE_SECONDS_MAX = 1.0  # longest goodbye to a connection that is given up
 
-log = structlog.get_logger()
+log = get_logger()
 _jitter = random.Random()  # noqa: S311  spreads retries, protects nothing
 
 

@@ -11,17 +11,16 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-import structlog
-
 from mesh.backoff import Backoff
 from mesh.discovery import Endpoint
 from mesh.discovery.consul_transport import GRACE_SECONDS, AsyncConsul, ConsulUnavailable
 from mesh.discovery.loop import Loop
 from mesh.discovery.snapshot import EndpointSnapshot
 from mesh.discovery.static import StaticWatch
+from mesh.logs import get_logger
 from mesh.rate_limit import RateLimiter
 
-log = structlog.get_logger(__name__)
+log = get_logger()
 
 # Of a blocking query. Short, because it also limits how long we do not notice an agent that hangs,
 # or one that restarted between two queries: it counts from below and would answer only when the

@@ -9,15 +9,14 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import structlog
-
 from mesh.backoff import Backoff
 from mesh.discovery import Endpoint
 from mesh.discovery.consul import BACKOFF_SECONDS, SERVICE_NAME
 from mesh.discovery.consul_transport import GRACE_SECONDS, AsyncConsul, ConsulUnavailable
 from mesh.discovery.loop import Loop
+from mesh.logs import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger()
 
 # how long an agent that forgot us may stay so; one request to the local machine
 RECONCILE_SECONDS = 10.0

@@ -8,9 +8,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-import structlog
+from mesh.logs import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger()
 
 
 class Loop:

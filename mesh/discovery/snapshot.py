@@ -8,12 +8,11 @@ import asyncio
 import json
 from pathlib import Path
 
-import structlog
-
 from mesh.discovery import Endpoint
 from mesh.files import replace_file
+from mesh.logs import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger()
 
 
 class EndpointSnapshot:

@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import Any, Protocol, assert_never
 
-import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.call import current_trace_id
@@ -18,6 +17,7 @@ from mesh.clock import Clock
 from mesh.errors import RemoteError, Unavailable
 from mesh.failpoints import failpoint
 from mesh.ids import Ids
+from mesh.logs import get_logger
 from mesh.outbox import Message
 from mesh.relay import Settlement
 from order_rpc.domain.order import Order, OrderState, Verb
@@ -38,7 +38,7 @@ RETURN_STOCK = "ReturnStock"
 RELAY_DELAY = timedelta(seconds=5)
 FAST_PATH_SECONDS = 4.0
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class PaymentService(Protocol):

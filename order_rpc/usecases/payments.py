@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh import inbox
@@ -19,6 +18,7 @@ from mesh.clock import Clock
 from mesh.db import Database
 from mesh.errors import InvalidArgument
 from mesh.failpoints import failpoint
+from mesh.logs import get_logger
 from order_rpc.domain.errors import OrderAlreadyPaid, OrderExpired, OrderStateInvalid
 from order_rpc.domain.order import OrderState
 from order_rpc.domain.payment import Disposition, PaymentSnapshot
@@ -30,7 +30,7 @@ from order_rpc.usecases.outbox_to_payment import PaymentService
 CONSUMER = "payment_rpc"  # the sender of the event ids in the inbox
 _NOT_PAID_ANY_MORE = frozenset({OrderState.CANCELLING, OrderState.CANCELLED})
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,9 +9,9 @@ from datetime import date, datetime
 from urllib.parse import quote
 
 import msgspec
-import structlog
 
 from mesh.errors import InvalidArgument
+from mesh.logs import get_logger
 from mesh.money import Money
 from payment_rpc.channels import CapturesPage, CardDetails, RefundsPage
 from payment_rpc.channels import sandbox_answers as answers
@@ -39,7 +39,7 @@ _NOT_CLOSABLE = (409, "not_closable")
 # The sandbox's documentation says that it records nothing when it answers these.
 _REFUSED_UNSEEN = frozenset({(400, "invalid_request"), (401, "unauthorized")})
 
-_log = structlog.get_logger(__name__)
+_log = get_logger()
 
 
 class SandboxChannel:

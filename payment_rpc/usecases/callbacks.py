@@ -16,7 +16,6 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 
-import structlog
 from prometheus_client import Counter
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -33,6 +32,7 @@ from mesh.errors import (
 )
 from mesh.free_text import masked
 from mesh.ids import Ids
+from mesh.logs import get_logger
 from mesh.rate_limit import RateLimiter
 from payment_rpc.channels import Channel
 from payment_rpc.domain.callback import (
@@ -70,7 +70,7 @@ _UNVERIFIED = Counter(
     ["channel", "kept"],
 )
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 def rate_limiter(clock: Clock, *, burst: int, every: timedelta) -> RateLimiter:

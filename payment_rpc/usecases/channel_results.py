@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh import idempotency, outbox
@@ -18,6 +17,7 @@ from mesh.clock import Clock
 from mesh.db import Database
 from mesh.failpoints import failpoint
 from mesh.ids import Ids
+from mesh.logs import get_logger
 from mesh.outbox import Message
 from payment_rpc.cache import PaymentCache
 from payment_rpc.domain.attempt import OPEN, Attempt
@@ -37,7 +37,7 @@ from payment_rpc.store import attempts, ledger, payments, scan_actions, wallets
 from payment_rpc.usecases.messages import ORDER_DESTINATION, RELAY_DELAY, messages_of
 from payment_rpc.usecases.refund_results import refund_capture
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

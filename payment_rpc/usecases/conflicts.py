@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh import idempotency, outbox
@@ -14,6 +13,7 @@ from mesh.call import Caller
 from mesh.clock import Clock
 from mesh.db import Database
 from mesh.ids import Ids
+from mesh.logs import get_logger
 from payment_rpc.domain import ledger as bookings
 from payment_rpc.domain.attempt import Attempt, AttemptState
 from payment_rpc.domain.errors import PaymentStateInvalid
@@ -25,7 +25,7 @@ from payment_rpc.store import attempts, ledger, payments, refunds, wallets
 from payment_rpc.usecases.messages import order_message
 from payment_rpc.usecases.refund_results import refund_capture
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class Conflicts:

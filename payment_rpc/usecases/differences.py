@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
-import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.call import Caller
 from mesh.clock import Clock
 from mesh.db import Database
 from mesh.errors import InvalidArgument
+from mesh.logs import get_logger
 from payment_rpc.cache import PaymentCache
 from payment_rpc.channels import Channel
 from payment_rpc.domain.attempt import AttemptState
@@ -30,7 +30,7 @@ from payment_rpc.store import differences, ledger, payments
 from payment_rpc.usecases.channel_results import ChannelResults
 from payment_rpc.usecases.refund_results import RefundResults
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,12 +8,12 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Protocol
 
-import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh import outbox
 from mesh.clock import Clock
 from mesh.ids import Ids
+from mesh.logs import get_logger
 from mesh.outbox import Message
 from mesh.relay import Settlement
 from payment_rpc.domain import ledger as bookings
@@ -23,7 +23,7 @@ from payment_rpc.store import attempts, ledger, payments, refunds
 from payment_rpc.usecases.messages import ORDER_DESTINATION, order_message
 from payment_rpc.usecases.refund_results import add_refund, refund_into_wallet
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class OrderUpdates(Protocol):

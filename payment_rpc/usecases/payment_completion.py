@@ -12,14 +12,13 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-import structlog
-
 from mesh.call import mark_replayed
 from mesh.clock import Clock
 from mesh.db import Database
 from mesh.errors import MoneyError
 from mesh.failpoints import FailpointRaised, failpoint
 from mesh.idempotency import IdempotencyKey
+from mesh.logs import get_logger
 from mesh.outbox import Message
 from payment_rpc.cache import PaymentCache
 from payment_rpc.domain.attempt import Attempt, AttemptState
@@ -55,7 +54,7 @@ _FAILURES: dict[str, type[MoneyError]] = {
 
 ORDER_WAIT_SECONDS = 0.5
 
-log = structlog.get_logger()
+log = get_logger()
 
 Send = Callable[[Payment, Attempt], Coroutine[Any, Any, ChannelFact]]
 

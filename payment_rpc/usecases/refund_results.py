@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh import idempotency, outbox
@@ -15,6 +14,7 @@ from mesh.clock import Clock
 from mesh.db import Database
 from mesh.failpoints import failpoint
 from mesh.ids import Ids
+from mesh.logs import get_logger
 from mesh.outbox import Message
 from payment_rpc.cache import PaymentCache
 from payment_rpc.domain import ledger as bookings
@@ -34,7 +34,7 @@ from payment_rpc.domain.wallet import EntryKind
 from payment_rpc.store import attempts, ledger, payments, refunds, scan_actions, wallets
 from payment_rpc.usecases.messages import ORDER_DESTINATION, order_message, refund_events
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class RefundResults:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-import structlog
 from sqlalchemy import Select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -25,6 +24,7 @@ from mesh.errors import IdempotencyKeyReused
 from mesh.failpoints import FailpointRaised, failpoint
 from mesh.idempotency import IdempotencyKey
 from mesh.ids import Ids
+from mesh.logs import get_logger
 from mesh.money import Money, RequestedAmount
 from mesh.worker import each
 from payment_rpc.cache import PaymentCache
@@ -55,7 +55,7 @@ from payment_rpc.usecases.messages import order_message
 from payment_rpc.usecases.payment_start import idempotency_key_of
 from payment_rpc.usecases.refund_results import RefundResults, add_refund, refund_into_wallet
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

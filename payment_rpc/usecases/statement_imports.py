@@ -9,7 +9,6 @@ import hashlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import date, datetime, timedelta
 
-import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.bad_rows import Quarantine
@@ -18,6 +17,7 @@ from mesh.db import Database
 from mesh.errors import InvalidArgument, MeshError
 from mesh.failpoints import FailpointRaised
 from mesh.ids import Ids
+from mesh.logs import get_logger
 from payment_rpc.channels import Channel
 from payment_rpc.domain.difference import Finding
 from payment_rpc.domain.errors import (
@@ -43,7 +43,7 @@ CHUNK = 500  # lines in one transaction
 LINE_ERRORS_SHOWN = 100
 FIRST_YEAR = 2000
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class StatementImports:

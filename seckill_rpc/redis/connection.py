@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import structlog
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ResponseError
 
+from mesh.logs import get_logger
 from mesh.redis_client import SafeConnection, SafeTlsConnection, open_pool
 
 # a rebuild's chunk of 1000 rows takes milliseconds; a Redis that needs longer is away
@@ -25,7 +25,7 @@ MEMORY_EVERY_CHECKS = 12
 _CHECK_KEY, _CHECK_SECONDS = "seckill:check", 60
 _PLAIN: Final = frozenset({str, int})
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class UnsafeRedis(Exception):

@@ -12,12 +12,12 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeout
 
 from mesh.clock import Seconds
+from mesh.logs import get_logger
 from seckill_rpc.domain.order import BuyerStatus
 from seckill_rpc.redis.keys import NOTICES, WAKEUPS, Keys, activity_of
 from seckill_rpc.redis.views import Views
@@ -28,7 +28,7 @@ LOOK_AGAIN_SECONDS = 1.0
 LISTEN_SECONDS = 1.0
 RECONNECT_SECONDS = 0.5
 
-log = structlog.get_logger()
+log = get_logger()
 _jitter = random.Random()  # noqa: S311  spreads looks at Redis, protects nothing
 
 

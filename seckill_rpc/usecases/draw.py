@@ -4,13 +4,13 @@ row remembers that the draw is done: a close waits for it, and no buyer is drawn
 
 from __future__ import annotations
 
-import structlog
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.clock import Clock, Seconds, seconds_until
 from mesh.db import Database
 from mesh.errors import MeshError
+from mesh.logs import get_logger
 from seckill_rpc.domain.activity import RUNNING, Activity, ActivityState, AdmissionMode
 from seckill_rpc.redis.draw import draw
 from seckill_rpc.redis.keys import keys_of
@@ -18,7 +18,7 @@ from seckill_rpc.redis.loader import ActivityLoader
 from seckill_rpc.redis.scripts import Scripts
 from seckill_rpc.store import activities
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class Draws:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Protocol
 
-import structlog
 from prometheus_client import Counter
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -18,6 +17,7 @@ from mesh.clock import Clock
 from mesh.db import Database
 from mesh.errors import Unavailable
 from mesh.ids import Ids
+from mesh.logs import get_logger
 from mesh.outbox import Message
 from mesh.relay import Settlement
 from seckill_rpc.domain.activity import Activity
@@ -28,7 +28,7 @@ ORDER_RPC = "order_rpc"
 CREATE_SECKILL_ORDERS = "CreateSeckillOrders"
 RETURN_ALLOCATION = "ReturnAllocation"
 
-log = structlog.get_logger()
+log = get_logger()
 _REFUSED = Counter(
     "paymesh_seckill_orders_refused_total",
     "Orders of flash sales that order_rpc refused; their units came back.",

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeVar
 
-import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.clock import Clock
 from mesh.db import Database
 from mesh.failpoints import failpoint
 from mesh.ids import Ids
+from mesh.logs import get_logger
 from seckill_rpc.domain.activity import RUNNING, Activity, ActivityState
 from seckill_rpc.redis.keys import keys_of
 from seckill_rpc.redis.lease import Lease
@@ -32,7 +32,7 @@ CHUNK = 5000  # live orders per part
 HEARTBEAT_SECONDS = 1.0  # a third of a lease
 _T = TypeVar("_T")
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class RebuildStep(StrEnum):

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-import structlog
 from prometheus_client import Counter, Gauge
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -20,6 +19,7 @@ from mesh.bad_rows import Quarantine
 from mesh.clock import Clock, seconds_until
 from mesh.db import Database
 from mesh.errors import MeshError
+from mesh.logs import get_logger
 from mesh.worker import QUIET_SECONDS
 from seckill_rpc.domain.activity import Activity, ActivityState
 from seckill_rpc.domain.drift import Counted, DriftDetector, Published, Trigger
@@ -48,7 +48,7 @@ GAP: Final = Gauge(
     ["activity_id"],
 )
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-import structlog
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -19,6 +18,7 @@ from mesh.clock import Clock
 from mesh.db import Database
 from mesh.idempotency import IdempotencyKey
 from mesh.ids import Ids
+from mesh.logs import get_logger
 from mesh.money import Money
 from mesh.paging import Key, PageTokens
 from seckill_rpc.domain.activity import (
@@ -38,7 +38,7 @@ from seckill_rpc.usecases.activity_lifecycle.closer import Closer
 from seckill_rpc.usecases.activity_lifecycle.publisher import Publisher
 from seckill_rpc.usecases.activity_lifecycle.transitions import ActivityTransitions
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-import structlog
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -17,6 +16,7 @@ from mesh.db import Database
 from mesh.errors import MeshError, Unavailable
 from mesh.failpoints import failpoint
 from mesh.ids import Ids
+from mesh.logs import get_logger
 from mesh.outbox import Message
 from mesh.relay import Settlement
 from seckill_rpc.domain.activity import Activity, ActivityState, ActivityVerb, AdmissionMode
@@ -33,7 +33,7 @@ from seckill_rpc.usecases.rebuild import Rebuilder
 DROPS = "redis_drop"  # destination of the outbox: tombstones for Redis
 DROP = "Drop"
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class _NotYet(MeshError):

@@ -8,13 +8,13 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Protocol
 
-import structlog
 from redis.exceptions import RedisError
 
 from mesh.clock import Clock
 from mesh.db import Database
 from mesh.errors import InvalidArgument, MeshError, RemoteError
 from mesh.failpoints import failpoint
+from mesh.logs import get_logger
 from seckill_rpc.domain.activity import RUNNING, Activity, ActivityState, ActivityVerb
 from seckill_rpc.redis.keys import keys_of
 from seckill_rpc.redis.loader import ActivityLoader
@@ -30,7 +30,7 @@ NO_REDIS = "REDIS_UNAVAILABLE"
 # States of an activity that another process has opened meanwhile.
 _OPENED = frozenset({*RUNNING, ActivityState.CLOSED})
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class CatalogStock(Protocol):

@@ -15,8 +15,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
-import structlog
-
+from mesh.logs import get_logger
 from seckill_rpc.domain.errors import SeckillNotReady
 from seckill_rpc.redis.admit import AdmitReply, Click
 from seckill_rpc.usecases.admission.response_batcher import BATCH_SECONDS
@@ -24,7 +23,7 @@ from seckill_rpc.usecases.admission.response_batcher import BATCH_SECONDS
 AdmitClicks = Callable[[Sequence[Click]], Awaitable[tuple[int, Sequence[AdmitReply]]]]
 Admitted = tuple[int, AdmitReply]  # epoch, what the script said
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 class ClickBatcher:

@@ -13,13 +13,13 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 import prometheus_client
-import structlog
 
 from mesh.bad_rows import Quarantine
 from mesh.clock import Clock
 from mesh.db import Database
 from mesh.failpoints import failpoint
 from mesh.ids import Ids
+from mesh.logs import get_logger
 from mesh.worker import QUIET_SECONDS
 from seckill_rpc.domain.activity import Activity
 from seckill_rpc.redis.admission_queue import AdmissionQueue, Entry, FinishedEntry
@@ -42,7 +42,7 @@ LOST_SECONDS = 0.2  # between two checks whether a lost queue exists again
 # the whole message that names one.
 _PLAUSIBLE = re.compile(r"[A-Za-z0-9_-]{1,32} [A-Za-z0-9_.:@-]{1,64} [A-Za-z0-9_.:-]{1,64}")
 
-log = structlog.get_logger()
+log = get_logger()
 _DECIDED = prometheus_client.Counter(
     "paymesh_seckill_decided_total",
     "Entries of the line that were decided and published, by verdict.",

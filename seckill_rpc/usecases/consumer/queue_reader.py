@@ -12,10 +12,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-import structlog
-
 from mesh.clock import Clock
 from mesh.failpoints import failpoint
+from mesh.logs import get_logger
 from seckill_rpc.domain.activity import Activity
 from seckill_rpc.redis.admission_queue import AdmissionQueue, Entry, QueueLost
 from seckill_rpc.redis.keys import Keys, keys_of
@@ -24,7 +23,7 @@ from seckill_rpc.usecases.hot_set import HotSet
 
 _START = "0-0"
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 @dataclass(slots=True)
