@@ -7,9 +7,8 @@
     ORD...
 
 It needs the distribution `paymesh-stubs`, grpcio, PyJWT and cryptography, and nothing else of this
-repository. Any gRPC
-client in any language does the same: a JWT signed with EdDSA, in the metadata `x-paymesh-caller`,
-for five minutes at most. `docs/tokens.md` has its claims.
+repository. Any gRPC client in any language does the same: a JWT signed with EdDSA, in the metadata
+`x-paymesh-caller`, for five minutes at most. `docs/tokens.md` has its claims.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Accepts connections from a listening socket. A TLS handshake has a time limit, and their number
-is
-limited: the oldest unfinished one is dropped for the next, so that a client that opens connections
-and sends nothing only displaces itself.
+is limited: the oldest unfinished one is dropped for the next, so that a client that opens
+connections and sends nothing only displaces itself.
 """
 
 from __future__ import annotations

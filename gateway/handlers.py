@@ -1,7 +1,6 @@
 """Handles one HTTP rule of one method. Everything that its annotations say is bound at start: who
 may call, how often, what is read, what is sent on and what comes back. There is no code for any
-single
-method: a new RPC with annotations gets a handler of its own.
+single method: a new RPC with annotations gets a handler of its own.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Idempotency keys: the first call with a key does the work, every later one gets its answer.
 
-A idempotency record is claimed in the transaction that writes the business row and bound to that
+An idempotency record is claimed in the transaction that writes the business row and bound to that
 row; it is RUNNING until the row has a final answer, and DONE with that answer for ever after
 (docs/protocols.md 2). Two first calls at once collide on the key `pk_receipt`: the loser's
 transaction runs again and finds the winner's idempotency record.
@@ -105,7 +105,7 @@ class IdempotencyRecord:
 async def find(
     tx: AsyncConnection, key: IdempotencyKey, *, fingerprint: Mapping[str, str]
 ) -> IdempotencyRecord | None:
-    """The idempotency record of an earlier call, or None when this is the first. A idempotency
+    """The idempotency record of an earlier call, or None when this is the first. An idempotency
     record counts until it is purged.
 
     Raises:

@@ -1,13 +1,14 @@
-"""seckill_rpc: flash sales. Redis filters clicks, the database decides who gets a unit.
+"""Flash sales. Redis filters clicks, the database decides who gets a unit. `paymesh.seckill.v1`.
 
-Where each RPC of `paymesh.seckill.v1` is implemented, below `usecases`:
+Where each RPC is implemented, below `usecases/`:
 
-SeckillAction: `admission/seckill_action.py`, `Admission.seckill_action`
-SeckillResult, WatchSeckillResult, GetTicketOrder: `results.py`, methods of the same names
-ReturnStock: `returns.py`, `Returns.return_stock`
-CreateActivity, PublishActivity, PauseActivity, ResumeActivity, CloseActivity, GetActivity,
-ListActivities: `activity_lifecycle/activities.py`
-RebuildActivity: `rebuild.py`, `Rebuilder.rebuild`
+    admission/seckill_action.py            SeckillAction
+    results.py                             SeckillResult, WatchSeckillResult, GetTicketOrder
+    returns.py                             ReturnStock
+    activity_lifecycle/activities.py       CreateActivity, PublishActivity, PauseActivity,
+                                           ResumeActivity, CloseActivity, GetActivity,
+                                           ListActivities
+    rebuild.py                             RebuildActivity
 
 What runs without a call: `consumer` turns queued clicks into orders, `reconciler.py` repairs Redis,
 `draw.py` draws lots, `outbox_to_order.py` and `outbox_to_redis.py` deliver the outbox. `app.py`

@@ -1,5 +1,5 @@
-"""What payment_rpc knows about an order, in words for a support person. Payments keep no diary;
-attempts, callbacks, the scan's actions, bookings, refunds and messages are one."""
+"""What payment_rpc knows about an order, in words for a support person. Payments keep no log
+of their own; attempts, callbacks, the scan's actions, bookings, refunds and messages are one."""
 
 from __future__ import annotations
 

@@ -52,8 +52,8 @@ _PAYMENT_OF = select(ATTEMPT.c.payment_id).where(ATTEMPT.c.attempt_id == bindpar
 
 async def arrive(tx: AsyncConnection, callback: Callback) -> Callback:
     """Writes a verified message down, or counts its delivery when it came before; returns it as its
-    row is now. The row stays locked until the end
-    of the transaction: of equal messages at once, one goes on and the others wait to see what
+    row is now. The row stays locked until the end of the transaction: of equal messages at once,
+    one goes on and the others wait to see what
     became of it."""
     values = log_chain.first(CALLBACK_LOG, _values(callback))
     await insert_if_absent(tx, CHANNEL_CALLBACK, values)

@@ -11,11 +11,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mesh.db import insert_if_absent
 from payment_rpc.domain.payment import Payment, PaymentState
-from payment_rpc.store.payments import in_order, payment_of
+from payment_rpc.store.payments import payment_of, with_index
 from payment_rpc.tables import ORDER_GATE, PAYMENT
 
 # The gate of an order with the payments that block a new one, in one statement.
-_GATE_AND_PAYMENTS = in_order(
+_GATE_AND_PAYMENTS = with_index(
     select(ORDER_GATE.c.state.label("gate"), *PAYMENT.c)
     .select_from(
         ORDER_GATE.outerjoin(
@@ -43,9 +43,9 @@ _GATE_AND_PAYMENTS = in_order(
 async def enter_gate(
     tx: AsyncConnection, *, merchant_id: str, order_id: str, at: datetime
 ) -> tuple[bool, list[Payment]]:
-    """Locks the gate of an order, which is made OPEN when it is absent. Returns whether it is open,
-    and the payments that block a new one: the one with the slot, and late money that the order has
-    not answered.
+    """Locks the gate of an order, which is made OPEN when it is absent (`insert_if_absent` leaves
+    the row locked, new or not). Returns whether it is open, and the payments that block a new one:
+    the one with the slot, and late money that the order has not answered.
     """
     await insert_if_absent(
         tx,

@@ -27,7 +27,7 @@ _ALL = tuple(PAYMENT.c)
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
-def in_order(query: Select[Any]) -> Select[Any]:
+def with_index(query: Select[Any]) -> Select[Any]:
     """Makes MySQL read the payments of an order by `ix_payment_order`. It would choose the index of
     the slot and sort, or read all late money.
     """
@@ -44,7 +44,7 @@ _OF_ORDER = select(*_ALL).where(
 )
 _HOLDER = _OF_ORDER.where(PAYMENT.c.live_slot == 1)
 _LOCK_HOLDER = _HOLDER.with_for_update()
-_NEWEST = in_order(_OF_ORDER.order_by(PAYMENT.c.payment_id.desc()).limit(1))
+_NEWEST = with_index(_OF_ORDER.order_by(PAYMENT.c.payment_id.desc()).limit(1))
 # What never changes is not written again.
 _FIXED = frozenset(
     {
@@ -200,7 +200,7 @@ async def list_of_order(
         shown = condition if older is None else and_(condition, PAYMENT.c.payment_id < older)
         rows: Sequence[Any] = (
             await tx.execute(
-                in_order(
+                with_index(
                     select(*_ALL).where(shown).order_by(PAYMENT.c.payment_id.desc()).limit(wanted)
                 )
             )

@@ -62,8 +62,8 @@ class Scripts:
 
         Raises:
             RedisError: it is unknown whether it ran, unless Redis itself answered with an error.
-                Want of memory leaves nothing
-                half done: Redis looks at it before the first write of a script, and not again.
+                Want of memory leaves nothing half done: Redis looks at it before the first write of
+                a script, and not again.
         """
         script = self._scripts[name]
         try:

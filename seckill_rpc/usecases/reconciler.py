@@ -40,7 +40,7 @@ ENDING_SECONDS = 0.5
 PATIENCE_SECONDS = 1.0  # wait for a rebuild: 100 000 orders take about as long
 
 REPAIRS: Final = Counter(
-    "paymesh_seckill_repairs_total", "What the keeper repaired in Redis.", ["trigger"]
+    "paymesh_seckill_repairs_total", "What the reconciler repaired in Redis.", ["trigger"]
 )
 GAP: Final = Gauge(
     "paymesh_seckill_conservation_gap",

@@ -1,6 +1,6 @@
 """Scripted interleavings around the flash sale's scripts: what random runs hit too rarely. Each
-takes a `Stage`, whose scripts may be mutants, and
-fails when a guard is gone: test_seckill_scripts.py plays all of them,
+takes a `Stage`, whose scripts may be mutants, and fails when a guard is gone:
+test_seckill_scripts.py plays all of them,
 test_seckill_script_mutants.py the one that each guard needs."""
 
 from __future__ import annotations

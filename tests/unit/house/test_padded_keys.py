@@ -1,6 +1,6 @@
 """MySQL and MariaDB compare our strings with PAD SPACE: 'a' and 'a ' are one key there, and two on
-SQLite. No collation without padding is known to
-both, so no key may end with a space: each column of a key has an origin here, and each origin is
+SQLite. No collation without padding is known to both, so no key may end with a space: each column
+of a key has an origin here, and each origin is
 shown to refuse one."""
 
 from __future__ import annotations
