@@ -1,7 +1,7 @@
-"""The refusals of the mesh, without any knowledge of RPC or HTTP.
+"""Defines the errors of the mesh, independent of RPC and HTTP.
 
-A refusal is an exception with a stable `reason`. What a reason means on the wire (gRPC code, HTTP
-status, business code) stands beside the enum value of the same name in the `errors.proto` of its
+An error is an exception with a stable `reason`. Its meaning on the wire (gRPC code, HTTP status,
+business code) is declared beside the enum value of the same name in the `errors.proto` of its
 service or of `paymesh.common.v1`; `mesh.wire_errors` joins the two.
 
     MeshError

@@ -1,5 +1,5 @@
-"""Events for whoever wants them, on Redis Streams. Delivered when Redis has the entry; consumers
-keep the event_id with their effect.
+"""Publishes events on Redis Streams. An event counts as delivered when Redis has the entry.
+Consumers store the event_id with its effect, because an event may come twice.
 """
 
 from __future__ import annotations
@@ -16,18 +16,17 @@ from mesh.outbox import Message
 from mesh.redis_client import open_redis
 from mesh.relay import Settlement
 
-# roughly, and 100 MB at some 0.8 KB each; consumers that fall further behind have lost what is
-# older
+# approximate; 100 MB at some 0.8 KB each. Consumers that fall further behind lose older events
 STREAM_LENGTH_MAX = 100_000
 SEND_SECONDS_MAX = 1.0
 
 
 def open_events(url: str) -> Redis:
-    """A client for streams alone, opened lazily: what a cache gives up on is no reason to send an
-    event twice.
+    """Opens a client for streams only, lazily. Its limits are not those of a cache, whose short
+    timeouts would send events twice.
 
     Raises:
-        ValueError: no URL of a Redis.
+        ValueError: not a Redis URL.
     """
     return open_redis(url, command_seconds=SEND_SECONDS_MAX)
 
@@ -48,8 +47,8 @@ class StreamDestination:
         """Adds one entry.
 
         Raises:
-            Unavailable: Redis did not confirm it; it may stand there all the same, consumers know
-                the event_id.
+            Unavailable: Redis did not confirm the entry. It may exist all the same; consumers
+                deduplicate by event_id.
         """
         fields: dict[Any, Any] = {
             "event_id": message.event_id,

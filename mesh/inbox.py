@@ -1,4 +1,4 @@
-"""What a consumer has already done: one row per (consumer, event), written in the transaction of
+"""Deduplicates events for a consumer: one row per (consumer, event), written in the transaction of
 the effect.
 """
 
@@ -24,8 +24,8 @@ INBOX = Table(
 
 
 async def first_time(tx: AsyncConnection, *, consumer: str, event_id: str, now: datetime) -> bool:
-    """True exactly once per (consumer, event_id). Two at once collide on the key `pk_inbox`; the
-    loser's transaction runs again and hears False.
+    """True exactly once per (consumer, event_id). Two concurrent calls collide on the key
+    `pk_inbox`; the loser's transaction runs again and gets False.
     """
     seen = await tx.execute(
         select(INBOX.c.event_id).where(INBOX.c.consumer == consumer, INBOX.c.event_id == event_id)
@@ -37,7 +37,7 @@ async def first_time(tx: AsyncConnection, *, consumer: str, event_id: str, now: 
 
 
 async def purge(tx: AsyncConnection, *, before: datetime) -> int:
-    """Forgets up to PURGE_BATCH events that were handled before a moment; returns how many."""
+    """Deletes the rows of up to PURGE_BATCH events handled before a moment; returns how many."""
     over = (
         await tx.execute(
             select(INBOX.c.consumer, INBOX.c.event_id)

@@ -1,14 +1,14 @@
-"""Logs that are evidence: each row continues the row before it of the same entity by a hash, and a
-head per entity remembers the last one.
+"""Chains log rows by hashes as evidence. Each row's hash covers the hash of the previous row of the
+same entity, and a head row per entity stores the last one.
 
-A chain belongs to an entity (an order, a payment, a product, a wallet), because a head that
-everybody shares would make all writers wait for each other; whoever writes a row holds the entity
-anyway. So a row that was changed, removed, added or emptied behind our back is found, the last one
-too: the head says how many there must be. The hashes have no key: they find what somebody did by
-hand, not what a program forged with them.
+There is one chain per entity (an order, a payment, a product, a wallet), because a shared head
+would serialise all writers; a writer has locked its entity anyway. So a row that was changed,
+removed, added or emptied outside the services is found. That includes the last row, because the
+head stores the count. The hashes have no key: they reveal manual changes, not forgery by a program
+that recomputes them.
 
-Rows of before the chain have no place in it (`chain_seq` is NULL), and so have rows of a process of
-the version before.
+Rows older than the chain, and rows written by a process of the previous version, are not in it
+(`chain_seq` is NULL).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ LOG_CHAIN = Table(
     Column("log", Identifier(32), primary_key=True),
     Column("entity", Identifier(160), primary_key=True),
     Column("length", BigInteger, nullable=False),
-    # of the length: rows that were deleted by their age
+    # part of the length: rows that were purged by age
     Column("purged", BigInteger, nullable=False),
     Column("hash", Identifier(64), nullable=False),
     CheckConstraint("purged >= 0 AND purged <= length", name="purged"),
@@ -75,9 +75,7 @@ _PURGED = (
 
 
 def chain_columns() -> tuple[Column[Any], Column[Any]]:
-    """The columns that a chained log has: the place in the chain of its entity, from 1, and the
-    hash.
-    """
+    """The columns of a chained log: the position in its entity's chain, from 1, and the hash."""
     return Column("chain_seq", BigInt, nullable=True), Column(
         "chain_hash", Identifier(64), nullable=True
     )
@@ -85,10 +83,10 @@ def chain_columns() -> tuple[Column[Any], Column[Any]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Log:
-    """A chained log. `entity` names the columns whose values name the entity, the first of which
-    has no `/` in it; `said` are the columns that the
-    hash covers: all that never change. `key` is a unique column, for the order of deletions and
-    pages."""
+    """A chained log. `entity` names the columns that identify the entity; the first one's value
+    contains no `/`. `said` are the columns that the hash covers: all that never change. `key` is a
+    unique column that orders deletions and pages.
+    """
 
     table: Table
     key: str
@@ -101,23 +99,23 @@ class Log:
         return self.table.name
 
     def entity_of(self, row: Row) -> str:
-        """Which chain a row is in."""
+        """The entity of a row, which identifies its chain."""
         return "/".join(str(row[column]) for column in self.entity)
 
     def names_of(self, entity: str) -> tuple[str, ...]:
-        """The values of the columns that name an entity."""
+        """The values of the columns that identify an entity."""
         return tuple(entity.split("/", len(self.entity) - 1))
 
 
 async def chained(
     tx: AsyncConnection, log: Log, rows: Sequence[Row], *, begins: bool = False
 ) -> list[dict[str, Any]]:
-    """The rows with their places at the ends of their chains, whose heads are moved there; the
-    caller inserts them in this transaction.
+    """Appends rows to their chains: moves the heads and returns the rows with position and hash.
+    The caller inserts them in this transaction.
 
     Args:
-        begins: each row is the first of its entity, which this transaction creates: no head has to
-            be read.
+        begins: each row is the first of its entity, which this transaction creates, so no head is
+            read.
     """
     names = sorted({log.entity_of(row) for row in rows})
     heads: dict[str, tuple[int, str]] = {}
@@ -162,7 +160,7 @@ async def chained(
 
 
 def entry_hash(log: Log, row: Row, *, seq: int, before: str) -> str:
-    """SHA-256 over the hash before it, its place and everything that a row says; hex."""
+    """SHA-256, in hex, over the previous hash, the position and the covered columns of a row."""
     return hash_of(
         log,
         log.entity_of(row),
@@ -173,19 +171,19 @@ def entry_hash(log: Log, row: Row, *, seq: int, before: str) -> str:
 
 
 def hash_of(log: Log, entity: str, *, seq: int, before: str, said: Sequence[Any]) -> str:
-    """The hash of a row by the plain values of what it says."""
+    """The hash of a row from the plain values of its covered columns."""
     return hashlib.sha256(_encode([before, log.name, entity, seq, *said]).encode()).hexdigest()
 
 
 def first(log: Log, row: Row) -> dict[str, Any]:
-    """A row as the first of its chain, for a statement that may find it there; `begin` follows when
-    it was not.
+    """Makes a row the first of its chain, for a statement that inserts it if absent. Call `begin`
+    when it was inserted.
     """
     return {**row, "chain_seq": 1, "chain_hash": entry_hash(log, row, seq=1, before="")}
 
 
 async def begin(tx: AsyncConnection, log: Log, row: Row) -> None:
-    """Writes the head of a chain that has this one row, which `first` made."""
+    """Writes the head of a chain whose only row was made by `first`."""
     await tx.execute(
         _BEGIN,
         {
@@ -199,8 +197,8 @@ async def begin(tx: AsyncConnection, log: Log, row: Row) -> None:
 
 
 async def purge(tx: AsyncConnection, log: Log, keys: Sequence[Any]) -> None:
-    """Deletes rows by their keys, and what came before them in their chains, which begin later from
-    now on; a chain without rows ends.
+    """Deletes rows by their keys, with all earlier rows of their chains. A chain without rows loses
+    its head.
     """
     columns = log.table.c
     key, of_entity = columns[log.key], [columns[name] for name in log.entity]
@@ -244,8 +242,8 @@ async def purge(tx: AsyncConnection, log: Log, keys: Sequence[Any]) -> None:
 
 
 def plain(value: Any) -> Any:
-    """A value as it is before and after it was a column: enums are text, times are milliseconds,
-    truths are numbers.
+    """A value in the form that is the same before and after storage: enums are text, times are
+    milliseconds, booleans are numbers.
     """
     if isinstance(value, datetime):
         return milliseconds(value)

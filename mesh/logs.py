@@ -1,9 +1,9 @@
-"""Logs: one JSON object per line on standard error, with the trace id of the call, and nothing that
-must stay secret.
+"""Writes logs: one JSON object per line on standard error, with the trace id of the call, without
+secrets.
 
-Protobuf messages are never written out, fields with a telling name are masked, and texts lose
-bearer tokens, passwords in URLs and card numbers. Code still logs facts by name, one by one; the
-mask is the second guard.
+Protobuf messages are never written out, and fields with a sensitive name are masked. Bearer tokens,
+passwords in URLs and card numbers are removed from texts. Code must still log facts one by one, by
+name; the mask is the second safeguard.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _EndedCall = tuple[str, int, float, float, Call]  # method, code, when, seconds
 
 
 def redacted(value: Any) -> Any:
-    """A value that may stand in a log."""
+    """A value that is safe to log."""
     if isinstance(value, str):
         for pattern, replacement in _TEXTS:
             value = pattern.sub(replacement, value)
@@ -93,8 +93,8 @@ def _add_trace(
 
 
 class _StandardError:
-    """Standard error as it is at the time of a line. A reader that went away costs the line, never
-    the call that wrote it.
+    """Standard error, looked up for each line. If its reader is gone the line is lost, but the call
+    that logged it does not fail.
     """
 
     def write(self, text: str) -> int:
@@ -112,8 +112,8 @@ _STDERR: Any = _StandardError()
 
 
 def configure(service: str, level: str = "INFO", *, json: bool = True) -> None:
-    """Sets up structlog and routes the standard library's loggers through it. Call once, before the
-    first line.
+    """Configures structlog and routes the standard library's loggers through it. Call once, before
+    the first line.
     """
 
     def add_service(
@@ -177,9 +177,9 @@ class _CallLine(msgspec.Struct, omit_defaults=True):
 
 
 class LineBuffer(Generic[Item]):
-    """Lines of a log, written some at a time: a system call for each costs more than making the
-    line, because it gives up the interpreter. A kill -9 loses FLUSH_SECONDS of them. A reader of
-    the log that went away costs the lines, never a request or memory.
+    """Buffers log lines and writes them in batches: a system call per line costs more than making
+    the line, because it releases the interpreter lock. A kill -9 loses FLUSH_SECONDS of lines. If
+    the reader of the log is gone, lines are lost, but no request fails and no memory grows.
     """
 
     def __init__(
@@ -189,14 +189,14 @@ class LineBuffer(Generic[Item]):
         lines_max: int,
         stream: TextIO | None = None,
     ) -> None:
-        """`encode` makes the lines of waiting items; `stream` is standard error by default."""
+        """`encode` makes lines of the buffered items; `stream` is standard error by default."""
         self._encode = encode
         self._lines_max = lines_max
         self._stream = stream or _STDERR
         self._waiting: list[Item] = []
 
     def add(self, item: Item, *, urgent: bool = False) -> None:
-        """Adds a line; an urgent one is written at once with those that wait."""
+        """Adds a line; an urgent one is written at once with the buffered lines."""
         self._waiting.append(item)
         if urgent or len(self._waiting) >= self._lines_max:
             self.flush()
@@ -215,9 +215,9 @@ class LineBuffer(Generic[Item]):
 
 
 class CallLog:
-    """One line per served call, of facts that are harmless by their nature. Lines are encoded when
-    they are written: encoding one in the middle of a call costs several times what it costs in a
-    row. Calls that ended badly are written at once.
+    """One line per served call, with facts that are never sensitive. Lines are encoded in batches
+    when they are written: encoding one during a call costs several times as much. Failed calls are
+    written at once.
     """
 
     def __init__(self, service: str, *, level: str = "INFO", stream: TextIO | None = None) -> None:
@@ -229,7 +229,7 @@ class CallLog:
         )
 
     def write(self, method: str, code: int, ended: float, seconds: float, call: Call) -> None:
-        """A call ended with a gRPC code, at a moment of the monotonic clock."""
+        """Logs that a call ended with a gRPC code, at a moment of the monotonic clock."""
         if not self._silent:
             self._lines.add((method, code, ended, seconds, call), urgent=code in _URGENT_CODES)
 

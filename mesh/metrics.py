@@ -1,9 +1,10 @@
-"""Metrics of a process: the series of calls in and out, and the port on which a scraper reads them
-and everything else in the registry.
+"""Serves the metrics of a process: the series of inbound and outbound calls, and the port on which
+a scraper reads the registry.
 
-A call touches plain numbers of its method; families are made when somebody scrapes. Metric objects
-of prometheus_client would cost a call ten function calls and as many locks. The port is served on
-the loop of the process: nothing changes meanwhile, and a loop that hangs is a scrape that fails.
+A call updates plain numbers of its method; metric families are made per scrape. Metric objects of
+prometheus_client would cost each call ten function calls and as many locks. The port is served on
+the event loop of the process: no number changes during a scrape, and when the loop hangs the scrape
+fails.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from prometheus_client.registry import Collector
 
 from mesh.wire_errors import STATUS_CODES
 
-REQUEST_SECONDS_MAX = 5.0  # a scraper that is slower than this is cut off
+REQUEST_SECONDS_MAX = 5.0  # a slower scraper is disconnected
 REQUEST_BYTES_MAX = 16384
 
 _BOUNDS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -40,7 +41,7 @@ CLIENT_EJECTIONS: Final = Counter(
 
 
 class CallMetrics:
-    """The numbers of one method. `begun` and `retried` are raised by whoever calls."""
+    """The numbers of one method. The calling code increments `begun` and `retried`."""
 
     __slots__ = ("begun", "buckets", "codes", "done", "retried", "seconds")
 
@@ -53,7 +54,7 @@ class CallMetrics:
         self.codes: dict[int, int] = {}
 
     def ended(self, code: int, seconds: float) -> None:
-        """A call ended with a gRPC code, or a request with an HTTP status."""
+        """Counts a call that ended with a gRPC code, or a request with an HTTP status."""
         self.done += 1
         self.seconds += seconds
         self.buckets[bisect_left(_BOUNDS_SECONDS, seconds)] += 1
@@ -68,7 +69,7 @@ class CallMetrics:
 
 class CallSeries(Collector):
     """The numbers of every method on one side, as a collector. Children are made once per method
-    and shared by whoever names the same one.
+    and shared by all users of the same name.
     """
 
     def __init__(self, side: str, peer: str) -> None:
@@ -129,8 +130,8 @@ REGISTRY.register(CALLED)
 
 
 class EnumCounter(Collector):
-    """A counter by one label whose values are known: `counts` are plain numbers, raised by whoever
-    counts.
+    """A counter by one label with known values. `counts` are plain numbers, which the counting code
+    increments.
     """
 
     def __init__(
@@ -192,7 +193,7 @@ class MetricsPort:
             asyncio.LimitOverrunError,
             ConnectionError,
         ):
-            pass  # a scraper that misbehaves gets nothing
+            pass  # a malformed request gets no response
         finally:
             writer.close()
 

@@ -1,9 +1,8 @@
-"""Storage: one way to open a database, one way to run a transaction, on MySQL/MariaDB and on
-SQLite.
+"""Opens databases and runs transactions, on MySQL/MariaDB and on SQLite.
 
-Every unit of work runs whole or not at all, under a time limit, in its own task that no cancelled
-call can cut, and again from its start when the database asks for it (deadlock, lock wait, a lost
-connection before the commit). What may have been committed is told apart from what was not.
+Every unit of work is atomic and has a time limit. It runs in its own task, which a cancelled call
+does not interrupt. It runs again from its start when the database requires it (deadlock, lock wait,
+a lost connection before the commit). Errors tell what may have been committed from what was not.
 """
 
 from mesh.db.columns import BigInt, Identifier, UtcMillis, WideInteger, metadata_with_names, one_of

@@ -1,9 +1,9 @@
-"""Sessions that a server may still be working for although nobody waits for them any more.
+"""Ends database sessions whose unit of work has timed out but which may still run on the server.
 
-A unit that ran out of time gives its connection up, but the server hears of that only when it
-answers: until then a statement runs on (MySQL limits the time of SELECT only) and a transaction
-behind a dead network holds its locks. Such sessions are ended from another connection. Where that
-is not possible either, `wait_timeout`, set on every connection, ends what stays idle.
+A unit that timed out drops its connection, but the server notices that only when it answers. Until
+then a statement runs on (MySQL limits the time of SELECT only) and a transaction behind a dead
+network holds its locks. Such sessions are killed from another connection. Where that fails too,
+`wait_timeout`, set on every connection, ends idle sessions.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mesh.db.violations import mysql_code
 from mesh.errors import MeshError
 from mesh.logs import get_logger
 
-IDLE_SECONDS_MAX = 120  # of a session; the server ends it then, whatever became of us
+IDLE_SECONDS_MAX = 120  # of a session; the server then ends it, even if this process is gone
 RETRY_SECONDS = 1.0
 SESSION = "session"  # in the info of a pooled connection
 SESSION_OF_SERVER = "SELECT VERSION(), @@hostname, @@port, @@server_id, CONNECTION_ID()"
@@ -30,8 +30,8 @@ log = get_logger()
 
 
 class Session(NamedTuple):
-    """One connection as its server knows it. `server`: what tells servers apart, since another one
-    may have the same number in use.
+    """A connection as identified by its server. `server` identifies the server, since another
+    server may use the same connection number.
     """
 
     server: tuple[str, int, int]
@@ -44,21 +44,19 @@ class Abandoned:
     def __init__(
         self, read: Callable[[Callable[[AsyncConnection], Awaitable[None]]], Awaitable[None]]
     ) -> None:
-        """`read` runs something on another connection of the same database, e.g.
-        `Database.read`.
-        """
+        """`read` runs a unit on another connection of the same database, e.g. `Database.read`."""
         self._read = read
         self._since: dict[Session, float] = {}
         self._task: asyncio.Task[None] | None = None
 
     def end(self, session: Session) -> None:
-        """Nobody waits for this session any more."""
+        """Schedules the session to be killed: its unit has given it up."""
         self._since[session] = asyncio.get_running_loop().time()
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
-        """Leaves the rest to the server's own limits."""
+        """Stops; the server's own limits end the remaining sessions."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait((self._task,))
@@ -79,8 +77,7 @@ class Abandoned:
         rows: Any = (await connection.execute(text("SHOW PROCESSLIST"))).all()
         seconds = {int(row.Id): float(row.Time or 0) for row in rows}
         for session, since in list(self._since.items()):
-            # Another server, or an idle time that is too short: the number belongs to somebody else
-            # by now.
+            # Another server, or too short an idle time: the number now belongs to another session.
             elapsed = asyncio.get_running_loop().time() - since
             if session.server == tuple(server) and seconds.get(session.number, -1.0) + 1 >= elapsed:
                 await self._kill(connection, session.number)

@@ -1,4 +1,4 @@
-"""Column types that mean the same on every database."""
+"""Defines column types that behave the same on every database."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from mesh.times import from_milliseconds, milliseconds
 
-# an offset may lie beyond: year 1 at +08:00 is no year in UTC
+# an offset may leave the range: the start of year 1 at +08:00 is before year 1 in UTC
 _FIRST = milliseconds(datetime.min.replace(tzinfo=UTC))
 _LAST = milliseconds(datetime.max.replace(tzinfo=UTC))
 
-# An autoincrementing key: SQLite only counts up an INTEGER PRIMARY KEY.
+# An autoincrementing key: SQLite only increments an INTEGER PRIMARY KEY.
 BigInt = BigInteger().with_variant(Integer, "sqlite")
-# A whole number of 38 digits, for sums of amounts: 64 bits are too few for a determined tenant.
-# SQLite goes on in floating point there.
+# A whole number of 38 digits, for sums of amounts: a tenant can make 64 bits overflow. SQLite
+# continues in floating point there.
 WideInteger = BigInteger().with_variant(mysql.DECIMAL(38, 0), "mysql", "mariadb")
 
 
 def Identifier(length: int) -> TypeEngine[str]:
-    """A string that is compared byte for byte. MySQL's default collations hold 'abc' and 'ABC' for
+    """A string that is compared byte for byte. MySQL's default collations treat 'abc' and 'ABC' as
     equal; SQLite compares bytes anyway.
     """
     exact = mysql.VARCHAR(length, charset="ascii", collation="ascii_bin")
@@ -32,8 +32,8 @@ def Identifier(length: int) -> TypeEngine[str]:
 
 
 class UtcMillis(TypeDecorator[datetime]):
-    """An aware UTC datetime, stored as milliseconds since 1970: MariaDB cuts DATETIME fractions
-    that MySQL rounds, and SQLite has no such type.
+    """An aware UTC datetime, stored as milliseconds since 1970: MariaDB truncates DATETIME
+    fractions that MySQL rounds, and SQLite has no such type.
     """
 
     impl = BigInteger
@@ -48,19 +48,19 @@ class UtcMillis(TypeDecorator[datetime]):
         return min(max(milliseconds(value), _FIRST), _LAST)
 
     def process_result_value(self, value: Any | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002  SQLAlchemy's signature
-        """Milliseconds back to a datetime; a number beyond the years 1 to 9999 is the nearest one
-        in them, so that no row is unreadable.
+        """Converts milliseconds to a datetime. A number outside the years 1 to 9999 is clamped, so
+        that every row can be read.
         """
         return None if value is None else from_milliseconds(min(max(int(value), _FIRST), _LAST))
 
 
 def one_of(column: str, values: Iterable[str]) -> str:
-    """The condition of a CHECK: a column has one of these values."""
+    """The condition of a CHECK that a column has one of these values."""
     return f"{column} IN ({', '.join(repr(str(value)) for value in values)})"
 
 
 def metadata_with_names() -> MetaData:
-    """A MetaData whose constraints all have names, so that a violation can be told from another."""
+    """A MetaData whose constraints all have names, so that a violation can be identified."""
     return MetaData(
         naming_convention={
             "pk": "pk_%(table_name)s",

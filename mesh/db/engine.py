@@ -1,4 +1,4 @@
-"""Opening a database: everything that a connection must be told before its first statement."""
+"""Opens database engines and configures each connection before its first statement."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from mesh.db.mysql import connect_arguments
 from mesh.db.pooling import Pooling
 from mesh.db.transactions import Database
 
-# A statement or a lock that takes longer than this is given up by the server itself: a cancelled
-# statement otherwise runs on and keeps its locks. MySQL limits only SELECT in this way;
+# The server itself aborts a statement or a lock wait that takes longer than this. Otherwise a
+# cancelled statement runs on and keeps its locks. MySQL limits only SELECT in this way;
 # `mesh.db.abandoned` ends the rest.
 STATEMENT_SECONDS_MAX = 5
 LOCK_WAIT_SECONDS_MAX = 3
 PACKED_BYTES_MAX = 16 * 2**20  # of rows that MariaDB packs into one text (mesh.db.packed)
-RECYCLE_SECONDS = 1800  # an address that leads elsewhere by now is followed in the end
+RECYCLE_SECONDS = 1800  # connections are reopened, so a changed DNS entry takes effect
 # Database.run ends every transaction itself: the pool's own ROLLBACK after each of them would be a
-# trip to the server for nothing.
+# needless round trip to the server.
 _DATABASE_RUN_RESETS = None
 _COM_SET_OPTION = 0x1B
 _MULTI_STATEMENTS_OFF = struct.pack("<H", 1)
@@ -47,14 +47,14 @@ def open_database(
     Args:
         url: `mysql+aiomysql://…` or `sqlite+aiosqlite:///path`.
         metadata: the tables of the service; names constraints in errors.
-        pool_size: connections at most, for writing and for reading each.
+        pool_size: most connections, for writing and for reading each.
         unit_timeout_seconds: longest duration of one attempt of a transaction.
         pool_timeout_seconds: longest wait for a free connection of MySQL. SQLite's writer has one
             connection and its own limit.
-        retry_constraints: unique constraints whose violation only means that somebody was quicker:
-            the transaction runs again and finds the row.
+        retry_constraints: unique constraints whose violation only means that another transaction
+            was faster: the transaction runs again and finds the row.
         statement_seconds: longest duration of one statement on MySQL and MariaDB; the server itself
-            ends it.
+            aborts it.
     """
     parsed = make_url(url)
     pooling = None
@@ -79,14 +79,14 @@ def open_database(
 
 
 def open_engine(url: str, *, lock_seconds: float = 5.0) -> AsyncEngine:
-    """An engine for a tool: TLS as the URL says and errors as `open_database` has them, but no
-    limits on what a statement may take.
+    """Opens an engine for a tool, with TLS and errors as in `open_database`, but without a time
+    limit for statements.
 
     Args:
         lock_seconds: longest wait for another writer of a SQLite file.
 
     Raises:
-        ValueError, ArgumentError: the URL, or a file that it names, is not what it should be.
+        ValueError, ArgumentError: the URL, or a file that it names, is invalid.
     """
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite":
@@ -103,7 +103,7 @@ class _Limits:
 
     @property
     def silence_seconds(self) -> float:
-        """A server that says nothing for longer is gone: it ends each statement by itself before
+        """Seconds of silence after which a server counts as dead: it aborts each statement before
         that.
         """
         return self.unit_seconds + self.statement_seconds
@@ -125,11 +125,11 @@ def _mysql(
     writer = create_async_engine(
         url, isolation_level="READ COMMITTED", pool_reset_on_return=_DATABASE_RUN_RESETS, **options
     )
-    # Reads are single statements: autocommit saves the ROLLBACK that would end a transaction.
+    # Reads are single statements: autocommit avoids the ROLLBACK that would end a transaction.
     reader = create_async_engine(
         url, isolation_level="AUTOCOMMIT", skip_autocommit_rollback=True, **options
     )
-    # A writer whose client fell silent keeps its locks until then. MariaDB alone has such a limit,
+    # A writer whose client is silent keeps its locks until then. Only MariaDB has such a limit;
     # MySQL has wait_timeout.
     idle = f", idle_transaction_timeout={ceil(2 * limits.unit_seconds)}"
     for engine, more in ((writer, idle), (reader, "")):
@@ -163,8 +163,8 @@ def _prepare_mysql(statement_seconds: float, *, of_mariadb: str) -> Callable[[An
 
 
 async def _forbid_multi_statements(connection: Any) -> None:
-    """aiomysql always asks for CLIENT.MULTI_STATEMENTS; this takes it back, so that no injected `;
-    DROP TABLE` ever runs.
+    """aiomysql always asks for CLIENT.MULTI_STATEMENTS. This clears the flag, so that an injected
+    `; DROP TABLE` never runs.
     """
     await connection._execute_command(_COM_SET_OPTION, _MULTI_STATEMENTS_OFF)  # noqa: SLF001  aiomysql has no public way; its version is pinned
     await connection._read_packet()  # noqa: SLF001
@@ -173,8 +173,7 @@ async def _forbid_multi_statements(connection: Any) -> None:
 def _sqlite(url: URL, pool_size: int) -> tuple[AsyncEngine, AsyncEngine]:
     if url.database and url.database != ":memory:":
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-    # One writer at a time is all that SQLite can do; more connections would only wait for each
-    # other.
+    # SQLite allows one writer at a time; more connections would only wait for each other.
     writer = create_async_engine(
         url,
         pool_size=1,
@@ -182,8 +181,8 @@ def _sqlite(url: URL, pool_size: int) -> tuple[AsyncEngine, AsyncEngine]:
         pool_timeout=10.0,
         pool_reset_on_return=_DATABASE_RUN_RESETS,
     )
-    # Reads are single statements: each of BEGIN and ROLLBACK would cost a read as much as its
-    # statement, in trips to the driver's thread.
+    # Reads are single statements: BEGIN and ROLLBACK would each cost as much as the statement, in
+    # switches to the driver's thread.
     reader = create_async_engine(
         url,
         isolation_level="AUTOCOMMIT",
@@ -199,8 +198,8 @@ def _sqlite(url: URL, pool_size: int) -> tuple[AsyncEngine, AsyncEngine]:
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
-    # sqlite3's own transaction control begins lazily and loses updates (read, then upgrade); we say
-    # BEGIN ourselves.
+    # sqlite3's own transaction control begins lazily and loses updates (read, then upgrade), so
+    # BEGIN is sent explicitly.
     connection.isolation_level = None
     cursor = connection.cursor()
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
@@ -210,9 +209,9 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
 
 
 class _Sum:
-    """SUM as on MySQL: beyond 64 bits SQLite's own ends the statement, so one shop's amounts, or
-    one wrong row, would end everybody's report. Exact as long as the sum is one that SQLite can
-    hold, in floating point beyond."""
+    """SUM as on MySQL. SQLite's own SUM fails beyond 64 bits, so the amounts of one shop, or one
+    wrong row, would fail every report. Exact up to 64 bits, in floating point beyond.
+    """
 
     def __init__(self) -> None:
         self._sum: float | None = None

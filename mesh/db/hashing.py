@@ -1,8 +1,9 @@
-"""SHA-256 over JSON, computed by MySQL and MariaDB as Python computes it: rows that the database
-finds right need not be read.
+"""Computes SHA-256 over JSON in MySQL and MariaDB as Python does. Rows that the database itself
+verifies need not be read.
 
-Where JSON has other escapes there than here (a text that is not ASCII) the hashes differ: such rows
-are only read, not wrong. Two values never have one text, so what is right there is right here.
+Where the database escapes JSON differently (text that is not ASCII) the hashes differ. Such rows
+are not wrong, they are read and verified here. Two values never have the same text, so a match in
+the database is a match here.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from sqlalchemy import BigInteger, ColumnElement, LargeBinary, String, cast, fun
 
 
 def json_hash(values: Iterable[ColumnElement[Any]]) -> ColumnElement[bytes]:
-    """The hash of the array of some values as it is written without blanks; hex. Times are
-    milliseconds, truths are 0 and 1.
+    """The hash, in hex, of a JSON array of values written without blanks. Times are milliseconds,
+    booleans are 0 and 1.
     """
     parts: list[Any] = []
     for value in values:
@@ -25,6 +26,6 @@ def json_hash(values: Iterable[ColumnElement[Any]]) -> ColumnElement[bytes]:
 
 def _json(value: ColumnElement[Any]) -> ColumnElement[bytes]:
     is_text = isinstance(value.type, String)
-    # As bytes: texts of two collations are neither put together nor compared.
+    # As bytes: texts of two collations can be neither concatenated nor compared.
     plain = cast(func.json_quote(value), LargeBinary) if is_text else type_coerce(value, BigInteger)
     return func.coalesce(plain, "null")

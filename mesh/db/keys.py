@@ -1,5 +1,5 @@
-"""Conditions on keys of several columns, in a form in which MySQL and MariaDB read a range of an
-index; for `(a, b) > (x, y)` they read all of it.
+"""Builds conditions on multi-column keys for which MySQL and MariaDB read a range of an index. For
+`(a, b) > (x, y)` they read the whole index.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, and_, false, or_
 
 
 def after_key(columns: Sequence[Any], values: Sequence[Any]) -> ColumnElement[bool]:
-    """Rows whose key comes after one, in the order of the columns."""
+    """Rows whose key is greater than this one, in the order of the columns."""
     return or_(
         *(
             and_(
@@ -25,7 +25,7 @@ def after_key(columns: Sequence[Any], values: Sequence[Any]) -> ColumnElement[bo
 
 
 def up_to_key(columns: Sequence[Any], values: Sequence[Any]) -> ColumnElement[bool]:
-    """Rows whose key comes before one, in the order of the columns, and that one itself."""
+    """Rows whose key is at most this one, in the order of the columns."""
     last = len(columns) - 1
     return or_(
         *(
@@ -41,9 +41,10 @@ def up_to_key(columns: Sequence[Any], values: Sequence[Any]) -> ColumnElement[bo
 
 
 def among_keys(columns: Sequence[Any], keys: Iterable[Sequence[Any]]) -> ColumnElement[bool]:
-    """Rows with one of some keys, and perhaps others between them, which the caller leaves out: for
-    a page of keys that are neighbours. Two values say what a thousand would; a statement with a
-    thousand values takes longer to be put together than to be answered."""
+    """Rows in the range of these keys, for a page of adjacent keys. The range may hold other rows,
+    which the caller must drop. Two bounds replace a thousand values, which take longer to compile
+    into a statement than to look up.
+    """
     by_start: dict[tuple[Any, ...], list[Any]] = defaultdict(list)
     for key in keys:
         by_start[tuple(key[:-1])].append(key[-1])
@@ -60,7 +61,7 @@ def among_keys(columns: Sequence[Any], keys: Iterable[Sequence[Any]]) -> ColumnE
 
 
 def one_of_keys(columns: Sequence[Any], keys: Iterable[Sequence[Any]]) -> ColumnElement[bool]:
-    """Rows with one of some keys. Keys that differ in the last column only share a condition."""
+    """Rows with one of these keys. Keys that differ only in the last column share a condition."""
     by_start: dict[tuple[Any, ...], list[Any]] = defaultdict(list)
     for key in keys:
         by_start[tuple(key[:-1])].append(key[-1])

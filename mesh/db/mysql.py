@@ -1,9 +1,9 @@
-"""aiomysql as production needs it: whichever event loop runs, a connection that broke is an
-OperationalError, TLS is what was asked for, and nothing waits for a silent server for ever.
+"""Hardens aiomysql for production. On every event loop a broken connection raises OperationalError,
+TLS is enforced as configured, and every wait for a silent server is limited.
 
-aiomysql leaves it to the loop what a write to a closed connection raises: uvloop says RuntimeError,
-which no pool takes for a lost connection. It upgrades to TLS by a copy of the socket, which uvloop
-does not give away, and goes on in the clear when the server offers no TLS.
+In aiomysql the loop decides what a write to a closed connection raises. uvloop raises RuntimeError,
+which pools do not recognise as a lost connection. aiomysql upgrades to TLS on a copy of the socket,
+which uvloop does not expose, and continues unencrypted when the server offers no TLS.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from pymysql.err import InternalError, OperationalError
 from sqlalchemy.engine import URL
 
 CONNECT_SECONDS_MAX = 2.0
-# The kernel asks an idle peer after so long, and then every so often, so many times: a peer behind
-# a NAT that forgot us is found within 45 s, and no load balancer takes the connection for idle.
+# TCP keepalive: idle time, interval and count of probes. A connection that a NAT has dropped is
+# found within 45 s, and no load balancer treats the connection as idle.
 _KEEPALIVE = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
 _PACKET_BYTES_MAX = 2**24 - 1
 _TLS_OPTIONS = ("ssl", "ssl_ca", "ssl_cert", "ssl_key", "ssl_check_hostname")
@@ -43,22 +43,23 @@ class MySQLConnection(aiomysql.Connection):  # type: ignore[misc]  # the package
     def __init__(
         self, *, silence_seconds: float | None, password: str = "", **options: Any
     ) -> None:
-        # Servers keep the hash of UTF-8; aiomysql would encode as Latin-1 and fail beyond it.
+        # Servers store the hash of UTF-8; aiomysql would encode as Latin-1 and fail on other
+        # characters.
         super().__init__(password=password.encode().decode("latin1"), **options)
         self._silence_seconds = silence_seconds
-        # when the answer that is waited for now began to be waited for, by the loop's clock
+        # start of the current wait for an answer, by the loop's clock
         self._asked_at: float | None = None
         self._silence_timer: asyncio.TimerHandle | None = None
 
     @property
     def is_alive(self) -> bool:
-        """False when this process knows that it is closed, by either side."""
+        """False when this process knows that the connection is closed, by either side."""
         writer, reader = self._writer, self._reader
         return writer is not None and not writer.transport.is_closing() and not reader._eof  # noqa: SLF001  at_eof waits for unread data
 
     @property
     def is_quiet(self) -> bool:
-        """Alive, and the server has said nothing that nobody asked for, e.g. why it is about to
+        """Alive, and without unsolicited data from the server, e.g. the reason for a coming
         close.
         """
         return self.is_alive and not self._reader._buffer  # noqa: SLF001  no public way to look without taking
@@ -69,7 +70,7 @@ class MySQLConnection(aiomysql.Connection):  # type: ignore[misc]  # the package
         except InternalError as error:
             if isinstance(error.args[0], int):  # the server's own refusal
                 raise
-            # Packets in disorder: whatever listens there, it is no MySQL, or it is going.
+            # Packets out of order: the peer is not MySQL, or it is shutting down.
             raise OperationalError(
                 CR.CR_SERVER_LOST, f"no handshake with {self._host}: {error}"
             ) from error
@@ -129,7 +130,7 @@ class MySQLConnection(aiomysql.Connection):  # type: ignore[misc]  # the package
     def _write_bytes(self, data: bytes) -> None:
         try:
             super()._write_bytes(data)
-        # AttributeError: closed by another task, there is no writer any more
+        # AttributeError: closed by another task, the writer is gone
         except (RuntimeError, OSError, AttributeError) as error:
             self.close()
             raise OperationalError(
@@ -160,8 +161,8 @@ class MySQLConnection(aiomysql.Connection):  # type: ignore[misc]  # the package
             self._asked_at = None
 
     def _end_silence(self) -> None:
-        """Fails the read that has waited too long. One timer serves all reads of a connection: one
-        for each would cost more than the read.
+        """Fails a read that has waited too long. One timer serves all reads of a connection: a
+        timer per read would cost more than the read.
         """
         self._silence_timer = None
         if self._asked_at is None or self._reader is None or self._silence_seconds is None:
@@ -175,14 +176,14 @@ class MySQLConnection(aiomysql.Connection):  # type: ignore[misc]  # the package
             )
 
     def close(self) -> None:
-        """Closes at once, without a word to the server."""
+        """Closes at once, without COM_QUIT."""
         if self._silence_timer is not None:
             self._silence_timer.cancel()
             self._silence_timer = None
         super().close()
 
     async def ensure_closed(self) -> None:
-        """Says good-bye and closes. Never waits: a peer that is gone takes nothing."""
+        """Sends COM_QUIT and closes. Never waits, because a dead peer reads nothing."""
         if self._writer is None:
             return
         if self.is_alive:
@@ -199,15 +200,15 @@ async def open_connection(**options: Any) -> MySQLConnection:
 
 
 def connect_arguments(url: URL, *, silence_seconds: float | None) -> tuple[URL, dict[str, Any]]:
-    """The URL without its TLS options, and the arguments with which its connections are opened.
+    """Splits the URL into the URL without TLS options and the arguments for opening connections.
 
-    TLS options of the query, as SQLAlchemy documents them: `ssl_ca` (a file of authorities; without
-    it the system's count), `ssl_cert` and `ssl_key` (ours), `ssl_check_hostname` (false: any name
-    of a trusted certificate will do), or `ssl=true` alone. With any of them a connection without
-    verified TLS is refused.
+    TLS options of the query, as SQLAlchemy documents them: `ssl_ca` (a file of authorities;
+    default: the system's), `ssl_cert` and `ssl_key` (ours), `ssl_check_hostname` (false: a trusted
+    certificate with any name is accepted), or `ssl=true` alone. With any of them a connection
+    without verified TLS is refused.
 
     Raises:
-        ValueError: a file that is not what it should be, or an option without sense.
+        ValueError: an invalid file, or an invalid option.
     """
     arguments: dict[str, Any] = {
         "async_creator_fn": open_connection,

@@ -1,7 +1,7 @@
-"""Reading many rows at once: the database packs them into one text of JSON, which costs a fraction
-of what the driver takes to read them one by one.
+"""Reads many rows as one JSON text made by the database. That costs a fraction of reading them one
+by one through the driver.
 
-Values are as they are stored: a time is its milliseconds, a truth is 0 or 1, an enum is its text.
+Values are as stored: a time is milliseconds, a boolean is 0 or 1, an enum is its text.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ async def packed_rows(
     columns: Sequence[ColumnElement[Any]],
     *conditions: ColumnElement[bool],
 ) -> list[Values]:
-    """Rows of a table or a join, each as the list of the columns' values, in any order. The
-    conditions keep them few: a range of a key.
+    """Reads rows of a table or a join, each as a list of column values, in any order. The
+    conditions must select few rows: a range of a key.
 
-    MariaDB cuts a text that is longer than `group_concat_max_len` and says so in a warning only:
-    such rows are read one by one.
+    MariaDB truncates a text longer than `group_concat_max_len` and only warns. Such rows are read
+    one by one.
     """
     in_array, in_row = func.json_arrayagg, func.json_array
     if tx.dialect.name == "sqlite":

@@ -1,11 +1,10 @@
-"""What is known of the pooled connections of a MySQL database, so that none that died, or whose
-server changed sides, is handed out.
+"""Keeps dead connections, and connections to a demoted server, from being taken out of a MySQL
+pool.
 
-A connection that this process knows to be closed is replaced when it is taken out of the pool,
-without asking the server. When the server says that it takes no writes any more (a failover that
-left it alive), every connection of both pools is replaced before its next use: readers would go on
-reading an old copy. When a deadline passes without an answer, the next connection is asked first;
-if it is silent too, all are replaced.
+A connection that this process knows to be closed is replaced at checkout, without a ping. When the
+server refuses writes (a failover that left it alive), every connection of both pools is replaced
+before its next use, because readers would otherwise read a stale replica. When a deadline passes
+without an answer, the next connection is pinged first. If that fails too, all are replaced.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from mesh.db.violations import Fault, classify_driver_error
 
-# of a connection that may be dead; far below what a unit may take, so that it still gets another
-# one
+# of a ping of a connection that may be dead; far below the limit of a unit, so that the unit still
+# gets another connection
 ASK_SECONDS_MAX = 1.0
 # in the info of a pooled connection, by the clock of `monotonic`
 _OPENED, _HEARD = "opened", "heard"
@@ -33,15 +32,15 @@ class Pooling:
     """Shared by the pools of one database."""
 
     def __init__(self) -> None:
-        self._replaced_before = 0.0  # connections that were opened earlier are not used any more
+        self._replaced_before = 0.0  # connections opened earlier are not used again
         self._silent_at = 0.0
 
     def fell_silent(self) -> None:
-        """A deadline passed without an answer."""
+        """Records that a deadline passed without an answer."""
         self._silent_at = monotonic()
 
     def listen(self, engine: AsyncEngine) -> None:
-        """Watches over the pool of an engine."""
+        """Attaches to the events of an engine's pool."""
         event.listen(engine.sync_engine, "connect", self._opened)
         event.listen(engine.sync_engine, "checkin", self._came_back)
         event.listen(engine.sync_engine, "checkout", self._is_taken)

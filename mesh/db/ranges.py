@@ -1,5 +1,5 @@
-"""Walking through a table by ranges of a key, so that no statement takes longer than a range does,
-however many rows there are.
+"""Reads a table in key ranges, so that the time of a statement is bounded by the size of a range
+and not of the table.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ Key = tuple[Any, ...]
 def key_ranges(
     db: Database, by: Sequence[ColumnElement[Any]], *, size: int
 ) -> AsyncIterator[ColumnElement[bool]]:
-    """Conditions that cut a table into ranges of `size` rows in the order of an index; rows with
-    equal keys are in one range, whatever its size. The
-    last one has no end: what comes meanwhile is in it."""
+    """Conditions that divide a table into ranges of `size` rows in the order of an index. Rows with
+    equal keys are in one range, whatever its size. The last range has no upper bound, so it
+    includes rows that are inserted meanwhile.
+    """
     return _ranges(by, lambda after: db.read(end_of_range, by, size, after))
 
 
@@ -47,8 +48,8 @@ async def _ranges(
 async def end_of_range(
     tx: AsyncConnection, by: Sequence[ColumnElement[Any]], size: int, after: Key | None
 ) -> Key | None:
-    """The key of the last row of the range of `size` rows after a key; None where there are
-    fewer.
+    """The key of the last row of the range of `size` rows after a key; None when there are fewer
+    rows.
     """
     query = select(*by).where(range_of(by, after, None)).order_by(*by).limit(1).offset(size - 1)
     row = (await tx.execute(query)).first()
@@ -58,8 +59,8 @@ async def end_of_range(
 def range_of(
     by: Sequence[ColumnElement[Any]], after: Key | None, upto: Key | None
 ) -> ColumnElement[bool]:
-    """Rows after a key and up to another one; None is no bound. What both begin with is said once:
-    that is a range of an index in joins too.
+    """Rows after one key and up to another; None is no bound. The common prefix of both keys
+    becomes one equality condition: that reads a range of an index in joins too.
     """
     same = 0
     if after is not None and upto is not None:

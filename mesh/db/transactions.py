@@ -1,5 +1,5 @@
-"""Running a unit of work: whole or not at all, at most so long, again when the database asks for
-it, and never cut by a cancelled call.
+"""Runs units of work: atomically, within a time limit, again when the database requires it, and
+without interruption by a cancelled call.
 """
 
 from __future__ import annotations
@@ -34,12 +34,11 @@ from mesh.traffic import Traffic
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# a deadlock has a winner each time; six losses in a row are an overload, which the caller should
-# hear of
+# every deadlock has a winner; six losses in a row are an overload, which the caller must be told of
 ATTEMPTS = 6
-BACKOFF_SECONDS = 0.01  # first pause; doubled with jitter, so that two losers do not meet again
+BACKOFF_SECONDS = 0.01  # first pause; doubled with jitter, so that two losers do not collide again
 DRAIN_SECONDS = 10.0  # longest wait for running transactions at shutdown
-RELEASE_SECONDS_MAX = 1.0  # longest goodbye to a connection that is given up
+RELEASE_SECONDS_MAX = 1.0  # longest time to close a connection that is given up
 
 log = get_logger()
 _jitter = random.Random()  # noqa: S311  spreads retries, protects nothing
@@ -91,13 +90,13 @@ class Database:
         returns what it returned.
 
         `work` may run several times, so it changes nothing but the database. A cancelled caller
-        does not cut it: grpc.aio cancels handlers when clients go away, and a transaction that is
-        cut during its commit leaves nobody who knows its outcome.
+        does not interrupt it: grpc.aio cancels handlers when clients disconnect, and the outcome of
+        a transaction that is interrupted during its commit is unknown.
 
         Raises:
             ConstraintViolated: a named constraint refused a row; rolled back.
-            Conflict: lost against other transactions `ATTEMPTS` times; nothing was done.
-            OutcomeUnknown: no answer to the commit, or one that proves nothing; ask by id.
+            Conflict: lost to other transactions `ATTEMPTS` times; nothing was done.
+            OutcomeUnknown: no answer to the commit, or an inconclusive one; ask by id.
             Unavailable: no connection, or no answer before the commit; nothing was done.
         """
         task = asyncio.create_task(self._attempt_repeatedly(lambda tx: work(tx, *args, **kwargs)))
@@ -105,7 +104,7 @@ class Database:
         task.add_done_callback(self._finished)
         try:
             result = await asyncio.shield(task)
-        # whatever else it raises proves that nothing was committed
+        # any other error proves that nothing was committed
         except (asyncio.CancelledError, OutcomeUnknown):
             mark_effects()
             raise
@@ -119,13 +118,13 @@ class Database:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Runs `work(tx, …)` for reading only, outside any transaction: each statement sees what is
-        committed when it starts.
+        """Runs `work(tx, …)` for reading only, outside any transaction: each statement sees what
+        was committed when it started.
 
         Raises:
             Unavailable: no connection, or no answer in time.
         """
-        for attempt in range(2):  # once more when a pooled connection turns out to be dead
+        for attempt in range(2):  # one retry when a pooled connection turns out to be dead
             try:
                 async with self._borrowed(self._reader, self._unit_timeout_seconds) as connection:
                     return await work(connection, *args, **kwargs)
@@ -146,8 +145,8 @@ class Database:
         **kwargs: P.kwargs,
     ) -> T:
         """Runs `work(tx, …)` for reading only, as long as it takes: all of its statements see what
-        was committed when the first one started. For reports; a reader of a few rows wants `read`.
-        A server that falls silent ends it: each wait for an answer is limited.
+        was committed when the first one started. For reports; use `read` for a few rows. There is
+        no limit for the whole, but each wait for an answer is limited, so a silent server ends it.
 
         Raises:
             Unavailable: no connection, or it broke.
@@ -159,7 +158,7 @@ class Database:
                     isolation_level="SERIALIZABLE" if is_sqlite else "REPEATABLE READ"
                 )
                 async with connection.begin():
-                    if is_sqlite:  # its driver begins before a change only
+                    if is_sqlite:  # its driver begins a transaction only before a write
                         await connection.exec_driver_sql("BEGIN")
                     return await work(connection, *args, **kwargs)
         except (DBAPIError, PoolTimeoutError) as error:
@@ -172,11 +171,11 @@ class Database:
 
     async def check(self) -> None:
         """Proves that a transaction may write: on MySQL that the server is no replica, on SQLite
-        that the disk takes a page.
+        that a page can be written to disk.
 
         Raises:
-            DatabaseBusy: there was no room to find out. Unavailable: it may not, or nothing
-                answered.
+            DatabaseBusy: no connection was free for the check. Unavailable: it may not write, or
+                there was no answer.
         """
         await self.run(_prove_writable)
 
@@ -191,7 +190,7 @@ class Database:
     def _finished(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)
         if not task.cancelled():
-            # a caller that was cancelled never looks; without this asyncio complains
+            # a cancelled caller never reads the exception; without this asyncio logs a warning
             task.exception()
 
     async def _attempt_repeatedly(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
@@ -205,7 +204,7 @@ class Database:
             except DBAPIError as error:
                 fault = self._fault_to_repeat(error)
                 log.info("transaction_retried", attempt=attempt + 1, cause=str(error.orig)[:200])
-                # also on a new connection: nobody has taken its place yet
+                # also on a new connection: no other server has taken over yet
                 if fault is before is Fault.MOVED:
                     raise Unavailable("the database takes no writes") from error
             if attempt < ATTEMPTS - 1:
@@ -215,8 +214,8 @@ class Database:
         )
 
     def _fault_to_repeat(self, error: DBAPIError) -> Fault:
-        """The kind of an error after which the transaction runs again; raises what the caller has
-        to hear of any other.
+        """The kind of an error after which the transaction runs again. For any other error, raises
+        the one meant for the caller.
         """
         fault = classify(error)
         match fault:
@@ -249,7 +248,8 @@ class Database:
             raise DatabaseBusy from error
         except Exception as error:
             if committing and not (isinstance(error, DBAPIError) and nothing_committed(error)):
-                # whatever it was: only the server's own word proves that nothing is there
+                # whatever the error was: only the server's own answer proves that nothing was
+                # committed
                 raise OutcomeUnknown from error
             if isinstance(error, TimeoutError):
                 raise Unavailable("the database does not answer") from error
@@ -259,12 +259,12 @@ class Database:
     async def _borrowed(
         self, engine: AsyncEngine, seconds: float | None
     ) -> AsyncIterator[AsyncConnection]:
-        """A connection, to be used for at most so long (None: no limit but the driver's own).
-        Afterwards it is rolled back unless it was committed.
+        """Lends a connection for a limited time (None: no limit but the driver's own). Afterwards
+        it is rolled back unless it was committed.
 
-        SQLAlchemy's own context manager cannot be interrupted while it rolls back, and on a
-        half-open connection that takes for ever; this one gives such a connection up, and the
-        server undoes what it left. Nothing that goes wrong then replaces the error of the block.
+        SQLAlchemy's own context manager cannot be interrupted while it rolls back, which never ends
+        on a half-open connection. This one drops such a connection, and the server rolls back. An
+        error during that never replaces the error of the block.
         """
         connection, session = None, None
         try:
@@ -285,7 +285,7 @@ class Database:
             if connection is not None:
                 await self._give_back(connection)
             raise
-        # cancelled: what the server would still answer must not meet the next unit
+        # cancelled: the pending answer of the server must not reach the next unit
         except BaseException:
             if connection is not None:
                 await self._give_up(connection)
@@ -302,7 +302,7 @@ class Database:
         try:
             async with asyncio.timeout(RELEASE_SECONDS_MAX):
                 await connection.close()  # which rolls back what was not committed
-        except Exception as error:  # noqa: BLE001  of a connection that is thrown away now
+        except Exception as error:  # noqa: BLE001  of a connection that is discarded
             log.warning("connection_given_up", cause=str(error)[:200])
             await self._give_up(connection)
 
@@ -316,16 +316,16 @@ class Database:
             except Exception as error:  # noqa: BLE001  as above
                 log.warning("connection_not_closed", cause=str(error)[:200])
 
-        # a second cancellation must not leave it half thrown away
+        # a second cancellation must not interrupt the discarding
         await asyncio.shield(asyncio.create_task(throw_away()))
 
 
 async def _prove_writable(tx: AsyncConnection) -> None:
     if tx.dialect.name == "sqlite":
-        # which it always is, nobody uses it: still a page has to be written
+        # user_version is always 0, as nothing uses it, but SQLite still writes a page
         await tx.execute(text("PRAGMA user_version = 0"))
     else:
-        # which a read-only server refuses, without a row being written
+        # a read-only server refuses this, although no row is written
         await tx.execute(text("START TRANSACTION READ WRITE"))
 
 
@@ -340,10 +340,10 @@ def expect_one(result: CursorResult[Any]) -> None:
 
 
 async def insert_if_absent(tx: AsyncConnection, table: Table, values: Mapping[str, Any]) -> None:
-    """Inserts a row unless one with its primary key is there, and leaves that one as it is. On
-    MySQL the row is locked either way.
+    """Inserts a row unless one with its primary key exists, which stays unchanged. On MySQL the row
+    is locked either way.
 
-    Not INSERT IGNORE: that one also swallows truncation and bad values.
+    Not INSERT IGNORE: that also hides truncation and bad values.
     """
     await tx.execute(_insert_if_absent(table, tx.dialect.name), dict(values))
 

@@ -1,5 +1,5 @@
-"""What a driver's error means: try the whole transaction again, a constraint of ours said no, the
-database is away, or something unexpected.
+"""Classifies driver errors: repeat the transaction, a violated constraint, database unavailable, or
+unexpected.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 # Deadlock, lock wait timeout, snapshot conflict, statement time limits, a group that refused the
 # commit: all is rolled back, nothing was done.
 _MYSQL_RETRY = frozenset({1213, 1205, 1020, 3572, 1317, 1969, 3024, 3101})
-# The connection is gone or the server is going: before a commit nothing was done.
+# The connection is lost or the server is shutting down: before a commit nothing was done.
 _MYSQL_LOST = frozenset(
     {
         1053,
@@ -37,8 +37,8 @@ _MYSQL_LOST = frozenset(
         4031,
     }
 )
-# The server takes no writes (any more): read-only, offline, or outside of its cluster. Another one
-# may be reached under the same name by now.
+# The server takes no writes (any more): read-only, offline, or outside of its cluster. By now the
+# same name may lead to another server.
 _MYSQL_MOVED = frozenset({1047, 1290, 1792, 1836, 3032})
 # No connection could be made, or the server has no room: too many connections (of this user), no
 # memory, a full disk, TLS that failed.
@@ -67,13 +67,13 @@ _MYSQL_AWAY = frozenset(
         3159,
     }
 )
-# Answers to a COMMIT that say that it did not happen: deadlock, lock wait, snapshot conflict,
+# Answers to a COMMIT that prove that it did not happen: deadlock, lock wait, snapshot conflict,
 # read-only server, a group that refused it.
 _MYSQL_UNDONE_AT_COMMIT = frozenset({1213, 1205, 1020, 3101}) | (_MYSQL_MOVED - {1047})
 _MYSQL_DUPLICATE = 1062
 _MYSQL_CHECK = frozenset({3819, 4025})
 
-# at the end: the value before it may hold anything
+# at the end of the text: the value before it may contain anything
 _DUPLICATE_KEY = re.compile(r"for key '(?:[^'.]+\.)?([^'.]+)'$")
 _CHECK_NAME = re.compile(r"(?:CONSTRAINT|Check constraint) [`'](?:[^`'.]+\.)?([^`']+)[`']")
 _INSERT_TABLE = re.compile(r"(?:INSERT INTO|UPDATE) [`\"]?(\w+)")
@@ -82,7 +82,7 @@ _SQLITE_CHECK = re.compile(r"CHECK constraint failed: (\w+)")
 
 
 class ConstraintViolated(Exception):
-    """A named constraint of ours refused a row. The transaction is rolled back.
+    """A row violated a named constraint of ours. The transaction is rolled back.
 
     Attributes:
         name: name of the constraint or unique index, e.g. "uq_payment_live_slot".
@@ -97,13 +97,13 @@ class Fault(StrEnum):
     """Kinds of database errors."""
 
     RETRY = "RETRY"  # rolled back; the whole transaction may run again at once
-    # the connection broke: nothing was done, unless it was during the commit
+    # the connection broke: nothing was done, unless it broke during the commit
     LOST = "LOST"
-    # the server takes no writes: nothing was done, and another one may be there on a new connection
+    # the server takes no writes: nothing was done, and a new connection may reach another server
     MOVED = "MOVED"
     AWAY = "AWAY"  # no connection, or the server refuses writes
-    CONSTRAINT = "CONSTRAINT"  # one of our constraints said no
-    UNEXPECTED = "UNEXPECTED"  # a defect of ours
+    CONSTRAINT = "CONSTRAINT"  # one of our constraints was violated
+    UNEXPECTED = "UNEXPECTED"  # a defect in our code
 
 
 def classify(error: DBAPIError) -> Fault:
@@ -169,7 +169,7 @@ def violated_constraint(error: DBAPIError, metadata: MetaData) -> str:
 
 
 def mysql_code(error: BaseException | None) -> int | None:
-    """The number of a driver's error; None for one of sqlite3, or of the driver itself."""
+    """The MySQL error number; None for an error of sqlite3, or of the driver itself."""
     arguments = getattr(error, "args", ())
     return arguments[0] if arguments and isinstance(arguments[0], int) else None
 
