@@ -38,7 +38,7 @@ class Published:
 
     Attributes:
         is_being_rebuilt: a rebuild is at work and alive.
-        has_line: the admission queue exists, as far as its readers know.
+        has_queue: the admission queue exists, as far as its readers know.
     """
 
     epoch: int
